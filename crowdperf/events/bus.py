@@ -1,0 +1,225 @@
+"""Typed streams over Redis: `Publisher[T]`, `Consumer[T]`, and `StubBus`, a real in-memory twin for tests.
+
+At-least-once delivery: an entry is acknowledged after its effect. What must be exactly-once stages its effect and its
+acknowledgement in one MULTI (`Publisher.stage`, `Consumer.stage_ack`), or dedupes by event id.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+import redis
+
+from crowdperf.events import wire
+from crowdperf.events.connection import BLOCK_MS
+from crowdperf.events.streams import Stream, key
+
+T = TypeVar("T", bound=msgspec.Struct)
+MAX_DELIVERIES = 5
+"""An entry delivered more often than this without an acknowledgement is poison."""
+
+
+class Entry(NamedTuple, Generic[T]):
+    """One delivered message."""
+
+    stream: str
+    """The Redis key."""
+    id: bytes
+    """The stream id, `<ms>-<n>`."""
+    message: T
+
+
+class Publisher(Generic[T]):
+    """Appends messages of one stream with ids of Redis's own (`*`)."""
+
+    def __init__(self, client: redis.Redis, stream: Stream, prefix: str = "") -> None:
+        # Any: redis-py types its replies differently from release to release.
+        self._client: Any = client
+        self._stream = stream
+        self._prefix = prefix
+
+    def publish(self, message: T, camera: str = "") -> None:
+        """Append one message now.
+
+        Raises:
+            redis.ConnectionError, redis.TimeoutError: it may or may not be stored.
+        """
+        self.stage(self._client, message, camera)
+
+    def stage(self, pipe: Any, message: T, camera: str = "") -> None:
+        """Append one message to a pipeline or transaction."""
+        pipe.xadd(
+            key(self._stream, camera, self._prefix),
+            wire.encode(self._stream, message),
+            maxlen=self._stream.max_entries,
+            approximate=True,
+        )
+
+
+class Consumer(Generic[T]):
+    """Reads a stream (of one or many cameras) as one named member of a group.
+
+    After a restart under the same name, `read` first returns what was delivered before and never acknowledged, in
+    order. An entry that cannot be decoded, or was delivered too often, goes to `crowdperf:dead:<stream>:<group>`.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        stream: Stream,
+        group: str,
+        name: str,
+        cameras: tuple[str, ...] = ("",),
+        prefix: str = "",
+    ) -> None:
+        # Any: redis-py types its replies differently from release to release.
+        self._client: Any = client
+        self._stream = stream
+        self.group = group
+        self._name = name
+        self._dead = f"{prefix}crowdperf:dead:{stream.name}:{group}"
+        self._keys = [key(stream, camera, prefix) for camera in cameras]
+        self._resume = dict.fromkeys(self._keys, b"0")
+        """Keys whose own pending entries are still to be read, and from which id on."""
+        self.dead_letters = 0
+
+    def start(self) -> None:
+        """Create the group where it is missing, and begin with this member's own pending entries.
+
+        Call it at start-up and after every reconnection: a Redis that lost its data has lost its groups too.
+        """
+        for name in self._keys:
+            self._create_group(name)
+        self._resume = dict.fromkeys(self._keys, b"0")
+
+    def _create_group(self, name: str) -> None:
+        try:
+            self._client.xgroup_create(name, self.group, id="0", mkstream=True)
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    def read(self, count: int = 64, block_ms: int = BLOCK_MS) -> list[Entry[T]]:
+        """The next entries, at most `count` per stream; an empty list when nothing came within `block_ms`."""
+        while self._resume:
+            reply = self._client.xreadgroup(self.group, self._name, dict(self._resume), count=count)
+            entries = self._pending(_rows(reply), count)
+            if entries:
+                return entries
+        reply = self._client.xreadgroup(
+            self.group, self._name, dict.fromkeys(self._keys, ">"), count=count, block=block_ms
+        )
+        return [entry for stream, rows in _rows(reply) for entry in self._decoded(stream, rows)]
+
+    def ack(self, entries: list[Entry[T]]) -> None:
+        """Acknowledge entries whose effect needs no transaction."""
+        with self._client.pipeline(transaction=False) as pipe:
+            self.stage_ack(pipe, entries)
+            pipe.execute()
+
+    def stage_ack(self, pipe: Any, entries: list[Entry[T]]) -> None:
+        """Acknowledge entries inside the transaction that holds their effect."""
+        by_stream: dict[str, list[bytes]] = {}
+        for entry in entries:
+            by_stream.setdefault(entry.stream, []).append(entry.id)
+        for stream, ids in by_stream.items():
+            pipe.xack(stream, self.group, *ids)
+
+    def claim_from_others(self, min_idle_ms: int = 60_000) -> list[Entry[T]]:
+        """Take over entries that another member of the group left behind."""
+        entries: list[Entry[T]] = []
+        for name in self._keys:
+            reply = self._client.xautoclaim(name, self.group, self._name, min_idle_ms, start_id="0-0", count=256)
+            entries += self._decoded(name, [row for row in reply[1] if row[1] is not None])
+        return entries
+
+    def _pending(self, reply: list[tuple[str, Any]], count: int) -> list[Entry[T]]:
+        """Own pending entries of one round; keys that have no more leave the resume table."""
+        entries: list[Entry[T]] = []
+        for stream, rows in reply:
+            if rows:
+                self._resume[stream] = rows[-1][0]
+            if len(rows) < count:
+                self._resume.pop(stream, None)
+            delivered = self._deliveries(stream, rows) if rows else {}
+            spent = [row for row in rows if delivered.get(row[0], 1) > MAX_DELIVERIES]
+            for row in spent:
+                self._bury(stream, row[0], row[1] or {}, f"delivered {delivered[row[0]]} times")
+            entries += self._decoded(stream, [row for row in rows if row not in spent])
+        if not reply:
+            self._resume.clear()
+        return entries
+
+    def _deliveries(self, stream: str, rows: list[Any]) -> dict[bytes, int]:
+        """How often each of these pending entries was delivered."""
+        pending = self._client.xpending_range(stream, self.group, rows[0][0], rows[-1][0], len(rows), self._name)
+        return {row["message_id"]: row["times_delivered"] for row in pending}
+
+    def _decoded(self, stream: str, rows: list[Any]) -> list[Entry[T]]:
+        entries: list[Entry[T]] = []
+        for entry_id, fields in rows:
+            if not fields:
+                # Trimmed while it was pending: nothing is left to handle, so it must not come again.
+                self._client.xack(stream, self.group, entry_id)
+                continue
+            try:
+                entries.append(Entry(stream, entry_id, wire.decode(self._stream, fields)))
+            except wire.PoisonError as error:
+                self._bury(stream, entry_id, fields, str(error))
+        return entries
+
+    def _bury(self, stream: str, entry_id: bytes, fields: dict[bytes, bytes], why: str) -> None:
+        """Move an entry to the dead-letter stream; one transaction, so that it is in exactly one place."""
+        self.dead_letters += 1
+        with self._client.pipeline() as pipe:
+            pipe.xadd(
+                self._dead,
+                {**fields, b"_why": why, b"_id": entry_id, b"_from": stream},
+                maxlen=10_000,
+                approximate=True,
+            )
+            pipe.xack(stream, self.group, entry_id)
+            pipe.execute()
+
+
+def _rows(reply: Any) -> list[tuple[str, Any]]:
+    """XREADGROUP's reply, RESP2 list or RESP3 map, as (key, entries)."""
+    if isinstance(reply, dict):
+        return [
+            (name.decode(), rows[0] if rows and isinstance(rows[0], list) else rows) for name, rows in reply.items()
+        ]
+    return [(name.decode(), rows) for name, rows in reply or []]
+
+
+class StubBus(Generic[T]):
+    """A publisher and a consumer over one in-memory list, encoding and decoding as Redis would."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._entries: list[tuple[bytes, dict[bytes, bytes]]] = []
+        self._acknowledged: set[bytes] = set()
+        self._next = 0
+
+    def publish(self, message: T, camera: str = "") -> None:
+        """Append one message."""
+        fields = {
+            name.encode(): value if isinstance(value, bytes) else str(value).encode()
+            for name, value in wire.encode(self._stream, message).items()
+        }
+        self._entries.append((f"{len(self._entries) + 1}-0".encode(), fields))
+
+    def read(self, count: int = 64, block_ms: int = 0) -> list[Entry[T]]:
+        """The next entries that were not read yet."""
+        rows = self._entries[self._next : self._next + count]
+        self._next += len(rows)
+        return [Entry(self._stream.name, entry_id, wire.decode(self._stream, fields)) for entry_id, fields in rows]
+
+    def ack(self, entries: list[Entry[T]]) -> None:
+        """Acknowledge entries."""
+        self._acknowledged |= {entry.id for entry in entries}
+
+    def restart(self) -> None:
+        """Deliver again whatever was not acknowledged, as a restarted consumer would see it."""
+        self._entries = [row for row in self._entries if row[0] not in self._acknowledged]
+        self._next = 0

@@ -1,0 +1,44 @@
+"""Each process's snapshot in Redis, so that the web process can show all of them at /metrics and /debug."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import msgspec
+import redis
+
+from crowdperf.events.connection import OUTAGE, connect
+from crowdperf.runtime import Runtime, Snapshot
+
+INTERVAL_S = 2.0
+TTL_S = 15
+
+
+def metrics_key(process: str, prefix: str = "") -> str:
+    """Key of one process's snapshot."""
+    return f"{prefix}crowdperf:metrics:{process}"
+
+
+def publish(client: redis.Redis, runtime: Runtime, prefix: str = "") -> None:
+    """Store the snapshot once."""
+    snapshot = runtime.metrics.snapshot(runtime.name, runtime.started_at)
+    client.set(metrics_key(runtime.name, prefix), msgspec.json.encode(snapshot), ex=TTL_S)
+
+
+def start(runtime: Runtime, url: str, prefix: str = "") -> None:
+    """Publish every 2 s from a thread of its own; a snapshot ends by its TTL when its process does."""
+
+    def loop() -> None:
+        client = connect(url)
+        while not runtime.wait(INTERVAL_S):
+            # Metrics are the one thing nobody needs while Redis is away; the working loop reports the outage.
+            with contextlib.suppress(*OUTAGE):
+                publish(client, runtime, prefix)
+
+    threading.Thread(target=loop, name="metrics", daemon=True).start()
+
+
+def decode(raw: bytes) -> Snapshot:
+    """A stored snapshot."""
+    return msgspec.json.decode(raw, type=Snapshot)

@@ -1,0 +1,64 @@
+"""The stream table: what each Redis stream carries, who keeps it how long, and how much of it to expect."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from crowdperf.events.schema import AnyEvent, FrameDetections, TrackedFrame
+
+
+class Stream(Struct, frozen=True, kw_only=True):
+    """One row of the table. `key` holds `{camera}` where there is one stream per camera."""
+
+    name: str
+    key: str
+    carries: Any
+    """The Struct, or the union of Structs, of its entries."""
+    encoding: str
+    """`packed` (one msgpack field `d`) or `map` (one field per attribute)."""
+    ids: str
+    """`<epoch>-<sequence>` where one producer writes the stream (a repeated XADD is refused), else `*`."""
+    retention: str
+    expected_rate: str
+    max_entries: int
+    """A bound that holds even while nobody trims."""
+
+
+DETECTIONS = Stream(
+    name="detections",
+    key="crowdperf:detections:{camera}",
+    carries=FrameDetections,
+    encoding="packed",
+    ids="<epoch>-<sequence>",
+    retention="what tracking has acknowledged goes; 10 min at most",
+    expected_rate="TARGET_FPS per camera (10/s)",
+    max_entries=20_000,
+)
+TRACKS = Stream(
+    name="tracks",
+    key="crowdperf:tracks:{camera}",
+    carries=TrackedFrame,
+    encoding="packed",
+    ids="*",
+    retention="the last 32 frames",
+    expected_rate="TARGET_FPS per camera (10/s)",
+    max_entries=32,
+)
+EVENTS = Stream(
+    name="events",
+    key="crowdperf:events",
+    carries=AnyEvent,
+    encoding="map",
+    ids="*",
+    retention="retention.events_days (30), never what a group has not read",
+    expected_rate="a few per person seen",
+    max_entries=5_000_000,
+)
+STREAMS = (DETECTIONS, TRACKS, EVENTS)
+
+
+def key(stream: Stream, camera: str = "", prefix: str = "") -> str:
+    """The Redis key of `stream` (for one camera), with the configured prefix in front."""
+    return prefix + stream.key.format(camera=camera)

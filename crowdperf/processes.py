@@ -1,0 +1,114 @@
+"""THE process table: every process of the system, once. supervisord's programs are rendered from it.
+
+Pure data beside `config`: `web` reads it for its pages, `supervision` expands it for one configuration.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+Instances = Literal["embedded", "one", "camera", "shard"]
+
+
+class Process(Struct, frozen=True, kw_only=True):
+    """One row of the table."""
+
+    kind: str
+    """What people type: `crowdperf ctl restart <kind>`."""
+    entry: str
+    """`module:function`, a string so that naming a process never imports it."""
+    instances: Instances
+    """`embedded`: one, or none where redis.url names an outside server; `camera`: one per enabled camera, named
+    `<kind>-<camera id>`; `shard`: tracking.shards of them, named `<kind>-<n>`; `one`: one, named `<kind>`."""
+    reads: tuple[str, ...] = ()
+    """Streams of `events.streams`, by name."""
+    writes: tuple[str, ...] = ()
+    max_silence_s: float
+    """A working loop that has not come round for this long is ended by its own watchdog, and restarted."""
+    stop_s: int = 10
+    """What supervisord waits between SIGTERM and SIGKILL."""
+    priority: int
+    """supervisord starts in ascending order and stops in descending order."""
+    does: str
+
+
+PROCESSES = (
+    Process(
+        kind="redis",
+        entry="crowdperf.supervision.redis:main",
+        instances="embedded",
+        max_silence_s=0,
+        stop_s=15,
+        priority=10,
+        does="keeps streams, history and state (append-only file, fsync every second)",
+    ),
+    Process(
+        kind="inference",
+        entry="crowdperf.inference.process:main",
+        instances="one",
+        writes=("detections",),
+        max_silence_s=60,
+        priority=20,
+        does="takes the newest frame of every due camera, batches, runs the person/vehicle model",
+    ),
+    Process(
+        kind="tracking",
+        entry="crowdperf.tracking.process:main",
+        instances="shard",
+        reads=("detections",),
+        writes=("tracks", "events"),
+        max_silence_s=30,
+        priority=30,
+        does="per camera: tracker, line counters, zones; turns detections into events",
+    ),
+    Process(
+        kind="worker-recorder",
+        entry="crowdperf.workers.recorder:main",
+        instances="one",
+        reads=("events",),
+        max_silence_s=30,
+        priority=40,
+        does="writes the history; the only process that does",
+    ),
+    Process(
+        kind="worker-housekeeping",
+        entry="crowdperf.workers.housekeeping:main",
+        instances="one",
+        reads=("detections", "events"),
+        max_silence_s=120,
+        priority=40,
+        does="trims streams behind their slowest reader, ends what is past its retention",
+    ),
+    Process(
+        kind="web",
+        entry="crowdperf.web.process:main",
+        instances="one",
+        reads=("tracks", "events"),
+        max_silence_s=30,
+        priority=50,
+        does="REST API, live stream, dashboard, camera view out of the rings",
+    ),
+    Process(
+        kind="capture",
+        entry="crowdperf.capture.process:main",
+        instances="camera",
+        writes=("events",),
+        max_silence_s=30,
+        priority=60,
+        does="runs FFmpeg for one camera and writes its frames into the ring",
+    ),
+)
+
+
+def process(kind: str) -> Process:
+    """The row of that kind.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for row in PROCESSES:
+        if row.kind == kind:
+            return row
+    raise KeyError(kind)

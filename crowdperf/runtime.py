@@ -1,0 +1,183 @@
+"""What every process does besides its work: signals, logging, metrics, hang watchdog, housekeeping of caches.
+
+Four kinds of trouble, four treatments: expected I/O is retried where it happens; a poison message goes to the
+dead-letter stream; a broken invariant is logged and ends the process; a hang is ended by the watchdog here. supervisord
+restarts what has ended, and recovery is start-up.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import psutil
+from msgspec import Struct
+
+HOUSEKEEPING_S = 60.0
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")
+
+log = logging.getLogger(__name__)
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """One process as it is now; published under `crowdperf:metrics:<process>` and rendered by web."""
+
+    process: str
+    pid: int
+    started_at: float
+    """Unix seconds."""
+    at: float
+    """Unix seconds of this snapshot."""
+    rss_bytes: int
+    cpu_s: float
+    """User and system time since the start, children that have ended included."""
+    counters: dict[str, dict[str, float]] = {}
+    """Name -> camera (or empty) -> value since the start."""
+    gauges: dict[str, dict[str, float]] = {}
+    texts: dict[str, dict[str, str]] = {}
+
+
+class Metrics:
+    """Counters, gauges and texts of this process. Safe from several threads; bounded by the names used."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counters: dict[str, dict[str, float]] = {}
+        self._gauges: dict[str, dict[str, float]] = {}
+        self._texts: dict[str, dict[str, str]] = {}
+
+    def count(self, name: str, n: float = 1, camera: str = "") -> None:
+        """Add `n` to a counter."""
+        with self._lock:
+            row = self._counters.setdefault(name, {})
+            row[camera] = row.get(camera, 0) + n
+
+    def gauge(self, name: str, value: float, camera: str = "") -> None:
+        """Set a gauge."""
+        with self._lock:
+            self._gauges.setdefault(name, {})[camera] = value
+
+    def text(self, name: str, value: str, camera: str = "") -> None:
+        """Set a text, credentials of URLs redacted."""
+        with self._lock:
+            self._texts.setdefault(name, {})[camera] = redact(value)
+
+    def counter(self, name: str, camera: str = "") -> float:
+        """A counter's value, 0 where it was never counted."""
+        with self._lock:
+            return self._counters.get(name, {}).get(camera, 0)
+
+    def forget(self, camera: str) -> None:
+        """Drop every value of a camera that is gone."""
+        with self._lock:
+            for table in (self._counters, self._gauges, self._texts):
+                for row in table.values():
+                    row.pop(camera, None)
+
+    def snapshot(self, name: str, started_at: float) -> Snapshot:
+        """A consistent copy of everything."""
+        process = psutil.Process()
+        times = process.cpu_times()
+        with self._lock:
+            return Snapshot(
+                process=name,
+                pid=process.pid,
+                started_at=started_at,
+                at=time.time(),
+                rss_bytes=process.memory_info().rss,
+                cpu_s=times.user + times.system + times.children_user + times.children_system,
+                counters={key: dict(row) for key, row in self._counters.items()},
+                gauges={key: dict(row) for key, row in self._gauges.items()},
+                texts={key: dict(row) for key, row in self._texts.items()},
+            )
+
+
+def redact(text: str) -> str:
+    """`text` with the user and password of every URL replaced by `***`: the one door for logs and error texts."""
+    return CREDENTIALS.sub("***@", text)
+
+
+class _RedactingFormatter(logging.Formatter):
+    """Formats the whole record, traceback included, and only then removes credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def log_to_stderr(name: str, level: int = logging.INFO) -> None:
+    """Send this process's log to stderr, where supervisord rotates it."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = _RedactingFormatter(f"%(asctime)s.%(msecs)03dZ %(levelname)s {name} %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+class Runtime:
+    """The loop's frame: `while not runtime.stopping: runtime.tick(); …`."""
+
+    def __init__(self, name: str, max_silence_s: float) -> None:
+        self.name = name
+        self.max_silence_s = max_silence_s
+        self.metrics = Metrics()
+        self.started_at = time.time()
+        self._stop = threading.Event()
+        self._armed_at = float("-inf")
+        self._caches: dict[str, Callable[[], int]] = {}
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the loop should end."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """End the loop at its next turn."""
+        self._stop.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep unless told to stop; True when stopping."""
+        return self._stop.wait(seconds)
+
+    def tick(self) -> None:
+        """Re-arm the hang watchdog, at most once a second. The working loop itself calls it, never a helper thread."""
+        now = time.monotonic()
+        if self.max_silence_s and now - self._armed_at >= 1.0:
+            self._armed_at = now
+            faulthandler.dump_traceback_later(self.max_silence_s, exit=True)
+
+    def register_cache(self, name: str, prune: Callable[[], int]) -> None:
+        """Have `prune` called every 60 s; it cuts the cache to its bound and returns how many entries went."""
+        self._caches[name] = prune
+
+    def install(self) -> None:
+        """Take SIGTERM, SIGINT and SIGHUP as a wish to stop, and start the housekeeping thread."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        faulthandler.enable()
+        threading.Thread(target=self._housekeeping, name="housekeeping", daemon=True).start()
+
+    def finish(self) -> None:
+        """Disarm the watchdog: what follows is the orderly end."""
+        faulthandler.cancel_dump_traceback_later()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._stop.set()
+
+    def _housekeeping(self) -> None:
+        last = os.times()
+        while not self._stop.wait(HOUSEKEEPING_S):
+            pruned = {name: prune() for name, prune in list(self._caches.items())}
+            spent = os.times()
+            share = (spent.user + spent.system - last.user - last.system) / HOUSEKEEPING_S
+            last = spent
+            rss = psutil.Process().memory_info().rss / 2**20
+            counts = " ".join(f"{name}={count}" for name, count in pruned.items()) or "none"
+            log.info("[perf] housekeeping cpu=%.1f%% rss=%.0fMiB pruned: %s", 100 * share, rss, counts)

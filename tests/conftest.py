@@ -1,0 +1,98 @@
+"""Fixtures that more than one kind of test needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from crowdperf.events.connection import connect
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def missing(reason: str) -> None:
+    """Skip on a laptop; fail where CI promises that the part is there."""
+    if os.environ.get("CI", "").lower() == "true":
+        pytest.fail(f"missing in CI: {reason}")
+    pytest.skip(reason)
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 20.0, what: str = "the condition") -> None:
+    """Return as soon as `condition()` is true; fail when it is not within `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come true within {timeout_s:g} s")
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def clips() -> Path:
+    """Folder of the real clips (CROWDPERF_CLIPS, default ../shared/clips)."""
+    folder = Path(os.environ.get("CROWDPERF_CLIPS", str(ROOT.parent / "shared" / "clips")))
+    if not (folder / "hand_counts.json").exists():
+        missing(f"no clips at {folder}: set CROWDPERF_CLIPS")
+    return folder
+
+
+class RedisServer:
+    """A real Redis of its own on a Unix socket, with an append-only file, that can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        from crowdperf.supervision.redis import server_binary
+
+        self.process = subprocess.Popen(
+            [
+                *(server_binary(), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)),
+                *("--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning"),
+            ]
+        )
+        client = connect(self.url)
+        wait_until(lambda: _answers(client), what="Redis")
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def client(self) -> redis.Redis:
+        """A client of it."""
+        return connect(self.url)
+
+
+def _answers(client: redis.Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def _redis_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture()
+def redis_server(_redis_session: RedisServer) -> RedisServer:
+    """The session's Redis, emptied, and started again where a test left it dead."""
+    if _redis_session.process is None or _redis_session.process.poll() is not None:
+        _redis_session.start()
+    _redis_session.client().flushall()
+    return _redis_session
