@@ -1,0 +1,176 @@
+"""The bytes of a ring file: one camera's frames in shared memory. Everything is little-endian u64 at multiples of 8.
+
+::
+
+    offset   line
+         0   | magic      | version    | slots K    | slot stride | frame bytes | width      | height     | pix_fmt |
+        64   | src width  | src height | fps in 1/1000 | frame skip | epoch     | file bytes |            |         |
+       128   | owner pid  | owner start| heartbeat  |             |             |            |            |         |
+       192   | head       |            |            |             |             |            |            |         |
+      4096   slot 0 ------------------------------------------------------------------------------------------------
+        +0   | generation | sequence   | captured at| monotonic   | pts         | bytes      |            |         |
+       +64   | picture, `frame bytes` long, then padding up to the stride (a multiple of the page)              ...   |
+      4096 + stride   slot 1 ---------------------------------------------------------------------------------------
+
+Lines 0 and 1 are written once, before the file has its name: a reader never sees them change. Line 2 changes at a
+heartbeat's pace. `head` changes with every frame and every reader polls it, so it has a cache line to itself: a reader
+that looks at the geometry must not fetch a line that the writer has just dirtied. Slots begin on a page, so that a GPU
+can page-lock the mapping and copy out of it.
+
+Orderings (sequence s lives in slot s mod K; sequences begin at 1):
+
+    writer                                    reader
+    1  generation = 2s - 1   (odd: writing)   1  head -> s
+    2  picture                                2  generation == 2s, else lapped
+    3  sequence, times, pts, bytes            3  copy the picture and the stamp
+    4  generation = 2s       (even: whole)    4  generation == 2s still, else torn: the copy is thrown away
+    5  head = s
+
+1 before 2: whoever copies while the picture changes finds, in its step 4, a generation that is no longer 2s.
+2, 3 before 4: an even generation vouches for all that lies under it.
+4 before 5: `head` never names a slot that is not whole. A writer killed between the two leaves a whole frame that
+`head` does not name: the next writer publishes it, so that (epoch, sequence) is one picture for ever.
+The generation is derived from the sequence, hence a reader need not trust any earlier state, and a slot left odd by a
+killed writer stays unreadable until it is written again.
+
+Every store is one aligned 8-byte store, never torn itself. x86-64 keeps the order of stores and of loads; elsewhere
+`segment.fence` orders them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+MAGIC = int.from_bytes(b"crwdperf", "little")
+VERSION = 1
+PAGE = 4096
+LINE = 64
+NO_PTS = (1 << 64) - 1
+
+# Indices into the file seen as u64.
+F_MAGIC, F_VERSION, F_SLOTS, F_STRIDE, F_FRAME_BYTES, F_WIDTH, F_HEIGHT, F_PIX_FMT = range(8)
+F_SOURCE_WIDTH, F_SOURCE_HEIGHT, F_MILLI_FPS, F_FRAME_SKIP, F_EPOCH, F_FILE_BYTES = range(8, 14)
+F_OWNER_PID, F_OWNER_START, F_HEARTBEAT = range(16, 19)
+F_HEAD = 24
+HEADER_WORDS = 32
+
+# Indices from a slot's first u64.
+S_GENERATION, S_SEQUENCE, S_CAPTURED_AT, S_MONOTONIC, S_PTS, S_BYTES = range(6)
+
+PIX_FMTS = ("yuv420p", "bgr24")
+"""In the order of the header's code, which begins at 1."""
+
+
+class Content(NamedTuple):
+    """Where the source picture lies inside the ring's picture, in pixels of the latter; the rest is padding."""
+
+    x0: int
+    y0: int
+    w: int
+    h: int
+
+
+class RingSpec(Struct, frozen=True):
+    """All that a ring's reader must know about its pictures, and inference about its camera."""
+
+    width: int
+    height: int
+    pix_fmt: Literal["yuv420p", "bgr24"]
+    source_width: int
+    source_height: int
+    slots: int
+    target_fps: float
+    frame_skip: int
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one picture: planes Y, U, V without row padding (yuv420p), or rows of B, G, R (bgr24)."""
+        pixels = self.width * self.height
+        return pixels * 3 // 2 if self.pix_fmt == "yuv420p" else pixels * 3
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one slot to the next."""
+        return -(-(LINE + self.frame_bytes) // PAGE) * PAGE
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the ring file."""
+        return PAGE + self.slots * self.stride
+
+    @property
+    def milli_fps(self) -> int:
+        """`target_fps` as the header holds it."""
+        return round(self.target_fps * 1000)
+
+    @property
+    def content(self) -> Content:
+        """The scaled source inside the picture: centred, even, and the whole picture where only rounding differs."""
+        scale = min(self.width / self.source_width, self.height / self.source_height)
+        w, h = round(self.source_width * scale), round(self.source_height * scale)
+        w = self.width if self.width - w <= 2 else w & ~1
+        h = self.height if self.height - h <= 2 else h & ~1
+        return Content((self.width - w) // 2 & ~1, (self.height - h) // 2 & ~1, w, h)
+
+
+def problem(spec: RingSpec) -> str | None:
+    """Why no ring can be made of `spec`, or None."""
+    if spec.width < 2 or spec.height < 2 or spec.source_width < 1 or spec.source_height < 1:
+        return f"geometry {spec.width}x{spec.height} of a {spec.source_width}x{spec.source_height} source"
+    if spec.pix_fmt not in PIX_FMTS:
+        return f"pixel format {spec.pix_fmt!r}"
+    if spec.pix_fmt == "yuv420p" and (spec.width % 2 or spec.height % 2):
+        return f"odd geometry {spec.width}x{spec.height} for yuv420p"
+    if spec.slots < 2:
+        return f"{spec.slots} slot(s); two are the least"
+    return None
+
+
+def header_words(spec: RingSpec, epoch: int) -> list[int]:
+    """The immutable words F_MAGIC..F_FILE_BYTES of a ring."""
+    return [
+        MAGIC,
+        VERSION,
+        spec.slots,
+        spec.stride,
+        spec.frame_bytes,
+        spec.width,
+        spec.height,
+        PIX_FMTS.index(spec.pix_fmt) + 1,
+        spec.source_width,
+        spec.source_height,
+        spec.milli_fps,
+        spec.frame_skip,
+        epoch,
+        spec.file_bytes,
+    ]
+
+
+def parse_header(words: list[int], file_bytes: int) -> tuple[RingSpec, int] | str:
+    """The spec and epoch that a header states, or why it is no header of this version.
+
+    Args:
+        words: the first F_FILE_BYTES + 1 words of the file.
+        file_bytes: the file's real size.
+    """
+    if words[F_MAGIC] != MAGIC:
+        return "it is no crowdperf ring"
+    if words[F_VERSION] != VERSION:
+        return f"its layout is version {words[F_VERSION]}, this program reads version {VERSION}"
+    if not 1 <= words[F_PIX_FMT] <= len(PIX_FMTS):
+        return f"its pixel format has the code {words[F_PIX_FMT]}"
+    spec = RingSpec(
+        width=words[F_WIDTH],
+        height=words[F_HEIGHT],
+        pix_fmt="yuv420p" if words[F_PIX_FMT] == 1 else "bgr24",
+        source_width=words[F_SOURCE_WIDTH],
+        source_height=words[F_SOURCE_HEIGHT],
+        slots=words[F_SLOTS],
+        target_fps=words[F_MILLI_FPS] / 1000,
+        frame_skip=words[F_FRAME_SKIP],
+    )
+    if problem(spec) or header_words(spec, words[F_EPOCH]) != words or file_bytes != spec.file_bytes:
+        return "its header contradicts itself"
+    return spec, words[F_EPOCH]

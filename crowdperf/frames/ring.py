@@ -1,0 +1,278 @@
+"""A camera's ring in shared memory: one writer that never waits, any number of readers that may be lapped.
+
+The bytes and the orderings are drawn in `layout.py`. The file is opened and mapped by hand: the standard library's
+SharedMemory would register every reader with a resource tracker that unlinks the live ring when the reader exits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import socket
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crowdperf.frames import layout, segment
+from crowdperf.frames.layout import LINE, NO_PTS, PAGE, RingSpec
+from crowdperf.frames.segment import RingError, unlink_instance
+
+__all__ = ["FrameReader", "FrameStamp", "FrameWriter", "RingError", "RingSpec", "RingUnavailable", "unlink_instance"]
+
+
+class RingUnavailable(Exception):
+    """There is no ring to read at that path (yet, or any more)."""
+
+
+class FrameStamp(NamedTuple):
+    """Which frame, and when its first byte arrived: wall clock (since 1970) and this machine's monotonic clock."""
+
+    epoch: int
+    sequence: int
+    captured_at_ns: int
+    monotonic_ns: int
+
+
+class FrameWriter:
+    """The one writer of a ring.
+
+    A restarted writer whose `spec` matches what it finds goes on in the same file: same epoch, next sequence. Any
+    other content is replaced by a new file under the same name with a greater epoch; readers see the inode change.
+
+    Args:
+        path: the ring file, in a tmpfs.
+        spec: its geometry.
+        doorbell: the datagram socket that gets a byte per frame; None rings nobody.
+
+    Raises:
+        RingError: another live writer has the ring, or there is no room for it.
+    """
+
+    def __init__(self, path: Path, spec: RingSpec, doorbell: Path | None = None) -> None:
+        reason = layout.problem(spec)
+        if reason:
+            raise RingError(f"ring {str(path)!r} cannot hold {reason}. Remedy: correct the camera's settings.")
+        self.path = path
+        self.spec = spec
+        self._doorbell = str(doorbell) if doorbell else ""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        try:
+            self._fd = self._attach()
+        except BaseException:
+            self._socket.close()
+            raise
+        self._mapping = mmap.mmap(self._fd, spec.file_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        self._bytes = memoryview(self._mapping)
+        self._u64 = segment.words(self._mapping)
+        self.epoch = self._u64[layout.F_EPOCH]
+        self.sequence = self._recover_head()
+        self._u64[layout.F_OWNER_PID] = os.getpid()
+        self._u64[layout.F_OWNER_START] = segment.start_time(os.getpid())
+        self.beat()
+
+    def _attach(self) -> int:
+        """Open the ring at `path` if it is ours to continue, else put a new one in its place; the fd holds the lock."""
+        old, previous_epoch = -1, 0
+        with contextlib.suppress(FileNotFoundError):
+            old = os.open(self.path, os.O_RDWR)
+        try:
+            if old >= 0:
+                segment.lock(old, self.path)
+                if not segment.is_at(old, self.path):
+                    return self._attach()
+                found = segment.read_header(old)
+                if not isinstance(found, str):
+                    spec, previous_epoch = found
+                    if spec == self.spec_as_stored:
+                        keep, old = old, -1
+                        return keep
+            # The old file stays locked until the new one has its name: no second writer can slip in between.
+            return segment.create(self.path, self.spec, max(time.time_ns() // 1_000_000, previous_epoch + 1))
+        finally:
+            if old >= 0:
+                os.close(old)
+
+    @property
+    def spec_as_stored(self) -> RingSpec:
+        """`spec` as a reader gets it: the rate in whole thousandths."""
+        found = layout.parse_header(layout.header_words(self.spec, 0), self.spec.file_bytes)
+        assert not isinstance(found, str)
+        return found[0]
+
+    def _slot_word(self, sequence: int) -> int:
+        """Index of the first u64 of that sequence's slot."""
+        return (PAGE + sequence % self.spec.slots * self.spec.stride) // 8
+
+    def _recover_head(self) -> int:
+        """The newest whole frame: `head`, or its successor when a writer was killed just before storing `head`."""
+        head = self._u64[layout.F_HEAD]
+        if self._u64[self._slot_word(head + 1) + layout.S_GENERATION] == 2 * (head + 1):
+            head += 1
+            self._u64[layout.F_HEAD] = head
+        return head
+
+    def slot(self) -> memoryview:
+        """The next picture's bytes, length `spec.frame_bytes`, for the caller to fill; readers keep off from now on."""
+        at = self._slot_word(self.sequence + 1)
+        self._u64[at + layout.S_GENERATION] = 2 * (self.sequence + 1) - 1
+        segment.fence()
+        start = at * 8 + LINE
+        return self._bytes[start : start + self.spec.frame_bytes]
+
+    def publish(self, captured_at_ns: int, monotonic_ns: int, pts: int = NO_PTS) -> int:
+        """Make the picture in `slot()` the newest one, ring the doorbell, and return its sequence.
+
+        Args:
+            captured_at_ns: wall clock of the picture's first byte.
+            monotonic_ns: the same moment on CLOCK_MONOTONIC.
+            pts: presentation time in the source's clock, where the source gives one.
+        """
+        self.sequence += 1
+        u64, at = self._u64, self._slot_word(self.sequence)
+        u64[at + layout.S_SEQUENCE] = self.sequence
+        u64[at + layout.S_CAPTURED_AT] = captured_at_ns
+        u64[at + layout.S_MONOTONIC] = monotonic_ns
+        u64[at + layout.S_PTS] = pts
+        u64[at + layout.S_BYTES] = self.spec.frame_bytes
+        segment.fence()
+        u64[at + layout.S_GENERATION] = 2 * self.sequence
+        segment.fence()
+        u64[layout.F_HEAD] = self.sequence
+        u64[layout.F_HEARTBEAT] = monotonic_ns
+        if self._doorbell:
+            # Nobody listening, or a full queue that already wakes the listener: neither concerns the writer.
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError, BlockingIOError):
+                self._socket.sendto(b"\0", self._doorbell)
+        return self.sequence
+
+    def beat(self) -> None:
+        """Say that the writer lives although no frame comes."""
+        self._u64[layout.F_HEARTBEAT] = time.monotonic_ns()
+
+    def close(self, unlink: bool) -> None:
+        """Let go of the ring; `unlink` also removes the file, if the name is still this ring's."""
+        if self._fd < 0:
+            return
+        if unlink and segment.is_at(self._fd, self.path):
+            self.path.unlink(missing_ok=True)
+        self._socket.close()
+        self._u64.release()
+        # A caller that still holds a slot keeps the mapping; it goes with the last view.
+        with contextlib.suppress(BufferError):
+            self._bytes.release()
+            self._mapping.close()
+        os.close(self._fd)
+        self._fd = -1
+
+
+class FrameReader:
+    """A reader of a ring: takes what it can, never disturbs the writer.
+
+    Args:
+        path: the ring file.
+        writable: map it for writing, which page-locking for a GPU asks for; nothing is ever stored.
+
+    Raises:
+        RingUnavailable: there is no ring there.
+    """
+
+    def __init__(self, path: Path, writable: bool = False) -> None:
+        self.path = path
+        try:
+            fd = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        except OSError as error:
+            raise RingUnavailable(f"no ring at {str(path)!r}: {error.strerror}") from None
+        try:
+            found = segment.read_header(fd)
+            if isinstance(found, str):
+                raise RingUnavailable(f"{str(path)!r} cannot be read: {found}")
+            self.spec, self.epoch = found
+            status = os.fstat(fd)
+            self._identity = (status.st_dev, status.st_ino)
+            protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+            self._mapping = mmap.mmap(
+                fd, self.spec.file_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=protection
+            )
+        finally:
+            os.close(fd)
+        self._u64 = segment.words(self._mapping)
+        self._pictures = np.frombuffer(self._mapping, np.uint8)
+        self.lapped = 0
+        """How often a wanted frame was gone, or was overwritten during the copy."""
+
+    @property
+    def buffer(self) -> NDArray[np.uint8]:
+        """The whole mapping, shape (file bytes,): to be page-locked, never to be kept beyond `close`."""
+        return self._pictures
+
+    def stale(self) -> bool:
+        """Whether the name now belongs to another ring, or to none: close this reader and open a new one."""
+        try:
+            status = os.stat(self.path)
+        except FileNotFoundError:
+            return True
+        return (status.st_dev, status.st_ino) != self._identity
+
+    def head(self) -> int:
+        """Newest sequence; 0 before the first frame."""
+        return int(self._u64[layout.F_HEAD])
+
+    def heartbeat_ns(self) -> int:
+        """When the writer last gave a sign of life, on CLOCK_MONOTONIC."""
+        return int(self._u64[layout.F_HEARTBEAT])
+
+    def stamp(self, sequence: int) -> FrameStamp | None:
+        """The frame's stamp, or None when the frame is no longer, or not yet, in the ring."""
+        at = self._slot_word(sequence)
+        if sequence < 1 or self._u64[at + layout.S_GENERATION] != 2 * sequence:
+            return None
+        segment.fence()
+        stamp = FrameStamp(
+            self.epoch, sequence, self._u64[at + layout.S_CAPTURED_AT], self._u64[at + layout.S_MONOTONIC]
+        )
+        return stamp if self.intact(sequence) else None
+
+    def intact(self, sequence: int) -> bool:
+        """Whether all that was read of this frame before this call was that frame: ask AFTER a copy or a DMA."""
+        segment.fence()
+        return bool(self._u64[self._slot_word(sequence) + layout.S_GENERATION] == 2 * sequence)
+
+    def picture(self, sequence: int) -> NDArray[np.uint8]:
+        """The slot's bytes in place, shape (frame_bytes,); what is taken from them counts only if `intact` after."""
+        start = self._slot_word(sequence) * 8 + LINE
+        return self._pictures[start : start + self.spec.frame_bytes]
+
+    def read(self, sequence: int, out: NDArray[np.uint8]) -> FrameStamp | None:
+        """Copy a frame.
+
+        Args:
+            sequence: which one.
+            out: uint8, shape (frame_bytes,); its content counts only when a stamp comes back.
+
+        Returns:
+            The frame's stamp, or None when it was overwritten before or during the copy (counted in `lapped`).
+        """
+        stamp = self.stamp(sequence)
+        if stamp is not None:
+            np.copyto(out, self.picture(sequence))
+            if self.intact(sequence):
+                return stamp
+        self.lapped += 1
+        return None
+
+    def close(self) -> None:
+        """Let go of the mapping."""
+        self._u64.release()
+        self._pictures = np.empty(0, np.uint8)
+        # A caller that still holds `buffer` keeps the mapping; it goes with the last view.
+        with contextlib.suppress(BufferError):
+            self._mapping.close()
+
+    def _slot_word(self, sequence: int) -> int:
+        """Index of the first u64 of that sequence's slot."""
+        return (PAGE + sequence % self.spec.slots * self.spec.stride) // 8

@@ -1,0 +1,150 @@
+"""The file under a ring: opening, creating, locking and removing it, and the fence that orders its words."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import platform
+import sys
+import threading
+from pathlib import Path
+
+from crowdperf.frames import layout
+from crowdperf.frames.layout import RingSpec
+
+
+class RingError(Exception):
+    """A ring cannot be made; the message names the ring, the need and the remedy."""
+
+
+_TOTAL_STORE_ORDER = platform.machine() in ("x86_64", "AMD64", "i686")
+_FENCE = threading.Lock()
+
+
+def fence() -> None:
+    """Keep the loads and stores before this call before those after it, where the processor itself does not.
+
+    Nothing to do on x86-64. Elsewhere two rounds through a lock: what precedes stays before the first release, what
+    follows stays after the second acquire, and those two are ordered as operations on one word.
+    """
+    if not _TOTAL_STORE_ORDER:
+        for _ in range(2):
+            _FENCE.acquire()
+            _FENCE.release()
+
+
+def words(mapping: mmap.mmap) -> memoryview:
+    """The mapping as native u64. An item is one 8-byte load or store; struct's `<Q` goes byte by byte."""
+    return memoryview(mapping).cast("Q")
+
+
+def start_time(pid: int) -> int:
+    """Start of a process in clock ticks since boot: with the pid it names a process for ever."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def read_header(fd: int) -> tuple[RingSpec, int] | str:
+    """The spec and epoch of an open ring file, or why it is none."""
+    raw = os.pread(fd, (layout.F_FILE_BYTES + 1) * 8, 0)
+    if len(raw) < (layout.F_FILE_BYTES + 1) * 8:
+        return "it is shorter than a ring's header"
+    return layout.parse_header(memoryview(raw).cast("Q").tolist(), os.fstat(fd).st_size)
+
+
+def is_at(fd: int, path: Path) -> bool:
+    """Whether the open file is the one that `path` names now."""
+    try:
+        named = os.stat(path)
+    except FileNotFoundError:
+        return False
+    mine = os.fstat(fd)
+    return (named.st_dev, named.st_ino) == (mine.st_dev, mine.st_ino)
+
+
+def unlink_instance(prefix: str) -> list[Path]:
+    """Remove every ring file whose path begins with `prefix` (of an installation whose processes have all ended).
+
+    Returns:
+        The removed files, sorted; unfinished ones included.
+
+    Raises:
+        RingError: the prefix names a whole folder.
+    """
+    folder, _, name = prefix.rpartition("/")
+    if not name:
+        raise RingError(f"the ring prefix {prefix!r} names a folder. Remedy: pass the prefix of one installation.")
+    removed = []
+    for path in sorted(Path(folder).iterdir()):
+        if path.name.removeprefix(".").startswith(name) and path.is_file():
+            path.unlink(missing_ok=True)
+            removed.append(path)
+    return removed
+
+
+def lock(fd: int, path: Path) -> None:
+    """Claim the ring for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        RingError: another live writer has it.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        header = memoryview(os.pread(fd, layout.HEADER_WORDS * 8, 0)).cast("Q")
+        owner = header[layout.F_OWNER_PID] if len(header) > layout.F_OWNER_PID else "unknown"
+        raise RingError(
+            f"ring {str(path)!r} is being written by process {owner}. "
+            "Remedy: stop that capture process, or start this one with another data folder."
+        ) from None
+
+
+def create(path: Path, spec: RingSpec, epoch: int) -> int:
+    """A complete, locked new ring under `path`, which names it only once its header is whole; returns its fd.
+
+    Raises:
+        RingError: no room, or no permission.
+    """
+    # A leading dot: a search for the rings of an installation must not find an unfinished one.
+    temporary = path.with_name(f".{path.name}.new{os.getpid()}")
+    try:
+        free = _free(path)
+        if free < spec.file_bytes:
+            raise RingError(_too_small(path, spec, free))
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        raise RingError(
+            f"ring {str(path)!r} cannot be created: {error.strerror}. "
+            f"Remedy: see that {str(path.parent)!r} exists and that this user may write there."
+        ) from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            # ftruncate would succeed past the end of the tmpfs, and a later store would kill us by SIGBUS.
+            os.posix_fallocate(fd, 0, spec.file_bytes)
+        except OSError:
+            os.ftruncate(fd, 0)
+            raise RingError(_too_small(path, spec, _free(path))) from None
+        os.pwrite(fd, b"".join(word.to_bytes(8, sys.byteorder) for word in layout.header_words(spec, epoch)), 0)
+        os.rename(temporary, path)
+    except BaseException:
+        os.close(fd)
+        temporary.unlink(missing_ok=True)
+        raise
+    return fd
+
+
+def _free(path: Path) -> int:
+    """Bytes that are free in the file system of `path`."""
+    status = os.statvfs(path.parent)
+    return status.f_bavail * status.f_frsize
+
+
+def _too_small(path: Path, spec: RingSpec, free: int) -> str:
+    """The message for a tmpfs without room."""
+    return (
+        f"ring {str(path)!r} needs {spec.file_bytes / 2**20:.1f} MiB ({spec.slots} slots of {spec.width}x"
+        f"{spec.height} {spec.pix_fmt}) and {str(path.parent)!r} has {free / 2**20:.1f} MiB free. "
+        "Remedy: enlarge it (mount -o remount,size=…; docker --shm-size), or lower analysis_width or QUEUE_MAX."
+    )
