@@ -1,0 +1,159 @@
+"""The detector: ring frames in, boxes of the source picture out, whichever runtime computes them.
+
+It is synchronous and knows no process, clock or stream, so the inference process, the offline replay and the tests use
+the same object.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crowdperf import config
+from crowdperf.frames.ring import RingSpec
+from crowdperf.inference.letterbox import Letterbox, letterbox, to_source
+from crowdperf.inference.nms import Found
+from crowdperf.inference.pixels import PixelFormat
+from crowdperf.inference.registry import FOLDER, ModelError, ModelPath, resolve
+
+GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+"""Device files of NVIDIA's driver, of WSL and of ROCm: without one, `auto` need not import torch to ask."""
+
+
+class Runtime(Protocol):
+    """What computes: OpenVINO on the processor, or torch."""
+
+    name: str
+    device: str
+    buckets: tuple[int, ...]
+
+    def infer(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> list[Found]:
+        """Detections of ring frames of one geometry; boxes in pixels of the model input."""
+
+    def after_batch(self) -> None:
+        """Called at CUDA_EMPTY_EVERY: give cached device memory back."""
+
+
+class Detector:
+    """One model on one runtime."""
+
+    def __init__(self, runtime: Runtime, model: str) -> None:
+        self.runtime = runtime
+        self.model = model
+
+    def detect(self, frames: Sequence[NDArray[np.uint8]], spec: RingSpec) -> list[Found]:
+        """Detections of frames of one camera.
+
+        Args:
+            frames: each uint8 (spec.frame_bytes,), as `FrameReader.read` fills it.
+            spec: the ring's geometry.
+
+        Returns:
+            Per frame (boxes float32 (n, 4), scores float32 (n,), classes uint8 (n,)), best score first; boxes are
+            normalised to the source picture and clipped to it.
+        """
+        return self.detect_batch(frames, [spec] * len(frames))
+
+    def detect_batch(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> list[Found]:
+        """As `detect`, for frames of several cameras whose rings share width, height and pixel format."""
+        if not frames:
+            return []
+        first = specs[0]
+        box = letterbox(first.width, first.height)
+        return [
+            Found(to_source(found.boxes, box, spec.content), found.scores, found.classes)
+            for found, spec in zip(self.runtime.infer(frames, first.pix_fmt, box), specs)
+        ]
+
+
+def load_detector(settings: config.Inference, cache: Path, folder: Path = FOLDER) -> Detector:
+    """The person and vehicle detector that the configuration asks for.
+
+    Args:
+        settings: the `inference` block.
+        cache: a folder for files that may be deleted at any time.
+        folder: of the model registry.
+
+    Raises:
+        ModelError: the model, the runtime or the device cannot be had; the message names the remedy.
+    """
+    cuda = settings.runtime != "openvino" and _cuda(settings.device, cache)
+    if settings.device == "cuda" and settings.runtime == "openvino":
+        raise ModelError(
+            "inference.device 'cuda' does not fit inference.runtime 'openvino', which runs on the processor. "
+            "Remedy: set one of them to 'auto'."
+        )
+    runtime = settings.runtime
+    if runtime == "auto" and cuda and not _is_openvino_file(settings.models.person):
+        runtime = "torch"
+    model = resolve(settings.models.person, "person", runtime, folder)
+    return Detector(_open(model, settings, cache, cuda), model.name)
+
+
+def _is_openvino_file(name: str) -> bool:
+    """A user's own OpenVINO model runs on the processor even where CUDA is."""
+    return name.endswith(".xml") or ("/" in name and Path(name).is_dir())
+
+
+def _open(model: ModelPath, settings: config.Inference, cache: Path, cuda: bool) -> Runtime:
+    if model.runtime == "openvino":
+        from crowdperf.inference.openvino_runtime import OpenvinoRuntime
+
+        return OpenvinoRuntime(model, settings.confidence, settings.iou, settings.threads)
+    _need_torch(model.path, cache)
+    from crowdperf.inference.torch_runtime import TorchRuntime
+
+    device = "cuda" if cuda else "cpu"
+    return TorchRuntime(model, settings.confidence, settings.iou, settings.threads, device)
+
+
+def _cuda(device: str, cache: Path) -> bool:
+    """Whether to compute on CUDA.
+
+    Raises:
+        ModelError: it is asked for and absent.
+    """
+    if device == "cpu" or (device == "auto" and not any(Path(node).exists() for node in GPU_NODES)):
+        return False
+    prepare_ultralytics(cache)
+    try:
+        import torch
+    except ImportError:
+        present = False
+    else:
+        present = bool(torch.cuda.is_available())
+    if device == "cuda" and not present:
+        raise ModelError(
+            "inference.device is 'cuda', but torch finds no CUDA device. Remedy: check `nvidia-smi` and that torch is "
+            "installed (`pip install -r requirements.txt`), or set inference.device to 'auto'."
+        )
+    return present
+
+
+def _need_torch(path: Path, cache: Path) -> None:
+    prepare_ultralytics(cache)
+    try:
+        import torch
+        import torchvision
+        import ultralytics
+    except ImportError as error:
+        raise ModelError(
+            f"the model {str(path)!r} needs {error.name}, which is not installed. Remedy: `pip install -r "
+            "requirements.txt`, or use the OpenVINO form of the model (`yolo export format=openvino dynamic=True`)."
+        ) from None
+    del torch, torchvision, ultralytics
+
+
+def prepare_ultralytics(cache: Path) -> None:
+    """Keep Ultralytics from installing, downloading or writing outside our folders; before it is imported."""
+    folder = cache / "ultralytics"
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ["YOLO_CONFIG_DIR"] = str(folder)
+    os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
+    os.environ["YOLO_AUTOINSTALL"] = "false"
+    os.environ["YOLO_OFFLINE"] = "true"

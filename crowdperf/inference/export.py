@@ -1,0 +1,83 @@
+"""The OpenVINO form of a registered model, made from its weights so that anybody can repeat it.
+
+The same versions of torch, ultralytics and openvino write the same bytes; the manifest records them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from crowdperf.inference.detector import prepare_ultralytics
+from crowdperf.inference.registry import (
+    FOLDER,
+    Entry,
+    Manifest,
+    ModelError,
+    ModelFile,
+    Variant,
+    check_file,
+    read_manifest,
+    sha256_of,
+)
+
+
+def export(name: str, cache: Path, folder: Path = FOLDER) -> tuple[Path, ...]:
+    """Write `<name>.xml` and `<name>.bin` beside the weights and their hashes into the manifest.
+
+    The input is dynamic in batch, height and width; the weights are stored in fp16 (computed in whatever the processor
+    does best); the output is the raw head, since suppression is ours.
+
+    Raises:
+        ModelError: no such model, altered weights, or the export's libraries are missing.
+    """
+    manifest = read_manifest(folder)
+    entry = next((entry for entry in manifest.models if entry.name == name), None)
+    if entry is None:
+        known = ", ".join(entry.name for entry in manifest.models)
+        raise ModelError(f"the model {name!r} is not registered (known: {known}). Remedy: name one of these.")
+    weights = check_file(folder, ModelFile(entry.file, entry.sha256))
+    prepare_ultralytics(cache)
+    try:
+        import openvino
+        import torch
+        import ultralytics
+    except ImportError as error:
+        raise ModelError(
+            f"exporting {entry.file!r} needs {error.name}. Remedy: `pip install -r requirements.txt`."
+        ) from None
+    with tempfile.TemporaryDirectory(prefix="crowdperf-export-") as scratch:
+        copy = Path(scratch) / weights.name
+        shutil.copyfile(weights, copy)
+        width, height = entry.input_size
+        written = Path(
+            ultralytics.YOLO(copy).export(format="openvino", dynamic=True, quantize=16, imgsz=(height, width))
+        )
+        files = []
+        for suffix in (".xml", ".bin"):
+            target = folder / f"{name}{suffix}"
+            shutil.copyfile(written / f"{copy.stem}{suffix}", target)
+            files.append(ModelFile(target.name, sha256_of(target)))
+    versions = f"ultralytics {ultralytics.__version__}, torch {torch.__version__}, openvino {openvino.__version__}"
+    variant = Variant(runtime="openvino", files=tuple(files), exported_by=versions)
+    _record(manifest, entry, variant, folder)
+    return tuple(folder / file.file for file in files)
+
+
+def _record(manifest: Manifest, entry: Entry, variant: Variant, folder: Path) -> None:
+    """Replace the entry's OpenVINO variant in the manifest, by atomic rename."""
+    others = tuple(old for old in entry.variants if old.runtime != variant.runtime)
+    updated = msgspec.structs.replace(entry, variants=(variant, *others))
+    models = tuple(updated if old.name == entry.name else old for old in manifest.models)
+    write_manifest(Manifest(models), folder)
+
+
+def write_manifest(manifest: Manifest, folder: Path = FOLDER) -> None:
+    """Write models/manifest.json, readable and by atomic rename."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    partial = folder / "manifest.json.partial"
+    partial.write_bytes(text)
+    partial.replace(folder / "manifest.json")

@@ -1,0 +1,85 @@
+"""From the raw output of a YOLO detection head to boxes, in numpy: the path of the CPU runtime.
+
+The head gives, per anchor, a box (centre x, centre y, width, height; pixels of the model input) and one score per class
+(already through the sigmoid). As in Ultralytics, an anchor stands for its best class only, and suppression is greedy
+within a class.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_CANDIDATES = 1000
+"""Anchors, by score, that enter suppression: bounds its n x n matrix; 60 people give about 400 at confidence 0.1."""
+MAX_DETECTIONS = 300
+"""Boxes of one picture that leave it."""
+
+
+class Found(NamedTuple):
+    """The detections of one picture, best first."""
+
+    boxes: NDArray[np.float32]
+    """(n, 4), x1 y1 x2 y2."""
+    scores: NDArray[np.float32]
+    """(n,)."""
+    classes: NDArray[np.uint8]
+    """(n,), index into `config.CLASSES`."""
+
+
+def suppress(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], classes: NDArray[np.integer], iou: float
+) -> NDArray[np.intp]:
+    """Greedy class-aware non-maximum suppression.
+
+    Args:
+        boxes: float32 (n, 4), x1 y1 x2 y2, any one unit.
+        scores: float32 (n,), finite.
+        classes: (n,), boxes of different classes never suppress each other.
+        iou: a box goes when it overlaps a kept one of its class by MORE than this.
+
+    Returns:
+        Indices of the kept boxes, best score first; of equal scores the earlier box is first.
+    """
+    order = np.argsort(-scores, kind="stable")
+    boxes, classes = boxes[order], classes[order]
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    overlap = np.prod(np.clip(high - low, 0, None), axis=2)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    # Multiplied out instead of divided, so that boxes without area need no special case.
+    beaten = overlap > np.float32(iou) * (area[:, None] + area[None, :] - overlap)
+    beaten &= classes[:, None] == classes[None, :]
+    alive = np.ones(len(order), dtype=bool)
+    for index in range(len(order)):
+        if alive[index]:
+            alive[index + 1 :] &= ~beaten[index, index + 1 :]
+    return order[alive]
+
+
+def decode(
+    raw: NDArray[np.float32], wanted: NDArray[np.int16], confidence: float, iou: float, width: int, height: int
+) -> Found:
+    """The detections in one raw output.
+
+    Args:
+        raw: float32 (4 + model classes, anchors).
+        wanted: int16 (model classes,): index into `config.CLASSES`, -1 for a class that the system ignores.
+        confidence: detections at or below it are dropped.
+        iou: overlap above which the weaker of two boxes of a class is dropped.
+        width, height: of the model input; boxes are clipped to it.
+    """
+    best = raw[4:].argmax(axis=0)
+    scores = raw[4:].max(axis=0)
+    classes = wanted[best]
+    chosen = np.flatnonzero((scores > confidence) & (classes >= 0))
+    if len(chosen) > MAX_CANDIDATES:
+        chosen = chosen[np.argpartition(-scores[chosen], MAX_CANDIDATES)[:MAX_CANDIDATES]]
+    centre, half = raw[:2, chosen].T, raw[2:4, chosen].T / 2
+    limit = np.array([width, height], dtype=np.float32)
+    boxes = np.concatenate([np.clip(centre - half, 0, limit), np.clip(centre + half, 0, limit)], axis=1)
+    boxes, scores, classes = boxes.astype(np.float32), scores[chosen], classes[chosen]
+    kept = suppress(boxes, scores, classes, iou)[:MAX_DETECTIONS]
+    return Found(boxes[kept], scores[kept], classes[kept].astype(np.uint8))

@@ -1,0 +1,135 @@
+"""The CPU runtime: OpenVINO. It imports neither torch nor ultralytics, which a core installation does not have.
+
+Every picture is one asynchronous request and the plug-in spreads the requests over its streams, so one compiled model
+per geometry serves every batch size. Compiled batches of 2 and 4 were measured against it on two cores: no faster per
+frame, and each costs another second of compiling in the middle of the work.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino.preprocess import ColorFormat, PrePostProcessor
+
+from crowdperf.inference.letterbox import Letterbox
+from crowdperf.inference.nms import Found, decode
+from crowdperf.inference.pixels import PixelFormat, canvas, paint
+from crowdperf.inference.registry import ModelError, ModelPath, wanted_classes
+
+CORES_PER_STREAM = 4
+"""More threads than this on one small network gain little; further cores are better used by a second picture."""
+GEOMETRIES = 8
+"""Compiled models that are kept (about 50 MB each); the oldest goes first."""
+
+
+class _Compiled:
+    """The model at one input size, with one request and one input picture per stream."""
+
+    def __init__(self, compiled: Any, box: Letterbox) -> None:
+        self.lanes = int(compiled.get_property("NUM_STREAMS"))
+        self.inputs = canvas(self.lanes, box)
+        self.requests = [compiled.create_infer_request() for _ in range(self.lanes)]
+
+
+class OpenvinoRuntime:
+    """Runs a detection model on the processor.
+
+    Raises:
+        ModelError: OpenVINO cannot read the model, or its classes or shapes do not fit.
+    """
+
+    device = "cpu"
+    buckets: tuple[int, ...] = ()
+    """No fixed batch sizes."""
+
+    def __init__(self, model: ModelPath, confidence: float, iou: float, threads: int) -> None:
+        self.name = "openvino"
+        self._path = model.path
+        self._confidence, self._iou = confidence, iou
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._core = ov.Core()
+        self._compiled: dict[Letterbox, _Compiled] = {}
+        source = self._read()
+        self._wanted = wanted_classes(model.classes or _labels(source, model.path), model.path)
+        channels = source.outputs[0].partial_shape[1] if len(source.outputs[0].partial_shape) == 3 else None
+        if channels is None or channels != 4 + len(self._wanted):
+            raise ModelError(
+                f"the model {str(model.path)!r} has the output shape {source.outputs[0].partial_shape}, not (batch, "
+                f"{4 + len(self._wanted)}, anchors) for its {len(self._wanted)} classes. Remedy: export a YOLO "
+                "detection model with `yolo export format=openvino dynamic=True`, without nms and without end-to-end head."
+            )
+
+    def infer(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> list[Found]:
+        """Detections of ring frames of one geometry; boxes in pixels of the model input."""
+        compiled = self._at(box)
+        found: list[Found] = []
+        for start in range(0, len(frames), compiled.lanes):
+            group = list(zip(frames[start : start + compiled.lanes], compiled.inputs, compiled.requests))
+            for frame, picture, request in group:
+                paint(frame, pix_fmt, box, picture)
+                request.start_async({0: picture[None]}, share_inputs=True)
+            for _, _, request in group:
+                request.wait()
+                raw = request.get_output_tensor(0).data[0]
+                found.append(decode(raw, self._wanted, self._confidence, self._iou, box.width, box.height))
+        return found
+
+    def after_batch(self) -> None:
+        """Nothing to release here (the CUDA runtime has a cache)."""
+
+    def _read(self) -> Any:
+        try:
+            return self._core.read_model(self._path)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ModelError(
+                f"OpenVINO cannot read the model {str(self._path)!r}: {reason}. "
+                "Remedy: check that the .bin lies beside the .xml, or export the model again."
+            ) from None
+
+    def _at(self, box: Letterbox) -> _Compiled:
+        """The model compiled for this geometry: about 0.7 s the first time."""
+        if box not in self._compiled:
+            while len(self._compiled) >= GEOMETRIES:
+                del self._compiled[next(iter(self._compiled))]
+            self._compiled[box] = _Compiled(self._compile(box), box)
+        return self._compiled[box]
+
+    def _compile(self, box: Letterbox) -> Any:
+        model = self._read()
+        try:
+            model.reshape([1, 3, box.height, box.width])
+        except RuntimeError:
+            raise ModelError(
+                f"the model {str(self._path)!r} cannot run at {box.width}x{box.height}. "
+                "Remedy: export it with dynamic=True, or set the cameras' analysis_width to the size of the export."
+            ) from None
+        steps = PrePostProcessor(model)
+        steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC")).set_color_format(
+            ColorFormat.RGB
+        )
+        steps.input().model().set_layout(ov.Layout("NCHW"))
+        steps.input().preprocess().convert_element_type(ov.Type.f32).scale(255.0)
+        # No precision hint: in performance mode the plug-in takes bf16 or fp16 where the processor computes in them and
+        # float32 elsewhere. INT8 would need a quantised model and is never silent.
+        settings: dict[str, Any] = {
+            "INFERENCE_NUM_THREADS": self._threads,
+            "NUM_STREAMS": max(1, self._threads // CORES_PER_STREAM),
+        }
+        return self._core.compile_model(steps.build(), "CPU", settings)
+
+
+def _labels(model: Any, path: Path) -> tuple[str, ...]:
+    """Class names that Ultralytics writes into its exports, separated by spaces."""
+    if not model.has_rt_info(["model_info", "labels"]):
+        raise ModelError(
+            f"the model {str(path)!r} carries no class names (rt_info model_info/labels). "
+            "Remedy: export it with Ultralytics: `yolo export model=best.pt format=openvino dynamic=True`."
+        )
+    return tuple(str(model.get_rt_info(["model_info", "labels"]).astype(str)).split())

@@ -1,0 +1,209 @@
+"""The model registry: models/manifest.json, its hashes, and weights of the user's own.
+
+Nothing is loaded whose sha256 differs from the manifest's: counts that nobody can reproduce are worth little, and a
+`.pt` file is a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from crowdperf.config import CLASSES
+
+FOLDER = Path(__file__).resolve().parents[2] / "models"
+RuntimeName = Literal["torch", "openvino"]
+
+
+class ModelError(Exception):
+    """A model cannot be used; the message names the file and the remedy."""
+
+
+class ModelFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of a variant."""
+
+    file: str
+    """Relative to the manifest's folder."""
+    sha256: str
+
+
+class Variant(Struct, frozen=True, forbid_unknown_fields=True):
+    """The model in the form of one runtime; the first file is the one that is opened."""
+
+    runtime: RuntimeName
+    files: tuple[ModelFile, ...]
+    exported_by: str = ""
+    """Versions that wrote an exported variant."""
+
+
+class Entry(Struct, frozen=True, forbid_unknown_fields=True):
+    """One model of the manifest."""
+
+    name: str
+    file: str
+    """The weights that every other variant is exported from."""
+    sha256: str
+    task: str
+    role: Literal["person", "ppe"]
+    classes: tuple[str, ...]
+    input_size: tuple[int, int]
+    """Width and height it was trained at, pixels; any multiples of 32 work."""
+    licence: str
+    source: str
+    variants: tuple[Variant, ...]
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of models/manifest.json."""
+
+    models: tuple[Entry, ...]
+
+
+class ModelPath(Struct, frozen=True):
+    """A model that is ready to be opened by one runtime."""
+
+    name: str
+    runtime: RuntimeName
+    path: Path
+    classes: tuple[str, ...] | None
+    """None for a user's own weights: the runtime reads them from the model."""
+
+
+def read_manifest(folder: Path = FOLDER) -> Manifest:
+    """Decode models/manifest.json.
+
+    Raises:
+        ModelError: unreadable or malformed.
+    """
+    path = folder / "manifest.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except OSError as error:
+        raise ModelError(
+            f"cannot read the model registry {str(path)!r}: {error.strerror}. "
+            "Remedy: restore it (`git checkout -- models`), or start crowdperf from a complete clone."
+        ) from None
+    except msgspec.DecodeError as error:
+        raise ModelError(
+            f"{str(path)!r} is not a valid registry: {error}. Remedy: correct it, or restore it."
+        ) from None
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file, as hex digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_file(folder: Path, file: ModelFile) -> Path:
+    """The path of a registered file whose content is the registered one.
+
+    Raises:
+        ModelError: missing, unreadable, or of another hash.
+    """
+    path = folder / file.file
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise ModelError(
+            f"the model file {str(path)!r} cannot be read: {error.strerror}. "
+            "Remedy: restore it (`git checkout -- models`), or name another model in inference.models."
+        ) from None
+    if found != file.sha256:
+        raise ModelError(
+            f"the model file {str(path)!r} has sha256 {found}, but manifest.json says {file.sha256}. Remedy: restore "
+            "the file; if you changed it on purpose, give its path in inference.models instead of the registered name."
+        )
+    return path
+
+
+def resolve(
+    name: str, role: Literal["person", "ppe"], runtime: RuntimeName | Literal["auto"], folder: Path = FOLDER
+) -> ModelPath:
+    """The model called `name` for a runtime, hash checked. Anything that looks like a path is a user's own model.
+
+    With "auto", a registered model prefers OpenVINO (the caller asks for torch where CUDA is), and an own one takes the
+    runtime that its format belongs to.
+
+    Raises:
+        ModelError: unknown, missing, altered, for another role, or not available for that runtime.
+    """
+    if "/" in name or name.endswith((".pt", ".xml")):
+        return _own(Path(name), runtime)
+    entries = {entry.name: entry for entry in read_manifest(folder).models}
+    if name not in entries:
+        known = ", ".join(entry.name for entry in entries.values() if entry.role == role)
+        raise ModelError(
+            f"the model {name!r} is not in {str(folder / 'manifest.json')!r} (known for {role!r}: {known}). "
+            f"Remedy: set inference.models.{role} to one of these, or to the path of your weights ('./best.pt')."
+        )
+    entry = entries[name]
+    if entry.role != role:
+        raise ModelError(
+            f"the model {name!r} (file {entry.file!r}) is registered for the role {entry.role!r}, not {role!r}. "
+            f"Remedy: set inference.models.{role} to a model of that role."
+        )
+    order = ("openvino", "torch") if runtime == "auto" else (runtime,)
+    variants = {variant.runtime: variant for variant in entry.variants}
+    for wanted in order:
+        if wanted in variants:
+            paths = [check_file(folder, file) for file in variants[wanted].files]
+            return ModelPath(name=name, runtime=wanted, path=paths[0], classes=entry.classes)
+    raise ModelError(
+        f"the model {name!r} (file {entry.file!r}) has no variant for {runtime!r}. "
+        "Remedy: run `python -m crowdperf models export`, or set inference.runtime to 'torch'."
+    )
+
+
+def _own(path: Path, runtime: RuntimeName | Literal["auto"]) -> ModelPath:
+    """A user's own weights: Ultralytics `.pt` (torch) or an OpenVINO folder or `.xml`."""
+    if not path.exists():
+        raise ModelError(
+            f"the model {str(path)!r} does not exist. Remedy: correct the path in inference.models "
+            "(relative paths start at the folder crowdperf was started in)."
+        )
+    found: RuntimeName = "torch" if path.suffix == ".pt" else "openvino"
+    if path.is_dir():
+        described = sorted(path.glob("*.xml"))
+        if len(described) != 1:
+            raise ModelError(
+                f"the model folder {str(path)!r} holds {len(described)} .xml files instead of one. "
+                "Remedy: name an OpenVINO export of one model, or its .xml file."
+            )
+        path = described[0]
+    elif path.suffix not in (".pt", ".xml"):
+        raise ModelError(
+            f"the model {str(path)!r} is neither Ultralytics weights (.pt) nor an OpenVINO model (.xml or its folder). "
+            "Remedy: export it with `yolo export model=... format=openvino dynamic=True`."
+        )
+    if runtime not in ("auto", found):
+        raise ModelError(
+            f"the model {str(path)!r} belongs to the runtime {found!r}, but inference.runtime is {runtime!r}. "
+            "Remedy: set inference.runtime to 'auto'."
+        )
+    return ModelPath(name=path.stem, runtime=found, path=path, classes=None)
+
+
+def wanted_classes(names: tuple[str, ...], path: Path) -> NDArray[np.int16]:
+    """int16 (model classes,): each class's index in `config.CLASSES`, by name, -1 for one that the system ignores.
+
+    Raises:
+        ModelError: the model knows none of the system's classes.
+    """
+    wanted = np.array([CLASSES.index(name) if name in CLASSES else -1 for name in names], dtype=np.int16)
+    if not (wanted >= 0).any():
+        shown = ", ".join(names[:10]) or "none"
+        raise ModelError(
+            f"the model {str(path)!r} knows none of crowdperf's classes ({', '.join(CLASSES)}); its own: {shown}. "
+            "Remedy: use a detection model whose class names include at least one of them."
+        )
+    return wanted
