@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-Instances = Literal["embedded", "one", "camera", "shard"]
+Instances = Literal["embedded", "one", "camera", "shard", "listener"]
 
 
 class Process(Struct, frozen=True, kw_only=True):
@@ -20,8 +20,12 @@ class Process(Struct, frozen=True, kw_only=True):
     entry: str
     """`module:function`, a string so that naming a process never imports it."""
     instances: Instances
-    """`embedded`: one, or none where redis.url names an outside server; `camera`: one per enabled camera, named
-    `<kind>-<camera id>`; `shard`: tracking.shards of them, named `<kind>-<n>`; `one`: one, named `<kind>`."""
+    """How many there are, and their names.
+
+    embedded: one, or none where redis.url names an outside server. one: one, named `<kind>`. camera: one per enabled
+    camera, named `<kind>-<camera id>`. shard: tracking.shards of them, named `<kind>-<n>`. listener: an event
+    listener of supervisord, written in supervisord.conf itself since it depends on no configuration.
+    """
     reads: tuple[str, ...] = ()
     """Streams of `events.streams`, by name."""
     writes: tuple[str, ...] = ()
@@ -36,8 +40,16 @@ class Process(Struct, frozen=True, kw_only=True):
 
 PROCESSES = (
     Process(
+        kind="guard",
+        entry="crowdperf.supervision.guard:main",
+        instances="listener",
+        max_silence_s=0,
+        priority=5,
+        does="starts again what supervisord has given up (FATAL), after a pause",
+    ),
+    Process(
         kind="redis",
-        entry="crowdperf.supervision.redis:main",
+        entry="crowdperf.supervision.redis:replace_process",
         instances="embedded",
         max_silence_s=0,
         stop_s=15,

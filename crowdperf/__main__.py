@@ -1,0 +1,157 @@
+"""`python -m crowdperf <command>`: the only place that loads the configuration and hands out slices."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from crowdperf import slices
+from crowdperf.config import Config, ConfigError, Environment, Paths, environment, load, schema
+from crowdperf.events import metrics
+from crowdperf.processes import process
+from crowdperf.runtime import Runtime, log_to_stderr, redact
+
+log = logging.getLogger("crowdperf")
+
+
+class Installation:
+    """The files and settings this command works on: `CROWDPERF_CONFIG`, `CROWDPERF_DATA` and the working folder."""
+
+    def __init__(self) -> None:
+        self.root = Path.cwd()
+        self.paths = Paths(self.root / os.environ.get("CROWDPERF_DATA", "var"))
+        self.config_file = self.root / os.environ.get("CROWDPERF_CONFIG", "config.json")
+
+    def load(self) -> tuple[Config, Environment]:
+        """The configuration and the documented environment variables.
+
+        Raises:
+            ConfigError: one of them is invalid.
+        """
+        return load(self.config_file), environment(os.environ)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(prog="crowdperf", description="Crowd management for sites with many cameras.")
+    commands = root.add_subparsers(dest="command", required=True, metavar="command")
+    commands.add_parser("run", help="start the whole site in the foreground")
+    commands.add_parser("check", help="validate the configuration, FFmpeg, Redis, models and shared memory")
+    commands.add_parser("schema", help="print the JSON Schema of config.json")
+    ctl = commands.add_parser("ctl", help="control the running programs by kind or name")
+    ctl.add_argument("action", choices=("status", "start", "stop", "restart", "update"))
+    ctl.add_argument("what", nargs="*", help="a kind (capture, tracking, worker, …) or a program (capture-lobby)")
+    for name, text in (("demo", "render the demo site's cameras"), ("models", "list, verify or export models")):
+        commands.add_parser(name, help=text, add_help=False)
+    capture = commands.add_parser("capture", help="(supervised) one camera")
+    capture.add_argument("camera")
+    commands.add_parser("inference", help="(supervised) the model")
+    tracking = commands.add_parser("tracking", help="(supervised) one shard of tracking and counting")
+    tracking.add_argument("shard", type=int)
+    worker = commands.add_parser("worker", help="(supervised) one worker")
+    worker.add_argument("role", choices=("recorder", "housekeeping"))
+    commands.add_parser("web", help="(supervised) REST API and dashboard")
+    commands.add_parser("redis", help="(supervised) the embedded Redis")
+    commands.add_parser("guard", help="(supervised) starts failed programs again")
+    return root
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; a ConfigError is one line on stderr and status 2."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        if words and words[0] == "demo":
+            return int(importlib.import_module("crowdperf.demo.cli").main(words[1:]))
+        if words and words[0] == "models":
+            return int(importlib.import_module("crowdperf.inference.models_cli").main(words[1:]))
+        return _dispatch(parser().parse_args(words), Installation())
+    except ConfigError as error:
+        print(f"crowdperf: {redact(str(error))}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+
+
+def _dispatch(arguments: argparse.Namespace, here: Installation) -> int:
+    command = arguments.command
+    if command == "schema":
+        print(json.dumps(schema(), indent=2))
+        return 0
+    if command == "ctl":
+        return _control(arguments, here)
+    if command == "guard":
+        log_to_stderr("guard")
+        importlib.import_module("crowdperf.supervision.guard").main(here.paths)
+        return 0
+    if command == "check":
+        return int(importlib.import_module("crowdperf.check").main(here.config_file, here.paths, here.root))
+    config, env = here.load()
+    if command == "run":
+        return int(importlib.import_module("crowdperf.launch").run(config, env, here.paths, here.root))
+    if command == "redis":
+        importlib.import_module("crowdperf.supervision.redis").replace_process(
+            here.paths.redis_socket.absolute(), here.paths.data.absolute() / "redis"
+        )
+    return _supervised(arguments, config, env, here)
+
+
+def _control(arguments: argparse.Namespace, here: Installation) -> int:
+    """`crowdperf ctl`: the programs of a kind at once, which supervisorctl cannot."""
+    control = importlib.import_module("crowdperf.supervision.control").Control(here.paths.supervisor_socket.absolute())
+    if arguments.action == "status":
+        for row in control.status():
+            print(f"{row['name']:<28} {row['statename']:<10} {row['description']}")
+        return 0
+    if arguments.action == "update":
+        importlib.import_module("crowdperf.supervision.render").refresh(here.root)
+        for what, names in control.update().items():
+            print(f"{what}: {', '.join(names) or 'none'}")
+        return 0
+    if not arguments.what:
+        raise ConfigError(f"ctl {arguments.action} needs a kind or a program. Remedy: see `crowdperf ctl status`.")
+    names = [name for what in arguments.what for name in control.names(what)]
+    getattr(control, arguments.action)(names)
+    print(f"{arguments.action}: {', '.join(names) or 'none'}")
+    return 0
+
+
+def _supervised(arguments: argparse.Namespace, config: Config, env: Environment, here: Installation) -> int:
+    """One process of the table: its slice, its runtime, its entry."""
+    slice_: Any
+    if arguments.command == "capture":
+        kind, name = "capture", f"capture-{arguments.camera}"
+        slice_ = slices.capture_slice(config, env, here.paths, here.root, arguments.camera)
+    elif arguments.command == "tracking":
+        kind, name = "tracking", f"tracking-{arguments.shard}"
+        slice_ = slices.tracking_slice(config, env, here.paths, arguments.shard)
+    elif arguments.command == "worker":
+        kind = name = f"worker-{arguments.role}"
+        slice_ = slices.worker_slice(config, here.paths, arguments.role, 0)
+    elif arguments.command == "inference":
+        kind = name = "inference"
+        slice_ = slices.inference_slice(config, env, here.paths)
+    else:
+        kind = name = "web"
+        slice_ = slices.web_slice(config, here.paths)
+    row = process(kind)
+    log_to_stderr(name)
+    here.paths.sockets.mkdir(parents=True, exist_ok=True)
+    runtime = Runtime(name, row.max_silence_s)
+    runtime.install()
+    metrics.start(runtime, slice_.redis_url, slice_.key_prefix)
+    log.info("started, pid %d", os.getpid())
+    module, _, function = row.entry.partition(":")
+    getattr(importlib.import_module(module), function)(slice_, runtime)
+    runtime.finish()
+    log.info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""`crowdperf check`: everything a site needs, looked at once, each finding with its remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import redis
+from msgspec import Struct
+
+from crowdperf.capture.binary import ffmpeg_binary
+from crowdperf.config import Config, ConfigError, Environment, Paths, environment, load, redacted
+from crowdperf.events.connection import OUTAGE, connect
+from crowdperf.frames.layout import RingSpec
+from crowdperf.inference.registry import ModelError, resolve
+from crowdperf.runtime import redact
+from crowdperf.slices import capture_slice, redis_url
+from crowdperf.supervision.redis import server_binary
+
+
+class Finding(Struct, frozen=True):
+    """One line of the report."""
+
+    ok: bool
+    text: str
+
+
+def main(config_file: Path, paths: Paths, root: Path) -> int:
+    """Print every finding; status 1 when one of them is a problem."""
+    failed = 0
+    for finding in findings(config_file, paths, root):
+        failed += not finding.ok
+        print(f"{'ok     ' if finding.ok else 'PROBLEM'}  {redact(finding.text)}")
+    print("everything is in order" if not failed else f"{failed} problem{'s' if failed > 1 else ''}")
+    return 1 if failed else 0
+
+
+def findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Finding]:
+    """Look at one thing after the other; a problem with one never hides the next."""
+    try:
+        config, env = load(config_file), environment(os.environ)
+        paths.check()
+    except ConfigError as error:
+        yield Finding(False, str(error))
+        return
+    yield Finding(True, f"configuration {config_file}: {len(config.cameras)} cameras")
+    yield _attempt(lambda: f"FFmpeg {ffmpeg_binary()}")
+    yield _redis(config, paths)
+    yield _attempt(lambda: f"model {resolve(config.inference.models.person, 'person', 'auto').path}")
+    yield _shared_memory(config, env, paths, root)
+    for camera in config.cameras:
+        yield _source(config, env, paths, root, camera.id)
+
+
+def _attempt(look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(True, look())
+    except (ConfigError, ModelError) as error:
+        return Finding(False, str(error))
+
+
+def _redis(config: Config, paths: Paths) -> Finding:
+    """The outside server answers, or the embedded one can be started."""
+    if not config.redis.url:
+        return _attempt(lambda: f"embedded Redis {server_binary()}")
+    shown = redacted(config.redis.url)
+    try:
+        version = connect(redis_url(config, paths)).info("server")["redis_version"]
+    except OUTAGE as error:
+        return Finding(
+            False,
+            f"Redis at {shown} does not answer ({error}). Remedy: start it, or empty redis.url.",
+        )
+    except redis.ResponseError as error:
+        return Finding(False, f"Redis at {shown} refuses: {error}. Remedy: correct redis.url.")
+    return Finding(True, f"Redis {version} at {shown}")
+
+
+def _shared_memory(config: Config, env: Environment, paths: Paths, root: Path) -> Finding:
+    """Room in /dev/shm for every camera's ring, at 16:9."""
+    need = 0
+    for camera in config.cameras:
+        slice_ = capture_slice(config, env, paths, root, camera.id)
+        width, height = slice_.analysis_width & ~1, slice_.analysis_width * 9 // 16 & ~1
+        slots = max(4, slice_.queue_max + 2)
+        need += RingSpec(width, height, slice_.pix_fmt, width, height, slots, slice_.target_fps, 0).file_bytes
+    room = shutil.disk_usage("/dev/shm").free
+    text = f"/dev/shm: the rings need about {need / 2**20:.0f} MiB, {room / 2**20:.0f} MiB are free"
+    if need > room:
+        return Finding(False, f"{text}. Remedy: mount /dev/shm larger (Docker: --shm-size), or lower analysis_width.")
+    return Finding(True, text)
+
+
+def _source(config: Config, env: Environment, paths: Paths, root: Path, camera_id: str) -> Finding:
+    """A file exists; a stream is only named, since asking it would take its time-out."""
+    slice_ = capture_slice(config, env, paths, root, camera_id)
+    shown = redacted(slice_.url)
+    if urlsplit(slice_.url).scheme in ("", "file"):
+        file = root / slice_.url.removeprefix("file://")
+        if not file.is_file():
+            return Finding(False, f"camera {camera_id}: no file {str(file)!r}. Remedy: correct cameras[].url.")
+    return Finding(True, f"camera {camera_id}: {shown}")

@@ -1,0 +1,97 @@
+"""supervisord by its XML-RPC interface on a Unix socket: start, stop, restart by kind or name, and update."""
+
+from __future__ import annotations
+
+import time
+import xmlrpc.client
+from pathlib import Path
+from typing import Any
+
+from supervisor.xmlrpc import Faults, SupervisorTransport
+
+from crowdperf.config import ConfigError
+from crowdperf.processes import PROCESSES
+
+
+class Control:
+    """One supervisord.
+
+    Raises:
+        ConfigError: from any call, when it does not run.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        transport = SupervisorTransport(None, None, f"unix://{socket}")
+        self._rpc: Any = xmlrpc.client.ServerProxy("http://localhost", transport=transport).supervisor
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._rpc, name)(*arguments)
+        except (OSError, xmlrpc.client.ProtocolError) as error:
+            raise ConfigError(
+                f"supervisord does not answer at {self._socket} ({error}). Remedy: start it with ./crowdperf.sh run."
+            ) from None
+
+    def status(self) -> list[dict[str, Any]]:
+        """Every program: name, statename, pid, start, description."""
+        return list(self._call("getAllProcessInfo"))
+
+    def names(self, what: str) -> list[str]:
+        """The programs that `what` means: a kind of the process table, or one program's name.
+
+        Raises:
+            ConfigError: there is no such kind or program.
+        """
+        running = [row["name"] for row in self.status()]
+        if what in running:
+            return [what]
+        kinds = {row.kind for row in PROCESSES} | {row.kind.partition("-")[0] for row in PROCESSES}
+        if what in kinds:
+            return [name for name in running if name.startswith(f"{what}-")]
+        raise ConfigError(f"no program or kind is called {what!r}. Remedy: use one of: {', '.join(sorted(running))}.")
+
+    def start(self, names: list[str]) -> None:
+        """Start programs, all at once."""
+        self._each("startProcess", names, Faults.ALREADY_STARTED)
+
+    def stop(self, names: list[str], timeout_s: float = 30.0) -> None:
+        """Stop programs, all at once, and wait until they have ended."""
+        self._each("stopProcess", names, Faults.NOT_RUNNING)
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if not any(row["pid"] for row in self.status() if row["name"] in names):
+                return
+            time.sleep(0.05)
+
+    def restart(self, names: list[str]) -> None:
+        """Stop and start programs."""
+        self.stop(names)
+        self.start(names)
+
+    def shutdown(self) -> None:
+        """Stop everything, Redis last, then supervisord itself."""
+        rows = [row["name"] for row in self.status() if row["pid"]]
+        self.stop([name for name in rows if name not in ("redis", "guard")])
+        self._call("shutdown")
+
+    def update(self) -> dict[str, list[str]]:
+        """Do what `supervisorctl update` does: restart changed programs, start new ones, end removed ones."""
+        added, changed, removed = self._call("reloadConfig")[0]
+        for name in [*removed, *changed]:
+            self._each("stopProcess", [name], Faults.NOT_RUNNING, wait=True)
+            self._call("removeProcessGroup", name)
+        for name in [*changed, *added]:
+            self._call("addProcessGroup", name)
+        return {"added": added, "changed": changed, "removed": removed}
+
+    def _each(self, method: str, names: list[str], harmless: int, wait: bool = False) -> None:
+        for name in names:
+            self._one(method, name, harmless, wait)
+
+    def _one(self, method: str, name: str, harmless: int, wait: bool) -> None:
+        try:
+            self._call(method, name, wait)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != harmless:
+                raise

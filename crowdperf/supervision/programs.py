@@ -1,0 +1,69 @@
+"""The process table expanded for one configuration: which programs there are and what each depends on."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from crowdperf import slices
+from crowdperf.config import Config, Environment, Paths
+from crowdperf.processes import PROCESSES, Process
+
+
+class Program(Struct, frozen=True, kw_only=True):
+    """One program of supervisord."""
+
+    name: str
+    arguments: tuple[str, ...]
+    """What follows `python -m crowdperf`."""
+    process: Process
+    digest: str
+    """Of the program's slice of the configuration: another digest means that this program has to restart."""
+
+
+def programs(config: Config, env: Environment, paths: Paths, root: Path) -> tuple[Program, ...]:
+    """Every program of this configuration, event listeners (which supervisord.conf itself names) left out."""
+    return tuple(
+        Program(
+            name=name, arguments=arguments, process=row, digest=_digest(_slice(row, name, config, env, paths, root))
+        )
+        for row in PROCESSES
+        for name, arguments in _instances(row, config)
+    )
+
+
+def _instances(row: Process, config: Config) -> list[tuple[str, tuple[str, ...]]]:
+    """Names and arguments of one row's programs."""
+    command, _, role = row.kind.partition("-")
+    if row.instances == "embedded":
+        return [] if config.redis.url else [(row.kind, (command,))]
+    if row.instances == "camera":
+        return [(f"{row.kind}-{camera.id}", (command, camera.id)) for camera in config.cameras if camera.enabled]
+    if row.instances == "shard":
+        return [(f"{row.kind}-{shard}", (command, str(shard))) for shard in range(config.tracking.shards)]
+    if row.instances == "one":
+        return [(row.kind, (command, role) if role else (command,))]
+    return []
+
+
+def _slice(row: Process, name: str, config: Config, env: Environment, paths: Paths, root: Path) -> object:
+    """What the program reads of the configuration."""
+    last = name.rpartition(f"{row.kind}-")[2]
+    if row.kind == "capture":
+        return slices.capture_slice(config, env, paths, root, last)
+    if row.kind == "inference":
+        return slices.inference_slice(config, env, paths)
+    if row.kind == "tracking":
+        return slices.tracking_slice(config, env, paths, int(last))
+    if row.kind.startswith("worker-"):
+        return slices.worker_slice(config, paths, row.kind.partition("-")[2], 0)
+    if row.kind == "web":
+        return slices.web_slice(config, paths)
+    return None
+
+
+def _digest(slice_: object) -> str:
+    return hashlib.sha256(msgspec.msgpack.encode(slice_)).hexdigest()[:12]

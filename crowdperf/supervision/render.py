@@ -1,0 +1,96 @@
+"""supervisord's generated include file: one stanza per program of the present configuration."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from crowdperf.config import Config, Environment, Paths, environment, load
+from crowdperf.supervision.programs import Program, programs
+
+HEADER = (
+    "; Rendered from crowdperf/processes.py and config.json. Do not edit: the next supervisorctl call writes it anew.\n"
+)
+VARIABLES = ("TARGET_FPS", "QUEUE_MAX", "RTSP_STIMEOUT_USEC", "FFMPEG_EXTRA_FLAGS", "CUDA_EMPTY_EVERY")
+
+
+def stanza(program: Program, paths: Paths, root: Path, python: str) -> str:
+    """The `[program:x]` section. The digest rides in the environment, where a change makes supervisord restart it."""
+    row = program.process
+    settings = {
+        "command": " ".join([python, "-m", "crowdperf", *program.arguments]),
+        "directory": str(root),
+        "environment": f'CROWDPERF_SLICE="{program.digest}"',
+        "autostart": "true",
+        "autorestart": "true",
+        # startsecs=1 would read a crash loop as RUNNING.
+        "startsecs": "5",
+        # supervisord waits one second more each time, so ten tries are a minute; then the guard takes over.
+        "startretries": "10",
+        "stopwaitsecs": str(row.stop_s),
+        "stopasgroup": "true",
+        "killasgroup": "true",
+        "priority": str(row.priority),
+        "redirect_stderr": "true",
+        "stdout_logfile": str(paths.logs.absolute() / f"{program.name}.log"),
+        "stdout_logfile_maxbytes": "10MB",
+        "stdout_logfile_backups": "3",
+    }
+    lines = [f"[program:{program.name}]", *(f"{key}={value.replace('%', '%%')}" for key, value in settings.items())]
+    return "\n".join(lines) + "\n"
+
+
+def render(config: Config, env: Environment, paths: Paths, root: Path, python: str) -> str:
+    """The whole include file."""
+    return HEADER + "\n" + "\n".join(stanza(row, paths, root, python) for row in programs(config, env, paths, root))
+
+
+def write(config: Config, env: Environment, paths: Paths, root: Path) -> bool:
+    """Write the include file by an atomic rename; False when it already said the same."""
+    venv = root / ".venv" / "bin" / "python"
+    text = render(config, env, paths, root, str(venv) if venv.exists() else sys.executable)
+    target = paths.data / "supervisor" / "programs.conf"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and target.read_text() == text:
+        return False
+    fresh = target.with_suffix(f".{os.getpid()}.tmp")
+    fresh.write_text(text)
+    fresh.replace(target)
+    return True
+
+
+def record_environment(paths: Paths, variables: Mapping[str, str]) -> None:
+    """Keep the documented variables that supervisord, and so every program, was started with.
+
+    supervisorctl may be called from another shell: what it renders has to fit the programs' environment, not its own.
+    """
+    folder = paths.data / "supervisor"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = {name: variables[name] for name in VARIABLES if name in variables}
+    kept["CROWDPERF_CONFIG"] = variables.get("CROWDPERF_CONFIG", "config.json")
+    (folder / "environment.json").write_bytes(msgspec.json.encode(kept))
+
+
+def recorded_environment(paths: Paths) -> dict[str, str]:
+    """What `record_environment` kept; the present environment where nothing was."""
+    try:
+        raw = (paths.data / "supervisor" / "environment.json").read_bytes()
+    except FileNotFoundError:
+        return dict(os.environ)
+    return msgspec.json.decode(raw, type=dict[str, str])
+
+
+def refresh(root: Path) -> bool:
+    """Bring the include file of the installation at `root` in line with its configuration file.
+
+    Raises:
+        ConfigError: the configuration is invalid; the include file stays as it was.
+    """
+    paths = Paths(root / "var")
+    variables = recorded_environment(paths)
+    config = load(root / variables.get("CROWDPERF_CONFIG", "config.json"))
+    return write(config, environment(variables), paths, root)

@@ -1,0 +1,65 @@
+"""The process table, supervisord's programs and the tables in docs/ say the same."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+
+import pytest
+
+from crowdperf.config import Config, Paths, environment, load, parse
+from crowdperf.events.streams import STREAMS
+from crowdperf.processes import PROCESSES
+from crowdperf.supervision import render
+from tests.conftest import ROOT
+from tests.support.tables import BEGIN, END, blocks
+
+
+def rendered(config: Config, tmp_path: Path) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser()
+    parser.read_string((ROOT / "supervisord.conf").read_text())
+    parser.read_string(render.render(config, environment({}), Paths(tmp_path), ROOT, "python"))
+    return parser
+
+
+def names(parser: configparser.RawConfigParser) -> set[str]:
+    return {name.partition(":")[2] for name in parser.sections() if name.startswith(("program:", "eventlistener:"))}
+
+
+def test_supervisord_runs_exactly_the_process_table(tmp_path: Path) -> None:
+    config = load(ROOT / "config.json")
+    expected = set()
+    for row in PROCESSES:
+        if row.instances == "camera":
+            expected |= {f"{row.kind}-{camera.id}" for camera in config.cameras if camera.enabled}
+        elif row.instances == "shard":
+            expected |= {f"{row.kind}-{shard}" for shard in range(config.tracking.shards)}
+        else:
+            expected.add(row.kind)
+    assert names(rendered(config, tmp_path)) == expected
+
+
+def test_an_outside_redis_needs_no_embedded_one(tmp_path: Path) -> None:
+    config = parse(b'{"redis": {"url": "redis://db:6379/0"}}')
+    assert "redis" not in names(rendered(config, tmp_path))
+
+
+def test_every_entry_exists() -> None:
+    for row in PROCESSES:
+        module, _, function = row.entry.partition(":")
+        source = ROOT / (module.replace(".", "/") + ".py")
+        assert f"def {function}(" in source.read_text(), row.entry
+
+
+def test_streams_named_by_processes_exist() -> None:
+    known = {stream.name for stream in STREAMS}
+    assert {name for row in PROCESSES for name in (*row.reads, *row.writes)} == known
+
+
+@pytest.mark.parametrize(("document", "name"), [(document, name) for document, name in blocks()])
+def test_generated_table_is_current(document: str, name: str) -> None:
+    text = (ROOT / document).read_text()
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    assert begin in text, f"{document} has lost its table {name}"
+    inside = text.split(begin, 1)[1].split(end, 1)[0].strip()
+    assert inside == blocks()[document, name].strip(), "run `python -m tests.support.tables` to write it anew"

@@ -1,0 +1,116 @@
+"""The real supervisord: start, stop, what the words of supervisorctl do, and what an end leaves behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from crowdperf.capture.binary import ffmpeg_binary
+from tests.conftest import wait_until
+from tests.support.site import Site
+
+RUNNING = ("RUNNING", "STARTING")
+
+
+def clip(folder: Path, name: str = "clip.mp4", seconds: int = 5) -> Path:
+    """A small moving test picture."""
+    path = folder / name
+    subprocess.run(
+        [
+            *(ffmpeg_binary(), "-loglevel", "error", "-y", "-f", "lavfi"),
+            *("-i", f"testsrc=size=320x180:rate=10:duration={seconds}", str(path)),
+        ],
+        check=True,
+    )
+    return path
+
+
+def camera(camera_id: str, file: Path) -> dict[str, object]:
+    return {"id": camera_id, "url": str(file), "loop": True, "target_fps": 2}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    file = clip(tmp_path)
+    cameras = [camera("lobby", file), camera("door", file)]
+    return Site(tmp_path / "site", {"media_roots": [str(tmp_path)], "cameras": cameras})
+
+
+def test_supervisorctl_does_what_it_says_and_update_touches_only_what_changed(site: Site, tmp_path: Path) -> None:
+    with site:
+        site.wait_ready()
+        assert all(state in RUNNING for state in site.states().values())
+        before = site.pids()
+
+        assert site.ctl("stop", "capture-lobby").returncode == 0
+        assert site.states()["capture-lobby"] == "STOPPED"
+        assert not site.paths.ring("lobby").exists()
+        wait_until(lambda: site.counter("inference", "frames_analysed", "door") > 2, what="the other camera goes on")
+        site.ctl("start", "capture-lobby")
+        wait_until(site.paths.ring("lobby").exists, what="the ring is back")
+
+        site.ctl("restart", "inference")
+        wait_until(lambda: site.pids()["inference"] not in (0, before["inference"]), what="inference is new")
+
+        kept = site.pids()
+        site.config["cameras"][1] = camera("gate", tmp_path / "clip.mp4")
+        site.write_config()
+        done = site.ctl("update")
+        assert "capture-gate: added process group" in done.stdout
+        after = site.pids()
+        assert "capture-door" not in after
+        for name in ("capture-lobby", "inference", "redis", "worker-recorder"):
+            assert after[name] == kept[name], name
+        wait_until(lambda: site.counter("inference", "frames_analysed", "gate") > 2, 30, "the new camera is analysed")
+
+        site.config["tracking"] = {"shards": 3}
+        site.write_config()
+        site.ctl("update")
+        assert {name for name in site.pids() if name.startswith("tracking-")} == {f"tracking-{n}" for n in range(3)}
+        assert site.pids()["inference"] == kept["inference"]
+    assert site.leftovers() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+def test_every_way_to_end_it_ends_everything(site: Site, number: int) -> None:
+    site.start()
+    site.wait_for_supervisord()
+    wait_until(site.paths.ring("lobby").exists, 40, "the first ring")
+    assert site.stop(number) == 0, site.report()
+    assert site.leftovers() == []
+
+
+def test_kill_9_of_the_foreground_process_ends_everything_too(site: Site) -> None:
+    site.start()
+    site.wait_for_supervisord()
+    wait_until(site.paths.ring("lobby").exists, 40, "the first ring")
+    assert site.process is not None
+    site.process.kill()
+    site.process.wait()
+    wait_until(lambda: site.leftovers() == [], 60, "no process and no ring left")
+
+
+def test_a_second_run_with_the_same_data_is_refused(site: Site) -> None:
+    with site:
+        site.wait_for_supervisord()
+        second = subprocess.run(
+            [site.python, "-m", "crowdperf", "run"], cwd=site.folder, capture_output=True, text=True, timeout=60
+        )
+        assert second.returncode == 2
+        assert "already runs" in second.stderr
+        assert "Remedy" in second.stderr
+
+
+def test_an_invalid_edit_changes_nothing_and_is_reported(site: Site) -> None:
+    with site:
+        site.wait_for_supervisord()
+        wait_until(lambda: all(state in RUNNING for state in site.states().values()), 30, "all started")
+        before = site.pids()
+        (site.folder / "config.json").write_text('{"cameras": [{"id": "lobby", "ur": 1}]}')
+        done = site.ctl("update")
+        assert "the programs stay as they were" in done.stderr
+        assert "ur" in done.stderr
+        assert site.pids().keys() == before.keys()

@@ -1,0 +1,191 @@
+"""A whole crowdperf site of its own: the real supervisord with real processes, in a folder that nothing else uses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import redis
+
+from crowdperf.config import Paths
+from crowdperf.events.connection import connect
+from crowdperf.events.metrics import decode, metrics_key
+from crowdperf.runtime import Snapshot
+from crowdperf.storage.crossings import PERSONS, VEHICLES, Crossing, decode_member
+from crowdperf.supervision.control import Control
+from tests.conftest import ROOT, wait_until
+
+LINKED = (".venv", "crowdperf", "web", "models")
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Site:
+    """One installation in `folder`: `with Site(folder, config) as site: …` starts and stops it as a user would."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], environment: dict[str, str] | None = None) -> None:
+        self.folder = folder
+        self.paths = Paths(folder / "var")
+        self.port = free_port()
+        self.config = {"web": {"port": self.port}, **config}
+        self.environment = environment or {}
+        self.process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in LINKED:
+            (folder / name).symlink_to(ROOT / name)
+        shutil.copy(ROOT / "supervisord.conf", folder)
+        self.write_config()
+
+    def write_config(self) -> None:
+        """Write config.json, as an operator with an editor would."""
+        (self.folder / "config.json").write_text(json.dumps(self.config, indent=2))
+
+    @property
+    def python(self) -> str:
+        """The site's interpreter."""
+        return str(self.folder / ".venv" / "bin" / "python")
+
+    def start(self) -> None:
+        """`./crowdperf.sh run`, once set up."""
+        output = (self.folder / "run.out").open("wb")
+        self.process = subprocess.Popen(
+            [self.python, "-m", "crowdperf", "run"],
+            cwd=self.folder,
+            env={**os.environ, **self.environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Ctrl-C (or another signal); returns the exit status."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(60)
+
+    def __enter__(self) -> Site:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if kind is not None:
+            print(self.report())
+
+    def report(self) -> str:
+        """The ends of all logs, for a failing test."""
+        parts = [f"== run.out\n{(self.folder / 'run.out').read_text()[-2000:]}"]
+        for log in sorted(self.paths.logs.glob("*.log")):
+            parts.append(f"== {log.name}\n{log.read_text(errors='replace')[-2500:]}")
+        return "\n".join(parts)
+
+    def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The real supervisorctl."""
+        return subprocess.run(
+            [str(self.folder / ".venv/bin/supervisorctl"), "-c", "supervisord.conf", *words],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def control(self) -> Control:
+        """supervisord's XML-RPC."""
+        return Control(self.paths.supervisor_socket)
+
+    def pids(self) -> dict[str, int]:
+        """Program -> pid, 0 where it does not run."""
+        return {row["name"]: row["pid"] for row in self.control().status()}
+
+    def states(self) -> dict[str, str]:
+        """Program -> RUNNING, STARTING, …."""
+        return {row["name"]: row["statename"] for row in self.control().status()}
+
+    def wait_for_supervisord(self) -> None:
+        """Until its socket answers."""
+        wait_until(self.paths.supervisor_socket.exists, 30, "supervisord's socket")
+
+    def wait_ready(self, timeout_s: float = 60) -> None:
+        """Until /readyz says 200."""
+        wait_until(lambda: self.get_status("/readyz") == 200, timeout_s, "/readyz")
+
+    @property
+    def url(self) -> str:
+        """Root of the dashboard."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def get_status(self, path: str) -> int:
+        """HTTP status of a GET, 0 while nobody listens."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=5) as reply:
+                return int(reply.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def get(self, path: str) -> Any:
+        """A GET's JSON."""
+        with urllib.request.urlopen(self.url + path, timeout=10) as reply:
+            return json.load(reply)
+
+    def redis(self) -> redis.Redis:
+        """The embedded Redis."""
+        return connect(f"unix://{self.paths.redis_socket}")
+
+    def snapshot(self, process: str) -> Snapshot | None:
+        """The newest metrics of a process."""
+        raw = self.redis().get(metrics_key(process))
+        return decode(raw) if isinstance(raw, bytes) else None
+
+    def counter(self, process: str, name: str, camera: str = "") -> float:
+        """A counter of a process, 0 while it has none."""
+        snapshot = self.snapshot(process)
+        return snapshot.counters.get(name, {}).get(camera, 0) if snapshot else 0
+
+    def crossings(self) -> list[Crossing]:
+        """All of person_logs and vehicle_logs, in order of time."""
+        client = self.redis()
+        rows = [decode_member(raw) for name in (PERSONS, VEHICLES) for raw in client.zrange(name, 0, -1)]
+        return sorted(rows, key=lambda row: row.ts)
+
+    def events(self, kind: str) -> list[dict[str, str]]:
+        """All entries of the events stream of one type."""
+        rows = self.redis().xrange("crowdperf:events")
+        decoded = [{key.decode(): value.decode() for key, value in fields.items()} for _, fields in rows]
+        return [row for row in decoded if row["type"] == kind]
+
+    def leftovers(self) -> list[str]:
+        """Shared-memory segments and processes that this site left behind."""
+        rings = [path.name for path in Path("/dev/shm").glob(f"crowdperf.{self.paths.instance}.*")]
+        processes = []
+        for entry in Path("/proc").glob("[0-9]*/cwd"):
+            try:
+                if entry.resolve() == self.folder.resolve():
+                    processes.append((entry.parent / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue
+        return rings + processes
+
+
+def merged(base: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A deep copy of `base` with further keys."""
+    return {**msgspec.json.decode(msgspec.json.encode(base)), **more}

@@ -1,0 +1,102 @@
+"""The tables in docs/ that are generated from code: `python -m tests.support.tables` writes them anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from crowdperf.config import Camera, Config, Line, Zone
+from crowdperf.events.streams import STREAMS
+from crowdperf.processes import PROCESSES
+from tests.conftest import ROOT
+
+BEGIN = "<!-- generated: {name} -->"
+END = "<!-- end: {name} -->"
+INSTANCES = {
+    "embedded": "1, or 0 with an own Redis",
+    "one": "1",
+    "camera": "one per camera, `{kind}-<camera id>`",
+    "shard": "`tracking.shards`, `{kind}-<n>`",
+    "listener": "1 (event listener)",
+}
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def processes() -> str:
+    """The process table."""
+    rows = [
+        (
+            f"`{row.kind}`",
+            INSTANCES[row.instances].format(kind=row.kind),
+            ", ".join(row.reads) or "–",
+            ", ".join(row.writes) or "–",
+            f"{row.max_silence_s:g} s" if row.max_silence_s else "–",
+            row.does,
+        )
+        for row in PROCESSES
+    ]
+    return table(("process", "instances", "reads", "writes", "watchdog", "does"), rows)
+
+
+def streams() -> str:
+    """The stream table."""
+    rows = [
+        (f"`{row.key}`", carried(row.carries), row.encoding, row.ids, row.retention, row.expected_rate)
+        for row in STREAMS
+    ]
+    return table(("stream", "carries", "encoding", "ids", "kept", "expected rate"), rows)
+
+
+def carried(kind: Any) -> str:
+    """Names of the Structs of a stream."""
+    return ", ".join(f"`{member.__name__}`" for member in getattr(kind, "__args__", (kind,)))
+
+
+def settings() -> str:
+    """Every setting of the file with its default."""
+    rows: list[tuple[str, ...]] = []
+    collect(Config, "", rows)
+    for kind, prefix in ((Camera, "cameras[]."), (Line, "cameras[].lines[]."), (Zone, "cameras[].zones[].")):
+        collect(kind, prefix, rows)
+    return table(("setting", "default"), rows)
+
+
+def collect(kind: Any, prefix: str, rows: list[tuple[str, ...]]) -> None:
+    """Add one Struct's settings, nested blocks included."""
+    for item in msgspec.structs.fields(kind):
+        default = item.default if item.default is not msgspec.NODEFAULT else None
+        if item.default_factory is not msgspec.NODEFAULT:
+            default = item.default_factory()
+        if isinstance(default, msgspec.Struct):
+            collect(type(default), f"{prefix}{item.name}.", rows)
+        else:
+            text = "required" if item.required else f"`{msgspec.json.encode(default).decode()}`"
+            rows.append((f"`{prefix}{item.name}`", text))
+
+
+def blocks() -> dict[tuple[str, str], str]:
+    """(document, name) -> generated text."""
+    return {
+        ("docs/architecture.md", "processes"): processes(),
+        ("docs/architecture.md", "streams"): streams(),
+        ("docs/tuning.md", "settings"): settings(),
+    }
+
+
+def main() -> None:
+    """Write every generated block into its document."""
+    for (document, name), text in blocks().items():
+        path = ROOT / document
+        begin, end = BEGIN.format(name=name), END.format(name=name)
+        before, rest = path.read_text().split(begin, 1)
+        path.write_text(f"{before}{begin}\n{text}\n{end}{rest.split(end, 1)[1]}")
+
+
+if __name__ == "__main__":
+    main()
