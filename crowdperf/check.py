@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import redis
 from msgspec import Struct
 
-from crowdperf.capture.binary import ffmpeg_binary
+from crowdperf.capture.binary import FfmpegMissing, ffmpeg_binary
 from crowdperf.config import Config, ConfigError, Environment, Paths, environment, load, redacted
 from crowdperf.events.connection import OUTAGE, connect
 from crowdperf.frames.layout import RingSpec
@@ -58,7 +58,7 @@ def findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Finding]:
 def _attempt(look: Callable[[], str]) -> Finding:
     try:
         return Finding(True, look())
-    except (ConfigError, ModelError) as error:
+    except (ConfigError, ModelError, FfmpegMissing) as error:
         return Finding(False, str(error))
 
 
