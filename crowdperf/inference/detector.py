@@ -30,13 +30,25 @@ class Runtime(Protocol):
 
     name: str
     device: str
-    buckets: tuple[int, ...]
+    max_batch: int
+    """Frames that one `load` takes; more bring no speed."""
+    pins: bool
+    """Whether `pin` does something, which needs the ring mapped for writing."""
 
-    def infer(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> list[Found]:
-        """Detections of ring frames of one geometry; boxes in pixels of the model input."""
+    def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
+        """Take ring frames of one geometry, at most `max_batch`; their memory is free again when this returns."""
 
-    def after_batch(self) -> None:
-        """Called at CUDA_EMPTY_EVERY: give cached device memory back."""
+    def run(self) -> list[Found]:
+        """Detections of the loaded frames; boxes in pixels of the model input."""
+
+    def pin(self, buffer: NDArray[np.uint8]) -> None:
+        """Page-lock a ring's mapping for the device."""
+
+    def unpin(self, buffer: NDArray[np.uint8]) -> None:
+        """Undo `pin`, before the mapping is closed."""
+
+    def empty_cache(self) -> None:
+        """Give unused device memory back (CUDA_EMPTY_EVERY)."""
 
 
 class Detector:
@@ -61,13 +73,24 @@ class Detector:
 
     def detect_batch(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> list[Found]:
         """As `detect`, for frames of several cameras whose rings share width, height and pixel format."""
-        if not frames:
-            return []
+        found: list[Found] = []
+        for start in range(0, len(frames), self.runtime.max_batch):
+            part = slice(start, start + self.runtime.max_batch)
+            self.load(frames[part], specs[part])
+            found += self.run(specs[part])
+        return found
+
+    def load(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> None:
+        """Take the frames out of the ring: whoever passes a ring's own memory asks `FrameReader.intact` after this."""
         first = specs[0]
-        box = letterbox(first.width, first.height)
+        self.runtime.load(frames, first.pix_fmt, letterbox(first.width, first.height))
+
+    def run(self, specs: Sequence[RingSpec]) -> list[Found]:
+        """Detections of what `load` took, as `detect` returns them."""
+        box = letterbox(specs[0].width, specs[0].height)
         return [
             Found(to_source(found.boxes, box, spec.content), found.scores, found.classes)
-            for found, spec in zip(self.runtime.infer(frames, first.pix_fmt, box), specs)
+            for found, spec in zip(self.runtime.run(), specs)
         ]
 
 

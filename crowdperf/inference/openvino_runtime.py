@@ -32,9 +32,11 @@ class _Compiled:
     """The model at one input size, with one request and one input picture per stream."""
 
     def __init__(self, compiled: Any, box: Letterbox) -> None:
-        self.lanes = int(compiled.get_property("NUM_STREAMS"))
-        self.inputs = canvas(self.lanes, box)
-        self.requests = [compiled.create_infer_request() for _ in range(self.lanes)]
+        self.box = box
+        lanes = int(compiled.get_property("NUM_STREAMS"))
+        self.inputs = canvas(lanes, box)
+        self.requests = [compiled.create_infer_request() for _ in range(lanes)]
+        self.loaded = 0
 
 
 class OpenvinoRuntime:
@@ -44,44 +46,57 @@ class OpenvinoRuntime:
         ModelError: OpenVINO cannot read the model, or its classes or shapes do not fit.
     """
 
+    name = "openvino"
     device = "cpu"
-    buckets: tuple[int, ...] = ()
-    """No fixed batch sizes."""
+    pins = False
 
     def __init__(self, model: ModelPath, confidence: float, iou: float, threads: int) -> None:
-        self.name = "openvino"
         self._path = model.path
         self._confidence, self._iou = confidence, iou
         self._threads = threads or len(os.sched_getaffinity(0))
+        self._streams = max(1, self._threads // CORES_PER_STREAM)
+        self.max_batch = self._streams
         self._core = ov.Core()
         self._compiled: dict[Letterbox, _Compiled] = {}
+        self._current: _Compiled | None = None
         source = self._read()
         self._wanted = wanted_classes(model.classes or _labels(source, model.path), model.path)
-        channels = source.outputs[0].partial_shape[1] if len(source.outputs[0].partial_shape) == 3 else None
-        if channels is None or channels != 4 + len(self._wanted):
+        shape = source.outputs[0].partial_shape
+        if len(shape) != 3 or shape[1] != 4 + len(self._wanted):
             raise ModelError(
-                f"the model {str(model.path)!r} has the output shape {source.outputs[0].partial_shape}, not (batch, "
-                f"{4 + len(self._wanted)}, anchors) for its {len(self._wanted)} classes. Remedy: export a YOLO "
-                "detection model with `yolo export format=openvino dynamic=True`, without nms and without end-to-end head."
+                f"the model {str(model.path)!r} has the output shape {shape}, not (batch, {4 + len(self._wanted)}, "
+                f"anchors) for its {len(self._wanted)} classes. Remedy: export a YOLO detection model with "
+                "`yolo export format=openvino dynamic=True nms=False`."
             )
 
-    def infer(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> list[Found]:
-        """Detections of ring frames of one geometry; boxes in pixels of the model input."""
-        compiled = self._at(box)
+    def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
+        """Convert ring frames into the inputs; the conversion is the only copy."""
+        self._current = compiled = self._at(box)
+        compiled.loaded = len(frames)
+        for frame, picture in zip(frames, compiled.inputs):
+            paint(frame, pix_fmt, box, picture)
+
+    def run(self) -> list[Found]:
+        """Detections of the loaded frames; boxes in pixels of the model input."""
+        assert self._current is not None, "load comes before run"
+        box, requests = self._current.box, self._current.requests[: self._current.loaded]
+        for request, picture in zip(requests, self._current.inputs):
+            request.start_async({0: picture[None]}, share_inputs=True)
         found: list[Found] = []
-        for start in range(0, len(frames), compiled.lanes):
-            group = list(zip(frames[start : start + compiled.lanes], compiled.inputs, compiled.requests))
-            for frame, picture, request in group:
-                paint(frame, pix_fmt, box, picture)
-                request.start_async({0: picture[None]}, share_inputs=True)
-            for _, _, request in group:
-                request.wait()
-                raw = request.get_output_tensor(0).data[0]
-                found.append(decode(raw, self._wanted, self._confidence, self._iou, box.width, box.height))
+        for request in requests:
+            request.wait()
+            raw = request.get_output_tensor(0).data[0]
+            found.append(decode(raw, self._wanted, self._confidence, self._iou, box.width, box.height))
         return found
 
-    def after_batch(self) -> None:
-        """Nothing to release here (the CUDA runtime has a cache)."""
+    def pin(self, buffer: NDArray[np.uint8]) -> None:
+        """The processor reads any memory."""
+
+    def unpin(self, buffer: NDArray[np.uint8]) -> None:
+        """Nothing was locked."""
+
+    def empty_cache(self) -> None:
+        """There is no device memory to give back."""
 
     def _read(self) -> Any:
         try:
@@ -120,7 +135,7 @@ class OpenvinoRuntime:
         # float32 elsewhere. INT8 would need a quantised model and is never silent.
         settings: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": self._threads,
-            "NUM_STREAMS": max(1, self._threads // CORES_PER_STREAM),
+            "NUM_STREAMS": self._streams,
         }
         return self._core.compile_model(steps.build(), "CPU", settings)
 
