@@ -1,0 +1,133 @@
+"""One turn of the inference process, step by step: collect, load and verify, infer, publish."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from crowdperf.events.outbox import Outbox
+from crowdperf.events.schema import FrameDetections
+from crowdperf.frames.ring import FrameReader, FrameStamp
+from crowdperf.inference.cameras import Cameras
+from crowdperf.inference.detector import Detector
+from crowdperf.inference.nms import Found
+from crowdperf.inference.registry import ModelError
+from crowdperf.inference.schedule import Picked, Schedule
+from crowdperf.inference.stats import Stats
+from crowdperf.runtime import Metrics
+
+SCAN_S = 1.0
+RESCAN_S = 0.05
+"""A doorbell that no open ring explains means a new ring: look at once, but no oftener than this."""
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """The parts of the inference process, wired; `clock` is the monotonic clock in seconds."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        cameras: Cameras,
+        schedule: Schedule,
+        outbox: Outbox,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        empty_every: int = 0,
+    ) -> None:
+        self._detector, self._cameras, self._schedule, self._outbox = detector, cameras, schedule, outbox
+        self._metrics, self._clock = metrics, clock
+        self._stats = Stats(metrics, clock())
+        self._scanned_at = float("-inf")
+        self._empty_every, self._batches = empty_every, 0
+
+    def turn(self, rung: bool) -> bool:
+        """Analyse one batch if any frame is due.
+
+        Args:
+            rung: the doorbell has rung since the last turn.
+
+        Returns:
+            Whether a batch was taken: more may be due at once, so come again before waiting.
+        """
+        # 1. collect
+        arrived = self._collect()
+        now = self._clock()
+        if now - self._scanned_at >= (RESCAN_S if rung and not arrived else SCAN_S):
+            self._scan(now)
+            self._collect()
+        picked = self._schedule.take(self._clock(), self._detector.runtime.max_batch)
+        if picked:
+            self._analyse(picked)
+        self._outbox.flush(self._clock())
+        self._stats.dropped(self._schedule.drain_drops())
+        self._stats.report(self._clock(), list(self._cameras.open), len(self._outbox), self._outbox.lost)
+        return bool(picked)
+
+    def _collect(self) -> int:
+        count = 0
+        for arrival in self._cameras.arrivals():
+            self._schedule.offer(*arrival)
+            count += 1
+        return count
+
+    def _scan(self, now: float) -> None:
+        self._scanned_at = now
+        began, ended = self._cameras.scan(now)
+        for camera in ended:
+            self._schedule.remove(camera)
+            self._stats.forget(camera)
+        for camera in began:
+            self._schedule.add(camera, self._cameras.open[camera].reader.spec)
+
+    def _analyse(self, picked: list[Picked]) -> None:
+        started = self._clock()
+        # 2. load and verify: the picture is taken straight out of the ring, so only now is it known to be whole.
+        readers = [self._cameras.open[one.camera].reader for one in picked]
+        stamps = [reader.stamp(one.sequence) for reader, one in zip(readers, picked)]
+        specs = [reader.spec for reader in readers]
+        try:
+            self._detector.load([reader.picture(one.sequence) for reader, one in zip(readers, picked)], specs)
+            whole = [
+                stamp if reader.intact(one.sequence) else None for reader, one, stamp in zip(readers, picked, stamps)
+            ]
+            # 3. infer
+            found = self._detector.run(specs)
+        except ModelError as error:
+            self._refuse(picked, str(error))
+            return
+        self._stats.batch(len(picked), self._clock() - started)
+        # 4. publish
+        for one, reader, stamp, detections in zip(picked, readers, whole, found):
+            if stamp is None:
+                self._schedule.drop(one.camera, "lapped")
+                continue
+            self._outbox.put(message(one.camera, reader, stamp, detections))
+            self._stats.analysed(one.camera)
+        self._batches += 1
+        if self._empty_every and self._batches % self._empty_every == 0:
+            self._detector.runtime.empty_cache()
+
+    def _refuse(self, picked: list[Picked], reason: str) -> None:
+        """The model cannot run at this geometry: those cameras get the reason, the others go on."""
+        for one in picked:
+            self._schedule.drop(one.camera, "refused")
+            if self._metrics.counter("drops_refused", one.camera) == 0:
+                log.error("camera %s: %s", one.camera, reason)
+            self._metrics.text("last_error", reason, one.camera)
+
+
+def message(camera: str, reader: FrameReader, stamp: FrameStamp, found: Found) -> FrameDetections:
+    """The frame's detections in the form that travels."""
+    return FrameDetections(
+        camera=camera,
+        epoch=stamp.epoch,
+        sequence=stamp.sequence,
+        captured_at_ns=stamp.captured_at_ns,
+        boxes=found.boxes.astype("<f4").tobytes(),
+        scores=found.scores.astype("<f4").tobytes(),
+        classes=found.classes.tobytes(),
+        source_width=reader.spec.source_width,
+        source_height=reader.spec.source_height,
+    )

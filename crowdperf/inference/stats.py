@@ -1,0 +1,77 @@
+"""What the inference process tells about itself: counters, gauges and the `[perf]` line."""
+
+from __future__ import annotations
+
+import logging
+
+from crowdperf.runtime import Metrics
+
+GAUGES_S = 2.0
+LINE_S = 60.0
+WEIGHT = 0.1
+"""Of the newest batch in the moving averages."""
+
+log = logging.getLogger(__name__)
+
+
+class Stats:
+    """Books of one process; times are seconds on the monotonic clock."""
+
+    def __init__(self, metrics: Metrics, now: float) -> None:
+        self._metrics = metrics
+        self._gauges_at = self._line_at = now
+        self._recent: dict[str, int] = {}
+        self._analysed = 0
+        self._dropped: dict[str, int] = {}
+        self._infer_ms = 0.0
+        self._batch = 0.0
+
+    def analysed(self, camera: str) -> None:
+        """One frame's detections were published."""
+        self._metrics.count("frames_analysed", camera=camera)
+        self._recent[camera] = self._recent.get(camera, 0) + 1
+        self._analysed += 1
+
+    def dropped(self, drops: dict[tuple[str, str], int]) -> None:
+        """Frames by (camera, cause) that were not analysed."""
+        for (camera, cause), n in drops.items():
+            self._metrics.count(f"drops_{cause}", n, camera)
+            self._dropped[cause] = self._dropped.get(cause, 0) + n
+
+    def batch(self, size: int, elapsed_s: float) -> None:
+        """One batch took this long, loading and suppression included."""
+        first = not self._batch
+        self._infer_ms += (elapsed_s * 1000 - self._infer_ms) * (1.0 if first else WEIGHT)
+        self._batch += (size - self._batch) * (1.0 if first else WEIGHT)
+
+    def forget(self, camera: str) -> None:
+        """The camera is gone: its rate is no longer shown (its counters stay, since a restart is no new camera)."""
+        self._recent.pop(camera, None)
+        self._metrics.gauge("fps_analysed", 0.0, camera)
+
+    def report(self, now: float, cameras: list[str], waiting: int, lost: int) -> None:
+        """Refresh the gauges every 2 s and log a line every minute.
+
+        Args:
+            now: the time.
+            cameras: those that are open.
+            waiting: messages that wait for Redis.
+            lost: messages that were given up.
+        """
+        if now - self._gauges_at >= GAUGES_S:
+            for camera in cameras:
+                rate = self._recent.get(camera, 0) / (now - self._gauges_at)
+                self._metrics.gauge("fps_analysed", rate, camera)
+            self._recent.clear()
+            self._gauges_at = now
+            for name, value in (("infer_ms", self._infer_ms), ("batch_size", self._batch)):
+                self._metrics.gauge(name, value)
+            self._metrics.gauge("outbox_waiting", waiting)
+            self._metrics.gauge("outbox_lost", lost)
+        if now - self._line_at >= LINE_S:
+            drops = " ".join(f"{cause}={n}" for cause, n in sorted(self._dropped.items())) or "none"
+            log.info(
+                "[perf] cameras=%d fps=%.1f infer_ms=%.1f batch=%.1f outbox=%d drops: %s",
+                *(len(cameras), self._analysed / (now - self._line_at), self._infer_ms, self._batch, waiting, drops),
+            )
+            self._analysed, self._dropped, self._line_at = 0, {}, now
