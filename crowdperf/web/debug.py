@@ -1,0 +1,111 @@
+"""The state of everything as /debug shows it, put together from snapshots and rings. Pure.
+
+A process counts under these names, per camera (a capture process may leave the camera out, it has only one):
+counters `frames_captured`, `frames_analysed`, `ffmpeg_restarts`, and `drops_<cause>`; texts `state`, `last_error`;
+gauge `latency_ms`, the time from capture to tracked frame.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crowdperf.config import Camera
+from crowdperf.runtime import Snapshot
+from crowdperf.web.pictures import RingState
+from crowdperf.web.rates import Rates
+
+CAPTURE = "capture-"
+DROPS = "drops_"
+
+
+class _Seen:
+    """What all processes say about one camera."""
+
+    def __init__(self, camera: str, snapshots: list[Snapshot], rates: Rates) -> None:
+        self._camera = camera
+        self._snapshots = snapshots
+        self._rates = rates
+
+    def _rows(self, table: str) -> list[tuple[Snapshot, str, str, Any]]:
+        """(snapshot, name, label, value) of everything that concerns the camera."""
+        found = []
+        for snapshot in self._snapshots:
+            own = snapshot.process == CAPTURE + self._camera
+            for name, row in getattr(snapshot, table).items():
+                for label in (self._camera, "") if own else (self._camera,):
+                    if label in row:
+                        found.append((snapshot, name, label, row[label]))
+                        break
+        return found
+
+    def total(self, name: str) -> float:
+        return sum((float(value) for _, found, _, value in self._rows("counters") if found == name), 0.0)
+
+    def rate(self, name: str) -> float | None:
+        rates = [
+            self._rates.counter(snapshot, name, label)
+            for snapshot, found, label, _ in self._rows("counters")
+            if found == name
+        ]
+        known = [rate for rate in rates if rate is not None]
+        return round(sum(known), 2) if known else None
+
+    def gauge(self, name: str) -> float | None:
+        return next((value for _, found, _, value in self._rows("gauges") if found == name), None)
+
+    def text(self, name: str) -> str:
+        return next((value for _, found, _, value in self._rows("texts") if found == name and value), "")
+
+    def drops(self) -> dict[str, int]:
+        causes: dict[str, int] = {}
+        for _, name, _, value in self._rows("counters"):
+            if name.startswith(DROPS):
+                cause = name.removeprefix(DROPS)
+                causes[cause] = causes.get(cause, 0) + int(value)
+        return causes
+
+
+def report(
+    cameras: tuple[Camera, ...],
+    snapshots: list[Snapshot],
+    rates: Rates,
+    rings: dict[str, RingState | None],
+    live: dict[str, bool],
+    now: float,
+) -> dict[str, Any]:
+    """The body of /debug; `now` in Unix seconds."""
+    return {
+        "cameras": {
+            camera.id: _camera(camera, _Seen(camera.id, snapshots, rates), rings.get(camera.id), live.get(camera.id))
+            for camera in cameras
+        },
+        "processes": {
+            snapshot.process: {
+                "pid": snapshot.pid,
+                "uptime_s": round(now - snapshot.started_at, 1),
+                "rss_bytes": snapshot.rss_bytes,
+                "cpu_percent": round(rates.cpu_percent(snapshot), 1),
+                "snapshot_age_s": round(now - snapshot.at, 1),
+                "counters": {name: row[""] for name, row in snapshot.counters.items() if "" in row},
+                "gauges": {name: row[""] for name, row in snapshot.gauges.items() if "" in row},
+                "texts": {name: row[""] for name, row in snapshot.texts.items() if "" in row},
+            }
+            for snapshot in sorted(snapshots, key=lambda row: row.process)
+        },
+    }
+
+
+def _camera(camera: Camera, seen: _Seen, ring: RingState | None, live: bool | None) -> dict[str, Any]:
+    return {
+        "name": camera.title,
+        "enabled": camera.enabled,
+        "live": bool(live),
+        "state": seen.text("state") or ("unknown" if camera.enabled else "disabled"),
+        "fps_captured": seen.rate("frames_captured"),
+        "fps_analysed": seen.rate("frames_analysed"),
+        "latency_ms": seen.gauge("latency_ms"),
+        "drops": seen.drops(),
+        "ffmpeg_restarts_total": int(seen.total("ffmpeg_restarts")),
+        "last_error": seen.text("last_error"),
+        "ring": ring._asdict() if ring else None,
+    }

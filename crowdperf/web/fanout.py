@@ -1,0 +1,111 @@
+"""One message to many listeners: encoded once, queued per listener, and a slow listener loses its oldest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import NamedTuple
+
+QUEUE = 256
+"""Messages one listener may lag behind."""
+
+
+class Message(NamedTuple):
+    """Encoded bytes and the stream id they belong to; None for what is not part of the stream."""
+
+    id: bytes | None
+    data: bytes
+
+
+class Listener:
+    """One client's bounded queue. Everything happens on the loop's thread."""
+
+    def __init__(self, bound: int = QUEUE) -> None:
+        self._queue: deque[Message] = deque()
+        self._bound = bound
+        self._wake = asyncio.Event()
+        self._closed = False
+        self._lost = 0
+        self.lost_total = 0
+
+    def put(self, message: Message) -> None:
+        """Queue a message; the oldest goes when the bound is reached."""
+        if len(self._queue) >= self._bound:
+            self._queue.popleft()
+            self._lost += 1
+            self.lost_total += 1
+        self._queue.append(message)
+        self._wake.set()
+
+    def close(self) -> None:
+        """End the listener's iteration."""
+        self._closed = True
+        self._wake.set()
+
+    def take_lost(self) -> int:
+        """How many messages this listener lost since the last call."""
+        lost, self._lost = self._lost, 0
+        return lost
+
+    async def take(self, timeout_s: float) -> list[Message] | None:
+        """All that waits, or an empty list after `timeout_s` without anything; None once it is closed."""
+        if not self._queue and not self._closed:
+            try:
+                await asyncio.wait_for(self._wake.wait(), timeout_s)
+            except asyncio.TimeoutError:
+                return []
+        self._wake.clear()
+        if self._closed:
+            self._wake.set()
+            return None
+        batch = list(self._queue)
+        self._queue.clear()
+        return batch
+
+
+class Hub:
+    """The listeners of one web process."""
+
+    def __init__(self) -> None:
+        self._listeners: set[Listener] = set()
+        self._closed = False
+        self._lost_by_gone = 0
+
+    def __len__(self) -> int:
+        return len(self._listeners)
+
+    @property
+    def lost(self) -> int:
+        """Messages that slow listeners have lost since the start."""
+        return self._lost_by_gone + sum(listener.lost_total for listener in self._listeners)
+
+    def join(self, bound: int = QUEUE) -> Listener:
+        """A new listener; it hears what is published from now on."""
+        listener = Listener(bound)
+        self._listeners.add(listener)
+        if self._closed:
+            listener.close()
+        return listener
+
+    def leave(self, listener: Listener) -> None:
+        """Forget a listener."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+            self._lost_by_gone += listener.lost_total
+
+    def publish(self, message: Message) -> None:
+        """Queue a message for everyone."""
+        for listener in self._listeners:
+            listener.put(message)
+
+    def close(self) -> None:
+        """End every listener: the server is about to stop, and an open stream would hold it up."""
+        self._closed = True
+        for listener in self._listeners:
+            listener.close()
+
+
+def encode(event: str, data: bytes, stream_id: bytes | None = None) -> Message:
+    """A server-sent event; `data` is JSON, hence one line."""
+    head = b"id: " + stream_id + b"\n" if stream_id else b""
+    return Message(stream_id, head + b"event: " + event.encode() + b"\ndata: " + data + b"\n\n")

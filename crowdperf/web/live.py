@@ -1,0 +1,107 @@
+"""One WebSocket per browser, carrying the live tiles of every camera it asks for (docs/web-server.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from urllib.parse import urlsplit
+
+import msgspec
+from litestar import Router, WebSocket, websocket
+from litestar.exceptions import WebSocketDisconnect
+from msgspec import Struct
+
+from crowdperf.web.context import Context
+from crowdperf.web.tiles import Viewer
+
+LARGEST_REQUEST = 64 * 1024
+POLICY_VIOLATION = 1008
+GOING_AWAY = 1001
+
+log = logging.getLogger(__name__)
+
+
+class Request(Struct, forbid_unknown_fields=True):
+    """What a client sends: the cameras it shows from now on, in place of those before."""
+
+    subscribe: list[str]
+
+
+@websocket("/live")
+async def live(socket: WebSocket, site: Context) -> None:  # type: ignore[type-arg]
+    """Serve one client until it goes, or the server stops."""
+    if not same_origin(socket.headers.get("origin"), socket.headers.get("host")):
+        # Browsers let any page open a WebSocket anywhere: without this, a foreign page could watch the cameras.
+        await socket.close(code=POLICY_VIOLATION, reason="the page is of another origin")
+        return
+    await socket.accept()
+    viewer = Viewer()
+    subscribed: set[str] = set()
+    tasks = [
+        asyncio.create_task(_receive(socket, site, viewer, subscribed)),
+        asyncio.create_task(_send(socket, viewer)),
+        asyncio.create_task(_until_stopping(site)),
+    ]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            reason = task.result()
+            if reason is not None:
+                await socket.close(code=reason[0], reason=reason[1])
+    except (WebSocketDisconnect, ConnectionError):
+        log.debug("a live client went away")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for camera in list(subscribed):
+            site.tiles.leave(camera, viewer)
+        site.metrics.count("live_pictures_skipped", viewer.skipped)
+
+
+async def _receive(
+    socket: WebSocket,  # type: ignore[type-arg]
+    site: Context,
+    viewer: Viewer,
+    subscribed: set[str],
+) -> tuple[int, str] | None:
+    """Follow the client's wishes; returns why its connection must end."""
+    while True:
+        text = await socket.receive_data(mode="text")
+        try:
+            if len(text) > LARGEST_REQUEST:
+                raise msgspec.DecodeError("the message is too long")
+            request = msgspec.json.decode(text, type=Request)
+        except msgspec.DecodeError as error:
+            return POLICY_VIOLATION, f'send {{"subscribe": [camera, …]}}: {error}'[:100]
+        wanted = set(request.subscribe)
+        known = wanted & site.tiles.views.keys()
+        for camera in subscribed - known:
+            site.tiles.leave(camera, viewer)
+        for camera in sorted(known - subscribed):
+            site.tiles.join(camera, viewer)
+        subscribed.clear()
+        subscribed.update(known)
+        await socket.send_data(
+            msgspec.json.encode({"subscribed": sorted(known), "unknown": sorted(wanted - known)[:100]}), mode="text"
+        )
+
+
+async def _send(socket: WebSocket, viewer: Viewer) -> None:  # type: ignore[type-arg]
+    """Send the newest of each camera; while a send waits for a slow client, newer pictures replace older ones."""
+    while True:
+        for message in await viewer.take():
+            await socket.send_data(message, mode="binary")
+
+
+async def _until_stopping(site: Context) -> tuple[int, str]:
+    await site.stopped.wait()
+    return GOING_AWAY, "the server stops"
+
+
+def same_origin(origin: str | None, host: str | None) -> bool:
+    """Whether the page that opens the socket came from this server. Programs send no origin, and are no browsers."""
+    return origin is None or urlsplit(origin).netloc.lower() == (host or "").lower()
+
+
+router = Router("/", route_handlers=[live])

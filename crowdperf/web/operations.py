@@ -1,0 +1,117 @@
+"""For machines and engineers: is it alive, is it ready, what does it measure, what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from litestar import Response, Router, get
+
+from crowdperf.events.connection import OUTAGE
+from crowdperf.events.metrics import decode, metrics_key
+from crowdperf.frames.ring import RingUnavailable
+from crowdperf.runtime import Snapshot
+from crowdperf.web import debug, prometheus
+from crowdperf.web.context import Context
+from crowdperf.web.openapi import UNAVAILABLE
+from crowdperf.web.pictures import RingState, RingView
+from crowdperf.web.problems import Problem
+from crowdperf.web.replies import Health
+
+FRESH_S = 10.0
+NEEDED = ("inference", "tracking")
+"""Kinds of process without which nothing is counted."""
+
+
+async def snapshots(site: Context) -> list[Snapshot]:
+    """What every process published last.
+
+    Raises:
+        redis.ConnectionError, redis.TimeoutError: Redis is away.
+    """
+    # Any: redis-py types its replies differently from release to release.
+    client: Any = site.redis
+    names = [name async for name in client.scan_iter(match=metrics_key("*", site.prefix), count=1000)]
+    decoded = [_decoded(raw) for raw in (await client.mget(names) if names else [])]
+    found = [snapshot for snapshot in decoded if snapshot is not None]
+    site.rates.see(found)
+    return found
+
+
+def _decoded(raw: bytes | None) -> Snapshot | None:
+    """None for a process that ended between the two commands, or is of another version."""
+    try:
+        return decode(raw or b"")
+    except msgspec.DecodeError:
+        return None
+
+
+@get("/healthz", summary="Is the web process alive", tags=["operations"], responses=UNAVAILABLE)
+async def healthz(site: Context) -> Health:
+    """200 while the process serves. It asks nobody else."""
+    if site.feed_error() is not None:
+        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "live updates have ended by a defect; the log has the traceback")
+    return Health()
+
+
+@get("/readyz", summary="Does the site count", tags=["operations"], responses=UNAVAILABLE)
+async def readyz(site: Context) -> Health:
+    """200 when Redis answers and inference and tracking published a snapshot within 10 s; 503 with the reasons."""
+    try:
+        reasons = unready(await snapshots(site), site.now())
+    except OUTAGE:
+        reasons = ["Redis does not answer"]
+    if reasons:
+        raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "the site does not count at present", reasons)
+    return Health()
+
+
+def unready(found: list[Snapshot], now: float) -> list[str]:
+    """What of the needed processes is missing or old."""
+    reasons = []
+    for kind in NEEDED:
+        of_kind = [row for row in found if row.process == kind or row.process.startswith(f"{kind}-")]
+        if not of_kind:
+            reasons.append(f"{kind} does not run")
+        reasons += [
+            f"{row.process} has been silent for {now - row.at:.0f} s" for row in of_kind if now - row.at > FRESH_S
+        ]
+    return reasons
+
+
+@get("/metrics", summary="Prometheus metrics", tags=["operations"], responses=UNAVAILABLE, media_type="text/plain")
+async def metrics(site: Context) -> Response[str]:
+    """Counters and gauges of every process, text format 0.0.4."""
+    found = await snapshots(site)
+    live = await asyncio.to_thread(_live, site)
+    return Response(
+        prometheus.render(found, live), media_type="text/plain", headers={"Content-Type": prometheus.CONTENT_TYPE}
+    )
+
+
+@get("/debug", summary="State of every camera and process", tags=["operations"], responses=UNAVAILABLE)
+async def debug_report(site: Context) -> dict[str, Any]:
+    """Per camera: frame rates, drops by cause, FFmpeg restarts, last error, ring. Per process: pid, uptime, memory."""
+    found = await snapshots(site)
+    live, rings = await asyncio.to_thread(lambda: (_live(site), _rings(site)))
+    return debug.report(site.slice.cameras, found, site.rates, rings, live, site.now())
+
+
+def _live(site: Context) -> dict[str, bool]:
+    return {camera: view.live() for camera, view in site.tiles.views.items()}
+
+
+def _rings(site: Context) -> dict[str, RingState | None]:
+    return {camera: _ring(view) for camera, view in site.tiles.views.items()}
+
+
+def _ring(view: RingView) -> RingState | None:
+    try:
+        return view.state()
+    except RingUnavailable:
+        return None
+
+
+router = Router("/", route_handlers=[healthz, readyz, metrics, debug_report])

@@ -1,0 +1,122 @@
+"""Query parameters: parsed here and nowhere else, each refusal a 400 that names the parameter and the remedy."""
+
+from __future__ import annotations
+
+import base64
+import re
+import zoneinfo
+from datetime import datetime, timedelta, timezone
+from typing import NamedTuple
+
+import msgspec
+
+from crowdperf.web.problems import bad_parameter
+
+LONGEST_RANGE = timedelta(days=400)
+# A '+' that nobody escaped arrives as a space.
+LOST_PLUS = re.compile(r" (\d\d:\d\d)$")
+STREAM_ID = re.compile(r"\d{1,15}(-\d{1,15})?")
+
+
+class Span(NamedTuple):
+    """A half-open range [start, end) in Unix seconds."""
+
+    start: float
+    end: float
+
+
+def today(now: float, zone: zoneinfo.ZoneInfo) -> Span:
+    """The day of `now` in the site's zone: 23 or 25 hours where the clocks change."""
+    midnight = datetime.fromtimestamp(now, zone).replace(hour=0, minute=0, second=0, microsecond=0)
+    following = (midnight + timedelta(days=1)).replace(hour=0)
+    return Span(midnight.timestamp(), following.timestamp())
+
+
+def rfc3339(ts: float) -> str:
+    """Unix seconds as RFC 3339 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(ts, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def instant(name: str, text: str) -> float:
+    """An RFC 3339 time as Unix seconds.
+
+    Raises:
+        Problem: it is none, or none between 1970 and 9999.
+    """
+    try:
+        moment = msgspec.convert(LOST_PLUS.sub(r"+\1", text), datetime, strict=False)
+    except msgspec.ValidationError:
+        moment = None
+    # A number would be taken for Unix seconds: the interface promises one form only.
+    if moment is None or moment.tzinfo is None or not text[:5].endswith("-"):
+        raise bad_parameter(name, text, "write RFC 3339 with a zone, such as 2026-05-01T08:00:00+02:00 or …Z.")
+    try:
+        seconds = moment.timestamp()
+    except (OverflowError, ValueError):
+        seconds = -1.0
+    if seconds < 0:
+        raise bad_parameter(name, text, "give a time from 1970 on.")
+    return seconds
+
+
+def span(start: str | None, end: str | None, now: float, zone: zoneinfo.ZoneInfo) -> Span:
+    """The asked range; today in the site's zone where neither end is given, and to today's end where only `to` misses.
+
+    Raises:
+        Problem: an end is no time, the range is empty or longer than 400 days.
+    """
+    default = today(now, zone)
+    if start is None and end is None:
+        return default
+    end_s = default.end if end is None else instant("to", end)
+    if start is None:
+        # The day that ends there, so that `to` alone means a day as well.
+        start_s = today(end_s - 0.001, zone).start
+    else:
+        start_s = instant("from", start)
+    if start_s >= end_s:
+        raise bad_parameter("from", start or "", "give a `from` that lies before `to`; the range is half-open.")
+    if end_s - start_s > LONGEST_RANGE.total_seconds():
+        raise bad_parameter("from", start or "", f"ask for at most {LONGEST_RANGE.days} days at a time.")
+    return Span(start_s, end_s)
+
+
+class Cursor(NamedTuple):
+    """Where the next page goes on: behind a stream id, or behind (ts, id) of a crossing."""
+
+    kind: str
+    ts: float
+    id: str
+
+    def text(self) -> str:
+        """As a caller carries it, opaque."""
+        return base64.urlsafe_b64encode(msgspec.json.encode(self)).decode().rstrip("=")
+
+
+def cursor(text: str | None, kind: str) -> Cursor | None:
+    """The cursor of that kind.
+
+    Raises:
+        Problem: it is no cursor of this list.
+    """
+    if text is None:
+        return None
+    try:
+        found = msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=Cursor)
+    except (ValueError, msgspec.DecodeError):
+        found = None
+    usable = found is not None and found.kind == kind and 0 <= found.ts < 1e12 and len(found.id) <= 256
+    if not usable or (kind == "stream" and found is not None and not STREAM_ID.fullmatch(found.id)):
+        raise bad_parameter("cursor", text, "pass on `next_cursor` of the previous page with the same filters.")
+    return found
+
+
+def stream_id(name: str, text: str) -> str:
+    """A Redis stream id, `<ms>-<n>`.
+
+    Raises:
+        Problem: it is none.
+    """
+    if not STREAM_ID.fullmatch(text):
+        raise bad_parameter(name, text, "send the `id` of the last event that arrived, such as 1780000000000-0.")
+    return text

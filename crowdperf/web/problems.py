@@ -1,0 +1,96 @@
+"""Errors as RFC 9457 problem details: what is wrong, with which value, and what to do; never a traceback."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+import redis
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ExceptionHandlersMap
+from msgspec import Struct
+
+MEDIA_TYPE = "application/problem+json"
+
+log = logging.getLogger(__name__)
+
+
+class ProblemDetails(Struct, kw_only=True, omit_defaults=True):
+    """The body of every error."""
+
+    title: str
+    status: int
+    detail: str
+    type: str = "about:blank"
+    reasons: list[str] = []
+
+
+class Problem(Exception):
+    """An answer other than success; the message is its `detail`."""
+
+    def __init__(self, status: HTTPStatus, detail: str, reasons: list[str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.reasons = reasons or []
+
+
+def bad_parameter(name: str, value: str, remedy: str) -> Problem:
+    """400 for a parameter's value."""
+    return Problem(HTTPStatus.BAD_REQUEST, f"parameter {name!r} has the value {_shown(value)}. Remedy: {remedy}")
+
+
+def unknown_camera(camera_id: str) -> Problem:
+    """404 for a camera that the configuration does not have."""
+    return Problem(
+        HTTPStatus.NOT_FOUND, f"there is no camera {_shown(camera_id)}. Remedy: see /api/v1/cameras for the ids."
+    )
+
+
+def _shown(value: str) -> str:
+    """The value as a caller may see it again: quoted, and not longer than a line."""
+    return repr(value if len(value) <= 80 else value[:77] + "…")
+
+
+def _respond(status: int, detail: str, reasons: list[str], headers: dict[str, str] | None = None) -> Response[bytes]:
+    body = ProblemDetails(title=HTTPStatus(status).phrase, status=status, detail=detail, reasons=reasons)
+    return Response(msgspec.json.encode(body), status_code=status, media_type=MEDIA_TYPE, headers=headers or {})
+
+
+def _on_problem(_request: Request[Any, Any, Any], problem: Problem) -> Response[bytes]:
+    return _respond(problem.status, str(problem), problem.reasons)
+
+
+def _on_http(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    if error.status_code >= 500:
+        return _respond(error.status_code, "the request could not be handled; the web process's log says why", [])
+    extra = error.extra if isinstance(error.extra, list) else []
+    reasons = [
+        f"{row.get('key', 'parameter')}: {row.get('message', 'is not valid')}" for row in extra if isinstance(row, dict)
+    ]
+    # Litestar puts the whole URL into a validation error's text, and a URL may carry what nobody should see twice.
+    detail = "a parameter is not valid" if reasons else error.detail
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        detail = "there is nothing at this address. Remedy: see /docs for the addresses there are."
+    return _respond(error.status_code, detail, reasons, error.headers)
+
+
+def _on_outage(_request: Request[Any, Any, Any], error: redis.RedisError) -> Response[bytes]:
+    log.warning("Redis does not answer: %s", error)
+    return _respond(503, "Redis does not answer. Remedy: see that it runs; this page recovers by itself.", [])
+
+
+def _on_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return _respond(500, "the request could not be handled; the web process's log says why", [])
+
+
+HANDLERS: ExceptionHandlersMap = {
+    Problem: _on_problem,
+    HTTPException: _on_http,
+    redis.ConnectionError: _on_outage,
+    redis.TimeoutError: _on_outage,
+    500: _on_bug,
+}

@@ -1,0 +1,93 @@
+"""The web process: uvicorn, told when to stop by the runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from crowdperf.config import ConfigError, Web
+from crowdperf.runtime import Runtime
+from crowdperf.slices import WebSlice
+from crowdperf.web.app import create_app
+from crowdperf.web.context import Context
+
+TICK_S = 0.5
+GRACE_S = 3
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: the runtime has them."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def main(slice_: WebSlice, runtime: Runtime) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        ConfigError: the address cannot be listened on, or the certificate not be read.
+    """
+    listening = listen(slice_.web)
+    app = create_app(slice_, runtime.metrics)
+    try:
+        settings = uvicorn.Config(
+            app,
+            ssl_certfile=slice_.web.ssl_certfile or None,
+            ssl_keyfile=slice_.web.ssl_keyfile or None,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        settings.load()
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            f"the certificate {slice_.web.ssl_certfile!r} and key {slice_.web.ssl_keyfile!r} cannot be used: {error}. "
+            "Remedy: correct web.ssl_certfile and web.ssl_keyfile."
+        ) from None
+    server = _Server(settings)
+    asyncio.run(_serve(server, app.state.context, runtime, listening))
+
+
+async def _serve(server: uvicorn.Server, context: Context, runtime: Runtime, listening: socket.socket) -> None:
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
+    while not serving.done():
+        # From the loop itself: a loop that hangs is what the watchdog must see.
+        runtime.tick()
+        context.measure()
+        context.check()
+        if runtime.stopping and not server.should_exit:
+            context.end_streams()
+            server.should_exit = True
+        await asyncio.wait([serving], timeout=TICK_S)
+    serving.result()
+
+
+def listen(web: Web) -> socket.socket:
+    """A socket that listens at the configured address.
+
+    Raises:
+        ConfigError: it is in use, or not this machine's, or not permitted.
+    """
+    listening: socket.socket | None = None
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(web.host, web.port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(2048)
+    except OSError as error:
+        if listening is not None:
+            listening.close()
+        raise ConfigError(
+            f"cannot listen on {web.host} port {web.port}: {error.strerror or error}. "
+            f"Remedy: stop what uses port {web.port}, or set web.host and web.port in the configuration."
+        ) from None
+    return listening

@@ -1,0 +1,129 @@
+"""What the API answers: every body is one of these Structs, which is also where OpenAPI takes its schemas from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+Time = Annotated[str, Meta(description="RFC 3339, UTC", examples=["2026-05-01T06:00:00.000Z"])]
+CameraState = Literal["live", "down", "disabled"]
+
+
+class LineReply(Struct, kw_only=True):
+    """A counting line, normalised to the source picture, y down."""
+
+    id: str
+    name: str
+    p1: list[float]
+    p2: list[float]
+    in_side: Literal["positive", "negative"]
+    classes: list[str]
+
+
+class ZoneReply(Struct, kw_only=True):
+    """A zone, normalised to the source picture, y down."""
+
+    id: str
+    name: str
+    polygon: list[list[float]]
+    classes: list[str]
+    limit: int | None
+
+
+class CameraReply(Struct, kw_only=True):
+    """A camera. `url` never holds credentials."""
+
+    id: str
+    name: str
+    url: Annotated[str, Meta(examples=["rtsp://***@10.0.0.7/stream2"])]
+    enabled: bool
+    state: CameraState
+    lines: list[LineReply]
+    zones: list[ZoneReply]
+
+
+class SiteReply(Struct, kw_only=True):
+    """The site and its cameras, in the order of the configuration."""
+
+    name: str
+    timezone: Annotated[str, Meta(examples=["Europe/Berlin"])]
+    time: Time
+    cameras: list[CameraReply]
+
+
+class CountRow(Struct, kw_only=True, omit_defaults=True):
+    """One group's crossings; the fields that were not asked for in `group` are absent."""
+
+    camera: str = ""
+    line: str = ""
+    klass: str = field(name="class", default="")
+    direction: str = ""
+    hour: str = ""
+    count: int
+
+
+class CountsReply(Struct, kw_only=True):
+    """Crossings in the half-open range [from, to)."""
+
+    start: Time = field(name="from")
+    end: Time = field(name="to")
+    group: list[str]
+    total: int
+    counts: list[CountRow]
+
+
+class EventReply(Struct, kw_only=True, omit_defaults=True):
+    """One event. Which of the optional fields it has depends on `type`."""
+
+    type: Annotated[str, Meta(examples=["LineCrossed"])]
+    id: str
+    camera: str
+    time: Time
+    ts: Annotated[float, Meta(description="Unix seconds")]
+    line: str | None = None
+    zone: str | None = None
+    direction: str | None = None
+    change: str | None = None
+    klass: str | None = field(name="class", default=None)
+    track: int | None = None
+    occupancy: int | None = None
+    start: float | None = None
+    end: float | None = None
+    cause: str | None = None
+    state: str | None = None
+    detail: str | None = None
+
+
+class EventsReply(Struct, kw_only=True):
+    """A page of events, newest first. `next_cursor` is null on the last page."""
+
+    start: Time = field(name="from")
+    end: Time = field(name="to")
+    events: list[EventReply]
+    next_cursor: str | None
+
+
+class ZoneOccupancy(Struct, kw_only=True):
+    """A zone now; `occupancy` is null while its camera gives no fresh frame."""
+
+    camera: str
+    zone: str
+    name: str
+    limit: int | None
+    occupancy: int | None
+    over_limit: bool
+    time: str | None
+    """When the counted frame was captured."""
+
+
+class OccupancyReply(Struct, kw_only=True):
+    """Every zone of every enabled camera."""
+
+    zones: list[ZoneOccupancy]
+
+
+class Health(Struct, kw_only=True):
+    """A probe's good answer."""
+
+    status: Literal["ok"] = "ok"

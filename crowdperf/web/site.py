@@ -1,0 +1,124 @@
+"""The site as it is now: cameras, pictures, occupancy."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Annotated
+
+from litestar import Response, Router, get
+from litestar.params import Parameter
+
+from crowdperf.config import Camera
+from crowdperf.events.schema import TrackedFrame
+from crowdperf.events.streams import TRACKS, key
+from crowdperf.frames.ring import RingUnavailable
+from crowdperf.web.context import Context
+from crowdperf.web.entries import decoded_frame, newest_tracks
+from crowdperf.web.occupancy import occupancy
+from crowdperf.web.openapi import NOT_FOUND, UNAVAILABLE, JpegSpec
+from crowdperf.web.parameters import rfc3339
+from crowdperf.web.problems import Problem
+from crowdperf.web.replies import CameraReply, CameraState, LineReply, OccupancyReply, SiteReply, ZoneReply
+
+CameraPath = Annotated[str, Parameter(description="The camera's id.", max_length=64)]
+
+
+@get("/cameras", summary="Site and cameras", tags=["site"])
+async def cameras(site: Context) -> SiteReply:
+    """The site, and every configured camera with its lines and zones. No answer ever holds a camera's password."""
+    states = await asyncio.to_thread(_states, site)
+    return SiteReply(
+        name=site.slice.site.name,
+        timezone=site.slice.site.timezone,
+        time=rfc3339(site.now()),
+        cameras=[_camera_reply(camera, states[camera.id]) for camera in site.slice.cameras],
+    )
+
+
+@get("/cameras/{camera_id:str}", summary="One camera", tags=["site"], responses=NOT_FOUND)
+async def camera(site: Context, camera_id: CameraPath) -> CameraReply:
+    """One camera with its lines and zones."""
+    found = site.camera(camera_id)
+    return _camera_reply(found, await asyncio.to_thread(_state, site, found))
+
+
+@get(
+    "/cameras/{camera_id:str}/snapshot.jpg",
+    summary="Picture of now",
+    tags=["site"],
+    media_type="image/jpeg",
+    responses={200: JpegSpec, **NOT_FOUND, **UNAVAILABLE},
+)
+async def snapshot(site: Context, camera_id: CameraPath) -> Response[bytes]:
+    """The newest picture, cropped to the source's own; 503 while the camera is down, never an old picture."""
+    view = site.view(camera_id)
+    try:
+        picture = await asyncio.to_thread(view.take) if view is not None else None
+    except RingUnavailable:
+        picture = None
+    if picture is None:
+        raise Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"camera {camera_id!r} gives no fresh picture. Remedy: see its state at /debug.",
+        )
+    headers = {"Cache-Control": "no-store", "X-Captured-At": rfc3339(picture.captured_at_ns / 1e9)}
+    return Response(picture.jpeg, media_type="image/jpeg", headers=headers)
+
+
+@get("/occupancy", summary="Occupancy now", tags=["site"], responses=UNAVAILABLE)
+async def occupancy_now(site: Context) -> OccupancyReply:
+    """How many are inside each zone now; null where the camera's last tracked frame is older than 5 s."""
+    with_zones = [camera.id for camera in site.slice.cameras if camera.enabled and camera.zones]
+    rows = await newest_tracks(site.redis, [key(TRACKS, name, site.prefix) for name in with_zones])
+    frames: dict[str, TrackedFrame] = {}
+    for name, row in zip(with_zones, rows):
+        frame = decoded_frame(row[1]) if row else None
+        if isinstance(frame, TrackedFrame):
+            frames[name] = frame
+    return OccupancyReply(zones=occupancy(site.slice.cameras, frames, site.now()))
+
+
+def _states(site: Context) -> dict[str, CameraState]:
+    return {camera.id: _state(site, camera) for camera in site.slice.cameras}
+
+
+def _state(site: Context, camera: Camera) -> CameraState:
+    view = site.view(camera.id)
+    if view is None:
+        return "disabled"
+    return "live" if view.live() else "down"
+
+
+def _camera_reply(camera: Camera, state: CameraState) -> CameraReply:
+    return CameraReply(
+        id=camera.id,
+        name=camera.title,
+        url=camera.url,
+        enabled=camera.enabled,
+        state=state,
+        lines=[
+            LineReply(
+                id=line.id,
+                name=line.name or line.id,
+                p1=line.p1,
+                p2=line.p2,
+                in_side=line.in_side,
+                classes=list(line.classes),
+            )
+            for line in camera.lines
+        ],
+        zones=[
+            ZoneReply(
+                id=zone.id,
+                name=zone.name or zone.id,
+                polygon=zone.polygon,
+                classes=list(zone.classes),
+                limit=zone.limit,
+            )
+            for zone in camera.zones
+        ],
+    )
+
+
+router = Router("/", route_handlers=[cameras, camera, snapshot, occupancy_now])

@@ -1,0 +1,110 @@
+"""Server-sent events: what the feed publishes, to any number of clients, resumable by Last-Event-ID."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Router, get
+from litestar.openapi import ResponseSpec
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from crowdperf.events.connection import OUTAGE
+from crowdperf.events.streams import EVENTS, key
+from crowdperf.web.context import Context
+from crowdperf.web.fanout import Message, encode
+from crowdperf.web.feed import event_message
+from crowdperf.web.openapi import BAD_REQUEST
+from crowdperf.web.parameters import stream_id
+
+KEEP_ALIVE_S = 15.0
+REPLAY = 1000
+"""Events a resuming client may have missed; beyond that it is told to load the page's data anew."""
+RETRY = b"retry: 2000\n\n"
+
+_SPEC = ResponseSpec(str, description="A stream of events, without an end.", media_type="text/event-stream")
+
+
+@get(
+    "/stream",
+    summary="Live events and counts",
+    tags=["live"],
+    media_type="text/event-stream",
+    responses={200: _SPEC, **BAD_REQUEST},
+)
+async def stream(
+    site: Context,
+    last_event_id: Annotated[
+        str | None,
+        Parameter(header="Last-Event-ID", description="Go on behind this id; browsers send it.", max_length=64),
+    ] = None,
+    last_id: Annotated[
+        str | None, Parameter(description="The same, for a client that cannot set the header.", max_length=64)
+    ] = None,
+) -> Stream:
+    """`event`: one event, its `id` is what to resume from. `counts`: today's counts, all (`whole`) or those that
+    changed, as they are now. `occupancy`: zones that changed. `status`: the server's clock, and whether Redis answers.
+    `lost`: this client was too slow, or away for too long, and should load everything anew.
+    """
+    asked = last_event_id or last_id
+    resume = stream_id("Last-Event-ID", asked) if asked else None
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return Stream(_messages(site, resume), media_type="text/event-stream", headers=headers)
+
+
+async def _replay(site: Context, resume: str | None) -> tuple[list[Message], tuple[int, int]]:
+    """What a resuming client has missed; while Redis is away, the message that it may have missed something."""
+    if resume is None:
+        return [], (0, 0)
+    try:
+        return await _missed(site, resume)
+    except OUTAGE:
+        return [_lost("unknown")], (0, 0)
+
+
+async def _missed(site: Context, resume: str) -> tuple[list[Message], tuple[int, int]]:
+    """The messages behind that id, and the last id among them."""
+    # Any: redis-py types its replies differently from release to release.
+    client: Any = site.redis
+    name = key(EVENTS, prefix=site.prefix)
+    rows = await client.xrange(name, f"({resume}", "+", count=REPLAY + 1)
+    oldest = await client.xrange(name, count=1)
+    messages = [event_message(entry_id, fields) for entry_id, fields in rows[-REPLAY:]]
+    if len(rows) > REPLAY:
+        rows = await client.xrevrange(name, count=REPLAY)
+        messages = [event_message(entry_id, fields) for entry_id, fields in reversed(rows)]
+    if len(messages) == REPLAY or (oldest and _numbers(resume) < _numbers(oldest[0][0].decode())):
+        messages.insert(0, _lost("unknown"))
+    last = next((message.id for message in reversed(messages) if message.id), None)
+    return messages, _numbers(last.decode()) if last else _numbers(resume)
+
+
+async def _messages(site: Context, resume: str | None) -> AsyncIterator[bytes]:
+    """What one client gets, batched: a slow client's socket holds up this generator and nothing else."""
+    # Joined first, so that nothing falls between the replay and the live messages; what comes twice is told by its id.
+    listener = site.hub.join()
+    try:
+        missed, seen = await _replay(site, resume)
+        first = [site.feed.status_message(site.now()), site.feed.counts_message(), site.feed.occupancy_message()]
+        yield RETRY + b"".join(message.data for message in [*first, *missed])
+        while (batch := await listener.take(KEEP_ALIVE_S)) is not None:
+            lost = listener.take_lost()
+            data = _lost(lost).data if lost else b""
+            data += b"".join(m.data for m in batch if m.id is None or _numbers(m.id.decode()) > seen)
+            yield data or b": keep-alive\n\n"
+    finally:
+        site.hub.leave(listener)
+
+
+def _lost(count: int | str) -> Message:
+    return encode("lost", msgspec.json.encode({"messages": count}))
+
+
+def _numbers(entry_id: str) -> tuple[int, int]:
+    ms, _, n = entry_id.partition("-")
+    return int(ms), int(n or 0)
+
+
+router = Router("/", route_handlers=[stream])
