@@ -45,6 +45,8 @@ class Site:
         self.config = {"web": {"port": self.port}, **config}
         self.environment = environment or {}
         self.process: subprocess.Popen[bytes] | None = None
+        self.wrap: list[str] = []
+        """A command that `run` is started through."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in LINKED:
             (folder / name).symlink_to(ROOT / name)
@@ -64,7 +66,7 @@ class Site:
         """`./crowdperf.sh run`, once set up."""
         output = (self.folder / "run.out").open("wb")
         self.process = subprocess.Popen(
-            [self.python, "-m", "crowdperf", "run"],
+            [*self.wrap, self.python, "-m", "crowdperf", "run"],
             cwd=self.folder,
             env={**os.environ, **self.environment},
             stdout=output,
@@ -126,6 +128,10 @@ class Site:
     def wait_ready(self, timeout_s: float = 60) -> None:
         """Until /readyz says 200."""
         wait_until(lambda: self.get_status("/readyz") == 200, timeout_s, "/readyz")
+
+    def wait_for_web(self) -> None:
+        """Until the web process answers."""
+        wait_until(lambda: self.get_status("/healthz") == 200, 60, "the web process")
 
     @property
     def url(self) -> str:

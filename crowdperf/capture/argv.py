@@ -1,0 +1,115 @@
+"""FFmpeg's command line: pure, and in one place.
+
+The command that this system has always documented,
+
+    ffmpeg -loglevel error -rtsp_transport tcp -fflags nobuffer -flags low_delay -analyzeduration 0 -probesize 32
+           -stimeout 5000000 -i URL -f rawvideo -pix_fmt bgr24 -
+
+comes out token for token for `pix_fmt: bgr24`, a picture that needs no scaling and an FFmpeg 4. Everywhere else it is
+changed where measurement says so (docs/capture.md): `nobuffer` goes, because it throws away the packets read while
+probing, the first keyframe among them; one picture in gives one picture out; and so on, each change with its reason.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from crowdperf.capture.binary import Abilities
+from crowdperf.capture.source import Source
+from crowdperf.frames.layout import RingSpec
+
+QUICK = ("-analyzeduration", "0", "-probesize", "32")
+PATIENT = ("-analyzeduration", "10000000", "-probesize", "5000000")
+"""For a stream that does not show its picture size at once, as when one joins it long before its next keyframe."""
+_PROTOCOLS = {
+    "rtsp": "rtsp,rtsps,rtp,srtp,tcp,udp,tls",
+    "http": "http,https,httpproxy,tcp,tls,crypto",
+    "file": "file",
+}
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """Everything that shapes the command line besides the picture."""
+
+    binary: str
+    abilities: Abilities
+    source: Source
+    rtsp_transport: str = "tcp"
+    timeout_usec: int = 5_000_000
+    loop: bool = False
+    paced: bool = False
+    """Read no faster than the source's own clock: for what can be read faster than it was filmed."""
+    patient: bool = False
+    extra_flags: tuple[str, ...] = ()
+    """FFMPEG_EXTRA_FLAGS: before the input; one of them replaces the same option of ours."""
+    output_flags: tuple[str, ...] = ()
+    """The camera's ffmpeg_flags: before the `-`, since FFmpeg ignores what follows it."""
+
+
+def capture(options: Options, spec: RingSpec) -> list[str]:
+    """The command that writes the source's pictures, of the ring's geometry and format, to standard output."""
+    content = spec.content
+    scaled = (spec.source_width, spec.source_height) != (spec.width, spec.height)
+    if (
+        options.source.kind == "rtsp"
+        and spec.pix_fmt == "bgr24"
+        and not scaled
+        and options.abilities.timeout == "-stimeout"
+    ):
+        middle = _input(options, ("-fflags", "nobuffer", "-flags", "low_delay"))
+        return [*middle, "-f", "rawvideo", "-pix_fmt", "bgr24", *options.output_flags, "-"]
+    argv = _input(
+        options,
+        # One thread per camera: automatic threading costs 15 % more processor time, and memory for each thread.
+        ("-flags", "low_delay", "-threads", "1", "-protocol_whitelist", _PROTOCOLS[options.source.kind]),
+    )
+    filters = []
+    if scaled or spec.pix_fmt == "yuv420p":
+        colour = ":out_color_matrix=bt601:out_range=tv" if spec.pix_fmt == "yuv420p" else ""
+        filters.append(f"scale={content.w}:{content.h}:flags=fast_bilinear{colour}")
+    if (content.w, content.h) != (spec.width, spec.height):
+        filters.append(f"pad={spec.width}:{spec.height}:{content.x0}:{content.y0}")
+    if filters:
+        argv += ["-vf", ",".join(filters)]
+    # Otherwise FFmpeg makes a constant rate of a camera's times: measured, it doubled and dropped pictures.
+    passthrough = () if {"-fps_mode", "-vsync", "-r"} & set(options.output_flags) else options.abilities.passthrough
+    return [*argv, *passthrough, "-f", "rawvideo", "-pix_fmt", spec.pix_fmt, *options.output_flags, "-"]
+
+
+def probe(options: Options) -> list[str]:
+    """The command that prints what the source is, and ends."""
+    patience = PATIENT if options.patient else QUICK
+    return [
+        *(options.binary, "-hide_banner", "-loglevel", "info", *_transport(options), *patience),
+        *("-protocol_whitelist", _PROTOCOLS[options.source.kind], *_timeout(options), "-i", options.source.target),
+    ]
+
+
+def _input(options: Options, flags: tuple[str, ...]) -> list[str]:
+    """From the program to the input."""
+    given = set(options.extra_flags)
+    loglevel = () if {"-loglevel", "-v"} & given else ("-loglevel", "error")
+    own: list[str] = []
+    if options.loop:
+        own += ["-stream_loop", "-1"]
+    if options.paced:
+        own += ["-re"]
+        if options.abilities.initial_burst:
+            # Its default is half a second's pictures at once, more than anybody downstream would take.
+            own += ["-readrate_initial_burst", "0.001"]
+    pairs = [*_transport(options), *flags, *(PATIENT if options.patient else QUICK), *_timeout(options)]
+    for name, value in zip(pairs[::2], pairs[1::2]):
+        if name not in given:
+            own += [name, value]
+    return [options.binary, *loglevel, *options.extra_flags, *own, "-i", options.source.target]
+
+
+def _transport(options: Options) -> tuple[str, ...]:
+    return ("-rtsp_transport", options.rtsp_transport) if options.source.kind == "rtsp" else ()
+
+
+def _timeout(options: Options) -> tuple[str, ...]:
+    """Microseconds. Only these protocols know them; anything else calls them an error."""
+    if options.source.kind == "rtsp":
+        return (options.abilities.timeout, str(options.timeout_usec))
+    return ("-rw_timeout", str(options.timeout_usec)) if options.source.kind == "http" else ()

@@ -1,0 +1,90 @@
+"""Which FFmpeg there is and what it knows; asked once per binary and process."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from typing import NamedTuple
+
+ASK_TIMEOUT_S = 20.0
+
+
+class FfmpegMissing(Exception):
+    """There is no FFmpeg to run; the message names what was looked for and the remedy."""
+
+
+def ffmpeg_binary() -> str:
+    """The FFmpeg to run: `CROWDPERF_FFMPEG`, else the system's, else the one of the imageio-ffmpeg wheel.
+
+    Raises:
+        FfmpegMissing: there is none.
+    """
+    wanted = os.environ.get("CROWDPERF_FFMPEG", "")
+    if wanted:
+        found = shutil.which(wanted)
+        if found is None:
+            raise FfmpegMissing(
+                f"CROWDPERF_FFMPEG={wanted!r} is no program. Remedy: name an FFmpeg binary, or unset the variable."
+            )
+        return found
+    found = shutil.which("ffmpeg")
+    if found:
+        return found
+    try:
+        import imageio_ffmpeg
+
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError):
+        raise FfmpegMissing(
+            "no FFmpeg: neither on PATH nor in the Python package imageio-ffmpeg. "
+            "Remedy: ./crowdperf.sh setup, or install FFmpeg, or set CROWDPERF_FFMPEG."
+        ) from None
+
+
+class Abilities(NamedTuple):
+    """The spellings that differ between FFmpeg's releases; the binary's own help decides, never a version number."""
+
+    timeout: str
+    """The rtsp demuxer's socket time-out: `-stimeout` up to FFmpeg 4 (its `-timeout` listens), then `-timeout`."""
+    passthrough: tuple[str, str]
+    """One picture out per picture in: `-fps_mode` from 5.1 on, `-vsync` before."""
+    initial_burst: bool
+    """Whether `-re` begins with a burst that `-readrate_initial_burst` can switch off (6.1 and newer)."""
+
+
+@functools.lru_cache(maxsize=4)
+def abilities(binary: str) -> Abilities:
+    """Ask `binary` once.
+
+    Raises:
+        FfmpegMissing: it does not run.
+    """
+    rtsp, options = _help(binary, "demuxer=rtsp"), _help(binary, "long")
+    return Abilities(
+        timeout="-stimeout" if _lists(rtsp, "-stimeout") else "-timeout",
+        passthrough=("-fps_mode", "passthrough") if _lists(options, "-fps_mode") else ("-vsync", "passthrough"),
+        initial_burst=_lists(options, "-readrate_initial_burst"),
+    )
+
+
+def _lists(help_text: str, option: str) -> bool:
+    """Whether a line of the help begins with `option` (which may carry a stream specifier)."""
+    return re.search(rf"^\s*{option}(?![a-z_])", help_text, re.MULTILINE) is not None
+
+
+def _help(binary: str, topic: str) -> str:
+    try:
+        return subprocess.run(
+            [binary, "-hide_banner", "-h", topic],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=ASK_TIMEOUT_S,
+            check=False,
+        ).stdout.decode(errors="replace")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FfmpegMissing(
+            f"FFmpeg {binary!r} does not run: {error}. Remedy: install another FFmpeg, or set CROWDPERF_FFMPEG."
+        ) from None

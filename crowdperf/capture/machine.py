@@ -1,0 +1,95 @@
+"""The state of a camera's connection: an explicit machine without clock, chance or I/O of its own.
+
+connecting --frame--> live --no frame for stall_s--> stalled --child gone--> backing_off --due--> connecting
+    |                   `--child ended------------------------------------->   |
+    `--child ended, stalled likewise; a wrong url, no video: misconfigured, retried at the same pace
+stopped: told to, or a file that has been played to its end (the one state that is never left)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+State = Literal["connecting", "live", "stalled", "backing_off", "stopped", "misconfigured"]
+Cause = Literal["stall", "short_reads", "ended", "source", "stopped"]
+
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 10.0
+STABLE_S = 10.0
+"""A connection that has delivered for this long was a good one: the next wait is the shortest again."""
+SHORT_READS = 3
+UNFINISHED_S = 2.0
+"""A frame that is not whole this long after its first byte is a short read."""
+
+
+class Machine:
+    """One camera's connection.
+
+    Every method takes `now`, monotonic seconds. `random` gives 0..1, for the jitter that keeps a site's cameras from
+    coming back all at once.
+    """
+
+    def __init__(self, stall_s: float, random: Callable[[], float], now: float) -> None:
+        self.state: State = "connecting"
+        self.detail = ""
+        self.changed_at = now
+        self.failures = 0
+        """Failed connections in a row."""
+        self.short_reads = 0
+        """Short reads in a row."""
+        self._stall_s = stall_s
+        self._random = random
+        self._due_at = now
+        self._progress_at = now
+        self._live_since: float | None = None
+
+    def due(self, now: float) -> bool:
+        """Whether it is time to connect: always at first, then after the back-off, never when stopped."""
+        return self.state != "stopped" and now >= self._due_at
+
+    def connecting(self, now: float) -> None:
+        """A child is being started. A misconfigured camera stays so until a frame proves otherwise."""
+        self._progress_at = now
+        self._live_since = None
+        self.short_reads = 0
+        if self.state != "misconfigured":
+            self._enter("connecting", "", now)
+
+    def frame(self, now: float) -> None:
+        """A whole frame came."""
+        self._progress_at = now
+        self.short_reads = 0
+        if self._live_since is None:
+            self._live_since = now
+        elif self.failures and now - self._live_since >= STABLE_S:
+            self.failures = 0
+        if self.state != "live":
+            self._enter("live", "", now)
+
+    def short_read(self, now: float) -> bool:
+        """A frame broke off, or is overdue; True when the child must go."""
+        self.short_reads += 1
+        return self.short_reads >= SHORT_READS
+
+    def stalled(self, now: float) -> bool:
+        """Ask regularly while a child runs; True when there was no frame for `stall_s`: the child must go."""
+        if now - self._progress_at < self._stall_s:
+            return False
+        if self.state != "stalled":
+            self._enter("stalled", f"no frame for {self._stall_s:g} s", now)
+        return True
+
+    def lost(self, now: float, detail: str, misconfigured: bool = False) -> None:
+        """The connection is gone, or never was: wait, each time twice as long, 10 s at most."""
+        wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self.failures, 16)) * (0.5 + 0.5 * self._random())
+        self.failures += 1
+        self._due_at = now + wait
+        self._enter("misconfigured" if misconfigured else "backing_off", detail, now)
+
+    def stop(self, now: float, detail: str = "") -> None:
+        """For good."""
+        self._enter("stopped", detail, now)
+
+    def _enter(self, state: State, detail: str, now: float) -> None:
+        self.state, self.detail, self.changed_at = state, detail, now

@@ -1,0 +1,66 @@
+"""What a source is, out of FFmpeg's own words, and the geometry of the ring that follows from it. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+from crowdperf.frames.layout import RingSpec
+
+_VIDEO = re.compile(r"Stream #\d+:\d+.*?: Video: .*?[ ,](\d{2,5})x(\d{2,5})(?=[ ,\n]|$)")
+_FPS = re.compile(r"Video: .*?([\d.]+) fps")
+_ROTATION = re.compile(r"rotation of (-?[\d.]+) degrees")
+_DURATION = re.compile(r"Duration: \d+:\d+:")
+
+
+class Probe(NamedTuple):
+    """A source's picture, upright, and whether it has an end."""
+
+    width: int
+    height: int
+    fps: float
+    """As the source states it; 0.0 where it does not."""
+    finite: bool
+
+
+def parse(stderr: str) -> Probe | None:
+    """Read the report that FFmpeg prints of its input; None where it names no video with a size."""
+    video = _VIDEO.search(stderr)
+    if video is None:
+        return None
+    width, height = int(video[1]), int(video[2])
+    rotation = _ROTATION.search(stderr)
+    if rotation and round(abs(float(rotation[1]))) % 180 == 90:
+        # FFmpeg turns the picture upright by itself.
+        width, height = height, width
+    fps = _FPS.search(stderr)
+    return Probe(width, height, float(fps[1]) if fps else 0.0, _DURATION.search(stderr) is not None)
+
+
+def analysis_size(source_width: int, source_height: int, analysis_width: int) -> tuple[int, int]:
+    """Width and height of the analysed picture: never wider than the source, even, the source's shape."""
+    width = max(2, min(analysis_width, source_width) // 2 * 2)
+    return width, max(2, round(width * source_height / source_width / 2) * 2)
+
+
+def ring_spec(
+    probe: Probe,
+    *,
+    pix_fmt: Literal["yuv420p", "bgr24"],
+    analysis_width: int,
+    queue_max: int,
+    target_fps: float,
+    frame_skip: int,
+) -> RingSpec:
+    """The ring for a source. Slots: what inference may hold, one that is written, one to spare, four at least."""
+    width, height = analysis_size(probe.width, probe.height, analysis_width)
+    return RingSpec(
+        width=width,
+        height=height,
+        pix_fmt=pix_fmt,
+        source_width=probe.width,
+        source_height=probe.height,
+        slots=max(4, queue_max + 2),
+        target_fps=target_fps,
+        frame_skip=frame_skip,
+    )

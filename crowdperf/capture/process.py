@@ -1,0 +1,31 @@
+"""The capture process of one camera: frames into its ring, for ever. Plumbing only."""
+
+from __future__ import annotations
+
+import logging
+
+from crowdperf.capture.camera import CameraCapture
+from crowdperf.capture.report import StateReporter
+from crowdperf.config import redacted
+from crowdperf.runtime import Runtime
+from crowdperf.slices import CaptureSlice
+
+log = logging.getLogger(__name__)
+
+
+def main(slice_: CaptureSlice, runtime: Runtime) -> None:
+    """Input: the camera. Outputs: its ring, the doorbell, its state changes as events, metrics."""
+
+    def alive() -> bool:
+        runtime.tick()
+        return not runtime.stopping
+
+    log.info("camera %s: %s", slice_.camera_id, redacted(slice_.url))
+    reporter = StateReporter(slice_.redis_url, slice_.key_prefix)
+    camera = CameraCapture(slice_, runtime.metrics, reporter.put, alive, runtime.wait)
+    try:
+        while alive():
+            camera.step()
+    finally:
+        camera.close()
+        reporter.close()

@@ -1,0 +1,156 @@
+"""What may be opened: a camera's URL and flags, checked before FFmpeg sees them; its secrets, kept out of errors."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import shlex
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from crowdperf.config import redacted
+from crowdperf.runtime import redact
+
+_REMEDY = "Remedy: correct the camera's url."
+_METADATA_HOSTS = frozenset({"metadata", "metadata.google.internal", "instance-data"})
+_LINK_LOCAL = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
+_FLAG_VALUES: dict[str, int] = dict.fromkeys(
+    (
+        *("-analyzeduration", "-buffer_size", "-c:v", "-err_detect", "-fflags", "-flags", "-fps_mode", "-hwaccel"),
+        *("-hwaccel_device", "-loglevel", "-max_delay", "-probesize", "-r", "-reorder_queue_size", "-rtsp_flags"),
+        *("-skip_frame", "-sws_flags", "-threads", "-tls_verify", "-use_wallclock_as_timestamps", "-user_agent", "-v"),
+        *("-vsync",),
+    ),
+    1,
+) | dict.fromkeys(("-an", "-sn", "-dn", "-hide_banner", "-nostats"), 0)
+
+
+class SourceError(Exception):
+    """The source is refused, or not there; the message names it, without its secrets, and the remedy."""
+
+
+class Source(NamedTuple):
+    """A source that may be opened."""
+
+    kind: Literal["rtsp", "http", "file"]
+    target: str
+    """What FFmpeg gets: the URL, or the file's absolute path."""
+
+
+def check(url: str, media_roots: tuple[str, ...]) -> Source:
+    """Decide whether a camera's url may be opened.
+
+    A host NAME is not resolved here: who may edit the configuration and owns a name server can still point it anywhere.
+
+    Args:
+        url: as configured.
+        media_roots: absolute folders; a file is read only below one of them, links followed first.
+
+    Raises:
+        SourceError: another scheme, a forbidden address, a file outside the roots, or one that is missing.
+    """
+    if url.startswith("-") or "\0" in url:
+        raise SourceError(f"the url may not begin with '-' nor hold a NUL. {_REMEDY}")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise SourceError(f"the url is not a URL: {error}. {_REMEDY}") from None
+    if parts.scheme in ("rtsp", "rtsps", "http", "https"):
+        if not host:
+            raise SourceError(f"the url {redacted(url)!r} names no host. {_REMEDY}")
+        _check_host(host)
+        return Source("rtsp" if parts.scheme.startswith("rtsp") else "http", url)
+    if parts.scheme == "file":
+        return Source("file", _file(unquote(parts.path), media_roots))
+    if not parts.scheme:
+        return Source("file", _file(url, media_roots))
+    raise SourceError(
+        f"the url's scheme {parts.scheme!r} is not allowed. Remedy: use rtsp://, rtsps://, http://, https:// or a file."
+    )
+
+
+def _check_host(host: str) -> None:
+    """No link-local address, in whatever spelling: cloud machines serve their credentials there."""
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        # Also 2852039166, 0xa9fea9fe and 169.16689662, which FFmpeg's resolver accepts.
+        with contextlib.suppress(OSError):
+            address = ipaddress.IPv4Address(socket.inet_aton(host))
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    refused = address is not None and any(address in network for network in _LINK_LOCAL)
+    if refused or host.rstrip(".").lower() in _METADATA_HOSTS:
+        raise SourceError(f"the host {host!r} is a link-local or metadata address. {_REMEDY}")
+
+
+def _file(name: str, media_roots: tuple[str, ...]) -> str:
+    """The real path of a file below one of the roots; a relative one is looked for below each root as well."""
+    roots = [Path(root).resolve() for root in media_roots]
+    candidates = [Path(name).resolve(), *((root / name).resolve() for root in roots)]
+    allowed = [path for path in candidates if any(path.is_relative_to(root) for root in roots)]
+    if not allowed:
+        shown = ", ".join(media_roots) or "none are configured"
+        raise SourceError(f"the file {name!r} lies outside media_roots ({shown}). Remedy: move it, or add its folder.")
+    for path in allowed:
+        if path.is_file():
+            return str(path)
+    raise SourceError(f"the file {name!r} does not exist below media_roots. {_REMEDY}")
+
+
+def flags(text: str, name: str) -> list[str]:
+    """Split extra FFmpeg flags, and let only harmless ones pass: others could open files or write them.
+
+    Args:
+        text: as a shell would split it.
+        name: the setting's name, for the message.
+
+    Raises:
+        SourceError: a flag that is not on the list, or a value that is missing.
+    """
+    try:
+        tokens = shlex.split(text)
+    except ValueError as error:
+        raise SourceError(f"{name}={text!r} cannot be split: {error}. Remedy: close the quotation.") from None
+    rest = iter(tokens)
+    for token in rest:
+        if token not in _FLAG_VALUES:
+            raise SourceError(
+                f"{name}: the flag {token!r} is not allowed. Remedy: use one of {', '.join(sorted(_FLAG_VALUES))}."
+            )
+        if _FLAG_VALUES[token]:
+            value = next(rest, None)
+            # A value that begins with '-' is an option that has been taken for one; numbers may be negative.
+            if value is None or (value.startswith("-") and not value[1:].isdigit()):
+                raise SourceError(f"{name}: the flag {token!r} has no value. Remedy: give it one.")
+    return tokens
+
+
+def redactor(url: str) -> Callable[[str], str]:
+    """A function that takes this camera's secrets out of a text. FFmpeg prints whole URLs when it fails."""
+    try:
+        parts = urlsplit(url)
+        login = parts.netloc.rpartition("@")[0]
+        password = login.partition(":")[2]
+        secrets = {url: redacted(url)} if login or parts.query else {}
+        for secret in (login, unquote(login), parts.query, unquote(parts.query)):
+            if secret:
+                secrets[secret] = "***"
+        for secret in (password, unquote(password)):
+            # Shorter ones would blank out parts of ordinary words; as part of the login they are covered above.
+            if len(secret) >= 4:
+                secrets[secret] = "***"
+    except ValueError:
+        secrets = {url: "***"}
+
+    def clean(text: str) -> str:
+        for secret in sorted(secrets, key=len, reverse=True):
+            text = text.replace(secret, secrets[secret])
+        return redact(text)
+
+    return clean

@@ -1,0 +1,158 @@
+"""Captures for tests: a slice with usual values, a capture process that can be killed, and rings read out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import psutil
+
+from crowdperf.capture.binary import ffmpeg_binary
+from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
+from crowdperf.slices import CaptureSlice
+
+NOWHERE = "unix:///nonexistent/redis.sock"
+
+
+def make_slice(url: str, folder: Path, **changes: Any) -> CaptureSlice:
+    """The slice of a camera `cam` with a ring of its own; files are allowed below `folder`."""
+    values: dict[str, Any] = {
+        "camera_id": "cam",
+        "url": url,
+        "loop": False,
+        "backend": "ffmpeg",
+        "rtsp_transport": "tcp",
+        "ffmpeg_flags": "",
+        "ffmpeg_extra_flags": "",
+        "rtsp_stimeout_usec": 5_000_000,
+        "pix_fmt": "yuv420p",
+        "analysis_width": 640,
+        "target_fps": 10.0,
+        "frame_skip": 0,
+        "queue_max": 2,
+        "stall_s": 20.0,
+        "media_roots": (str(folder),),
+        "ring": f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}.cam",
+        "doorbell": str(folder / "doorbell.sock"),
+        "redis_url": NOWHERE,
+        "key_prefix": "",
+    }
+    return CaptureSlice(**{**values, **changes})
+
+
+def make_clip(path: Path, seconds: float = 4, fps: int = 10, size: str = "320x240", options: str = "-g 20") -> Path:
+    """A test pattern as H.264: every picture differs from the one before."""
+    codec = "-c:v libx264 -profile:v baseline -pix_fmt yuv420p"
+    source = f"testsrc=size={size}:rate={fps}:duration={seconds}"
+    command = [ffmpeg_binary(), "-loglevel", "error", "-y", "-f", "lavfi", "-i", source, *codec.split()]
+    subprocess.run([*command, *options.split(), str(path)], check=True, stdin=subprocess.DEVNULL)
+    return path
+
+
+class CaptureProcess:
+    """A real capture process; a context manager that leaves neither process nor ring behind."""
+
+    def __init__(self, slice_: CaptureSlice) -> None:
+        self.slice = slice_
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = b""
+
+    def start(self) -> None:
+        """Start it, with the slice on its standard input and its metrics as JSON lines in its log."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.capture_main"], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert self.process.stdin is not None
+        self.process.stdin.write(msgspec.json.encode(self.slice))
+        self.process.stdin.close()
+
+    def children(self) -> list[psutil.Process]:
+        """Its FFmpeg children."""
+        assert self.process is not None
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Signal it and wait; returns its exit code."""
+        assert self.process is not None
+        assert self.process.stderr is not None
+        self.process.send_signal(number)
+        self.log += self.process.stderr.read()
+        return self.process.wait(15)
+
+    def __enter__(self) -> CaptureProcess:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process and self.process.poll() is None:
+            self.end(signal.SIGKILL)
+        Path(self.slice.ring).unlink(missing_ok=True)
+
+
+class RingTail:
+    """Follows a ring across epochs and collects every frame it can get."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self.reader: FrameReader | None = None
+        self.stamps: list[FrameStamp] = []
+        self.pictures: list[bytes] = []
+        self._next = 1
+
+    def poll(self) -> int:
+        """Take what is new; returns how many frames were collected so far."""
+        if self.reader is None or self.reader.stale():
+            if self.reader:
+                self.reader.close()
+            try:
+                self.reader = FrameReader(self._path)
+            except RingUnavailable:
+                self.reader = None
+                return len(self.stamps)
+            if not self.stamps or self.stamps[-1].epoch != self.reader.epoch:
+                self._next = 1
+        out = np.empty(self.reader.spec.frame_bytes, np.uint8)
+        for sequence in range(max(self._next, self.reader.head() - self.reader.spec.slots + 2), self.reader.head() + 1):
+            stamp = self.reader.read(sequence, out)
+            self._next = sequence + 1
+            if stamp:
+                self.stamps.append(stamp)
+                self.pictures.append(out.tobytes())
+        return len(self.stamps)
+
+    def collect(self, done: Callable[[], bool], timeout_s: float) -> None:
+        """Poll until `done()`."""
+        deadline = time.monotonic() + timeout_s
+        while self.poll() is not None and not done():
+            assert time.monotonic() < deadline, f"only {len(self.stamps)} frames within {timeout_s} s"
+            time.sleep(0.005)
+
+    def close(self) -> None:
+        """Let go."""
+        if self.reader:
+            self.reader.close()
+
+
+def decoded(path: Path, filters: str, pix_fmt: str, frame_bytes: int) -> list[bytes]:
+    """Every picture of a clip, decoded by FFmpeg alone: the reference."""
+    command = [ffmpeg_binary(), "-loglevel", "error", "-i", str(path), "-vf", filters, "-f", "rawvideo"]
+    raw = subprocess.run([*command, "-pix_fmt", pix_fmt, "-"], check=True, capture_output=True).stdout
+    return [raw[i : i + frame_bytes] for i in range(0, len(raw), frame_bytes)]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (a zombie does not)."""
+    try:
+        os.kill(pid, 0)
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
