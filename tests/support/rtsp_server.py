@@ -316,6 +316,9 @@ class RtspServer:
         self._clients.add(client)
         try:
             await client.serve()
+        except asyncio.CancelledError:
+            # asyncio would log the end of the server as an error of this connection.
+            pass
         finally:
             self._clients.discard(client)
 

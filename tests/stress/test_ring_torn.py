@@ -1,0 +1,99 @@
+"""A writer at full speed, readers that copy, every copy checks itself; the writer is killed in the middle.
+
+The short form runs a few seconds; CROWDPERF_LONG=1 makes it a minute with more kills.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec
+from tests.conftest import wait_until
+
+LONG = os.environ.get("CROWDPERF_LONG") == "1"
+KILLS = 20 if LONG else 3
+SPEC = RingSpec(640, 360, "yuv420p", 1920, 1080, 2, 10.0, 0)
+READERS = 2
+
+
+def write(path: str) -> None:
+    """Fill every word of each picture with its sequence, as fast as it goes."""
+    writer = FrameWriter(Path(path), SPEC)
+    while True:
+        np.frombuffer(writer.slot(), np.uint32)[:] = writer.sequence + 1
+        writer.publish(time.time_ns(), time.monotonic_ns())
+
+
+def read(path: str, stop: str) -> None:
+    """Copy the newest frame for ever; print how many were whole, torn and lapped, and whether sequences ever fell."""
+    reader = FrameReader(Path(path))
+    out = np.empty(SPEC.frame_bytes, np.uint8)
+    words = out.view(np.uint32)
+    whole = torn = fell = last = 0
+    while not Path(stop).exists():
+        head = reader.head()
+        # The oldest slot is the one most likely to be overwritten during the copy.
+        stamp = reader.read(max(1, head - SPEC.slots + 1 + whole % SPEC.slots), out)
+        if stamp is None:
+            continue
+        whole += 1
+        torn += not bool((words == stamp.sequence).all())
+        fell += head < last
+        last = head
+    print(whole, torn, reader.lapped, fell)
+
+
+@pytest.fixture
+def ring_path() -> Iterator[Path]:
+    path = Path(f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}.torn")
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def _spawn(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.stress.test_ring_torn", *arguments], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_no_torn_frame_under_a_killed_writer(ring_path: Path, tmp_path: Path) -> None:
+    stop = tmp_path / "stop"
+    writer = _spawn("write", str(ring_path))
+    wait_until(ring_path.exists, what="the ring")
+    watcher = FrameReader(ring_path)
+    readers = [_spawn("read", str(ring_path), str(stop)) for _ in range(READERS)]
+    for _ in range(KILLS):
+        goal = watcher.head() + (20_000 if LONG else 3_000)
+        wait_until(lambda goal=goal: watcher.head() >= goal, 120, "the writer's progress")
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        before = watcher.head()
+        writer = _spawn("write", str(ring_path))
+        wait_until(lambda before=before: watcher.head() > before, what="the restarted writer")
+        assert not watcher.stale()
+    goal = watcher.head() + 1_000
+    wait_until(lambda: watcher.head() >= goal, 60, "the writer's progress")
+    stop.touch()
+    results = [[int(word) for word in reader.communicate(timeout=30)[0].split()] for reader in readers]
+    writer.kill()
+    writer.wait()
+    watcher.close()
+    for whole, torn, lapped, fell in results:
+        assert whole > 100
+        assert lapped > 0, "the readers were never lapped: the test did not reach its subject"
+        assert torn == 0
+        assert fell == 0
+
+
+if __name__ == "__main__":
+    {"write": write, "read": read}[sys.argv[1]](*sys.argv[2:])
