@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TextIO
 
 from crowdperf.config import Config, ConfigError, Environment, Paths
+from crowdperf.demo import cli as demo
 from crowdperf.frames.ring import unlink_instance
 from crowdperf.supervision import render
 from crowdperf.supervision.control import Control
@@ -33,6 +34,7 @@ def run(config: Config, env: Environment, paths: Paths, root: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     paths.sockets.chmod(0o700)
     lock = hold(paths)
+    render_demo(config, root)
     unlink_instance(str(paths.ring("")))
     render.record_environment(paths, os.environ)
     render.write(config, env, paths, root)
@@ -91,6 +93,18 @@ def hold(paths: Paths) -> TextIO:
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+def render_demo(config: Config, root: Path) -> None:
+    """Render the demo site's clips where a camera plays one that is not there yet.
+
+    A failure (no ultralytics on a core installation) is reported by the renderer and leaves the other cameras alone.
+    """
+    folder = root / "var" / "demo"
+    clips = [root / camera.url for camera in config.cameras if (root / camera.url).parent == folder]
+    if not all(clip.exists() for clip in clips):
+        print("rendering the demo site's cameras (once) …", flush=True)
+        demo.main(["--out", str(folder), "--if-missing"])
 
 
 def welcome(config: Config, paths: Paths, root: Path) -> None:

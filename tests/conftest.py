@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -39,6 +41,24 @@ def clips() -> Path:
     if not (folder / "hand_counts.json").exists():
         missing(f"no clips at {folder}: set CROWDPERF_CLIPS")
     return folder
+
+
+@pytest.fixture(scope="session")
+def demo_clips() -> Path:
+    """Folder of the rendered demo scenes and their truth; rendered once, where the product itself keeps them."""
+    folder = ROOT / "var" / "demo"
+    subprocess.run([sys.executable, "-m", "crowdperf", "demo", "--if-missing"], cwd=ROOT, check=True)
+    return folder
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the figures that tests measured (`record_property("figures", …)`)."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    figures = [text for report in reports for name, text in report.user_properties if name == "figures"]
+    if figures:
+        terminalreporter.section("figures")
+        for text in figures:
+            terminalreporter.write_line(str(text))
 
 
 class RedisServer:

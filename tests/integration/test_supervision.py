@@ -15,13 +15,13 @@ from tests.support.site import Site
 RUNNING = ("RUNNING", "STARTING")
 
 
-def clip(folder: Path, name: str = "clip.mp4", seconds: int = 5) -> Path:
+def clip(folder: Path, name: str = "clip.mp4", seconds: int = 5, size: str = "320x180") -> Path:
     """A small moving test picture."""
     path = folder / name
     subprocess.run(
         [
             *(ffmpeg_binary(), "-loglevel", "error", "-y", "-f", "lavfi"),
-            *("-i", f"testsrc=size=320x180:rate=10:duration={seconds}", str(path)),
+            *("-i", f"testsrc=size={size}:rate=10:duration={seconds}", str(path)),
         ],
         check=True,
     )

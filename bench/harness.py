@@ -1,0 +1,96 @@
+"""What every bench shares: rows beside their limit or peer, the context they were measured in, and JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, Literal
+
+import psutil
+from msgspec import Struct
+
+PACKAGES = ("numpy", "redis", "litestar", "uvicorn", "msgspec", "openvino", "torch", "ultralytics-opencv-headless")
+Better = Literal["lower", "higher"]
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """One figure. `ratio` is this system divided by the limit or peer, both measured in the same run."""
+
+    name: str
+    value: float
+    unit: str
+    limit_or_peer: str = ""
+    ratio: float | None = None
+    repetitions: int = 1
+    ci95: list[float] = []
+    better: Better = "lower"
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """What `--json` writes."""
+
+    bench: str
+    context: dict[str, Any]
+    rows: list[Row]
+
+
+def context() -> dict[str, Any]:
+    """The machine, its load, the versions and the commit."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    versions = {dist.name: dist.version for dist in metadata.distributions() if dist.name in PACKAGES}
+    return {
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": commit.stdout.strip(),
+        "load": list(os.getloadavg()),
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def paired(
+    name: str,
+    ours: Callable[[], float],
+    peer: Callable[[], float],
+    peer_name: str,
+    *,
+    unit: str = "us",
+    repetitions: int = 15,
+    better: Better = "lower",
+) -> Row:
+    """Measure both alternately and compare their medians; a noisy neighbour then hits both alike.
+
+    Args:
+        ours, peer: run once and return the figure in `unit`.
+    """
+    pairs = [(ours(), peer()) for _ in range(repetitions)]
+    ratios = sorted(mine / other for mine, other in pairs)
+    # Order statistics of the median: a distribution-free interval (Conover, Practical Nonparametric Statistics, 3.2).
+    spread = max(1, round(0.98 * repetitions**0.5))
+    middle = repetitions // 2
+    return Row(
+        name=name,
+        value=statistics.median(mine for mine, _ in pairs),
+        unit=unit,
+        limit_or_peer=peer_name,
+        ratio=statistics.median(ratios),
+        repetitions=repetitions,
+        ci95=[ratios[max(0, middle - spread)], ratios[min(repetitions - 1, middle + spread)]],
+        better=better,
+    )
+
+
+def microseconds(work: Callable[[], object], times: int) -> float:
+    """Microseconds per call over `times` calls."""
+    began = time.perf_counter()
+    for _ in range(times):
+        work()
+    return (time.perf_counter() - began) / times * 1e6

@@ -1,0 +1,72 @@
+"""The ring beside two bare copies of the same bytes: what a frame costs from writer to reader."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench.harness import Row, microseconds, paired
+from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec
+
+SIZES = ((640, 360, "yuv420p"), (1280, 720, "yuv420p"), (1920, 1080, "bgr24"))
+
+
+class Copying:
+    """One ring with its writer and reader, and as many plain buffers as it has slots."""
+
+    def __init__(self, width: int, height: int, pix_fmt: str) -> None:
+        spec = RingSpec(width, height, pix_fmt, width, height, 4, 10.0, 0)  # type: ignore[arg-type]
+        path = Path(f"/dev/shm/crowdperf.bench.{width}")
+        self.writer = FrameWriter(path, spec, None)
+        self.reader = FrameReader(path)
+        self.frame = np.random.default_rng(1).integers(0, 255, spec.frame_bytes, dtype=np.uint8)
+        self.between = [np.zeros_like(self.frame) for _ in range(spec.slots)]
+        self.out = np.zeros_like(self.frame)
+        self._turn = 0
+
+    def through_ring(self) -> None:
+        """Write a frame, read it back, verified."""
+        np.copyto(np.frombuffer(self.writer.slot(), np.uint8), self.frame)
+        assert self.reader.read(self.writer.publish(time.time_ns(), time.monotonic_ns()), self.out)
+
+    def bare(self) -> None:
+        """The same two copies over as many buffers, without a header."""
+        self._turn = (self._turn + 1) % len(self.between)
+        np.copyto(self.between[self._turn], self.frame)
+        np.copyto(self.out, self.between[self._turn])
+
+    def stores(self) -> None:
+        """What publishing costs beside the copy."""
+        self.writer.slot()
+        self.writer.publish(1, 1)
+
+    def close(self) -> None:
+        """Remove the ring."""
+        self.reader.close()
+        self.writer.close(unlink=True)
+
+
+def rows(short: bool) -> list[Row]:
+    """ring_write_read/<bytes> and publish_stores_us."""
+    found = []
+    for size in SIZES:
+        pair = Copying(*size)
+        found.append(_compared(pair, 20 if short else 100, 9 if short else 25))
+        if size == SIZES[0]:
+            found.append(
+                Row(name="publish_stores_us", value=microseconds(pair.stores, 5000), unit="us", repetitions=5000)
+            )
+        pair.close()
+    return found
+
+
+def _compared(pair: Copying, times: int, repetitions: int) -> Row:
+    return paired(
+        f"ring_write_read/{pair.frame.size}",
+        lambda: microseconds(pair.through_ring, times),
+        lambda: microseconds(pair.bare, times),
+        "two np.copyto",
+        repetitions=repetitions,
+    )
