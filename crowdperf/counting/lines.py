@@ -1,0 +1,241 @@
+"""Line counters: who walked over a line, which way, and when.
+
+The rules, each the answer to a known way of counting wrongly:
+
+* A sample inside the dead band along the line says nothing. A crossing lies between two samples outside it, on
+  different sides, whose connection meets the SEGMENT: walking past its end is no crossing.
+* A crossing is pending until a second sample on the far side, or the end of the track there; a return cancels it. It
+  carries the moment of its first far sample.
+* Only confirmed tracks count; what a track did before it was confirmed counts as soon as it is.
+* The same way again within the cooldown is the same crossing.
+* A track that begins where another one has just vanished goes on with that one's side and crossings, and must leave a
+  wider band: a car that stands on the line while its id changes is counted once.
+
+Pure: no I/O and no clock. All positions are in picture heights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from msgspec import Struct, field
+
+from crowdperf.config import CLASSES, Line
+from crowdperf.counting.frame import Moment, Sample
+from crowdperf.events.schema import Direction, LineCrossed
+from crowdperf.geometry import Point, Segment, intersects, signed_distance
+
+NEAR = 0.35
+"""A new track this close (share of its height) to where another vanished near the line is the same object."""
+JITTER_BAND = 0.06
+"""Least half-width of the dead band, as a share of the object's height: what a standing person's box moves about."""
+INHERITED_BAND = 0.25
+"""Half-width of the dead band for such a track, as a share of its height."""
+NEVER = float("-inf")
+SIDE_MARGIN = 0.025
+TOP_MARGIN = 0.05
+"""How near the picture's edge an anchor can come (picture heights): half the width, or the height, of the smallest
+object that is still detected."""
+
+
+class Pending(Struct, array_like=True):
+    """A crossing that waits for its second far sample, or for the track's confirmation."""
+
+    side: int
+    moment: Moment
+    ordinal: int
+
+
+class LineTrack(Struct, array_like=True):
+    """One track at one line."""
+
+    side: int = 0
+    """Side of the last sample outside the band: 1, -1, or 0 where there is none yet."""
+    x: float = 0.0
+    y: float = 0.0
+    """That sample."""
+    seen_s: float = NEVER
+    last_x: float = 0.0
+    last_y: float = 0.0
+    """The newest sample, in the band or not."""
+    klass: int = 0
+    confirmed: bool = False
+    inherited: bool = False
+    pending: Pending | None = None
+    settled: list[Pending] = field(default_factory=list)
+    """Crossings with a second far sample whose track is not confirmed yet."""
+    counted_s: list[float] = field(default_factory=lambda: [NEVER, NEVER])
+    """When it last crossed to the negative and to the positive side."""
+
+
+class LineState(Struct, array_like=True):
+    """A counter in serialised form."""
+
+    tracks: dict[int, LineTrack] = {}
+    vanished: list[LineTrack] = []
+
+
+class LineCounter:
+    """Counts one line of one camera."""
+
+    def __init__(self, camera: str, line: Line, memory_s: float) -> None:
+        """`memory_s`: how long after its last sample a vanished track may be continued by a new one."""
+        self._camera = camera
+        self.line = line
+        self._classes = frozenset(CLASSES.index(name) for name in line.classes)
+        self._memory_s = memory_s + line.cooldown_s
+        self._in = 1 if line.in_side == "positive" else -1
+        self._centre = line.anchor == "centre"
+        self.state = LineState({}, [])
+        self.set_aspect(16 / 9)
+
+    def set_aspect(self, aspect: float) -> None:
+        """The source's width divided by its height."""
+        a, b = self.line.points()
+        self._segment = Segment(Point(a.x * aspect, a.y), Point(b.x * aspect, b.y))
+
+    def update(self, moment: Moment, samples: Iterable[Sample], ended: Iterable[int]) -> list[LineCrossed]:
+        """Take one frame; returns the crossings that became certain, in the order of `samples`, then of `ended`."""
+        events: list[LineCrossed] = []
+        started = {1: 0, -1: 0}
+        (ax, ay), (bx, by) = self._segment
+        length = math.hypot(bx - ax, by - ay)
+        dx, dy = (bx - ax) / length, (by - ay) / length
+        tracks = self.state.tracks
+        newborn: list[Sample] = []
+        for sample in samples:
+            track = tracks.get(sample.track)
+            if track is None:
+                newborn.append(sample)
+                track = tracks[sample.track] = LineTrack()
+            y = sample.centre if self._centre else sample.bottom
+            track.seen_s, track.last_x, track.last_y = moment.clock_s, sample.x, y
+            track.klass, track.confirmed = sample.klass, sample.confirmed
+        if newborn:
+            self._continue_vanished(moment, newborn)
+        for sample in samples:
+            track = tracks[sample.track]
+            distance = dx * (track.last_y - ay) - dy * (track.last_x - ax)
+            share = INHERITED_BAND if track.inherited else JITTER_BAND
+            band = max(self.line.hysteresis, share * sample.height)
+            if -band <= distance <= band:
+                continue
+            side = 1 if distance > 0 else -1
+            track.inherited = False
+            if side != track.side:
+                self._change_side(track, side, moment, started)
+            elif track.pending is not None:
+                track.settled.append(track.pending)
+                track.pending = None
+            track.x, track.y = track.last_x, track.last_y
+            if track.settled and track.confirmed:
+                events += self._count(sample.track, track)
+        for track_id in ended:
+            events += self._end(track_id)
+        self._forget_vanished(moment.clock_s)
+        return events
+
+    def break_paths(self) -> None:
+        """Connect nothing across this moment: after a pause nobody knows which way a track went."""
+        for track in self.state.tracks.values():
+            track.side = 0
+            track.inherited = False
+            track.pending = None
+        self.state.vanished.clear()
+
+    def _change_side(self, track: LineTrack, side: int, moment: Moment, started: dict[int, int]) -> None:
+        returned = track.pending is not None
+        track.pending = None
+        path = Segment(Point(track.x, track.y), Point(track.last_x, track.last_y))
+        if track.side and not returned and intersects(path, self._segment):
+            track.pending = Pending(side, moment, started[side])
+            started[side] += 1
+        track.side = side
+
+    def _count(self, track_id: int, track: LineTrack) -> list[LineCrossed]:
+        """Events of the settled crossings, without those that the cooldown or the class filter takes out."""
+        settled, track.settled = track.settled, []
+        events: list[LineCrossed] = []
+        for crossing in settled:
+            way = (crossing.side + 1) // 2
+            previous, track.counted_s[way] = track.counted_s[way], crossing.moment.clock_s
+            if crossing.moment.clock_s - previous < self.line.cooldown_s or track.klass not in self._classes:
+                continue
+            direction: Direction = "in" if crossing.side == self._in else "out"
+            moment = crossing.moment
+            where = f"{self._camera}:{moment.epoch}:{moment.sequence}"
+            events.append(
+                LineCrossed(
+                    id=f"{where}:{self.line.id}:{direction}:{crossing.ordinal}",
+                    camera=self._camera,
+                    ts=moment.ts,
+                    line=self.line.id,
+                    direction=direction,
+                    klass=CLASSES[track.klass],
+                    track=track_id,
+                    epoch=moment.epoch,
+                    sequence=moment.sequence,
+                )
+            )
+        return events
+
+    def _end(self, track_id: int) -> list[LineCrossed]:
+        track = self.state.tracks.pop(track_id, None)
+        if track is None or not track.confirmed:
+            return []
+        if track.pending is not None:
+            track.settled.append(track.pending)
+            track.pending = None
+        events = self._count(track_id, track)
+        self.state.vanished.append(track)
+        return events
+
+    def _continue_vanished(self, moment: Moment, newborn: list[Sample]) -> None:
+        """Give each new track near the line the history of the nearest track that vanished there."""
+        absent = [
+            track
+            for track in (*self.state.tracks.values(), *self.state.vanished)
+            if track.confirmed and track.side and moment.clock_s - self._memory_s <= track.seen_s < moment.clock_s
+        ]
+        for sample in newborn:
+            track = self.state.tracks[sample.track]
+            reach = NEAR * sample.height
+            if not absent or abs(signed_distance(self._segment, Point(track.last_x, track.last_y))) > 2 * reach:
+                continue
+            nearest = min(absent, key=lambda other: _distance(other, track))
+            if _distance(nearest, track) > reach:
+                continue
+            absent.remove(nearest)
+            track.side, track.x, track.y = nearest.side, nearest.x, nearest.y
+            track.counted_s = list(nearest.counted_s)
+            track.inherited = True
+
+    def _forget_vanished(self, clock_s: float) -> None:
+        if self.state.vanished:
+            oldest = clock_s - self._memory_s
+            self.state.vanished = [track for track in self.state.vanished if track.seen_s >= oldest]
+
+
+def _distance(first: LineTrack, second: LineTrack) -> float:
+    return math.hypot(first.last_x - second.last_x, first.last_y - second.last_y)
+
+
+def can_count(line: Line, aspect: float = 16 / 9) -> str:
+    """Why `line` can never count anything, or an empty string where it can.
+
+    A line too near the picture's edge has no room beyond its dead band in which an object's anchor could be seen; its
+    counter would stay at 0 without a word. `aspect` is the source's width divided by its height.
+    """
+    a, b = line.points()
+    segment = Segment(Point(a.x * aspect, a.y), Point(b.x * aspect, b.y))
+    top, bottom = (SIDE_MARGIN, 1 - SIDE_MARGIN) if line.anchor == "centre" else (TOP_MARGIN, 1.0)
+    corners = [Point(x, y) for x in (SIDE_MARGIN, aspect - SIDE_MARGIN) for y in (top, bottom)]
+    distances = [signed_distance(segment, corner) for corner in corners]
+    for beyond in (max(distances), -min(distances)):
+        if beyond <= line.hysteresis:
+            return (
+                f"line {line.id!r} can never count: it is too near the edge of the picture for the {line.anchor} of an "
+                "object to be seen on its far side. Remedy: move it into the picture."
+            )
+    return ""

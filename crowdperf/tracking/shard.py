@@ -1,0 +1,248 @@
+"""One tracking shard between Redis and its cameras' pipelines: read, step, commit.
+
+Exactly once: what a camera's frames changed (its state), what they caused (events) and how far they were read go to
+Redis in ONE MULTI. After a kill, or a connection lost while the outcome of a commit was unknown, the shard forgets what
+it holds in memory and begins at the stored state; the frames after it come again and give the same events.
+
+A frame without an event need not be stored at once: a camera is committed with every event, else once a second, which
+keeps the append-only file small. For the same reason the shard reads by position (XREAD) and moves its group by XGROUP
+SETID inside the commit, so that other parts see what is acknowledged: XREADGROUP would write a line per entry and keep
+a list of pending ones, and would count frames that merely wait for the next commit as poison after a few kills.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import redis
+from msgspec import Struct
+
+from crowdperf.counting.lines import can_count
+from crowdperf.events import wire
+from crowdperf.events.bus import Publisher
+from crowdperf.events.connection import BLOCK_MS
+from crowdperf.events.schema import Event, FrameDetections, LineCrossed, TrackedFrame
+from crowdperf.events.streams import DETECTIONS, EVENTS, TRACKS, key
+from crowdperf.runtime import Metrics
+from crowdperf.slices import TrackedCamera, TrackingSlice
+from crowdperf.tracking.pipeline import CameraPipeline, MalformedFrameError, StateError
+
+GROUP = "tracking"
+COMMIT_S = 1.0
+"""Longest time that a camera's progress stays in memory only."""
+QUIET_S = 5.0
+"""A camera without a frame for this long is asked whether its stream was made anew with smaller ids."""
+BATCH = 64
+LIVE = 4
+"""Live boxes published per camera and turn: a shard that catches up does not flood the browsers."""
+START = b"0-0"
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoint(Struct, frozen=True, array_like=True):
+    """What is stored per camera."""
+
+    position: bytes
+    """Stream id of the newest frame that `pipeline` has seen."""
+    pipeline: bytes
+
+
+class _Camera:
+    """A camera's pipeline and what is not committed yet."""
+
+    def __init__(self, pipeline: CameraPipeline, name: str, now: float) -> None:
+        self.pipeline = pipeline
+        self.stream = name
+        self.position = START
+        self.events: list[Event] = []
+        self.dead: list[dict[Any, Any]] = []
+        self.live: list[TrackedFrame] = []
+        self.dirty = False
+        self.committed_at = self.heard_at = now
+
+    def due(self, now: float) -> bool:
+        """Whether it has to be committed now."""
+        return self.dirty and (bool(self.events or self.dead) or now - self.committed_at >= COMMIT_S)
+
+
+def state_key(camera: str, prefix: str = "") -> str:
+    """Where a camera's checkpoint is kept."""
+    return f"{prefix}crowdperf:state:{GROUP}:{camera}"
+
+
+class Shard:
+    """All cameras of one tracking process. `clock` is monotonic, `wall` is Unix time, both in seconds."""
+
+    def __init__(
+        self,
+        slice_: TrackingSlice,
+        client: redis.Redis,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        # Any: redis-py types its replies differently from release to release.
+        self._client: Any = client
+        self._slice = slice_
+        self._prefix = slice_.key_prefix
+        self._metrics = metrics
+        self._clock = clock
+        self._wall = wall
+        self._events: Publisher[Event] = Publisher(client, EVENTS, self._prefix)
+        self._tracks: Publisher[TrackedFrame] = Publisher(client, TRACKS, self._prefix)
+        self._cameras: dict[str, _Camera] = {}
+        for camera in slice_.cameras:
+            for line in camera.lines:
+                problem = can_count(line)
+                if problem:
+                    log.warning("camera %s: %s", camera.camera_id, problem)
+                    metrics.text("line_problem", problem, f"{camera.camera_id}/{line.id}")
+
+    def start(self) -> None:
+        """Begin at the stored states. Call it at start-up and after every outage."""
+        now = self._clock()
+        self._cameras = {}
+        for camera in self._slice.cameras:
+            name = key(DETECTIONS, camera.camera_id, self._prefix)
+            self._create_group(name)
+            self._cameras[name] = self._restored(camera, name, now)
+
+    def _create_group(self, name: str) -> None:
+        try:
+            self._client.xgroup_create(name, GROUP, id="0", mkstream=True)
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    def _restored(self, camera: TrackedCamera, name: str, now: float) -> _Camera:
+        settings = self._slice.settings
+        own = _Camera(
+            CameraPipeline(camera.camera_id, settings, camera.lines, camera.zones, camera.target_fps), name, now
+        )
+        stored = self._client.get(state_key(camera.camera_id, self._prefix))
+        if stored is None:
+            return own
+        try:
+            checkpoint = msgspec.msgpack.decode(stored, type=Checkpoint)
+            own.pipeline.restore(checkpoint.pipeline)
+        except (msgspec.MsgspecError, StateError) as error:
+            log.warning("camera %s: the stored state is not usable and begins anew: %s", camera.camera_id, error)
+            return own
+        own.position = checkpoint.position
+        return own
+
+    def turn(self, block_ms: int = BLOCK_MS) -> None:
+        """Take what has come, commit what is due, show the live boxes.
+
+        Raises:
+            redis.ConnectionError, redis.TimeoutError: call `start` again before the next turn.
+        """
+        if not self._cameras:
+            return
+        positions = {name: camera.position for name, camera in self._cameras.items()}
+        reply = self._client.xread(positions, count=BATCH, block=block_ms)
+        rows = reply.items() if isinstance(reply, dict) else reply or []
+        for name, entries in rows:
+            own = self._cameras[name.decode()]
+            # RESP3 wraps each stream's entries in one more list.
+            self._take(own, entries[0] if entries and isinstance(entries[0], list) else entries)
+        now = self._clock()
+        self._commit([camera for camera in self._cameras.values() if camera.due(now)], now)
+        self._show()
+        for camera in self._cameras.values():
+            if now - camera.heard_at > QUIET_S:
+                self._check_position(camera, now)
+
+    def flush(self) -> None:
+        """Commit everything: the orderly end."""
+        self._commit([camera for camera in self._cameras.values() if camera.dirty], self._clock())
+
+    def _take(self, own: _Camera, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        camera = own.pipeline.camera
+        frame: FrameDetections | None = None
+        for entry_id, fields in entries:
+            own.position, own.dirty = entry_id, True
+            try:
+                frame = wire.decode(DETECTIONS, fields)
+                live, events = own.pipeline.step(frame)
+            except (wire.PoisonError, MalformedFrameError) as error:
+                log.error("camera %s: a message cannot be used: %s", camera, error)
+                own.dead.append({**fields, b"_why": str(error), b"_id": entry_id, b"_from": own.stream})
+                continue
+            own.events += events
+            if live is not None:
+                own.live.append(live)
+        self._metrics.count("frames_tracked", len(entries), camera)
+        self._metrics.gauge("tracks_active", len(own.pipeline), camera)
+        for zone, inside in own.pipeline.occupancy().items():
+            self._metrics.gauge("zone_occupancy", inside, f"{camera}/{zone}")
+        if frame is not None:
+            self._metrics.gauge("tracking_lag_s", self._wall() - frame.captured_at_ns / 1e9, camera)
+        own.heard_at = self._clock()
+
+    def _commit(self, cameras: list[_Camera], now: float) -> None:
+        """State, events, dead letters and position of these cameras, all or nothing."""
+        if not cameras:
+            return
+        with self._client.pipeline(transaction=True) as pipe:
+            for own in cameras:
+                for event in own.events:
+                    self._events.stage(pipe, event)
+                for fields in own.dead:
+                    dead = f"{self._prefix}crowdperf:dead:{DETECTIONS.name}:{GROUP}"
+                    pipe.xadd(dead, fields, maxlen=10_000, approximate=True)
+                checkpoint = Checkpoint(own.position, own.pipeline.state())
+                pipe.set(state_key(own.pipeline.camera, self._prefix), msgspec.msgpack.encode(checkpoint))
+            for own in cameras:
+                pipe.xgroup_setid(own.stream, GROUP, own.position)
+            replies = pipe.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, redis.ResponseError):
+                # A stream that was deleted took its group along; everything else in the transaction is stored.
+                if "NOGROUP" not in str(reply) and "requires the key" not in str(reply):
+                    raise reply
+                for own in cameras:
+                    self._create_group(own.stream)
+        for own in cameras:
+            crossings = sum(isinstance(event, LineCrossed) for event in own.events)
+            if crossings:
+                self._metrics.count("crossings_total", crossings, own.pipeline.camera)
+            if own.dead:
+                self._metrics.count("dead_letters", len(own.dead), own.pipeline.camera)
+            own.events, own.dead, own.dirty, own.committed_at = [], [], False, now
+
+    def _show(self) -> None:
+        shown = [own for own in self._cameras.values() if own.live]
+        if not shown:
+            return
+        with self._client.pipeline(transaction=False) as pipe:
+            for own in shown:
+                for frame in own.live[-LIVE:]:
+                    self._tracks.stage(pipe, frame, own.pipeline.camera)
+                own.live.clear()
+            pipe.execute()
+
+    def _check_position(self, own: _Camera, now: float) -> None:
+        """Go back to the stream's beginning when it was made anew with smaller ids (the machine's clock went back)."""
+        own.heard_at = now
+        try:
+            newest = self._client.xinfo_stream(own.stream)["last-generated-id"]
+        except redis.ResponseError as error:
+            if "no such key" not in str(error):
+                raise
+            newest = START
+            self._create_group(own.stream)
+        if _order(newest) < _order(own.position):
+            log.warning("camera %s: its stream begins anew at a lower id", own.pipeline.camera)
+            own.position = START
+            own.pipeline.rewind()
+            own.dirty = True
+
+
+def _order(entry_id: bytes) -> tuple[int, int]:
+    epoch, _, sequence = entry_id.partition(b"-")
+    return int(epoch), int(sequence or 0)

@@ -1,0 +1,249 @@
+"""`PersonTracker`: detections of one camera in, tracks out. Pure: time is a parameter and nothing is read or written.
+
+Two-stage association after Zhang et al., ByteTrack: Multi-Object Tracking by Associating Every Detection Box (2022),
+written anew: confident detections are matched with predicted tracks first, weak ones then keep tracks alive that would
+otherwise break in an occlusion. Everything is an array over all tracks; there are no track objects.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from crowdperf.config import CLASSES, Tracking
+from crowdperf.tracking import association, kalman
+from crowdperf.tracking.association import Indices
+
+VERSION = 1
+CONFIRM_HITS = 3
+"""A track is confirmed with its third detection."""
+TENTATIVE_S = 0.35
+"""How long an unconfirmed track may go without a detection."""
+WEAK_S = 0.6
+"""A weak detection continues only tracks that were seen this recently: it must not revive an old one."""
+BUFFER = 0.3
+"""Growth of boxes, share of their size per side, where plain overlap found nothing (small, fast, few frames)."""
+LEAST_FIRST = 0.15
+LEAST_WEAK = 0.5
+LEAST_FAR = 0.2
+"""Least similarity of a pair, by stage: confident, weak, and confident by buffered boxes."""
+DUPLICATE = 0.65
+"""A new detection that covers a tracked one by this IoU is the same object under another class."""
+OTHER_KIND = 0.3
+"""Taken off the similarity of a person and a vehicle: they are matched only when nothing else is there."""
+LOST_DAMPING = 0.5
+"""Velocity left after a second without a detection: extrapolation soon knows less than standing still does."""
+
+Floats = NDArray[np.float64]
+
+
+class Tracks(NamedTuple):
+    """The tracks that were seen in one frame, and those that have ended."""
+
+    ids: NDArray[np.uint32]
+    """Shape (n,); never used again by this tracker."""
+    boxes: NDArray[np.float32]
+    """Filtered boxes, shape (n, 4), x1 y1 x2 y2 normalised to the source picture."""
+    classes: NDArray[np.uint8]
+    """Majority class of each track, index into `config.CLASSES`, votes weighted by score."""
+    confirmed: NDArray[np.bool_]
+    ended: NDArray[np.uint32]
+    """Ids whose tracks were evicted by this update."""
+
+
+class _State(Struct, array_like=True):
+    """The tracker in serialised form; arrays as raw little-endian bytes, so that nothing is rounded."""
+
+    version: int
+    time_s: float | None
+    next_id: int
+    ids: bytes
+    hits: bytes
+    seen: bytes
+    votes: bytes
+    filters: bytes
+
+
+class PersonTracker:
+    """Tracks of one camera: people and vehicles."""
+
+    def __init__(self, settings: Tracking) -> None:
+        self._high = settings.high_confidence
+        self._lost_s = settings.lost_s
+        self._time: float | None = None
+        self._next_id = 1
+        self._ids = np.zeros(0, np.uint32)
+        self._hits = np.zeros(0, np.int64)
+        self._seen = np.zeros(0, np.float64)
+        self._votes = np.zeros((0, len(CLASSES)), np.float64)
+        self._filters = kalman.empty()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def update(
+        self,
+        captured_at_s: float,
+        boxes: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        classes: NDArray[np.uint8],
+        aspect: float = 16 / 9,
+    ) -> Tracks:
+        """Take one frame's detections.
+
+        `captured_at_s` must grow from call to call; `boxes` (n, 4) x1 y1 x2 y2 normalised, `scores` (n,), `classes`
+        (n,) indices into `config.CLASSES`; `aspect` is the source's width divided by its height.
+        """
+        measured = _measured(boxes, aspect)
+        self._predict(captured_at_s)
+        track_of = self._match(captured_at_s, measured, scores, classes)
+        found = (track_of >= 0).nonzero()[0]
+        rows = track_of[found]
+        if len(rows):
+            kalman.correct(self._filters, rows, measured[found])
+            self._votes[rows, classes[found]] += scores[found]
+            self._hits[rows] += 1
+            self._seen[rows] = captured_at_s
+        born = self._births(measured, scores, track_of)
+        if len(born):
+            self._append(captured_at_s, measured[born], scores[born], classes[born])
+        ended = self._evict(captured_at_s)
+        return self._tracks(captured_at_s, aspect, ended)
+
+    def _predict(self, now: float) -> None:
+        if self._time is not None and len(self._ids):
+            dt = max(now - self._time, 0.0)
+            kalman.predict(self._filters, dt)
+            lost = self._seen < self._time
+            if lost.any():
+                self._filters[kalman.VELOCITY, lost] *= LOST_DAMPING**dt
+        self._time = now
+
+    def _match(
+        self, now: float, measured: Floats, scores: NDArray[np.float32], classes: NDArray[np.uint8]
+    ) -> NDArray[np.intp]:
+        """Track row of each detection, -1 where there is none."""
+        track_of = np.full(len(measured), -1, np.intp)
+        if not len(self._ids) or not len(measured):
+            return track_of
+        similarity = self._similarity(measured, classes, 0.0)
+        confirmed = self._hits >= CONFIRM_HITS
+        strong = scores >= self._high
+        weight = 0.5 + 0.5 * scores
+        free = np.ones(len(self._ids), np.bool_)
+
+        def stage(rows: NDArray[np.bool_], columns: NDArray[np.bool_], matrix: Floats, least: float) -> None:
+            taken, detections = association.assign(matrix, rows.nonzero()[0], columns.nonzero()[0], least)
+            track_of[detections] = taken
+            free[taken] = False
+
+        stage(confirmed, strong, similarity * weight, LEAST_FIRST)
+        stage(confirmed & free & (self._seen >= now - WEAK_S), ~strong, similarity, LEAST_WEAK)
+        stage(~confirmed, strong & (track_of < 0), similarity * weight, LEAST_FIRST)
+        left = strong & (track_of < 0)
+        if left.any() and free.any():
+            stage(free, left, self._similarity(measured, classes, BUFFER) * weight, LEAST_FAR)
+        return track_of
+
+    def _similarity(self, measured: Floats, classes: NDArray[np.uint8], buffer: float) -> Floats:
+        """Overlap of every track with every detection, less where one is a person and the other a vehicle."""
+        overlap = association.buffered_iou(self._filters[kalman.VALUE], measured, buffer)
+        if classes.any():
+            person = self._votes.argmax(axis=1) == 0
+            overlap -= OTHER_KIND * (person[:, None] != (classes == 0)[None])
+        return overlap
+
+    def _births(self, measured: Floats, scores: NDArray[np.float32], track_of: Indices) -> Indices:
+        """Confident detections without a track, none of which doubles a better or a tracked one."""
+        free = ((track_of < 0) & (scores >= self._high)).nonzero()[0]
+        if not len(free):
+            return free
+        tracked = (track_of >= 0).nonzero()[0]
+        if len(tracked):
+            free = free[association.buffered_iou(measured[free], measured[tracked], 0.0).max(axis=1) < DUPLICATE]
+        if len(free) > 1:
+            free = free[np.argsort(-scores[free], kind="stable")]
+            covered = association.buffered_iou(measured[free], measured[free], 0.0) >= DUPLICATE
+            free = free[~np.tril(covered, -1).any(axis=1)]
+        return free
+
+    def _append(self, now: float, measured: Floats, scores: NDArray[np.float32], classes: NDArray[np.uint8]) -> None:
+        count = len(measured)
+        ids = np.arange(self._next_id, self._next_id + count).astype(np.uint32)
+        self._next_id += count
+        votes = np.zeros((count, len(CLASSES)))
+        votes[np.arange(count), classes] = scores
+        self._ids = np.concatenate([self._ids, ids])
+        self._hits = np.concatenate([self._hits, np.ones(count, np.int64)])
+        self._seen = np.concatenate([self._seen, np.full(count, now)])
+        self._votes = np.concatenate([self._votes, votes])
+        self._filters = np.concatenate([self._filters, kalman.start(measured)], axis=1)
+
+    def _evict(self, now: float) -> NDArray[np.uint32]:
+        """Forget what was not seen for too long; returns the ids."""
+        if not len(self._ids):
+            return self._ids
+        patience = np.where(self._hits >= CONFIRM_HITS, self._lost_s, TENTATIVE_S)
+        gone = now - self._seen > patience
+        if not gone.any():
+            return self._ids[:0]
+        ended, keep = self._ids[gone], ~gone
+        self._ids, self._hits, self._seen = self._ids[keep], self._hits[keep], self._seen[keep]
+        self._votes, self._filters = self._votes[keep], self._filters[:, keep]
+        return ended
+
+    def _tracks(self, now: float, aspect: float, ended: NDArray[np.uint32]) -> Tracks:
+        rows = (self._seen == now).nonzero()[0]
+        value = self._filters[kalman.VALUE, rows]
+        half = value[:, 2:] / 2
+        boxes = np.concatenate([value[:, :2] - half, value[:, :2] + half], axis=1)
+        boxes[:, ::2] /= aspect
+        return Tracks(
+            self._ids[rows],
+            np.clip(boxes, 0.0, 1.0).astype(np.float32),
+            self._votes[rows].argmax(axis=1).astype(np.uint8),
+            self._hits[rows] >= CONFIRM_HITS,
+            ended,
+        )
+
+    def state(self) -> bytes:
+        """Everything that decides the future, so that a restored tracker continues bit for bit."""
+        return msgspec.msgpack.encode(
+            _State(
+                VERSION,
+                self._time,
+                self._next_id,
+                *(array.tobytes() for array in (self._ids, self._hits, self._seen, self._votes, self._filters)),
+            )
+        )
+
+    def restore(self, state: bytes) -> None:
+        """Continue where `state()` was taken.
+
+        Raises:
+            ValueError: the state is of another version or damaged.
+        """
+        read = msgspec.msgpack.decode(state, type=_State)
+        if read.version != VERSION:
+            raise ValueError(f"tracker state of version {read.version}; this is version {VERSION}")
+        ids = np.frombuffer(read.ids, np.uint32).copy()
+        count = len(ids)
+        self._filters = np.frombuffer(read.filters, np.float64).reshape(5, count, 4).copy()
+        self._votes = np.frombuffer(read.votes, np.float64).reshape(count, len(CLASSES)).copy()
+        self._hits = np.frombuffer(read.hits, np.int64).reshape(count).copy()
+        self._seen = np.frombuffer(read.seen, np.float64).reshape(count).copy()
+        self._ids, self._time, self._next_id = ids, read.time_s, read.next_id
+
+
+def _measured(boxes: NDArray[np.float32], aspect: float) -> Floats:
+    """Corners, normalised, as centre and size in picture heights."""
+    corners = boxes.astype(np.float64)
+    corners[:, ::2] *= aspect
+    measured = np.empty_like(corners)
+    measured[:, :2] = (corners[:, :2] + corners[:, 2:]) / 2
+    measured[:, 2:] = np.maximum(corners[:, 2:] - corners[:, :2], kalman.SMALLEST)
+    return measured
