@@ -6,7 +6,7 @@ import logging
 
 from crowdperf.capture.camera import CameraCapture
 from crowdperf.capture.report import StateReporter
-from crowdperf.config import redacted
+from crowdperf.capture.source import redactor
 from crowdperf.runtime import Runtime
 from crowdperf.slices import CaptureSlice
 
@@ -20,7 +20,7 @@ def main(slice_: CaptureSlice, runtime: Runtime) -> None:
         runtime.tick()
         return not runtime.stopping
 
-    log.info("camera %s: %s", slice_.camera_id, redacted(slice_.url))
+    log.info("camera %s: %s", slice_.camera_id, redactor(slice_.url)(slice_.url))
     reporter = StateReporter(slice_.redis_url, slice_.key_prefix)
     camera = CameraCapture(slice_, runtime.metrics, reporter.put, alive, runtime.wait)
     try:

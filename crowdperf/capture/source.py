@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from crowdperf.config import redacted
 from crowdperf.runtime import redact
 
 _REMEDY = "Remedy: correct the camera's url."
@@ -57,11 +56,14 @@ def check(url: str, media_roots: tuple[str, ...]) -> Source:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
-    except ValueError as error:
-        raise SourceError(f"the url is not a URL: {error}. {_REMEDY}") from None
+    except ValueError:
+        # Python's own message would quote what it took for the port: part of a password, often.
+        raise SourceError(
+            "the url is not a URL. Remedy: correct it; in a password, write / ? # @ : as %2F %3F %23 %40 %3A."
+        ) from None
     if parts.scheme in ("rtsp", "rtsps", "http", "https"):
         if not host:
-            raise SourceError(f"the url {redacted(url)!r} names no host. {_REMEDY}")
+            raise SourceError(f"the url names no host. {_REMEDY}")
         _check_host(host)
         return Source("rtsp" if parts.scheme.startswith("rtsp") else "http", url)
     if parts.scheme == "file":
@@ -136,8 +138,11 @@ def redactor(url: str) -> Callable[[str], str]:
     try:
         parts = urlsplit(url)
         login = parts.netloc.rpartition("@")[0]
+        if not login and "@" in parts.path + parts.query + parts.fragment:
+            # A password with a bare / ? or #: no valid URL, but a password all the same.
+            login = url.partition("://")[2].rpartition("@")[0]
         password = login.partition(":")[2]
-        secrets = {url: redacted(url)} if login or parts.query else {}
+        secrets = {}
         for secret in (login, unquote(login), parts.query, unquote(parts.query)):
             if secret:
                 secrets[secret] = "***"

@@ -1,0 +1,129 @@
+"""FFmpeg's command line."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from crowdperf.capture import argv
+from crowdperf.capture.argv import Options
+from crowdperf.capture.binary import Abilities, FfmpegMissing, abilities, ffmpeg_binary
+from crowdperf.capture.source import Source
+from crowdperf.frames.layout import RingSpec
+
+URL = "rtsp://camera/stream"
+FFMPEG_4 = Abilities("-stimeout", ("-vsync", "passthrough"), initial_burst=False)
+FFMPEG_9 = Abilities("-timeout", ("-fps_mode", "passthrough"), initial_burst=True)
+NATIVE_BGR = RingSpec(1280, 720, "bgr24", 1280, 720, 4, 10.0, 0)
+SCALED = RingSpec(640, 360, "yuv420p", 1920, 1080, 4, 10.0, 0)
+
+
+def options(kind: str = "rtsp", target: str = URL, knows: Abilities = FFMPEG_9) -> Options:
+    return Options(binary="ffmpeg", abilities=knows, source=Source(kind, target))
+
+
+def after(command: list[str], flag: str) -> str:
+    return command[command.index(flag) + 1]
+
+
+def test_the_documented_command_token_for_token() -> None:
+    documented = (
+        "ffmpeg -loglevel error -rtsp_transport tcp -fflags nobuffer -flags low_delay -analyzeduration 0 -probesize 32 "
+        f"-stimeout 5000000 -i {URL} -f rawvideo -pix_fmt bgr24 -"
+    )
+    assert argv.capture(options(knows=FFMPEG_4), NATIVE_BGR) == documented.split()
+    given = replace(options(knows=FFMPEG_4), extra_flags=("-loglevel", "error"))
+    assert argv.capture(given, NATIVE_BGR) == documented.split()
+
+
+def test_the_default_command() -> None:
+    expected = (
+        "ffmpeg -loglevel error -rtsp_transport tcp -flags low_delay -threads 1 "
+        "-protocol_whitelist rtsp,rtsps,rtp,srtp,tcp,udp,tls -analyzeduration 0 -probesize 32 -timeout 5000000 "
+        f"-i {URL} -vf scale=640:360:flags=fast_bilinear:out_color_matrix=bt601:out_range=tv -fps_mode passthrough "
+        "-f rawvideo -pix_fmt yuv420p -"
+    )
+    assert argv.capture(options(), SCALED) == expected.split()
+
+
+def test_the_camera_s_flags_come_before_the_dash() -> None:
+    command = argv.capture(replace(options(), output_flags=("-an", "-threads", "2")), SCALED)
+    assert command[-4:] == ["-an", "-threads", "2", "-"]
+    old = argv.capture(replace(options(knows=FFMPEG_4), output_flags=("-an",)), NATIVE_BGR)
+    assert old[-2:] == ["-an", "-"]
+
+
+def test_extra_flags_come_first_and_replace_ours() -> None:
+    command = argv.capture(replace(options(), extra_flags=("-v", "info", "-probesize", "5000")), SCALED)
+    assert command[:5] == ["ffmpeg", "-v", "info", "-probesize", "5000"]
+    assert command.count("-probesize") == 1
+    assert "-loglevel" not in command
+
+
+@pytest.mark.parametrize("kind", ["file", "http"])
+def test_only_rtsp_gets_rtsp_options(kind: str) -> None:
+    command = argv.capture(options(kind, "/media/a.mp4"), SCALED)
+    assert not {"-rtsp_transport", "-timeout", "-stimeout"} & set(command)
+    assert ("-rw_timeout" in command) == (kind == "http")
+    assert after(command, "-protocol_whitelist").split(",")[0] == kind
+    assert "rtsp" not in after(command, "-protocol_whitelist")
+    assert not {"-rtsp_transport", "-timeout"} & set(argv.probe(options(kind, "/media/a.mp4")))
+
+
+def test_a_recording_is_paced_and_looped_on_request() -> None:
+    plain = options("file", "/media/a.mp4")
+    assert "-re" not in argv.capture(plain, SCALED)
+    paced = argv.capture(replace(plain, paced=True), SCALED)
+    assert paced.index("-re") < paced.index("-i")
+    assert after(paced, "-readrate_initial_burst") == "0.001"
+    assert "-stream_loop" not in paced
+    looped = argv.capture(replace(plain, paced=True, loop=True, abilities=FFMPEG_4), SCALED)
+    assert after(looped, "-stream_loop") == "-1"
+    assert "-readrate_initial_burst" not in looped
+
+
+def test_padding_where_the_shapes_differ() -> None:
+    square = RingSpec(640, 640, "yuv420p", 1920, 1080, 4, 10.0, 0)
+    assert after(argv.capture(options(), square), "-vf").endswith(",pad=640:640:0:140")
+
+
+def test_bgr_of_native_size_is_not_filtered() -> None:
+    assert "-vf" not in argv.capture(options(), NATIVE_BGR)
+    assert after(argv.capture(options(), replace(NATIVE_BGR, width=640, height=360)), "-vf") == (
+        "scale=640:360:flags=fast_bilinear"
+    )
+
+
+def test_patience_changes_the_probe_values_alone() -> None:
+    quick, patient = (argv.capture(replace(options(), patient=value), SCALED) for value in (False, True))
+    assert [(a, b) for a, b in zip(quick, patient) if a != b] == [("0", "10000000"), ("32", "5000000")]
+
+
+def _fake_ffmpeg(folder: Path, help_text: str) -> str:
+    program = folder / "ffmpeg"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{help_text}\nEND\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return str(program)
+
+
+def test_an_ffmpeg_4_is_recognised_by_its_help(tmp_path: Path) -> None:
+    old = "  -stimeout          <int>        .D.... timeout\n  -timeout   <int>   .D.... wait (listen)"
+    assert abilities(_fake_ffmpeg(tmp_path, old)) == FFMPEG_4
+
+
+def test_the_installed_ffmpeg_answers() -> None:
+    assert abilities(ffmpeg_binary()).timeout in ("-timeout", "-stimeout")
+
+
+def test_a_missing_ffmpeg_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CROWDPERF_FFMPEG", str(tmp_path / "none"))
+    with pytest.raises(FfmpegMissing, match="Remedy"):
+        ffmpeg_binary()
+    (tmp_path / "broken").write_text("no program")
+    os.chmod(tmp_path / "broken", 0o700)
+    with pytest.raises(FfmpegMissing, match="does not run"):
+        abilities(str(tmp_path / "broken"))

@@ -1,0 +1,161 @@
+"""Which sources may be opened, and what of them may be shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crowdperf.capture import source
+from crowdperf.capture.probe import Probe, analysis_size, parse, ring_spec
+from crowdperf.capture.source import Source, SourceError
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("rtsp://u:p@10.0.0.7:554/ch1", "rtsp"),
+        ("rtsps://camera/1", "rtsp"),
+        ("http://camera/video.mjpg?x=1", "http"),
+        ("https://192.168.1.4/a", "http"),
+        ("rtsp://[fd00::7]/a", "rtsp"),
+        ("http://127.0.0.1:81/a", "http"),
+    ],
+)
+def test_network_sources(url: str, kind: str) -> None:
+    assert source.check(url, ()) == Source(kind, url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "-i",
+        "--help",
+        "concat:/etc/passwd",
+        "lavfi:testsrc",
+        "ftp://x/y",
+        "pipe:0",
+        "rtsp:///nohost",
+        "rtsp://h:notaport/",
+        "rtsp://[::1",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://user@169.254.169.254/",
+        "http://2852039166/",
+        "http://0xa9fea9fe/",
+        "http://0251.0376.0251.0376/",
+        "http://169.16689662/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://[fe80::1%25eth0]/",
+        "http://metadata.google.internal./",
+        "a\0b",
+    ],
+)
+def test_what_is_refused(url: str) -> None:
+    with pytest.raises(SourceError, match="Remedy"):
+        source.check(url, ("/",))
+
+
+def test_files_only_below_the_roots(tmp_path: Path) -> None:
+    root, outside = tmp_path / "media", tmp_path / "secret.mp4"
+    root.mkdir()
+    outside.touch()
+    clip = root / "a clip.mp4"
+    clip.touch()
+    (root / "link.mp4").symlink_to(outside)
+    roots = (str(root),)
+    for url in (str(clip), "a clip.mp4", f"file://{root}/a%20clip.mp4"):
+        assert source.check(url, roots) == Source("file", str(clip))
+    for url in (str(outside), str(root / ".." / "secret.mp4"), "../secret.mp4", "link.mp4", f"file://{outside}"):
+        with pytest.raises(SourceError, match="outside media_roots"):
+            source.check(url, roots)
+    with pytest.raises(SourceError, match="does not exist"):
+        source.check("none.mp4", roots)
+    with pytest.raises(SourceError):
+        source.check(str(root), roots)
+
+
+def test_flags_by_allow_list() -> None:
+    assert source.flags("-loglevel warning -an -max_delay '-1'", "x") == [
+        "-loglevel",
+        "warning",
+        "-an",
+        "-max_delay",
+        "-1",
+    ]
+    for text in (
+        "-f lavfi",
+        "-i /etc/passwd",
+        "-vf movie=/etc/passwd",
+        "-y out.mp4",
+        "out.mp4",
+        "-loglevel",
+        "-c:v -i",
+        "'",
+    ):
+        with pytest.raises(SourceError, match=r"FLAGS.*Remedy"):
+            source.flags(text, "FLAGS")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://admin:S3cret%40x@cam/1",
+        "rtsp://admin:S3cret@x@cam/1",
+        "http://cam/v?token=S3cret",
+        "rtsp://admin:S3cr/et@cam/1",
+    ],
+)
+def test_no_secret_leaves(url: str) -> None:
+    clean = source.redactor(url)
+    for text in (f"[in#0] Error opening input {url}.", url.partition("//")[2], f"failed: {url.replace('%40', '@')}"):
+        assert "S3cr" not in clean(text)
+    assert clean("plain words, admin's too") == "plain words, admin's too"
+    assert "cam" in clean(f"cannot open {url}")
+
+
+H264 = """Input #0, rtsp, from 'rtsp://x/wz':
+  Duration: N/A, bitrate: N/A
+  Stream #0:0: Video: h264 (High), yuv420p(progressive), 480x270 [SAR 1:1 DAR 16:9], 15 fps, 30 tbr, 90k tbn"""
+AVI = """Input #0, avi, from 'v.avi':
+  Duration: 00:01:19.50, start: 0.000000, bitrate: 818 kb/s
+  Stream #0:0: Video: msmpeg4v3 (msmpeg4) (div3 / 0x33766964), yuv420p, 768x576, 816 kb/s, 10 fps, 10 tbr, 10 tbn"""
+PHONE = """  Duration: 00:00:01.00, start: 0.000000
+  Stream #0:1[0x2](und): Audio: aac (LC) (mp4a / 0x6134706D), 48000 Hz, stereo
+  Stream #0:0[0x1](und): Video: h264 (High) (avc1 / 0x31637661), yuv420p(tv, bt709), 1920x1080, 17 kb/s, 29.97 fps
+      Side data:
+        displaymatrix: rotation of -90.00 degrees"""
+
+
+def test_the_probe_s_report() -> None:
+    assert parse(H264) == Probe(480, 270, 15.0, finite=False)
+    assert parse(AVI) == Probe(768, 576, 10.0, finite=True)
+    assert parse(PHONE) == Probe(1080, 1920, 29.97, finite=True)
+    assert parse("Stream #0:0: Audio: aac, 48000 Hz\nInvalid data found") is None
+    assert parse(H264.replace("480x270", "none")) is None
+
+
+@pytest.mark.parametrize(
+    ("source_size", "width", "size"),
+    [
+        ((1920, 1080), 640, (640, 360)),
+        ((320, 240), 640, (320, 240)),
+        ((1366, 768), 640, (640, 360)),
+        ((1080, 1920), 640, (640, 1138)),
+        ((481, 271), 640, (480, 270)),
+    ],
+)
+def test_analysis_size(source_size: tuple[int, int], width: int, size: tuple[int, int]) -> None:
+    assert analysis_size(*source_size, width) == size
+
+
+def test_slots_follow_the_queue() -> None:
+    for queue_max, slots in ((1, 4), (2, 4), (8, 10)):
+        spec = ring_spec(
+            Probe(1920, 1080, 25, False),
+            pix_fmt="yuv420p",
+            analysis_width=640,
+            queue_max=queue_max,
+            target_fps=10,
+            frame_skip=0,
+        )
+        assert (spec.slots, spec.width, spec.source_height) == (slots, 640, 1080)
