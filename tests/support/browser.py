@@ -1,0 +1,115 @@
+"""The dashboard in a real browser: headless Chromium through Playwright, and what must never happen in it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import missing
+
+TIMEOUT_MS = 30_000
+
+
+class Dashboard:
+    """An open dashboard. `problems` collects console errors, failed requests, page errors and CSP violations."""
+
+    def __init__(self, page) -> None:
+        self.page = page
+        self.problems: list[str] = []
+        page.set_default_timeout(TIMEOUT_MS)
+        page.on("console", lambda message: self._note("console", message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self._note("page error", str(error)))
+        page.on("requestfailed", lambda request: self._note("request", f"{request.url} {request.failure}"))
+
+    def _note(self, kind: str, text: str) -> None:
+        # The browser's own word for a live stream that ends because the test closes the page.
+        if "ERR_ABORTED" not in text:
+            self.problems.append(f"{kind}: {text}")
+
+    def open(self, url: str) -> None:
+        """Open the overview and wait until the site is shown and the stream is live."""
+        self.page.goto(url)
+        self.wait_for("document.querySelector('.overview, .empty') !== null")
+        self.wait_for("document.getElementById('connection').dataset.state === 'live'")
+
+    def wait_for(self, expression: str, timeout_ms: float = TIMEOUT_MS) -> None:
+        """Wait until a JavaScript expression is true."""
+        self.page.wait_for_function(f"() => {expression}", timeout=timeout_ms)
+
+    def total(self, kind: str, direction: str) -> int:
+        """A number of the totals: kind is person or vehicle."""
+        text = self.page.locator(f"[data-total='{kind}.{direction}']").inner_text()
+        return int(text.replace(",", ""))
+
+    def wait_for_total(self, kind: str, direction: str, value: int, timeout_ms: float = TIMEOUT_MS) -> None:
+        """Wait until that total is `value`; it comes by push, the page is never loaded again."""
+        selector = f"[data-total='{kind}.{direction}']"
+        self.wait_for(
+            f"document.querySelector(\"{selector}\")?.textContent.replaceAll(',', '') === '{value}'", timeout_ms
+        )
+
+    def wait_for_picture(self, camera: str, timeout_ms: float = TIMEOUT_MS) -> None:
+        """Wait until the camera's tile shows a live picture: not blank, and newer ones follow."""
+        selector = f"article[data-camera='{camera}'] canvas"
+        self.wait_for(f"document.querySelector(\"{selector}\")?.dataset.sequence", timeout_ms)
+        first = self.page.locator(selector).get_attribute("data-sequence")
+        self.wait_for(f"document.querySelector(\"{selector}\").dataset.sequence !== '{first}'", timeout_ms)
+        assert self.shades(camera) > 20, f"the picture of {camera} is blank"
+
+    def shades(self, camera: str) -> int:
+        """How many different colours the tile's canvas holds on a coarse grid."""
+        return self.page.evaluate(
+            """(camera) => {
+                const canvas = document.querySelector(`article[data-camera='${camera}'] canvas`);
+                const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+                const seen = new Set();
+                for (let at = 0; at < data.length; at += 4 * 97) seen.add(data[at] << 16 | data[at + 1] << 8 | data[at + 2]);
+                return seen.size;
+            }""",
+            camera,
+        )
+
+    def overflow_px(self) -> int:
+        """By how many pixels the page is wider than the window."""
+        return self.page.evaluate(
+            "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+
+    def size(self, width: int, height: int) -> None:
+        """Set the window's size."""
+        self.page.set_viewport_size({"width": width, "height": height})
+
+    def screenshot(self, path: Path) -> Path:
+        """Save what the window shows as PNG."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=str(path))
+        return path
+
+
+def chromium() -> str:
+    """The browser's path; skips, or fails in CI, where there is none."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not found:
+        missing("chromium")
+    assert found
+    return found
+
+
+@contextlib.contextmanager
+def dashboard(url: str, scheme: str = "light", width: int = 1440, height: int = 900) -> Iterator[Dashboard]:
+    """Chromium with the dashboard of `url` open; at the end nothing may have gone wrong in the page."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        shown = Dashboard(context.new_page())
+        try:
+            shown.open(url)
+            yield shown
+        finally:
+            browser.close()
+        assert not shown.problems, shown.problems

@@ -1,0 +1,101 @@
+"""The real web application behind a real uvicorn, in a thread of the test's process."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from crowdperf.config import Config, Paths, parse
+from crowdperf.runtime import Runtime
+from crowdperf.slices import WebSlice, web_slice
+from crowdperf.web.process import main
+from tests.conftest import wait_until
+
+CONFIG = {
+    "site": {"name": "Riverside plaza", "timezone": "Europe/Berlin"},
+    "cameras": [
+        {
+            "id": "plaza",
+            "name": "Plaza north",
+            "url": "rtsp://viewer:s3cret-pass@192.0.2.7/stream?token=t0ken",
+            "lines": [{"id": "gate", "name": "North gate", "p1": [0.5, 0.95], "p2": [0.5, 0.3]}],
+            "zones": [
+                {
+                    "id": "stage",
+                    "name": "Stage",
+                    "polygon": [[0.05, 0.5], [0.4, 0.5], [0.4, 0.95], [0.05, 0.95]],
+                    "limit": 4,
+                },
+            ],
+        },
+        {
+            "id": "lobby",
+            "name": "Lobby",
+            "url": "rtsp://192.0.2.8/",
+            "lines": [{"id": "door", "name": "Door", "p1": [0.2, 0.6], "p2": [0.8, 0.6], "in_side": "negative"}],
+            "zones": [{"id": "desk", "name": "Desk", "polygon": [[0.5, 0.5], [0.9, 0.5], [0.9, 0.9], [0.5, 0.9]]}],
+        },
+        {"id": "dock", "name": "Loading dock", "url": "rtsp://192.0.2.9/", "enabled": False},
+    ],
+}
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def site_config(redis_url: str, port: int, base: dict | None = None) -> Config:
+    """The test site's configuration on that port."""
+    return parse(
+        msgspec.json.encode(
+            {**(base or CONFIG), "redis": {"url": redis_url}, "web": {"host": "127.0.0.1", "port": port}}
+        )
+    )
+
+
+class Served:
+    """A running web process, as a thread."""
+
+    def __init__(self, config: Config, paths: Paths) -> None:
+        self.config = config
+        self.paths = paths
+        self.slice: WebSlice = web_slice(config, paths)
+        self.url = f"http://127.0.0.1:{config.web.port}"
+        self.port = config.web.port
+        self.runtime = Runtime("web", 0)
+        self.thread = threading.Thread(target=main, args=(self.slice, self.runtime), daemon=True)
+
+    def start(self) -> None:
+        """Start and wait until the port answers."""
+        self.thread.start()
+        wait_until(self._answers, what="the web server")
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
+
+    def stop(self) -> None:
+        """Stop and wait for the end."""
+        self.runtime.stop()
+        self.thread.join(20)
+        assert not self.thread.is_alive(), "the web process did not stop"
+
+
+@contextlib.contextmanager
+def serving(redis_url: str, folder: Path, base: dict | None = None) -> Iterator[Served]:
+    """The test site, served."""
+    server = Served(site_config(redis_url, free_port(), base), Paths(folder))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
