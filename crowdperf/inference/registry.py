@@ -160,7 +160,7 @@ def resolve(
             return ModelPath(name=name, runtime=wanted, path=paths[0], classes=entry.classes)
     raise ModelError(
         f"the model {name!r} (file {entry.file!r}) has no variant for {runtime!r}. "
-        "Remedy: run `python -m crowdperf models export`, or set inference.runtime to 'torch'."
+        f"Remedy: run `python -m crowdperf models export {name}`, or set inference.runtime to 'torch'."
     )
 
 

@@ -21,6 +21,8 @@ REFILL = 1.01
 """Pacing admits this share of target_fps, so that a camera at exactly that rate by its own clock loses nothing."""
 BURST_S = 0.5
 """Cameras pause up to this long around their key frames and then send what piled up."""
+BURST_MIN = 3.0
+"""Frames that slow cameras may send at once: each of two neighbours may be late or early by nearly a period."""
 
 
 class Pace:
@@ -28,7 +30,7 @@ class Pace:
 
     def __init__(self, fps: float) -> None:
         self._rate = fps * REFILL
-        self._burst = max(2.0, fps * BURST_S)
+        self._burst = max(BURST_MIN, fps * BURST_S)
         self._tokens = self._burst
         self._at = float("-inf")
 

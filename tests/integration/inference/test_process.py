@@ -1,0 +1,142 @@
+"""The inference process: real rings, real model, real Redis."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+
+from crowdperf.config import Inference, Models
+from crowdperf.events import wire
+from crowdperf.events.schema import FrameDetections
+from crowdperf.events.streams import DETECTIONS, key
+from crowdperf.frames.ring import FrameWriter
+from crowdperf.inference import process
+from crowdperf.runtime import Runtime
+from crowdperf.slices import InferenceSlice
+from tests.conftest import RedisServer, wait_until
+from tests.support.pictures import asset, ring_frame
+
+Start = Callable[..., Runtime]
+
+
+@pytest.fixture
+def start(tmp_path: Path, redis_server: RedisServer) -> Iterator[Start]:
+    """Start the process's main in a thread; stopped at the end."""
+    running: list[tuple[Runtime, threading.Thread]] = []
+
+    def run(**settings: object) -> Runtime:
+        slice_ = InferenceSlice(
+            settings=Inference(device="cpu", staleness_s=20.0, **settings),  # type: ignore[arg-type]
+            queue_max=4,
+            cuda_empty_every=1,
+            ring_prefix=str(tmp_path / "crowdperf.0123abcd."),
+            doorbell=str(tmp_path / "bell.sock"),
+            cache=str(tmp_path / "cache"),
+            redis_url=redis_server.url,
+            key_prefix="t:",
+        )
+        runtime = Runtime("inference", 0)
+        thread = threading.Thread(target=process.main, args=(slice_, runtime), daemon=True)
+        thread.start()
+        running.append((runtime, thread))
+        return runtime
+
+    yield run
+    for runtime, thread in running:
+        runtime.stop()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def writer(tmp_path: Path, camera: str, name: str) -> tuple[FrameWriter, np.ndarray]:
+    frame, spec = ring_frame(asset(name), 640, 360)
+    return FrameWriter(tmp_path / f"crowdperf.0123abcd.{camera}", spec, tmp_path / "bell.sock"), frame
+
+
+def publish(to: FrameWriter, frame: np.ndarray) -> None:
+    to.slot()[:] = frame.tobytes()
+    to.publish(time.time_ns(), time.monotonic_ns())
+
+
+def stored(client: redis.Redis, camera: str) -> list[FrameDetections]:
+    rows = client.xrange(key(DETECTIONS, camera, "t:"))
+    decoded = [wire.decode(DETECTIONS, fields) for _, fields in rows]
+    assert [row.decode() for row, _ in rows] == [f"{one.epoch}-{one.sequence}" for one in decoded]
+    return decoded
+
+
+def people(message: FrameDetections) -> int:
+    scores, classes = np.frombuffer(message.scores, "<f4"), np.frombuffer(message.classes, "u1")
+    return int(((scores > 0.5) & (classes == 0)).sum())
+
+
+def test_frames_of_every_camera_become_detections(tmp_path: Path, redis_server: RedisServer, start: Start) -> None:
+    runtime, client = start(), redis_server.client()
+    rings = {camera: writer(tmp_path, camera, name) for camera, name in (("a", "bus.jpg"), ("b", "zidane.jpg"))}
+    for n in range(1, 4):
+        for camera, (ring, frame) in rings.items():
+            publish(ring, frame)
+            wait_until(lambda camera=camera, n=n: len(stored(client, camera)) == n, what=f"frame {n} of {camera}")
+    for camera, (ring, _) in rings.items():
+        messages = stored(client, camera)
+        assert [message.sequence for message in messages] == [1, 2, 3]
+        assert {message.epoch for message in messages} == {ring.epoch}
+        assert (messages[0].source_width, messages[0].source_height) == (
+            ring.spec.source_width,
+            ring.spec.source_height,
+        )
+        boxes = np.frombuffer(messages[0].boxes, "<f4").reshape(-1, 4)
+        assert len(boxes) == len(messages[0].scores) // 4 == len(messages[0].classes)
+        assert boxes.min() >= 0
+        assert boxes.max() <= 1
+        assert runtime.metrics.counter("frames_analysed", camera) == 3
+        ring.close(unlink=True)
+    assert people(stored(client, "a")[0]) >= 3
+    assert people(stored(client, "b")[0]) == 2
+    snapshot = runtime.metrics.snapshot("inference", 0.0)
+    assert snapshot.texts["model"][""] == "crowdperf-person-vehicle-n"
+    assert snapshot.texts["last_error"][""] == ""
+    assert not [name for name in snapshot.counters if name.startswith("drops_")]
+
+
+def test_detections_wait_while_redis_is_away(tmp_path: Path, redis_server: RedisServer, start: Start) -> None:
+    runtime, client = start(), redis_server.client()
+    ring, frame = writer(tmp_path, "a", "zidane.jpg")
+    publish(ring, frame)
+    wait_until(lambda: len(stored(client, "a")) == 1)
+    redis_server.kill()
+    for n in (2, 3):
+        publish(ring, frame)
+        wait_until(lambda n=n: runtime.metrics.counter("frames_analysed", "a") == n)
+    redis_server.start()
+    # The append-only file is synced each second, so the first frame may have been lost with the kill; ours may not.
+    wait_until(lambda: {2, 3} <= {message.sequence for message in stored(client, "a")}, what="what waited")
+    ring.close(unlink=True)
+
+
+def test_a_bad_model_is_told_once_and_the_process_lives(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    runtime = start(models=Models(person="./no-such-model.pt"))
+    wait_until(lambda: "last_error" in runtime.metrics.snapshot("inference", 0.0).texts)
+    assert "no-such-model.pt" in runtime.metrics.snapshot("inference", 0.0).texts["last_error"][""]
+    assert [record for record in caplog.records if "no-such-model.pt' does not exist" in record.getMessage()]
+
+
+def test_a_restarted_process_stores_nothing_twice(tmp_path: Path, redis_server: RedisServer, start: Start) -> None:
+    client = redis_server.client()
+    first = start()
+    ring, frame = writer(tmp_path, "a", "zidane.jpg")
+    publish(ring, frame)
+    wait_until(lambda: len(stored(client, "a")) == 1)
+    first.stop()
+    wait_until(lambda: not (tmp_path / "bell.sock").exists(), what="the first one's end")
+    second = start()
+    wait_until(lambda: second.metrics.counter("frames_analysed", "a") == 1, what="the fresh frame, analysed again")
+    publish(ring, frame)
+    wait_until(lambda: [message.sequence for message in stored(client, "a")] == [1, 2])
+    ring.close(unlink=True)

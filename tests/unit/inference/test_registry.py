@@ -1,0 +1,119 @@
+"""The model registry: what is committed, and every way in which a model can be wrong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from crowdperf.config import CLASSES, Inference, Models
+from crowdperf.inference.detector import load_detector
+from crowdperf.inference.models_cli import main
+from crowdperf.inference.registry import FOLDER, ModelError, read_manifest, resolve, wanted_classes
+
+PERSON = "crowdperf-person-vehicle-n"
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    """A copy of the registry that a test may damage."""
+    folder = tmp_path / "models"
+    shutil.copytree(FOLDER, folder)
+    return folder
+
+
+def test_every_registered_file_is_there_and_unaltered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify"]) == 0
+    shown = capsys.readouterr().out
+    for entry in read_manifest().models:
+        assert entry.licence == "AGPL-3.0"
+        assert entry.file in shown
+    registered = {PERSON: CLASSES}
+    assert {entry.name: entry.classes for entry in read_manifest().models if entry.role == "person"} == registered
+
+
+def test_auto_prefers_openvino_and_torch_gets_the_weights() -> None:
+    assert resolve(PERSON, "person", "auto").path == FOLDER / f"{PERSON}.xml"
+    assert resolve(PERSON, "person", "torch").path == FOLDER / f"{PERSON}.pt"
+
+
+def test_a_missing_file_names_itself_and_the_remedy(registry: Path) -> None:
+    (registry / f"{PERSON}.bin").unlink()
+    with pytest.raises(ModelError, match=rf"{PERSON}\.bin.*Remedy: restore"):
+        resolve(PERSON, "person", "openvino", registry)
+
+
+def test_an_altered_file_is_refused(registry: Path) -> None:
+    with (registry / f"{PERSON}.pt").open("ab") as stream:
+        stream.write(b"\0")
+    with pytest.raises(ModelError, match=rf"{PERSON}\.pt.*sha256.*manifest\.json says 54a3125.*Remedy"):
+        resolve(PERSON, "person", "torch", registry)
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "runtime", "says"),
+    [
+        ("yolo99", "person", "auto", "'yolo99' is not in .*known for 'person': crowdperf-person"),
+        ("crowdperf-ppe-n", "person", "auto", "role 'ppe', not 'person'"),
+        ("crowdperf-ppe-n", "ppe", "openvino", "no variant for 'openvino'"),
+        ("./absent.pt", "person", "auto", "'absent.pt' does not exist"),
+    ],
+)
+def test_what_cannot_be_resolved_says_why(name: str, role: str, runtime: str, says: str) -> None:
+    with pytest.raises(ModelError, match=rf"(?s){says}.*Remedy"):
+        resolve(name, role, runtime)  # type: ignore[arg-type]
+
+
+def test_a_broken_manifest_is_named(registry: Path) -> None:
+    (registry / "manifest.json").write_text('{"models": [{"name": "x"}]}')
+    with pytest.raises(ModelError, match=r"manifest\.json.*not a valid registry.*Remedy"):
+        read_manifest(registry)
+
+
+def test_own_files_go_to_the_runtime_of_their_format(tmp_path: Path, registry: Path) -> None:
+    assert resolve(str(registry / f"{PERSON}.pt"), "person", "auto").runtime == "torch"
+    assert resolve(str(registry / f"{PERSON}.xml"), "person", "auto").runtime == "openvino"
+    assert resolve(str(registry), "person", "auto").path == registry / f"{PERSON}.xml"
+    with pytest.raises(ModelError, match="belongs to the runtime 'torch'"):
+        resolve(str(registry / f"{PERSON}.pt"), "person", "openvino")
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(ModelError, match=r"model\.onnx.*neither.*Remedy"):
+        resolve(str(tmp_path / "model.onnx"), "person", "auto")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"holds 0 \.xml files"):
+        resolve(str(tmp_path / "empty"), "person", "auto")
+
+
+def test_class_names_are_mapped_by_name_and_others_ignored() -> None:
+    names = ("dog", "truck", "person")
+    assert wanted_classes(names, Path("best.pt")).tolist() == [-1, CLASSES.index("truck"), 0]
+    with pytest.raises(ModelError, match=r"best\.pt.*none of crowdperf's classes.*its own: dog, cat.*Remedy"):
+        wanted_classes(("dog", "cat"), Path("best.pt"))
+
+
+def test_a_registered_model_whose_classes_do_not_fit_its_output_is_refused(registry: Path, tmp_path: Path) -> None:
+    path = registry / "manifest.json"
+    path.write_text(path.read_text().replace('"bicycle",', "", 1))
+    with pytest.raises(ModelError, match=rf"{PERSON}\.xml.*5 classes.*Remedy"):
+        load_detector(Inference(), tmp_path, registry)
+
+
+def test_an_unreadable_openvino_model_is_one_clear_error(registry: Path, tmp_path: Path) -> None:
+    (registry / f"{PERSON}.xml").write_text("<net/>")
+    own = Inference(models=Models(person=str(registry / f"{PERSON}.xml")))
+    with pytest.raises(ModelError, match=rf"{PERSON}\.xml.*Remedy"):
+        load_detector(own, tmp_path)
+
+
+def test_cuda_cannot_be_had_by_openvino(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="runs on the processor"):
+        load_detector(Inference(device="cuda", runtime="openvino"), tmp_path)
+
+
+def test_asking_for_cuda_where_there_is_none_says_so(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(ModelError, match=r"finds no CUDA device.*Remedy"):
+        load_detector(Inference(device="cuda"), tmp_path)

@@ -1,0 +1,136 @@
+"""Which frames are analysed, and what is counted."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crowdperf.frames.ring import RingSpec
+from crowdperf.inference.schedule import BURST_MIN, BURST_S, REFILL, Pace, Schedule
+
+
+def spec(fps: float = 10.0, skip: int = 0, width: int = 640) -> RingSpec:
+    return RingSpec(width, 360, "yuv420p", 1920, 1080, 4, fps, skip)
+
+
+@pytest.mark.parametrize("fps", [5.0, 10.0, 29.97])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_camera_at_exactly_its_target_loses_nothing_to_jitter(fps: float, seed: int) -> None:
+    rng = random.Random(seed)
+    pace = Pace(fps)
+    times = sorted((n + rng.uniform(-0.9, 0.9)) / fps for n in range(3000))
+    assert all(pace.admit(at) for at in times)
+
+
+def test_nor_to_the_pause_around_a_key_frame() -> None:
+    pace = Pace(10.0)
+    times = [n / 10 for n in range(50)] + [5.4] * 5 + [5.5 + n / 10 for n in range(50)]
+    assert all(pace.admit(at) for at in times)
+
+
+@given(st.lists(st.floats(0, 0.5), min_size=1, max_size=300), st.floats(0.5, 60))
+@settings(max_examples=200, deadline=None)
+def test_no_stretch_of_time_gets_more_than_its_rate_and_one_burst(gaps: list[float], fps: float) -> None:
+    pace, now, admitted = Pace(fps), 0.0, []
+    for gap in gaps:
+        now += gap
+        if pace.admit(now):
+            admitted.append(now)
+    burst = max(BURST_MIN, fps * BURST_S)
+    for first in range(0, len(admitted), 7):
+        for last in range(first, len(admitted), 11):
+            span = admitted[last] - admitted[first]
+            assert last - first + 1 <= burst + span * fps * REFILL + 1.001
+
+
+def test_a_faster_camera_is_thinned_evenly() -> None:
+    pace = Pace(10.0)
+    taken = [n for n in range(25 * 60) if pace.admit(n / 25)]
+    assert len(taken) == pytest.approx(605, abs=12)
+    assert max(b - a for a, b in itertools.pairwise(taken)) <= 3
+
+
+def test_frame_skip_goes_by_the_sequence() -> None:
+    schedule = Schedule(8, 0.5)
+    schedule.add("lobby", spec(skip=2))
+    for sequence in range(1, 10):
+        schedule.offer("lobby", sequence, sequence / 10)
+    assert [picked.sequence for picked in schedule.take(0.9, 64)] == [6, 9]
+    assert schedule.drain_drops() == {("lobby", "skipped"): 6, ("lobby", "stale"): 1}
+
+
+def test_fresh_frames_go_oldest_first_and_an_overload_leaves_the_newest() -> None:
+    schedule = Schedule(2, 0.5)
+    schedule.add("lobby", spec())
+    schedule.offer("lobby", 1, 0.0)
+    schedule.offer("lobby", 2, 0.1)
+    assert [picked.sequence for picked in schedule.take(0.1, 64)] == [1, 2]
+    for sequence in (3, 4, 5):
+        schedule.offer("lobby", sequence, sequence / 10)
+    assert [picked.sequence for picked in schedule.take(0.5, 64)] == [5]
+    assert schedule.drain_drops() == {("lobby", "overload"): 2}
+
+
+def test_old_frames_are_stale_and_overwritten_ones_lapped() -> None:
+    schedule = Schedule(4, 0.5)
+    schedule.add("lobby", spec())
+    schedule.offer("lobby", 1, 0.0)
+    schedule.offer("lobby", 2, 0.3, present=False)
+    schedule.offer("lobby", 3, 0.6)
+    assert [picked.sequence for picked in schedule.take(0.7, 64)] == [3]
+    assert schedule.drain_drops() == {("lobby", "stale"): 1, ("lobby", "lapped"): 1}
+    assert schedule.drain_drops() == {}
+
+
+def test_a_batch_has_one_geometry_and_the_other_comes_next() -> None:
+    schedule = Schedule(2, 0.5)
+    for name, width in (("a", 640), ("b", 1280), ("c", 640)):
+        schedule.add(name, spec(width=width))
+        schedule.offer(name, 1, 0.0)
+    assert [picked.camera for picked in schedule.take(0.0, 64)] == ["a", "c"]
+    assert [picked.camera for picked in schedule.take(0.0, 64)] == ["b"]
+    assert schedule.take(0.0, 64) == []
+
+
+def test_a_removed_camera_leaves_nothing_behind() -> None:
+    schedule = Schedule(2, 0.5)
+    schedule.add("a", spec())
+    schedule.offer("a", 1, 0.0)
+    schedule.remove("a")
+    schedule.remove("never-there")
+    assert schedule.take(0.0, 64) == []
+
+
+@given(
+    st.integers(2, 12),
+    st.integers(1, 6),
+    st.lists(st.sampled_from([640, 1280]), min_size=12, max_size=12),
+    st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_in_overload_no_camera_starves_and_a_dead_one_delays_nobody(
+    cameras: int, limit: int, widths: list[int], queue_max: int
+) -> None:
+    """Every camera sends faster than it is served; camera 0 is dead. Service must stay equal."""
+    schedule = Schedule(queue_max, 10.0)
+    for n in range(cameras):
+        schedule.add(str(n), spec(fps=200.0, width=widths[n]))
+    served = dict.fromkeys((str(n) for n in range(1, cameras)), 0)
+    waits = dict.fromkeys(served, 0)
+    for step in range(1, 200):
+        for name in served:
+            schedule.offer(name, step, step / 100)
+        batch = schedule.take(step / 100, limit)
+        assert 1 <= len(batch) <= limit
+        for name in served:
+            waits[name] += 1
+            # At worst every other camera is served alone before it: one batch each.
+            assert waits[name] <= cameras + 1
+        for picked in batch:
+            served[picked.camera] += 1
+            waits[picked.camera] = 0
+    assert min(served.values()) > 0
