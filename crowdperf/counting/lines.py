@@ -192,7 +192,7 @@ class LineCounter:
         return events
 
     def _continue_vanished(self, moment: Moment, newborn: list[Sample]) -> None:
-        """Give each new track near the line the history of the nearest track that vanished there."""
+        """Give each new track near the line the history of the track that vanished there last."""
         absent = [
             track
             for track in (*self.state.tracks.values(), *self.state.vanished)
@@ -203,12 +203,15 @@ class LineCounter:
             reach = NEAR * sample.height
             if not absent or abs(signed_distance(self._segment, Point(track.last_x, track.last_y))) > 2 * reach:
                 continue
-            nearest = min(absent, key=lambda other: _distance(other, track))
-            if _distance(nearest, track) > reach:
+            near = [other for other in absent if _distance(other, track) <= reach]
+            if not near:
                 continue
-            absent.remove(nearest)
-            track.side, track.x, track.y = nearest.side, nearest.x, nearest.y
-            track.counted_s = list(nearest.counted_s)
+            # The last one seen: whoever stood here before it was continued by it.
+            previous = max(near, key=lambda other: other.seen_s)
+            absent = [other for other in absent if other is not previous]
+            self.state.vanished = [other for other in self.state.vanished if other is not previous]
+            track.side, track.x, track.y = previous.side, previous.x, previous.y
+            track.counted_s = list(previous.counted_s)
             track.inherited = True
 
     def _forget_vanished(self, clock_s: float) -> None:

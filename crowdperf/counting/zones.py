@@ -16,6 +16,9 @@ from crowdperf.counting.frame import Moment, Sample
 from crowdperf.events.schema import Direction, ZoneChanged
 from crowdperf.geometry import Point, contains
 
+ROUNDING_S = 1e-6
+"""Three frames at 10 frames a second are 0.3 s, whatever binary fractions make of it."""
+
 
 class ZoneTrack(Struct, array_like=True):
     """One track at one zone."""
@@ -61,7 +64,7 @@ class ZoneCounter:
                 continue
             if track.other_since_s is None:
                 track.other_since_s = moment.clock_s
-            if not sample.confirmed or moment.clock_s - track.other_since_s < self.zone.settle_s:
+            if not sample.confirmed or moment.clock_s - track.other_since_s < self.zone.settle_s - ROUNDING_S:
                 continue
             if not track.inside and sample.klass not in self._classes:
                 continue

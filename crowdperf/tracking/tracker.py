@@ -99,6 +99,7 @@ class PersonTracker:
         (n,) indices into `config.CLASSES`; `aspect` is the source's width divided by its height.
         """
         measured = _measured(boxes, aspect)
+        ended = self._evict(captured_at_s)
         self._predict(captured_at_s)
         track_of = self._match(captured_at_s, measured, scores, classes)
         found = (track_of >= 0).nonzero()[0]
@@ -111,7 +112,6 @@ class PersonTracker:
         born = self._births(measured, scores, track_of)
         if len(born):
             self._append(captured_at_s, measured[born], scores[born], classes[born])
-        ended = self._evict(captured_at_s)
         return self._tracks(captured_at_s, aspect, ended)
 
     def _predict(self, now: float) -> None:
