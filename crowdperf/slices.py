@@ -90,7 +90,6 @@ class WorkerSlice(Struct, frozen=True, kw_only=True):
 
     role: str
     instance: int
-    cameras: tuple[str, ...]
     retention: Retention
     redis_url: str
     key_prefix: str
@@ -188,7 +187,6 @@ def worker_slice(config: Config, paths: Paths, role: str, instance: int) -> Work
     return WorkerSlice(
         role=role,
         instance=instance,
-        cameras=tuple(camera.id for camera in config.cameras if camera.enabled),
         retention=config.retention,
         redis_url=redis_url(config, paths),
         key_prefix=config.redis.key_prefix,

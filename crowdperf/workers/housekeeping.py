@@ -32,9 +32,9 @@ def main(slice_: WorkerSlice, runtime: Runtime) -> None:
 def sweep(client: Any, slice_: WorkerSlice, runtime: Runtime, now: float) -> None:
     """Trim every stream and apply the retention once; `now` in Unix seconds."""
     prefix, retention = slice_.key_prefix, slice_.retention
-    for camera in slice_.cameras:
-        name = key(DETECTIONS, camera, prefix)
-        runtime.metrics.count("entries_trimmed", trim(client, name, keep_after=None), camera)
+    # Asked of Redis, not of the configuration: the stream of a camera that is gone has to be trimmed as well.
+    for name in client.scan_iter(match=key(DETECTIONS, "*", prefix), count=1000):
+        runtime.metrics.count("detections_trimmed", trim(client, name.decode(), keep_after=None))
     events_name = key(EVENTS, prefix=prefix)
     oldest = int((now - retention.events_days * 86_400) * 1000)
     runtime.metrics.count("events_trimmed", trim(client, events_name, keep_after=f"{oldest}-0"))

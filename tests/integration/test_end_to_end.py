@@ -36,14 +36,7 @@ def play(site: Site, mounts: dict[str, Mount], timeout_s: float) -> None:
     """Until every source has played to its end and everything of it is in the history."""
     site.wait_ready(90)
     wait_until(lambda: all(mount.finished for mount in mounts.values()), timeout_s, "the end of every source")
-    wait_until(lambda: _settled(site, mounts), 60, "everything analysed is recorded")
-
-
-def _settled(site: Site, mounts: dict[str, Mount]) -> bool:
-    client = site.redis()
-    names = [f"crowdperf:detections:{camera}" for camera in mounts] + ["crowdperf:events"]
-    groups = [group for name in names for group in client.xinfo_groups(name)]
-    return all(not group["pending"] and not group["lag"] for group in groups)
+    wait_until(lambda: not site.unread(mounts), 60, "everything analysed is recorded")
 
 
 def refuse_overload(site: Site, mounts: dict[str, Mount], fps: float) -> None:

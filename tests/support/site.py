@@ -10,6 +10,7 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -172,6 +173,17 @@ class Site:
         client = self.redis()
         rows = [decode_member(raw) for name in (PERSONS, VEHICLES) for raw in client.zrange(name, 0, -1)]
         return sorted(rows, key=lambda row: row.ts)
+
+    def unread(self, cameras: Iterable[str]) -> list[str]:
+        """Streams that a consumer group has not handled to their newest entry."""
+        client = self.redis()
+        behind = []
+        for name in (*(f"crowdperf:detections:{camera}" for camera in cameras), "crowdperf:events"):
+            newest = client.xinfo_stream(name)["last-generated-id"]
+            for group in client.xinfo_groups(name):
+                if group["pending"] or group["last-delivered-id"] != newest:
+                    behind.append(f"{name} by {group['name'].decode()}")
+        return behind
 
     def events(self, kind: str) -> list[dict[str, str]]:
         """All entries of the events stream of one type."""
