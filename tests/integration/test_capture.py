@@ -1,0 +1,374 @@
+"""Capture with a real FFmpeg, against a real RTSP server, files, and what is neither."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from crowdperf.capture.camera import CameraCapture
+from crowdperf.events.bus import Consumer
+from crowdperf.events.schema import AnyEvent, CameraChanged
+from crowdperf.events.streams import EVENTS
+from crowdperf.frames.ring import FrameReader
+from crowdperf.runtime import Metrics
+from tests.conftest import RedisServer, wait_until
+from tests.support.capturing import (
+    CaptureProcess,
+    RingTail,
+    alive,
+    decoded,
+    make_clip,
+    make_slice,
+)
+from tests.support.rtsp_server import Mount, RtspServer
+
+SCALE = "scale={w}:{h}:flags=fast_bilinear:out_color_matrix=bt601:out_range=tv"
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+@pytest.fixture(scope="module")
+def reference(clip: Path) -> list[bytes]:
+    return decoded(clip, SCALE.format(w=320, h=240), "yuv420p", 320 * 240 * 3 // 2)
+
+
+class Camera:
+    """A CameraCapture in this process, stepped by the test (the main thread starts FFmpeg, as in production)."""
+
+    def __init__(self, url: str, folder: Path, **changes: Any) -> None:
+        self.metrics = Metrics()
+        self.events: list[CameraChanged] = []
+        self.slice = make_slice(url, folder, **changes)
+        self._nap = threading.Event()
+        self.capture = CameraCapture(self.slice, self.metrics, self.events.append, lambda: True, self._nap.wait)
+        self.tail = RingTail(self.slice.ring)
+
+    def run_until(self, condition: Callable[[], object], timeout_s: float = 30, what: str = "the state") -> None:
+        def turn() -> bool:
+            self.capture.step()
+            self.tail.poll()
+            return bool(condition())
+
+        wait_until(turn, timeout_s, f"{what} ({self.states()}, {self.error()!r})")
+
+    def states(self) -> list[str]:
+        return [event.state for event in self.events]
+
+    def error(self) -> str:
+        return self.metrics.snapshot("x", 0).texts.get("last_error", {}).get("cam", "")
+
+    def counter(self, name: str) -> float:
+        return self.metrics.counter(name, "cam")
+
+
+@pytest.fixture
+def camera(tmp_path: Path, clip: Path) -> Iterator[Callable[..., Camera]]:
+    made: list[Camera] = []
+
+    def make(url: str, **changes: Any) -> Camera:
+        made.append(Camera(url, clip.parent, doorbell=str(tmp_path / "bell"), **changes))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.tail.close()
+        each.capture.close()
+        assert not Path(each.slice.ring).exists()
+
+
+# Every frame of a source that plays once, from the first on, in order and unaltered
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_rtsp_gives_every_frame(
+    camera: Callable[..., Camera], clip: Path, reference: list[bytes], transport: str
+) -> None:
+    with RtspServer({"a": Mount(clip, 10, replay=False)}) as server:
+        # FFmpeg notices the end of a UDP stream by its time-out only, and keeps the last two frames until then.
+        cam = camera(server.url("a"), rtsp_transport=transport, rtsp_stimeout_usec=1_000_000)
+        cam.run_until(lambda: len(cam.tail.stamps) >= len(reference), 40)
+    assert cam.tail.pictures == reference
+    assert [stamp.sequence for stamp in cam.tail.stamps] == list(range(1, len(reference) + 1))
+    assert cam.counter("frames_captured") == len(reference)
+
+
+def test_a_single_group_of_pictures_with_b_frames(camera: Callable[..., Camera], clip: Path) -> None:
+    """The case that `-fflags nobuffer` and a constant output rate spoil; parameter sets only inside the stream."""
+    hard = make_clip(clip.with_name("hard.mp4"), options="-profile:v high -bf 3 -g 250")
+    want = decoded(hard, SCALE.format(w=320, h=240), "yuv420p", 320 * 240 * 3 // 2)
+    with RtspServer({"a": Mount(hard, 10, sprop=False, replay=False)}) as server:
+        cam = camera(server.url("a"))
+        cam.run_until(lambda: len(cam.tail.stamps) >= len(want))
+    assert cam.tail.pictures == want
+
+
+def test_a_file_is_paced_and_played_once(camera: Callable[..., Camera], clip: Path, reference: list[bytes]) -> None:
+    cam = camera(str(clip))
+    cam.run_until(lambda: cam.states()[-1:] == ["stopped"])
+    assert cam.tail.pictures == reference
+    span = (cam.tail.stamps[-2].monotonic_ns - cam.tail.stamps[0].monotonic_ns) / 1e9
+    assert span >= 0.9 * (len(reference) - 2) / 10, "the file was read faster than it was filmed"
+    for _ in range(5):
+        cam.capture.step()
+    assert cam.states() == ["connecting", "live", "stopped"], "it must not be replayed"
+    assert cam.events[-1].id == f"cam:state:{int(cam.events[-1].ts * 1000)}:stopped"
+
+
+def test_a_looped_file_goes_on(camera: Callable[..., Camera], clip: Path) -> None:
+    short = make_clip(clip.with_name("short.mp4"), seconds=1)
+    cam = camera("short.mp4", loop=True)
+    cam.run_until(lambda: len(cam.tail.stamps) > 25)
+    assert cam.tail.pictures[0] == cam.tail.pictures[10] == cam.tail.pictures[20]
+    assert cam.counter("ffmpeg_restarts_total") == 0
+    assert short.exists()
+
+
+def test_bgr_and_scaling(camera: Callable[..., Camera], clip: Path) -> None:
+    cam = camera(str(clip), pix_fmt="bgr24", analysis_width=160)
+    cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+    assert cam.tail.reader is not None
+    spec = cam.tail.reader.spec
+    assert (spec.width, spec.height, spec.source_width, spec.pix_fmt) == (160, 120, 320, "bgr24")
+    assert cam.tail.pictures[:3] == decoded(clip, "scale=160:120:flags=fast_bilinear", "bgr24", 160 * 120 * 3)[:3]
+
+
+def test_http(camera: Callable[..., Camera], clip: Path, reference: list[bytes]) -> None:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(clip.parent))
+    handler.func.log_message = lambda *_: None  # type: ignore[method-assign]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        cam = camera(f"http://127.0.0.1:{server.server_port}/clip.mp4")
+        cam.run_until(lambda: "stopped" in cam.states())
+        server.shutdown()
+    assert cam.tail.pictures == reference
+
+
+# Trouble: one clear state, and never an end
+
+
+def test_a_wrong_path_is_misconfigured_and_retried(camera: Callable[..., Camera], clip: Path) -> None:
+    with RtspServer({"a": Mount(clip, 10)}) as server:
+        cam = camera(server.url("a") + "x")
+        cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 2)
+        assert "404" in cam.error()
+        assert cam.states() == ["connecting", "misconfigured"], "retries are not events"
+        assert not Path(cam.slice.ring).exists()
+
+
+def test_a_camera_that_comes_later(camera: Callable[..., Camera], clip: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    cam = camera(f"rtsp://127.0.0.1:{port}/a")
+    cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 1)
+    assert "refused" in cam.error()
+    with RtspServer({"a": Mount(clip, 10, loop=True)}, port) as server:
+        assert server.port == port
+        cam.run_until(lambda: cam.states()[-1] == "live")
+    assert cam.states() == ["connecting", "backing_off", "live"]
+
+
+@pytest.mark.parametrize("content", [b"this is no video", b"", b"RIFF\x00\x00\x00\x00WAVE"])
+def test_a_file_that_is_no_video(camera: Callable[..., Camera], clip: Path, content: bytes) -> None:
+    clip.with_name("bad.mp4").write_bytes(content)
+    cam = camera("bad.mp4")
+    cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 1)
+    assert cam.states() == ["connecting", "misconfigured"]
+    assert cam.error()
+
+
+def test_a_missing_file_that_is_copied_in_later(camera: Callable[..., Camera], clip: Path) -> None:
+    late = clip.with_name("late.mp4")
+    cam = camera("late.mp4")
+    cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 1)
+    assert "does not exist" in cam.error()
+    assert "Remedy" in cam.error()
+    os.link(clip, late)
+    cam.run_until(lambda: "live" in cam.states())
+    late.unlink()
+
+
+def test_no_ffmpeg(camera: Callable[..., Camera], clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROWDPERF_FFMPEG", "/nonexistent/ffmpeg")
+    cam = camera(str(clip))
+    cam.run_until(lambda: cam.states()[-1:] == ["misconfigured"])
+    assert "CROWDPERF_FFMPEG" in cam.error()
+
+
+def test_a_stall_is_ended_and_the_ring_goes_on(camera: Callable[..., Camera], clip: Path) -> None:
+    mount = Mount(clip, 10, loop=True)
+    with RtspServer({"a": mount}) as server:
+        cam = camera(server.url("a"), stall_s=1.5)
+        cam.run_until(lambda: len(cam.tail.stamps) >= 5)
+        mount.stalled = True
+        cam.run_until(lambda: "backing_off" in cam.states())
+        head = cam.tail.stamps[-1]
+        mount.stalled = False
+        cam.run_until(lambda: cam.tail.stamps[-1].sequence > head.sequence + 3)
+    assert cam.states()[:4] == ["connecting", "live", "stalled", "backing_off"]
+    assert cam.tail.stamps[-1].epoch == head.epoch
+    assert [s.sequence for s in cam.tail.stamps] == list(range(1, len(cam.tail.stamps) + 1))
+    assert cam.counter("ffmpeg_restarts_stall") >= 1
+
+
+def test_a_reset_connection_comes_back(camera: Callable[..., Camera], clip: Path) -> None:
+    with RtspServer({"a": Mount(clip, 10, loop=True)}) as server:
+        cam = camera(server.url("a"))
+        cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+        server.reset_connections()
+        cam.run_until(lambda: cam.states().count("live") == 2)
+    assert cam.counter("ffmpeg_restarts_total") >= 1
+
+
+def test_garbage_and_a_slow_start_do_no_harm(camera: Callable[..., Camera], clip: Path) -> None:
+    mount = Mount(clip, 10, loop=True, slow_start_s=1.0)
+    with RtspServer({"a": mount}) as server:
+        cam = camera(server.url("a"), stall_s=6.0)
+        cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+        mount.garbage = True
+        plays = mount.plays
+        cam.run_until(lambda: cam.counter("frames_captured") >= 8 or mount.plays > plays, 40)
+        mount.garbage = False
+        before = cam.counter("frames_captured")
+        cam.run_until(lambda: cam.counter("frames_captured") >= before + 30, 60)
+    assert all(len(picture) == 320 * 240 * 3 // 2 for picture in cam.tail.pictures)
+
+
+def test_another_picture_size_is_another_epoch(camera: Callable[..., Camera], clip: Path) -> None:
+    wide = make_clip(clip.with_name("wide.mp4"), size="480x272")
+    with RtspServer({"a": Mount(clip, 10, loop=True), "b": Mount(wide, 10, loop=True)}) as server:
+        cam = camera(server.url("a"))
+        cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+        first = cam.tail.stamps[-1].epoch
+        server.mounts["a"] = server.mounts["b"]
+        server.reset_connections()
+        cam.run_until(lambda: cam.tail.stamps[-1].epoch > first)
+    assert cam.tail.reader is not None
+    assert cam.tail.reader.spec.source_width == 480
+    assert cam.tail.stamps[-1].sequence < 10
+
+
+def test_a_short_read_is_counted(camera: Callable[..., Camera], clip: Path, tmp_path: Path) -> None:
+    """An FFmpeg that breaks off inside a picture, each time."""
+    from crowdperf.capture.binary import ffmpeg_binary
+
+    fake = tmp_path / "ffmpeg"
+    fake.write_text(
+        f'#!/bin/sh\ncase "$*" in *rawvideo*) head -c 200000 /dev/zero;; *) exec {ffmpeg_binary()} "$@";; esac\n'
+    )
+    fake.chmod(0o700)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CROWDPERF_FFMPEG", str(fake))
+        cam = camera(str(clip), loop=True)
+        cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 1)
+    assert cam.counter("short_reads_total") >= 1
+    assert cam.counter("frames_captured") == cam.counter("short_reads_total")
+
+
+# The process
+
+
+def test_kill_9_leaves_no_ffmpeg_and_the_sequence_goes_on(clip: Path) -> None:
+    with RtspServer({"a": Mount(clip, 10, loop=True, shared_clock=True)}) as server:  # noqa: SIM117
+        with CaptureProcess(make_slice(server.url("a"), clip.parent)) as capture:
+            tail = RingTail(capture.slice.ring)
+            tail.collect(lambda: len(tail.stamps) >= 5, 30)
+            (ffmpeg,) = [child.pid for child in capture.children()]
+            capture.end(signal.SIGKILL)
+            wait_until(lambda: not alive(ffmpeg), what="the end of FFmpeg")
+            last = tail.stamps[-1]
+            capture.start()
+            tail.collect(lambda: tail.stamps[-1].sequence > last.sequence + 3, 30)
+            assert {stamp.epoch for stamp in tail.stamps} == {last.epoch}
+            assert len({stamp.sequence for stamp in tail.stamps}) == len(tail.stamps)
+            (ffmpeg,) = [child.pid for child in capture.children()]
+            assert capture.end(signal.SIGTERM) == 0
+            assert not alive(ffmpeg)
+            assert not Path(capture.slice.ring).exists()
+            tail.close()
+
+
+def test_no_credentials_anywhere(clip: Path) -> None:
+    mount = Mount(clip, 10, loop=True, user="admin", password="S3cretPass")
+    with RtspServer({"a": mount}) as server:
+        wrong = server.url("a").replace("S3cretPass", "S3cretWrong")
+        for url, state in ((server.url("a"), b'"live"'), (wrong, b'"misconfigured"')):
+            with CaptureProcess(make_slice(url, clip.parent, ffmpeg_extra_flags="-loglevel verbose")) as capture:
+                assert capture.process is not None
+                assert capture.process.stderr is not None
+                for line in iter(capture.process.stderr.readline, b""):
+                    capture.log += line
+                    if b"METRICS" in line and state in line:
+                        break
+                capture.end()
+            assert b"S3cret" not in capture.log
+            assert state in capture.log
+        assert b"401" in capture.log
+
+
+def test_state_changes_reach_the_events_and_redis_never_stops_capture(clip: Path, redis_server: RedisServer) -> None:
+    consumer: Consumer[AnyEvent] = Consumer(redis_server.client(), EVENTS, "test", "one")
+    consumer.start()
+    with RtspServer({"a": Mount(clip, 10, loop=True)}) as server:
+        slice_ = make_slice(server.url("a"), clip.parent, redis_url=redis_server.url)
+        with CaptureProcess(slice_) as capture:
+            tail = RingTail(slice_.ring)
+            tail.collect(lambda: len(tail.stamps) >= 2, 30)
+            redis_server.kill()
+            count = len(tail.stamps)
+            tail.collect(lambda: len(tail.stamps) >= count + 5, 30)
+            server.reset_connections()
+            tail.collect(lambda: len(tail.stamps) >= count + 10, 30)
+            redis_server.start()
+            consumer.start()
+            seen: list[str] = []
+
+            def states() -> bool:
+                for entry in consumer.read(block_ms=100):
+                    assert isinstance(entry.message, CameraChanged)
+                    seen.append(entry.message.state)
+                return seen[-1:] == ["live"] and seen.count("live") == 2
+
+            wait_until(states, what="the states that had to wait for Redis")
+            capture.end()
+            tail.close()
+    assert seen[-2:] == ["backing_off", "live"]
+    assert consumer.read(block_ms=2_000)[-1].message.state == "stopped"  # type: ignore[union-attr]
+
+
+@pytest.mark.clips
+def test_real_clips_come_through_rtsp_complete(camera: Callable[..., Camera], clips: Path) -> None:
+    for name, fps in (("intel_worker_zone.mp4", 24), ("vtest.avi", 30)):
+        with RtspServer({"a": Mount(clips / name, fps, replay=False)}) as server:
+            frames = len(server.mounts["a"].frames)
+            cam = camera(server.url("a"))
+            cam.run_until(lambda frames=frames, cam=cam: cam.counter("frames_captured") >= min(frames, 120), 60)
+            assert [stamp.sequence for stamp in cam.tail.stamps] == list(range(1, len(cam.tail.stamps) + 1))
+
+
+def test_metrics_name_what_the_site_shows(camera: Callable[..., Camera], clip: Path) -> None:
+    cam = camera(str(clip), loop=True)
+    cam.run_until(lambda: cam.metrics.snapshot("x", 0).gauges.get("fps_captured", {}).get("cam", 0) > 5)
+    snapshot = cam.metrics.snapshot("x", 0)
+    assert snapshot.texts["state"]["cam"] == "live"
+    assert snapshot.gauges["ring_epoch"]["cam"] == cam.tail.stamps[0].epoch
+    assert snapshot.gauges["ring_head"]["cam"] == snapshot.counters["frames_captured"]["cam"]
+    assert json.dumps(snapshot.gauges)
+    reader = FrameReader(Path(cam.slice.ring))
+    assert reader.heartbeat_ns() > 0
+    assert psutil.Process().children(), "FFmpeg is a child of the process that captures"
+    reader.close()
