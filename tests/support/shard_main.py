@@ -1,0 +1,17 @@
+"""A tracking shard as a process of its own: `python -m tests.support.shard_main <slice as JSON>`."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+from crowdperf.runtime import Runtime, log_to_stderr
+from crowdperf.slices import TrackingSlice
+from crowdperf.tracking.process import main
+
+if __name__ == "__main__":
+    log_to_stderr("tracking-0")
+    runtime = Runtime("tracking-0", 30.0)
+    runtime.install()
+    main(msgspec.json.decode(sys.argv[1], type=TrackingSlice), runtime)
