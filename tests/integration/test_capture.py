@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
+from crowdperf.capture.binary import ffmpeg_binary
 from crowdperf.capture.camera import CameraCapture
+from crowdperf.capture.ffmpeg import FfmpegChild
+from crowdperf.capture.source import redactor
 from crowdperf.events.bus import Consumer
 from crowdperf.events.schema import AnyEvent, CameraChanged
 from crowdperf.events.streams import EVENTS
@@ -264,8 +268,6 @@ def test_another_picture_size_is_another_epoch(camera: Callable[..., Camera], cl
 
 def test_a_short_read_is_counted(camera: Callable[..., Camera], clip: Path, tmp_path: Path) -> None:
     """An FFmpeg that breaks off inside a picture, each time."""
-    from crowdperf.capture.binary import ffmpeg_binary
-
     fake = tmp_path / "ffmpeg"
     fake.write_text(
         f'#!/bin/sh\ncase "$*" in *rawvideo*) head -c 200000 /dev/zero;; *) exec {ffmpeg_binary()} "$@";; esac\n'
@@ -282,14 +284,26 @@ def test_a_short_read_is_counted(camera: Callable[..., Camera], clip: Path, tmp_
 # The process
 
 
+def _still(tail: RingTail) -> bool:
+    """Whether no frame has come for a second (ten frame periods)."""
+    tail.poll()
+    return time.monotonic_ns() - tail.stamps[-1].monotonic_ns > 1_000_000_000
+
+
 def test_kill_9_leaves_no_ffmpeg_and_the_sequence_goes_on(clip: Path) -> None:
-    with RtspServer({"a": Mount(clip, 10, loop=True, shared_clock=True)}) as server:  # noqa: SIM117
-        with CaptureProcess(make_slice(server.url("a"), clip.parent)) as capture:
+    with RtspServer({"a": Mount(clip, 10, loop=True, shared_clock=True)}) as server:
+        slice_ = make_slice(server.url("a"), clip.parent, rtsp_stimeout_usec=60_000_000)
+        with CaptureProcess(slice_) as capture:
             tail = RingTail(capture.slice.ring)
             tail.collect(lambda: len(tail.stamps) >= 5, 30)
             (ffmpeg,) = [child.pid for child in capture.children()]
+            # An FFmpeg that has something to write would also die of the broken pipe.
+            server.mounts["a"].stalled = True
+            drained = functools.partial(_still, tail)
+            wait_until(drained, what="the stall")
             capture.end(signal.SIGKILL)
-            wait_until(lambda: not alive(ffmpeg), what="the end of FFmpeg")
+            wait_until(lambda: not alive(ffmpeg), 5, "the end of FFmpeg")
+            server.mounts["a"].stalled = False
             last = tail.stamps[-1]
             capture.start()
             tail.collect(lambda: tail.stamps[-1].sequence > last.sequence + 3, 30)
@@ -300,6 +314,17 @@ def test_kill_9_leaves_no_ffmpeg_and_the_sequence_goes_on(clip: Path) -> None:
             assert not alive(ffmpeg)
             assert not Path(capture.slice.ring).exists()
             tail.close()
+
+
+@pytest.mark.parametrize("url", ["rtsp://admin:S3cret%21@127.0.0.1:1/a", "http://127.0.0.1:1/a?token=S3cret"])
+def test_ffmpeg_s_last_words_are_kept_without_credentials(url: str) -> None:
+    child = FfmpegChild([ffmpeg_binary(), "-loglevel", "verbose", "-i", url, "-f", "null", "-"], redactor(url))
+    wait_until(lambda: not child.listen(0.1), what="the end of FFmpeg")
+    assert child.exit_code() != 0
+    said = "\n".join(child.tail)
+    assert "127.0.0.1:1" in said
+    assert "***" in said
+    assert "S3cret" not in said
 
 
 def test_no_credentials_anywhere(clip: Path) -> None:
