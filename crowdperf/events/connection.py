@@ -21,6 +21,11 @@ class Backoff:
     def __init__(self) -> None:
         self._wait = 0.05
 
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing has failed since the last success: the time to log an outage, once."""
+        return self._wait == 0.05
+
     def next(self) -> float:
         """Seconds to wait before the next attempt."""
         wait, self._wait = self._wait, min(2.0, self._wait * 2)

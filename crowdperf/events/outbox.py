@@ -85,7 +85,7 @@ class Outbox:
         return len(batch)
 
     def _away(self, error: BaseException, now: float) -> None:
-        if self.connected:
+        if self._backoff.fresh:
             log.warning("Redis is away (%s): detections wait in memory", error)
         self.connected = False
         self._epochs.clear()
