@@ -1,0 +1,120 @@
+"""What a turn does when the ring moves under it, and when the model cannot run: real rings, a scripted runtime."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from crowdperf.events.outbox import Outbox
+from crowdperf.events.streams import DETECTIONS, key
+from crowdperf.frames.ring import FrameWriter, RingSpec
+from crowdperf.inference.cameras import Cameras
+from crowdperf.inference.detector import Detector
+from crowdperf.inference.letterbox import Letterbox
+from crowdperf.inference.nms import Found
+from crowdperf.inference.pixels import PixelFormat
+from crowdperf.inference.registry import ModelError
+from crowdperf.inference.schedule import Schedule
+from crowdperf.inference.service import Service
+from crowdperf.runtime import Metrics
+from tests.conftest import RedisServer
+
+
+class ScriptedRuntime:
+    """Finds nothing; `during_load` happens while the frames are being read."""
+
+    name, device, max_batch, pins = "scripted", "cpu", 64, False
+
+    def __init__(self) -> None:
+        self.during_load: Callable[[], None] = lambda: None
+        self.emptied = 0
+        self.count = 0
+
+    def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
+        self.count = len(frames)
+        if box.width == 1280:
+            raise ModelError("cannot run at 1280. Remedy: another size.")
+        self.during_load()
+
+    def run(self) -> list[Found]:
+        return [Found(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))] * self.count
+
+    def pin(self, buffer: NDArray[np.uint8]) -> None: ...
+
+    def unpin(self, buffer: NDArray[np.uint8]) -> None: ...
+
+    def empty_cache(self) -> None:
+        self.emptied += 1
+
+
+class Bench:
+    """A service over real rings in `folder` and a real Redis."""
+
+    def __init__(self, folder: Path, server: RedisServer) -> None:
+        self.folder, self.client = folder, server.client()
+        self.runtime, self.metrics = ScriptedRuntime(), Metrics()
+        cameras = Cameras(str(folder / "ring."), 20.0)
+        outbox = Outbox(self.client)
+        self.service = Service(
+            *(Detector(self.runtime, "none"), cameras, Schedule(2, 20.0), outbox, self.metrics, time.monotonic, 2)
+        )
+
+    def ring(self, camera: str, width: int = 64) -> FrameWriter:
+        return FrameWriter(self.folder / f"ring.{camera}", RingSpec(width, 36, "yuv420p", 128, 72, 4, 100.0, 0))
+
+    def stored(self, camera: str) -> list[bytes]:
+        return [row for row, _ in self.client.xrange(key(DETECTIONS, camera))]
+
+
+def publish(writer: FrameWriter) -> None:
+    writer.slot()[0] = 1
+    writer.publish(time.time_ns(), time.monotonic_ns())
+
+
+@pytest.fixture
+def bench(tmp_path: Path, redis_server: RedisServer) -> Bench:
+    return Bench(tmp_path, redis_server)
+
+
+def test_a_frame_overwritten_while_it_is_read_is_lapped_and_never_published(bench: Bench) -> None:
+    ring = bench.ring("lobby")
+    publish(ring)
+    bench.runtime.during_load = lambda: [publish(ring) for _ in range(4)] and None
+    assert bench.service.turn(False)
+    assert bench.stored("lobby") == []
+    bench.runtime.during_load = lambda: None
+    assert bench.service.turn(True)
+    assert bench.stored("lobby") == [f"{ring.epoch}-{sequence}".encode() for sequence in (4, 5)]
+    # 1 while it was read; then 2 to 5 came at once: at the third one only the newest of 2, 3, 4 stayed.
+    assert bench.metrics.counter("drops_lapped", "lobby") == 1
+    assert bench.metrics.counter("drops_overload", "lobby") == 2
+    ring.close(unlink=True)
+
+
+def test_a_size_that_the_model_refuses_concerns_that_camera_only(bench: Bench) -> None:
+    big, small = bench.ring("big", 1280), bench.ring("small")
+    for ring in (big, small):
+        publish(ring)
+    while bench.service.turn(True):
+        pass
+    assert bench.stored("big") == []
+    assert len(bench.stored("small")) == 1
+    assert bench.metrics.counter("drops_refused", "big") == 1
+    assert "Remedy" in bench.metrics.snapshot("inference", 0.0).texts["last_error"]["big"]
+    for ring in (big, small):
+        ring.close(unlink=True)
+
+
+def test_device_memory_is_given_back_every_so_many_batches(bench: Bench) -> None:
+    ring = bench.ring("lobby")
+    for _ in range(5):
+        publish(ring)
+        assert bench.service.turn(True)
+    assert not bench.service.turn(False)
+    assert bench.runtime.emptied == 2
+    ring.close(unlink=True)
