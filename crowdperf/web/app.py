@@ -20,7 +20,7 @@ from crowdperf import config
 from crowdperf.runtime import Metrics
 from crowdperf.slices import WebSlice, web_slice
 from crowdperf.web import history, live, operations, site, stream
-from crowdperf.web.context import Context
+from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.openapi import config as openapi_config
 from crowdperf.web.problems import HANDLERS
 from crowdperf.web.security import add_headers
@@ -67,7 +67,7 @@ def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
         lifespan=[lifespan],
         openapi_config=openapi_config(),
         request_max_body_size=LARGEST_BODY,
-        signature_namespace={"Context": Context},
+        signature_namespace={"SiteContext": SiteContext},
     )
     app.state.context = context
     return app

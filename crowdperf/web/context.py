@@ -8,6 +8,7 @@ import time
 import zoneinfo
 
 import redis.asyncio
+from litestar.di import NamedDependency
 
 from crowdperf.config import Camera
 from crowdperf.events.connection import connect_async
@@ -105,3 +106,7 @@ class Context:
     def now() -> float:
         """Unix seconds."""
         return time.time()
+
+
+SiteContext = NamedDependency[Context]
+"""How a route asks for it."""

@@ -8,13 +8,13 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from litestar import Router, get
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from crowdperf.config import CLASSES
 from crowdperf.events.streams import EVENTS, key
 from crowdperf.storage.crossings import Crossing
 from crowdperf.storage.queries import Wanted, count, newest
-from crowdperf.web.context import Context
+from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.entries import EVENT_TYPES, decoded_event, reply_of, reply_of_crossing
 from crowdperf.web.openapi import BAD_REQUEST, UNAVAILABLE
 from crowdperf.web.parameters import Cursor, Span, cursor, rfc3339, span
@@ -32,28 +32,31 @@ CLOCK_S = 5.0
 
 From = Annotated[
     str | None,
-    Parameter(query="from", description="Start, RFC 3339, included. Default: today in the site's zone.", max_length=64),
+    QueryParameter(
+        name="from", description="Start, RFC 3339, included. Default: today in the site's zone.", max_length=64
+    ),
 ]
 To = Annotated[
-    str | None, Parameter(query="to", description="End, RFC 3339, excluded. Default: the end of today.", max_length=64)
+    str | None,
+    QueryParameter(name="to", description="End, RFC 3339, excluded. Default: the end of today.", max_length=64),
 ]
-CameraFilter = Annotated[str | None, Parameter(description="Only this camera's id.", max_length=64)]
-LineFilter = Annotated[str | None, Parameter(description="Only this line's id.", max_length=64)]
+CameraFilter = Annotated[str | None, QueryParameter(description="Only this camera's id.", max_length=64)]
+LineFilter = Annotated[str | None, QueryParameter(description="Only this line's id.", max_length=64)]
 
 
 @get("/counts", summary="Crossings counted", tags=["history"], responses={**BAD_REQUEST, **UNAVAILABLE})
 async def counts(
-    site: Context,
+    site: SiteContext,
     camera: CameraFilter = None,
     line: LineFilter = None,
     klass: Annotated[
-        str | None, Parameter(query="class", description=f"One of {', '.join(CLASSES)}.", max_length=16)
+        str | None, QueryParameter(name="class", description=f"One of {', '.join(CLASSES)}.", max_length=16)
     ] = None,
-    direction: Annotated[str | None, Parameter(description="in or out.", max_length=8)] = None,
+    direction: Annotated[str | None, QueryParameter(description="in or out.", max_length=8)] = None,
     start: From = None,
     end: To = None,
     group: Annotated[
-        str, Parameter(description=f"Comma-separated: {', '.join(GROUPS)}. Empty: the total only.", max_length=64)
+        str, QueryParameter(description=f"Comma-separated: {', '.join(GROUPS)}. Empty: the total only.", max_length=64)
     ] = "camera,line,class,direction",
 ) -> CountsReply:
     """How many crossings there were in [from, to), by camera, line, class and direction, or by hour."""
@@ -122,18 +125,18 @@ def _row(names: list[str], values: tuple[str, ...], number: int) -> CountRow:
 
 @get("/events", summary="Events, newest first", tags=["history"], responses={**BAD_REQUEST, **UNAVAILABLE})
 async def events(
-    site: Context,
+    site: SiteContext,
     start: From = None,
     end: To = None,
     type_: Annotated[
         str | None,
-        Parameter(query="type", description=f"Comma-separated: {', '.join(EVENT_TYPES)}.", max_length=128),
+        QueryParameter(name="type", description=f"Comma-separated: {', '.join(EVENT_TYPES)}.", max_length=128),
     ] = None,
     camera: CameraFilter = None,
     cursor_: Annotated[
-        str | None, Parameter(query="cursor", description="`next_cursor` of the previous page.", max_length=600)
+        str | None, QueryParameter(name="cursor", description="`next_cursor` of the previous page.", max_length=600)
     ] = None,
-    limit: Annotated[int, Parameter(description="Events per page.", ge=1, le=1000)] = 100,
+    limit: Annotated[int, QueryParameter(description="Events per page.", ge=1, le=1000)] = 100,
 ) -> EventsReply:
     """Events that happened in [from, to), a page at a time.
 

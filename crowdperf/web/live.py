@@ -11,7 +11,7 @@ from litestar import Router, WebSocket, websocket
 from litestar.exceptions import WebSocketDisconnect
 from msgspec import Struct
 
-from crowdperf.web.context import Context
+from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.tiles import Viewer
 
 LARGEST_REQUEST = 64 * 1024
@@ -28,7 +28,7 @@ class Request(Struct, forbid_unknown_fields=True):
 
 
 @websocket("/live")
-async def live(socket: WebSocket, site: Context) -> None:  # type: ignore[type-arg]
+async def live(socket: WebSocket, site: SiteContext) -> None:  # type: ignore[type-arg]
     """Serve one client until it goes, or the server stops."""
     if not same_origin(socket.headers.get("origin"), socket.headers.get("host")):
         # Browsers let any page open a WebSocket anywhere: without this, a foreign page could watch the cameras.

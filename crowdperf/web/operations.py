@@ -14,7 +14,7 @@ from crowdperf.events.metrics import decode, metrics_key
 from crowdperf.frames.ring import RingUnavailable
 from crowdperf.runtime import Snapshot
 from crowdperf.web import debug, prometheus
-from crowdperf.web.context import Context
+from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.openapi import UNAVAILABLE
 from crowdperf.web.pictures import RingState, RingView
 from crowdperf.web.problems import Problem
@@ -49,7 +49,7 @@ def _decoded(raw: bytes | None) -> Snapshot | None:
 
 
 @get("/healthz", summary="Is the web process alive", tags=["operations"], responses=UNAVAILABLE)
-async def healthz(site: Context) -> Health:
+async def healthz(site: SiteContext) -> Health:
     """200 while the process serves. It asks nobody else."""
     if site.feed_error() is not None:
         raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "live updates have ended by a defect; the log has the traceback")
@@ -57,7 +57,7 @@ async def healthz(site: Context) -> Health:
 
 
 @get("/readyz", summary="Does the site count", tags=["operations"], responses=UNAVAILABLE)
-async def readyz(site: Context) -> Health:
+async def readyz(site: SiteContext) -> Health:
     """200 when Redis answers and inference and tracking published a snapshot within 10 s; 503 with the reasons."""
     try:
         reasons = unready(await snapshots(site), site.now())
@@ -82,7 +82,7 @@ def unready(found: list[Snapshot], now: float) -> list[str]:
 
 
 @get("/metrics", summary="Prometheus metrics", tags=["operations"], responses=UNAVAILABLE, media_type="text/plain")
-async def metrics(site: Context) -> Response[str]:
+async def metrics(site: SiteContext) -> Response[str]:
     """Counters and gauges of every process, text format 0.0.4."""
     found = await snapshots(site)
     live = await asyncio.to_thread(_live, site)
@@ -92,7 +92,7 @@ async def metrics(site: Context) -> Response[str]:
 
 
 @get("/debug", summary="State of every camera and process", tags=["operations"], responses=UNAVAILABLE)
-async def debug_report(site: Context) -> dict[str, Any]:
+async def debug_report(site: SiteContext) -> dict[str, Any]:
     """Per camera: frame rates, drops by cause, FFmpeg restarts, last error, ring. Per process: pid, uptime, memory."""
     found = await snapshots(site)
     live, rings = await asyncio.to_thread(lambda: (_live(site), _rings(site)))

@@ -7,13 +7,13 @@ from http import HTTPStatus
 from typing import Annotated
 
 from litestar import Response, Router, get
-from litestar.params import Parameter
+from litestar.params import PathParameter
 
 from crowdperf.config import Camera
 from crowdperf.events.schema import TrackedFrame
 from crowdperf.events.streams import TRACKS, key
 from crowdperf.frames.ring import RingUnavailable
-from crowdperf.web.context import Context
+from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.entries import decoded_frame, newest_tracks
 from crowdperf.web.occupancy import occupancy
 from crowdperf.web.openapi import NOT_FOUND, UNAVAILABLE, JpegSpec
@@ -21,11 +21,11 @@ from crowdperf.web.parameters import rfc3339
 from crowdperf.web.problems import Problem
 from crowdperf.web.replies import CameraReply, CameraState, LineReply, OccupancyReply, SiteReply, ZoneReply
 
-CameraPath = Annotated[str, Parameter(description="The camera's id.", max_length=64)]
+CameraPath = Annotated[str, PathParameter(description="The camera's id.", max_length=64)]
 
 
 @get("/cameras", summary="Site and cameras", tags=["site"])
-async def cameras(site: Context) -> SiteReply:
+async def cameras(site: SiteContext) -> SiteReply:
     """The site, and every configured camera with its lines and zones. No answer ever holds a camera's password."""
     states = await asyncio.to_thread(_states, site)
     return SiteReply(
@@ -37,7 +37,7 @@ async def cameras(site: Context) -> SiteReply:
 
 
 @get("/cameras/{camera_id:str}", summary="One camera", tags=["site"], responses=NOT_FOUND)
-async def camera(site: Context, camera_id: CameraPath) -> CameraReply:
+async def camera(site: SiteContext, camera_id: CameraPath) -> CameraReply:
     """One camera with its lines and zones."""
     found = site.camera(camera_id)
     return _camera_reply(found, await asyncio.to_thread(_state, site, found))
@@ -50,7 +50,7 @@ async def camera(site: Context, camera_id: CameraPath) -> CameraReply:
     media_type="image/jpeg",
     responses={200: JpegSpec, **NOT_FOUND, **UNAVAILABLE},
 )
-async def snapshot(site: Context, camera_id: CameraPath) -> Response[bytes]:
+async def snapshot(site: SiteContext, camera_id: CameraPath) -> Response[bytes]:
     """The newest picture, cropped to the source's own; 503 while the camera is down, never an old picture."""
     view = site.view(camera_id)
     try:
@@ -67,7 +67,7 @@ async def snapshot(site: Context, camera_id: CameraPath) -> Response[bytes]:
 
 
 @get("/occupancy", summary="Occupancy now", tags=["site"], responses=UNAVAILABLE)
-async def occupancy_now(site: Context) -> OccupancyReply:
+async def occupancy_now(site: SiteContext) -> OccupancyReply:
     """How many are inside each zone now; null where the camera's last tracked frame is older than 5 s."""
     with_zones = [camera.id for camera in site.slice.cameras if camera.enabled and camera.zones]
     rows = await newest_tracks(site.redis, [key(TRACKS, name, site.prefix) for name in with_zones])

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Router, get
 from litestar.openapi import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 
 from crowdperf.events.connection import OUTAGE
 from crowdperf.events.streams import EVENTS, key
-from crowdperf.web.context import Context
+from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.fanout import Message, encode
 from crowdperf.web.feed import event_message
 from crowdperf.web.openapi import BAD_REQUEST
@@ -35,13 +35,13 @@ _SPEC = ResponseSpec(str, description="A stream of events, without an end.", med
     responses={200: _SPEC, **BAD_REQUEST},
 )
 async def stream(
-    site: Context,
+    site: SiteContext,
     last_event_id: Annotated[
         str | None,
-        Parameter(header="Last-Event-ID", description="Go on behind this id; browsers send it.", max_length=64),
+        HeaderParameter(name="Last-Event-ID", description="Go on behind this id; browsers send it.", max_length=64),
     ] = None,
     last_id: Annotated[
-        str | None, Parameter(description="The same, for a client that cannot set the header.", max_length=64)
+        str | None, QueryParameter(description="The same, for a client that cannot set the header.", max_length=64)
     ] = None,
 ) -> Stream:
     """`event`: one event, its `id` is what to resume from. `counts`: today's counts, all (`whole`) or those that

@@ -55,7 +55,7 @@ class Dashboard:
     def wait_for_picture(self, camera: str, timeout_ms: float = TIMEOUT_MS) -> None:
         """Wait until the camera's tile shows a live picture: not blank, and newer ones follow."""
         selector = f"article[data-camera='{camera}'] canvas"
-        self.wait_for(f"document.querySelector(\"{selector}\")?.dataset.sequence", timeout_ms)
+        self.wait_for(f'document.querySelector("{selector}")?.dataset.sequence', timeout_ms)
         first = self.page.locator(selector).get_attribute("data-sequence")
         self.wait_for(f"document.querySelector(\"{selector}\").dataset.sequence !== '{first}'", timeout_ms)
         assert self.shades(camera) > 20, f"the picture of {camera} is blank"
@@ -67,7 +67,9 @@ class Dashboard:
                 const canvas = document.querySelector(`article[data-camera='${camera}'] canvas`);
                 const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
                 const seen = new Set();
-                for (let at = 0; at < data.length; at += 4 * 97) seen.add(data[at] << 16 | data[at + 1] << 8 | data[at + 2]);
+                for (let at = 0; at < data.length; at += 4 * 97) {
+                    seen.add(data[at] << 16 | data[at + 1] << 8 | data[at + 2]);
+                }
                 return seen.size;
             }""",
             camera,
@@ -75,9 +77,7 @@ class Dashboard:
 
     def overflow_px(self) -> int:
         """By how many pixels the page is wider than the window."""
-        return self.page.evaluate(
-            "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
-        )
+        return self.page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
     def size(self, width: int, height: int) -> None:
         """Set the window's size."""

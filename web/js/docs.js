@@ -5,12 +5,6 @@ import { el } from "./dom.js";
 
 const main = document.getElementById("main");
 
-try {
-  show(await get("/schema/openapi.json"));
-} catch (error) {
-  main.replaceChildren(el("p", {}, error.message));
-}
-
 function show(schema) {
   const groups = new Map();
   for (const [path, methods] of Object.entries(schema.paths)) {
@@ -80,4 +74,11 @@ function describe(schema, node, depth) {
   if (node.enum) return node.enum.join(" | ");
   const example = Array.isArray(node.examples) ? node.examples[0] : undefined;
   return example !== undefined ? `${node.type}, such as ${example}` : node.type ?? "object";
+}
+
+// At the end: what is used must have been initialised.
+try {
+  show(await get("/schema/openapi.json"));
+} catch (error) {
+  main.replaceChildren(el("p", {}, error.message));
 }

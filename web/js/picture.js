@@ -70,7 +70,8 @@ export class LivePicture {
     this.context.drawImage(bitmap, area.x, area.y, area.w, area.h);
     bitmap.close();
     const counts = (line) => this.state.lineCounts(this.camera.id, line);
-    drawOverlay(this.context, area, ratio, this.camera, header, counts, this.detailed && box.width > 420);
+    const scale = ratio * Math.min(2, Math.max(1, box.width / 760));
+    drawOverlay(this.context, area, scale, this.camera, header, counts, this.detailed && box.width > 420);
     this.cover.hidden = true;
     this.badge.hidden = false;
     this.canvas.dataset.sequence = header.sequence;

@@ -1,0 +1,353 @@
+"""Live updates: server-sent events, the WebSocket of pictures, and uvicorn started by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import httpx
+import msgspec
+import numpy as np
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from crowdperf.config import ConfigError, Web
+from crowdperf.web.process import listen
+from tests.conftest import ROOT, RedisServer, missing, wait_until
+from tests.support.synthetic import SyntheticSite
+from tests.support.webserver import CONFIG, Served, free_port, serving, site_config
+
+
+@pytest.fixture
+def server(redis_server: RedisServer, tmp_path: Path) -> Iterator[Served]:
+    with serving(redis_server.url, tmp_path) as served:
+        yield served
+
+
+@pytest.fixture
+def site(server: Served, redis_server: RedisServer) -> Iterator[SyntheticSite]:
+    made = SyntheticSite(server.config, server.paths, redis_server.url)
+    yield made
+    made.close()
+
+
+class Listener:
+    """A client of /api/v1/stream that reads message by message."""
+
+    def __init__(self, url: str, last_id: str = "") -> None:
+        headers = {"Last-Event-ID": last_id} if last_id else {}
+        self._client = httpx.Client(timeout=20)
+        self._context = self._client.stream("GET", f"{url}/api/v1/stream", headers=headers)
+        self.response = self._context.__enter__()
+        assert self.response.status_code == 200
+        self._lines = self.response.iter_lines()
+
+    def next(self) -> dict:
+        """The next message; comments are passed over."""
+        message: dict = {}
+        for line in self._lines:
+            if not line and "data" in message:
+                return message | {"data": json.loads(message["data"])}
+            name, _, value = line.partition(": ")
+            if name in ("id", "event", "data"):
+                message[name] = value
+        pytest.fail("the stream ended")
+
+    def until(self, event: str) -> dict:
+        """The next message of that name."""
+        while True:
+            message = self.next()
+            if message["event"] == event:
+                return message
+
+    def close(self) -> None:
+        self._context.__exit__(None, None, None)
+        self._client.close()
+
+
+def test_a_crossing_is_pushed_as_event_and_as_count(server: Served, site: SyntheticSite) -> None:
+    site.cross("plaza", "gate", "in")
+    wait_until(lambda: server.thread.is_alive(), what="the server")
+    listener = Listener(server.url)
+    assert listener.next()["event"] == "status"
+    whole = listener.until("counts")["data"]
+    assert whole["whole"] is True
+    crossing = site.cross("plaza", "gate", "in")
+    event = listener.until("event")
+    while event["data"]["id"] != crossing:
+        event = listener.until("event")
+    assert event["data"]["line"] == "gate"
+    assert event["id"]
+    listener.close()
+    # Wherever the reader was when the client came: the count ends at two, neither crossing counts twice.
+    late = Listener(server.url)
+    counts = {row["camera"]: row["count"] for row in late.until("counts")["data"]["counts"]}
+    while counts.get("plaza") != 2:
+        counts = {row["camera"]: row["count"] for row in late.until("counts")["data"]["counts"]}
+    late.close()
+
+
+def test_a_returning_client_gets_exactly_what_it_missed(server: Served, site: SyntheticSite) -> None:
+    listener = Listener(server.url)
+    listener.until("occupancy")
+    first = site.cross("plaza", "gate", "in")
+    seen = listener.until("event")
+    assert seen["data"]["id"] == first
+    listener.close()
+    missed = [site.cross("plaza", "gate", "out"), site.cross("lobby", "door", "in")]
+    again = Listener(server.url, last_id=seen["id"])
+    live = site.cross("plaza", "gate", "in")
+    found = [again.until("event")["data"]["id"] for _ in range(3)]
+    assert found == [*missed, live]
+    again.close()
+
+
+def test_a_client_away_for_too_long_is_told(server: Served, site: SyntheticSite) -> None:
+    for _ in range(1005):
+        site.cross("plaza", "gate", "in")
+    listener = Listener(server.url, last_id="1-0")
+    listener.until("lost")
+    listener.close()
+
+
+def test_a_slow_client_loses_its_oldest_is_told_and_slows_nobody(server: Served, site: SyntheticSite) -> None:
+    slow = socket.create_connection(("127.0.0.1", server.port))
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    slow.sendall(b"GET /api/v1/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+    quick = Listener(server.url)
+    quick.until("occupancy")
+    last = ""
+    received: list[str] = []
+    pad = "x" * 4000
+    for number in range(3000):
+        event = msgspec.structs.replace(_gap(number), cause=pad)
+        site.publish(event)
+        last = event.id
+        # The quick client reads along, as a browser does.
+        if number % 100 == 99:
+            while not received or received[-1] != last:
+                received.append(quick.until("event")["data"]["id"])
+    assert len(received) == 3000, "the quick client got everything"
+    wait_until(lambda: server.runtime.metrics.snapshot("web", 0).gauges["stream_messages_lost"][""] > 0, what="loss")
+    text = b""
+    slow.settimeout(20)
+    while b"event: lost" not in text:
+        chunk = slow.recv(1 << 20)
+        assert chunk, "the slow client was cut off"
+        text = text[-64:] + chunk
+    slow.close()
+    quick.close()
+
+
+def _gap(number: int):
+    from crowdperf.events.schema import CameraGap
+
+    return CameraGap(id=f"gap{number}", camera="plaza", ts=1e9, start=1e9, end=1e9, cause="")
+
+
+def test_the_stream_survives_an_outage_of_redis(server: Served, site: SyntheticSite, redis_server: RedisServer) -> None:
+    listener = Listener(server.url)
+    site.cross("plaza", "gate", "in")
+    listener.until("event")
+    redis_server.kill()
+    while listener.until("status")["data"]["redis"] != "down":
+        pass
+    redis_server.start()
+    while listener.until("status")["data"]["redis"] != "up":
+        pass
+    after = site.cross("plaza", "gate", "out")
+    assert listener.until("event")["data"]["id"] == after
+    listener.close()
+
+
+def test_occupancy_is_pushed(server: Served, site: SyntheticSite) -> None:
+    listener = Listener(server.url)
+    listener.until("occupancy")
+    site.frame("plaza", 0.0)
+    row = next(row for row in listener.until("occupancy")["data"]["zones"] if row["zone"] == "stage")
+    assert row["occupancy"] == 3
+    listener.close()
+
+
+def unpack(message: bytes) -> tuple[dict, bytes]:
+    """Header and JPEG of a live message."""
+    (length,) = struct.unpack(">I", message[:4])
+    return json.loads(message[4 : 4 + length]), message[4 + length :]
+
+
+def live_url(server: Served) -> str:
+    return f"ws://127.0.0.1:{server.port}/api/v1/live"
+
+
+async def binary(socket) -> tuple[dict, bytes]:
+    """The next picture message."""
+    while True:
+        message = await asyncio.wait_for(socket.recv(), 20)
+        if isinstance(message, bytes):
+            return unpack(message)
+
+
+def test_one_socket_carries_the_pictures_of_several_cameras(server: Served, site: SyntheticSite) -> None:
+    site.start()
+
+    async def watch() -> dict[str, list[tuple[dict, bytes]]]:
+        found: dict[str, list[tuple[dict, bytes]]] = {"plaza": [], "lobby": []}
+        async with connect(live_url(server)) as socket:
+            await socket.send(json.dumps({"subscribe": ["plaza", "lobby", "nobody", "dock"]}))
+            reply = json.loads(await socket.recv())
+            assert reply == {"subscribed": ["lobby", "plaza"], "unknown": ["dock", "nobody"]}
+            while min(len([1 for head, _ in rows if head["boxes"]]) for rows in found.values()) < 3:
+                head, jpeg = await binary(socket)
+                found[head["camera"]].append((head, jpeg))
+        return found
+
+    for rows in asyncio.run(watch()).values():
+        live = [(head, jpeg) for head, jpeg in rows if head["state"] == "live"]
+        sequences = [head["sequence"] for head, _ in live]
+        assert sequences == sorted(set(sequences)), "no picture comes twice, none goes back"
+        head, jpeg = next(row for row in live if row[0]["boxes"])
+        picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+        assert picture.shape == (head["height"], head["width"], 3) == (360, 640, 3)
+        assert len(head["boxes"]) == len(head["tracks"]) == len(head["classes"]) == 6
+        assert head["classes"][-1] == "car"
+        assert all(head["boxes_sequence"] <= head["sequence"] for head, _ in live if head["boxes"])
+
+
+def test_a_camera_that_freezes_is_down_and_comes_back(server: Served, site: SyntheticSite) -> None:
+    async def watch() -> None:
+        async with connect(live_url(server)) as socket:
+            await socket.send(json.dumps({"subscribe": ["plaza"]}))
+            head, jpeg = await binary(socket)
+            assert (head["state"], jpeg) == ("down", b"")
+            site.frame("plaza", 1.0)
+            head, jpeg = await binary(socket)
+            while head["state"] != "live":
+                head, jpeg = await binary(socket)
+            assert jpeg
+            # No more frames: what follows is no picture, and never the old one again.
+            head, jpeg = await binary(socket)
+            assert (head["state"], jpeg) == ("down", b"")
+            site.frame("plaza", 2.0)
+            while head["state"] != "live":
+                head, _ = await binary(socket)
+
+    asyncio.run(watch())
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", '{"subscribe": 5}', '{"subscribe": [], "more": 1}'])
+def test_a_live_client_that_talks_nonsense_is_sent_away(server: Served, text: str) -> None:
+    async def talk() -> int:
+        async with connect(live_url(server)) as socket:
+            await socket.send(text)
+            with pytest.raises(ConnectionClosed) as closed:
+                await asyncio.wait_for(socket.recv(), 20)
+            return closed.value.rcvd.code
+
+    assert asyncio.run(talk()) == 1008
+
+
+def test_a_foreign_page_cannot_watch(server: Served) -> None:
+    async def talk() -> None:
+        async with connect(live_url(server), origin="https://elsewhere.example"):
+            pass
+
+    with pytest.raises(InvalidStatus) as refused:
+        asyncio.run(talk())
+    assert refused.value.response.status_code == 403
+
+
+def test_stopping_does_not_wait_for_open_streams(redis_server: RedisServer, tmp_path: Path) -> None:
+    with serving(redis_server.url, tmp_path) as server:
+        listener = Listener(server.url)
+        listener.next()
+        server.stop()
+        listener.close()
+
+
+def test_a_port_in_use_is_one_clear_error(server: Served) -> None:
+    with pytest.raises(ConfigError, match=rf"port {server.port}: Address already in use\. Remedy: stop what uses"):
+        listen(Web(host="127.0.0.1", port=server.port))
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_uvicorn_by_hand_serves_and_ends_on_ctrl_c(redis_server: RedisServer, tmp_path: Path, tls: bool) -> None:
+    port = free_port()
+    (tmp_path / "config.json").write_bytes(msgspec.json.encode(site_config(redis_server.url, port, CONFIG)))
+    command = [sys.executable, "-m", "uvicorn", "crowdperf.web.app:app", "--port", str(port)]
+    context = None
+    if tls:
+        certificate, key = certify(tmp_path)
+        command += ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
+        context = ssl.create_default_context(cafile=str(certificate))
+    environment = {
+        **os.environ,
+        "CROWDPERF_CONFIG": str(tmp_path / "config.json"),
+        "CROWDPERF_DATA": str(tmp_path / "var"),
+        "PYTHONPATH": str(ROOT),
+    }
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+    address = f"{'https' if tls else 'http'}://localhost:{port}"
+
+    def cameras() -> list:
+        try:
+            with urllib.request.urlopen(f"{address}/api/v1/cameras", context=context, timeout=5) as reply:
+                return json.load(reply)["cameras"]
+        except OSError:
+            return []
+
+    try:
+        wait_until(cameras, timeout_s=30, what="uvicorn by hand")
+        stream = urllib.request.urlopen(f"{address}/api/v1/stream", context=context, timeout=20)
+        assert stream.readline() == b"retry: 2000\n"
+        process.send_signal(signal.SIGINT)
+        # A browser reads on, which is also how TLS takes its leave.
+        stream.read()
+        process.wait(20)
+        stream.close()
+    finally:
+        process.kill()
+        _, errors = process.communicate()
+    assert b"Traceback" not in errors, errors.decode()
+
+
+def certify(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for localhost, and its key."""
+    if not shutil.which("openssl"):
+        missing("openssl")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-keyout",
+            str(key),
+            "-out",
+            str(certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
