@@ -1,0 +1,94 @@
+"""`python -m crowdperf demo`: renders the demo site's clips and their truth."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import msgspec
+
+from crowdperf.demo import clip, pictures, truth
+from crowdperf.demo.pictures import DemoError
+from crowdperf.demo.scenes import DEFAULT_SEED, SCENES
+from crowdperf.demo.stage import Stage
+
+
+def main(argv: list[str]) -> int:
+    """Render the scenes; 0 when all are there, 2 after one line on stderr that says why not."""
+    args = _parser().parse_args(argv)
+    names = [args.scene] if args.scene else list(SCENES)
+    out: Path = args.out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / ".lock").open("w") as lock:
+            # Two at once would do the work twice, and one would take the other's truth away for a while.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if args.if_missing:
+                names = [name for name in names if not present(out, name, args.seed)]
+            if names:
+                _render_all(out, names, args.seed)
+    except (DemoError, OSError) as error:
+        print(f"crowdperf demo: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _render_all(out: Path, names: list[str], seed: int) -> None:
+    """Render scenes, each in a process of its own when there are several, and say so on stderr."""
+    pictures.assets_folder()
+    clip.ffmpeg()
+    began = time.monotonic()
+    if len(names) == 1:
+        render(out, names[0], seed)
+    else:
+        # Spawned, not forked: OpenCV's threads do not survive a fork.
+        with ProcessPoolExecutor(len(names), multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(render, [out] * len(names), names, [seed] * len(names)))
+    print(f"demo: {', '.join(names)} rendered to {out} in {time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="crowdperf demo", description="Render the demo site's cameras.")
+    parser.add_argument("--out", type=Path, default=Path("var/demo"), help="folder of the clips (default: var/demo)")
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help=f"decides everything (default: {DEFAULT_SEED})")
+    parser.add_argument("--scene", choices=list(SCENES), help="only this one")
+    parser.add_argument("--if-missing", action="store_true", help="keep clips of the same seed and renderer")
+    return parser
+
+
+def files(out: Path, name: str) -> tuple[Path, Path]:
+    """A scene's clip and its truth."""
+    return out / f"{name}.mp4", out / f"{name}.truth.json"
+
+
+def present(out: Path, name: str, seed: int) -> bool:
+    """Whether the scene has been rendered with that seed by this renderer."""
+    video, facts = files(out, name)
+    try:
+        known = truth.decoded(facts.read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return False
+    return video.is_file() and (known.seed, known.renderer) == (seed, truth.RENDERER)
+
+
+def render(out: Path, name: str, seed: int) -> None:
+    """Render one scene; the truth is written last, so that it vouches for the clip.
+
+    Raises:
+        DemoError: pictures or FFmpeg are missing, or it fails.
+    """
+    cv2.setNumThreads(1)
+    video, facts = files(out, name)
+    facts.unlink(missing_ok=True)
+    stage = Stage(SCENES[name], seed)
+    clip.write((stage.frame(index) for index in range(stage.scene.frames)), video)
+    part = facts.with_name(f".{facts.name}.{os.getpid()}.part")
+    part.write_bytes(truth.encoded(truth.compute(stage, seed)))
+    part.replace(facts)

@@ -1,0 +1,77 @@
+"""Frames to H.264: one FFmpeg child, fed through a pipe, and a file that appears only when it is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from crowdperf.demo.ground import FPS, HEIGHT, WIDTH
+from crowdperf.demo.pictures import DemoError
+
+
+def ffmpeg() -> str:
+    """`CROWDPERF_FFMPEG`, else the system's FFmpeg, else the one of the imageio-ffmpeg wheel.
+
+    Raises:
+        DemoError: there is none.
+    """
+    wanted = os.environ.get("CROWDPERF_FFMPEG", "")
+    found = shutil.which(wanted or "ffmpeg")
+    if found:
+        return found
+    if not wanted:
+        try:
+            import imageio_ffmpeg
+
+            return str(imageio_ffmpeg.get_ffmpeg_exe())
+        except (ImportError, RuntimeError):
+            pass
+    what = f"CROWDPERF_FFMPEG={wanted!r} is no program" if wanted else "no FFmpeg on PATH nor in imageio-ffmpeg"
+    raise DemoError(f"the demo cannot be encoded: {what}. Remedy: ./crowdperf.sh setup, or install FFmpeg.")
+
+
+def write(frames: Iterable[NDArray[np.uint8]], path: Path) -> None:
+    """Encode BGR frames of shape (HEIGHT, WIDTH, 3) to an MP4 at `path`: a key frame per second, no B-frames.
+
+    Raises:
+        DemoError: FFmpeg is missing or fails; its last words are in the message. Nothing is left at `path` then.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    argv = [
+        *(ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
+        *("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{WIDTH}x{HEIGHT}", "-r", str(FPS), "-i", "-"),
+        *("-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-bf", "0", "-g", str(FPS), "-keyint_min", str(FPS)),
+        *("-sc_threshold", "0", "-pix_fmt", "yuv420p", "-threads", "1"),
+        *("-movflags", "+faststart", "-f", "mp4", str(part)),
+    ]
+    try:
+        child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        assert child.stdin is not None
+        assert child.stderr is not None
+        try:
+            for frame in frames:
+                child.stdin.write(np.ascontiguousarray(cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420)).data)
+            child.stdin.close()
+        except BrokenPipeError:
+            pass  # it has ended: its status and last words say why
+        except BaseException:
+            child.kill()
+            raise
+        words = child.stderr.read().decode(errors="replace").strip()
+        if child.wait():
+            why = words[-300:] or f"exit status {child.returncode}"
+            raise DemoError(
+                f"FFmpeg could not encode {str(path)!r}: {why}. Remedy: room on the disk, or another FFmpeg."
+            )
+        part.replace(path)
+    except OSError as error:
+        raise DemoError(f"cannot write {str(path)!r}: {error}. Remedy: check that folder and FFmpeg.") from None
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,147 @@
+"""The two scenes of the demo site: their lines and zones, as config.json has them, and their casts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+from crowdperf.config import ClassName, Line, Zone
+from crowdperf.demo.figures import LOOKS
+from crowdperf.demo.ground import FPS
+from crowdperf.demo.script import Actor, Cast, Rules, Stop, Track, bus, track, visitor, walker
+
+DEFAULT_SEED = 7
+ROWS = (292.0, 508.0)
+"""Nearer rows would be cut by the margin; on farther ones a person is less than 70 of 360 rows tall."""
+
+
+class Scene(NamedTuple):
+    """What one clip shows."""
+
+    name: str
+    number: int
+    """In the barcode."""
+    seconds: int
+    street: bool
+    lines: tuple[Line, ...]
+    zones: tuple[Zone, ...]
+    cast: Callable[[Scene, int], list[Track]]
+
+    @property
+    def frames(self) -> int:
+        """Frames of the clip."""
+        return self.seconds * FPS
+
+
+def _looks(rng: random.Random) -> Callable[[], int]:
+    """Draws looks so that nobody's double is near: all of them in a shuffled order, again and again."""
+    waiting: list[int] = []
+
+    def draw() -> int:
+        if not waiting:
+            waiting.extend(rng.sample(range(len(LOOKS)), len(LOOKS)))
+        return waiting.pop()
+
+    return draw
+
+
+def _sparse(scene: Scene, seed: int) -> list[Track]:
+    """One to four people at a time, and a bus every ten seconds or so."""
+    rng = random.Random(f"{scene.name} {seed}")
+    looks = _looks(rng)
+    cast = Cast(scene.lines, scene.frames, Rules(clear_s=1.4, share=0.1, apart_s=1.5, apart_px=400))
+    for index, (due_s, rightwards) in enumerate(((4, True), (13, False), (27, True), (38, False), (50, True))):
+        cast.offer(bus(index + 1, index % 4, due_s + rng.uniform(0, 1.5), rightwards))
+    places = (Stop(480, 380), Stop(520, 450), Stop(430, 340))
+    start_s, number = 2.0, 101
+    while start_s < 55:
+        for _ in range(60):
+            if rng.random() < 0.3:
+                actor = visitor(rng, number, looks(), start_s, ROWS, places)
+            else:
+                actor = walker(rng, number, looks(), start_s, ROWS, number % 2 == 1)
+            if leaves(actor, scene) and cast.offer(actor):
+                number += 1
+                break
+        start_s += rng.uniform(2.6, 4.4)
+    return cast.tracks
+
+
+def _dense(scene: Scene, seed: int) -> list[Track]:
+    """A forecourt where some linger the whole time and a stream passes in both directions."""
+    rng = random.Random(f"{scene.name} {seed}")
+    looks = _looks(rng)
+    cast = Cast(scene.lines, scene.frames, Rules(clear_s=0.9, share=0.25, apart_s=0.6, apart_px=60))
+    for number, (x, y, faces_left) in enumerate(LINGERERS):
+        stay = (Stop(x, y, float(scene.seconds + 1)),)
+        cast.offer(Actor(number + 1, "person", looks(), rng.uniform(0.96, 1.04), 0.0, 1.0, stay, faces_left))
+    places = (Stop(150, 330), Stop(480, 330), Stop(500, 400), Stop(840, 340))
+    number, rows = 101, (300.0, ROWS[1])
+    for _ in range(6000):
+        start_s = rng.uniform(1.5, scene.seconds - 11)
+        if rng.random() < 0.15:
+            actor = visitor(rng, number, looks(), start_s, rows, places)
+        else:
+            actor = walker(rng, number, looks(), start_s, rows, number % 2 == 1)
+        if leaves(actor, scene) and cast.offer(actor):
+            number += 1
+        if number > 101 + 74:
+            break
+    return cast.tracks
+
+
+LINGERERS = (
+    (120, 262, False),
+    (168, 270, True),
+    (452, 252, False),
+    (492, 258, True),
+    (545, 250, True),
+    (826, 268, True),
+)
+"""Those who stay on the forecourt, away from the lines: x, y, faces left."""
+
+
+def leaves(actor: Actor, scene: Scene) -> bool:
+    """Whether they are gone a second before the clip ends, so that it can be looped."""
+    whole = track(actor, 10 * scene.frames)
+    return whole.first + len(whole.walked) < scene.frames - FPS
+
+
+PEOPLE: list[ClassName] = ["person"]
+VEHICLES: list[ClassName] = ["bicycle", "car", "motorcycle", "bus", "truck"]
+
+SPARSE = Scene(
+    name="demo_sparse",
+    number=1,
+    seconds=72,
+    street=True,
+    lines=(
+        Line(id="west", name="West side", p1=[0.26, 0.975], p2=[0.32, 0.46], classes=PEOPLE),
+        Line(id="east", name="East side", p1=[0.68, 0.46], p2=[0.74, 0.975], classes=PEOPLE),
+        Line(id="street", name="Street", p1=[0.5, 0.41], p2=[0.5, 0.25], classes=VEHICLES),
+    ),
+    zones=(Zone(id="square", name="Square", polygon=[[0.32, 0.5], [0.68, 0.5], [0.74, 0.97], [0.26, 0.97]], limit=3),),
+    cast=_sparse,
+)
+DENSE = Scene(
+    name="demo_dense",
+    number=2,
+    seconds=72,
+    street=False,
+    lines=(
+        Line(id="gate", name="Gate", p1=[0.31, 0.975], p2=[0.35, 0.44], classes=PEOPLE),
+        Line(id="passage", name="Passage", p1=[0.7, 0.44], p2=[0.74, 0.975], classes=PEOPLE),
+    ),
+    zones=(
+        Zone(
+            id="forecourt",
+            name="Forecourt",
+            polygon=[[0.36, 0.43], [0.69, 0.43], [0.73, 0.97], [0.32, 0.97]],
+            limit=8,
+        ),
+        Zone(id="corner", name="Corner", polygon=[[0.02, 0.43], [0.33, 0.43], [0.3, 0.7], [0.02, 0.7]], limit=5),
+    ),
+    cast=_dense,
+)
+SCENES = {scene.name: scene for scene in (SPARSE, DENSE)}

@@ -1,0 +1,241 @@
+"""Who walks where and when. Pure: a seed decides everything.
+
+An actor follows way points at a steady pace, with pauses; its position is known for every frame, so that the picture
+and the truth come from one script. Candidates are drawn at random and kept only if everybody who is about to cross a
+line can be seen: what a camera cannot see, no counter can count.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crowdperf.config import Line
+from crowdperf.demo.ground import BUS_M, FPS, HEIGHT, PERSON_M, WIDTH, distance, metre
+from crowdperf.geometry import Point, Segment, cross, intersects
+
+STEP_M = 0.78
+"""Length of a walker's step."""
+
+
+class Stop(NamedTuple):
+    """A way point in pixels and how long the actor stays there, in seconds."""
+
+    x: float
+    y: float
+    pause_s: float = 0.0
+
+
+class Actor(NamedTuple):
+    """One person or bus."""
+
+    id: int
+    kind: Literal["person", "bus"]
+    look: int
+    size: float
+    """Height relative to others of its kind."""
+    start_s: float
+    pace: float
+    """Metres per second."""
+    way: tuple[Stop, ...]
+    faces_left: bool = False
+    """Where somebody looks who never moves."""
+
+
+class Track(NamedTuple):
+    """An actor's script by frame; frames before its start and after its end are absent."""
+
+    actor: Actor
+    first: int
+    """Frame of row 0."""
+    ground: NDArray[np.float64]
+    """Shape (n, 2): the pixel under the figure's axis."""
+    walked: NDArray[np.float64]
+    """Shape (n,): metres walked."""
+    left: NDArray[np.bool_]
+    """Shape (n,): faces left."""
+
+    def height(self, row: int) -> float:
+        """Pixels from the ground to the top at a row."""
+        metres = PERSON_M if self.actor.kind == "person" else BUS_M
+        return metres * self.actor.size * metre(float(self.ground[row, 1]))
+
+    def at(self, frame: int) -> int | None:
+        """The row of a frame, None when the actor is not there."""
+        row = frame - self.first
+        return row if 0 <= row < len(self.walked) else None
+
+
+class Moment(NamedTuple):
+    """An actor's axis passes a line."""
+
+    frame: int
+    line: str
+    inwards: bool
+
+
+def track(actor: Actor, frames: int) -> Track:
+    """The script of one actor, cut to the clip."""
+    points: list[tuple[float, float]] = []
+    metres, stays = [0.0], [(0.0, actor.way[0].pause_s)]
+    for a, b in zip(actor.way, actor.way[1:]):
+        for i in range(40):
+            points.append((a.x + (b.x - a.x) * i / 40, a.y + (b.y - a.y) * i / 40))
+            if len(points) > 1:
+                metres.append(metres[-1] + distance(points[-2], points[-1]))
+        stays.append((metres[-1] + distance(points[-1], (b.x, b.y)), b.pause_s))
+    points.append((actor.way[-1].x, actor.way[-1].y))
+    if len(points) > 1:
+        metres.append(metres[-1] + distance(points[-2], points[-1]))
+    clock, known_t, known_m = 0.0, [], []
+    previous = 0.0
+    for reached, pause in stays:
+        clock += (reached - previous) / actor.pace
+        known_t += [clock, clock + pause]
+        known_m += [reached, reached]
+        clock += pause
+        previous = reached
+    first = max(0, round(actor.start_s * FPS))
+    count = max(0, min(frames - first, int(clock * FPS) + 1))
+    walked = np.interp(np.arange(count) / FPS, known_t, known_m)
+    way = np.array(points)
+    ground = np.stack([np.interp(walked, metres, way[:, axis]) for axis in (0, 1)], axis=1)
+    left = np.empty(count, np.bool_)
+    facing = actor.faces_left if len(points) < 2 else points[1][0] < points[0][0]
+    for row in range(count):
+        step = ground[row, 0] - ground[row - 1, 0] if row else 0.0
+        facing = bool(step < 0) if abs(step) > 0.05 else facing
+        left[row] = facing
+    return Track(actor, first, ground, walked, left)
+
+
+def moments(script: Track, lines: Sequence[Line]) -> list[Moment]:
+    """When the axis passes the lines that count this kind, in order of time."""
+    found = []
+    for line in lines:
+        if script.actor.kind not in line.classes:
+            continue
+        p1, p2 = line.points()
+        places = [Point(x / WIDTH, y / HEIGHT) for x, y in script.ground]
+        for row in range(1, len(places)):
+            before, now = cross(p1, p2, places[row - 1]), cross(p1, p2, places[row])
+            if (before > 0) != (now > 0) and intersects(Segment(p1, p2), Segment(places[row - 1], places[row])):
+                found.append(Moment(script.first + row, line.id, now > 0))
+    return sorted(found)
+
+
+def _box(script: Track, row: int) -> tuple[float, float, float, float]:
+    """Approximate extent of an actor: x1, y1, x2, y2 in pixels."""
+    (x, y), height = script.ground[row], script.height(row)
+    half = height * (0.17 if script.actor.kind == "person" else 1.2)
+    return x - half, y - height, x + half, y
+
+
+def covered(script: Track, row: int, others: Sequence[Track]) -> float:
+    """Share of an actor's box behind the box of one that stands nearer; the worst of `others`."""
+    x1, y1, x2, y2 = _box(script, row)
+    worst = 0.0
+    for other in others:
+        there = other.at(script.first + row)
+        if there is None or other.ground[there, 1] < script.ground[row, 1]:
+            continue
+        a1, b1, a2, b2 = _box(other, there)
+        overlap = max(0.0, min(x2, a2) - max(x1, a1)) * max(0.0, min(y2, b2) - max(y1, b1))
+        worst = max(worst, overlap / ((x2 - x1) * (y2 - y1)))
+    return worst
+
+
+class Rules(NamedTuple):
+    """What makes a candidate fit among those already accepted."""
+
+    clear_s: float
+    """Somebody who crosses a line is visible this long before and after."""
+    share: float
+    """At most this share of them may be covered meanwhile."""
+    apart_s: float
+    """Two crossings of one line less than this apart ..."""
+    apart_px: float
+    """... happen at least this many pixels from each other."""
+
+
+class Cast:
+    """The accepted actors of a scene."""
+
+    def __init__(self, lines: Sequence[Line], frames: int, rules: Rules) -> None:
+        self.lines, self.frames, self.rules = lines, frames, rules
+        self.tracks: list[Track] = []
+        self._moments: list[list[Moment]] = []
+
+    def offer(self, actor: Actor) -> bool:
+        """Accept the actor if they and all others stay visible at the lines."""
+        script = track(actor, self.frames)
+        mine = moments(script, self.lines)
+        if actor.kind == "person":
+            if any(self._crowded(script, moment) for moment in mine):
+                return False
+            if self._hidden(script, mine, self.tracks):
+                return False
+            for other, theirs in zip(self.tracks, self._moments):
+                if other.actor.kind == "person" and self._hidden(other, theirs, [script]):
+                    return False
+        self.tracks.append(script)
+        self._moments.append(mine)
+        return True
+
+    def _hidden(self, script: Track, when: list[Moment], others: Sequence[Track]) -> bool:
+        reach = round(self.rules.clear_s * FPS)
+        for moment in when:
+            for frame in range(moment.frame - reach, moment.frame + reach + 1):
+                row = script.at(frame)
+                if row is not None and covered(script, row, others) > self.rules.share:
+                    return True
+        return False
+
+    def _crowded(self, script: Track, moment: Moment) -> bool:
+        """Whether somebody crosses the same line at nearly the same time and place."""
+        row = script.at(moment.frame)
+        for other, theirs in zip(self.tracks, self._moments):
+            for one in theirs:
+                there = other.at(one.frame)
+                if one.line != moment.line or row is None or there is None:
+                    continue
+                near = abs(float(other.ground[there, 1] - script.ground[row, 1])) < self.rules.apart_px
+                if near and abs(one.frame - moment.frame) < self.rules.apart_s * FPS:
+                    return True
+        return False
+
+
+def walker(
+    rng: random.Random, number: int, look: int, start_s: float, rows: tuple[float, float], rightwards: bool
+) -> Actor:
+    """Somebody who crosses the picture from one side to the other, straight or at a slant."""
+    y0 = rng.uniform(*rows)
+    y1 = min(max(y0 + rng.uniform(-70, 70), rows[0]), rows[1])
+    ends = (-60.0, WIDTH + 60.0)
+    a, b = ends if rightwards else ends[::-1]
+    way: tuple[Stop, ...] = (Stop(a, y0), Stop(b, y1))
+    return Actor(number, "person", look, rng.uniform(0.95, 1.05), start_s, rng.uniform(1.25, 1.55), way)
+
+
+def visitor(
+    rng: random.Random, number: int, look: int, start_s: float, rows: tuple[float, float], places: Sequence[Stop]
+) -> Actor:
+    """Somebody who enters from a side, stays at one of `places`, and goes on or turns back."""
+    place = rng.choice(list(places))
+    a = rng.choice((-60.0, WIDTH + 60.0))
+    back = a if rng.random() < 0.5 else WIDTH - a
+    y0, y1 = (min(max(place.y + rng.uniform(-50, 50), rows[0]), rows[1]) for _ in range(2))
+    stop = Stop(place.x + rng.uniform(-25, 25), place.y + rng.uniform(-12, 12), rng.uniform(3, 7))
+    way = (Stop(a, y0), stop, Stop(back, y1))
+    return Actor(number, "person", look, rng.uniform(0.95, 1.05), start_s, rng.uniform(1.25, 1.5), way)
+
+
+def bus(number: int, paint: int, start_s: float, rightwards: bool, pace: float = 5.5) -> Actor:
+    """A bus along the street, on its own side of it."""
+    y = 190.0 if rightwards else 173.0
+    ends = (-220.0, WIDTH + 220.0) if rightwards else (WIDTH + 220.0, -220.0)
+    return Actor(number, "bus", paint, 1.0, start_s, pace, (Stop(ends[0], y), Stop(ends[1], y)))

@@ -1,0 +1,136 @@
+"""Puts a scene's actors on its backdrop: frame `i` is a pure function of scene, seed and `i`."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from crowdperf.demo import backdrop, barcode, figures, vehicle
+from crowdperf.demo.figures import LOOKS, POSES, Look, Sprite
+from crowdperf.demo.ground import HEIGHT, MARGIN, WIDTH
+from crowdperf.demo.scenes import Scene
+from crowdperf.demo.script import STEP_M, Track
+from crowdperf.geometry import Box
+
+STANDING = 5
+"""Pose of somebody who stands: legs together."""
+SHADE = 0.42
+"""How much light a shadow takes away."""
+
+
+class Placed(NamedTuple):
+    """A sprite at its place: column and row of its top-left pixel."""
+
+    track: Track
+    sprite: Sprite
+    shadow: Sprite
+    x: int
+    y: int
+
+    @property
+    def box(self) -> Box | None:
+        """The visible extent in pixels: of the alpha box, what lies inside the picture; None when that is nothing."""
+        x0, y0, x1, y1 = self.sprite.extent
+        left, right = max(self.x + x0, 0), min(self.x + x1, WIDTH)
+        top, bottom = max(self.y + y0, 0), min(self.y + y1, HEIGHT - MARGIN)
+        return Box(left, top, right, bottom) if right - left >= 1 and bottom - top >= 1 else None
+
+
+@lru_cache(maxsize=4096)
+def _shadow(look: Look, pose: int, height: int, mirrored: bool) -> Sprite:
+    """What a figure keeps from the ground: its outline laid down to the left and rear, blurred, and a dark patch below.
+
+    Colour is unused (zero); alpha is the shade. The axis and the extent's bottom coincide with the figure's.
+    """
+    figure = figures.sprite(look, pose, height, mirrored)
+    ground = figure.extent[3]
+    lean, flat = 0.62, 0.2
+    left, up, pad = int(lean * ground) + 8, int(flat * ground) + 8, max(6, height // 16)
+    shape = (figure.alpha.shape[1] + left + pad, up + pad)
+    # (x, y) of the figure falls to (x - lean * rise, -flat * rise) with rise = ground - y.
+    move = np.array([[1, lean, left - lean * ground], [0, flat, up - flat * ground]], np.float32)
+    laid = cv2.warpAffine(figure.alpha, move, shape, flags=cv2.INTER_AREA)
+    laid = cv2.GaussianBlur(laid, (0, 0), 1.0 + height / 90)
+    patch = np.zeros(shape[::-1], np.uint8)
+    middle = round((figure.extent[0] + figure.extent[2]) / 2)
+    reach = (figure.extent[2] - figure.extent[0]) // 2
+    cv2.ellipse(patch, (left + middle, up - 2), (reach, max(2, height // 36)), 0, 0, 360, 255, -1)
+    patch = cv2.GaussianBlur(patch, (0, 0), 1.0 + height / 60)
+    shade = np.maximum(laid * 0.8, patch).astype(np.float32) * SHADE
+    alpha = np.clip(shade, 0, 255).astype(np.uint8)
+    return Sprite(np.zeros((*alpha.shape, 3), np.uint8), alpha, figure.axis + left, (0, 0, alpha.shape[1], up))
+
+
+@lru_cache(maxsize=16)
+def _bus_shadow(paint: int, height: int, mirrored: bool) -> Sprite:
+    """The dark strip under a bus."""
+    width = vehicle.sprite(paint, height, mirrored).alpha.shape[1]
+    patch = np.zeros((24, width + 40), np.uint8)
+    cv2.rectangle(patch, (14, 6), (width + 22, 15), 255, -1)
+    alpha = (cv2.GaussianBlur(patch, (0, 0), 3.0) * 0.75).astype(np.uint8)
+    return Sprite(np.zeros((*alpha.shape, 3), np.uint8), alpha, width / 2 + 20, (0, 0, width + 40, 12))
+
+
+def _blend(picture: NDArray[np.uint8], sprite: Sprite, x: int, y: int) -> None:
+    """Draw a sprite, cut at the picture's edges and the margin, in place."""
+    height, width = sprite.alpha.shape
+    x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + width, WIDTH), min(y + height, HEIGHT - MARGIN)
+    if x0 >= x1 or y0 >= y1:
+        return
+    cut = (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
+    target = picture[y0:y1, x0:x1]
+    keep = cv2.merge([255 - sprite.alpha[cut]] * 3)
+    target[:] = cv2.add(sprite.colour[cut], cv2.multiply(target, keep, scale=1 / 255))
+
+
+class Stage:
+    """A scene with its cast, ready to be drawn frame by frame."""
+
+    def __init__(self, scene: Scene, seed: int) -> None:
+        self.scene = scene
+        self.tracks = scene.cast(scene, seed)
+        self.backdrop = backdrop.draw(scene.street, seed)
+
+    def placed(self, frame: int) -> list[Placed]:
+        """Everybody in the picture at a frame, the farthest first."""
+        found = []
+        for track in self.tracks:
+            row = track.at(frame)
+            if row is not None:
+                found.append(self._place(track, row))
+        return sorted((one for one in found if one.box), key=lambda one: one.y + one.sprite.extent[3])
+
+    def _place(self, track: Track, row: int) -> Placed:
+        x, y = (float(value) for value in track.ground[row])
+        height, left = round(track.height(row)), bool(track.left[row])
+        if track.actor.kind == "bus":
+            sprite = vehicle.sprite(track.actor.look, height, left)
+            shadow = _bus_shadow(track.actor.look, height, left)
+        else:
+            look, pose = LOOKS[track.actor.look], self._pose(track, row)
+            sprite, shadow = (make(look, pose, height, left) for make in (figures.sprite, _shadow))
+        return Placed(track, sprite, shadow, round(x - sprite.axis), round(y) - sprite.extent[3])
+
+    def _pose(self, track: Track, row: int) -> int:
+        moving = row + 1 < len(track.walked) and track.walked[row + 1] - track.walked[row] > 0.02
+        if not moving:
+            return STANDING
+        return math.floor(float(track.walked[row]) / STEP_M * POSES) % POSES
+
+    def frame(self, index: int) -> NDArray[np.uint8]:
+        """Frame `index`, shape (HEIGHT, WIDTH, 3), BGR."""
+        picture: NDArray[np.uint8] = self.backdrop.copy()
+        everybody = self.placed(index)
+        for one in everybody:
+            axis = one.x + one.sprite.axis
+            ground = one.y + one.sprite.extent[3]
+            _blend(picture, one.shadow, round(axis - one.shadow.axis), ground - one.shadow.extent[3])
+        for one in everybody:
+            _blend(picture, one.sprite, one.x, one.y)
+        barcode.draw(picture, barcode.Stamp(self.scene.number, index))
+        return picture
