@@ -71,9 +71,29 @@ def capture(options: Options, spec: RingSpec) -> list[str]:
         filters.append(f"pad={spec.width}:{spec.height}:{content.x0}:{content.y0}")
     if filters:
         argv += ["-vf", ",".join(filters)]
-    # Otherwise FFmpeg makes a constant rate of a camera's times: measured, it doubled and dropped pictures.
-    passthrough = () if {"-fps_mode", "-vsync", "-r"} & set(options.output_flags) else options.abilities.passthrough
-    return [*argv, *passthrough, "-f", "rawvideo", "-pix_fmt", spec.pix_fmt, *options.output_flags, "-"]
+    return [*argv, *_passthrough(options), "-f", "rawvideo", "-pix_fmt", spec.pix_fmt, *options.output_flags, "-"]
+
+
+def stream(options: Options, analysis_width: int) -> list[str]:
+    """The command that both says what a stream is and writes its pictures (yuv420p): one connection to the camera.
+
+    A camera may allow few connections, and a stream that begins with its first PLAY would lose what a probe of its own
+    has seen. FFmpeg chooses the height that fits the source's shape; its report on stderr tells both sizes, before the
+    first picture. It keeps that size until it ends, whatever the source does (its option `-autoscale`).
+    """
+    argv = _input(
+        options,
+        ("-flags", "low_delay", "-threads", "1", "-protocol_whitelist", _PROTOCOLS[options.source.kind]),
+        ("-hide_banner", "-nostats", "-loglevel", "level+info"),
+    )
+    size = f"w='trunc(min({analysis_width},iw)/2)*2':h=-2"
+    argv += ["-vf", f"scale={size}:flags=fast_bilinear:out_color_matrix=bt601:out_range=tv", *_passthrough(options)]
+    return [*argv, "-f", "rawvideo", "-pix_fmt", "yuv420p", *options.output_flags, "-"]
+
+
+def tells_itself(options: Options, pix_fmt: str) -> bool:
+    """Whether `stream` can be used: for a live stream, unless the operator has set FFmpeg's log level."""
+    return options.source.kind == "rtsp" and pix_fmt == "yuv420p" and not {"-loglevel", "-v"} & set(options.extra_flags)
 
 
 def probe(options: Options) -> list[str]:
@@ -85,10 +105,16 @@ def probe(options: Options) -> list[str]:
     ]
 
 
-def _input(options: Options, flags: tuple[str, ...]) -> list[str]:
+def _passthrough(options: Options) -> tuple[str, ...]:
+    """Otherwise FFmpeg makes a constant rate of a camera's times: measured, it doubled and dropped pictures."""
+    return () if {"-fps_mode", "-vsync", "-r"} & set(options.output_flags) else options.abilities.passthrough
+
+
+def _input(options: Options, flags: tuple[str, ...], loglevel: tuple[str, ...] = ("-loglevel", "error")) -> list[str]:
     """From the program to the input."""
     given = set(options.extra_flags)
-    loglevel = () if {"-loglevel", "-v"} & given else ("-loglevel", "error")
+    if {"-loglevel", "-v"} & given:
+        loglevel = ()
     own: list[str] = []
     if options.loop:
         own += ["-stream_loop", "-1"]

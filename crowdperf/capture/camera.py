@@ -103,16 +103,12 @@ class CameraCapture:
         self._announce()
         try:
             options = self._options()
-            found, options = self._probe(options)
-            if found is None:
+            if argv.tells_itself(options, camera.pix_fmt):
+                self._child = self._open_stream(options)
+            else:
+                self._child = self._open_probed(options)
+            if self._child is None:
                 return
-            self._open_ring(self._spec(found))
-            assert self._ring is not None
-            # A recording, here or on a web server: it can be read faster than it was filmed, and it has an end.
-            paced = options.source.kind == "file" or (options.source.kind == "http" and found.finite)
-            self._ends = paced and not camera.loop
-            options = replace(options, paced=paced, loop=camera.loop and paced)
-            self._child = FfmpegChild(argv.capture(options, self._ring.spec), self._clean)
         except (source.SourceError, FfmpegMissing, RingError) as error:
             self._lose("source", str(error), misconfigured=True)
             return
@@ -141,30 +137,75 @@ class CameraCapture:
             output_flags=tuple(source.flags(camera.ffmpeg_flags, "ffmpeg_flags")),
         )
 
+    def _open_stream(self, options: Options) -> FfmpegChild | None:
+        """One connection: FFmpeg says what the source is and goes on to its pictures."""
+        found = None
+        for patient in (False, True):
+            child = FfmpegChild(argv.stream(replace(options, patient=patient), self._slice.analysis_width), self._clean)
+            deadline = self._deadline()
+            while found is None and child.attend(POLL_S) and time.monotonic() < deadline and self._alive():
+                found = probe.parse_stream("\n".join(child.facts))
+                self._beat(time.monotonic())
+            if found:
+                try:
+                    self._open_ring(self._spec(found[0], found[1:]))
+                except RingError:
+                    child.end()
+                    raise
+                self._ends = False
+                return child
+            child.end()
+            if not self._try_patience(time.monotonic() >= deadline, [*child.facts, *child.tail], list(child.tail)):
+                return None
+        self._lose_with(list(child.tail), "the source holds no video")
+        return None
+
+    def _open_probed(self, options: Options) -> FfmpegChild | None:
+        """Look first, then open again with what is known by then."""
+        found, options = self._probe(options)
+        if found is None:
+            return None
+        self._open_ring(self._spec(found))
+        assert self._ring is not None
+        # A recording, here or on a web server: it can be read faster than it was filmed, and it has an end.
+        paced = options.source.kind == "file" or (options.source.kind == "http" and found.finite)
+        self._ends = paced and not self._slice.loop
+        options = replace(options, paced=paced, loop=self._slice.loop and paced)
+        return FfmpegChild(argv.capture(options, self._ring.spec), self._clean)
+
     def _probe(self, options: Options) -> tuple[Probe | None, Options]:
         """Look at the source, a second time with patience where it does not show its size at once."""
         for patient in (False, True):
             options = replace(options, patient=patient)
             child = FfmpegChild(argv.probe(options), self._clean)
-            deadline = time.monotonic() + min(PROBE_S, max(self._slice.stall_s, 1.0))
+            deadline = self._deadline()
             while child.listen(POLL_S) and time.monotonic() < deadline and self._alive():
                 self._beat(time.monotonic())
-            late = time.monotonic() >= deadline
             child.end()
             lines = [line for line in child.tail if "At least one output file" not in line]
             found = probe.parse("\n".join(lines))
             if found:
                 return found, options
-            if late or not any("unspecified size" in line or "Video:" in line for line in lines):
-                break
+            if not self._try_patience(time.monotonic() >= deadline, lines, lines):
+                return None, options
+        self._lose_with(lines, "the source holds no video")
+        return None, options
+
+    def _deadline(self) -> float:
+        return time.monotonic() + min(PROBE_S, max(self._slice.stall_s, 1.0))
+
+    def _try_patience(self, late: bool, said: list[str], errors: list[str]) -> bool:
+        """Whether a source that showed no picture size may show one to an FFmpeg that waits; else it is lost here."""
+        if not late and any("unspecified size" in line or "Video:" in line for line in said):
+            return True
         self._machine.stalled(time.monotonic())
         if late:
             self._lose("stall", "the source was opened but gave no picture in time")
         else:
-            self._lose_with(lines, "the source holds no video")
-        return None, options
+            self._lose_with(errors, "the source holds no video")
+        return False
 
-    def _spec(self, found: Probe) -> RingSpec:
+    def _spec(self, found: Probe, written: tuple[int, int] | None = None) -> RingSpec:
         camera = self._slice
         return probe.ring_spec(
             found,
@@ -173,6 +214,7 @@ class CameraCapture:
             queue_max=camera.queue_max,
             target_fps=camera.target_fps,
             frame_skip=camera.frame_skip,
+            written=written,
         )
 
     def _open_ring(self, spec: RingSpec) -> None:

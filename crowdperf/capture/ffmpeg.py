@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import select
 import shutil
 import signal
@@ -20,6 +21,7 @@ TAIL_LINES = 100
 _PR_SET_PDEATHSIG = 1
 _READ_BYTES = 16_384
 _LINE_BYTES = 4_096
+_LEVEL = re.compile(r"\[(?:warning|error|fatal|panic)\] ")
 
 
 class FfmpegChild:
@@ -56,6 +58,8 @@ class FfmpegChild:
         self._partial = b""
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         """Its last error lines, without secrets."""
+        self.facts: deque[str] = deque(maxlen=TAIL_LINES)
+        """What it reports of input and output, where its log level names each line's level."""
 
     def read_into(self, view: memoryview, timeout_s: float) -> int | None:
         """Read pictures' bytes straight into `view`.
@@ -73,6 +77,14 @@ class FfmpegChild:
                     return count
                 self._forget(fd)
         return 0 if self._out in self._open else None
+
+    def attend(self, timeout_s: float) -> bool:
+        """As `listen`, but leave the pictures in the pipe."""
+        poll = select.poll()
+        poll.register(self._err, select.POLLIN)
+        if self._err in self._open and poll.poll(timeout_s * 1000):
+            self._hear()
+        return self._err in self._open
 
     def listen(self, timeout_s: float) -> bool:
         """Only hear its error lines for a while; False once it has no more to say."""
@@ -97,7 +109,12 @@ class FfmpegChild:
                 self._partial = b"(a line without end was dropped)"
 
     def _keep(self, lines: list[bytes]) -> None:
-        self.tail.extend(self._clean(line.decode(errors="replace")) for line in lines if line.strip())
+        for line in lines:
+            text = self._clean(line.decode(errors="replace"))
+            if "[info]" in text:
+                self.facts.append(text)
+            elif text.strip():
+                self.tail.append(_LEVEL.sub("", text))
 
     def _forget(self, fd: int) -> None:
         self._poll.unregister(fd)

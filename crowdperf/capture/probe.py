@@ -37,6 +37,18 @@ def parse(stderr: str) -> Probe | None:
     return Probe(width, height, float(fps[1]) if fps else 0.0, _DURATION.search(stderr) is not None)
 
 
+def parse_stream(stderr: str) -> tuple[Probe, int, int] | None:
+    """Read the reports of input AND output: the source, and width and height of the pictures that FFmpeg will write.
+
+    None until both have been printed.
+    """
+    before, reported, after = stderr.partition("Output #0")
+    found, written = parse(before), _VIDEO.search(after)
+    if not reported or found is None or written is None:
+        return None
+    return found, int(written[1]), int(written[2])
+
+
 def analysis_size(source_width: int, source_height: int, analysis_width: int) -> tuple[int, int]:
     """Width and height of the analysed picture: never wider than the source, even, the source's shape."""
     width = max(2, min(analysis_width, source_width) // 2 * 2)
@@ -51,9 +63,13 @@ def ring_spec(
     queue_max: int,
     target_fps: float,
     frame_skip: int,
+    written: tuple[int, int] | None = None,
 ) -> RingSpec:
-    """The ring for a source. Slots: what inference may hold, one that is written, one to spare, four at least."""
-    width, height = analysis_size(probe.width, probe.height, analysis_width)
+    """The ring for a source. Slots: what inference may hold, one that is written, one to spare, four at least.
+
+    `written` is the size that FFmpeg has chosen itself; otherwise it is to write `analysis_size`.
+    """
+    width, height = written or analysis_size(probe.width, probe.height, analysis_width)
     return RingSpec(
         width=width,
         height=height,

@@ -97,6 +97,13 @@ def camera(tmp_path: Path, clip: Path) -> Iterator[Callable[..., Camera]]:
 # Every frame of a source that plays once, from the first on, in order and unaltered
 
 
+def test_a_camera_is_connected_to_once(camera: Callable[..., Camera], clip: Path) -> None:
+    with RtspServer({"a": Mount(clip, 10)}) as server:
+        cam = camera(server.url("a"))
+        cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+        assert server.mounts["a"].plays == 1
+
+
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_rtsp_gives_every_frame(
     camera: Callable[..., Camera], clip: Path, reference: list[bytes], transport: str

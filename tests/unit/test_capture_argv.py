@@ -127,3 +127,19 @@ def test_a_missing_ffmpeg_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tm
     os.chmod(tmp_path / "broken", 0o700)
     with pytest.raises(FfmpegMissing, match="does not run"):
         abilities(str(tmp_path / "broken"))
+
+
+def test_a_stream_tells_its_own_size() -> None:
+    command = argv.stream(options(), 640)
+    assert command[: command.index("-rtsp_transport")] == [
+        "ffmpeg",
+        "-hide_banner",
+        "-nostats",
+        "-loglevel",
+        "level+info",
+    ]
+    assert after(command, "-vf").startswith("scale=w='trunc(min(640,iw)/2)*2':h=-2:")
+    assert argv.tells_itself(options(), "yuv420p")
+    assert not argv.tells_itself(options(), "bgr24")
+    assert not argv.tells_itself(options("file", "/a.mp4"), "yuv420p")
+    assert not argv.tells_itself(replace(options(), extra_flags=("-loglevel", "error")), "yuv420p")
