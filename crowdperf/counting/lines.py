@@ -8,8 +8,8 @@ The rules, each the answer to a known way of counting wrongly:
   carries the moment of its first far sample.
 * Only confirmed tracks count; what a track did before it was confirmed counts as soon as it is.
 * The same way again within the cooldown is the same crossing.
-* A track that begins where another one has just vanished goes on with that one's side and crossings, and must leave a
-  wider band: a car that stands on the line while its id changes is counted once.
+* A track that begins, or comes back, where another one has just vanished goes on with that one's side and crossings,
+  and must leave a wider band: a car that stands on the line while its id changes is counted once.
 
 Pure: no I/O and no clock. All positions are in picture heights.
 """
@@ -26,7 +26,7 @@ from crowdperf.counting.frame import Moment, Sample
 from crowdperf.events.schema import Direction, LineCrossed
 from crowdperf.geometry import Point, Segment, intersects, signed_distance
 
-NEAR = 0.35
+NEAR = 0.5
 """A new track this close (share of its height) to where another vanished near the line is the same object."""
 JITTER_BAND = 0.06
 """Least half-width of the dead band, as a share of the object's height: what a standing person's box moves about."""
@@ -74,6 +74,8 @@ class LineState(Struct, array_like=True):
 
     tracks: dict[int, LineTrack] = {}
     vanished: list[LineTrack] = []
+    clock_s: float = NEVER
+    """The newest frame's."""
 
 
 class LineCounter:
@@ -104,16 +106,23 @@ class LineCounter:
         dx, dy = (bx - ax) / length, (by - ay) / length
         tracks = self.state.tracks
         newborn: list[Sample] = []
+        returned: list[Sample] = []
         for sample in samples:
             track = tracks.get(sample.track)
             if track is None:
                 newborn.append(sample)
                 track = tracks[sample.track] = LineTrack()
+            elif track.seen_s < self.state.clock_s:
+                returned.append(sample)
             y = sample.centre if self._centre else sample.bottom
             track.seen_s, track.last_x, track.last_y = moment.clock_s, sample.x, y
             track.klass, track.confirmed = sample.klass, sample.confirmed
         if newborn:
-            self._continue_vanished(moment, newborn)
+            self._take_over(newborn, moment.clock_s - self._memory_s, moment.clock_s)
+        if returned:
+            # Only from a track that the frame before still showed and that was just counted: both are one object.
+            self._take_over(returned, self.state.clock_s, moment.clock_s, moment.clock_s - self._memory_s)
+        self.state.clock_s = moment.clock_s
         for sample in samples:
             track = tracks[sample.track]
             distance = dx * (track.last_y - ay) - dy * (track.last_x - ax)
@@ -191,14 +200,20 @@ class LineCounter:
         self.state.vanished.append(track)
         return events
 
-    def _continue_vanished(self, moment: Moment, newborn: list[Sample]) -> None:
-        """Give each new track near the line the history of the track that vanished there last."""
+    def _take_over(self, samples: list[Sample], since_s: float, now_s: float, counted_since_s: float = NEVER) -> None:
+        """Give each of these tracks the history of the track that vanished there last.
+
+        Only tracks last seen since `since_s`, whose last crossing, where it matters, is not before `counted_since_s`.
+        """
         absent = [
             track
             for track in (*self.state.tracks.values(), *self.state.vanished)
-            if track.confirmed and track.side and moment.clock_s - self._memory_s <= track.seen_s < moment.clock_s
+            if track.confirmed
+            and track.side
+            and since_s <= track.seen_s < now_s
+            and max(track.counted_s) >= counted_since_s
         ]
-        for sample in newborn:
+        for sample in samples:
             track = self.state.tracks[sample.track]
             reach = NEAR * sample.height
             if not absent or abs(signed_distance(self._segment, Point(track.last_x, track.last_y))) > 2 * reach:

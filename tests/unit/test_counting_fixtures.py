@@ -141,6 +141,12 @@ def test_7_stop_and_go_on_the_line_with_changing_ids(ended_at_once: bool, offset
     assert sum(totals(events)) == 1
 
 
+def test_7_a_lost_track_that_comes_back_for_its_successor_does_not_count_again() -> None:
+    """Track 1 is lost before the line, track 2 takes its object over it, then track 1 takes the object back."""
+    path = [(1, 0.36), (1, 0.40), (2, 0.42), (2, 0.46), (2, 0.54), (2, 0.56), (1, 0.58), (1, 0.62), (1, 0.66)]
+    assert totals(count([[sample(track, x, h=0.2)] for track, x in path])) == (0, 1)
+
+
 def test_7_someone_else_who_follows_is_counted_too() -> None:
     frames = [[sample(1, x)] for x in (A, A, B, B)] + [[] for _ in range(3)]
     frames += [[sample(2, x)] for x in (0.3, 0.36, A, B, B + 0.05)]

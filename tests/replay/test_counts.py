@@ -1,0 +1,124 @@
+"""Counts on real clips with truth: one configuration, the default one, for all of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from crowdperf.config import Inference, Line, Zone
+from crowdperf.events.schema import Event, FrameDetections, LineCrossed, ZoneChanged
+from crowdperf.inference.detector import Detector, load_detector
+from tests.support.matching import Matching, Passage, match
+from tests.support.replay import EPOCH_S, Clip, detections, replay
+
+VEHICLES = ["bicycle", "car", "motorcycle", "bus", "truck"]
+WAYS = {"neg_to_pos": "in", "pos_to_neg": "out"}
+
+
+@pytest.fixture(scope="session")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    return load_detector(Inference(), tmp_path_factory.mktemp("cache"))
+
+
+def line(line_id: str, p1: list[int], p2: list[int], size: tuple[int, int], **settings: object) -> Line:
+    """A line given in pixels."""
+    ends = [[x / size[0], y / size[1]] for x, y in (p1, p2)]
+    return Line(id=line_id.lower(), p1=ends[0], p2=ends[1], **settings)  # type: ignore[arg-type]
+
+
+def ways(events: list[Event]) -> tuple[int, int]:
+    found = Counter(event.direction for event in events if isinstance(event, LineCrossed))
+    return found["in"], found["out"]
+
+
+def matched(clip: Clip, truth: Path, events: list[Event], within_frames: int = 15) -> Matching:
+    """The counted crossings beside those of a truth file."""
+    true = [
+        Passage(event["frame"] / clip.fps, row["name"].lower(), WAYS[event["dir"]])
+        for row in json.loads(truth.read_text())["lines"]
+        for event in row["events"]
+    ]
+    counted = [Passage(e.ts - EPOCH_S, e.line, e.direction) for e in events if isinstance(e, LineCrossed)]
+    return match(true, counted, (within_frames + 0.5) / clip.fps)
+
+
+def truth_lines(truth: Path, size: tuple[int, int], anchor: str) -> tuple[Line, ...]:
+    rows = json.loads(truth.read_text())["lines"]
+    return tuple(line(row["name"], row["p1"], row["p2"], size, anchor=anchor, classes=["person"]) for row in rows)
+
+
+@pytest.mark.clips
+def test_one_by_one(clips: Path, detector: Detector) -> None:
+    clip = Clip(clips / "intel_one_by_one.mp4", 768, 432, 10.0)
+    exit_ = line("exit", [560, 0], [560, 431], (768, 432))
+    table = Zone(id="table", polygon=[[370 / 768, 40 / 432], [560 / 768, 40 / 432], [560 / 768, 1.0], [370 / 768, 1.0]])
+    events, pipeline = replay(clip, detections(clip, detector), (exit_,), (table,))
+    assert ways(events) == (0, 6)
+    assert pipeline.occupancy() == {"table": 0}
+    assert max(event.occupancy for event in events if isinstance(event, ZoneChanged)) == 1
+
+
+@pytest.mark.clips
+@pytest.mark.parametrize("every", [2, 3])
+def test_highway(clips: Path, detector: Detector, every: int) -> None:
+    clip = Clip(clips / "highway_canersu.mp4", 1280, 720, 29.97, every)
+    road = line("road", [0, 420], [1000, 420], (1280, 720), classes=VEHICLES)
+    events, _ = replay(clip, detections(clip, detector), (road,))
+    towards, away = ways(events)
+    assert 22 <= towards <= 25
+    assert away == 0
+
+
+@pytest.fixture(scope="session")
+def vtest_frames(clips: Path, detector: Detector) -> tuple[Clip, list[FrameDetections]]:
+    clip = Clip(clips / "vtest.avi", 768, 576, 7.0)
+    return clip, detections(clip, detector)
+
+
+@pytest.mark.clips
+def test_vtest(clips: Path, vtest_frames: tuple[Clip, list[FrameDetections]]) -> None:
+    clip, frames = vtest_frames
+    truth = clips / "gt" / "vtest.json"
+    events, _ = replay(clip, frames, truth_lines(truth, (768, 576), "bottom_centre"))
+    counted = Counter((e.line, e.direction) for e in events if isinstance(e, LineCrossed))
+    for row in json.loads(truth.read_text())["lines"]:
+        for name, direction in WAYS.items():
+            assert abs(counted[row["name"].lower(), direction] - row[name]) <= 3, (row["name"], direction)
+    found = matched(clip, truth, events)
+    assert found.recall >= 0.9, found.missed
+    assert found.precision >= 0.9, found.surplus
+
+
+@pytest.mark.clips
+def test_vtest_with_lines_the_other_way_round(clips: Path, vtest_frames: tuple[Clip, list[FrameDetections]]) -> None:
+    clip, frames = vtest_frames
+    lines = truth_lines(clips / "gt" / "vtest.json", (768, 576), "bottom_centre")
+    flipped = tuple(Line(id=row.id, p1=row.p2, p2=row.p1, classes=row.classes) for row in lines)
+    first, second = (ways(replay(clip, frames, both)[0]) for both in (lines, flipped))
+    assert first == second[::-1]
+
+
+@pytest.mark.clips
+def test_towncentre(clips: Path, detector: Detector) -> None:
+    clip = Clip(clips / "towncentre_a.mp4", 1920, 1080, 30.0, 3, 1280)
+    truth = clips / "gt" / "towncentre_a.json"
+    events, _ = replay(clip, detections(clip, detector), truth_lines(truth, (1920, 1080), "centre"))
+    found = matched(clip, truth, events)
+    assert found.recall >= 0.8, found.missed
+    assert found.precision >= 0.8, found.surplus
+
+
+@pytest.mark.clips
+def test_worker_walks_into_the_zone(clips: Path, detector: Detector) -> None:
+    clip = Clip(clips / "intel_worker_zone.mp4", 480, 270, 15.0)
+    truth = json.loads((clips / "hand_counts.json").read_text())["intel_worker_zone.mp4"]["zone"]
+    zone = Zone(id="tape", polygon=[[x / 480, y / 270] for x, y in truth["polygon"]])
+    events, pipeline = replay(clip, detections(clip, detector), (), (zone,))
+    (entered,) = [event for event in events if isinstance(event, ZoneChanged)]
+    assert entered.change == "in"
+    # Truth: the foot is inside from frame 33 to 38 on; the zone then settles for 0.3 s.
+    assert 33 <= entered.sequence - 1 <= 38 + 5 + 2
+    assert pipeline.occupancy() == {"tape": 1}
