@@ -348,9 +348,18 @@ def _validate_url(where: str, url: str) -> None:
     if url.startswith("-"):
         raise ConfigError(f"{where}.url begins with '-'. Remedy: give an rtsp://, http(s):// URL or a file.")
     try:
-        scheme = urlsplit(url).scheme
-    except ValueError as error:
-        raise ConfigError(f"{where}.url is not a URL: {error}. Remedy: correct it.") from None
+        parts = urlsplit(url)
+        scheme, _ = parts.scheme, parts.port
+    except ValueError:
+        # The parser's own words would quote what may be a password.
+        raise ConfigError(
+            f"{where}.url is not a URL. Remedy: correct host and port; in a password write '/' as %2F, '@' as %40, "
+            "'#' as %23 and '?' as %3F."
+        ) from None
+    if "://" in url and "@" in parts.path + parts.fragment:
+        raise ConfigError(
+            f"{where}.url has an '@' behind its host. Remedy: write '/', '#' and '?' of a password as %2F …"
+        )
     if scheme not in SCHEMES:
         raise ConfigError(
             f"{where}.url has the scheme {scheme!r}. Remedy: use rtsp://, rtsps://, http://, https:// or a local file."

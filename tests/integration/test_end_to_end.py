@@ -53,12 +53,15 @@ def refuse_overload(site: Site, mounts: dict[str, Mount], fps: float) -> None:
 
 
 def latency_p99_ms(site: Site) -> float:
-    """From a frame's first byte to its crossing in the events stream."""
+    """From the first byte of the first frame beyond the line to the crossing in the events stream.
+
+    A crossing waits for a second sample on the far side, so one frame interval is part of it.
+    """
     rows = site.redis().xrange("crowdperf:events")
     late = [
         int(entry.split(b"-")[0]) - float(fields[b"ts"]) * 1000
         for entry, fields in rows
-        if fields[b"type"] == b"ZoneChanged"
+        if fields[b"type"] == b"LineCrossed"
     ]
     return float(np.percentile(late, 99)) if late else float("nan")
 

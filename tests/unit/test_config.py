@@ -45,6 +45,8 @@ def test_the_shipped_file_is_valid() -> None:
         ('{"cameras": [{"id": "a", "url": "-i /etc/passwd"}]}', ["begins with '-'"]),
         ('{"cameras": [{"id": "a", "url": "concat:/etc/passwd"}]}', ["scheme 'concat'"]),
         ('{"cameras": [{"id": "a", "url": "x", "lines": [{"id": "l", "p1": [0,1], "p2": [0,1]}]}]}', ["no length"]),
+        ('{"cameras": [{"id": "a", "url": "rtsp://u:top/secret@h/x"}]}', ["$.cameras[0].url", "%2F"]),
+        ('{"cameras": [{"id": "a", "url": "rtsp://u:1/topsecret@h/x"}]}', ["$.cameras[0].url", "%2F"]),
         ('{"redis": {"url": "http://db"}}', ["redis.url", "redis://"]),
         ('{"web": {"ssl_certfile": "a.pem"}}', ["go together"]),
         ("{", ["not valid JSON"]),
@@ -55,6 +57,7 @@ def test_bad_configuration_is_one_clear_error(document: str, words: list[str]) -
         parse(document.encode())
     message = str(caught.value)
     assert "\n" not in message
+    assert "secret" not in message
     for word in words:
         assert word in message
 
