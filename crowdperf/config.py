@@ -313,12 +313,10 @@ def _validate(config: Config, source: str) -> None:
             f"{source}: storage_backend {config.storage_backend!r} is not supported. "
             f"Remedy: use one of: {', '.join(STORAGE_BACKENDS)}."
         )
-    try:
-        zoneinfo.ZoneInfo(config.site.timezone)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+    if config.site.timezone not in zoneinfo.available_timezones():
         raise ConfigError(
             f"{source}: site.timezone {config.site.timezone!r} is no known zone. Remedy: write it like 'Europe/Berlin'."
-        ) from None
+        )
     if bool(config.web.ssl_certfile) != bool(config.web.ssl_keyfile):
         raise ConfigError(f"{source}: web.ssl_certfile and web.ssl_keyfile go together. Remedy: set both or neither.")
     if config.redis.url and not config.redis.url.startswith(("redis://", "rediss://", "unix://")):
@@ -335,9 +333,8 @@ def _validate(config: Config, source: str) -> None:
         _validate_url(where, camera.url)
         for kind, shapes in (("lines", camera.lines), ("zones", camera.zones)):
             ids = [shape.id for shape in shapes]
-            for shape_id in ids:
-                if ids.count(shape_id) > 1:
-                    raise ConfigError(f"{where}.{kind}: the id {shape_id!r} is used twice. Remedy: rename one.")
+            if len(ids) > len(set(ids)):
+                raise ConfigError(f"{where}.{kind}: an id of {ids} is used twice. Remedy: rename one.")
         for line in camera.lines:
             if line.p1 == line.p2:
                 raise ConfigError(f"{where}: line {line.id!r} has no length (p1 equals p2). Remedy: move one end.")
@@ -349,20 +346,17 @@ def _validate_url(where: str, url: str) -> None:
         raise ConfigError(f"{where}.url begins with '-'. Remedy: give an rtsp://, http(s):// URL or a file.")
     try:
         parts = urlsplit(url)
-        scheme, _ = parts.scheme, parts.port
+        # A bare '/' in a password ends the host early: what follows has an '@', or what precedes is no port.
+        odd = "://" in url and ("@" in parts.path + parts.fragment or parts.port == 0)
     except ValueError:
-        # The parser's own words would quote what may be a password.
+        odd = True
+    if odd:
         raise ConfigError(
-            f"{where}.url is not a URL. Remedy: correct host and port; in a password write '/' as %2F, '@' as %40, "
-            "'#' as %23 and '?' as %3F."
-        ) from None
-    if "://" in url and "@" in parts.path + parts.fragment:
-        raise ConfigError(
-            f"{where}.url has an '@' behind its host. Remedy: write '/', '#' and '?' of a password as %2F …"
+            f"{where}.url is no URL. Remedy: correct it; in a password write '/' as %2F, '@' %40, '#' %23, '?' %3F."
         )
-    if scheme not in SCHEMES:
+    if parts.scheme not in SCHEMES:
         raise ConfigError(
-            f"{where}.url has the scheme {scheme!r}. Remedy: use rtsp://, rtsps://, http://, https:// or a local file."
+            f"{where}.url has the scheme {parts.scheme!r}. Remedy: use rtsp://, rtsps://, http://, https:// or a local file."
         )
 
 
