@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdperf.frames import layout, segment
-from crowdperf.frames.layout import LINE, NO_PTS, PAGE, RingSpec
-from crowdperf.frames.segment import RingError, unlink_instance
+from crowdperf.frames.layout import F_HEAD, F_HEARTBEAT, NO_PTS, PICTURE_AT, STAMP_AT, RingSpec, put_stamp, take_stamp
+from crowdperf.frames.segment import NEEDS_FENCE, RingError, unlink_instance
 
 __all__ = ["FrameReader", "FrameStamp", "FrameWriter", "RingError", "RingSpec", "RingUnavailable", "unlink_instance"]
 
@@ -69,6 +69,11 @@ class FrameWriter:
         self._mapping = mmap.mmap(self._fd, spec.file_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self._bytes = memoryview(self._mapping)
         self._u64 = segment.words(self._mapping)
+        self._at = layout.slot_words(spec)
+        # Made once: a slice of a memoryview costs as much as all the stores of a frame together.
+        self._slots = [self._bytes[at * 8 + PICTURE_AT : at * 8 + PICTURE_AT + spec.frame_bytes] for at in self._at]
+        for at in self._at:
+            self._u64[at + layout.S_BYTES] = spec.frame_bytes
         self.epoch = self._u64[layout.F_EPOCH]
         self.sequence = self._recover_head()
         self._u64[layout.F_OWNER_PID] = os.getpid()
@@ -104,25 +109,22 @@ class FrameWriter:
         assert not isinstance(found, str)
         return found[0]
 
-    def _slot_word(self, sequence: int) -> int:
-        """Index of the first u64 of that sequence's slot."""
-        return (PAGE + sequence % self.spec.slots * self.spec.stride) // 8
-
     def _recover_head(self) -> int:
         """The newest whole frame: `head`, or its successor when a writer was killed just before storing `head`."""
         head = self._u64[layout.F_HEAD]
-        if self._u64[self._slot_word(head + 1) + layout.S_GENERATION] == 2 * (head + 1):
+        if self._u64[self._at[(head + 1) % len(self._at)]] == 2 * (head + 1):
             head += 1
             self._u64[layout.F_HEAD] = head
         return head
 
     def slot(self) -> memoryview:
         """The next picture's bytes, length `spec.frame_bytes`, for the caller to fill; readers keep off from now on."""
-        at = self._slot_word(self.sequence + 1)
-        self._u64[at + layout.S_GENERATION] = 2 * (self.sequence + 1) - 1
-        segment.fence()
-        start = at * 8 + LINE
-        return self._bytes[start : start + self.spec.frame_bytes]
+        sequence = self.sequence + 1
+        index = sequence % len(self._at)
+        self._u64[self._at[index]] = 2 * sequence - 1
+        if NEEDS_FENCE:
+            segment.fence()
+        return self._slots[index]
 
     def publish(self, captured_at_ns: int, monotonic_ns: int, pts: int = NO_PTS) -> int:
         """Make the picture in `slot()` the newest one, ring the doorbell, and return its sequence.
@@ -132,23 +134,22 @@ class FrameWriter:
             monotonic_ns: the same moment on CLOCK_MONOTONIC.
             pts: presentation time in the source's clock, where the source gives one.
         """
-        self.sequence += 1
-        u64, at = self._u64, self._slot_word(self.sequence)
-        u64[at + layout.S_SEQUENCE] = self.sequence
-        u64[at + layout.S_CAPTURED_AT] = captured_at_ns
-        u64[at + layout.S_MONOTONIC] = monotonic_ns
-        u64[at + layout.S_PTS] = pts
-        u64[at + layout.S_BYTES] = self.spec.frame_bytes
-        segment.fence()
-        u64[at + layout.S_GENERATION] = 2 * self.sequence
-        segment.fence()
-        u64[layout.F_HEAD] = self.sequence
-        u64[layout.F_HEARTBEAT] = monotonic_ns
+        sequence = self.sequence = self.sequence + 1
+        at = self._at[sequence % len(self._at)]
+        put_stamp(self._bytes, at * 8 + STAMP_AT, sequence, captured_at_ns, monotonic_ns, pts)
+        u64 = self._u64
+        if NEEDS_FENCE:
+            segment.fence()
+        u64[at] = 2 * sequence
+        if NEEDS_FENCE:
+            segment.fence()
+        u64[F_HEAD] = sequence
+        u64[F_HEARTBEAT] = monotonic_ns
         if self._doorbell:
             # Nobody listening, or a full queue that already wakes the listener: neither concerns the writer.
             with contextlib.suppress(FileNotFoundError, ConnectionRefusedError, BlockingIOError):
                 self._socket.sendto(b"\0", self._doorbell)
-        return self.sequence
+        return sequence
 
     def beat(self) -> None:
         """Say that the writer lives although no frame comes."""
@@ -162,6 +163,7 @@ class FrameWriter:
             self.path.unlink(missing_ok=True)
         self._socket.close()
         self._u64.release()
+        self._slots = []
         # A caller that still holds a slot keeps the mapping; it goes with the last view.
         with contextlib.suppress(BufferError):
             self._bytes.release()
@@ -202,6 +204,10 @@ class FrameReader:
             os.close(fd)
         self._u64 = segment.words(self._mapping)
         self._pictures = np.frombuffer(self._mapping, np.uint8)
+        self._at = layout.slot_words(self.spec)
+        self._slots = [
+            self._pictures[at * 8 + PICTURE_AT : at * 8 + PICTURE_AT + self.spec.frame_bytes] for at in self._at
+        ]
         self.lapped = 0
         """How often a wanted frame was gone, or was overwritten during the copy."""
 
@@ -228,24 +234,33 @@ class FrameReader:
 
     def stamp(self, sequence: int) -> FrameStamp | None:
         """The frame's stamp, or None when the frame is no longer, or not yet, in the ring."""
-        at = self._slot_word(sequence)
-        if sequence < 1 or self._u64[at + layout.S_GENERATION] != 2 * sequence:
+        at = self._at[sequence % len(self._at)]
+        if sequence < 1 or self._u64[at] != 2 * sequence:
             return None
-        segment.fence()
-        stamp = FrameStamp(
-            self.epoch, sequence, self._u64[at + layout.S_CAPTURED_AT], self._u64[at + layout.S_MONOTONIC]
-        )
-        return stamp if self.intact(sequence) else None
+        if NEEDS_FENCE:
+            segment.fence()
+        _, captured_at_ns, monotonic_ns, _ = take_stamp(self._mapping, at * 8 + STAMP_AT)
+        return FrameStamp(self.epoch, sequence, captured_at_ns, monotonic_ns) if self.intact(sequence) else None
+
+    def pts(self, sequence: int) -> int | None:
+        """The frame's presentation time in microseconds of its source's clock; None where it has none, or is gone."""
+        at = self._at[sequence % len(self._at)]
+        if sequence < 1 or self._u64[at] != 2 * sequence:
+            return None
+        if NEEDS_FENCE:
+            segment.fence()
+        pts: int = self._u64[at + layout.S_PTS]
+        return pts if pts != NO_PTS and self.intact(sequence) else None
 
     def intact(self, sequence: int) -> bool:
         """Whether all that was read of this frame before this call was that frame: ask AFTER a copy or a DMA."""
-        segment.fence()
-        return bool(self._u64[self._slot_word(sequence) + layout.S_GENERATION] == 2 * sequence)
+        if NEEDS_FENCE:
+            segment.fence()
+        return bool(self._u64[self._at[sequence % len(self._at)]] == 2 * sequence)
 
     def picture(self, sequence: int) -> NDArray[np.uint8]:
         """The slot's bytes in place, shape (frame_bytes,); what is taken from them counts only if `intact` after."""
-        start = self._slot_word(sequence) * 8 + LINE
-        return self._pictures[start : start + self.spec.frame_bytes]
+        return self._slots[sequence % len(self._slots)]
 
     def read(self, sequence: int, out: NDArray[np.uint8]) -> FrameStamp | None:
         """Copy a frame.
@@ -257,22 +272,25 @@ class FrameReader:
         Returns:
             The frame's stamp, or None when it was overwritten before or during the copy (counted in `lapped`).
         """
-        stamp = self.stamp(sequence)
-        if stamp is not None:
-            np.copyto(out, self.picture(sequence))
-            if self.intact(sequence):
-                return stamp
+        # `stamp`, `picture` and `intact` in one: here their calls would cost a tenth of a small picture's copy.
+        index = sequence % len(self._at)
+        at, u64 = self._at[index], self._u64
+        if sequence > 0 and u64[at] == 2 * sequence:
+            if NEEDS_FENCE:
+                segment.fence()
+            np.copyto(out, self._slots[index])
+            _, captured_at_ns, monotonic_ns, _ = take_stamp(self._mapping, at * 8 + STAMP_AT)
+            if NEEDS_FENCE:
+                segment.fence()
+            if u64[at] == 2 * sequence:
+                return FrameStamp(self.epoch, sequence, captured_at_ns, monotonic_ns)
         self.lapped += 1
         return None
 
     def close(self) -> None:
         """Let go of the mapping."""
         self._u64.release()
-        self._pictures = np.empty(0, np.uint8)
+        self._pictures, self._slots = np.empty(0, np.uint8), []
         # A caller that still holds `buffer` keeps the mapping; it goes with the last view.
         with contextlib.suppress(BufferError):
             self._mapping.close()
-
-    def _slot_word(self, sequence: int) -> int:
-        """Index of the first u64 of that sequence's slot."""
-        return (PAGE + sequence % self.spec.slots * self.spec.stride) // 8

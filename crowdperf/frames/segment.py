@@ -18,17 +18,18 @@ class RingError(Exception):
     """A ring cannot be made; the message names the ring, the need and the remedy."""
 
 
-_TOTAL_STORE_ORDER = platform.machine() in ("x86_64", "AMD64", "i686")
+NEEDS_FENCE = platform.machine() not in ("x86_64", "AMD64", "i686")
+"""Whether the processor may swap two stores, or two loads; asked before each `fence` to save its call."""
 _FENCE = threading.Lock()
 
 
 def fence() -> None:
     """Keep the loads and stores before this call before those after it, where the processor itself does not.
 
-    Nothing to do on x86-64. Elsewhere two rounds through a lock: what precedes stays before the first release, what
-    follows stays after the second acquire, and those two are ordered as operations on one word.
+    Nothing to do on x86-64 (`NEEDS_FENCE`). Elsewhere two rounds through a lock: what precedes stays before the first
+    release, what follows stays after the second acquire, and those two are ordered as operations on one word.
     """
-    if not _TOTAL_STORE_ORDER:
+    if NEEDS_FENCE:
         for _ in range(2):
             _FENCE.acquire()
             _FENCE.release()

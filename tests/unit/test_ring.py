@@ -68,7 +68,7 @@ def test_header_comes_back_as_written(w: int, h: int, pix_fmt: str, slots: int, 
     spec = RingSpec(2 * w, 2 * h, pix_fmt, 3 * w, 3 * h, slots, milli_fps / 1000, 3)
     assert layout.parse_header(layout.header_words(spec, 77), spec.file_bytes) == (spec, 77)
     assert spec.stride % layout.PAGE == 0
-    assert spec.stride >= layout.LINE + spec.frame_bytes
+    assert spec.stride >= layout.PICTURE_AT + spec.frame_bytes
 
 
 @given(st.integers(1, 500), st.integers(1, 500), st.integers(16, 5000), st.integers(16, 5000))
