@@ -356,7 +356,7 @@ def _validate_url(where: str, url: str) -> None:
         )
     if parts.scheme not in SCHEMES:
         raise ConfigError(
-            f"{where}.url has the scheme {parts.scheme!r}. Remedy: use rtsp://, rtsps://, http://, https:// or a local file."
+            f"{where}.url has the scheme {parts.scheme!r}. Remedy: use rtsp(s)://, http(s):// or a local file."
         )
 
 
