@@ -71,7 +71,14 @@ def paired(
     Args:
         ours, peer: run once and return the figure in `unit`.
     """
-    pairs = [(ours(), peer()) for _ in range(repetitions)]
+    return compared(name, [(ours(), peer()) for _ in range(repetitions)], peer_name, unit=unit, better=better)
+
+
+def compared(
+    name: str, pairs: list[tuple[float, float]], peer_name: str, *, unit: str = "us", better: Better = "lower"
+) -> Row:
+    """The row of figures that were measured in pairs (ours, peer), each pair close together in time."""
+    repetitions = len(pairs)
     ratios = sorted(mine / other for mine, other in pairs)
     # Order statistics of the median: a distribution-free interval (Conover, Practical Nonparametric Statistics, 3.2).
     spread = max(1, round(0.98 * repetitions**0.5))
