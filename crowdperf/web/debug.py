@@ -1,8 +1,9 @@
 """The state of everything as /debug shows it, put together from snapshots and rings. Pure.
 
 A process counts under these names, per camera (a capture process may leave the camera out, it has only one):
-counters `frames_captured`, `frames_analysed`, `ffmpeg_restarts`, and `drops_<cause>`; texts `state`, `last_error`;
-gauge `latency_ms`, the time from capture to tracked frame.
+counters `ffmpeg_restarts_total` and `drops_<cause>`; gauges `fps_captured`, `fps_analysed` (else the rates of the
+counters `frames_captured`, `frames_analysed`) and `tracking_lag_s`, from capture to tracked frame; texts `state`,
+`last_error`.
 """
 
 from __future__ import annotations
@@ -49,6 +50,15 @@ class _Seen:
         ]
         known = [rate for rate in rates if rate is not None]
         return round(sum(known), 2) if known else None
+
+    def fps(self, what: str) -> float | None:
+        """The gauge `fps_<what>`, or the rate of the counter `frames_<what>`."""
+        known = self.gauge(f"fps_{what}")
+        return self.rate(f"frames_{what}") if known is None else round(known, 2)
+
+    def latency_ms(self) -> float | None:
+        lag_s = self.gauge("tracking_lag_s")
+        return None if lag_s is None else round(lag_s * 1000, 1)
 
     def gauge(self, name: str) -> float | None:
         return next((value for _, found, _, value in self._rows("gauges") if found == name), None)
@@ -101,11 +111,11 @@ def _camera(camera: Camera, seen: _Seen, ring: RingState | None, live: bool | No
         "enabled": camera.enabled,
         "live": bool(live),
         "state": seen.text("state") or ("unknown" if camera.enabled else "disabled"),
-        "fps_captured": seen.rate("frames_captured"),
-        "fps_analysed": seen.rate("frames_analysed"),
-        "latency_ms": seen.gauge("latency_ms"),
+        "fps_captured": seen.fps("captured"),
+        "fps_analysed": seen.fps("analysed"),
+        "latency_ms": seen.latency_ms(),
         "drops": seen.drops(),
-        "ffmpeg_restarts_total": int(seen.total("ffmpeg_restarts")),
+        "ffmpeg_restarts_total": int(seen.total("ffmpeg_restarts_total")),
         "last_error": seen.text("last_error"),
         "ring": ring._asdict() if ring else None,
     }

@@ -55,7 +55,6 @@ class Feed:
         self._last_event: bytes | None = None
         self._last_tracks: dict[str, bytes] = {}
         self._tally = Tally(Span(0, 0))
-        self._catching_up = b""
         self._zones: dict[tuple[str, str], ZoneOccupancy] = {}
         self._status_at = float("-inf")
         self.redis_up = False
@@ -93,7 +92,7 @@ class Feed:
         newest: bytes = tail[0][0] if tail else b"0-0"
         if self._last_event is None:
             oldest = max(0, int(newest.split(b"-")[0]) - CATCH_UP_MS)
-            self._last_event, self._catching_up = f"{oldest}-0".encode(), newest
+            self._last_event = f"{oldest}-0".encode()
         await self._load_today(time.time())
         if not self.redis_up:
             log.info("reading live updates from Redis")
@@ -164,9 +163,6 @@ class Feed:
                 continue
             if isinstance(event, LineCrossed):
                 self._tally.add(event.id, event.ts, Key(event.camera, event.line, event.klass, event.direction))
-            if self._catching_up and _as_numbers(stream_id) <= _as_numbers(self._catching_up):
-                continue
-            self._catching_up = b""
             self._hub.publish(event_message(stream_id, fields))
 
     def _publish_changes(self, now: float) -> None:
@@ -219,12 +215,6 @@ def _occupancy_message(rows: list[ZoneOccupancy]) -> Message:
 
 def _differs(row: ZoneOccupancy, before: ZoneOccupancy | None) -> bool:
     return before is None or row.occupancy != before.occupancy
-
-
-def _as_numbers(stream_id: bytes) -> tuple[int, int]:
-    """A stream id in its order."""
-    ms, _, n = stream_id.partition(b"-")
-    return int(ms), int(n or 0)
 
 
 async def supervise(feed: Feed) -> None:

@@ -58,14 +58,20 @@ def render(snapshots: list[Snapshot], cameras_live: dict[str, bool]) -> str:
         for name, row in snapshot.counters.items():
             full = name if name.endswith("_total") else f"{name}_total"
             for camera, number in row.items():
-                families.add(full, "counter", _words(name), [*process, ("camera", camera)], number)
+                families.add(full, "counter", _words(name), [*process, *_labels(camera)], number)
         for name, row in snapshot.gauges.items():
             for camera, number in row.items():
-                families.add(name, "gauge", _words(name), [*process, ("camera", camera)], number)
+                families.add(name, "gauge", _words(name), [*process, *_labels(camera)], number)
         for camera, state in snapshot.texts.get(STATE_TEXT, {}).items():
             labels = [*process, ("camera", camera), ("state", state)]
             families.add("camera_state", "gauge", "1 for the state that the camera is in.", labels, 1)
     return families.text()
+
+
+def _labels(camera: str) -> list[tuple[str, str]]:
+    """A value may be of a camera, or of one of its lines or zones: `camera/zone`."""
+    name, _, part = camera.partition("/")
+    return [("camera", name), ("part", part)]
 
 
 def escaped(label: str) -> str:

@@ -55,13 +55,19 @@ async def stream(
 
 
 async def _replay(site: Context, resume: str | None) -> tuple[list[Message], tuple[int, int]]:
-    """What a resuming client has missed; while Redis is away, the message that it may have missed something."""
-    if resume is None:
-        return [], (0, 0)
+    """What a resuming client has missed, and the id up to which it needs nothing more.
+
+    A new client needs nothing up to the stream's present end: a feed that has just begun still publishes older events.
+    """
+    # Any: redis-py types its replies differently from release to release.
+    client: Any = site.redis
     try:
-        return await _missed(site, resume)
+        if resume is not None:
+            return await _missed(site, resume)
+        tail = await client.xrevrange(key(EVENTS, prefix=site.prefix), count=1)
+        return [], _numbers(tail[0][0].decode()) if tail else (0, 0)
     except OUTAGE:
-        return [_lost("unknown")], (0, 0)
+        return ([] if resume is None else [_lost("unknown")]), (0, 0)
 
 
 async def _missed(site: Context, resume: str) -> tuple[list[Message], tuple[int, int]]:

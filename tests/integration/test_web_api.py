@@ -279,6 +279,7 @@ SAMPLE = re.compile(r'^[a-zA-Z_][a-zA-Z0-9_]*(\{([a-z]+="([^"\\\n]|\\["\\n])*",?
 def test_metrics_are_in_prometheus_form(client: httpx.Client, site: SyntheticSite) -> None:
     site.metrics("inference").count("frames_analysed", 12, "plaza")
     site.metrics("capture-plaza").text("state", 'odd "state" \\ of\ntwo lines', "plaza")
+    site.metrics("tracking-0").gauge("zone_occupancy", 3, "plaza/stage")
     site.measure()
     site.frame("plaza", 0.0)
     reply = client.get("/metrics")
@@ -290,19 +291,22 @@ def test_metrics_are_in_prometheus_form(client: httpx.Client, site: SyntheticSit
             assert SAMPLE.match(line) or "odd" in line, line
             float(line.rpartition(" ")[2])
     assert 'crowdperf_frames_analysed_total{process="inference",camera="plaza"} 12' in reply.text
+    assert 'crowdperf_zone_occupancy{process="tracking-0",camera="plaza",part="stage"} 3' in reply.text
     assert 'crowdperf_camera_live{camera="plaza"} 1' in reply.text
     assert 'crowdperf_camera_live{camera="lobby"} 0' in reply.text
 
 
 def test_debug_shows_cameras_and_processes(client: httpx.Client, site: SyntheticSite) -> None:
     site.frame("plaza", 0.0)
-    site.metrics("capture-plaza").count("ffmpeg_restarts", 2, "plaza")
+    site.metrics("capture-plaza").count("ffmpeg_restarts_total", 2, "plaza")
     site.metrics("inference").count("drops_stale", 4, "plaza")
+    site.metrics("tracking-0").gauge("tracking_lag_s", 0.1234, "plaza")
     site.metrics("capture-plaza").text("last_error", "the camera closed the connection", "plaza")
     site.measure()
     body = client.get("/debug").json()
     plaza = body["cameras"]["plaza"]
     assert plaza["ffmpeg_restarts_total"] == 2
+    assert plaza["latency_ms"] == 123.4
     assert plaza["drops"] == {"stale": 4}
     assert plaza["last_error"] == "the camera closed the connection"
     assert (plaza["ring"]["head"], plaza["ring"]["slots"], plaza["live"]) == (1, 4, True)
