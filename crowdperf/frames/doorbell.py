@@ -10,6 +10,7 @@ import contextlib
 import os
 import select
 import socket
+import struct
 from pathlib import Path
 
 from crowdperf.frames.segment import RingError
@@ -28,7 +29,6 @@ class Doorbell:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
@@ -42,6 +42,7 @@ class Doorbell:
                 "Remedy: use a data folder that this user may write and whose path is short."
             ) from None
         self._inode = os.stat(path).st_ino
+        self._timeout_s = 0.0
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
 
@@ -51,12 +52,30 @@ class Doorbell:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until rung, `timeout_s` seconds at most; True when rung. All rings so far are then used up."""
-        if not self._poll.poll(max(0.0, timeout_s) * 1000):
+        if self._drain():
+            return True
+        if timeout_s <= 0:
             return False
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self._socket.recv(1)
+        if timeout_s != self._timeout_s:
+            # The kernel's own time-out: one call to sleep and to wake, where Python's would poll first. 0 means never.
+            microseconds = max(100, round(timeout_s * 1e6))
+            limit = struct.pack("@ll", *divmod(microseconds, 1_000_000))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+            self._timeout_s = timeout_s
+        try:
+            self._socket.recv(1)
+        except BlockingIOError:
+            return False
+        self._drain()
         return True
+
+    def _drain(self) -> bool:
+        """Take every ring that is there, without waiting; whether there was one."""
+        rung = False
+        while self._poll.poll(0):
+            self._socket.recv(1)
+            rung = True
+        return rung
 
     def close(self) -> None:
         """Stop listening and remove the socket, unless a newer listener has taken the name."""

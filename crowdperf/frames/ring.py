@@ -23,6 +23,8 @@ from crowdperf.frames.segment import NEEDS_FENCE, RingError, unlink_instance
 
 __all__ = ["FrameReader", "FrameStamp", "FrameWriter", "RingError", "RingSpec", "RingUnavailable", "unlink_instance"]
 
+NOBODY = contextlib.suppress(FileNotFoundError, ConnectionRefusedError, BlockingIOError)
+
 
 class RingUnavailable(Exception):
     """There is no ring to read at that path (yet, or any more)."""
@@ -147,7 +149,7 @@ class FrameWriter:
         u64[F_HEARTBEAT] = monotonic_ns
         if self._doorbell:
             # Nobody listening, or a full queue that already wakes the listener: neither concerns the writer.
-            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError, BlockingIOError):
+            with NOBODY:
                 self._socket.sendto(b"\0", self._doorbell)
         return sequence
 
