@@ -67,6 +67,8 @@ def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
         lifespan=[lifespan],
         openapi_config=openapi_config(),
         request_max_body_size=LARGEST_BODY,
+        # Litestar would replace this process's log handler, and with it the one that takes secrets out.
+        logging_config=None,
         signature_namespace={"SiteContext": SiteContext},
     )
     app.state.context = context

@@ -31,6 +31,7 @@ def test_the_shipped_configuration_shows_live_counts(demo_clips: Path, tmp_path:
         with dashboard(site.url, "light", 1440, 900) as page:
             for camera in cameras:
                 page.wait_for_picture(camera)
+                page.wait_for_boxes(camera)
             page.screenshot(SCREENSHOT)
             people = sum(row.klass == "person" for row in site.crossings())
             wait_until(lambda: page.total("person", "in") + page.total("person", "out") >= people, 20, "counts by push")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from crowdperf.events.schema import CameraGap, LineCrossed
 from crowdperf.web.parameters import rfc3339
-from tests.conftest import RedisServer, wait_until
+from tests.conftest import ROOT, RedisServer, wait_until
 from tests.support.synthetic import SyntheticSite
 from tests.support.webserver import Served, serving
 
@@ -337,3 +339,20 @@ def test_a_foreign_member_of_the_history_spoils_nothing(
 def test_the_feed_survives_an_unreadable_entry(client: httpx.Client, redis_server: RedisServer) -> None:
     redis_server.client().xadd("crowdperf:events", {"type": LineCrossed.__name__, "ts": "no number"})
     assert client.get("/healthz").status_code == 200
+
+
+def test_the_log_keeps_its_redacting_handler() -> None:
+    code = (
+        "import logging\n"
+        "from crowdperf.config import Paths, parse\n"
+        "from crowdperf.runtime import log_to_stderr\n"
+        "from crowdperf.slices import web_slice\n"
+        "from crowdperf.web.app import create_app\n"
+        "from pathlib import Path\n"
+        "log_to_stderr('web')\n"
+        "create_app(web_slice(parse(b'{}'), Paths(Path('var'))))\n"
+        "logging.getLogger('uvicorn.error').error('rtsp://admin:topsecret@camera/1')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "ERROR web rtsp://***@camera/1" in done.stderr
+    assert "topsecret" not in done.stderr

@@ -60,6 +60,12 @@ class Dashboard:
         self.wait_for(f"document.querySelector(\"{selector}\").dataset.sequence !== '{first}'", timeout_ms)
         assert self.shades(camera) > 20, f"the picture of {camera} is blank"
 
+    def wait_for_boxes(self, camera: str, timeout_ms: float = TIMEOUT_MS) -> None:
+        """Wait until the camera's tile shows a picture with boxes."""
+        self.wait_for(
+            f"document.querySelector(\"article[data-camera='{camera}'] canvas\")?.dataset.boxes > 0", timeout_ms
+        )
+
     def shades(self, camera: str) -> int:
         """How many different colours the tile's canvas holds on a coarse grid."""
         return self.page.evaluate(

@@ -75,6 +75,7 @@ export class LivePicture {
     this.cover.hidden = true;
     this.badge.hidden = false;
     this.canvas.dataset.sequence = header.sequence;
+    this.canvas.dataset.boxes = header.boxes.length;
   }
 
   hide(title, text) {
