@@ -1,0 +1,118 @@
+"""What crosses a process boundary stays readable: golden bytes of messages that older versions have stored."""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crowdperf.events import wire
+from crowdperf.events.schema import AnyEvent, CameraChanged, CameraGap, FrameDetections, LineCrossed, ZoneChanged
+from crowdperf.events.streams import DETECTIONS, EVENTS
+from crowdperf.storage.crossings import decode_member, member
+
+GOLDEN_DETECTIONS = bytes.fromhex(
+    "99a57068617a61cf0000019a00000000cd019ccf18b8a1d2c3b4a596c4100000003e0000003f0000803e0000403fc4040000403fc40100cd0280cd0168"
+)
+GOLDEN_EVENTS: dict[str, dict[bytes, bytes]] = {
+    "LineCrossed": {
+        b"type": b"LineCrossed",
+        b"id": b"plaza:1:2:door:in:0",
+        b"camera": b"plaza",
+        b"ts": b"1700000000.25",
+        b"line": b"door",
+        b"direction": b"in",
+        b"klass": b"person",
+        b"track": b"7",
+        b"epoch": b"1",
+        b"sequence": b"2",
+    },
+    "ZoneChanged": {
+        b"type": b"ZoneChanged",
+        b"id": b"plaza:1:2:square:zone_in:0",
+        b"camera": b"plaza",
+        b"ts": b"1700000000.5",
+        b"zone": b"square",
+        b"change": b"in",
+        b"klass": b"person",
+        b"track": b"7",
+        b"occupancy": b"3",
+        b"epoch": b"1",
+        b"sequence": b"2",
+    },
+    "CameraGap": {
+        b"type": b"CameraGap",
+        b"id": b"plaza:gap:1:9",
+        b"camera": b"plaza",
+        b"ts": b"1700000009.0",
+        b"start": b"1700000001.0",
+        b"end": b"1700000009.0",
+        b"cause": b"frames missing",
+    },
+    "CameraChanged": {
+        b"type": b"CameraChanged",
+        b"id": b"plaza:state:1:live",
+        b"camera": b"plaza",
+        b"ts": b"1700000000.0",
+        b"state": b"live",
+        b"detail": b"",
+    },
+}
+GOLDEN_MEMBER = (
+    b'{"id":"plaza:1:2:door:in:0","ts":1700000000.25,"camera":"plaza","line":"door","direction":"in",'
+    b'"class":"person","track":7}'
+)
+
+
+def test_golden_detections() -> None:
+    message = msgspec.msgpack.decode(GOLDEN_DETECTIONS, type=FrameDetections)
+    assert (message.camera, message.sequence, message.source_width, message.source_height) == ("phaza", 412, 640, 360)
+    assert len(message.boxes) == 16
+    assert msgspec.msgpack.encode(message) == GOLDEN_DETECTIONS
+
+
+@pytest.mark.parametrize("kind", GOLDEN_EVENTS)
+def test_golden_events(kind: str) -> None:
+    event = wire.decode(EVENTS, GOLDEN_EVENTS[kind])
+    assert type(event).__name__ == kind
+    assert {k.encode(): str(v).encode() for k, v in wire.encode(EVENTS, event).items()} == GOLDEN_EVENTS[kind]
+
+
+def test_golden_member() -> None:
+    event = wire.decode(EVENTS, GOLDEN_EVENTS["LineCrossed"])
+    assert member(event) == GOLDEN_MEMBER
+    assert decode_member(GOLDEN_MEMBER).klass == "person"
+
+
+def test_every_event_has_a_golden_form() -> None:
+    assert {kind.__name__ for kind in AnyEvent.__args__} == set(GOLDEN_EVENTS)
+    assert {LineCrossed, ZoneChanged, CameraGap, CameraChanged} == set(AnyEvent.__args__)
+
+
+def test_a_field_that_a_newer_version_added_is_ignored() -> None:
+    assert wire.decode(EVENTS, {**GOLDEN_EVENTS["LineCrossed"], b"colour": b"red"}).track == 7
+
+
+@pytest.mark.parametrize("fields", [{}, {b"type": b"Nonsense"}, {b"type": b"LineCrossed", b"id": b"\xff"}])
+def test_what_cannot_be_decoded_is_poison(fields: dict[bytes, bytes]) -> None:
+    with pytest.raises(wire.PoisonError):
+        wire.decode(EVENTS, fields)
+
+
+@given(st.binary(max_size=40))
+def test_no_bytes_raise_anything_but_poison(noise: bytes) -> None:
+    with contextlib.suppress(wire.PoisonError):
+        wire.decode(DETECTIONS, {b"d": noise})
+
+
+@given(st.floats(1e9, 2e9), st.text(max_size=20))
+def test_an_event_survives_the_wire(ts: float, cause: str) -> None:
+    event = CameraGap(id="g", camera="c", ts=ts, start=ts, end=ts, cause=cause)
+    fields = {k.encode(): str(v).encode("utf-8", "surrogatepass") for k, v in wire.encode(EVENTS, event).items()}
+    try:
+        assert wire.decode(EVENTS, fields) == event
+    except wire.PoisonError:
+        assert not cause.isprintable()
