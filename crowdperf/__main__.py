@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     ctl.add_argument("what", nargs="*", help="a kind (capture, tracking, worker, …) or a program (capture-lobby)")
     for name, text in (("demo", "render the demo site's cameras"), ("models", "list, verify or export models")):
         commands.add_parser(name, help=text, add_help=False)
+    commands.add_parser("ring", help="show the live rings, as top shows processes", add_help=False)
     capture = commands.add_parser("capture", help="(supervised) one camera")
     capture.add_argument("camera")
     commands.add_parser("inference", help="(supervised) the model")
@@ -70,12 +71,21 @@ def main(argv: list[str] | None = None) -> int:
             return int(importlib.import_module("crowdperf.demo.cli").main(words[1:]))
         if words and words[0] == "models":
             return int(importlib.import_module("crowdperf.inference.models_cli").main(words[1:]))
+        if words and words[0] == "ring":
+            return _rings(words[1:], Installation())
         return _dispatch(parser().parse_args(words), Installation())
     except ConfigError as error:
         print(f"crowdperf: {redact(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         return 1
+
+
+def _rings(words: list[str], here: Installation) -> int:
+    """`crowdperf ring`."""
+    config, _ = here.load()
+    url, prefix = slices.redis_url(config, here.paths), str(here.paths.ring(""))
+    return int(importlib.import_module("crowdperf.capture.rings_cli").main(words, prefix, url, config.redis.key_prefix))
 
 
 def _dispatch(arguments: argparse.Namespace, here: Installation) -> int:

@@ -63,11 +63,10 @@ class FrameWriter:
         self._doorbell = str(doorbell) if doorbell else ""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
-        try:
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._socket.close)
             self._fd = self._attach()
-        except BaseException:
-            self._socket.close()
-            raise
+            on_failure.pop_all()
         self._mapping = mmap.mmap(self._fd, spec.file_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self._bytes = memoryview(self._mapping)
         self._u64 = segment.words(self._mapping)

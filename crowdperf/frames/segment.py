@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -119,7 +120,9 @@ def create(path: Path, spec: RingSpec, epoch: int) -> int:
             f"ring {str(path)!r} cannot be created: {error.strerror}. "
             f"Remedy: see that {str(path.parent)!r} exists and that this user may write there."
         ) from None
-    try:
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(temporary.unlink, missing_ok=True)
+        on_failure.callback(os.close, fd)
         fcntl.flock(fd, fcntl.LOCK_EX)
         try:
             # ftruncate would succeed past the end of the tmpfs, and a later store would kill us by SIGBUS.
@@ -129,10 +132,7 @@ def create(path: Path, spec: RingSpec, epoch: int) -> int:
             raise RingError(_too_small(path, spec, _free(path))) from None
         os.pwrite(fd, b"".join(word.to_bytes(8, sys.byteorder) for word in layout.header_words(spec, epoch)), 0)
         os.rename(temporary, path)
-    except BaseException:
-        os.close(fd)
-        temporary.unlink(missing_ok=True)
-        raise
+        on_failure.pop_all()
     return fd
 
 
