@@ -6,7 +6,7 @@ acknowledgement in one MULTI (`Publisher.stage`, `Consumer.stage_ack`), or dedup
 
 from __future__ import annotations
 
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import redis
@@ -20,7 +20,7 @@ MAX_DELIVERIES = 5
 """An entry delivered more often than this without an acknowledgement is poison."""
 
 
-class Entry(NamedTuple, Generic[T]):
+class Entry(msgspec.Struct, Generic[T], frozen=True):
     """One delivered message."""
 
     stream: str
