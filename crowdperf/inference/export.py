@@ -35,10 +35,7 @@ def export(name: str, cache: Path, folder: Path = FOLDER) -> tuple[Path, ...]:
         ModelError: no such model, altered weights, or the export's libraries are missing.
     """
     manifest = read_manifest(folder)
-    entry = next((entry for entry in manifest.models if entry.name == name), None)
-    if entry is None:
-        known = ", ".join(entry.name for entry in manifest.models)
-        raise ModelError(f"the model {name!r} is not registered (known: {known}). Remedy: name one of these.")
+    entry = find_entry(manifest, name)
     weights = check_file(folder, ModelFile(entry.file, entry.sha256))
     prepare_ultralytics(cache)
     try:
@@ -63,14 +60,29 @@ def export(name: str, cache: Path, folder: Path = FOLDER) -> tuple[Path, ...]:
             files.append(ModelFile(target.name, sha256_of(target)))
     versions = f"ultralytics {ultralytics.__version__}, torch {torch.__version__}, openvino {openvino.__version__}"
     variant = Variant(runtime="openvino", files=tuple(files), exported_by=versions)
-    _record(manifest, entry, variant, folder)
+    record(manifest, entry, variant, folder)
     return tuple(folder / file.file for file in files)
 
 
-def _record(manifest: Manifest, entry: Entry, variant: Variant, folder: Path) -> None:
-    """Replace the entry's OpenVINO variant in the manifest, by atomic rename."""
-    others = tuple(old for old in entry.variants if old.runtime != variant.runtime)
-    updated = msgspec.structs.replace(entry, variants=(variant, *others))
+def find_entry(manifest: Manifest, name: str) -> Entry:
+    """The registered model of that name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    for entry in manifest.models:
+        if entry.name == name:
+            return entry
+    known = ", ".join(entry.name for entry in manifest.models)
+    raise ModelError(f"the model {name!r} is not registered (known: {known}). Remedy: name one of these.")
+
+
+def record(manifest: Manifest, entry: Entry, variant: Variant, folder: Path) -> None:
+    """Replace the entry's variant of that runtime and precision in the manifest, by atomic rename."""
+    kind = (variant.runtime, variant.precision)
+    others = tuple(old for old in entry.variants if (old.runtime, old.precision) != kind)
+    variants = tuple(sorted((*others, variant), key=lambda one: (one.runtime, one.precision)))
+    updated = msgspec.structs.replace(entry, variants=variants)
     models = tuple(updated if old.name == entry.name else old for old in manifest.models)
     write_manifest(Manifest(models), folder)
 

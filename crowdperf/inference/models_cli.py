@@ -1,4 +1,4 @@
-"""`python -m crowdperf models list | verify | export [NAME …]`."""
+"""`python -m crowdperf models list | verify | export [--int8 --calibration FOLDER] [NAME …]`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from crowdperf.inference.export import export
+from crowdperf.inference.quantise import quantise
 from crowdperf.inference.registry import FOLDER, ModelError, ModelFile, check_file, read_manifest
 
 
@@ -18,6 +19,15 @@ def main(argv: list[str]) -> int:
     commands.add_parser("verify", help="compare every model file with its sha256")
     exporting = commands.add_parser("export", help="write the OpenVINO form of models from their weights")
     exporting.add_argument("names", nargs="*", metavar="NAME", help="default: every model that has one already")
+    exporting.add_argument("--int8", action="store_true", help="write the int8 variant of the OpenVINO form (nncf)")
+    exporting.add_argument(
+        "--calibration",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="with --int8: .jpg pictures to calibrate with; may be repeated; every third picture is left out",
+    )
     exporting.add_argument("--cache", type=Path, default=Path("var/cache"), help="folder for Ultralytics' settings")
     arguments = parser.parse_args(argv)
     try:
@@ -26,7 +36,7 @@ def main(argv: list[str]) -> int:
         elif arguments.command == "verify":
             _verify()
         else:
-            _export(arguments.names, arguments.cache)
+            _export(arguments)
     except ModelError as error:
         print(error, file=sys.stderr)
         return 1
@@ -35,7 +45,7 @@ def main(argv: list[str]) -> int:
 
 def _list() -> None:
     for entry in read_manifest().models:
-        runtimes = ", ".join(variant.runtime for variant in entry.variants)
+        runtimes = ", ".join(f"{variant.runtime} ({variant.precision})" for variant in entry.variants)
         print(
             f"{entry.name}  role {entry.role}  {entry.licence}  runtimes: {runtimes}  "
             f"classes: {', '.join(entry.classes)}"
@@ -51,12 +61,13 @@ def _verify() -> None:
             print(f"{file.file}: sha256 as registered")
 
 
-def _export(names: list[str], cache: Path) -> None:
-    chosen = names or [
+def _export(arguments: argparse.Namespace) -> None:
+    chosen = arguments.names or [
         entry.name
         for entry in read_manifest().models
         if any(variant.runtime == "openvino" for variant in entry.variants)
     ]
     for name in chosen:
-        for path in export(name, cache):
+        written = quantise(name, arguments.calibration) if arguments.int8 else export(name, arguments.cache)
+        for path in written:
             print(f"wrote {path}")

@@ -31,8 +31,9 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
         return
     computing, settings = detector.runtime, slice_.settings
     runtime.metrics.text("model", detector.model)
-    runtime.metrics.text("device", f"{computing.device} ({computing.name})")
-    log.info("model %s on %s (%s)", detector.model, computing.device, computing.name)
+    device = f"{computing.device} ({computing.name}, {detector.precision})"
+    runtime.metrics.text("device", device)
+    log.info("model %s on %s", detector.model, device)
     hooks = (computing.pin, computing.unpin) if computing.pins else (None, None)
     cameras = Cameras(slice_.ring_prefix, settings.staleness_s, *hooks)
     service = Service(

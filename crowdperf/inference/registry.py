@@ -7,6 +7,7 @@ Nothing is loaded whose sha256 differs from the manifest's: counts that nobody c
 from __future__ import annotations
 
 import hashlib
+import itertools
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from crowdperf.config import CLASSES
 
 FOLDER = Path(__file__).resolve().parents[2] / "models"
 RuntimeName = Literal["torch", "openvino"]
+Precision = Literal["full", "int8"]
 
 
 class ModelError(Exception):
@@ -40,6 +42,8 @@ class Variant(Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[ModelFile, ...]
     exported_by: str = ""
     """Versions that wrote an exported variant."""
+    precision: Precision = "full"
+    """full: floating point, of whichever width the processor computes in."""
 
 
 class Entry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,6 +77,8 @@ class ModelPath(Struct, frozen=True):
     path: Path
     classes: tuple[str, ...] | None
     """None for a user's own weights: the runtime reads them from the model."""
+    precision: Precision | Literal["own"]
+    """own: a user's own weights, in whatever precision they were written."""
 
 
 def read_manifest(folder: Path = FOLDER) -> Manifest:
@@ -127,18 +133,22 @@ def check_file(folder: Path, file: ModelFile) -> Path:
 
 
 def resolve(
-    name: str, role: Literal["person", "ppe"], runtime: RuntimeName | Literal["auto"], folder: Path = FOLDER
+    name: str,
+    role: Literal["person", "ppe"],
+    runtime: RuntimeName | Literal["auto"],
+    folder: Path = FOLDER,
+    precisions: tuple[Precision, ...] = ("full",),
 ) -> ModelPath:
     """The model called `name` for a runtime, hash checked. Anything that looks like a path is a user's own model.
 
     With "auto", a registered model prefers OpenVINO (the caller asks for torch where CUDA is), and an own one takes the
-    runtime that its format belongs to.
+    runtime that its format belongs to. Of the `precisions` that will do, the first that a runtime has is taken.
 
     Raises:
         ModelError: unknown, missing, altered, for another role, or not available for that runtime.
     """
     if "/" in name or name.endswith((".pt", ".xml")):
-        return _own(Path(name), runtime)
+        return _own(Path(name), runtime, precisions)
     entries = {entry.name: entry for entry in read_manifest(folder).models}
     if name not in entries:
         known = ", ".join(entry.name for entry in entries.values() if entry.role == role)
@@ -152,20 +162,30 @@ def resolve(
             f"the model {name!r} (file {entry.file!r}) is registered for the role {entry.role!r}, not {role!r}. "
             f"Remedy: set inference.models.{role} to a model of that role."
         )
-    order = ("openvino", "torch") if runtime == "auto" else (runtime,)
-    variants = {variant.runtime: variant for variant in entry.variants}
-    for wanted in order:
+    order: tuple[RuntimeName, ...] = ("openvino", "torch") if runtime == "auto" else (runtime,)
+    variants = {(variant.runtime, variant.precision): variant for variant in entry.variants}
+    for wanted in itertools.product(order, precisions):
         if wanted in variants:
             paths = [check_file(folder, file) for file in variants[wanted].files]
-            return ModelPath(name=name, runtime=wanted, path=paths[0], classes=entry.classes)
+            return ModelPath(name=name, runtime=wanted[0], path=paths[0], classes=entry.classes, precision=wanted[1])
+    if precisions == ("int8",):
+        raise ModelError(
+            f"the model {name!r} (file {entry.file!r}) has no int8 variant for {runtime!r}. Remedy: set "
+            "inference.precision to 'full' or 'auto', or inference.runtime to 'openvino' if it is 'torch'."
+        )
     raise ModelError(
         f"the model {name!r} (file {entry.file!r}) has no variant for {runtime!r}. "
         f"Remedy: run `python -m crowdperf models export {name}`, or set inference.runtime to 'torch'."
     )
 
 
-def _own(path: Path, runtime: RuntimeName | Literal["auto"]) -> ModelPath:
+def _own(path: Path, runtime: RuntimeName | Literal["auto"], precisions: tuple[Precision, ...]) -> ModelPath:
     """A user's own weights: Ultralytics `.pt` (torch) or an OpenVINO folder or `.xml`."""
+    if precisions == ("int8",):
+        raise ModelError(
+            f"inference.precision 'int8' does not fit the model {str(path)!r}: own weights run in the precision they "
+            "were exported with. Remedy: set inference.precision to 'auto'."
+        )
     if not path.exists():
         raise ModelError(
             f"the model {str(path)!r} does not exist. Remedy: correct the path in inference.models "
@@ -190,7 +210,7 @@ def _own(path: Path, runtime: RuntimeName | Literal["auto"]) -> ModelPath:
             f"the model {str(path)!r} belongs to the runtime {found!r}, but inference.runtime is {runtime!r}. "
             "Remedy: set inference.runtime to 'auto'."
         )
-    return ModelPath(name=path.stem, runtime=found, path=path, classes=None)
+    return ModelPath(name=path.stem, runtime=found, path=path, classes=None, precision="own")
 
 
 def wanted_classes(names: tuple[str, ...], path: Path) -> NDArray[np.int16]:

@@ -100,6 +100,6 @@ def _cache_file(clip: Clip, detector: Detector) -> Path | None:
     key = hashlib.sha256(clip.path.read_bytes())
     settings = Inference()
     models = {entry.name: entry.sha256 for entry in read_manifest().models}
-    parts = (clip.every, clip.analysis_width, models.get(detector.model), detector.runtime.name)
+    parts = (clip.every, clip.analysis_width, models.get(detector.model), detector.runtime.name, detector.precision)
     key.update(repr((*parts, settings.confidence, settings.iou)).encode())
     return ROOT / "var" / "replay" / f"{clip.path.stem}.{key.hexdigest()[:16]}.msgpack"

@@ -11,8 +11,8 @@ from tests.conftest import missing
 
 @pytest.fixture(scope="session")
 def openvino_detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
-    """What a CPU site runs."""
-    return load_detector(Inference(runtime="openvino"), tmp_path_factory.mktemp("cache"))
+    """What a CPU site runs in full precision."""
+    return load_detector(Inference(runtime="openvino", precision="full"), tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +82,11 @@ def test_frames_of_cameras_with_other_sources_are_mapped_each_by_its_own(openvin
 @pytest.mark.parametrize("form", ["pt", "xml", "folder"])
 def test_weights_of_the_users_own_work(form: str, tmp_path: Path, torch_detector: Detector) -> None:
     stem = "crowdperf-person-vehicle-n"
-    path = {"pt": FOLDER / f"{stem}.pt", "xml": FOLDER / f"{stem}.xml", "folder": FOLDER}[form]
+    folder = tmp_path / "best_openvino_model"
+    folder.mkdir()
+    for suffix in (".xml", ".bin"):
+        shutil.copyfile(FOLDER / f"{stem}{suffix}", folder / f"best{suffix}")
+    path = {"pt": FOLDER / f"{stem}.pt", "xml": FOLDER / f"{stem}.xml", "folder": folder}[form]
     detector = load_detector(Inference(models=Models(person=str(path)), device="cpu"), tmp_path)
     assert detector.runtime.name == ("torch" if form == "pt" else "openvino")
     frame, spec = ring_frame(asset("zidane.jpg"), 640, 360)

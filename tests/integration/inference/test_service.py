@@ -60,8 +60,9 @@ class Bench:
         self.runtime, self.metrics = ScriptedRuntime(), Metrics()
         cameras = Cameras(str(folder / "ring."), 20.0)
         outbox = Outbox(self.client)
+        detector = Detector(self.runtime, "none", "full")
         self.service = Service(
-            *(Detector(self.runtime, "none"), cameras, Schedule(2, 20.0), outbox, self.metrics, time.monotonic, 2)
+            *(detector, cameras, Schedule(2, 20.0), outbox, self.metrics, time.monotonic, 2),
         )
 
     def ring(self, camera: str, width: int = 64) -> FrameWriter:

@@ -74,6 +74,9 @@ def test_a_broken_manifest_is_named(registry: Path) -> None:
 def test_own_files_go_to_the_runtime_of_their_format(tmp_path: Path, registry: Path) -> None:
     assert resolve(str(registry / f"{PERSON}.pt"), "person", "auto").runtime == "torch"
     assert resolve(str(registry / f"{PERSON}.xml"), "person", "auto").runtime == "openvino"
+    with pytest.raises(ModelError, match=r"holds 2 \.xml files"):
+        resolve(str(registry), "person", "auto")
+    (registry / f"{PERSON}-int8.xml").unlink()
     assert resolve(str(registry), "person", "auto").path == registry / f"{PERSON}.xml"
     with pytest.raises(ModelError, match="belongs to the runtime 'torch'"):
         resolve(str(registry / f"{PERSON}.pt"), "person", "openvino")
@@ -96,7 +99,7 @@ def test_a_registered_model_whose_classes_do_not_fit_its_output_is_refused(regis
     path = registry / "manifest.json"
     path.write_text(path.read_text().replace('"bicycle",', "", 1))
     with pytest.raises(ModelError, match=rf"{PERSON}\.xml.*5 classes.*Remedy"):
-        load_detector(Inference(), tmp_path, registry)
+        load_detector(Inference(precision="full"), tmp_path, registry)
 
 
 def test_an_unreadable_openvino_model_is_one_clear_error(registry: Path, tmp_path: Path) -> None:

@@ -1,0 +1,27 @@
+"""On which processors int8 is taken without being asked for. Pure but for reading /proc/cpuinfo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+WIDER = frozenset({"avx512f", "avx_ne_convert"})
+"""Flags of processors that OpenVINO serves with AVX-512, bf16 or fp16: nothing was measured there."""
+
+
+def int8_pays(cpuinfo: str) -> bool:
+    """Whether a processor is of the kind on which int8 was measured to be faster: AVX2 and nothing wider.
+
+    Args:
+        cpuinfo: content of /proc/cpuinfo, "" where there is none.
+    """
+    flags = next((line.split(":", 1)[1].split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
+    return "avx2" in flags and WIDER.isdisjoint(flags)
+
+
+def this_processor() -> str:
+    """Its /proc/cpuinfo, "" where there is none."""
+    try:
+        return CPUINFO.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,139 @@
+"""The int8 variant of a registered model: post-training quantisation of its OpenVINO form by NNCF.
+
+Weights and activations become int8 by what the layers carry on real pictures; the end of the head (box decoding, class
+scores) stays in floating point, as in Ultralytics' own int8 export. The same versions and pictures, the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from crowdperf.frames.ring import RingSpec
+from crowdperf.inference.export import find_entry, record
+from crowdperf.inference.letterbox import letterbox
+from crowdperf.inference.pixels import canvas, paint
+from crowdperf.inference.registry import (
+    FOLDER,
+    ModelError,
+    ModelFile,
+    Variant,
+    check_file,
+    read_manifest,
+    sha256_of,
+)
+
+RING_SIZES = ((640, 360), (640, 640), (640, 480))
+"""The pictures take turns, so that the ranges hold for more than one shape of input."""
+HELD_OUT = 3
+"""One of this many pictures stays out: accuracy is measured on pictures that the calibration has not seen."""
+MIN_PICTURES = 32
+
+
+def quantise(name: str, folders: list[Path], folder: Path = FOLDER) -> tuple[Path, ...]:
+    """Write `<name>-int8.xml` and `.bin` beside the full form and their hashes into the manifest.
+
+    Args:
+        name: a registered model that has an OpenVINO form.
+        folders: of .jpg pictures, each taken in the order of names.
+        folder: of the registry.
+
+    Raises:
+        ModelError: no such model or form, too few pictures, or NNCF is missing.
+    """
+    manifest = read_manifest(folder)
+    entry = find_entry(manifest, name)
+    full = next((one for one in entry.variants if (one.runtime, one.precision) == ("openvino", "full")), None)
+    if full is None:
+        raise ModelError(
+            f"the model {name!r} has no OpenVINO form. Remedy: run `python -m crowdperf models export {name}` first."
+        )
+    sources = [check_file(folder, file) for file in full.files]
+    pictures = calibration_pictures(folders)
+    nncf = _nncf()
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(sources[0])
+    quantised = nncf.quantize(
+        model,
+        nncf.Dataset(list(inputs(pictures))),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(pictures),
+        ignored_scope=nncf.IgnoredScope(patterns=_head(model), types=["Sigmoid"], validate=False),
+        # AVX2 without VNNI adds pairs of int8 products in 16 bits, which overflow with 8-bit weights: 7 bits do not.
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
+    )
+    target = folder / f"{name}-int8.xml"
+    openvino.save_model(quantised, target)
+    files = tuple(ModelFile(path.name, sha256_of(path)) for path in (target, target.with_suffix(".bin")))
+    versions = f"nncf {nncf.__version__}, openvino {openvino.__version__}, {len(pictures)} pictures"
+    variant = Variant(runtime="openvino", files=files, exported_by=versions, precision="int8")
+    record(manifest, entry, variant, folder)
+    return tuple(folder / file.file for file in files)
+
+
+def calibration_pictures(folders: list[Path]) -> list[Path]:
+    """The .jpg files of the folders without every third, which is held out.
+
+    Raises:
+        ModelError: too few for a calibration.
+    """
+    found = [path for folder in folders for index, path in enumerate(sorted(folder.glob("*.jpg"))) if index % HELD_OUT]
+    if len(found) < MIN_PICTURES:
+        where = ", ".join(repr(str(folder)) for folder in folders) or "no folder at all"
+        raise ModelError(
+            f"int8 needs at least {MIN_PICTURES} .jpg pictures to calibrate with, {len(found)} usable ones are in "
+            f"{where}. Remedy: give folders of pictures like your cameras' with --calibration FOLDER."
+        )
+    return found
+
+
+def inputs(pictures: list[Path]) -> Iterator[NDArray[np.float32]]:
+    """float32 (1, 3, height, width), RGB, 0..1: each picture as it would reach the model through a ring.
+
+    Raises:
+        ModelError: a file is no picture.
+    """
+    for index, path in enumerate(pictures):
+        image = cv2.imread(str(path))
+        if image is None:
+            raise ModelError(f"{str(path)!r} is not a picture. Remedy: take it out of the calibration folder.")
+        width, height = RING_SIZES[index % len(RING_SIZES)]
+        spec = RingSpec(width, height, "bgr24", image.shape[1], image.shape[0], 1, 1.0, 0)
+        left, top, inner_width, inner_height = spec.content
+        ring = np.zeros((height, width, 3), np.uint8)
+        scaled = cv2.resize(image, (inner_width, inner_height), interpolation=cv2.INTER_AREA)
+        ring[top : top + inner_height, left : left + inner_width] = scaled
+        box = letterbox(width, height)
+        (picture,) = painted = canvas(1, box)
+        paint(ring.reshape(-1), "bgr24", box, picture)
+        yield painted.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+
+
+def _head(model: Any) -> list[str]:
+    """Patterns of the operations at the end of the head, which stay in floating point."""
+    names = [str(operation.get_friendly_name()) for operation in model.get_ordered_ops()]
+    blocks = [int(name.split("__module.model.", 1)[1].split("/")[0].split(".")[0]) for name in names if _in_block(name)]
+    head = rf".*model\.{max(blocks)}"
+    return [rf"{head}/.*/{kind}.*" for kind in ("Add", "Sub", "Mul", "Div")] + [rf"{head}\.dfl.*"]
+
+
+def _in_block(name: str) -> bool:
+    return name.startswith("__module.model.") and name.split(".")[2].split("/")[0].isdigit()
+
+
+def _nncf() -> Any:
+    try:
+        import nncf
+    except ImportError as error:
+        raise ModelError(
+            f"quantising to int8 needs {error.name}, which crowdperf does not install. Remedy: `pip install "
+            "'nncf>=3,<4'` in the environment that runs `models export`; running an int8 model does not need it."
+        ) from None
+    return nncf
