@@ -21,7 +21,7 @@ from crowdperf.frames.layout import RingSpec
 QUICK = ("-analyzeduration", "0", "-probesize", "32")
 PATIENT = ("-analyzeduration", "10000000", "-probesize", "5000000")
 """For a stream that does not show its picture size at once, as when one joins it long before its next keyframe."""
-_PROTOCOLS = {
+PROTOCOLS = {
     "rtsp": "rtsp,rtsps,rtp,srtp,tcp,udp,tls",
     "http": "http,https,httpproxy,tcp,tls,crypto",
     "file": "file",
@@ -61,7 +61,7 @@ def capture(options: Options, spec: RingSpec) -> list[str]:
     argv = _input(
         options,
         # One thread per camera: automatic threading costs 15 % more processor time, and memory for each thread.
-        ("-flags", "low_delay", "-threads", "1", "-protocol_whitelist", _PROTOCOLS[options.source.kind]),
+        ("-flags", "low_delay", "-threads", "1", "-protocol_whitelist", PROTOCOLS[options.source.kind]),
     )
     filters = []
     if scaled or spec.pix_fmt == "yuv420p":
@@ -83,7 +83,7 @@ def stream(options: Options, analysis_width: int) -> list[str]:
     """
     argv = _input(
         options,
-        ("-flags", "low_delay", "-threads", "1", "-protocol_whitelist", _PROTOCOLS[options.source.kind]),
+        ("-flags", "low_delay", "-threads", "1", "-protocol_whitelist", PROTOCOLS[options.source.kind]),
         ("-hide_banner", "-nostats", "-loglevel", "level+info"),
     )
     size = f"w='trunc(min({analysis_width},iw)/2)*2':h=-2"
@@ -101,7 +101,7 @@ def probe(options: Options) -> list[str]:
     patience = PATIENT if options.patient else QUICK
     return [
         *(options.binary, "-hide_banner", "-loglevel", "info", *_transport(options), *patience),
-        *("-protocol_whitelist", _PROTOCOLS[options.source.kind], *_timeout(options), "-i", options.source.target),
+        *("-protocol_whitelist", PROTOCOLS[options.source.kind], *_timeout(options), "-i", options.source.target),
     ]
 
 

@@ -55,6 +55,10 @@ class Abilities(NamedTuple):
     """Whether `-re` begins with a burst that `-readrate_initial_burst` can switch off (6.1 and newer)."""
 
 
+UNASKED = Abilities("-timeout", ("-fps_mode", "passthrough"), True)
+"""For the backend that runs no binary."""
+
+
 @functools.lru_cache(maxsize=4)
 def abilities(binary: str) -> Abilities:
     """Ask `binary` once.

@@ -5,21 +5,26 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from crowdperf.capture import argv, probe, source
 from crowdperf.capture.argv import Options
-from crowdperf.capture.binary import FfmpegMissing, abilities, ffmpeg_binary
+from crowdperf.capture.binary import UNASKED, FfmpegMissing, abilities, ffmpeg_binary
 from crowdperf.capture.ffmpeg import FfmpegChild
 from crowdperf.capture.machine import UNFINISHED_S, Cause, Machine
 from crowdperf.capture.probe import Probe
+from crowdperf.capture.quality import Quality
 from crowdperf.events.schema import CameraChanged
 from crowdperf.frames.ring import FrameWriter, RingError, RingSpec
 from crowdperf.runtime import Metrics
 from crowdperf.slices import CaptureSlice
+
+if TYPE_CHECKING:
+    from crowdperf.capture.pyav import PyavChild
 
 POLL_S = 0.2
 PROBE_S = 15.0
@@ -60,7 +65,8 @@ class CameraCapture:
         self._wait = wait
         self._clean = source.redactor(slice_.url)
         self._machine = Machine(slice_.stall_s, random.random, time.monotonic())
-        self._child: FfmpegChild | None = None
+        self._quality = Quality(time.monotonic())
+        self._child: FfmpegChild | PyavChild | None = None
         self._ring: FrameWriter | None = None
         self._view = memoryview(b"")
         self._filled = 0
@@ -103,7 +109,9 @@ class CameraCapture:
         self._announce()
         try:
             options = self._options()
-            if argv.tells_itself(options, camera.pix_fmt):
+            if camera.backend == "pyav":
+                self._child = self._open_pyav(options)
+            elif argv.tells_itself(options, camera.pix_fmt):
                 self._child = self._open_stream(options)
             else:
                 self._child = self._open_probed(options)
@@ -116,6 +124,7 @@ class CameraCapture:
             self._lose("source", f"FFmpeg cannot be started: {error.strerror}")
             return
         self._metrics.gauge("pipe_bytes", self._child.pipe_bytes, camera.camera_id)
+        self._metrics.text("pts_source", "stream" if camera.backend == "pyav" else "none", camera.camera_id)
         self._frames = 0
         self._next_slot()
 
@@ -126,10 +135,10 @@ class CameraCapture:
             SourceError, FfmpegMissing: it cannot be done.
         """
         camera = self._slice
-        binary = ffmpeg_binary()
+        binary = "" if camera.backend == "pyav" else ffmpeg_binary()
         return Options(
             binary=binary,
-            abilities=abilities(binary),
+            abilities=abilities(binary) if binary else UNASKED,
             source=source.check(camera.url, camera.media_roots),
             rtsp_transport=camera.rtsp_transport,
             timeout_usec=camera.rtsp_stimeout_usec,
@@ -173,6 +182,39 @@ class CameraCapture:
         options = replace(options, paced=paced, loop=self._slice.loop and paced)
         return FfmpegChild(argv.capture(options, self._ring.spec), self._clean)
 
+    def _open_pyav(self, options: Options) -> PyavChild | None:
+        """One connection, decoded in this process; its first picture says what the source is."""
+        try:
+            # Here, because it costs every process 40 MB, and it may be missing.
+            from crowdperf.capture.pyav import PyavChild
+        except ImportError as error:
+            raise source.SourceError(
+                f"the backend pyav needs the Python package av ({error}). Remedy: install it, or set backend: ffmpeg."
+            ) from None
+        for patient in (False, True):
+            # A read's own limit comes after ours: a stall is to be called one.
+            silence_s = max(self._slice.stall_s, 1.0) + 1.0
+            child = PyavChild(replace(options, patient=patient), self._slice.loop, silence_s, self._clean)
+            deadline = self._deadline()
+            while child.found is None and child.attend(POLL_S) and time.monotonic() < deadline and self._alive():
+                self._beat(time.monotonic())
+            if child.found:
+                try:
+                    self._open_ring(self._spec(child.found))
+                except RingError:
+                    child.end()
+                    raise
+                assert self._ring is not None
+                child.shape(self._ring.spec)
+                self._ends = child.found.finite and not self._slice.loop
+                return child
+            child.end()
+            nothing = not child.tail or "does not contain any stream" in child.tail[-1]
+            said = ["Video:"] if nothing and not patient else []
+            if not self._try_patience(time.monotonic() >= deadline, said, list(child.tail)):
+                return None
+        return None
+
     def _probe(self, options: Options) -> tuple[Probe | None, Options]:
         """Look at the source, a second time with patience where it does not show its size at once."""
         for patient in (False, True):
@@ -198,6 +240,7 @@ class CameraCapture:
         """Whether a source that showed no picture size may show one to an FFmpeg that waits; else it is lost here."""
         if not late and any("unspecified size" in line or "Video:" in line for line in said):
             return True
+        self._remember(errors)
         self._machine.stalled(time.monotonic())
         if late:
             self._lose("stall", "the source was opened but gave no picture in time")
@@ -207,6 +250,7 @@ class CameraCapture:
 
     def _spec(self, found: Probe, written: tuple[int, int] | None = None) -> RingSpec:
         camera = self._slice
+        self._quality.expect(found.fps)
         return probe.ring_spec(
             found,
             pix_fmt=camera.pix_fmt,
@@ -234,7 +278,7 @@ class CameraCapture:
         self._filled = 0
         self._overdue_s = UNFINISHED_S
 
-    def _pump(self, child: FfmpegChild) -> None:
+    def _pump(self, child: FfmpegChild | PyavChild) -> None:
         assert self._ring is not None
         count = child.read_into(self._view[self._filled :], POLL_S)
         now = time.monotonic()
@@ -242,11 +286,16 @@ class CameraCapture:
             self._ended(child, now)
             return
         if count and not self._filled:
-            self._first_byte_ns = (time.time_ns(), time.monotonic_ns())
+            self._first_byte_ns = child.arrived or (time.time_ns(), time.monotonic_ns())
         self._filled += count
         if self._filled == len(self._view):
-            self._metrics.gauge("ring_head", self._ring.publish(*self._first_byte_ns), self._slice.camera_id)
+            sequence = self._ring.publish(*self._first_byte_ns, child.pts)
+            self._metrics.gauge("ring_head", sequence, self._slice.camera_id)
             self._metrics.count("frames_captured", camera=self._slice.camera_id)
+            if child.camera_clock_ns:
+                glass_ms = (self._first_byte_ns[0] - child.camera_clock_ns) / 1e6
+                self._metrics.gauge("glass_to_capture_ms", glass_ms, self._slice.camera_id)
+            self._quality.delivered(now, 1)
             self._frames += 1
             self._total += 1
             self._machine.frame(now)
@@ -263,11 +312,12 @@ class CameraCapture:
         self._metrics.count("short_reads_total", camera=self._slice.camera_id)
         return self._machine.short_read(now)
 
-    def _ended(self, child: FfmpegChild, now: float) -> None:
-        """FFmpeg's output has ended: the end of a file, or a lost connection."""
+    def _ended(self, child: FfmpegChild | PyavChild, now: float) -> None:
+        """The pictures have ended: the end of a file, or a lost connection."""
         if self._filled:
             self._short_read(now)
         code = child.exit_code()
+        self._remember(child.tail)
         self._child = None
         if self._ends and self._frames and code == 0:
             self._machine.stop(now, "the file has been played to its end")
@@ -276,6 +326,7 @@ class CameraCapture:
 
     def _lose_with(self, lines: list[str], otherwise: str, failed: bool = True) -> None:
         """Lost, for the reason that FFmpeg gives."""
+        self._remember(lines)
         hopeless = [line for line in lines if any(phrase in line for phrase in _HOPELESS)]
         detail = (hopeless or lines or [otherwise])[-1]
         self._lose("ended" if not failed else "source", detail, misconfigured=failed and bool(hopeless))
@@ -283,6 +334,7 @@ class CameraCapture:
     def _lose(self, cause: Cause, detail: str, misconfigured: bool = False) -> None:
         self._end_child()
         self._cause = cause
+        self._quality.lost(time.monotonic(), stall=cause == "stall")
         self._machine.lost(time.monotonic(), self._clean(detail), misconfigured)
         self._metrics.text("last_error", self._machine.detail, self._slice.camera_id)
 
@@ -290,7 +342,14 @@ class CameraCapture:
         self._view = memoryview(b"")
         if self._child:
             self._child.end()
+            self._remember(self._child.tail)
             self._child = None
+
+    def _remember(self, lines: Iterable[str]) -> None:
+        """Keep FFmpeg's last words for /debug."""
+        said = "\n".join(lines)
+        if said:
+            self._metrics.text("ffmpeg_stderr", said, self._slice.camera_id)
 
     def _beat(self, now: float) -> None:
         """Heartbeat and rate."""
@@ -298,6 +357,12 @@ class CameraCapture:
         if now - since >= RATE_WINDOW_S:
             self._metrics.gauge("fps_captured", (self._total - total) / (now - since), self._slice.camera_id)
             self._rate_from = (now, self._total)
+            if self._child:
+                self._remember(self._child.tail)
+            grade = self._quality.grade(now)
+            if grade and self._machine.state != "stopped":
+                self._metrics.text("quality", grade, self._slice.camera_id)
+        self._metrics.gauge("backoff_s", self._machine.waiting(now), self._slice.camera_id)
         if self._ring:
             self._ring.beat()
 

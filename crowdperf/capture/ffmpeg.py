@@ -14,6 +14,8 @@ import subprocess
 from collections import deque
 from collections.abc import Callable
 
+from crowdperf.frames.layout import NO_PTS
+
 PIPE_BYTES = 1 << 20
 """Measured: a 1080p picture costs 8.7 ms through a pipe of this size and 10 ms through one of 64 KiB."""
 TERMINATE_S = 1.0
@@ -34,6 +36,11 @@ class FfmpegChild:
     Raises:
         OSError: it cannot be started.
     """
+
+    arrived: tuple[int, int] | None = None
+    """A pipe tells nothing of a picture but its bytes; `PyavChild` has more to say here, and in the next two."""
+    pts = NO_PTS
+    camera_clock_ns: int | None = None
 
     def __init__(self, argv: list[str], clean: Callable[[str], str]) -> None:
         setpriv = shutil.which("setpriv")

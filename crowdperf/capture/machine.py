@@ -48,6 +48,10 @@ class Machine:
         """Whether it is time to connect: always at first, then after the back-off, never when stopped."""
         return self.state != "stopped" and now >= self._due_at
 
+    def waiting(self, now: float) -> float:
+        """Seconds that are left of the back-off; 0 where there is none."""
+        return max(0.0, self._due_at - now) if self.state in ("backing_off", "misconfigured") else 0.0
+
     def connecting(self, now: float) -> None:
         """A child is being started. A misconfigured camera stays so until a frame proves otherwise."""
         self._progress_at = now

@@ -3,7 +3,7 @@
 A process counts under these names, per camera (a capture process may leave the camera out, it has only one):
 counters `ffmpeg_restarts_total` and `drops_<cause>`; gauges `fps_captured`, `fps_analysed` (else the rates of the
 counters `frames_captured`, `frames_analysed`) and `tracking_lag_s`, from capture to tracked frame; texts `state`,
-`last_error`.
+`last_error`, `quality`, `pts_source`, `ffmpeg_stderr`; gauge `backoff_s`; counters `ffmpeg_restarts_<cause>`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from crowdperf.web.rates import Rates
 
 CAPTURE = "capture-"
 DROPS = "drops_"
+RESTARTS = "ffmpeg_restarts_"
 
 
 class _Seen:
@@ -66,11 +67,12 @@ class _Seen:
     def text(self, name: str) -> str:
         return next((value for _, found, _, value in self._rows("texts") if found == name and value), "")
 
-    def drops(self) -> dict[str, int]:
+    def causes(self, prefix: str) -> dict[str, int]:
+        """Counters `<prefix><cause>`, by cause."""
         causes: dict[str, int] = {}
         for _, name, _, value in self._rows("counters"):
-            if name.startswith(DROPS):
-                cause = name.removeprefix(DROPS)
+            if name.startswith(prefix) and name != prefix + "total":
+                cause = name.removeprefix(prefix)
                 causes[cause] = causes.get(cause, 0) + int(value)
         return causes
 
@@ -114,8 +116,13 @@ def _camera(camera: Camera, seen: _Seen, ring: RingState | None, live: bool | No
         "fps_captured": seen.fps("captured"),
         "fps_analysed": seen.fps("analysed"),
         "latency_ms": seen.latency_ms(),
-        "drops": seen.drops(),
+        "drops": seen.causes(DROPS),
+        "quality": seen.text("quality") or None,
+        "pts_source": seen.text("pts_source") or None,
         "ffmpeg_restarts_total": int(seen.total("ffmpeg_restarts_total")),
+        "ffmpeg_restarts": seen.causes(RESTARTS),
+        "backoff_s": round(seen.gauge("backoff_s") or 0.0, 2),
         "last_error": seen.text("last_error"),
+        "ffmpeg_stderr": seen.text("ffmpeg_stderr").splitlines(),
         "ring": ring._asdict() if ring else None,
     }

@@ -8,12 +8,14 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -79,12 +81,18 @@ class Camera:
         return self.metrics.counter(name, "cam")
 
 
+@pytest.fixture(params=["ffmpeg", "pyav"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def camera(tmp_path: Path, clip: Path) -> Iterator[Callable[..., Camera]]:
+def camera(backend: str, tmp_path: Path, clip: Path) -> Iterator[Callable[..., Camera]]:
+    """Makes cameras of either backend: what is promised of the one is promised of the other."""
     made: list[Camera] = []
 
     def make(url: str, **changes: Any) -> Camera:
-        made.append(Camera(url, clip.parent, doorbell=str(tmp_path / "bell"), **changes))
+        made.append(Camera(url, clip.parent, **{"doorbell": str(tmp_path / "bell"), "backend": backend, **changes}))
         return made[-1]
 
     yield make
@@ -154,7 +162,13 @@ def test_bgr_and_scaling(camera: Callable[..., Camera], clip: Path) -> None:
     assert cam.tail.reader is not None
     spec = cam.tail.reader.spec
     assert (spec.width, spec.height, spec.source_width, spec.pix_fmt) == (160, 120, 320, "bgr24")
-    assert cam.tail.pictures[:3] == decoded(clip, "scale=160:120:flags=fast_bilinear", "bgr24", 160 * 120 * 3)[:3]
+    want = decoded(clip, "scale=160:120:flags=fast_bilinear", "bgr24", 160 * 120 * 3)[:3]
+    if cam.slice.backend == "ffmpeg":
+        assert cam.tail.pictures[:3] == want
+    # PyAV converts in one step what FFmpeg's program does in two: alike, not the same.
+    for picture, expected in zip(cam.tail.pictures, want):
+        difference = np.abs(np.frombuffer(picture, np.uint8).astype(int) - np.frombuffer(expected, np.uint8))
+        assert difference.mean() < 4
 
 
 def test_http(camera: Callable[..., Camera], clip: Path, reference: list[bytes]) -> None:
@@ -168,13 +182,32 @@ def test_http(camera: Callable[..., Camera], clip: Path, reference: list[bytes])
     assert cam.tail.pictures == reference
 
 
+def test_a_turned_recording_comes_upright(camera: Callable[..., Camera], clip: Path) -> None:
+    """As a telephone held upright makes them: stored lying, with a note that it be turned."""
+    turned = clip.with_name("turned.mp4")
+    command = [ffmpeg_binary(), "-loglevel", "error", "-y", "-display_rotation", "90", "-i", str(clip)]
+    subprocess.run([*command, "-c", "copy", str(turned)], check=True, stdin=subprocess.DEVNULL)
+    want = decoded(turned, SCALE.format(w=240, h=320), "yuv420p", 320 * 240 * 3 // 2)
+    cam = camera(str(turned))
+    cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+    assert cam.tail.reader is not None
+    assert (cam.tail.reader.spec.width, cam.tail.reader.spec.height) == (240, 320)
+    assert cam.tail.pictures[:3] == want[:3]
+
+
 # Trouble: one clear state, and never an end
 
 
 def test_a_wrong_path_is_misconfigured_and_retried(camera: Callable[..., Camera], clip: Path) -> None:
     with RtspServer({"a": Mount(clip, 10)}) as server:
         cam = camera(server.url("a") + "x")
-        cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 2)
+        cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 1)
+        # Every look at it until now has failed, and the second wait is at least half of a second long.
+        cam.run_until(lambda: cam.metrics.snapshot("x", 0).gauges.get("backoff_s", {}).get("cam", 0) > 0.25)
+        assert "404" in cam.metrics.snapshot("x", 0).texts["ffmpeg_stderr"]["cam"]
+        cam.run_until(lambda: cam.metrics.snapshot("x", 0).texts.get("quality"))
+        assert cam.metrics.snapshot("x", 0).texts["quality"]["cam"] == "unusable"
+        assert cam.counter("ffmpeg_restarts_source") == cam.counter("ffmpeg_restarts_total") >= 2
         assert "404" in cam.error()
         assert cam.states() == ["connecting", "misconfigured"], "retries are not events"
         assert not Path(cam.slice.ring).exists()
@@ -213,6 +246,7 @@ def test_a_missing_file_that_is_copied_in_later(camera: Callable[..., Camera], c
     late.unlink()
 
 
+@pytest.mark.parametrize("backend", ["ffmpeg"])
 def test_no_ffmpeg(camera: Callable[..., Camera], clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROWDPERF_FFMPEG", "/nonexistent/ffmpeg")
     cam = camera(str(clip))
@@ -273,6 +307,7 @@ def test_another_picture_size_is_another_epoch(camera: Callable[..., Camera], cl
     assert cam.tail.stamps[-1].sequence < 10
 
 
+@pytest.mark.parametrize("backend", ["ffmpeg"])
 def test_a_short_read_is_counted(camera: Callable[..., Camera], clip: Path, tmp_path: Path) -> None:
     """An FFmpeg that breaks off inside a picture, each time."""
     fake = tmp_path / "ffmpeg"
@@ -297,28 +332,49 @@ def _still(tail: RingTail) -> bool:
     return time.monotonic_ns() - tail.stamps[-1].monotonic_ns > 1_000_000_000
 
 
-def test_kill_9_leaves_no_ffmpeg_and_the_sequence_goes_on(clip: Path) -> None:
+def _ffmpegs(capture: CaptureProcess, backend: str) -> list[int]:
+    """The FFmpeg children: one, or none where this process decodes."""
+    found = [child.pid for child in capture.children()]
+    assert len(found) == (1 if backend == "ffmpeg" else 0)
+    return found
+
+
+def test_kill_9_leaves_no_ffmpeg_and_the_sequence_goes_on(clip: Path, backend: str) -> None:
     with RtspServer({"a": Mount(clip, 10, loop=True, shared_clock=True)}) as server:
-        slice_ = make_slice(server.url("a"), clip.parent, rtsp_stimeout_usec=60_000_000)
+        slice_ = make_slice(server.url("a"), clip.parent, rtsp_stimeout_usec=60_000_000, backend=backend)
         with CaptureProcess(slice_) as capture:
             tail = RingTail(capture.slice.ring)
             tail.collect(lambda: len(tail.stamps) >= 5, 30)
-            (ffmpeg,) = [child.pid for child in capture.children()]
+            ffmpegs = _ffmpegs(capture, backend)
             # An FFmpeg that has something to write would also die of the broken pipe.
             server.mounts["a"].stalled = True
             drained = functools.partial(_still, tail)
             wait_until(drained, what="the stall")
             capture.end(signal.SIGKILL)
-            wait_until(lambda: not alive(ffmpeg), 5, "the end of FFmpeg")
+            wait_until(lambda: not any(map(alive, ffmpegs)), 5, "the end of FFmpeg")
             server.mounts["a"].stalled = False
             last = tail.stamps[-1]
             capture.start()
             tail.collect(lambda: tail.stamps[-1].sequence > last.sequence + 3, 30)
             assert {stamp.epoch for stamp in tail.stamps} == {last.epoch}
             assert len({stamp.sequence for stamp in tail.stamps}) == len(tail.stamps)
-            (ffmpeg,) = [child.pid for child in capture.children()]
+            ffmpegs = _ffmpegs(capture, backend)
             assert capture.end(signal.SIGTERM) == 0
-            assert not alive(ffmpeg)
+            assert not any(map(alive, ffmpegs))
+            assert not Path(capture.slice.ring).exists()
+            tail.close()
+
+
+def test_a_silent_camera_does_not_hold_up_the_stop(clip: Path, backend: str) -> None:
+    mount = Mount(clip, 10, loop=True)
+    with RtspServer({"a": mount}) as server:
+        slice_ = make_slice(server.url("a"), clip.parent, rtsp_stimeout_usec=60_000_000, backend=backend, stall_s=60.0)
+        with CaptureProcess(slice_) as capture:
+            tail = RingTail(capture.slice.ring)
+            tail.collect(lambda: len(tail.stamps) >= 3, 30)
+            mount.stalled = True
+            wait_until(functools.partial(_still, tail), what="the stall")
+            assert capture.end(signal.SIGTERM) == 0, "`end` waits 15 s, the stall clock would take 60"
             assert not Path(capture.slice.ring).exists()
             tail.close()
 
@@ -334,12 +390,13 @@ def test_ffmpeg_s_last_words_are_kept_without_credentials(url: str) -> None:
     assert "S3cret" not in said
 
 
-def test_no_credentials_anywhere(clip: Path) -> None:
+def test_no_credentials_anywhere(clip: Path, backend: str) -> None:
     mount = Mount(clip, 10, loop=True, user="admin", password="S3cretPass")
     with RtspServer({"a": mount}) as server:
         wrong = server.url("a").replace("S3cretPass", "S3cretWrong")
         for url, state in ((server.url("a"), b'"live"'), (wrong, b'"misconfigured"')):
-            with CaptureProcess(make_slice(url, clip.parent, ffmpeg_extra_flags="-loglevel verbose")) as capture:
+            slice_ = make_slice(url, clip.parent, ffmpeg_extra_flags="-loglevel verbose", backend=backend)
+            with CaptureProcess(slice_) as capture:
                 assert capture.process is not None
                 assert capture.process.stderr is not None
                 for line in iter(capture.process.stderr.readline, b""):
@@ -402,5 +459,13 @@ def test_metrics_name_what_the_site_shows(camera: Callable[..., Camera], clip: P
     assert json.dumps(snapshot.gauges)
     reader = FrameReader(Path(cam.slice.ring))
     assert reader.heartbeat_ns() > 0
-    assert psutil.Process().children(), "FFmpeg is a child of the process that captures"
+    newest = reader.head()
+    if cam.slice.backend == "ffmpeg":
+        names = [child.name() for child in psutil.Process().children()]
+        assert any("ffmpeg" in name for name in names), "FFmpeg is a child of the process that captures"
+        assert snapshot.texts["pts_source"]["cam"] == "none"
+        assert reader.pts(newest) is None
+    else:
+        assert snapshot.texts["pts_source"]["cam"] == "stream"
+        assert reader.pts(newest) == (newest - 1) * 100_000, "microseconds, over the end of the loop as well"
     reader.close()

@@ -304,12 +304,18 @@ def test_debug_shows_cameras_and_processes(client: httpx.Client, site: Synthetic
     site.metrics("inference").count("drops_stale", 4, "plaza")
     site.metrics("tracking-0").gauge("tracking_lag_s", 0.1234, "plaza")
     site.metrics("capture-plaza").text("last_error", "the camera closed the connection", "plaza")
+    site.metrics("capture-plaza").count("ffmpeg_restarts_stall", 2, "plaza")
+    site.metrics("capture-plaza").gauge("backoff_s", 3.456, "plaza")
+    site.metrics("capture-plaza").text("quality", "fair", "plaza")
+    site.metrics("capture-plaza").text("ffmpeg_stderr", "one line\nrtsp://a:s3cret@h/x failed", "plaza")
     site.measure()
     body = client.get("/debug").json()
     plaza = body["cameras"]["plaza"]
     assert plaza["ffmpeg_restarts_total"] == 2
     assert plaza["latency_ms"] == 123.4
     assert plaza["drops"] == {"stale": 4}
+    assert (plaza["quality"], plaza["backoff_s"], plaza["ffmpeg_restarts"]) == ("fair", 3.46, {"stall": 2})
+    assert plaza["ffmpeg_stderr"] == ["one line", "rtsp://***@h/x failed"]
     assert plaza["last_error"] == "the camera closed the connection"
     assert (plaza["ring"]["head"], plaza["ring"]["slots"], plaza["live"]) == (1, 4, True)
     assert set(body["processes"]["inference"]) >= {"pid", "uptime_s", "rss_bytes", "cpu_percent"}

@@ -1,0 +1,218 @@
+"""Processor time of one 1080p picture from the clip to a reader of the ring, beside bare decoding and beside peers.
+
+The limit is `ffmpeg -threads 1 -f null`: the same FFmpeg decodes the same clip and throws the pictures away. Everything
+is processor time of this process and its children, system time included; reading the ring is part of ours, and handing
+the picture over is part of each peer. The clip is 1080p, from CROWDPERF_CLIPS (default ../shared/clips).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bench.harness import Row, compared
+from crowdperf.capture import argv, probe
+from crowdperf.capture.argv import Options
+from crowdperf.capture.binary import UNASKED, abilities, ffmpeg_binary
+from crowdperf.capture.ffmpeg import FfmpegChild
+from crowdperf.capture.probe import Probe
+from crowdperf.capture.source import Source
+from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec
+
+CLIP = Path(os.environ.get("CROWDPERF_CLIPS", "../shared/clips")) / "towncentre_a.mp4"
+SOURCE = Probe(1920, 1080, 30.0, True)
+WAIT_S = 10.0
+Frames = Iterator[memoryview]
+
+
+def spent_s() -> float:
+    """Processor time of this process and of its children that have ended."""
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
+
+
+def per_frame_ms(run: Callable[[], int]) -> float:
+    """Processor milliseconds by picture; `run` returns how many there were."""
+    before = spent_s()
+    count = run()
+    assert count > 0
+    return (spent_s() - before) / count * 1000
+
+
+def options(pyav: bool) -> Options:
+    """As a camera has them, but not paced."""
+    binary = ffmpeg_binary()
+    known = UNASKED if pyav else abilities(binary)
+    return Options(binary=binary, abilities=known, source=Source("file", str(CLIP)))
+
+
+def geometry(width: int, pix_fmt: Literal["yuv420p", "bgr24"]) -> RingSpec:
+    """The ring of the clip."""
+    return probe.ring_spec(SOURCE, pix_fmt=pix_fmt, analysis_width=width, queue_max=2, target_fps=10.0, frame_skip=0)
+
+
+def bare() -> int:
+    """Decode and throw away."""
+    command = [ffmpeg_binary(), "-nostdin", "-loglevel", "info", "-nostats", "-threads", "1", "-i", str(CLIP), "-an"]
+    said = subprocess.run([*command, "-f", "null", "-"], check=True, capture_output=True).stderr.decode()
+    return int(said.rpartition("frame=")[2].split()[0])
+
+
+def into_ring(spec: RingSpec, start: Callable[[], Any]) -> int:
+    """Through the ring: the capture loop's inner part, and a reader that copies every picture."""
+    path = Path(f"/dev/shm/crowdperf.bench{os.getpid()}.decode")
+    writer, child, count = FrameWriter(path, spec, None), start(), 0
+    reader, out = FrameReader(path), np.empty(spec.frame_bytes, np.uint8)
+    try:
+        while _fill(child, writer.slot()):
+            sequence = writer.publish(1, 1)
+            assert reader.read(sequence, out)
+            count += 1
+        return count
+    finally:
+        child.exit_code()
+        reader.close()
+        writer.close(unlink=True)
+
+
+def _fill(child: Any, view: memoryview) -> bool:
+    """One whole picture; False at the end."""
+    filled = 0
+    while filled < len(view):
+        got = child.read_into(view[filled:], WAIT_S)
+        if got is None:
+            return False
+        filled += got
+    return True
+
+
+def ffmpeg(width: int, pix_fmt: Literal["yuv420p", "bgr24"], scaler: str = "fast_bilinear") -> int:
+    """The backend `ffmpeg`."""
+    spec = geometry(width, pix_fmt)
+    command = [part.replace("flags=fast_bilinear", f"flags={scaler}") for part in argv.capture(options(False), spec)]
+    return into_ring(spec, lambda: FfmpegChild(command, str))
+
+
+def pyav(width: int) -> int:
+    """The backend `pyav`."""
+    from crowdperf.capture.pyav import PyavChild
+
+    spec = geometry(width, "yuv420p")
+
+    def start() -> PyavChild:
+        child = PyavChild(options(True), False, WAIT_S, str, paced=False)
+        child.shape(spec)
+        return child
+
+    return into_ring(spec, start)
+
+
+def _pictures() -> Iterator[bytearray]:
+    """The pictures of the FFmpeg child, each in memory of its own, for the peers that pass them on."""
+    spec = geometry(640, "yuv420p")
+    child = FfmpegChild(argv.capture(options(False), spec), str)
+    picture = bytearray(spec.frame_bytes)
+    while _fill(child, memoryview(picture)):
+        yield picture
+    child.exit_code()
+
+
+def opencv() -> int:
+    """OpenCV's VideoCapture, and its own resize to the same size."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "threads;1")
+    capture, count = cv2.VideoCapture(str(CLIP), cv2.CAP_FFMPEG), 0
+    while True:
+        there, picture = capture.read()
+        if not there:
+            return count
+        cv2.resize(picture, (640, 360), interpolation=cv2.INTER_LINEAR)
+        count += 1
+
+
+def load_streams() -> int:
+    """Ultralytics' LoadStreams with a buffer, so that it skips nothing."""
+    from ultralytics.data.loaders import LoadStreams
+
+    with tempfile.NamedTemporaryFile("w", suffix=".streams") as listing:
+        listing.write(str(CLIP.resolve()))
+        listing.flush()
+        count = 0
+        for _ in LoadStreams(listing.name, buffer=True):
+            count += 1
+        return count
+
+
+def queue() -> int:
+    """Pictures through a multiprocessing.Queue: pickled, a pipe, unpickled."""
+    channel: Any = multiprocessing.Queue(4)
+    count = 0
+    for picture in _pictures():
+        channel.put(bytes(picture))
+        channel.get()
+        count += 1
+    channel.close()
+    channel.join_thread()
+    return count
+
+
+def segments() -> int:
+    """One shared-memory segment for each picture, its name through a queue."""
+    channel: Any = multiprocessing.SimpleQueue()
+    out, count = np.empty(geometry(640, "yuv420p").frame_bytes, np.uint8), 0
+    for picture in _pictures():
+        made = SharedMemory(create=True, size=len(picture))
+        made.buf[: len(picture)] = picture
+        channel.put(made.name)
+        taken = SharedMemory(channel.get())
+        np.copyto(out, np.frombuffer(taken.buf, np.uint8, len(picture)))
+        taken.close()
+        made.close()
+        made.unlink()
+        count += 1
+    return count
+
+
+def rows(short: bool) -> list[Row]:
+    """decode_to_ring_cpu/<variant> beside bare decoding, decode_to_ring_vs/<peer> beside the peer, and memory."""
+    times = 3 if short else 7
+    variants: list[tuple[str, Callable[[], int]]] = [
+        ("ffmpeg_640", lambda: ffmpeg(640, "yuv420p")),
+        ("pyav_640", lambda: pyav(640)),
+    ]
+    if not short:
+        variants += [
+            ("ffmpeg_640_bilinear", lambda: ffmpeg(640, "yuv420p", "bilinear")),
+            ("ffmpeg_640_bicubic", lambda: ffmpeg(640, "yuv420p", "bicubic")),
+            ("ffmpeg_640_area", lambda: ffmpeg(640, "yuv420p", "area")),
+            ("ffmpeg_1080_bgr24", lambda: ffmpeg(1920, "bgr24")),
+        ]
+    peers = (("opencv", opencv), ("load_streams", load_streams), ("queue", queue), ("segment_per_frame", segments))
+    for _, warm_up in (*variants, *peers):
+        warm_up()
+    limits = [(name, [(per_frame_ms(run), per_frame_ms(bare)) for _ in range(times)]) for name, run in variants]
+    found = [compared(f"decode_to_ring_cpu/{name}", pairs, "bare decoding", unit="ms/frame") for name, pairs in limits]
+    for backend in ("ffmpeg_640", "pyav_640"):
+        run = dict(variants)[backend]
+        for name, peer in peers:
+            pairs = [(per_frame_ms(run), per_frame_ms(peer)) for _ in range(3)]
+            found.append(compared(f"decode_to_ring_vs/{backend}/{name}", pairs, name, unit="ms/frame"))
+        found.append(_camera_hour(backend, found))
+    return found
+
+
+def _camera_hour(backend: str, found: list[Row]) -> Row:
+    """What an hour of a camera at 10 frames/s costs: decoding is proportional to the frames."""
+    cpu = next(row.value for row in found if row.name == f"decode_to_ring_cpu/{backend}")
+    return Row(name=f"camera_hour_cpu/{backend}", value=cpu / 1000 * 36_000, unit="s at 10/s", repetitions=1)

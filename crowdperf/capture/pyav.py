@@ -1,0 +1,299 @@
+"""The backend `pyav`: decoding inside this process, in a thread that is left behind when it hangs.
+
+The thread opens, reads, decodes, paces and scales (a picture that one core decodes and another scales costs a tenth
+more); the capture loop copies into the ring. A thread that is stuck in a read can therefore never touch a ring, and
+libav's own time-outs end it later.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from fractions import Fraction
+from typing import TYPE_CHECKING, NamedTuple
+
+import av
+import numpy as np
+from av.codec.context import Flags
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from crowdperf.capture.argv import PATIENT, PROTOCOLS, QUICK, Options
+from crowdperf.capture.probe import Probe
+from crowdperf.capture.source import SourceError
+from crowdperf.frames.layout import NO_PTS, RingSpec
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+    from numpy.typing import NDArray
+
+TAIL_LINES = 100
+END_S = 1.0
+READY = 2
+"""Decoded pictures that may wait for the loop; more would only be older."""
+ARRIVALS = 64
+_ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 18 else {}
+_DEMUXER_FLAGS = frozenset(
+    (
+        *("-analyzeduration", "-buffer_size", "-err_detect", "-fflags", "-flags", "-max_delay", "-probesize"),
+        *("-reorder_queue_size", "-rtsp_flags", "-skip_frame", "-tls_verify", "-use_wallclock_as_timestamps"),
+        "-user_agent",
+    )
+)
+_SILENT = {"-loglevel": 1, "-v": 1, "-an": 0, "-sn": 0, "-dn": 0, "-hide_banner": 0, "-nostats": 0}
+"""Options that mean nothing here, with how many values they have."""
+
+
+class _Ready(NamedTuple):
+    """A scaled picture, its quarter turns to be upright, when its packet arrived, its time in microseconds."""
+
+    frame: VideoFrame
+    turns: int
+    arrived: tuple[int, int]
+    pts: int
+
+
+def container_options(options: Options) -> dict[str, str]:
+    """What libavformat and the decoder are told; the counterpart of the FFmpeg child's command line.
+
+    Raises:
+        SourceError: a flag that only FFmpeg's program knows.
+    """
+    chosen = dict(zip((PATIENT if options.patient else QUICK)[::2], (PATIENT if options.patient else QUICK)[1::2]))
+    chosen |= {"-flags": "low_delay"}
+    rest = iter((*options.extra_flags, *options.output_flags))
+    for flag in rest:
+        if flag in _DEMUXER_FLAGS:
+            chosen[flag] = next(rest)
+        elif flag not in _SILENT:
+            raise SourceError(
+                f"the backend pyav cannot use the flag {flag!r}. "
+                "Remedy: take it out of FFMPEG_EXTRA_FLAGS and ffmpeg_flags, or set the camera's backend to ffmpeg."
+            )
+        elif _SILENT[flag]:
+            next(rest)
+    found = {name[1:]: value for name, value in chosen.items()}
+    found["protocol_whitelist"] = PROTOCOLS[options.source.kind]
+    if options.source.kind == "rtsp":
+        found |= {"rtsp_transport": options.rtsp_transport, "timeout": str(options.timeout_usec)}
+    elif options.source.kind == "http":
+        found["rw_timeout"] = str(options.timeout_usec)
+    return found
+
+
+class PyavChild:
+    """One connection. It has the methods of `FfmpegChild` that the capture loop uses after opening.
+
+    Args:
+        options: the source and how to read it; whether it is a recording is found out here.
+        loop: play a recording again and again.
+        silence_s: a read that takes longer ends the connection.
+        clean: takes secrets out of error texts.
+        paced: play a recording no faster than it was filmed.
+
+    Raises:
+        SourceError: see `container_options`.
+    """
+
+    pipe_bytes = 0
+
+    def __init__(
+        self, options: Options, loop: bool, silence_s: float, clean: Callable[[str], str], paced: bool = True
+    ) -> None:
+        self.found: Probe | None = None
+        """The source, as its first picture shows it; None until then."""
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.arrived: tuple[int, int] | None = None
+        """Wall clock and monotonic ns at which the last picture's packet came."""
+        self.pts = NO_PTS
+        self.camera_clock_ns: int | None = None
+        """The last picture's time by the camera's own clock, where RTCP sender reports tell it."""
+        self._source = options.source
+        self._options = container_options(options)
+        self._loop = loop
+        self._silence_s = silence_s
+        self._clean = clean
+        self._paced = paced
+        self._spec: RingSpec | None = None
+        self._reformatter = VideoReformatter()
+        self._ready: deque[_Ready] = deque()
+        self._arrivals: dict[int | None, tuple[int, int]] = {}
+        self._realtime_us = 0
+        self._changed = threading.Condition()
+        self._ending = threading.Event()
+        self._over = False
+        self._code = 1
+        self._thread = threading.Thread(target=self._run, name="pyav", daemon=True)
+        self._thread.start()
+
+    def attend(self, timeout_s: float) -> bool:
+        """Wait for the first picture; False once the connection is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.found or self._over, timeout_s)
+            return not self._over
+
+    def shape(self, spec: RingSpec) -> None:
+        """Say what the pictures have to become, before the first `read_into`."""
+        with self._changed:
+            self._spec = spec
+            self._changed.notify_all()
+
+    def read_into(self, view: memoryview, timeout_s: float) -> int | None:
+        """Copy the next picture into `view`, which is a whole slot.
+
+        Returns:
+            len(view), 0 after `timeout_s` without a picture, None at the end of the stream.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._over, timeout_s)
+            if not self._ready:
+                return None if self._over else 0
+            ready = self._ready.popleft()
+            self._changed.notify_all()
+        self.arrived, self.pts = ready.arrived, ready.pts
+        clock = self._realtime_us and ready.pts != NO_PTS
+        self.camera_clock_ns = (self._realtime_us + ready.pts) * 1000 if clock else None
+        _copy(ready.frame, ready.turns, np.frombuffer(view, np.uint8))
+        return len(view)
+
+    def exit_code(self) -> int:
+        """0 where a recording has been played to its end; also lets go, as `end`."""
+        self.end()
+        return self._code
+
+    def end(self) -> int:
+        """Ask the thread to leave; one that is stuck in a read is left to its time-out."""
+        self._ending.set()
+        with self._changed:
+            self._ready.clear()
+            self._changed.notify_all()
+        self._thread.join(END_S)
+        return self._code
+
+    def _run(self) -> None:
+        limits = (self._silence_s, self._silence_s)
+        try:
+            with av.open(self._source.target, options=self._options, timeout=limits) as container:
+                self._play(container)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            if not self._ending.is_set():
+                self.tail.append(self._clean(str(error)))
+        finally:
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()
+
+    def _play(self, container: InputContainer) -> None:
+        if not container.streams.video:
+            self.tail.append("the source does not contain any stream of video")
+            return
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        stream.codec_context.flags |= Flags.low_delay
+        finite = bool(container.duration and container.duration > 0)
+        recording = self._source.kind == "file" or (self._source.kind == "http" and finite)
+        paced = recording and self._paced
+        began, played_us = time.monotonic(), 0
+        while True:
+            first_us = newest_us = None
+            for packet in container.demux(stream):
+                if self._ending.is_set():
+                    return
+                self._arrive(packet)
+                for frame in _decoded(packet):
+                    pts_us = _microseconds(frame.pts, frame.time_base or stream.time_base)
+                    if first_us is None:
+                        first_us = pts_us or 0
+                    if pts_us is not None:
+                        newest_us = pts_us - first_us
+                    if paced and self._ending.wait(began + (played_us + (newest_us or 0)) / 1e6 - time.monotonic()):
+                        return
+                    self._realtime_us = getattr(container, "start_time_realtime", None) or 0
+                    offset = played_us - first_us if self._loop else 0
+                    if not self._hand_over(frame, pts_us, offset, recording, float(stream.average_rate or 0)):
+                        return
+            if first_us is None or not (self._loop and recording):
+                self._code = 0 if recording else 1
+                return
+            played_us += (newest_us or 0) + int(1e6 / (stream.average_rate or 25))
+            container.seek(0)
+
+    def _arrive(self, packet: Packet[VideoStream]) -> None:
+        self._arrivals[packet.pts] = (time.time_ns(), time.monotonic_ns())
+        if len(self._arrivals) > ARRIVALS:
+            del self._arrivals[next(iter(self._arrivals))]
+
+    def _hand_over(self, frame: VideoFrame, pts_us: int | None, offset_us: int, recording: bool, fps: float) -> bool:
+        """Give a picture to the loop; False when this connection is to end."""
+        turns = frame.rotation // 90 % 4
+        width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+        now = (time.time_ns(), time.monotonic_ns())
+        arrived = now if recording else self._arrivals.pop(frame.pts, now)
+        if self.found is None:
+            with self._changed:
+                self.found = Probe(width, height, fps, recording)
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._spec or self._ending.is_set())
+        elif (width, height) != self.found[:2]:
+            self.tail.append(f"the picture's size changed from {self.found[0]}x{self.found[1]} to {width}x{height}")
+            return False
+        if self._spec is None:
+            return False
+        pts = NO_PTS if pts_us is None else max(0, pts_us + offset_us)
+        ready = _Ready(_scaled(self._reformatter, frame, turns, self._spec), turns, arrived, pts)
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._ready) < READY or self._ending.is_set())
+            if self._ending.is_set():
+                return False
+            self._ready.append(ready)
+            self._changed.notify_all()
+        return True
+
+
+def _decoded(packet: Packet[VideoStream]) -> list[VideoFrame]:
+    """The packet's pictures; none where it is damaged, since the next keyframe heals that."""
+    try:
+        return packet.decode()
+    except av.error.InvalidDataError:
+        return []
+
+
+def _microseconds(pts: int | None, base: Fraction | None) -> int | None:
+    return None if pts is None or base is None else pts * 1_000_000 * base.numerator // base.denominator
+
+
+def _scaled(reformatter: VideoReformatter, frame: VideoFrame, turns: int, spec: RingSpec) -> VideoFrame:
+    """`frame` in the ring's format, and of its size once turned. A ring made by `probe.ring_spec` has no padding."""
+    width, height = (spec.height, spec.width) if turns % 2 else (spec.width, spec.height)
+    yuv = spec.pix_fmt == "yuv420p"
+    return reformatter.reformat(
+        frame,
+        width,
+        height,
+        spec.pix_fmt,
+        interpolation=Interpolation.FAST_BILINEAR,
+        dst_colorspace=Colorspace.ITU601 if yuv else None,
+        dst_color_range=ColorRange.MPEG if yuv else None,
+        **_ONE_THREAD,
+    )
+
+
+def _copy(picture: VideoFrame, turns: int, out: NDArray[np.uint8]) -> None:
+    """Store the planes one after the other, without the padding of their rows, turned upright.
+
+    Args:
+        out: uint8, shape (frame_bytes,).
+    """
+    start = 0
+    for plane in picture.planes:
+        packed = 3 if len(picture.planes) == 1 else 1
+        h, w, row = plane.height, plane.width * packed, plane.line_size
+        source = np.frombuffer(memoryview(plane), np.uint8, h * row).reshape(h, row)[:, :w]
+        if turns:
+            source = np.rot90(source.reshape(h, -1, 3) if packed == 3 else source, turns)
+        np.copyto(out[start : start + h * w].reshape(source.shape), source)
+        start += h * w
