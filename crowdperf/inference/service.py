@@ -34,13 +34,13 @@ class Service:
         outbox: Outbox,
         metrics: Metrics,
         clock: Callable[[], float],
-        empty_every: int = 0,
+        empty_every_s: float = 0,
     ) -> None:
         self._detector, self._cameras, self._schedule, self._outbox = detector, cameras, schedule, outbox
         self._metrics, self._clock = metrics, clock
         self._stats = Stats(metrics, clock())
         self._scanned_at = float("-inf")
-        self._empty_every, self._batches = empty_every, 0
+        self._empty_every_s, self._emptied_at = empty_every_s, clock()
 
     def turn(self, rung: bool) -> bool:
         """Analyse one batch if any frame is due.
@@ -105,8 +105,9 @@ class Service:
                 continue
             self._outbox.put(message(one.camera, reader, stamp, detections))
             self._stats.analysed(one.camera)
-        self._batches += 1
-        if self._empty_every and self._batches % self._empty_every == 0:
+        now = self._clock()
+        if self._empty_every_s and now - self._emptied_at >= self._empty_every_s:
+            self._emptied_at = now
             self._detector.runtime.empty_cache()
 
     def _refuse(self, picked: list[Picked], reason: str) -> None:
