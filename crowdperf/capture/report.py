@@ -49,7 +49,6 @@ class StateReporter:
 
     def _run(self) -> None:
         backoff = Backoff()
-        away = False
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._queue or self._closing)
@@ -59,15 +58,13 @@ class StateReporter:
             try:
                 self._publisher.publish(event)
             except (*OUTAGE, redis.ResponseError) as error:
-                if not away:
+                if backoff.worth_saying:
                     log.warning("Redis takes nothing (%s): state changes wait in memory", error)
-                away = True
                 with self._wake:
                     self._wake.wait(backoff.next())
                     if self._closing:
                         return
                 continue
-            away = False
             backoff.reset()
             with self._wake:
                 # It may have left the bounded queue meanwhile.

@@ -11,6 +11,9 @@ SOCKET_TIMEOUT_S = 5.0
 BLOCK_MS = 500
 """Longest XREADGROUP/XREAD block: well below the socket's time-out, and short enough for a prompt stop."""
 
+SAY_AT_S = 0.8
+"""The wait before which an outage is logged: 0.05 + 0.1 + 0.2 + 0.4 s have passed by then."""
+
 OUTAGE = (redis.ConnectionError, redis.TimeoutError)
 """Expected trouble: back off and connect again."""
 
@@ -22,9 +25,12 @@ class Backoff:
         self._wait = 0.05
 
     @property
-    def fresh(self) -> bool:
-        """Whether nothing has failed since the last success: the time to log an outage, once."""
-        return self._wait == 0.05
+    def worth_saying(self) -> bool:
+        """True at one failure of an outage, about a second into it: the time to log it, once.
+
+        Shorter ones, as while everything starts at the same time, concern nobody.
+        """
+        return self._wait == SAY_AT_S
 
     def next(self) -> float:
         """Seconds to wait before the next attempt."""

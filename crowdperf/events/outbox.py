@@ -85,7 +85,7 @@ class Outbox:
         return len(batch)
 
     def _away(self, error: BaseException, now: float) -> None:
-        if self._backoff.fresh:
+        if self._backoff.worth_saying:
             log.warning("Redis is away (%s): detections wait in memory", error)
         self.connected = False
         self._epochs.clear()

@@ -34,7 +34,7 @@ def main(slice_: TrackingSlice, runtime: Runtime) -> None:
             else:
                 runtime.wait(IDLE_S)
         except OUTAGE as error:
-            if backoff.fresh:
+            if backoff.worth_saying:
                 log.warning("Redis is away (%s): going on from the last stored state when it is back", error)
             # Whether a commit that was under way is stored, only Redis knows: what memory holds must not be trusted.
             started = False

@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Any
 
-from crowdperf.events.connection import OUTAGE, connect
+from crowdperf.events.connection import OUTAGE, Backoff, connect
 from crowdperf.events.streams import DETECTIONS, EVENTS, key
 from crowdperf.runtime import Runtime
 from crowdperf.slices import WorkerSlice
@@ -20,13 +20,17 @@ log = logging.getLogger(__name__)
 def main(slice_: WorkerSlice, runtime: Runtime) -> None:
     """Sweep every 15 s until told to stop."""
     client = connect(slice_.redis_url)
+    backoff = Backoff()
     while not runtime.stopping:
         runtime.tick()
         try:
             sweep(client, slice_, runtime, time.time())
+            backoff.reset()
+            runtime.wait(INTERVAL_S)
         except OUTAGE as error:
-            log.warning("Redis is away (%s): the next sweep will do", error)
-        runtime.wait(INTERVAL_S)
+            if backoff.worth_saying:
+                log.warning("Redis is away (%s): housekeeping waits", error)
+            runtime.wait(backoff.next())
 
 
 def sweep(client: Any, slice_: WorkerSlice, runtime: Runtime, now: float) -> None:

@@ -37,7 +37,7 @@ def main(slice_: WorkerSlice, runtime: Runtime) -> None:
             runtime.metrics.gauge("dead_letters", consumer.dead_letters)
             backoff.reset()
         except OUTAGE as error:
-            if backoff.fresh:
+            if backoff.worth_saying:
                 log.warning("Redis is away (%s): the events stream keeps what is not recorded yet", error)
             connected = False
             runtime.wait(backoff.next())
