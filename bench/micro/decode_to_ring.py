@@ -7,10 +7,12 @@ the picture over is part of each peer. The clip is 1080p, from CROWDPERF_CLIPS (
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import resource
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing.shared_memory import SharedMemory
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 
 from bench.harness import Row, compared
 from crowdperf.capture import argv, probe
@@ -31,6 +34,7 @@ from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec
 CLIP = Path(os.environ.get("CROWDPERF_CLIPS", "../shared/clips")) / "towncentre_a.mp4"
 SOURCE = Probe(1920, 1080, 30.0, True)
 WAIT_S = 10.0
+MEMORY_AT = 200
 Frames = Iterator[memoryview]
 
 
@@ -67,8 +71,8 @@ def bare() -> int:
     return int(said.rpartition("frame=")[2].split()[0])
 
 
-def into_ring(spec: RingSpec, start: Callable[[], Any]) -> int:
-    """Through the ring: the capture loop's inner part, and a reader that copies every picture."""
+def into_ring(spec: RingSpec, start: Callable[[], Any], at: int = 0, look: Callable[[], object] = bool) -> int:
+    """Through the ring: the capture loop's inner part, and a reader that copies every picture; `look()` at one."""
     path = Path(f"/dev/shm/crowdperf.bench{os.getpid()}.decode")
     writer, child, count = FrameWriter(path, spec, None), start(), 0
     reader, out = FrameReader(path), np.empty(spec.frame_bytes, np.uint8)
@@ -77,6 +81,8 @@ def into_ring(spec: RingSpec, start: Callable[[], Any]) -> int:
             sequence = writer.publish(1, 1)
             assert reader.read(sequence, out)
             count += 1
+            if count == at:
+                look()
         return count
     finally:
         child.exit_code()
@@ -102,7 +108,7 @@ def ffmpeg(width: int, pix_fmt: Literal["yuv420p", "bgr24"], scaler: str = "fast
     return into_ring(spec, lambda: FfmpegChild(command, str))
 
 
-def pyav(width: int) -> int:
+def pyav(width: int, at: int = 0, look: Callable[[], object] = bool) -> int:
     """The backend `pyav`."""
     from crowdperf.capture.pyav import PyavChild
 
@@ -113,7 +119,29 @@ def pyav(width: int) -> int:
         child.shape(spec)
         return child
 
-    return into_ring(spec, start)
+    return into_ring(spec, start, at, look)
+
+
+def print_memory() -> None:
+    """MiB of this process and its children, shared pages divided among those that share them; the ring is in it."""
+    me = psutil.Process()
+    print(sum(each.memory_full_info().pss for each in (me, *me.children(recursive=True))) / 2**20)
+
+
+def measure_memory(backend: str) -> None:
+    """In a process of its own, with all that a capture process imports."""
+    importlib.import_module("crowdperf.capture.process")
+    if backend == "pyav_640":
+        pyav(640, MEMORY_AT, print_memory)
+    else:
+        spec = geometry(640, "yuv420p")
+        into_ring(spec, lambda: FfmpegChild(argv.capture(options(False), spec), str), MEMORY_AT, print_memory)
+
+
+def _memory(backend: str) -> Row:
+    command = [sys.executable, "-m", "bench.micro.decode_to_ring", backend]
+    said = subprocess.run(command, check=True, capture_output=True).stdout
+    return Row(name=f"camera_memory/{backend}", value=float(said), unit="MiB", repetitions=1)
 
 
 def _pictures() -> Iterator[bytearray]:
@@ -208,7 +236,7 @@ def rows(short: bool) -> list[Row]:
         for name, peer in peers:
             pairs = [(per_frame_ms(run), per_frame_ms(peer)) for _ in range(3)]
             found.append(compared(f"decode_to_ring_vs/{backend}/{name}", pairs, name, unit="ms/frame"))
-        found.append(_camera_hour(backend, found))
+        found += [_camera_hour(backend, found), _memory(backend)]
     return found
 
 
@@ -216,3 +244,7 @@ def _camera_hour(backend: str, found: list[Row]) -> Row:
     """What an hour of a camera at 10 frames/s costs: decoding is proportional to the frames."""
     cpu = next(row.value for row in found if row.name == f"decode_to_ring_cpu/{backend}")
     return Row(name=f"camera_hour_cpu/{backend}", value=cpu / 1000 * 36_000, unit="s at 10/s", repetitions=1)
+
+
+if __name__ == "__main__":
+    measure_memory(sys.argv[1])

@@ -9,12 +9,14 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import psutil
 import pytest
@@ -123,6 +125,18 @@ def test_rtsp_gives_every_frame(
     assert cam.tail.pictures == reference
     assert [stamp.sequence for stamp in cam.tail.stamps] == list(range(1, len(reference) + 1))
     assert cam.counter("frames_captured") == len(reference)
+
+
+@pytest.mark.parametrize("backend", ["pyav"])
+def test_the_camera_s_own_clock_tells_how_old_a_picture_is(camera: Callable[..., Camera], clip: Path) -> None:
+    if not hasattr(av.container.InputContainer, "start_time_realtime"):
+        pytest.skip("av 18 is the first that tells the stream's wall clock")
+    with RtspServer({"a": Mount(clip, 10, loop=True, clock_offset_s=7.0)}) as server:
+        cam = camera(server.url("a"))
+        cam.run_until(lambda: "glass_to_capture_ms" in cam.metrics.snapshot("x", 0).gauges)
+        age_ms = cam.metrics.snapshot("x", 0).gauges["glass_to_capture_ms"]["cam"]
+    # A busy machine may add to it, nothing takes away: 7 s less than a frame period.
+    assert 6_900 < age_ms < 14_000
 
 
 def test_a_single_group_of_pictures_with_b_frames(camera: Callable[..., Camera], clip: Path) -> None:
@@ -377,6 +391,15 @@ def test_a_silent_camera_does_not_hold_up_the_stop(clip: Path, backend: str) -> 
             assert capture.end(signal.SIGTERM) == 0, "`end` waits 15 s, the stall clock would take 60"
             assert not Path(capture.slice.ring).exists()
             tail.close()
+
+
+def test_an_ffmpeg_that_ignores_requests_is_killed() -> None:
+    """A stand-in: the real one does so for seconds when its camera is silent."""
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(60)"
+    child = FfmpegChild([sys.executable, "-c", deaf], str)
+    wait_until(lambda: child.read_into(memoryview(bytearray(10)), 0.1), what="its first byte")
+    assert child.end() == -signal.SIGKILL
+    assert not alive(child.pid)
 
 
 @pytest.mark.parametrize("url", ["rtsp://admin:S3cret%21@127.0.0.1:1/a", "http://127.0.0.1:1/a?token=S3cret"])

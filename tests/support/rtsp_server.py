@@ -26,6 +26,8 @@ from crowdperf.capture.binary import ffmpeg_binary
 MTU = 1400
 CLOCK = 90_000
 PROBE_S = 3.0
+NTP_OFFSET_S = 2_208_988_800
+"""From 1900, where NTP begins, to 1970."""
 
 
 @dataclass
@@ -47,6 +49,8 @@ class Mount:
     """Announce the parameter sets in the SDP, as most cameras do."""
     replay: bool = True
     """False: once a client has got the clip to its end, every later PLAY ends at once."""
+    clock_offset_s: float | None = None
+    """Begin with an RTCP sender report that says that the first picture was taken this long before now."""
     garbage: bool = False
     """Replace the content of every slice by noise."""
     plays: int = field(default=0, init=False)
@@ -243,6 +247,10 @@ class _Client:
         began = mount.started_at if mount.shared_clock else now
         index = int((now - began) * mount.fps)
         sequence, noise = 0, random.Random(7)
+        if mount.clock_offset_s is not None:
+            ntp = int((time.time() - mount.clock_offset_s + NTP_OFFSET_S) * 2**32)
+            first = int(mount.times[index % len(mount.frames)] * CLOCK / mount.fps) & 0xFFFFFFFF
+            self.send(struct.pack(">BBHIQIII", 0x80, 200, 6, 0xC0FFEE, ntp, first, 0, 0), 1)
         while mount.loop or (index < len(mount.frames) and not (mount.finished and not mount.replay)):
             await asyncio.sleep(began + index / mount.fps - time.monotonic())
             unit = mount.frames[index % len(mount.frames)]
