@@ -37,6 +37,7 @@ class Quality:
     def __init__(self, now: float) -> None:
         self._began = now
         self._stated_fps = 0.0
+        self._came = False
         self._minutes: deque[_Minute] = deque([_Minute(now)])
 
     def expect(self, fps: float) -> None:
@@ -44,7 +45,10 @@ class Quality:
         self._stated_fps = fps
 
     def delivered(self, now: float, frames: int) -> None:
-        """So many pictures have come."""
+        """So many pictures have come. The first begins the measurement: a start takes its time, and is no loss."""
+        if not self._came:
+            losses = sum(minute.losses for minute in self._minutes)
+            self._came, self._began, self._minutes = True, now, deque([_Minute(now, 0, losses)])
         self._minute(now).frames += frames
 
     def lost(self, now: float, stall: bool) -> None:

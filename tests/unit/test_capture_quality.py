@@ -50,6 +50,14 @@ def test_a_camera_that_has_gone_becomes_unusable() -> None:
     assert quality.grade(50_000.0) == "unusable"
 
 
+def test_a_slow_start_is_no_loss() -> None:
+    quality = Quality(0.0)
+    quality.expect(10.0)
+    for second in range(8, 60):
+        quality.delivered(float(second), 10)
+    assert quality.grade(60.0) == "excellent"
+
+
 def test_a_source_without_a_rate_is_measured_by_its_best_minute() -> None:
     quality = hour(5, 600, fps=0.0)
     assert quality.grade(300.0) == "excellent"
@@ -59,6 +67,6 @@ def test_a_source_without_a_rate_is_measured_by_its_best_minute() -> None:
 def test_no_verdict_too_early_and_a_clear_one_for_a_camera_that_never_came() -> None:
     quality = Quality(0.0)
     quality.delivered(5.0, 50)
-    assert quality.grade(5.0) is None
+    assert quality.grade(14.0) is None
     assert quality.grade(20.0) is None, "it delivers, at a rate that nobody knows yet"
     assert Quality(0.0).grade(20.0) == "unusable"
