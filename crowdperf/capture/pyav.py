@@ -7,6 +7,7 @@ libav's own time-outs end it later.
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import deque
@@ -120,10 +121,15 @@ class PyavChild:
         self._paced = paced
         self._spec: RingSpec | None = None
         self._reformatter = VideoReformatter()
-        self._ready: deque[_Ready] = deque()
+        # A token for each picture that may wait: the thread takes one before it hands a picture over.
+        self._ready: queue.SimpleQueue[_Ready | None] = queue.SimpleQueue()
+        """None is the end."""
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(READY):
+            self._room.put(None)
+        self._known, self._shaped = threading.Event(), threading.Event()
         self._arrivals: dict[int | None, tuple[int, int]] = {}
         self._realtime_us = 0
-        self._changed = threading.Condition()
         self._ending = threading.Event()
         self._over = False
         self._code = 1
@@ -132,15 +138,13 @@ class PyavChild:
 
     def attend(self, timeout_s: float) -> bool:
         """Wait for the first picture; False once the connection is over."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.found or self._over, timeout_s)
-            return not self._over
+        self._known.wait(timeout_s)
+        return not self._over
 
     def shape(self, spec: RingSpec) -> None:
         """Say what the pictures have to become, before the first `read_into`."""
-        with self._changed:
-            self._spec = spec
-            self._changed.notify_all()
+        self._spec = spec
+        self._shaped.set()
 
     def read_into(self, view: memoryview, timeout_s: float) -> int | None:
         """Copy the next picture into `view`, which is a whole slot.
@@ -148,12 +152,14 @@ class PyavChild:
         Returns:
             len(view), 0 after `timeout_s` without a picture, None at the end of the stream.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._ready or self._over, timeout_s)
-            if not self._ready:
-                return None if self._over else 0
-            ready = self._ready.popleft()
-            self._changed.notify_all()
+        try:
+            ready = self._ready.get(timeout=timeout_s)
+        except queue.Empty:
+            return 0
+        if ready is None:
+            self._ready.put(None)
+            return None
+        self._room.put(None)
         self.arrived, self.pts = ready.arrived, ready.pts
         clock = self._realtime_us and ready.pts != NO_PTS
         self.camera_clock_ns = (self._realtime_us + ready.pts) * 1000 if clock else None
@@ -168,9 +174,8 @@ class PyavChild:
     def end(self) -> int:
         """Ask the thread to leave; one that is stuck in a read is left to its time-out."""
         self._ending.set()
-        with self._changed:
-            self._ready.clear()
-            self._changed.notify_all()
+        self._shaped.set()
+        self._room.put(None)
         self._thread.join(END_S)
         return self._code
 
@@ -183,9 +188,9 @@ class PyavChild:
             if not self._ending.is_set():
                 self.tail.append(self._clean(str(error)))
         finally:
-            with self._changed:
-                self._over = True
-                self._changed.notify_all()
+            self._over = True
+            self._known.set()
+            self._ready.put(None)
 
     def _play(self, container: InputContainer) -> None:
         if not container.streams.video:
@@ -197,7 +202,7 @@ class PyavChild:
         finite = bool(container.duration and container.duration > 0)
         recording = self._source.kind == "file" or (self._source.kind == "http" and finite)
         paced = recording and self._paced
-        began, played_us = time.monotonic(), 0
+        began, played_us, fps = time.monotonic(), 0, float(stream.average_rate or 0)
         while True:
             first_us = newest_us = None
             for packet in container.demux(stream):
@@ -214,12 +219,12 @@ class PyavChild:
                         return
                     self._realtime_us = getattr(container, "start_time_realtime", None) or 0
                     offset = played_us - first_us if self._loop else 0
-                    if not self._hand_over(frame, pts_us, offset, recording, float(stream.average_rate or 0)):
+                    if not self._hand_over(frame, pts_us, offset, recording, fps):
                         return
             if first_us is None or not (self._loop and recording):
                 self._code = 0 if recording else 1
                 return
-            played_us += (newest_us or 0) + int(1e6 / (stream.average_rate or 25))
+            played_us += (newest_us or 0) + int(1e6 / (fps or 25.0))
             container.seek(0)
 
     def _arrive(self, packet: Packet[VideoStream]) -> None:
@@ -234,10 +239,9 @@ class PyavChild:
         now = (time.time_ns(), time.monotonic_ns())
         arrived = now if recording else self._arrivals.pop(frame.pts, now)
         if self.found is None:
-            with self._changed:
-                self.found = Probe(width, height, fps, recording)
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._spec or self._ending.is_set())
+            self.found = Probe(width, height, fps, recording)
+            self._known.set()
+            self._shaped.wait()
         elif (width, height) != self.found[:2]:
             self.tail.append(f"the picture's size changed from {self.found[0]}x{self.found[1]} to {width}x{height}")
             return False
@@ -245,12 +249,10 @@ class PyavChild:
             return False
         pts = NO_PTS if pts_us is None else max(0, pts_us + offset_us)
         ready = _Ready(_scaled(self._reformatter, frame, turns, self._spec), turns, arrived, pts)
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._ready) < READY or self._ending.is_set())
-            if self._ending.is_set():
-                return False
-            self._ready.append(ready)
-            self._changed.notify_all()
+        self._room.get()
+        if self._ending.is_set():
+            return False
+        self._ready.put(ready)
         return True
 
 
