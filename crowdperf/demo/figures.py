@@ -181,7 +181,7 @@ def posed(look: Look, pose: int) -> tuple[Layer, float]:
     share = 0.5 - 0.5 * math.cos(2 * math.pi * pose / POSES)
     body = _body(look)
     left, top, right, bottom = figure.legs_crop
-    lower = np.zeros((bottom - top, right - left, 4), np.float32)
+    lower: NDArray[np.float32] = np.zeros((bottom - top, right - left, 4), np.float32)
     for leg, layer in zip(figure.legs, _legs(look)):
         angle = leg.swing[0] + (leg.swing[1] - leg.swing[0]) * share
         turn = cv2.getRotationMatrix2D((leg.hip[0] - left, leg.hip[1] - top), angle, 1.0)

@@ -56,7 +56,8 @@ def suppress(
     for index in range(len(order)):
         if alive[index]:
             alive[index + 1 :] &= ~beaten[index, index + 1 :]
-    return order[alive]
+    kept: NDArray[np.intp] = order[alive]
+    return kept
 
 
 def decode(

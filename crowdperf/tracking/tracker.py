@@ -76,10 +76,10 @@ class PersonTracker:
         self._lost_s = settings.lost_s
         self._time: float | None = None
         self._next_id = 1
-        self._ids = np.zeros(0, np.uint32)
-        self._hits = np.zeros(0, np.int64)
-        self._seen = np.zeros(0, np.float64)
-        self._votes = np.zeros((0, len(CLASSES)), np.float64)
+        self._ids: NDArray[np.uint32] = np.zeros(0, np.uint32)
+        self._hits: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._seen: Floats = np.zeros(0, np.float64)
+        self._votes: Floats = np.zeros((0, len(CLASSES)), np.float64)
         self._filters = kalman.empty()
 
     def __len__(self) -> int:

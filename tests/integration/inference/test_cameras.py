@@ -10,6 +10,7 @@ import pytest
 
 from crowdperf.frames.ring import FrameWriter, RingSpec
 from crowdperf.inference.cameras import Cameras
+from tests.conftest import wait_until
 
 SPEC = RingSpec(64, 36, "yuv420p", 128, 72, 4, 10.0, 0)
 
@@ -78,6 +79,8 @@ def test_a_replaced_ring_is_opened_again_and_begins_afresh(prefix: str, cameras:
     list(cameras.arrivals())
     first_epoch = cameras.open["lobby"].reader.epoch
     old.close(unlink=True)
+    # An epoch is the time of the ring's making, in milliseconds; no process restarts within one.
+    wait_until(lambda: time.time_ns() // 1_000_000 > first_epoch, what="the next millisecond")
     new = ring(prefix, "lobby", RingSpec(64, 48, "yuv420p", 128, 96, 4, 10.0, 0))
     publish(new)
     assert cameras.scan(time.monotonic()) == (["lobby"], [])
