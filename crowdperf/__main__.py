@@ -150,6 +150,8 @@ def _supervised(arguments: argparse.Namespace, config: Config, env: Environment,
         kind = name = "web"
         slice_ = slices.web_slice(config, here.paths)
     row = process(kind)
+    # Before anything else is imported: a restarting web process must not take the frames' time.
+    os.nice(row.nice)
     log_to_stderr(name)
     here.paths.sockets.mkdir(parents=True, exist_ok=True)
     runtime = Runtime(name, row.max_silence_s)

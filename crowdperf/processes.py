@@ -35,6 +35,8 @@ class Process(Struct, frozen=True, kw_only=True):
     """What supervisord waits between SIGTERM and SIGKILL."""
     priority: int
     """supervisord starts in ascending order and stops in descending order."""
+    nice: int = 0
+    """Added to the scheduling priority: on a machine that is too small, counting goes before looking."""
     does: str
 
 
@@ -82,6 +84,7 @@ PROCESSES = (
         reads=("events",),
         max_silence_s=30,
         priority=40,
+        nice=5,
         does="writes the history; the only process that does",
     ),
     Process(
@@ -91,6 +94,7 @@ PROCESSES = (
         reads=("detections", "events"),
         max_silence_s=120,
         priority=40,
+        nice=10,
         does="trims streams behind their slowest reader, ends what is past its retention",
     ),
     Process(
@@ -100,6 +104,7 @@ PROCESSES = (
         reads=("tracks", "events"),
         max_silence_s=30,
         priority=50,
+        nice=5,
         does="REST API, live stream, dashboard, camera view out of the rings",
     ),
     Process(

@@ -59,6 +59,8 @@ class InferenceSlice(Struct, frozen=True, kw_only=True):
     settings: Inference
     queue_max: int
     cuda_empty_every: int
+    sizes: tuple[tuple[int, int], ...]
+    """Width and height of the ring pictures to be ready for at once: 16:9 and 4:3 at the global analysis_width."""
     ring_prefix: str
     doorbell: str
     cache: str
@@ -145,10 +147,12 @@ def _first(*values: Any) -> Any:
 
 def inference_slice(config: Config, env: Environment, paths: Paths) -> InferenceSlice:
     """The slice of the inference process."""
+    width = config.analysis_width // 2 * 2
     return InferenceSlice(
         settings=config.inference,
         queue_max=_first(env.queue_max, config.queue_max),
         cuda_empty_every=env.cuda_empty_every,
+        sizes=tuple((width, round(width * high / wide / 2) * 2) for wide, high in ((16, 9), (4, 3))),
         ring_prefix=str(paths.ring("")),
         doorbell=str(paths.doorbell.absolute()),
         cache=str((paths.data / "cache").absolute()),

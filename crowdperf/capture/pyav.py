@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import av
 import numpy as np
 from av.codec.context import Flags
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from crowdperf.capture.argv import PATIENT, PROTOCOLS, QUICK, Options
 from crowdperf.capture.probe import Probe
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TAIL_LINES = 100
+SWS_FAST_BILINEAR = 1
+"""swscale's number for it; PyAV's name of it is not in every version's types."""
 END_S = 1.0
 READY = 2
 """Decoded pictures that may wait for the loop; more would only be older."""
@@ -277,7 +279,7 @@ def _scaled(reformatter: VideoReformatter, frame: VideoFrame, turns: int, spec: 
         width,
         height,
         spec.pix_fmt,
-        interpolation=Interpolation.FAST_BILINEAR,
+        interpolation=SWS_FAST_BILINEAR,
         dst_colorspace=Colorspace.ITU601 if yuv else None,
         dst_color_range=ColorRange.MPEG if yuv else None,
         **_ONE_THREAD,

@@ -16,6 +16,16 @@ from pathlib import Path
 from crowdperf.frames.segment import RingError
 
 
+def answers(path: Path) -> bool:
+    """Whether somebody listens at `path` now."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
 class Doorbell:
     """The listener's end; capture processes send to its path.
 

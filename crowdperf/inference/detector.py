@@ -39,6 +39,9 @@ class Runtime(Protocol):
     pins: bool
     """Whether `pin` does something, which needs the ring mapped for writing."""
 
+    def ready(self, box: Letterbox) -> bool:
+        """Whether `load` takes this geometry without delay; else begin to prepare for it, beside the work."""
+
     def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
         """Take ring frames of one geometry, at most `max_batch`; their memory is free again when this returns."""
 
@@ -85,6 +88,16 @@ class Detector:
             self.load(frames[part], specs[part])
             found += self.run(specs[part])
         return found
+
+    def ready(self, spec: RingSpec) -> bool:
+        """Whether frames of this geometry can be computed at once; else the runtime begins to prepare for it."""
+        return self.runtime.ready(letterbox(spec.width, spec.height))
+
+    def warm(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Prepare for ring pictures of these widths and heights, and wait until that is done."""
+        for width, height in sizes:
+            blank = np.zeros(width * height * 3 // 2, np.uint8)
+            self.detect([blank], RingSpec(width, height, "yuv420p", width, height, 4, 1.0, 0))
 
     def load(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> None:
         """Take the frames out of the ring: whoever passes a ring's own memory asks `FrameReader.intact` after this."""
@@ -152,7 +165,7 @@ def _open(model: ModelPath, settings: config.Inference, cache: Path, cuda: bool)
     if model.runtime == "openvino":
         from crowdperf.inference.openvino_runtime import OpenvinoRuntime
 
-        return OpenvinoRuntime(model, settings.confidence, settings.iou, settings.threads)
+        return OpenvinoRuntime(model, settings.confidence, settings.iou, settings.threads, cache)
     _need_torch(model.path, cache)
     from crowdperf.inference.torch_runtime import TorchRuntime
 

@@ -34,6 +34,7 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
     device = f"{computing.device} ({computing.name}, {detector.precision})"
     runtime.metrics.text("device", device)
     log.info("model %s on %s", detector.model, device)
+    detector.warm(slice_.sizes)
     hooks = (computing.pin, computing.unpin) if computing.pins else (None, None)
     cameras = Cameras(slice_.ring_prefix, settings.staleness_s, *hooks)
     service = Service(

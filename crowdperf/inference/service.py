@@ -68,7 +68,11 @@ class Service:
     def _collect(self) -> int:
         count = 0
         for arrival in self._cameras.arrivals():
-            self._schedule.offer(*arrival)
+            # A size that the model has yet to be compiled for delays its own camera, never another.
+            if self._detector.ready(self._cameras.open[arrival.camera].reader.spec):
+                self._schedule.offer(*arrival)
+            else:
+                self._schedule.drop(arrival.camera, "warming")
             count += 1
         return count
 

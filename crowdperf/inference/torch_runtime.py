@@ -122,6 +122,10 @@ class TorchRuntime:
             self._pinned.remove(buffer.ctypes.data)
             torch.cuda.cudart().cudaHostUnregister(buffer.ctypes.data)
 
+    def ready(self, box: Letterbox) -> bool:
+        """Every geometry runs at once; what CUDA captures for a new one takes milliseconds."""
+        return True
+
     def empty_cache(self) -> None:
         """Give unused device memory back."""
         if self.device == "cuda":

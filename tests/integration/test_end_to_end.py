@@ -62,48 +62,71 @@ class Played:
 
 @pytest.fixture(scope="module")
 def played(demo_clips: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
-    mounts = {
+    """Everything played and recorded, without a dropped frame: a second time where a noisy machine dropped some."""
+    last = False
+    while True:
+        folder = tmp_path_factory.mktemp("e2e")
+        mounts = sources(demo_clips, clips)
+        with (
+            RtspServer(mounts) as server,
+            Site(folder / "site", {"cameras": cameras(demo_clips, clips, server)}) as site,
+        ):
+            site.wait_ready(90)
+            played = Played(site, mounts)
+            play(played)
+            problem = overload(played)
+            if not problem:
+                yield played
+        assert site.leftovers() == []
+        if not problem:
+            return
+        if last:
+            pytest.fail(f"overloaded: this machine is too slow for 20 frames/s: {problem}")
+        last = True
+
+
+def sources(demo_clips: Path, clips: Path) -> dict[str, Mount]:
+    """What plays: three real clips and both demo scenes."""
+    return {
         "onebyone": Mount(clips / "intel_one_by_one.mp4", fps=10, replay=False),
         "vtest": Mount(clips / "vtest.avi", fps=7, replay=False),
         "highway": Mount(clips / "highway_canersu.mp4", fps=29.97, replay=False),
-        "plaza": Mount(demo_clips / "demo_sparse.mp4", fps=10, replay=False),
-        "gate": Mount(demo_clips / "demo_dense.mp4", fps=10, replay=False),
+        **{name: Mount(demo_clips / f"{scene}.mp4", fps=10, replay=False) for name, scene in DEMO.items()},
     }
+
+
+def cameras(demo_clips: Path, clips: Path, server: RtspServer) -> list[dict[str, object]]:
+    """The configuration of all cameras; the first two are switched on."""
     lines = {"onebyone": one_by_one_lines(), "vtest": vtest_lines(clips), "highway": highway_lines()}
-    with RtspServer(mounts) as server:
-        cameras = [{"id": name, "url": server.url(name), "lines": lines[name]} for name in lines]
-        cameras += [demo_camera(name, demo_truth(demo_clips, scene), server.url(name)) for name, scene in DEMO.items()]
-        started = [{**camera, "enabled": camera["id"] in ("onebyone", "vtest")} for camera in cameras]
-        with Site(tmp_path_factory.mktemp("e2e") / "site", {"cameras": started}) as site:
-            site.wait_ready(90)
-            played = Played(site, mounts)
-            played.until_end_of("vtest")
-            played.join("highway")
-            site.config["tracking"] = {"shards": 2}
-            played.update()
-            played.until_end_of("onebyone", "highway")
-            played.join("plaza", "gate")
-            played.until_end_of("plaza", "gate")
-            wait_until(lambda: not site.unread(mounts), 60, "everything analysed is recorded")
-            refuse_overload(played)
-            yield played
-        assert site.leftovers() == []
+    made = [{"id": name, "url": server.url(name), "lines": lines[name]} for name in lines]
+    made += [demo_camera(name, demo_truth(demo_clips, scene), server.url(name)) for name, scene in DEMO.items()]
+    return [{**camera, "enabled": camera["id"] in ("vtest", "highway")} for camera in made]
 
 
-def refuse_overload(played: Played) -> None:
-    """No frame was dropped, or nothing that follows means anything. `paced` is what TARGET_FPS asks for."""
+def play(played: Played) -> None:
+    """Two sources at a time; the second pair joins, and tracking is split, while the first is being counted."""
+    played.until_end_of("highway")
+    played.site.config["tracking"] = {"shards": 2}
+    played.join("plaza")
+    played.until_end_of("vtest", "plaza")
+    played.join("onebyone", "gate")
+    played.until_end_of("onebyone", "gate")
+    wait_until(lambda: not played.site.unread(played.mounts), 60, "everything analysed is recorded")
+
+
+def overload(played: Played) -> str:
+    """Which frames were dropped: where any was, no count means anything. `paced` is what TARGET_FPS asks for."""
     snapshot = played.site.snapshot("inference")
     assert snapshot is not None
+    for camera, mount in played.mounts.items():
+        sent, seen = len(mount.frames), played.site.counter(f"capture-{camera}", "frames_captured", camera)
+        assert seen == sent, f"{camera}: {sent} frames sent, {seen} captured"
     drops = {
         name: row
         for name, row in snapshot.counters.items()
         if name.startswith("drops_") and name not in ("drops_paced", "drops_skipped") and sum(row.values())
     }
-    if drops:
-        pytest.fail(f"overloaded: this machine is too slow for 20 frames/s, dropped {drops}")
-    for camera, mount in played.mounts.items():
-        sent, seen = len(mount.frames), played.site.counter(f"capture-{camera}", "frames_captured", camera)
-        assert seen == sent, f"{camera}: {sent} frames sent, {seen} captured"
+    return str(drops) if drops else ""
 
 
 def tally(rows: list[Passage]) -> Counter[tuple[str, str]]:

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 
 from crowdperf.capture.binary import ffmpeg_binary
+from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
 from crowdperf.slices import CaptureSlice
 
@@ -65,6 +66,8 @@ class CaptureProcess:
         self.slice = slice_
         self.process: subprocess.Popen[bytes] | None = None
         self.log = b""
+        # A camera that begins waits for somebody to look.
+        self.listener = Doorbell(Path(slice_.doorbell))
 
     def start(self) -> None:
         """Start it, with the slice on its standard input and its metrics as JSON lines in its log."""
@@ -96,6 +99,7 @@ class CaptureProcess:
         if self.process and self.process.poll() is None:
             self.end(signal.SIGKILL)
         Path(self.slice.ring).unlink(missing_ok=True)
+        self.listener.close()
 
 
 class RingTail:

@@ -148,14 +148,29 @@ def test_analysis_size(source_size: tuple[int, int], width: int, size: tuple[int
     assert analysis_size(*source_size, width) == size
 
 
-def test_slots_follow_the_queue() -> None:
-    for queue_max, slots in ((1, 4), (2, 4), (8, 10)):
-        spec = ring_spec(
-            Probe(1920, 1080, 25, False),
-            pix_fmt="yuv420p",
-            analysis_width=640,
-            queue_max=queue_max,
-            target_fps=10,
-            frame_skip=0,
-        )
-        assert (spec.slots, spec.width, spec.source_height) == (slots, 640, 1080)
+@pytest.mark.parametrize(
+    ("queue_max", "fps", "target_fps", "frame_skip", "slots"),
+    [
+        (1, 10, 10, 0, 4),
+        (2, 10, 10, 0, 4),
+        (8, 10, 10, 0, 10),
+        (2, 29.97, 10, 0, 8),
+        (2, 25, 5, 0, 12),
+        (2, 10, 10, 3, 10),
+        (2, 0, 10, 0, 4),
+        (2, 90_000, 10, 0, 14),
+        (2, 25, 10, 500, 34),
+    ],
+)
+def test_slots_follow_the_queue_and_the_share_of_due_frames(
+    queue_max: int, fps: float, target_fps: float, frame_skip: int, slots: int
+) -> None:
+    spec = ring_spec(
+        Probe(1920, 1080, fps, False),
+        pix_fmt="yuv420p",
+        analysis_width=640,
+        queue_max=queue_max,
+        target_fps=target_fps,
+        frame_skip=frame_skip,
+    )
+    assert (spec.slots, spec.width, spec.source_height) == (slots, 640, 1080)

@@ -15,6 +15,7 @@ from crowdperf.config import Inference, Models
 from crowdperf.events import wire
 from crowdperf.events.schema import FrameDetections
 from crowdperf.events.streams import DETECTIONS, key
+from crowdperf.frames.doorbell import answers
 from crowdperf.frames.ring import FrameWriter
 from crowdperf.inference import process
 from crowdperf.runtime import Runtime
@@ -35,6 +36,7 @@ def start(tmp_path: Path, redis_server: RedisServer) -> Iterator[Start]:
             settings=Inference(device="cpu", staleness_s=20.0, **settings),  # type: ignore[arg-type]
             queue_max=4,
             cuda_empty_every=1,
+            sizes=((640, 360),),
             ring_prefix=str(tmp_path / "crowdperf.0123abcd."),
             doorbell=str(tmp_path / "bell.sock"),
             cache=str(tmp_path / "cache"),
@@ -55,6 +57,7 @@ def start(tmp_path: Path, redis_server: RedisServer) -> Iterator[Start]:
 
 
 def writer(tmp_path: Path, camera: str, name: str) -> tuple[FrameWriter, np.ndarray]:
+    wait_until(lambda: answers(tmp_path / "bell.sock"), what="the process looks")
     frame, spec = ring_frame(asset(name), 640, 360)
     return FrameWriter(tmp_path / f"crowdperf.0123abcd.{camera}", spec, tmp_path / "bell.sock"), frame
 

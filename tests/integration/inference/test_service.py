@@ -33,6 +33,7 @@ class ScriptedRuntime:
     def __init__(self) -> None:
         self.during_load: Callable[[], None] = lambda: None
         self.emptied = 0
+        self.is_ready = True
         self.count = 0
 
     def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
@@ -47,6 +48,9 @@ class ScriptedRuntime:
     def pin(self, buffer: NDArray[np.uint8]) -> None: ...
 
     def unpin(self, buffer: NDArray[np.uint8]) -> None: ...
+
+    def ready(self, box: Letterbox) -> bool:
+        return self.is_ready
 
     def empty_cache(self) -> None:
         self.emptied += 1
@@ -121,3 +125,16 @@ def test_device_memory_is_given_back_between_batches_every_so_many_seconds(bench
         emptied.append(bench.runtime.emptied)
     assert emptied == [0, 0, 1, 1, 2]
     ring.close(unlink=True)
+
+
+def test_a_size_that_is_still_being_compiled_delays_its_own_camera_only(bench: Bench) -> None:
+    lobby = bench.ring("lobby")
+    bench.runtime.is_ready = False
+    publish(lobby)
+    assert not bench.service.turn(True)
+    assert bench.metrics.counter("drops_warming", "lobby") == 1
+    bench.runtime.is_ready = True
+    publish(lobby)
+    assert bench.service.turn(True)
+    assert len(bench.stored("lobby")) == 1
+    lobby.close(unlink=True)
