@@ -71,7 +71,7 @@ def played(demo_clips: Path, clips: Path, tmp_path_factory: pytest.TempPathFacto
             RtspServer(mounts) as server,
             Site(folder / "site", {"cameras": cameras(demo_clips, clips, server)}) as site,
         ):
-            site.wait_ready(90)
+            problem = yield from _watched(site, mounts)
         assert site.leftovers() == []
         if not problem:
             return
