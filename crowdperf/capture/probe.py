@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 
 from crowdperf.frames.layout import RingSpec
 
+STALENESS_S = 0.5
+"""Older frames are not analysed (inference.staleness_s), so the ring need not keep them."""
 _VIDEO = re.compile(r"Stream #\d+:\d+.*?: Video: .*?[ ,](\d{2,5})x(\d{2,5})(?=[ ,\n]|$)")
 _FPS = re.compile(r"Video: .*?([\d.]+) fps")
 _ROTATION = re.compile(r"rotation of (-?[\d.]+) degrees")
@@ -80,12 +82,17 @@ def ring_spec(
         pix_fmt=pix_fmt,
         source_width=probe.width,
         source_height=probe.height,
-        slots=max(4, queue_max * _due_every(probe.fps, target_fps, frame_skip) + 2),
+        slots=max(4, _held(queue_max, probe.fps, target_fps, frame_skip) + 2),
         target_fps=target_fps,
         frame_skip=frame_skip,
     )
 
 
-def _due_every(fps: float, target_fps: float, frame_skip: int) -> int:
-    """One of how many frames is analysed. What a stream says of its rate is not always true, hence the bounds."""
-    return max(1, min(frame_skip + 1, 16), min(math.ceil(min(fps, 60.0) / target_fps - 0.05), 16))
+def _held(queue_max: int, fps: float, target_fps: float, frame_skip: int) -> int:
+    """Frames from the oldest one that inference may still want to the newest: as many as are due, or half a second's.
+
+    What a stream says of its rate is not always true, hence the bounds.
+    """
+    rate = min(fps, 60.0) or target_fps
+    due_every = max(1, frame_skip + 1, math.ceil(rate / target_fps - 0.05))
+    return min(queue_max * due_every, max(queue_max, math.ceil(rate * STALENESS_S)))

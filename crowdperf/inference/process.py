@@ -30,11 +30,12 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
     if detector is None:
         return
     computing, settings = detector.runtime, slice_.settings
+    detector.warm(slice_.sizes)
+    # /readyz takes this for the sign that frames are analysed.
     runtime.metrics.text("model", detector.model)
     device = f"{computing.device} ({computing.name}, {detector.precision})"
     runtime.metrics.text("device", device)
     log.info("model %s on %s", detector.model, device)
-    detector.warm(slice_.sizes)
     hooks = (computing.pin, computing.unpin) if computing.pins else (None, None)
     cameras = Cameras(slice_.ring_prefix, settings.staleness_s, *hooks)
     service = Service(

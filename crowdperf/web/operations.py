@@ -78,6 +78,12 @@ def unready(found: list[Snapshot], now: float) -> list[str]:
         reasons += [
             f"{row.process} has been silent for {now - row.at:.0f} s" for row in of_kind if now - row.at > FRESH_S
         ]
+        if kind == "inference":
+            reasons += [
+                row.texts.get("last_error", {}).get("") or "inference is loading its model"
+                for row in of_kind
+                if not row.texts.get("model", {}).get("")
+            ]
     return reasons
 
 

@@ -126,7 +126,7 @@ def test_without_ffmpeg_cameras_say_so_and_the_dashboard_runs(good: dict[str, An
         site.wait_for_supervisord()
         said(site, "capture-good", "no-ffmpeg", "Remedy")
         site.wait_for_web()
-        assert site.get("/debug")["cameras"]["good"]["state"] == "misconfigured"
+        wait_until(lambda: site.get("/debug")["cameras"]["good"]["state"] == "misconfigured", what="/debug shows it")
         check = subprocess.run(
             [site.python, "-m", "crowdperf", "check"],
             cwd=site.folder,

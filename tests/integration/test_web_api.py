@@ -258,6 +258,11 @@ def test_probes_say_what_is_missing(client: httpx.Client, site: SyntheticSite) -
     reply = client.get("/readyz")
     assert (reply.status_code, reply.headers["content-type"]) == (503, PROBLEM)
     assert reply.json()["reasons"] == ["inference does not run", "tracking does not run"]
+    site.metrics("inference").text("model", "")
+    site.metrics("inference").text("last_error", "the model 'x' is not there. Remedy: put it there.")
+    site.measure()
+    assert client.get("/readyz").json()["reasons"] == ["the model 'x' is not there. Remedy: put it there."]
+    site.metrics("inference").text("model", "x")
     site.measure()
     assert client.get("/readyz").status_code == 200
 

@@ -50,6 +50,7 @@ class SyntheticSite:
         self._thread: threading.Thread | None = None
         self._count = 0
         self._runtimes = {name: Runtime(name, 0) for name in ("inference", "tracking-0", "worker-recorder", "web")}
+        self.metrics("inference").text("model", "synthetic")
         self._runtimes |= {f"capture-{camera.id}": Runtime(f"capture-{camera.id}", 0) for camera in self._enabled()}
 
     def _enabled(self) -> list:

@@ -156,10 +156,11 @@ def test_analysis_size(source_size: tuple[int, int], width: int, size: tuple[int
         (8, 10, 10, 0, 10),
         (2, 29.97, 10, 0, 8),
         (2, 25, 5, 0, 12),
-        (2, 10, 10, 3, 10),
+        (2, 25, 2, 0, 15),
+        (2, 10, 10, 3, 7),
         (2, 0, 10, 0, 4),
         (2, 90_000, 10, 0, 14),
-        (2, 25, 10, 500, 34),
+        (2, 25, 10, 500, 15),
     ],
 )
 def test_slots_follow_the_queue_and_the_share_of_due_frames(
