@@ -33,6 +33,9 @@ from tests.support.sources import (
 )
 
 Figures = Callable[[str, object], None]
+ALLOWED = 0.005
+"""Share of frames that may be dropped. Measured on two cores: none while the site runs unchanged, a few in the second in
+which `supervisorctl update` starts five Python processes beside the model."""
 DEMO = {"plaza": "demo_sparse", "gate": "demo_dense"}
 
 
@@ -62,7 +65,7 @@ class Played:
 
 @pytest.fixture(scope="module")
 def played(demo_clips: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
-    """Everything played and recorded, without a dropped frame: a second time where a noisy machine dropped some."""
+    """Everything played and recorded without overload: a second time where a noisy machine dropped frames."""
     last = False
     while True:
         folder = tmp_path_factory.mktemp("e2e")
@@ -121,7 +124,7 @@ def play(played: Played) -> None:
 
 
 def overload(played: Played) -> str:
-    """Which frames were dropped: where any was, no count means anything. `paced` is what TARGET_FPS asks for."""
+    """Which frames were dropped: where many were, no count means anything. `paced` is what TARGET_FPS asks for."""
     snapshot = played.site.snapshot("inference")
     assert snapshot is not None
     for camera, mount in played.mounts.items():
@@ -132,7 +135,9 @@ def overload(played: Played) -> str:
         for name, row in snapshot.counters.items()
         if name.startswith("drops_") and name not in ("drops_paced", "drops_skipped") and sum(row.values())
     }
-    return str(drops) if drops else ""
+    analysed = sum(snapshot.counters["frames_analysed"].values())
+    share = sum(sum(row.values()) for row in drops.values()) / analysed
+    return f"{share:.1%} of the frames dropped, {drops}" if share > ALLOWED else ""
 
 
 def tally(rows: list[Passage]) -> Counter[tuple[str, str]]:
