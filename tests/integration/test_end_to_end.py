@@ -34,8 +34,8 @@ from tests.support.sources import (
 
 Figures = Callable[[str, object], None]
 ALLOWED = 0.005
-"""Share of frames that may be dropped. Measured on two cores: none while the site runs unchanged, a few in the second in
-which `supervisorctl update` starts five Python processes beside the model."""
+"""Share of frames that may be dropped. Measured on two cores: none while the site runs unchanged, a few in the second
+in which `supervisorctl update` starts five Python processes beside the model."""
 DEMO = {"plaza": "demo_sparse", "gate": "demo_dense"}
 
 
