@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from crowdperf import slices
-from crowdperf.config import Config, ConfigError, Environment, Paths, environment, load, schema
+from crowdperf.config import Config, load, schema
 from crowdperf.events import metrics
 from crowdperf.processes import process
 from crowdperf.runtime import Runtime, log_to_stderr, redact
+from crowdperf.settings.base import ConfigError
+from crowdperf.settings.environment import Environment, environment
+from crowdperf.settings.paths import Paths
 
 log = logging.getLogger("crowdperf")
 

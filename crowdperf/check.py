@@ -12,11 +12,15 @@ import redis
 from msgspec import Struct
 
 from crowdperf.capture.binary import FfmpegMissing, ffmpeg_binary
-from crowdperf.config import Config, ConfigError, Environment, Paths, environment, load, redacted
+from crowdperf.config import Config, load
 from crowdperf.events.connection import OUTAGE, connect
 from crowdperf.frames.layout import RingSpec
 from crowdperf.inference.registry import ModelError, resolve
 from crowdperf.runtime import redact
+from crowdperf.settings.base import ConfigError
+from crowdperf.settings.environment import Environment, environment
+from crowdperf.settings.paths import Paths
+from crowdperf.settings.url import redacted
 from crowdperf.slices import capture_slice, redis_url
 from crowdperf.supervision.redis import server_binary
 

@@ -13,9 +13,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from crowdperf.config import Config, ConfigError, Environment, Paths
+from crowdperf.config import Config
 from crowdperf.demo import cli as demo
 from crowdperf.frames.ring import unlink_instance
+from crowdperf.settings.base import ConfigError
+from crowdperf.settings.environment import Environment
+from crowdperf.settings.paths import Paths
 from crowdperf.supervision import render
 from crowdperf.supervision.control import Control
 

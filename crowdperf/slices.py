@@ -13,20 +13,13 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from crowdperf.config import (
-    Camera,
-    Config,
-    Environment,
-    Inference,
-    Line,
-    Paths,
-    Retention,
-    Site,
-    Tracking,
-    Web,
-    Zone,
-    redacted,
-)
+from crowdperf.config import Config
+from crowdperf.settings.camera import Camera, Line, Zone
+from crowdperf.settings.engine import Inference, Tracking
+from crowdperf.settings.environment import Environment
+from crowdperf.settings.paths import Paths
+from crowdperf.settings.site import Retention, Site, Web
+from crowdperf.settings.url import redacted
 
 
 class CaptureSlice(Struct, frozen=True, kw_only=True):

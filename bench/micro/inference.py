@@ -15,12 +15,12 @@ from typing import Any, Literal
 import numpy as np
 
 from bench.harness import Row, microseconds, paired
-from crowdperf.config import Inference
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.detector import load_detector, prepare_ultralytics
 from crowdperf.inference.letterbox import letterbox
 from crowdperf.inference.openvino_runtime import OpenvinoRuntime
 from crowdperf.inference.registry import resolve
+from crowdperf.settings.engine import Inference
 
 SPEC = RingSpec(640, 360, "yuv420p", 1280, 720, 4, 10.0, 0)
 SUFFIX = {"full": "cpu", "int8": "cpu_int8"}

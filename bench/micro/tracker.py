@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.harness import Row, microseconds, paired
-from crowdperf.config import Tracking
+from crowdperf.settings.engine import Tracking
 from crowdperf.tracking.tracker import PersonTracker
 
 FRAMES = 200

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import redis
 
-from crowdperf.config import ConfigError
 from crowdperf.events.connection import OUTAGE, connect
 from crowdperf.events.metrics import decode, metrics_key
 from crowdperf.frames.ring import FrameReader, RingUnavailable
+from crowdperf.settings.base import ConfigError
 
 FIRST_LOOK_S = 1.0
 DOWN_PERIODS, DOWN_S = 5, 3.0

@@ -7,11 +7,11 @@ import hashlib
 import msgspec
 from msgspec import Struct
 
-from crowdperf.config import Line, Zone
 from crowdperf.counting.frame import Moment, Sample
 from crowdperf.counting.lines import LineCounter, LineState
 from crowdperf.counting.zones import ZoneCounter, ZoneTrack
 from crowdperf.events.schema import LineCrossed, ZoneChanged
+from crowdperf.settings.camera import Line, Zone
 
 
 class CountingState(Struct, array_like=True):

@@ -28,5 +28,5 @@ class Sample(NamedTuple):
     centre: float
     height: float
     klass: int
-    """Majority class, index into `config.CLASSES`."""
+    """Majority class, index into `settings.base.CLASSES`."""
     confirmed: bool

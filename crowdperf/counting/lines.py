@@ -21,10 +21,11 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 
-from crowdperf.config import CLASSES, Line
 from crowdperf.counting.frame import Moment, Sample
 from crowdperf.events.schema import Direction, LineCrossed
 from crowdperf.geometry import Point, Segment, intersects, signed_distance
+from crowdperf.settings.base import CLASSES
+from crowdperf.settings.camera import Line
 
 NEAR = 0.5
 """A new track this close (share of its height) to where another vanished near the line is the same object."""

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from crowdperf.config import CLASSES, Zone
 from crowdperf.counting.frame import Moment, Sample
 from crowdperf.events.schema import Direction, ZoneChanged
 from crowdperf.geometry import Point, contains
+from crowdperf.settings.base import CLASSES
+from crowdperf.settings.camera import Zone
 
 ROUNDING_S = 1e-6
 """Three frames at 10 frames a second are 0.3 s, whatever binary fractions make of it."""

@@ -6,10 +6,11 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from crowdperf.config import ClassName, Line, Zone
 from crowdperf.demo.figures import LOOKS
 from crowdperf.demo.ground import FPS
 from crowdperf.demo.script import Actor, Cast, Rules, Stop, Track, bus, track, visitor, walker
+from crowdperf.settings.base import ClassName
+from crowdperf.settings.camera import Line, Zone
 
 DEFAULT_SEED = 7
 ROWS = (292.0, 508.0)

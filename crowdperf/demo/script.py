@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdperf.config import Line
 from crowdperf.demo.ground import BUS_M, FPS, HEIGHT, PERSON_M, WIDTH, distance, metre
 from crowdperf.geometry import Point, Segment, cross, intersects
+from crowdperf.settings.camera import Line
 
 STEP_M = 0.78
 """Length of a walker's step."""

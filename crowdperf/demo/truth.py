@@ -11,10 +11,10 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from crowdperf.config import Line, Zone
 from crowdperf.demo.ground import FPS, HEIGHT, WIDTH
 from crowdperf.demo.stage import Stage
 from crowdperf.geometry import Point, Segment, contains, cross, intersects
+from crowdperf.settings.camera import Line, Zone
 
 RENDERER = 1
 """Raised whenever the same seed gives other pictures or another truth."""

@@ -28,7 +28,7 @@ class FrameDetections(Struct, frozen=True, array_like=True):
     scores: bytes
     """float32 little-endian, shape (n,)."""
     classes: bytes
-    """uint8, shape (n,): index into `config.CLASSES`."""
+    """uint8, shape (n,): index into `settings.base.CLASSES`."""
     source_width: int = 0
     source_height: int = 0
 

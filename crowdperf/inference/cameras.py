@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdperf.config import CAMERA_ID
 from crowdperf.frames.ring import FrameReader, RingUnavailable
+from crowdperf.settings.base import CAMERA_ID
 
 log = logging.getLogger(__name__)
 

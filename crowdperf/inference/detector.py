@@ -15,13 +15,13 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdperf import config
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.letterbox import Letterbox, letterbox, to_source
 from crowdperf.inference.nms import Found
 from crowdperf.inference.pixels import PixelFormat
 from crowdperf.inference.precision import int8_pays, this_processor
 from crowdperf.inference.registry import FOLDER, ModelError, ModelPath, Precision, resolve
+from crowdperf.settings import engine
 
 GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """Device files of NVIDIA's driver, of WSL and of ROCm: without one, `auto` need not import torch to ask."""
@@ -113,7 +113,7 @@ class Detector:
         ]
 
 
-def load_detector(settings: config.Inference, cache: Path, folder: Path = FOLDER) -> Detector:
+def load_detector(settings: engine.Inference, cache: Path, folder: Path = FOLDER) -> Detector:
     """The person and vehicle detector that the configuration asks for.
 
     Args:
@@ -161,7 +161,7 @@ def _is_openvino_file(name: str) -> bool:
     return name.endswith(".xml") or ("/" in name and Path(name).is_dir())
 
 
-def _open(model: ModelPath, settings: config.Inference, cache: Path, cuda: bool) -> Runtime:
+def _open(model: ModelPath, settings: engine.Inference, cache: Path, cuda: bool) -> Runtime:
     if model.runtime == "openvino":
         from crowdperf.inference.openvino_runtime import OpenvinoRuntime
 

@@ -26,7 +26,7 @@ class Found(NamedTuple):
     scores: NDArray[np.float32]
     """(n,)."""
     classes: NDArray[np.uint8]
-    """(n,), index into `config.CLASSES`."""
+    """(n,), index into `settings.base.CLASSES`."""
 
 
 def suppress(
@@ -67,7 +67,7 @@ def decode(
 
     Args:
         raw: float32 (4 + model classes, anchors).
-        wanted: int16 (model classes,): index into `config.CLASSES`, -1 for a class that the system ignores.
+        wanted: int16 (model classes,): index into `settings.base.CLASSES`, -1 for a class that the system ignores.
         confidence: detections at or below it are dropped.
         iou: overlap above which the weaker of two boxes of a class is dropped.
         width, height: of the model input; boxes are clipped to it.

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from crowdperf.config import CLASSES
+from crowdperf.settings.base import CLASSES
 
 FOLDER = Path(__file__).resolve().parents[2] / "models"
 RuntimeName = Literal["torch", "openvino"]
@@ -214,7 +214,7 @@ def _own(path: Path, runtime: RuntimeName | Literal["auto"], precisions: tuple[P
 
 
 def wanted_classes(names: tuple[str, ...], path: Path) -> NDArray[np.int16]:
-    """int16 (model classes,): each class's index in `config.CLASSES`, by name, -1 for one that the system ignores.
+    """int16 (model classes,): each class's index in `CLASSES`, by name, -1 for one that is ignored.
 
     Raises:
         ModelError: the model knows none of the system's classes.

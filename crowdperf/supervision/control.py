@@ -9,8 +9,8 @@ from typing import Any
 
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
-from crowdperf.config import ConfigError
 from crowdperf.processes import PROCESSES
+from crowdperf.settings.base import ConfigError
 
 
 class Control:

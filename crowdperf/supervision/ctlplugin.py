@@ -11,7 +11,7 @@ from typing import Any
 
 from supervisor.supervisorctl import ControllerPluginBase
 
-from crowdperf.config import ConfigError
+from crowdperf.settings.base import ConfigError
 from crowdperf.supervision.render import refresh
 
 

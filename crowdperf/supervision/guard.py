@@ -13,7 +13,8 @@ import time
 import xmlrpc.client
 from typing import TextIO
 
-from crowdperf.config import ConfigError, Paths
+from crowdperf.settings.base import ConfigError
+from crowdperf.settings.paths import Paths
 from crowdperf.supervision.control import Control
 
 PAUSE_S = 15.0

@@ -9,8 +9,10 @@ import msgspec
 from msgspec import Struct
 
 from crowdperf import slices
-from crowdperf.config import Config, Environment, Paths
+from crowdperf.config import Config
 from crowdperf.processes import PROCESSES, Process
+from crowdperf.settings.environment import Environment
+from crowdperf.settings.paths import Paths
 
 
 class Program(Struct, frozen=True, kw_only=True):

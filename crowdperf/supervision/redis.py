@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from crowdperf.config import ConfigError
+from crowdperf.settings.base import ConfigError
 
 BINARIES = ("redis-server", "valkey-server")
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from crowdperf.config import Config, Environment, Paths, environment, load
+from crowdperf.config import Config, load
+from crowdperf.settings.environment import Environment, environment
+from crowdperf.settings.paths import Paths
 from crowdperf.supervision.programs import Program, programs
 
 HEADER = (

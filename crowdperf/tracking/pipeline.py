@@ -13,10 +13,12 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from crowdperf.config import CLASSES, Line, Tracking, Zone
 from crowdperf.counting.camera import CameraCounter, CountingState
 from crowdperf.counting.frame import Moment, Sample
 from crowdperf.events.schema import CameraGap, Event, FrameDetections, TrackedFrame
+from crowdperf.settings.base import CLASSES
+from crowdperf.settings.camera import Line, Zone
+from crowdperf.settings.engine import Tracking
 from crowdperf.tracking.tracker import CONFIRM_HITS, PersonTracker, Tracks
 
 VERSION = 1

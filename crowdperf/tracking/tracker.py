@@ -14,7 +14,8 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from crowdperf.config import CLASSES, Tracking
+from crowdperf.settings.base import CLASSES
+from crowdperf.settings.engine import Tracking
 from crowdperf.tracking import association, kalman
 from crowdperf.tracking.association import Indices
 
@@ -49,7 +50,7 @@ class Tracks(NamedTuple):
     boxes: NDArray[np.float32]
     """Filtered boxes, shape (n, 4), x1 y1 x2 y2 normalised to the source picture."""
     classes: NDArray[np.uint8]
-    """Majority class of each track, index into `config.CLASSES`, votes weighted by score."""
+    """Majority class of each track, index into `settings.base.CLASSES`, votes weighted by score."""
     confirmed: NDArray[np.bool_]
     ended: NDArray[np.uint32]
     """Ids whose tracks were evicted by this update."""
@@ -96,7 +97,7 @@ class PersonTracker:
         """Take one frame's detections.
 
         `captured_at_s` must grow from call to call; `boxes` (n, 4) x1 y1 x2 y2 normalised, `scores` (n,), `classes`
-        (n,) indices into `config.CLASSES`; `aspect` is the source's width divided by its height.
+        (n,) indices into `settings.base.CLASSES`; `aspect` is the source's width divided by its height.
         """
         measured = _measured(boxes, aspect)
         ended = self._evict(captured_at_s)

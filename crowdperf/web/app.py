@@ -18,6 +18,7 @@ from litestar.static_files import create_static_files_router
 
 from crowdperf import config
 from crowdperf.runtime import Metrics
+from crowdperf.settings.paths import Paths
 from crowdperf.slices import WebSlice, web_slice
 from crowdperf.web import history, live, operations, site, stream
 from crowdperf.web.context import Context, SiteContext
@@ -78,7 +79,7 @@ def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
 def _by_hand() -> Litestar:
     """The application of the configuration that the environment names, for an uvicorn started by hand."""
     path = Path(os.environ.get("CROWDPERF_CONFIG", "config.json"))
-    paths = config.Paths(Path(os.environ.get("CROWDPERF_DATA", "var")))
+    paths = Paths(Path(os.environ.get("CROWDPERF_DATA", "var")))
     app = create_app(web_slice(config.load(path), paths))
     app.on_startup.append(_end_streams_on_signal)
     return app

@@ -10,9 +10,9 @@ import zoneinfo
 import redis.asyncio
 from litestar.di import NamedDependency
 
-from crowdperf.config import Camera
 from crowdperf.events.connection import connect_async
 from crowdperf.runtime import Metrics
+from crowdperf.settings.camera import Camera
 from crowdperf.slices import WebSlice
 from crowdperf.web.fanout import Hub
 from crowdperf.web.feed import Feed, supervise

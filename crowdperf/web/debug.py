@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from crowdperf.config import Camera
 from crowdperf.runtime import Snapshot
+from crowdperf.settings.camera import Camera
 from crowdperf.web.pictures import RingState
 from crowdperf.web.rates import Rates
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from litestar import Router, get
 from litestar.params import QueryParameter
 
-from crowdperf.config import CLASSES
 from crowdperf.events.streams import EVENTS, key
+from crowdperf.settings.base import CLASSES
 from crowdperf.storage.crossings import Crossing
 from crowdperf.storage.queries import Wanted, count, newest
 from crowdperf.web.context import Context, SiteContext

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from crowdperf.config import Camera
 from crowdperf.events.schema import TrackedFrame
+from crowdperf.settings.camera import Camera
 from crowdperf.web.parameters import rfc3339
 from crowdperf.web.replies import ZoneOccupancy
 

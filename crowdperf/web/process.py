@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from crowdperf.config import ConfigError, Web
 from crowdperf.runtime import Runtime
+from crowdperf.settings.base import ConfigError
+from crowdperf.settings.site import Web
 from crowdperf.slices import WebSlice
 from crowdperf.web.app import create_app
 from crowdperf.web.context import Context

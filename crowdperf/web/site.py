@@ -9,10 +9,10 @@ from typing import Annotated
 from litestar import Response, Router, get
 from litestar.params import PathParameter
 
-from crowdperf.config import Camera
 from crowdperf.events.schema import TrackedFrame
 from crowdperf.events.streams import TRACKS, key
 from crowdperf.frames.ring import RingUnavailable
+from crowdperf.settings.camera import Camera
 from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.entries import decoded_frame, newest_tracks
 from crowdperf.web.occupancy import occupancy

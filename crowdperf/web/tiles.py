@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from crowdperf.config import CLASSES
 from crowdperf.events.schema import TrackedFrame
 from crowdperf.frames.ring import RingUnavailable
+from crowdperf.settings.base import CLASSES
 from crowdperf.web.feed import Feed
 from crowdperf.web.pictures import Picture, RingView
 

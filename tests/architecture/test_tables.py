@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from crowdperf.config import Config, Paths, environment, load, parse
+from crowdperf.config import Config, load, parse
 from crowdperf.events.streams import STREAMS
 from crowdperf.processes import PROCESSES
+from crowdperf.settings.environment import environment
+from crowdperf.settings.paths import Paths
 from crowdperf.supervision import render
 from tests.conftest import ROOT
 from tests.support.tables import BEGIN, END, blocks

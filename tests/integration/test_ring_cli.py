@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from crowdperf.capture.rings_cli import Look, look, main, row
-from crowdperf.config import ConfigError
 from crowdperf.events.metrics import metrics_key
 from crowdperf.frames.ring import FrameWriter, RingSpec
 from crowdperf.runtime import Metrics
+from crowdperf.settings.base import ConfigError
 from tests.conftest import RedisServer
 
 SPEC = RingSpec(160, 90, "yuv420p", 1920, 1080, 4, 10.0, 0)

@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from crowdperf.config import Line, Tracking, Zone
 from crowdperf.events import wire
 from crowdperf.events.outbox import Outbox
 from crowdperf.events.schema import CameraGap, Event, FrameDetections, LineCrossed, ZoneChanged
 from crowdperf.events.streams import DETECTIONS, EVENTS, TRACKS, key
 from crowdperf.runtime import Metrics
+from crowdperf.settings.camera import Line, Zone
+from crowdperf.settings.engine import Tracking
 from crowdperf.slices import TrackedCamera, TrackingSlice
 from crowdperf.tracking.pipeline import CameraPipeline
 from crowdperf.tracking.shard import QUIET_S, Shard, state_key

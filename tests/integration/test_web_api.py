@@ -355,7 +355,8 @@ def test_the_feed_survives_an_unreadable_entry(client: httpx.Client, redis_serve
 def test_the_log_keeps_its_redacting_handler() -> None:
     code = (
         "import logging\n"
-        "from crowdperf.config import Paths, parse\n"
+        "from crowdperf.settings.paths import Paths\n"
+        "from crowdperf.config import parse\n"
         "from crowdperf.runtime import log_to_stderr\n"
         "from crowdperf.slices import web_slice\n"
         "from crowdperf.web.app import create_app\n"

@@ -26,7 +26,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from crowdperf.config import ConfigError, Web
+from crowdperf.settings.base import ConfigError
+from crowdperf.settings.site import Web
 from crowdperf.web.process import listen
 from tests.conftest import ROOT, RedisServer, missing, wait_until
 from tests.support.synthetic import SyntheticSite

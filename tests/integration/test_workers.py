@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from crowdperf.config import Retention
 from crowdperf.events.bus import Consumer, Publisher
 from crowdperf.events.schema import AnyEvent, CameraGap, LineCrossed
 from crowdperf.events.streams import EVENTS
 from crowdperf.runtime import Runtime
+from crowdperf.settings.site import Retention
 from crowdperf.slices import WorkerSlice
 from crowdperf.storage.crossings import decode_member
 from crowdperf.workers.housekeeping import sweep, trim

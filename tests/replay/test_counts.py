@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from crowdperf.config import Inference, Line, Zone
 from crowdperf.events.schema import Event, FrameDetections, LineCrossed, ZoneChanged
 from crowdperf.inference.detector import Detector, load_detector
+from crowdperf.settings.camera import Line, Zone
+from crowdperf.settings.engine import Inference
 from tests.support.matching import Matching, Passage, match
 from tests.support.replay import EPOCH_S, Clip, detections, replay
 

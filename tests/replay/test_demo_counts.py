@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crowdperf.config import CLASSES, Config
+from crowdperf.config import Config
 from crowdperf.demo import clip, truth
 from crowdperf.demo.barcode import Stamp, decode
 from crowdperf.demo.truth import Truth
 from crowdperf.events.schema import FrameDetections, LineCrossed
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.detector import Detector, load_detector
+from crowdperf.settings.base import CLASSES
 from crowdperf.tracking.pipeline import CameraPipeline
 
 WIDTH, HEIGHT = 640, 360

@@ -17,11 +17,12 @@ import numpy as np
 
 from crowdperf.capture.binary import ffmpeg_binary
 from crowdperf.capture.probe import analysis_size
-from crowdperf.config import Inference, Line, Tracking, Zone
 from crowdperf.events.schema import Event, FrameDetections
 from crowdperf.frames.layout import RingSpec
 from crowdperf.inference.detector import Detector
 from crowdperf.inference.registry import read_manifest
+from crowdperf.settings.camera import Line, Zone
+from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.tracking.pipeline import CameraPipeline
 from tests.conftest import ROOT
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crowdperf.config import Line
 from crowdperf.counting.frame import Moment, Sample
 from crowdperf.counting.lines import LineCounter
 from crowdperf.events.schema import FrameDetections, LineCrossed
+from crowdperf.settings.camera import Line
 
 FPS = 10.0
 LINE = Line(id="door", p1=[0.5, 0.1], p2=[0.5, 0.9])

@@ -18,10 +18,10 @@ from typing import Any
 import msgspec
 import redis
 
-from crowdperf.config import Paths
 from crowdperf.events.connection import connect
 from crowdperf.events.metrics import decode, metrics_key
 from crowdperf.runtime import Snapshot
+from crowdperf.settings.paths import Paths
 from crowdperf.storage.crossings import PERSONS, VEHICLES, Crossing, decode_member
 from crowdperf.supervision.control import Control
 from tests.conftest import ROOT, wait_until

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdperf.config import Config, Paths
+from crowdperf.config import Config
 from crowdperf.events.bus import Publisher
 from crowdperf.events.connection import connect
 from crowdperf.events.metrics import publish
@@ -18,6 +18,7 @@ from crowdperf.events.schema import AnyEvent, LineCrossed, TrackedFrame, ZoneCha
 from crowdperf.events.streams import EVENTS, TRACKS
 from crowdperf.frames.ring import FrameWriter, RingSpec
 from crowdperf.runtime import Runtime
+from crowdperf.settings.paths import Paths
 from crowdperf.storage import crossings
 
 FPS = 10.0

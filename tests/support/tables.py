@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
-from crowdperf.config import Camera, Config, Line, Zone
+from crowdperf.config import Config
 from crowdperf.events.streams import STREAMS
 from crowdperf.processes import PROCESSES
+from crowdperf.settings.camera import Camera, Line, Zone
 from tests.conftest import ROOT
 
 BEGIN = "<!-- generated: {name} -->"

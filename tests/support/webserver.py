@@ -10,8 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from crowdperf.config import Config, Paths, parse
+from crowdperf.config import Config, parse
 from crowdperf.runtime import Runtime
+from crowdperf.settings.paths import Paths
 from crowdperf.slices import WebSlice, web_slice
 from crowdperf.web.process import main
 from tests.conftest import wait_until

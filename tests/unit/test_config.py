@@ -12,7 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crowdperf import slices
-from crowdperf.config import Config, ConfigError, Environment, Paths, environment, load, parse, redacted, schema
+from crowdperf.config import Config, load, parse, schema
+from crowdperf.settings.base import ConfigError
+from crowdperf.settings.environment import Environment, environment
+from crowdperf.settings.paths import Paths
+from crowdperf.settings.url import redacted
 from crowdperf.supervision.programs import programs
 from tests.conftest import ROOT
 

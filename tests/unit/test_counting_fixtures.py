@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from crowdperf.config import Line, Tracking, Zone
 from crowdperf.counting.frame import Sample
 from crowdperf.counting.lines import can_count
 from crowdperf.events.schema import CameraGap, Event, FrameDetections, LineCrossed, ZoneChanged
+from crowdperf.settings.camera import Line, Zone
+from crowdperf.settings.engine import Tracking
 from crowdperf.tracking.pipeline import CameraPipeline
 from tests.support.sequences import LINE, count, counter, detections, moment, sample, standing, totals
 

@@ -7,9 +7,9 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crowdperf.config import Line, Zone
 from crowdperf.counting.frame import Sample
 from crowdperf.counting.zones import ZoneCounter
+from crowdperf.settings.camera import Line, Zone
 from tests.support.sequences import count, moment, sample, totals
 
 FREE = Line(id="door", p1=[0.5, 0.1], p2=[0.5, 0.9], cooldown_s=0.0)

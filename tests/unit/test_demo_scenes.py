@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from crowdperf import config
+from crowdperf.config import load
 from crowdperf.demo import pictures, scenes, truth
 from crowdperf.demo.barcode import Stamp, decode
 from crowdperf.demo.ground import FPS, HEIGHT, MARGIN, WIDTH, distance
@@ -21,6 +21,7 @@ from crowdperf.demo.script import Actor, Cast, Rules, Stop, covered, moments, tr
 from crowdperf.demo.stage import Stage
 from crowdperf.demo.truth import Truth
 from crowdperf.geometry import Segment, signed_distance
+from crowdperf.settings.camera import Line
 from tests.conftest import missing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +58,7 @@ def test_a_walker_keeps_pace_and_pauses() -> None:
 
 
 def test_a_moment_has_the_direction_of_the_design() -> None:
-    line = config.Line(id="gate", p1=[0.5, 0.1], p2=[0.5, 0.98])
+    line = Line(id="gate", p1=[0.5, 0.1], p2=[0.5, 0.98])
     rightwards = track(person(Stop(300, 400), Stop(700, 400)), 600)
     leftwards = track(person(Stop(700, 400), Stop(300, 400)), 600)
     # Walking p1 -> p2 is down the picture: its right hand, the positive side, is the picture's left.
@@ -75,7 +76,7 @@ def test_only_nearer_people_cover() -> None:
 
 
 def test_the_cast_refuses_whom_nobody_could_count() -> None:
-    line = config.Line(id="gate", p1=[0.5, 0.98], p2=[0.5, 0.4])
+    line = Line(id="gate", p1=[0.5, 0.98], p2=[0.5, 0.4])
     cast = Cast([line], 600, Rules(clear_s=1.0, share=0.1, apart_s=1.0, apart_px=100))
     assert cast.offer(person(Stop(100, 400), Stop(900, 400)))
     assert not cast.offer(person(Stop(100, 430), Stop(900, 430), number=2)), "hides the first at the line"
@@ -181,7 +182,7 @@ def test_the_extent_is_where_the_pixels_are(stage: Stage) -> None:
 
 @pytest.mark.parametrize(("camera", "name"), [("plaza", "demo_sparse"), ("gate", "demo_dense")])
 def test_config_json_has_the_lines_and_zones_of_the_truth(camera: str, name: str) -> None:
-    found = config.load(ROOT / "config.json").camera(camera)
+    found = load(ROOT / "config.json").camera(camera)
     assert tuple(found.lines) == SCENES[name].lines
     assert tuple(found.zones) == SCENES[name].zones
     assert found.url == f"var/demo/{name}.mp4"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crowdperf.config import CLASSES, Tracking
+from crowdperf.settings.base import CLASSES
+from crowdperf.settings.engine import Tracking
 from crowdperf.tracking import kalman
 from crowdperf.tracking.association import assign, buffered_iou
 from crowdperf.tracking.tracker import CONFIRM_HITS, PersonTracker, Tracks

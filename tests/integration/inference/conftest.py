@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from crowdperf.config import Inference
 from crowdperf.inference.detector import Detector, load_detector
+from crowdperf.settings.engine import Inference
 from tests.conftest import missing
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crowdperf.config import CLASSES, Inference, Models
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.detector import Detector, load_detector
 from crowdperf.inference.nms import Found
 from crowdperf.inference.registry import FOLDER
+from crowdperf.settings.base import CLASSES
+from crowdperf.settings.engine import Inference, Models
 from tests.support.pictures import asset, iou, ring_frame
 
 BUS_PEOPLE = np.array([[0.27, 0.38, 0.42, 0.80], [0.06, 0.37, 0.30, 0.84], [0.83, 0.37, 1.0, 0.81]], np.float32)
@@ -109,7 +110,7 @@ def test_the_openvino_path_needs_neither_torch_nor_ultralytics(tmp_path: Path) -
         "from pathlib import Path\n"
         "import numpy as np\n"
         "import crowdperf.inference.process\n"
-        "from crowdperf.config import Inference\n"
+        "from crowdperf.settings.engine import Inference\n"
         "from crowdperf.frames.ring import RingSpec\n"
         "from crowdperf.inference.detector import load_detector\n"
         f"detector = load_detector(Inference(device='cpu'), Path({str(tmp_path)!r}))\n"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crowdperf.config import Inference
 from crowdperf.inference.detector import Detector, load_detector
 from crowdperf.inference.nms import Found
+from crowdperf.settings.engine import Inference
 from tests.conftest import ROOT, missing
 from tests.support.pictures import asset, iou, picture, ring_frame
 

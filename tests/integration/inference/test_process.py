@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import redis
 
-from crowdperf.config import Inference, Models
 from crowdperf.events import wire
 from crowdperf.events.schema import FrameDetections
 from crowdperf.events.streams import DETECTIONS, key
@@ -19,6 +18,7 @@ from crowdperf.frames.doorbell import answers
 from crowdperf.frames.ring import FrameWriter
 from crowdperf.inference import process
 from crowdperf.runtime import Runtime
+from crowdperf.settings.engine import Inference, Models
 from crowdperf.slices import InferenceSlice
 from tests.conftest import RedisServer, wait_until
 from tests.support.pictures import asset, ring_frame

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from crowdperf.config import Inference, Models
 from crowdperf.inference import detector
 from crowdperf.inference.detector import load_detector
 from crowdperf.inference.openvino_runtime import streams
 from crowdperf.inference.precision import int8_pays
 from crowdperf.inference.registry import FOLDER, ModelError, resolve
+from crowdperf.settings.engine import Inference, Models
 
 PERSON = "crowdperf-person-vehicle-n"
 AVX2 = "processor\t: 0\nflags\t\t: fpu sse4_2 avx avx2 fma\nbugs\t\t:\n"

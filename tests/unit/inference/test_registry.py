@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from crowdperf.config import CLASSES, Inference, Models
 from crowdperf.inference.detector import load_detector
 from crowdperf.inference.models_cli import main
 from crowdperf.inference.registry import FOLDER, ModelError, read_manifest, resolve, wanted_classes
+from crowdperf.settings.base import CLASSES
+from crowdperf.settings.engine import Inference, Models
 
 PERSON = "crowdperf-person-vehicle-n"
 

@@ -1,0 +1,41 @@
+"""The processes between pixels and events: inference and tracking."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from crowdperf.settings.base import Seconds, Settings
+
+
+class Models(Settings, frozen=True, kw_only=True):
+    """Names of entries in models/manifest.json, or paths of Ultralytics weights, by role."""
+
+    person: str = "crowdperf-person-vehicle-n"
+
+
+class Inference(Settings, frozen=True, kw_only=True):
+    """The one inference process. `precision` "auto" takes int8 where it was measured to pay, and logs it."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    runtime: Literal["auto", "openvino", "torch"] = "auto"
+    precision: Literal["auto", "full", "int8"] = "auto"
+    models: Models = field(default_factory=Models)
+    confidence: Annotated[float, Meta(gt=0, lt=1)] = 0.1
+    """Detections below this are not published; the tracker's second stage uses the weak ones."""
+    iou: Annotated[float, Meta(gt=0, lt=1)] = 0.7
+    staleness_s: Seconds = 0.5
+    threads: Annotated[int, Meta(ge=0, le=256)] = 0
+    """0 takes every core."""
+
+
+class Tracking(Settings, frozen=True, kw_only=True):
+    """The tracking shards."""
+
+    shards: Annotated[int, Meta(ge=1, le=64)] = 1
+    high_confidence: Annotated[float, Meta(gt=0, lt=1)] = 0.35
+    lost_s: Seconds = 1.5
+    """How long a track is remembered without a detection."""
+    gap_s: Seconds = 1.0
+    """A pause of a camera's analysed frames longer than this is recorded as a gap."""

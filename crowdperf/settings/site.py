@@ -1,0 +1,40 @@
+"""The site as a whole: its name and clock, Redis, the web server, how long history is kept."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from crowdperf.settings.base import Seconds, Settings
+
+
+class Site(Settings, frozen=True, kw_only=True):
+    """What people call the place, and its clock."""
+
+    name: str = "crowdperf"
+    timezone: str = "UTC"
+
+
+class Redis(Settings, frozen=True, kw_only=True):
+    """Where the streams and the history live. An empty `url` starts the embedded server."""
+
+    url: str = ""
+    key_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9:_.-]*$")] = ""
+
+
+class Web(Settings, frozen=True, kw_only=True):
+    """REST API and dashboard."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 8080
+    ssl_certfile: str = ""
+    ssl_keyfile: str = ""
+
+
+class Retention(Settings, frozen=True, kw_only=True):
+    """How long history is kept."""
+
+    crossings_days: Annotated[int, Meta(ge=1, le=36_500)] = 365
+    events_days: Annotated[int, Meta(ge=1, le=36_500)] = 30
+    detections_s: Seconds = 600.0
