@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (("demo", "render the demo site's cameras"), ("models", "list, verify or export models")):
         commands.add_parser(name, help=text, add_help=False)
     commands.add_parser("ring", help="show the live rings, as top shows processes", add_help=False)
+    commands.add_parser("dead-letters", help="messages that could not be handled: list, redrive, drop", add_help=False)
     capture = commands.add_parser("capture", help="(supervised) one camera")
     capture.add_argument("camera")
     commands.add_parser("inference", help="(supervised) the model")
@@ -76,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
             return int(importlib.import_module("crowdperf.inference.models_cli").main(words[1:]))
         if words and words[0] == "ring":
             return _rings(words[1:], Installation())
+        if words and words[0] == "dead-letters":
+            return _dead_letters(words[1:], Installation())
         return _dispatch(parser().parse_args(words), Installation())
     except ConfigError as error:
         print(f"crowdperf: {redact(str(error))}", file=sys.stderr)
@@ -89,6 +92,13 @@ def _rings(words: list[str], here: Installation) -> int:
     config, _ = here.load()
     url, prefix = slices.redis_url(config, here.paths), str(here.paths.ring(""))
     return int(importlib.import_module("crowdperf.capture.rings_cli").main(words, prefix, url, config.redis.key_prefix))
+
+
+def _dead_letters(words: list[str], here: Installation) -> int:
+    """`crowdperf dead-letters`."""
+    config, _ = here.load()
+    url = slices.redis_url(config, here.paths)
+    return int(importlib.import_module("crowdperf.events.dead_letters").main(words, url, config.redis.key_prefix))
 
 
 def _dispatch(arguments: argparse.Namespace, here: Installation) -> int:

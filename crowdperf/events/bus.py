@@ -13,6 +13,7 @@ import redis
 
 from crowdperf.events import wire
 from crowdperf.events.connection import BLOCK_MS
+from crowdperf.events.dead_letters import dead_key, meant_for, stage_burial
 from crowdperf.events.streams import Stream, key
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -78,7 +79,7 @@ class Consumer(Generic[T]):
         self._stream = stream
         self.group = group
         self._name = name
-        self._dead = f"{prefix}crowdperf:dead:{stream.name}:{group}"
+        self._dead = dead_key(stream.name, group, prefix)
         self._keys = [key(stream, camera, prefix) for camera in cameras]
         self._resume = dict.fromkeys(self._keys, b"0")
         """Keys whose own pending entries are still to be read, and from which id on."""
@@ -159,8 +160,8 @@ class Consumer(Generic[T]):
     def _decoded(self, stream: str, rows: list[Any]) -> list[Entry[T]]:
         entries: list[Entry[T]] = []
         for entry_id, fields in rows:
-            if not fields:
-                # Trimmed while it was pending: nothing is left to handle, so it must not come again.
+            if not fields or not meant_for(fields, self.group):
+                # Trimmed while it was pending, or driven again for another group: it must not come again.
                 self._client.xack(stream, self.group, entry_id)
                 continue
             try:
@@ -173,12 +174,7 @@ class Consumer(Generic[T]):
         """Move an entry to the dead-letter stream; one transaction, so that it is in exactly one place."""
         self.dead_letters += 1
         with self._client.pipeline() as pipe:
-            pipe.xadd(
-                self._dead,
-                {**fields, b"_why": why, b"_id": entry_id, b"_from": stream},
-                maxlen=10_000,
-                approximate=True,
-            )
+            stage_burial(pipe, self._dead, fields, entry_id, stream, why)
             pipe.xack(stream, self.group, entry_id)
             pipe.execute()
 

@@ -36,7 +36,12 @@ async def newest_tracks(client: redis.asyncio.Redis, keys: list[str]) -> list[Ro
 
 
 def decoded_event(fields: dict[bytes, bytes]) -> AnyEvent | None:
-    """The event of an entry; None for one that cannot be read, which is its consumers' business to report."""
+    """The event of an entry; None for one that cannot be read, which is its consumers' business to report.
+
+    A dead letter that was driven again (`_for`) is None as well: it is in the stream already.
+    """
+    if b"_for" in fields:
+        return None
     try:
         event: AnyEvent = wire.decode(EVENTS, fields)
     except wire.PoisonError:
