@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import redis
 from msgspec import Struct
 
-from crowdperf.capture.binary import FfmpegMissing, ffmpeg_binary
 from crowdperf.config import Config, load
 from crowdperf.events.connection import OUTAGE, connect
+from crowdperf.ffmpeg import FfmpegMissing, ffmpeg_binary
 from crowdperf.frames.layout import RingSpec
 from crowdperf.inference.registry import ModelError, resolve
 from crowdperf.runtime import redact

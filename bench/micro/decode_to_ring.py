@@ -25,10 +25,10 @@ import psutil
 from bench.harness import Row, compared
 from crowdperf.capture import argv, probe
 from crowdperf.capture.argv import Options
-from crowdperf.capture.binary import UNASKED, abilities, ffmpeg_binary
 from crowdperf.capture.ffmpeg import FfmpegChild
 from crowdperf.capture.probe import Probe
 from crowdperf.capture.source import Source
+from crowdperf.ffmpeg import UNASKED, abilities, ffmpeg_binary
 from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec
 
 CLIP = Path(os.environ.get("CROWDPERF_CLIPS", "../shared/clips")) / "towncentre_a.mp4"

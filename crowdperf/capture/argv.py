@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from crowdperf.capture.binary import Abilities
 from crowdperf.capture.source import Source
+from crowdperf.ffmpeg import Abilities
 from crowdperf.frames.layout import RingSpec
 
 QUICK = ("-analyzeduration", "0", "-probesize", "32")

@@ -13,12 +13,12 @@ from msgspec.structs import replace
 
 from crowdperf.capture import argv, probe, source
 from crowdperf.capture.argv import Options
-from crowdperf.capture.binary import UNASKED, FfmpegMissing, abilities, ffmpeg_binary
 from crowdperf.capture.ffmpeg import FfmpegChild
 from crowdperf.capture.machine import UNFINISHED_S, Cause, Machine
 from crowdperf.capture.probe import Probe
 from crowdperf.capture.quality import Quality
 from crowdperf.events.schema import CameraChanged
+from crowdperf.ffmpeg import UNASKED, FfmpegMissing, abilities, ffmpeg_binary
 from crowdperf.frames.ring import FrameWriter, RingError, RingSpec
 from crowdperf.runtime import Metrics
 from crowdperf.slices import CaptureSlice

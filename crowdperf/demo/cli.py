@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
 def _render_all(out: Path, names: list[str], seed: int) -> None:
     """Render scenes, each in a process of its own when there are several, and say so on stderr."""
     pictures.assets_folder()
-    clip.ffmpeg()
+    clip.encoder()
     began = time.monotonic()
     if len(names) == 1:
         render(out, names[0], seed)

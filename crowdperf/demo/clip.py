@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,27 +13,19 @@ from numpy.typing import NDArray
 
 from crowdperf.demo.ground import FPS, HEIGHT, WIDTH
 from crowdperf.demo.pictures import DemoError
+from crowdperf.ffmpeg import FfmpegMissing, ffmpeg_binary
 
 
-def ffmpeg() -> str:
-    """`CROWDPERF_FFMPEG`, else the system's FFmpeg, else the one of the imageio-ffmpeg wheel.
+def encoder() -> str:
+    """The FFmpeg that encodes.
 
     Raises:
         DemoError: there is none.
     """
-    wanted = os.environ.get("CROWDPERF_FFMPEG", "")
-    found = shutil.which(wanted or "ffmpeg")
-    if found:
-        return found
-    if not wanted:
-        try:
-            import imageio_ffmpeg
-
-            return str(imageio_ffmpeg.get_ffmpeg_exe())
-        except (ImportError, RuntimeError):
-            pass
-    what = f"CROWDPERF_FFMPEG={wanted!r} is no program" if wanted else "no FFmpeg on PATH nor in imageio-ffmpeg"
-    raise DemoError(f"the demo cannot be encoded: {what}. Remedy: ./crowdperf.sh setup, or install FFmpeg.")
+    try:
+        return ffmpeg_binary()
+    except FfmpegMissing as error:
+        raise DemoError(f"the demo cannot be encoded: {error}") from None
 
 
 def write(frames: Iterable[NDArray[np.uint8]], path: Path) -> None:
@@ -45,7 +36,7 @@ def write(frames: Iterable[NDArray[np.uint8]], path: Path) -> None:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     argv = [
-        *(ffmpeg(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
+        *(encoder(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
         *("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{WIDTH}x{HEIGHT}", "-r", str(FPS), "-i", "-"),
         *("-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-bf", "0", "-g", str(FPS), "-keyint_min", str(FPS)),
         *("-sc_threshold", "0", "-pix_fmt", "yuv420p", "-threads", "1"),

@@ -24,7 +24,7 @@ def stanza(program: Program, paths: Paths, root: Path, python: str) -> str:
     """The `[program:x]` section. The digest rides in the environment, where a change makes supervisord restart it."""
     row = program.process
     settings = {
-        "command": " ".join([python, "-m", "crowdperf", *program.arguments]),
+        "command": " ".join([python, "-m", "crowdperf.start", *program.arguments]),
         "directory": str(root),
         "environment": f'CROWDPERF_SLICE="{program.digest}"',
         "autostart": "true",

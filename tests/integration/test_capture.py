@@ -21,13 +21,13 @@ import numpy as np
 import psutil
 import pytest
 
-from crowdperf.capture.binary import ffmpeg_binary
 from crowdperf.capture.camera import CameraCapture
 from crowdperf.capture.ffmpeg import FfmpegChild
 from crowdperf.capture.source import redactor
 from crowdperf.events.bus import Consumer
 from crowdperf.events.schema import AnyEvent, CameraChanged
 from crowdperf.events.streams import EVENTS
+from crowdperf.ffmpeg import ffmpeg_binary
 from crowdperf.frames.ring import FrameReader
 from crowdperf.runtime import Metrics
 from tests.conftest import RedisServer, wait_until

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crowdperf.demo import clip, truth
+from crowdperf.demo import truth
 from crowdperf.demo.barcode import Stamp, decode
 from crowdperf.demo.cli import main
 from crowdperf.demo.ground import FPS
 from crowdperf.demo.scenes import SCENES, SPARSE, Scene
 from crowdperf.demo.script import Actor, Stop, Track, track
+from crowdperf.ffmpeg import ffmpeg_binary
 from tests.conftest import missing
 
 SECONDS = 3
@@ -43,7 +44,7 @@ def rendered(out: Path) -> list[str]:
 
 def decoded(video: Path, *options: str) -> np.ndarray:
     """Luma planes at the analysis size, shape (n, 360, 640)."""
-    argv = [clip.ffmpeg(), "-loglevel", "error", *options, "-i", str(video), "-vf", "scale=640:360"]
+    argv = [ffmpeg_binary(), "-loglevel", "error", *options, "-i", str(video), "-vf", "scale=640:360"]
     argv += ["-fps_mode", "passthrough", "-pix_fmt", "yuv420p", "-f", "rawvideo", "-"]
     raw = subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout
     return np.frombuffer(raw, np.uint8).reshape(-1, 540, 640)[:, :360]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crowdperf.capture.binary import ffmpeg_binary
+from crowdperf.ffmpeg import ffmpeg_binary
 from tests.conftest import wait_until
 from tests.support.site import Site
 

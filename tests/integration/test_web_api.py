@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -17,24 +16,11 @@ from crowdperf.events.schema import CameraGap, LineCrossed
 from crowdperf.web.parameters import rfc3339
 from tests.conftest import ROOT, RedisServer, wait_until
 from tests.support.synthetic import SyntheticSite
-from tests.support.webserver import Served, serving
+from tests.support.webserver import Served
 
 PROBLEM = "application/problem+json"
 DAY = 1_777_593_600.0
 """2026-05-01T00:00:00Z."""
-
-
-@pytest.fixture
-def server(redis_server: RedisServer, tmp_path: Path) -> Iterator[Served]:
-    with serving(redis_server.url, tmp_path) as served:
-        yield served
-
-
-@pytest.fixture
-def site(server: Served, redis_server: RedisServer) -> Iterator[SyntheticSite]:
-    made = SyntheticSite(server.config, server.paths, redis_server.url)
-    yield made
-    made.close()
 
 
 @pytest.fixture

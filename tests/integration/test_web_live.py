@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -32,19 +31,6 @@ from crowdperf.web.process import listen
 from tests.conftest import ROOT, RedisServer, missing, wait_until
 from tests.support.synthetic import SyntheticSite
 from tests.support.webserver import CONFIG, Served, free_port, serving, site_config
-
-
-@pytest.fixture
-def server(redis_server: RedisServer, tmp_path: Path) -> Iterator[Served]:
-    with serving(redis_server.url, tmp_path) as served:
-        yield served
-
-
-@pytest.fixture
-def site(server: Served, redis_server: RedisServer) -> Iterator[SyntheticSite]:
-    made = SyntheticSite(server.config, server.paths, redis_server.url)
-    yield made
-    made.close()
 
 
 class Listener:

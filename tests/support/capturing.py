@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import psutil
 
-from crowdperf.capture.binary import ffmpeg_binary
+from crowdperf.ffmpeg import ffmpeg_binary
 from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
 from crowdperf.slices import CaptureSlice

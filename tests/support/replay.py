@@ -15,9 +15,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from crowdperf.capture.binary import ffmpeg_binary
 from crowdperf.capture.probe import analysis_size
 from crowdperf.events.schema import Event, FrameDetections
+from crowdperf.ffmpeg import ffmpeg_binary
 from crowdperf.frames.layout import RingSpec
 from crowdperf.inference.detector import Detector
 from crowdperf.inference.registry import read_manifest

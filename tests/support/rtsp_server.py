@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crowdperf.capture.binary import ffmpeg_binary
+from crowdperf.ffmpeg import ffmpeg_binary
 
 MTU = 1400
 CLOCK = 90_000

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from crowdperf.capture import argv
 from crowdperf.capture.argv import Options
-from crowdperf.capture.binary import Abilities, FfmpegMissing, abilities, ffmpeg_binary
 from crowdperf.capture.source import Source
+from crowdperf.ffmpeg import Abilities, FfmpegMissing, abilities, ffmpeg_binary
 from crowdperf.frames.layout import RingSpec
 
 URL = "rtsp://camera/stream"

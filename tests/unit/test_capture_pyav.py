@@ -7,9 +7,9 @@ from typing import Any, Literal
 import pytest
 
 from crowdperf.capture.argv import Options
-from crowdperf.capture.binary import UNASKED
 from crowdperf.capture.pyav import container_options
 from crowdperf.capture.source import Source, SourceError
+from crowdperf.ffmpeg import UNASKED
 
 
 def options(kind: Literal["rtsp", "http", "file"] = "rtsp", **changes: Any) -> Options:

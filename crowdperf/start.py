@@ -1,0 +1,58 @@
+"""`python -m crowdperf.start <command> …`, what supervisord runs: `python -m crowdperf`, loaded out of the frames' way.
+
+A start takes 0.3 s of processor time and nearly all of it is spent on imports. Half a dozen at once, as an update of
+the configuration starts them, took two cores from the model for so long that frames were lost. On Linux every thread
+has a priority of its own, so a thread of low priority imports the modules and the work then begins in the main thread,
+whose priority was never touched: to raise it again would need privileges.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import threading
+
+YIELDING = ("capture", "tracking", "worker", "web")
+"""Commands whose start can wait a moment. Inference cannot: no frame is analysed before it is up."""
+NICE = 10
+"""Leaves a start a tenth of a core that the model would fill alone: late, never starved."""
+
+
+def load(words: list[str]) -> None:
+    """Import what the command needs."""
+    with contextlib.suppress(ImportError):  # the command itself says what is missing
+        importlib.import_module("crowdperf.__main__")
+        from crowdperf.processes import PROCESSES
+
+        for row in PROCESSES:
+            if row.kind in (words[0], "-".join(words[:2])):
+                importlib.import_module(row.entry.partition(":")[0])
+
+
+def quietly(words: list[str]) -> None:
+    """`load` at low priority, in a thread that then ends."""
+    # Threads that numpy starts would inherit the low priority; the matrices of these processes have no use for them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    def loading() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        load(words)
+
+    thread = threading.Thread(target=loading, name="loading")
+    thread.start()
+    thread.join()
+
+
+def main() -> int:
+    """Load, then run the command."""
+    words = sys.argv[1:]
+    if words and words[0] in YIELDING:
+        quietly(words)
+    command: int = importlib.import_module("crowdperf.__main__").main(words)
+    return command
+
+
+if __name__ == "__main__":
+    sys.exit(main())
