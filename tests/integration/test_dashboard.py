@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from crowdperf.events.schema import CameraGap
 from tests.conftest import ROOT, RedisServer
 from tests.support.browser import dashboard
 from tests.support.synthetic import SyntheticSite
@@ -15,6 +18,7 @@ from tests.support.webserver import CONFIG, Served, serving
 
 pytestmark = pytest.mark.browser
 SCREENSHOTS = ROOT / "var" / "screenshots"
+ZONE = ZoneInfo("Europe/Berlin")
 HOSTILE = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script>'
 
 
@@ -94,20 +98,79 @@ def test_a_camera_that_stops_is_shown_as_down_without_its_old_picture(server: Se
         shown.wait_for("document.querySelector('[data-zone=stage] .zone-value').textContent.startsWith('–')")
 
 
-def test_the_keyboard_enlarges_a_camera_and_esc_closes_it(server: Served, site: SyntheticSite) -> None:
+def test_the_keyboard_opens_a_camera_and_goes_back(server: Served, site: SyntheticSite) -> None:
+    site.cross("plaza", "gate", "in")
     with dashboard(server.url) as shown:
         shown.wait_for_picture("plaza")
-        tile = shown.page.locator("article[data-camera='plaza'] button")
+        tile = shown.page.locator("article[data-camera='plaza'] a")
         for _ in range(20):
             shown.page.keyboard.press("Tab")
             if tile.evaluate("node => node === document.activeElement"):
                 break
         shown.page.keyboard.press("Enter")
-        shown.wait_for("document.querySelector('dialog').open")
-        shown.wait_for("document.querySelector('dialog canvas').dataset.sequence")
-        shown.page.keyboard.press("Escape")
-        shown.wait_for("!document.querySelector('dialog').open")
-        assert tile.evaluate("node => node === document.activeElement"), "the focus is back where it was"
+        shown.wait_for("document.querySelector('.stage canvas')?.dataset.boxes > 0")
+        assert shown.page.locator("h1").inner_text() == "Plaza north"
+        shown.wait_for("document.querySelectorAll('.editor .shape').length === 2")
+        shown.wait_for("document.querySelector('.today [data-line=gate]').textContent.includes('1')")
+        shown.wait_for("document.querySelector('.facts dd').textContent === 'Live'")
+        shown.page.go_back()
+        shown.wait_for_picture("plaza")
+        shown.page.goto(f"{server.url}/#/camera/nosuch")
+        shown.wait_for("document.querySelector('main').textContent.includes('no camera nosuch')")
+
+
+def test_a_line_is_tried_on_the_tracks_of_the_last_minute(server: Served, site: SyntheticSite) -> None:
+    with dashboard(server.url) as shown:
+        shown.page.goto(f"{server.url}/#/camera/plaza")
+        shown.page.locator(".shape-item").first.click()
+        # Figures walk to the right over a line from the bottom to the top, which is `in` (and jump back at the edge).
+        shown.wait_for("/over this line: [1-9]\\d* in/.test(document.querySelector('.tally').textContent)")
+        assert shown.page.locator(".handle").count() == 0, "who may not configure moves nothing"
+
+
+def test_history_shows_what_the_api_counts(server: Served, site: SyntheticSite) -> None:
+    noon = datetime.now(ZONE).replace(hour=12, minute=5, second=0, microsecond=0).timestamp()
+    for days, crossings in ((1, 3), (8, 2), (40, 5)):
+        for _ in range(crossings):
+            site.cross("plaza", "gate", "in", ts=noon - days * 86_400)
+    site.cross("lobby", "door", "out", "car", ts=noon - 86_400)
+    gap = CameraGap(id="g", camera="lobby", ts=noon - 86_000, start=noon - 86_400, end=noon - 86_000, cause="stalled")
+    site.publish(gap)
+    with dashboard(server.url) as shown:
+        shown.page.goto(f"{server.url}/#/history")
+        shown.page.locator("[data-preset=yesterday]").click()
+        shown.wait_for("document.querySelector('[data-figure=in]')?.textContent === '3'")
+        assert shown.page.locator("[data-figure=out]").inner_text() == "1"
+        assert "Week before: 2 (+50 %)" in shown.page.locator(".card").first.inner_text()
+        rows = [row.split() for row in shown.page.locator(".history tbody tr").all_inner_texts()]
+        assert [row[-3:] for row in rows] == [["0", "1", "-1"], ["3", "0", "3"]]
+        shown.page.locator(".history select").first.select_option("plaza")
+        shown.wait_for("document.querySelectorAll('.history tbody tr').length === 1")
+        assert shown.page.locator("[data-figure=out]").inner_text() == "0"
+        shown.page.locator(".history select").first.select_option("")
+        shown.page.locator("[data-preset=month]").click()
+        shown.wait_for("document.querySelector('[data-figure=in]').textContent === '5'")
+        shown.screenshot(SCREENSHOTS / "history.png")
+
+
+def test_every_text_of_the_pages_follows_the_language(server: Served, site: SyntheticSite) -> None:
+    with dashboard(server.url) as shown:
+        shown.page.locator("#language").select_option("de")
+        shown.wait_for("document.documentElement.lang === 'de' && document.querySelector('.overview') !== null")
+        shown.wait_for_picture("plaza")
+        shown.wait_for("document.getElementById('connection').dataset.state === 'live'")
+        assert shown.page.locator(".nav").inner_text().split() == ["Übersicht", "Verlauf", "System", "API"]
+        assert "Jetzt darin" in shown.page.locator("main").inner_text()
+
+
+@pytest.mark.parametrize("page", ["camera/plaza", "history"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 3840)])
+def test_pages_fit_every_screen(server: Served, site: SyntheticSite, page: str, scheme: str, width: int) -> None:
+    with dashboard(server.url, scheme, width, 800) as shown:
+        shown.page.goto(f"{server.url}/#/{page}")
+        shown.wait_for("document.querySelector('.stage canvas')?.dataset.sequence || document.querySelector('.u-over')")
+        assert shown.overflow_px() == 0
+        shown.screenshot(SCREENSHOTS / f"{page.split('/')[0]}-{scheme}-{width}.png")
 
 
 def test_the_theme_button_is_remembered(server: Served, site: SyntheticSite) -> None:

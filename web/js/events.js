@@ -3,15 +3,16 @@
 import { get } from "./api.js";
 import { arrow, el } from "./dom.js";
 import { capital, clock, duration } from "./format.js";
+import { t, term } from "./texts.js";
 
 const KEPT = 80;
-const FILTERS = { All: null, Crossings: ["LineCrossed"], Zones: ["ZoneChanged"], Cameras: ["CameraGap", "CameraChanged"] };
+const FILTERS = { all: null, crossings: ["LineCrossed"], zones: ["ZoneChanged"], cameras: ["CameraGap", "CameraChanged"] };
 const TROUBLE = ["stalled", "backing_off", "misconfigured"];
 
 /** The panel. */
 export function events(state) {
-  const list = el("ol", { class: "events", tabindex: 0, "aria-label": "Recent events" });
-  const note = el("p", { class: "note", hidden: true }, "Nothing has happened yet today.");
+  const list = el("ol", { class: "events", tabindex: 0, "aria-label": t("events.label") });
+  const note = el("p", { class: "note", hidden: true }, t("events.none"));
   let shown = null;
   let rows = [];
   const draw = () => {
@@ -41,12 +42,12 @@ export function events(state) {
       shown = types;
       draw();
     },
-  }, name));
+  }, t(`events.${name}`)));
   state.on("event", add);
   state.on("reload", load);
   load();
-  return el("section", { class: "panel", "aria-label": "Events" },
-    el("div", { class: "panel-head" }, el("h2", {}, "Events"), el("div", { class: "filters", role: "group", "aria-label": "Show" }, ...buttons)),
+  return el("section", { class: "panel", "aria-label": t("events.title") },
+    el("div", { class: "panel-head" }, el("h2", {}, t("events.title")), el("div", { class: "filters", role: "group", "aria-label": t("events.show") }, ...buttons)),
     list, note);
 }
 
@@ -61,14 +62,14 @@ function eventRow(state, event) {
 function describe(event, camera) {
   if (event.type === "LineCrossed") {
     const line = camera?.lines.find((row) => row.id === event.line)?.name ?? event.line;
-    return [arrow(event.direction), el("b", {}, `${capital(event.class)} ${event.direction}`), ` · ${line}`];
+    return [arrow(event.direction), el("b", {}, t(`events.crossed_${event.direction}`, { class: capital(term("class", event.class)) })), ` · ${line}`];
   }
   if (event.type === "ZoneChanged") {
     const zone = camera?.zones.find((row) => row.id === event.zone)?.name ?? event.zone;
-    return [el("b", {}, `${zone}: ${event.occupancy} inside`), ` · ${event.class} ${event.change === "in" ? "entered" : "left"}`];
+    return [el("b", {}, t("events.inside", { zone, count: event.occupancy })), ` · ${t(event.change === "in" ? "events.entered" : "events.left", { class: term("class", event.class) })}`];
   }
   if (event.type === "CameraGap") {
-    return [el("b", {}, `Gap of ${duration(event.end - event.start)}`), ` · ${event.cause}`];
+    return [el("b", {}, t("events.gap", { duration: duration(event.end - event.start) })), ` · ${event.cause}`];
   }
-  return [el("b", {}, `Camera ${String(event.state).replace("_", " ")}`), event.detail ? ` · ${event.detail}` : ""];
+  return [el("b", {}, t("events.camera", { state: term("state", event.state).toLowerCase() })), event.detail ? ` · ${event.detail}` : ""];
 }

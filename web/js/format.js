@@ -1,29 +1,60 @@
 // Numbers and times as people read them; times are always the site's, wherever the browser is.
 
+import { language } from "./texts.js";
+
+const LOCALES = { en: "en-GB", de: "de-DE" };
+
 let zone = "UTC";
 let formats = {};
+let whole;
+let tenth;
 
-/** Use this IANA zone from now on. */
+/** Use this IANA zone, and the viewer's language, from now on. */
 export function useZone(name) {
   zone = name;
-  const make = (options) => new Intl.DateTimeFormat("en-GB", { timeZone: zone, hourCycle: "h23", ...options });
+  const locale = LOCALES[language()];
+  whole = new Intl.NumberFormat(locale);
+  tenth = new Intl.NumberFormat(locale, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+  const make = (options) => new Intl.DateTimeFormat(locale, { timeZone: zone, hourCycle: "h23", ...options });
   formats = {
     clock: make({ hour: "2-digit", minute: "2-digit", second: "2-digit" }),
     day: make({ weekday: "short", day: "numeric", month: "short" }),
+    minute: make({ weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" }),
     hour: make({ hour: "2-digit" }),
+    parts: new Intl.DateTimeFormat("en-CA", { timeZone: zone, hourCycle: "h23", year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit" }),
     zone: make({ timeZoneName: "short" }),
   };
 }
 useZone("UTC");
 
-const whole = new Intl.NumberFormat("en-GB");
-const tenth = new Intl.NumberFormat("en-GB", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
-
 export const count = (value) => whole.format(value);
 export const fps = (value) => (value === null || value === undefined ? "–" : tenth.format(value));
 export const clock = (date) => formats.clock.format(date);
 export const day = (date) => formats.day.format(date);
-export const hour = (date) => Number(formats.hour.format(date));
+export const dayAndTime = (date) => formats.minute.format(date);
+export const hour = (date) => Number(part(date, "hour"));
+
+function part(date, type) {
+  return formats.parts.formatToParts(date).find((row) => row.type === type).value;
+}
+
+/** The site's day of a moment, as YYYY-MM-DD. */
+export const siteDay = (date) => `${part(date, "year")}-${part(date, "month")}-${part(date, "day")}`;
+
+/** Midnight at the site that begins the day YYYY-MM-DD. */
+export function midnight(text) {
+  const wanted = Date.parse(`${text}T00:00:00Z`);
+  // The zone's offset at that moment is found by asking what the site's clock shows; twice, for days of a change.
+  let at = wanted;
+  for (let turn = 0; turn < 2; turn += 1) {
+    const shown = Date.parse(`${siteDay(new Date(at))}T${part(new Date(at), "hour")}:${part(new Date(at), "minute")}:${part(new Date(at), "second")}Z`);
+    at -= shown - wanted;
+  }
+  return new Date(at);
+}
+
+/** The day that is `days` after YYYY-MM-DD. */
+export const addDays = (text, days) => new Date(Date.parse(`${text}T00:00:00Z`) + days * 86_400_000).toISOString().slice(0, 10);
 export const zoneName = (date) => formats.zone.formatToParts(date).find((part) => part.type === "timeZoneName")?.value ?? zone;
 
 /** Bytes as MiB or GiB. */

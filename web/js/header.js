@@ -2,8 +2,9 @@
 
 import { el, icon, setText } from "./dom.js";
 import { clock, day, zoneName } from "./format.js";
+import { LANGUAGES, language, t, useLanguage } from "./texts.js";
 
-const WORDS = { connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", down: "No data" };
+const EXPLAINED = ["reconnecting", "down"];
 
 /** Set up the theme button at once: it needs no data. */
 export function themeButton() {
@@ -12,7 +13,7 @@ export function themeButton() {
   const show = () => {
     const dark = root.dataset.theme === "dark";
     button.replaceChildren(icon(dark ? "sun" : "moon"));
-    button.setAttribute("aria-label", dark ? "Use the light theme" : "Use the dark theme");
+    button.setAttribute("aria-label", t(dark ? "theme.light" : "theme.dark"));
   };
   button.addEventListener("click", () => {
     root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark";
@@ -28,18 +29,23 @@ export function themeButton() {
   show();
 }
 
+/** Offer the languages. */
+export function languageChoice() {
+  const select = document.getElementById("language");
+  select.replaceChildren(...Object.entries(LANGUAGES).map(([name, title]) =>
+    el("option", { value: name, selected: name === language() }, title)));
+  select.addEventListener("change", () => useLanguage(select.value));
+}
+
 /** Show the connection's state, and a banner that explains any other than live. */
 export function connection(name, since = null) {
   const pill = document.getElementById("connection");
   const banner = document.getElementById("banner");
   pill.dataset.state = name;
-  setText(pill, WORDS[name]);
-  const texts = {
-    reconnecting: `The connection is lost${since ? `; figures are as of ${clock(since)}` : ""}. Connecting again …`,
-    down: `Redis does not answer${since ? `; figures are as of ${clock(since)}` : ""}. This page recovers by itself.`,
-  };
-  banner.hidden = !(name in texts);
-  setText(banner, texts[name] ?? "");
+  setText(pill, t(`connection.${name}`));
+  banner.hidden = !EXPLAINED.includes(name);
+  const key = since ? `banner.${name}_since` : `banner.${name}`;
+  setText(banner, banner.hidden ? "" : t(key, { time: since ? clock(since) : "" }));
 }
 
 /** Show the site's name and run its clock. */

@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { el, svg } from "./dom.js";
 import { count, hour } from "./format.js";
+import { t } from "./texts.js";
 
 const REFRESH_MS = 60_000;
 const WIDTH = 480;
@@ -15,9 +16,9 @@ export function hours(state) {
   const chart = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", preserveAspectRatio: "none" });
   const panel = el(
     "section",
-    { class: "panel hours", "aria-label": "People by hour" },
-    el("div", { class: "hours-head" }, el("h2", {}, "People by hour"),
-      el("span", { class: "legend" }, el("span", {}, "In"), el("span", { class: "legend-out" }, "Out"))),
+    { class: "panel hours", "aria-label": t("hours.title") },
+    el("div", { class: "hours-head" }, el("h2", {}, t("hours.title")),
+      el("span", { class: "legend" }, el("span", {}, t("in")), el("span", { class: "legend-out" }, t("out")))),
     chart,
     el("div", { class: "hours-axis", "aria-hidden": "true" }, ...["00", "06", "12", "18", "24"].map((text) => el("span", {}, text))),
   );
@@ -50,11 +51,11 @@ function draw(chart, rows, current) {
       nodes.push(svg("rect", {
         class: `bar-${direction}`, x: index * STEP + 2.5 + side * (STEP - 5) / 2, y: BASE - height,
         width: (STEP - 5) / 2 - 0.75, height, rx: 1,
-      }, svg("title", {}, `${String(index).padStart(2, "0")}:00 ${direction}: ${count(bin[direction])}`)));
+      }, svg("title", {}, t("hours.bar", { hour: String(index).padStart(2, "0"), direction: t(`${direction}.on_picture`), count: count(bin[direction]) }))));
     });
   });
   nodes.push(svg("line", { class: "base", x1: 0, x2: WIDTH, y1: BASE + 0.5, y2: BASE + 0.5 }));
   chart.replaceChildren(...nodes);
   const busiest = bins.reduce((best, bin, index) => (bin.in + bin.out > bins[best].in + bins[best].out ? index : best), 0);
-  chart.setAttribute("aria-label", `People by hour; most between ${busiest}:00 and ${busiest + 1}:00`);
+  chart.setAttribute("aria-label", t("hours.label", { from: busiest, to: busiest + 1 }));
 }

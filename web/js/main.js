@@ -1,15 +1,19 @@
 // Starts the dashboard: loads the site, shows the page of the address, connects the live data.
 
 import { get } from "./api.js";
+import { cameraPage } from "./camera.js";
 import { el } from "./dom.js";
 import { events } from "./events.js";
 import { useZone } from "./format.js";
-import { connection, siteHeader, themeButton } from "./header.js";
+import { connection, languageChoice, siteHeader, themeButton } from "./header.js";
+import { historyPage } from "./history.js";
 import { hours } from "./hours.js";
 import { Pictures } from "./live.js";
+import { Router } from "./router.js";
 import { State } from "./state.js";
 import { Live } from "./stream.js";
 import { strip, systemPage } from "./system.js";
+import { loadTexts, t } from "./texts.js";
 import { totals } from "./totals.js";
 import { wall } from "./wall.js";
 import { zones } from "./zones.js";
@@ -17,7 +21,9 @@ import { zones } from "./zones.js";
 const RETRY_MS = 3000;
 const main = document.getElementById("main");
 
+await loadTexts();
 themeButton();
+languageChoice();
 start();
 
 async function start() {
@@ -26,7 +32,7 @@ async function start() {
     site = await get("/api/v1/cameras");
   } catch (error) {
     connection("reconnecting");
-    document.getElementById("loading")?.replaceChildren(`${error.message} Trying again …`);
+    document.getElementById("loading")?.replaceChildren(t("error.again", { message: error.message }));
     setTimeout(start, RETRY_MS);
     return;
   }
@@ -35,48 +41,31 @@ async function start() {
   state.clockOffsetMs = Date.parse(site.time) - Date.now();
   siteHeader(state);
   connect(state);
-  const pages = makePages(state);
-  addEventListener("hashchange", () => showPage(pages));
-  showPage(pages);
-}
-
-/** The pages, made once; the overview keeps its figures while another page is shown. */
-function makePages(state) {
-  let overview = null;
   const pictures = state.site.cameras.length ? new Pictures() : null;
-  return {
-    overview: () => (overview ??= state.site.cameras.length ? overviewPage(state, pictures) : emptyPage()),
+  new Router(main, {
+    overview: () => (state.site.cameras.length ? overviewPage(state, pictures) : emptyPage()),
+    camera: (id) => cameraPage(state, pictures, id),
+    history: () => historyPage(state),
     system: () => systemPage(),
-  };
+  }, "overview").show();
 }
 
-let shown = null;
-
-function showPage(pages) {
-  const name = location.hash === "#/system" ? "system" : "overview";
-  if (shown?.dataset.page === "system") shown.stop();
-  shown = pages[name]();
-  shown.dataset.page = name;
-  main.replaceChildren(shown);
-  for (const link of document.querySelectorAll(".nav [data-page]")) {
-    if (link.dataset.page === name) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-  }
-}
-
+/** The overview is made once and keeps its figures while another page is shown. */
 function overviewPage(state, pictures) {
-  return el("div", { class: "overview" },
+  const node = el("div", { class: "overview" },
     el("div", { class: "totals" }, ...totals(state), hours(state)),
     wall(state, pictures),
     el("div", { class: "side" }, zones(state), events(state)),
     strip());
+  node.keep = true;
+  return node;
 }
 
 function emptyPage() {
   const example = '"cameras": [\n  {"id": "entrance", "name": "Entrance",\n   "url": "rtsp://user:password@10.0.0.7/stream",\n   "lines": [{"id": "door", "p1": [0.2, 0.6], "p2": [0.8, 0.6]}]}\n]';
-  return el("section", { class: "panel empty" }, el("h2", {}, "No cameras yet"),
-    el("p", {}, "Add one to config.json, then run crowdperf ctl update."), el("pre", {}, example),
-    el("p", {}, "Lines count who goes in and out, zones count who is inside."));
+  return el("section", { class: "panel empty" }, el("h2", {}, t("empty.title")),
+    el("p", {}, t("empty.how")), el("pre", {}, example),
+    el("p", {}, t("empty.why")));
 }
 
 function connect(state) {

@@ -1,5 +1,7 @@
 // What is drawn over a picture: zones, lines with their in side, boxes. Coordinates are normalised, y down.
 
+import { t, term } from "./texts.js";
+
 const TRACK_COLOURS = ["#4cc9f0", "#ffb454", "#7ee787", "#ff8fa3", "#c3a6ff", "#f9e784", "#5ee6d0", "#ffa8e2"];
 const IN = "#7cc0ff";
 const OUT = "#ffb866";
@@ -46,8 +48,8 @@ function drawBox(context, at, scale, [x1, y1, x2, y2], track, kind, detailed) {
   context.strokeStyle = colour;
   context.lineWidth = 1.6 * scale;
   context.strokeRect(left, top, right - left, bottom - top);
-  if (detailed) label(context, scale, left, top, `${kind} ${track}`, colour, 11);
-  else if (kind !== "person") label(context, scale, left, top, kind, colour, 10);
+  if (detailed) label(context, scale, left, top, `${term("class", kind)} ${track}`, colour, 11);
+  else if (kind !== "person") label(context, scale, left, top, term("class", kind), colour, 10);
 }
 
 function drawLine(context, at, scale, line, counts, detailed) {
@@ -67,8 +69,8 @@ function drawLine(context, at, scale, line, counts, detailed) {
   const normal = [(-(by - ay) / length) * flip, ((bx - ax) / length) * flip];
   const middle = [(ax + bx) / 2, (ay + by) / 2];
   const reach = (detailed ? 30 : 22) * scale;
-  drawArrow(context, scale, middle, normal, reach, IN, detailed ? `in ${counts.in}` : "in");
-  drawArrow(context, scale, middle, [-normal[0], -normal[1]], reach, OUT, detailed ? `out ${counts.out}` : "out");
+  drawArrow(context, scale, middle, normal, reach, IN, detailed ? `${t("in.on_picture")} ${counts.in}` : t("in.on_picture"));
+  drawArrow(context, scale, middle, [-normal[0], -normal[1]], reach, OUT, detailed ? `${t("out.on_picture")} ${counts.out}` : t("out.on_picture"));
   if (detailed) label(context, scale, ax, ay, line.name, "#fff", 12);
 }
 

@@ -2,6 +2,7 @@
 
 import { clock } from "./format.js";
 import { el, icon, setText } from "./dom.js";
+import { t } from "./texts.js";
 import { drawOverlay } from "./overlay.js";
 
 const SILENCE_MS = 5000;
@@ -12,11 +13,11 @@ export class LivePicture {
     this.camera = camera;
     this.state = state;
     this.detailed = detailed;
-    this.canvas = el("canvas", { role: "img", "aria-label": `Live picture of ${camera.name}`, "data-camera": camera.id });
-    this.title = el("strong", {}, "Waiting for the picture");
+    this.canvas = el("canvas", { role: "img", "aria-label": t("picture.label", { camera: camera.name }), "data-camera": camera.id });
+    this.title = el("strong", {}, t("picture.waiting"));
     this.text = el("span", {}, "");
     this.cover = el("span", { class: "tile-cover" }, icon("camera"), this.title, this.text);
-    this.badge = el("span", { class: "tile-badge", hidden: true }, "Live");
+    this.badge = el("span", { class: "tile-badge", hidden: true }, t("picture.live"));
     host.append(this.canvas, this.cover, this.badge);
     this.context = this.canvas.getContext("2d");
     this.waiting = null;
@@ -43,7 +44,7 @@ export class LivePicture {
       const [now, data] = this.waiting;
       this.waiting = null;
       if (now.state === "live") await this.paint(now, data);
-      else this.hide("No picture", this.seenAt ? `since ${clock(this.seenAt)}` : "The camera is down");
+      else this.hide(t("picture.none"), this.seenAt ? t("picture.since", { time: clock(this.seenAt) }) : t("picture.down"));
     }
     this.busy = false;
   }
@@ -89,7 +90,7 @@ export class LivePicture {
   check() {
     if (document.hidden) this.heardAt = Date.now();
     if (Date.now() - this.heardAt > SILENCE_MS) {
-      this.hide("Picture interrupted", this.seenAt ? `last seen ${clock(this.seenAt)}` : "The server sends no pictures");
+      this.hide(t("picture.interrupted"), this.seenAt ? t("picture.last_seen", { time: clock(this.seenAt) }) : t("picture.silent"));
     }
   }
 }

@@ -3,12 +3,12 @@
 import { get } from "./api.js";
 import { el, setText } from "./dom.js";
 import { bytes, count, duration, fps, milliseconds } from "./format.js";
+import { t, term } from "./texts.js";
 
 const REFRESH_MS = 5000;
-const NAMES = { live: "Live", backing_off: "Retrying", stalled: "Stalled", connecting: "Connecting", stopped: "Stopped", misconfigured: "Misconfigured", disabled: "Off", unknown: "Unknown" };
 
 /** Ask /debug every 5 s while the page is seen; returns a function that stops it. */
-function poll(show) {
+export function poll(show) {
   let stopped = false;
   const turn = async () => {
     if (stopped) return;
@@ -19,7 +19,7 @@ function poll(show) {
   return () => { stopped = true; };
 }
 
-const sum = (values) => values.reduce((total, value) => total + (value ?? 0), 0);
+export const sum = (values) => values.reduce((total, value) => total + (value ?? 0), 0);
 
 /** The strip below the overview. */
 export function strip() {
@@ -28,17 +28,16 @@ export function strip() {
     fields[name] = el("dd", {}, "–");
     return el("div", {}, el("dt", {}, label), fields[name]);
   };
-  const node = el("section", { class: "panel strip", "aria-label": "System" },
-    el("dl", {}, field("cameras", "Cameras live"), field("captured", "Captured"), field("analysed", "Analysed"),
-      field("latency", "Latency"), field("dropped", "Frames dropped"), field("restarts", "FFmpeg restarts")),
-    el("a", { href: "#/system" }, "System details"));
+  const node = el("section", { class: "panel strip", "aria-label": t("strip.label") },
+    el("dl", {}, ...["cameras", "captured", "analysed", "latency", "dropped", "restarts"].map((name) => field(name, t(`strip.${name}`)))),
+    el("a", { href: "#/system" }, t("strip.more")));
   poll((report) => {
     const cameras = Object.values(report?.cameras ?? {}).filter((camera) => camera.enabled);
     const latencies = cameras.map((camera) => camera.latency_ms).filter((value) => value !== null);
     const texts = !report ? {} : {
-      cameras: `${cameras.filter((camera) => camera.live).length} of ${cameras.length}`,
-      captured: `${fps(sum(cameras.map((camera) => camera.fps_captured)))} fps`,
-      analysed: `${fps(sum(cameras.map((camera) => camera.fps_analysed)))} fps`,
+      cameras: t("strip.of", { live: cameras.filter((camera) => camera.live).length, all: cameras.length }),
+      captured: t("unit.fps", { value: fps(sum(cameras.map((camera) => camera.fps_captured))) }),
+      analysed: t("unit.fps", { value: fps(sum(cameras.map((camera) => camera.fps_analysed))) }),
       latency: latencies.length ? milliseconds(Math.max(...latencies)) : "–",
       dropped: count(sum(cameras.flatMap((camera) => Object.values(camera.drops)))),
       restarts: count(sum(cameras.map((camera) => camera.ffmpeg_restarts_total))),
@@ -53,11 +52,12 @@ export function systemPage() {
   const cameras = el("tbody", {});
   const processes = el("tbody", {});
   const head = (...names) => el("thead", {}, el("tr", {}, ...names.map(([name, numeric]) => el("th", { scope: "col", class: numeric ? "num" : null }, name))));
+  const named = ([name, numeric]) => [t(`system.${name}`), numeric];
   const panel = (title, ...children) => el("section", { class: "panel", "aria-label": title },
     el("div", { class: "panel-head" }, el("h2", {}, title)), el("div", { class: "table-scroll", tabindex: 0 }, el("table", {}, ...children)));
   const node = el("div", { class: "system" },
-    panel("Cameras", head(["Camera"], ["State"], ["Captured", 1], ["Analysed", 1], ["Latency", 1], ["Dropped", 1], ["FFmpeg restarts", 1], ["Ring"], ["Last error"]), cameras),
-    panel("Processes", head(["Process"], ["PID", 1], ["Uptime", 1], ["Memory", 1], ["CPU", 1]), processes));
+    panel(t("system.cameras"), head(...[["camera"], ["state"], ["captured", 1], ["analysed", 1], ["latency", 1], ["dropped", 1], ["restarts", 1], ["ring"], ["last_error"]].map(named)), cameras),
+    panel(t("system.processes"), head(...[["process"], ["pid", 1], ["uptime", 1], ["memory", 1], ["cpu", 1]].map(named)), processes));
   node.stop = poll((report) => {
     if (!report) return; // The banner tells; what is shown stays readable.
     cameras.replaceChildren(...Object.entries(report.cameras).map(([id, camera]) => cameraRow(id, camera)));
@@ -70,21 +70,21 @@ const number = (text) => el("td", { class: "num" }, text);
 
 function cameraRow(id, camera) {
   const tone = camera.live ? "good" : camera.enabled ? "bad" : "idle";
-  const state = camera.enabled && !camera.live && camera.state === "live" ? "No frames" : NAMES[camera.state] ?? camera.state;
+  const state = camera.enabled && !camera.live && camera.state === "live" ? t("state.no_frames") : term("state", camera.state);
   const drops = Object.entries(camera.drops).filter(([, value]) => value);
   const ring = camera.ring;
   return el("tr", {},
     el("td", {}, el("b", {}, camera.name), camera.name === id ? "" : el("div", { class: "muted" }, id)),
     el("td", {}, el("span", { class: "pill", "data-state": tone }, state)),
-    number(camera.fps_captured === null ? "–" : `${fps(camera.fps_captured)} fps`),
-    number(camera.fps_analysed === null ? "–" : `${fps(camera.fps_analysed)} fps`),
+    number(camera.fps_captured === null ? "–" : t("unit.fps", { value: fps(camera.fps_captured) })),
+    number(camera.fps_analysed === null ? "–" : t("unit.fps", { value: fps(camera.fps_analysed) })),
     number(milliseconds(camera.latency_ms)),
     el("td", { class: "num", title: drops.map(([cause, value]) => `${cause}: ${value}`).join(", ") },
       count(sum(drops.map(([, value]) => value))), ...drops.map(([cause, value]) => el("div", { class: "muted" }, `${count(value)} ${cause.replaceAll("_", " ")}`))),
     number(count(camera.ffmpeg_restarts_total)),
-    el("td", {}, ring ? `${ring.width}×${ring.height}, ${ring.slots} slots` : "–",
-      ring ? el("div", { class: "muted" }, `frame ${count(ring.head)}${ring.age_s === null ? "" : `, ${Math.round(ring.age_s * 1000)} ms ago`}`) : ""),
-    el("td", { class: "error-text" }, camera.last_error || el("span", { class: "muted" }, "none")));
+    el("td", {}, ring ? t("system.ring_slots", { size: `${ring.width}×${ring.height}`, slots: ring.slots }) : "–",
+      ring ? el("div", { class: "muted" }, t(ring.age_s === null ? "system.ring_frame" : "system.ring_frame_age", { frame: count(ring.head), age: Math.round((ring.age_s ?? 0) * 1000) })) : ""),
+    el("td", { class: "error-text" }, camera.last_error || el("span", { class: "muted" }, t("system.no_error"))));
 }
 
 function processRow(name, process) {

@@ -2,17 +2,18 @@
 
 import { arrow, el, setText } from "./dom.js";
 import { count } from "./format.js";
+import { t } from "./texts.js";
 
 function card(title, kind, state, admits) {
   const values = {};
   const figure = (direction) => {
     values[direction] = el("span", { class: "figure-value", "data-total": `${kind}.${direction}` }, "0");
-    return el("div", { class: "figure" }, values[direction], el("span", { class: "figure-label" }, arrow(direction), direction === "in" ? "In" : "Out"));
+    return el("div", { class: "figure" }, values[direction], el("span", { class: "figure-label" }, arrow(direction), t(direction)));
   };
   const node = el(
     "section",
-    { class: "panel total", "aria-label": `${title} today` },
-    el("div", { class: "total-head" }, el("h2", {}, title), el("span", { class: "muted" }, "today")),
+    { class: "panel total", "aria-label": t("today.of", { what: title }) },
+    el("div", { class: "total-head" }, el("h2", {}, title), el("span", { class: "muted" }, t("today"))),
     el("div", { class: "total-figures" }, figure("in"), figure("out")),
   );
   const update = () => {
@@ -27,7 +28,7 @@ function card(title, kind, state, admits) {
 /** The two cards. */
 export function totals(state) {
   return [
-    card("People", "person", state, (row) => row.class === "person"),
-    card("Vehicles", "vehicle", state, (row) => row.class !== "person"),
+    card(t("people"), "person", state, (row) => row.class === "person"),
+    card(t("vehicles"), "vehicle", state, (row) => row.class !== "person"),
   ];
 }

@@ -2,6 +2,7 @@
 
 import { el, setText } from "./dom.js";
 import { count } from "./format.js";
+import { t } from "./texts.js";
 
 const NEAR = 0.85;
 
@@ -16,20 +17,20 @@ export function zones(state) {
       list.append(row.node);
     }
   }
-  if (!rows.size) list.append(el("p", { class: "note" }, "No camera has a zone. Zones are drawn in the configuration."));
+  if (!rows.size) list.append(el("p", { class: "note" }, t("zones.none")));
   const update = () => {
     for (const [name, row] of rows) row.update(state.zones.get(name)?.occupancy ?? null);
   };
   state.on("zones", update);
   update();
-  return el("section", { class: "panel", "aria-label": "Occupancy" },
-    el("div", { class: "panel-head" }, el("h2", {}, "Inside now")), list);
+  return el("section", { class: "panel", "aria-label": t("zones.label") },
+    el("div", { class: "panel-head" }, el("h2", {}, t("zones.title"))), list);
 }
 
 function zoneRow(camera, zone) {
   const value = el("span", {}, "–");
   const limit = zone.limit === null ? null : el("small", {}, ` / ${count(zone.limit)}`);
-  const tag = el("span", { class: "over-tag", hidden: true }, "over limit");
+  const tag = el("span", { class: "over-tag", hidden: true }, t("zones.over"));
   const fill = el("div", { class: "meter-fill" });
   const meter = zone.limit === null ? null : el("div", {
     class: "meter", role: "meter", "aria-label": `${zone.name}, ${camera.name}`, "aria-valuemin": 0, "aria-valuemax": zone.limit,
@@ -44,12 +45,12 @@ function zoneRow(camera, zone) {
   );
   const update = (occupancy) => {
     setText(value, occupancy === null ? "–" : count(occupancy));
-    node.title = occupancy === null ? "No fresh data from this camera" : "";
+    node.title = occupancy === null ? t("zones.stale") : "";
     if (!meter) return;
     const share = occupancy === null ? 0 : occupancy / zone.limit;
     fill.style.setProperty("--share", Math.min(1, share));
     meter.setAttribute("aria-valuenow", Math.min(zone.limit, occupancy ?? 0));
-    meter.setAttribute("aria-valuetext", occupancy === null ? "no data" : `${occupancy} of ${zone.limit}`);
+    meter.setAttribute("aria-valuetext", occupancy === null ? t("zones.no_data") : t("zones.of", { count: occupancy, limit: zone.limit }));
     node.dataset.level = share > 1 ? "over" : share >= NEAR ? "near" : "normal";
     tag.hidden = share <= 1;
   };
