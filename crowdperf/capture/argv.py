@@ -21,6 +21,8 @@ from crowdperf.frames.layout import RingSpec
 QUICK = ("-analyzeduration", "0", "-probesize", "32")
 PATIENT = ("-analyzeduration", "10000000", "-probesize", "5000000")
 """For a stream that does not show its picture size at once, as when one joins it long before its next keyframe."""
+_SILENT = ("-loglevel", "error")
+_TALKING = ("-hide_banner", "-nostats", "-loglevel", "level+info")
 PROTOCOLS = {
     "rtsp": "rtsp,rtsps,rtp,srtp,tcp,udp,tls",
     "http": "http,https,httpproxy,tcp,tls,crypto",
@@ -40,6 +42,8 @@ class Options(Struct, frozen=True, kw_only=True):
     paced: bool = False
     """Read no faster than the source's own clock: for what can be read faster than it was filmed."""
     patient: bool = False
+    timed: bool = False
+    """Tell each picture's time on stderr, in the order of the pictures: a rawvideo pipe carries none."""
     extra_flags: tuple[str, ...] = ()
     """FFMPEG_EXTRA_FLAGS: before the input; one of them replaces the same option of ours."""
     output_flags: tuple[str, ...] = ()
@@ -62,6 +66,7 @@ def capture(options: Options, spec: RingSpec) -> list[str]:
         options,
         # One thread per camera: automatic threading costs 15 % more processor time, and memory for each thread.
         ("-flags", "low_delay", "-threads", "1", "-protocol_whitelist", PROTOCOLS[options.source.kind]),
+        _TALKING if options.timed else _SILENT,
     )
     filters = []
     if scaled or spec.pix_fmt == "yuv420p":
@@ -69,6 +74,8 @@ def capture(options: Options, spec: RingSpec) -> list[str]:
         filters.append(f"scale={content.w}:{content.h}:flags=fast_bilinear{colour}")
     if (content.w, content.h) != (spec.width, spec.height):
         filters.append(f"pad={spec.width}:{spec.height}:{content.x0}:{content.y0}")
+    if options.timed:
+        filters.append("showinfo=checksum=0")
     if filters:
         argv += ["-vf", ",".join(filters)]
     return [*argv, *_passthrough(options), "-f", "rawvideo", "-pix_fmt", spec.pix_fmt, *options.output_flags, "-"]
@@ -84,7 +91,7 @@ def stream(options: Options, analysis_width: int) -> list[str]:
     argv = _input(
         options,
         ("-flags", "low_delay", "-threads", "1", "-protocol_whitelist", PROTOCOLS[options.source.kind]),
-        ("-hide_banner", "-nostats", "-loglevel", "level+info"),
+        _TALKING,
     )
     size = f"w='trunc(min({analysis_width},iw)/2)*2':h=-2"
     argv += ["-vf", f"scale={size}:flags=fast_bilinear:out_color_matrix=bt601:out_range=tv", *_passthrough(options)]
@@ -110,7 +117,7 @@ def _passthrough(options: Options) -> tuple[str, ...]:
     return () if {"-fps_mode", "-vsync", "-r"} & set(options.output_flags) else options.abilities.passthrough
 
 
-def _input(options: Options, flags: tuple[str, ...], loglevel: tuple[str, ...] = ("-loglevel", "error")) -> list[str]:
+def _input(options: Options, flags: tuple[str, ...], loglevel: tuple[str, ...] = _SILENT) -> list[str]:
     """From the program to the input."""
     given = set(options.extra_flags)
     if {"-loglevel", "-v"} & given:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from crowdperf.events.outbox import Outbox
 from crowdperf.events.schema import FrameDetections
-from crowdperf.frames.ring import FrameReader, FrameStamp
+from crowdperf.frames.ring import FrameStamp, RingSpec
 from crowdperf.inference.cameras import Cameras
 from crowdperf.inference.detector import Detector
 from crowdperf.inference.nms import Found
@@ -107,7 +107,7 @@ class Service:
             if stamp is None:
                 self._schedule.drop(one.camera, "lapped")
                 continue
-            self._outbox.put(message(one.camera, reader, stamp, detections))
+            self._outbox.put(message(one.camera, reader.spec, stamp, detections))
             self._stats.analysed(one.camera)
         now = self._clock()
         if self._empty_every_s and now - self._emptied_at >= self._empty_every_s:
@@ -123,7 +123,7 @@ class Service:
             self._metrics.text("last_error", reason, one.camera)
 
 
-def message(camera: str, reader: FrameReader, stamp: FrameStamp, found: Found) -> FrameDetections:
+def message(camera: str, spec: RingSpec, stamp: FrameStamp, found: Found) -> FrameDetections:
     """The frame's detections in the form that travels."""
     return FrameDetections(
         camera=camera,
@@ -133,6 +133,6 @@ def message(camera: str, reader: FrameReader, stamp: FrameStamp, found: Found) -
         boxes=found.boxes.astype("<f4").tobytes(),
         scores=found.scores.astype("<f4").tobytes(),
         classes=found.classes.tobytes(),
-        source_width=reader.spec.source_width,
-        source_height=reader.spec.source_height,
+        source_width=spec.source_width,
+        source_height=spec.source_height,
     )

@@ -143,3 +143,10 @@ def test_a_stream_tells_its_own_size() -> None:
     assert not argv.tells_itself(options(), "bgr24")
     assert not argv.tells_itself(options("file", "/a.mp4"), "yuv420p")
     assert not argv.tells_itself(replace(options(), extra_flags=("-loglevel", "error")), "yuv420p")
+
+
+def test_a_timed_command_differs_by_the_filter_that_tells_times() -> None:
+    plain, timed = (argv.capture(replace(options("file", "/a.mp4"), timed=on), SCALED) for on in (False, True))
+    assert after(timed, "-vf") == after(plain, "-vf") + ",showinfo=checksum=0"
+    assert timed[timed.index("-flags") : timed.index("-vf")] == plain[plain.index("-flags") : plain.index("-vf")]
+    assert after(timed, "-loglevel") == "level+info"

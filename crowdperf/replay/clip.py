@@ -1,0 +1,166 @@
+"""Recorded footage as capture would deliver it: the same command, the same pixels, each picture's time."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from crowdperf.capture import argv, probe
+from crowdperf.capture.argv import Options
+from crowdperf.capture.ffmpeg import FfmpegChild
+from crowdperf.capture.source import Source
+from crowdperf.ffmpeg import abilities, ffmpeg_binary
+from crowdperf.frames.layout import RingSpec
+
+SILENCE_S = 60.0
+"""A file that gives nothing for so long lies on a disk, or a network, that is gone."""
+POLL_S = 0.2
+DEFAULT_FPS = 25.0
+"""Where neither the file nor the operator says a rate: what FFmpeg assumes too."""
+_SHOWN = re.compile(r"\] n: *\d+ pts: *\S+ pts_time: *(\S+)")
+
+
+class ClipError(Exception):
+    """The clip cannot be used; the message names the file and the remedy."""
+
+
+class Clip(Struct, frozen=True):
+    """A recording."""
+
+    path: Path
+    width: int
+    """Of the upright source picture, pixels."""
+    height: int
+    fps: float
+    """Pictures per second; the times of a clip that is not `timed`."""
+    timed: bool = False
+    """Every picture has the time that the file gives it. Otherwise picture n is at n / fps."""
+
+
+class Picture(NamedTuple):
+    """One picture as the ring would hold it."""
+
+    number: int
+    """From 0."""
+    at_s: float
+    """Seconds since the first picture."""
+    data: NDArray[np.uint8]
+    """Shape (frame_bytes,); a new array each time."""
+
+
+def open_clip(path: Path, fps: float | None = None) -> Clip:
+    """Look at a file.
+
+    Args:
+        path: a recording that FFmpeg can read.
+        fps: the true rate, for a file whose own times are wrong; None believes the file.
+
+    Raises:
+        ClipError: no such file, or no video in it.
+        FfmpegMissing: there is no FFmpeg.
+    """
+    if not path.is_file():
+        raise ClipError(f"there is no file {str(path)!r}. Remedy: correct --clip.")
+    child = FfmpegChild(argv.probe(_options(path)), str)
+    deadline = time.monotonic() + SILENCE_S
+    while child.listen(POLL_S) and time.monotonic() < deadline:
+        pass
+    child.end()
+    lines = [line for line in child.tail if "At least one output file" not in line]
+    found = probe.parse("\n".join(lines))
+    if found is None:
+        said = lines[-1].strip() if lines else "FFmpeg says nothing of it"
+        raise ClipError(f"{str(path)!r} holds no video that FFmpeg can read ({said}). Remedy: give a recording.")
+    return Clip(path, found.width, found.height, fps or found.fps or DEFAULT_FPS, timed=fps is None)
+
+
+def spec_of(
+    clip: Clip, analysis_width: int = 640, target_fps: float = 10.0, frame_skip: int = 0, bgr24: bool = False
+) -> RingSpec:
+    """The ring that capture would make for this source."""
+    return probe.ring_spec(
+        probe.Probe(clip.width, clip.height, clip.fps, True),
+        pix_fmt="bgr24" if bgr24 else "yuv420p",
+        analysis_width=analysis_width,
+        queue_max=2,
+        target_fps=target_fps,
+        frame_skip=frame_skip,
+    )
+
+
+def pictures(clip: Clip, spec: RingSpec, output_flags: tuple[str, ...] = ()) -> Iterator[Picture]:
+    """Every picture of the clip, in order, in the form of `spec`.
+
+    Args:
+        output_flags: the camera's own `ffmpeg_flags`.
+
+    Raises:
+        ClipError: FFmpeg gave up, or stalled.
+    """
+    options = replace(_options(clip.path), timed=clip.timed, output_flags=output_flags)
+    child = FfmpegChild(argv.capture(options, spec), str)
+    times: list[float] = []
+    number, began_s, at_s = 0, 0.0, 0.0
+    try:
+        while (data := _picture(child, spec.frame_bytes, times, clip)) is not None:
+            if not clip.timed:
+                at_s = number / clip.fps
+            else:
+                while not times and child.attend(POLL_S):
+                    _hear(child, times)
+                shown = times.pop(0) if times else float("nan")
+                if number == 0 and np.isfinite(shown):
+                    began_s = shown
+                # A picture without a time follows the one before it.
+                at_s = shown - began_s if np.isfinite(shown) else at_s + 1 / clip.fps
+            yield Picture(number, at_s, data)
+            number += 1
+        code = child.exit_code()
+        if code or not number:
+            said = child.tail[-1].strip() if child.tail else f"exit code {code}"
+            raise ClipError(f"FFmpeg could not read {str(clip.path)!r} after {number} pictures: {said}.")
+    finally:
+        child.end()
+
+
+def _options(path: Path) -> Options:
+    binary = ffmpeg_binary()
+    source = Source("file", str(path.resolve()))
+    # Patient: a recording may begin between two keyframes, and its rate is wanted too.
+    return Options(binary=binary, abilities=abilities(binary), source=source, patient=True)
+
+
+def _picture(child: FfmpegChild, size: int, times: list[float], clip: Clip) -> NDArray[np.uint8] | None:
+    """The next whole picture, None at the end; the times that are told meanwhile go to `times`."""
+    data = np.empty(size, np.uint8)
+    view, filled = data.data, 0
+    heard = time.monotonic()
+    while filled < size:
+        count = child.read_into(view[filled:], POLL_S)
+        _hear(child, times)
+        if count is None:
+            return None
+        if count:
+            filled += count
+            heard = time.monotonic()
+        elif time.monotonic() - heard > SILENCE_S:
+            raise ClipError(
+                f"{str(clip.path)!r} gave nothing for {SILENCE_S:g} s. Remedy: see whether its disk is gone."
+            )
+    return data
+
+
+def _hear(child: FfmpegChild, times: list[float]) -> None:
+    """Take over what FFmpeg has told of its pictures' times."""
+    while child.facts:
+        shown = _SHOWN.search(child.facts.popleft())
+        if shown:
+            times.append(float("nan") if shown[1] == "NOPTS" else float(shown[1]))
