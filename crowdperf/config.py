@@ -17,6 +17,7 @@ from msgspec import Meta, field
 from crowdperf.settings.base import CameraId, ConfigError, Fps, Seconds, Settings
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.engine import Inference, Tracking
+from crowdperf.settings.ppe import Ppe, validate_rules
 from crowdperf.settings.site import Redis, Retention, Site, Web
 from crowdperf.settings.url import validate_url
 
@@ -41,6 +42,7 @@ class Config(Settings, frozen=True, kw_only=True):
     queue_max: Annotated[int, Meta(ge=1, le=64)] = 2
     stall_s: Seconds = 20.0
     inference: Inference = field(default_factory=Inference)
+    ppe: Ppe = field(default_factory=Ppe)
     tracking: Tracking = field(default_factory=Tracking)
     retention: Retention = field(default_factory=Retention)
     web: Web = field(default_factory=Web)
@@ -130,3 +132,4 @@ def _validate(config: Config, source: str) -> None:
         for line in camera.lines:
             if line.p1 == line.p2:
                 raise ConfigError(f"{where}: line {line.id!r} has no length (p1 equals p2). Remedy: move one end.")
+        validate_rules(where, camera.ppe, {zone.id for zone in camera.zones})

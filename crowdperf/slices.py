@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from crowdperf.config import Config
 from crowdperf.settings.camera import Camera, Line, Zone
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.settings.environment import Environment
 from crowdperf.settings.paths import Paths
+from crowdperf.settings.ppe import PPE_WIDTH, Ppe
 from crowdperf.settings.site import Retention, Site, Web
 from crowdperf.settings.url import redacted
 
@@ -37,6 +38,10 @@ class CaptureSlice(Struct, frozen=True, kw_only=True):
     analysis_width: int
     target_fps: float
     frame_skip: int
+    ppe_fps: float = 0.0
+    """0 without a PPE rule."""
+    model_width: int = 0
+    """What the person model is to see of `analysis_width`; 0 for all of it."""
     queue_max: int
     stall_s: float
     media_roots: tuple[str, ...]
@@ -50,6 +55,7 @@ class InferenceSlice(Struct, frozen=True, kw_only=True):
     """All that the inference process knows. It learns the cameras from their rings, so that none restarts it."""
 
     settings: Inference
+    ppe: Ppe = field(default_factory=Ppe)
     queue_max: int
     cuda_empty_every: int
     sizes: tuple[tuple[int, int], ...]
@@ -110,6 +116,9 @@ def redis_url(config: Config, paths: Paths) -> str:
 def capture_slice(config: Config, env: Environment, paths: Paths, root: Path, camera_id: str) -> CaptureSlice:
     """The slice of one camera; `root` is the folder that relative files are resolved against."""
     camera = config.camera(camera_id)
+    width = _first(camera.analysis_width, config.analysis_width)
+    # Helmets and masks are small; the people who wear them are found at the width that every other camera has.
+    wide = bool(camera.ppe) and camera.analysis_width is None and width < PPE_WIDTH
     return CaptureSlice(
         camera_id=camera.id,
         url=camera.url,
@@ -120,9 +129,11 @@ def capture_slice(config: Config, env: Environment, paths: Paths, root: Path, ca
         ffmpeg_extra_flags=env.ffmpeg_extra_flags,
         rtsp_stimeout_usec=env.rtsp_stimeout_usec,
         pix_fmt=_first(camera.pix_fmt, config.pix_fmt),
-        analysis_width=_first(camera.analysis_width, config.analysis_width),
+        analysis_width=PPE_WIDTH if wide else width,
         target_fps=_first(camera.target_fps, env.target_fps, config.target_fps),
         frame_skip=_first(camera.frame_skip, config.frame_skip),
+        ppe_fps=config.ppe.fps if camera.ppe else 0.0,
+        model_width=width if wide else 0,
         queue_max=_first(env.queue_max, config.queue_max),
         stall_s=_first(camera.stall_s, config.stall_s),
         media_roots=tuple(str((root / folder).resolve()) for folder in config.media_roots),
@@ -143,6 +154,7 @@ def inference_slice(config: Config, env: Environment, paths: Paths) -> Inference
     width = config.analysis_width // 2 * 2
     return InferenceSlice(
         settings=config.inference,
+        ppe=config.ppe,
         queue_max=_first(env.queue_max, config.queue_max),
         cuda_empty_every=env.cuda_empty_every,
         sizes=tuple((width, round(width * high / wide / 2) * 2) for wide, high in ((16, 9), (4, 3))),

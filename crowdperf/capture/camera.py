@@ -258,6 +258,8 @@ class CameraCapture:
             queue_max=camera.queue_max,
             target_fps=camera.target_fps,
             frame_skip=camera.frame_skip,
+            ppe_fps=camera.ppe_fps,
+            model_width=camera.model_width,
             written=written,
         )
 

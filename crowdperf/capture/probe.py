@@ -66,6 +66,8 @@ def ring_spec(
     queue_max: int,
     target_fps: float,
     frame_skip: int,
+    ppe_fps: float = 0.0,
+    model_width: int = 0,
     written: tuple[int, int] | None = None,
 ) -> RingSpec:
     """The ring for a source. Slots: what inference may hold, one that is written, one to spare, four at least.
@@ -85,6 +87,9 @@ def ring_spec(
         slots=max(4, _held(queue_max, probe.fps, target_fps, frame_skip) + 2),
         target_fps=target_fps,
         frame_skip=frame_skip,
+        ppe_fps=ppe_fps,
+        # Never more than there is; an even number as the picture's own.
+        model_width=model_width // 2 * 2 if 0 < model_width < width else 0,
     )
 
 

@@ -14,6 +14,23 @@ from msgspec import Struct
 Direction = Literal["in", "out"]
 
 
+class PpeColumns(Struct, frozen=True, array_like=True):
+    """What the PPE model saw on the people of one frame."""
+
+    persons: bytes
+    """uint16 little-endian, shape (k,): the detections (people) that were looked at."""
+    owners: bytes
+    """uint16 little-endian, shape (m,): the detection that each item belongs to, one of `persons`."""
+    items: bytes
+    """uint8, shape (m,): index into `settings.ppe.PPE_CLASSES`."""
+    scores: bytes
+    """float32 little-endian, shape (m,)."""
+    boxes: bytes
+    """float32 little-endian, shape (m, 4), as in FrameDetections."""
+    picture_height: int
+    """Pixels, of the picture that was looked at."""
+
+
 class FrameDetections(Struct, frozen=True, array_like=True):
     """What the model saw in one analysed frame."""
 
@@ -31,6 +48,8 @@ class FrameDetections(Struct, frozen=True, array_like=True):
     """uint8, shape (n,): index into `settings.base.CLASSES`."""
     source_width: int = 0
     source_height: int = 0
+    ppe: PpeColumns | None = None
+    """None where the PPE model was not asked."""
 
 
 class TrackedFrame(Struct, frozen=True, array_like=True):
@@ -80,6 +99,29 @@ class ZoneChanged(Event, frozen=True, kw_only=True):
     occupancy: int
     epoch: int
     sequence: int
+
+
+class PpeObserved(Event, frozen=True, kw_only=True):
+    """What was seen of a confirmed person in one frame that the PPE model looked at; `PPEWorker` votes over many.
+
+    Each finding is the best score of such an item on that person, 0 where none was seen.
+    """
+
+    track: int
+    epoch: int
+    sequence: int
+    detection: int
+    """Index of the person in the frame's detections: a request for evidence names it."""
+    height_px: float
+    """Height of the person in the picture that was looked at, pixels: small people are hard to judge."""
+    zones: str = ""
+    """Ids of the zones in which the feet are, separated by commas (an id holds none)."""
+    hardhat: float = 0.0
+    no_hardhat: float = 0.0
+    vest: float = 0.0
+    no_vest: float = 0.0
+    mask: float = 0.0
+    no_mask: float = 0.0
 
 
 class CameraGap(Event, frozen=True, kw_only=True):

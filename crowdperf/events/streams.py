@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from crowdperf.events.schema import AnyEvent, FrameDetections, TrackedFrame
+from crowdperf.events.schema import AnyEvent, FrameDetections, PpeObserved, TrackedFrame
 
 
 class Stream(Struct, frozen=True, kw_only=True):
@@ -56,7 +56,18 @@ EVENTS = Stream(
     expected_rate="a few per person seen",
     max_entries=5_000_000,
 )
-STREAMS = (DETECTIONS, TRACKS, EVENTS)
+OBSERVATIONS = Stream(
+    name="observations",
+    key="crowdperf:observations",
+    carries=PpeObserved,
+    encoding="map",
+    ids="*",
+    retention="10 min, never what a group has not read",
+    expected_rate="ppe.fps (1/s) per person on cameras with a PPE rule",
+    max_entries=200_000,
+)
+"""Apart from `events`, which is history: a busy site observes more in a day than it has events in a month."""
+STREAMS = (DETECTIONS, TRACKS, EVENTS, OBSERVATIONS)
 
 
 def key(stream: Stream, camera: str = "", prefix: str = "") -> str:

@@ -4,7 +4,7 @@
 
     offset   line
          0   | magic      | version    | slots K    | slot stride | frame bytes | width      | height     | pix_fmt |
-        64   | src width  | src height | fps in 1/1000 | frame skip | epoch     | file bytes |            |         |
+        64   | src width  | src height | fps in 1/1000 | frame skip | epoch     | file bytes | PPE 1/1000 | model w |
        128   | owner pid  | owner start| heartbeat  |             |             |            |            |         |
        192   | head       |            |            |             |             |            |            |         |
       4096   slot 0 ------------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 MAGIC = int.from_bytes(b"crwdperf", "little")
-VERSION = 2
+VERSION = 3
 PAGE = 4096
 PICTURE_AT = 256
 """Bytes from a slot's beginning to its picture. Copies from and to addresses that differ by little, modulo a page, are
@@ -54,7 +54,7 @@ NO_PTS = (1 << 64) - 1
 
 # Indices into the file seen as u64.
 F_MAGIC, F_VERSION, F_SLOTS, F_STRIDE, F_FRAME_BYTES, F_WIDTH, F_HEIGHT, F_PIX_FMT = range(8)
-F_SOURCE_WIDTH, F_SOURCE_HEIGHT, F_MILLI_FPS, F_FRAME_SKIP, F_EPOCH, F_FILE_BYTES = range(8, 14)
+F_SOURCE_WIDTH, F_SOURCE_HEIGHT, F_MILLI_FPS, F_FRAME_SKIP, F_EPOCH, F_FILE_BYTES, F_PPE, F_MODEL_WIDTH = range(8, 16)
 F_OWNER_PID, F_OWNER_START, F_HEARTBEAT = range(16, 19)
 F_HEAD = 24
 HEADER_WORDS = 32
@@ -92,6 +92,10 @@ class RingSpec(Struct, frozen=True):
     slots: int
     target_fps: float
     frame_skip: int
+    ppe_fps: float = 0.0
+    """Frames a second that the PPE model looks at; 0 for a camera without a PPE rule."""
+    model_width: int = 0
+    """Pixels that the person model is to see of the width; 0 for all of them."""
 
     @property
     def frame_bytes(self) -> int:
@@ -143,7 +147,7 @@ def slot_words(spec: RingSpec) -> list[int]:
 
 
 def header_words(spec: RingSpec, epoch: int) -> list[int]:
-    """The immutable words F_MAGIC..F_FILE_BYTES of a ring."""
+    """The immutable words F_MAGIC..F_MODEL_WIDTH of a ring."""
     return [
         MAGIC,
         VERSION,
@@ -159,6 +163,8 @@ def header_words(spec: RingSpec, epoch: int) -> list[int]:
         spec.frame_skip,
         epoch,
         spec.file_bytes,
+        round(spec.ppe_fps * 1000),
+        spec.model_width,
     ]
 
 
@@ -166,7 +172,7 @@ def parse_header(words: list[int], file_bytes: int) -> tuple[RingSpec, int] | st
     """The spec and epoch that a header states, or why it is no header of this version.
 
     Args:
-        words: the first F_FILE_BYTES + 1 words of the file.
+        words: the first F_MODEL_WIDTH + 1 words of the file.
         file_bytes: the file's real size.
     """
     if words[F_MAGIC] != MAGIC:
@@ -184,6 +190,8 @@ def parse_header(words: list[int], file_bytes: int) -> tuple[RingSpec, int] | st
         slots=words[F_SLOTS],
         target_fps=words[F_MILLI_FPS] / 1000,
         frame_skip=words[F_FRAME_SKIP],
+        ppe_fps=words[F_PPE] / 1000,
+        model_width=words[F_MODEL_WIDTH],
     )
     if problem(spec) or header_words(spec, words[F_EPOCH]) != words or file_bytes != spec.file_bytes:
         return "its header contradicts itself"

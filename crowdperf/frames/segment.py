@@ -49,8 +49,8 @@ def start_time(pid: int) -> int:
 
 def read_header(fd: int) -> tuple[RingSpec, int] | str:
     """The spec and epoch of an open ring file, or why it is none."""
-    raw = os.pread(fd, (layout.F_FILE_BYTES + 1) * 8, 0)
-    if len(raw) < (layout.F_FILE_BYTES + 1) * 8:
+    raw = os.pread(fd, (layout.F_MODEL_WIDTH + 1) * 8, 0)
+    if len(raw) < (layout.F_MODEL_WIDTH + 1) * 8:
         return "it is shorter than a ring's header"
     return layout.parse_header(memoryview(raw).cast("Q").tolist(), os.fstat(fd).st_size)
 

@@ -20,7 +20,7 @@ from crowdperf.inference.letterbox import Letterbox, letterbox, to_source
 from crowdperf.inference.nms import Found
 from crowdperf.inference.pixels import PixelFormat
 from crowdperf.inference.precision import int8_pays, this_processor
-from crowdperf.inference.registry import FOLDER, ModelError, ModelPath, Precision, resolve
+from crowdperf.inference.registry import FOLDER, ModelError, ModelPath, Precision, Role, resolve
 from crowdperf.settings import engine
 
 GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -67,6 +67,11 @@ class Detector:
         self.precision = precision
         """ "full", "int8", or "own" for a user's own weights."""
 
+    @property
+    def where(self) -> str:
+        """Device, runtime and precision, for people."""
+        return f"{self.runtime.device}, {self.runtime.name}, {self.precision}"
+
     def detect(self, frames: Sequence[NDArray[np.uint8]], spec: RingSpec) -> list[Found]:
         """Detections of frames of one camera.
 
@@ -91,35 +96,43 @@ class Detector:
 
     def ready(self, spec: RingSpec) -> bool:
         """Whether frames of this geometry can be computed at once; else the runtime begins to prepare for it."""
-        return self.runtime.ready(letterbox(spec.width, spec.height))
+        return self.runtime.ready(letterbox(spec.width, spec.height, spec.model_width))
 
-    def warm(self, sizes: Sequence[tuple[int, int]]) -> None:
-        """Prepare for ring pictures of these widths and heights, and wait until that is done."""
-        for width, height in sizes:
-            blank = np.zeros(width * height * 3 // 2, np.uint8)
-            self.detect([blank], RingSpec(width, height, "yuv420p", width, height, 4, 1.0, 0))
+    def warm(self, specs: Sequence[RingSpec]) -> None:
+        """Prepare for pictures of these rings, and wait until that is done."""
+        for spec in specs:
+            self.detect([np.zeros(spec.frame_bytes, np.uint8)], spec)
 
     def load(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> None:
         """Take the frames out of the ring: whoever passes a ring's own memory asks `FrameReader.intact` after this."""
         first = specs[0]
-        self.runtime.load(frames, first.pix_fmt, letterbox(first.width, first.height))
+        self.runtime.load(frames, first.pix_fmt, letterbox(first.width, first.height, first.model_width))
 
     def run(self, specs: Sequence[RingSpec]) -> list[Found]:
         """Detections of what `load` took, as `detect` returns them."""
-        box = letterbox(specs[0].width, specs[0].height)
+        box = letterbox(specs[0].width, specs[0].height, specs[0].model_width)
         return [
             Found(to_source(found.boxes, box, spec.content), found.scores, found.classes)
             for found, spec in zip(self.runtime.run(), specs)
         ]
 
 
-def load_detector(settings: engine.Inference, cache: Path, folder: Path = FOLDER) -> Detector:
-    """The person and vehicle detector that the configuration asks for.
+def blank_spec(width: int, height: int) -> RingSpec:
+    """Some ring of that size, for `Detector.warm`."""
+    return RingSpec(width, height, "yuv420p", width, height, 4, 1.0, 0)
+
+
+def load_detector(
+    settings: engine.Inference, cache: Path, folder: Path = FOLDER, role: Role = "person", confidence: float = 0.0
+) -> Detector:
+    """The detector of one role that the configuration asks for.
 
     Args:
         settings: the `inference` block.
         cache: a folder for files that may be deleted at any time.
         folder: of the model registry.
+        role: person (with vehicles), or ppe.
+        confidence: detections at or below it are dropped; 0 takes the one in `settings`.
 
     Raises:
         ModelError: the model, the runtime or the device cannot be had; the message names the remedy.
@@ -136,19 +149,24 @@ def load_detector(settings: engine.Inference, cache: Path, folder: Path = FOLDER
         )
     cuda = settings.runtime != "openvino" and settings.precision != "int8" and _cuda(settings.device, cache)
     runtime = settings.runtime
-    if runtime == "auto" and cuda and not _is_openvino_file(settings.models.person):
+    name, labels = getattr(settings.models, role), getattr(settings.labels, role)
+    if runtime == "auto" and cuda and not _is_openvino_file(name):
         runtime = "torch"
-    model = resolve(settings.models.person, "person", runtime, folder, _precisions(settings.precision, runtime))
+    model = resolve(name, role, runtime, folder, _precisions(settings.precision, runtime, role), labels)
     if model.precision == "int8" and settings.precision == "auto":
         log.info(
             "inference.precision 'auto' takes int8: this processor has neither bf16 nor AVX-512, where int8 was "
             "measured 1.6 times as fast. Its effect on counts: docs/models.md, INT8. 'full' turns it off."
         )
-    return Detector(_open(model, settings, cache, cuda), model.name, model.precision)
+    computing = _open(model, settings, cache, cuda, confidence or settings.confidence)
+    return Detector(computing, model.name, model.precision)
 
 
-def _precisions(asked: Literal["auto", "full", "int8"], runtime: str) -> tuple[Precision, ...]:
+def _precisions(asked: Literal["auto", "full", "int8"], runtime: str, role: Role) -> tuple[Precision, ...]:
     """Which precisions of a registered model will do, the preferred one first."""
+    if role == "ppe":
+        # Once a second costs little, and nothing was measured.
+        return ("full",)
     if asked != "auto":
         return (asked,)
     if runtime == "torch":
@@ -161,16 +179,16 @@ def _is_openvino_file(name: str) -> bool:
     return name.endswith(".xml") or ("/" in name and Path(name).is_dir())
 
 
-def _open(model: ModelPath, settings: engine.Inference, cache: Path, cuda: bool) -> Runtime:
+def _open(model: ModelPath, settings: engine.Inference, cache: Path, cuda: bool, confidence: float) -> Runtime:
     if model.runtime == "openvino":
         from crowdperf.inference.openvino_runtime import OpenvinoRuntime
 
-        return OpenvinoRuntime(model, settings.confidence, settings.iou, settings.threads, cache)
+        return OpenvinoRuntime(model, confidence, settings.iou, settings.threads, cache)
     _need_torch(model.path, cache)
     from crowdperf.inference.torch_runtime import TorchRuntime
 
     device = "cuda" if cuda else "cpu"
-    return TorchRuntime(model, settings.confidence, settings.iou, settings.threads, device)
+    return TorchRuntime(model, confidence, settings.iou, settings.threads, device)
 
 
 def _cuda(device: str, cache: Path) -> bool:

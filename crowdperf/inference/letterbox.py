@@ -1,7 +1,8 @@
 """Where a ring picture lies inside the model's input, and the way of a box back to the source picture. Pure.
 
-The ring already holds the picture at the analysis size, so the model runs at that size and nothing is resized a second
-time: the picture is only padded, centred, to the next multiples of 32 (640x360 becomes 640x384).
+The ring already holds the picture at the analysis size, so the model runs at that size: the picture is only padded,
+centred, to the next multiples of 32 (640x360 becomes 640x384). Where the ring is larger for the sake of the PPE model,
+it is scaled to the width that the person model is to see (`RingSpec.model_width`) first.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ PAD = 114
 
 
 class Letterbox(NamedTuple):
-    """A `ring_width` x `ring_height` picture at (`left`, `top`) of a `width` x `height` model input, pixels."""
+    """A `ring_width` x `ring_height` picture at (`left`, `top`) of a `width` x `height` model input, pixels.
+
+    There it is `inner_width` x `inner_height`: as in the ring, or scaled to that.
+    """
 
     ring_width: int
     ring_height: int
@@ -26,13 +30,29 @@ class Letterbox(NamedTuple):
     height: int
     left: int
     top: int
+    inner_width: int
+    inner_height: int
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the picture is not put in as it is."""
+        return (self.inner_width, self.inner_height) != (self.ring_width, self.ring_height)
 
 
-def letterbox(ring_width: int, ring_height: int) -> Letterbox:
-    """The smallest input that holds the picture; an odd pixel of padding goes to the right and the bottom."""
-    width = -(-ring_width // STRIDE) * STRIDE
-    height = -(-ring_height // STRIDE) * STRIDE
-    return Letterbox(ring_width, ring_height, width, height, (width - ring_width) // 2, (height - ring_height) // 2)
+def letterbox(ring_width: int, ring_height: int, model_width: int = 0) -> Letterbox:
+    """The smallest input that holds the picture; an odd pixel of padding goes to the right and the bottom.
+
+    Args:
+        ring_width, ring_height: of the ring's picture, pixels.
+        model_width: width to scale it to; 0, or more than it has, leaves it as it is.
+    """
+    inner_width, inner_height = ring_width, ring_height
+    if 0 < model_width < ring_width:
+        inner_width, inner_height = model_width, max(2, round(ring_height * model_width / ring_width / 2) * 2)
+    width = -(-inner_width // STRIDE) * STRIDE
+    height = -(-inner_height // STRIDE) * STRIDE
+    left, top = (width - inner_width) // 2, (height - inner_height) // 2
+    return Letterbox(ring_width, ring_height, width, height, left, top, inner_width, inner_height)
 
 
 def to_source(
@@ -49,7 +69,8 @@ def to_source(
         float32 (n, 4), x1 y1 x2 y2, normalised to 0..1 of the source and clipped there.
     """
     x0, y0, width, height = content
-    shift = np.array([box.left + x0, box.top + y0] * 2, dtype=np.float32)
-    scale = np.array([width, height] * 2, dtype=np.float32)
+    across, down = box.inner_width / box.ring_width, box.inner_height / box.ring_height
+    shift = np.array([box.left + x0 * across, box.top + y0 * down] * 2, dtype=np.float32)
+    scale = np.array([width * across, height * down] * 2, dtype=np.float32)
     normalised: NDArray[np.float32] = np.clip((boxes - shift) / scale, np.float32(0), np.float32(1))
     return normalised

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import openvino as ov
@@ -35,17 +35,32 @@ GEOMETRIES = 8
 
 
 class _Compiled:
-    """The model at one input size: one request and one input picture per stream, and a request for a lone picture."""
+    """The model at one input size: one request per stream, and a request for a lone picture."""
 
-    def __init__(self, alone: Any, together: Any, box: Letterbox) -> None:
-        self.box = box
-        lanes = int(together.get_property("NUM_STREAMS"))
-        self.inputs = canvas(lanes, box)
-        self.requests = [together.create_infer_request() for _ in range(lanes)]
+    def __init__(self, alone: Any, together: Any) -> None:
+        self.lanes = int(together.get_property("NUM_STREAMS"))
+        self.requests = [together.create_infer_request() for _ in range(self.lanes)]
         self.alone = [alone.create_infer_request()]
         """On all threads. Measured on two: a lone picture takes 29 ms there and 48 on one stream of two, a pair 57 one
         after the other and 50 side by side. So a quiet site answers soon, and a busy one gets more done."""
-        self.loaded = 0
+        self._inputs: dict[Letterbox, NDArray[np.uint8]] = {}
+
+    def inputs(self, box: Letterbox) -> NDArray[np.uint8]:
+        """The input pictures, one per stream, for frames that lie in them as `box` says."""
+        if box not in self._inputs:
+            while len(self._inputs) >= GEOMETRIES:
+                del self._inputs[next(iter(self._inputs))]
+            self._inputs[box] = canvas(self.lanes, box)
+        return self._inputs[box]
+
+
+class _Loaded(NamedTuple):
+    """What `load` took."""
+
+    compiled: _Compiled
+    box: Letterbox
+    inputs: NDArray[np.uint8]
+    frames: int
 
 
 class OpenvinoRuntime:
@@ -68,12 +83,12 @@ class OpenvinoRuntime:
         self._core = ov.Core()
         # Measured: 0.4 s instead of 1.3 s for a geometry that was compiled before, by this process or an earlier one.
         self._core.set_property({"CACHE_DIR": str(cache / "openvino")})
-        self._compiled: dict[Letterbox, _Compiled] = {}
-        self._compiling: dict[Letterbox, Future[_Compiled]] = {}
+        self._compiled: dict[tuple[int, int], _Compiled] = {}
+        self._compiling: dict[tuple[int, int], Future[_Compiled]] = {}
         self._compiler = ThreadPoolExecutor(1, "compile")
-        self._current: _Compiled | None = None
+        self._loaded: _Loaded | None = None
         source = self._read()
-        self._wanted = wanted_classes(model.classes or _labels(source, model.path), model.path)
+        self._wanted = wanted_classes(model.classes or _labels(source, model.path), model)
         shape = source.outputs[0].partial_shape
         if len(shape) != 3 or shape[1] != 4 + len(self._wanted):
             raise ModelError(
@@ -84,17 +99,17 @@ class OpenvinoRuntime:
 
     def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
         """Convert ring frames into the inputs; the conversion is the only copy."""
-        self._current = compiled = self._at(box)
-        compiled.loaded = len(frames)
-        for frame, picture in zip(frames, compiled.inputs):
+        compiled = self._at(box)
+        self._loaded = _Loaded(compiled, box, compiled.inputs(box), len(frames))
+        for frame, picture in zip(frames, self._loaded.inputs):
             paint(frame, pix_fmt, box, picture)
 
     def run(self) -> list[Found]:
         """Detections of the loaded frames; boxes in pixels of the model input."""
-        assert self._current is not None, "load comes before run"
-        box, loaded = self._current.box, self._current.loaded
-        requests = self._current.alone if loaded == 1 else self._current.requests[:loaded]
-        for request, picture in zip(requests, self._current.inputs):
+        assert self._loaded is not None, "load comes before run"
+        compiled, box, inputs, count = self._loaded
+        requests = compiled.alone if count == 1 else compiled.requests[:count]
+        for request, picture in zip(requests, inputs):
             request.start_async({0: picture[None]}, share_inputs=True)
         found: list[Found] = []
         for request in requests:
@@ -127,25 +142,27 @@ class OpenvinoRuntime:
 
         A geometry that cannot be compiled is ready: `load` then says why.
         """
-        if box in self._compiled:
+        size = (box.width, box.height)
+        if size in self._compiled:
             return True
-        if box not in self._compiling:
-            self._compiling[box] = self._compiler.submit(self._both, box)
-        return self._compiling[box].done()
+        if size not in self._compiling:
+            self._compiling[size] = self._compiler.submit(self._both, box)
+        return self._compiling[size].done()
 
     def _at(self, box: Letterbox) -> _Compiled:
         """The model compiled for this geometry: about 1.5 s the first time ever, unless it is `ready`."""
-        if box not in self._compiled:
+        size = (box.width, box.height)
+        if size not in self._compiled:
             self.ready(box)
-            made = self._compiling.pop(box).result()
+            made = self._compiling.pop(size).result()
             while len(self._compiled) >= GEOMETRIES:
                 del self._compiled[next(iter(self._compiled))]
-            self._compiled[box] = made
-        return self._compiled[box]
+            self._compiled[size] = made
+        return self._compiled[size]
 
     def _both(self, box: Letterbox) -> _Compiled:
         alone = self.compile(box, 1)
-        return _Compiled(alone, alone if self._streams == 1 else self.compile(box, self._streams), box)
+        return _Compiled(alone, alone if self._streams == 1 else self.compile(box, self._streams))
 
     def compile(self, box: Letterbox, streams: int | None = None) -> Any:
         """A new `openvino.CompiledModel` for this geometry; the bench measures it bare.

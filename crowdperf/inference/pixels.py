@@ -1,4 +1,4 @@
-"""Ring bytes to a padded RGB picture on the processor: one colour conversion, no resize."""
+"""Ring bytes to a padded RGB picture on the processor: one colour conversion, and a resize where asked for."""
 
 from __future__ import annotations
 
@@ -27,9 +27,17 @@ def paint(frame: NDArray[np.uint8], pix_fmt: PixelFormat, box: Letterbox, out: N
         box: geometry of both sides.
         out: uint8 (height, width, 3), RGB.
     """
-    inside = out[box.top : box.top + box.ring_height, box.left : box.left + box.ring_width]
-    if pix_fmt == "yuv420p":
-        planes = frame.reshape(box.ring_height * 3 // 2, box.ring_width)
-        inside[...] = cv2.cvtColor(planes, cv2.COLOR_YUV2RGB_I420)
+    inside = out[box.top : box.top + box.inner_height, box.left : box.left + box.inner_width]
+    rgb = picture(frame, pix_fmt, box.ring_width, box.ring_height)
+    if box.scaled:
+        inside[...] = cv2.resize(rgb, (box.inner_width, box.inner_height), interpolation=cv2.INTER_LINEAR)
     else:
-        inside[...] = frame.reshape(box.ring_height, box.ring_width, 3)[..., ::-1]
+        inside[...] = rgb
+
+
+def picture(frame: NDArray[np.uint8], pix_fmt: PixelFormat, width: int, height: int) -> NDArray[np.uint8]:
+    """A ring frame as uint8 (height, width, 3), RGB."""
+    if pix_fmt == "yuv420p":
+        converted: NDArray[np.uint8] = cv2.cvtColor(frame.reshape(height * 3 // 2, width), cv2.COLOR_YUV2RGB_I420)
+        return converted
+    return frame.reshape(height, width, 3)[..., ::-1]

@@ -17,10 +17,14 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from crowdperf.settings.base import CLASSES
+from crowdperf.settings.ppe import PPE_CLASSES
 
 FOLDER = Path(__file__).resolve().parents[2] / "models"
 RuntimeName = Literal["torch", "openvino"]
 Precision = Literal["full", "int8"]
+Role = Literal["person", "ppe"]
+SYSTEM: dict[Role, tuple[str, ...]] = {"person": CLASSES, "ppe": PPE_CLASSES}
+"""The classes that crowdperf knows in each role."""
 
 
 class ModelError(Exception):
@@ -54,7 +58,7 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True):
     """The weights that every other variant is exported from."""
     sha256: str
     task: str
-    role: Literal["person", "ppe"]
+    role: Role
     classes: tuple[str, ...]
     input_size: tuple[int, int]
     """Width and height it was trained at, pixels; any multiples of 32 work."""
@@ -79,6 +83,9 @@ class ModelPath(Struct, frozen=True):
     """None for a user's own weights: the runtime reads them from the model."""
     precision: Precision | Literal["own"]
     """own: a user's own weights, in whatever precision they were written."""
+    role: Role = "person"
+    labels: dict[str, str] = {}
+    """Class name of the model -> class of crowdperf, where they differ."""
 
 
 def read_manifest(folder: Path = FOLDER) -> Manifest:
@@ -134,10 +141,11 @@ def check_file(folder: Path, file: ModelFile) -> Path:
 
 def resolve(
     name: str,
-    role: Literal["person", "ppe"],
+    role: Role,
     runtime: RuntimeName | Literal["auto"],
     folder: Path = FOLDER,
     precisions: tuple[Precision, ...] = ("full",),
+    labels: dict[str, str] | None = None,
 ) -> ModelPath:
     """The model called `name` for a runtime, hash checked. Anything that looks like a path is a user's own model.
 
@@ -148,7 +156,7 @@ def resolve(
         ModelError: unknown, missing, altered, for another role, or not available for that runtime.
     """
     if "/" in name or name.endswith((".pt", ".xml")):
-        return _own(Path(name), runtime, precisions)
+        return msgspec.structs.replace(_own(Path(name), runtime, precisions), role=role, labels=labels or {})
     entries = {entry.name: entry for entry in read_manifest(folder).models}
     if name not in entries:
         known = ", ".join(entry.name for entry in entries.values() if entry.role == role)
@@ -167,7 +175,7 @@ def resolve(
     for wanted in itertools.product(order, precisions):
         if wanted in variants:
             paths = [check_file(folder, file) for file in variants[wanted].files]
-            return ModelPath(name=name, runtime=wanted[0], path=paths[0], classes=entry.classes, precision=wanted[1])
+            return ModelPath(name, wanted[0], paths[0], entry.classes, wanted[1], role, labels or {})
     if precisions == ("int8",):
         raise ModelError(
             f"the model {name!r} (file {entry.file!r}) has no int8 variant for {runtime!r}. Remedy: set "
@@ -213,17 +221,30 @@ def _own(path: Path, runtime: RuntimeName | Literal["auto"], precisions: tuple[P
     return ModelPath(name=path.stem, runtime=found, path=path, classes=None, precision="own")
 
 
-def wanted_classes(names: tuple[str, ...], path: Path) -> NDArray[np.int16]:
-    """int16 (model classes,): each class's index in `CLASSES`, by name, -1 for one that is ignored.
+def wanted_classes(names: tuple[str, ...], model: ModelPath) -> NDArray[np.int16]:
+    """int16 (model classes,): the index in `SYSTEM` of each class, by name or label, -1 for one that is ignored.
 
     Raises:
-        ModelError: the model knows none of the system's classes.
+        ModelError: a label names no class of the model or of crowdperf, or no class is left.
     """
-    wanted = np.array([CLASSES.index(name) if name in CLASSES else -1 for name in names], dtype=np.int16)
+    system = SYSTEM[model.role]
+    for name, label in model.labels.items():
+        if label not in system:
+            raise ModelError(
+                f"inference.labels.{model.role} maps {name!r} to {label!r}, which is no class of crowdperf "
+                f"({', '.join(system)}). Remedy: map it to one of these."
+            )
+        if name not in names:
+            raise ModelError(
+                f"inference.labels.{model.role} maps {name!r}, which the model {str(model.path)!r} does not know; its "
+                f"classes: {', '.join(names[:20])}. Remedy: correct the name."
+            )
+    meant = [model.labels.get(name, name) for name in names]
+    wanted = np.array([system.index(name) if name in system else -1 for name in meant], dtype=np.int16)
     if not (wanted >= 0).any():
         shown = ", ".join(names[:10]) or "none"
         raise ModelError(
-            f"the model {str(path)!r} knows none of crowdperf's classes ({', '.join(CLASSES)}); its own: {shown}. "
-            "Remedy: use a detection model whose class names include at least one of them."
+            f"the model {str(model.path)!r} knows none of crowdperf's classes ({', '.join(system)}); its own: {shown}. "
+            f"Remedy: use a detection model with at least one of them, or name them in inference.labels.{model.role}."
         )
     return wanted

@@ -57,7 +57,7 @@ class _Camera:
     """One camera's queue and books."""
 
     def __init__(self, spec: RingSpec) -> None:
-        self.geometry = (spec.width, spec.height, spec.pix_fmt)
+        self.geometry = (spec.width, spec.height, spec.pix_fmt, spec.model_width)
         self.every = spec.frame_skip + 1
         self.pace = Pace(spec.target_fps)
         self.pending: deque[tuple[int, float]] = deque()

@@ -1,18 +1,21 @@
-"""One turn of the inference process, step by step: collect, load and verify, infer, publish."""
+"""One turn of the inference process, step by step: collect, load and verify, infer, publish, look at PPE."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
 from crowdperf.events.outbox import Outbox
-from crowdperf.events.schema import FrameDetections
-from crowdperf.frames.ring import FrameStamp, RingSpec
+from crowdperf.events.schema import FrameDetections, PpeColumns
+from crowdperf.frames.ring import FrameReader, FrameStamp, RingSpec
 from crowdperf.inference.cameras import Cameras
 from crowdperf.inference.detector import Detector
+from crowdperf.inference.inspector import Inspector, Kept
 from crowdperf.inference.nms import Found
 from crowdperf.inference.registry import ModelError
 from crowdperf.inference.schedule import Picked, Schedule
+from crowdperf.inference.seat import Seat
 from crowdperf.inference.stats import Stats
 from crowdperf.runtime import Metrics
 
@@ -23,12 +26,22 @@ RESCAN_S = 0.05
 log = logging.getLogger(__name__)
 
 
+class Held(NamedTuple):
+    """A frame whose message waits for what the PPE model sees."""
+
+    kept: Kept
+    reader: FrameReader
+    stamp: FrameStamp
+    found: Found
+
+
 class Service:
     """The parts of the inference process, wired; `clock` is the monotonic clock in seconds."""
 
     def __init__(
         self,
-        detector: Detector,
+        people: Seat,
+        inspector: Inspector,
         cameras: Cameras,
         schedule: Schedule,
         outbox: Outbox,
@@ -36,11 +49,24 @@ class Service:
         clock: Callable[[], float],
         empty_every_s: float = 0,
     ) -> None:
-        self._detector, self._cameras, self._schedule, self._outbox = detector, cameras, schedule, outbox
+        self._people, self._inspector = people, inspector
+        self._cameras, self._schedule, self._outbox = cameras, schedule, outbox
         self._metrics, self._clock = metrics, clock
         self._stats = Stats(metrics, clock())
         self._scanned_at = float("-inf")
         self._empty_every_s, self._emptied_at = empty_every_s, clock()
+        self._announce()
+
+    @property
+    def _detector(self) -> Detector:
+        detector = self._people.detector
+        assert detector is not None, "a service begins with a person model"
+        return detector
+
+    def _announce(self) -> None:
+        """Tell which model works; /readyz takes this for the sign that frames are analysed."""
+        self._metrics.text("model", self._detector.model)
+        self._metrics.text("device", self._detector.where)
 
     def turn(self, rung: bool) -> bool:
         """Analyse one batch if any frame is due.
@@ -51,6 +77,11 @@ class Service:
         Returns:
             Whether a batch was taken: more may be due at once, so come again before waiting.
         """
+        # 0. between two batches, a model that has become ready takes over
+        if self._people.settle(self._clock()):
+            self._announce()
+        self._metrics.text("last_error", self._people.error)
+        self._inspector.settle(self._clock())
         # 1. collect
         arrived = self._collect()
         now = self._clock()
@@ -58,9 +89,13 @@ class Service:
             self._scan(now)
             self._collect()
         picked = self._schedule.take(self._clock(), self._detector.runtime.max_batch)
-        if picked:
-            self._analyse(picked)
+        held = self._analyse(picked) if picked else None
         self._outbox.flush(self._clock())
+        # 5. look at PPE, when the frames of everybody else are on their way
+        if held:
+            columns = self._inspector.look(held.kept, held.reader, held.found, self._clock)
+            self._publish(held.kept.camera, held.reader, held.stamp, held.found, columns)
+            self._outbox.flush(self._clock())
         self._stats.dropped(self._schedule.drain_drops())
         self._stats.report(self._clock(), list(self._cameras.open), len(self._outbox), self._outbox.lost)
         return bool(picked)
@@ -82,10 +117,11 @@ class Service:
         for camera in ended:
             self._schedule.remove(camera)
             self._stats.forget(camera)
+            self._inspector.forget(camera)
         for camera in began:
             self._schedule.add(camera, self._cameras.open[camera].reader.spec)
 
-    def _analyse(self, picked: list[Picked]) -> None:
+    def _analyse(self, picked: list[Picked]) -> Held | None:
         started = self._clock()
         # 2. load and verify: the picture is taken straight out of the ring, so only now is it known to be whole.
         readers = [self._cameras.open[one.camera].reader for one in picked]
@@ -93,6 +129,7 @@ class Service:
         specs = [reader.spec for reader in readers]
         try:
             self._detector.load([reader.picture(one.sequence) for reader, one in zip(readers, picked)], specs)
+            kept = self._keep(picked, readers)
             whole = [
                 stamp if reader.intact(one.sequence) else None for reader, one, stamp in zip(readers, picked, stamps)
             ]
@@ -100,19 +137,38 @@ class Service:
             found = self._detector.run(specs)
         except ModelError as error:
             self._refuse(picked, str(error))
-            return
+            return None
         self._stats.batch(len(picked), self._clock() - started)
         # 4. publish
+        held: Held | None = None
         for one, reader, stamp, detections in zip(picked, readers, whole, found):
             if stamp is None:
                 self._schedule.drop(one.camera, "lapped")
-                continue
-            self._outbox.put(message(one.camera, reader.spec, stamp, detections))
-            self._stats.analysed(one.camera)
+            elif kept is not None and (kept.camera, kept.sequence) == (one.camera, one.sequence):
+                held = Held(kept, reader, stamp, detections)
+            else:
+                self._publish(one.camera, reader, stamp, detections)
         now = self._clock()
         if self._empty_every_s and now - self._emptied_at >= self._empty_every_s:
             self._emptied_at = now
             self._detector.runtime.empty_cache()
+        return held
+
+    def _keep(self, picked: list[Picked], readers: list[FrameReader]) -> Kept | None:
+        """A copy of the one picture that the PPE model is to look at: each camera's newest of this batch will do."""
+        newest = {one.camera: index for index, one in enumerate(picked)}
+        for index in newest.values():
+            one = picked[index]
+            kept = self._inspector.keep(one.camera, readers[index], one.sequence, one.arrived, self._clock())
+            if kept is not None:
+                return kept
+        return None
+
+    def _publish(
+        self, camera: str, reader: FrameReader, stamp: FrameStamp, found: Found, ppe: PpeColumns | None = None
+    ) -> None:
+        self._outbox.put(message(camera, reader.spec, stamp, found, ppe))
+        self._stats.analysed(camera)
 
     def _refuse(self, picked: list[Picked], reason: str) -> None:
         """The model cannot run at this geometry: those cameras get the reason, the others go on."""
@@ -123,7 +179,9 @@ class Service:
             self._metrics.text("last_error", reason, one.camera)
 
 
-def message(camera: str, spec: RingSpec, stamp: FrameStamp, found: Found) -> FrameDetections:
+def message(
+    camera: str, spec: RingSpec, stamp: FrameStamp, found: Found, ppe: PpeColumns | None = None
+) -> FrameDetections:
     """The frame's detections in the form that travels."""
     return FrameDetections(
         camera=camera,
@@ -135,4 +193,5 @@ def message(camera: str, spec: RingSpec, stamp: FrameStamp, found: Found) -> Fra
         classes=found.classes.tobytes(),
         source_width=spec.source_width,
         source_height=spec.source_height,
+        ppe=ppe,
     )

@@ -27,7 +27,10 @@ def to_input(frames: Any, pix_fmt: PixelFormat, box: Letterbox, dtype: Any) -> A
         rgb = _rgb(frames, height, width)
     else:
         rgb = frames.view(-1, height, width, 3).flip(3).permute(0, 3, 1, 2).float()
-    right, bottom = box.width - width - box.left, box.height - height - box.top
+    if box.scaled:
+        size = (box.inner_height, box.inner_width)
+        rgb = torch.nn.functional.interpolate(rgb, size, mode="bilinear", align_corners=False).round()
+    right, bottom = box.width - box.inner_width - box.left, box.height - box.inner_height - box.top
     padded = torch.nn.functional.pad(rgb, (box.left, right, box.top, bottom), value=float(PAD))
     return (padded / 255).to(dtype=dtype, memory_format=torch.channels_last)
 

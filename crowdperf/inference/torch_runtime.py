@@ -80,7 +80,7 @@ class TorchRuntime:
             torch.set_num_threads(threads)
         network, names = _read(model)
         self._network = network.to(device=device, dtype=self._dtype, memory_format=torch.channels_last)
-        wanted = wanted_classes(model.classes or names, model.path)
+        wanted = wanted_classes(model.classes or names, model)
         self._wanted = torch.from_numpy(wanted.astype(np.float32)).to(device)
         self._steps: dict[tuple[Letterbox, PixelFormat, int], _Step] = {}
         self._pinned: set[int] = set()

@@ -8,6 +8,7 @@ from msgspec import Meta, field
 
 from crowdperf.geometry import Point
 from crowdperf.settings.base import CLASSES, CameraId, ClassName, Coordinates, Fps, Seconds, Settings
+from crowdperf.settings.ppe import PpeRule
 
 
 class Line(Settings, frozen=True, kw_only=True):
@@ -68,6 +69,8 @@ class Camera(Settings, frozen=True, kw_only=True):
     stall_s: Seconds | None = None
     lines: list[Line] = field(default_factory=list)
     zones: list[Zone] = field(default_factory=list)
+    ppe: list[PpeRule] = field(default_factory=list)
+    """With a rule, the camera's pictures default to `PPE_WIDTH`, since helmets and masks are small."""
 
     @property
     def title(self) -> str:

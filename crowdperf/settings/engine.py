@@ -13,6 +13,14 @@ class Models(Settings, frozen=True, kw_only=True):
     """Names of entries in models/manifest.json, or paths of Ultralytics weights, by role."""
 
     person: str = "crowdperf-person-vehicle-n"
+    ppe: str = "crowdperf-ppe-n"
+
+
+class Labels(Settings, frozen=True, kw_only=True):
+    """Class names of own weights -> crowdperf's classes, by role; equal names need no entry."""
+
+    person: dict[str, str] = field(default_factory=dict)
+    ppe: dict[str, str] = field(default_factory=dict)
 
 
 class Inference(Settings, frozen=True, kw_only=True):
@@ -22,6 +30,7 @@ class Inference(Settings, frozen=True, kw_only=True):
     runtime: Literal["auto", "openvino", "torch"] = "auto"
     precision: Literal["auto", "full", "int8"] = "auto"
     models: Models = field(default_factory=Models)
+    labels: Labels = field(default_factory=Labels)
     confidence: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     """Detections below this are not published; the tracker's second stage uses the weak ones."""
     iou: Annotated[float, Meta(gt=0, lt=1)] = 0.7

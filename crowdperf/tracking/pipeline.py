@@ -19,6 +19,7 @@ from crowdperf.events.schema import CameraGap, Event, FrameDetections, TrackedFr
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Tracking
+from crowdperf.tracking.ppe import MalformedPpeError, findings, observed
 from crowdperf.tracking.tracker import CONFIRM_HITS, PersonTracker, Tracks
 
 VERSION = 1
@@ -55,6 +56,7 @@ class CameraPipeline:
         self._settle_s = CONFIRM_HITS / target_fps
         self._frame_s = 1 / target_fps
         self._tracker = PersonTracker(settings)
+        self._zones = tuple(zones)
         self._counter = CameraCounter(camera, tuple(lines), tuple(zones), settings.lost_s)
         self._epoch = 0
         self._sequence = 0
@@ -88,6 +90,10 @@ class CameraPipeline:
         if (frame.epoch, frame.sequence) <= (self._epoch, self._sequence):
             return None, []
         boxes, scores, classes = _columns(frame)
+        try:
+            worn = findings(frame)
+        except MalformedPpeError as error:
+            raise MalformedFrameError(str(error)) from None
         events = self._pass_time(frame)
         aspect = frame.source_width / frame.source_height if frame.source_height else DEFAULT_ASPECT
         if aspect != self._aspect:
@@ -98,6 +104,7 @@ class CameraPipeline:
         tracks = self._tracker.update(self._clock_s, boxes, scores, classes, aspect)
         moment = Moment(self._clock_s, frame.captured_at_ns / 1e9, frame.epoch, frame.sequence)
         events += self._counter.update(moment, _samples(tracks, aspect), tracks.ended.tolist())
+        events += observed(frame, worn, tracks, self._zones)
         return self._tracked(frame, tracks), events
 
     def _pass_time(self, frame: FrameDetections) -> list[Event]:

@@ -24,8 +24,8 @@ from crowdperf.counting.lines import can_count
 from crowdperf.events import wire
 from crowdperf.events.bus import Publisher
 from crowdperf.events.connection import BLOCK_MS
-from crowdperf.events.schema import Event, FrameDetections, LineCrossed, TrackedFrame
-from crowdperf.events.streams import DETECTIONS, EVENTS, TRACKS, key
+from crowdperf.events.schema import Event, FrameDetections, LineCrossed, PpeObserved, TrackedFrame
+from crowdperf.events.streams import DETECTIONS, EVENTS, OBSERVATIONS, TRACKS, key
 from crowdperf.runtime import Metrics
 from crowdperf.slices import TrackedCamera, TrackingSlice
 from crowdperf.tracking.pipeline import CameraPipeline, MalformedFrameError, StateError
@@ -93,6 +93,7 @@ class Shard:
         self._clock = clock
         self._wall = wall
         self._events: Publisher[Event] = Publisher(client, EVENTS, self._prefix)
+        self._observations: Publisher[Event] = Publisher(client, OBSERVATIONS, self._prefix)
         self._tracks: Publisher[TrackedFrame] = Publisher(client, TRACKS, self._prefix)
         self._cameras: dict[str, _Camera] = {}
         for camera in slice_.cameras:
@@ -191,7 +192,8 @@ class Shard:
         with self._client.pipeline(transaction=True) as pipe:
             for own in cameras:
                 for event in own.events:
-                    self._events.stage(pipe, event)
+                    to = self._observations if isinstance(event, PpeObserved) else self._events
+                    to.stage(pipe, event)
                 for fields in own.dead:
                     dead = f"{self._prefix}crowdperf:dead:{DETECTIONS.name}:{GROUP}"
                     pipe.xadd(dead, fields, maxlen=10_000, approximate=True)

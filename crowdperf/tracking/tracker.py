@@ -54,6 +54,8 @@ class Tracks(NamedTuple):
     confirmed: NDArray[np.bool_]
     ended: NDArray[np.uint32]
     """Ids whose tracks were evicted by this update."""
+    detections: NDArray[np.intp]
+    """Shape (n,): index of the detection that each track was seen in."""
 
 
 class _State(Struct, array_like=True):
@@ -110,10 +112,12 @@ class PersonTracker:
             self._votes[rows, classes[found]] += scores[found]
             self._hits[rows] += 1
             self._seen[rows] = captured_at_s
+        seen_in = np.full(len(self._ids), -1, np.intp)
+        seen_in[rows] = found
         born = self._births(measured, scores, track_of)
         if len(born):
             self._append(captured_at_s, measured[born], scores[born], classes[born])
-        return self._tracks(captured_at_s, aspect, ended)
+        return self._tracks(captured_at_s, aspect, ended, np.concatenate([seen_in, born]))
 
     def _predict(self, now: float) -> None:
         if self._time is not None and len(self._ids):
@@ -197,7 +201,7 @@ class PersonTracker:
         self._votes, self._filters = self._votes[keep], self._filters[:, keep]
         return ended
 
-    def _tracks(self, now: float, aspect: float, ended: NDArray[np.uint32]) -> Tracks:
+    def _tracks(self, now: float, aspect: float, ended: NDArray[np.uint32], seen_in: Indices) -> Tracks:
         rows = (self._seen == now).nonzero()[0]
         value = self._filters[kalman.VALUE, rows]
         half = value[:, 2:] / 2
@@ -209,6 +213,7 @@ class PersonTracker:
             self._votes[rows].argmax(axis=1).astype(np.uint8),
             self._hits[rows] >= CONFIRM_HITS,
             ended,
+            seen_in[rows],
         )
 
     def state(self) -> bytes:

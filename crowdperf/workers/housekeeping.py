@@ -7,12 +7,13 @@ import time
 from typing import Any
 
 from crowdperf.events.connection import OUTAGE, Backoff, connect
-from crowdperf.events.streams import DETECTIONS, EVENTS, key
+from crowdperf.events.streams import DETECTIONS, EVENTS, OBSERVATIONS, key
 from crowdperf.runtime import Runtime
 from crowdperf.slices import WorkerSlice
 from crowdperf.storage import crossings
 
 INTERVAL_S = 15.0
+OBSERVATIONS_S = 600
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,9 @@ def sweep(client: Any, slice_: WorkerSlice, runtime: Runtime, now: float) -> Non
     events_name = key(EVENTS, prefix=prefix)
     oldest = int((now - retention.events_days * 86_400) * 1000)
     runtime.metrics.count("events_trimmed", trim(client, events_name, keep_after=f"{oldest}-0"))
+    observed = int((now - OBSERVATIONS_S) * 1000)
+    trimmed = trim(client, key(OBSERVATIONS, prefix=prefix), keep_after=f"{observed}-0")
+    runtime.metrics.count("observations_trimmed", trimmed)
     with client.pipeline(transaction=False) as pipe:
         crossings.stage_retention(pipe, now - retention.crossings_days * 86_400, prefix)
         removed = pipe.execute()

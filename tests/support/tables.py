@@ -10,6 +10,7 @@ from crowdperf.config import Config
 from crowdperf.events.streams import STREAMS
 from crowdperf.processes import PROCESSES
 from crowdperf.settings.camera import Camera, Line, Zone
+from crowdperf.settings.ppe import PpeRule, Window
 from tests.conftest import ROOT
 
 BEGIN = "<!-- generated: {name} -->"
@@ -63,7 +64,13 @@ def settings() -> str:
     """Every setting of the file with its default."""
     rows: list[tuple[str, ...]] = []
     collect(Config, "", rows)
-    for kind, prefix in ((Camera, "cameras[]."), (Line, "cameras[].lines[]."), (Zone, "cameras[].zones[].")):
+    for kind, prefix in (
+        (Camera, "cameras[]."),
+        (Line, "cameras[].lines[]."),
+        (Zone, "cameras[].zones[]."),
+        (PpeRule, "cameras[].ppe[]."),
+        (Window, "cameras[].ppe[].schedule[]."),
+    ):
         collect(kind, prefix, rows)
     return table(("setting", "default"), rows)
 

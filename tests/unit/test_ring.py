@@ -65,7 +65,9 @@ def test_head_has_a_cache_line_to_itself() -> None:
     st.integers(1, 10**6),
 )
 def test_header_comes_back_as_written(w: int, h: int, pix_fmt: str, slots: int, milli_fps: int) -> None:
-    spec = RingSpec(2 * w, 2 * h, pix_fmt, 3 * w, 3 * h, slots, milli_fps / 1000, 3)
+    spec = RingSpec(
+        2 * w, 2 * h, pix_fmt, 3 * w, 3 * h, slots, milli_fps / 1000, 3, milli_fps / 2000 // 0.001 / 1000, w
+    )
     assert layout.parse_header(layout.header_words(spec, 77), spec.file_bytes) == (spec, 77)
     assert spec.stride % layout.PAGE == 0
     assert spec.stride >= layout.PICTURE_AT + spec.frame_bytes
@@ -205,7 +207,13 @@ def test_a_frame_whose_head_was_not_stored_any_more_is_published_by_the_successo
     assert FrameReader(path).head() == 2
 
 
-@pytest.mark.parametrize("change", [{"width": 32}, {"pix_fmt": "bgr24"}, {"slots": 5}, {"target_fps": 5.0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"width": 32}, {"pix_fmt": "bgr24"}, {"slots": 5}, {"target_fps": 5.0}, {"ppe_fps": 1.0}),
+        {"model_width": 32},
+    ],
+)
 def test_another_geometry_is_another_epoch_and_readers_notice(path: Path, change: dict[str, object]) -> None:
     first = FrameWriter(path, SPEC)
     put(first, 1)

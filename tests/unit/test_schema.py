@@ -11,12 +11,34 @@ from hypothesis import strategies as st
 
 from crowdperf.events import wire
 from crowdperf.events.schema import AnyEvent, CameraChanged, CameraGap, FrameDetections, LineCrossed, ZoneChanged
-from crowdperf.events.streams import DETECTIONS, EVENTS
+from crowdperf.events.streams import DETECTIONS, EVENTS, OBSERVATIONS
 from crowdperf.storage.crossings import decode_member, member
 
 GOLDEN_DETECTIONS = bytes.fromhex(
     "99a57068617a61cf0000019a00000000cd019ccf18b8a1d2c3b4a596c4100000003e0000003f0000803e0000403fc4040000403fc40100cd0280cd0168"
 )
+GOLDEN_WITH_PPE = bytes.fromhex(
+    "9aa57068617a61cf0000019a00000000cd019ccf18b8a1d2c3b4a596c4100000003e0000003f0000803e0000403fc4040000403fc40100"
+    "cd0280cd016896c4020000c4020000c40102c4040000003fc4100000003e0000003f0000803e0000403fcd02d0"
+)
+GOLDEN_OBSERVATION = {
+    b"type": b"PpeObserved",
+    b"id": b"plaza:1:2:ppe:7",
+    b"camera": b"plaza",
+    b"ts": b"1700000000.25",
+    b"track": b"7",
+    b"epoch": b"1",
+    b"sequence": b"2",
+    b"detection": b"3",
+    b"height_px": b"212.5",
+    b"zones": b"yard,gate",
+    b"hardhat": b"0.0",
+    b"no_hardhat": b"0.61",
+    b"vest": b"0.9",
+    b"no_vest": b"0.0",
+    b"mask": b"0.0",
+    b"no_mask": b"0.0",
+}
 GOLDEN_EVENTS: dict[str, dict[bytes, bytes]] = {
     "LineCrossed": {
         b"type": b"LineCrossed",
@@ -71,7 +93,20 @@ def test_golden_detections() -> None:
     message = msgspec.msgpack.decode(GOLDEN_DETECTIONS, type=FrameDetections)
     assert (message.camera, message.sequence, message.source_width, message.source_height) == ("phaza", 412, 640, 360)
     assert len(message.boxes) == 16
-    assert msgspec.msgpack.encode(message) == GOLDEN_DETECTIONS
+    assert message.ppe is None, "what an older version stored"
+
+
+def test_golden_detections_with_ppe() -> None:
+    message = msgspec.msgpack.decode(GOLDEN_WITH_PPE, type=FrameDetections)
+    assert message.ppe is not None
+    assert (message.ppe.items, message.ppe.picture_height, len(message.ppe.boxes)) == (b"\x02", 720, 16)
+    assert msgspec.msgpack.encode(message) == GOLDEN_WITH_PPE
+
+
+def test_golden_observation() -> None:
+    event = wire.decode(OBSERVATIONS, GOLDEN_OBSERVATION)
+    assert (event.track, event.no_hardhat, event.zones.split(",")) == (7, 0.61, ["yard", "gate"])
+    assert {k.encode(): str(v).encode() for k, v in wire.encode(OBSERVATIONS, event).items()} == GOLDEN_OBSERVATION
 
 
 @pytest.mark.parametrize("kind", GOLDEN_EVENTS)

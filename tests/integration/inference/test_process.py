@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import redis
@@ -19,6 +20,7 @@ from crowdperf.frames.ring import FrameWriter
 from crowdperf.inference import process
 from crowdperf.runtime import Runtime
 from crowdperf.settings.engine import Inference, Models
+from crowdperf.settings.ppe import PPE_CLASSES
 from crowdperf.slices import InferenceSlice
 from tests.conftest import RedisServer, wait_until
 from tests.support.pictures import asset, ring_frame
@@ -56,9 +58,12 @@ def start(tmp_path: Path, redis_server: RedisServer) -> Iterator[Start]:
         assert not thread.is_alive()
 
 
-def writer(tmp_path: Path, camera: str, name: str) -> tuple[FrameWriter, np.ndarray]:
+def writer(
+    tmp_path: Path, camera: str, name: str, width: int = 640, height: int = 360, **spec_of: float
+) -> tuple[FrameWriter, np.ndarray]:
     wait_until(lambda: answers(tmp_path / "bell.sock"), what="the process looks")
-    frame, spec = ring_frame(asset(name), 640, 360)
+    frame, spec = ring_frame(asset(name), width, height)
+    spec = msgspec.structs.replace(spec, **spec_of)
     return FrameWriter(tmp_path / f"crowdperf.0123abcd.{camera}", spec, tmp_path / "bell.sock"), frame
 
 
@@ -106,6 +111,62 @@ def test_frames_of_every_camera_become_detections(tmp_path: Path, redis_server: 
     assert snapshot.texts["model"][""] == "crowdperf-person-vehicle-n"
     assert snapshot.texts["last_error"][""] == ""
     assert not [name for name in snapshot.counters if name.startswith("drops_")]
+
+
+def test_people_of_cameras_with_a_ppe_rule_are_looked_at(
+    tmp_path: Path, redis_server: RedisServer, start: Start
+) -> None:
+    runtime, client = start(), redis_server.client()
+    ring, frame = writer(tmp_path, "gate", "bus.jpg", 1280, 720, ppe_fps=100.0, model_width=640)
+    other, blank = writer(tmp_path, "lobby", "bus.jpg")
+
+    def looked_at() -> list[FrameDetections]:
+        publish(ring, frame)
+        publish(other, blank)
+        count = runtime.metrics.counter("frames_analysed", "gate")
+        wait_until(lambda: runtime.metrics.counter("frames_analysed", "gate") > count)
+        return [message for message in stored(client, "gate") if message.ppe is not None]
+
+    # The model is loaded beside the work: frames before that are published without.
+    wait_until(looked_at, what="a frame that the PPE model has looked at")
+    message = looked_at()[0]
+    assert message.ppe is not None
+    boxes = np.frombuffer(message.boxes, "<f4").reshape(-1, 4)
+    seen, owners = (np.frombuffer(column, "<u2") for column in (message.ppe.persons, message.ppe.owners))
+    assert len(seen) >= 3
+    assert set(np.frombuffer(message.classes, "u1")[seen]) == {0}
+    assert message.ppe.picture_height == 720
+    items = np.frombuffer(message.ppe.boxes, "<f4").reshape(-1, 4)
+    kinds = [PPE_CLASSES[index] for index in message.ppe.items]
+    assert len(items) == len(owners) == len(kinds) == len(message.ppe.scores) // 4
+    assert "no_hardhat" in kinds or "no_vest" in kinds, "nobody at the bus stop wears a helmet or a vest"
+    centres = (items[:, :2] + items[:, 2:]) / 2
+    assert ((centres >= boxes[owners, :2]) & (centres <= boxes[owners, 2:])).all(), "items lie on their owners"
+    assert not [one for one in stored(client, "lobby") if one.ppe is not None], "a camera without a rule"
+    assert runtime.metrics.snapshot("inference", 0.0).texts["ppe_model"][""] == "crowdperf-ppe-n"
+    for each in (ring, other):
+        each.close(unlink=True)
+
+
+def test_a_ppe_model_that_cannot_be_had_leaves_counting_alone(
+    tmp_path: Path, redis_server: RedisServer, start: Start
+) -> None:
+    runtime, client = start(models=Models(ppe="./no-such-ppe.pt")), redis_server.client()
+    ring, frame = writer(tmp_path, "gate", "bus.jpg", ppe_fps=100.0)
+
+    def said() -> str:
+        publish(ring, frame)
+        return runtime.metrics.snapshot("inference", 0.0).texts.get("ppe_error", {}).get("", "")
+
+    wait_until(said, what="the reason")
+    assert "no-such-ppe.pt' does not exist" in said()
+    count = len(stored(client, "gate"))
+    publish(ring, frame)
+    wait_until(lambda: len(stored(client, "gate")) > count)
+    assert people(stored(client, "gate")[-1]) >= 3
+    assert stored(client, "gate")[-1].ppe is None
+    assert runtime.metrics.snapshot("inference", 0.0).texts["last_error"][""] == ""
+    ring.close(unlink=True)
 
 
 def test_detections_wait_while_redis_is_away(tmp_path: Path, redis_server: RedisServer, start: Start) -> None:

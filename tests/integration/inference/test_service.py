@@ -15,11 +15,13 @@ from crowdperf.events.streams import DETECTIONS, key
 from crowdperf.frames.ring import FrameWriter, RingSpec
 from crowdperf.inference.cameras import Cameras
 from crowdperf.inference.detector import Detector
+from crowdperf.inference.inspector import Inspector
 from crowdperf.inference.letterbox import Letterbox
 from crowdperf.inference.nms import Found
 from crowdperf.inference.pixels import PixelFormat
 from crowdperf.inference.registry import ModelError
 from crowdperf.inference.schedule import Schedule
+from crowdperf.inference.seat import Seat
 from crowdperf.inference.service import Service
 from crowdperf.runtime import Metrics
 from tests.conftest import RedisServer
@@ -65,9 +67,12 @@ class Bench:
         self.ahead_s = 0.0
         cameras = Cameras(str(folder / "ring."), 20.0)
         outbox = Outbox(self.client)
-        detector = Detector(self.runtime, "none", "full")
+        people = Seat("person", Detector(self.runtime, "none", "full"))
+        self.ppe = Seat("ppe")
+        inspector = Inspector(self.ppe, lambda: Detector(self.runtime, "ppe", "full"), self.metrics)
         self.service = Service(
-            *(detector, cameras, Schedule(2, 20.0), outbox, self.metrics, lambda: time.monotonic() + self.ahead_s, 6),
+            *(people, inspector, cameras, Schedule(2, 20.0), outbox, self.metrics),
+            *(lambda: time.monotonic() + self.ahead_s, 6),
         )
 
     def ring(self, camera: str, width: int = 64) -> FrameWriter:

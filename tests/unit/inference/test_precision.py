@@ -60,7 +60,7 @@ def test_each_precision_has_files_of_its_own() -> None:
     assert resolve(PERSON, "person", "auto").path == FOLDER / f"{PERSON}.xml"
     assert resolve(PERSON, "person", "auto", precisions=("int8",)).path == FOLDER / f"{PERSON}-int8.xml"
     assert resolve(PERSON, "person", "torch", precisions=("int8", "full")).precision == "full"
-    assert resolve("crowdperf-ppe-n", "ppe", "auto", precisions=("int8", "full")).runtime == "torch"
+    assert resolve("crowdperf-ppe-n", "ppe", "auto", precisions=("int8", "full")).precision == "full"
 
 
 def test_int8_that_cannot_be_had_says_why(tmp_path: Path) -> None:

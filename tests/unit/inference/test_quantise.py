@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 
+from crowdperf.inference.export import write_manifest
 from crowdperf.inference.letterbox import PAD
 from crowdperf.inference.quantise import calibration_pictures, inputs, quantise
-from crowdperf.inference.registry import FOLDER, ModelError
+from crowdperf.inference.registry import FOLDER, Manifest, ModelError, read_manifest
 
 PERSON = "crowdperf-person-vehicle-n"
 
@@ -25,6 +27,17 @@ def pictures(tmp_path: Path) -> Path:
     for index in range(48):
         cv2.imwrite(str(folder / f"{index:02}.jpg"), np.full((50, 100, 3), (0, 0, 255), np.uint8))
     return folder
+
+
+def without_openvino(registry: Path, name: str) -> None:
+    """Take the OpenVINO form of a model out of the manifest."""
+    kept = [
+        msgspec.structs.replace(entry, variants=tuple(one for one in entry.variants if one.runtime == "torch"))
+        if entry.name == name
+        else entry
+        for entry in read_manifest(registry).models
+    ]
+    write_manifest(Manifest(tuple(kept)), registry)
 
 
 def test_every_third_picture_is_held_out(pictures: Path) -> None:
@@ -54,10 +67,11 @@ def test_too_few_pictures_are_refused(pictures: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_without_openvino_form_and_one_that_is_altered_are_refused(pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"crowdperf-ppe-n.*no OpenVINO form.*models export crowdperf-ppe-n"):
-        quantise("crowdperf-ppe-n", [pictures])
     registry = tmp_path / "models"
     shutil.copytree(FOLDER, registry)
+    without_openvino(registry, "crowdperf-ppe-n")
+    with pytest.raises(ModelError, match=r"crowdperf-ppe-n.*no OpenVINO form.*models export crowdperf-ppe-n"):
+        quantise("crowdperf-ppe-n", [pictures], registry)
     (registry / f"{PERSON}.bin").write_bytes(b"")
     with pytest.raises(ModelError, match=rf"{PERSON}\.bin.*sha256"):
         quantise(PERSON, [pictures], registry)

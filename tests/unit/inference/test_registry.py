@@ -6,14 +6,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from crowdperf.inference.detector import load_detector
 from crowdperf.inference.models_cli import main
-from crowdperf.inference.registry import FOLDER, ModelError, read_manifest, resolve, wanted_classes
+from crowdperf.inference.registry import FOLDER, ModelError, ModelPath, read_manifest, resolve, wanted_classes
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.engine import Inference, Models
+from crowdperf.settings.ppe import PPE_CLASSES
 
 PERSON = "crowdperf-person-vehicle-n"
+OWN = ModelPath("best", "torch", Path("best.pt"), None, "own")
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_an_altered_file_is_refused(registry: Path) -> None:
     [
         ("yolo99", "person", "auto", "'yolo99' is not in .*known for 'person': crowdperf-person"),
         ("crowdperf-ppe-n", "person", "auto", "role 'ppe', not 'person'"),
-        ("crowdperf-ppe-n", "ppe", "openvino", "no variant for 'openvino'"),
+        (PERSON, "ppe", "openvino", "role 'person', not 'ppe'"),
         ("./absent.pt", "person", "auto", "'absent.pt' does not exist"),
     ],
 )
@@ -75,9 +78,10 @@ def test_a_broken_manifest_is_named(registry: Path) -> None:
 def test_own_files_go_to_the_runtime_of_their_format(tmp_path: Path, registry: Path) -> None:
     assert resolve(str(registry / f"{PERSON}.pt"), "person", "auto").runtime == "torch"
     assert resolve(str(registry / f"{PERSON}.xml"), "person", "auto").runtime == "openvino"
-    with pytest.raises(ModelError, match=r"holds 2 \.xml files"):
+    with pytest.raises(ModelError, match=r"holds 3 \.xml files"):
         resolve(str(registry), "person", "auto")
-    (registry / f"{PERSON}-int8.xml").unlink()
+    for other in (f"{PERSON}-int8", "crowdperf-ppe-n"):
+        (registry / f"{other}.xml").unlink()
     assert resolve(str(registry), "person", "auto").path == registry / f"{PERSON}.xml"
     with pytest.raises(ModelError, match="belongs to the runtime 'torch'"):
         resolve(str(registry / f"{PERSON}.pt"), "person", "openvino")
@@ -91,9 +95,19 @@ def test_own_files_go_to_the_runtime_of_their_format(tmp_path: Path, registry: P
 
 def test_class_names_are_mapped_by_name_and_others_ignored() -> None:
     names = ("dog", "truck", "person")
-    assert wanted_classes(names, Path("best.pt")).tolist() == [-1, CLASSES.index("truck"), 0]
+    assert wanted_classes(names, OWN).tolist() == [-1, CLASSES.index("truck"), 0]
     with pytest.raises(ModelError, match=r"best\.pt.*none of crowdperf's classes.*its own: dog, cat.*Remedy"):
-        wanted_classes(("dog", "cat"), Path("best.pt"))
+        wanted_classes(("dog", "cat"), OWN)
+
+
+def test_other_names_are_mapped_by_the_configuration() -> None:
+    helmets = replace(OWN, role="ppe", labels={"Helmet": "hardhat", "NO-Helmet": "no_hardhat"})
+    wanted = wanted_classes(("Helmet", "NO-Helmet", "vest", "cone"), helmets)
+    assert [PPE_CLASSES[index] if index >= 0 else "" for index in wanted] == ["hardhat", "no_hardhat", "vest", ""]
+    with pytest.raises(ModelError, match=r"labels\.ppe maps 'Helmet' to 'hat'.*no class of crowdperf.*Remedy"):
+        wanted_classes(("Helmet",), replace(helmets, labels={"Helmet": "hat"}))
+    with pytest.raises(ModelError, match=r"labels\.ppe maps 'helm'.*best\.pt.*does not know.*Helmet.*Remedy"):
+        wanted_classes(("Helmet",), replace(helmets, labels={"helm": "hardhat"}))
 
 
 def test_a_registered_model_whose_classes_do_not_fit_its_output_is_refused(registry: Path, tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""Which people the PPE model looks at, when, and whose an item is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from crowdperf.frames.ring import RingSpec
+from crowdperf.inference.nms import Found
+from crowdperf.inference.ppe import CROP, LEAST_HEIGHT, MOST, Cadence, belonging, chosen, cut, to_source
+from crowdperf.settings.ppe import PPE_CLASSES
+
+SPEC = RingSpec(1280, 720, "yuv420p", 1920, 1080, 4, 10.0, 0, 1.0)
+PADDED = RingSpec(640, 640, "yuv420p", 1920, 1080, 4, 10.0, 0, 1.0)
+HARDHAT, NO_HARDHAT, VEST, MASK = (PPE_CLASSES.index(name) for name in ("hardhat", "no_hardhat", "vest", "mask"))
+
+
+def found(*rows: tuple[float, float, float, float, float, int]) -> Found:
+    table = np.array(rows, np.float32).reshape(-1, 6)
+    return Found(table[:, :4], table[:, 4], table[:, 5].astype(np.uint8))
+
+
+def test_people_who_are_weak_small_or_vehicles_are_not_looked_at() -> None:
+    least = LEAST_HEIGHT / 720
+    seen = found(
+        *((0.1, 0.1, 0.2, 0.5, 0.9, 0), (0.3, 0.1, 0.4, 0.5, 0.2, 0), (0.5, 0.1, 0.6, 0.5, 0.9, 2)),
+        *((0.7, 0.1, 0.8, 0.1 + 1.1 * least, 0.5, 0), (0.9, 0.1, 0.95, 0.1 + 0.9 * least, 0.5, 0)),
+    )
+    assert chosen(seen, SPEC) == [0, 3]
+
+
+def test_of_a_crowd_the_tallest_are_looked_at() -> None:
+    crowd = [(0.1, 0.1, 0.2, 0.3 + index / 100, 0.9, 0) for index in range(MOST + 4)]
+    assert chosen(found(*crowd), SPEC) == list(range(4, MOST + 4))
+
+
+@pytest.mark.parametrize("spec", [SPEC, PADDED])
+@pytest.mark.parametrize(
+    "box", [(0.4, 0.3, 0.5, 0.8), (0.0, 0.0, 0.3, 0.4), (0.9, 0.5, 1.0, 1.0), (0.2, 0.2, 0.9, 0.3)]
+)
+def test_a_box_of_a_crop_goes_back_to_where_it_was_cut(spec: RingSpec, box: tuple[float, ...]) -> None:
+    person = np.array(box, np.float32)
+    x0, y0, across, down = spec.content
+    image = np.zeros((spec.height, spec.width, 3), np.uint8)
+    corners = (person * [across, down, across, down] + [x0, y0, x0, y0]).round().astype(int)
+    image[corners[1] : corners[3], corners[0] : corners[2]] = 255
+    one = cut(image, person, spec)
+    pixels = one.pixels.reshape(CROP.height, CROP.width, 3)[..., 0]
+    rows, columns = np.nonzero(pixels > 200)
+    inside = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
+    inside /= [CROP.width, CROP.height, CROP.width, CROP.height]
+    (back,) = to_source(inside, one, spec)
+    assert np.abs((back - person) * [across, down, across, down]).max() < 1.5 / min(1.0, one.scale) + 1
+
+
+def test_an_item_belongs_to_the_person_on_whom_it_lies_best() -> None:
+    people = np.array([[0.1, 0.1, 0.3, 0.9], [0.25, 0.1, 0.45, 0.9]], np.float32)
+    items = np.array(
+        [
+            [0.17, 0.10, 0.23, 0.17],  # on the first one's head
+            [0.28, 0.11, 0.34, 0.18],  # on the second one's head, in the overlap of both boxes
+            [0.28, 0.35, 0.42, 0.6],  # the second one's vest
+            [0.17, 0.75, 0.23, 0.82],  # a helmet at the first one's feet
+            [0.7, 0.1, 0.75, 0.15],  # nobody's
+            [0.1, 0.1, 0.3, 0.9],  # a person
+        ],
+        np.float32,
+    )
+    classes = [HARDHAT, NO_HARDHAT, VEST, HARDHAT, MASK, 0]
+    assert belonging(people, items, classes).tolist() == [0, 1, 1, -1, -1, -1]
+    assert belonging(people[:0], items, classes).tolist() == [-1] * 6
+    assert belonging(people, items[:0], []).tolist() == []
+
+
+def test_a_camera_is_due_at_its_rate_whatever_its_frames_do() -> None:
+    cadence = Cadence()
+    due = [at for at in (number / 10 for number in range(60)) if cadence.due("gate", 1.0, at, at)]
+    assert len(due) == 6
+    assert not cadence.due("lobby", 0.0, 9.0, 9.0), "no rule"
+
+
+def test_the_model_rests_as_long_as_it_worked() -> None:
+    cadence = Cadence()
+    assert cadence.due("gate", 1.0, 0.0, 0.0)
+    cadence.worked(0.4, 0.4)
+    assert not cadence.due("lobby", 1.0, 0.5, 0.5)
+    assert not cadence.due("lobby", 1.0, 0.7, 0.7)
+    assert cadence.due("lobby", 1.0, 0.8, 0.8)
+
+
+def test_a_camera_that_came_back_is_due_at_once() -> None:
+    cadence = Cadence()
+    assert cadence.due("gate", 1.0, 5.0, 5.0)
+    cadence.forget("gate")
+    assert cadence.due("gate", 1.0, 5.1, 5.1)
