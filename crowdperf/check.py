@@ -12,12 +12,14 @@ import redis
 from msgspec import Struct
 
 from crowdperf.config import Config, load
+from crowdperf.counting.usable import problems
 from crowdperf.events.connection import OUTAGE, connect
 from crowdperf.ffmpeg import FfmpegMissing, ffmpeg_binary
 from crowdperf.frames.layout import RingSpec
 from crowdperf.inference.registry import ModelError, resolve
 from crowdperf.runtime import redact
 from crowdperf.settings.base import ConfigError
+from crowdperf.settings.camera import Camera
 from crowdperf.settings.environment import Environment, environment
 from crowdperf.settings.paths import Paths
 from crowdperf.settings.url import redacted
@@ -57,6 +59,8 @@ def findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Finding]:
     yield _shared_memory(config, env, paths, root)
     for camera in config.cameras:
         yield _source(config, env, paths, root, camera.id)
+        for problem in problems(camera.lines, camera.zones, _rate(config, env, camera)):
+            yield Finding(False, f"camera {camera.id}: {problem.text}")
 
 
 def _attempt(look: Callable[[], str]) -> Finding:
@@ -96,6 +100,11 @@ def _shared_memory(config: Config, env: Environment, paths: Paths, root: Path) -
     if need > room:
         return Finding(False, f"{text}. Remedy: mount /dev/shm larger (Docker: --shm-size), or lower analysis_width.")
     return Finding(True, text)
+
+
+def _rate(config: Config, env: Environment, camera: Camera) -> float:
+    """Frames a second that are analysed of it."""
+    return camera.target_fps or env.target_fps or config.target_fps
 
 
 def _source(config: Config, env: Environment, paths: Paths, root: Path, camera_id: str) -> Finding:

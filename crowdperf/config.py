@@ -75,9 +75,8 @@ def parse(text: bytes, source: str = "config.json") -> Config:
     try:
         config = msgspec.json.decode(text, type=Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(
-            f"{source}: {error}. Remedy: correct that key; `crowdperf schema` lists all of them."
-        ) from None
+        remedy = "" if "Remedy: " in str(error) else ". Remedy: correct that key; `crowdperf schema` lists all of them."
+        raise ConfigError(f"{source}: {error}{remedy}") from None
     except msgspec.DecodeError as error:
         raise ConfigError(f"{source} is not valid JSON: {error}. Remedy: correct the syntax there.") from None
     _validate(config, source)

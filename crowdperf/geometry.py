@@ -94,3 +94,8 @@ def contains(polygon: tuple[Point, ...], point: Point) -> bool:
                 inside = not inside
         previous = corner
     return inside
+
+
+def area(polygon: tuple[Point, ...]) -> float:
+    """Signed area by the shoelace formula: positive for corners that go clockwise on the screen (y down)."""
+    return sum(a.x * b.y - b.x * a.y for a, b in zip(polygon, polygon[1:] + polygon[:1])) / 2

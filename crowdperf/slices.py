@@ -84,6 +84,7 @@ class TrackingSlice(Struct, frozen=True, kw_only=True):
     cameras: tuple[TrackedCamera, ...]
     redis_url: str
     key_prefix: str
+    density_days: int = 365
 
 
 class WorkerSlice(Struct, frozen=True, kw_only=True):
@@ -188,6 +189,7 @@ def tracking_slice(config: Config, env: Environment, paths: Paths, shard: int) -
         ),
         redis_url=redis_url(config, paths),
         key_prefix=config.redis.key_prefix,
+        density_days=config.retention.zones_days,
     )
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
+from crowdperf.counting import minutes, rules
+from crowdperf.counting.density import Density, DensityMinute, DensityState
 from crowdperf.counting.frame import Moment, Sample
 from crowdperf.counting.lines import LineCounter, LineState
-from crowdperf.counting.zones import ZoneCounter, ZoneTrack
-from crowdperf.events.schema import LineCrossed, ZoneChanged
+from crowdperf.counting.rules import ZoneRules
+from crowdperf.counting.zones import ZoneCounter, ZoneState
+from crowdperf.events.schema import Event, QueueNow
 from crowdperf.settings.camera import Line, Zone
 
 
@@ -18,30 +22,51 @@ class CountingState(Struct, array_like=True):
     """The counters in serialised form, by the digest of the line or zone they belong to."""
 
     lines: dict[str, LineState] = {}
-    zones: dict[str, dict[int, ZoneTrack]] = {}
+    zones: dict[str, ZoneState] = {}
+    density: DensityState = field(default_factory=DensityState)
+    orphans: list[str] = []
+    """Open alerts of zones that were changed or removed since."""
 
 
 class CameraCounter:
     """The counters of one camera."""
 
     def __init__(self, camera: str, lines: tuple[Line, ...], zones: tuple[Zone, ...], lost_s: float) -> None:
+        self._camera = camera
         self.lines = [LineCounter(camera, line, lost_s) for line in lines]
-        self.zones = [ZoneCounter(camera, zone) for zone in zones]
+        self.zones = [ZoneCounter(camera, zone, lost_s) for zone in zones]
+        self._rules = [ZoneRules(camera, counter) for counter in self.zones]
+        self._density = Density()
+        self._minutes: list[DensityMinute] = []
+        self._orphans: list[str] = []
+        self._clock_s = 0.0
+        self._aspect = 16 / 9
 
     def set_aspect(self, aspect: float) -> None:
         """The source's width divided by its height; paths before and after a change are not comparable."""
+        self._aspect = aspect
         for line in self.lines:
             line.set_aspect(aspect)
         for zone in self.zones:
             zone.set_aspect(aspect)
+        for rule in self._rules:
+            rule.set_aspect(aspect)
 
-    def update(self, moment: Moment, samples: list[Sample], ended: list[int]) -> list[LineCrossed | ZoneChanged]:
+    def update(self, moment: Moment, samples: list[Sample], ended: list[int]) -> list[Event]:
         """Take one frame."""
-        events: list[LineCrossed | ZoneChanged] = []
+        events: list[Event] = [rules.closed(self._camera, alert, moment) for alert in self._orphans]
+        self._orphans = []
+        self._clock_s = moment.clock_s
         for line in self.lines:
             events += line.update(moment, samples, ended)
-        for zone in self.zones:
-            events += zone.update(moment, samples, ended)
+        for zone, rule in zip(self.zones, self._rules):
+            changes = zone.update(moment, samples, ended)
+            events += changes
+            events += rule.update(moment, samples)
+            events += minutes.add(self._camera, zone, moment, changes)
+        done = self._density.add(moment.clock_s, moment.ts, samples, self._aspect)
+        if done is not None:
+            self._minutes.append(done)
         return events
 
     def break_paths(self) -> None:
@@ -53,11 +78,22 @@ class CameraCounter:
         """Zone id -> tracks inside."""
         return {counter.zone.id: counter.occupancy for counter in self.zones}
 
+    def queues(self) -> dict[str, QueueNow]:
+        """Id of each zone of kind `queue` -> its length and waiting times."""
+        return {counter.zone.id: counter.queue(self._clock_s) for counter in self.zones if counter.zone.kind == "queue"}
+
+    def take_density(self) -> list[DensityMinute]:
+        """The minutes of the density grid that have ended; they are no part of the state from now on."""
+        done, self._minutes = self._minutes, []
+        return done
+
     def state(self) -> CountingState:
-        """What decides the future."""
+        """What decides the future; call `take_density` before, and store both together."""
         return CountingState(
             {_digest(counter.line): counter.state for counter in self.lines},
-            {_digest(counter.zone): counter.tracks for counter in self.zones},
+            {_digest(counter.zone): counter.state for counter in self.zones},
+            self._density.state,
+            self._orphans,
         )
 
     def restore(self, state: CountingState) -> None:
@@ -65,7 +101,19 @@ class CameraCounter:
         for line in self.lines:
             line.state = state.lines.get(_digest(line.line), LineState({}, []))
         for zone in self.zones:
-            zone.tracks = state.zones.get(_digest(zone.zone), {})
+            zone.state = state.zones.get(_digest(zone.zone), ZoneState({}))
+        known = {_digest(zone.zone) for zone in self.zones}
+        self._orphans = list(state.orphans)
+        for digest, gone in state.zones.items():
+            if digest not in known:
+                self._orphans += _open_alerts(gone)
+        self._density.state = state.density
+
+
+def _open_alerts(state: ZoneState) -> Iterator[str]:
+    for alert in (state.limit.alert, *(name for t in state.tracks.values() for name in (t.loitering, t.astray))):
+        if alert:
+            yield alert
 
 
 def _digest(shape: Line | Zone) -> str:

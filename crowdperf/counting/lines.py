@@ -2,8 +2,8 @@
 
 The rules, each the answer to a known way of counting wrongly:
 
-* A sample inside the dead band along the line says nothing. A crossing lies between two samples outside it, on
-  different sides, whose connection meets the SEGMENT: walking past its end is no crossing.
+* A sample inside the dead band along the line decides nothing. A crossing lies between two samples outside it, whose
+  path between them meets the line itself, bends included: walking past its end is no crossing.
 * A crossing is pending until a second sample on the far side, or the end of the track there; a return cancels it. It
   carries the moment of its first far sample.
 * Only confirmed tracks count; what a track did before it was confirmed counts as soon as it is.
@@ -21,9 +21,9 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 
+from crowdperf.counting.course import Course
 from crowdperf.counting.frame import Moment, Sample
 from crowdperf.events.schema import Direction, LineCrossed
-from crowdperf.geometry import Point, Segment, intersects, signed_distance
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Line
 
@@ -34,10 +34,6 @@ JITTER_BAND = 0.06
 INHERITED_BAND = 0.25
 """Half-width of the dead band for such a track, as a share of its height."""
 NEVER = float("-inf")
-SIDE_MARGIN = 0.025
-TOP_MARGIN = 0.05
-"""How near the picture's edge an anchor can come (picture heights): half the width, or the height, of the smallest
-object that is still detected."""
 
 
 class Pending(Struct, array_like=True):
@@ -51,11 +47,10 @@ class Pending(Struct, array_like=True):
 class LineTrack(Struct, array_like=True):
     """One track at one line."""
 
-    side: int = 0
-    """Side of the last sample outside the band: 1, -1, or 0 where there is none yet."""
-    x: float = 0.0
-    y: float = 0.0
-    """That sample."""
+    placed: bool = False
+    """It had a sample outside the band."""
+    net: int = 0
+    """Crossings since that sample, those to the positive side less those to the negative one."""
     seen_s: float = NEVER
     last_x: float = 0.0
     last_y: float = 0.0
@@ -95,50 +90,20 @@ class LineCounter:
 
     def set_aspect(self, aspect: float) -> None:
         """The source's width divided by its height."""
-        a, b = self.line.points()
-        self._segment = Segment(Point(a.x * aspect, a.y), Point(b.x * aspect, b.y))
+        self._course = Course(self.line.vertices(), aspect)
 
     def update(self, moment: Moment, samples: Iterable[Sample], ended: Iterable[int]) -> list[LineCrossed]:
         """Take one frame; returns the crossings that became certain, in the order of `samples`, then of `ended`."""
         events: list[LineCrossed] = []
         started = {1: 0, -1: 0}
-        (ax, ay), (bx, by) = self._segment
-        length = math.hypot(bx - ax, by - ay)
-        dx, dy = (bx - ax) / length, (by - ay) / length
+        self._follow(moment, samples)
         tracks = self.state.tracks
-        newborn: list[Sample] = []
-        returned: list[Sample] = []
-        for sample in samples:
-            track = tracks.get(sample.track)
-            if track is None:
-                newborn.append(sample)
-                track = tracks[sample.track] = LineTrack()
-            elif track.seen_s < self.state.clock_s:
-                returned.append(sample)
-            y = sample.centre if self._centre else sample.bottom
-            track.seen_s, track.last_x, track.last_y = moment.clock_s, sample.x, y
-            track.klass, track.confirmed = sample.klass, sample.confirmed
-        if newborn:
-            self._take_over(newborn, moment.clock_s - self._memory_s, moment.clock_s)
-        if returned:
-            # Only from a track that the frame before still showed and that was just counted: both are one object.
-            self._take_over(returned, self.state.clock_s, moment.clock_s, moment.clock_s - self._memory_s)
-        self.state.clock_s = moment.clock_s
         for sample in samples:
             track = tracks[sample.track]
-            distance = dx * (track.last_y - ay) - dy * (track.last_x - ax)
             share = INHERITED_BAND if track.inherited else JITTER_BAND
-            band = max(self.line.hysteresis, share * sample.height)
-            if -band <= distance <= band:
+            if self._course.distance(track.last_x, track.last_y) <= max(self.line.hysteresis, share * sample.height):
                 continue
-            side = 1 if distance > 0 else -1
-            track.inherited = False
-            if side != track.side:
-                self._change_side(track, side, moment, started)
-            elif track.pending is not None:
-                track.settled.append(track.pending)
-                track.pending = None
-            track.x, track.y = track.last_x, track.last_y
+            self._settle(track, moment, started)
             if track.settled and track.confirmed:
                 events += self._count(sample.track, track)
         for track_id in ended:
@@ -149,19 +114,53 @@ class LineCounter:
     def break_paths(self) -> None:
         """Connect nothing across this moment: after a pause nobody knows which way a track went."""
         for track in self.state.tracks.values():
-            track.side = 0
-            track.inherited = False
+            track.placed = track.inherited = False
+            track.net = 0
             track.pending = None
         self.state.vanished.clear()
 
-    def _change_side(self, track: LineTrack, side: int, moment: Moment, started: dict[int, int]) -> None:
-        returned = track.pending is not None
-        track.pending = None
-        path = Segment(Point(track.x, track.y), Point(track.last_x, track.last_y))
-        if track.side and not returned and intersects(path, self._segment):
-            track.pending = Pending(side, moment, started[side])
-            started[side] += 1
-        track.side = side
+    def _follow(self, moment: Moment, samples: Iterable[Sample]) -> None:
+        """Take each track one step on, and join those that are one object."""
+        tracks = self.state.tracks
+        newborn: list[Sample] = []
+        returned: list[Sample] = []
+        for sample in samples:
+            y = sample.centre if self._centre else sample.bottom
+            track = tracks.get(sample.track)
+            if track is None:
+                newborn.append(sample)
+                track = tracks[sample.track] = LineTrack()
+            else:
+                if track.seen_s < self.state.clock_s:
+                    returned.append(sample)
+                if track.placed:
+                    track.net += self._course.crossings(track.last_x, track.last_y, sample.x, y)
+            track.seen_s, track.last_x, track.last_y = moment.clock_s, sample.x, y
+            track.klass, track.confirmed = sample.klass, sample.confirmed
+        if newborn:
+            self._take_over(newborn, moment.clock_s - self._memory_s, moment.clock_s)
+        if returned:
+            # Only from a track that the frame before still showed and that was just counted: both are one object.
+            self._take_over(returned, self.state.clock_s, moment.clock_s, moment.clock_s - self._memory_s)
+        self.state.clock_s = moment.clock_s
+
+    def _settle(self, track: LineTrack, moment: Moment, started: dict[int, int]) -> None:
+        """A sample outside the band: what the track's path since the last such sample amounts to."""
+        pending, net, track.net = track.pending, track.net, 0
+        track.placed, track.inherited = True, False
+        if not net:
+            if pending is not None:
+                track.settled.append(pending)
+                track.pending = None
+            return
+        side = 1 if net > 0 else -1
+        if pending is not None:
+            track.pending = None
+            if pending.side != side:
+                return
+            track.settled.append(pending)
+        track.pending = Pending(side, moment, started[side])
+        started[side] += 1
 
     def _count(self, track_id: int, track: LineTrack) -> list[LineCrossed]:
         """Events of the settled crossings, without those that the cooldown or the class filter takes out."""
@@ -210,14 +209,14 @@ class LineCounter:
             track
             for track in (*self.state.tracks.values(), *self.state.vanished)
             if track.confirmed
-            and track.side
+            and track.placed
             and since_s <= track.seen_s < now_s
             and max(track.counted_s) >= counted_since_s
         ]
         for sample in samples:
             track = self.state.tracks[sample.track]
             reach = NEAR * sample.height
-            if not absent or abs(signed_distance(self._segment, Point(track.last_x, track.last_y))) > 2 * reach:
+            if not absent or self._course.distance(track.last_x, track.last_y) > 2 * reach:
                 continue
             near = [other for other in absent if _distance(other, track) <= reach]
             if not near:
@@ -226,7 +225,8 @@ class LineCounter:
             previous = max(near, key=lambda other: other.seen_s)
             absent = [other for other in absent if other is not previous]
             self.state.vanished = [other for other in self.state.vanished if other is not previous]
-            track.side, track.x, track.y = previous.side, previous.x, previous.y
+            track.placed, step = True, (previous.last_x, previous.last_y, track.last_x, track.last_y)
+            track.net = previous.net + self._course.crossings(*step)
             track.counted_s = list(previous.counted_s)
             track.inherited = True
 
@@ -238,23 +238,3 @@ class LineCounter:
 
 def _distance(first: LineTrack, second: LineTrack) -> float:
     return math.hypot(first.last_x - second.last_x, first.last_y - second.last_y)
-
-
-def can_count(line: Line, aspect: float = 16 / 9) -> str:
-    """Why `line` can never count anything, or an empty string where it can.
-
-    A line too near the picture's edge has no room beyond its dead band in which an object's anchor could be seen; its
-    counter would stay at 0 without a word. `aspect` is the source's width divided by its height.
-    """
-    a, b = line.points()
-    segment = Segment(Point(a.x * aspect, a.y), Point(b.x * aspect, b.y))
-    top, bottom = (SIDE_MARGIN, 1 - SIDE_MARGIN) if line.anchor == "centre" else (TOP_MARGIN, 1.0)
-    corners = [Point(x, y) for x in (SIDE_MARGIN, aspect - SIDE_MARGIN) for y in (top, bottom)]
-    distances = [signed_distance(segment, corner) for corner in corners]
-    for beyond in (max(distances), -min(distances)):
-        if beyond <= line.hysteresis:
-            return (
-                f"line {line.id!r} can never count: it is too near the edge of the picture for the {line.anchor} of an "
-                "object to be seen on its far side. Remedy: move it into the picture."
-            )
-    return ""

@@ -1,24 +1,31 @@
-"""Zone occupancy: how many tracks are inside a polygon.
+"""Zone occupancy: who is inside a polygon, and for how long.
 
 A confirmed track is inside once its feet (bottom centre) have been there for `settle_s` without a break, and outside in
 the same way. A track that is merely unseen stays where it was: somebody who stands still, or behind a pillar, leaves
-only when the tracker gives the track up. Pure: no I/O and no clock.
+only when the tracker gives the track up. A track that begins inside where another one has just been lost continues that
+one's stay, so that a change of ids makes neither two people nor two short stays of one long one. Pure: no I/O and no
+clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from crowdperf.counting.frame import Moment, Sample
-from crowdperf.events.schema import Direction, ZoneChanged
+from crowdperf.counting.limits import ROUNDING_S, LimitState
+from crowdperf.events.schema import Direction, QueueNow, ZoneChanged
 from crowdperf.geometry import Point, contains
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Zone
 
-ROUNDING_S = 1e-6
-"""Three frames at 10 frames a second are 0.3 s, whatever binary fractions make of it."""
+NEAR = 0.5
+NEAR_PER_S = 0.5
+"""How far (shares of its height, and more for each second) from a lost track its continuation may begin."""
+SERVED_WEIGHT = 0.2
+"""Weight of the newest waiting time in the mean of those served."""
 
 
 class ZoneTrack(Struct, array_like=True):
@@ -30,17 +37,63 @@ class ZoneTrack(Struct, array_like=True):
     """Class under which it was counted."""
     other_since_s: float | None = None
     """Since when its samples contradict `inside`."""
+    since_s: float = 0.0
+    """Its first sample inside."""
+    seen_s: float = 0.0
+    x: float = 0.0
+    y: float = 0.0
+    """Its newest sample (picture heights)."""
+    born_s: float = 0.0
+    born_x: float = 0.0
+    born_y: float = 0.0
+    """Its first sample."""
+    loitering: str = ""
+    """Id of its open alert."""
+    alert_at: float = 0.0
+    astray: str = ""
+    """Id of its open alert for walking the wrong way."""
+    astray_at: float = 0.0
+    best_x: float = 0.0
+    best_y: float = 0.0
+    """The place inside that is farthest along the permitted way."""
+
+
+class Tally(Struct, array_like=True):
+    """The minute so far."""
+
+    minute: int = 0
+    """Minutes since 1970."""
+    entries: int = 0
+    exits: int = 0
+    maximum: int = 0
+    person_s: float = 0.0
+    observed_s: float = 0.0
+    dwells: list[float] = field(default_factory=list)
+
+
+class ZoneState(Struct, array_like=True):
+    """A counter in serialised form."""
+
+    tracks: dict[int, ZoneTrack] = {}
+    limit: LimitState = field(default_factory=LimitState)
+    tally: Tally = field(default_factory=Tally)
+    clock_s: float | None = None
+    served_s: float = 0.0
 
 
 class ZoneCounter:
     """Occupancy of one zone of one camera."""
 
-    def __init__(self, camera: str, zone: Zone) -> None:
+    def __init__(self, camera: str, zone: Zone, memory_s: float) -> None:
+        """`memory_s`: how long after its last sample a lost track may be continued by a new one."""
         self._camera = camera
         self.zone = zone
         self._classes = frozenset(CLASSES.index(name) for name in zone.classes)
         self._polygon = zone.points()
-        self.tracks: dict[int, ZoneTrack] = {}
+        self._memory_s = memory_s
+        self.state = ZoneState({})
+        self.left: dict[int, ZoneTrack] = {}
+        """Tracks that left in the newest frame."""
         self._aspect = 16 / 9
 
     def set_aspect(self, aspect: float) -> None:
@@ -50,16 +103,30 @@ class ZoneCounter:
     @property
     def occupancy(self) -> int:
         """Tracks inside now."""
-        return sum(track.inside for track in self.tracks.values())
+        return sum(track.inside for track in self.state.tracks.values())
+
+    def inside(self) -> Iterator[tuple[int, ZoneTrack]]:
+        """Id and state of every track inside."""
+        return ((track_id, track) for track_id, track in self.state.tracks.items() if track.inside)
+
+    def queue(self, clock_s: float) -> QueueNow:
+        """Length and waiting times of the queue."""
+        waits = [clock_s - track.since_s for _, track in self.inside()]
+        waiting = [wait for wait in waits if wait >= self.zone.queue_after_s]
+        return QueueNow(len(waiting), round(max(waiting, default=0.0), 1), round(self.state.served_s, 1))
 
     def update(self, moment: Moment, samples: Iterable[Sample], ended: Iterable[int]) -> list[ZoneChanged]:
         """Take one frame; returns the changes of occupancy."""
         events: list[ZoneChanged] = []
         started: dict[str, int] = {"in": 0, "out": 0}
+        tracks = self.state.tracks
+        self.left = {}
         for sample in samples:
-            track = self.tracks.get(sample.track)
+            track = tracks.get(sample.track)
             if track is None:
-                track = self.tracks[sample.track] = ZoneTrack()
+                track = ZoneTrack(born_s=moment.clock_s, born_x=sample.x, born_y=sample.bottom)
+                tracks[sample.track] = track
+            track.seen_s, track.x, track.y = moment.clock_s, sample.x, sample.bottom
             if contains(self._polygon, Point(sample.x / self._aspect, sample.bottom)) == track.inside:
                 track.other_since_s = None
                 continue
@@ -67,21 +134,53 @@ class ZoneCounter:
                 track.other_since_s = moment.clock_s
             if not sample.confirmed or moment.clock_s - track.other_since_s < self.zone.settle_s - ROUNDING_S:
                 continue
-            if not track.inside and sample.klass not in self._classes:
-                continue
-            if not track.inside:
-                track.klass = sample.klass
-            track.inside = not track.inside
+            if track.inside:
+                events.append(self._leave(moment, sample.track, track, track.other_since_s, started))
+            elif sample.klass in self._classes and not self._continue(sample, track):
+                track.klass, track.since_s = sample.klass, track.other_since_s
+                track.inside, track.best_x, track.best_y = True, sample.x, sample.bottom
+                events.append(self._event(moment, sample.track, track, started))
             track.other_since_s = None
-            events.append(self._event(moment, sample.track, track, started))
         for track_id in ended:
-            track = self.tracks.pop(track_id, None)
+            track = tracks.get(track_id)
             if track is not None and track.inside:
-                track.inside = False
-                events.append(self._event(moment, track_id, track, started))
+                events.append(self._leave(moment, track_id, track, track.seen_s, started))
+            tracks.pop(track_id, None)
         return events
 
-    def _event(self, moment: Moment, track_id: int, track: ZoneTrack, started: dict[str, int]) -> ZoneChanged:
+    def _continue(self, sample: Sample, track: ZoneTrack) -> bool:
+        """Let a track that began inside go on with the stay of one that was lost there; False when there is none."""
+        if track.other_since_s != track.born_s:
+            return False
+        best, nearest = 0, math.inf
+        for other_id, other in self.inside():
+            gap_s = track.born_s - other.seen_s
+            if not 0 < gap_s <= self._memory_s:
+                continue
+            away = math.hypot(other.x - track.born_x, other.y - track.born_y)
+            if away <= (NEAR + NEAR_PER_S * gap_s) * sample.height and away < nearest:
+                best, nearest = other_id, away
+        if not best:
+            return False
+        lost = self.state.tracks.pop(best)
+        lost.seen_s, lost.x, lost.y, lost.other_since_s = track.seen_s, track.x, track.y, None
+        self.state.tracks[sample.track] = lost
+        return True
+
+    def _leave(
+        self, moment: Moment, track_id: int, track: ZoneTrack, until_s: float, started: dict[str, int]
+    ) -> ZoneChanged:
+        track.inside = False
+        self.left[track_id] = track
+        dwell_s = max(0.0, until_s - track.since_s)
+        if dwell_s >= self.zone.queue_after_s:
+            served = self.state.served_s
+            self.state.served_s = served + SERVED_WEIGHT * (dwell_s - served) if served else dwell_s
+        return self._event(moment, track_id, track, started, dwell_s)
+
+    def _event(
+        self, moment: Moment, track_id: int, track: ZoneTrack, started: dict[str, int], dwell_s: float = 0.0
+    ) -> ZoneChanged:
         change: Direction = "in" if track.inside else "out"
         ordinal, started[change] = started[change], started[change] + 1
         where = f"{self._camera}:{moment.epoch}:{moment.sequence}"
@@ -97,4 +196,5 @@ class ZoneCounter:
             occupancy=self.occupancy,
             epoch=moment.epoch,
             sequence=moment.sequence,
+            dwell_s=round(dwell_s, 3),
         )

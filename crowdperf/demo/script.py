@@ -119,7 +119,7 @@ def moments(script: Track, lines: Sequence[Line]) -> list[Moment]:
     for line in lines:
         if script.actor.kind not in line.classes:
             continue
-        p1, p2 = line.points()
+        p1, p2 = line.vertices()
         places = [Point(x / WIDTH, y / HEIGHT) for x, y in script.ground]
         for row in range(1, len(places)):
             before, now = cross(p1, p2, places[row - 1]), cross(p1, p2, places[row])

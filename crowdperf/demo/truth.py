@@ -79,7 +79,7 @@ def compute(stage: Stage, seed: int) -> Truth:
             if before is None:
                 continue
             for line in scene.lines:
-                p1, p2 = line.points()
+                p1, p2 = line.vertices()
                 inwards = cross(p1, p2, now) > 0
                 if kinds[number] not in line.classes or inwards == (cross(p1, p2, before) > 0):
                     continue

@@ -12,6 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 Direction = Literal["in", "out"]
+Rule = Literal["occupancy", "loitering", "wrong_way"]
 
 
 class PpeColumns(Struct, frozen=True, array_like=True):
@@ -52,6 +53,17 @@ class FrameDetections(Struct, frozen=True, array_like=True):
     """None where the PPE model was not asked."""
 
 
+class QueueNow(Struct, frozen=True, array_like=True):
+    """A zone of kind `queue` as it is now."""
+
+    length: int
+    """People who have been inside for `queue_after_s`."""
+    longest_s: float
+    """How long the first of them has waited."""
+    served_s: float
+    """How long those waited who left last, a mean that forgets; 0 before the first."""
+
+
 class TrackedFrame(Struct, frozen=True, array_like=True):
     """The live boxes of one frame, for people's eyes only: never counted from."""
 
@@ -67,6 +79,7 @@ class TrackedFrame(Struct, frozen=True, array_like=True):
     """uint8, shape (n,)."""
     occupancy: dict[str, int] = {}
     """Zone id -> tracks inside now."""
+    queues: dict[str, QueueNow] = {}
 
 
 class Event(Struct, frozen=True, kw_only=True, tag_field="type", tag=True):
@@ -99,6 +112,58 @@ class ZoneChanged(Event, frozen=True, kw_only=True):
     occupancy: int
     epoch: int
     sequence: int
+    dwell_s: float = 0.0
+    """`out`: how long it was inside."""
+
+
+class ZoneMinute(Event, frozen=True, kw_only=True):
+    """One minute of a zone in which somebody was inside; `ts` is the minute's beginning."""
+
+    zone: str
+    occupancy: int
+    """At its end."""
+    maximum: int
+    mean: float
+    """Over the time that was observed."""
+    observed_s: float
+    entries: int
+    exits: int
+    dwells: str = ""
+    """Seconds that each of those who left had been inside, separated by commas."""
+    longest_wait_s: float = 0.0
+    """Queues: the longest that anybody had waited at the minute's end."""
+
+
+class Alert(Event, frozen=True, kw_only=True):
+    """A rule of a zone or an area was broken (`opened`), or holds again (`closed`)."""
+
+    rule: Rule
+    state: Literal["opened", "closed"]
+    alert: str
+    """The same for the opening and the closing: the id of the event that opened it."""
+    zone: str = ""
+    area: str = ""
+    value: float = 0.0
+    """Occupancy, or seconds inside; at a closing the greatest since the opening."""
+    limit: float = 0.0
+    opened_at: float = 0.0
+    track: int = 0
+    klass: str = ""
+    epoch: int = 0
+    sequence: int = 0
+
+
+class AreaChanged(Event, frozen=True, kw_only=True):
+    """The occupancy of an area of the site changed; `camera` is where the cause was seen, empty at a reset."""
+
+    area: str
+    occupancy: int
+    uncertainty: float
+    """Half the width of the 95 % interval."""
+    entries: int
+    exits: int
+    """Since the last reset."""
+    cause: Literal["crossing", "zone", "reset"]
 
 
 class PpeObserved(Event, frozen=True, kw_only=True):
@@ -139,4 +204,4 @@ class CameraChanged(Event, frozen=True, kw_only=True):
     detail: str = ""
 
 
-AnyEvent = LineCrossed | ZoneChanged | CameraGap | CameraChanged
+AnyEvent = LineCrossed | ZoneChanged | CameraGap | CameraChanged | ZoneMinute | Alert | AreaChanged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta, field
 
 from crowdperf.geometry import Point
@@ -12,12 +13,15 @@ from crowdperf.settings.ppe import PpeRule
 
 
 class Line(Settings, frozen=True, kw_only=True):
-    """A counting line from p1 to p2. `in` = towards the positive side of cross(p2 - p1, q - p1), y down."""
+    """A counting line: straight from p1 to p2, or a polyline through `points`.
+
+    `in` = towards the positive side of cross(p2 - p1, q - p1), y down, of the piece that is crossed.
+    """
 
     id: CameraId
     name: str = ""
-    p1: Coordinates
-    p2: Coordinates
+    p1: Coordinates = field(default_factory=list)
+    p2: Coordinates = field(default_factory=list)
     in_side: Literal["positive", "negative"] = "positive"
     classes: list[ClassName] = field(default_factory=lambda: list(CLASSES))
     anchor: Literal["bottom_centre", "centre"] = "bottom_centre"
@@ -25,10 +29,29 @@ class Line(Settings, frozen=True, kw_only=True):
     """The same track crossing the same way again within this time is the same crossing."""
     hysteresis: Annotated[float, Meta(ge=0, le=0.2)] = 0.005
     """Half-width of the dead band on both sides, as a share of the picture's height."""
+    points: Annotated[list[Coordinates], Meta(max_length=32)] = field(default_factory=list)
+    """A polyline, instead of p1 and p2: two points or more, from one end to the other."""
+    in_name: str = ""
+    """What people call a crossing to the `in` side, such as "to the hall"."""
+    out_name: str = ""
 
-    def points(self) -> tuple[Point, Point]:
-        """Both ends, normalised."""
-        return Point(*self.p1), Point(*self.p2)
+    def __post_init__(self) -> None:
+        """The ends of a polyline are its p1 and p2, so that whoever needs no bends need not know of them."""
+        if not self.points:
+            if not self.p1 or not self.p2:
+                raise ValueError(f"line {self.id!r} has no course. Remedy: give p1 and p2, or points")
+            return
+        if len(self.points) < 2:
+            raise ValueError(f"line {self.id!r} has one point. Remedy: give two points or more")
+        first, last = self.points[0], self.points[-1]
+        if (self.p1 or first) != first or (self.p2 or last) != last:
+            raise ValueError(f"line {self.id!r} has p1 or p2 beside other points. Remedy: give points alone")
+        msgspec.structs.force_setattr(self, "p1", first)
+        msgspec.structs.force_setattr(self, "p2", last)
+
+    def vertices(self) -> tuple[Point, ...]:
+        """Its ends and bends from p1 to p2, normalised."""
+        return tuple(Point(*point) for point in self.points or (self.p1, self.p2))
 
 
 class Zone(Settings, frozen=True, kw_only=True):
@@ -39,9 +62,28 @@ class Zone(Settings, frozen=True, kw_only=True):
     polygon: Annotated[list[Coordinates], Meta(min_length=3, max_length=64)]
     classes: list[ClassName] = field(default_factory=lambda: ["person"])
     limit: Annotated[int, Meta(ge=1)] | None = None
-    """Occupancy above this is shown as over the limit."""
+    """An occupancy above this, for `limit_s`, opens an alert."""
     settle_s: Annotated[float, Meta(ge=0, le=60)] = 0.3
     """A track must be in (or out) this long before the occupancy changes."""
+    kind: Literal["area", "queue"] = "area"
+    """`queue`: its length and waiting times are measured too."""
+    limit_clear: Annotated[int, Meta(ge=0)] | None = None
+    """The alert closes at this occupancy or below; the limit itself where it is not set."""
+    limit_s: Annotated[float, Meta(ge=0, le=3600)] = 2.0
+    """The occupancy must be beyond (or back) this long."""
+    queue_after_s: Annotated[float, Meta(ge=0, le=600)] = 3.0
+    """Queues: who was inside this long is waiting, and not walking through. Waiting counts from the entry."""
+    loiter_s: Seconds | None = None
+    """Whoever stays longer opens an alert."""
+    way: Annotated[list[Annotated[float, Meta(ge=-1, le=1)]], Meta(min_length=2, max_length=2)] | None = None
+    """The permitted way of walking as a vector in the picture, [x, y], y down; against it opens an alert."""
+
+    def __post_init__(self) -> None:
+        """The limits must fit together, and a way must lead somewhere."""
+        if self.limit_clear is not None and (self.limit is None or self.limit_clear > self.limit):
+            raise ValueError(f"zone {self.id!r}: limit_clear is above limit. Remedy: set a limit not below it")
+        if self.way == [0, 0]:
+            raise ValueError(f"zone {self.id!r}: way [0, 0] leads nowhere. Remedy: give a direction such as [1, 0]")
 
     def points(self) -> tuple[Point, ...]:
         """The corners, normalised."""

@@ -36,5 +36,7 @@ class Retention(Settings, frozen=True, kw_only=True):
     """How long history is kept."""
 
     crossings_days: Annotated[int, Meta(ge=1, le=36_500)] = 365
+    zones_days: Annotated[int, Meta(ge=1, le=36_500)] = 365
+    """The minutes of zones, and the density grids."""
     events_days: Annotated[int, Meta(ge=1, le=36_500)] = 30
     detections_s: Seconds = 600.0

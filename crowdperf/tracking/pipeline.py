@@ -14,15 +14,16 @@ import numpy as np
 from msgspec import Struct
 
 from crowdperf.counting.camera import CameraCounter, CountingState
+from crowdperf.counting.density import DensityMinute
 from crowdperf.counting.frame import Moment, Sample
-from crowdperf.events.schema import CameraGap, Event, FrameDetections, TrackedFrame
+from crowdperf.events.schema import CameraGap, Event, FrameDetections, QueueNow, TrackedFrame
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Tracking
 from crowdperf.tracking.ppe import MalformedPpeError, findings, observed
 from crowdperf.tracking.tracker import CONFIRM_HITS, PersonTracker, Tracks
 
-VERSION = 1
+VERSION = 2
 DEFAULT_ASPECT = 16 / 9
 
 
@@ -76,6 +77,14 @@ class CameraPipeline:
     def occupancy(self) -> dict[str, int]:
         """Zone id -> tracks inside."""
         return self._counter.occupancy()
+
+    def queues(self) -> dict[str, QueueNow]:
+        """Id of each zone of kind `queue` -> its length and waiting times."""
+        return self._counter.queues()
+
+    def take_density(self) -> list[DensityMinute]:
+        """Minutes of the density grid that have ended, to be stored together with the next `state`."""
+        return self._counter.take_density()
 
     def rewind(self) -> None:
         """Accept frames of a lower epoch from now on: the machine's clock went back and the ring was made anew."""
@@ -137,6 +146,7 @@ class CameraPipeline:
             tracks=tracks.ids[shown].tobytes(),
             classes=tracks.classes[shown].tobytes(),
             occupancy=self.occupancy(),
+            queues=self.queues(),
         )
 
     def state(self) -> bytes:

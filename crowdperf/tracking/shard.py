@@ -20,7 +20,7 @@ import msgspec
 import redis
 from msgspec import Struct
 
-from crowdperf.counting.lines import can_count
+from crowdperf.counting.usable import problems
 from crowdperf.events import wire
 from crowdperf.events.bus import Publisher
 from crowdperf.events.connection import BLOCK_MS
@@ -28,6 +28,7 @@ from crowdperf.events.schema import Event, FrameDetections, LineCrossed, PpeObse
 from crowdperf.events.streams import DETECTIONS, EVENTS, OBSERVATIONS, TRACKS, key
 from crowdperf.runtime import Metrics
 from crowdperf.slices import TrackedCamera, TrackingSlice
+from crowdperf.storage import density
 from crowdperf.tracking.pipeline import CameraPipeline, MalformedFrameError, StateError
 
 GROUP = "tracking"
@@ -97,11 +98,9 @@ class Shard:
         self._tracks: Publisher[TrackedFrame] = Publisher(client, TRACKS, self._prefix)
         self._cameras: dict[str, _Camera] = {}
         for camera in slice_.cameras:
-            for line in camera.lines:
-                problem = can_count(line)
-                if problem:
-                    log.warning("camera %s: %s", camera.camera_id, problem)
-                    metrics.text("line_problem", problem, f"{camera.camera_id}/{line.id}")
+            for shape, problem in problems(camera.lines, camera.zones, camera.target_fps):
+                log.warning("camera %s: %s", camera.camera_id, problem)
+                metrics.text("line_problem", problem, f"{camera.camera_id}/{shape}")
 
     def start(self) -> None:
         """Begin at the stored states. Call it at start-up and after every outage."""
@@ -181,6 +180,9 @@ class Shard:
         self._metrics.gauge("tracks_active", len(own.pipeline), camera)
         for zone, inside in own.pipeline.occupancy().items():
             self._metrics.gauge("zone_occupancy", inside, f"{camera}/{zone}")
+        for zone, queue in own.pipeline.queues().items():
+            self._metrics.gauge("queue_length", queue.length, f"{camera}/{zone}")
+            self._metrics.gauge("queue_longest_wait_s", queue.longest_s, f"{camera}/{zone}")
         if frame is not None:
             self._metrics.gauge("tracking_lag_s", self._wall() - frame.captured_at_ns / 1e9, camera)
         own.heard_at = self._clock()
@@ -197,6 +199,10 @@ class Shard:
                 for fields in own.dead:
                     dead = f"{self._prefix}crowdperf:dead:{DETECTIONS.name}:{GROUP}"
                     pipe.xadd(dead, fields, maxlen=10_000, approximate=True)
+                for minute in own.pipeline.take_density():
+                    density.stage(
+                        pipe, own.pipeline.camera, minute.hour, minute.cells, self._slice.density_days, self._prefix
+                    )
                 checkpoint = Checkpoint(own.position, own.pipeline.state())
                 pipe.set(state_key(own.pipeline.camera, self._prefix), msgspec.msgpack.encode(checkpoint))
             for own in cameras:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import redis.asyncio
 
 from crowdperf.events import wire
-from crowdperf.events.schema import AnyEvent, CameraChanged, CameraGap, LineCrossed, ZoneChanged
+from crowdperf.events.schema import AnyEvent
 from crowdperf.events.streams import EVENTS, TRACKS
 from crowdperf.storage.crossings import Crossing
 from crowdperf.web.parameters import rfc3339
 from crowdperf.web.replies import EventReply
 
 Row = tuple[bytes, dict[bytes, bytes]]
-EVENT_TYPES = tuple(kind.__name__ for kind in (LineCrossed, ZoneChanged, CameraGap, CameraChanged))
+EVENT_TYPES = tuple(kind.__name__ for kind in get_args(AnyEvent))
 
 
 def stream_rows(reply: Any) -> list[tuple[bytes, list[Row]]]:
@@ -58,29 +58,9 @@ def decoded_frame(fields: dict[bytes, bytes]) -> Any:
 
 
 def reply_of(event: AnyEvent) -> EventReply:
-    """The event as the API shows it."""
-    time = rfc3339(event.ts)
-    base: dict[str, Any] = {
-        "type": type(event).__name__,
-        "id": event.id,
-        "camera": event.camera,
-        "ts": event.ts,
-        "time": time,
-    }
-    if isinstance(event, LineCrossed):
-        return EventReply(**base, line=event.line, direction=event.direction, klass=event.klass, track=event.track)
-    if isinstance(event, ZoneChanged):
-        return EventReply(
-            **base,
-            zone=event.zone,
-            change=event.change,
-            klass=event.klass,
-            track=event.track,
-            occupancy=event.occupancy,
-        )
-    if isinstance(event, CameraGap):
-        return EventReply(**base, start=event.start, end=event.end, cause=event.cause)
-    return EventReply(**base, state=event.state, detail=event.detail)
+    """The event as the API shows it: what the two have in common by name."""
+    shown = {name: getattr(event, name) for name in event.__struct_fields__ if name in EventReply.__struct_fields__}
+    return EventReply(type=type(event).__name__, time=rfc3339(event.ts), **shown)
 
 
 def reply_of_crossing(crossing: Crossing) -> EventReply:

@@ -19,6 +19,10 @@ class LineReply(Struct, kw_only=True):
     p2: list[float]
     in_side: Literal["positive", "negative"]
     classes: list[str]
+    points: list[list[float]]
+    """Its ends and bends, from p1 to p2."""
+    in_name: str
+    out_name: str
 
 
 class ZoneReply(Struct, kw_only=True):
@@ -29,6 +33,7 @@ class ZoneReply(Struct, kw_only=True):
     polygon: list[list[float]]
     classes: list[str]
     limit: int | None
+    kind: str = "area"
 
 
 class CameraReply(Struct, kw_only=True):
@@ -93,6 +98,21 @@ class EventReply(Struct, kw_only=True, omit_defaults=True):
     cause: str | None = None
     state: str | None = None
     detail: str | None = None
+    dwell_s: float | None = None
+    rule: str | None = None
+    alert: Annotated[str | None, Meta(description="id of the event that opened the alert")] = None
+    area: str | None = None
+    value: float | None = None
+    limit: float | None = None
+    opened_at: float | None = None
+    uncertainty: float | None = None
+    entries: int | None = None
+    exits: int | None = None
+    maximum: int | None = None
+    mean: float | None = None
+    observed_s: float | None = None
+    dwells: str | None = None
+    longest_wait_s: float | None = None
 
 
 class EventsReply(Struct, kw_only=True):

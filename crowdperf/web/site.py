@@ -104,6 +104,9 @@ def _camera_reply(camera: Camera, state: CameraState) -> CameraReply:
                 p1=line.p1,
                 p2=line.p2,
                 in_side=line.in_side,
+                points=[list(vertex) for vertex in line.vertices()],
+                in_name=line.in_name,
+                out_name=line.out_name,
                 classes=list(line.classes),
             )
             for line in camera.lines
@@ -115,6 +118,7 @@ def _camera_reply(camera: Camera, state: CameraState) -> CameraReply:
                 polygon=zone.polygon,
                 classes=list(zone.classes),
                 limit=zone.limit,
+                kind=zone.kind,
             )
             for zone in camera.zones
         ],

@@ -10,7 +10,7 @@ from crowdperf.events.connection import OUTAGE, Backoff, connect
 from crowdperf.events.streams import DETECTIONS, EVENTS, OBSERVATIONS, key
 from crowdperf.runtime import Runtime
 from crowdperf.slices import WorkerSlice
-from crowdperf.storage import crossings
+from crowdperf.storage import crossings, zones
 
 INTERVAL_S = 15.0
 OBSERVATIONS_S = 600
@@ -46,6 +46,7 @@ def sweep(client: Any, slice_: WorkerSlice, runtime: Runtime, now: float) -> Non
     observed = int((now - OBSERVATIONS_S) * 1000)
     trimmed = trim(client, key(OBSERVATIONS, prefix=prefix), keep_after=f"{observed}-0")
     runtime.metrics.count("observations_trimmed", trimmed)
+    zones.expire(client, now - retention.zones_days * 86_400, prefix)
     with client.pipeline(transaction=False) as pipe:
         crossings.stage_retention(pipe, now - retention.crossings_days * 86_400, prefix)
         removed = pipe.execute()

@@ -11,11 +11,11 @@ from typing import Any
 
 from crowdperf.events.bus import Consumer
 from crowdperf.events.connection import OUTAGE, Backoff, connect
-from crowdperf.events.schema import AnyEvent, LineCrossed
+from crowdperf.events.schema import AnyEvent, LineCrossed, ZoneMinute
 from crowdperf.events.streams import EVENTS
 from crowdperf.runtime import Runtime
 from crowdperf.slices import WorkerSlice
-from crowdperf.storage import crossings
+from crowdperf.storage import crossings, zones
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,10 @@ def record(consumer: Consumer[AnyEvent], client: Any, prefix: str = "") -> int:
     if not entries:
         return 0
     crossed = [entry.message for entry in entries if isinstance(entry.message, LineCrossed)]
+    minutes = [entry.message for entry in entries if isinstance(entry.message, ZoneMinute)]
     with client.pipeline(transaction=True) as pipe:
+        for minute in minutes:
+            zones.stage(pipe, minute, prefix)
         for event in crossed:
             crossings.stage(pipe, event, prefix)
         consumer.stage_ack(pipe, entries)

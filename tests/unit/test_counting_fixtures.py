@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crowdperf.counting.frame import Sample
-from crowdperf.counting.lines import can_count
+from crowdperf.counting.usable import can_count
 from crowdperf.events.schema import CameraGap, Event, FrameDetections, LineCrossed, ZoneChanged
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Tracking

@@ -69,7 +69,9 @@ def test_in_and_out_alternate_for_every_path(xs: list[float], positive: bool) ->
 def test_occupancy_follows_stays_and_ignores_visits_shorter_than_settling(
     parts: list[tuple[bool, int]], flicker: int
 ) -> None:
-    zone = ZoneCounter("lobby", Zone(id="hall", polygon=[[0.4, 0.4], [0.6, 0.4], [0.6, 0.6], [0.4, 0.6]], settle_s=0.3))
+    zone = ZoneCounter(
+        "lobby", Zone(id="hall", polygon=[[0.4, 0.4], [0.6, 0.4], [0.6, 0.6], [0.4, 0.6]], settle_s=0.3), 1.5
+    )
     zone.set_aspect(1.0)
     number, occupancy = 0, 0
     for inside, length in parts:

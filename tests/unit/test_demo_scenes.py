@@ -119,7 +119,7 @@ def test_everybody_is_seen_well_beyond_both_sides(stage: Stage, facts: Truth) ->
     places = truth.anchors(stage)
     lines = {line.id: line for line in stage.scene.lines}
     for one in facts.crossings:
-        p1, p2 = lines[one.line].points()
+        p1, p2 = lines[one.line].vertices()
         aspect = WIDTH / HEIGHT
         segment = Segment(p1._replace(x=p1.x * aspect), p2._replace(x=p2.x * aspect))
         way = [

@@ -1,0 +1,65 @@
+"""Where people and vehicles spend their time: seconds per cell of a grid over the picture, gathered by minute.
+
+Pure: no I/O and no clock. A minute's cells are few and are handed over when it ends, so the state stays small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from crowdperf.counting.frame import Sample
+from crowdperf.settings.base import GRID
+
+COLUMNS, ROWS = GRID
+HOUR_S = 3600
+MINUTE_S = 60
+LONGEST_STEP_S = 5.0
+"""A longer pause between two frames was not observed."""
+MILLI = 1000
+
+
+class DensityMinute(Struct, frozen=True):
+    """Whole seconds by cell (row * COLUMNS + column) within one minute of the hour that begins at `hour`."""
+
+    hour: int
+    """Unix seconds."""
+    cells: dict[int, int]
+
+
+class DensityState(Struct, array_like=True):
+    """The minute so far in serialised form."""
+
+    minute: int = 0
+    clock_s: float | None = None
+    cells: dict[int, int] = {}
+    """Milliseconds; what is left below a second stays for the next minute."""
+
+
+class Density:
+    """The grid of one camera: each confirmed track's feet, every frame."""
+
+    def __init__(self) -> None:
+        self.state = DensityState(cells={})
+
+    def add(self, clock_s: float, ts: float, samples: Iterable[Sample], aspect: float) -> DensityMinute | None:
+        """Add one frame; returns the minute before when this one begins a new one and something was there."""
+        state, done = self.state, None
+        minute = int(ts // MINUTE_S)
+        if minute != state.minute:
+            whole = {cell: spent // MILLI for cell, spent in state.cells.items() if spent >= MILLI}
+            if whole:
+                done = DensityMinute(state.minute * MINUTE_S // HOUR_S * HOUR_S, whole)
+            state.cells = {cell: spent % MILLI for cell, spent in state.cells.items() if spent % MILLI}
+            state.minute = minute
+        step = 0 if state.clock_s is None else round((clock_s - state.clock_s) * MILLI)
+        state.clock_s = clock_s
+        if 0 < step <= LONGEST_STEP_S * MILLI:
+            cells = state.cells
+            for sample in samples:
+                if sample.confirmed:
+                    column = min(COLUMNS - 1, max(0, int(sample.x / aspect * COLUMNS)))
+                    cell = min(ROWS - 1, max(0, int(sample.bottom * ROWS))) * COLUMNS + column
+                    cells[cell] = cells.get(cell, 0) + step
+        return done
