@@ -47,6 +47,7 @@ class CameraPage {
     this.hints = el("div", { class: "hints" });
     this.panel = el("section", { class: "panel shapes", "aria-label": t("camera.shapes") });
     this.health = health(camera.id);
+    this.message = el("p", { class: "note message", role: "status", hidden: true });
     this.counts = el("section", { class: "panel today", "aria-label": t("today") }, el("div", { class: "panel-head" }, el("h2", {}, t("today"))), lineList(state, camera));
     this.node = el("div", { class: "camera-page" },
       el("div", { class: "camera-head" }, el("a", { href: "#/" }, t("camera.back")), el("h1", {}, camera.name)),
@@ -102,7 +103,7 @@ class CameraPage {
         ? el("div", { class: "actions" }, add("line", t("camera.add_line")), add("zone", t("camera.add_zone")))
         : el("p", { class: "note" }, t("camera.read_only")),
       this.dirty ? this.saveBar() : null,
-      (this.message ??= el("p", { class: "note message", role: "status", hidden: true })),
+      this.message,
     ].filter(Boolean);
   }
 
@@ -196,7 +197,7 @@ class CameraPage {
     this.dirty = true;
     if (whole) {
       const active = document.activeElement;
-      const index = active?.dataset?.index;
+      const index = active instanceof SVGElement ? active.dataset.index : undefined;
       this.draw();
       if (index !== undefined) this.editor.handleOf(shape, index)?.focus();
     } else if (!wasDirty) {

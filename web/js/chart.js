@@ -32,6 +32,7 @@ export class CrossingsChart {
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
     const bars = (align) => uPlot.paths.bars({ size: [0.42, 60], align, radius: 0.15 });
+    /** @type {uPlot.Series[]} */
     const series = [{},
       { label: data.names.in, fill: colour("in"), width: 0, paths: bars(-1), points: { show: false } },
       { label: data.names.out, fill: colour("out"), width: 0, paths: bars(1), points: { show: false } }];

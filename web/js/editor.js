@@ -65,7 +65,9 @@ export class Editor {
     const box = this.svg.getBoundingClientRect();
     return [clamp((event.clientX - box.left) / box.width), clamp((event.clientY - box.top) / box.height)];
   }
-  near([ax, ay], [bx, by], pixels) {
+  /** @param {number[]} a @param {number[]} b @param {number} pixels */
+  near(a, b, pixels) {
+    const [[ax, ay], [bx, by]] = [a, b];
     const box = this.svg.getBoundingClientRect();
     return Math.hypot((ax - bx) * box.width, (ay - by) * box.height) <= pixels;
   }
@@ -153,13 +155,19 @@ export class Editor {
   // Drawing
 
   draw() {
+    const active = document.activeElement;
     this.svg.setAttribute("viewBox", `0 0 ${this.width()} ${HEIGHT}`);
     this.nodes = new Map();
-    const focused = document.activeElement?.dataset?.handle ? { handle: document.activeElement.dataset.handle, index: document.activeElement.dataset.index } : null;
-    const order = [...this.shapes].sort((a, b) => (a === this.selected) - (b === this.selected) || (a.kind === "line") - (b.kind === "line"));
+    const focused = active instanceof SVGElement && active.dataset.handle ? { ...active.dataset } : null;
+    const order = [...this.shapes].sort((a, b) => this.rank(a) - this.rank(b));
     this.svg.replaceChildren(...order.map((shape) => this.node(shape)), ...this.sketch());
     for (const shape of order) this.reposition(shape);
     if (focused) this.svg.querySelector(`[data-handle="${CSS.escape(focused.handle)}"][data-index="${focused.index}"]`)?.focus();
+  }
+
+  /** Zones below lines, and the chosen shape on top. */
+  rank(shape) {
+    return (shape === this.selected ? 2 : 0) + (shape.kind === "line" ? 1 : 0);
   }
 
   node(shape) {
@@ -225,7 +233,8 @@ export class Editor {
 }
 
 /** The path of an arrow of 34 px from `from` along the unit vector. */
-function arrow([x, y], [nx, ny], unit) {
+function arrow(from, normal, unit) {
+  const [[x, y], [nx, ny]] = [from, normal];
   const [sx, sy, ex, ey] = [x + nx * 6 * unit, y + ny * 6 * unit, x + nx * 34 * unit, y + ny * 34 * unit];
   const head = [1, -1].map((side) => `M${ex} ${ey}L${ex - (nx + side * ny) * 7 * unit} ${ey - (ny - side * nx) * 7 * unit}`);
   return `M${sx} ${sy}L${ex} ${ey}${head.join("")}`;

@@ -31,7 +31,7 @@ export function themeButton() {
 
 /** Offer the languages. */
 export function languageChoice() {
-  const select = document.getElementById("language");
+  const select = /** @type {HTMLSelectElement} */ (document.getElementById("language"));
   select.replaceChildren(...Object.entries(LANGUAGES).map(([name, title]) =>
     el("option", { value: name, selected: name === language() }, title)));
   select.addEventListener("change", () => useLanguage(select.value));

@@ -1,14 +1,20 @@
 // What is drawn over a picture: zones, lines with their in side, boxes. Coordinates are normalised, y down.
 
+import { inSide, pointsOf } from "./shapes.js";
 import { t, term } from "./texts.js";
 
 const TRACK_COLOURS = ["#4cc9f0", "#ffb454", "#7ee787", "#ff8fa3", "#c3a6ff", "#f9e784", "#5ee6d0", "#ffa8e2"];
 const IN = "#7cc0ff";
 const OUT = "#ffb866";
+/** Width and colour: a dark rim below, then the line. @type {[number, string][]} */
+const LINE_STROKES = [[5, "rgb(0 0 0 / 50%)"], [2.4, "#fff"]];
+/** The same for an arrow, whose colour is its own. @type {(colour: string) => [number, string][]} */
+const arrowStrokes = (colour) => [[4.5, "rgb(0 0 0 / 50%)"], [2.2, colour]];
 const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', sans-serif";
 
 /** Draw everything into `area` = {x, y, w, h} in canvas pixels; `scale` is canvas pixels per CSS pixel. */
 export function drawOverlay(context, area, scale, camera, header, counts, detailed) {
+  /** @type {(point: number[]) => [number, number]} */
   const at = ([x, y]) => [area.x + x * area.w, area.y + y * area.h];
   context.lineJoin = "round";
   context.lineCap = "round";
@@ -16,7 +22,7 @@ export function drawOverlay(context, area, scale, camera, header, counts, detail
   header.boxes.forEach((box, index) => {
     drawBox(context, at, scale, box, header.tracks[index], header.classes[index], detailed);
   });
-  for (const line of camera.lines) drawLine(context, at, scale, line, counts(line.id), detailed);
+  for (const line of camera.lines) drawLine(context, area, at, scale, line, counts(line.id), detailed);
 }
 
 function drawZone(context, at, scale, zone, occupancy, detailed) {
@@ -52,31 +58,27 @@ function drawBox(context, at, scale, [x1, y1, x2, y2], track, kind, detailed) {
   else if (kind !== "person") label(context, scale, left, top, term("class", kind), colour, 10);
 }
 
-function drawLine(context, at, scale, line, counts, detailed) {
-  const [ax, ay] = at(line.p1);
-  const [bx, by] = at(line.p2);
-  for (const [width, colour] of [[5, "rgb(0 0 0 / 50%)"], [2.4, "#fff"]]) {
+function drawLine(context, area, at, scale, line, counts, detailed) {
+  const points = pointsOf(line);
+  for (const [width, colour] of LINE_STROKES) {
     context.strokeStyle = colour;
     context.lineWidth = width * scale;
     context.beginPath();
-    context.moveTo(ax, ay);
-    context.lineTo(bx, by);
+    points.forEach((point, index) => (index ? context.lineTo(...at(point)) : context.moveTo(...at(point))));
     context.stroke();
   }
-  // The positive side of cross(p2 - p1, q - p1) with y down; `in_side` may flip it.
-  const length = Math.hypot(bx - ax, by - ay) || 1;
-  const flip = line.in_side === "negative" ? -1 : 1;
-  const normal = [(-(by - ay) / length) * flip, ((bx - ax) / length) * flip];
-  const middle = [(ax + bx) / 2, (ay + by) / 2];
+  const { middle, normal } = inSide(points, line.in_side, area.w / area.h);
+  const centre = [area.x + middle[0] * area.h, area.y + middle[1] * area.h];
   const reach = (detailed ? 30 : 22) * scale;
-  drawArrow(context, scale, middle, normal, reach, IN, detailed ? `${t("in.on_picture")} ${counts.in}` : t("in.on_picture"));
-  drawArrow(context, scale, middle, [-normal[0], -normal[1]], reach, OUT, detailed ? `${t("out.on_picture")} ${counts.out}` : t("out.on_picture"));
-  if (detailed) label(context, scale, ax, ay, line.name, "#fff", 12);
+  drawArrow(context, scale, centre, normal, reach, IN, detailed ? `${t("in.on_picture")} ${counts.in}` : t("in.on_picture"));
+  drawArrow(context, scale, centre, [-normal[0], -normal[1]], reach, OUT, detailed ? `${t("out.on_picture")} ${counts.out}` : t("out.on_picture"));
+  if (detailed) label(context, scale, ...at(points[0]), line.name, "#fff", 12);
 }
 
-function drawArrow(context, scale, [x, y], [nx, ny], reach, colour, text) {
+function drawArrow(context, scale, from, normal, reach, colour, text) {
+  const [[x, y], [nx, ny]] = [from, normal];
   const [ex, ey] = [x + nx * reach, y + ny * reach];
-  for (const [width, stroke] of [[4.5, "rgb(0 0 0 / 50%)"], [2.2, colour]]) {
+  for (const [width, stroke] of arrowStrokes(colour)) {
     context.strokeStyle = stroke;
     context.lineWidth = width * scale;
     context.beginPath();

@@ -25,7 +25,7 @@ export class Router {
     this.shown = node;
     this.host.replaceChildren(node);
     node.start?.();
-    for (const link of document.querySelectorAll(".nav [data-page]")) {
+    for (const link of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".nav [data-page]"))) {
       if (link.dataset.page === page) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }

@@ -9,7 +9,7 @@ const MOST_HOURS = 24 * 3;
 export function rangeOf(first, last) {
   const from = midnight(first);
   const to = midnight(addDays(last, 1));
-  return { first, last, from, to, by: to - from <= MOST_HOURS * HOUR_MS ? "hour" : "day" };
+  return { first, last, from, to, by: to.getTime() - from.getTime() <= MOST_HOURS * HOUR_MS ? "hour" : "day" };
 }
 
 /** The same days a week before. */

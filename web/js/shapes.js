@@ -4,10 +4,12 @@
 export const CLASSES = ["person", "bicycle", "car", "motorcycle", "bus", "truck"];
 const ID = /^[a-z0-9][a-z0-9_-]{0,31}$/;
 
+/** All points of a line of the API. */
+export const pointsOf = (line) => (line.points?.length ? line.points : [line.p1, line.p2]);
+
 /** A line of the API as a shape; fields that the editor does not know are kept as they are. */
 export function fromLine(line) {
-  const points = line.points?.length ? line.points : [line.p1, line.p2];
-  return { kind: "line", id: line.id, name: line.name, points: points.map((point) => [...point]), classes: [...line.classes], in_side: line.in_side, source: line };
+  return { kind: "line", id: line.id, name: line.name, points: pointsOf(line).map((point) => [...point]), classes: [...line.classes], in_side: line.in_side, source: line };
 }
 
 /** A zone of the API as a shape. */

@@ -25,9 +25,12 @@ export async function loadTexts() {
   if (!response.ok) throw new Error(`/texts/${chosen}.json: status ${response.status}`);
   table = await response.json();
   document.documentElement.lang = chosen;
-  for (const node of document.querySelectorAll("[data-text]")) node.textContent = t(node.dataset.text);
-  for (const node of document.querySelectorAll("[data-label]")) node.setAttribute("aria-label", t(node.dataset.label));
+  for (const node of marked("[data-text]")) node.textContent = t(node.dataset.text);
+  for (const node of marked("[data-label]")) node.setAttribute("aria-label", t(node.dataset.label));
 }
+
+/** @type {(selector: string) => NodeListOf<HTMLElement>} */
+const marked = (selector) => document.querySelectorAll(selector);
 
 /** Remember another language and begin anew with it. */
 export function useLanguage(name) {
