@@ -1,8 +1,9 @@
 """The backend `pyav`: decoding inside this process, in a thread that is left behind when it hangs.
 
-The thread opens, reads, decodes, paces and scales (a picture that one core decodes and another scales costs a tenth
-more); the capture loop copies into the ring. A thread that is stuck in a read can therefore never touch a ring, and
-libav's own time-outs end it later.
+The thread opens, reads, decodes, paces, scales, and copies into the slot that the capture loop has offered: a picture
+that one core decodes and another scales costs a tenth more, one that another only copies a twentieth. It copies under a
+lock and looks first whether its connection is still wanted, so a thread that is stuck in a read can never touch a ring
+later; libav's own time-outs end it.
 """
 
 from __future__ import annotations
@@ -36,8 +37,6 @@ TAIL_LINES = 100
 SWS_FAST_BILINEAR = 1
 """swscale's number for it; PyAV's name of it is not in every version's types."""
 END_S = 1.0
-READY = 2
-"""Decoded pictures that may wait for the loop; more would only be older."""
 ARRIVALS = 64
 _ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 18 else {}
 _DEMUXER_FLAGS = frozenset(
@@ -51,13 +50,12 @@ _SILENT = {"-loglevel": 1, "-v": 1, "-an": 0, "-sn": 0, "-dn": 0, "-hide_banner"
 """Options that mean nothing here, with how many values they have."""
 
 
-class _Ready(NamedTuple):
-    """A scaled picture, its quarter turns to be upright, when its packet arrived, its time in microseconds."""
+class _Filled(NamedTuple):
+    """What is known of the picture in the offered slot: when its packet arrived, its times."""
 
-    frame: VideoFrame
-    turns: int
     arrived: tuple[int, int]
     pts: int
+    camera_clock_ns: int | None
 
 
 def container_options(options: Options) -> dict[str, str]:
@@ -123,12 +121,11 @@ class PyavChild:
         self._paced = paced
         self._spec: RingSpec | None = None
         self._reformatter = VideoReformatter()
-        # A token for each picture that may wait: the thread takes one before it hands a picture over.
-        self._ready: queue.SimpleQueue[_Ready | None] = queue.SimpleQueue()
-        """None is the end."""
-        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(READY):
-            self._room.put(None)
+        self._offers: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
+        """Slots to be filled, one at a time; None is the end."""
+        self._filled: queue.SimpleQueue[_Filled | None] = queue.SimpleQueue()
+        self._offered = False
+        self._writing = threading.Lock()
         self._known, self._shaped = threading.Event(), threading.Event()
         self._arrivals: dict[int | None, tuple[int, int]] = {}
         self._realtime_us = 0
@@ -149,23 +146,23 @@ class PyavChild:
         self._shaped.set()
 
     def read_into(self, view: memoryview, timeout_s: float) -> int | None:
-        """Copy the next picture into `view`, which is a whole slot.
+        """Have the next picture copied into `view`, which is a whole slot, the same one until it is full.
 
         Returns:
             len(view), 0 after `timeout_s` without a picture, None at the end of the stream.
         """
+        if not self._offered:
+            self._offered = True
+            self._offers.put(view)
         try:
-            ready = self._ready.get(timeout=timeout_s)
+            filled = self._filled.get(timeout=timeout_s)
         except queue.Empty:
             return 0
-        if ready is None:
-            self._ready.put(None)
+        if filled is None:
+            self._filled.put(None)
             return None
-        self._room.put(None)
-        self.arrived, self.pts = ready.arrived, ready.pts
-        clock = self._realtime_us and ready.pts != NO_PTS
-        self.camera_clock_ns = (self._realtime_us + ready.pts) * 1000 if clock else None
-        _copy(ready.frame, ready.turns, np.frombuffer(view, np.uint8))
+        self._offered = False
+        self.arrived, self.pts, self.camera_clock_ns = filled
         return len(view)
 
     def exit_code(self) -> int:
@@ -174,10 +171,11 @@ class PyavChild:
         return self._code
 
     def end(self) -> int:
-        """Ask the thread to leave; one that is stuck in a read is left to its time-out."""
-        self._ending.set()
+        """Ask the thread to leave; one that is stuck in a read is left to its time-out. No slot is touched afterwards."""
+        with self._writing:
+            self._ending.set()
         self._shaped.set()
-        self._room.put(None)
+        self._offers.put(None)
         self._thread.join(END_S)
         return self._code
 
@@ -192,7 +190,7 @@ class PyavChild:
         finally:
             self._over = True
             self._known.set()
-            self._ready.put(None)
+            self._filled.put(None)
 
     def _play(self, container: InputContainer) -> None:
         if not container.streams.video:
@@ -250,11 +248,14 @@ class PyavChild:
         if self._spec is None:
             return False
         pts = NO_PTS if pts_us is None else max(0, pts_us + offset_us)
-        ready = _Ready(_scaled(self._reformatter, frame, turns, self._spec), turns, arrived, pts)
-        self._room.get()
-        if self._ending.is_set():
-            return False
-        self._ready.put(ready)
+        clock = (self._realtime_us + pts) * 1000 if self._realtime_us and pts != NO_PTS else None
+        scaled = _scaled(self._reformatter, frame, turns, self._spec)
+        view = self._offers.get()
+        with self._writing:
+            if view is None or self._ending.is_set():
+                return False
+            _copy(scaled, turns, np.frombuffer(view, np.uint8))
+        self._filled.put(_Filled(arrived, pts, clock))
         return True
 
 
