@@ -54,8 +54,9 @@ def parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=text, add_help=False)
     commands.add_parser("ring", help="show the live rings, as top shows processes", add_help=False)
     commands.add_parser("dead-letters", help="messages that could not be handled: list, redrive, drop", add_help=False)
-    capture = commands.add_parser("capture", help="(supervised) one camera")
-    capture.add_argument("camera")
+    capture = commands.add_parser("capture", help="(supervised) one camera, or a group of them")
+    capture.add_argument("cameras", nargs="+", metavar="camera")
+    capture.add_argument("--name", default="", help="the group's name; default: capture-<camera>")
     commands.add_parser("inference", help="(supervised) the model")
     tracking = commands.add_parser("tracking", help="(supervised) one shard of tracking and counting")
     tracking.add_argument("shard", type=int)
@@ -148,8 +149,11 @@ def _supervised(arguments: argparse.Namespace, config: Config, env: Environment,
     """One process of the table: its slice, its runtime, its entry."""
     slice_: Any
     if arguments.command == "capture":
-        kind, name = "capture", f"capture-{arguments.camera}"
-        slice_ = slices.capture_slice(config, env, here.paths, here.root, arguments.camera)
+        kind, name = "capture", arguments.name or f"capture-{arguments.cameras[0]}"
+        slice_ = slices.capture_group(config, env, here.paths, here.root, name, arguments.cameras)
+        if not slice_.cameras:
+            # Names it, and those that there are.
+            config.camera(arguments.cameras[0])
     elif arguments.command == "tracking":
         kind, name = "tracking", f"tracking-{arguments.shard}"
         slice_ = slices.tracking_slice(config, env, here.paths, arguments.shard)

@@ -41,6 +41,8 @@ class Config(Settings, frozen=True, kw_only=True):
     frame_skip: Annotated[int, Meta(ge=0, le=1000)] = 0
     queue_max: Annotated[int, Meta(ge=1, le=64)] = 2
     stall_s: Seconds = 20.0
+    cameras_per_process: Annotated[int, Meta(ge=1, le=64)] = 1
+    """More than one: groups of cameras share a capture process, `capture-group-<n>`; less memory, less isolation."""
     inference: Inference = field(default_factory=Inference)
     ppe: Ppe = field(default_factory=Ppe)
     tracking: Tracking = field(default_factory=Tracking)

@@ -23,8 +23,9 @@ class Process(Struct, frozen=True, kw_only=True):
     """How many there are, and their names.
 
     embedded: one, or none where redis.url names an outside server. one: one, named `<kind>`. camera: one per enabled
-    camera, named `<kind>-<camera id>`. shard: tracking.shards of them, named `<kind>-<n>`. listener: an event
-    listener of supervisord, written in supervisord.conf itself since it depends on no configuration.
+    camera, named `<kind>-<camera id>`, or one per group of them (`cameras_per_process`), named `<kind>-group-<n>`.
+    shard: tracking.shards of them, named `<kind>-<n>`. listener: an event listener of supervisord, written in
+    supervisord.conf itself since it depends on no configuration.
     """
     reads: tuple[str, ...] = ()
     """Streams of `events.streams`, by name."""
@@ -114,7 +115,7 @@ PROCESSES = (
         writes=("events",),
         max_silence_s=30,
         priority=60,
-        does="runs FFmpeg for one camera and writes its frames into the ring",
+        does="runs FFmpeg (or decodes itself) for its cameras and writes their frames into their rings",
     ),
 )
 

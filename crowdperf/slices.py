@@ -7,6 +7,7 @@ of one camera touches that camera's process alone.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,6 +48,16 @@ class CaptureSlice(Struct, frozen=True, kw_only=True):
     media_roots: tuple[str, ...]
     ring: str
     doorbell: str
+    redis_url: str
+    key_prefix: str
+
+
+class CaptureGroup(Struct, frozen=True, kw_only=True):
+    """All that one capture process knows: its one camera, or those of its group."""
+
+    cameras: tuple[CaptureSlice, ...]
+    crash_record: str
+    """Where a crash of a decoder in this process is noted, for the process that comes after it."""
     redis_url: str
     key_prefix: str
 
@@ -140,6 +151,19 @@ def capture_slice(config: Config, env: Environment, paths: Paths, root: Path, ca
         media_roots=tuple(str((root / folder).resolve()) for folder in config.media_roots),
         ring=str(paths.ring(camera.id)),
         doorbell=str(paths.doorbell.absolute()),
+        redis_url=redis_url(config, paths),
+        key_prefix=config.redis.key_prefix,
+    )
+
+
+def capture_group(
+    config: Config, env: Environment, paths: Paths, root: Path, name: str, cameras: Sequence[str]
+) -> CaptureGroup:
+    """The slice of the capture process `name`. A camera that has left the configuration meanwhile is left out."""
+    known = {camera.id for camera in config.cameras}
+    return CaptureGroup(
+        cameras=tuple(capture_slice(config, env, paths, root, camera) for camera in cameras if camera in known),
+        crash_record=str((paths.sockets / f"{name}.crash").absolute()),
         redis_url=redis_url(config, paths),
         key_prefix=config.redis.key_prefix,
     )

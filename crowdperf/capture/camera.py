@@ -48,6 +48,7 @@ class CameraCapture:
         report: takes each change of state; it must not block.
         alive: called at least every `POLL_S`; False asks to leave a longer operation.
         wait: sleeps, and returns early when the process is to stop.
+        decoding: told by the thread that is about to decode in this process whose pictures they are.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class CameraCapture:
         report: Callable[[CameraChanged], None],
         alive: Callable[[], bool],
         wait: Callable[[float], object],
+        decoding: Callable[[CaptureSlice], None] = lambda _: None,
     ) -> None:
         self._slice = slice_
         self._metrics = metrics
         self._report = report
         self._alive = alive
         self._wait = wait
+        self._decoding = decoding
         self._clean = source.redactor(slice_.url)
         self._machine = Machine(slice_.stall_s, random.random, time.monotonic())
         self._quality = Quality(time.monotonic())
@@ -99,6 +102,13 @@ class CameraCapture:
             self._ring = None
         self._machine.stop(time.monotonic(), "capture was stopped")
         self._announce()
+
+    def abandon(self) -> None:
+        """Let go after an error that should not be: the ring stays for whoever comes next, as after kill -9."""
+        self._end_child()
+        if self._ring:
+            self._ring.close(unlink=False)
+            self._ring = None
 
     def _connect(self, now: float) -> None:
         camera = self._slice
@@ -194,7 +204,13 @@ class CameraCapture:
         for patient in (False, True):
             # A read's own limit comes after ours: a stall is to be called one.
             silence_s = max(self._slice.stall_s, 1.0) + 1.0
-            child = PyavChild(replace(options, patient=patient), self._slice.loop, silence_s, self._clean)
+            child = PyavChild(
+                replace(options, patient=patient),
+                self._slice.loop,
+                silence_s,
+                self._clean,
+                begin=lambda: self._decoding(self._slice),
+            )
             deadline = self._deadline()
             while child.found is None and child.attend(POLL_S) and time.monotonic() < deadline and self._alive():
                 self._beat(time.monotonic())

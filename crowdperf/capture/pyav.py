@@ -95,6 +95,7 @@ class PyavChild:
         silence_s: a read that takes longer ends the connection.
         clean: takes secrets out of error texts.
         paced: play a recording no faster than it was filmed.
+        begin: called by the thread that decodes, before anything else.
 
     Raises:
         SourceError: see `container_options`.
@@ -103,7 +104,13 @@ class PyavChild:
     pipe_bytes = 0
 
     def __init__(
-        self, options: Options, loop: bool, silence_s: float, clean: Callable[[str], str], paced: bool = True
+        self,
+        options: Options,
+        loop: bool,
+        silence_s: float,
+        clean: Callable[[str], str],
+        paced: bool = True,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
         self.found: Probe | None = None
         """The source, as its first picture shows it; None until then."""
@@ -119,6 +126,7 @@ class PyavChild:
         self._silence_s = silence_s
         self._clean = clean
         self._paced = paced
+        self._begin = begin
         self._spec: RingSpec | None = None
         self._reformatter = VideoReformatter()
         self._offers: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
@@ -171,7 +179,7 @@ class PyavChild:
         return self._code
 
     def end(self) -> int:
-        """Ask the thread to leave; one that is stuck in a read is left to its time-out. No slot is touched afterwards."""
+        """Ask the thread to leave; one stuck in a read is left to its time-out. No slot is touched afterwards."""
         with self._writing:
             self._ending.set()
         self._shaped.set()
@@ -180,6 +188,7 @@ class PyavChild:
         return self._code
 
     def _run(self) -> None:
+        self._begin()
         limits = (self._silence_s, self._silence_s)
         try:
             with av.open(self._source.target, options=self._options, timeout=limits) as container:

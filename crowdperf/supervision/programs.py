@@ -13,6 +13,7 @@ from crowdperf.config import Config
 from crowdperf.processes import PROCESSES, Process
 from crowdperf.settings.environment import Environment
 from crowdperf.settings.paths import Paths
+from crowdperf.supervision.groups import Groups, assign
 
 
 class Program(Struct, frozen=True, kw_only=True):
@@ -26,22 +27,42 @@ class Program(Struct, frozen=True, kw_only=True):
     """Of the program's slice of the configuration: another digest means that this program has to restart."""
 
 
-def programs(config: Config, env: Environment, paths: Paths, root: Path) -> tuple[Program, ...]:
-    """Every program of this configuration, event listeners (which supervisord.conf itself names) left out."""
+def programs(
+    config: Config, env: Environment, paths: Paths, root: Path, groups: Groups | None = None
+) -> tuple[Program, ...]:
+    """Every program of this configuration, event listeners (which supervisord.conf itself names) left out.
+
+    `groups` says which cameras share a process, where `cameras_per_process` is more than one.
+    """
+    if groups is None:
+        groups = grouped(config, Groups())
     return tuple(
         Program(
-            name=name, arguments=arguments, process=row, digest=_digest(_slice(row, name, config, env, paths, root))
+            name=name,
+            arguments=arguments,
+            process=row,
+            digest=_digest(_slice(row, name, arguments, config, env, paths, root)),
         )
         for row in PROCESSES
-        for name, arguments in _instances(row, config)
+        for name, arguments in _instances(row, config, groups)
     )
 
 
-def _instances(row: Process, config: Config) -> list[tuple[str, tuple[str, ...]]]:
+def grouped(config: Config, before: Groups) -> Groups:
+    """The enabled cameras in groups, as few of them moved as can be."""
+    return assign([camera.id for camera in config.cameras if camera.enabled], config.cameras_per_process, before)
+
+
+def _instances(row: Process, config: Config, groups: Groups) -> list[tuple[str, tuple[str, ...]]]:
     """Names and arguments of one row's programs."""
     command, _, role = row.kind.partition("-")
     if row.instances == "embedded":
         return [] if config.redis.url else [(row.kind, (command,))]
+    if row.instances == "camera" and config.cameras_per_process > 1:
+        return [
+            (f"{row.kind}-group-{number}", (command, "--name", f"{row.kind}-group-{number}", *members))
+            for number, members in groups.members.items()
+        ]
     if row.instances == "camera":
         return [(f"{row.kind}-{camera.id}", (command, camera.id)) for camera in config.cameras if camera.enabled]
     if row.instances == "shard":
@@ -51,11 +72,14 @@ def _instances(row: Process, config: Config) -> list[tuple[str, tuple[str, ...]]
     return []
 
 
-def _slice(row: Process, name: str, config: Config, env: Environment, paths: Paths, root: Path) -> object:
+def _slice(
+    row: Process, name: str, arguments: tuple[str, ...], config: Config, env: Environment, paths: Paths, root: Path
+) -> object:
     """What the program reads of the configuration."""
     last = name.rpartition(f"{row.kind}-")[2]
     if row.kind == "capture":
-        return slices.capture_slice(config, env, paths, root, last)
+        members = arguments[3:] if "--name" in arguments else arguments[1:]
+        return slices.capture_group(config, env, paths, root, name, members)
     if row.kind == "inference":
         return slices.inference_slice(config, env, paths)
     if row.kind == "tracking":

@@ -12,7 +12,10 @@ import msgspec
 from crowdperf.config import Config, load
 from crowdperf.settings.environment import Environment, environment
 from crowdperf.settings.paths import Paths
-from crowdperf.supervision.programs import Program, programs
+from crowdperf.supervision.groups import Groups
+from crowdperf.supervision.groups import load as load_groups
+from crowdperf.supervision.groups import store as store_groups
+from crowdperf.supervision.programs import Program, grouped, programs
 
 HEADER = (
     "; Rendered from crowdperf/processes.py and config.json. Do not edit: the next supervisorctl call writes it anew.\n"
@@ -46,15 +49,20 @@ def stanza(program: Program, paths: Paths, root: Path, python: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def render(config: Config, env: Environment, paths: Paths, root: Path, python: str) -> str:
+def render(
+    config: Config, env: Environment, paths: Paths, root: Path, python: str, groups: Groups | None = None
+) -> str:
     """The whole include file."""
-    return HEADER + "\n" + "\n".join(stanza(row, paths, root, python) for row in programs(config, env, paths, root))
+    rows = programs(config, env, paths, root, groups)
+    return HEADER + "\n" + "\n".join(stanza(row, paths, root, python) for row in rows)
 
 
 def write(config: Config, env: Environment, paths: Paths, root: Path) -> bool:
     """Write the include file by an atomic rename; False when it already said the same."""
     venv = root / ".venv" / "bin" / "python"
-    text = render(config, env, paths, root, str(venv) if venv.exists() else sys.executable)
+    groups = grouped(config, load_groups(paths))
+    text = render(config, env, paths, root, str(venv) if venv.exists() else sys.executable, groups)
+    store_groups(paths, groups)
     target = paths.data / "supervisor" / "programs.conf"
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists() and target.read_text() == text:

@@ -32,6 +32,11 @@ def camera(camera_id: str, file: Path) -> dict[str, object]:
     return {"id": camera_id, "url": str(file), "loop": True, "target_fps": 2}
 
 
+def debug_states(site: Site) -> list[str]:
+    """What /debug says of each camera."""
+    return [row["state"] for row in site.get("/debug")["cameras"].values()]
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     file = clip(tmp_path)
@@ -71,6 +76,28 @@ def test_supervisorctl_does_what_it_says_and_update_touches_only_what_changed(si
         site.ctl("update")
         assert {name for name in site.pids() if name.startswith("tracking-")} == {f"tracking-{n}" for n in range(3)}
         assert site.pids()["inference"] == kept["inference"]
+
+        site.config["cameras_per_process"] = 2
+        site.write_config()
+        site.ctl("update")
+        grouped = site.pids()
+        assert {name for name in grouped if name.startswith("capture-")} == {"capture-group-0"}
+        site.config["cameras"].append(camera("yard", tmp_path / "clip.mp4"))
+        site.write_config()
+        site.ctl("update")
+        after = site.pids()
+        assert after["capture-group-1"]
+        for name in ("capture-group-0", "inference", "tracking-1", "worker-recorder"):
+            assert after[name] == grouped[name], name
+        site.wait_for_web()
+        wait_until(lambda: debug_states(site) == ["live"] * 3, 30, "all three cameras are live")
+        for name in ("lobby", "gate", "yard"):
+            seen = site.counter("inference", "frames_analysed", name)
+            wait_until(lambda n=name, s=seen: site.counter("inference", "frames_analysed", n) > s + 2, 30, name)
+        restart = [site.python, "-m", "crowdperf", "ctl", "restart", "capture"]
+        done = subprocess.run(restart, cwd=site.folder, capture_output=True, text=True, timeout=60)
+        assert done.stdout.strip() == "restart: capture-group-0, capture-group-1"
+        assert all(site.pids()[name] not in (0, after[name]) for name in ("capture-group-0", "capture-group-1"))
     assert site.leftovers() == []
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from crowdperf.capture.process import main
 from crowdperf.runtime import Runtime, log_to_stderr
-from crowdperf.slices import CaptureSlice
+from crowdperf.slices import CaptureGroup
 
 
 def _print_metrics(runtime: Runtime) -> None:
@@ -24,5 +24,5 @@ if __name__ == "__main__":
     runtime = Runtime("capture-cam", max_silence_s=30)
     runtime.install()
     threading.Thread(target=_print_metrics, args=(runtime,), daemon=True).start()
-    main(msgspec.json.decode(sys.stdin.buffer.read(), type=CaptureSlice), runtime)
+    main(msgspec.json.decode(sys.stdin.buffer.read(), type=CaptureGroup), runtime)
     runtime.finish()

@@ -19,7 +19,7 @@ import psutil
 from crowdperf.ffmpeg import ffmpeg_binary
 from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
-from crowdperf.slices import CaptureSlice
+from crowdperf.slices import CaptureGroup, CaptureSlice
 
 NOWHERE = "unix:///nonexistent/redis.sock"
 
@@ -60,10 +60,16 @@ def make_clip(path: Path, seconds: float = 4, fps: int = 10, size: str = "320x24
 
 
 class CaptureProcess:
-    """A real capture process; a context manager that leaves neither process nor ring behind."""
+    """A real capture process of one camera or more; a context manager that leaves neither process nor ring behind."""
 
-    def __init__(self, slice_: CaptureSlice) -> None:
+    def __init__(self, slice_: CaptureSlice, *siblings: CaptureSlice) -> None:
         self.slice = slice_
+        self.group = CaptureGroup(
+            cameras=(slice_, *siblings),
+            crash_record=f"{Path(slice_.doorbell).parent}/{uuid.uuid4().hex[:8]}.crash",
+            redis_url=slice_.redis_url,
+            key_prefix=slice_.key_prefix,
+        )
         self.process: subprocess.Popen[bytes] | None = None
         self.log = b""
         # A camera that begins waits for somebody to look.
@@ -75,7 +81,7 @@ class CaptureProcess:
             [sys.executable, "-m", "tests.support.capture_main"], stdin=subprocess.PIPE, stderr=subprocess.PIPE
         )
         assert self.process.stdin is not None
-        self.process.stdin.write(msgspec.json.encode(self.slice))
+        self.process.stdin.write(msgspec.json.encode(self.group))
         self.process.stdin.close()
 
     def children(self) -> list[psutil.Process]:
@@ -98,7 +104,8 @@ class CaptureProcess:
     def __exit__(self, *_: object) -> None:
         if self.process and self.process.poll() is None:
             self.end(signal.SIGKILL)
-        Path(self.slice.ring).unlink(missing_ok=True)
+        for camera in self.group.cameras:
+            Path(camera.ring).unlink(missing_ok=True)
         self.listener.close()
 
 

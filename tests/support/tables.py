@@ -18,7 +18,7 @@ END = "<!-- end: {name} -->"
 INSTANCES = {
     "embedded": "1, or 0 with an own Redis",
     "one": "1",
-    "camera": "one per camera, `{kind}-<camera id>`",
+    "camera": "one per camera, `{kind}-<camera id>`; or `{kind}-group-<n>` (`cameras_per_process`)",
     "shard": "`tracking.shards`, `{kind}-<n>`",
     "listener": "1 (event listener)",
 }

@@ -1,0 +1,112 @@
+"""A decoder that brings the whole process down (a segmentation fault), and how the next process learns whose it was.
+
+With the backend `pyav` foreign code decodes what a camera sends inside this process. The kernel ends the process, and
+Python's fault handler writes into the record which thread it was; beside it stands which camera that thread decoded.
+The next process has that camera decoded by an FFmpeg child, whose crash concerns nobody else, until its settings
+change.
+
+::
+
+    isolated <camera> <digest of its settings>       carried over from earlier crashes
+    thread 0x<thread> <camera> <digest> <kernel id>  one for each connection of the backend pyav
+    Fatal Python error: Segmentation fault           by the fault handler
+    Current thread 0x<thread> (most recent call first): ...
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import hashlib
+import re
+import threading
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+import msgspec
+from msgspec.structs import replace
+
+from crowdperf.slices import CaptureSlice
+
+BOUND_BYTES = 1 << 20
+_FATAL = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
+_CURRENT = re.compile(r"^Current thread 0x([0-9a-f]+)", re.MULTILINE)
+_THREAD = re.compile(r"^thread 0x([0-9a-f]+) (\S+) (\S+) \d+$", re.MULTILINE)
+_ISOLATED = re.compile(r"^isolated (\S+) (\S+)$", re.MULTILINE)
+
+
+class Crash(NamedTuple):
+    """What an earlier process has left."""
+
+    isolated: dict[str, str]
+    """Camera -> digest of the settings it had."""
+    newest: str
+    """The camera whose decoder ended the last process; empty where it ended otherwise."""
+    trace: str
+    """What the fault handler wrote, from the kind of fault on; empty where the last process did not end by one."""
+
+
+def parse(text: str) -> Crash:
+    """Read a record; pure."""
+    isolated = {match[1]: match[2] for match in _ISOLATED.finditer(text)}
+    fatal, current = _FATAL.search(text), _CURRENT.search(text)
+    if not fatal or not current:
+        return Crash(isolated, "", "")
+    threads = [match for match in _THREAD.finditer(text) if int(match[1], 16) == int(current[1], 16)]
+    if not threads:
+        return Crash(isolated, "", text[fatal.start() :].strip())
+    # Thread numbers are used again: the last connection counts.
+    _, camera, settings = threads[-1].groups()
+    return Crash({**isolated, camera: settings}, camera, text[fatal.start() :].strip())
+
+
+def digest(slice_: CaptureSlice) -> str:
+    """Of a camera's settings: others deserve a new trial."""
+    return hashlib.sha256(msgspec.msgpack.encode(slice_)).hexdigest()[:12]
+
+
+def isolate(slice_: CaptureSlice, crash: Crash) -> CaptureSlice:
+    """The settings to use: the same, but for a camera whose decoder has crashed with them."""
+    if slice_.backend == "pyav" and crash.isolated.get(slice_.camera_id) == digest(slice_):
+        return replace(slice_, backend="ffmpeg")
+    return slice_
+
+
+class CrashRecord:
+    """The record of this process. The fault handler writes into it for as long as the process lives.
+
+    Args:
+        path: of the record; what an earlier process has left there is read, and replaced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.before = parse(path.read_text(errors="replace") if path.exists() else "")
+        self._lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: TextIO = path.open("w")
+        self._begin()
+        # All threads: of one alone it would not write the number.
+        faulthandler.enable(self._file, all_threads=True)
+
+    def _begin(self) -> None:
+        for camera, settings in self.before.isolated.items():
+            self._file.write(f"isolated {camera} {settings}\n")
+        self._file.flush()
+
+    def decoding(self, slice_: CaptureSlice) -> None:
+        """The calling thread decodes this camera from now on."""
+        with self._lock:
+            if self._file.tell() > BOUND_BYTES:
+                self._file.seek(0)
+                self._file.truncate()
+                self._begin()
+            who = f"{threading.get_ident():#x} {slice_.camera_id} {digest(slice_)} {threading.get_native_id()}"
+            self._file.write(f"thread {who}\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        """An orderly end: only what was isolated is carried over."""
+        faulthandler.enable()
+        self._file.close()
+        if not self.before.isolated:
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,68 @@
+"""Which cameras share a capture process (`cameras_per_process`): pure, and sticky, so that an edit moves few cameras.
+
+A camera stays where it is as long as it exists. A new one goes into the first group with room, else into a new group.
+Only another `cameras_per_process` moves cameras: what no longer fits goes elsewhere, and groups that are no longer
+needed are dissolved, the smallest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from crowdperf.settings.paths import Paths
+
+
+class Groups(Struct, frozen=True):
+    """The assignment as it was rendered last."""
+
+    cameras_per_process: int = 1
+    members: dict[int, tuple[str, ...]] = {}
+    """Number of the group -> its cameras."""
+
+
+def assign(cameras: Sequence[str], size: int, before: Groups) -> Groups:
+    """The groups of `cameras` (enabled ones, in the order of the configuration), `size` at most in each."""
+    there = set(cameras)
+    kept = {number: [one for one in members if one in there][:size] for number, members in before.members.items()}
+    kept = {number: members for number, members in kept.items() if members}
+    if size != before.cameras_per_process:
+        kept = _fewest(kept, -(-len(cameras) // size))
+    placed = {one for members in kept.values() for one in members}
+    for camera in cameras:
+        if camera not in placed:
+            number = next((n for n in sorted(kept) if len(kept[n]) < size), None)
+            if number is None:
+                number = next(n for n in range(len(kept) + 1) if n not in kept)
+            kept.setdefault(number, []).append(camera)
+    return Groups(size, {number: tuple(kept[number]) for number in sorted(kept)})
+
+
+def _fewest(groups: Mapping[int, list[str]], wanted: int) -> dict[int, list[str]]:
+    """The `wanted` largest groups; of equal ones those with the lowest numbers."""
+    order = sorted(groups, key=lambda number: (-len(groups[number]), number))
+    return {number: groups[number] for number in order[:wanted]}
+
+
+def _file(paths: Paths) -> Path:
+    return paths.data / "supervisor" / "groups.json"
+
+
+def load(paths: Paths) -> Groups:
+    """The assignment that was rendered last; none where nothing was."""
+    try:
+        return msgspec.json.decode(_file(paths).read_bytes(), type=Groups)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return Groups()
+
+
+def store(paths: Paths, groups: Groups) -> None:
+    """Keep it for the next time, by an atomic rename."""
+    target = _file(paths)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_suffix(".tmp")
+    fresh.write_bytes(msgspec.json.encode(groups))
+    fresh.replace(target)
