@@ -1,18 +1,16 @@
 // Starts the dashboard: loads the site, shows the page of the address, connects the live data.
 
 import { get } from "./api.js";
-import { cameraPage } from "./camera.js";
 import { el } from "./dom.js";
 import { events } from "./events.js";
 import { useZone } from "./format.js";
 import { connection, languageChoice, siteHeader, themeButton } from "./header.js";
-import { historyPage } from "./history.js";
 import { hours } from "./hours.js";
 import { Pictures } from "./live.js";
 import { Router } from "./router.js";
 import { State } from "./state.js";
 import { Live } from "./stream.js";
-import { strip, systemPage } from "./system.js";
+import { strip } from "./system.js";
 import { loadTexts, t } from "./texts.js";
 import { totals } from "./totals.js";
 import { wall } from "./wall.js";
@@ -44,9 +42,10 @@ async function start() {
   const pictures = state.site.cameras.length ? new Pictures() : null;
   new Router(main, {
     overview: () => (state.site.cameras.length ? overviewPage(state, pictures) : emptyPage()),
-    camera: (id) => cameraPage(state, pictures, id),
-    history: () => historyPage(state),
-    system: () => systemPage(),
+    // Loaded when they are first asked for, so that the first view needs little.
+    camera: async (id) => (await import("./camera.js")).cameraPage(state, pictures, id),
+    history: async () => (await import("./history.js")).historyPage(state),
+    system: async () => (await import("./system.js")).systemPage(),
   }, "overview").show();
 }
 

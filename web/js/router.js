@@ -1,6 +1,6 @@
 // Pages by the address's hash: "#/camera/lobby" is page "camera" with argument "lobby".
 
-/** Show pages in `host`. `pages` maps a name to a function of the argument that makes its element.
+/** Show pages in `host`. `pages` maps a name to a function of the argument that makes its element, or promises it.
  *
  * An element may have `stop()`, called when another page takes its place; one with `keep` is made once and shown again.
  */
@@ -11,15 +11,21 @@ export class Router {
     this.home = home;
     this.kept = new Map();
     this.shown = null;
+    this.turn = 0;
     addEventListener("hashchange", () => this.show(true));
   }
 
   /** Show the page of the address; with `moved` the focus goes to it, as after any navigation. */
-  show(moved = false) {
+  async show(moved = false) {
+    const turn = (this.turn += 1);
     const [, name = "", argument = ""] = location.hash.split("/").map(decodeURIComponent);
     const page = Object.hasOwn(this.pages, name) ? name : this.home;
+    const node = this.kept.get(page) ?? await this.pages[page](argument);
+    if (turn !== this.turn) {
+      node.stop?.();
+      return;
+    }
     this.shown?.stop?.();
-    const node = this.kept.get(page) ?? this.pages[page](argument);
     if (node.keep) this.kept.set(page, node);
     node.dataset.page = page;
     this.shown = node;
