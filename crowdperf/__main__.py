@@ -120,7 +120,7 @@ def _dispatch(arguments: argparse.Namespace, here: Installation) -> int:
         return int(importlib.import_module("crowdperf.launch").run(config, env, here.paths, here.root))
     if command == "redis":
         importlib.import_module("crowdperf.supervision.redis").replace_process(
-            here.paths.redis_socket.absolute(), here.paths.data.absolute() / "redis"
+            here.paths.redis_socket.absolute(), here.paths.data.absolute() / "redis", config.redis.memory_mb
         )
     return _supervised(arguments, config, env, here)
 

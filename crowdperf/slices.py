@@ -106,6 +106,8 @@ class WorkerSlice(Struct, frozen=True, kw_only=True):
     retention: Retention
     redis_url: str
     key_prefix: str
+    timezone: str = "UTC"
+    """The site's zone: whose days the history is counted by."""
 
 
 class WebSlice(Struct, frozen=True, kw_only=True):
@@ -225,6 +227,7 @@ def worker_slice(config: Config, paths: Paths, role: str, instance: int) -> Work
         retention=config.retention,
         redis_url=redis_url(config, paths),
         key_prefix=config.redis.key_prefix,
+        timezone=config.site.timezone,
     )
 
 

@@ -135,6 +135,10 @@ class Consumer(Generic[T]):
             entries += self._decoded(name, [row for row in reply[1] if row[1] is not None])
         return entries
 
+    def bury(self, entry: Entry[T], why: str) -> None:
+        """Move an entry that was decoded, but cannot be handled, to the dead-letter stream."""
+        self._bury(entry.stream, entry.id, dict(wire.encode(self._stream, entry.message)), why)
+
     def _pending(self, reply: list[tuple[str, Any]], count: int) -> list[Entry[T]]:
         """Own pending entries of one round; keys that have no more leave the resume table."""
         entries: list[Entry[T]] = []

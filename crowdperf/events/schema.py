@@ -204,4 +204,12 @@ class CameraChanged(Event, frozen=True, kw_only=True):
     detail: str = ""
 
 
-AnyEvent = LineCrossed | ZoneChanged | CameraGap | CameraChanged | ZoneMinute | Alert | AreaChanged
+class StoreFilling(Event, frozen=True, kw_only=True):
+    """The history's server fills (`filling`), is relieved of its oldest data (`dropping`), or has room again (`ok`)."""
+
+    state: Literal["ok", "filling", "dropping"]
+    used_bytes: int
+    limit_bytes: int
+
+
+AnyEvent = LineCrossed | ZoneChanged | CameraGap | CameraChanged | ZoneMinute | Alert | AreaChanged | StoreFilling

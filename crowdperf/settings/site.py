@@ -21,6 +21,8 @@ class Redis(Settings, frozen=True, kw_only=True):
 
     url: str = ""
     key_prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9:_.-]*$")] = ""
+    memory_mb: Annotated[int, Meta(ge=0, le=10_000_000)] = 0
+    """Bound of the embedded server's data in MiB; 0 takes half of the machine's memory."""
 
 
 class Web(Settings, frozen=True, kw_only=True):
@@ -33,10 +35,13 @@ class Web(Settings, frozen=True, kw_only=True):
 
 
 class Retention(Settings, frozen=True, kw_only=True):
-    """How long history is kept."""
+    """How long history is kept, by kind. Counts outlive the crossings they were counted from."""
 
     crossings_days: Annotated[int, Meta(ge=1, le=36_500)] = 365
     zones_days: Annotated[int, Meta(ge=1, le=36_500)] = 365
     """The minutes of zones, and the density grids."""
     events_days: Annotated[int, Meta(ge=1, le=36_500)] = 30
+    minute_counts_days: Annotated[int, Meta(ge=1, le=36_500)] = 7
+    hour_counts_days: Annotated[int, Meta(ge=1, le=36_500)] = 1830
+    day_counts_days: Annotated[int, Meta(ge=1, le=36_500)] = 36_500
     detections_s: Seconds = 600.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from msgspec import Struct, field
@@ -11,6 +11,7 @@ from crowdperf.events.schema import LineCrossed
 
 PERSONS = "person_logs"
 VEHICLES = "vehicle_logs"
+LOGS = (PERSONS, VEHICLES)
 
 
 class Crossing(Struct, frozen=True, kw_only=True):
@@ -30,19 +31,22 @@ def log_of(klass: str, prefix: str = "") -> str:
     return prefix + (PERSONS if klass == "person" else VEHICLES)
 
 
-def member(event: LineCrossed) -> bytes:
-    """Canonical JSON: fixed field order, no spaces, so that a redelivered event is the same member."""
-    return msgspec.json.encode(
-        Crossing(
-            id=event.id,
-            ts=event.ts,
-            camera=event.camera,
-            line=event.line,
-            direction=event.direction,
-            klass=event.klass,
-            track=event.track,
-        )
+def crossing_of(event: LineCrossed) -> Crossing:
+    """What the history keeps of an event."""
+    return Crossing(
+        id=event.id,
+        ts=event.ts,
+        camera=event.camera,
+        line=event.line,
+        direction=event.direction,
+        klass=event.klass,
+        track=event.track,
     )
+
+
+def encode_member(crossing: Crossing) -> bytes:
+    """Canonical JSON: fixed field order, no spaces, so that a redelivered event is the same member."""
+    return msgspec.json.encode(crossing)
 
 
 def decode_member(raw: bytes) -> Crossing:
@@ -52,14 +56,3 @@ def decode_member(raw: bytes) -> Crossing:
         msgspec.DecodeError: it is no such member.
     """
     return msgspec.json.decode(raw, type=Crossing)
-
-
-def stage(pipe: Any, event: LineCrossed, prefix: str = "") -> None:
-    """Add the crossing to its log inside a transaction; adding it again changes nothing."""
-    pipe.zadd(log_of(event.klass, prefix), {member(event): event.ts})
-
-
-def stage_retention(pipe: Any, before: float, prefix: str = "") -> None:
-    """Remove every crossing older than `before` (Unix seconds)."""
-    for name in (PERSONS, VEHICLES):
-        pipe.zremrangebyscore(prefix + name, "-inf", f"({before!r}")

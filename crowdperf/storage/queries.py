@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import redis.asyncio
+from numpy.typing import NDArray
 
-from crowdperf.storage.crossings import PERSONS, VEHICLES, Crossing, decode_member
+from crowdperf.storage import counts
+from crowdperf.storage.buckets import HOUR, Bucket, Calendar, Part
+from crowdperf.storage.counts import Series
+from crowdperf.storage.crossings import LOGS, PERSONS, VEHICLES, Crossing, decode_member
 
 PAGE = 1000
 """Members per ZRANGEBYSCORE: small enough that other requests get their turn between two of them."""
-LOGS = (PERSONS, VEHICLES)
+FIELDS = ("camera", "line", "class", "direction")
+"""What counts can be grouped by, besides a bucket of time; the order is that of `counts.Series`."""
+Group = tuple[tuple[str, ...], int]
+"""Values of the grouped fields, and the beginning of the bucket in Unix seconds (0 without buckets)."""
 
 
 class Wanted(NamedTuple):
@@ -26,8 +34,8 @@ class Wanted(NamedTuple):
     klass: str = ""
     direction: str = ""
 
-    def admits(self, crossing: Crossing) -> bool:
-        """Whether the crossing passes the filters; the range is the query's business."""
+    def admits(self, crossing: Crossing | Series) -> bool:
+        """Whether the crossing, or all of the series, passes the filters; the range is the query's business."""
         return (
             (not self.camera or crossing.camera == self.camera)
             and (not self.line or crossing.line == self.line)
@@ -64,14 +72,98 @@ async def crossings(client: redis.asyncio.Redis, wanted: Wanted, prefix: str = "
 
 
 async def count(
-    client: redis.asyncio.Redis, wanted: Wanted, group: Callable[[Crossing], tuple[str, ...]], prefix: str = ""
-) -> dict[tuple[str, ...], int]:
-    """How many wanted crossings there are in each group; `group` names the group of a crossing."""
-    totals: dict[tuple[str, ...], int] = {}
-    async for crossing in crossings(client, wanted, prefix):
-        name = group(crossing)
-        totals[name] = totals.get(name, 0) + 1
+    client: redis.asyncio.Redis,
+    wanted: Wanted,
+    fields: Sequence[str],
+    bucket: Bucket | None,
+    calendar: Calendar,
+    prefix: str = "",
+) -> dict[Group, int]:
+    """How many wanted crossings there are in each group, groups without any left out.
+
+    Counted from the counters; the crossings themselves are read for the edges of the range, and for all of it while the
+    counters do not cover the history (right after an update of an older installation).
+
+    Args:
+        fields: some of `FIELDS`.
+
+    Raises:
+        redis.ConnectionError, redis.TimeoutError: Redis is away.
+    """
+    minutes_from = await counts.covered(client, calendar, prefix)
+    if minutes_from is None:
+        parts = [Part(None, 0, 0, wanted.start, wanted.end)]
+        series = []
+    else:
+        parts = calendar.parts(wanted.start, wanted.end, bucket, minutes_from)
+        series = [row for row in await counts.all_series(client, prefix) if wanted.admits(row)]
+    places = [FIELDS.index(name) for name in fields]
+    totals: dict[Group, int] = {}
+    for part in parts:
+        if part.level is None:
+            await _count_crossings(client, wanted, part, places, bucket, calendar, totals, prefix)
+        elif series:
+            found = await counts.read(client, part.level, part.first, part.end, series, prefix)
+            _sum(found, series, part, places, bucket, calendar, totals)
     return totals
+
+
+async def _count_crossings(
+    client: redis.asyncio.Redis,
+    wanted: Wanted,
+    part: Part,
+    places: list[int],
+    bucket: Bucket | None,
+    calendar: Calendar,
+    totals: dict[Group, int],
+    prefix: str,
+) -> None:
+    """Add the crossings of one part, one by one."""
+    async for row in crossings(client, wanted._replace(start=part.start, end=part.stop), prefix):
+        values = counts.series_of(row)
+        group = tuple(values[place] for place in places), calendar.bucket(bucket, row.ts) if bucket else 0
+        totals[group] = totals.get(group, 0) + 1
+
+
+def _sum(
+    found: NDArray[np.int64],
+    series: list[Series],
+    part: Part,
+    places: list[int],
+    bucket: Bucket | None,
+    calendar: Calendar,
+    totals: dict[Group, int],
+) -> None:
+    """Add counters of shape (series, slots) of one part."""
+    names = [tuple(row[place] for place in places) for row in series]
+    groups = list(dict.fromkeys(names))
+    rows = np.zeros((len(groups), found.shape[1]), np.int64)
+    for index, name in enumerate(names):
+        rows[groups.index(name)] += found[index]
+    starts, edges = _edges(part, bucket, calendar)
+    sums = np.add.reduceat(rows, edges, axis=1)
+    for row, column in zip(*(axis.tolist() for axis in np.nonzero(sums))):
+        group = groups[row], starts[column]
+        totals[group] = totals.get(group, 0) + int(sums[row, column])
+
+
+def _edges(part: Part, bucket: Bucket | None, calendar: Calendar) -> tuple[list[int], list[int]]:
+    """Beginnings of the buckets of a part's slots, and at which slot each bucket begins."""
+    if bucket is None or part.level is None:
+        return [0], [0]
+    if part.level.seconds == 0:
+        return [calendar.start_of_day(day) for day in range(part.first, part.end)], list(range(part.end - part.first))
+    if bucket == "minute" or (bucket == "hour" and part.level is HOUR):
+        seconds = part.level.seconds
+        return list(range(part.first * seconds, part.end * seconds, seconds)), list(range(part.end - part.first))
+    starts: list[int] = []
+    edges: list[int] = []
+    for slot in range(part.first, part.end):
+        start = calendar.bucket(bucket, slot * part.level.seconds)
+        if not starts or start != starts[-1]:
+            starts.append(start)
+            edges.append(slot - part.first)
+    return starts, edges
 
 
 async def newest(

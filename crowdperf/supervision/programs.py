@@ -88,6 +88,8 @@ def _slice(
         return slices.worker_slice(config, paths, row.kind.partition("-")[2], 0)
     if row.kind == "web":
         return slices.web_slice(config, paths)
+    if row.kind == "redis":
+        return config.redis.memory_mb
     return None
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shutil
 from pathlib import Path
+
+import psutil
 
 from crowdperf.settings.base import ConfigError
 
@@ -32,7 +35,17 @@ def server_binary() -> str:
     return str(server.get_binary_path())
 
 
-def command(binary: str, socket: Path, folder: Path) -> list[str]:
+def memory_bytes(memory_mb: int) -> int:
+    """The bound of the server's data: as configured, else half of what this machine, or its container, has."""
+    if memory_mb:
+        return memory_mb * 2**20
+    total = psutil.virtual_memory().total
+    with contextlib.suppress(OSError, ValueError):
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total // 2
+
+
+def command(binary: str, socket: Path, folder: Path, memory_mb: int = 0) -> list[str]:
     """The embedded server's command line; docs/redis.md explains each setting."""
     return [
         binary,
@@ -40,17 +53,19 @@ def command(binary: str, socket: Path, folder: Path) -> list[str]:
         *("--unixsocket", str(socket), "--unixsocketperm", "700"),
         *("--dir", str(folder)),
         *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
-        *("--maxmemory-policy", "noeviction"),
+        *("--aof-load-truncated", "yes"),
+        *("--auto-aof-rewrite-percentage", "100", "--auto-aof-rewrite-min-size", "64mb"),
+        *("--maxmemory", str(memory_bytes(memory_mb)), "--maxmemory-policy", "noeviction"),
         *("--daemonize", "no", "--loglevel", "notice"),
     ]
 
 
-def replace_process(socket: Path, folder: Path) -> None:
+def replace_process(socket: Path, folder: Path, memory_mb: int = 0) -> None:
     """Become the server: supervisord then watches Redis itself, not a parent of it.
 
     Raises:
         ConfigError: no server binary.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    argv = command(server_binary(), socket, folder)
+    argv = command(server_binary(), socket, folder, memory_mb)
     os.execv(argv[0], argv)

@@ -14,6 +14,7 @@ from crowdperf.events.connection import connect_async
 from crowdperf.runtime import Metrics
 from crowdperf.settings.camera import Camera
 from crowdperf.slices import WebSlice
+from crowdperf.storage.buckets import Calendar
 from crowdperf.web.fanout import Hub
 from crowdperf.web.feed import Feed, supervise
 from crowdperf.web.pictures import RingView
@@ -30,6 +31,7 @@ class Context:
         self.metrics = metrics
         self.prefix = slice_.key_prefix
         self.zone = zoneinfo.ZoneInfo(slice_.site.timezone)
+        self.calendar = Calendar(slice_.site.timezone)
         self.redis: redis.asyncio.Redis = connect_async(slice_.redis_url)
         self.hub = Hub()
         self.tiles = Tiles(slice_.ring_prefix, tuple(camera.id for camera in slice_.cameras if camera.enabled))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import zoneinfo
-from collections.abc import Callable
-from datetime import datetime
 from typing import Annotated, Any
 
 from litestar import Router, get
@@ -12,16 +9,19 @@ from litestar.params import QueryParameter
 
 from crowdperf.events.streams import EVENTS, key
 from crowdperf.settings.base import CLASSES
-from crowdperf.storage.crossings import Crossing
-from crowdperf.storage.queries import Wanted, count, newest
+from crowdperf.storage.buckets import BUCKETS, Bucket
+from crowdperf.storage.queries import FIELDS, Group, Wanted, count, newest
 from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.entries import EVENT_TYPES, decoded_event, reply_of, reply_of_crossing
 from crowdperf.web.openapi import BAD_REQUEST, UNAVAILABLE
 from crowdperf.web.parameters import Cursor, Span, cursor, rfc3339, span
 from crowdperf.web.problems import bad_parameter
-from crowdperf.web.replies import CountRow, CountsReply, EventReply, EventsReply
+from crowdperf.web.replies import CountRow, CountsReply, EventReply, EventsReply, SeriesReply, SeriesRow
 
-GROUPS = ("camera", "line", "class", "direction", "hour")
+GROUPS = (*FIELDS, *BUCKETS)
+BUCKET_S: dict[Bucket, int] = {"minute": 60, "hour": 3600, "day": 86_400}
+LONGEST_SERIES = 12_000
+"""Buckets in one answer: eight days of minutes, more than a year of hours."""
 SCAN_PAGE = 500
 SCAN_PAGES = 20
 """Entries one request may look at: 10,000. A page may then hold fewer events than asked, and still have a cursor."""
@@ -42,6 +42,10 @@ To = Annotated[
 ]
 CameraFilter = Annotated[str | None, QueryParameter(description="Only this camera's id.", max_length=64)]
 LineFilter = Annotated[str | None, QueryParameter(description="Only this line's id.", max_length=64)]
+ClassFilter = Annotated[
+    str | None, QueryParameter(name="class", description=f"One of {', '.join(CLASSES)}.", max_length=16)
+]
+DirectionFilter = Annotated[str | None, QueryParameter(description="in or out.", max_length=8)]
 
 
 @get("/counts", summary="Crossings counted", tags=["history"], responses={**BAD_REQUEST, **UNAVAILABLE})
@@ -49,35 +53,91 @@ async def counts(
     site: SiteContext,
     camera: CameraFilter = None,
     line: LineFilter = None,
-    klass: Annotated[
-        str | None, QueryParameter(name="class", description=f"One of {', '.join(CLASSES)}.", max_length=16)
-    ] = None,
-    direction: Annotated[str | None, QueryParameter(description="in or out.", max_length=8)] = None,
+    klass: ClassFilter = None,
+    direction: DirectionFilter = None,
     start: From = None,
     end: To = None,
     group: Annotated[
-        str, QueryParameter(description=f"Comma-separated: {', '.join(GROUPS)}. Empty: the total only.", max_length=64)
+        str,
+        QueryParameter(
+            description=f"Comma-separated: {', '.join(GROUPS)}; one bucket of time at most. Empty: the total only.",
+            max_length=64,
+        ),
     ] = "camera,line,class,direction",
 ) -> CountsReply:
-    """How many crossings there were in [from, to), by camera, line, class and direction, or by hour."""
+    """How many crossings there were in [from, to), by camera, line, class and direction, or by minute, hour or day.
+
+    Hours and days are those of the site's zone, named by when they begin; of a bucket that the range cuts, the part in
+    the range is counted.
+    """
     asked = span(start, end, site.now(), site.zone)
-    if camera is not None:
-        site.camera(camera)
-    wanted = Wanted(
-        *asked,
-        camera=camera or "",
-        line=line or "",
-        klass=_one_of("class", klass, CLASSES),
-        direction=_one_of("direction", direction, ("in", "out")),
-    )
-    names = _groups(group)
-    totals = await count(site.redis, wanted, _grouping(names, site.zone), site.prefix)
+    wanted = _wanted(site, asked, camera, line, klass, direction)
+    names = _groups(group, GROUPS)
+    bucket = _bucket(names, group)
+    if bucket:
+        _check_points(asked, bucket)
+    fields = [name for name in names if name != bucket]
+    totals = await count(site.redis, wanted, fields, bucket, site.calendar, site.prefix)
     return CountsReply(
         start=rfc3339(asked.start),
         end=rfc3339(asked.end),
         group=names,
         total=sum(totals.values()),
-        counts=[_row(names, values, number) for values, number in sorted(totals.items())] if names else [],
+        counts=[_row(fields, bucket, group, number) for group, number in _ordered(totals, names, bucket)]
+        if names
+        else [],
+    )
+
+
+@get("/series", summary="Crossings over time", tags=["history"], responses={**BAD_REQUEST, **UNAVAILABLE})
+async def series(
+    site: SiteContext,
+    camera: CameraFilter = None,
+    line: LineFilter = None,
+    klass: ClassFilter = None,
+    direction: DirectionFilter = None,
+    start: From = None,
+    end: To = None,
+    bucket: Annotated[str, QueryParameter(description="minute, hour or day.", max_length=8)] = "hour",
+    group: Annotated[
+        str, QueryParameter(description=f"Comma-separated: {', '.join(FIELDS)}. Empty: all together.", max_length=64)
+    ] = "direction",
+) -> SeriesReply:
+    """Counts per minute, hour or day of the site's zone, zeros included: what a chart draws."""
+    asked = span(start, end, site.now(), site.zone)
+    wanted = _wanted(site, asked, camera, line, klass, direction)
+    fields = _groups(group, FIELDS)
+    chosen = next((name for name in BUCKETS if name == bucket), None)
+    if chosen is None:
+        raise bad_parameter("bucket", bucket, f"use one of: {', '.join(BUCKETS)}.")
+    _check_points(asked, chosen)
+    totals = await count(site.redis, wanted, fields, chosen, site.calendar, site.prefix)
+    starts = site.calendar.starts(chosen, asked.start, asked.end)
+    place = {start: index for index, start in enumerate(starts)}
+    rows: dict[tuple[str, ...], list[int]] = {} if fields else {(): [0] * len(starts)}
+    for (values, begin), number in totals.items():
+        rows.setdefault(values, [0] * len(starts))[place[begin]] = number
+    return SeriesReply(
+        start=rfc3339(asked.start),
+        end=rfc3339(asked.end),
+        bucket=chosen,
+        timezone=site.calendar.name,
+        starts=[site.calendar.text(moment) for moment in starts],
+        series=[SeriesRow(counts=row, **_named(fields, values)) for values, row in sorted(rows.items())],
+    )
+
+
+def _wanted(
+    site: Context, asked: Span, camera: str | None, line: str | None, klass: str | None, direction: str | None
+) -> Wanted:
+    if camera is not None:
+        site.camera(camera)
+    return Wanted(
+        *asked,
+        camera=camera or "",
+        line=line or "",
+        klass=_one_of("class", klass, CLASSES),
+        direction=_one_of("direction", direction, ("in", "out")),
     )
 
 
@@ -87,40 +147,48 @@ def _one_of(name: str, value: str | None, allowed: tuple[str, ...]) -> str:
     return value or ""
 
 
-def _groups(text: str) -> list[str]:
+def _groups(text: str, allowed: tuple[str, ...]) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in GROUPS or names.count(name) > 1:
-            raise bad_parameter("group", text, f"use each of these at most once: {', '.join(GROUPS)}.")
+        if name not in allowed or names.count(name) > 1:
+            raise bad_parameter("group", text, f"use each of these at most once: {', '.join(allowed)}.")
     return names
 
 
-def _grouping(names: list[str], zone: zoneinfo.ZoneInfo) -> Callable[[Crossing], tuple[str, ...]]:
-    """From a crossing to its group."""
-    hours: dict[int, str] = {}
-
-    def hour(crossing: Crossing) -> str:
-        # Zones are offset by quarters of an hour at most, so quarters are what the conversion is remembered for.
-        quarter = int(crossing.ts // 900)
-        if quarter not in hours:
-            local = datetime.fromtimestamp(quarter * 900, zone).replace(minute=0)
-            hours[quarter] = rfc3339(local.timestamp())
-        return hours[quarter]
-
-    parts: dict[str, Callable[[Crossing], str]] = {
-        "camera": lambda crossing: crossing.camera,
-        "line": lambda crossing: crossing.line,
-        "class": lambda crossing: crossing.klass,
-        "direction": lambda crossing: crossing.direction,
-        "hour": hour,
-    }
-    chosen = [parts[name] for name in names]
-    return lambda crossing: tuple(part(crossing) for part in chosen)
+def _bucket(names: list[str], text: str) -> Bucket | None:
+    found = [name for name in BUCKETS if name in names]
+    if len(found) > 1:
+        raise bad_parameter("group", text, f"use one of {', '.join(BUCKETS)} at most.")
+    return found[0] if found else None
 
 
-def _row(names: list[str], values: tuple[str, ...], number: int) -> CountRow:
-    fields = {"klass" if name == "class" else name: value for name, value in zip(names, values)}
-    return CountRow(count=number, **fields)
+def _check_points(asked: Span, bucket: Bucket) -> None:
+    """Refuse what no chart could show and no client would want to parse."""
+    if (asked.end - asked.start) / BUCKET_S[bucket] > LONGEST_SERIES:
+        raise bad_parameter(
+            "bucket", bucket, f"ask for a shorter range, or a longer bucket: at most {LONGEST_SERIES} at a time."
+        )
+
+
+def _ordered(totals: dict[Group, int], names: list[str], bucket: Bucket | None) -> list[tuple[Group, int]]:
+    """By the columns in the order in which they were asked for."""
+    at = names.index(bucket) if bucket else 0
+
+    def columns(row: tuple[Group, int]) -> tuple[Any, ...]:
+        (values, begin), _ = row
+        return (*values[:at], begin, *values[at:])
+
+    return sorted(totals.items(), key=columns)
+
+
+def _named(fields: list[str], values: tuple[str, ...]) -> dict[str, Any]:
+    return {"klass" if name == "class" else name: value for name, value in zip(fields, values)}
+
+
+def _row(fields: list[str], bucket: Bucket | None, group: Group, number: int) -> CountRow:
+    values, begin = group
+    times = {bucket: rfc3339(begin)} if bucket else {}
+    return CountRow(count=number, **times, **_named(fields, values))
 
 
 @get("/events", summary="Events, newest first", tags=["history"], responses={**BAD_REQUEST, **UNAVAILABLE})
@@ -206,4 +274,4 @@ async def _from_stream(
     return page, Cursor("stream", asked.start, rows[-1][0].decode())
 
 
-router = Router("/", route_handlers=[counts, events])
+router = Router("/", route_handlers=[counts, series, events])

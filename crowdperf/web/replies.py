@@ -64,7 +64,9 @@ class CountRow(Struct, kw_only=True, omit_defaults=True):
     line: str = ""
     klass: str = field(name="class", default="")
     direction: str = ""
+    minute: str = ""
     hour: str = ""
+    day: str = ""
     count: int
 
 
@@ -76,6 +78,27 @@ class CountsReply(Struct, kw_only=True):
     group: list[str]
     total: int
     counts: list[CountRow]
+
+
+class SeriesRow(Struct, kw_only=True, omit_defaults=True):
+    """One line of a chart; the fields that were not asked for in `group` are absent."""
+
+    camera: str = ""
+    line: str = ""
+    klass: str = field(name="class", default="")
+    direction: str = ""
+    counts: Annotated[list[int], Meta(description="As many as `starts`, zeros included")]
+
+
+class SeriesReply(Struct, kw_only=True):
+    """Crossings over time: every bucket that overlaps [from, to), in the site's zone."""
+
+    start: Time = field(name="from")
+    end: Time = field(name="to")
+    bucket: Literal["minute", "hour", "day"]
+    timezone: str
+    starts: Annotated[list[str], Meta(description="When each bucket begins, RFC 3339 with the site's offset")]
+    series: list[SeriesRow]
 
 
 class EventReply(Struct, kw_only=True, omit_defaults=True):
@@ -113,6 +136,8 @@ class EventReply(Struct, kw_only=True, omit_defaults=True):
     observed_s: float | None = None
     dwells: str | None = None
     longest_wait_s: float | None = None
+    used_bytes: int | None = None
+    limit_bytes: int | None = None
 
 
 class EventsReply(Struct, kw_only=True):

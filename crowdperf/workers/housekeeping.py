@@ -1,4 +1,4 @@
-"""Housekeeping: streams are trimmed behind their slowest reader, history is ended by its retention."""
+"""Housekeeping: streams are trimmed behind their slowest reader, history ended by its retention, memory watched."""
 
 from __future__ import annotations
 
@@ -6,51 +6,132 @@ import logging
 import time
 from typing import Any
 
+import redis
+
+from crowdperf.events.bus import Publisher
 from crowdperf.events.connection import OUTAGE, Backoff, connect
+from crowdperf.events.schema import StoreFilling
 from crowdperf.events.streams import DETECTIONS, EVENTS, OBSERVATIONS, key
 from crowdperf.runtime import Runtime
 from crowdperf.slices import WorkerSlice
-from crowdperf.storage import crossings, zones
+from crowdperf.storage import retention, zones
+from crowdperf.storage.buckets import Calendar
 
 INTERVAL_S = 15.0
 OBSERVATIONS_S = 600
+COUNTS_INTERVAL_S = 3600.0
+LEAP_S = 3600.0
+"""An accepted time this far behind the machine's clock is worth a line in the log."""
 
 log = logging.getLogger(__name__)
 
 
+class Housekeeper:
+    """What is done every 15 s; `wall` in Unix seconds and `monotonic` are parameters."""
+
+    def __init__(self, client: redis.Redis, slice_: WorkerSlice, runtime: Runtime) -> None:
+        # Any: redis-py types its replies differently from release to release.
+        self._client: Any = client
+        self._slice = slice_
+        self._prefix = slice_.key_prefix
+        self._metrics = runtime.metrics
+        self._calendar = Calendar(slice_.timezone)
+        self._events: Publisher[StoreFilling] = Publisher(client, EVENTS, slice_.key_prefix)
+        self._clock: retention.SteadyClock | None = None
+        self._filling: retention.Filling = "ok"
+        self._counts_at = float("-inf")
+        self._leapt = False
+
+    def sweep(self, wall: float, monotonic: float) -> None:
+        """Trim every stream, apply the retention, look at the memory.
+
+        Raises:
+            redis.ConnectionError, redis.TimeoutError: Redis is away; sweep again.
+        """
+        self._trim_detections()
+        now = self._accepted(wall, monotonic)
+        kept = self._slice.retention
+        self._metrics.count("events_trimmed", self._trim_events(now - kept.events_days * retention.DAY_S))
+        observed = f"{max(0, int((now - OBSERVATIONS_S) * 1000))}-0"
+        trimmed = trim(self._client, key(OBSERVATIONS, prefix=self._prefix), keep_after=observed)
+        self._metrics.count("observations_trimmed", trimmed)
+        zones.expire(self._client, now - kept.zones_days * retention.DAY_S, self._prefix)
+        before = now - kept.crossings_days * retention.DAY_S
+        self._metrics.count("crossings_expired", retention.expire_crossings(self._client, before, self._prefix))
+        if monotonic - self._counts_at >= COUNTS_INTERVAL_S:
+            self._counts_at = monotonic
+            gone = retention.expire_counts(self._client, kept, self._calendar, now, self._prefix)
+            self._metrics.count("count_chunks_expired", gone)
+        self._watch_memory(now)
+
+    def _accepted(self, wall: float, monotonic: float) -> float:
+        """The steady clock's time, remembered in Redis for the next process."""
+        name = f"{self._prefix}crowdperf:housekeeping"
+        if self._clock is None:
+            stored = self._client.hget(name, "clock")
+            self._clock = retention.SteadyClock(float(stored) if stored else None)
+        now = self._clock.now(wall, monotonic)
+        leapt = wall - now > LEAP_S
+        if leapt and not self._leapt:
+            log.error(
+                "the clock is %.1f days ahead of the last sweep: retention follows slowly. If the clock is wrong, "
+                "correct it before history is removed by it",
+                (wall - now) / retention.DAY_S,
+            )
+        self._leapt = leapt
+        self._metrics.gauge("clock_leap_s", max(0.0, wall - now))
+        self._client.hset(name, "clock", repr(now))
+        return now
+
+    def _trim_detections(self) -> None:
+        # Asked of Redis, not of the configuration: the stream of a camera that is gone has to be trimmed as well.
+        for name in self._client.scan_iter(match=key(DETECTIONS, "*", self._prefix), count=1000):
+            self._metrics.count("detections_trimmed", trim(self._client, name.decode(), keep_after=None))
+
+    def _trim_events(self, before: float) -> int:
+        return trim(self._client, key(EVENTS, prefix=self._prefix), keep_after=f"{max(0, int(before * 1000))}-0")
+
+    def _watch_memory(self, now: float) -> None:
+        """Say when the server fills, and drop what may be dropped before it refuses to count."""
+        seen = retention.memory(self._client)
+        state = retention.judge(seen.share, self._filling)
+        self._metrics.gauge("redis_used_bytes", seen.used)
+        self._metrics.gauge("redis_limit_bytes", seen.limit)
+        text = f"{seen.used / 2**20:.0f} of {seen.limit / 2**20:.0f} MiB used"
+        if state == "dropping":
+            dropped = retention.relieve(self._client, now, self._trim_events, self._prefix)
+            self._metrics.count("store_dropped")
+            log.error(
+                "Redis is nearly full (%s). Dropped: %s", text, dropped or "nothing, there is nothing left to drop"
+            )
+        if state != self._filling:
+            log.warning("Redis memory: %s, %s", state, text)
+            event = StoreFilling(
+                id=f"store:{state}:{int(now * 1000)}",
+                camera="",
+                ts=now,
+                state=state,
+                used_bytes=seen.used,
+                limit_bytes=seen.limit,
+            )
+            self._events.publish(event)
+            self._filling = state
+
+
 def main(slice_: WorkerSlice, runtime: Runtime) -> None:
     """Sweep every 15 s until told to stop."""
-    client = connect(slice_.redis_url)
+    keeper = Housekeeper(connect(slice_.redis_url), slice_, runtime)
     backoff = Backoff()
     while not runtime.stopping:
         runtime.tick()
         try:
-            sweep(client, slice_, runtime, time.time())
+            keeper.sweep(time.time(), time.monotonic())
             backoff.reset()
             runtime.wait(INTERVAL_S)
-        except OUTAGE as error:
+        except (*OUTAGE, redis.OutOfMemoryError) as error:
             if backoff.worth_saying:
-                log.warning("Redis is away (%s): housekeeping waits", error)
+                log.warning("Redis takes nothing (%s): housekeeping waits", error)
             runtime.wait(backoff.next())
-
-
-def sweep(client: Any, slice_: WorkerSlice, runtime: Runtime, now: float) -> None:
-    """Trim every stream and apply the retention once; `now` in Unix seconds."""
-    prefix, retention = slice_.key_prefix, slice_.retention
-    # Asked of Redis, not of the configuration: the stream of a camera that is gone has to be trimmed as well.
-    for name in client.scan_iter(match=key(DETECTIONS, "*", prefix), count=1000):
-        runtime.metrics.count("detections_trimmed", trim(client, name.decode(), keep_after=None))
-    events_name = key(EVENTS, prefix=prefix)
-    oldest = int((now - retention.events_days * 86_400) * 1000)
-    runtime.metrics.count("events_trimmed", trim(client, events_name, keep_after=f"{oldest}-0"))
-    observed = int((now - OBSERVATIONS_S) * 1000)
-    trimmed = trim(client, key(OBSERVATIONS, prefix=prefix), keep_after=f"{observed}-0")
-    runtime.metrics.count("observations_trimmed", trimmed)
-    zones.expire(client, now - retention.zones_days * 86_400, prefix)
-    with client.pipeline(transaction=False) as pipe:
-        crossings.stage_retention(pipe, now - retention.crossings_days * 86_400, prefix)
-        removed = pipe.execute()
-    runtime.metrics.count("crossings_expired", sum(removed))
 
 
 def trim(client: Any, name: str, keep_after: str | None) -> int:

@@ -19,7 +19,9 @@ from crowdperf.events.streams import EVENTS, TRACKS
 from crowdperf.frames.ring import FrameWriter, RingSpec
 from crowdperf.runtime import Runtime
 from crowdperf.settings.paths import Paths
-from crowdperf.storage import crossings
+from crowdperf.storage.buckets import Calendar
+from crowdperf.storage.counts import add
+from crowdperf.storage.crossings import crossing_of
 
 FPS = 10.0
 SPEC = RingSpec(
@@ -45,6 +47,7 @@ class SyntheticSite:
         self._client = connect(url)
         self._tracks: Publisher[TrackedFrame] = Publisher(self._client, TRACKS)
         self._events: Publisher[AnyEvent] = Publisher(self._client, EVENTS)
+        self._calendar = Calendar(config.site.timezone)
         self._writers: dict[str, FrameWriter] = {}
         self._stop = threading.Event()
         self._silent: set[str] = set()
@@ -101,7 +104,7 @@ class SyntheticSite:
             sequence=self._count,
         )
         self.publish(event)
-        crossings.stage(self._client, event)
+        add(self._client, self._calendar, [crossing_of(event)])
         return event.id
 
     def publish(self, event: AnyEvent) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from crowdperf.events import wire
 from crowdperf.events.schema import AnyEvent, CameraGap, FrameDetections, TrackedFrame
 from crowdperf.events.streams import DETECTIONS, EVENTS, OBSERVATIONS
-from crowdperf.storage.crossings import decode_member, member
+from crowdperf.storage.crossings import crossing_of, decode_member, encode_member
 
 GOLDEN_DETECTIONS = bytes.fromhex(
     "99a57068617a61cf0000019a00000000cd019ccf18b8a1d2c3b4a596c4100000003e0000003f0000803e0000403fc4040000403fc40100cd0280cd0168"
@@ -129,6 +129,15 @@ GOLDEN_EVENTS: dict[str, dict[bytes, bytes]] = {
         b"detail": b"",
     },
 }
+GOLDEN_EVENTS["StoreFilling"] = {
+    b"type": b"StoreFilling",
+    b"id": b"store:filling:1",
+    b"camera": b"",
+    b"ts": b"1700000000.0",
+    b"state": b"filling",
+    b"used_bytes": b"800",
+    b"limit_bytes": b"1000",
+}
 OLDER: dict[str, dict[bytes, bytes]] = {
     "ZoneChanged without dwell_s": {k: v for k, v in GOLDEN_EVENTS["ZoneChanged"].items() if k != b"dwell_s"},
 }
@@ -180,7 +189,7 @@ def test_an_older_tracked_frame_is_read() -> None:
 
 def test_golden_member() -> None:
     event = wire.decode(EVENTS, GOLDEN_EVENTS["LineCrossed"])
-    assert member(event) == GOLDEN_MEMBER
+    assert encode_member(crossing_of(event)) == GOLDEN_MEMBER
     assert decode_member(GOLDEN_MEMBER).klass == "person"
 
 

@@ -1,0 +1,133 @@
+"""Counters for crossings that were recorded without them: an older installation's, or after a change of the zone.
+
+Each step counts one page of the history and moves the frontier behind it, in one transaction that fails if anybody else
+has changed the history meanwhile. Killed at any point, it goes on at the frontier; recording goes on beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+
+from crowdperf.storage.buckets import DAY, HOUR, MINUTE, QUARTER, Calendar, Level
+from crowdperf.storage.counts import BEGIN, COMPLETE, VERSION, meta_key, stage_tally, tally
+from crowdperf.storage.crossings import LOGS, Crossing, decode_member
+
+PAGE = 4000
+"""Crossings per log and step."""
+MINUTES_DAYS = 7
+"""Minutes are counted for the last days of an older history only: they are soon removed by retention."""
+
+log = logging.getLogger(__name__)
+
+
+def prepare(client: Any, calendar: Calendar, prefix: str = "") -> bool:
+    """See to it that the counters belong to this version and zone; True where `step` has work to do.
+
+    Counters of another zone are dropped as far as there are crossings to count again. Older ones, whose crossings
+    retention has removed, stay as they were counted.
+
+    Raises:
+        redis.ConnectionError, redis.TimeoutError: try again; nothing is half done.
+    """
+    meta = meta_key(prefix)
+
+    def once(pipe: Any) -> bool:
+        version, zone, frontier, floor = pipe.hmget(meta, "version", "zone", "frontier", "floor")
+        if version == VERSION.encode() and zone == calendar.name.encode():
+            pipe.multi()
+            return float(frontier) < COMPLETE
+        names = list(client.scan_iter(match=meta.replace(":meta", ":*"), count=1000)) if version else []
+        empty = not client.exists(*(prefix + name for name in LOGS))
+        newest = max((client.zrange(prefix + name, -1, -1, withscores=True) or [(b"", 0.0)])[0][1] for name in LOGS)
+        start = float(floor) if floor else BEGIN
+        pipe.multi()
+        if version:
+            log.warning("counts are made anew for the zone %s (they were for %s)", calendar.name, zone.decode())
+            _stage_forget(pipe, names, calendar, start, prefix)
+        whole = COMPLETE if empty else start
+        pipe.hset(meta, mapping={"version": VERSION, "zone": calendar.name, "frontier": repr(whole)})
+        if not empty:
+            pipe.hset(meta, "minutes_from", repr(newest // 86_400 * 86_400 - MINUTES_DAYS * 86_400))
+        return not empty
+
+    return bool(client.transaction(once, meta, value_from_callable=True))
+
+
+def _stage_forget(pipe: Any, names: list[bytes], calendar: Calendar, start: float, prefix: str) -> None:
+    """Remove every counter at or after `start`."""
+    levels = {level.name: level for level in (MINUTE, HOUR, QUARTER, DAY)}
+    head = len(meta_key(prefix)) - len("meta")
+    for name in names:
+        kind, _, rest = name.decode()[head:].partition(":")
+        level = levels.get(kind)
+        if level is None:
+            continue
+        first = int(rest.partition(":")[0]) * level.slots
+        cut = _slot_after(level, calendar, start) if start > 0 else 0
+        if first >= cut:
+            pipe.unlink(name)
+        elif first + level.slots > cut:
+            pipe.setrange(name, (cut - first) * level.bytes, bytes((first + level.slots - cut) * level.bytes))
+
+
+def _slot_after(level: Level, calendar: Calendar, start: float) -> int:
+    """The slot that holds `start`: what lies before it in that slot is too old to be counted again, and stays out."""
+    return calendar.slot(level, start)
+
+
+def step(client: Any, calendar: Calendar, prefix: str = "") -> float:
+    """Count one page; returns the frontier, `counts.COMPLETE` when the whole history is counted.
+
+    Raises:
+        redis.ConnectionError, redis.TimeoutError: try again.
+    """
+    meta = meta_key(prefix)
+
+    def once(pipe: Any) -> float:
+        version, zone, raw, minutes = pipe.hmget(meta, "version", "zone", "frontier", "minutes_from")
+        if version != VERSION.encode() or zone != calendar.name.encode():
+            pipe.multi()
+            return BEGIN
+        frontier = float(raw)
+        rows, behind = _page(pipe, frontier, prefix) if frontier < COMPLETE else ([], COMPLETE)
+        pipe.multi()
+        stage_tally(pipe, tally(calendar, rows, float(minutes or 0)), prefix)
+        pipe.hset(meta, "frontier", repr(behind))
+        return behind
+
+    return float(client.transaction(once, meta, *(prefix + name for name in LOGS), value_from_callable=True))
+
+
+def _page(pipe: Any, frontier: float, prefix: str) -> tuple[list[Crossing], float]:
+    """Crossings from the frontier on, and the frontier behind them."""
+    page = PAGE
+    while True:
+        rows, behind = _read(pipe, frontier, page, prefix)
+        if behind > frontier:
+            return rows, behind
+        # A page full of one moment: only a larger one gets past it.
+        page *= 2
+
+
+def _read(pipe: Any, frontier: float, page: int, prefix: str) -> tuple[list[Crossing], float]:
+    """At most `page` crossings per log, and the moment before which they are all there are."""
+    found = []
+    behind = COMPLETE
+    for name in LOGS:
+        rows = pipe.zrangebyscore(prefix + name, repr(frontier), "+inf", start=0, num=page, withscores=True)
+        if len(rows) == page:
+            # Others may share the last one's moment: the frontier stays before all of them.
+            behind = min(behind, float(rows[-1][1]))
+        found += rows
+    crossings = [_decoded(raw) for raw, score in found if float(score) < behind]
+    return [row for row in crossings if row is not None], behind
+
+
+def _decoded(raw: bytes) -> Crossing | None:
+    try:
+        return decode_member(raw)
+    except msgspec.DecodeError:
+        return None

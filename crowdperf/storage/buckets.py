@@ -1,0 +1,174 @@
+"""Where a moment falls: minute, hour and day of the site's zone. Pure; all times are Unix seconds.
+
+Minutes and hours are slots of a grid that is the same in every zone, days are the site's calendar days (23 or 25 hours
+long where the clocks change). Zones that are not whole hours off UTC get a grid of quarters instead of hours, so that
+their hours are still sums of slots.
+"""
+
+from __future__ import annotations
+
+import math
+import zoneinfo
+from datetime import date, datetime, timedelta, timezone
+from typing import Literal, NamedTuple
+
+Bucket = Literal["minute", "hour", "day"]
+BUCKETS: tuple[Bucket, ...] = ("minute", "hour", "day")
+QUARTER_S = 900
+REMEMBERED = 200_000
+
+
+class Level(NamedTuple):
+    """One set of counters: slot numbers, and how many of them share a chunk."""
+
+    name: str
+    slots: int
+    """Slots per chunk."""
+    bytes: int
+    """Bytes of a counter, big-endian and unsigned, as BITFIELD writes it."""
+    seconds: int
+    """Seconds per slot; 0 for calendar days."""
+
+
+MINUTE = Level("minute", 1440, 2, 60)
+HOUR = Level("hour", 672, 4, 3600)
+QUARTER = Level("quarter", 672, 4, QUARTER_S)
+DAY = Level("day", 512, 4, 0)
+LEVELS = (MINUTE, HOUR, QUARTER, DAY)
+
+
+class Part(NamedTuple):
+    """A piece of a range: slots [first, end) of a level; with no level, the crossings themselves in [start, stop)."""
+
+    level: Level | None
+    first: int
+    end: int
+    start: float
+    stop: float
+
+
+class Calendar:
+    """The site's zone. Conversions are remembered by the quarter of an hour, since no zone changes within one."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.zone = zoneinfo.ZoneInfo(name)
+        self.grid = HOUR if _whole_hours(self.zone) else QUARTER
+        """The level that hours are made of."""
+        self._days: dict[int, int] = {}
+        self._hours: dict[int, int] = {}
+
+    def slot(self, level: Level, ts: float) -> int:
+        """The slot of that level that holds the moment."""
+        return int(ts // level.seconds) if level.seconds else self.day(ts)
+
+    def day(self, ts: float) -> int:
+        """The calendar day, as `date.toordinal` numbers it."""
+        quarter = int(ts // QUARTER_S)
+        found = self._days.get(quarter)
+        if found is None:
+            self._days = {} if len(self._days) > REMEMBERED else self._days
+            found = self._days[quarter] = datetime.fromtimestamp(quarter * QUARTER_S, self.zone).toordinal()
+        return found
+
+    def start_of_day(self, day: int) -> int:
+        """When a day begins: midnight, or the end of the gap where the clocks leave midnight out."""
+        return int(datetime.combine(date.fromordinal(day), datetime.min.time(), self.zone).timestamp())
+
+    def hour(self, ts: float) -> int:
+        """When the hour on the site's clocks begins that holds the moment."""
+        if self.grid is HOUR:
+            return int(ts // 3600) * 3600
+        quarter = int(ts // QUARTER_S)
+        found = self._hours.get(quarter)
+        if found is None:
+            self._hours = {} if len(self._hours) > REMEMBERED else self._hours
+            local = datetime.fromtimestamp(quarter * QUARTER_S, self.zone)
+            found = self._hours[quarter] = int(local.replace(minute=0, second=0, microsecond=0).timestamp())
+        return found
+
+    def bucket(self, bucket: Bucket, ts: float) -> int:
+        """When the bucket begins that holds the moment."""
+        if bucket == "minute":
+            return int(ts // 60) * 60
+        return self.hour(ts) if bucket == "hour" else self.start_of_day(self.day(ts))
+
+    def starts(self, bucket: Bucket, start: float, end: float) -> list[int]:
+        """Every bucket that overlaps [start, end), by its beginning, in order."""
+        if bucket == "day":
+            return [self.start_of_day(day) for day in range(self.day(start), self.day(_before(end)) + 1)]
+        step = 60 if bucket == "minute" else self.grid.seconds
+        found = dict.fromkeys(self.bucket(bucket, n * step) for n in range(int(start // step), math.ceil(end / step)))
+        return list(found)
+
+    def text(self, ts: float) -> str:
+        """RFC 3339 in the site's zone, with its offset, to the millisecond."""
+        moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=round(ts * 1000))
+        return moment.astimezone(self.zone).isoformat(timespec="milliseconds")
+
+    def parts(self, start: float, end: float, bucket: Bucket | None, minutes_from: float) -> list[Part]:
+        """How to count [start, end): whole slots from the coarsest level that serves, edges from finer ones.
+
+        Args:
+            bucket: what the counts are to be told apart by; None for a total.
+            minutes_from: minutes are kept from here on; before, edges are counted from the crossings.
+        """
+        if bucket == "minute":
+            return self._fine(start, end, minutes_from)
+        width = self.grid.seconds
+        first, last = math.ceil(start / width), math.floor(end / width)
+        if first >= last:
+            return self._fine(start, end, minutes_from)
+        inner = self._slots(self.grid, first, last)
+        if bucket != "hour":
+            day, until = self._first_day(first * width), self._last_day(last * width)
+            if day < until:
+                day_start, day_end = self.start_of_day(day), self.start_of_day(until)
+                inner = [
+                    *self._slots(self.grid, first, day_start // width),
+                    Part(DAY, day, until, day_start, day_end),
+                    *self._slots(self.grid, day_end // width, last),
+                ]
+        return [
+            *self._fine(start, first * width, minutes_from),
+            *inner,
+            *self._fine(last * width, end, minutes_from),
+        ]
+
+    def _first_day(self, ts: int) -> int:
+        """The first day that begins at `ts` or later."""
+        day = self.day(ts)
+        return day if self.start_of_day(day) >= ts else day + 1
+
+    def _last_day(self, ts: int) -> int:
+        """The day that begins last at `ts` or before: days below it are over by then."""
+        return self.day(ts)
+
+    @staticmethod
+    def _slots(level: Level, first: int, end: int) -> list[Part]:
+        return [Part(level, first, end, first * level.seconds, end * level.seconds)] if first < end else []
+
+    def _fine(self, start: float, end: float, minutes_from: float) -> list[Part]:
+        """A range shorter than a slot of the grid, or one that is wanted by the minute."""
+        first, last = math.ceil(start / 60), math.floor(end / 60)
+        if first >= last or first * 60 < minutes_from:
+            return [Part(None, 0, 0, start, end)] if start < end else []
+        edges = [(start, first * 60), (last * 60, end)]
+        return [
+            *(Part(None, 0, 0, low, high) for low, high in edges[:1] if low < high),
+            *self._slots(MINUTE, first, last),
+            *(Part(None, 0, 0, low, high) for low, high in edges[1:] if low < high),
+        ]
+
+
+def _before(end: float) -> float:
+    """The last moment of a half-open range."""
+    return math.nextafter(end, -math.inf)
+
+
+def _whole_hours(zone: zoneinfo.ZoneInfo) -> bool:
+    """Whether the zone was, and is known to stay, whole hours off UTC."""
+    months = (datetime(year, month, 15, tzinfo=timezone.utc) for year in range(1990, 2041) for month in range(1, 13))
+    return all(
+        int((moment.astimezone(zone).utcoffset() or timedelta()).total_seconds()) % 3600 == 0 for moment in months
+    )

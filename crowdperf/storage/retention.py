@@ -1,0 +1,130 @@
+"""How long history is kept, and what goes first when the store fills: nothing is removed anywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import redis
+
+from crowdperf.settings.site import Retention
+from crowdperf.storage.buckets import DAY, HOUR, MINUTE, QUARTER, Calendar
+from crowdperf.storage.counts import expire, meta_key
+from crowdperf.storage.crossings import LOGS
+
+DAY_S = 86_400.0
+CATCH_UP = 24.0
+"""How much faster than time the accepted clock may run."""
+FREE_S = 60.0
+"""What the accepted clock may move at one look however little time has passed."""
+WARN_AT = 0.75
+DROP_AT = 0.90
+RELIEVED_AT = 0.70
+KEPT_DAYS = 7
+"""The newest crossings, which even a full store keeps."""
+Filling = Literal["ok", "filling", "dropping"]
+
+
+class SteadyClock:
+    """Unix time that a wrong clock cannot hurry: history is removed by it, and cannot be brought back.
+
+    A clock that leaps forward is followed at 24 times the speed of time: after three months without power, four days
+    catch up; after a leap of ten years by mistake, an operator has days to see the log before much is gone.
+    """
+
+    def __init__(self, accepted: float | None) -> None:
+        self._accepted = accepted
+        self._at: float | None = None
+
+    def now(self, wall: float, monotonic: float) -> float:
+        """The accepted time; `wall` in Unix seconds, `monotonic` in seconds of any origin."""
+        if self._accepted is None:
+            self._accepted = wall
+        elapsed = monotonic - self._at if self._at is not None else 0.0
+        self._at = monotonic
+        self._accepted = min(wall, self._accepted + max(elapsed * CATCH_UP, FREE_S))
+        return self._accepted
+
+
+class Memory(NamedTuple):
+    """How full the server is."""
+
+    used: int
+    limit: int
+    """`maxmemory`, else the machine's memory; bytes."""
+
+    @property
+    def share(self) -> float:
+        """0 to 1 and above."""
+        return self.used / self.limit if self.limit else 0.0
+
+
+def memory(client: Any) -> Memory:
+    """Ask the server."""
+    info = client.info("memory")
+    return Memory(int(info["used_memory"]), int(info.get("maxmemory") or info.get("total_system_memory") or 0))
+
+
+def judge(share: float, before: Filling) -> Filling:
+    """The state after a look at the memory, with hysteresis: a state ends only well below where it began."""
+    if share >= DROP_AT:
+        return "dropping"
+    if share < RELIEVED_AT:
+        return "ok"
+    if share >= WARN_AT or before != "ok":
+        return "dropping" if before == "dropping" and share >= WARN_AT else "filling"
+    return "ok"
+
+
+def expire_crossings(client: Any, before: float, prefix: str = "") -> int:
+    """Remove crossings older than `before`, and remember that there may have been some; returns how many went.
+
+    A crossing from before that moment is never added again: nobody could tell whether it was counted already.
+    """
+    meta = meta_key(prefix)
+    if not any(client.zcount(prefix + name, "-inf", f"({before!r}") for name in LOGS):
+        return 0
+    floor = max(before, float(client.hget(meta, "floor") or before))
+    with client.pipeline(transaction=True) as pipe:
+        pipe.hset(meta, "floor", repr(floor))
+        for name in LOGS:
+            pipe.zremrangebyscore(prefix + name, "-inf", f"({before!r}")
+        return sum(pipe.execute()[1:])
+
+
+def expire_counts(client: redis.Redis, kept: Retention, calendar: Calendar, now: float, prefix: str = "") -> int:
+    """Remove counters past their retention; returns how many chunks went."""
+    return (
+        expire_minutes(client, now - kept.minute_counts_days * DAY_S, prefix)
+        + expire(client, HOUR, calendar.slot(HOUR, now - kept.hour_counts_days * DAY_S), prefix)
+        + expire(client, QUARTER, calendar.slot(QUARTER, now - kept.hour_counts_days * DAY_S), prefix)
+        + expire(client, DAY, calendar.day(max(0.0, now - kept.day_counts_days * DAY_S)), prefix)
+    )
+
+
+def expire_minutes(client: redis.Redis, before: float, prefix: str = "") -> int:
+    """Remove minutes before the UTC day of `before`; from then on they are read from the crossings."""
+    first = int(before // DAY_S) * DAY_S
+    known = client.hget(meta_key(prefix), "minutes_from")
+    if known is None or float(known) < first:
+        client.hset(meta_key(prefix), "minutes_from", repr(first))
+    return expire(client, MINUTE, int(first // 60), prefix)
+
+
+def relieve(client: Any, now: float, trim_events: Callable[[float], int], prefix: str = "") -> str:
+    """Drop the next thing of a store that is nearly full, in this order; returns what was dropped, for the log.
+
+    First minute counters up to yesterday, then events older than a day that every reader has read, then the oldest day
+    of crossings (their hour and day counts stay), never the newest seven days.
+    """
+    minutes = expire_minutes(client, now - DAY_S, prefix)
+    if minutes:
+        return f"minute counts up to yesterday ({minutes} chunks)"
+    events = trim_events(now - DAY_S)
+    if events:
+        return f"{events} events older than a day"
+    oldest = [row[0][1] for name in LOGS if (row := client.zrange(prefix + name, 0, 0, withscores=True))]
+    if oldest and float(min(oldest)) < now - KEPT_DAYS * DAY_S:
+        before = min(float(min(oldest)) + DAY_S, now - KEPT_DAYS * DAY_S)
+        return f"{expire_crossings(client, before, prefix)} of the oldest crossings (their counts stay)"
+    return ""
