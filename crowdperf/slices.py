@@ -74,6 +74,8 @@ class InferenceSlice(Struct, frozen=True, kw_only=True):
     ring_prefix: str
     doorbell: str
     cache: str
+    evidence: str = ""
+    """Folder of the pictures of evidence; empty saves none."""
     redis_url: str
     key_prefix: str
 
@@ -104,6 +106,8 @@ class WorkerSlice(Struct, frozen=True, kw_only=True):
     role: str
     instance: int
     retention: Retention
+    evidence: str = ""
+    """Folder of the pictures of evidence."""
     redis_url: str
     key_prefix: str
     timezone: str = "UTC"
@@ -188,6 +192,7 @@ def inference_slice(config: Config, env: Environment, paths: Paths) -> Inference
         ring_prefix=str(paths.ring("")),
         doorbell=str(paths.doorbell.absolute()),
         cache=str((paths.data / "cache").absolute()),
+        evidence=str(paths.evidence.absolute()),
         redis_url=redis_url(config, paths),
         key_prefix=config.redis.key_prefix,
     )
@@ -225,6 +230,7 @@ def worker_slice(config: Config, paths: Paths, role: str, instance: int) -> Work
         role=role,
         instance=instance,
         retention=config.retention,
+        evidence=str(paths.evidence.absolute()),
         redis_url=redis_url(config, paths),
         key_prefix=config.redis.key_prefix,
         timezone=config.site.timezone,

@@ -187,6 +187,11 @@ class PpeObserved(Event, frozen=True, kw_only=True):
     no_vest: float = 0.0
     mask: float = 0.0
     no_mask: float = 0.0
+    x1: float = 0.0
+    y1: float = 0.0
+    x2: float = 0.0
+    y2: float = 0.0
+    """The person's box, normalised to the source picture."""
 
 
 class CameraGap(Event, frozen=True, kw_only=True):
@@ -210,6 +215,47 @@ class StoreFilling(Event, frozen=True, kw_only=True):
     state: Literal["ok", "filling", "dropping"]
     used_bytes: int
     limit_bytes: int
+
+
+class EvidenceRequest(Struct, frozen=True, kw_only=True):
+    """Asks inference for pictures of one frame: kept for `ppe.evidence_s` where the PPE model has looked at it.
+
+    The pictures are saved where `storage.evidence.picture_path(folder, camera, id, ts, kind)` says.
+    """
+
+    id: str
+    """Of the event that the pictures are for; the same id again writes the same files."""
+    camera: str
+    ts: float
+    """Unix seconds of the event."""
+    epoch: int
+    sequence: int
+    detection: int = -1
+    """Index of the person in that frame's detections; -1 for none: then there is no crop, unless there is a box."""
+    x1: float = 0.0
+    y1: float = 0.0
+    x2: float = 0.0
+    y2: float = 0.0
+    """Where the person was, for a crop of a later frame; all 0 for nowhere."""
+
+
+class EvidenceSaved(Struct, frozen=True, kw_only=True):
+    """The answer to one EvidenceRequest."""
+
+    id: str
+    camera: str
+    ts: float
+    """Unix seconds of the picture; of the request where there is none."""
+    epoch: int
+    sequence: int
+    """The frame that was saved."""
+    exact: bool = True
+    """False: the frame was gone, this is the nearest later one there was."""
+    full: str = ""
+    crop: str = ""
+    """Paths relative to the evidence folder; empty for a picture that could not be had."""
+    problem: str = ""
+    """Why there is none."""
 
 
 AnyEvent = LineCrossed | ZoneChanged | CameraGap | CameraChanged | ZoneMinute | Alert | AreaChanged | StoreFilling

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from crowdperf.events.schema import AnyEvent, FrameDetections, PpeObserved, TrackedFrame
+from crowdperf.events.schema import AnyEvent, EvidenceRequest, EvidenceSaved, FrameDetections, PpeObserved, TrackedFrame
 
 
 class Stream(Struct, frozen=True, kw_only=True):
@@ -67,7 +67,27 @@ OBSERVATIONS = Stream(
     max_entries=200_000,
 )
 """Apart from `events`, which is history: a busy site observes more in a day than it has events in a month."""
-STREAMS = (DETECTIONS, TRACKS, EVENTS, OBSERVATIONS)
+EVIDENCE_REQUESTS = Stream(
+    name="evidence_requests",
+    key="crowdperf:evidence:requests",
+    carries=EvidenceRequest,
+    encoding="map",
+    ids="*",
+    retention="the last 10,000",
+    expected_rate="one per PPE violation",
+    max_entries=10_000,
+)
+EVIDENCE = Stream(
+    name="evidence",
+    key="crowdperf:evidence:saved",
+    carries=EvidenceSaved,
+    encoding="map",
+    ids="*",
+    retention="the last 10,000",
+    expected_rate="one per request",
+    max_entries=10_000,
+)
+STREAMS = (DETECTIONS, TRACKS, EVENTS, OBSERVATIONS, EVIDENCE_REQUESTS, EVIDENCE)
 
 
 def key(stream: Stream, camera: str = "", prefix: str = "") -> str:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdperf.events.schema import PpeColumns
-from crowdperf.frames.ring import FrameReader
+from crowdperf.frames.ring import FrameReader, FrameStamp, RingSpec
 from crowdperf.inference.detector import Detector
+from crowdperf.inference.evidence import Keeper, Scene
 from crowdperf.inference.nms import Found
 from crowdperf.inference.ppe import Cadence, look
 from crowdperf.inference.seat import Seat
@@ -36,12 +37,14 @@ class Inspector:
         seat: of the PPE model; empty at first.
         prepare: makes it, on a thread.
         metrics: where counters and texts go.
+        keeper: gets every picture that was looked at.
     """
 
-    def __init__(self, seat: Seat, prepare: Callable[[], Detector], metrics: Metrics) -> None:
+    def __init__(self, seat: Seat, prepare: Callable[[], Detector], metrics: Metrics, keeper: Keeper) -> None:
         self._seat = seat
         self._prepare = prepare
         self._metrics = metrics
+        self._keeper = keeper
         self._cadence = Cadence()
 
     def settle(self, now: float) -> None:
@@ -61,17 +64,21 @@ class Inspector:
             return None
         return Kept(camera, sequence, reader.picture(sequence).copy())
 
-    def look(self, kept: Kept, reader: FrameReader, found: Found, clock: Callable[[], float]) -> PpeColumns | None:
-        """What people wear in a kept picture; None without a model."""
+    def look(
+        self, kept: Kept, spec: RingSpec, stamp: FrameStamp, found: Found, clock: Callable[[], float]
+    ) -> PpeColumns | None:
+        """What people wear in a kept picture; None without a model. The picture goes to the keeper."""
         if self._seat.detector is None:
             return None
         began = clock()
-        columns = look(self._seat.detector, kept.pixels, reader.spec, found)
+        columns = look(self._seat.detector, kept.pixels, spec, found)
         ended = clock()
         self._cadence.worked(ended, ended - began)
         self._metrics.count("ppe_frames", camera=kept.camera)
         self._metrics.count("ppe_people", len(columns.persons) // 2, kept.camera)
         self._metrics.gauge("ppe_ms", (ended - began) * 1000)
+        if columns.persons:
+            self._keeper.put(kept.camera, kept.pixels, Scene(stamp, spec, found, columns))
         return columns
 
     def forget(self, camera: str) -> None:

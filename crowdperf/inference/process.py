@@ -10,7 +10,9 @@ from crowdperf.events.connection import connect
 from crowdperf.events.outbox import Outbox
 from crowdperf.frames.doorbell import Doorbell
 from crowdperf.inference.cameras import Cameras
+from crowdperf.inference.clerk import Clerk
 from crowdperf.inference.detector import Detector, blank_spec, load_detector
+from crowdperf.inference.evidence import Keeper
 from crowdperf.inference.inspector import Inspector
 from crowdperf.inference.ppe import CROP
 from crowdperf.inference.schedule import Schedule
@@ -52,9 +54,15 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
     pins = people.detector.runtime
     hooks = (pins.pin, pins.unpin) if pins.pins else (None, None)
     cameras = Cameras(slice_.ring_prefix, settings.staleness_s, *hooks)
+    keeper = Keeper(slice_.ppe.evidence_s)
+    runtime.register_cache("evidence", keeper.prune)
+    clerk = Clerk(
+        *(slice_.redis_url, slice_.key_prefix, keeper, slice_.ring_prefix, Path(slice_.evidence)),
+        *(slice_.ppe.blur, runtime.metrics),
+    )
     service = Service(
         people,
-        Inspector(ppe, ppe_model, runtime.metrics),
+        Inspector(ppe, ppe_model, runtime.metrics, keeper),
         cameras,
         Schedule(slice_.queue_max, settings.staleness_s),
         Outbox(connect(slice_.redis_url), slice_.key_prefix),
@@ -62,6 +70,7 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
         time.monotonic,
         slice_.cuda_empty_every,
     )
+    clerk.start()
     doorbell = Doorbell(Path(slice_.doorbell))
     try:
         rung = False
@@ -72,5 +81,7 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
     finally:
         doorbell.close()
         cameras.close()
+        clerk.close()
+        keeper.close()
         people.close()
         ppe.close()

@@ -93,7 +93,7 @@ class Service:
         self._outbox.flush(self._clock())
         # 5. look at PPE, when the frames of everybody else are on their way
         if held:
-            columns = self._inspector.look(held.kept, held.reader, held.found, self._clock)
+            columns = self._inspector.look(held.kept, held.reader.spec, held.stamp, held.found, self._clock)
             self._publish(held.kept.camera, held.reader, held.stamp, held.found, columns)
             self._outbox.flush(self._clock())
         self._stats.dropped(self._schedule.drain_drops())

@@ -32,6 +32,11 @@ class Paths(Struct, frozen=True):
         return self.data / "log"
 
     @property
+    def evidence(self) -> Path:
+        """Folder of the pictures of evidence."""
+        return self.data / "evidence"
+
+    @property
     def doorbell(self) -> Path:
         """Datagram socket on which inference hears of new frames."""
         return self.sockets / "doorbell.sock"

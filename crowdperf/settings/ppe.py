@@ -54,6 +54,8 @@ class Ppe(Settings, frozen=True, kw_only=True):
     """Findings below this are not published."""
     evidence_s: Seconds = 30.0
     """How long the frames that were looked at are kept in memory for evidence."""
+    blur: Literal["none", "face", "upper_body"] = "none"
+    """What is made unrecognisable in pictures of evidence, of every person in them."""
 
 
 def validate_rules(where: str, rules: list[PpeRule], zones: set[str]) -> None:

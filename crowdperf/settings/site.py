@@ -45,3 +45,6 @@ class Retention(Settings, frozen=True, kw_only=True):
     hour_counts_days: Annotated[int, Meta(ge=1, le=36_500)] = 1830
     day_counts_days: Annotated[int, Meta(ge=1, le=36_500)] = 36_500
     detections_s: Seconds = 600.0
+    evidence_days: Annotated[int, Meta(ge=1, le=36_500)] = 30
+    evidence_mb: Annotated[int, Meta(ge=1, le=10**8)] = 2048
+    """Beyond this the oldest day of pictures goes first."""

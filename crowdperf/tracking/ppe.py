@@ -82,6 +82,10 @@ def observed(frame: FrameDetections, seen: Findings, tracks: Tracks, zones: Sequ
                 detection=detection,
                 height_px=round((y2 - y1) * height, 1),
                 zones=",".join(inside),
+                x1=round(x1, 4),
+                y1=round(y1, 4),
+                x2=round(x2, 4),
+                y2=round(y2, 4),
                 **seen[detection],
             )
         )

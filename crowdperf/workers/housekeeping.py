@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -14,7 +15,7 @@ from crowdperf.events.schema import StoreFilling
 from crowdperf.events.streams import DETECTIONS, EVENTS, OBSERVATIONS, key
 from crowdperf.runtime import Runtime
 from crowdperf.slices import WorkerSlice
-from crowdperf.storage import retention, zones
+from crowdperf.storage import evidence, retention, zones
 from crowdperf.storage.buckets import Calendar
 
 INTERVAL_S = 15.0
@@ -56,6 +57,10 @@ class Housekeeper:
         trimmed = trim(self._client, key(OBSERVATIONS, prefix=self._prefix), keep_after=observed)
         self._metrics.count("observations_trimmed", trimmed)
         zones.expire(self._client, now - kept.zones_days * retention.DAY_S, self._prefix)
+        if self._slice.evidence:
+            before = now - kept.evidence_days * retention.DAY_S
+            gone = evidence.expire(Path(self._slice.evidence), before, kept.evidence_mb << 20)
+            self._metrics.count("evidence_expired", gone)
         before = now - kept.crossings_days * retention.DAY_S
         self._metrics.count("crossings_expired", retention.expire_crossings(self._client, before, self._prefix))
         if monotonic - self._counts_at >= COUNTS_INTERVAL_S:

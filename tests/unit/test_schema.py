@@ -38,6 +38,10 @@ GOLDEN_OBSERVATION = {
     b"no_vest": b"0.0",
     b"mask": b"0.0",
     b"no_mask": b"0.0",
+    b"x1": b"0.25",
+    b"y1": b"0.125",
+    b"x2": b"0.5",
+    b"y2": b"0.75",
 }
 GOLDEN_EVENTS: dict[str, dict[bytes, bytes]] = {
     "LineCrossed": {

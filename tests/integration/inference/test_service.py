@@ -15,6 +15,7 @@ from crowdperf.events.streams import DETECTIONS, key
 from crowdperf.frames.ring import FrameWriter, RingSpec
 from crowdperf.inference.cameras import Cameras
 from crowdperf.inference.detector import Detector
+from crowdperf.inference.evidence import Keeper
 from crowdperf.inference.inspector import Inspector
 from crowdperf.inference.letterbox import Letterbox
 from crowdperf.inference.nms import Found
@@ -69,7 +70,7 @@ class Bench:
         outbox = Outbox(self.client)
         people = Seat("person", Detector(self.runtime, "none", "full"))
         self.ppe = Seat("ppe")
-        inspector = Inspector(self.ppe, lambda: Detector(self.runtime, "ppe", "full"), self.metrics)
+        inspector = Inspector(self.ppe, lambda: Detector(self.runtime, "ppe", "full"), self.metrics, Keeper(30.0))
         self.service = Service(
             *(people, inspector, cameras, Schedule(2, 20.0), outbox, self.metrics),
             *(lambda: time.monotonic() + self.ahead_s, 6),

@@ -1,0 +1,108 @@
+"""What is kept for evidence, what is hidden in it, and where boxes are in a crop."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from crowdperf.frames.ring import FrameStamp, RingSpec
+from crowdperf.inference.blur import PARTS, Blur, obscure
+from crowdperf.inference.clerk import crop, within
+from crowdperf.inference.evidence import Keeper, Scene
+from crowdperf.inference.nms import Found
+from crowdperf.storage.evidence import Box
+
+SPEC = RingSpec(64, 48, "yuv420p", 128, 72, 4, 10.0, 0, 1.0)
+NOBODY = Found(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
+
+
+def put(keeper: Keeper, camera: str, sequence: int, at_s: float, epoch: int = 1) -> None:
+    stamp = FrameStamp(epoch, sequence, 0, round(at_s * 1e9))
+    keeper.put(camera, np.full(SPEC.frame_bytes, 128, np.uint8), Scene(stamp, SPEC, NOBODY, None))
+
+
+def test_pictures_go_after_their_time() -> None:
+    keeper = Keeper(30.0)
+    for second in range(100):
+        put(keeper, "gate", second, second)
+    assert len(keeper) == 31
+    assert keeper.get("gate", 1, 68) is None
+    held = keeper.get("gate", 1, 69)
+    assert held is not None
+    assert cv2.imdecode(np.frombuffer(held.jpeg.result(), np.uint8), 1).shape == (36, 64, 3), "without the padding"
+    assert keeper.prune(round(120e9)) == 21
+    keeper.close()
+
+
+def test_pictures_are_bounded_in_number_and_bytes() -> None:
+    few = Keeper(1e6, most_pictures=5)
+    small = Keeper(1e6, most_bytes=3000)
+    for sequence in range(20):
+        put(few, "gate", sequence, sequence)
+        put(small, "gate", sequence, sequence)
+    assert len(few) == 5
+    while not all(held.jpeg.done() for held in list(small._held.values())):
+        pass
+    small.prune()
+    sizes = [len(held.jpeg.result()) for held in small._held.values()]
+    assert 0 < sum(sizes) <= 3000
+    assert small.get("gate", 1, 19) is not None, "the newest stays"
+    few.close()
+    small.close()
+
+
+def test_the_nearest_later_frame_is_of_the_same_camera_and_later() -> None:
+    keeper = Keeper(1e6)
+    for camera, epoch, sequence in (("gate", 1, 5), ("gate", 1, 9), ("lobby", 1, 7), ("gate", 2, 1)):
+        put(keeper, camera, sequence, 1.0, epoch)
+    later = [keeper.after("gate", 1, sequence) for sequence in (4, 5, 9)]
+    assert [held.scene.stamp[:2] for held in later if held] == [(1, 5), (1, 9), (2, 1)]
+    assert keeper.after("gate", 2, 1) is None
+    assert keeper.after("yard", 1, 1) is None
+    keeper.close()
+
+
+@pytest.mark.parametrize("blur", ["face", "upper_body"])
+def test_what_is_hidden_cannot_be_read_and_the_rest_is_untouched(blur: Blur) -> None:
+    noise = np.random.default_rng(3).integers(0, 255, (400, 400, 3), dtype=np.uint8)
+    image = noise.copy()
+    obscure(image, [(100.0, 50.0, 220.0, 350.0)], blur)
+    left, top, right, bottom = PARTS[blur]
+    area = np.zeros((400, 400), bool)
+    area[
+        int(50 + top * 300) : int(np.ceil(50 + bottom * 300)), int(100 + left * 120) : int(np.ceil(100 + right * 120))
+    ] = True
+    assert np.array_equal(image[~area], noise[~area])
+    assert image[area].std() < 0.3 * noise[area].std()
+    assert (image[area] != noise[area]).mean() > 0.9
+
+
+def test_hiding_at_the_edge_and_hiding_nothing() -> None:
+    image = np.random.default_rng(3).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    before = image.copy()
+    obscure(image, [(-50.0, -90.0, -10.0, -5.0), (60.0, 60.0, 90.0, 90.0)], "face")
+    obscure(image, [(0.0, 0.0, 40.0, 40.0)], "none")
+    assert np.array_equal(image, before)
+    obscure(image, [(-10.0, -10.0, 1.0, 100.0)], "upper_body")
+    assert not np.array_equal(image, before)
+
+
+def test_boxes_of_a_crop_are_where_the_crop_shows_them() -> None:
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[20:30, 100:110] = 255
+    head = Box(klass="hardhat", score=0.8, box=(0.5, 0.2, 0.55, 0.3))
+    other = Box(klass="person", score=0.8, box=(0.0, 0.0, 0.1, 0.1))
+    part, window = crop(image, (0.45, 0.2, 0.6, 0.8))
+    (shown,) = within([head, other], window)
+    rows, columns = np.nonzero(part[..., 0])
+    height, width = part.shape[:2]
+    expected = (columns.min() / width, rows.min() / height, (columns.max() + 1) / width, (rows.max() + 1) / height)
+    assert shown.box == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("box", [(0.0, 0.0, 1.0, 1.0), (0.99, 0.99, 1.0, 1.0), (0.5, 0.5, 0.5001, 0.5001)])
+def test_every_crop_has_a_pixel(box: tuple[float, float, float, float]) -> None:
+    part, window = crop(np.zeros((100, 200, 3), np.uint8), box)
+    assert part.size
+    assert 0 <= window[0] < window[2] <= 1
