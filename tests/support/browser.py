@@ -38,7 +38,8 @@ class Dashboard:
 
     def wait_for(self, expression: str, timeout_ms: float = TIMEOUT_MS) -> None:
         """Wait until a JavaScript expression is true."""
-        self.page.wait_for_function(f"() => {expression}", timeout=timeout_ms)
+        # A boolean, not the node itself: a node that was handed over would be kept alive by its handle.
+        self.page.wait_for_function(f"() => Boolean({expression})", timeout=timeout_ms)
 
     def total(self, kind: str, direction: str) -> int:
         """A number of the totals: kind is person or vehicle."""

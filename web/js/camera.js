@@ -48,7 +48,8 @@ class CameraPage {
     this.panel = el("section", { class: "panel shapes", "aria-label": t("camera.shapes") });
     this.health = health(camera.id);
     this.message = el("p", { class: "note message", role: "status", hidden: true });
-    this.counts = el("section", { class: "panel today", "aria-label": t("today") }, el("div", { class: "panel-head" }, el("h2", {}, t("today"))), lineList(state, camera));
+    this.lines = lineList(state, camera);
+    this.counts = el("section", { class: "panel today", "aria-label": t("today") }, el("div", { class: "panel-head" }, el("h2", {}, t("today"))), this.lines);
     this.node = el("div", { class: "camera-page" },
       el("div", { class: "camera-head" }, el("a", { href: "#/" }, t("camera.back")), el("h1", {}, camera.name)),
       el("div", { class: "camera-main" }, host, this.hints),
@@ -63,6 +64,7 @@ class CameraPage {
     this.picture.close();
     this.editor.close();
     this.health.stop();
+    this.lines.stop();
   }
 
   load() {

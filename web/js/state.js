@@ -9,10 +9,11 @@ export class State {
     this.clockOffsetMs = 0;
   }
 
-  /** Call `listener` whenever `topic` changes. */
+  /** Call `listener` whenever `topic` changes; the function that is returned ends it. */
   on(topic, listener) {
-    if (!this.listeners.has(topic)) this.listeners.set(topic, []);
-    this.listeners.get(topic).push(listener);
+    if (!this.listeners.has(topic)) this.listeners.set(topic, new Set());
+    this.listeners.get(topic).add(listener);
+    return () => this.listeners.get(topic).delete(listener);
   }
 
   emit(topic, value) {

@@ -10,13 +10,18 @@ const REFRESH_MS = 5000;
 /** Ask /debug every 5 s while the page is seen; returns a function that stops it. */
 export function poll(show) {
   let stopped = false;
+  let timer = 0;
   const turn = async () => {
+    const report = document.hidden ? undefined : await get("/debug").catch(() => null);
     if (stopped) return;
-    if (!document.hidden) show(await get("/debug").catch(() => null));
-    if (!stopped) setTimeout(turn, REFRESH_MS);
+    if (report !== undefined) show(report);
+    timer = setTimeout(turn, REFRESH_MS);
   };
   turn();
-  return () => { stopped = true; };
+  return () => {
+    stopped = true;
+    clearTimeout(timer);
+  };
 }
 
 export const sum = (values) => values.reduce((total, value) => total + (value ?? 0), 0);

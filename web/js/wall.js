@@ -32,7 +32,7 @@ export function wall(state, pictures) {
   return el("section", { class: "wall-area", "aria-label": t("cameras") }, grid, note);
 }
 
-/** Counts in and out per line of a camera, kept up to date. */
+/** Counts in and out per line of a camera, kept up to date until `node.stop()`. */
 export function lineList(state, camera) {
   const rows = camera.lines.map((line) => {
     const values = { in: el("span", {}, "0"), out: el("span", {}, "0") };
@@ -46,8 +46,8 @@ export function lineList(state, camera) {
       for (const direction of ["in", "out"]) setText(values[direction], count(total[direction]));
     }
   };
-  state.on("counts", update);
   update();
-  if (!rows.length) return el("p", { class: "muted" }, t("lines.none"));
-  return el("ul", { class: "lines" }, ...rows.map((row) => row.node));
+  const node = rows.length ? el("ul", { class: "lines" }, ...rows.map((row) => row.node)) : el("p", { class: "muted" }, t("lines.none"));
+  node.stop = state.on("counts", update);
+  return node;
 }
