@@ -14,7 +14,7 @@ requirements=requirements.txt
 [ "${CROWDPERF_CORE:-}" = 1 ] && requirements=requirements-core.txt
 
 # What .venv was built from: a changed requirements file or interpreter builds it again.
-stamp() { cat requirements-core.txt "$requirements" | cksum | cut -d' ' -f1; }
+stamp() { cat requirements-core.txt requirements-test.txt "$requirements" | cksum | cut -d' ' -f1; }
 
 make_venv() {
     local python="${PYTHON:-python3}"
@@ -54,6 +54,10 @@ setup() {
     make_venv
     say "installing $requirements into .venv (a few minutes the first time) …"
     pip_install -r "$requirements" || die "installing $requirements failed (see above). Remedy: check the network, then again."
+    if [ $requirements = requirements-core.txt ]; then
+        # The demo is cut from pictures that ultralytics ships: the package alone, 1 MB, without torch and the rest of it.
+        pip_install --no-deps "$(grep ^ultralytics requirements.txt)" || say "the demo cannot be rendered without ultralytics"
+    fi
     # supervisorctl runs from .venv/bin and has to find the package.
     pwd > "$($venv_python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/crowdperf.pth"
     printf '%s' "$want" > .venv/crowdperf-stamp
@@ -78,6 +82,8 @@ case "${1:-}" in
     test)
         shift
         setup
+        # A full installation has them.
+        $venv_python -c 'import pytest' 2>/dev/null || pip_install -r requirements-test.txt
         browser
         exec $venv_python -m pytest -q "$@" ;;
     bench) shift; setup; exec $venv_python -m bench "$@" ;;

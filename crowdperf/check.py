@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 import redis
 from msgspec import Struct
 
+from crowdperf.capture.probe import Probe, ring_spec
 from crowdperf.config import Config, load
 from crowdperf.counting.usable import problems
 from crowdperf.events.connection import OUTAGE, connect
 from crowdperf.ffmpeg import FfmpegMissing, ffmpeg_binary
-from crowdperf.frames.layout import RingSpec
 from crowdperf.inference.registry import ModelError, resolve
 from crowdperf.runtime import redact
 from crowdperf.settings.base import ConfigError
@@ -25,6 +25,8 @@ from crowdperf.settings.paths import Paths
 from crowdperf.settings.url import redacted
 from crowdperf.slices import capture_slice, redis_url
 from crowdperf.supervision.redis import server_binary
+
+USUAL_FPS = 25.0
 
 
 class Finding(Struct, frozen=True):
@@ -88,13 +90,19 @@ def _redis(config: Config, paths: Paths) -> Finding:
 
 
 def _shared_memory(config: Config, env: Environment, paths: Paths, root: Path) -> Finding:
-    """Room in /dev/shm for every camera's ring, at 16:9."""
+    """Room in /dev/shm for every camera's ring, at 16:9 and the usual rate."""
     need = 0
     for camera in config.cameras:
         slice_ = capture_slice(config, env, paths, root, camera.id)
-        width, height = slice_.analysis_width & ~1, slice_.analysis_width * 9 // 16 & ~1
-        slots = max(4, slice_.queue_max + 2)
-        need += RingSpec(width, height, slice_.pix_fmt, width, height, slots, slice_.target_fps, 0).file_bytes
+        width = slice_.analysis_width
+        need += ring_spec(
+            Probe(width, width * 9 // 16, USUAL_FPS, False),
+            pix_fmt=slice_.pix_fmt,
+            analysis_width=width,
+            queue_max=slice_.queue_max,
+            target_fps=slice_.target_fps,
+            frame_skip=slice_.frame_skip,
+        ).file_bytes
     room = shutil.disk_usage("/dev/shm").free
     text = f"/dev/shm: the rings need about {need / 2**20:.0f} MiB, {room / 2**20:.0f} MiB are free"
     if need > room:

@@ -6,9 +6,14 @@ import math
 import re
 from typing import Literal, NamedTuple
 
+from msgspec.structs import replace
+
 from crowdperf.frames.layout import RingSpec
 
+SLOTS_MIN = 4
 STALENESS_S = 0.5
+BURST_BYTES = 16 * 2**20
+"""640x360 at 25 frames/s takes 5 MiB for half a second; 1080p in bgr24 would take 90."""
 """Older frames are not analysed (inference.staleness_s), so the ring need not keep them."""
 _VIDEO = re.compile(r"Stream #\d+:\d+.*?: Video: .*?[ ,](\d{2,5})x(\d{2,5})(?=[ ,\n]|$)")
 _FPS = re.compile(r"Video: .*?([\d.]+) fps")
@@ -70,34 +75,38 @@ def ring_spec(
     model_width: int = 0,
     written: tuple[int, int] | None = None,
 ) -> RingSpec:
-    """The ring for a source. Slots: what inference may hold, one that is written, one to spare, four at least.
-
-    What it may hold are frames that are due; where only one of n frames is, n times as many have to stay (measured: a
-    30 frames/s camera analysed at 10 lost one due frame in ten to the writer in a ring of four).
+    """The ring for a source, with as many `slots` as suit its rate.
 
     `written` is the size that FFmpeg has chosen itself; otherwise it is to write `analysis_size`.
     """
     width, height = written or analysis_size(probe.width, probe.height, analysis_width)
-    return RingSpec(
+    spec = RingSpec(
         width=width,
         height=height,
         pix_fmt=pix_fmt,
         source_width=probe.width,
         source_height=probe.height,
-        slots=max(4, _held(queue_max, probe.fps, target_fps, frame_skip) + 2),
+        slots=SLOTS_MIN,
         target_fps=target_fps,
         frame_skip=frame_skip,
         ppe_fps=ppe_fps,
         # Never more than there is; an even number as the picture's own.
         model_width=model_width // 2 * 2 if 0 < model_width < width else 0,
     )
+    return replace(spec, slots=slots(spec, probe.fps, queue_max))
 
 
-def _held(queue_max: int, fps: float, target_fps: float, frame_skip: int) -> int:
-    """Frames from the oldest one that inference may still want to the newest: as many as are due, or half a second's.
+def slots(spec: RingSpec, fps: float, queue_max: int) -> int:
+    """Pictures of a ring: those that inference may still want, one that is written, one to spare, four at least.
 
-    What a stream says of its rate is not always true, hence the bounds.
+    It may want half a second's: cameras pause that long around their key frames and then send what piled up, and a
+    machine is busy elsewhere that long now and then. Where those would take more than `BURST_BYTES`, it has to do with
+    `queue_max` frames that are due; where only one of n frames is due, n times as many stay (measured: a 30 frames/s
+    camera analysed at 10 lost one due frame in ten to the writer in a ring of four).
     """
-    rate = min(fps, 60.0) or target_fps
-    due_every = max(1, frame_skip + 1, math.ceil(rate / target_fps - 0.05))
-    return min(queue_max * due_every, max(queue_max, math.ceil(rate * STALENESS_S)))
+    # What a stream says of its rate is not always true, hence the bounds.
+    rate = min(fps, 60.0) or spec.target_fps
+    burst = max(queue_max, math.ceil(rate * STALENESS_S))
+    due_every = max(1, spec.frame_skip + 1, math.ceil(rate / spec.target_fps - 0.05))
+    held = min(queue_max * due_every, burst)
+    return max(SLOTS_MIN, held + 2, min(burst + 2, BURST_BYTES // spec.stride))

@@ -6,8 +6,12 @@ cause:
 
 - `skipped`, `paced`: not due; intended.
 - `lapped`: due, but overwritten in the ring before it could be looked at.
-- `overload`: more than `queue_max` waited; only the newest stays.
+- `overload`: more than `queue_max` waited, and the oldest for too long; only the newest stays.
 - `stale`: it waited longer than the staleness budget.
+
+More than `queue_max` frames alone are no overload: a camera that pauses around its key frame sends half a second's at
+once, and a machine that is busy elsewhere for a moment catches up. Their pictures wait in the ring, so the queue may
+grow as long as the ring still holds the oldest and it is fresh.
 """
 
 from __future__ import annotations
@@ -59,6 +63,8 @@ class _Camera:
     def __init__(self, spec: RingSpec) -> None:
         self.geometry = (spec.width, spec.height, spec.pix_fmt, spec.model_width)
         self.every = spec.frame_skip + 1
+        self.reach = spec.slots - 2
+        """From the newest sequence to the oldest whose picture is safe while the next one is written."""
         self.pace = Pace(spec.target_fps)
         self.pending: deque[tuple[int, float]] = deque()
 
@@ -67,7 +73,7 @@ class Schedule:
     """The queues of all cameras.
 
     Args:
-        queue_max: frames that may wait per camera.
+        queue_max: frames that may wait per camera, however long the machine is overloaded.
         staleness_s: age, from arrival, above which a frame is not analysed any more.
     """
 
@@ -104,9 +110,8 @@ class Schedule:
             self.drop(camera, "lapped")
         else:
             own.pending.append((sequence, arrived))
-            if len(own.pending) > self._queue_max:
-                self.drop(camera, "overload", len(own.pending) - 1)
-                own.pending = deque([own.pending[-1]])
+            if sequence - own.pending[0][0] > own.reach:
+                self._shed(camera, own)
 
     def take(self, now: float, limit: int) -> list[Picked]:
         """The frames to analyse now: at most `limit`, all of one geometry, at least one if any is fresh.
@@ -115,6 +120,8 @@ class Schedule:
         frame before any gives a second one.
         """
         for name, camera in self._cameras.items():
+            if camera.pending and now - camera.pending[0][1] > self._staleness:
+                self._shed(name, camera)
             while camera.pending and now - camera.pending[0][1] > self._staleness:
                 camera.pending.popleft()
                 self.drop(name, "stale")
@@ -130,6 +137,12 @@ class Schedule:
                 self._cameras.move_to_end(name)
             waiting = [name for name in waiting if self._cameras[name].pending]
         return picked
+
+    def _shed(self, name: str, camera: _Camera) -> None:
+        """Only the newest frame of a queue that is too long."""
+        if len(camera.pending) > self._queue_max:
+            self.drop(name, "overload", len(camera.pending) - 1)
+            camera.pending = deque([camera.pending[-1]])
 
     def drop(self, camera: str, cause: str, n: int = 1) -> None:
         """Count frames of a camera that are not analysed."""

@@ -58,6 +58,16 @@ class Site:
         """Write config.json, as an operator with an editor would."""
         (self.folder / "config.json").write_text(json.dumps(self.config, indent=2))
 
+    def change_code(self, file: str, text: str, instead: str) -> None:
+        """Give this site a copy of the package with one place changed, to show that something else depends on it."""
+        package = self.folder / "crowdperf"
+        if package.is_symlink():
+            package.unlink()
+            shutil.copytree(ROOT / "crowdperf", package, ignore=shutil.ignore_patterns("__pycache__"))
+        source = (package / file).read_text()
+        assert source.count(text) == 1, f"{file} has changed: {text!r} is not in it once"
+        (package / file).write_text(source.replace(text, instead))
+
     @property
     def python(self) -> str:
         """The site's interpreter."""

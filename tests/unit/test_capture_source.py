@@ -149,29 +149,33 @@ def test_analysis_size(source_size: tuple[int, int], width: int, size: tuple[int
 
 
 @pytest.mark.parametrize(
-    ("queue_max", "fps", "target_fps", "frame_skip", "slots"),
+    ("width", "queue_max", "fps", "target_fps", "frame_skip", "slots"),
     [
-        (1, 10, 10, 0, 4),
-        (2, 10, 10, 0, 4),
-        (8, 10, 10, 0, 10),
-        (2, 29.97, 10, 0, 8),
-        (2, 25, 5, 0, 12),
-        (2, 25, 2, 0, 15),
-        (2, 10, 10, 3, 7),
-        (2, 0, 10, 0, 4),
-        (2, 90_000, 10, 0, 14),
-        (2, 25, 10, 500, 15),
+        (640, 1, 10, 10, 0, 7),
+        (640, 2, 10, 10, 0, 7),
+        (640, 8, 10, 10, 0, 10),
+        (640, 2, 29.97, 10, 0, 17),
+        (640, 2, 25, 10, 500, 15),
+        (640, 2, 0, 10, 0, 7),
+        (640, 2, 90_000, 10, 0, 32),
+        (640, 2, 1, 10, 0, 4),
+        # Half a second of large pictures is too much: what is due, and the frames between.
+        (1920, 1, 10, 10, 0, 5),
+        (1920, 2, 30, 10, 0, 8),
+        (1920, 2, 25, 5, 0, 12),
+        (1920, 2, 25, 2, 0, 15),
+        (1920, 2, 10, 10, 3, 7),
     ],
 )
-def test_slots_follow_the_queue_and_the_share_of_due_frames(
-    queue_max: int, fps: float, target_fps: float, frame_skip: int, slots: int
+def test_a_ring_holds_half_a_second_or_what_is_due(
+    width: int, queue_max: int, fps: float, target_fps: float, frame_skip: int, slots: int
 ) -> None:
     spec = ring_spec(
         Probe(1920, 1080, fps, False),
         pix_fmt="yuv420p",
-        analysis_width=640,
+        analysis_width=width,
         queue_max=queue_max,
         target_fps=target_fps,
         frame_skip=frame_skip,
     )
-    assert (spec.slots, spec.width, spec.source_height) == (slots, 640, 1080)
+    assert (spec.slots, spec.width, spec.source_height) == (slots, width, 1080)

@@ -13,8 +13,8 @@ from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.schedule import BURST_MIN, BURST_S, REFILL, Pace, Schedule
 
 
-def spec(fps: float = 10.0, skip: int = 0, width: int = 640) -> RingSpec:
-    return RingSpec(width, 360, "yuv420p", 1920, 1080, 4, fps, skip)
+def spec(fps: float = 10.0, skip: int = 0, width: int = 640, slots: int = 4) -> RingSpec:
+    return RingSpec(width, 360, "yuv420p", 1920, 1080, slots, fps, skip)
 
 
 @pytest.mark.parametrize("fps", [5.0, 10.0, 29.97])
@@ -63,16 +63,49 @@ def test_frame_skip_goes_by_the_sequence() -> None:
     assert schedule.drain_drops() == {("lobby", "skipped"): 6, ("lobby", "stale"): 1}
 
 
-def test_fresh_frames_go_oldest_first_and_an_overload_leaves_the_newest() -> None:
+def test_fresh_frames_go_oldest_first() -> None:
     schedule = Schedule(2, 0.5)
     schedule.add("lobby", spec())
     schedule.offer("lobby", 1, 0.0)
     schedule.offer("lobby", 2, 0.1)
     assert [picked.sequence for picked in schedule.take(0.1, 64)] == [1, 2]
-    for sequence in (3, 4, 5):
+    assert schedule.drain_drops() == {}
+
+
+def test_a_burst_is_no_overload_while_the_ring_holds_it_and_it_is_fresh() -> None:
+    schedule = Schedule(2, 0.5)
+    schedule.add("lobby", spec(slots=7))
+    for sequence in range(1, 6):
+        schedule.offer("lobby", sequence, 0.0)
+    taken = [schedule.take(0.1 * n, 1)[0].sequence for n in range(1, 6)]
+    assert taken == [1, 2, 3, 4, 5]
+    assert schedule.drain_drops() == {}
+
+
+def test_in_an_overload_the_newest_stays() -> None:
+    schedule = Schedule(2, 0.5)
+    schedule.add("lobby", spec(slots=9))
+    for sequence in range(1, 6):
         schedule.offer("lobby", sequence, sequence / 10)
-    assert [picked.sequence for picked in schedule.take(0.5, 64)] == [5]
-    assert schedule.drain_drops() == {("lobby", "overload"): 2}
+    assert [picked.sequence for picked in schedule.take(0.61, 64)] == [5]
+    assert schedule.drain_drops() == {("lobby", "overload"): 4}
+
+
+def test_what_the_ring_cannot_hold_any_more_is_given_up() -> None:
+    schedule = Schedule(2, 0.5)
+    schedule.add("lobby", spec(slots=4))
+    for sequence in range(1, 5):
+        schedule.offer("lobby", sequence, 0.0)
+    assert [picked.sequence for picked in schedule.take(0.1, 64)] == [4]
+    assert schedule.drain_drops() == {("lobby", "overload"): 3}
+
+
+def test_queue_max_frames_wait_until_they_are_stale_even_if_frames_between_are_not_due() -> None:
+    schedule = Schedule(2, 0.5)
+    schedule.add("lobby", spec(skip=2))
+    schedule.offer("lobby", 3, 0.3)
+    schedule.offer("lobby", 6, 0.6)
+    assert [picked.sequence for picked in schedule.take(0.6, 64)] == [3, 6]
 
 
 def test_old_frames_are_stale_and_overwritten_ones_lapped() -> None:
