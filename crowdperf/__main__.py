@@ -19,6 +19,7 @@ from crowdperf.runtime import Runtime, log_to_stderr, redact
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.environment import Environment, environment
 from crowdperf.settings.paths import Paths
+from crowdperf.settings.site import base
 
 log = logging.getLogger("crowdperf")
 
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     ctl.add_argument("what", nargs="*", help="a kind (capture, tracking, worker, …) or a program (capture-lobby)")
     for name, text in (("demo", "render the demo site's cameras"), ("models", "list, verify or export models")):
         commands.add_parser(name, help=text, add_help=False)
+    commands.add_parser("users", help="accounts, API tokens, the setup link", add_help=False)
     commands.add_parser("ring", help="show the live rings, as top shows processes", add_help=False)
     commands.add_parser("dead-letters", help="messages that could not be handled: list, redrive, drop", add_help=False)
     capture = commands.add_parser("capture", help="(supervised) one camera, or a group of them")
@@ -76,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
             return int(importlib.import_module("crowdperf.demo.cli").main(words[1:]))
         if words and words[0] == "models":
             return int(importlib.import_module("crowdperf.inference.models_cli").main(words[1:]))
+        if words and words[0] == "users":
+            return _users(words[1:], Installation())
         if words and words[0] == "ring":
             return _rings(words[1:], Installation())
         if words and words[0] == "dead-letters":
@@ -100,6 +104,14 @@ def _dead_letters(words: list[str], here: Installation) -> int:
     config, _ = here.load()
     url = slices.redis_url(config, here.paths)
     return int(importlib.import_module("crowdperf.events.dead_letters").main(words, url, config.redis.key_prefix))
+
+
+def _users(words: list[str], here: Installation) -> int:
+    """`crowdperf users`."""
+    config, _ = here.load()
+    setup = importlib.import_module("crowdperf.accounts.setup").SetupSecret(here.paths.sockets)
+    url, cli = slices.redis_url(config, here.paths), importlib.import_module("crowdperf.accounts.cli")
+    return int(cli.main(words, url, config.redis.key_prefix, base(config.web), setup))
 
 
 def _dispatch(arguments: argparse.Namespace, here: Installation) -> int:

@@ -7,6 +7,7 @@ Precedence: camera > environment variable > global setting > default.
 
 from __future__ import annotations
 
+import ipaddress
 import zoneinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -119,6 +120,8 @@ def _validate(config: Config, source: str) -> None:
             f"{source}: redis.url must begin with redis://, rediss:// or unix:// (it begins with "
             f"{config.redis.url.split(':', 1)[0]!r}). Remedy: correct it, or leave it empty for the embedded Redis."
         )
+    for proxy in config.web.trusted_proxies:
+        _check_network(f"{source}: web.trusted_proxies", proxy)
     seen: set[str] = set()
     for index, camera in enumerate(config.cameras):
         where = f"{source}: $.cameras[{index}]"
@@ -134,3 +137,13 @@ def _validate(config: Config, source: str) -> None:
             if line.p1 == line.p2:
                 raise ConfigError(f"{where}: line {line.id!r} has no length (p1 equals p2). Remedy: move one end.")
         validate_rules(where, camera.ppe, {zone.id for zone in camera.zones})
+
+
+def _check_network(where: str, text: str) -> None:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        raise ConfigError(
+            f"{where} holds {text!r}, which is no address or network. "
+            "Remedy: write it like '10.0.0.2' or '10.0.0.0/24'."
+        ) from None

@@ -9,21 +9,25 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from crowdperf.accounts.setup import SetupSecret, link
 from crowdperf.config import Config
 from crowdperf.demo import cli as demo
 from crowdperf.frames.ring import unlink_instance
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.environment import Environment
 from crowdperf.settings.paths import Paths
+from crowdperf.settings.site import base
 from crowdperf.supervision import render
 from crowdperf.supervision.control import Control
 
 PR_SET_PDEATHSIG = 1
 STOP_S = 60.0
+SETUP_S = 90.0
 
 
 def run(config: Config, env: Environment, paths: Paths, root: Path) -> int:
@@ -37,6 +41,8 @@ def run(config: Config, env: Environment, paths: Paths, root: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     paths.sockets.chmod(0o700)
     lock = hold(paths)
+    setup = SetupSecret(paths.sockets)
+    setup.remove()
     render_demo(config, root)
     unlink_instance(str(paths.ring("")))
     render.record_environment(paths, os.environ)
@@ -60,6 +66,7 @@ def run(config: Config, env: Environment, paths: Paths, root: Path) -> int:
         signal.signal(number, _interrupt)
     welcome(config, paths, root)
     try:
+        offer_setup(config, setup, supervisord)
         status = supervisord.wait()
         print(
             f"supervisord ended by itself with status {status}: see {paths.logs / 'supervisord.log'}", file=sys.stderr
@@ -112,10 +119,8 @@ def render_demo(config: Config, root: Path) -> None:
 
 def welcome(config: Config, paths: Paths, root: Path) -> None:
     """Say where the dashboard, the logs and the controls are, and warn of a port that somebody else holds."""
-    scheme = "https" if config.web.ssl_certfile else "http"
-    host = "127.0.0.1" if config.web.host in ("0.0.0.0", "::", "") else config.web.host
     print(f"crowdperf · {config.site.name} · {len([c for c in config.cameras if c.enabled])} cameras")
-    print(f"  dashboard  {scheme}://{host}:{config.web.port}/")
+    print(f"  dashboard  {base(config.web)}/")
     print(f"  logs       {paths.logs.absolute()}")
     print(f"  control    {root / '.venv/bin/supervisorctl'} -c {root / 'supervisord.conf'} status")
     print("  stop       Ctrl-C", flush=True)
@@ -126,6 +131,18 @@ def welcome(config: Config, paths: Paths, root: Path) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def offer_setup(config: Config, setup: SetupSecret, supervisord: subprocess.Popen[bytes]) -> None:
+    """Say the one-time link of a site that has no account yet, once its web process has found that out."""
+    deadline = time.monotonic() + SETUP_S
+    while time.monotonic() < deadline and supervisord.poll() is None:
+        secret = setup.read()
+        if secret is not None:
+            print(f"  accounts   nobody can sign in yet; make the administrator: {link(base(config.web), secret)}")
+            print(flush=True)
+            return
+        time.sleep(0.25)
 
 
 def port_in_use(host: str, port: int) -> bool:

@@ -122,6 +122,8 @@ class WebSlice(Struct, frozen=True, kw_only=True):
     cameras: tuple[Camera, ...]
     """With `url` replaced by its redacted form."""
     ring_prefix: str
+    sockets: str
+    """Folder of the sockets, where the one-time setup secret lies as well."""
     redis_url: str
     key_prefix: str
 
@@ -244,6 +246,7 @@ def web_slice(config: Config, paths: Paths) -> WebSlice:
         web=config.web,
         cameras=tuple(msgspec.structs.replace(camera, url=redacted(camera.url)) for camera in config.cameras),
         ring_prefix=str(paths.ring("")),
+        sockets=str(paths.sockets.absolute()),
         redis_url=redis_url(config, paths),
         key_prefix=config.redis.key_prefix,
     )

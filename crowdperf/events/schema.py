@@ -259,3 +259,21 @@ class EvidenceSaved(Struct, frozen=True, kw_only=True):
 
 
 AnyEvent = LineCrossed | ZoneChanged | CameraGap | CameraChanged | ZoneMinute | Alert | AreaChanged | StoreFilling
+
+
+class AuditEntry(Struct, frozen=True, kw_only=True):
+    """One change that a person or a program made, or one sign-in."""
+
+    ts: float
+    """Unix seconds, UTC."""
+    who: str
+    """The account's name; empty for one that is not signed in."""
+    via: Literal["session", "token", "anonymous", "cli"]
+    action: str
+    """Dotted: `account.create`, `camera.change`, `session.refuse`."""
+    target: str
+    address: str = ""
+    detail: str = ""
+    """What changed, as people read it; never a secret."""
+    token: str = ""
+    """Id of the API token that was used."""

@@ -6,7 +6,15 @@ from typing import Any
 
 from msgspec import Struct
 
-from crowdperf.events.schema import AnyEvent, EvidenceRequest, EvidenceSaved, FrameDetections, PpeObserved, TrackedFrame
+from crowdperf.events.schema import (
+    AnyEvent,
+    AuditEntry,
+    EvidenceRequest,
+    EvidenceSaved,
+    FrameDetections,
+    PpeObserved,
+    TrackedFrame,
+)
 
 
 class Stream(Struct, frozen=True, kw_only=True):
@@ -87,7 +95,17 @@ EVIDENCE = Stream(
     expected_rate="one per request",
     max_entries=10_000,
 )
-STREAMS = (DETECTIONS, TRACKS, EVENTS, OBSERVATIONS, EVIDENCE_REQUESTS, EVIDENCE)
+AUDIT = Stream(
+    name="audit",
+    key="crowdperf:audit",
+    carries=AuditEntry,
+    encoding="map",
+    ids="*",
+    retention="retention.audit_days (730)",
+    expected_rate="one per change or sign-in",
+    max_entries=1_000_000,
+)
+STREAMS = (DETECTIONS, TRACKS, EVENTS, OBSERVATIONS, EVIDENCE_REQUESTS, EVIDENCE, AUDIT)
 
 
 def key(stream: Stream, camera: str = "", prefix: str = "") -> str:

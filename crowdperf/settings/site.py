@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from crowdperf.settings.base import Seconds, Settings
 
@@ -32,6 +32,16 @@ class Web(Settings, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=1, le=65535)] = 8080
     ssl_certfile: str = ""
     ssl_keyfile: str = ""
+    anonymous: Literal["auto", "viewer", "none"] = "auto"
+    """What who is not signed in may do. auto: look on from this very machine, while no proxy stands before it."""
+    trusted_proxies: list[str] = field(default_factory=list)
+    """Addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed."""
+
+
+def base(web: Web) -> str:
+    """The dashboard's address, as this machine would open it."""
+    host = "127.0.0.1" if web.host in ("0.0.0.0", "::", "") else f"[{web.host}]" if ":" in web.host else web.host
+    return f"{'https' if web.ssl_certfile else 'http'}://{host}:{web.port}"
 
 
 class Retention(Settings, frozen=True, kw_only=True):
@@ -44,6 +54,7 @@ class Retention(Settings, frozen=True, kw_only=True):
     minute_counts_days: Annotated[int, Meta(ge=1, le=36_500)] = 7
     hour_counts_days: Annotated[int, Meta(ge=1, le=36_500)] = 1830
     day_counts_days: Annotated[int, Meta(ge=1, le=36_500)] = 36_500
+    audit_days: Annotated[int, Meta(ge=1, le=36_500)] = 730
     detections_s: Seconds = 600.0
     evidence_days: Annotated[int, Meta(ge=1, le=36_500)] = 30
     evidence_mb: Annotated[int, Meta(ge=1, le=10**8)] = 2048

@@ -33,6 +33,8 @@ class Wanted(NamedTuple):
     line: str = ""
     klass: str = ""
     direction: str = ""
+    cameras: frozenset[str] | None = None
+    """Only these, whatever else is asked for; None is all."""
 
     def admits(self, crossing: Crossing | Series) -> bool:
         """Whether the crossing, or all of the series, passes the filters; the range is the query's business."""
@@ -41,6 +43,7 @@ class Wanted(NamedTuple):
             and (not self.line or crossing.line == self.line)
             and (not self.klass or crossing.klass == self.klass)
             and (not self.direction or crossing.direction == self.direction)
+            and (self.cameras is None or crossing.camera in self.cameras)
         )
 
     def logs(self) -> tuple[str, ...]:

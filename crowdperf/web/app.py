@@ -20,7 +20,8 @@ from crowdperf import config
 from crowdperf.runtime import Metrics
 from crowdperf.settings.paths import Paths
 from crowdperf.slices import WebSlice, web_slice
-from crowdperf.web import history, live, operations, site, stream
+from crowdperf.web import history, live, operations, sign_in, site, stream, users
+from crowdperf.web.access import Who, guard, provide_who
 from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.openapi import config as openapi_config
 from crowdperf.web.problems import HANDLERS
@@ -52,17 +53,25 @@ def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
 
     app = Litestar(
         route_handlers=[
-            Router("/api/v1", route_handlers=[site.router, history.router, stream.router, live.router]),
+            Router(
+                "/api/v1",
+                route_handlers=[site.router, history.router, stream.router, live.router, sign_in.router, users.router],
+            ),
             operations.router,
             create_static_files_router(
                 "/",
                 directories=[PAGES],
                 html_mode=True,
+                opt={"need": "open"},
                 # Revalidated each time, so that an update of the server is an update of its pages.
                 cache_control=CacheControlHeader(no_cache=True),
             ),
         ],
-        dependencies={"site": Provide(provide, sync_to_thread=False, use_cache=True)},
+        dependencies={
+            "site": Provide(provide, sync_to_thread=False, use_cache=True),
+            "who": Provide(provide_who, sync_to_thread=False),
+        },
+        guards=[guard],
         exception_handlers=HANDLERS,
         before_send=[add_headers],
         lifespan=[lifespan],
@@ -70,7 +79,7 @@ def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
         request_max_body_size=LARGEST_BODY,
         # Litestar would replace this process's log handler, and with it the one that takes secrets out.
         logging_config=None,
-        signature_namespace={"SiteContext": SiteContext},
+        signature_namespace={"SiteContext": SiteContext, "Who": Who},
     )
     app.state.context = context
     return app

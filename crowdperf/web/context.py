@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 import zoneinfo
+from pathlib import Path
+from typing import Any
 
 import redis.asyncio
+from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 
-from crowdperf.events.connection import connect_async
+from crowdperf.accounts import audit
+from crowdperf.accounts.permissions import Principal
+from crowdperf.accounts.setup import SetupSecret, link
+from crowdperf.accounts.store import Store
+from crowdperf.accounts.throttle import Throttle
+from crowdperf.events.connection import OUTAGE, Backoff, connect_async
+from crowdperf.events.schema import AuditEntry
 from crowdperf.runtime import Metrics
 from crowdperf.settings.camera import Camera
+from crowdperf.settings.site import base
 from crowdperf.slices import WebSlice
 from crowdperf.storage.buckets import Calendar
 from crowdperf.web.fanout import Hub
@@ -21,6 +32,8 @@ from crowdperf.web.pictures import RingView
 from crowdperf.web.problems import unknown_camera
 from crowdperf.web.rates import Rates
 from crowdperf.web.tiles import Tiles
+
+log = logging.getLogger(__name__)
 
 
 class Context:
@@ -39,13 +52,20 @@ class Context:
         self.feed = Feed(slice_, self.redis, self.hub, self._watched)
         self.tiles.feed = self.feed
         self.rates = Rates()
+        self.accounts = Store(self.redis, self.prefix)
+        self.throttle = Throttle(self.redis, self.prefix)
+        self.setup = SetupSecret(Path(slice_.sockets))
+        self.hashing = asyncio.Semaphore(2)
+        """Each hash takes 64 MiB and a core for 0.1 s: sign-ins at once wait for each other, and for nobody else."""
         self.stopped = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._offer: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to read live updates."""
         self._task = asyncio.create_task(supervise(self.feed), name="feed")
         self._task.add_done_callback(self._on_feed_end)
+        self._offer = asyncio.create_task(self._offer_setup(), name="setup")
 
     def feed_error(self) -> BaseException | None:
         """What ended the feed, if anything did."""
@@ -71,9 +91,10 @@ class Context:
         """Stop the live parts and let go of rings and connections."""
         self.end_streams()
         self.tiles.close()
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        for task in (self._task, self._offer):
+            if task is not None and not task.done():
+                task.cancel()
+                await asyncio.wait([task])
         with contextlib.suppress(redis.ConnectionError):
             await self.redis.aclose()
 
@@ -81,20 +102,76 @@ class Context:
         """Cameras whose boxes are read: those on somebody's screen, and for occupancy those with zones."""
         return self.tiles.watched() | (self._with_zones if len(self.hub) else set())
 
-    def camera(self, camera_id: str) -> Camera:
+    async def _offer_setup(self) -> None:
+        """While there is no account: make the one-time link, and say it in the log."""
+        backoff = Backoff()
+        while True:
+            try:
+                accounts = await self.accounts.accounts()
+            except OUTAGE:
+                await asyncio.sleep(backoff.next())
+                continue
+            if accounts:
+                self.setup.remove()
+            else:
+                log.warning("nobody can sign in yet. Make the administrator: %s", self.setup_link(self.setup.create()))
+            return
+
+    def setup_link(self, secret: str) -> str:
+        """The one-time link, as this machine would open it."""
+        return link(base(self.slice.web), secret)
+
+    def entry(
+        self,
+        who: Principal,
+        connection: ASGIConnection[Any, Any, Any, Any],
+        action: str,
+        target: str,
+        detail: str = "",
+    ) -> AuditEntry:
+        """What the audit log is to say of a change that this request makes."""
+        return AuditEntry(
+            ts=self.now(),
+            who=who.name,
+            via=who.kind,
+            action=action,
+            target=target,
+            address=connection.client.host[:64] if connection.client else "",
+            detail=detail[:4000],
+            token=who.token,
+        )
+
+    async def note(
+        self,
+        who: Principal,
+        connection: ASGIConnection[Any, Any, Any, Any],
+        action: str,
+        target: str,
+        detail: str = "",
+    ) -> None:
+        """Write an entry of the audit log by itself, for what is not a change in Redis."""
+        pipe = self.redis.pipeline()
+        audit.stage(pipe, self.entry(who, connection, action, target, detail), self.prefix)
+        await pipe.execute()
+
+    def camera(self, camera_id: str, who: Principal) -> Camera:
         """The configured camera.
 
         Raises:
-            Problem: 404, there is none of that id.
+            Problem: 404, there is none of that id, or `who` may not know of it: the two look alike.
         """
         for camera in self.slice.cameras:
-            if camera.id == camera_id:
+            if camera.id == camera_id and who.sees(camera_id):
                 return camera
         raise unknown_camera(camera_id)
 
+    def cameras(self, who: Principal) -> tuple[Camera, ...]:
+        """The cameras that `who` may see, in the order of the configuration."""
+        return tuple(camera for camera in self.slice.cameras if who.sees(camera.id))
+
     def view(self, camera_id: str) -> RingView | None:
         """The camera's ring; None for a disabled camera, which has none."""
-        return self.tiles.views.get(self.camera(camera_id).id)
+        return self.tiles.views.get(camera_id)
 
     def measure(self) -> None:
         """Publish this process's own numbers."""

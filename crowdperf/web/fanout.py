@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 QUEUE = 256
@@ -15,6 +16,18 @@ class Message(NamedTuple):
 
     id: bytes | None
     data: bytes
+    camera: str = ""
+    """The camera it is about; empty for what is about none, or about several."""
+    narrow: Callable[[frozenset[str]], bytes] | None = None
+    """The same for somebody who may see only these cameras, where it is about several."""
+
+    def seen_by(self, cameras: frozenset[str] | None) -> bytes:
+        """The bytes for who may see these cameras (None: all), which are what was encoded once for nearly everybody."""
+        if cameras is None:
+            return self.data
+        if self.narrow is not None:
+            return self.narrow(cameras)
+        return self.data if not self.camera or self.camera in cameras else b""
 
 
 class Listener:
@@ -105,7 +118,13 @@ class Hub:
             listener.close()
 
 
-def encode(event: str, data: bytes, stream_id: bytes | None = None) -> Message:
+def encode(
+    event: str,
+    data: bytes,
+    stream_id: bytes | None = None,
+    camera: str = "",
+    narrow: Callable[[frozenset[str]], bytes] | None = None,
+) -> Message:
     """A server-sent event; `data` is JSON, hence one line."""
     head = b"id: " + stream_id + b"\n" if stream_id else b""
-    return Message(stream_id, head + b"event: " + event.encode() + b"\ndata: " + data + b"\n\n")
+    return Message(stream_id, head + b"event: " + event.encode() + b"\ndata: " + data + b"\n\n", camera, narrow)

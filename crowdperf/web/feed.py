@@ -200,17 +200,30 @@ def event_message(stream_id: bytes, fields: dict[bytes, bytes]) -> Message:
     event = decoded_event(fields)
     if event is None:
         return Message(stream_id, b": unreadable\n\n")
-    return encode("event", msgspec.json.encode(reply_of(event)), stream_id)
+    # What is about no camera may be about all of them: it is for who may see all.
+    hidden = None if event.camera else lambda _: b""
+    return encode("event", msgspec.json.encode(reply_of(event)), stream_id, event.camera, hidden)
 
 
 def _counts_message(day: Span, counts: Iterable[tuple[Key, int]], whole: bool) -> Message:
     rows = [CountRow(camera=k.camera, line=k.line, klass=k.klass, direction=k.direction, count=n) for k, n in counts]
-    body = {"from": rfc3339(day.start), "to": rfc3339(day.end), "whole": whole, "counts": rows}
-    return encode("counts", msgspec.json.encode(body))
+
+    def encoded(rows: list[CountRow]) -> bytes:
+        body = {"from": rfc3339(day.start), "to": rfc3339(day.end), "whole": whole, "counts": rows}
+        return msgspec.json.encode(body)
+
+    def narrow(cameras: frozenset[str]) -> bytes:
+        return encode("counts", encoded([row for row in rows if row.camera in cameras])).data
+
+    return encode("counts", encoded(rows), narrow=narrow)
 
 
 def _occupancy_message(rows: list[ZoneOccupancy]) -> Message:
-    return encode("occupancy", msgspec.json.encode({"zones": rows}))
+    def narrow(cameras: frozenset[str]) -> bytes:
+        seen = [row for row in rows if row.camera in cameras]
+        return encode("occupancy", msgspec.json.encode({"zones": seen})).data
+
+    return encode("occupancy", msgspec.json.encode({"zones": rows}), narrow=narrow)
 
 
 def _differs(row: ZoneOccupancy, before: ZoneOccupancy | None) -> bool:

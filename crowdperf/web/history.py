@@ -7,13 +7,15 @@ from typing import Annotated, Any
 from litestar import Router, get
 from litestar.params import QueryParameter
 
+from crowdperf.accounts.permissions import Principal
 from crowdperf.events.streams import EVENTS, key
 from crowdperf.settings.base import CLASSES
 from crowdperf.storage.buckets import BUCKETS, Bucket
 from crowdperf.storage.queries import FIELDS, Group, Wanted, count, newest
+from crowdperf.web.access import Who
 from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.entries import EVENT_TYPES, decoded_event, reply_of, reply_of_crossing
-from crowdperf.web.openapi import BAD_REQUEST, UNAVAILABLE
+from crowdperf.web.openapi import BAD_REQUEST, REFUSED, UNAVAILABLE
 from crowdperf.web.parameters import Cursor, Span, cursor, rfc3339, span
 from crowdperf.web.problems import bad_parameter
 from crowdperf.web.replies import CountRow, CountsReply, EventReply, EventsReply, SeriesReply, SeriesRow
@@ -48,9 +50,16 @@ ClassFilter = Annotated[
 DirectionFilter = Annotated[str | None, QueryParameter(description="in or out.", max_length=8)]
 
 
-@get("/counts", summary="Crossings counted", tags=["history"], responses={**BAD_REQUEST, **UNAVAILABLE})
+@get(
+    "/counts",
+    need="read",
+    summary="Crossings counted",
+    tags=["history"],
+    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
+)
 async def counts(
     site: SiteContext,
+    who: Who,
     camera: CameraFilter = None,
     line: LineFilter = None,
     klass: ClassFilter = None,
@@ -71,7 +80,7 @@ async def counts(
     the range is counted.
     """
     asked = span(start, end, site.now(), site.zone)
-    wanted = _wanted(site, asked, camera, line, klass, direction)
+    wanted = _wanted(site, who, asked, camera, line, klass, direction)
     names = _groups(group, GROUPS)
     bucket = _bucket(names, group)
     if bucket:
@@ -89,9 +98,16 @@ async def counts(
     )
 
 
-@get("/series", summary="Crossings over time", tags=["history"], responses={**BAD_REQUEST, **UNAVAILABLE})
+@get(
+    "/series",
+    need="read",
+    summary="Crossings over time",
+    tags=["history"],
+    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
+)
 async def series(
     site: SiteContext,
+    who: Who,
     camera: CameraFilter = None,
     line: LineFilter = None,
     klass: ClassFilter = None,
@@ -105,7 +121,7 @@ async def series(
 ) -> SeriesReply:
     """Counts per minute, hour or day of the site's zone, zeros included: what a chart draws."""
     asked = span(start, end, site.now(), site.zone)
-    wanted = _wanted(site, asked, camera, line, klass, direction)
+    wanted = _wanted(site, who, asked, camera, line, klass, direction)
     fields = _groups(group, FIELDS)
     chosen = next((name for name in BUCKETS if name == bucket), None)
     if chosen is None:
@@ -128,16 +144,23 @@ async def series(
 
 
 def _wanted(
-    site: Context, asked: Span, camera: str | None, line: str | None, klass: str | None, direction: str | None
+    site: Context,
+    who: Principal,
+    asked: Span,
+    camera: str | None,
+    line: str | None,
+    klass: str | None,
+    direction: str | None,
 ) -> Wanted:
     if camera is not None:
-        site.camera(camera)
+        site.camera(camera, who)
     return Wanted(
         *asked,
         camera=camera or "",
         line=line or "",
         klass=_one_of("class", klass, CLASSES),
         direction=_one_of("direction", direction, ("in", "out")),
+        cameras=who.cameras,
     )
 
 
@@ -191,9 +214,16 @@ def _row(fields: list[str], bucket: Bucket | None, group: Group, number: int) ->
     return CountRow(count=number, **times, **_named(fields, values))
 
 
-@get("/events", summary="Events, newest first", tags=["history"], responses={**BAD_REQUEST, **UNAVAILABLE})
+@get(
+    "/events",
+    need="read",
+    summary="Events, newest first",
+    tags=["history"],
+    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
+)
 async def events(
     site: SiteContext,
+    who: Who,
     start: From = None,
     end: To = None,
     type_: Annotated[
@@ -214,12 +244,12 @@ async def events(
     """
     asked = span(start, end, site.now(), site.zone)
     if camera is not None:
-        site.camera(camera)
+        site.camera(camera, who)
     types = _types(type_)
     if types == {"LineCrossed"}:
-        page, following = await _crossings(site, asked, camera or "", cursor(cursor_, "crossings"), limit)
+        page, following = await _crossings(site, who, asked, camera or "", cursor(cursor_, "crossings"), limit)
     else:
-        page, following = await _from_stream(site, asked, types, camera or "", cursor(cursor_, "stream"), limit)
+        page, following = await _from_stream(site, who, asked, types, camera or "", cursor(cursor_, "stream"), limit)
     return EventsReply(
         start=rfc3339(asked.start),
         end=rfc3339(asked.end),
@@ -236,18 +266,18 @@ def _types(text: str | None) -> set[str]:
 
 
 async def _crossings(
-    site: Context, asked: Span, camera: str, after: Cursor | None, limit: int
+    site: Context, who: Principal, asked: Span, camera: str, after: Cursor | None, limit: int
 ) -> tuple[list[EventReply], Cursor | None]:
     """A page from the history of crossings."""
     before = (after.ts, after.id) if after else None
-    rows = await newest(site.redis, Wanted(*asked, camera=camera), before, limit + 1, site.prefix)
+    rows = await newest(site.redis, Wanted(*asked, camera=camera, cameras=who.cameras), before, limit + 1, site.prefix)
     page = rows[:limit]
     following = Cursor("crossings", page[-1].ts, page[-1].id) if len(rows) > limit else None
     return [reply_of_crossing(row) for row in page], following
 
 
 async def _from_stream(
-    site: Context, asked: Span, types: set[str], camera: str, after: Cursor | None, limit: int
+    site: Context, who: Principal, asked: Span, types: set[str], camera: str, after: Cursor | None, limit: int
 ) -> tuple[list[EventReply], Cursor | None]:
     """A page from the stream of events, in the order in which they came in."""
     # Any: redis-py types its replies differently from release to release.
@@ -263,6 +293,7 @@ async def _from_stream(
                 event is not None
                 and asked.start <= event.ts < asked.end
                 and (not camera or event.camera == camera)
+                and who.sees(event.camera)
                 and (not types or type(event).__name__ in types)
             ):
                 page.append(reply_of(event))

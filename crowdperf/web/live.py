@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from urllib.parse import urlsplit
 
 import msgspec
 from litestar import Router, WebSocket, websocket
 from litestar.exceptions import WebSocketDisconnect
 from msgspec import Struct
 
+from crowdperf.accounts.permissions import Principal
+from crowdperf.web.access import WATCH_S, Watch, Who, same_origin
 from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.tiles import Viewer
 
@@ -27,8 +28,8 @@ class Request(Struct, forbid_unknown_fields=True):
     subscribe: list[str]
 
 
-@websocket("/live")
-async def live(socket: WebSocket, site: SiteContext) -> None:  # type: ignore[type-arg]
+@websocket("/live", need="read")
+async def live(socket: WebSocket, site: SiteContext, who: Who) -> None:  # type: ignore[type-arg]
     """Serve one client until it goes, or the server stops."""
     if not same_origin(socket.headers.get("origin"), socket.headers.get("host")):
         # Browsers let any page open a WebSocket anywhere: without this, a foreign page could watch the cameras.
@@ -38,9 +39,10 @@ async def live(socket: WebSocket, site: SiteContext) -> None:  # type: ignore[ty
     viewer = Viewer()
     subscribed: set[str] = set()
     tasks = [
-        asyncio.create_task(_receive(socket, site, viewer, subscribed)),
+        asyncio.create_task(_receive(socket, site, who, viewer, subscribed)),
         asyncio.create_task(_send(socket, viewer)),
         asyncio.create_task(_until_stopping(site)),
+        asyncio.create_task(_until_refused(site, who)),
     ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -62,6 +64,7 @@ async def live(socket: WebSocket, site: SiteContext) -> None:  # type: ignore[ty
 async def _receive(
     socket: WebSocket,  # type: ignore[type-arg]
     site: Context,
+    who: Principal,
     viewer: Viewer,
     subscribed: set[str],
 ) -> tuple[int, str] | None:
@@ -75,7 +78,7 @@ async def _receive(
         except msgspec.DecodeError as error:
             return POLICY_VIOLATION, f'send {{"subscribe": [camera, …]}}: {error}'[:100]
         wanted = set(request.subscribe)
-        known = wanted & site.tiles.views.keys()
+        known = {camera for camera in wanted & site.tiles.views.keys() if who.sees(camera)}
         for camera in subscribed - known:
             site.tiles.leave(camera, viewer)
         for camera in sorted(known - subscribed):
@@ -99,9 +102,11 @@ async def _until_stopping(site: Context) -> tuple[int, str]:
     return GOING_AWAY, "the server stops"
 
 
-def same_origin(origin: str | None, host: str | None) -> bool:
-    """Whether the page that opens the socket came from this server. Programs send no origin, and are no browsers."""
-    return origin is None or urlsplit(origin).netloc.lower() == (host or "").lower()
+async def _until_refused(site: Context, who: Principal) -> tuple[int, str]:
+    watch = Watch(site, who)
+    while await watch.may_stay():
+        await asyncio.sleep(WATCH_S)
+    return POLICY_VIOLATION, "the session has ended"
 
 
 router = Router("/", route_handlers=[live])

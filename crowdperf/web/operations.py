@@ -9,13 +9,15 @@ from typing import Any
 import msgspec
 from litestar import Response, Router, get
 
+from crowdperf.accounts.permissions import Principal
 from crowdperf.events.connection import OUTAGE
 from crowdperf.events.metrics import decode, metrics_key
 from crowdperf.frames.ring import RingUnavailable
 from crowdperf.runtime import Snapshot
 from crowdperf.web import debug, prometheus
+from crowdperf.web.access import Who
 from crowdperf.web.context import Context, SiteContext
-from crowdperf.web.openapi import UNAVAILABLE
+from crowdperf.web.openapi import REFUSED, UNAVAILABLE
 from crowdperf.web.pictures import RingState, RingView
 from crowdperf.web.problems import Problem
 from crowdperf.web.replies import Health
@@ -48,7 +50,7 @@ def _decoded(raw: bytes | None) -> Snapshot | None:
         return None
 
 
-@get("/healthz", summary="Is the web process alive", tags=["operations"], responses=UNAVAILABLE)
+@get("/healthz", need="open", summary="Is the web process alive", tags=["operations"], responses=UNAVAILABLE)
 async def healthz(site: SiteContext) -> Health:
     """200 while the process serves. It asks nobody else."""
     if site.feed_error() is not None:
@@ -56,7 +58,7 @@ async def healthz(site: SiteContext) -> Health:
     return Health()
 
 
-@get("/readyz", summary="Does the site count", tags=["operations"], responses=UNAVAILABLE)
+@get("/readyz", need="open", summary="Does the site count", tags=["operations"], responses=UNAVAILABLE)
 async def readyz(site: SiteContext) -> Health:
     """200 when Redis answers and inference and tracking published a snapshot within 10 s; 503 with the reasons."""
     try:
@@ -87,30 +89,63 @@ def unready(found: list[Snapshot], now: float) -> list[str]:
     return reasons
 
 
-@get("/metrics", summary="Prometheus metrics", tags=["operations"], responses=UNAVAILABLE, media_type="text/plain")
-async def metrics(site: SiteContext) -> Response[str]:
+@get(
+    "/metrics",
+    need="read",
+    summary="Prometheus metrics",
+    tags=["operations"],
+    responses={**REFUSED, **UNAVAILABLE},
+    media_type="text/plain",
+)
+async def metrics(site: SiteContext, who: Who) -> Response[str]:
     """Counters and gauges of every process, text format 0.0.4."""
-    found = await snapshots(site)
-    live = await asyncio.to_thread(_live, site)
+    found = [seen_by(who, snapshot) for snapshot in await snapshots(site)]
+    live = await asyncio.to_thread(_live, site, who)
     return Response(
         prometheus.render(found, live), media_type="text/plain", headers={"Content-Type": prometheus.CONTENT_TYPE}
     )
 
 
-@get("/debug", summary="State of every camera and process", tags=["operations"], responses=UNAVAILABLE)
-async def debug_report(site: SiteContext) -> dict[str, Any]:
+@get(
+    "/debug",
+    need="read",
+    summary="State of every camera and process",
+    tags=["operations"],
+    responses={**REFUSED, **UNAVAILABLE},
+)
+async def debug_report(site: SiteContext, who: Who) -> dict[str, Any]:
     """Per camera: frame rates, drops by cause, FFmpeg restarts, last error, ring. Per process: pid, uptime, memory."""
-    found = await snapshots(site)
-    live, rings = await asyncio.to_thread(lambda: (_live(site), _rings(site)))
-    return debug.report(site.slice.cameras, found, site.rates, rings, live, site.now())
+    found = [seen_by(who, snapshot) for snapshot in await snapshots(site)]
+    live, rings = await asyncio.to_thread(lambda: (_live(site, who), _rings(site, who)))
+    return debug.report(site.cameras(who), found, site.rates, rings, live, site.now())
 
 
-def _live(site: Context) -> dict[str, bool]:
-    return {camera: view.live() for camera, view in site.tiles.views.items()}
+def seen_by(who: Principal, snapshot: Snapshot) -> Snapshot:
+    """The snapshot without what it says of cameras that `who` may not see."""
+    if who.cameras is None:
+        return snapshot
+
+    def cut(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        # A capture process has one camera, and may leave its name out.
+        if not who.sees(snapshot.process.removeprefix(debug.CAPTURE)) and snapshot.process.startswith(debug.CAPTURE):
+            return {}
+        rows = {
+            name: {label: value for label, value in row.items() if not label or who.sees(label.partition("/")[0])}
+            for name, row in table.items()
+        }
+        return {name: row for name, row in rows.items() if row}
+
+    return msgspec.structs.replace(
+        snapshot, counters=cut(snapshot.counters), gauges=cut(snapshot.gauges), texts=cut(snapshot.texts)
+    )
 
 
-def _rings(site: Context) -> dict[str, RingState | None]:
-    return {camera: _ring(view) for camera, view in site.tiles.views.items()}
+def _live(site: Context, who: Principal) -> dict[str, bool]:
+    return {camera: view.live() for camera, view in site.tiles.views.items() if who.sees(camera)}
+
+
+def _rings(site: Context, who: Principal) -> dict[str, RingState | None]:
+    return {camera: _ring(view) for camera, view in site.tiles.views.items() if who.sees(camera)}
 
 
 def _ring(view: RingView) -> RingState | None:

@@ -31,10 +31,17 @@ class ProblemDetails(Struct, kw_only=True, omit_defaults=True):
 class Problem(Exception):
     """An answer other than success; the message is its `detail`."""
 
-    def __init__(self, status: HTTPStatus, detail: str, reasons: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        reasons: list[str] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.reasons = reasons or []
+        self.headers = headers
 
 
 def bad_parameter(name: str, value: str, remedy: str) -> Problem:
@@ -60,7 +67,7 @@ def _respond(status: int, detail: str, reasons: list[str], headers: dict[str, st
 
 
 def _on_problem(_request: Request[Any, Any, Any], problem: Problem) -> Response[bytes]:
-    return _respond(problem.status, str(problem), problem.reasons)
+    return _respond(problem.status, str(problem), problem.reasons, problem.headers)
 
 
 def _on_http(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

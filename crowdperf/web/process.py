@@ -11,8 +11,8 @@ import uvicorn
 
 from crowdperf.runtime import Runtime
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.site import Web
 from crowdperf.slices import WebSlice
+from crowdperf.web.address import listen
 from crowdperf.web.app import create_app
 from crowdperf.web.context import Context
 
@@ -44,6 +44,9 @@ def main(slice_: WebSlice, runtime: Runtime) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
+            # uvicorn itself would believe the headers of whoever comes from 127.0.0.1.
+            proxy_headers=bool(slice_.web.trusted_proxies),
+            forwarded_allow_ips=slice_.web.trusted_proxies,
             timeout_graceful_shutdown=GRACE_S,
         )
         settings.load()
@@ -69,26 +72,3 @@ async def _serve(server: uvicorn.Server, context: Context, runtime: Runtime, lis
             server.should_exit = True
         await asyncio.wait([serving], timeout=TICK_S)
     serving.result()
-
-
-def listen(web: Web) -> socket.socket:
-    """A socket that listens at the configured address.
-
-    Raises:
-        ConfigError: it is in use, or not this machine's, or not permitted.
-    """
-    listening: socket.socket | None = None
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(web.host, web.port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(2048)
-    except OSError as error:
-        if listening is not None:
-            listening.close()
-        raise ConfigError(
-            f"cannot listen on {web.host} port {web.port}: {error.strerror or error}. "
-            f"Remedy: stop what uses port {web.port}, or set web.host and web.port in the configuration."
-        ) from None
-    return listening

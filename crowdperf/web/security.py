@@ -29,7 +29,7 @@ HEADERS = {
 }
 
 
-async def add_headers(message: Message, _scope: Scope) -> None:
+async def add_headers(message: Message, scope: Scope) -> None:
     """Add them to an answer that begins; what a route has set itself stays."""
     if message["type"] != "http.response.start":
         return
@@ -37,3 +37,5 @@ async def add_headers(message: Message, _scope: Scope) -> None:
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
     headers.setdefault("Cache-Control", "no-store")
+    if scope.get("scheme") == "https":
+        headers.setdefault("Strict-Transport-Security", "max-age=31536000")

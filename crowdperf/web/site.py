@@ -13,10 +13,11 @@ from crowdperf.events.schema import TrackedFrame
 from crowdperf.events.streams import TRACKS, key
 from crowdperf.frames.ring import RingUnavailable
 from crowdperf.settings.camera import Camera
+from crowdperf.web.access import Who
 from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.entries import decoded_frame, newest_tracks
 from crowdperf.web.occupancy import occupancy
-from crowdperf.web.openapi import NOT_FOUND, UNAVAILABLE, JpegSpec
+from crowdperf.web.openapi import NOT_FOUND, REFUSED, UNAVAILABLE, JpegSpec
 from crowdperf.web.parameters import rfc3339
 from crowdperf.web.problems import Problem
 from crowdperf.web.replies import CameraReply, CameraState, LineReply, OccupancyReply, SiteReply, ZoneReply
@@ -24,35 +25,37 @@ from crowdperf.web.replies import CameraReply, CameraState, LineReply, Occupancy
 CameraPath = Annotated[str, PathParameter(description="The camera's id.", max_length=64)]
 
 
-@get("/cameras", summary="Site and cameras", tags=["site"])
-async def cameras(site: SiteContext) -> SiteReply:
+@get("/cameras", need="read", summary="Site and cameras", tags=["site"], responses=REFUSED)
+async def cameras(site: SiteContext, who: Who) -> SiteReply:
     """The site, and every configured camera with its lines and zones. No answer ever holds a camera's password."""
-    states = await asyncio.to_thread(_states, site)
+    shown = site.cameras(who)
+    states = await asyncio.to_thread(_states, site, shown)
     return SiteReply(
         name=site.slice.site.name,
         timezone=site.slice.site.timezone,
         time=rfc3339(site.now()),
-        cameras=[_camera_reply(camera, states[camera.id]) for camera in site.slice.cameras],
+        cameras=[_camera_reply(camera, states[camera.id]) for camera in shown],
     )
 
 
-@get("/cameras/{camera_id:str}", summary="One camera", tags=["site"], responses=NOT_FOUND)
-async def camera(site: SiteContext, camera_id: CameraPath) -> CameraReply:
+@get("/cameras/{camera_id:str}", need="read", summary="One camera", tags=["site"], responses={**NOT_FOUND, **REFUSED})
+async def camera(site: SiteContext, who: Who, camera_id: CameraPath) -> CameraReply:
     """One camera with its lines and zones."""
-    found = site.camera(camera_id)
+    found = site.camera(camera_id, who)
     return _camera_reply(found, await asyncio.to_thread(_state, site, found))
 
 
 @get(
     "/cameras/{camera_id:str}/snapshot.jpg",
+    need="read",
     summary="Picture of now",
     tags=["site"],
     media_type="image/jpeg",
-    responses={200: JpegSpec, **NOT_FOUND, **UNAVAILABLE},
+    responses={200: JpegSpec, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
 )
-async def snapshot(site: SiteContext, camera_id: CameraPath) -> Response[bytes]:
+async def snapshot(site: SiteContext, who: Who, camera_id: CameraPath) -> Response[bytes]:
     """The newest picture, cropped to the source's own; 503 while the camera is down, never an old picture."""
-    view = site.view(camera_id)
+    view = site.view(site.camera(camera_id, who).id)
     try:
         picture = await asyncio.to_thread(view.take) if view is not None else None
     except RingUnavailable:
@@ -66,21 +69,21 @@ async def snapshot(site: SiteContext, camera_id: CameraPath) -> Response[bytes]:
     return Response(picture.jpeg, media_type="image/jpeg", headers=headers)
 
 
-@get("/occupancy", summary="Occupancy now", tags=["site"], responses=UNAVAILABLE)
-async def occupancy_now(site: SiteContext) -> OccupancyReply:
+@get("/occupancy", need="read", summary="Occupancy now", tags=["site"], responses={**REFUSED, **UNAVAILABLE})
+async def occupancy_now(site: SiteContext, who: Who) -> OccupancyReply:
     """How many are inside each zone now; null where the camera's last tracked frame is older than 5 s."""
-    with_zones = [camera.id for camera in site.slice.cameras if camera.enabled and camera.zones]
+    with_zones = [camera.id for camera in site.cameras(who) if camera.enabled and camera.zones]
     rows = await newest_tracks(site.redis, [key(TRACKS, name, site.prefix) for name in with_zones])
     frames: dict[str, TrackedFrame] = {}
     for name, row in zip(with_zones, rows):
         frame = decoded_frame(row[1]) if row else None
         if isinstance(frame, TrackedFrame):
             frames[name] = frame
-    return OccupancyReply(zones=occupancy(site.slice.cameras, frames, site.now()))
+    return OccupancyReply(zones=occupancy(site.cameras(who), frames, site.now()))
 
 
-def _states(site: Context) -> dict[str, CameraState]:
-    return {camera.id: _state(site, camera) for camera in site.slice.cameras}
+def _states(site: Context, cameras: tuple[Camera, ...]) -> dict[str, CameraState]:
+    return {camera.id: _state(site, camera) for camera in cameras}
 
 
 def _state(site: Context, camera: Camera) -> CameraState:

@@ -11,12 +11,14 @@ from litestar.openapi import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 
+from crowdperf.accounts.permissions import Principal
 from crowdperf.events.connection import OUTAGE
 from crowdperf.events.streams import EVENTS, key
+from crowdperf.web.access import Watch, Who
 from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.fanout import Message, encode
 from crowdperf.web.feed import event_message
-from crowdperf.web.openapi import BAD_REQUEST
+from crowdperf.web.openapi import BAD_REQUEST, REFUSED
 from crowdperf.web.parameters import stream_id
 
 KEEP_ALIVE_S = 15.0
@@ -29,13 +31,15 @@ _SPEC = ResponseSpec(str, description="A stream of events, without an end.", med
 
 @get(
     "/stream",
+    need="read",
     summary="Live events and counts",
     tags=["live"],
     media_type="text/event-stream",
-    responses={200: _SPEC, **BAD_REQUEST},
+    responses={200: _SPEC, **BAD_REQUEST, **REFUSED},
 )
 async def stream(
     site: SiteContext,
+    who: Who,
     last_event_id: Annotated[
         str | None,
         HeaderParameter(name="Last-Event-ID", description="Go on behind this id; browsers send it.", max_length=64),
@@ -51,7 +55,7 @@ async def stream(
     asked = last_event_id or last_id
     resume = stream_id("Last-Event-ID", asked) if asked else None
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return Stream(_messages(site, resume), media_type="text/event-stream", headers=headers)
+    return Stream(_messages(site, who, resume), media_type="text/event-stream", headers=headers)
 
 
 async def _replay(site: Context, resume: str | None) -> tuple[list[Message], tuple[int, int]]:
@@ -87,18 +91,19 @@ async def _missed(site: Context, resume: str) -> tuple[list[Message], tuple[int,
     return messages, _numbers(last.decode()) if last else _numbers(resume)
 
 
-async def _messages(site: Context, resume: str | None) -> AsyncIterator[bytes]:
+async def _messages(site: Context, who: Principal, resume: str | None) -> AsyncIterator[bytes]:
     """What one client gets, batched: a slow client's socket holds up this generator and nothing else."""
     # Joined first, so that nothing falls between the replay and the live messages; what comes twice is told by its id.
     listener = site.hub.join()
     try:
         missed, seen = await _replay(site, resume)
         first = [site.feed.status_message(site.now()), site.feed.counts_message(), site.feed.occupancy_message()]
-        yield RETRY + b"".join(message.data for message in [*first, *missed])
-        while (batch := await listener.take(KEEP_ALIVE_S)) is not None:
+        yield RETRY + b"".join(message.seen_by(who.cameras) for message in [*first, *missed])
+        watch = Watch(site, who)
+        while (batch := await listener.take(KEEP_ALIVE_S)) is not None and await watch.may_stay():
             lost = listener.take_lost()
             data = _lost(lost).data if lost else b""
-            data += b"".join(m.data for m in batch if m.id is None or _numbers(m.id.decode()) > seen)
+            data += b"".join(m.seen_by(who.cameras) for m in batch if m.id is None or _numbers(m.id.decode()) > seen)
             yield data or b": keep-alive\n\n"
     finally:
         site.hub.leave(listener)

@@ -12,7 +12,7 @@ import redis
 from crowdperf.events.bus import Publisher
 from crowdperf.events.connection import OUTAGE, Backoff, connect
 from crowdperf.events.schema import StoreFilling
-from crowdperf.events.streams import DETECTIONS, EVENTS, OBSERVATIONS, key
+from crowdperf.events.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, key
 from crowdperf.runtime import Runtime
 from crowdperf.slices import WorkerSlice
 from crowdperf.storage import evidence, retention, zones
@@ -56,6 +56,8 @@ class Housekeeper:
         observed = f"{max(0, int((now - OBSERVATIONS_S) * 1000))}-0"
         trimmed = trim(self._client, key(OBSERVATIONS, prefix=self._prefix), keep_after=observed)
         self._metrics.count("observations_trimmed", trimmed)
+        oldest = f"{max(0, int((now - kept.audit_days * retention.DAY_S) * 1000))}-0"
+        self._client.xtrim(key(AUDIT, prefix=self._prefix), minid=oldest, approximate=True)
         zones.expire(self._client, now - kept.zones_days * retention.DAY_S, self._prefix)
         if self._slice.evidence:
             before = now - kept.evidence_days * retention.DAY_S

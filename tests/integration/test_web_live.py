@@ -27,7 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.site import Web
-from crowdperf.web.process import listen
+from crowdperf.web.address import listen
 from tests.conftest import ROOT, RedisServer, missing, wait_until
 from tests.support.synthetic import SyntheticSite
 from tests.support.webserver import CONFIG, Served, free_port, serving, site_config
@@ -113,7 +113,7 @@ def test_a_client_away_for_too_long_is_told(server: Served, site: SyntheticSite)
 
 def test_a_slow_client_loses_its_oldest_is_told_and_slows_nobody(server: Served, site: SyntheticSite) -> None:
     slow = socket.create_connection(("127.0.0.1", server.port))
-    slow.sendall(b"GET /api/v1/stream HTTP/1.1\r\nHost: x\r\n\r\n")
+    slow.sendall(b"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
     quick = Listener(server.url)
     quick.until("occupancy")
     last = ""

@@ -57,7 +57,11 @@ def site_config(redis_url: str, port: int, base: dict | None = None) -> Config:
     """The test site's configuration on that port."""
     return parse(
         msgspec.json.encode(
-            {**(base or CONFIG), "redis": {"url": redis_url}, "web": {"host": "127.0.0.1", "port": port}}
+            {
+                "redis": {"url": redis_url},
+                **(base or CONFIG),
+                "web": {"host": "127.0.0.1", "port": port, **(base or CONFIG).get("web", {})},
+            }
         )
     )
 

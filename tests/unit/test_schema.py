@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from crowdperf.events import wire
 from crowdperf.events.schema import AnyEvent, CameraGap, FrameDetections, TrackedFrame
-from crowdperf.events.streams import DETECTIONS, EVENTS, OBSERVATIONS
+from crowdperf.events.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS
 from crowdperf.storage.crossings import crossing_of, decode_member, encode_member
 
 GOLDEN_DETECTIONS = bytes.fromhex(
@@ -203,6 +203,22 @@ def test_every_event_has_a_golden_form() -> None:
 
 def test_a_field_that_a_newer_version_added_is_ignored() -> None:
     assert wire.decode(EVENTS, {**GOLDEN_EVENTS["LineCrossed"], b"colour": b"red"}).track == 7
+
+
+def test_golden_audit_entry() -> None:
+    fields = {
+        b"ts": b"1700000000.25",
+        b"who": b"ada",
+        b"via": b"session",
+        b"action": b"camera.change",
+        b"target": b"plaza",
+        b"address": b"203.0.113.9",
+        b"detail": b"version 7",
+        b"token": b"",
+    }
+    entry = wire.decode(AUDIT, fields)
+    assert (entry.who, entry.ts, entry.detail) == ("ada", 1700000000.25, "version 7")
+    assert {k.encode(): str(v).encode() for k, v in wire.encode(AUDIT, entry).items()} == fields
 
 
 @pytest.mark.parametrize("fields", [{}, {b"type": b"Nonsense"}, {b"type": b"LineCrossed", b"id": b"\xff"}])

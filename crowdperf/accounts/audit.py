@@ -1,0 +1,48 @@
+"""The audit log: who changed what and when, a Redis stream that nothing in the system ever edits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from crowdperf.events import wire
+from crowdperf.events.schema import AuditEntry
+from crowdperf.events.streams import AUDIT, key
+
+PAGES = 20
+SCAN = 500
+"""Entries read at once; one request looks at 10,000 at most."""
+
+
+def stage(pipe: Any, entry: AuditEntry, prefix: str = "") -> None:
+    """Add the entry inside a transaction, so that no change is without one."""
+    pipe.xadd(key(AUDIT, prefix=prefix), wire.encode(AUDIT, entry), maxlen=AUDIT.max_entries, approximate=True)
+
+
+async def newest(
+    client: Any, before: str | None, limit: int, prefix: str = "", *, who: str = "", actions: Collection[str] = ()
+) -> tuple[list[tuple[str, AuditEntry]], str | None]:
+    """Entries with their stream ids, newest first, and the id to go on behind; None at the end.
+
+    Args:
+        before: only entries older than this stream id.
+        who: only this account's.
+        actions: only of these actions; empty admits all.
+    """
+    page: list[tuple[str, AuditEntry]] = []
+    high = f"({before}" if before else "+"
+    for _ in range(PAGES):
+        rows = await client.xrevrange(key(AUDIT, prefix=prefix), high, "-", count=SCAN)
+        for raw_id, fields in rows:
+            try:
+                entry = wire.decode(AUDIT, fields)
+            except wire.PoisonError:
+                continue
+            if (not who or entry.who == who) and (not actions or entry.action in actions):
+                page.append((raw_id.decode(), entry))
+                if len(page) == limit:
+                    return page, raw_id.decode()
+        if len(rows) < SCAN:
+            return page, None
+        high = f"({rows[-1][0].decode()}"
+    return page, high[1:]

@@ -1,0 +1,158 @@
+"""`crowdperf users`: accounts from the machine's own command line: the first administrator, lost passwords."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import secrets
+import sys
+import time
+
+from crowdperf.accounts import model, passwords
+from crowdperf.accounts.model import Account, AccountError, Token
+from crowdperf.accounts.permissions import PERMISSIONS, ROLES
+from crowdperf.accounts.setup import SetupSecret, link
+from crowdperf.accounts.store import TOKEN_PREFIX, Store
+from crowdperf.events.connection import OUTAGE, connect_async
+from crowdperf.events.schema import AuditEntry
+from crowdperf.settings.base import ConfigError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(prog="crowdperf users", description="Accounts and API tokens of this site.")
+    commands = root.add_subparsers(dest="command", required=True, metavar="command")
+    commands.add_parser("list", help="every account")
+    add = commands.add_parser("add", help="make an account; asks for its password (or reads one line of stdin)")
+    add.add_argument("--role", choices=ROLES, default="viewer")
+    add.add_argument("--cameras", help="comma-separated ids; without it all cameras")
+    for name, text in (
+        ("password", "set a new password"),
+        ("remove", "remove an account"),
+        ("role", "change the role"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("name")
+        if name == "role":
+            command.add_argument("role", choices=ROLES)
+    add.add_argument("name")
+    token = commands.add_parser("token", help="make an API token; prints its secret once")
+    token.add_argument("name")
+    token.add_argument("--label", required=True)
+    token.add_argument("--permissions", default="read", help=f"comma-separated: {', '.join(PERMISSIONS)}")
+    token.add_argument("--days", type=int, default=90)
+    commands.add_parser("setup-link", help="the one-time link that makes the first administrator")
+    return root
+
+
+def main(words: list[str], redis_url: str, prefix: str, base: str, setup: SetupSecret) -> int:
+    """Run one command.
+
+    Raises:
+        ConfigError: Redis is away, or the change is not possible.
+    """
+    arguments = parser().parse_args(words)
+    try:
+        return asyncio.run(_Command(redis_url, prefix, base, setup).run(arguments))
+    except OUTAGE as error:
+        raise ConfigError(f"Redis does not answer ({error}). Remedy: start the site with ./crowdperf.sh run.") from None
+    except (AccountError, passwords.WeakPassword) as error:
+        raise ConfigError(str(error)) from None
+
+
+class _Command:
+    """One run of the command line."""
+
+    def __init__(self, redis_url: str, prefix: str, base: str, setup: SetupSecret) -> None:
+        self._client = connect_async(redis_url)
+        self._store = Store(self._client, prefix)
+        self._base = base
+        self._setup = setup
+        self._by = getpass.getuser()
+
+    async def run(self, arguments: argparse.Namespace) -> int:
+        """The command's function, and the connection's end."""
+        try:
+            await getattr(self, f"_{arguments.command.replace('-', '_')}")(arguments)
+        finally:
+            await self._client.aclose()
+        return 0
+
+    def _entry(self, action: str, target: str, detail: str = "") -> AuditEntry:
+        return AuditEntry(ts=time.time(), who=self._by, via="cli", action=action, target=target, detail=detail)
+
+    async def _list(self, _arguments: argparse.Namespace) -> None:
+        for name, row in sorted((await self._store.accounts()).items()):
+            cameras = "all cameras" if row.cameras is None else ", ".join(row.cameras) or "no cameras"
+            print(f"{name:<24} {row.role:<10} {cameras}{'  (disabled)' if row.disabled else ''}")
+
+    async def _add(self, arguments: argparse.Namespace) -> None:
+        account = Account(
+            name=arguments.name,
+            role=arguments.role,
+            password=passwords.hashed(_password(arguments.name)),
+            created_at=time.time(),
+            cameras=None if arguments.cameras is None else sorted(set(arguments.cameras.split(","))),
+        )
+        model.check_name(account.name)
+        entry = self._entry("account.create", account.name, f"role {account.role}")
+        await self._store.edit(lambda rows: model.added(rows, account), entry)
+        self._setup.remove()
+        print(f"made the account {account.name!r} ({account.role})")
+
+    async def _password(self, arguments: argparse.Namespace) -> None:
+        new = passwords.hashed(_password(arguments.name))
+        entry = self._entry("account.password", arguments.name)
+        await self._store.edit(lambda rows: model.changed(rows, arguments.name, password=new), entry)
+        print(f"{arguments.name!r} has a new password; its sessions have ended")
+
+    async def _role(self, arguments: argparse.Namespace) -> None:
+        entry = self._entry("account.change", arguments.name, f"role {arguments.role}")
+        await self._store.edit(lambda rows: model.changed(rows, arguments.name, role=arguments.role), entry)
+        print(f"{arguments.name!r} is {arguments.role} now")
+
+    async def _remove(self, arguments: argparse.Namespace) -> None:
+        entry = self._entry("account.remove", arguments.name)
+        await self._store.edit(lambda rows: model.removed(rows, arguments.name), entry)
+        print(f"removed the account {arguments.name!r}")
+
+    async def _token(self, arguments: argparse.Namespace) -> None:
+        permissions = [name.strip() for name in arguments.permissions.split(",")]
+        unknown = [name for name in permissions if name not in PERMISSIONS]
+        if unknown or not 1 <= arguments.days <= model.LONGEST_TOKEN_DAYS:
+            raise ConfigError(
+                f"a token has some of the permissions {', '.join(PERMISSIONS)} and at most "
+                f"{model.LONGEST_TOKEN_DAYS} days. Remedy: correct --permissions or --days."
+            )
+        if await self._store.account(arguments.name) is None:
+            raise model.UnknownAccount(f"there is no account {arguments.name!r}. Remedy: see `crowdperf users list`.")
+        text, now = passwords.secret(), time.time()
+        row = Token(
+            id=secrets.token_hex(6),
+            account=arguments.name,
+            label=arguments.label,
+            secret_sha256=passwords.digest(text),
+            permissions=[name for name in PERMISSIONS if name in permissions],
+            created_at=now,
+            expires_at=now + arguments.days * 86_400,
+        )
+        await self._store.add_token(row, self._entry("token.create", row.id, f"for {arguments.name}"))
+        print(f"{TOKEN_PREFIX}{row.id}_{text}")
+
+    async def _setup_link(self, _arguments: argparse.Namespace) -> None:
+        if await self._store.accounts():
+            raise AccountError("the site has accounts already. Remedy: `crowdperf users password NAME` or `add`.")
+        print(link(self._base, self._setup.create()))
+
+
+def _password(name: str) -> str:
+    """A good enough password: typed twice at a terminal, else a line of standard input."""
+    if sys.stdin.isatty():
+        password = getpass.getpass(f"password for {name}: ")
+        if getpass.getpass("again: ") != password:
+            raise passwords.WeakPassword("the two differ. Remedy: type the same password twice.")
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    passwords.check(password, name)
+    return password

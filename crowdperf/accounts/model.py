@@ -1,0 +1,174 @@
+"""Accounts and API tokens as they are stored, and the rules of changing them. Pure: time is a parameter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from crowdperf.accounts.permissions import GRANTS, Permission, Principal, Role, narrowed
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+AccountName = Annotated[
+    str,
+    Meta(
+        pattern=rf"^{NAME.pattern}$",
+        description="Letters, digits and . _ @ -; 64 at most.",
+        examples=["ada"],
+    ),
+]
+LONGEST_TOKEN_DAYS = 366
+
+Accounts = Mapping[str, "Account"]
+
+
+class AccountError(Exception):
+    """A change that the rules forbid; the message names the account and the remedy."""
+
+
+class UnknownAccount(AccountError):
+    """There is no such account."""
+
+
+class Account(Struct, frozen=True, kw_only=True):
+    """One person who may sign in."""
+
+    name: str
+    role: Role
+    password: str
+    """Argon2id, in its own encoded form; empty: nobody can sign in with a password."""
+    created_at: float
+    cameras: list[str] | None = None
+    """Ids of the cameras that may be seen; null is all."""
+    disabled: bool = False
+    generation: int = 0
+    """Raised by a change of password or role: sessions of an older generation have ended."""
+
+    def principal(self, session: str, csrf: str) -> Principal:
+        """The account as signed in with its password."""
+        return Principal(
+            name=self.name,
+            kind="session",
+            role=self.role,
+            permissions=GRANTS[self.role],
+            cameras=None if self.cameras is None else frozenset(self.cameras),
+            session=session,
+            csrf=csrf,
+        )
+
+
+class Token(Struct, frozen=True, kw_only=True):
+    """An API token: what a program sends in place of a password."""
+
+    id: str
+    account: str
+    label: str
+    secret_sha256: str
+    """Of the secret part, hex. A slow hash would add nothing: the secret is 256 random bits."""
+    permissions: list[Permission]
+    created_at: float
+    expires_at: float
+    cameras: list[str] | None = None
+
+    def principal(self, owner: Account, now: float) -> Principal | None:
+        """What the token may do: its own permissions, as far as its owner has them today. None: it is over."""
+        if now >= self.expires_at or owner.disabled:
+            return None
+        of_token = None if self.cameras is None else frozenset(self.cameras)
+        of_owner = None if owner.cameras is None else frozenset(owner.cameras)
+        return Principal(
+            name=owner.name,
+            kind="token",
+            role=owner.role,
+            permissions=frozenset(self.permissions) & GRANTS[owner.role],
+            cameras=narrowed(of_owner, of_token),
+            token=self.id,
+        )
+
+
+def check_name(name: str) -> None:
+    """Raise AccountError for what is no account's name."""
+    if not NAME.fullmatch(name):
+        raise AccountError(f"{name!r} is no account's name. Remedy: use letters, digits and . _ @ -; 64 at most.")
+
+
+def added(accounts: Accounts, account: Account) -> dict[str, Account]:
+    """The accounts with a new one.
+
+    Raises:
+        AccountError: the name is taken; names that differ in case only count as the same.
+    """
+    if account.name.lower() in {name.lower() for name in accounts}:
+        raise AccountError(f"the account {account.name!r} exists already. Remedy: choose another name.")
+    return {**accounts, account.name: account}
+
+
+def first(accounts: Accounts, account: Account) -> dict[str, Account]:
+    """The first administrator.
+
+    Raises:
+        AccountError: there is an account already; the setup link is good for one.
+    """
+    if accounts:
+        raise AccountError(
+            "this site has an administrator already. Remedy: sign in; `crowdperf users` resets passwords."
+        )
+    return {account.name: account}
+
+
+def changed(
+    accounts: Accounts,
+    name: str,
+    *,
+    role: Role | None = None,
+    cameras: Iterable[str] | None = None,
+    all_cameras: bool = False,
+    disabled: bool | None = None,
+    password: str | None = None,
+) -> dict[str, Account]:
+    """The accounts with one of them changed; what is None stays.
+
+    Raises:
+        AccountError: there is no such account, or nobody would be left who may administer.
+    """
+    before = _of(accounts, name)
+    after = replace(
+        before,
+        role=role or before.role,
+        disabled=before.disabled if disabled is None else disabled,
+        password=password or before.password,
+        cameras=None if all_cameras else before.cameras if cameras is None else sorted(set(cameras)),
+    )
+    if after.password != before.password or after.role != before.role or after.disabled:
+        after = replace(after, generation=before.generation + 1)
+    return _still_run(accounts, {**accounts, name: after}, name)
+
+
+def removed(accounts: Accounts, name: str) -> dict[str, Account]:
+    """The accounts without that one.
+
+    Raises:
+        AccountError: there is no such account, or it is the last that may administer.
+    """
+    _of(accounts, name)
+    return _still_run(accounts, {other: row for other, row in accounts.items() if other != name}, name)
+
+
+def _of(accounts: Accounts, name: str) -> Account:
+    if name not in accounts:
+        raise UnknownAccount(f"there is no account {name!r}. Remedy: see the list of accounts.")
+    return accounts[name]
+
+
+def _still_run(before: Accounts, after: dict[str, Account], name: str) -> dict[str, Account]:
+    """`after`, unless the change takes the last one away who may administer the site."""
+    if _administered(before) and not _administered(after):
+        raise AccountError(f"{name!r} is the last administrator. Remedy: make another account admin first.")
+    return after
+
+
+def _administered(accounts: Accounts) -> bool:
+    return any(row.role == "admin" and not row.disabled for row in accounts.values())

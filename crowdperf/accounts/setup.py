@@ -1,0 +1,51 @@
+"""The one-time link that makes a site's first administrator: a secret in the data folder, for its owner's eyes only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from crowdperf.accounts.passwords import same, secret
+
+
+class SetupSecret:
+    """The file `setup.secret` of the folder of sockets. Who can read it owns the installation already."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "setup.secret"
+
+    def read(self) -> str | None:
+        """The secret; None while there is none."""
+        try:
+            return self._file.read_text().strip() or None
+        except FileNotFoundError:
+            return None
+
+    def create(self) -> str:
+        """The secret, made by whoever comes first."""
+        fresh = self._file.with_suffix(f".{os.getpid()}.tmp")
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secret())
+        try:
+            # A link never replaces: two processes that start together agree on one secret, and nobody reads half of it.
+            os.link(fresh, self._file)
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+        return self.read() or ""
+
+    def fits(self, text: str) -> bool:
+        """Whether `text` is the secret."""
+        known = self.read()
+        return known is not None and same(known, text)
+
+    def remove(self) -> None:
+        """Used up."""
+        self._file.unlink(missing_ok=True)
+
+
+def link(base: str, text: str) -> str:
+    """What the administrator opens. Behind the '#', so that it is in no server's log and no Referer."""
+    return f"{base}/setup/#{text}"

@@ -1,0 +1,177 @@
+"""Accounts, tokens and sessions in Redis, shared by every web process; each change and its audit entry in one MULTI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import redis
+import redis.asyncio
+from msgspec import Struct
+
+from crowdperf.accounts import audit
+from crowdperf.accounts.model import Account, Accounts, Token
+from crowdperf.accounts.passwords import digest, same, secret
+from crowdperf.accounts.permissions import Principal
+from crowdperf.events.schema import AuditEntry
+
+ACCOUNTS = "crowdperf:accounts"
+TOKENS = "crowdperf:tokens"
+SESSION = "crowdperf:session:"
+IDLE_S = 12 * 3600
+"""A session that nobody has used for this long has ended."""
+LONGEST_S = 7 * 86_400
+TOUCH_S = 300
+"""A session in use is written at most this often."""
+TOKEN_PREFIX = "cperf_"
+
+
+class Session(Struct, frozen=True, kw_only=True):
+    """One browser that is signed in. Redis holds it under the hash of what the browser's cookie says."""
+
+    account: str
+    generation: int
+    csrf: str
+    created_at: float
+    touched_at: float
+
+
+class Store:
+    """One site's accounts. Every method may raise redis.ConnectionError or redis.TimeoutError."""
+
+    def __init__(self, client: redis.asyncio.Redis, prefix: str = "") -> None:
+        # Any: redis-py types its replies differently from release to release.
+        self._client: Any = client
+        self._prefix = prefix
+
+    async def accounts(self) -> dict[str, Account]:
+        """Every account by its name."""
+        return _decoded(await self._client.hgetall(self._prefix + ACCOUNTS))
+
+    async def account(self, name: str) -> Account | None:
+        """One account."""
+        raw = await self._client.hget(self._prefix + ACCOUNTS, name)
+        return msgspec.json.decode(raw, type=Account) if raw else None
+
+    async def edit(self, change: Callable[[Accounts], dict[str, Account]], entry: AuditEntry) -> dict[str, Account]:
+        """Apply a pure change to the accounts as they are; nobody else's change in between is lost.
+
+        Raises:
+            AccountError: from `change`; nothing is stored then.
+        """
+        while True:
+            after = await self._tried(change, entry)
+            if after is not None:
+                return after
+
+    async def _tried(
+        self, change: Callable[[Accounts], dict[str, Account]], entry: AuditEntry
+    ) -> dict[str, Account] | None:
+        """One attempt of `edit`; None when somebody else's change came between reading and writing."""
+        name = self._prefix + ACCOUNTS
+        async with self._client.pipeline() as pipe:
+            await pipe.watch(name)
+            before = _decoded(await pipe.hgetall(name))
+            after = change(before)
+            pipe.multi()
+            for gone in before.keys() - after.keys():
+                pipe.hdel(name, gone)
+            for key, row in after.items():
+                if before.get(key) != row:
+                    pipe.hset(name, key, msgspec.json.encode(row))
+            audit.stage(pipe, entry, self._prefix)
+            try:
+                await pipe.execute()
+            except redis.WatchError:
+                return None
+            return after
+
+    async def open_session(self, account: Account, now: float, entry: AuditEntry) -> tuple[str, Session]:
+        """Sign the account in; returns the cookie's value and the session."""
+        value = secret()
+        session = Session(
+            account=account.name, generation=account.generation, csrf=secret(), created_at=now, touched_at=now
+        )
+        async with self._client.pipeline() as pipe:
+            pipe.set(self._session_key(value), msgspec.json.encode(session), ex=IDLE_S)
+            audit.stage(pipe, entry, self._prefix)
+            await pipe.execute()
+        return value, session
+
+    async def session(self, value: str, now: float) -> Principal | None:
+        """Whom a cookie's value stands for; None when the session has ended, by time or by a change of the account."""
+        return await self._signed_in(self._session_key(value), now)
+
+    async def again(self, who: Principal, now: float) -> Principal | None:
+        """The same principal as it is by now, for a connection that stays open; None when it has ended."""
+        if who.kind == "session":
+            return await self._signed_in(who.session, now)
+        if who.kind == "token":
+            return await self._by_token(who.token, None, now)
+        return who
+
+    async def _signed_in(self, name: str, now: float) -> Principal | None:
+        raw = await self._client.get(name)
+        if raw is None:
+            return None
+        session = msgspec.json.decode(raw, type=Session)
+        account = await self.account(session.account)
+        over = now - session.created_at > LONGEST_S
+        if account is None or account.disabled or account.generation != session.generation or over:
+            await self._client.delete(name)
+            return None
+        if now - session.touched_at > TOUCH_S:
+            touched = msgspec.structs.replace(session, touched_at=now)
+            # xx: a session that was ended meanwhile stays ended.
+            await self._client.set(name, msgspec.json.encode(touched), ex=IDLE_S, xx=True)
+        return account.principal(name, session.csrf)
+
+    async def close_session(self, key: str, entry: AuditEntry) -> None:
+        """Sign out; `key` as the principal has it."""
+        async with self._client.pipeline() as pipe:
+            pipe.delete(key)
+            audit.stage(pipe, entry, self._prefix)
+            await pipe.execute()
+
+    def _session_key(self, value: str) -> str:
+        return self._prefix + SESSION + digest(value)
+
+    async def tokens(self) -> list[Token]:
+        """Every token, oldest first."""
+        rows = await self._client.hgetall(self._prefix + TOKENS)
+        return sorted((msgspec.json.decode(raw, type=Token) for raw in rows.values()), key=lambda row: row.created_at)
+
+    async def add_token(self, token: Token, entry: AuditEntry) -> None:
+        """Keep a token."""
+        async with self._client.pipeline() as pipe:
+            pipe.hset(self._prefix + TOKENS, token.id, msgspec.json.encode(token))
+            audit.stage(pipe, entry, self._prefix)
+            await pipe.execute()
+
+    async def remove_tokens(self, ids: list[str], entry: AuditEntry) -> None:
+        """Revoke tokens."""
+        async with self._client.pipeline() as pipe:
+            if ids:
+                pipe.hdel(self._prefix + TOKENS, *ids)
+            audit.stage(pipe, entry, self._prefix)
+            await pipe.execute()
+
+    async def bearer(self, text: str, now: float) -> Principal | None:
+        """Whom an API token stands for; None when it is unknown, revoked or expired, or its owner is."""
+        token_id, _, rest = text.removeprefix(TOKEN_PREFIX).partition("_")
+        return await self._by_token(token_id, rest, now)
+
+    async def _by_token(self, token_id: str, rest: str | None, now: float) -> Principal | None:
+        raw = await self._client.hget(self._prefix + TOKENS, token_id)
+        if raw is None:
+            return None
+        token = msgspec.json.decode(raw, type=Token)
+        owner = await self.account(token.account)
+        if owner is None or (rest is not None and not same(token.secret_sha256, digest(rest))):
+            return None
+        return token.principal(owner, now)
+
+
+def _decoded(rows: dict[bytes, bytes]) -> dict[str, Account]:
+    return {name.decode(): msgspec.json.decode(raw, type=Account) for name, raw in rows.items()}
