@@ -73,6 +73,8 @@ class InferenceSlice(Struct, frozen=True, kw_only=True):
     """Width and height of the ring pictures to be ready for at once: 16:9 and 4:3 at the global analysis_width."""
     ring_prefix: str
     doorbell: str
+    choice: str = ""
+    """File in which `supervisorctl update` tells of another choice of models (`settings.choice`)."""
     cache: str
     evidence: str = ""
     """Folder of the pictures of evidence; empty saves none."""
@@ -193,6 +195,7 @@ def inference_slice(config: Config, env: Environment, paths: Paths) -> Inference
         sizes=tuple((width, round(width * high / wide / 2) * 2) for wide, high in ((16, 9), (4, 3))),
         ring_prefix=str(paths.ring("")),
         doorbell=str(paths.doorbell.absolute()),
+        choice=str(paths.choice.absolute()),
         cache=str((paths.data / "cache").absolute()),
         evidence=str(paths.evidence.absolute()),
         redis_url=redis_url(config, paths),

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from crowdperf.events.schema import PpeColumns
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingSpec
-from crowdperf.inference.detector import Detector
 from crowdperf.inference.evidence import Keeper, Scene
 from crowdperf.inference.nms import Found
 from crowdperf.inference.ppe import Cadence, look
@@ -35,14 +34,14 @@ class Inspector:
 
     Args:
         seat: of the PPE model; empty at first.
-        prepare: makes it, on a thread.
+        ask: has it prepared, beside the work.
         metrics: where counters and texts go.
         keeper: gets every picture that was looked at.
     """
 
-    def __init__(self, seat: Seat, prepare: Callable[[], Detector], metrics: Metrics, keeper: Keeper) -> None:
+    def __init__(self, seat: Seat, ask: Callable[[], None], metrics: Metrics, keeper: Keeper) -> None:
         self._seat = seat
-        self._prepare = prepare
+        self._ask = ask
         self._metrics = metrics
         self._keeper = keeper
         self._cadence = Cadence()
@@ -59,7 +58,7 @@ class Inspector:
         if not reader.spec.ppe_fps:
             return None
         if not self._seat.wanted:
-            self._seat.want(self._prepare)
+            self._ask()
         if self._seat.detector is None or not self._cadence.due(camera, reader.spec.ppe_fps, arrived, now):
             return None
         return Kept(camera, sequence, reader.picture(sequence).copy())

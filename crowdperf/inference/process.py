@@ -9,16 +9,16 @@ from pathlib import Path
 from crowdperf.events.connection import connect
 from crowdperf.events.outbox import Outbox
 from crowdperf.frames.doorbell import Doorbell
+from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.cameras import Cameras
 from crowdperf.inference.clerk import Clerk
-from crowdperf.inference.detector import Detector, blank_spec, load_detector
 from crowdperf.inference.evidence import Keeper
 from crowdperf.inference.inspector import Inspector
-from crowdperf.inference.ppe import CROP
 from crowdperf.inference.schedule import Schedule
-from crowdperf.inference.seat import Seat
 from crowdperf.inference.service import Service
+from crowdperf.inference.staff import Staff
 from crowdperf.runtime import Runtime
+from crowdperf.settings.choice import ChoiceFile
 from crowdperf.slices import InferenceSlice
 
 WAIT_S = 0.5
@@ -30,24 +30,15 @@ log = logging.getLogger(__name__)
 def main(slice_: InferenceSlice, runtime: Runtime) -> None:
     """Analyse frames until told to stop."""
     settings = slice_.settings
-    people, ppe = Seat("person"), Seat("ppe")
-
-    def person_model() -> Detector:
-        detector = load_detector(settings, Path(slice_.cache))
-        detector.warm([blank_spec(width, height) for width, height in slice_.sizes])
-        return detector
-
-    def ppe_model() -> Detector:
-        detector = load_detector(settings, Path(slice_.cache), role="ppe", confidence=slice_.ppe.confidence)
-        detector.warm([CROP])
-        return detector
-
-    people.want(person_model)
+    staff = Staff(settings, slice_.ppe.confidence, Path(slice_.cache), slice_.sizes)
+    people = staff.people
     # A model that cannot be had is told and tried again, since a restart would not cure it.
+    choice = ChoiceFile(Path(slice_.choice))
     while not runtime.stopping and not people.settle(time.monotonic()):
         runtime.tick()
         if people.error:
             runtime.metrics.text("last_error", people.error)
+        _take_over(staff, choice, [])
         runtime.wait(0.02)
     if people.detector is None:
         return
@@ -62,7 +53,7 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
     )
     service = Service(
         people,
-        Inspector(ppe, ppe_model, runtime.metrics, keeper),
+        Inspector(staff.ppe, staff.ask_for_ppe, runtime.metrics, keeper),
         cameras,
         Schedule(slice_.queue_max, settings.staleness_s),
         Outbox(connect(slice_.redis_url), slice_.key_prefix),
@@ -76,6 +67,7 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
         rung = False
         while not runtime.stopping:
             runtime.tick()
+            _take_over(staff, choice, [camera.reader.spec for camera in cameras.open.values()])
             busy = service.turn(rung)
             rung = doorbell.wait(0.0 if busy else WAIT_S)
     finally:
@@ -83,5 +75,11 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
         cameras.close()
         clerk.close()
         keeper.close()
-        people.close()
-        ppe.close()
+        staff.close()
+
+
+def _take_over(staff: Staff, choice: ChoiceFile, specs: list[RingSpec]) -> None:
+    """Prepare what `supervisorctl update` has newly chosen."""
+    changed = choice.changed()
+    if changed is not None:
+        staff.choose(changed, specs)

@@ -32,6 +32,11 @@ class Paths(Struct, frozen=True):
         return self.data / "log"
 
     @property
+    def choice(self) -> Path:
+        """What inference is to take over without a restart (`settings.choice`)."""
+        return self.data / "supervisor" / "choice.json"
+
+    @property
     def evidence(self) -> Path:
         """Folder of the pictures of evidence."""
         return self.data / "evidence"

@@ -11,6 +11,7 @@ from msgspec import Struct
 from crowdperf import slices
 from crowdperf.config import Config
 from crowdperf.processes import PROCESSES, Process
+from crowdperf.settings.choice import without_choice
 from crowdperf.settings.environment import Environment
 from crowdperf.settings.paths import Paths
 from crowdperf.supervision.groups import Groups, assign
@@ -81,7 +82,9 @@ def _slice(
         members = arguments[3:] if "--name" in arguments else arguments[1:]
         return slices.capture_group(config, env, paths, root, name, members)
     if row.kind == "inference":
-        return slices.inference_slice(config, env, paths)
+        whole = slices.inference_slice(config, env, paths)
+        # Another choice of models is taken over at run time.
+        return msgspec.structs.replace(whole, settings=without_choice(whole.settings))
     if row.kind == "tracking":
         return slices.tracking_slice(config, env, paths, int(last))
     if row.kind.startswith("worker-"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from crowdperf.config import Config, load
+from crowdperf.settings.choice import choice_of, write_choice
 from crowdperf.settings.environment import Environment, environment
 from crowdperf.settings.paths import Paths
 from crowdperf.supervision.groups import Groups
@@ -61,6 +62,7 @@ def write(config: Config, env: Environment, paths: Paths, root: Path) -> bool:
     """Write the include file by an atomic rename; False when it already said the same."""
     venv = root / ".venv" / "bin" / "python"
     groups = grouped(config, load_groups(paths))
+    write_choice(paths.choice, choice_of(config.inference))
     text = render(config, env, paths, root, str(venv) if venv.exists() else sys.executable, groups)
     store_groups(paths, groups)
     target = paths.data / "supervisor" / "programs.conf"

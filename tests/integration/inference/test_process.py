@@ -19,6 +19,7 @@ from crowdperf.frames.doorbell import answers
 from crowdperf.frames.ring import FrameWriter
 from crowdperf.inference import process
 from crowdperf.runtime import Runtime
+from crowdperf.settings.choice import choice_of, write_choice
 from crowdperf.settings.engine import Inference, Models
 from crowdperf.settings.ppe import PPE_CLASSES
 from crowdperf.slices import InferenceSlice
@@ -41,6 +42,7 @@ def start(tmp_path: Path, redis_server: RedisServer) -> Iterator[Start]:
             sizes=((640, 360),),
             ring_prefix=str(tmp_path / "crowdperf.0123abcd."),
             doorbell=str(tmp_path / "bell.sock"),
+            choice=str(tmp_path / "choice.json"),
             cache=str(tmp_path / "cache"),
             redis_url=redis_server.url,
             key_prefix="t:",
@@ -166,6 +168,43 @@ def test_a_ppe_model_that_cannot_be_had_leaves_counting_alone(
     assert people(stored(client, "gate")[-1]) >= 3
     assert stored(client, "gate")[-1].ppe is None
     assert runtime.metrics.snapshot("inference", 0.0).texts["last_error"][""] == ""
+    ring.close(unlink=True)
+
+
+def test_another_model_takes_over_between_two_frames_and_a_bad_one_never(
+    tmp_path: Path, redis_server: RedisServer, start: Start
+) -> None:
+    runtime, client = start(precision="full"), redis_server.client()
+    ring, frame = writer(tmp_path, "a", "zidane.jpg")
+
+    def text(name: str) -> str:
+        return runtime.metrics.snapshot("inference", 0.0).texts.get(name, {}).get("", "")
+
+    def one_more() -> None:
+        publish(ring, frame)
+        count = ring.sequence
+        wait_until(lambda: runtime.metrics.counter("frames_analysed", "a") == count, what=f"frame {count}")
+
+    def choose(**change: object) -> None:
+        settings = Inference(**change)  # type: ignore[arg-type]
+        write_choice(tmp_path / "choice.json", choice_of(settings))
+
+    one_more()
+    assert text("device").endswith("full")
+    choose(models=Models(person="./no-such-model.pt"))
+    while "no-such-model" not in text("last_error"):
+        one_more()
+    assert text("device").endswith("full"), "the old one goes on"
+    choose(precision="int8")
+    while not text("device").endswith("int8"):
+        one_more()
+    one_more()
+    assert text("last_error") == ""
+    # Not one frame was skipped, dropped or seen twice from the first to the last, through both changes.
+    messages = stored(client, "a")
+    assert [message.sequence for message in messages] == list(range(1, ring.sequence + 1))
+    assert [people(message) for message in messages] == [2] * len(messages)
+    assert not [name for name in runtime.metrics.snapshot("inference", 0.0).counters if name.startswith("drops_")]
     ring.close(unlink=True)
 
 

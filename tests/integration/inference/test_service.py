@@ -70,11 +70,14 @@ class Bench:
         outbox = Outbox(self.client)
         people = Seat("person", Detector(self.runtime, "none", "full"))
         self.ppe = Seat("ppe")
-        inspector = Inspector(self.ppe, lambda: Detector(self.runtime, "ppe", "full"), self.metrics, Keeper(30.0))
+        inspector = Inspector(self.ppe, self._ppe_wanted, self.metrics, Keeper(30.0))
         self.service = Service(
             *(people, inspector, cameras, Schedule(2, 20.0), outbox, self.metrics),
             *(lambda: time.monotonic() + self.ahead_s, 6),
         )
+
+    def _ppe_wanted(self) -> None:
+        self.ppe.want(lambda: Detector(self.runtime, "ppe", "full"))
 
     def ring(self, camera: str, width: int = 64) -> FrameWriter:
         return FrameWriter(self.folder / f"ring.{camera}", RingSpec(width, 36, "yuv420p", 128, 72, 4, 100.0, 0))

@@ -1,0 +1,67 @@
+"""Another choice of models: told to the running process by a file, and no reason for supervisord to restart it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crowdperf.config import Config, parse
+from crowdperf.settings.choice import ChoiceFile, choice_of, write_choice
+from crowdperf.settings.engine import Inference, Models
+from crowdperf.settings.environment import environment
+from crowdperf.settings.paths import Paths
+from crowdperf.supervision import render
+from crowdperf.supervision.programs import programs
+
+
+def site(**inference: Any) -> Config:
+    return parse(json.dumps({"inference": inference}).encode())
+
+
+def digest(config: Config, tmp_path: Path) -> str:
+    rows = programs(config, environment({}), Paths(tmp_path), tmp_path)
+    return next(row.digest for row in rows if row.name == "inference")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"models": {"person": "./best.pt"}},
+        {"models": {"ppe": "./ppe.pt"}},
+        {"labels": {"ppe": {"Helmet": "hardhat"}}},
+        {"precision": "int8"},
+    ],
+)
+def test_another_model_is_no_restart_and_reaches_the_process(change: dict[str, Any], tmp_path: Path) -> None:
+    before, after = site(), site(**change)
+    assert digest(before, tmp_path) == digest(after, tmp_path)
+    paths = Paths(tmp_path)
+    render.write(before, environment({}), paths, tmp_path)
+    process = ChoiceFile(paths.choice)
+    assert not render.write(before, environment({}), paths, tmp_path)
+    assert process.changed() is None
+    render.write(after, environment({}), paths, tmp_path)
+    assert process.changed() == choice_of(after.inference)
+    assert process.changed() is None, "once"
+
+
+@pytest.mark.parametrize("change", [{"device": "cpu"}, {"threads": 1}, {"confidence": 0.2}])
+def test_what_a_running_process_cannot_take_over_restarts_it(change: dict[str, Any], tmp_path: Path) -> None:
+    assert digest(site(), tmp_path) != digest(site(**change), tmp_path)
+
+
+def test_a_file_that_nobody_can_read_is_no_choice(tmp_path: Path) -> None:
+    path = tmp_path / "choice.json"
+    process = ChoiceFile(path)
+    assert process.changed() is None
+    path.write_text("{")
+    assert process.changed() is None
+    write_choice(path, choice_of(Inference(models=Models(person="./best.pt"))))
+    found = process.changed()
+    assert found is not None
+    assert found.models.person == "./best.pt"
+    path.unlink()
+    assert process.changed() is None
