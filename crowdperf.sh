@@ -74,6 +74,15 @@ browser() {
         say "chromium could not be installed: the browser test will say so"
 }
 
+# The tests of MQTT need a broker; where apt may install one, it does. Its own service is not started.
+broker() {
+    [ -x /usr/sbin/mosquitto ] || command -v mosquitto >/dev/null && return
+    command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || return 0
+    say "installing mosquitto for the tests of MQTT …"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mosquitto; } >/dev/null 2>&1 ||
+        say "mosquitto could not be installed: the tests of MQTT will say so"
+}
+
 case "${1:-}" in
     "" | -h | --help | help)
         sed -n '2,6s/^# \{0,1\}//p' "$0"
@@ -85,6 +94,7 @@ case "${1:-}" in
         # A full installation has them.
         $venv_python -c 'import pytest' 2>/dev/null || pip_install -r requirements-test.txt
         browser
+        broker
         exec $venv_python -m pytest -q "$@" ;;
     bench) shift; setup; exec $venv_python -m bench "$@" ;;
     *) setup; exec $venv_python -m crowdperf "$@" ;;

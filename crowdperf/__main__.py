@@ -63,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
     tracking = commands.add_parser("tracking", help="(supervised) one shard of tracking and counting")
     tracking.add_argument("shard", type=int)
     worker = commands.add_parser("worker", help="(supervised) one worker")
-    worker.add_argument("role", choices=("recorder", "housekeeping"))
+    worker.add_argument("role", choices=("recorder", "housekeeping", *slices.RULE_WORKERS))
+    worker.add_argument("instance", type=int, nargs="?", default=0)
     commands.add_parser("web", help="(supervised) REST API and dashboard")
     commands.add_parser("redis", help="(supervised) the embedded Redis")
     commands.add_parser("guard", help="(supervised) starts failed programs again")
@@ -169,6 +170,9 @@ def _supervised(arguments: argparse.Namespace, config: Config, env: Environment,
     elif arguments.command == "tracking":
         kind, name = "tracking", f"tracking-{arguments.shard}"
         slice_ = slices.tracking_slice(config, env, here.paths, arguments.shard)
+    elif arguments.command == "worker" and arguments.role in slices.RULE_WORKERS:
+        kind, name = f"worker-{arguments.role}", f"worker-{arguments.role}-{arguments.instance}"
+        slice_ = slices.RULE_WORKERS[arguments.role](config, here.paths, arguments.instance)
     elif arguments.command == "worker":
         kind = name = f"worker-{arguments.role}"
         slice_ = slices.worker_slice(config, here.paths, arguments.role, 0)

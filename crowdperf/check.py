@@ -59,6 +59,7 @@ def findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Finding]:
     yield _redis(config, paths)
     yield _attempt(lambda: f"model {resolve(config.inference.models.person, 'person', 'auto').path}")
     yield _shared_memory(config, env, paths, root)
+    yield from _secrets(config)
     for camera in config.cameras:
         yield _source(config, env, paths, root, camera.id)
         for problem in problems(camera.lines, camera.zones, _rate(config, env, camera)):
@@ -113,6 +114,18 @@ def _shared_memory(config: Config, env: Environment, paths: Paths, root: Path) -
 def _rate(config: Config, env: Environment, camera: Camera) -> float:
     """Frames a second that are analysed of it."""
     return camera.target_fps or env.target_fps or config.target_fps
+
+
+def _secrets(config: Config) -> Iterator[Finding]:
+    """Every environment variable that an alert channel names is set here."""
+    for channel in config.alerts.channels:
+        for name in (getattr(channel, key, "") for key in ("url_env", "secret_env", "password_env")):
+            if name and not os.environ.get(name):
+                yield Finding(
+                    False,
+                    f"alert channel {channel.id}: environment variable {name} is not set. Remedy: set it where "
+                    "crowdperf is started.",
+                )
 
 
 def _source(config: Config, env: Environment, paths: Paths, root: Path, camera_id: str) -> Finding:

@@ -15,12 +15,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, field
 
+from crowdperf.settings.alerts import Alerts, validate_alerts
 from crowdperf.settings.base import CameraId, ConfigError, Fps, Seconds, Settings
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.settings.ppe import Ppe, validate_rules
 from crowdperf.settings.site import Redis, Retention, Site, Web
 from crowdperf.settings.url import validate_url
+from crowdperf.settings.workers import Workers
 
 STORAGE_BACKENDS = ("redis",)
 
@@ -49,6 +51,8 @@ class Config(Settings, frozen=True, kw_only=True):
     tracking: Tracking = field(default_factory=Tracking)
     retention: Retention = field(default_factory=Retention)
     web: Web = field(default_factory=Web)
+    workers: Workers = field(default_factory=Workers)
+    alerts: Alerts = field(default_factory=Alerts)
     cameras: list[Camera] = field(default_factory=list)
 
     def camera(self, camera_id: str) -> Camera:
@@ -137,6 +141,7 @@ def _validate(config: Config, source: str) -> None:
             if line.p1 == line.p2:
                 raise ConfigError(f"{where}: line {line.id!r} has no length (p1 equals p2). Remedy: move one end.")
         validate_rules(where, camera.ppe, {zone.id for zone in camera.zones})
+    validate_alerts(source, config.alerts, config.cameras)
 
 
 def _check_network(where: str, text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-Instances = Literal["embedded", "one", "camera", "shard", "listener"]
+Instances = Literal["embedded", "one", "camera", "shard", "worker", "listener"]
 
 
 class Process(Struct, frozen=True, kw_only=True):
@@ -24,8 +24,8 @@ class Process(Struct, frozen=True, kw_only=True):
 
     embedded: one, or none where redis.url names an outside server. one: one, named `<kind>`. camera: one per enabled
     camera, named `<kind>-<camera id>`, or one per group of them (`cameras_per_process`), named `<kind>-group-<n>`.
-    shard: tracking.shards of them, named `<kind>-<n>`. listener: an event listener of supervisord, written in
-    supervisord.conf itself since it depends on no configuration.
+    shard: tracking.shards of them, named `<kind>-<n>`. worker: workers.<role> of them, named `<kind>-<n>`. listener: an
+    event listener of supervisord, written in supervisord.conf itself since it depends on no configuration.
     """
     reads: tuple[str, ...] = ()
     """Streams of `events.streams`, by name."""
@@ -98,6 +98,17 @@ PROCESSES = (
         priority=40,
         nice=10,
         does="trims streams behind their slowest reader, ends what is past its retention",
+    ),
+    Process(
+        kind="worker-notify",
+        entry="crowdperf.workers.notify.process:main",
+        instances="worker",
+        reads=("events",),
+        writes=("events",),
+        max_silence_s=30,
+        priority=40,
+        nice=5,
+        does="alert rules over events; the only sender to the outside: webhook, mail, MQTT",
     ),
     Process(
         kind="web",

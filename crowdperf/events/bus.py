@@ -12,8 +12,8 @@ import msgspec
 import redis
 
 from crowdperf.events import wire
+from crowdperf.events.burial import dead_key, meant_for, stage_burial
 from crowdperf.events.connection import BLOCK_MS
-from crowdperf.events.dead_letters import dead_key, meant_for, stage_burial
 from crowdperf.events.streams import Stream, key
 
 T = TypeVar("T", bound=msgspec.Struct)

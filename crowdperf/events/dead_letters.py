@@ -12,13 +12,13 @@ from typing import Any
 
 from msgspec import Struct
 
+from crowdperf.events import queue
+from crowdperf.events.burial import dead_key
 from crowdperf.events.connection import OUTAGE, connect
 from crowdperf.events.streams import EVENTS, key
 from crowdperf.runtime import redact
 from crowdperf.settings.base import ConfigError
 
-BOUND = 10_000
-"""Dead letters kept per consumer; the oldest go."""
 PAGE = 200
 ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
@@ -39,21 +39,6 @@ class Letter(Struct, frozen=True):
     stream: str
     """The key it was read from."""
     fields: dict[str, str]
-
-
-def dead_key(stream: str, consumer: str, prefix: str = "") -> str:
-    """Where the dead letters of a consumer are kept."""
-    return f"{prefix}crowdperf:dead:{stream}:{consumer}"
-
-
-def stage_burial(pipe: Any, dead: str, fields: dict[bytes, bytes], entry_id: bytes, stream: str, why: str) -> None:
-    """Add a message to the dead letters `dead` inside the transaction that acknowledges it."""
-    pipe.xadd(dead, {**fields, b"_why": why, b"_id": entry_id, b"_from": stream}, maxlen=BOUND, approximate=True)
-
-
-def meant_for(fields: dict[bytes, bytes], group: str) -> bool:
-    """Whether a stream's entry is for this consumer: every entry is, but a dead letter that another one drove again."""
-    return fields.get(b"_for", group.encode()) == group.encode()
 
 
 class DeadLetters:
@@ -99,7 +84,7 @@ class DeadLetters:
             ConfigError: no such letter, or a stream whose entries cannot be repeated.
         """
         stream, _, consumer = box.partition(":")
-        if stream != EVENTS.name:
+        if stream not in (EVENTS.name, queue.STREAM):
             raise ConfigError(
                 f"the dead letters of {box} cannot be driven again: their time is past, what came after them is done. "
                 f"Remedy: look at them (`show {box}`), then `crowdperf dead-letters drop {box}`."
@@ -107,7 +92,11 @@ class DeadLetters:
         found = self.letters(box, ids)
         for letter in found:
             with self._client.pipeline(transaction=True) as pipe:
-                pipe.xadd(key(EVENTS, prefix=self._prefix), {**letter.fields, "_for": consumer})
+                if stream == EVENTS.name:
+                    pipe.xadd(key(EVENTS, prefix=self._prefix), {**letter.fields, "_for": consumer})
+                else:
+                    item, body = letter.fields["id"], letter.fields["body"].encode()
+                    queue.stage_item(pipe, consumer, item, body, 0.0, self._prefix)
                 pipe.xdel(self._key(box), letter.id)
                 pipe.execute()
         return len(found)

@@ -258,9 +258,6 @@ class EvidenceSaved(Struct, frozen=True, kw_only=True):
     """Why there is none."""
 
 
-AnyEvent = LineCrossed | ZoneChanged | CameraGap | CameraChanged | ZoneMinute | Alert | AreaChanged | StoreFilling
-
-
 class AuditEntry(Struct, frozen=True, kw_only=True):
     """One change that a person or a program made, or one sign-in."""
 
@@ -277,3 +274,37 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
     """What changed, as people read it; never a secret."""
     token: str = ""
     """Id of the API token that was used."""
+
+
+class AlertRaised(Event, frozen=True, kw_only=True):
+    """A rule of the configuration was met."""
+
+    alert: str
+    rule: str
+    severity: Literal["info", "warning", "critical"]
+    subject: str
+    """The zone, line, track or visit that it is about; empty for the camera as a whole."""
+    title: str
+
+
+class AlertChanged(Event, frozen=True, kw_only=True):
+    """An alert was acknowledged, closed, or opened again; `by` is the user, empty for the rule itself."""
+
+    alert: str
+    rule: str
+    state: Literal["open", "acknowledged", "closed"]
+    by: str = ""
+
+
+AnyEvent = (
+    LineCrossed
+    | ZoneChanged
+    | CameraGap
+    | CameraChanged
+    | ZoneMinute
+    | Alert
+    | AreaChanged
+    | StoreFilling
+    | AlertRaised
+    | AlertChanged
+)

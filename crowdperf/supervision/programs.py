@@ -68,6 +68,8 @@ def _instances(row: Process, config: Config, groups: Groups) -> list[tuple[str, 
         return [(f"{row.kind}-{camera.id}", (command, camera.id)) for camera in config.cameras if camera.enabled]
     if row.instances == "shard":
         return [(f"{row.kind}-{shard}", (command, str(shard))) for shard in range(config.tracking.shards)]
+    if row.instances == "worker":
+        return [(f"{row.kind}-{n}", (command, role, str(n))) for n in range(getattr(config.workers, role))]
     if row.instances == "one":
         return [(row.kind, (command, role) if role else (command,))]
     return []
@@ -87,6 +89,8 @@ def _slice(
         return msgspec.structs.replace(whole, settings=without_choice(whole.settings))
     if row.kind == "tracking":
         return slices.tracking_slice(config, env, paths, int(last))
+    if row.instances == "worker":
+        return slices.RULE_WORKERS[row.kind.partition("-")[2]](config, paths, int(last))
     if row.kind.startswith("worker-"):
         return slices.worker_slice(config, paths, row.kind.partition("-")[2], 0)
     if row.kind == "web":

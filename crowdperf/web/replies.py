@@ -138,6 +138,10 @@ class EventReply(Struct, kw_only=True, omit_defaults=True):
     longest_wait_s: float | None = None
     used_bytes: int | None = None
     limit_bytes: int | None = None
+    severity: str | None = None
+    subject: str | None = None
+    title: str | None = None
+    by: str | None = None
 
 
 class EventsReply(Struct, kw_only=True):

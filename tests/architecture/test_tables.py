@@ -36,6 +36,8 @@ def test_supervisord_runs_exactly_the_process_table(tmp_path: Path) -> None:
             expected |= {f"{row.kind}-{camera.id}" for camera in config.cameras if camera.enabled}
         elif row.instances == "shard":
             expected |= {f"{row.kind}-{shard}" for shard in range(config.tracking.shards)}
+        elif row.instances == "worker":
+            expected |= {f"{row.kind}-{n}" for n in range(getattr(config.workers, row.kind.partition("-")[2]))}
         else:
             expected.add(row.kind)
     assert names(rendered(config, tmp_path)) == expected

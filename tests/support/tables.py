@@ -20,6 +20,7 @@ INSTANCES = {
     "one": "1",
     "camera": "one per camera, `{kind}-<camera id>`; or `{kind}-group-<n>` (`cameras_per_process`)",
     "shard": "`tracking.shards`, `{kind}-<n>`",
+    "worker": "`workers.{role}`, `{kind}-<n>`",
     "listener": "1 (event listener)",
 }
 
@@ -35,7 +36,7 @@ def processes() -> str:
     rows = [
         (
             f"`{row.kind}`",
-            INSTANCES[row.instances].format(kind=row.kind),
+            INSTANCES[row.instances].format(kind=row.kind, role=row.kind.partition("-")[2]),
             ", ".join(row.reads) or "–",
             ", ".join(row.writes) or "–",
             f"{row.max_silence_s:g} s" if row.max_silence_s else "–",

@@ -132,6 +132,27 @@ GOLDEN_EVENTS: dict[str, dict[bytes, bytes]] = {
         b"state": b"live",
         b"detail": b"",
     },
+    "AlertRaised": {
+        b"type": b"AlertRaised",
+        b"id": b"crowd:plaza:1:2:square:zone_in:0:raised",
+        b"camera": b"plaza",
+        b"ts": b"1700000000.5",
+        b"alert": b"crowd:plaza:1:2:square:zone_in:0",
+        b"rule": b"crowd",
+        b"severity": b"warning",
+        b"subject": b"square",
+        b"title": b"Too many: 5 in Square, more than 4",
+    },
+    "AlertChanged": {
+        b"type": b"AlertChanged",
+        b"id": b"crowd:plaza:1:2:square:zone_in:0:acknowledged:1",
+        b"camera": b"plaza",
+        b"ts": b"1700000000.5",
+        b"alert": b"crowd:plaza:1:2:square:zone_in:0",
+        b"rule": b"crowd",
+        b"state": b"acknowledged",
+        b"by": b"ada",
+    },
 }
 GOLDEN_EVENTS["StoreFilling"] = {
     b"type": b"StoreFilling",

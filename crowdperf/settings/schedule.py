@@ -1,0 +1,70 @@
+"""Weekly windows on the site's clock: when a rule holds, when it is quiet. Pure."""
+
+from __future__ import annotations
+
+import zoneinfo
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from crowdperf.settings.base import Settings
+
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+ClockTime = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", description="HH:MM on the site's clock")]
+
+
+class Window(Settings, frozen=True, kw_only=True):
+    """A part of the week on the site's clock; one that ends at or before its start runs past midnight."""
+
+    days: Annotated[list[Day], Meta(min_length=1)] = field(default_factory=lambda: list(DAYS))
+    """On which the window begins."""
+    start: ClockTime = "00:00"
+    end: ClockTime = "00:00"
+
+
+def within(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> bool:
+    """Whether one of the windows holds at `ts` (Unix seconds)."""
+    return any(_end_of(window, ts, zone) is not None for window in windows)
+
+
+def allowed(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> bool:
+    """`within`, where no windows at all mean always."""
+    return not windows or within(windows, ts, zone)
+
+
+def end_of(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> float:
+    """When the windows that hold at `ts` end, adjoining ones taken together; `ts` itself where none holds.
+
+    Windows that leave no gap in a week end after eight days.
+    """
+    now = ts
+    while now - ts < 8 * 86_400:
+        ends = [end for window in windows if (end := _end_of(window, now, zone)) is not None]
+        if not ends:
+            return now
+        now = max(ends)
+    return now
+
+
+def _end_of(window: Window, ts: float, zone: zoneinfo.ZoneInfo) -> float | None:
+    """The end of the window's run that holds at `ts`."""
+    local = datetime.fromtimestamp(ts, zone)
+    # Today's run, or yesterday's that reaches over midnight.
+    for back in (0, 1):
+        day = (local - timedelta(days=back)).date()
+        if DAYS[day.weekday()] not in window.days:
+            continue
+        first, last = _moment(day, window.start, zone), _moment(day, window.end, zone)
+        if window.end <= window.start:
+            last = _moment(day + timedelta(days=1), window.end, zone)
+        if first <= ts < last:
+            return last
+    return None
+
+
+def _moment(day: date, clock: str, zone: zoneinfo.ZoneInfo) -> float:
+    # By the wall clock, so that 08:00 stays 08:00 on the days on which clocks change.
+    return datetime.fromisoformat(f"{day}T{clock}:00").replace(tzinfo=zone).timestamp()

@@ -1,0 +1,17 @@
+"""How many instances each rule worker has."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from crowdperf.settings.base import Settings
+
+Instances = Annotated[int, Meta(ge=1, le=16)]
+
+
+class Workers(Settings, frozen=True, kw_only=True):
+    """Instances per worker. The cameras are split over them; one is enough for some hundred cameras."""
+
+    notify: Instances = 1

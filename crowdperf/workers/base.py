@@ -1,0 +1,390 @@
+"""What every rule worker is made of: pure logic per camera, and the plumbing that gives it each event exactly once.
+
+A worker is `Logic` (no I/O, no clock): `list(logic.handle(event))` are its effects. `Member` is one of its instances.
+The cameras are split over the instances by a stable hash, so that one camera's events meet one state; a plain consumer
+group would split one track's observations over several processes. What a camera's events changed (its state), what they
+caused (effects) and how far they were read go to Redis in ONE MULTI, which holds only while this member still owns the
+share. So two instances give the same history as one, and kill -9 at any point changes nothing.
+
+Each share of the cameras has a lease. An instance that is silent for LEASE_S loses it to a sibling, and gets it back
+when it asks. `docs/workers.md` draws it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import msgspec
+import redis
+from msgspec import Struct
+
+from crowdperf.events import wire
+from crowdperf.events.burial import dead_key, meant_for, stage_burial
+from crowdperf.events.bus import MAX_DELIVERIES
+from crowdperf.events.connection import BLOCK_MS, OUTAGE, Backoff
+from crowdperf.events.schema import AnyEvent, Event
+from crowdperf.events.streams import EVENTS, key
+from crowdperf.runtime import Metrics, Runtime
+from crowdperf.slices import shard_of
+from crowdperf.workers.leases import Leases
+
+BATCH = 256
+DUE_S = 0.5
+"""How often time-driven rules are asked."""
+POSITION_S = 1.0
+"""How often the position is stored while nothing else is: what was read stays in the stream no longer."""
+RECENT = 256
+"""Event ids remembered per camera; an event that comes again within them is the same event."""
+CAREFUL_AFTER = 2
+"""A batch whose handling ended the process this often is handled event by event, to find the one that does it."""
+START = b"0-0"
+IDLE_S = 0.2
+"""Pause of a member that owns no share."""
+
+log = logging.getLogger(__name__)
+
+
+class Logic(Protocol):
+    """A worker's rules. Everything about a camera is in that camera's state; nothing is shared between cameras."""
+
+    @property
+    def wants(self) -> tuple[type[Event], ...]:
+        """The kinds of events that `handle` takes."""
+
+    def handle(self, event: AnyEvent) -> Iterable[Struct]:
+        """Take one event; its effects, in order. An `Event` is published, anything else is for the worker's stage."""
+
+    def due(self, camera: str, now: float) -> Iterable[Struct]:
+        """What time alone causes; `now` in Unix seconds. The state may change only where there is an effect."""
+
+    def state(self, camera: str) -> bytes:
+        """Everything that decides this camera's future."""
+
+    def restore(self, camera: str, state: bytes) -> None:
+        """Continue where `state` was taken.
+
+        Raises:
+            ValueError: it is of another version, or damaged; the camera begins anew.
+        """
+
+    def clear(self) -> None:
+        """Forget every camera."""
+
+
+class Checkpoint(Struct, frozen=True, array_like=True):
+    """What is stored per worker and camera."""
+
+    position: bytes
+    """Stream id of the newest event that the state has seen."""
+    recent: bytes
+    """Eight bytes for each of the newest event ids, oldest first."""
+    state: bytes
+
+
+class _Camera:
+    def __init__(self, position: bytes = START, recent: bytes = b"") -> None:
+        self.position = position
+        self.recent = [recent[at : at + 8] for at in range(0, len(recent), 8)]
+        self.dirty = False
+
+
+def state_key(worker: str, camera: str, prefix: str = "") -> str:
+    """Where a worker keeps a camera's checkpoint."""
+    return f"{prefix}crowdperf:state:{worker}:{camera}"
+
+
+def no_stage(pipe: Any, effect: Struct) -> None:
+    """For workers all of whose effects are events."""
+    raise TypeError(f"{type(effect).__name__} is no event")
+
+
+class Member:
+    """One instance of a worker. `wall` is Unix time, `clock` a monotonic one, both in seconds."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        logic: Logic,
+        leases: Leases,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        stage: Callable[[Any, Struct], None] = no_stage,
+        prefix: str = "",
+    ) -> None:
+        # Any: redis-py types its replies differently from release to release.
+        self._client: Any = client
+        self._logic = logic
+        self._leases = leases
+        self._metrics = metrics
+        self._clock, self._wall = clock, wall
+        self._stage = stage
+        self._prefix = prefix
+        self.worker = leases.worker
+        self._stream = key(EVENTS, prefix=prefix)
+        self._dead = dead_key(EVENTS.name, self.worker, prefix)
+        self._cameras: dict[str, _Camera] = {}
+        self._shares: dict[int, bytes] = {}
+        """Owned shares of the cameras and how far each was read and stored."""
+        self._effects: list[Struct] = []
+        self._buried: list[tuple[bytes, dict[bytes, bytes], str]] = []
+        self._position = self._stored = START
+        self._due_at = self._stored_at = float("-inf")
+        self._trying = True
+        """From the start until the first batch is stored: what ends the process now may have done so before."""
+        self._careful = 0
+        """Events that are still to be handled one by one."""
+
+    @property
+    def shares(self) -> set[int]:
+        """The shares that this instance works on now."""
+        return set(self._shares)
+
+    def start(self) -> None:
+        """Begin at what is stored. Call it at start-up and after every outage."""
+        try:
+            self._client.xgroup_create(self._stream, self.worker, id="0", mkstream=True)
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+        self._leases.start()
+        self._reload(self._leases.take(self._clock()))
+
+    def stop(self) -> None:
+        """Give the shares to the siblings at once: the orderly end."""
+        with contextlib.suppress(*OUTAGE):
+            self._leases.release()
+
+    def turn(self, block_ms: int = BLOCK_MS) -> int:
+        """Take what has come, do what is due, store it; returns how many events were handled.
+
+        Raises:
+            redis.ConnectionError, redis.TimeoutError: call `start` again before the next turn.
+        """
+        owned = self._leases.take(self._clock())
+        if owned != self.shares:
+            self._reload(owned)
+        if not self._shares:
+            return 0
+        reply = self._client.xread({self._stream: self._position}, count=BATCH, block=block_ms)
+        handled = self._take(self._admitted(_rows(reply)))
+        now = self._clock()
+        if now - self._due_at >= DUE_S:
+            self._due_at = now
+            self._pass_time(self._wall())
+        dirty = bool(self._effects or self._buried or any(row.dirty for row in self._cameras.values()))
+        moved = self._position != self._stored and now - self._stored_at >= POSITION_S
+        if (dirty or moved) and not self._commit(now):
+            # A sibling has taken a share: whatever this member holds of it in memory is not its own any more.
+            self._reload(self._leases.take(self._clock(), anew=True))
+            return 0
+        if self._trying and handled and not self._careful:
+            self._trying = False
+            self._client.delete(self._attempts_key)
+        return handled
+
+    # -- reading --
+
+    def _admitted(self, rows: list[Any]) -> list[Any]:
+        """The entries that this turn handles: all, but one at a time where they have ended the process before."""
+        if not self._trying:
+            return rows
+        first = next((row for row in rows if self._wanted(row)), None)
+        if first is None:
+            return rows
+        told = (self._client.get(self._attempts_key) or b" 0").split()
+        tries = int(told[1]) + 1 if told[0] == first[0] else 1
+        self._client.set(self._attempts_key, first[0] + b" %d" % tries)
+        if tries > CAREFUL_AFTER:
+            self._careful = max(self._careful, len(rows))
+        if tries > MAX_DELIVERIES:
+            why = f"its handling ended the process {tries - 1} times"
+            self._bury(first, why)
+            return rows[: rows.index(first) + 1]
+        if self._careful:
+            self._careful -= 1
+            return rows[: rows.index(first) + 1]
+        return rows
+
+    @property
+    def _attempts_key(self) -> str:
+        return f"{self._prefix}crowdperf:attempts:{self._leases.holder}"
+
+    def _wanted(self, row: Any) -> bool:
+        """Whether this member has to handle or to bury the entry."""
+        entry_id, fields = row
+        share = shard_of(fields.get(b"camera", b"").decode(errors="replace"), self._leases.instances)
+        owned = share in self._shares and order(entry_id) > order(self._shares[share])
+        return owned and meant_for(fields, self.worker) and not any(entry_id == row[0] for row in self._buried)
+
+    def _take(self, rows: list[Any]) -> int:
+        handled = 0
+        for row in rows:
+            entry_id, fields = row
+            if self._wanted(row):
+                try:
+                    event = wire.decode(EVENTS, fields)
+                except wire.PoisonError as error:
+                    self._bury(row, str(error))
+                else:
+                    handled += self._handle(entry_id, event)
+            self._position = entry_id
+        return handled
+
+    def _handle(self, entry_id: bytes, event: AnyEvent) -> int:
+        if not isinstance(event, self._logic.wants):
+            return 0
+        own = self._cameras.setdefault(event.camera, _Camera())
+        digest = hashlib.sha256(event.id.encode()).digest()[:8]
+        if order(entry_id) <= order(own.position) or digest in own.recent:
+            return 0
+        self._effects += self._logic.handle(event)
+        own.recent = [*own.recent[-RECENT + 1 :], digest]
+        own.position, own.dirty = entry_id, True
+        return 1
+
+    def _bury(self, row: Any, why: str) -> None:
+        self._buried.append((row[0], row[1], why))
+        self._metrics.count("dead_letters")
+
+    def _pass_time(self, now: float) -> None:
+        for camera, own in self._cameras.items():
+            effects = list(self._logic.due(camera, now))
+            own.dirty = own.dirty or bool(effects)
+            self._effects += effects
+
+    # -- storing --
+
+    def _commit(self, now: float) -> bool:
+        """Store everything or nothing; False when a share is not this member's any more."""
+        with self._client.pipeline(transaction=True) as pipe:
+            if not self._leases.watch(pipe, self.shares):
+                return False
+            others = pipe.hgetall(self._positions_key)
+            pipe.multi()
+            for effect in self._effects:
+                if isinstance(effect, Event):
+                    pipe.xadd(self._stream, wire.encode(EVENTS, effect), maxlen=EVENTS.max_entries, approximate=True)
+                else:
+                    self._stage(pipe, effect)
+            for entry_id, fields, why in self._buried:
+                stage_burial(pipe, self._dead, fields, entry_id, self._stream, why)
+            for camera, own in self._cameras.items():
+                if own.dirty:
+                    checkpoint = Checkpoint(own.position, b"".join(own.recent), self._logic.state(camera))
+                    name = state_key(self.worker, camera, self._prefix)
+                    pipe.set(name, msgspec.msgpack.encode(checkpoint))
+                    pipe.sadd(self._members_key, camera)
+            positions = {share: max(at, self._position, key=order) for share, at in self._shares.items()}
+            pipe.hset(self._positions_key, mapping={str(share): at for share, at in positions.items()})
+            known = {int(share): at for share, at in others.items()} | positions
+            pipe.xgroup_setid(self._stream, self.worker, min(known.values(), key=order))
+            try:
+                pipe.execute()
+            except redis.WatchError:
+                return False
+        self._metrics.count("effects_total", len(self._effects))
+        self._shares = positions
+        self._effects, self._buried = [], []
+        for own in self._cameras.values():
+            own.dirty = False
+        self._stored, self._stored_at = self._position, now
+        return True
+
+    @property
+    def _positions_key(self) -> str:
+        return f"{self._prefix}crowdperf:positions:{self.worker}"
+
+    @property
+    def _members_key(self) -> str:
+        return f"{self._prefix}crowdperf:cameras:{self.worker}"
+
+    def _reload(self, owned: set[int]) -> None:
+        """Forget what is in memory and begin at what is stored, for these shares."""
+        self._effects, self._buried, self._cameras = [], [], {}
+        self._logic.clear()
+        stored = {int(share): at for share, at in self._client.hgetall(self._positions_key).items()}
+        whole = range(self._leases.instances)
+        if stored and set(stored) != set(whole):
+            # Another number of instances: every share begins at the oldest position, and what a camera's own checkpoint
+            # has seen is passed over.
+            oldest = min(stored.values(), key=order)
+            stored = dict.fromkeys(whole, oldest)
+            with self._client.pipeline(transaction=True) as pipe:
+                pipe.delete(self._positions_key)
+                pipe.hset(self._positions_key, mapping={str(share): at for share, at in stored.items()})
+                pipe.execute()
+        elif not stored:
+            stored = dict.fromkeys(whole, START)
+            for share in whole:
+                self._client.hsetnx(self._positions_key, str(share), START)
+        self._shares = {share: stored.get(share, START) for share in owned}
+        self._position = self._stored = min(self._shares.values(), key=order, default=START)
+        for raw in sorted(self._client.smembers(self._members_key)):
+            camera = raw.decode()
+            if shard_of(camera, self._leases.instances) in owned:
+                self._restore(camera)
+        self._metrics.gauge("shares_owned", len(owned))
+
+    def _restore(self, camera: str) -> None:
+        raw = self._client.get(state_key(self.worker, camera, self._prefix))
+        if raw is None:
+            return
+        try:
+            checkpoint = msgspec.msgpack.decode(raw, type=Checkpoint)
+            self._logic.restore(camera, checkpoint.state)
+        except (msgspec.MsgspecError, ValueError) as error:
+            log.warning("camera %s: the stored state is not usable and begins anew: %s", camera, error)
+            return
+        self._cameras[camera] = _Camera(checkpoint.position, checkpoint.recent)
+
+
+def _rows(reply: Any) -> list[Any]:
+    """The entries of XREAD's reply for one stream, RESP2 list or RESP3 map."""
+    if not reply:
+        return []
+    rows: list[Any] = next(iter(reply.values())) if isinstance(reply, dict) else reply[0][1]
+    # RESP3 wraps each stream's entries in one more list.
+    return rows[0] if rows and isinstance(rows[0], list) else rows
+
+
+def order(entry_id: bytes) -> tuple[int, int]:
+    """A stream id in the order of its stream."""
+    milliseconds, _, number = entry_id.partition(b"-")
+    return int(milliseconds), int(number or 0)
+
+
+def work(member: Member, runtime: Runtime, each_turn: Callable[[], None] = lambda: None) -> None:
+    """Turn until told to stop, and do `each_turn` after each; an outage of Redis is waited out.
+
+    Call `Member.stop` when what `each_turn` has started has ended.
+    """
+    backoff = Backoff()
+    connected = False
+    while not runtime.stopping:
+        runtime.tick()
+        try:
+            if not connected:
+                member.start()
+                connected = True
+            runtime.metrics.count("events_handled", member.turn())
+            each_turn()
+            if not member.shares:
+                runtime.wait(IDLE_S)
+            backoff.reset()
+        except (*OUTAGE, redis.ResponseError) as error:
+            # A Redis that is full takes nothing for now; one that was emptied has lost the group, which `start` makes.
+            if isinstance(error, redis.ResponseError) and not _passing(error):
+                raise
+            if backoff.worth_saying:
+                log.warning("Redis takes nothing (%s): the events stream keeps what is not handled yet", error)
+            connected = False
+            runtime.wait(backoff.next())
+
+
+def _passing(error: redis.ResponseError) -> bool:
+    return isinstance(error, redis.OutOfMemoryError) or "NOGROUP" in str(error) or "requires the key" in str(error)

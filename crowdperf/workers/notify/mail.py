@@ -1,0 +1,92 @@
+"""Alerts by mail."""
+
+from __future__ import annotations
+
+import os
+import smtplib
+import ssl
+import zoneinfo
+from datetime import datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+
+from crowdperf.settings.alerts import EmailChannel
+from crowdperf.workers.notify.delivery import NotReadyError, UndeliveredError
+from crowdperf.workers.notify.logic import Notification
+
+
+class MailSender:
+    """Delivers to one SMTP server."""
+
+    def __init__(self, channel: EmailChannel, zone: zoneinfo.ZoneInfo) -> None:
+        self._channel = channel
+        self._zone = zone
+
+    def send(self, notification: Notification, now: float) -> None:
+        """One connection per mail: alerts are rare, and a connection that was kept may be dead."""
+        channel = self._channel
+        if channel.password_env and not os.environ.get(channel.password_env):
+            raise NotReadyError(
+                f"environment variable {channel.password_env} is not set. Remedy: set it, then start crowdperf anew."
+            )
+        message = letter(notification, channel, self._zone, now)
+        try:
+            with self._connection() as server:
+                if channel.user:
+                    server.login(channel.user, os.environ.get(channel.password_env, ""))
+                server.send_message(message)
+        except smtplib.SMTPRecipientsRefused as error:
+            codes = {code for code, _ in error.recipients.values()}
+            raise UndeliveredError(f"the server refuses the recipients: {sorted(codes)}", min(codes) >= 500) from None
+        except smtplib.SMTPAuthenticationError as error:
+            # The server's own words may repeat what was sent to it.
+            raise UndeliveredError(f"the server refuses user and password (code {error.smtp_code})") from None
+        except smtplib.SMTPResponseException as error:
+            raise UndeliveredError(f"the server answers with code {error.smtp_code}", error.smtp_code >= 550) from None
+        except (smtplib.SMTPException, OSError) as error:
+            raise UndeliveredError(f"{channel.host} does not answer: {error or type(error).__name__}") from None
+
+    def _connection(self) -> smtplib.SMTP:
+        channel = self._channel
+        context = ssl.create_default_context(cafile=channel.ca_file or None)
+        if channel.security == "tls":
+            return smtplib.SMTP_SSL(channel.host, channel.port, timeout=channel.timeout_s, context=context)
+        server = smtplib.SMTP(channel.host, channel.port, timeout=channel.timeout_s)
+        if channel.security == "starttls":
+            server.starttls(context=context)
+        return server
+
+    def idle(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+
+def letter(notification: Notification, channel: EmailChannel, zone: zoneinfo.ZoneInfo, now: float) -> EmailMessage:
+    """The mail. Its Message-ID is the same however often it is sent, so that mail programs show it once."""
+    alert = notification.alert
+    when = datetime.fromtimestamp(alert.raised_at, zone)
+    message = EmailMessage()
+    message["From"] = Address(_one_line(notification.site), addr_spec=channel.sender)
+    message["To"] = ", ".join(channel.to)
+    message["Subject"] = _one_line(f"[{alert.severity}] {alert.title}: {notification.camera_title}")
+    message["Date"] = datetime.fromtimestamp(now, zone)
+    domain = channel.sender.rpartition("@")[2]
+    message["Message-ID"] = f"<{notification.id.encode().hex()}@{domain}>"
+    message["Auto-Submitted"] = "auto-generated"
+    lines = [
+        alert.detail,
+        "",
+        f"Rule:      {alert.title} ({alert.severity})",
+        f"Camera:    {notification.camera_title} ({alert.camera})",
+        f"Time:      {when:%Y-%m-%d %H:%M:%S %Z}",
+        f"Alert:     {alert.id}",
+    ]
+    message.set_content("\n".join([*lines, *(["", notification.note] if notification.note else [])]) + "\n")
+    return message
+
+
+def _one_line(text: str) -> str:
+    """A header must not be continued by what somebody wrote into a name."""
+    return " ".join(text.split())

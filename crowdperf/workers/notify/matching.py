@@ -1,0 +1,88 @@
+"""From an event to what a rule makes of it. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from crowdperf.events.schema import Alert, AnyEvent, CameraChanged, CameraGap, Event, LineCrossed, ZoneChanged
+from crowdperf.settings.alerts import AlertRule
+from crowdperf.slices import NotifiedCamera
+
+KINDS: tuple[type[Event], ...] = (Alert, LineCrossed, ZoneChanged, CameraGap, CameraChanged)
+"""What rules can be about."""
+
+
+class Signal(Struct, frozen=True):
+    """What an event means to one rule.
+
+    start: a condition holds from now on. end: it does not any more. pulse: something happened, which has no end.
+    """
+
+    kind: Literal["start", "end", "pulse"]
+    subject: str
+    detail: str
+    ref: str = ""
+    """Which one begins or ends, where several may hold at once."""
+
+
+def signal(rule: AlertRule, event: AnyEvent, camera: NotifiedCamera | None) -> Signal | None:
+    """What the event means to the rule; None for nothing.
+
+    Args:
+        rule: the rule.
+        event: any event.
+        camera: what the configuration says of the event's camera; None for one that is gone.
+    """
+    if rule.event != type(event).__name__ or (rule.cameras and event.camera not in rule.cameras):
+        return None
+    where = camera.title if camera else event.camera
+    if isinstance(event, Alert):
+        return _breach(rule, event, where, camera)
+    if isinstance(event, LineCrossed):
+        return _crossing(rule, event, where, camera)
+    if isinstance(event, ZoneChanged):
+        return _zone(rule, event, where, camera)
+    if isinstance(event, CameraGap):
+        lasted = event.end - event.start
+        if lasted < rule.min_duration_s:
+            return None
+        return Signal("pulse", "", f"{where}: {lasted:.1f} s of pictures are missing ({event.cause})")
+    if isinstance(event, CameraChanged):
+        wanted = rule.states or ["stalled", "backing_off", "misconfigured"]
+        detail = f"{where} is {event.state.replace('_', ' ')}" + (f": {event.detail}" if event.detail else "")
+        return Signal("start" if event.state in wanted else "end", "", detail)
+    return None
+
+
+def _crossing(rule: AlertRule, event: LineCrossed, where: str, camera: NotifiedCamera | None) -> Signal | None:
+    if (rule.lines and event.line not in rule.lines) or (rule.classes and event.klass not in rule.classes):
+        return None
+    name = camera.lines.get(event.line, event.line) if camera else event.line
+    return Signal("pulse", event.line, f"{where}: {event.klass} {event.direction} at {name}")
+
+
+def _breach(rule: AlertRule, event: Alert, where: str, camera: NotifiedCamera | None) -> Signal | None:
+    if (rule.zones and event.zone not in rule.zones) or (rule.breaches and event.rule not in rule.breaches):
+        return None
+    place = event.zone or event.area
+    name = camera.zones.get(place, place) if camera else place
+    what = {
+        "occupancy": f"{event.value:g} in {name}, more than {event.limit:g}",
+        "loitering": f"somebody has been in {name} for {event.value:.0f} s, longer than {event.limit:g} s",
+        "wrong_way": f"somebody goes the wrong way in {name}",
+    }[event.rule]
+    kind: Literal["start", "end"] = "start" if event.state == "opened" else "end"
+    return Signal(kind, f"{place}/{event.rule}", f"{where}: {what}", event.alert)
+
+
+def _zone(rule: AlertRule, event: ZoneChanged, where: str, camera: NotifiedCamera | None) -> Signal | None:
+    if rule.zones and event.zone not in rule.zones:
+        return None
+    limit = rule.above if rule.above is not None else camera.limits.get(event.zone) if camera else None
+    if limit is None:
+        return None
+    name = camera.zones.get(event.zone, event.zone) if camera else event.zone
+    kind: Literal["start", "end"] = "start" if event.occupancy > limit else "end"
+    return Signal(kind, event.zone, f"{where}: {event.occupancy} in {name}, more than {limit}")

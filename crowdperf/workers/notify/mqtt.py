@@ -1,0 +1,150 @@
+"""Alerts, counts and occupancy to an MQTT broker. Home Assistant finds the numbers by itself (discovery)."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from typing import Any
+
+import msgspec
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from crowdperf.settings.alerts import MqttChannel
+from crowdperf.slices import NotifySlice
+from crowdperf.workers.notify.delivery import NotReadyError, UndeliveredError
+from crowdperf.workers.notify.logic import Notification
+
+QOS = 1
+
+
+def readings_key(prefix: str = "") -> str:
+    """Redis hash of the newest numbers: `<camera>/<zone|line>/<id>/<measure>` -> value."""
+    return f"{prefix}crowdperf:notify:readings"
+
+
+class MqttSender:
+    """Delivers to one broker, and keeps its retained numbers up to date."""
+
+    def __init__(self, channel: MqttChannel, slice_: NotifySlice, client: Any) -> None:
+        self._channel = channel
+        self._slice = slice_
+        self._redis = client
+        self._mqtt: mqtt.Client | None = None
+        self._told: dict[str, bytes] = {}
+        self._retry_in = 0
+
+    def send(self, notification: Notification, now: float) -> None:
+        """Publish to `<topic>/alerts/<rule>`; the broker's acknowledgement is waited for."""
+        self._publish(
+            f"{self._channel.topic}/alerts/{notification.alert.rule}", msgspec.json.encode(notification), retain=False
+        )
+
+    def idle(self) -> None:
+        """Publish the numbers that have changed; a broker that is away is tried again a little later."""
+        if self._retry_in:
+            self._retry_in -= 1
+            return
+        try:
+            for path, value in self._redis.hgetall(readings_key(self._slice.key_prefix)).items():
+                if self._told.get(path) != value:
+                    self._publish(f"{self._channel.topic}/{path.decode()}", value, retain=True)
+                    self._told[path] = value
+            if self._mqtt is None:
+                self._connect()
+        except (UndeliveredError, NotReadyError):
+            self._retry_in = 20
+
+    def close(self) -> None:
+        """Say that nobody updates the numbers any more, and leave."""
+        if self._mqtt is not None:
+            self._mqtt.publish(self._availability, b"offline", QOS, retain=True)
+            self._mqtt.disconnect()
+            self._mqtt.loop_stop()
+            self._mqtt = None
+
+    @property
+    def _availability(self) -> str:
+        return f"{self._channel.topic}/status"
+
+    def _connect(self) -> mqtt.Client:
+        """The connection, made anew where it is gone: then everything retained is published again."""
+        if self._mqtt is not None and self._mqtt.is_connected():
+            return self._mqtt
+        channel = self._channel
+        if channel.password_env and not os.environ.get(channel.password_env):
+            raise NotReadyError(
+                f"environment variable {channel.password_env} is not set. Remedy: set it, then start crowdperf anew."
+            )
+        if self._mqtt is not None:
+            self._mqtt.loop_stop()
+            self._mqtt = None
+        self._told = {}
+        # Named by the instance: two with the same name would throw each other out.
+        name = f"crowdperf-{channel.id}-{self._slice.instance}-{os.getpid()}"
+        client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, reconnect_on_failure=False)
+        client.connect_timeout = channel.timeout_s
+        client.will_set(self._availability, b"offline", QOS, retain=True)
+        if channel.user:
+            client.username_pw_set(channel.user, os.environ.get(channel.password_env) or None)
+        try:
+            if channel.tls:
+                client.tls_set_context(ssl.create_default_context(cafile=channel.ca_file or None))
+            client.connect(channel.host, channel.port)
+            client.loop_start()
+        except (OSError, ValueError) as error:
+            raise UndeliveredError(f"{channel.host} does not answer: {error or type(error).__name__}") from None
+        self._mqtt = client
+        self._acknowledged(client.publish(self._availability, b"online", QOS, retain=True))
+        for topic, payload in discovery(channel, self._slice):
+            self._acknowledged(client.publish(topic, payload, QOS, retain=True))
+        return client
+
+    def _publish(self, topic: str, payload: bytes, retain: bool) -> None:
+        self._acknowledged(self._connect().publish(topic, payload, QOS, retain=retain))
+
+    def _acknowledged(self, message: mqtt.MQTTMessageInfo) -> None:
+        """Wait for the broker's PUBACK: what was merely written to a socket may be lost."""
+        try:
+            message.wait_for_publish(self._channel.timeout_s)
+        except (ValueError, RuntimeError) as error:
+            raise self._lost(str(error)) from None
+        if not message.is_published():
+            raise self._lost("no acknowledgement")
+
+    def _lost(self, why: str) -> UndeliveredError:
+        if self._mqtt is not None:
+            self._mqtt.loop_stop()
+            self._mqtt = None
+        return UndeliveredError(f"the broker at {self._channel.host} does not take it: {why}")
+
+
+def discovery(channel: MqttChannel, slice_: NotifySlice) -> list[tuple[str, bytes]]:
+    """(topic, payload) of Home Assistant's discovery for every zone's occupancy and every line's counts of today."""
+    if not channel.discovery:
+        return []
+    rows = []
+    for camera in slice_.cameras:
+        sensors = [
+            (f"zone/{zone}/occupancy", f"{name} occupancy", "measurement") for zone, name in camera.zones.items()
+        ]
+        for line, name in camera.lines.items():
+            sensors += [(f"line/{line}/{way}", f"{name} {way} today", "total_increasing") for way in ("in", "out")]
+        for path, name, kind in sensors:
+            unique = re.sub(r"[^a-z0-9_]", "_", f"crowdperf_{channel.topic}_{camera.camera_id}_{path}".lower())
+            payload = {
+                "name": name,
+                "unique_id": unique,
+                "state_topic": f"{channel.topic}/{camera.camera_id}/{path}",
+                "state_class": kind,
+                "unit_of_measurement": "people" if kind == "measurement" else "crossings",
+                "availability_topic": f"{channel.topic}/status",
+                "device": {
+                    "identifiers": [f"crowdperf_{channel.topic}_{camera.camera_id}"],
+                    "name": f"{slice_.site.name} {camera.title}",
+                    "manufacturer": "crowdperf",
+                },
+            }
+            rows.append((f"{channel.discovery}/sensor/{unique}/config", msgspec.json.encode(payload)))
+    return rows

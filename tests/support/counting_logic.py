@@ -1,0 +1,66 @@
+"""A worker's logic for tests of the plumbing: says the running number of each camera's crossings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from crowdperf.events.schema import AnyEvent, CameraChanged, Event, LineCrossed
+from crowdperf.runtime import Metrics
+from crowdperf.workers.base import Member
+from crowdperf.workers.leases import Leases
+from tests.conftest import RedisServer
+
+WORKER = "tally"
+DEADLY = "deadly"
+
+
+class Died(Exception):
+    """What stands for the end of a process."""
+
+
+class Tally:
+    """Counts crossings per camera; what it says depends on the order and on every single one."""
+
+    wants: tuple[type[Event], ...] = (LineCrossed,)
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def handle(self, event: AnyEvent) -> Iterable[Struct]:
+        assert isinstance(event, LineCrossed)
+        if event.line == DEADLY:
+            raise Died
+        number = self._numbers[event.camera] = self._numbers.get(event.camera, 0) + 1
+        yield CameraChanged(id=f"{event.id}:{number}", camera=event.camera, ts=event.ts, state="live")
+
+    def due(self, camera: str, now: float) -> Iterable[Struct]:
+        return ()
+
+    def state(self, camera: str) -> bytes:
+        return str(self._numbers.get(camera, 0)).encode()
+
+    def restore(self, camera: str, state: bytes) -> None:
+        self._numbers[camera] = int(state)
+
+    def clear(self) -> None:
+        self._numbers.clear()
+
+
+class Clock:
+    """A monotonic clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def member(server: RedisServer, instance: int = 0, instances: int = 1, clock: Clock | None = None) -> Member:
+    """One instance of the tally worker."""
+    client = server.client()
+    leases = Leases(client, WORKER, instance, instances, f"worker-{WORKER}-{instance}")
+    moving = clock or Clock()
+    return Member(client, Tally(), leases, Metrics(), moving, lambda: 1.8e9)

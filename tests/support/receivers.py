@@ -1,0 +1,175 @@
+"""Real receivers of what crowdperf sends to the outside: an HTTP server, an SMTP server, an MQTT broker."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from aiosmtpd.controller import Controller
+from aiosmtpd.handlers import Message as MessageHandler
+from aiosmtpd.smtp import AuthResult, LoginPassword
+from paho.mqtt.enums import CallbackAPIVersion
+
+from tests.conftest import missing, wait_until
+
+
+class Hook:
+    """An HTTP server that keeps what is posted, and answers as told: `answers` first, then 204."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.answers: list[tuple[int, dict[str, str]]] = []
+        hook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                hook.requests.append((self.path, dict(self.headers), body))
+                status, headers = hook.answers.pop(0) if hook.answers else (204, {})
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            do_GET = do_POST
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_port
+        self.url = f"http://127.0.0.1:{self.port}/hook"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        """Close the port."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextlib.contextmanager
+def hook() -> Iterator[Hook]:
+    """A running one."""
+    server = Hook()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class _Keep(MessageHandler):
+    def __init__(self, letters: list[Message]) -> None:
+        super().__init__()
+        self._letters = letters
+
+    def handle_message(self, message: Message) -> None:
+        self._letters.append(message)
+
+
+class Mailbox:
+    """aiosmtpd, with user `crowdperf` and that password."""
+
+    def __init__(self, password: str) -> None:
+        self.letters: list[Message] = []
+
+        def authenticate(_server: Any, _session: Any, _envelope: Any, mechanism: str, data: Any) -> AuthResult:
+            good = isinstance(data, LoginPassword) and (data.login, data.password) == (b"crowdperf", password.encode())
+            return AuthResult(success=good, handled=good)
+
+        self._controller = Controller(
+            _Keep(self.letters),
+            hostname="127.0.0.1",
+            port=free_port(),
+            authenticator=authenticate,
+            auth_required=True,
+            auth_require_tls=False,
+        )
+        self._controller.start()
+        self.port = self._controller.port
+
+    def stop(self) -> None:
+        """Close the port."""
+        self._controller.stop()
+
+
+@contextlib.contextmanager
+def mailbox(password: str) -> Iterator[Mailbox]:
+    """A running one."""
+    server = Mailbox(password)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class Broker:
+    """Mosquitto on a port of its own, and a client that has subscribed to everything."""
+
+    def __init__(self, folder: Path) -> None:
+        binary = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+        if binary is None:
+            missing("no mosquitto: apt install mosquitto")
+        self.port = free_port()
+        self._binary, self._config = str(binary), folder / "mosquitto.conf"
+        self._config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
+        self.topics: dict[str, bytes] = {}
+        self.messages: list[tuple[str, bytes, bool]] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start it, subscribed."""
+        self.process = subprocess.Popen(
+            [self._binary, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(lambda: _listens(self.port), what="mosquitto")
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="test")
+        self.client.on_message = self._on_message
+        subscribed = threading.Event()
+        self.client.on_subscribe = lambda *_: subscribed.set()
+        self.client.on_connect = lambda *_: self.client.subscribe("#", 1)
+        self.client.connect("127.0.0.1", self.port)
+        self.client.loop_start()
+        assert subscribed.wait(10)
+
+    def _on_message(self, _client: Any, _data: Any, message: mqtt.MQTTMessage) -> None:
+        self.topics[message.topic] = message.payload
+        self.messages.append((message.topic, message.payload, message.retain))
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.client.loop_stop()
+        self.process.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def broker(folder: Path) -> Iterator[Broker]:
+    """A running one."""
+    server = Broker(folder)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
