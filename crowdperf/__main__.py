@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     tracking = commands.add_parser("tracking", help="(supervised) one shard of tracking and counting")
     tracking.add_argument("shard", type=int)
     worker = commands.add_parser("worker", help="(supervised) one worker")
-    worker.add_argument("role", choices=("recorder", "housekeeping", *slices.RULE_WORKERS))
+    worker.add_argument("role", choices=("recorder", "housekeeping", "areas", *slices.RULE_WORKERS))
     worker.add_argument("instance", type=int, nargs="?", default=0)
     commands.add_parser("web", help="(supervised) REST API and dashboard")
     commands.add_parser("redis", help="(supervised) the embedded Redis")
@@ -175,7 +175,7 @@ def _supervised(arguments: argparse.Namespace, config: Config, env: Environment,
         slice_ = slices.RULE_WORKERS[arguments.role](config, here.paths, arguments.instance)
     elif arguments.command == "worker":
         kind = name = f"worker-{arguments.role}"
-        slice_ = slices.worker_slice(config, here.paths, arguments.role, 0)
+        slice_ = slices.slice_of_worker(config, here.paths, arguments.role)
     elif arguments.command == "inference":
         kind = name = "inference"
         slice_ = slices.inference_slice(config, env, here.paths)

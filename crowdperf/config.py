@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta, field
 
 from crowdperf.settings.alerts import Alerts, validate_alerts
+from crowdperf.settings.area import Area, validate_areas
 from crowdperf.settings.base import CameraId, ConfigError, Fps, Seconds, Settings
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.engine import Inference, Tracking
@@ -54,6 +55,7 @@ class Config(Settings, frozen=True, kw_only=True):
     workers: Workers = field(default_factory=Workers)
     alerts: Alerts = field(default_factory=Alerts)
     cameras: list[Camera] = field(default_factory=list)
+    areas: list[Area] = field(default_factory=list)
 
     def camera(self, camera_id: str) -> Camera:
         """The camera of that id.
@@ -142,6 +144,7 @@ def _validate(config: Config, source: str) -> None:
                 raise ConfigError(f"{where}: line {line.id!r} has no length (p1 equals p2). Remedy: move one end.")
         validate_rules(where, camera.ppe, {zone.id for zone in camera.zones})
     validate_alerts(source, config.alerts, config.cameras)
+    validate_areas(source, config.areas, config.cameras)
 
 
 def _check_network(where: str, text: str) -> None:

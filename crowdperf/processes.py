@@ -90,6 +90,17 @@ PROCESSES = (
         does="writes the history; the only process that does",
     ),
     Process(
+        kind="worker-areas",
+        entry="crowdperf.workers.areas:main",
+        instances="one",
+        reads=("events",),
+        writes=("events",),
+        max_silence_s=30,
+        priority=40,
+        nice=5,
+        does="occupancy of areas: doors since the last reset, corrected by what zones see",
+    ),
+    Process(
         kind="worker-housekeeping",
         entry="crowdperf.workers.housekeeping:main",
         instances="one",

@@ -16,6 +16,7 @@ from msgspec import Struct, field
 
 from crowdperf.config import Config
 from crowdperf.settings.alerts import Alerts
+from crowdperf.settings.area import Area
 from crowdperf.settings.camera import Camera, Line, Zone
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.settings.environment import Environment
@@ -137,6 +138,15 @@ class NotifySlice(Struct, frozen=True, kw_only=True):
     site: Site
     alerts: Alerts
     cameras: tuple[NotifiedCamera, ...]
+    redis_url: str
+    key_prefix: str
+
+
+class AreasSlice(Struct, frozen=True, kw_only=True):
+    """All that the worker of the areas knows."""
+
+    areas: tuple[Area, ...]
+    timezone: str
     redis_url: str
     key_prefix: str
 
@@ -291,6 +301,21 @@ def notify_slice(config: Config, paths: Paths, instance: int) -> NotifySlice:
 
 RULE_WORKERS: dict[str, Callable[[Config, Paths, int], Any]] = {"notify": notify_slice}
 """Role -> its slice, of the workers whose cameras are split over instances."""
+
+
+def areas_slice(config: Config, paths: Paths) -> AreasSlice:
+    """The slice of the worker of the areas."""
+    return AreasSlice(
+        areas=tuple(config.areas),
+        timezone=config.site.timezone,
+        redis_url=redis_url(config, paths),
+        key_prefix=config.redis.key_prefix,
+    )
+
+
+def slice_of_worker(config: Config, paths: Paths, role: str) -> WorkerSlice | AreasSlice:
+    """The slice of the worker of that role."""
+    return areas_slice(config, paths) if role == "areas" else worker_slice(config, paths, role, 0)
 
 
 def web_slice(config: Config, paths: Paths) -> WebSlice:

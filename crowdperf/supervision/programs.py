@@ -92,7 +92,7 @@ def _slice(
     if row.instances == "worker":
         return slices.RULE_WORKERS[row.kind.partition("-")[2]](config, paths, int(last))
     if row.kind.startswith("worker-"):
-        return slices.worker_slice(config, paths, row.kind.partition("-")[2], 0)
+        return slices.slice_of_worker(config, paths, row.kind.partition("-")[2])
     if row.kind == "web":
         return slices.web_slice(config, paths)
     if row.kind == "redis":
