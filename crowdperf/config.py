@@ -37,6 +37,8 @@ class Config(Settings, frozen=True, kw_only=True):
     redis: Redis = field(default_factory=Redis)
     media_roots: list[str] = field(default_factory=lambda: ["var/demo"])
     """Local files are read only below these folders (relative to the config file)."""
+    allowed_hosts: list[str] = field(default_factory=list)
+    """Hosts that cameras may be read from although they are link-local or metadata addresses."""
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
     ffmpeg_flags: str = ""
     pix_fmt: Literal["yuv420p", "bgr24"] = "yuv420p"

@@ -48,6 +48,7 @@ class CaptureSlice(Struct, frozen=True, kw_only=True):
     queue_max: int
     stall_s: float
     media_roots: tuple[str, ...]
+    allowed_hosts: tuple[str, ...]
     ring: str
     doorbell: str
     redis_url: str
@@ -194,6 +195,7 @@ def capture_slice(config: Config, env: Environment, paths: Paths, root: Path, ca
         queue_max=_first(env.queue_max, config.queue_max),
         stall_s=_first(camera.stall_s, config.stall_s),
         media_roots=tuple(str((root / folder).resolve()) for folder in config.media_roots),
+        allowed_hosts=tuple(config.allowed_hosts),
         ring=str(paths.ring(camera.id)),
         doorbell=str(paths.doorbell.absolute()),
         redis_url=redis_url(config, paths),
