@@ -20,6 +20,7 @@ from crowdperf.settings.area import Area, validate_areas
 from crowdperf.settings.base import CameraId, ConfigError, Fps, Seconds, Settings
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.engine import Inference, Tracking
+from crowdperf.settings.postgres import Postgres, validate_dsn
 from crowdperf.settings.ppe import Ppe, validate_rules
 from crowdperf.settings.site import Redis, Retention, Site, Web
 from crowdperf.settings.url import validate_url
@@ -35,6 +36,7 @@ class Config(Settings, frozen=True, kw_only=True):
     node: CameraId = "local"
     storage_backend: str = "redis"
     redis: Redis = field(default_factory=Redis)
+    postgres: Postgres = field(default_factory=Postgres)
     media_roots: list[str] = field(default_factory=lambda: ["var/demo"])
     """Local files are read only below these folders (relative to the config file)."""
     allowed_hosts: list[str] = field(default_factory=list)
@@ -130,6 +132,7 @@ def _validate(config: Config, source: str) -> None:
         )
     for proxy in config.web.trusted_proxies:
         _check_network(f"{source}: web.trusted_proxies", proxy)
+    validate_dsn(f"{source}: postgres.dsn", config.postgres.dsn)
     seen: set[str] = set()
     for index, camera in enumerate(config.cameras):
         where = f"{source}: $.cameras[{index}]"

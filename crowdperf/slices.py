@@ -117,6 +117,8 @@ class WorkerSlice(Struct, frozen=True, kw_only=True):
     key_prefix: str
     timezone: str = "UTC"
     """The site's zone: whose days the history is counted by."""
+    postgres_dsn: str = ""
+    """As configured: a reference (env:NAME, file:PATH) or a URL. Only `worker-sql` has it."""
 
 
 class NotifiedCamera(Struct, frozen=True, kw_only=True):
@@ -266,7 +268,12 @@ def tracking_slice(config: Config, env: Environment, paths: Paths, shard: int) -
     )
 
 
-def worker_slice(config: Config, paths: Paths, role: str, instance: int) -> WorkerSlice:
+def postgres_dsn(config: Config, env: Environment) -> str:
+    """Where the copy in PostgreSQL is, as a reference or a URL; empty without one. The environment goes first."""
+    return env.postgres_dsn or config.postgres.dsn
+
+
+def worker_slice(config: Config, env: Environment, paths: Paths, role: str, instance: int) -> WorkerSlice:
     """The slice of one worker."""
     return WorkerSlice(
         role=role,
@@ -276,6 +283,7 @@ def worker_slice(config: Config, paths: Paths, role: str, instance: int) -> Work
         redis_url=redis_url(config, paths),
         key_prefix=config.redis.key_prefix,
         timezone=config.site.timezone,
+        postgres_dsn=postgres_dsn(config, env) if role == "sql" else "",
     )
 
 
@@ -315,9 +323,9 @@ def areas_slice(config: Config, paths: Paths) -> AreasSlice:
     )
 
 
-def slice_of_worker(config: Config, paths: Paths, role: str) -> WorkerSlice | AreasSlice:
+def slice_of_worker(config: Config, env: Environment, paths: Paths, role: str) -> WorkerSlice | AreasSlice:
     """The slice of the worker of that role."""
-    return areas_slice(config, paths) if role == "areas" else worker_slice(config, paths, role, 0)
+    return areas_slice(config, paths) if role == "areas" else worker_slice(config, env, paths, role, 0)
 
 
 def web_slice(config: Config, paths: Paths) -> WebSlice:
