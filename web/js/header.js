@@ -35,7 +35,9 @@ export function account() {
   const host = document.getElementById("account");
   const { signed_in: signedIn, name, role } = viewer();
   if (!signedIn) {
-    host.replaceChildren(el("a", { class: "button", href: `/login/?next=${encodeURIComponent(location.pathname + location.hash)}` }, t("account.sign_in")));
+    host.replaceChildren(el("a", { class: "button", href: "/login/",
+      // Back to the page that is shown then, not now.
+      click: (event) => { event.currentTarget.search = `?next=${encodeURIComponent(location.pathname + location.hash)}`; } }, t("account.sign_in")));
     return;
   }
   const button = el("button", { class: "button", type: "button", title: t("account.signed_in", { name, role: t(`role.${role}`) }),
