@@ -58,6 +58,8 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("ring", help="show the live rings, as top shows processes", add_help=False)
     commands.add_parser("dead-letters", help="messages that could not be handled: list, redrive, drop", add_help=False)
     commands.add_parser("migrate", help="bring PostgreSQL to this version's tables", add_help=False)
+    commands.add_parser("replay", help="count a recording with one configuration, or compare two", add_help=False)
+    commands.add_parser("audit", help="judge a recording's counts by its true crossings", add_help=False)
     capture = commands.add_parser("capture", help="(supervised) one camera, or a group of them")
     capture.add_argument("cameras", nargs="+", metavar="camera")
     capture.add_argument("--name", default="", help="the group's name; default: capture-<camera>")
@@ -83,6 +85,8 @@ def main(argv: list[str] | None = None) -> int:
             return int(importlib.import_module("crowdperf.inference.models_cli").main(words[1:]))
         if words and words[0] == "users":
             return _users(words[1:], Installation())
+        if words and words[0] in ("replay", "audit"):
+            return _recorded(words[0], words[1:], Installation())
         if words and words[0] == "ring":
             return _rings(words[1:], Installation())
         if words and words[0] == "dead-letters":
@@ -102,6 +106,12 @@ def _rings(words: list[str], here: Installation) -> int:
     config, _ = here.load()
     url, prefix = slices.redis_url(config, here.paths), str(here.paths.ring(""))
     return int(importlib.import_module("crowdperf.capture.rings_cli").main(words, prefix, url, config.redis.key_prefix))
+
+
+def _recorded(command: str, words: list[str], here: Installation) -> int:
+    """`crowdperf replay` and `crowdperf audit`."""
+    cli = importlib.import_module(f"crowdperf.{command}.cli")
+    return int(cli.main(words, here.config_file, here.paths, here.root))
 
 
 def _dead_letters(words: list[str], here: Installation) -> int:

@@ -247,18 +247,23 @@ def shard_of(camera_id: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(camera_id.encode()).digest()[:8], "big") % shards
 
 
+def tracked_camera(config: Config, env: Environment, camera: Camera) -> TrackedCamera:
+    """What counting gets of `camera`."""
+    return TrackedCamera(
+        camera_id=camera.id,
+        lines=tuple(camera.lines),
+        zones=tuple(camera.zones),
+        target_fps=_first(camera.target_fps, env.target_fps, config.target_fps),
+    )
+
+
 def tracking_slice(config: Config, env: Environment, paths: Paths, shard: int) -> TrackingSlice:
     """The slice of one tracking shard: the enabled cameras whose hash is `shard`."""
     return TrackingSlice(
         shard=shard,
         settings=config.tracking,
         cameras=tuple(
-            TrackedCamera(
-                camera_id=camera.id,
-                lines=tuple(camera.lines),
-                zones=tuple(camera.zones),
-                target_fps=_first(camera.target_fps, env.target_fps, config.target_fps),
-            )
+            tracked_camera(config, env, camera)
             for camera in config.cameras
             if camera.enabled and shard_of(camera.id, config.tracking.shards) == shard
         ),
