@@ -95,7 +95,8 @@ case "${1:-}" in
         $venv_python -c 'import pytest' 2>/dev/null || pip_install -r requirements-test.txt
         browser
         broker
-        exec $venv_python -m pytest -q "$@" ;;
+        # Many tests wait for real time to pass; two at a time wait together.
+        exec $venv_python -m pytest -q -n logical --maxprocesses 4 --dist loadfile "$@" ;;
     bench) shift; setup; exec $venv_python -m bench "$@" ;;
     *) setup; exec $venv_python -m crowdperf "$@" ;;
 esac

@@ -130,6 +130,7 @@ class Runtime:
         self.metrics = Metrics()
         self.started_at = time.time()
         self._stop = threading.Event()
+        self._wake: Callable[[], None] | None = None
         self._armed_at = float("-inf")
         self._caches: dict[str, Callable[[], int]] = {}
 
@@ -141,6 +142,12 @@ class Runtime:
     def stop(self) -> None:
         """End the loop at its next turn."""
         self._stop.set()
+        if self._wake is not None:
+            self._wake()
+
+    def on_stop(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called by `stop` and by a signal: for a loop that waits for something else than `wait`."""
+        self._wake = wake
 
     def wait(self, seconds: float) -> bool:
         """Sleep unless told to stop; True when stopping."""
@@ -169,7 +176,7 @@ class Runtime:
         faulthandler.cancel_dump_traceback_later()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._stop.set()
+        self.stop()
 
     def _housekeeping(self) -> None:
         last = os.times()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import fcntl
+import functools
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,20 @@ def clips() -> Path:
     return folder
 
 
+@functools.cache
+def compiled_models() -> Path:
+    """A cache of compiled models for this session: every site and detector would else compile them anew."""
+    folder = tempfile.TemporaryDirectory(prefix="crowdperf-models-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
+@pytest.fixture(scope="session")
+def model_cache() -> Path:
+    """The cache folder that detectors of this session share."""
+    return compiled_models()
+
+
 @pytest.fixture(scope="session")
 def demo_clips() -> Path:
     """Folder of the rendered demo scenes and their truth; rendered once, where the product itself keeps them."""
@@ -59,6 +77,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Where the suite runs in several processes, a test marked `alone` has the machine to itself."""
+    worker = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if worker is None:
+        return (yield)
+    alone = item.get_closest_marker("alone") is not None
+    folder = Path(tempfile.gettempdir())
+    with (
+        (folder / f"crowdperf-{worker}.turn").open("w") as turn,
+        (folder / f"crowdperf-{worker}.room").open("w") as room,
+    ):
+        # Whoever wants the room alone keeps the turn while others finish, so that nobody enters before it.
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        return (yield)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -30,10 +30,6 @@ PROTOCOLS = {
 }
 
 
-FILE_FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,h264,hevc,m4v,mpegvideo,mjpeg,mpjpeg,ogg,ivf,obu,mxf,nut,webm,rm"
-"""Recordings as they are. Formats that name further files (playlists, concat, image sequences) are not among them."""
-
-
 class Options(Struct, frozen=True, kw_only=True):
     """Everything that shapes the command line besides the picture."""
 
@@ -42,8 +38,6 @@ class Options(Struct, frozen=True, kw_only=True):
     source: Source
     rtsp_transport: str = "tcp"
     timeout_usec: int = 5_000_000
-    http_proxy: str = ""
-    """What http is read through (`guard`)."""
     loop: bool = False
     paced: bool = False
     """Read no faster than the source's own clock: for what can be read faster than it was filmed."""
@@ -151,7 +145,4 @@ def _timeout(options: Options) -> tuple[str, ...]:
     """Microseconds. Only these protocols know them; anything else calls them an error."""
     if options.source.kind == "rtsp":
         return (options.abilities.timeout, str(options.timeout_usec))
-    if options.source.kind == "http":
-        proxy = ("-http_proxy", options.http_proxy) if options.http_proxy else ()
-        return ("-rw_timeout", str(options.timeout_usec), *proxy)
-    return ("-format_whitelist", FILE_FORMATS)
+    return ("-rw_timeout", str(options.timeout_usec)) if options.source.kind == "http" else ()

@@ -73,7 +73,7 @@ def _dense(scene: Scene, seed: int) -> list[Track]:
     """A forecourt where some linger the whole time and a stream passes in both directions."""
     rng = random.Random(f"{scene.name} {seed}")
     looks = _looks(rng)
-    cast = Cast(scene.lines, scene.frames, Rules(clear_s=0.9, share=0.25, apart_s=0.6, apart_px=60))
+    cast = Cast(scene.lines, scene.frames, Rules(clear_s=0.9, share=0.25, apart_s=0.6, apart_px=60, stand_px=45))
     for number, (x, y, faces_left) in enumerate(LINGERERS):
         stay = (Stop(x, y, float(scene.seconds + 1)),)
         cast.offer(Actor(number + 1, "person", looks(), rng.uniform(0.96, 1.04), 0.0, 1.0, stay, faces_left))
@@ -87,20 +87,20 @@ def _dense(scene: Scene, seed: int) -> list[Track]:
             actor = walker(rng, number, looks(), start_s, rows, number % 2 == 1)
         if leaves(actor, scene) and cast.offer(actor):
             number += 1
-        if number > 101 + 74:
+        if number > 101 + 62:
             break
     return cast.tracks
 
 
 LINGERERS = (
-    (120, 262, False),
-    (168, 270, True),
-    (452, 252, False),
-    (492, 258, True),
-    (545, 250, True),
-    (826, 268, True),
+    (70, 262, False),
+    (222, 270, True),
+    (405, 252, False),
+    (572, 258, True),
+    (617, 250, True),
+    (912, 268, True),
 )
-"""Those who stay on the forecourt, away from the lines: x, y, faces left."""
+"""Those who stay on the forecourt, away from the lines and from where visitors stop: x, y, faces left."""
 
 
 def leaves(actor: Actor, scene: Scene) -> bool:

@@ -160,6 +160,8 @@ class Rules(NamedTuple):
     """Two crossings of one line less than this apart ..."""
     apart_px: float
     """... happen at least this many pixels from each other."""
+    stand_px: float = 0.0
+    """Two who stand at the same time stand at least this many pixels apart, seen from the camera."""
 
 
 class Cast:
@@ -169,13 +171,14 @@ class Cast:
         self.lines, self.frames, self.rules = lines, frames, rules
         self.tracks: list[Track] = []
         self._moments: list[list[Moment]] = []
+        self._standing: list[dict[int, float]] = []
 
     def offer(self, actor: Actor) -> bool:
         """Accept the actor if they and all others stay visible at the lines."""
         script = track(actor, self.frames)
         mine = moments(script, self.lines)
         if actor.kind == "person":
-            if any(self._crowded(script, moment) for moment in mine):
+            if any(self._crowded(script, moment) for moment in mine) or self._stands_before_another(script):
                 return False
             if self._hidden(script, mine, self.tracks):
                 return False
@@ -184,6 +187,7 @@ class Cast:
                     return False
         self.tracks.append(script)
         self._moments.append(mine)
+        self._standing.append(standing(script))
         return True
 
     def _hidden(self, script: Track, when: list[Moment], others: Sequence[Track]) -> bool:
@@ -207,6 +211,20 @@ class Cast:
                 if near and abs(one.frame - moment.frame) < self.rules.apart_s * FPS:
                     return True
         return False
+
+    def _stands_before_another(self, script: Track) -> bool:
+        """Whether two would hide each other for as long as both stand."""
+        return any(
+            frame in theirs and abs(theirs[frame] - x) < self.rules.stand_px
+            for frame, x in standing(script).items()
+            for theirs in self._standing
+        )
+
+
+def standing(script: Track) -> dict[int, float]:
+    """Frame -> x of the frames in which somebody does not walk."""
+    still = np.flatnonzero(np.diff(script.walked) < 0.01)
+    return {script.first + int(row): float(script.ground[row, 0]) for row in still}
 
 
 def walker(

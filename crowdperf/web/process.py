@@ -62,6 +62,14 @@ def main(slice_: WebSlice, runtime: Runtime) -> None:
 
 async def _serve(server: uvicorn.Server, context: Context, runtime: Runtime, listening: socket.socket) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listening]))
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+    def wake() -> None:
+        with contextlib.suppress(RuntimeError):  # told to stop when it has stopped
+            loop.call_soon_threadsafe(told.set)
+
+    runtime.on_stop(wake)
+    stopping = asyncio.create_task(told.wait())
     while not serving.done():
         # From the loop itself: a loop that hangs is what the watchdog must see.
         runtime.tick()
@@ -70,5 +78,7 @@ async def _serve(server: uvicorn.Server, context: Context, runtime: Runtime, lis
         if runtime.stopping and not server.should_exit:
             context.end_streams()
             server.should_exit = True
-        await asyncio.wait([serving], timeout=TICK_S)
+        waited_for = [serving] if server.should_exit else [serving, stopping]
+        await asyncio.wait(waited_for, timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
     serving.result()

@@ -1,19 +1,24 @@
 """Cameras to counts on real parts: RTSP, FFmpeg, rings, the shipped model, tracking, Redis, supervisord, the dashboard.
 
-Every source plays once from PLAY, at no more than 20 analysed frames a second in all. One configuration serves all of
-them: a camera has nothing but its address, lines and zones. Cameras join, and tracking is split over shards, by an edit
-of config.json and `supervisorctl update` while others are being counted: no crossing is lost by it.
+Every source plays once from PLAY, and no frame of any is dropped: three at a time (27 analysed frames a second), or two
+(20) on a machine whose processor leaves no room for three. One configuration serves all of them: a camera has nothing
+but its address, lines and zones. Cameras join, and tracking is split over shards, by an edit of config.json and
+`supervisorctl update` while others are being counted: no crossing and no frame is lost by it.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from crowdperf.frames.ring import RingSpec
+from crowdperf.inference.detector import Detector, load_detector
+from crowdperf.settings.engine import Inference
 from crowdperf.storage.crossings import Crossing
 from tests.conftest import wait_until
 from tests.support.browser import dashboard
@@ -32,11 +37,14 @@ from tests.support.sources import (
     vtest_lines,
 )
 
+pytestmark = pytest.mark.alone
 Figures = Callable[[str, object], None]
-ALLOWED = 0.005
-"""Share of frames that may be dropped. Measured on two cores: none while the site runs unchanged, a few in the second
-in which `supervisorctl update` starts five Python processes beside the model."""
 DEMO = {"plaza": "demo_sparse", "gate": "demo_dense"}
+ORDER = ("onebyone", "vtest", "highway", "plaza", "gate")
+"""In which they join: 139, 114, 15, 72 and 72 seconds long."""
+SPARE = 2.5
+"""The model alone has to be this many times as fast as the sources together: decoding, tracking and the dashboard also
+want their share, and another program on the machine now and then."""
 
 
 class Played:
@@ -58,36 +66,48 @@ class Played:
         done = self.site.ctl("update")
         assert done.returncode == 0, done.stderr
 
-    def until_end_of(self, *cameras: str) -> None:
-        """Wait until those have played."""
-        wait_until(lambda: all(self.mounts[name].finished for name in cameras), 240, f"the end of {cameras}")
+    def playing(self, names: Iterable[str]) -> list[str]:
+        """Those of the sources that have not ended."""
+        return [name for name in names if not self.mounts[name].finished]
 
 
 @pytest.fixture(scope="module")
-def played(demo_clips: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
-    """Everything played and recorded without overload: a second time where a noisy machine dropped frames."""
-    last = False
-    while True:
+def played(
+    demo_clips: Path, clips: Path, model_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Played]:
+    """Everything played and recorded without overload: a second time, with more room, where frames were dropped."""
+    speed = frames_per_second(load_detector(Inference(), model_cache))
+    problems = []
+    for lanes in (3, 2) if speed > SPARE * 27 else (2, 2):
         folder = tmp_path_factory.mktemp("e2e")
         mounts = sources(demo_clips, clips)
         with (
             RtspServer(mounts) as server,
-            Site(folder / "site", {"cameras": cameras(demo_clips, clips, server)}) as site,
+            Site(folder / "site", {"cameras": cameras(demo_clips, clips, server, lanes)}) as site,
         ):
-            problem = yield from _watched(site, mounts)
+            problem = yield from _watched(site, mounts, lanes)
         assert site.leftovers() == []
         if not problem:
             return
-        if last:
-            pytest.fail(f"overloaded: this machine is too slow for 20 frames/s: {problem}")
-        last = True
+        problems.append(f"{lanes} sources at a time: {problem}")
+    pytest.fail(f"overloaded: this machine analyses {speed:.0f} frames/s alone; {'; '.join(problems)}")
 
 
-def _watched(site: Site, mounts: dict[str, Mount]) -> Generator[Played, None, str]:
+def frames_per_second(detector: Detector) -> float:
+    """What the model does alone, roughly."""
+    spec = RingSpec(640, 360, "yuv420p", 640, 360, 4, 10.0, 0)
+    picture = np.full(spec.frame_bytes, 90, np.uint8)
+    detector.detect([picture] * 2, spec)
+    began = time.perf_counter()
+    detector.detect([picture] * 20, spec)
+    return 20 / (time.perf_counter() - began)
+
+
+def _watched(site: Site, mounts: dict[str, Mount], lanes: int) -> Generator[Played, None, str]:
     """Play; hand the site to the tests where nothing was dropped, else say what was."""
     site.wait_ready(90)
     played = Played(site, mounts)
-    play(played)
+    play(played, lanes)
     problem = overload(played)
     if not problem:
         yield played
@@ -104,40 +124,38 @@ def sources(demo_clips: Path, clips: Path) -> dict[str, Mount]:
     }
 
 
-def cameras(demo_clips: Path, clips: Path, server: RtspServer) -> list[dict[str, object]]:
-    """The configuration of all cameras; the first two are switched on."""
+def cameras(demo_clips: Path, clips: Path, server: RtspServer, lanes: int) -> list[dict[str, object]]:
+    """The configuration of all cameras; the first ones are switched on."""
     lines = {"onebyone": one_by_one_lines(), "vtest": vtest_lines(clips), "highway": highway_lines()}
     made = [{"id": name, "url": server.url(name), "lines": lines[name]} for name in lines]
     made += [demo_camera(name, demo_truth(demo_clips, scene), server.url(name)) for name, scene in DEMO.items()]
-    return [{**camera, "enabled": camera["id"] in ("vtest", "highway")} for camera in made]
+    return [{**camera, "enabled": camera["id"] in ORDER[:lanes]} for camera in made]
 
 
-def play(played: Played) -> None:
-    """Two sources at a time; the second pair joins, and tracking is split, while the first is being counted."""
-    played.until_end_of("highway")
-    played.site.config["tracking"] = {"shards": 2}
-    played.join("plaza")
-    played.until_end_of("vtest", "plaza")
-    played.join("onebyone", "gate")
-    played.until_end_of("onebyone", "gate")
+def play(played: Played, lanes: int) -> None:
+    """As many sources at a time as there are lanes; the others join, and tracking is split, while these are counted."""
+    for number in range(lanes, len(ORDER)):
+        before = ORDER[:number]
+        wait_until(lambda before=before: len(played.playing(before)) < lanes, 240, f"one of {before} has ended")  # type: ignore[misc]
+        played.site.config["tracking"] = {"shards": 2}
+        played.join(ORDER[number])
+    wait_until(lambda: not played.playing(ORDER), 240, "all have ended")
     wait_until(lambda: not played.site.unread(played.mounts), 60, "everything analysed is recorded")
 
 
 def overload(played: Played) -> str:
-    """Which frames were dropped: where many were, no count means anything. `paced` is what TARGET_FPS asks for."""
+    """Which frames were dropped: then no count means anything. `paced` is what TARGET_FPS asks for."""
     snapshot = played.site.snapshot("inference")
     assert snapshot is not None
     for camera, mount in played.mounts.items():
         sent, seen = len(mount.frames), played.site.counter(f"capture-{camera}", "frames_captured", camera)
         assert seen == sent, f"{camera}: {sent} frames sent, {seen} captured"
     drops = {
-        name: row
+        name: {camera: count for camera, count in row.items() if count}
         for name, row in snapshot.counters.items()
-        if name.startswith("drops_") and name not in ("drops_paced", "drops_skipped") and sum(row.values())
+        if name.startswith("drops_") and name not in ("drops_paced", "drops_skipped") and any(row.values())
     }
-    analysed = sum(snapshot.counters["frames_analysed"].values())
-    share = sum(sum(row.values()) for row in drops.values()) / analysed
-    return f"{share:.1%} of the frames dropped, {drops}" if share > ALLOWED else ""
+    return f"frames dropped: {drops}" if drops else ""
 
 
 def tally(rows: list[Passage]) -> Counter[tuple[str, str]]:

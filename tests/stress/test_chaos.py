@@ -26,6 +26,7 @@ from tests.support.rtsp_server import Mount, RtspServer
 from tests.support.site import Site
 from tests.support.sources import began_at, counted, demo_camera, demo_truth, true_passages
 
+pytestmark = pytest.mark.alone
 LONG = os.environ.get("CROWDPERF_LONG") == "1"
 ROUNDS = 20 if LONG else 3
 KINDS = ("capture", "inference", "tracking", "worker", "web", "redis")

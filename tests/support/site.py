@@ -24,7 +24,7 @@ from crowdperf.runtime import Snapshot
 from crowdperf.settings.paths import Paths
 from crowdperf.storage.crossings import PERSONS, VEHICLES, Crossing, decode_member
 from crowdperf.supervision.control import Control
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT, compiled_models, wait_until
 
 LINKED = (".venv", "crowdperf", "web", "models")
 
@@ -52,6 +52,8 @@ class Site:
         for name in LINKED:
             (folder / name).symlink_to(ROOT / name)
         shutil.copy(ROOT / "supervisord.conf", folder)
+        self.paths.data.mkdir(exist_ok=True)
+        (self.paths.data / "cache").symlink_to(compiled_models())
         self.write_config()
 
     def write_config(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from crowdperf.inference.detector import Detector, load_detector
@@ -10,17 +12,17 @@ from tests.conftest import missing
 
 
 @pytest.fixture(scope="session")
-def openvino_detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+def openvino_detector(model_cache: Path) -> Detector:
     """What a CPU site runs in full precision."""
-    return load_detector(Inference(runtime="openvino", precision="full"), tmp_path_factory.mktemp("cache"))
+    return load_detector(Inference(runtime="openvino", precision="full"), model_cache)
 
 
 @pytest.fixture(scope="session")
-def torch_detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+def torch_detector(model_cache: Path) -> Detector:
     """The torch runtime on the processor."""
     for name in ("torch", "torchvision", "ultralytics"):
         try:
             __import__(name)
         except ImportError:
             missing(f"{name} is not installed: the torch runtime is not tested")
-    return load_detector(Inference(runtime="torch", device="cpu"), tmp_path_factory.mktemp("cache"))
+    return load_detector(Inference(runtime="torch", device="cpu"), model_cache)

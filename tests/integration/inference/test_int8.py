@@ -22,8 +22,8 @@ SEEN = 0.25
 
 
 @pytest.fixture(scope="module")
-def int8_detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
-    return load_detector(Inference(precision="int8"), tmp_path_factory.mktemp("cache"))
+def int8_detector(model_cache: Path) -> Detector:
+    return load_detector(Inference(precision="int8"), model_cache)
 
 
 def confirmed(found: Found, by: Found) -> NDArray[np.bool_]:
