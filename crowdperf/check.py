@@ -58,6 +58,8 @@ def findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Finding]:
     yield _attempt(lambda: f"FFmpeg {ffmpeg_binary()}")
     yield _redis(config, paths)
     yield _attempt(lambda: f"model {resolve(config.inference.models.person, 'person', 'auto').path}")
+    if any(camera.ppe for camera in config.cameras):
+        yield _attempt(lambda: f"PPE model {resolve(config.inference.models.ppe, 'ppe', 'auto').path}")
     yield _shared_memory(config, env, paths, root)
     yield from _secrets(config)
     for camera in config.cameras:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdperf.frames.ring import RingSpec
+from crowdperf.inference.fetch import fetched, is_published
 from crowdperf.inference.letterbox import Letterbox, letterbox, to_source
 from crowdperf.inference.nms import Found
 from crowdperf.inference.pixels import PixelFormat
@@ -150,6 +151,9 @@ def load_detector(
     cuda = settings.runtime != "openvino" and settings.precision != "int8" and _cuda(settings.device, cache)
     runtime = settings.runtime
     name, labels = getattr(settings.models, role), getattr(settings.labels, role)
+    if is_published(name):
+        prepare_ultralytics(cache, online=settings.downloads)
+        name = str(fetched(name, cache, settings.downloads))
     if runtime == "auto" and cuda and not _is_openvino_file(name):
         runtime = "torch"
     model = resolve(name, role, runtime, folder, _precisions(settings.precision, runtime, role), labels)
@@ -175,8 +179,8 @@ def _precisions(asked: Literal["auto", "full", "int8"], runtime: str, role: Role
 
 
 def _is_openvino_file(name: str) -> bool:
-    """A user's own OpenVINO model runs on the processor even where CUDA is."""
-    return name.endswith(".xml") or ("/" in name and Path(name).is_dir())
+    """A user's own OpenVINO or ONNX model runs on the processor even where CUDA is."""
+    return name.endswith((".xml", ".onnx")) or ("/" in name and Path(name).is_dir())
 
 
 def _open(model: ModelPath, settings: engine.Inference, cache: Path, cuda: bool, confidence: float) -> Runtime:
@@ -228,11 +232,14 @@ def _need_torch(path: Path, cache: Path) -> None:
     del torch, torchvision, ultralytics
 
 
-def prepare_ultralytics(cache: Path) -> None:
-    """Keep Ultralytics from installing, downloading or writing outside our folders; before it is imported."""
+def prepare_ultralytics(cache: Path, online: bool = False) -> None:
+    """Keep Ultralytics from installing, writing outside our folders and, unless `online`, downloading.
+
+    To be called before it is imported.
+    """
     folder = cache / "ultralytics"
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["YOLO_CONFIG_DIR"] = str(folder)
     os.environ["ULTRALYTICS_SAFE_LOAD"] = "1"
     os.environ["YOLO_AUTOINSTALL"] = "false"
-    os.environ["YOLO_OFFLINE"] = "true"
+    os.environ["YOLO_OFFLINE"] = "false" if online else "true"

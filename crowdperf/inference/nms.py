@@ -60,6 +60,22 @@ def suppress(
     return kept
 
 
+def decode_end_to_end(
+    rows: NDArray[np.float32], wanted: NDArray[np.int16], confidence: float, width: int, height: int
+) -> Found:
+    """The detections of an end-to-end head, which suppresses by itself (YOLO26, YOLOv10).
+
+    Args:
+        rows: float32 (k, 6): x1 y1 x2 y2 score class, pixels of the model input, class of the model.
+        wanted, confidence, width, height: as `decode` takes them.
+    """
+    known = wanted[np.clip(rows[:, 5].astype(np.intp), 0, len(wanted) - 1)]
+    chosen = np.flatnonzero((rows[:, 4] > confidence) & (known >= 0))
+    chosen = chosen[np.argsort(-rows[chosen, 4], kind="stable")][:MAX_DETECTIONS]
+    boxes = np.clip(rows[chosen, :4], 0, np.array([width, height] * 2, dtype=np.float32)).astype(np.float32)
+    return Found(boxes, rows[chosen, 4].astype(np.float32), known[chosen].astype(np.uint8))
+
+
 def decode(
     raw: NDArray[np.float32], wanted: NDArray[np.int16], confidence: float, iou: float, width: int, height: int
 ) -> Found:

@@ -8,6 +8,7 @@ model: box decoding and the sigmoid are 2 % of the time, the convolutions 90 %.
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from crowdperf.inference.letterbox import Letterbox
-from crowdperf.inference.nms import Found, decode
+from crowdperf.inference.nms import Found, decode, decode_end_to_end
 from crowdperf.inference.pixels import PixelFormat, canvas, paint
 from crowdperf.inference.registry import ModelError, ModelPath, wanted_classes
 
@@ -90,7 +91,8 @@ class OpenvinoRuntime:
         source = self._read()
         self._wanted = wanted_classes(model.classes or _labels(source, model.path), model)
         shape = source.outputs[0].partial_shape
-        if len(shape) != 3 or shape[1] != 4 + len(self._wanted):
+        self._end_to_end = len(shape) == 3 and shape[2] == 6
+        if not self._end_to_end and (len(shape) != 3 or shape[1] != 4 + len(self._wanted)):
             raise ModelError(
                 f"the model {str(model.path)!r} has the output shape {shape}, not (batch, {4 + len(self._wanted)}, "
                 f"anchors) for its {len(self._wanted)} classes. Remedy: export a YOLO detection model with "
@@ -115,7 +117,10 @@ class OpenvinoRuntime:
         for request in requests:
             request.wait()
             raw = request.get_output_tensor(0).data[0]
-            found.append(decode(raw, self._wanted, self._confidence, self._iou, box.width, box.height))
+            if self._end_to_end:
+                found.append(decode_end_to_end(raw, self._wanted, self._confidence, box.width, box.height))
+            else:
+                found.append(decode(raw, self._wanted, self._confidence, self._iou, box.width, box.height))
         return found
 
     def pin(self, buffer: NDArray[np.uint8]) -> None:
@@ -204,10 +209,23 @@ def streams(threads: int) -> int:
 
 
 def _labels(model: Any, path: Path) -> tuple[str, ...]:
-    """Class names that Ultralytics writes into its exports, separated by spaces."""
-    if not model.has_rt_info(["model_info", "labels"]):
-        raise ModelError(
-            f"the model {str(path)!r} carries no class names (rt_info model_info/labels). "
-            "Remedy: export it with Ultralytics: `yolo export model=best.pt format=openvino dynamic=True`."
-        )
-    return tuple(str(model.get_rt_info(["model_info", "labels"]).astype(str)).split())
+    """Class names that Ultralytics writes into its exports.
+
+    Into OpenVINO's separated by spaces; into ONNX as the text of a dictionary, index -> name.
+    """
+    if model.has_rt_info(["model_info", "labels"]):
+        return tuple(str(model.get_rt_info(["model_info", "labels"]).astype(str)).split())
+    if model.has_rt_info(["framework", "names"]):
+        text = str(model.get_rt_info(["framework", "names"]).astype(str))
+        try:
+            names = ast.literal_eval(text)
+            return tuple(str(names[index]) for index in range(len(names)))
+        except (ValueError, SyntaxError, TypeError, KeyError):
+            raise ModelError(
+                f"the model {str(path)!r} has class names that cannot be read: {text[:80]!r}. "
+                "Remedy: export it with Ultralytics (`yolo export format=onnx dynamic=True`)."
+            ) from None
+    raise ModelError(
+        f"the model {str(path)!r} carries no class names. "
+        "Remedy: export it with Ultralytics: `yolo export model=best.pt format=openvino dynamic=True`."
+    )

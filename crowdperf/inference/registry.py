@@ -23,6 +23,8 @@ FOLDER = Path(__file__).resolve().parents[2] / "models"
 RuntimeName = Literal["torch", "openvino"]
 Precision = Literal["full", "int8"]
 Role = Literal["person", "ppe"]
+SUFFIXES = (".pt", ".xml", ".onnx", ".engine")
+"""What names a file, where no slash does."""
 SYSTEM: dict[Role, tuple[str, ...]] = {"person": CLASSES, "ppe": PPE_CLASSES}
 """The classes that crowdperf knows in each role."""
 
@@ -155,7 +157,7 @@ def resolve(
     Raises:
         ModelError: unknown, missing, altered, for another role, or not available for that runtime.
     """
-    if "/" in name or name.endswith((".pt", ".xml")):
+    if "/" in name or name.endswith(SUFFIXES):
         return msgspec.structs.replace(_own(Path(name), runtime, precisions), role=role, labels=labels or {})
     entries = {entry.name: entry for entry in read_manifest(folder).models}
     if name not in entries:
@@ -188,7 +190,7 @@ def resolve(
 
 
 def _own(path: Path, runtime: RuntimeName | Literal["auto"], precisions: tuple[Precision, ...]) -> ModelPath:
-    """A user's own weights: Ultralytics `.pt` (torch) or an OpenVINO folder or `.xml`."""
+    """A user's own weights: `.pt` and `.engine` for torch, an OpenVINO folder, `.xml` or `.onnx` for OpenVINO."""
     if precisions == ("int8",):
         raise ModelError(
             f"inference.precision 'int8' does not fit the model {str(path)!r}: own weights run in the precision they "
@@ -199,7 +201,7 @@ def _own(path: Path, runtime: RuntimeName | Literal["auto"], precisions: tuple[P
             f"the model {str(path)!r} does not exist. Remedy: correct the path in inference.models "
             "(relative paths start at the folder crowdperf was started in)."
         )
-    found: RuntimeName = "torch" if path.suffix == ".pt" else "openvino"
+    found: RuntimeName = "torch" if path.suffix in (".pt", ".engine") else "openvino"
     if path.is_dir():
         described = sorted(path.glob("*.xml"))
         if len(described) != 1:
@@ -208,10 +210,10 @@ def _own(path: Path, runtime: RuntimeName | Literal["auto"], precisions: tuple[P
                 "Remedy: name an OpenVINO export of one model, or its .xml file."
             )
         path = described[0]
-    elif path.suffix not in (".pt", ".xml"):
+    elif path.suffix not in SUFFIXES:
         raise ModelError(
-            f"the model {str(path)!r} is neither Ultralytics weights (.pt) nor an OpenVINO model (.xml or its folder). "
-            "Remedy: export it with `yolo export model=... format=openvino dynamic=True`."
+            f"the model {str(path)!r} is none of: Ultralytics weights (.pt), ONNX (.onnx), an OpenVINO model (.xml "
+            "or its folder), a TensorRT engine (.engine). Remedy: `yolo export model=... format=openvino dynamic=True`."
         )
     if runtime not in ("auto", found):
         raise ModelError(

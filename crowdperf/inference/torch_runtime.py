@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
-import ultralytics
 from numpy.typing import NDArray
 
 from crowdperf.inference.letterbox import Letterbox
+from crowdperf.inference.network import read_network
 from crowdperf.inference.nms import MAX_CANDIDATES, MAX_DETECTIONS, Found
 from crowdperf.inference.pixels import PixelFormat
-from crowdperf.inference.registry import ModelError, ModelPath, wanted_classes
+from crowdperf.inference.registry import ModelPath, wanted_classes
 from crowdperf.inference.torch_pixels import to_input
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -75,15 +75,14 @@ class TorchRuntime:
         self.device = device
         self.pins = device == "cuda"
         self._confidence, self._iou = confidence, iou
-        self._dtype = torch.float16 if device == "cuda" else torch.float32
         if device == "cpu" and threads:
             torch.set_num_threads(threads)
-        network, names = _read(model)
-        self._network = network.to(device=device, dtype=self._dtype, memory_format=torch.channels_last)
-        wanted = wanted_classes(model.classes or names, model)
+        self._network = read_network(model, device)
+        wanted = wanted_classes(model.classes or self._network.names, model)
         self._wanted = torch.from_numpy(wanted.astype(np.float32)).to(device)
         self._steps: dict[tuple[Letterbox, PixelFormat, int], _Step] = {}
         self._pinned: set[int] = set()
+        self._end_to_end = False
         self._loaded: tuple[_Step, Letterbox, int] | None = None
 
     def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
@@ -142,20 +141,29 @@ class TorchRuntime:
 
             def compute(frames: Any) -> Any:
                 with torch.inference_mode():
-                    raw = self._network(to_input(frames, pix_fmt, box, self._dtype))
-                    head = self._network.model[-1]
-                    kept[:] = [head.anchors, head.strides]
+                    raw = self._network.call(to_input(frames, pix_fmt, box, self._network.dtype))
+                    if self._network.head is not None:
+                        kept[:] = [self._network.head.anchors, self._network.head.strides]
                     return self._candidates(raw[0] if isinstance(raw, (tuple, list)) else raw, box)
 
             step = _Step(compute, bucket, frame_bytes, self.device)
-            if self.device == "cuda":
+            if self._network.graphs:
                 step.capture()
             self._steps[key] = step
         return self._steps[key]
 
     def _candidates(self, raw: Any, box: Letterbox) -> Any:
-        """The best anchors of each picture: float32 (b, k, 6) from the raw head (b, 4 + model classes, anchors)."""
+        """The best anchors of each picture: float32 (b, k, 6) from the raw head (b, 4 + model classes, anchors).
+
+        An end-to-end head gives (b, k, 6) itself, with classes of the model.
+        """
         raw = raw.float()
+        if raw.shape[2] == 6:
+            self._end_to_end = True
+            boxes = torch.stack([raw[..., 0:4:2].clamp(0, box.width), raw[..., 1:4:2].clamp(0, box.height)], dim=3)
+            classes = self._wanted[raw[..., 5].long()]
+            scores = torch.where(classes >= 0, raw[..., 4], torch.zeros_like(raw[..., 4]))
+            return torch.cat([boxes.flatten(2), scores[..., None], classes[..., None]], dim=2)
         scores, best = raw[:, 4:].max(dim=1)
         classes = self._wanted[best]
         scores = torch.where(classes >= 0, scores, torch.zeros_like(scores))
@@ -178,23 +186,6 @@ class TorchRuntime:
         rows = torch.cat([candidates[picture, anchor], picture[:, None].float()], dim=1)
         group = rows[:, 6] * (len(self._wanted) + 64) + rows[:, 5]
         moved = rows[:, :4].double() + (group.double() * (side + 1))[:, None]
-        return rows[torchvision.ops.nms(moved, rows[:, 4].double(), self._iou)]
-
-
-def _read(model: ModelPath) -> tuple[Any, tuple[str, ...]]:
-    """The fused network in evaluation mode and its class names."""
-    try:
-        loaded = ultralytics.YOLO(model.path, task="detect")
-        network = loaded.model
-    except (RuntimeError, OSError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"the model {str(model.path)!r} cannot be loaded: {reason}. Remedy: give Ultralytics detection weights."
-        ) from None
-    if getattr(loaded, "task", "") != "detect" or getattr(network.model[-1], "end2end", False):
-        raise ModelError(
-            f"the model {str(model.path)!r} is not a detection model with a plain head (task {loaded.task!r}). "
-            "Remedy: use detection weights such as YOLO11n's."
-        )
-    names = loaded.names
-    return network.fuse(verbose=False).eval(), tuple(str(names[index]) for index in sorted(names))
+        # An end-to-end head has suppressed already: nothing overlaps by more than all of it.
+        overlap = 1.0 if self._end_to_end else self._iou
+        return rows[torchvision.ops.nms(moved, rows[:, 4].double(), overlap)]

@@ -31,6 +31,8 @@ class Inference(Settings, frozen=True, kw_only=True):
     precision: Literal["auto", "full", "int8"] = "auto"
     models: Models = field(default_factory=Models)
     labels: Labels = field(default_factory=Labels)
+    downloads: bool = False
+    """Whether published weights (`yolo11n.pt`) may be fetched by Ultralytics."""
     confidence: Annotated[float, Meta(gt=0, lt=1)] = 0.1
     """Detections below this are not published; the tracker's second stage uses the weak ones."""
     iou: Annotated[float, Meta(gt=0, lt=1)] = 0.7

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from crowdperf.inference.detector import load_detector
+from crowdperf.inference.fetch import fetched, is_published
 from crowdperf.inference.models_cli import main
 from crowdperf.inference.registry import FOLDER, ModelError, ModelPath, read_manifest, resolve, wanted_classes
 from crowdperf.settings.base import CLASSES
@@ -85,9 +86,12 @@ def test_own_files_go_to_the_runtime_of_their_format(tmp_path: Path, registry: P
     assert resolve(str(registry), "person", "auto").path == registry / f"{PERSON}.xml"
     with pytest.raises(ModelError, match="belongs to the runtime 'torch'"):
         resolve(str(registry / f"{PERSON}.pt"), "person", "openvino")
-    (tmp_path / "model.onnx").touch()
-    with pytest.raises(ModelError, match=r"model\.onnx.*neither.*Remedy"):
-        resolve(str(tmp_path / "model.onnx"), "person", "auto")
+    for name, runtime in (("model.onnx", "openvino"), ("model.engine", "torch")):
+        (tmp_path / name).touch()
+        assert resolve(str(tmp_path / name), "person", "auto").runtime == runtime
+    (tmp_path / "model.tflite").touch()
+    with pytest.raises(ModelError, match=r"model\.tflite.*none of.*Remedy"):
+        resolve(str(tmp_path / "model.tflite"), "person", "auto")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"holds 0 \.xml files"):
         resolve(str(tmp_path / "empty"), "person", "auto")
@@ -98,6 +102,19 @@ def test_class_names_are_mapped_by_name_and_others_ignored() -> None:
     assert wanted_classes(names, OWN).tolist() == [-1, CLASSES.index("truck"), 0]
     with pytest.raises(ModelError, match=r"best\.pt.*none of crowdperf's classes.*its own: dog, cat.*Remedy"):
         wanted_classes(("dog", "cat"), OWN)
+
+
+def test_published_weights_are_fetched_only_where_that_is_allowed(tmp_path: Path) -> None:
+    assert [is_published(name) for name in ("yolo11n.pt", "yolo26s.pt", "yolov8x.pt", "yolo12m.pt")] == [True] * 4
+    assert not any(map(is_published, ("best.pt", "./yolo11n.pt", "crowdperf-ppe-n", "yolo11n-seg.xml")))
+    own = Inference(models=Models(person="yolo11n.pt"))
+    with pytest.raises(
+        ModelError, match=r"'yolo11n\.pt'.*downloads are off.*inference\.downloads.*weights/yolo11n\.pt"
+    ):
+        load_detector(own, tmp_path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "yolo11n.pt").write_bytes(b"fetched earlier")
+    assert fetched("yolo11n.pt", tmp_path, False) == tmp_path / "weights" / "yolo11n.pt"
 
 
 def test_other_names_are_mapped_by_the_configuration() -> None:
