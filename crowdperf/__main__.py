@@ -19,6 +19,7 @@ from crowdperf.runtime import Runtime, log_to_stderr, redact
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.environment import Environment, environment
 from crowdperf.settings.paths import Paths
+from crowdperf.settings.postgres import resolve_dsn
 from crowdperf.settings.site import base
 
 log = logging.getLogger("crowdperf")
@@ -54,10 +55,11 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (("demo", "render the demo site's cameras"), ("models", "list, verify or export models")):
         commands.add_parser(name, help=text, add_help=False)
     commands.add_parser("users", help="accounts, API tokens, the setup link", add_help=False)
-    commands.add_parser("config", help="versions of the configuration: history, diff, rollback", add_help=False)
-    commands.add_parser("look", help="(the web process) one picture of a source, or why there is none")
     commands.add_parser("ring", help="show the live rings, as top shows processes", add_help=False)
     commands.add_parser("dead-letters", help="messages that could not be handled: list, redrive, drop", add_help=False)
+    commands.add_parser("migrate", help="bring PostgreSQL to this version's tables", add_help=False)
+    commands.add_parser("replay", help="count a recording with one configuration, or compare two", add_help=False)
+    commands.add_parser("audit", help="judge a recording's counts by its true crossings", add_help=False)
     capture = commands.add_parser("capture", help="(supervised) one camera, or a group of them")
     capture.add_argument("cameras", nargs="+", metavar="camera")
     capture.add_argument("--name", default="", help="the group's name; default: capture-<camera>")
@@ -65,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     tracking = commands.add_parser("tracking", help="(supervised) one shard of tracking and counting")
     tracking.add_argument("shard", type=int)
     worker = commands.add_parser("worker", help="(supervised) one worker")
-    worker.add_argument("role", choices=("recorder", "housekeeping", *slices.RULE_WORKERS))
+    worker.add_argument("role", choices=("recorder", "sql", "housekeeping", "areas", *slices.RULE_WORKERS))
     worker.add_argument("instance", type=int, nargs="?", default=0)
     commands.add_parser("web", help="(supervised) REST API and dashboard")
     commands.add_parser("redis", help="(supervised) the embedded Redis")
@@ -83,14 +85,14 @@ def main(argv: list[str] | None = None) -> int:
             return int(importlib.import_module("crowdperf.inference.models_cli").main(words[1:]))
         if words and words[0] == "users":
             return _users(words[1:], Installation())
-        if words and words[0] == "config":
-            here = Installation()
-            office = importlib.import_module("crowdperf.reconfigure")
-            return int(office.main(words[1:], here.config_file, here.paths, here.root))
+        if words and words[0] in ("replay", "audit"):
+            return _recorded(words[0], words[1:], Installation())
         if words and words[0] == "ring":
             return _rings(words[1:], Installation())
         if words and words[0] == "dead-letters":
             return _dead_letters(words[1:], Installation())
+        if words and words[0] == "migrate":
+            return _migrate(words[1:], Installation())
         return _dispatch(parser().parse_args(words), Installation())
     except ConfigError as error:
         print(f"crowdperf: {redact(str(error))}", file=sys.stderr)
@@ -104,6 +106,12 @@ def _rings(words: list[str], here: Installation) -> int:
     config, _ = here.load()
     url, prefix = slices.redis_url(config, here.paths), str(here.paths.ring(""))
     return int(importlib.import_module("crowdperf.capture.rings_cli").main(words, prefix, url, config.redis.key_prefix))
+
+
+def _recorded(command: str, words: list[str], here: Installation) -> int:
+    """`crowdperf replay` and `crowdperf audit`."""
+    cli = importlib.import_module(f"crowdperf.{command}.cli")
+    return int(cli.main(words, here.config_file, here.paths, here.root))
 
 
 def _dead_letters(words: list[str], here: Installation) -> int:
@@ -121,6 +129,12 @@ def _users(words: list[str], here: Installation) -> int:
     return int(cli.main(words, url, config.redis.key_prefix, base(config.web), setup))
 
 
+def _migrate(words: list[str], here: Installation) -> int:
+    """`crowdperf migrate`."""
+    dsn = resolve_dsn(slices.postgres_dsn(*here.load()), here.root)
+    return int(importlib.import_module("crowdperf.storage.migrations").main(words, dsn))
+
+
 def _dispatch(arguments: argparse.Namespace, here: Installation) -> int:
     command = arguments.command
     if command == "schema":
@@ -135,9 +149,6 @@ def _dispatch(arguments: argparse.Namespace, here: Installation) -> int:
     if command == "check":
         return int(importlib.import_module("crowdperf.check").main(here.config_file, here.paths, here.root))
     config, env = here.load()
-    if command == "look":
-        roots = slices.media_roots(config, here.root)
-        return int(importlib.import_module("crowdperf.capture.look").main(config, roots))
     if command == "run":
         return int(importlib.import_module("crowdperf.launch").run(config, env, here.paths, here.root))
     if command == "redis":
@@ -184,7 +195,7 @@ def _supervised(arguments: argparse.Namespace, config: Config, env: Environment,
         slice_ = slices.RULE_WORKERS[arguments.role](config, here.paths, arguments.instance)
     elif arguments.command == "worker":
         kind = name = f"worker-{arguments.role}"
-        slice_ = slices.worker_slice(config, here.paths, arguments.role, 0)
+        slice_ = slices.slice_of_worker(config, env, here.paths, arguments.role)
     elif arguments.command == "inference":
         kind = name = "inference"
         slice_ = slices.inference_slice(config, env, here.paths)

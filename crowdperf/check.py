@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import redis
 from msgspec import Struct
 
+from crowdperf import slices
 from crowdperf.capture.probe import Probe, ring_spec
 from crowdperf.config import Config, load
 from crowdperf.counting.usable import problems
@@ -22,8 +23,10 @@ from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.environment import Environment, environment
 from crowdperf.settings.paths import Paths
+from crowdperf.settings.postgres import resolve_dsn
 from crowdperf.settings.url import redacted
 from crowdperf.slices import capture_slice, redis_url
+from crowdperf.storage import migrations, postgres
 from crowdperf.supervision.redis import server_binary
 
 USUAL_FPS = 25.0
@@ -57,6 +60,8 @@ def findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Finding]:
     yield Finding(True, f"configuration {config_file}: {len(config.cameras)} cameras")
     yield _attempt(lambda: f"FFmpeg {ffmpeg_binary()}")
     yield _redis(config, paths)
+    if slices.postgres_dsn(config, env):
+        yield _attempt(lambda: _postgres(slices.postgres_dsn(config, env), root))
     yield _attempt(lambda: f"model {resolve(config.inference.models.person, 'person', 'auto').path}")
     if any(camera.ppe for camera in config.cameras):
         yield _attempt(lambda: f"PPE model {resolve(config.inference.models.ppe, 'ppe', 'auto').path}")
@@ -90,6 +95,20 @@ def _redis(config: Config, paths: Paths) -> Finding:
     except redis.ResponseError as error:
         return Finding(False, f"Redis at {shown} refuses: {error}. Remedy: correct redis.url.")
     return Finding(True, f"Redis {version} at {shown}")
+
+
+def _postgres(reference: str, root: Path) -> str:
+    """It answers, and has the tables."""
+    dsn = resolve_dsn(reference, root)
+    try:
+        database = postgres.connect(dsn)
+        left = migrations.pending(database, migrations.available())
+        database.close()
+    except (postgres.DatabaseAway, postgres.DatabaseRefuses) as error:
+        raise ConfigError(f"PostgreSQL: {error}. Remedy: see that it runs, and postgres.dsn.") from None
+    if left:
+        raise ConfigError(f"PostgreSQL: {left[0].name} is not applied. Remedy: run `crowdperf migrate`.")
+    return "PostgreSQL answers and has its tables"
 
 
 def _shared_memory(config: Config, env: Environment, paths: Paths, root: Path) -> Finding:

@@ -16,9 +16,11 @@ import msgspec
 from msgspec import Meta, field
 
 from crowdperf.settings.alerts import Alerts, validate_alerts
+from crowdperf.settings.area import Area, validate_areas
 from crowdperf.settings.base import CameraId, ConfigError, Fps, Seconds, Settings
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.engine import Inference, Tracking
+from crowdperf.settings.postgres import Postgres, validate_dsn
 from crowdperf.settings.ppe import Ppe, validate_rules
 from crowdperf.settings.site import Redis, Retention, Site, Web
 from crowdperf.settings.url import validate_url
@@ -34,8 +36,11 @@ class Config(Settings, frozen=True, kw_only=True):
     node: CameraId = "local"
     storage_backend: str = "redis"
     redis: Redis = field(default_factory=Redis)
+    postgres: Postgres = field(default_factory=Postgres)
     media_roots: list[str] = field(default_factory=lambda: ["var/demo"])
     """Local files are read only below these folders (relative to the config file)."""
+    allowed_hosts: list[str] = field(default_factory=list)
+    """Hosts that cameras may be read from although they are link-local or metadata addresses."""
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
     ffmpeg_flags: str = ""
     pix_fmt: Literal["yuv420p", "bgr24"] = "yuv420p"
@@ -54,6 +59,7 @@ class Config(Settings, frozen=True, kw_only=True):
     workers: Workers = field(default_factory=Workers)
     alerts: Alerts = field(default_factory=Alerts)
     cameras: list[Camera] = field(default_factory=list)
+    areas: list[Area] = field(default_factory=list)
 
     def camera(self, camera_id: str) -> Camera:
         """The camera of that id.
@@ -126,6 +132,7 @@ def _validate(config: Config, source: str) -> None:
         )
     for proxy in config.web.trusted_proxies:
         _check_network(f"{source}: web.trusted_proxies", proxy)
+    validate_dsn(f"{source}: postgres.dsn", config.postgres.dsn)
     seen: set[str] = set()
     for index, camera in enumerate(config.cameras):
         where = f"{source}: $.cameras[{index}]"
@@ -142,6 +149,7 @@ def _validate(config: Config, source: str) -> None:
                 raise ConfigError(f"{where}: line {line.id!r} has no length (p1 equals p2). Remedy: move one end.")
         validate_rules(where, camera.ppe, {zone.id for zone in camera.zones})
     validate_alerts(source, config.alerts, config.cameras)
+    validate_areas(source, config.areas, config.cameras)
 
 
 def _check_network(where: str, text: str) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import re
+import select
 import shutil
+import signal
 import subprocess
+import time
 from typing import NamedTuple
 
-ASK_TIMEOUT_S = 20.0
+ASK_TIMEOUT_S = 10.0
+HELP_BYTES = 1 << 22
 
 
 class FfmpegMissing(Exception):
@@ -80,15 +84,35 @@ def _lists(help_text: str, option: str) -> bool:
 
 
 def _help(binary: str, topic: str) -> str:
+    remedy = "Remedy: install another FFmpeg, or set CROWDPERF_FFMPEG."
     try:
-        return subprocess.run(
+        with subprocess.Popen(
             [binary, "-hide_banner", "-h", topic],
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=ASK_TIMEOUT_S,
-            check=False,
-        ).stdout.decode(errors="replace")
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise FfmpegMissing(
-            f"FFmpeg {binary!r} does not run: {error}. Remedy: install another FFmpeg, or set CROWDPERF_FFMPEG."
-        ) from None
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            assert process.stdout is not None
+            said = _read(process.stdout.fileno())
+            if said is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    except OSError as error:
+        raise FfmpegMissing(f"FFmpeg {binary!r} does not run: {error}. {remedy}") from None
+    if said is None:
+        raise FfmpegMissing(f"FFmpeg {binary!r} gives no help within {ASK_TIMEOUT_S:g} s. {remedy}")
+    return said.decode(errors="replace")
+
+
+def _read(fd: int) -> bytes | None:
+    """Everything up to the end; None where it is late, or too much to be a help text."""
+    said, deadline = b"", time.monotonic() + ASK_TIMEOUT_S
+    while len(said) < HELP_BYTES:
+        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return None
+        part = os.read(fd, 1 << 16)
+        if not part:
+            return said
+        said += part
+    return None

@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-Instances = Literal["embedded", "one", "camera", "shard", "worker", "listener"]
+Instances = Literal["embedded", "one", "postgres", "camera", "shard", "worker", "listener"]
 
 
 class Process(Struct, frozen=True, kw_only=True):
@@ -22,7 +22,8 @@ class Process(Struct, frozen=True, kw_only=True):
     instances: Instances
     """How many there are, and their names.
 
-    embedded: one, or none where redis.url names an outside server. one: one, named `<kind>`. camera: one per enabled
+    embedded: one, or none where redis.url names an outside server. one: one, named `<kind>`. postgres: one where
+    postgres.dsn is set. camera: one per enabled
     camera, named `<kind>-<camera id>`, or one per group of them (`cameras_per_process`), named `<kind>-group-<n>`.
     shard: tracking.shards of them, named `<kind>-<n>`. worker: workers.<role> of them, named `<kind>-<n>`. listener: an
     event listener of supervisord, written in supervisord.conf itself since it depends on no configuration.
@@ -88,6 +89,27 @@ PROCESSES = (
         priority=40,
         nice=5,
         does="writes the history; the only process that does",
+    ),
+    Process(
+        kind="worker-areas",
+        entry="crowdperf.workers.areas:main",
+        instances="one",
+        reads=("events",),
+        writes=("events",),
+        max_silence_s=30,
+        priority=40,
+        nice=5,
+        does="occupancy of areas: doors since the last reset, corrected by what zones see",
+    ),
+    Process(
+        kind="worker-sql",
+        entry="crowdperf.workers.sql:main",
+        instances="postgres",
+        reads=("events",),
+        max_silence_s=300,
+        priority=40,
+        nice=10,
+        does="copies events to PostgreSQL and counts them there",
     ),
     Process(
         kind="worker-housekeeping",

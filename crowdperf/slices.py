@@ -16,6 +16,7 @@ from msgspec import Struct, field
 
 from crowdperf.config import Config
 from crowdperf.settings.alerts import Alerts
+from crowdperf.settings.area import Area
 from crowdperf.settings.camera import Camera, Line, Zone
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.settings.environment import Environment
@@ -47,6 +48,7 @@ class CaptureSlice(Struct, frozen=True, kw_only=True):
     queue_max: int
     stall_s: float
     media_roots: tuple[str, ...]
+    allowed_hosts: tuple[str, ...]
     ring: str
     doorbell: str
     redis_url: str
@@ -115,6 +117,8 @@ class WorkerSlice(Struct, frozen=True, kw_only=True):
     key_prefix: str
     timezone: str = "UTC"
     """The site's zone: whose days the history is counted by."""
+    postgres_dsn: str = ""
+    """As configured: a reference (env:NAME, file:PATH) or a URL. Only `worker-sql` has it."""
 
 
 class NotifiedCamera(Struct, frozen=True, kw_only=True):
@@ -141,6 +145,15 @@ class NotifySlice(Struct, frozen=True, kw_only=True):
     key_prefix: str
 
 
+class AreasSlice(Struct, frozen=True, kw_only=True):
+    """All that the worker of the areas knows."""
+
+    areas: tuple[Area, ...]
+    timezone: str
+    redis_url: str
+    key_prefix: str
+
+
 class WebSlice(Struct, frozen=True, kw_only=True):
     """All that the web process knows; no camera URL, since one may carry a password."""
 
@@ -158,11 +171,6 @@ class WebSlice(Struct, frozen=True, kw_only=True):
 def redis_url(config: Config, paths: Paths) -> str:
     """The server that every process talks to."""
     return config.redis.url or f"unix://{paths.redis_socket.absolute()}"
-
-
-def media_roots(config: Config, root: Path) -> tuple[str, ...]:
-    """The folders below which local files may be read, absolute."""
-    return tuple(str((root / folder).resolve()) for folder in config.media_roots)
 
 
 def capture_slice(config: Config, env: Environment, paths: Paths, root: Path, camera_id: str) -> CaptureSlice:
@@ -188,7 +196,8 @@ def capture_slice(config: Config, env: Environment, paths: Paths, root: Path, ca
         model_width=width if wide else 0,
         queue_max=_first(env.queue_max, config.queue_max),
         stall_s=_first(camera.stall_s, config.stall_s),
-        media_roots=media_roots(config, root),
+        media_roots=tuple(str((root / folder).resolve()) for folder in config.media_roots),
+        allowed_hosts=tuple(config.allowed_hosts),
         ring=str(paths.ring(camera.id)),
         doorbell=str(paths.doorbell.absolute()),
         redis_url=redis_url(config, paths),
@@ -238,18 +247,23 @@ def shard_of(camera_id: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(camera_id.encode()).digest()[:8], "big") % shards
 
 
+def tracked_camera(config: Config, env: Environment, camera: Camera) -> TrackedCamera:
+    """What counting gets of `camera`."""
+    return TrackedCamera(
+        camera_id=camera.id,
+        lines=tuple(camera.lines),
+        zones=tuple(camera.zones),
+        target_fps=_first(camera.target_fps, env.target_fps, config.target_fps),
+    )
+
+
 def tracking_slice(config: Config, env: Environment, paths: Paths, shard: int) -> TrackingSlice:
     """The slice of one tracking shard: the enabled cameras whose hash is `shard`."""
     return TrackingSlice(
         shard=shard,
         settings=config.tracking,
         cameras=tuple(
-            TrackedCamera(
-                camera_id=camera.id,
-                lines=tuple(camera.lines),
-                zones=tuple(camera.zones),
-                target_fps=_first(camera.target_fps, env.target_fps, config.target_fps),
-            )
+            tracked_camera(config, env, camera)
             for camera in config.cameras
             if camera.enabled and shard_of(camera.id, config.tracking.shards) == shard
         ),
@@ -259,7 +273,12 @@ def tracking_slice(config: Config, env: Environment, paths: Paths, shard: int) -
     )
 
 
-def worker_slice(config: Config, paths: Paths, role: str, instance: int) -> WorkerSlice:
+def postgres_dsn(config: Config, env: Environment) -> str:
+    """Where the copy in PostgreSQL is, as a reference or a URL; empty without one. The environment goes first."""
+    return env.postgres_dsn or config.postgres.dsn
+
+
+def worker_slice(config: Config, env: Environment, paths: Paths, role: str, instance: int) -> WorkerSlice:
     """The slice of one worker."""
     return WorkerSlice(
         role=role,
@@ -269,6 +288,7 @@ def worker_slice(config: Config, paths: Paths, role: str, instance: int) -> Work
         redis_url=redis_url(config, paths),
         key_prefix=config.redis.key_prefix,
         timezone=config.site.timezone,
+        postgres_dsn=postgres_dsn(config, env) if role == "sql" else "",
     )
 
 
@@ -296,6 +316,21 @@ def notify_slice(config: Config, paths: Paths, instance: int) -> NotifySlice:
 
 RULE_WORKERS: dict[str, Callable[[Config, Paths, int], Any]] = {"notify": notify_slice}
 """Role -> its slice, of the workers whose cameras are split over instances."""
+
+
+def areas_slice(config: Config, paths: Paths) -> AreasSlice:
+    """The slice of the worker of the areas."""
+    return AreasSlice(
+        areas=tuple(config.areas),
+        timezone=config.site.timezone,
+        redis_url=redis_url(config, paths),
+        key_prefix=config.redis.key_prefix,
+    )
+
+
+def slice_of_worker(config: Config, env: Environment, paths: Paths, role: str) -> WorkerSlice | AreasSlice:
+    """The slice of the worker of that role."""
+    return areas_slice(config, paths) if role == "areas" else worker_slice(config, env, paths, role, 0)
 
 
 def web_slice(config: Config, paths: Paths) -> WebSlice:

@@ -30,6 +30,10 @@ PROTOCOLS = {
 }
 
 
+FILE_FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,h264,hevc,m4v,mpegvideo,mjpeg,mpjpeg,ogg,ivf,obu,mxf,nut,webm,rm"
+"""Recordings as they are. Formats that name further files (playlists, concat, image sequences) are not among them."""
+
+
 class Options(Struct, frozen=True, kw_only=True):
     """Everything that shapes the command line besides the picture."""
 
@@ -38,6 +42,8 @@ class Options(Struct, frozen=True, kw_only=True):
     source: Source
     rtsp_transport: str = "tcp"
     timeout_usec: int = 5_000_000
+    http_proxy: str = ""
+    """What http is read through (`guard`)."""
     loop: bool = False
     paced: bool = False
     """Read no faster than the source's own clock: for what can be read faster than it was filmed."""
@@ -112,16 +118,6 @@ def probe(options: Options) -> list[str]:
     ]
 
 
-def still(options: Options, width: int) -> list[str]:
-    """The command that writes one picture as a JPEG, and reports what the source is."""
-    argv = _input(
-        options,
-        ("-threads", "1", "-protocol_whitelist", PROTOCOLS[options.source.kind]),
-        ("-hide_banner", "-nostats", "-loglevel", "level+info"),
-    )
-    return [*argv, "-vf", f"scale=w='min({width},iw)':h=-2", "-frames:v", "1", "-f", "image2pipe", "-c:v", "mjpeg", "-"]
-
-
 def _passthrough(options: Options) -> tuple[str, ...]:
     """Otherwise FFmpeg makes a constant rate of a camera's times: measured, it doubled and dropped pictures."""
     return () if {"-fps_mode", "-vsync", "-r"} & set(options.output_flags) else options.abilities.passthrough
@@ -155,4 +151,7 @@ def _timeout(options: Options) -> tuple[str, ...]:
     """Microseconds. Only these protocols know them; anything else calls them an error."""
     if options.source.kind == "rtsp":
         return (options.abilities.timeout, str(options.timeout_usec))
-    return ("-rw_timeout", str(options.timeout_usec)) if options.source.kind == "http" else ()
+    if options.source.kind == "http":
+        proxy = ("-http_proxy", options.http_proxy) if options.http_proxy else ()
+        return ("-rw_timeout", str(options.timeout_usec), *proxy)
+    return ("-format_whitelist", FILE_FORMATS)

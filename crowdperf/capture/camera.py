@@ -9,32 +9,23 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec.structs import replace
-
-from crowdperf.capture import argv, probe, source
-from crowdperf.capture.argv import Options
 from crowdperf.capture.ffmpeg import FfmpegChild
 from crowdperf.capture.machine import UNFINISHED_S, Cause, Machine
-from crowdperf.capture.probe import Probe
+from crowdperf.capture.opening import POLL_S, NotOpened, Opener, reason
 from crowdperf.capture.quality import Quality
+from crowdperf.capture.source import SourceError, redactor
 from crowdperf.events.schema import CameraChanged
-from crowdperf.ffmpeg import UNASKED, FfmpegMissing, abilities, ffmpeg_binary
-from crowdperf.frames.ring import FrameWriter, RingError, RingSpec
+from crowdperf.ffmpeg import FfmpegMissing
+from crowdperf.frames.ring import FrameWriter, RingBusy, RingError, RingSpec
 from crowdperf.runtime import Metrics
 from crowdperf.slices import CaptureSlice
 
 if TYPE_CHECKING:
     from crowdperf.capture.pyav import PyavChild
 
-POLL_S = 0.2
-PROBE_S = 15.0
 RATE_WINDOW_S = 2.0
-_HOPELESS = (
-    *("Invalid data found", "moov atom not found", "Protocol not found", "Option not found", "Unrecognized option"),
-    *("does not contain any stream", "matches no streams", "Invalid argument", "Unknown decoder", "Decoder not found"),
-    *("401 Unauthorized", "403 Forbidden", "404 Not Found", "400 Bad Request", "454 Session", "Server returned 4"),
-)
-"""What FFmpeg says when waiting will not help; such a camera is `misconfigured`, and tried again all the same."""
+MOST_FPS = 240
+"""Pictures taken in a second at most: whatever a source sends, it may not take the site's time."""
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +56,8 @@ class CameraCapture:
         self._report = report
         self._alive = alive
         self._wait = wait
-        self._decoding = decoding
-        self._clean = source.redactor(slice_.url)
+        self._clean = redactor(slice_.url)
+        self._opener = Opener(slice_, self._clean, self._turn, decoding)
         self._machine = Machine(slice_.stall_s, random.random, time.monotonic())
         self._quality = Quality(time.monotonic())
         self._child: FfmpegChild | PyavChild | None = None
@@ -81,6 +72,7 @@ class CameraCapture:
         self._announced = ""
         self._rate_from = (time.monotonic(), 0)
         self._total = 0
+        self._window = (0.0, 0)
 
     def step(self) -> None:
         """One turn of the loop: connect where it is due, else take what FFmpeg has. Takes `POLL_S` or little more."""
@@ -97,6 +89,7 @@ class CameraCapture:
     def close(self) -> None:
         """End FFmpeg, remove the ring, report the stop."""
         self._end_child()
+        self._opener.close()
         if self._ring:
             self._ring.close(unlink=True)
             self._ring = None
@@ -106,6 +99,7 @@ class CameraCapture:
     def abandon(self) -> None:
         """Let go after an error that should not be: the ring stays for whoever comes next, as after kill -9."""
         self._end_child()
+        self._opener.close()
         if self._ring:
             self._ring.close(unlink=False)
             self._ring = None
@@ -118,16 +112,19 @@ class CameraCapture:
         self._machine.connecting(now)
         self._announce()
         try:
-            options = self._options()
-            if camera.backend == "pyav":
-                self._child = self._open_pyav(options)
-            elif argv.tells_itself(options, camera.pix_fmt):
-                self._child = self._open_stream(options)
-            else:
-                self._child = self._open_probed(options)
-            if self._child is None:
-                return
-        except (source.SourceError, FfmpegMissing, RingError) as error:
+            opened = self._opener.open()
+            self._child, self._ends = opened.child, opened.ends
+            self._quality.expect(opened.fps)
+            self._open_ring(opened.spec)
+        except NotOpened as error:
+            self._remember(error.lines)
+            self._machine.stalled(time.monotonic())
+            self._lose(error.cause, str(error), error.misconfigured)
+            return
+        except RingBusy as error:
+            self._lose("source", str(error))
+            return
+        except (SourceError, FfmpegMissing, RingError) as error:
             self._lose("source", str(error), misconfigured=True)
             return
         except OSError as error:
@@ -137,147 +134,6 @@ class CameraCapture:
         self._metrics.text("pts_source", "stream" if camera.backend == "pyav" else "none", camera.camera_id)
         self._frames = 0
         self._next_slot()
-
-    def _options(self) -> Options:
-        """What the slice asks for, checked.
-
-        Raises:
-            SourceError, FfmpegMissing: it cannot be done.
-        """
-        camera = self._slice
-        binary = "" if camera.backend == "pyav" else ffmpeg_binary()
-        return Options(
-            binary=binary,
-            abilities=abilities(binary) if binary else UNASKED,
-            source=source.check(camera.url, camera.media_roots),
-            rtsp_transport=camera.rtsp_transport,
-            timeout_usec=camera.rtsp_stimeout_usec,
-            extra_flags=tuple(source.flags(camera.ffmpeg_extra_flags, "FFMPEG_EXTRA_FLAGS")),
-            output_flags=tuple(source.flags(camera.ffmpeg_flags, "ffmpeg_flags")),
-        )
-
-    def _open_stream(self, options: Options) -> FfmpegChild | None:
-        """One connection: FFmpeg says what the source is and goes on to its pictures."""
-        found = None
-        for patient in (False, True):
-            child = FfmpegChild(argv.stream(replace(options, patient=patient), self._slice.analysis_width), self._clean)
-            deadline = self._deadline()
-            while found is None and child.attend(POLL_S) and time.monotonic() < deadline and self._alive():
-                found = probe.parse_stream("\n".join(child.facts))
-                self._beat(time.monotonic())
-            if found:
-                try:
-                    self._open_ring(self._spec(found[0], found[1:]))
-                except RingError:
-                    child.end()
-                    raise
-                self._ends = False
-                return child
-            child.end()
-            if not self._try_patience(time.monotonic() >= deadline, [*child.facts, *child.tail], list(child.tail)):
-                return None
-        self._lose_with(list(child.tail), "the source holds no video")
-        return None
-
-    def _open_probed(self, options: Options) -> FfmpegChild | None:
-        """Look first, then open again with what is known by then."""
-        found, options = self._probe(options)
-        if found is None:
-            return None
-        self._open_ring(self._spec(found))
-        assert self._ring is not None
-        # A recording, here or on a web server: it can be read faster than it was filmed, and it has an end.
-        paced = options.source.kind == "file" or (options.source.kind == "http" and found.finite)
-        self._ends = paced and not self._slice.loop
-        options = replace(options, paced=paced, loop=self._slice.loop and paced)
-        return FfmpegChild(argv.capture(options, self._ring.spec), self._clean)
-
-    def _open_pyav(self, options: Options) -> PyavChild | None:
-        """One connection, decoded in this process; its first picture says what the source is."""
-        try:
-            # Here, because it costs every process 40 MB, and it may be missing.
-            from crowdperf.capture.pyav import PyavChild
-        except ImportError as error:
-            raise source.SourceError(
-                f"the backend pyav needs the Python package av ({error}). Remedy: install it, or set backend: ffmpeg."
-            ) from None
-        for patient in (False, True):
-            # A read's own limit comes after ours: a stall is to be called one.
-            silence_s = max(self._slice.stall_s, 1.0) + 1.0
-            child = PyavChild(
-                replace(options, patient=patient),
-                self._slice.loop,
-                silence_s,
-                self._clean,
-                begin=lambda: self._decoding(self._slice),
-            )
-            deadline = self._deadline()
-            while child.found is None and child.attend(POLL_S) and time.monotonic() < deadline and self._alive():
-                self._beat(time.monotonic())
-            if child.found:
-                try:
-                    self._open_ring(self._spec(child.found))
-                except RingError:
-                    child.end()
-                    raise
-                assert self._ring is not None
-                child.shape(self._ring.spec)
-                self._ends = child.found.finite and not self._slice.loop
-                return child
-            child.end()
-            nothing = not child.tail or "does not contain any stream" in child.tail[-1]
-            said = ["Video:"] if nothing and not patient else []
-            if not self._try_patience(time.monotonic() >= deadline, said, list(child.tail)):
-                return None
-        return None
-
-    def _probe(self, options: Options) -> tuple[Probe | None, Options]:
-        """Look at the source, a second time with patience where it does not show its size at once."""
-        for patient in (False, True):
-            options = replace(options, patient=patient)
-            child = FfmpegChild(argv.probe(options), self._clean)
-            deadline = self._deadline()
-            while child.listen(POLL_S) and time.monotonic() < deadline and self._alive():
-                self._beat(time.monotonic())
-            child.end()
-            lines = [line for line in child.tail if "At least one output file" not in line]
-            found = probe.parse("\n".join(lines))
-            if found:
-                return found, options
-            if not self._try_patience(time.monotonic() >= deadline, lines, lines):
-                return None, options
-        self._lose_with(lines, "the source holds no video")
-        return None, options
-
-    def _deadline(self) -> float:
-        return time.monotonic() + min(PROBE_S, max(self._slice.stall_s, 1.0))
-
-    def _try_patience(self, late: bool, said: list[str], errors: list[str]) -> bool:
-        """Whether a source that showed no picture size may show one to an FFmpeg that waits; else it is lost here."""
-        if not late and any("unspecified size" in line or "Video:" in line for line in said):
-            return True
-        self._remember(errors)
-        self._machine.stalled(time.monotonic())
-        if late:
-            self._lose("stall", "the source was opened but gave no picture in time")
-        else:
-            self._lose_with(errors, "the source holds no video")
-        return False
-
-    def _spec(self, found: Probe, written: tuple[int, int] | None = None) -> RingSpec:
-        camera = self._slice
-        self._quality.expect(found.fps)
-        return probe.ring_spec(
-            found,
-            pix_fmt=camera.pix_fmt,
-            analysis_width=camera.analysis_width,
-            queue_max=camera.queue_max,
-            target_fps=camera.target_fps,
-            frame_skip=camera.frame_skip,
-            ppe_fps=camera.ppe_fps,
-            model_width=camera.model_width,
-            written=written,
-        )
 
     def _open_ring(self, spec: RingSpec) -> None:
         """Keep the ring where the picture is as before; else a new one takes its name."""
@@ -298,6 +154,11 @@ class CameraCapture:
 
     def _pump(self, child: FfmpegChild | PyavChild) -> None:
         assert self._ring is not None
+        spec = self._ring.spec
+        if child.resized and child.resized != (spec.source_width, spec.source_height):
+            # FFmpeg would go on scaling to the old size, in the old shape.
+            self._lose("ended", "the picture's size changed to {}x{}".format(*child.resized))
+            return
         count = child.read_into(self._view[self._filled :], POLL_S)
         now = time.monotonic()
         if count is None:
@@ -318,6 +179,7 @@ class CameraCapture:
             self._total += 1
             self._machine.frame(now)
             self._next_slot()
+            self._limit(now)
         elif self._filled and now - self._first_byte_ns[1] / 1e9 >= self._overdue_s:
             self._overdue_s += UNFINISHED_S
             if self._short_read(now):
@@ -325,6 +187,21 @@ class CameraCapture:
         elif self._machine.stalled(now):
             self._announce()
             self._lose("stall", self._machine.detail)
+
+    def _limit(self, now: float) -> None:
+        """Take no more than `MOST_FPS`; what is not taken has to wait in the pipe."""
+        since, taken = self._window
+        if now - since >= 1.0:
+            self._window = (now, 1)
+        elif taken < MOST_FPS:
+            self._window = (since, taken + 1)
+        else:
+            self._wait(since + 1.0 - now)
+
+    def _turn(self) -> bool:
+        """For what takes longer than a turn of the loop."""
+        self._beat(time.monotonic())
+        return self._alive()
 
     def _short_read(self, now: float) -> bool:
         self._metrics.count("short_reads_total", camera=self._slice.camera_id)
@@ -345,9 +222,8 @@ class CameraCapture:
     def _lose_with(self, lines: list[str], otherwise: str, failed: bool = True) -> None:
         """Lost, for the reason that FFmpeg gives."""
         self._remember(lines)
-        hopeless = [line for line in lines if any(phrase in line for phrase in _HOPELESS)]
-        detail = (hopeless or lines or [otherwise])[-1]
-        self._lose("ended" if not failed else "source", detail, misconfigured=failed and bool(hopeless))
+        detail, hopeless = reason(lines, otherwise)
+        self._lose("ended" if not failed else "source", detail, misconfigured=failed and hopeless)
 
     def _lose(self, cause: Cause, detail: str, misconfigured: bool = False) -> None:
         self._end_child()

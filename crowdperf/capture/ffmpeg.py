@@ -11,6 +11,7 @@ import select
 import shutil
 import signal
 import subprocess
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -23,6 +24,12 @@ TAIL_LINES = 100
 _PR_SET_PDEATHSIG = 1
 _READ_BYTES = 16_384
 _LINE_BYTES = 4_096
+_KEPT_CHARACTERS = 500
+FLOOD_BYTES = 1 << 20
+"""Error lines that are heard in a second. An FFmpeg that writes more has to wait: it may not take the site's time."""
+_LAST_ROUNDS = 256
+_LOOK_S = 0.02
+_RESIZED = re.compile(r"Reconfiguring filter graph because video parameters changed to .*?, (\d+)x(\d+)")
 _LEVEL = re.compile(r"\[(?:warning|error|fatal|panic)\] ")
 
 
@@ -41,6 +48,8 @@ class FfmpegChild:
     """A pipe tells nothing of a picture but its bytes; `PyavChild` has more to say here, and in the next two."""
     pts = NO_PTS
     camera_clock_ns: int | None = None
+    resized: tuple[int, int] | None = None
+    """The size that the source's pictures have changed to meanwhile, as far as it said so."""
 
     def __init__(self, argv: list[str], clean: Callable[[str], str]) -> None:
         setpriv = shutil.which("setpriv")
@@ -50,6 +59,8 @@ class FfmpegChild:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             preexec_fn=None if setpriv else _die_with_parent,
+            # A group of its own, so that what is ended is also whatever it has started (a wrapper script's FFmpeg).
+            start_new_session=True,
         )
         assert self._process.stdout is not None
         assert self._process.stderr is not None
@@ -63,6 +74,9 @@ class FfmpegChild:
             self._poll.register(fd, select.POLLIN)
         self._open = {self._out, self._err}
         self._partial = b""
+        self._heard = 0
+        self._second = time.monotonic()
+        self._deaf = False
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         """Its last error lines, without secrets."""
         self.facts: deque[str] = deque(maxlen=TAIL_LINES)
@@ -74,6 +88,8 @@ class FfmpegChild:
         Returns:
             How many bytes came, 0 after `timeout_s` without any, None at the end of the stream.
         """
+        if self._deaf:
+            self._listen_again()
         for fd, _ in self._poll.poll(timeout_s * 1000):
             if fd == self._err:
                 self._hear()
@@ -85,6 +101,12 @@ class FfmpegChild:
                 self._forget(fd)
         return 0 if self._out in self._open else None
 
+    def has_output(self) -> bool:
+        """Whether pictures lie in the pipe."""
+        poll = select.poll()
+        poll.register(self._out, select.POLLIN)
+        return self._out in self._open and any(event & select.POLLIN for _, event in poll.poll(0))
+
     def attend(self, timeout_s: float) -> bool:
         """As `listen`, but leave the pictures in the pipe."""
         poll = select.poll()
@@ -95,6 +117,8 @@ class FfmpegChild:
 
     def listen(self, timeout_s: float) -> bool:
         """Only hear its error lines for a while; False once it has no more to say."""
+        if self._deaf:
+            self._listen_again()
         for fd, _ in self._poll.poll(timeout_s * 1000):
             if fd == self._err:
                 self._hear()
@@ -114,14 +138,34 @@ class FfmpegChild:
             elif len(self._partial) > _LINE_BYTES:
                 # Not cut but dropped: a secret that a cut went through would be recognised in neither half.
                 self._partial = b"(a line without end was dropped)"
+            self._limit(len(data))
+
+    def _limit(self, heard: int) -> None:
+        """Hear no more of this second where it was too much."""
+        now = time.monotonic()
+        if now - self._second >= 1.0:
+            self._second, self._heard = now, 0
+        self._heard += heard
+        if self._heard > FLOOD_BYTES and self._err in self._open and not self._deaf:
+            self._deaf = True
+            self._poll.unregister(self._err)
+            self.tail.append("(it writes error lines faster than they can be heard)")
+
+    def _listen_again(self) -> None:
+        if time.monotonic() - self._second >= 1.0:
+            self._deaf = False
+            self._poll.register(self._err, select.POLLIN)
 
     def _keep(self, lines: list[bytes]) -> None:
         for line in lines:
             text = self._clean(line.decode(errors="replace"))
             if "[info]" in text:
-                self.facts.append(text)
+                self.facts.append(text[:_KEPT_CHARACTERS])
+                resized = _RESIZED.search(text)
+                if resized:
+                    self.resized = (int(resized[1]), int(resized[2]))
             elif text.strip():
-                self.tail.append(_LEVEL.sub("", text))
+                self.tail.append(_LEVEL.sub("", text)[:_KEPT_CHARACTERS])
 
     def _forget(self, fd: int) -> None:
         self._poll.unregister(fd)
@@ -129,14 +173,15 @@ class FfmpegChild:
 
     def end(self) -> int:
         """End it: a polite request, and soon a kill, since a stalled FFmpeg ignores requests. Returns its exit code."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(TERMINATE_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+        if self._process.returncode is None:
+            self._signal(signal.SIGTERM)
+            self._has_ended(TERMINATE_S)
+            # The group, also when its first process is gone: nothing of it may go on.
+            self._signal(signal.SIGKILL)
         code = self._process.wait()
-        while self._err in self._open and self._poll.poll(0):
+        for _ in range(_LAST_ROUNDS):
+            if self._err not in self._open or not self._poll.poll(0):
+                break
             self.listen(0)
         for stream in (self._process.stdout, self._process.stderr):
             if stream:
@@ -145,9 +190,22 @@ class FfmpegChild:
 
     def exit_code(self, timeout_s: float = TERMINATE_S) -> int:
         """Its exit code once its output has ended; it is ended too if it lingers."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout_s)
+        self._has_ended(timeout_s)
         return self.end()
+
+    def _signal(self, number: int) -> None:
+        """Its whole group, whose number is its own until somebody has waited for it."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def _has_ended(self, timeout_s: float) -> bool:
+        """Whether it ends within that time; it is not waited for."""
+        deadline = time.monotonic() + timeout_s
+        while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_S)
+        return True
 
 
 def _widen(fd: int) -> int:

@@ -21,7 +21,7 @@ import numpy as np
 from av.codec.context import Flags
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from crowdperf.capture.argv import PATIENT, PROTOCOLS, QUICK, Options
+from crowdperf.capture.argv import FILE_FORMATS, PATIENT, PROTOCOLS, QUICK, Options
 from crowdperf.capture.probe import Probe
 from crowdperf.capture.source import SourceError
 from crowdperf.frames.layout import NO_PTS, RingSpec
@@ -83,6 +83,10 @@ def container_options(options: Options) -> dict[str, str]:
         found |= {"rtsp_transport": options.rtsp_transport, "timeout": str(options.timeout_usec)}
     elif options.source.kind == "http":
         found["rw_timeout"] = str(options.timeout_usec)
+        if options.http_proxy:
+            found["http_proxy"] = options.http_proxy
+    else:
+        found["format_whitelist"] = FILE_FORMATS
     return found
 
 
@@ -102,6 +106,8 @@ class PyavChild:
     """
 
     pipe_bytes = 0
+    resized = None
+    """A connection whose pictures change ends by itself."""
 
     def __init__(
         self,

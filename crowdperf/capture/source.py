@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import shlex
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from crowdperf.runtime import redact
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _REMEDY = "Remedy: correct the camera's url."
-_METADATA_HOSTS = frozenset({"metadata", "metadata.google.internal", "instance-data"})
-_LINK_LOCAL = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
+_METADATA_HOSTS = frozenset({"metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"})
+_REFUSED = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        *("169.254.0.0/16", "fe80::/10"),
+        # Clouds that serve their metadata elsewhere: AWS by IPv6, Alibaba, Oracle, Azure.
+        *("fd00:ec2::/32", "100.100.100.200/32", "192.0.0.192/32", "168.63.129.16/32"),
+    )
+)
 _FLAG_VALUES: dict[str, int] = dict.fromkeys(
     (
         *("-analyzeduration", "-buffer_size", "-c:v", "-err_detect", "-fflags", "-flags", "-fps_mode", "-hwaccel"),
@@ -39,20 +48,21 @@ class Source(NamedTuple):
     """What FFmpeg gets: the URL, or the file's absolute path."""
 
 
-def check(url: str, media_roots: tuple[str, ...]) -> Source:
+def check(url: str, media_roots: tuple[str, ...], allowed_hosts: tuple[str, ...] = ()) -> Source:
     """Decide whether a camera's url may be opened.
 
-    A host NAME is not resolved here: who may edit the configuration and owns a name server can still point it anywhere.
+    A host NAME is not resolved here: `addresses` does that.
 
     Args:
         url: as configured.
         media_roots: absolute folders; a file is read only below one of them, links followed first.
+        allowed_hosts: hosts that the operator lets through although they would be refused.
 
     Raises:
         SourceError: another scheme, a forbidden address, a file outside the roots, or one that is missing.
     """
-    if url.startswith("-") or "\0" in url:
-        raise SourceError(f"the url may not begin with '-' nor hold a NUL. {_REMEDY}")
+    if url.startswith("-") or _CONTROL.search(url):
+        raise SourceError(f"the url may not begin with '-' nor hold a control character. {_REMEDY}")
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
@@ -64,7 +74,7 @@ def check(url: str, media_roots: tuple[str, ...]) -> Source:
     if parts.scheme in ("rtsp", "rtsps", "http", "https"):
         if not host:
             raise SourceError(f"the url names no host. {_REMEDY}")
-        _check_host(host)
+        _check_host(host, allowed_hosts)
         return Source("rtsp" if parts.scheme.startswith("rtsp") else "http", url)
     if parts.scheme == "file":
         return Source("file", _file(unquote(parts.path), media_roots))
@@ -75,8 +85,31 @@ def check(url: str, media_roots: tuple[str, ...]) -> Source:
     )
 
 
-def _check_host(host: str) -> None:
+def addresses(host: str, port: int, allowed_hosts: tuple[str, ...]) -> list[tuple[int, Any]]:
+    """Where a host may be reached: (family, address) for a socket, in the resolver's order.
+
+    Raises:
+        SourceError: one of its addresses is refused.
+        OSError: the name is not known.
+    """
+    _check_host(host, allowed_hosts)
+    found: list[tuple[int, Any]] = [
+        (family, place) for family, _, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    ]
+    if not _is_allowed(host, allowed_hosts):
+        for _, place in found:
+            _check_host(str(place[0]), allowed_hosts)
+    return found
+
+
+def _is_allowed(host: str, allowed_hosts: tuple[str, ...]) -> bool:
+    return host.rstrip(".").lower() in {each.rstrip(".").lower() for each in allowed_hosts}
+
+
+def _check_host(host: str, allowed_hosts: tuple[str, ...]) -> None:
     """No link-local address, in whatever spelling: cloud machines serve their credentials there."""
+    if _is_allowed(host, allowed_hosts):
+        return
     address: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
@@ -85,10 +118,20 @@ def _check_host(host: str) -> None:
         with contextlib.suppress(OSError):
             address = ipaddress.IPv4Address(socket.inet_aton(host))
     if isinstance(address, ipaddress.IPv6Address):
-        address = address.ipv4_mapped or address
-    refused = address is not None and any(address in network for network in _LINK_LOCAL)
+        address = address.ipv4_mapped or address.sixtofour or _embedded(address) or address
+    refused = address is not None and any(address in network for network in _REFUSED)
     if refused or host.rstrip(".").lower() in _METADATA_HOSTS:
-        raise SourceError(f"the host {host!r} is a link-local or metadata address. {_REMEDY}")
+        raise SourceError(
+            f"the host {host!r} is a link-local or metadata address. Remedy: correct the camera's url, "
+            "or name the host in allowed_hosts."
+        )
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address inside one of NAT64 (64:ff9b::/96) or of the old IPv4-compatible form (::/96)."""
+    if int(address) >> 32 in (0x0064FF9B << 64, 0):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
 
 
 def _file(name: str, media_roots: tuple[str, ...]) -> str:
@@ -121,6 +164,8 @@ def flags(text: str, name: str) -> list[str]:
         raise SourceError(f"{name}={text!r} cannot be split: {error}. Remedy: close the quotation.") from None
     rest = iter(tokens)
     for token in rest:
+        if _CONTROL.search(token):
+            raise SourceError(f"{name}: {token!r} holds a control character. Remedy: take it out.")
         if token not in _FLAG_VALUES:
             raise SourceError(
                 f"{name}: the flag {token!r} is not allowed. Remedy: use one of {', '.join(sorted(_FLAG_VALUES))}."
@@ -130,6 +175,8 @@ def flags(text: str, name: str) -> list[str]:
             # A value that begins with '-' is an option that has been taken for one; numbers may be negative.
             if value is None or (value.startswith("-") and not value[1:].isdigit()):
                 raise SourceError(f"{name}: the flag {token!r} has no value. Remedy: give it one.")
+            if _CONTROL.search(value) or (token == "-rtsp_flags" and "listen" in value):
+                raise SourceError(f"{name}: {token} {value!r} is not allowed. Remedy: take it out.")
     return tokens
 
 

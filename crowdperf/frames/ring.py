@@ -19,9 +19,18 @@ from numpy.typing import NDArray
 
 from crowdperf.frames import layout, segment
 from crowdperf.frames.layout import F_HEAD, F_HEARTBEAT, NO_PTS, PICTURE_AT, STAMP_AT, RingSpec, put_stamp, take_stamp
-from crowdperf.frames.segment import NEEDS_FENCE, RingError, unlink_instance
+from crowdperf.frames.segment import NEEDS_FENCE, RingBusy, RingError, unlink_instance
 
-__all__ = ["FrameReader", "FrameStamp", "FrameWriter", "RingError", "RingSpec", "RingUnavailable", "unlink_instance"]
+__all__ = [
+    "FrameReader",
+    "FrameStamp",
+    "FrameWriter",
+    "RingBusy",
+    "RingError",
+    "RingSpec",
+    "RingUnavailable",
+    "unlink_instance",
+]
 
 NOBODY = contextlib.suppress(FileNotFoundError, ConnectionRefusedError, BlockingIOError)
 

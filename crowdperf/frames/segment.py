@@ -19,6 +19,10 @@ class RingError(Exception):
     """A ring cannot be made; the message names the ring, the need and the remedy."""
 
 
+class RingBusy(RingError):
+    """Another live writer has the ring, as for a moment when a camera moves from one process to another."""
+
+
 NEEDS_FENCE = platform.machine() not in ("x86_64", "AMD64", "i686")
 """Whether the processor may swap two stores, or two loads; asked before each `fence` to save its call."""
 _FENCE = threading.Lock()
@@ -89,14 +93,14 @@ def lock(fd: int, path: Path) -> None:
     """Claim the ring for this process; the lock goes with the process, however it ends.
 
     Raises:
-        RingError: another live writer has it.
+        RingBusy: another live writer has it.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         header = memoryview(os.pread(fd, layout.HEADER_WORDS * 8, 0)).cast("Q")
         owner = header[layout.F_OWNER_PID] if len(header) > layout.F_OWNER_PID else "unknown"
-        raise RingError(
+        raise RingBusy(
             f"ring {str(path)!r} is being written by process {owner}. "
             "Remedy: stop that capture process, or start this one with another data folder."
         ) from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,22 +96,27 @@ def spec_of(
     )
 
 
-def pictures(clip: Clip, spec: RingSpec, output_flags: tuple[str, ...] = ()) -> Iterator[Picture]:
+def pictures(
+    clip: Clip, spec: RingSpec, extra_flags: tuple[str, ...] = (), output_flags: tuple[str, ...] = ()
+) -> Generator[Picture, None, None]:
     """Every picture of the clip, in order, in the form of `spec`.
 
     Args:
+        extra_flags: FFMPEG_EXTRA_FLAGS, of those that fit a recording.
         output_flags: the camera's own `ffmpeg_flags`.
 
     Raises:
         ClipError: FFmpeg gave up, or stalled.
     """
-    options = replace(_options(clip.path), timed=clip.timed, output_flags=output_flags)
+    # Those of the output make their own pace: the time of a picture before them says nothing of the one behind.
+    timed = clip.timed and not {"-r", "-fps_mode", "-vsync"} & set(output_flags)
+    options = replace(_options(clip.path), timed=timed, extra_flags=extra_flags, output_flags=output_flags)
     child = FfmpegChild(argv.capture(options, spec), str)
     times: list[float] = []
     number, began_s, at_s = 0, 0.0, 0.0
     try:
         while (data := _picture(child, spec.frame_bytes, times, clip)) is not None:
-            if not clip.timed:
+            if not timed:
                 at_s = number / clip.fps
             else:
                 while not times and child.attend(POLL_S):

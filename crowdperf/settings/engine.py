@@ -45,7 +45,7 @@ class Tracking(Settings, frozen=True, kw_only=True):
     """The tracking shards."""
 
     shards: Annotated[int, Meta(ge=1, le=64)] = 1
-    high_confidence: Annotated[float, Meta(gt=0, lt=1)] = 0.35
+    high_confidence: Annotated[float, Meta(gt=0, lt=1)] = 0.3
     lost_s: Seconds = 1.5
     """How long a track is remembered without a detection."""
     gap_s: Seconds = 1.0

@@ -9,6 +9,8 @@ from msgspec import Struct
 
 from crowdperf.settings.base import ConfigError
 
+POSTGRES_DSN = "CROWDPERF_POSTGRES_DSN"
+
 
 class Environment(Struct, frozen=True, kw_only=True):
     """The documented environment variables; None where unset."""
@@ -18,6 +20,8 @@ class Environment(Struct, frozen=True, kw_only=True):
     rtsp_stimeout_usec: int = 5_000_000
     ffmpeg_extra_flags: str = "-loglevel error"
     cuda_empty_every: int = 0
+    postgres_dsn: str = ""
+    """A reference to the variable, never its value: this goes into slices, and from there into files."""
 
 
 def environment(variables: Mapping[str, str]) -> Environment:
@@ -32,6 +36,7 @@ def environment(variables: Mapping[str, str]) -> Environment:
         rtsp_stimeout_usec=_number(variables, "RTSP_STIMEOUT_USEC", int, 1, 10**12) or 5_000_000,
         ffmpeg_extra_flags=variables.get("FFMPEG_EXTRA_FLAGS", "").strip(),
         cuda_empty_every=_number(variables, "CUDA_EMPTY_EVERY", int, 0, 10**6) or 0,
+        postgres_dsn=f"env:{POSTGRES_DSN}" if variables.get(POSTGRES_DSN, "").strip() else "",
     )
 
 

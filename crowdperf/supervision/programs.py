@@ -45,7 +45,7 @@ def programs(
             digest=_digest(_slice(row, name, arguments, config, env, paths, root)),
         )
         for row in PROCESSES
-        for name, arguments in _instances(row, config, groups)
+        for name, arguments in _instances(row, config, env, groups)
     )
 
 
@@ -54,7 +54,7 @@ def grouped(config: Config, before: Groups) -> Groups:
     return assign([camera.id for camera in config.cameras if camera.enabled], config.cameras_per_process, before)
 
 
-def _instances(row: Process, config: Config, groups: Groups) -> list[tuple[str, tuple[str, ...]]]:
+def _instances(row: Process, config: Config, env: Environment, groups: Groups) -> list[tuple[str, tuple[str, ...]]]:
     """Names and arguments of one row's programs."""
     command, _, role = row.kind.partition("-")
     if row.instances == "embedded":
@@ -70,7 +70,7 @@ def _instances(row: Process, config: Config, groups: Groups) -> list[tuple[str, 
         return [(f"{row.kind}-{shard}", (command, str(shard))) for shard in range(config.tracking.shards)]
     if row.instances == "worker":
         return [(f"{row.kind}-{n}", (command, role, str(n))) for n in range(getattr(config.workers, role))]
-    if row.instances == "one":
+    if row.instances == "one" or (row.instances == "postgres" and slices.postgres_dsn(config, env)):
         return [(row.kind, (command, role) if role else (command,))]
     return []
 
@@ -92,7 +92,7 @@ def _slice(
     if row.instances == "worker":
         return slices.RULE_WORKERS[row.kind.partition("-")[2]](config, paths, int(last))
     if row.kind.startswith("worker-"):
-        return slices.worker_slice(config, paths, row.kind.partition("-")[2], 0)
+        return slices.slice_of_worker(config, env, paths, row.kind.partition("-")[2])
     if row.kind == "web":
         return slices.web_slice(config, paths)
     if row.kind == "redis":

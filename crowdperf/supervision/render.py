@@ -11,7 +11,7 @@ import msgspec
 
 from crowdperf.config import Config, load
 from crowdperf.settings.choice import choice_of, write_choice
-from crowdperf.settings.environment import Environment, environment
+from crowdperf.settings.environment import POSTGRES_DSN, Environment, environment
 from crowdperf.settings.paths import Paths
 from crowdperf.supervision.groups import Groups
 from crowdperf.supervision.groups import load as load_groups
@@ -83,6 +83,9 @@ def record_environment(paths: Paths, variables: Mapping[str, str]) -> None:
     folder = paths.data / "supervisor"
     folder.mkdir(parents=True, exist_ok=True)
     kept = {name: variables[name] for name in VARIABLES if name in variables}
+    if variables.get(POSTGRES_DSN, "").strip():
+        # Its value is a secret, and the programs have it in their environment: what matters here is that it is set.
+        kept[POSTGRES_DSN] = "set"
     kept["CROWDPERF_CONFIG"] = variables.get("CROWDPERF_CONFIG", "config.json")
     (folder / "environment.json").write_bytes(msgspec.json.encode(kept))
 

@@ -27,6 +27,7 @@ from crowdperf.events.connection import BLOCK_MS
 from crowdperf.events.schema import Event, FrameDetections, LineCrossed, PpeObserved, TrackedFrame
 from crowdperf.events.streams import DETECTIONS, EVENTS, OBSERVATIONS, TRACKS, key
 from crowdperf.runtime import Metrics
+from crowdperf.settings.engine import Tracking
 from crowdperf.slices import TrackedCamera, TrackingSlice
 from crowdperf.storage import density
 from crowdperf.tracking.pipeline import CameraPipeline, MalformedFrameError, StateError
@@ -75,6 +76,11 @@ def state_key(camera: str, prefix: str = "") -> str:
     return f"{prefix}crowdperf:state:{GROUP}:{camera}"
 
 
+def pipeline_of(camera: TrackedCamera, settings: Tracking) -> CameraPipeline:
+    """A camera's pipeline at its beginning."""
+    return CameraPipeline(camera.camera_id, settings, camera.lines, camera.zones, camera.target_fps)
+
+
 class Shard:
     """All cameras of one tracking process. `clock` is monotonic, `wall` is Unix time, both in seconds."""
 
@@ -119,10 +125,7 @@ class Shard:
                 raise
 
     def _restored(self, camera: TrackedCamera, name: str, now: float) -> _Camera:
-        settings = self._slice.settings
-        own = _Camera(
-            CameraPipeline(camera.camera_id, settings, camera.lines, camera.zones, camera.target_fps), name, now
-        )
+        own = _Camera(pipeline_of(camera, self._slice.settings), name, now)
         stored = self._client.get(state_key(camera.camera_id, self._prefix))
         if stored is None:
             return own

@@ -19,11 +19,21 @@ from crowdperf.settings.engine import Tracking
 from crowdperf.tracking import association, kalman
 from crowdperf.tracking.association import Indices
 
-VERSION = 1
+VERSION = 2
 CONFIRM_HITS = 3
-"""A track is confirmed with its third detection."""
+CONFIRM_S = 0.2
+EVIDENCE = 1.8
+"""A track is confirmed when it was seen three times, over this long, with scores that add up to this: what is seen
+weakly needs to be seen more often."""
 TENTATIVE_S = 0.35
 """How long an unconfirmed track may go without a detection."""
+TENTATIVE_FRAMES = 2.5
+WEAK_FRAMES = 2.5
+LOST_FRAMES = 5
+"""The same times in frames, where these are longer: few frames a second must not end what was merely not looked at."""
+INTERVAL_WEIGHT = 0.1
+LONGEST_INTERVAL_S = 2.0
+"""The time between frames is a mean that forgets, of pauses no longer than this."""
 WEAK_S = 0.6
 """A weak detection continues only tracks that were seen this recently: it must not revive an old one."""
 BUFFER = 0.3
@@ -32,7 +42,7 @@ LEAST_FIRST = 0.15
 LEAST_WEAK = 0.5
 LEAST_FAR = 0.2
 """Least similarity of a pair, by stage: confident, weak, and confident by buffered boxes."""
-DUPLICATE = 0.65
+DUPLICATE = 0.5
 """A new detection that covers a tracked one by this IoU is the same object under another class."""
 OTHER_KIND = 0.3
 """Taken off the similarity of a person and a vehicle: they are matched only when nothing else is there."""
@@ -69,6 +79,7 @@ class _State(Struct, array_like=True):
     seen: bytes
     votes: bytes
     filters: bytes
+    interval_s: float
 
 
 class PersonTracker:
@@ -78,6 +89,7 @@ class PersonTracker:
         self._high = settings.high_confidence
         self._lost_s = settings.lost_s
         self._time: float | None = None
+        self._interval_s = 0.0
         self._next_id = 1
         self._ids: NDArray[np.uint32] = np.zeros(0, np.uint32)
         self._hits: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -102,6 +114,7 @@ class PersonTracker:
         (n,) indices into `settings.base.CLASSES`; `aspect` is the source's width divided by its height.
         """
         measured = _measured(boxes, aspect)
+        self._learn_interval(captured_at_s)
         ended = self._evict(captured_at_s)
         self._predict(captured_at_s)
         track_of = self._match(captured_at_s, measured, scores, classes)
@@ -118,6 +131,18 @@ class PersonTracker:
         if len(born):
             self._append(captured_at_s, measured[born], scores[born], classes[born])
         return self._tracks(captured_at_s, aspect, ended, np.concatenate([seen_in, born]))
+
+    def _learn_interval(self, now: float) -> None:
+        if self._time is not None:
+            passed_s = min(now - self._time, LONGEST_INTERVAL_S)
+            weight = INTERVAL_WEIGHT if self._interval_s else 1.0
+            self._interval_s += weight * (passed_s - self._interval_s)
+
+    def _confirmed(self) -> NDArray[np.bool_]:
+        """Whether each track is more than a few chance detections."""
+        least = max(CONFIRM_HITS, round(CONFIRM_S / self._interval_s) + 1 if self._interval_s else 0)
+        confirmed: NDArray[np.bool_] = (self._hits >= least) & (self._votes.sum(axis=1) >= EVIDENCE)
+        return confirmed
 
     def _predict(self, now: float) -> None:
         if self._time is not None and len(self._ids):
@@ -136,7 +161,7 @@ class PersonTracker:
         if not len(self._ids) or not len(measured):
             return track_of
         similarity = self._similarity(measured, classes, 0.0)
-        confirmed = self._hits >= CONFIRM_HITS
+        confirmed = self._confirmed()
         strong = scores >= self._high
         weight = 0.5 + 0.5 * scores
         free = np.ones(len(self._ids), np.bool_)
@@ -147,7 +172,8 @@ class PersonTracker:
             free[taken] = False
 
         stage(confirmed, strong, similarity * weight, LEAST_FIRST)
-        stage(confirmed & free & (self._seen >= now - WEAK_S), ~strong, similarity, LEAST_WEAK)
+        recent = self._seen >= now - max(WEAK_S, WEAK_FRAMES * self._interval_s)
+        stage(confirmed & free & recent, ~strong, similarity, LEAST_WEAK)
         stage(~confirmed, strong & (track_of < 0), similarity * weight, LEAST_FIRST)
         left = strong & (track_of < 0)
         if left.any() and free.any():
@@ -192,7 +218,11 @@ class PersonTracker:
         """Forget what was not seen for too long; returns the ids."""
         if not len(self._ids):
             return self._ids
-        patience = np.where(self._hits >= CONFIRM_HITS, self._lost_s, TENTATIVE_S)
+        patience = np.where(
+            self._confirmed(),
+            max(self._lost_s, LOST_FRAMES * self._interval_s),
+            max(TENTATIVE_S, TENTATIVE_FRAMES * self._interval_s),
+        )
         gone = now - self._seen > patience
         if not gone.any():
             return self._ids[:0]
@@ -211,7 +241,7 @@ class PersonTracker:
             self._ids[rows],
             np.clip(boxes, 0.0, 1.0).astype(np.float32),
             self._votes[rows].argmax(axis=1).astype(np.uint8),
-            self._hits[rows] >= CONFIRM_HITS,
+            self._confirmed()[rows],
             ended,
             seen_in[rows],
         )
@@ -223,7 +253,12 @@ class PersonTracker:
                 VERSION,
                 self._time,
                 self._next_id,
-                *(array.tobytes() for array in (self._ids, self._hits, self._seen, self._votes, self._filters)),
+                self._ids.tobytes(),
+                self._hits.tobytes(),
+                self._seen.tobytes(),
+                self._votes.tobytes(),
+                self._filters.tobytes(),
+                self._interval_s,
             )
         )
 
@@ -243,6 +278,7 @@ class PersonTracker:
         self._hits = np.frombuffer(read.hits, np.int64).reshape(count).copy()
         self._seen = np.frombuffer(read.seen, np.float64).reshape(count).copy()
         self._ids, self._time, self._next_id = ids, read.time_s, read.next_id
+        self._interval_s = read.interval_s
 
 
 def _measured(boxes: NDArray[np.float32], aspect: float) -> Floats:

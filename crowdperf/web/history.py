@@ -13,10 +13,11 @@ from crowdperf.settings.base import CLASSES
 from crowdperf.storage.buckets import BUCKETS, Bucket
 from crowdperf.storage.queries import FIELDS, Group, Wanted, count, newest
 from crowdperf.web.access import Who
+from crowdperf.web.audits import beside
 from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.entries import EVENT_TYPES, decoded_event, reply_of, reply_of_crossing
 from crowdperf.web.openapi import BAD_REQUEST, REFUSED, UNAVAILABLE
-from crowdperf.web.parameters import Cursor, Span, cursor, rfc3339, span
+from crowdperf.web.parameters import CameraFilter, Cursor, Span, cursor, rfc3339, span
 from crowdperf.web.problems import bad_parameter
 from crowdperf.web.replies import CountRow, CountsReply, EventReply, EventsReply, SeriesReply, SeriesRow
 
@@ -42,7 +43,6 @@ To = Annotated[
     str | None,
     QueryParameter(name="to", description="End, RFC 3339, excluded. Default: the end of today.", max_length=64),
 ]
-CameraFilter = Annotated[str | None, QueryParameter(description="Only this camera's id.", max_length=64)]
 LineFilter = Annotated[str | None, QueryParameter(description="Only this line's id.", max_length=64)]
 ClassFilter = Annotated[
     str | None, QueryParameter(name="class", description=f"One of {', '.join(CLASSES)}.", max_length=16)
@@ -87,14 +87,13 @@ async def counts(
         _check_points(asked, bucket)
     fields = [name for name in names if name != bucket]
     totals = await count(site.redis, wanted, fields, bucket, site.calendar, site.prefix)
+    rows = [_row(fields, bucket, group, number) for group, number in _ordered(totals, names, bucket)]
     return CountsReply(
         start=rfc3339(asked.start),
         end=rfc3339(asked.end),
         group=names,
         total=sum(totals.values()),
-        counts=[_row(fields, bucket, group, number) for group, number in _ordered(totals, names, bucket)]
-        if names
-        else [],
+        counts=await beside(site, rows) if names else [],
     )
 
 
@@ -210,7 +209,7 @@ def _named(fields: list[str], values: tuple[str, ...]) -> dict[str, Any]:
 
 def _row(fields: list[str], bucket: Bucket | None, group: Group, number: int) -> CountRow:
     values, begin = group
-    times = {bucket: rfc3339(begin)} if bucket else {}
+    times: dict[str, Any] = {bucket: rfc3339(begin)} if bucket else {}
     return CountRow(count=number, **times, **_named(fields, values))
 
 

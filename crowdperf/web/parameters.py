@@ -6,15 +6,17 @@ import base64
 import re
 import zoneinfo
 from datetime import datetime, timedelta, timezone
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
+from litestar.params import QueryParameter
 
 from crowdperf.web.problems import bad_parameter
 
 LONGEST_RANGE = timedelta(days=400)
 # A '+' that nobody escaped arrives as a space.
 LOST_PLUS = re.compile(r" (\d\d:\d\d)$")
+CameraFilter = Annotated[str | None, QueryParameter(description="Only this camera's id.", max_length=64)]
 STREAM_ID = re.compile(r"\d{1,15}(-\d{1,15})?")
 
 

@@ -57,8 +57,59 @@ class SiteReply(Struct, kw_only=True):
     cameras: list[CameraReply]
 
 
+class EstimateReply(Struct, kw_only=True):
+    """A measured share, with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class FiguresReply(Struct, kw_only=True):
+    """Counted against true crossings of a clip. An estimate is null where there was nothing to measure."""
+
+    true: int
+    counted: int
+    matched: int
+    precision: EstimateReply | None
+    recall: EstimateReply | None
+    count_error: Annotated[EstimateReply | None, Meta(description="(counted - true) / true")]
+
+
+class CountAudit(Struct, kw_only=True):
+    """What the line's last audit says of this row: of its direction, or of both."""
+
+    time: Time
+    stale: Annotated[bool, Meta(description="The line has been changed since: the figures are not of this line.")]
+    figures: FiguresReply
+
+
+class AuditReply(Struct, kw_only=True):
+    """The last audit of a line (`crowdperf audit`)."""
+
+    camera: str
+    line: str
+    time: Time
+    stale: Annotated[bool, Meta(description="The line has been changed since: the figures are not of this line.")]
+    clip: str
+    clip_s: Annotated[float, Meta(description="Length of the clip, seconds")]
+    model: str
+    within_s: Annotated[float, Meta(description="How far a count may be from the true crossing, seconds")]
+    total: FiguresReply
+    directions: dict[str, FiguresReply]
+
+
+class AuditsReply(Struct, kw_only=True):
+    """The last audit of every line that was ever audited, by camera and line in the order of the configuration."""
+
+    audits: list[AuditReply]
+
+
 class CountRow(Struct, kw_only=True, omit_defaults=True):
-    """One group's crossings; the fields that were not asked for in `group` are absent."""
+    """One group's crossings; the fields that were not asked for in `group` are absent.
+
+    `audit` is there where the row names a camera and a line that has been audited.
+    """
 
     camera: str = ""
     line: str = ""
@@ -68,6 +119,7 @@ class CountRow(Struct, kw_only=True, omit_defaults=True):
     hour: str = ""
     day: str = ""
     count: int
+    audit: CountAudit | None = None
 
 
 class CountsReply(Struct, kw_only=True):

@@ -38,7 +38,7 @@ def test_supervisord_runs_exactly_the_process_table(tmp_path: Path) -> None:
             expected |= {f"{row.kind}-{shard}" for shard in range(config.tracking.shards)}
         elif row.instances == "worker":
             expected |= {f"{row.kind}-{n}" for n in range(getattr(config.workers, row.kind.partition("-")[2]))}
-        else:
+        elif row.instances != "postgres":
             expected.add(row.kind)
     assert names(rendered(config, tmp_path)) == expected
 
@@ -46,6 +46,11 @@ def test_supervisord_runs_exactly_the_process_table(tmp_path: Path) -> None:
 def test_an_outside_redis_needs_no_embedded_one(tmp_path: Path) -> None:
     config = parse(b'{"redis": {"url": "redis://db:6379/0"}}')
     assert "redis" not in names(rendered(config, tmp_path))
+
+
+def test_a_copy_in_postgresql_is_one_more_process(tmp_path: Path) -> None:
+    config = parse(b'{"postgres": {"dsn": "env:DSN"}}')
+    assert "worker-sql" in names(rendered(config, tmp_path))
 
 
 def test_every_entry_exists() -> None:

@@ -21,7 +21,6 @@ import numpy as np
 import psutil
 import pytest
 
-from crowdperf.capture.camera import CameraCapture
 from crowdperf.capture.ffmpeg import FfmpegChild
 from crowdperf.capture.source import redactor
 from crowdperf.events.bus import Consumer
@@ -29,9 +28,9 @@ from crowdperf.events.schema import AnyEvent, CameraChanged
 from crowdperf.events.streams import EVENTS
 from crowdperf.ffmpeg import ffmpeg_binary
 from crowdperf.frames.ring import FrameReader
-from crowdperf.runtime import Metrics
 from tests.conftest import RedisServer, wait_until
 from tests.support.capturing import (
+    Camera,
     CaptureProcess,
     RingTail,
     alive,
@@ -52,35 +51,6 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def reference(clip: Path) -> list[bytes]:
     return decoded(clip, SCALE.format(w=320, h=240), "yuv420p", 320 * 240 * 3 // 2)
-
-
-class Camera:
-    """A CameraCapture in this process, stepped by the test (the main thread starts FFmpeg, as in production)."""
-
-    def __init__(self, url: str, folder: Path, **changes: Any) -> None:
-        self.metrics = Metrics()
-        self.events: list[CameraChanged] = []
-        self.slice = make_slice(url, folder, **changes)
-        self._nap = threading.Event()
-        self.capture = CameraCapture(self.slice, self.metrics, self.events.append, lambda: True, self._nap.wait)
-        self.tail = RingTail(self.slice.ring)
-
-    def run_until(self, condition: Callable[[], object], timeout_s: float = 30, what: str = "the state") -> None:
-        def turn() -> bool:
-            self.capture.step()
-            self.tail.poll()
-            return bool(condition())
-
-        wait_until(turn, timeout_s, f"{what} ({self.states()}, {self.error()!r})")
-
-    def states(self) -> list[str]:
-        return [event.state for event in self.events]
-
-    def error(self) -> str:
-        return self.metrics.snapshot("x", 0).texts.get("last_error", {}).get("cam", "")
-
-    def counter(self, name: str) -> float:
-        return self.metrics.counter(name, "cam")
 
 
 @pytest.fixture(params=["ffmpeg", "pyav"])

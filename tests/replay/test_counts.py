@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from crowdperf.audit.judge import judge
+from crowdperf.audit.truth import read_truth
+from crowdperf.config import parse
 from crowdperf.events.schema import Event, FrameDetections, LineCrossed, ZoneChanged
 from crowdperf.inference.detector import Detector, load_detector
+from crowdperf.replay.run import count
+from crowdperf.replay.setup import make_setup
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Inference
+from crowdperf.settings.environment import Environment
+from crowdperf.settings.paths import Paths
 from tests.support.matching import Matching, Passage, match
 from tests.support.replay import EPOCH_S, Clip, detections, replay
 
@@ -51,15 +58,42 @@ def truth_lines(truth: Path, size: tuple[int, int], anchor: str) -> tuple[Line, 
     return tuple(line(row["name"], row["p1"], row["p2"], size, anchor=anchor, classes=["person"]) for row in rows)
 
 
-@pytest.mark.clips
-def test_one_by_one(clips: Path, detector: Detector) -> None:
+@pytest.fixture(scope="session")
+def one_by_one(clips: Path, detector: Detector) -> tuple[Clip, list[FrameDetections]]:
     clip = Clip(clips / "intel_one_by_one.mp4", 768, 432, 10.0)
+    return clip, detections(clip, detector)
+
+
+@pytest.mark.clips
+def test_one_by_one(one_by_one: tuple[Clip, list[FrameDetections]]) -> None:
+    clip, frames = one_by_one
     exit_ = line("exit", [560, 0], [560, 431], (768, 432))
     table = Zone(id="table", polygon=[[370 / 768, 40 / 432], [560 / 768, 40 / 432], [560 / 768, 1.0], [370 / 768, 1.0]])
-    events, pipeline = replay(clip, detections(clip, detector), (exit_,), (table,))
+    events, pipeline = replay(clip, frames, (exit_,), (table,))
     assert ways(events) == (0, 6)
     assert pipeline.occupancy() == {"table": 0}
     assert max(event.occupancy for event in events if isinstance(event, ZoneChanged)) == 1
+
+
+@pytest.mark.clips
+def test_audit_of_one_by_one(clips: Path, one_by_one: tuple[Clip, list[FrameDetections]], tmp_path: Path) -> None:
+    visits = json.loads((clips / "hand_counts.json").read_text())["intel_one_by_one.mp4"]["visits_first_last_visible"]
+    path = tmp_path / "truth.csv"
+    # Each of them leaves at the right edge, over the line; and one who was never there.
+    rows = [*(f"{last},exit,out" for _, last in visits), "30,exit,in"]
+    path.write_text("\n".join(["picture,line,direction", *rows]))
+    clip, frames = one_by_one
+    exit_ = {"id": "exit", "p1": [560 / 768, 0], "p2": [560 / 768, 1]}
+    config = parse(json.dumps({"cameras": [{"id": "hall", "url": "a.mp4", "lines": [exit_]}]}).encode())
+    setup = make_setup(config, Environment(), config.cameras[0], "a.json", Paths(tmp_path), tmp_path)
+    outcome = count(frames, setup)
+    footage = clip.footage()
+    truth = read_truth(path, footage).crossings([number / footage.fps for number in range(1394)])
+    (verdict,) = judge(list(setup.tracked.lines), outcome, truth, 3.0)
+    out, into = verdict.score.directions["out"], verdict.score.directions["in"]
+    assert (out.true, out.counted, out.matched) == (6, 6, 6)
+    assert (into.true, into.counted, into.matched) == (1, 0, 0)
+    assert all(one.box is not None for one in outcome.crossings), "the report can draw each of them"
 
 
 @pytest.mark.clips

@@ -5,38 +5,22 @@ Nothing here knows the renderer: detections come from decoded frames at the prod
 
 from __future__ import annotations
 
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from crowdperf.config import Config
-from crowdperf.demo import clip, truth
+from crowdperf.demo import truth
 from crowdperf.demo.barcode import Stamp, decode
 from crowdperf.demo.truth import Truth
-from crowdperf.events.schema import FrameDetections, LineCrossed
-from crowdperf.frames.ring import RingSpec
+from crowdperf.events.schema import LineCrossed
 from crowdperf.inference.detector import Detector, load_detector
+from crowdperf.replay.clip import Picture, open_clip, pictures, spec_of
+from crowdperf.replay.detections import detect
 from crowdperf.settings.base import CLASSES
 from crowdperf.tracking.pipeline import CameraPipeline
-
-WIDTH, HEIGHT = 640, 360
-FRAME_BYTES = WIDTH * HEIGHT * 3 // 2
-BATCH = 8
-
-
-def decoded(video: Path) -> Iterator[np.ndarray]:
-    """Frames as capture would put them into the ring, uint8 (FRAME_BYTES,)."""
-    argv = [clip.ffmpeg(), "-loglevel", "error", "-i", str(video), "-vf", f"scale={WIDTH}:{HEIGHT}"]
-    argv += ["-fps_mode", "passthrough", "-pix_fmt", "yuv420p", "-f", "rawvideo", "-"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        while raw := child.stdout.read(FRAME_BYTES):
-            yield np.frombuffer(raw, np.uint8)
-    assert child.returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -46,38 +30,21 @@ def detector(model_cache: Path) -> Detector:
 
 def crossings(detector: Detector, video: Path, facts: Truth) -> list[LineCrossed]:
     """What the product counts in a clip whose every frame is analysed."""
-    spec = RingSpec(
-        width=WIDTH,
-        height=HEIGHT,
-        pix_fmt="yuv420p",
-        source_width=facts.width,
-        source_height=facts.height,
-        slots=4,
-        target_fps=float(facts.fps),
-        frame_skip=0,
-    )
-    frames = list(decoded(video))
-    stamps = [decode(frame[: WIDTH * HEIGHT].reshape(HEIGHT, WIDTH)) for frame in frames]
+    clip = open_clip(video)
+    spec = spec_of(clip)
+    stamps: list[Stamp | None] = []
+
+    def read() -> Iterator[Picture]:
+        for picture in pictures(clip, spec):
+            stamps.append(decode(picture.data[: spec.width * spec.height].reshape(spec.height, spec.width)))
+            yield picture
+
+    seen = detect(read(), spec, detector, lambda sequence, at_s: True)
     assert stamps == [Stamp(facts.number, index) for index in range(facts.frames)]
+    assert seen.times == pytest.approx([index / facts.fps for index in range(facts.frames)])
     pipeline = CameraPipeline("demo", Config().tracking, facts.lines, facts.zones, float(facts.fps))
-    events: list[LineCrossed] = []
-    sequence = 0
-    for first in range(0, len(frames), BATCH):
-        for found in detector.detect(frames[first : first + BATCH], spec):
-            sequence += 1
-            message = FrameDetections(
-                camera="demo",
-                epoch=1,
-                sequence=sequence,
-                captured_at_ns=10**18 + sequence * 10**9 // facts.fps,
-                boxes=found.boxes.astype("<f4").tobytes(),
-                scores=found.scores.astype("<f4").tobytes(),
-                classes=found.classes.astype(np.uint8).tobytes(),
-                source_width=facts.width,
-                source_height=facts.height,
-            )
-            events += [event for event in pipeline.step(message)[1] if isinstance(event, LineCrossed)]
-    return events
+    events = [event for frame in seen.frames for event in pipeline.step(frame)[1]]
+    return [event for event in events if isinstance(event, LineCrossed)]
 
 
 @pytest.mark.parametrize(("scene", "tolerance"), [("demo_sparse", 0.0), ("demo_dense", 0.05)])

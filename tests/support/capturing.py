@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -16,10 +17,14 @@ import msgspec
 import numpy as np
 import psutil
 
+from crowdperf.capture.camera import CameraCapture
+from crowdperf.events.schema import CameraChanged
 from crowdperf.ffmpeg import ffmpeg_binary
 from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
+from crowdperf.runtime import Metrics
 from crowdperf.slices import CaptureGroup, CaptureSlice
+from tests.conftest import wait_until
 
 NOWHERE = "unix:///nonexistent/redis.sock"
 
@@ -42,6 +47,7 @@ def make_slice(url: str, folder: Path, **changes: Any) -> CaptureSlice:
         "queue_max": 2,
         "stall_s": 20.0,
         "media_roots": (str(folder),),
+        "allowed_hosts": (),
         "ring": f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}.cam",
         "doorbell": str(folder / "doorbell.sock"),
         "redis_url": NOWHERE,
@@ -107,6 +113,35 @@ class CaptureProcess:
         for camera in self.group.cameras:
             Path(camera.ring).unlink(missing_ok=True)
         self.listener.close()
+
+
+class Camera:
+    """A CameraCapture in this process, stepped by the test."""
+
+    def __init__(self, url: str, folder: Path, **changes: Any) -> None:
+        self.metrics = Metrics()
+        self.events: list[CameraChanged] = []
+        self.slice = make_slice(url, folder, **changes)
+        self._nap = threading.Event()
+        self.capture = CameraCapture(self.slice, self.metrics, self.events.append, lambda: True, self._nap.wait)
+        self.tail = RingTail(self.slice.ring)
+
+    def run_until(self, condition: Callable[[], object], timeout_s: float = 30, what: str = "the state") -> None:
+        def turn() -> bool:
+            self.capture.step()
+            self.tail.poll()
+            return bool(condition())
+
+        wait_until(turn, timeout_s, f"{what} ({self.states()}, {self.error()!r})")
+
+    def states(self) -> list[str]:
+        return [event.state for event in self.events]
+
+    def error(self) -> str:
+        return self.metrics.snapshot("x", 0).texts.get("last_error", {}).get("cam", "")
+
+    def counter(self, name: str) -> float:
+        return self.metrics.counter(name, "cam")
 
 
 class RingTail:

@@ -18,6 +18,7 @@ END = "<!-- end: {name} -->"
 INSTANCES = {
     "embedded": "1, or 0 with an own Redis",
     "one": "1",
+    "postgres": "1 where `postgres.dsn` is set",
     "camera": "one per camera, `{kind}-<camera id>`; or `{kind}-group-<n>` (`cameras_per_process`)",
     "shard": "`tracking.shards`, `{kind}-<n>`",
     "worker": "`workers.{role}`, `{kind}-<n>`",

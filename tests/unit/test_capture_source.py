@@ -47,12 +47,39 @@ def test_network_sources(url: str, kind: str) -> None:
         "http://[::ffff:169.254.169.254]/",
         "http://[fe80::1%25eth0]/",
         "http://metadata.google.internal./",
+        "http://METADATA.google.internal/",
+        "http://100.100.100.200/",
+        "http://192.0.0.192/",
+        "http://168.63.129.16/",
+        "http://[fd00:ec2::254]/",
+        "http://[::169.254.169.254]/",
+        "http://[64:ff9b::a9fe:a9fe]/",
+        "http://[2002:a9fe:a9fe::1]/",
+        "http://[::ffff:a9fe:a9fe]/",
+        "http://169.254.169.254:80@169.254.169.254/",
+        "rtsp://169.254.169.254:554/x",
+        "rtsp://cam/a\r\nHost: x",
+        "file:///etc/passwd\n",
+        "FILE:///../etc/../bin",
+        "data:video/mp4,x",
+        "subfile,,start,0,end,9,,:/etc/passwd",
+        "crypto+file:///etc/passwd",
+        "tcp://169.254.169.254:80",
+        "unix:/run/x.sock",
         "a\0b",
     ],
 )
 def test_what_is_refused(url: str) -> None:
     with pytest.raises(SourceError, match="Remedy"):
         source.check(url, ("/",))
+
+
+def test_the_operator_may_let_a_host_through() -> None:
+    allowed = ("169.254.7.9", "metadata.google.internal")
+    assert source.check("rtsp://169.254.7.9/a", (), allowed).kind == "rtsp"
+    assert source.check("http://Metadata.google.internal./a", (), allowed).kind == "http"
+    with pytest.raises(SourceError, match="allowed_hosts"):
+        source.check("rtsp://169.254.7.8/a", (), allowed)
 
 
 def test_files_only_below_the_roots(tmp_path: Path) -> None:
@@ -65,6 +92,10 @@ def test_files_only_below_the_roots(tmp_path: Path) -> None:
     roots = (str(root),)
     for url in (str(clip), "a clip.mp4", f"file://{root}/a%20clip.mp4"):
         assert source.check(url, roots) == Source("file", str(clip))
+    (root / "folder").symlink_to(tmp_path)
+    for url in ("folder/secret.mp4", f"file://{root}/%2e%2e/secret.mp4", f"file:{outside}", f"file://x{outside}"):
+        with pytest.raises(SourceError, match="outside media_roots"):
+            source.check(url, roots)
     for url in (str(outside), str(root / ".." / "secret.mp4"), "../secret.mp4", "link.mp4", f"file://{outside}"):
         with pytest.raises(SourceError, match="outside media_roots"):
             source.check(url, roots)
@@ -91,6 +122,13 @@ def test_flags_by_allow_list() -> None:
         "-loglevel",
         "-c:v -i",
         "'",
+        "-rtsp_flags listen",
+        "-user_agent 'a\r\nCookie: b'",
+        "-protocol_whitelist file",
+        "-format_whitelist hls",
+        "-http_proxy http://x",
+        "-filter_complex_script /etc/passwd",
+        "-init_hw_device vaapi=x:/etc/passwd",
     ):
         with pytest.raises(SourceError, match=r"FLAGS.*Remedy"):
             source.flags(text, "FLAGS")

@@ -33,6 +33,6 @@ export async function send(method, path, body) {
     throw new Error(t("error.unreachable"));
   }
   const answer = await response.json().catch(() => null);
-  if (!response.ok) throw new Error(answer?.detail ?? t("error.status", { status: response.status }));
+  if (!response.ok) throw new Error([answer?.detail ?? t("error.status", { status: response.status }), ...(answer?.reasons ?? [])].join(" "));
   return answer;
 }

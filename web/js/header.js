@@ -2,6 +2,7 @@
 
 import { el, icon, setText } from "./dom.js";
 import { clock, day, zoneName } from "./format.js";
+import { signOut, viewer } from "./session.js";
 import { LANGUAGES, language, t, useLanguage } from "./texts.js";
 
 const EXPLAINED = ["reconnecting", "down"];
@@ -27,6 +28,21 @@ export function themeButton() {
     show();
   });
   show();
+}
+
+/** Who is signed in, with the way out; else the way in. */
+export function account() {
+  const host = document.getElementById("account");
+  const { signed_in: signedIn, name, role } = viewer();
+  if (!signedIn) {
+    host.replaceChildren(el("a", { class: "button", href: "/login/",
+      // Back to the page that is shown then, not now.
+      click: (event) => { event.currentTarget.search = `?next=${encodeURIComponent(location.pathname + location.hash)}`; } }, t("account.sign_in")));
+    return;
+  }
+  const button = el("button", { class: "button", type: "button", title: t("account.signed_in", { name, role: t(`role.${role}`) }),
+    click: () => signOut().catch((error) => { button.textContent = error.message; }) }, t("account.sign_out"));
+  host.replaceChildren(el("span", { class: "account-name" }, name), button);
 }
 
 /** Offer the languages. */

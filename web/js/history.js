@@ -113,7 +113,7 @@ class HistoryPage {
     this.dates.forEach((input, position) => { input.value = this.days[position]; });
     this.download.href = `/api/v1/exports/crossings.csv?${this.query(range, {})}`;
     this.results.classList.add("busy");
-    const counts = (of) => get(`/api/v1/counts?${this.query(of, { group: "hour,camera,line,class,direction" })}`);
+    const counts = (of) => get(`/api/v1/counts?${this.query(of, { group: `${of.by},camera,line,class,direction` })}`);
     try {
       const camera = this.camera.value ? `&camera=${encodeURIComponent(this.camera.value)}` : "";
       const [now, then, gaps] = await Promise.all([counts(range), before ? counts(before) : null,

@@ -4,10 +4,11 @@ import { get } from "./api.js";
 import { el } from "./dom.js";
 import { events } from "./events.js";
 import { useZone } from "./format.js";
-import { connection, languageChoice, siteHeader, themeButton } from "./header.js";
+import { account, connection, languageChoice, siteHeader, themeButton } from "./header.js";
 import { hours } from "./hours.js";
 import { Pictures } from "./live.js";
 import { Router } from "./router.js";
+import { loadSession, may } from "./session.js";
 import { State } from "./state.js";
 import { Live } from "./stream.js";
 import { strip } from "./system.js";
@@ -27,6 +28,11 @@ start();
 async function start() {
   let site;
   try {
+    await loadSession();
+    if (!may("read")) {
+      location.replace(`/login/?next=${encodeURIComponent(location.pathname + location.hash)}`);
+      return;
+    }
     site = await get("/api/v1/cameras");
   } catch (error) {
     connection("reconnecting");
@@ -38,6 +44,7 @@ async function start() {
   const state = new State(site);
   state.clockOffsetMs = Date.parse(site.time) - Date.now();
   siteHeader(state);
+  account();
   connect(state);
   const pictures = state.site.cameras.length ? new Pictures() : null;
   new Router(main, {

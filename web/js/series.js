@@ -1,6 +1,6 @@
 // Counts by hour as series: buckets, sums, the same range a week before. No page is touched here.
 
-import { addDays, midnight, siteDay } from "./format.js";
+import { addDays, midnight } from "./format.js";
 
 const HOUR_MS = 3_600_000;
 const MOST_HOURS = 24 * 3;
@@ -23,14 +23,13 @@ export function buckets(range) {
   return starts;
 }
 
-/** {times, in, out}: the rows {hour, direction, count} in the range's buckets. */
+/** {times, in, out}: the rows {hour or day, direction, count} in the range's buckets. */
 export function series(range, rows) {
   const times = buckets(range);
   const index = new Map(times.map((time, position) => [time, position]));
   const result = { times: times.map((time) => time / 1000), in: times.map(() => 0), out: times.map(() => 0) };
   for (const row of rows) {
-    const at = new Date(row.hour);
-    const position = index.get(range.by === "hour" ? at.getTime() : midnight(siteDay(at)).getTime());
+    const position = index.get(Date.parse(row[range.by]));
     if (position !== undefined) result[row.direction][position] += row.count;
   }
   return result;

@@ -1,6 +1,6 @@
 // Who looks at the pages, and what they may change.
 
-import { get, useToken } from "./api.js";
+import { get, send, useToken } from "./api.js";
 
 let session = { signed_in: false, name: "", role: null, permissions: [], setup: false };
 
@@ -9,6 +9,12 @@ export async function loadSession() {
   session = await get("/api/v1/session");
   useToken(session.csrf);
   return session;
+}
+
+/** End the session; what may be seen without one is shown next. */
+export async function signOut() {
+  await send("DELETE", "/api/v1/session");
+  location.reload();
 }
 
 export const viewer = () => session;

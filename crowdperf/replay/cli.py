@@ -1,0 +1,133 @@
+"""`crowdperf replay`: a recording through one or two configurations, faster than it was filmed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from crowdperf.capture.source import SourceError
+from crowdperf.ffmpeg import FfmpegMissing
+from crowdperf.inference.detector import load_detector
+from crowdperf.inference.registry import ModelError
+from crowdperf.replay.clip import ClipError, open_clip
+from crowdperf.replay.detections import BEGIN_S
+from crowdperf.replay.difference import Compared, compare, distinct
+from crowdperf.replay.document import document
+from crowdperf.replay.page import clock
+from crowdperf.replay.report import report, said
+from crowdperf.replay.run import Replayed, run
+from crowdperf.replay.setup import read_setup
+from crowdperf.settings.paths import Paths
+
+TROUBLE = (ClipError, ModelError, SourceError, FfmpegMissing, OSError)
+SHOWN = 40
+"""Differences that are printed; the report and the JSON have all."""
+
+
+def main(argv: list[str], default_config: Path, data: Paths, root: Path) -> int:
+    """Run the command; 0 when the clip was counted, 2 after one line on stderr that says why not.
+
+    Args:
+        argv: the words after `replay`.
+        default_config: where no --config is given.
+        data: the installation's folder, for the cache of compiled models.
+        root: the working folder.
+
+    Raises:
+        ConfigError: a configuration is invalid, or has not the camera meant.
+    """
+    arguments = parser().parse_args(argv)
+    files: list[Path] = arguments.config or [default_config]
+    if len(files) > 2:
+        print("crowdperf replay: --config may be given twice at most.", file=sys.stderr)
+        return 2
+    setups = [read_setup(file, arguments.camera, data, root) for file in files]
+    names = distinct([setup.name for setup in setups])
+    setups = [replace(setup, name=name) for setup, name in zip(setups, names)]
+    try:
+        clip = open_clip(arguments.clip, arguments.fps)
+        replayed = run(clip, setups, lambda settings: load_detector(settings, data.data / "cache"))
+        compared = None
+        if len(files) > 1:
+            first, second = replayed.outcomes
+            compared = compare(first, second, clip.width / clip.height, arguments.within)
+        say(replayed, compared)
+        if arguments.json:
+            arguments.json.write_bytes(document(replayed, compared))
+        if arguments.report:
+            arguments.report.write_text(report(replayed, compared), encoding="utf-8")
+            print(f"report: {arguments.report}")
+    except TROUBLE as error:
+        print(f"crowdperf replay: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    own = argparse.ArgumentParser(prog="crowdperf replay", description="Count a recording with your configuration.")
+    own.add_argument("--clip", type=Path, required=True, help="the recording")
+    own.add_argument("--config", type=Path, action="append", help="a configuration; twice to compare two of them")
+    own.add_argument("--camera", help="whose lines, zones and settings (default: the only camera)")
+    own.add_argument("--fps", type=rate, help="true pictures per second, where the file's own times are wrong")
+    own.add_argument("--within", type=float, default=1.0, help="two counts of one crossing differ by at most, s (1)")
+    own.add_argument("--report", type=Path, metavar="OUT.html", help="write a report with pictures")
+    own.add_argument("--json", type=Path, metavar="OUT.json", help="write every event and difference")
+    return own
+
+
+def rate(text: str) -> float:
+    """A positive number of pictures per second."""
+    value = float(text)
+    if not 0 < value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} pictures per second. Remedy: give a rate above 0, at most 1000")
+    return value
+
+
+def say(replayed: Replayed, compared: Compared | None) -> None:
+    """Print the counts, and what differs."""
+    outcomes = replayed.outcomes
+    say_clip(replayed)
+    counts = [outcome.counts() for outcome in outcomes]
+    names = [outcome.setup.name for outcome in outcomes]
+    rows = [(*key, *(str(count[key]) for count in counts)) for key in sorted(set().union(*counts))]
+    print_table([("line", "direction", "class", *names), *rows])
+    zones = [
+        (zone, name, *map(str, (found.entered, found.left, found.most, found.at_end)))
+        for name, outcome in zip(names, outcomes)
+        for zone, found in outcome.zones.items()
+    ]
+    if zones:
+        print_table([("zone", "configuration", "entered", "left", "most", "at the end"), *zones])
+    if compared is not None:
+        print(f"{len(compared.differences)} crossings differ, {compared.same} are counted alike by both")
+        for one in compared.differences[:SHOWN]:
+            event = one.crossing.event
+            print(f"{clock(one.crossing.at_s):>11}  {event.line} {event.direction} {event.klass}: {said(one, names)}")
+        if len(compared.differences) > SHOWN:
+            print(f"  … and {len(compared.differences) - SHOWN} more: see --report or --json")
+
+
+def say_clip(replayed: Replayed) -> None:
+    """Print what was replayed, and how fast."""
+    clip = replayed.clip
+    print(
+        f"{clip.path.name}: {clip.width}x{clip.height}, {len(replayed.times)} pictures, {clock(replayed.length_s)}; "
+        f"replayed in {replayed.took_s:.1f} s, {replayed.speed:.1f} x real time"
+    )
+    for outcome in replayed.outcomes:
+        own = outcome.setup
+        print(f"{own.name}: camera {own.tracked.camera_id}, {outcome.analysed} frames analysed, model {outcome.model}")
+    for gap in replayed.outcomes[0].gaps:
+        print(f"warning: no picture was analysed for {gap.end - gap.start:.1f} s up to {clock(gap.end - BEGIN_S)}")
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Columns of even width."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip())

@@ -1,0 +1,75 @@
+"""Areas of the site: what several doors and zones say together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from crowdperf.settings.base import CameraId, ClassName, ConfigError, Settings
+from crowdperf.settings.camera import Camera
+
+
+class Door(Settings, frozen=True, kw_only=True):
+    """A line of a camera over which people enter and leave an area."""
+
+    camera: CameraId
+    line: CameraId
+    enters: Literal["in", "out"] = "in"
+    """The direction of the line that leads into the area."""
+
+
+class AreaZone(Settings, frozen=True, kw_only=True):
+    """A zone of a camera that shows a part of an area; zones of one area must not overlap."""
+
+    camera: CameraId
+    zone: CameraId
+
+
+class Area(Settings, frozen=True, kw_only=True):
+    """A hall, a floor, a square: its occupancy is what its doors have let in since the last reset, less out."""
+
+    id: CameraId
+    name: str = ""
+    doors: list[Door] = field(default_factory=list)
+    zones: list[AreaZone] = field(default_factory=list)
+    classes: list[ClassName] = field(default_factory=lambda: ["person"])
+    limit: Annotated[int, Meta(ge=1)] | None = None
+    limit_clear: Annotated[int, Meta(ge=0)] | None = None
+    limit_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
+    reset_at: Annotated[str, Meta(pattern=r"^(([01]\d|2[0-3]):[0-5]\d)?$")] = "04:00"
+    """When nobody is there, in the site's time zone; "" never resets."""
+    crossing_error: Annotated[float, Meta(ge=0, le=1)] = 0.03
+    """Share of crossings that are missed or counted too much (`crowdperf audit` tells); the uncertainty comes of it."""
+
+    def __post_init__(self) -> None:
+        """An area needs something to know of it by."""
+        if not self.doors and not self.zones:
+            raise ValueError(f"area {self.id!r} has neither doors nor zones. Remedy: name a line or a zone")
+        if self.limit_clear is not None and (self.limit is None or self.limit_clear > self.limit):
+            raise ValueError(f"area {self.id!r}: limit_clear is above limit. Remedy: set a limit not below it")
+
+
+def validate_areas(source: str, areas: list[Area], cameras: list[Camera]) -> None:
+    """Every door and zone exists, and none is named twice in one area.
+
+    Raises:
+        ConfigError: one does not, or is.
+    """
+    lines = {(camera.id, line.id) for camera in cameras for line in camera.lines}
+    zones = {(camera.id, zone.id) for camera in cameras for zone in camera.zones}
+    ids = [area.id for area in areas]
+    if len(ids) > len(set(ids)):
+        raise ConfigError(f"{source}: $.areas: an id of {ids} is used twice. Remedy: rename one.")
+    for index, area in enumerate(areas):
+        doors, seen = [(d.camera, d.line) for d in area.doors], [(z.camera, z.zone) for z in area.zones]
+        for kind, names, known in (("line", doors, lines), ("zone", seen, zones)):
+            for name in names:
+                where = f"{source}: $.areas[{index}]: area {area.id!r}"
+                if name not in known:
+                    raise ConfigError(
+                        f"{where} names {kind} {name[1]!r} of camera {name[0]!r}, which does not exist. "
+                        f"Remedy: correct the name, or add the {kind} first."
+                    )
+                if names.count(name) > 1:
+                    raise ConfigError(f"{where} names {kind} {name[1]!r} twice. Remedy: take one of them out.")

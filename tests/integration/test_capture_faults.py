@@ -1,0 +1,157 @@
+"""FFmpegs and cameras that misbehave on cue: each fault has its state, its count and its end; nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from crowdperf.capture.ffmpeg import FfmpegChild
+from crowdperf.ffmpeg import FfmpegMissing, abilities
+from tests.conftest import wait_until
+from tests.support import fake_ffmpeg
+from tests.support.capturing import Camera, alive, make_clip
+from tests.support.rtsp_server import Mount, RtspServer
+
+FRAME = 320 * 240 * 3 // 2
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+@pytest.fixture
+def faulty(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Camera]]:
+    """Makes a camera by RTSP, with a password, whose FFmpeg misbehaves."""
+    made: list[Camera] = []
+    mount = Mount(clip, 10, loop=True, user="admin", password="S3cretPass")
+    with RtspServer({"a": mount}) as server:
+
+        def make(mode: str, **changes: object) -> Camera:
+            monkeypatch.setenv("CROWDPERF_FFMPEG", fake_ffmpeg.make(tmp_path, mode))
+            made.append(Camera(server.url("a"), tmp_path, **changes))
+            return made[-1]
+
+        yield make
+        for each in made:
+            each.tail.close()
+            each.capture.close()
+            assert b"S3cret" not in repr([each.metrics.snapshot("x", 0), each.events]).encode()
+            assert not Path(each.slice.ring).exists()
+    assert [child.name() for child in psutil.Process().children() if "ffmpeg" in child.name()] == []
+
+
+def waits(cam: Camera, times: int) -> list[float]:
+    """The back-offs, as they are shown, of the next so many failures."""
+    found: list[float] = []
+
+    def shown() -> bool:
+        wait = cam.metrics.snapshot("x", 0).gauges.get("backoff_s", {}).get("cam", 0.0)
+        if wait and (not found or wait > found[-1] + 0.1):
+            found.append(wait)
+        return len(found) >= times
+
+    cam.run_until(shown, what=f"{times} back-offs, {found}")
+    return found
+
+
+def test_an_end_inside_a_picture_is_a_short_read_and_waits_double(faulty: Callable[..., Camera]) -> None:
+    cam = faulty("broken 1")
+    found = waits(cam, 3)
+    assert found[0] <= 0.5
+    assert found[1] <= 1.0
+    assert 0.8 < found[2] <= 2.0
+    assert cam.counter("short_reads_total") == 3
+    assert cam.counter("frames_captured") == 3, "what was whole is kept"
+    assert cam.counter("ffmpeg_restarts_ended") == cam.counter("ffmpeg_restarts_total") == 2
+    assert {len(picture) for picture in cam.tail.pictures} == {FRAME}
+    assert cam.states()[:3] == ["connecting", "live", "backing_off"]
+
+
+def test_half_a_picture_and_silence_is_three_short_reads(faulty: Callable[..., Camera]) -> None:
+    cam = faulty("half")
+    cam.run_until(lambda: cam.counter("ffmpeg_restarts_short_reads") == 1, 30)
+    assert cam.counter("short_reads_total") >= 3
+    assert cam.counter("frames_captured") == 0
+    assert "bytes" in cam.error()
+
+
+def test_a_silent_one_that_ignores_requests_is_killed(faulty: Callable[..., Camera]) -> None:
+    cam = faulty("silent 3", stall_s=1.0)
+    cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+    (child,) = [each for each in psutil.Process().children() if "ffmpeg" in each.name()]
+    cam.run_until(lambda: "backing_off" in cam.states())
+    assert cam.states() == ["connecting", "live", "stalled", "backing_off"]
+    assert not alive(child.pid)
+    cam.run_until(lambda: cam.counter("ffmpeg_restarts_stall") == 1)
+
+
+@pytest.mark.parametrize("mode", ["whole 0", "crash"])
+def test_one_that_leaves_at_once_is_started_again(faulty: Callable[..., Camera], mode: str) -> None:
+    cam = faulty(mode)
+    cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 2)
+    assert cam.states()[:2] == ["connecting", "backing_off"]
+    assert cam.error()
+
+
+@pytest.mark.parametrize("mode", ["flood", "noise"])
+def test_a_flood_of_error_lines_stops_no_picture(faulty: Callable[..., Camera], mode: str) -> None:
+    cam = faulty(mode)
+    cam.run_until(lambda: len(cam.tail.stamps) >= 20)
+    cam.run_until(lambda: cam.metrics.snapshot("x", 0).texts.get("ffmpeg_stderr"))
+    said = cam.metrics.snapshot("x", 0).texts["ffmpeg_stderr"]["cam"].split("\n")
+    assert 0 < len(said) <= 100
+    assert max(map(len, said)) <= 500
+    assert cam.states() == ["connecting", "live"]
+
+
+def test_pictures_without_end_are_taken_at_a_bounded_rate(faulty: Callable[..., Camera]) -> None:
+    cam = faulty("huge")
+    cam.run_until(lambda: cam.states() == ["connecting", "live"])
+    while cam.counter("frames_captured") < 600:
+        cam.capture.step()
+        cam.tail.poll()
+    # The times of the ring, not of this test: no second of them holds more than the bound, with one of slack.
+    times = [stamp.monotonic_ns / 1e9 for stamp in cam.tail.stamps]
+    assert max(sum(1 for other in times if t <= other < t + 1) for t in times) <= 2 * 240 + 2
+
+
+def test_a_late_one_is_waited_for(faulty: Callable[..., Camera]) -> None:
+    cam = faulty("late 2")
+    cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+    assert cam.counter("ffmpeg_restarts_total") == 0
+
+
+def test_a_wrapper_is_ended_with_what_it_runs(faulty: Callable[..., Camera]) -> None:
+    cam = faulty("wrapped")
+    cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+    family = [each.pid for each in psutil.Process().children(recursive=True) if "ffmpeg" in each.name()]
+    assert len(family) == 2
+    cam.capture.close()
+    wait_until(lambda: not any(map(alive, family)), 5, "the end of both")
+
+
+def test_one_that_does_not_say_what_it_writes_is_asked_first(faulty: Callable[..., Camera]) -> None:
+    cam = faulty("mute")
+    cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+    assert cam.counter("ffmpeg_restarts_total") == 0
+    assert cam.states() == ["connecting", "live"]
+
+
+def test_help_without_end_is_no_ffmpeg(tmp_path: Path) -> None:
+    with pytest.raises(FfmpegMissing, match="Remedy"):
+        abilities(fake_ffmpeg.make(tmp_path, "helpless"))
+
+
+def test_more_error_lines_than_can_be_heard_have_to_wait() -> None:
+    child = FfmpegChild(["sh", "-c", "yes an error >&2"], str)
+
+    def heard() -> bool:
+        return any(child.listen(0.1) and "faster than they can be heard" in child.tail[-1] for _ in range(100))
+
+    wait_until(heard, what="the limit")
+    child.end()
+    assert child.tail[-1].startswith("(it writes"), "nothing more was heard in that second"

