@@ -12,7 +12,7 @@ import redis
 from msgspec import Struct
 
 from crowdperf import slices
-from crowdperf.capture.probe import Probe, ring_spec
+from crowdperf.capture.probe import Probe, ring_of
 from crowdperf.config import Config, load
 from crowdperf.counting.usable import problems
 from crowdperf.events.connection import OUTAGE, connect
@@ -117,14 +117,7 @@ def _shared_memory(config: Config, env: Environment, paths: Paths, root: Path) -
     for camera in config.cameras:
         slice_ = capture_slice(config, env, paths, root, camera.id)
         width = slice_.analysis_width
-        need += ring_spec(
-            Probe(width, width * 9 // 16, USUAL_FPS, False),
-            pix_fmt=slice_.pix_fmt,
-            analysis_width=width,
-            queue_max=slice_.queue_max,
-            target_fps=slice_.target_fps,
-            frame_skip=slice_.frame_skip,
-        ).file_bytes
+        need += ring_of(slice_, Probe(width, width * 9 // 16, USUAL_FPS, False)).file_bytes
     room = shutil.disk_usage("/dev/shm").free
     text = f"/dev/shm: the rings need about {need / 2**20:.0f} MiB, {room / 2**20:.0f} MiB are free"
     if need > room:

@@ -14,12 +14,11 @@ from crowdperf.audit.judge import Verdict, audited_lines, judge, record, with_li
 from crowdperf.audit.truth import TruthError, picture_at, read_truth
 from crowdperf.config import load
 from crowdperf.events.connection import OUTAGE, connect
-from crowdperf.inference.detector import load_detector
-from crowdperf.replay.cli import TROUBLE, print_table, rate, say_clip
+from crowdperf.replay.cli import INTERRUPTED, TROUBLE, print_table, rate, replay, say_clip, seconds
 from crowdperf.replay.clip import open_clip
 from crowdperf.replay.page import Card, cards, clock, facts, heading, page, paragraph, table
 from crowdperf.replay.report import card, gaps, head
-from crowdperf.replay.run import Replayed, run
+from crowdperf.replay.run import Replayed
 from crowdperf.replay.setup import Setup, read_setup
 from crowdperf.replay.thumbnails import Scene
 from crowdperf.settings.paths import Paths
@@ -71,6 +70,8 @@ def main(argv: list[str], default_config: Path, data: Paths, root: Path) -> int:
             file=sys.stderr,
         )
         return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 
@@ -82,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--config", type=Path, help="the configuration (default: the site's)")
     own.add_argument("--camera", help="whose lines and settings (default: the only camera)")
     own.add_argument("--fps", type=rate, help="true pictures per second, where the file's own times are wrong")
-    own.add_argument("--within", type=float, default=2.0, help="a count may be this early or late, s (2)")
+    own.add_argument("--within", type=seconds, default=2.0, help="a count may be this early or late, s (2)")
     own.add_argument("--line", action="append", default=[], help="a line that was watched though nobody crossed it")
     own.add_argument("--lines-from-truth", action="store_true", help="count the lines that the truth file draws")
     own.add_argument("--dry-run", action="store_true", help="store nothing")
@@ -98,7 +99,7 @@ def _judged(arguments: argparse.Namespace, setup: Setup, data: Paths) -> tuple[R
     if arguments.lines_from_truth:
         setup = with_lines_of(setup, truth, source)
     lines = audited_lines(setup, truth, arguments.line, source)
-    replayed = run(clip, [setup], lambda settings: load_detector(settings, data.data / "cache"))
+    replayed = replay(clip, [setup], data)
     true = truth.crossings(replayed.times)
     return replayed, judge(lines, replayed.outcomes[0], true, arguments.within)
 

@@ -270,13 +270,4 @@ class Opener:
             raise NotOpened("source", detail, errors, hopeless)
 
     def _spec(self, found: Probe, written: tuple[int, int] | None = None) -> RingSpec:
-        camera = self._slice
-        return probe.ring_spec(
-            found,
-            pix_fmt=camera.pix_fmt,
-            analysis_width=camera.analysis_width,
-            queue_max=camera.queue_max,
-            target_fps=camera.target_fps,
-            frame_skip=camera.frame_skip,
-            written=written,
-        )
+        return probe.ring_of(self._slice, found, written)

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from msgspec.structs import replace
 
 from crowdperf.frames.layout import RingSpec
+from crowdperf.slices import CaptureSlice
 
 SLOTS_MIN = 4
 STALENESS_S = 0.5
@@ -94,6 +95,21 @@ def ring_spec(
         model_width=model_width // 2 * 2 if 0 < model_width < width else 0,
     )
     return replace(spec, slots=slots(spec, probe.fps, queue_max))
+
+
+def ring_of(camera: CaptureSlice, found: Probe, written: tuple[int, int] | None = None) -> RingSpec:
+    """The ring of a camera whose source is `found`."""
+    return ring_spec(
+        found,
+        pix_fmt=camera.pix_fmt,
+        analysis_width=camera.analysis_width,
+        queue_max=camera.queue_max,
+        target_fps=camera.target_fps,
+        frame_skip=camera.frame_skip,
+        ppe_fps=camera.ppe_fps,
+        model_width=camera.model_width,
+        written=written,
+    )
 
 
 def slots(spec: RingSpec, fps: float, queue_max: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,17 +14,20 @@ from crowdperf.capture.source import SourceError
 from crowdperf.ffmpeg import FfmpegMissing
 from crowdperf.inference.detector import load_detector
 from crowdperf.inference.registry import ModelError
-from crowdperf.replay.clip import ClipError, open_clip
+from crowdperf.replay.clip import Clip, ClipError, open_clip
 from crowdperf.replay.detections import BEGIN_S
 from crowdperf.replay.difference import Compared, compare, distinct
 from crowdperf.replay.document import document
 from crowdperf.replay.page import clock
 from crowdperf.replay.report import report, said
 from crowdperf.replay.run import Replayed, run
-from crowdperf.replay.setup import read_setup
+from crowdperf.replay.setup import Setup, read_setup
 from crowdperf.settings.paths import Paths
 
 TROUBLE = (ClipError, ModelError, SourceError, FfmpegMissing, OSError)
+INTERRUPTED = 130
+"""The shell's status of a command that Ctrl-C has ended."""
+TELL_S = 0.5
 SHOWN = 40
 """Differences that are printed; the report and the JSON have all."""
 
@@ -50,7 +54,7 @@ def main(argv: list[str], default_config: Path, data: Paths, root: Path) -> int:
     setups = [replace(setup, name=name) for setup, name in zip(setups, names)]
     try:
         clip = open_clip(arguments.clip, arguments.fps)
-        replayed = run(clip, setups, lambda settings: load_detector(settings, data.data / "cache"))
+        replayed = replay(clip, setups, data)
         compared = None
         if len(files) > 1:
             first, second = replayed.outcomes
@@ -64,6 +68,8 @@ def main(argv: list[str], default_config: Path, data: Paths, root: Path) -> int:
     except TROUBLE as error:
         print(f"crowdperf replay: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 
@@ -74,10 +80,48 @@ def parser() -> argparse.ArgumentParser:
     own.add_argument("--config", type=Path, action="append", help="a configuration; twice to compare two of them")
     own.add_argument("--camera", help="whose lines, zones and settings (default: the only camera)")
     own.add_argument("--fps", type=rate, help="true pictures per second, where the file's own times are wrong")
-    own.add_argument("--within", type=float, default=1.0, help="two counts of one crossing differ by at most, s (1)")
+    own.add_argument("--within", type=seconds, default=1.0, help="two counts of one crossing differ by at most, s (1)")
     own.add_argument("--report", type=Path, metavar="OUT.html", help="write a report with pictures")
     own.add_argument("--json", type=Path, metavar="OUT.json", help="write every event and difference")
     return own
+
+
+def replay(clip: Clip, setups: Sequence[Setup], data: Paths) -> Replayed:
+    """`run`, with the installation's models, and a line on the terminal that says how far it is."""
+    with Ticker() as ticker:
+        return run(clip, setups, lambda settings: load_detector(settings, data.data / "cache"), ticker.tell)
+
+
+class Ticker:
+    """One line on stderr that is written over and over; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._began = self._told = time.monotonic()
+
+    def __enter__(self) -> Ticker:
+        return self
+
+    def tell(self, at_s: float) -> None:
+        """The replay has come to that second of the clip."""
+        now = time.monotonic()
+        if self._shown and now - self._told >= TELL_S:
+            self._told = now
+            print(
+                f"\r  {clock(at_s)}, {at_s / (now - self._began):.1f} x real time ", end="", file=sys.stderr, flush=True
+            )
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def seconds(text: str) -> float:
+    """A length of time that is not negative."""
+    value = float(text)
+    if not 0 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} seconds. Remedy: give 0 to 3600")
+    return value
 
 
 def rate(text: str) -> float:

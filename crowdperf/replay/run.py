@@ -95,8 +95,18 @@ class Replayed(NamedTuple):
         return self.length_s / max(self.took_s, 1e-9)
 
 
-def run(clip: Clip, setups: Sequence[Setup], open_detector: Open) -> Replayed:
+def silent(_: float) -> None:
+    """Tell nobody how far the replay is."""
+
+
+def run(
+    clip: Clip, setups: Sequence[Setup], open_detector: Open, progress: Callable[[float], None] = silent
+) -> Replayed:
     """Count a clip with each setup.
+
+    Args:
+        open_detector: how a configuration's model is loaded.
+        progress: called with the second of the clip that the replay has come to.
 
     Raises:
         ClipError: the clip cannot be read.
@@ -114,19 +124,22 @@ def run(clip: Clip, setups: Sequence[Setup], open_detector: Open) -> Replayed:
         spec = setups[members[0]].spec(clip)
         detector.warm([spec])
         began = time.perf_counter()
-        times, found = _detect(clip, [setups[index] for index in members], detector)
+        times, found = _detect(clip, [setups[index] for index in members], detector, progress)
         for index, frames in zip(members, found):
             outcomes[index] = count(frames, setups[index], _named(detector))
         took_s += time.perf_counter() - began
     return Replayed(clip, times, [outcomes[index] for index in range(len(setups))], took_s)
 
 
-def _detect(clip: Clip, setups: list[Setup], detector: Detector) -> tuple[list[float], list[list[FrameDetections]]]:
+def _detect(
+    clip: Clip, setups: list[Setup], detector: Detector, progress: Callable[[float], None]
+) -> tuple[list[float], list[list[FrameDetections]]]:
     """The times of all pictures, and each setup's frames; a frame that several want is detected once."""
     rules = [due(setup.capture.target_fps, setup.capture.frame_skip) for setup in setups]
     chosen: list[set[int]] = [set() for _ in setups]
 
     def wanted(sequence: int, at_s: float) -> bool:
+        progress(at_s)
         asking = [own for own, rule in zip(chosen, rules) if rule(sequence, at_s)]
         for own in asking:
             own.add(sequence)

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from crowdperf.capture.probe import Probe, ring_of
 from crowdperf.config import Config, load
 from crowdperf.frames.layout import RingSpec
-from crowdperf.replay.clip import Clip, spec_of
+from crowdperf.replay.clip import Clip
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.engine import Inference, Tracking
@@ -43,14 +44,14 @@ class Setup(Struct, frozen=True, kw_only=True):
 
     def spec(self, clip: Clip) -> RingSpec:
         """The ring that this camera would have if it showed the clip."""
-        own = self.capture
-        return spec_of(clip, own.analysis_width, own.target_fps, own.frame_skip, own.pix_fmt == "bgr24")
+        return ring_of(self.capture, Probe(clip.width, clip.height, clip.fps, True))
 
     def sees(self, clip: Clip) -> tuple[Any, ...]:
         """Two setups with the same answer get the same detections of a frame."""
         spec, own = self.spec(clip), self.capture
         inference = {key: value for key, value in msgspec.to_builtins(self.inference).items() if key not in _NO_MATTER}
-        return spec.width, spec.height, spec.pix_fmt, own.ffmpeg_extra_flags, own.ffmpeg_flags, repr(inference)
+        size = (spec.width, spec.height, spec.model_width)
+        return size, spec.pix_fmt, own.ffmpeg_extra_flags, own.ffmpeg_flags, repr(inference)
 
     def settings(self) -> dict[str, Any]:
         """Path -> value of every setting that may change what is counted."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from crowdperf import slices
+from crowdperf.capture.probe import Probe, ring_of
 from crowdperf.config import Config, parse
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.environment import environment
@@ -60,6 +61,12 @@ def test_a_camera_with_a_rule_is_captured_wide_and_people_are_found_at_the_usual
     assert (ruled.analysis_width, ruled.model_width, ruled.ppe_fps) == (PPE_WIDTH, 640, 2.0)
     asked = capture(config(RULE, analysis_width=960))
     assert (asked.analysis_width, asked.model_width, asked.ppe_fps) == (960, 0, 2.0)
+
+
+def test_the_ring_tells_inference_all_of_it() -> None:
+    ring = ring_of(capture(config(RULE)), Probe(1920, 1080, 25.0, False))
+    assert (ring.width, ring.model_width, ring.ppe_fps) == (PPE_WIDTH, 640, 2.0)
+    assert ring_of(capture(config()), Probe(1920, 1080, 25.0, False)).ppe_fps == 0
 
 
 def test_a_rule_never_restarts_inference() -> None:
