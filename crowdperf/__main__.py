@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("users", help="accounts, API tokens, the setup link", add_help=False)
     commands.add_parser("ring", help="show the live rings, as top shows processes", add_help=False)
     commands.add_parser("dead-letters", help="messages that could not be handled: list, redrive, drop", add_help=False)
+    commands.add_parser("import-sqlite", help="import an older installation's events.db", add_help=False)
     commands.add_parser("migrate", help="bring PostgreSQL to this version's tables", add_help=False)
     commands.add_parser("replay", help="count a recording with one configuration, or compare two", add_help=False)
     commands.add_parser("audit", help="judge a recording's counts by its true crossings", add_help=False)
@@ -91,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
             return _rings(words[1:], Installation())
         if words and words[0] == "dead-letters":
             return _dead_letters(words[1:], Installation())
+        if words and words[0] == "import-sqlite":
+            return _import_sqlite(words[1:], Installation())
         if words and words[0] == "migrate":
             return _migrate(words[1:], Installation())
         return _dispatch(parser().parse_args(words), Installation())
@@ -127,6 +130,14 @@ def _users(words: list[str], here: Installation) -> int:
     setup = importlib.import_module("crowdperf.accounts.setup").SetupSecret(here.paths.sockets)
     url, cli = slices.redis_url(config, here.paths), importlib.import_module("crowdperf.accounts.cli")
     return int(cli.main(words, url, config.redis.key_prefix, base(config.web), setup))
+
+
+def _import_sqlite(words: list[str], here: Installation) -> int:
+    """`crowdperf import-sqlite`."""
+    config, _ = here.load()
+    importing = importlib.import_module("crowdperf.storage.sqlite_import")
+    url, prefix = slices.redis_url(config, here.paths), config.redis.key_prefix
+    return int(importing.main(words, importing.Target(url, prefix, config.site.timezone, config.retention)))
 
 
 def _migrate(words: list[str], here: Installation) -> int:
