@@ -5,7 +5,7 @@ The rules, each the answer to a known way of counting wrongly:
 * A sample inside the dead band along the line decides nothing. A crossing lies between two samples outside it, whose
   path between them meets the line itself, bends included: walking past its end is no crossing.
 * A crossing is pending until a second sample on the far side, or the end of the track there; a return cancels it. It
-  carries the moment of its first far sample.
+  carries the moment of its first sample beyond the line.
 * Only confirmed tracks count; what a track did before it was confirmed counts as soon as it is.
 * The same way again within the cooldown is the same crossing.
 * A track that begins, or comes back, where another one has just vanished goes on with that one's side and crossings,
@@ -36,8 +36,8 @@ INHERITED_BAND = 0.25
 NEVER = float("-inf")
 
 
-class Pending(Struct, array_like=True):
-    """A crossing that waits for its second far sample, or for the track's confirmation."""
+class Crossing(Struct, frozen=True, array_like=True):
+    """A step over the line: to which side, when, and the how manieth of its frame to that side."""
 
     side: int
     moment: Moment
@@ -51,6 +51,8 @@ class LineTrack(Struct, array_like=True):
     """It had a sample outside the band."""
     net: int = 0
     """Crossings since that sample, those to the positive side less those to the negative one."""
+    steps: list[Crossing | None] = field(default_factory=lambda: [None, None])
+    """The last of them to the negative and to the positive side."""
     seen_s: float = NEVER
     last_x: float = 0.0
     last_y: float = 0.0
@@ -58,8 +60,9 @@ class LineTrack(Struct, array_like=True):
     klass: int = 0
     confirmed: bool = False
     inherited: bool = False
-    pending: Pending | None = None
-    settled: list[Pending] = field(default_factory=list)
+    pending: Crossing | None = None
+    """Waits for a second sample outside the band."""
+    settled: list[Crossing] = field(default_factory=list)
     """Crossings with a second far sample whose track is not confirmed yet."""
     counted_s: list[float] = field(default_factory=lambda: [NEVER, NEVER])
     """When it last crossed to the negative and to the positive side."""
@@ -86,6 +89,8 @@ class LineCounter:
         self._in = 1 if line.in_side == "positive" else -1
         self._centre = line.anchor == "centre"
         self.state = LineState({}, [])
+        self._steps = [0, 0]
+        """Steps over the line in the newest frame, to the negative and to the positive side."""
         self.set_aspect(16 / 9)
 
     def set_aspect(self, aspect: float) -> None:
@@ -95,7 +100,6 @@ class LineCounter:
     def update(self, moment: Moment, samples: Iterable[Sample], ended: Iterable[int]) -> list[LineCrossed]:
         """Take one frame; returns the crossings that became certain, in the order of `samples`, then of `ended`."""
         events: list[LineCrossed] = []
-        started = {1: 0, -1: 0}
         self._follow(moment, samples)
         tracks = self.state.tracks
         for sample in samples:
@@ -103,7 +107,7 @@ class LineCounter:
             share = INHERITED_BAND if track.inherited else JITTER_BAND
             if self._course.distance(track.last_x, track.last_y) <= max(self.line.hysteresis, share * sample.height):
                 continue
-            self._settle(track, moment, started)
+            self._settle(track)
             if track.settled and track.confirmed:
                 events += self._count(sample.track, track)
         for track_id in ended:
@@ -116,12 +120,14 @@ class LineCounter:
         for track in self.state.tracks.values():
             track.placed = track.inherited = False
             track.net = 0
+            track.steps = [None, None]
             track.pending = None
         self.state.vanished.clear()
 
     def _follow(self, moment: Moment, samples: Iterable[Sample]) -> None:
         """Take each track one step on, and join those that are one object."""
         tracks = self.state.tracks
+        self._steps = [0, 0]
         newborn: list[Sample] = []
         returned: list[Sample] = []
         for sample in samples:
@@ -134,33 +140,41 @@ class LineCounter:
                 if track.seen_s < self.state.clock_s:
                     returned.append(sample)
                 if track.placed:
-                    track.net += self._course.crossings(track.last_x, track.last_y, sample.x, y)
+                    self._step(track, moment, track.last_x, track.last_y, sample.x, y)
             track.seen_s, track.last_x, track.last_y = moment.clock_s, sample.x, y
             track.klass, track.confirmed = sample.klass, sample.confirmed
         if newborn:
-            self._take_over(newborn, moment.clock_s - self._memory_s, moment.clock_s)
+            self._take_over(newborn, moment, moment.clock_s - self._memory_s)
         if returned:
             # Only from a track that the frame before still showed and that was just counted: both are one object.
-            self._take_over(returned, self.state.clock_s, moment.clock_s, moment.clock_s - self._memory_s)
+            self._take_over(returned, moment, self.state.clock_s, moment.clock_s - self._memory_s)
         self.state.clock_s = moment.clock_s
 
-    def _settle(self, track: LineTrack, moment: Moment, started: dict[int, int]) -> None:
+    def _step(self, track: LineTrack, moment: Moment, x0: float, y0: float, x1: float, y1: float) -> None:
+        """Add a step from one point to another to the track's path."""
+        net = self._course.crossings(x0, y0, x1, y1)
+        if net:
+            way = net > 0
+            track.net += net
+            track.steps[way] = Crossing(1 if way else -1, moment, self._steps[way])
+            self._steps[way] += 1
+
+    def _settle(self, track: LineTrack) -> None:
         """A sample outside the band: what the track's path since the last such sample amounts to."""
         pending, net, track.net = track.pending, track.net, 0
+        step, track.steps = track.steps[net > 0], [None, None]
         track.placed, track.inherited = True, False
         if not net:
             if pending is not None:
                 track.settled.append(pending)
                 track.pending = None
             return
-        side = 1 if net > 0 else -1
         if pending is not None:
             track.pending = None
-            if pending.side != side:
+            if step is None or pending.side != step.side:
                 return
             track.settled.append(pending)
-        track.pending = Pending(side, moment, started[side])
-        started[side] += 1
+        track.pending = step
 
     def _count(self, track_id: int, track: LineTrack) -> list[LineCrossed]:
         """Events of the settled crossings, without those that the cooldown or the class filter takes out."""
@@ -200,7 +214,7 @@ class LineCounter:
         self.state.vanished.append(track)
         return events
 
-    def _take_over(self, samples: list[Sample], since_s: float, now_s: float, counted_since_s: float = NEVER) -> None:
+    def _take_over(self, samples: list[Sample], moment: Moment, since_s: float, counted_since_s: float = NEVER) -> None:
         """Give each of these tracks the history of the track that vanished there last.
 
         Only tracks last seen since `since_s`, whose last crossing, where it matters, is not before `counted_since_s`.
@@ -210,7 +224,7 @@ class LineCounter:
             for track in (*self.state.tracks.values(), *self.state.vanished)
             if track.confirmed
             and track.placed
-            and since_s <= track.seen_s < now_s
+            and since_s <= track.seen_s < moment.clock_s
             and max(track.counted_s) >= counted_since_s
         ]
         for sample in samples:
@@ -225,8 +239,8 @@ class LineCounter:
             previous = max(near, key=lambda other: other.seen_s)
             absent = [other for other in absent if other is not previous]
             self.state.vanished = [other for other in self.state.vanished if other is not previous]
-            track.placed, step = True, (previous.last_x, previous.last_y, track.last_x, track.last_y)
-            track.net = previous.net + self._course.crossings(*step)
+            track.placed, track.net, track.steps = True, previous.net, list(previous.steps)
+            self._step(track, moment, previous.last_x, previous.last_y, track.last_x, track.last_y)
             track.counted_s = list(previous.counted_s)
             track.inherited = True
 

@@ -24,6 +24,7 @@ from crowdperf.settings.camera import Zone
 NEAR = 0.5
 NEAR_PER_S = 0.5
 """How far (shares of its height, and more for each second) from a lost track its continuation may begin."""
+INNERMOST = 1 - 1e-6
 SERVED_WEIGHT = 0.2
 """Weight of the newest waiting time in the mean of those served."""
 
@@ -127,7 +128,9 @@ class ZoneCounter:
                 track = ZoneTrack(born_s=moment.clock_s, born_x=sample.x, born_y=sample.bottom)
                 tracks[sample.track] = track
             track.seen_s, track.x, track.y = moment.clock_s, sample.x, sample.bottom
-            if contains(self._polygon, Point(sample.x / self._aspect, sample.bottom)) == track.inside:
+            # Feet below the picture's edge are at the edge, which belongs to a zone that reaches it.
+            feet = Point(sample.x / self._aspect, min(sample.bottom, INNERMOST))
+            if contains(self._polygon, feet) == track.inside:
                 track.other_since_s = None
                 continue
             if track.other_since_s is None:

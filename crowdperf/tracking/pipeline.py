@@ -25,6 +25,8 @@ from crowdperf.tracking.tracker import CONFIRM_HITS, PersonTracker, Tracks
 
 VERSION = 2
 DEFAULT_ASPECT = 16 / 9
+GAP_FRAMES = 2.5
+"""A pause of fewer frames is no gap, however few come in a second."""
 
 
 class StateError(ValueError):
@@ -127,7 +129,8 @@ class CameraPipeline:
             self._clock_s += self._frame_s
         else:
             self._clock_s += elapsed_s
-        if not first and elapsed_s > self._settings.gap_s:
+        usual_s = max(self._frame_s, self._tracker.interval_s)
+        if not first and elapsed_s > max(self._settings.gap_s, GAP_FRAMES * usual_s):
             start, end = self._captured_at_ns / 1e9, frame.captured_at_ns / 1e9 + self._settle_s
             gap_id = f"{self.camera}:gap:{frame.epoch}:{frame.sequence}"
             events.append(CameraGap(id=gap_id, camera=self.camera, ts=end, start=start, end=end, cause=cause))

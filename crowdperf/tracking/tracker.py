@@ -21,7 +21,7 @@ from crowdperf.tracking.association import Indices
 
 VERSION = 2
 CONFIRM_HITS = 3
-CONFIRM_S = 0.2
+CONFIRM_S = 0.25
 EVIDENCE = 1.8
 """A track is confirmed when it was seen three times, over this long, with scores that add up to this: what is seen
 weakly needs to be seen more often."""
@@ -37,7 +37,10 @@ LONGEST_INTERVAL_S = 2.0
 WEAK_S = 0.6
 """A weak detection continues only tracks that were seen this recently: it must not revive an old one."""
 BUFFER = 0.3
-"""Growth of boxes, share of their size per side, where plain overlap found nothing (small, fast, few frames)."""
+BUFFER_S = 0.2
+BUFFER_MOST = 1.0
+"""Growth of boxes, share of their size per side, where plain overlap found nothing (small, fast, few frames): more
+where frames are farther apart than BUFFER_S."""
 LEAST_FIRST = 0.15
 LEAST_WEAK = 0.5
 LEAST_FAR = 0.2
@@ -89,7 +92,8 @@ class PersonTracker:
         self._high = settings.high_confidence
         self._lost_s = settings.lost_s
         self._time: float | None = None
-        self._interval_s = 0.0
+        self.interval_s = 0.0
+        """Seconds between frames of late, 0 before the second."""
         self._next_id = 1
         self._ids: NDArray[np.uint32] = np.zeros(0, np.uint32)
         self._hits: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -135,12 +139,12 @@ class PersonTracker:
     def _learn_interval(self, now: float) -> None:
         if self._time is not None:
             passed_s = min(now - self._time, LONGEST_INTERVAL_S)
-            weight = INTERVAL_WEIGHT if self._interval_s else 1.0
-            self._interval_s += weight * (passed_s - self._interval_s)
+            weight = INTERVAL_WEIGHT if self.interval_s else 1.0
+            self.interval_s += weight * (passed_s - self.interval_s)
 
     def _confirmed(self) -> NDArray[np.bool_]:
         """Whether each track is more than a few chance detections."""
-        least = max(CONFIRM_HITS, round(CONFIRM_S / self._interval_s) + 1 if self._interval_s else 0)
+        least = max(CONFIRM_HITS, int(CONFIRM_S / self.interval_s) + 1 if self.interval_s else 0)
         confirmed: NDArray[np.bool_] = (self._hits >= least) & (self._votes.sum(axis=1) >= EVIDENCE)
         return confirmed
 
@@ -172,12 +176,13 @@ class PersonTracker:
             free[taken] = False
 
         stage(confirmed, strong, similarity * weight, LEAST_FIRST)
-        recent = self._seen >= now - max(WEAK_S, WEAK_FRAMES * self._interval_s)
+        recent = self._seen >= now - max(WEAK_S, WEAK_FRAMES * self.interval_s)
         stage(confirmed & free & recent, ~strong, similarity, LEAST_WEAK)
         stage(~confirmed, strong & (track_of < 0), similarity * weight, LEAST_FIRST)
         left = strong & (track_of < 0)
         if left.any() and free.any():
-            stage(free, left, self._similarity(measured, classes, BUFFER) * weight, LEAST_FAR)
+            grown = min(BUFFER_MOST, BUFFER * max(1.0, self.interval_s / BUFFER_S))
+            stage(free, left, self._similarity(measured, classes, grown) * weight, LEAST_FAR)
         return track_of
 
     def _similarity(self, measured: Floats, classes: NDArray[np.uint8], buffer: float) -> Floats:
@@ -220,8 +225,8 @@ class PersonTracker:
             return self._ids
         patience = np.where(
             self._confirmed(),
-            max(self._lost_s, LOST_FRAMES * self._interval_s),
-            max(TENTATIVE_S, TENTATIVE_FRAMES * self._interval_s),
+            max(self._lost_s, LOST_FRAMES * self.interval_s),
+            max(TENTATIVE_S, TENTATIVE_FRAMES * self.interval_s),
         )
         gone = now - self._seen > patience
         if not gone.any():
@@ -258,7 +263,7 @@ class PersonTracker:
                 self._seen.tobytes(),
                 self._votes.tobytes(),
                 self._filters.tobytes(),
-                self._interval_s,
+                self.interval_s,
             )
         )
 
@@ -278,7 +283,7 @@ class PersonTracker:
         self._hits = np.frombuffer(read.hits, np.int64).reshape(count).copy()
         self._seen = np.frombuffer(read.seen, np.float64).reshape(count).copy()
         self._ids, self._time, self._next_id = ids, read.time_s, read.next_id
-        self._interval_s = read.interval_s
+        self.interval_s = read.interval_s
 
 
 def _measured(boxes: NDArray[np.float32], aspect: float) -> Floats:

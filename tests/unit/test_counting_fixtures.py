@@ -59,14 +59,26 @@ def test_sequences(name: str) -> None:
     assert totals(count(frames)) == expected
 
 
-def test_a_crossing_carries_the_first_far_sample_and_the_majority_class() -> None:
-    (event,) = count([[sample(7, x, klass=1)] for x in (A, A, ON, B, B)])
+def test_a_crossing_carries_the_first_sample_beyond_the_line_and_the_majority_class() -> None:
+    (event,) = count([[sample(7, x, klass=1)] for x in (A, A, ON - 0.002, ON + 0.002, ON + 0.003, B, B)])
     assert (event.sequence, event.ts, event.klass, event.track) == (3, 1_700_000_000.3, "bicycle", 7)
     assert event.id == "lobby:1:3:door:out:0"
 
 
 def test_two_abreast_have_different_ids() -> None:
     events = count([[sample(1, x, 0.4), sample(2, x, 0.6)] for x in (A, A, B, B)])
+    assert sorted(event.id for event in events) == ["lobby:1:2:door:out:0", "lobby:1:2:door:out:1"]
+
+
+def test_a_jitter_on_the_line_carries_the_last_time_it_was_crossed_that_way() -> None:
+    (event,) = count([[sample(7, x)] for x in (A, A, ON + 0.002, ON - 0.002, ON + 0.002, ON + 0.003, B, B)])
+    assert (event.sequence, event.direction) == (4, "out")
+
+
+def test_two_who_wait_in_the_band_and_leave_it_at_different_times_have_different_ids() -> None:
+    """Both step over the line in frame 2; their crossings are settled in different frames."""
+    first, second = (A, A, ON + 0.002, B, B, B, B), (A, A, ON + 0.002, ON + 0.002, ON + 0.002, B, B)
+    events = count([[sample(1, x, 0.3), sample(2, y, 0.7)] for x, y in zip(first, second)])
     assert sorted(event.id for event in events) == ["lobby:1:2:door:out:0", "lobby:1:2:door:out:1"]
 
 
@@ -182,6 +194,20 @@ def passage(
 
 def test_8_a_plain_passage_counts() -> None:
     assert totals(play(plumbed(), passage(1, 41))) == (0, 1)
+
+
+@pytest.mark.parametrize("fps", [0.8, 1.0, 2.0, 3.5, 30.0])
+@pytest.mark.parametrize("told", [True, False], ids=["as configured", "slower than configured"])
+def test_few_or_many_frames_a_second_count_and_are_no_gaps(fps: float, told: bool) -> None:
+    pipeline = CameraPipeline("lobby", Tracking(), (LINE,), (), fps if told or fps > 10 else 10.0)
+    step = 0.06 / fps
+    frames = [
+        detections(n, [standing(0.3 + step * (n - 1), 0.5)], at_s=(n - 1) / fps) for n in range(1, 1 + int(0.4 / step))
+    ]
+    events = play(pipeline, frames)
+    assert totals(events) == (0, 1)
+    gaps = [event for event in events if isinstance(event, CameraGap)]
+    assert len(gaps) <= (0 if told or fps > 1 else 1)
 
 
 @pytest.mark.parametrize("pause_s", [1.2, 3.0, 60.0])

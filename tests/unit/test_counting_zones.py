@@ -81,6 +81,12 @@ def test_somebody_far_from_the_lost_one_is_somebody_else() -> None:
     assert [event.occupancy for event in changed(play(counter(), frames))] == [1, 2]
 
 
+def test_feet_below_the_picture_are_in_a_zone_that_reaches_its_edge() -> None:
+    whole = zone(polygon=[[0, 0.5], [1, 0.5], [1, 1], [0, 1]])
+    (entered,) = changed(play(counter(whole), [[sample(1, IN, 1.0)] for _ in range(5)]))
+    assert entered.occupancy == 1
+
+
 def test_a_queue_has_a_length_and_waiting_times() -> None:
     own = counter(zone(kind="queue", queue_after_s=1.0))
     play(own, [[sample(1, IN), sample(2, IN, 0.45)] for _ in range(31)])
