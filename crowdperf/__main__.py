@@ -55,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     for name, text in (("demo", "render the demo site's cameras"), ("models", "list, verify or export models")):
         commands.add_parser(name, help=text, add_help=False)
     commands.add_parser("users", help="accounts, API tokens, the setup link", add_help=False)
+    commands.add_parser("config", help="versions of the configuration: history, diff, rollback", add_help=False)
+    commands.add_parser("look", help="(the web process) one picture of a source, or why there is none")
     commands.add_parser("ring", help="show the live rings, as top shows processes", add_help=False)
     commands.add_parser("dead-letters", help="messages that could not be handled: list, redrive, drop", add_help=False)
     commands.add_parser("import-sqlite", help="import an older installation's events.db", add_help=False)
@@ -88,6 +90,10 @@ def main(argv: list[str] | None = None) -> int:
             return _users(words[1:], Installation())
         if words and words[0] in ("replay", "audit"):
             return _recorded(words[0], words[1:], Installation())
+        if words and words[0] == "config":
+            here = Installation()
+            office = importlib.import_module("crowdperf.reconfigure")
+            return int(office.main(words[1:], here.config_file, here.paths, here.root))
         if words and words[0] == "ring":
             return _rings(words[1:], Installation())
         if words and words[0] == "dead-letters":
@@ -160,6 +166,9 @@ def _dispatch(arguments: argparse.Namespace, here: Installation) -> int:
     if command == "check":
         return int(importlib.import_module("crowdperf.check").main(here.config_file, here.paths, here.root))
     config, env = here.load()
+    if command == "look":
+        roots = slices.media_roots(config, here.root)
+        return int(importlib.import_module("crowdperf.capture.look").main(config, roots))
     if command == "run":
         return int(importlib.import_module("crowdperf.launch").run(config, env, here.paths, here.root))
     if command == "redis":

@@ -173,6 +173,11 @@ def redis_url(config: Config, paths: Paths) -> str:
     return config.redis.url or f"unix://{paths.redis_socket.absolute()}"
 
 
+def media_roots(config: Config, root: Path) -> tuple[str, ...]:
+    """The folders below which local files may be read, absolute."""
+    return tuple(str((root / folder).resolve()) for folder in config.media_roots)
+
+
 def capture_slice(config: Config, env: Environment, paths: Paths, root: Path, camera_id: str) -> CaptureSlice:
     """The slice of one camera; `root` is the folder that relative files are resolved against."""
     camera = config.camera(camera_id)
@@ -196,7 +201,7 @@ def capture_slice(config: Config, env: Environment, paths: Paths, root: Path, ca
         model_width=width if wide else 0,
         queue_max=_first(env.queue_max, config.queue_max),
         stall_s=_first(camera.stall_s, config.stall_s),
-        media_roots=tuple(str((root / folder).resolve()) for folder in config.media_roots),
+        media_roots=media_roots(config, root),
         allowed_hosts=tuple(config.allowed_hosts),
         ring=str(paths.ring(camera.id)),
         doorbell=str(paths.doorbell.absolute()),

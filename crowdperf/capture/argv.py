@@ -118,6 +118,16 @@ def probe(options: Options) -> list[str]:
     ]
 
 
+def still(options: Options, width: int) -> list[str]:
+    """The command that writes one picture as a JPEG, and reports what the source is."""
+    argv = _input(
+        options,
+        ("-threads", "1", "-protocol_whitelist", PROTOCOLS[options.source.kind]),
+        ("-hide_banner", "-nostats", "-loglevel", "level+info"),
+    )
+    return [*argv, "-vf", f"scale=w='min({width},iw)':h=-2", "-frames:v", "1", "-f", "image2pipe", "-c:v", "mjpeg", "-"]
+
+
 def _passthrough(options: Options) -> tuple[str, ...]:
     """Otherwise FFmpeg makes a constant rate of a camera's times: measured, it doubled and dropped pictures."""
     return () if {"-fps_mode", "-vsync", "-r"} & set(options.output_flags) else options.abilities.passthrough

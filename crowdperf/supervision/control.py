@@ -12,6 +12,8 @@ from supervisor.xmlrpc import Faults, SupervisorTransport
 from crowdperf.processes import PROCESSES
 from crowdperf.settings.base import ConfigError
 
+WEB = "web"
+
 
 class Control:
     """One supervisord.
@@ -80,11 +82,16 @@ class Control:
     def update(self) -> dict[str, list[str]]:
         """Do what `supervisorctl update` does: restart changed programs, start new ones, end removed ones."""
         added, changed, removed = self._call("reloadConfig")[0]
-        for name in [*removed, *changed]:
-            self._each("stopProcess", [name], Faults.NOT_RUNNING, wait=True)
-            self._call("removeProcessGroup", name)
-        for name in [*changed, *added]:
-            self._call("addProcessGroup", name)
+        # Two programs may exchange a camera, so all end before one begins; the web process alone goes last, and is
+        # away for its own start only.
+        first = [name for name in changed if name != WEB]
+        last = [name for name in changed if name == WEB]
+        for stops, starts in (([*removed, *first], [*first, *added]), (last, last)):
+            for name in stops:
+                self._each("stopProcess", [name], Faults.NOT_RUNNING, wait=True)
+                self._call("removeProcessGroup", name)
+            for name in starts:
+                self._call("addProcessGroup", name)
         return {"added": added, "changed": changed, "removed": removed}
 
     def _each(self, method: str, names: list[str], harmless: int, wait: bool = False) -> None:

@@ -20,7 +20,19 @@ from crowdperf import config
 from crowdperf.runtime import Metrics
 from crowdperf.settings.paths import Paths
 from crowdperf.slices import WebSlice, web_slice
-from crowdperf.web import audits, history, live, operations, sign_in, site, stream, users
+from crowdperf.web import (
+    audits,
+    cameras,
+    history,
+    live,
+    operations,
+    shapes,
+    sign_in,
+    site,
+    stream,
+    users,
+    versions,
+)
 from crowdperf.web.access import Who, guard, provide_who
 from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.openapi import config as openapi_config
@@ -63,6 +75,9 @@ def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
                     live.router,
                     sign_in.router,
                     users.router,
+                    cameras.router,
+                    shapes.router,
+                    versions.router,
                 ],
             ),
             operations.router,

@@ -28,6 +28,7 @@ from crowdperf.slices import WebSlice
 from crowdperf.storage.buckets import Calendar
 from crowdperf.web.fanout import Hub
 from crowdperf.web.feed import Feed, supervise
+from crowdperf.web.office import Office
 from crowdperf.web.pictures import RingView
 from crowdperf.web.problems import unknown_camera
 from crowdperf.web.rates import Rates
@@ -55,6 +56,7 @@ class Context:
         self.accounts = Store(self.redis, self.prefix)
         self.throttle = Throttle(self.redis, self.prefix)
         self.setup = SetupSecret(Path(slice_.sockets))
+        self.office = Office()
         self.hashing = asyncio.Semaphore(2)
         """Each hash takes 64 MiB and a core for 0.1 s: sign-ins at once wait for each other, and for nobody else."""
         self.stopped = asyncio.Event()

@@ -20,6 +20,8 @@ REFUSED = {
         ProblemDetails, description="The permission is missing, or the request forged.", media_type=_PROBLEM
     ),
 }
+PRECONDITION = {412: ResponseSpec(ProblemDetails, description="It was changed meanwhile.", media_type=_PROBLEM)}
+NO_PICTURE = {422: ResponseSpec(ProblemDetails, description="There is no picture; why.", media_type=_PROBLEM)}
 CONFLICT = {409: ResponseSpec(ProblemDetails, description="The rules forbid it at present.", media_type=_PROBLEM)}
 TOO_MANY = {429: ResponseSpec(ProblemDetails, description="Too many attempts.", media_type=_PROBLEM)}
 UNAVAILABLE = {503: ResponseSpec(ProblemDetails, description="Redis or the camera is away.", media_type=_PROBLEM)}

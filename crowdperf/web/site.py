@@ -13,6 +13,7 @@ from crowdperf.events.schema import TrackedFrame
 from crowdperf.events.streams import TRACKS, key
 from crowdperf.frames.ring import RingUnavailable
 from crowdperf.settings.camera import Camera
+from crowdperf.supervision.edits import revision
 from crowdperf.web.access import Who
 from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.entries import decoded_frame, newest_tracks
@@ -34,15 +35,16 @@ async def cameras(site: SiteContext, who: Who) -> SiteReply:
         name=site.slice.site.name,
         timezone=site.slice.site.timezone,
         time=rfc3339(site.now()),
-        cameras=[_camera_reply(camera, states[camera.id]) for camera in shown],
+        cameras=[camera_reply(camera, states[camera.id]) for camera in shown],
     )
 
 
 @get("/cameras/{camera_id:str}", need="read", summary="One camera", tags=["site"], responses={**NOT_FOUND, **REFUSED})
-async def camera(site: SiteContext, who: Who, camera_id: CameraPath) -> CameraReply:
-    """One camera with its lines and zones."""
+async def camera(site: SiteContext, who: Who, camera_id: CameraPath) -> Response[CameraReply]:
+    """One camera with its lines and zones. Its ETag goes back as If-Match of a change."""
     found = site.camera(camera_id, who)
-    return _camera_reply(found, await asyncio.to_thread(_state, site, found))
+    state = await asyncio.to_thread(camera_state, site, found)
+    return Response(camera_reply(found, state), headers={"ETag": f'"{revision(found)}"'})
 
 
 @get(
@@ -83,17 +85,21 @@ async def occupancy_now(site: SiteContext, who: Who) -> OccupancyReply:
 
 
 def _states(site: Context, cameras: tuple[Camera, ...]) -> dict[str, CameraState]:
-    return {camera.id: _state(site, camera) for camera in cameras}
+    return {camera.id: camera_state(site, camera) for camera in cameras}
 
 
-def _state(site: Context, camera: Camera) -> CameraState:
+def camera_state(site: Context, camera: Camera) -> CameraState:
+    """Whether the camera gives fresh frames. Blocks for a moment: not on the loop."""
+    if not camera.enabled:
+        return "disabled"
     view = site.view(camera.id)
     if view is None:
-        return "disabled"
+        return "down"
     return "live" if view.live() else "down"
 
 
-def _camera_reply(camera: Camera, state: CameraState) -> CameraReply:
+def camera_reply(camera: Camera, state: CameraState) -> CameraReply:
+    """The camera as the API shows it."""
     return CameraReply(
         id=camera.id,
         name=camera.title,

@@ -1,0 +1,180 @@
+"""Changes of the configuration as data, and how they are applied to the file's document. Pure.
+
+The document is what the operator wrote, decoded from JSON and nothing more: what they left to the defaults stays left
+to the defaults. Things with an id (cameras, and their lines and zones) are found by it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from crowdperf.settings.camera import Camera
+from crowdperf.settings.url import redacted
+
+HIDDEN = "***"
+COURSE = ("p1", "p2", "points")
+"""What says where a line runs: one of the two forms at a time."""
+SHAPES = ("lines", "zones")
+
+
+class Edit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One change.
+
+    create: a thing that was not there. replace: all of it. merge: some of its fields, as RFC 7396 merges, but that an
+    item of a list with the id of a present item changes that one. delete: away with it.
+    """
+
+    mode: Literal["create", "replace", "merge", "delete"]
+    path: tuple[str, ...]
+    """Collection and id in turn: `("cameras", "plaza", "lines", "gate")`."""
+    value: Any = None
+
+
+class EditError(Exception):
+    """A change that does not fit what is there; `status` is the HTTP status that says the same."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+def applied(document: Mapping[str, Any], edits: Sequence[Edit]) -> dict[str, Any]:
+    """The document with every edit applied in turn.
+
+    Raises:
+        EditError: 404 something on the way is not there, 409 it is there already, 400 the value is none.
+    """
+    changed: dict[str, Any] = deepcopy(dict(document))
+    for edit in edits:
+        _apply(changed, edit)
+    return changed
+
+
+def _apply(document: dict[str, Any], edit: Edit) -> None:
+    holder = document
+    for collection, name in zip(edit.path[:-2:2], edit.path[1:-2:2]):
+        holder = _item(_items(holder, collection), collection, name)
+    collection, name = edit.path[-2:]
+    items = _items(holder, collection)
+    there = [index for index, item in enumerate(items) if isinstance(item, dict) and item.get("id") == name]
+    if edit.mode == "create" and there:
+        raise EditError(409, f"there is {_shown(collection, name)} already. Remedy: choose another id, or change it.")
+    if edit.mode != "create" and not there:
+        raise _missing(collection, name)
+    if edit.mode == "delete":
+        del items[there[0]]
+        return
+    if not isinstance(edit.value, dict):
+        raise EditError(400, "the change is no JSON object. Remedy: send one.")
+    if edit.value.get("id", name) != name:
+        raise EditError(400, f"the id {edit.value['id']!r} is not that of the address. Remedy: leave it out.")
+    if edit.mode == "create":
+        items.append({"id": name, **_keeping_secrets(edit.value, None)})
+    elif edit.mode == "replace":
+        items[there[0]] = {"id": name, **_keeping_secrets(edit.value, items[there[0]])}
+    else:
+        items[there[0]] = _merged(items[there[0]], _keeping_secrets(edit.value, items[there[0]]))
+
+
+def _items(holder: dict[str, Any], collection: str) -> list[Any]:
+    items = holder.setdefault(collection, [])
+    if not isinstance(items, list):
+        raise EditError(400, f"{collection!r} is no list in the configuration. Remedy: correct the file.")
+    return items
+
+
+def _item(items: list[Any], collection: str, name: str) -> dict[str, Any]:
+    for item in items:
+        if isinstance(item, dict) and item.get("id") == name:
+            return item
+    raise _missing(collection, name)
+
+
+def _missing(collection: str, name: str) -> EditError:
+    return EditError(404, f"there is no {_shown(collection, name)}. Remedy: see /api/v1/cameras for the ids.")
+
+
+def _shown(collection: str, name: str) -> str:
+    return f"{collection.removesuffix('s')} {name if len(name) <= 80 else name[:77] + '…'!r}"
+
+
+def _merged(before: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """RFC 7396, with lists of things that have ids merged item by item: who sends a shape need not know all of it."""
+    after = dict(before)
+    if any(name in change for name in COURSE):
+        for name in COURSE:
+            after.pop(name, None)
+    for name, value in change.items():
+        if value is None:
+            after.pop(name, None)
+        elif isinstance(value, dict) and isinstance(after.get(name), dict):
+            after[name] = _merged(after[name], value)
+        elif name in SHAPES and isinstance(value, list):
+            known = {item.get("id"): item for item in after.get(name, []) if isinstance(item, dict)}
+            after[name] = [
+                _merged(known[item["id"]], item) if isinstance(item, dict) and item.get("id") in known else item
+                for item in value
+            ]
+        else:
+            after[name] = value
+    return after
+
+
+def _keeping_secrets(value: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The value, with the camera's own URL where its redacted form came back as it had been shown.
+
+    Only as a whole: with another host, the password would be sent to whoever listens there.
+
+    Raises:
+        EditError: 400, another URL with `***` in it.
+    """
+    url = value.get("url")
+    if not isinstance(url, str) or HIDDEN not in url:
+        return dict(value)
+    kept = before.get("url") if before else None
+    if not isinstance(kept, str) or redacted(kept) != url:
+        raise EditError(400, "the url holds *** and is not this camera's. Remedy: write user and password anew.")
+    return {**value, "url": kept}
+
+
+def without_secrets(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document as people may see it: camera URLs redacted, Redis' password gone."""
+    shown: dict[str, Any] = deepcopy(dict(document))
+    for camera in shown.get("cameras", []):
+        if isinstance(camera, dict) and isinstance(camera.get("url"), str):
+            camera["url"] = redacted(camera["url"])
+    server = shown.get("redis")
+    if isinstance(server, dict) and isinstance(server.get("url"), str):
+        server["url"] = redacted(server["url"])
+    return shown
+
+
+def revision(camera: Camera) -> str:
+    """Names a state of the camera, for ETag and If-Match. Its password has no part in it: nobody may guess at that."""
+    shown = msgspec.structs.replace(camera, url=redacted(camera.url))
+    return hashlib.sha256(msgspec.msgpack.encode(shown)).hexdigest()[:16]
+
+
+def sparse(settings: Struct) -> dict[str, Any]:
+    """The Struct as the file would have it: what equals its default is left out."""
+    found: dict[str, Any] = {}
+    for item in msgspec.structs.fields(settings):
+        value = getattr(settings, item.name)
+        default = item.default_factory() if item.default_factory is not msgspec.NODEFAULT else item.default
+        if value == default:
+            continue
+        if isinstance(value, list) and value and isinstance(value[0], Struct):
+            found[item.encode_name] = [sparse(row) for row in value]
+        else:
+            found[item.encode_name] = sparse(value) if isinstance(value, Struct) else msgspec.to_builtins(value)
+    if found.get("points"):
+        # A polyline's ends are derived.
+        found.pop("p1", None)
+        found.pop("p2", None)
+    return found

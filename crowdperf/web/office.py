@@ -1,0 +1,107 @@
+"""Asking for changes of the configuration and for looks at cameras: by commands of their own, over a pipe.
+
+A camera's password, FFmpeg and a camera that hangs stay out of the web process. A change goes on when this process is
+restarted for it: the command has a session of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from http import HTTPStatus
+from typing import TypeVar
+
+import msgspec
+
+from crowdperf.runtime import redact
+from crowdperf.supervision.orders import Look, Order, Outcome, Seen
+from crowdperf.web.problems import Problem
+
+CHANGE_S = 30.0
+LOOK_S = 9.8
+LOOKS = 2
+
+Answer = TypeVar("Answer")
+log = logging.getLogger(__name__)
+
+
+class Office:
+    """The commands that one web process runs."""
+
+    def __init__(self) -> None:
+        self._looks = asyncio.Semaphore(LOOKS)
+
+    async def ask(self, order: Order) -> Outcome:
+        """Carry an order out.
+
+        Raises:
+            Problem: it cannot be done; nothing was changed.
+        """
+        outcome = await _run(["config", "ask"], msgspec.json.encode(order), Outcome, CHANGE_S, kill=False)
+        if outcome.status != HTTPStatus.OK:
+            raise Problem(HTTPStatus(outcome.status), outcome.detail, list(outcome.reasons))
+        return outcome
+
+    async def look(self, request: Look) -> Seen:
+        """Open a source once; the answer is there within ten seconds.
+
+        Raises:
+            Problem: 429, as many are being looked at as this process looks at in one go.
+        """
+        if self._looks.locked():
+            raise Problem(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "other cameras are being tested just now. Remedy: try again in ten seconds.",
+                headers={"Retry-After": "10"},
+            )
+        async with self._looks:
+            try:
+                return await _run(["look"], msgspec.json.encode(request), Seen, LOOK_S, kill=True)
+            except asyncio.TimeoutError:
+                return Seen(
+                    ok=False, detail="no picture within ten seconds. Remedy: check address, network and camera."
+                )
+
+
+async def _run(words: list[str], asked: bytes, kind: type[Answer], timeout_s: float, *, kill: bool) -> Answer:
+    """Run `crowdperf <words>` with `asked` on its standard input.
+
+    Raises:
+        Problem: 500, the command failed; the log says why.
+        asyncio.TimeoutError: it took too long.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "crowdperf",
+        *words,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        answer, said = await asyncio.wait_for(_exchange(process, asked), timeout_s)
+    finally:
+        if kill and process.returncode is None:
+            process.kill()
+    try:
+        return msgspec.json.decode(answer, type=kind)
+    except msgspec.DecodeError:
+        log.error("crowdperf %s failed: %s", " ".join(words), redact(said.decode(errors="replace")))
+        raise Problem(
+            HTTPStatus.INTERNAL_SERVER_ERROR, "the command failed; the web process's log says why. Nothing was changed."
+        ) from None
+
+
+async def _exchange(process: asyncio.subprocess.Process, asked: bytes) -> tuple[bytes, bytes]:
+    """What it answers: to the end of its output, which may come before its own end."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdin.write(asked)
+    process.stdin.close()
+    answer = await process.stdout.read()
+    said = b"" if answer else await process.stderr.read()
+    return answer, said
