@@ -53,9 +53,9 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
 def _difference(one: Difference, replayed: Replayed) -> dict[str, Any]:
     row: dict[str, Any] = {"kind": one.kind, "at_s": round(one.crossing.at_s, 6), "line": one.crossing.event.line}
     names = [outcome.setup.name for outcome in replayed.outcomes]
-    row[names[one.which]] = _counted(one.crossing)
+    row["counted"] = {names[one.which]: _counted(one.crossing)}
     if one.other is not None:
-        row[names[1]] = _counted(one.other)
+        row["counted"][names[1]] = _counted(one.other)
     return row
 
 

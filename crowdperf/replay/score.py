@@ -92,6 +92,7 @@ def count_error(true: int, missed: int, surplus: int) -> Estimate | None:
     difference = surplus - missed
     return Estimate(
         difference / true,
-        (difference - math.hypot(surplus - surplus_low, missed_high - missed)) / true,
+        # Nobody can miss more than there were.
+        max(-1.0, (difference - math.hypot(surplus - surplus_low, missed_high - missed)) / true),
         (difference + math.hypot(surplus_high - surplus, missed - missed_low)) / true,
     )

@@ -96,6 +96,8 @@ def test_replay_tells_exactly_what_differs_and_always_the_same(desk: Desk) -> No
         ("west", "direction"),
         ("west", "direction"),
     ]
+    turned = next(row["counted"] for row in found["differences"] if row["line"] == "west")
+    assert {name: one["direction"] for name, one in turned.items()} == {"first.json": "in", "second.json": "out"}
     true = sorted((row["line"], row["time_s"]) for row in desk.true if row["line"] != "east")
     for (_, true_s), (_, at_s, _) in zip(true, differing):
         assert abs(at_s - true_s) <= 1.0
