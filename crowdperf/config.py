@@ -24,6 +24,7 @@ from crowdperf.settings.postgres import Postgres, validate_dsn
 from crowdperf.settings.ppe import Ppe, validate_rules
 from crowdperf.settings.site import Redis, Retention, Site, Web
 from crowdperf.settings.url import validate_url
+from crowdperf.settings.visitors import Visitors, validate_visitors
 from crowdperf.settings.workers import Workers
 
 STORAGE_BACKENDS = ("redis",)
@@ -58,6 +59,7 @@ class Config(Settings, frozen=True, kw_only=True):
     web: Web = field(default_factory=Web)
     workers: Workers = field(default_factory=Workers)
     alerts: Alerts = field(default_factory=Alerts)
+    visitors: Visitors = field(default_factory=Visitors)
     cameras: list[Camera] = field(default_factory=list)
     areas: list[Area] = field(default_factory=list)
 
@@ -149,6 +151,7 @@ def _validate(config: Config, source: str) -> None:
                 raise ConfigError(f"{where}: line {line.id!r} has no length (p1 equals p2). Remedy: move one end.")
         validate_rules(where, camera.ppe, {zone.id for zone in camera.zones})
     validate_alerts(source, config.alerts, config.cameras)
+    validate_visitors(source, config.visitors, config.areas, config.cameras)
     validate_areas(source, config.areas, config.cameras)
 
 

@@ -133,6 +133,17 @@ PROCESSES = (
         does="alert rules over events; the only sender to the outside: webhook, mail, MQTT",
     ),
     Process(
+        kind="worker-visitors",
+        entry="crowdperf.workers.visitors:main",
+        instances="worker",
+        reads=("events",),
+        writes=("events",),
+        max_silence_s=30,
+        priority=40,
+        nice=5,
+        does="what time and cameras change about visits: overstays, no-shows, the night's check-out, differences",
+    ),
+    Process(
         kind="web",
         entry="crowdperf.web.process:main",
         instances="one",

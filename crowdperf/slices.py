@@ -24,6 +24,7 @@ from crowdperf.settings.paths import Paths
 from crowdperf.settings.ppe import PPE_WIDTH, Ppe
 from crowdperf.settings.site import Retention, Site, Web
 from crowdperf.settings.url import redacted
+from crowdperf.settings.visitors import Visitors
 
 
 class CaptureSlice(Struct, frozen=True, kw_only=True):
@@ -121,6 +122,18 @@ class WorkerSlice(Struct, frozen=True, kw_only=True):
     """As configured: a reference (env:NAME, file:PATH) or a URL. Only `worker-sql` has it."""
 
 
+class VisitorsSlice(Struct, frozen=True, kw_only=True):
+    """All that one instance of the visitors worker knows."""
+
+    instance: int
+    instances: int
+    visitors: Visitors
+    areas: tuple[Area, ...]
+    timezone: str
+    redis_url: str
+    key_prefix: str
+
+
 class NotifiedCamera(Struct, frozen=True, kw_only=True):
     """What alerts say of one camera."""
 
@@ -159,6 +172,8 @@ class WebSlice(Struct, frozen=True, kw_only=True):
 
     site: Site
     web: Web
+    visitors: Visitors
+    areas: tuple[Area, ...]
     cameras: tuple[Camera, ...]
     """With `url` replaced by its redacted form."""
     ring_prefix: str
@@ -319,7 +334,20 @@ def notify_slice(config: Config, paths: Paths, instance: int) -> NotifySlice:
     )
 
 
-RULE_WORKERS: dict[str, Callable[[Config, Paths, int], Any]] = {"notify": notify_slice}
+def visitors_slice(config: Config, paths: Paths, instance: int) -> VisitorsSlice:
+    """The slice of one instance of the visitors worker."""
+    return VisitorsSlice(
+        instance=instance,
+        instances=config.workers.visitors,
+        visitors=config.visitors,
+        areas=tuple(config.areas),
+        timezone=config.site.timezone,
+        redis_url=redis_url(config, paths),
+        key_prefix=config.redis.key_prefix,
+    )
+
+
+RULE_WORKERS: dict[str, Callable[[Config, Paths, int], Any]] = {"notify": notify_slice, "visitors": visitors_slice}
 """Role -> its slice, of the workers whose cameras are split over instances."""
 
 
@@ -343,6 +371,8 @@ def web_slice(config: Config, paths: Paths) -> WebSlice:
     return WebSlice(
         site=config.site,
         web=config.web,
+        visitors=config.visitors,
+        areas=tuple(config.areas),
         cameras=tuple(msgspec.structs.replace(camera, url=redacted(camera.url)) for camera in config.cameras),
         ring_prefix=str(paths.ring("")),
         sockets=str(paths.sockets.absolute()),

@@ -296,6 +296,68 @@ class AlertChanged(Event, frozen=True, kw_only=True):
     by: str = ""
 
 
+class VisitorChanged(Event, frozen=True, kw_only=True):
+    """A visit changed. It carries ids, never names: who that is stays in the visitors' store. `camera` is empty."""
+
+    visit: str
+    person: str
+    state: str
+    """`visitors.model.State`."""
+    previous: str
+    """Empty for a new visit."""
+    version: int
+    expected_from: float
+    expected_until: float
+    area: str = ""
+    by: str = ""
+    """The user; empty for a rule."""
+    auto: int = 0
+    """1: checked out by the night's rule."""
+
+
+class VisitorNotice(Event, frozen=True, kw_only=True):
+    """Something that a visit's host should hear of."""
+
+    visit: str
+    notice: Literal["arrived", "sign_out_reminder", "overstayed", "no_show"]
+
+
+class AreaMismatch(Event, frozen=True, kw_only=True):
+    """Cameras and the list of visitors disagree about an area, or agree again (`closed`)."""
+
+    area: str
+    state: Literal["opened", "closed"]
+    counted: int
+    """By the cameras."""
+    expected: int
+    """Visitors who are checked in there, and the staff baseline."""
+    since: float
+    """Unix seconds."""
+    door: str = ""
+    """`<camera>/<line>` with the greatest surplus since they last agreed."""
+
+
+class TailgatingSuspected(Event, frozen=True, kw_only=True):
+    """More people passed an entrance than were checked in."""
+
+    line: str
+    crossings: int
+    check_ins: int
+    window_s: float
+    evidence: str = ""
+    """Ids of the crossings, separated by spaces."""
+
+
+class RollCallChanged(Event, frozen=True, kw_only=True):
+    """An evacuation began or ended, or a person was marked; `visit` is empty for the roll call as a whole."""
+
+    roll_call: str
+    state: Literal["started", "safe", "missing", "ended"]
+    visit: str = ""
+    drill: int = 0
+    by: str = ""
+
+
 AnyEvent = (
     LineCrossed
     | ZoneChanged
@@ -307,4 +369,9 @@ AnyEvent = (
     | StoreFilling
     | AlertRaised
     | AlertChanged
+    | VisitorChanged
+    | VisitorNotice
+    | AreaMismatch
+    | TailgatingSuspected
+    | RollCallChanged
 )

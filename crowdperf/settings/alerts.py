@@ -14,7 +14,18 @@ from crowdperf.settings.camera import Camera
 from crowdperf.settings.schedule import Window
 
 Severity = Literal["info", "warning", "critical"]
-EventKind = Literal["Alert", "LineCrossed", "ZoneChanged", "CameraGap", "CameraChanged"]
+EventKind = Literal[
+    "Alert",
+    "LineCrossed",
+    "ZoneChanged",
+    "CameraGap",
+    "CameraChanged",
+    "VisitorChanged",
+    "VisitorNotice",
+    "AreaMismatch",
+    "TailgatingSuspected",
+    "RollCallChanged",
+]
 Breach = Literal["occupancy", "loitering", "wrong_way"]
 EnvName = Annotated[str, Meta(pattern=r"^([A-Z][A-Z0-9_]{0,63})?$", description="the name of an environment variable")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -24,9 +35,21 @@ FILTERS: dict[str, tuple[str, ...]] = {
     "ZoneChanged": ("zones", "above"),
     "CameraGap": (),
     "CameraChanged": ("states",),
+    "VisitorChanged": ("states",),
+    "VisitorNotice": ("states",),
+    "AreaMismatch": (),
+    "TailgatingSuspected": ("lines",),
+    "RollCallChanged": (),
 }
 """Which filters an event kind has, besides `cameras` and `schedule`."""
-CAMERA_STATES = ("connecting", "live", "stalled", "backing_off", "stopped", "misconfigured")
+STATES: dict[str, tuple[str, ...]] = {
+    "CameraChanged": ("connecting", "live", "stalled", "backing_off", "stopped", "misconfigured"),
+    "VisitorChanged": (
+        *("invited", "arrived", "checked_in", "on_site", "overstayed", "checked_out", "denied", "no_show", "cancelled"),
+    ),
+    "VisitorNotice": ("arrived", "sign_out_reminder", "overstayed", "no_show"),
+}
+"""What `states` may name, per event kind."""
 
 
 class _Channel(Settings, frozen=True, kw_only=True, tag_field="type"):
@@ -60,6 +83,8 @@ class EmailChannel(_Channel, frozen=True, kw_only=True, tag="email"):
     user: str = ""
     password_env: EnvName = ""
     ca_file: str = ""
+    to_host: bool = False
+    """What is about a visit goes to that visit's host too, with the visitor's name."""
 
 
 class MqttChannel(_Channel, frozen=True, kw_only=True, tag="mqtt"):
@@ -161,8 +186,8 @@ def _validate_channel(where: str, channel: Channel) -> None:
             raise ConfigError(f"{where} needs either url or url_env. Remedy: set one of them.")
         if channel.url:
             validate_webhook_url(where, channel.url)
-    if isinstance(channel, EmailChannel) and not channel.to:
-        raise ConfigError(f"{where}.to is empty. Remedy: name at least one recipient.")
+    if isinstance(channel, EmailChannel) and not (channel.to or channel.to_host):
+        raise ConfigError(f"{where}.to is empty. Remedy: name at least one recipient, or set to_host.")
 
 
 def validate_webhook_url(where: str, url: str) -> None:
@@ -197,8 +222,8 @@ def _validate_filters(where: str, rule: AlertRule, cameras: Sequence[Camera]) ->
     looked_at = [camera for camera in cameras if not rule.cameras or camera.id in rule.cameras]
     _known(where, "zone", rule.zones, {zone.id for camera in looked_at for zone in camera.zones})
     _known(where, "line", rule.lines, {line.id for camera in looked_at for line in camera.lines})
-    if rule.event == "CameraChanged":
-        _known(where, "state", rule.states, set(CAMERA_STATES))
+    if rule.event in STATES:
+        _known(where, "state", rule.states, set(STATES[rule.event]))
 
 
 def _known(where: str, what: str, names: Iterable[str], known: set[str]) -> None:

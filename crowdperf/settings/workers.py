@@ -15,3 +15,4 @@ class Workers(Settings, frozen=True, kw_only=True):
     """Instances per worker. The cameras are split over them; one is enough for some hundred cameras."""
 
     notify: Instances = 1
+    visitors: Instances = 1

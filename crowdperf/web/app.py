@@ -21,17 +21,21 @@ from crowdperf.runtime import Metrics
 from crowdperf.settings.paths import Paths
 from crowdperf.slices import WebSlice, web_slice
 from crowdperf.web import (
+    alerts,
     audits,
     cameras,
     history,
     live,
     operations,
+    people,
+    roll_calls,
     shapes,
     sign_in,
     site,
     stream,
     users,
     versions,
+    visits,
 )
 from crowdperf.web.access import Who, guard, provide_who
 from crowdperf.web.context import Context, SiteContext
@@ -78,6 +82,10 @@ def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
                     cameras.router,
                     shapes.router,
                     versions.router,
+                    alerts.router,
+                    visits.router,
+                    roll_calls.router,
+                    people.router,
                 ],
             ),
             operations.router,

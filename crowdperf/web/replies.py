@@ -190,6 +190,17 @@ class EventReply(Struct, kw_only=True, omit_defaults=True):
     longest_wait_s: float | None = None
     used_bytes: int | None = None
     limit_bytes: int | None = None
+    visit: str | None = None
+    previous: str | None = None
+    notice: str | None = None
+    counted: int | None = None
+    expected: int | None = None
+    since: float | None = None
+    door: str | None = None
+    crossings: int | None = None
+    check_ins: int | None = None
+    evidence: str | None = None
+    roll_call: str | None = None
     severity: str | None = None
     subject: str | None = None
     title: str | None = None

@@ -25,10 +25,10 @@ from msgspec import Struct
 from crowdperf.events import wire
 from crowdperf.events.burial import dead_key, meant_for, stage_burial
 from crowdperf.events.bus import MAX_DELIVERIES
-from crowdperf.events.connection import BLOCK_MS, OUTAGE, Backoff
+from crowdperf.events.connection import BLOCK_MS, OUTAGE
 from crowdperf.events.schema import AnyEvent, Event
 from crowdperf.events.streams import EVENTS, key
-from crowdperf.runtime import Metrics, Runtime
+from crowdperf.runtime import Metrics
 from crowdperf.slices import shard_of
 from crowdperf.workers.leases import Leases
 
@@ -42,18 +42,23 @@ RECENT = 256
 CAREFUL_AFTER = 2
 """A batch whose handling ended the process this often is handled event by event, to find the one that does it."""
 START = b"0-0"
-IDLE_S = 0.2
-"""Pause of a member that owns no share."""
 
 log = logging.getLogger(__name__)
 
 
 class Logic(Protocol):
-    """A worker's rules. Everything about a camera is in that camera's state; nothing is shared between cameras."""
+    """A worker's rules. Everything about a camera is in that camera's state; nothing is shared between cameras.
+
+    What is about no camera, but about an area or a visit, belongs to a part of its own, named by `part`; wherever this
+    module says camera, it means a part.
+    """
 
     @property
     def wants(self) -> tuple[type[Event], ...]:
         """The kinds of events that `handle` takes."""
+
+    def part(self, event: AnyEvent) -> str:
+        """Whose state the event belongs to: its camera as a rule."""
 
     def handle(self, event: AnyEvent) -> Iterable[Struct]:
         """Take one event; its effects, in order. An `Event` is published, anything else is for the worker's stage."""
@@ -217,9 +222,16 @@ class Member:
     def _wanted(self, row: Any) -> bool:
         """Whether this member has to handle or to bury the entry."""
         entry_id, fields = row
-        share = shard_of(fields.get(b"camera", b"").decode(errors="replace"), self._leases.instances)
+        share = shard_of(self._part(fields), self._leases.instances)
         owned = share in self._shares and order(entry_id) > order(self._shares[share])
         return owned and meant_for(fields, self.worker) and not any(entry_id == row[0] for row in self._buried)
+
+    def _part(self, fields: dict[bytes, bytes]) -> str:
+        """Whose entry it is; of what cannot be decoded, whatever its field `camera` says."""
+        try:
+            return self._logic.part(wire.decode(EVENTS, fields))
+        except wire.PoisonError:
+            return fields.get(b"camera", b"").decode(errors="replace")
 
     def _take(self, rows: list[Any]) -> int:
         handled = 0
@@ -238,7 +250,7 @@ class Member:
     def _handle(self, entry_id: bytes, event: AnyEvent) -> int:
         if not isinstance(event, self._logic.wants):
             return 0
-        own = self._cameras.setdefault(event.camera, _Camera())
+        own = self._cameras.setdefault(self._logic.part(event), _Camera())
         digest = hashlib.sha256(event.id.encode()).digest()[:8]
         if order(entry_id) <= order(own.position) or digest in own.recent:
             return 0
@@ -356,35 +368,3 @@ def order(entry_id: bytes) -> tuple[int, int]:
     """A stream id in the order of its stream."""
     milliseconds, _, number = entry_id.partition(b"-")
     return int(milliseconds), int(number or 0)
-
-
-def work(member: Member, runtime: Runtime, each_turn: Callable[[], None] = lambda: None) -> None:
-    """Turn until told to stop, and do `each_turn` after each; an outage of Redis is waited out.
-
-    Call `Member.stop` when what `each_turn` has started has ended.
-    """
-    backoff = Backoff()
-    connected = False
-    while not runtime.stopping:
-        runtime.tick()
-        try:
-            if not connected:
-                member.start()
-                connected = True
-            runtime.metrics.count("events_handled", member.turn())
-            each_turn()
-            if not member.shares:
-                runtime.wait(IDLE_S)
-            backoff.reset()
-        except (*OUTAGE, redis.ResponseError) as error:
-            # A Redis that is full takes nothing for now; one that was emptied has lost the group, which `start` makes.
-            if isinstance(error, redis.ResponseError) and not _passing(error):
-                raise
-            if backoff.worth_saying:
-                log.warning("Redis takes nothing (%s): the events stream keeps what is not handled yet", error)
-            connected = False
-            runtime.wait(backoff.next())
-
-
-def _passing(error: redis.ResponseError) -> bool:
-    return isinstance(error, redis.OutOfMemoryError) or "NOGROUP" in str(error) or "requires the key" in str(error)

@@ -28,6 +28,9 @@ class Tally:
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
+    def part(self, event: AnyEvent) -> str:
+        return event.camera
+
     def handle(self, event: AnyEvent) -> Iterable[Struct]:
         assert isinstance(event, LineCrossed)
         if event.line == DEADLY:

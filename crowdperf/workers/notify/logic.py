@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from crowdperf.events.schema import AlertChanged, AlertRaised, AnyEvent, Event
+from crowdperf.events.schema import Alert, AlertChanged, AlertRaised, AnyEvent, Event
 from crowdperf.settings.alerts import AlertRule, MqttChannel
 from crowdperf.settings.schedule import allowed, end_of
 from crowdperf.slices import NotifySlice
@@ -92,9 +92,14 @@ class AlertLogic:
 
     # -- the worker's interface (workers.base.Logic) --
 
+    def part(self, event: AnyEvent) -> str:
+        """The camera; what is said of an area comes from whichever camera saw the cause, and belongs to none."""
+        return "" if isinstance(event, Alert) and event.area else event.camera
+
     def handle(self, event: AnyEvent) -> Iterator[Struct]:
         """Take one event; yields AlertRaised, AlertChanged, AlertSet, Notification and Reading."""
-        own = self._cameras.setdefault(event.camera, CameraState())
+        camera = self.part(event)
+        own = self._cameras.setdefault(camera, CameraState())
         if isinstance(event, AlertChanged):
             self._answered(own, event)
             return
@@ -103,7 +108,7 @@ class AlertLogic:
         for rule in self._alerts.rules:
             found = signal(rule, event, self._configured.get(event.camera))
             if found is not None:
-                yield from self._on_signal(own, rule, event, found)
+                yield from self._on_signal(own, rule, event, camera, found)
 
     def due(self, camera: str, now: float) -> Iterable[Struct]:
         """What has become due: conditions that lasted, quiet hours that ended, escalations, ends."""
@@ -144,7 +149,9 @@ class AlertLogic:
 
     # -- signals --
 
-    def _on_signal(self, own: CameraState, rule: AlertRule, event: AnyEvent, found: Signal) -> Iterator[Struct]:
+    def _on_signal(
+        self, own: CameraState, rule: AlertRule, event: AnyEvent, camera: str, found: Signal
+    ) -> Iterator[Struct]:
         active = next((row for row in own.active if (row.rule, row.subject) == (rule.id, found.subject)), None)
         if found.kind == "end":
             if active is not None and active.ongoing:
@@ -155,7 +162,7 @@ class AlertLogic:
                 if active.alert is None:
                     own.active.remove(active)
                 elif active.state != "closed":
-                    yield from self._close(event.camera, active, event.ts)
+                    yield from self._close(camera, active, event.ts)
             return
         if active is not None and (active.alert is None or active.state != "closed"):
             yield from self._again(active, event, found)
@@ -164,7 +171,7 @@ class AlertLogic:
             return
         if active is not None and event.ts - active.closed_at < rule.dedupe_s:
             active.ongoing, active.refs = found.kind == "start", [found.ref]
-            yield from self._reopen(active, event, found)
+            yield from self._reopen(active, event, camera, found)
             return
         if active is not None:
             yield from self._tell_what_waits(own, rule, active, event.ts)
@@ -180,7 +187,7 @@ class AlertLogic:
         )
         own.active.append(active)
         if found.kind == "pulse" or rule.min_duration_s == 0:
-            yield from self._raise(own, rule, active, event.camera, event.ts)
+            yield from self._raise(own, rule, active, camera, event.ts)
 
     def _again(self, active: _Active, event: AnyEvent, found: Signal) -> Iterator[Struct]:
         """The same thing while it is open: counted, not told again."""
@@ -194,7 +201,7 @@ class AlertLogic:
         active.alert = msgspec.structs.replace(active.alert, count=count, last_at=event.ts, detail=found.detail)
         yield AlertSet(active.alert)
 
-    def _reopen(self, active: _Active, event: AnyEvent, found: Signal) -> Iterator[Struct]:
+    def _reopen(self, active: _Active, event: AnyEvent, camera: str, found: Signal) -> Iterator[Struct]:
         """The same thing shortly after its end: the same alert, open again, nothing is sent."""
         assert active.alert is not None
         active.state = "open"
@@ -202,7 +209,7 @@ class AlertLogic:
             active.alert, count=active.alert.count + 1, last_at=event.ts, detail=found.detail
         )
         yield AlertSet(active.alert, "open")
-        yield self._changed(event.camera, active, "open", event.ts)
+        yield self._changed(camera, active, "open", event.ts)
 
     def _raise(self, own: CameraState, rule: AlertRule, active: _Active, camera: str, now: float) -> Iterator[Struct]:
         alert = active.alert = AlertDoc(

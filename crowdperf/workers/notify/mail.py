@@ -9,8 +9,11 @@ import zoneinfo
 from datetime import datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
+from typing import Any
 
 from crowdperf.settings.alerts import EmailChannel
+from crowdperf.visitors.model import Person, Visit
+from crowdperf.visitors.store import Keys, row_of
 from crowdperf.workers.notify.delivery import NotReadyError, UndeliveredError
 from crowdperf.workers.notify.logic import Notification
 
@@ -18,9 +21,11 @@ from crowdperf.workers.notify.logic import Notification
 class MailSender:
     """Delivers to one SMTP server."""
 
-    def __init__(self, channel: EmailChannel, zone: zoneinfo.ZoneInfo) -> None:
+    def __init__(self, channel: EmailChannel, zone: zoneinfo.ZoneInfo, client: Any, prefix: str = "") -> None:
         self._channel = channel
         self._zone = zone
+        self._redis = client
+        self._keys = Keys(prefix)
 
     def send(self, notification: Notification, now: float) -> None:
         """One connection per mail: alerts are rare, and a connection that was kept may be dead."""
@@ -30,6 +35,10 @@ class MailSender:
                 f"environment variable {channel.password_env} is not set. Remedy: set it, then start crowdperf anew."
             )
         message = letter(notification, channel, self._zone, now)
+        self._add_host(message, notification)
+        if not message["To"]:
+            # Nobody to tell: the visit has no host with an address, or its data was erased.
+            return
         try:
             with self._connection() as server:
                 if channel.user:
@@ -45,6 +54,20 @@ class MailSender:
             raise UndeliveredError(f"the server answers with code {error.smtp_code}", error.smtp_code >= 550) from None
         except (smtplib.SMTPException, OSError) as error:
             raise UndeliveredError(f"{channel.host} does not answer: {error or type(error).__name__}") from None
+
+    def _add_host(self, message: EmailMessage, notification: Notification) -> None:
+        """The visit's host as a recipient, and the visitor's name, which no event carries."""
+        kind, _, rest = notification.alert.subject.partition(":")
+        if not self._channel.to_host or kind != "visit":
+            return
+        visit = row_of(self._redis.hgetall(self._keys.visit(rest.partition(":")[0])), Visit)
+        if visit is None or not visit.host_email:
+            return
+        person = row_of(self._redis.hgetall(self._keys.person(visit.person)), Person)
+        del message["To"]
+        message["To"] = ", ".join(dict.fromkeys([*self._channel.to, visit.host_email]))
+        if person is not None:
+            message.set_content(f"Visitor: {person.name} {person.company}\n\n{message.get_content()}")
 
     def _connection(self) -> smtplib.SMTP:
         channel = self._channel
@@ -69,7 +92,8 @@ def letter(notification: Notification, channel: EmailChannel, zone: zoneinfo.Zon
     when = datetime.fromtimestamp(alert.raised_at, zone)
     message = EmailMessage()
     message["From"] = Address(_one_line(notification.site), addr_spec=channel.sender)
-    message["To"] = ", ".join(channel.to)
+    if channel.to:
+        message["To"] = ", ".join(channel.to)
     message["Subject"] = _one_line(f"[{alert.severity}] {alert.title}: {notification.camera_title}")
     message["Date"] = datetime.fromtimestamp(now, zone)
     domain = channel.sender.rpartition("@")[2]

@@ -6,12 +6,43 @@ from typing import Literal
 
 from msgspec import Struct
 
-from crowdperf.events.schema import Alert, AnyEvent, CameraChanged, CameraGap, Event, LineCrossed, ZoneChanged
+from crowdperf.events.schema import (
+    Alert,
+    AnyEvent,
+    AreaMismatch,
+    CameraChanged,
+    CameraGap,
+    Event,
+    LineCrossed,
+    RollCallChanged,
+    TailgatingSuspected,
+    VisitorChanged,
+    VisitorNotice,
+    ZoneChanged,
+)
 from crowdperf.settings.alerts import AlertRule
 from crowdperf.slices import NotifiedCamera
 
-KINDS: tuple[type[Event], ...] = (Alert, LineCrossed, ZoneChanged, CameraGap, CameraChanged)
+KINDS: tuple[type[Event], ...] = (
+    Alert,
+    LineCrossed,
+    ZoneChanged,
+    CameraGap,
+    CameraChanged,
+    VisitorChanged,
+    VisitorNotice,
+    AreaMismatch,
+    TailgatingSuspected,
+    RollCallChanged,
+)
 """What rules can be about."""
+
+NOTICES = {
+    "arrived": "your visitor has arrived",
+    "sign_out_reminder": "your visitor's time is nearly over: please see to the sign-out",
+    "overstayed": "your visitor has not signed out, and the time is over",
+    "no_show": "your visitor did not come",
+}
 
 
 class Signal(Struct, frozen=True):
@@ -53,6 +84,32 @@ def signal(rule: AlertRule, event: AnyEvent, camera: NotifiedCamera | None) -> S
         wanted = rule.states or ["stalled", "backing_off", "misconfigured"]
         detail = f"{where} is {event.state.replace('_', ' ')}" + (f": {event.detail}" if event.detail else "")
         return Signal("start" if event.state in wanted else "end", "", detail)
+    return _reception(rule, event, where, camera)
+
+
+def _reception(rule: AlertRule, event: AnyEvent, where: str, camera: NotifiedCamera | None) -> Signal | None:
+    """What is about visitors: ids, never names."""
+    if isinstance(event, VisitorChanged):
+        if event.state not in (rule.states or ["overstayed", "denied"]) or event.state == event.previous:
+            return None
+        return Signal("pulse", f"visit:{event.visit}", f"visit {event.visit} is {event.state.replace('_', ' ')}")
+    if isinstance(event, VisitorNotice):
+        if rule.states and event.notice not in rule.states:
+            return None
+        return Signal("pulse", f"visit:{event.visit}:{event.notice}", NOTICES[event.notice])
+    if isinstance(event, AreaMismatch):
+        door = f"; most likely door: {event.door}" if event.door else ""
+        detail = f"{event.area}: cameras count {event.counted}, the list says {event.expected}{door}"
+        return Signal("start" if event.state == "opened" else "end", f"area:{event.area}", detail)
+    if isinstance(event, TailgatingSuspected):
+        if rule.lines and event.line not in rule.lines:
+            return None
+        name = camera.lines.get(event.line, event.line) if camera else event.line
+        detail = f"{where}: {event.crossings} passed {name} within {event.window_s:.0f} s, {event.check_ins} checked in"
+        return Signal("pulse", event.line, detail)
+    if isinstance(event, RollCallChanged) and event.state in ("started", "ended"):
+        what = "drill" if event.drill else "evacuation"
+        return Signal("start" if event.state == "started" else "end", event.roll_call, f"{what} {event.state}")
     return None
 
 

@@ -16,8 +16,9 @@ from crowdperf.runtime import Runtime
 from crowdperf.settings.alerts import Channel, EmailChannel, WebhookChannel
 from crowdperf.slices import NotifySlice, shard_of
 from crowdperf.storage import alerts
-from crowdperf.workers.base import Member, work
+from crowdperf.workers.base import Member
 from crowdperf.workers.leases import Leases
+from crowdperf.workers.loop import work
 from crowdperf.workers.notify.delivery import Delivery, DeliveryThread, Sender
 from crowdperf.workers.notify.logic import AlertLogic, Notification
 from crowdperf.workers.notify.mail import MailSender
@@ -92,6 +93,7 @@ class Endpoints:
     def _sender(self, channel: Channel) -> Sender:
         if isinstance(channel, WebhookChannel):
             return WebhookSender(channel, self._slice.alerts.allow_private)
+        client = connect(self._slice.redis_url)
         if isinstance(channel, EmailChannel):
-            return MailSender(channel, zoneinfo.ZoneInfo(self._slice.site.timezone))
-        return MqttSender(channel, self._slice, connect(self._slice.redis_url))
+            return MailSender(channel, zoneinfo.ZoneInfo(self._slice.site.timezone), client, self._slice.key_prefix)
+        return MqttSender(channel, self._slice, client)

@@ -1,0 +1,282 @@
+"""Visits, people and the watch-list in Redis: each change is a compare-and-set, with its event and its audit entry.
+
+A change names the version of the visit that it was made on. The web process and the worker change the same visits; who
+comes second with an old version changes nothing and is told so.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from crowdperf.events import wire
+from crowdperf.events.schema import AuditEntry, Event
+from crowdperf.events.streams import AUDIT, EVENTS, key
+from crowdperf.visitors.model import LIVE, Listing, Person, Visit
+
+T = TypeVar("T", bound=Struct)
+
+CHANGE = """
+local version = redis.call('HGET', KEYS[1], 'version') or '0'
+if version ~= ARGV[1] then return 0 end
+local fields = cjson.decode(ARGV[2])
+redis.call('HSET', KEYS[1], unpack(fields))
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
+if ARGV[5] == '1' then redis.call('SADD', KEYS[3], ARGV[4]) else redis.call('SREM', KEYS[3], ARGV[4]) end
+for _, row in ipairs(cjson.decode(ARGV[6])) do redis.call('XADD', KEYS[3 + row[1]], '*', unpack(row[2])) end
+return 1
+"""
+EXPIRE = """
+local removed = 0
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, 200)) do
+  local visit = ARGV[2] .. id
+  local person = redis.call('HGET', visit, 'person')
+  local code = redis.call('HGET', visit, 'code')
+  if redis.call('SISMEMBER', KEYS[2], id) == 0 then
+    redis.call('HSET', visit, 'person', '', 'host', '', 'host_email', '', 'purpose', '', 'reason', '', 'code', '')
+    redis.call('ZREM', KEYS[1], id)
+    if code then redis.call('HDEL', KEYS[3], code) end
+    if person and person ~= '' then
+      redis.call('SREM', ARGV[4] .. person, id)
+      if redis.call('SCARD', ARGV[4] .. person) == 0 then redis.call('DEL', ARGV[3] .. person) end
+    end
+    removed = removed + 1
+  end
+end
+return removed
+"""
+"""Visits that were over before a time lose all that is about a person, and people without a visit go."""
+
+
+class Keys(Struct, frozen=True):
+    """Every key of the visitors' store."""
+
+    prefix: str = ""
+
+    def _of(self, name: str) -> str:
+        return f"{self.prefix}crowdperf:visitors:{name}"
+
+    def visit(self, visit: str) -> str:
+        """Hash of one visit."""
+        return self._of(f"visit:{visit}")
+
+    def person(self, person: str) -> str:
+        """Hash of one person."""
+        return self._of(f"person:{person}")
+
+    def visits_of(self, person: str) -> str:
+        """Set of a person's visits."""
+        return self._of(f"visits-of:{person}")
+
+    @property
+    def index(self) -> str:
+        """Visits with data about people, by the beginning of their expected time."""
+        return self._of("index")
+
+    @property
+    def live(self) -> str:
+        """Visits that are not over."""
+        return self._of("live")
+
+    @property
+    def codes(self) -> str:
+        """Badge code -> visit."""
+        return self._of("codes")
+
+    @property
+    def listings(self) -> str:
+        """The watch-list."""
+        return self._of("listings")
+
+
+def stage_change(
+    pipe: Any, visit: Visit, on: int, events: list[Event], entries: list[AuditEntry], prefix: str = ""
+) -> Any:
+    """Store the visit if the stored one still is of version `on` (0: there is none), with what is said of it.
+
+    Returns what the client's `eval` returns: 1 when it was stored, 0 when somebody else was first.
+    """
+    keys = Keys(prefix)
+    return _eval(
+        pipe, keys, visit.id, on, fields_of(visit), visit.expected_from, visit.state in LIVE, events, entries, prefix
+    )
+
+
+def stage_fields(
+    pipe: Any,
+    visit: str,
+    on: int,
+    fields: dict[str, Any],
+    begins: float,
+    live: bool,
+    events: list[Event],
+    prefix: str = "",
+) -> Any:
+    """The same for a few fields: a rule's change, which knows of the visit only what its events have said."""
+    named = [text for name, value in fields.items() for text in (name, _text(value))]
+    return _eval(pipe, Keys(prefix), visit, on, named, begins, live, events, [], prefix)
+
+
+def _eval(
+    pipe: Any,
+    keys: Keys,
+    visit: str,
+    on: int,
+    fields: list[str],
+    begins: float,
+    live: bool,
+    events: list[Event],
+    entries: list[AuditEntry],
+    prefix: str,
+) -> Any:
+    said: list[tuple[int, list[str]]] = [(1, _flat(wire.encode(EVENTS, event))) for event in events]
+    said += [(2, _flat(wire.encode(AUDIT, entry))) for entry in entries]
+    streams = (key(EVENTS, prefix=prefix), key(AUDIT, prefix=prefix))
+    return pipe.eval(
+        CHANGE,
+        5,
+        keys.visit(visit),
+        keys.index,
+        keys.live,
+        *streams,
+        str(on),
+        msgspec.json.encode(fields),
+        repr(begins),
+        visit,
+        "1" if live else "0",
+        msgspec.json.encode(said),
+    )
+
+
+def stage_expiry(pipe: Any, before: float, prefix: str = "") -> None:
+    """Remove names and hosts from up to 200 visits that began before `before` (Unix seconds) and are over."""
+    keys = Keys(prefix)
+    pipe.eval(
+        EXPIRE, 3, keys.index, keys.live, keys.codes, repr(before), keys.visit(""), keys.person(""), keys.visits_of("")
+    )
+
+
+def fields_of(row: Struct) -> list[str]:
+    """A flat Struct as the names and values of a Redis hash."""
+    return [text for name, value in msgspec.to_builtins(row).items() for text in (name, _text(value))]
+
+
+def row_of(fields: dict[bytes, bytes], kind: type[T]) -> T | None:
+    """The Struct of a hash; None where there is none, or one of another form."""
+    if not fields:
+        return None
+    try:
+        text = {name.decode(): value.decode() for name, value in fields.items()}
+        return msgspec.convert(text, kind, strict=False)
+    except (msgspec.ValidationError, UnicodeDecodeError):
+        return None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _flat(fields: dict[Any, Any]) -> list[str]:
+    return [text for name, value in fields.items() for text in (str(name), _text(value))]
+
+
+class Book:
+    """The visitors' store as the web process uses it. Outages are the caller's to report.
+
+    Args:
+        client: a redis.asyncio client.
+        prefix: the configured key prefix.
+    """
+
+    def __init__(self, client: Any, prefix: str = "") -> None:
+        self._client = client
+        self._prefix = prefix
+        self.keys = Keys(prefix)
+
+    async def visit(self, visit: str) -> Visit | None:
+        """One visit."""
+        return row_of(await self._client.hgetall(self.keys.visit(visit)), Visit)
+
+    async def by_code(self, code: str) -> Visit | None:
+        """The visit of a badge."""
+        found = await self._client.hget(self.keys.codes, code)
+        return await self.visit(found.decode()) if found else None
+
+    async def person(self, person: str) -> Person | None:
+        """Who that is; None once the data was erased."""
+        return row_of(await self._client.hgetall(self.keys.person(person)), Person) if person else None
+
+    async def live(self) -> list[tuple[Visit, Person | None]]:
+        """Every visit that is not over, by the beginning of its expected time."""
+        return await self._rows([raw.decode() for raw in await self._client.smembers(self.keys.live)])
+
+    async def between(self, start: float, end: float, limit: int) -> list[tuple[Visit, Person | None]]:
+        """Visits whose expected time begins in [start, end), at most `limit`."""
+        ids = await self._client.zrangebyscore(self.keys.index, start, f"({end!r}", start=0, num=limit)
+        return await self._rows([raw.decode() for raw in ids])
+
+    async def _rows(self, ids: list[str]) -> list[tuple[Visit, Person | None]]:
+        pipe = self._client.pipeline(transaction=False)
+        for name in ids:
+            pipe.hgetall(self.keys.visit(name))
+        visits = [visit for fields in await pipe.execute() if (visit := row_of(fields, Visit)) is not None]
+        pipe = self._client.pipeline(transaction=False)
+        for visit in visits:
+            pipe.hgetall(self.keys.person(visit.person))
+        people = [row_of(fields, Person) for fields in await pipe.execute()]
+        return sorted(zip(visits, people), key=lambda row: (row[0].expected_from, row[0].id))
+
+    async def add(self, visit: Visit, person: Person, said: Event, entry: AuditEntry) -> None:
+        """A new visit, and its person where that one is new."""
+        async with self._client.pipeline(transaction=True) as pipe:
+            pipe.hset(self.keys.person(person.id), items=fields_of(person))
+            pipe.sadd(self.keys.visits_of(person.id), visit.id)
+            pipe.hset(self.keys.codes, visit.code, visit.id)
+            stage_change(pipe, visit, 0, [said], [entry], self._prefix)
+            await pipe.execute()
+
+    async def change(self, before: Visit, after: Visit, said: list[Event], entry: AuditEntry) -> bool:
+        """Store a change; False when somebody else has changed the visit since `before` was read."""
+        done = await stage_change(self._client, after, before.version, said, [entry], self._prefix)
+        return bool(done)
+
+    async def listings(self) -> list[Listing]:
+        """The watch-list, oldest first."""
+        rows = await self._client.hgetall(self.keys.listings)
+        return sorted((msgspec.json.decode(raw, type=Listing) for raw in rows.values()), key=lambda row: row.added_at)
+
+    async def save_listing(self, listing: Listing, entry: AuditEntry) -> None:
+        """Add or replace an entry of the watch-list."""
+        async with self._client.pipeline(transaction=True) as pipe:
+            pipe.hset(self.keys.listings, listing.id, msgspec.json.encode(listing))
+            pipe.xadd(key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
+            await pipe.execute()
+
+    async def drop_listing(self, listing: str, entry: AuditEntry) -> bool:
+        """Take an entry off the watch-list; False where there is none."""
+        async with self._client.pipeline(transaction=True) as pipe:
+            pipe.hdel(self.keys.listings, listing)
+            pipe.xadd(key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
+            return bool((await pipe.execute())[0])
+
+    async def visits_of(self, person: str) -> list[Visit]:
+        """All visits of one person."""
+        ids = await self._client.smembers(self.keys.visits_of(person))
+        return [visit for visit, _ in await self._rows(sorted(raw.decode() for raw in ids))]
+
+    async def erase(self, person: str, entry: AuditEntry) -> int:
+        """Remove all that is about one person; the visits stay for the figures. Returns how many there are."""
+        visits = await self.visits_of(person)
+        async with self._client.pipeline(transaction=True) as pipe:
+            for visit in visits:
+                blank = dict.fromkeys(("person", "host", "host_email", "purpose", "reason", "code"), "")
+                pipe.hset(self.keys.visit(visit.id), mapping=blank)
+                pipe.hdel(self.keys.codes, visit.code)
+            pipe.delete(self.keys.person(person), self.keys.visits_of(person))
+            pipe.xadd(key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
+            await pipe.execute()
+        return len(visits)

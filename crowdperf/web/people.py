@@ -1,0 +1,148 @@
+"""The watch-list, and what one person may ask for: a copy of the own data, and its end."""
+
+from __future__ import annotations
+
+import secrets
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Request, Router, delete, get, post
+from litestar.params import JSONBody, PathParameter
+from msgspec import Meta, Struct
+
+from crowdperf.visitors.model import ON_SITE, Listing, Person, Text, Visit
+from crowdperf.web.access import Who
+from crowdperf.web.context import SiteContext
+from crowdperf.web.openapi import REFUSED, UNAVAILABLE
+from crowdperf.web.problems import Problem
+from crowdperf.web.visits import TROUBLE, book
+
+PersonPath = Annotated[str, PathParameter(description="The person's id.", max_length=64)]
+
+
+class NewListing(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A new entry of the watch-list; somebody else has to approve it."""
+
+    kind: Literal["watch", "block"]
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    company: Text = ""
+    reason: Annotated[str, Meta(min_length=3, max_length=1000)]
+
+
+class Listings(Struct, kw_only=True):
+    """The watch-list."""
+
+    entries: list[Listing]
+
+
+class Export(Struct, kw_only=True):
+    """All that is stored about one person."""
+
+    person: Person | None
+    visits: list[Visit]
+
+
+class Erased(Struct, kw_only=True):
+    """How many visits were made anonymous."""
+
+    visits: int
+
+
+@get("/watch-list", need="visitors", summary="Watch-list", tags=["visitors"], responses={**REFUSED, **UNAVAILABLE})
+async def watch_list(site: SiteContext) -> Listings:
+    """Every entry, with its reason and who approved it."""
+    return Listings(entries=await book(site).listings())
+
+
+@post("/watch-list", need="visitors", summary="Propose an entry", tags=["visitors"], responses=TROUBLE)
+async def propose(site: SiteContext, request: Request[Any, Any, Any], who: Who, data: JSONBody[NewListing]) -> Listing:
+    """A new entry. It counts once somebody with the permission `review`, other than its author, has approved it."""
+    listing = Listing(
+        id=secrets.token_hex(8),
+        kind=data.kind,
+        name=data.name,
+        company=data.company,
+        reason=data.reason,
+        added_by=who.name,
+        added_at=site.now(),
+    )
+    await book(site).save_listing(listing, site.entry(who, request, "watch_list.add", listing.id))
+    return listing
+
+
+@post(
+    "/watch-list/{listing_id:str}/approve",
+    need="review",
+    status_code=HTTPStatus.OK,
+    summary="Approve an entry",
+    tags=["visitors"],
+    responses=TROUBLE,
+)
+async def approve_listing(
+    site: SiteContext,
+    request: Request[Any, Any, Any],
+    who: Who,
+    listing_id: Annotated[str, PathParameter(description="The entry's id.", max_length=64)],
+) -> Listing:
+    """From now on the entry counts."""
+    found = next((row for row in await book(site).listings() if row.id == listing_id), None)
+    if found is None:
+        raise Problem(HTTPStatus.NOT_FOUND, "there is no such entry. Remedy: see /api/v1/watch-list.")
+    if found.added_by == who.name:
+        raise Problem(HTTPStatus.CONFLICT, "who proposed the entry cannot approve it. Remedy: ask somebody else.")
+    approved = msgspec.structs.replace(found, approved_by=who.name, approved_at=site.now())
+    await book(site).save_listing(approved, site.entry(who, request, "watch_list.approve", listing_id))
+    return approved
+
+
+@delete("/watch-list/{listing_id:str}", need="review", summary="Remove an entry", tags=["visitors"], responses=TROUBLE)
+async def drop_listing(
+    site: SiteContext,
+    request: Request[Any, Any, Any],
+    who: Who,
+    listing_id: Annotated[str, PathParameter(description="The entry's id.", max_length=64)],
+) -> None:
+    """Take it off the list."""
+    if not await book(site).drop_listing(listing_id, site.entry(who, request, "watch_list.remove", listing_id)):
+        raise Problem(HTTPStatus.NOT_FOUND, "there is no such entry. Remedy: see /api/v1/watch-list.")
+
+
+@get("/people/{person_id:str}/export", need="admin", summary="One person's data", tags=["visitors"], responses=TROUBLE)
+async def export(site: SiteContext, person_id: PersonPath) -> Export:
+    """All that is stored about one person."""
+    store = book(site)
+    person = await store.person(person_id)
+    found = await store.visits_of(person_id)
+    if person is None and not found:
+        raise _nobody()
+    return Export(person=person, visits=found)
+
+
+@delete(
+    "/people/{person_id:str}",
+    need="admin",
+    status_code=HTTPStatus.OK,
+    summary="Erase one person's data",
+    tags=["visitors"],
+    responses=TROUBLE,
+)
+async def erase(site: SiteContext, request: Request[Any, Any, Any], who: Who, person_id: PersonPath) -> Erased:
+    """Name, company, address, hosts and reasons go; the visits stay for the figures, without a name."""
+    store = book(site)
+    person = await store.person(person_id)
+    rows = await store.visits_of(person_id)
+    if person is None and not rows:
+        raise _nobody()
+    if any(row.state in ON_SITE for row in rows):
+        raise Problem(
+            HTTPStatus.CONFLICT, "the person is on site, and has to be found in an evacuation. Remedy: check out first."
+        )
+    return Erased(visits=await store.erase(person_id, site.entry(who, request, "person.erase", person_id)))
+
+
+def _nobody() -> Problem:
+    return Problem(HTTPStatus.NOT_FOUND, "nothing is stored about such a person. Remedy: take the id from a visit.")
+
+
+router = Router("/", route_handlers=[watch_list, propose, approve_listing, drop_listing, export, erase])

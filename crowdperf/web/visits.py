@@ -1,0 +1,363 @@
+"""Visits: invitations, the reception, badges, the watch-list, and what one person may ask for."""
+
+from __future__ import annotations
+
+import html
+import secrets
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+import msgspec
+import segno
+from litestar import Request, Response, Router, get, post
+from litestar.params import JSONBody, PathParameter, QueryParameter
+from msgspec import Meta, Struct
+
+from crowdperf.accounts.permissions import Principal
+from crowdperf.events.schema import Event
+from crowdperf.visitors import lifecycle
+from crowdperf.visitors.lifecycle import RefusedError
+from crowdperf.visitors.model import Email, Person, Text, Visit
+from crowdperf.visitors.store import Book
+from crowdperf.web.access import Who
+from crowdperf.web.context import Context, SiteContext
+from crowdperf.web.openapi import BAD_REQUEST, CONFLICT, NOT_FOUND, REFUSED, UNAVAILABLE
+from crowdperf.web.parameters import instant, rfc3339, span
+from crowdperf.web.problems import Problem, bad_parameter
+from crowdperf.web.replies import Time
+
+ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
+"""Without 0, O, 1 and I, which people confuse."""
+CODE_LENGTH = 10
+MOST = 1000
+LONGEST_S = 366 * 86_400
+VisitPath = Annotated[str, PathParameter(description="The visit's id.", max_length=64)]
+Action = Literal["arrive", "check-in", "enter", "extend", "check-out", "deny", "cancel", "approve"]
+TROUBLE = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
+
+
+class NewVisit(Struct, kw_only=True, forbid_unknown_fields=True):
+    """An invitation, or (`walk_in`) somebody who stands there without one."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    company: Text = ""
+    email: Email = ""
+    person: Annotated[str, Meta(max_length=64)] = ""
+    """Of an earlier visit: the same person again."""
+    host: Text
+    host_email: Email = ""
+    purpose: Text = ""
+    areas: Annotated[list[str], Meta(max_length=100)] = []
+    start: Annotated[str, Meta(max_length=64, description="RFC 3339; now where empty")] = ""
+    end: Annotated[str, Meta(max_length=64, description="RFC 3339; two hours later where empty")] = ""
+    walk_in: bool = False
+
+
+class Step(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What an action needs besides its name."""
+
+    briefing: bool = False
+    nda_version: Text = ""
+    area: Text = ""
+    end: Annotated[str, Meta(max_length=64)] = ""
+    reason: Text = ""
+    version: int | None = None
+    """Only if the visit is still of this version."""
+
+
+class VisitReply(Struct, kw_only=True):
+    """A visit with who it is. Times are RFC 3339; null for never."""
+
+    id: str
+    version: int
+    state: str
+    person: str
+    name: str
+    company: str
+    email: str
+    host: str
+    host_email: str
+    purpose: str
+    areas: list[str]
+    area: str
+    code: str
+    walk_in: bool
+    start: Time = msgspec.field(name="from")
+    end: Time = msgspec.field(name="to")
+    arrived: Time | None
+    checked_in: Time | None
+    seen: Time | None
+    checked_out: Time | None
+    auto_checked_out: bool
+    briefing: Time | None
+    nda_version: str
+    listed: str
+    approved_by: str
+    reason: str
+
+
+class VisitsReply(Struct, kw_only=True):
+    """Visits by the beginning of their expected time, and what the reception asks for."""
+
+    visits: list[VisitReply]
+    briefing: str
+    nda_version: str
+    areas: dict[str, str]
+
+
+def book(site: Context) -> Book:
+    """The visitors' store."""
+    return Book(site.redis, site.prefix)
+
+
+@get("/visits", need="visitors", summary="Visits", tags=["visitors"], responses={**BAD_REQUEST, **UNAVAILABLE})
+async def visits(
+    site: SiteContext,
+    start: Annotated[str | None, QueryParameter(name="from", description="RFC 3339, included.", max_length=64)] = None,
+    end: Annotated[str | None, QueryParameter(name="to", description="RFC 3339, excluded.", max_length=64)] = None,
+) -> VisitsReply:
+    """Every visit that is not over; with `from` or `to`, all that were expected in that range (at most 1,000)."""
+    if start is None and end is None:
+        rows = await book(site).live()
+    else:
+        asked = span(start, end, site.now(), site.zone)
+        rows = await book(site).between(asked.start, asked.end, MOST)
+    rules = site.slice.visitors
+    return VisitsReply(
+        visits=[_reply(visit, person) for visit, person in rows],
+        briefing=rules.briefing,
+        nda_version=rules.nda_version,
+        areas={area.id: area.name or area.id for area in site.slice.areas},
+    )
+
+
+@post("/visits", need="visitors", summary="Invite, or take in a walk-in", tags=["visitors"], responses=TROUBLE)
+async def invite(site: SiteContext, request: Request[Any, Any, Any], who: Who, data: JSONBody[NewVisit]) -> VisitReply:
+    """A new visit. A match on the watch-list is said in `listed`; the check-in then needs an approval."""
+    now = site.now()
+    begin = instant("start", data.start) if data.start else now
+    until = instant("end", data.end) if data.end else begin + 7200
+    if not begin < until <= begin + LONGEST_S or until <= now:
+        raise bad_parameter("end", data.end, "give an end in the future, after the start and within a year of it.")
+    known = {area.id for area in site.slice.areas}
+    for area in data.areas:
+        if area not in known:
+            raise bad_parameter("areas", area, f"use some of: {', '.join(sorted(known)) or 'none is configured'}.")
+    store = book(site)
+    if data.person and await store.person(data.person) is None:
+        raise bad_parameter("person", data.person, "give the id of a person who is stored, or none.")
+    person = Person(
+        id=data.person or secrets.token_hex(8), name=data.name.strip(), company=data.company, email=data.email
+    )
+    found = lifecycle.listed(person, await store.listings())
+    visit = Visit(
+        id=secrets.token_hex(8),
+        person=person.id,
+        state="arrived" if data.walk_in else "invited",
+        version=1,
+        code="".join(secrets.choice(ALPHABET) for _ in range(CODE_LENGTH)),
+        host=data.host,
+        host_email=data.host_email,
+        purpose=data.purpose,
+        areas=",".join(data.areas),
+        expected_from=begin,
+        expected_until=until,
+        walk_in=data.walk_in,
+        created_at=now,
+        created_by=who.name,
+        arrived_at=now if data.walk_in else 0.0,
+        listed=found.kind if found else "",
+    )
+    entry = site.entry(who, request, "visit.create", visit.id, "walk-in" if data.walk_in else "")
+    await store.add(visit, person, lifecycle.event(None, visit, now, who.name), entry)
+    return _reply(visit, person)
+
+
+@get("/visits/{visit_id:str}", need="visitors", summary="One visit", tags=["visitors"], responses=TROUBLE)
+async def visit(site: SiteContext, visit_id: VisitPath) -> VisitReply:
+    """One visit."""
+    return await _shown(site, await _found(site, visit_id))
+
+
+@post(
+    "/visits/{visit_id:str}/{action:str}",
+    need="visitors",
+    status_code=HTTPStatus.OK,
+    summary="arrive, check-in, enter, extend, check-out, deny, cancel, approve",
+    tags=["visitors"],
+    responses=TROUBLE,
+)
+async def act(
+    site: SiteContext,
+    request: Request[Any, Any, Any],
+    who: Who,
+    visit_id: VisitPath,
+    action: Annotated[str, PathParameter(description="What happens.", max_length=16)],
+    data: JSONBody[Step],
+) -> VisitReply:
+    """Change a visit's state. `approve` needs the permission `review`, and another user than who made the visit."""
+    return await _act(site, request, who, await _found(site, visit_id), action, data)
+
+
+@post(
+    "/kiosk/{code:str}",
+    need="visitors",
+    status_code=HTTPStatus.OK,
+    summary="Self check-in or check-out by badge code",
+    tags=["visitors"],
+    responses=TROUBLE,
+)
+async def kiosk(
+    site: SiteContext,
+    request: Request[Any, Any, Any],
+    who: Who,
+    code: Annotated[str, PathParameter(description="What the QR code holds.", max_length=32)],
+    data: JSONBody[Step],
+) -> VisitReply:
+    """Who is expected is checked in, who is on site is checked out."""
+    found = await book(site).by_code(code.strip().upper())
+    if found is None:
+        raise Problem(HTTPStatus.NOT_FOUND, "there is no visit with this code. Remedy: ask at the reception.")
+    action = "check-out" if found.state in ("checked_in", "on_site", "overstayed") else "check-in"
+    return await _act(site, request, who, found, action, data)
+
+
+async def _act(
+    site: Context, request: Request[Any, Any, Any], who: Principal, before: Visit, action: str, data: Step
+) -> VisitReply:
+    now = site.now()
+    if data.version is not None and data.version != before.version:
+        raise _conflict()
+    if action == "approve" and not who.may("review"):
+        raise Problem(HTTPStatus.FORBIDDEN, "approving needs the permission 'review'. Remedy: ask an operator.")
+    try:
+        after = _changed(site, before, action, data, who, now)
+    except RefusedError as error:
+        raise Problem(HTTPStatus.CONFLICT, str(error)) from None
+    said: list[Event] = [lifecycle.event(before, after, now, who.name)]
+    entry = site.entry(who, request, f"visit.{action}", before.id, data.reason)
+    if not await book(site).change(before, after, said, entry):
+        raise _conflict()
+    return await _shown(site, after)
+
+
+def _changed(site: Context, before: Visit, action: str, data: Step, who: Principal, now: float) -> Visit:
+    rules = site.slice.visitors
+    if action == "arrive":
+        return lifecycle.arrive(before, now)
+    if action == "check-in":
+        return lifecycle.check_in(before, now, rules, briefing=data.briefing, nda_version=data.nda_version)
+    if action == "enter":
+        return lifecycle.enter(before, now, data.area)
+    if action == "extend":
+        return lifecycle.extend(before, instant("end", data.end), now)
+    if action == "check-out":
+        return lifecycle.check_out(before, now)
+    if action == "deny":
+        return lifecycle.deny(before, data.reason)
+    if action == "cancel":
+        return lifecycle.cancel(before)
+    if action == "approve":
+        return lifecycle.approve(before, who.name)
+    raise Problem(
+        HTTPStatus.NOT_FOUND,
+        "there is no such action. Remedy: arrive, check-in, enter, extend, check-out, deny, cancel or approve.",
+    )
+
+
+@get("/visits/{visit_id:str}/badge", need="visitors", summary="Badge to print", tags=["visitors"], responses=TROUBLE)
+async def badge(site: SiteContext, visit_id: VisitPath) -> Response[str]:
+    """A page with the badge: name, company, host, day and the QR code."""
+    found = await _found(site, visit_id)
+    person = await book(site).person(found.person)
+    day = rfc3339(found.expected_from)[:10]
+    rows = "".join(
+        f"<p class='{kind}'>{html.escape(text)}</p>"
+        for kind, text in (
+            ("site", site.slice.site.name),
+            ("name", person.name if person else ""),
+            ("company", person.company if person else ""),
+            ("host", f"Host: {found.host}"),
+            ("day", day),
+            ("code", found.code),
+        )
+    )
+    picture = f"<img alt='QR code {found.code}' src='/api/v1/visits/{found.id}/badge.svg'>"
+    page = (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Visitor badge</title>"
+        f"<link rel='stylesheet' href='/style/print.css'><main class='badge'>{rows}{picture}</main></html>"
+    )
+    return Response(page, media_type="text/html")
+
+
+@get("/visits/{visit_id:str}/badge.svg", need="visitors", summary="QR code", tags=["visitors"], responses=TROUBLE)
+async def badge_code(site: SiteContext, visit_id: VisitPath) -> Response[str]:
+    """The badge's code as a QR code. It holds the code alone: a lost badge tells nothing about anybody."""
+    found = await _found(site, visit_id)
+    if not found.code:
+        raise Problem(HTTPStatus.NOT_FOUND, "this visit's data was erased, its badge with it")
+    svg = segno.make(found.code, error="q", micro=False).svg_inline(scale=8, border=2)
+    return Response(svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1), media_type="image/svg+xml")
+
+
+async def _found(site: Context, visit_id: str) -> Visit:
+    found = await book(site).visit(visit_id)
+    if found is None:
+        raise Problem(HTTPStatus.NOT_FOUND, "there is no such visit. Remedy: see /api/v1/visits.")
+    return found
+
+
+async def _shown(site: Context, found: Visit) -> VisitReply:
+    return _reply(found, await book(site).person(found.person))
+
+
+def _conflict() -> Problem:
+    return Problem(HTTPStatus.CONFLICT, "somebody else has just changed this visit. Remedy: read it again.")
+
+
+def _reply(row: Visit, person: Person | None) -> VisitReply:
+    def moment(ts: float) -> str | None:
+        return rfc3339(ts) if ts else None
+
+    return VisitReply(
+        id=row.id,
+        version=row.version,
+        state=row.state,
+        person=row.person,
+        name=person.name if person else "",
+        company=person.company if person else "",
+        email=person.email if person else "",
+        host=row.host,
+        host_email=row.host_email,
+        purpose=row.purpose,
+        areas=[area for area in row.areas.split(",") if area],
+        area=row.area,
+        code=row.code,
+        walk_in=row.walk_in,
+        start=rfc3339(row.expected_from),
+        end=rfc3339(row.expected_until),
+        arrived=moment(row.arrived_at),
+        checked_in=moment(row.checked_in_at),
+        seen=moment(row.seen_at),
+        checked_out=moment(row.checked_out_at),
+        auto_checked_out=row.auto_checked_out,
+        briefing=moment(row.briefing_at),
+        nda_version=row.nda_version,
+        listed=row.listed,
+        approved_by=row.approved_by,
+        reason=row.reason,
+    )
+
+
+router = Router(
+    "/",
+    route_handlers=[
+        visits,
+        invite,
+        visit,
+        act,
+        kiosk,
+        badge,
+        badge_code,
+    ],
+)

@@ -1,0 +1,228 @@
+"""Visitors over real HTTP, a real Redis and the real worker: the reception's day, and two who act at once."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from crowdperf.events.schema import RollCallChanged, VisitorChanged, VisitorNotice
+from crowdperf.runtime import Runtime
+from crowdperf.slices import notify_slice, visitors_slice
+from crowdperf.visitors import store
+from crowdperf.web.entries import decoded_event
+from crowdperf.web.parameters import rfc3339
+from crowdperf.workers import visitors
+from crowdperf.workers.notify import process as notify
+from tests.conftest import RedisServer, wait_until
+from tests.integration.test_web_accounts import People
+from tests.support.receivers import mailbox
+from tests.support.webserver import CONFIG, Served, serving
+
+AREAS = [{"id": "lab", "name": "Lab", "doors": [{"camera": "plaza", "line": "gate"}]}]
+RULES = {"briefing": "Mind the forklifts.", "nda_version": "2", "overstay_grace_s": 0}
+
+
+@pytest.fixture(scope="module")
+def _reception(_redis_session: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    base = {**CONFIG, "areas": AREAS, "visitors": RULES}
+    with serving(_redis_session.url, tmp_path_factory.mktemp("web"), base) as served:
+        yield served
+
+
+@pytest.fixture
+def server(_reception: Served, redis_server: RedisServer) -> Served:
+    return _reception
+
+
+@pytest.fixture
+def desk(server: Served, redis_server: RedisServer) -> httpx.Client:
+    return People(server, redis_server).browser("rosa", "reception")
+
+
+@pytest.fixture
+def boss(server: Served, redis_server: RedisServer) -> httpx.Client:
+    return People(server, redis_server).browser("ada", "admin")
+
+
+@contextlib.contextmanager
+def running(main: Any, slice_: Any, name: str) -> Iterator[Runtime]:
+    runtime = Runtime(name, 0)
+    thread = threading.Thread(target=main, args=(slice_, runtime), daemon=True)
+    thread.start()
+    try:
+        yield runtime
+    finally:
+        runtime.stop()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def invite(client: httpx.Client, **more: Any) -> dict[str, Any]:
+    reply = client.post("/api/v1/visits", json={"name": "Grace Hopper", "host": "Ada", "areas": ["lab"], **more})
+    assert reply.status_code == 201, reply.text
+    return reply.json()
+
+
+def act(client: httpx.Client, visit: dict[str, Any], action: str, **step: Any) -> httpx.Response:
+    return client.post(f"/api/v1/visits/{visit['id']}/{action}", json=step)
+
+
+def said(server: RedisServer, kind: type) -> list[Any]:
+    events = [decoded_event(fields) for _, fields in server.client().xrange("crowdperf:events")]
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_a_day_at_the_reception(desk: httpx.Client, redis_server: RedisServer) -> None:
+    visit = invite(desk, company="Navy", email="grace@navy.example", host_email="ada@site.example", purpose="compiler")
+    assert visit["state"] == "invited"
+    badge = desk.get(f"/api/v1/visits/{visit['id']}/badge")
+    assert "Grace Hopper" in badge.text
+    svg = desk.get(f"/api/v1/visits/{visit['id']}/badge.svg")
+    assert svg.headers["content-type"].startswith("image/svg+xml")
+    assert svg.text.startswith("<svg xmlns=")
+    refused = desk.post(f"/api/v1/kiosk/{visit['code']}", json={})
+    assert (refused.status_code, "briefing" in refused.json()["detail"]) == (409, True)
+    inside = desk.post(f"/api/v1/kiosk/{visit['code'].lower()}", json={"briefing": True, "nda_version": "2"})
+    assert (inside.status_code, inside.json()["state"]) == (200, "checked_in")
+    assert act(desk, visit, "enter", area="lab").json()["state"] == "on_site"
+    assert desk.post(f"/api/v1/kiosk/{visit['code']}", json={}).json()["state"] == "checked_out"
+    assert act(desk, visit, "check-in").status_code == 409
+    assert act(desk, visit, "dance").status_code == 404
+    events = said(redis_server, VisitorChanged)
+    assert [event.state for event in events] == ["invited", "checked_in", "on_site", "checked_out"]
+    assert "Grace" not in str(redis_server.client().xrange("crowdperf:events"))
+    assert redis_server.client().xlen("crowdperf:audit") >= 4
+    assert desk.get("/api/v1/visits").json()["visits"] == []
+    day = desk.get("/api/v1/visits", params={"from": rfc3339(time.time() - 60)}).json()["visits"]
+    assert [row["name"] for row in day] == ["Grace Hopper"]
+
+
+def test_only_one_of_two_who_act_at_once_succeeds(desk: httpx.Client, redis_server: RedisServer) -> None:
+    visit = invite(desk, walk_in=True)
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: act(desk, visit, "deny", reason="no", version=1).status_code, range(8)))
+    assert sorted(replies) == [200] + [409] * 7
+    assert [event.state for event in said(redis_server, VisitorChanged)] == ["arrived", "denied"]
+
+
+def test_the_watch_list_needs_a_second_person(desk: httpx.Client, boss: httpx.Client) -> None:
+    entry = {"kind": "watch", "name": "grace hopper", "reason": "took the bug home"}
+    listing = desk.post("/api/v1/watch-list", json=entry).json()
+    assert invite(desk)["listed"] == ""
+    assert desk.post(f"/api/v1/watch-list/{listing['id']}/approve").status_code == 403
+    assert boss.post(f"/api/v1/watch-list/{listing['id']}/approve").status_code == 200
+    visit = invite(desk, walk_in=True)
+    assert visit["listed"] == "watch"
+    step = {"briefing": True, "nda_version": "2"}
+    assert act(desk, visit, "check-in", **step).status_code == 409
+    assert act(desk, visit, "approve").status_code == 403
+    assert act(boss, visit, "approve").status_code == 200
+    assert act(desk, visit, "check-in", **step).json()["approved_by"] == "ada"
+    assert boss.delete(f"/api/v1/watch-list/{listing['id']}").status_code == 204
+
+
+def test_an_evacuation_is_marked_from_several_devices_at_once(desk: httpx.Client, redis_server: RedisServer) -> None:
+    rows = [invite(desk, name=f"Guest {n}", walk_in=True) for n in range(12)]
+    for row in rows:
+        assert act(desk, row, "check-in", briefing=True, nda_version="2").status_code == 200
+    call = desk.post("/api/v1/roll-calls", json={"drill": True}).json()
+    assert [mark["state"] for mark in call["marks"]] == ["missing"] * 12
+    address = f"/api/v1/roll-calls/{call['id']}"
+    with ThreadPoolExecutor(6) as pool:
+        marks = pool.map(lambda row: desk.post(f"{address}/visits/{row['id']}", json={"state": "safe"}), rows[:11])
+        assert {reply.status_code for reply in marks} == {200}
+    after = desk.get(address).json()
+    assert sum(mark["state"] == "safe" for mark in after["marks"]) == 11
+    assert desk.post(f"{address}/end").json()["ended_by"] == "rosa"
+    late = desk.post(f"{address}/visits/{rows[11]['id']}", json={"state": "safe"})
+    assert late.status_code == 409
+    report = desk.get(f"{address}/report").text
+    assert "Drill" in report
+    assert "11 of 12 people safe, 1 missing" in report
+    assert desk.get(f"{address}/report.csv").text.count("safe") == 11
+    states = [event.state for event in said(redis_server, RollCallChanged)]
+    assert (states[0], states[-1], states.count("safe")) == ("started", "ended", 11)
+
+
+def test_one_persons_data_is_exported_and_erased(
+    desk: httpx.Client, boss: httpx.Client, redis_server: RedisServer
+) -> None:
+    visit = invite(desk, email="grace@navy.example", purpose="compiler", walk_in=True)
+    act(desk, visit, "check-in", briefing=True, nda_version="2")
+    address = f"/api/v1/people/{visit['person']}"
+    assert desk.get(f"{address}/export").status_code == 403
+    export = boss.get(f"{address}/export").json()
+    assert (export["person"]["email"], export["visits"][0]["purpose"]) == ("grace@navy.example", "compiler")
+    assert boss.delete(address).status_code == 409, "who is on site has to be found in an evacuation"
+    act(desk, visit, "check-out")
+    assert boss.delete(address).json() == {"visits": 1}
+    assert boss.get(f"{address}/export").status_code == 404
+    client = redis_server.client()
+    left = b"".join(b"".join(client.hgetall(name).values()) for name in client.keys("crowdperf:visitors:visit:*"))
+    assert b"compiler" not in left
+    assert b"checked_out" in left, "the visit stays for the figures"
+    assert not client.keys("crowdperf:visitors:person:*")
+
+
+def test_names_go_when_the_retention_is_over(desk: httpx.Client, redis_server: RedisServer) -> None:
+    gone, live = invite(desk, purpose="secret plan", walk_in=True), invite(desk, name="Alan", walk_in=True)
+    act(desk, gone, "deny", reason="late")
+    store.stage_expiry(redis_server.client(), time.time() + 10)
+    client = redis_server.client()
+    assert client.hget(f"crowdperf:visitors:visit:{gone['id']}", "purpose") == b""
+    assert client.hget(f"crowdperf:visitors:visit:{gone['id']}", "state") == b"denied"
+    assert not client.exists(f"crowdperf:visitors:person:{gone['person']}")
+    assert client.exists(f"crowdperf:visitors:person:{live['person']}"), "who is there stays"
+
+
+def test_time_changes_visits_and_the_host_gets_mail(
+    server: Served, desk: httpx.Client, redis_server: RedisServer
+) -> None:
+    with mailbox("right") as box, contextlib.ExitStack() as stack:
+        stack.enter_context(pytest.MonkeyPatch.context()).setenv("MAIL_PASSWORD", "right")
+        channel = {
+            "type": "email",
+            "id": "hosts",
+            "host": "127.0.0.1",
+            "port": box.port,
+            "security": "none",
+            "sender": "crowdperf@site.example",
+            "to_host": True,
+            "user": "crowdperf",
+            "password_env": "MAIL_PASSWORD",
+        }
+        alerts = {
+            "channels": [channel],
+            "rules": [{"id": "host", "name": "Visitor", "event": "VisitorNotice", "channels": ["hosts"]}],
+        }
+        config = msgspec.convert({**msgspec.to_builtins(server.config), "alerts": alerts}, type(server.config))
+        stack.enter_context(running(visitors.main, visitors_slice(config, server.paths, 0), "worker-visitors-0"))
+        stack.enter_context(running(notify.main, notify_slice(config, server.paths, 0), "worker-notify-0"))
+        visit = invite(desk, walk_in=True, host_email="ada@site.example")
+        wait_until(lambda: box.letters, what="the host's mail")
+        assert box.letters[0]["To"] == "ada@site.example"
+        assert "Grace Hopper" in str(box.letters[0].get_payload())
+        act(desk, visit, "check-in", briefing=True, nda_version="2")
+        # The expected time ends: the store is told so, as if two hours had passed.
+        over = {"expected_until": time.time() - 1, "version": 3}
+        row = lifecycle_event(redis_server, visit["id"], over)
+        store.stage_fields(redis_server.client(), visit["id"], 2, over, row.expected_from, True, [row])
+        wait_until(lambda: "overstayed" in [e.state for e in said(redis_server, VisitorChanged)], what="the overstay")
+        shown = desk.get(f"/api/v1/visits/{visit['id']}").json()
+        assert (shown["state"], shown["version"]) == ("overstayed", 4)
+        wait_until(lambda: "overstayed" in [e.notice for e in said(redis_server, VisitorNotice)], what="the notice")
+
+
+def lifecycle_event(server: RedisServer, visit: str, over: dict[str, Any]) -> VisitorChanged:
+    """The event of a change that a test makes."""
+    last = [event for event in said(server, VisitorChanged) if event.visit == visit][-1]
+    fields = {**over, "previous": last.state, "id": f"visit:{visit}:3"}
+    return msgspec.structs.replace(last, **fields)

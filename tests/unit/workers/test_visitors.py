@@ -1,0 +1,295 @@
+"""The life of a visit, the watch-list, reconciliation and roll call: pure, without Redis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crowdperf.config import parse
+from crowdperf.events.schema import (
+    AreaChanged,
+    AreaMismatch,
+    LineCrossed,
+    TailgatingSuspected,
+    VisitorChanged,
+    VisitorNotice,
+)
+from crowdperf.settings.base import ConfigError
+from crowdperf.settings.paths import Paths
+from crowdperf.settings.visitors import Visitors
+from crowdperf.slices import visitors_slice
+from crowdperf.visitors import lifecycle, rollcall
+from crowdperf.visitors.lifecycle import RefusedError
+from crowdperf.visitors.model import Listing, Person, Visit
+from crowdperf.workers.visitors import SITE, Expire, VisitorLogic, VisitSet
+
+NOW = 1_795_600_000.0
+"""2026-11-25 10:46:40 in Berlin."""
+DOOR = {"camera": "lobby", "line": "door"}
+LINE = {"id": "door", "p1": [0.5, 0.1], "p2": [0.5, 0.9]}
+SIDE = {"id": "side", "p1": [0.1, 0.1], "p2": [0.1, 0.9]}
+
+
+def config(**rules: Any) -> Any:
+    return parse(
+        msgspec.json.encode(
+            {
+                "site": {"timezone": "Europe/Berlin"},
+                "cameras": [{"id": "lobby", "url": "rtsp://192.0.2.1/", "lines": [LINE, SIDE]}],
+                "areas": [
+                    {"id": "lab", "doors": [DOOR, {"camera": "lobby", "line": "side"}]},
+                    {"id": "hall", "doors": [DOOR]},
+                ],
+                "visitors": rules,
+            }
+        )
+    )
+
+
+def logic(**rules: Any) -> VisitorLogic:
+    return VisitorLogic(visitors_slice(config(**rules), Paths(Path("/nowhere")), 0))
+
+
+def visit(**fields: Any) -> Visit:
+    base = {"id": "v1", "person": "p1", "state": "invited", "version": 1, "code": "ABC", "host": "Ada"}
+    return Visit(**{**base, "expected_from": NOW, "expected_until": NOW + 3600, "areas": "lab,hall", **fields})
+
+
+def told(row: Visit, before: Visit | None = None, ts: float = NOW) -> VisitorChanged:
+    return lifecycle.event(before, row, ts, "ada")
+
+
+def crossing(n: int, ts: float, line: str = "door", direction: Any = "in") -> LineCrossed:
+    return LineCrossed(
+        id=f"lobby:1:{n}:{line}:{direction}:0", camera="lobby", ts=ts, line=line, direction=direction, klass="person",
+        track=n, epoch=1, sequence=n,
+    )  # fmt: skip
+
+
+def area(n: int, occupancy: int, ts: float) -> AreaChanged:
+    return AreaChanged(
+        id=f"area:{n}", camera="lobby", ts=ts, area="lab", occupancy=occupancy, uncertainty=0.0, entries=0, exits=0,
+        cause="crossing",
+    )  # fmt: skip
+
+
+def changes(effects: Any) -> list[tuple[str, int]]:
+    return [(row.fields["state"], row.on) for row in effects if isinstance(row, VisitSet)]
+
+
+# -- the life of a visit --
+
+
+def test_a_whole_life() -> None:
+    rules = Visitors(briefing="Mind the forklifts.", nda_version="3")
+    row = lifecycle.arrive(visit(), NOW)
+    with pytest.raises(RefusedError, match="briefing"):
+        lifecycle.check_in(row, NOW, rules, nda_version="3")
+    with pytest.raises(RefusedError, match="version '3'"):
+        lifecycle.check_in(row, NOW, rules, briefing=True, nda_version="2")
+    row = lifecycle.check_in(row, NOW + 1, rules, briefing=True, nda_version="3")
+    assert (row.state, row.area, row.briefing_at, row.nda_version) == ("checked_in", "lab", NOW + 1, "3")
+    row = lifecycle.enter(row, NOW + 2, "hall")
+    assert (row.state, row.area) == ("on_site", "hall")
+    with pytest.raises(RefusedError, match="not among"):
+        lifecycle.enter(row, NOW, "vault")
+    row = lifecycle.overstay(row)
+    row = lifecycle.extend(row, NOW + 7200, NOW)
+    assert row.state == "on_site"
+    row = lifecycle.check_out(row, NOW + 3)
+    assert (row.state, row.checked_out_at, row.version) == ("checked_out", NOW + 3, 7)
+
+
+STEPS: list[Any] = [
+    lambda row: lifecycle.arrive(row, NOW),
+    lambda row: lifecycle.check_in(row, NOW, Visitors()),
+    lambda row: lifecycle.enter(row, NOW, "lab"),
+    lambda row: lifecycle.extend(row, NOW + 9000, NOW),
+    lifecycle.overstay,
+    lifecycle.no_show,
+    lambda row: lifecycle.check_out(row, NOW),
+    lambda row: lifecycle.deny(row, "no badge"),
+    lifecycle.cancel,
+]
+
+
+@given(st.lists(st.sampled_from(range(len(STEPS))), max_size=12))
+def test_no_order_of_steps_leaves_the_permitted_ways(steps: list[int]) -> None:
+    row = visit()
+    for step in steps:
+        try:
+            after = STEPS[step](row)
+        except RefusedError:
+            continue
+        assert after.version == row.version + 1
+        assert after.state == row.state or after.state in lifecycle.FOLLOWS[row.state]
+        assert row.state not in ("checked_out", "denied", "cancelled")
+        row = after
+
+
+def test_the_watch_list_counts_when_somebody_else_has_approved_it() -> None:
+    person = Person(id="p1", name="Eve  Mallory", company="Acme")
+    proposed = Listing(id="l", kind="watch", name="eve mallory", reason="stole a drill", added_by="ada", added_at=NOW)
+    approved = msgspec.structs.replace(proposed, approved_by="bob", approved_at=NOW)
+    assert lifecycle.listed(person, [proposed]) is None
+    assert lifecycle.listed(person, [approved]) == approved
+    assert lifecycle.listed(person, [msgspec.structs.replace(approved, company="Other")]) is None
+    row = visit(listed="watch", created_by="ada")
+    with pytest.raises(RefusedError, match="approved"):
+        lifecycle.check_in(row, NOW, Visitors())
+    with pytest.raises(RefusedError, match="somebody else"):
+        lifecycle.approve(row, "ada")
+    assert lifecycle.check_in(lifecycle.approve(row, "bob"), NOW, Visitors()).state == "checked_in"
+    with pytest.raises(RefusedError, match="blocked"):
+        lifecycle.approve(visit(listed="block"), "bob")
+
+
+def test_events_carry_ids_and_never_names() -> None:
+    names = {"host": "Ada Lovelace", "host_email": "ada@x.example", "purpose": "merger", "reason": "because"}
+    text = msgspec.json.encode(told(visit(**names))).decode()
+    assert not [value for value in names.values() if value in text]
+
+
+# -- what time causes --
+
+
+def test_nobody_came() -> None:
+    worker = logic(no_show_after_s=600)
+    assert list(worker.handle(told(visit()))) == []
+    assert changes(worker.due(SITE, NOW + 599)) == []
+    effects = list(worker.due(SITE, NOW + 600))
+    assert changes(effects) == [("no_show", 1)]
+    assert changes(worker.due(SITE, NOW + 700)) == [], "asked once"
+    (change,) = [row for row in effects if isinstance(row, VisitSet)]
+    assert [type(event) for event in change.events] == [VisitorChanged, VisitorNotice]
+    assert list(worker.handle(change.events[0])) == []  # type: ignore[arg-type]
+
+
+def on_site(worker: VisitorLogic, ts: float = NOW) -> None:
+    row = lifecycle.check_in(visit(), ts, Visitors())
+    list(worker.handle(told(visit(), ts=ts)))
+    list(worker.handle(told(row, visit(), ts)))
+
+
+def test_the_host_is_reminded_once_then_the_visit_has_overstayed() -> None:
+    worker = logic(reminder_before_s=900, overstay_grace_s=300)
+    on_site(worker)
+    assert [row for row in worker.due(SITE, NOW + 2699) if not isinstance(row, Expire)] == []
+    (notice,) = worker.due(SITE, NOW + 2700)
+    assert isinstance(notice, VisitorNotice)
+    assert notice.notice == "sign_out_reminder"
+    assert list(worker.due(SITE, NOW + 2800)) == []
+    assert changes(worker.due(SITE, NOW + 3899)) == []
+    assert changes(worker.due(SITE, NOW + 3900)) == [("overstayed", 2)]
+
+
+def test_a_person_who_was_faster_wins() -> None:
+    worker = logic(overstay_grace_s=0)
+    on_site(worker)
+    assert changes(worker.due(SITE, NOW + 3600)) == [("overstayed", 2)]
+    later = visit(state="on_site", version=3, expected_until=NOW + 9000)
+    list(worker.handle(told(later, visit(state="checked_in", version=2))))
+    assert changes(worker.due(SITE, NOW + 3700)) == [], "the visit was extended meanwhile"
+    assert changes(worker.due(SITE, NOW + 9000)) == [("overstayed", 3)]
+
+
+def test_the_night_checks_out_and_says_so() -> None:
+    worker = logic(night_check_out="23:30")
+    on_site(worker)
+    list(worker.due(SITE, NOW + 5000))
+    list(worker.handle(told(visit(state="overstayed", version=3), visit(state="checked_in", version=2))))
+    assert changes(worker.due(SITE, NOW + 12 * 3600)) == []
+    (change,) = [row for row in worker.due(SITE, NOW + 13 * 3600) if isinstance(row, VisitSet)]
+    assert (change.fields["state"], change.fields["auto_checked_out"], change.live) == ("checked_out", True, False)
+    assert [event.auto for event in change.events if isinstance(event, VisitorChanged)] == [1]
+
+
+def test_the_host_hears_of_an_arrival_once() -> None:
+    worker = logic()
+    arrived = lifecycle.arrive(visit(), NOW)
+    inside = lifecycle.check_in(arrived, NOW + 1, Visitors())
+    said = [
+        row for event in (told(visit()), told(arrived, visit()), told(inside, arrived)) for row in worker.handle(event)
+    ]
+    assert [row.notice for row in said if isinstance(row, VisitorNotice)] == ["arrived"]
+
+
+def test_state_and_restore_change_nothing() -> None:
+    worker, fresh = logic(mismatch_s=10, staff_baseline={"lab": 0}), logic(mismatch_s=10, staff_baseline={"lab": 0})
+    on_site(worker)
+    list(worker.handle(area(1, 9, NOW)))
+    list(worker.due(SITE, NOW + 1))
+    fresh.restore(SITE, worker.state(SITE))
+    assert list(fresh.due(SITE, NOW + 5000)) == list(worker.due(SITE, NOW + 5000)) != []
+
+
+# -- what cameras say --
+
+
+def test_cameras_and_list_disagree_and_agree_again() -> None:
+    worker = logic(staff_baseline={"lab": 2}, mismatch_people=2, mismatch_s=300)
+    on_site(worker)
+    for event in (crossing(1, NOW), crossing(2, NOW + 1, "side"), crossing(3, NOW + 2, "side"), area(1, 5, NOW + 2)):
+        list(worker.handle(event))
+    assert [row for row in worker.due(SITE, NOW + 3) if isinstance(row, AreaMismatch)] == []
+    (said,) = [row for row in worker.due(SITE, NOW + 303) if isinstance(row, AreaMismatch)]
+    assert (said.state, said.counted, said.expected, said.since, said.door) == ("opened", 5, 3, NOW + 3, "lobby/side")
+    assert [row for row in worker.due(SITE, NOW + 400) if isinstance(row, AreaMismatch)] == []
+    list(worker.handle(area(2, 4, NOW + 500)))
+    (closed,) = [row for row in worker.due(SITE, NOW + 501) if isinstance(row, AreaMismatch)]
+    assert closed.state == "closed"
+
+
+def test_more_crossings_than_check_ins_hint_at_tailgating() -> None:
+    worker = logic(entrances=[DOOR], tailgating_window_s=60)
+    on_site(worker)
+    first = list(worker.handle(crossing(1, NOW + 5)))
+    second = list(worker.handle(crossing(2, NOW + 7)))
+    assert first == []
+    (said,) = second
+    assert isinstance(said, TailgatingSuspected)
+    assert (said.crossings, said.check_ins, said.evidence) == (2, 1, "lobby:1:2:door:in:0")
+    assert list(worker.handle(crossing(3, NOW + 8, direction="out"))) == []
+
+
+# -- roll call --
+
+
+def test_a_roll_call_holds_who_is_on_site_and_its_report_is_harmless() -> None:
+    evil = Person(id="p2", name='=cmd|"/c calc"!A1', company="<script>alert(1)</script>")
+    rows = [
+        (visit(id="v1", state="on_site", area="lab"), Person(id="p1", name="Bo")),
+        (visit(id="v2", state="overstayed", area="hall"), evil),
+        (visit(id="v3", state="invited"), Person(id="p3", name="Cy")),
+        (visit(id="v4", state="checked_in", area="lab"), None),
+    ]
+    marks = rollcall.begin(rows)
+    assert [(mark.visit, mark.area, mark.state) for mark in marks] == [
+        ("v2", "hall", "missing"),
+        ("v1", "lab", "missing"),
+        ("v4", "lab", "missing"),
+    ]
+    call = rollcall.RollCall(id="c", drill=True, started_at=NOW, started_by="ada", marks=marks)
+    page = rollcall.report_html(call, "Site", str)
+    assert "<script>" not in page
+    assert "Drill" in page
+    assert "0 of 3 people safe" in page
+    assert "\"'=cmd|" in rollcall.report_csv(call, str)
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"staff_baseline": {"attic": 1}}, "no area 'attic'"),
+        ({"entrances": [{"camera": "lobby", "line": "roof"}]}, "no line 'roof'"),
+        ({"night_check_out": "25:00"}, "night_check_out"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_gives_one_clear_error(rules: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        config(**rules)

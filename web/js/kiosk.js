@@ -1,0 +1,56 @@
+// Self check-in and check-out: a tablet at the entrance, signed in as reception. A scanner types the code and Enter.
+
+import { get, send } from "./api.js";
+import { loadSession, may } from "./session.js";
+
+const SHOWN_MS = 8000;
+const form = /** @type {HTMLFormElement} */ (document.getElementById("form"));
+const code = /** @type {HTMLInputElement} */ (document.getElementById("code"));
+const briefing = /** @type {HTMLInputElement} */ (document.getElementById("briefing"));
+const nda = /** @type {HTMLInputElement} */ (document.getElementById("nda"));
+const error = /** @type {HTMLElement} */ (document.getElementById("error"));
+const done = /** @type {HTMLElement} */ (document.getElementById("done"));
+
+let rules = { briefing: "", nda_version: "" };
+let timer = 0;
+
+/** What the reception asks for; without the permission, the way to sign in. */
+async function start() {
+  await loadSession();
+  if (!may("visitors")) {
+    location.assign("/login/");
+    return;
+  }
+  rules = await get("/api/v1/visits");
+  for (const [id, shown] of [["briefing-row", rules.briefing], ["briefing-text", rules.briefing], ["nda-row", rules.nda_version]]) {
+    /** @type {HTMLElement} */ (document.getElementById(id)).hidden = !shown;
+  }
+  /** @type {HTMLElement} */ (document.getElementById("briefing-text")).textContent = rules.briefing;
+  /** @type {HTMLElement} */ (document.getElementById("nda-version")).textContent = rules.nda_version;
+}
+
+/** Show one of the two lines; the next visitor must not read the last one's name for long. */
+function show(node, text) {
+  error.hidden = done.hidden = true;
+  node.textContent = text;
+  node.hidden = false;
+  clearTimeout(timer);
+  timer = setTimeout(() => { node.hidden = true; }, SHOWN_MS);
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const text = code.value.trim();
+  if (!text) return;
+  try {
+    const step = { briefing: briefing.checked, nda_version: nda.checked ? rules.nda_version : "" };
+    const visit = await send("POST", `/api/v1/kiosk/${encodeURIComponent(text)}`, step);
+    show(done, visit.state === "checked_out" ? `Goodbye, ${visit.name}.` : `Welcome, ${visit.name}. ${visit.host} has been told.`);
+    form.reset();
+  } catch (problem) {
+    show(error, /** @type {Error} */ (problem).message);
+  }
+  code.focus();
+});
+
+start().catch((problem) => show(error, problem.message));
