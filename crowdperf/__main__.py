@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("look", help="(the web process) one picture of a source, or why there is none")
     commands.add_parser("ring", help="show the live rings, as top shows processes", add_help=False)
     commands.add_parser("dead-letters", help="messages that could not be handled: list, redrive, drop", add_help=False)
+    commands.add_parser("export", help="crossings of a range as CSV or Parquet", add_help=False)
     commands.add_parser("import-sqlite", help="import an older installation's events.db", add_help=False)
     commands.add_parser("migrate", help="bring PostgreSQL to this version's tables", add_help=False)
     commands.add_parser("replay", help="count a recording with one configuration, or compare two", add_help=False)
@@ -98,6 +99,8 @@ def main(argv: list[str] | None = None) -> int:
             return _rings(words[1:], Installation())
         if words and words[0] == "dead-letters":
             return _dead_letters(words[1:], Installation())
+        if words and words[0] == "export":
+            return _export(words[1:], Installation())
         if words and words[0] == "import-sqlite":
             return _import_sqlite(words[1:], Installation())
         if words and words[0] == "migrate":
@@ -136,6 +139,14 @@ def _users(words: list[str], here: Installation) -> int:
     setup = importlib.import_module("crowdperf.accounts.setup").SetupSecret(here.paths.sockets)
     url, cli = slices.redis_url(config, here.paths), importlib.import_module("crowdperf.accounts.cli")
     return int(cli.main(words, url, config.redis.key_prefix, base(config.web), setup))
+
+
+def _export(words: list[str], here: Installation) -> int:
+    """`crowdperf export`."""
+    config, _ = here.load()
+    exporting = importlib.import_module("crowdperf.storage.export_cli")
+    url, prefix = slices.redis_url(config, here.paths), config.redis.key_prefix
+    return int(exporting.main(words, exporting.Source(url, prefix, config.site.timezone)))
 
 
 def _import_sqlite(words: list[str], here: Installation) -> int:

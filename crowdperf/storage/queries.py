@@ -53,15 +53,17 @@ class Wanted(NamedTuple):
         return (PERSONS,) if self.klass == "person" else (VEHICLES,)
 
 
-async def crossings(client: redis.asyncio.Redis, wanted: Wanted, prefix: str = "") -> AsyncIterator[Crossing]:
-    """Every wanted crossing, oldest first within each log.
+async def crossings(
+    client: redis.asyncio.Redis, wanted: Wanted, prefix: str = "", log: str | None = None
+) -> AsyncIterator[Crossing]:
+    """Every wanted crossing (of one log), oldest first within each log.
 
     Members of a foreign form are passed over: the history must stay readable whatever somebody added by hand.
 
     Raises:
         redis.ConnectionError, redis.TimeoutError: Redis is away.
     """
-    for name in wanted.logs():
+    for name in wanted.logs() if log is None else (log,):
         low, skip = repr(wanted.start), 0
         while True:
             rows = await _range(client, prefix + name, low, f"({wanted.end!r}", skip)

@@ -24,6 +24,7 @@ from crowdperf.web import (
     alerts,
     audits,
     cameras,
+    exports,
     history,
     live,
     operations,
@@ -74,6 +75,7 @@ def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
                 route_handlers=[
                     site.router,
                     history.router,
+                    exports.router,
                     audits.router,
                     stream.router,
                     live.router,

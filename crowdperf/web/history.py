@@ -80,7 +80,7 @@ async def counts(
     the range is counted.
     """
     asked = span(start, end, site.now(), site.zone)
-    wanted = _wanted(site, who, asked, camera, line, klass, direction)
+    wanted = wanted_crossings(site, who, asked, camera, line, klass, direction)
     names = _groups(group, GROUPS)
     bucket = _bucket(names, group)
     if bucket:
@@ -120,7 +120,7 @@ async def series(
 ) -> SeriesReply:
     """Counts per minute, hour or day of the site's zone, zeros included: what a chart draws."""
     asked = span(start, end, site.now(), site.zone)
-    wanted = _wanted(site, who, asked, camera, line, klass, direction)
+    wanted = wanted_crossings(site, who, asked, camera, line, klass, direction)
     fields = _groups(group, FIELDS)
     chosen = next((name for name in BUCKETS if name == bucket), None)
     if chosen is None:
@@ -142,7 +142,7 @@ async def series(
     )
 
 
-def _wanted(
+def wanted_crossings(
     site: Context,
     who: Principal,
     asked: Span,
@@ -151,6 +151,11 @@ def _wanted(
     klass: str | None,
     direction: str | None,
 ) -> Wanted:
+    """The filters of a request, within what its caller may see.
+
+    Raises:
+        Problem: an unknown camera, class or direction.
+    """
     if camera is not None:
         site.camera(camera, who)
     return Wanted(
