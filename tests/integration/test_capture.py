@@ -294,6 +294,67 @@ def test_another_picture_size_is_another_epoch(camera: Callable[..., Camera], cl
     assert cam.tail.stamps[-1].sequence < 10
 
 
+def plane_means(picture: bytes, width: int, height: int) -> list[float]:
+    """Mean of Y, U and V."""
+    planes = np.split(np.frombuffer(picture, np.uint8), [width * height, width * height * 5 // 4])
+    return [float(plane.mean()) for plane in planes]
+
+
+@pytest.mark.parametrize("codec", ["hevc", "mjpeg"])
+def test_another_codec_size_and_rate_at_reconnect(camera: Callable[..., Camera], clip: Path, codec: str) -> None:
+    """The camera has been configured anew: H.264 320x240 at 10 frames/s has become something else."""
+    wide = make_clip(clip.with_name("wide25.mp4"), size="480x272", fps=25)
+    want = decoded(wide, SCALE.format(w=480, h=272), "yuv420p", 480 * 272 * 3 // 2)
+    with RtspServer({"a": Mount(clip, 10, loop=True), "b": Mount(wide, 25, codec=codec)}) as server:
+        cam = camera(server.url("a"))
+        cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+        first = cam.tail.stamps[-1].epoch
+        server.mounts["a"] = server.mounts["b"]
+        server.reset_connections()
+        cam.run_until(lambda: cam.tail.stamps[-1].epoch > first and cam.tail.stamps[-1].sequence >= 5)
+    assert cam.tail.reader is not None
+    spec = cam.tail.reader.spec
+    assert (spec.width, spec.height, spec.source_width, spec.source_height) == (480, 272, 480, 272)
+    sizes = {stamp.epoch: set() for stamp in cam.tail.stamps}  # type: dict[int, set[int]]
+    for stamp, picture in zip(cam.tail.stamps, cam.tail.pictures):
+        sizes[stamp.epoch].add(len(picture))
+    assert sizes == {first: {320 * 240 * 3 // 2}, cam.tail.stamps[-1].epoch: {480 * 272 * 3 // 2}}
+    # The same pattern, by another codec: alike in each plane, which no shifted or mis-sized picture is.
+    last = cam.tail.pictures[-1]
+    assert np.allclose(plane_means(last, 480, 272), plane_means(want[0], 480, 272), atol=6)
+
+
+def test_a_size_that_changes_while_it_plays(camera: Callable[..., Camera], clip: Path) -> None:
+    """New parameter sets inside the stream, without a new connection."""
+    wide = make_clip(clip.with_name("wide.mp4"), size="480x272", seconds=20)
+    with RtspServer({"a": Mount(clip, 10), "b": Mount(wide, 10)}) as server:
+        mount = server.mounts["a"]
+        mount.times += [len(mount.frames) + time for time in server.mounts["b"].times]
+        mount.frames += server.mounts["b"].frames
+        cam = camera(server.url("a"))
+        cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+        first = cam.tail.stamps[-1].epoch
+        server.mounts["a"] = server.mounts["b"]
+        cam.run_until(lambda: cam.tail.stamps[-1].epoch > first)
+    assert cam.tail.reader is not None
+    assert cam.tail.reader.spec.source_width == 480
+    assert len(cam.tail.pictures[-1]) == 480 * 272 * 3 // 2
+
+
+def test_half_packets_do_no_harm(camera: Callable[..., Camera], clip: Path) -> None:
+    mount = Mount(clip, 10, loop=True)
+    with RtspServer({"a": mount}) as server:
+        cam = camera(server.url("a"), stall_s=2.0)
+        cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+        mount.truncated = True
+        plays = mount.plays
+        cam.run_until(lambda: cam.counter("frames_captured") >= 20 or mount.plays > plays, 40)
+        mount.truncated = False
+        before = cam.counter("frames_captured")
+        cam.run_until(lambda: cam.counter("frames_captured") >= before + 20, 60)
+    assert {len(picture) for picture in cam.tail.pictures} == {320 * 240 * 3 // 2}
+
+
 @pytest.mark.parametrize("backend", ["ffmpeg"])
 def test_a_short_read_is_counted(camera: Callable[..., Camera], clip: Path, tmp_path: Path) -> None:
     """An FFmpeg that breaks off inside a picture, each time."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crowdperf.ffmpeg import ffmpeg_binary
+from tests.support import rtp
 
 MTU = 1400
 CLOCK = 90_000
@@ -51,6 +52,10 @@ class Mount:
     """False: once a client has got the clip to its end, every later PLAY ends at once."""
     clock_offset_s: float | None = None
     """Begin with an RTCP sender report that says that the first picture was taken this long before now."""
+    codec: str = "h264"
+    """Or `hevc`, or `mjpeg`: then the clip is encoded anew."""
+    truncated: bool = False
+    """Cut each packet in half."""
     garbage: bool = False
     """Replace the content of every slice by noise."""
     plays: int = field(default=0, init=False)
@@ -202,6 +207,11 @@ class _Client:
 
     @staticmethod
     def _sdp(mount: Mount) -> str:
+        if mount.codec != "h264":
+            return (
+                "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=test\r\nc=IN IP4 0.0.0.0\r\nt=0 0\r\na=control:*\r\n"
+                f"{rtp.SDP[mount.codec]}a=framerate:{mount.fps:g}\r\na=control:track1\r\n"
+            )
         sps, pps = mount.parameters
         sprop = ",".join(base64.b64encode(nal).decode() for nal in (sps, pps))
         return (
@@ -261,11 +271,13 @@ class _Client:
                 continue
             if mount.garbage:
                 unit = [nal[:1] + noise.randbytes(len(nal) - 1) if nal[0] & 31 in (1, 5) else nal for nal in unit]
-            payloads = [payload for nal in unit for payload in rtp_payloads(nal)]
+            packets = rtp.PAYLOADS.get(mount.codec, rtp_payloads)
+            payloads = [payload for nal in unit for payload in packets(nal)]
+            kind = 26 if mount.codec == "mjpeg" else 96
             for i, payload in enumerate(payloads):
                 marker = 0x80 if i == len(payloads) - 1 else 0
-                header = struct.pack(">BBHII", 0x80, marker | 96, sequence, stamp, 0xC0FFEE)
-                self.send(header + payload, 0)
+                header = struct.pack(">BBHII", 0x80, marker | kind, sequence, stamp, 0xC0FFEE)
+                self.send(header + (payload[: len(payload) // 2] if mount.truncated else payload), 0)
                 sequence = (sequence + 1) & 0xFFFF
             await self.writer.drain()
         mount.finished = True
@@ -295,6 +307,10 @@ class RtspServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="rtsp-server", daemon=True)
         for mount in mounts.values():
+            if mount.codec != "h264":
+                mount.frames = rtp.UNITS[mount.codec](mount.path)
+                mount.times = list(range(len(mount.frames)))
+                continue
             mount.frames = access_units(mount.path, encode=False)
             mount.times = presentation(mount.path, len(mount.frames))
             nals = [nal for unit in mount.frames for nal in unit]
