@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
@@ -9,12 +10,25 @@ import subprocess
 import time
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 from msgspec import Struct
 
-PACKAGES = ("numpy", "redis", "litestar", "uvicorn", "msgspec", "openvino", "torch", "ultralytics-opencv-headless")
+from crowdperf.ffmpeg import FfmpegMissing, ffmpeg_binary
+
+PACKAGES = (
+    "av",
+    "numpy",
+    "redis",
+    "litestar",
+    "uvicorn",
+    "msgspec",
+    "openvino",
+    "torch",
+    "ultralytics-opencv-headless",
+)
 Better = Literal["lower", "higher"]
 
 
@@ -44,16 +58,34 @@ def context() -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     versions = {dist.name: dist.version for dist in metadata.distributions() if dist.name in PACKAGES}
     return {
-        "machine": platform.processor() or platform.machine(),
+        "machine": _processor(),
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": {**versions, "ffmpeg": _ffmpeg()},
         "commit": commit.stdout.strip(),
         "load": list(os.getloadavg()),
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _processor() -> str:
+    """The processor's own name, where the kernel tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({platform.machine()})"
+    return platform.processor() or platform.machine()
+
+
+def _ffmpeg() -> str:
+    """The version that the FFmpeg in use states."""
+    try:
+        said = subprocess.run([ffmpeg_binary(), "-version"], capture_output=True, text=True, check=False).stdout
+    except FfmpegMissing:
+        return "none"
+    return said.partition(" Copyright")[0].removeprefix("ffmpeg version ")
 
 
 def paired(

@@ -12,7 +12,7 @@ import subprocess
 import time
 from typing import NamedTuple
 
-ASK_TIMEOUT_S = 10.0
+ASK_TIMEOUT_S = 5.0
 HELP_BYTES = 1 << 22
 
 
@@ -60,16 +60,27 @@ class Abilities(NamedTuple):
 
 
 UNASKED = Abilities("-timeout", ("-fps_mode", "passthrough"), True)
-"""For the backend that runs no binary."""
+"""The present spellings: for the backend that runs no binary, and for a binary that does not answer."""
 
 
-@functools.lru_cache(maxsize=4)
+class _NoAnswer(Exception):
+    """The binary runs, but gives no help in time, or far too much."""
+
+
 def abilities(binary: str) -> Abilities:
-    """Ask `binary` once.
+    """What `binary` knows. It is asked once; one that does not answer is asked again the next time.
 
     Raises:
         FfmpegMissing: it does not run.
     """
+    try:
+        return _asked(binary)
+    except _NoAnswer:
+        return UNASKED
+
+
+@functools.lru_cache(maxsize=4)
+def _asked(binary: str) -> Abilities:
     rtsp, options = _help(binary, "demuxer=rtsp"), _help(binary, "long")
     return Abilities(
         timeout="-stimeout" if _lists(rtsp, "-stimeout") else "-timeout",
@@ -84,7 +95,6 @@ def _lists(help_text: str, option: str) -> bool:
 
 
 def _help(binary: str, topic: str) -> str:
-    remedy = "Remedy: install another FFmpeg, or set CROWDPERF_FFMPEG."
     try:
         with subprocess.Popen(
             [binary, "-hide_banner", "-h", topic],
@@ -98,9 +108,11 @@ def _help(binary: str, topic: str) -> str:
             if said is None:
                 os.killpg(process.pid, signal.SIGKILL)
     except OSError as error:
-        raise FfmpegMissing(f"FFmpeg {binary!r} does not run: {error}. {remedy}") from None
+        raise FfmpegMissing(
+            f"FFmpeg {binary!r} does not run: {error}. Remedy: install another FFmpeg, or set CROWDPERF_FFMPEG."
+        ) from None
     if said is None:
-        raise FfmpegMissing(f"FFmpeg {binary!r} gives no help within {ASK_TIMEOUT_S:g} s. {remedy}")
+        raise _NoAnswer
     return said.decode(errors="replace")
 
 

@@ -2,11 +2,14 @@
 
 The limit is `ffmpeg -threads 1 -f null`: the same FFmpeg decodes the same clip and throws the pictures away. Everything
 is processor time of this process and its children, system time included; reading the ring is part of ours, and handing
-the picture over is part of each peer. The clip is 1080p, from CROWDPERF_CLIPS (default ../shared/clips).
+the picture over is part of each peer. What a scaler costs stands beside what it does to detection (`bench.scaling`),
+and what a camera needs of memory in a process of its own beside what it needs in a group. The clip is 1080p, from
+CROWDPERF_CLIPS (default ../shared/clips).
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import multiprocessing
 import os
@@ -14,6 +17,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -22,6 +26,7 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 
+from bench import scaling
 from bench.harness import Row, compared
 from crowdperf.capture import argv, probe
 from crowdperf.capture.argv import Options
@@ -35,7 +40,8 @@ CLIP = Path(os.environ.get("CROWDPERF_CLIPS", "../shared/clips")) / "towncentre_
 SOURCE = Probe(1920, 1080, 30.0, True)
 WAIT_S = 10.0
 MEMORY_AT = 200
-Frames = Iterator[memoryview]
+GROUP = 8
+SCALERS = ("fast_bilinear", "bilinear", "bicubic", "area", "neighbor")
 
 
 def spent_s() -> float:
@@ -73,7 +79,7 @@ def bare() -> int:
 
 def into_ring(spec: RingSpec, start: Callable[[], Any], at: int = 0, look: Callable[[], object] = bool) -> int:
     """Through the ring: the capture loop's inner part, and a reader that copies every picture; `look()` at one."""
-    path = Path(f"/dev/shm/crowdperf.bench{os.getpid()}.decode")
+    path = Path(f"/dev/shm/crowdperf.bench{os.getpid()}.decode{threading.get_ident():x}")
     writer, child, count = FrameWriter(path, spec, None), start(), 0
     reader, out = FrameReader(path), np.empty(spec.frame_bytes, np.uint8)
     try:
@@ -128,26 +134,57 @@ def print_memory() -> None:
     print(sum(each.memory_full_info().pss for each in (me, *me.children(recursive=True))) / 2**20)
 
 
-def measure_memory(backend: str) -> None:
-    """In a process of its own, with all that a capture process imports."""
+def measure_memory(backend: str, cameras: int) -> None:
+    """In a process of its own, with all that a capture process imports: `cameras` at once, a thread each."""
     importlib.import_module("crowdperf.capture.process")
-    if backend == "pyav_640":
-        pyav(640, MEMORY_AT, print_memory)
-    else:
-        spec = geometry(640, "yuv420p")
-        into_ring(spec, lambda: FfmpegChild(argv.capture(options(False), spec), str), MEMORY_AT, print_memory)
+    everybody, printed = threading.Barrier(cameras + 1), threading.Event()
+
+    def look() -> None:
+        everybody.wait()
+        printed.wait()
+
+    def one() -> None:
+        if backend == "pyav_640":
+            pyav(640, MEMORY_AT, look)
+        else:
+            spec = geometry(640, "yuv420p")
+            into_ring(spec, lambda: FfmpegChild(argv.capture(options(False), spec), str), MEMORY_AT, look)
+
+    threads = [threading.Thread(target=one) for _ in range(cameras)]
+    for thread in threads:
+        thread.start()
+    everybody.wait()
+    print_memory()
+    printed.set()
+    for thread in threads:
+        thread.join()
 
 
-def _memory(backend: str) -> Row:
-    command = [sys.executable, "-m", "bench.micro.decode_to_ring", backend]
-    said = subprocess.run(command, check=True, capture_output=True).stdout
-    return Row(name=f"camera_memory/{backend}", value=float(said), unit="MiB", repetitions=1)
+def _memory(backend: str) -> list[Row]:
+    """camera_memory/<backend>, and per camera of a group beside it."""
+    alone, group = (_measured(backend, cameras) / cameras for cameras in (1, GROUP))
+    return [
+        Row(name=f"camera_memory/{backend}", value=alone, unit="MiB"),
+        Row(
+            name=f"camera_memory/{backend}_group_of_{GROUP}",
+            value=group,
+            unit="MiB",
+            limit_or_peer="a process for each camera",
+            ratio=group / alone,
+        ),
+    ]
 
 
-def _pictures() -> Iterator[bytearray]:
-    """The pictures of the FFmpeg child, each in memory of its own, for the peers that pass them on."""
-    spec = geometry(640, "yuv420p")
-    child = FfmpegChild(argv.capture(options(False), spec), str)
+def _measured(backend: str, cameras: int) -> float:
+    command = [sys.executable, "-m", "bench.micro.decode_to_ring", backend, str(cameras)]
+    return float(subprocess.run(command, check=True, capture_output=True).stdout)
+
+
+def _pictures(scaler: str = "fast_bilinear", width: int = 640) -> Iterator[bytearray]:
+    """The pictures of the FFmpeg child, one after the other in the same memory, for the peers that pass them on."""
+    spec = geometry(width, "yuv420p")
+    command = argv.capture(options(False), spec)
+    child = FfmpegChild([part.replace("flags=fast_bilinear", f"flags={scaler}") for part in command], str)
     picture = bytearray(spec.frame_bytes)
     while _fill(child, memoryview(picture)):
         yield picture
@@ -214,16 +251,19 @@ def segments() -> int:
 
 def rows(short: bool) -> list[Row]:
     """decode_to_ring_cpu/<variant> beside bare decoding, decode_to_ring_vs/<peer> beside the peer, and memory."""
-    times = 3 if short else 7
+    times = 5 if short else 7
     variants: list[tuple[str, Callable[[], int]]] = [
         ("ffmpeg_640", lambda: ffmpeg(640, "yuv420p")),
         ("pyav_640", lambda: pyav(640)),
     ]
     if not short:
         variants += [
-            ("ffmpeg_640_bilinear", lambda: ffmpeg(640, "yuv420p", "bilinear")),
-            ("ffmpeg_640_bicubic", lambda: ffmpeg(640, "yuv420p", "bicubic")),
-            ("ffmpeg_640_area", lambda: ffmpeg(640, "yuv420p", "area")),
+            *(
+                (f"ffmpeg_640_{scaler}", functools.partial(ffmpeg, 640, "yuv420p", scaler))
+                for scaler in SCALERS
+                if scaler != "fast_bilinear"
+            ),
+            ("ffmpeg_1280", lambda: ffmpeg(1280, "yuv420p")),
             ("ffmpeg_1080_bgr24", lambda: ffmpeg(1920, "bgr24")),
         ]
     peers = (("opencv", opencv), ("load_streams", load_streams), ("queue", queue), ("segment_per_frame", segments))
@@ -236,8 +276,18 @@ def rows(short: bool) -> list[Row]:
         for name, peer in peers:
             pairs = [(per_frame_ms(run), per_frame_ms(peer)) for _ in range(3)]
             found.append(compared(f"decode_to_ring_vs/{backend}/{name}", pairs, name, unit="ms/frame"))
-        found += [_camera_hour(backend, found), _memory(backend)]
-    return found
+        found += [_camera_hour(backend, found), *_memory(backend)]
+    return found if short else [*found, *_detection()]
+
+
+def _detection() -> list[Row]:
+    """What each scaler leaves of the people, and what a wider picture adds."""
+    model = scaling.detector()
+    effects = {
+        f"ffmpeg_{width}_{scaler}": scaling.effect(model, _pictures(scaler, width), geometry(width, "yuv420p"))
+        for width, scaler in (*((640, scaler) for scaler in SCALERS), (1280, "fast_bilinear"))
+    }
+    return scaling.rows(effects, "ffmpeg_640_bicubic")
 
 
 def _camera_hour(backend: str, found: list[Row]) -> Row:
@@ -247,4 +297,4 @@ def _camera_hour(backend: str, found: list[Row]) -> Row:
 
 
 if __name__ == "__main__":
-    measure_memory(sys.argv[1])
+    measure_memory(sys.argv[1], int(sys.argv[2]))

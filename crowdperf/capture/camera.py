@@ -118,7 +118,9 @@ class CameraCapture:
             self._open_ring(opened.spec)
         except NotOpened as error:
             self._remember(error.lines)
-            self._machine.stalled(time.monotonic())
+            if error.cause == "stall":
+                self._machine.stalled(time.monotonic())
+                self._announce()
             self._lose(error.cause, str(error), error.misconfigured)
             return
         except RingBusy as error:

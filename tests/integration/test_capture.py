@@ -280,20 +280,6 @@ def test_garbage_and_a_slow_start_do_no_harm(camera: Callable[..., Camera], clip
     assert all(len(picture) == 320 * 240 * 3 // 2 for picture in cam.tail.pictures)
 
 
-def test_another_picture_size_is_another_epoch(camera: Callable[..., Camera], clip: Path) -> None:
-    wide = make_clip(clip.with_name("wide.mp4"), size="480x272")
-    with RtspServer({"a": Mount(clip, 10, loop=True), "b": Mount(wide, 10, loop=True)}) as server:
-        cam = camera(server.url("a"))
-        cam.run_until(lambda: len(cam.tail.stamps) >= 3)
-        first = cam.tail.stamps[-1].epoch
-        server.mounts["a"] = server.mounts["b"]
-        server.reset_connections()
-        cam.run_until(lambda: cam.tail.stamps[-1].epoch > first)
-    assert cam.tail.reader is not None
-    assert cam.tail.reader.spec.source_width == 480
-    assert cam.tail.stamps[-1].sequence < 10
-
-
 def plane_means(picture: bytes, width: int, height: int) -> list[float]:
     """Mean of Y, U and V."""
     planes = np.split(np.frombuffer(picture, np.uint8), [width * height, width * height * 5 // 4])
@@ -329,7 +315,8 @@ def test_a_size_that_changes_while_it_plays(camera: Callable[..., Camera], clip:
     wide = make_clip(clip.with_name("wide.mp4"), size="480x272", seconds=20)
     with RtspServer({"a": Mount(clip, 10), "b": Mount(wide, 10)}) as server:
         mount = server.mounts["a"]
-        mount.times += [len(mount.frames) + time for time in server.mounts["b"].times]
+        mount.frames, mount.times = mount.frames[:10], mount.times[:10]
+        mount.times += [10 + time for time in server.mounts["b"].times]
         mount.frames += server.mounts["b"].frames
         cam = camera(server.url("a"))
         cam.run_until(lambda: len(cam.tail.stamps) >= 3)
@@ -348,10 +335,10 @@ def test_half_packets_do_no_harm(camera: Callable[..., Camera], clip: Path) -> N
         cam.run_until(lambda: len(cam.tail.stamps) >= 3)
         mount.truncated = True
         plays = mount.plays
-        cam.run_until(lambda: cam.counter("frames_captured") >= 20 or mount.plays > plays, 40)
+        cam.run_until(lambda: cam.counter("frames_captured") >= 12 or mount.plays > plays, 40)
         mount.truncated = False
         before = cam.counter("frames_captured")
-        cam.run_until(lambda: cam.counter("frames_captured") >= before + 20, 60)
+        cam.run_until(lambda: cam.counter("frames_captured") >= before + 10, 60)
     assert {len(picture) for picture in cam.tail.pictures} == {320 * 240 * 3 // 2}
 
 

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from crowdperf.capture.ffmpeg import FfmpegChild
-from crowdperf.ffmpeg import FfmpegMissing, abilities
+from crowdperf.ffmpeg import UNASKED, abilities
 from tests.conftest import wait_until
 from tests.support import fake_ffmpeg
 from tests.support.capturing import Camera, alive, make_clip
@@ -100,7 +100,7 @@ def test_one_that_leaves_at_once_is_started_again(faulty: Callable[..., Camera],
 @pytest.mark.parametrize("mode", ["flood", "noise"])
 def test_a_flood_of_error_lines_stops_no_picture(faulty: Callable[..., Camera], mode: str) -> None:
     cam = faulty(mode)
-    cam.run_until(lambda: len(cam.tail.stamps) >= 20)
+    cam.run_until(lambda: len(cam.tail.stamps) >= 10)
     cam.run_until(lambda: cam.metrics.snapshot("x", 0).texts.get("ffmpeg_stderr"))
     said = cam.metrics.snapshot("x", 0).texts["ffmpeg_stderr"]["cam"].split("\n")
     assert 0 < len(said) <= 100
@@ -120,7 +120,7 @@ def test_pictures_without_end_are_taken_at_a_bounded_rate(faulty: Callable[..., 
 
 
 def test_a_late_one_is_waited_for(faulty: Callable[..., Camera]) -> None:
-    cam = faulty("late 2")
+    cam = faulty("late 1")
     cam.run_until(lambda: len(cam.tail.stamps) >= 3)
     assert cam.counter("ffmpeg_restarts_total") == 0
 
@@ -141,9 +141,14 @@ def test_one_that_does_not_say_what_it_writes_is_asked_first(faulty: Callable[..
     assert cam.states() == ["connecting", "live"]
 
 
-def test_help_without_end_is_no_ffmpeg(tmp_path: Path) -> None:
-    with pytest.raises(FfmpegMissing, match="Remedy"):
-        abilities(fake_ffmpeg.make(tmp_path, "helpless"))
+def test_help_without_end_is_taken_for_none(tmp_path: Path) -> None:
+    assert abilities(fake_ffmpeg.make(tmp_path, "helpless")) == UNASKED
+
+
+def test_one_that_is_silent_from_the_start_is_a_stall(faulty: Callable[..., Camera]) -> None:
+    cam = faulty("dead", stall_s=1.0)
+    cam.run_until(lambda: cam.counter("ffmpeg_restarts_stall") == 1)
+    assert cam.states()[:3] == ["connecting", "stalled", "backing_off"]
 
 
 def test_more_error_lines_than_can_be_heard_have_to_wait() -> None:

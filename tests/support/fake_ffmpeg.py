@@ -5,6 +5,7 @@ Asked for help, or what a source is, it is the real FFmpeg. Asked for pictures i
 whole N         N whole pictures, then exit 0
 broken N        N pictures and a half, then exit 0
 half            half a picture, then silence
+dead            silence from the start
 silent N        N pictures, then silence; SIGTERM is ignored
 flood           pictures, and error lines as fast as they are taken, the password in each
 noise           pictures, and bytes on stderr that are no text
@@ -40,6 +41,8 @@ if "-h" in argv and mode == "helpless":
         write(b"x" * 65536)
 if "rawvideo" not in argv:
     real(*argv)
+if mode == "dead":
+    time.sleep(600)
 if "level+info" in argv and mode not in ("late", "wrapped", "mute"):
     said = "Stream #0:0: Video: x, yuv420p, 320x240, 10 fps"
     os.write(2, f"[info] Input #0, rtsp\\n[info] {{said}}\\n[info] Output #0, rawvideo\\n[info] {{said}}\\n".encode())
