@@ -34,9 +34,13 @@ UNREPORTED_S = 2.0
 _HOPELESS = (
     *("Invalid data found", "moov atom not found", "Protocol not found", "Option not found", "Unrecognized option"),
     *("does not contain any stream", "matches no streams", "Invalid argument", "Unknown decoder", "Decoder not found"),
+    *("Device creation failed", "No device available for decoder"),
     *("401 Unauthorized", "403 Forbidden", "404 Not Found", "400 Bad Request", "454 Session", "Server returned 4"),
 )
 """What FFmpeg says when waiting will not help; such a camera is `misconfigured`, and tried again all the same."""
+
+_SUMMARIES = ("Error opening output", "Error opening input files", "Conversion failed", "Nothing was written")
+"""What FFmpeg says after the line that tells the cause."""
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +70,8 @@ class NotOpened(Exception):
 def reason(lines: list[str], otherwise: str) -> tuple[str, bool]:
     """Why FFmpeg ended, in its own words, and whether waiting is of no use."""
     hopeless = [line for line in lines if any(phrase in line for phrase in _HOPELESS)]
-    return (hopeless or lines or [otherwise])[-1], bool(hopeless)
+    telling = [line for line in lines if not line.startswith(_SUMMARIES)]
+    return (hopeless or telling or lines or [otherwise])[-1], bool(hopeless)
 
 
 class Opener:

@@ -297,12 +297,16 @@ def test_debug_shows_cameras_and_processes(client: httpx.Client, site: Synthetic
     site.metrics("capture-plaza").text("last_error", "the camera closed the connection", "plaza")
     site.metrics("capture-plaza").count("ffmpeg_restarts_stall", 2, "plaza")
     site.metrics("capture-plaza").gauge("backoff_s", 3.456, "plaza")
+    site.metrics("capture-plaza").count("short_reads_total", 4, "plaza")
+    site.metrics("capture-plaza").gauge("glass_to_capture_ms", 181.0, "plaza")
     site.metrics("capture-plaza").text("quality", "fair", "plaza")
     site.metrics("capture-plaza").text("ffmpeg_stderr", "one line\nrtsp://a:s3cret@h/x failed", "plaza")
     site.measure()
     body = client.get("/debug").json()
     plaza = body["cameras"]["plaza"]
     assert plaza["ffmpeg_restarts_total"] == 2
+    assert (plaza["short_reads_total"], plaza["capture_crashes_total"]) == (4, 0)
+    assert plaza["glass_to_capture_ms"] == 181.0
     assert plaza["latency_ms"] == 123.4
     assert plaza["drops"] == {"stale": 4}
     assert (plaza["quality"], plaza["backoff_s"], plaza["ffmpeg_restarts"]) == ("fair", 3.46, {"stall": 2})
