@@ -9,30 +9,32 @@ export function useToken(token) {
   csrf = token;
 }
 
-/** The JSON of a GET; throws an Error whose message can be shown. */
-export async function get(path) {
-  let response;
-  try {
-    response = await fetch(path, { headers: { Accept: "application/json" } });
-  } catch {
-    throw new Error(t("error.unreachable"));
-  }
-  const body = await response.json().catch(() => null);
-  if (!response.ok) throw new Error(body?.detail ?? t("error.status", { status: response.status }));
-  return body;
-}
-
-/** The JSON of the answer to a change, null where it has no body; throws an Error whose message can be shown. */
-export async function send(method, path, body) {
-  const headers = { Accept: "application/json", "Content-Type": "application/json" };
-  if (csrf) headers["X-CSRF-Token"] = csrf;
+/**
+ * One request. `tag` is the ETag that a change is based on.
+ * @param {string} path
+ * @param {{method?: string, body?: unknown, tag?: string | null}} options
+ * @returns {Promise<{body: any, blob: Blob, headers: Headers, tag: string | null}>} `body` for JSON, `blob` for anything else
+ * @throws {Error} whose message can be shown
+ */
+export async function ask(path, { method = "GET", body = undefined, tag = null } = {}) {
+  const headers = { Accept: "application/json, */*;q=0.5" };
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  if (method !== "GET" && csrf) headers["X-CSRF-Token"] = csrf;
+  if (tag) headers["If-Match"] = tag;
   let response;
   try {
     response = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
   } catch {
     throw new Error(t("error.unreachable"));
   }
-  const answer = await response.json().catch(() => null);
+  const isJson = (response.headers.get("Content-Type") ?? "").includes("json");
+  const answer = isJson ? await response.json().catch(() => null) : null;
   if (!response.ok) throw new Error([answer?.detail ?? t("error.status", { status: response.status }), ...(answer?.reasons ?? [])].join(" "));
-  return answer;
+  return { body: answer, blob: isJson ? new Blob() : await response.blob(), headers: response.headers, tag: response.headers.get("ETag") };
 }
+
+/** The JSON of a GET. */
+export const get = async (path) => (await ask(path)).body;
+
+/** The JSON of the answer to a change, null where it has no body. */
+export const send = async (method, path, body = undefined) => (await ask(path, { method, body })).body;

@@ -1,12 +1,13 @@
 // One camera: its live picture, the lines and zones on it, and how it is.
 
-import { send } from "./api.js";
+import { ask, send } from "./api.js";
 import { el, setText } from "./dom.js";
 import { Editor, drawingHint } from "./editor.js";
 import { health } from "./health.js";
 import { LivePicture } from "./picture.js";
 import { may } from "./session.js";
-import { CLASSES, crossed, freeId, fromLine, fromZone, toReply } from "./shapes.js";
+import { SourceForm } from "./source-form.js";
+import { CLASSES, crossed, freeId, fromLine, fromZone, toPatch, toSettings } from "./shapes.js";
 import { t, term } from "./texts.js";
 import { Trails } from "./trails.js";
 import { lineList } from "./wall.js";
@@ -47,15 +48,22 @@ class CameraPage {
     this.hints = el("div", { class: "hints" });
     this.panel = el("section", { class: "panel shapes", "aria-label": t("camera.shapes") });
     this.health = health(camera.id);
+    this.settings = this.editable ? new SourceForm(camera.id) : null;
     this.message = el("p", { class: "note message", role: "status", hidden: true });
     this.lines = lineList(state, camera);
-    this.counts = el("section", { class: "panel today", "aria-label": t("today") }, el("div", { class: "panel-head" }, el("h2", {}, t("today"))), this.lines);
+    this.counts = el("section", { class: "panel today", "aria-label": t("today") }, el("div", { class: "panel-head" }, el("h2", {}, t("history.today"))), this.lines);
     this.node = el("div", { class: "camera-page" },
       el("div", { class: "camera-head" }, el("a", { href: "#/" }, t("camera.back")), el("h1", {}, camera.name)),
       el("div", { class: "camera-main" }, host, this.hints),
-      el("div", { class: "camera-side" }, this.panel, this.counts, this.health));
+      el("div", { class: "camera-side" }, this.panel, this.counts, this.health, this.settings?.node ?? ""));
     this.timer = setInterval(() => this.preview(), 1000);
     this.draw();
+    if (this.editable) this.loadTag();
+  }
+
+  /** The state that changes are based on: whoever else changes the camera meanwhile is not overwritten. */
+  async loadTag() {
+    this.tag = await ask(`/api/v1/cameras/${this.camera.id}`).then(({ tag }) => tag, () => null);
   }
 
   close() {
@@ -69,6 +77,7 @@ class CameraPage {
 
   load() {
     this.shapes = [...this.camera.lines.map(fromLine), ...this.camera.zones.map(fromZone)];
+    this.before = new Map(this.shapes.map((shape) => [shape, toSettings(shape)]));
     this.selected = null;
     this.dirty = false;
   }
@@ -124,6 +133,14 @@ class CameraPage {
         shape.classes = CLASSES.filter((other) => (other === klass ? event.target.checked : shape.classes.includes(other)));
         this.changed(shape, true);
       } }), term("class", klass)));
+    const word = (field) => el("label", { class: "field" }, el("span", {}, t(`camera.${field}`)), el("input", { type: "text", value: shape[field], maxlength: 64, disabled, input: (event) => {
+      shape[field] = event.target.value;
+      this.changed(shape, false);
+    } }));
+    const purpose = shape.kind === "zone" ? el("label", { class: "field" }, el("span", {}, t("camera.purpose")), el("select", { disabled, change: (event) => {
+      shape.purpose = event.target.value;
+      this.changed(shape, false);
+    } }, ...["area", "queue"].map((value) => el("option", { value, selected: value === shape.purpose }, t(`camera.purpose_${value}`))))) : null;
     const limit = shape.kind === "zone" ? el("label", { class: "field" }, el("span", {}, t("camera.limit")),
       el("input", { type: "number", min: 1, step: 1, value: shape.limit ?? "", placeholder: t("camera.no_limit"), disabled, input: (event) => {
         shape.limit = event.target.value === "" ? null : Math.max(1, Math.round(Number(event.target.value)));
@@ -133,14 +150,14 @@ class CameraPage {
       shape.in_side = shape.in_side === "negative" ? "positive" : "negative";
       this.changed(shape, true);
     } }, t("camera.flip")) : null;
-    const corner = shape.kind === "zone" && this.editable ? el("button", { class: "button", type: "button", click: () => this.addCorner(shape) }, t("camera.corner_add")) : null;
+    const corner = this.editable ? el("button", { class: "button", type: "button", click: () => this.addCorner(shape) }, t(shape.kind === "zone" ? "camera.corner_add" : "camera.bend_add")) : null;
     const remove = this.editable ? el("button", { class: "button danger", type: "button", click: () => this.remove(shape) }, t("camera.delete")) : null;
     this.note = el("p", { class: "verdict", role: "status" });
     this.tally = el("p", { class: "muted tally" });
     return el("div", { class: "shape-form" },
       el("label", { class: "field" }, el("span", {}, t("camera.name")), name),
       el("fieldset", {}, el("legend", {}, t("camera.classes")), ...classes),
-      limit,
+      ...(shape.kind === "line" ? [word("in_name"), word("out_name")] : [purpose, limit]),
       el("div", { class: "actions" }, flip, corner, remove),
       this.note, shape.kind === "line" ? this.tally : null,
       this.editable ? el("p", { class: "muted keys" }, t("camera.keys")) : null);
@@ -164,8 +181,8 @@ class CameraPage {
     const name = t(`camera.new_${kind}`, { number });
     const id = freeId(name, kind, this.shapes.map((shape) => shape.id));
     const shape = kind === "line"
-      ? { kind, id, name, points, classes: [...CLASSES], in_side: "positive", source: {} }
-      : { kind, id, name, points, classes: ["person"], limit: null, source: {} };
+      ? { kind, id, name, points, classes: [...CLASSES], in_side: "positive", in_name: "", out_name: "" }
+      : { kind, id, name, points, classes: ["person"], limit: null, purpose: "area" };
     this.shapes.push(shape);
     this.selected = shape;
     this.dirty = true;
@@ -176,7 +193,8 @@ class CameraPage {
 
   addCorner(shape) {
     // Into the longest side, where there is most room for it.
-    const lengths = shape.points.map(([x, y], index) => {
+    const sides = shape.kind === "zone" ? shape.points : shape.points.slice(0, -1);
+    const lengths = sides.map(([x, y], index) => {
       const [nx, ny] = shape.points[(index + 1) % shape.points.length];
       return Math.hypot((nx - x) * this.aspect, ny - y);
     });
@@ -213,9 +231,9 @@ class CameraPage {
     clearTimeout(this.checkSoon);
     if (!this.note || !this.editable) return;
     this.checkSoon = setTimeout(async () => {
-      const asked = JSON.stringify(toReply(shape));
-      const answer = await send("POST", `/api/v1/cameras/${this.camera.id}/${shape.kind}s/check`, toReply(shape)).catch((error) => ({ problem: error.message }));
-      if (this.selected !== shape || JSON.stringify(toReply(shape)) !== asked) return;
+      const asked = JSON.stringify(toSettings(shape));
+      const answer = await send("POST", `/api/v1/cameras/${this.camera.id}/${shape.kind}s/check`, toSettings(shape)).catch((error) => ({ problem: error.message }));
+      if (this.selected !== shape || JSON.stringify(toSettings(shape)) !== asked) return;
       this.note.dataset.tone = answer.problem ? "bad" : "good";
       setText(this.note, answer.problem || (shape.kind === "line" ? t("camera.can_count") : ""));
     }, CHECK_MS);
@@ -228,9 +246,11 @@ class CameraPage {
 
   async save() {
     this.say(t("camera.saving"));
-    const body = { lines: this.shapes.filter((shape) => shape.kind === "line").map(toReply), zones: this.shapes.filter((shape) => shape.kind === "zone").map(toReply) };
+    const patches = (kind) => this.shapes.filter((shape) => shape.kind === kind).map((shape) => toPatch(shape, this.before.get(shape) ?? {}));
+    const body = { lines: patches("line"), zones: patches("zone") };
     try {
-      const saved = await send("PATCH", `/api/v1/cameras/${this.camera.id}`, body);
+      const { body: saved, tag } = await ask(`/api/v1/cameras/${this.camera.id}`, { method: "PATCH", body, tag: this.tag });
+      this.tag = tag;
       Object.assign(this.camera, { lines: saved.lines, zones: saved.zones });
       this.load();
       this.draw();

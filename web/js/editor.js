@@ -1,7 +1,7 @@
 // Lines and zones over a picture, to be looked at and moved: by mouse, touch and keyboard. SVG, in the picture's own units.
 
 import { el, svg } from "./dom.js";
-import { clamp, inSide } from "./shapes.js";
+import { clamp, inSide, leastPoints } from "./shapes.js";
 import { t } from "./texts.js";
 
 const HEIGHT = 1000;
@@ -139,7 +139,7 @@ export class Editor {
       const [x, y] = shape.points[index];
       this.moved(shape, index, [clamp(x + steps[event.key][0] * size), clamp(y + steps[event.key][1] * size)]);
       this.handlers.change(shape, true);
-    } else if ((event.key === "Delete" || event.key === "Backspace") && shape.kind === "zone" && shape.points.length > 3) {
+    } else if ((event.key === "Delete" || event.key === "Backspace") && shape.points.length > leastPoints(shape)) {
       event.preventDefault();
       shape.points.splice(index, 1);
       this.draw();

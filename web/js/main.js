@@ -51,6 +51,7 @@ async function start() {
     overview: () => (state.site.cameras.length ? overviewPage(state, pictures) : emptyPage()),
     // Loaded when they are first asked for, so that the first view needs little.
     camera: async (id) => (await import("./camera.js")).cameraPage(state, pictures, id),
+    add: async () => (await import("./source-form.js")).newCameraPage(state),
     history: async () => (await import("./history.js")).historyPage(state),
     system: async () => (await import("./system.js")).systemPage(),
   }, "overview").show();
@@ -68,6 +69,10 @@ function overviewPage(state, pictures) {
 }
 
 function emptyPage() {
+  if (may("configure")) {
+    return el("section", { class: "panel empty" }, el("h2", {}, t("empty.title")), el("p", {}, t("empty.why")),
+      el("a", { class: "button primary", href: "#/add" }, t("source.new")));
+  }
   const example = '"cameras": [\n  {"id": "entrance", "name": "Entrance",\n   "url": "rtsp://user:password@10.0.0.7/stream",\n   "lines": [{"id": "door", "p1": [0.2, 0.6], "p2": [0.8, 0.6]}]}\n]';
   return el("section", { class: "panel empty" }, el("h2", {}, t("empty.title")),
     el("p", {}, t("empty.how")), el("pre", {}, example),

@@ -2,30 +2,41 @@
 // Points are shares of the source picture, y down.
 
 export const CLASSES = ["person", "bicycle", "car", "motorcycle", "bus", "truck"];
+/** What a new shape need not say. */
+const DEFAULTS = { in_side: "positive", in_name: "", out_name: "", limit: null, kind: "area" };
 const ID = /^[a-z0-9][a-z0-9_-]{0,31}$/;
 
 /** All points of a line of the API. */
 export const pointsOf = (line) => (line.points?.length ? line.points : [line.p1, line.p2]);
 
-/** A line of the API as a shape; fields that the editor does not know are kept as they are. */
+/** A line of the API as a shape. */
 export function fromLine(line) {
-  return { kind: "line", id: line.id, name: line.name, points: pointsOf(line).map((point) => [...point]), classes: [...line.classes], in_side: line.in_side, source: line };
+  return { kind: "line", id: line.id, name: line.name, points: pointsOf(line).map((point) => [...point]), classes: [...line.classes], in_side: line.in_side, in_name: line.in_name ?? "", out_name: line.out_name ?? "" };
 }
 
 /** A zone of the API as a shape. */
 export function fromZone(zone) {
-  return { kind: "zone", id: zone.id, name: zone.name, points: zone.polygon.map((point) => [...point]), classes: [...zone.classes], limit: zone.limit, source: zone };
+  return { kind: "zone", id: zone.id, name: zone.name, points: zone.polygon.map((point) => [...point]), classes: [...zone.classes], limit: zone.limit, purpose: zone.kind ?? "area" };
 }
 
-/** What the API takes for this shape. */
-export function toReply(shape) {
-  const common = { ...shape.source, id: shape.id, name: shape.name, classes: shape.classes };
-  if (shape.kind === "zone") return { ...common, polygon: shape.points.map(rounded), limit: shape.limit };
+/** What the API takes for this shape: what the editor knows of it; the rest stays as it is there. */
+export function toSettings(shape) {
   const points = shape.points.map(rounded);
-  const bent = points.length > 2 ? { points } : {};
-  delete common.points;
-  return { ...common, p1: points[0], p2: points.at(-1), ...bent, in_side: shape.in_side };
+  const common = { id: shape.id, name: shape.name, classes: shape.classes };
+  if (shape.kind === "zone") return { ...common, polygon: points, limit: shape.limit, kind: shape.purpose };
+  const course = points.length > 2 ? { points } : { p1: points[0], p2: points[1] };
+  return { ...common, ...course, in_side: shape.in_side, in_name: shape.in_name, out_name: shape.out_name };
 }
+
+/** What differs from `before` (settings as they were; {} for a new shape), with the id: what was not touched stays as it was written. */
+export function toPatch(shape, before) {
+  const settings = toSettings(shape);
+  const differs = ([name, value]) => name !== "id" && JSON.stringify(value) !== JSON.stringify(before[name] ?? DEFAULTS[name]);
+  return { id: shape.id, ...Object.fromEntries(Object.entries(settings).filter(differs)) };
+}
+
+/** Least number of points of a shape. */
+export const leastPoints = (shape) => (shape.kind === "zone" ? 3 : 2);
 
 const rounded = ([x, y]) => [Number(x.toFixed(4)), Number(y.toFixed(4))];
 export const clamp = (value) => Math.min(1, Math.max(0, value));

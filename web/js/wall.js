@@ -3,6 +3,7 @@
 import { arrow, el, setText } from "./dom.js";
 import { count } from "./format.js";
 import { LivePicture } from "./picture.js";
+import { may } from "./session.js";
 import { t } from "./texts.js";
 
 /** The grid of tiles. A page that is not shown has no tile on the screen, hence asks for no picture. */
@@ -28,8 +29,9 @@ export function wall(state, pictures) {
     onScreen.observe(node);
     grid.append(node);
   }
-  const note = off.length ? el("p", { class: "off" }, t("cameras.off", { names: off.map((camera) => camera.name).join(", ") })) : null;
-  return el("section", { class: "wall-area", "aria-label": t("cameras") }, grid, note);
+  const add = may("configure") ? el("a", { class: "button", href: "#/add" }, t("source.new")) : null;
+  const note = off.length ? el("p", { class: "off" }, t("cameras.off"), ...off.map((camera) => el("a", { href: `#/camera/${camera.id}` }, camera.name))) : null;
+  return el("section", { class: "wall-area", "aria-label": t("cameras") }, grid, el("div", { class: "wall-foot" }, note, add));
 }
 
 /** Counts in and out per line of a camera, kept up to date until `node.stop()`. */
