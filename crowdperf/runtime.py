@@ -15,13 +15,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from types import FrameType
+from typing import Any
 
 import psutil
 from msgspec import Struct
 
 HOUSEKEEPING_S = 60.0
+MOST_ENTRIES = 10_000
+"""Of a registered cache; the newest stay."""
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")
 
 log = logging.getLogger(__name__)
@@ -82,6 +85,12 @@ class Metrics:
                 for row in table.values():
                     row.pop(camera, None)
 
+    def prune(self, most: int = MOST_ENTRIES) -> int:
+        """Keep the newest `most` cameras of every value; returns how many went."""
+        with self._lock:
+            tables = (self._counters, self._gauges, self._texts)
+            return sum(prune_oldest(row, most) for table in tables for row in table.values())
+
     def snapshot(self, name: str, started_at: float) -> Snapshot:
         """A consistent copy of everything."""
         process = psutil.Process()
@@ -98,6 +107,17 @@ class Metrics:
                 gauges={key: dict(row) for key, row in self._gauges.items()},
                 texts={key: dict(row) for key, row in self._texts.items()},
             )
+
+
+def prune_oldest(cache: MutableMapping[Any, Any], most: int = MOST_ENTRIES) -> int:
+    """Drop a mapping's oldest entries beyond `most`, in the order in which they came in; returns how many went.
+
+    Safe beside a thread that goes on to use the mapping: each step is one operation of the interpreter.
+    """
+    excess = list(cache)[: max(0, len(cache) - most)]
+    for key in excess:
+        cache.pop(key, None)
+    return len(excess)
 
 
 def redact(text: str) -> str:
@@ -132,7 +152,7 @@ class Runtime:
         self._stop = threading.Event()
         self._wake: Callable[[], None] | None = None
         self._armed_at = float("-inf")
-        self._caches: dict[str, Callable[[], int]] = {}
+        self._caches: dict[str, Callable[[], int]] = {"metrics": self.metrics.prune}
 
     @property
     def stopping(self) -> bool:
@@ -164,6 +184,14 @@ class Runtime:
         """Have `prune` called every 60 s; it cuts the cache to its bound and returns how many entries went."""
         self._caches[name] = prune
 
+    def bound(self, name: str, cache: MutableMapping[Any, Any], most: int = MOST_ENTRIES) -> None:
+        """Register a mapping that may grow: every 60 s its oldest entries beyond `most` go."""
+        self.register_cache(name, lambda: prune_oldest(cache, most))
+
+    def housekeep(self) -> dict[str, int]:
+        """Prune every registered cache now: name -> entries that went."""
+        return {name: prune() for name, prune in list(self._caches.items())}
+
     def install(self) -> None:
         """Take SIGTERM, SIGINT and SIGHUP as a wish to stop, and start the housekeeping thread."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -181,7 +209,7 @@ class Runtime:
     def _housekeeping(self) -> None:
         last = os.times()
         while not self._stop.wait(HOUSEKEEPING_S):
-            pruned = {name: prune() for name, prune in list(self._caches.items())}
+            pruned = self.housekeep()
             spent = os.times()
             share = (spent.user + spent.system - last.user - last.system) / HOUSEKEEPING_S
             last = spent

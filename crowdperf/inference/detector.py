@@ -22,6 +22,7 @@ from crowdperf.inference.nms import Found
 from crowdperf.inference.pixels import PixelFormat
 from crowdperf.inference.precision import int8_pays, this_processor
 from crowdperf.inference.registry import FOLDER, ModelError, ModelPath, Precision, Role, resolve
+from crowdperf.inference.stages import Stages
 from crowdperf.settings import engine
 
 GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
@@ -39,6 +40,10 @@ class Runtime(Protocol):
     """Frames that one `load` takes; more bring no speed."""
     pins: bool
     """Whether `pin` does something, which needs the ring mapped for writing."""
+    overlaps: bool
+    """Whether the next batch may be loaded and started before the one before is finished."""
+    stages: Stages
+    """Where its time goes: copy, preprocess, infer, postprocess."""
 
     def ready(self, box: Letterbox) -> bool:
         """Whether `load` takes this geometry without delay; else begin to prepare for it, beside the work."""
@@ -46,8 +51,11 @@ class Runtime(Protocol):
     def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
         """Take ring frames of one geometry, at most `max_batch`; their memory is free again when this returns."""
 
-    def run(self) -> list[Found]:
-        """Detections of the loaded frames; boxes in pixels of the model input."""
+    def start(self) -> None:
+        """Begin to compute the loaded frames."""
+
+    def finish(self) -> list[Found]:
+        """Detections of the frames that were started first; boxes in pixels of the model input."""
 
     def pin(self, buffer: NDArray[np.uint8]) -> None:
         """Page-lock a ring's mapping for the device."""
@@ -92,7 +100,8 @@ class Detector:
         for start in range(0, len(frames), self.runtime.max_batch):
             part = slice(start, start + self.runtime.max_batch)
             self.load(frames[part], specs[part])
-            found += self.run(specs[part])
+            self.start()
+            found += self.finish(specs[part])
         return found
 
     def ready(self, spec: RingSpec) -> bool:
@@ -109,12 +118,16 @@ class Detector:
         first = specs[0]
         self.runtime.load(frames, first.pix_fmt, letterbox(first.width, first.height, first.model_width))
 
-    def run(self, specs: Sequence[RingSpec]) -> list[Found]:
-        """Detections of what `load` took, as `detect` returns them."""
+    def start(self) -> None:
+        """Begin to compute what `load` took."""
+        self.runtime.start()
+
+    def finish(self, specs: Sequence[RingSpec]) -> list[Found]:
+        """Detections of the batch that was started first, as `detect` returns them; `specs` are its own."""
         box = letterbox(specs[0].width, specs[0].height, specs[0].model_width)
         return [
             Found(to_source(found.boxes, box, spec.content), found.scores, found.classes)
-            for found, spec in zip(self.runtime.run(), specs)
+            for found, spec in zip(self.runtime.finish(), specs)
         ]
 
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from crowdperf.inference.letterbox import Letterbox
 from crowdperf.inference.nms import Found, decode, decode_end_to_end
 from crowdperf.inference.pixels import PixelFormat, canvas, paint
 from crowdperf.inference.registry import ModelError, ModelPath, wanted_classes
+from crowdperf.inference.stages import Stages
 
 CORES_PER_STREAM = 4
 """More threads than this on one small network gain little; further cores are better used by a second picture."""
@@ -74,6 +76,7 @@ class OpenvinoRuntime:
     name = "openvino"
     device = "cpu"
     pins = False
+    overlaps = False
 
     def __init__(self, model: ModelPath, confidence: float, iou: float, threads: int, cache: Path) -> None:
         self._path = model.path
@@ -88,6 +91,7 @@ class OpenvinoRuntime:
         self._compiling: dict[tuple[int, int], Future[_Compiled]] = {}
         self._compiler = ThreadPoolExecutor(1, "compile")
         self._loaded: _Loaded | None = None
+        self.stages = Stages()
         source = self._read()
         self._wanted = wanted_classes(model.classes or _labels(source, model.path), model)
         shape = source.outputs[0].partial_shape
@@ -102,25 +106,41 @@ class OpenvinoRuntime:
     def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
         """Convert ring frames into the inputs; the conversion is the only copy."""
         compiled = self._at(box)
+        began = perf_counter()
         self._loaded = _Loaded(compiled, box, compiled.inputs(box), len(frames))
         for frame, picture in zip(frames, self._loaded.inputs):
             paint(frame, pix_fmt, box, picture)
+        self.stages.add("preprocess", perf_counter() - began)
 
-    def run(self) -> list[Found]:
-        """Detections of the loaded frames; boxes in pixels of the model input."""
-        assert self._loaded is not None, "load comes before run"
-        compiled, box, inputs, count = self._loaded
-        requests = compiled.alone if count == 1 else compiled.requests[:count]
-        for request, picture in zip(requests, inputs):
+    def start(self) -> None:
+        """Begin to compute the loaded frames."""
+        assert self._loaded is not None, "load comes before start"
+        requests = self._requests()
+        for request, picture in zip(requests, self._loaded.inputs):
             request.start_async({0: picture[None]}, share_inputs=True)
+
+    def _requests(self) -> list[Any]:
+        assert self._loaded is not None
+        compiled, count = self._loaded.compiled, self._loaded.frames
+        return compiled.alone if count == 1 else compiled.requests[:count]
+
+    def finish(self) -> list[Found]:
+        """Detections of the loaded frames; boxes in pixels of the model input."""
+        assert self._loaded is not None, "load comes before finish"
+        box = self._loaded.box
+        at = perf_counter()
         found: list[Found] = []
-        for request in requests:
+        for request in self._requests():
             request.wait()
+            computed = perf_counter()
+            self.stages.add("infer", computed - at)
             raw = request.get_output_tensor(0).data[0]
             if self._end_to_end:
                 found.append(decode_end_to_end(raw, self._wanted, self._confidence, box.width, box.height))
             else:
                 found.append(decode(raw, self._wanted, self._confidence, self._iou, box.width, box.height))
+            at = perf_counter()
+            self.stages.add("postprocess", at - computed)
         return found
 
     def pin(self, buffer: NDArray[np.uint8]) -> None:

@@ -29,6 +29,11 @@ BURST_MIN = 3.0
 """Frames that slow cameras may send at once: each of two neighbours may be late or early by nearly a period."""
 
 
+Geometry = tuple[int, int, str, int]
+"""Width, height and pixel format of the ring, and width for the model: frames alike may share a batch."""
+MOST_GEOMETRIES = 256
+
+
 class Pace:
     """A token bucket: admits `fps` frames a second on average, and what a pause of `BURST_S` piles up at once."""
 
@@ -57,6 +62,16 @@ class Picked(NamedTuple):
     arrived: float
 
 
+FIRST_COST_S = 1e-8
+"""Assumed cost of a pixel before the first frame of a geometry has been measured: 2.3 ms for 640x360."""
+LONG = 0.5
+"""A frame that costs more than this share of the staleness budget makes the other cameras' frames stale."""
+REST = 9.0
+"""So its camera rests this many times as long, while there are others: a tenth of the time is blocked at most."""
+COST_WEIGHT = 0.2
+"""Of the newest batch in the moving average of a geometry's cost."""
+
+
 class _Camera:
     """One camera's queue and books."""
 
@@ -67,6 +82,9 @@ class _Camera:
         """From the newest sequence to the oldest whose picture is safe while the next one is written."""
         self.pace = Pace(spec.target_fps)
         self.pending: deque[tuple[int, float]] = deque()
+        self.used_s = 0.0
+        """Virtual time: what its frames have cost, never less than the schedule's own when it was last served."""
+        self.rests_until = float("-inf")
 
 
 class Schedule:
@@ -83,6 +101,8 @@ class Schedule:
         # In the order of service: who was served longest ago comes first.
         self._cameras: OrderedDict[str, _Camera] = OrderedDict()
         self._dropped: dict[tuple[str, str], int] = {}
+        self._costs: dict[Geometry, float] = {}
+        self._virtual_s = 0.0
 
     def add(self, camera: str, spec: RingSpec) -> None:
         """Begin (again) with a camera; its queue is empty and its pace fresh."""
@@ -116,8 +136,11 @@ class Schedule:
     def take(self, now: float, limit: int) -> list[Picked]:
         """The frames to analyse now: at most `limit`, all of one geometry, at least one if any is fresh.
 
-        The camera that was served longest ago goes first and decides the geometry; every camera gives its oldest
-        frame before any gives a second one.
+        The camera that has had the least time of the model goes first and decides the geometry (of several, the one
+        that was served longest ago); every camera gives its oldest frame before any gives a second one. So time is
+        shared evenly where there is too little of it: as many frames for cameras alike, and a camera whose frames
+        cost fifty times as much waits, instead of the others (start-time fair queueing: Goyal, Vin and Cheng, 1996).
+        A camera whose single frame takes so long that others' become stale rests after it, if there are others.
         """
         for name, camera in self._cameras.items():
             if camera.pending and now - camera.pending[0][1] > self._staleness:
@@ -126,14 +149,23 @@ class Schedule:
                 camera.pending.popleft()
                 self.drop(name, "stale")
         waiting = [name for name, camera in self._cameras.items() if camera.pending]
+        if len(self._cameras) > 1:
+            waiting = [name for name in waiting if self._cameras[name].rests_until <= now]
         if not waiting:
             return []
+        waiting.sort(key=lambda name: max(self._cameras[name].used_s, self._virtual_s))
         geometry = self._cameras[waiting[0]].geometry
+        self._virtual_s = max(self._virtual_s, self._cameras[waiting[0]].used_s)
         waiting = [name for name in waiting if self._cameras[name].geometry == geometry]
+        cost = self._costs.get(geometry, FIRST_COST_S * geometry[0] * geometry[1])
         picked: list[Picked] = []
         while waiting and len(picked) < limit:
             for name in waiting[: limit - len(picked)]:
-                picked.append(Picked(name, *self._cameras[name].pending.popleft()))
+                own = self._cameras[name]
+                picked.append(Picked(name, *own.pending.popleft()))
+                own.used_s = max(own.used_s, self._virtual_s) + cost
+                if cost > LONG * self._staleness:
+                    own.rests_until = now + (1 + REST) * cost
                 self._cameras.move_to_end(name)
             waiting = [name for name in waiting if self._cameras[name].pending]
         return picked
@@ -143,6 +175,16 @@ class Schedule:
         if len(camera.pending) > self._queue_max:
             self.drop(name, "overload", len(camera.pending) - 1)
             camera.pending = deque([camera.pending[-1]])
+
+    def charge(self, camera: str, seconds: float) -> None:
+        """A frame of this camera's geometry has cost that much of the model's time."""
+        own = self._cameras.get(camera)
+        if own is None:
+            return
+        if own.geometry not in self._costs and len(self._costs) >= MOST_GEOMETRIES:
+            del self._costs[next(iter(self._costs))]
+        before = self._costs.setdefault(own.geometry, seconds)
+        self._costs[own.geometry] = before + COST_WEIGHT * (seconds - before)
 
     def drop(self, camera: str, cause: str, n: int = 1) -> None:
         """Count frames of a camera that are not analysed."""

@@ -30,9 +30,22 @@ class Held(NamedTuple):
     """A frame whose message waits for what the PPE model sees."""
 
     kept: Kept
-    reader: FrameReader
+    spec: RingSpec
     stamp: FrameStamp
     found: Found
+
+
+class Batch(NamedTuple):
+    """Frames that are being computed, by the detector that began with them."""
+
+    detector: Detector
+    picked: list[Picked]
+    specs: list[RingSpec]
+    stamps: list[FrameStamp | None]
+    """None for a frame that was overwritten while it was loaded."""
+    kept: Kept | None
+    """The picture that the PPE model is to look at."""
+    started: float
 
 
 class Service:
@@ -54,6 +67,7 @@ class Service:
         self._metrics, self._clock = metrics, clock
         self._stats = Stats(metrics, clock())
         self._scanned_at = float("-inf")
+        self._flight: Batch | None = None
         self._empty_every_s, self._emptied_at = empty_every_s, clock()
         self._announce()
 
@@ -83,22 +97,27 @@ class Service:
         self._metrics.text("last_error", self._people.error)
         self._inspector.settle(self._clock())
         # 1. collect
+        began = self._clock()
         arrived = self._collect()
         now = self._clock()
         if now - self._scanned_at >= (RESCAN_S if rung and not arrived else SCAN_S):
             self._scan(now)
             self._collect()
         picked = self._schedule.take(self._clock(), self._detector.runtime.max_batch)
-        held = self._analyse(picked) if picked else None
+        self._stats.stages.add("collect", self._clock() - began)
+        # 2, 3. load and verify; begin to compute
+        batch = self._begin(picked) if picked else None
+        # 4, 5. publish: on a device that overlaps, the batch before this one, while this one is computed
+        before, self._flight = self._flight, batch
+        if before:
+            self._finish(before)
+        if batch and not batch.detector.runtime.overlaps:
+            self._flight = None
+            self._finish(batch)
         self._outbox.flush(self._clock())
-        # 5. look at PPE, when the frames of everybody else are on their way
-        if held:
-            columns = self._inspector.look(held.kept, held.reader.spec, held.stamp, held.found, self._clock)
-            self._publish(held.kept.camera, held.reader, held.stamp, held.found, columns)
-            self._outbox.flush(self._clock())
         self._stats.dropped(self._schedule.drain_drops())
         self._stats.report(self._clock(), list(self._cameras.open), len(self._outbox), self._outbox.lost)
-        return bool(picked)
+        return bool(picked) or self._flight is not None
 
     def _collect(self) -> int:
         count = 0
@@ -121,38 +140,55 @@ class Service:
         for camera in began:
             self._schedule.add(camera, self._cameras.open[camera].reader.spec)
 
-    def _analyse(self, picked: list[Picked]) -> Held | None:
-        started = self._clock()
-        # 2. load and verify: the picture is taken straight out of the ring, so only now is it known to be whole.
+    def _begin(self, picked: list[Picked]) -> Batch | None:
+        """Load, verify and start; None where the model cannot run at this geometry."""
+        detector, started = self._detector, self._clock()
+        # The picture is taken straight out of the ring, so only after `load` is it known to be whole.
         readers = [self._cameras.open[one.camera].reader for one in picked]
         stamps = [reader.stamp(one.sequence) for reader, one in zip(readers, picked)]
         specs = [reader.spec for reader in readers]
         try:
-            self._detector.load([reader.picture(one.sequence) for reader, one in zip(readers, picked)], specs)
+            detector.load([reader.picture(one.sequence) for reader, one in zip(readers, picked)], specs)
+            loaded = self._clock()
             kept = self._keep(picked, readers)
+            self._stats.stages.add("copy", self._clock() - loaded)
             whole = [
                 stamp if reader.intact(one.sequence) else None for reader, one, stamp in zip(readers, picked, stamps)
             ]
-            # 3. infer
-            found = self._detector.run(specs)
+            detector.start()
         except ModelError as error:
             self._refuse(picked, str(error))
             return None
-        self._stats.batch(len(picked), self._clock() - started)
-        # 4. publish
-        held: Held | None = None
-        for one, reader, stamp, detections in zip(picked, readers, whole, found):
+        return Batch(detector, picked, specs, whole, kept, started)
+
+    def _finish(self, batch: Batch) -> None:
+        """Publish what was found, then let the PPE model look at the one picture that was kept for it."""
+        found = batch.detector.finish(batch.specs)
+        ended = self._clock()
+        self._stats.batch(len(batch.picked), ended - batch.started)
+        self._stats.computed(batch.detector.runtime.stages)
+        self._schedule.charge(batch.picked[0].camera, (ended - batch.started) / len(batch.picked))
+        kept, held = batch.kept, None
+        for one, spec, stamp, detections in zip(batch.picked, batch.specs, batch.stamps, found):
             if stamp is None:
                 self._schedule.drop(one.camera, "lapped")
             elif kept is not None and (kept.camera, kept.sequence) == (one.camera, one.sequence):
-                held = Held(kept, reader, stamp, detections)
+                held = Held(kept, spec, stamp, detections)
             else:
-                self._publish(one.camera, reader, stamp, detections)
+                self._publish(one.camera, spec, stamp, detections)
+        began = self._clock()
+        self._outbox.flush(began)
+        self._stats.stages.add("publish", self._clock() - ended)
+        if held:
+            # The frames of everybody else are on their way by now.
+            began = self._clock()
+            columns = self._inspector.look(held.kept, held.spec, held.stamp, held.found, self._clock)
+            self._stats.stages.add("ppe", self._clock() - began)
+            self._publish(held.kept.camera, held.spec, held.stamp, held.found, columns)
         now = self._clock()
         if self._empty_every_s and now - self._emptied_at >= self._empty_every_s:
             self._emptied_at = now
-            self._detector.runtime.empty_cache()
-        return held
+            batch.detector.runtime.empty_cache()
 
     def _keep(self, picked: list[Picked], readers: list[FrameReader]) -> Kept | None:
         """A copy of the one picture that the PPE model is to look at: each camera's newest of this batch will do."""
@@ -165,9 +201,9 @@ class Service:
         return None
 
     def _publish(
-        self, camera: str, reader: FrameReader, stamp: FrameStamp, found: Found, ppe: PpeColumns | None = None
+        self, camera: str, spec: RingSpec, stamp: FrameStamp, found: Found, ppe: PpeColumns | None = None
     ) -> None:
-        self._outbox.put(message(camera, reader.spec, stamp, found, ppe))
+        self._outbox.put(message(camera, spec, stamp, found, ppe))
         self._stats.analysed(camera)
 
     def _refuse(self, picked: list[Picked], reason: str) -> None:

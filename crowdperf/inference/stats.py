@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from crowdperf.inference.stages import STAGES, Stages
 from crowdperf.runtime import Metrics
 
 GAUGES_S = 2.0
@@ -25,18 +26,26 @@ class Stats:
         self._dropped: dict[str, int] = {}
         self._infer_ms = 0.0
         self._batch = 0.0
+        self.stages = Stages()
+        self._frames = 0
 
     def analysed(self, camera: str) -> None:
         """One frame's detections were published."""
         self._metrics.count("frames_analysed", camera=camera)
         self._recent[camera] = self._recent.get(camera, 0) + 1
         self._analysed += 1
+        self._frames += 1
 
     def dropped(self, drops: dict[tuple[str, str], int]) -> None:
         """Frames by (camera, cause) that were not analysed."""
         for (camera, cause), n in drops.items():
             self._metrics.count(f"drops_{cause}", n, camera)
             self._dropped[cause] = self._dropped.get(cause, 0) + n
+
+    def computed(self, stages: Stages) -> None:
+        """Take over what the runtime has measured of itself."""
+        for stage, seconds in zip(STAGES, stages.take()):
+            self.stages.add(stage, seconds)
 
     def batch(self, size: int, elapsed_s: float) -> None:
         """One batch took this long, loading and suppression included."""
@@ -64,6 +73,7 @@ class Stats:
                 self._metrics.gauge("fps_analysed", rate, camera)
             self._recent.clear()
             self._gauges_at = now
+            self._report_stages()
             for name, value in (("infer_ms", self._infer_ms), ("batch_size", self._batch)):
                 self._metrics.gauge(name, value)
             self._metrics.gauge("outbox_waiting", waiting)
@@ -75,3 +85,12 @@ class Stats:
                 *(len(cameras), self._analysed / (now - self._line_at), self._infer_ms, self._batch, waiting, drops),
             )
             self._analysed, self._dropped, self._line_at = 0, {}, now
+
+    def _report_stages(self) -> None:
+        """Seconds since the start as counters, and milliseconds per frame of late as gauges."""
+        spent = self.stages.take()
+        for stage, seconds in zip(STAGES, spent):
+            self._metrics.count(f"stage_{stage}_s", seconds)
+            if self._frames:
+                self._metrics.gauge(f"stage_{stage}_ms", seconds * 1000 / self._frames)
+        self._frames = 0

@@ -9,6 +9,11 @@ import torch
 from crowdperf.inference.letterbox import PAD, Letterbox
 from crowdperf.inference.pixels import PixelFormat
 
+SHIFT = 20
+HALF = 1 << (SHIFT - 1)
+LUMA, V_RED, U_GREEN, V_GREEN, U_BLUE = 1220542, 1673527, -409993, -852492, 2116026
+"""1.164, 1.596, -0.391, -0.813 and 2.018, times 2**SHIFT."""
+
 
 def to_input(frames: Any, pix_fmt: PixelFormat, box: Letterbox, dtype: Any) -> Any:
     """The same picture that `pixels.paint` makes, for a whole batch.
@@ -36,13 +41,15 @@ def to_input(frames: Any, pix_fmt: PixelFormat, box: Letterbox, dtype: Any) -> A
 
 
 def _rgb(frames: Any, height: int, width: int) -> Any:
-    """float32 (b, 3, height, width), 0..255, by the equations of ITU-R BT.601; chroma is repeated, as OpenCV does."""
+    """float32 (b, 3, height, width), 0..255: ITU-R BT.601 in OpenCV's own integers, so that no pixel differs from it.
+
+    Chroma is repeated, and luma below black counts as black, as there.
+    """
     pixels, quarter = height * width, (height // 2) * (width // 2)
-    luma = (frames[:, :pixels].view(-1, height, width).float() - 16) * 1.164383
-    chroma = frames[:, pixels : pixels + 2 * quarter].view(-1, 2, height // 2, width // 2).float() - 128
-    chroma = chroma.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    luma = (frames[:, :pixels].view(-1, height, width).int() - 16).clamp(min=0) * LUMA
+    chroma = frames[:, pixels : pixels + 2 * quarter].view(-1, 2, height // 2, width // 2).int() - 128
     u, v = chroma[:, 0], chroma[:, 1]
-    red = luma + 1.596027 * v
-    green = luma - 0.391762 * u - 0.812968 * v
-    blue = luma + 2.017232 * u
-    return torch.stack([red, green, blue], dim=1).clamp(0, 255).round()
+    # Mixed at the chroma's own size, a quarter of the picture's.
+    mixed = torch.stack([V_RED * v, U_GREEN * u + V_GREEN * v, U_BLUE * u], dim=1) + HALF
+    mixed = mixed.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    return ((luma[:, None] + mixed) >> SHIFT).clamp(0, 255).float()

@@ -119,8 +119,8 @@ def test_people_of_cameras_with_a_ppe_rule_are_looked_at(
     tmp_path: Path, redis_server: RedisServer, start: Start
 ) -> None:
     runtime, client = start(), redis_server.client()
-    ring, frame = writer(tmp_path, "gate", "bus.jpg", 1280, 720, ppe_fps=100.0, model_width=640)
-    other, blank = writer(tmp_path, "lobby", "bus.jpg")
+    ring, frame = writer(tmp_path, "gate", "bus.jpg", 1280, 720, ppe_fps=100.0, model_width=640, target_fps=200.0)
+    other, blank = writer(tmp_path, "lobby", "bus.jpg", target_fps=200.0)
 
     def looked_at() -> list[FrameDetections]:
         publish(ring, frame)
@@ -175,7 +175,7 @@ def test_another_model_takes_over_between_two_frames_and_a_bad_one_never(
     tmp_path: Path, redis_server: RedisServer, start: Start
 ) -> None:
     runtime, client = start(precision="full"), redis_server.client()
-    ring, frame = writer(tmp_path, "a", "zidane.jpg")
+    ring, frame = writer(tmp_path, "a", "zidane.jpg", target_fps=200.0)
 
     def text(name: str) -> str:
         return runtime.metrics.snapshot("inference", 0.0).texts.get(name, {}).get("", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from crowdperf.inference.registry import ModelError
 from crowdperf.inference.schedule import Schedule
 from crowdperf.inference.seat import Seat
 from crowdperf.inference.service import Service
+from crowdperf.inference.stages import Stages
 from crowdperf.runtime import Metrics
 from tests.conftest import RedisServer
 
@@ -31,13 +33,15 @@ from tests.conftest import RedisServer
 class ScriptedRuntime:
     """Finds nothing; `during_load` happens while the frames are being read."""
 
-    name, device, max_batch, pins = "scripted", "cpu", 64, False
+    name, device, max_batch, pins, overlaps = "scripted", "cpu", 64, False, False
 
     def __init__(self) -> None:
         self.during_load: Callable[[], None] = lambda: None
         self.emptied = 0
         self.is_ready = True
         self.count = 0
+        self.stages = Stages()
+        self.started: deque[int] = deque()
 
     def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
         self.count = len(frames)
@@ -45,8 +49,12 @@ class ScriptedRuntime:
             raise ModelError("cannot run at 1280. Remedy: another size.")
         self.during_load()
 
-    def run(self) -> list[Found]:
-        return [Found(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))] * self.count
+    def start(self) -> None:
+        self.started.append(self.count)
+
+    def finish(self) -> list[Found]:
+        count = self.started.popleft()
+        return [Found(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))] * count
 
     def pin(self, buffer: NDArray[np.uint8]) -> None: ...
 
@@ -104,10 +112,10 @@ def test_a_frame_overwritten_while_it_is_read_is_lapped_and_never_published(benc
     assert bench.stored("lobby") == []
     bench.runtime.during_load = lambda: None
     assert bench.service.turn(True)
-    assert bench.stored("lobby") == [f"{ring.epoch}-{sequence}".encode() for sequence in (4, 5)]
-    # 1 while it was read; then 2 to 5 came at once: at the third one only the newest of 2, 3, 4 stayed.
+    assert bench.stored("lobby") == [f"{ring.epoch}-5".encode()]
+    # 1 while it was read; then 2 to 5 came at once, more than the ring can keep safe: only the newest stayed.
     assert bench.metrics.counter("drops_lapped", "lobby") == 1
-    assert bench.metrics.counter("drops_overload", "lobby") == 2
+    assert bench.metrics.counter("drops_overload", "lobby") == 3
     ring.close(unlink=True)
 
 
@@ -123,6 +131,22 @@ def test_a_size_that_the_model_refuses_concerns_that_camera_only(bench: Bench) -
     assert "Remedy" in bench.metrics.snapshot("inference", 0.0).texts["last_error"]["big"]
     for ring in (big, small):
         ring.close(unlink=True)
+
+
+def test_on_a_device_that_overlaps_the_next_batch_begins_before_the_last_one_is_published(bench: Bench) -> None:
+    ring = bench.ring("lobby")
+    bench.runtime.overlaps = True
+    publish(ring)
+    assert bench.service.turn(True), "one batch is in computation"
+    assert len(bench.runtime.started) == 1
+    assert bench.stored("lobby") == []
+    publish(ring)
+    assert bench.service.turn(True)
+    assert len(bench.runtime.started) == 1, "the second began, the first was finished"
+    assert bench.stored("lobby") == [f"{ring.epoch}-1".encode()]
+    assert not bench.service.turn(False), "nothing more is due: the last one is published at once"
+    assert bench.stored("lobby") == [f"{ring.epoch}-{sequence}".encode() for sequence in (1, 2)]
+    ring.close(unlink=True)
 
 
 def test_device_memory_is_given_back_between_batches_every_so_many_seconds(bench: Bench) -> None:

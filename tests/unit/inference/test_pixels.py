@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from crowdperf.inference.letterbox import PAD, letterbox
-from crowdperf.inference.pixels import PixelFormat, canvas, paint
+from crowdperf.inference.pixels import PixelFormat, canvas, paint, picture
 from tests.support.pictures import asset, ring_frame
 
 
@@ -36,5 +36,43 @@ def test_torch_paints_the_same_picture(pix_fmt: PixelFormat, size: tuple[int, in
     batch = to_input(torch.from_numpy(np.stack([frame, frame])), pix_fmt, box, torch.float32)
     assert batch.shape == (2, 3, box.height, box.width)
     theirs = (batch[1] * 255).round().permute(1, 2, 0).numpy()
-    assert np.abs(theirs - out[0].astype(np.float32)).max() <= 2
-    assert np.abs(theirs - out[0]).mean() < 0.5
+    assert np.array_equal(theirs, out[0].astype(np.float32))
+
+
+def test_torch_knows_every_colour_as_opencv_does() -> None:
+    """All chroma pairs of a coarse grid with every luma, values outside the legal range included."""
+    torch = pytest.importorskip("torch")
+    from crowdperf.inference.torch_pixels import to_input
+
+    chroma = np.array([(u, v) for u in range(0, 256, 15) for v in range(0, 256, 15)], np.uint8)
+    height, width = 2 * len(chroma), 256
+    luma = np.tile(np.arange(256, dtype=np.uint8), (height, 1))
+    planes = [np.repeat(chroma[:, index], width // 2) for index in (0, 1)]
+    frame = np.concatenate([luma.reshape(-1), *planes])
+    box = letterbox(width, height)
+    (ours,) = (to_input(torch.from_numpy(frame)[None], "yuv420p", box, torch.float32) * 255).round().numpy()
+    theirs = picture(frame, "yuv420p", width, height).transpose(2, 0, 1)
+    assert np.array_equal(ours[:, box.top : box.top + height, :], theirs.astype(np.float32))
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "bgr24"])
+@pytest.mark.parametrize(("size", "model_width"), [((1280, 720), 640), ((960, 540), 416), ((640, 360), 0)])
+def test_torch_is_ultralytics_letterbox_within_one_step(
+    pix_fmt: PixelFormat, size: tuple[int, int], model_width: int
+) -> None:
+    """The fused step (colour, scaling, padding) against OpenCV's colours and Ultralytics' LetterBox: 1/255 at most."""
+    torch = pytest.importorskip("torch")
+    from ultralytics.data.augment import LetterBox
+
+    from crowdperf.inference.torch_pixels import to_input
+
+    frame, spec = ring_frame(asset("bus.jpg"), *size, pix_fmt)
+    box = letterbox(spec.width, spec.height, model_width)
+    rgb = picture(frame, pix_fmt, spec.width, spec.height)
+    theirs = LetterBox((box.height, box.width), auto=False, scaleup=False, stride=32)(image=np.ascontiguousarray(rgb))
+    (ours,) = (to_input(torch.from_numpy(frame)[None], pix_fmt, box, torch.float32) * 255).permute(0, 2, 3, 1).numpy()
+    apart = np.abs(ours - theirs.astype(np.float32))
+    assert apart.max() <= (1.001 if box.scaled else 0.001)
+    out = canvas(1, box)
+    paint(frame, pix_fmt, box, out[0])
+    assert np.abs(out[0].astype(np.float32) - theirs).max() <= 1

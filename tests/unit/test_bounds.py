@@ -1,0 +1,122 @@
+"""Nothing that is kept per track, camera or frame grows for ever: thousands come and go, little stays."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+import numpy as np
+import pytest
+
+from crowdperf.capture.quality import Quality
+from crowdperf.events.schema import FrameDetections, PpeColumns
+from crowdperf.frames.ring import FrameStamp, RingSpec
+from crowdperf.inference.evidence import Keeper, Scene
+from crowdperf.inference.nms import Found
+from crowdperf.inference.ppe import Cadence
+from crowdperf.inference.schedule import Schedule
+from crowdperf.inference.stats import Stats
+from crowdperf.runtime import Metrics, Runtime
+from crowdperf.settings.camera import Line, Zone
+from crowdperf.settings.engine import Tracking
+from crowdperf.tracking.pipeline import CameraPipeline
+from tests.support.sequences import detections, standing
+
+PLAIN = (str, bytes, int, float, type(None))
+
+
+def largest(thing: object) -> tuple[int, str]:
+    """The longest container that can be reached from an object, and the way to it."""
+    seen: set[int] = set()
+    todo: deque[tuple[object, str]] = deque([(thing, type(thing).__name__)])
+    found = (0, "")
+    while todo:
+        one, path = todo.popleft()
+        if id(one) in seen or isinstance(one, (*PLAIN, type)) or callable(one):
+            continue
+        seen.add(id(one))
+        inside: list[tuple[object, str]] = []
+        if isinstance(one, np.ndarray):
+            found = max(found, (one.shape[0] if one.ndim else 0, path))
+        elif isinstance(one, dict):
+            found = max(found, (len(one), path))
+            inside = [(value, f"{path}[{key!r}]") for key, value in one.items()]
+        elif isinstance(one, (list, tuple, set, frozenset, deque)):
+            found = max(found, (len(one), path))
+            inside = [(value, f"{path}[]") for value in one]
+        else:
+            names = [*getattr(one, "__dict__", {}), *getattr(type(one), "__struct_fields__", ())]
+            inside = [(getattr(one, name, None), f"{path}.{name}") for name in names]
+        todo.extend(inside)
+    return found
+
+
+def test_the_walker_sees_what_grows() -> None:
+    class Leaky:
+        def __init__(self) -> None:
+            self.inner = {"seen": [dict.fromkeys(range(500), 0)]}
+
+    assert largest(Leaky()) == (500, "Leaky.inner['seen'][]")
+
+
+def test_tracking_forgets_tracks() -> None:
+    lines = tuple(Line(id=f"l{n}", p1=[0.2 + n / 5, 0.0], p2=[0.2 + n / 5, 1.0]) for n in range(3))
+    zone = Zone(id="hall", polygon=[[0.2, 0.0], [0.8, 0.0], [0.8, 1.0], [0.2, 1.0]])
+    pipeline = CameraPipeline("lobby", Tracking(), lines, (zone,), 10.0)
+    sizes = []
+    for number in range(1, 2401):
+        # Every third of a second everybody jumps elsewhere: new tracks, and those before are lost.
+        shift = (number // 4 * 0.37) % 0.7
+        people = [standing(shift + n / 25, 0.3 + 0.09 * n) for n in range(6)]
+        columns = PpeColumns(np.arange(6, dtype="<u2").tobytes(), b"", b"", b"", b"", 720)
+        frame: FrameDetections = msgspec.structs.replace(detections(number, people), ppe=columns)
+        live, _ = pipeline.step(frame)
+        if live and number % 400 == 0:
+            sizes.append((*largest(pipeline), max(np.frombuffer(live.tracks, "<u4").tolist(), default=0)))
+    assert sizes[-1][2] > 700, "hundreds of tracks have come and gone"
+    assert max(size for size, _, _ in sizes) < 400, sizes
+
+
+@pytest.mark.parametrize("rounds", [3000])
+def test_inference_forgets_cameras_and_frames(rounds: int) -> None:
+    schedule, cadence, runtime = Schedule(2, 0.5), Cadence(), Runtime("inference", 0)
+    stats, keeper = Stats(runtime.metrics, 0.0), Keeper(30.0)
+    nobody = Found(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
+    for number in range(rounds):
+        camera, now = f"camera-{number}", number / 10
+        spec = RingSpec(32 + 32 * (number % 900), 32, "yuv420p", 64, 64, 4, 10.0, 0, 1.0)
+        schedule.add(camera, spec)
+        schedule.offer(camera, 1, now)
+        schedule.take(now, 64)
+        schedule.charge(camera, 0.01)
+        cadence.due(camera, 1.0, now, now)
+        small = RingSpec(32, 32, "yuv420p", 64, 64, 4, 10.0, 0, 1.0)
+        scene = Scene(FrameStamp(1, number, 0, round(now * 1e9)), small, nobody, None)
+        keeper.put(camera, np.zeros(small.frame_bytes, np.uint8), scene)
+        stats.analysed(camera)
+        stats.dropped(schedule.drain_drops())
+        stats.report(now, [camera], 0, 0)
+        for part in (schedule.remove, stats.forget, cadence.forget):
+            part(camera)
+    runtime.metrics.prune(100)
+    for part in (schedule, cadence, keeper._held, keeper._sizes, stats, runtime.metrics):
+        size, path = largest(part)
+        assert size <= 310, path
+    keeper.close()
+
+
+def test_capture_keeps_a_fixed_past() -> None:
+    quality = Quality(0.0)
+    for second in range(40_000):
+        quality.delivered(float(second), 10)
+        if second % 50 == 0:
+            quality.lost(float(second), stall=True)
+    assert largest(quality)[0] < 500
+
+
+def test_metrics_are_bounded_by_housekeeping() -> None:
+    metrics = Metrics()
+    for number in range(12_000):
+        metrics.count("frames_analysed", camera=str(number))
+    metrics.prune()
+    assert largest(metrics)[0] == 10_000
