@@ -60,6 +60,8 @@ def main(argv: list[str], default_config: Path, data: Paths, root: Path) -> int:
             print("nothing was stored")
         else:
             _store(audits, file, data)
+    except BrokenPipeError:
+        raise
     except (TruthError, *TROUBLE) as error:
         print(f"crowdperf audit: {error}", file=sys.stderr)
         return 2
@@ -157,7 +159,7 @@ def report(replayed: Replayed, verdicts: Sequence[Verdict]) -> str:
     mistakes: list[Card] = []
     for verdict in verdicts:
         for one in verdict.score.matching.missed:
-            scene = Scene(picture_at(replayed.times, one.at), one.line, setup, None)
+            scene = Scene(picture_at(replayed.times, one.at), one.line, setup, one.direction, None)
             mistakes.append(Card(scene, one.at, f"{one.line} · {one.direction}", "missed"))
         mistakes += [card(one, setup, "counted, not true") for one in verdict.surplus]
         mistakes += [card(one, setup, f"truly a {true.klass}") for true, one in verdict.other_class]

@@ -65,6 +65,8 @@ def main(argv: list[str], default_config: Path, data: Paths, root: Path) -> int:
         if arguments.report:
             arguments.report.write_text(report(replayed, compared), encoding="utf-8")
             print(f"report: {arguments.report}")
+    except BrokenPipeError:
+        raise
     except TROUBLE as error:
         print(f"crowdperf replay: {error}", file=sys.stderr)
         return 2

@@ -55,7 +55,7 @@ def gaps(replayed: Replayed) -> str:
 def card(crossing: Crossing, setup: Setup, why: str = "") -> Card:
     """A counted crossing."""
     event = crossing.event
-    scene = Scene(crossing.number, event.line, setup, crossing.box)
+    scene = Scene(crossing.number, event.line, setup, event.direction, crossing.box)
     return Card(scene, crossing.at_s, f"{event.line} · {event.direction} · {event.klass}", why, event.track)
 
 

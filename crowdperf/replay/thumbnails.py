@@ -14,12 +14,16 @@ from crowdperf.frames.layout import RingSpec
 from crowdperf.replay.clip import Clip, pictures, spec_of
 from crowdperf.replay.run import Box, ffmpeg_flags
 from crowdperf.replay.setup import Setup
+from crowdperf.settings.camera import Line
 
 WIDTH = 480
 QUALITY = 80
 LINE_COLOUR = (48, 176, 255)
 """Blue, green, red."""
 BOX_COLOUR = (80, 220, 60)
+SHADOW = (0, 0, 0)
+ARROW = 44
+"""Pixels."""
 
 
 class Scene(NamedTuple):
@@ -30,6 +34,8 @@ class Scene(NamedTuple):
     line: str
     """Drawn as `setup` has it."""
     setup: Setup
+    direction: str
+    """in or out; an arrow over the line shows it."""
     box: Box | None
     """Of the object, where it is known."""
 
@@ -72,20 +78,41 @@ def _bgr(data: NDArray[np.uint8], spec: RingSpec) -> NDArray[np.uint8]:
 
 def _drawn(image: NDArray[np.uint8], scene: Scene) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
+    scale = np.array([width - 1, height - 1])
 
-    def at(x: float, y: float) -> tuple[int, int]:
-        return round(x * (width - 1)), round(y * (height - 1))
+    def stroke(corners: list[Sequence[float]], colour: tuple[int, int, int], closed: bool) -> None:
+        pixels = np.rint(np.array(corners) * scale).astype(np.int32)
+        # Dark below bright: to be seen on grass as on snow.
+        cv2.polylines(image, [pixels], closed, SHADOW, 4, cv2.LINE_AA)
+        cv2.polylines(image, [pixels], closed, colour, 2, cv2.LINE_AA)
 
     for line in scene.setup.tracked.lines:
         if line.id == scene.line:
-            corners = np.array([at(*point) for point in line.vertices()], np.int32)
-            cv2.polylines(image, [corners], False, LINE_COLOUR, 2, cv2.LINE_AA)
+            stroke([*line.vertices()], LINE_COLOUR, False)
+            tail, tip = arrow(line, scene.direction, scale)
+            cv2.arrowedLine(image, tail, tip, SHADOW, 5, cv2.LINE_AA, tipLength=0.4)
+            cv2.arrowedLine(image, tail, tip, LINE_COLOUR, 2, cv2.LINE_AA, tipLength=0.4)
     if scene.box is not None:
         x1, y1, x2, y2 = scene.box
-        cv2.rectangle(image, at(x1, y1), at(x2, y2), BOX_COLOUR, 2, cv2.LINE_AA)
-        anchor = at((x1 + x2) / 2, (y1 + y2) / 2 if scene.centred else y2)
-        cv2.circle(image, anchor, 4, BOX_COLOUR, -1, cv2.LINE_AA)
+        stroke([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], BOX_COLOUR, True)
+        anchor = np.rint(np.array([(x1 + x2) / 2, (y1 + y2) / 2 if scene.centred else y2]) * scale)
+        cv2.circle(image, (int(anchor[0]), int(anchor[1])), 5, SHADOW, -1, cv2.LINE_AA)
+        cv2.circle(image, (int(anchor[0]), int(anchor[1])), 4, BOX_COLOUR, -1, cv2.LINE_AA)
     return image
+
+
+def arrow(line: Line, direction: str, scale: NDArray[np.int_]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Tail and tip, in pixels, of an arrow over the middle of the line that points where the crossing went."""
+    corners = np.array(line.vertices()) * scale
+    first, second = corners[(len(corners) - 1) // 2 :][:2]
+    along = (second - first) / max(1e-9, float(np.hypot(*(second - first))))
+    # The positive side of cross(second - first, q - first), y down.
+    way = np.array([-along[1], along[0]])
+    if (line.in_side == "positive") != (direction == "in"):
+        way = -way
+    middle = (first + second) / 2
+    tail, tip = np.rint(middle - way * ARROW / 2), np.rint(middle + way * ARROW / 2)
+    return (int(tail[0]), int(tail[1])), (int(tip[0]), int(tip[1]))
 
 
 def _encoded(image: NDArray[np.uint8]) -> str:

@@ -6,15 +6,20 @@ import itertools
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crowdperf.config import parse
 from crowdperf.events.schema import Direction, LineCrossed
+from crowdperf.geometry import Point, cross
 from crowdperf.replay.detections import BEGIN_S, due
 from crowdperf.replay.difference import changed_settings, compare, distinct
 from crowdperf.replay.run import Box, Crossing, Outcome
 from crowdperf.replay.setup import Setup, make_setup
+from crowdperf.replay.thumbnails import arrow
+from crowdperf.settings.camera import Line
 from crowdperf.settings.environment import Environment
 from crowdperf.settings.paths import Paths
 
@@ -94,6 +99,18 @@ def test_changed_settings_name_path_and_values() -> None:
         "lines.door.cooldown_s": [1.0, 3.0],
         "lines.door.name": ["", "Door"],
     }
+
+
+@pytest.mark.parametrize("direction", ["in", "out"])
+@pytest.mark.parametrize("in_side", ["positive", "negative"])
+@pytest.mark.parametrize("ends", [([0.5, 0.1], [0.5, 0.9]), ([0.9, 0.8], [0.1, 0.3]), ([0.2, 0.2], [0.8, 0.2])])
+def test_the_arrow_points_where_the_crossing_went(ends: tuple, in_side: str, direction: str) -> None:
+    line = msgspec.convert({"id": "door", "p1": ends[0], "p2": ends[1], "in_side": in_side}, Line)
+    tail, tip = arrow(line, direction, np.array([640, 360]))
+    first, second = (Point(x * 640, y * 360) for x, y in line.vertices())
+    inside = (cross(first, second, Point(*tip)) > 0) == (in_side == "positive")
+    assert inside == (direction == "in")
+    assert (cross(first, second, Point(*tail)) > 0) != (cross(first, second, Point(*tip)) > 0)
 
 
 def test_two_configurations_of_one_name_are_told_apart() -> None:
