@@ -15,6 +15,7 @@ from crowdperf import slices
 from crowdperf.capture.probe import Probe, ring_of
 from crowdperf.config import Config, load
 from crowdperf.counting.usable import problems
+from crowdperf.demo.scenes import SCENES
 from crowdperf.events.connection import OUTAGE, connect
 from crowdperf.ffmpeg import FfmpegMissing, ffmpeg_binary
 from crowdperf.inference.registry import ModelError, resolve
@@ -148,6 +149,8 @@ def _source(config: Config, env: Environment, paths: Paths, root: Path, camera_i
     shown = redacted(slice_.url)
     if urlsplit(slice_.url).scheme in ("", "file"):
         file = root / slice_.url.removeprefix("file://")
+        if not file.is_file() and file.parent == root / "var" / "demo" and file.stem in SCENES:
+            return Finding(True, f"camera {camera_id}: {shown}, which the first `crowdperf run` renders")
         if not file.is_file():
             return Finding(False, f"camera {camera_id}: no file {str(file)!r}. Remedy: correct cameras[].url.")
     return Finding(True, f"camera {camera_id}: {shown}")

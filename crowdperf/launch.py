@@ -108,7 +108,8 @@ def hold(paths: Paths) -> TextIO:
 def render_demo(config: Config, root: Path) -> None:
     """Render the demo site's clips where a camera plays one that is not there yet.
 
-    A failure (no ultralytics on a core installation) is reported by the renderer and leaves the other cameras alone.
+    A failure (no pictures, where ultralytics could not be installed) is reported by the renderer and leaves the other
+    cameras alone.
     """
     folder = root / "var" / "demo"
     clips = [root / camera.url for camera in config.cameras if (root / camera.url).parent == folder]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import missing, wait_until
+from tests.conftest import ROOT, missing, wait_until
 from tests.integration.test_supervision import camera, clip
 from tests.support.site import Site
 
@@ -176,3 +176,10 @@ def test_check_reports_everything_in_order_for_a_good_site(good: dict[str, Any],
     done = subprocess.run([site.python, "-m", "crowdperf", "check"], cwd=site.folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert "everything is in order" in done.stdout
+
+
+def test_check_of_a_fresh_installation_finds_nothing_amiss(tmp_path: Path) -> None:
+    site = Site(tmp_path / "site", json.loads((ROOT / "config.json").read_text()))
+    done = subprocess.run([site.python, "-m", "crowdperf", "check"], cwd=site.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "which the first `crowdperf run` renders" in done.stdout
