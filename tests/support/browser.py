@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import missing
 
-TIMEOUT_MS = 30_000
+TIMEOUT_MS = 60_000
 
 
 class Dashboard:

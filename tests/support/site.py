@@ -92,7 +92,7 @@ class Site:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(150)
 
     def __enter__(self) -> Site:
         self.start()
