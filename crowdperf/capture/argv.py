@@ -12,6 +12,8 @@ probing, the first keyframe among them; one picture in gives one picture out; an
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import Struct
 
 from crowdperf.capture.source import Source
@@ -30,6 +32,7 @@ PROTOCOLS = {
 }
 
 
+RTSP_ONLY = ("-rtsp_flags", "-reorder_queue_size", "-buffer_size")
 FILE_FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,h264,hevc,m4v,mpegvideo,mjpeg,mpjpeg,ogg,ivf,obu,mxf,nut,webm,rm"
 """Recordings as they are. Formats that name further files (playlists, concat, image sequences) are not among them."""
 
@@ -113,7 +116,8 @@ def probe(options: Options) -> list[str]:
     """The command that prints what the source is, and ends."""
     patience = PATIENT if options.patient else QUICK
     return [
-        *(options.binary, "-hide_banner", "-loglevel", "info", *_transport(options), *patience),
+        *(options.binary, "-hide_banner", "-loglevel", "info", *_without_level(_fitting(options))),
+        *(*_transport(options), *patience),
         *("-protocol_whitelist", PROTOCOLS[options.source.kind], *_timeout(options), "-i", options.source.target),
     ]
 
@@ -133,6 +137,32 @@ def _passthrough(options: Options) -> tuple[str, ...]:
     return () if {"-fps_mode", "-vsync", "-r"} & set(options.output_flags) else options.abilities.passthrough
 
 
+def _fitting(options: Options) -> list[str]:
+    """FFMPEG_EXTRA_FLAGS without what this kind of source would call an error: they are the same for all cameras."""
+    kind, target = options.source.kind, options.source.target
+    unknown = set(RTSP_ONLY) if kind != "rtsp" else set()
+    if kind == "file":
+        unknown.add("-user_agent")
+    if not target.startswith(("https:", "rtsps:")):
+        unknown.add("-tls_verify")
+    return _without(options.extra_flags, unknown)
+
+
+def _without_level(flags: list[str]) -> list[str]:
+    return _without(flags, {"-loglevel", "-v"})
+
+
+def _without(flags: Iterable[str], unwanted: set[str]) -> list[str]:
+    """`flags` without some that have a value each."""
+    found, rest = [], iter(flags)
+    for flag in rest:
+        if flag in unwanted:
+            next(rest, None)
+        else:
+            found.append(flag)
+    return found
+
+
 def _input(options: Options, flags: tuple[str, ...], loglevel: tuple[str, ...] = _SILENT) -> list[str]:
     """From the program to the input."""
     given = set(options.extra_flags)
@@ -150,7 +180,7 @@ def _input(options: Options, flags: tuple[str, ...], loglevel: tuple[str, ...] =
     for name, value in zip(pairs[::2], pairs[1::2]):
         if name not in given:
             own += [name, value]
-    return [options.binary, *loglevel, *options.extra_flags, *own, "-i", options.source.target]
+    return [options.binary, *loglevel, *_fitting(options), *own, "-i", options.source.target]
 
 
 def _transport(options: Options) -> tuple[str, ...]:

@@ -34,12 +34,12 @@ UNREPORTED_S = 2.0
 _HOPELESS = (
     *("Invalid data found", "moov atom not found", "Protocol not found", "Option not found", "Unrecognized option"),
     *("does not contain any stream", "matches no streams", "Invalid argument", "Unknown decoder", "Decoder not found"),
-    *("Device creation failed", "No device available for decoder"),
+    *("Device creation failed", "No device available for decoder", "certificate verify failed"),
     *("401 Unauthorized", "403 Forbidden", "404 Not Found", "400 Bad Request", "454 Session", "Server returned 4"),
 )
 """What FFmpeg says when waiting will not help; such a camera is `misconfigured`, and tried again all the same."""
 
-_SUMMARIES = ("Error opening output", "Error opening input files", "Conversion failed", "Nothing was written")
+_SUMMARIES = ("Error opening output", "Error opening input file", "Conversion failed", "Nothing was written")
 """What FFmpeg says after the line that tells the cause."""
 
 log = logging.getLogger(__name__)

@@ -64,6 +64,25 @@ def test_extra_flags_come_first_and_replace_ours() -> None:
     assert "-loglevel" not in command
 
 
+def test_a_flag_that_a_source_does_not_know_is_left_out_and_the_probe_has_the_others() -> None:
+    flags = ("-loglevel", "error", "-tls_verify", "0", "-user_agent", "x", "-rtsp_flags", "prefer_tcp", "-threads", "2")
+    found = {}
+    for kind, target in (("rtsp", URL), ("rtsp", "rtsps://x"), ("http", "https://x"), ("file", "/media/a.mp4")):
+        given = replace(options(kind, target), extra_flags=flags)
+        command = argv.capture(given, SCALED)
+        assert command[:3] == ["ffmpeg", "-loglevel", "error"]
+        assert after(command, "-threads") == after(argv.probe(given), "-threads") == "2"
+        assert after(argv.probe(given), "-loglevel") == "info"
+        found[target] = {flag for flag in flags if flag in command} & {"-tls_verify", "-user_agent", "-rtsp_flags"}
+        assert found[target] <= set(argv.probe(given))
+    assert found == {
+        URL: {"-user_agent", "-rtsp_flags"},
+        "rtsps://x": {"-tls_verify", "-user_agent", "-rtsp_flags"},
+        "https://x": {"-tls_verify", "-user_agent"},
+        "/media/a.mp4": set(),
+    }
+
+
 @pytest.mark.parametrize("kind", ["file", "http"])
 def test_only_rtsp_gets_rtsp_options(kind: str) -> None:
     command = argv.capture(options(kind, "/media/a.mp4"), SCALED)
