@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct, field
 
 from crowdperf.config import Config
-from crowdperf.settings.alerts import Alerts
+from crowdperf.settings.alerts import AlertRule, Alerts
 from crowdperf.settings.area import Area
 from crowdperf.settings.camera import Camera, Line, Zone
 from crowdperf.settings.engine import Inference, Tracking
@@ -176,6 +176,7 @@ class WebSlice(Struct, frozen=True, kw_only=True):
     areas: tuple[Area, ...]
     cameras: tuple[Camera, ...]
     """With `url` replaced by its redacted form."""
+    alert_rules: tuple[AlertRule, ...] = ()
     ring_prefix: str
     sockets: str
     """Folder of the sockets, where the one-time setup secret lies as well."""
@@ -374,6 +375,7 @@ def web_slice(config: Config, paths: Paths) -> WebSlice:
         visitors=config.visitors,
         areas=tuple(config.areas),
         cameras=tuple(msgspec.structs.replace(camera, url=redacted(camera.url)) for camera in config.cameras),
+        alert_rules=tuple(config.alerts.rules),
         ring_prefix=str(paths.ring("")),
         sockets=str(paths.sockets.absolute()),
         redis_url=redis_url(config, paths),

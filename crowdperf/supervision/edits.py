@@ -32,7 +32,7 @@ class Edit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     mode: Literal["create", "replace", "merge", "delete"]
     path: tuple[str, ...]
-    """Collection and id in turn: `("cameras", "plaza", "lines", "gate")`."""
+    """Collection and id in turn: `("cameras", "plaza", "lines", "gate")`, `("alerts.rules", "crowded")`."""
     value: Any = None
 
 
@@ -83,7 +83,10 @@ def _apply(document: dict[str, Any], edit: Edit) -> None:
 
 
 def _items(holder: dict[str, Any], collection: str) -> list[Any]:
-    items = holder.setdefault(collection, [])
+    *blocks, last = collection.split(".")
+    for block in blocks:
+        holder = holder.setdefault(block, {})
+    items = holder.setdefault(last, [])
     if not isinstance(items, list):
         raise EditError(400, f"{collection!r} is no list in the configuration. Remedy: correct the file.")
     return items
@@ -97,11 +100,11 @@ def _item(items: list[Any], collection: str, name: str) -> dict[str, Any]:
 
 
 def _missing(collection: str, name: str) -> EditError:
-    return EditError(404, f"there is no {_shown(collection, name)}. Remedy: see /api/v1/cameras for the ids.")
+    return EditError(404, f"there is no {_shown(collection, name)}. Remedy: look at the ids there are.")
 
 
 def _shown(collection: str, name: str) -> str:
-    return f"{collection.removesuffix('s')} {name if len(name) <= 80 else name[:77] + '…'!r}"
+    return f"{collection.rpartition('.')[2].removesuffix('s')} {name if len(name) <= 80 else name[:77] + '…'!r}"
 
 
 def _merged(before: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,15 +21,24 @@ from crowdperf.accounts.passwords import same
 from crowdperf.accounts.permissions import ANONYMOUS_VIEWER, NEEDS, NOBODY, Principal
 from crowdperf.events.connection import OUTAGE
 from crowdperf.settings.site import Web
-from crowdperf.web.problems import Problem
+from crowdperf.web.problems import NOTHING_HERE, Problem
 
 COOKIE = "crowdperf_session"
 SAFE = ("GET", "HEAD", "OPTIONS")
 CSRF_HEADER = "x-csrf-token"
+LONGEST_NAME = 255
+"""Bytes of a file's name."""
+LONGEST_PATH = 1000
 WATCH_S = 30.0
 FORWARDING = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 Connection = ASGIConnection[Any, Any, Any, Any]
+
+
+def _names_something(path: str) -> bool:
+    """False for what no file and no route can be called: the system's calls raise for it instead of finding nothing."""
+    longest = max(len(part.encode(errors="replace")) for part in path.split("/"))
+    return "\0" not in path and len(path) <= LONGEST_PATH and longest <= LONGEST_NAME
 
 
 def provide_who(scope: Scope) -> Principal:
@@ -50,6 +59,8 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
     """
     if connection.scope.get("method") == "OPTIONS":
         return
+    if not _names_something(connection.scope["path"]):
+        raise Problem(HTTPStatus.NOT_FOUND, NOTHING_HERE)
     need = handler.opt.get("need")
     if need not in NEEDS:
         raise Problem(HTTPStatus.FORBIDDEN, "this address is closed: its route declares no permission")
@@ -136,6 +147,12 @@ def anonymous_may_look(connection: Connection, web: Web) -> bool:
     name = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
     hosts = (server[0] if server else "", client[0] if client else "", name)
     return is_loopback(web.host) and all(is_loopback(host) for host in hosts)
+
+
+def sees_all(who: Principal) -> None:
+    """Raise a Problem (403) for somebody who may see some cameras only: what concerns all is not theirs to change."""
+    if who.cameras is not None:
+        raise Problem(HTTPStatus.FORBIDDEN, "only who may see all cameras may do that. Remedy: ask an administrator.")
 
 
 def is_loopback(host: str) -> bool:

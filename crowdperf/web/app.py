@@ -21,9 +21,12 @@ from crowdperf.runtime import Metrics
 from crowdperf.settings.paths import Paths
 from crowdperf.slices import WebSlice, web_slice
 from crowdperf.web import (
+    alert_rules,
     alerts,
+    areas,
     audits,
     cameras,
+    density,
     exports,
     history,
     live,
@@ -34,6 +37,7 @@ from crowdperf.web import (
     sign_in,
     site,
     stream,
+    system,
     users,
     versions,
     visits,
@@ -82,6 +86,10 @@ def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
                     sign_in.router,
                     users.router,
                     cameras.router,
+                    areas.router,
+                    alert_rules.router,
+                    density.router,
+                    system.router,
                     shapes.router,
                     versions.router,
                     alerts.router,

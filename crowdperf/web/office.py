@@ -43,6 +43,22 @@ class Office:
             raise Problem(HTTPStatus(outcome.status), outcome.detail, list(outcome.reasons))
         return outcome
 
+    async def restart(self, names: list[str]) -> None:
+        """Have programs restarted by a command that outlives this process, which may be one of them."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "crowdperf",
+            "ctl",
+            "restart",
+            *names,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        log.info("restarting %s, by process %d", ", ".join(names), process.pid)
+
     async def look(self, request: Look) -> Seen:
         """Open a source once; the answer is there within ten seconds.
 

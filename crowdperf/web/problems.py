@@ -13,6 +13,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
+NOTHING_HERE = "there is nothing at this address. Remedy: see /docs for the addresses there are."
 MEDIA_TYPE = "application/problem+json"
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def _on_http(_request: Request[Any, Any, Any], error: HTTPException) -> Response
     # Litestar puts the whole URL into a validation error's text, and a URL may carry what nobody should see twice.
     detail = "a parameter is not valid" if reasons else error.detail
     if error.status_code == HTTPStatus.NOT_FOUND:
-        detail = "there is nothing at this address. Remedy: see /docs for the addresses there are."
+        detail = NOTHING_HERE
     return _respond(error.status_code, detail, reasons, error.headers)
 
 
@@ -90,6 +91,9 @@ def _on_outage(_request: Request[Any, Any, Any], error: redis.RedisError) -> Res
 
 
 def _on_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    if isinstance(error.__cause__, NotADirectoryError):
+        # A file of the dashboard with something behind it: Litestar calls that its own failure.
+        return _respond(404, NOTHING_HERE, [])
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return _respond(500, "the request could not be handled; the web process's log says why", [])
 

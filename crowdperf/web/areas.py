@@ -1,0 +1,105 @@
+"""Areas of the site: how many are there now, and which doors and zones say so."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Request, Router, delete, get, post, put
+from litestar.params import JSONBody, PathParameter
+from msgspec import Struct
+
+from crowdperf.accounts.permissions import Principal
+from crowdperf.settings.area import Area, AreaZone, Door
+from crowdperf.storage.areas import AreaNow, read
+from crowdperf.supervision.edits import Edit, sparse
+from crowdperf.web.access import Who, sees_all
+from crowdperf.web.cameras import CHANGED, ChangeReply, order_change
+from crowdperf.web.context import SiteContext
+from crowdperf.web.openapi import REFUSED, UNAVAILABLE
+from crowdperf.web.parameters import rfc3339
+from crowdperf.web.replies import Time
+
+AreaPath = Annotated[str, PathParameter(description="The area's id.", max_length=64)]
+
+
+class AreaReply(Struct, kw_only=True):
+    """An area now. `occupancy` and what belongs to it is null until its first event."""
+
+    id: str
+    name: str
+    limit: int | None
+    doors: list[Door]
+    zones: list[AreaZone]
+    occupancy: int | None = None
+    uncertainty: float | None = None
+    """Half the width of the 95 % interval."""
+    entries: int | None = None
+    exits: int | None = None
+    since: Time | None = None
+    """The last reset."""
+    over_limit: bool = False
+    time: Time | None = None
+    """Of the newest event that was heard."""
+
+
+class AreasReply(Struct, kw_only=True):
+    """Every area, in the order of the configuration."""
+
+    areas: list[AreaReply]
+
+
+@get("/areas", need="read", summary="Areas now", tags=["site"], responses={**REFUSED, **UNAVAILABLE})
+async def areas(site: SiteContext, who: Who) -> AreasReply:
+    """How many are in each area, give or take. Who may see some cameras only sees the areas that those alone make."""
+    now = await read(site.redis, site.prefix)
+    shown = [area for area in site.slice.areas if _visible(area, who)]
+    return AreasReply(areas=[_reply(area, now.get(area.id)) for area in shown])
+
+
+@post("/areas", need="configure", summary="Add an area", tags=["configuration"], responses=CHANGED)
+async def add_area(site: SiteContext, request: Request[Any, Any, Any], who: Who, data: JSONBody[Area]) -> ChangeReply:
+    """Its doors and zones must exist."""
+    sees_all(who)
+    edit = Edit(mode="create", path=("areas", data.id), value=sparse(data))
+    return await order_change(site, request, who, edit, "area.create")
+
+
+@put("/areas/{area_id:str}", need="configure", summary="Replace an area", tags=["configuration"], responses=CHANGED)
+async def replace_area(
+    site: SiteContext, request: Request[Any, Any, Any], who: Who, area_id: AreaPath, data: JSONBody[Area]
+) -> ChangeReply:
+    """All of its settings; what is left out gets its default."""
+    sees_all(who)
+    edit = Edit(mode="replace", path=("areas", area_id), value=sparse(data))
+    return await order_change(site, request, who, edit, "area.change")
+
+
+@delete(
+    "/areas/{area_id:str}",
+    need="configure",
+    summary="Remove an area",
+    tags=["configuration"],
+    status_code=200,
+    responses=CHANGED,
+)
+async def remove_area(site: SiteContext, request: Request[Any, Any, Any], who: Who, area_id: AreaPath) -> ChangeReply:
+    """Its doors and zones stay."""
+    sees_all(who)
+    return await order_change(site, request, who, Edit(mode="delete", path=("areas", area_id)), "area.remove")
+
+
+def _visible(area: Area, who: Principal) -> bool:
+    return all(map(who.sees, [*(door.camera for door in area.doors), *(zone.camera for zone in area.zones)]))
+
+
+def _reply(area: Area, now: AreaNow | None) -> AreaReply:
+    known = AreaReply(id=area.id, name=area.name or area.id, limit=area.limit, doors=area.doors, zones=area.zones)
+    if now is not None:
+        known.occupancy, known.uncertainty = now.occupancy, now.uncertainty
+        known.entries, known.exits = now.entries, now.exits
+        known.since, known.time = rfc3339(now.since), rfc3339(now.at)
+        known.over_limit = now.over_limit
+    return known
+
+
+router = Router("/", route_handlers=[areas, add_area, replace_area, remove_area])

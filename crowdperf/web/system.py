@@ -1,0 +1,280 @@
+"""The installation itself: processes as supervisord sees them, queues, dead letters, models, versions, what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from http import HTTPStatus
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+from litestar import Request, Router, get, post
+from litestar.params import PathParameter
+from msgspec import Meta, Struct
+
+from crowdperf.accounts.permissions import Principal
+from crowdperf.events.burial import dead_key
+from crowdperf.processes import PROCESSES
+from crowdperf.runtime import Snapshot
+from crowdperf.settings.base import ConfigError
+from crowdperf.supervision.control import Control
+from crowdperf.web.access import Who
+from crowdperf.web.context import Context, SiteContext
+from crowdperf.web.openapi import BAD_REQUEST, NOT_FOUND, REFUSED, UNAVAILABLE
+from crowdperf.web.operations import seen_by, snapshots
+from crowdperf.web.parameters import rfc3339
+from crowdperf.web.problems import Problem
+from crowdperf.web.replies import Time
+
+PACKAGES = (
+    "crowdperf",
+    "litestar",
+    "msgspec",
+    "numpy",
+    "openvino",
+    "redis",
+    "supervisor",
+    "torch",
+    "ultralytics",
+    "uvicorn",
+)
+ProcessPath = Annotated[str, PathParameter(description="The program's name.", max_length=64)]
+
+
+class ProcessReply(Struct, kw_only=True):
+    """One program of supervisord, with what the process itself published last."""
+
+    name: str
+    state: Annotated[str, Meta(examples=["RUNNING"])]
+    description: str
+    pid: int
+    started: Time | None
+    rss_bytes: int | None = None
+    cpu_percent: float | None = None
+    does: str = ""
+
+
+class QueueReply(Struct, kw_only=True):
+    """One consumer group of one stream."""
+
+    stream: str
+    group: str
+    length: int
+    pending: int
+    """Delivered and not acknowledged yet."""
+    lag: int | None
+    """Not delivered yet; null where Redis cannot tell."""
+
+
+class DeadLettersReply(Struct, kw_only=True):
+    """Messages that a consumer could not handle; `crowdperf dead-letters` shows and redrives them."""
+
+    box: str
+    letters: int
+
+
+class MachineReply(Struct, kw_only=True):
+    """What the machine has left."""
+
+    cores: int
+    cpu_percent: float
+    memory_bytes: int
+    memory_free_bytes: int
+    shm_bytes: int
+    shm_free_bytes: int
+    disk_free_bytes: int
+
+
+class CapacityReply(Struct, kw_only=True):
+    """What the one inference process does and could do."""
+
+    fps_analysed: float
+    infer_ms: float
+    """Of one batch."""
+    batch_size: float
+    busy: float
+    """Share of the time in which the model works; near 1 nothing is left."""
+    drops_per_s: float
+    cameras_left: int | None
+    """How many more cameras of the present rate would fit, by the time that the model has left; null while idle."""
+
+
+class SystemReply(Struct, kw_only=True):
+    """Everything at once."""
+
+    supervised: bool
+    """False: supervisord does not answer, so that only what publishes metrics is listed."""
+    processes: list[ProcessReply]
+    queues: list[QueueReply]
+    dead_letters: list[DeadLettersReply]
+    models: dict[str, str]
+    capacity: CapacityReply
+    machine: MachineReply
+    versions: dict[str, str]
+
+
+class RestartReply(Struct, kw_only=True):
+    """The programs that are restarted now."""
+
+    restarts: list[str]
+
+
+@get("/system", need="read", summary="The installation", tags=["operations"], responses={**REFUSED, **UNAVAILABLE})
+async def system(site: SiteContext, who: Who) -> SystemReply:
+    """The process table, queues and their lags, dead letters, models, capacity and versions."""
+    whole = await snapshots(site)
+    found = [seen_by(who, row) for row in whole]
+    rows, machine = await asyncio.gather(
+        asyncio.to_thread(_supervised, Path(site.slice.sockets)), asyncio.to_thread(_machine, Path(site.slice.sockets))
+    )
+    by_name = {snapshot.process: snapshot for snapshot in found}
+    listed: list[dict[str, Any]] = [{"name": row.process, "pid": row.pid, "start": row.started_at} for row in found]
+    return SystemReply(
+        supervised=rows is not None,
+        processes=[_process(site, row, by_name.get(row["name"])) for row in rows or listed if _shown(row["name"], who)],
+        queues=await _queues(site, who),
+        dead_letters=await _dead_letters(site),
+        models={
+            role: next((row.texts[name][""] for row in whole if row.texts.get(name, {}).get("")), "")
+            for role, name in (("person", "model"), ("ppe", "ppe_model"), ("device", "device"))
+        },
+        capacity=_capacity(site, whole),
+        machine=machine,
+        versions=_versions(),
+    )
+
+
+@post(
+    "/system/processes/{name:str}/restart",
+    need="admin",
+    summary="Restart a program",
+    tags=["operations"],
+    status_code=202,
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+)
+async def restart(site: SiteContext, request: Request[Any, Any, Any], who: Who, name: ProcessPath) -> RestartReply:
+    """By supervisord, as `crowdperf ctl restart` does: a program's name, or a kind (capture, tracking, worker)."""
+    control = Control(Path(site.slice.sockets) / "supervisor.sock")
+    try:
+        names = await asyncio.to_thread(control.names, name)
+    except ConfigError as error:
+        known = await asyncio.to_thread(_supervised, Path(site.slice.sockets))
+        status = HTTPStatus.SERVICE_UNAVAILABLE if known is None else HTTPStatus.NOT_FOUND
+        raise Problem(status, str(error)) from None
+    await site.note(who, request, "process.restart", name, ", ".join(names))
+    await site.office.restart(names)
+    return RestartReply(restarts=names)
+
+
+def _supervised(sockets: Path) -> list[dict[str, Any]] | None:
+    """supervisord's own table; None where it does not answer."""
+    try:
+        return Control(sockets / "supervisor.sock").status()
+    except ConfigError:
+        return None
+
+
+def _shown(name: str, who: Principal) -> bool:
+    return not name.startswith("capture-") or who.cameras is None or who.sees(name.removeprefix("capture-"))
+
+
+def _process(site: Context, row: dict[str, Any], snapshot: Snapshot | None) -> ProcessReply:
+    name = str(row["name"])
+    kind = next((item for item in PROCESSES if name == item.kind or name.startswith(f"{item.kind}-")), None)
+    return ProcessReply(
+        name=name,
+        state=str(row.get("statename", "RUNNING")),
+        description=str(row.get("description", "")),
+        pid=int(row["pid"]),
+        started=rfc3339(float(row["start"])) if row.get("start") and row["pid"] else None,
+        rss_bytes=snapshot.rss_bytes if snapshot else None,
+        cpu_percent=round(site.rates.cpu_percent(snapshot), 1) if snapshot else None,
+        does=kind.does if kind else "",
+    )
+
+
+async def _queues(site: Context, who: Principal) -> list[QueueReply]:
+    """Every consumer group of the streams that have some."""
+    # Any: redis-py types its replies differently from release to release.
+    client: Any = site.redis
+    names = [f"{site.prefix}crowdperf:detections:{camera.id}" for camera in site.cameras(who) if camera.enabled]
+    names += [f"{site.prefix}crowdperf:{name}" for name in ("events", "observations", "evidence:requests")]
+    pipe = client.pipeline(transaction=False)
+    for name in names:
+        pipe.xlen(name)
+        pipe.xinfo_groups(name)
+    replies = await pipe.execute(raise_on_error=False)
+    found: list[QueueReply] = []
+    for name, length, groups in zip(names, replies[::2], replies[1::2]):
+        # A stream that is not there yet has no groups: Redis calls that an error.
+        found += [
+            QueueReply(
+                stream=name.removeprefix(site.prefix),
+                group=group["name"].decode(),
+                length=int(length),
+                pending=int(group["pending"]),
+                lag=None if group.get("lag") is None else int(group["lag"]),
+            )
+            for group in (groups if isinstance(groups, list) else ())
+        ]
+    return found
+
+
+async def _dead_letters(site: Context) -> list[DeadLettersReply]:
+    # Any: redis-py types its replies differently from release to release.
+    client: Any = site.redis
+    start = dead_key("", "", site.prefix)[:-1]
+    names = sorted([name.decode() async for name in client.scan_iter(match=f"{start}*", count=1000)])
+    return [DeadLettersReply(box=name.removeprefix(start), letters=await client.xlen(name)) for name in names]
+
+
+def _capacity(site: Context, found: list[Snapshot]) -> CapacityReply:
+    """What is left, by the time that the model needs for what it does now."""
+    model = next((row for row in found if row.process == "inference"), None)
+    gauges = model.gauges if model else {}
+    rates = [rate for rate in gauges.get("fps_analysed", {}).values() if rate]
+    infer_ms, batch = (gauges.get(name, {}).get("", 0.0) for name in ("infer_ms", "batch_size"))
+    fps = sum(rates)
+    busy = min(1.0, fps / batch * infer_ms / 1000) if batch else 0.0
+    drops = 0.0
+    if model:
+        for name, row in model.counters.items():
+            if name.startswith("drops_"):
+                drops += sum(site.rates.counter(model, name, camera) or 0.0 for camera in row)
+    # 0.85: a model that works all the time has no room for cameras that send at the same moment.
+    left = int(max(0.0, 0.85 - busy) / (busy / len(rates))) if rates and busy else None
+    return CapacityReply(
+        fps_analysed=round(fps, 2),
+        infer_ms=round(infer_ms, 2),
+        batch_size=round(batch, 2),
+        busy=round(busy, 3),
+        drops_per_s=round(drops, 2),
+        cameras_left=left,
+    )
+
+
+def _machine(folder: Path) -> MachineReply:
+    memory, shm = psutil.virtual_memory(), psutil.disk_usage("/dev/shm")
+    return MachineReply(
+        cores=psutil.cpu_count() or 1,
+        cpu_percent=psutil.cpu_percent(),
+        memory_bytes=memory.total,
+        memory_free_bytes=memory.available,
+        shm_bytes=shm.total,
+        shm_free_bytes=shm.free,
+        disk_free_bytes=psutil.disk_usage(str(folder if folder.exists() else Path("/"))).free,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "kernel": platform.release()}
+    for distribution in metadata.distributions():
+        name = (distribution.metadata["Name"] or "").lower()
+        if name in PACKAGES or name.startswith("ultralytics"):
+            found[name] = distribution.version
+    return dict(sorted(found.items()))
+
+
+router = Router("/", route_handlers=[system, restart])
