@@ -232,7 +232,7 @@ async def events(
     end: To = None,
     type_: Annotated[
         str | None,
-        QueryParameter(name="type", description=f"Comma-separated: {', '.join(EVENT_TYPES)}.", max_length=128),
+        QueryParameter(name="type", description=f"Comma-separated: {', '.join(EVENT_TYPES)}.", max_length=512),
     ] = None,
     camera: CameraFilter = None,
     cursor_: Annotated[

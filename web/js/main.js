@@ -1,5 +1,6 @@
 // Starts the dashboard: loads the site, shows the page of the address, connects the live data.
 
+import { alerts } from "./alerts.js";
 import { get } from "./api.js";
 import { el } from "./dom.js";
 import { events } from "./events.js";
@@ -45,6 +46,7 @@ async function start() {
   state.clockOffsetMs = Date.parse(site.time) - Date.now();
   siteHeader(state);
   account();
+  document.querySelector(".nav [data-page=visitors]").toggleAttribute("hidden", !may("visitors"));
   connect(state);
   const pictures = state.site.cameras.length ? new Pictures() : null;
   new Router(main, {
@@ -53,6 +55,8 @@ async function start() {
     camera: async (id) => (await import("./camera.js")).cameraPage(state, pictures, id),
     add: async () => (await import("./source-form.js")).newCameraPage(state),
     history: async () => (await import("./history.js")).historyPage(state),
+    visitors: async () => (await import("./visitors.js")).visitorsPage(state),
+    "roll-call": async (id) => (await import("./roll-call.js")).rollCallPage(state, id),
     system: async () => (await import("./system.js")).systemPage(),
   }, "overview").show();
 }
@@ -62,7 +66,7 @@ function overviewPage(state, pictures) {
   const node = el("div", { class: "overview" },
     el("div", { class: "totals" }, ...totals(state), hours(state)),
     wall(state, pictures),
-    el("div", { class: "side" }, zones(state), events(state)),
+    el("div", { class: "side" }, alerts(state), zones(state), events(state)),
     strip());
   node.keep = true;
   return node;

@@ -1,0 +1,100 @@
+"""Visitors, roll calls and alerts in a real browser: what is pressed there is what the interface says afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from crowdperf.events.bus import Publisher
+from crowdperf.events.schema import Event
+from crowdperf.events.streams import EVENTS
+from tests.conftest import ROOT, RedisServer, wait_until
+from tests.integration.test_alerts_api import RULE, notifying, stage
+from tests.integration.test_web_accounts import PASSWORD, People
+from tests.support.browser import Dashboard, dashboard
+from tests.support.synthetic import SyntheticSite
+from tests.support.webserver import CONFIG, Served, serving
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def server(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    base = {**CONFIG, "alerts": {"rules": [RULE], "max_age_s": 86_400}}
+    with serving(redis_server.url, tmp_path_factory.mktemp("web"), base) as served:
+        yield served
+
+
+@pytest.fixture
+def people(server: Served, redis_server: RedisServer) -> People:
+    return People(server, redis_server)
+
+
+def sign_in(shown: Dashboard, server: Served, name: str) -> None:
+    shown.page.goto(f"{server.url}/login/")
+    shown.page.fill("#name", name)
+    shown.page.fill("#password", PASSWORD)
+    shown.page.click("#submit")
+    shown.wait_for("document.querySelector('.account-name') !== null")
+
+
+def states(client: httpx.Client) -> list[str]:
+    return [visit["state"] for visit in client.get("/api/v1/visits").json()["visits"]]
+
+
+def test_a_visitor_is_taken_in_found_in_a_drill_and_checked_out(server: Served, people: People) -> None:
+    with people.browser("rita", "reception") as client, dashboard(server.url) as shown:
+        sign_in(shown, server, "rita")
+        shown.page.locator(".nav [data-page=visitors]").click()
+        form = shown.page.locator(".invitation")
+        form.locator("input").nth(0).fill("Grace Hopper")
+        form.locator("input").nth(3).fill("Ada")
+        form.locator("input[type=checkbox]").check()
+        form.locator("button").click()
+        shown.wait_for("document.querySelector('tr[data-visit] .pill')?.textContent === 'arrived'")
+        shown.page.locator("[data-action='check-in']").click()
+        shown.wait_for("document.querySelector('tr[data-visit] .pill').textContent === 'checked in'")
+        assert states(client) == ["checked_in"]
+        assert shown.page.locator("[data-figure='visitors.on_site_count']").inner_text() == "1"
+        shown.screenshot(ROOT / "var" / "screenshots" / "visitors.png")
+        shown.page.get_by_role("button", name="Drill").click()
+        shown.wait_for("document.querySelector('.progress')?.textContent.startsWith('0 of 1')")
+        call = shown.page.evaluate("location.hash.split('/').pop()")
+        visit = client.get("/api/v1/visits").json()["visits"][0]["id"]
+        # Another device finds her: this one hears of it by itself.
+        client.post(f"/api/v1/roll-calls/{call}/visits/{visit}", json={"state": "safe"})
+        shown.wait_for("document.querySelector('.progress').textContent.startsWith('1 of 1')")
+        shown.page.get_by_role("button", name="End").click()
+        shown.wait_for("document.querySelector('.progress').textContent.startsWith('Ended')")
+        shown.page.locator(".nav [data-page=visitors]").click()
+        shown.page.locator("[data-action='check-out']").click()
+        shown.wait_for("document.querySelector('tr[data-visit] .pill').textContent === 'checked out'")
+        assert states(client) == []
+
+
+def test_who_may_not_see_visitors_is_not_led_to_them(server: Served) -> None:
+    with dashboard(server.url) as shown:
+        assert shown.page.locator(".nav [data-page=visitors]").is_hidden()
+
+
+def test_an_alert_appears_by_itself_and_is_taken_by_mouse(
+    server: Served, people: People, redis_server: RedisServer
+) -> None:
+    publisher: Publisher[Event] = Publisher(redis_server.client(), EVENTS)
+    site = SyntheticSite(server.config, server.paths, redis_server.url)
+    with people.browser("otto", "operator") as client, notifying(server), dashboard(server.url) as shown:
+        sign_in(shown, server, "otto")
+        assert shown.page.locator(".alerts li").count() == 0
+        publisher.publish(stage(1, 5))
+        shown.wait_for("document.querySelector('.alert-row')?.textContent.includes('5 in Stage, more than 4')")
+        shown.page.locator(".alert-row button", has_text="Acknowledge").click()
+        shown.wait_for("document.querySelector('.alert-row').textContent.includes('taken by otto')")
+        (view,) = client.get("/api/v1/alerts").json()["alerts"]
+        assert (view["state"], view["acknowledged_by"]) == ("acknowledged", "otto")
+        shown.screenshot(ROOT / "var" / "screenshots" / "alerts.png")
+        shown.page.locator(".alert-row button", has_text="Close").click()
+        shown.wait_for("document.querySelectorAll('.alert-row').length === 0")
+        wait_until(lambda: client.get("/api/v1/alerts?state=closed").json()["alerts"], what="the closed alert")
+    site.close()
