@@ -117,7 +117,7 @@ def _rings(words: list[str], here: Installation) -> int:
     """`crowdperf ring`."""
     config, _ = here.load()
     url, prefix = slices.redis_url(config, here.paths), str(here.paths.ring(""))
-    return int(importlib.import_module("crowdperf.capture.rings_cli").main(words, prefix, url, config.redis.key_prefix))
+    return int(importlib.import_module("crowdperf.capture.rings_cli").main(words, prefix, url, config.key_prefix))
 
 
 def _recorded(command: str, words: list[str], here: Installation) -> int:
@@ -130,7 +130,7 @@ def _dead_letters(words: list[str], here: Installation) -> int:
     """`crowdperf dead-letters`."""
     config, _ = here.load()
     url = slices.redis_url(config, here.paths)
-    return int(importlib.import_module("crowdperf.events.dead_letters").main(words, url, config.redis.key_prefix))
+    return int(importlib.import_module("crowdperf.events.dead_letters").main(words, url, config.key_prefix))
 
 
 def _users(words: list[str], here: Installation) -> int:
@@ -138,14 +138,14 @@ def _users(words: list[str], here: Installation) -> int:
     config, _ = here.load()
     setup = importlib.import_module("crowdperf.accounts.setup").SetupSecret(here.paths.sockets)
     url, cli = slices.redis_url(config, here.paths), importlib.import_module("crowdperf.accounts.cli")
-    return int(cli.main(words, url, config.redis.key_prefix, base(config.web), setup))
+    return int(cli.main(words, url, config.key_prefix, base(config.web), setup))
 
 
 def _export(words: list[str], here: Installation) -> int:
     """`crowdperf export`."""
     config, _ = here.load()
     exporting = importlib.import_module("crowdperf.storage.export_cli")
-    url, prefix = slices.redis_url(config, here.paths), config.redis.key_prefix
+    url, prefix = slices.redis_url(config, here.paths), config.key_prefix
     return int(exporting.main(words, exporting.Source(url, prefix, config.site.timezone)))
 
 
@@ -153,7 +153,7 @@ def _import_sqlite(words: list[str], here: Installation) -> int:
     """`crowdperf import-sqlite`."""
     config, _ = here.load()
     importing = importlib.import_module("crowdperf.storage.sqlite_import")
-    url, prefix = slices.redis_url(config, here.paths), config.redis.key_prefix
+    url, prefix = slices.redis_url(config, here.paths), config.key_prefix
     return int(importing.main(words, importing.Target(url, prefix, config.site.timezone, config.retention)))
 
 

@@ -22,19 +22,22 @@ from crowdperf.settings.camera import Camera
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.settings.postgres import Postgres, validate_dsn
 from crowdperf.settings.ppe import Ppe, validate_rules
+from crowdperf.settings.sentinel import SENTINEL, sentinel_address
 from crowdperf.settings.site import Redis, Retention, Site, Web
 from crowdperf.settings.url import validate_url
 from crowdperf.settings.visitors import Visitors, validate_visitors
 from crowdperf.settings.workers import Workers
 
 STORAGE_BACKENDS = ("redis",)
+LOCAL = "local"
+"""The node of a site that has one machine."""
 
 
 class Config(Settings, frozen=True, kw_only=True):
     """The whole file."""
 
     site: Site = field(default_factory=Site)
-    node: CameraId = "local"
+    node: CameraId = LOCAL
     storage_backend: str = "redis"
     redis: Redis = field(default_factory=Redis)
     postgres: Postgres = field(default_factory=Postgres)
@@ -62,6 +65,14 @@ class Config(Settings, frozen=True, kw_only=True):
     visitors: Visitors = field(default_factory=Visitors)
     cameras: list[Camera] = field(default_factory=list)
     areas: list[Area] = field(default_factory=list)
+
+    @property
+    def key_prefix(self) -> str:
+        """In front of every Redis key: as configured, then the node's name, so that nodes on one Redis never meet.
+
+        The default node has none: a site of one machine reads `person_logs`.
+        """
+        return self.redis.key_prefix + ("" if self.node == LOCAL else f"{self.node}:")
 
     def camera(self, camera_id: str) -> Camera:
         """The camera of that id.
@@ -127,9 +138,16 @@ def _validate(config: Config, source: str) -> None:
         )
     if bool(config.web.ssl_certfile) != bool(config.web.ssl_keyfile):
         raise ConfigError(f"{source}: web.ssl_certfile and web.ssl_keyfile go together. Remedy: set both or neither.")
-    if config.redis.url and not config.redis.url.startswith(("redis://", "rediss://", "unix://")):
+    if config.redis.url.startswith(SENTINEL):
+        try:
+            sentinel_address(config.redis.url)
+        except ValueError as error:
+            raise ConfigError(
+                f"{source}: redis.url: {error}. Remedy: write redis+sentinel://host1:26379,host2:26379/name/0."
+            ) from None
+    elif config.redis.url and not config.redis.url.startswith(("redis://", "rediss://", "unix://")):
         raise ConfigError(
-            f"{source}: redis.url must begin with redis://, rediss:// or unix:// (it begins with "
+            f"{source}: redis.url must begin with redis://, rediss://, unix:// or redis+sentinel:// (it begins with "
             f"{config.redis.url.split(':', 1)[0]!r}). Remedy: correct it, or leave it empty for the embedded Redis."
         )
     for proxy in config.web.trusted_proxies:

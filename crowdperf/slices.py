@@ -222,7 +222,7 @@ def capture_slice(config: Config, env: Environment, paths: Paths, root: Path, ca
         ring=str(paths.ring(camera.id)),
         doorbell=str(paths.doorbell.absolute()),
         redis_url=redis_url(config, paths),
-        key_prefix=config.redis.key_prefix,
+        key_prefix=config.key_prefix,
     )
 
 
@@ -235,7 +235,7 @@ def capture_group(
         cameras=tuple(capture_slice(config, env, paths, root, camera) for camera in cameras if camera in known),
         crash_record=str((paths.sockets / f"{name}.crash").absolute()),
         redis_url=redis_url(config, paths),
-        key_prefix=config.redis.key_prefix,
+        key_prefix=config.key_prefix,
     )
 
 
@@ -259,7 +259,7 @@ def inference_slice(config: Config, env: Environment, paths: Paths) -> Inference
         cache=str((paths.data / "cache").absolute()),
         evidence=str(paths.evidence.absolute()),
         redis_url=redis_url(config, paths),
-        key_prefix=config.redis.key_prefix,
+        key_prefix=config.key_prefix,
     )
 
 
@@ -289,7 +289,7 @@ def tracking_slice(config: Config, env: Environment, paths: Paths, shard: int) -
             if camera.enabled and shard_of(camera.id, config.tracking.shards) == shard
         ),
         redis_url=redis_url(config, paths),
-        key_prefix=config.redis.key_prefix,
+        key_prefix=config.key_prefix,
         density_days=config.retention.zones_days,
     )
 
@@ -307,7 +307,7 @@ def worker_slice(config: Config, env: Environment, paths: Paths, role: str, inst
         retention=config.retention,
         evidence=str(paths.evidence.absolute()),
         redis_url=redis_url(config, paths),
-        key_prefix=config.redis.key_prefix,
+        key_prefix=config.key_prefix,
         timezone=config.site.timezone,
         postgres_dsn=postgres_dsn(config, env) if role == "sql" else "",
     )
@@ -331,7 +331,7 @@ def notify_slice(config: Config, paths: Paths, instance: int) -> NotifySlice:
             for camera in config.cameras
         ),
         redis_url=redis_url(config, paths),
-        key_prefix=config.redis.key_prefix,
+        key_prefix=config.key_prefix,
     )
 
 
@@ -344,7 +344,7 @@ def visitors_slice(config: Config, paths: Paths, instance: int) -> VisitorsSlice
         areas=tuple(config.areas),
         timezone=config.site.timezone,
         redis_url=redis_url(config, paths),
-        key_prefix=config.redis.key_prefix,
+        key_prefix=config.key_prefix,
     )
 
 
@@ -358,7 +358,7 @@ def areas_slice(config: Config, paths: Paths) -> AreasSlice:
         areas=tuple(config.areas),
         timezone=config.site.timezone,
         redis_url=redis_url(config, paths),
-        key_prefix=config.redis.key_prefix,
+        key_prefix=config.key_prefix,
     )
 
 
@@ -379,5 +379,5 @@ def web_slice(config: Config, paths: Paths) -> WebSlice:
         ring_prefix=str(paths.ring("")),
         sockets=str(paths.sockets.absolute()),
         redis_url=redis_url(config, paths),
-        key_prefix=config.redis.key_prefix,
+        key_prefix=config.key_prefix,
     )

@@ -187,6 +187,6 @@ def _store(audits: Sequence[LineAudit], file: Path, data: Paths) -> None:
     config = load(file)
     client = connect(redis_url(config, data))
     with client.pipeline() as pipe:
-        stage(pipe, audits, config.redis.key_prefix)
+        stage(pipe, audits, config.key_prefix)
         pipe.execute()
     print(f"stored as the last audit of {', '.join(audit.line for audit in audits)}")

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from crowdperf.settings.sentinel import SENTINEL, SentinelAddress, sentinel_address
+
 SOCKET_TIMEOUT_S = 5.0
+SETTINGS = {
+    "socket_timeout": SOCKET_TIMEOUT_S,
+    "socket_connect_timeout": SOCKET_TIMEOUT_S,
+    "health_check_interval": 0,
+}
 BLOCK_MS = 500
 """Longest XREADGROUP/XREAD block: well below the socket's time-out, and short enough for a prompt stop."""
 
@@ -47,21 +56,25 @@ def connect(url: str) -> redis.Redis:
 
     A retry inside the client would repeat an XADD whose reply was lost: who repeats must know whether that is safe.
     """
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
+    settings: dict[str, Any] = {**SETTINGS, "retry": Retry(NoBackoff(), 0)}
+    if url.startswith(SENTINEL):
+        client: redis.Redis = _master(redis.Sentinel, redis.Redis, sentinel_address(url), settings)
+        return client
+    return redis.Redis.from_url(url, **settings)
+
+
+def _master(sentinel: Any, kind: Any, there: SentinelAddress, settings: dict[str, Any]) -> Any:
+    """A client of whichever server the Sentinels call the master, asked anew for each connection."""
+    known = sentinel(there.sentinels, sentinel_kwargs={**settings, **there.sentinel_login})
+    return known.master_for(there.service, redis_class=kind, db=there.db, **settings, **there.login)
 
 
 def connect_async(url: str) -> redis.asyncio.Redis:
     """The same for asyncio."""
-    return redis.asyncio.Redis.from_url(
-        url,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
-        retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
+    settings: dict[str, Any] = {**SETTINGS, "retry": redis.asyncio.retry.Retry(NoBackoff(), 0)}
+    if url.startswith(SENTINEL):
+        client: redis.asyncio.Redis = _master(
+            redis.asyncio.Sentinel, redis.asyncio.Redis, sentinel_address(url), settings
+        )
+        return client
+    return redis.asyncio.Redis.from_url(url, **settings)

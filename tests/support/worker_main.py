@@ -1,0 +1,92 @@
+"""`python -m tests.support.worker_main ROLE REDIS_URL DSN FOLDER [DEFECT]`: one real recorder, or one with a defect.
+
+The defects are what the exactly-once test must find:
+
+* `ack-first`: the acknowledgement is no longer in the step that records, and the process dies once between the two;
+* `no-dedupe`: counters are raised also for a crossing that is there already;
+* `move-first`: the SQL recorder moves its group before it writes, and dies once between the two.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from crowdperf.runtime import Runtime
+from crowdperf.settings.site import Retention
+from crowdperf.slices import WorkerSlice
+from crowdperf.storage import counts, sql
+from crowdperf.workers import recorder
+from crowdperf.workers import sql as sql_worker
+
+
+def die_once(folder: Path) -> None:
+    """End as by kill -9, the first time after the test said so."""
+    mark = folder / "died"
+    if (folder / "armed").exists() and not mark.exists():
+        mark.touch()
+        os._exit(9)
+
+
+def break_it(defect: str, folder: Path) -> None:
+    """Put one defect into the real code."""
+    if defect == "no-dedupe":
+        whole = counts.ADD
+        counts.ADD = whole.replace("ARGV[at + 2]) == 1 then", "ARGV[at + 2]) >= 0 then")
+        assert whole != counts.ADD
+    elif defect == "ack-first":
+        right = recorder.add
+
+        def add(client: Any, calendar: Any, rows: Any, prefix: str, acknowledge: Any) -> Any:
+            stream, group, ids = acknowledge
+            client.xack(stream, group, *ids)
+            if rows:
+                die_once(folder)
+            return right(client, calendar, rows, prefix)
+
+        recorder.add = add
+    elif defect == "move-first":
+        write = sql.write
+
+        def moving(database: Any, calendar: Any, rows: Any) -> int:
+            made.follower.commit()
+            die_once(folder)
+            return write(database, calendar, rows)
+
+        begin = sql_worker.SqlRecorder.__init__
+        made: Any = None
+
+        def remember(self: Any, *arguments: Any, **named: Any) -> None:
+            nonlocal made
+            made = self
+            begin(self, *arguments, **named)
+
+        sql_worker.SqlRecorder.__init__ = remember  # type: ignore[method-assign]
+        sql.write = moving
+
+
+def main() -> None:
+    """Run until killed."""
+    role, url, dsn, folder, *defect = sys.argv[1:]
+    logging.basicConfig(level=logging.ERROR)
+    if defect:
+        break_it(defect[0], Path(folder))
+    slice_ = WorkerSlice(
+        role=role,
+        instance=0,
+        retention=Retention(),
+        redis_url=url,
+        key_prefix="",
+        timezone="Europe/Berlin",
+        postgres_dsn=dsn,
+    )
+    runtime = Runtime(f"worker-{role}", 0)
+    runtime.install()
+    (sql_worker.main if role == "sql" else recorder.main)(slice_, runtime)
+
+
+if __name__ == "__main__":
+    main()
