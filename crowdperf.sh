@@ -96,7 +96,7 @@ case "${1:-}" in
         browser
         broker
         # Many tests wait for real time to pass; two at a time wait together.
-        exec $venv_python -m pytest -q -n logical --maxprocesses 4 --dist loadfile "$@" ;;
+        exec $venv_python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@" ;;
     bench) shift; setup; exec $venv_python -m bench "$@" ;;
     *) setup; exec $venv_python -m crowdperf "$@" ;;
 esac
