@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowdperf.config import parse
@@ -49,10 +49,14 @@ def crossing(at_s: float, direction: Direction = "in", klass: str = "person", bo
     return Crossing(event, at_s, number, box)
 
 
+PLAIN = setup()
+
+
 def outcome(*crossings: Crossing, by: Setup | None = None) -> Outcome:
-    return Outcome(by or setup(), [one.event for one in crossings], list(crossings), {}, 0, "")
+    return Outcome(by or PLAIN, [one.event for one in crossings], list(crossings), {}, 0, "")
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)))
 def test_what_is_in_one_list_alone_differs(first: set[int], second: set[int]) -> None:
     # Moments three seconds apart: nothing to mistake for something else.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowdperf.replay.matching import Passage, match, pair
@@ -29,6 +29,7 @@ def best(first: list[float], second: list[float], within_s: float) -> tuple[int,
     return -number, total
 
 
+@settings(deadline=None)
 @given(MOMENTS, MOMENTS, st.sampled_from([0.5, 1.0, 2.0]))
 def test_pairs_are_the_best_there_are(first: list[float], second: list[float], within_s: float) -> None:
     found = pair(passages(first), passages(second), within_s)
@@ -39,6 +40,7 @@ def test_pairs_are_the_best_there_are(first: list[float], second: list[float], w
     assert abs(sum(apart) - total) < 1e-9
 
 
+@settings(deadline=None)
 @given(MOMENTS, MOMENTS)
 def test_everybody_is_in_one_pair_or_left_over(first: list[float], second: list[float]) -> None:
     found = pair(passages(first), passages(second), 1.0)
@@ -46,6 +48,7 @@ def test_everybody_is_in_one_pair_or_left_over(first: list[float], second: list[
     assert sorted([j for _, j in found.pairs] + found.second) == list(range(len(second)))
 
 
+@settings(deadline=None)
 @given(MOMENTS)
 def test_a_list_matches_itself(moments: list[float]) -> None:
     found = match(passages(moments), passages(moments), 1.0)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowdperf.replay.matching import Passage
@@ -55,6 +55,7 @@ def test_no_mistake_in_few_crossings_is_no_proof() -> None:
     assert many.high < 0.01
 
 
+@settings(deadline=None)
 @given(NUMBERS, NUMBERS)
 def test_shares_lie_in_their_interval_and_in_0_to_1(hits: int, more: int) -> None:
     found = wilson(hits, hits + more)
@@ -63,6 +64,7 @@ def test_shares_lie_in_their_interval_and_in_0_to_1(hits: int, more: int) -> Non
         assert 0 <= found.low <= found.value <= found.high <= 1
 
 
+@settings(deadline=None)
 @given(st.integers(0, 500), st.integers(0, 500), NUMBERS)
 def test_the_error_lies_in_its_interval(matched: int, missed: int, surplus: int) -> None:
     true = matched + missed
@@ -73,6 +75,7 @@ def test_the_error_lies_in_its_interval(matched: int, missed: int, surplus: int)
         assert found.value == (surplus - missed) / true
 
 
+@settings(deadline=None)
 @given(st.integers(0, 50), st.integers(0, 50))
 def test_misses_and_surplus_mirror_each_other(missed: int, surplus: int) -> None:
     found, mirrored = count_error(1000, missed, surplus), count_error(1000, surplus, missed)
