@@ -25,7 +25,7 @@ from crowdperf.tracking.tracker import CONFIRM_HITS, PersonTracker, Tracks
 
 VERSION = 2
 DEFAULT_ASPECT = 16 / 9
-GAP_FRAMES = 2.5
+GAP_FRAMES = 3.5
 """A pause of fewer frames is no gap, however few come in a second."""
 
 

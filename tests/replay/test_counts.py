@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from crowdperf.audit.judge import judge
@@ -125,6 +127,46 @@ def test_vtest(clips: Path, vtest_frames: tuple[Clip, list[FrameDetections]]) ->
     found = matched(clip, truth, events)
     assert found.recall >= 0.9, found.missed
     assert found.precision >= 0.9, found.surplus
+
+
+@pytest.mark.clips
+@pytest.mark.parametrize(
+    ("every", "dropped"), [(1, 0.3), (2, 0.0), (3, 0.0), (3, 0.2), (6, 0.0)], ids=lambda value: f"{value:g}"
+)
+def test_vtest_with_fewer_frames(
+    clips: Path, vtest_frames: tuple[Clip, list[FrameDetections]], every: int, dropped: float
+) -> None:
+    """3.5, 2.3 and 1.2 frames a second, and frames that are missing at random."""
+    clip, frames = vtest_frames
+    chance = random.Random(1)
+    kept = [frame for frame in frames[::every] if chance.random() >= dropped]
+    thinned = msgspec.structs.replace(clip, every=every)
+    truth = clips / "gt" / "vtest.json"
+    events, _ = replay(thinned, kept, truth_lines(truth, (768, 576), "bottom_centre"))
+    found = matched(clip, truth, events)
+    assert found.recall >= 0.85, found.missed
+    assert found.precision >= 0.85, found.surplus
+
+
+WHOLE = [[0, 0], [1, 0], [1, 1], [0, 1]]
+STANDING = {
+    "intel_classroom.mp4": (15.0, 4),
+    "intel_face_three.mp4": (12.0, 3),
+    "intel_store_aisle.mp4": (15.0, 3),
+}
+"""Frames a second, and the people of the whole picture: seated, cut by its lower edge, half hidden by shelves."""
+
+
+@pytest.mark.clips
+@pytest.mark.parametrize("name", STANDING)
+def test_occupancy_of_people_who_stay(clips: Path, detector: Detector, name: str) -> None:
+    fps, people = STANDING[name]
+    clip = Clip(clips / name, 480, 270, fps)
+    zone = Zone(id="room", polygon=WHOLE)
+    events, _ = replay(clip, detections(clip, detector), (), (zone,))
+    assert max(event.occupancy for event in events if isinstance(event, ZoneChanged)) == people
+    entered = [event for event in events if isinstance(event, ZoneChanged) and event.change == "in"]
+    assert len(entered) == people, "nobody is taken for two"
 
 
 @pytest.mark.clips

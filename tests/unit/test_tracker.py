@@ -52,6 +52,21 @@ def test_a_track_is_confirmed_with_its_third_detection_and_keeps_its_id() -> Non
     assert {int(tracks.ids[0]) for tracks in seen} == {1}
 
 
+def test_memory_and_state_stay_flat_over_hours_of_people_who_come_and_go() -> None:
+    """A day by its events and not by its frames: 24 times 60 groups who come, stay for a second and leave."""
+    tracker, random = PersonTracker(Tracking()), np.random.default_rng(3)
+    sizes = []
+    for minute in range(24 * 60):
+        found = boxes(*random.uniform(0.1, 0.9, (1 + minute % 8, 2)))
+        for step in range(3):
+            feed(tracker, 60.0 * minute + step / 10, found)
+        sizes.append(len(tracker.state()))
+    quiet = feed(tracker, 60.0 * 24 * 60, boxes())
+    assert len(tracker) == 0
+    assert len(quiet.ids) == 0
+    assert max(sizes) <= max(sizes[:60]) + 16, "but for the length of a number"
+
+
 def test_weak_detections_never_start_a_track_but_continue_one() -> None:
     tracker = PersonTracker(Tracking(high_confidence=0.35))
     assert len(feed(tracker, 0.0, boxes((0.5, 0.5)), score=0.3).ids) == 0

@@ -1,0 +1,102 @@
+"""The real clips with truth that benches measure on, as `CROWDPERF_CLIPS` (default ../shared/clips) holds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from crowdperf.events.schema import FrameDetections
+from crowdperf.inference.detector import Detector, load_detector
+from crowdperf.replay import clip as footage
+from crowdperf.replay.detections import detect
+from crowdperf.replay.matching import Passage
+from crowdperf.settings.camera import Line
+from crowdperf.settings.engine import Inference
+
+ROOT = Path(__file__).resolve().parent.parent
+WAYS = {"neg_to_pos": "in", "pos_to_neg": "out"}
+VEHICLES = ["bicycle", "car", "motorcycle", "bus", "truck"]
+MATCH_FRAMES = 15
+"""A counted crossing may be so many of the clip's frames away from its true one."""
+
+
+class Scene(NamedTuple):
+    """A clip with its lines and what truly crossed them."""
+
+    name: str
+    file: str
+    width: int
+    height: int
+    fps: float
+    """The clip's true rate."""
+    analysis_width: int
+    rates: tuple[int, ...]
+    """Of how many frames one is analysed."""
+    lines: tuple[Line, ...]
+    truth: list[Passage]
+
+    @property
+    def footage(self) -> footage.Clip:
+        """The recording."""
+        return footage.Clip(folder() / self.file, self.width, self.height, self.fps)
+
+
+def folder() -> Path:
+    """Where the clips are, whether or not they are there."""
+    return Path(os.environ.get("CROWDPERF_CLIPS", ROOT.parent / "shared" / "clips"))
+
+
+def scenes() -> Iterator[Scene]:
+    """Every scene whose clip is there."""
+    if not (folder() / "vtest.avi").is_file():
+        return
+    hand = json.loads((folder() / "hand_counts.json").read_text())
+    vtest = _annotated("vtest", (768, 576), 7.0, "bottom_centre")
+    yield Scene("vtest", "vtest.avi", 768, 576, 7.0, 640, (1, 2, 3), *vtest)
+    town = _annotated("towncentre_a", (1920, 1080), 30.0, "centre")
+    yield Scene("towncentre", "towncentre_a.mp4", 1920, 1080, 30.0, 1280, (3, 4, 6), *town)
+    yield Scene("towncentre_640", "towncentre_a.mp4", 1920, 1080, 30.0, 640, (3, 4, 6), *town)
+    road = Line(id="road", p1=[0, 420 / 720], p2=[1000 / 1280, 420 / 720], classes=VEHICLES)  # type: ignore[arg-type]
+    frames = hand["highway_canersu.mp4"]["events_about_frame"]
+    passed = [Passage(frame / 29.97, "road", "in") for frame in frames]
+    yield Scene("highway", "highway_canersu.mp4", 1280, 720, 29.97, 640, (2, 3, 6), (road,), passed)
+    visits = hand["intel_one_by_one.mp4"]["visits_first_last_visible"]
+    left = [Passage(last / 10, "exit", "out") for _, last in visits]
+    exit_ = Line(id="exit", p1=[560 / 768, 0], p2=[560 / 768, 1])
+    yield Scene("one_by_one", "intel_one_by_one.mp4", 768, 432, 10.0, 640, (1, 2, 3), (exit_,), left)
+
+
+def detector() -> Detector:
+    """The default one of this machine."""
+    return load_detector(Inference(), Path(tempfile.gettempdir()) / "crowdperf-bench-cache")
+
+
+def detections(scene: Scene, model: Detector, every: int = 1) -> list[FrameDetections]:
+    """One of `every` frames of a scene; `sequence` is the clip's frame number plus one."""
+    spec = footage.spec_of(scene.footage, scene.analysis_width)
+    pictures = footage.pictures(scene.footage, spec)
+    return detect(pictures, spec, model, lambda sequence, _: (sequence - 1) % every == 0).frames
+
+
+def _annotated(name: str, size: tuple[int, int], fps: float, anchor: str) -> tuple[tuple[Line, ...], list[Passage]]:
+    rows = json.loads((folder() / "gt" / f"{name}.json").read_text())["lines"]
+    lines = tuple(
+        Line(
+            id=row["name"].lower(),
+            p1=[row["p1"][0] / size[0], row["p1"][1] / size[1]],
+            p2=[row["p2"][0] / size[0], min(1.0, row["p2"][1] / size[1])],
+            anchor=anchor,  # type: ignore[arg-type]
+            classes=["person"],
+        )
+        for row in rows
+    )
+    truth = [
+        Passage(event["frame"] / fps, row["name"].lower(), WAYS[event["dir"]])
+        for row in rows
+        for event in row["events"]
+    ]
+    return lines, truth
