@@ -86,7 +86,9 @@ def main(argv: list[str] | None = None) -> int:
         if words and words[0] == "demo":
             return int(importlib.import_module("crowdperf.demo.cli").main(words[1:]))
         if words and words[0] == "models":
-            return int(importlib.import_module("crowdperf.inference.models_cli").main(words[1:]))
+            # Counting on clips needs more than the models.
+            module = "crowdperf.replay.compare" if words[1:2] == ["compare"] else "crowdperf.inference.models_cli"
+            return int(importlib.import_module(module).main(words[1:]))
         if words and words[0] == "users":
             return _users(words[1:], Installation())
         if words and words[0] in ("replay", "audit"):

@@ -42,6 +42,8 @@ class Runtime(Protocol):
     """Whether `pin` does something, which needs the ring mapped for writing."""
     overlaps: bool
     """Whether the next batch may be loaded and started before the one before is finished."""
+    names: tuple[str, ...]
+    """The model's own class names, in its order."""
     stages: Stages
     """Where its time goes: copy, preprocess, infer, postprocess."""
 

@@ -93,7 +93,8 @@ class OpenvinoRuntime:
         self._loaded: _Loaded | None = None
         self.stages = Stages()
         source = self._read()
-        self._wanted = wanted_classes(model.classes or _labels(source, model.path), model)
+        self.names = model.classes or _labels(source, model.path)
+        self._wanted = wanted_classes(self.names, model)
         shape = source.outputs[0].partial_shape
         self._end_to_end = len(shape) == 3 and shape[2] == 6
         if not self._end_to_end and (len(shape) != 3 or shape[1] != 4 + len(self._wanted)):

@@ -121,7 +121,8 @@ class TorchRuntime:
         if device == "cpu" and threads:
             torch.set_num_threads(threads)
         self._network = read_network(model, device)
-        wanted = wanted_classes(model.classes or self._network.names, model)
+        self.names = model.classes or self._network.names
+        wanted = wanted_classes(self.names, model)
         self._wanted = torch.from_numpy(wanted.astype(np.float32)).to(device)
         self._steps: dict[tuple[Letterbox, PixelFormat, int], _Step] = {}
         self._pinned: set[int] = set()

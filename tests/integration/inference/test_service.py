@@ -33,6 +33,7 @@ from tests.conftest import RedisServer
 class ScriptedRuntime:
     """Finds nothing; `during_load` happens while the frames are being read."""
 
+    names: tuple[str, ...] = ("person",)
     name, device, max_batch, pins, overlaps = "scripted", "cpu", 64, False, False
 
     def __init__(self) -> None:

@@ -1,0 +1,103 @@
+"""The PPE model per person: crops at the ring's full size, as the product looks, beside the whole picture.
+
+Labelled pictures: CROWDPERF_IMAGES (default ../shared/images) / ppe; without them there is nothing to measure.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from bench.harness import Row, compared
+from crowdperf.events.schema import PpeColumns
+from crowdperf.frames.ring import RingSpec
+from crowdperf.inference.accuracy import measure
+from crowdperf.inference.detector import Detector, load_detector
+from crowdperf.inference.labelled import Labelled, as_ring_frame, labelled_pictures
+from crowdperf.inference.nms import Found
+from crowdperf.inference.ppe import belonging, chosen, look
+from crowdperf.inference.worn import judge
+from crowdperf.settings.engine import Inference
+from crowdperf.settings.ppe import PPE_CLASSES, Ppe
+
+FOLDER = (
+    Path(os.environ.get("CROWDPERF_IMAGES", str(Path(__file__).resolve().parents[3] / "shared" / "images"))) / "ppe"
+)
+SIZE = 640
+"""Of the rings: the size of the pictures."""
+Look = Callable[[Detector, np.ndarray, RingSpec, Found], PpeColumns]
+
+
+def whole(detector: Detector, frame: np.ndarray, spec: RingSpec, found: Found) -> PpeColumns:
+    """The other way: one look at the whole picture, items given to the people on whom they lie."""
+    (seen,) = detector.detect([frame], spec)
+    people = chosen(found, spec)
+    owner = belonging(found.boxes[people], seen.boxes, seen.classes)
+    mine = owner >= 0
+    return PpeColumns(
+        persons=np.array(people, "<u2").tobytes(),
+        owners=np.array([people[index] for index in owner[mine]], "<u2").tobytes(),
+        items=seen.classes[mine].astype(np.uint8).tobytes(),
+        scores=seen.scores[mine].astype("<f4").tobytes(),
+        boxes=seen.boxes[mine].astype("<f4").tobytes(),
+        picture_height=spec.content.h,
+    )
+
+
+def rows(short: bool) -> list[Row]:
+    """ppe_person_f1/<class>, ppe_person_f1/mean, ppe_ms_per_picture and map50_95/ppe."""
+    if not (FOLDER / "labels").is_dir():
+        return []
+    pictures = labelled_pictures(FOLDER, PPE_CLASSES)[:: 3 if short else 1]
+    with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as scratch:
+        settings = Inference(device="cpu", runtime="openvino", precision="full")
+        people = load_detector(settings, Path(scratch))
+        ppe = load_detector(settings, Path(scratch), role="ppe", confidence=Ppe().confidence)
+        weak = load_detector(settings, Path(scratch), role="ppe", confidence=0.001)
+        crops, full, times = [], [], []
+        for one in pictures:
+            frame, spec = as_ring_frame(one.path, SIZE, SIZE)
+            (found,) = people.detect([frame], spec)
+            ours, ours_ms = timed(look, ppe, frame, spec, found)
+            theirs, theirs_ms = timed(whole, ppe, frame, spec, found)
+            crops.append((one, found, ours))
+            full.append((one, found, theirs))
+            times.append((ours_ms, theirs_ms))
+        accuracy = measure(weak, pictures, SIZE, SIZE)
+    return [
+        *_f1(crops, full),
+        compared("ppe_ms_per_picture", times[2:], "whole picture", unit="ms"),
+        Row(name="map50/ppe", value=accuracy.map50, unit="", better="higher"),
+        Row(name="map50_95/ppe", value=accuracy.map50_95, unit="", better="higher"),
+    ]
+
+
+def timed(way: Look, detector: Detector, frame: np.ndarray, spec: RingSpec, found: Found) -> tuple[PpeColumns, float]:
+    """What was seen, and in how many milliseconds."""
+    began = time.perf_counter()
+    columns = way(detector, frame, spec, found)
+    return columns, (time.perf_counter() - began) * 1e3
+
+
+def _f1(crops: list[tuple[Labelled, Found, PpeColumns]], full: list[tuple[Labelled, Found, PpeColumns]]) -> list[Row]:
+    ours, theirs = judge(crops), judge(full)
+    pairs = [*((name, ours.f1[name], theirs.f1[name]) for name in ours.f1), ("mean", ours.mean, theirs.mean)]
+    return [
+        *(
+            Row(
+                name=f"ppe_person_f1/{name}",
+                value=value,
+                unit="",
+                limit_or_peer=f"whole picture ({peer:.3f})",
+                ratio=value / peer if peer else None,
+                better="higher",
+            )
+            for name, value, peer in pairs
+        ),
+        Row(name="ppe_people_found", value=ours.found, unit=f"of {ours.people}", better="higher"),
+    ]

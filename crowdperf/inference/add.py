@@ -1,0 +1,82 @@
+"""`crowdperf models add`: a model of the operator's own into the registry, so that its hash is checked ever after."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from crowdperf.inference.detector import load_detector
+from crowdperf.inference.export import write_manifest
+from crowdperf.inference.registry import (
+    FOLDER,
+    SYSTEM,
+    Entry,
+    Manifest,
+    ModelError,
+    ModelFile,
+    Role,
+    Variant,
+    read_manifest,
+    resolve,
+    sha256_of,
+)
+from crowdperf.settings.engine import Inference, Labels, Models
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def add(
+    path: Path,
+    name: str,
+    role: Role,
+    labels: dict[str, str],
+    licence: str,
+    source: str,
+    cache: Path,
+    folder: Path = FOLDER,
+) -> Entry:
+    """Load the model once, copy its files beside the others and write its entry; returns the entry.
+
+    Its classes are registered under crowdperf's names where `labels` maps them, so the configuration needs no labels.
+
+    Raises:
+        ModelError: the name is taken or no name, or the model cannot be used in that role.
+    """
+    manifest = read_manifest(folder)
+    if not NAME.fullmatch(name) or name.endswith((".pt", ".xml", ".onnx", ".engine")):
+        raise ModelError(f"{name!r} is no name for a model. Remedy: letters, digits, '.', '_' and '-', no file ending.")
+    if any(entry.name == name for entry in manifest.models):
+        raise ModelError(f"the name {name!r} is registered already. Remedy: choose another one.")
+    own = path if "/" in str(path) else Path(".") / path
+    found = resolve(f"./{own}" if not own.is_absolute() else str(own), role, "auto", folder, labels=labels)
+    if found.path.suffix == ".engine":
+        raise ModelError(
+            f"the engine {str(path)!r} fits one machine only and is not registered. Remedy: name its path in "
+            "inference.models, or register the weights that it was built from."
+        )
+    models = Models(person=str(found.path)) if role == "person" else Models(ppe=str(found.path))
+    mapped = Labels(person=labels) if role == "person" else Labels(ppe=labels)
+    detector = load_detector(Inference(device="cpu", models=models, labels=mapped), cache, folder, role)
+    parts = [found.path, found.path.with_suffix(".bin")] if found.path.suffix == ".xml" else [found.path]
+    files = []
+    for part in parts:
+        target = folder / f"{name}{part.suffix}"
+        shutil.copyfile(part, target)
+        files.append(ModelFile(target.name, sha256_of(target)))
+    names = tuple(labels.get(each, each) for each in detector.runtime.names)
+    entry = Entry(
+        name=name,
+        file=files[0].file,
+        sha256=files[0].sha256,
+        task="detect",
+        role=role,
+        classes=names,
+        input_size=(640, 640),
+        licence=licence,
+        source=source or str(path),
+        variants=(Variant(runtime=found.runtime, files=tuple(files)),),
+    )
+    assert set(names) & set(SYSTEM[role]), "the detector has checked it"
+    write_manifest(Manifest((*manifest.models, entry)), folder)
+    return entry

@@ -1,0 +1,154 @@
+"""`crowdperf models compare A B`: what another model, or another precision, changes before it is chosen.
+
+On labelled pictures the average precision of both, for the PPE model also how many people are judged rightly; on the
+cameras of a configuration that play a local file, the crossings that both count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from crowdperf.config import Config, load
+from crowdperf.events.schema import LineCrossed, PpeColumns
+from crowdperf.inference.accuracy import Accuracy, measure
+from crowdperf.inference.detector import Detector, load_detector
+from crowdperf.inference.labelled import Labelled, as_ring_frame, labelled_pictures
+from crowdperf.inference.models_cli import settings
+from crowdperf.inference.nms import Found
+from crowdperf.inference.ppe import look
+from crowdperf.inference.registry import SYSTEM, ModelError, Role
+from crowdperf.inference.worn import judge
+from crowdperf.replay.clip import ClipError, open_clip, pictures, spec_of
+from crowdperf.replay.detections import detect, due
+from crowdperf.settings.base import ConfigError
+from crowdperf.settings.camera import Camera
+from crowdperf.tracking.pipeline import CameraPipeline
+
+LEAST_CONFIDENCE = 0.001
+"""Average precision asks for every detection, however weak."""
+
+
+class Side(NamedTuple):
+    """One of the two."""
+
+    title: str
+    name: str
+    precision: str
+
+
+def main(argv: list[str]) -> int:
+    """Compare two models; the exit status is 0, or 1 with one line on stderr."""
+    parser = argparse.ArgumentParser(prog="crowdperf models compare", description=__doc__)
+    parser.add_argument("command", choices=("compare",))
+    parser.add_argument("first", help="a registered name or a path; 'NAME:int8' and 'NAME:full' choose the precision")
+    parser.add_argument("second")
+    parser.add_argument("--role", choices=("person", "ppe"), default="person")
+    parser.add_argument("--images", type=Path, action="append", default=[], metavar="FOLDER", help="labelled pictures")
+    parser.add_argument("--config", type=Path, help="count on this configuration's cameras that play a local file")
+    parser.add_argument("--cache", type=Path, default=Path("var/cache"))
+    arguments = parser.parse_args(argv)
+    try:
+        for line in compare(arguments):
+            print(line, flush=True)
+    except (ModelError, ClipError, ConfigError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> Iterator[str]:
+    """The report, line by line.
+
+    Raises:
+        ModelError, ClipError, ConfigError: something that was named cannot be used.
+    """
+    if not arguments.images and not arguments.config:
+        raise ModelError("compare needs something to look at. Remedy: give --images FOLDER or --config FILE.")
+    sides = [side(text) for text in (arguments.first, arguments.second)]
+    yield f"{'':<36} {sides[0].title:>24} {sides[1].title:>24}"
+    for folder in arguments.images:
+        yield from _on_pictures(folder, sides, arguments.role, arguments.cache)
+    if arguments.config:
+        yield from _on_clips(arguments.config, sides, arguments.cache)
+
+
+def side(text: str) -> Side:
+    """NAME, NAME:int8 or NAME:full."""
+    name, colon, precision = text.rpartition(":")
+    if colon and precision in ("int8", "full"):
+        return Side(text, name, precision)
+    return Side(text, text, "full")
+
+
+def row(what: str, first: object, second: object) -> str:
+    """A line of the report."""
+    shown = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in (first, second)]
+    return f"{what:<36} {shown[0]:>24} {shown[1]:>24}"
+
+
+def _on_pictures(folder: Path, sides: list[Side], role: Role, cache: Path) -> Iterator[str]:
+    truth = labelled_pictures(folder, SYSTEM[role])
+    detectors = [_detector(one, role, cache, LEAST_CONFIDENCE) for one in sides]
+    first, second = (measure(detector, truth) for detector in detectors)
+    yield f"{folder}: {len(truth)} pictures"
+    yield row("  mAP50", first.map50, second.map50)
+    yield row("  mAP50-95", first.map50_95, second.map50_95)
+    yield from _by_class(first, second, role)
+    if role == "ppe":
+        people = load_detector(settings("crowdperf-person-vehicle-n", "person", "full"), cache)
+        ours, theirs = (judge(_looked(_detector(one, role, cache, 0.25), people, truth)) for one in sides)
+        yield f"  {ours.found} of {ours.people} people found; F1 of what they wear:"
+        for name in ours.f1:
+            yield row(f"  {name}", ours.f1[name], theirs.f1[name])
+        yield row("  mean", ours.mean, theirs.mean)
+
+
+def _by_class(first: Accuracy, second: Accuracy, role: Role) -> Iterator[str]:
+    for klass, (_, mean, total) in first.by_class.items():
+        yield row(f"  {SYSTEM[role][klass]} ({total})", mean, second.by_class[klass][1])
+
+
+def _looked(
+    detector: Detector, people: Detector, truth: list[Labelled]
+) -> Iterator[tuple[Labelled, Found, PpeColumns]]:
+    for one in truth:
+        frame, spec = as_ring_frame(one.path, 640, 640)
+        (found,) = people.detect([frame], spec)
+        yield one, found, look(detector, frame, spec, found)
+
+
+def _on_clips(config_file: Path, sides: list[Side], cache: Path) -> Iterator[str]:
+    config = load(config_file)
+    detectors = [_detector(one, "person", cache, config.inference.confidence) for one in sides]
+    cameras = [camera for camera in config.cameras if "://" not in camera.url and camera.lines]
+    if not cameras:
+        raise ModelError(
+            f"no camera of {str(config_file)!r} plays a local file and has a line. Remedy: give a configuration with "
+            "recordings of your own cameras, or the demo site's."
+        )
+    for camera in cameras:
+        yield f"{camera.id}: {camera.url}"
+        counts = [_counts(config_file.parent / camera.url, config, camera, detector) for detector in detectors]
+        for line in camera.lines:
+            for direction in ("in", "out"):
+                yield row(f"  {line.id} {direction}", *(count[line.id, direction] for count in counts))
+
+
+def _counts(path: Path, config: Config, camera: Camera, detector: Detector) -> Counter[tuple[str, str]]:
+    clip = open_clip(path)
+    fps = camera.target_fps or config.target_fps
+    spec = spec_of(clip, camera.analysis_width or config.analysis_width, fps)
+    skip = config.frame_skip if camera.frame_skip is None else camera.frame_skip
+    seen = detect(pictures(clip, spec), spec, detector, due(fps, skip), camera.id)
+    pipeline = CameraPipeline(camera.id, config.tracking, camera.lines, camera.zones, fps)
+    events = [event for frame in seen.frames for event in pipeline.step(frame)[1]]
+    return Counter((event.line, event.direction) for event in events if isinstance(event, LineCrossed))
+
+
+def _detector(one: Side, role: Role, cache: Path, confidence: float) -> Detector:
+    return load_detector(settings(one.name, role, one.precision), cache, role=role, confidence=confidence)
