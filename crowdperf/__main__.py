@@ -15,6 +15,7 @@ from crowdperf import slices
 from crowdperf.config import Config, load, schema
 from crowdperf.events import metrics
 from crowdperf.processes import process
+from crowdperf.rule_slices import RULE_WORKERS
 from crowdperf.runtime import Runtime, log_to_stderr, redact
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.environment import Environment, environment
@@ -71,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     tracking = commands.add_parser("tracking", help="(supervised) one shard of tracking and counting")
     tracking.add_argument("shard", type=int)
     worker = commands.add_parser("worker", help="(supervised) one worker")
-    worker.add_argument("role", choices=("recorder", "sql", "housekeeping", "areas", *slices.RULE_WORKERS))
+    worker.add_argument("role", choices=("recorder", "sql", "housekeeping", "areas", *RULE_WORKERS))
     worker.add_argument("instance", type=int, nargs="?", default=0)
     commands.add_parser("web", help="(supervised) REST API and dashboard")
     commands.add_parser("redis", help="(supervised) the embedded Redis")
@@ -223,9 +224,9 @@ def _supervised(arguments: argparse.Namespace, config: Config, env: Environment,
     elif arguments.command == "tracking":
         kind, name = "tracking", f"tracking-{arguments.shard}"
         slice_ = slices.tracking_slice(config, env, here.paths, arguments.shard)
-    elif arguments.command == "worker" and arguments.role in slices.RULE_WORKERS:
+    elif arguments.command == "worker" and arguments.role in RULE_WORKERS:
         kind, name = f"worker-{arguments.role}", f"worker-{arguments.role}-{arguments.instance}"
-        slice_ = slices.RULE_WORKERS[arguments.role](config, here.paths, arguments.instance)
+        slice_ = RULE_WORKERS[arguments.role](config, here.paths, arguments.instance)
     elif arguments.command == "worker":
         kind = name = f"worker-{arguments.role}"
         slice_ = slices.slice_of_worker(config, env, here.paths, arguments.role)

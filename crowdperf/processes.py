@@ -133,6 +133,17 @@ PROCESSES = (
         does="alert rules over events; the only sender to the outside: webhook, mail, MQTT",
     ),
     Process(
+        kind="worker-ppe",
+        entry="crowdperf.workers.ppe.process:main",
+        instances="worker",
+        reads=("observations",),
+        writes=("events", "evidence_requests"),
+        max_silence_s=30,
+        priority=40,
+        nice=5,
+        does="votes over what single frames show of people's equipment: violations, compliance per zone and hour",
+    ),
+    Process(
         kind="worker-visitors",
         entry="crowdperf.workers.visitors:main",
         instances="worker",

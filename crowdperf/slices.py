@@ -7,7 +7,7 @@ of one camera touches that camera's process alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct, field
 
 from crowdperf.config import Config
-from crowdperf.settings.alerts import AlertRule, Alerts
+from crowdperf.settings.alerts import AlertRule
 from crowdperf.settings.area import Area
 from crowdperf.settings.camera import Camera, Line, Zone
 from crowdperf.settings.engine import Inference, Tracking
@@ -120,42 +120,6 @@ class WorkerSlice(Struct, frozen=True, kw_only=True):
     """The site's zone: whose days the history is counted by."""
     postgres_dsn: str = ""
     """As configured: a reference (env:NAME, file:PATH) or a URL. Only `worker-sql` has it."""
-
-
-class VisitorsSlice(Struct, frozen=True, kw_only=True):
-    """All that one instance of the visitors worker knows."""
-
-    instance: int
-    instances: int
-    visitors: Visitors
-    areas: tuple[Area, ...]
-    timezone: str
-    redis_url: str
-    key_prefix: str
-
-
-class NotifiedCamera(Struct, frozen=True, kw_only=True):
-    """What alerts say of one camera."""
-
-    camera_id: str
-    title: str
-    lines: dict[str, str]
-    """Id -> the name people see; the same for `zones`."""
-    zones: dict[str, str]
-    limits: dict[str, int]
-    """Zone -> its limit, where it has one."""
-
-
-class NotifySlice(Struct, frozen=True, kw_only=True):
-    """All that one instance of the notify worker knows. It holds names of environment variables, never secrets."""
-
-    instance: int
-    instances: int
-    site: Site
-    alerts: Alerts
-    cameras: tuple[NotifiedCamera, ...]
-    redis_url: str
-    key_prefix: str
 
 
 class AreasSlice(Struct, frozen=True, kw_only=True):
@@ -311,45 +275,6 @@ def worker_slice(config: Config, env: Environment, paths: Paths, role: str, inst
         timezone=config.site.timezone,
         postgres_dsn=postgres_dsn(config, env) if role == "sql" else "",
     )
-
-
-def notify_slice(config: Config, paths: Paths, instance: int) -> NotifySlice:
-    """The slice of one instance of the notify worker."""
-    return NotifySlice(
-        instance=instance,
-        instances=config.workers.notify,
-        site=config.site,
-        alerts=config.alerts,
-        cameras=tuple(
-            NotifiedCamera(
-                camera_id=camera.id,
-                title=camera.title,
-                lines={line.id: line.name or line.id for line in camera.lines},
-                zones={zone.id: zone.name or zone.id for zone in camera.zones},
-                limits={zone.id: zone.limit for zone in camera.zones if zone.limit is not None},
-            )
-            for camera in config.cameras
-        ),
-        redis_url=redis_url(config, paths),
-        key_prefix=config.key_prefix,
-    )
-
-
-def visitors_slice(config: Config, paths: Paths, instance: int) -> VisitorsSlice:
-    """The slice of one instance of the visitors worker."""
-    return VisitorsSlice(
-        instance=instance,
-        instances=config.workers.visitors,
-        visitors=config.visitors,
-        areas=tuple(config.areas),
-        timezone=config.site.timezone,
-        redis_url=redis_url(config, paths),
-        key_prefix=config.key_prefix,
-    )
-
-
-RULE_WORKERS: dict[str, Callable[[Config, Paths, int], Any]] = {"notify": notify_slice, "visitors": visitors_slice}
-"""Role -> its slice, of the workers whose cameras are split over instances."""
 
 
 def areas_slice(config: Config, paths: Paths) -> AreasSlice:

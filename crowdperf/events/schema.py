@@ -358,6 +358,26 @@ class RollCallChanged(Event, frozen=True, kw_only=True):
     by: str = ""
 
 
+class PpeViolation(Event, frozen=True, kw_only=True):
+    """A person does not wear what a rule asks for (`opened`), or it is over (`closed`). One violation, two events."""
+
+    violation: str
+    """The same for both; also the id of its evidence."""
+    rule: str
+    state: Literal["opened", "closed"]
+    items: str
+    """What is missing, separated by commas."""
+    zone: str
+    track: int
+    first_seen: float
+    last_seen: float
+    """Unix seconds."""
+    votes: str = ""
+    """Per item the newest votes, positive for missing."""
+    cause: str = ""
+    """`closed`: complied, left or gone."""
+
+
 AnyEvent = (
     LineCrossed
     | ZoneChanged
@@ -374,4 +394,5 @@ AnyEvent = (
     | AreaMismatch
     | TailgatingSuspected
     | RollCallChanged
+    | PpeViolation
 )

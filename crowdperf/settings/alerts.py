@@ -25,6 +25,7 @@ EventKind = Literal[
     "AreaMismatch",
     "TailgatingSuspected",
     "RollCallChanged",
+    "PpeViolation",
 ]
 Breach = Literal["occupancy", "loitering", "wrong_way"]
 EnvName = Annotated[str, Meta(pattern=r"^([A-Z][A-Z0-9_]{0,63})?$", description="the name of an environment variable")]
@@ -40,6 +41,7 @@ FILTERS: dict[str, tuple[str, ...]] = {
     "AreaMismatch": (),
     "TailgatingSuspected": ("lines",),
     "RollCallChanged": (),
+    "PpeViolation": ("zones",),
 }
 """Which filters an event kind has, besides `cameras` and `schedule`."""
 STATES: dict[str, tuple[str, ...]] = {

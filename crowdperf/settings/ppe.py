@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, field
 
 from crowdperf.settings.base import CameraId, ConfigError, Fps, Seconds, Settings
+from crowdperf.settings.schedule import Window
 
 Item = Literal["hardhat", "vest", "mask"]
 ITEMS: tuple[Item, ...] = ("hardhat", "vest", "mask")
@@ -14,18 +15,6 @@ PPE_CLASSES = ("person", "hardhat", "no_hardhat", "vest", "no_vest", "mask", "no
 """Classes of the PPE model; `PpeColumns.items` holds their index. An item has a class for worn and one for missing."""
 PPE_WIDTH = 1280
 """Width of the pictures of a camera with a rule, where neither it nor the site asks for more."""
-Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
-WEEKDAYS: tuple[Weekday, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-TimeOfDay = Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", description="HH:MM in the site's time zone")]
-
-
-class Window(Settings, frozen=True, kw_only=True):
-    """A part of the week in the site's time zone; one that ends at or before its start runs past midnight."""
-
-    days: Annotated[list[Weekday], Meta(min_length=1)] = field(default_factory=lambda: list(WEEKDAYS))
-    """On which the window begins."""
-    start: TimeOfDay = "00:00"
-    end: TimeOfDay = "00:00"
 
 
 class PpeRule(Settings, frozen=True, kw_only=True):
@@ -56,6 +45,8 @@ class Ppe(Settings, frozen=True, kw_only=True):
     """How long the frames that were looked at are kept in memory for evidence."""
     blur: Literal["none", "face", "upper_body"] = "none"
     """What is made unrecognisable in pictures of evidence, of every person in them."""
+    least_height_px: Annotated[float, Meta(ge=16, le=2000)] = 64.0
+    """People who are smaller in the analysed picture are not judged."""
 
 
 def validate_rules(where: str, rules: list[PpeRule], zones: set[str]) -> None:

@@ -16,3 +16,4 @@ class Workers(Settings, frozen=True, kw_only=True):
 
     notify: Instances = 1
     visitors: Instances = 1
+    ppe: Instances = 1

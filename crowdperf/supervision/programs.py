@@ -11,6 +11,7 @@ from msgspec import Struct
 from crowdperf import slices
 from crowdperf.config import Config
 from crowdperf.processes import PROCESSES, Process
+from crowdperf.rule_slices import RULE_WORKERS
 from crowdperf.settings.choice import without_choice
 from crowdperf.settings.environment import Environment
 from crowdperf.settings.paths import Paths
@@ -90,7 +91,7 @@ def _slice(
     if row.kind == "tracking":
         return slices.tracking_slice(config, env, paths, int(last))
     if row.instances == "worker":
-        return slices.RULE_WORKERS[row.kind.partition("-")[2]](config, paths, int(last))
+        return RULE_WORKERS[row.kind.partition("-")[2]](config, paths, int(last))
     if row.kind.startswith("worker-"):
         return slices.slice_of_worker(config, env, paths, row.kind.partition("-")[2])
     if row.kind == "web":

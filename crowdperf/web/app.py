@@ -40,6 +40,7 @@ from crowdperf.web import (
     system,
     users,
     versions,
+    violations,
     visits,
 )
 from crowdperf.web.access import Who, guard, provide_who
@@ -96,6 +97,7 @@ def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
                     visits.router,
                     roll_calls.router,
                     people.router,
+                    violations.router,
                 ],
             ),
             operations.router,

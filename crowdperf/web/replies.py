@@ -201,6 +201,10 @@ class EventReply(Struct, kw_only=True, omit_defaults=True):
     check_ins: int | None = None
     evidence: str | None = None
     roll_call: str | None = None
+    violation: str | None = None
+    items: str | None = None
+    first_seen: float | None = None
+    last_seen: float | None = None
     severity: str | None = None
     subject: str | None = None
     title: str | None = None

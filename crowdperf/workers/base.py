@@ -26,8 +26,8 @@ from crowdperf.events import wire
 from crowdperf.events.burial import dead_key, meant_for, stage_burial
 from crowdperf.events.bus import MAX_DELIVERIES
 from crowdperf.events.connection import BLOCK_MS, OUTAGE
-from crowdperf.events.schema import AnyEvent, Event
-from crowdperf.events.streams import EVENTS, key
+from crowdperf.events.schema import AnyEvent, Event, PpeObserved
+from crowdperf.events.streams import EVENTS, Stream, key
 from crowdperf.runtime import Metrics
 from crowdperf.slices import shard_of
 from crowdperf.workers.leases import Leases
@@ -42,6 +42,8 @@ RECENT = 256
 CAREFUL_AFTER = 2
 """A batch whose handling ended the process this often is handled event by event, to find the one that does it."""
 START = b"0-0"
+Taken = AnyEvent | PpeObserved
+"""What workers read."""
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +59,10 @@ class Logic(Protocol):
     def wants(self) -> tuple[type[Event], ...]:
         """The kinds of events that `handle` takes."""
 
-    def part(self, event: AnyEvent) -> str:
+    def part(self, event: Taken) -> str:
         """Whose state the event belongs to: its camera as a rule."""
 
-    def handle(self, event: AnyEvent) -> Iterable[Struct]:
+    def handle(self, event: Taken) -> Iterable[Struct]:
         """Take one event; its effects, in order. An `Event` is published, anything else is for the worker's stage."""
 
     def due(self, camera: str, now: float) -> Iterable[Struct]:
@@ -120,6 +122,7 @@ class Member:
         wall: Callable[[], float],
         stage: Callable[[Any, Struct], None] = no_stage,
         prefix: str = "",
+        reads: Stream = EVENTS,
     ) -> None:
         # Any: redis-py types its replies differently from release to release.
         self._client: Any = client
@@ -130,8 +133,10 @@ class Member:
         self._stage = stage
         self._prefix = prefix
         self.worker = leases.worker
-        self._stream = key(EVENTS, prefix=prefix)
-        self._dead = dead_key(EVENTS.name, self.worker, prefix)
+        self._reads = reads
+        self._stream = key(reads, prefix=prefix)
+        self._events = key(EVENTS, prefix=prefix)
+        self._dead = dead_key(reads.name, self.worker, prefix)
         self._cameras: dict[str, _Camera] = {}
         self._shares: dict[int, bytes] = {}
         """Owned shares of the cameras and how far each was read and stored."""
@@ -176,11 +181,15 @@ class Member:
         if not self._shares:
             return 0
         reply = self._client.xread({self._stream: self._position}, count=BATCH, block=block_ms)
-        handled = self._take(self._admitted(_rows(reply)))
+        rows = _rows(reply)
+        handled = self._take(self._admitted(rows))
         now = self._clock()
         if now - self._due_at >= DUE_S:
             self._due_at = now
-            self._pass_time(self._wall())
+            # While it catches up, it is as late for the rules as the newest entry that was handled: nobody is gone
+            # merely because what was seen of them is still to be read.
+            behind = len(rows) == BATCH or self._careful
+            self._pass_time(order(self._position)[0] / 1000 if behind else self._wall())
         dirty = bool(self._effects or self._buried or any(row.dirty for row in self._cameras.values()))
         moved = self._position != self._stored and now - self._stored_at >= POSITION_S
         if (dirty or moved) and not self._commit(now):
@@ -229,7 +238,7 @@ class Member:
     def _part(self, fields: dict[bytes, bytes]) -> str:
         """Whose entry it is; of what cannot be decoded, whatever its field `camera` says."""
         try:
-            return self._logic.part(wire.decode(EVENTS, fields))
+            return self._logic.part(wire.decode(self._reads, fields))
         except wire.PoisonError:
             return fields.get(b"camera", b"").decode(errors="replace")
 
@@ -239,7 +248,7 @@ class Member:
             entry_id, fields = row
             if self._wanted(row):
                 try:
-                    event = wire.decode(EVENTS, fields)
+                    event = wire.decode(self._reads, fields)
                 except wire.PoisonError as error:
                     self._bury(row, str(error))
                 else:
@@ -247,7 +256,7 @@ class Member:
             self._position = entry_id
         return handled
 
-    def _handle(self, entry_id: bytes, event: AnyEvent) -> int:
+    def _handle(self, entry_id: bytes, event: Taken) -> int:
         if not isinstance(event, self._logic.wants):
             return 0
         own = self._cameras.setdefault(self._logic.part(event), _Camera())
@@ -280,7 +289,7 @@ class Member:
             pipe.multi()
             for effect in self._effects:
                 if isinstance(effect, Event):
-                    pipe.xadd(self._stream, wire.encode(EVENTS, effect), maxlen=EVENTS.max_entries, approximate=True)
+                    pipe.xadd(self._events, wire.encode(EVENTS, effect), maxlen=EVENTS.max_entries, approximate=True)
                 else:
                     self._stage(pipe, effect)
             for entry_id, fields, why in self._buried:

@@ -16,13 +16,13 @@ import msgspec
 from msgspec import Struct
 
 from crowdperf.events.connection import connect
-from crowdperf.events.schema import AnyEvent, AreaChanged, Event, LineCrossed, VisitorChanged, VisitorNotice
+from crowdperf.events.schema import AreaChanged, Event, LineCrossed, VisitorChanged, VisitorNotice
+from crowdperf.rule_slices import VisitorsSlice
 from crowdperf.runtime import Runtime
-from crowdperf.slices import VisitorsSlice
 from crowdperf.visitors import store
 from crowdperf.visitors.model import LIVE, ON_SITE, State
 from crowdperf.visitors.reconcile import Reconciliation
-from crowdperf.workers.base import Member
+from crowdperf.workers.base import Member, Taken
 from crowdperf.workers.leases import Leases
 from crowdperf.workers.loop import work
 
@@ -89,11 +89,11 @@ class VisitorLogic:
         self._doors = {(door.camera, door.line) for door in doors}
         self._site = SiteState()
 
-    def part(self, event: AnyEvent) -> str:
+    def part(self, event: Taken) -> str:
         """The site."""
         return SITE
 
-    def handle(self, event: AnyEvent) -> Iterator[Struct]:
+    def handle(self, event: Taken) -> Iterator[Struct]:
         """Take one event; yields VisitorNotice and TailgatingSuspected."""
         site = self._site
         if isinstance(event, AreaChanged):

@@ -12,8 +12,8 @@ import pytest
 from crowdperf.events.bus import Publisher
 from crowdperf.events.schema import AlertChanged, Event, ZoneChanged
 from crowdperf.events.streams import EVENTS
+from crowdperf.rule_slices import notify_slice
 from crowdperf.runtime import Runtime
-from crowdperf.slices import notify_slice
 from crowdperf.web.entries import decoded_event
 from crowdperf.workers.notify.process import main
 from tests.conftest import RedisServer, wait_until

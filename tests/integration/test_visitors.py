@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from crowdperf.events.schema import RollCallChanged, VisitorChanged, VisitorNotice
+from crowdperf.rule_slices import notify_slice, visitors_slice
 from crowdperf.runtime import Runtime
-from crowdperf.slices import notify_slice, visitors_slice
 from crowdperf.visitors import store
 from crowdperf.web.entries import decoded_event
 from crowdperf.web.parameters import rfc3339

@@ -9,8 +9,8 @@ import msgspec
 
 from crowdperf.config import parse
 from crowdperf.events.schema import Alert, CameraChanged, CameraGap, LineCrossed, ZoneChanged
+from crowdperf.rule_slices import NotifySlice, notify_slice
 from crowdperf.settings.paths import Paths
-from crowdperf.slices import NotifySlice, notify_slice
 
 NOW = 1_795_600_000.0
 SQUARE = {"id": "square", "name": "Square", "polygon": [[0, 0], [1, 0], [1, 1]], "limit": 4}

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from crowdperf.events.schema import AnyEvent, CameraChanged, Event, LineCrossed
+from crowdperf.events.schema import CameraChanged, Event, LineCrossed
 from crowdperf.runtime import Metrics
-from crowdperf.workers.base import Member
+from crowdperf.workers.base import Member, Taken
 from crowdperf.workers.leases import Leases
 from tests.conftest import RedisServer
 
@@ -28,10 +28,10 @@ class Tally:
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
-    def part(self, event: AnyEvent) -> str:
+    def part(self, event: Taken) -> str:
         return event.camera
 
-    def handle(self, event: AnyEvent) -> Iterable[Struct]:
+    def handle(self, event: Taken) -> Iterable[Struct]:
         assert isinstance(event, LineCrossed)
         if event.line == DEADLY:
             raise Died

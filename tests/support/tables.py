@@ -10,7 +10,8 @@ from crowdperf.config import Config
 from crowdperf.events.streams import STREAMS
 from crowdperf.processes import PROCESSES
 from crowdperf.settings.camera import Camera, Line, Zone
-from crowdperf.settings.ppe import PpeRule, Window
+from crowdperf.settings.ppe import PpeRule
+from crowdperf.settings.schedule import Window
 from tests.conftest import ROOT
 
 BEGIN = "<!-- generated: {name} -->"

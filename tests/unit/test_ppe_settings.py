@@ -13,7 +13,8 @@ from crowdperf.config import Config, parse
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.environment import environment
 from crowdperf.settings.paths import Paths
-from crowdperf.settings.ppe import PPE_WIDTH, Window
+from crowdperf.settings.ppe import PPE_WIDTH
+from crowdperf.settings.schedule import Window
 from crowdperf.slices import CaptureSlice
 
 PATHS = Paths(Path("/data"))

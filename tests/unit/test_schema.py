@@ -214,6 +214,22 @@ GOLDEN_EVENTS |= {
         b"by": b"ada",
     },
 }
+GOLDEN_EVENTS["PpeViolation"] = {
+    b"type": b"PpeViolation",
+    b"id": b"yard:1:2:ppe:7:hats:opened:1",
+    b"camera": b"yard",
+    b"ts": b"1700000000.5",
+    b"violation": b"yard:1:2:ppe:7:hats",
+    b"rule": b"hats",
+    b"state": b"opened",
+    b"items": b"hardhat",
+    b"zone": b"site",
+    b"track": b"7",
+    b"first_seen": b"1700000000.5",
+    b"last_seen": b"1700000000.5",
+    b"votes": b"hardhat:+0.60,+0.55,+0.61",
+    b"cause": b"",
+}
 GOLDEN_EVENTS["StoreFilling"] = {
     b"type": b"StoreFilling",
     b"id": b"store:filling:1",

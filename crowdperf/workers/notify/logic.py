@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from crowdperf.events.schema import Alert, AlertChanged, AlertRaised, AnyEvent, Event
+from crowdperf.events.schema import Alert, AlertChanged, AlertRaised, AnyEvent, Event, PpeObserved
+from crowdperf.rule_slices import NotifySlice
 from crowdperf.settings.alerts import AlertRule, MqttChannel
 from crowdperf.settings.schedule import allowed, end_of
-from crowdperf.slices import NotifySlice
 from crowdperf.storage.alerts import AlertDoc, AlertSet, State
+from crowdperf.workers.base import Taken
 from crowdperf.workers.notify.matching import KINDS, Signal, signal
 from crowdperf.workers.notify.readings import READ, CameraReadings
 
@@ -92,12 +93,13 @@ class AlertLogic:
 
     # -- the worker's interface (workers.base.Logic) --
 
-    def part(self, event: AnyEvent) -> str:
+    def part(self, event: Taken) -> str:
         """The camera; what is said of an area comes from whichever camera saw the cause, and belongs to none."""
         return "" if isinstance(event, Alert) and event.area else event.camera
 
-    def handle(self, event: AnyEvent) -> Iterator[Struct]:
+    def handle(self, event: Taken) -> Iterator[Struct]:
         """Take one event; yields AlertRaised, AlertChanged, AlertSet, Notification and Reading."""
+        assert not isinstance(event, PpeObserved)
         camera = self.part(event)
         own = self._cameras.setdefault(camera, CameraState())
         if isinstance(event, AlertChanged):

@@ -14,14 +14,15 @@ from crowdperf.events.schema import (
     CameraGap,
     Event,
     LineCrossed,
+    PpeViolation,
     RollCallChanged,
     TailgatingSuspected,
     VisitorChanged,
     VisitorNotice,
     ZoneChanged,
 )
+from crowdperf.rule_slices import NotifiedCamera
 from crowdperf.settings.alerts import AlertRule
-from crowdperf.slices import NotifiedCamera
 
 KINDS: tuple[type[Event], ...] = (
     Alert,
@@ -34,6 +35,7 @@ KINDS: tuple[type[Event], ...] = (
     AreaMismatch,
     TailgatingSuspected,
     RollCallChanged,
+    PpeViolation,
 )
 """What rules can be about."""
 
@@ -71,6 +73,12 @@ def signal(rule: AlertRule, event: AnyEvent, camera: NotifiedCamera | None) -> S
     where = camera.title if camera else event.camera
     if isinstance(event, Alert):
         return _breach(rule, event, where, camera)
+    if isinstance(event, PpeViolation):
+        if rule.zones and event.zone not in rule.zones:
+            return None
+        place = camera.zones.get(event.zone, event.zone) if camera and event.zone else event.zone
+        detail = f"{where}: somebody without {event.items.replace(',', ' and ')}" + (f" in {place}" if place else "")
+        return Signal("start" if event.state == "opened" else "end", event.violation, detail)
     if isinstance(event, LineCrossed):
         return _crossing(rule, event, where, camera)
     if isinstance(event, ZoneChanged):

@@ -11,8 +11,8 @@ import msgspec
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from crowdperf.rule_slices import NotifySlice
 from crowdperf.settings.alerts import MqttChannel
-from crowdperf.slices import NotifySlice
 from crowdperf.workers.notify.delivery import NotReadyError, UndeliveredError
 from crowdperf.workers.notify.logic import Notification
 

@@ -12,9 +12,10 @@ from msgspec import Struct
 
 from crowdperf.events.connection import connect
 from crowdperf.events.queue import DeliveryQueue, stage_item
+from crowdperf.rule_slices import NotifySlice
 from crowdperf.runtime import Runtime
 from crowdperf.settings.alerts import Channel, EmailChannel, WebhookChannel
-from crowdperf.slices import NotifySlice, shard_of
+from crowdperf.slices import shard_of
 from crowdperf.storage import alerts
 from crowdperf.workers.base import Member
 from crowdperf.workers.leases import Leases

@@ -19,10 +19,10 @@ from crowdperf.events.schema import (
     VisitorChanged,
     VisitorNotice,
 )
+from crowdperf.rule_slices import visitors_slice
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.paths import Paths
 from crowdperf.settings.visitors import Visitors
-from crowdperf.slices import visitors_slice
 from crowdperf.visitors import lifecycle, rollcall
 from crowdperf.visitors.lifecycle import RefusedError
 from crowdperf.visitors.model import Listing, Person, Visit

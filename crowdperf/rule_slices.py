@@ -1,0 +1,130 @@
+"""The slices of the rule workers, whose cameras are split over instances (`workers.<role>`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from crowdperf.config import Config
+from crowdperf.settings.alerts import Alerts
+from crowdperf.settings.area import Area
+from crowdperf.settings.paths import Paths
+from crowdperf.settings.ppe import PpeRule
+from crowdperf.settings.site import Site
+from crowdperf.settings.visitors import Visitors
+from crowdperf.slices import redis_url
+
+
+class NotifiedCamera(Struct, frozen=True, kw_only=True):
+    """What alerts say of one camera."""
+
+    camera_id: str
+    title: str
+    lines: dict[str, str]
+    """Id -> the name people see; the same for `zones`."""
+    zones: dict[str, str]
+    limits: dict[str, int]
+    """Zone -> its limit, where it has one."""
+
+
+class NotifySlice(Struct, frozen=True, kw_only=True):
+    """All that one instance of the notify worker knows. It holds names of environment variables, never secrets."""
+
+    instance: int
+    instances: int
+    site: Site
+    alerts: Alerts
+    cameras: tuple[NotifiedCamera, ...]
+    redis_url: str
+    key_prefix: str
+
+
+class VisitorsSlice(Struct, frozen=True, kw_only=True):
+    """All that one instance of the visitors worker knows."""
+
+    instance: int
+    instances: int
+    visitors: Visitors
+    areas: tuple[Area, ...]
+    timezone: str
+    redis_url: str
+    key_prefix: str
+
+
+class RuledCamera(Struct, frozen=True, kw_only=True):
+    """One camera's PPE rules."""
+
+    camera_id: str
+    rules: tuple[PpeRule, ...]
+
+
+class PpeSlice(Struct, frozen=True, kw_only=True):
+    """All that one instance of the PPE worker knows."""
+
+    instance: int
+    instances: int
+    cameras: tuple[RuledCamera, ...]
+    least_height_px: float
+    timezone: str
+    redis_url: str
+    key_prefix: str
+
+
+def notify_slice(config: Config, paths: Paths, instance: int) -> NotifySlice:
+    """The slice of one instance of the notify worker."""
+    return NotifySlice(
+        instance=instance,
+        instances=config.workers.notify,
+        site=config.site,
+        alerts=config.alerts,
+        cameras=tuple(
+            NotifiedCamera(
+                camera_id=camera.id,
+                title=camera.title,
+                lines={line.id: line.name or line.id for line in camera.lines},
+                zones={zone.id: zone.name or zone.id for zone in camera.zones},
+                limits={zone.id: zone.limit for zone in camera.zones if zone.limit is not None},
+            )
+            for camera in config.cameras
+        ),
+        redis_url=redis_url(config, paths),
+        key_prefix=config.key_prefix,
+    )
+
+
+def visitors_slice(config: Config, paths: Paths, instance: int) -> VisitorsSlice:
+    """The slice of one instance of the visitors worker."""
+    return VisitorsSlice(
+        instance=instance,
+        instances=config.workers.visitors,
+        visitors=config.visitors,
+        areas=tuple(config.areas),
+        timezone=config.site.timezone,
+        redis_url=redis_url(config, paths),
+        key_prefix=config.key_prefix,
+    )
+
+
+def ppe_slice(config: Config, paths: Paths, instance: int) -> PpeSlice:
+    """The slice of one instance of the PPE worker."""
+    return PpeSlice(
+        instance=instance,
+        instances=config.workers.ppe,
+        cameras=tuple(
+            RuledCamera(camera_id=camera.id, rules=tuple(camera.ppe)) for camera in config.cameras if camera.ppe
+        ),
+        least_height_px=config.ppe.least_height_px,
+        timezone=config.site.timezone,
+        redis_url=redis_url(config, paths),
+        key_prefix=config.key_prefix,
+    )
+
+
+RULE_WORKERS: dict[str, Callable[[Config, Paths, int], Any]] = {
+    "notify": notify_slice,
+    "visitors": visitors_slice,
+    "ppe": ppe_slice,
+}
+"""Role -> its slice."""

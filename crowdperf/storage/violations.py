@@ -1,0 +1,199 @@
+"""PPE violations as people judge them, and compliance per zone and hour."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from crowdperf.settings.ppe import Item
+
+Review = Literal["open", "acknowledged", "dismissed"]
+Outcome = Literal["worn", "missing", "unsure"]
+KEPT_S = 365 * 86_400
+HOUR_S = 3600
+
+JUDGE = """
+local review = redis.call('HGET', KEYS[1], 'review')
+if not review then return 'missing' end
+if review == ARGV[1] then return review end
+if review ~= 'open' then redis.call('HINCRBY', KEYS[2], ARGV[5] .. review, -1) end
+redis.call('HINCRBY', KEYS[2], ARGV[5] .. ARGV[1], 1)
+redis.call('HSET', KEYS[1], 'review', ARGV[1], 'by', ARGV[2], 'at', ARGV[3], 'note', ARGV[4])
+return 'done'
+"""
+
+
+class Violation(Struct, frozen=True, kw_only=True):
+    """What the worker knows of a violation; written whole whenever it changes."""
+
+    id: str
+    rule: str
+    camera: str
+    zone: str
+    track: int
+    items: list[str]
+    """What is missing."""
+    first_seen: float
+    last_seen: float
+    """Unix seconds."""
+    frames: int
+    """Observations of the person so far."""
+    votes: str
+    """Per item the newest votes, positive for missing."""
+    ongoing: bool
+    cause: str
+    """Why it ended: complied, left (the zone) or gone (not seen any more)."""
+
+
+class ViolationView(Struct, frozen=True, kw_only=True):
+    """A violation and what a person said of it."""
+
+    violation: Violation
+    review: Review
+    by: str = ""
+    at: float = 0.0
+    note: str = ""
+
+
+class ViolationSet(Struct, frozen=True):
+    """The worker's change; `new` opens its review."""
+
+    violation: Violation
+    new: bool
+
+
+class Compliance(Struct, frozen=True, kw_only=True):
+    """One person who was long enough in a rule's zone, and one item."""
+
+    camera: str
+    zone: str
+    item: Item
+    outcome: Outcome
+    hour: int
+    """Hours since 1970, UTC."""
+
+
+class ComplianceRow(Struct, frozen=True, kw_only=True):
+    """One zone's hour."""
+
+    hour: float
+    """Its beginning, Unix seconds."""
+    camera: str
+    zone: str
+    item: str
+    worn: int = 0
+    missing: int = 0
+    unsure: int = 0
+
+
+def violation_key(violation: str, prefix: str = "") -> str:
+    """The hash of one violation."""
+    return f"{prefix}crowdperf:ppe:violation:{violation}"
+
+
+def index_key(prefix: str = "") -> str:
+    """The ids of all violations, by when they were first seen."""
+    return f"{prefix}crowdperf:ppe:violations"
+
+
+def judged_key(prefix: str = "") -> str:
+    """`<camera>/<rule>/<review>` -> violations."""
+    return f"{prefix}crowdperf:ppe:judged"
+
+
+def hour_key(hour: int, prefix: str = "") -> str:
+    """`<camera>/<zone>/<item>/<outcome>` -> people, of one hour."""
+    return f"{prefix}crowdperf:ppe:hour:{hour}"
+
+
+def stage(pipe: Any, change: ViolationSet, prefix: str = "") -> None:
+    """Store the worker's change inside its transaction."""
+    row = change.violation
+    name = violation_key(row.id, prefix)
+    pipe.hset(name, "doc", msgspec.json.encode(row))
+    pipe.hsetnx(name, "review", "open")
+    pipe.expire(name, KEPT_S)
+    pipe.zadd(index_key(prefix), {row.id: row.first_seen})
+    pipe.zremrangebyscore(index_key(prefix), "-inf", row.first_seen - KEPT_S)
+
+
+def stage_compliance(pipe: Any, row: Compliance, prefix: str = "") -> None:
+    """Count one person inside a transaction."""
+    name = hour_key(row.hour, prefix)
+    pipe.hincrby(name, f"{row.camera}/{row.zone}/{row.item}/{row.outcome}", 1)
+    pipe.expire(name, KEPT_S)
+
+
+async def judge(
+    client: Any,
+    row: Violation,
+    review: Literal["acknowledged", "dismissed"],
+    by: str,
+    note: str,
+    now: float,
+    prefix: str,
+) -> str:
+    """A person's judgement; `done`, `missing`, or the judgement that it has already."""
+    keys = (violation_key(row.id, prefix), judged_key(prefix))
+    reply = await client.eval(JUDGE, 2, *keys, review, by, repr(now), note, f"{row.camera}/{row.rule}/")
+    return str(reply.decode())
+
+
+async def load(client: Any, violation: str, prefix: str = "") -> ViolationView | None:
+    """One violation, None where there is none of that id."""
+    return view_of(await client.hgetall(violation_key(violation, prefix)))
+
+
+async def newest(client: Any, before: float, limit: int, review: str = "", prefix: str = "") -> list[ViolationView]:
+    """The newest violations first seen before `before` (Unix seconds), at most `limit`."""
+    found: list[ViolationView] = []
+    high = f"({before!r}"
+    while len(found) < limit:
+        rows = await client.zrevrangebyscore(index_key(prefix), high, "-inf", start=0, num=200, withscores=True)
+        pipe = client.pipeline(transaction=False)
+        for name, _ in rows:
+            pipe.hgetall(violation_key(name.decode(), prefix))
+        views = [view_of(fields) for fields in await pipe.execute()]
+        found += [view for view in views if view is not None and review in ("", view.review)]
+        if len(rows) < 200:
+            break
+        high = f"({float(rows[-1][1])!r}"
+    return found[:limit]
+
+
+async def compliance(client: Any, start: float, end: float, prefix: str = "") -> list[ComplianceRow]:
+    """The hours that begin in [start, end), Unix seconds."""
+    hours = range(int(-(-start // HOUR_S)), int(-(-end // HOUR_S)))
+    pipe = client.pipeline(transaction=False)
+    for hour in hours:
+        pipe.hgetall(hour_key(hour, prefix))
+    rows: dict[tuple[int, str, str, str], dict[str, int]] = {}
+    for hour, fields in zip(hours, await pipe.execute()):
+        for name, number in fields.items():
+            camera, zone, item, outcome = name.decode().split("/")
+            rows.setdefault((hour, camera, zone, item), {})[outcome] = int(number)
+    return [
+        ComplianceRow(hour=hour * HOUR_S, camera=camera, zone=zone, item=item, **numbers)
+        for (hour, camera, zone, item), numbers in sorted(rows.items())
+    ]
+
+
+async def judged(client: Any, prefix: str = "") -> dict[str, dict[str, int]]:
+    """`<camera>/<rule>` -> judgement -> violations: how often the rule was right, as people saw it."""
+    found: dict[str, dict[str, int]] = {}
+    for name, number in (await client.hgetall(judged_key(prefix))).items():
+        rule, _, review = name.decode().rpartition("/")
+        found.setdefault(rule, {})[review] = int(number)
+    return found
+
+
+def view_of(fields: dict[bytes, bytes]) -> ViolationView | None:
+    """The violation of a hash; None for an empty one, or one of another form."""
+    text = {name.decode(): value.decode() for name, value in fields.items()}
+    try:
+        row = msgspec.json.decode(text.pop("doc"), type=Violation)
+        return msgspec.convert({**text, "violation": row}, ViolationView, strict=False)
+    except (KeyError, msgspec.MsgspecError):
+        return None

@@ -1,0 +1,130 @@
+"""PPE: violations and how people judge them, compliance per zone and hour, how often the rules are right."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+from litestar import Request, Router, get, post
+from litestar.params import JSONBody, PathParameter, QueryParameter
+from msgspec import Meta, Struct
+
+from crowdperf.accounts import audit
+from crowdperf.storage import violations as stored
+from crowdperf.storage.violations import ComplianceRow, ViolationView
+from crowdperf.web.access import Who
+from crowdperf.web.context import SiteContext
+from crowdperf.web.openapi import BAD_REQUEST, CONFLICT, NOT_FOUND, REFUSED, UNAVAILABLE
+from crowdperf.web.parameters import instant, rfc3339, span
+from crowdperf.web.problems import Problem, bad_parameter
+
+TROUBLE = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
+REVIEWS = ("open", "acknowledged", "dismissed")
+
+
+class ViolationsReply(Struct, kw_only=True):
+    """Violations, newest first; pass `next` on as `before` until it is null."""
+
+    violations: list[ViolationView]
+    next: str | None
+
+
+class Judgement(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a person says of a violation; `dismissed` is a false alarm."""
+
+    review: Literal["acknowledged", "dismissed"]
+    note: Annotated[str, Meta(max_length=1000)] = ""
+
+
+class RuleFigures(Struct, kw_only=True):
+    """How a rule was judged."""
+
+    camera: str
+    rule: str
+    acknowledged: int
+    dismissed: int
+    precision: float | None
+    """Share of the judged violations that were right; null where nobody has judged any."""
+
+
+class PpeFigures(Struct, kw_only=True):
+    """Compliance per zone and hour of the range, and every rule's precision in the field."""
+
+    compliance: list[ComplianceRow]
+    rules: list[RuleFigures]
+
+
+@get("/violations", need="read", summary="PPE violations, newest first", tags=["ppe"], responses=TROUBLE)
+async def violations(
+    site: SiteContext,
+    who: Who,
+    review: Annotated[str | None, QueryParameter(description=f"One of {', '.join(REVIEWS)}.", max_length=16)] = None,
+    before: Annotated[str | None, QueryParameter(description="First seen before, RFC 3339.", max_length=64)] = None,
+    limit: Annotated[int, QueryParameter(description="Violations per page.", ge=1, le=500)] = 100,
+) -> ViolationsReply:
+    """Violations on the cameras that the asker may see."""
+    if review is not None and review not in REVIEWS:
+        raise bad_parameter("review", review, f"use one of: {', '.join(REVIEWS)}.")
+    until = instant("before", before) if before else site.now() + 3600
+    rows = await stored.newest(site.redis, until, limit, review or "", site.prefix)
+    last = rfc3339(rows[-1].violation.first_seen) if len(rows) == limit else None
+    return ViolationsReply(violations=[row for row in rows if who.sees(row.violation.camera)], next=last)
+
+
+@post(
+    "/violations/{violation_id:str}/review",
+    need="review",
+    status_code=HTTPStatus.OK,
+    summary="Judge a violation",
+    tags=["ppe"],
+    responses=TROUBLE,
+)
+async def judge(
+    site: SiteContext,
+    request: Request[Any, Any, Any],
+    who: Who,
+    violation_id: Annotated[str, PathParameter(description="The violation's id.", max_length=256)],
+    data: JSONBody[Judgement],
+) -> ViolationView:
+    """Acknowledge it, or dismiss it as a false alarm. Who judged and when stays with it; a judgement may be changed."""
+    view = await stored.load(site.redis, violation_id, site.prefix)
+    if view is None or not who.sees(view.violation.camera):
+        raise Problem(HTTPStatus.NOT_FOUND, "there is no such violation. Remedy: see /api/v1/violations.")
+    done = await stored.judge(
+        site.redis, view.violation, data.review, who.name or who.kind, data.note, site.now(), site.prefix
+    )
+    if done != "done":
+        raise Problem(HTTPStatus.CONFLICT, f"the violation is {done} already. Remedy: read it again.")
+    pipe = site.redis.pipeline(transaction=False)
+    audit.stage(pipe, site.entry(who, request, f"violation.{data.review}", violation_id[:200], data.note), site.prefix)
+    await pipe.execute()
+    return await stored.load(site.redis, violation_id, site.prefix) or view
+
+
+@get("/ppe/figures", need="read", summary="Compliance and precision", tags=["ppe"], responses=TROUBLE)
+async def figures(
+    site: SiteContext,
+    who: Who,
+    start: Annotated[str | None, QueryParameter(name="from", description="RFC 3339, included.", max_length=64)] = None,
+    end: Annotated[str | None, QueryParameter(name="to", description="RFC 3339, excluded.", max_length=64)] = None,
+) -> PpeFigures:
+    """People per zone, hour and item: worn, missing, or unsure (too small, hidden, or not long enough in view)."""
+    asked = span(start, end, site.now(), site.zone)
+    if asked.end - asked.start > 32 * 86_400:
+        raise bad_parameter("from", start or "", "ask for at most 32 days at a time.")
+    rows = await stored.compliance(site.redis, asked.start, asked.end, site.prefix)
+    judged = await stored.judged(site.redis, site.prefix)
+    rules = []
+    for name, numbers in sorted(judged.items()):
+        camera, _, rule = name.partition("/")
+        right, wrong = numbers.get("acknowledged", 0), numbers.get("dismissed", 0)
+        if who.sees(camera) and right + wrong:
+            rules.append(
+                RuleFigures(
+                    camera=camera, rule=rule, acknowledged=right, dismissed=wrong, precision=right / (right + wrong)
+                )
+            )
+    return PpeFigures(compliance=[row for row in rows if who.sees(row.camera)], rules=rules)
+
+
+router = Router("/", route_handlers=[violations, judge, figures])

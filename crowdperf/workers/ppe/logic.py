@@ -1,0 +1,236 @@
+"""Who has to wear what, where and when, and who does not. Pure: observations in, violations and figures out.
+
+One violation is one event at its opening and one at its end, whatever the number of frames. It closes when the person
+complies, leaves the zone, or is not seen any more.
+"""
+
+from __future__ import annotations
+
+import zoneinfo
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from crowdperf.events.schema import Event, EvidenceRequest, PpeObserved, PpeViolation
+from crowdperf.rule_slices import PpeSlice
+from crowdperf.settings.ppe import Item, PpeRule
+from crowdperf.settings.schedule import allowed
+from crowdperf.storage.violations import Compliance, Violation, ViolationSet
+from crowdperf.workers.base import Taken
+from crowdperf.workers.ppe.votes import WINDOW, Verdict, verdict, vote
+
+VERSION = 1
+GONE_S = 10.0
+"""Not observed for this long: the person has left."""
+MOST_WATCHED = 2000
+"""Per camera; the ones not seen for longest go first."""
+Cause = Literal["complied", "left", "gone"]
+
+
+class Best(Struct, array_like=True):
+    """The observation that shows a missing item best."""
+
+    weight: float
+    ts: float
+    epoch: int
+    sequence: int
+    detection: int
+    box: tuple[float, float, float, float]
+
+
+class Watch(Struct, kw_only=True):
+    """One track under one rule."""
+
+    rule: str
+    track: int
+    since: float
+    """When it came under the rule, Unix seconds."""
+    last: float
+    votes: dict[str, list[float]] = {}
+    """Item -> its newest votes, positive for missing."""
+    seen: int = 0
+    best: Best | None = None
+    violation: str = ""
+    """Id of the violation; kept after its end, for the cooldown."""
+    ongoing: bool = False
+    first_seen: float = 0.0
+    missing: list[str] = []
+    closed_at: float = 0.0
+    times: int = 0
+    """Openings and ends so far: part of their events' ids."""
+
+
+class CameraState(Struct, kw_only=True):
+    """What is stored per camera."""
+
+    version: int = VERSION
+    watched: list[Watch] = []
+
+
+class PpeLogic:
+    """The rules of all cameras."""
+
+    wants: tuple[type[Event], ...] = (PpeObserved,)
+
+    def __init__(self, slice_: PpeSlice) -> None:
+        self._rules = {camera.camera_id: camera.rules for camera in slice_.cameras}
+        self._zone = zoneinfo.ZoneInfo(slice_.timezone)
+        self._least_height_px = slice_.least_height_px
+        self._cameras: dict[str, CameraState] = {}
+
+    def part(self, event: Taken) -> str:
+        """The camera."""
+        return event.camera
+
+    def handle(self, event: Taken) -> Iterator[Struct]:
+        """Take one observation; yields PpeViolation, ViolationSet, EvidenceRequest and Compliance."""
+        assert isinstance(event, PpeObserved)
+        own = self._cameras.setdefault(event.camera, CameraState())
+        inside = set(event.zones.split(","))
+        for rule in self._rules.get(event.camera, ()):
+            watch = next((row for row in own.watched if (row.rule, row.track) == (rule.id, event.track)), None)
+            holds = (
+                (rule.zone is None or rule.zone in inside)
+                and not inside & set(rule.exempt_zones)
+                and allowed(rule.schedule, event.ts, self._zone)
+            )
+            if holds:
+                yield from self._observed(own, rule, watch, event)
+            elif watch is not None:
+                yield from self._leave(own, rule, watch, event.camera, event.ts, "left")
+
+    def due(self, camera: str, now: float) -> Iterable[Struct]:
+        """People who are not seen any more."""
+        own = self._cameras.get(camera)
+        effects: list[Struct] = []
+        rules = {rule.id: rule for rule in self._rules.get(camera, ())}
+        for watch in list(own.watched) if own else []:
+            if now - watch.last > GONE_S and own is not None:
+                effects += self._leave(own, rules.get(watch.rule), watch, camera, watch.last, "gone")
+        return effects
+
+    def _observed(self, own: CameraState, rule: PpeRule, watch: Watch | None, event: PpeObserved) -> Iterator[Struct]:
+        if watch is None:
+            watch = Watch(rule=rule.id, track=event.track, since=event.ts, last=event.ts)
+            own.watched.append(watch)
+            own.watched = sorted(own.watched, key=lambda row: row.last)[-MOST_WATCHED:]
+        watch.last = event.ts
+        watch.seen += 1
+        for item in rule.required:
+            value = vote(getattr(event, item), getattr(event, f"no_{item}"), event.height_px, self._least_height_px)
+            if value is None:
+                continue
+            watch.votes[item] = [*watch.votes.get(item, []), round(value, 3)][-WINDOW:]
+            if value > 0 and (watch.best is None or value > watch.best.weight):
+                box = (event.x1, event.y1, event.x2, event.y2)
+                watch.best = Best(value, event.ts, event.epoch, event.sequence, event.detection, box)
+        said: dict[Item, Verdict] = {item: verdict(watch.votes.get(item, [])) for item in rule.required}
+        missing = [item for item in rule.required if said[item] == "missing"]
+        if watch.ongoing:
+            if all(said.get(item, "worn") == "worn" for item in watch.missing):  # type: ignore[call-overload]
+                yield from self._close(watch, rule.zone, event.camera, event.ts, "complied")
+        elif missing and event.ts - watch.since >= rule.min_dwell_s:
+            yield from self._open(rule, watch, event, missing)
+
+    def _open(self, rule: PpeRule, watch: Watch, event: PpeObserved, missing: list[Item]) -> Iterator[Struct]:
+        again = bool(watch.violation) and event.ts - watch.closed_at < rule.cooldown_s
+        if not again:
+            watch.violation = f"{event.id}:{rule.id}"
+            watch.first_seen = event.ts
+        watch.ongoing, watch.missing = True, sorted({*(watch.missing if again else []), *missing})
+        best = watch.best
+        if best is not None and not again:
+            yield EvidenceRequest(
+                id=watch.violation,
+                camera=event.camera,
+                ts=event.ts,
+                epoch=best.epoch,
+                sequence=best.sequence,
+                detection=best.detection,
+                x1=best.box[0],
+                y1=best.box[1],
+                x2=best.box[2],
+                y2=best.box[3],
+            )
+        yield from self._say(watch, rule.zone, event.camera, event.ts, "opened", "")
+
+    def _close(self, watch: Watch, zone: str | None, camera: str, now: float, cause: Cause) -> Iterator[Struct]:
+        watch.ongoing, watch.closed_at = False, now
+        yield from self._say(watch, zone, camera, now, "closed", cause)
+
+    def _leave(
+        self, own: CameraState, rule: PpeRule | None, watch: Watch, camera: str, now: float, cause: Cause
+    ) -> Iterator[Struct]:
+        """The person is out of the rule's reach: the violation ends, and the person counts in the hour's figures."""
+        zone = rule.zone if rule else None
+        if watch.ongoing:
+            yield from self._close(watch, zone, camera, now, cause)
+        own.watched.remove(watch)
+        if rule is None or now - watch.since < rule.min_dwell_s:
+            return
+        for item in rule.required:
+            said = verdict(watch.votes.get(item, []))
+            outcome: Verdict = "missing" if item in watch.missing else said
+            yield Compliance(camera=camera, zone=zone or "", item=item, outcome=outcome, hour=int(now // 3600))
+
+    def _say(
+        self, watch: Watch, zone: str | None, camera: str, now: float, state: Literal["opened", "closed"], cause: str
+    ) -> Iterator[Struct]:
+        watch.times += 1
+        history = ";".join(
+            f"{item}:{','.join(f'{value:+.2f}' for value in votes)}" for item, votes in sorted(watch.votes.items())
+        )
+        yield ViolationSet(
+            violation=Violation(
+                id=watch.violation,
+                rule=watch.rule,
+                camera=camera,
+                zone=zone or "",
+                track=watch.track,
+                items=list(watch.missing),
+                first_seen=watch.first_seen,
+                last_seen=now,
+                frames=watch.seen,
+                votes=history,
+                ongoing=state == "opened",
+                cause=cause,
+            ),
+            # A violation that goes on within the cooldown keeps whatever a person has said of it.
+            new=state == "opened" and watch.times == 1,
+        )
+        yield PpeViolation(
+            id=f"{watch.violation}:{state}:{watch.times}",
+            camera=camera,
+            ts=now,
+            violation=watch.violation,
+            rule=watch.rule,
+            state=state,
+            items=",".join(watch.missing),
+            zone=zone or "",
+            track=watch.track,
+            first_seen=watch.first_seen,
+            last_seen=now,
+            votes=history,
+            cause=cause,
+        )
+
+    def state(self, camera: str) -> bytes:
+        """The camera's state."""
+        return msgspec.msgpack.encode(self._cameras.setdefault(camera, CameraState()))
+
+    def restore(self, camera: str, state: bytes) -> None:
+        """Continue there.
+
+        Raises:
+            ValueError: another version.
+        """
+        raw: Any = msgspec.msgpack.decode(state)
+        if not isinstance(raw, dict) or raw.get("version") != VERSION:
+            raise ValueError(f"PPE state of another version than {VERSION}")
+        self._cameras[camera] = msgspec.convert(raw, CameraState)
+
+    def clear(self) -> None:
+        """Forget every camera."""
+        self._cameras.clear()
