@@ -3,6 +3,7 @@
 import { ask, send } from "./api.js";
 import { el, setText } from "./dom.js";
 import { Editor, drawingHint } from "./editor.js";
+import { heatmap } from "./heatmap.js";
 import { health } from "./health.js";
 import { LivePicture } from "./picture.js";
 import { may } from "./session.js";
@@ -38,6 +39,8 @@ class CameraPage {
     const host = el("div", { class: "stage" });
     // Lines and zones are the editor's, so the picture itself draws boxes only.
     this.picture = new LivePicture(host, { ...camera, lines: [], zones: [] }, state, true);
+    this.heat = heatmap(state, camera);
+    host.append(this.heat.canvas);
     this.editor = new Editor(host, {
       select: (shape) => this.select(shape),
       change: (shape, done) => this.changed(shape, done),
@@ -54,7 +57,7 @@ class CameraPage {
     this.counts = el("section", { class: "panel today", "aria-label": t("today") }, el("div", { class: "panel-head" }, el("h2", {}, t("history.today"))), this.lines);
     this.node = el("div", { class: "camera-page" },
       el("div", { class: "camera-head" }, el("a", { href: "#/" }, t("camera.back")), el("h1", {}, camera.name)),
-      el("div", { class: "camera-main" }, host, this.hints),
+      el("div", { class: "camera-main" }, host, this.hints, this.heat.control),
       el("div", { class: "camera-side" }, this.panel, this.counts, this.health, this.settings?.node ?? ""));
     this.timer = setInterval(() => this.preview(), 1000);
     this.draw();

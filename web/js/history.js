@@ -17,6 +17,15 @@ export function historyPage(state) {
   return new HistoryPage(state).node;
 }
 
+/** What the line's last audit says of its counts: the error with its interval, per direction. */
+function audited(audits) {
+  if (!audits) return el("span", { class: "muted" }, t("history.not_audited"));
+  const percent = (value) => `${value > 0 ? "+" : ""}${Math.round(value * 100)} %`;
+  return el("span", {}, ...Object.entries(audits).map(([direction, { figures, stale, time }]) => el("div", { title: dayAndTime(new Date(time)) },
+    arrow(direction), ` ${figures.count_error ? `${percent(figures.count_error.value)} (${percent(figures.count_error.low)} … ${percent(figures.count_error.high)})` : "–"}`,
+    stale ? el("span", { class: "muted" }, ` ${t("history.audit_stale")}`) : null)));
+}
+
 class HistoryPage {
   constructor(state) {
     this.state = state;
@@ -65,7 +74,7 @@ class HistoryPage {
 
   head() {
     const cell = (key, numeric) => el("th", { scope: "col", class: numeric ? "num" : null }, t(key));
-    return el("thead", {}, el("tr", {}, cell("history.camera"), cell("history.line"), cell("history.class"), cell("in", true), cell("out", true), cell("history.net", true)));
+    return el("thead", {}, el("tr", {}, cell("history.camera"), cell("history.line"), cell("history.class"), cell("in", true), cell("out", true), cell("history.net", true), cell("history.audit")));
   }
 
   // What is asked for
@@ -168,13 +177,14 @@ class HistoryPage {
       const name = JSON.stringify([row.camera, row.line, row.class]);
       if (!groups.has(name)) groups.set(name, { in: 0, out: 0 });
       groups.get(name)[row.direction] += row.count;
+      if (row.audit) (groups.get(name).audit ??= {})[row.direction] = row.audit;
     }
     const numbers = (total) => ["in", "out"].map((direction) => el("td", { class: "num" }, arrow(direction), " ", count(total[direction])));
     this.table.replaceChildren(...[...groups].sort().map(([name, total]) => {
       const [cameraId, lineId, klass] = JSON.parse(name);
       const camera = this.state.camera(cameraId);
       const line = camera?.lines.find((row) => row.id === lineId)?.name ?? lineId;
-      return el("tr", {}, el("td", {}, camera?.name ?? cameraId), el("td", {}, line), el("td", {}, term("class", klass)), ...numbers(total), el("td", { class: "num" }, count(total.in - total.out)));
+      return el("tr", {}, el("td", {}, camera?.name ?? cameraId), el("td", {}, line), el("td", {}, term("class", klass)), ...numbers(total), el("td", { class: "num" }, count(total.in - total.out)), el("td", {}, audited(total.audit)));
     }));
   }
 

@@ -2,6 +2,7 @@
 
 import { alerts } from "./alerts.js";
 import { get } from "./api.js";
+import { areas } from "./areas.js";
 import { el } from "./dom.js";
 import { events } from "./events.js";
 import { useZone } from "./format.js";
@@ -66,7 +67,7 @@ function overviewPage(state, pictures) {
   const node = el("div", { class: "overview" },
     el("div", { class: "totals" }, ...totals(state), hours(state)),
     wall(state, pictures),
-    el("div", { class: "side" }, alerts(state), zones(state), events(state)),
+    el("div", { class: "side" }, alerts(state), areas(state), zones(state), events(state)),
     strip());
   node.keep = true;
   return node;

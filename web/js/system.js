@@ -1,18 +1,19 @@
 // The system's own state: a strip on the overview, and a page with everything from /debug.
 
-import { get } from "./api.js";
+import { get, send } from "./api.js";
 import { el, setText } from "./dom.js";
-import { bytes, count, duration, fps, milliseconds } from "./format.js";
+import { bytes, count, dayAndTime, duration, fps, milliseconds } from "./format.js";
+import { may } from "./session.js";
 import { t, term } from "./texts.js";
 
 const REFRESH_MS = 5000;
 
-/** Ask /debug every 5 s while the page is seen; returns a function that stops it. */
-export function poll(show) {
+/** Ask `path` every 5 s while the page is seen; returns a function that stops it. */
+export function poll(show, path = "/debug") {
   let stopped = false;
   let timer = 0;
   const turn = async () => {
-    const report = document.hidden ? undefined : await get("/debug").catch(() => null);
+    const report = document.hidden ? undefined : await get(path).catch(() => null);
     if (stopped) return;
     if (report !== undefined) show(report);
     timer = setTimeout(turn, REFRESH_MS);
@@ -55,20 +56,92 @@ export function strip() {
 /** The system page. */
 export function systemPage() {
   const cameras = el("tbody", {});
-  const processes = el("tbody", {});
-  const head = (...names) => el("thead", {}, el("tr", {}, ...names.map(([name, numeric]) => el("th", { scope: "col", class: numeric ? "num" : null }, name))));
-  const named = ([name, numeric]) => [t(`system.${name}`), numeric];
-  const panel = (title, ...children) => el("section", { class: "panel", "aria-label": title },
-    el("div", { class: "panel-head" }, el("h2", {}, title)), el("div", { class: "table-scroll", tabindex: 0 }, el("table", {}, ...children)));
+  const programs = el("tbody", {});
+  const queues = el("tbody", {});
+  const letters = el("div", { class: "note" });
+  const facts = el("dl", { class: "facts" });
+  const said = el("p", { class: "note", role: "status", hidden: true });
+  const head = (...names) => el("thead", {}, el("tr", {}, ...names.map(([name, numeric]) => el("th", { scope: "col", class: numeric ? "num" : null }, name ? t(`system.${name}`) : ""))));
+  const panel = (title, ...children) => el("section", { class: "panel", "aria-label": title }, el("div", { class: "panel-head" }, el("h2", {}, title)), ...children);
+  const table = (...children) => el("div", { class: "table-scroll", tabindex: 0 }, el("table", {}, ...children));
+  const versions = may("admin") ? versionsPanel(panel) : null;
   const node = el("div", { class: "system" },
-    panel(t("system.cameras"), head(...[["camera"], ["state"], ["captured", 1], ["analysed", 1], ["latency", 1], ["dropped", 1], ["restarts", 1], ["ring"], ["last_error"]].map(named)), cameras),
-    panel(t("system.processes"), head(...[["process"], ["pid", 1], ["uptime", 1], ["memory", 1], ["cpu", 1]].map(named)), processes));
-  node.stop = poll((report) => {
-    if (!report) return; // The banner tells; what is shown stays readable.
-    cameras.replaceChildren(...Object.entries(report.cameras).map(([id, camera]) => cameraRow(id, camera)));
-    processes.replaceChildren(...Object.entries(report.processes).map(([name, process]) => processRow(name, process)));
-  });
+    panel(t("system.cameras"), table(head(["camera"], ["state"], ["captured", 1], ["analysed", 1], ["latency", 1], ["dropped", 1], ["restarts", 1], ["ring"], ["last_error"]), cameras)),
+    panel(t("system.processes"), said, table(head(["process"], ["state"], ["pid", 1], ["memory", 1], ["cpu", 1], [""]), programs)),
+    el("div", { class: "halves" }, panel(t("system.capacity"), facts), panel(t("system.queues"), table(head(["stream"], ["group"], ["length", 1], ["pending", 1], ["lag", 1]), queues), letters)),
+    versions);
+  const restart = async (name) => {
+    said.hidden = false;
+    delete said.dataset.tone;
+    try {
+      const { restarts } = await send("POST", `/api/v1/system/processes/${encodeURIComponent(name)}/restart`, {});
+      setText(said, t("system.restarting", { names: restarts.join(", ") }));
+    } catch (error) {
+      said.dataset.tone = "bad";
+      setText(said, error.message);
+    }
+  };
+  const ends = [
+    poll((report) => {
+      if (!report) return; // The banner tells; what is shown stays readable.
+      cameras.replaceChildren(...Object.entries(report.cameras).map(([id, camera]) => cameraRow(id, camera)));
+    }),
+    poll((report) => {
+      if (!report) return;
+      programs.replaceChildren(...report.processes.map((process) => processRow(process, may("admin") && report.supervised ? restart : null)));
+      queues.replaceChildren(...report.queues.map((row) => el("tr", {}, el("td", {}, row.stream), el("td", {}, row.group), number(count(row.length)), number(count(row.pending)), number(row.lag === null ? "–" : count(row.lag)))));
+      const dead = report.dead_letters.filter((row) => row.letters);
+      letters.replaceChildren(el("div", { class: dead.length ? "" : "muted", "data-tone": dead.length ? "bad" : null }, dead.length ? t("system.dead", { boxes: dead.map((row) => `${row.box}: ${count(row.letters)}`).join(", ") }) : t("system.no_dead")));
+      facts.replaceChildren(...capacityRows(report));
+    }, "/api/v1/system"),
+  ];
+  node.stop = () => ends.forEach((end) => end());
   return node;
+}
+
+/** What the machine does and has left. */
+function capacityRows({ capacity, machine, models, versions }) {
+  const percent = (value) => `${fps(value)} %`;
+  const rows = {
+    busy: `${percent(capacity.busy * 100)} · ${t("unit.fps", { value: fps(capacity.fps_analysed) })}`,
+    cameras_left: capacity.cameras_left === null ? "–" : t("system.more_cameras", { count: count(capacity.cameras_left) }),
+    drops: t("system.per_second", { value: fps(capacity.drops_per_s) }),
+    model: [models.person, models.ppe, models.device].filter(Boolean).join(" · ") || "–",
+    cpu_all: `${percent(machine.cpu_percent)} · ${t("system.cores", { count: machine.cores })}`,
+    memory_free: t("system.free_of", { free: bytes(machine.memory_free_bytes), all: bytes(machine.memory_bytes) }),
+    shm_free: t("system.free_of", { free: bytes(machine.shm_free_bytes), all: bytes(machine.shm_bytes) }),
+    disk_free: bytes(machine.disk_free_bytes),
+    versions: Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", "),
+  };
+  return Object.entries(rows).map(([name, text]) => el("div", {}, el("dt", {}, t(`system.${name}`)), el("dd", { "data-fact": name }, text)));
+}
+
+/** Every version of the configuration, and the way back to one. */
+function versionsPanel(panel) {
+  const list = el("tbody", {});
+  const said = el("p", { class: "note", role: "status" });
+  const load = async () => {
+    const { versions } = await get("/api/v1/config/versions");
+    list.replaceChildren(...versions.map((row, index) => el("tr", { "data-version": row.number },
+      el("td", { class: "num" }, count(row.number)), el("td", {}, dayAndTime(new Date(row.time))), el("td", {}, row.who || "–"), el("td", {}, row.comment),
+      el("td", {}, index ? el("button", { class: "button", type: "button", click: () => back(row.number) }, t("system.roll_back")) : ""))));
+    setText(said, versions.length ? "" : t("system.no_versions"));
+    said.hidden = versions.length > 0;
+  };
+  const back = async (number) => {
+    said.hidden = false;
+    try {
+      const { version } = await send("POST", `/api/v1/config/versions/${number}/rollback`);
+      await load();
+      said.hidden = false;
+      setText(said, t("system.rolled_back", { from: number, to: version }));
+    } catch (error) {
+      setText(said, error.message);
+    }
+  };
+  load().catch((error) => setText(said, error.message));
+  const names = ["number", "time", "who", "change"].map((name) => el("th", { scope: "col", class: name === "number" ? "num" : null }, t(`system.version_${name}`)));
+  return panel(t("system.versions_title"), said, el("div", { class: "table-scroll", tabindex: 0 }, el("table", {}, el("thead", {}, el("tr", {}, ...names, el("th", {}, ""))), list)));
 }
 
 const number = (text) => el("td", { class: "num" }, text);
@@ -92,7 +165,11 @@ function cameraRow(id, camera) {
     el("td", { class: "error-text" }, camera.last_error || el("span", { class: "muted" }, t("system.no_error"))));
 }
 
-function processRow(name, process) {
-  return el("tr", {}, el("td", {}, el("b", {}, name)), number(String(process.pid)), number(duration(process.uptime_s)),
-    number(bytes(process.rss_bytes)), number(`${fps(process.cpu_percent)} %`));
+function processRow(process, restart) {
+  const tone = { RUNNING: "good", STARTING: "idle", FATAL: "bad", BACKOFF: "bad", EXITED: "bad" }[process.state] ?? "idle";
+  return el("tr", { "data-process": process.name }, el("td", {}, el("b", {}, process.name), process.does ? el("div", { class: "muted" }, process.does) : ""),
+    el("td", {}, el("span", { class: "pill", "data-state": tone }, process.state.toLowerCase()), process.started ? el("div", { class: "muted" }, duration((Date.now() - Date.parse(process.started)) / 1000)) : ""),
+    number(process.pid ? String(process.pid) : "–"), number(process.rss_bytes === null ? "–" : bytes(process.rss_bytes)),
+    number(process.cpu_percent === null ? "–" : `${fps(process.cpu_percent)} %`),
+    el("td", {}, restart ? el("button", { class: "button", type: "button", click: () => restart(process.name) }, t("system.restart")) : ""));
 }
