@@ -17,6 +17,9 @@ SETTINGS = {
     "socket_connect_timeout": SOCKET_TIMEOUT_S,
     "health_check_interval": 0,
 }
+CONNECTIONS = 32
+"""Of one asyncio client. Without a bound of our own, redis-py refuses the hundred-and-first at once."""
+UNBOUNDED = 10_000
 BLOCK_MS = 500
 """Longest XREADGROUP/XREAD block: well below the socket's time-out, and short enough for a prompt stop."""
 
@@ -70,11 +73,16 @@ def _master(sentinel: Any, kind: Any, there: SentinelAddress, settings: dict[str
 
 
 def connect_async(url: str) -> redis.asyncio.Redis:
-    """The same for asyncio."""
+    """The same for asyncio; who finds every connection in use waits for one, however many ask at once."""
     settings: dict[str, Any] = {**SETTINGS, "retry": redis.asyncio.retry.Retry(NoBackoff(), 0)}
     if url.startswith(SENTINEL):
+        # Sentinel's pool cannot make anybody wait.
+        settings["max_connections"] = UNBOUNDED
         client: redis.asyncio.Redis = _master(
             redis.asyncio.Sentinel, redis.asyncio.Redis, sentinel_address(url), settings
         )
         return client
-    return redis.asyncio.Redis.from_url(url, **settings)
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        url, max_connections=CONNECTIONS, timeout=SOCKET_TIMEOUT_S, **settings
+    )
+    return redis.asyncio.Redis.from_pool(pool)

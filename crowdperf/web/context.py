@@ -34,6 +34,8 @@ from crowdperf.web.problems import unknown_camera
 from crowdperf.web.rates import Rates
 from crowdperf.web.tiles import Tiles
 
+KEEP_ALIVE_S = 15.0
+
 log = logging.getLogger(__name__)
 
 
@@ -62,11 +64,13 @@ class Context:
         self.stopped = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._offer: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to read live updates."""
         self._task = asyncio.create_task(supervise(self.feed), name="feed")
         self._task.add_done_callback(self._on_feed_end)
+        self._keeper = asyncio.create_task(self._keep_alive(), name="keep-alive")
         self._offer = asyncio.create_task(self._offer_setup(), name="setup")
 
     def feed_error(self) -> BaseException | None:
@@ -93,7 +97,7 @@ class Context:
         """Stop the live parts and let go of rings and connections."""
         self.end_streams()
         self.tiles.close()
-        for task in (self._task, self._offer):
+        for task in (self._task, self._offer, self._keeper):
             if task is not None and not task.done():
                 task.cancel()
                 await asyncio.wait([task])
@@ -103,6 +107,12 @@ class Context:
     def _watched(self) -> set[str]:
         """Cameras whose boxes are read: those on somebody's screen, and for occupancy those with zones."""
         return self.tiles.watched() | (self._with_zones if len(self.hub) else set())
+
+    async def _keep_alive(self) -> None:
+        """Wake every stream now and then: proxies end what is silent, and sessions end."""
+        while True:
+            await asyncio.sleep(KEEP_ALIVE_S)
+            self.hub.wake()
 
     async def _offer_setup(self) -> None:
         """While there is no account: make the one-time link, and say it in the log."""

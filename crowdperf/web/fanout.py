@@ -21,6 +21,11 @@ class Message(NamedTuple):
     narrow: Callable[[frozenset[str]], bytes] | None = None
     """The same for somebody who may see only these cameras, where it is about several."""
 
+    def order(self) -> tuple[int, int]:
+        """The stream id as numbers."""
+        ms, _, n = (self.id or b"").partition(b"-")
+        return int(ms or 0), int(n or 0)
+
     def seen_by(self, cameras: frozenset[str] | None) -> bytes:
         """The bytes for who may see these cameras (None: all), which are what was encoded once for nearly everybody."""
         if cameras is None:
@@ -36,7 +41,9 @@ class Listener:
     def __init__(self, bound: int = QUEUE) -> None:
         self._queue: deque[Message] = deque()
         self._bound = bound
-        self._wake = asyncio.Event()
+        # A bare future, made for each wait: an Event with a time-out of its own costs a task and a timer each time,
+        # which with hundreds of clients was half of what a message costs.
+        self._waiter: asyncio.Future[None] | None = None
         self._closed = False
         self._lost = 0
         self.lost_total = 0
@@ -48,28 +55,29 @@ class Listener:
             self._lost += 1
             self.lost_total += 1
         self._queue.append(message)
-        self._wake.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let `take` return with what there is."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def close(self) -> None:
         """End the listener's iteration."""
         self._closed = True
-        self._wake.set()
+        self.wake()
 
     def take_lost(self) -> int:
         """How many messages this listener lost since the last call."""
         lost, self._lost = self._lost, 0
         return lost
 
-    async def take(self, timeout_s: float) -> list[Message] | None:
-        """All that waits, or an empty list after `timeout_s` without anything; None once it is closed."""
+    async def take(self) -> list[Message] | None:
+        """All that waits, or an empty list where it was woken for nothing; None once it is closed."""
         if not self._queue and not self._closed:
-            try:
-                await asyncio.wait_for(self._wake.wait(), timeout_s)
-            except asyncio.TimeoutError:
-                return []
-        self._wake.clear()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
         if self._closed:
-            self._wake.set()
             return None
         batch = list(self._queue)
         self._queue.clear()
@@ -110,6 +118,11 @@ class Hub:
         """Queue a message for everyone."""
         for listener in self._listeners:
             listener.put(message)
+
+    def wake(self) -> None:
+        """Let every listener look around: one timer for all of them keeps their connections alive."""
+        for listener in self._listeners:
+            listener.wake()
 
     def close(self) -> None:
         """End every listener: the server is about to stop, and an open stream would hold it up."""

@@ -21,7 +21,6 @@ from crowdperf.web.feed import event_message
 from crowdperf.web.openapi import BAD_REQUEST, REFUSED
 from crowdperf.web.parameters import stream_id
 
-KEEP_ALIVE_S = 15.0
 REPLAY = 1000
 """Events a resuming client may have missed; beyond that it is told to load the page's data anew."""
 RETRY = b"retry: 2000\n\n"
@@ -95,15 +94,21 @@ async def _messages(site: Context, who: Principal, resume: str | None) -> AsyncI
     """What one client gets, batched: a slow client's socket holds up this generator and nothing else."""
     # Joined first, so that nothing falls between the replay and the live messages; what comes twice is told by its id.
     listener = site.hub.join()
+    seen: tuple[int, int] | None
     try:
         missed, seen = await _replay(site, resume)
         first = [site.feed.status_message(site.now()), site.feed.counts_message(), site.feed.occupancy_message()]
         yield RETRY + b"".join(message.seen_by(who.cameras) for message in [*first, *missed])
         watch = Watch(site, who)
-        while (batch := await listener.take(KEEP_ALIVE_S)) is not None and await watch.may_stay():
+        while (batch := await listener.take()) is not None and await watch.may_stay():
             lost = listener.take_lost()
             data = _lost(lost).data if lost else b""
-            data += b"".join(m.seen_by(who.cameras) for m in batch if m.id is None or _numbers(m.id.decode()) > seen)
+            if seen is not None:
+                batch = [message for message in batch if message.id is None or message.order() > seen]
+                if any(message.id for message in batch):
+                    # Ids only grow: what comes from here on is new without being looked at.
+                    seen = None
+            data += b"".join([message.seen_by(who.cameras) for message in batch])
             yield data or b": keep-alive\n\n"
     finally:
         site.hub.leave(listener)
