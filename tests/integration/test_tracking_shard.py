@@ -135,7 +135,7 @@ def test_killed_again_and_again_every_event_is_stored_once(redis_server: RedisSe
     process.start()
     wait_until(lambda: acknowledged(redis_server, "lobby") == b"2-400", what="the last commit")
     whole = expected("lobby", frames)
-    assert {type(event) for event in whole} == {LineCrossed, ZoneChanged, CameraGap}
+    assert {type(event) for event in whole} >= {LineCrossed, ZoneChanged, CameraGap}
     assert len(whole) > 60
     # Exactly once without any help by a reader, so by id as well.
     assert stored(redis_server, "lobby") == whole
