@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from crowdperf.ffmpeg import ffmpeg_binary
+from crowdperf.frames.layout import RingSpec
 from crowdperf.inference.detector import Detector
-from crowdperf.inference.letterbox import Letterbox
 from crowdperf.inference.nms import Found
 from crowdperf.replay.clip import Clip, open_clip
 from crowdperf.replay.run import Replayed, ffmpeg_flags, run
@@ -20,39 +21,23 @@ from crowdperf.replay.setup import Setup
 from tests.unit.test_replay_difference import setup
 
 
-class Bright:
-    """The runtime of that model."""
-
-    name, device, max_batch, pins = "bright", "cpu", 4, False
+class Bright(Detector):
+    """That model."""
 
     def __init__(self) -> None:
+        super().__init__(SimpleNamespace(name="none", device="cpu"), "bright", "own")
         self.frames = 0
-        self._loaded: list[float] = []
-        self._box: Letterbox | None = None
 
-    def ready(self, box: Letterbox) -> bool:
-        return True
+    def warm(self, specs: Sequence[RingSpec]) -> None: ...
 
-    def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: str, box: Letterbox) -> None:
-        pixels = box.width * box.height
-        self._loaded = [float(frame[:pixels].mean()) / 255 for frame in frames]
-        self._box = box
+    def detect(self, frames: Sequence[NDArray[np.uint8]], spec: RingSpec) -> list[Found]:
         self.frames += len(frames)
-
-    def run(self) -> list[Found]:
-        assert self._box is not None
-        width, height = self._box.width, self._box.height
         found = []
-        for right in self._loaded:
-            box = np.array([[right * width - 10, 0.2 * height, right * width + 10, 0.7 * height]], np.float32)
+        for frame in frames:
+            at = float(frame[: spec.width * spec.height].mean()) / 255
+            box = np.array([[at - 0.06, 0.2, at + 0.06, 0.7]], np.float32)
             found.append(Found(box, np.array([0.9], np.float32), np.zeros(1, np.uint8)))
         return found
-
-    def pin(self, buffer: NDArray[np.uint8]) -> None: ...
-
-    def unpin(self, buffer: NDArray[np.uint8]) -> None: ...
-
-    def empty_cache(self) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +51,17 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
 
 
 def replayed(clip: Clip, *setups: Setup) -> tuple[Replayed, Bright]:
-    runtime = Bright()
-    return run(clip, setups, lambda _: Detector(runtime, "bright", "own")), runtime
+    model = Bright()
+    return run(clip, setups, lambda _: model), model
 
 
 def test_the_model_s_person_is_counted_there_and_back(clip: Clip) -> None:
-    found, runtime = replayed(clip, setup())
+    found, model = replayed(clip, setup())
     (outcome,) = found.outcomes
-    assert (outcome.analysed, runtime.frames) == (40, 40 + 1), "one more to warm it"
-    # Brightness 60 + 7 n of 255; the line is at 127.5, and its dead band reaches to 121.8 and 133.2.
-    assert [(one.event.direction, one.number) for one in outcome.crossings] == [("out", 11), ("in", 32)]
-    for one, brightness in zip(outcome.crossings, (137, 116)):
+    assert (outcome.analysed, model.frames) == (40, 40)
+    # Brightness 60 + 7 n of 255, and back; the line is at 127.5.
+    assert [(one.event.direction, one.number) for one in outcome.crossings] == [("out", 10), ("in", 31)]
+    for one, brightness in zip(outcome.crossings, (130, 123)):
         assert one.box is not None
         assert sum(one.box[::2]) / 2 == pytest.approx(brightness / 255, abs=0.02)
     assert found.length_s == pytest.approx(4.0)
@@ -89,8 +74,8 @@ def test_what_two_configurations_see_alike_is_detected_once(clip: Clip) -> None:
         setup("b", target_fps=5.0),
         setup("c", {"id": "door", "p1": [0.4, 0], "p2": [0.4, 1]}),
     )
-    together, runtime = replayed(clip, every, half, moved)
-    assert runtime.frames == 40 + 1
+    together, model = replayed(clip, every, half, moved)
+    assert model.frames == 40
     analysed = [outcome.analysed for outcome in together.outcomes]
     assert analysed[0] == analysed[2] == 40
     assert 20 <= analysed[1] <= 24, "half of them, after a burst"
@@ -107,8 +92,8 @@ def test_another_threshold_or_size_is_another_detection(clip: Clip) -> None:
     assert first.sees(clip) != other.sees(clip)
     quicker = msgspec.structs.replace(first, inference=msgspec.structs.replace(first.inference, threads=3))
     assert first.sees(clip) == quicker.sees(clip)
-    _, runtime = replayed(clip, first, other)
-    assert runtime.frames == 2 * (40 + 1)
+    _, model = replayed(clip, first, other)
+    assert model.frames == 2 * 40
 
 
 def test_flags_for_live_streams_alone_are_left_away() -> None:
