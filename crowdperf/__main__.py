@@ -206,7 +206,9 @@ def _control(arguments: argparse.Namespace, here: Installation) -> int:
         return 0
     if not arguments.what:
         raise ConfigError(f"ctl {arguments.action} needs a kind or a program. Remedy: see `crowdperf ctl status`.")
-    names = [name for what in arguments.what for name in control.names(what)]
+    groups = importlib.import_module("crowdperf.supervision.groups")
+    shared = groups.shared(groups.load(here.paths))
+    names = list(dict.fromkeys(name for what in arguments.what for name in control.names(what, shared)))
     getattr(control, arguments.action)(names)
     print(f"{arguments.action}: {', '.join(names) or 'none'}")
     return 0

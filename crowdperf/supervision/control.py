@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import xmlrpc.client
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,16 @@ class Control:
         """Every program: name, statename, pid, start, description."""
         return list(self._call("getAllProcessInfo"))
 
-    def names(self, what: str) -> list[str]:
+    def names(self, what: str, shared: Mapping[str, str] | None = None) -> list[str]:
         """The programs that `what` means: a kind of the process table, or one program's name.
+
+        `shared` is `groups.shared`: `capture-<camera>` is the program that the camera shares with others.
 
         Raises:
             ConfigError: there is no such kind or program.
         """
         running = [row["name"] for row in self.status()]
+        what = (shared or {}).get(what, what)
         if what in running:
             return [what]
         kinds = {row.kind for row in PROCESSES} | {row.kind.partition("-")[0] for row in PROCESSES}

@@ -41,6 +41,15 @@ def assign(cameras: Sequence[str], size: int, before: Groups) -> Groups:
     return Groups(size, {number: tuple(kept[number]) for number in sorted(kept)})
 
 
+def shared(groups: Groups) -> dict[str, str]:
+    """`capture-<camera>`, as its own program would be called -> the program that it shares with others."""
+    if groups.cameras_per_process == 1:
+        return {}
+    return {
+        f"capture-{camera}": f"capture-group-{number}" for number, each in groups.members.items() for camera in each
+    }
+
+
 def _fewest(groups: Mapping[int, list[str]], wanted: int) -> dict[int, list[str]]:
     """The `wanted` largest groups; of equal ones those with the lowest numbers."""
     order = sorted(groups, key=lambda number: (-len(groups[number]), number))

@@ -94,6 +94,9 @@ def test_supervisorctl_does_what_it_says_and_update_touches_only_what_changed(si
         for name in ("lobby", "gate", "yard"):
             seen = site.counter("inference", "frames_analysed", name)
             wait_until(lambda n=name, s=seen: site.counter("inference", "frames_analysed", n) > s + 2, 30, name)
+        one = [site.python, "-m", "crowdperf", "ctl", "stop", "capture-yard"]
+        done = subprocess.run(one, cwd=site.folder, capture_output=True, text=True, timeout=60)
+        assert done.stdout.strip() == "stop: capture-group-1"
         restart = [site.python, "-m", "crowdperf", "ctl", "restart", "capture"]
         done = subprocess.run(restart, cwd=site.folder, capture_output=True, text=True, timeout=60)
         assert done.stdout.strip() == "restart: capture-group-0, capture-group-1"

@@ -20,7 +20,7 @@ from crowdperf.runtime import Metrics
 from crowdperf.settings.environment import Environment
 from crowdperf.settings.paths import Paths
 from crowdperf.slices import CaptureSlice
-from crowdperf.supervision.groups import Groups, assign, load, store
+from crowdperf.supervision.groups import Groups, assign, load, shared, store
 from crowdperf.supervision.programs import programs
 from tests.conftest import wait_until
 from tests.support.capturing import make_slice
@@ -61,7 +61,10 @@ def test_by_hand() -> None:
     assert groups.members == {0: ("a",), 1: ("c", "d"), 2: ("e",)}
     groups = assign("acdef", 2, groups)
     assert groups.members == {0: ("a", "f"), 1: ("c", "d"), 2: ("e",)}
-    assert assign("acdef", 3, groups).members == {0: ("a", "f", "e"), 1: ("c", "d")}
+    groups = assign("acdef", 3, groups)
+    assert groups.members == {0: ("a", "f", "e"), 1: ("c", "d")}
+    assert shared(groups)["capture-e"] == "capture-group-0"
+    assert shared(assign("acdef", 1, groups)) == {}
 
 
 def test_the_assignment_is_kept_in_the_data_folder(tmp_path: Path) -> None:
