@@ -62,7 +62,7 @@ def findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Finding]:
     yield _attempt(lambda: f"FFmpeg {ffmpeg_binary()}")
     yield _redis(config, paths)
     if slices.postgres_dsn(config, env):
-        yield _attempt(lambda: _postgres(slices.postgres_dsn(config, env), root))
+        yield _attempt(lambda: postgres_state(slices.postgres_dsn(config, env), root))
     yield _attempt(lambda: f"model {resolve(config.inference.models.person, 'person', 'auto').path}")
     if any(camera.ppe for camera in config.cameras):
         yield _attempt(lambda: f"PPE model {resolve(config.inference.models.ppe, 'ppe', 'auto').path}")
@@ -98,8 +98,12 @@ def _redis(config: Config, paths: Paths) -> Finding:
     return Finding(True, f"Redis {version} at {shown}")
 
 
-def _postgres(reference: str, root: Path) -> str:
-    """It answers, and has the tables."""
+def postgres_state(reference: str, root: Path) -> str:
+    """What the copy in PostgreSQL is like.
+
+    Raises:
+        ConfigError: it does not answer, or lacks its tables.
+    """
     dsn = resolve_dsn(reference, root)
     try:
         database = postgres.connect(dsn)

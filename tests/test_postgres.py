@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 import pytest
 
+from crowdperf import check
+from crowdperf.__main__ import main
 from crowdperf.events.bus import Publisher
 from crowdperf.events.schema import AnyEvent, CameraGap, LineCrossed
 from crowdperf.events.streams import EVENTS
@@ -28,7 +30,7 @@ from crowdperf.storage.crossings import crossing_of
 from crowdperf.storage.postgres import DRIVERS, Database, DatabaseAway, DatabaseRefuses
 from crowdperf.workers.housekeeping import trim
 from crowdperf.workers.sql import SchemaMissing, SqlRecorder
-from tests.conftest import ROOT, RedisServer, missing
+from tests.conftest import RedisServer, missing
 from tests.support.postgres import PostgresServer, binaries
 
 BERLIN = Calendar("Europe/Berlin")
@@ -75,6 +77,15 @@ def postgres_dsn(admin_dsn: str) -> Iterator[str]:
     yield urlsplit(admin_dsn)._replace(path=f"/{name}").geturl()
     admin.run(f"DROP DATABASE {name} WITH (FORCE)")
     admin.close()
+
+
+@pytest.fixture
+def preferred(postgres_dsn: str) -> Iterator[Database]:
+    """A migrated database by the preferred driver, where it does not matter which one it is."""
+    made = postgres.connect(postgres_dsn)
+    migrations.migrate(made, migrations.available())
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -146,18 +157,18 @@ def test_tables_and_indexes_are_as_designed(migrated: Database) -> None:
     assert "(bucket, period, camera, line, class, direction)" in indexes
 
 
-def test_migrating_twice_changes_nothing(migrated: Database) -> None:
-    before = migrated.run("SELECT version, checksum, applied_at FROM schema_migrations")
-    assert migrations.migrate(migrated, migrations.available()) == []
-    assert migrated.run("SELECT version, checksum, applied_at FROM schema_migrations") == before
+def test_migrating_twice_changes_nothing(preferred: Database) -> None:
+    before = preferred.run("SELECT version, checksum, applied_at FROM schema_migrations")
+    assert migrations.migrate(preferred, migrations.available()) == []
+    assert preferred.run("SELECT version, checksum, applied_at FROM schema_migrations") == before
 
 
-def test_a_changed_migration_is_refused(migrated: Database) -> None:
+def test_a_changed_migration_is_refused(preferred: Database) -> None:
     changed = [msgspec.structs.replace(row, sql=row.sql + "\n-- a comment") for row in migrations.available()]
     with pytest.raises(ConfigError, match=r"0001_.*was changed after it was applied.*Remedy"):
-        migrations.pending(migrated, changed)
+        migrations.pending(preferred, changed)
     with pytest.raises(ConfigError, match="does not know"):
-        migrations.pending(migrated, [])
+        migrations.pending(preferred, [])
 
 
 def test_a_failing_migration_leaves_nothing_behind(database: Database, postgres_dsn: str) -> None:
@@ -239,28 +250,28 @@ def test_without_tables_it_says_what_to_do_and_goes_on_when_done(
 
 
 def test_a_history_from_before_is_copied_and_nothing_is_there_twice(
-    migrated: Database, redis_server: RedisServer, postgres_dsn: str, driver: str
+    preferred: Database, redis_server: RedisServer, postgres_dsn: str
 ) -> None:
     old = [crossing(n, "car" if n % 3 else "person", ts=NOW - 1e6 + n) for n in range(50)]
     add(redis_server.client(), BERLIN, [crossing_of(event) for event in old])
     publish(redis_server, *old[40:], crossing(99))
-    made = writer(redis_server, postgres_dsn, driver)
+    made = writer(redis_server, postgres_dsn)
     made.turn()
     made.close()
-    assert len(stored(migrated)) == 51
-    assert sum(summed(migrated, "day").values()) == 51
+    assert len(stored(preferred)) == 51
+    assert sum(summed(preferred, "day").values()) == 51
 
 
 def test_another_zone_counts_days_and_hours_anew(
-    migrated: Database, redis_server: RedisServer, postgres_dsn: str, driver: str
+    preferred: Database, redis_server: RedisServer, postgres_dsn: str
 ) -> None:
     events = [crossing(n, ts=NOW + n * 7000) for n in range(40)]
     publish(redis_server, *events)
-    first = writer(redis_server, postgres_dsn, driver)
+    first = writer(redis_server, postgres_dsn)
     first.turn()
     first.close()
     publish(redis_server, crossing(99, ts=NOW))
-    second = writer(redis_server, postgres_dsn, driver, "Asia/Kolkata")
+    second = writer(redis_server, postgres_dsn, zone="Asia/Kolkata")
     second.turn()
     second.close()
     kolkata = Calendar("Asia/Kolkata")
@@ -269,7 +280,7 @@ def test_another_zone_counts_days_and_hours_anew(
         for event in [*events, crossing(99, ts=NOW)]:
             bucket = float(kolkata.bucket(period, event.ts))  # type: ignore[arg-type]
             expected[bucket] = expected.get(bucket, 0) + 1
-        assert summed(migrated, period) == expected
+        assert summed(preferred, period) == expected
 
 
 def test_an_outage_of_postgresql_is_caught_up_from_the_stream(
@@ -308,9 +319,9 @@ def test_an_outage_of_postgresql_is_caught_up_from_the_stream(
 
 
 def test_a_redis_that_was_emptied_is_followed_from_its_new_beginning(
-    migrated: Database, redis_server: RedisServer, postgres_dsn: str, driver: str
+    preferred: Database, redis_server: RedisServer, postgres_dsn: str
 ) -> None:
-    made = writer(redis_server, postgres_dsn, driver)
+    made = writer(redis_server, postgres_dsn)
     publish(redis_server, crossing(1))
     made.turn()
     redis_server.client().flushall()
@@ -318,7 +329,7 @@ def test_a_redis_that_was_emptied_is_followed_from_its_new_beginning(
     publish(redis_server, crossing(2), crossing(1))
     assert made.turn() == 1
     made.close()
-    assert len(stored(migrated)) == 2
+    assert len(stored(preferred)) == 2
 
 
 def test_values_survive_every_driver(migrated: Database) -> None:
@@ -329,11 +340,26 @@ def test_values_survive_every_driver(migrated: Database) -> None:
     assert {row[7] for row in found} == {2**40}
 
 
-def run_cli(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_cli(folder: Path, *words: str, **environment: str) -> Done:
+    """The command, in this process."""
     (folder / "config.json").write_text("{}")
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    command = [sys.executable, "-m", "crowdperf", *words]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.chdir(folder)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        status = main([*words])
+    return Done(status, out.getvalue(), err.getvalue())
 
 
 def test_the_command_migrates_by_a_reference_and_shows_no_secret(postgres_dsn: str, tmp_path: Path) -> None:
@@ -364,8 +390,15 @@ def test_no_driver_says_a_password(name: str) -> None:
         assert caught.value.__cause__ is None
 
 
-def test_check_says_whether_the_tables_are_there(postgres_dsn: str, tmp_path: Path) -> None:
-    before = run_cli(tmp_path, "check", CROWDPERF_POSTGRES_DSN=postgres_dsn).stdout
-    assert "PROBLEM  PostgreSQL: 0001_create_events_summaries.sql is not applied" in before
-    run_cli(tmp_path, "migrate", CROWDPERF_POSTGRES_DSN=postgres_dsn)
-    assert "ok       PostgreSQL answers" in run_cli(tmp_path, "check", CROWDPERF_POSTGRES_DSN=postgres_dsn).stdout
+def test_check_says_whether_the_tables_are_there(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSN", postgres_dsn)
+    with pytest.raises(ConfigError, match=r"0001_create_events_summaries\.sql is not applied.*crowdperf migrate"):
+        check.postgres_state("env:DSN", Path())
+    database = postgres.connect(postgres_dsn)
+    migrations.migrate(database, migrations.available())
+    database.close()
+    assert check.postgres_state("env:DSN", Path()) == "PostgreSQL answers and has its tables"
+    monkeypatch.setenv("DSN", "postgresql://u:s3cret@127.0.0.1:1/db")
+    with pytest.raises(ConfigError, match="Remedy") as caught:
+        check.postgres_state("env:DSN", Path())
+    assert "s3cret" not in str(caught.value)

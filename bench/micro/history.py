@@ -7,21 +7,31 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import msgspec
+
 from bench.harness import Row
+from crowdperf.config import parse
 from crowdperf.events.connection import OUTAGE, connect, connect_async
+from crowdperf.runtime import Runtime
+from crowdperf.settings.paths import Paths
+from crowdperf.slices import web_slice
 from crowdperf.storage import backfill, counts
 from crowdperf.storage.buckets import Bucket, Calendar
 from crowdperf.storage.crossings import Crossing, encode_member, log_of
 from crowdperf.storage.queries import Wanted, count
 from crowdperf.supervision.redis import command, server_binary
+from crowdperf.web.process import main
 
 CALENDAR = Calendar("Europe/Berlin")
 BEGIN = 1_750_000_000.0
@@ -86,7 +96,7 @@ def asked(url: str, wanted: Wanted, fields: list[str], bucket: Bucket | None, ti
 
 
 def rows(short: bool) -> list[Row]:
-    """history_<question>_p99_ms beside 100 ms, memory of crossings and counters, recorded crossings per second."""
+    """history_<question>_p99_ms and rest_counts_p99_ms (over HTTP) beside 100 ms; memory; crossings per second."""
     with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as folder:
         socket = Path(folder) / "redis.sock"
         argv = [*command(server_binary(), socket, Path(folder)), "--appendonly", "no", "--loglevel", "warning"]
@@ -122,6 +132,7 @@ def measured(url: str, number: int, times: int) -> list[Row]:
         row(f"history_{name}_p99_ms", asked(url, year._replace(**more), fields, bucket, times))
         for name, fields, bucket, more in QUESTIONS
     ]
+    found.append(row("rest_counts_p99_ms", over_http(url, times)))
     new = [Crossing(**{**fields_of(one), "id": f"new:{one.track}"}) for one in crossings(RECORDED)]
     began = time.perf_counter()
     for at in range(0, RECORDED, 256):
@@ -172,6 +183,45 @@ QUESTIONS: tuple[tuple[str, list[str], Bucket | None, dict[str, Any]], ...] = (
 def fields_of(one: Crossing) -> dict[str, Any]:
     """The crossing's fields by name."""
     return {name: getattr(one, name) for name in one.__struct_fields__}
+
+
+def over_http(url: str, times: int) -> list[float]:
+    """Milliseconds of a chart of the year by day and direction, asked of the real web process over HTTP."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as folder:
+        text = msgspec.json.encode(
+            {"site": {"timezone": CALENDAR.name}, "redis": {"url": url}, "web": {"host": "127.0.0.1", "port": port}}
+        )
+        runtime = Runtime("web", 0)
+        slice_ = web_slice(parse(text), Paths(Path(folder)))
+        server = threading.Thread(target=main, args=(slice_, runtime), daemon=True)
+        server.start()
+        query = {"from": "2025-06-16T00:00:00+02:00", "to": "2026-06-15T00:00:00+02:00", "bucket": "day"}
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                while not _answers(client):
+                    time.sleep(0.05)
+                return [_asked_over_http(client, query) for _ in range(times + 1)][1:]
+        finally:
+            runtime.stop()
+            server.join(20)
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _asked_over_http(client: httpx.Client, query: dict[str, str]) -> float:
+    began = time.perf_counter()
+    reply = client.get("/api/v1/series", params=query)
+    took = (time.perf_counter() - began) * 1e3
+    assert sum(sum(one["counts"]) for one in reply.raise_for_status().json()["series"]) > 0
+    return took
 
 
 def row(name: str, found: list[float]) -> Row:
