@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,15 +10,17 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis.asyncio
 
 from crowdperf.events import wire
 from crowdperf.events.outbox import Outbox
-from crowdperf.events.schema import CameraGap, Event, FrameDetections, LineCrossed, ZoneChanged
+from crowdperf.events.schema import CameraGap, Event, FrameDetections, LineCrossed, ZoneChanged, ZoneMinute
 from crowdperf.events.streams import DETECTIONS, EVENTS, TRACKS, key
 from crowdperf.runtime import Metrics
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Tracking
 from crowdperf.slices import TrackedCamera, TrackingSlice
+from crowdperf.storage import density
 from crowdperf.tracking.pipeline import CameraPipeline
 from crowdperf.tracking.shard import QUIET_S, Shard, state_key
 from crowdperf.workers import housekeeping
@@ -30,7 +33,9 @@ CAMERAS = ("lobby", "gate")
 
 def slice_of(server: RedisServer, lines: tuple[Line, ...] = (LINE,)) -> TrackingSlice:
     cameras = tuple(TrackedCamera(camera_id=name, lines=lines, zones=(ZONE,), target_fps=10.0) for name in CAMERAS)
-    return TrackingSlice(shard=0, settings=Tracking(), cameras=cameras, redis_url=server.url, key_prefix="")
+    return TrackingSlice(
+        shard=0, settings=Tracking(), cameras=cameras, redis_url=server.url, key_prefix="", density_days=3650
+    )
 
 
 def frames_of(camera: str, count: int) -> list[FrameDetections]:
@@ -52,6 +57,24 @@ def expected(camera: str, frames: list[FrameDetections]) -> list[Event]:
     """What an uninterrupted run gives."""
     pipeline = CameraPipeline(camera, Tracking(), (LINE,), (ZONE,), 10.0)
     return [event for frame in frames for event in pipeline.step(frame)[1]]
+
+
+def seconds(camera: str, frames: list[FrameDetections]) -> int:
+    """Whole seconds in the density grid of an uninterrupted run, of the minutes that are over."""
+    pipeline = CameraPipeline(camera, Tracking(), (LINE,), (ZONE,), 10.0)
+    for frame in frames:
+        pipeline.step(frame)
+    return sum(sum(minute.cells.values()) for minute in pipeline.take_density())
+
+
+def gathered(server: RedisServer, camera: str) -> int:
+    """The same of what is stored."""
+
+    async def read() -> list[list[int]]:
+        async with redis.asyncio.from_url(server.url) as client:
+            return await density.read(client, camera, 1_699_999_200, 1_700_010_000)
+
+    return sum(map(sum, asyncio.run(read())))
 
 
 def publish(server: RedisServer, frames: list[FrameDetections]) -> None:
@@ -135,10 +158,11 @@ def test_killed_again_and_again_every_event_is_stored_once(redis_server: RedisSe
     process.start()
     wait_until(lambda: acknowledged(redis_server, "lobby") == b"2-400", what="the last commit")
     whole = expected("lobby", frames)
-    assert {type(event) for event in whole} >= {LineCrossed, ZoneChanged, CameraGap}
+    assert {type(event) for event in whole} == {LineCrossed, ZoneChanged, ZoneMinute, CameraGap}
     assert len(whole) > 60
     # Exactly once without any help by a reader, so by id as well.
     assert stored(redis_server, "lobby") == whole
+    assert gathered(redis_server, "lobby") == seconds("lobby", frames) > 50
 
 
 def test_without_the_checkpoint_events_are_stored_again(redis_server: RedisServer, process: Process) -> None:
