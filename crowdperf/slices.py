@@ -144,6 +144,8 @@ class WebSlice(Struct, frozen=True, kw_only=True):
     ring_prefix: str
     sockets: str
     """Folder of the sockets, where the one-time setup secret lies as well."""
+    evidence: str
+    """Folder of the pictures of evidence."""
     redis_url: str
     key_prefix: str
 
@@ -303,6 +305,7 @@ def web_slice(config: Config, paths: Paths) -> WebSlice:
         alert_rules=tuple(config.alerts.rules),
         ring_prefix=str(paths.ring("")),
         sockets=str(paths.sockets.absolute()),
+        evidence=str(paths.evidence.absolute()),
         redis_url=redis_url(config, paths),
         key_prefix=config.key_prefix,
     )

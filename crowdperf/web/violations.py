@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from http import HTTPStatus
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from litestar import Request, Router, get, post
+from litestar import Request, Response, Router, get, post
 from litestar.params import JSONBody, PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
 from crowdperf.accounts import audit
 from crowdperf.storage import violations as stored
-from crowdperf.storage.violations import ComplianceRow, ViolationView
+from crowdperf.storage.evidence import picture_path
+from crowdperf.storage.violations import ComplianceRow, Violation, ViolationView
 from crowdperf.web.access import Who
 from crowdperf.web.context import SiteContext
-from crowdperf.web.openapi import BAD_REQUEST, CONFLICT, NOT_FOUND, REFUSED, UNAVAILABLE
+from crowdperf.web.openapi import BAD_REQUEST, CONFLICT, NOT_FOUND, REFUSED, UNAVAILABLE, JpegSpec
 from crowdperf.web.parameters import instant, rfc3339, span
 from crowdperf.web.problems import Problem, bad_parameter
 
@@ -101,6 +105,40 @@ async def judge(
     return await stored.load(site.redis, violation_id, site.prefix) or view
 
 
+@get(
+    "/violations/{violation_id:str}/picture.jpg",
+    need="read",
+    summary="Evidence of a violation",
+    tags=["ppe"],
+    media_type="image/jpeg",
+    responses={200: JpegSpec, **TROUBLE},
+)
+async def picture(
+    site: SiteContext,
+    who: Who,
+    violation_id: Annotated[str, PathParameter(description="The violation's id.", max_length=256)],
+    kind: Annotated[Literal["crop", "full"], QueryParameter(description="The person alone, or the whole.")] = "crop",
+) -> Response[bytes]:
+    """The saved picture, boxes in its comment; 404 where there is none (yet), or retention has removed it."""
+    view = await stored.load(site.redis, violation_id, site.prefix)
+    if view is None or not who.sees(view.violation.camera):
+        raise Problem(HTTPStatus.NOT_FOUND, "there is no such violation. Remedy: see /api/v1/violations.")
+    jpeg = await asyncio.to_thread(_evidence, Path(site.slice.evidence), view.violation, kind)
+    if jpeg is None:
+        raise Problem(
+            HTTPStatus.NOT_FOUND, "there is no picture of this violation. Remedy: see retention.evidence_days."
+        )
+    return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+
+def _evidence(folder: Path, violation: Violation, kind: Literal["crop", "full"]) -> bytes | None:
+    """The picture was asked for while the violation was seen: on that day, or around midnight on the next one."""
+    for moment in (violation.first_seen, violation.last_seen):
+        with contextlib.suppress(FileNotFoundError):
+            return picture_path(folder, violation.camera, violation.id, moment, kind).read_bytes()
+    return None
+
+
 @get("/ppe/figures", need="read", summary="Compliance and precision", tags=["ppe"], responses=TROUBLE)
 async def figures(
     site: SiteContext,
@@ -127,4 +165,4 @@ async def figures(
     return PpeFigures(compliance=[row for row in rows if who.sees(row.camera)], rules=rules)
 
 
-router = Router("/", route_handlers=[violations, judge, figures])
+router = Router("/", route_handlers=[violations, judge, picture, figures])

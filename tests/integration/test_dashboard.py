@@ -147,7 +147,7 @@ def test_history_shows_what_the_api_counts(server: Served, site: SyntheticSite) 
         assert shown.page.locator("[data-figure=out]").inner_text() == "1"
         assert "Week before: 2 (+50 %)" in shown.page.locator(".card").first.inner_text()
         rows = [row.split() for row in shown.page.locator(".history tbody tr").all_inner_texts()]
-        assert [row[-3:] for row in rows] == [["0", "1", "-1"], ["3", "0", "3"]]
+        assert [row[-5:-2] for row in rows] == [["0", "1", "-1"], ["3", "0", "3"]]
         shown.page.locator(".history select").first.select_option("plaza")
         shown.wait_for("document.querySelectorAll('.history tbody tr').length === 1")
         assert shown.page.locator("[data-figure=out]").inner_text() == "0"

@@ -7,7 +7,7 @@ import { t, term } from "./texts.js";
 
 const KEPT = 80;
 const FILTERS = {
-  all: ["LineCrossed", "ZoneChanged", "Alert", "CameraGap", "CameraChanged", "AlertRaised", "AlertChanged", "VisitorChanged", "AreaMismatch", "TailgatingSuspected", "RollCallChanged", "StoreFilling"],
+  all: ["LineCrossed", "ZoneChanged", "Alert", "CameraGap", "CameraChanged", "AlertRaised", "AlertChanged", "VisitorChanged", "AreaMismatch", "TailgatingSuspected", "PpeViolation", "RollCallChanged", "StoreFilling"],
   crossings: ["LineCrossed"], zones: ["ZoneChanged", "Alert"], cameras: ["CameraGap", "CameraChanged"],
 };
 const TROUBLE = ["stalled", "backing_off", "misconfigured"];
@@ -82,6 +82,10 @@ function describe(event, camera) {
   if (event.type === "AlertChanged") return [t("events.alert_changed", { state: t(`events.alert_${event.state}`) }), event.by ? ` · ${event.by}` : ""];
   if (event.type === "VisitorChanged") return [t("events.visitor", { state: t(`visit.${event.state}`) }), event.by ? ` · ${event.by}` : ""];
   if (event.type === "RollCallChanged") return [el("b", {}, t("events.roll_call")), ` · ${t(`roll_call.${event.state}`)}`];
+  if (event.type === "PpeViolation") {
+    const items = event.items.split(",").map((item) => term("item", item)).join(", ");
+    return [el("b", {}, t("ppe.without", { items })), ` · ${t(`events.alert_${event.state}`)}`];
+  }
   if (event.type === "AreaMismatch") return [el("b", {}, t("events.mismatch", { area: event.area })), ` · ${t("events.mismatch_numbers", { counted: event.counted, expected: event.expected })}`];
   if (event.type === "TailgatingSuspected") return [el("b", {}, t("events.tailgating")), ` · ${t("events.tailgating_numbers", { crossings: event.crossings, check_ins: event.check_ins })}`];
   if (event.type === "StoreFilling") return [el("b", {}, t(`events.store_${event.state}`))];
