@@ -104,6 +104,17 @@ def stage_change(
     )
 
 
+def stage_new(
+    pipe: Any, visit: Visit, person: Person, said: Event, entries: list[AuditEntry], prefix: str = ""
+) -> None:
+    """A new visit and its person inside a transaction; where the visit is there already, only the person is renewed."""
+    keys = Keys(prefix)
+    pipe.hset(keys.person(person.id), items=fields_of(person))
+    pipe.sadd(keys.visits_of(person.id), visit.id)
+    pipe.hset(keys.codes, visit.code, visit.id)
+    stage_change(pipe, visit, 0, [said], entries, prefix)
+
+
 def stage_fields(
     pipe: Any,
     visit: str,
@@ -233,10 +244,7 @@ class Book:
     async def add(self, visit: Visit, person: Person, said: Event, entry: AuditEntry) -> None:
         """A new visit, and its person where that one is new."""
         async with self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(self.keys.person(person.id), items=fields_of(person))
-            pipe.sadd(self.keys.visits_of(person.id), visit.id)
-            pipe.hset(self.keys.codes, visit.code, visit.id)
-            stage_change(pipe, visit, 0, [said], [entry], self._prefix)
+            stage_new(pipe, visit, person, said, [entry], self._prefix)
             await pipe.execute()
 
     async def change(self, before: Visit, after: Visit, said: list[Event], entry: AuditEntry) -> bool:

@@ -19,7 +19,7 @@ from crowdperf.events.connection import connect
 from crowdperf.events.schema import AreaChanged, Event, LineCrossed, VisitorChanged, VisitorNotice
 from crowdperf.rule_slices import VisitorsSlice
 from crowdperf.runtime import Runtime
-from crowdperf.visitors import store
+from crowdperf.visitors import lifecycle, seeds, store
 from crowdperf.visitors.model import LIVE, ON_SITE, State
 from crowdperf.visitors.reconcile import Reconciliation
 from crowdperf.workers.base import Member, Taken
@@ -243,5 +243,24 @@ def main(slice_: VisitorsSlice, runtime: Runtime) -> None:
     member = Member(
         client, VisitorLogic(slice_), leases, runtime.metrics, time.monotonic, time.time, stage=stage, prefix=prefix
     )
-    work(member, runtime)
+    waiting = [slice_.visitors.demo and slice_.instance == 0]
+
+    def seed_once() -> None:
+        if waiting[0]:
+            seed(client, time.time(), prefix)
+            waiting[0] = False
+
+    work(member, runtime, seed_once)
     member.stop()
+
+
+def seed(client: Any, now: float, prefix: str = "") -> int:
+    """The demo site's visitors, where there has never been a visit; returns how many were put in."""
+    if client.exists(store.Keys(prefix).index):
+        return 0
+    rows = seeds.visits(now)
+    with client.pipeline(transaction=True) as pipe:
+        for person, visit in rows:
+            store.stage_new(pipe, visit, person, lifecycle.event(None, visit, now, "demo"), [], prefix)
+        pipe.execute()
+    return len(rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from crowdperf.storage import alerts, violations
+from crowdperf.visitors.store import Keys
 from tests.conftest import ROOT, wait_until
 from tests.support.browser import dashboard
 from tests.support.site import Site
@@ -28,6 +30,10 @@ def test_the_shipped_configuration_shows_live_counts(demo_clips: Path, tmp_path:
         cameras = [camera["id"] for camera in config["cameras"]]
         wait_until(lambda: {row.camera for row in site.crossings()} == set(cameras), 90, "a crossing of each camera")
         wait_until(lambda: len(site.crossings()) >= 12, 90, "some crossings")
+        client = site.redis()
+        assert client.scard(Keys().live) == 5, "the reception has its visitors"
+        wait_until(lambda: client.zcard(violations.index_key()), 90, "somebody without a helmet")
+        wait_until(lambda: client.zcard(alerts.index_key()), 90, "an alert")
         with dashboard(site.url, "light", 1440, 900) as page:
             for camera in cameras:
                 page.wait_for_picture(camera)

@@ -226,3 +226,14 @@ def lifecycle_event(server: RedisServer, visit: str, over: dict[str, Any]) -> Vi
     last = [event for event in said(server, VisitorChanged) if event.visit == visit][-1]
     fields = {**over, "previous": last.state, "id": f"visit:{visit}:3"}
     return msgspec.structs.replace(last, **fields)
+
+
+def test_the_demos_visitors_come_once_and_never_again(desk: httpx.Client, redis_server: RedisServer) -> None:
+    client = redis_server.client()
+    assert visitors.seed(client, time.time()) == 5
+    shown = desk.get("/api/v1/visits").json()["visits"]
+    assert sorted(row["state"] for row in shown) == ["arrived", "checked_in", "invited", "invited", "on_site"]
+    assert all(row["name"] for row in shown)
+    assert act(desk, {"id": "demo-1"}, "check-out").json()["state"] == "checked_out"
+    assert visitors.seed(client, time.time()) == 0
+    assert desk.get("/api/v1/visits/demo-1").json()["state"] == "checked_out"
