@@ -60,6 +60,8 @@ class Watch(Struct, kw_only=True):
     closed_at: float = 0.0
     times: int = 0
     """Openings and ends so far: part of their events' ids."""
+    away: bool = False
+    """Out of the zone after a violation: kept until the cooldown ends, since the track may come back."""
 
 
 class CameraState(Struct, kw_only=True):
@@ -98,7 +100,7 @@ class PpeLogic:
             )
             if holds:
                 yield from self._observed(own, rule, watch, event)
-            elif watch is not None:
+            elif watch is not None and not watch.away:
                 yield from self._leave(own, rule, watch, event.camera, event.ts, "left")
 
     def due(self, camera: str, now: float) -> Iterable[Struct]:
@@ -107,8 +109,12 @@ class PpeLogic:
         effects: list[Struct] = []
         rules = {rule.id: rule for rule in self._rules.get(camera, ())}
         for watch in list(own.watched) if own else []:
-            if now - watch.last > GONE_S and own is not None:
-                effects += self._leave(own, rules.get(watch.rule), watch, camera, watch.last, "gone")
+            rule = rules.get(watch.rule)
+            if own is not None and watch.away:
+                if rule is None or now - watch.closed_at >= rule.cooldown_s:
+                    effects += self._forget(own, rule, watch, camera)
+            elif own is not None and now - watch.last > GONE_S:
+                effects += self._leave(own, rule, watch, camera, watch.last, "gone")
         return effects
 
     def _observed(self, own: CameraState, rule: PpeRule, watch: Watch | None, event: PpeObserved) -> Iterator[Struct]:
@@ -116,6 +122,9 @@ class PpeLogic:
             watch = Watch(rule=rule.id, track=event.track, since=event.ts, last=event.ts)
             own.watched.append(watch)
             own.watched = sorted(own.watched, key=lambda row: row.last)[-MOST_WATCHED:]
+        if watch.away:
+            # Back in the zone: judged anew, by what is seen now.
+            watch.away, watch.since, watch.votes = False, event.ts, {}
         watch.last = event.ts
         watch.seen += 1
         for item in rule.required:
@@ -163,17 +172,24 @@ class PpeLogic:
     def _leave(
         self, own: CameraState, rule: PpeRule | None, watch: Watch, camera: str, now: float, cause: Cause
     ) -> Iterator[Struct]:
-        """The person is out of the rule's reach: the violation ends, and the person counts in the hour's figures."""
-        zone = rule.zone if rule else None
+        """The person is out of the rule's reach: the violation ends."""
         if watch.ongoing:
-            yield from self._close(watch, zone, camera, now, cause)
+            yield from self._close(watch, rule.zone if rule else None, camera, now, cause)
+        if watch.violation and rule is not None and cause == "left":
+            watch.away = True
+            return
+        yield from self._forget(own, rule, watch, camera)
+
+    def _forget(self, own: CameraState, rule: PpeRule | None, watch: Watch, camera: str) -> Iterator[Struct]:
+        """The person counts in the hour's figures, once."""
         own.watched.remove(watch)
-        if rule is None or now - watch.since < rule.min_dwell_s:
+        if rule is None or (watch.last - watch.since < rule.min_dwell_s and not watch.violation):
             return
         for item in rule.required:
             said = verdict(watch.votes.get(item, []))
             outcome: Verdict = "missing" if item in watch.missing else said
-            yield Compliance(camera=camera, zone=zone or "", item=item, outcome=outcome, hour=int(now // 3600))
+            hour = int(watch.last // 3600)
+            yield Compliance(camera=camera, zone=rule.zone or "", item=item, outcome=outcome, hour=hour)
 
     def _say(
         self, watch: Watch, zone: str | None, camera: str, now: float, state: Literal["opened", "closed"], cause: str

@@ -113,6 +113,21 @@ def test_within_the_cooldown_it_is_the_same_violation() -> None:
     assert len({row.violation for row in effects if isinstance(row, PpeViolation)}) == 2
 
 
+def test_who_leaves_the_zone_and_comes_back_is_the_same_violation_and_one_person() -> None:
+    worker = logic(cooldown_s=30)
+    away = [bare(n, zones="") for n in range(6, 16)]
+    effects = run(worker, *(bare(n) for n in range(6)), *away, *(bare(n) for n in range(16, 22)))
+    events = [row for row in effects if isinstance(row, PpeViolation)]
+    assert [(row.state, row.cause) for row in events] == [("opened", ""), ("closed", "left"), ("opened", "")]
+    assert len({row.violation for row in events}) == 1
+    effects += run(worker, bare(22, zones=""))
+    assert [row for row in effects if isinstance(row, Compliance)] == []
+    assert list(worker.due("yard", NOW + 51)) == []
+    effects += worker.due("yard", NOW + 52)
+    assert [row.outcome for row in effects if isinstance(row, Compliance)] == ["missing"]
+    assert list(worker.due("yard", NOW + 99)) == []
+
+
 @pytest.mark.parametrize(
     "observations",
     [
