@@ -31,7 +31,13 @@ class AlertsReply(Struct, kw_only=True):
     next: str | None
 
 
-@get("/alerts", need="read", summary="Alerts, newest first", tags=["alerts"], responses={**BAD_REQUEST, **UNAVAILABLE})
+@get(
+    "/alerts",
+    need="read",
+    summary="Alerts, newest first",
+    tags=["alerts"],
+    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
+)
 async def alerts(
     site: SiteContext,
     who: Who,

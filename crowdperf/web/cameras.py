@@ -83,7 +83,7 @@ async def add_camera(
     need="configure",
     summary="A camera's settings",
     tags=["configuration"],
-    responses={**NOT_FOUND, **REFUSED},
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
 )
 async def camera_config(site: SiteContext, who: Who, camera_id: CameraPath) -> Response[Camera]:
     """All of them, defaults included: what PUT takes back. The URL is redacted; sent back as it is, it stays."""

@@ -18,7 +18,7 @@ from crowdperf.web.access import Who
 from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.entries import decoded_frame, newest_tracks
 from crowdperf.web.occupancy import occupancy
-from crowdperf.web.openapi import NOT_FOUND, REFUSED, UNAVAILABLE, JpegSpec
+from crowdperf.web.openapi import BAD_REQUEST, NOT_FOUND, REFUSED, UNAVAILABLE, JpegSpec
 from crowdperf.web.parameters import rfc3339
 from crowdperf.web.problems import Problem
 from crowdperf.web.replies import CameraReply, CameraState, LineReply, OccupancyReply, SiteReply, ZoneReply
@@ -39,7 +39,13 @@ async def cameras(site: SiteContext, who: Who) -> SiteReply:
     )
 
 
-@get("/cameras/{camera_id:str}", need="read", summary="One camera", tags=["site"], responses={**NOT_FOUND, **REFUSED})
+@get(
+    "/cameras/{camera_id:str}",
+    need="read",
+    summary="One camera",
+    tags=["site"],
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
+)
 async def camera(site: SiteContext, who: Who, camera_id: CameraPath) -> Response[CameraReply]:
     """One camera with its lines and zones. Its ETag goes back as If-Match of a change."""
     found = site.camera(camera_id, who)
@@ -53,7 +59,7 @@ async def camera(site: SiteContext, who: Who, camera_id: CameraPath) -> Response
     summary="Picture of now",
     tags=["site"],
     media_type="image/jpeg",
-    responses={200: JpegSpec, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+    responses={200: JpegSpec, **BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
 )
 async def snapshot(site: SiteContext, who: Who, camera_id: CameraPath) -> Response[bytes]:
     """The newest picture, cropped to the source's own; 503 while the camera is down, never an old picture."""

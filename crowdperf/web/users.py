@@ -153,7 +153,7 @@ async def make_user(site: SiteContext, request: Request[Any, Any, Any], who: Who
     need="admin",
     summary="One account",
     tags=["accounts"],
-    responses={**NOT_FOUND, **REFUSED, **UNAVAILABLE},
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
 )
 async def user(site: SiteContext, name: UserPath) -> UserReply:
     """One account."""
@@ -204,7 +204,7 @@ async def change_user(
     need="admin",
     summary="Remove an account",
     tags=["accounts"],
-    responses={**NOT_FOUND, **REFUSED, **CONFLICT, **UNAVAILABLE},
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **CONFLICT, **UNAVAILABLE},
 )
 async def remove_user(site: SiteContext, request: Request[Any, Any, Any], who: Who, name: UserPath) -> None:
     """Its sessions and tokens end with it. The audit log keeps the name."""
@@ -265,7 +265,7 @@ async def make_token(
     need="self",
     summary="Revoke an API token",
     tags=["accounts"],
-    responses={**NOT_FOUND, **REFUSED, **UNAVAILABLE},
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
 )
 async def revoke_token(site: SiteContext, request: Request[Any, Any, Any], who: Who, token_id: TokenPath) -> None:
     """One's own, or as an administrator anybody's. It ends at once."""

@@ -110,7 +110,9 @@ def book(site: Context) -> Book:
     return Book(site.redis, site.prefix)
 
 
-@get("/visits", need="visitors", summary="Visits", tags=["visitors"], responses={**BAD_REQUEST, **UNAVAILABLE})
+@get(
+    "/visits", need="visitors", summary="Visits", tags=["visitors"], responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE}
+)
 async def visits(
     site: SiteContext,
     start: Annotated[str | None, QueryParameter(name="from", description="RFC 3339, included.", max_length=64)] = None,

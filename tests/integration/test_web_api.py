@@ -317,6 +317,9 @@ def test_debug_shows_cameras_and_processes(client: httpx.Client, site: Synthetic
     assert body["cameras"]["dock"]["state"] == "disabled"
 
 
+OPEN = ("/healthz", "/readyz", "/api/v1/session")
+
+
 def test_the_description_is_openapi_3_1_and_covers_every_route(client: httpx.Client) -> None:
     schema = client.get("/schema/openapi.json").json()
     assert schema["openapi"].startswith("3.1")
@@ -324,6 +327,12 @@ def test_the_description_is_openapi_3_1_and_covers_every_route(client: httpx.Cli
         for operation in methods.values():
             assert operation["summary"], path
             assert operation["description"], path
+            for status, answer in operation["responses"].items():
+                if status >= "400":
+                    assert list(answer["content"]) == [PROBLEM], (path, status)
+            if operation.get("parameters") or operation.get("requestBody"):
+                assert "400" in operation["responses"] or path in OPEN, path
+            assert {"401", "403"} <= operation["responses"].keys() or path in OPEN, path
     assert {"/api/v1/counts", "/api/v1/events", "/api/v1/stream", "/debug", "/metrics"} <= schema["paths"].keys()
 
 
