@@ -33,7 +33,10 @@ PROTOCOLS = {
 
 
 RTSP_ONLY = ("-rtsp_flags", "-reorder_queue_size", "-buffer_size")
-FILE_FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,h264,hevc,m4v,mpegvideo,mjpeg,mpjpeg,ogg,ivf,obu,mxf,nut,webm,rm"
+FILE_FORMATS = (
+    "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,h264,hevc,vvc,m4v,mpegvideo,mjpeg,mpjpeg,ogg,ivf,obu,mxf,nut,rm,"
+    "dhav,dv,wtv,yuv4mpegpipe"
+)
 """Recordings as they are. Formats that name further files (playlists, concat, image sequences) are not among them."""
 
 
