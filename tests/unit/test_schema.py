@@ -245,6 +245,10 @@ OLDER: dict[str, dict[bytes, bytes]] = {
 """As versions before wrote them."""
 GOLDEN_TRACKED = bytes.fromhex("98a5706c617a610102cf17979cfe3d85ca40c400c400c40081a673717561726503")
 """TrackedFrame before `queues`."""
+GOLDEN_QUEUES = bytes.fromhex(
+    "99a5706c617a610102cf17979cfe3d85ca40c400c400c40081a67371756172650381a67371756172659302cb4029000000000000cb402000000000"
+    "0000"
+)
 GOLDEN_MEMBER = (
     b'{"id":"plaza:1:2:door:in:0","ts":1700000000.25,"camera":"plaza","line":"door","direction":"in",'
     b'"class":"person","track":7}'
@@ -283,9 +287,12 @@ def test_older_events_are_read(kind: str) -> None:
     assert wire.decode(EVENTS, OLDER[kind]).id
 
 
-def test_an_older_tracked_frame_is_read() -> None:
+def test_a_tracked_frame_is_read_with_and_without_queues() -> None:
     frame = msgspec.msgpack.decode(GOLDEN_TRACKED, type=TrackedFrame)
     assert (frame.camera, frame.occupancy, frame.queues) == ("plaza", {"square": 3}, {})
+    queues = msgspec.msgpack.decode(GOLDEN_QUEUES, type=TrackedFrame).queues
+    assert (queues["square"].length, queues["square"].longest_s, queues["square"].served_s) == (2, 12.5, 8.0)
+    assert msgspec.msgpack.encode(msgspec.structs.replace(frame, queues=queues)) == GOLDEN_QUEUES
 
 
 def test_golden_member() -> None:
