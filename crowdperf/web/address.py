@@ -16,8 +16,10 @@ def listen(web: Web) -> socket.socket:
     """
     listening: socket.socket | None = None
     try:
-        family, kind, _, _, address = socket.getaddrinfo(web.host, web.port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind)
+        family, kind, protocol, _, address = socket.getaddrinfo(web.host, web.port, type=socket.SOCK_STREAM)[0]
+        # asyncio sends at once (TCP_NODELAY) only where the protocol is named: else every answer of more than one
+        # segment waits 40 ms for the client's delayed acknowledgement.
+        listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(2048)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -9,8 +10,10 @@ from zoneinfo import ZoneInfo
 import httpx
 import pytest
 
+from crowdperf.settings.site import Web
+from crowdperf.web.address import listen
 from tests.support.synthetic import SyntheticSite
-from tests.support.webserver import Served
+from tests.support.webserver import Served, free_port
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -97,3 +100,9 @@ def test_a_chart_that_cannot_be_is_refused_with_the_remedy(client: httpx.Client,
     assert reply.status_code == 400
     assert word in reply.json()["detail"]
     assert "Remedy" in reply.json()["detail"]
+
+
+def test_answers_are_sent_at_once() -> None:
+    """asyncio sets TCP_NODELAY only where the socket's protocol is named."""
+    with listen(Web(host="127.0.0.1", port=free_port())) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
