@@ -72,6 +72,11 @@ class Service:
         self._announce()
 
     @property
+    def ages_ms(self) -> list[float]:
+        """How old the newest published frames were."""
+        return list(self._stats.ages_ms)
+
+    @property
     def _detector(self) -> Detector:
         detector = self._people.detector
         assert detector is not None, "a service begins with a person model"
@@ -204,7 +209,7 @@ class Service:
         self, camera: str, spec: RingSpec, stamp: FrameStamp, found: Found, ppe: PpeColumns | None = None
     ) -> None:
         self._outbox.put(message(camera, spec, stamp, found, ppe))
-        self._stats.analysed(camera)
+        self._stats.analysed(camera, self._clock() - stamp.monotonic_ns / 1e9)
 
     def _refuse(self, picked: list[Picked], reason: str) -> None:
         """The model cannot run at this geometry: those cameras get the reason, the others go on."""

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from crowdperf.inference.detector import prepare_ultralytics
-from crowdperf.inference.registry import FOLDER, read_manifest, resolve
+from crowdperf.inference.registry import FOLDER, Role, read_manifest, resolve
 from tests.support.pictures import asset
 
-NAME = "crowdperf-person-vehicle-n"
+NAME, PPE = "crowdperf-person-vehicle-n", "crowdperf-ppe-n"
 
 
 def heads(xml: Path, pt: Path, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -33,13 +33,16 @@ def heads(xml: Path, pt: Path, picture: np.ndarray) -> tuple[np.ndarray, np.ndar
     return theirs, (ours[0] if isinstance(ours, tuple) else ours).numpy()
 
 
-@pytest.mark.parametrize(("height", "width"), [(384, 640), (480, 640), (640, 384)])
+@pytest.mark.parametrize(
+    ("name", "role", "height", "width"),
+    [(NAME, "person", 384, 640), (NAME, "person", 480, 640), (NAME, "person", 640, 384), (PPE, "ppe", 640, 640)],
+)
 def test_the_committed_export_computes_what_the_weights_compute(
-    height: int, width: int, tmp_path: Path, torch_detector: object
+    name: str, role: Role, height: int, width: int, tmp_path: Path, torch_detector: object
 ) -> None:
     prepare_ultralytics(tmp_path)
     picture = asset("bus.jpg")[:height, :width, ::-1].transpose(2, 0, 1)[None].astype(np.float32) / 255
-    xml, pt = resolve(NAME, "person", "openvino").path, resolve(NAME, "person", "torch").path
+    xml, pt = resolve(name, role, "openvino").path, resolve(name, role, "torch").path
     theirs, ours = heads(xml, pt, np.ascontiguousarray(picture))
     assert theirs.shape == ours.shape
     seen = ours[0, 4:].max(axis=0) > 0.1

@@ -1,0 +1,177 @@
+"""From rings to published detections, beside the bare compiled model: eight cameras send twice what can be analysed.
+
+The loop is the product's: rings in shared memory, doorbell aside, schedule, detector, messages to a real Redis. Another
+process writes the rings. The bare model computes the same pictures, alternately, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.harness import Row, compared
+from bench.micro.inference import Subject
+from crowdperf.events.connection import OUTAGE, connect
+from crowdperf.events.outbox import Outbox
+from crowdperf.events.streams import DETECTIONS, key
+from crowdperf.frames.ring import RingSpec
+from crowdperf.inference.cameras import Cameras
+from crowdperf.inference.evidence import Keeper
+from crowdperf.inference.inspector import Inspector
+from crowdperf.inference.schedule import Schedule
+from crowdperf.inference.seat import Seat
+from crowdperf.inference.service import Service
+from crowdperf.inference.stages import STAGES
+from crowdperf.runtime import Metrics
+from crowdperf.supervision.redis import command, server_binary
+
+CAMERAS = tuple(f"camera-{number}" for number in range(8))
+OVERLOAD = 2.0
+STALENESS_S = 0.5
+
+
+def rows(short: bool) -> list[Row]:
+    """inference_from_ring/<cpu>, jain_fairness, frame_age_ms/p50 and p99, stage_ms/<stage>, drops/<cause>."""
+    found: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as folder, redis(Path(folder)) as url:
+        for precision in ("full", "int8"):
+            subject = Subject(precision, Path(folder))  # type: ignore[arg-type]
+            found += Site(subject, Path(folder), url, precision).rows(5 if short else 9, 1.5 if short else 3.0)
+    return found
+
+
+@contextlib.contextmanager
+def redis(folder: Path) -> Iterator[str]:
+    """An embedded server for the time of the bench; gives its URL."""
+    socket = folder / "redis.sock"
+    server = subprocess.Popen(
+        [*command(server_binary(), socket, folder), "--appendonly", "no", "--loglevel", "warning"]
+    )
+    try:
+        client = connect(f"unix://{socket}")
+        while True:
+            with contextlib.suppress(*OUTAGE):
+                client.ping()
+                break
+            time.sleep(0.05)
+        yield f"unix://{socket}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@contextlib.contextmanager
+def writing(prefix: str, spec: RingSpec, fps: float, pictures: bytes) -> Iterator[None]:
+    """A process that writes every camera's ring `fps` times a second, cameras in turn."""
+    geometry = (spec.width, spec.height, spec.pix_fmt, spec.source_width, spec.source_height)
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from crowdperf.frames.ring import FrameWriter, RingSpec\n"
+        f"spec = RingSpec(*{geometry!r}, 8, 240.0, 0)\n"
+        f"rings = [FrameWriter(Path({prefix!r} + name), spec) for name in {CAMERAS!r}]\n"
+        "picture = sys.stdin.buffer.read()\n"
+        "began, count = time.monotonic(), 0\n"
+        "while True:\n"
+        "    ring = rings[count % len(rings)]\n"
+        "    ring.slot()[:] = picture\n"
+        "    ring.publish(time.time_ns(), time.monotonic_ns())\n"
+        "    count += 1\n"
+        f"    time.sleep(max(0.0, began + count / ({fps!r} * len(rings)) - time.monotonic()))\n"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    try:
+        assert child.stdin is not None
+        child.stdin.write(pictures)
+        child.stdin.close()
+        yield
+    finally:
+        child.kill()
+        child.wait()
+        for name in CAMERAS:
+            Path(prefix + name).unlink(missing_ok=True)
+
+
+class Site:
+    """The service over real rings, one turn after the other, for some seconds at a time."""
+
+    def __init__(self, subject: Subject, folder: Path, url: str, precision: str) -> None:
+        self.subject, self.url = subject, url
+        self.suffix = "cpu" if precision == "full" else "cpu_int8"
+        self.prefix = f"/dev/shm/crowdperf.bench-{precision}-{time.time_ns():x}."
+        self.metrics = Metrics()
+        self.client: Any = connect(url)
+        self.cameras = Cameras(self.prefix, STALENESS_S)
+        inspector = Inspector(Seat("ppe"), lambda: None, self.metrics, Keeper(1.0))
+        self.service = Service(
+            *(Seat("person", subject.detector), inspector, self.cameras, Schedule(2, STALENESS_S)),
+            *(Outbox(connect(url)), self.metrics, time.monotonic),
+        )
+
+    def rows(self, repetitions: int, seconds: float) -> list[Row]:
+        """Measure alternately."""
+        demand = OVERLOAD * 1e3 / self.subject.bare()
+        pairs = []
+        self.client.flushall()
+        with writing(self.prefix, self.subject.spec, demand / len(CAMERAS), self.subject.picture_bytes()):
+            while len(self.cameras.open) < len(CAMERAS):
+                self.service.turn(True)
+            for _ in range(repetitions):
+                ours = self.published(seconds)
+                pairs.append((ours, self.pure(seconds / 2)))
+        counts = [self.metrics.counter("frames_analysed", camera) for camera in CAMERAS]
+        jain = sum(counts) ** 2 / (len(counts) * sum(count * count for count in counts))
+        ages = self.service.ages_ms
+        self.cameras.close()
+        return [
+            compared(
+                f"inference_from_ring/{self.suffix}",
+                *(pairs, "bare compiled model"),
+                unit="frames/s",
+                better="higher",
+            ),
+            Row(name=f"jain_fairness/{self.suffix}", value=jain, unit="", limit_or_peer="0.95", better="higher"),
+            Row(name=f"frame_age_ms/p50/{self.suffix}", value=statistics.median(ages), unit="ms"),
+            Row(name=f"frame_age_ms/p99/{self.suffix}", value=float(np.percentile(ages, 99)), unit="ms"),
+            *(self.stage(stage) for stage in STAGES if stage not in ("copy", "ppe")),
+        ]
+
+    def published(self, seconds: float) -> float:
+        """Frames per second whose detections Redis has."""
+        before = self.total()
+        began = time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            self.service.turn(True)
+        return (self.total() - before) / (time.perf_counter() - began)
+
+    def pure(self, seconds: float) -> float:
+        """Frames per second of the compiled model alone."""
+        began, frames = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            self.subject.compute()
+            frames += self.subject.batch
+        return frames / (time.perf_counter() - began)
+
+    def total(self) -> int:
+        """Messages stored so far."""
+        return sum(self.client.xinfo_stream(key(DETECTIONS, camera))["entries-added"] for camera in self.known())
+
+    def known(self) -> list[str]:
+        """Cameras that have a stream by now."""
+        return [camera for camera in CAMERAS if self.client.exists(key(DETECTIONS, camera))]
+
+    def stage(self, stage: str) -> Row:
+        """Milliseconds per analysed frame."""
+        snapshot = self.metrics.snapshot("bench", 0.0)
+        seconds = snapshot.counters[f"stage_{stage}_s"][""]
+        frames = sum(self.metrics.counter("frames_analysed", camera) for camera in CAMERAS)
+        return Row(name=f"stage_ms/{stage}/{self.suffix}", value=seconds * 1e3 / frames, unit="ms/frame")
