@@ -18,10 +18,12 @@ from crowdperf.counting.usable import problems
 from crowdperf.demo.scenes import SCENES
 from crowdperf.events.connection import OUTAGE, connect
 from crowdperf.ffmpeg import FfmpegMissing, ffmpeg_binary
-from crowdperf.inference.registry import ModelError, resolve
+from crowdperf.inference.fetch import fetched, is_published
+from crowdperf.inference.registry import ModelError, Role, resolve
 from crowdperf.runtime import redact
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
+from crowdperf.settings.engine import Inference
 from crowdperf.settings.environment import Environment, environment
 from crowdperf.settings.paths import Paths
 from crowdperf.settings.postgres import resolve_dsn
@@ -63,15 +65,29 @@ def findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Finding]:
     yield _redis(config, paths)
     if slices.postgres_dsn(config, env):
         yield _attempt(lambda: postgres_state(slices.postgres_dsn(config, env), root))
-    yield _attempt(lambda: f"model {resolve(config.inference.models.person, 'person', 'auto').path}")
+    yield _attempt(lambda: f"model {_model(config.inference, 'person', paths)}")
     if any(camera.ppe for camera in config.cameras):
-        yield _attempt(lambda: f"PPE model {resolve(config.inference.models.ppe, 'ppe', 'auto').path}")
+        yield _attempt(lambda: f"PPE model {_model(config.inference, 'ppe', paths)}")
     yield _shared_memory(config, env, paths, root)
     yield from _secrets(config)
     for camera in config.cameras:
         yield _source(config, env, paths, root, camera.id)
         for problem in problems(camera.lines, camera.zones, _rate(config, env, camera)):
             yield Finding(False, f"camera {camera.id}: {problem.text}")
+
+
+def _model(inference: Inference, role: Role, paths: Paths) -> str:
+    """The file of a role's model; a published name that may be fetched need not be here yet.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    name = inference.models.person if role == "person" else inference.models.ppe
+    if is_published(name):
+        if inference.downloads:
+            return f"{name}, fetched when inference starts"
+        name = str(fetched(name, paths.data / "cache", False))
+    return str(resolve(name, role, "auto").path)
 
 
 def _attempt(look: Callable[[], str]) -> Finding:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Blur = Literal["none", "face", "upper_body"]
 PARTS: dict[str, tuple[float, float, float, float]] = {
-    "face": (0.15, 0.05, 0.85, 0.22),
+    "face": (0.15, 0.03, 0.85, 0.3),
     "upper_body": (-0.05, -0.02, 1.05, 0.55),
 }
 """Left, top, right and bottom of what is hidden, as shares of a person's box."""

@@ -65,9 +65,7 @@ def test_what_cannot_be_done_says_why(words: list[str], says: str, capsys: pytes
     assert "Remedy" in shown
 
 
-def test_compare_shows_both_models_on_pictures_and_clips(
-    tmp_path: Path, demo_clips: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_shows_both_models_on_pictures_and_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     images = tmp_path / "people"
     for folder in ("images", "labels"):
         (images / folder).mkdir(parents=True)
