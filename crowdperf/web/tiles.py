@@ -22,6 +22,8 @@ FRAME_S = 0.1
 WAIT_FOR_BOXES_S = 0.25
 """A camera whose boxes do not come (inference is busy or away) still shows its picture."""
 BOXES_FRESH_S = 1.0
+BOXES_APART_S = 0.3
+"""Boxes that are this much older than the picture would be drawn beside the people that they belong to."""
 DOWN_AGAIN_S = 2.0
 
 
@@ -149,6 +151,8 @@ def header(camera: str, picture: Picture, frame: TrackedFrame | None) -> dict[st
     }
     if frame is None:
         return {**known, "boxes": [], "tracks": [], "classes": [], "occupancy": {}, "boxes_sequence": None}
+    if picture.captured_at_ns - frame.captured_at_ns > BOXES_APART_S * 1e9:
+        return {**known, "boxes": [], "tracks": [], "classes": [], "occupancy": frame.occupancy, "boxes_sequence": None}
     boxes = np.frombuffer(frame.boxes, "<f4").reshape(-1, 4)
     return {
         **known,
