@@ -209,7 +209,8 @@ def test_the_logs_hold_exactly_the_crossings(played: Played, record_property: Fi
     assert sorted(said) == sorted(row.id for row in rows)
     assert played.site.redis().zcard("vehicle_logs") >= 20
     assert sum(group["count"] for group in played.site.get("/api/v1/counts")["counts"]) == len(rows)
-    record_property("figures", f"frame_to_event_p99_ms: {latency_p99_ms(played.site):.0f}")
+    half, most, nearly_all = latency_ms(played.site)
+    record_property("figures", f"frame_to_event_p99_ms: {nearly_all:.0f} (p50 {half:.0f}, p95 {most:.0f})")
 
 
 def test_the_dashboard_shows_the_crossings(played: Played) -> None:
@@ -225,14 +226,16 @@ def family(row: Crossing) -> tuple[str, str]:
     return "person" if row.klass == "person" else "vehicle", row.direction
 
 
-def latency_p99_ms(site: Site) -> float:
-    """From the first byte of the first frame beyond the line to the crossing in the events stream.
+def latency_ms(site: Site) -> tuple[float, float, float]:
+    """p50, p95 and p99 from the moment at which the line was passed to the crossing in the events stream.
 
-    A crossing waits for a second sample on the far side, so one frame interval is part of it.
+    A crossing waits for a second sample on the far side, so two frame intervals are part of it; of somebody hidden
+    there it is certain only when the track is given up (`tracking.lost_s`), and these few are the last percents.
     """
     late = [
         int(entry.split(b"-")[0]) - float(fields[b"ts"]) * 1000
         for entry, fields in site.redis().xrange("crowdperf:events")
         if fields[b"type"] == b"LineCrossed"
     ]
-    return float(np.percentile(late, 99))
+    half, most, nearly_all = np.percentile(late, (50, 95, 99))
+    return float(half), float(most), float(nearly_all)
