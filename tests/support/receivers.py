@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -23,9 +24,9 @@ from tests.conftest import missing, wait_until
 
 
 class Hook:
-    """An HTTP server that keeps what is posted, and answers as told: `answers` first, then 204."""
+    """An HTTP server (HTTPS with a context) that keeps what is posted, and answers as told: `answers`, then 204."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.answers: list[tuple[int, dict[str, str]]] = []
         hook = self
@@ -47,6 +48,8 @@ class Hook:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port = self._server.server_port
         self.url = f"http://127.0.0.1:{self.port}/hook"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -58,9 +61,9 @@ class Hook:
 
 
 @contextlib.contextmanager
-def hook() -> Iterator[Hook]:
+def hook(tls: ssl.SSLContext | None = None) -> Iterator[Hook]:
     """A running one."""
-    server = Hook()
+    server = Hook(tls)
     try:
         yield server
     finally:
@@ -77,9 +80,9 @@ class _Keep(MessageHandler):
 
 
 class Mailbox:
-    """aiosmtpd, with user `crowdperf` and that password."""
+    """aiosmtpd, with user `crowdperf` and that password; with a context it insists on STARTTLS."""
 
-    def __init__(self, password: str) -> None:
+    def __init__(self, password: str, tls: ssl.SSLContext | None = None) -> None:
         self.letters: list[Message] = []
 
         def authenticate(_server: Any, _session: Any, _envelope: Any, mechanism: str, data: Any) -> AuthResult:
@@ -92,7 +95,9 @@ class Mailbox:
             port=free_port(),
             authenticator=authenticate,
             auth_required=True,
-            auth_require_tls=False,
+            auth_require_tls=tls is not None,
+            tls_context=tls,
+            require_starttls=tls is not None,
         )
         self._controller.start()
         self.port = self._controller.port
@@ -103,9 +108,9 @@ class Mailbox:
 
 
 @contextlib.contextmanager
-def mailbox(password: str) -> Iterator[Mailbox]:
+def mailbox(password: str, tls: ssl.SSLContext | None = None) -> Iterator[Mailbox]:
     """A running one."""
-    server = Mailbox(password)
+    server = Mailbox(password, tls)
     try:
         yield server
     finally:
