@@ -64,6 +64,8 @@ class SqlRecorder:
         self._database: Database | None = None
         self._following = False
         self._held: list[Entry[AnyEvent]] = []
+        self.behind = False
+        """Whether the stream had more than the last batch."""
 
     def turn(self) -> int:
         """Write one batch; returns how many events were new.
@@ -83,6 +85,7 @@ class SqlRecorder:
             self._disconnect()
             raise
         self.follower.commit()
+        self.behind = len(self._held) == BATCH
         if not self._held:
             self.follower.check()
         self._held = []
@@ -161,6 +164,11 @@ class SqlRecorder:
             return self._write(database, entries[:half]) + self._write(database, entries[half:])
 
 
+def _lag_s(writer: SqlRecorder) -> float:
+    """How old the newest event is that was read from the stream."""
+    return max(0.0, time.time() - writer.follower.read_until)
+
+
 def main(slice_: WorkerSlice, runtime: Runtime) -> None:
     """Write until told to stop; outages of Redis and of PostgreSQL are waited out.
 
@@ -175,6 +183,7 @@ def main(slice_: WorkerSlice, runtime: Runtime) -> None:
         try:
             runtime.metrics.count("sql_events_written", writer.turn())
             runtime.metrics.gauge("sql_up", 1)
+            runtime.metrics.gauge("sql_lag_s", _lag_s(writer) if writer.behind else 0.0)
             runtime.metrics.gauge("dead_letters", writer.follower.dead_letters)
             backoff.reset()
             continue
@@ -192,6 +201,6 @@ def main(slice_: WorkerSlice, runtime: Runtime) -> None:
             runtime.metrics.gauge("sql_up", 0)
         if backoff.worth_saying:
             log.warning("%s", said)
-        runtime.metrics.gauge("sql_lag_s", max(0.0, time.time() - writer.follower.read_until))
+        runtime.metrics.gauge("sql_lag_s", _lag_s(writer))
         runtime.wait(backoff.next())
     writer.close()
