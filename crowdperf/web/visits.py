@@ -298,7 +298,8 @@ async def badge_code(site: SiteContext, visit_id: VisitPath) -> Response[str]:
     found = await _found(site, visit_id)
     if not found.code:
         raise Problem(HTTPStatus.NOT_FOUND, "this visit's data was erased, its badge with it")
-    svg = segno.make(found.code, error="q", micro=False).svg_inline(scale=8, border=2)
+    # With a viewBox instead of a size: a picture that is drawn smaller is then scaled, not cut.
+    svg = segno.make(found.code, error="q", micro=False).svg_inline(border=4, omitsize=True)
     return Response(svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1), media_type="image/svg+xml")
 
 

@@ -88,6 +88,7 @@ def test_a_day_at_the_reception(desk: httpx.Client, redis_server: RedisServer) -
     svg = desk.get(f"/api/v1/visits/{visit['id']}/badge.svg")
     assert svg.headers["content-type"].startswith("image/svg+xml")
     assert svg.text.startswith("<svg xmlns=")
+    assert "viewBox" in svg.text, "a picture that is drawn smaller would be cut"
     refused = desk.post(f"/api/v1/kiosk/{visit['code']}", json={})
     assert (refused.status_code, "briefing" in refused.json()["detail"]) == (409, True)
     inside = desk.post(f"/api/v1/kiosk/{visit['code'].lower()}", json={"briefing": True, "nda_version": "2"})

@@ -45,7 +45,7 @@ form.addEventListener("submit", async (event) => {
   try {
     const step = { briefing: briefing.checked, nda_version: nda.checked ? rules.nda_version : "" };
     const visit = await send("POST", `/api/v1/kiosk/${encodeURIComponent(text)}`, step);
-    show(done, visit.state === "checked_out" ? `Goodbye, ${visit.name}.` : `Welcome, ${visit.name}. ${visit.host} has been told.`);
+    show(done, visit.state === "checked_out" ? `Goodbye, ${visit.name}.` : `Welcome, ${visit.name}. Your host is ${visit.host}.`);
     form.reset();
   } catch (problem) {
     show(error, /** @type {Error} */ (problem).message);
