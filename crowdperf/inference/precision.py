@@ -15,8 +15,17 @@ def int8_pays(cpuinfo: str) -> bool:
     Args:
         cpuinfo: content of /proc/cpuinfo, "" where there is none.
     """
-    flags = next((line.split(":", 1)[1].split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
+    flags = _flags(cpuinfo)
     return "avx2" in flags and WIDER.isdisjoint(flags)
+
+
+def is_wide(cpuinfo: str) -> bool:
+    """Whether a processor has AVX-512; `cpuinfo` as `int8_pays` takes it."""
+    return "avx512f" in _flags(cpuinfo)
+
+
+def _flags(cpuinfo: str) -> list[str]:
+    return next((line.split(":", 1)[1].split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
 
 
 def this_processor() -> str:
