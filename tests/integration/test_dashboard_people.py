@@ -79,6 +79,33 @@ def test_who_may_not_see_visitors_is_not_led_to_them(server: Served) -> None:
         assert shown.page.locator(".nav [data-page=visitors]").is_hidden()
 
 
+def test_an_administrator_makes_an_account_that_sees_one_camera_and_a_token(server: Served, people: People) -> None:
+    people.add("ada", "admin")
+    with dashboard(server.url) as shown:
+        sign_in(shown, server, "ada")
+        shown.page.locator(".account-name").click()
+        form = shown.page.locator(".accounts form").first
+        form.locator("input").nth(0).fill("bob")
+        form.locator("input").nth(1).fill(PASSWORD)
+        form.locator("button").click()
+        shown.wait_for("document.querySelector('[data-user=bob]')")
+        shown.page.locator("[data-user=bob] select[multiple]").select_option(["lobby"])
+        bob = people.browser("bob")
+        wait_until(lambda: [row["id"] for row in bob.get("/api/v1/cameras").json()["cameras"]] == ["lobby"], what="one")
+        tokens = shown.page.locator(".accounts form").nth(1)
+        tokens.locator("input").first.fill("nightly export")
+        tokens.locator("button").click()
+        shown.wait_for("document.querySelector('.accounts code')?.textContent.length > 20")
+        token = shown.page.locator(".accounts code").inner_text()
+        reply = httpx.get(f"{server.url}/api/v1/cameras", headers={"Authorization": f"Bearer {token}"})
+        assert len(reply.json()["cameras"]) == 3
+        shown.size(360, 800)
+        assert shown.overflow_px() == 0
+        shown.page.reload()
+        shown.wait_for("document.querySelector('.accounts')?.textContent.includes('token.create')")
+        assert token not in shown.page.locator(".accounts").inner_text()
+
+
 def test_an_alert_appears_by_itself_and_is_taken_by_mouse(
     server: Served, people: People, redis_server: RedisServer
 ) -> None:

@@ -42,7 +42,7 @@ export function account() {
   }
   const button = el("button", { class: "button", type: "button", title: t("account.signed_in", { name, role: t(`role.${role}`) }),
     click: () => signOut().catch((error) => { button.textContent = error.message; }) }, t("account.sign_out"));
-  host.replaceChildren(el("span", { class: "account-name" }, name), button);
+  host.replaceChildren(el("a", { class: "account-name", href: "#/accounts" }, name), button);
 }
 
 /** Offer the languages. */
