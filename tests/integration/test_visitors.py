@@ -238,3 +238,23 @@ def test_the_demos_visitors_come_once_and_never_again(desk: httpx.Client, redis_
     assert act(desk, {"id": "demo-1"}, "check-out").json()["state"] == "checked_out"
     assert visitors.seed(client, time.time()) == 0
     assert desk.get("/api/v1/visits/demo-1").json()["state"] == "checked_out"
+
+
+def test_two_instances_of_the_worker_change_visits_as_one_does(server: Served, redis_server: RedisServer) -> None:
+    outcomes = []
+    # The demo's visits, half a day later: two are over since long, two never came.
+    begin = time.time() - 12 * 3600
+    for instances in (1, 2):
+        redis_server.client().flushall()
+        visitors.seed(redis_server.client(), begin)
+        rules = {**RULES, "night_check_out": time.strftime("%H:%M", time.gmtime(time.time() + 7200))}
+        raw = {**msgspec.to_builtins(server.config), "visitors": rules, "workers": {"visitors": instances}}
+        config = msgspec.convert({**raw, "site": {"timezone": "UTC"}}, type(server.config))
+        with contextlib.ExitStack() as stack:
+            for n in range(instances):
+                slice_ = visitors_slice(config, server.paths, n)
+                stack.enter_context(running(visitors.main, slice_, f"worker-visitors-{n}"))
+            wait_until(lambda: len(said(redis_server, VisitorChanged)) == 9, what="four changes of five visits")
+        outcomes.append(sorted((event.id, event.state, event.by) for event in said(redis_server, VisitorChanged)))
+    assert outcomes[0] == outcomes[1]
+    assert [state for _, state, by in outcomes[0] if not by] == ["overstayed", "overstayed", "no_show", "no_show"]
