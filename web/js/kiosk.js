@@ -2,6 +2,7 @@
 
 import { get, send } from "./api.js";
 import { loadSession, may } from "./session.js";
+import { loadTexts, t } from "./texts.js";
 
 const SHOWN_MS = 8000;
 const form = /** @type {HTMLFormElement} */ (document.getElementById("form"));
@@ -16,6 +17,7 @@ let timer = 0;
 
 /** What the reception asks for; without the permission, the way to sign in. */
 async function start() {
+  await loadTexts();
   await loadSession();
   if (!may("visitors")) {
     location.assign("/login/");
@@ -45,7 +47,7 @@ form.addEventListener("submit", async (event) => {
   try {
     const step = { briefing: briefing.checked, nda_version: nda.checked ? rules.nda_version : "" };
     const visit = await send("POST", `/api/v1/kiosk/${encodeURIComponent(text)}`, step);
-    show(done, visit.state === "checked_out" ? `Goodbye, ${visit.name}.` : `Welcome, ${visit.name}. Your host is ${visit.host}.`);
+    show(done, visit.state === "checked_out" ? t("kiosk.goodbye", { name: visit.name }) : t("kiosk.welcome", { name: visit.name, host: visit.host }));
     form.reset();
   } catch (problem) {
     show(error, /** @type {Error} */ (problem).message);

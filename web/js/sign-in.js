@@ -1,5 +1,8 @@
 // The two pages before the dashboard: signing in, and the first administrator by the one-time link.
 
+import { loadTexts, t } from "./texts.js";
+
+await loadTexts();
 const form = /** @type {HTMLFormElement} */ (document.getElementById("form"));
 const problem = /** @type {HTMLElement} */ (document.getElementById("error"));
 const submit = /** @type {HTMLButtonElement} */ (document.getElementById("submit"));
@@ -31,8 +34,8 @@ async function send(event) {
   problem.hidden = true;
   const name = typed("name").trim();
   const password = typed("password");
-  if (!name || !password) return show("Name and password are both needed.");
-  if (setup && password !== typed("again")) return show("The two passwords differ.");
+  if (!name || !password) return show(t("sign_in.both"));
+  if (setup && password !== typed("again")) return show(t("setup.differ"));
   const body = setup ? { secret: location.hash.slice(1), name, password } : { name, password };
   submit.disabled = true;
   try {
@@ -43,9 +46,9 @@ async function send(event) {
     });
     if (response.ok) return location.replace(setup ? "/" : destination(location.search, location.origin));
     const said = await response.json().catch(() => null);
-    show([said?.detail ?? `The server answered with status ${response.status}.`, ...(said?.reasons ?? [])].join(" "));
+    show([said?.detail ?? t("error.status", { status: response.status }), ...(said?.reasons ?? [])].join(" "));
   } catch {
-    show("The server does not answer.");
+    show(t("error.unreachable"));
   } finally {
     submit.disabled = false;
   }
