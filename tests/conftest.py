@@ -6,6 +6,7 @@ import atexit
 import fcntl
 import functools
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ PATIENCE = 3.0
 hypothesis.settings.register_profile("crowdperf", deadline=None)
 hypothesis.settings.load_profile("crowdperf")
 
+BASE = pytest.StashKey[str]()
+STATUS = pytest.StashKey[int]()
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -74,6 +77,27 @@ def demo_clips() -> Path:
     folder = ROOT / "var" / "demo"
     subprocess.run([sys.executable, "-m", "crowdperf", "demo", "--if-missing"], cwd=ROOT, check=True)
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """A short folder for the tests' files: a site's sockets lie in them, and the system allows 108 bytes for a path."""
+    if hasattr(config, "workerinput") or config.option.basetemp is not None:
+        return
+    config.option.basetemp = config.stash[BASE] = tempfile.mkdtemp(prefix="cp-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Keep the files of tests that failed."""
+    folder = config.stash.get(BASE, None)
+    session = config.stash.get(STATUS, 1)
+    if folder is not None and session == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remember how it ended."""
+    session.config.stash[STATUS] = int(exitstatus)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
