@@ -39,7 +39,7 @@ IMAGES = Path(os.environ.get("CROWDPERF_IMAGES", str(BESIDE))) / "person"
 class Subject:
     """The detector in one precision, and its compiled model without anything around it."""
 
-    def __init__(self, precision: Literal["full", "int8"], cache: Path) -> None:
+    def __init__(self, precision: Literal["auto", "full", "int8"], cache: Path) -> None:
         self.detector = load_detector(Inference(device="cpu", runtime="openvino", precision=precision), cache)
         runtime = self.detector.runtime
         assert isinstance(runtime, OpenvinoRuntime)
