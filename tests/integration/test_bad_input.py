@@ -80,8 +80,10 @@ def test_a_wrong_url_and_a_file_that_is_no_video(good: dict[str, Any], tmp_path:
             shown("novideo", "state", "misconfigured", "backing_off")
             debug = site.get("/debug")
             assert debug["cameras"]["wrong"]["ffmpeg_restarts_total"] >= 0
-            states = site.states()
-            assert all(states[f"capture-{name}"] == "RUNNING" for name in ("wrong", "novideo", "gone", "outside"))
+            bad = [f"capture-{name}" for name in ("wrong", "novideo", "gone", "outside")]
+            wait_until(
+                lambda: {site.states()[name] for name in bad} == {"RUNNING"}, 30, "all to be up for five seconds"
+            )
             everything = json.dumps(debug) + json.dumps(site.get("/api/v1/cameras")) + site.report()
             assert "topsecret" not in everything
 
@@ -117,7 +119,7 @@ def test_an_outside_redis_that_is_down_stops_nothing_else(good: dict[str, Any], 
         with site_with(tmp_path, [good], redis={"url": url}) as site:
             site.wait_for_supervisord()
             assert "redis" not in site.states()
-            said(site, "worker-recorder", "Redis is away")
+            said(site, "worker-recorder", "Redis takes nothing")
             wait_until(site.paths.ring("good").exists, 30, "capture goes on")
             wait_until(lambda: site.get_status("/healthz") == 200, 60, "web is up")
             assert site.get_status("/readyz") == 503
