@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,7 +29,7 @@ from crowdperf.supervision.control import Control
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIPS = ROOT / "var" / "demo"
-LINKED = (".venv", "crowdperf", "web", "models", "supervisord.conf")
+LINKED = (".venv", "crowdperf", "web", "models")
 FPS = 10.0
 START_S = 90.0
 SETTLE_S = 3.0
@@ -74,6 +75,8 @@ class Site:
         self._process: subprocess.Popen[bytes] | None = None
         for name in LINKED:
             (folder / name).symlink_to(ROOT / name)
+        # Not a link: what supervisord reads lies beside the file itself.
+        shutil.copy(ROOT / "supervisord.conf", folder)
         self.paths.data.mkdir()
 
     def start(self, cameras: int) -> None:

@@ -27,7 +27,7 @@ LAG_S = 1.0
 def rows(short: bool) -> list[Row]:
     """cameras_sustained, frame_to_event_p99_ms and p50, processor time and memory per camera."""
     allowed = bare_fps() / FPS
-    first = max(1, int(allowed * (0.4 if short else 0.3)))
+    first = max(1, int(allowed * (0.5 if short else 0.3)))
     with site(int(allowed) + 2) as running:
         running.start(first)
         seconds = 5.0 if short else 20.0
