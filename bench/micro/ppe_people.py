@@ -3,6 +3,9 @@
 Person-level: the labelled people are the people, each labelled item belongs to the person it lies on, and one frame
 votes as the PPE worker lets it vote. The worker needs three votes of one mind, so its violations are rarer and surer.
 The peer is the same model's best finding at its threshold, without abstaining.
+
+Clips (CROWDPERF_CLIPS) of people who all wear everything, or nothing of it: there the verdict over a whole appearance
+is measured too, as the worker comes to it from frames of one a second or more.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from crowdperf.inference.nms import Found
 from crowdperf.inference.ppe import belonging, look
 from crowdperf.settings.engine import Inference
 from crowdperf.settings.ppe import ITEMS, PPE_CLASSES, Ppe
-from crowdperf.workers.ppe.votes import vote
+from crowdperf.workers.ppe.votes import verdict, vote
 
 Votes = dict[str, list[tuple[bool, float | None, float]]]
 """Item -> per labelled person: whether it is missing, the vote, and what the model alone says (missing less worn)."""
@@ -86,6 +89,77 @@ def precision_recall(rows: list[tuple[bool, float]]) -> tuple[float, float]:
     return sum(said) / max(1, len(said)), sum(said) / max(1, total)
 
 
+CLIPS: tuple[tuple[str, bool, int, tuple[str, ...]], ...] = (
+    ("intel_worker_zone.mp4", False, 3, ("hardhat", "vest")),
+    ("intel_one_by_one.mp4", True, 5, ("hardhat", "vest")),
+)
+"""File, whether everybody lacks (or wears) the items, every which picture is looked at, the items."""
+APART = 3
+"""Pictures without anybody between two appearances; the clips show one person at a time."""
+
+
+def appearances(path: Path, step: int, items: tuple[str, ...], cache: Path) -> list[dict[str, list[float | None]]]:
+    """Per appearance the votes of every picture that was looked at, by item."""
+    settings = Ppe()
+    people = load_detector(Inference(), cache)
+    equipment = load_detector(Inference(), cache, role="ppe", confidence=settings.confidence)
+    clip = cv2.VideoCapture(str(path))
+    found: list[dict[str, list[float | None]]] = []
+    empty, index = APART, -1
+    while True:
+        index += 1
+        good, image = clip.read()
+        if not good:
+            return found
+        if index % step:
+            continue
+        height, width = image.shape[:2]
+        spec = RingSpec(width, height, "bgr24", width, height, 4, 1.0, 0)
+        frame = image.reshape(-1)
+        columns = look(equipment, frame, spec, seen := people.detect([frame], spec)[0])
+        looked = np.frombuffer(columns.persons, "<u2").tolist()
+        if not looked:
+            empty += 1
+            continue
+        if empty >= APART:
+            found.append({item: [] for item in items})
+        empty = 0
+        tallest = max(looked, key=lambda person: seen.boxes[person, 3] - seen.boxes[person, 1])
+        tall = float((seen.boxes[tallest, 3] - seen.boxes[tallest, 1]) * height)
+        for item in items:
+            worn, missing = best(columns, tallest, item), best(columns, tallest, f"no_{item}")
+            found[-1][item].append(vote(worn, missing, tall, settings.least_height_px))
+
+
+def clip_rows() -> list[Row]:
+    """Per clip and item: the share of votes and of verdicts that are right, of those that say anything."""
+    clips = Path(os.environ.get("CROWDPERF_CLIPS", "../shared/clips"))
+    out = []
+    with tempfile.TemporaryDirectory() as cache:
+        for name, lacking, step, items in CLIPS:
+            if not (clips / name).exists():
+                continue
+            shown = appearances(clips / name, step, items, Path(cache))
+            for item in items:
+                votes = [ballot for one in shown for ballot in one[item] if ballot is not None]
+                frames = sum(len(one[item]) for one in shown)
+                right = sum((ballot > 0) == lacking for ballot in votes)
+                said = [verdict([ballot for ballot in one[item] if ballot is not None]) for one in shown]
+                judged = [word for word in said if word != "unsure"]
+                good = sum(word == ("missing" if lacking else "worn") for word in judged)
+                scene = f"{Path(name).stem}/{item}"
+                for what, value, of in (
+                    ("votes_right", right / len(votes) if votes else 0.0, len(votes)),
+                    ("votes_cast", len(votes) / frames if frames else 0.0, frames),
+                    ("verdicts_right", good / len(judged) if judged else 0.0, len(judged)),
+                    ("verdicts_given", len(judged) / len(said) if said else 0.0, len(said)),
+                ):
+                    out.append(
+                        Row(name=f"ppe_{what}/{scene}", value=value, unit="share", repetitions=of, better="higher")
+                    )
+    return out
+
+
 def rows(short: bool) -> list[Row]:
     """Precision and recall of "missing", and how many people were not judged, per item."""
     paths = sorted((folder() / "images").glob("*.jpg"))[:: 4 if short else 1]
@@ -109,4 +183,4 @@ def rows(short: bool) -> list[Row]:
                 )
             )
         out.append(Row(name=f"ppe_abstained/{item}", value=silent, unit="share", repetitions=len(people)))
-    return out
+    return out if short else out + clip_rows()
