@@ -8,6 +8,7 @@ from litestar import Router, get
 from litestar.params import QueryParameter
 
 from crowdperf.accounts.permissions import Principal
+from crowdperf.events.schema import CameraGap
 from crowdperf.events.streams import EVENTS, key
 from crowdperf.settings.base import CLASSES
 from crowdperf.storage.buckets import BUCKETS, Bucket
@@ -307,6 +308,12 @@ async def _from_stream(
             return page, None
         high = f"({rows[-1][0].decode()}"
     return page, Cursor("stream", asked.start, rows[-1][0].decode())
+
+
+async def gaps(site: Context, who: Principal, asked: Span, camera: str, most: int) -> list[EventReply]:
+    """The newest gaps that ended in the range, of all cameras or one."""
+    page, _ = await _from_stream(site, who, asked, {CameraGap.__name__}, camera, None, most)
+    return page
 
 
 router = Router("/", route_handlers=[counts, series, events])

@@ -16,6 +16,9 @@ import pytest
 from pyarrow import parquet
 
 from crowdperf.__main__ import main
+from crowdperf.events.bus import Publisher
+from crowdperf.events.schema import CameraGap
+from crowdperf.events.streams import EVENTS
 from crowdperf.storage import export
 from crowdperf.storage.buckets import Calendar
 from crowdperf.storage.counts import add
@@ -143,3 +146,20 @@ def test_the_command_writes_whole_files_only(
     assert run(redis_server, tmp_path, *day, "--out", "a.csv") == 2
     assert len(rows_of((tmp_path / "a.csv").read_bytes())) == 10, "the old file stays"
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_report_is_a_page_that_says_what_the_counts_say(client: httpx.Client, redis_server: RedisServer) -> None:
+    rows = [crossing(1, CHANGE), crossing(2, CHANGE + 3600), crossing(3, CHANGE + 86_400), crossing(4, CHANGE, "car")]
+    add(redis_server.client(), BERLIN, rows)
+    reply = client.get("/api/v1/exports/report.html", params={**RANGE, "to": "2026-10-27T00:00:00+01:00"})
+    assert reply.headers["content-type"].startswith("text/html")
+    assert "<td>door</td><td>person</td><td>3</td><td>0</td><td>3</td>" in reply.text
+    assert "<td>2026-10-25</td><td>3</td><td>0</td><td>3</td>" in reply.text
+    assert "<td>2026-10-26</td><td>1</td><td>0</td><td>1</td>" in reply.text
+    now = datetime.now().astimezone().timestamp()
+    publisher: Publisher[CameraGap] = Publisher(redis_server.client(), EVENTS)
+    publisher.publish(CameraGap(id="g", camera="plaza", ts=now, start=now - 90, end=now, cause="<b>stalled</b>"))
+    recent = {"from": datetime.fromtimestamp(now - 600, BERLIN.zone).isoformat()}
+    page = client.get("/api/v1/exports/report.html", params=recent).text
+    assert "&lt;b&gt;stalled&lt;/b&gt;" in page
+    assert "<b>" not in page

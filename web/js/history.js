@@ -48,6 +48,7 @@ class HistoryPage {
     this.gaps = el("div", { class: "gaps" });
     this.note = el("p", { class: "note", role: "status", hidden: true });
     this.download = el("a", { class: "button", download: true }, t("history.download"));
+    this.print = el("a", { class: "button", target: "_blank", rel: "noopener" }, t("history.print"));
     const field = (key, node) => el("label", { class: "field" }, el("span", {}, t(key)), node);
     this.results = el("div", { class: "page-results page" }, this.figures,
       el("section", { class: "panel chart", "aria-label": t("history.chart") },
@@ -57,7 +58,7 @@ class HistoryPage {
       el("section", { class: "panel", "aria-label": t("history.gaps") }, el("div", { class: "panel-head" }, el("h2", {}, t("history.gaps"))), this.gaps));
     this.results.style.padding = "0";
     this.node = el("div", { class: "page history" },
-      el("div", { class: "page-head" }, el("h1", {}, t("history.title")), this.download),
+      el("div", { class: "page-head" }, el("h1", {}, t("history.title")), this.print, this.download),
       el("section", { class: "panel toolbar", "aria-label": t("history.range") },
         el("div", { class: "segments", role: "group", "aria-label": t("history.range") }, ...this.buttons),
         field("history.from", this.dates[0]), field("history.to", this.dates[1]),
@@ -121,12 +122,14 @@ class HistoryPage {
     for (const button of this.buttons) button.setAttribute("aria-pressed", String(button.dataset.preset === this.preset));
     this.dates.forEach((input, position) => { input.value = this.days[position]; });
     this.download.href = `/api/v1/exports/crossings.csv?${this.query(range, {})}`;
+    const camera = this.camera.value ? { camera: this.camera.value } : {};
+    this.print.href = `/api/v1/exports/report.html?${new URLSearchParams({ from: range.from.toISOString(), to: range.to.toISOString(), ...camera })}`;
     this.results.classList.add("busy");
     const counts = (of) => get(`/api/v1/counts?${this.query(of, { group: `${of.by},camera,line,class,direction` })}`);
     try {
-      const camera = this.camera.value ? `&camera=${encodeURIComponent(this.camera.value)}` : "";
+      const only = this.camera.value ? `&camera=${encodeURIComponent(this.camera.value)}` : "";
       const [now, then, gaps] = await Promise.all([counts(range), before ? counts(before) : null,
-        get(`/api/v1/events?type=CameraGap&limit=${GAPS_SHOWN}&from=${range.from.toISOString()}&to=${range.to.toISOString()}${camera}`)]);
+        get(`/api/v1/events?type=CameraGap&limit=${GAPS_SHOWN}&from=${range.from.toISOString()}&to=${range.to.toISOString()}${only}`)]);
       if (turn !== this.turn) return;
       this.results.classList.remove("busy");
       this.show(range, now.counts, then ? { range: before, rows: then.counts } : null, gaps.events);
