@@ -67,6 +67,7 @@ def test_a_wrong_url_and_a_file_that_is_no_video(good: dict[str, Any], tmp_path:
             said(site, "capture-gone", "does not exist", "Remedy")
             said(site, "capture-outside", "outside media_roots", "Remedy")
             goes_on(site)
+            site.wait_for_web()
 
             def shown(camera_id: str, field: str, *words: str) -> None:
                 """A process tells the others about itself once a second, so what it says comes a little later."""

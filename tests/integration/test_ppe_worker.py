@@ -86,11 +86,12 @@ def test_two_instances_give_the_same_violations_as_one(redis_server: RedisServer
 def test_a_violation_is_judged_and_the_rules_precision_follows(redis_server: RedisServer, tmp_path: Path) -> None:
     begin = time.time() - 30
     cameras = [{"id": name, "url": "rtsp://192.0.2.1/"} for name in YARDS]
+    publisher: Publisher[PpeObserved] = Publisher(redis_server.client(), OBSERVATIONS)
+    # All of it before the worker looks: between two of these sights of half a minute ago the person would be gone.
+    for name in ("yard", "dock", "hall"):
+        for n in range(6):
+            publisher.publish(observed(name, n, begin, no_hardhat=0.8))
     with serving(redis_server.url, tmp_path, {**CONFIG, "cameras": cameras}) as server, running(redis_server, tmp_path):
-        publisher: Publisher[PpeObserved] = Publisher(redis_server.client(), OBSERVATIONS)
-        for name in ("yard", "dock", "hall"):
-            for n in range(6):
-                publisher.publish(observed(name, n, begin, no_hardhat=0.8))
         people = People(server, redis_server)
         operator, viewer = people.browser("otto", "operator"), people.browser("vera", "viewer")
         wait_until(lambda: len(events(redis_server)) == 6, what="the people to be gone")
