@@ -15,13 +15,14 @@ import msgspec
 from msgspec import Struct, field
 
 from crowdperf.config import Config
-from crowdperf.settings.alerts import AlertRule
+from crowdperf.settings.alerts import AlertRule, ChannelType, channel_type
 from crowdperf.settings.area import Area
 from crowdperf.settings.camera import Camera, Line, Zone
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.settings.environment import Environment
 from crowdperf.settings.paths import Paths
 from crowdperf.settings.ppe import PPE_WIDTH, Ppe
+from crowdperf.settings.schedule import Window
 from crowdperf.settings.site import Retention, Site, Web
 from crowdperf.settings.url import redacted
 from crowdperf.settings.visitors import Visitors
@@ -131,6 +132,14 @@ class AreasSlice(Struct, frozen=True, kw_only=True):
     key_prefix: str
 
 
+class NamedChannel(Struct, frozen=True, kw_only=True):
+    """What the web process knows of a channel: nothing of where it leads."""
+
+    id: str
+    type: ChannelType
+    attempts: int
+
+
 class WebSlice(Struct, frozen=True, kw_only=True):
     """All that the web process knows; no camera URL, since one may carry a password."""
 
@@ -141,6 +150,8 @@ class WebSlice(Struct, frozen=True, kw_only=True):
     cameras: tuple[Camera, ...]
     """With `url` replaced by its redacted form."""
     alert_rules: tuple[AlertRule, ...] = ()
+    alert_channels: tuple[NamedChannel, ...] = ()
+    quiet_hours: tuple[Window, ...] = ()
     ring_prefix: str
     sockets: str
     """Folder of the sockets, where the one-time setup secret lies as well."""
@@ -303,6 +314,11 @@ def web_slice(config: Config, paths: Paths) -> WebSlice:
         areas=tuple(config.areas),
         cameras=tuple(msgspec.structs.replace(camera, url=redacted(camera.url)) for camera in config.cameras),
         alert_rules=tuple(config.alerts.rules),
+        alert_channels=tuple(
+            NamedChannel(id=channel.id, type=channel_type(channel), attempts=channel.attempts)
+            for channel in config.alerts.channels
+        ),
+        quiet_hours=tuple(config.alerts.quiet_hours),
         ring_prefix=str(paths.ring("")),
         sockets=str(paths.sockets.absolute()),
         evidence=str(paths.evidence.absolute()),

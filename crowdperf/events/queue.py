@@ -1,13 +1,15 @@
 """What waits to be delivered to one outside endpoint: a queue per endpoint, in Redis, so that a restart loses nothing.
 
-Three keys per endpoint: the items by id, a sorted set of ids by the time of their next attempt, and the number of
-attempts so far. Adding an id again changes nothing. Delivery is at least once: the id lets the receiver tell.
+Four keys per endpoint: the items by id, a sorted set of ids by the time of their next attempt, the number of attempts
+so far, and the books of what was sent and what failed. Adding an id again changes nothing. Delivery is at least once:
+the id lets the receiver tell.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from crowdperf.events.burial import dead_key, stage_burial
@@ -25,8 +27,38 @@ class Item(Struct, frozen=True):
     """Failed ones so far."""
 
 
+class Books(Struct, frozen=True, kw_only=True):
+    """What has become of an endpoint's items, since there is the endpoint."""
+
+    sent: int = 0
+    failed: int = 0
+    """Attempts, not items."""
+    sent_at: float | None = None
+    """Unix seconds; None for never. The same for `failed_at`."""
+    failed_at: float | None = None
+
+
+def due_key(endpoint: str, prefix: str = "") -> str:
+    """The ids that wait, by the time of their next attempt (Unix seconds)."""
+    return _key("due", endpoint, prefix)
+
+
+def books_key(endpoint: str, prefix: str = "") -> str:
+    """The hash of the endpoint's `Books`."""
+    return _key("books", endpoint, prefix)
+
+
+def books_of(fields: dict[bytes, bytes]) -> Books:
+    """The books of a hash."""
+    return msgspec.convert({name.decode(): text.decode() for name, text in fields.items()}, Books, strict=False)
+
+
+def _key(kind: str, endpoint: str, prefix: str) -> str:
+    return f"{prefix}crowdperf:{STREAM}:{kind}:{endpoint}"
+
+
 def _keys(endpoint: str, prefix: str) -> tuple[str, str, str]:
-    return tuple(f"{prefix}crowdperf:{STREAM}:{kind}:{endpoint}" for kind in ("items", "due", "attempts"))  # type: ignore[return-value]
+    return _key("items", endpoint, prefix), due_key(endpoint, prefix), _key("attempts", endpoint, prefix)
 
 
 def stage_item(pipe: Any, endpoint: str, item: str, body: bytes, due: float, prefix: str = "") -> None:
@@ -46,6 +78,7 @@ class DeliveryQueue:
     def __init__(self, client: Any, endpoint: str, prefix: str = "") -> None:
         self._client = client
         self._items, self._times, self._attempts = _keys(endpoint, prefix)
+        self._books = books_key(endpoint, prefix)
         self._dead = dead_key(STREAM, endpoint, prefix)
 
     def head(self, now: float) -> Item | None:
@@ -62,26 +95,33 @@ class DeliveryQueue:
     def __len__(self) -> int:
         return int(self._client.zcard(self._times))
 
-    def done(self, item: Item) -> None:
-        """It was delivered."""
+    def done(self, item: Item, now: float) -> None:
+        """It was delivered at `now`."""
         with self._client.pipeline(transaction=True) as pipe:
             self._stage_removal(pipe, item)
+            self._stage_books(pipe, "sent", now)
             pipe.execute()
 
-    def retry(self, item: Item, due: float) -> None:
-        """It failed, and is to be tried again at `due`."""
+    def retry(self, item: Item, due: float, now: float) -> None:
+        """It failed at `now`, and is to be tried again at `due`."""
         with self._client.pipeline(transaction=True) as pipe:
+            self._stage_books(pipe, "failed", now)
             pipe.hincrby(self._attempts, item.id, 1)
             pipe.zadd(self._times, {item.id: due}, xx=True)
             pipe.execute()
 
-    def bury(self, item: Item, why: str) -> None:
-        """It cannot be delivered: to the dead letters."""
+    def bury(self, item: Item, why: str, now: float) -> None:
+        """It failed at `now` and cannot be delivered: to the dead letters."""
         fields = {b"id": item.id.encode(), b"body": item.body}
         with self._client.pipeline(transaction=True) as pipe:
             stage_burial(pipe, self._dead, fields, item.id.encode(), self._items, why)
             self._stage_removal(pipe, item)
+            self._stage_books(pipe, "failed", now)
             pipe.execute()
+
+    def _stage_books(self, pipe: Any, what: str, now: float) -> None:
+        pipe.hincrby(self._books, what, 1)
+        pipe.hset(self._books, f"{what}_at", now)
 
     def _stage_removal(self, pipe: Any, item: Item) -> None:
         pipe.zrem(self._times, item.id)

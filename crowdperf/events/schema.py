@@ -288,12 +288,14 @@ class AlertRaised(Event, frozen=True, kw_only=True):
 
 
 class AlertChanged(Event, frozen=True, kw_only=True):
-    """An alert was acknowledged, closed, or opened again; `by` is the user, empty for the rule itself."""
+    """An alert was acknowledged, closed, opened again or escalated; `by` is the user, empty for the rule itself."""
 
     alert: str
     rule: str
     state: Literal["open", "acknowledged", "closed"]
     by: str = ""
+    escalated: int = 0
+    """The step that was taken, where it was escalated; else 0."""
 
 
 class VisitorChanged(Event, frozen=True, kw_only=True):

@@ -104,6 +104,14 @@ class MqttChannel(_Channel, frozen=True, kw_only=True, tag="mqtt"):
 
 
 Channel = WebhookChannel | EmailChannel | MqttChannel
+ChannelType = Literal["webhook", "email", "mqtt"]
+
+
+def channel_type(channel: Channel) -> ChannelType:
+    """As `type` names it in the configuration."""
+    if isinstance(channel, WebhookChannel):
+        return "webhook"
+    return "email" if isinstance(channel, EmailChannel) else "mqtt"
 
 
 class Escalation(Settings, frozen=True, kw_only=True):
@@ -144,6 +152,8 @@ class AlertRule(Settings, frozen=True, kw_only=True):
     close_after_s: Seconds = 3600.0
     """An alert about what has no end, such as a crossing, closes by itself."""
     escalate: list[Escalation] = field(default_factory=list)
+    enabled: bool = True
+    """False: it raises nothing, and what it has opened closes."""
 
     @property
     def title(self) -> str:

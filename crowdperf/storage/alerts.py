@@ -6,6 +6,7 @@ Both change the state by commands that Redis runs as a whole, so neither undoes 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -18,6 +19,8 @@ from crowdperf.settings.alerts import Severity
 
 State = Literal["open", "acknowledged", "closed"]
 KEPT_S = 90 * 86_400
+CHUNK = 200
+"""Alerts that are read at a time."""
 
 ANSWER = """
 local state = redis.call('HGET', KEYS[1], 'state')
@@ -48,6 +51,8 @@ class AlertDoc(Struct, frozen=True, kw_only=True):
     last_at: float
     count: int
     """How often the same thing has happened while it was open."""
+    escalated: int = 0
+    """The last step of the escalation that was taken; 0 for none."""
 
 
 class AlertView(Struct, frozen=True, kw_only=True):
@@ -129,21 +134,39 @@ async def load(client: Any, alert: str, prefix: str = "") -> AlertView | None:
     return view_of(await client.hgetall(alert_key(alert, prefix)))
 
 
-async def newest(client: Any, before: float, limit: int, state: str = "", prefix: str = "") -> list[AlertView]:
-    """The newest alerts raised before `before` (Unix seconds), at most `limit`; only those in `state` where given."""
+async def newest(
+    client: Any, before: float, limit: int, admits: Callable[[AlertView], bool] = lambda view: True, prefix: str = ""
+) -> list[AlertView]:
+    """The newest alerts raised before `before` (Unix seconds) that `admits` accepts, newest first.
+
+    At most `limit`, and those of the same millisecond as the last one: one event may raise several, and a page that
+    ended among them could not say where the next begins.
+    """
     found: list[AlertView] = []
-    high = f"({before!r}"
-    while len(found) < limit:
-        rows = await client.zrevrangebyscore(index_key(prefix), high, "-inf", start=0, num=200, withscores=True)
+    offset = 0
+    while not _reaches_past(found, limit):
+        rows = await client.zrevrangebyscore(
+            index_key(prefix), f"({before!r}", "-inf", start=offset, num=CHUNK, withscores=True
+        )
         pipe = client.pipeline(transaction=False)
         for name, _ in rows:
             pipe.hgetall(alert_key(name.decode(), prefix))
         views = [view_of(fields) for fields in await pipe.execute()]
-        found += [view for view in views if view is not None and state in ("", view.state)]
-        if len(rows) < 200:
+        found += [view for view in views if view is not None and admits(view)]
+        offset += CHUNK
+        if len(rows) < CHUNK:
             break
-        high = f"({float(rows[-1][1])!r}"
-    return found[:limit]
+    return [view for place, view in enumerate(found) if place < limit or _moment(view) == _moment(found[limit - 1])]
+
+
+def _moment(view: AlertView) -> int:
+    """The millisecond in which it was raised, of the time rounded to microseconds as people get to see it."""
+    return int(view.alert.raised_at * 1000 + 0.0005)
+
+
+def _reaches_past(found: list[AlertView], limit: int) -> bool:
+    """Whether a page of `limit` surely ends within `found`."""
+    return len(found) > limit and _moment(found[-1]) != _moment(found[limit - 1])
 
 
 def view_of(fields: dict[bytes, bytes]) -> AlertView | None:

@@ -1,27 +1,71 @@
-"""The rules that raise alerts: each change a new version of the configuration file."""
+"""The rules that raise alerts, each change a new version of the configuration file; and how their channels deliver."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from litestar import Request, Router, delete, get, post, put
 from litestar.params import JSONBody, PathParameter
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from crowdperf.settings.alerts import AlertRule
+from crowdperf.events.burial import dead_key
+from crowdperf.events.queue import STREAM, books_key, books_of, due_key
+from crowdperf.settings.alerts import FILTERS, STATES, AlertRule, Breach, ChannelType, EventKind
+from crowdperf.settings.schedule import Window
+from crowdperf.slices import NamedChannel
 from crowdperf.supervision.edits import Edit, sparse
 from crowdperf.web.access import Who, sees_all
 from crowdperf.web.cameras import CHANGED, ChangeReply, order_change
 from crowdperf.web.context import SiteContext
-from crowdperf.web.openapi import REFUSED
+from crowdperf.web.openapi import REFUSED, UNAVAILABLE
+from crowdperf.web.operations import snapshots
+from crowdperf.web.parameters import rfc3339
+from crowdperf.web.replies import Time
 
 RulePath = Annotated[str, PathParameter(description="The rule's id.", max_length=64)]
 
 
+class KindReply(Struct, kw_only=True):
+    """An event that rules may be about."""
+
+    event: Annotated[EventKind, Meta(examples=["CameraChanged"])]
+    filters: Annotated[list[str], Meta(description="Besides cameras and schedule.", examples=[["states"]])]
+    states: Annotated[list[str], Meta(description="What `states` may name.", examples=[["stalled", "backing_off"]])]
+
+
 class RulesReply(Struct, kw_only=True):
-    """The rules, in the order of the configuration."""
+    """The rules, in the order of the configuration, and what a rule may say."""
 
     rules: list[AlertRule]
+    blank: AlertRule
+    """Every default; its id and event mean nothing."""
+    kinds: list[KindReply]
+    breaches: list[Breach]
+    channels: Annotated[list[str], Meta(description="The ids that rules may name.", examples=[["guards"]])]
+    quiet_hours: list[Window]
+    """On the site's clock; set in the configuration file."""
+
+
+class ChannelReply(Struct, kw_only=True):
+    """How a channel delivers. Its address and secrets are not shown."""
+
+    id: Annotated[str, Meta(examples=["guards"])]
+    type: ChannelType
+    waiting: Annotated[int, Meta(description="Notifications in its queue.", examples=[0])]
+    next_attempt: Annotated[Time | None, Meta(description="Of the first that waits; null for an empty queue.")]
+    sent: Annotated[int, Meta(description="Delivered so far.", examples=[42])]
+    last_sent: Time | None
+    failed: Annotated[int, Meta(description="Attempts that failed so far.", examples=[3])]
+    last_failed: Time | None
+    attempts: Annotated[int, Meta(description="After so many failures a notification is given up.", examples=[12])]
+    dead_letters: Annotated[int, Meta(description="Given up; `crowdperf dead-letters` drives them again.")]
+    problem: Annotated[str, Meta(description="Of the newest attempt; empty where it went well.", examples=[""])]
+
+
+class ChannelsReply(Struct, kw_only=True):
+    """The channels, in the order of the configuration."""
+
+    channels: list[ChannelReply]
 
 
 @get("/alert-rules", need="read", summary="Rules of alerts", tags=["alerts"], responses=REFUSED)
@@ -32,7 +76,70 @@ async def rules(site: SiteContext, who: Who) -> RulesReply:
         for rule in site.slice.alert_rules
         if who.cameras is None or (rule.cameras and all(map(who.sees, rule.cameras)))
     ]
-    return RulesReply(rules=shown)
+    return RulesReply(
+        rules=shown,
+        blank=AlertRule(id="rule", event="Alert"),
+        kinds=[
+            KindReply(event=event, filters=list(FILTERS[event]), states=list(STATES.get(event, ())))
+            for event in get_args(EventKind)
+        ],
+        breaches=list(get_args(Breach)),
+        channels=[channel.id for channel in site.slice.alert_channels],
+        quiet_hours=list(site.slice.quiet_hours),
+    )
+
+
+@get(
+    "/alert-channels",
+    need="review",
+    summary="How the channels deliver",
+    tags=["alerts"],
+    responses={**REFUSED, **UNAVAILABLE},
+)
+async def channels(site: SiteContext) -> ChannelsReply:
+    """Queue, deliveries and failures of each channel of alerts; channels are set in the configuration file alone."""
+    named = site.slice.alert_channels
+    # Any: redis-py types its replies differently from release to release.
+    pipe: Any = site.redis.pipeline(transaction=False)
+    for channel in named:
+        pipe.zcard(due_key(channel.id, site.prefix))
+        pipe.zrange(due_key(channel.id, site.prefix), 0, 0, withscores=True)
+        pipe.hgetall(books_key(channel.id, site.prefix))
+        pipe.xlen(dead_key(STREAM, channel.id, site.prefix))
+    replies = await pipe.execute() if named else []
+    problems = {
+        name: text for row in await snapshots(site) for name, text in row.texts.get("channel_problem", {}).items()
+    }
+    return ChannelsReply(
+        channels=[
+            _channel(channel, waiting, first, books, letters, problems.get(channel.id, ""))
+            for channel, waiting, first, books, letters in zip(named, *(replies[at::4] for at in range(4)))
+        ]
+    )
+
+
+def _channel(
+    channel: NamedChannel,
+    waiting: int,
+    first: list[tuple[bytes, float]],
+    books: dict[bytes, bytes],
+    dead_letters: int,
+    problem: str,
+) -> ChannelReply:
+    kept = books_of(books)
+    return ChannelReply(
+        id=channel.id,
+        type=channel.type,
+        waiting=waiting,
+        next_attempt=rfc3339(float(first[0][1])) if first else None,
+        sent=kept.sent,
+        last_sent=None if kept.sent_at is None else rfc3339(kept.sent_at),
+        failed=kept.failed,
+        last_failed=None if kept.failed_at is None else rfc3339(kept.failed_at),
+        attempts=channel.attempts,
+        dead_letters=dead_letters,
+        problem=problem,
+    )
 
 
 @post("/alert-rules", need="configure", summary="Add a rule", tags=["alerts"], responses=CHANGED)
@@ -69,4 +176,4 @@ async def remove_rule(site: SiteContext, request: Request[Any, Any, Any], who: W
     return await order_change(site, request, who, Edit(mode="delete", path=("alerts.rules", rule_id)), "rule.remove")
 
 
-router = Router("/", route_handlers=[rules, add_rule, replace_rule, remove_rule])
+router = Router("/", route_handlers=[rules, add_rule, replace_rule, remove_rule, channels])

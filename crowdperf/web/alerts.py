@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from litestar import Request, Router, get, post
 from litestar.params import PathParameter, QueryParameter
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from crowdperf.accounts import audit
 from crowdperf.accounts.permissions import Principal
@@ -16,19 +16,20 @@ from crowdperf.storage.alerts import AlertView
 from crowdperf.web.access import Who
 from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.openapi import BAD_REQUEST, CONFLICT, NOT_FOUND, REFUSED, UNAVAILABLE
-from crowdperf.web.parameters import instant, rfc3339
+from crowdperf.web.parameters import CameraFilter, instant, rfc3339
 from crowdperf.web.problems import Problem, bad_parameter
 
 AlertPath = Annotated[str, PathParameter(description="The alert's id.", max_length=256)]
 TROUBLE = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
 STATES = ("open", "acknowledged", "closed")
+SEVERITIES = ("info", "warning", "critical")
 
 
 class AlertsReply(Struct, kw_only=True):
-    """Alerts, newest first; pass `next` on as `before` until it is null."""
+    """Alerts, newest first; pass `next` on as `before`, with the same filters, until it is null."""
 
     alerts: list[AlertView]
-    next: str | None
+    next: Annotated[str | None, Meta(examples=["2026-05-01T06:00:00.000Z"])]
 
 
 @get(
@@ -42,20 +43,45 @@ async def alerts(
     site: SiteContext,
     who: Who,
     state_: Annotated[
-        str | None, QueryParameter(name="state", description=f"One of {', '.join(STATES)}.", max_length=16)
+        str | None, QueryParameter(name="state", description=f"Any of {', '.join(STATES)}.", max_length=40)
     ] = None,
+    severity: Annotated[
+        str | None, QueryParameter(description=f"Any of {', '.join(SEVERITIES)}.", max_length=40)
+    ] = None,
+    rule: Annotated[str | None, QueryParameter(description="Only this rule's id.", max_length=64)] = None,
+    camera: CameraFilter = None,
+    escalated: Annotated[bool, QueryParameter(description="Only those that were escalated.")] = False,
     before: Annotated[
         str | None, QueryParameter(description="Raised before this time, RFC 3339.", max_length=64)
     ] = None,
     limit: Annotated[int, QueryParameter(description="Alerts per page.", ge=1, le=500)] = 100,
 ) -> AlertsReply:
     """Alerts about the cameras that the asker may see."""
-    if state_ is not None and state_ not in STATES:
-        raise bad_parameter("state", state_, f"use one of: {', '.join(STATES)}.")
+    states, severities = _any_of("state", state_, STATES), _any_of("severity", severity, SEVERITIES)
     until = instant("before", before) if before else site.now() + 3600
-    rows = await stored.newest(site.redis, until, limit, state_ or "", site.prefix)
-    last = rfc3339(rows[-1].alert.raised_at) if len(rows) == limit else None
-    return AlertsReply(alerts=[row for row in rows if who.sees(row.alert.camera)], next=last)
+
+    def admits(view: AlertView) -> bool:
+        alert = view.alert
+        return (
+            view.state in states
+            and alert.severity in severities
+            and rule in (None, alert.rule)
+            and camera in (None, alert.camera)
+            and (alert.escalated > 0 or not escalated)
+            and who.sees(alert.camera)
+        )
+
+    rows = await stored.newest(site.redis, until, limit, admits, site.prefix)
+    last = rfc3339(rows[-1].alert.raised_at) if len(rows) >= limit else None
+    return AlertsReply(alerts=rows, next=last)
+
+
+def _any_of(name: str, text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """What a comma-separated parameter names; all of `known` where it is not given."""
+    wanted = known if text is None else tuple(text.split(","))
+    if not set(wanted) <= set(known):
+        raise bad_parameter(name, text or "", f"use any of: {', '.join(known)}, with commas between them.")
+    return wanted
 
 
 @post(

@@ -209,6 +209,7 @@ class EventReply(Struct, kw_only=True, omit_defaults=True):
     subject: str | None = None
     title: str | None = None
     by: str | None = None
+    escalated: int | None = None
 
 
 class EventsReply(Struct, kw_only=True):

@@ -152,6 +152,7 @@ GOLDEN_EVENTS: dict[str, dict[bytes, bytes]] = {
         b"rule": b"crowd",
         b"state": b"acknowledged",
         b"by": b"ada",
+        b"escalated": b"0",
     },
 }
 GOLDEN_EVENTS |= {
@@ -241,6 +242,7 @@ GOLDEN_EVENTS["StoreFilling"] = {
 }
 OLDER: dict[str, dict[bytes, bytes]] = {
     "ZoneChanged without dwell_s": {k: v for k, v in GOLDEN_EVENTS["ZoneChanged"].items() if k != b"dwell_s"},
+    "AlertChanged without escalated": {k: v for k, v in GOLDEN_EVENTS["AlertChanged"].items() if k != b"escalated"},
 }
 """As versions before wrote them."""
 GOLDEN_TRACKED = bytes.fromhex("98a5706c617a610102cf17979cfe3d85ca40c400c400c40081a673717561726503")

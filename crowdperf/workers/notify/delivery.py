@@ -89,7 +89,7 @@ class Delivery:
             self._failed(item, error, now)
         else:
             self._sent.append(now)
-            self._queue.done(item)
+            self._queue.done(item, now)
             self._metrics.count("notifications_sent", camera=self.channel.id)
             self._metrics.text("channel_problem", "", self.channel.id)
         return True
@@ -104,11 +104,11 @@ class Delivery:
         attempts = item.attempts + 1
         if error.final or attempts >= self.channel.attempts:
             log.error("channel %s: notification %s is given up: %s", self.channel.id, item.id, error)
-            self._queue.bury(item, f"{error} (attempt {attempts})")
+            self._queue.bury(item, f"{error} (attempt {attempts})", now)
             self._metrics.count("dead_letters", camera=self.channel.id)
             return
         pause = max(pause_after(attempts), min(error.after_s, 3600.0))
-        self._queue.retry(item, now + pause)
+        self._queue.retry(item, now + pause, now)
         self._quiet_until = now + min(pause, LONGEST_PAUSE_S / 10)
 
     def _too_many(self, now: float) -> bool:

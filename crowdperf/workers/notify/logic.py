@@ -84,11 +84,11 @@ class AlertLogic:
         self._site = slice_.site
         self._zone = zoneinfo.ZoneInfo(slice_.site.timezone)
         self._alerts = slice_.alerts
-        self._rules = {rule.id: rule for rule in slice_.alerts.rules}
+        self._rules = {rule.id: rule for rule in slice_.alerts.rules if rule.enabled}
         self._configured = {camera.camera_id: camera for camera in slice_.cameras}
         self._cameras: dict[str, CameraState] = {}
         self._with_readings = any(isinstance(channel, MqttChannel) for channel in slice_.alerts.channels)
-        named = {rule.event for rule in slice_.alerts.rules} | (set(READ) if self._with_readings else set())
+        named = {rule.event for rule in self._rules.values()} | (set(READ) if self._with_readings else set())
         self.wants: tuple[type[Event], ...] = (AlertChanged, *(kind for kind in KINDS if kind.__name__ in named))
 
     # -- the worker's interface (workers.base.Logic) --
@@ -107,7 +107,7 @@ class AlertLogic:
             return
         if self._with_readings:
             yield from own.readings.take(event, self._zone)
-        for rule in self._alerts.rules:
+        for rule in self._rules.values():
             found = signal(rule, event, self._configured.get(event.camera))
             if found is not None:
                 yield from self._on_signal(own, rule, event, camera, found)
@@ -121,7 +121,7 @@ class AlertLogic:
         for active in list(own.active):
             rule = self._rules.get(active.rule)
             if rule is None:
-                # The rule is gone from the configuration: what it has opened must not stay open for ever.
+                # The rule is gone, or switched off: what it has opened must not stay open for ever.
                 effects += self._close(camera, active, now) if active.alert and active.state != "closed" else []
                 own.active.remove(active)
                 continue
@@ -311,6 +311,9 @@ class AlertLogic:
                 if self._tell_at(rule, now) > now:
                     return
                 active.escalated = stage
+                active.alert = msgspec.structs.replace(active.alert, escalated=stage)
+                yield AlertSet(active.alert)
+                yield self._changed(camera, active, "open", now, stage)
                 note = f"Nobody has acknowledged this for {step.after_s / 60:.0f} min."
                 yield from self._notifications(step.channels, active, stage, now, note)
 
@@ -320,12 +323,18 @@ class AlertLogic:
         yield AlertSet(active.alert, "closed", now)
         yield self._changed(camera, active, "closed", now)
 
-    def _changed(self, camera: str, active: _Active, state: State, now: float) -> AlertChanged:
+    def _changed(self, camera: str, active: _Active, state: State, now: float, escalated: int = 0) -> AlertChanged:
         assert active.alert is not None
         active.times += 1
         alert = active.alert.id
         return AlertChanged(
-            id=f"{alert}:{state}:{active.times}", camera=camera, ts=now, alert=alert, rule=active.rule, state=state
+            id=f"{alert}:{state}:{active.times}",
+            camera=camera,
+            ts=now,
+            alert=alert,
+            rule=active.rule,
+            state=state,
+            escalated=escalated,
         )
 
     def _answered(self, own: CameraState, event: AlertChanged) -> None:

@@ -156,6 +156,18 @@ def test_what_nobody_acknowledges_goes_further_up_once_per_step() -> None:
     bench = escalating().at(NOW + 599).at(NOW + 601).at(NOW + 700).at(NOW + 1801).at(NOW + 9000)
     assert [(row.stage, row.channel) for row in bench.told()] == [(0, "hook"), (1, "boss"), (2, "boss"), (2, "hook")]
     assert len({(row.id, row.channel) for row in bench.told()}) == 4
+    stages = [row.alert.escalated for row in bench.said if isinstance(row, AlertSet)]
+    assert stages[-2:] == [1, 2], "the alert itself says how far it went"
+    assert [row.escalated for row in bench.said if isinstance(row, AlertChanged)] == [1, 2], "and every browser hears"
+
+
+def test_a_rule_that_is_switched_off_raises_nothing_and_closes_what_it_had_opened() -> None:
+    bench = Bench(CROWD).take(zone(1, 5, NOW)).at(NOW + 1)
+    off = Bench({**CROWD, "enabled": False})
+    off.logic.restore("plaza", bench.logic.state("plaza"))
+    off.at(NOW + 2).take(zone(2, 9, NOW + 3)).at(NOW + 4)
+    assert off.kinds() == ["closed"]
+    assert zone(3, 9, NOW).__class__ not in off.logic.wants, "and asks for no event"
 
 
 def test_who_acknowledges_stops_the_escalation() -> None:
