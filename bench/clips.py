@@ -1,23 +1,31 @@
-"""The real clips with truth that benches measure on, as `CROWDPERF_CLIPS` (default ../shared/clips) holds them."""
+"""The clips with truth that benches measure on: real ones, as `CROWDPERF_CLIPS` (default ../shared/clips) holds them,
+and the rendered scenes of the demo, which are always there.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from crowdperf.events.schema import FrameDetections
+from crowdperf.demo import cli as demo
+from crowdperf.demo import truth
+from crowdperf.demo.scenes import SCENES
+from crowdperf.events.schema import FrameDetections, LineCrossed
 from crowdperf.inference.detector import Detector, load_detector
 from crowdperf.replay import clip as footage
-from crowdperf.replay.detections import detect
-from crowdperf.replay.matching import Passage
+from crowdperf.replay.detections import BEGIN_S, detect
+from crowdperf.replay.matching import Passage, match
 from crowdperf.settings.camera import Line
-from crowdperf.settings.engine import Inference
+from crowdperf.settings.engine import Inference, Tracking
+from crowdperf.tracking.pipeline import CameraPipeline
 
 ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "var" / "demo"
 WAYS = {"neg_to_pos": "in", "pos_to_neg": "out"}
 VEHICLES = ["bicycle", "car", "motorcycle", "bus", "truck"]
 MATCH_FRAMES = 15
@@ -68,6 +76,32 @@ def scenes() -> Iterator[Scene]:
     left = [Passage(last / 10, "exit", "out") for _, last in visits]
     exit_ = Line(id="exit", p1=[560 / 768, 0], p2=[560 / 768, 1])
     yield Scene("one_by_one", "intel_one_by_one.mp4", 768, 432, 10.0, 640, (1, 2, 3), (exit_,), left)
+
+
+def demo_scenes() -> Iterator[Scene]:
+    """The scenes of the demo, rendered where they are missing. Their truth is the script's, exact to the frame."""
+    if demo.main(["--out", str(DEMO), "--if-missing"]):
+        raise SystemExit("the demo scenes cannot be rendered")
+    for name in SCENES:
+        video, written = demo.files(DEMO, name)
+        facts = truth.decoded(written.read_bytes())
+        passed = [Passage(one.time_s, one.line, one.direction) for one in facts.crossings]
+        # An absolute path: the folder of the real clips does not matter to it.
+        yield Scene(name, str(video), facts.width, facts.height, facts.fps, 640, (1,), facts.lines, passed)
+
+
+def errors(scene: Scene, frames: list[FrameDetections], every: int = 1) -> tuple[float, float, float]:
+    """Count error, recall and precision with the default configuration at one of `every` frames.
+
+    The count error is the sum over lines and directions of |counted - true|, as a share of the true crossings.
+    """
+    pipeline = CameraPipeline("clip", Tracking(), scene.lines, (), scene.fps / every)
+    crossed = [event for frame in frames for event in pipeline.step(frame)[1] if isinstance(event, LineCrossed)]
+    counted = [Passage(event.ts - BEGIN_S, event.line, event.direction) for event in crossed]
+    true, found = (Counter((one.line, one.direction) for one in side) for side in (scene.truth, counted))
+    wrong = sum(abs(true[key] - found[key]) for key in true | found)
+    pairs = match(scene.truth, counted, max(MATCH_FRAMES + 0.5, 1.5 * every) / scene.fps)
+    return wrong / len(scene.truth), pairs.recall, pairs.precision
 
 
 def detector() -> Detector:

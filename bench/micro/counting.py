@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -11,12 +10,8 @@ from bench import clips
 from bench.harness import Row, microseconds
 from crowdperf.counting.camera import CameraCounter
 from crowdperf.counting.frame import Moment, Sample
-from crowdperf.events.schema import FrameDetections, LineCrossed
 from crowdperf.replay.detections import BEGIN_S
-from crowdperf.replay.matching import Passage, match
 from crowdperf.settings.camera import Line, Zone
-from crowdperf.settings.engine import Tracking
-from crowdperf.tracking.pipeline import CameraPipeline
 
 PEOPLE = 20
 FPS = 10.0
@@ -82,17 +77,6 @@ def cost(lines: int, bends: int, zones: int, repetitions: int) -> float:
     return sorted(microseconds(update, 100) for _ in range(repetitions))[repetitions // 2]
 
 
-def errors(scene: clips.Scene, frames: list[FrameDetections], every: int) -> tuple[float, float, float]:
-    """Count error, recall and precision with the default configuration at one of `every` frames."""
-    pipeline = CameraPipeline("clip", Tracking(), scene.lines, (), scene.fps / every)
-    crossed = [event for frame in frames for event in pipeline.step(frame)[1] if isinstance(event, LineCrossed)]
-    counted = [Passage(event.ts - BEGIN_S, event.line, event.direction) for event in crossed]
-    true, found = (Counter((one.line, one.direction) for one in side) for side in (scene.truth, counted))
-    wrong = sum(abs(true[key] - found[key]) for key in true | found)
-    pairs = match(scene.truth, counted, max(clips.MATCH_FRAMES + 0.5, 1.5 * every) / scene.fps)
-    return wrong / len(scene.truth), pairs.recall, pairs.precision
-
-
 def rows(short: bool) -> list[Row]:
     """Cost rows, then count_error, count_recall and count_precision per scene and analysed rate."""
     repetitions = 5 if short else 15
@@ -107,7 +91,7 @@ def rows(short: bool) -> list[Row]:
         model = model or clips.detector()
         whole = clips.detections(scene, model)
         for every in scene.rates:
-            wrong, recall, precision = errors(scene, whole[::every], every)
+            wrong, recall, precision = clips.errors(scene, whole[::every], every)
             name = f"{scene.name}" if every == scene.rates[0] else f"{scene.name}@{scene.fps / every:.3g}fps"
             found.append(
                 Row(

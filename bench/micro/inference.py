@@ -1,14 +1,14 @@
 """From ring bytes to boxes on the processor, beside the bare compiled model, the other precision and Ultralytics.
 
-One camera's geometry, 640x360 in a 640x384 input, and as many frames at once as the runtime takes. Average precision of
-the same compiled models on labelled people (CROWDPERF_IMAGES) stands beside every speed. The full form also sweeps the
+One camera's geometry, 640x360 in a 640x384 input, and as many frames at once as the runtime takes. What the same
+settings count wrongly on the demo's scenes, and their average precision on labelled people (CROWDPERF_IMAGES), stand
+beside every speed. The full form also sweeps the
 number of frames that wait at once, 1 to 64, and draws it into bench/results/ where matplotlib is installed.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,30 +17,27 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bench import accuracy
 from bench.harness import Row, microseconds, paired
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.accuracy import measure
 from crowdperf.inference.detector import load_detector, prepare_ultralytics
-from crowdperf.inference.labelled import labelled_pictures
 from crowdperf.inference.letterbox import letterbox
 from crowdperf.inference.openvino_runtime import OpenvinoRuntime
 from crowdperf.inference.registry import resolve
-from crowdperf.settings.base import CLASSES
 from crowdperf.settings.engine import Inference
 
 SPEC = RingSpec(640, 360, "yuv420p", 1280, 720, 4, 10.0, 0)
 SUFFIX = {"full": "cpu", "int8": "cpu_int8"}
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-BESIDE = Path(__file__).resolve().parents[3] / "shared" / "images"
-IMAGES = Path(os.environ.get("CROWDPERF_IMAGES", str(BESIDE))) / "person"
 
 
 class Subject:
     """The detector in one precision, and its compiled model without anything around it."""
 
     def __init__(self, precision: Literal["auto", "full", "int8"], cache: Path) -> None:
-        self.detector = load_detector(Inference(device="cpu", runtime="openvino", precision=precision), cache)
+        self.settings = Inference(device="cpu", runtime="openvino", precision=precision)
+        self.detector = load_detector(self.settings, cache)
         runtime = self.detector.runtime
         assert isinstance(runtime, OpenvinoRuntime)
         self.spec = SPEC
@@ -97,7 +94,7 @@ class Subject:
 
 
 def rows(short: bool) -> list[Row]:
-    """detect, frame_ms and map50_95 by precision, int8_vs_full, inference_vs_yolo_predict; in full form the sweep."""
+    """By precision detect, frame_ms, count_error, map50_95; int8_vs_full; inference_vs_yolo_predict; full: a sweep."""
     repetitions = 9 if short else 25
     with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as scratch:
         cache = Path(scratch)
@@ -113,7 +110,7 @@ def rows(short: bool) -> list[Row]:
                     Row(name=f"frame_ms/p{share}/{name}", value=value, unit="ms", limit_or_peer="one frame alone")
                 )
             found.append(Row(name=f"computes_in_bf16/{name}", value=float("bf" in subject.computes_in), unit=""))
-            found += _accuracy(precision, name, cache)
+            found += accuracy.rows(subject.settings, name, cache)
         found.append(_paired("int8_vs_full", int8.whole, full.whole, "full precision", repetitions))
         found.append(_paired("int8_vs_full_cpu_time", int8.cpu, full.cpu, "full precision", repetitions))
         if importlib.util.find_spec("ultralytics"):
@@ -133,19 +130,6 @@ def rows(short: bool) -> list[Row]:
         if not short:
             found += _sweep({"full": full, "int8": int8})
     return found
-
-
-def _accuracy(precision: str, name: str, cache: Path) -> list[Row]:
-    """Of the pictures that int8 was not calibrated with."""
-    if not (IMAGES / "labels").is_dir():
-        return []
-    settings = Inference(device="cpu", runtime="openvino", precision=precision)  # type: ignore[arg-type]
-    detector = load_detector(settings, cache, confidence=0.001)
-    seen = measure(detector, labelled_pictures(IMAGES, CLASSES)[::3])
-    return [
-        Row(name=f"map50/person/{name}", value=seen.map50, unit="", better="higher"),
-        Row(name=f"map50_95/person/{name}", value=seen.map50_95, unit="", better="higher"),
-    ]
 
 
 def _sweep(subjects: dict[str, Subject]) -> list[Row]:

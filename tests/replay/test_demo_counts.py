@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from bench import accuracy, clips
 from crowdperf.config import Config
 from crowdperf.demo import truth
 from crowdperf.demo.barcode import Stamp, decode
 from crowdperf.demo.truth import Truth
-from crowdperf.events.schema import LineCrossed
+from crowdperf.events.schema import FrameDetections, LineCrossed
 from crowdperf.inference.detector import Detector, load_detector
 from crowdperf.replay.clip import Picture, open_clip, pictures, spec_of
 from crowdperf.replay.detections import detect
@@ -28,8 +29,8 @@ def detector(model_cache: Path) -> Detector:
     return load_detector(Config().inference, model_cache)
 
 
-def crossings(detector: Detector, video: Path, facts: Truth) -> list[LineCrossed]:
-    """What the product counts in a clip whose every frame is analysed."""
+def detections(detector: Detector, video: Path, facts: Truth) -> list[FrameDetections]:
+    """What the product finds in a clip whose every frame is analysed."""
     clip = open_clip(video)
     spec = spec_of(clip)
     stamps: list[Stamp | None] = []
@@ -42,8 +43,13 @@ def crossings(detector: Detector, video: Path, facts: Truth) -> list[LineCrossed
     seen = detect(read(), spec, detector, lambda sequence, at_s: True)
     assert stamps == [Stamp(facts.number, index) for index in range(facts.frames)]
     assert seen.times == pytest.approx([index / facts.fps for index in range(facts.frames)])
+    return seen.frames
+
+
+def crossings(frames: list[FrameDetections], facts: Truth) -> list[LineCrossed]:
+    """What the product counts in them."""
     pipeline = CameraPipeline("demo", Config().tracking, facts.lines, facts.zones, float(facts.fps))
-    events = [event for frame in seen.frames for event in pipeline.step(frame)[1]]
+    events = [event for frame in frames for event in pipeline.step(frame)[1]]
     return [event for event in events if isinstance(event, LineCrossed)]
 
 
@@ -56,18 +62,30 @@ def test_counts_equal_the_truth(
     record_property: Callable[[str, object], None],
 ) -> None:
     facts = truth.decoded((demo_clips / f"{scene}.truth.json").read_bytes())
-    events = crossings(detector, demo_clips / f"{scene}.mp4", facts)
+    frames = detections(detector, demo_clips / f"{scene}.mp4", facts)
+    events = crossings(frames, facts)
     true = Counter((one.line, one.direction) for one in facts.crossings)
     counted = Counter((event.line, event.direction) for event in events)
     error = sum(abs(true[key] - counted[key]) for key in true | counted)
     record_property("figures", f"count_error/{scene}: {error} of {true.total()}")
     assert error <= tolerance * true.total(), (true, counted)
+    assert accuracy.LIMITS[scene] == tolerance
+    agrees_with_benches(scene, frames, error)
     assert {event.klass for event in events if event.line == "street"} <= set(CLASSES[1:])
     if not tolerance:
         # With nobody hidden every crossing is also the right one, at the right time.
         for event, one in zip(sorted(events, key=lambda e: (e.line, e.sequence)), by_line(facts)):
             assert (event.line, event.direction) == (one.line, one.direction)
             assert abs(event.sequence - 1 - one.frame) <= 4
+
+
+def agrees_with_benches(scene: str, frames: list[FrameDetections], error: int) -> None:
+    """Benches print the same error beside their speeds, and would print another one."""
+    (one,) = [one for one in clips.demo_scenes() if one.name == scene]
+    total = len(one.truth)
+    assert clips.errors(one, frames)[0] == error / total
+    assert clips.errors(one, frames[: len(frames) // 2])[0] > 0.2
+    assert clips.errors(one, []) == (1.0, 0.0, 0.0)
 
 
 def by_line(facts: Truth) -> list[truth.Crossing]:
