@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 import redis.asyncio
+import redis.asyncio.connection
+import redis.connection
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -26,8 +28,38 @@ BLOCK_MS = 500
 SAY_AT_S = 0.8
 """The wait before which an outage is logged: 0.05 + 0.1 + 0.2 + 0.4 s have passed by then."""
 
-OUTAGE = (redis.ConnectionError, redis.TimeoutError)
+
+class StoreRefuses(redis.ResponseError):
+    """Redis answers and takes no writes for now: its disk is full, its replicas are away, a script is in its way."""
+
+
+CODES = {"MISCONF": StoreRefuses, "NOREPLICAS": StoreRefuses, "BUSY": StoreRefuses}
+"""Codes of passing refusals that redis-py gives no class of their own."""
+
+NO_WRITES = (
+    StoreRefuses,
+    redis.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    # Redis says it of a transaction that came in whole: it began to refuse before EXEC. A wrong command raises its own.
+    redis.exceptions.ExecAbortError,
+)
+"""Nothing was written, and the same command will be taken when the trouble is over."""
+
+OUTAGE = (redis.ConnectionError, redis.TimeoutError, *NO_WRITES)
 """Expected trouble: back off and connect again."""
+
+
+# Any: what the defaults are depends on whether hiredis is there.
+_Blocking: Any = redis.connection.DefaultParser
+_Async: Any = redis.asyncio.connection.DefaultParser
+
+
+class _Parser(_Blocking):  # type: ignore[misc]
+    EXCEPTION_CLASSES: ClassVar[dict[str, Any]] = {**_Blocking.EXCEPTION_CLASSES, **CODES}
+
+
+class _AsyncParser(_Async):  # type: ignore[misc]
+    EXCEPTION_CLASSES: ClassVar[dict[str, Any]] = {**_Async.EXCEPTION_CLASSES, **CODES}
 
 
 class Backoff:
@@ -59,7 +91,7 @@ def connect(url: str) -> redis.Redis:
 
     A retry inside the client would repeat an XADD whose reply was lost: who repeats must know whether that is safe.
     """
-    settings: dict[str, Any] = {**SETTINGS, "retry": Retry(NoBackoff(), 0)}
+    settings: dict[str, Any] = {**SETTINGS, "retry": Retry(NoBackoff(), 0), "parser_class": _Parser}
     if url.startswith(SENTINEL):
         client: redis.Redis = _master(redis.Sentinel, redis.Redis, sentinel_address(url), settings)
         return client
@@ -74,7 +106,8 @@ def _master(sentinel: Any, kind: Any, there: SentinelAddress, settings: dict[str
 
 def connect_async(url: str) -> redis.asyncio.Redis:
     """The same for asyncio; who finds every connection in use waits for one, however many ask at once."""
-    settings: dict[str, Any] = {**SETTINGS, "retry": redis.asyncio.retry.Retry(NoBackoff(), 0)}
+    retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
+    settings: dict[str, Any] = {**SETTINGS, "retry": retry, "parser_class": _AsyncParser}
     if url.startswith(SENTINEL):
         # Sentinel's pool cannot make anybody wait.
         settings["max_connections"] = UNBOUNDED

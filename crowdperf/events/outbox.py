@@ -86,7 +86,7 @@ class Outbox:
 
     def _away(self, error: BaseException, now: float) -> None:
         if self._backoff.worth_saying:
-            log.warning("Redis is away (%s): detections wait in memory", error)
+            log.warning("Redis takes nothing (%s): detections wait in memory", error)
         self.connected = False
         self._epochs.clear()
         self._retry_at = now + self._backoff.next()

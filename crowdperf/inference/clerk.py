@@ -98,7 +98,7 @@ class Clerk:
                 backoff.reset()
             except OUTAGE as error:
                 if backoff.worth_saying:
-                    log.warning("Redis is away (%s): requests for evidence wait", error)
+                    log.warning("Redis takes nothing (%s): requests for evidence wait", error)
                 connected, wait_s = False, backoff.next()
             self._stop.wait(wait_s)
 

@@ -35,7 +35,7 @@ def main(slice_: TrackingSlice, runtime: Runtime) -> None:
                 runtime.wait(IDLE_S)
         except OUTAGE as error:
             if backoff.worth_saying:
-                log.warning("Redis is away (%s): going on from the last stored state when it is back", error)
+                log.warning("Redis takes nothing (%s): going on from the last stored state when it is back", error)
             # Whether a commit that was under way is stored, only Redis knows: what memory holds must not be trusted.
             started = False
             runtime.wait(backoff.next())
@@ -43,4 +43,4 @@ def main(slice_: TrackingSlice, runtime: Runtime) -> None:
         try:
             shard.flush()
         except OUTAGE as error:
-            log.warning("Redis is away (%s): the last second is tracked again after the restart", error)
+            log.warning("Redis takes nothing (%s): the last second is tracked again after the restart", error)

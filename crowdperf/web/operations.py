@@ -10,7 +10,7 @@ import msgspec
 from litestar import Response, Router, get
 
 from crowdperf.accounts.permissions import Principal
-from crowdperf.events.connection import OUTAGE
+from crowdperf.events.connection import NO_WRITES, OUTAGE
 from crowdperf.events.metrics import decode, metrics_key
 from crowdperf.frames.ring import RingUnavailable
 from crowdperf.runtime import Snapshot
@@ -19,10 +19,12 @@ from crowdperf.web.access import Who
 from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.openapi import REFUSED, UNAVAILABLE
 from crowdperf.web.pictures import RingState, RingView
-from crowdperf.web.problems import Problem
+from crowdperf.web.problems import REFUSES, Problem
 from crowdperf.web.replies import Health
 
 FRESH_S = 10.0
+PROBE = "crowdperf:probe"
+"""Written, for a moment, to see whether Redis takes writes."""
 NEEDED = ("inference", "tracking")
 """Kinds of process without which nothing is counted."""
 
@@ -60,9 +62,12 @@ async def healthz(site: SiteContext) -> Health:
 
 @get("/readyz", need="open", summary="Does the site count", tags=["operations"], responses=UNAVAILABLE)
 async def readyz(site: SiteContext) -> Health:
-    """200 when Redis answers and inference and tracking published a snapshot within 10 s; 503 with the reasons."""
+    """200 when Redis takes writes and inference and tracking published a snapshot within 10 s; 503 with the reasons."""
     try:
+        await site.redis.set(f"{site.prefix}{PROBE}", b"", px=1)
         reasons = unready(await snapshots(site), site.now())
+    except NO_WRITES as error:
+        reasons = [f"{REFUSES} ({error}). Remedy: see the disk and memory of its machine."]
     except OUTAGE:
         reasons = ["Redis does not answer"]
     if reasons:

@@ -13,7 +13,10 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
+from crowdperf.events.connection import NO_WRITES
+
 NOTHING_HERE = "there is nothing at this address. Remedy: see /docs for the addresses there are."
+REFUSES = "Redis answers, but takes no writes"
 MEDIA_TYPE = "application/problem+json"
 
 log = logging.getLogger(__name__)
@@ -90,6 +93,11 @@ def _on_outage(_request: Request[Any, Any, Any], error: redis.RedisError) -> Res
     return _respond(503, "Redis does not answer. Remedy: see that it runs; this page recovers by itself.", [])
 
 
+def _on_refusal(_request: Request[Any, Any, Any], error: redis.RedisError) -> Response[bytes]:
+    log.warning("%s: %s", REFUSES, error)
+    return _respond(503, f"{REFUSES}, so nothing was changed. Remedy: see the disk and memory of its machine.", [])
+
+
 def _on_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     if isinstance(error.__cause__, NotADirectoryError):
         # A file of the dashboard with something behind it: Litestar calls that its own failure.
@@ -101,6 +109,7 @@ def _on_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes
 HANDLERS: ExceptionHandlersMap = {
     Problem: _on_problem,
     HTTPException: _on_http,
+    **dict.fromkeys(NO_WRITES, _on_refusal),
     redis.ConnectionError: _on_outage,
     redis.TimeoutError: _on_outage,
     500: _on_bug,

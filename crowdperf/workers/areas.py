@@ -131,6 +131,6 @@ def main(slice_: AreasSlice, runtime: Runtime) -> None:
             backoff.reset()
         except OUTAGE as error:
             if backoff.worth_saying:
-                log.warning("Redis is away (%s): areas go on from the last stored state when it is back", error)
+                log.warning("Redis takes nothing (%s): areas go on from the last stored state when it is back", error)
             connected = False
             runtime.wait(backoff.next())

@@ -135,7 +135,7 @@ def main(slice_: WorkerSlice, runtime: Runtime) -> None:
             keeper.sweep(time.time(), time.monotonic())
             backoff.reset()
             runtime.wait(INTERVAL_S)
-        except (*OUTAGE, redis.OutOfMemoryError) as error:
+        except OUTAGE as error:
             if backoff.worth_saying:
                 log.warning("Redis takes nothing (%s): housekeeping waits", error)
             runtime.wait(backoff.next())

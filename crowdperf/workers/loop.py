@@ -36,8 +36,8 @@ def work(member: Member, runtime: Runtime, each_turn: Callable[[], None] = lambd
                 runtime.wait(IDLE_S)
             backoff.reset()
         except (*OUTAGE, redis.ResponseError) as error:
-            # A Redis that is full takes nothing for now; one that was emptied has lost the group, which `start` makes.
-            if isinstance(error, redis.ResponseError) and not _passing(error):
+            # A Redis that was emptied has lost the group, which `start` makes.
+            if not isinstance(error, OUTAGE) and not _emptied(error):
                 raise
             if backoff.worth_saying:
                 log.warning("Redis takes nothing (%s): the events stream keeps what is not handled yet", error)
@@ -45,5 +45,5 @@ def work(member: Member, runtime: Runtime, each_turn: Callable[[], None] = lambd
             runtime.wait(backoff.next())
 
 
-def _passing(error: redis.ResponseError) -> bool:
-    return isinstance(error, redis.OutOfMemoryError) or "NOGROUP" in str(error) or "requires the key" in str(error)
+def _emptied(error: BaseException) -> bool:
+    return "NOGROUP" in str(error) or "requires the key" in str(error)

@@ -118,7 +118,7 @@ def main(slice_: WorkerSlice, runtime: Runtime) -> None:
             runtime.metrics.count("crossings_too_old", done.late)
             runtime.metrics.gauge("dead_letters", recorder.consumer.dead_letters)
             backoff.reset()
-        except (*OUTAGE, redis.OutOfMemoryError) as error:
+        except OUTAGE as error:
             if backoff.worth_saying:
                 log.warning("Redis takes nothing (%s): the events stream keeps what is not recorded yet", error)
             connected = False

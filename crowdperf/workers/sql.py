@@ -187,8 +187,8 @@ def main(slice_: WorkerSlice, runtime: Runtime) -> None:
             runtime.metrics.gauge("dead_letters", writer.follower.dead_letters)
             backoff.reset()
             continue
-        except (*OUTAGE, redis.OutOfMemoryError) as error:
-            said = f"Redis is away ({error})"
+        except OUTAGE as error:
+            said = f"Redis takes nothing ({error})"
             writer.forget_redis()
         except redis.ResponseError as error:
             # A Redis that was emptied has lost the group as well: the next turn makes it again.
