@@ -34,7 +34,7 @@ _LEVEL = re.compile(r"\[(?:warning|error|fatal|panic)\] ")
 
 
 class FfmpegChild:
-    """One running FFmpeg. Start it from the main thread: the kernel kills it when the thread that started it ends.
+    """One running FFmpeg. Start it from a thread that outlives it: the kernel kills it when that thread ends.
 
     Args:
         argv: the command; no shell is involved.

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import time
+from functools import partial
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,6 +19,7 @@ from crowdperf.capture import argv, probe, source
 from crowdperf.capture.argv import Options
 from crowdperf.capture.ffmpeg import FfmpegChild
 from crowdperf.capture.guard import Guard
+from crowdperf.capture.watch import Watch, WatchUnavailable
 from crowdperf.config import Config
 from crowdperf.ffmpeg import FfmpegMissing, abilities, ffmpeg_binary
 from crowdperf.settings.base import ConfigError
@@ -47,6 +49,7 @@ def look(request: Look, config: Config, media_roots: tuple[str, ...]) -> Seen:
     clean = source.redactor(url)
     allowed = tuple(config.allowed_hosts)
     guard: Guard | None = None
+    watch: Watch | None = None
     try:
         validate_url("the camera", url)
         binary = ffmpeg_binary()
@@ -55,6 +58,9 @@ def look(request: Look, config: Config, media_roots: tuple[str, ...]) -> Seen:
             # A name that is not known is FFmpeg's to tell, in its own words.
             with contextlib.suppress(OSError):
                 source.addresses(urlsplit(url).hostname or "", 554, allowed)
+            # Where the system does not let it, capture's log says so.
+            with contextlib.suppress(WatchUnavailable):
+                watch = Watch(allowed)
         if checked.kind == "http":
             # FFmpeg would pass by the guard for the hosts named there.
             os.environ.pop("no_proxy", None)
@@ -68,7 +74,11 @@ def look(request: Look, config: Config, media_roots: tuple[str, ...]) -> Seen:
             http_proxy=guard.url if guard else "",
             patient=True,
         )
-        return _seen(FfmpegChild(argv.still(options, WIDTH), clean))
+        start = partial(FfmpegChild, argv.still(options, WIDTH), clean)
+        seen = _seen(watch.run(start) if watch else start())
+        if watch and watch.refusal:
+            raise watch.refusal
+        return seen
     except (ConfigError, source.SourceError, FfmpegMissing) as error:
         return Seen(ok=False, detail=clean(str(error)))
     except OSError as error:
@@ -76,6 +86,8 @@ def look(request: Look, config: Config, media_roots: tuple[str, ...]) -> Seen:
     finally:
         if guard:
             guard.close()
+        if watch:
+            watch.close()
 
 
 def _seen(child: FfmpegChild) -> Seen:

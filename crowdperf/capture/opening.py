@@ -8,7 +8,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
@@ -19,6 +20,7 @@ from crowdperf.capture.ffmpeg import FfmpegChild
 from crowdperf.capture.guard import Guard
 from crowdperf.capture.machine import Cause
 from crowdperf.capture.probe import Probe
+from crowdperf.capture.watch import Watch, WatchUnavailable
 from crowdperf.ffmpeg import UNASKED, abilities, ffmpeg_binary
 from crowdperf.frames.ring import RingSpec
 from crowdperf.slices import CaptureSlice
@@ -42,6 +44,7 @@ _HOPELESS = (
 _SUMMARIES = ("Error opening output", "Error opening input file", "Conversion failed", "Nothing was written")
 """What FFmpeg says after the line that tells the cause."""
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -96,6 +99,9 @@ class Opener:
         self._turn = turn
         self._decoding = decoding
         self._guard: Guard | None = None
+        self._watch: Watch | None = None
+        self._unwatched = False
+        """This system lets no connection be watched."""
         self._silent = False
         """This FFmpeg has written pictures without the report of their size."""
 
@@ -119,6 +125,9 @@ class Opener:
         if self._guard:
             self._guard.close()
             self._guard = None
+        if self._watch:
+            self._watch.close()
+            self._watch = None
 
     def _options(self) -> Options:
         camera = self._slice
@@ -130,6 +139,7 @@ class Opener:
             self._guard = Guard(camera.allowed_hosts)
         if checked.kind == "rtsp":
             self._resolve()
+            self._look_out()
         return Options(
             binary=binary,
             abilities=abilities(binary) if binary else UNASKED,
@@ -140,6 +150,23 @@ class Opener:
             extra_flags=tuple(source.flags(camera.ffmpeg_extra_flags, "FFMPEG_EXTRA_FLAGS")),
             output_flags=tuple(source.flags(camera.ffmpeg_flags, "ffmpeg_flags")),
         )
+
+    def _look_out(self) -> None:
+        """Watch where an rtsp server leads, as far as this system lets us."""
+        if self._watch is None and not self._unwatched:
+            try:
+                self._watch = Watch(self._slice.allowed_hosts)
+            except WatchUnavailable as error:
+                self._unwatched = True
+                log.warning(
+                    "camera %s: where its rtsp server redirects to cannot be watched (%s)", self._slice.camera_id, error
+                )
+        if self._watch:
+            self._watch.refusal = None
+
+    def _start(self, make: Callable[[], T]) -> T:
+        """Make a child whose connections are watched, where they are."""
+        return self._watch.run(make) if self._watch else make()
 
     def _resolve(self) -> None:
         """Ask for the addresses of an rtsp host's name, in a thread: a resolver may take half a minute.
@@ -177,7 +204,8 @@ class Opener:
     def _stream(self, options: Options) -> Opened:
         """One connection: FFmpeg says what the source is and goes on to its pictures."""
         for patient in (False, True):
-            child = FfmpegChild(argv.stream(replace(options, patient=patient), self._slice.analysis_width), self._clean)
+            command = argv.stream(replace(options, patient=patient), self._slice.analysis_width)
+            child = self._start(partial(FfmpegChild, command, self._clean))
             deadline, found, unreported = self._deadline(), None, 0.0
             while found is None and time.monotonic() < deadline and self._turn():
                 listening = child.attend(POLL_S)
@@ -208,14 +236,14 @@ class Opener:
         # A recording, here or on a web server: it can be read faster than it was filmed, and it has an end.
         paced = options.source.kind == "file" or (options.source.kind == "http" and found.finite)
         options = replace(options, paced=paced, loop=self._slice.loop and paced)
-        child = FfmpegChild(argv.capture(options, spec), self._clean)
+        child = self._start(partial(FfmpegChild, argv.capture(options, spec), self._clean))
         return Opened(child, spec, found.fps, paced and not self._slice.loop)
 
     def _probe(self, options: Options) -> tuple[Probe, Options]:
         """Look at the source, a second time with patience where it does not show its size at once."""
         for patient in (False, True):
             options = replace(options, patient=patient)
-            child = FfmpegChild(argv.probe(options), self._clean)
+            child = self._start(partial(FfmpegChild, argv.probe(options), self._clean))
             deadline = self._deadline()
             while child.listen(POLL_S) and time.monotonic() < deadline and self._turn():
                 pass
@@ -239,13 +267,8 @@ class Opener:
         for patient in (False, True):
             # A read's own limit comes after ours: a stall is to be called one.
             silence_s = max(self._slice.stall_s, 1.0) + 1.0
-            child = PyavChild(
-                replace(options, patient=patient),
-                self._slice.loop,
-                silence_s,
-                self._clean,
-                begin=lambda: self._decoding(self._slice),
-            )
+            make = partial(PyavChild, replace(options, patient=patient), self._slice.loop, silence_s, self._clean)
+            child = self._start(partial(make, begin=lambda: self._decoding(self._slice)))
             deadline = self._deadline()
             while child.found is None and child.attend(POLL_S) and time.monotonic() < deadline and self._turn():
                 pass
@@ -267,7 +290,10 @@ class Opener:
 
         Raises:
             NotOpened: it may not, or it has been tried.
+            SourceError: the source has led to an address that is refused.
         """
+        if self._watch and self._watch.refusal:
+            raise self._watch.refusal
         if late:
             raise NotOpened("stall", "the source was opened but gave no picture in time", errors)
         if patient or not any("unspecified size" in line or "Video:" in line for line in said):

@@ -102,6 +102,22 @@ def addresses(host: str, port: int, allowed_hosts: tuple[str, ...]) -> list[tupl
     return found
 
 
+def check_address(address: str, allowed_hosts: tuple[str, ...]) -> None:
+    """Decide whether a connection may go to `address`, which the system has resolved from whatever name.
+
+    Raises:
+        SourceError: it is refused, and none of `allowed_hosts` has it.
+    """
+    try:
+        _check_host(address, allowed_hosts)
+    except SourceError:
+        for host in allowed_hosts:
+            with contextlib.suppress(OSError):
+                if address in {place[0] for *_, place in socket.getaddrinfo(host, None)}:
+                    return
+        raise
+
+
 def _is_allowed(host: str, allowed_hosts: tuple[str, ...]) -> bool:
     return host.rstrip(".").lower() in {each.rstrip(".").lower() for each in allowed_hosts}
 

@@ -58,6 +58,9 @@ class Mount:
     """Cut each packet in half."""
     garbage: bool = False
     """Replace the content of every slice by noise."""
+    moved_to: str = ""
+    """Answer `moved_on` with a redirection to this URL."""
+    moved_on: str = "DESCRIBE"
     plays: int = field(default=0, init=False)
     frames: list[list[bytes]] = field(default_factory=list, init=False)
     """Access units, in decoding order, each a list of NAL units without start codes."""
@@ -177,7 +180,9 @@ class _Client:
         name = re.sub(r"^rtsp://[^/]*/|/track1$|/$", "", url)
         mount = self.server.mounts.get(name)
         extra, body, status = "", "", "200 OK"
-        if method == "OPTIONS":
+        if mount and mount.moved_to and method == mount.moved_on:
+            status, extra = "302 Moved Temporarily", f"Location: {mount.moved_to}\r\n"
+        elif method == "OPTIONS":
             extra = "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER\r\n"
         elif mount is None:
             status = "404 Not Found"
