@@ -83,8 +83,14 @@ class Calendar:
         found = self._hours.get(quarter)
         if found is None:
             self._hours = {} if len(self._hours) > REMEMBERED else self._hours
-            local = datetime.fromtimestamp(quarter * QUARTER_S, self.zone)
-            found = self._hours[quarter] = int(local.replace(minute=0, second=0, microsecond=0).timestamp())
+            first, local = quarter, datetime.fromtimestamp(quarter * QUARTER_S, self.zone)
+            # Clocks that go back into the middle of an hour (Chatham's, to 2:45) begin a piece of that hour anew.
+            while local.minute >= 15:
+                before = datetime.fromtimestamp((first - 1) * QUARTER_S, self.zone)
+                if before.utcoffset() != local.utcoffset():
+                    break
+                first, local = first - 1, before
+            found = self._hours[quarter] = first * QUARTER_S
         return found
 
     def bucket(self, bucket: Bucket, ts: float) -> int:

@@ -118,6 +118,15 @@ def test_every_moment_of_a_range_has_its_bucket_in_the_list(
     assert starts[-1] < start + length
 
 
+def test_clocks_that_go_back_into_the_middle_of_an_hour_begin_a_piece_of_it_anew() -> None:
+    chatham = CALENDARS["Pacific/Chatham"]
+    # 3:00 summer time, 2:45 again three quarters later, 3:00 again after another.
+    three = int(datetime(2027, 4, 3, 13, 15, tzinfo=timezone.utc).timestamp())
+    assert [chatham.text(three + n * 900)[11:16] for n in range(5)] == ["03:00", "03:15", "03:30", "02:45", "03:00"]
+    assert chatham.starts("hour", three, three + 3601) == [three, three + 2700, three + 3600]
+    assert [chatham.hour(three + n * 900) for n in range(5)] == [three] * 3 + [three + 2700, three + 3600]
+
+
 def test_times_are_told_in_the_sites_zone_with_its_offset() -> None:
     assert CALENDARS["Asia/Kathmandu"].text(0.0005) == "1970-01-01T05:30:00.000+05:30"
     summer = datetime(2026, 7, 1, 12, tzinfo=timezone.utc) + timedelta(milliseconds=250)
