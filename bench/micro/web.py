@@ -43,7 +43,7 @@ from crowdperf.settings.paths import Paths
 from crowdperf.slices import web_slice
 from crowdperf.supervision.redis import server_binary
 from crowdperf.web.entries import decoded_event, reply_of
-from crowdperf.web.pictures import QUALITY
+from crowdperf.web.pictures import FULL
 
 CLIENTS = 500
 RATE = 10
@@ -195,7 +195,7 @@ def _snapshots(port: int, folder: Path, times: int) -> tuple[list[float], list[f
         assert (reply.status, body[:2]) == (200, b"\xff\xd8"), reply.status
         began = time.perf_counter()
         bgr = cv2.cvtColor(frame.reshape(HEIGHT * 3 // 2, WIDTH), cv2.COLOR_YUV2BGR_I420)
-        cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, FULL.quality])
         encoding.append((time.perf_counter() - began) * 1e3)
     stop.set()
     thread.join()

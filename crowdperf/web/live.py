@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Annotated
 
 import msgspec
 from litestar import Router, WebSocket, websocket
 from litestar.exceptions import WebSocketDisconnect
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from crowdperf.accounts.permissions import Principal
 from crowdperf.web.access import WATCH_S, Watch, Who, same_origin
@@ -23,9 +24,18 @@ log = logging.getLogger(__name__)
 
 
 class Request(Struct, forbid_unknown_fields=True):
-    """What a client sends: the cameras it shows from now on, in place of those before."""
+    """What a client sends: what it shows from now on, in place of what it showed before, or what it has received."""
 
-    subscribe: list[str]
+    subscribe: list[str] | None = None
+    widths: dict[str, Annotated[int, Meta(ge=1, le=16384)]] = {}
+    """Camera -> pixels that its tile is wide."""
+    seen: Annotated[int, Meta(ge=0)] | None = None
+    """Pictures received since the connection began."""
+
+    def __post_init__(self) -> None:
+        """Neither is nonsense."""
+        if self.subscribe is None and self.seen is None:
+            raise ValueError("neither subscribe nor seen")
 
 
 @websocket("/live", need="read")
@@ -58,7 +68,7 @@ async def live(socket: WebSocket, site: SiteContext, who: Who) -> None:  # type:
         await asyncio.gather(*tasks, return_exceptions=True)
         for camera in list(subscribed):
             site.tiles.leave(camera, viewer)
-        site.metrics.count("live_pictures_skipped", viewer.skipped)
+        site.metrics.count("live_pictures_skipped", viewer.pace.skipped_total)
 
 
 async def _receive(
@@ -75,8 +85,13 @@ async def _receive(
             if len(text) > LARGEST_REQUEST:
                 raise msgspec.DecodeError("the message is too long")
             request = msgspec.json.decode(text, type=Request)
-        except msgspec.DecodeError as error:
+            if request.seen is not None:
+                viewer.seen(request.seen)
+        except ValueError as error:
             return POLICY_VIOLATION, f'send {{"subscribe": [camera, …]}}: {error}'[:100]
+        if request.subscribe is None:
+            continue
+        viewer.widths = request.widths
         wanted = set(request.subscribe)
         known = {camera for camera in wanted & site.tiles.views.keys() if who.sees(camera)}
         for camera in subscribed - known:
@@ -93,8 +108,7 @@ async def _receive(
 async def _send(socket: WebSocket, viewer: Viewer) -> None:  # type: ignore[type-arg]
     """Send the newest of each camera; while a send waits for a slow client, newer pictures replace older ones."""
     while True:
-        for message in await viewer.take():
-            await socket.send_data(message, mode="binary")
+        await socket.send_data(await viewer.take(), mode="binary")
 
 
 async def _until_stopping(site: Context) -> tuple[int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingSpec, RingUnavailable
+from crowdperf.web.pace import Form
 
-QUALITY = 78
+FULL = Form()
 
 
 class Picture(NamedTuple):
@@ -51,15 +53,25 @@ class RingView:
         self._reader: FrameReader | None = None
         self._out: NDArray[np.uint8] = np.empty(0, np.uint8)
 
-    def take(self, boxes_of: tuple[int, int] | None = None, after: tuple[int, int] = (0, 0)) -> Picture | None:
+    def take(self) -> Picture | None:
+        """The newest frame at its full size; see `forms`."""
+        return self.forms((FULL,)).get(FULL)
+
+    def forms(
+        self,
+        forms: Collection[Form],
+        boxes_of: tuple[int, int] | None = None,
+        after: tuple[int, int] = (0, 0),
+    ) -> dict[Form, Picture]:
         """The frame that the boxes belong to, or the nearest newer one that is still whole; without boxes the newest.
 
         Args:
+            forms: how it is to be encoded: once for each.
             boxes_of: (epoch, sequence) of the boxes that will be drawn.
             after: (epoch, sequence) of the last picture that was taken: nothing that is not newer comes back.
 
         Returns:
-            None when there is nothing newer.
+            Nothing when there is nothing newer.
 
         Raises:
             RingUnavailable: no ring, or no fresh frame in it: the camera is down.
@@ -72,6 +84,8 @@ class RingView:
                 raise RingUnavailable(f"no new frame in {str(self._path)!r}")
             if head == 0:
                 raise RingUnavailable(f"no frame yet in {str(self._path)!r}")
+            if not forms:
+                return {}
             first = head
             if boxes_of is not None and boxes_of[0] == reader.epoch and boxes_of[1] <= head:
                 first = max(boxes_of[1], head - reader.spec.slots + 1, 1)
@@ -80,8 +94,8 @@ class RingView:
             for sequence in range(first, head + 1):
                 stamp = reader.read(sequence, self._out)
                 if stamp is not None:
-                    return _encode(self._out, stamp, reader.spec)
-            return None
+                    return _encode(self._out, stamp, reader.spec, forms)
+            return {}
 
     def state(self) -> RingState:
         """The ring's state.
@@ -128,13 +142,25 @@ def _is_fresh(stamp: FrameStamp, spec: RingSpec) -> bool:
     return (time.monotonic_ns() - stamp.monotonic_ns) / 1e9 <= limit_s
 
 
-def _encode(frame: NDArray[np.uint8], stamp: FrameStamp, spec: RingSpec) -> Picture:
-    """JPEG of the ring's picture without its padding; yuv420p is BT.601, limited range, by capture's promise."""
+def _encode(
+    frame: NDArray[np.uint8], stamp: FrameStamp, spec: RingSpec, forms: Collection[Form]
+) -> dict[Form, Picture]:
+    """JPEGs of the ring's picture without its padding; yuv420p is BT.601, limited range, by capture's promise."""
     if spec.pix_fmt == "yuv420p":
-        picture = cv2.cvtColor(frame.reshape(spec.height * 3 // 2, spec.width), cv2.COLOR_YUV2BGR_I420)
+        whole = cv2.cvtColor(frame.reshape(spec.height * 3 // 2, spec.width), cv2.COLOR_YUV2BGR_I420)
     else:
-        picture = frame.reshape(spec.height, spec.width, 3)
+        whole = frame.reshape(spec.height, spec.width, 3)
     x0, y0, width, height = spec.content
-    done, jpeg = cv2.imencode(".jpg", picture[y0 : y0 + height, x0 : x0 + width], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    picture = whole[y0 : y0 + height, x0 : x0 + width]
+    return {form: _jpeg(picture, stamp, form) for form in forms}
+
+
+def _jpeg(picture: NDArray[np.uint8], stamp: FrameStamp, form: Form) -> Picture:
+    height, width = picture.shape[:2]
+    if 0 < form.width < width:
+        width, height = form.width, max(1, round(height * form.width / width))
+        # By area: what is made smaller otherwise flickers.
+        picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    done, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, form.quality])
     assert done, "a uint8 BGR picture can always be encoded"
     return Picture(stamp.epoch, stamp.sequence, stamp.captured_at_ns, width, height, jpeg.tobytes())

@@ -1,4 +1,4 @@
-"""Live camera tiles: one task per watched camera encodes each frame once and hands the bytes to all who watch."""
+"""Live camera tiles: one task per watched camera encodes each frame, once per form, for all who watch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import struct
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from crowdperf.events.schema import TrackedFrame
 from crowdperf.frames.ring import RingUnavailable
 from crowdperf.settings.base import CLASSES
 from crowdperf.web.feed import Feed
+from crowdperf.web.pace import STEPS, Form, Pace, form_of
 from crowdperf.web.pictures import Picture, RingView
 
 FRAME_S = 0.1
@@ -28,30 +30,54 @@ DOWN_AGAIN_S = 2.0
 
 
 class Viewer:
-    """One WebSocket's wishes and what waits for it: the newest message per camera, so that a slow one skips."""
+    """One WebSocket: how wide its tiles are, what it takes, and the newest message per camera that waits for it."""
 
     def __init__(self) -> None:
+        self.pace = Pace(time.monotonic())
+        self.widths: dict[str, int] = {}
+        """Camera -> pixels that its tile is wide, of those that the client has named."""
         self._waiting: dict[str, bytes] = {}
+        self._given: dict[str, float] = {}
         self._wake = asyncio.Event()
-        self.skipped = 0
+
+    def due(self, camera: str, now: float) -> Form | None:
+        """How this client wants the camera's next picture; None while it is too early for it."""
+        step = self.pace.step
+        # Half a turn of grace: the turns themselves are not exact.
+        if now - self._given.get(camera, float("-inf")) < STEPS[step].interval_s - FRAME_S / 2:
+            return None
+        return form_of(self.widths.get(camera, 0), step)
 
     def offer(self, camera: str, message: bytes) -> None:
         """Replace what waits of this camera."""
-        self.skipped += camera in self._waiting
+        now = time.monotonic()
+        self._given[camera] = now
+        self.pace.offered(now, camera in self._waiting)
         self._waiting[camera] = message
+        self._wake.set()
+
+    def seen(self, count: int) -> None:
+        """The client has received so many pictures.
+
+        Raises:
+            ValueError: that is more than were sent.
+        """
+        self.pace.seen(time.monotonic(), count)
         self._wake.set()
 
     def drop(self, camera: str) -> None:
         """Forget what waits of a camera that is no longer wanted."""
         self._waiting.pop(camera, None)
+        self._given.pop(camera, None)
 
-    async def take(self) -> list[bytes]:
-        """All that waits, at most one message per camera."""
-        await self._wake.wait()
-        self._wake.clear()
-        messages = list(self._waiting.values())
-        self._waiting.clear()
-        return messages
+    async def take(self) -> bytes:
+        """The message to send next, as soon as the client has room for it: the cameras take turns."""
+        while not self._waiting or not self.pace.room(time.monotonic()):
+            self._wake.clear()
+            await self._wake.wait()
+        message = self._waiting.pop(next(iter(self._waiting)))
+        self.pace.sent(time.monotonic(), len(message))
+        return message
 
 
 class Tiles:
@@ -104,20 +130,23 @@ class Tiles:
         while True:
             began = time.monotonic()
             frame = self._boxes(camera)
+            wanted = self._wanted(camera, began)
             try:
-                picture = await asyncio.to_thread(
-                    self.views[camera].take, (frame.epoch, frame.sequence) if frame else None, last
+                pictures = await asyncio.to_thread(
+                    self.views[camera].forms, tuple(wanted), (frame.epoch, frame.sequence) if frame else None, last
                 )
             except RingUnavailable:
                 last = (0, 0)
                 if began - down_at >= DOWN_AGAIN_S:
                     down_at = began
-                    self._publish(camera, pack({"camera": camera, "state": "down"}, b""))
+                    self._publish(camera, pack({"camera": camera, "state": "down"}, b""), self._viewers[camera])
             else:
-                if picture is not None:
+                for form, picture in pictures.items():
                     down_at = float("-inf")
                     last = (picture.epoch, picture.sequence)
-                    self._publish(camera, pack(header(camera, picture, frame), picture.jpeg))
+                    message = pack(header(camera, picture, frame, form.quality), picture.jpeg)
+                    # Who has left meanwhile gets nothing more.
+                    self._publish(camera, message, wanted[form] & self._viewers[camera])
             arrival.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(arrival.wait(), WAIT_FOR_BOXES_S)
@@ -131,14 +160,25 @@ class Tiles:
             return None
         return frame
 
-    def _publish(self, camera: str, message: bytes) -> None:
+    def _wanted(self, camera: str, now: float) -> dict[Form, set[Viewer]]:
+        """How the camera's next picture is to be encoded, and for whom."""
+        wanted: dict[Form, set[Viewer]] = {}
+        for viewer in self._viewers[camera]:
+            form = viewer.due(camera, now)
+            if form is not None:
+                wanted.setdefault(form, set()).add(viewer)
+        return wanted
+
+    def _publish(self, camera: str, message: bytes, viewers: Collection[Viewer]) -> None:
         self._last[camera] = message
-        for viewer in self._viewers.get(camera, ()):
+        for viewer in viewers:
             viewer.offer(camera, message)
             self.frames_sent += 1
 
 
-def header(camera: str, picture: Picture, frame: TrackedFrame | None) -> dict[str, object]:
+def header(
+    camera: str, picture: Picture, frame: TrackedFrame | None, quality: int = STEPS[0].quality
+) -> dict[str, object]:
     """What the browser needs besides the picture; boxes are normalised to the picture that is sent."""
     known: dict[str, object] = {
         "camera": camera,
@@ -148,6 +188,7 @@ def header(camera: str, picture: Picture, frame: TrackedFrame | None) -> dict[st
         "captured_at": picture.captured_at_ns / 1e9,
         "width": picture.width,
         "height": picture.height,
+        "quality": quality,
     }
     if frame is None:
         return {**known, "boxes": [], "tracks": [], "classes": [], "occupancy": {}, "boxes_sequence": None}

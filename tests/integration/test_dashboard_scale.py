@@ -46,6 +46,8 @@ def test_of_a_hundred_cameras_only_those_on_the_screen_are_sent(large: tuple[Ser
         wait_until(lambda: 0 < watched() < CAMERAS / 4, what="only visible tiles to be watched")
         site.frame("camera-000", 0.0)
         shown.wait_for("document.querySelector('[data-camera=camera-000] canvas').dataset.sequence")
+        tile = "document.querySelector('[data-camera=camera-000] canvas').dataset"
+        assert int(shown.page.evaluate(f"{tile}.width")) < 640, "a small tile gets a small picture"
         shown.page.locator("article[data-camera='camera-099']").scroll_into_view_if_needed()
         site.frame("camera-099", 0.0)
         shown.wait_for("document.querySelector('[data-camera=camera-099] canvas').dataset.sequence")

@@ -238,7 +238,13 @@ def test_a_camera_that_freezes_is_down_and_comes_back(server: Served, site: Synt
     asyncio.run(watch())
 
 
-@pytest.mark.parametrize("text", ["no json", "[]", '{"subscribe": 5}', '{"subscribe": [], "more": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("no json", "[]", "{}", '{"subscribe": 5}', '{"subscribe": [], "more": 1}', '{"seen": 1}', '{"seen": -1}'),
+        '{"subscribe": ["plaza"], "widths": {"plaza": 0}}',
+    ],
+)
 def test_a_live_client_that_talks_nonsense_is_sent_away(server: Served, text: str) -> None:
     async def talk() -> int:
         async with connect(live_url(server)) as socket:

@@ -85,6 +85,10 @@ class CameraPage {
     this.dirty = false;
   }
 
+  pixels() {
+    return this.picture.pixels();
+  }
+
   /** A message of the live socket. */
   show(header, jpeg) {
     this.picture.show(header, jpeg);

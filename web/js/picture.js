@@ -6,10 +6,12 @@ import { t } from "./texts.js";
 import { drawOverlay } from "./overlay.js";
 
 const SILENCE_MS = 5000;
+const density = () => Math.min(devicePixelRatio || 1, 2);
 
 export class LivePicture {
   /** `host` is the positioned element to fill; `detailed` asks for names and numbers in the picture. */
   constructor(host, camera, state, detailed = false) {
+    this.host = host;
     this.camera = camera;
     this.state = state;
     this.detailed = detailed;
@@ -27,6 +29,11 @@ export class LivePicture {
     this.timer = setInterval(() => this.check(), 1000);
     this.resizer = new ResizeObserver(([entry]) => { this.size = entry.contentRect; });
     this.resizer.observe(host);
+  }
+
+  /** How wide a picture of this tile is of use, in device pixels. */
+  pixels() {
+    return this.host.getBoundingClientRect().width * density();
   }
 
   close() {
@@ -58,7 +65,7 @@ export class LivePicture {
     }
     this.seenAt = new Date(header.captured_at * 1000);
     const box = this.size ?? this.canvas.getBoundingClientRect();
-    const ratio = Math.min(devicePixelRatio || 1, 2);
+    const ratio = density();
     const width = Math.max(1, Math.round(box.width * ratio));
     const height = Math.max(1, Math.round(box.height * ratio));
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
@@ -76,6 +83,7 @@ export class LivePicture {
     this.cover.hidden = true;
     this.badge.hidden = false;
     this.canvas.dataset.sequence = header.sequence;
+    this.canvas.dataset.width = header.width;
     this.canvas.dataset.boxes = header.boxes.length;
   }
 
