@@ -14,8 +14,8 @@ from typing import Any
 from crowdperf import slices
 from crowdperf.config import Config, load, schema
 from crowdperf.events import metrics
-from crowdperf.processes import process
-from crowdperf.rule_slices import RULE_WORKERS
+from crowdperf.processes import PROCESSES, process
+from crowdperf.rule_slices import slice_of_worker
 from crowdperf.runtime import Runtime, log_to_stderr, redact
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.environment import Environment, environment
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     tracking = commands.add_parser("tracking", help="(supervised) one shard of tracking and counting")
     tracking.add_argument("shard", type=int)
     worker = commands.add_parser("worker", help="(supervised) one worker")
-    worker.add_argument("role", choices=("recorder", "sql", "housekeeping", "areas", *RULE_WORKERS))
+    worker.add_argument("role", choices=[row.kind[7:] for row in PROCESSES if row.kind.startswith("worker-")])
     worker.add_argument("instance", type=int, nargs="?", default=0)
     commands.add_parser("web", help="(supervised) REST API and dashboard")
     commands.add_parser("redis", help="(supervised) the embedded Redis")
@@ -226,12 +226,10 @@ def _supervised(arguments: argparse.Namespace, config: Config, env: Environment,
     elif arguments.command == "tracking":
         kind, name = "tracking", f"tracking-{arguments.shard}"
         slice_ = slices.tracking_slice(config, env, here.paths, arguments.shard)
-    elif arguments.command == "worker" and arguments.role in RULE_WORKERS:
-        kind, name = f"worker-{arguments.role}", f"worker-{arguments.role}-{arguments.instance}"
-        slice_ = RULE_WORKERS[arguments.role](config, here.paths, arguments.instance)
     elif arguments.command == "worker":
-        kind = name = f"worker-{arguments.role}"
-        slice_ = slices.slice_of_worker(config, env, here.paths, arguments.role)
+        kind = f"worker-{arguments.role}"
+        name = f"{kind}-{arguments.instance}" if process(kind).instances == "worker" else kind
+        slice_ = slice_of_worker(config, env, here.paths, arguments.role, arguments.instance)
     elif arguments.command == "inference":
         kind = name = "inference"
         slice_ = slices.inference_slice(config, env, here.paths)

@@ -1,4 +1,4 @@
-"""The slices of the rule workers, whose cameras are split over instances (`workers.<role>`)."""
+"""The slices of the workers, most of which are split over instances (`workers.<role>`)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from msgspec import Struct
 from crowdperf.config import Config
 from crowdperf.settings.alerts import Alerts
 from crowdperf.settings.area import Area
+from crowdperf.settings.environment import Environment
 from crowdperf.settings.paths import Paths
 from crowdperf.settings.ppe import PpeRule
 from crowdperf.settings.site import Site
 from crowdperf.settings.visitors import Visitors
-from crowdperf.slices import redis_url
+from crowdperf.slices import redis_url, worker_slice
 
 
 class NotifiedCamera(Struct, frozen=True, kw_only=True):
@@ -47,6 +48,17 @@ class VisitorsSlice(Struct, frozen=True, kw_only=True):
     instance: int
     instances: int
     visitors: Visitors
+    areas: tuple[Area, ...]
+    timezone: str
+    redis_url: str
+    key_prefix: str
+
+
+class AreasSlice(Struct, frozen=True, kw_only=True):
+    """All that one instance of the worker of the areas knows."""
+
+    instance: int
+    instances: int
     areas: tuple[Area, ...]
     timezone: str
     redis_url: str
@@ -122,9 +134,29 @@ def ppe_slice(config: Config, paths: Paths, instance: int) -> PpeSlice:
     )
 
 
+def areas_slice(config: Config, paths: Paths, instance: int) -> AreasSlice:
+    """The slice of one instance of the worker of the areas."""
+    return AreasSlice(
+        instance=instance,
+        instances=config.workers.areas,
+        areas=tuple(config.areas),
+        timezone=config.site.timezone,
+        redis_url=redis_url(config, paths),
+        key_prefix=config.key_prefix,
+    )
+
+
 RULE_WORKERS: dict[str, Callable[[Config, Paths, int], Any]] = {
     "notify": notify_slice,
     "visitors": visitors_slice,
     "ppe": ppe_slice,
+    "areas": areas_slice,
 }
-"""Role -> its slice."""
+"""Role -> its slice; of the workers whose parts are split over instances by a stable hash."""
+
+
+def slice_of_worker(config: Config, env: Environment, paths: Paths, role: str, instance: int) -> Any:
+    """The slice of one instance of the worker of that role."""
+    if role in RULE_WORKERS:
+        return RULE_WORKERS[role](config, paths, instance)
+    return worker_slice(config, env, paths, role, instance)

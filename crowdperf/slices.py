@@ -123,15 +123,6 @@ class WorkerSlice(Struct, frozen=True, kw_only=True):
     """As configured: a reference (env:NAME, file:PATH) or a URL. Only `worker-sql` has it."""
 
 
-class AreasSlice(Struct, frozen=True, kw_only=True):
-    """All that the worker of the areas knows."""
-
-    areas: tuple[Area, ...]
-    timezone: str
-    redis_url: str
-    key_prefix: str
-
-
 class NamedChannel(Struct, frozen=True, kw_only=True):
     """What the web process knows of a channel: nothing of where it leads."""
 
@@ -288,21 +279,6 @@ def worker_slice(config: Config, env: Environment, paths: Paths, role: str, inst
         timezone=config.site.timezone,
         postgres_dsn=postgres_dsn(config, env) if role == "sql" else "",
     )
-
-
-def areas_slice(config: Config, paths: Paths) -> AreasSlice:
-    """The slice of the worker of the areas."""
-    return AreasSlice(
-        areas=tuple(config.areas),
-        timezone=config.site.timezone,
-        redis_url=redis_url(config, paths),
-        key_prefix=config.key_prefix,
-    )
-
-
-def slice_of_worker(config: Config, env: Environment, paths: Paths, role: str) -> WorkerSlice | AreasSlice:
-    """The slice of the worker of that role."""
-    return areas_slice(config, paths) if role == "areas" else worker_slice(config, env, paths, role, 0)
 
 
 def web_slice(config: Config, paths: Paths) -> WebSlice:

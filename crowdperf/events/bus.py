@@ -128,11 +128,11 @@ class Consumer(Generic[T]):
             pipe.xack(stream, self.group, *ids)
 
     def claim_from_others(self, min_idle_ms: int = 60_000) -> list[Entry[T]]:
-        """Take over entries that another member of the group left behind."""
+        """Take over entries that a member of the group has held for so long; it is gone, and may not come back."""
         entries: list[Entry[T]] = []
         for name in self._keys:
             reply = self._client.xautoclaim(name, self.group, self._name, min_idle_ms, start_id="0-0", count=256)
-            entries += self._decoded(name, [row for row in reply[1] if row[1] is not None])
+            entries += self._decoded(name, self._unspent(name, [row for row in reply[1] if row[1] is not None]))
         return entries
 
     def bury(self, entry: Entry[T], why: str) -> None:
@@ -147,14 +147,18 @@ class Consumer(Generic[T]):
                 self._resume[stream] = rows[-1][0]
             if len(rows) < count:
                 self._resume.pop(stream, None)
-            delivered = self._deliveries(stream, rows) if rows else {}
-            spent = [row for row in rows if delivered.get(row[0], 1) > MAX_DELIVERIES]
-            for row in spent:
-                self._bury(stream, row[0], row[1] or {}, f"delivered {delivered[row[0]]} times")
-            entries += self._decoded(stream, [row for row in rows if row not in spent])
+            entries += self._decoded(stream, self._unspent(stream, rows))
         if not reply:
             self._resume.clear()
         return entries
+
+    def _unspent(self, stream: str, rows: list[Any]) -> list[Any]:
+        """Pending entries without those that were delivered too often, which are buried."""
+        delivered = self._deliveries(stream, rows) if rows else {}
+        spent = [row for row in rows if delivered.get(row[0], 1) > MAX_DELIVERIES]
+        for row in spent:
+            self._bury(stream, row[0], row[1] or {}, f"delivered {delivered[row[0]]} times")
+        return [row for row in rows if row not in spent]
 
     def _deliveries(self, stream: str, rows: list[Any]) -> dict[bytes, int]:
         """How often each of these pending entries was delivered."""

@@ -1,4 +1,4 @@
-"""How many instances each rule worker has."""
+"""How many instances each worker has."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ Instances = Annotated[int, Meta(ge=1, le=16)]
 
 
 class Workers(Settings, frozen=True, kw_only=True):
-    """Instances per worker. The cameras are split over them; one is enough for some hundred cameras."""
+    """Instances per worker. The work is split over them; one is enough for some hundred cameras."""
 
     notify: Instances = 1
     visitors: Instances = 1
     ppe: Instances = 1
+    areas: Instances = 1
+    recorder: Instances = 1
+    housekeeping: Instances = 1

@@ -11,7 +11,7 @@ from msgspec import Struct
 from crowdperf import slices
 from crowdperf.config import Config
 from crowdperf.processes import PROCESSES, Process
-from crowdperf.rule_slices import RULE_WORKERS
+from crowdperf.rule_slices import slice_of_worker
 from crowdperf.settings.choice import without_choice
 from crowdperf.settings.environment import Environment
 from crowdperf.settings.paths import Paths
@@ -90,10 +90,9 @@ def _slice(
         return msgspec.structs.replace(whole, settings=without_choice(whole.settings))
     if row.kind == "tracking":
         return slices.tracking_slice(config, env, paths, int(last))
-    if row.instances == "worker":
-        return RULE_WORKERS[row.kind.partition("-")[2]](config, paths, int(last))
     if row.kind.startswith("worker-"):
-        return slices.slice_of_worker(config, env, paths, row.kind.partition("-")[2])
+        instance = int(last) if row.instances == "worker" else 0
+        return slice_of_worker(config, env, paths, row.kind.partition("-")[2], instance)
     if row.kind == "web":
         return slices.web_slice(config, paths)
     if row.kind == "redis":

@@ -1,102 +1,102 @@
 """Areas: occupancy over several doors and zones, from the events.
 
-What a batch of events changed (state), what it caused (events), what people see and its acknowledgement go to Redis in
-ONE MULTI: after a kill the worker begins at the stored state, and the events after it come again.
+Each area is a part of its own (`workers.base`): several instances share the areas, and a door that belongs to two areas
+is counted in both, wherever they are.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from crowdperf.counting.areas import AreaCounter, AreaState
-from crowdperf.events.bus import Consumer, Entry, Publisher
-from crowdperf.events.connection import OUTAGE, Backoff, connect
-from crowdperf.events.schema import AnyEvent, Event
-from crowdperf.events.streams import EVENTS
+from crowdperf.events.connection import connect
+from crowdperf.events.schema import Event, LineCrossed, PpeObserved, ZoneChanged, ZoneMinute
+from crowdperf.rule_slices import AreasSlice
 from crowdperf.runtime import Runtime
-from crowdperf.slices import AreasSlice
 from crowdperf.storage import areas
 from crowdperf.storage.areas import AreaNow
+from crowdperf.workers.base import Member, Taken
+from crowdperf.workers.leases import Leases
+from crowdperf.workers.loop import work
 
-GROUP = "areas"
-VERSION = 1
-
-log = logging.getLogger(__name__)
+WORKER = "areas"
+VERSION = 2
 
 
-class Checkpoint(Struct, frozen=True, array_like=True):
-    """What is stored: the state of every area by its id, so that a changed area keeps its people."""
+class Stored(Struct, frozen=True, array_like=True):
+    """What is stored of one area; a changed area keeps its people."""
 
     version: int
-    areas: dict[str, AreaState]
+    state: AreaState
 
 
-class Areas:
-    """Every area of the site between the events stream and itself."""
+class AreaLogic:
+    """The counters of all areas."""
 
-    def __init__(self, slice_: AreasSlice, client: Any, name: str) -> None:
-        self._client = client
-        self._prefix = slice_.key_prefix
-        self._consumer: Consumer[AnyEvent] = Consumer(client, EVENTS, GROUP, name, prefix=slice_.key_prefix)
-        self._events: Publisher[Event] = Publisher(client, EVENTS, slice_.key_prefix)
+    wants: tuple[type[Event], ...] = (LineCrossed, ZoneChanged, ZoneMinute)
+
+    def __init__(self, slice_: AreasSlice) -> None:
         self._slice = slice_
-        self.counters: list[AreaCounter] = []
+        self.counters: dict[str, AreaCounter] = {}
+        self.clear()
 
-    @property
-    def state_key(self) -> str:
-        """Where the checkpoint is kept."""
-        return f"{self._prefix}crowdperf:state:{GROUP}"
+    def parts(self, event: Taken) -> tuple[str, ...]:
+        """The areas of whose doors or zones the event speaks."""
+        if isinstance(event, PpeObserved):
+            return ()
+        return tuple(area for area, counter in self.counters.items() if counter.wants(event))
 
-    def start(self) -> None:
-        """Begin at the stored state. Call it at start-up and after every outage."""
-        self._consumer.start()
-        self.counters = [AreaCounter(area, self._slice.timezone) for area in self._slice.areas]
-        stored = self._client.get(self.state_key)
-        if stored is None:
-            return
-        try:
-            checkpoint = msgspec.msgpack.decode(stored, type=Checkpoint)
-        except msgspec.MsgspecError as error:
-            log.warning("the stored state of the areas is not usable and begins anew: %s", error)
-            return
-        for counter in self.counters:
-            counter.state = checkpoint.areas.get(counter.area.id, counter.state)
-            # The hour may have been changed since; it is reckoned anew from the last reset that took place.
-            counter.state.next_reset = math.inf
+    def handle(self, event: Taken, part: str = "") -> Iterator[Struct]:
+        """Take one event; yields AreaChanged, Alert, and what people see now."""
+        assert not isinstance(event, PpeObserved)
+        for area in (part,) if part else self.parts(event):
+            counter = self.counters[area]
+            yield from _shown(counter, counter.update(event))
 
-    def turn(self, now: float, block_ms: int = 2000) -> int:
-        """Take what has come and let time pass until `now` (Unix seconds); returns how many events were made.
+    def due(self, part: str, now: float) -> Iterable[Struct]:
+        """Resets, and limits that are broken or kept for long enough.
+
+        What else a counter keeps of the time (`clock`, the next reset) follows anew from the events and the time.
+        """
+        counter = self.counters.get(part)
+        return () if counter is None else _shown(counter, counter.tick(now))
+
+    def state(self, part: str) -> bytes:
+        """The area's state."""
+        return msgspec.msgpack.encode(Stored(VERSION, self.counters[part].state))
+
+    def restore(self, part: str, state: bytes) -> None:
+        """Continue there. An area that is no longer configured is none.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: call `start` again before the next turn.
+            ValueError: another version.
         """
-        entries = self._consumer.read(count=256, block_ms=block_ms)
-        made = [event for entry in entries for counter in self.counters for event in counter.update(entry.message)]
-        made += [event for counter in self.counters for event in counter.tick(now)]
-        if entries or made:
-            self._commit(entries, made)
-        return len(made)
+        stored = msgspec.msgpack.decode(state, type=Stored)
+        if stored.version != VERSION:
+            raise ValueError(f"areas of version {stored.version}, not {VERSION}")
+        if part in self.counters:
+            self.counters[part].state = stored.state
+            # The hour may have been changed since; it is reckoned anew from the last reset that took place.
+            stored.state.next_reset = math.inf
 
-    def _commit(self, entries: list[Entry[AnyEvent]], made: list[Event]) -> None:
-        checkpoint = Checkpoint(VERSION, {counter.area.id: counter.state for counter in self.counters})
-        with self._client.pipeline(transaction=True) as pipe:
-            for event in made:
-                self._events.stage(pipe, event)
-            if made:
-                for counter in self.counters:
-                    areas.stage(pipe, shown(counter), self._prefix)
-            pipe.set(self.state_key, msgspec.msgpack.encode(checkpoint))
-            self._consumer.stage_ack(pipe, entries)
-            pipe.execute()
+    def clear(self) -> None:
+        """Begin every area anew."""
+        self.counters = {area.id: AreaCounter(area, self._slice.timezone) for area in self._slice.areas}
 
 
-def shown(counter: AreaCounter) -> AreaNow:
+def _shown(counter: AreaCounter, made: list[Event]) -> Iterator[Struct]:
+    yield from made
+    if made:
+        yield now_of(counter)
+
+
+def now_of(counter: AreaCounter) -> AreaNow:
     """The area as people see it."""
     state = counter.state
     return AreaNow(
@@ -114,23 +114,18 @@ def shown(counter: AreaCounter) -> AreaNow:
 
 
 def main(slice_: AreasSlice, runtime: Runtime) -> None:
-    """Count areas until told to stop; an outage of Redis is waited out."""
-    own = Areas(slice_, connect(slice_.redis_url), runtime.name)
-    backoff = Backoff()
-    connected = False
-    while not runtime.stopping:
-        runtime.tick()
-        try:
-            if not connected:
-                own.start()
-                connected = True
-            runtime.metrics.count("area_events", own.turn(time.time()))
-            for counter in own.counters:
-                runtime.metrics.gauge("area_occupancy", counter.state.occupancy, counter.area.id)
-                runtime.metrics.gauge("area_uncertainty", counter.uncertainty, counter.area.id)
-            backoff.reset()
-        except OUTAGE as error:
-            if backoff.worth_saying:
-                log.warning("Redis takes nothing (%s): areas go on from the last stored state when it is back", error)
-            connected = False
-            runtime.wait(backoff.next())
+    """Work until told to stop."""
+    client = connect(slice_.redis_url)
+    prefix = slice_.key_prefix
+
+    def stage(pipe: Any, effect: Struct) -> None:
+        if isinstance(effect, AreaNow):
+            areas.stage(pipe, effect, prefix)
+            runtime.metrics.gauge("area_occupancy", effect.occupancy, effect.area)
+            runtime.metrics.gauge("area_uncertainty", effect.uncertainty, effect.area)
+
+    leases = Leases(client, WORKER, slice_.instance, slice_.instances, runtime.name, prefix)
+    logic = AreaLogic(slice_)
+    member = Member(client, logic, leases, runtime.metrics, time.monotonic, time.time, stage=stage, prefix=prefix)
+    work(member, runtime)
+    member.stop()

@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 class Logic(Protocol):
     """A worker's rules. Everything about a camera is in that camera's state; nothing is shared between cameras.
 
-    What is about no camera, but about an area or a visit, belongs to a part of its own, named by `part`; wherever this
+    What is about no camera, but about an area or a visit, belongs to a part of its own, named by `parts`; wherever this
     module says camera, it means a part.
     """
 
@@ -59,11 +59,14 @@ class Logic(Protocol):
     def wants(self) -> tuple[type[Event], ...]:
         """The kinds of events that `handle` takes."""
 
-    def part(self, event: Taken) -> str:
-        """Whose state the event belongs to: its camera as a rule."""
+    def parts(self, event: Taken) -> tuple[str, ...]:
+        """Whose states the event belongs to: its camera's as a rule."""
 
-    def handle(self, event: Taken) -> Iterable[Struct]:
-        """Take one event; its effects, in order. An `Event` is published, anything else is for the worker's stage."""
+    def handle(self, event: Taken, part: str = "") -> Iterable[Struct]:
+        """Take one event; its effects, in order. An `Event` is published, anything else is for the worker's stage.
+
+        Of an event that belongs to several parts, only the state of `part` changes; empty: of all of them.
+        """
 
     def due(self, camera: str, now: float) -> Iterable[Struct]:
         """What time alone causes; `now` in Unix seconds. The state may change only where there is an effect."""
@@ -231,16 +234,20 @@ class Member:
     def _wanted(self, row: Any) -> bool:
         """Whether this member has to handle or to bury the entry."""
         entry_id, fields = row
-        share = shard_of(self._part(fields), self._leases.instances)
-        owned = share in self._shares and order(entry_id) > order(self._shares[share])
+        owned = any(self._owned(part, entry_id) for part in self._parts(fields))
         return owned and meant_for(fields, self.worker) and not any(entry_id == row[0] for row in self._buried)
 
-    def _part(self, fields: dict[bytes, bytes]) -> str:
+    def _owned(self, part: str, entry_id: bytes) -> bool:
+        """Whether the part is this member's, and its share was not read beyond the entry."""
+        share = shard_of(part, self._leases.instances)
+        return share in self._shares and order(entry_id) > order(self._shares[share])
+
+    def _parts(self, fields: dict[bytes, bytes]) -> tuple[str, ...]:
         """Whose entry it is; of what cannot be decoded, whatever its field `camera` says."""
         try:
-            return self._logic.part(wire.decode(self._reads, fields))
+            return self._logic.parts(wire.decode(self._reads, fields))
         except wire.PoisonError:
-            return fields.get(b"camera", b"").decode(errors="replace")
+            return (fields.get(b"camera", b"").decode(errors="replace"),)
 
     def _take(self, rows: list[Any]) -> int:
         handled = 0
@@ -259,14 +266,19 @@ class Member:
     def _handle(self, entry_id: bytes, event: Taken) -> int:
         if not isinstance(event, self._logic.wants):
             return 0
-        own = self._cameras.setdefault(self._logic.part(event), _Camera())
         digest = hashlib.sha256(event.id.encode()).digest()[:8]
-        if order(entry_id) <= order(own.position) or digest in own.recent:
-            return 0
-        self._effects += self._logic.handle(event)
-        own.recent = [*own.recent[-RECENT + 1 :], digest]
-        own.position, own.dirty = entry_id, True
-        return 1
+        handled = 0
+        for part in self._logic.parts(event):
+            if not self._owned(part, entry_id):
+                continue
+            own = self._cameras.setdefault(part, _Camera())
+            if order(entry_id) <= order(own.position) or digest in own.recent:
+                continue
+            self._effects += self._logic.handle(event, part)
+            own.recent = [*own.recent[-RECENT + 1 :], digest]
+            own.position, own.dirty = entry_id, True
+            handled = 1
+        return handled
 
     def _bury(self, row: Any, why: str) -> None:
         self._buried.append((row[0], row[1], why))

@@ -1,7 +1,11 @@
-"""Housekeeping: streams are trimmed behind their slowest reader, history ended by its retention, memory watched."""
+"""Housekeeping: streams are trimmed behind their slowest reader, history ended by its retention, memory watched.
+
+Of several instances one acts, whichever holds the lease; another one follows when it is gone.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -17,8 +21,10 @@ from crowdperf.runtime import Runtime
 from crowdperf.slices import WorkerSlice
 from crowdperf.storage import evidence, retention, zones
 from crowdperf.storage.buckets import Calendar
+from crowdperf.workers.leases import Leases
 
 INTERVAL_S = 15.0
+LEASE_S = 3 * INTERVAL_S
 OBSERVATIONS_S = 600
 COUNTS_INTERVAL_S = 3600.0
 LEAP_S = 3600.0
@@ -38,17 +44,24 @@ class Housekeeper:
         self._metrics = runtime.metrics
         self._calendar = Calendar(slice_.timezone)
         self._events: Publisher[StoreFilling] = Publisher(client, EVENTS, slice_.key_prefix)
+        self._lease = Leases(client, "housekeeping", 0, 1, runtime.name, slice_.key_prefix, LEASE_S)
         self._clock: retention.SteadyClock | None = None
         self._filling: retention.Filling = "ok"
         self._counts_at = float("-inf")
         self._leapt = False
 
     def sweep(self, wall: float, monotonic: float) -> None:
-        """Trim every stream, apply the retention, look at the memory.
+        """Trim every stream, apply the retention, look at the memory; nothing while a sibling does it.
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: Redis is away; sweep again.
         """
+        acts = self._acts(monotonic)
+        self._metrics.gauge("acts", acts)
+        if not acts:
+            # What the sibling has accepted until then is the time to go on from.
+            self._clock = None
+            return
         self._trim_detections()
         now = self._accepted(wall, monotonic)
         kept = self._slice.retention
@@ -70,6 +83,21 @@ class Housekeeper:
             gone = retention.expire_counts(self._client, kept, self._calendar, now, self._prefix)
             self._metrics.count("count_chunks_expired", gone)
         self._watch_memory(now)
+
+    def _acts(self, monotonic: float) -> bool:
+        """Whether it is this instance that has the lease."""
+        try:
+            # Each time: a Redis that was emptied has lost this as well.
+            self._lease.start()
+            return bool(self._lease.take(monotonic))
+        except redis.OutOfMemoryError:
+            # A full server takes no lease. What makes room does no harm when two do it.
+            return True
+
+    def stop(self) -> None:
+        """Let a sibling act at once: the orderly end."""
+        with contextlib.suppress(*OUTAGE):
+            self._lease.release()
 
     def _accepted(self, wall: float, monotonic: float) -> float:
         """The steady clock's time, remembered in Redis for the next process."""
@@ -139,6 +167,7 @@ def main(slice_: WorkerSlice, runtime: Runtime) -> None:
             if backoff.worth_saying:
                 log.warning("Redis takes nothing (%s): housekeeping waits", error)
             runtime.wait(backoff.next())
+    keeper.stop()
 
 
 def trim(client: Any, name: str, keep_after: str | None) -> int:

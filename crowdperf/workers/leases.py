@@ -20,16 +20,25 @@ class Leases:
         instances: how many there are, and how many shares.
         holder: the process's name, which no other living process has. A process that is started again under it has its
             leases back at once.
+        lease_s: seconds after which the share of an instance that is silent is taken over.
     """
 
     def __init__(
-        self, client: redis.Redis, worker: str, instance: int, instances: int, holder: str, prefix: str = ""
+        self,
+        client: redis.Redis,
+        worker: str,
+        instance: int,
+        instances: int,
+        holder: str,
+        prefix: str = "",
+        lease_s: float = LEASE_S,
     ) -> None:
         self._client: Any = client
         self.worker = worker
         self.instance, self.instances = instance, instances
         self.holder = holder
         self._me = holder.encode()
+        self._lease_s = lease_s
         self._prefix = f"{prefix}crowdperf:lease:{worker}"
         self._owned: set[int] = set()
         self._free_since: dict[int, float] = {}
@@ -68,7 +77,7 @@ class Leases:
 
     def _decide(self, share: int, holder: bytes | None, wanted: bytes | None, now: float) -> bool:
         """Whether the share is this instance's from now on."""
-        milliseconds = int(LEASE_S * 1000)
+        milliseconds = int(self._lease_s * 1000)
         if holder == self._me:
             if share != self.instance and wanted is not None:
                 self._client.delete(self._lease(share))
@@ -81,7 +90,7 @@ class Leases:
                 self._client.set(self._wanted(share), self._me, px=milliseconds)
             return False
         # Its own instance may be just starting: a sibling waits as long as a lease lasts.
-        if share != self.instance and now - self._free_since.setdefault(share, now) < LEASE_S:
+        if share != self.instance and now - self._free_since.setdefault(share, now) < self._lease_s:
             return False
         self._free_since.pop(share, None)
         return bool(self._client.set(self._lease(share), self._me, nx=True, px=milliseconds))

@@ -1,13 +1,17 @@
 """The recorder: the only writer of the history.
 
 Each batch's effects (crossings and their counters) and its acknowledgement are one atomic step, and a crossing that is
-there already changes nothing, so every event is in the history, and in its counts, exactly once.
+there already changes nothing, so every event is in the history, and in its counts, exactly once. No crossing depends on
+another one either, so that several instances simply share the stream as one consumer group, without shares of cameras:
+what a dead one was given and never acknowledged is taken over by a sibling.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import time
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -23,6 +27,10 @@ from crowdperf.storage.buckets import Calendar
 from crowdperf.storage.counts import COMPLETE, Added, ZoneChanged, add
 from crowdperf.storage.crossings import crossing_of
 
+ORPHANED_MS = 15_000
+"""An entry that an instance has held for so long without recording it is taken over: the instance is gone."""
+ADOPT_S = 5.0
+"""How often such entries are looked for."""
 LATEST_S = 32_503_680_000.0
 """The year 3000: a later time is no time."""
 
@@ -30,14 +38,23 @@ log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """One consumer of the events stream and the history it writes."""
+    """One consumer of the events stream and the history it writes; `clock` is a monotonic one, in seconds."""
 
-    def __init__(self, client: redis.Redis, name: str, timezone: str, prefix: str = "") -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        name: str,
+        timezone: str,
+        prefix: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         # Any: redis-py types its replies differently from release to release.
         self._client: Any = client
         self._prefix = prefix
         self._calendar = Calendar(timezone)
         self.consumer: Consumer[AnyEvent] = Consumer(client, EVENTS, "recorder", name, prefix=prefix)
+        self._clock = clock
+        self._adopt_at = float("-inf")
         self._uncounted = False
         """Whether there are crossings that the counters do not cover yet."""
 
@@ -59,12 +76,20 @@ class Recorder:
             redis.ConnectionError, redis.TimeoutError: call `start` again before the next turn.
             redis.OutOfMemoryError: the server is full; nothing was recorded, the stream keeps it.
         """
-        entries = self.consumer.read(count=256, **({"block_ms": 1} if self._uncounted else {}))
+        entries = self._orphaned() or self.consumer.read(count=256, **({"block_ms": 1} if self._uncounted else {}))
         if entries:
             return self._record(entries)
         if self._uncounted:
             self._count_page()
         return Added(0, 0, not self._uncounted)
+
+    def _orphaned(self) -> list[Entry[AnyEvent]]:
+        """What a dead sibling, or an instance of a configuration that had more of them, has left behind."""
+        now = self._clock()
+        if now < self._adopt_at:
+            return []
+        self._adopt_at = now + ADOPT_S
+        return self.consumer.claim_from_others(ORPHANED_MS)
 
     def _record(self, entries: list[Entry[AnyEvent]]) -> Added:
         rows = []

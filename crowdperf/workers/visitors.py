@@ -89,11 +89,11 @@ class VisitorLogic:
         self._doors = {(door.camera, door.line) for door in doors}
         self._site = SiteState()
 
-    def part(self, event: Taken) -> str:
+    def parts(self, event: Taken) -> tuple[str, ...]:
         """The site."""
-        return SITE
+        return (SITE,)
 
-    def handle(self, event: Taken) -> Iterator[Struct]:
+    def handle(self, event: Taken, part: str = "") -> Iterator[Struct]:
         """Take one event; yields VisitorNotice and TailgatingSuspected."""
         site = self._site
         if isinstance(event, AreaChanged):

@@ -6,27 +6,37 @@ import asyncio
 import random
 
 import msgspec
+import pytest
 import redis.asyncio
 
 from crowdperf.counting.areas import AreaCounter
 from crowdperf.events import wire
 from crowdperf.events.bus import Publisher
-from crowdperf.events.schema import AnyEvent, AreaChanged, Event, LineCrossed, ZoneMinute
+from crowdperf.events.schema import Alert, AnyEvent, AreaChanged, Event, LineCrossed, ZoneMinute
 from crowdperf.events.streams import EVENTS, key
+from crowdperf.rule_slices import AreasSlice
+from crowdperf.runtime import Metrics
 from crowdperf.settings.area import Area
-from crowdperf.slices import AreasSlice
+from crowdperf.slices import shard_of
 from crowdperf.storage import areas, zones
-from crowdperf.workers.areas import GROUP, Areas
+from crowdperf.workers.areas import WORKER, AreaLogic
+from crowdperf.workers.base import Checkpoint, Member, state_key
+from crowdperf.workers.leases import LEASE_S, Leases
 from tests.conftest import RedisServer
+from tests.support.counting_logic import Clock
 
 NOON = 1_800_000_000.0
-AREA = msgspec.convert({"id": "hall", "doors": [{"camera": "lobby", "line": "door"}], "limit": 5, "limit_s": 0}, Area)
+HALL = {"id": "hall", "doors": [{"camera": "lobby", "line": "door"}], "limit": 5, "limit_s": 0}
+# Shares a door with the hall, and is another instance's where there are two.
+INTO_YARD = {"camera": "lobby", "line": "door", "enters": "out"}
+YARD = {"id": "yard", "doors": [INTO_YARD, {"camera": "gate", "line": "door"}]}
+AREAS = tuple(msgspec.convert(area, Area) for area in (HALL, YARD, {**HALL, "id": "annex"}))
 
 
-def crossing(n: int, way: str) -> LineCrossed:
+def crossing(n: int, way: str, camera: str = "lobby") -> LineCrossed:
     return LineCrossed(
-        id=f"lobby:5:{n}:door:{way}:0",
-        camera="lobby",
+        id=f"{camera}:5:{n}:door:{way}:0",
+        camera=camera,
         ts=NOON + n,
         line="door",
         direction=way,  # type: ignore[arg-type]
@@ -37,52 +47,116 @@ def crossing(n: int, way: str) -> LineCrossed:
     )
 
 
-def slice_of(server: RedisServer) -> AreasSlice:
-    return AreasSlice(areas=(AREA,), timezone="UTC", redis_url=server.url, key_prefix="")
+def some(number: int, seed: int = 3) -> list[LineCrossed]:
+    chance = random.Random(seed)
+    return [crossing(n, chance.choice(["in", "in", "out"]), chance.choice(["lobby", "gate"])) for n in range(number)]
 
 
-def started(server: RedisServer) -> Areas:
-    worker = Areas(slice_of(server), server.client(), "worker-areas")
+def started(server: RedisServer, instance: int = 0, instances: int = 1, clock: Clock | None = None) -> Member:
+    slice_ = AreasSlice(
+        instance=instance, instances=instances, areas=AREAS, timezone="UTC", redis_url=server.url, key_prefix=""
+    )
+    client = server.client()
+    leases = Leases(client, WORKER, instance, instances, f"worker-areas-{instance}")
+    logic, moving = AreaLogic(slice_), clock or Clock()
+    worker = Member(client, logic, leases, Metrics(), moving, lambda: NOON, stage=lambda p, now: areas.stage(p, now))
     worker.start()
     return worker
 
 
-def made(server: RedisServer) -> list[Event]:
-    rows = server.client().xrange(key(EVENTS))
-    events = [wire.decode(EVENTS, fields) for _, fields in rows]
-    return [event for event in events if not isinstance(event, LineCrossed)]
+def publish(server: RedisServer, *events: AnyEvent) -> None:
+    publisher: Publisher[AnyEvent] = Publisher(server.client(), EVENTS)
+    for event in events:
+        publisher.publish(event)
 
 
-def test_killed_between_reading_and_storing_every_change_is_there_once(redis_server: RedisServer) -> None:
-    chance = random.Random(3)
-    events = [crossing(n, chance.choice(["in", "in", "out"])) for n in range(200)]
-    publisher: Publisher[AnyEvent] = Publisher(redis_server.client(), EVENTS)
+def made(server: RedisServer) -> dict[str, list[Event]]:
+    """What the worker has said, in order, by area."""
+    said: dict[str, list[Event]] = {}
+    for _, fields in server.client().xrange(key(EVENTS)):
+        event = wire.decode(EVENTS, fields)
+        if isinstance(event, (AreaChanged, Alert)):
+            said.setdefault(event.area, []).append(event)
+    return said
+
+
+def expected(events: list[LineCrossed]) -> dict[str, list[Event]]:
+    """The same from the counters themselves."""
+    counters = [AreaCounter(area, "UTC") for area in AREAS]
+    return {counter.area.id: [row for event in events for row in counter.update(event)] for counter in counters}
+
+
+def drain(*members: Member) -> None:
+    """Turn until nobody has anything to do."""
+    idle = 0
+    while idle < 2:
+        idle = 0 if sum(row.turn(block_ms=1) for row in members) else idle + 1
+
+
+def test_killed_between_reading_and_storing_every_change_is_there_once(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(4)
+    events = some(200)
     worker = started(redis_server)
     for n in range(0, len(events), 10):
-        for event in events[n : n + 10]:
-            publisher.publish(event)
+        publish(redis_server, *events[n : n + 10])
         if chance.random() < 0.3:
             # A redelivery under a new stream id, as by a producer that was not sure.
-            publisher.publish(events[n])
+            publish(redis_server, events[n])
         fate = chance.random()
         if fate < 0.4:
             # Killed with events read and nothing stored.
-            worker._consumer.read(count=256, block_ms=1)
+            with monkeypatch.context() as killed:
+                killed.setattr(worker, "_commit", lambda now: True)
+                worker.turn(block_ms=1)
             worker = started(redis_server)
         elif fate < 0.6:
             # Killed after the transaction.
-            worker.turn(NOON, block_ms=1)
+            worker.turn(block_ms=1)
             worker = started(redis_server)
-        worker.turn(NOON, block_ms=1)
-    while worker.turn(NOON, block_ms=1):
-        pass
-    reference = AreaCounter(AREA, "UTC")
-    expected = [made for event in events for made in reference.update(event)]
-    assert made(redis_server) == expected
-    assert any(event for event in expected if not isinstance(event, AreaChanged)), "the limit was never passed"
-    assert redis_server.client().xpending(key(EVENTS), GROUP)["pending"] == 0
+        worker.turn(block_ms=1)
+    drain(worker)
+    reference = expected(events)
+    assert made(redis_server) == reference
+    assert any(isinstance(event, Alert) for event in reference["hall"]), "the limit was never passed"
     shown = asyncio.run(read_now(redis_server))
-    assert (shown["hall"].occupancy, shown["hall"].entries) == (reference.state.occupancy, reference.state.entries)
+    assert {area: row.occupancy for area, row in shown.items()} == {
+        area: next(row.occupancy for row in reversed(rows) if isinstance(row, AreaChanged))
+        for area, rows in reference.items()
+    }
+
+
+@pytest.mark.parametrize("instances", [1, 2, 3])
+def test_any_number_of_instances_counts_areas_as_one_does(redis_server: RedisServer, instances: int) -> None:
+    assert {shard_of(area.id, 2) for area in AREAS} == {0, 1}, "one instance would have them all"
+    events = some(200)
+    publish(redis_server, *events[:120])
+    members = [started(redis_server, n, instances) for n in range(instances)]
+    drain(*members)
+    publish(redis_server, *events[120:])
+    drain(*members)
+    assert made(redis_server) == expected(events)
+
+
+def test_a_dead_instances_areas_are_taken_over(redis_server: RedisServer) -> None:
+    clock = Clock()
+    first, second = started(redis_server, 0, 2, clock), started(redis_server, 1, 2, clock)
+    events = some(90)
+    publish(redis_server, *events[:50])
+    drain(first, second)
+    assert (first.shares, second.shares) == ({0}, {1})
+    # The second one is dead: its lease ends in Redis, which alone keeps real time here.
+    publish(redis_server, *events[50:])
+    drain(first)
+    assert made(redis_server) != expected(events)
+    redis_server.client().delete(f"crowdperf:lease:{WORKER}:1of2")
+    clock.now += 2
+    first.turn(block_ms=1)
+    clock.now += LEASE_S + 1
+    drain(first)
+    assert first.shares == {0, 1}
+    assert made(redis_server) == expected(events)
 
 
 async def read_now(server: RedisServer) -> dict[str, areas.AreaNow]:
@@ -91,9 +165,17 @@ async def read_now(server: RedisServer) -> dict[str, areas.AreaNow]:
 
 
 def test_a_state_that_cannot_be_read_begins_anew(redis_server: RedisServer) -> None:
-    redis_server.client().set("crowdperf:state:areas", b"\xc1")
     worker = started(redis_server)
-    assert worker.counters[0].state.occupancy == 0
+    publish(redis_server, crossing(1, "in"))
+    drain(worker)
+    name = state_key(WORKER, "hall")
+    stored = msgspec.msgpack.decode(redis_server.client().get(name), type=Checkpoint)
+    for damaged in (b"\xc1", msgspec.msgpack.encode([99, []])):
+        redis_server.client().set(name, msgspec.msgpack.encode(msgspec.structs.replace(stored, state=damaged)))
+        worker = started(redis_server)
+        publish(redis_server, crossing(2, "in"))
+        drain(worker)
+        assert asyncio.run(read_now(redis_server))["hall"].occupancy == 1
 
 
 def test_minutes_of_zones_are_stored_once_and_read_back(redis_server: RedisServer) -> None:

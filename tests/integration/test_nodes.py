@@ -70,10 +70,10 @@ def test_two_nodes_with_the_same_camera_share_nothing(redis_server: RedisServer)
         publisher: Publisher[AnyEvent] = Publisher(redis_server.client(), EVENTS, prefix)
         for n in range(count):
             publisher.publish(crossing(n))
-        recorder = Recorder(redis_server.client(), "worker-recorder", "UTC", prefix)
+        recorder = Recorder(redis_server.client(), "worker-recorder-0", "UTC", prefix)
         recorder.start()
         assert recorder.turn().added == count
-        runtime = Runtime("worker-recorder", 0)
+        runtime = Runtime("worker-recorder-0", 0)
         publish_metrics(client, runtime, prefix)
         slice_ = slices.worker_slice(node(name), Environment(), PATHS, "housekeeping", 0)
         Housekeeper(redis_server.client(), slice_, runtime).sweep(1_800_000_100.0, 0.0)
@@ -144,7 +144,7 @@ def test_the_recorder_follows_a_fail_over(watched: Watched) -> None:
     wait_until(watched.replicated, 30, "the replica")
     client = connect(watched.url)
     publisher: Publisher[AnyEvent] = Publisher(client, EVENTS)
-    recorder = Recorder(connect(watched.url), "worker-recorder", "UTC")
+    recorder = Recorder(connect(watched.url), "worker-recorder-0", "UTC")
     publisher.publish(crossing(1))
     recorder.start()
     assert recorder.turn().added == 1

@@ -48,7 +48,7 @@ def test_a_change_restarts_what_it_concerns_and_no_event_is_missed(tmp_path: Pat
             assert saved.json()["running"] is True
             restarts = set(saved.json()["restarts"])
             assert {"tracking-0", "web"} <= restarts
-            assert not restarts & {"inference", "capture-lobby", "capture-door", "worker-recorder", "redis"}
+            assert not restarts & {"inference", "capture-lobby", "capture-door", "worker-recorder-0", "redis"}
 
             assert b"gap:before" in stream.read(), "the old process ends its streams in order"
             connection.close()
@@ -72,9 +72,9 @@ def test_a_change_restarts_what_it_concerns_and_no_event_is_missed(tmp_path: Pat
             system = ada.get("/api/v1/system").json()
             assert system["supervised"] is True
             assert {row["name"]: row["pid"] for row in system["processes"]} == site.pids()
-            recorder = site.pids()["worker-recorder"]
-            assert ada.post("/api/v1/system/processes/worker-recorder/restart").status_code == 202
-            wait_until(lambda: site.pids()["worker-recorder"] not in (0, recorder), what="the recorder's restart")
+            recorder = site.pids()["worker-recorder-0"]
+            assert ada.post("/api/v1/system/processes/worker-recorder-0/restart").status_code == 202
+            wait_until(lambda: site.pids()["worker-recorder-0"] not in (0, recorder), what="the recorder's restart")
             assert ada.post("/api/v1/system/processes/nothing/restart").status_code == 404
             assert json.loads((site.folder / "config.json").read_text())["cameras"][1]["lines"] == [line]
 

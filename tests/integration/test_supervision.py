@@ -67,7 +67,7 @@ def test_supervisorctl_does_what_it_says_and_update_touches_only_what_changed(si
         assert "capture-gate: added process group" in done.stdout
         after = site.pids()
         assert "capture-door" not in after
-        for name in ("capture-lobby", "inference", "redis", "worker-recorder"):
+        for name in ("capture-lobby", "inference", "redis", "worker-recorder-0"):
             assert after[name] == kept[name], name
         wait_until(lambda: site.counter("inference", "frames_analysed", "gate") > 2, 30, "the new camera is analysed")
 
@@ -87,7 +87,7 @@ def test_supervisorctl_does_what_it_says_and_update_touches_only_what_changed(si
         site.ctl("update")
         after = site.pids()
         assert after["capture-group-1"]
-        for name in ("capture-group-0", "inference", "tracking-1", "worker-recorder"):
+        for name in ("capture-group-0", "inference", "tracking-1", "worker-recorder-0"):
             assert after[name] == grouped[name], name
         site.wait_for_web()
         wait_until(lambda: debug_states(site) == ["live"] * 3, 30, "all three cameras are live")

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import msgspec
 import pytest
 import redis
 
-from crowdperf.events.bus import Publisher
+from crowdperf.events.bus import MAX_DELIVERIES, Publisher
 from crowdperf.events.schema import AnyEvent, CameraGap, LineCrossed
 from crowdperf.events.streams import EVENTS
 from crowdperf.runtime import Runtime
 from crowdperf.settings.site import Retention
 from crowdperf.slices import WorkerSlice
-from crowdperf.storage.crossings import crossing_of, decode_member
+from crowdperf.storage.crossings import LOGS, crossing_of, decode_member
 from crowdperf.workers.housekeeping import Housekeeper, trim
-from crowdperf.workers.recorder import Recorder
-from tests.conftest import RedisServer
+from crowdperf.workers.recorder import ADOPT_S, ORPHANED_MS, Recorder
+from crowdperf.workers.recorder import main as recorder_main
+from tests.conftest import RedisServer, wait_until
+from tests.support.counting_logic import Clock
 
 NOW = 1_800_000_000.0
 
@@ -36,8 +39,8 @@ def crossing(n: int, klass: str = "person", ts: float | None = None) -> LineCros
     )
 
 
-def recorder(server: RedisServer) -> Recorder:
-    made = Recorder(server.client(), "worker-recorder", "Europe/Berlin")
+def recorder(server: RedisServer, instance: int = 0, clock: Clock | None = None) -> Recorder:
+    made = Recorder(server.client(), f"worker-recorder-{instance}", "Europe/Berlin", clock=clock or Clock())
     made.start()
     return made
 
@@ -48,11 +51,13 @@ def publish(server: RedisServer, *events: AnyEvent) -> None:
         publisher.publish(event)
 
 
+def slice_of(server: RedisServer, role: str, instance: int = 0) -> WorkerSlice:
+    return WorkerSlice(role=role, instance=instance, retention=Retention(), redis_url=server.url, key_prefix="")
+
+
 @pytest.fixture
 def slice_(redis_server: RedisServer) -> WorkerSlice:
-    return WorkerSlice(
-        role="housekeeping", instance=0, retention=Retention(), redis_url=redis_server.url, key_prefix=""
-    )
+    return slice_of(redis_server, "housekeeping")
 
 
 def test_persons_and_vehicles_go_to_their_logs_scored_by_event_time(redis_server: RedisServer) -> None:
@@ -98,6 +103,114 @@ def test_what_was_read_but_not_recorded_comes_again(redis_server: RedisServer) -
     assert redis_server.client().xpending("crowdperf:events", "recorder")["pending"] == 0
 
 
+def history(server: RedisServer) -> dict[str, object]:
+    """The logs and every counter."""
+    client = server.client()
+    logs: dict[str, object] = {name: client.zrange(name, 0, -1, withscores=True) for name in LOGS}
+    return logs | {name.decode(): client.get(name) for name in client.scan_iter("crowdperf:counts:*:*:*")}
+
+
+def test_two_recorders_at_once_write_the_history_of_one(redis_server: RedisServer) -> None:
+    kinds = ("person", "bus")
+    events = [crossing(n, kinds[n % 2]) for n in range(3000)]
+    written = []
+    for instances in (1, 2):
+        redis_server.client().flushall()
+        runtimes = [Runtime(f"worker-recorder-{n}", 0) for n in range(instances)]
+        threads = [
+            threading.Thread(target=recorder_main, args=(slice_of(redis_server, "recorder", n), runtime))
+            for n, runtime in enumerate(runtimes)
+        ]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda threads=threads: consumers(redis_server) == len(threads), what="every instance reads")
+        # Every third is said twice: which of the two instances gets it is chance.
+        publish(redis_server, *(row for event in events for row in (event,) * (2 if event.track % 3 == 0 else 1)))
+        wait_until(lambda: done(redis_server), what="all crossings are recorded")
+        for runtime in runtimes:
+            runtime.stop()
+        for thread in threads:
+            thread.join()
+        shares = [runtime.metrics.counter("crossings_recorded") for runtime in runtimes]
+        assert sum(shares) == 3000
+        assert all(shares), "one of the two had nothing to do"
+        written.append(history(redis_server))
+    assert written[0] == written[1]
+
+
+def consumers(server: RedisServer) -> int:
+    """How many members the recorder's group has."""
+    client = server.client()
+    groups = client.xinfo_groups("crowdperf:events") if client.exists("crowdperf:events") else []
+    return sum(group["consumers"] for group in groups)
+
+
+def done(server: RedisServer) -> bool:
+    """Whether the recorder's group has acknowledged everything."""
+    client = server.client()
+    newest = client.xinfo_stream("crowdperf:events")["last-generated-id"]
+    return any(
+        (group["name"], group["pending"], group["last-delivered-id"]) == (b"recorder", 0, newest)
+        for group in client.xinfo_groups("crowdperf:events")
+    )
+
+
+def test_what_a_dead_recorder_was_given_is_taken_over(redis_server: RedisServer) -> None:
+    client = redis_server.client()
+    publish(redis_server, *(crossing(n) for n in range(20)))
+    taken = recorder(redis_server, 1).consumer.read(count=15)
+    assert len(taken) == 15
+    # It is gone, and supervisord has given it up.
+    clock = Clock()
+    heir = recorder(redis_server, 0, clock)
+    assert heir.turn().added == 5
+    clock.now += ADOPT_S
+    assert heir.consumer.read(block_ms=1) == []
+    idle = {"time": None, "idle": ORPHANED_MS}
+    client.xclaim("crowdperf:events", "recorder", "worker-recorder-1", 0, [row.id for row in taken], **idle)
+    assert heir.turn().added == 15
+    assert client.xpending("crowdperf:events", "recorder")["pending"] == 0
+    assert client.zcard("person_logs") == 20
+
+
+def test_what_nobody_survives_is_not_handed_on_for_ever(redis_server: RedisServer) -> None:
+    client = redis_server.client()
+    publish(redis_server, crossing(1))
+    entry = recorder(redis_server, 1).consumer.read()[0].id
+    for turn in range(8):
+        # Each instance that gets it dies of it.
+        client.xclaim(
+            "crowdperf:events", "recorder", "worker-recorder-1", 0, [entry], idle=ORPHANED_MS, retrycount=turn
+        )
+        taken = recorder(redis_server).consumer.claim_from_others(ORPHANED_MS)
+        if not taken:
+            break
+    assert turn == MAX_DELIVERIES
+    assert client.xlen("crowdperf:dead:events:recorder") == 1
+
+
+def test_of_two_housekeepers_one_acts_and_the_other_follows(redis_server: RedisServer) -> None:
+    client = redis_server.client()
+    slice_ = slice_of(redis_server, "housekeeping")
+    runtimes = [Runtime(f"worker-housekeeping-{n}", 0) for n in range(2)]
+    first, second = (Housekeeper(redis_server.client(), slice_, runtime) for runtime in runtimes)
+
+    def sweep(keeper: Housekeeper, at: float) -> int:
+        """Crossings that one sweep removes, of those that are a year old."""
+        publish(redis_server, crossing(int(at), ts=NOW - 400 * 86_400))
+        client.hdel("crowdperf:counts:meta", "floor")
+        recorder(redis_server).turn()
+        before = client.zcard("person_logs")
+        keeper.sweep(NOW, at)
+        return int(before - client.zcard("person_logs"))
+
+    assert [sweep(first, 0), sweep(second, 1), sweep(first, 15), sweep(second, 16)] == [1, 0, 2, 0]
+    client.delete("crowdperf:lease:housekeeping:0of1")  # what Redis does when the first one is silent for long enough
+    assert [sweep(second, 31), sweep(first, 32)] == [2, 0]
+    second.stop()
+    assert sweep(first, 47) == 2
+
+
 def test_other_events_are_acknowledged_without_a_trace_in_the_logs(redis_server: RedisServer) -> None:
     publish(redis_server, CameraGap(id="g", camera="lobby", ts=NOW, start=NOW - 1, end=NOW, cause="x"))
     assert recorder(redis_server).turn().added == 0
@@ -130,7 +243,7 @@ def test_retention_ends_old_crossings_and_only_those(redis_server: RedisServer, 
     year = 366 * 86_400
     publish(redis_server, crossing(1, ts=NOW - year), crossing(2, ts=NOW - 60), crossing(3, "car", ts=NOW - year))
     recorder(redis_server).turn()
-    runtime = Runtime("worker-housekeeping", 0)
+    runtime = Runtime("worker-housekeeping-0", 0)
     Housekeeper(redis_server.client(), slice_, runtime).sweep(NOW, 0.0)
     assert [decode_member(raw).track for raw in redis_server.client().zrange("person_logs", 0, -1)] == [2]
     assert redis_server.client().zcard("vehicle_logs") == 0
@@ -143,8 +256,23 @@ def test_streams_of_cameras_that_are_gone_are_trimmed_too(redis_server: RedisSer
     for n in range(1, 1001):
         client.xadd("crowdperf:detections:gone", {"d": msgspec.msgpack.encode(n)}, id=f"1-{n}")
     client.xgroup_setid("crowdperf:detections:gone", "tracking", "1-1000")
-    Housekeeper(client, slice_, Runtime("worker-housekeeping", 0)).sweep(NOW, 0.0)
+    Housekeeper(client, slice_, Runtime("worker-housekeeping-0", 0)).sweep(NOW, 0.0)
     assert client.xlen("crowdperf:detections:gone") < 200
+
+
+def test_a_full_server_is_trimmed_whoever_has_the_lease(redis_server: RedisServer, slice_: WorkerSlice) -> None:
+    client = redis_server.client()
+    client.xgroup_create("crowdperf:detections:a", "tracking", id="0", mkstream=True)
+    for n in range(1, 1001):
+        client.xadd("crowdperf:detections:a", {"d": msgspec.msgpack.encode(n)}, id=f"1-{n}")
+    client.xgroup_setid("crowdperf:detections:a", "tracking", "1-1000")
+    client.config_set("maxmemory", "1mb")
+    try:
+        with pytest.raises(redis.OutOfMemoryError):
+            Housekeeper(client, slice_, Runtime("worker-housekeeping-0", 0)).sweep(NOW, 0.0)
+    finally:
+        client.config_set("maxmemory", "0")
+    assert client.xlen("crowdperf:detections:a") < 200
 
 
 def test_a_time_that_is_none_goes_to_the_dead_letters_and_the_rest_is_recorded(redis_server: RedisServer) -> None:
@@ -194,7 +322,7 @@ def test_a_server_that_fills_is_said_and_relieved_in_the_documented_order(
     day = 86_400
     publish(redis_server, *(crossing(n, ts=NOW - 40 * day + n * day / 10) for n in range(200)))
     recorder(redis_server).turn()
-    runtime = Runtime("worker-housekeeping", 0)
+    runtime = Runtime("worker-housekeeping-0", 0)
     keeper = Housekeeper(client, slice_, runtime)
     keeper.sweep(NOW, 0.0)
     # Counters of minutes go first: put some of an older day back, which the hourly pass has not seen.
@@ -224,8 +352,8 @@ def test_a_clock_that_leaps_ten_years_ahead_removes_nothing_at_once(
     publish(redis_server, *(crossing(n) for n in range(20)))
     recorder(redis_server).turn()
     client = redis_server.client()
-    Housekeeper(client, slice_, Runtime("worker-housekeeping", 0)).sweep(NOW + 60, 0.0)
-    after = Housekeeper(client, slice_, Runtime("worker-housekeeping", 0))
+    Housekeeper(client, slice_, Runtime("worker-housekeeping-0", 0)).sweep(NOW + 60, 0.0)
+    after = Housekeeper(client, slice_, Runtime("worker-housekeeping-0", 0))
     for turn in range(10):
         after.sweep(NOW + 3650 * 86_400, 15.0 * turn)
     assert client.zcard("person_logs") == 20

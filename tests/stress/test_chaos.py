@@ -46,7 +46,10 @@ def plaza(demo_clips: Path, folder: Path, without: Sequence[str] = ()) -> Iterat
     mount = Mount(demo_clips / "demo_sparse.mp4", fps=10, loop=True, shared_clock=True)
     with RtspServer({"plaza": mount}) as server:
         truth = demo_truth(demo_clips, "demo_sparse")
-        site = Site(folder / "site", {"cameras": [demo_camera("plaza", truth, server.url("plaza"))]})
+        # Two instances of each worker that counts: what one says twice, or neither, is found.
+        workers = {"recorder": 2, "areas": 2, "housekeeping": 2}
+        camera = demo_camera("plaza", truth, server.url("plaza"))
+        site = Site(folder / "site", {"cameras": [camera], "workers": workers})
         for mechanism in without:
             site.change_code(*MECHANISMS[mechanism])
         with site:

@@ -28,10 +28,10 @@ class Tally:
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
 
-    def part(self, event: Taken) -> str:
-        return event.camera
+    def parts(self, event: Taken) -> tuple[str, ...]:
+        return (event.camera,)
 
-    def handle(self, event: Taken) -> Iterable[Struct]:
+    def handle(self, event: Taken, part: str = "") -> Iterable[Struct]:
         assert isinstance(event, LineCrossed)
         if event.line == DEADLY:
             raise Died

@@ -53,7 +53,7 @@ class SyntheticSite:
         self._silent: set[str] = set()
         self._thread: threading.Thread | None = None
         self._count = 0
-        self._runtimes = {name: Runtime(name, 0) for name in ("inference", "tracking-0", "worker-recorder", "web")}
+        self._runtimes = {name: Runtime(name, 0) for name in ("inference", "tracking-0", "worker-recorder-0", "web")}
         self.metrics("inference").text("model", "synthetic")
         self._runtimes |= {f"capture-{camera.id}": Runtime(f"capture-{camera.id}", 0) for camera in self._enabled()}
 

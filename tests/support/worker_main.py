@@ -1,5 +1,7 @@
 """`python -m tests.support.worker_main ROLE REDIS_URL DSN FOLDER [DEFECT]`: one real recorder, or one with a defect.
 
+A role may end in the number of the instance: `recorder-1`.
+
 The defects are what the exactly-once test must find:
 
 * `ack-first`: the acknowledgement is no longer in the step that records, and the process dies once between the two;
@@ -70,20 +72,21 @@ def break_it(defect: str, folder: Path) -> None:
 
 def main() -> None:
     """Run until killed."""
-    role, url, dsn, folder, *defect = sys.argv[1:]
+    name, url, dsn, folder, *defect = sys.argv[1:]
+    role, _, instance = name.partition("-")
     logging.basicConfig(level=logging.ERROR)
     if defect:
         break_it(defect[0], Path(folder))
     slice_ = WorkerSlice(
         role=role,
-        instance=0,
+        instance=int(instance or 0),
         retention=Retention(),
         redis_url=url,
         key_prefix="",
         timezone="Europe/Berlin",
         postgres_dsn=dsn,
     )
-    runtime = Runtime(f"worker-{role}", 0)
+    runtime = Runtime(f"worker-{name}", 0)
     runtime.install()
     (sql_worker.main if role == "sql" else recorder.main)(slice_, runtime)
 

@@ -138,3 +138,18 @@ def test_a_changed_camera_changes_only_the_programs_that_use_it() -> None:
 def test_a_data_folder_too_deep_for_sockets_is_refused() -> None:
     with pytest.raises(ConfigError, match="too deep"):
         Paths(Path("/tmp") / ("x" * 100)).check()
+
+
+def test_another_number_of_instances_restarts_only_those_that_share_by_number() -> None:
+    """A recorder takes what comes next: how many siblings it has is nothing to it."""
+    before, after = (
+        parse(json.dumps({"workers": dict.fromkeys(("notify", "areas", "recorder", "housekeeping"), n)}).encode())
+        for n in (1, 2)
+    )
+    first, second = (
+        {row.name: row.digest for row in programs(made, Environment(), PATHS, Path("/"))} for made in (before, after)
+    )
+    added = set(second) - set(first)
+    assert added == {"worker-notify-1", "worker-areas-1", "worker-recorder-1", "worker-housekeeping-1"}
+    changed = {name for name in first if first[name] != second.get(name)}
+    assert changed == {"worker-notify-0", "worker-areas-0"}

@@ -93,14 +93,14 @@ class AlertLogic:
 
     # -- the worker's interface (workers.base.Logic) --
 
-    def part(self, event: Taken) -> str:
+    def parts(self, event: Taken) -> tuple[str, ...]:
         """The camera; what is said of an area comes from whichever camera saw the cause, and belongs to none."""
-        return "" if isinstance(event, Alert) and event.area else event.camera
+        return ("" if isinstance(event, Alert) and event.area else event.camera,)
 
-    def handle(self, event: Taken) -> Iterator[Struct]:
+    def handle(self, event: Taken, part: str = "") -> Iterator[Struct]:
         """Take one event; yields AlertRaised, AlertChanged, AlertSet, Notification and Reading."""
         assert not isinstance(event, PpeObserved)
-        camera = self.part(event)
+        (camera,) = self.parts(event)
         own = self._cameras.setdefault(camera, CameraState())
         if isinstance(event, AlertChanged):
             self._answered(own, event)

@@ -82,11 +82,11 @@ class PpeLogic:
         self._least_height_px = slice_.least_height_px
         self._cameras: dict[str, CameraState] = {}
 
-    def part(self, event: Taken) -> str:
+    def parts(self, event: Taken) -> tuple[str, ...]:
         """The camera."""
-        return event.camera
+        return (event.camera,)
 
-    def handle(self, event: Taken) -> Iterator[Struct]:
+    def handle(self, event: Taken, part: str = "") -> Iterator[Struct]:
         """Take one observation; yields PpeViolation, ViolationSet, EvidenceRequest and Compliance."""
         assert isinstance(event, PpeObserved)
         own = self._cameras.setdefault(event.camera, CameraState())
