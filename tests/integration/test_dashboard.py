@@ -163,7 +163,8 @@ def test_every_text_of_the_pages_follows_the_language(server: Served, site: Synt
         shown.wait_for("document.documentElement.lang === 'de' && document.querySelector('.overview') !== null")
         shown.wait_for_picture("plaza")
         shown.wait_for("document.getElementById('connection').dataset.state === 'live'")
-        assert shown.page.locator(".nav").inner_text().split() == ["Übersicht", "Verlauf", "PSA", "System", "API"]
+        pages = shown.page.locator(".nav").inner_text().split()
+        assert pages == ["Übersicht", "Verlauf", "Alarme", "PSA", "System", "API"]
         assert "Jetzt darin" in shown.page.locator("main").inner_text()
 
 

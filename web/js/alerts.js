@@ -13,7 +13,7 @@ export function alerts(state) {
   const list = el("ol", { class: "alerts" });
   const problem = el("p", { class: "note", "data-tone": "bad", role: "alert", hidden: true });
   const node = el("section", { class: "panel", "aria-label": t("alerts.title"), hidden: true },
-    el("div", { class: "panel-head" }, el("h2", {}, t("alerts.title"))), problem, list);
+    el("div", { class: "panel-head" }, el("h2", {}, t("alerts.title")), el("a", { href: "#/alerts" }, t("alerts.all_of_them"))), problem, list);
   let due = null;
   const load = async () => {
     due = null;

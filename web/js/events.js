@@ -79,6 +79,7 @@ function describe(event, camera) {
     return [el("b", {}, `${place}: ${term("rule", event.rule)}`), ` · ${t(`events.alert_${event.state}`)}`];
   }
   if (event.type === "AlertRaised") return [el("b", {}, event.title)];
+  if (event.type === "AlertChanged" && event.escalated) return [el("b", {}, t("alerts.escalated", { step: event.escalated }))];
   if (event.type === "AlertChanged") return [t("events.alert_changed", { state: t(`events.alert_${event.state}`) }), event.by ? ` · ${event.by}` : ""];
   if (event.type === "VisitorChanged") return [t("events.visitor", { state: t(`visit.${event.state}`) }), event.by ? ` · ${event.by}` : ""];
   if (event.type === "RollCallChanged") return [el("b", {}, t("events.roll_call")), ` · ${t(`roll_call.${event.state}`)}`];

@@ -57,19 +57,25 @@ export function midnight(text) {
 export const addDays = (text, days) => new Date(Date.parse(`${text}T00:00:00Z`) + days * 86_400_000).toISOString().slice(0, 10);
 export const zoneName = (date) => formats.zone.formatToParts(date).find((part) => part.type === "timeZoneName")?.value ?? zone;
 
+/** The configuration's names of the days -> as people shorten them, Monday first. */
+export function weekdays() {
+  const format = new Intl.DateTimeFormat(LOCALES[language()], { timeZone: "UTC", weekday: "short" });
+  return Object.fromEntries(["mon", "tue", "wed", "thu", "fri", "sat", "sun"].map((name, place) => [name, format.format(new Date(Date.UTC(2024, 0, 1 + place)))]));
+}
+
 /** Bytes as MiB or GiB. */
 export function bytes(value) {
   const mib = value / 2 ** 20;
   return mib < 1024 ? `${whole.format(Math.round(mib))} MiB` : `${tenth.format(mib / 1024)} GiB`;
 }
 
-/** Seconds as the two largest units. */
+/** Seconds as the two largest units, the second one where there is any of it. */
 export function duration(seconds) {
   const s = Math.max(0, Math.round(seconds));
+  const two = (large, small, in_, name) => [`${Math.floor(s / large)} ${in_}`, Math.floor((s % large) / small) ? `${Math.floor((s % large) / small)} ${name}` : ""].filter(Boolean).join(" ");
   if (s < 60) return `${s} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min ${s % 60} s`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
-  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+  if (s < 3600) return two(60, 1, "min", "s");
+  return s < 86_400 ? two(3600, 60, "h", "min") : two(86_400, 3600, "d", "h");
 }
 
 /** Milliseconds. */

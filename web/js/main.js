@@ -56,6 +56,7 @@ async function start() {
     camera: async (id) => (await import("./camera.js")).cameraPage(state, pictures, id),
     add: async () => (await import("./source-form.js")).newCameraPage(state),
     history: async () => (await import("./history.js")).historyPage(state),
+    alerts: async () => (await import("./alerts-page.js")).alertsPage(state),
     accounts: async () => (await import("./accounts.js")).accountsPage(state),
     ppe: async () => (await import("./ppe.js")).ppePage(state),
     visitors: async () => (await import("./visitors.js")).visitorsPage(state),
