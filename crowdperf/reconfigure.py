@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import getpass
 import os
 import sys
@@ -36,6 +37,8 @@ from crowdperf.supervision.programs import grouped, programs
 from crowdperf.supervision.versions import Version, Versions, write
 
 DOES: dict[str, Do] = {"history": "versions", "show": "show", "diff": "diff", "rollback": "rollback"}
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+FULL = "the configuration cannot be written and stays as it is"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -120,6 +123,10 @@ class Office:
                 return self._change(order)
         except EditError as error:
             return Outcome(status=error.status, detail=str(error))
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            return Outcome(status=507, detail=f"{FULL}: {error.strerror}. Remedy: make room on its disk, then again.")
 
     def put_in_force(self, outcome: Outcome) -> None:
         """Have supervisord restart what the change concerns."""

@@ -73,12 +73,20 @@ class Versions:
 
 
 def write(target: Path, text: bytes, mode: int) -> None:
-    """Replace a file as a whole: a reader, or a power cut, finds the old one or the new one."""
+    """Replace a file as a whole: a reader, or a power cut, finds the old one or the new one.
+
+    Raises:
+        OSError: it could not be written (a full disk, say); the old one stands.
+    """
     target = target.resolve()
     fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, mode), "wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.chmod(mode)
-    fresh.replace(target)
+    try:
+        with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, mode), "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.chmod(mode)
+        fresh.replace(target)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
+import subprocess
+import sys
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from crowdperf.events.connection import OUTAGE, StoreRefuses, connect_async
-from tests.conftest import RedisServer, wait_until
+from tests.conftest import ROOT, RedisServer, wait_until
 from tests.integration.test_bad_input import goes_on, said, site_with
 from tests.integration.test_supervision import camera, clip
 from tests.support.site import Site
@@ -85,3 +89,31 @@ def test_the_kinds_of_refusal(redis_server: RedisServer) -> None:
 async def _set(url: str) -> None:
     async with connect_async(url) as client:
         await client.set("key", b"value")
+
+
+def test_a_change_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"cameras": [{"id": "yard", "url": "rtsp://192.0.2.1/"}]}))
+    before = config.read_bytes()
+    order = {"do": "edit", "edits": [{"mode": "merge", "path": ["cameras", "yard"], "value": {"name": "Yard"}}]}
+
+    def ask(room: int) -> dict[str, Any]:
+        """What the web process asks for, in a process whose files may grow to that size."""
+        done = subprocess.run(
+            [sys.executable, "-m", "crowdperf", "config", "ask"],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY)),
+            input=json.dumps(order).encode(),
+            capture_output=True,
+            env={**os.environ, "CROWDPERF_CONFIG": str(config), "CROWDPERF_DATA": str(tmp_path / "var")},
+            cwd=ROOT,
+            check=True,
+        )
+        return dict(json.loads(done.stdout))
+
+    refused = ask(1)
+    assert refused["status"] == 507
+    assert "Remedy: make room" in refused["detail"]
+    assert config.read_bytes() == before
+    assert list(tmp_path.rglob("*.tmp")) == [], "nothing half-written stays"
+    assert ask(1 << 20).get("status", 200) == 200
+    assert json.loads(config.read_bytes())["cameras"][0]["name"] == "Yard"
