@@ -36,7 +36,8 @@ class CameraCapture:
     Args:
         slice_: the camera.
         metrics: where counters, gauges and texts go.
-        report: takes each change of state; it must not block.
+        report: takes each change of state, and whether it is more than a retry of a camera that stays down; it must
+            not block.
         alive: called at least every `POLL_S`; False asks to leave a longer operation.
         wait: sleeps, and returns early when the process is to stop.
         decoding: told by the thread that is about to decode in this process whose pictures they are.
@@ -46,7 +47,7 @@ class CameraCapture:
         self,
         slice_: CaptureSlice,
         metrics: Metrics,
-        report: Callable[[CameraChanged], None],
+        report: Callable[[CameraChanged, bool], None],
         alive: Callable[[], bool],
         wait: Callable[[float], object],
         decoding: Callable[[CaptureSlice], None] = lambda _: None,
@@ -69,6 +70,7 @@ class CameraCapture:
         self._frames = 0
         self._ends = False
         self._cause: Cause | None = None
+        self._entered = ""
         self._announced = ""
         self._rate_from = (time.monotonic(), 0)
         self._total = 0
@@ -263,13 +265,18 @@ class CameraCapture:
             self._ring.beat()
 
     def _announce(self) -> None:
-        """Tell the metrics every state, and the site each change but the retries of a camera that stays down."""
+        """Tell the metrics every state, and report each change."""
         state, detail, camera = self._machine.state, self._machine.detail, self._slice.camera_id
         self._metrics.text("state", state, camera)
-        if state == self._announced or (state == "connecting" and self._machine.failures):
+        if state == self._entered:
             return
-        self._announced = state
-        log.log(logging.INFO if state in ("connecting", "live") else logging.WARNING, "%s %s", state, detail)
-        ts = time.time()
+        self._entered = state
+        # Down again, in the same way, is no news; the way there is none either.
+        retry = state == self._announced or (self._machine.down and state in ("connecting", "stalled"))
+        if not retry:
+            self._announced = state
+            log.log(logging.INFO if state in ("connecting", "live") else logging.WARNING, "%s %s", state, detail)
+        ts, failures = time.time(), self._machine.failures
         event_id = f"{camera}:state:{int(ts * 1000)}:{state}"
-        self._report(CameraChanged(id=event_id, camera=camera, ts=ts, state=state, detail=detail))
+        event = CameraChanged(id=event_id, camera=camera, ts=ts, state=state, detail=detail, failures=failures)
+        self._report(event, not retry)

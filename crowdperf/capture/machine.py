@@ -36,6 +36,8 @@ class Machine:
         self.changed_at = now
         self.failures = 0
         """Failed connections in a row."""
+        self.down = False
+        """Whether a connection was lost and no frame has come since: what is tried meanwhile is a retry."""
         self.short_reads = 0
         """Short reads in a row."""
         self._stall_s = stall_s
@@ -68,6 +70,7 @@ class Machine:
             self._live_since = now
         elif self.failures and now - self._live_since >= STABLE_S:
             self.failures = 0
+        self.down = False
         if self.state != "live":
             self._enter("live", "", now)
 
@@ -88,6 +91,7 @@ class Machine:
         """The connection is gone, or never was: wait, each time twice as long, 10 s at most."""
         wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self.failures, 16)) * (0.5 + 0.5 * self._random())
         self.failures += 1
+        self.down = True
         self._due_at = now + wait
         self._enter("misconfigured" if misconfigured else "backing_off", detail, now)
 

@@ -1,17 +1,18 @@
-"""State changes of a camera on their way to the event stream, from their own thread: Redis never delays a frame."""
+"""State changes of a camera on their way to Redis, from their own thread: Redis never delays a frame."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections import deque
+from typing import Any
 
 import redis
 
 from crowdperf.events.bus import Publisher
 from crowdperf.events.connection import OUTAGE, Backoff, connect
 from crowdperf.events.schema import AnyEvent, CameraChanged
-from crowdperf.events.streams import EVENTS
+from crowdperf.events.streams import CONNECTIONS, EVENTS
 
 BOUND = 256
 FLUSH_S = 1.5
@@ -20,24 +21,31 @@ log = logging.getLogger(__name__)
 
 
 class StateReporter:
-    """Publishes events in order, keeps the newest `BOUND` of them while Redis is away, and repeats what may be lost.
+    """Publishes changes in order, keeps the newest `BOUND` of each kind while Redis is away, repeats what may be lost.
 
-    A repeated event has the same id, so it is stored once.
+    Every change goes to the camera's own stream; what is more than a retry goes to the site's events before that. A
+    repeated event has the same id, so it is stored once.
     """
 
     def __init__(self, redis_url: str, key_prefix: str) -> None:
-        self._client = connect(redis_url)
-        self._publisher: Publisher[AnyEvent] = Publisher(self._client, EVENTS, key_prefix)
-        self._queue: deque[CameraChanged] = deque(maxlen=BOUND)
+        client = connect(redis_url)
+        events: Publisher[AnyEvent] = Publisher(client, EVENTS, key_prefix)
+        connections: Publisher[CameraChanged] = Publisher(client, CONNECTIONS, key_prefix)
+        # Two queues: the retries of a camera that is down are not to push out what the site must hear.
+        self._lanes: tuple[tuple[Publisher[Any], deque[CameraChanged]], ...] = (
+            (events, deque(maxlen=BOUND)),
+            (connections, deque(maxlen=BOUND)),
+        )
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="state-reporter", daemon=True)
         self._thread.start()
 
-    def put(self, event: CameraChanged) -> None:
-        """Take an event; never waits for Redis."""
+    def put(self, event: CameraChanged, news: bool) -> None:
+        """Take a change, and whether it is more than a retry; never waits for Redis."""
         with self._wake:
-            self._queue.append(event)
+            for _, waiting in self._lanes[0 if news else 1 :]:
+                waiting.append(event)
             self._wake.notify()
 
     def close(self) -> None:
@@ -51,12 +59,14 @@ class StateReporter:
         backoff = Backoff()
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._queue or self._closing)
-                if not self._queue:
+                self._wake.wait_for(lambda: any(waiting for _, waiting in self._lanes) or self._closing)
+                lane = next((lane for lane in self._lanes if lane[1]), None)
+                if lane is None:
                     return
-                event = self._queue[0]
+                publisher, waiting = lane
+                event = waiting[0]
             try:
-                self._publisher.publish(event)
+                publisher.publish(event, event.camera)
             except (*OUTAGE, redis.ResponseError) as error:
                 if backoff.worth_saying:
                     log.warning("Redis takes nothing (%s): state changes wait in memory", error)
@@ -68,5 +78,5 @@ class StateReporter:
             backoff.reset()
             with self._wake:
                 # It may have left the bounded queue meanwhile.
-                if self._queue and self._queue[0] is event:
-                    self._queue.popleft()
+                if waiting and waiting[0] is event:
+                    waiting.popleft()

@@ -207,6 +207,8 @@ class CameraChanged(Event, frozen=True, kw_only=True):
 
     state: Literal["connecting", "live", "stalled", "backing_off", "stopped", "misconfigured"]
     detail: str = ""
+    failures: int = 0
+    """Connections that have failed in a row by then; what the retries of a camera that stays down have come to."""
 
 
 class StoreFilling(Event, frozen=True, kw_only=True):
@@ -218,10 +220,7 @@ class StoreFilling(Event, frozen=True, kw_only=True):
 
 
 class EvidenceRequest(Struct, frozen=True, kw_only=True):
-    """Asks inference for pictures of one frame: kept for `ppe.evidence_s` where the PPE model has looked at it.
-
-    The pictures are saved where `storage.evidence.picture_path(folder, camera, id, ts, kind)` says.
-    """
+    """Asks inference for a frame's pictures, kept for `ppe.evidence_s` where `storage.evidence` says."""
 
     id: str
     """Of the event that the pictures are for; the same id again writes the same files."""

@@ -9,6 +9,7 @@ from msgspec import Struct
 from crowdperf.events.schema import (
     AnyEvent,
     AuditEntry,
+    CameraChanged,
     EvidenceRequest,
     EvidenceSaved,
     FrameDetections,
@@ -64,6 +65,17 @@ EVENTS = Stream(
     expected_rate="a few per person seen",
     max_entries=5_000_000,
 )
+CONNECTIONS = Stream(
+    name="connections",
+    key="crowdperf:connections:{camera}",
+    carries=CameraChanged,
+    encoding="map",
+    ids="*",
+    retention="the last 1,000",
+    expected_rate="none while live; 16 a minute while the camera is down",
+    max_entries=1_000,
+)
+"""Apart from `events`: a hundred dead cameras make 2 million changes a day, which would push everything else out."""
 OBSERVATIONS = Stream(
     name="observations",
     key="crowdperf:observations",
@@ -105,7 +117,7 @@ AUDIT = Stream(
     expected_rate="one per change or sign-in",
     max_entries=1_000_000,
 )
-STREAMS = (DETECTIONS, TRACKS, EVENTS, OBSERVATIONS, EVIDENCE_REQUESTS, EVIDENCE, AUDIT)
+STREAMS = (DETECTIONS, TRACKS, EVENTS, CONNECTIONS, OBSERVATIONS, EVIDENCE_REQUESTS, EVIDENCE, AUDIT)
 
 
 def key(stream: Stream, camera: str = "", prefix: str = "") -> str:

@@ -8,7 +8,7 @@ import redis.asyncio
 
 from crowdperf.events import wire
 from crowdperf.events.schema import AnyEvent
-from crowdperf.events.streams import EVENTS, TRACKS
+from crowdperf.events.streams import CONNECTIONS, EVENTS, TRACKS
 from crowdperf.storage.crossings import Crossing
 from crowdperf.web.parameters import rfc3339
 from crowdperf.web.replies import EventReply
@@ -47,6 +47,18 @@ def decoded_event(fields: dict[bytes, bytes]) -> AnyEvent | None:
     except wire.PoisonError:
         return None
     return event
+
+
+def decoded_connections(rows: list[Row]) -> list[EventReply]:
+    """The changes of a camera's connection in rows of its stream, each once, in their order."""
+    found = {}
+    for _, fields in rows:
+        try:
+            event = wire.decode(CONNECTIONS, fields)
+        except wire.PoisonError:
+            continue
+        found[event.id] = reply_of(event)
+    return list(found.values())
 
 
 def decoded_frame(fields: dict[bytes, bytes]) -> Any:

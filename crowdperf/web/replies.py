@@ -210,6 +210,7 @@ class EventReply(Struct, kw_only=True, omit_defaults=True):
     title: str | None = None
     by: str | None = None
     escalated: int | None = None
+    failures: Annotated[int | None, Meta(description="connections that had failed in a row by then")] = None
 
 
 class EventsReply(Struct, kw_only=True):
@@ -219,6 +220,12 @@ class EventsReply(Struct, kw_only=True):
     end: Time = field(name="to")
     events: list[EventReply]
     next_cursor: str | None
+
+
+class ConnectionReply(Struct, kw_only=True):
+    """Changes of a camera's connection, newest first."""
+
+    changes: list[EventReply]
 
 
 class ZoneOccupancy(Struct, kw_only=True):

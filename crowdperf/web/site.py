@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from litestar import Response, Router, get
-from litestar.params import PathParameter
+from litestar.params import PathParameter, QueryParameter
 
 from crowdperf.events.schema import TrackedFrame
-from crowdperf.events.streams import TRACKS, key
+from crowdperf.events.streams import CONNECTIONS, TRACKS, key
 from crowdperf.frames.ring import RingUnavailable
 from crowdperf.settings.camera import Camera
 from crowdperf.supervision.edits import revision
 from crowdperf.web.access import Who
 from crowdperf.web.context import Context, SiteContext
-from crowdperf.web.entries import decoded_frame, newest_tracks
+from crowdperf.web.entries import decoded_connections, decoded_frame, newest_tracks
 from crowdperf.web.occupancy import occupancy
 from crowdperf.web.openapi import BAD_REQUEST, NOT_FOUND, REFUSED, UNAVAILABLE, JpegSpec
 from crowdperf.web.parameters import rfc3339
 from crowdperf.web.problems import Problem
-from crowdperf.web.replies import CameraReply, CameraState, LineReply, OccupancyReply, SiteReply, ZoneReply
+from crowdperf.web.replies import (
+    CameraReply,
+    CameraState,
+    ConnectionReply,
+    LineReply,
+    OccupancyReply,
+    SiteReply,
+    ZoneReply,
+)
 
 CameraPath = Annotated[str, PathParameter(description="The camera's id.", max_length=64)]
 
@@ -75,6 +83,29 @@ async def snapshot(site: SiteContext, who: Who, camera_id: CameraPath) -> Respon
         )
     headers = {"Cache-Control": "no-store", "X-Captured-At": rfc3339(picture.captured_at_ns / 1e9)}
     return Response(picture.jpeg, media_type="image/jpeg", headers=headers)
+
+
+@get(
+    "/cameras/{camera_id:str}/connection",
+    need="read",
+    summary="Changes of the connection",
+    tags=["site"],
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+)
+async def connection(
+    site: SiteContext,
+    who: Who,
+    camera_id: CameraPath,
+    limit: Annotated[int, QueryParameter(description="Changes at most.", ge=1, le=1000)] = 100,
+) -> ConnectionReply:
+    """Every change of the camera's connection, retries included, newest first; the last 1,000 are kept.
+
+    The site's events hold the changes without the retries of a camera that stays down, for `retention.events_days`.
+    """
+    # Any: redis-py types its replies differently from release to release.
+    client: Any = site.redis
+    stream = key(CONNECTIONS, site.camera(camera_id, who).id, site.prefix)
+    return ConnectionReply(changes=decoded_connections(await client.xrevrange(stream, count=limit)))
 
 
 @get("/occupancy", need="read", summary="Occupancy now", tags=["site"], responses={**REFUSED, **UNAVAILABLE})
@@ -140,4 +171,4 @@ def camera_reply(camera: Camera, state: CameraState) -> CameraReply:
     )
 
 
-router = Router("/", route_handlers=[cameras, camera, snapshot, occupancy_now])
+router = Router("/", route_handlers=[cameras, camera, snapshot, connection, occupancy_now])

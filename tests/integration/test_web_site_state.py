@@ -14,7 +14,9 @@ import pytest
 from crowdperf.accounts import passwords
 from crowdperf.accounts.model import Account
 from crowdperf.accounts.store import ACCOUNTS
-from crowdperf.events.schema import ZoneMinute
+from crowdperf.events.bus import Publisher
+from crowdperf.events.schema import CameraChanged, ZoneMinute
+from crowdperf.events.streams import CONNECTIONS
 from crowdperf.storage import areas, density, zones
 from crowdperf.web.parameters import rfc3339
 from tests.conftest import RedisServer
@@ -54,6 +56,29 @@ def browser(served: Served, redis_server: RedisServer, role: str, cameras: list[
     reply = httpx.post(f"{served.url}/api/v1/session", json={"name": "ada", "password": PASSWORD})
     headers = {"X-CSRF-Token": reply.json()["csrf"]}
     return httpx.Client(base_url=served.url, cookies=reply.cookies, headers=headers, timeout=10)
+
+
+def test_changes_of_a_connection_are_shown_newest_first_each_once(
+    client: httpx.Client, served: Served, redis_server: RedisServer
+) -> None:
+    publisher: Publisher[CameraChanged] = Publisher(redis_server.client(), CONNECTIONS)
+    rows: list[tuple[str, str, int]] = [("plaza", "connecting", 0), ("plaza", "backing_off", 1), ("lobby", "live", 0)]
+    for camera, state, failures in rows:
+        event = CameraChanged(id=f"{camera}:{state}", camera=camera, ts=HOUR, state=state, failures=failures)  # type: ignore[arg-type]
+        publisher.publish(event, camera)
+        # As after a lost reply.
+        publisher.publish(event, camera)
+    redis_server.client().xadd("crowdperf:connections:plaza", {"state": "asleep"})
+    changes = client.get("/api/v1/cameras/plaza/connection").json()["changes"]
+    assert [(row["state"], row["failures"]) for row in changes] == [("backing_off", 1), ("connecting", 0)]
+    assert [row["time"] for row in changes] == [rfc3339(HOUR)] * 2
+    few = client.get("/api/v1/cameras/plaza/connection", params={"limit": 2}).json()["changes"]
+    assert [row["state"] for row in few] == ["backing_off"]
+    assert client.get("/api/v1/cameras/plaza/connection", params={"limit": 0}).status_code == 400
+    assert client.get("/api/v1/cameras/nowhere/connection").status_code == 404
+    bob = browser(served, redis_server, "viewer", ["lobby"])
+    assert bob.get("/api/v1/cameras/plaza/connection").status_code == 404
+    assert [row["state"] for row in bob.get("/api/v1/cameras/lobby/connection").json()["changes"]] == ["live"]
 
 
 def test_an_area_is_shown_as_the_worker_last_saw_it(

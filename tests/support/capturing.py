@@ -121,9 +121,12 @@ class Camera:
     def __init__(self, url: str, folder: Path, **changes: Any) -> None:
         self.metrics = Metrics()
         self.events: list[CameraChanged] = []
+        """What the site hears."""
+        self.changes: list[CameraChanged] = []
+        """That, and every retry."""
         self.slice = make_slice(url, folder, **changes)
         self._nap = threading.Event()
-        self.capture = CameraCapture(self.slice, self.metrics, self.events.append, lambda: True, self._nap.wait)
+        self.capture = CameraCapture(self.slice, self.metrics, self._take, lambda: True, self._nap.wait)
         self.tail = RingTail(self.slice.ring)
 
     def run_until(self, condition: Callable[[], object], timeout_s: float = 30, what: str = "the state") -> None:
@@ -133,6 +136,11 @@ class Camera:
             return bool(condition())
 
         wait_until(turn, timeout_s, f"{what} ({self.states()}, {self.error()!r})")
+
+    def _take(self, event: CameraChanged, news: bool) -> None:
+        self.changes.append(event)
+        if news:
+            self.events.append(event)
 
     def states(self) -> list[str]:
         return [event.state for event in self.events]

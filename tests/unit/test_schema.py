@@ -131,6 +131,7 @@ GOLDEN_EVENTS: dict[str, dict[bytes, bytes]] = {
         b"ts": b"1700000000.0",
         b"state": b"live",
         b"detail": b"",
+        b"failures": b"0",
     },
     "AlertRaised": {
         b"type": b"AlertRaised",
