@@ -23,6 +23,7 @@ RELIEVED_AT = 0.70
 KEPT_DAYS = 7
 """The newest crossings, which even a full store keeps."""
 Filling = Literal["ok", "filling", "dropping"]
+REMEMBER = "#!lua flags=allow-oom\nreturn redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
 
 
 class SteadyClock:
@@ -76,6 +77,22 @@ def judge(share: float, before: Filling) -> Filling:
     return "ok"
 
 
+def remember(client: Any, name: str, field: str, value: float) -> None:
+    """Set one field of a hash, on a full server too: what makes room has to be noted before.
+
+    Raises:
+        redis.OutOfMemoryError: the server is full, and is a Redis before 7, which has no such exception.
+    """
+    try:
+        client.eval(REMEMBER, 1, name, field, repr(value))
+    except redis.OutOfMemoryError:
+        raise
+    except redis.ResponseError as error:
+        if "script" not in str(error).lower():
+            raise
+        client.hset(name, field, repr(value))
+
+
 def expire_crossings(client: Any, before: float, prefix: str = "") -> int:
     """Remove crossings older than `before`, and remember that there may have been some; returns how many went.
 
@@ -84,12 +101,12 @@ def expire_crossings(client: Any, before: float, prefix: str = "") -> int:
     meta = meta_key(prefix)
     if not any(client.zcount(prefix + name, "-inf", f"({before!r}") for name in LOGS):
         return 0
-    floor = max(before, float(client.hget(meta, "floor") or before))
+    # First: a floor without the removal costs nothing, a removal without the floor could count twice.
+    remember(client, meta, "floor", max(before, float(client.hget(meta, "floor") or before)))
     with client.pipeline(transaction=True) as pipe:
-        pipe.hset(meta, "floor", repr(floor))
         for name in LOGS:
             pipe.zremrangebyscore(prefix + name, "-inf", f"({before!r}")
-        return sum(pipe.execute()[1:])
+        return sum(pipe.execute())
 
 
 def expire_counts(client: redis.Redis, kept: Retention, calendar: Calendar, now: float, prefix: str = "") -> int:
@@ -107,7 +124,7 @@ def expire_minutes(client: redis.Redis, before: float, prefix: str = "") -> int:
     first = int(before // DAY_S) * DAY_S
     known = client.hget(meta_key(prefix), "minutes_from")
     if known is None or float(known) < first:
-        client.hset(meta_key(prefix), "minutes_from", repr(first))
+        remember(client, meta_key(prefix), "minutes_from", first)
     return expire(client, MINUTE, int(first // 60), prefix)
 
 

@@ -115,7 +115,7 @@ class Housekeeper:
             )
         self._leapt = leapt
         self._metrics.gauge("clock_leap_s", max(0.0, wall - now))
-        self._client.hset(name, "clock", repr(now))
+        retention.remember(self._client, name, "clock", now)
         return now
 
     def _trim_detections(self) -> None:
@@ -149,7 +149,11 @@ class Housekeeper:
                 used_bytes=seen.used,
                 limit_bytes=seen.limit,
             )
-            self._events.publish(event)
+            try:
+                self._events.publish(event)
+            except redis.OutOfMemoryError:
+                # It is full to the brim: said at the next sweep, when what was dropped has made room.
+                return
             self._filling = state
 
 
