@@ -80,9 +80,9 @@ class _Keep(MessageHandler):
 
 
 class Mailbox:
-    """aiosmtpd, with user `crowdperf` and that password; with a context it insists on STARTTLS."""
+    """aiosmtpd, with user `crowdperf` and that password; with a context it insists on STARTTLS or, `at_once`, TLS."""
 
-    def __init__(self, password: str, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, password: str, tls: ssl.SSLContext | None = None, at_once: bool = False) -> None:
         self.letters: list[Message] = []
 
         def authenticate(_server: Any, _session: Any, _envelope: Any, mechanism: str, data: Any) -> AuthResult:
@@ -95,9 +95,11 @@ class Mailbox:
             port=free_port(),
             authenticator=authenticate,
             auth_required=True,
-            auth_require_tls=tls is not None,
-            tls_context=tls,
-            require_starttls=tls is not None,
+            # aiosmtpd calls STARTTLS alone TLS.
+            auth_require_tls=tls is not None and not at_once,
+            ssl_context=tls if at_once else None,
+            tls_context=None if at_once else tls,
+            require_starttls=tls is not None and not at_once,
         )
         self._controller.start()
         self.port = self._controller.port
@@ -108,9 +110,9 @@ class Mailbox:
 
 
 @contextlib.contextmanager
-def mailbox(password: str, tls: ssl.SSLContext | None = None) -> Iterator[Mailbox]:
+def mailbox(password: str, tls: ssl.SSLContext | None = None, at_once: bool = False) -> Iterator[Mailbox]:
     """A running one."""
-    server = Mailbox(password, tls)
+    server = Mailbox(password, tls, at_once)
     try:
         yield server
     finally:
@@ -118,15 +120,28 @@ def mailbox(password: str, tls: ssl.SSLContext | None = None) -> Iterator[Mailbo
 
 
 class Broker:
-    """Mosquitto on a port of its own, and a client that has subscribed to everything."""
+    """Mosquitto on a port of its own, and a client that has subscribed to everything.
 
-    def __init__(self, folder: Path) -> None:
+    With a certificate and its key it speaks TLS alone, with a password it admits the user `crowdperf` alone.
+    """
+
+    def __init__(self, folder: Path, certificate: tuple[Path, Path] | None = None, password: str = "") -> None:
         binary = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
         if binary is None:
             missing("no mosquitto: apt install mosquitto")
         self.port = free_port()
         self._binary, self._config = str(binary), folder / "mosquitto.conf"
-        self._config.write_text(f"listener {self.port} 127.0.0.1\nallow_anonymous true\n")
+        self._certificate, self._password = certificate, password
+        lines = [f"listener {self.port} 127.0.0.1", f"allow_anonymous {str(not password).lower()}"]
+        # Where it is started by root, Mosquitto would give up root's rights before it reads its files.
+        lines.append("user root")
+        if certificate is not None:
+            lines += [f"certfile {certificate[0]}", f"keyfile {certificate[1]}"]
+        if password:
+            lines.append(f"password_file {folder / 'passwords'}")
+            tool = Path(binary).parent.parent / "bin" / "mosquitto_passwd"
+            subprocess.run([tool, "-c", "-b", folder / "passwords", "crowdperf", password], check=True)
+        self._config.write_text("\n".join([*lines, ""]))
         self.topics: dict[str, bytes] = {}
         self.messages: list[tuple[str, bytes, bool]] = []
         self.start()
@@ -142,7 +157,11 @@ class Broker:
         subscribed = threading.Event()
         self.client.on_subscribe = lambda *_: subscribed.set()
         self.client.on_connect = lambda *_: self.client.subscribe("#", 1)
-        self.client.connect("127.0.0.1", self.port)
+        if self._certificate is not None:
+            self.client.tls_set(str(self._certificate[0]))
+        if self._password:
+            self.client.username_pw_set("crowdperf", self._password)
+        self.client.connect("localhost" if self._certificate else "127.0.0.1", self.port)
         self.client.loop_start()
         assert subscribed.wait(10)
 
@@ -158,9 +177,9 @@ class Broker:
 
 
 @contextlib.contextmanager
-def broker(folder: Path) -> Iterator[Broker]:
+def broker(folder: Path, certificate: tuple[Path, Path] | None = None, password: str = "") -> Iterator[Broker]:
     """A running one."""
-    server = Broker(folder)
+    server = Broker(folder, certificate, password)
     try:
         yield server
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import smtplib
-import ssl
 import zoneinfo
 from datetime import datetime
 from email.headerregistry import Address
@@ -16,6 +15,7 @@ from crowdperf.visitors.model import Person, Visit
 from crowdperf.visitors.store import Keys, row_of
 from crowdperf.workers.notify.delivery import NotReadyError, UndeliveredError
 from crowdperf.workers.notify.logic import Notification
+from crowdperf.workers.notify.tls import trusting, unreached
 
 
 class MailSender:
@@ -53,7 +53,7 @@ class MailSender:
         except smtplib.SMTPResponseException as error:
             raise UndeliveredError(f"the server answers with code {error.smtp_code}", error.smtp_code >= 550) from None
         except (smtplib.SMTPException, OSError) as error:
-            raise UndeliveredError(f"{channel.host} does not answer: {error or type(error).__name__}") from None
+            raise unreached(channel.host, error) from None
 
     def _add_host(self, message: EmailMessage, notification: Notification) -> None:
         """The visit's host as a recipient, and the visitor's name, which no event carries."""
@@ -71,7 +71,7 @@ class MailSender:
 
     def _connection(self) -> smtplib.SMTP:
         channel = self._channel
-        context = ssl.create_default_context(cafile=channel.ca_file or None)
+        context = trusting(channel.ca_file)
         if channel.security == "tls":
             return smtplib.SMTP_SSL(channel.host, channel.port, timeout=channel.timeout_s, context=context)
         server = smtplib.SMTP(channel.host, channel.port, timeout=channel.timeout_s)

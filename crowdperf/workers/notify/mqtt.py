@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
+import threading
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ from crowdperf.rule_slices import NotifySlice
 from crowdperf.settings.alerts import MqttChannel
 from crowdperf.workers.notify.delivery import NotReadyError, UndeliveredError
 from crowdperf.workers.notify.logic import Notification
+from crowdperf.workers.notify.tls import trusting, unreached
 
 QOS = 1
 
@@ -85,17 +86,29 @@ class MqttSender:
         name = f"crowdperf-{channel.id}-{self._slice.instance}-{os.getpid()}"
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, reconnect_on_failure=False)
         client.connect_timeout = channel.timeout_s
+        answered, refusals = threading.Event(), list[str]()
+
+        def on_answer(_client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+            if code.is_failure:
+                refusals.append(str(code))
+            answered.set()
+
+        client.on_connect = on_answer
         client.will_set(self._availability, b"offline", QOS, retain=True)
         if channel.user:
             client.username_pw_set(channel.user, os.environ.get(channel.password_env) or None)
         try:
             if channel.tls:
-                client.tls_set_context(ssl.create_default_context(cafile=channel.ca_file or None))
+                client.tls_set_context(trusting(channel.ca_file))
             client.connect(channel.host, channel.port)
             client.loop_start()
         except (OSError, ValueError) as error:
-            raise UndeliveredError(f"{channel.host} does not answer: {error or type(error).__name__}") from None
+            raise unreached(channel.host, error) from None
         self._mqtt = client
+        if not answered.wait(channel.timeout_s):
+            raise self._lost("no answer")
+        if refusals:
+            raise self._lost(f"{refusals[0]} (user, password)")
         self._acknowledged(client.publish(self._availability, b"online", QOS, retain=True))
         for topic, payload in discovery(channel, self._slice):
             self._acknowledged(client.publish(topic, payload, QOS, retain=True))

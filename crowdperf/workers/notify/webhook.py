@@ -17,6 +17,7 @@ from crowdperf.settings.base import ConfigError
 from crowdperf.workers.notify.delivery import NotReadyError, UndeliveredError
 from crowdperf.workers.notify.guard import ForbiddenError, Target, resolve
 from crowdperf.workers.notify.logic import Notification
+from crowdperf.workers.notify.tls import trusting, unreached
 
 AGAIN = (408, 425, 429)
 """Answers of the 4xx range that a later attempt may change."""
@@ -100,7 +101,7 @@ class WebhookSender:
         host = parts.hostname or ""
         try:
             target = resolve(host, parts.port or (443 if secure else 80), self._allow)
-            context = ssl.create_default_context(cafile=self._channel.ca_file or None) if secure else None
+            context = trusting(self._channel.ca_file) if secure else None
             connection = _Pinned(host, target, self._channel.timeout_s, context)
             try:
                 connection.request(
@@ -113,7 +114,7 @@ class WebhookSender:
         except ForbiddenError as error:
             raise UndeliveredError(str(error)) from None
         except (OSError, http.client.HTTPException) as error:
-            raise UndeliveredError(f"{host} does not answer: {error or type(error).__name__}") from None
+            raise unreached(host, error) from None
 
 
 def _seconds(text: str | None) -> float:
