@@ -49,7 +49,7 @@ class Feed {
     this.more = el("button", { class: "button", type: "button", hidden: true, click: () => { this.wanted = Math.min(MOST, this.wanted + PAGE); this.load(); } }, t("ppe.more"));
     this.node = el("div", { class: "feed" }, this.problem, this.list, this.note, this.more);
     this.off = [
-      state.on("event", (event) => { if (event.type === "AlertRaised" || event.type === "AlertChanged") this.due ??= setTimeout(() => this.load(), 300); }),
+      state.on("event", (event) => { if (event.type === "AlertRaised" || event.type === "AlertChanged") this.soon(); }),
       state.on("reload", () => this.load()),
     ];
     this.load();
@@ -74,9 +74,18 @@ class Feed {
     this.load();
   }
 
+  /** Waits for what is on its way: with events in quick succession, no answer would ever be the newest. */
+  soon() {
+    this.due ??= setTimeout(() => {
+      this.due = null;
+      if (this.busy) this.soon();
+      else this.load();
+    }, 300);
+  }
+
   async load() {
-    this.due = null;
     const turn = (this.turn += 1);
+    this.busy = true;
     const wishes = { state: STATES[this.which], rule: this.rule.value, camera: this.camera.value, severity: this.severity.value, escalated: this.escalated.checked ? "true" : "" };
     const query = new URLSearchParams({ limit: String(this.wanted), ...Object.fromEntries(Object.entries(wishes).filter(([, value]) => value)) });
     try {
@@ -92,6 +101,7 @@ class Feed {
       this.note.hidden = false;
       setText(this.note, error.message);
     }
+    this.busy = false;
   }
 
   /** Drawn anew only where something has changed; whoever is at a button stays there, or at the next alert's. */

@@ -2,13 +2,13 @@
 
 import { get } from "./api.js";
 import { CrossingsChart } from "./chart.js";
+import { Days } from "./days.js";
 import { arrow, el, setText } from "./dom.js";
-import { addDays, count, day, dayAndTime, duration, hour, siteDay } from "./format.js";
+import { count, day, dayAndTime, duration, hour, siteDay } from "./format.js";
 import { rangeOf, series, totals, weekBefore } from "./series.js";
 import { CLASSES } from "./shapes.js";
 import { t, term } from "./texts.js";
 
-const PRESETS = { today: [0, 0], yesterday: [-1, -1], week: [-6, 0], month: [-29, 0] };
 const MOST_DAYS = 400;
 const GAPS_SHOWN = 50;
 
@@ -29,13 +29,8 @@ function audited(audits) {
 class HistoryPage {
   constructor(state) {
     this.state = state;
-    this.today = siteDay(state.now());
-    this.preset = "today";
-    this.days = [this.today, this.today];
     this.turn = 0;
-    this.buttons = Object.keys(PRESETS).map((name) => el("button", { type: "button", "data-preset": name, click: () => this.choose(name) }, t(`history.${name}`)));
-    const date = (position, key) => el("input", { type: "date", max: this.today, "aria-label": t(key), change: (event) => this.pick(position, event.target) });
-    this.dates = [date(0, "history.from"), date(1, "history.to")];
+    this.range = new Days(siteDay(state.now()), MOST_DAYS, () => this.load());
     this.camera = this.choice([["", t("history.all")], ...state.site.cameras.map((camera) => [camera.id, camera.name])], () => this.cameraChosen());
     this.line = this.choice([["", t("history.all")]], () => this.load());
     this.klass = this.choice([["", t("history.all")], ...CLASSES.map((name) => [name, term("class", name)])], () => this.load());
@@ -60,13 +55,12 @@ class HistoryPage {
     this.node = el("div", { class: "page history" },
       el("div", { class: "page-head" }, el("h1", {}, t("history.title")), this.print, this.download),
       el("section", { class: "panel toolbar", "aria-label": t("history.range") },
-        el("div", { class: "segments", role: "group", "aria-label": t("history.range") }, ...this.buttons),
-        field("history.from", this.dates[0]), field("history.to", this.dates[1]),
+        ...this.range.nodes,
         field("history.camera", this.camera), field("history.line", this.line), field("history.class", this.klass),
         el("label", { class: "check" }, this.compare, t("history.compare"))),
       this.results);
     this.node.stop = () => { this.turn += 1; this.chart.close(); };
-    this.node.start = () => this.choose("today");
+    this.node.start = () => this.range.choose("today");
   }
 
   choice(options, change) {
@@ -79,23 +73,6 @@ class HistoryPage {
   }
 
   // What is asked for
-
-  choose(name) {
-    this.preset = name;
-    this.days = PRESETS[name].map((days) => addDays(this.today, days));
-    this.load();
-  }
-
-  pick(position, input) {
-    if (!input.value) return;
-    this.preset = null;
-    this.days[position] = input.value;
-    // The other end follows, so that a range is never empty or without end.
-    const other = 1 - position;
-    if (this.days[0] > this.days[1]) this.days[other] = input.value;
-    if (addDays(this.days[0], MOST_DAYS) < this.days[1]) this.days[other] = addDays(input.value, position ? -MOST_DAYS : MOST_DAYS);
-    this.load();
-  }
 
   cameraChosen() {
     const lines = this.state.camera(this.camera.value)?.lines ?? [];
@@ -116,11 +93,9 @@ class HistoryPage {
 
   async load() {
     const turn = (this.turn += 1);
-    const range = rangeOf(...this.days);
+    const range = rangeOf(...this.range.days);
     const before = this.compare.checked ? weekBefore(range) : null;
     this.line.disabled = this.line.options.length < 2;
-    for (const button of this.buttons) button.setAttribute("aria-pressed", String(button.dataset.preset === this.preset));
-    this.dates.forEach((input, position) => { input.value = this.days[position]; });
     this.download.href = `/api/v1/exports/crossings.csv?${this.query(range, {})}`;
     const camera = this.camera.value ? { camera: this.camera.value } : {};
     this.print.href = `/api/v1/exports/report.html?${new URLSearchParams({ from: range.from.toISOString(), to: range.to.toISOString(), ...camera })}`;

@@ -7,7 +7,7 @@ export const panel = (title, more, ...children) => el("section", { class: "panel
   el("div", { class: "panel-head" }, el("h2", {}, title), more), ...children);
 
 /** A table that scrolls sideways where it has no room; `heads` are [text, numeric]. */
-export const table = (label, heads, body) => el("div", { class: "table-scroll", tabindex: 0, role: "region", "aria-label": label }, el("table", {},
+export const table = (label, heads, body) => el("div", { class: "table-scroll", tabindex: 0, role: "group", "aria-label": label }, el("table", {},
   el("thead", {}, el("tr", {}, ...heads.map(([text, numeric]) => el(text ? "th" : "td", { scope: text ? "col" : null, class: numeric ? "num" : null }, text)))), body));
 
 /** An input with its label, and a hint below. */

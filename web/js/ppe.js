@@ -1,14 +1,14 @@
-// PPE: violations with their evidence, to be judged; and how many people wear what they have to, by zone and item.
+// PPE: violations with their evidence, to be judged; below them, how many people wear what they have to.
 
 import { get, send } from "./api.js";
 import { el, setText } from "./dom.js";
-import { addDays, count, dayAndTime, duration, midnight, siteDay } from "./format.js";
+import { dayAndTime, duration } from "./format.js";
+import { segments } from "./parts.js";
+import { Trend } from "./ppe-trend.js";
 import { may } from "./session.js";
 import { t, term } from "./texts.js";
 
-const PAGE = 24;
-const OUTCOMES = ["worn", "missing", "unsure"];
-const RANGES = { today: 0, week: -6 };
+const PAGE = 12;
 
 /** The page. */
 export function ppePage(state) {
@@ -19,37 +19,23 @@ class PpePage {
   constructor(state) {
     this.state = state;
     this.review = "open";
-    this.range = "today";
     this.list = el("ol", { class: "violations" });
-    this.note = el("p", { class: "note", role: "status" });
+    this.note = el("p", { class: "note", role: "status" }, t("loading"));
     this.more = el("button", { class: "button", type: "button", hidden: true, click: () => this.load(true) }, t("ppe.more"));
-    this.table = el("tbody", {});
-    this.rules = el("div", { class: "facts" });
+    this.trend = new Trend(state);
+    const reviews = Object.fromEntries(["open", "acknowledged", "dismissed", "all"].map((name) => [name, t(`ppe.${name}`)]));
     this.node = el("div", { class: "page ppe" },
-      el("div", { class: "page-head" }, el("h1", {}, t("ppe.title")), this.segments(["open", "acknowledged", "dismissed", "all"], "review", (name) => { this.review = name; this.load(); })),
-      this.list, this.note, this.more,
-      el("section", { class: "panel", "aria-label": t("ppe.compliance") },
-        el("div", { class: "panel-head" }, el("h2", {}, t("ppe.compliance")), this.segments(Object.keys(RANGES), "range", (name) => { this.range = name; this.loadFigures(); })),
-        el("div", { class: "table-scroll", tabindex: 0 }, el("table", {}, el("thead", {}, el("tr", {},
-          ...["ppe.camera", "ppe.zone", "ppe.item", "ppe.share"].map((key) => el("th", { scope: "col" }, t(key))),
-          ...OUTCOMES.map((name) => el("th", { scope: "col", class: "num" }, t(`ppe.${name}`))))), this.table)), this.rules));
+      el("div", { class: "page-head" }, el("h1", {}, t("ppe.title")), segments(t("ppe.review"), reviews, this.review, (name) => { this.review = name; this.load(); })),
+      this.list, this.note, el("div", {}, this.more), this.trend.node);
     const off = [state.on("event", (event) => { if (event.type === "PpeViolation") this.soon(); }), state.on("reload", () => this.soon())];
-    this.node.stop = () => { off.forEach((end) => end()); clearTimeout(this.due); };
+    this.node.stop = () => { off.forEach((end) => end()); clearTimeout(this.due); this.trend.stop(); };
     this.load();
-    this.loadFigures();
-  }
-
-  segments(names, field, choose) {
-    const buttons = names.map((name) => el("button", { type: "button", "aria-pressed": String(name === this[field]), "data-choice": name, click: (event) => {
-      for (const button of buttons) button.setAttribute("aria-pressed", String(button === event.currentTarget));
-      choose(name);
-    } }, t(`ppe.${name}`)));
-    return el("div", { class: "segments", role: "group" }, ...buttons);
   }
 
   soon() {
     clearTimeout(this.due);
-    this.due = setTimeout(() => { this.load(); this.loadFigures(); }, 400);
+    this.due = setTimeout(() => this.load(), 400);
+    this.trend.soon();
   }
 
   async load(further = false) {
@@ -96,30 +82,6 @@ class PpePage {
       this.note.hidden = false;
       setText(this.note, error.message);
     }
-    await Promise.all([this.load(), this.loadFigures()]);
-  }
-
-  async loadFigures() {
-    const today = siteDay(this.state.now());
-    const query = new URLSearchParams({ from: midnight(addDays(today, RANGES[this.range])).toISOString(), to: midnight(addDays(today, 1)).toISOString() });
-    const reply = await get(`/api/v1/ppe/figures?${query}`).catch(() => null);
-    if (!reply) return;
-    const groups = new Map();
-    for (const row of reply.compliance) {
-      const name = JSON.stringify([row.camera, row.zone, row.item]);
-      if (!groups.has(name)) groups.set(name, { worn: 0, missing: 0, unsure: 0 });
-      for (const outcome of OUTCOMES) groups.get(name)[outcome] += row[outcome] ?? 0;
-    }
-    this.table.replaceChildren(...[...groups].sort().map(([name, total]) => {
-      const [cameraId, zoneId, item] = JSON.parse(name);
-      const camera = this.state.camera(cameraId);
-      const known = total.worn + total.missing;
-      const share = known ? Math.round((total.worn / known) * 100) : null;
-      return el("tr", {}, el("td", {}, camera?.name ?? cameraId), el("td", {}, camera?.zones.find((row) => row.id === zoneId)?.name ?? (zoneId || t("ppe.whole"))), el("td", {}, term("item", item)),
-        el("td", {}, share === null ? "–" : `${share} %`), ...OUTCOMES.map((outcome) => el("td", { class: "num", "data-outcome": outcome }, count(total[outcome]))));
-    }));
-    if (!groups.size) this.table.replaceChildren(el("tr", {}, el("td", { colspan: 7, class: "muted" }, t("ppe.no_figures"))));
-    this.rules.replaceChildren(...reply.rules.map((rule) => el("div", {}, el("span", { class: "muted" }, `${this.state.camera(rule.camera)?.name ?? rule.camera} · ${rule.rule}`),
-      el("span", {}, t("ppe.precision", { percent: Math.round(rule.precision * 100), right: count(rule.acknowledged), all: count(rule.acknowledged + rule.dismissed) })))));
+    await Promise.all([this.load(), this.trend.again()]);
   }
 }
