@@ -1,9 +1,10 @@
-"""`python -m bench list` and `python -m bench run NAME [--short] [--json FILE]`."""
+"""`python -m bench list` and `python -m bench run NAME [--short] [--json FILE] [--kills N]`."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import sys
 from pathlib import Path
 
@@ -40,12 +41,17 @@ def main() -> int:
     run.add_argument("name", choices=names(), metavar="NAME")
     run.add_argument("--short", action="store_true", help="fewer repetitions")
     run.add_argument("--json", type=Path, metavar="FILE")
+    run.add_argument("--kills", type=int, metavar="N", help="how many processes are killed (stress/chaos)")
     arguments = parser.parse_args()
     if arguments.command == "list":
         print("\n".join(names()))
         return 0
+    measure = importlib.import_module("bench." + arguments.name.replace("/", ".")).rows
+    options = {} if arguments.kills is None else {"kills": arguments.kills}
+    if not options.keys() <= inspect.signature(measure).parameters.keys() or min(options.values(), default=1) < 1:
+        run.error(f"--kills {arguments.kills}: {arguments.name} takes none, or the number is not positive")
     where = context()
-    rows = importlib.import_module("bench." + arguments.name.replace("/", ".")).rows(arguments.short)
+    rows = measure(arguments.short, **options)
     for row in rows:
         print(show(row), flush=True)
     if arguments.json:

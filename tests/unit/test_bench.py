@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,10 @@ import pytest
 from bench.__main__ import names
 from bench.pipeline.cameras import search, sustained
 from bench.site import Load
+from bench.stress import chaos
 from tests.conftest import ROOT
+from tests.support.chaos import Recovery, Storm, Verdict, mixed
+from tests.support.matching import Passage
 
 KEYS = {"name", "value", "unit", "limit_or_peer", "ratio", "repetitions", "ci95", "better"}
 CONTEXT = {"machine", "cores", "memory_bytes", "kernel", "python", "versions", "commit", "load", "at"}
@@ -27,7 +32,7 @@ def bench(*words: str) -> str:
 def test_the_benches_of_capture_and_ring_are_there() -> None:
     listed = bench("list").split()
     assert listed == names()
-    assert {"micro/decode_to_ring", "micro/ring", "micro/wakeup", "stress/ring"} <= set(listed)
+    assert {"micro/decode_to_ring", "micro/ring", "micro/wakeup", "stress/chaos", "stress/ring"} <= set(listed)
 
 
 def test_every_row_is_whole(tmp_path: Path) -> None:
@@ -45,6 +50,45 @@ def test_every_row_is_whole(tmp_path: Path) -> None:
         assert row["value"] > 0
         low, high = row["ci95"]
         assert low <= row["ratio"] <= high
+
+
+def test_the_kills_of_a_storm_are_chosen_where_there_is_one() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        bench("run", "micro/ring", "--kills", "3")
+    assert "micro/ring takes none" in refused.value.stderr
+    order = mixed(13, random.Random(1))
+    assert sorted(Counter(order).values()) == [2] * 5 + [3]
+
+
+def test_a_storm_is_told_by_what_became_of_each_crossing() -> None:
+    recoveries = [Recovery("redis", 0.4, 1.5), Recovery("redis", 0.6, 2.5), Recovery("web", 0.2, 0.7)]
+    found = Verdict(
+        true=10,
+        stored=7,
+        twice=["a"],
+        said_twice=["a"],
+        said_otherwise=set(),
+        missed=3,
+        gaps=[(1.0, 2.5), (4.0, 5.0)],
+        unexplained=[Passage(9.0, "gate", "in")],
+        surplus=[],
+    )
+    rows = {row.name: row for row in chaos.table(Storm(0.0, 9.0, recoveries), found)}
+    assert {name: row.value for name, row in rows.items()} == {
+        "kills": 3,
+        "true_crossings": 10,
+        "stored_once": 7,
+        "in_recorded_gaps": 2,
+        "lost": 1,
+        "stored_or_said_twice": 2,
+        "counted_but_not_true": 0,
+        "gaps": 2.5,
+        "restarted_s/redis": 0.5,
+        "analysing_s/redis": 2.0,
+        "restarted_s/web": 0.2,
+        "analysing_s/web": 0.7,
+    }
+    assert rows["analysing_s/redis"].limit_or_peer == "2.50 at worst"
 
 
 def load_of(cameras: int, holds: int) -> Load:

@@ -1,0 +1,166 @@
+"""kill -9 of every kind of process while a demo camera plays, and the verdict on what was counted meanwhile."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from crowdperf.demo.truth import Truth
+from crowdperf.events.connection import OUTAGE
+from tests.conftest import wait_until
+from tests.support.matching import Passage, match
+from tests.support.rtsp_server import Mount, RtspServer
+from tests.support.site import Site
+from tests.support.sources import began_at, counted, demo_camera, demo_truth, true_passages
+
+KINDS = ("capture", "inference", "tracking", "worker", "web", "redis")
+LATE_S = 1.5
+"""A counted crossing carries the time of the first sample beyond the line's dead band, after capture's delay."""
+SLACK_S = 1.0
+FRESH_S = 0.5
+"""A frame from so long after a kill was captured, and analysed, by what is left or has come back."""
+MECHANISMS = {
+    "checkpoint": ("tracking/shard.py", "= self._client.get(state_key(camera.camera_id, self._prefix))", "= None"),
+    "dedupe": ("storage/crossings.py", "track=event.track", 'track=__import__("time").monotonic_ns()'),
+}
+"""Where each is in the code: file, text, and the text that takes it away."""
+
+
+class Recovery(NamedTuple):
+    """What followed one kill, in seconds after it."""
+
+    kind: str
+    restarted_s: float
+    """Until supervisord had started its new process."""
+    analysed_s: float
+    """Until a frame captured `FRESH_S` after the kill had been analysed."""
+
+
+class Storm(NamedTuple):
+    """All kills of a run, and when they were, in Unix seconds."""
+
+    began: float
+    ended: float
+    recoveries: list[Recovery]
+
+
+class Verdict(NamedTuple):
+    """What became of every true crossing, and what was counted besides."""
+
+    true: int
+    stored: int
+    """True crossings that are stored."""
+    twice: list[str]
+    """Ids that are in the history more than once."""
+    said_twice: list[str]
+    """Ids that are in the events more than once."""
+    said_otherwise: set[str]
+    """Ids that only history or only the events have."""
+    missed: int
+    gaps: list[tuple[float, float]]
+    """What the site itself says it may have missed."""
+    unexplained: list[Passage]
+    """Missed outside every gap."""
+    surplus: list[Passage]
+    """Counted without a true crossing."""
+
+    @property
+    def gap_s(self) -> float:
+        """Seconds that lie in gaps."""
+        return sum(end - start for start, end in self.gaps)
+
+
+def mixed(kills: int, rng: random.Random) -> list[str]:
+    """So many victims, of each kind as many as of any other, in a random order."""
+    order = [KINDS[number % len(KINDS)] for number in range(kills)]
+    rng.shuffle(order)
+    return order
+
+
+@contextmanager
+def plaza(demo_clips: Path, folder: Path, without: Sequence[str] = ()) -> Iterator[tuple[Site, Mount]]:
+    """A site with one camera that plays the sparse scene again and again; mechanisms of its code taken away."""
+    mount = Mount(demo_clips / "demo_sparse.mp4", fps=10, loop=True, shared_clock=True)
+    with RtspServer({"plaza": mount}) as server:
+        truth = demo_truth(demo_clips, "demo_sparse")
+        site = Site(folder / "site", {"cameras": [demo_camera("plaza", truth, server.url("plaza"))]})
+        for mechanism in without:
+            site.change_code(*MECHANISMS[mechanism])
+        with site:
+            site.wait_ready(90)
+            wait_until(lambda: analysed(site), 60, "the first analysed frame")
+            yield site, mount
+
+
+def analysed(site: Site) -> int:
+    """Newest analysed frame as tracking published it (milliseconds); 0 while there is none."""
+    rows = site.redis().xrevrange("crowdperf:tracks:plaza", count=1)
+    return int(rows[0][0].split(b"-")[0]) if rows else 0
+
+
+def storm(site: Site, kinds: Sequence[str], rng: random.Random) -> Storm:
+    """Kill one program of each kind, one after the other."""
+    began, recoveries = time.time() + 1.0, []
+    for kind in kinds:
+        victim = rng.choice(sorted(name for name in site.pids() if name.partition("-")[0] == kind))
+        recoveries.append(kill(site, victim))
+        let_pass(rng.uniform(0.5, 4.0))
+    ended = time.time()
+    let_pass(4)
+    site.ctl("stop", "capture-plaza")
+    wait_until(lambda: not site.unread(["plaza"]), 60, "everything analysed is recorded")
+    return Storm(began, ended, recoveries)
+
+
+def kill(site: Site, victim: str) -> Recovery:
+    """kill -9, then wait until it runs again and frames flow again."""
+    pid = site.pids()[victim]
+    killed_at = time.time()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: site.pids().get(victim, 0) not in (0, pid), 60, f"{victim} is started again")
+    restarted_s = time.time() - killed_at
+    wait_until(lambda: goes_on(site, killed_at), 90, f"frames are analysed again after {victim} was killed")
+    return Recovery(victim.partition("-")[0], restarted_s, time.time() - killed_at)
+
+
+def let_pass(seconds: float) -> None:
+    """Let the camera's time go on: what is tested is when the next kill comes, nothing waits for an effect."""
+    until = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > until, seconds + 5, "the pause between two kills")
+
+
+def goes_on(site: Site, killed_at: float) -> bool:
+    """Whether a frame from after the kill has been analysed."""
+    try:
+        return analysed(site) > (killed_at + FRESH_S) * 1000
+    except OUTAGE:
+        return False
+
+
+def judge(site: Site, mount: Mount, truth: Truth, began: float, ended: float) -> Verdict:
+    """Hold what the site has stored and said against the truth."""
+    stored_ids = Counter(row.id for row in site.crossings())
+    said = Counter(event["id"] for event in site.events("LineCrossed"))
+    true = [row for row in true_passages(truth, began_at(mount), ended) if row.at >= began]
+    result = match(true, counted(site, "plaza"), LATE_S)
+    gaps = [(float(row["start"]), float(row["end"])) for row in site.events("CameraGap")]
+    return Verdict(
+        true=len(true),
+        stored=len(result.pairs),
+        twice=[name for name, times in stored_ids.items() if times > 1],
+        said_twice=[name for name, times in said.items() if times > 1],
+        said_otherwise=set(said) ^ set(stored_ids),
+        missed=len(result.missed),
+        gaps=gaps,
+        unexplained=[
+            row for row in result.missed if not any(start - SLACK_S <= row.at <= end + SLACK_S for start, end in gaps)
+        ],
+        surplus=[row for row in result.surplus if began + LATE_S < row.at < ended - LATE_S],
+    )
