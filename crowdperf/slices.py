@@ -131,18 +131,25 @@ class NamedChannel(Struct, frozen=True, kw_only=True):
     attempts: int
 
 
-class WebSlice(Struct, frozen=True, kw_only=True):
-    """All that the web process knows; no camera URL, since one may carry a password."""
+class Shown(Struct, frozen=True, kw_only=True):
+    """What the web process takes over while it runs (`settings.handover`): what people change there, day by day."""
 
-    site: Site
-    web: Web
-    visitors: Visitors
-    areas: tuple[Area, ...]
-    cameras: tuple[Camera, ...]
+    visitors: Visitors = field(default_factory=Visitors)
+    areas: tuple[Area, ...] = ()
+    cameras: tuple[Camera, ...] = ()
     """With `url` replaced by its redacted form."""
     alert_rules: tuple[AlertRule, ...] = ()
     alert_channels: tuple[NamedChannel, ...] = ()
     quiet_hours: tuple[Window, ...] = ()
+
+
+class WebSlice(Shown, frozen=True, kw_only=True):
+    """All that the web process knows; no camera URL, since one may carry a password."""
+
+    site: Site
+    web: Web
+    handover: str = ""
+    """File in which `supervisorctl update` tells of another `Shown`."""
     ring_prefix: str
     sockets: str
     """Folder of the sockets, where the one-time setup secret lies as well."""
@@ -295,9 +302,20 @@ def web_slice(config: Config, paths: Paths) -> WebSlice:
             for channel in config.alerts.channels
         ),
         quiet_hours=tuple(config.alerts.quiet_hours),
+        handover=str(paths.shown.absolute()),
         ring_prefix=str(paths.ring("")),
         sockets=str(paths.sockets.absolute()),
         evidence=str(paths.evidence.absolute()),
         redis_url=redis_url(config, paths),
         key_prefix=config.key_prefix,
     )
+
+
+def shown_of(slice_: WebSlice) -> Shown:
+    """The part that is taken over at run time."""
+    return Shown(**{name: getattr(slice_, name) for name in Shown.__struct_fields__})
+
+
+def showing(slice_: WebSlice, shown: Shown) -> WebSlice:
+    """The slice with another such part; with an empty one what is left is what the process has to restart for."""
+    return msgspec.structs.replace(slice_, **{name: getattr(shown, name) for name in Shown.__struct_fields__})

@@ -18,7 +18,8 @@ from crowdperf.inference.schedule import Schedule
 from crowdperf.inference.service import Service
 from crowdperf.inference.staff import Staff
 from crowdperf.runtime import Runtime
-from crowdperf.settings.choice import ChoiceFile
+from crowdperf.settings.choice import Choice
+from crowdperf.settings.handover import Handover
 from crowdperf.slices import InferenceSlice
 
 WAIT_S = 0.5
@@ -33,7 +34,7 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
     staff = Staff(settings, slice_.ppe.confidence, Path(slice_.cache), slice_.sizes)
     people = staff.people
     # A model that cannot be had is told and tried again, since a restart would not cure it.
-    choice = ChoiceFile(Path(slice_.choice))
+    choice = Handover(Path(slice_.choice), Choice)
     while not runtime.stopping and not people.settle(time.monotonic()):
         runtime.tick()
         if people.error:
@@ -78,7 +79,7 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
         staff.close()
 
 
-def _take_over(staff: Staff, choice: ChoiceFile, specs: list[RingSpec]) -> None:
+def _take_over(staff: Staff, choice: Handover[Choice], specs: list[RingSpec]) -> None:
     """Prepare what `supervisorctl update` has newly chosen."""
     changed = choice.changed()
     if changed is not None:

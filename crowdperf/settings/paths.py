@@ -37,6 +37,11 @@ class Paths(Struct, frozen=True):
         return self.data / "supervisor" / "choice.json"
 
     @property
+    def shown(self) -> Path:
+        """What the web process is to take over without a restart (`slices.Shown`)."""
+        return self.data / "supervisor" / "shown.json"
+
+    @property
     def evidence(self) -> Path:
         """Folder of the pictures of evidence."""
         return self.data / "evidence"

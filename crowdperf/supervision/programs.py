@@ -94,7 +94,8 @@ def _slice(
         instance = int(last) if row.instances == "worker" else 0
         return slice_of_worker(config, env, paths, row.kind.partition("-")[2], instance)
     if row.kind == "web":
-        return slices.web_slice(config, paths)
+        # Cameras, areas and rules are taken over at run time: nobody's page is interrupted.
+        return slices.showing(slices.web_slice(config, paths), slices.Shown())
     if row.kind == "redis":
         return config.redis.memory_mb
     return None

@@ -10,9 +10,11 @@ from pathlib import Path
 import msgspec
 
 from crowdperf.config import Config, load
-from crowdperf.settings.choice import choice_of, write_choice
+from crowdperf.settings import handover
+from crowdperf.settings.choice import choice_of
 from crowdperf.settings.environment import POSTGRES_DSN, Environment, environment
 from crowdperf.settings.paths import Paths
+from crowdperf.slices import shown_of, web_slice
 from crowdperf.supervision.groups import Groups
 from crowdperf.supervision.groups import load as load_groups
 from crowdperf.supervision.groups import store as store_groups
@@ -62,7 +64,8 @@ def write(config: Config, env: Environment, paths: Paths, root: Path) -> bool:
     """Write the include file by an atomic rename; False when it already said the same."""
     venv = root / ".venv" / "bin" / "python"
     groups = grouped(config, load_groups(paths))
-    write_choice(paths.choice, choice_of(config.inference))
+    handover.write(paths.choice, choice_of(config.inference))
+    handover.write(paths.shown, shown_of(web_slice(config, paths)))
     text = render(config, env, paths, root, str(venv) if venv.exists() else sys.executable, groups)
     store_groups(paths, groups)
     target = paths.data / "supervisor" / "programs.conf"

@@ -44,7 +44,7 @@ CHANGED = {**BAD_REQUEST, **NOT_FOUND, **CONFLICT, **PRECONDITION, **REFUSED, **
 
 
 class CameraSaved(CameraReply, kw_only=True):
-    """A camera as it was saved. `restarts` names the programs that take the change up now, `web` among them."""
+    """A camera as it was saved. `restarts` names the programs that begin anew for it; `web` shows it already."""
 
     version: int
     restarts: list[str]

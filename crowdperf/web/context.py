@@ -10,6 +10,7 @@ import zoneinfo
 from pathlib import Path
 from typing import Any
 
+import psutil
 import redis.asyncio
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
@@ -23,10 +24,11 @@ from crowdperf.events.connection import OUTAGE, Backoff, connect_async
 from crowdperf.events.schema import AuditEntry
 from crowdperf.runtime import Metrics
 from crowdperf.settings.camera import Camera
+from crowdperf.settings.handover import Handover
 from crowdperf.settings.site import base
-from crowdperf.slices import WebSlice
+from crowdperf.slices import Shown, WebSlice, showing, shown_of
 from crowdperf.storage.buckets import Calendar
-from crowdperf.web.fanout import Hub
+from crowdperf.web.fanout import Hub, encode
 from crowdperf.web.feed import Feed, supervise
 from crowdperf.web.office import Office
 from crowdperf.web.pictures import RingView
@@ -35,12 +37,15 @@ from crowdperf.web.rates import Rates
 from crowdperf.web.tiles import Tiles
 
 KEEP_ALIVE_S = 15.0
+FOLLOW_S = 0.5
+CLOCK_S = 2.0
+"""A process' time of birth is known to about a second."""
 
 log = logging.getLogger(__name__)
 
 
 class Context:
-    """The slice, the Redis client, and the live parts."""
+    """The slice, the Redis client, and the live parts. The slice is frozen; `follow` puts another in its place."""
 
     def __init__(self, slice_: WebSlice, metrics: Metrics) -> None:
         self.slice = slice_
@@ -50,21 +55,23 @@ class Context:
         self.calendar = Calendar(slice_.site.timezone)
         self.redis: redis.asyncio.Redis = connect_async(slice_.redis_url)
         self.hub = Hub()
-        self.tiles = Tiles(slice_.ring_prefix, tuple(camera.id for camera in slice_.cameras if camera.enabled))
-        self._with_zones = {camera.id for camera in slice_.cameras if camera.enabled and camera.zones}
+        # What was written between the start of this process, which read the configuration then, and now is news.
+        self._handover = Handover(Path(slice_.handover), Shown, psutil.Process().create_time() - CLOCK_S)
+        self.tiles = Tiles(slice_.ring_prefix, _enabled(slice_))
         self.feed = Feed(slice_, self.redis, self.hub, self._watched)
         self.tiles.feed = self.feed
         self.rates = Rates()
         self.accounts = Store(self.redis, self.prefix)
         self.throttle = Throttle(self.redis, self.prefix)
         self.setup = SetupSecret(Path(slice_.sockets))
-        self.office = Office()
+        self.office = Office(self.follow)
         self.hashing = asyncio.Semaphore(2)
         """Each hash takes 64 MiB and a core for 0.1 s: sign-ins at once wait for each other, and for nobody else."""
         self.stopped = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._offer: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._follower: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin to read live updates."""
@@ -72,6 +79,7 @@ class Context:
         self._task.add_done_callback(self._on_feed_end)
         self._keeper = asyncio.create_task(self._keep_alive(), name="keep-alive")
         self._offer = asyncio.create_task(self._offer_setup(), name="setup")
+        self._follower = asyncio.create_task(self._follow(), name="configuration")
 
     def feed_error(self) -> BaseException | None:
         """What ended the feed, if anything did."""
@@ -97,7 +105,7 @@ class Context:
         """Stop the live parts and let go of rings and connections."""
         self.end_streams()
         self.tiles.close()
-        for task in (self._task, self._offer, self._keeper):
+        for task in (self._task, self._offer, self._keeper, self._follower):
             if task is not None and not task.done():
                 task.cancel()
                 await asyncio.wait([task])
@@ -106,7 +114,26 @@ class Context:
 
     def _watched(self) -> set[str]:
         """Cameras whose boxes are read: those on somebody's screen, and for occupancy those with zones."""
-        return self.tiles.watched() | (self._with_zones if len(self.hub) else set())
+        if not len(self.hub):
+            return self.tiles.watched()
+        return self.tiles.watched() | {camera.id for camera in self.slice.cameras if camera.enabled and camera.zones}
+
+    def follow(self) -> None:
+        """Take over cameras, areas and rules where the configuration in force has others, and tell every page."""
+        shown = self._handover.changed()
+        if shown is None or shown == shown_of(self.slice):
+            return
+        self.slice = showing(self.slice, shown)
+        self.feed.follow(self.slice)
+        self.tiles.follow(_enabled(self.slice))
+        self.hub.publish(encode("configuration", b"{}"))
+        log.info("another configuration: %d cameras", len(shown.cameras))
+
+    async def _follow(self) -> None:
+        """Look now and then: the configuration changes by other hands as well."""
+        while True:
+            self.follow()
+            await asyncio.sleep(FOLLOW_S)
 
     async def _keep_alive(self) -> None:
         """Wake every stream now and then: proxies end what is silent, and sessions end."""
@@ -197,6 +224,10 @@ class Context:
     def now() -> float:
         """Unix seconds."""
         return time.time()
+
+
+def _enabled(slice_: WebSlice) -> frozenset[str]:
+    return frozenset(camera.id for camera in slice_.cameras if camera.enabled)
 
 
 SiteContext = NamedDependency[Context]

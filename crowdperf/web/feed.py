@@ -63,6 +63,10 @@ class Feed:
         self.arrivals: dict[str, asyncio.Event] = {}
         """Camera -> set whenever a newer tracked frame has come."""
 
+    def follow(self, slice_: WebSlice) -> None:
+        """Go on with other cameras."""
+        self._slice = slice_
+
     async def run(self) -> None:
         """Read for ever; an outage is waited out."""
         backoff = Backoff()

@@ -47,9 +47,8 @@ async def live(socket: WebSocket, site: SiteContext, who: Who) -> None:  # type:
         return
     await socket.accept()
     viewer = Viewer()
-    subscribed: set[str] = set()
     tasks = [
-        asyncio.create_task(_receive(socket, site, who, viewer, subscribed)),
+        asyncio.create_task(_receive(socket, site, who, viewer)),
         asyncio.create_task(_send(socket, viewer)),
         asyncio.create_task(_until_stopping(site)),
         asyncio.create_task(_until_refused(site, who)),
@@ -66,7 +65,7 @@ async def live(socket: WebSocket, site: SiteContext, who: Who) -> None:  # type:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for camera in list(subscribed):
+        for camera in site.tiles.watched_by(viewer):
             site.tiles.leave(camera, viewer)
         site.metrics.count("live_pictures_skipped", viewer.pace.skipped_total)
 
@@ -76,7 +75,6 @@ async def _receive(
     site: Context,
     who: Principal,
     viewer: Viewer,
-    subscribed: set[str],
 ) -> tuple[int, str] | None:
     """Follow the client's wishes; returns why its connection must end."""
     while True:
@@ -94,12 +92,11 @@ async def _receive(
         viewer.widths = request.widths
         wanted = set(request.subscribe)
         known = {camera for camera in wanted & site.tiles.views.keys() if who.sees(camera)}
-        for camera in subscribed - known:
+        present = site.tiles.watched_by(viewer)
+        for camera in present - known:
             site.tiles.leave(camera, viewer)
-        for camera in sorted(known - subscribed):
+        for camera in sorted(known - present):
             site.tiles.join(camera, viewer)
-        subscribed.clear()
-        subscribed.update(known)
         await socket.send_data(
             msgspec.json.encode({"subscribed": sorted(known), "unknown": sorted(wanted - known)[:100]}), mode="text"
         )

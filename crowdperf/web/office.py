@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -27,9 +28,14 @@ log = logging.getLogger(__name__)
 
 
 class Office:
-    """The commands that one web process runs."""
+    """The commands that one web process runs.
 
-    def __init__(self) -> None:
+    Args:
+        changed: called when an order has been carried out, before its outcome is handed on.
+    """
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
         self._looks = asyncio.Semaphore(LOOKS)
 
     async def ask(self, order: Order) -> Outcome:
@@ -41,6 +47,8 @@ class Office:
         outcome = await _run(["config", "ask"], msgspec.json.encode(order), Outcome, CHANGE_S, kill=False)
         if outcome.status != HTTPStatus.OK:
             raise Problem(HTTPStatus(outcome.status), outcome.detail, list(outcome.reasons))
+        # Whoever changes something finds it changed.
+        self._changed()
         return outcome
 
     async def restart(self, names: list[str]) -> None:

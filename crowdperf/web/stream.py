@@ -49,7 +49,8 @@ async def stream(
 ) -> Stream:
     """`event`: one event, its `id` is what to resume from. `counts`: today's counts, all (`whole`) or those that
     changed, as they are now. `occupancy`: zones that changed. `status`: the server's clock, and whether Redis answers.
-    `lost`: this client was too slow, or away for too long, and should load everything anew.
+    `configuration`: cameras, areas or rules have changed. `lost`: this client was too slow, or away for too long, and
+    should load everything anew.
     """
     asked = last_event_id or last_id
     resume = stream_id("Last-Event-ID", asked) if asked else None

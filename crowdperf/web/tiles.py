@@ -83,17 +83,34 @@ class Viewer:
 class Tiles:
     """The watched cameras of one web process."""
 
-    def __init__(self, ring_prefix: str, cameras: tuple[str, ...]) -> None:
-        self.views = {camera: RingView(Path(ring_prefix + camera)) for camera in cameras}
+    def __init__(self, ring_prefix: str, cameras: Collection[str]) -> None:
+        self._ring_prefix = ring_prefix
+        self.views: dict[str, RingView] = {}
+        """Never changed, but replaced as a whole: other threads read it."""
         self._viewers: dict[str, set[Viewer]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._last: dict[str, bytes] = {}
         self.frames_sent = 0
         self.feed: Feed | None = None
+        self.follow(cameras)
 
     def watched(self) -> set[str]:
         """Cameras that somebody looks at."""
         return set(self._viewers)
+
+    def watched_by(self, viewer: Viewer) -> set[str]:
+        """Cameras that this one looks at."""
+        return {camera for camera, viewers in self._viewers.items() if viewer in viewers}
+
+    def follow(self, cameras: Collection[str]) -> None:
+        """Show these cameras from now on. Who watches one that is no more is told that it gives no picture."""
+        before = self.views
+        self.views = {each: before.get(each) or RingView(Path(self._ring_prefix + each)) for each in cameras}
+        for camera in before.keys() - self.views.keys():
+            for viewer in list(self._viewers.get(camera, ())):
+                self.leave(camera, viewer)
+                viewer.offer(camera, pack({"camera": camera, "state": "down"}, b""))
+            before[camera].close()
 
     def join(self, camera: str, viewer: Viewer) -> None:
         """Send this camera to the viewer from now on, beginning with the tile's last message."""

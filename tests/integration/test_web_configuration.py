@@ -81,8 +81,8 @@ def test_a_camera_is_added_changed_and_removed_and_each_is_a_version(ada: httpx.
     assert made.status_code == 201, made.text
     assert made.json()["url"] == "rtsp://***@192.0.2.20/1"
     assert made.json()["running"] is False, "no supervisord here"
-    assert {"capture-yard", "web"} <= set(made.json()["restarts"])
-    assert "capture-plaza" not in made.json()["restarts"]
+    assert "capture-yard" in made.json()["restarts"]
+    assert not {"capture-plaza", "web"} & set(made.json()["restarts"])
     assert cameras(config)["yard"] == new, "as it was sent, nothing added"
     assert config.stat().st_mode & 0o777 == 0o600
     assert ada.post("/api/v1/cameras", json=new).status_code == 409

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from crowdperf.config import Config, parse
-from crowdperf.settings.choice import ChoiceFile, choice_of, write_choice
+from crowdperf.settings import handover
+from crowdperf.settings.choice import Choice, choice_of
 from crowdperf.settings.engine import Inference, Models
 from crowdperf.settings.environment import environment
+from crowdperf.settings.handover import Handover
 from crowdperf.settings.paths import Paths
 from crowdperf.supervision import render
 from crowdperf.supervision.programs import programs
@@ -40,7 +42,7 @@ def test_another_model_is_no_restart_and_reaches_the_process(change: dict[str, A
     assert digest(before, tmp_path) == digest(after, tmp_path)
     paths = Paths(tmp_path)
     render.write(before, environment({}), paths, tmp_path)
-    process = ChoiceFile(paths.choice)
+    process = Handover(paths.choice, Choice)
     assert not render.write(before, environment({}), paths, tmp_path)
     assert process.changed() is None
     render.write(after, environment({}), paths, tmp_path)
@@ -55,11 +57,11 @@ def test_what_a_running_process_cannot_take_over_restarts_it(change: dict[str, A
 
 def test_a_file_that_nobody_can_read_is_no_choice(tmp_path: Path) -> None:
     path = tmp_path / "choice.json"
-    process = ChoiceFile(path)
+    process = Handover(path, Choice)
     assert process.changed() is None
     path.write_text("{")
     assert process.changed() is None
-    write_choice(path, choice_of(Inference(models=Models(person="./best.pt"))))
+    handover.write(path, choice_of(Inference(models=Models(person="./best.pt"))))
     found = process.changed()
     assert found is not None
     assert found.models.person == "./best.pt"

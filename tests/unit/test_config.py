@@ -132,7 +132,7 @@ def test_a_changed_camera_changes_only_the_programs_that_use_it() -> None:
         {row.name: row.digest for row in programs(made, Environment(), PATHS, Path("/"))} for made in (before, after)
     ]
     changed = {name for name in digests[0] if digests[0][name] != digests[1][name]}
-    assert changed == {"capture-a", "web"}
+    assert changed == {"capture-a"}
 
 
 def test_a_data_folder_too_deep_for_sockets_is_refused() -> None:

@@ -3,6 +3,7 @@
 import { t } from "./texts.js";
 
 let csrf = "";
+const changes = new Set(); // Promises of the changes that are under way.
 
 /** Send this token with every change: the session's. */
 export function useToken(token) {
@@ -16,7 +17,18 @@ export function useToken(token) {
  * @returns {Promise<{body: any, blob: Blob, headers: Headers, tag: string | null}>} `body` for JSON, `blob` for anything else
  * @throws {Error} whose message can be shown
  */
-export async function ask(path, { method = "GET", body = undefined, tag = null } = {}) {
+export function ask(path, options = {}) {
+  const asked = request(path, options);
+  if ((options.method ?? "GET") === "GET") return asked;
+  const ended = asked.then(() => {}, () => {}).finally(() => changes.delete(ended));
+  changes.add(ended);
+  return asked;
+}
+
+/** When no change of this page's own is under way any more. */
+export const settled = () => Promise.all(changes);
+
+async function request(path, { method = "GET", body = undefined, tag = null }) {
   const headers = { Accept: "application/json, */*;q=0.5" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (method !== "GET" && csrf) headers["X-CSRF-Token"] = csrf;

@@ -105,6 +105,7 @@ class CameraPage {
   draw() {
     this.editor.show({ shapes: this.shapes, selected: this.selected, editable: this.editable, aspect: this.aspect });
     this.panel.replaceChildren(...this.panelParts());
+    this.panel.toggleAttribute("data-unsaved", this.dirty);
     this.preview();
   }
 
@@ -229,6 +230,7 @@ class CameraPage {
       if (index !== undefined) this.editor.handleOf(shape, index)?.focus();
     } else if (!wasDirty) {
       this.panel.append(this.saveBar());
+      this.panel.setAttribute("data-unsaved", "");
     }
     this.check(shape);
   }

@@ -1,7 +1,7 @@
 // Starts the dashboard: loads the site, shows the page of the address, connects the live data.
 
 import { alerts } from "./alerts.js";
-import { get } from "./api.js";
+import { get, settled } from "./api.js";
 import { areas } from "./areas.js";
 import { el } from "./dom.js";
 import { events } from "./events.js";
@@ -21,6 +21,11 @@ import { zones } from "./zones.js";
 
 const RETRY_MS = 3000;
 const main = document.getElementById("main");
+
+// What somebody has begun to write is not thrown away by a change that another one makes.
+main.addEventListener("input", ({ target }) => {
+  if (target instanceof Element) target.closest("form")?.setAttribute("data-unsaved", "");
+});
 
 await loadTexts();
 themeButton();
@@ -112,15 +117,20 @@ function connect(state) {
     counts: (message) => state.setCounts(message),
     occupancy: (message) => state.setZones(message.zones),
     event: (message) => state.emit("event", message),
+    configuration: () => settled().then(() => returned(state)),
     lost: () => { state.emit("reload"); stream.restart(true); },
   });
 }
 
-/** After an interruption the server may be another one: with another site the page starts anew. */
+/**
+ * The site may be another one, after an interruption or by a change: then the page starts anew. Who is writing or drawing
+ * finishes that first.
+ */
 async function returned(state) {
   const now = await get("/api/v1/cameras").catch(() => null);
   if (!now) return;
   const definition = (site) => JSON.stringify({ ...site, time: "", cameras: site.cameras.map((camera) => ({ ...camera, state: "" })) });
-  if (definition(now) !== definition(state.site)) location.reload();
-  else state.emit("reload");
+  if (definition(now) === definition(state.site)) state.emit("reload");
+  else if (main.querySelector("[data-unsaved]")) addEventListener("hashchange", () => location.reload(), { once: true });
+  else location.reload();
 }

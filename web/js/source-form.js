@@ -46,6 +46,7 @@ export class SourceForm {
       el("div", { class: "two" }, field("transport", this.transport), field("fps", this.fps)),
       el("label", { class: "check" }, this.enabled, t("source.enabled")),
       el("div", { class: "actions" }, this.test, this.submit, remove), this.result, this.seen);
+    this.form.removeAttribute("data-unsaved");
   }
 
   settings() {

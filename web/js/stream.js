@@ -1,7 +1,7 @@
 // Live events: one EventSource that resumes where it stopped, and says what state it is in.
 
 const SILENCE_MS = 25_000; // The server sends a status every 10 s.
-const EVENTS = ["event", "counts", "occupancy", "status", "lost"];
+const EVENTS = ["event", "counts", "occupancy", "status", "configuration", "lost"];
 
 export class Live {
   /** `handlers` has a function per message name, and `state(name)` with connecting, live or reconnecting. */

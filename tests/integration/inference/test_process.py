@@ -19,7 +19,8 @@ from crowdperf.frames.doorbell import answers
 from crowdperf.frames.ring import FrameWriter
 from crowdperf.inference import process
 from crowdperf.runtime import Runtime
-from crowdperf.settings.choice import choice_of, write_choice
+from crowdperf.settings import handover
+from crowdperf.settings.choice import choice_of
 from crowdperf.settings.engine import Inference, Models
 from crowdperf.settings.ppe import PPE_CLASSES
 from crowdperf.slices import InferenceSlice
@@ -187,7 +188,7 @@ def test_another_model_takes_over_between_two_frames_and_a_bad_one_never(
 
     def choose(**change: object) -> None:
         settings = Inference(**change)  # type: ignore[arg-type]
-        write_choice(tmp_path / "choice.json", choice_of(settings))
+        handover.write(tmp_path / "choice.json", choice_of(settings))
 
     one_more()
     assert text("device").endswith("full")
