@@ -53,6 +53,10 @@ class AreaState(Struct, array_like=True):
     recent: list[int] = []
     clock: float = 0.0
     """The latest moment that was heard of, Unix seconds."""
+    last_door: str = ""
+    """`<camera>/<line>` of the newest crossing."""
+    last_entered: bool = False
+    last_at: float = 0.0
 
 
 class AreaCounter:
@@ -109,7 +113,10 @@ class AreaCounter:
         state = self.state
         if event.ts < state.since:
             return []
-        if event.direction == self._doors[event.camera, event.line]:
+        entered = event.direction == self._doors[event.camera, event.line]
+        if event.ts >= state.last_at:
+            state.last_door, state.last_entered, state.last_at = f"{event.camera}/{event.line}", entered, event.ts
+        if entered:
             state.entries += 1
             state.occupancy += 1
         else:

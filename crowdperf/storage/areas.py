@@ -26,6 +26,12 @@ class AreaNow(Struct, frozen=True, kw_only=True):
     limit: int | None
     over_limit: bool
     """Its alert is open."""
+    last_door: str = ""
+    """`<camera>/<line>` of the newest crossing, empty before the first."""
+    last_entered: bool = False
+    """Whether it led into the area."""
+    last_at: float = 0.0
+    """When, Unix seconds."""
 
 
 def areas_key(prefix: str = "") -> str:

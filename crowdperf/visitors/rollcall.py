@@ -2,14 +2,14 @@
 
 Each person is a field of one Redis hash, so that two devices which mark different people never meet, and two which mark
 the same one agree on who came last. Every mark is an event, which all devices hear at once.
+
+Nobody is recognised: of a visitor the system knows where a person registered them last, of an area how many its cameras
+count. A place of the roll call holds the one against the other.
 """
 
 from __future__ import annotations
 
-import csv
-import html
-import io
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -18,6 +18,7 @@ from msgspec import Struct
 from crowdperf.events import wire
 from crowdperf.events.schema import AuditEntry, RollCallChanged
 from crowdperf.events.streams import AUDIT, EVENTS, key
+from crowdperf.settings.area import Area, Door
 from crowdperf.visitors.model import ON_SITE, Person, Visit
 
 KEPT_S = 365 * 86_400
@@ -45,6 +46,42 @@ class Mark(Struct, frozen=True, kw_only=True):
     at: float = 0.0
 
 
+class Counted(Struct, frozen=True, kw_only=True):
+    """What the cameras say of an area."""
+
+    occupancy: int
+    uncertainty: float
+    """Half the width of the 95 % interval."""
+    last_door: str = ""
+    """Camera and line, as people call them, of the newest crossing of one of its doors, by whomever."""
+    last_entered: bool = False
+    last_at: float = 0.0
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """An area at the beginning of a roll call: its cameras against the list."""
+
+    area: str
+    """Its id; empty for visitors of whom no area is known."""
+    title: str
+    cameras: str = ""
+    """Names of the cameras that look at its doors and zones: where to look for who is missing."""
+    listed: int = 0
+    """Visitors on the list."""
+    staff: int = 0
+    """People who are there without being visitors (`visitors.staff_baseline`)."""
+    counted: int | None = None
+    """What its cameras counted; null where they have not said anything."""
+    uncertainty: float = 0.0
+    unlisted: int = 0
+    """How many more the cameras counted than visitors and staff."""
+    last_door: str = ""
+    last_entered: bool = False
+    last_at: float = 0.0
+    inside: int | None = None
+    """What its cameras count now; of a roll call that has ended, at its end."""
+
+
 class RollCall(Struct, frozen=True, kw_only=True):
     """One evacuation, or drill."""
 
@@ -55,6 +92,7 @@ class RollCall(Struct, frozen=True, kw_only=True):
     ended_at: float = 0.0
     ended_by: str = ""
     marks: list[Mark] = []
+    places: list[Place] = []
 
 
 def begin(rows: Iterable[tuple[Visit, Person | None]]) -> list[Mark]:
@@ -74,60 +112,67 @@ def begin(rows: Iterable[tuple[Visit, Person | None]]) -> list[Mark]:
     return sorted(marks, key=lambda mark: (mark.area, mark.name))
 
 
-def report_csv(call: RollCall, clock: Callable[[float], str]) -> str:
-    """The report as CSV. A cell that a spreadsheet would take for a formula is quoted."""
-    out = io.StringIO()
-    rows = csv.writer(out)
-    rows.writerow(["area", "name", "company", "host", "last confirmed", "state", "by", "at"])
-    for mark in call.marks:
-        cells = [
-            mark.area,
-            mark.name,
-            mark.company,
-            mark.host,
-            clock(mark.seen_at),
-            mark.state,
-            mark.by,
-            clock(mark.at),
-        ]
-        rows.writerow([f"'{cell}" if cell[:1] in "=+-@\t\r" and cell else cell for cell in cells])
-    return out.getvalue()
+def places(
+    marks: Sequence[Mark],
+    areas: Sequence[Area],
+    entrances: Sequence[Door],
+    staff: Mapping[str, int],
+    counted: Mapping[str, Counted],
+    cameras: Mapping[str, str],
+) -> list[Place]:
+    """Every area of the configuration, and whatever else a visitor's last area is called.
 
-
-def report_html(call: RollCall, site: str, clock: Callable[[float], str]) -> str:
-    """The report as a page to print."""
-    safe = sum(mark.state == "safe" for mark in call.marks)
-    kind = "Drill" if call.drill else "Evacuation"
-    lines = [
-        f"<tr class='{mark.state}'>"
-        + "".join(
-            f"<td>{html.escape(cell)}</td>"
-            for cell in (
-                mark.area,
-                mark.name,
-                mark.company,
-                mark.host,
-                clock(mark.seen_at),
-                mark.state,
-                mark.by,
-                clock(mark.at),
-            )
-        )
-        + "</tr>"
-        for mark in call.marks
+    Args:
+        entrances: doors that visitors pass; where to look for those of whom no area is known.
+        staff: area -> people who are there without being visitors.
+        counted: area -> what its cameras say.
+        cameras: id -> the name people see.
+    """
+    known = {area.id: area for area in areas}
+    listed = {name: sum(mark.area == name for mark in marks) for name in {*known, *(mark.area for mark in marks)}}
+    return [
+        _place(name, known.get(name), listed[name], staff.get(name, 0), counted.get(name), entrances, cameras)
+        for name in [*known, *sorted(set(listed) - set(known))]
     ]
-    head = "".join(
-        f"<th>{name}</th>" for name in ("Area", "Name", "Company", "Host", "Last confirmed", "State", "Marked by", "At")
+
+
+def _place(
+    name: str,
+    area: Area | None,
+    listed: int,
+    staff: int,
+    counted: Counted | None,
+    entrances: Sequence[Door],
+    cameras: Mapping[str, str],
+) -> Place:
+    looking = [each.camera for each in entrances if not name]
+    if area is not None:
+        looking = [*(door.camera for door in area.doors), *(zone.camera for zone in area.zones)]
+    place = Place(
+        area=name,
+        title=(area.name if area else "") or name,
+        cameras=", ".join(dict.fromkeys(cameras.get(camera, camera) for camera in looking)),
+        listed=listed,
+        staff=staff,
     )
-    title = f"{kind} · {html.escape(site)}"
-    ended = f"ended {clock(call.ended_at)} by {html.escape(call.ended_by)}" if call.ended_at else "not ended yet"
-    return (
-        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
-        "<link rel='stylesheet' href='/style/print.css'>"
-        f"<h1>{title}</h1><p>Started {clock(call.started_at)} by {html.escape(call.started_by)}, {ended}.</p>"
-        f"<p>{safe} of {len(call.marks)} people safe, {len(call.marks) - safe} missing.</p>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></html>"
+    if counted is None:
+        return place
+    return msgspec.structs.replace(
+        place,
+        counted=counted.occupancy,
+        uncertainty=counted.uncertainty,
+        unlisted=max(0, counted.occupancy - listed - staff),
+        last_door=counted.last_door,
+        last_entered=counted.last_entered,
+        last_at=counted.last_at,
+        inside=counted.occupancy,
     )
+
+
+def with_inside(call: RollCall, inside: Mapping[str, int]) -> RollCall:
+    """The roll call with what the cameras of each area count by now."""
+    now = [msgspec.structs.replace(place, inside=inside.get(place.area, place.inside)) for place in call.places]
+    return msgspec.structs.replace(call, places=now)
 
 
 class RollCalls:
@@ -176,7 +221,12 @@ class RollCalls:
         if b"ended" in rows:
             at, by = msgspec.json.decode(rows[b"ended"], type=tuple[float, str])
             head = msgspec.structs.replace(head, ended_at=at, ended_by=by)
+        if b"inside" in rows:
+            head = with_inside(head, msgspec.json.decode(rows[b"inside"], type=dict[str, int]))
         marks = [msgspec.json.decode(raw, type=Mark) for name, raw in rows.items() if name.startswith(b"m:")]
+        if not head.places:
+            # Of an older version, which kept people alone.
+            head = msgspec.structs.replace(head, places=places(marks, (), (), {}, {}, {}))
         return msgspec.structs.replace(head, marks=sorted(marks, key=lambda mark: (mark.area, mark.name)))
 
     async def newest(self, limit: int = 50) -> list[str]:
@@ -192,10 +242,12 @@ class RollCalls:
         return bool(await self._client.eval(MARK, 2, *keys, *arguments))
 
     async def end(self, call: RollCall, by: str, now: float, entry: AuditEntry) -> bool:
-        """End it; False where it has ended already."""
+        """End it, with what the cameras count now; False where it has ended already."""
         if not await self._client.hsetnx(self._key(call.id), "ended", msgspec.json.encode((now, by))):
             return False
+        inside = {place.area: place.inside for place in call.places if place.inside is not None}
         async with self._client.pipeline(transaction=True) as pipe:
+            pipe.hset(self._key(call.id), "inside", msgspec.json.encode(inside))
             self._say(pipe, _changed(call, "ended", now, by))
             pipe.xadd(key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
             await pipe.execute()

@@ -38,6 +38,11 @@ class AreaReply(Struct, kw_only=True):
     since: Time | None = None
     """The last reset."""
     over_limit: bool = False
+    last_door: str = ""
+    """`<camera>/<line>` of the newest crossing of one of its doors."""
+    last_entered: bool = False
+    """Whether it led into the area."""
+    last_crossing: Time | None = None
     time: Time | None = None
     """Of the newest event that was heard."""
 
@@ -99,6 +104,8 @@ def _reply(area: Area, now: AreaNow | None) -> AreaReply:
         known.entries, known.exits = now.entries, now.exits
         known.since, known.time = rfc3339(now.since), rfc3339(now.at)
         known.over_limit = now.over_limit
+        known.last_door, known.last_entered = now.last_door, now.last_entered
+        known.last_crossing = rfc3339(now.last_at) if now.last_at else None
     return known
 
 

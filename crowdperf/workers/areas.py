@@ -110,6 +110,9 @@ def now_of(counter: AreaCounter) -> AreaNow:
         at=state.clock,
         limit=counter.area.limit,
         over_limit=bool(state.limit.alert),
+        last_door=state.last_door,
+        last_entered=state.last_entered,
+        last_at=state.last_at,
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from crowdperf.events.bus import Publisher
-from crowdperf.events.schema import Event
+from crowdperf.events.schema import AreaChanged, Event
 from crowdperf.events.streams import EVENTS
+from crowdperf.storage import areas
 from tests.conftest import ROOT, RedisServer, wait_until
 from tests.integration.test_alerts_api import RULE, notifying, stage
 from tests.integration.test_web_accounts import PASSWORD, People
@@ -72,6 +74,56 @@ def test_a_visitor_is_taken_in_found_in_a_drill_and_checked_out(server: Served, 
         shown.page.locator("[data-action='check-out']").click()
         shown.wait_for("document.querySelector('tr[data-visit] .pill').textContent === 'checked out'")
         assert states(client) == []
+
+
+def test_a_roll_call_shows_what_the_cameras_count_against_the_list(
+    redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    hall = {"id": "hall", "name": "Hall", "doors": [{"camera": "plaza", "line": "gate"}]}
+    base = {**CONFIG, "areas": [hall], "visitors": {"staff_baseline": {"hall": 2}}}
+    client = redis_server.client()
+    with serving(redis_server.url, tmp_path_factory.mktemp("web"), base) as served:
+        crew = People(served, redis_server)
+        with crew.browser("rita", "reception") as desk, dashboard(served.url) as shown:
+            guest = {"name": "Grace Hopper", "host": "Ada", "areas": ["hall"], "walk_in": True}
+            visit = desk.post("/api/v1/visits", json=guest).json()["id"]
+            assert desk.post(f"/api/v1/visits/{visit}/check-in", json={}).status_code == 200
+            areas.stage(client, now_of(7))
+            call = desk.post("/api/v1/roll-calls", json={"drill": True}).json()["id"]
+            sign_in(shown, served, "rita")
+            shown.page.goto(f"{served.url}/#/roll-call/{call}")
+            panel = shown.page.locator(".roll-call [data-area=hall]")
+            panel.locator("li[data-visit]").wait_for()
+            text = panel.inner_text()
+            assert "1 on the list · 2 staff · cameras counted 7 ± 1 at the beginning" in text
+            assert "Cameras counted 4 more than are on the list, staff included." in text
+            assert "Cameras there: Plaza north. Last crossing, by whomever: in by Plaza north, North gate" in text
+            shown.wait_for("document.querySelector('[data-area=hall] .panel-head').innerText.includes('7 inside now')")
+            shown.screenshot(ROOT / "var" / "screenshots" / "roll_call.png")
+            publisher: Publisher[Event] = Publisher(client, EVENTS)
+            publisher.publish(
+                AreaChanged(
+                    id="area:hall:1",
+                    camera="plaza",
+                    ts=time.time(),
+                    area="hall",
+                    occupancy=2,
+                    uncertainty=1.0,
+                    entries=8,
+                    exits=6,
+                    cause="crossing",
+                )
+            )
+            shown.wait_for("document.querySelector('[data-area=hall] .panel-head').innerText.includes('2 inside now')")
+            shown.size(360, 800)
+            assert shown.overflow_px() == 0
+
+
+def now_of(occupancy: int) -> areas.AreaNow:
+    return areas.AreaNow(
+        area="hall", occupancy=occupancy, uncertainty=1.0, entries=8, exits=1, since=1.0, next_reset=None, at=2.0,
+        limit=None, over_limit=False, last_door="plaza/gate", last_entered=True, last_at=time.time(),
+    )  # fmt: skip
 
 
 def test_who_may_not_see_visitors_is_not_led_to_them(server: Served) -> None:

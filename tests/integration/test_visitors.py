@@ -16,6 +16,7 @@ import pytest
 from crowdperf.events.schema import RollCallChanged, VisitorChanged, VisitorNotice
 from crowdperf.rule_slices import notify_slice, visitors_slice
 from crowdperf.runtime import Runtime
+from crowdperf.storage import areas
 from crowdperf.visitors import store
 from crowdperf.web.entries import decoded_event
 from crowdperf.web.parameters import rfc3339
@@ -27,7 +28,7 @@ from tests.support.receivers import mailbox
 from tests.support.webserver import CONFIG, Served, serving
 
 AREAS = [{"id": "lab", "name": "Lab", "doors": [{"camera": "plaza", "line": "gate"}]}]
-RULES = {"briefing": "Mind the forklifts.", "nda_version": "2", "overstay_grace_s": 0}
+RULES = {"briefing": "Mind the forklifts.", "nda_version": "2", "overstay_grace_s": 0, "staff_baseline": {"lab": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,15 @@ def act(client: httpx.Client, visit: dict[str, Any], action: str, **step: Any) -
 def said(server: RedisServer, kind: type) -> list[Any]:
     events = [decoded_event(fields) for _, fields in server.client().xrange("crowdperf:events")]
     return [event for event in events if isinstance(event, kind)]
+
+
+def count(server: RedisServer, occupancy: int) -> None:
+    """What worker-areas shows of the lab."""
+    now = areas.AreaNow(
+        area="lab", occupancy=occupancy, uncertainty=1.0, entries=20, exits=3, since=1.0, next_reset=None, at=2.0,
+        limit=None, over_limit=False, last_door="plaza/gate", last_entered=True, last_at=2.0,
+    )  # fmt: skip
+    areas.stage(server.client(), now)
 
 
 def test_a_day_at_the_reception(desk: httpx.Client, redis_server: RedisServer) -> None:
@@ -134,7 +144,11 @@ def test_an_evacuation_is_marked_from_several_devices_at_once(desk: httpx.Client
     rows = [invite(desk, name=f"Guest {n}", walk_in=True) for n in range(12)]
     for row in rows:
         assert act(desk, row, "check-in", briefing=True, nda_version="2").status_code == 200
+    count(redis_server, 17)
     call = desk.post("/api/v1/roll-calls", json={"drill": True}).json()
+    (place,) = call["places"]
+    assert (place["title"], place["cameras"], place["listed"], place["staff"]) == ("Lab", "Plaza north", 12, 2)
+    assert (place["counted"], place["unlisted"], place["last_door"]) == (17, 3, "Plaza north, North gate")
     assert [mark["state"] for mark in call["marks"]] == ["missing"] * 12
     address = f"/api/v1/roll-calls/{call['id']}"
     with ThreadPoolExecutor(6) as pool:
@@ -142,12 +156,17 @@ def test_an_evacuation_is_marked_from_several_devices_at_once(desk: httpx.Client
         assert {reply.status_code for reply in marks} == {200}
     after = desk.get(address).json()
     assert sum(mark["state"] == "safe" for mark in after["marks"]) == 11
+    # While it goes on the cameras' number is the newest; then it is what they counted at the end.
+    count(redis_server, 4)
+    assert [place["inside"] for place in desk.get(address).json()["places"]] == [4]
     assert desk.post(f"{address}/end").json()["ended_by"] == "rosa"
+    count(redis_server, 0)
+    assert [(place["counted"], place["inside"]) for place in desk.get(address).json()["places"]] == [(17, 4)]
     late = desk.post(f"{address}/visits/{rows[11]['id']}", json={"state": "safe"})
     assert late.status_code == 409
     report = desk.get(f"{address}/report").text
     assert "Drill" in report
-    assert "11 of 12 people safe, 1 missing" in report
+    assert "11 of 12 people safe, 1 missing. The cameras counted 3 more" in report
     assert desk.get(f"{address}/report.csv").text.count("safe") == 11
     states = [event.state for event in said(redis_server, RollCallChanged)]
     assert (states[0], states[-1], states.count("safe")) == ("started", "ended", 11)

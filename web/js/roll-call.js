@@ -34,6 +34,21 @@ export function rollCallPage(state, id) {
     el("button", { class: mark.state === "safe" ? "button" : "button primary", type: "button", disabled: call.ended_at > 0,
       click: () => change(`/api/v1/roll-calls/${id}/visits/${mark.visit}`, { state: mark.state === "safe" ? "missing" : "safe" }) },
     t(mark.state === "safe" ? "roll_call.undo" : "roll_call.safe")));
+  const insides = new Map();
+  const section = (name, place, people, ended) => {
+    const inside = el("span", {});
+    const show = (count) => setText(inside, t(ended ? "roll_call.inside_end" : "roll_call.inside", { count }));
+    if (place.inside !== null) show(place.inside);
+    if (!ended) insides.set(place.area, show);
+    return el("section", { class: "panel", "aria-label": name, "data-area": place.area },
+      el("div", { class: "panel-head" }, el("h2", {}, name), inside),
+      el("p", { class: "muted place" }, [t("roll_call.listed", { count: place.listed }), place.staff ? t("roll_call.staff", { count: place.staff }) : "",
+        place.counted === null ? t("roll_call.not_counted") : t("roll_call.counted", { count: place.counted, give: place.uncertainty })].filter(Boolean).join(" · ")),
+      place.unlisted ? el("p", { class: "note", "data-tone": "bad" }, t("roll_call.unlisted", { count: place.unlisted })) : null,
+      place.cameras ? el("p", { class: "muted place" }, t("roll_call.cameras", { names: place.cameras }),
+        place.last_door ? ` ${t(place.last_entered ? "roll_call.last_in" : "roll_call.last_out", { door: place.last_door, time: dayAndTime(new Date(place.last_at * 1000)) })}` : "") : null,
+      el("ul", {}, ...people));
+  };
   const load = async () => {
     let call;
     try {
@@ -49,11 +64,16 @@ export function rollCallPage(state, id) {
     setText(progress, t(call.ended_at ? "roll_call.ended" : "roll_call.progress", { safe, all: call.marks.length, time: dayAndTime(new Date((call.ended_at || call.started_at) * 1000)) }));
     end.hidden = call.ended_at > 0;
     const areas = grouped(call.marks);
-    list.replaceChildren(...[...areas].map(([area, marks]) => el("section", { class: "panel", "aria-label": area || t("roll_call.nowhere") },
-      el("div", { class: "panel-head" }, el("h2", {}, area || t("roll_call.nowhere"))), el("ul", {}, ...marks.map((mark) => person(call, mark))))));
-    if (!call.marks.length) list.replaceChildren(el("p", { class: "note" }, t("roll_call.nobody")));
+    insides.clear();
+    const sections = call.places.filter((place) => areas.has(place.area) || place.counted !== null || place.staff)
+      .map((place) => section(place.title || t("roll_call.nowhere"), place, (areas.get(place.area) ?? []).map((mark) => person(call, mark)), call.ended_at > 0));
+    list.replaceChildren(...sections);
+    if (!call.marks.length) list.prepend(el("p", { class: "note" }, t("roll_call.nobody")));
   };
-  const off = [state.on("event", (event) => { if (event.type === "RollCallChanged" && event.roll_call === id) load(); }), state.on("reload", load)];
+  const off = [state.on("event", (event) => {
+    if (event.type === "RollCallChanged" && event.roll_call === id) load();
+    if (event.type === "AreaChanged") insides.get(event.area)?.(event.occupancy);
+  }), state.on("reload", load)];
   node.stop = () => off.forEach((done) => done());
   load();
   return node;

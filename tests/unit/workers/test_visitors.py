@@ -20,12 +20,14 @@ from crowdperf.events.schema import (
     VisitorNotice,
 )
 from crowdperf.rule_slices import visitors_slice
+from crowdperf.settings.area import Area, Door
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.paths import Paths
 from crowdperf.settings.visitors import Visitors
 from crowdperf.visitors import lifecycle, rollcall
 from crowdperf.visitors.lifecycle import RefusedError
 from crowdperf.visitors.model import Listing, Person, Visit
+from crowdperf.visitors.roll_call_report import report_csv, report_html
 from crowdperf.workers.visitors import SITE, Expire, VisitorLogic, VisitSet
 
 NOW = 1_795_600_000.0
@@ -275,11 +277,44 @@ def test_a_roll_call_holds_who_is_on_site_and_its_report_is_harmless() -> None:
         ("v4", "lab", "missing"),
     ]
     call = rollcall.RollCall(id="c", drill=True, started_at=NOW, started_by="ada", marks=marks)
-    page = rollcall.report_html(call, "Site", str)
+    page = report_html(call, "Site", str)
     assert "<script>" not in page
     assert "Drill" in page
     assert "0 of 3 people safe" in page
-    assert "\"'=cmd|" in rollcall.report_csv(call, str)
+    assert "\"'=cmd|" in report_csv(call, str)
+
+
+def test_a_roll_call_holds_what_the_cameras_count_against_the_list() -> None:
+    areas = [
+        msgspec.convert({"id": "lab", "name": "Lab", "doors": [{"camera": "lobby", "line": "door"}]}, Area),
+        msgspec.convert({"id": "hall", "zones": [{"camera": name, "zone": "z"} for name in ("lobby", "gate")]}, Area),
+    ]
+    marks = rollcall.begin(
+        (visit(id=f"v{n}", state="on_site", area=area), None) for n, area in enumerate(["lab", "lab", "shed", ""])
+    )
+    counted = {
+        "lab": rollcall.Counted(occupancy=9, uncertainty=1.2, last_door="Lobby, door", last_at=NOW),
+        "hall": rollcall.Counted(occupancy=3, uncertainty=0.0),
+    }
+    entrances = [msgspec.convert({"camera": "gate", "line": "way"}, Door)]
+    cameras = {"lobby": "Lobby", "gate": "Gate"}
+    places = rollcall.places(marks, areas, entrances, {"lab": 4, "hall": 5}, counted, cameras)
+    assert [(row.title, row.cameras, row.listed, row.staff, row.counted, row.unlisted) for row in places] == [
+        ("Lab", "Lobby", 2, 4, 9, 3),
+        ("hall", "Lobby, Gate", 0, 5, 3, 0),
+        # Of whom no area is known, the entrances are all that can be said; of an area that is gone, nothing.
+        ("", "Gate", 1, 0, None, 0),
+        ("shed", "", 1, 0, None, 0),
+    ]
+    call = rollcall.RollCall(id="c", drill=False, started_at=NOW, started_by="ada", marks=marks, places=places)
+    after = rollcall.with_inside(call, {"lab": 1})
+    assert [place.inside for place in after.places] == [1, 3, None, None]
+    page, table = report_html(after, "Site", str), report_csv(after, str)
+    assert "The cameras counted 3 more than visitors on the list and staff." in page
+    assert f"<td>9 ± 1.2</td><td>3</td><td>Lobby</td><td>Lobby, door, out, {NOW}</td><td>1</td>" in page
+    assert f'Lab,2,4,9 ± 1.2,3,Lobby,"Lobby, door, out, {NOW}",1' in table
+    assert 'hall,0,5,3 ± 0,0,"Lobby, Gate",,3' in table
+    assert table.count("missing") == 4
 
 
 @pytest.mark.parametrize(
