@@ -70,6 +70,14 @@ class AreaCounter:
         self._limit = None if area.limit is None else Limit(area.limit, area.limit_clear, area.limit_s)
         self.state = AreaState(zones={}, recent=[])
 
+    def restore(self, state: AreaState) -> None:
+        """Continue there; zones that the area no longer has are forgotten, and resets reckoned anew."""
+        known = {f"{camera}/{zone}" for camera, zone in self._zones}
+        state.zones = {name: seen for name, seen in state.zones.items() if name in known}
+        # The hour may have been changed since; it is reckoned anew from the last reset that took place.
+        state.next_reset = math.inf
+        self.state = state
+
     def wants(self, event: Event) -> bool:
         """Whether the event is about a door or a zone of this area."""
         if isinstance(event, LineCrossed):

@@ -173,6 +173,9 @@ class OpenvinoRuntime:
         if size in self._compiled:
             return True
         if size not in self._compiling:
+            # Of cameras that went before their size was ready: nobody has come to take the result.
+            for done in [size for size, future in self._compiling.items() if future.done()][: 1 - GEOMETRIES]:
+                del self._compiling[done]
             self._compiling[size] = self._compiler.submit(self._both, box)
         return self._compiling[size].done()
 

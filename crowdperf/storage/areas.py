@@ -44,6 +44,11 @@ def stage(pipe: Any, now: AreaNow, prefix: str = "") -> None:
     pipe.hset(areas_key(prefix), now.area, msgspec.json.encode(now))
 
 
+def stage_gone(pipe: Any, area: str, prefix: str = "") -> None:
+    """Show it no longer."""
+    pipe.hdel(areas_key(prefix), area)
+
+
 async def read(client: redis.asyncio.Redis, prefix: str = "") -> dict[str, AreaNow]:
     """Every area that was ever heard of, by id.
 

@@ -13,6 +13,8 @@ from crowdperf.settings.visitors import Visitors
 CREDIT_S = 600.0
 """A check-in lets one crossing of an entrance pass within this time."""
 
+MOST_CREDITS = 1000
+
 
 class AreaState(Struct):
     """One area."""
@@ -42,9 +44,17 @@ class Reconciliation(Struct):
         """The cameras' number."""
         self.areas.setdefault(event.area, AreaState()).counted = event.occupancy
 
+    def keep(self, areas: Sequence[Area]) -> None:
+        """Forget areas and doors that the configuration no longer has."""
+        doors = {area.id: {f"{door.camera}/{door.line}" for door in area.doors} for area in areas}
+        self.areas = {name: own for name, own in self.areas.items() if name in doors}
+        for name, own in self.areas.items():
+            own.doors = {door: n for door, n in own.doors.items() if door in doors[name]}
+
     def checked_in(self, ts: float) -> None:
         """Somebody may pass an entrance now."""
-        self.credits.append(ts)
+        # A site without entrances never uses them.
+        self.credits = [*(old for old in self.credits if ts - old <= CREDIT_S), ts][-MOST_CREDITS:]
 
     def crossed(self, event: LineCrossed, areas: Sequence[Area], rules: Visitors) -> Iterator[TailgatingSuspected]:
         """A crossing: the doors' surplus, and the entrances' check."""

@@ -10,6 +10,8 @@ from crowdperf.web.parameters import Span
 
 REMEMBERED = 100_000
 """Event ids kept to tell a redelivered event from a new one."""
+MOST_COUNTS = 100_000
+"""Of different keys within a day: hundreds of cameras with several lines have a tenth of it."""
 
 
 class Key(NamedTuple):
@@ -38,6 +40,8 @@ class Tally:
     def add(self, event_id: str, ts: float, key: Key) -> bool:
         """Count one crossing; False when it is another day's, or was counted already."""
         if not self.day.start <= ts < self.day.end or event_id in self._seen:
+            return False
+        if key not in self.counts and len(self.counts) >= MOST_COUNTS:
             return False
         self._seen[event_id] = None
         if len(self._seen) > REMEMBERED:

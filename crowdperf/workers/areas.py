@@ -18,11 +18,12 @@ from crowdperf.counting.areas import AreaCounter, AreaState
 from crowdperf.events.connection import connect
 from crowdperf.events.schema import Event, LineCrossed, PpeObserved, ZoneChanged, ZoneMinute
 from crowdperf.rule_slices import AreasSlice
-from crowdperf.runtime import Runtime
+from crowdperf.runtime import Metrics, Runtime
 from crowdperf.storage import areas
 from crowdperf.storage.areas import AreaNow
-from crowdperf.workers.base import Member, Taken
+from crowdperf.workers.base import Member
 from crowdperf.workers.leases import Leases
+from crowdperf.workers.logic import Taken
 from crowdperf.workers.loop import work
 
 WORKER = "areas"
@@ -34,6 +35,12 @@ class Stored(Struct, frozen=True, array_like=True):
 
     version: int
     state: AreaState
+
+
+class AreaGone(Struct, frozen=True):
+    """The area has left the configuration."""
+
+    area: str
 
 
 class AreaLogic:
@@ -81,9 +88,15 @@ class AreaLogic:
         if stored.version != VERSION:
             raise ValueError(f"areas of version {stored.version}, not {VERSION}")
         if part in self.counters:
-            self.counters[part].state = stored.state
-            # The hour may have been changed since; it is reckoned anew from the last reset that took place.
-            stored.state.next_reset = math.inf
+            self.counters[part].restore(stored.state)
+
+    def keeps(self, part: str) -> bool:
+        """Whether the area is configured."""
+        return part in self.counters
+
+    def forget(self, part: str, now: float) -> Iterable[Struct]:
+        """Nobody is shown it any more."""
+        return (AreaGone(part),)
 
     def clear(self) -> None:
         """Begin every area anew."""
@@ -116,16 +129,24 @@ def now_of(counter: AreaCounter) -> AreaNow:
     )
 
 
+def stage_effect(pipe: Any, effect: Struct, metrics: Metrics, prefix: str = "") -> None:
+    """Show an area, or show it no longer, inside the transaction that stores its state."""
+    if isinstance(effect, AreaNow):
+        areas.stage(pipe, effect, prefix)
+        metrics.gauge("area_occupancy", effect.occupancy, effect.area)
+        metrics.gauge("area_uncertainty", effect.uncertainty, effect.area)
+    elif isinstance(effect, AreaGone):
+        areas.stage_gone(pipe, effect.area, prefix)
+        metrics.forget(effect.area)
+
+
 def main(slice_: AreasSlice, runtime: Runtime) -> None:
     """Work until told to stop."""
     client = connect(slice_.redis_url)
     prefix = slice_.key_prefix
 
     def stage(pipe: Any, effect: Struct) -> None:
-        if isinstance(effect, AreaNow):
-            areas.stage(pipe, effect, prefix)
-            runtime.metrics.gauge("area_occupancy", effect.occupancy, effect.area)
-            runtime.metrics.gauge("area_uncertainty", effect.uncertainty, effect.area)
+        stage_effect(pipe, effect, runtime.metrics, prefix)
 
     leases = Leases(client, WORKER, slice_.instance, slice_.instances, runtime.name, prefix)
     logic = AreaLogic(slice_)

@@ -15,8 +15,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import redis
@@ -26,11 +26,12 @@ from crowdperf.events import wire
 from crowdperf.events.burial import dead_key, meant_for, stage_burial
 from crowdperf.events.bus import MAX_DELIVERIES
 from crowdperf.events.connection import BLOCK_MS, OUTAGE
-from crowdperf.events.schema import AnyEvent, Event, PpeObserved
+from crowdperf.events.schema import Event
 from crowdperf.events.streams import EVENTS, Stream, key
 from crowdperf.runtime import Metrics
 from crowdperf.slices import shard_of
 from crowdperf.workers.leases import Leases
+from crowdperf.workers.logic import Logic, Taken
 
 BATCH = 256
 DUE_S = 0.5
@@ -39,50 +40,12 @@ POSITION_S = 1.0
 """How often the position is stored while nothing else is: what was read stays in the stream no longer."""
 RECENT = 256
 """Event ids remembered per camera; an event that comes again within them is the same event."""
+FORGET_S = 600.0
+"""A part that the configuration no longer knows is forgotten this long after its last event."""
 CAREFUL_AFTER = 2
 """A batch whose handling ended the process this often is handled event by event, to find the one that does it."""
 START = b"0-0"
-Taken = AnyEvent | PpeObserved
-"""What workers read."""
-
 log = logging.getLogger(__name__)
-
-
-class Logic(Protocol):
-    """A worker's rules. Everything about a camera is in that camera's state; nothing is shared between cameras.
-
-    What is about no camera, but about an area or a visit, belongs to a part of its own, named by `parts`; wherever this
-    module says camera, it means a part.
-    """
-
-    @property
-    def wants(self) -> tuple[type[Event], ...]:
-        """The kinds of events that `handle` takes."""
-
-    def parts(self, event: Taken) -> tuple[str, ...]:
-        """Whose states the event belongs to: its camera's as a rule."""
-
-    def handle(self, event: Taken, part: str = "") -> Iterable[Struct]:
-        """Take one event; its effects, in order. An `Event` is published, anything else is for the worker's stage.
-
-        Of an event that belongs to several parts, only the state of `part` changes; empty: of all of them.
-        """
-
-    def due(self, camera: str, now: float) -> Iterable[Struct]:
-        """What time alone causes; `now` in Unix seconds. The state may change only where there is an effect."""
-
-    def state(self, camera: str) -> bytes:
-        """Everything that decides this camera's future."""
-
-    def restore(self, camera: str, state: bytes) -> None:
-        """Continue where `state` was taken.
-
-        Raises:
-            ValueError: it is of another version, or damaged; the camera begins anew.
-        """
-
-    def clear(self) -> None:
-        """Forget every camera."""
 
 
 class Checkpoint(Struct, frozen=True, array_like=True):
@@ -143,6 +106,8 @@ class Member:
         self._cameras: dict[str, _Camera] = {}
         self._shares: dict[int, bytes] = {}
         """Owned shares of the cameras and how far each was read and stored."""
+        self._gone: list[str] = []
+        """Parts whose stored state goes with the next commit."""
         self._effects: list[Struct] = []
         self._buried: list[tuple[bytes, dict[bytes, bytes], str]] = []
         self._position = self._stored = START
@@ -193,7 +158,7 @@ class Member:
             # merely because what was seen of them is still to be read.
             behind = len(rows) == BATCH or self._careful
             self._pass_time(order(self._position)[0] / 1000 if behind else self._wall())
-        dirty = bool(self._effects or self._buried or any(row.dirty for row in self._cameras.values()))
+        dirty = bool(self._effects or self._buried or self._gone or any(row.dirty for row in self._cameras.values()))
         moved = self._position != self._stored and now - self._stored_at >= POSITION_S
         if (dirty or moved) and not self._commit(now):
             # A sibling has taken a share: whatever this member holds of it in memory is not its own any more.
@@ -289,6 +254,14 @@ class Member:
             effects = list(self._logic.due(camera, now))
             own.dirty = own.dirty or bool(effects)
             self._effects += effects
+        # Long after its last event, so that no event of it can come again when shares begin at an older position.
+        for camera in [camera for camera, own in self._cameras.items() if self._is_over(camera, own, now)]:
+            self._effects += self._logic.forget(camera, now)
+            self._gone.append(camera)
+            del self._cameras[camera]
+
+    def _is_over(self, camera: str, own: _Camera, now: float) -> bool:
+        return not self._logic.keeps(camera) and now - order(own.position)[0] / 1000 > FORGET_S
 
     # -- storing --
 
@@ -312,6 +285,9 @@ class Member:
                     name = state_key(self.worker, camera, self._prefix)
                     pipe.set(name, msgspec.msgpack.encode(checkpoint))
                     pipe.sadd(self._members_key, camera)
+            for camera in self._gone:
+                pipe.delete(state_key(self.worker, camera, self._prefix))
+                pipe.srem(self._members_key, camera)
             positions = {share: max(at, self._position, key=order) for share, at in self._shares.items()}
             pipe.hset(self._positions_key, mapping={str(share): at for share, at in positions.items()})
             known = {int(share): at for share, at in others.items()} | positions
@@ -322,7 +298,7 @@ class Member:
                 return False
         self._metrics.count("effects_total", len(self._effects))
         self._shares = positions
-        self._effects, self._buried = [], []
+        self._effects, self._buried, self._gone = [], [], []
         for own in self._cameras.values():
             own.dirty = False
         self._stored, self._stored_at = self._position, now
@@ -338,7 +314,7 @@ class Member:
 
     def _reload(self, owned: set[int]) -> None:
         """Forget what is in memory and begin at what is stored, for these shares."""
-        self._effects, self._buried, self._cameras = [], [], {}
+        self._effects, self._buried, self._gone, self._cameras = [], [], [], {}
         self._logic.clear()
         stored = {int(share): at for share, at in self._client.hgetall(self._positions_key).items()}
         whole = range(self._leases.instances)

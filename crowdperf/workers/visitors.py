@@ -22,8 +22,9 @@ from crowdperf.runtime import Runtime
 from crowdperf.visitors import lifecycle, seeds, store
 from crowdperf.visitors.model import LIVE, ON_SITE, State
 from crowdperf.visitors.reconcile import Reconciliation
-from crowdperf.workers.base import Member, Taken
+from crowdperf.workers.base import Member
 from crowdperf.workers.leases import Leases
+from crowdperf.workers.logic import Taken
 from crowdperf.workers.loop import work
 
 WORKER = "visitors"
@@ -145,7 +146,8 @@ class VisitorLogic:
         rules = self._rules
         if visit.state == "invited" and now >= visit.expected_from + rules.no_show_after_s:
             yield self._set(visit, "no_show", now, {}, "no_show")
-        elif visit.state in ON_SITE and visit.since < self._last_night(now):
+        elif visit.state in ("arrived", *ON_SITE) and visit.since < self._last_night(now):
+            # Who came and was not let in has gone as well: nobody says so, and the visit would stay for ever.
             yield self._set(visit, "checked_out", now, {"checked_out_at": now, "auto_checked_out": True}, None)
         elif visit.state in ("checked_in", "on_site") and now >= visit.expected_until + rules.overstay_grace_s:
             yield self._set(visit, "overstayed", now, {}, "overstayed")
@@ -216,6 +218,15 @@ class VisitorLogic:
         if not isinstance(raw, dict) or raw.get("version") != VERSION:
             raise ValueError(f"visitors of another version than {VERSION}")
         self._site = msgspec.convert(raw, SiteState)
+        self._site.cameras.keep(self._areas)
+
+    def keeps(self, part: str) -> bool:
+        """The site is always there."""
+        return True
+
+    def forget(self, part: str, now: float) -> Iterable[Struct]:
+        """Never asked."""
+        return ()
 
     def clear(self) -> None:
         """Forget everything."""

@@ -24,7 +24,9 @@ from crowdperf.settings.alerts import WebhookChannel
 from crowdperf.storage.alerts import index_key
 from crowdperf.web.entries import decoded_event
 from crowdperf.workers.notify.delivery import Delivery
+from crowdperf.workers.notify.mqtt import readings_key, stage_reading
 from crowdperf.workers.notify.process import main
+from crowdperf.workers.notify.readings import ReadingsGone
 from crowdperf.workers.notify.webhook import WebhookSender
 from tests.conftest import RedisServer, wait_until
 from tests.support.alerting import crossing, slice_of, zone
@@ -245,6 +247,19 @@ def test_mqtt_alerts_readings_and_discovery_outlive_the_broker(redis_server: Red
             wait_until(lambda: outside.topics.get("crowdperf/plaza/line/door/in") == b"2", 40, "the new count")
             assert outside.topics["crowdperf/plaza/zone/square/occupancy"] == b"2"
         wait_until(lambda: outside.topics.get("crowdperf/status") == b"offline", what="the farewell")
+        # A camera and a line that have left the configuration since: their retained numbers and descriptions go.
+        client, stored = redis_server.client(), readings_key()
+        client.hset(stored, mapping={"plaza/line/old/in": "3", "yard/zone/hall/occupancy": "2"})
+        described = "homeassistant/sensor/crowdperf_crowdperf_yard_zone_hall_occupancy/config"
+        outside.topics.update({described: b"{}", "crowdperf/plaza/line/old/in": b"3"})
+        with running(redis_server, {"rules": [CROWD], "channels": [channel]}):
+            wait_until(lambda: outside.topics.get("crowdperf/plaza/line/old/in") == b"", what="the line's end")
+            wait_until(lambda: outside.topics.get(described) == b"", what="the camera's end")
+            assert outside.topics["crowdperf/plaza/line/door/in"] == b"2"
+        stage_reading(client, ReadingsGone("yard"), client)
+        assert sorted(client.hkeys(stored)) == [
+            *(b"plaza/line/door/in", b"plaza/line/old/in", b"plaza/zone/square/occupancy")
+        ]
 
 
 def test_two_instances_give_the_same_alerts_and_notifications_as_one(redis_server: RedisServer) -> None:

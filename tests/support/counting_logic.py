@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 
 from msgspec import Struct
 
 from crowdperf.events.schema import CameraChanged, Event, LineCrossed
 from crowdperf.runtime import Metrics
-from crowdperf.workers.base import Member, Taken
+from crowdperf.workers.base import Member
 from crowdperf.workers.leases import Leases
+from crowdperf.workers.logic import Taken
 from tests.conftest import RedisServer
 
 WORKER = "tally"
@@ -25,8 +26,9 @@ class Tally:
 
     wants: tuple[type[Event], ...] = (LineCrossed,)
 
-    def __init__(self) -> None:
+    def __init__(self, known: Container[str] | None = None) -> None:
         self._numbers: dict[str, int] = {}
+        self._known = known
 
     def parts(self, event: Taken) -> tuple[str, ...]:
         return (event.camera,)
@@ -47,6 +49,13 @@ class Tally:
     def restore(self, camera: str, state: bytes) -> None:
         self._numbers[camera] = int(state)
 
+    def keeps(self, camera: str) -> bool:
+        return self._known is None or camera in self._known
+
+    def forget(self, camera: str, now: float) -> Iterable[Struct]:
+        number = self._numbers.pop(camera)
+        yield CameraChanged(id=f"{camera}:gone:{number}", camera=camera, ts=now, state="live")
+
     def clear(self) -> None:
         self._numbers.clear()
 
@@ -61,9 +70,16 @@ class Clock:
         return self.now
 
 
-def member(server: RedisServer, instance: int = 0, instances: int = 1, clock: Clock | None = None) -> Member:
-    """One instance of the tally worker."""
+def member(
+    server: RedisServer,
+    instance: int = 0,
+    instances: int = 1,
+    clock: Clock | None = None,
+    known: Container[str] | None = None,
+    wall: Callable[[], float] = lambda: 1.8e9,
+) -> Member:
+    """One instance of the tally worker; its configuration knows the cameras `known`, or every camera."""
     client = server.client()
     leases = Leases(client, WORKER, instance, instances, f"worker-{WORKER}-{instance}")
     moving = clock or Clock()
-    return Member(client, Tally(), leases, Metrics(), moving, lambda: 1.8e9)
+    return Member(client, Tally(known), leases, Metrics(), moving, wall)

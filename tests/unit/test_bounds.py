@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -11,44 +12,23 @@ import pytest
 from crowdperf.capture.quality import Quality
 from crowdperf.events.schema import FrameDetections, PpeColumns
 from crowdperf.frames.ring import FrameStamp, RingSpec
+from crowdperf.inference.detector import load_detector
 from crowdperf.inference.evidence import Keeper, Scene
+from crowdperf.inference.letterbox import letterbox
 from crowdperf.inference.nms import Found
+from crowdperf.inference.openvino_runtime import GEOMETRIES, OpenvinoRuntime
 from crowdperf.inference.ppe import Cadence
 from crowdperf.inference.schedule import Schedule
 from crowdperf.inference.stats import Stats
 from crowdperf.runtime import Metrics, Runtime
 from crowdperf.settings.camera import Line, Zone
-from crowdperf.settings.engine import Tracking
+from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.tracking.pipeline import CameraPipeline
+from crowdperf.web.parameters import Span
+from crowdperf.web.tally import MOST_COUNTS, REMEMBERED, Key, Tally
+from tests.conftest import wait_until
+from tests.support.bounds import largest
 from tests.support.sequences import detections, standing
-
-PLAIN = (str, bytes, int, float, type(None))
-
-
-def largest(thing: object) -> tuple[int, str]:
-    """The longest container that can be reached from an object, and the way to it."""
-    seen: set[int] = set()
-    todo: deque[tuple[object, str]] = deque([(thing, type(thing).__name__)])
-    found = (0, "")
-    while todo:
-        one, path = todo.popleft()
-        if id(one) in seen or isinstance(one, (*PLAIN, type)) or callable(one):
-            continue
-        seen.add(id(one))
-        inside: list[tuple[object, str]] = []
-        if isinstance(one, np.ndarray):
-            found = max(found, (one.shape[0] if one.ndim else 0, path))
-        elif isinstance(one, dict):
-            found = max(found, (len(one), path))
-            inside = [(value, f"{path}[{key!r}]") for key, value in one.items()]
-        elif isinstance(one, (list, tuple, set, frozenset, deque)):
-            found = max(found, (len(one), path))
-            inside = [(value, f"{path}[]") for value in one]
-        else:
-            names = [*getattr(one, "__dict__", {}), *getattr(type(one), "__struct_fields__", ())]
-            inside = [(getattr(one, name, None), f"{path}.{name}") for name in names]
-        todo.extend(inside)
-    return found
 
 
 def test_the_walker_sees_what_grows() -> None:
@@ -56,7 +36,22 @@ def test_the_walker_sees_what_grows() -> None:
         def __init__(self) -> None:
             self.inner = {"seen": [dict.fromkeys(range(500), 0)]}
 
+    class Slotted:
+        __slots__ = ("kept",)
+
+        def __init__(self) -> None:
+            self.kept = deque(range(600))
+
+    seen = set(range(700))
+    hidden = Leaky()
+
+    def closes_over_it(item: object) -> bool:
+        return item in seen
+
     assert largest(Leaky()) == (500, "Leaky.inner['seen'][]")
+    assert largest([Slotted()]) == (600, "list[].kept")
+    assert largest({"rule": closes_over_it})[0] == 700
+    assert largest([hidden.__init__])[0] == 500, "what a bound method belongs to"  # type: ignore[misc]
 
 
 def test_tracking_forgets_tracks() -> None:
@@ -103,6 +98,25 @@ def test_inference_forgets_cameras_and_frames(rounds: int) -> None:
         size, path = largest(part)
         assert size <= 1000, path
     keeper.close()
+
+
+def test_todays_counts_are_bounded_whatever_cameras_say() -> None:
+    tally = Tally(Span(0, 1e9))
+    for number in range(2 * MOST_COUNTS):
+        tally.add(f"e{number}", 1.0, Key(f"camera-{number}", "door", "person", "in"))
+        if number % 1000 == 0:
+            tally.changes()
+    assert largest(tally)[0] == max(MOST_COUNTS, REMEMBERED)
+
+
+def test_compiled_sizes_of_cameras_that_went_are_bounded(model_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = load_detector(Inference(device="cpu", runtime="openvino"), model_cache).runtime
+    assert isinstance(runtime, OpenvinoRuntime)
+    # Compiling takes a second each; what is kept of it is what matters here.
+    monkeypatch.setattr(runtime, "_both", lambda box: object())
+    for number in range(100):
+        wait_until(lambda number=number: runtime.ready(letterbox(32 * (number + 1), 32)), what="the size")
+    assert len(runtime._compiling) <= GEOMETRIES
 
 
 def test_capture_keeps_a_fixed_past() -> None:

@@ -18,12 +18,16 @@ from crowdperf.rule_slices import NotifySlice
 from crowdperf.settings.alerts import AlertRule, MqttChannel
 from crowdperf.settings.schedule import allowed, end_of
 from crowdperf.storage.alerts import AlertDoc, AlertSet, State
-from crowdperf.workers.base import Taken
+from crowdperf.workers.logic import Taken
 from crowdperf.workers.notify.matching import KINDS, Signal, signal
-from crowdperf.workers.notify.readings import READ, CameraReadings
+from crowdperf.workers.notify.readings import READ, CameraReadings, ReadingsGone
 
 VERSION = 1
 HOUR_S = 3600.0
+MOST_REFS = 1000
+"""What may hold one alert open at once."""
+MOST_ACTIVE = 2000
+"""Alerts of one camera that are open or were so lately; beyond it the oldest go, those that are over first."""
 
 
 class Notification(Struct, frozen=True, kw_only=True):
@@ -143,7 +147,21 @@ class AlertLogic:
         raw: Any = msgspec.msgpack.decode(state)
         if not isinstance(raw, dict) or raw.get("version") != VERSION:
             raise ValueError(f"alerts of another version than {VERSION}")
-        self._cameras[camera] = msgspec.convert(raw, CameraState)
+        own = self._cameras[camera] = msgspec.convert(raw, CameraState)
+        own.sent = {rule: sent for rule, sent in own.sent.items() if rule in self._rules}
+        own.held = {rule: held for rule, held in own.held.items() if rule in self._rules}
+
+    def keeps(self, camera: str) -> bool:
+        """Whether the camera is configured; what is about no camera always is."""
+        return not camera or camera in self._configured
+
+    def forget(self, camera: str, now: float) -> Iterator[Struct]:
+        """What a camera that is gone has opened must not stay open for ever."""
+        own = self._cameras.pop(camera, CameraState())
+        for active in own.active:
+            if active.alert and active.state != "closed":
+                yield from self._close(camera, active, now)
+        yield ReadingsGone(camera)
 
     def clear(self) -> None:
         """Forget every camera."""
@@ -187,14 +205,23 @@ class AlertLogic:
             ongoing=found.kind == "start",
             refs=[found.ref],
         )
+        yield from self._make_room(own, camera, event.ts)
         own.active.append(active)
         if found.kind == "pulse" or rule.min_duration_s == 0:
             yield from self._raise(own, rule, active, camera, event.ts)
 
+    def _make_room(self, own: CameraState, camera: str, now: float) -> Iterator[Struct]:
+        if len(own.active) < MOST_ACTIVE:
+            return
+        oldest = min(own.active, key=lambda row: (row.state != "closed", row.ts))
+        if oldest.alert and oldest.state != "closed":
+            yield from self._close(camera, oldest, now)
+        own.active.remove(oldest)
+
     def _again(self, active: _Active, event: AnyEvent, found: Signal) -> Iterator[Struct]:
         """The same thing while it is open: counted, not told again."""
         if found.kind == "start" and found.ref not in active.refs:
-            active.refs.append(found.ref)
+            active.refs = [*active.refs, found.ref][-MOST_REFS:]
             active.ongoing = True
         if active.alert is None:
             active.detail = found.detail

@@ -15,6 +15,7 @@ from crowdperf.rule_slices import NotifySlice
 from crowdperf.settings.alerts import MqttChannel
 from crowdperf.workers.notify.delivery import NotReadyError, UndeliveredError
 from crowdperf.workers.notify.logic import Notification
+from crowdperf.workers.notify.readings import Reading, ReadingsGone
 from crowdperf.workers.notify.tls import trusting, unreached
 
 QOS = 1
@@ -23,6 +24,16 @@ QOS = 1
 def readings_key(prefix: str = "") -> str:
     """Redis hash of the newest numbers: `<camera>/<zone|line>/<id>/<measure>` -> value."""
     return f"{prefix}crowdperf:notify:readings"
+
+
+def stage_reading(pipe: Any, effect: Reading | ReadingsGone, client: Any, prefix: str = "") -> None:
+    """Store a number, or drop a camera's, inside a transaction of `pipe`; `client` tells which there are."""
+    if isinstance(effect, Reading):
+        pipe.hset(readings_key(prefix), effect.path, effect.value)
+        return
+    for path in client.hkeys(readings_key(prefix)):
+        if path.startswith(f"{effect.camera}/".encode()):
+            pipe.hdel(readings_key(prefix), path)
 
 
 class MqttSender:
@@ -49,13 +60,25 @@ class MqttSender:
             return
         try:
             for path, value in self._redis.hgetall(readings_key(self._slice.key_prefix)).items():
-                if self._told.get(path) != value:
-                    self._publish(f"{self._channel.topic}/{path.decode()}", value, retain=True)
-                    self._told[path] = value
+                # An empty message takes a retained one back: the camera, line or zone is gone.
+                telling = value if self._is_known(path.decode()) else b""
+                if self._told.get(path) != telling:
+                    self._publish(f"{self._channel.topic}/{path.decode()}", telling, retain=True)
+                    if not telling and self._channel.discovery:
+                        self._publish(_described(self._channel, *path.decode().split("/", 1))[1], b"", retain=True)
+                    self._told[path] = telling
             if self._mqtt is None:
                 self._connect()
         except (UndeliveredError, NotReadyError):
             self._retry_in = 20
+
+    def _is_known(self, path: str) -> bool:
+        """Whether the configuration has the line or zone that the number is about."""
+        camera, kind, name, _ = path.split("/")
+        for one in self._slice.cameras:
+            if one.camera_id == camera:
+                return name in (one.lines if kind == "line" else one.zones)
+        return False
 
     def close(self) -> None:
         """Say that nobody updates the numbers any more, and leave."""
@@ -145,7 +168,7 @@ def discovery(channel: MqttChannel, slice_: NotifySlice) -> list[tuple[str, byte
         for line, name in camera.lines.items():
             sensors += [(f"line/{line}/{way}", f"{name} {way} today", "total_increasing") for way in ("in", "out")]
         for path, name, kind in sensors:
-            unique = re.sub(r"[^a-z0-9_]", "_", f"crowdperf_{channel.topic}_{camera.camera_id}_{path}".lower())
+            unique, topic = _described(channel, camera.camera_id, path)
             payload = {
                 "name": name,
                 "unique_id": unique,
@@ -159,5 +182,11 @@ def discovery(channel: MqttChannel, slice_: NotifySlice) -> list[tuple[str, byte
                     "manufacturer": "crowdperf",
                 },
             }
-            rows.append((f"{channel.discovery}/sensor/{unique}/config", msgspec.json.encode(payload)))
+            rows.append((topic, msgspec.json.encode(payload)))
     return rows
+
+
+def _described(channel: MqttChannel, camera: str, path: str) -> tuple[str, str]:
+    """The id of a number for Home Assistant, and the topic that describes it; `path` without the camera."""
+    unique = re.sub(r"[^a-z0-9_]", "_", f"crowdperf_{channel.topic}_{camera}_{path}".lower())
+    return unique, f"{channel.discovery}/sensor/{unique}/config"

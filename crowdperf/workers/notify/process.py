@@ -23,8 +23,8 @@ from crowdperf.workers.loop import work
 from crowdperf.workers.notify.delivery import Delivery, DeliveryThread, Sender
 from crowdperf.workers.notify.logic import AlertLogic, Notification
 from crowdperf.workers.notify.mail import MailSender
-from crowdperf.workers.notify.mqtt import MqttSender, readings_key
-from crowdperf.workers.notify.readings import Reading
+from crowdperf.workers.notify.mqtt import MqttSender, stage_reading
+from crowdperf.workers.notify.readings import Reading, ReadingsGone
 from crowdperf.workers.notify.webhook import WebhookSender
 
 WORKER = "notify"
@@ -36,15 +36,15 @@ log = logging.getLogger(__name__)
 def main(slice_: NotifySlice, runtime: Runtime) -> None:
     """Work until told to stop."""
     prefix = slice_.key_prefix
-    client = connect(slice_.redis_url)
+    client: Any = connect(slice_.redis_url)
 
     def stage(pipe: Any, effect: Struct) -> None:
         if isinstance(effect, Notification):
             stage_item(pipe, effect.channel, effect.id, msgspec.json.encode(effect), effect.due, prefix)
         elif isinstance(effect, alerts.AlertSet):
             alerts.stage(pipe, effect, prefix)
-        elif isinstance(effect, Reading):
-            pipe.hset(readings_key(prefix), effect.path, effect.value)
+        elif isinstance(effect, (Reading, ReadingsGone)):
+            stage_reading(pipe, effect, client, prefix)
 
     leases = Leases(client, WORKER, slice_.instance, slice_.instances, runtime.name, prefix)
     member = Member(

@@ -30,6 +30,12 @@ class Reading(Struct, frozen=True):
         return f"{self.camera}/{self.kind}/{self.name}/{self.measure}"
 
 
+class ReadingsGone(Struct, frozen=True):
+    """The camera is gone, and its numbers with it."""
+
+    camera: str
+
+
 class CameraReadings(Struct):
     """One camera's numbers."""
 

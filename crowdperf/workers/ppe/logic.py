@@ -18,7 +18,7 @@ from crowdperf.rule_slices import PpeSlice
 from crowdperf.settings.ppe import Item, PpeRule
 from crowdperf.settings.schedule import allowed
 from crowdperf.storage.violations import Compliance, Violation, ViolationSet
-from crowdperf.workers.base import Taken
+from crowdperf.workers.logic import Taken
 from crowdperf.workers.ppe.votes import WINDOW, Verdict, verdict, vote
 
 VERSION = 1
@@ -246,6 +246,15 @@ class PpeLogic:
         if not isinstance(raw, dict) or raw.get("version") != VERSION:
             raise ValueError(f"PPE state of another version than {VERSION}")
         self._cameras[camera] = msgspec.convert(raw, CameraState)
+
+    def keeps(self, camera: str) -> bool:
+        """Whether the camera has a rule."""
+        return camera in self._rules
+
+    def forget(self, camera: str, now: float) -> Iterable[Struct]:
+        """Its people; a violation of a rule that is gone has been closed by `due`."""
+        self._cameras.pop(camera, None)
+        return ()
 
     def clear(self) -> None:
         """Forget every camera."""
