@@ -24,6 +24,7 @@ from bench.harness import Row, compared
 from bench.micro.inference import Subject
 from crowdperf.events.connection import OUTAGE, connect
 from crowdperf.events.outbox import Outbox
+from crowdperf.events.poster import Poster
 from crowdperf.events.streams import DETECTIONS, key
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.cameras import Cameras
@@ -115,10 +116,11 @@ class Site:
         self.metrics = Metrics()
         self.client: Any = connect(url)
         self.cameras = Cameras(self.prefix, STALENESS_S)
+        self.poster = Poster(Outbox(connect(url)), time.monotonic)
         inspector = Inspector(Seat("ppe"), lambda: None, self.metrics, Keeper(1.0))
         self.service = Service(
             *(Seat("person", subject.detector), inspector, self.cameras, Schedule(2, STALENESS_S)),
-            *(Outbox(connect(url)), self.metrics, time.monotonic),
+            *(self.poster, self.metrics, time.monotonic),
         )
 
     def rows(self, repetitions: int, seconds: float) -> list[Row]:
@@ -135,6 +137,7 @@ class Site:
         counts = [self.metrics.counter("frames_analysed", camera) for camera in CAMERAS]
         jain = sum(counts) ** 2 / (len(counts) * sum(count * count for count in counts))
         ages = self.service.ages_ms
+        self.poster.close()
         self.cameras.close()
         return [
             compared(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections import OrderedDict, deque
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 
@@ -13,11 +15,33 @@ from crowdperf.events.connection import OUTAGE, Backoff
 from crowdperf.events.schema import FrameDetections
 from crowdperf.events.streams import DETECTIONS, key
 
+BATCH = 256
+"""Messages per round trip."""
+
 log = logging.getLogger(__name__)
 
 
+class Sending(Protocol):
+    """Where detections are put to be sent: an `Outbox`, or a `Poster` around one."""
+
+    @property
+    def lost(self) -> int:
+        """Messages dropped because Redis was away for longer than the bound lasts."""
+
+    def __len__(self) -> int: ...
+
+    def put(self, message: FrameDetections) -> None:
+        """Add one message."""
+
+    def flush(self, now: float) -> int:
+        """Send what waits, or have it sent; how many are known to be stored."""
+
+    def take_spent(self) -> float:
+        """Seconds of sending since they were last taken."""
+
+
 class Outbox:
-    """The only writer of `detections:<camera>`.
+    """The only writer of `detections:<camera>`. One thread may put while another one flushes.
 
     Ids are `<epoch>-<sequence>`, so an XADD whose reply was lost can be repeated: Redis refuses what it already has
     ("equal or smaller"), and refused means stored. An epoch below the stream's last one (the clock went back) would be
@@ -29,23 +53,25 @@ class Outbox:
         self._client: Any = client
         self._prefix = prefix
         self._queue: deque[FrameDetections] = deque()
+        self._under_way: list[FrameDetections] = []
+        self._lock = threading.Lock()
         self._bound = bound
         self._backoff = Backoff()
         self._retry_at = 0.0
         self._epochs: OrderedDict[str, int] = OrderedDict()
+        self._spent_s = 0.0
         self.lost = 0
-        """Messages dropped, oldest first, because Redis was away for longer than the bound lasts."""
+        """Messages dropped because Redis was away for longer than the bound lasts."""
         self.connected = False
 
     def put(self, message: FrameDetections) -> None:
-        """Add one message; the oldest goes, and is counted, when the bound is reached."""
-        if len(self._queue) >= self._bound:
-            self._queue.popleft()
-            self.lost += 1
-        self._queue.append(message)
+        """Add one message; the oldest that waits goes, and is counted, when the bound is reached."""
+        with self._lock:
+            self._queue.append(message)
+            self._hold_bound()
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._queue) + len(self._under_way)
 
     def flush(self, now: float) -> int:
         """Send what is waiting; returns how many messages were stored. `now` is a monotonic time in seconds.
@@ -54,35 +80,55 @@ class Outbox:
         """
         if not self._queue or now < self._retry_at:
             return 0
-        batch = list(self._queue)[:256]
+        began = time.perf_counter()
+        with self._lock:
+            self._under_way = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+        stored = 0
         try:
-            for message in batch:
-                if self._epochs.get(message.camera) != message.epoch:
-                    self._admit(message)
-            with self._client.pipeline(transaction=False) as pipe:
-                for message in batch:
-                    pipe.xadd(
-                        key(DETECTIONS, message.camera, self._prefix),
-                        wire.encode(DETECTIONS, message),
-                        id=f"{message.epoch}-{message.sequence}",
-                        maxlen=DETECTIONS.max_entries,
-                        approximate=True,
-                    )
-                replies = pipe.execute(raise_on_error=False)
+            self._send(self._under_way)
+            stored = len(self._under_way)
+            self.connected = True
+            self._backoff.reset()
         except OUTAGE as error:
             self._away(error, now)
-            return 0
-        for reply in replies:
-            if isinstance(reply, OUTAGE):
-                self._away(reply, now)
-                return 0
-            if isinstance(reply, redis.ResponseError) and "equal or smaller" not in str(reply):
-                raise reply
-        for _ in batch:
+        finally:
+            with self._lock:
+                if not stored:
+                    self._queue.extendleft(reversed(self._under_way))
+                self._under_way = []
+                self._hold_bound()
+                self._spent_s += time.perf_counter() - began
+        return stored
+
+    def take_spent(self) -> float:
+        """Seconds of encoding and sending since they were last taken."""
+        with self._lock:
+            spent, self._spent_s = self._spent_s, 0.0
+        return spent
+
+    def _hold_bound(self) -> None:
+        while self._queue and len(self) > self._bound:
             self._queue.popleft()
-        self.connected = True
-        self._backoff.reset()
-        return len(batch)
+            self.lost += 1
+
+    def _send(self, batch: list[FrameDetections]) -> None:
+        """One round trip; any trouble is raised, and then all of the batch is sent again."""
+        for message in batch:
+            if self._epochs.get(message.camera) != message.epoch:
+                self._admit(message)
+        with self._client.pipeline(transaction=False) as pipe:
+            for message in batch:
+                pipe.xadd(
+                    key(DETECTIONS, message.camera, self._prefix),
+                    wire.encode(DETECTIONS, message),
+                    id=f"{message.epoch}-{message.sequence}",
+                    maxlen=DETECTIONS.max_entries,
+                    approximate=True,
+                )
+            replies = pipe.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, redis.RedisError) and "equal or smaller" not in str(reply):
+                raise reply
 
     def _away(self, error: BaseException, now: float) -> None:
         if self._backoff.worth_saying:

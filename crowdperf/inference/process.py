@@ -8,6 +8,7 @@ from pathlib import Path
 
 from crowdperf.events.connection import connect
 from crowdperf.events.outbox import Outbox
+from crowdperf.events.poster import Poster
 from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.cameras import Cameras
@@ -52,12 +53,13 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
         *(slice_.redis_url, slice_.key_prefix, keeper, slice_.ring_prefix, Path(slice_.evidence)),
         *(slice_.ppe.blur, runtime.metrics),
     )
+    poster = Poster(Outbox(connect(slice_.redis_url), slice_.key_prefix), time.monotonic)
     service = Service(
         people,
         Inspector(staff.ppe, staff.ask_for_ppe, runtime.metrics, keeper),
         cameras,
         Schedule(slice_.queue_max, settings.staleness_s),
-        Outbox(connect(slice_.redis_url), slice_.key_prefix),
+        poster,
         runtime.metrics,
         time.monotonic,
         slice_.cuda_empty_every,
@@ -73,6 +75,7 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
             rung = doorbell.wait(0.0 if busy else WAIT_S)
     finally:
         doorbell.close()
+        poster.close()
         cameras.close()
         clerk.close()
         keeper.close()

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
-from crowdperf.events.outbox import Outbox
+from crowdperf.events.outbox import Sending
 from crowdperf.events.schema import FrameDetections, PpeColumns
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingSpec
 from crowdperf.inference.cameras import Cameras
@@ -57,7 +57,7 @@ class Service:
         inspector: Inspector,
         cameras: Cameras,
         schedule: Schedule,
-        outbox: Outbox,
+        outbox: Sending,
         metrics: Metrics,
         clock: Callable[[], float],
         empty_every_s: float = 0,
@@ -120,6 +120,7 @@ class Service:
             self._flight = None
             self._finish(batch)
         self._outbox.flush(self._clock())
+        self._stats.stages.add("publish", self._outbox.take_spent())
         self._stats.dropped(self._schedule.drain_drops())
         self._stats.report(self._clock(), list(self._cameras.open), len(self._outbox), self._outbox.lost)
         return bool(picked) or self._flight is not None
@@ -181,9 +182,7 @@ class Service:
                 held = Held(kept, spec, stamp, detections)
             else:
                 self._publish(one.camera, spec, stamp, detections)
-        began = self._clock()
-        self._outbox.flush(began)
-        self._stats.stages.add("publish", self._clock() - ended)
+        self._outbox.flush(self._clock())
         if held:
             # The frames of everybody else are on their way by now.
             began = self._clock()

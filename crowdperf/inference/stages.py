@@ -7,8 +7,8 @@ from typing import Literal
 Stage = Literal["collect", "copy", "preprocess", "infer", "postprocess", "publish", "ppe"]
 STAGES: tuple[Stage, ...] = ("collect", "copy", "preprocess", "infer", "postprocess", "publish", "ppe")
 """collect: look which frames are new and due. copy: out of the ring (to the device, or for the PPE model). preprocess:
-colour, scaling, padding. infer: wait for the network. postprocess: boxes out of its output. publish: encode and send.
-ppe: the second model, all its stages."""
+colour, scaling, padding. infer: wait for the network. postprocess: boxes out of its output. publish: encode and send,
+by the poster's thread. ppe: the second model, all its stages."""
 
 
 class Stages:
