@@ -83,6 +83,19 @@ broker() {
         say "mosquitto could not be installed: the tests of MQTT will say so"
 }
 
+# The test of docs/nginx.conf needs nginx; where apt may install one, it does. Its own service is not started.
+proxy() {
+    local policy=/usr/sbin/policy-rc.d own=
+    [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null && return
+    command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || return 0
+    say "installing nginx for the test of docs/nginx.conf …"
+    # Debian starts what it installs, on port 80, unless this says otherwise.
+    [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' > $policy && chmod 755 $policy && own=1; }
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light; } >/dev/null 2>&1 ||
+        say "nginx could not be installed: the test of docs/nginx.conf will say so"
+    [ -z "$own" ] || rm -f $policy
+}
+
 case "${1:-}" in
     "" | -h | --help | help)
         sed -n '2,6s/^# \{0,1\}//p' "$0"
@@ -95,6 +108,7 @@ case "${1:-}" in
         $venv_python -c 'import pytest' 2>/dev/null || pip_install -r requirements-test.txt
         browser
         broker
+        proxy
         # Many tests wait for real time to pass; two at a time wait together.
         exec $venv_python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@" ;;
     bench) shift; setup; exec $venv_python -m bench "$@" ;;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -107,12 +107,25 @@ def chromium() -> str:
 
 
 @contextlib.contextmanager
-def dashboard(url: str, scheme: str = "light", width: int = 1440, height: int = 900) -> Iterator[Dashboard]:
-    """Chromium with the dashboard of `url` open; at the end nothing may have gone wrong in the page."""
+def dashboard(
+    url: str,
+    scheme: str = "light",
+    width: int = 1440,
+    height: int = 900,
+    cookies: Sequence[Mapping[str, str]] = (),
+    self_made: bool = False,
+) -> Iterator[Dashboard]:
+    """Chromium with the dashboard of `url` open; at the end nothing may have gone wrong in the page.
+
+    `self_made`: its certificate is one that nobody else trusts.
+    """
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme, ignore_https_errors=self_made
+        )
+        context.add_cookies(list(cookies))
         shown = Dashboard(context.new_page())
         try:
             shown.open(url)

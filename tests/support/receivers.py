@@ -151,7 +151,7 @@ class Broker:
         self.process = subprocess.Popen(
             [self._binary, "-c", str(self._config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        wait_until(lambda: _listens(self.port), what="mosquitto")
+        wait_until(lambda: listens(self.port), what="mosquitto")
         self.client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="test")
         self.client.on_message = self._on_message
         subscribed = threading.Event()
@@ -193,7 +193,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether somebody does on this machine."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
