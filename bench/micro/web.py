@@ -58,13 +58,13 @@ GET = b"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
 def rows(short: bool) -> list[Row]:
     """sse_cpu_us_per_client_message and its peer, what a stalled client costs, snapshot_p99_ms and its peer."""
     seconds = 3 if short else 10
-    with tempfile.TemporaryDirectory() as name, _redis(Path(name)) as url:
+    with tempfile.TemporaryDirectory() as name, redis_server(Path(name)) as url:
         folder = Path(name)
-        with _server("ours", url, folder) as (process, port):
+        with server("ours", url, folder) as (process, port):
             pictures = _snapshots(port, folder, 200 if short else 1000)
             ours = _Crowd(process, port).measure(url, seconds)
             stalled = _Crowd(process, port, stalled=5).measure(url, seconds)
-        with _server("peer", url, folder) as (process, port):
+        with server("peer", url, folder) as (process, port):
             peer = _Crowd(process, port).measure(url, seconds)
     took, encoding = pictures
     p99 = sorted(took)[int(len(took) * 0.99)]
@@ -219,7 +219,7 @@ def _paths(folder: Path) -> Paths:
 
 
 @contextlib.contextmanager
-def _redis(folder: Path) -> Iterator[str]:
+def redis_server(folder: Path) -> Iterator[str]:
     """A Redis of the bench's own."""
     path = folder / "redis.sock"
     process = subprocess.Popen(
@@ -243,7 +243,7 @@ def _redis(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _server(kind: str, url: str, folder: Path) -> Iterator[tuple[psutil.Process, int]]:
+def server(kind: str, url: str, folder: Path) -> Iterator[tuple[psutil.Process, int]]:
     """The web process, or the peer, in a process of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
