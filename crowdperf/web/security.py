@@ -1,4 +1,7 @@
-"""Headers of every answer: pages use nothing but this server's own files, and nobody may frame them."""
+"""Headers of every answer: pages use nothing but this server's own files, and nobody may frame them.
+
+The kiosk alone may use its device's camera, to read the QR codes of badges.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +31,16 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 
+KIOSK = "/kiosk"
+
 
 async def add_headers(message: Message, scope: Scope) -> None:
     """Add them to an answer that begins; what a route has set itself stays."""
     if message["type"] != "http.response.start":
         return
     headers = MutableScopeHeaders.from_message(message)
+    if scope["path"].removesuffix("/index.html").rstrip("/") == KIOSK:
+        headers["Permissions-Policy"] = HEADERS["Permissions-Policy"].replace("camera=()", "camera=(self)")
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
     headers.setdefault("Cache-Control", "no-store")

@@ -114,14 +114,15 @@ def dashboard(
     height: int = 900,
     cookies: Sequence[Mapping[str, str]] = (),
     self_made: bool = False,
+    flags: Sequence[str] = (),
 ) -> Iterator[Dashboard]:
     """Chromium with the dashboard of `url` open; at the end nothing may have gone wrong in the page.
 
-    `self_made`: its certificate is one that nobody else trusts.
+    `self_made`: its certificate is one that nobody else trusts. `flags`: further ones of the browser's command line.
     """
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox", *flags])
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, ignore_https_errors=self_made
         )

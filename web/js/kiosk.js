@@ -1,6 +1,7 @@
 // Self check-in and check-out: a tablet at the entrance, signed in as reception. A scanner types the code and Enter.
 
 import { get, send } from "./api.js";
+import { canScan, scan } from "./scan.js";
 import { loadSession, may } from "./session.js";
 import { loadTexts, t } from "./texts.js";
 
@@ -12,8 +13,13 @@ const nda = /** @type {HTMLInputElement} */ (document.getElementById("nda"));
 const error = /** @type {HTMLElement} */ (document.getElementById("error"));
 const done = /** @type {HTMLElement} */ (document.getElementById("done"));
 
+const camera = /** @type {HTMLButtonElement} */ (document.getElementById("camera"));
+const view = /** @type {HTMLVideoElement} */ (document.getElementById("view"));
+
 let rules = { briefing: "", nda_version: "" };
 let timer = 0;
+/** @type {(() => void) | null} Ends the camera, while it is on. */
+let dark = null;
 
 /** What the reception asks for; without the permission, the way to sign in. */
 async function start() {
@@ -29,6 +35,7 @@ async function start() {
   }
   /** @type {HTMLElement} */ (document.getElementById("briefing-text")).textContent = rules.briefing;
   /** @type {HTMLElement} */ (document.getElementById("nda-version")).textContent = rules.nda_version;
+  camera.hidden = !canScan();
 }
 
 /** Show one of the two lines; the next visitor must not read the last one's name for long. */
@@ -53,6 +60,26 @@ form.addEventListener("submit", async (event) => {
     show(error, /** @type {Error} */ (problem).message);
   }
   code.focus();
+});
+
+camera.addEventListener("click", async () => {
+  camera.disabled = true;
+  try {
+    if (dark) {
+      dark();
+      dark = null;
+    } else {
+      dark = await scan(view, (text) => {
+        code.value = text;
+        form.requestSubmit();
+      });
+    }
+  } catch (problem) {
+    show(error, t("kiosk.no_camera", { why: /** @type {Error} */ (problem).message }));
+  }
+  view.hidden = !dark;
+  camera.textContent = t(dark ? "kiosk.camera_off" : "kiosk.camera");
+  camera.disabled = false;
 });
 
 start().catch((problem) => show(error, problem.message));
