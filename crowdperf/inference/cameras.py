@@ -58,6 +58,11 @@ class Cameras:
         self.broken: dict[str, str] = {}
         """Camera -> why its ring cannot be read."""
 
+    def lock_with(self, pin: Hook, unpin: Hook) -> None:
+        """Have every ring page-locked from now on. Those that are open are let go; the next `scan` opens them again."""
+        self.close()
+        self._pin, self._unpin = pin, unpin
+
     def scan(self, now: float) -> tuple[list[str], list[str]]:
         """Look which rings there are; returns the cameras that began (or began again) and those that ended."""
         present = {

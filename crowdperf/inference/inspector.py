@@ -53,12 +53,16 @@ class Inspector:
         if self._seat.wanted:
             self._metrics.text("ppe_error", self._seat.error)
 
+    def expect(self, spec: RingSpec) -> None:
+        """A camera sends pictures of this geometry: get the model if it has a PPE rule."""
+        if spec.ppe_fps and not self._seat.wanted:
+            self._ask()
+
     def keep(self, camera: str, reader: FrameReader, sequence: int, arrived: float, now: float) -> Kept | None:
         """The frame's picture if it is to be looked at: ask `reader.intact` after this."""
         if not reader.spec.ppe_fps:
             return None
-        if not self._seat.wanted:
-            self._ask()
+        self.expect(reader.spec)
         if self._seat.detector is None or not self._cadence.due(camera, reader.spec.ppe_fps, arrived, now):
             return None
         return Kept(camera, sequence, reader.picture(sequence).copy())

@@ -34,19 +34,16 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
     settings = slice_.settings
     staff = Staff(settings, slice_.ppe.confidence, Path(slice_.cache), slice_.sizes)
     people = staff.people
-    # A model that cannot be had is told and tried again, since a restart would not cure it.
     choice = Handover(Path(slice_.choice), Choice)
-    while not runtime.stopping and not people.settle(time.monotonic()):
+    # Cameras begin when the doorbell answers, so the model comes first. One that cannot be had is told and tried again
+    # by the service, which goes on without it: a restart would not cure it.
+    while not runtime.stopping and not people.settle(time.monotonic()) and not people.error:
         runtime.tick()
-        if people.error:
-            runtime.metrics.text("last_error", people.error)
         _take_over(staff, choice, [])
         runtime.wait(0.02)
-    if people.detector is None:
+    if runtime.stopping:
         return
-    pins = people.detector.runtime
-    hooks = (pins.pin, pins.unpin) if pins.pins else (None, None)
-    cameras = Cameras(slice_.ring_prefix, settings.staleness_s, *hooks)
+    cameras = Cameras(slice_.ring_prefix, settings.staleness_s)
     keeper = Keeper(slice_.ppe.evidence_s)
     runtime.register_cache("evidence", keeper.prune)
     clerk = Clerk(

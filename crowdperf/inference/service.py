@@ -67,9 +67,12 @@ class Service:
         self._metrics, self._clock = metrics, clock
         self._stats = Stats(metrics, clock())
         self._scanned_at = float("-inf")
+        self._locks = False
+        """Whether rings are page-locked."""
         self._flight: Batch | None = None
         self._empty_every_s, self._emptied_at = empty_every_s, clock()
-        self._announce()
+        if people.detector is not None:
+            self._announce()
 
     @property
     def ages_ms(self) -> list[float]:
@@ -79,13 +82,18 @@ class Service:
     @property
     def _detector(self) -> Detector:
         detector = self._people.detector
-        assert detector is not None, "a service begins with a person model"
+        assert detector is not None, "a turn without a person model analyses nothing"
         return detector
 
     def _announce(self) -> None:
         """Tell which model works; /readyz takes this for the sign that frames are analysed."""
         self._metrics.text("model", self._detector.model)
         self._metrics.text("device", self._detector.where)
+        runtime = self._detector.runtime
+        if runtime.pins and not self._locks:
+            self._locks = True
+            self._cameras.lock_with(runtime.pin, runtime.unpin)
+            self._scanned_at = float("-inf")
 
     def turn(self, rung: bool) -> bool:
         """Analyse one batch if any frame is due.
@@ -101,6 +109,9 @@ class Service:
             self._announce()
         self._metrics.text("last_error", self._people.error)
         self._inspector.settle(self._clock())
+        if self._people.detector is None:
+            self._pass_over()
+            return False
         # 1. collect
         began = self._clock()
         arrived = self._collect()
@@ -124,6 +135,17 @@ class Service:
         self._stats.dropped(self._schedule.drain_drops())
         self._stats.report(self._clock(), list(self._cameras.open), len(self._outbox), self._outbox.lost)
         return bool(picked) or self._flight is not None
+
+    def _pass_over(self) -> None:
+        """There is no person model yet: nobody can be found. Frames are counted, and the PPE model is got ready."""
+        now = self._clock()
+        if now - self._scanned_at >= RESCAN_S:
+            self._scan(now)
+        for arrival in self._cameras.arrivals():
+            self._inspector.expect(self._cameras.open[arrival.camera].reader.spec)
+            self._schedule.drop(arrival.camera, "no_model")
+        self._stats.dropped(self._schedule.drain_drops())
+        self._stats.report(now, list(self._cameras.open), len(self._outbox), self._outbox.lost)
 
     def _collect(self) -> int:
         count = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,11 +14,12 @@ import pytest
 import redis
 
 from crowdperf.events import wire
-from crowdperf.events.schema import FrameDetections
-from crowdperf.events.streams import DETECTIONS, key
+from crowdperf.events.schema import EvidenceRequest, FrameDetections
+from crowdperf.events.streams import DETECTIONS, EVIDENCE, EVIDENCE_REQUESTS, key
 from crowdperf.frames.doorbell import answers
 from crowdperf.frames.ring import FrameWriter
 from crowdperf.inference import process
+from crowdperf.inference.registry import resolve
 from crowdperf.runtime import Runtime
 from crowdperf.settings import handover
 from crowdperf.settings.choice import choice_of
@@ -45,6 +47,7 @@ def start(tmp_path: Path, redis_server: RedisServer) -> Iterator[Start]:
             doorbell=str(tmp_path / "bell.sock"),
             choice=str(tmp_path / "choice.json"),
             cache=str(tmp_path / "cache"),
+            evidence=str(tmp_path / "evidence"),
             redis_url=redis_server.url,
             key_prefix="t:",
         )
@@ -169,6 +172,45 @@ def test_a_ppe_model_that_cannot_be_had_leaves_counting_alone(
     assert people(stored(client, "gate")[-1]) >= 3
     assert stored(client, "gate")[-1].ppe is None
     assert runtime.metrics.snapshot("inference", 0.0).texts["last_error"][""] == ""
+    ring.close(unlink=True)
+
+
+def test_a_person_model_that_is_put_right_later_takes_its_seat_and_the_ppe_model_is_there_before(
+    tmp_path: Path, redis_server: RedisServer, start: Start
+) -> None:
+    late = tmp_path / "late" / "model.xml"
+    runtime, client = start(models=Models(person=str(late)), precision="full"), redis_server.client()
+    ring, frame = writer(tmp_path, "gate", "bus.jpg", 1280, 720, ppe_fps=100.0, model_width=640, target_fps=200.0)
+
+    def text(name: str) -> str:
+        publish(ring, frame)
+        return runtime.metrics.snapshot("inference", 0.0).texts.get(name, {}).get("", "")
+
+    wait_until(lambda: text("ppe_model") == "crowdperf-ppe-n", what="the PPE model, which is not to wait for the other")
+    assert "model.xml' does not exist" in text("last_error")
+    assert text("model") == "", "that is what /readyz looks at"
+    wait_until(lambda: runtime.metrics.counter("drops_no_model", "gate") > 1)
+    assert stored(client, "gate") == [], "nobody was looked for: no frame says that nobody was there"
+    # The process does more than wait: evidence is saved out of the ring.
+    asked = EvidenceRequest(
+        id="v1", camera="gate", ts=time.time(), epoch=ring.epoch, sequence=ring.sequence, detection=0
+    )
+    client.xadd(key(EVIDENCE_REQUESTS, prefix="t:"), wire.encode(EVIDENCE_REQUESTS, asked))
+    wait_until(lambda: client.xlen(key(EVIDENCE, prefix="t:")), what="the evidence")
+    ((_, fields),) = client.xrange(key(EVIDENCE, prefix="t:"))
+    saved = wire.decode(EVIDENCE, fields)
+    assert saved.problem == ""
+    assert (tmp_path / "evidence" / saved.full).stat().st_size > 10_000
+    # Put right, the .xml last, which is what is looked for.
+    late.parent.mkdir()
+    source = resolve("crowdperf-person-vehicle-n", "person", "openvino").path
+    for suffix in (".bin", ".xml"):
+        shutil.copyfile(source.with_suffix(suffix), late.with_suffix(".part"))
+        late.with_suffix(".part").rename(late.with_suffix(suffix))
+    wait_until(lambda: text("model") and stored(client, "gate"), 60, "the model, without a restart")
+    assert text("last_error") == ""
+    wait_until(lambda: text("model") and any(row.ppe for row in stored(client, "gate")), what="both models' work")
+    assert people(stored(client, "gate")[-1]) >= 3
     ring.close(unlink=True)
 
 
