@@ -7,6 +7,7 @@ restarts what has ended, and recovery is start-up.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -15,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, MutableMapping
 from types import FrameType
 from typing import Any
@@ -23,6 +25,7 @@ import psutil
 from msgspec import Struct
 
 HOUSEKEEPING_S = 60.0
+PERCENTILES = (50, 95, 99)
 MOST_ENTRIES = 10_000
 """Of a registered cache; the newest stay."""
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")
@@ -40,8 +43,9 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     at: float
     """Unix seconds of this snapshot."""
     rss_bytes: int
+    """With its children's, as far as it has told of them; the same for `cpu_s`."""
     cpu_s: float
-    """User and system time since the start, children that have ended included."""
+    """User and system time since the start."""
     counters: dict[str, dict[str, float]] = {}
     """Name -> camera (or empty) -> value since the start."""
     gauges: dict[str, dict[str, float]] = {}
@@ -56,6 +60,15 @@ class Metrics:
         self._counters: dict[str, dict[str, float]] = {}
         self._gauges: dict[str, dict[str, float]] = {}
         self._texts: dict[str, dict[str, str]] = {}
+        self._children: dict[str, int] = {}
+
+    def child(self, name: str, pid: int | None) -> None:
+        """What this child uses is this process's own from now on; None: it has ended."""
+        with self._lock:
+            if pid is None:
+                self._children.pop(name, None)
+            else:
+                self._children[name] = pid
 
     def count(self, name: str, n: float = 1, camera: str = "") -> None:
         """Add `n` to a counter."""
@@ -95,18 +108,44 @@ class Metrics:
         """A consistent copy of everything."""
         process = psutil.Process()
         times = process.cpu_times()
+        cpu_s = times.user + times.system + times.children_user + times.children_system
+        rss_bytes = process.memory_info().rss
         with self._lock:
+            for pid in self._children.values():
+                # One that has just ended is in `children_user` already.
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child = psutil.Process(pid)
+                    spent, resident = child.cpu_times(), child.memory_info().rss
+                    cpu_s += spent.user + spent.system
+                    rss_bytes += resident
             return Snapshot(
                 process=name,
                 pid=process.pid,
                 started_at=started_at,
                 at=time.time(),
-                rss_bytes=process.memory_info().rss,
-                cpu_s=times.user + times.system + times.children_user + times.children_system,
+                rss_bytes=rss_bytes,
+                cpu_s=cpu_s,
                 counters={key: dict(row) for key, row in self._counters.items()},
                 gauges={key: dict(row) for key, row in self._gauges.items()},
                 texts={key: dict(row) for key, row in self._texts.items()},
             )
+
+
+class Recent:
+    """The newest values of something that happens often, for what is usual and what is rare among them."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.values: deque[float] = deque(maxlen=most)
+
+    def add(self, value: float) -> None:
+        """One more; the oldest goes."""
+        self.values.append(value)
+
+    def report(self, metrics: Metrics, name: str, unit: str) -> None:
+        """Gauges `<name>_p50_<unit>`, `…p95…` and `…p99…`; none before the first value."""
+        ordered = sorted(self.values)
+        for share in PERCENTILES if ordered else ():
+            metrics.gauge(f"{name}_p{share}_{unit}", ordered[len(ordered) * share // 100])
 
 
 def prune_oldest(cache: MutableMapping[Any, Any], most: int = MOST_ENTRIES) -> int:

@@ -134,6 +134,7 @@ class CameraCapture:
         except OSError as error:
             self._lose("source", f"FFmpeg cannot be started: {error.strerror}")
             return
+        self._metrics.child(camera.camera_id, self._child.pid)
         self._metrics.gauge("pipe_bytes", self._child.pipe_bytes, camera.camera_id)
         self._metrics.text("pts_source", "stream" if camera.backend == "pyav" else "none", camera.camera_id)
         self._frames = 0
@@ -217,6 +218,7 @@ class CameraCapture:
             self._short_read(now)
         code = child.exit_code()
         self._remember(child.tail)
+        self._metrics.child(self._slice.camera_id, None)
         self._child = None
         if self._ends and self._frames and code == 0:
             self._machine.stop(now, "the file has been played to its end")
@@ -240,6 +242,7 @@ class CameraCapture:
         self._view = memoryview(b"")
         if self._child:
             self._child.end()
+            self._metrics.child(self._slice.camera_id, None)
             self._remember(self._child.tail)
             self._child = None
 

@@ -106,6 +106,8 @@ class PyavChild:
         SourceError: see `container_options`.
     """
 
+    pid: int | None = None
+    """It decodes in this process."""
     pipe_bytes = 0
     resized = None
     """A connection whose pictures change ends by itself."""

@@ -77,7 +77,7 @@ class Service:
     @property
     def ages_ms(self) -> list[float]:
         """How old the newest published frames were."""
-        return list(self._stats.ages_ms)
+        return list(self._stats.ages_ms.values)
 
     @property
     def _detector(self) -> Detector:

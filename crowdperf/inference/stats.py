@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 
 from crowdperf.inference.stages import STAGES, Stages
-from crowdperf.runtime import Metrics
+from crowdperf.runtime import Metrics, Recent
 
 GAUGES_S = 2.0
 LINE_S = 60.0
-AGES = 1000
 WEIGHT = 0.1
 """Of the newest batch in the moving averages."""
 
@@ -30,12 +28,12 @@ class Stats:
         self._batch = 0.0
         self.stages = Stages()
         self._frames = 0
-        self.ages_ms: deque[float] = deque(maxlen=AGES)
+        self.ages_ms = Recent()
         """Of the newest published frames: from the arrival of the first byte to publication."""
 
     def analysed(self, camera: str, age_s: float = 0.0) -> None:
         """One frame's detections were published, `age_s` after its first byte arrived."""
-        self.ages_ms.append(age_s * 1000)
+        self.ages_ms.add(age_s * 1000)
         self._metrics.count("frames_analysed", camera=camera)
         self._recent[camera] = self._recent.get(camera, 0) + 1
         self._analysed += 1
@@ -79,10 +77,7 @@ class Stats:
             self._recent.clear()
             self._gauges_at = now
             self._report_stages()
-            if self.ages_ms:
-                ordered = sorted(self.ages_ms)
-                for share in (50, 99):
-                    self._metrics.gauge(f"frame_age_p{share}_ms", ordered[len(ordered) * share // 100])
+            self.ages_ms.report(self._metrics, "frame_age", "ms")
             for name, value in (("infer_ms", self._infer_ms), ("batch_size", self._batch)):
                 self._metrics.gauge(name, value)
             self._metrics.gauge("outbox_waiting", waiting)

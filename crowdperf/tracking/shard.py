@@ -26,7 +26,7 @@ from crowdperf.events.bus import Publisher
 from crowdperf.events.connection import BLOCK_MS
 from crowdperf.events.schema import Event, FrameDetections, LineCrossed, PpeObserved, TrackedFrame
 from crowdperf.events.streams import DETECTIONS, EVENTS, OBSERVATIONS, TRACKS, key
-from crowdperf.runtime import Metrics
+from crowdperf.runtime import Metrics, Recent
 from crowdperf.settings.engine import Tracking
 from crowdperf.slices import TrackedCamera, TrackingSlice
 from crowdperf.storage import density
@@ -38,6 +38,7 @@ COMMIT_S = 1.0
 QUIET_S = 5.0
 """A camera without a frame for this long is asked whether its stream was made anew with smaller ids."""
 BATCH = 64
+LAGS_S = 2.0
 LIVE = 4
 """Live boxes published per camera and turn: a shard that catches up does not flood the browsers."""
 START = b"0-0"
@@ -103,6 +104,9 @@ class Shard:
         self._observations: Publisher[Event] = Publisher(client, OBSERVATIONS, self._prefix)
         self._tracks: Publisher[TrackedFrame] = Publisher(client, TRACKS, self._prefix)
         self._cameras: dict[str, _Camera] = {}
+        self._lags = {"tracking_lag": Recent(), "crossing_lag": Recent()}
+        """Milliseconds from a picture to its tracks, and to its crossings in the stream of events."""
+        self._lags_at = clock()
         for camera in slice_.cameras:
             for shape, problem in problems(camera.lines, camera.zones, camera.target_fps):
                 log.warning("camera %s: %s", camera.camera_id, problem)
@@ -156,6 +160,10 @@ class Shard:
         now = self._clock()
         self._commit([camera for camera in self._cameras.values() if camera.due(now)], now)
         self._show()
+        if now - self._lags_at >= LAGS_S:
+            self._lags_at = now
+            for what, lags in self._lags.items():
+                lags.report(self._metrics, what, "ms")
         for camera in self._cameras.values():
             if now - camera.heard_at > QUIET_S:
                 self._check_position(camera, now)
@@ -179,6 +187,7 @@ class Shard:
             own.events += events
             if live is not None:
                 own.live.append(live)
+            self._lags["tracking_lag"].add((self._wall() - frame.captured_at_ns / 1e9) * 1000)
         self._metrics.count("frames_tracked", len(entries), camera)
         self._metrics.gauge("tracks_active", len(own.pipeline), camera)
         for zone, inside in own.pipeline.occupancy().items():
@@ -219,9 +228,11 @@ class Shard:
                 for own in cameras:
                     self._create_group(own.stream)
         for own in cameras:
-            crossings = sum(isinstance(event, LineCrossed) for event in own.events)
+            crossings = [event for event in own.events if isinstance(event, LineCrossed)]
             if crossings:
-                self._metrics.count("crossings_total", crossings, own.pipeline.camera)
+                self._metrics.count("crossings_total", len(crossings), own.pipeline.camera)
+            for event in crossings:
+                self._lags["crossing_lag"].add((self._wall() - event.ts) * 1000)
             if own.dead:
                 self._metrics.count("dead_letters", len(own.dead), own.pipeline.camera)
             own.events, own.dead, own.dirty, own.committed_at = [], [], False, now

@@ -10,6 +10,8 @@ from crowdperf.runtime import Snapshot
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATE_TEXT = "state"
+LABELS = {"worker-notify": "channel", "worker-areas": "area"}
+"""Process -> what its values are of, where not of a camera."""
 
 _OF_A_PROCESS: tuple[tuple[str, str, str, Callable[[Snapshot], float]], ...] = (
     ("process_resident_memory_bytes", "gauge", "Resident memory.", lambda snapshot: snapshot.rss_bytes),
@@ -58,19 +60,22 @@ def render(snapshots: list[Snapshot], cameras_live: dict[str, bool]) -> str:
         for name, row in snapshot.counters.items():
             full = name if name.endswith("_total") else f"{name}_total"
             for camera, number in row.items():
-                families.add(full, "counter", _words(name), [*process, *_labels(camera)], number)
+                families.add(full, "counter", _words(name), [*process, *_labels(snapshot.process, camera)], number)
         for name, row in snapshot.gauges.items():
             for camera, number in row.items():
-                families.add(name, "gauge", _words(name), [*process, *_labels(camera)], number)
+                families.add(name, "gauge", _words(name), [*process, *_labels(snapshot.process, camera)], number)
         for camera, state in snapshot.texts.get(STATE_TEXT, {}).items():
             labels = [*process, ("camera", camera), ("state", state)]
             families.add("camera_state", "gauge", "1 for the state that the camera is in.", labels, 1)
     return families.text()
 
 
-def _labels(camera: str) -> list[tuple[str, str]]:
-    """A value may be of a camera, or of one of its lines or zones: `camera/zone`."""
-    name, _, part = camera.partition("/")
+def _labels(process: str, text: str) -> list[tuple[str, str]]:
+    """A value may be of a camera, or of one of its lines or zones: `camera/zone`; some are of something else."""
+    for kind, label in LABELS.items():
+        if process == kind or process.startswith(f"{kind}-"):
+            return [(label, text)]
+    name, _, part = text.partition("/")
     return [("camera", name), ("part", part)]
 
 

@@ -7,7 +7,7 @@ import platform
 from http import HTTPStatus
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import psutil
 from litestar import Request, Router, get, post
@@ -40,6 +40,16 @@ PACKAGES = (
     "ultralytics",
     "uvicorn",
 )
+STAGES_MEAN = (
+    "collect: look which frames are due. copy: out of the ring. preprocess: colour, scaling, padding. infer: the "
+    "network. postprocess: boxes out of its output. publish: encode and send. ppe: the second model, all its stages."
+)
+LATENCIES: tuple[tuple[Literal["boxes", "tracks", "crossings"], str], ...] = (
+    ("boxes", "frame_age"),
+    ("tracks", "tracking_lag"),
+    ("crossings", "crossing_lag"),
+)
+"""What is shown -> the gauges that the processes publish of it."""
 ProcessPath = Annotated[str, PathParameter(description="The program's name.", max_length=64)]
 
 
@@ -95,10 +105,33 @@ class CapacityReply(Struct, kw_only=True):
     """Of one batch."""
     batch_size: float
     busy: float
-    """Share of the time in which the model works; near 1 nothing is left."""
+    """Share of the time in which it works; near 1 nothing is left."""
     drops_per_s: float
     cameras_left: int | None
     """How many more cameras of the present rate would fit, by the time that the model has left; null while idle."""
+
+
+class LatencyReply(Struct, kw_only=True):
+    """How long it takes from a picture's first byte to what comes of it, milliseconds, of the newest thousand.
+
+    Null before the first. Of several tracking processes the slowest is shown.
+    """
+
+    what: Annotated[
+        Literal["boxes", "tracks", "crossings"],
+        Meta(description="Published boxes, tracks with occupancy, or crossings among the events."),
+    ]
+    p50_ms: Annotated[float | None, Meta(examples=[48.2])]
+    p95_ms: Annotated[float | None, Meta(examples=[90.5])]
+    p99_ms: Annotated[float | None, Meta(examples=[120.0])]
+
+
+class StageReply(Struct, kw_only=True):
+    """Where the time of inference goes."""
+
+    stage: Annotated[str, Meta(description=STAGES_MEAN, examples=["infer"])]
+    ms_per_frame: Annotated[float, Meta(description="Of late.", examples=[21.4])]
+    share: Annotated[float, Meta(description="Of the process's time, of late.", examples=[0.31])]
 
 
 class SystemReply(Struct, kw_only=True):
@@ -111,6 +144,9 @@ class SystemReply(Struct, kw_only=True):
     dead_letters: list[DeadLettersReply]
     models: dict[str, str]
     capacity: CapacityReply
+    latency: list[LatencyReply]
+    stages: list[StageReply]
+    """Empty while inference does not run."""
     machine: MachineReply
     versions: dict[str, str]
 
@@ -141,6 +177,8 @@ async def system(site: SiteContext, who: Who) -> SystemReply:
             for role, name in (("person", "model"), ("ppe", "ppe_model"), ("device", "device"))
         },
         capacity=_capacity(site, whole),
+        latency=[_latency(whole, what, name) for what, name in LATENCIES],
+        stages=_stages(site, whole),
         machine=machine,
         versions=_versions(),
     )
@@ -230,14 +268,42 @@ async def _dead_letters(site: Context) -> list[DeadLettersReply]:
     return [DeadLettersReply(box=name.removeprefix(start), letters=await client.xlen(name)) for name in names]
 
 
+def _latency(found: list[Snapshot], what: Literal["boxes", "tracks", "crossings"], name: str) -> LatencyReply:
+    """Boxes come of inference, all else of tracking, which may be several processes."""
+    kind = "inference" if what == "boxes" else "tracking-"
+    of_kind = [row.gauges for row in found if row.process.startswith(kind)]
+
+    def worst(share: int) -> float | None:
+        known = [row[f"{name}_p{share}_ms"][""] for row in of_kind if f"{name}_p{share}_ms" in row]
+        return round(max(known), 1) if known else None
+
+    return LatencyReply(what=what, p50_ms=worst(50), p95_ms=worst(95), p99_ms=worst(99))
+
+
+def _stages(site: Context, found: list[Snapshot]) -> list[StageReply]:
+    """What inference counts as `stage_<name>_s`, in the order in which a picture goes through it."""
+    model = next((row for row in found if row.process == "inference"), None)
+    counters = model.counters if model else {}
+    named = [name[6:-2] for name in counters if name.startswith("stage_") and name.endswith("_s")]
+    return [
+        StageReply(
+            stage=stage,
+            ms_per_frame=round(model.gauges.get(f"stage_{stage}_ms", {}).get("", 0.0), 2),
+            share=round(site.rates.counter(model, f"stage_{stage}_s") or 0.0, 4),
+        )
+        for stage in named
+        if model
+    ]
+
+
 def _capacity(site: Context, found: list[Snapshot]) -> CapacityReply:
-    """What is left, by the time that the model needs for what it does now."""
+    """What is left, by the time that inference needs for what it does now: all its stages, not the network's alone."""
     model = next((row for row in found if row.process == "inference"), None)
     gauges = model.gauges if model else {}
     rates = [rate for rate in gauges.get("fps_analysed", {}).values() if rate]
     infer_ms, batch = (gauges.get(name, {}).get("", 0.0) for name in ("infer_ms", "batch_size"))
     fps = sum(rates)
-    busy = min(1.0, fps / batch * infer_ms / 1000) if batch else 0.0
+    busy = min(1.0, sum(row.share for row in _stages(site, found)))
     drops = 0.0
     if model:
         for name, row in model.counters.items():

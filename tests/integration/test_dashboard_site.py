@@ -78,6 +78,10 @@ def test_the_system_page_shows_what_the_interface_says(
 ) -> None:
     people = People(server, redis_server)
     redis_server.client().xadd("crowdperf:dead:events:recorder", {"_why": "test"})
+    for share, value in (("50", 41.6), ("95", 90.2), ("99", 1234.4)):
+        site.metrics("tracking-0").gauge(f"crossing_lag_p{share}_ms", value)
+    site.metrics("inference").gauge("stage_infer_ms", 17.26)
+    site.metrics("inference").count("stage_infer_s", 0.5)
     with people.browser("ada", "admin") as client, dashboard(server.url, "dark") as shown:
         sign_in(shown, server, "ada")
         shown.page.goto(f"{server.url}/#/system")
@@ -89,6 +93,9 @@ def test_the_system_page_shows_what_the_interface_says(
         assert set(names) == {row["name"] for row in told["processes"]}
         assert "Dead letters: events:recorder: 1" in shown.page.locator(".system").inner_text()
         shown.wait_for("document.querySelector('[data-fact=versions]').textContent.includes('litestar')")
+        shown.wait_for("document.querySelector('[data-latency=crossings]')?.textContent.endsWith('42 ms90 ms1,234 ms')")
+        assert shown.page.locator("[data-latency=boxes]").inner_text().split()[-3:] == ["–", "–", "–"]
+        assert "17.3 ms" in shown.page.locator("[data-stage=infer]").inner_text()
         assert httpx.get(f"{server.url}/api/v1/system").status_code == 200
         shown.size(390, 800)
         assert shown.overflow_px() == 0

@@ -15,8 +15,10 @@ from crowdperf.accounts import passwords
 from crowdperf.accounts.model import Account
 from crowdperf.accounts.store import ACCOUNTS
 from crowdperf.events.bus import Publisher
+from crowdperf.events.metrics import metrics_key
 from crowdperf.events.schema import CameraChanged, ZoneMinute
 from crowdperf.events.streams import CONNECTIONS
+from crowdperf.runtime import Recent
 from crowdperf.storage import areas, density, zones
 from crowdperf.web.parameters import rfc3339
 from tests.conftest import RedisServer
@@ -154,7 +156,20 @@ def test_the_installation_is_shown_without_a_supervisord(
     for camera in ("plaza", "lobby"):
         made.metrics("inference").gauge("fps_analysed", 10.0, camera)
     made.metrics("inference").text("model", "crowdperf-person-vehicle-n")
+    for stage, seconds, ms in (("infer", 1.5, 7.5), ("publish", 0.5, 2.5)):
+        made.metrics("inference").count(f"stage_{stage}_s", seconds)
+        made.metrics("inference").gauge(f"stage_{stage}_ms", ms)
+    ages, lags = Recent(), Recent()
+    for milliseconds in range(1, 1001):
+        ages.add(milliseconds)
+        lags.add(2 * milliseconds)
+    ages.report(made.metrics("inference"), "frame_age", "ms")
+    lags.report(made.metrics("tracking-0"), "tracking_lag", "ms")
     made.measure()
+    # Two seconds of work in the ten of its life.
+    inference = made.metrics("inference").snapshot("inference", 0.0)
+    inference = msgspec.structs.replace(inference, started_at=inference.at - 10)
+    redis_server.client().set(metrics_key("inference"), msgspec.json.encode(inference))
     redis = redis_server.client()
     redis.xadd("crowdperf:events", {"type": "x"})
     redis.xgroup_create("crowdperf:events", "recorder", id="0")
@@ -165,7 +180,16 @@ def test_the_installation_is_shown_without_a_supervisord(
     assert body["queues"] == [{"stream": "crowdperf:events", "group": "recorder", "length": 1, "pending": 0, "lag": 1}]
     assert body["dead_letters"] == [{"box": "events:recorder", "letters": 1}]
     assert body["models"]["person"] == "crowdperf-person-vehicle-n"
-    # 20 frames a second in batches of two are ten batches of 20 ms: a fifth of the time; a camera takes a tenth.
+    assert body["latency"] == [
+        {"what": "boxes", "p50_ms": 501, "p95_ms": 951, "p99_ms": 991},
+        {"what": "tracks", "p50_ms": 1002, "p95_ms": 1902, "p99_ms": 1982},
+        {"what": "crossings", "p50_ms": None, "p95_ms": None, "p99_ms": None},
+    ]
+    assert body["stages"] == [
+        {"stage": "infer", "ms_per_frame": 7.5, "share": 0.15},
+        {"stage": "publish", "ms_per_frame": 2.5, "share": 0.05},
+    ]
+    # All stages together take a fifth of the time; each of the two cameras a tenth.
     assert (body["capacity"]["busy"], body["capacity"]["cameras_left"]) == (0.2, 6)
     assert body["machine"]["cores"] >= 1
     assert body["versions"]["litestar"].startswith("2.")

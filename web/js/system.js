@@ -60,6 +60,8 @@ export function systemPage() {
   const queues = el("tbody", {});
   const letters = el("div", { class: "note" });
   const facts = el("dl", { class: "facts" });
+  const latency = el("tbody", {});
+  const stages = el("tbody", {});
   const said = el("p", { class: "note", role: "status", hidden: true });
   const head = (...names) => el("thead", {}, el("tr", {}, ...names.map(([name, numeric]) => el("th", { scope: "col", class: numeric ? "num" : null }, name ? t(`system.${name}`) : ""))));
   const panel = (title, ...children) => el("section", { class: "panel", "aria-label": title }, el("div", { class: "panel-head" }, el("h2", {}, title)), ...children);
@@ -68,7 +70,11 @@ export function systemPage() {
   const node = el("div", { class: "system" },
     panel(t("system.cameras"), table(head(["camera"], ["state"], ["captured", 1], ["analysed", 1], ["latency", 1], ["dropped", 1], ["restarts", 1], ["ring"], ["last_error"]), cameras)),
     panel(t("system.processes"), said, table(head(["process"], ["state"], ["pid", 1], ["memory", 1], ["cpu", 1], [""]), programs)),
-    el("div", { class: "halves" }, panel(t("system.capacity"), facts), panel(t("system.queues"), table(head(["stream"], ["group"], ["length", 1], ["pending", 1], ["lag", 1]), queues), letters)),
+    el("div", { class: "halves" }, panel(t("system.capacity"), facts),
+      panel(t("system.latencies"), table(head(["until"], ["p50", 1], ["p95", 1], ["p99", 1]), latency),
+        el("p", { class: "note muted" }, t("system.latency_of")),
+        table(head(["stage"], ["per_frame", 1], ["of_time", 1]), stages))),
+    el("div", { class: "halves" }, panel(t("system.queues"), table(head(["stream"], ["group"], ["length", 1], ["pending", 1], ["lag", 1]), queues), letters)),
     versions);
   const restart = async (name) => {
     said.hidden = false;
@@ -93,6 +99,9 @@ export function systemPage() {
       const dead = report.dead_letters.filter((row) => row.letters);
       letters.replaceChildren(el("div", { class: dead.length ? "" : "muted", "data-tone": dead.length ? "bad" : null }, dead.length ? t("system.dead", { boxes: dead.map((row) => `${row.box}: ${count(row.letters)}`).join(", ") }) : t("system.no_dead")));
       facts.replaceChildren(...capacityRows(report));
+      latency.replaceChildren(...report.latency.map((row) => el("tr", { "data-latency": row.what }, el("td", {}, t(`system.until_${row.what}`)), ...["p50_ms", "p95_ms", "p99_ms"].map((name) => number(milliseconds(row[name]))))));
+      stages.replaceChildren(...report.stages.map((row) => el("tr", { "data-stage": row.stage }, el("td", {}, term("stage", row.stage)), number(t("unit.ms", { value: fps(row.ms_per_frame) })),
+        el("td", { class: "num" }, `${fps(row.share * 100)} %`))));
     }, "/api/v1/system"),
   ];
   node.stop = () => ends.forEach((end) => end());

@@ -1,0 +1,62 @@
+"""What a process tells of itself: its children's share, percentiles, and the names that Prometheus gets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import psutil
+
+from crowdperf.runtime import Metrics, Recent, Snapshot
+from crowdperf.web import prometheus
+from tests.conftest import wait_until
+
+BUSY = "import sys\nkept = bytearray(64 * 2**20)\nsys.stdout.write('.')\nsys.stdout.flush()\nwhile True: kept[0] ^= 1"
+
+
+def test_what_a_child_uses_is_counted_while_it_lives_and_no_more_afterwards() -> None:
+    metrics = Metrics()
+    before = metrics.snapshot("capture-a", 0.0)
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout
+            child.stdout.read(1)
+            metrics.child("a", child.pid)
+            assert metrics.snapshot("capture-a", 0.0).rss_bytes > psutil.Process().memory_info().rss + 60 * 2**20
+            spent = os.times().user + os.times().system
+            wait_until(lambda: metrics.snapshot("capture-a", 0.0).cpu_s > spent + 0.2, what="the child's time")
+        finally:
+            child.kill()
+    after = metrics.snapshot("capture-a", 0.0)
+    assert after.cpu_s > before.cpu_s + 0.2, "the system has added the time of the child that ended"
+    assert after.rss_bytes < psutil.Process().memory_info().rss + 30 * 2**20, "nobody is asked for a child that is gone"
+    metrics.child("a", None)
+    metrics.child("b", None)
+
+
+def test_percentiles_are_of_the_newest_values() -> None:
+    metrics, recent = Metrics(), Recent(most=100)
+    recent.report(metrics, "lag", "ms")
+    assert metrics.snapshot("x", 0.0).gauges == {}, "nothing is said of nothing"
+    for value in [9000.0] * 50 + [float(number) for number in range(100)]:
+        recent.add(value)
+    recent.report(metrics, "lag", "ms")
+    gauges = metrics.snapshot("x", 0.0).gauges
+    assert {name: row[""] for name, row in gauges.items()} == {"lag_p50_ms": 50, "lag_p95_ms": 95, "lag_p99_ms": 99}
+
+
+def test_channels_and_areas_are_not_called_cameras() -> None:
+    def snapshot(process: str, name: str, label: str) -> Snapshot:
+        row = {name: {label: 3.0}}
+        return Snapshot(process=process, pid=1, started_at=0, at=0, rss_bytes=0, cpu_s=0, counters=row)
+
+    rows = [
+        snapshot("worker-notify-0", "notifications_sent", "guards"),
+        snapshot("worker-areas", "area_events", "hall"),
+        snapshot("tracking-0", "crossings", "plaza/gate"),
+    ]
+    text = prometheus.render(rows, {})
+    assert 'crowdperf_notifications_sent_total{process="worker-notify-0",channel="guards"} 3' in text
+    assert 'crowdperf_area_events_total{process="worker-areas",area="hall"} 3' in text
+    assert 'crowdperf_crossings_total{process="tracking-0",camera="plaza",part="gate"} 3' in text
