@@ -79,7 +79,8 @@ class Metrics:
     def gauge(self, name: str, value: float, camera: str = "") -> None:
         """Set a gauge."""
         with self._lock:
-            self._gauges.setdefault(name, {})[camera] = value
+            # A truth value is a number as well, but none in JSON: the whole snapshot would be unreadable.
+            self._gauges.setdefault(name, {})[camera] = float(value)
 
     def text(self, name: str, value: str, camera: str = "") -> None:
         """Set a text, credentials of URLs redacted."""
