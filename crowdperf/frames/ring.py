@@ -12,9 +12,9 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from crowdperf.frames import layout, segment
@@ -39,8 +39,12 @@ class RingUnavailable(Exception):
     """There is no ring to read at that path (yet, or any more)."""
 
 
-class FrameStamp(NamedTuple):
-    """Which frame, and when its first byte arrived: wall clock (since 1970) and this machine's monotonic clock."""
+class FrameStamp(Struct, frozen=True, gc=False):
+    """Which frame, and when its first byte arrived: wall clock (since 1970) and this machine's monotonic clock.
+
+    A Struct, since it is made for every frame that is read: a NamedTuple takes 0.2 us longer, a sixth of what a small
+    picture's way through the ring costs beside its two copies.
+    """
 
     epoch: int
     sequence: int

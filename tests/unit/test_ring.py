@@ -21,6 +21,7 @@ from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.layout import Content
 from crowdperf.frames.ring import (
     FrameReader,
+    FrameStamp,
     FrameWriter,
     RingError,
     RingSpec,
@@ -111,7 +112,7 @@ def test_a_frame_arrives_with_its_stamp(path: Path) -> None:
     assert put(writer, 7) == 1
     out = buffer()
     stamp = reader.read(1, out)
-    assert stamp == (writer.epoch, 1, 1_007, 2_007)
+    assert stamp == FrameStamp(writer.epoch, 1, 1_007, 2_007)
     assert reader.stamp(1) == stamp
     assert (out == 7).all()
     assert reader.head() == 1

@@ -57,7 +57,7 @@ def test_the_nearest_later_frame_is_of_the_same_camera_and_later() -> None:
     for camera, epoch, sequence in (("gate", 1, 5), ("gate", 1, 9), ("lobby", 1, 7), ("gate", 2, 1)):
         put(keeper, camera, sequence, 1.0, epoch)
     later = [keeper.after("gate", 1, sequence) for sequence in (4, 5, 9)]
-    assert [held.scene.stamp[:2] for held in later if held] == [(1, 5), (1, 9), (2, 1)]
+    assert [(held.scene.stamp.epoch, held.scene.stamp.sequence) for held in later if held] == [(1, 5), (1, 9), (2, 1)]
     assert keeper.after("gate", 2, 1) is None
     assert keeper.after("yard", 1, 1) is None
     keeper.close()
