@@ -41,6 +41,8 @@ class Visitors(Settings, frozen=True, kw_only=True):
     """Crossings over the check-ins of a window from which on it is said."""
     retention_days: Annotated[int, Meta(ge=1, le=3650)] = 90
     """Names are removed so long after a visit; the visit itself stays for the figures."""
+    watch_list_days: Annotated[int, Meta(ge=0, le=3650)] = 0
+    """Entries leave the watch-list so long after they were added; 0: when somebody removes them."""
     demo: bool = False
     """Put made-up visitors in where there has never been any: the demo site."""
 

@@ -81,7 +81,11 @@ class Listing(Struct, frozen=True, kw_only=True):
 
     def matches(self, person: Person) -> bool:
         """Whether this is the person, by name and, where it is given, company."""
-        if not self.approved_by or folded(self.name) != folded(person.name):
+        return bool(self.approved_by) and self.names(person)
+
+    def names(self, person: Person) -> bool:
+        """The same, whether or not the entry was approved."""
+        if folded(self.name) != folded(person.name):
             return False
         return not self.company or folded(self.company) == folded(person.company)
 

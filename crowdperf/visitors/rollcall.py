@@ -3,6 +3,9 @@
 Each person is a field of one Redis hash, so that two devices which mark different people never meet, and two which mark
 the same one agree on who came last. Every mark is an event, which all devices hear at once.
 
+Names are stored with people alone (`visitors.store`): a roll call names visits, and is shown with the names that there
+still are. So a person's data ends everywhere at once.
+
 Nobody is recognised: of a visitor the system knows where a person registered them last, of an area how many its cameras
 count. A place of the roll call holds the one against the other.
 """
@@ -22,6 +25,7 @@ from crowdperf.settings.area import Area, Door
 from crowdperf.visitors.model import ON_SITE, Person, Visit
 
 KEPT_S = 365 * 86_400
+MOST = 10_000
 MARK = """
 local raw = redis.call('HGET', KEYS[1], ARGV[1])
 if not raw or redis.call('HGET', KEYS[1], 'ended') then return 0 end
@@ -35,9 +39,10 @@ class Mark(Struct, frozen=True, kw_only=True):
     """One person of a roll call."""
 
     visit: str
-    name: str
-    company: str
-    host: str
+    name: str = ""
+    """As long as it is known, else the visit's id; the same for `company` and `host`, which are empty then."""
+    company: str = ""
+    host: str = ""
     area: str
     seen_at: float
     """When the area was last confirmed."""
@@ -97,19 +102,38 @@ class RollCall(Struct, frozen=True, kw_only=True):
 
 def begin(rows: Iterable[tuple[Visit, Person | None]]) -> list[Mark]:
     """Everybody who is on site, by area and name."""
-    marks = [
-        Mark(
-            visit=visit.id,
-            name=person.name if person else visit.id,
-            company=person.company if person else "",
-            host=visit.host,
-            area=visit.area,
-            seen_at=visit.seen_at,
-        )
-        for visit, person in rows
-        if visit.state in ON_SITE
-    ]
-    return sorted(marks, key=lambda mark: (mark.area, mark.name))
+    return sorted(
+        (
+            _named(Mark(visit=visit.id, area=visit.area, seen_at=visit.seen_at), visit, person)
+            for visit, person in rows
+            if visit.state in ON_SITE
+        ),
+        key=_order,
+    )
+
+
+def named(call: RollCall, rows: Iterable[tuple[Visit, Person | None]]) -> RollCall:
+    """The roll call with the names of its visits, by area and name."""
+    known = {visit.id: (visit, person) for visit, person in rows}
+    marks = [_named(mark, *known.get(mark.visit, (None, None))) for mark in call.marks]
+    return msgspec.structs.replace(call, marks=sorted(marks, key=_order))
+
+
+def _named(mark: Mark, visit: Visit | None, person: Person | None) -> Mark:
+    return msgspec.structs.replace(
+        mark,
+        name=person.name if person else mark.visit,
+        company=person.company if person else "",
+        host=visit.host if visit else "",
+    )
+
+
+def _nameless(mark: Mark) -> Mark:
+    return msgspec.structs.replace(mark, name="", company="", host="")
+
+
+def _order(mark: Mark) -> tuple[str, str]:
+    return mark.area, mark.name
 
 
 def places(
@@ -200,7 +224,7 @@ class RollCalls:
         async with self._client.pipeline(transaction=True) as pipe:
             pipe.hset(
                 self._key(call.id),
-                mapping={"head": head, **{f"m:{m.visit}": msgspec.json.encode(m) for m in call.marks}},
+                mapping={"head": head, **{f"m:{m.visit}": msgspec.json.encode(_nameless(m)) for m in call.marks}},
             )
             pipe.expire(self._key(call.id), KEPT_S)
             pipe.zadd(self._index, {call.id: call.started_at})
@@ -213,7 +237,7 @@ class RollCalls:
         pipe.xadd(key(EVENTS, prefix=self._prefix), wire.encode(EVENTS, event))
 
     async def load(self, call: str) -> RollCall | None:
-        """One roll call with everybody's mark."""
+        """One roll call with everybody's mark, without names (`named`)."""
         rows = await self._client.hgetall(self._key(call))
         if b"head" not in rows:
             return None
@@ -227,18 +251,31 @@ class RollCalls:
         if not head.places:
             # Of an older version, which kept people alone.
             head = msgspec.structs.replace(head, places=places(marks, (), (), {}, {}, {}))
-        return msgspec.structs.replace(head, marks=sorted(marks, key=lambda mark: (mark.area, mark.name)))
+        return msgspec.structs.replace(head, marks=sorted(marks, key=_order))
 
     async def newest(self, limit: int = 50) -> list[str]:
         """Ids, newest first."""
         return [raw.decode() for raw in await self._client.zrevrange(self._index, 0, limit - 1)]
+
+    async def of_visits(self, visits: Sequence[str]) -> dict[str, list[Mark]]:
+        """Roll call -> the marks of these visits, of every roll call that has one."""
+        calls = await self.newest(MOST)
+        pipe = self._client.pipeline(transaction=False)
+        for call in calls:
+            pipe.hmget(self._key(call), *(f"m:{visit}" for visit in visits))
+        rows = await pipe.execute() if visits else []
+        return {
+            call: [msgspec.json.decode(raw, type=Mark) for raw in row if raw]
+            for call, row in zip(calls, rows)
+            if any(row)
+        }
 
     async def mark(self, call: RollCall, mark: Mark) -> bool:
         """Store one mark; False when the roll call has ended, or knows no such person."""
         event = _changed(call, mark.state, mark.at, mark.by, mark.visit)
         said = [str(part) for pair in wire.encode(EVENTS, event).items() for part in pair]
         keys = (self._key(call.id), key(EVENTS, prefix=self._prefix))
-        arguments = (f"m:{mark.visit}", msgspec.json.encode(mark), msgspec.json.encode(said))
+        arguments = (f"m:{mark.visit}", msgspec.json.encode(_nameless(mark)), msgspec.json.encode(said))
         return bool(await self._client.eval(MARK, 2, *keys, *arguments))
 
     async def end(self, call: RollCall, by: str, now: float, entry: AuditEntry) -> bool:

@@ -6,6 +6,7 @@ comes second with an old version changes nothing and is told so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -48,6 +49,13 @@ end
 return removed
 """
 """Visits that were over before a time lose all that is about a person, and people without a visit go."""
+FORGET = """
+local rows = redis.call('HGETALL', KEYS[1])
+for at = 1, #rows, 2 do
+  if cjson.decode(rows[at + 1]).added_at < tonumber(ARGV[1]) then redis.call('HDEL', KEYS[1], rows[at]) end
+end
+"""
+"""Entries of the watch-list from before a time go."""
 
 
 class Keys(Struct, frozen=True):
@@ -169,6 +177,11 @@ def stage_expiry(pipe: Any, before: float, prefix: str = "") -> None:
     )
 
 
+def stage_forget(pipe: Any, before: float, prefix: str = "") -> None:
+    """Take entries that were added before `before` (Unix seconds) off the watch-list."""
+    pipe.eval(FORGET, 1, Keys(prefix).listings, repr(before))
+
+
 def fields_of(row: Struct) -> list[str]:
     """A flat Struct as the names and values of a Redis hash."""
     return [text for name, value in msgspec.to_builtins(row).items() for text in (name, _text(value))]
@@ -270,6 +283,10 @@ class Book:
             pipe.hdel(self.keys.listings, listing)
             pipe.xadd(key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
             return bool((await pipe.execute())[0])
+
+    async def rows(self, visits: Sequence[str]) -> list[tuple[Visit, Person | None]]:
+        """These visits with whom they are of, as far as there are any."""
+        return await self._rows(list(visits))
 
     async def visits_of(self, person: str) -> list[Visit]:
         """All visits of one person."""

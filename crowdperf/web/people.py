@@ -12,6 +12,7 @@ from litestar.params import JSONBody, PathParameter
 from msgspec import Meta, Struct
 
 from crowdperf.visitors.model import ON_SITE, Listing, Person, Text, Visit
+from crowdperf.visitors.rollcall import Mark, RollCalls
 from crowdperf.web.access import Who
 from crowdperf.web.context import SiteContext
 from crowdperf.web.openapi import REFUSED, UNAVAILABLE
@@ -41,6 +42,10 @@ class Export(Struct, kw_only=True):
 
     person: Person | None
     visits: list[Visit]
+    watch_list: list[Listing]
+    """Entries of this name, approved or not."""
+    roll_calls: dict[str, list[Mark]]
+    """Roll call -> what was marked for the person's visits."""
 
 
 class Erased(Struct, kw_only=True):
@@ -116,7 +121,13 @@ async def export(site: SiteContext, person_id: PersonPath) -> Export:
     found = await store.visits_of(person_id)
     if person is None and not found:
         raise _nobody()
-    return Export(person=person, visits=found)
+    listings = await store.listings() if person else []
+    return Export(
+        person=person,
+        visits=found,
+        watch_list=[row for row in listings if person and row.names(person)],
+        roll_calls=await RollCalls(site.redis, site.prefix).of_visits([visit.id for visit in found]),
+    )
 
 
 @delete(

@@ -179,7 +179,7 @@ async def _loaded(site: Context, call_id: str) -> RollCall:
     call = await _calls(site).load(call_id)
     if call is None:
         raise Problem(HTTPStatus.NOT_FOUND, "there is no such roll call. Remedy: see /api/v1/roll-calls.")
-    return call
+    return rollcall.named(call, await book(site).rows([mark.visit for mark in call.marks]))
 
 
 def _clock(site: Context) -> Any:

@@ -237,7 +237,8 @@ async def _act(
     except RefusedError as error:
         raise Problem(HTTPStatus.CONFLICT, str(error)) from None
     said: list[Event] = [lifecycle.event(before, after, now, who.name)]
-    entry = site.entry(who, request, f"visit.{action}", before.id, data.reason)
+    # Without the reason: it may be about the person, whose data has to end; the audit log cannot be changed.
+    entry = site.entry(who, request, f"visit.{action}", before.id)
     if not await book(site).change(before, after, said, entry):
         raise _conflict()
     return await _shown(site, after)

@@ -72,9 +72,11 @@ class VisitSet(Struct, frozen=True, kw_only=True):
 
 
 class Expire(Struct, frozen=True):
-    """Names of visits that began before this time go."""
+    """Names of visits that began before this time go, and what was put on the watch-list before `listed_before`."""
 
     before: float
+    listed_before: float
+    """0: nothing."""
 
 
 class VisitorLogic:
@@ -139,7 +141,8 @@ class VisitorLogic:
         effects += self._site.cameras.compare(self._expected(), self._rules, now)
         if now - self._site.expired_at >= EXPIRY_S:
             self._site.expired_at = now
-            effects.append(Expire(now - self._rules.retention_days * 86_400))
+            listed = self._rules.watch_list_days
+            effects.append(Expire(now - self._rules.retention_days * 86_400, now - listed * 86_400 if listed else 0.0))
         return effects
 
     def _due(self, visit: Open, now: float) -> Iterator[Struct]:
@@ -249,6 +252,8 @@ def main(slice_: VisitorsSlice, runtime: Runtime) -> None:
             )
         elif isinstance(effect, Expire):
             store.stage_expiry(pipe, effect.before, prefix)
+            if effect.listed_before:
+                store.stage_forget(pipe, effect.listed_before, prefix)
 
     leases = Leases(client, WORKER, slice_.instance, slice_.instances, runtime.name, prefix)
     member = Member(

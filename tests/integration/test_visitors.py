@@ -178,18 +178,52 @@ def test_one_persons_data_is_exported_and_erased(
     visit = invite(desk, email="grace@navy.example", purpose="compiler", walk_in=True)
     act(desk, visit, "check-in", briefing=True, nda_version="2")
     address = f"/api/v1/people/{visit['person']}"
+    entry = {"kind": "watch", "name": "grace HOPPER", "reason": "took the bug home"}
+    desk.post("/api/v1/watch-list", json=entry)
+    call = desk.post("/api/v1/roll-calls", json={"drill": True}).json()
+    assert [mark["name"] for mark in call["marks"]] == ["Grace Hopper"]
+    roll_call = f"/api/v1/roll-calls/{call['id']}"
+    marked = desk.post(f"{roll_call}/visits/{visit['id']}", json={"state": "safe"}).json()
+    assert (marked["name"], marked["host"]) == ("Grace Hopper", "Ada")
+    assert "Grace Hopper" in desk.get(f"{roll_call}/report").text
     assert desk.get(f"{address}/export").status_code == 403
     export = boss.get(f"{address}/export").json()
+    assert [row["reason"] for row in export["watch_list"]] == ["took the bug home"]
+    assert [mark["state"] for mark in export["roll_calls"][call["id"]]] == ["safe"]
     assert (export["person"]["email"], export["visits"][0]["purpose"]) == ("grace@navy.example", "compiler")
     assert boss.delete(address).status_code == 409, "who is on site has to be found in an evacuation"
     act(desk, visit, "check-out")
-    assert boss.delete(address).json() == {"visits": 1}
+    late = invite(desk, person=visit["person"], email="grace@navy.example", walk_in=True)
+    act(desk, late, "deny", reason="smelled of moths")
+    texts = ("Grace", "grace@", "moths")
+    assert [text for text in texts if text not in everything(redis_server)] == []
+    assert boss.delete(address).json() == {"visits": 2}
     assert boss.get(f"{address}/export").status_code == 404
     client = redis_server.client()
     left = b"".join(b"".join(client.hgetall(name).values()) for name in client.keys("crowdperf:visitors:visit:*"))
     assert b"compiler" not in left
     assert b"checked_out" in left, "the visit stays for the figures"
     assert not client.keys("crowdperf:visitors:person:*")
+    [mark] = desk.get(roll_call).json()["marks"]
+    assert (mark["name"], mark["host"], mark["state"]) == (visit["id"], "", "safe")
+    assert "Grace" not in desk.get(f"{roll_call}/report").text
+    boss.delete(f"/api/v1/watch-list/{export['watch_list'][0]['id']}")
+    assert [text for text in texts if text in everything(redis_server)] == []
+
+
+def everything(server: RedisServer) -> str:
+    """All that is stored, whatever its type."""
+    client = server.client()
+    client.config_set("rdbcompression", "no")
+    return "".join(client.dump(name).decode("latin-1") for name in client.keys("*"))
+
+
+def test_entries_leave_the_watch_list_after_their_time(desk: httpx.Client, redis_server: RedisServer) -> None:
+    for name in ("Eve", "Mallory"):
+        desk.post("/api/v1/watch-list", json={"kind": "block", "name": name, "reason": "stole a drill"})
+    entries = desk.get("/api/v1/watch-list").json()["entries"]
+    store.stage_forget(redis_server.client(), entries[1]["added_at"])
+    assert [row["name"] for row in desk.get("/api/v1/watch-list").json()["entries"]] == ["Mallory"]
 
 
 def test_names_go_when_the_retention_is_over(desk: httpx.Client, redis_server: RedisServer) -> None:

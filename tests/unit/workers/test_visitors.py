@@ -211,6 +211,14 @@ def test_the_night_checks_out_and_says_so() -> None:
     assert [event.auto for event in change.events if isinstance(event, VisitorChanged)] == [1]
 
 
+def test_data_about_people_ends_after_its_time() -> None:
+    def expiry(**rules: Any) -> list[Expire]:
+        return [row for row in logic(**rules).due(SITE, NOW) if isinstance(row, Expire)]
+
+    assert expiry(retention_days=30) == [Expire(NOW - 30 * 86_400, 0.0)]
+    assert expiry(watch_list_days=365) == [Expire(NOW - 90 * 86_400, NOW - 365 * 86_400)]
+
+
 def test_the_host_hears_of_an_arrival_once() -> None:
     worker = logic()
     arrived = lifecycle.arrive(visit(), NOW)
