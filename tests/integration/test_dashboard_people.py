@@ -61,6 +61,11 @@ def test_a_visitor_is_taken_in_found_in_a_drill_and_checked_out(server: Served, 
         assert states(client) == ["checked_in"]
         assert shown.page.locator("[data-figure='visitors.on_site_count']").inner_text() == "1"
         shown.screenshot(ROOT / "var" / "screenshots" / "visitors.png")
+        shown.size(360, 780)
+        box = shown.page.locator("[data-action='check-out']").bounding_box()
+        assert box["x"] + box["width"] < 360, "on a telephone the buttons are on the screen"
+        assert shown.overflow_px() == 0
+        shown.size(1440, 900)
         shown.page.get_by_role("button", name="Drill").click()
         shown.wait_for("document.querySelector('.progress')?.textContent.startsWith('0 of 1')")
         call = shown.page.evaluate("location.hash.split('/').pop()")

@@ -4,7 +4,7 @@ import { ask, get, send } from "./api.js";
 import { el, setText } from "./dom.js";
 import { dayAndTime } from "./format.js";
 import { may, viewer } from "./session.js";
-import { t } from "./texts.js";
+import { t, term } from "./texts.js";
 
 const ROLES = ["viewer", "reception", "operator", "admin"];
 const AUDIT_PAGE = 50;
@@ -32,7 +32,7 @@ export function accountsPage(state) {
 }
 
 const panel = (title, ...children) => el("section", { class: "panel", "aria-label": title }, el("div", { class: "panel-head" }, el("h2", {}, title)), ...children);
-const table = (keys, body) => el("div", { class: "table-scroll", tabindex: 0 }, el("table", {},
+const table = (keys, body, kind = "stacked") => el("div", { class: "table-scroll", tabindex: 0 }, el("table", { class: kind },
   el("thead", {}, el("tr", {}, ...keys.map((key) => el("th", { scope: "col" }, key ? t(`accounts.${key}`) : "")))), body));
 const field = (key, node) => el("label", { class: "field" }, el("span", {}, t(`accounts.${key}`)), node);
 const choices = (names, chosen) => names.map((name) => el("option", { value: name, selected: name === chosen }, t(`role.${name}`)));
@@ -59,7 +59,8 @@ function users(state, change, say) {
     } }, t("accounts.remove"));
     const disable = el("button", { class: "button", type: "button", disabled: own, click: () => change("PATCH", path, { disabled: !user.disabled }, load) }, t(user.disabled ? "accounts.enable" : "accounts.disable"));
     return el("tr", { "data-user": user.name }, el("td", {}, el("b", {}, user.name), user.disabled ? el("div", { "data-tone": "bad" }, t("accounts.disabled")) : null),
-      el("td", {}, role), el("td", {}, cameras), el("td", {}, dayAndTime(new Date(user.created))), el("td", {}, el("div", { class: "actions" }, disable, remove)));
+      el("td", {}, role), el("td", { class: "whole" }, cameras), el("td", { class: "whole", "data-head": t("accounts.created") }, dayAndTime(new Date(user.created))),
+      el("td", { class: "whole" }, el("div", { class: "actions" }, disable, remove)));
   };
   const name = el("input", { type: "text", maxlength: 64, autocomplete: "off", autocapitalize: "none", spellcheck: "false" });
   const secret = el("input", { type: "password", maxlength: 256, autocomplete: "new-password" });
@@ -80,13 +81,13 @@ function tokens(change, say) {
   const secret = el("div", { class: "note", hidden: true });
   const load = async () => {
     const { tokens: rows } = await get("/api/v1/tokens");
-    body.replaceChildren(...rows.map((token) => el("tr", { "data-token": token.id }, el("td", {}, el("b", {}, token.label)), el("td", {}, token.account), el("td", {}, token.permissions.join(", ")),
-      el("td", { "data-tone": token.expired ? "bad" : null }, dayAndTime(new Date(token.expires))),
+    body.replaceChildren(...rows.map((token) => el("tr", { "data-token": token.id }, el("td", {}, el("b", {}, token.label)), el("td", {}, token.account), el("td", { class: "whole" }, token.permissions.map((name) => term("permission", name)).join(", ")),
+      el("td", { "data-head": t("accounts.expires"), "data-tone": token.expired ? "bad" : null }, dayAndTime(new Date(token.expires))),
       el("td", {}, el("button", { class: "button danger", type: "button", click: () => change("DELETE", `/api/v1/tokens/${token.id}`, undefined, load) }, t("accounts.revoke"))))));
   };
   const label = el("input", { type: "text", maxlength: 100 });
   const days = el("input", { type: "number", min: 1, max: 730, value: 90 });
-  const permission = el("select", {}, ...viewer().permissions.map((name) => el("option", { value: name }, name)));
+  const permission = el("select", {}, ...viewer().permissions.map((name) => el("option", { value: name }, term("permission", name))));
   const form = el("form", { class: "invitation", novalidate: true, submit: (event) => {
     event.preventDefault();
     change("POST", "/api/v1/tokens", { label: label.value.trim(), permissions: [permission.value], days: Number(days.value) }, async (made) => {
@@ -123,10 +124,10 @@ function log(say) {
     const page = await get(`/api/v1/audit?${query}`);
     cursor = page.next_cursor;
     more.hidden = !cursor;
-    body.append(...page.entries.map((entry) => el("tr", {}, el("td", {}, dayAndTime(new Date(entry.time))), el("td", {}, entry.who || "–", el("div", { class: "muted" }, [entry.via, entry.address].filter(Boolean).join(" "))),
+    body.append(...page.entries.map((entry) => el("tr", {}, el("td", { class: "when" }, dayAndTime(new Date(entry.time))), el("td", {}, entry.who || "–", el("div", { class: "muted" }, [term("via", entry.via), entry.address].filter(Boolean).join(" "))),
       el("td", {}, entry.action), el("td", {}, entry.target), el("td", {}, entry.detail))));
   };
   const more = el("button", { class: "button", type: "button", hidden: true, click: () => load().catch((error) => say(error.message, "bad")) }, t("ppe.more"));
   load().catch((error) => say(error.message, "bad"));
-  return panel(t("accounts.audit"), table(["time", "who", "action", "target", "detail"], body), el("div", { class: "note" }, more));
+  return panel(t("accounts.audit"), table(["time", "who", "action", "target", "detail"], body, ""), el("div", { class: "note" }, more));
 }

@@ -17,7 +17,7 @@ export class SourceForm {
     this.result = el("p", { class: "verdict", role: "status" });
     this.seen = el("div", { class: "tried", hidden: true });
     this.node = el("section", { class: "panel", "aria-label": t("source.title") },
-      el("div", { class: "panel-head" }, el("h2", {}, t(id ? "source.title" : "source.new"))), this.form);
+      el("div", { class: "panel-head" }, el("h2", {}, t("source.title"))), this.form);
     if (id) this.load();
     else this.draw(NEW);
   }

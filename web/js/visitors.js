@@ -32,7 +32,7 @@ class VisitorsPage {
         el("button", { class: "button danger", type: "button", click: (event) => this.evacuate(event.currentTarget) }, t("visitors.evacuate"))),
       this.problem, this.figures,
       el("section", { class: "panel", "aria-label": t("visitors.today") }, el("div", { class: "panel-head" }, el("h2", {}, t("visitors.today"))),
-        el("div", { class: "table-scroll", tabindex: 0 }, el("table", {}, el("thead", {}, el("tr", {}, ...head)), this.rows)), this.empty),
+        el("div", { class: "table-scroll", tabindex: 0 }, el("table", { class: "stacked" }, el("thead", {}, el("tr", {}, ...head)), this.rows)), this.empty),
       this.invitation());
     const off = [state.on("event", (event) => { if (event.type === "VisitorChanged") this.loadSoon(); }), state.on("reload", () => this.load())];
     this.node.stop = () => { off.forEach((end) => end()); clearTimeout(this.due); };
@@ -77,13 +77,13 @@ class VisitorsPage {
     const listed = visit.listed ? el("div", { "data-tone": "bad" }, t(`visitors.listed_${visit.listed}`)) : null;
     return el("tr", { "data-visit": visit.id },
       el("td", {}, el("b", {}, visit.name), visit.company ? el("div", { class: "muted" }, visit.company) : null, listed),
-      el("td", {}, visit.host, visit.purpose ? el("div", { class: "muted" }, visit.purpose) : null),
-      el("td", {}, dayAndTime(new Date(visit.from)), el("div", { class: "muted" }, `– ${dayAndTime(new Date(visit.to))}`)),
+      el("td", { "data-head": t("visitors.host") }, visit.host, visit.purpose ? el("div", { class: "muted" }, visit.purpose) : null),
+      el("td", { class: "whole when" }, dayAndTime(new Date(visit.from)), el("div", { class: "muted" }, `– ${dayAndTime(new Date(visit.to))}`)),
       el("td", {}, el("span", { class: "pill", "data-state": tone }, t(`visit.${visit.state}`)),
         visit.area ? el("div", { class: "muted" }, this.rules.areas[visit.area] ?? visit.area) : null,
         visit.auto_checked_out ? el("div", { "data-tone": "bad" }, t("visitors.auto")) : null,
         visit.reason ? el("div", { class: "muted" }, visit.reason) : null),
-      el("td", {}, el("div", { class: "actions" }, ...(ACTIONS[visit.state] ?? []).map(button), approve,
+      el("td", { class: "whole" }, el("div", { class: "actions" }, ...(ACTIONS[visit.state] ?? []).map(button), approve,
         el("a", { class: "button", href: `/api/v1/visits/${visit.id}/badge`, target: "_blank", rel: "noopener" }, t("visitors.badge")))));
   }
 
