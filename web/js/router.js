@@ -32,8 +32,15 @@ export class Router {
     this.host.replaceChildren(node);
     node.start?.();
     for (const link of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".nav [data-page]"))) {
-      if (link.dataset.page === page) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
+      if (link.dataset.page !== page) {
+        link.removeAttribute("aria-current");
+        continue;
+      }
+      link.setAttribute("aria-current", "page");
+      // On a telephone the row of pages is wider than the screen.
+      const row = /** @type {HTMLElement} */ (link.parentElement);
+      const [own, whole] = [link.getBoundingClientRect(), row.getBoundingClientRect()];
+      row.scrollLeft += own.left + own.width / 2 - (whole.left + whole.width / 2);
     }
     if (moved) {
       scrollTo(0, 0);
