@@ -8,13 +8,11 @@ from http import HTTPStatus
 from litestar import Router, get
 from litestar.response import Stream
 
-from crowdperf.accounts.permissions import Principal
 from crowdperf.storage.export import MEDIA_TYPES, Format, ParquetMissing, chunks
-from crowdperf.web.access import Who
+from crowdperf.storage.queries import Wanted
 from crowdperf.web.context import Context, SiteContext
-from crowdperf.web.history import ClassFilter, DirectionFilter, From, LineFilter, To, wanted_crossings
+from crowdperf.web.history import CROSSINGS, Crossings
 from crowdperf.web.openapi import BAD_REQUEST, REFUSED, UNAVAILABLE
-from crowdperf.web.parameters import CameraFilter, span
 from crowdperf.web.problems import Problem
 
 RESPONSES = {**BAD_REQUEST, **REFUSED, **UNAVAILABLE}
@@ -24,61 +22,31 @@ RESPONSES = {**BAD_REQUEST, **REFUSED, **UNAVAILABLE}
     "/exports/crossings.csv", need="read", summary="Crossings as CSV", tags=["history"], responses=RESPONSES,
     media_type="text/csv",
 )  # fmt: skip
-async def crossings_csv(
-    site: SiteContext,
-    who: Who,
-    camera: CameraFilter = None,
-    line: LineFilter = None,
-    klass: ClassFilter = None,
-    direction: DirectionFilter = None,
-    start: From = None,
-    end: To = None,
-) -> Stream:
+async def crossings_csv(site: SiteContext, wanted: Crossings) -> Stream:
     """Every crossing in [from, to) in order of time. `time` is in the site's zone with its offset, `ts` Unix seconds.
 
     UTF-8 with a byte order mark; a cell that a spreadsheet could take for a formula begins with an apostrophe.
     """
-    return await _file(site, who, "csv", camera, line, klass, direction, start, end)
+    return await _file(site, wanted, "csv")
 
 
 @get(
     "/exports/crossings.parquet", need="read", summary="Crossings as Parquet", tags=["history"], responses=RESPONSES,
     media_type=MEDIA_TYPES["parquet"],
 )  # fmt: skip
-async def crossings_parquet(
-    site: SiteContext,
-    who: Who,
-    camera: CameraFilter = None,
-    line: LineFilter = None,
-    klass: ClassFilter = None,
-    direction: DirectionFilter = None,
-    start: From = None,
-    end: To = None,
-) -> Stream:
+async def crossings_parquet(site: SiteContext, wanted: Crossings) -> Stream:
     """Every crossing in [from, to) in order of time; `time` is a timestamp in the site's zone. 501 without pyarrow."""
-    return await _file(site, who, "parquet", camera, line, klass, direction, start, end)
+    return await _file(site, wanted, "parquet")
 
 
-async def _file(
-    site: Context,
-    who: Principal,
-    form: Format,
-    camera: str | None,
-    line: str | None,
-    klass: str | None,
-    direction: str | None,
-    start: str | None,
-    end: str | None,
-) -> Stream:
-    asked = span(start, end, site.now(), site.zone)
-    wanted = wanted_crossings(site, who, asked, camera, line, klass, direction)
+async def _file(site: Context, wanted: Wanted, form: Format) -> Stream:
     pieces = chunks(site.redis, wanted, site.calendar, form, site.prefix)
     try:
         # The head and the first rows before the answer begins: an outage is then a 503, not a file that breaks off.
         first = [await anext(pieces), await anext(pieces, b"")]
     except ParquetMissing as error:
         raise Problem(HTTPStatus.NOT_IMPLEMENTED, str(error)) from None
-    name = f"crossings-{site.calendar.text(asked.start)[:10]}.{form}"
+    name = f"crossings-{site.calendar.text(wanted.start)[:10]}.{form}"
     return Stream(
         _joined(first, pieces),
         media_type=MEDIA_TYPES[form],
@@ -94,4 +62,4 @@ async def _joined(first: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterat
         yield piece
 
 
-router = Router("/", route_handlers=[crossings_csv, crossings_parquet])
+router = Router("/", route_handlers=[crossings_csv, crossings_parquet], dependencies=CROSSINGS)

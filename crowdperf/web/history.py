@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Router, get
+from litestar.di import NamedDependency, Provide
 from litestar.params import QueryParameter
 
 from crowdperf.accounts.permissions import Principal
@@ -51,6 +52,39 @@ ClassFilter = Annotated[
 DirectionFilter = Annotated[str | None, QueryParameter(description="in or out.", max_length=8)]
 
 
+def wanted_crossings(
+    site: SiteContext,
+    who: Who,
+    camera: CameraFilter = None,
+    line: LineFilter = None,
+    klass: ClassFilter = None,
+    direction: DirectionFilter = None,
+    start: From = None,
+    end: To = None,
+) -> Wanted:
+    """The crossings that a request is about, within what its caller may see: its range and filters.
+
+    Raises:
+        Problem: a wrong range, an unknown camera, class or direction.
+    """
+    asked = span(start, end, site.now(), site.zone)
+    if camera is not None:
+        site.camera(camera, who)
+    return Wanted(
+        *asked,
+        camera=camera or "",
+        line=line or "",
+        klass=_one_of("class", klass, CLASSES),
+        direction=_one_of("direction", direction, ("in", "out")),
+        cameras=who.cameras,
+    )
+
+
+CROSSINGS = {"wanted": Provide(wanted_crossings, sync_to_thread=False)}
+"""For a router: what its routes take as `wanted`."""
+Crossings = NamedDependency[Wanted]
+
+
 @get(
     "/counts",
     need="read",
@@ -60,13 +94,7 @@ DirectionFilter = Annotated[str | None, QueryParameter(description="in or out.",
 )
 async def counts(
     site: SiteContext,
-    who: Who,
-    camera: CameraFilter = None,
-    line: LineFilter = None,
-    klass: ClassFilter = None,
-    direction: DirectionFilter = None,
-    start: From = None,
-    end: To = None,
+    wanted: Crossings,
     group: Annotated[
         str,
         QueryParameter(
@@ -80,18 +108,16 @@ async def counts(
     Hours and days are those of the site's zone, named by when they begin; of a bucket that the range cuts, the part in
     the range is counted.
     """
-    asked = span(start, end, site.now(), site.zone)
-    wanted = wanted_crossings(site, who, asked, camera, line, klass, direction)
     names = _groups(group, GROUPS)
     bucket = _bucket(names, group)
     if bucket:
-        _check_points(asked, bucket)
+        _check_points(wanted, bucket)
     fields = [name for name in names if name != bucket]
     totals = await count(site.redis, wanted, fields, bucket, site.calendar, site.prefix)
     rows = [_row(fields, bucket, group, number) for group, number in _ordered(totals, names, bucket)]
     return CountsReply(
-        start=rfc3339(asked.start),
-        end=rfc3339(asked.end),
+        start=rfc3339(wanted.start),
+        end=rfc3339(wanted.end),
         group=names,
         total=sum(totals.values()),
         counts=await beside(site, rows) if names else [],
@@ -107,65 +133,31 @@ async def counts(
 )
 async def series(
     site: SiteContext,
-    who: Who,
-    camera: CameraFilter = None,
-    line: LineFilter = None,
-    klass: ClassFilter = None,
-    direction: DirectionFilter = None,
-    start: From = None,
-    end: To = None,
+    wanted: Crossings,
     bucket: Annotated[str, QueryParameter(description="minute, hour or day.", max_length=8)] = "hour",
     group: Annotated[
         str, QueryParameter(description=f"Comma-separated: {', '.join(FIELDS)}. Empty: all together.", max_length=64)
     ] = "direction",
 ) -> SeriesReply:
     """Counts per minute, hour or day of the site's zone, zeros included: what a chart draws."""
-    asked = span(start, end, site.now(), site.zone)
-    wanted = wanted_crossings(site, who, asked, camera, line, klass, direction)
     fields = _groups(group, FIELDS)
     chosen = next((name for name in BUCKETS if name == bucket), None)
     if chosen is None:
         raise bad_parameter("bucket", bucket, f"use one of: {', '.join(BUCKETS)}.")
-    _check_points(asked, chosen)
+    _check_points(wanted, chosen)
     totals = await count(site.redis, wanted, fields, chosen, site.calendar, site.prefix)
-    starts = site.calendar.starts(chosen, asked.start, asked.end)
+    starts = site.calendar.starts(chosen, wanted.start, wanted.end)
     place = {start: index for index, start in enumerate(starts)}
     rows: dict[tuple[str, ...], list[int]] = {} if fields else {(): [0] * len(starts)}
     for (values, begin), number in totals.items():
         rows.setdefault(values, [0] * len(starts))[place[begin]] = number
     return SeriesReply(
-        start=rfc3339(asked.start),
-        end=rfc3339(asked.end),
+        start=rfc3339(wanted.start),
+        end=rfc3339(wanted.end),
         bucket=chosen,
         timezone=site.calendar.name,
         starts=[site.calendar.text(moment) for moment in starts],
         series=[SeriesRow(counts=row, **_named(fields, values)) for values, row in sorted(rows.items())],
-    )
-
-
-def wanted_crossings(
-    site: Context,
-    who: Principal,
-    asked: Span,
-    camera: str | None,
-    line: str | None,
-    klass: str | None,
-    direction: str | None,
-) -> Wanted:
-    """The filters of a request, within what its caller may see.
-
-    Raises:
-        Problem: an unknown camera, class or direction.
-    """
-    if camera is not None:
-        site.camera(camera, who)
-    return Wanted(
-        *asked,
-        camera=camera or "",
-        line=line or "",
-        klass=_one_of("class", klass, CLASSES),
-        direction=_one_of("direction", direction, ("in", "out")),
-        cameras=who.cameras,
     )
 
 
@@ -190,7 +182,7 @@ def _bucket(names: list[str], text: str) -> Bucket | None:
     return found[0] if found else None
 
 
-def _check_points(asked: Span, bucket: Bucket) -> None:
+def _check_points(asked: Wanted, bucket: Bucket) -> None:
     """Refuse what no chart could show and no client would want to parse."""
     if (asked.end - asked.start) / BUCKET_S[bucket] > LONGEST_SERIES:
         raise bad_parameter(
@@ -316,4 +308,4 @@ async def gaps(site: Context, who: Principal, asked: Span, camera: str, most: in
     return page
 
 
-router = Router("/", route_handlers=[counts, series, events])
+router = Router("/", route_handlers=[events, Router("/", route_handlers=[counts, series], dependencies=CROSSINGS)])

@@ -12,7 +12,7 @@ from crowdperf.web.access import Who
 from crowdperf.web.context import SiteContext
 from crowdperf.web.history import From, To, gaps, wanted_crossings
 from crowdperf.web.openapi import BAD_REQUEST, REFUSED, UNAVAILABLE
-from crowdperf.web.parameters import CameraFilter, span
+from crowdperf.web.parameters import CameraFilter, Span
 
 MOST_GAPS = 200
 
@@ -29,8 +29,8 @@ async def report(
     site: SiteContext, who: Who, camera: CameraFilter = None, start: From = None, end: To = None
 ) -> Response[str]:
     """Crossings in [from, to) by line and class, by day of the site's zone, and the gaps of the cameras in it."""
-    asked = span(start, end, site.now(), site.zone)
-    wanted = wanted_crossings(site, who, asked, camera, None, None, None)
+    wanted = wanted_crossings(site, who, camera, start=start, end=end)
+    asked = Span(wanted.start, wanted.end)
     by_line = await count(
         site.redis, wanted, ["camera", "line", "class", "direction"], None, site.calendar, site.prefix
     )
