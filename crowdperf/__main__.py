@@ -200,8 +200,11 @@ def _control(arguments: argparse.Namespace, here: Installation) -> int:
             print(f"{row['name']:<28} {row['statename']:<10} {row['description']}")
         return 0
     if arguments.action == "update":
-        importlib.import_module("crowdperf.supervision.render").refresh(here.root)
-        for what, names in control.update().items():
+        versions = importlib.import_module("crowdperf.supervision.versions").Versions(here.paths.data / "config")
+        with versions.locked("update"):
+            importlib.import_module("crowdperf.supervision.render").refresh(here.root)
+            changes = control.update()
+        for what, names in changes.items():
             print(f"{what}: {', '.join(names) or 'none'}")
         return 0
     if not arguments.what:

@@ -1,6 +1,8 @@
 """The plug-in of supervisorctl that renders the programs of the present config.json before any command runs.
 
 supervisord knows programs only from files, so an edit of config.json has to be rendered before `update` can act on it.
+An `update` waits for one that is under way, such as that of a change through the interface: supervisord would refuse
+the second to begin a program that the first is about to begin.
 """
 
 from __future__ import annotations
@@ -12,11 +14,13 @@ from typing import Any
 from supervisor.supervisorctl import ControllerPluginBase
 
 from crowdperf.settings.base import ConfigError
+from crowdperf.settings.paths import Paths
 from crowdperf.supervision.render import refresh
+from crowdperf.supervision.versions import Versions
 
 
 class RenderPlugin(ControllerPluginBase):  # type: ignore[misc]
-    """Adds no command: it refreshes the include file when supervisorctl starts and before each line at its prompt."""
+    """Refreshes the include file when supervisorctl starts and before each line at its prompt; `update` in its turn."""
 
     name = "crowdperf"
 
@@ -25,6 +29,14 @@ class RenderPlugin(ControllerPluginBase):  # type: ignore[misc]
         self._root = root
         self._refresh()
         controller.precmd = self._before
+        # The controller's own commands go before those of plug-ins, among which supervisorctl's `update` is one.
+        controller.do_update = self._update
+
+    def _update(self, words: str) -> None:
+        with Versions(Paths(self._root / "var").data / "config").locked("update"):
+            self._refresh()
+            original = next(plugin for plugin in self.ctl.options.plugins if hasattr(plugin, "do_update"))
+            original.do_update(words)
 
     def _before(self, line: str) -> str:
         self._refresh()

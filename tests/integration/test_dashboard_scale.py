@@ -55,6 +55,16 @@ def test_of_a_hundred_cameras_only_those_on_the_screen_are_sent(large: tuple[Ser
         assert shown.overflow_px() == 0
 
 
+def test_the_page_says_what_it_has_received(large: tuple[Served, SyntheticSite]) -> None:
+    """What the quality of its pictures is chosen by."""
+    server, site = large
+    with dashboard(server.url) as shown:
+        with shown.page.expect_websocket() as live:
+            shown.page.reload()
+        with live.value.expect_event("framesent", lambda frame: '"seen":' in frame and '"seen":0' not in frame):
+            site.frame("camera-000", 0.0)
+
+
 def test_a_tab_that_stays_open_does_not_grow(redis_server: RedisServer, tmp_path: Path) -> None:
     with serving(redis_server.url, tmp_path) as server:
         site = SyntheticSite(server.config, server.paths, redis_server.url)
