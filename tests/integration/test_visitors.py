@@ -126,6 +126,8 @@ def test_only_one_of_two_who_act_at_once_succeeds(desk: httpx.Client, redis_serv
 
 def test_the_watch_list_needs_a_second_person(desk: httpx.Client, boss: httpx.Client) -> None:
     entry = {"kind": "watch", "name": "grace hopper", "reason": "took the bug home"}
+    own = boss.post("/api/v1/watch-list", json={**entry, "kind": "block"}).json()
+    assert boss.post(f"/api/v1/watch-list/{own['id']}/approve").status_code == 409, "nobody approves the own proposal"
     listing = desk.post("/api/v1/watch-list", json=entry).json()
     assert invite(desk)["listed"] == ""
     assert desk.post(f"/api/v1/watch-list/{listing['id']}/approve").status_code == 403

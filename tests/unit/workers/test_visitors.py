@@ -267,6 +267,41 @@ def test_more_crossings_than_check_ins_hint_at_tailgating() -> None:
     assert list(worker.handle(crossing(3, NOW + 8, direction="out"))) == []
 
 
+def test_tailgating_looks_at_its_window_alone() -> None:
+    def told(*crossed_at: float, checked_in_at: float | None = None) -> list[Any]:
+        worker = logic(entrances=[DOOR], tailgating_people=2, tailgating_window_s=60)
+        if checked_in_at is not None:
+            on_site(worker, checked_in_at)
+        return [row for n, at in enumerate(crossed_at) for row in worker.handle(crossing(n, at))]
+
+    assert len(told(NOW, NOW + 60)) == 1
+    assert told(NOW, NOW + 61) == [], "one of them is out of the window"
+    assert told(NOW + 600, NOW + 601, checked_in_at=NOW) == [], "a check-in lets one pass"
+    assert len(told(NOW + 601, NOW + 602, checked_in_at=NOW)) == 1, "but not for ever"
+
+
+@pytest.mark.parametrize(
+    ("counted", "ways", "likely"),
+    [
+        # More than the list says: where most came in and did not leave. Fewer: where most left.
+        (9, {"door": "in in in", "side": "in"}, "lobby/door"),
+        (9, {"door": "in in in out out out", "side": "in"}, "lobby/side"),
+        (0, {"door": "out out", "side": "in in"}, "lobby/door"),
+    ],
+)
+def test_the_likely_door_is_the_one_that_explains_the_difference(
+    counted: int, ways: dict[str, str], likely: str
+) -> None:
+    worker = logic(staff_baseline={"lab": 3}, mismatch_people=2, mismatch_s=1)
+    passed = [(line, way) for line, directions in ways.items() for way in directions.split()]
+    for n, (line, way) in enumerate(passed):
+        list(worker.handle(crossing(n, NOW + n, line, way)))
+    list(worker.handle(area(1, counted, NOW + 20)))
+    list(worker.due(SITE, NOW + 21))
+    (said,) = [row for row in worker.due(SITE, NOW + 22) if isinstance(row, AreaMismatch)]
+    assert (said.counted, said.expected, said.door) == (counted, 3, likely)
+
+
 # -- roll call --
 
 
