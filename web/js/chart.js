@@ -3,15 +3,16 @@
 import uPlot from "../vendor/uPlot.esm.js";
 import { count } from "./format.js";
 
-const HEIGHT = 272;
-const LABEL_PX = 90;
+/** Sizes of a canvas grow with the page's text, which is larger on large screens: pixels of so many ems. */
+const em = (ems) => Math.round(ems * Number.parseFloat(getComputedStyle(document.documentElement).fontSize));
+const height = () => em(17);
 
 /** A chart in `host`; `show(data)` draws, `close()` lets go. */
 class Chart {
   constructor(host) {
     this.host = host;
     this.plot = null;
-    this.sizes = new ResizeObserver(([entry]) => this.plot?.setSize({ width: Math.max(200, Math.floor(entry.contentRect.width)), height: HEIGHT }));
+    this.sizes = new ResizeObserver(([entry]) => this.plot?.setSize({ width: Math.max(200, Math.floor(entry.contentRect.width)), height: height() }));
     this.sizes.observe(host);
     // Colours are the theme's, and a canvas does not follow them by itself.
     this.theme = new MutationObserver(() => this.data && this.show(this.data));
@@ -39,15 +40,15 @@ class Chart {
 
   /** What every chart of buckets has. */
   frame(data, series, columns, { x, y, label, hooks = {} }) {
-    const axis = { stroke: colour("muted"), grid: { stroke: colour("border"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
+    const axis = { stroke: colour("muted"), grid: { stroke: colour("border"), width: 1 }, ticks: { show: false }, font: `${em(0.75)}px system-ui, sans-serif` };
     return new uPlot({
       width: Math.max(200, this.host.clientWidth),
-      height: HEIGHT,
+      height: height(),
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), data.zone),
       scales: { x: { range: () => x }, y: { range: y } },
       axes: [
-        { ...axis, grid: { show: false }, size: 30, splits: () => spread(data.times, this.host.clientWidth), values: (_plot, splits) => splits.map((seconds) => data.label(new Date(seconds * 1000))) },
-        { ...axis, size: 48, values: (_plot, splits) => splits.map(label) },
+        { ...axis, grid: { show: false }, size: em(1.9), splits: () => spread(data.times, this.host.clientWidth), values: (_plot, splits) => splits.map((seconds) => data.label(new Date(seconds * 1000))) },
+        { ...axis, size: em(3), values: (_plot, splits) => splits.map(label) },
       ],
       cursor: { drag: { x: false, y: false }, points: { show: false } },
       legend: { show: false },
@@ -116,6 +117,6 @@ const stepOf = (times) => (times.length > 1 ? times[1] - times[0] : 3600);
 
 /** As many of the buckets' times as have room for a label, evenly. */
 function spread(times, width) {
-  const every = Math.max(1, Math.ceil(times.length / Math.max(1, Math.floor(width / LABEL_PX))));
+  const every = Math.max(1, Math.ceil(times.length / Math.max(1, Math.floor(width / em(5.6)))));
   return times.filter((_, index) => index % every === 0);
 }
