@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import msgspec
 from msgspec import Struct
 
 from crowdperf.settings.ppe import Item
+from crowdperf.storage.documents import Documents
 
 Review = Literal["open", "acknowledged", "dismissed"]
 Outcome = Literal["worn", "missing", "unsure"]
@@ -88,14 +88,16 @@ class ComplianceRow(Struct, frozen=True, kw_only=True):
     unsure: int = 0
 
 
-def violation_key(violation: str, prefix: str = "") -> str:
-    """The hash of one violation."""
-    return f"{prefix}crowdperf:ppe:violation:{violation}"
-
-
-def index_key(prefix: str = "") -> str:
-    """The ids of all violations, by when they were first seen."""
-    return f"{prefix}crowdperf:ppe:violations"
+DOCUMENTS = Documents(
+    name="violation",
+    doc=Violation,
+    view=ViolationView,
+    at=lambda violation: violation.first_seen,
+    key="crowdperf:ppe:violation:",
+    index="crowdperf:ppe:violations",
+    kept_s=KEPT_S,
+)
+violation_key, index_key, load, newest = DOCUMENTS.key, DOCUMENTS.index, DOCUMENTS.load, DOCUMENTS.newest
 
 
 def judged_key(prefix: str = "") -> str:
@@ -110,13 +112,7 @@ def hour_key(hour: int, prefix: str = "") -> str:
 
 def stage(pipe: Any, change: ViolationSet, prefix: str = "") -> None:
     """Store the worker's change inside its transaction."""
-    row = change.violation
-    name = violation_key(row.id, prefix)
-    pipe.hset(name, "doc", msgspec.json.encode(row))
-    pipe.hsetnx(name, "review", "open")
-    pipe.expire(name, KEPT_S)
-    pipe.zadd(index_key(prefix), {row.id: row.first_seen})
-    pipe.zremrangebyscore(index_key(prefix), "-inf", row.first_seen - KEPT_S)
+    pipe.hsetnx(DOCUMENTS.stage(pipe, change.violation, prefix), "review", "open")
 
 
 def stage_compliance(pipe: Any, row: Compliance, prefix: str = "") -> None:
@@ -139,28 +135,6 @@ async def judge(
     keys = (violation_key(row.id, prefix), judged_key(prefix))
     reply = await client.eval(JUDGE, 2, *keys, review, by, repr(now), note, f"{row.camera}/{row.rule}/")
     return str(reply.decode())
-
-
-async def load(client: Any, violation: str, prefix: str = "") -> ViolationView | None:
-    """One violation, None where there is none of that id."""
-    return view_of(await client.hgetall(violation_key(violation, prefix)))
-
-
-async def newest(client: Any, before: float, limit: int, review: str = "", prefix: str = "") -> list[ViolationView]:
-    """The newest violations first seen before `before` (Unix seconds), at most `limit`."""
-    found: list[ViolationView] = []
-    high = f"({before!r}"
-    while len(found) < limit:
-        rows = await client.zrevrangebyscore(index_key(prefix), high, "-inf", start=0, num=200, withscores=True)
-        pipe = client.pipeline(transaction=False)
-        for name, _ in rows:
-            pipe.hgetall(violation_key(name.decode(), prefix))
-        views = [view_of(fields) for fields in await pipe.execute()]
-        found += [view for view in views if view is not None and review in ("", view.review)]
-        if len(rows) < 200:
-            break
-        high = f"({float(rows[-1][1])!r}"
-    return found[:limit]
 
 
 async def compliance(client: Any, start: float, end: float, prefix: str = "") -> list[ComplianceRow]:
@@ -187,13 +161,3 @@ async def judged(client: Any, prefix: str = "") -> dict[str, dict[str, int]]:
         rule, _, review = name.decode().rpartition("/")
         found.setdefault(rule, {})[review] = int(number)
     return found
-
-
-def view_of(fields: dict[bytes, bytes]) -> ViolationView | None:
-    """The violation of a hash; None for an empty one, or one of another form."""
-    text = {name.decode(): value.decode() for name, value in fields.items()}
-    try:
-        row = msgspec.json.decode(text.pop("doc"), type=Violation)
-        return msgspec.convert({**text, "violation": row}, ViolationView, strict=False)
-    except (KeyError, msgspec.MsgspecError):
-        return None

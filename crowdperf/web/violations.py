@@ -70,9 +70,13 @@ async def violations(
     if review is not None and review not in REVIEWS:
         raise bad_parameter("review", review, f"use one of: {', '.join(REVIEWS)}.")
     until = instant("before", before) if before else site.now() + 3600
-    rows = await stored.newest(site.redis, until, limit, review or "", site.prefix)
-    last = rfc3339(rows[-1].violation.first_seen) if len(rows) == limit else None
-    return ViolationsReply(violations=[row for row in rows if who.sees(row.violation.camera)], next=last)
+
+    def admits(view: ViolationView) -> bool:
+        return review in (None, view.review) and who.sees(view.violation.camera)
+
+    rows = await stored.newest(site.redis, until, limit, admits, site.prefix)
+    last = rfc3339(rows[-1].violation.first_seen) if len(rows) >= limit else None
+    return ViolationsReply(violations=rows, next=last)
 
 
 @post(

@@ -17,7 +17,9 @@ from crowdperf.events.wire import decode
 from crowdperf.rule_slices import ppe_slice
 from crowdperf.runtime import Runtime
 from crowdperf.settings.paths import Paths
+from crowdperf.storage import violations as stored
 from crowdperf.storage.evidence import picture_path
+from crowdperf.storage.violations import Violation, ViolationSet
 from crowdperf.web.entries import decoded_event
 from crowdperf.workers.ppe.process import main
 from tests.conftest import RedisServer, wait_until
@@ -81,6 +83,36 @@ def test_two_instances_give_the_same_violations_as_one(redis_server: RedisServer
         requests = [decode(EVIDENCE_REQUESTS, row) for _, row in asked]
         assert {(row.camera, row.detection) for row in requests} == {(name, 2) for name in YARDS}
     assert outcomes[0] == outcomes[1]
+
+
+def test_a_page_of_violations_never_ends_among_those_of_one_moment_and_is_full_of_what_one_may_see(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    pipe = redis_server.client().pipeline()
+    for number in range(450):
+        # Three at a time, as people of one frame are seen; every third one is on another camera.
+        row = Violation(
+            id=f"v{number}", rule="hats", camera="lobby" if number % 3 == 0 else "plaza", zone="", track=number,
+            items=["hardhat"], first_seen=1_700_000_000 + number // 3 / 1000 + 0.0004, last_seen=0, frames=1, votes="",
+            ongoing=False, cause="gone",
+        )  # fmt: skip
+        stored.stage(pipe, ViolationSet(row, True))
+    pipe.execute()
+    with serving(redis_server.url, tmp_path, CONFIG) as server:
+        people = People(server, redis_server)
+        for who, expected in (
+            (people.browser("vera", "viewer"), 450),
+            (people.browser("lena", "viewer", ["lobby"]), 150),
+        ):
+            for limit in (50, 100, 500):
+                found, sizes, query = [], [], {"limit": limit, "review": "open"}
+                while query:
+                    page = who.get("/api/v1/violations", params=query).json()
+                    found += [view["violation"]["id"] for view in page["violations"]]
+                    sizes.append(len(page["violations"]))
+                    query = {**query, "before": page["next"]} if page["next"] else {}
+                assert len(found) == len(set(found)) == expected
+                assert min(sizes[:-1], default=limit) >= limit
 
 
 def test_a_violation_is_judged_and_the_rules_precision_follows(redis_server: RedisServer, tmp_path: Path) -> None:
