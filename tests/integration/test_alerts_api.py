@@ -47,7 +47,7 @@ def notifying(server: Served) -> Iterator[Runtime]:
     thread.start()
     yield runtime
     runtime.stop()
-    thread.join(20)
+    thread.join(60)
 
 
 def stage(n: int, occupancy: int) -> ZoneChanged:

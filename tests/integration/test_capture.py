@@ -7,7 +7,6 @@ import http.server
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -38,6 +37,7 @@ from tests.support.capturing import (
     make_clip,
     make_slice,
 )
+from tests.support.ports import free_port
 from tests.support.rtsp_server import Mount, RtspServer
 
 SCALE = "scale={w}:{h}:flags=fast_bilinear:out_color_matrix=bt601:out_range=tv"
@@ -90,7 +90,8 @@ def test_rtsp_gives_every_frame(
 ) -> None:
     with RtspServer({"a": Mount(clip, 10, replay=False)}) as server:
         # FFmpeg notices the end of a UDP stream by its time-out only, and keeps the last two frames until then.
-        cam = camera(server.url("a"), rtsp_transport=transport, rtsp_stimeout_usec=1_000_000)
+        patience = 3_000_000 if transport == "udp" else 10_000_000
+        cam = camera(server.url("a"), rtsp_transport=transport, rtsp_stimeout_usec=patience)
         cam.run_until(lambda: len(cam.tail.stamps) >= len(reference), 40)
     assert cam.tail.pictures == reference
     assert [stamp.sequence for stamp in cam.tail.stamps] == list(range(1, len(reference) + 1))
@@ -101,12 +102,12 @@ def test_rtsp_gives_every_frame(
 def test_the_camera_s_own_clock_tells_how_old_a_picture_is(camera: Callable[..., Camera], clip: Path) -> None:
     if not hasattr(av.container.InputContainer, "start_time_realtime"):
         pytest.skip("av 18 is the first that tells the stream's wall clock")
-    with RtspServer({"a": Mount(clip, 10, loop=True, clock_offset_s=7.0)}) as server:
+    with RtspServer({"a": Mount(clip, 10, loop=True, clock_offset_s=1_000.0)}) as server:
         cam = camera(server.url("a"))
         cam.run_until(lambda: "glass_to_capture_ms" in cam.metrics.snapshot("x", 0).gauges)
         age_ms = cam.metrics.snapshot("x", 0).gauges["glass_to_capture_ms"]["cam"]
-    # A busy machine may add to it, nothing takes away: 7 s less than a frame period.
-    assert 6_900 < age_ms < 14_000
+    # A busy machine may add to it, nothing takes away: 1,000 s less than a frame period.
+    assert 999_900 < age_ms < 1_100_000
 
 
 def test_a_single_group_of_pictures_with_b_frames(camera: Callable[..., Camera], clip: Path) -> None:
@@ -120,10 +121,12 @@ def test_a_single_group_of_pictures_with_b_frames(camera: Callable[..., Camera],
 
 
 def test_a_file_is_paced_and_played_once(camera: Callable[..., Camera], clip: Path, reference: list[bytes]) -> None:
+    began_ns = time.monotonic_ns()
     cam = camera(str(clip))
     cam.run_until(lambda: cam.states()[-1:] == ["stopped"])
     assert cam.tail.pictures == reference
-    span = (cam.tail.stamps[-2].monotonic_ns - cam.tail.stamps[0].monotonic_ns) / 1e9
+    # From before the first picture, which a busy machine may take later than it came, the others then in a hurry.
+    span = (cam.tail.stamps[-2].monotonic_ns - began_ns) / 1e9
     assert span >= 0.9 * (len(reference) - 2) / 10, "the file was read faster than it was filmed"
     for _ in range(5):
         cam.capture.step()
@@ -201,9 +204,7 @@ def test_a_wrong_path_is_misconfigured_and_retried(camera: Callable[..., Camera]
 
 
 def test_a_camera_that_comes_later(camera: Callable[..., Camera], clip: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     cam = camera(f"rtsp://127.0.0.1:{port}/a")
     cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 1)
     assert "refused" in cam.error()
@@ -246,18 +247,21 @@ def test_a_stall_is_ended_and_the_ring_goes_on(camera: Callable[..., Camera], cl
     with RtspServer({"a": mount}) as server:
         cam = camera(server.url("a"), stall_s=1.5)
         cam.run_until(lambda: len(cam.tail.stamps) >= 5)
+        # On a busy machine the start itself may be a stall, and is then tried again.
+        before, stalls = len(cam.states()), cam.counter("ffmpeg_restarts_stall")
         mount.stalled = True
-        cam.run_until(lambda: "backing_off" in cam.states())
+        cam.run_until(lambda: "backing_off" in cam.states()[before:])
         head = cam.tail.stamps[-1]
         mount.stalled = False
         cam.run_until(lambda: cam.tail.stamps[-1].sequence > head.sequence + 3)
         # A thread that was stuck in a read must not stay for ever.
         inside = ["pyav"] if cam.slice.backend == "pyav" else []
         cam.run_until(lambda: [each.name for each in threading.enumerate() if each.name == "pyav"] == inside)
-    assert cam.states()[:4] == ["connecting", "live", "stalled", "backing_off"]
+    assert cam.states()[0] == "connecting"
+    assert cam.states()[before - 1 : before + 2] == ["live", "stalled", "backing_off"]
     assert cam.tail.stamps[-1].epoch == head.epoch
     assert [s.sequence for s in cam.tail.stamps] == list(range(1, len(cam.tail.stamps) + 1))
-    assert cam.counter("ffmpeg_restarts_stall") >= 1
+    assert cam.counter("ffmpeg_restarts_stall") > stalls
 
 
 def test_a_reset_connection_comes_back(camera: Callable[..., Camera], clip: Path) -> None:
@@ -412,7 +416,8 @@ def test_a_silent_camera_does_not_hold_up_the_stop(clip: Path, backend: str) -> 
             tail.collect(lambda: len(tail.stamps) >= 3, 30)
             mount.stalled = True
             wait_until(functools.partial(_still, tail), what="the stall")
-            assert capture.end(signal.SIGTERM) == 0, "`end` waits 15 s, the stall clock would take 60"
+            assert capture.end(signal.SIGTERM) == 0
+            assert b'"stalled"' not in capture.log, "it waited until the stall clock had run down"
             assert not Path(capture.slice.ring).exists()
             tail.close()
 
@@ -444,12 +449,7 @@ def test_no_credentials_anywhere(clip: Path, backend: str) -> None:
         for url, state in ((server.url("a"), b'"live"'), (wrong, b'"misconfigured"')):
             slice_ = make_slice(url, clip.parent, ffmpeg_extra_flags="-loglevel verbose", backend=backend)
             with CaptureProcess(slice_) as capture:
-                assert capture.process is not None
-                assert capture.process.stderr is not None
-                for line in iter(capture.process.stderr.readline, b""):
-                    capture.log += line
-                    if b"METRICS" in line and state in line:
-                        break
+                wait_until(lambda capture=capture, state=state: state in capture.log, what=str(state))
                 capture.end()
             assert b"S3cret" not in capture.log
             assert state in capture.log

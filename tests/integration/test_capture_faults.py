@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
+from crowdperf.capture import ffmpeg
 from crowdperf.capture.ffmpeg import FfmpegChild
 from crowdperf.ffmpeg import UNASKED, abilities
 from tests.conftest import wait_until
@@ -47,23 +50,31 @@ def faulty(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 def waits(cam: Camera, times: int) -> list[float]:
     """The back-offs, as they are shown, of the next so many failures."""
     found: list[float] = []
+    left = 0.0
 
     def shown() -> bool:
-        wait = cam.metrics.snapshot("x", 0).gauges.get("backoff_s", {}).get("cam", 0.0)
-        if wait and (not found or wait > found[-1] + 0.1):
-            found.append(wait)
+        nonlocal left
+        before = left
+        left = cam.metrics.snapshot("x", 0).gauges.get("backoff_s", {}).get("cam", 0.0)
+        if left > before:
+            # It only ever runs down, so this is the next one.
+            found.append(left)
         return len(found) >= times
 
     cam.run_until(shown, what=f"{times} back-offs, {found}")
     return found
 
 
-def test_an_end_inside_a_picture_is_a_short_read_and_waits_double(faulty: Callable[..., Camera]) -> None:
+def test_an_end_inside_a_picture_is_a_short_read_and_waits_double(
+    faulty: Callable[..., Camera], monkeypatch: pytest.MonkeyPatch
+) -> None:
     cam = faulty("broken 1")
+    # The longest of its waits each time: with their jitter two in a row may be alike.
+    monkeypatch.setattr(cam.capture._machine, "_random", lambda: 1.0)
     found = waits(cam, 3)
-    assert found[0] <= 0.5
-    assert found[1] <= 1.0
-    assert 0.8 < found[2] <= 2.0
+    assert 0.0 < found[0] <= 0.5
+    assert 0.5 < found[1] <= 1.0
+    assert 1.0 < found[2] <= 2.0
     assert cam.counter("short_reads_total") == 3
     assert cam.counter("frames_captured") == 3, "what was whole is kept"
     assert cam.counter("ffmpeg_restarts_ended") == cam.counter("ffmpeg_restarts_total") == 2
@@ -83,10 +94,13 @@ def test_a_silent_one_that_ignores_requests_is_killed(faulty: Callable[..., Came
     cam = faulty("silent 3", stall_s=1.0)
     cam.run_until(lambda: len(cam.tail.stamps) >= 3)
     (child,) = [each for each in psutil.Process().children() if "ffmpeg" in each.name()]
-    cam.run_until(lambda: "backing_off" in cam.states())
-    assert cam.states() == ["connecting", "live", "stalled", "backing_off"]
+    # On a busy machine the start itself may be a stall, and is then tried again.
+    before, stalls = len(cam.states()), cam.counter("ffmpeg_restarts_stall")
+    cam.run_until(lambda: "backing_off" in cam.states()[before:])
+    assert cam.states()[0] == "connecting"
+    assert cam.states()[before - 1 :] == ["live", "stalled", "backing_off"]
     assert not alive(child.pid)
-    cam.run_until(lambda: cam.counter("ffmpeg_restarts_stall") == 1)
+    cam.run_until(lambda: cam.counter("ffmpeg_restarts_stall") > stalls)
 
 
 @pytest.mark.parametrize("mode", ["whole 0", "crash"])
@@ -151,11 +165,14 @@ def test_one_that_is_silent_from_the_start_is_a_stall(faulty: Callable[..., Came
     assert cam.states()[:3] == ["connecting", "stalled", "backing_off"]
 
 
-def test_more_error_lines_than_can_be_heard_have_to_wait() -> None:
+def test_more_error_lines_than_can_be_heard_have_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    # All in one second, however long it takes.
+    monkeypatch.setattr(ffmpeg, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=time.sleep))
     child = FfmpegChild(["sh", "-c", "yes an error >&2"], str)
 
     def heard() -> bool:
-        return any(child.listen(0.1) and "faster than they can be heard" in child.tail[-1] for _ in range(100))
+        child.listen(0.1)
+        return any("faster than they can be heard" in line for line in child.tail)
 
     wait_until(heard, what="the limit")
     child.end()

@@ -12,14 +12,14 @@ import pytest
 
 from crowdperf.accounts.setup import SetupSecret
 from crowdperf.events.schema import CameraGap
-from tests.conftest import ROOT, RedisServer
+from tests.conftest import ROOT, RedisServer, wait_until
 from tests.support.browser import dashboard
 from tests.support.synthetic import SyntheticSite
 from tests.support.webserver import CONFIG, Served, serving
 
 pytestmark = pytest.mark.browser
 SCREENSHOTS = ROOT / "var" / "screenshots"
-ZONE = ZoneInfo("Europe/Berlin")
+ZONE = ZoneInfo(CONFIG["site"]["timezone"])
 HOSTILE = '<img src=x onerror="window.pwned=1"><script>window.pwned=1</script>'
 
 
@@ -53,7 +53,7 @@ def test_counts_come_by_push_and_cameras_show_live_pictures(server: Served, site
         shown.wait_for_total("person", "out", 1)
         shown.wait_for_total("vehicle", "in", 1)
         gate = shown.page.locator("article[data-camera='plaza'] [data-line='gate']")
-        assert gate.inner_text().split() == ["North", "gate", "4", "1"]
+        wait_until(lambda: gate.inner_text().split() == ["North", "gate", "4", "1"], what="the line's counts")
         shown.wait_for_picture("plaza")
         shown.wait_for_picture("lobby")
         shown.wait_for("document.querySelector('[data-zone=stage] .zone-value').textContent.includes('/ 4')")

@@ -154,10 +154,10 @@ def test_a_camera_is_tried_then_added_then_removed(shown: Dashboard, config: Pat
     form.locator("input").nth(0).fill("Back door")
     form.locator("input").nth(1).fill("missing.mp4")
     form.locator("button", has_text="Try it").click()
-    shown.wait_for("document.querySelector('.source-form .verdict').textContent.includes('does not exist')", 15_000)
+    shown.wait_for("document.querySelector('.source-form .verdict').textContent.includes('does not exist')")
     form.locator("input").nth(1).fill("clip.mp4")
     form.locator("button", has_text="Try it").click()
-    shown.wait_for("document.querySelector('.source-form .verdict').textContent.includes('320×180')", 15_000)
+    shown.wait_for("document.querySelector('.source-form .verdict').textContent.includes('320×180')")
     assert shown.page.locator(".tried canvas").get_attribute("width") == "320"
     form.locator("button", has_text="Add").click()
     wait_until(lambda: "back-door" in config.read_text(), what="the camera in the file")

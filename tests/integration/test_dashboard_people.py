@@ -17,7 +17,7 @@ from tests.integration.test_alerts_api import RULE, notifying, stage
 from tests.integration.test_web_accounts import PASSWORD, People
 from tests.support.browser import Dashboard, dashboard
 from tests.support.synthetic import SyntheticSite
-from tests.support.webserver import CONFIG, Served, serving
+from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving
 
 pytestmark = pytest.mark.browser
 
@@ -59,7 +59,7 @@ def test_a_visitor_is_taken_in_found_in_a_drill_and_checked_out(server: Served, 
         shown.page.locator("[data-action='check-in']").click()
         shown.wait_for("document.querySelector('tr[data-visit] .pill').textContent === 'checked in'")
         assert states(client) == ["checked_in"]
-        assert shown.page.locator("[data-figure='visitors.on_site_count']").inner_text() == "1"
+        shown.wait_for("document.querySelector('[data-figure=\"visitors.on_site_count\"]').textContent === '1'")
         shown.screenshot(ROOT / "var" / "screenshots" / "visitors.png")
         shown.size(360, 780)
         box = shown.page.locator("[data-action='check-out']").bounding_box()
@@ -154,7 +154,9 @@ def test_an_administrator_makes_an_account_that_sees_one_camera_and_a_token(serv
         tokens.locator("button").click()
         shown.wait_for("document.querySelector('.accounts code')?.textContent.length > 20")
         token = shown.page.locator(".accounts code").inner_text()
-        reply = httpx.get(f"{server.url}/api/v1/cameras", headers={"Authorization": f"Bearer {token}"})
+        reply = httpx.get(
+            f"{server.url}/api/v1/cameras", headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT_S
+        )
         assert len(reply.json()["cameras"]) == 3
         shown.size(360, 800)
         assert shown.overflow_px() == 0

@@ -24,7 +24,7 @@ from tests.integration.test_dashboard_people import sign_in
 from tests.integration.test_ppe_worker import YARDS, events, observed, running
 from tests.integration.test_web_accounts import People
 from tests.support.browser import Dashboard, dashboard
-from tests.support.webserver import CONFIG, serving
+from tests.support.webserver import CONFIG, TIMEOUT_S, serving
 
 pytestmark = pytest.mark.browser
 
@@ -32,10 +32,11 @@ pytestmark = pytest.mark.browser
 def test_a_violation_is_shown_with_its_picture_and_judged_by_mouse(redis_server: RedisServer, tmp_path: Path) -> None:
     cameras = [{"id": name, "name": name.title(), "url": "rtsp://192.0.2.1/"} for name in YARDS]
     begin = time.time() - 30
+    publisher: Publisher[PpeObserved] = Publisher(redis_server.client(), OBSERVATIONS)
+    # All of it before the worker looks: between two of these sights of half a minute ago the person would be gone.
+    for n in range(6):
+        publisher.publish(observed("yard", n, begin, no_hardhat=0.8))
     with serving(redis_server.url, tmp_path, {**CONFIG, "cameras": cameras}) as server, running(redis_server, tmp_path):
-        publisher: Publisher[PpeObserved] = Publisher(redis_server.client(), OBSERVATIONS)
-        for n in range(6):
-            publisher.publish(observed("yard", n, begin, no_hardhat=0.8))
         wait_until(lambda: len(events(redis_server)) == 2, what="the violation to begin and end")
         (violation,) = {event.violation for event in events(redis_server)}
         for kind in ("crop", "full"):
@@ -60,8 +61,8 @@ def test_a_violation_is_shown_with_its_picture_and_judged_by_mouse(redis_server:
             shown.wait_for("document.querySelector('.violation')?.dataset.review === 'dismissed'")
             shown.wait_for("document.querySelector('.ppe .facts').textContent.includes('0 % right (0 of 1 judged)')")
         address = f"{server.url}/api/v1/violations/{violation}/picture.jpg"
-        assert httpx.get(address, params={"kind": "full"}).headers["content-type"] == "image/jpeg"
-        assert httpx.get(f"{server.url}/api/v1/violations/nosuch/picture.jpg").status_code == 404
+        assert httpx.get(address, params={"kind": "full"}, timeout=TIMEOUT_S).headers["content-type"] == "image/jpeg"
+        assert httpx.get(f"{server.url}/api/v1/violations/nosuch/picture.jpg", timeout=TIMEOUT_S).status_code == 404
 
 
 ROWS = {

@@ -11,12 +11,12 @@ import pytest
 
 from crowdperf.events.schema import AreaChanged
 from crowdperf.storage import areas, density
-from tests.conftest import ROOT, RedisServer
+from tests.conftest import ROOT, RedisServer, wait_until
 from tests.integration.test_dashboard_people import sign_in
 from tests.integration.test_web_accounts import People
 from tests.support.browser import dashboard
 from tests.support.synthetic import SyntheticSite
-from tests.support.webserver import CONFIG, Served, serving
+from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving
 
 pytestmark = pytest.mark.browser
 SCREENSHOTS = ROOT / "var" / "screenshots"
@@ -86,17 +86,21 @@ def test_the_system_page_shows_what_the_interface_says(
         sign_in(shown, server, "ada")
         shown.page.goto(f"{server.url}/#/system")
         shown.wait_for("document.querySelectorAll('[data-process]').length > 4")
-        told = client.get("/api/v1/system").json()
-        names = shown.page.evaluate(
-            "[...document.querySelectorAll('[data-process]')].map((row) => row.dataset.process)"
-        )
-        assert set(names) == {row["name"] for row in told["processes"]}
+
+        def agree() -> bool:
+            told = client.get("/api/v1/system").json()
+            names = shown.page.evaluate(
+                "[...document.querySelectorAll('[data-process]')].map((row) => row.dataset.process)"
+            )
+            return set(names) == {row["name"] for row in told["processes"]}
+
+        wait_until(agree, what="page and interface to name the same processes")
         assert "Dead letters: events:recorder: 1" in shown.page.locator(".system").inner_text()
         shown.wait_for("document.querySelector('[data-fact=versions]').textContent.includes('litestar')")
         shown.wait_for("document.querySelector('[data-latency=crossings]')?.textContent.endsWith('42 ms90 ms1,234 ms')")
         assert shown.page.locator("[data-latency=boxes]").inner_text().split()[-3:] == ["–", "–", "–"]
         assert "17.3 ms" in shown.page.locator("[data-stage=infer]").inner_text()
-        assert httpx.get(f"{server.url}/api/v1/system").status_code == 200
+        assert httpx.get(f"{server.url}/api/v1/system", timeout=TIMEOUT_S).status_code == 200
         shown.size(390, 800)
         assert shown.overflow_px() == 0
         shown.size(1440, 1600)

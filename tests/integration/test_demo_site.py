@@ -86,9 +86,9 @@ def test_a_killed_camera_a_violation_and_a_visitor_are_seen_and_dealt_with_by_mo
         page.page.click("#submit")
         page.wait_for("document.querySelector('.account-name') !== null")
 
-        killed = site.pids()["capture-gate"]
+        killed = site.wait_for_pid("capture-gate")
         os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: site.pids()["capture-gate"] not in (0, killed), 30, "the camera's process to come back")
+        site.wait_for_pid("capture-gate", killed)
         page.wait_for_picture("gate", 60_000)
         for direction in ("in", "out"):
             wait_until(lambda direction=direction: agree(site, page, direction), 30, "page, API and Redis to agree")

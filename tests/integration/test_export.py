@@ -24,12 +24,19 @@ from crowdperf.storage.buckets import Calendar
 from crowdperf.storage.counts import add
 from crowdperf.storage.crossings import Crossing
 from tests.conftest import RedisServer
-from tests.support.webserver import Served
+from tests.support.webserver import BERLIN as BERLIN_SITE
+from tests.support.webserver import TIMEOUT_S, Served, serving
 
 BERLIN = Calendar("Europe/Berlin")
 CHANGE = datetime(2026, 10, 25, 2, 30, tzinfo=BERLIN.zone).timestamp()
 """The first 02:30 of the day on which it comes twice."""
 RANGE = {"from": "2026-10-25T00:00:00+02:00", "to": "2026-10-26T00:00:00+01:00"}
+
+
+@pytest.fixture
+def server(redis_server: RedisServer, tmp_path: Path) -> Iterator[Served]:
+    with serving(redis_server.url, tmp_path, BERLIN_SITE) as served:
+        yield served
 
 
 def crossing(n: int, ts: float, klass: str = "person", line: str = "door", camera: str = "plaza") -> Crossing:
@@ -38,7 +45,7 @@ def crossing(n: int, ts: float, klass: str = "person", line: str = "door", camer
 
 @pytest.fixture
 def client(server: Served) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=20) as made:
+    with httpx.Client(base_url=server.url, timeout=TIMEOUT_S) as made:
         yield made
 
 

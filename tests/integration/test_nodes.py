@@ -27,7 +27,7 @@ from crowdperf.supervision.redis import server_binary
 from crowdperf.workers.housekeeping import Housekeeper
 from crowdperf.workers.recorder import Recorder
 from tests.conftest import ROOT, RedisServer, wait_until
-from tests.support.site import free_port
+from tests.support.ports import free_port
 
 PATHS = Paths(Path("/tmp/crowdperf-test/var"))
 
@@ -106,7 +106,7 @@ class Watched:
         conf.write_text(
             f"port {self.ports[2]}\nbind 127.0.0.1\ndir {folder}\n"
             f"sentinel monitor site 127.0.0.1 {self.ports[0]} 1\n"
-            "sentinel down-after-milliseconds site 500\nsentinel failover-timeout site 2000\n"
+            "sentinel down-after-milliseconds site 60000\nsentinel failover-timeout site 2000\n"
         )
         command = [server_binary(), str(conf), "--sentinel"]
         self.processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
@@ -130,6 +130,11 @@ class Watched:
             return False
         return info.get("master_link_status") == "up" and len(known) == 1
 
+    def be_impatient(self) -> None:
+        """Half a second of silence is an end from now on; before, a busy machine would be taken for a dead master."""
+        sentinel = connect(f"redis://127.0.0.1:{self.ports[2]}")
+        sentinel.execute_command("SENTINEL", "SET", "site", "down-after-milliseconds", "500")
+
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Watched]:
@@ -148,7 +153,8 @@ def test_the_recorder_follows_a_fail_over(watched: Watched) -> None:
     publisher.publish(crossing(1))
     recorder.start()
     assert recorder.turn().added == 1
-    assert client.wait(1, 2000) == 1
+    assert client.wait(1, 60_000) == 1
+    watched.be_impatient()
     watched.processes[0].kill()
 
     def recorded() -> bool:

@@ -51,7 +51,7 @@ def running(server: RedisServer, folder: Path, instances: int = 1):
         for runtime in runtimes:
             runtime.stop()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
 
 
 def observed(camera: str, n: int, begin: float, **scores: float) -> PpeObserved:

@@ -45,14 +45,14 @@ class Looking:
         self._stop.set()
         self._connection.sock and self._connection.sock.shutdown(2)
         for thread in self._threads:
-            thread.join(30)
+            thread.join(120)
         self._connection.close()
 
     def _ask(self) -> None:
         while not self._stop.is_set():
             for path in ("/api/v1/cameras", "/healthz", "/"):
                 self.requests += 1
-                connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+                connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
                 try:
                     connection.request("GET", path)
                     reply = connection.getresponse()
@@ -115,9 +115,8 @@ def test_whatever_changes_nobody_who_looks_at_it_is_interrupted(tmp_path: Path) 
         site.wait_for_web()
         wait_until(lambda: "/setup/#" in (site.folder / "run.out").read_text(), what="the link in the output of run")
         with administrator(site) as ada:
-            wait_until(lambda: all(site.pids().values()), what="every program")
             wait_until(lambda: live(ada, "door"), 30, "pictures of the door")
-            before = site.pids()
+            before = site.wait_for_pids()
             with Looking(site) as looking:
                 # By the interface: there when the answer is.
                 made = ada.post("/api/v1/cameras", json=camera("yard", file))
@@ -171,7 +170,7 @@ def test_whatever_changes_nobody_who_looks_at_it_is_interrupted(tmp_path: Path) 
             assert {row["name"]: row["pid"] for row in system["processes"]} == after
             recorder = after["worker-recorder-0"]
             assert ada.post("/api/v1/system/processes/worker-recorder-0/restart").status_code == 202
-            wait_until(lambda: site.pids()["worker-recorder-0"] not in (0, recorder), what="the recorder's restart")
+            site.wait_for_pid("worker-recorder-0", recorder)
             assert ada.post("/api/v1/system/processes/nothing/restart").status_code == 404
 
 
@@ -180,8 +179,7 @@ def test_its_own_settings_restart_the_web_process_and_no_event_is_missed(tmp_pat
     with Site(tmp_path / "site", {"media_roots": [str(tmp_path)], "cameras": cameras}) as site:
         site.wait_for_web()
         with administrator(site) as ada:
-            wait_until(lambda: all(site.pids().values()), what="every program")
-            before = site.pids()
+            before = site.wait_for_pids()
             seen = site.redis().xadd("crowdperf:events", encode(EVENTS, gap("before"))).decode()
             connection, messages = stream(site)
             assert messages.readline() == b"retry: 2000\n"
@@ -191,7 +189,7 @@ def test_its_own_settings_restart_the_web_process_and_no_event_is_missed(tmp_pat
             assert b"gap:before" in messages.read(), "the old process ends its streams in order"
             connection.close()
             site.redis().xadd("crowdperf:events", encode(EVENTS, gap("while away")))
-            wait_until(lambda: site.pids()["web"] not in (0, before["web"]), what="the restart")
+            site.wait_for_pid("web", before["web"])
             site.wait_for_web()
             connection, messages = stream(site, seen)
             text = b""

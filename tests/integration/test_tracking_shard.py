@@ -125,7 +125,7 @@ class Process:
         """SIGTERM; the exit status."""
         assert self._child is not None
         self._child.terminate()
-        return self._child.wait(20)
+        return self._child.wait(60)
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ def running(main: Any, slice_: Any, name: str) -> Iterator[Runtime]:
         yield runtime
     finally:
         runtime.stop()
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 

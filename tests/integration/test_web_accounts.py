@@ -26,7 +26,7 @@ from crowdperf.web import access
 from crowdperf.web.app import create_app
 from tests.conftest import RedisServer, wait_until
 from tests.support.synthetic import SyntheticSite
-from tests.support.webserver import CONFIG, Served, serving, site_config
+from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving, site_config
 
 PASSWORD = "correct horse battery"
 HASH = passwords.hashed(PASSWORD)
@@ -60,10 +60,12 @@ class People:
     def browser(self, name: str, role: str = "", cameras: list[str] | None = None) -> httpx.Client:
         if role:
             self.add(name, role, cameras)
-        reply = httpx.post(f"{self._server.url}/api/v1/session", json={"name": name, "password": PASSWORD}, timeout=10)
+        reply = httpx.post(
+            f"{self._server.url}/api/v1/session", json={"name": name, "password": PASSWORD}, timeout=TIMEOUT_S
+        )
         assert reply.status_code == 200, reply.text
         headers = {"X-CSRF-Token": reply.json()["csrf"]}
-        return httpx.Client(base_url=self._server.url, cookies=reply.cookies, headers=headers, timeout=10)
+        return httpx.Client(base_url=self._server.url, cookies=reply.cookies, headers=headers, timeout=TIMEOUT_S)
 
 
 @pytest.fixture
@@ -73,7 +75,7 @@ def people(server: Served, redis_server: RedisServer) -> People:
 
 @pytest.fixture
 def nobody(server: Served) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=10) as made:
+    with httpx.Client(base_url=server.url, timeout=TIMEOUT_S) as made:
         yield made
 
 
@@ -154,7 +156,10 @@ def test_attempts_are_limited_over_all_web_processes(
     people.add("ada", "viewer")
     for _ in range(5):
         assert nobody.post("/api/v1/session", json={"name": "ada", "password": "guess guess"}).status_code == 401
-    with serving(redis_server.url, tmp_path) as second, httpx.Client(base_url=second.url) as elsewhere:
+    with (
+        serving(redis_server.url, tmp_path) as second,
+        httpx.Client(base_url=second.url, timeout=TIMEOUT_S) as elsewhere,
+    ):
         reply = elsewhere.post("/api/v1/session", json={"name": "Ada", "password": PASSWORD})
     assert reply.status_code == 429, "even the right password waits now, in another process as well"
     assert 0 < int(reply.headers["retry-after"]) <= 900
@@ -367,7 +372,7 @@ def test_an_open_stream_ends_with_its_session(
         assert next(lines) == "retry: 2000"
         assert root.patch("/api/v1/users/ada", json={"disabled": True}).status_code == 200
         # Each event makes the stream look around; it ends by itself, or this would go on for ever.
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + TIMEOUT_S
         while next(lines, None) is not None:
             assert time.monotonic() < deadline, "the stream goes on"
             site.cross("plaza", "gate", "in")
@@ -390,11 +395,11 @@ def test_only_this_machine_looks_on_without_an_account(
     redis_server: RedisServer, tmp_path: Path, web: dict, headers: dict[str, str], expected: int
 ) -> None:
     with serving(redis_server.url, tmp_path, {**CONFIG, "web": web}) as server:
-        reply = httpx.get(f"{server.url}/api/v1/cameras", headers=headers)
+        reply = httpx.get(f"{server.url}/api/v1/cameras", headers=headers, timeout=TIMEOUT_S)
         assert reply.status_code == expected
-        change = httpx.post(f"{server.url}/api/v1/users", headers=headers, json={})
+        change = httpx.post(f"{server.url}/api/v1/users", headers=headers, json={}, timeout=TIMEOUT_S)
         assert change.status_code == 401, "nobody changes anything without an account"
-        assert httpx.get(f"{server.url}/healthz", headers=headers).status_code == 200
+        assert httpx.get(f"{server.url}/healthz", headers=headers, timeout=TIMEOUT_S).status_code == 200
 
 
 @pytest.mark.parametrize(("trusted", "believed"), [(["127.0.0.0/8"], True), (["192.0.2.1"], False), ([], False)])
@@ -405,7 +410,10 @@ def test_forwarded_headers_count_only_from_a_trusted_proxy(
     redis_server.client().hset(ACCOUNTS, "ada", msgspec.json.encode(row))
     headers = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "Host": "site.example"}
     base = {**CONFIG, "web": {"trusted_proxies": trusted}}
-    with serving(redis_server.url, tmp_path, base) as server, httpx.Client(base_url=server.url) as client:
+    with (
+        serving(redis_server.url, tmp_path, base) as server,
+        httpx.Client(base_url=server.url, timeout=TIMEOUT_S) as client,
+    ):
         reply = client.post("/api/v1/session", json={"name": "ada", "password": PASSWORD}, headers=headers)
         assert reply.status_code == 200
         assert ("secure" in reply.headers["set-cookie"].lower()) is believed

@@ -7,7 +7,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -16,7 +18,7 @@ from crowdperf.events.schema import CameraGap, LineCrossed
 from crowdperf.web.parameters import rfc3339
 from tests.conftest import ROOT, RedisServer, wait_until
 from tests.support.synthetic import SyntheticSite
-from tests.support.webserver import Served
+from tests.support.webserver import TIMEOUT_S, Served
 
 PROBLEM = "application/problem+json"
 DAY = 1_777_593_600.0
@@ -25,8 +27,23 @@ DAY = 1_777_593_600.0
 
 @pytest.fixture
 def client(server: Served) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=10) as made:
+    with httpx.Client(base_url=server.url, timeout=TIMEOUT_S) as made:
         yield made
+
+
+def soon_after_a_frame(
+    client: httpx.Client, site: SyntheticSite, path: str, good: Callable[[httpx.Response], bool], moment: float = 0.0
+) -> httpx.Response:
+    """The good answer of `path` to a frame of the plaza, which on a busy machine may be too old: then again."""
+    replies: list[httpx.Response] = []
+
+    def answered() -> bool:
+        site.frame("plaza", moment)
+        replies.append(client.get(path))
+        return good(replies[-1])
+
+    wait_until(answered, what=f"{path} to show the frame")
+    return replies[-1]
 
 
 def counts(client: httpx.Client, **parameters: str) -> dict:
@@ -59,8 +76,11 @@ def test_counts_are_grouped_filtered_and_half_open(client: httpx.Client, site: S
 
 
 def test_today_is_the_day_of_the_sites_zone(client: httpx.Client, site: SyntheticSite) -> None:
+    zone = ZoneInfo(site.config.site.timezone)
+    midnight = datetime.now(zone).replace(hour=0, minute=0, second=0, microsecond=0)
+    assert midnight.utcoffset(), "midnight is another one in UTC"
     reply = counts(client)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT2[23]:00:00.000Z", reply["from"]), "midnight in Berlin"
+    assert reply["from"] == rfc3339(midnight.timestamp())
     site.cross("plaza", "gate", "in")
     assert counts(client)["total"] == 1
 
@@ -214,8 +234,11 @@ def test_every_answer_has_the_security_headers(client: httpx.Client) -> None:
 def test_occupancy_is_of_now_or_null(client: httpx.Client, site: SyntheticSite) -> None:
     before = client.get("/api/v1/occupancy").json()["zones"]
     assert [(row["zone"], row["occupancy"]) for row in before] == [("stage", None), ("desk", None)]
-    site.frame("plaza", 0.0)
-    stage = client.get("/api/v1/occupancy").json()["zones"][0]
+
+    def known(reply: httpx.Response) -> bool:
+        return reply.json()["zones"][0]["occupancy"] is not None
+
+    stage = soon_after_a_frame(client, site, "/api/v1/occupancy", known).json()["zones"][0]
     assert (stage["occupancy"], stage["limit"], stage["over_limit"]) == (3, 4, False)
 
 
@@ -225,9 +248,9 @@ def test_a_snapshot_is_the_sources_picture_and_never_an_old_one(client: httpx.Cl
 
     down = client.get("/api/v1/cameras/plaza/snapshot.jpg")
     assert (down.status_code, down.headers["content-type"]) == (503, PROBLEM)
-    site.frame("plaza", 3.0)
-    reply = client.get("/api/v1/cameras/plaza/snapshot.jpg")
-    assert reply.status_code == 200
+    reply = soon_after_a_frame(
+        client, site, "/api/v1/cameras/plaza/snapshot.jpg", lambda reply: reply.status_code == 200, 3.0
+    )
     assert reply.headers["content-type"] == "image/jpeg"
     assert reply.headers["cache-control"] == "no-store"
     picture = cv2.imdecode(np.frombuffer(reply.content, np.uint8), cv2.IMREAD_COLOR)
@@ -274,8 +297,8 @@ def test_metrics_are_in_prometheus_form(client: httpx.Client, site: SyntheticSit
     site.metrics("capture-plaza").text("state", 'odd "state" \\ of\ntwo lines', "plaza")
     site.metrics("tracking-0").gauge("zone_occupancy", 3, "plaza/stage")
     site.measure()
-    site.frame("plaza", 0.0)
-    reply = client.get("/metrics")
+    live = 'crowdperf_camera_live{camera="plaza"} 1'
+    reply = soon_after_a_frame(client, site, "/metrics", lambda reply: live in reply.text)
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
     families = [line.split()[2] for line in reply.text.splitlines() if line.startswith("# TYPE")]
     assert len(families) == len(set(families)), "a family appears once"
@@ -285,12 +308,10 @@ def test_metrics_are_in_prometheus_form(client: httpx.Client, site: SyntheticSit
             float(line.rpartition(" ")[2])
     assert 'crowdperf_frames_analysed_total{process="inference",camera="plaza"} 12' in reply.text
     assert 'crowdperf_zone_occupancy{process="tracking-0",camera="plaza",part="stage"} 3' in reply.text
-    assert 'crowdperf_camera_live{camera="plaza"} 1' in reply.text
     assert 'crowdperf_camera_live{camera="lobby"} 0' in reply.text
 
 
 def test_debug_shows_cameras_and_processes(client: httpx.Client, site: SyntheticSite) -> None:
-    site.frame("plaza", 0.0)
     site.metrics("capture-plaza").count("ffmpeg_restarts_total", 2, "plaza")
     site.metrics("inference").count("drops_stale", 4, "plaza")
     site.metrics("tracking-0").gauge("tracking_lag_s", 0.1234, "plaza")
@@ -302,7 +323,7 @@ def test_debug_shows_cameras_and_processes(client: httpx.Client, site: Synthetic
     site.metrics("capture-plaza").text("quality", "fair", "plaza")
     site.metrics("capture-plaza").text("ffmpeg_stderr", "one line\nrtsp://a:s3cret@h/x failed", "plaza")
     site.measure()
-    body = client.get("/debug").json()
+    body = soon_after_a_frame(client, site, "/debug", lambda reply: reply.json()["cameras"]["plaza"]["live"]).json()
     plaza = body["cameras"]["plaza"]
     assert plaza["ffmpeg_restarts_total"] == 2
     assert (plaza["short_reads_total"], plaza["capture_crashes_total"]) == (4, 0)
@@ -312,7 +333,7 @@ def test_debug_shows_cameras_and_processes(client: httpx.Client, site: Synthetic
     assert (plaza["quality"], plaza["backoff_s"], plaza["ffmpeg_restarts"]) == ("fair", 3.46, {"stall": 2})
     assert plaza["ffmpeg_stderr"] == ["one line", "rtsp://***@h/x failed"]
     assert plaza["last_error"] == "the camera closed the connection"
-    assert (plaza["ring"]["head"], plaza["ring"]["slots"], plaza["live"]) == (1, 4, True)
+    assert (plaza["ring"]["head"] >= 1, plaza["ring"]["slots"], plaza["live"]) == (True, 4, True)
     assert set(body["processes"]["inference"]) >= {"pid", "uptime_s", "rss_bytes", "cpu_percent"}
     assert body["cameras"]["dock"]["state"] == "disabled"
 

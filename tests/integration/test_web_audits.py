@@ -16,14 +16,14 @@ from crowdperf.settings.fingerprint import fingerprint
 from crowdperf.storage.audits import LineAudit, key, stage
 from tests.conftest import RedisServer
 from tests.support.synthetic import SyntheticSite
-from tests.support.webserver import CONFIG, Served
+from tests.support.webserver import CONFIG, TIMEOUT_S, Served
 
 GATE = msgspec.convert(CONFIG["cameras"][0]["lines"][0], Line)
 
 
 @pytest.fixture
 def client(server: Served) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=10) as made:
+    with httpx.Client(base_url=server.url, timeout=TIMEOUT_S) as made:
         yield made
 
 

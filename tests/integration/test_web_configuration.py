@@ -25,7 +25,7 @@ from crowdperf.config import parse
 from crowdperf.ffmpeg import ffmpeg_binary
 from crowdperf.supervision.orders import Look
 from tests.conftest import RedisServer
-from tests.support.webserver import CONFIG, Served, serving
+from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving
 
 PASSWORD = "correct horse battery"
 HASH = passwords.hashed(PASSWORD)
@@ -58,9 +58,9 @@ def config(served: Served, _folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def browser(server: Served, redis_server: RedisServer, name: str, role: str, cameras: list[str] | None) -> httpx.Client:
     row = Account(name=name, role=role, password=HASH, created_at=time.time(), cameras=cameras)
     redis_server.client().hset(ACCOUNTS, name, msgspec.json.encode(row))
-    reply = httpx.post(f"{server.url}/api/v1/session", json={"name": name, "password": PASSWORD})
+    reply = httpx.post(f"{server.url}/api/v1/session", json={"name": name, "password": PASSWORD}, timeout=TIMEOUT_S)
     headers = {"X-CSRF-Token": reply.json()["csrf"]}
-    return httpx.Client(base_url=server.url, cookies=reply.cookies, headers=headers, timeout=30)
+    return httpx.Client(base_url=server.url, cookies=reply.cookies, headers=headers, timeout=TIMEOUT_S)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import httpx
@@ -12,15 +13,24 @@ import pytest
 
 from crowdperf.settings.site import Web
 from crowdperf.web.address import listen
+from tests.conftest import RedisServer
+from tests.support.ports import free_port
 from tests.support.synthetic import SyntheticSite
-from tests.support.webserver import Served, free_port
+from tests.support.webserver import BERLIN as BERLIN_SITE
+from tests.support.webserver import TIMEOUT_S, Served, serving
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
 @pytest.fixture
+def server(redis_server: RedisServer, tmp_path: Path) -> Iterator[Served]:
+    with serving(redis_server.url, tmp_path, BERLIN_SITE) as served:
+        yield served
+
+
+@pytest.fixture
 def client(server: Served) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=10) as made:
+    with httpx.Client(base_url=server.url, timeout=TIMEOUT_S) as made:
         yield made
 
 

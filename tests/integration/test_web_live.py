@@ -29,15 +29,16 @@ from crowdperf.settings.base import ConfigError
 from crowdperf.settings.site import Web
 from crowdperf.web.address import listen
 from tests.conftest import ROOT, RedisServer, missing, wait_until
+from tests.support.ports import free_port
 from tests.support.synthetic import SyntheticSite
-from tests.support.webserver import CONFIG, Served, free_port, serving, site_config
+from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving, site_config
 
 
 class Listener:
     """A client of /api/v1/stream that reads message by message."""
 
     def __init__(self, url: str, last_id: str = "") -> None:
-        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_S)
         self._connection.request("GET", "/api/v1/stream", headers={"Last-Event-ID": last_id} if last_id else {})
         self.response = self._connection.getresponse()
         assert self.response.status == 200
@@ -56,12 +57,12 @@ class Listener:
 
     def until(self, event: str) -> dict:
         """The next message of that name; the keep-alive of an idle stream must not make a test wait for ever."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
             message = self.next()
             if message["event"] == event:
                 return message
-        pytest.fail(f"no {event} came within 30 s")
+        pytest.fail(f"no {event} came within {TIMEOUT_S:g} s")
 
     def close(self) -> None:
         self._connection.close()
@@ -129,9 +130,13 @@ def test_a_slow_client_loses_its_oldest_is_told_and_slows_nobody(server: Served,
             while not received or received[-1] != last:
                 received.append(quick.until("event")["data"]["id"])
     assert len(received) == 1500, "the quick client got everything"
-    wait_until(lambda: server.runtime.metrics.snapshot("web", 0).gauges["stream_messages_lost"][""] > 0, what="loss")
+
+    def lost() -> float:
+        return server.runtime.metrics.snapshot("web", 0).gauges.get("stream_messages_lost", {}).get("", 0)
+
+    wait_until(lost, what="loss")
     text = b""
-    slow.settimeout(20)
+    slow.settimeout(TIMEOUT_S)
     while b"event: lost" not in text:
         chunk = slow.recv(1 << 20)
         assert chunk, "the slow client was cut off"
@@ -186,7 +191,7 @@ def live_url(server: Served) -> str:
 async def binary(socket) -> tuple[dict, bytes]:
     """The next picture message."""
     while True:
-        message = await asyncio.wait_for(socket.recv(), 20)
+        message = await asyncio.wait_for(socket.recv(), TIMEOUT_S)
         if isinstance(message, bytes):
             return unpack(message)
 
@@ -223,17 +228,19 @@ def test_a_camera_that_freezes_is_down_and_comes_back(server: Served, site: Synt
             await socket.send(json.dumps({"subscribe": ["plaza"]}))
             head, jpeg = await binary(socket)
             assert (head["state"], jpeg) == ("down", b"")
-            site.frame("plaza", 1.0)
-            head, jpeg = await binary(socket)
-            while head["state"] != "live":
-                head, jpeg = await binary(socket)
-            assert jpeg
-            # No more frames: what follows is no picture, and never the old one again.
-            head, jpeg = await binary(socket)
-            assert (head["state"], jpeg) == ("down", b"")
-            site.frame("plaza", 2.0)
-            while head["state"] != "live":
-                head, _ = await binary(socket)
+            for moment in (1.0, 2.0):
+                while head["state"] != "live":
+                    # Again while it is down: on a busy machine a picture may be too old before anybody looks at it.
+                    site.frame("plaza", moment)
+                    head, jpeg = await binary(socket)
+                # No more frames: what follows is no picture, and never the old one again.
+                seen = []
+                while head["state"] == "live":
+                    assert jpeg
+                    seen.append(head["sequence"])
+                    head, jpeg = await binary(socket)
+                assert seen == sorted(set(seen))
+                assert (head["state"], jpeg) == ("down", b"")
 
     asyncio.run(watch())
 
@@ -250,7 +257,7 @@ def test_a_live_client_that_talks_nonsense_is_sent_away(server: Served, text: st
         async with connect(live_url(server)) as socket:
             await socket.send(text)
             with pytest.raises(ConnectionClosed) as closed:
-                await asyncio.wait_for(socket.recv(), 20)
+                await asyncio.wait_for(socket.recv(), TIMEOUT_S)
             return closed.value.rcvd.code
 
     assert asyncio.run(talk()) == 1008
@@ -300,19 +307,19 @@ def test_uvicorn_by_hand_serves_and_ends_on_ctrl_c(redis_server: RedisServer, tm
 
     def cameras() -> list:
         try:
-            with urllib.request.urlopen(f"{address}/api/v1/cameras", context=context, timeout=5) as reply:
+            with urllib.request.urlopen(f"{address}/api/v1/cameras", context=context, timeout=TIMEOUT_S) as reply:
                 return json.load(reply)["cameras"]
         except OSError:
             return []
 
     try:
         wait_until(cameras, timeout_s=30, what="uvicorn by hand")
-        stream = urllib.request.urlopen(f"{address}/api/v1/stream", context=context, timeout=20)
+        stream = urllib.request.urlopen(f"{address}/api/v1/stream", context=context, timeout=TIMEOUT_S)
         assert stream.readline() == b"retry: 2000\n"
         process.send_signal(signal.SIGINT)
         # A browser reads on, which is also how TLS takes its leave.
         stream.read()
-        process.wait(20)
+        process.wait(TIMEOUT_S)
         stream.close()
     finally:
         process.kill()

@@ -18,7 +18,7 @@ from crowdperf.accounts import passwords
 from crowdperf.accounts.model import Account
 from crowdperf.accounts.store import ACCOUNTS
 from tests.conftest import RedisServer
-from tests.support.webserver import CONFIG, Served, serving
+from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving
 
 PASSWORD = "correct horse battery"
 HASH = passwords.hashed(PASSWORD)
@@ -42,7 +42,7 @@ def session(served: Served, redis_server: RedisServer) -> dict[str, str]:
     """The headers of an administrator, by token: requests that forget the CSRF token would all be refused."""
     row = Account(name="ada", role="admin", password=HASH, created_at=time.time())
     redis_server.client().hset(ACCOUNTS, "ada", msgspec.json.encode(row))
-    with httpx.Client(base_url=served.url) as client:
+    with httpx.Client(base_url=served.url, timeout=TIMEOUT_S) as client:
         csrf = client.post("/api/v1/session", json={"name": "ada", "password": PASSWORD}).json()["csrf"]
         return {"Cookie": f"crowdperf_session={client.cookies['crowdperf_session']}", "X-CSRF-Token": csrf}
 
@@ -81,7 +81,7 @@ def throw(operation, headers: dict[str, str], examples: int) -> set[int]:
     def run(case, known: bool) -> None:
         if known and "camera_id" in (case.path_parameters or {}):
             case.path_parameters["camera_id"] = "plaza"
-        statuses.add(case.call(headers=headers, timeout=15).status_code)
+        statuses.add(case.call(headers=headers, timeout=TIMEOUT_S).status_code)
 
     run()
     return statuses
@@ -92,13 +92,13 @@ def test_a_body_that_is_too_large_is_refused(served: Served, session: dict[str, 
     body = b'{"name": "' + b"x" * size + b'"}'
     headers = {**session, "Content-Type": "application/json"}
     for address in ("/api/v1/session", "/api/v1/cameras", "/api/v1/cameras/plaza/lines"):
-        reply = httpx.post(served.url + address, content=body, headers=headers)
+        reply = httpx.post(served.url + address, content=body, headers=headers, timeout=TIMEOUT_S)
         assert (reply.status_code, reply.headers["content-type"]) == (413, "application/problem+json")
 
         def pieces() -> Iterator[bytes]:
             yield from (body[at : at + 8192] for at in range(0, len(body), 8192))
 
-        unsized = httpx.post(served.url + address, content=pieces(), headers=headers)
+        unsized = httpx.post(served.url + address, content=pieces(), headers=headers, timeout=TIMEOUT_S)
         assert unsized.status_code == 413, "without a Content-Length as well"
 
 
@@ -106,7 +106,9 @@ def test_a_body_that_is_too_large_is_refused(served: Served, session: dict[str, 
 def test_what_is_no_number_is_no_coordinate(served: Served, session: dict[str, str], number: str) -> None:
     body = f'{{"id": "n", "p1": [{number}, 0.2], "p2": [0.5, 0.9]}}'
     headers = {**session, "Content-Type": "application/json"}
-    reply = httpx.post(f"{served.url}/api/v1/cameras/plaza/lines/check", content=body, headers=headers)
+    reply = httpx.post(
+        f"{served.url}/api/v1/cameras/plaza/lines/check", content=body, headers=headers, timeout=TIMEOUT_S
+    )
     assert (reply.status_code, reply.headers["content-type"]) == (400, "application/problem+json")
 
 
@@ -128,7 +130,7 @@ def test_what_is_no_number_is_no_coordinate(served: Served, session: dict[str, s
 def test_no_path_leads_out_of_the_served_files(served: Served, session: dict[str, str], path: str) -> None:
     request = httpx.Request("GET", served.url, headers=session)
     request.url = request.url.copy_with(raw_path=path.encode())
-    with httpx.Client() as client:
+    with httpx.Client(timeout=TIMEOUT_S) as client:
         reply = client.send(request)
     assert reply.status_code in (400, 404), reply.text
     assert "root:" not in reply.text
@@ -138,7 +140,7 @@ def test_no_path_leads_out_of_the_served_files(served: Served, session: dict[str
 def test_a_name_that_is_markup_stays_text(served: Served, session: dict[str, str]) -> None:
     """JSON alone, never sniffed, under a policy without inline script: the pages put names in as text nodes."""
     evil = "<img src=x onerror=alert(1)>"
-    reply = httpx.get(f"{served.url}/api/v1/counts", params={"camera": evil}, headers=session)
+    reply = httpx.get(f"{served.url}/api/v1/counts", params={"camera": evil}, headers=session, timeout=TIMEOUT_S)
     assert reply.status_code == 404
     assert reply.headers["content-type"] == "application/problem+json"
     assert reply.headers["x-content-type-options"] == "nosniff"

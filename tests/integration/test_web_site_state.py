@@ -23,7 +23,7 @@ from crowdperf.storage import areas, density, zones
 from crowdperf.web.parameters import rfc3339
 from tests.conftest import RedisServer
 from tests.support.synthetic import SyntheticSite
-from tests.support.webserver import CONFIG, Served, serving
+from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving
 
 PASSWORD = "correct horse battery"
 HASH = passwords.hashed(PASSWORD)
@@ -48,16 +48,16 @@ def served(_redis_session: RedisServer, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def client(served: Served, redis_server: RedisServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served.url, timeout=10) as made:
+    with httpx.Client(base_url=served.url, timeout=TIMEOUT_S) as made:
         yield made
 
 
 def browser(served: Served, redis_server: RedisServer, role: str, cameras: list[str] | None = None) -> httpx.Client:
     row = Account(name="ada", role=role, password=HASH, created_at=time.time(), cameras=cameras)
     redis_server.client().hset(ACCOUNTS, "ada", msgspec.json.encode(row))
-    reply = httpx.post(f"{served.url}/api/v1/session", json={"name": "ada", "password": PASSWORD})
+    reply = httpx.post(f"{served.url}/api/v1/session", json={"name": "ada", "password": PASSWORD}, timeout=TIMEOUT_S)
     headers = {"X-CSRF-Token": reply.json()["csrf"]}
-    return httpx.Client(base_url=served.url, cookies=reply.cookies, headers=headers, timeout=10)
+    return httpx.Client(base_url=served.url, cookies=reply.cookies, headers=headers, timeout=TIMEOUT_S)
 
 
 def test_changes_of_a_connection_are_shown_newest_first_each_once(

@@ -35,12 +35,13 @@ def write(path: str) -> None:
 
 
 def read(path: str, stop: str) -> None:
-    """Copy the newest frame for ever; print how many were whole, torn and lapped, and whether sequences ever fell."""
+    """Copy the newest frame until told to stop and there is something to say: how many were whole, torn and lapped, and
+    how often sequences fell. The file `stop`.pid tells the first one."""
     reader = FrameReader(Path(path))
     # Copying into every other byte takes so long that the writer laps the copy again and again.
     quick, slow = np.empty(SPEC.frame_bytes, np.uint8), np.empty((SPEC.frame_bytes, 2), np.uint8)[:, 0]
     whole = torn = fell = last = turn = 0
-    while not Path(stop).exists():
+    while not (whole > 100 and reader.lapped and Path(stop).exists()):
         head = reader.head()
         turn += 1
         out = slow if turn % 4 == 0 else quick
@@ -48,6 +49,8 @@ def read(path: str, stop: str) -> None:
         if stamp is None:
             continue
         whole += 1
+        if whole == 1:
+            Path(f"{stop}.{os.getpid()}").touch()
         torn += not bool((np.ascontiguousarray(out).view(np.uint32) == stamp.sequence).all())
         fell += head < last
         last = head
@@ -73,6 +76,7 @@ def test_no_torn_frame_under_a_killed_writer(ring_path: Path, tmp_path: Path) ->
     wait_until(ring_path.exists, what="the ring")
     watcher = FrameReader(ring_path)
     readers = [_spawn("read", str(ring_path), str(stop)) for _ in range(READERS)]
+    wait_until(lambda: len(list(tmp_path.glob("stop.*"))) == READERS, 60, "the readers at work")
     for _ in range(KILLS):
         goal = watcher.head() + (20_000 if LONG else 1_500)
         wait_until(lambda goal=goal: watcher.head() >= goal, 120, "the writer's progress")
@@ -85,7 +89,7 @@ def test_no_torn_frame_under_a_killed_writer(ring_path: Path, tmp_path: Path) ->
     goal = watcher.head() + 1_000
     wait_until(lambda: watcher.head() >= goal, 60, "the writer's progress")
     stop.touch()
-    results = [[int(word) for word in reader.communicate(timeout=30)[0].split()] for reader in readers]
+    results = [[int(word) for word in reader.communicate(timeout=300)[0].split()] for reader in readers]
     writer.kill()
     writer.wait()
     watcher.close()

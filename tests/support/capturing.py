@@ -7,11 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -22,7 +21,7 @@ from crowdperf.events.schema import CameraChanged
 from crowdperf.ffmpeg import ffmpeg_binary
 from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
-from crowdperf.runtime import Metrics
+from crowdperf.runtime import Metrics, Snapshot
 from crowdperf.slices import CaptureGroup, CaptureSlice
 from tests.conftest import wait_until
 
@@ -77,18 +76,36 @@ class CaptureProcess:
             key_prefix=slice_.key_prefix,
         )
         self.process: subprocess.Popen[bytes] | None = None
-        self.log = b""
+        self.snapshot: Snapshot | None = None
+        """The newest metrics that the running process has said."""
+        self._said: list[bytes] = []
+        self._hearing: threading.Thread | None = None
         # A camera that begins waits for somebody to look.
         self.listener = Doorbell(Path(slice_.doorbell))
 
     def start(self) -> None:
         """Start it, with the slice on its standard input and its metrics as JSON lines in its log."""
+        self.snapshot = None
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.capture_main"], stdin=subprocess.PIPE, stderr=subprocess.PIPE
         )
         assert self.process.stdin is not None
         self.process.stdin.write(msgspec.json.encode(self.group))
         self.process.stdin.close()
+        self._hearing = threading.Thread(target=self._hear, args=(self.process.stderr,), daemon=True)
+        self._hearing.start()
+
+    def _hear(self, stream: IO[bytes]) -> None:
+        # All the time: a process whose pipe is full would stand still at its next line.
+        for line in stream:
+            self._said.append(line)
+            if line.startswith(b"METRICS "):
+                self.snapshot = msgspec.json.decode(line.removeprefix(b"METRICS "), type=Snapshot)
+
+    @property
+    def log(self) -> bytes:
+        """All that it has said so far."""
+        return b"".join(self._said)
 
     def children(self) -> list[psutil.Process]:
         """Its FFmpeg children."""
@@ -98,10 +115,17 @@ class CaptureProcess:
     def end(self, number: int = signal.SIGTERM) -> int:
         """Signal it and wait; returns its exit code."""
         assert self.process is not None
-        assert self.process.stderr is not None
         self.process.send_signal(number)
-        self.log += self.process.stderr.read()
-        return self.process.wait(15)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; returns its exit code."""
+        process, hearing = self.process, self._hearing
+        assert process is not None
+        assert hearing is not None
+        wait_until(lambda: process.poll() is not None, what="the end of capture")
+        hearing.join()
+        return process.returncode
 
     def __enter__(self) -> CaptureProcess:
         self.start()
@@ -183,12 +207,14 @@ class RingTail:
                 self.pictures.append(out.tobytes())
         return len(self.stamps)
 
-    def collect(self, done: Callable[[], bool], timeout_s: float) -> None:
+    def collect(self, done: Callable[[], bool], timeout_s: float = 30) -> None:
         """Poll until `done()`."""
-        deadline = time.monotonic() + timeout_s
-        while self.poll() is not None and not done():
-            assert time.monotonic() < deadline, f"only {len(self.stamps)} frames within {timeout_s} s"
-            time.sleep(0.005)
+
+        def polled() -> bool:
+            self.poll()
+            return done()
+
+        wait_until(polled, timeout_s, f"the frames of {self._path.name}")
 
     def close(self) -> None:
         """Let go."""

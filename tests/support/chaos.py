@@ -121,10 +121,10 @@ def storm(site: Site, kinds: Sequence[str], rng: random.Random) -> Storm:
 
 def kill(site: Site, victim: str) -> Recovery:
     """kill -9, then wait until it runs again and frames flow again."""
-    pid = site.pids()[victim]
+    pid = site.wait_for_pid(victim)
     killed_at = time.time()
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: site.pids().get(victim, 0) not in (0, pid), 60, f"{victim} is started again")
+    site.wait_for_pid(victim, pid)
     restarted_s = time.time() - killed_at
     wait_until(lambda: goes_on(site, killed_at), 90, f"frames are analysed again after {victim} was killed")
     return Recovery(victim.partition("-")[0], restarted_s, time.time() - killed_at)

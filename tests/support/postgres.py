@@ -81,6 +81,9 @@ class PostgresServer:
                     "full_page_writes=off",
                     "-c",
                     "log_min_messages=fatal",
+                    # In its own folder: what a kill leaves of its shared memory goes with that.
+                    "-c",
+                    "dynamic_shared_memory_type=mmap",
                 ),
             ],
             cwd="/",

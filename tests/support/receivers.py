@@ -21,6 +21,7 @@ from aiosmtpd.smtp import AuthResult, LoginPassword
 from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.conftest import missing, wait_until
+from tests.support.ports import free_port
 
 
 class Hook:
@@ -163,7 +164,7 @@ class Broker:
             self.client.username_pw_set("crowdperf", self._password)
         self.client.connect("localhost" if self._certificate else "127.0.0.1", self.port)
         self.client.loop_start()
-        assert subscribed.wait(10)
+        wait_until(subscribed.is_set, what="the subscription")
 
     def _on_message(self, _client: Any, _data: Any, message: mqtt.MQTTMessage) -> None:
         self.topics[message.topic] = message.payload
@@ -184,13 +185,6 @@ def broker(folder: Path, certificate: tuple[Path, Path] | None = None, password:
         yield server
     finally:
         server.kill()
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def listens(port: int) -> bool:

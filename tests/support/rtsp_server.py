@@ -365,7 +365,7 @@ class RtspServer:
 
     def __enter__(self) -> RtspServer:
         self._thread.start()
-        assert self._ready.wait(10), "the RTSP server did not start"
+        assert self._ready.wait(60), "the RTSP server did not start"
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -21,19 +20,14 @@ import redis
 from crowdperf.events.connection import connect
 from crowdperf.events.metrics import decode, metrics_key
 from crowdperf.runtime import Snapshot
+from crowdperf.settings.base import ConfigError
 from crowdperf.settings.paths import Paths
 from crowdperf.storage.crossings import PERSONS, VEHICLES, Crossing, decode_member
 from crowdperf.supervision.control import Control
 from tests.conftest import ROOT, compiled_models, wait_until
+from tests.support.ports import free_port
 
 LINKED = (".venv", "crowdperf", "web", "models")
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Site:
@@ -119,7 +113,7 @@ class Site:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     def control(self) -> Control:
@@ -135,8 +129,37 @@ class Site:
         return {row["name"]: row["statename"] for row in self.control().status()}
 
     def wait_for_supervisord(self) -> None:
-        """Until its socket answers."""
-        wait_until(self.paths.supervisor_socket.exists, 30, "supervisord's socket")
+        """Until it answers: its socket is there a moment before anybody listens on it."""
+        wait_until(self._is_supervised, 30, "supervisord")
+
+    def _is_supervised(self) -> bool:
+        try:
+            return bool(self.control().status())
+        except ConfigError:
+            return False
+
+    def wait_for_pid(self, program: str, before: int = 0) -> int:
+        """Until the program runs, as another process than `before`; its pid."""
+        found = [0]
+
+        def runs() -> bool:
+            found[0] = self.pids().get(program, 0)
+            return found[0] not in (0, before)
+
+        wait_until(runs, 60, f"{program} runs")
+        return found[0]
+
+    def wait_for_pids(self) -> dict[str, int]:
+        """Until every program runs; program -> pid. An update returns before supervisord has started what is new."""
+        found: dict[str, int] = {}
+
+        def run() -> bool:
+            found.clear()
+            found.update(self.pids())
+            return all(found.values())
+
+        wait_until(run, 60, "every program runs")
+        return found
 
     def wait_ready(self, timeout_s: float = 60) -> None:
         """Until /readyz says 200."""
@@ -154,7 +177,7 @@ class Site:
     def get_status(self, path: str) -> int:
         """HTTP status of a GET, 0 while nobody listens."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=5) as reply:
+            with urllib.request.urlopen(self.url + path, timeout=30) as reply:
                 return int(reply.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -163,7 +186,7 @@ class Site:
 
     def get(self, path: str) -> Any:
         """A GET's JSON."""
-        with urllib.request.urlopen(self.url + path, timeout=10) as reply:
+        with urllib.request.urlopen(self.url + path, timeout=60) as reply:
             return json.load(reply)
 
     def redis(self) -> redis.Redis:

@@ -16,9 +16,11 @@ from crowdperf.settings.paths import Paths
 from crowdperf.slices import WebSlice, web_slice
 from crowdperf.web.process import main
 from tests.conftest import wait_until
+from tests.support.noon import noon_zone
+from tests.support.ports import free_port
 
 CONFIG = {
-    "site": {"name": "Riverside plaza", "timezone": "Europe/Berlin"},
+    "site": {"name": "Riverside plaza", "timezone": noon_zone()},  # the counts of today are not to end meanwhile
     "cameras": [
         {
             "id": "plaza",
@@ -44,13 +46,10 @@ CONFIG = {
         {"id": "dock", "name": "Loading dock", "url": "rtsp://192.0.2.9/", "enabled": False},
     ],
 }
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+BERLIN = {**CONFIG, "site": {"name": "Riverside plaza", "timezone": "Europe/Berlin"}}
+"""The same where the clocks change."""
+TIMEOUT_S = 60.0
+"""Of a request: a busy machine is late, not wrong."""
 
 
 def site_config(redis_url: str, port: int, base: dict | None = None) -> Config:
@@ -91,7 +90,7 @@ class Served:
     def stop(self) -> None:
         """Stop and wait for the end."""
         self.runtime.stop()
-        self.thread.join(20)
+        self.thread.join(TIMEOUT_S)
         assert not self.thread.is_alive(), "the web process did not stop"
 
 
