@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT, missing, wait_until
 from tests.support.receivers import listens
-from tests.support.webserver import free_port
+from tests.support.ports import free_port
 
 AROUND = """daemon off;
 user root;
