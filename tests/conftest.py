@@ -24,7 +24,9 @@ from crowdperf.events.connection import connect
 PATIENCE = 3.0
 """A machine that is slow, or busy with something else, makes a test late, never wrong."""
 # A busy machine is slow, not wrong.
-hypothesis.settings.register_profile("crowdperf", deadline=None)
+hypothesis.settings.register_profile(
+    "crowdperf", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("crowdperf")
 
 BASE = pytest.StashKey[str]()

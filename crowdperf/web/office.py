@@ -42,9 +42,16 @@ class Office:
         """Carry an order out.
 
         Raises:
-            Problem: it cannot be done; nothing was changed.
+            Problem: it cannot be done, and nothing was changed; 503, it is not done yet, and goes on.
         """
-        outcome = await _run(["config", "ask"], msgspec.json.encode(order), Outcome, CHANGE_S, kill=False)
+        try:
+            outcome = await _run(["config", "ask"], msgspec.json.encode(order), Outcome, CHANGE_S, kill=False)
+        except asyncio.TimeoutError:
+            raise Problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"the change is not done within {CHANGE_S:g} s, and goes on by itself. "
+                "Remedy: see whether it has come before asking for it again.",
+            ) from None
         if outcome.status != HTTPStatus.OK:
             raise Problem(HTTPStatus(outcome.status), outcome.detail, list(outcome.reasons))
         # Whoever changes something finds it changed.
