@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from crowdperf.accounts.passwords import same, secret
@@ -23,9 +24,10 @@ class SetupSecret:
 
     def create(self) -> str:
         """The secret, made by whoever comes first."""
-        fresh = self._file.with_suffix(f".{os.getpid()}.tmp")
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+        # Readable for nobody else, under a name that neither a process nor a thread shares with another.
+        handle, fresh = tempfile.mkstemp(".tmp", "setup.", self._file.parent)
+        with os.fdopen(handle, "w") as file:
             file.write(secret())
         try:
             # A link never replaces: two processes that start together agree on one secret, and nobody reads half of it.
@@ -33,7 +35,7 @@ class SetupSecret:
         except FileExistsError:
             pass
         finally:
-            fresh.unlink()
+            os.unlink(fresh)
         return self.read() or ""
 
     def fits(self, text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,12 @@ def test_the_setup_secret_is_one_for_all_and_its_owners_alone(tmp_path: Path) ->
     assert file.stat().st_mode & 0o777 == 0o600
     two.remove()
     assert not one.fits(secret)
+
+
+def test_threads_that_make_the_setup_secret_at_once_agree(tmp_path: Path) -> None:
+    link = SetupSecret(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(50):
+            assert len(set(pool.map(lambda _: link.create(), range(8)))) == 1
+            link.remove()
+    assert list(tmp_path.iterdir()) == []
