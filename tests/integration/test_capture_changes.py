@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from crowdperf.events.schema import CameraChanged
 from crowdperf.events.streams import CONNECTIONS, EVENTS, Stream, key
 from tests.conftest import RedisServer, wait_until
 from tests.support.capturing import Camera, make_clip
+from tests.support.ports import free_port
 from tests.support.rtsp_server import Mount, RtspServer
 
 
@@ -39,8 +39,7 @@ def reporter(redis_server: RedisServer) -> Iterator[StateReporter]:
 @pytest.mark.parametrize("backend", ["ffmpeg", "pyav"])
 def test_each_retry_of_a_camera_that_is_down_is_a_change_but_no_news(tmp_path: Path, backend: str) -> None:
     clip = make_clip(tmp_path / "clip.mp4")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     cam = Camera(f"rtsp://127.0.0.1:{port}/a", tmp_path, backend=backend)
     cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 3)
     with RtspServer({"a": Mount(clip, 10, loop=True)}, port):

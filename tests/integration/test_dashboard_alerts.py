@@ -27,7 +27,7 @@ from tests.integration.test_supervision import camera, clip
 from tests.integration.test_web_accounts import PASSWORD, People
 from tests.support.browser import Dashboard, dashboard
 from tests.support.site import Site
-from tests.support.webserver import CONFIG, Served, serving
+from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving
 
 pytestmark = pytest.mark.browser
 SCREENSHOTS = ROOT / "var" / "screenshots"
@@ -247,7 +247,7 @@ def test_a_rule_made_on_a_running_site_raises_an_alert_that_is_answered_there(tm
         "media_roots": [str(tmp_path)],
         "cameras": [camera("lobby", source), camera("door", clip(tmp_path, "other.mp4"))],
     }
-    with Site(tmp_path / "site", config) as site, httpx.Client(base_url=site.url, timeout=30) as api:
+    with Site(tmp_path / "site", config) as site, httpx.Client(base_url=site.url, timeout=TIMEOUT_S) as api:
         site.wait_for_web()
         secret = SetupSecret(site.paths.sockets)
         wait_until(lambda: secret.read() is not None, what="the setup link")
@@ -281,9 +281,9 @@ def test_a_rule_made_on_a_running_site_raises_an_alert_that_is_answered_there(tm
                     return []
 
             wait_until(lambda: listed() == ["lobby-is-gone"], 60, "the rule in the interface")
-            wait_until(lambda: site.pids().get("capture-lobby"), 60, "the camera")
+            captures = site.wait_for_pid("capture-lobby")
             source.unlink()
-            os.kill(site.pids()["capture-lobby"], signal.SIGKILL)
+            os.kill(captures, signal.SIGKILL)
             shown.wait_for("document.querySelector('.alert-card')?.textContent.includes('lobby is')")
             assert shown.page.locator(".alert-card").get_attribute("data-severity") == "critical"
             name = shown.page.locator(".alert-card").get_attribute("data-alert")

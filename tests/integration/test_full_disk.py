@@ -45,7 +45,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def test_no_process_ends_and_no_frame_is_lost(site: Site) -> None:
-    before = site.pids()
+    before = site.wait_for_pids()
     fill(before["redis"])
     for program in WRITERS:
         said(site, program, "Redis takes nothing", "File too large")
