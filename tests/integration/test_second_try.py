@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-INSTALLED = ("chromium", "mosquitto")
+INSTALLED = ("chromium", "mosquitto", "nginx")
 SUITE = """
 from pathlib import Path
 import pytest

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conftest import ROOT, missing, wait_until
-from tests.support.receivers import listens
 from tests.support.ports import free_port
+from tests.support.receivers import listens
 
 AROUND = """daemon off;
 user root;
