@@ -162,8 +162,7 @@ def test_the_course_of_compliance_is_what_the_interface_says(
         day = lambda moment: datetime.fromtimestamp(moment, clock).replace(hour=0, minute=0).timestamp()  # noqa: E731
         assert listed() == shares(asked(5), day)
         shown.size(360, 800)
-        # The chart follows the window by an observer, a moment later.
-        shown.wait_for("document.documentElement.scrollWidth === document.documentElement.clientWidth")
+        assert shown.overflow_px() == 0
 
 
 def shades(shown: Dashboard) -> set[str]:

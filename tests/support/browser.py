@@ -83,8 +83,13 @@ class Dashboard:
         )
 
     def overflow_px(self) -> int:
-        """By how many pixels the page is wider than the window."""
-        return self.page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        """By how many pixels the page is wider than the window, once what follows its size has done so."""
+        return self.page.evaluate(
+            """async () => {
+                for (let frame = 0; frame < 3; frame += 1) await new Promise(requestAnimationFrame);
+                return document.documentElement.scrollWidth - document.documentElement.clientWidth;
+            }"""
+        )
 
     def size(self, width: int, height: int) -> None:
         """Set the window's size."""
