@@ -7,6 +7,7 @@ it is scaled to the width that the person model is to see (`RingSpec.model_width
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ class Letterbox(NamedTuple):
         return (self.inner_width, self.inner_height) != (self.ring_width, self.ring_height)
 
 
+@functools.lru_cache(256)
 def letterbox(ring_width: int, ring_height: int, model_width: int = 0) -> Letterbox:
     """The smallest input that holds the picture; an odd pixel of padding goes to the right and the bottom.
 

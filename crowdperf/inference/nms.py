@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_CANDIDATES = 1000
-"""Anchors, by score, that enter suppression: bounds its n x n matrix; 60 people give about 400 at confidence 0.1."""
+"""Anchors, by score, that enter suppression: bounds its time; 60 people give about 400 at confidence 0.1."""
 MAX_DETECTIONS = 300
 """Boxes of one picture that leave it."""
 
@@ -44,20 +44,23 @@ def suppress(
         Indices of the kept boxes, best score first; of equal scores the earlier box is first.
     """
     order = np.argsort(-scores, kind="stable")
-    boxes, classes = boxes[order], classes[order]
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    overlap = np.prod(np.clip(high - low, 0, None), axis=2)
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    # Multiplied out instead of divided, so that boxes without area need no special case.
-    beaten = overlap > np.float32(iou) * (area[:, None] + area[None, :] - overlap)
-    beaten &= classes[:, None] == classes[None, :]
-    alive = np.ones(len(order), dtype=bool)
-    for index in range(len(order)):
-        if alive[index]:
-            alive[index + 1 :] &= ~beaten[index, index + 1 :]
-    kept: NDArray[np.intp] = order[alive]
-    return kept
+    x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
+    area = (x2 - x1) * (y2 - y1)
+    zero, limit = np.float32(0), np.float32(iou)
+    kept: list[np.intp] = []
+    # Each kept box beside those that are still alive: a few rows of the n x n matrix, whose whole takes ten times as
+    # long for 60 people.
+    while len(order):
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        across = np.maximum(np.minimum(x2[best], x2[rest]) - np.maximum(x1[best], x1[rest]), zero)
+        down = np.maximum(np.minimum(y2[best], y2[rest]) - np.maximum(y1[best], y1[rest]), zero)
+        overlap = across * down
+        # Multiplied out instead of divided, so that boxes without area need no special case.
+        beaten = overlap > limit * (area[best] + area[rest] - overlap)
+        beaten &= classes[best] == classes[rest]
+        order = rest[~beaten]
+    return np.array(kept, np.intp)
 
 
 def decode_end_to_end(
@@ -88,10 +91,12 @@ def decode(
         iou: overlap above which the weaker of two boxes of a class is dropped.
         width, height: of the model input; boxes are clipped to it.
     """
-    best = raw[4:].argmax(axis=0)
     scores = raw[4:].max(axis=0)
-    classes = wanted[best]
-    chosen = np.flatnonzero((scores > confidence) & (classes >= 0))
+    chosen = np.flatnonzero(scores > confidence)
+    # Asked of the few that are chosen: of all anchors, their class was half of the time of a picture without people.
+    classes = np.empty(len(scores), wanted.dtype)
+    classes[chosen] = wanted[raw[4:, chosen].argmax(axis=0)]
+    chosen = chosen[classes[chosen] >= 0]
     if len(chosen) > MAX_CANDIDATES:
         chosen = chosen[np.argpartition(-scores[chosen], MAX_CANDIDATES)[:MAX_CANDIDATES]]
     centre, half = raw[:2, chosen].T, raw[2:4, chosen].T / 2
