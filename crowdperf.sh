@@ -105,7 +105,7 @@ case "${1:-}" in
         shift
         setup
         # A full installation has them.
-        $venv_python -c 'import pytest' 2>/dev/null || pip_install -r requirements-test.txt
+        $venv_python -c 'import pytest_rerunfailures, xdist' 2>/dev/null || pip_install -r requirements-test.txt
         browser
         broker
         proxy
