@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -152,6 +152,12 @@ def test_history_shows_what_the_api_counts(server: Served, site: SyntheticSite) 
         shown.page.locator("[data-preset=month]").click()
         shown.wait_for("document.querySelector('[data-figure=in]').textContent === '5'")
         shown.screenshot(SCREENSHOTS / "history.png")
+        # The other end follows, so that no more is asked for than the interface gives: a refusal would be a problem.
+        long_ago = (datetime.now(ZONE) - timedelta(days=500)).date()
+        shown.page.locator(".toolbar input[type=date]").first.fill(long_ago.isoformat())
+        shown.wait_for("document.querySelector('[data-figure=in]').textContent === '0'")
+        last = shown.page.locator(".toolbar input[type=date]").nth(1).input_value()
+        assert last == (long_ago + timedelta(days=399)).isoformat()
 
 
 def test_every_text_of_the_pages_follows_the_language(server: Served, site: SyntheticSite) -> None:
