@@ -60,7 +60,7 @@ def start(tmp_path: Path, redis_server: RedisServer) -> Iterator[Start]:
     yield run
     for runtime, thread in running:
         runtime.stop()
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -127,9 +127,9 @@ def test_people_of_cameras_with_a_ppe_rule_are_looked_at(
     other, blank = writer(tmp_path, "lobby", "bus.jpg", target_fps=200.0)
 
     def looked_at() -> list[FrameDetections]:
+        count = runtime.metrics.counter("frames_analysed", "gate")
         publish(ring, frame)
         publish(other, blank)
-        count = runtime.metrics.counter("frames_analysed", "gate")
         wait_until(lambda: runtime.metrics.counter("frames_analysed", "gate") > count)
         return [message for message in stored(client, "gate") if message.ppe is not None]
 
@@ -167,8 +167,13 @@ def test_a_ppe_model_that_cannot_be_had_leaves_counting_alone(
     wait_until(said, what="the reason")
     assert "no-such-ppe.pt' does not exist" in said()
     count = len(stored(client, "gate"))
-    publish(ring, frame)
-    wait_until(lambda: len(stored(client, "gate")) > count)
+
+    def counted() -> bool:
+        # Again: so many have come by now that any one of them may be ahead of the camera's rate, and is left out.
+        publish(ring, frame)
+        return len(stored(client, "gate")) > count
+
+    wait_until(counted, what="a frame that is analysed without it")
     assert people(stored(client, "gate")[-1]) >= 3
     assert stored(client, "gate")[-1].ppe is None
     assert runtime.metrics.snapshot("inference", 0.0).texts["last_error"][""] == ""
@@ -261,8 +266,7 @@ def test_detections_wait_while_redis_is_away(tmp_path: Path, redis_server: Redis
         publish(ring, frame)
         wait_until(lambda n=n: runtime.metrics.counter("frames_analysed", "a") == n)
     redis_server.start()
-    # The append-only file is synced each second, so the first frame may have been lost with the kill; ours may not.
-    wait_until(lambda: {2, 3} <= {message.sequence for message in stored(client, "a")}, what="what waited")
+    wait_until(lambda: [message.sequence for message in stored(client, "a")] == [1, 2, 3], what="what waited")
     ring.close(unlink=True)
 
 
