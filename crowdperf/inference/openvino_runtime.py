@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import os
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,7 +25,6 @@ from openvino.preprocess import ColorFormat, PrePostProcessor
 from crowdperf.inference.letterbox import Letterbox
 from crowdperf.inference.nms import Found, decode, decode_end_to_end
 from crowdperf.inference.pixels import PixelFormat, canvas, paint
-from crowdperf.inference.precision import is_wide, this_processor
 from crowdperf.inference.registry import ModelError, ModelPath, wanted_classes
 from crowdperf.inference.stages import Stages
 
@@ -34,6 +34,8 @@ MIN_STREAMS = 2
 """Two pictures on a thread each wait for nobody, two threads on one picture wait for each other at every layer, the
 longer the more other programs want the cores (docs/models.md, Streams). No more than two, since a single camera, with
 QUEUE_MAX frames waiting, must be able to fill them."""
+HANDS = 2
+"""Batches that are under way: the streams go on with the next one while boxes are taken out of the one before."""
 GEOMETRIES = 8
 """Compiled models that are kept (about 50 MB each); the oldest goes first."""
 
@@ -43,28 +45,27 @@ class _Compiled:
 
     def __init__(self, alone: Any, together: Any) -> None:
         self.lanes = int(together.get_property("NUM_STREAMS"))
-        self.requests = [together.create_infer_request() for _ in range(self.lanes)]
-        self.alone = [alone.create_infer_request()]
+        self.requests = [[together.create_infer_request() for _ in range(self.lanes)] for _ in range(HANDS)]
+        self.alone = [[alone.create_infer_request()] for _ in range(HANDS)]
         """On all threads. Measured on two: a lone picture takes 29 ms there and 48 on one stream of two, a pair 57 one
         after the other and 50 side by side. So a quiet site answers soon, and a busy one gets more done."""
         self._inputs: dict[Letterbox, NDArray[np.uint8]] = {}
 
-    def inputs(self, box: Letterbox) -> NDArray[np.uint8]:
-        """The input pictures, one per stream, for frames that lie in them as `box` says."""
+    def inputs(self, box: Letterbox, hand: int) -> NDArray[np.uint8]:
+        """One hand's input pictures, one per stream, for frames that lie in them as `box` says."""
         if box not in self._inputs:
             while len(self._inputs) >= GEOMETRIES:
                 del self._inputs[next(iter(self._inputs))]
-            self._inputs[box] = canvas(self.lanes, box)
-        return self._inputs[box]
+            self._inputs[box] = canvas(HANDS * self.lanes, box)
+        return self._inputs[box][hand * self.lanes : (hand + 1) * self.lanes]
 
 
 class _Loaded(NamedTuple):
-    """What `load` took."""
+    """A batch from `load` to `finish`."""
 
-    compiled: _Compiled
     box: Letterbox
     inputs: NDArray[np.uint8]
-    frames: int
+    requests: list[Any]
 
 
 class OpenvinoRuntime:
@@ -77,13 +78,13 @@ class OpenvinoRuntime:
     name = "openvino"
     device = "cpu"
     pins = False
-    overlaps = False
+    overlaps = True
 
     def __init__(self, model: ModelPath, confidence: float, iou: float, threads: int, cache: Path) -> None:
         self._path = model.path
         self._confidence, self._iou = confidence, iou
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._streams = streams(self._threads, is_wide(this_processor()))
+        self._streams = streams(self._threads)
         self.max_batch = self._streams
         self._core = ov.Core()
         # Measured: 0.4 s instead of 1.3 s for a geometry that was compiled before, by this process or an earlier one.
@@ -92,6 +93,8 @@ class OpenvinoRuntime:
         self._compiling: dict[tuple[int, int], Future[_Compiled]] = {}
         self._compiler = ThreadPoolExecutor(1, "compile")
         self._loaded: _Loaded | None = None
+        self._started: deque[_Loaded] = deque()
+        self._hand = 0
         self.stages = Stages()
         source = self._read()
         self.names = model.classes or _labels(source, model.path)
@@ -109,7 +112,10 @@ class OpenvinoRuntime:
         """Convert ring frames into the inputs; the conversion is the only copy."""
         compiled = self._at(box)
         began = perf_counter()
-        self._loaded = _Loaded(compiled, box, compiled.inputs(box), len(frames))
+        assert len(self._started) < HANDS, "a batch is finished before the one after the next is loaded"
+        self._hand = (self._hand + 1) % HANDS
+        requests = compiled.alone if len(frames) == 1 else compiled.requests
+        self._loaded = _Loaded(box, compiled.inputs(box, self._hand), requests[self._hand][: len(frames)])
         for frame, picture in zip(frames, self._loaded.inputs):
             paint(frame, pix_fmt, box, picture)
         self.stages.add("preprocess", perf_counter() - began)
@@ -117,22 +123,17 @@ class OpenvinoRuntime:
     def start(self) -> None:
         """Begin to compute the loaded frames."""
         assert self._loaded is not None, "load comes before start"
-        requests = self._requests()
-        for request, picture in zip(requests, self._loaded.inputs):
+        for request, picture in zip(self._loaded.requests, self._loaded.inputs):
             request.start_async({0: picture[None]}, share_inputs=True)
-
-    def _requests(self) -> list[Any]:
-        assert self._loaded is not None
-        compiled, count = self._loaded.compiled, self._loaded.frames
-        return compiled.alone if count == 1 else compiled.requests[:count]
+        self._started.append(self._loaded)
 
     def finish(self) -> list[Found]:
-        """Detections of the loaded frames; boxes in pixels of the model input."""
-        assert self._loaded is not None, "load comes before finish"
-        box = self._loaded.box
+        """Detections of the batch that was started first; boxes in pixels of the model input."""
+        loaded = self._started.popleft()
+        box = loaded.box
         at = perf_counter()
         found: list[Found] = []
-        for request in self._requests():
+        for request in loaded.requests:
             request.wait()
             computed = perf_counter()
             self.stages.add("infer", computed - at)
@@ -226,14 +227,8 @@ class OpenvinoRuntime:
         return self._core.compile_model(steps.build(), "CPU", settings)
 
 
-def streams(threads: int, wide: bool = False) -> int:
-    """Pictures that are computed at a time. The plug-in gives every stream equally many threads and idles the rest.
-
-    `wide`: a processor with AVX-512, whose two cores compute one picture together 1.3 times as fast as two side by
-    side, in bf16 and in int8; on one with AVX2 it is the other way round (docs/models.md, Streams).
-    """
-    if wide and threads < MIN_STREAMS * CORES_PER_STREAM:
-        return 1
+def streams(threads: int) -> int:
+    """Pictures that are computed at a time. The plug-in gives every stream equally many threads and idles the rest."""
     if threads >= MIN_STREAMS * CORES_PER_STREAM:
         return threads // CORES_PER_STREAM
     return 1 if threads % MIN_STREAMS else MIN_STREAMS

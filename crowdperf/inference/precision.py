@@ -19,11 +19,6 @@ def int8_pays(cpuinfo: str) -> bool:
     return "avx2" in flags and WIDER.isdisjoint(flags)
 
 
-def is_wide(cpuinfo: str) -> bool:
-    """Whether a processor has AVX-512; `cpuinfo` as `int8_pays` takes it."""
-    return "avx512f" in _flags(cpuinfo)
-
-
 def _flags(cpuinfo: str) -> list[str]:
     return next((line.split(":", 1)[1].split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
 

@@ -70,6 +70,8 @@ class Service:
         self._locks = False
         """Whether rings are page-locked."""
         self._flight: Batch | None = None
+        self._ended = float("-inf")
+        """When the newest batch was finished."""
         self._empty_every_s, self._emptied_at = empty_every_s, clock()
         if people.detector is not None:
             self._announce()
@@ -193,9 +195,12 @@ class Service:
         """Publish what was found, then let the PPE model look at the one picture that was kept for it."""
         found = batch.detector.finish(batch.specs)
         ended = self._clock()
-        self._stats.batch(len(batch.picked), ended - batch.started)
+        # What it waited for the batch before is that one's cost.
+        cost = ended - max(batch.started, self._ended)
+        self._ended = ended
+        self._stats.batch(len(batch.picked), cost)
         self._stats.computed(batch.detector.runtime.stages)
-        self._schedule.charge(batch.picked[0].camera, (ended - batch.started) / len(batch.picked))
+        self._schedule.charge(batch.picked[0].camera, cost / len(batch.picked))
         kept, held = batch.kept, None
         for one, spec, stamp, detections in zip(batch.picked, batch.specs, batch.stamps, found):
             if stamp is None:

@@ -27,6 +27,28 @@ def strong(found: Found, klass: str, at: float = 0.5) -> Found:
     return Found(found.boxes[chosen], found.scores[chosen], found.classes[chosen])
 
 
+def test_two_batches_under_way_are_two_batches(openvino_detector: Detector) -> None:
+    most = openvino_detector.runtime.max_batch
+    batches = []
+    for name, many in (("bus.jpg", most), ("zidane.jpg", 1), ("bus.jpg", 1), ("zidane.jpg", most)):
+        frame, spec = ring_frame(asset(name), 640, 360)
+        batches.append(([frame] * many, [spec] * many))
+    alone = [openvino_detector.detect_batch(*batch) for batch in batches]
+    assert len(strong(alone[0][0], "person").boxes) != len(strong(alone[1][0], "person").boxes)
+    together = []
+    for number, batch in enumerate(batches):
+        openvino_detector.load(*batch)
+        openvino_detector.start()
+        if number:
+            together.append(openvino_detector.finish(batches[number - 1][1]))
+    together.append(openvino_detector.finish(batches[-1][1]))
+    for ours, theirs in zip(together, alone):
+        assert len(ours) == len(theirs)
+        for mine, other in zip(ours, theirs):
+            assert np.array_equal(mine.classes, other.classes)
+            assert np.abs(mine.boxes - other.boxes).max() < 1e-3
+
+
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "bgr24"])
 @pytest.mark.parametrize("size", [(640, 854), (640, 360)])
 def test_the_people_and_the_bus_are_found_where_they_are(

@@ -80,8 +80,9 @@ class Bench:
         people = Seat("person", Detector(self.runtime, "none", "full"))
         self.ppe = Seat("ppe")
         inspector = Inspector(self.ppe, self._ppe_wanted, self.metrics, Keeper(30.0))
+        self.schedule = Schedule(2, 1000.0)
         self.service = Service(
-            *(people, inspector, cameras, Schedule(2, 20.0), outbox, self.metrics),
+            *(people, inspector, cameras, self.schedule, outbox, self.metrics),
             *(lambda: time.monotonic() + self.ahead_s, 6),
         )
 
@@ -148,6 +149,29 @@ def test_on_a_device_that_overlaps_the_next_batch_begins_before_the_last_one_is_
     assert not bench.service.turn(False), "nothing more is due: the last one is published at once"
     assert bench.stored("lobby") == [f"{ring.epoch}-{sequence}".encode() for sequence in (1, 2)]
     ring.close(unlink=True)
+
+
+def test_a_frame_is_not_charged_for_the_one_that_it_waited_for(bench: Bench) -> None:
+    """Where batches overlap, a small frame behind a huge one must not look as dear: its camera would be passed over."""
+    huge, small = bench.ring("huge", 96), bench.ring("small", 64)
+    bench.runtime.overlaps = True
+    spent = {"huge": 100.0, "small": 0.5}
+    finish, order = bench.runtime.finish, []
+
+    def slow() -> list[Found]:
+        bench.ahead_s += spent[order.pop(0)]
+        return finish()
+
+    bench.runtime.finish = slow  # type: ignore[method-assign]
+    bench.service.turn(True)
+    for ring, name in ((huge, "huge"), (small, "small")):
+        publish(ring)
+        order.append(name)
+        bench.service.turn(True)
+    bench.service.turn(False)
+    assert sorted(bench.schedule._costs.values()) == pytest.approx([0.5, 100.0], abs=0.4)
+    for ring in (huge, small):
+        ring.close(unlink=True)
 
 
 def test_device_memory_is_given_back_between_batches_every_so_many_seconds(bench: Bench) -> None:

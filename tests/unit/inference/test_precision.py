@@ -10,7 +10,7 @@ import pytest
 from crowdperf.inference import detector
 from crowdperf.inference.detector import load_detector
 from crowdperf.inference.openvino_runtime import streams
-from crowdperf.inference.precision import int8_pays, is_wide
+from crowdperf.inference.precision import int8_pays
 from crowdperf.inference.registry import FOLDER, ModelError, resolve
 from crowdperf.settings.engine import Inference, Models
 
@@ -81,10 +81,3 @@ def test_no_thread_is_left_without_a_stream() -> None:
         assert streams(threads) >= 1
         assert threads % streams(threads) == 0 or threads > 8
     assert [streams(threads) for threads in (1, 2, 3, 4, 8, 16, 64)] == [1, 2, 1, 2, 2, 4, 16]
-
-
-def test_a_processor_with_avx512_computes_one_picture_at_a_time() -> None:
-    assert is_wide("flags\t: fpu avx2 avx512f avx512_bf16\n")
-    assert not is_wide("flags\t: fpu avx2\n")
-    assert not is_wide("")
-    assert [streams(threads, wide=True) for threads in (1, 2, 4, 6, 8, 16)] == [1, 1, 1, 1, 2, 4]
