@@ -10,6 +10,7 @@ import logging
 from typing import Any
 
 import msgspec
+import redis
 
 from crowdperf.storage.buckets import DAY, HOUR, MINUTE, QUARTER, Calendar, Level
 from crowdperf.storage.counts import BEGIN, COMPLETE, VERSION, meta_key, stage_tally, tally
@@ -81,24 +82,31 @@ def _slot_after(level: Level, calendar: Calendar, start: float) -> int:
 def step(client: Any, calendar: Calendar, prefix: str = "") -> float:
     """Count one page; returns the frontier, `counts.COMPLETE` when the whole history is counted.
 
+    Where another recorder has changed the history meanwhile, nothing is counted, and the frontier is where it was: a
+    loop that tried until nobody does would not come round while crossings pour in.
+
     Raises:
         redis.ConnectionError, redis.TimeoutError: try again.
     """
     meta = meta_key(prefix)
 
-    def once(pipe: Any) -> float:
+    with client.pipeline(transaction=True) as pipe:
+        pipe.watch(meta, *(prefix + name for name in LOGS))
         version, zone, raw, minutes = pipe.hmget(meta, "version", "zone", "frontier", "minutes_from")
         if version != VERSION.encode() or zone != calendar.name.encode():
-            pipe.multi()
             return BEGIN
         frontier = float(raw)
-        rows, behind = _page(pipe, frontier, prefix) if frontier < COMPLETE else ([], COMPLETE)
+        if frontier >= COMPLETE:
+            return COMPLETE
+        rows, behind = _page(pipe, frontier, prefix)
         pipe.multi()
         stage_tally(pipe, tally(calendar, rows, float(minutes or 0)), prefix)
         pipe.hset(meta, "frontier", repr(behind))
-        return behind
-
-    return float(client.transaction(once, meta, *(prefix + name for name in LOGS), value_from_callable=True))
+        try:
+            pipe.execute()
+        except redis.WatchError:
+            return frontier
+    return behind
 
 
 def _page(pipe: Any, frontier: float, prefix: str) -> tuple[list[Crossing], float]:

@@ -139,26 +139,24 @@ def test_an_older_history_is_counted_once_while_recording_goes_on(
         )
 
 
-def test_a_page_that_somebody_writes_into_is_counted_anew(redis_server: RedisServer) -> None:
+def test_a_page_that_somebody_writes_into_is_counted_anew(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, other = redis_server.client(), redis_server.client()
     rows, late = made(300), made(5, seed=9)
     old_installation(client, rows)
     backfill.prepare(client, BERLIN)
-    original = client.transaction
+    before = float(client.hget(counts.meta_key(), "frontier"))
     interfered = []
 
-    def interfering(once, *watches, **more):
-        def between(pipe):
-            result = once(pipe)
-            if not interfered:
-                interfered.append(counts.add(other, BERLIN, late))
-            return result
+    def interfering(*arguments: object) -> None:
+        counts.stage_tally(*arguments)  # type: ignore[arg-type]
+        if not interfered:
+            interfered.append(counts.add(other, BERLIN, late))
 
-        return original(between, *watches, **more)
-
-    client.transaction = interfering  # type: ignore[method-assign]
-    while backfill.step(client, BERLIN) < counts.COMPLETE:
-        pass
+    monkeypatch.setattr(backfill, "stage_tally", interfering)
+    assert backfill.step(client, BERLIN) == before, "nothing was counted, and nobody waits until nobody writes"
+    assert backfill.step(client, BERLIN) == counts.COMPLETE
     assert interfered == [(5, 0, False)]
     everything = Wanted(SPRING - DAY_S, SPRING + 9 * DAY_S)
     assert counted(redis_server, everything, (), "day") == expected([*rows, *late], everything, (), "day")
