@@ -100,7 +100,9 @@ def connect(url: str) -> redis.Redis:
 
 def _master(sentinel: Any, kind: Any, there: SentinelAddress, settings: dict[str, Any]) -> Any:
     """A client of whichever server the Sentinels call the master, asked anew for each connection."""
-    known = sentinel(there.sentinels, sentinel_kwargs={**settings, **there.sentinel_login})
+    # A client of a Sentinel is made without a pool, which alone takes a parser; nothing is written there.
+    asked = {name: value for name, value in settings.items() if name != "parser_class"}
+    known = sentinel(there.sentinels, sentinel_kwargs={**asked, **there.sentinel_login})
     return known.master_for(there.service, redis_class=kind, db=there.db, **settings, **there.login)
 
 
