@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -214,17 +214,29 @@ def test_the_theme_button_is_remembered(server: Served, site: SyntheticSite) -> 
         assert shown.page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
-def test_the_first_view_is_small(server: Served, site: SyntheticSite) -> None:
+def test_the_first_view_is_small(
+    server: Served, site: SyntheticSite, record_property: Callable[[str, object], None]
+) -> None:
     sizes: dict[str, int] = {}
     with dashboard(server.url) as shown:
         shown.page.on("response", lambda answer: sizes.update({answer.url: len(answer.body())}) if answer.ok else None)
         shown.page.route("**/api/v1/stream*", lambda route: route.abort())
         shown.page.goto("about:blank")
+        shown.page.add_init_script(
+            """new MutationObserver((_, watching) => {
+                if (!document.querySelector('.overview')) return;
+                window.interactiveAt = performance.now();
+                watching.disconnect();
+            }).observe(document, {childList: true, subtree: true});"""
+        )
         shown.page.goto(server.url)
-        shown.wait_for("document.querySelector('.overview') !== null")
+        shown.wait_for("window.interactiveAt")
+        interactive_ms = shown.page.evaluate("window.interactiveAt")
+        shown.page.wait_for_load_state("networkidle")
         shown.problems.clear()
     assert len(sizes) > 15
     assert sum(sizes.values()) < 200_000
+    record_property("figures", f"first view: {sum(sizes.values()) / 1000:.0f} kB, usable after {interactive_ms:.0f} ms")
 
 
 def test_it_says_that_redis_is_away_and_recovers(

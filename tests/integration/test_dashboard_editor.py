@@ -68,6 +68,18 @@ def click(shown: Dashboard, x: float, y: float) -> None:
     shown.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
 
 
+def finger(shown: Dashboard, *path: tuple[float, float]) -> None:
+    """Put a finger down at the first share of the picture's width and height, and lift it at the last: real touches."""
+    box = shown.page.locator(".editor").bounding_box()
+    assert box is not None
+    hand = shown.page.context.new_cdp_session(shown.page)
+    for kind, (x, y) in zip(("touchStart", *("touchMove",) * (len(path) - 1)), path):
+        point = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
+        hand.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+    hand.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    hand.detach()
+
+
 def save(shown: Dashboard) -> None:
     shown.page.locator(".save .primary").click()
     shown.wait_for("document.querySelector('.message').textContent.startsWith('Saved')")
@@ -129,6 +141,24 @@ def test_points_move_by_mouse_and_by_keyboard(shown: Dashboard, config: Path) ->
     wanted = [[0.1, 0.505], [0.4, 0.5], [0.5, 0.75]]
     assert all(abs(a - b) < 0.01 for got, want in zip(corners, wanted) for a, b in zip(got, want)), corners
     assert camera(config)["zones"][0]["limit"] == 4, "what was not touched stays"
+
+
+def test_a_line_is_drawn_and_moved_by_a_finger(shown: Dashboard, config: Path) -> None:
+    shown.page.evaluate(
+        "window.touched = []; addEventListener('pointerdown', (event) => window.touched.push(event.pointerType), true)"
+    )
+    shown.page.locator(".shapes button", has_text="Add line").click()
+    finger(shown, (0.25, 0.3))
+    finger(shown, (0.25, 0.9))
+    shown.wait_for("document.querySelectorAll('.handle').length === 2")
+    finger(shown, (0.25, 0.9), (0.3, 0.85), (0.32, 0.83), (0.35, 0.8), (0.35, 0.8))
+    save(shown)
+    added = camera(config)["lines"][1]
+    ends = [added["p1"], added["p2"]]
+    assert all(abs(a - b) < 0.02 for got, want in zip(ends, [[0.25, 0.3], [0.35, 0.8]]) for a, b in zip(got, want)), (
+        ends
+    )
+    assert shown.page.evaluate("window.touched.filter((kind) => kind === 'touch').length") == 3
 
 
 def test_a_zone_is_drawn_with_a_limit_and_a_line_removed(shown: Dashboard, config: Path) -> None:

@@ -191,6 +191,8 @@ export class Editor {
     const label = t("camera.point", { shape: shape.name, number: index + 1, count: shape.points.length });
     const node = svg("circle", { class: "handle", tabindex: 0, role: "button", "aria-label": label, "data-handle": `${shape.kind} ${shape.id}`, "data-index": index });
     node.addEventListener("pointerdown", (event) => this.drag(event, node, shape, index));
+    // Inside an SVG the style touch-action is not heard: a finger would scroll the page away from the point it carries.
+    node.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
     node.addEventListener("keydown", (event) => this.handleKey(event, shape, index));
     return node;
   }
