@@ -28,6 +28,8 @@ from msgspec.structs import replace
 from crowdperf.slices import CaptureSlice
 
 BOUND_BYTES = 1 << 20
+THREAD = "pyav"
+"""Name of the threads that decode in this process."""
 _FATAL = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
 _CURRENT = re.compile(r"^Current thread 0x([0-9a-f]+)", re.MULTILINE)
 _THREAD = re.compile(r"^thread 0x([0-9a-f]+) (\S+) (\S+) \d+$", re.MULTILINE)
@@ -110,3 +112,8 @@ class CrashRecord:
         self._file.close()
         if not self.before.isolated:
             self._path.unlink(missing_ok=True)
+
+
+def left_behind() -> bool:
+    """Whether a decoding thread of this process has not come back from libav."""
+    return any(thread.name == THREAD for thread in threading.enumerate())

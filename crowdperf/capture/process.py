@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from crowdperf.capture.camera import CameraCapture
-from crowdperf.capture.crash import CrashRecord, isolate
+from crowdperf.capture.crash import CrashRecord, isolate, left_behind
 from crowdperf.capture.group import CameraGroup
 from crowdperf.capture.report import StateReporter
 from crowdperf.capture.source import redactor
@@ -56,6 +58,9 @@ def main(slice_: CaptureGroup, runtime: Runtime) -> None:
     finally:
         reporter.close()
         record.close()
+    if left_behind():
+        # A thread that still waits in libav must not see the interpreter be taken down around it: that is a SIGSEGV.
+        atexit.register(os._exit, 0)
 
 
 def _one(camera: CameraCapture, alive: Callable[[], bool]) -> None:

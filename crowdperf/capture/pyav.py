@@ -22,6 +22,7 @@ from av.codec.context import Flags
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from crowdperf.capture.argv import FILE_FORMATS, PATIENT, PROTOCOLS, QUICK, Options
+from crowdperf.capture.crash import THREAD
 from crowdperf.capture.probe import Probe
 from crowdperf.capture.source import SourceError
 from crowdperf.frames.layout import NO_PTS, RingSpec
@@ -149,7 +150,7 @@ class PyavChild:
         self._ending = threading.Event()
         self._over = False
         self._code = 1
-        self._thread = threading.Thread(target=self._run, name="pyav", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
         self._thread.start()
 
     def attend(self, timeout_s: float) -> bool:

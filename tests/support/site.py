@@ -194,8 +194,11 @@ class Site:
         return connect(f"unix://{self.paths.redis_socket}")
 
     def snapshot(self, process: str) -> Snapshot | None:
-        """The newest metrics of a process."""
-        raw = self.redis().get(metrics_key(process))
+        """The newest metrics of a process; None while it has none, or Redis itself is not there yet."""
+        try:
+            raw = self.redis().get(metrics_key(process))
+        except redis.ConnectionError:
+            return None
         return decode(raw) if isinstance(raw, bytes) else None
 
     def counter(self, process: str, name: str, camera: str = "") -> float:
