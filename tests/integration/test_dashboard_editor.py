@@ -143,6 +143,24 @@ def test_points_move_by_mouse_and_by_keyboard(shown: Dashboard, config: Path) ->
     assert camera(config)["zones"][0]["limit"] == 4, "what was not touched stays"
 
 
+def test_a_line_and_a_zone_are_drawn_by_the_keyboard_alone(shown: Dashboard, config: Path) -> None:
+    for kind in ("line", "zone"):
+        shown.page.locator(".shapes button", has_text=f"Add {kind}").focus()
+        shown.page.keyboard.press("Enter")
+        shown.wait_for("document.querySelector('.hints .hint') !== null")
+        shown.page.keyboard.press("Enter")
+        shown.wait_for("document.querySelector('.hints .hint') === null")
+        assert shown.page.evaluate("document.activeElement.tagName") == "INPUT", "its name comes next"
+        shown.page.locator(".handle").first.focus()
+        shown.page.keyboard.press("Shift+ArrowLeft")
+    save(shown)
+    line, zone = camera(config)["lines"][1], camera(config)["zones"][1]
+    assert line["p1"][0] < 0.5
+    assert line["p2"] == [0.5, 0.75]
+    assert zone["polygon"][0][0] < 0.35
+    assert zone["polygon"][1:] == [[0.65, 0.35], [0.65, 0.65], [0.35, 0.65]]
+
+
 def test_a_line_is_drawn_and_moved_by_a_finger(shown: Dashboard, config: Path) -> None:
     shown.page.evaluate(
         "window.touched = []; addEventListener('pointerdown', (event) => window.touched.push(event.pointerType), true)"

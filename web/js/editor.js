@@ -9,6 +9,7 @@ const STEP = 0.005;
 const LARGE = 0.05;
 const HANDLE_PX = 8;
 const CLOSE_PX = 14;
+const MIDDLE = { line: [[0.5, 0.25], [0.5, 0.75]], zone: [[0.35, 0.35], [0.65, 0.35], [0.65, 0.65], [0.35, 0.65]] };
 
 /** Emits `select(shape)`, `change(shape)` while a point moves, `drawn(kind, points)` and `drawing(kind | null)`. */
 export class Editor {
@@ -127,8 +128,16 @@ export class Editor {
   // Keyboard
 
   key(event) {
-    if (this.drawing && event.key === "Escape") this.cancel();
-    else if (this.drawing && event.key === "Enter" && this.drawing.kind === "zone" && this.drawing.points.length >= 3) this.finish();
+    if (!this.drawing) return;
+    if (event.key === "Escape") this.cancel();
+    if (event.key !== "Enter" || event.repeat) return;
+    const { kind, points } = this.drawing;
+    if (!points.length) {
+      // By keyboard alone: one in the middle, whose points the arrow keys then move. The key must not press the button again.
+      event.preventDefault();
+      points.push(...MIDDLE[kind].map((point) => [...point]));
+      this.finish();
+    } else if (kind === "zone" && points.length >= 3) this.finish();
   }
 
   handleKey(event, shape, index) {
