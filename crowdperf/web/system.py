@@ -297,13 +297,14 @@ def _stages(site: Context, found: list[Snapshot]) -> list[StageReply]:
 
 
 def _capacity(site: Context, found: list[Snapshot]) -> CapacityReply:
-    """What is left, by the time that inference needs for what it does now: all its stages, not the network's alone."""
+    """What is left, by the time that inference needs now: all stages of its loop, not the network's alone."""
     model = next((row for row in found if row.process == "inference"), None)
     gauges = model.gauges if model else {}
     rates = [rate for rate in gauges.get("fps_analysed", {}).values() if rate]
     infer_ms, batch = (gauges.get(name, {}).get("", 0.0) for name in ("infer_ms", "batch_size"))
     fps = sum(rates)
-    busy = min(1.0, sum(row.share for row in _stages(site, found)))
+    # Publishing has a thread of its own, and takes nothing from the loop's time.
+    busy = min(1.0, sum(row.share for row in _stages(site, found) if row.stage != "publish"))
     drops = 0.0
     if model:
         for name, row in model.counters.items():
