@@ -23,10 +23,12 @@ class Copying:
         path = Path(f"/dev/shm/crowdperf.bench{os.getpid()}.{width}")
         self.writer = FrameWriter(path, spec, None)
         self.reader = FrameReader(path)
-        self.frame = np.random.default_rng(1).integers(0, 255, spec.frame_bytes, dtype=np.uint8)
+        # Both sides copy from and to the same kind of place, the one that the product's readers copy to.
+        self.frame, self.out, *self.between = (self.reader.room() for _ in range(2 + spec.slots))
+        self.frame[:] = np.random.default_rng(1).integers(0, 255, spec.frame_bytes, dtype=np.uint8)
         self._source = memoryview(self.frame)  # type: ignore[arg-type]
-        self.between = [np.zeros_like(self.frame) for _ in range(spec.slots)]
-        self.out = np.zeros_like(self.frame)
+        for buffer in self.between:
+            buffer[:] = 0
         self._turn = 0
 
     def through_ring(self) -> None:

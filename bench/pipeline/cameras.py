@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.harness import Row
-from bench.micro.inference import Subject
+from bench.micro.inference import CpuSubject
 from bench.site import FPS, Load, Site, site
 
 DROPS = 0.005
@@ -60,7 +60,7 @@ def rows(short: bool) -> list[Row]:
 def bare_fps() -> float:
     """Pictures per second of the compiled model that this machine's site would choose, and nothing else."""
     with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as cache:
-        subject = Subject("auto", Path(cache))
+        subject = CpuSubject("auto", Path(cache))
         return 1e3 / min(subject.bare(20) for _ in range(3))
 
 

@@ -1,8 +1,9 @@
-"""From rings to published detections, beside the bare compiled model: eight cameras send twice what can be analysed.
+"""From rings to published detections, beside the bare network: cameras send twice what can be analysed.
 
-The loop is the product's: rings in shared memory, doorbell aside, schedule, detector, messages to a real Redis. Another
-process writes the rings. The bare model computes the same pictures, alternately, and nothing else. What either
-precision counts wrongly on the demo's scenes, and its average precision, stand beside its speed.
+The loop is the product's: rings in shared memory, doorbell aside, schedule, detector, messages to a real Redis. Other
+processes write the rings. The bare network computes batches of the same sizes, alternately, and nothing else. What
+each precision counts wrongly on the demo's scenes, and its average precision, stand beside its speed. On a CUDA device,
+where there is one, the bare network is a CUDA graph per batch size whose input is on the device already.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ import numpy as np
 
 from bench import accuracy
 from bench.harness import Row, compared
-from bench.micro.inference import Subject
+from bench.micro.inference import CpuSubject
+from bench.micro.inference_gpu import GpuSubject
+from bench.subject import SPEC, Subject, cuda, pictures
 from crowdperf.events.connection import OUTAGE, connect
 from crowdperf.events.outbox import Outbox
 from crowdperf.events.poster import Poster
 from crowdperf.events.streams import DETECTIONS, key
-from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.cameras import Cameras
 from crowdperf.inference.evidence import Keeper
 from crowdperf.inference.inspector import Inspector
@@ -37,21 +39,26 @@ from crowdperf.inference.stages import STAGES
 from crowdperf.runtime import Metrics
 from crowdperf.supervision.redis import command, server_binary
 
-CAMERAS = tuple(f"camera-{number}" for number in range(8))
 OVERLOAD = 2.0
 STALENESS_S = 0.5
 
 
 def rows(short: bool) -> list[Row]:
-    """inference_from_ring/<cpu>, count_error, map50_95, jain_fairness, frame_age_ms/p50 and p99, stage_ms/<stage>."""
+    """inference_from_ring/<suffix>, count_error, map50_95, jain_fairness, frame_age_ms/p50, p99, stage_ms/<stage>."""
     found: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as folder, redis(Path(folder)) as url:
-        for precision in ("full", "int8"):
-            subject = Subject(precision, Path(folder))  # type: ignore[arg-type]
-            site = Site(subject, Path(folder), url, precision)
-            speed, *rest = site.rows(5 if short else 9, 1.5 if short else 3.0)
-            found += [speed, *accuracy.rows(subject.settings, site.suffix, Path(folder)), *rest]
+        for subject in _subjects(Path(folder)):
+            speed, *rest = Site(subject, url).rows(5 if short else 9, 1.5 if short else 3.0)
+            found += [speed, *accuracy.rows(subject.settings, subject.suffix, Path(folder)), *rest]
     return found
+
+
+def _subjects(cache: Path) -> Iterator[Subject]:
+    """One after the other, each gone before the next one is made."""
+    yield CpuSubject("full", cache)
+    yield CpuSubject("int8", cache)
+    if cuda():
+        yield GpuSubject(cache)
 
 
 @contextlib.contextmanager
@@ -75,15 +82,15 @@ def redis(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def writing(prefix: str, spec: RingSpec, fps: float, pictures: bytes) -> Iterator[None]:
-    """A process that writes every camera's ring `fps` times a second, cameras in turn."""
-    geometry = (spec.width, spec.height, spec.pix_fmt, spec.source_width, spec.source_height)
+def writing(prefix: str, cameras: Sequence[str], fps: float) -> Iterator[None]:
+    """A process that writes the ring of each of these cameras `fps` times a second, one after the other."""
+    geometry = (SPEC.width, SPEC.height, SPEC.pix_fmt, SPEC.source_width, SPEC.source_height)
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
         "from crowdperf.frames.ring import FrameWriter, RingSpec\n"
         f"spec = RingSpec(*{geometry!r}, 8, 240.0, 0)\n"
-        f"rings = [FrameWriter(Path({prefix!r} + name), spec) for name in {CAMERAS!r}]\n"
+        f"rings = [FrameWriter(Path({prefix!r} + name), spec) for name in {tuple(cameras)!r}]\n"
         "picture = sys.stdin.buffer.read()\n"
         "began, count = time.monotonic(), 0\n"
         "while True:\n"
@@ -96,23 +103,24 @@ def writing(prefix: str, spec: RingSpec, fps: float, pictures: bytes) -> Iterato
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
     try:
         assert child.stdin is not None
-        child.stdin.write(pictures)
+        child.stdin.write(pictures(1)[0].tobytes())
         child.stdin.close()
         yield
     finally:
         child.kill()
         child.wait()
-        for name in CAMERAS:
+        for name in cameras:
             Path(prefix + name).unlink(missing_ok=True)
 
 
 class Site:
     """The service over real rings, one turn after the other, for some seconds at a time."""
 
-    def __init__(self, subject: Subject, folder: Path, url: str, precision: str) -> None:
+    def __init__(self, subject: Subject, url: str) -> None:
         self.subject, self.url = subject, url
-        self.suffix = "cpu" if precision == "full" else "cpu_int8"
-        self.prefix = f"/dev/shm/crowdperf.bench-{precision}-{time.time_ns():x}."
+        self.suffix = subject.suffix
+        self.names = [f"camera-{number}" for number in range(subject.cameras)]
+        self.prefix = f"/dev/shm/crowdperf.bench-{subject.suffix}-{time.time_ns():x}."
         self.metrics = Metrics()
         self.client: Any = connect(url)
         self.cameras = Cameras(self.prefix, STALENESS_S)
@@ -125,16 +133,18 @@ class Site:
 
     def rows(self, repetitions: int, seconds: float) -> list[Row]:
         """Measure alternately."""
-        demand = OVERLOAD * 1e3 / self.subject.bare()
+        fps = OVERLOAD * 1e3 / self.subject.bare() / len(self.names)
         pairs = []
         self.client.flushall()
-        with writing(self.prefix, self.subject.spec, demand / len(CAMERAS), self.subject.picture_bytes()):
-            while len(self.cameras.open) < len(CAMERAS):
+        with contextlib.ExitStack() as stack:
+            for number in range(self.subject.writers):
+                stack.enter_context(writing(self.prefix, self.names[number :: self.subject.writers], fps))
+            while len(self.cameras.open) < len(self.names):
                 self.service.turn(True)
             for _ in range(repetitions):
                 ours = self.published(seconds)
                 pairs.append((ours, self.pure(seconds / 2)))
-        counts = [self.metrics.counter("frames_analysed", camera) for camera in CAMERAS]
+        counts = [self.metrics.counter("frames_analysed", camera) for camera in self.names]
         jain = sum(counts) ** 2 / (len(counts) * sum(count * count for count in counts))
         ages = self.service.ages_ms
         self.poster.close()
@@ -142,7 +152,7 @@ class Site:
         return [
             compared(
                 f"inference_from_ring/{self.suffix}",
-                *(pairs, "bare compiled model"),
+                *(pairs, "the network alone"),
                 unit="frames/s",
                 better="higher",
             ),
@@ -161,11 +171,10 @@ class Site:
         return (self.total() - before) / (time.perf_counter() - began)
 
     def pure(self, seconds: float) -> float:
-        """Frames per second of the compiled model alone."""
+        """Frames per second of the network alone."""
         began, frames = time.perf_counter(), 0
         while time.perf_counter() - began < seconds:
-            self.subject.compute()
-            frames += self.subject.batch
+            frames += self.subject.compute()
         return frames / (time.perf_counter() - began)
 
     def total(self) -> int:
@@ -174,11 +183,11 @@ class Site:
 
     def known(self) -> list[str]:
         """Cameras that have a stream by now."""
-        return [camera for camera in CAMERAS if self.client.exists(key(DETECTIONS, camera))]
+        return [camera for camera in self.names if self.client.exists(key(DETECTIONS, camera))]
 
     def stage(self, stage: str) -> Row:
         """Milliseconds per analysed frame."""
         snapshot = self.metrics.snapshot("bench", 0.0)
         seconds = snapshot.counters[f"stage_{stage}_s"][""]
-        frames = sum(self.metrics.counter("frames_analysed", camera) for camera in CAMERAS)
+        frames = sum(self.metrics.counter("frames_analysed", camera) for camera in self.names)
         return Row(name=f"stage_ms/{stage}/{self.suffix}", value=seconds * 1e3 / frames, unit="ms/frame")

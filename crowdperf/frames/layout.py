@@ -39,6 +39,7 @@ Every store is one aligned 8-byte store, never torn itself. x86-64 keeps the ord
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import Literal, NamedTuple
 
@@ -121,11 +122,17 @@ class RingSpec(Struct, frozen=True):
     @property
     def content(self) -> Content:
         """The scaled source inside the picture: centred, even, and the whole picture where only rounding differs."""
-        scale = min(self.width / self.source_width, self.height / self.source_height)
-        w, h = round(self.source_width * scale), round(self.source_height * scale)
-        w = self.width if self.width - w <= 2 else w & ~1
-        h = self.height if self.height - h <= 2 else h & ~1
-        return Content((self.width - w) // 2 & ~1, (self.height - h) // 2 & ~1, w, h)
+        return _content(self.width, self.height, self.source_width, self.source_height)
+
+
+@functools.lru_cache(256)
+def _content(width: int, height: int, source_width: int, source_height: int) -> Content:
+    """Asked for with every frame's boxes, and computed once."""
+    scale = min(width / source_width, height / source_height)
+    w, h = round(source_width * scale), round(source_height * scale)
+    w = width if width - w <= 2 else w & ~1
+    h = height if height - h <= 2 else h & ~1
+    return Content((width - w) // 2 & ~1, (height - h) // 2 & ~1, w, h)
 
 
 def problem(spec: RingSpec) -> str | None:

@@ -266,6 +266,16 @@ class FrameReader:
         pts: int = self._u64[at + layout.S_PTS]
         return pts if pts != NO_PTS and self.intact(sequence) else None
 
+    def room(self) -> NDArray[np.uint8]:
+        """A place for `read`'s copies: uint8, shape (frame_bytes,), content undefined.
+
+        It begins on a page. numpy's own arrays lie 16 bytes beside one, and copying 345,600 bytes into the ring and out
+        of it takes a third longer with such ones (AMD EPYC, 8.8 us against 6.4; see `layout.PICTURE_AT`).
+        """
+        wide = np.empty(self.spec.frame_bytes + layout.PAGE, np.uint8)
+        first = -wide.ctypes.data % layout.PAGE
+        return wide[first : first + self.spec.frame_bytes]
+
     def intact(self, sequence: int) -> bool:
         """Whether all that was read of this frame before this call was that frame: ask AFTER a copy or a DMA."""
         if NEEDS_FENCE:
@@ -281,7 +291,7 @@ class FrameReader:
 
         Args:
             sequence: which one.
-            out: uint8, shape (frame_bytes,); its content counts only when a stamp comes back.
+            out: uint8, shape (frame_bytes,), best of `room()`; its content counts only when a stamp comes back.
 
         Returns:
             The frame's stamp, or None when it was overwritten before or during the copy (counted in `lapped`).
@@ -292,7 +302,7 @@ class FrameReader:
         if sequence > 0 and u64[at] == 2 * sequence:
             if NEEDS_FENCE:
                 segment.fence()
-            np.copyto(out, self._slots[index])
+            out[...] = self._slots[index]
             _, captured_at_ns, monotonic_ns, _ = take_stamp(self._mapping, at * 8 + STAMP_AT)
             if NEEDS_FENCE:
                 segment.fence()

@@ -81,6 +81,8 @@ class Cameras:
         """Every frame that is new since the last call, per camera in the order of sequences."""
         for name, camera in self.open.items():
             head = camera.reader.head()
+            if head == camera.seen:
+                continue
             first = max(camera.seen + 1, head - camera.reader.spec.slots + 1)
             missing = list(range(camera.seen + 1, first))
             for sequence in range(first, head + 1):

@@ -166,7 +166,7 @@ class Clerk:
         return None
 
     def _from_ring(self, reader: FrameReader, sequence: int) -> Shot | None:
-        pixels = np.empty(reader.spec.frame_bytes, np.uint8)
+        pixels = reader.room()
         stamp = reader.read(sequence, pixels)
         return Shot(stamp, encode(pixels, reader.spec), None) if stamp else None
 

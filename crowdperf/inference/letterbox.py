@@ -70,9 +70,19 @@ def to_source(
     Returns:
         float32 (n, 4), x1 y1 x2 y2, normalised to 0..1 of the source and clipped there.
     """
+    shift, scale = _mapping(box, content)
+    normalised: NDArray[np.float32] = (boxes - shift) / scale
+    np.maximum(normalised, 0.0, out=normalised)
+    np.minimum(normalised, 1.0, out=normalised)
+    return normalised
+
+
+@functools.lru_cache(256)
+def _mapping(
+    box: Letterbox, content: tuple[float, float, float, float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What to subtract from a box and then to divide it by."""
     x0, y0, width, height = content
     across, down = box.inner_width / box.ring_width, box.inner_height / box.ring_height
     shift = np.array([box.left + x0 * across, box.top + y0 * down] * 2, dtype=np.float32)
-    scale = np.array([width * across, height * down] * 2, dtype=np.float32)
-    normalised: NDArray[np.float32] = np.clip((boxes - shift) / scale, np.float32(0), np.float32(1))
-    return normalised
+    return shift, np.array([width * across, height * down] * 2, dtype=np.float32)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import perf_counter
@@ -118,6 +119,8 @@ class TorchRuntime:
         self.max_batch = BUCKETS[-1]
         self.stages = Stages()
         self._confidence, self._iou = confidence, iou
+        # Rings are mapped for reading where nothing needs more, and nothing is ever written to a frame's tensor.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         if device == "cpu" and threads:
             torch.set_num_threads(threads)
         self._network = read_network(model, device)

@@ -132,7 +132,7 @@ class RingView:
             self._reader = None
         if self._reader is None:
             self._reader = FrameReader(self._path)
-            self._out = np.empty(self._reader.spec.frame_bytes, np.uint8)
+            self._out = self._reader.room()
         return self._reader
 
 

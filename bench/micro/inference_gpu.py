@@ -1,0 +1,219 @@
+"""From ring bytes to boxes on a CUDA device, beside the bare network as CUDA graphs, and Ultralytics.
+
+Without a device there are no rows. One camera's geometry, 640x360 in a 640x384 input, in fp16. What the same settings
+count wrongly on the demo's scenes, their average precision on labelled people (CROWDPERF_IMAGES) and the device memory
+that they hold stand beside the speed. `measured` also runs on the processor, without graphs: so its test does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import accuracy
+from bench.harness import Row, microseconds, paired
+from bench.subject import BATCHES, INPUT, MODEL, RESULTS, SPEC, cuda, pictures, sweep, yolo_predict
+from crowdperf.frames.ring import RingSpec
+from crowdperf.inference.detector import Detector, load_detector
+from crowdperf.inference.registry import resolve
+from crowdperf.settings.engine import Inference
+
+AHEAD = 3
+"""Batches that are queued on the device at once, so that it never waits for this program."""
+
+
+class Noted(Detector):
+    """A detector that remembers how many frames its batches had."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__(detector.runtime, detector.model, detector.precision)
+        self.sizes: deque[int] = deque(maxlen=10_000)
+
+    def load(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> None:
+        """As the detector's own."""
+        self.sizes.append(len(frames))
+        super().load(frames, specs)
+
+
+class Graphs:
+    """The network alone, its input on the device already: a CUDA graph per batch size; on the processor plain calls."""
+
+    def __init__(self, device: str) -> None:
+        from crowdperf.inference.network import read_network
+
+        self._device = device
+        self._network = read_network(resolve(MODEL, "person", "torch"), device)
+        self._made: dict[int, Callable[[], object]] = {}
+        self._queued: deque[Any] = deque()
+
+    def run(self, size: int) -> None:
+        """Queue one batch; waits for an earlier one where more than AHEAD are queued."""
+        if size not in self._made:
+            self._made[size] = self._make(size)
+        self._made[size]()
+        if self._device == "cuda":
+            import torch
+
+            done = torch.cuda.Event()
+            done.record()
+            self._queued.append(done)
+            if len(self._queued) > AHEAD:
+                self._queued.popleft().synchronize()
+
+    def settle(self) -> None:
+        """Wait for all that is queued."""
+        while self._queued:
+            self._queued.popleft().synchronize()
+
+    def _make(self, size: int) -> Callable[[], object]:
+        import torch
+
+        picture = torch.rand((size, 3, *INPUT), device=self._device).to(
+            dtype=self._network.dtype, memory_format=torch.channels_last
+        )
+
+        def call() -> Any:
+            with torch.inference_mode():
+                return self._network.call(picture)
+
+        if self._device != "cuda":
+            return call
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                call()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = call()
+        # The graph reads and writes these for as long as it lives; the head makes new anchors at the next shape.
+        kept = (picture, result, self._network.head.anchors, self._network.head.strides)
+
+        def replay(kept: object = kept) -> None:
+            graph.replay()
+
+        return replay
+
+
+class GpuSubject:
+    """The torch runtime on `device`, and its network as graphs.
+
+    Args:
+        batch: the largest that is measured.
+    """
+
+    suffix = "gpu"
+    cameras = 64
+    writers = 4
+
+    def __init__(self, cache: Path, device: str = "cuda", batch: int = BATCHES[-1]) -> None:
+        self.settings = Inference(device=device, runtime="torch", precision="full")  # type: ignore[arg-type]
+        self.device, self.batch = device, batch
+        self.detector = Noted(load_detector(self.settings, cache))
+        rings = np.stack(pictures(batch))
+        if self.detector.runtime.pins:
+            self.detector.runtime.pin(rings)
+        self.frames = list(rings)
+        self.graphs = Graphs(device)
+
+    def whole(self, count: int = 0, times: int = 3) -> float:
+        """Milliseconds per frame, `count` of them (or the whole batch) at once."""
+        frames = self.frames[: count or self.batch]
+        return microseconds(lambda: self.detector.detect(frames, SPEC), times) / 1e3 / len(frames)
+
+    def bare(self, times: int = 3) -> float:
+        """Milliseconds per frame of the network alone, in its largest batch."""
+        return self.bare_at(self.batch, times)
+
+    def bare_at(self, size: int, times: int) -> float:
+        """As `bare`, in batches of that size."""
+
+        def work() -> None:
+            for _ in range(times):
+                self.graphs.run(size)
+            self.graphs.settle()
+
+        self.graphs.run(size)
+        self.graphs.settle()
+        return microseconds(work, 1) / 1e3 / size / times
+
+    def compute(self) -> int:
+        """One batch through the network alone: of the sizes that the detector was given, in their order."""
+        size = self.detector.sizes[0] if self.detector.sizes else self.batch
+        self.detector.sizes.rotate(-1)
+        self.graphs.run(next(bucket for bucket in BATCHES if bucket >= size))
+        return size
+
+
+def rows(short: bool) -> list[Row]:
+    """gpu_memory, detect, frame_ms, accuracy, inference_vs_yolo_predict and a sweep; nothing without a CUDA device."""
+    if not cuda():
+        return []
+    with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as scratch:
+        cache = Path(scratch)
+        subject = GpuSubject(cache)
+        held = memory(subject)
+        right = accuracy.rows(subject.settings, subject.suffix, cache)
+        return [*held, *right, *measured(subject, BATCHES, 9 if short else 25, cache)]
+
+
+def memory(subject: GpuSubject) -> list[Row]:
+    """gpu_memory/allocated and reserved: at most, with a graph for every batch size and nothing else on the device."""
+    import torch
+
+    for count in BATCHES:
+        subject.whole(count, 1)
+    figures = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+    whole = f"device has {torch.cuda.mem_get_info()[1] / 2**20:.0f}"
+    return [
+        Row(name=f"gpu_memory/{name}", value=value / 2**20, unit="MiB", limit_or_peer=whole)
+        for name, value in figures.items()
+    ]
+
+
+def measured(
+    subject: GpuSubject, batches: Sequence[int], repetitions: int, cache: Path, results: Path = RESULTS
+) -> list[Row]:
+    """detect, frame_ms/p50 and p99, inference_vs_yolo_predict, and the sweep over `batches`, drawn into `results`."""
+    for count in batches:
+        subject.whole(count, 1)
+    found = [
+        paired(
+            f"detect/{subject.suffix}",
+            subject.whole,
+            subject.bare,
+            "the network alone, CUDA graph",
+            unit="ms/frame",
+            repetitions=repetitions,
+        )
+    ]
+    alone = [subject.whole(1, 1) for _ in range(20 * repetitions)]
+    for share in (50, 99):
+        value = float(np.percentile(alone, share))
+        name = f"frame_ms/p{share}/{subject.suffix}"
+        found.append(Row(name=name, value=value, unit="ms", limit_or_peer="one frame alone"))
+    predict = yolo_predict(cache, subject.device, subject.batch)
+    if predict is not None:
+        found.append(
+            paired(
+                f"inference_vs_yolo_predict/{subject.suffix}",
+                lambda: 1e3 / subject.whole(),
+                lambda: 1e6 * subject.batch / microseconds(predict, 1),
+                f"YOLO.predict, lists of {subject.batch}",
+                unit="frames/s",
+                repetitions=repetitions,
+                better="higher",
+            )
+        )
+    curves = {
+        subject.suffix: [1e3 / min(subject.whole(count) for _ in range(3)) for count in batches],
+        f"{subject.suffix}_bare": [1e3 / min(subject.bare_at(count, 8) for _ in range(3)) for count in batches],
+    }
+    return [*found, *sweep(curves, batches, results / f"inference_sweep_{subject.suffix}.png")]

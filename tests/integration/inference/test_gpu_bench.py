@@ -1,0 +1,88 @@
+"""The benches of a CUDA device, on the processor: the same code, without graphs. Their figures mean nothing here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.micro import inference_gpu
+from bench.micro.inference_gpu import GpuSubject
+from bench.pipeline.inference_from_ring import Site, redis
+from bench.subject import SPEC
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> GpuSubject:
+    pytest.importorskip("torch")
+    found = GpuSubject(tmp_path_factory.mktemp("bench"), "cpu", batch=2)
+    found.cameras, found.writers = 3, 2
+    return found
+
+
+@pytest.fixture
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis(tmp_path_factory.mktemp("redis")) as found:
+        yield found
+
+
+def test_every_row_of_the_device_is_there_beside_its_peer(subject: GpuSubject, tmp_path: Path) -> None:
+    rows = {row.name: row for row in inference_gpu.measured(subject, (1, 2), 3, tmp_path, tmp_path / "results")}
+    assert set(rows) == {
+        "detect/gpu",
+        "frame_ms/p50/gpu",
+        "frame_ms/p99/gpu",
+        "inference_vs_yolo_predict/gpu",
+        *(f"sweep/{count}/{curve}" for count in (1, 2) for curve in ("gpu", "gpu_bare")),
+    }
+    assert all(row.value > 0 for row in rows.values())
+    assert rows["frame_ms/p50/gpu"].value <= rows["frame_ms/p99/gpu"].value
+    for name in ("detect/gpu", "inference_vs_yolo_predict/gpu"):
+        assert rows[name].ratio is not None
+    assert rows["inference_vs_yolo_predict/gpu"].better == "higher"
+    assert (tmp_path / "results" / "inference_sweep_gpu.png").stat().st_size > 0
+
+
+def test_the_bare_network_computes_batches_of_the_sizes_that_the_detector_had(subject: GpuSubject) -> None:
+    asked: list[int] = []
+    run = subject.graphs.run
+    subject.detector.sizes.clear()
+    for count in (1, 2, 1):
+        subject.detector.detect(subject.frames[:count], SPEC)
+    subject.graphs.run = lambda size: asked.append(size) or run(size)  # type: ignore[method-assign, func-returns-value]
+    try:
+        assert [subject.compute() for _ in range(4)] == [1, 2, 1, 1]
+    finally:
+        subject.graphs.run = run  # type: ignore[method-assign]
+    assert asked == [1, 2, 1, 1]
+
+
+def test_frames_go_from_rings_written_by_two_processes_to_redis(subject: GpuSubject, url: str) -> None:
+    rows = {row.name: row for row in Site(subject, url).rows(2, 1.0)}
+    assert {"inference_from_ring/gpu", "jain_fairness/gpu", "frame_age_ms/p99/gpu", "stage_ms/infer/gpu"} <= set(rows)
+    speed = rows["inference_from_ring/gpu"]
+    assert speed.value > 0
+    assert speed.ratio is not None
+    assert speed.ratio < 1.5, "more than the network alone: frames are counted that were not computed"
+    assert rows["jain_fairness/gpu"].value > 0.9
+
+
+def test_without_a_device_there_are_no_rows_and_it_is_said(tmp_path: Path) -> None:
+    into = tmp_path / "rows.json"
+    said = subprocess.run(
+        [sys.executable, "-m", "bench", "run", "micro/inference_gpu", "--short", "--json", str(into)],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == ""
+    assert "no CUDA device" in said.stderr
+    assert json.loads(into.read_text())["rows"] == []
