@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from crowdperf.frames.ring import RingSpec
@@ -163,6 +164,7 @@ def load_detector(
             "inference.precision 'int8' runs on OpenVINO and the processor, but inference.device is "
             f"{settings.device!r} and inference.runtime {settings.runtime!r}. Remedy: set precision to 'auto'."
         )
+    least = confidence or settings.confidence
     cuda = settings.runtime != "openvino" and settings.precision != "int8" and _cuda(settings.device, cache)
     runtime = settings.runtime
     name, labels = getattr(settings.models, role), getattr(settings.labels, role)
@@ -177,8 +179,34 @@ def load_detector(
             "inference.precision 'auto' takes int8: this processor has neither bf16 nor AVX-512, where int8 was "
             "measured 1.6 times as fast. Its effect on counts: docs/models.md, INT8. 'full' turns it off."
         )
-    computing = _open(model, settings, cache, cuda, confidence or settings.confidence)
-    return Detector(computing, model.name, model.precision)
+    if cuda and model.runtime == "torch":
+        try:
+            return _proved(Detector(_open(model, settings, cache, True, least), model.name, model.precision))
+        except (RuntimeError, AssertionError) as error:
+            _give_up(model, settings.device, error)
+            return load_detector(structs.replace(settings, device="cpu"), cache, folder, role, confidence)
+    return Detector(_open(model, settings, cache, False, least), model.name, model.precision)
+
+
+def _proved(detector: Detector) -> Detector:
+    """The detector, once it has looked at a picture: what a device cannot do shows at its first batch, not before."""
+    detector.warm([blank_spec(64, 64)])
+    return detector
+
+
+def _give_up(model: ModelPath, device: str, error: Exception) -> None:
+    """Tell that CUDA is there and does not work: a driver or a device too old for torch, no memory left on it.
+
+    Raises:
+        ModelError: CUDA was asked for.
+    """
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    what = f"the CUDA device cannot run the model {model.name!r}: {reason}."
+    check = "Remedy: check `nvidia-smi` and that this torch knows the device (`python -m torch.utils.collect_env`)"
+    if device == "cuda":
+        raise ModelError(f"{what} {check}, or set inference.device to 'auto'.") from error
+    instead = "The processor is used instead."
+    log.error("%s %s %s and restart inference, or set inference.device to 'cpu'.", what, instead, check)
 
 
 def _precisions(asked: Literal["auto", "full", "int8"], runtime: str, role: Role) -> tuple[Precision, ...]:

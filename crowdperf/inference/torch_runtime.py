@@ -47,6 +47,9 @@ class _Step:
             self.input = torch.zeros((bucket, frame_bytes), dtype=torch.uint8, device=device)
             # While the network reads `input`, the next batch is copied into one of these.
             self._staging = [torch.zeros_like(self.input) for _ in range(2)] if device == "cuda" else [self.input]
+        if device == "cuda":
+            # The zeros are written on this thread's stream, the first frames on another.
+            torch.cuda.synchronize()
         self._turn = 0
         self._output: Any = None
         self._graph: Any = None
@@ -144,6 +147,9 @@ class TorchRuntime:
             began = perf_counter()
             part, rest = rest[: step.bucket], rest[step.bucket :]
             staging = step.staging()
+            if any(loaded.frames is staging for loaded in self._loaded):
+                # Memory ran out: more parts than buffers, once.
+                staging = torch.empty_like(staging)
             with _on(self._copying):
                 for index, frame in enumerate(part):
                     staging[index].copy_(torch.from_numpy(frame), non_blocking=True)

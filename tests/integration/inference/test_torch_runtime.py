@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +14,7 @@ import pytest
 from crowdperf.inference.detector import Detector
 from crowdperf.inference.letterbox import letterbox
 from crowdperf.inference.registry import ModelError
+from tests.conftest import ROOT
 from tests.support.pictures import asset, ring_frame
 
 NAMES = ("bus.jpg", "zidane.jpg", "bus.jpg", "zidane.jpg", "bus.jpg")
@@ -94,3 +99,55 @@ def test_time_is_booked_by_stage(torch_detector: Detector, openvino_detector: De
         assert min(preprocess, infer, postprocess) > 0
         assert infer > postprocess
         assert (copy > 0) == (detector.runtime.name == "torch")
+
+
+def test_more_parts_than_buffers_are_each_computed_from_their_own_frames(torch_detector: Detector) -> None:
+    """What a device whose memory ran out during `load` does: the frames of one batch in several parts."""
+    runtime = fresh(torch_detector)
+    expected = torch_detector.detect_batch(FRAMES, SPECS)
+    fresh(torch_detector)
+    runtime.max_batch = 1
+    try:
+        torch_detector.load(FRAMES, SPECS)
+        torch_detector.start()
+        for one, other in zip(torch_detector.finish(SPECS), expected):
+            assert len(one.boxes) == len(other.boxes)
+            assert np.allclose(one.boxes, other.boxes, atol=1e-4)
+    finally:
+        fresh(torch_detector)
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_cuda_device_that_does_not_work_is_named_and_the_processor_takes_over_unless_it_was_asked_for(
+    device: str, tmp_path: Path
+) -> None:
+    """The driver says that there is a device, and torch cannot use it: here, since none is visible to it."""
+    code = f"""
+import logging, pathlib
+from crowdperf.inference import detector
+from crowdperf.settings.engine import Inference
+logging.basicConfig(format="%(levelname)s %(message)s")
+detector._cuda = lambda asked, cache: asked != "cpu"
+try:
+    found = detector.load_detector(Inference(device={device!r}), pathlib.Path({str(tmp_path)!r}))
+    print(found.where)
+except detector.ModelError as error:
+    print("refused:", error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = run.stdout if device == "cuda" else run.stderr
+    assert "the CUDA device cannot run the model 'crowdperf-person-vehicle-n': " in said
+    assert "Remedy: check `nvidia-smi`" in said
+    if device == "auto":
+        assert "ERROR" in said
+        assert "The processor is used instead" in said
+        assert run.stdout.splitlines()[-1].lower().startswith("cpu, openvino")
+    else:
+        assert run.stdout.splitlines()[-1].startswith("refused: ")
