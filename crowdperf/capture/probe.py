@@ -19,7 +19,8 @@ BURST_BYTES = 16 * 2**20
 _VIDEO = re.compile(r"Stream #\d+:\d+.*?: Video: .*?[ ,](\d{2,5})x(\d{2,5})(?=[ ,\n]|$)")
 _FPS = re.compile(r"Video: .*?([\d.]+) fps")
 _ROTATION = re.compile(r"rotation of (-?[\d.]+) degrees")
-_DURATION = re.compile(r"Duration: \d+:\d+:")
+_DURATION = re.compile(r"Duration: (?!00:00:00\.00)\d+:\d+:")
+"""FLV that is written live has a duration of zero: it has no end that is known."""
 
 
 class Probe(NamedTuple):

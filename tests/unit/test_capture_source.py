@@ -168,6 +168,7 @@ def test_the_probe_s_report() -> None:
     assert parse(H264) == Probe(480, 270, 15.0, finite=False)
     assert parse(AVI) == Probe(768, 576, 10.0, finite=True)
     assert parse(PHONE) == Probe(1080, 1920, 29.97, finite=True)
+    assert parse(AVI.replace("00:01:19.50", "00:00:00.00")) == Probe(768, 576, 10.0, finite=False), "FLV, live"
     assert parse("Stream #0:0: Audio: aac, 48000 Hz\nInvalid data found") is None
     assert parse(H264.replace("480x270", "none")) is None
 

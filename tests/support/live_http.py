@@ -1,0 +1,85 @@
+"""A camera that speaks HTTP: each request gets the same stream, without a length, and is then cut off."""
+
+from __future__ import annotations
+
+import http.server
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from crowdperf.ffmpeg import ffmpeg_binary
+
+BOUNDARY = "picture"
+
+
+class LiveCamera(http.server.ThreadingHTTPServer):
+    """What it sends, and how often it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self, kind: str, stream: Callable[[], Iterable[bytes]]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.kind = kind
+        self.stream = stream
+        self.requests: list[str] = []
+        self.closing = threading.Event()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.server_port}/live"
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that leaves is no error."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: LiveCamera
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        self.send_response(200)
+        self.send_header("Content-Type", self.server.kind)
+        self.end_headers()
+        for part in self.server.stream():
+            self.wfile.write(part)
+            if self.server.closing.is_set():
+                return
+
+
+@contextmanager
+def live_camera(kind: str, stream: Callable[[], Iterable[bytes]]) -> Iterator[LiveCamera]:
+    """Serve `stream()`, of the content type `kind`, to everyone who asks."""
+    with LiveCamera(kind, stream) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.closing.set()
+        server.shutdown()
+
+
+def flv(clip: Path) -> bytes:
+    """The clip as FLV that is written live: nobody goes back to write its duration, which stays zero."""
+    command = [ffmpeg_binary(), "-loglevel", "error", "-i", str(clip), "-c", "copy", "-f", "flv", "pipe:1"]
+    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
+
+
+def pictures(clip: Path) -> list[bytes]:
+    """The clip's pictures as JPEG."""
+    command = [ffmpeg_binary(), "-loglevel", "error", "-i", str(clip), "-c:v", "mjpeg", "-q:v", "4", "-f", "mjpeg", "-"]
+    stream = subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
+    return [b"\xff\xd8" + part for part in stream.split(b"\xff\xd8")[1:]]
+
+
+def multipart(picture: bytes) -> bytes:
+    """One picture as a part of a stream of the type `MULTIPART`."""
+    head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
+    return head.encode() + picture + b"\r\n"
+
+
+MULTIPART = f"multipart/x-mixed-replace; boundary={BOUNDARY}"
