@@ -12,6 +12,8 @@ from crowdperf.events.schema import LineCrossed
 PERSONS = "person_logs"
 VEHICLES = "vehicle_logs"
 LOGS = (PERSONS, VEHICLES)
+LATEST_S = 32_503_680_000.0
+"""The year 3000 in Unix seconds: a later time is no time, neither of an event nor of a question."""
 
 
 class Crossing(Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 from litestar.params import QueryParameter
 
+from crowdperf.storage.crossings import LATEST_S
 from crowdperf.web.problems import bad_parameter
 
 LONGEST_RANGE = timedelta(days=400)
@@ -43,7 +44,7 @@ def instant(name: str, text: str) -> float:
     """An RFC 3339 time as Unix seconds.
 
     Raises:
-        Problem: it is none, or none between 1970 and 9999.
+        Problem: it is none, or none of the years 1970 to 2999.
     """
     try:
         moment = msgspec.convert(LOST_PLUS.sub(r"+\1", text), datetime, strict=False)
@@ -56,8 +57,8 @@ def instant(name: str, text: str) -> float:
         seconds = moment.timestamp()
     except (OverflowError, ValueError):
         seconds = -1.0
-    if seconds < 0:
-        raise bad_parameter(name, text, "give a time from 1970 on.")
+    if not 0 <= seconds < LATEST_S:
+        raise bad_parameter(name, text, "give a time of the years 1970 to 2999.")
     return seconds
 
 
@@ -73,11 +74,12 @@ def span(start: str | None, end: str | None, now: float, zone: zoneinfo.ZoneInfo
     end_s = default.end if end is None else instant("to", end)
     if start is None:
         # The day that ends there, so that `to` alone means a day as well.
-        start_s = today(end_s - 0.001, zone).start
+        start_s = max(0.0, today(end_s - 0.001, zone).start)
     else:
         start_s = instant("from", start)
     if start_s >= end_s:
-        raise bad_parameter("from", start or "", "give a `from` that lies before `to`; the range is half-open.")
+        name, text = ("from", start) if start is not None else ("to", end or "")
+        raise bad_parameter(name, text, "give a `from` that lies before `to`; the range is half-open.")
     if end_s - start_s > LONGEST_RANGE.total_seconds():
         raise bad_parameter("from", start or "", f"ask for at most {LONGEST_RANGE.days} days at a time.")
     return Span(start_s, end_s)

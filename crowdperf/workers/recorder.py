@@ -25,14 +25,12 @@ from crowdperf.slices import WorkerSlice
 from crowdperf.storage import backfill, zones
 from crowdperf.storage.buckets import Calendar
 from crowdperf.storage.counts import COMPLETE, Added, ZoneChanged, add
-from crowdperf.storage.crossings import crossing_of
+from crowdperf.storage.crossings import LATEST_S, crossing_of
 
 ORPHANED_MS = 15_000
 """An entry that an instance has held for so long without recording it is taken over: the instance is gone."""
 ADOPT_S = 5.0
 """How often such entries are looked for."""
-LATEST_S = 32_503_680_000.0
-"""The year 3000: a later time is no time."""
 
 log = logging.getLogger(__name__)
 

@@ -157,6 +157,17 @@ BAD = [
     "/api/v1/counts?from=0001-01-01T00:00:00Z&to=0002-01-01T00:00:00Z",
     "/api/v1/counts?from=1970-01-01T00:00:00Z&to=9999-12-31T00:00:00Z",
     "/api/v1/counts?from=2026-05-02T00:00:00Z&to=2026-05-01T00:00:00Z",
+    *(
+        f"/api/v1/{path}{'&' if '?' in path else '?'}{span}"
+        for path in ("counts", "events", "series?bucket=day", "exports/crossings.csv", "exports/crossings.parquet")
+        for span in (
+            "to=9999-12-31T23:59:59Z",
+            "from=9999-12-31T00:00:00Z&to=9999-12-31T23:59:59Z",
+            "from=9000-01-01T00:00:00Z&to=9000-01-01T12:00:00Z",
+            "to=1970-01-01T00:00:00Z",
+            "to=1969-12-31T23:59:59Z",
+        )
+    ),
     "/api/v1/counts?from=2026-05-01T00:00:00Z&to=2026-05-01T00:00:00Z",
     "/api/v1/counts?class=dragon",
     "/api/v1/counts?direction=up",
