@@ -139,6 +139,7 @@ class CameraCapture:
         self._metrics.text("pts_source", "stream" if camera.backend == "pyav" else "none", camera.camera_id)
         self._frames = 0
         self._next_slot()
+        self._machine.opened(time.monotonic())
 
     def _open_ring(self, spec: RingSpec) -> None:
         """Keep the ring where the picture is as before; else a new one takes its name."""

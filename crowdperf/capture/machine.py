@@ -62,6 +62,10 @@ class Machine:
         if self.state != "misconfigured":
             self._enter("connecting", "", now)
 
+    def opened(self, now: float) -> None:
+        """The child is about to deliver: what opening took has had limits of its own, and is no silence of pictures."""
+        self._progress_at = now
+
     def frame(self, now: float) -> None:
         """A whole frame came."""
         self._progress_at = now

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 POLL_S = 0.2
 RESOLVE_S = 15.0
-LONGEST_LOOK_S = 60.0
 UNREPORTED_S = 2.0
 """Pictures in the pipe for this long, and no report of their size: it will not come."""
 _HOPELESS = (
@@ -283,7 +282,7 @@ class Opener:
         raise AssertionError("unreachable")
 
     def _deadline(self) -> float:
-        return time.monotonic() + min(LONGEST_LOOK_S, max(self._slice.stall_s, 1.0))
+        return time.monotonic() + max(self._slice.stall_s, 1.0)
 
     def _refuse_or_try_patience(self, patient: bool, late: bool, said: list[str], errors: list[str]) -> None:
         """Return where a source that showed no picture size may show one to an FFmpeg that waits.

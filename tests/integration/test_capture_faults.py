@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from crowdperf.capture import ffmpeg
+from crowdperf.capture import ffmpeg, opening
 from crowdperf.capture.ffmpeg import FfmpegChild
+from crowdperf.capture.opening import NotOpened, Opener
 from crowdperf.ffmpeg import UNASKED, abilities
 from tests.conftest import wait_until
 from tests.support import fake_ffmpeg
-from tests.support.capturing import Camera, alive, make_clip
+from tests.support.capturing import Camera, alive, make_clip, make_slice
 from tests.support.rtsp_server import Mount, RtspServer
 
 FRAME = 320 * 240 * 3 // 2
@@ -137,6 +138,34 @@ def test_a_late_one_is_waited_for(faulty: Callable[..., Camera]) -> None:
     cam = faulty("late 1")
     cam.run_until(lambda: len(cam.tail.stamps) >= 3)
     assert cam.counter("ffmpeg_restarts_total") == 0
+
+
+def test_what_opening_takes_is_no_part_of_a_stall(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look of 2 s, then 2 s until the first picture: each within `stall_s`, both together never."""
+    monkeypatch.setenv("CROWDPERF_FFMPEG", fake_ffmpeg.make(tmp_path, "slow 2"))
+    cam = Camera(str(clip), clip.parent, doorbell=str(tmp_path / "bell"), stall_s=3.5)
+    # On a busy machine one of them may be a stall, and is then tried again.
+    cam.run_until(lambda: "live" in cam.states(), 60)
+    cam.tail.close()
+    cam.capture.close()
+
+
+def test_a_camera_may_take_as_long_to_open_as_it_may_be_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that each turn of the opening moves by ten seconds."""
+    monkeypatch.setenv("CROWDPERF_FFMPEG", fake_ffmpeg.make(tmp_path, "dead"))
+    clock = 0.0
+
+    def turn() -> bool:
+        nonlocal clock
+        clock += 10.0
+        return True
+
+    opener = Opener(make_slice("rtsp://127.0.0.1/a", tmp_path, stall_s=90.0), str, turn, lambda _: None)
+    monkeypatch.setattr(opening, "time", SimpleNamespace(monotonic=lambda: clock))
+    with pytest.raises(NotOpened, match="no picture in time"):
+        opener.open()
+    opener.close()
+    assert clock >= 90.0
 
 
 def test_a_wrapper_is_ended_with_what_it_runs(faulty: Callable[..., Camera]) -> None:

@@ -12,6 +12,7 @@ noise           pictures, and bytes on stderr that are no text
 huge            pictures as fast as they are taken
 crash           a segmentation fault in the middle of a picture
 late S          sleeps S seconds, then is the real FFmpeg
+slow S          as late, also when it is asked what a source is
 wrapped         a script that runs the real FFmpeg as a child, as wrappers do
 mute            is the real FFmpeg, but keeps silent about sizes
 """
@@ -39,6 +40,9 @@ def pictures(count):
 if "-h" in argv and mode == "helpless":
     while True:
         write(b"x" * 65536)
+if mode == "slow" and "-i" in argv:
+    time.sleep(number)
+    real(*argv)
 if "rawvideo" not in argv:
     real(*argv)
 if mode == "dead":

@@ -76,6 +76,14 @@ def test_a_stall_is_noticed_while_live_and_while_connecting() -> None:
         assert m.state == "backing_off"
 
 
+def test_opening_is_no_part_of_a_stall() -> None:
+    m = machine()
+    m.connecting(0.0)
+    m.opened(7.0)
+    assert not m.stalled(11.99)
+    assert m.stalled(12.0)
+
+
 def test_three_short_reads_in_a_row_restart() -> None:
     m = machine()
     m.connecting(0.0)
