@@ -109,9 +109,12 @@ class FfmpegChild:
 
     def attend(self, timeout_s: float) -> bool:
         """As `listen`, but leave the pictures in the pipe."""
+        if self._deaf:
+            self._listen_again()
         poll = select.poll()
-        poll.register(self._err, select.POLLIN)
-        if self._err in self._open and poll.poll(timeout_s * 1000):
+        if self._err in self._open and not self._deaf:
+            poll.register(self._err, select.POLLIN)
+        if poll.poll(timeout_s * 1000):
             self._hear()
         return self._err in self._open
 

@@ -123,6 +123,13 @@ def test_a_flood_of_error_lines_stops_no_picture(faulty: Callable[..., Camera], 
     assert cam.states() == ["connecting", "live"]
 
 
+def test_one_that_floods_while_it_is_opened_and_then_ends_is_tried_again(faulty: Callable[..., Camera]) -> None:
+    cam = faulty("outburst")
+    cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 1)
+    assert cam.states() == ["connecting", "backing_off"]
+    assert cam.error().startswith("error at ")
+
+
 def test_pictures_without_end_are_taken_at_a_bounded_rate(faulty: Callable[..., Camera]) -> None:
     cam = faulty("huge")
     cam.run_until(lambda: cam.states() == ["connecting", "live"])
@@ -194,15 +201,19 @@ def test_one_that_is_silent_from_the_start_is_a_stall(faulty: Callable[..., Came
     assert cam.states()[:3] == ["connecting", "stalled", "backing_off"]
 
 
-def test_more_error_lines_than_can_be_heard_have_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hear", [FfmpegChild.listen, FfmpegChild.attend])
+def test_more_error_lines_than_can_be_heard_have_to_wait(
+    monkeypatch: pytest.MonkeyPatch, hear: Callable[[FfmpegChild, float], bool]
+) -> None:
     # All in one second, however long it takes.
     monkeypatch.setattr(ffmpeg, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=time.sleep))
     child = FfmpegChild(["sh", "-c", "yes an error >&2"], str)
 
     def heard() -> bool:
-        child.listen(0.1)
+        assert hear(child, 0.1)
         return any("faster than they can be heard" in line for line in child.tail)
 
     wait_until(heard, what="the limit")
+    assert hear(child, 0.1)
     child.end()
     assert child.tail[-1].startswith("(it writes"), "nothing more was heard in that second"

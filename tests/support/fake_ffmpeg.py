@@ -8,6 +8,7 @@ half            half a picture, then silence
 dead            silence from the start
 silent N        N pictures, then silence; SIGTERM is ignored
 flood           pictures, and error lines as fast as they are taken, the password in each
+outburst        a megabyte and a half of error lines before it says what the source is, then exit 1
 noise           pictures, and bytes on stderr that are no text
 huge            pictures as fast as they are taken
 crash           a segmentation fault in the middle of a picture
@@ -47,6 +48,10 @@ if "rawvideo" not in argv:
     real(*argv)
 if mode == "dead":
     time.sleep(600)
+if mode == "outburst":
+    line = f"error at {{argv[argv.index('-i') + 1]}}\\n".encode()
+    os.write(2, line * (1_500_000 // len(line)))
+    sys.exit(1)
 if "level+info" in argv and mode not in ("late", "wrapped", "mute"):
     said = "Stream #0:0: Video: x, yuv420p, 320x240, 10 fps"
     os.write(2, f"[info] Input #0, rtsp\\n[info] {{said}}\\n[info] Output #0, rawvideo\\n[info] {{said}}\\n".encode())
