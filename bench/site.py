@@ -165,7 +165,7 @@ class Site:
         return int(file.read_text())
 
     def _redis(self) -> Any:
-        return connect(f"unix://{self.paths.redis_socket}")
+        return connect(self.paths.redis_url)
 
     def _snapshot(self, process: str) -> Snapshot | None:
         with contextlib.suppress(*OUTAGE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -57,6 +58,8 @@ def run(config: Config, env: Environment, paths: Paths, root: Path) -> int:
             "-n",
             "-s",
         ],
+        # Its paths are relative.
+        cwd=root,
         # A session of its own: Ctrl-C reaches only this process, which stops things in order.
         start_new_session=True,
         preexec_fn=_die_with_parent,
@@ -123,7 +126,8 @@ def welcome(config: Config, paths: Paths, root: Path) -> None:
     print(f"crowdperf · {config.site.name} · {len([c for c in config.cameras if c.enabled])} cameras")
     print(f"  dashboard  {base(config.web)}/")
     print(f"  logs       {paths.logs.absolute()}")
-    print(f"  control    {root / '.venv/bin/supervisorctl'} -c {root / 'supervisord.conf'} status")
+    control = [str(root / ".venv/bin/supervisorctl"), "-c", str(root / "supervisord.conf"), "status"]
+    print(f"  control    {shlex.join(control)}")
     print("  stop       Ctrl-C", flush=True)
     if port_in_use(config.web.host, config.web.port):
         print(

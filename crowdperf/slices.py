@@ -161,7 +161,7 @@ class WebSlice(Shown, frozen=True, kw_only=True):
 
 def redis_url(config: Config, paths: Paths) -> str:
     """The server that every process talks to."""
-    return config.redis.url or f"unix://{paths.redis_socket.absolute()}"
+    return config.redis.url or paths.redis_url
 
 
 def media_roots(config: Config, root: Path) -> tuple[str, ...]:

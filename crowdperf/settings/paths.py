@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -55,6 +56,11 @@ class Paths(Struct, frozen=True):
     def redis_socket(self) -> Path:
         """Socket of the embedded Redis."""
         return self.sockets / "redis.sock"
+
+    @property
+    def redis_url(self) -> str:
+        """Address of the embedded Redis."""
+        return f"unix://{quote(os.fsencode(self.redis_socket.absolute()))}"
 
     @property
     def supervisor_socket(self) -> Path:

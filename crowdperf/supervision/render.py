@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from crowdperf.supervision.programs import Program, grouped, programs
 HEADER = (
     "; Rendered from crowdperf/processes.py and config.json. Do not edit: the next supervisorctl call writes it anew.\n"
 )
+PYTHON = ".venv/bin/python"
+"""From the installation's folder, which supervisord runs in."""
 VARIABLES = ("TARGET_FPS", "QUEUE_MAX", "RTSP_STIMEOUT_USEC", "FFMPEG_EXTRA_FLAGS", "CUDA_EMPTY_EVERY")
 
 
@@ -30,8 +33,7 @@ def stanza(program: Program, paths: Paths, root: Path, python: str) -> str:
     """The `[program:x]` section. The digest rides in the environment, where a change makes supervisord restart it."""
     row = program.process
     settings = {
-        "command": " ".join([python, "-m", "crowdperf.start", *program.arguments]),
-        "directory": str(root),
+        "command": shlex.join([python, "-m", "crowdperf.start", *program.arguments]),
         "environment": f'CROWDPERF_SLICE="{program.digest}"',
         "autostart": "true",
         "autorestart": "true",
@@ -44,12 +46,18 @@ def stanza(program: Program, paths: Paths, root: Path, python: str) -> str:
         "killasgroup": "true",
         "priority": str(row.priority),
         "redirect_stderr": "true",
-        "stdout_logfile": str(paths.logs.absolute() / f"{program.name}.log"),
+        "stdout_logfile": _log(paths, root, program.name).replace("%", "%%"),  # expanded once more than the others
         "stdout_logfile_maxbytes": "10MB",
         "stdout_logfile_backups": "3",
     }
     lines = [f"[program:{program.name}]", *(f"{key}={value.replace('%', '%%')}" for key, value in settings.items())]
     return "\n".join(lines) + "\n"
+
+
+def _log(paths: Paths, root: Path, name: str) -> str:
+    """The program's log: from the installation's folder, so that no character of that stands in the file."""
+    log = paths.logs.absolute() / f"{name}.log"
+    return str(log.relative_to(root)) if log.is_relative_to(root) else str(log)
 
 
 def render(
@@ -62,11 +70,10 @@ def render(
 
 def write(config: Config, env: Environment, paths: Paths, root: Path) -> bool:
     """Write the include file by an atomic rename; False when it already said the same."""
-    venv = root / ".venv" / "bin" / "python"
     groups = grouped(config, load_groups(paths))
     handover.write(paths.choice, choice_of(config.inference))
     handover.write(paths.shown, shown_of(web_slice(config, paths)))
-    text = render(config, env, paths, root, str(venv) if venv.exists() else sys.executable, groups)
+    text = render(config, env, paths, root, PYTHON if (root / PYTHON).exists() else sys.executable, groups)
     store_groups(paths, groups)
     target = paths.data / "supervisor" / "programs.conf"
     target.parent.mkdir(parents=True, exist_ok=True)

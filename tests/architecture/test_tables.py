@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import configparser
+import shlex
 from pathlib import Path
 
 import pytest
+from supervisor.options import ServerOptions, UnhosedConfigParser
 
 from crowdperf.config import Config, load, parse
 from crowdperf.events.streams import STREAMS
@@ -13,6 +15,7 @@ from crowdperf.processes import PROCESSES
 from crowdperf.settings.environment import environment
 from crowdperf.settings.paths import Paths
 from crowdperf.supervision import render
+from crowdperf.supervision.programs import programs
 from tests.conftest import ROOT
 from tests.support.tables import BEGIN, END, blocks
 
@@ -41,6 +44,19 @@ def test_supervisord_runs_exactly_the_process_table(tmp_path: Path) -> None:
         elif row.instances != "postgres":
             expected.add(row.kind)
     assert names(rendered(config, tmp_path)) == expected
+
+
+def test_supervisord_reads_back_an_interpreter_and_a_data_folder_of_any_name(tmp_path: Path) -> None:
+    """Where they are not the installation's own, their paths stand in the file."""
+    data = Paths(tmp_path / "a b'c %d")
+    data.logs.mkdir(parents=True)
+    python = str(data.data / "python")
+    program = programs(load(ROOT / "config.json"), environment({}), data, ROOT)[0]
+    parser = UnhosedConfigParser()
+    parser.read_string(render.stanza(program, data, ROOT, python))
+    [read] = ServerOptions().processes_from_section(parser, f"program:{program.name}", program.name)
+    assert shlex.split(read.command) == [python, "-m", "crowdperf.start", *program.arguments]
+    assert read.stdout_logfile == str(data.logs / f"{program.name}.log")
 
 
 def test_an_outside_redis_needs_no_embedded_one(tmp_path: Path) -> None:

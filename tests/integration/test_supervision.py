@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -111,6 +112,24 @@ def test_every_way_to_end_it_ends_everything(site: Site, number: int) -> None:
     site.wait_for_supervisord()
     wait_until(site.paths.ring("lobby").exists, 40, "the first ring")
     assert site.stop(number) == 0, site.report()
+    assert site.leftovers() == []
+
+
+def test_any_path(tmp_path: Path) -> None:
+    """The shell, supervisord's file and a Redis address each give another sign a meaning."""
+    file = clip(tmp_path)
+    config = {"media_roots": [str(tmp_path)], "cameras": [camera("lobby", file)]}
+    site = Site(tmp_path / "a b'c %d [x] #é", config)
+    with site:
+        site.wait_ready()
+        assert all(state in RUNNING for state in site.states().values())
+        said = (site.folder / "run.out").read_text()
+        control = next(line.split(None, 1)[1] for line in said.splitlines() if line.startswith("  control "))
+        done = subprocess.run(shlex.split(control), cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert {line.split()[0] for line in done.stdout.splitlines()} == set(site.states())
+    assert site.process is not None
+    assert site.process.returncode == 0
     assert site.leftovers() == []
 
 

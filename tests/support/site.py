@@ -191,7 +191,7 @@ class Site:
 
     def redis(self) -> redis.Redis:
         """The embedded Redis."""
-        return connect(f"unix://{self.paths.redis_socket}")
+        return connect(self.paths.redis_url)
 
     def snapshot(self, process: str) -> Snapshot | None:
         """The newest metrics of a process; None while it has none, or Redis itself is not there yet."""
