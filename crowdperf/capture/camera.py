@@ -16,7 +16,8 @@ from crowdperf.capture.quality import Quality
 from crowdperf.capture.source import SourceError, redactor
 from crowdperf.events.schema import CameraChanged
 from crowdperf.ffmpeg import FfmpegMissing
-from crowdperf.frames.ring import FrameWriter, RingBusy, RingError, RingSpec
+from crowdperf.frames import segment
+from crowdperf.frames.ring import FrameWriter, RingBusy, RingError, RingFull, RingSpec
 from crowdperf.runtime import Metrics
 from crowdperf.slices import CaptureSlice
 
@@ -63,6 +64,8 @@ class CameraCapture:
         self._quality = Quality(time.monotonic())
         self._child: FfmpegChild | PyavChild | None = None
         self._ring: FrameWriter | None = None
+        self._epoch = 0
+        """The newest one that this camera's rings have had, as far as it is known."""
         self._view = memoryview(b"")
         self._filled = 0
         self._first_byte_ns = (0, 0)
@@ -95,6 +98,9 @@ class CameraCapture:
         if self._ring:
             self._ring.close(unlink=True)
             self._ring = None
+        else:
+            # A process that was killed may have left one: this camera, down since, has not opened it.
+            segment.remove(Path(self._slice.ring))
         self._machine.stop(time.monotonic(), "capture was stopped")
         self._announce()
 
@@ -128,6 +134,11 @@ class CameraCapture:
         except RingBusy as error:
             self._lose("source", str(error))
             return
+        except RingFull as error:
+            # Where the old ring has just made way, its readers let go within a moment.
+            self._epoch = max(self._epoch, error.made_way)
+            self._lose("source", str(error), misconfigured=not error.made_way)
+            return
         except (SourceError, FfmpegMissing, RingError) as error:
             self._lose("source", str(error), misconfigured=True)
             return
@@ -148,7 +159,8 @@ class CameraCapture:
         if self._ring:
             self._ring.close(unlink=False)
             self._ring = None
-        self._ring = FrameWriter(Path(self._slice.ring), spec, Path(self._slice.doorbell))
+        self._ring = FrameWriter(Path(self._slice.ring), spec, Path(self._slice.doorbell), self._epoch)
+        self._epoch = self._ring.epoch
         self._metrics.gauge("ring_epoch", self._ring.epoch, self._slice.camera_id)
         self._metrics.gauge("ring_head", self._ring.sequence, self._slice.camera_id)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from crowdperf.frames import layout, segment
 from crowdperf.frames.layout import F_HEAD, F_HEARTBEAT, NO_PTS, PICTURE_AT, STAMP_AT, RingSpec, put_stamp, take_stamp
-from crowdperf.frames.segment import NEEDS_FENCE, RingBusy, RingError, unlink_instance
+from crowdperf.frames.segment import NEEDS_FENCE, RingBusy, RingError, RingFull, unlink_instance
 
 __all__ = [
     "FrameReader",
@@ -27,6 +27,7 @@ __all__ = [
     "FrameWriter",
     "RingBusy",
     "RingError",
+    "RingFull",
     "RingSpec",
     "RingUnavailable",
     "unlink_instance",
@@ -62,12 +63,15 @@ class FrameWriter:
         path: the ring file, in a tmpfs.
         spec: its geometry.
         doorbell: the datagram socket that gets a byte per frame; None rings nobody.
+        above: a new file gets a greater epoch than this and than that of the file it replaces.
 
     Raises:
-        RingError: another live writer has the ring, or there is no room for it.
+        RingBusy: another live writer has the ring.
+        RingFull: there is no room for it, and where an old one made way for it (`made_way`), none yet.
+        RingError: it cannot be made, opened or mapped.
     """
 
-    def __init__(self, path: Path, spec: RingSpec, doorbell: Path | None = None) -> None:
+    def __init__(self, path: Path, spec: RingSpec, doorbell: Path | None = None, above: int = 0) -> None:
         reason = layout.problem(spec)
         if reason:
             raise RingError(f"ring {str(path)!r} cannot hold {reason}. Remedy: correct the camera's settings.")
@@ -78,9 +82,16 @@ class FrameWriter:
         self._socket.setblocking(False)
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self._socket.close)
-            self._fd = self._attach()
+            try:
+                self._fd = self._attach(above)
+                on_failure.callback(os.close, self._fd)
+                self._mapping = mmap.mmap(self._fd, spec.file_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            except OSError as error:
+                raise RingError(
+                    f"ring {str(path)!r} cannot be opened: {error.strerror}. "
+                    "Remedy: see that this user may read and write it, and that the system has memory left."
+                ) from None
             on_failure.pop_all()
-        self._mapping = mmap.mmap(self._fd, spec.file_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         self._bytes = memoryview(self._mapping)
         self._u64 = segment.words(self._mapping)
         self._at = layout.slot_words(spec)
@@ -94,24 +105,39 @@ class FrameWriter:
         self._u64[layout.F_OWNER_START] = segment.start_time(os.getpid())
         self.beat()
 
-    def _attach(self) -> int:
+    def _attach(self, above: int) -> int:
         """Open the ring at `path` if it is ours to continue, else put a new one in its place; the fd holds the lock."""
-        old, previous_epoch = -1, 0
+        old, previous = -1, 0
         with contextlib.suppress(FileNotFoundError):
             old = os.open(self.path, os.O_RDWR)
         try:
             if old >= 0:
                 segment.lock(old, self.path)
                 if not segment.is_at(old, self.path):
-                    return self._attach()
+                    return self._attach(above)
                 found = segment.read_header(old)
                 if not isinstance(found, str):
-                    spec, previous_epoch = found
+                    spec, previous = found
                     if spec == self.spec_as_stored:
                         keep, old = old, -1
                         return keep
-            # The old file stays locked until the new one has its name: no second writer can slip in between.
-            return segment.create(self.path, self.spec, max(time.time_ns() // 1_000_000, previous_epoch + 1))
+            epoch = max(time.time_ns() // 1_000_000, previous + 1, above + 1)
+            try:
+                # The old file stays locked until the new one has its name: no second writer can slip in between.
+                return segment.create(self.path, self.spec, epoch)
+            except RingFull:
+                if old < 0:
+                    raise
+            # Only without the old file is there room. Not truncated, since readers may still look at it: its pages are
+            # free once they have let go, as we do here.
+            self.path.unlink(missing_ok=True)
+            os.close(old)
+            old = -1
+            try:
+                return segment.create(self.path, self.spec, epoch)
+            except RingFull as error:
+                error.made_way = previous
+                raise
         finally:
             if old >= 0:
                 os.close(old)
@@ -214,6 +240,8 @@ class FrameReader:
             self._mapping = mmap.mmap(
                 fd, self.spec.file_bytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=protection
             )
+        except OSError as error:
+            raise RingUnavailable(f"{str(path)!r} cannot be read: {error.strerror}") from None
         finally:
             os.close(fd)
         self._u64 = segment.words(self._mapping)

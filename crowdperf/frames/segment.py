@@ -19,6 +19,13 @@ class RingError(Exception):
     """A ring cannot be made; the message names the ring, the need and the remedy."""
 
 
+class RingFull(RingError):
+    """There is no room for it."""
+
+    made_way = 0
+    """Epoch of the ring that was removed to make room for this one; its pages go when its readers let go of them."""
+
+
 class RingBusy(RingError):
     """Another live writer has the ring, as for a moment when a camera moves from one process to another."""
 
@@ -89,6 +96,16 @@ def unlink_instance(prefix: str) -> list[Path]:
     return removed
 
 
+def remove(path: Path) -> None:
+    """Remove a ring that nobody writes any more; one that has a live writer, or is none of ours, stays."""
+    with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+        fd = os.open(path, os.O_RDWR)
+        opened.callback(os.close, fd)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_at(fd, path):
+            path.unlink()
+
+
 def lock(fd: int, path: Path) -> None:
     """Claim the ring for this process; the lock goes with the process, however it ends.
 
@@ -110,14 +127,15 @@ def create(path: Path, spec: RingSpec, epoch: int) -> int:
     """A complete, locked new ring under `path`, which names it only once its header is whole; returns its fd.
 
     Raises:
-        RingError: no room, or no permission.
+        RingFull: no room.
+        RingError: no permission.
     """
     # A leading dot: a search for the rings of an installation must not find an unfinished one.
     temporary = path.with_name(f".{path.name}.new{os.getpid()}")
     try:
         free = _free(path)
         if free < spec.file_bytes:
-            raise RingError(_too_small(path, spec, free))
+            raise RingFull(_too_small(path, spec, free))
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     except OSError as error:
         raise RingError(
@@ -133,7 +151,7 @@ def create(path: Path, spec: RingSpec, epoch: int) -> int:
             os.posix_fallocate(fd, 0, spec.file_bytes)
         except OSError:
             os.ftruncate(fd, 0)
-            raise RingError(_too_small(path, spec, _free(path))) from None
+            raise RingFull(_too_small(path, spec, _free(path))) from None
         os.pwrite(fd, b"".join(word.to_bytes(8, sys.byteorder) for word in layout.header_words(spec, epoch)), 0)
         os.rename(temporary, path)
         on_failure.pop_all()

@@ -14,6 +14,8 @@ from crowdperf.capture import ffmpeg, opening
 from crowdperf.capture.ffmpeg import FfmpegChild
 from crowdperf.capture.opening import NotOpened, Opener
 from crowdperf.ffmpeg import UNASKED, abilities
+from crowdperf.frames import segment
+from crowdperf.frames.ring import FrameWriter, RingSpec
 from tests.conftest import wait_until
 from tests.support import fake_ffmpeg
 from tests.support.capturing import Camera, alive, make_clip, make_slice
@@ -173,6 +175,52 @@ def test_a_camera_may_take_as_long_to_open_as_it_may_be_silent(tmp_path: Path, m
         opener.open()
     opener.close()
     assert clock >= 90.0
+
+
+def test_an_old_ring_makes_way_where_there_is_no_room_for_two(
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cam = Camera(str(clip), clip.parent, doorbell=str(tmp_path / "bell"), loop=True)
+    ring = Path(cam.slice.ring)
+    # Of a time to come: the clock has been put back since.
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: 1 << 62)
+        old = FrameWriter(ring, RingSpec(64, 48, "yuv420p", 64, 48, 4, 10.0, 0))
+    old.close(unlink=False)
+    # Free once the file has lost its name, and those who still read it have let go of it when it is asked again.
+    asked = [1 << 40, 0]
+    monkeypatch.setattr(segment, "_free", lambda path: 0 if path.exists() else asked.pop())
+    cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+    cam.tail.close()
+    cam.capture.close()
+    assert [(event.state, "MiB free" in event.detail) for event in cam.events[:3]] == [
+        ("connecting", False),
+        ("backing_off", True),
+        ("live", False),
+    ]
+    assert cam.tail.stamps[0].epoch > old.epoch
+
+
+def test_a_ring_that_cannot_be_opened_is_no_fault_of_ffmpeg(tmp_path: Path, clip: Path) -> None:
+    cam = Camera(str(clip), clip.parent, doorbell=str(tmp_path / "bell"))
+    Path(cam.slice.ring).mkdir()
+    cam.run_until(lambda: cam.states()[-1:] == ["misconfigured"])
+    Path(cam.slice.ring).rmdir()
+    cam.capture.close()
+    assert f"ring {cam.slice.ring!r} cannot be opened" in cam.error()
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_camera_that_ends_while_it_is_down_leaves_no_ring_but_a_living_one(tmp_path: Path, written: bool) -> None:
+    """As after kill -9: the ring is there, and this process has not opened it."""
+    cam = Camera("missing.mp4", tmp_path)
+    other = FrameWriter(Path(cam.slice.ring), RingSpec(64, 48, "yuv420p", 64, 48, 4, 10.0, 0))
+    if not written:
+        other.close(unlink=False)
+    cam.run_until(lambda: cam.states()[-1:] == ["misconfigured"])
+    cam.capture.close()
+    assert Path(cam.slice.ring).exists() == written
+    other.close(unlink=True)
 
 
 def test_a_wrapper_is_ended_with_what_it_runs(faulty: Callable[..., Camera]) -> None:

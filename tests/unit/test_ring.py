@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
@@ -297,19 +298,17 @@ def test_no_room_is_one_clear_error_and_leaves_nothing(path: Path, monkeypatch: 
     assert not list(path.parent.glob(f"*{path.name}*"))
 
 
-def test_room_that_vanishes_is_noticed_before_the_first_store(path: Path) -> None:
-    """A tmpfs that is really too small, where this user may mount one; the budget check is told otherwise."""
-    script = (
+def in_a_tmpfs_of_1_mb(path: Path, script: str) -> list[str]:
+    """The lines that a script says whose argument is a tmpfs that is really so small."""
+    begin = (
         "import sys; from pathlib import Path\n"
         "from crowdperf.frames import segment; from crowdperf.frames.ring import *\n"
-        "segment._free = lambda path: 1 << 40\n"
-        "try: FrameWriter(Path(sys.argv[1]) / 'ring', RingSpec(1920, 1080, 'bgr24', 1920, 1080, 4, 10.0, 0))\n"
-        "except RingError as error: print(error); print(list(Path(sys.argv[1]).iterdir()))"
+        "folder = Path(sys.argv[1]); ring = folder / 'ring'\n"
     )
     mount = 'mkdir -p $0 && mount -t tmpfs -o size=1m none $0 && exec $1 -c "$2" $0'
     folder = f"/tmp/{path.name}"
     done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", mount, folder, sys.executable, script],
+        ["unshare", "-rm", "sh", "-c", mount, folder, sys.executable, begin + script],
         capture_output=True,
         text=True,
         check=False,
@@ -318,9 +317,60 @@ def test_room_that_vanishes_is_noticed_before_the_first_store(path: Path) -> Non
         from tests.conftest import missing
 
         missing(f"no private mount here: {done.stderr.strip()}")
-    assert "Remedy: enlarge it" in done.stdout, done.stderr
-    assert done.stdout.splitlines()[1] == "[]"
     os.rmdir(folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_room_that_vanishes_is_noticed_before_the_first_store(path: Path) -> None:
+    """The budget check is told otherwise."""
+    said, left = in_a_tmpfs_of_1_mb(
+        path,
+        "segment._free = lambda path: 1 << 40\n"
+        "try: FrameWriter(ring, RingSpec(1920, 1080, 'bgr24', 1920, 1080, 4, 10.0, 0))\n"
+        "except RingFull as error: print(error); print(list(folder.iterdir()))",
+    )
+    assert "Remedy: enlarge it" in said
+    assert left == "[]"
+
+
+def test_a_ring_makes_way_for_the_one_that_replaces_it(path: Path) -> None:
+    """Both together would not fit; the room is there once the old one's readers have let go."""
+    assert in_a_tmpfs_of_1_mb(
+        path,
+        "old, new = (RingSpec(640, 360, 'yuv420p', 640, 360, 2, fps, 0) for fps in (10.0, 5.0))\n"
+        "first = FrameWriter(ring, old); first.close(unlink=False)\n"
+        "second = FrameWriter(ring, new)\n"
+        "print(second.epoch > first.epoch, FrameReader(ring).spec == new)\n"
+        "second.publish(1, 1); second.close(unlink=False); reader = FrameReader(ring)\n"
+        "out = reader.room()\n"
+        "try: FrameWriter(ring, old)\n"
+        "except RingFull as error: made_way = error.made_way\n"
+        "print(made_way == second.epoch, reader.stale(), reader.read(1, out) is not None, list(folder.iterdir()))\n"
+        "reader.close()\n"
+        "third = FrameWriter(ring, old, above=2 * made_way)\n"
+        "print(third.epoch == 2 * made_way + 1, FrameReader(ring).spec == old)\n"
+        "third.close(unlink=True)\n"
+        "try: FrameWriter(ring, RingSpec(640, 360, 'yuv420p', 640, 360, 4, 10.0, 0))\n"
+        "except RingFull as error: print(error.made_way)",
+    ) == ["True True", "True True True []", "True True", "0"]
+
+
+@pytest.mark.parametrize("spoil", ["directory", "map"])
+def test_a_ring_that_cannot_be_opened_or_mapped_says_so_and_is_let_go(
+    path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str
+) -> None:
+    with monkeypatch.context() as patch:
+        if spoil == "directory":
+            path.mkdir()
+        else:
+            # Neither shared nor private: the kernel refuses that.
+            patch.setattr(mmap, "MAP_SHARED", 0)
+        with pytest.raises(RingError, match=r"cannot be opened: .*Remedy"):
+            FrameWriter(path, SPEC)
+    if spoil == "directory":
+        path.rmdir()
+    FrameWriter(path, SPEC)
 
 
 def test_every_page_is_allocated_at_the_start(path: Path) -> None:
