@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # crowdperf: set up what is missing, then run. Usage: ./crowdperf.sh run | test | setup | bench … | <any crowdperf command>
 #
-# PYTHON            interpreter to build .venv with (default: python3, 3.10 or newer)
+# PYTHON            interpreter to build .venv with (default: the one it has, else python3; 3.10 or newer)
 # CROWDPERF_CORE=1  install requirements-core.txt only: a CPU site without torch and ultralytics
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -13,54 +13,89 @@ venv_python=.venv/bin/python
 requirements=requirements.txt
 [ "${CROWDPERF_CORE:-}" = 1 ] && requirements=requirements-core.txt
 
-# What .venv was built from: a changed requirements file or interpreter builds it again.
-stamp() { cat requirements-core.txt requirements-test.txt "$requirements" | cksum | cut -d' ' -f1; }
+# Where an interpreter is and which packages fit it: a bug-fix release in its place changes neither.
+interpreter() {
+    "$1" -I -S -c 'import os, sys; print(os.path.realpath(sys.base_prefix), sys.implementation.cache_tag)' 2>/dev/null || true
+}
+
+# What .venv was built from: other requirements, another interpreter or another place for the clone bring it up to date.
+stamp() {
+    {
+        cat requirements-core.txt requirements-test.txt "$requirements"
+        interpreter "${PYTHON:-$venv_python}"
+        pwd -P
+    } | cksum | cut -d' ' -f1
+}
+
+is_current() { [ -x $venv_python ] && [ "$(cat .venv/crowdperf-stamp 2>/dev/null)" = "$(stamp)" ]; }
+
+# Where .venv keeps packages.
+packages() { $venv_python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' 2>/dev/null; }
+
+# pip of .venv, or one from outside that fills it.
+pip() {
+    if $venv_python -m pip --version >/dev/null 2>&1; then
+        $venv_python -m pip "$@"
+    else
+        "${PYTHON:-python3}" -m pip --python $venv_python "$@"
+    fi
+}
+
+# Whether the .venv that is there can be brought up to date: it was finished, and its interpreter and its place are right.
+usable() {
+    local packages made_in
+    [ -x $venv_python ] && [ ! -e .venv/crowdperf-unfinished ] || return 1
+    [ -z "${PYTHON:-}" ] || [ "$(interpreter "$PYTHON")" = "$(interpreter $venv_python)" ] || return 1
+    # Of an upgraded interpreter there is none yet.
+    packages="$(packages)" && [ -d "$packages" ] || return 1
+    # Its scripts begin with the path that they were installed under.
+    made_in="$(cat "$packages/crowdperf.pth" 2>/dev/null || pwd)"
+    [ "$(cd "$made_in" 2>/dev/null && pwd -P)" = "$(pwd -P)" ] || return 1
+    pip --version >/dev/null 2>&1
+}
+
+# What an interruption leaves behind bears a mark, and is not filled later.
+new_venv() {
+    rm -rf .venv
+    mkdir .venv
+    : > .venv/crowdperf-unfinished
+    "$@" .venv >/dev/null 2>&1
+}
 
 make_venv() {
     local python="${PYTHON:-python3}"
+    usable && return
     command -v "$python" >/dev/null || die "no '$python' on PATH. Remedy: install Python 3.10 or newer, or set PYTHON."
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
         die "$("$python" -V) is too old. Remedy: install Python 3.10 or newer, or set PYTHON to it."
-    [ -x $venv_python ] && $venv_python -c 'import sys' 2>/dev/null && return
-    rm -rf .venv
     say "making .venv with $("$python" -V) …"
-    "$python" -m venv .venv >/dev/null 2>&1 && return
     # Debian splits ensurepip off: an environment without pip, filled by a pip from outside, does as well.
-    rm -rf .venv
-    if "$python" -m venv --without-pip .venv >/dev/null 2>&1 && "$python" -m pip --python $venv_python --version >/dev/null 2>&1; then
+    if new_venv "$python" -m venv || { new_venv "$python" -m venv --without-pip && pip --version >/dev/null 2>&1; } ||
+        new_venv "$python" -m virtualenv; then
+        rm .venv/crowdperf-unfinished
         return
     fi
     rm -rf .venv
-    "$python" -m virtualenv .venv >/dev/null 2>&1 && return
     die "'$python -m venv' does not work here. Remedy: apt install python3-venv (or pip install --user virtualenv), then again."
 }
 
-pip_install() {
-    if $venv_python -m pip --version >/dev/null 2>&1; then
-        $venv_python -m pip install --disable-pip-version-check --quiet "$@"
-    else
-        "${PYTHON:-python3}" -m pip --python $venv_python install --disable-pip-version-check --quiet "$@"
-    fi
-}
+pip_install() { pip install --disable-pip-version-check --quiet "$@"; }
 
 setup() {
-    local want have
-    want="$(stamp)"
-    have="$(cat .venv/crowdperf-stamp 2>/dev/null || true)"
-    [ "$want" = "$have" ] && [ -x $venv_python ] && return
+    is_current && return
     # Two shells that set up at once would spoil each other's .venv.
     if command -v flock >/dev/null; then exec 9>.setup.lock; flock 9; fi
-    [ "$(cat .venv/crowdperf-stamp 2>/dev/null || true)" = "$want" ] && { exec 9>&-; return; }
+    is_current && { exec 9>&-; return; }
     make_venv
+    # supervisorctl runs from .venv/bin and has to find the package; and .venv remembers where it is.
+    pwd -P > "$(packages)/crowdperf.pth"
     say "installing $requirements into .venv (a few minutes the first time) …"
     pip_install -r "$requirements" || die "installing $requirements failed (see above). Remedy: check the network, then again."
     if [ $requirements = requirements-core.txt ]; then
         # The demo is cut from pictures that ultralytics ships: the package alone, 1 MB, without torch and the rest of it.
         pip_install --no-deps "$(grep ^ultralytics requirements.txt)" || say "the demo cannot be rendered without ultralytics"
     fi
-    # supervisorctl runs from .venv/bin and has to find the package.
-    pwd > "$($venv_python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/crowdperf.pth"
-    printf '%s' "$want" > .venv/crowdperf-stamp
+    stamp > .venv/crowdperf-stamp
     exec 9>&- || true
     rm -f .setup.lock
 }

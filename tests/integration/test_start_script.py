@@ -1,0 +1,143 @@
+"""What `./crowdperf.sh setup` makes of the .venv that it finds, with real interpreters and nothing to install."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
+BASE = Path(sys.base_prefix).resolve()
+REQUIREMENTS = ("requirements-core.txt", "requirements-test.txt", "requirements.txt")
+
+
+class Checkout:
+    """A clone in a folder whose name a shell would take apart."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "a b'c"
+        self.folder.mkdir()
+        shutil.copy(ROOT / "crowdperf.sh", self.folder)
+        for name in REQUIREMENTS:
+            (self.folder / name).write_text("# none\n")
+        self.path = folder / "path"
+        """Goes before PATH."""
+        self.path.mkdir()
+        (self.path / "python3").symlink_to(BASE / "bin" / VERSION)
+
+    @property
+    def venv(self) -> Path:
+        return self.folder / ".venv"
+
+    @property
+    def stamp(self) -> Path:
+        return self.venv / "crowdperf-stamp"
+
+    @property
+    def packages(self) -> Path:
+        return self.venv / "lib" / VERSION / "site-packages"
+
+    def run(self, *words: str, python: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """`./crowdperf.sh …`, with PYTHON where one is given."""
+        changes = {"PATH": f"{self.path}:{os.environ['PATH']}", "PIP_NO_INDEX": "1", "CROWDPERF_CORE": ""}
+        environment = {**os.environ, **changes, "PYTHON": str(python or "")}
+        return subprocess.run(
+            ["./crowdperf.sh", *words], cwd=self.folder, env=environment, capture_output=True, text=True
+        )
+
+    def setup(self, python: Path | None = None) -> str:
+        """Set it up; what the script said."""
+        done = self.run("setup", python=python)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    def prefix(self) -> Path:
+        """Where the interpreter of .venv comes from; it has to be there."""
+        command = [self.venv / "bin" / "python", "-c", "import sys; print(sys.base_prefix)"]
+        return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()).resolve()
+
+    def stamp_of_old(self) -> None:
+        """As the script wrote it when it looked at the requirements alone."""
+        files = b"".join((self.folder / name).read_bytes() for name in REQUIREMENTS)
+        self.stamp.write_bytes(
+            subprocess.run(["cksum"], input=files, capture_output=True, check=True).stdout.split()[0]
+        )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def interpreter(folder: Path) -> Path:
+    """Another installation of this Python: its program, and its library by a link."""
+    (folder / "bin").mkdir(parents=True)
+    for name in ("lib", "lib64"):
+        if (BASE / name).exists():
+            (folder / name).symlink_to(BASE / name)
+    return Path(shutil.copy(BASE / "bin" / VERSION, folder / "bin"))
+
+
+def test_what_an_interruption_left_is_made_again(checkout: Checkout, tmp_path: Path) -> None:
+    python = tmp_path / "interrupted"
+    real = checkout.path / "python3"
+    python.write_text(
+        f"#!/bin/sh\ncase $2 in venv) {real} -m venv --without-pip .venv; touch .venv/left; kill -KILL $PPID;; esac\n"
+        f'exec {real} "$@"\n'
+    )
+    python.chmod(0o700)
+    assert checkout.run("setup", python=python).returncode < 0
+    assert (checkout.venv / "left").exists()
+    assert "making .venv" in checkout.setup()
+    assert not (checkout.venv / "left").exists()
+    assert checkout.setup() == ""
+
+
+def test_packages_of_an_older_python_are_not_taken_for_this_ones(checkout: Checkout) -> None:
+    """A distribution's upgrade puts another version behind the link of .venv."""
+    checkout.setup()
+    checkout.packages.parent.rename(checkout.packages.parent.with_name("python3.9"))
+    checkout.stamp_of_old()
+    assert "making .venv" in checkout.setup()
+    assert (checkout.packages / "crowdperf.pth").exists()
+
+
+def test_the_interpreter_is_the_one_asked_for_or_the_one_that_is_left(checkout: Checkout, tmp_path: Path) -> None:
+    other = interpreter(tmp_path / "other")
+    checkout.setup()
+    assert checkout.prefix() == BASE
+    checkout.setup(python=other)
+    assert checkout.prefix() == tmp_path / "other"
+    assert checkout.setup() == ""
+    assert checkout.prefix() == tmp_path / "other"
+    shutil.rmtree(tmp_path / "other")
+    checkout.setup()
+    assert checkout.prefix() == BASE
+
+
+def test_a_clone_that_was_moved_leaves_no_path_behind(checkout: Checkout) -> None:
+    checkout.setup()
+    before = str(checkout.folder)
+    checkout.folder = checkout.folder.rename(checkout.folder.with_name("moved"))
+    checkout.setup()
+    assert (checkout.packages / "crowdperf.pth").read_text().strip() == str(checkout.folder)
+    scripts = [path for path in (checkout.venv / "bin").iterdir() if not path.is_symlink()]
+    assert scripts
+    assert [path.name for path in scripts if before in path.read_text()] == []
+
+
+def test_a_stamp_of_requirements_alone_is_renewed_in_the_same_environment(checkout: Checkout) -> None:
+    checkout.setup()
+    checkout.stamp_of_old()
+    (checkout.venv / "kept").touch()
+    said = checkout.setup()
+    assert "installing" in said
+    assert "making" not in said
+    assert (checkout.venv / "kept").exists()
+    assert checkout.setup() == ""
