@@ -63,6 +63,11 @@ class Feed:
         self.arrivals: dict[str, asyncio.Event] = {}
         """Camera -> set whenever a newer tracked frame has come."""
 
+    @property
+    def position(self) -> str:
+        """Stream id of the newest event that was read; empty while none could be."""
+        return self._last_event.decode() if self._last_event else ""
+
     def follow(self, slice_: WebSlice) -> None:
         """Go on with other cameras."""
         self._slice = slice_

@@ -54,6 +54,9 @@ class SiteReply(Struct, kw_only=True):
     name: str
     timezone: Annotated[str, Meta(examples=["Europe/Berlin"])]
     time: Time
+    last_id: Annotated[str, Meta(examples=["1780000000000-0"])]
+    """Where the live events stand: `/stream?last_id=` goes on from here, so that nothing falls between this answer,
+    what is asked after it, and the stream. Empty while Redis has not answered yet."""
     cameras: list[CameraReply]
 
 

@@ -38,11 +38,13 @@ CameraPath = Annotated[str, PathParameter(description="The camera's id.", max_le
 async def cameras(site: SiteContext, who: Who) -> SiteReply:
     """The site, and every configured camera with its lines and zones. No answer ever holds a camera's password."""
     shown = site.cameras(who)
+    position = site.feed.position
     states = await asyncio.to_thread(_states, site, shown)
     return SiteReply(
         name=site.slice.site.name,
         timezone=site.slice.site.timezone,
         time=rfc3339(site.now()),
+        last_id=position,
         cameras=[camera_reply(camera, states[camera.id]) for camera in shown],
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -184,3 +185,22 @@ def test_an_alert_appears_by_itself_and_is_taken_by_mouse(
         shown.wait_for("document.querySelectorAll('.alert-row').length === 0")
         wait_until(lambda: client.get("/api/v1/alerts?state=closed").json()["alerts"], what="the closed alert")
     site.close()
+
+
+def test_an_alert_that_is_raised_while_the_page_still_connects_is_not_missed(
+    server: Served, people: People, redis_server: RedisServer
+) -> None:
+    """The page has its alerts, and the stream of live events has not begun: what comes now is in neither by itself."""
+    publisher: Publisher[Event] = Publisher(redis_server.client(), EVENTS)
+    held: list[Any] = []
+    with people.browser("otto", "operator") as client, notifying(server), dashboard(server.url) as shown:
+        shown.page.route("**/api/v1/stream*", lambda route: held.append(route))
+        with shown.page.expect_response(lambda answer: "/api/v1/alerts?state=acknowledged" in answer.url):
+            sign_in(shown, server, "otto")
+        shown.page.wait_for_load_state("domcontentloaded")
+        publisher.publish(stage(1, 5))
+        wait_until(lambda: client.get("/api/v1/alerts?state=open").json()["alerts"], what="the alert")
+        wait_until(lambda: shown.page.wait_for_timeout(10) or held, what="the page asking for the stream")
+        for route in held:
+            route.continue_()
+        shown.wait_for("document.querySelector('.alert-row')?.textContent.includes('5 in Stage, more than 4')")

@@ -118,8 +118,12 @@ function connect(state) {
     occupancy: (message) => state.setZones(message.zones),
     event: (message) => state.emit("event", message),
     configuration: () => settled().then(() => returned(state)),
-    lost: () => { state.emit("reload"); stream.restart(true); },
-  });
+    lost: async () => {
+      const site = await get("/api/v1/cameras").catch(() => null);
+      stream.restart(site?.last_id ?? "");
+      state.emit("reload");
+    },
+  }, state.site.last_id);
 }
 
 /**
@@ -129,7 +133,7 @@ function connect(state) {
 async function returned(state) {
   const now = await get("/api/v1/cameras").catch(() => null);
   if (!now) return;
-  const definition = (site) => JSON.stringify({ ...site, time: "", cameras: site.cameras.map((camera) => ({ ...camera, state: "" })) });
+  const definition = (site) => JSON.stringify({ ...site, time: "", last_id: "", cameras: site.cameras.map((camera) => ({ ...camera, state: "" })) });
   if (definition(now) === definition(state.site)) state.emit("reload");
   else if (main.querySelector("[data-unsaved]")) addEventListener("hashchange", () => location.reload(), { once: true });
   else location.reload();

@@ -4,10 +4,13 @@ const SILENCE_MS = 25_000; // The server sends a status every 10 s.
 const EVENTS = ["event", "counts", "occupancy", "status", "configuration", "lost"];
 
 export class Live {
-  /** `handlers` has a function per message name, and `state(name)` with connecting, live or reconnecting. */
-  constructor(handlers) {
+  /**
+   * `handlers` has a function per message name, and `state(name)` with connecting, live or reconnecting. Events behind
+   * `lastId` are sent: the page asks for it before it asks for anything else, so that nothing falls between.
+   */
+  constructor(handlers, lastId) {
     this.handlers = handlers;
-    this.lastId = "";
+    this.lastId = lastId;
     this.retryMs = 500;
     this.open();
     setInterval(() => { if (Date.now() - this.heardAt > SILENCE_MS) this.restart(); }, 5000);
@@ -35,10 +38,10 @@ export class Live {
     }
   }
 
-  /** Begin a new connection; with `afresh` the server sends everything anew instead of what was missed. */
-  restart(afresh = false) {
+  /** Begin a new connection, behind `lastId` or where the old one stopped. */
+  restart(lastId = this.lastId) {
     this.source.close();
-    if (afresh) this.lastId = "";
+    this.lastId = lastId;
     this.handlers.state("reconnecting");
     this.open();
   }
