@@ -42,6 +42,9 @@ class Subject(Protocol):
     def compute(self) -> int:
         """One batch through the network alone, the next one queued behind it; returns its number of frames."""
 
+    def settle(self) -> None:
+        """Wait for what `compute` has counted and not waited for."""
+
 
 def pictures(count: int) -> list[Any]:
     """Noise in rings of SPEC, `count` of them: what is in a picture changes nothing but suppression's share."""
@@ -59,10 +62,10 @@ def yolo_predict(cache: Path, device: str = "cpu", count: int = 1) -> Callable[[
     network = ultralytics.YOLO(resolve(MODEL, "person", "torch").path)
     shown = [np.random.default_rng(1).integers(0, 255, (SPEC.height, SPEC.width, 3), dtype=np.uint8)] * count
 
+    kind = {"device": device, **({"half": True} if device == "cuda" else {})}
+
     def predict() -> Any:
-        return network.predict(
-            shown, imgsz=INPUT, conf=0.1, iou=0.7, device=device, half=device == "cuda", batch=count, verbose=False
-        )
+        return network.predict(shown, imgsz=INPUT, conf=0.1, iou=0.7, batch=count, verbose=False, **kind)
 
     predict()
     return predict

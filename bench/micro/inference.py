@@ -77,6 +77,9 @@ class CpuSubject:
             self._start(request)
         return self.batch
 
+    def settle(self) -> None:
+        """What is queued has not been counted."""
+
     def _start(self, request: Any) -> None:
         request.start_async({0: self._picture}, share_inputs=True)
         self._queued.append(request)

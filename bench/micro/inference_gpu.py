@@ -121,12 +121,31 @@ class GpuSubject:
         if self.detector.runtime.pins:
             self.detector.runtime.pin(rings)
         self.frames = list(rings)
+        # Every batch size before anything is timed.
+        self.detector.warm([SPEC])
         self.graphs = Graphs(device)
 
     def whole(self, count: int = 0, times: int = 3) -> float:
         """Milliseconds per frame, `count` of them (or the whole batch) at once."""
         frames = self.frames[: count or self.batch]
         return microseconds(lambda: self.detector.detect(frames, SPEC), times) / 1e3 / len(frames)
+
+    def busy(self, times: int = 3) -> float:
+        """Milliseconds per frame of whole batches, each loaded and started before the one before it is finished."""
+
+        def work() -> None:
+            begin()
+            for _ in range(times - 1):
+                begin()
+                self.detector.finish(specs)
+            self.detector.finish(specs)
+
+        def begin() -> None:
+            self.detector.load(self.frames, specs)
+            self.detector.start()
+
+        specs = [SPEC] * self.batch
+        return microseconds(work, 1) / 1e3 / self.batch / times
 
     def bare(self, times: int = 3) -> float:
         """Milliseconds per frame of the network alone, in its largest batch."""
@@ -143,6 +162,10 @@ class GpuSubject:
         self.graphs.run(size)
         self.graphs.settle()
         return microseconds(work, 1) / 1e3 / size / times
+
+    def settle(self) -> None:
+        """Wait for all that is queued."""
+        self.graphs.settle()
 
     def compute(self) -> int:
         """One batch through the network alone: of the sizes that the detector was given, in their order."""
@@ -179,16 +202,20 @@ def memory(subject: GpuSubject) -> list[Row]:
 
 
 def measured(
-    subject: GpuSubject, batches: Sequence[int], repetitions: int, cache: Path, results: Path = RESULTS
+    subject: GpuSubject, batches: Sequence[int], repetitions: int, cache: Path, results: Path = RESULTS, many: int = 8
 ) -> list[Row]:
-    """detect, frame_ms/p50 and p99, inference_vs_yolo_predict, and the sweep over `batches`, drawn into `results`."""
+    """detect, frame_ms/p50 and p99, inference_vs_yolo_predict, and the sweep over `batches`, drawn into `results`.
+
+    Args:
+        many: whole batches that are measured at a time.
+    """
     for count in batches:
         subject.whole(count, 1)
     found = [
         paired(
             f"detect/{subject.suffix}",
-            subject.whole,
-            subject.bare,
+            lambda: subject.busy(many),
+            lambda: subject.bare(many),
             "the network alone, CUDA graph",
             unit="ms/frame",
             repetitions=repetitions,
@@ -204,7 +231,7 @@ def measured(
         found.append(
             paired(
                 f"inference_vs_yolo_predict/{subject.suffix}",
-                lambda: 1e3 / subject.whole(),
+                lambda: 1e3 / subject.busy(many),
                 lambda: 1e6 * subject.batch / microseconds(predict, 1),
                 f"YOLO.predict, lists of {subject.batch}",
                 unit="frames/s",
@@ -214,6 +241,6 @@ def measured(
         )
     curves = {
         subject.suffix: [1e3 / min(subject.whole(count) for _ in range(3)) for count in batches],
-        f"{subject.suffix}_bare": [1e3 / min(subject.bare_at(count, 8) for _ in range(3)) for count in batches],
+        f"{subject.suffix}_bare": [1e3 / min(subject.bare_at(count, many) for _ in range(3)) for count in batches],
     }
     return [*found, *sweep(curves, batches, results / f"inference_sweep_{subject.suffix}.png")]

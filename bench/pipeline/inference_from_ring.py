@@ -175,6 +175,7 @@ class Site:
         began, frames = time.perf_counter(), 0
         while time.perf_counter() - began < seconds:
             frames += self.subject.compute()
+        self.subject.settle()
         return frames / (time.perf_counter() - began)
 
     def total(self) -> int:

@@ -48,8 +48,11 @@ class Runtime(Protocol):
     stages: Stages
     """Where its time goes: copy, preprocess, infer, postprocess."""
 
-    def ready(self, box: Letterbox) -> bool:
-        """Whether `load` takes this geometry without delay; else begin to prepare for it, beside the work."""
+    def prepare(self, box: Letterbox, pix_fmt: PixelFormat) -> None:
+        """Make everything that frames of this geometry need; returns when it is there."""
+
+    def ready(self, box: Letterbox, pix_fmt: PixelFormat) -> bool:
+        """Whether `load` takes this geometry without delay; else begin to `prepare` for it, beside the work."""
 
     def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
         """Take ring frames of one geometry, at most `max_batch`; their memory is free again when this returns."""
@@ -109,11 +112,12 @@ class Detector:
 
     def ready(self, spec: RingSpec) -> bool:
         """Whether frames of this geometry can be computed at once; else the runtime begins to prepare for it."""
-        return self.runtime.ready(letterbox(spec.width, spec.height, spec.model_width))
+        return self.runtime.ready(letterbox(spec.width, spec.height, spec.model_width), spec.pix_fmt)
 
     def warm(self, specs: Sequence[RingSpec]) -> None:
         """Prepare for pictures of these rings, and wait until that is done."""
         for spec in specs:
+            self.runtime.prepare(letterbox(spec.width, spec.height, spec.model_width), spec.pix_fmt)
             self.detect([np.zeros(spec.frame_bytes, np.uint8)], spec)
 
     def load(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> None:
@@ -190,7 +194,8 @@ def load_detector(
 
 def _proved(detector: Detector) -> Detector:
     """The detector, once it has looked at a picture: what a device cannot do shows at its first batch, not before."""
-    detector.warm([blank_spec(64, 64)])
+    spec = blank_spec(64, 64)
+    detector.detect([np.zeros(spec.frame_bytes, np.uint8)], spec)
     return detector
 
 

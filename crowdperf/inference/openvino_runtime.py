@@ -165,7 +165,11 @@ class OpenvinoRuntime:
                 "Remedy: check that the .bin lies beside the .xml, or export the model again."
             ) from None
 
-    def ready(self, box: Letterbox) -> bool:
+    def prepare(self, box: Letterbox, pix_fmt: PixelFormat) -> None:
+        """Compile for this geometry."""
+        self._at(box)
+
+    def ready(self, box: Letterbox, pix_fmt: PixelFormat = "yuv420p") -> bool:
         """Whether frames of this geometry can be computed at once; else it begins to be compiled, beside the work.
 
         A geometry that cannot be compiled is ready: `load` then says why.

@@ -61,7 +61,8 @@ class Seat:
         done, self._future = self._future, None
         try:
             self.detector = done.result()
-        except ModelError as error:
+        except (ModelError, RuntimeError) as error:
+            # RuntimeError: a device that runs out of memory beside the model at work, which goes on.
             if str(error) != self.error:
                 log.error("role %s: %s", self.role, error)
                 self.error = str(error)

@@ -8,11 +8,13 @@ tenth of this speed (docs/models.md).
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import warnings
-from collections import deque
-from collections.abc import Callable, Sequence
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -21,6 +23,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 
+from crowdperf.inference import pinning
 from crowdperf.inference.letterbox import Letterbox
 from crowdperf.inference.network import read_network
 from crowdperf.inference.nms import MAX_CANDIDATES, MAX_DETECTIONS, Found
@@ -28,72 +31,29 @@ from crowdperf.inference.pixels import PixelFormat
 from crowdperf.inference.registry import ModelError, ModelPath, wanted_classes
 from crowdperf.inference.stages import Stages
 from crowdperf.inference.torch_pixels import to_input
+from crowdperf.inference.torch_steps import CAPTURE, Geometry, Step, give_lane, is_out_of_memory, on, take_lane
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes with a graph of their own; a batch is padded to the next one."""
-GRAPHS = 28
-"""Graphs that are kept: four geometries in every bucket. The oldest goes first."""
+GEOMETRIES = 8
+"""Picture sizes that are kept; the one that was used longest ago goes first."""
+
+Size = tuple[Letterbox, PixelFormat]
 
 log = logging.getLogger(__name__)
-
-
-class _Step:
-    """Everything up to the candidates for one bucket and geometry, with its fixed buffers."""
-
-    def __init__(self, compute: Callable[[Any], Any], bucket: int, frame_bytes: int, device: Any) -> None:
-        self.bucket = bucket
-        # Buffers that are written from outside inference mode later, whatever mode this is.
-        with torch.inference_mode(False):
-            self.input = torch.zeros((bucket, frame_bytes), dtype=torch.uint8, device=device)
-            # While the network reads `input`, the next batch is copied into one of these.
-            self._staging = [torch.zeros_like(self.input) for _ in range(2)] if device == "cuda" else [self.input]
-        if device == "cuda":
-            # The zeros are written on this thread's stream, the first frames on another.
-            torch.cuda.synchronize()
-        self._turn = 0
-        self._output: Any = None
-        self._graph: Any = None
-        self._compute = compute
-
-    def staging(self) -> Any:
-        """The buffer for the next batch; with CUDA another one than the batch in computation came through."""
-        self._turn += 1
-        return self._staging[self._turn % len(self._staging)]
-
-    def capture(self) -> None:
-        """Warm up on a side stream, as graph capture demands, and record the graph."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self._compute(self.input)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # Of this thread only: another model may be prepared on another one at the same time.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self._output = self._compute(self.input)
-        self._graph = graph
-
-    def run(self, frames: Any) -> Any:
-        """float32 (bucket, candidates, 6): x1 y1 x2 y2 score class, of frames that lie in a staging buffer."""
-        if frames is not self.input:
-            self.input[: len(frames)].copy_(frames, non_blocking=True)
-        if self._graph is None:
-            return self._compute(self.input)
-        self._graph.replay()
-        # The next replay writes over the graph's own output, perhaps before this one has been read.
-        return self._output.clone()
 
 
 class _Part(NamedTuple):
     """Frames of a batch that share a step: all of them, or fewer where the device has too little memory."""
 
-    step: _Step
-    box: Letterbox
-    pix_fmt: PixelFormat
+    step: Step
     pictures: int
     frames: Any
     """The staging buffer that they lie in."""
+
+    @property
+    def size(self) -> Size:
+        return self.step.geometry.box, self.step.geometry.pix_fmt
 
 
 class _Flight(NamedTuple):
@@ -108,7 +68,8 @@ class _Flight(NamedTuple):
 class TorchRuntime:
     """Runs a detection model with torch on `device` ("cuda" or "cpu").
 
-    On CUDA three streams overlap: copies of the next batch, the network, and suppression of the one before.
+    On CUDA three streams overlap: copies of the next batch, the network, and suppression of the one before. `prepare`
+    may run on another thread than the rest.
 
     Raises:
         ModelError: the file is no detection model of Ultralytics, or its classes do not fit.
@@ -130,11 +91,13 @@ class TorchRuntime:
         self.names = model.classes or self._network.names
         wanted = wanted_classes(self.names, model)
         self._wanted = torch.from_numpy(wanted.astype(np.float32)).to(device)
-        self._steps: dict[tuple[Letterbox, PixelFormat, int], _Step] = {}
-        self._pinned: set[int] = set()
+        self._geometries: OrderedDict[Size, Geometry] = OrderedDict()
+        self._preparing: dict[Size, Future[None]] = {}
+        self._preparer = ThreadPoolExecutor(1, "capture")
         self._end_to_end = False
-        streams: list[Any] = [torch.cuda.Stream() if device == "cuda" else None for _ in range(3)]
-        self._copying, self._computing, self._finishing = streams
+        self._lane = take_lane(device)
+        weakref.finalize(self, give_lane, self._lane)
+        self._pool: Any = torch.cuda.graph_pool_handle() if self._network.graphs else None
         self._loaded: list[_Part] = []
         self._started: deque[list[_Flight]] = deque()
 
@@ -143,31 +106,31 @@ class TorchRuntime:
         self._loaded = []
         rest = list(frames)
         while rest:
-            step = self._step_for(len(rest), box, pix_fmt, len(rest[0]))
+            step = self._step_for(len(rest), (box, pix_fmt))
             began = perf_counter()
             part, rest = rest[: step.bucket], rest[step.bucket :]
-            staging = step.staging()
+            staging = step.geometry.staging()
             if any(loaded.frames is staging for loaded in self._loaded):
                 # Memory ran out: more parts than buffers, once.
                 staging = torch.empty_like(staging)
-            with _on(self._copying):
-                for index, frame in enumerate(part):
-                    staging[index].copy_(torch.from_numpy(frame), non_blocking=True)
-            self._loaded.append(_Part(step, box, pix_fmt, len(part), staging))
+            with on(self._lane.copying):
+                for row, frame in zip(staging[: len(part)].unbind(0), part):
+                    row.copy_(torch.from_numpy(frame), non_blocking=True)
+            self._loaded.append(_Part(step, len(part), staging))
             self.stages.add("copy", perf_counter() - began)
-        if self._copying is not None:
+        if self._lane.copying is not None:
             began = perf_counter()
-            self._copying.synchronize()
+            self._lane.copying.synchronize()
             self.stages.add("copy", perf_counter() - began)
 
     def start(self) -> None:
         """Begin to compute what was loaded; `finish` gives the results in the order of the starts."""
         began = perf_counter()
         flights = []
-        with torch.inference_mode(), _on(self._computing):
+        with torch.inference_mode(), on(self._lane.computing):
             for part in self._loaded:
                 candidates = self._computed(part)
-                done = torch.cuda.Event() if self._computing is not None else None
+                done = torch.cuda.Event() if self._lane.computing is not None else None
                 if done is not None:
                     done.record()
                 flights.append(_Flight(part, candidates, done))
@@ -178,19 +141,17 @@ class TorchRuntime:
     def _computed(self, part: _Part) -> Any:
         """float32 (n, candidates, 6) of a part, in smaller pieces where the device runs out of memory."""
         try:
-            return part.step.run(part.frames)
-        except torch.OutOfMemoryError:
-            self._shrink(part.step.bucket, part.box)
+            return part.step.run(part.frames, part.pictures)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        self._shrink(part.step.bucket, part.size[0])
         pieces = []
         pictures = part.frames[: part.pictures]
         while len(pictures):
-            piece = pictures[: self.max_batch]
-            bucket = next(size for size in BUCKETS if size >= len(piece))
-            step = self._step(part.box, part.pix_fmt, bucket, pictures.shape[1])
-            staged = step.staging()
-            staged[: len(piece)].copy_(piece)
-            pieces.append(self._computed(_Part(step, part.box, part.pix_fmt, len(piece), staged))[: len(piece)])
-            pictures = pictures[len(piece) :]
+            step = self._step_for(len(pictures), part.size)
+            piece, pictures = pictures[: step.bucket], pictures[step.bucket :]
+            pieces.append(self._computed(_Part(step, len(piece), piece))[: len(piece)])
         return torch.cat(pieces)
 
     def finish(self) -> list[Found]:
@@ -200,49 +161,85 @@ class TorchRuntime:
             began = perf_counter()
             if done is not None:
                 done.synchronize()
-                candidates.record_stream(self._finishing)
+                candidates.record_stream(self._lane.finishing)
             computed = perf_counter()
-            with torch.inference_mode(), _on(self._finishing):
-                side = max(part.box.width, part.box.height)
-                rows = self._suppress(candidates[: part.pictures], side).cpu().numpy()
-            for index in range(part.pictures):
-                own = rows[rows[:, 6] == index][:MAX_DETECTIONS]
-                found.append(Found(own[:, :4].copy(), own[:, 4].copy(), own[:, 5].astype(np.uint8)))
+            box = part.size[0]
+            with torch.inference_mode(), on(self._lane.finishing):
+                rows = self._suppress(candidates[: part.pictures], max(box.width, box.height)).cpu().numpy()
+            # One picture after the other, each still with its best score first.
+            rows = rows[np.argsort(rows[:, 6], kind="stable")]
+            classes = rows[:, 5].astype(np.uint8)
+            ends = np.searchsorted(rows[:, 6], np.arange(part.pictures + 1)).tolist()
+            for first, end in pairwise(ends):
+                own = slice(first, min(end, first + MAX_DETECTIONS))
+                found.append(Found(rows[own, :4].copy(), rows[own, 4].copy(), classes[own]))
             self.stages.add("infer", computed - began)
             self.stages.add("postprocess", perf_counter() - computed)
         return found
 
-    def pin(self, buffer: NDArray[np.uint8]) -> None:
-        """Page-lock a ring: its frames then reach the device at full speed, straight from shared memory."""
-        code = torch.cuda.cudart().cudaHostRegister(buffer.ctypes.data, buffer.nbytes, 0)
-        if int(code) == 0:
-            self._pinned.add(buffer.ctypes.data)
-        else:
-            log.warning("a ring of %d bytes cannot be page-locked (CUDA error %s): slower copies", buffer.nbytes, code)
+    pin = staticmethod(pinning.pin)
+    unpin = staticmethod(pinning.unpin)
 
-    def unpin(self, buffer: NDArray[np.uint8]) -> None:
-        """Undo `pin`."""
-        if buffer.ctypes.data in self._pinned:
-            self._pinned.remove(buffer.ctypes.data)
-            torch.cuda.cudart().cudaHostUnregister(buffer.ctypes.data)
+    def prepare(self, box: Letterbox, pix_fmt: PixelFormat) -> None:
+        """Capture a graph for every batch size, the largest first, since all share its memory. About a second.
 
-    def ready(self, box: Letterbox) -> bool:
-        """Every geometry runs at once; what CUDA captures for a new one takes milliseconds."""
+        On the processor there is nothing to prepare.
+        """
+        if self.device != "cuda":
+            return
+        for bucket in reversed(BUCKETS):
+            if bucket > self.max_batch:
+                continue
+            try:
+                step = self._step_for(bucket, (box, pix_fmt))
+                if not self._network.graphs:
+                    with torch.inference_mode():
+                        step.compute()
+            except (ValueError, AssertionError) as error:
+                # A TensorRT engine was built for so many pictures at most.
+                if bucket == 1:
+                    raise ModelError(
+                        f"the model cannot run at {box.width}x{box.height}: {error}. Remedy: export it with "
+                        "dynamic=True for the cameras' sizes, or set their analysis_width to that of the export."
+                    ) from error
+                self.max_batch = bucket // 2
+
+    def ready(self, box: Letterbox, pix_fmt: PixelFormat) -> bool:
+        """Whether the graphs of this geometry are there; else they begin to be captured, beside the work.
+
+        A geometry that cannot be captured is ready: `load` then says why.
+        """
+        size = (box, pix_fmt)
+        if not self._network.graphs or (size in self._geometries and size not in self._preparing):
+            return True
+        if size not in self._preparing:
+            # Of cameras that went before their size was ready: nobody has come to take the result.
+            for done in [size for size, future in self._preparing.items() if future.done()][: 1 - GEOMETRIES]:
+                del self._preparing[done]
+            self._preparing[size] = self._preparer.submit(self.prepare, box, pix_fmt)
+        if not self._preparing[size].done():
+            return False
+        del self._preparing[size]
         return True
 
     def empty_cache(self) -> None:
-        """Give unused device memory back."""
-        if self.device == "cuda":
-            torch.cuda.empty_cache()
+        """Give unused device memory back, unless a graph is being captured just now."""
+        if self.device == "cuda" and CAPTURE.acquire(blocking=False):
+            try:
+                torch.cuda.empty_cache()
+            finally:
+                CAPTURE.release()
 
-    def _step_for(self, count: int, box: Letterbox, pix_fmt: PixelFormat, frame_bytes: int) -> _Step:
+    def _step_for(self, count: int, size: Size) -> Step:
         """The step for that many frames, or for as many of them as the device has memory for."""
         while True:
-            bucket = next(size for size in BUCKETS if size >= min(count, self.max_batch))
+            bucket = next(bucket for bucket in BUCKETS if bucket >= min(count, self.max_batch))
             try:
-                return self._step(box, pix_fmt, bucket, frame_bytes)
-            except torch.OutOfMemoryError:
-                self._shrink(bucket, box)
+                return self._step(size, bucket)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            self._shrink(bucket, size[0])
 
     def _shrink(self, bucket: int, box: Letterbox) -> None:
         """Out of memory at this bucket: go on with half of it, and give back what larger ones hold.
@@ -256,40 +253,53 @@ class TorchRuntime:
                 "lower analysis_width, or use a smaller model."
             )
         self.max_batch = min(self.max_batch, bucket // 2)
-        for key in [key for key in self._steps if key[2] > self.max_batch]:
-            del self._steps[key]
+        for size in [size for size, geometry in self._geometries.items() if geometry.rows > self.max_batch]:
+            del self._geometries[size]
         log.warning("out of device memory at %d pictures at once: %d from now on", bucket, self.max_batch)
-        self.empty_cache()
+        if self.device == "cuda":
+            with CAPTURE:
+                torch.cuda.empty_cache()
 
-    def _step(self, box: Letterbox, pix_fmt: PixelFormat, bucket: int, frame_bytes: int) -> _Step:
-        key = (box, pix_fmt, bucket)
-        if key not in self._steps:
-            while len(self._steps) >= GRAPHS:
-                del self._steps[next(iter(self._steps))]
-            # Each graph refers to the anchors of its own copy of the head, which the network replaces at every new
-            # shape: kept in the closure, their memory cannot be given to anything else while the graph lives.
-            kept: list[Any] = []
-
-            def compute(frames: Any) -> Any:
-                with torch.inference_mode():
-                    began = perf_counter()
-                    pictures = to_input(frames, pix_fmt, box, self._network.dtype)
-                    if not self._network.graphs:
-                        spent = perf_counter() - began
-                        self.stages.add("preprocess", spent)
-                        self.stages.add("infer", -spent)
-                    raw = self._network.call(pictures)
-                    if self._network.head is not None:
-                        kept[:] = [self._network.head.anchors, self._network.head.strides]
-                    return self._candidates(raw[0] if isinstance(raw, (tuple, list)) else raw, box)
-
-            step = _Step(compute, bucket, frame_bytes, self.device)
+    def _step(self, size: Size, bucket: int) -> Step:
+        geometry = self._geometries.get(size)
+        if geometry is not None and bucket in geometry.steps:
+            self._geometries.move_to_end(size)
+            return geometry.steps[bucket]
+        with CAPTURE:
+            if geometry is None or geometry.rows < bucket:
+                # For a device at once as many as it may ever take: graphs refer to these buffers.
+                rows = self.max_batch if self.device == "cuda" else bucket
+                geometry = Geometry(rows, *size, self._network.dtype, self.device)
+                self._geometries[size] = geometry
+                while len(self._geometries) > GEOMETRIES:
+                    self._geometries.popitem(last=False)
+            step = Step(geometry, bucket, self._compute_of(size))
             if self._network.graphs:
-                step.capture()
-            elif self.device == "cuda":
-                step.run(step.input)
-            self._steps[key] = step
-        return self._steps[key]
+                step.capture(self._lane, self._pool)
+            geometry.steps[bucket] = step
+            return step
+
+    def _compute_of(self, size: Size) -> Any:
+        """What a step computes, with what must live as long as its graph."""
+        box, pix_fmt = size
+        # Each graph refers to the anchors of its own copy of the head, which the network replaces at every new shape:
+        # kept in the closure, their memory cannot be given to anything else while the graph lives.
+        kept: list[Any] = []
+
+        def compute(frames: Any, onto: Any) -> Any:
+            with torch.inference_mode():
+                began = perf_counter()
+                pictures = to_input(frames, pix_fmt, box, self._network.dtype, onto)
+                if not self._network.graphs:
+                    spent = perf_counter() - began
+                    self.stages.add("preprocess", spent)
+                    self.stages.add("infer", -spent)
+                raw = self._network.call(pictures)
+                if self._network.head is not None:
+                    kept[:] = [self._network.head.anchors, self._network.head.strides]
+                return self._candidates(raw[0] if isinstance(raw, (tuple, list)) else raw, box)
+
+        return compute
 
     def _candidates(self, raw: Any, box: Letterbox) -> Any:
         """The best anchors of each picture: float32 (b, k, 6) from the raw head (b, 4 + model classes, anchors).
@@ -323,13 +333,9 @@ class TorchRuntime:
         """
         picture, anchor = (candidates[..., 4] > self._confidence).nonzero(as_tuple=True)
         rows = torch.cat([candidates[picture, anchor], picture[:, None].float()], dim=1)
+        if self._end_to_end:
+            # Suppressed already, by its head.
+            return rows[rows[:, 4].argsort(descending=True, stable=True)]
         group = rows[:, 6] * (len(self._wanted) + 64) + rows[:, 5]
         moved = rows[:, :4].double() + (group.double() * (side + 1))[:, None]
-        # An end-to-end head has suppressed already: nothing overlaps by more than all of it.
-        overlap = 1.0 if self._end_to_end else self._iou
-        return rows[torchvision.ops.nms(moved, rows[:, 4].double(), overlap)]
-
-
-def _on(stream: Any) -> Any:
-    """Work within on a CUDA stream, or wherever it is where there is none."""
-    return contextlib.nullcontext() if stream is None else torch.cuda.stream(stream)
+        return rows[torchvision.ops.nms(moved, rows[:, 4].double(), self._iou)]

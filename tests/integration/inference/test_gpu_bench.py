@@ -33,7 +33,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def test_every_row_of_the_device_is_there_beside_its_peer(subject: GpuSubject, tmp_path: Path) -> None:
-    rows = {row.name: row for row in inference_gpu.measured(subject, (1, 2), 3, tmp_path, tmp_path / "results")}
+    rows = {row.name: row for row in inference_gpu.measured(subject, (1, 2), 3, tmp_path, tmp_path / "results", 2)}
     assert set(rows) == {
         "detect/gpu",
         "frame_ms/p50/gpu",

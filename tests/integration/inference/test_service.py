@@ -61,7 +61,9 @@ class ScriptedRuntime:
 
     def unpin(self, buffer: NDArray[np.uint8]) -> None: ...
 
-    def ready(self, box: Letterbox) -> bool:
+    def prepare(self, box: Letterbox, pix_fmt: PixelFormat) -> None: ...
+
+    def ready(self, box: Letterbox, pix_fmt: PixelFormat) -> bool:
         return self.is_ready
 
     def empty_cache(self) -> None:

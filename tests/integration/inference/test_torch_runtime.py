@@ -25,7 +25,7 @@ def fresh(detector: Detector) -> Any:
     """The shared runtime without what an earlier test has left in it."""
     runtime: Any = detector.runtime
     runtime.max_batch = 64
-    runtime._steps.clear()
+    runtime._geometries.clear()
     return runtime
 
 
