@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import av
 import numpy as np
-from av.codec.context import Flags
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from crowdperf.capture.argv import FILE_FORMATS, PATIENT, PROTOCOLS, QUICK, Options
@@ -48,6 +47,8 @@ _DEMUXER_FLAGS = frozenset(
         "-user_agent",
     )
 )
+_DECODER = frozenset(("err_detect", "flags", "skip_frame"))
+"""Those of them that are the decoder's own; `-flags` and `-err_detect` are the demuxer's as well."""
 _SILENT = {"-loglevel": 1, "-v": 1, "-an": 0, "-sn": 0, "-dn": 0, "-hide_banner": 0, "-nostats": 0}
 """Options that mean nothing here, with how many values they have."""
 
@@ -61,7 +62,7 @@ class _Filled(NamedTuple):
 
 
 def container_options(options: Options) -> dict[str, str]:
-    """What libavformat and the decoder are told; the counterpart of the FFmpeg child's command line.
+    """What libavformat and the decoder (`_DECODER`) are told; the counterpart of the FFmpeg child's command line.
 
     Raises:
         SourceError: a flag that only FFmpeg's program knows.
@@ -217,7 +218,9 @@ class PyavChild:
             return
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        stream.codec_context.flags |= Flags.low_delay
+        # `av.open` gives options to the demuxer and its probing alone; this context is made by PyAV, and opened with the
+        # first packet, which ends the connection where an option makes no sense.
+        stream.codec_context.options = {name: self._options[name] for name in _DECODER & self._options.keys()}
         finite = bool(container.duration and container.duration > 0)
         recording = self._source.kind == "file" or (self._source.kind == "http" and finite)
         paced = recording and self._paced

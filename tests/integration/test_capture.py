@@ -134,6 +134,19 @@ def test_a_file_is_paced_and_played_once(camera: Callable[..., Camera], clip: Pa
     assert cam.events[-1].id == f"cam:state:{int(cam.events[-1].ts * 1000)}:stopped"
 
 
+def test_flags_reach_the_decoder(camera: Callable[..., Camera], clip: Path, reference: list[bytes]) -> None:
+    cam = camera(str(clip), ffmpeg_extra_flags="-skip_frame nokey")
+    cam.run_until(lambda: cam.states()[-1:] == ["stopped"])
+    assert cam.tail.pictures == reference[::20], "keyframes"
+
+
+@pytest.mark.parametrize("backend", ["pyav"])
+def test_a_decoder_flag_without_sense_is_told(camera: Callable[..., Camera], clip: Path) -> None:
+    cam = camera(str(clip), ffmpeg_extra_flags="-skip_frame sometimes")
+    cam.run_until(lambda: cam.states()[-1:] == ["misconfigured"])
+    assert "Invalid argument" in cam.error()
+
+
 def test_a_looped_file_goes_on(camera: Callable[..., Camera], clip: Path) -> None:
     short = make_clip(clip.with_name("short.mp4"), seconds=1)
     cam = camera("short.mp4", loop=True)
