@@ -1,10 +1,10 @@
 """Processor time of one 1080p picture from the clip to a reader of the ring, beside bare decoding and beside peers.
 
 The limit is `ffmpeg -threads 1 -f null`: the same FFmpeg decodes the same clip and throws the pictures away. Everything
-is processor time of this process and its children, system time included; reading the ring is part of ours, and handing
-the picture over is part of each peer. What a scaler costs stands beside what it does to detection (`bench.scaling`),
-and what a camera needs of memory in a process of its own beside what it needs in a group. The clip is 1080p, from
-CROWDPERF_CLIPS (default ../shared/clips).
+is processor time of this process and its children, system time included. Ours is a camera's whole loop, with metrics,
+clocks and the doorbell, and reading the ring; handing the picture over is part of each peer. What a scaler costs stands
+beside what it does to detection (`bench.scaling`), and what a camera needs of memory in a process of its own beside
+what it needs in a group. The clip is 1080p, from CROWDPERF_CLIPS (default ../shared/clips).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any, Literal
@@ -30,11 +30,17 @@ from bench import scaling
 from bench.harness import Row, compared
 from crowdperf.capture import argv, probe
 from crowdperf.capture.argv import Options
+from crowdperf.capture.camera import CameraCapture
 from crowdperf.capture.ffmpeg import FfmpegChild
+from crowdperf.capture.opening import Opened, Opener
 from crowdperf.capture.probe import Probe
 from crowdperf.capture.source import Source
+from crowdperf.events.schema import CameraChanged
 from crowdperf.ffmpeg import UNASKED, abilities, ffmpeg_binary
-from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec
+from crowdperf.frames.doorbell import Doorbell
+from crowdperf.frames.ring import FrameReader, RingSpec
+from crowdperf.runtime import Metrics
+from crowdperf.slices import CaptureSlice
 
 CLIP = Path(os.environ.get("CROWDPERF_CLIPS", "../shared/clips")) / "towncentre_a.mp4"
 SOURCE = Probe(1920, 1080, 30.0, True)
@@ -77,23 +83,77 @@ def bare() -> int:
     return int(said.rpartition("frame=")[2].split()[0])
 
 
+class _Unpaced(Opener):
+    """Opens the clip as a camera does, but has it read as fast as it can be decoded."""
+
+    def __init__(self, slice_: CaptureSlice, spec: RingSpec, start: Callable[[], Any]) -> None:
+        super().__init__(slice_, str, lambda: True, lambda _: None)
+        self._spec, self._begin = spec, start
+
+    def open(self) -> Opened:
+        """The child that `start` makes."""
+        return Opened(self._begin(), self._spec, SOURCE.fps, True)
+
+
+class _Camera(CameraCapture):
+    """A camera of the product, with every step of its loop; nothing but the clip's end may end it."""
+
+    def __init__(self, spec: RingSpec, start: Callable[[], Any], ring: Path, doorbell: Path) -> None:
+        slice_ = CaptureSlice(
+            camera_id="bench",
+            url=str(CLIP),
+            loop=False,
+            backend="ffmpeg",
+            rtsp_transport="tcp",
+            ffmpeg_flags="",
+            ffmpeg_extra_flags="",
+            rtsp_stimeout_usec=5_000_000,
+            pix_fmt=spec.pix_fmt,
+            analysis_width=spec.width,
+            target_fps=spec.target_fps,
+            frame_skip=0,
+            queue_max=2,
+            stall_s=WAIT_S,
+            media_roots=(),
+            allowed_hosts=(),
+            ring=str(ring),
+            doorbell=str(doorbell),
+            redis_url="",
+            key_prefix="",
+        )
+        self.ended = False
+        # A `wait` that returns at once: more than 240 pictures a second are to be taken.
+        super().__init__(slice_, Metrics(), self._hear, lambda: True, lambda _: None)
+        self._opener = _Unpaced(slice_, spec, start)
+
+    def _hear(self, change: CameraChanged, _: bool) -> None:
+        assert change.state in ("connecting", "live", "stopped"), change.detail
+        self.ended = change.state == "stopped"
+
+
 def into_ring(spec: RingSpec, start: Callable[[], Any], at: int = 0, look: Callable[[], object] = bool) -> int:
-    """Through the ring: the capture loop's inner part, and a reader that copies every picture; `look()` at one."""
+    """Through the ring: a camera's loop, a reader that hears the bell and copies every picture; `look()` at one."""
     path = Path(f"/dev/shm/crowdperf.bench{os.getpid()}.decode{threading.get_ident():x}")
-    writer, child, count = FrameWriter(path, spec, None), start(), 0
-    reader, out = FrameReader(path), np.empty(spec.frame_bytes, np.uint8)
-    try:
-        while _fill(child, writer.slot()):
-            sequence = writer.publish(1, 1)
-            assert reader.read(sequence, out)
-            count += 1
-            if count == at:
-                look()
-        return count
-    finally:
-        child.exit_code()
-        reader.close()
-        writer.close(unlink=True)
+    with tempfile.TemporaryDirectory() as folder:
+        bell, count = Doorbell(Path(folder) / "bell"), 0
+        camera = _Camera(spec, start, path, bell.path)
+        try:
+            camera.step()
+            reader = FrameReader(path)
+            out = reader.room()
+            while not camera.ended:
+                camera.step()
+                if reader.head() > count:
+                    count += 1
+                    assert bell.wait(0)
+                    assert reader.read(count, out)
+                    if count == at:
+                        look()
+            reader.close()
+            return count
+        finally:
+            camera.close()
+            bell.close()
 
 
 def _fill(child: Any, view: memoryview) -> bool:
@@ -126,6 +186,13 @@ def pyav(width: int, at: int = 0, look: Callable[[], object] = bool) -> int:
         return child
 
     return into_ring(spec, start, at, look)
+
+
+Variant = Callable[[], int]
+BACKENDS: tuple[tuple[str, Variant], ...] = (
+    ("ffmpeg_640", lambda: ffmpeg(640, "yuv420p")),
+    ("pyav_640", lambda: pyav(640)),
+)
 
 
 def print_memory() -> None:
@@ -251,11 +318,7 @@ def segments() -> int:
 
 def rows(short: bool) -> list[Row]:
     """decode_to_ring_cpu/<variant> beside bare decoding, decode_to_ring_vs/<peer> beside the peer, and memory."""
-    times = 5 if short else 7
-    variants: list[tuple[str, Callable[[], int]]] = [
-        ("ffmpeg_640", lambda: ffmpeg(640, "yuv420p")),
-        ("pyav_640", lambda: pyav(640)),
-    ]
+    variants: list[tuple[str, Variant]] = [*BACKENDS]
     if not short:
         variants += [
             *(
@@ -267,17 +330,23 @@ def rows(short: bool) -> list[Row]:
             ("ffmpeg_1080_bgr24", lambda: ffmpeg(1920, "bgr24")),
         ]
     peers = (("opencv", opencv), ("load_streams", load_streams), ("queue", queue), ("segment_per_frame", segments))
-    for _, warm_up in (*variants, *peers):
+    for _, warm_up in peers:
         warm_up()
-    limits = [(name, [(per_frame_ms(run), per_frame_ms(bare)) for _ in range(times)]) for name, run in variants]
-    found = [compared(f"decode_to_ring_cpu/{name}", pairs, "bare decoding", unit="ms/frame") for name, pairs in limits]
-    for backend in ("ffmpeg_640", "pyav_640"):
-        run = dict(variants)[backend]
+    found = beside_decoding(variants, 5 if short else 7)
+    for backend, run in BACKENDS:
         for name, peer in peers:
             pairs = [(per_frame_ms(run), per_frame_ms(peer)) for _ in range(3)]
             found.append(compared(f"decode_to_ring_vs/{backend}/{name}", pairs, name, unit="ms/frame"))
         found += [_camera_hour(backend, found), *_memory(backend)]
     return found if short else [*found, *_detection()]
+
+
+def beside_decoding(variants: Sequence[tuple[str, Variant]], times: int) -> list[Row]:
+    """decode_to_ring_cpu/<variant>, each measured in turn with bare decoding."""
+    for _, warm_up in variants:
+        warm_up()
+    pairs = [(name, [(per_frame_ms(run), per_frame_ms(bare)) for _ in range(times)]) for name, run in variants]
+    return [compared(f"decode_to_ring_cpu/{name}", each, "bare decoding", unit="ms/frame") for name, each in pairs]
 
 
 def _detection() -> list[Row]:

@@ -281,12 +281,12 @@ class CameraCapture:
             self._ring.beat()
 
     def _announce(self) -> None:
-        """Tell the metrics every state, and report each change."""
+        """Tell the metrics and report each change of state; asked at every turn, which may be some to a picture."""
         state, detail, camera = self._machine.state, self._machine.detail, self._slice.camera_id
-        self._metrics.text("state", state, camera)
         if state == self._entered:
             return
         self._entered = state
+        self._metrics.text("state", state, camera)
         # Down again, in the same way, is no news; the way there is none either.
         retry = state == self._announced or (self._machine.down and state in ("connecting", "stalled"))
         if not retry:

@@ -218,7 +218,7 @@ class PyavChild:
             return
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        # `av.open` gives options to the demuxer and its probing alone; this context is made by PyAV, and opened with the
+        # `av.open` gives options to the demuxer and its probing alone; PyAV makes this context, and opens it with the
         # first packet, which ends the connection where an option makes no sense.
         stream.codec_context.options = {name: self._options[name] for name in _DECODER & self._options.keys()}
         finite = bool(container.duration and container.duration > 0)
