@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 
 import msgspec
@@ -69,10 +70,27 @@ class CameraCounter:
             self._minutes.append(done)
         return events
 
-    def break_paths(self) -> None:
-        """Count no crossing that began before this moment."""
+    def break_paths(self, moment: Moment, settled_s: float) -> tuple[list[Event], float]:
+        """Connect nothing across the pause before `moment`; who begins until `settled_s` may have been there before.
+
+        Returns the crossings that the pause settles, and since when (clock) others are given up, infinity for none.
+        """
+        events: list[Event] = []
+        since_s = math.inf
         for line in self.lines:
-            line.break_paths()
+            settled, given_up_s = line.break_paths(moment, settled_s)
+            events += settled
+            since_s = min(since_s, given_up_s)
+        return events, since_s
+
+    def undecided(self) -> bool:
+        """Whether somebody has been on a line since the newest pause, so that a crossing may yet be missed."""
+        return any(line.undecided() for line in self.lines)
+
+    def decide(self) -> None:
+        """From now on whoever is on a line came from the side on which he stands."""
+        for line in self.lines:
+            line.decide()
 
     def occupancy(self) -> dict[str, int]:
         """Zone id -> tracks inside."""

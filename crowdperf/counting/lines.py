@@ -10,6 +10,8 @@ The rules, each the answer to a known way of counting wrongly:
 * The same way again within the cooldown is the same crossing.
 * A track that begins, or comes back, where another one has just vanished goes on with that one's side and crossings,
   and must leave a wider band: a car that stands on the line while its id changes is counted once.
+* No path goes on across a pause. A crossing that was sampled on the far side is settled by it as by the end of a track.
+  What is given up before the pause, and who is in the band after it, decide how far the camera's gap reaches.
 
 Pure: no I/O and no clock. All positions are in picture heights.
 """
@@ -31,6 +33,8 @@ NEAR = 0.5
 """A new track this close (share of its height) to where another vanished near the line is the same object."""
 JITTER_BAND = 0.06
 """Least half-width of the dead band, as a share of the object's height: what a standing person's box moves about."""
+WALK = 1.0
+"""How far somebody unseen may have come, in heights per second."""
 INHERITED_BAND = 0.25
 """Half-width of the dead band for such a track, as a share of its height."""
 NEVER = float("-inf")
@@ -66,6 +70,10 @@ class LineTrack(Struct, array_like=True):
     """Crossings with a second far sample whose track is not confirmed yet."""
     counted_s: list[float] = field(default_factory=lambda: [NEVER, NEVER])
     """When it last crossed to the negative and to the positive side."""
+    height: float = 0.0
+    """The newest sample's."""
+    undecided: bool = False
+    """Nobody knows which side it came from, since a pause fell into its path and it is in the band ever since."""
 
 
 class LineState(Struct, array_like=True):
@@ -75,6 +83,10 @@ class LineState(Struct, array_like=True):
     vanished: list[LineTrack] = []
     clock_s: float = NEVER
     """The newest frame's."""
+    resumed_s: float = NEVER
+    """The first frame after the newest pause."""
+    settled_s: float = NEVER
+    """Tracks that begin until then may have been there during that pause."""
 
 
 class LineCounter:
@@ -115,14 +127,58 @@ class LineCounter:
         self._forget_vanished(moment.clock_s)
         return events
 
-    def break_paths(self) -> None:
-        """Connect nothing across this moment: after a pause nobody knows which way a track went."""
-        for track in self.state.tracks.values():
+    def break_paths(self, moment: Moment, settled_s: float) -> tuple[list[LineCrossed], float]:
+        """Connect nothing across the pause before `moment`: nobody knows which way a track went meanwhile.
+
+        Tracks that begin until `settled_s` are taken for those that were there before. Returns the crossings which the
+        pause settles, and since when (clock) others that had begun are given up: infinity where none are.
+        """
+        state = self.state
+        events: list[LineCrossed] = []
+        since_s = math.inf
+        for track_id, track in state.tracks.items():
+            # Beyond the line, in the band or behind it, with a sample that was out of the band.
+            if track.pending is not None and not track.net:
+                track.settled.append(track.pending)
+                track.pending = None
+            if track.confirmed:
+                events += self._count(track_id, track)
+            since_s = min(since_s, self._given_up(track))
             track.placed = track.inherited = False
-            track.net = 0
-            track.steps = [None, None]
-            track.pending = None
-        self.state.vanished.clear()
+            track.net, track.steps, track.pending = 0, [None, None], None
+            track.undecided = True
+        state.vanished.clear()
+        state.resumed_s, state.settled_s = moment.clock_s, settled_s
+        return events, since_s
+
+    def _given_up(self, track: LineTrack) -> float:
+        """When a crossing of the track that a pause takes away was, or may have been; infinity without one."""
+        if track.klass not in self._classes:
+            return math.inf
+        begun = [*track.settled, *((track.pending, *track.steps) if track.net else ())]
+        times = [crossing.moment.clock_s for crossing in begun if crossing is not None]
+        unseen_s = self.state.clock_s - track.seen_s
+        if unseen_s > 0 and track.confirmed and track.placed:
+            away = self._course.distance(track.last_x, track.last_y)
+            if away <= (NEAR + WALK * unseen_s) * track.height:
+                times.append(track.seen_s)
+        return min(times, default=math.inf)
+
+    def undecided(self) -> bool:
+        """Whether somebody is in the band since the newest pause, so that a crossing may yet be missed."""
+        resumed_s = self.state.resumed_s
+        return any(
+            track.undecided and track.seen_s >= resumed_s and track.klass in self._classes
+            for track in self.state.tracks.values()
+        )
+
+    def decide(self) -> None:
+        """Whoever is still in the band came from the side on which he stands; a crossing from now on counts."""
+        for track in self.state.tracks.values():
+            if track.undecided:
+                track.undecided = False
+                track.placed = track.seen_s >= self.state.resumed_s
+                track.net, track.steps = 0, [None, None]
 
     def _follow(self, moment: Moment, samples: Iterable[Sample]) -> None:
         """Take each track one step on, and join those that are one object."""
@@ -135,14 +191,14 @@ class LineCounter:
             track = tracks.get(sample.track)
             if track is None:
                 newborn.append(sample)
-                track = tracks[sample.track] = LineTrack()
+                track = tracks[sample.track] = LineTrack(undecided=moment.clock_s <= self.state.settled_s)
             else:
                 if track.seen_s < self.state.clock_s:
                     returned.append(sample)
                 if track.placed:
                     self._step(track, moment, track.last_x, track.last_y, sample.x, y)
             track.seen_s, track.last_x, track.last_y = moment.clock_s, sample.x, y
-            track.klass, track.confirmed = sample.klass, sample.confirmed
+            track.klass, track.confirmed, track.height = sample.klass, sample.confirmed, sample.height
         if newborn:
             self._take_over(newborn, moment, moment.clock_s - self._memory_s)
         if returned:
@@ -163,7 +219,7 @@ class LineCounter:
         """A sample outside the band: what the track's path since the last such sample amounts to."""
         pending, net, track.net = track.pending, track.net, 0
         step, track.steps = track.steps[net > 0], [None, None]
-        track.placed, track.inherited = True, False
+        track.placed, track.inherited, track.undecided = True, False, False
         if not net:
             if pending is not None:
                 track.settled.append(pending)
@@ -242,7 +298,7 @@ class LineCounter:
             track.placed, track.net, track.steps = True, previous.net, list(previous.steps)
             self._step(track, moment, previous.last_x, previous.last_y, track.last_x, track.last_y)
             track.counted_s = list(previous.counted_s)
-            track.inherited = True
+            track.inherited, track.undecided = True, False
 
     def _forget_vanished(self, clock_s: float) -> None:
         if self.state.vanished:

@@ -195,7 +195,7 @@ class PpeObserved(Event, frozen=True, kw_only=True):
 
 
 class CameraGap(Event, frozen=True, kw_only=True):
-    """Between `start` and `end` (Unix seconds) this camera's crossings may be missing; `ts` equals `end`."""
+    """From `start` to `end` (Unix seconds) its crossings may be missing; said when it is over, `ts` is `end`."""
 
     start: float
     end: float

@@ -169,7 +169,8 @@ def say_clip(replayed: Replayed) -> None:
         own = outcome.setup
         print(f"{own.name}: camera {own.tracked.camera_id}, {outcome.analysed} frames analysed, model {outcome.model}")
     for gap in replayed.outcomes[0].gaps:
-        print(f"warning: no picture was analysed for {gap.end - gap.start:.1f} s up to {clock(gap.end - BEGIN_S)}")
+        lasted = f"{gap.end - gap.start:.1f} s up to {clock(gap.end - BEGIN_S)}"
+        print(f"warning: pictures are missing; crossings may be in {lasted}")
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

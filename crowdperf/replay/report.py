@@ -48,7 +48,7 @@ def gaps(replayed: Replayed) -> str:
         return ""
     seconds = sum(gap.end - gap.start for gap in found)
     return paragraph(
-        f"No picture was analysed for {seconds:.1f} s in all ({len(found)} gaps): crossings may be missing there.", True
+        f"Pictures are missing: crossings may be, too, in {seconds:.1f} s in all ({len(found)} gaps).", True
     )
 
 

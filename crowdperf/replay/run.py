@@ -185,6 +185,7 @@ def count(frames: Sequence[FrameDetections], setup: Setup, model: str = "") -> O
         events += new
         if tracked is not None:
             shown[frame.sequence] = tracked
+    events += pipeline.finish()
     crossings = [_crossing(event, shown) for event in events if isinstance(event, LineCrossed)]
     at_end = pipeline.occupancy()
     zones = {zone.id: _zone(zone.id, events, at_end.get(zone.id, 0)) for zone in setup.tracked.zones}

@@ -21,12 +21,16 @@ from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Tracking
 from crowdperf.tracking.ppe import MalformedPpeError, findings, observed
-from crowdperf.tracking.tracker import CONFIRM_HITS, PersonTracker, Tracks
+from crowdperf.tracking.tracker import CONFIRM_HITS, CONFIRM_S, PersonTracker, Tracks
 
 VERSION = 2
 DEFAULT_ASPECT = 16 / 9
 GAP_FRAMES = 3.5
 """A pause of fewer frames is no gap, however few come in a second."""
+FILTER_S = 0.1
+"""A filtered box follows somebody who sets off by up to this much later."""
+UNDECIDED_S = 3.0
+"""How long after a pause somebody who does not leave a line keeps the gap open."""
 
 
 class StateError(ValueError):
@@ -35,6 +39,19 @@ class StateError(ValueError):
 
 class MalformedFrameError(ValueError):
     """A message whose columns do not belong together."""
+
+
+class OpenGap(Struct, array_like=True):
+    """A pause that is over, while crossings may still be missed because of it."""
+
+    id: str
+    start: float
+    """Unix seconds."""
+    cause: str
+    settled_s: float
+    """Clock: it lasts until then at least, since new tracks are confirmed by then."""
+    latest_s: float
+    """Clock: it ends then, whoever is still on a line."""
 
 
 class _State(Struct, array_like=True):
@@ -46,6 +63,7 @@ class _State(Struct, array_like=True):
     aspect: float
     tracker: bytes
     counting: CountingState
+    gap: OpenGap | None = None
 
 
 class CameraPipeline:
@@ -56,7 +74,7 @@ class CameraPipeline:
     ) -> None:
         self.camera = camera
         self._settings = settings
-        self._settle_s = CONFIRM_HITS / target_fps
+        self._settle_s = max(CONFIRM_HITS / target_fps, CONFIRM_S + 1 / target_fps)
         self._frame_s = 1 / target_fps
         self._tracker = PersonTracker(settings)
         self._zones = tuple(zones)
@@ -66,6 +84,7 @@ class CameraPipeline:
         self._captured_at_ns = 0
         self._clock_s = 0.0
         self._aspect = 0.0
+        self._gap: OpenGap | None = None
 
     def __len__(self) -> int:
         """Tracks that are remembered, unconfirmed and lost ones included."""
@@ -105,38 +124,73 @@ class CameraPipeline:
             worn = findings(frame)
         except MalformedPpeError as error:
             raise MalformedFrameError(str(error)) from None
-        events = self._pass_time(frame)
         aspect = frame.source_width / frame.source_height if frame.source_height else DEFAULT_ASPECT
+        events = self._pass_time(frame, reshaped=self._aspect not in (0.0, aspect))
         if aspect != self._aspect:
             self._counter.set_aspect(aspect)
-            if self._aspect:
-                self._counter.break_paths()
             self._aspect = aspect
         tracks = self._tracker.update(self._clock_s, boxes, scores, classes, aspect)
-        moment = Moment(self._clock_s, frame.captured_at_ns / 1e9, frame.epoch, frame.sequence)
-        events += self._counter.update(moment, _samples(tracks, aspect), tracks.ended.tolist())
+        events += self._counter.update(self._moment(frame), _samples(tracks, aspect), tracks.ended.tolist())
         events += observed(frame, worn, tracks, self._zones)
-        return self._tracked(frame, tracks), events
+        return self._tracked(frame, tracks), events + self._end_gap()
 
-    def _pass_time(self, frame: FrameDetections) -> list[Event]:
-        """Move the position and the clock to `frame`; a pause that was too long is an event, and breaks all paths."""
+    def finish(self) -> list[Event]:
+        """The stream ends for good: a gap that is still open ends with the newest frame."""
+        return [] if self._gap is None else [self._closed(self._gap)]
+
+    def _moment(self, frame: FrameDetections) -> Moment:
+        return Moment(self._clock_s, frame.captured_at_ns / 1e9, frame.epoch, frame.sequence)
+
+    def _pass_time(self, frame: FrameDetections, reshaped: bool) -> list[Event]:
+        """Move the position and the clock to `frame`; after a pause that was too long, a gap begins.
+
+        `reshaped`: pictures have another shape from this frame on, so that paths before and after are not comparable.
+        """
         first = self._captured_at_ns == 0
         elapsed_s = (frame.captured_at_ns - self._captured_at_ns) / 1e9
-        cause = "epoch changed" if self._epoch and frame.epoch != self._epoch else "frames missing"
-        events: list[Event] = []
-        if first or elapsed_s <= 0:
-            # The wall clock was set back (or two frames bear one time): go on as if a frame's time had passed.
-            self._clock_s += self._frame_s
-        else:
-            self._clock_s += elapsed_s
         usual_s = max(self._frame_s, self._tracker.interval_s)
-        if not first and elapsed_s > max(self._settings.gap_s, GAP_FRAMES * usual_s):
-            start, end = self._captured_at_ns / 1e9, frame.captured_at_ns / 1e9 + self._settle_s
-            gap_id = f"{self.camera}:gap:{frame.epoch}:{frame.sequence}"
-            events.append(CameraGap(id=gap_id, camera=self.camera, ts=end, start=start, end=end, cause=cause))
-            self._counter.break_paths()
+        paused = not first and elapsed_s > max(self._settings.gap_s, GAP_FRAMES * usual_s)
+        cause = "epoch changed" if self._epoch and frame.epoch != self._epoch else "frames missing"
+        last_s = self._clock_s
+        # Where the wall clock was set back (or two frames bear one time): go on as if a frame's time had passed.
+        self._clock_s += self._frame_s if first or elapsed_s <= 0 else elapsed_s
+        events: list[Event] = []
+        if paused or reshaped:
+            events = self._begin_gap(frame, cause if paused else "picture changed", last_s, usual_s)
         self._epoch, self._sequence, self._captured_at_ns = frame.epoch, frame.sequence, frame.captured_at_ns
         return events
+
+    def _begin_gap(self, frame: FrameDetections, cause: str, last_s: float, usual_s: float) -> list[Event]:
+        """Break all paths before `frame`; `last_s` is the clock of the frame before it.
+
+        The gap begins with the last frame before the pause, or with the first crossing that is given up. It is said
+        when it is over; should the frames pause again before that, it ends there and the next one begins.
+        """
+        events: list[Event] = [] if self._gap is None else [self._closed(self._gap)]
+        settled_s = self._clock_s + self._settle_s
+        settled, since_s = self._counter.break_paths(self._moment(frame), settled_s)
+        start = self._captured_at_ns / 1e9
+        if since_s <= last_s:
+            # A crossing bears the time of the first frame beyond the line: it was up to a frame's time earlier.
+            start -= last_s - since_s + usual_s + FILTER_S
+        gap_id = f"{self.camera}:gap:{frame.epoch}:{frame.sequence}"
+        self._gap = OpenGap(gap_id, start, cause, settled_s, self._clock_s + UNDECIDED_S)
+        return events + settled
+
+    def _end_gap(self) -> list[Event]:
+        """The open gap's event, when nothing can be missed because of it any more."""
+        gap = self._gap
+        if gap is None or self._clock_s < gap.settled_s:
+            return []
+        if self._clock_s < gap.latest_s and self._counter.undecided():
+            return []
+        self._counter.decide()
+        self._gap = None
+        return [self._closed(gap)]
+
+    def _closed(self, gap: OpenGap) -> CameraGap:
+        end = self._captured_at_ns / 1e9
+        return CameraGap(id=gap.id, camera=self.camera, ts=end, start=min(gap.start, end), end=end, cause=gap.cause)
 
     def _tracked(self, frame: FrameDetections, tracks: Tracks) -> TrackedFrame:
         shown = tracks.confirmed
@@ -164,6 +218,7 @@ class CameraPipeline:
                 self._aspect,
                 self._tracker.state(),
                 self._counter.state(),
+                self._gap,
             )
         )
 
@@ -182,7 +237,7 @@ class CameraPipeline:
         except (msgspec.MsgspecError, IndexError, ValueError) as error:
             raise StateError(str(error)) from None
         self._epoch, self._sequence, self._captured_at_ns = read.epoch, read.sequence, read.captured_at_ns
-        self._clock_s, self._aspect = read.clock_s, read.aspect
+        self._clock_s, self._aspect, self._gap = read.clock_s, read.aspect, read.gap
         self._counter.restore(read.counting)
         if read.aspect:
             self._counter.set_aspect(read.aspect)

@@ -87,7 +87,9 @@ def signal(rule: AlertRule, event: AnyEvent, camera: NotifiedCamera | None) -> S
         lasted = event.end - event.start
         if lasted < rule.min_duration_s:
             return None
-        return Signal("pulse", "", f"{where}: {lasted:.1f} s of pictures are missing ({event.cause})")
+        return Signal(
+            "pulse", "", f"{where}: pictures missing, and maybe crossings, for {lasted:.1f} s ({event.cause})"
+        )
     if isinstance(event, CameraChanged):
         wanted = rule.states or ["stalled", "backing_off", "misconfigured"]
         detail = f"{where} is {event.state.replace('_', ' ')}" + (f": {event.detail}" if event.detail else "")
