@@ -144,7 +144,12 @@ def blank_spec(width: int, height: int) -> RingSpec:
 
 
 def load_detector(
-    settings: engine.Inference, cache: Path, folder: Path = FOLDER, role: Role = "person", confidence: float = 0.0
+    settings: engine.Inference,
+    cache: Path,
+    folder: Path = FOLDER,
+    role: Role = "person",
+    confidence: float = 0.0,
+    specs: Sequence[RingSpec] = (),
 ) -> Detector:
     """The detector of one role that the configuration asks for.
 
@@ -154,6 +159,7 @@ def load_detector(
         folder: of the model registry.
         role: person (with vehicles), or ppe.
         confidence: detections at or below it are dropped; 0 takes the one in `settings`.
+        specs: rings that it is to be ready for.
 
     Raises:
         ModelError: the model, the runtime or the device cannot be had; the message names the remedy.
@@ -183,24 +189,30 @@ def load_detector(
             "inference.precision 'auto' takes int8: this processor has neither bf16 nor AVX-512, where int8 was "
             "measured 1.6 times as fast. Its effect on counts: docs/models.md, INT8. 'full' turns it off."
         )
-    if cuda and model.runtime == "torch":
-        try:
-            return _proved(Detector(_open(model, settings, cache, True, least), model.name, model.precision))
-        except (RuntimeError, AssertionError) as error:
-            _give_up(model, settings.device, error)
-            return load_detector(structs.replace(settings, device="cpu"), cache, folder, role, confidence)
-    return Detector(_open(model, settings, cache, False, least), model.name, model.precision)
 
+    def opened(on_device: bool) -> Detector:
+        return Detector(_open(model, settings, cache, on_device, least), model.name, model.precision)
 
-def _proved(detector: Detector) -> Detector:
-    """The detector, once it has looked at a picture: what a device cannot do shows at its first batch, not before."""
-    spec = blank_spec(64, 64)
-    detector.detect([np.zeros(spec.frame_bytes, np.uint8)], spec)
-    return detector
+    if not cuda or model.runtime != "torch":
+        detector = opened(False)
+        detector.warm(specs)
+        return detector
+    from crowdperf.inference.proof import prove
+
+    try:
+        detector = opened(True)
+        prove(detector, lambda: opened(False))
+        detector.warm(specs)
+        return detector
+    except (RuntimeError, AssertionError) as error:
+        _give_up(model, settings.device, error)
+    return load_detector(structs.replace(settings, device="cpu"), cache, folder, role, confidence, specs)
 
 
 def _give_up(model: ModelPath, device: str, error: Exception) -> None:
     """Tell that CUDA is there and does not work: a driver or a device too old for torch, no memory left on it.
+
+    With `auto` the processor takes over; asked for by name, it is an error, and tried again.
 
     Raises:
         ModelError: CUDA was asked for.

@@ -66,9 +66,7 @@ class Staff:
         settings, confidence = self._settings, self._ppe_confidence if role == "ppe" else 0.0
 
         def prepared() -> Detector:
-            detector = load_detector(settings, self._cache, role=role, confidence=confidence)
-            detector.warm(specs)
-            return detector
+            return load_detector(settings, self._cache, role=role, confidence=confidence, specs=specs)
 
         return prepared
 
