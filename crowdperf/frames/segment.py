@@ -97,7 +97,7 @@ def unlink_instance(prefix: str) -> list[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a ring that nobody writes any more; one that has a live writer, or is none of ours, stays."""
+    """Remove the ring that a killed writer has left at `path`, if there is one; one that has a live writer stays."""
     with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
         fd = os.open(path, os.O_RDWR)
         opened.callback(os.close, fd)

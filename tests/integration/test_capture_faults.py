@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from crowdperf.frames import segment
 from crowdperf.frames.ring import FrameWriter, RingSpec
 from tests.conftest import wait_until
 from tests.support import fake_ffmpeg
-from tests.support.capturing import Camera, alive, make_clip, make_slice
+from tests.support.capturing import Camera, CaptureProcess, RingTail, alive, make_clip, make_slice
 from tests.support.rtsp_server import Mount, RtspServer
 
 FRAME = 320 * 240 * 3 // 2
@@ -91,6 +92,17 @@ def test_half_a_picture_and_silence_is_three_short_reads(faulty: Callable[..., C
     assert cam.counter("short_reads_total") >= 3
     assert cam.counter("frames_captured") == 0
     assert "bytes" in cam.error()
+
+
+def test_a_picture_has_the_time_of_its_first_byte(faulty: Callable[..., Camera], tmp_path: Path) -> None:
+    cam = faulty("paused")
+    cam.run_until(lambda: cam.capture._filled == FRAME // 2)
+    wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
+    (tmp_path / "ffmpeg-paused.go").touch()
+    cam.run_until(lambda: cam.tail.stamps)
+    (stamp,) = cam.tail.stamps
+    assert stamp.captured_at_ns < wall_ns
+    assert stamp.monotonic_ns < monotonic_ns
 
 
 def test_a_silent_one_that_ignores_requests_is_killed(faulty: Callable[..., Camera]) -> None:
@@ -230,6 +242,23 @@ def test_a_wrapper_is_ended_with_what_it_runs(faulty: Callable[..., Camera]) -> 
     assert len(family) == 2
     cam.capture.close()
     wait_until(lambda: not any(map(alive, family)), 5, "the end of both")
+
+
+def test_what_a_wrapper_runs_ends_with_its_next_picture_when_capture_is_killed(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROWDPERF_FFMPEG", fake_ffmpeg.make(tmp_path, "wrapped"))
+    with (
+        RtspServer({"a": Mount(clip, 10, loop=True)}) as server,
+        CaptureProcess(make_slice(server.url("a"), tmp_path)) as capture,
+    ):
+        tail = RingTail(capture.slice.ring)
+        tail.collect(lambda: len(tail.stamps) >= 3)
+        family = [each.pid for each in capture.children() if "ffmpeg" in each.name()]
+        assert len(family) == 2
+        capture.end(signal.SIGKILL)
+        wait_until(lambda: not any(map(alive, family)), what="the end of both")
+        tail.close()
 
 
 def test_one_that_does_not_say_what_it_writes_is_asked_first(faulty: Callable[..., Camera]) -> None:

@@ -5,6 +5,7 @@ Asked for help, or what a source is, it is the real FFmpeg. Asked for pictures i
 whole N         N whole pictures, then exit 0
 broken N        N pictures and a half, then exit 0
 half            half a picture, then silence
+paused          half a picture, the rest of it once the file `<itself>.go` is there, then silence
 dead            silence from the start
 silent N        N pictures, then silence; SIGTERM is ignored
 flood           pictures, and error lines as fast as they are taken, the password in each
@@ -62,6 +63,12 @@ elif mode == "broken":
     write(b"x" * (FRAME // 2))
 elif mode == "half":
     write(b"x" * (FRAME // 2))
+    time.sleep(600)
+elif mode == "paused":
+    write(b"x" * (FRAME // 2))
+    while not os.path.exists(__file__ + ".go"):
+        time.sleep(0.01)
+    write(b"x" * (FRAME - FRAME // 2))
     time.sleep(600)
 elif mode == "silent":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
