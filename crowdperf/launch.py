@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import fcntl
 import os
 import shlex
@@ -11,24 +11,26 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from crowdperf import orphans
 from crowdperf.accounts.setup import SetupSecret, link
 from crowdperf.config import Config
-from crowdperf.demo import cli as demo
+from crowdperf.demo.scenes import SCENES
 from crowdperf.frames.ring import unlink_instance
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.environment import Environment
 from crowdperf.settings.paths import Paths
 from crowdperf.settings.site import base
-from crowdperf.supervision import render
+from crowdperf.supervision import descendants, render
 from crowdperf.supervision.control import Control
 
-PR_SET_PDEATHSIG = 1
 STOP_S = 60.0
 SETUP_S = 90.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(config: Config, env: Environment, paths: Paths, root: Path) -> int:
@@ -38,53 +40,86 @@ def run(config: Config, env: Environment, paths: Paths, root: Path) -> int:
         ConfigError: it already runs, or the data folder cannot be used.
     """
     paths.check()
-    for folder in (paths.sockets, paths.logs):
-        folder.mkdir(parents=True, exist_ok=True)
-    paths.sockets.chmod(0o700)
-    lock = hold(paths)
-    setup = SetupSecret(paths.sockets)
-    setup.remove()
-    render_demo(config, root)
-    unlink_instance(str(paths.ring("")))
-    render.record_environment(paths, os.environ)
-    render.write(config, env, paths, root)
-    supervisord = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "supervisor.supervisord",
-            "-c",
-            str(root / "supervisord.conf"),
-            "-n",
-            "-s",
-        ],
-        # Its paths are relative.
-        cwd=root,
-        # A session of its own: Ctrl-C reaches only this process, which stops things in order.
-        start_new_session=True,
-        preexec_fn=_die_with_parent,
-        stdin=subprocess.DEVNULL,
-    )
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    welcome(config, paths, root)
+    with usable(paths):
+        for folder in (paths.sockets, paths.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        paths.sockets.chmod(0o700)
+        lock = hold(paths)
+    orphans.adopt()
+    with lock:
+        try:
+            _take_signals(_interrupt)
+            setup = SetupSecret(paths.sockets)
+            render_demo(config, root)
+            with usable(paths):
+                setup.remove()
+                unlink_instance(str(paths.ring("")))
+                render.record_environment(paths, os.environ)
+                render.write(config, env, paths, root)
+            status = supervise(config, paths, root, setup)
+        except KeyboardInterrupt:
+            status = 0
+    print("crowdperf has stopped.", flush=True)
+    return status
+
+
+def supervise(config: Config, paths: Paths, root: Path, setup: SetupSecret) -> int:
+    """supervisord, until it ends; then nothing runs any more, whatever ended it. Returns an exit status.
+
+    Raises:
+        KeyboardInterrupt: somebody wishes it to end.
+    """
+    supervisord: subprocess.Popen[bytes] | None = None
     try:
-        offer_setup(config, setup, supervisord)
-        status = supervisord.wait()
-        print(
-            f"supervisord ended by itself with status {status}: see {paths.logs / 'supervisord.log'}", file=sys.stderr
+        supervisord = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "supervisor.supervisord",
+                "-c",
+                str(root / "supervisord.conf"),
+                "-n",
+                "-s",
+            ],
+            # Its paths are relative.
+            cwd=root,
+            # A session of its own: Ctrl-C reaches only this process, which stops things in order.
+            start_new_session=True,
+            preexec_fn=orphans.end_with_parent,
+            stdin=subprocess.DEVNULL,
         )
+        welcome(config, paths, root)
+        offer_setup(config, setup, supervisord)
+        status = descendants.wait(supervisord)
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended by itself with status {status}"
+        print(f"supervisord {how}: see {paths.logs / 'supervisord.log'}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
         print("\nstopping …", flush=True)
-        return 0
+        raise
     finally:
-        _stop(supervisord, paths)
+        _take_signals(_ignore)
+        if supervisord is not None:
+            _stop(supervisord, paths)
+        # Only when nobody writes them any more.
+        descendants.end(STOP_S)
         unlink_instance(str(paths.ring("")))
-        lock.close()
-        print("crowdperf has stopped.", flush=True)
+
+
+@contextlib.contextmanager
+def usable(paths: Paths) -> Iterator[None]:
+    """Around what writes into the data folder.
+
+    Raises:
+        ConfigError: that cannot be done: somebody else's folder, a read-only or a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"the data folder {paths.data} cannot be used: {error}. Remedy: see that what this names belongs to this "
+            "user (after a run as another one: chown -R), and that the disk has room and is not read-only."
+        ) from None
 
 
 def hold(paths: Paths) -> TextIO:
@@ -116,9 +151,25 @@ def render_demo(config: Config, root: Path) -> None:
     """
     folder = root / "var" / "demo"
     clips = [root / camera.url for camera in config.cameras if (root / camera.url).parent == folder]
-    if not all(clip.exists() for clip in clips):
-        print("rendering the demo site's cameras (once) …", flush=True)
-        demo.main(["--out", str(folder), "--if-missing"])
+    scenes = [clip for clip in clips if clip.stem in SCENES]
+    # The truth is written last, when the clip is whole.
+    if all(clip.exists() and clip.with_suffix(".truth.json").exists() for clip in scenes):
+        return
+    print("rendering the demo site's cameras (once) …", flush=True)
+    try:
+        # Processes of its own, in a session of their own: Ctrl-C reaches only this one, which ends them.
+        subprocess.run(
+            [sys.executable, "-m", "crowdperf", "demo", "--out", str(folder), "--if-missing"],
+            # Else Python complains of what a renderer that is killed leaves, and removes it itself.
+            env={**os.environ, "PYTHONWARNINGS": "ignore:resource_tracker"},
+            start_new_session=True,
+            preexec_fn=orphans.end_with_parent,
+            stdin=subprocess.DEVNULL,
+        )
+    except KeyboardInterrupt:
+        print("\nstopping; the demo site's cameras are rendered by the next start …", flush=True)
+        descendants.end(STOP_S)
+        raise
 
 
 def welcome(config: Config, paths: Paths, root: Path) -> None:
@@ -169,6 +220,7 @@ def _stop(supervisord: subprocess.Popen[bytes], paths: Paths) -> None:
     try:
         Control(paths.supervisor_socket.absolute()).shutdown()
     except ConfigError:
+        # Also where it is stopping already: a service manager may signal every process of the site at once.
         supervisord.terminate()
     try:
         supervisord.wait(STOP_S)
@@ -177,10 +229,16 @@ def _stop(supervisord: subprocess.Popen[bytes], paths: Paths) -> None:
         supervisord.wait()
 
 
+def _take_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in SIGNALS:
+        signal.signal(number, handler)
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Once: what follows is the end already."""
+    _take_signals(_ignore)
     raise KeyboardInterrupt
 
 
-def _die_with_parent() -> None:
-    """In the child: get SIGTERM when the parent dies, even by kill -9."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Not SIG_IGN: Python complains of a signal that came before and is handled after that was set."""

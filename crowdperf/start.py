@@ -4,6 +4,8 @@ A start takes 0.3 s of processor time and nearly all of it is spent on imports. 
 the configuration starts them, took two cores from the model for so long that frames were lost. On Linux every thread
 has a priority of its own, so a thread of low priority imports the modules and the work then begins in the main thread,
 whose priority was never touched: to raise it again would need privileges.
+
+What supervisord runs also ends with it, however it ends: nothing goes on unsupervised.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import importlib
 import os
 import sys
 import threading
+
+from crowdperf import orphans
 
 YIELDING = ("capture", "tracking", "worker", "web")
 """Commands whose start can wait a moment. Inference cannot: no frame is analysed before it is up."""
@@ -48,6 +52,10 @@ def quietly(words: list[str]) -> None:
 def main() -> int:
     """Load, then run the command."""
     words = sys.argv[1:]
+    if "SUPERVISOR_ENABLED" in os.environ:
+        orphans.end_with_parent()
+        if not orphans.is_read(sys.stdout.fileno()):
+            return 1  # supervisord was gone before the kernel was told
     if words and words[0] in YIELDING:
         quietly(words)
     command: int = importlib.import_module("crowdperf.__main__").main(words)

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import msgspec
 
+from crowdperf import orphans
 from crowdperf.demo import clip, pictures, truth
 from crowdperf.demo.pictures import DemoError
 from crowdperf.demo.scenes import DEFAULT_SEED, SCENES
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> int:
         with (out / ".lock").open("w") as lock:
             # Two at once would do the work twice, and one would take the other's truth away for a while.
             fcntl.flock(lock, fcntl.LOCK_EX)
+            _remove_parts(out)
             if args.if_missing:
                 names = [name for name in names if not present(out, name, args.seed)]
             if names:
@@ -38,6 +40,13 @@ def main(argv: list[str]) -> int:
         print(f"crowdperf demo: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _remove_parts(out: Path) -> None:
+    """Remove what a renderer that was killed has begun."""
+    for name in SCENES:
+        for part in out.glob(f".{name}.*.part"):
+            part.unlink(missing_ok=True)
 
 
 def _render_all(out: Path, names: list[str], seed: int) -> None:
@@ -49,7 +58,8 @@ def _render_all(out: Path, names: list[str], seed: int) -> None:
         render(out, names[0], seed)
     else:
         # Spawned, not forked: OpenCV's threads do not survive a fork.
-        with ProcessPoolExecutor(len(names), multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(len(names), context, initializer=orphans.end_with_parent) as pool:
             list(pool.map(render, [out] * len(names), names, [seed] * len(names)))
     print(f"demo: {', '.join(names)} rendered to {out} in {time.monotonic() - began:.0f} s", file=sys.stderr)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import time
 import xmlrpc.client
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ class Control:
     """One supervisord.
 
     Raises:
-        ConfigError: from any call, when it does not run.
+        ConfigError: from any call, when it does not run, or is shutting down.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -31,7 +32,13 @@ class Control:
     def _call(self, name: str, *arguments: Any) -> Any:
         try:
             return getattr(self._rpc, name)(*arguments)
-        except (OSError, xmlrpc.client.ProtocolError) as error:
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != Faults.SHUTDOWN_STATE:
+                raise
+            raise ConfigError(
+                f"supervisord at {self._socket} is shutting down. Remedy: start it again once it has ended."
+            ) from None
+        except (OSError, http.client.HTTPException, xmlrpc.client.ProtocolError) as error:
             raise ConfigError(
                 f"supervisord does not answer at {self._socket} ({error}). Remedy: start it with ./crowdperf.sh run."
             ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib
 import os
 import shutil
@@ -60,12 +61,37 @@ def command(binary: str, socket: Path, folder: Path, memory_mb: int = 0) -> list
     ]
 
 
+def claim(folder: Path) -> None:
+    """Hold the folder as long as this process lives, whatever program it becomes.
+
+    Two servers on one append-only file would spoil it. A record lock (fcntl(2)) is the server's alone: execve keeps it,
+    the children that rewrite the file do not inherit it, and the kernel frees it however the server ends.
+
+    Raises:
+        ConfigError: another server has it.
+    """
+    lock = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        owner = os.pread(lock, 20, 0).decode(errors="replace") or "unknown"
+        raise ConfigError(
+            f"another Redis (pid {owner}) still has the folder {folder}. "
+            f"Remedy: none where it is about to end, for this one tries again; else end it (kill {owner})."
+        ) from None
+    with contextlib.suppress(OSError):  # a full disk: the server can begin nevertheless
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+    os.set_inheritable(lock, True)
+
+
 def replace_process(socket: Path, folder: Path, memory_mb: int = 0) -> None:
     """Become the server: supervisord then watches Redis itself, not a parent of it.
 
     Raises:
-        ConfigError: no server binary.
+        ConfigError: no server binary, or another server has the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     argv = command(server_binary(), socket, folder, memory_mb)
+    claim(folder)
     os.execv(argv[0], argv)

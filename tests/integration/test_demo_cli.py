@@ -80,6 +80,15 @@ def test_if_missing_keeps_what_is_there_and_replaces_what_is_not(tmp_path: Path)
     assert video.stat().st_ino != second
 
 
+def test_what_a_killed_renderer_has_begun_is_removed(tmp_path: Path) -> None:
+    begun, other = tmp_path / ".demo_sparse.mp4.123.part", tmp_path / ".mine.mp4.123.part"
+    begun.touch()
+    other.touch()
+    assert render(tmp_path) == 0
+    assert not begun.exists()
+    assert other.exists()
+
+
 def test_two_at_once_render_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(lambda _: render(tmp_path, "--if-missing"), range(2))) == [0, 0]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,11 +40,19 @@ def debug_states(site: Site) -> list[str]:
     return [row["state"] for row in site.get("/debug")["cameras"].values()]
 
 
+def supervisord(site: Site) -> int:
+    """Its pid."""
+    return int((site.paths.sockets / "supervisord.pid").read_text())
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Site:
+def site(tmp_path: Path) -> Iterator[Site]:
     file = clip(tmp_path)
     cameras = [camera("lobby", file), camera("door", file)]
-    return Site(tmp_path / "site", {"media_roots": [str(tmp_path)], "cameras": cameras})
+    made = Site(tmp_path / "site", {"media_roots": [str(tmp_path)], "cameras": cameras})
+    yield made
+    if made.process is not None:
+        made.stop()
 
 
 def test_supervisorctl_does_what_it_says_and_update_touches_only_what_changed(site: Site, tmp_path: Path) -> None:
@@ -141,6 +151,60 @@ def test_kill_9_of_the_foreground_process_ends_everything_too(site: Site) -> Non
     site.process.kill()
     site.process.wait()
     wait_until(lambda: site.leftovers() == [], 60, "no process and no ring left")
+
+
+def test_kill_9_of_supervisord_ends_everything_before_the_lock_is_free(site: Site) -> None:
+    site.start()
+    site.wait_for_supervisord()
+    site.wait_for_pids()
+    wait_until(site.paths.ring("lobby").exists, 40, "the first ring")
+    os.kill(supervisord(site), signal.SIGKILL)
+    assert site.process is not None
+    assert site.process.wait(150) == 1, site.report()
+    assert site.leftovers() == []
+    said = (site.folder / "run.out").read_text()
+    assert "supervisord was killed by SIGKILL" in said
+    assert "Traceback" not in said
+
+
+def test_what_supervisord_runs_ends_with_it_where_nobody_else_looks(site: Site) -> None:
+    """As with a supervisord that was started by hand."""
+    site.start()
+    site.wait_for_supervisord()
+    site.wait_for_pids()
+    wait_until(site.paths.ring("lobby").exists, 40, "the first ring")
+    above = supervisord(site)
+    os.kill(above, signal.SIGSTOP)
+    assert site.process is not None
+    site.process.kill()
+    site.process.wait()
+    os.kill(above, signal.SIGKILL)
+    wait_until(lambda: site.leftovers() == [], 60, "no process and no ring left")
+
+
+def test_a_signal_to_every_process_at_once_is_an_orderly_stop(site: Site) -> None:
+    """What systemd does by default."""
+    site.start()
+    site.wait_for_supervisord()
+    pids = site.wait_for_pids()
+    above = supervisord(site)
+    os.kill(above, signal.SIGTERM)
+    for pid in pids.values():
+        os.kill(pid, signal.SIGTERM)
+    # The foreground process is to find it stopping, not gone.
+    wait_until(lambda: "SIGTERM indicating exit" in (site.paths.logs / "supervisord.log").read_text(), what="its stop")
+    assert site.stop(signal.SIGTERM) == 0, site.report()
+    assert site.leftovers() == []
+    assert "Traceback" not in (site.folder / "run.out").read_text()
+
+
+def test_a_signal_right_after_the_start_of_supervisord_is_an_orderly_stop(site: Site) -> None:
+    site.change_code("launch.py", " welcome(config, paths, root)\n", " os.kill(os.getpid(), signal.SIGINT)\n")
+    site.start()
+    assert site.process is not None
+    assert site.process.wait(150) == 0, site.report()
+    assert site.leftovers() == []
+    assert "Traceback" not in (site.folder / "run.out").read_text()
 
 
 def test_a_second_run_with_the_same_data_is_refused(site: Site) -> None:
