@@ -85,6 +85,8 @@ class CameraPipeline:
         self._clock_s = 0.0
         self._aspect = 0.0
         self._gap: OpenGap | None = None
+        self._forgot = False
+        """The state before the next frame is lost."""
 
     def __len__(self) -> int:
         """Tracks that are remembered, unconfirmed and lost ones included."""
@@ -110,6 +112,14 @@ class CameraPipeline:
     def rewind(self) -> None:
         """Accept frames of a lower epoch from now on: the machine's clock went back and the ring was made anew."""
         self._epoch = self._sequence = 0
+
+    def resume(self, epoch: int, sequence: int, captured_at_ns: int) -> None:
+        """Go on after this frame without the state that it left behind; the next frame begins a gap.
+
+        `captured_at_ns`: when that frame was captured (Unix), 0 where nobody knows.
+        """
+        self._epoch, self._sequence, self._captured_at_ns = epoch, sequence, captured_at_ns
+        self._forgot = True
 
     def step(self, frame: FrameDetections) -> tuple[TrackedFrame | None, list[Event]]:
         """Take one frame. A frame at or before the newest one is a redelivery: it gives (None, []).
@@ -155,7 +165,9 @@ class CameraPipeline:
         # Where the wall clock was set back (or two frames bear one time): go on as if a frame's time had passed.
         self._clock_s += self._frame_s if first or elapsed_s <= 0 else elapsed_s
         events: list[Event] = []
-        if paused or reshaped:
+        if self._forgot:
+            events = self._begin_gap(frame, "state lost", last_s, usual_s)
+        elif paused or reshaped:
             events = self._begin_gap(frame, cause if paused else "picture changed", last_s, usual_s)
         self._epoch, self._sequence, self._captured_at_ns = frame.epoch, frame.sequence, frame.captured_at_ns
         return events
@@ -169,8 +181,12 @@ class CameraPipeline:
         events: list[Event] = [] if self._gap is None else [self._closed(self._gap)]
         settled_s = self._clock_s + self._settle_s
         settled, since_s = self._counter.break_paths(self._moment(frame), settled_s)
-        start = self._captured_at_ns / 1e9
-        if since_s <= last_s:
+        start = (self._captured_at_ns or frame.captured_at_ns) / 1e9
+        if self._forgot:
+            # What was under way is not known any more.
+            self._forgot = False
+            start -= UNDECIDED_S
+        elif since_s <= last_s:
             # A crossing bears the time of the first frame beyond the line: it was up to a frame's time earlier.
             start -= last_s - since_s + usual_s + FILTER_S
         gap_id = f"{self.camera}:gap:{frame.epoch}:{frame.sequence}"

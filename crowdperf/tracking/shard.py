@@ -30,7 +30,7 @@ from crowdperf.runtime import Metrics, Recent
 from crowdperf.settings.engine import Tracking
 from crowdperf.slices import TrackedCamera, TrackingSlice
 from crowdperf.storage import density
-from crowdperf.tracking.pipeline import CameraPipeline, MalformedFrameError, StateError
+from crowdperf.tracking.pipeline import CameraPipeline, MalformedFrameError
 
 GROUP = "tracking"
 COMMIT_S = 1.0
@@ -129,18 +129,44 @@ class Shard:
                 raise
 
     def _restored(self, camera: TrackedCamera, name: str, now: float) -> _Camera:
+        """The camera at its stored state; without a usable one, behind what was acknowledged, which was counted."""
         own = _Camera(pipeline_of(camera, self._slice.settings), name, now)
-        stored = self._client.get(state_key(camera.camera_id, self._prefix))
-        if stored is None:
+        stored, position = self._client.get(state_key(camera.camera_id, self._prefix)), self._acknowledged(name)
+        if stored is None and position == START:
             return own
-        try:
-            checkpoint = msgspec.msgpack.decode(stored, type=Checkpoint)
-            own.pipeline.restore(checkpoint.pipeline)
-        except (msgspec.MsgspecError, StateError) as error:
-            log.warning("camera %s: the stored state is not usable and begins anew: %s", camera.camera_id, error)
-            return own
-        own.position = checkpoint.position
+        why = "is missing"
+        if stored is not None:
+            try:
+                checkpoint = msgspec.msgpack.decode(stored, type=Checkpoint)
+                _order(checkpoint.position)
+                position = checkpoint.position
+                own.pipeline.restore(checkpoint.pipeline)
+                own.position = position
+                return own
+            except (msgspec.MsgspecError, ValueError) as error:
+                why = f"is not usable: {error}"
+        log.warning(
+            "camera %s begins anew after frame %s: the stored state %s", camera.camera_id, position.decode(), why
+        )
+        # A new one: what could be restored of the state may be in the first.
+        own = _Camera(pipeline_of(camera, self._slice.settings), name, now)
+        own.position = position
+        if position != START:
+            own.pipeline.resume(*_order(position), self._captured_at_ns(name, position))
         return own
+
+    def _acknowledged(self, name: str) -> bytes:
+        """The newest frame whose effects are stored."""
+        groups = self._client.xinfo_groups(name)
+        return bytes(next(row["last-delivered-id"] for row in groups if row["name"] == GROUP.encode()))
+
+    def _captured_at_ns(self, name: str, position: bytes) -> int:
+        """When this frame was captured; 0 where its message is gone, or is none."""
+        entries = self._client.xrange(name, position, position)
+        try:
+            return int(wire.decode(DETECTIONS, entries[0][1]).captured_at_ns) if entries else 0
+        except wire.PoisonError:
+            return 0
 
     def turn(self, block_ms: int = BLOCK_MS) -> None:
         """Take what has come, commit what is due, show the live boxes.

@@ -27,7 +27,11 @@ SLACK_S = 1.0
 FRESH_S = 0.5
 """A frame from so long after a kill was captured, and analysed, by what is left or has come back."""
 MECHANISMS = {
-    "checkpoint": ("tracking/shard.py", "= self._client.get(state_key(camera.camera_id, self._prefix))", "= None"),
+    "checkpoint": (
+        "tracking/shard.py",
+        "= self._client.get(state_key(camera.camera_id, self._prefix)), self._acknowledged(name)",
+        "= None, START",
+    ),
     "dedupe": ("storage/crossings.py", "track=event.track", 'track=__import__("time").monotonic_ns()'),
 }
 """Where each is in the code: file, text, and the text that takes it away."""

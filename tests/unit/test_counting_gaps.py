@@ -268,3 +268,16 @@ def test_a_pause_gives_up_what_an_unconfirmed_track_did() -> None:
     assert made.break_paths(moment(40), 4.3) == ([], 0.1)
     # It comes back and is confirmed: what it did before counts after all.
     assert totals(made.update(moment(41), [sample(1, 0.6)], [])) == (0, 1)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_state_that_is_lost_is_a_gap_from_before_the_last_frame_that_was_counted(known: bool) -> None:
+    frames = frames_of([PASSAGE], [], 10.0)
+    pipeline = CameraPipeline("lobby", Tracking(), (ACROSS,), (), 10.0)
+    pipeline.resume(1, 43, frames[42].captured_at_ns if known else 0)
+    events = [event for frame in frames for event in pipeline.step(frame)[1]]
+    (gap,) = events
+    assert isinstance(gap, CameraGap)
+    assert (gap.id, gap.cause) == ("lobby:gap:1:44", "state lost")
+    assert gap.start == pytest.approx(BEGIN + (4.2 if known else 4.3) - UNDECIDED_S)
+    assert gap.end == pytest.approx(BEGIN + 4.7, abs=0.11)
