@@ -119,7 +119,7 @@ def probe(options: Options) -> list[str]:
     """The command that prints what the source is, and ends."""
     patience = PATIENT if options.patient else QUICK
     return [
-        *(options.binary, "-hide_banner", "-loglevel", "info", *_without_level(_fitting(options))),
+        *(options.binary, *_TALKING, *_without_level(_fitting(options))),
         *(*_transport(options), *patience),
         *("-protocol_whitelist", PROTOCOLS[options.source.kind], *_timeout(options), "-i", options.source.target),
     ]

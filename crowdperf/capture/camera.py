@@ -236,13 +236,8 @@ class CameraCapture:
         if self._ends and self._frames and code == 0:
             self._machine.stop(now, "the file has been played to its end")
             return
-        self._lose_with(list(child.tail), "the stream ended", failed=not self._frames)
-
-    def _lose_with(self, lines: list[str], otherwise: str, failed: bool = True) -> None:
-        """Lost, for the reason that FFmpeg gives."""
-        self._remember(lines)
-        detail, hopeless = reason(lines, otherwise)
-        self._lose("ended" if not failed else "source", detail, misconfigured=failed and hopeless)
+        detail, hopeless = reason(child.said, "the stream ended", self._clean)
+        self._lose("ended" if self._frames else "source", detail, misconfigured=hopeless and not self._frames)
 
     def _lose(self, cause: Cause, detail: str, misconfigured: bool = False) -> None:
         self._end_child()

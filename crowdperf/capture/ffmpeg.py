@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from crowdperf import orphans
 from crowdperf.frames.layout import NO_PTS
@@ -38,7 +38,7 @@ class FfmpegChild:
 
     Args:
         argv: the command; no shell is involved.
-        clean: takes secrets out of its error lines.
+        clean: takes secrets out of its error lines where they are to be shown.
 
     Raises:
         OSError: it cannot be started.
@@ -77,10 +77,15 @@ class FfmpegChild:
         self._heard = 0
         self._second = time.monotonic()
         self._deaf = False
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        """Its last error lines, without secrets."""
+        self.said: deque[str] = deque(maxlen=TAIL_LINES)
+        """Its last error lines as they came, for matching: they may hold secrets, which may look like anything."""
         self.facts: deque[str] = deque(maxlen=TAIL_LINES)
-        """What it reports of input and output, where its log level names each line's level."""
+        """What it reports of input and output, where its log level names each line's level; as it came, too."""
+
+    @property
+    def tail(self) -> list[str]:
+        """Its last error lines, to be shown: without secrets."""
+        return shown(self.said, self._clean)
 
     def read_into(self, view: memoryview, timeout_s: float) -> int | None:
         """Read pictures' bytes straight into `view`.
@@ -152,7 +157,7 @@ class FfmpegChild:
         if self._heard > FLOOD_BYTES and self._err in self._open and not self._deaf:
             self._deaf = True
             self._poll.unregister(self._err)
-            self.tail.append("(it writes error lines faster than they can be heard)")
+            self.said.append("(it writes error lines faster than they can be heard)")
 
     def _listen_again(self) -> None:
         if time.monotonic() - self._second >= 1.0:
@@ -161,14 +166,16 @@ class FfmpegChild:
 
     def _keep(self, lines: list[bytes]) -> None:
         for line in lines:
-            text = self._clean(line.decode(errors="replace"))
+            text = line.decode(errors="replace")
+            if len(text) > _LINE_BYTES:
+                (text,) = shown([text], self._clean)
             if "[info]" in text:
-                self.facts.append(text[:_KEPT_CHARACTERS])
+                self.facts.append(text)
                 resized = _RESIZED.search(text)
                 if resized:
                     self.resized = (int(resized[1]), int(resized[2]))
             elif text.strip():
-                self.tail.append(_LEVEL.sub("", text)[:_KEPT_CHARACTERS])
+                self.said.append(_LEVEL.sub("", text))
 
     def _forget(self, fd: int) -> None:
         self._poll.unregister(fd)
@@ -209,6 +216,11 @@ class FfmpegChild:
                 return False
             time.sleep(_LOOK_S)
         return True
+
+
+def shown(lines: Iterable[str], clean: Callable[[str], str]) -> list[str]:
+    """The lines without secrets, 500 characters of each; cut only then, else a secret might be cut in two."""
+    return [clean(line)[:_KEPT_CHARACTERS] for line in lines]
 
 
 def _widen(fd: int) -> int:

@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from crowdperf.capture import argv, probe, source
 from crowdperf.capture.argv import Options
-from crowdperf.capture.ffmpeg import FfmpegChild
+from crowdperf.capture.ffmpeg import FfmpegChild, shown
 from crowdperf.capture.guard import Guard
 from crowdperf.capture.machine import Cause
 from crowdperf.capture.probe import Probe
@@ -39,6 +39,8 @@ _HOPELESS = (
     *("401 Unauthorized", "403 Forbidden", "404 Not Found", "400 Bad Request", "454 Session", "Server returned 4"),
 )
 """What FFmpeg says when waiting will not help; such a camera is `misconfigured`, and tried again all the same."""
+_NO_VIDEO = "the source does not contain any stream of video"
+"""What pyav says, and FFmpeg does not: asked what a source is, it is content with sound."""
 
 _SUMMARIES = ("Error opening output", "Error opening input file", "Conversion failed", "Nothing was written")
 """What FFmpeg says after the line that tells the cause."""
@@ -65,15 +67,22 @@ class NotOpened(Exception):
         super().__init__(detail)
         self.cause: Cause = cause
         self.lines = lines
-        """What FFmpeg said."""
+        """What FFmpeg said, without secrets."""
         self.misconfigured = misconfigured
 
 
-def reason(lines: list[str], otherwise: str) -> tuple[str, bool]:
-    """Why FFmpeg ended, in its own words, and whether waiting is of no use."""
+def reason(said: Iterable[str], otherwise: str, clean: Callable[[str], str]) -> tuple[str, bool]:
+    """Why FFmpeg ended, in its own words without secrets, and whether waiting is of no use.
+
+    Args:
+        said: its error lines as they came: a secret may look like one of the phrases.
+        otherwise: where it said nothing.
+        clean: takes the secrets out.
+    """
+    lines = list(said)
     hopeless = [line for line in lines if any(phrase in line for phrase in _HOPELESS)]
     telling = [line for line in lines if not line.startswith(_SUMMARIES)]
-    return (hopeless or telling or lines or [otherwise])[-1], bool(hopeless)
+    return shown((hopeless or telling or lines or [otherwise])[-1:], clean)[0], bool(hopeless)
 
 
 class Opener:
@@ -224,8 +233,7 @@ class Opener:
             if found:
                 return Opened(child, self._spec(found[0], found[1:]), found[0].fps, False)
             child.end()
-            said = [*child.facts, *child.tail]
-            self._refuse_or_try_patience(patient, time.monotonic() >= deadline, said, list(child.tail))
+            self._refuse_or_try_patience(patient, time.monotonic() >= deadline, child.facts, child.said)
         raise AssertionError("unreachable")
 
     def _probed(self, options: Options) -> Opened:
@@ -247,11 +255,13 @@ class Opener:
             while child.listen(POLL_S) and time.monotonic() < deadline and self._turn():
                 pass
             child.end()
-            lines = [line for line in child.tail if "At least one output file" not in line]
-            found = probe.parse("\n".join(lines))
+            found = probe.parse("\n".join(child.facts))
             if found:
                 return found, options
-            self._refuse_or_try_patience(patient, time.monotonic() >= deadline, lines, lines)
+            errors = [line for line in child.said if "At least one output file" not in line]
+            if any("Stream #" in line for line in child.facts) and not any("Video:" in line for line in child.facts):
+                errors.append(_NO_VIDEO)
+            self._refuse_or_try_patience(patient, time.monotonic() >= deadline, child.facts, errors)
         raise AssertionError("unreachable")
 
     def _pyav(self, options: Options) -> Opened:
@@ -276,15 +286,14 @@ class Opener:
                 child.shape(spec)
                 return Opened(child, spec, child.found.fps, child.found.finite and not self._slice.loop)
             child.end()
-            nothing = not child.tail or "does not contain any stream" in child.tail[-1]
-            said = ["Video:"] if nothing else []
-            self._refuse_or_try_patience(patient, time.monotonic() >= deadline, said, list(child.tail))
+            facts = [] if child.said else ["Video:"]
+            self._refuse_or_try_patience(patient, time.monotonic() >= deadline, facts, child.said)
         raise AssertionError("unreachable")
 
     def _deadline(self) -> float:
         return time.monotonic() + max(self._slice.stall_s, 1.0)
 
-    def _refuse_or_try_patience(self, patient: bool, late: bool, said: list[str], errors: list[str]) -> None:
+    def _refuse_or_try_patience(self, patient: bool, late: bool, facts: Iterable[str], errors: Iterable[str]) -> None:
         """Return where a source that showed no picture size may show one to an FFmpeg that waits.
 
         Raises:
@@ -294,10 +303,12 @@ class Opener:
         if self._watch and self._watch.refusal:
             raise self._watch.refusal
         if late:
-            raise NotOpened("stall", "the source was opened but gave no picture in time", errors)
-        if patient or not any("unspecified size" in line or "Video:" in line for line in said):
-            detail, hopeless = reason(errors, "the source holds no video")
-            raise NotOpened("source", detail, errors, hopeless)
+            lines = shown(errors, self._clean)
+            raise NotOpened("stall", "the source was opened but gave no picture in time", lines)
+        unclear = ("unspecified size", "Video:", _NO_VIDEO)
+        if patient or not any(phrase in line for phrase in unclear for line in (*facts, *errors)):
+            detail, hopeless = reason(errors, "the source holds no video", self._clean)
+            raise NotOpened("source", detail, shown(errors, self._clean), hopeless)
 
     def _spec(self, found: Probe, written: tuple[int, int] | None = None) -> RingSpec:
         return probe.ring_of(self._slice, found, written)

@@ -125,7 +125,8 @@ class PyavChild:
     ) -> None:
         self.found: Probe | None = None
         """The source, as its first picture shows it; None until then."""
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.said: deque[str] = deque(maxlen=TAIL_LINES)
+        """What went wrong, as libav says it: it may hold secrets."""
         self.arrived: tuple[int, int] | None = None
         """Wall clock and monotonic ns at which the last picture's packet came."""
         self.pts = NO_PTS
@@ -153,6 +154,11 @@ class PyavChild:
         self._code = 1
         self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
         self._thread.start()
+
+    @property
+    def tail(self) -> list[str]:
+        """What went wrong, to be shown: without secrets."""
+        return [self._clean(line) for line in self.said]
 
     def attend(self, timeout_s: float) -> bool:
         """Wait for the first picture; False once the connection is over."""
@@ -206,7 +212,7 @@ class PyavChild:
                 self._play(container)
         except (av.FFmpegError, OSError, ValueError) as error:
             if not self._ending.is_set():
-                self.tail.append(self._clean(str(error)))
+                self.said.append(str(error))
         finally:
             self._over = True
             self._known.set()
@@ -214,7 +220,7 @@ class PyavChild:
 
     def _play(self, container: InputContainer) -> None:
         if not container.streams.video:
-            self.tail.append("the source does not contain any stream of video")
+            self.said.append("the source does not contain any stream of video")
             return
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -265,7 +271,7 @@ class PyavChild:
             self._known.set()
             self._shaped.wait()
         elif (width, height) != self.found[:2]:
-            self.tail.append(f"the picture's size changed from {self.found[0]}x{self.found[1]} to {width}x{height}")
+            self.said.append(f"the picture's size changed from {self.found[0]}x{self.found[1]} to {width}x{height}")
             return False
         if self._spec is None:
             return False

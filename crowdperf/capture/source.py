@@ -25,6 +25,8 @@ _REFUSED = tuple(
         *("fd00:ec2::/32", "100.100.100.200/32", "192.0.0.192/32", "168.63.129.16/32"),
     )
 )
+_TELLING = 4
+"""Characters of a secret that is taken out wherever it stands."""
 _FLAG_VALUES: dict[str, int] = dict.fromkeys(
     (
         *("-analyzeduration", "-buffer_size", "-c:v", "-err_detect", "-fflags", "-flags", "-fps_mode", "-hwaccel"),
@@ -206,13 +208,16 @@ def redactor(url: str) -> Callable[[str], str]:
             login = url.partition("://")[2].rpartition("@")[0]
         password = login.partition(":")[2]
         secrets = {}
-        for secret in (login, unquote(login), parts.query, unquote(parts.query)):
-            if secret:
+        for secret, before, after in (
+            *((each, "", "@") for each in (login, unquote(login))),
+            *((each, "?", "") for each in (parts.query, unquote(parts.query))),
+            *((each, ":", "@") for each in (password, unquote(password))),
+        ):
+            if len(secret) >= _TELLING:
                 secrets[secret] = "***"
-        for secret in (password, unquote(password)):
-            # Shorter ones would blank out parts of ordinary words; as part of the login they are covered above.
-            if len(secret) >= 4:
-                secrets[secret] = "***"
+            elif secret:
+                # Everywhere it would blank out parts of ordinary words and numbers: only where a URL would have it.
+                secrets[before + secret + after] = f"{before}***{after}"
     except ValueError:
         secrets = {url: "***"}
 

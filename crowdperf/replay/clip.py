@@ -74,9 +74,9 @@ def open_clip(path: Path, fps: float | None = None) -> Clip:
     while child.listen(POLL_S) and time.monotonic() < deadline:
         pass
     child.end()
-    lines = [line for line in child.tail if "At least one output file" not in line]
-    found = probe.parse("\n".join(lines))
+    found = probe.parse("\n".join(child.facts))
     if found is None:
+        lines = [line for line in child.tail if "At least one output file" not in line]
         said = lines[-1].strip() if lines else "FFmpeg says nothing of it"
         raise ClipError(f"{str(path)!r} holds no video that FFmpeg can read ({said}). Remedy: give a recording.")
     return Clip(path, found.width, found.height, fps or found.fps or DEFAULT_FPS, timed=fps is None)

@@ -6,6 +6,7 @@ import functools
 import http.server
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import av
 import numpy as np
@@ -236,6 +238,15 @@ def test_a_file_that_is_no_video(camera: Callable[..., Camera], clip: Path, cont
     assert cam.error()
 
 
+def test_a_file_of_sound_alone(camera: Callable[..., Camera], clip: Path) -> None:
+    sound = ["-f", "lavfi", "-i", "sine=duration=2", "-c:a", "aac", str(clip.with_name("sound.m4a"))]
+    subprocess.run([ffmpeg_binary(), "-loglevel", "error", "-y", *sound], check=True, stdin=subprocess.DEVNULL)
+    cam = camera("sound.m4a")
+    cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 1)
+    assert cam.states() == ["connecting", "misconfigured"]
+    assert cam.error() == "the source does not contain any stream of video"
+
+
 def test_a_missing_file_that_is_copied_in_later(camera: Callable[..., Camera], clip: Path) -> None:
     late = clip.with_name("late.mp4")
     cam = camera("late.mp4")
@@ -453,6 +464,26 @@ def test_ffmpeg_s_last_words_are_kept_without_credentials(url: str) -> None:
     assert "127.0.0.1:1" in said
     assert "***" in said
     assert "S3cret" not in said
+
+
+@pytest.mark.parametrize("secret", ["320", "0x2", "240x", "h264", "Video", "a?1"])
+def test_a_secret_that_looks_like_what_ffmpeg_says(
+    camera: Callable[..., Camera], clip: Path, backend: str, secret: str
+) -> None:
+    """As a password and as a query: it is taken out of what is shown, not out of what is read."""
+    mount = Mount(clip, 10, loop=True, user="admin", password=secret)
+    with RtspServer({"a": mount, f"a?{secret}": mount}) as server:
+        login = f"rtsp://admin:{quote(secret)}@"
+        url = f"{server.url('a', credentials=False).replace('rtsp://', login)}?{secret}"
+        cam = camera(url)
+        cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+        cam.tail.close()
+        wrong = camera(url.replace(login, f"rtsp://admin:{quote(secret)}x@"))
+        wrong.run_until(lambda: wrong.counter("ffmpeg_restarts_total") >= 1)
+    assert wrong.states() == ["connecting", "misconfigured"]
+    said = repr([wrong.metrics.snapshot("x", 0), wrong.events])
+    assert "401" in said
+    assert not {f":{secret}x@", f":{quote(secret)}x@", f"?{secret}"} & set(re.findall(r":[^:@]*@|\?\S*", said))
 
 
 def test_no_credentials_anywhere(clip: Path, backend: str) -> None:

@@ -72,7 +72,7 @@ def test_a_flag_that_a_source_does_not_know_is_left_out_and_the_probe_has_the_ot
         command = argv.capture(given, SCALED)
         assert command[:3] == ["ffmpeg", "-loglevel", "error"]
         assert after(command, "-threads") == after(argv.probe(given), "-threads") == "2"
-        assert after(argv.probe(given), "-loglevel") == "info"
+        assert after(argv.probe(given), "-loglevel") == "level+info"
         found[target] = {flag for flag in flags if flag in command} & {"-tls_verify", "-user_agent", "-rtsp_flags"}
         assert found[target] <= set(argv.probe(given))
     assert found == {
