@@ -21,6 +21,21 @@ import redis
 
 from crowdperf.events.connection import connect
 
+OWN_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+def past_the_proxy() -> None:
+    """What the tests ask their own servers goes past a proxy of the environment, as do their child processes' requests.
+
+    Both spellings, each with what either had: some libraries read one, some the other.
+    """
+    hosts = [host.strip() for name in ("no_proxy", "NO_PROXY") for host in os.environ.get(name, "").split(",")]
+    if "*" not in hosts:
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(filter(None, [*hosts, *OWN_HOSTS])))
+
+
+past_the_proxy()
+
 PATIENCE = 3.0
 """A machine that is slow, or busy with something else, makes a test late, never wrong."""
 # A busy machine is slow, not wrong.

