@@ -9,6 +9,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 die() { printf 'crowdperf: %s\n' "$*" >&2; exit 2; }
 say() { printf '%s\n' "$*" >&2; }
 
+# Paths, camera names and messages are UTF-8, whatever the terminal's locale can write.
+export PYTHONUTF8=1
+
 venv_python=.venv/bin/python
 requirements=requirements.txt
 [ "${CROWDPERF_CORE:-}" = 1 ] && requirements=requirements-core.txt

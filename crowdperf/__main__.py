@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import logging
 import os
@@ -83,6 +84,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; a ConfigError is one line on stderr and status 2."""
     words = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A character that the terminal's encoding lacks is a question mark there, not the end of the command.
+        sys.stdout.reconfigure(errors="replace")
     try:
         if words and words[0] == "demo":
             return int(importlib.import_module("crowdperf.demo.cli").main(words[1:]))

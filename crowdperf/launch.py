@@ -83,6 +83,8 @@ def supervise(config: Config, paths: Paths, root: Path, setup: SetupSecret) -> i
             ],
             # Its paths are relative.
             cwd=root,
+            # For its programs too, where this command was not started by crowdperf.sh.
+            env={**os.environ, "PYTHONUTF8": "1"},
             # A session of its own: Ctrl-C reaches only this process, which stops things in order.
             start_new_session=True,
             preexec_fn=orphans.end_with_parent,
@@ -128,7 +130,7 @@ def hold(paths: Paths) -> TextIO:
     Raises:
         ConfigError: another crowdperf runs with this data folder.
     """
-    lock = (paths.sockets / "run.lock").open("a+")
+    lock = (paths.sockets / "run.lock").open("a+", encoding="utf-8")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

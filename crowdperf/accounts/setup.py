@@ -18,7 +18,7 @@ class SetupSecret:
     def read(self) -> str | None:
         """The secret; None while there is none."""
         try:
-            return self._file.read_text().strip() or None
+            return self._file.read_text(encoding="utf-8").strip() or None
         except FileNotFoundError:
             return None
 
@@ -27,7 +27,7 @@ class SetupSecret:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         # Readable for nobody else, under a name that neither a process nor a thread shares with another.
         handle, fresh = tempfile.mkstemp(".tmp", "setup.", self._file.parent)
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(secret())
         try:
             # A link never replaces: two processes that start together agree on one secret, and nobody reads half of it.

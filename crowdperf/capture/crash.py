@@ -82,10 +82,10 @@ class CrashRecord:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.before = parse(path.read_text(errors="replace") if path.exists() else "")
+        self.before = parse(path.read_text(encoding="utf-8", errors="replace") if path.exists() else "")
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: TextIO = path.open("w")
+        self._file: TextIO = path.open("w", encoding="utf-8")
         self._begin()
         # All threads: of one alone it would not write the number.
         faulthandler.enable(self._file, all_threads=True)

@@ -54,7 +54,7 @@ def words(mapping: mmap.mmap) -> memoryview:
 
 def start_time(pid: int) -> int:
     """Start of a process in clock ticks since boot: with the pid it names a process for ever."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     return int(stat.rpartition(")")[2].split()[19])
 
 

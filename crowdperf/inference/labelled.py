@@ -32,7 +32,7 @@ def labelled_pictures(folder: Path, system: tuple[str, ...]) -> list[Labelled]:
         ModelError: there is no such folder, or a label cannot be read.
     """
     try:
-        names = (folder / "classes.txt").read_text().split()
+        names = (folder / "classes.txt").read_text(encoding="utf-8").split()
         files = sorted(path for pattern in IMAGES for path in (folder / "images").glob(pattern))
         found = [_read(path, folder / "labels" / f"{path.stem}.txt", names, system) for path in files]
     except (OSError, ValueError, IndexError) as error:
@@ -49,7 +49,7 @@ def labelled_pictures(folder: Path, system: tuple[str, ...]) -> list[Labelled]:
 def _read(path: Path, label: Path, names: list[str], system: tuple[str, ...]) -> Labelled | None:
     if not label.exists():
         return None
-    rows = [line.split() for line in label.read_text().splitlines() if line.strip()]
+    rows = [line.split() for line in label.read_text(encoding="utf-8").splitlines() if line.strip()]
     kept = [(system.index(names[int(row[0])]), *map(float, row[1:5])) for row in rows if names[int(row[0])] in system]
     table = np.array(kept, np.float32).reshape(-1, 5)
     centre, half = table[:, 1:3], table[:, 3:5] / 2

@@ -26,6 +26,6 @@ def _flags(cpuinfo: str) -> list[str]:
 def this_processor() -> str:
     """Its /proc/cpuinfo, "" where there is none."""
     try:
-        return CPUINFO.read_text()
+        return CPUINFO.read_text(encoding="utf-8")
     except OSError:
         return ""

@@ -51,7 +51,7 @@ def resolve_dsn(reference: str, root: Path) -> str:
             raise ConfigError(f"postgres.dsn names the environment variable {name}, which is not set. Remedy: set it.")
     elif kind == "file":
         try:
-            dsn = (root / name).read_text().strip()
+            dsn = (root / name).read_text(encoding="utf-8").strip()
         except OSError as error:
             raise ConfigError(
                 f"postgres.dsn names the file {name!r}, which cannot be read: {error.strerror}. Remedy: correct it."

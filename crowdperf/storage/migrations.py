@@ -52,7 +52,7 @@ def available(folder: Path = FOLDER) -> list[Migration]:
         match = NAME.fullmatch(path.name)
         if match is None:
             raise ConfigError(f"migration {path} has an odd name. Remedy: name it like 0002_what_it_does.sql.")
-        found.append(Migration(match[1], path.name, path.read_text()))
+        found.append(Migration(match[1], path.name, path.read_text(encoding="utf-8")))
     versions = [row.version for row in found]
     if len(set(versions)) < len(versions):
         raise ConfigError(f"two migrations in {folder} have one number. Remedy: give each its own.")

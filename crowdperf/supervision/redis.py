@@ -42,7 +42,7 @@ def memory_bytes(memory_mb: int) -> int:
         return memory_mb * 2**20
     total = psutil.virtual_memory().total
     with contextlib.suppress(OSError, ValueError):
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     return total // 2
 
 

@@ -77,10 +77,10 @@ def write(config: Config, env: Environment, paths: Paths, root: Path) -> bool:
     store_groups(paths, groups)
     target = paths.data / "supervisor" / "programs.conf"
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.exists() and target.read_text() == text:
+    if target.exists() and target.read_text(encoding="utf-8") == text:
         return False
     fresh = target.with_suffix(f".{os.getpid()}.tmp")
-    fresh.write_text(text)
+    fresh.write_text(text, encoding="utf-8")
     fresh.replace(target)
     return True
 

@@ -84,6 +84,14 @@ def interpreter(folder: Path) -> Path:
     return Path(shutil.copy(BASE / "bin" / VERSION, folder / "bin"))
 
 
+def test_python_writes_utf_8_in_every_locale(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LC_ALL", "C"), ("PYTHONCOERCECLOCALE", "0"), ("PYTHONUTF8", "0")):
+        monkeypatch.setenv(name, value)
+    (checkout.folder / "crowdperf").mkdir()
+    (checkout.folder / "crowdperf" / "__main__.py").write_text("print('…')", encoding="utf-8")
+    assert checkout.run("run").stdout == "…\n"
+
+
 def test_what_an_interruption_left_is_made_again(checkout: Checkout, tmp_path: Path) -> None:
     python = tmp_path / "interrupted"
     real = checkout.path / "python3"

@@ -143,6 +143,22 @@ def test_any_path(tmp_path: Path) -> None:
     assert site.leftovers() == []
 
 
+def test_a_locale_that_cannot_write_everything(site: Site) -> None:
+    """`python -m crowdperf run` by hand; the start script asks for UTF-8 itself."""
+    site.config["site"] = {"name": "Žižkov · 広場"}
+    site.environment = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    site.write_config()
+    with site:
+        site.wait_ready()
+        assert "crowdperf ? " in (site.folder / "run.out").read_text()
+        environment = Path(f"/proc/{site.pids()['inference']}/environ").read_bytes().split(b"\0")
+        assert b"PYTHONUTF8=1" in environment
+        done = site.ctl("update")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert site.process is not None
+    assert site.process.returncode == 0
+
+
 def test_kill_9_of_the_foreground_process_ends_everything_too(site: Site) -> None:
     site.start()
     site.wait_for_supervisord()

@@ -111,6 +111,7 @@ class Site:
         return subprocess.run(
             [str(self.folder / ".venv/bin/supervisorctl"), "-c", "supervisord.conf", *words],
             cwd=self.folder,
+            env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
             timeout=300,
