@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 from crowdperf.inference.detector import load_detector
 from crowdperf.inference.export import write_manifest
+from crowdperf.inference.install import install, same
 from crowdperf.inference.registry import (
     FOLDER,
+    SUFFIXES,
     SYSTEM,
     Entry,
     Manifest,
     ModelError,
-    ModelFile,
     Role,
     Variant,
     read_manifest,
     resolve,
-    sha256_of,
 )
 from crowdperf.settings.engine import Inference, Labels, Models
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+ENDINGS = (*SUFFIXES, "-int8")
+"""What no name ends with: files' endings, and that of the int8 form which `models export` writes for another name."""
 
 
 def add(
@@ -38,14 +39,19 @@ def add(
 ) -> Entry:
     """Load the model once, copy its files beside the others and write its entry; returns the entry.
 
+    Files that lie there under that name already are registered where they lie; no other file is ever replaced.
+
     Its classes are registered under crowdperf's names where `labels` maps them, so the configuration needs no labels.
 
     Raises:
-        ModelError: the name is taken or no name, or the model cannot be used in that role.
+        ModelError: the name is taken or no name, the model cannot be used in that role, or the folder takes no file.
     """
     manifest = read_manifest(folder)
-    if not NAME.fullmatch(name) or name.endswith((".pt", ".xml", ".onnx", ".engine")):
-        raise ModelError(f"{name!r} is no name for a model. Remedy: letters, digits, '.', '_' and '-', no file ending.")
+    if not NAME.fullmatch(name) or name.endswith(ENDINGS):
+        raise ModelError(
+            f"{name!r} is no name for a model. Remedy: letters, digits, '.', '_' and '-', and none of the endings "
+            f"{', '.join(ENDINGS)}."
+        )
     if any(entry.name == name for entry in manifest.models):
         raise ModelError(f"the name {name!r} is registered already. Remedy: choose another one.")
     own = path if "/" in str(path) else Path(".") / path
@@ -59,24 +65,33 @@ def add(
     mapped = Labels(person=labels) if role == "person" else Labels(ppe=labels)
     detector = load_detector(Inference(device="cpu", models=models, labels=mapped), cache, folder, role)
     parts = [found.path, found.path.with_suffix(".bin")] if found.path.suffix == ".xml" else [found.path]
-    files = []
-    for part in parts:
-        target = folder / f"{name}{part.suffix}"
-        shutil.copyfile(part, target)
-        files.append(ModelFile(target.name, sha256_of(target)))
+    targets = [folder / f"{name}{part.suffix}" for part in parts]
+    new = [target for part, target in zip(parts, targets) if not same(part, target)]
+    for target in new:
+        if target.exists():
+            raise ModelError(
+                f"{str(target)!r} exists already and is not replaced. Remedy: choose another --name than {name!r}, or "
+                "move that file away."
+            )
     names = tuple(labels.get(each, each) for each in detector.runtime.names)
-    entry = Entry(
-        name=name,
-        file=files[0].file,
-        sha256=files[0].sha256,
-        task="detect",
-        role=role,
-        classes=names,
-        input_size=(640, 640),
-        licence=licence,
-        source=source or str(path),
-        variants=(Variant(runtime=found.runtime, files=tuple(files)),),
-    )
     assert set(names) & set(SYSTEM[role]), "the detector has checked it"
-    write_manifest(Manifest((*manifest.models, entry)), folder)
+    try:
+        files = install(parts, targets)
+        entry = Entry(
+            name=name,
+            file=files[0].file,
+            sha256=files[0].sha256,
+            task="detect",
+            role=role,
+            classes=names,
+            input_size=(640, 640),
+            licence=licence,
+            source=source or str(path),
+            variants=(Variant(runtime=found.runtime, files=files),),
+        )
+        write_manifest(Manifest((*manifest.models, entry)), folder)
+    except ModelError:
+        for target in new:
+            target.unlink(missing_ok=True)
+        raise
     return entry

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from crowdperf.inference.detector import prepare_ultralytics
+from crowdperf.inference.install import install, unwritable
 from crowdperf.inference.registry import (
     FOLDER,
     Entry,
@@ -21,7 +22,6 @@ from crowdperf.inference.registry import (
     Variant,
     check_file,
     read_manifest,
-    sha256_of,
 )
 
 
@@ -32,10 +32,15 @@ def export(name: str, cache: Path, folder: Path = FOLDER) -> tuple[Path, ...]:
     does best); the output is the raw head, since suppression is ours.
 
     Raises:
-        ModelError: no such model, altered weights, or the export's libraries are missing.
+        ModelError: no such model, none with weights, altered ones, or the export's libraries are missing.
     """
     manifest = read_manifest(folder)
     entry = find_entry(manifest, name)
+    if not has_weights(entry):
+        raise ModelError(
+            f"the model {name!r} is registered as {entry.file!r}, which nothing is exported from. "
+            "Remedy: export it from its .pt file with Ultralytics, and add what that writes."
+        )
     weights = check_file(folder, ModelFile(entry.file, entry.sha256))
     prepare_ultralytics(cache)
     try:
@@ -53,13 +58,13 @@ def export(name: str, cache: Path, folder: Path = FOLDER) -> tuple[Path, ...]:
         written = Path(
             ultralytics.YOLO(copy).export(format="openvino", dynamic=True, quantize=16, imgsz=(height, width))
         )
-        files = []
-        for suffix in (".xml", ".bin"):
-            target = folder / f"{name}{suffix}"
-            shutil.copyfile(written / f"{copy.stem}{suffix}", target)
-            files.append(ModelFile(target.name, sha256_of(target)))
+        suffixes = (".xml", ".bin")
+        files = install(
+            [written / f"{copy.stem}{suffix}" for suffix in suffixes],
+            [folder / f"{name}{suffix}" for suffix in suffixes],
+        )
     versions = f"ultralytics {ultralytics.__version__}, torch {torch.__version__}, openvino {openvino.__version__}"
-    variant = Variant(runtime="openvino", files=tuple(files), exported_by=versions)
+    variant = Variant(runtime="openvino", files=files, exported_by=versions)
     record(manifest, entry, variant, folder)
     return tuple(folder / file.file for file in files)
 
@@ -77,6 +82,20 @@ def find_entry(manifest: Manifest, name: str) -> Entry:
     raise ModelError(f"the model {name!r} is not registered (known: {known}). Remedy: name one of these.")
 
 
+def has_weights(entry: Entry) -> bool:
+    """Whether other forms can be exported from it: an own OpenVINO or ONNX model has no weights beside it."""
+    return entry.file.endswith(".pt")
+
+
+def exportable(manifest: Manifest) -> list[str]:
+    """The models that were exported before, and can be again."""
+    return [
+        entry.name
+        for entry in manifest.models
+        if has_weights(entry) and any(variant.runtime == "openvino" for variant in entry.variants)
+    ]
+
+
 def record(manifest: Manifest, entry: Entry, variant: Variant, folder: Path) -> None:
     """Replace the entry's variant of that runtime and precision in the manifest, by atomic rename."""
     kind = (variant.runtime, variant.precision)
@@ -88,8 +107,17 @@ def record(manifest: Manifest, entry: Entry, variant: Variant, folder: Path) -> 
 
 
 def write_manifest(manifest: Manifest, folder: Path = FOLDER) -> None:
-    """Write models/manifest.json, readable and by atomic rename."""
+    """Write models/manifest.json, readable and by atomic rename.
+
+    Raises:
+        ModelError: the folder takes no file; the manifest is as it was.
+    """
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
     partial = folder / "manifest.json.partial"
-    partial.write_bytes(text)
-    partial.replace(folder / "manifest.json")
+    try:
+        partial.write_bytes(text)
+        partial.replace(folder / "manifest.json")
+    except OSError as error:
+        if partial.is_file():
+            partial.unlink()
+        raise unwritable(folder, error) from None

@@ -13,7 +13,7 @@ import numpy as np
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.add import add
 from crowdperf.inference.detector import load_detector
-from crowdperf.inference.export import export
+from crowdperf.inference.export import export, exportable
 from crowdperf.inference.quantise import quantise
 from crowdperf.inference.registry import FOLDER, ModelError, ModelFile, Role, check_file, read_manifest
 from crowdperf.settings.engine import Inference, Labels, Models
@@ -79,12 +79,29 @@ def _list(_: argparse.Namespace) -> None:
 
 
 def _verify(_: argparse.Namespace) -> None:
-    for entry in read_manifest().models:
-        files = {ModelFile(entry.file, entry.sha256)}
-        files.update(file for variant in entry.variants for file in variant.files)
-        for file in sorted(files, key=lambda file: file.file):
-            check_file(FOLDER, file)
-            print(f"{file.file}: sha256 as registered")
+    verify()
+
+
+def verify(folder: Path = FOLDER) -> None:
+    """Compare every registered file with its hash and tell of each one.
+
+    Raises:
+        ModelError: some are missing or altered; the message has a line for each.
+    """
+    files = [file for entry in read_manifest(folder).models for file in entry.every_file]
+    wrong = [text for file in files if (text := _verified(folder, file))]
+    if wrong:
+        raise ModelError("\n".join(wrong))
+
+
+def _verified(folder: Path, file: ModelFile) -> str:
+    """What is wrong with a registered file; empty, and told, where nothing is."""
+    try:
+        check_file(folder, file)
+    except ModelError as error:
+        return str(error)
+    print(f"{file.file}: sha256 as registered")
+    return ""
 
 
 def _add(arguments: argparse.Namespace) -> None:
@@ -103,12 +120,7 @@ def _add(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    chosen = arguments.names or [
-        entry.name
-        for entry in read_manifest().models
-        if any(variant.runtime == "openvino" for variant in entry.variants)
-    ]
-    for name in chosen:
+    for name in arguments.names or exportable(read_manifest()):
         written = quantise(name, arguments.calibration) if arguments.int8 else export(name, arguments.cache)
         for path in written:
             print(f"wrote {path}")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from crowdperf.settings.base import CLASSES
@@ -45,7 +45,7 @@ class Variant(Struct, frozen=True, forbid_unknown_fields=True):
     """The model in the form of one runtime; the first file is the one that is opened."""
 
     runtime: RuntimeName
-    files: tuple[ModelFile, ...]
+    files: Annotated[tuple[ModelFile, ...], Meta(min_length=1)]
     exported_by: str = ""
     """Versions that wrote an exported variant."""
     precision: Precision = "full"
@@ -66,7 +66,13 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True):
     """Width and height it was trained at, pixels; any multiples of 32 work."""
     licence: str
     source: str
-    variants: tuple[Variant, ...]
+    variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
+
+    @property
+    def every_file(self) -> tuple[ModelFile, ...]:
+        """The weights and the files of all variants, each once, by name."""
+        files = {ModelFile(self.file, self.sha256), *(file for variant in self.variants for file in variant.files)}
+        return tuple(sorted(files, key=lambda file: file.file))
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,11 +100,11 @@ def read_manifest(folder: Path = FOLDER) -> Manifest:
     """Decode models/manifest.json.
 
     Raises:
-        ModelError: unreadable or malformed.
+        ModelError: unreadable or malformed, or two models have one name.
     """
     path = folder / "manifest.json"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except OSError as error:
         raise ModelError(
             f"cannot read the model registry {str(path)!r}: {error.strerror}. "
@@ -108,6 +114,13 @@ def read_manifest(folder: Path = FOLDER) -> Manifest:
         raise ModelError(
             f"{str(path)!r} is not a valid registry: {error}. Remedy: correct it, or restore it."
         ) from None
+    names = [entry.name for entry in manifest.models]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ModelError(
+            f"{str(path)!r} has more than one model called {twice[0]!r}. Remedy: rename or remove all but one of them."
+        )
+    return manifest
 
 
 def sha256_of(path: Path) -> str:

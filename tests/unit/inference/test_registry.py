@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from msgspec.structs import replace
 
 from crowdperf.inference.detector import load_detector
 from crowdperf.inference.fetch import fetched, is_published
-from crowdperf.inference.models_cli import main
+from crowdperf.inference.install import install
+from crowdperf.inference.models_cli import main, verify
 from crowdperf.inference.registry import FOLDER, ModelError, ModelPath, read_manifest, resolve, wanted_classes
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.engine import Inference, Models
@@ -74,6 +77,49 @@ def test_a_broken_manifest_is_named(registry: Path) -> None:
     (registry / "manifest.json").write_text('{"models": [{"name": "x"}]}')
     with pytest.raises(ModelError, match=r"manifest\.json.*not a valid registry.*Remedy"):
         read_manifest(registry)
+
+
+def test_two_models_of_one_name_and_a_form_without_files_are_refused(registry: Path) -> None:
+    path = registry / "manifest.json"
+    written = path.read_text()
+    path.write_text(written.replace('"name": "crowdperf-ppe-n"', f'"name": "{PERSON}"', 1))
+    with pytest.raises(ModelError, match=rf"manifest\.json.*more than one model called '{PERSON}'.*Remedy"):
+        resolve(PERSON, "person", "auto", registry)
+    manifest = json.loads(written)
+    manifest["models"][0]["variants"][0]["files"] = []
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ModelError, match=r"not a valid registry.*variants\[0\]\.files.*Remedy"):
+        resolve(PERSON, "person", "auto", registry)
+
+
+def test_every_wrong_file_is_told_at_once(registry: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (registry / f"{PERSON}.bin").unlink()
+    (registry / "crowdperf-ppe-n.pt").write_bytes(b"altered")
+    with pytest.raises(ModelError) as caught:
+        verify(registry)
+    first, second = str(caught.value).splitlines()
+    assert f"{PERSON}.bin" in first
+    assert "crowdperf-ppe-n.pt" in second
+    assert "crowdperf-ppe-n.xml: sha256 as registered" in capsys.readouterr().out
+
+
+def test_files_are_installed_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A disk that is full after 64 KiB: the second file does not fit, and both old ones stay."""
+    sources, targets = ([tmp_path / f"{stem}{end}" for end in (".xml", ".bin")] for stem in ("from", "to"))
+    for path, size in zip([*sources, *targets], (1000, 1 << 20, 3, 4)):
+        path.write_bytes(b"x" * size)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        with pytest.raises(ModelError, match=r"nothing can be written to the model registry.*Remedy: free space"):
+            install(sources, targets)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [target.stat().st_size for target in targets] == [3, 4]
+    assert len(list(tmp_path.iterdir())) == 4
+    assert [file.file for file in install(sources, targets)] == ["to.xml", "to.bin"]
+    assert [target.stat().st_size for target in targets] == [1000, 1 << 20]
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_own_files_go_to_the_runtime_of_their_format(tmp_path: Path, registry: Path) -> None:
