@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import redis
@@ -16,6 +17,7 @@ from crowdperf.capture.probe import Probe, ring_of
 from crowdperf.config import Config, load
 from crowdperf.counting.usable import problems
 from crowdperf.demo.scenes import SCENES
+from crowdperf.events import permissions
 from crowdperf.events.connection import OUTAGE, connect
 from crowdperf.ffmpeg import FfmpegMissing, ffmpeg_binary
 from crowdperf.inference.fetch import fetched, is_published
@@ -98,12 +100,16 @@ def _attempt(look: Callable[[], str]) -> Finding:
 
 
 def _redis(config: Config, paths: Paths) -> Finding:
-    """The outside server answers, or the embedded one can be started."""
+    """The outside server answers and allows what is needed, or the embedded one can be started."""
     if not config.redis.url:
         return _attempt(lambda: f"embedded Redis {server_binary()}")
     shown = redacted(config.redis.url)
+    client: Any = connect(redis_url(config, paths))
     try:
-        version = connect(redis_url(config, paths)).info("server")["redis_version"]
+        lacking = permissions.missing(client, config.key_prefix)
+        version = "" if "+info" in lacking else f" {client.info('server')['redis_version']}"
+    except redis.AuthenticationError as error:
+        return Finding(False, f"Redis at {shown} refuses its user: {error} Remedy: correct the login in redis.url.")
     except OUTAGE as error:
         return Finding(
             False,
@@ -111,7 +117,13 @@ def _redis(config: Config, paths: Paths) -> Finding:
         )
     except redis.ResponseError as error:
         return Finding(False, f"Redis at {shown} refuses: {error}. Remedy: correct redis.url.")
-    return Finding(True, f"Redis {version} at {shown}")
+    if lacking:
+        return Finding(
+            False,
+            f"Redis{version} at {shown} does not allow its user {' '.join(lacking)}. Remedy: ACL SETUSER <user> "
+            f"{permissions.rule(config.key_prefix)} (docs/redis.md).",
+        )
+    return Finding(True, f"Redis{version} at {shown}")
 
 
 def postgres_state(reference: str, root: Path) -> str:

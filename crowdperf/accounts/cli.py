@@ -14,7 +14,7 @@ from crowdperf.accounts.model import Account, AccountError, Token
 from crowdperf.accounts.permissions import PERMISSIONS, ROLES
 from crowdperf.accounts.setup import SetupSecret, link
 from crowdperf.accounts.store import TOKEN_PREFIX, Store
-from crowdperf.events.connection import OUTAGE, connect_async
+from crowdperf.events.connection import OUTAGE, connect_async, told
 from crowdperf.events.schema import AuditEntry
 from crowdperf.settings.base import ConfigError
 
@@ -56,7 +56,7 @@ def main(words: list[str], redis_url: str, prefix: str, base: str, setup: SetupS
     try:
         return asyncio.run(_Command(redis_url, prefix, base, setup).run(arguments))
     except OUTAGE as error:
-        raise ConfigError(f"Redis does not answer ({error}). Remedy: start the site with ./crowdperf.sh run.") from None
+        raise ConfigError(told(error, "start the site with ./crowdperf.sh run.")) from None
     except (AccountError, passwords.WeakPassword) as error:
         raise ConfigError(str(error)) from None
 

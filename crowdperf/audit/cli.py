@@ -13,7 +13,7 @@ import msgspec
 from crowdperf.audit.judge import Verdict, audited_lines, judge, record, with_lines_of
 from crowdperf.audit.truth import TruthError, picture_at, read_truth
 from crowdperf.config import load
-from crowdperf.events.connection import OUTAGE, connect
+from crowdperf.events.connection import OUTAGE, connect, told
 from crowdperf.replay.cli import INTERRUPTED, TROUBLE, print_table, rate, replay, say_clip, seconds
 from crowdperf.replay.clip import open_clip
 from crowdperf.replay.page import Card, cards, clock, facts, heading, page, paragraph, table
@@ -66,11 +66,8 @@ def main(argv: list[str], default_config: Path, data: Paths, root: Path) -> int:
         print(f"crowdperf audit: {error}", file=sys.stderr)
         return 2
     except OUTAGE as error:
-        print(
-            f"crowdperf audit: the audit was not stored, Redis does not answer ({error}). "
-            "Remedy: start the site, or use --dry-run.",
-            file=sys.stderr,
-        )
+        said = told(error, "start the site, or use --dry-run.")
+        print(f"crowdperf audit: the audit was not stored, {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -68,7 +68,7 @@ class StateReporter:
             try:
                 publisher.publish(event, event.camera)
             except (*OUTAGE, redis.ResponseError) as error:
-                if backoff.worth_saying:
+                if backoff.worth_saying(error):
                     log.warning("Redis takes nothing (%s): state changes wait in memory", error)
                 with self._wake:
                     self._wake.wait(backoff.next())

@@ -11,6 +11,7 @@ import redis.connection
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from crowdperf.events.clients import AsyncClient, Client, Forbidden, uncoded
 from crowdperf.settings.sentinel import SENTINEL, SentinelAddress, sentinel_address
 
 SOCKET_TIMEOUT_S = 5.0
@@ -27,14 +28,16 @@ BLOCK_MS = 500
 
 SAY_AT_S = 0.8
 """The wait before which an outage is logged: 0.05 + 0.1 + 0.2 + 0.4 s have passed by then."""
+MOST_SAID = 100
+"""Refusals that are remembered as said."""
 
 
 class StoreRefuses(redis.ResponseError):
     """Redis answers and takes no writes for now: its disk is full, its replicas are away, a script is in its way."""
 
 
-CODES = {"MISCONF": StoreRefuses, "NOREPLICAS": StoreRefuses, "BUSY": StoreRefuses}
-"""Codes of passing refusals that redis-py gives no class of their own."""
+CODES = {"MISCONF": StoreRefuses, "NOREPLICAS": StoreRefuses, "BUSY": StoreRefuses, "NOPERM": Forbidden}
+"""Codes of passing refusals that redis-py gives no class of their own, or one that says too little."""
 
 NO_WRITES = (
     StoreRefuses,
@@ -45,7 +48,7 @@ NO_WRITES = (
 )
 """Nothing was written, and the same command will be taken when the trouble is over."""
 
-OUTAGE = (redis.ConnectionError, redis.TimeoutError, *NO_WRITES)
+OUTAGE = (redis.ConnectionError, redis.TimeoutError, *NO_WRITES, Forbidden)
 """Expected trouble: back off and connect again."""
 
 
@@ -57,9 +60,17 @@ _Async: Any = redis.asyncio.connection.DefaultParser
 class _Parser(_Blocking):  # type: ignore[misc]
     EXCEPTION_CLASSES: ClassVar[dict[str, Any]] = {**_Blocking.EXCEPTION_CLASSES, **CODES}
 
+    @classmethod
+    def parse_error(cls, response: str) -> Exception:
+        return uncoded(response) or super().parse_error(response)
+
 
 class _AsyncParser(_Async):  # type: ignore[misc]
     EXCEPTION_CLASSES: ClassVar[dict[str, Any]] = {**_Async.EXCEPTION_CLASSES, **CODES}
+
+    @classmethod
+    def parse_error(cls, response: str) -> Exception:
+        return uncoded(response) or super().parse_error(response)
 
 
 class Backoff:
@@ -67,14 +78,21 @@ class Backoff:
 
     def __init__(self) -> None:
         self._wait = 0.05
+        self._said: set[str] = set()
 
-    @property
-    def worth_saying(self) -> bool:
+    def worth_saying(self, error: BaseException) -> bool:
         """True at one failure of an outage, about a second into it: the time to log it, once.
 
-        Shorter ones, as while everything starts at the same time, concern nobody.
+        Shorter ones, as while everything starts at the same time, concern nobody. A permission that is missing is said
+        at once, and once: it comes and goes with what is asked, and is not found again by itself.
         """
-        return self._wait == SAY_AT_S
+        if not isinstance(error, Forbidden):
+            return self._wait == SAY_AT_S
+        new = str(error) not in self._said
+        if len(self._said) >= MOST_SAID:
+            self._said.clear()
+        self._said.add(str(error))
+        return new
 
     def next(self) -> float:
         """Seconds to wait before the next attempt."""
@@ -93,9 +111,9 @@ def connect(url: str) -> redis.Redis:
     """
     settings: dict[str, Any] = {**SETTINGS, "retry": Retry(NoBackoff(), 0), "parser_class": _Parser}
     if url.startswith(SENTINEL):
-        client: redis.Redis = _master(redis.Sentinel, redis.Redis, sentinel_address(url), settings)
+        client: redis.Redis = _master(redis.Sentinel, Client, sentinel_address(url), settings)
         return client
-    return redis.Redis.from_url(url, **settings)
+    return Client.from_url(url, **settings)
 
 
 def _master(sentinel: Any, kind: Any, there: SentinelAddress, settings: dict[str, Any]) -> Any:
@@ -113,11 +131,16 @@ def connect_async(url: str) -> redis.asyncio.Redis:
     if url.startswith(SENTINEL):
         # Sentinel's pool cannot make anybody wait.
         settings["max_connections"] = UNBOUNDED
-        client: redis.asyncio.Redis = _master(
-            redis.asyncio.Sentinel, redis.asyncio.Redis, sentinel_address(url), settings
-        )
+        client: redis.asyncio.Redis = _master(redis.asyncio.Sentinel, AsyncClient, sentinel_address(url), settings)
         return client
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url, max_connections=CONNECTIONS, timeout=SOCKET_TIMEOUT_S, **settings
     )
-    return redis.asyncio.Redis.from_pool(pool)
+    return AsyncClient.from_pool(pool)
+
+
+def told(error: BaseException, remedy: str) -> str:
+    """What a command says of an outage that ends it: `remedy` helps where Redis is away, and a refusal has its own."""
+    if isinstance(error, Forbidden):
+        return f"Redis refuses: {error}"
+    return f"Redis does not answer ({error}). Remedy: {remedy}"

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from crowdperf.events import queue
 from crowdperf.events.burial import dead_key
-from crowdperf.events.connection import OUTAGE, connect
+from crowdperf.events.connection import OUTAGE, connect, told
 from crowdperf.events.streams import EVENTS, key
 from crowdperf.runtime import redact
 from crowdperf.settings.base import ConfigError
@@ -152,7 +152,7 @@ def main(words: list[str], url: str, prefix: str) -> int:
     try:
         _run(arguments, dead)
     except OUTAGE as error:
-        raise ConfigError(f"Redis does not answer ({error}). Remedy: start crowdperf, or the Redis it uses.") from None
+        raise ConfigError(told(error, "start crowdperf, or the Redis it uses.")) from None
     return 0
 
 

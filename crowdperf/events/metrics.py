@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import threading
 
 import msgspec
 import redis
 
-from crowdperf.events.connection import OUTAGE, connect
+from crowdperf.events.clients import Forbidden
+from crowdperf.events.connection import OUTAGE, Backoff, connect
 from crowdperf.runtime import Runtime, Snapshot
 
 INTERVAL_S = 2.0
 TTL_S = 15
+
+log = logging.getLogger(__name__)
 
 
 def metrics_key(process: str, prefix: str = "") -> str:
@@ -30,13 +33,21 @@ def start(runtime: Runtime, url: str, prefix: str = "") -> None:
     """Publish every 2 s from a thread of its own; a snapshot ends by its TTL when its process does."""
 
     def loop() -> None:
-        client = connect(url)
+        client, backoff = connect(url), Backoff()
         while not runtime.wait(INTERVAL_S):
-            # Metrics are the one thing nobody needs while Redis is away; the working loop reports the outage.
-            with contextlib.suppress(*OUTAGE):
-                publish(client, runtime, prefix)
+            _try(client, runtime, prefix, backoff)
 
     threading.Thread(target=loop, name="metrics", daemon=True).start()
+
+
+def _try(client: redis.Redis, runtime: Runtime, prefix: str, backoff: Backoff) -> None:
+    """Metrics are the one thing nobody needs while Redis is away, and the working loop reports the outage."""
+    try:
+        publish(client, runtime, prefix)
+    except OUTAGE as error:
+        # What is forbidden here may be allowed there.
+        if isinstance(error, Forbidden) and backoff.worth_saying(error):
+            log.warning("no metrics of this process: %s", error)
 
 
 def decode(raw: bytes) -> Snapshot:

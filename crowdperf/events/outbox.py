@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import redis
 
 from crowdperf.events import wire
+from crowdperf.events.clients import name
 from crowdperf.events.connection import OUTAGE, Backoff
 from crowdperf.events.schema import FrameDetections
 from crowdperf.events.streams import DETECTIONS, key
@@ -126,12 +127,12 @@ class Outbox:
                     approximate=True,
                 )
             replies = pipe.execute(raise_on_error=False)
-        for reply in replies:
+        for message, reply in zip(batch, replies, strict=True):
             if isinstance(reply, redis.RedisError) and "equal or smaller" not in str(reply):
-                raise reply
+                raise name(reply, ("XADD", key(DETECTIONS, message.camera, self._prefix)))
 
     def _away(self, error: BaseException, now: float) -> None:
-        if self._backoff.worth_saying:
+        if self._backoff.worth_saying(error):
             log.warning("Redis takes nothing (%s): detections wait in memory", error)
         self.connected = False
         self._epochs.clear()

@@ -97,7 +97,7 @@ class Clerk:
                         pipe.execute()
                 backoff.reset()
             except OUTAGE as error:
-                if backoff.worth_saying:
+                if backoff.worth_saying(error):
                     log.warning("Redis takes nothing (%s): requests for evidence wait", error)
                 connected, wait_s = False, backoff.next()
             self._stop.wait(wait_s)

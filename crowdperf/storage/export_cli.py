@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from msgspec import Struct
 
-from crowdperf.events.connection import OUTAGE, connect_async
+from crowdperf.events.connection import OUTAGE, connect_async, told
 from crowdperf.settings.base import CLASSES, ConfigError
 from crowdperf.storage.buckets import Calendar
 from crowdperf.storage.export import Format, ParquetMissing, chunks
@@ -62,7 +62,7 @@ def main(words: list[str], source: Source) -> int:
         else:
             _to_file(Path(arguments.out), source, wanted, calendar, form)
     except OUTAGE as error:
-        raise ConfigError(f"Redis does not answer ({error}). Remedy: start the site, or see redis.url.") from None
+        raise ConfigError(told(error, "start the site, or see redis.url.")) from None
     except ParquetMissing as error:
         raise ConfigError(str(error)) from None
     except OSError as error:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from msgspec import Struct, field
 
-from crowdperf.events.connection import OUTAGE, connect
+from crowdperf.events.connection import OUTAGE, connect, told
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.site import Retention
 from crowdperf.storage import backfill, counts
@@ -236,8 +236,8 @@ def main(words: list[str], target: Target) -> int:
         run(rows, target, report, Progress(total, sys.stderr), time.time())
     except OUTAGE as error:
         raise ConfigError(
-            f"Redis does not answer ({error}) after {report.read:,} of {total:,} rows. Remedy: start the site (or "
-            "Redis), then run the import again: it goes on where it is needed."
+            f"{report.read:,} of {total:,} rows were read. "
+            + told(error, "start the site (or Redis), then run the import again: it goes on where it is needed.")
         ) from None
     except sqlite3.DatabaseError as error:
         raise ConfigError(

@@ -28,13 +28,13 @@ def main(slice_: TrackingSlice, runtime: Runtime) -> None:
             if not started:
                 shard.start()
                 started = True
-                backoff.reset()
             if slice_.cameras:
                 shard.turn()
             else:
                 runtime.wait(IDLE_S)
+            backoff.reset()
         except OUTAGE as error:
-            if backoff.worth_saying:
+            if backoff.worth_saying(error):
                 log.warning("Redis takes nothing (%s): going on from the last stored state when it is back", error)
             # Whether a commit that was under way is stored, only Redis knows: what memory holds must not be trusted.
             started = False

@@ -20,6 +20,7 @@ from crowdperf.accounts.permissions import Principal
 from crowdperf.accounts.setup import SetupSecret, link
 from crowdperf.accounts.store import Store
 from crowdperf.accounts.throttle import Throttle
+from crowdperf.events.clients import Forbidden
 from crowdperf.events.connection import OUTAGE, Backoff, connect_async
 from crowdperf.events.schema import AuditEntry
 from crowdperf.runtime import Metrics
@@ -147,7 +148,9 @@ class Context:
         while True:
             try:
                 accounts = await self.accounts.accounts()
-            except OUTAGE:
+            except OUTAGE as error:
+                if isinstance(error, Forbidden) and backoff.worth_saying(error):
+                    log.warning("whether anybody can sign in is not known: %s", error)
                 await asyncio.sleep(backoff.next())
                 continue
             if accounts:

@@ -78,7 +78,7 @@ class Feed:
         while True:
             error = await self._session(backoff)
             if self.redis_up or self._status_at == float("-inf"):
-                log.warning("Redis is away (%s): live updates pause", error)
+                log.warning("Redis gives nothing (%s): live updates pause", error)
             self.redis_up = False
             self._last_tracks.clear()
             self._publish_status(time.time())
@@ -88,9 +88,12 @@ class Feed:
         """Read until an outage, and return it."""
         try:
             await self._begin()
-            backoff.reset()
             while True:
                 await self._turn()
+                # Behind a turn, and not behind the beginning: what is read there may be allowed, and this not.
+                backoff.reset()
+                if not self.redis_up:
+                    self._go_on()
                 await asyncio.sleep(PAUSE_S)
         except OUTAGE as error:
             return error
@@ -103,8 +106,9 @@ class Feed:
             oldest = max(0, int(newest.split(b"-")[0]) - CATCH_UP_MS)
             self._last_event = f"{oldest}-0".encode()
         await self._load_today(time.time())
-        if not self.redis_up:
-            log.info("reading live updates from Redis")
+
+    def _go_on(self) -> None:
+        log.info("reading live updates from Redis")
         self.redis_up = True
         self._publish_status(time.time())
 

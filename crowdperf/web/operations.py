@@ -10,6 +10,7 @@ import msgspec
 from litestar import Response, Router, get
 
 from crowdperf.accounts.permissions import Principal
+from crowdperf.events.clients import Forbidden
 from crowdperf.events.connection import NO_WRITES, OUTAGE
 from crowdperf.events.metrics import decode, metrics_key
 from crowdperf.frames.ring import RingUnavailable
@@ -19,7 +20,7 @@ from crowdperf.web.access import Who
 from crowdperf.web.context import Context, SiteContext
 from crowdperf.web.openapi import REFUSED, UNAVAILABLE
 from crowdperf.web.pictures import RingState, RingView
-from crowdperf.web.problems import REFUSES, Problem
+from crowdperf.web.problems import FORBIDS, REFUSES, Problem
 from crowdperf.web.replies import Health
 
 FRESH_S = 10.0
@@ -68,6 +69,8 @@ async def readyz(site: SiteContext) -> Health:
         reasons = unready(await snapshots(site), site.now())
     except NO_WRITES as error:
         reasons = [f"{REFUSES} ({error}). Remedy: see the disk and memory of its machine."]
+    except Forbidden as error:
+        reasons = [f"{FORBIDS}: {error}"]
     except OUTAGE:
         reasons = ["Redis does not answer"]
     if reasons:

@@ -13,10 +13,12 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
+from crowdperf.events.clients import Forbidden
 from crowdperf.events.connection import NO_WRITES
 
 NOTHING_HERE = "there is nothing at this address. Remedy: see /docs for the addresses there are."
 REFUSES = "Redis answers, but takes no writes"
+FORBIDS = "Redis refuses"
 MEDIA_TYPE = "application/problem+json"
 
 log = logging.getLogger(__name__)
@@ -98,6 +100,11 @@ def _on_refusal(_request: Request[Any, Any, Any], error: redis.RedisError) -> Re
     return _respond(503, f"{REFUSES}, so nothing was changed. Remedy: see the disk and memory of its machine.", [])
 
 
+def _on_forbidden(_request: Request[Any, Any, Any], error: Forbidden) -> Response[bytes]:
+    log.warning("%s: %s", FORBIDS, error)
+    return _respond(503, f"{FORBIDS}: {error}", [])
+
+
 def _on_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     if isinstance(error.__cause__, NotADirectoryError):
         # A file of the dashboard with something behind it: Litestar calls that its own failure.
@@ -110,6 +117,7 @@ HANDLERS: ExceptionHandlersMap = {
     Problem: _on_problem,
     HTTPException: _on_http,
     **dict.fromkeys(NO_WRITES, _on_refusal),
+    Forbidden: _on_forbidden,
     redis.ConnectionError: _on_outage,
     redis.TimeoutError: _on_outage,
     500: _on_bug,

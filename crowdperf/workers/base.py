@@ -114,6 +114,8 @@ class Member:
         self._due_at = self._stored_at = float("-inf")
         self._trying = True
         """From the start until the first batch is stored: what ends the process now may have done so before."""
+        self._tried = b""
+        """The entry that this process has counted as tried."""
         self._careful = 0
         """Events that are still to be handled one by one."""
 
@@ -179,7 +181,9 @@ class Member:
         if first is None:
             return rows
         told = (self._client.get(self._attempts_key) or b" 0").split()
-        tries = int(told[1]) + 1 if told[0] == first[0] else 1
+        # Once per process: after an outage the same entries are read again, and nothing was wrong with them.
+        tries = int(told[1]) + (first[0] != self._tried) if told[0] == first[0] else 1
+        self._tried = first[0]
         self._client.set(self._attempts_key, first[0] + b" %d" % tries)
         if tries > CAREFUL_AFTER:
             self._careful = max(self._careful, len(rows))

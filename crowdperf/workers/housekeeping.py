@@ -14,6 +14,7 @@ from typing import Any
 import redis
 
 from crowdperf.events.bus import Publisher
+from crowdperf.events.clients import Forbidden
 from crowdperf.events.connection import OUTAGE, Backoff, connect
 from crowdperf.events.schema import StoreFilling
 from crowdperf.events.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, key
@@ -49,6 +50,8 @@ class Housekeeper:
         self._filling: retention.Filling = "ok"
         self._counts_at = float("-inf")
         self._leapt = False
+        self._unwatched = False
+        """Whether Redis does not tell how full it is."""
 
     def sweep(self, wall: float, monotonic: float) -> None:
         """Trim every stream, apply the retention, look at the memory; nothing while a sibling does it.
@@ -128,7 +131,15 @@ class Housekeeper:
 
     def _watch_memory(self, now: float) -> None:
         """Say when the server fills, and drop what may be dropped before it refuses to count."""
-        seen = retention.memory(self._client)
+        try:
+            seen = retention.memory(self._client)
+        except Forbidden as error:
+            # Of a hosted Redis perhaps nobody may ask. The streams are trimmed and the history ends all the same.
+            if not self._unwatched:
+                log.warning("the memory of Redis is not watched, so nothing is dropped before it is full: %s", error)
+            self._unwatched = True
+            return
+        self._unwatched = False
         state = retention.judge(seen.share, self._filling)
         self._metrics.gauge("redis_used_bytes", seen.used)
         self._metrics.gauge("redis_limit_bytes", seen.limit)
@@ -168,7 +179,7 @@ def main(slice_: WorkerSlice, runtime: Runtime) -> None:
             backoff.reset()
             runtime.wait(INTERVAL_S)
         except OUTAGE as error:
-            if backoff.worth_saying:
+            if backoff.worth_saying(error):
                 log.warning("Redis takes nothing (%s): housekeeping waits", error)
             runtime.wait(backoff.next())
     keeper.stop()

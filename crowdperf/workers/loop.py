@@ -39,7 +39,7 @@ def work(member: Member, runtime: Runtime, each_turn: Callable[[], None] = lambd
             # A Redis that was emptied has lost the group, which `start` makes.
             if not isinstance(error, OUTAGE) and not _emptied(error):
                 raise
-            if backoff.worth_saying:
+            if backoff.worth_saying(error):
                 log.warning("Redis takes nothing (%s): the events stream keeps what is not handled yet", error)
             connected = False
             runtime.wait(backoff.next())

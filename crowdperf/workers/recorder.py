@@ -16,6 +16,7 @@ from typing import Any
 
 import redis
 
+from crowdperf.events import permissions
 from crowdperf.events.bus import Consumer, Entry
 from crowdperf.events.connection import OUTAGE, Backoff, connect
 from crowdperf.events.schema import AnyEvent, LineCrossed, ZoneMinute
@@ -61,7 +62,10 @@ class Recorder:
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: Redis is away.
+            Forbidden: its user may not do all of what recording takes. Nothing is read then: an entry that is
+                delivered again and again would look like poison, and a script that stops half way loses a count.
         """
+        permissions.require(self._client, self._prefix, permissions.RECORDING)
         self.consumer.start()
         self._uncounted = backfill.prepare(self._client, self._calendar, self._prefix)
         if self._uncounted:
@@ -142,7 +146,7 @@ def main(slice_: WorkerSlice, runtime: Runtime) -> None:
             runtime.metrics.gauge("dead_letters", recorder.consumer.dead_letters)
             backoff.reset()
         except OUTAGE as error:
-            if backoff.worth_saying:
+            if backoff.worth_saying(error):
                 log.warning("Redis takes nothing (%s): the events stream keeps what is not recorded yet", error)
             connected = False
             runtime.wait(backoff.next())

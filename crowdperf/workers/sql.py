@@ -178,6 +178,7 @@ def main(slice_: WorkerSlice, runtime: Runtime) -> None:
     dsn = resolve_dsn(slice_.postgres_dsn, Path.cwd())
     writer = SqlRecorder(connect(slice_.redis_url), dsn, slice_.timezone, slice_.key_prefix, tick=runtime.tick)
     backoff = Backoff()
+    trouble: Exception
     while not runtime.stopping:
         runtime.tick()
         try:
@@ -188,18 +189,21 @@ def main(slice_: WorkerSlice, runtime: Runtime) -> None:
             backoff.reset()
             continue
         except OUTAGE as error:
+            trouble = error
             said = f"Redis takes nothing ({error})"
             writer.forget_redis()
         except redis.ResponseError as error:
             # A Redis that was emptied has lost the group as well: the next turn makes it again.
             if "NOGROUP" not in str(error) and "no such key" not in str(error):
                 raise
+            trouble = error
             said = f"Redis was emptied ({error})"
             writer.forget_redis()
         except (DatabaseAway, SchemaMissing) as error:
+            trouble = error
             said = f"PostgreSQL takes nothing ({error}): the events stream keeps what is not there yet"
             runtime.metrics.gauge("sql_up", 0)
-        if backoff.worth_saying:
+        if backoff.worth_saying(trouble):
             log.warning("%s", said)
         runtime.metrics.gauge("sql_lag_s", _lag_s(writer))
         runtime.wait(backoff.next())

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from crowdperf.events.clients import Forbidden
 from crowdperf.events.connection import OUTAGE, Backoff
 from crowdperf.events.queue import DeliveryQueue, Item
 from crowdperf.runtime import Metrics, redact
@@ -161,7 +162,10 @@ class DeliveryThread:
         """One turn; returns the seconds to wait before the next."""
         try:
             busy = self._delivery.turn(time.time())
-        except OUTAGE:
+        except OUTAGE as error:
+            # Of an outage the working loop tells; of what is forbidden here, perhaps nobody else.
+            if isinstance(error, Forbidden) and backoff.worth_saying(error):
+                log.warning("Redis takes nothing (%s): notifications wait", error)
             return backoff.next()
         backoff.reset()
         return 0.0 if busy else IDLE_S
