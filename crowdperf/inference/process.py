@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from crowdperf.events.connection import connect
-from crowdperf.events.outbox import Outbox
+from crowdperf.events.outbox import Outbox, Sending
 from crowdperf.events.poster import Poster
 from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.ring import RingSpec
@@ -16,9 +17,10 @@ from crowdperf.inference.clerk import Clerk
 from crowdperf.inference.evidence import Keeper
 from crowdperf.inference.inspector import Inspector
 from crowdperf.inference.schedule import Schedule
+from crowdperf.inference.seat import Seat
 from crowdperf.inference.service import Service
 from crowdperf.inference.staff import Staff
-from crowdperf.runtime import Runtime
+from crowdperf.runtime import Metrics, Runtime
 from crowdperf.settings.choice import Choice
 from crowdperf.settings.handover import Handover
 from crowdperf.slices import InferenceSlice
@@ -51,16 +53,8 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
         *(slice_.ppe.blur, runtime.metrics),
     )
     poster = Poster(Outbox(connect(slice_.redis_url), slice_.key_prefix), time.monotonic)
-    service = Service(
-        people,
-        Inspector(staff.ppe, staff.ask_for_ppe, runtime.metrics, keeper),
-        cameras,
-        Schedule(slice_.queue_max, settings.staleness_s),
-        poster,
-        runtime.metrics,
-        time.monotonic,
-        slice_.cuda_empty_every,
-    )
+    inspector = Inspector(staff.ppe, staff.ask_for_ppe, runtime.metrics, keeper)
+    service = service_of(slice_, people, inspector, cameras, poster, runtime.metrics, time.monotonic)
     clerk.start()
     doorbell = Doorbell(Path(slice_.doorbell))
     try:
@@ -77,6 +71,20 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
         clerk.close()
         keeper.close()
         staff.close()
+
+
+def service_of(
+    slice_: InferenceSlice,
+    people: Seat,
+    inspector: Inspector,
+    cameras: Cameras,
+    outbox: Sending,
+    metrics: Metrics,
+    clock: Callable[[], float],
+) -> Service:
+    """The service that this configuration asks for; `clock` is monotonic, in seconds."""
+    schedule = Schedule(slice_.queue_max, slice_.settings.staleness_s)
+    return Service(people, inspector, cameras, schedule, outbox, metrics, clock, slice_.cuda_empty_every)
 
 
 def _take_over(staff: Staff, choice: Handover[Choice], specs: list[RingSpec]) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from crowdperf.config import Config
 from crowdperf.events.outbox import Outbox
 from crowdperf.events.streams import DETECTIONS, key
 from crowdperf.frames.ring import FrameWriter, RingSpec
@@ -21,12 +23,14 @@ from crowdperf.inference.inspector import Inspector
 from crowdperf.inference.letterbox import Letterbox
 from crowdperf.inference.nms import Found
 from crowdperf.inference.pixels import PixelFormat
+from crowdperf.inference.process import service_of
 from crowdperf.inference.registry import ModelError
-from crowdperf.inference.schedule import Schedule
 from crowdperf.inference.seat import Seat
-from crowdperf.inference.service import Service
 from crowdperf.inference.stages import Stages
 from crowdperf.runtime import Metrics
+from crowdperf.settings.environment import environment
+from crowdperf.settings.paths import Paths
+from crowdperf.slices import inference_slice
 from tests.conftest import RedisServer
 
 
@@ -73,7 +77,7 @@ class ScriptedRuntime:
 class Bench:
     """A service over real rings in `folder` and a real Redis."""
 
-    def __init__(self, folder: Path, server: RedisServer) -> None:
+    def __init__(self, folder: Path, server: RedisServer, queue_max: str = "2") -> None:
         self.folder, self.client = folder, server.client()
         self.runtime, self.metrics = ScriptedRuntime(), Metrics()
         self.ahead_s = 0.0
@@ -82,11 +86,14 @@ class Bench:
         people = Seat("person", Detector(self.runtime, "none", "full"))
         self.ppe = Seat("ppe")
         inspector = Inspector(self.ppe, self._ppe_wanted, self.metrics, Keeper(30.0))
-        self.schedule = Schedule(2, 1000.0)
-        self.service = Service(
-            *(people, inspector, cameras, self.schedule, outbox, self.metrics),
-            *(lambda: time.monotonic() + self.ahead_s, 6),
+        env = environment({"QUEUE_MAX": queue_max, "CUDA_EMPTY_EVERY": "6"})
+        slice_ = inference_slice(Config(), env, Paths(folder))
+        slice_ = replace(slice_, settings=replace(slice_.settings, staleness_s=1000.0))
+        self.service = service_of(
+            *(slice_, people, inspector, cameras, outbox, self.metrics),
+            lambda: time.monotonic() + self.ahead_s,
         )
+        self.schedule = self.service._schedule
 
     def _ppe_wanted(self) -> None:
         self.ppe.want(lambda: Detector(self.runtime, "ppe", "full"))
@@ -174,6 +181,20 @@ def test_a_frame_is_not_charged_for_the_one_that_it_waited_for(bench: Bench) -> 
     assert sorted(bench.schedule._costs.values()) == pytest.approx([0.5, 100.0], abs=0.4)
     for ring in (huge, small):
         ring.close(unlink=True)
+
+
+@pytest.mark.parametrize(("queue_max", "shed"), [("2", 3), ("4", 0)])
+def test_so_many_frames_wait_as_queue_max_says(
+    tmp_path: Path, redis_server: RedisServer, queue_max: str, shed: int
+) -> None:
+    bench = Bench(tmp_path, redis_server, queue_max)
+    ring = bench.ring("lobby")
+    assert not bench.service.turn(True)
+    for _ in range(4):
+        publish(ring)
+    assert bench.service.turn(False)
+    assert bench.metrics.counter("drops_overload", "lobby") == shed
+    ring.close(unlink=True)
 
 
 def test_device_memory_is_given_back_between_batches_every_so_many_seconds(bench: Bench) -> None:
