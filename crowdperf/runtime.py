@@ -192,6 +192,7 @@ class Runtime:
         self._stop = threading.Event()
         self._wake: Callable[[], None] | None = None
         self._armed_at = float("-inf")
+        self._spent_s, self._reported_at = sum(os.times()[:2]), time.monotonic()
         self._caches: dict[str, Callable[[], int]] = {"metrics": self.metrics.prune}
 
     @property
@@ -247,12 +248,18 @@ class Runtime:
         self.stop()
 
     def _housekeeping(self) -> None:
-        last = os.times()
         while not self._stop.wait(HOUSEKEEPING_S):
-            pruned = self.housekeep()
-            spent = os.times()
-            share = (spent.user + spent.system - last.user - last.system) / HOUSEKEEPING_S
-            last = spent
-            rss = psutil.Process().memory_info().rss / 2**20
-            counts = " ".join(f"{name}={count}" for name, count in pruned.items()) or "none"
-            log.info("[perf] housekeeping cpu=%.1f%% rss=%.0fMiB pruned: %s", 100 * share, rss, counts)
+            self.report(time.monotonic())
+
+    def report(self, now: float) -> None:
+        """Prune every cache, and write what this process has used since the last time; `now` is monotonic, in seconds.
+
+        Every process does it each minute, in a thread of its own: a log says what its process costs.
+        """
+        pruned = self.housekeep()
+        spent = sum(os.times()[:2])
+        share = (spent - self._spent_s) / max(now - self._reported_at, 1e-9)
+        self._spent_s, self._reported_at = spent, now
+        rss = psutil.Process().memory_info().rss / 2**20
+        counts = " ".join(f"{name}={count}" for name, count in pruned.items()) or "none"
+        log.info("[perf] housekeeping cpu=%.1f%% rss=%.0fMiB pruned: %s", 100 * share, rss, counts)
