@@ -90,7 +90,7 @@ class Clerk:
                     requests.start()
                     connected = True
                 for entry in requests.read(count=16):
-                    answer = self.answer(entry.message)
+                    answer = self._answer_whatever(entry.message)
                     with client.pipeline(transaction=True) as pipe:
                         answers.stage(pipe, answer)
                         requests.stage_ack(pipe, [entry])
@@ -101,6 +101,14 @@ class Clerk:
                     log.warning("Redis takes nothing (%s): requests for evidence wait", error)
                 connected, wait_s = False, backoff.next()
             self._stop.wait(wait_s)
+
+    def _answer_whatever(self, request: EvidenceRequest) -> EvidenceSaved:
+        """As `answer`. One request with which nobody has reckoned must not end the thread that saves all the others."""
+        try:
+            return self.answer(request)
+        except Exception as error:
+            log.exception("evidence of camera %s cannot be saved", request.camera)
+            return self._refusal(request, f"it cannot be saved: {error}")
 
     def answer(self, request: EvidenceRequest) -> EvidenceSaved:
         """Save the pictures of one request; never raises for a request that cannot be met, but says why."""

@@ -84,6 +84,10 @@ class Inspector:
             self._keeper.put(kept.camera, kept.pixels, Scene(stamp, spec, found, columns))
         return columns
 
+    def give_back(self, camera: str) -> None:
+        """The picture that was kept of this camera was not whole."""
+        self._cadence.give_back(camera)
+
     def forget(self, camera: str) -> None:
         """The camera is gone."""
         self._cadence.forget(camera)

@@ -6,7 +6,6 @@ labelled pictures, that decides more people rightly, and costs less until there 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ MARGIN = 0.1
 """Added to a person's box on each side, share of its size: a helmet may stick out of it."""
 LEAST_SCORE = 0.25
 LEAST_HEIGHT = 32
+LEAST_WIDTH = 4
 """People that are weaker, or smaller in pixels, are not looked at: nobody could tell what they wear."""
 MOST = 16
 """People of one picture that are looked at, the tallest first."""
@@ -39,6 +39,10 @@ HEAD_AT, HEAD_ENDS, TORSO_AT, TORSO_ENDS = 0.1, 0.55, 0.4, 0.9
 INSIDE = 0.5
 """Least share of an item's area that lies in the box of its owner, which is grown by `SLACK`."""
 SLACK = 0.05
+FAIR = 0.5
+"""Of the longest waiting, in periods: who has waited less lets others pass."""
+HERE_S = 2.0
+"""A camera without frames for so long waits for nothing."""
 SHARE = 1.0
 """The model rests this many times as long as it worked, so that counting keeps half of the machine at least."""
 
@@ -57,23 +61,35 @@ class Cut(NamedTuple):
 class Cadence:
     """When a camera is due: `fps` times a second at most, and never more than the model's share of the time.
 
-    Times are seconds on the monotonic clock. Bounded: a camera that is gone is forgotten by `forget`.
+    Where that is too little for all, they share it: whoever comes along first when the model has rested would otherwise
+    be served again and again, since batches have an order that keeps itself. Times are seconds on the monotonic clock.
+    Bounded: a camera that is gone is forgotten by `forget`.
     """
 
     def __init__(self) -> None:
-        self._last: OrderedDict[str, float] = OrderedDict()
+        self._known: dict[str, _Turn] = {}
         self._rest_until = float("-inf")
 
     def due(self, camera: str, fps: float, arrived: float, now: float) -> bool:
         """Whether this frame is to be looked at; if so, the camera is served."""
-        if fps <= 0 or now < self._rest_until:
+        if fps <= 0:
             return False
+        own = self._known.setdefault(camera, _Turn(arrived - 1 / fps))
+        own.fps, own.here = fps, now
         # Frames come at a rhythm of their own: half a period early is nearer to the rate than half a period late.
-        if arrived - self._last.get(camera, float("-inf")) < 0.95 / fps:
+        if now < self._rest_until or (arrived - own.last) * fps < 0.95:
             return False
-        self._last[camera] = arrived
-        self._last.move_to_end(camera)
+        longest = max(other.waited(now) for other in self._known.values() if now - other.here <= HERE_S)
+        if own.waited(now) < FAIR * longest:
+            return False
+        own.last = arrived
         return True
+
+    def give_back(self, camera: str) -> None:
+        """The frame that was due was not whole: the next one is due at once."""
+        own = self._known.get(camera)
+        if own is not None:
+            own.last -= 1 / own.fps
 
     def worked(self, now: float, spent_s: float) -> None:
         """The model was busy for `spent_s` until `now`."""
@@ -81,7 +97,22 @@ class Cadence:
 
     def forget(self, camera: str) -> None:
         """The camera is gone."""
-        self._last.pop(camera, None)
+        self._known.pop(camera, None)
+
+
+class _Turn:
+    """One camera's place in the order."""
+
+    def __init__(self, last: float) -> None:
+        self.last = last
+        """Arrival of the frame that was last looked at; of a new camera such that it is due."""
+        self.fps = 1.0
+        self.here = last
+        """When it last had a frame."""
+
+    def waited(self, now: float) -> float:
+        """In periods of its own."""
+        return (now - self.last) * self.fps
 
 
 def look(detector: Detector, frame: NDArray[np.uint8], spec: RingSpec, found: Found) -> PpeColumns:
@@ -116,7 +147,10 @@ def look(detector: Detector, frame: NDArray[np.uint8], spec: RingSpec, found: Fo
 def chosen(found: Found, spec: RingSpec) -> list[int]:
     """Indices of the people who are looked at, in ascending order."""
     heights = (found.boxes[:, 3] - found.boxes[:, 1]) * spec.content.h
-    able = np.flatnonzero((found.classes == PERSON) & (found.scores >= LEAST_SCORE) & (heights >= LEAST_HEIGHT))
+    # A detection in the padding beside the picture has no width in it.
+    widths = (found.boxes[:, 2] - found.boxes[:, 0]) * spec.content.w
+    large = (heights >= LEAST_HEIGHT) & (widths >= LEAST_WIDTH)
+    able = np.flatnonzero((found.classes == PERSON) & (found.scores >= LEAST_SCORE) & large)
     tallest = able[np.argsort(-heights[able], kind="stable")][:MOST]
     return sorted(tallest.tolist())
 

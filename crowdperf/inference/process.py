@@ -47,7 +47,7 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
         return
     cameras = Cameras(slice_.ring_prefix, settings.staleness_s)
     keeper = Keeper(slice_.ppe.evidence_s)
-    runtime.register_cache("evidence", keeper.prune)
+    runtime.register_cache("evidence", lambda: keeper.prune(time.monotonic_ns()))
     clerk = Clerk(
         *(slice_.redis_url, slice_.key_prefix, keeper, slice_.ring_prefix, Path(slice_.evidence)),
         *(slice_.ppe.blur, runtime.metrics),

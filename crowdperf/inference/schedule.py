@@ -67,7 +67,10 @@ FIRST_COST_S = 1e-8
 LONG = 0.5
 """A frame that costs more than this share of the staleness budget makes the other cameras' frames stale."""
 REST = 9.0
-"""So its camera rests this many times as long, while there are others: a tenth of the time is blocked at most."""
+"""So its camera rests this many times as long, while there are others whose frames cost less: a tenth of the time is
+blocked at most. Where all frames take long, resting would help nobody."""
+HERE_S = 2.0
+"""A camera that has sent no frame for so long waits for none."""
 COST_WEIGHT = 0.2
 """Of the newest batch in the moving average of a geometry's cost."""
 
@@ -85,6 +88,8 @@ class _Camera:
         self.used_s = 0.0
         """Virtual time: what its frames have cost, never less than the schedule's own when it was last served."""
         self.rests_until = float("-inf")
+        self.arrived = float("-inf")
+        """When its newest frame came."""
 
 
 class Schedule:
@@ -122,6 +127,7 @@ class Schedule:
             present: False for a frame that has been overwritten already; `arrived` is then an estimate.
         """
         own = self._cameras[camera]
+        own.arrived = arrived
         if sequence % own.every:
             self.drop(camera, "skipped")
         elif not own.pace.admit(arrived):
@@ -157,18 +163,30 @@ class Schedule:
         geometry = self._cameras[waiting[0]].geometry
         self._virtual_s = max(self._virtual_s, self._cameras[waiting[0]].used_s)
         waiting = [name for name in waiting if self._cameras[name].geometry == geometry]
-        cost = self._costs.get(geometry, FIRST_COST_S * geometry[0] * geometry[1])
+        cost = self._cost(geometry)
+        rest = (1 + REST) * cost if cost > LONG * self._staleness and self._others_are_quick(now) else 0.0
         picked: list[Picked] = []
         while waiting and len(picked) < limit:
             for name in waiting[: limit - len(picked)]:
                 own = self._cameras[name]
                 picked.append(Picked(name, *own.pending.popleft()))
                 own.used_s = max(own.used_s, self._virtual_s) + cost
-                if cost > LONG * self._staleness:
-                    own.rests_until = now + (1 + REST) * cost
+                if rest:
+                    own.rests_until = now + rest
                 self._cameras.move_to_end(name)
             waiting = [name for name in waiting if self._cameras[name].pending]
         return picked
+
+    def _cost(self, geometry: Geometry) -> float:
+        """Seconds of the model's time that a frame takes."""
+        return self._costs.get(geometry, FIRST_COST_S * geometry[0] * geometry[1])
+
+    def _others_are_quick(self, now: float) -> bool:
+        """Whether some camera that sends frames has such as do not make others wait."""
+        return any(
+            now - camera.arrived <= HERE_S and self._cost(camera.geometry) <= LONG * self._staleness
+            for camera in self._cameras.values()
+        )
 
     def _shed(self, name: str, camera: _Camera) -> None:
         """Only the newest frame of a queue that is too long."""

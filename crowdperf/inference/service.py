@@ -205,6 +205,8 @@ class Service:
         for one, spec, stamp, detections in zip(batch.picked, batch.specs, batch.stamps, found):
             if stamp is None:
                 self._schedule.drop(one.camera, "lapped")
+                if kept is not None and (kept.camera, kept.sequence) == (one.camera, one.sequence):
+                    self._inspector.give_back(one.camera)
             elif kept is not None and (kept.camera, kept.sequence) == (one.camera, one.sequence):
                 held = Held(kept, spec, stamp, detections)
             else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +129,44 @@ def test_a_disk_without_room_is_answered_too(tmp_path: Path, keeper: Keeper) -> 
     keep(keeper, 5)
     (tmp_path / "evidence").write_text("in the way")
     assert "cannot be saved" in clerk(tmp_path, keeper).answer(ask(5)).problem
+
+
+def test_a_picture_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path) -> None:
+    """Half a picture stays where the disk is full: here the kernel allows a file of 1 KB, in a process of its own."""
+    code = f"""
+import resource, signal
+from pathlib import Path
+from crowdperf.storage.evidence import save
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+try:
+    save(Path({str(tmp_path)!r}) / "gate" / "picture.jpg", bytes(1 << 20))
+except OSError as error:
+    print(error.errno)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) == errno.EFBIG
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_request_that_nobody_reckons_with_is_answered_and_the_next_one_too(
+    tmp_path: Path, keeper: Keeper, redis_server: RedisServer
+) -> None:
+    keep(keeper, 5)
+    one = clerk(tmp_path, keeper, url=redis_server.url)
+    one.start()
+    client = redis_server.client()
+    for request in (ask(5, id="endless", ts=float("inf")), ask(5, id="good")):
+        Publisher(client, EVIDENCE_REQUESTS).publish(request)
+
+    def answers() -> list[tuple[str, bool]]:
+        rows: Any = client.xrange(key(EVIDENCE))
+        found = [wire.decode(EVIDENCE, fields) for _, fields in rows]
+        return [(answer.id, bool(answer.problem)) for answer in found]
+
+    wait_until(lambda: len(answers()) == 2, what="both answers")
+    one.close()
+    assert answers() == [("endless", True), ("good", False)]
 
 
 def test_faces_are_hidden_in_both_pictures_and_everything_where_nobody_looked(tmp_path: Path, keeper: Keeper) -> None:

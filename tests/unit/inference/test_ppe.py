@@ -8,6 +8,7 @@ import pytest
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.nms import Found
 from crowdperf.inference.ppe import CROP, LEAST_HEIGHT, MOST, Cadence, belonging, chosen, cut, to_source
+from crowdperf.inference.schedule import Schedule
 from crowdperf.settings.ppe import PPE_CLASSES
 
 SPEC = RingSpec(1280, 720, "yuv420p", 1920, 1080, 4, 10.0, 0, 1.0)
@@ -32,6 +33,10 @@ def test_people_who_are_weak_small_or_vehicles_are_not_looked_at() -> None:
 def test_of_a_crowd_the_tallest_are_looked_at() -> None:
     crowd = [(0.1, 0.1, 0.2, 0.3 + index / 100, 0.9, 0) for index in range(MOST + 4)]
     assert chosen(found(*crowd), SPEC) == list(range(4, MOST + 4))
+
+
+def test_a_detection_in_the_padding_has_no_width_and_is_not_looked_at() -> None:
+    assert chosen(found((1.0, 0.1, 1.0, 0.9, 0.9, 0), (0.0, 0.2, 0.001, 0.9, 0.9, 0)), SPEC) == []
 
 
 @pytest.mark.parametrize("spec", [SPEC, PADDED])
@@ -93,3 +98,41 @@ def test_a_camera_that_came_back_is_due_at_once() -> None:
     assert cadence.due("gate", 1.0, 5.0, 5.0)
     cadence.forget("gate")
     assert cadence.due("gate", 1.0, 5.1, 5.1)
+
+
+def test_a_frame_that_was_not_whole_is_made_up_for_by_the_next_one() -> None:
+    cadence = Cadence()
+    assert cadence.due("gate", 1.0, 5.0, 5.0)
+    cadence.give_back("gate")
+    assert cadence.due("gate", 1.0, 5.1, 5.1)
+    assert not cadence.due("gate", 1.0, 5.2, 5.2)
+
+
+@pytest.mark.parametrize(("cameras", "look_s"), [(8, 0.2), (9, 0.15), (10, 0.1), (16, 0.3)])
+def test_cameras_share_a_model_that_has_no_time_for_all(cameras: int, look_s: float) -> None:
+    """Batches of two keep their order for ever, so the first ones of it must not be looked at every time."""
+    schedule, cadence = Schedule(2, 0.5), Cadence()
+    names = [f"camera-{number}" for number in range(cameras)]
+    for name in names:
+        schedule.add(name, RingSpec(640, 360, "yuv420p", 640, 360, 4, 10.0, 0, 1.0))
+    offered, looks = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    now, seconds = 0.0, 120.0
+    while now < seconds:
+        for name in names:
+            while offered[name] / 10 < now:
+                offered[name] += 1
+                schedule.offer(name, offered[name], offered[name] / 10)
+        batch = schedule.take(now, 2)
+        kept = next((one.camera for one in batch if cadence.due(one.camera, 1.0, one.arrived, now)), None)
+        for one in batch:
+            now += 0.02
+            schedule.charge(one.camera, 0.02)
+        if kept:
+            now += look_s
+            cadence.worked(now, look_s)
+            looks[kept] += 1
+        if not batch:
+            now += 0.005
+    assert min(looks.values()) >= 0.5 * max(looks.values()), looks
+    possible = min(cameras * seconds, seconds / (2 * look_s))
+    assert sum(looks.values()) >= 0.75 * possible, "letting others pass leaves the model idle"

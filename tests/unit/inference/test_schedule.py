@@ -219,6 +219,27 @@ def test_a_huge_camera_waits_and_not_the_others() -> None:
     assert alone["huge"] >= 110
 
 
+@pytest.mark.parametrize("cameras", [2, 4])
+def test_where_every_frame_takes_long_none_rests(cameras: int) -> None:
+    """A large model on a small machine: a second camera shares the time with the first, and takes none of it away."""
+    served, busy = served_in_overload({str(n): 0.4 for n in range(cameras)}, 60.0)
+    assert busy > 0.95
+    assert jain([float(count) for count in served.values()]) >= 0.95
+
+
+def test_a_camera_that_sends_nothing_makes_a_slow_one_rest_for_nobody() -> None:
+    schedule = Schedule(2, 0.5)
+    schedule.add("slow", spec())
+    schedule.add("dead", spec(width=320))
+    schedule.offer("slow", 1, 0.0)
+    assert schedule.take(0.0, 1)
+    schedule.charge("slow", 2.0)
+    schedule.offer("slow", 2, 2.0)
+    assert schedule.take(2.0, 1)
+    schedule.offer("slow", 3, 4.0)
+    assert schedule.take(4.0, 1), "it rests for a camera that sends nothing"
+
+
 def test_a_camera_that_was_idle_does_not_take_everything_when_it_comes_back() -> None:
     schedule = Schedule(64, 100.0)
     for name in ("busy", "idle"):
