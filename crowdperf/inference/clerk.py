@@ -106,7 +106,8 @@ class Clerk:
         """As `answer`. One request with which nobody has reckoned must not end the thread that saves all the others."""
         try:
             return self.answer(request)
-        except Exception as error:
+        except (ArithmeticError, ValueError, MemoryError, cv2.error) as error:
+            # A time or box without end, a picture that cannot be encoded.
             log.exception("evidence of camera %s cannot be saved", request.camera)
             return self._refusal(request, f"it cannot be saved: {error}")
 
