@@ -8,6 +8,7 @@ cause:
 - `lapped`: due, but overwritten in the ring before it could be looked at.
 - `overload`: more than `queue_max` waited, and the oldest for too long; only the newest stays.
 - `stale`: it waited longer than the staleness budget.
+- `gone`: it waited when its ring was replaced or taken away.
 
 More than `queue_max` frames alone are no overload: a camera that pauses around its key frame sends half a second's at
 once, and a machine that is busy elsewhere for a moment catches up. Their pictures wait in the ring, so the queue may
@@ -115,7 +116,9 @@ class Schedule:
 
     def remove(self, camera: str) -> None:
         """Forget a camera and what waits of it."""
-        self._cameras.pop(camera, None)
+        own = self._cameras.pop(camera, None)
+        if own is not None and own.pending:
+            self.drop(camera, "gone", len(own.pending))
 
     def offer(self, camera: str, sequence: int, arrived: float, present: bool = True) -> None:
         """A frame has arrived; call in the order of sequences.

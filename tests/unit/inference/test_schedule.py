@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -253,3 +254,40 @@ def test_a_camera_that_was_idle_does_not_take_everything_when_it_comes_back() ->
             schedule.offer(name, step, 10.1)
     order = [schedule.take(10.2, 1)[0].camera for _ in range(20)]
     assert order.count("idle") <= 12
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["offer", "offer", "offer", "lapped", "take", "again"]), st.sampled_from("abc")),
+    max_size=200,
+)
+
+
+@given(STEPS, st.integers(0, 2), st.integers(1, 4), st.floats(0.001, 0.3))
+def test_every_frame_is_analysed_dropped_for_a_cause_or_still_waits(
+    steps: list[tuple[str, str]], skip: int, batch: int, pause_s: float
+) -> None:
+    schedule = Schedule(2, 0.5)
+    sequence = dict.fromkeys("abc", 0)
+    for name in "abc":
+        schedule.add(name, spec(skip=skip))
+    offered = taken = 0
+    dropped: Counter[str] = Counter()
+    now = 0.0
+    for what, camera in steps:
+        now += pause_s
+        if what == "take":
+            taken += len(schedule.take(now, batch))
+        elif what == "again":
+            schedule.remove(camera)
+            schedule.add(camera, spec(skip=skip))
+        else:
+            sequence[camera] += 1
+            schedule.offer(camera, sequence[camera], now, what == "offer")
+            offered += 1
+        for (_, cause), count in schedule.drain_drops().items():
+            dropped[cause] += count
+    for name in "abc":
+        schedule.remove(name)
+    for (_, cause), count in schedule.drain_drops().items():
+        dropped[cause] += count
+    assert offered == taken + sum(dropped.values())
