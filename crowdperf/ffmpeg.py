@@ -16,6 +16,10 @@ ASK_TIMEOUT_S = 5.0
 HELP_BYTES = 1 << 22
 
 
+PROXIES = ("http_proxy", "no_proxy")
+"""Variables by which FFmpeg's http and TLS pass by what this program has decided about connections."""
+
+
 class FfmpegMissing(Exception):
     """There is no FFmpeg to run; the message names what was looked for and the remedy."""
 
@@ -46,6 +50,17 @@ def ffmpeg_binary() -> str:
             "no FFmpeg: neither on PATH nor in the Python package imageio-ffmpeg. "
             "Remedy: ./crowdperf.sh setup, or install FFmpeg, or set CROWDPERF_FFMPEG."
         ) from None
+
+
+def environment() -> dict[str, str]:
+    """The environment of an FFmpeg: this process's, without `PROXIES`."""
+    return {name: value for name, value in os.environ.items() if name not in PROXIES}
+
+
+def forget_proxies() -> None:
+    """Take `PROXIES` out of this process's environment, where libav would read them. Before other threads run."""
+    for name in PROXIES:
+        os.environ.pop(name, None)
 
 
 class Abilities(NamedTuple):

@@ -172,8 +172,7 @@ class CameraCapture:
 
     def _pump(self, child: FfmpegChild | PyavChild) -> None:
         assert self._ring is not None
-        spec = self._ring.spec
-        if child.resized and child.resized != (spec.source_width, spec.source_height):
+        if child.resized:
             # FFmpeg would go on scaling to the old size, in the old shape.
             self._lose("ended", "the picture's size changed to {}x{}".format(*child.resized))
             return

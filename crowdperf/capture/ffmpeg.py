@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from crowdperf import orphans
+from crowdperf.ffmpeg import environment
 from crowdperf.frames.layout import NO_PTS
 
 PIPE_BYTES = 1 << 20
@@ -29,7 +30,7 @@ FLOOD_BYTES = 1 << 20
 """Error lines that are heard in a second. An FFmpeg that writes more has to wait: it may not take the site's time."""
 _LAST_ROUNDS = 256
 _LOOK_S = 0.02
-_RESIZED = re.compile(r"Reconfiguring filter graph because video parameters changed to .*?, (\d+)x(\d+)")
+_SIZE = re.compile(r"\[graph \S+ input from stream .*\[verbose\] w:(\d+) h:(\d+) pixfmt:")
 _LEVEL = re.compile(r"\[(?:warning|error|fatal|panic)\] ")
 
 
@@ -49,7 +50,7 @@ class FfmpegChild:
     pts = NO_PTS
     camera_clock_ns: int | None = None
     resized: tuple[int, int] | None = None
-    """The size that the source's pictures have changed to meanwhile, as far as it said so."""
+    """The size that the source's pictures have changed to meanwhile; told at the log level `level+verbose`."""
 
     def __init__(self, argv: list[str], clean: Callable[[str], str]) -> None:
         setpriv = shutil.which("setpriv")
@@ -58,6 +59,7 @@ class FfmpegChild:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=environment(),
             preexec_fn=None if setpriv else functools.partial(orphans.end_with_parent, signal.SIGKILL),
             # A group of its own, so that what is ended is also whatever it has started (a wrapper script's FFmpeg).
             start_new_session=True,
@@ -77,6 +79,7 @@ class FfmpegChild:
         self._heard = 0
         self._second = time.monotonic()
         self._deaf = False
+        self._size: tuple[int, int] | None = None
         self.said: deque[str] = deque(maxlen=TAIL_LINES)
         """Its last error lines as they came, for matching: they may hold secrets, which may look like anything."""
         self.facts: deque[str] = deque(maxlen=TAIL_LINES)
@@ -171,11 +174,19 @@ class FfmpegChild:
                 (text,) = shown([text], self._clean)
             if "[info]" in text:
                 self.facts.append(text)
-                resized = _RESIZED.search(text)
-                if resized:
-                    self.resized = (int(resized[1]), int(resized[2]))
+            elif "[verbose]" in text:
+                self._compare(text)
             elif text.strip():
                 self.said.append(_LEVEL.sub("", text))
+
+    def _compare(self, text: str) -> None:
+        """Its filters are told the size of what they get: as they start, and whenever anything of that changes."""
+        found = _SIZE.search(text)
+        if found:
+            size = (int(found[1]), int(found[2]))
+            if self._size not in (None, size):
+                self.resized = size
+            self._size = size
 
     def _forget(self, fd: int) -> None:
         self._poll.unregister(fd)

@@ -6,7 +6,6 @@ It runs beside the web process, never in it: FFmpeg, a hanging camera and a came
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 import time
@@ -62,8 +61,6 @@ def look(request: Look, config: Config, media_roots: tuple[str, ...]) -> Seen:
             with contextlib.suppress(WatchUnavailable):
                 watch = Watch(allowed)
         if checked.kind == "http":
-            # FFmpeg would pass by the guard for the hosts named there.
-            os.environ.pop("no_proxy", None)
             guard = Guard(allowed)
         options = Options(
             binary=binary,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 import time
@@ -55,7 +54,7 @@ class Opened(NamedTuple):
     child: FfmpegChild | PyavChild
     spec: RingSpec
     fps: float
-    """As the source states it; 0.0 where it does not."""
+    """As the source states it and the flags let it through; 0.0 where nobody knows."""
     ends: bool
     """Whether it is a recording that is played once."""
 
@@ -142,8 +141,6 @@ class Opener:
         binary = "" if camera.backend == "pyav" else ffmpeg_binary()
         checked = source.check(camera.url, camera.media_roots, camera.allowed_hosts)
         if checked.kind == "http" and self._guard is None:
-            # FFmpeg would pass by the guard for the hosts named there.
-            os.environ.pop("no_proxy", None)
             self._guard = Guard(camera.allowed_hosts)
         if checked.kind == "rtsp":
             self._resolve()
@@ -231,7 +228,8 @@ class Opener:
                 elif not listening:
                     break
             if found:
-                return Opened(child, self._spec(found[0], found[1:]), found[0].fps, False)
+                source_, written = argv.delivered(options, found[0]), found[1:]
+                return Opened(child, self._spec(source_, written), source_.fps, False)
             child.end()
             self._refuse_or_try_patience(patient, time.monotonic() >= deadline, child.facts, child.said)
         raise AssertionError("unreachable")
@@ -239,6 +237,7 @@ class Opener:
     def _probed(self, options: Options) -> Opened:
         """Look first, then open again with what is known by then."""
         found, options = self._probe(options)
+        found = argv.delivered(options, found)
         spec = self._spec(found)
         # A recording, here or on a web server: it can be read faster than it was filmed, and it has an end.
         paced = options.source.kind == "file" or (options.source.kind == "http" and found.finite)
@@ -282,9 +281,10 @@ class Opener:
             while child.found is None and child.attend(POLL_S) and time.monotonic() < deadline and self._turn():
                 pass
             if child.found:
-                spec = self._spec(child.found)
+                found = argv.delivered(options, child.found)
+                spec = self._spec(found)
                 child.shape(spec)
-                return Opened(child, spec, child.found.fps, child.found.finite and not self._slice.loop)
+                return Opened(child, spec, found.fps, found.finite and not self._slice.loop)
             child.end()
             facts = [] if child.said else ["Video:"]
             self._refuse_or_try_patience(patient, time.monotonic() >= deadline, facts, child.said)

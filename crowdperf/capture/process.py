@@ -15,6 +15,7 @@ from crowdperf.capture.crash import CrashRecord, isolate, left_behind
 from crowdperf.capture.group import CameraGroup
 from crowdperf.capture.report import StateReporter
 from crowdperf.capture.source import redactor
+from crowdperf.ffmpeg import forget_proxies
 from crowdperf.frames.doorbell import answers
 from crowdperf.runtime import Runtime
 from crowdperf.slices import CaptureGroup, CaptureSlice
@@ -33,6 +34,7 @@ def main(slice_: CaptureGroup, runtime: Runtime) -> None:
         runtime.tick()
         return not runtime.stopping
 
+    forget_proxies()
     record = CrashRecord(Path(slice_.crash_record))
     if record.before.trace:
         log.error("the process before this one ended by: %s", record.before.trace)

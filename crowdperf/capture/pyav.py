@@ -270,7 +270,7 @@ class PyavChild:
             self.found = Probe(width, height, fps, recording)
             self._known.set()
             self._shaped.wait()
-        elif (width, height) != self.found[:2]:
+        elif (width, height) != self.found[:2] and not recording:
             self.said.append(f"the picture's size changed from {self.found[0]}x{self.found[1]} to {width}x{height}")
             return False
         if self._spec is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.capturing import Camera, make_clip
-from tests.support.live_http import flv, live_camera
+from tests.support.live_http import MULTIPART, flv, live_camera, multipart, pictures
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +40,38 @@ def test_a_live_flv_that_is_cut_off_is_connected_to_again(camera: Callable[..., 
         cam.run_until(lambda: cam.states().count("live") == 2 or "stopped" in cam.states())
     assert cam.states()[:4] == ["connecting", "live", "backing_off", "live"]
     assert cam.counter("ffmpeg_restarts_ended") >= 1
+
+
+def test_motion_jpeg_in_parts_gives_every_picture(camera: Callable[..., Camera], clip: Path) -> None:
+    parts = [multipart(picture) for picture in pictures(clip)]
+    with live_camera(MULTIPART, lambda: parts, 0.1) as server:
+        cam = camera(server.url)
+        cam.run_until(lambda: cam.counter("frames_captured") >= len(parts))
+        assert len(server.requests) == (2 if cam.slice.backend == "ffmpeg" else 1), "a probe and a connection"
+    assert [stamp.sequence for stamp in cam.tail.stamps[: len(parts)]] == list(range(1, len(parts) + 1))
+    assert len(set(cam.tail.pictures[: len(parts)])) == len(parts)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "bgr24"])
+def test_a_size_that_changes_within_a_connection(camera: Callable[..., Camera], clip: Path, pix_fmt: str) -> None:
+    small = [multipart(picture) for picture in pictures(clip)]
+    wide = [multipart(picture) for picture in pictures(make_clip(clip.with_name("wide.mp4"), size="480x272"))]
+    changed: list[bool] = []
+
+    def stream() -> Iterator[bytes]:
+        if not changed:
+            yield from small
+            changed.append(True)
+        yield from itertools.cycle(wide)
+
+    with live_camera(MULTIPART, stream, 0.1) as server:
+        cam = camera(server.url, pix_fmt=pix_fmt)
+        cam.run_until(lambda: len(cam.tail.stamps) >= 3)
+        first = cam.tail.stamps[-1].epoch
+        cam.run_until(lambda: cam.tail.stamps[-1].epoch > first)
+    assert cam.tail.reader is not None
+    spec = cam.tail.reader.spec
+    assert (spec.width, spec.height, spec.source_width, spec.source_height) == (480, 272, 480, 272)
+    assert cam.counter("ffmpeg_restarts_ended") == cam.counter("ffmpeg_restarts_total") == 1
+    assert "size changed" in cam.error()
+    assert "480x272" in cam.error()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import shutil
 import socket
@@ -14,9 +15,11 @@ from typing import Any
 import pytest
 
 from crowdperf.capture import source
+from crowdperf.capture.ffmpeg import FfmpegChild
 from crowdperf.capture.guard import Guard
 from crowdperf.ffmpeg import ffmpeg_binary
-from tests.support.capturing import Camera, make_clip
+from tests.conftest import wait_until
+from tests.support.capturing import Camera, CaptureProcess, make_clip, make_slice
 
 META = "http://169.254.169.254/latest/meta-data/iam"
 
@@ -121,6 +124,37 @@ def test_no_redirection_and_no_playlist_leads_elsewhere(
 def test_the_operator_may_allow_it(camera: Callable[..., Camera], web: str, caplog: pytest.LogCaptureFixture) -> None:
     refused(camera(web + "/to-meta", allowed_hosts=("169.254.169.254",), rtsp_stimeout_usec=1_000_000, stall_s=2.0))
     assert "link-local or metadata" not in caplog.text
+
+
+@pytest.mark.parametrize("backend", ["ffmpeg", "pyav"])
+def test_a_proxy_of_the_environment_is_not_used(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg's TLS asks it for itself, and is not allowed to speak to it: such a camera was dead."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        arrived: list[socket.socket] = []
+
+        def called() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                arrived.append(listener.accept()[0])
+            return bool(arrived)
+
+        url = f"rtsps://127.0.0.1:{listener.getsockname()[1]}/a"
+        with CaptureProcess(make_slice(url, tmp_path, backend=backend)):
+            wait_until(called, what="a connection of the camera's own")
+            with arrived[0] as connection:
+                connection.settimeout(60)
+                assert connection.recv(1) == b"\x16", "a TLS handshake, no request to a proxy"
+
+
+def test_an_ffmpeg_has_everything_of_the_environment_but_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`no_proxy` would lead it past the guard."""
+    for name in ("http_proxy", "no_proxy", "LANGUAGE"):
+        monkeypatch.setenv(name, "kept")
+    child = FfmpegChild(["sh", "-c", 'echo "[$http_proxy][$no_proxy][$LANGUAGE]" >&2'], str)
+    wait_until(lambda: not child.listen(0.1), what="its end")
+    assert child.exit_code() == 0
+    assert child.tail == ["[][][kept]"]
 
 
 def test_files_that_name_files_are_not_read(camera: Callable[..., Camera], place: Path) -> None:

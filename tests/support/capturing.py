@@ -18,7 +18,7 @@ import psutil
 
 from crowdperf.capture.camera import CameraCapture
 from crowdperf.events.schema import CameraChanged
-from crowdperf.ffmpeg import ffmpeg_binary
+from crowdperf.ffmpeg import ffmpeg_binary, forget_proxies
 from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
 from crowdperf.runtime import Metrics, Snapshot
@@ -143,6 +143,8 @@ class Camera:
     """A CameraCapture in this process, stepped by the test."""
 
     def __init__(self, url: str, folder: Path, **changes: Any) -> None:
+        # As a capture process does.
+        forget_proxies()
         self.metrics = Metrics()
         self.events: list[CameraChanged] = []
         """What the site hears."""

@@ -53,7 +53,7 @@ if mode == "outburst":
     line = f"error at {{argv[argv.index('-i') + 1]}}\\n".encode()
     os.write(2, line * (1_500_000 // len(line)))
     sys.exit(1)
-if "level+info" in argv and mode not in ("late", "wrapped", "mute"):
+if "level+verbose" in argv and mode not in ("late", "wrapped", "mute"):
     said = "Stream #0:0: Video: x, yuv420p, 320x240, 10 fps"
     os.write(2, f"[info] Input #0, rtsp\\n[info] {{said}}\\n[info] Output #0, rawvideo\\n[info] {{said}}\\n".encode())
 if mode == "whole":
@@ -97,7 +97,7 @@ elif mode == "late":
 elif mode == "wrapped":
     sys.exit(subprocess.call([REAL, *argv]))
 elif mode == "mute":
-    real(*["error" if word == "level+info" else word for word in argv])
+    real(*["error" if word.startswith("level+") else word for word in argv])
 """
 
 

@@ -20,10 +20,11 @@ class LiveCamera(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, kind: str, stream: Callable[[], Iterable[bytes]]) -> None:
+    def __init__(self, kind: str, stream: Callable[[], Iterable[bytes]], period_s: float) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.kind = kind
         self.stream = stream
+        self.period_s = period_s
         self.requests: list[str] = []
         self.closing = threading.Event()
 
@@ -49,14 +50,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         for part in self.server.stream():
             self.wfile.write(part)
-            if self.server.closing.is_set():
+            if self.server.closing.wait(self.server.period_s):
                 return
 
 
 @contextmanager
-def live_camera(kind: str, stream: Callable[[], Iterable[bytes]]) -> Iterator[LiveCamera]:
-    """Serve `stream()`, of the content type `kind`, to everyone who asks."""
-    with LiveCamera(kind, stream) as server:
+def live_camera(kind: str, stream: Callable[[], Iterable[bytes]], period_s: float = 0.0) -> Iterator[LiveCamera]:
+    """Serve `stream()`, of the content type `kind`, a part each `period_s`, to everyone who asks."""
+    with LiveCamera(kind, stream, period_s) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.closing.set()

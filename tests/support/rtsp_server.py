@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import random
 import re
 import socket
@@ -20,6 +21,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from crowdperf.ffmpeg import ffmpeg_binary
 from tests.support import rtp
@@ -29,6 +31,13 @@ CLOCK = 90_000
 PROBE_S = 3.0
 NTP_OFFSET_S = 2_208_988_800
 """From 1900, where NTP begins, to 1970."""
+
+
+NONCE = "a5c17d90b2"
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode()).hexdigest()
 
 
 @dataclass
@@ -42,6 +51,8 @@ class Mount:
     """The stream's time begins with the first PLAY and goes on without clients; who comes later joins where it is."""
     user: str = ""
     password: str = ""
+    digest: bool = False
+    """Ask for the password by Digest (RFC 2617, MD5) instead of Basic."""
     slow_start_s: float = 0.0
     """Wait before DESCRIBE is answered."""
     stalled: bool = False
@@ -186,8 +197,9 @@ class _Client:
             extra = "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER\r\n"
         elif mount is None:
             status = "404 Not Found"
-        elif mount.user and headers.get("authorization", "").removeprefix("Basic ") != self._secret(mount):
-            status, extra = "401 Unauthorized", 'WWW-Authenticate: Basic realm="camera"\r\n'
+        elif mount.user and not self._may(mount, method, headers.get("authorization", "")):
+            asked = f'Digest realm="camera", nonce="{NONCE}"' if mount.digest else 'Basic realm="camera"'
+            status, extra = "401 Unauthorized", f"WWW-Authenticate: {asked}\r\n"
         elif method == "DESCRIBE":
             await asyncio.sleep(mount.slow_start_s)
             body = self._sdp(mount)
@@ -207,8 +219,13 @@ class _Client:
         return method == "TEARDOWN"
 
     @staticmethod
-    def _secret(mount: Mount) -> str:
-        return base64.b64encode(f"{mount.user}:{mount.password}".encode()).decode()
+    def _may(mount: Mount, method: str, shown: str) -> bool:
+        """Whether the client has shown that it knows the password."""
+        if not mount.digest:
+            return shown == "Basic " + base64.b64encode(f"{mount.user}:{mount.password}".encode()).decode()
+        fields = dict(re.findall(r'(\w+)="([^"]*)"', shown.removeprefix("Digest ")))
+        who, what = _md5(f"{mount.user}:camera:{mount.password}"), _md5(f"{method}:{fields.get('uri')}")
+        return fields.get("response") == _md5(f"{who}:{NONCE}:{what}")
 
     @staticmethod
     def _sdp(mount: Mount) -> str:
@@ -327,7 +344,7 @@ class RtspServer:
     def url(self, name: str, credentials: bool = True) -> str:
         """Where a client finds the mount."""
         mount = self.mounts[name]
-        login = f"{mount.user}:{mount.password}@" if mount.user and credentials else ""
+        login = f"{quote(mount.user)}:{quote(mount.password, safe='')}@" if mount.user and credentials else ""
         return f"rtsp://{login}127.0.0.1:{self.port}/{name}"
 
     def reset_connections(self) -> None:

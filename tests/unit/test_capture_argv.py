@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from crowdperf.capture import argv
 from crowdperf.capture.argv import Options
+from crowdperf.capture.probe import Probe
 from crowdperf.capture.source import Source
 from crowdperf.ffmpeg import Abilities, FfmpegMissing, abilities, ffmpeg_binary
 from crowdperf.frames.layout import RingSpec
@@ -42,7 +43,7 @@ def test_the_documented_command_token_for_token() -> None:
 
 def test_the_default_command() -> None:
     expected = (
-        "ffmpeg -loglevel error -rtsp_transport tcp -flags low_delay -threads 1 "
+        "ffmpeg -hide_banner -nostats -loglevel level+verbose -rtsp_transport tcp -flags low_delay -threads 1 "
         "-protocol_whitelist rtsp,rtsps,rtp,srtp,tcp,udp,tls -analyzeduration 0 -probesize 32 -timeout 5000000 "
         f"-i {URL} -vf scale=640:360:flags=fast_bilinear:out_color_matrix=bt601:out_range=tv -fps_mode passthrough "
         "-f rawvideo -pix_fmt yuv420p -"
@@ -155,13 +156,41 @@ def test_a_stream_tells_its_own_size() -> None:
         "-hide_banner",
         "-nostats",
         "-loglevel",
-        "level+info",
+        "level+verbose",
     ]
     assert after(command, "-vf").startswith("scale=w='trunc(min(640,iw)/2)*2':h=-2:")
     assert argv.tells_itself(options(), "yuv420p")
     assert not argv.tells_itself(options(), "bgr24")
     assert not argv.tells_itself(options("file", "/a.mp4"), "yuv420p")
     assert not argv.tells_itself(replace(options(), extra_flags=("-loglevel", "error")), "yuv420p")
+
+
+def test_changes_of_size_are_asked_for_where_a_source_is_live() -> None:
+    for live in (options(), options("http", "http://x")):
+        assert after(argv.capture(live, SCALED), "-loglevel") == "level+verbose"
+        assert after(argv.capture(live, NATIVE_BGR), "-loglevel") == "level+verbose"
+        assert after(argv.capture(replace(live, extra_flags=("-loglevel", "error")), SCALED), "-loglevel") == "error"
+    for recording in (options("file", "/a.mp4"), replace(options("http", "http://x"), paced=True)):
+        assert after(argv.capture(recording, SCALED), "-loglevel") == "error"
+
+
+@pytest.mark.parametrize(
+    ("before", "behind", "fps"),
+    [
+        ("", "", 25.0),
+        ("-skip_frame none", "-an", 25.0),
+        ("", "-r 5", 5.0),
+        ("", "-r 30000/1001", 30000 / 1001),
+        ("", "-r ntsc", 0.0),
+        ("", "-r 1/0", 0.0),
+        ("-r 5", "", 0.0),
+        ("-skip_frame nokey", "", 0.0),
+        ("-skip_frame nokey", "-r 5", 0.0),
+    ],
+)
+def test_the_rate_that_flags_leave(before: str, behind: str, fps: float) -> None:
+    given = replace(options(), extra_flags=tuple(before.split()), output_flags=tuple(behind.split()))
+    assert argv.delivered(given, Probe(640, 360, 25.0, False)) == Probe(640, 360, fps, False)
 
 
 def test_a_timed_command_differs_by_the_filter_that_tells_times() -> None:
