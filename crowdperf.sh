@@ -136,7 +136,7 @@ proxy() {
 
 case "${1:-}" in
     "" | -h | --help | help)
-        sed -n '2,6s/^# \{0,1\}//p' "$0"
+        sed -n '2,6s/^# \{0,1\}//p' crowdperf.sh
         exit 0 ;;
     setup) setup ;;
     test)

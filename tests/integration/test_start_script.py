@@ -92,6 +92,12 @@ def test_python_writes_utf_8_in_every_locale(checkout: Checkout, monkeypatch: py
     assert checkout.run("run").stdout == "…\n"
 
 
+def test_help_is_given_from_any_folder(checkout: Checkout) -> None:
+    words = ["bash", f"{checkout.folder.name}/crowdperf.sh", "help"]
+    done = subprocess.run(words, cwd=checkout.folder.parent, capture_output=True, text=True)
+    assert done.stdout.startswith("crowdperf: "), done.stderr
+
+
 def test_what_an_interruption_left_is_made_again(checkout: Checkout, tmp_path: Path) -> None:
     python = tmp_path / "interrupted"
     real = checkout.path / "python3"
