@@ -219,15 +219,20 @@ def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)
 
 
+def ring_sizes(analysis_width: int) -> tuple[tuple[int, int], ...]:
+    """Width and height of the ring pictures of 16:9 and of 4:3."""
+    width = analysis_width // 2 * 2
+    return tuple((width, round(width * high / wide / 2) * 2) for wide, high in ((16, 9), (4, 3)))
+
+
 def inference_slice(config: Config, env: Environment, paths: Paths) -> InferenceSlice:
     """The slice of the inference process."""
-    width = config.analysis_width // 2 * 2
     return InferenceSlice(
         settings=config.inference,
         ppe=config.ppe,
         queue_max=_first(env.queue_max, config.queue_max),
         cuda_empty_every=env.cuda_empty_every,
-        sizes=tuple((width, round(width * high / wide / 2) * 2) for wide, high in ((16, 9), (4, 3))),
+        sizes=ring_sizes(config.analysis_width),
         ring_prefix=str(paths.ring("")),
         doorbell=str(paths.doorbell.absolute()),
         choice=str(paths.choice.absolute()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from crowdperf.config import Config
 from crowdperf.inference.detector import load_detector
 from crowdperf.inference.export import write_manifest
 from crowdperf.inference.install import install, same
@@ -20,7 +21,9 @@ from crowdperf.inference.registry import (
     read_manifest,
     resolve,
 )
+from crowdperf.inference.staff import specs_of
 from crowdperf.settings.engine import Inference, Labels, Models
+from crowdperf.slices import ring_sizes
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 ENDINGS = (*SUFFIXES, "-int8")
@@ -44,7 +47,8 @@ def add(
     Its classes are registered under crowdperf's names where `labels` maps them, so the configuration needs no labels.
 
     Raises:
-        ModelError: the name is taken or no name, the model cannot be used in that role, or the folder takes no file.
+        ModelError: the name is taken or no name, the model cannot be used in that role or runs at one size only, or the
+            folder takes no file.
     """
     manifest = read_manifest(folder)
     if not NAME.fullmatch(name) or name.endswith(ENDINGS):
@@ -64,6 +68,10 @@ def add(
     models = Models(person=str(found.path)) if role == "person" else Models(ppe=str(found.path))
     mapped = Labels(person=labels) if role == "person" else Labels(ppe=labels)
     detector = load_detector(Inference(device="cpu", models=models, labels=mapped), cache, folder, role)
+    # Of every camera's shape, and not of one: a model that was exported for one size blinds the cameras of another.
+    for spec in specs_of(role, ring_sizes(Config().analysis_width)):
+        if error := detector.refusal(spec):
+            raise error
     parts = [found.path, found.path.with_suffix(".bin")] if found.path.suffix == ".xml" else [found.path]
     targets = [folder / f"{name}{part.suffix}" for part in parts]
     new = [target for part, target in zip(parts, targets) if not same(part, target)]

@@ -115,10 +115,25 @@ class Detector:
         return self.runtime.ready(letterbox(spec.width, spec.height, spec.model_width), spec.pix_fmt)
 
     def warm(self, specs: Sequence[RingSpec]) -> None:
-        """Prepare for pictures of these rings, and wait until that is done."""
-        for spec in specs:
+        """Prepare for pictures of these rings, and wait until that is done.
+
+        A size that the model cannot run at concerns its own cameras, as long as there is another: `load` tells them.
+
+        Raises:
+            ModelError: it can run at none of them.
+        """
+        errors = [error for spec in specs if (error := self.refusal(spec))]
+        if errors and len(errors) == len(specs):
+            raise errors[0]
+
+    def refusal(self, spec: RingSpec) -> ModelError | None:
+        """Prepare for pictures of this ring; why the model cannot run at its size, or None where it now does."""
+        try:
             self.runtime.prepare(letterbox(spec.width, spec.height, spec.model_width), spec.pix_fmt)
             self.detect([np.zeros(spec.frame_bytes, np.uint8)], spec)
+        except ModelError as error:
+            return error
+        return None
 
     def load(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> None:
         """Take the frames out of the ring: whoever passes a ring's own memory asks `FrameReader.intact` after this."""
@@ -159,7 +174,7 @@ def load_detector(
         folder: of the model registry.
         role: person (with vehicles), or ppe.
         confidence: detections at or below it are dropped; 0 takes the one in `settings`.
-        specs: rings that it is to be ready for.
+        specs: rings that it is to be ready for; a model that can run at one of them at least will do.
 
     Raises:
         ModelError: the model, the runtime or the device cannot be had; the message names the remedy.

@@ -189,7 +189,9 @@ class OpenvinoRuntime:
         size = (box.width, box.height)
         if size not in self._compiled:
             self.ready(box)
-            made = self._compiling.pop(size).result()
+            # A refusal stays: it would be the same at every frame.
+            made = self._compiling[size].result()
+            del self._compiling[size]
             while len(self._compiled) >= GEOMETRIES:
                 del self._compiled[next(iter(self._compiled))]
             self._compiled[size] = made
@@ -213,8 +215,8 @@ class OpenvinoRuntime:
             model.reshape([1, 3, box.height, box.width])
         except RuntimeError:
             raise ModelError(
-                f"the model {str(self._path)!r} cannot run at {box.width}x{box.height}. "
-                "Remedy: export it with dynamic=True, or set the cameras' analysis_width to the size of the export."
+                f"the model {str(self._path)!r} cannot run at {box.width}x{box.height}: it was exported for one "
+                "size. Remedy: export it with dynamic=True (`yolo export ... dynamic=True`)."
             ) from None
         steps = PrePostProcessor(model)
         steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC")).set_color_format(

@@ -33,14 +33,14 @@ class Staff:
         self._settings = settings
         self._ppe_confidence = ppe_confidence
         self._cache = cache
-        self._sizes = [blank_spec(width, height) for width, height in sizes]
+        self._sizes = specs_of("person", sizes)
         self.people, self.ppe = Seat("person"), Seat("ppe")
         self.people.want(self._prepare("person", self._sizes))
 
     def ask_for_ppe(self) -> None:
         """A camera has a PPE rule: get the model, unless it is here or on its way."""
         if not self.ppe.wanted:
-            self.ppe.want(self._prepare("ppe", [CROP]))
+            self.ppe.want(self._prepare("ppe", specs_of("ppe")))
 
     def choose(self, choice: Choice, specs: Sequence[RingSpec]) -> None:
         """Take over another choice: a role whose model it does not change keeps it.
@@ -55,7 +55,7 @@ class Staff:
             self.people.want(self._prepare("person", [*self._sizes, *dict.fromkeys(specs)]))
         if _of(before, "ppe") != _of(self._settings, "ppe") and self.ppe.wanted:
             log.info("another PPE model is prepared: %s", choice.models.ppe)
-            self.ppe.want(self._prepare("ppe", [CROP]))
+            self.ppe.want(self._prepare("ppe", specs_of("ppe")))
 
     def close(self) -> None:
         """Prepare nothing any more."""
@@ -69,6 +69,11 @@ class Staff:
             return load_detector(settings, self._cache, role=role, confidence=confidence, specs=specs)
 
         return prepared
+
+
+def specs_of(role: Role, sizes: Sequence[tuple[int, int]] = ()) -> list[RingSpec]:
+    """The pictures that the model of a role is to be ready for at once; `sizes` are those of the site's rings."""
+    return [CROP] if role == "ppe" else [blank_spec(width, height) for width, height in sizes]
 
 
 def _of(settings: Inference, role: Role) -> tuple[object, ...]:

@@ -200,7 +200,7 @@ class TorchRuntime:
                 if bucket == 1:
                     raise ModelError(
                         f"the model cannot run at {box.width}x{box.height}: {error}. Remedy: export it with "
-                        "dynamic=True for the cameras' sizes, or set their analysis_width to that of the export."
+                        "dynamic=True, for sizes up to the cameras'."
                     ) from error
                 self.max_batch = bucket // 2
 

@@ -7,18 +7,20 @@ with Ultralytics' own.
 from __future__ import annotations
 
 import functools
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from crowdperf.inference.detector import Detector, load_detector, prepare_ultralytics
+from crowdperf.inference.add import add
+from crowdperf.inference.detector import Detector, blank_spec, load_detector, prepare_ultralytics
 from crowdperf.inference.letterbox import letterbox
 from crowdperf.inference.nms import Found
 from crowdperf.inference.openvino_runtime import OpenvinoRuntime
 from crowdperf.inference.pixels import canvas, paint
-from crowdperf.inference.registry import ModelError
+from crowdperf.inference.registry import FOLDER, ModelError
 from crowdperf.settings.engine import Inference, Labels, Models
 from tests.conftest import missing
 from tests.support.pictures import asset, iou, ring_frame
@@ -162,6 +164,32 @@ def test_onnx_files_run_on_openvino_with_the_names_inside(family: str, end_to_en
     )
     (found,) = in_float32(detector(Path(exported), cache)).detect([FRAME], SPEC)
     same(found, theirs(path, painted=True))
+
+
+def test_an_export_for_one_size_serves_the_cameras_of_that_size(cache: Path, tmp_path: Path) -> None:
+    """Ultralytics' default. It is not registered, since every other camera would be blind."""
+    import ultralytics
+
+    weights = shutil.copyfile(build("yolov8n", cache), tmp_path / "static.pt")
+    exported = Path(ultralytics.YOLO(weights).export(format="openvino", imgsz=(384, 640)))
+    wide, high = blank_spec(640, 360), blank_spec(640, 480)
+    settings = Inference(device="cpu", models=Models(person=str(exported)))
+    own = load_detector(settings, cache, specs=[high, wide])
+    assert len(own.detect([np.zeros(wide.frame_bytes, np.uint8)], wide)) == 1
+    says = r"static\.xml' cannot run at 640x480.*Remedy: export it with dynamic=True"
+    for _ in range(2):
+        assert own.ready(high), "the refusal comes at once, every time"
+        with pytest.raises(ModelError, match=says):
+            own.detect([np.zeros(high.frame_bytes, np.uint8)], high)
+    with pytest.raises(ModelError, match=says):
+        load_detector(settings, cache, specs=[high])
+    registry = tmp_path / "models"
+    shutil.copytree(FOLDER, registry)
+    with pytest.raises(ModelError, match=says):
+        add(exported, "mine", "person", {}, "own", "", cache, registry)
+    with pytest.raises(ModelError, match=r"cannot run at 192x384.*Remedy"):
+        add(exported, "mine", "ppe", {"Human": "person"}, "own", "", cache, registry)
+    assert not list(registry.glob("mine*"))
 
 
 def test_an_engine_without_a_gpu_says_what_to_do(cache: Path) -> None:
