@@ -18,6 +18,7 @@ from crowdperf.inference.registry import (
     ModelError,
     Role,
     Variant,
+    meant,
     read_manifest,
     resolve,
 )
@@ -81,7 +82,7 @@ def add(
                 f"{str(target)!r} exists already and is not replaced. Remedy: choose another --name than {name!r}, or "
                 "move that file away."
             )
-    names = tuple(labels.get(each, each) for each in detector.runtime.names)
+    names = meant(detector.runtime.names, found)
     assert set(names) & set(SYSTEM[role]), "the detector has checked it"
     try:
         files = install(parts, targets)

@@ -236,6 +236,28 @@ def _own(path: Path, runtime: RuntimeName | Literal["auto"], precisions: tuple[P
     return ModelPath(name=path.stem, runtime=found, path=path, classes=None, precision="own")
 
 
+def meant(names: tuple[str, ...], model: ModelPath) -> tuple[str, ...]:
+    """The model's class names as crowdperf calls them where a label says so.
+
+    On OpenVINO a label with spaces also means the name with underscores, which is what Ultralytics writes there: so the
+    same labels suit the weights and their export.
+
+    Raises:
+        ModelError: a label names no class of the model.
+    """
+    labels = {}
+    for theirs, ours in model.labels.items():
+        exported = theirs.replace(" ", "_") if model.runtime == "openvino" else theirs
+        name = theirs if theirs in names else exported
+        if name not in names:
+            raise ModelError(
+                f"inference.labels.{model.role} maps {theirs!r}, which the model {str(model.path)!r} does not know; "
+                f"its classes: {', '.join(names[:20])}. Remedy: correct the name."
+            )
+        labels[name] = ours
+    return tuple(labels.get(name, name) for name in names)
+
+
 def wanted_classes(names: tuple[str, ...], model: ModelPath) -> NDArray[np.int16]:
     """int16 (model classes,): the index in `SYSTEM` of each class, by name or label, -1 for one that is ignored.
 
@@ -249,13 +271,7 @@ def wanted_classes(names: tuple[str, ...], model: ModelPath) -> NDArray[np.int16
                 f"inference.labels.{model.role} maps {name!r} to {label!r}, which is no class of crowdperf "
                 f"({', '.join(system)}). Remedy: map it to one of these."
             )
-        if name not in names:
-            raise ModelError(
-                f"inference.labels.{model.role} maps {name!r}, which the model {str(model.path)!r} does not know; its "
-                f"classes: {', '.join(names[:20])}. Remedy: correct the name."
-            )
-    meant = [model.labels.get(name, name) for name in names]
-    wanted = np.array([system.index(name) if name in system else -1 for name in meant], dtype=np.int16)
+    wanted = np.array([system.index(name) if name in system else -1 for name in meant(names, model)], dtype=np.int16)
     if not (wanted >= 0).any():
         shown = ", ".join(names[:10]) or "none"
         raise ModelError(

@@ -166,6 +166,21 @@ def test_onnx_files_run_on_openvino_with_the_names_inside(family: str, end_to_en
     same(found, theirs(path, painted=True))
 
 
+def test_the_labels_of_the_weights_suit_their_openvino_folder(cache: Path, tmp_path: Path) -> None:
+    """There Ultralytics writes thing_0 for "thing 0"."""
+    import ultralytics
+
+    weights = shutil.copyfile(build("yolo11n", cache), tmp_path / "best.pt")
+    exported = Path(ultralytics.YOLO(weights).export(format="openvino", dynamic=True, imgsz=320))
+    assert exported.is_dir()
+    (found,) = in_float32(detector(exported, cache)).detect([FRAME], SPEC)
+    same(found, theirs(weights, painted=True))
+    registry = tmp_path / "models"
+    shutil.copytree(FOLDER, registry)
+    entry = add(exported, "mine", "person", LABELS.person, "own", "", cache, registry)
+    assert entry.classes[:4] == ("person", "car", "bus", "thing_1")
+
+
 def test_an_export_for_one_size_serves_the_cameras_of_that_size(cache: Path, tmp_path: Path) -> None:
     """Ultralytics' default. It is not registered, since every other camera would be blind."""
     import ultralytics

@@ -167,6 +167,11 @@ def test_other_names_are_mapped_by_the_configuration() -> None:
     helmets = replace(OWN, role="ppe", labels={"Helmet": "hardhat", "NO-Helmet": "no_hardhat"})
     wanted = wanted_classes(("Helmet", "NO-Helmet", "vest", "cone"), helmets)
     assert [PPE_CLASSES[index] if index >= 0 else "" for index in wanted] == ["hardhat", "no_hardhat", "vest", ""]
+    spaced = replace(helmets, runtime="openvino", labels={"Safety Vest": "vest"})
+    for names in (("cone", "Safety_Vest"), ("cone", "Safety Vest")):
+        assert wanted_classes(names, spaced).tolist() == [-1, PPE_CLASSES.index("vest")]
+    with pytest.raises(ModelError, match=r"labels\.ppe maps 'Safety Vest'.*does not know.*Safety_Vest.*Remedy"):
+        wanted_classes(("Safety_Vest",), replace(spaced, runtime="torch"))
     with pytest.raises(ModelError, match=r"labels\.ppe maps 'Helmet' to 'hat'.*no class of crowdperf.*Remedy"):
         wanted_classes(("Helmet",), replace(helmets, labels={"Helmet": "hat"}))
     with pytest.raises(ModelError, match=r"labels\.ppe maps 'helm'.*best\.pt.*does not know.*Helmet.*Remedy"):
