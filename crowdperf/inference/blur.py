@@ -10,16 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Blur = Literal["none", "face", "upper_body"]
-PARTS: dict[str, tuple[float, float, float, float]] = {
-    "face": (0.15, 0.03, 0.85, 0.3),
-    "upper_body": (-0.05, -0.02, 1.05, 0.55),
-}
+Rectangle = tuple[float, float, float, float]
+UPPER_BODY = (-0.05, -0.02, 1.05, 0.55)
 """Left, top, right and bottom of what is hidden, as shares of a person's box."""
+HEAD = 0.3
+"""Where a head ends at the latest in the box of a whole person, as a share of its height."""
+HEAD_TO_WIDTH = 0.9
+"""The same as a share of the box's shorter side: the box of somebody who sits, is near, or is cut by the lower edge of
+the picture is wide for its height, and so is the head in it."""
 BLOCKS = 5
 """What is hidden keeps this many blocks along its shorter side: no face can be made of them again."""
 
 
-def obscure(image: NDArray[np.uint8], people: Iterable[tuple[float, float, float, float]], blur: Blur) -> None:
+def obscure(image: NDArray[np.uint8], people: Iterable[Rectangle], blur: Blur) -> None:
     """Hide a part of each person, in place.
 
     Args:
@@ -29,10 +32,19 @@ def obscure(image: NDArray[np.uint8], people: Iterable[tuple[float, float, float
     """
     if blur == "none":
         return
-    left, top, right, bottom = PARTS[blur]
-    for x1, y1, x2, y2 in people:
-        width, height = x2 - x1, y2 - y1
-        hide(image, x1 + left * width, y1 + top * height, x1 + right * width, y1 + bottom * height)
+    for box in people:
+        hide(image, *part(box, blur))
+
+
+def part(box: Rectangle, blur: Literal["face", "upper_body"]) -> Rectangle:
+    """What is hidden of a person, x1 y1 x2 y2 in the unit of its box, whose pixels are square."""
+    x1, y1, x2, y2 = box
+    width, height = x2 - x1, y2 - y1
+    if blur == "upper_body":
+        left, top, right, bottom = UPPER_BODY
+        return x1 + left * width, y1 + top * height, x1 + right * width, y1 + bottom * height
+    # From side to side: the head of somebody who leans, points or is cut by the picture's edge is not in the middle.
+    return x1, y1, x2, y1 + max(HEAD * height, HEAD_TO_WIDTH * min(width, height))
 
 
 def hide(image: NDArray[np.uint8], x1: float, y1: float, x2: float, y2: float) -> None:

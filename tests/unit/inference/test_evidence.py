@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import cv2
 import numpy as np
 import pytest
 
 from crowdperf.frames.ring import FrameStamp, RingSpec
-from crowdperf.inference.blur import PARTS, Blur, obscure
+from crowdperf.inference.blur import obscure, part
 from crowdperf.inference.clerk import crop, within
 from crowdperf.inference.evidence import Keeper, Scene
 from crowdperf.inference.nms import Found
@@ -64,18 +66,24 @@ def test_the_nearest_later_frame_is_of_the_same_camera_and_later() -> None:
 
 
 @pytest.mark.parametrize("blur", ["face", "upper_body"])
-def test_what_is_hidden_cannot_be_read_and_the_rest_is_untouched(blur: Blur) -> None:
+def test_what_is_hidden_cannot_be_read_and_the_rest_is_untouched(blur: Literal["face", "upper_body"]) -> None:
     noise = np.random.default_rng(3).integers(0, 255, (400, 400, 3), dtype=np.uint8)
     image = noise.copy()
     obscure(image, [(100.0, 50.0, 220.0, 350.0)], blur)
-    left, top, right, bottom = PARTS[blur]
+    left, top, right, bottom = part((100.0, 50.0, 220.0, 350.0), blur)
     area = np.zeros((400, 400), bool)
-    area[
-        int(50 + top * 300) : int(np.ceil(50 + bottom * 300)), int(100 + left * 120) : int(np.ceil(100 + right * 120))
-    ] = True
+    area[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = True
     assert np.array_equal(image[~area], noise[~area])
     assert image[area].std() < 0.3 * noise[area].std()
     assert (image[area] != noise[area]).mean() > 0.9
+
+
+def test_of_a_whole_person_little_more_than_the_head_is_hidden() -> None:
+    """Boxes of people who stand, as wide for their height as those of bus.jpg: to their shoulders, not their chest."""
+    for width in (60.0, 80.0, 110.0):
+        left, top, right, bottom = part((100.0, 50.0, 100.0 + width, 350.0), "face")
+        assert (left, top, right) == (100.0, 50.0, 100.0 + width)
+        assert 0.3 * 300 <= bottom - top <= 0.34 * 300
 
 
 def test_hiding_at_the_edge_and_hiding_nothing() -> None:
@@ -93,16 +101,16 @@ def test_boxes_of_a_crop_are_where_the_crop_shows_them() -> None:
     image[20:30, 100:110] = 255
     head = Box(klass="hardhat", score=0.8, box=(0.5, 0.2, 0.55, 0.3))
     other = Box(klass="person", score=0.8, box=(0.0, 0.0, 0.1, 0.1))
-    part, window = crop(image, (0.45, 0.2, 0.6, 0.8))
+    cut, window = crop(image, (0.45, 0.2, 0.6, 0.8))
     (shown,) = within([head, other], window)
-    rows, columns = np.nonzero(part[..., 0])
-    height, width = part.shape[:2]
+    rows, columns = np.nonzero(cut[..., 0])
+    height, width = cut.shape[:2]
     expected = (columns.min() / width, rows.min() / height, (columns.max() + 1) / width, (rows.max() + 1) / height)
     assert shown.box == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("box", [(0.0, 0.0, 1.0, 1.0), (0.99, 0.99, 1.0, 1.0), (0.5, 0.5, 0.5001, 0.5001)])
 def test_every_crop_has_a_pixel(box: tuple[float, float, float, float]) -> None:
-    part, window = crop(np.zeros((100, 200, 3), np.uint8), box)
-    assert part.size
+    cut, window = crop(np.zeros((100, 200, 3), np.uint8), box)
+    assert cut.size
     assert 0 <= window[0] < window[2] <= 1
