@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import redis.asyncio
 
+from crowdperf.events.clients import Forbidden
 from crowdperf.events.connection import BLOCK_MS, OUTAGE, Backoff
 from crowdperf.events.schema import LineCrossed, TrackedFrame
 from crowdperf.events.streams import EVENTS, TRACKS, key
@@ -57,7 +58,7 @@ class Feed:
         self._tally = Tally(Span(0, 0))
         self._zones: dict[tuple[str, str], ZoneOccupancy] = {}
         self._status_at = float("-inf")
-        self.redis_up = False
+        self.redis_up = self._forbidden = False
         self.frames: dict[str, TrackedFrame] = {}
         """Camera -> its newest tracked frame, of the cameras that are watched."""
         self.arrivals: dict[str, asyncio.Event] = {}
@@ -79,7 +80,7 @@ class Feed:
             error = await self._session(backoff)
             if self.redis_up or self._status_at == float("-inf"):
                 log.warning("Redis gives nothing (%s): live updates pause", error)
-            self.redis_up = False
+            self.redis_up, self._forbidden = False, isinstance(error, Forbidden)
             self._last_tracks.clear()
             self._publish_status(time.time())
             await asyncio.sleep(backoff.next())
@@ -92,8 +93,7 @@ class Feed:
                 await self._turn()
                 # Behind a turn, and not behind the beginning: what is read there may be allowed, and this not.
                 backoff.reset()
-                if not self.redis_up:
-                    self._go_on()
+                self._go_on()
                 await asyncio.sleep(PAUSE_S)
         except OUTAGE as error:
             return error
@@ -106,10 +106,14 @@ class Feed:
             oldest = max(0, int(newest.split(b"-")[0]) - CATCH_UP_MS)
             self._last_event = f"{oldest}-0".encode()
         await self._load_today(time.time())
+        if not self._forbidden:
+            self._go_on()
 
     def _go_on(self) -> None:
+        if self.redis_up:
+            return
         log.info("reading live updates from Redis")
-        self.redis_up = True
+        self.redis_up, self._forbidden = True, False
         self._publish_status(time.time())
 
     async def _load_today(self, now: float) -> None:

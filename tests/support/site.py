@@ -191,8 +191,8 @@ class Site:
             return json.load(reply)
 
     def redis(self) -> redis.Redis:
-        """The embedded Redis."""
-        return connect(self.paths.redis_url)
+        """The embedded Redis, or the one that the configuration names."""
+        return connect(self.config.get("redis", {}).get("url") or self.paths.redis_url)
 
     def snapshot(self, process: str) -> Snapshot | None:
         """The newest metrics of a process; None while it has none, or Redis itself is not there yet."""
