@@ -193,9 +193,10 @@ def test_the_first_administrator_signs_in_by_the_link_out_and_in_again(server: S
         page.click("#submit")
         shown.wait_for("document.querySelector('.account-name')?.textContent === 'ada'")
         page.click("#account button")
-        shown.wait_for("document.querySelector('#account a') !== null")
+        # Who is signed in has a link there as well, to the accounts.
+        shown.wait_for("document.querySelector('#account a.button') !== null")
         page.goto(f"{server.url}/#/history")
-        page.click("#account a")
+        page.click("#account a.button")
         page.fill("#name", "ada")
         page.fill("#password", "wrong horse battery")
         page.click("#submit")
