@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 import zoneinfo
 from typing import Any
@@ -29,8 +28,6 @@ from crowdperf.workers.notify.webhook import WebhookSender
 
 WORKER = "notify"
 STOP_S = 3.0
-
-log = logging.getLogger(__name__)
 
 
 def main(slice_: NotifySlice, runtime: Runtime) -> None:
