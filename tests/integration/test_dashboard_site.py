@@ -47,7 +47,7 @@ def test_an_area_is_shown_with_its_uncertainty_and_follows_events(
     areas.stage(redis_server.client(), now)
     with dashboard(server.url) as shown:
         hall = "document.querySelector('[data-area=hall]')"
-        shown.wait_for(f"{hall}.textContent.includes('42 ± 3 / 50')")
+        shown.wait_for(f"{hall}?.textContent.includes('42 ± 3 / 50')")
         site.publish(
             AreaChanged(id="a", camera="plaza", ts=time.time(), area="hall", occupancy=53, uncertainty=3.4,
                         entries=71, exits=18, cause="crossing")
