@@ -7,9 +7,9 @@ from pathlib import Path
 
 from bench import clips
 from bench.harness import Row
-from crowdperf.inference.accuracy import measure
+from crowdperf.inference.accuracy import measure_accuracy
 from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.inference.labelled import labelled_pictures
+from crowdperf.inference.labelled import load_labelled_images
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.engine import Inference
 
@@ -52,7 +52,7 @@ def precision(detector: Detector, suffix: str) -> list[Row]:
     """Of the labelled pictures that int8 was not calibrated with; none where there is no such folder."""
     if not (IMAGES / "labels").is_dir():
         return []
-    seen = measure(detector, labelled_pictures(IMAGES, CLASSES)[::3])
+    seen = measure_accuracy(detector, load_labelled_images(IMAGES, CLASSES)[::3])
     return [
         Row(name=f"map50/person/{suffix}", value=seen.map50, unit="", better="higher"),
         Row(name=f"map50_95/person/{suffix}", value=seen.map50_95, unit="", better="higher"),

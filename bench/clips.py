@@ -18,8 +18,8 @@ from crowdperf.demo.scenes import SCENES
 from crowdperf.events.schema import FrameDetections, LineCrossed
 from crowdperf.inference.detector import Detector, load_detector
 from crowdperf.replay import clip as footage
-from crowdperf.replay.detections import BEGIN_S, detect
-from crowdperf.replay.matching import Passage, match
+from crowdperf.replay.detections import CLIP_START_S, detect_clip
+from crowdperf.replay.matching import Passage, match_crossings
 from crowdperf.settings.camera import Line
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.tracking.pipeline import CameraPipeline
@@ -83,8 +83,8 @@ def demo_scenes() -> Iterator[Scene]:
     if demo.main(["--out", str(DEMO), "--if-missing"]):
         raise SystemExit("the demo scenes cannot be rendered")
     for name in SCENES:
-        video, written = demo.files(DEMO, name)
-        facts = truth.decoded(written.read_bytes())
+        video, written = demo.get_scene_files(DEMO, name)
+        facts = truth.decode_truth(written.read_bytes())
         passed = [Passage(one.time_s, one.line, one.direction) for one in facts.crossings]
         # An absolute path: the folder of the real clips does not matter to it.
         yield Scene(name, str(video), facts.width, facts.height, facts.fps, 640, (1,), facts.lines, passed)
@@ -97,10 +97,10 @@ def errors(scene: Scene, frames: list[FrameDetections], every: int = 1) -> tuple
     """
     pipeline = CameraPipeline("clip", Tracking(), scene.lines, (), scene.fps / every)
     crossed = [event for frame in frames for event in pipeline.step(frame)[1] if isinstance(event, LineCrossed)]
-    counted = [Passage(event.ts - BEGIN_S, event.line, event.direction) for event in crossed]
+    counted = [Passage(event.ts - CLIP_START_S, event.line, event.direction) for event in crossed]
     true, found = (Counter((one.line, one.direction) for one in side) for side in (scene.truth, counted))
     wrong = sum(abs(true[key] - found[key]) for key in true | found)
-    pairs = match(scene.truth, counted, max(MATCH_FRAMES + 0.5, 1.5 * every) / scene.fps)
+    pairs = match_crossings(scene.truth, counted, max(MATCH_FRAMES + 0.5, 1.5 * every) / scene.fps)
     return wrong / len(scene.truth), pairs.recall, pairs.precision
 
 
@@ -111,9 +111,9 @@ def detector() -> Detector:
 
 def detections(scene: Scene, model: Detector, every: int = 1) -> list[FrameDetections]:
     """One of `every` frames of a scene; `sequence` is the clip's frame number plus one."""
-    spec = footage.spec_of(scene.footage, scene.analysis_width)
-    pictures = footage.pictures(scene.footage, spec)
-    return detect(pictures, spec, model, lambda sequence, _: (sequence - 1) % every == 0).frames
+    spec = footage.build_clip_spec(scene.footage, scene.analysis_width)
+    pictures = footage.read_frames(scene.footage, spec)
+    return detect_clip(pictures, spec, model, lambda sequence, _: (sequence - 1) % every == 0).frames
 
 
 def _annotated(name: str, size: tuple[int, int], fps: float, anchor: str) -> tuple[tuple[Line, ...], list[Passage]]:

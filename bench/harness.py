@@ -16,7 +16,7 @@ from typing import Any, Literal
 import psutil
 from msgspec import Struct
 
-from crowdperf.ffmpeg import FfmpegMissing, ffmpeg_binary
+from crowdperf.ffmpeg import FfmpegMissing, find_ffmpeg
 
 PACKAGES = (
     "av",
@@ -82,7 +82,7 @@ def _processor() -> str:
 def _ffmpeg() -> str:
     """The version that the FFmpeg in use states."""
     try:
-        said = subprocess.run([ffmpeg_binary(), "-version"], capture_output=True, text=True, check=False).stdout
+        said = subprocess.run([find_ffmpeg(), "-version"], capture_output=True, text=True, check=False).stdout
     except FfmpegMissing:
         return "none"
     return said.partition(" Copyright")[0].removeprefix("ffmpeg version ")

@@ -20,12 +20,12 @@ import psutil
 from crowdperf.demo import cli as demo
 from crowdperf.demo.scenes import SCENES
 from crowdperf.events.connection import OUTAGE, connect
-from crowdperf.events.metrics import decode, metrics_key
-from crowdperf.events.streams import EVENTS, key
-from crowdperf.runtime import Snapshot
+from crowdperf.events.metrics import decode_snapshot, metrics_key
+from crowdperf.events.streams import EVENTS, stream_key
+from crowdperf.runtime import ProcessSnapshot
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.paths import Paths
-from crowdperf.supervision.control import Control
+from crowdperf.supervision.control import SupervisorClient
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIPS = ROOT / "var" / "demo"
@@ -46,7 +46,7 @@ class Load(msgspec.Struct, frozen=True):
     """Frames."""
     dropped: float
     """Frames that should have been analysed and were not."""
-    least: float
+    min_camera_share: float
     """Frames analysed of the camera that had the fewest, beside what it should have had."""
     lag_s: float
     """The longest that any camera's tracking was behind its newest frame."""
@@ -69,8 +69,8 @@ class Load(msgspec.Struct, frozen=True):
 class Site:
     """One installation with as many demo cameras as are switched on at the time."""
 
-    def __init__(self, folder: Path, most: int) -> None:
-        self.folder, self.most = folder, most
+    def __init__(self, folder: Path, max_cameras: int) -> None:
+        self.folder, self.max_cameras = folder, max_cameras
         self.paths = Paths(folder / "var")
         self._process: subprocess.Popen[bytes] | None = None
         for name in LINKED:
@@ -81,7 +81,7 @@ class Site:
 
     def start(self, cameras: int) -> None:
         """As `./crowdperf.sh run` does, once it is set up."""
-        self._write(cameras)
+        self._write_config(cameras)
         with (self.folder / "run.out").open("wb") as output:
             self._process = subprocess.Popen(
                 [str(self.folder / ".venv/bin/python"), "-m", "crowdperf", "run"],
@@ -98,22 +98,22 @@ class Site:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(150)
 
-    def switch(self, cameras: int) -> None:
+    def set_camera_count(self, cameras: int) -> None:
         """Have so many cameras, as an edit of config.json and `supervisorctl update` do."""
-        self._write(cameras)
+        self._write_config(cameras)
         command = [str(self.folder / ".venv/bin/supervisorctl"), "-c", "supervisord.conf", "update"]
         subprocess.run(command, cwd=self.folder, check=True, stdout=subprocess.DEVNULL)
         self._wait_for(cameras)
 
     def measure(self, cameras: int, seconds: float) -> Load:
         """Watch for at least so long."""
-        first = self._next_inference(0.0)
-        cpu, capture = self._cpu_s()
+        first = self._wait_for_snapshot(0.0)
+        cpu, capture = self._measure_cpu_s()
         began, lag_s, last = time.perf_counter(), 0.0, first
         while last.at - first.at < seconds:
-            last = self._next_inference(last.at)
-            lag_s = max(lag_s, self._lag_s(cameras))
-        cpu_after, capture_after = self._cpu_s()
+            last = self._wait_for_snapshot(last.at)
+            lag_s = max(lag_s, self._read_lag_s(cameras))
+        cpu_after, capture_after = self._measure_cpu_s()
         scale = (last.at - first.at) / (time.perf_counter() - began)
         counts = {name: _grown(first, last, name) for name in last.counters}
         due = dict.fromkeys(names(cameras), FPS * (last.at - first.at))
@@ -123,39 +123,45 @@ class Site:
             seconds=last.at - first.at,
             analysed=sum(analysed.values()),
             dropped=sum(sum(row.values()) for row in lost),
-            least=min(analysed.get(name, 0.0) / due[name] for name in due),
+            min_camera_share=min(analysed.get(name, 0.0) / due[name] for name in due),
             lag_s=lag_s,
             cpu_s=(cpu_after - cpu) * scale,
             capture_cpu_s=(capture_after - capture) * scale,
         )
 
-    def capture_memory(self) -> int:
+    def measure_capture_memory(self) -> int:
         """Bytes per camera program and its FFmpeg, shared pages divided among those who share them."""
-        programs = [row for row in Control(self.paths.supervisor_socket).status() if row["name"].startswith("capture-")]
-        return sum(process.memory_full_info().pss for process in self._tree("capture-")) // len(programs)
+        programs = [
+            row
+            for row in SupervisorClient(self.paths.supervisor_socket).list_programs()
+            if row["name"].startswith("capture-")
+        ]
+        return sum(process.memory_full_info().pss for process in self._list_processes("capture-")) // len(programs)
 
-    def crossings_ms(self, seconds: float) -> list[float]:
+    def measure_crossing_delays_ms(self, seconds: float) -> list[float]:
         """From passing a line to the crossing in the events stream, of all crossings stored while this waits."""
-        client: Any = self._redis()
+        client: Any = self._connect_redis()
         began = f"{time.time_ns() // 1_000_000}-0"
         time.sleep(seconds)
         return [
             int(entry.split(b"-")[0]) - float(fields[b"ts"]) * 1e3
-            for entry, fields in client.xrange(key(EVENTS), began)
+            for entry, fields in client.xrange(stream_key(EVENTS), began)
             if fields[b"type"] == b"LineCrossed"
         ]
 
-    def _write(self, cameras: int) -> None:
+    def _write_config(self, cameras: int) -> None:
         on = names(cameras)
         config = {
-            "web": {"port": self._port()},
+            "web": {"port": self._get_port()},
             "media_roots": [str(CLIPS)],
             "inference": {"device": "cpu", "runtime": "openvino"},
-            "cameras": [{**_camera(name, index), "enabled": name in on} for index, name in enumerate(names(self.most))],
+            "cameras": [
+                {**_camera(name, index), "enabled": name in on} for index, name in enumerate(names(self.max_cameras))
+            ],
         }
         (self.folder / "config.json").write_text(json.dumps(config))
 
-    def _port(self) -> int:
+    def _get_port(self) -> int:
         """The same for the site's whole life: another would restart the web process."""
         file = self.folder / "port"
         if not file.exists():
@@ -164,27 +170,27 @@ class Site:
                 file.write_text(str(probe.getsockname()[1]))
         return int(file.read_text())
 
-    def _redis(self) -> Any:
+    def _connect_redis(self) -> Any:
         return connect(self.paths.redis_url)
 
-    def _snapshot(self, process: str) -> Snapshot | None:
+    def _read_snapshot(self, process: str) -> ProcessSnapshot | None:
         with contextlib.suppress(*OUTAGE):
-            raw = self._redis().get(metrics_key(process))
-            return decode(raw) if raw else None
+            raw = self._connect_redis().get(metrics_key(process))
+            return decode_snapshot(raw) if raw else None
         return None
 
-    def _next_inference(self, after: float) -> Snapshot:
+    def _wait_for_snapshot(self, after: float) -> ProcessSnapshot:
         """The first snapshot of the inference process that is newer."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
-            found = self._snapshot("inference")
+            found = self._read_snapshot("inference")
             if found is not None and found.at > after:
                 return found
             time.sleep(0.05)
         raise TimeoutError(f"the inference process says nothing: see {self.paths.logs}")
 
-    def _lag_s(self, cameras: int) -> float:
-        found = self._snapshot("tracking-0")
+    def _read_lag_s(self, cameras: int) -> float:
+        found = self._read_snapshot("tracking-0")
         lags = found.gauges.get("tracking_lag_s", {}) if found else {}
         return max((lags.get(name, 0.0) for name in names(cameras)), default=0.0)
 
@@ -195,9 +201,9 @@ class Site:
             assert self._process is not None
             if self._process.poll() is not None:
                 raise RuntimeError(f"the site has ended: {(self.folder / 'run.out').read_text()[-500:]}")
-            first = self._snapshot("inference")
+            first = self._read_snapshot("inference")
             if first is not None:
-                second = self._next_inference(first.at)
+                second = self._wait_for_snapshot(first.at)
                 grown = _grown(first, second, "frames_analysed")
                 # A change of cameras restarts the process: its counters begin anew.
                 if first.pid == second.pid and all(grown.get(name, 0.0) > 0 for name in names(cameras)):
@@ -206,27 +212,27 @@ class Site:
             time.sleep(0.1)
         raise TimeoutError(f"not every one of {cameras} cameras is analysed: see {self.paths.logs}")
 
-    def _tree(self, prefix: str = "") -> list[psutil.Process]:
+    def _list_processes(self, prefix: str = "") -> list[psutil.Process]:
         """Processes of the programs whose name begins so, children included."""
         found = []
-        for row in Control(self.paths.supervisor_socket).status():
+        for row in SupervisorClient(self.paths.supervisor_socket).list_programs():
             if row["pid"] and row["name"].startswith(prefix):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     program = psutil.Process(row["pid"])
                     found += [program, *program.children(recursive=True)]
         return found
 
-    def _cpu_s(self) -> tuple[float, float]:
+    def _measure_cpu_s(self) -> tuple[float, float]:
         """Processor time up to now: of everything, and of the camera programs."""
-        return _spent(self._tree()), _spent(self._tree("capture-"))
+        return _spent(self._list_processes()), _spent(self._list_processes("capture-"))
 
 
 @contextlib.contextmanager
-def site(most: int) -> Iterator[Site]:
+def site(max_cameras: int) -> Iterator[Site]:
     """A site that is stopped at the end; its clips are rendered where they are missing."""
     demo.main(["--out", str(CLIPS), "--if-missing"])
     with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as folder:
-        made = Site(Path(folder), most)
+        made = Site(Path(folder), max_cameras)
         try:
             yield made
         finally:
@@ -255,7 +261,7 @@ def _camera(name: str, index: int) -> dict[str, Any]:
     }
 
 
-def _grown(first: Snapshot, last: Snapshot, name: str) -> dict[str, float]:
+def _grown(first: ProcessSnapshot, last: ProcessSnapshot, name: str) -> dict[str, float]:
     before = first.counters.get(name, {})
     return {camera: value - before.get(camera, 0.0) for camera, value in last.counters.get(name, {}).items()}
 

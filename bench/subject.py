@@ -13,7 +13,7 @@ import numpy as np
 from bench.harness import Row
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.detector import Detector, prepare_ultralytics
-from crowdperf.inference.registry import resolve
+from crowdperf.inference.registry import resolve_model
 from crowdperf.settings.engine import Inference
 
 SPEC = RingSpec(640, 360, "yuv420p", 1280, 720, 4, 10.0, 0)
@@ -59,7 +59,7 @@ def yolo_predict(cache: Path, device: str = "cpu", count: int = 1) -> Callable[[
     prepare_ultralytics(cache)
     import ultralytics
 
-    network = ultralytics.YOLO(resolve(MODEL, "person", "torch").path)
+    network = ultralytics.YOLO(resolve_model(MODEL, "person", "torch").path)
     shown = [np.random.default_rng(1).integers(0, 255, (SPEC.height, SPEC.width, 3), dtype=np.uint8)] * count
 
     kind = {"device": device, **({"half": True} if device == "cuda" else {})}

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from crowdperf import slices
-from crowdperf.config import Config, load, schema
+from crowdperf.config import Config, build_json_schema, load
 from crowdperf.events import metrics
-from crowdperf.processes import PROCESSES, process
-from crowdperf.rule_slices import slice_of_worker
-from crowdperf.runtime import Runtime, log_to_stderr, redact
+from crowdperf.processes import PROCESSES, get_process
+from crowdperf.rule_slices import build_config_for_role
+from crowdperf.runtime import ProcessRuntime, log_to_stderr, redact
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.environment import Environment, environment
+from crowdperf.settings.environment import Environment, read_environment
 from crowdperf.settings.paths import Paths
 from crowdperf.settings.postgres import resolve_dsn
-from crowdperf.settings.site import base
+from crowdperf.settings.site import build_dashboard_url
 
 log = logging.getLogger("crowdperf")
 
@@ -41,10 +41,10 @@ class Installation:
         Raises:
             ConfigError: one of them is invalid.
         """
-        return load(self.config_file), environment(os.environ)
+        return load(self.config_file), read_environment(os.environ)
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     root = argparse.ArgumentParser(prog="crowdperf", description="Crowd management for sites with many cameras.")
     commands = root.add_subparsers(dest="command", required=True, metavar="command")
@@ -95,24 +95,24 @@ def main(argv: list[str] | None = None) -> int:
             module = "crowdperf.replay.compare" if words[1:2] == ["compare"] else "crowdperf.inference.models_cli"
             return int(importlib.import_module(module).main(words[1:]))
         if words and words[0] == "users":
-            return _users(words[1:], Installation())
+            return _run_users(words[1:], Installation())
         if words and words[0] in ("replay", "audit"):
-            return _recorded(words[0], words[1:], Installation())
+            return _run_recorded(words[0], words[1:], Installation())
         if words and words[0] == "config":
             here = Installation()
             office = importlib.import_module("crowdperf.reconfigure")
             return int(office.main(words[1:], here.config_file, here.paths, here.root))
         if words and words[0] == "ring":
-            return _rings(words[1:], Installation())
+            return _run_ring(words[1:], Installation())
         if words and words[0] == "dead-letters":
-            return _dead_letters(words[1:], Installation())
+            return _run_dead_letters(words[1:], Installation())
         if words and words[0] == "export":
-            return _export(words[1:], Installation())
+            return _run_export(words[1:], Installation())
         if words and words[0] == "import-sqlite":
-            return _import_sqlite(words[1:], Installation())
+            return _run_import_sqlite(words[1:], Installation())
         if words and words[0] == "migrate":
-            return _migrate(words[1:], Installation())
-        return _dispatch(parser().parse_args(words), Installation())
+            return _run_migrate(words[1:], Installation())
+        return _dispatch(build_parser().parse_args(words), Installation())
     except ConfigError as error:
         print(f"crowdperf: {redact(str(error))}", file=sys.stderr)
         return 2
@@ -120,93 +120,103 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
-def _rings(words: list[str], here: Installation) -> int:
+def _run_ring(words: list[str], installation: Installation) -> int:
     """`crowdperf ring`."""
-    config, _ = here.load()
-    url, prefix = slices.redis_url(config, here.paths), str(here.paths.ring(""))
+    config, _ = installation.load()
+    url, prefix = slices.get_redis_url(config, installation.paths), str(installation.paths.get_ring_path(""))
     return int(importlib.import_module("crowdperf.capture.rings_cli").main(words, prefix, url, config.key_prefix))
 
 
-def _recorded(command: str, words: list[str], here: Installation) -> int:
+def _run_recorded(command: str, words: list[str], installation: Installation) -> int:
     """`crowdperf replay` and `crowdperf audit`."""
     cli = importlib.import_module(f"crowdperf.{command}.cli")
-    return int(cli.main(words, here.config_file, here.paths, here.root))
+    return int(cli.main(words, installation.config_file, installation.paths, installation.root))
 
 
-def _dead_letters(words: list[str], here: Installation) -> int:
+def _run_dead_letters(words: list[str], installation: Installation) -> int:
     """`crowdperf dead-letters`."""
-    config, _ = here.load()
-    url = slices.redis_url(config, here.paths)
+    config, _ = installation.load()
+    url = slices.get_redis_url(config, installation.paths)
     return int(importlib.import_module("crowdperf.events.dead_letters").main(words, url, config.key_prefix))
 
 
-def _users(words: list[str], here: Installation) -> int:
+def _run_users(words: list[str], installation: Installation) -> int:
     """`crowdperf users`."""
-    config, _ = here.load()
-    setup = importlib.import_module("crowdperf.accounts.setup").SetupSecret(here.paths.sockets)
-    url, cli = slices.redis_url(config, here.paths), importlib.import_module("crowdperf.accounts.cli")
-    return int(cli.main(words, url, config.key_prefix, base(config.web), setup))
+    config, _ = installation.load()
+    setup = importlib.import_module("crowdperf.accounts.setup").SetupSecret(installation.paths.sockets)
+    url, cli = slices.get_redis_url(config, installation.paths), importlib.import_module("crowdperf.accounts.cli")
+    return int(cli.main(words, url, config.key_prefix, build_dashboard_url(config.web), setup))
 
 
-def _export(words: list[str], here: Installation) -> int:
+def _run_export(words: list[str], installation: Installation) -> int:
     """`crowdperf export`."""
-    config, _ = here.load()
+    config, _ = installation.load()
     exporting = importlib.import_module("crowdperf.storage.export_cli")
-    url, prefix = slices.redis_url(config, here.paths), config.key_prefix
-    return int(exporting.main(words, exporting.Source(url, prefix, config.site.timezone)))
+    url, prefix = slices.get_redis_url(config, installation.paths), config.key_prefix
+    return int(exporting.main(words, exporting.ExportSource(url, prefix, config.site.timezone)))
 
 
-def _import_sqlite(words: list[str], here: Installation) -> int:
+def _run_import_sqlite(words: list[str], installation: Installation) -> int:
     """`crowdperf import-sqlite`."""
-    config, _ = here.load()
+    config, _ = installation.load()
     importing = importlib.import_module("crowdperf.storage.sqlite_import")
-    url, prefix = slices.redis_url(config, here.paths), config.key_prefix
-    return int(importing.main(words, importing.Target(url, prefix, config.site.timezone, config.retention)))
+    url, prefix = slices.get_redis_url(config, installation.paths), config.key_prefix
+    return int(importing.main(words, importing.ImportTarget(url, prefix, config.site.timezone, config.retention)))
 
 
-def _migrate(words: list[str], here: Installation) -> int:
+def _run_migrate(words: list[str], installation: Installation) -> int:
     """`crowdperf migrate`."""
-    dsn = resolve_dsn(slices.postgres_dsn(*here.load()), here.root)
+    dsn = resolve_dsn(slices.get_postgres_dsn(*installation.load()), installation.root)
     return int(importlib.import_module("crowdperf.storage.migrations").main(words, dsn))
 
 
-def _dispatch(arguments: argparse.Namespace, here: Installation) -> int:
+def _dispatch(arguments: argparse.Namespace, installation: Installation) -> int:
     command = arguments.command
     if command == "schema":
-        print(json.dumps(schema(), indent=2))
+        print(json.dumps(build_json_schema(), indent=2))
         return 0
     if command == "ctl":
-        return _control(arguments, here)
+        return _run_ctl(arguments, installation)
     if command == "guard":
         log_to_stderr("guard")
-        importlib.import_module("crowdperf.supervision.guard").main(here.paths)
+        importlib.import_module("crowdperf.supervision.guard").main(installation.paths)
         return 0
     if command == "check":
-        return int(importlib.import_module("crowdperf.check").main(here.config_file, here.paths, here.root))
-    config, env = here.load()
+        return int(
+            importlib.import_module("crowdperf.check").main(
+                installation.config_file, installation.paths, installation.root
+            )
+        )
+    config, env = installation.load()
     if command == "look":
-        roots = slices.media_roots(config, here.root)
+        roots = slices.resolve_media_roots(config, installation.root)
         return int(importlib.import_module("crowdperf.capture.look").main(config, roots))
     if command == "run":
-        return int(importlib.import_module("crowdperf.launch").run(config, env, here.paths, here.root))
+        return int(importlib.import_module("crowdperf.launch").run(config, env, installation.paths, installation.root))
     if command == "redis":
         importlib.import_module("crowdperf.supervision.redis").replace_process(
-            here.paths.redis_socket.absolute(), here.paths.data.absolute() / "redis", config.redis.memory_mb
+            installation.paths.redis_socket.absolute(),
+            installation.paths.data.absolute() / "redis",
+            config.redis.memory_mb,
         )
-    return _supervised(arguments, config, env, here)
+    return _run_process(arguments, config, env, installation)
 
 
-def _control(arguments: argparse.Namespace, here: Installation) -> int:
+def _run_ctl(arguments: argparse.Namespace, installation: Installation) -> int:
     """`crowdperf ctl`: the programs of a kind at once, which supervisorctl cannot."""
-    control = importlib.import_module("crowdperf.supervision.control").Control(here.paths.supervisor_socket.absolute())
+    control = importlib.import_module("crowdperf.supervision.control").SupervisorClient(
+        installation.paths.supervisor_socket.absolute()
+    )
     if arguments.action == "status":
-        for row in control.status():
+        for row in control.list_programs():
             print(f"{row['name']:<28} {row['statename']:<10} {row['description']}")
         return 0
     if arguments.action == "update":
-        versions = importlib.import_module("crowdperf.supervision.versions").Versions(here.paths.data / "config")
-        with versions.locked("update"):
-            importlib.import_module("crowdperf.supervision.render").refresh(here.root)
+        versions = importlib.import_module("crowdperf.supervision.versions").ConfigHistory(
+            installation.paths.data / "config"
+        )
+        with versions.hold_lock("update"):
+            importlib.import_module("crowdperf.supervision.render").refresh(installation.root)
             changes = control.update()
         for what, names in changes.items():
             print(f"{what}: {', '.join(names) or 'none'}")
@@ -214,43 +224,45 @@ def _control(arguments: argparse.Namespace, here: Installation) -> int:
     if not arguments.what:
         raise ConfigError(f"ctl {arguments.action} needs a kind or a program. Remedy: see `crowdperf ctl status`.")
     groups = importlib.import_module("crowdperf.supervision.groups")
-    shared = groups.shared(groups.load(here.paths))
-    names = list(dict.fromkeys(name for what in arguments.what for name in control.names(what, shared)))
+    shared = groups.map_shared_programs(groups.load_groups(installation.paths))
+    names = list(dict.fromkeys(name for what in arguments.what for name in control.resolve_names(what, shared)))
     getattr(control, arguments.action)(names)
     print(f"{arguments.action}: {', '.join(names) or 'none'}")
     return 0
 
 
-def _supervised(arguments: argparse.Namespace, config: Config, env: Environment, here: Installation) -> int:
+def _run_process(arguments: argparse.Namespace, config: Config, env: Environment, installation: Installation) -> int:
     """One process of the table: its slice, its runtime, its entry."""
     slice_: Any
     if arguments.command == "capture":
         kind, name = "capture", arguments.name or f"capture-{arguments.cameras[0]}"
-        slice_ = slices.capture_group(config, env, here.paths, here.root, name, arguments.cameras)
+        slice_ = slices.build_capture_group_config(
+            config, env, installation.paths, installation.root, name, arguments.cameras
+        )
         if not slice_.cameras:
             # Names it, and those that there are.
-            config.camera(arguments.cameras[0])
+            config.get_camera(arguments.cameras[0])
     elif arguments.command == "tracking":
         kind, name = "tracking", f"tracking-{arguments.shard}"
-        slice_ = slices.tracking_slice(config, env, here.paths, arguments.shard)
+        slice_ = slices.build_tracking_config(config, env, installation.paths, arguments.shard)
     elif arguments.command == "worker":
         kind = f"worker-{arguments.role}"
-        name = f"{kind}-{arguments.instance}" if process(kind).instances == "worker" else kind
-        slice_ = slice_of_worker(config, env, here.paths, arguments.role, arguments.instance)
+        name = f"{kind}-{arguments.instance}" if get_process(kind).instances == "worker" else kind
+        slice_ = build_config_for_role(config, env, installation.paths, arguments.role, arguments.instance)
     elif arguments.command == "inference":
         kind = name = "inference"
-        slice_ = slices.inference_slice(config, env, here.paths)
+        slice_ = slices.build_inference_config(config, env, installation.paths)
     else:
         kind = name = "web"
-        slice_ = slices.web_slice(config, here.paths)
-    row = process(kind)
+        slice_ = slices.build_web_config(config, installation.paths)
+    row = get_process(kind)
     # Before anything else is imported: a restarting web process must not take the frames' time.
     os.nice(row.nice)
     log_to_stderr(name)
-    here.paths.sockets.mkdir(parents=True, exist_ok=True)
-    runtime = Runtime(name, row.max_silence_s)
+    installation.paths.sockets.mkdir(parents=True, exist_ok=True)
+    runtime = ProcessRuntime(name, row.max_silence_s)
     runtime.install()
-    metrics.start(runtime, slice_.redis_url, slice_.key_prefix)
+    metrics.start_publishing(runtime, slice_.redis_url, slice_.key_prefix)
     log.info("started, pid %d", os.getpid())
     module, _, function = row.entry.partition(":")
     getattr(importlib.import_module(module), function)(slice_, runtime)

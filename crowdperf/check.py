@@ -13,28 +13,28 @@ import redis
 from msgspec import Struct
 
 from crowdperf import slices
-from crowdperf.capture.probe import Probe, ring_of
+from crowdperf.capture.probe import SourceInfo, build_camera_ring_spec
 from crowdperf.config import Config, load
-from crowdperf.counting.usable import problems
+from crowdperf.counting.usable import find_problems
 from crowdperf.demo.scenes import SCENES
 from crowdperf.events import permissions
 from crowdperf.events.connection import OUTAGE, connect
-from crowdperf.ffmpeg import FfmpegMissing, ffmpeg_binary
-from crowdperf.inference.fetch import fetched, is_published
-from crowdperf.inference.registry import ModelError, Role, resolve
+from crowdperf.ffmpeg import FfmpegMissing, find_ffmpeg
+from crowdperf.inference.fetch import download_weights, is_published
+from crowdperf.inference.registry import ModelError, Role, resolve_model
 from crowdperf.runtime import redact
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.engine import Inference
-from crowdperf.settings.environment import Environment, environment
+from crowdperf.settings.environment import Environment, read_environment
 from crowdperf.settings.paths import Paths
 from crowdperf.settings.postgres import resolve_dsn
-from crowdperf.settings.url import redacted
-from crowdperf.slices import capture_slice, redis_url
+from crowdperf.settings.url import redact_url
+from crowdperf.slices import build_capture_config, get_redis_url
 from crowdperf.storage import migrations, postgres
-from crowdperf.supervision.redis import server_binary
+from crowdperf.supervision.redis import find_server_binary
 
-USUAL_FPS = 25.0
+TYPICAL_FPS = 25.0
 
 
 class Finding(Struct, frozen=True):
@@ -47,38 +47,38 @@ class Finding(Struct, frozen=True):
 def main(config_file: Path, paths: Paths, root: Path) -> int:
     """Print every finding; status 1 when one of them is a problem."""
     failed = 0
-    for finding in findings(config_file, paths, root):
+    for finding in collect_findings(config_file, paths, root):
         failed += not finding.ok
         print(f"{'ok     ' if finding.ok else 'PROBLEM'}  {redact(finding.text)}")
     print("everything is in order" if not failed else f"{failed} problem{'s' if failed > 1 else ''}")
     return 1 if failed else 0
 
 
-def findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Finding]:
+def collect_findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Finding]:
     """Look at one thing after the other; a problem with one never hides the next."""
     try:
-        config, env = load(config_file), environment(os.environ)
-        paths.check()
+        config, env = load(config_file), read_environment(os.environ)
+        paths.check_socket_length()
     except ConfigError as error:
         yield Finding(False, str(error))
         return
     yield Finding(True, f"configuration {config_file}: {len(config.cameras)} cameras")
-    yield _attempt(lambda: f"FFmpeg {ffmpeg_binary()}")
-    yield _redis(config, paths)
-    if slices.postgres_dsn(config, env):
-        yield _attempt(lambda: postgres_state(slices.postgres_dsn(config, env), root))
-    yield _attempt(lambda: f"model {_model(config.inference, 'person', paths)}")
+    yield _run_check(lambda: f"FFmpeg {find_ffmpeg()}")
+    yield _check_redis(config, paths)
+    if slices.get_postgres_dsn(config, env):
+        yield _run_check(lambda: check_postgres(slices.get_postgres_dsn(config, env), root))
+    yield _run_check(lambda: f"model {_find_model(config.inference, 'person', paths)}")
     if any(camera.ppe for camera in config.cameras):
-        yield _attempt(lambda: f"PPE model {_model(config.inference, 'ppe', paths)}")
-    yield _shared_memory(config, env, paths, root)
-    yield from _secrets(config)
+        yield _run_check(lambda: f"PPE model {_find_model(config.inference, 'ppe', paths)}")
+    yield _check_shared_memory(config, env, paths, root)
+    yield from _check_secrets(config)
     for camera in config.cameras:
-        yield _source(config, env, paths, root, camera.id)
-        for problem in problems(camera.lines, camera.zones, _rate(config, env, camera)):
+        yield _check_source(config, env, paths, root, camera.id)
+        for problem in find_problems(camera.lines, camera.zones, _get_target_fps(config, env, camera)):
             yield Finding(False, f"camera {camera.id}: {problem.text}")
 
 
-def _model(inference: Inference, role: Role, paths: Paths) -> str:
+def _find_model(inference: Inference, role: Role, paths: Paths) -> str:
     """The file of a role's model; a published name that may be fetched need not be here yet.
 
     Raises:
@@ -88,25 +88,25 @@ def _model(inference: Inference, role: Role, paths: Paths) -> str:
     if is_published(name):
         if inference.downloads:
             return f"{name}, fetched when inference starts"
-        name = str(fetched(name, paths.data / "cache", False))
-    return str(resolve(name, role, "auto").path)
+        name = str(download_weights(name, paths.data / "cache", False))
+    return str(resolve_model(name, role, "auto").path)
 
 
-def _attempt(look: Callable[[], str]) -> Finding:
+def _run_check(check: Callable[[], str]) -> Finding:
     try:
-        return Finding(True, look())
+        return Finding(True, check())
     except (ConfigError, ModelError, FfmpegMissing) as error:
         return Finding(False, str(error))
 
 
-def _redis(config: Config, paths: Paths) -> Finding:
+def _check_redis(config: Config, paths: Paths) -> Finding:
     """The outside server answers and allows what is needed, or the embedded one can be started."""
     if not config.redis.url:
-        return _attempt(lambda: f"embedded Redis {server_binary()}")
-    shown = redacted(config.redis.url)
-    client: Any = connect(redis_url(config, paths))
+        return _run_check(lambda: f"embedded Redis {find_server_binary()}")
+    shown = redact_url(config.redis.url)
+    client: Any = connect(get_redis_url(config, paths))
     try:
-        lacking = permissions.missing(client, config.key_prefix)
+        lacking = permissions.find_missing_permissions(client, config.key_prefix)
         version = "" if "+info" in lacking else f" {client.info('server')['redis_version']}"
     except redis.AuthenticationError as error:
         return Finding(False, f"Redis at {shown} refuses its user: {error} Remedy: correct the login in redis.url.")
@@ -121,12 +121,12 @@ def _redis(config: Config, paths: Paths) -> Finding:
         return Finding(
             False,
             f"Redis{version} at {shown} does not allow its user {' '.join(lacking)}. Remedy: ACL SETUSER <user> "
-            f"{permissions.rule(config.key_prefix)} (docs/redis.md).",
+            f"{permissions.build_acl_rules(config.key_prefix)} (docs/redis.md).",
         )
     return Finding(True, f"Redis{version} at {shown}")
 
 
-def postgres_state(reference: str, root: Path) -> str:
+def check_postgres(reference: str, root: Path) -> str:
     """What the copy in PostgreSQL is like.
 
     Raises:
@@ -135,22 +135,22 @@ def postgres_state(reference: str, root: Path) -> str:
     dsn = resolve_dsn(reference, root)
     try:
         database = postgres.connect(dsn)
-        left = migrations.pending(database, migrations.available())
+        left = migrations.list_pending(database, migrations.list_migrations())
         database.close()
-    except (postgres.DatabaseAway, postgres.DatabaseRefuses) as error:
+    except (postgres.DatabaseUnavailableError, postgres.DatabaseRejectedError) as error:
         raise ConfigError(f"PostgreSQL: {error}. Remedy: see that it runs, and postgres.dsn.") from None
     if left:
         raise ConfigError(f"PostgreSQL: {left[0].name} is not applied. Remedy: run `crowdperf migrate`.")
     return "PostgreSQL answers and has its tables"
 
 
-def _shared_memory(config: Config, env: Environment, paths: Paths, root: Path) -> Finding:
+def _check_shared_memory(config: Config, env: Environment, paths: Paths, root: Path) -> Finding:
     """Room in /dev/shm for every camera's ring, at 16:9 and the usual rate."""
     need = 0
     for camera in config.cameras:
-        slice_ = capture_slice(config, env, paths, root, camera.id)
+        slice_ = build_capture_config(config, env, paths, root, camera.id)
         width = slice_.analysis_width
-        need += ring_of(slice_, Probe(width, width * 9 // 16, USUAL_FPS, False)).file_bytes
+        need += build_camera_ring_spec(slice_, SourceInfo(width, width * 9 // 16, TYPICAL_FPS, False)).file_bytes
     room = shutil.disk_usage("/dev/shm").free
     text = f"/dev/shm: the rings need about {need / 2**20:.0f} MiB, {room / 2**20:.0f} MiB are free"
     if need > room:
@@ -158,12 +158,12 @@ def _shared_memory(config: Config, env: Environment, paths: Paths, root: Path) -
     return Finding(True, text)
 
 
-def _rate(config: Config, env: Environment, camera: Camera) -> float:
+def _get_target_fps(config: Config, env: Environment, camera: Camera) -> float:
     """Frames a second that are analysed of it."""
     return camera.target_fps or env.target_fps or config.target_fps
 
 
-def _secrets(config: Config) -> Iterator[Finding]:
+def _check_secrets(config: Config) -> Iterator[Finding]:
     """Every environment variable that an alert channel names is set here."""
     for channel in config.alerts.channels:
         for name in (getattr(channel, key, "") for key in ("url_env", "secret_env", "password_env")):
@@ -175,10 +175,10 @@ def _secrets(config: Config) -> Iterator[Finding]:
                 )
 
 
-def _source(config: Config, env: Environment, paths: Paths, root: Path, camera_id: str) -> Finding:
+def _check_source(config: Config, env: Environment, paths: Paths, root: Path, camera_id: str) -> Finding:
     """A file exists; a stream is only named, since asking it would take its time-out."""
-    slice_ = capture_slice(config, env, paths, root, camera_id)
-    shown = redacted(slice_.url)
+    slice_ = build_capture_config(config, env, paths, root, camera_id)
+    shown = redact_url(slice_.url)
     if urlsplit(slice_.url).scheme in ("", "file"):
         file = root / slice_.url.removeprefix("file://")
         if not file.is_file() and file.parent == root / "var" / "demo" and file.stem in SCENES:

@@ -21,15 +21,15 @@ from crowdperf.settings.base import CameraId, ConfigError, Fps, Seconds, Setting
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.settings.postgres import Postgres, validate_dsn
-from crowdperf.settings.ppe import Ppe, validate_rules
-from crowdperf.settings.sentinel import SENTINEL, sentinel_address
+from crowdperf.settings.ppe import Ppe, validate_ppe_rules
+from crowdperf.settings.sentinel import SENTINEL_SCHEME, parse_sentinel_url
 from crowdperf.settings.site import Redis, Retention, Site, Web
-from crowdperf.settings.url import validate_url
+from crowdperf.settings.url import validate_camera_url
 from crowdperf.settings.visitors import Visitors, validate_visitors
 from crowdperf.settings.workers import Workers
 
 STORAGE_BACKENDS = ("redis",)
-LOCAL = "local"
+DEFAULT_NODE = "local"
 """The node of a site that has one machine."""
 
 
@@ -37,7 +37,7 @@ class Config(Settings, frozen=True, kw_only=True):
     """The whole file."""
 
     site: Site = field(default_factory=Site)
-    node: CameraId = LOCAL
+    node: CameraId = DEFAULT_NODE
     storage_backend: str = "redis"
     redis: Redis = field(default_factory=Redis)
     postgres: Postgres = field(default_factory=Postgres)
@@ -72,9 +72,9 @@ class Config(Settings, frozen=True, kw_only=True):
 
         The default node has none: a site of one machine reads `person_logs`.
         """
-        return self.redis.key_prefix + ("" if self.node == LOCAL else f"{self.node}:")
+        return self.redis.key_prefix + ("" if self.node == DEFAULT_NODE else f"{self.node}:")
 
-    def camera(self, camera_id: str) -> Camera:
+    def get_camera(self, camera_id: str) -> Camera:
         """The camera of that id.
 
         Raises:
@@ -87,7 +87,7 @@ class Config(Settings, frozen=True, kw_only=True):
         raise ConfigError(f"camera {camera_id!r} is not in the configuration (known: {known})")
 
 
-def schema() -> dict[str, Any]:
+def build_json_schema() -> dict[str, Any]:
     """JSON Schema of the configuration file."""
     return msgspec.json.schema(Config)
 
@@ -105,7 +105,7 @@ def parse(text: bytes, source: str = "config.json") -> Config:
         raise ConfigError(f"{source}: {error}{remedy}") from None
     except msgspec.DecodeError as error:
         raise ConfigError(f"{source} is not valid JSON: {error}. Remedy: correct the syntax there.") from None
-    _validate(config, source)
+    _validate_config(config, source)
     return config
 
 
@@ -125,7 +125,7 @@ def load(path: Path) -> Config:
     return parse(text, str(path))
 
 
-def _validate(config: Config, source: str) -> None:
+def _validate_config(config: Config, source: str) -> None:
     """The rules that no schema expresses."""
     if config.storage_backend not in STORAGE_BACKENDS:
         raise ConfigError(
@@ -138,9 +138,9 @@ def _validate(config: Config, source: str) -> None:
         )
     if bool(config.web.ssl_certfile) != bool(config.web.ssl_keyfile):
         raise ConfigError(f"{source}: web.ssl_certfile and web.ssl_keyfile go together. Remedy: set both or neither.")
-    if config.redis.url.startswith(SENTINEL):
+    if config.redis.url.startswith(SENTINEL_SCHEME):
         try:
-            sentinel_address(config.redis.url)
+            parse_sentinel_url(config.redis.url)
         except ValueError as error:
             raise ConfigError(
                 f"{source}: redis.url: {error}. Remedy: write redis+sentinel://host1:26379,host2:26379/name/0."
@@ -159,7 +159,7 @@ def _validate(config: Config, source: str) -> None:
         if camera.id in seen:
             raise ConfigError(f"{where}: the id {camera.id!r} is used twice. Remedy: give each camera its own id.")
         seen.add(camera.id)
-        validate_url(where, camera.url)
+        validate_camera_url(where, camera.url)
         for kind, shapes in (("lines", camera.lines), ("zones", camera.zones)):
             ids = [shape.id for shape in shapes]
             if len(ids) > len(set(ids)):
@@ -167,7 +167,7 @@ def _validate(config: Config, source: str) -> None:
         for line in camera.lines:
             if line.p1 == line.p2:
                 raise ConfigError(f"{where}: line {line.id!r} has no length (p1 equals p2). Remedy: move one end.")
-        validate_rules(where, camera.ppe, {zone.id for zone in camera.zones})
+        validate_ppe_rules(where, camera.ppe, {zone.id for zone in camera.zones})
     validate_alerts(source, config.alerts, config.cameras)
     validate_visitors(source, config.visitors, config.areas, config.cameras)
     validate_areas(source, config.areas, config.cameras)

@@ -12,11 +12,11 @@ import subprocess
 import time
 from typing import NamedTuple
 
-ASK_TIMEOUT_S = 5.0
-HELP_BYTES = 1 << 22
+HELP_TIMEOUT_S = 5.0
+MAX_HELP_BYTES = 1 << 22
 
 
-PROXIES = ("http_proxy", "no_proxy")
+PROXY_VARIABLES = ("http_proxy", "no_proxy")
 """Variables by which FFmpeg's http and TLS pass by what this program has decided about connections."""
 
 
@@ -24,7 +24,7 @@ class FfmpegMissing(Exception):
     """There is no FFmpeg to run; the message names what was looked for and the remedy."""
 
 
-def ffmpeg_binary() -> str:
+def find_ffmpeg() -> str:
     """The FFmpeg to run: `CROWDPERF_FFMPEG`, else the system's, else the one of the imageio-ffmpeg wheel.
 
     Raises:
@@ -52,18 +52,18 @@ def ffmpeg_binary() -> str:
         ) from None
 
 
-def environment() -> dict[str, str]:
+def build_ffmpeg_environment() -> dict[str, str]:
     """The environment of an FFmpeg: this process's, without `PROXIES`."""
-    return {name: value for name, value in os.environ.items() if name not in PROXIES}
+    return {name: value for name, value in os.environ.items() if name not in PROXY_VARIABLES}
 
 
-def forget_proxies() -> None:
+def remove_proxy_variables() -> None:
     """Take `PROXIES` out of this process's environment, where libav would read them. Before other threads run."""
-    for name in PROXIES:
+    for name in PROXY_VARIABLES:
         os.environ.pop(name, None)
 
 
-class Abilities(NamedTuple):
+class FfmpegFeatures(NamedTuple):
     """The spellings that differ between FFmpeg's releases; the binary's own help decides, never a version number."""
 
     timeout: str
@@ -74,42 +74,42 @@ class Abilities(NamedTuple):
     """Whether `-re` begins with a burst that `-readrate_initial_burst` can switch off (6.1 and newer)."""
 
 
-UNASKED = Abilities("-timeout", ("-fps_mode", "passthrough"), True)
+DEFAULT_FEATURES = FfmpegFeatures("-timeout", ("-fps_mode", "passthrough"), True)
 """The present spellings: for the backend that runs no binary, and for a binary that does not answer."""
 
 
-class _NoAnswer(Exception):
+class _HelpUnavailable(Exception):
     """The binary runs, but gives no help in time, or far too much."""
 
 
-def abilities(binary: str) -> Abilities:
+def detect_features(binary: str) -> FfmpegFeatures:
     """What `binary` knows. It is asked once; one that does not answer is asked again the next time.
 
     Raises:
         FfmpegMissing: it does not run.
     """
     try:
-        return _asked(binary)
-    except _NoAnswer:
-        return UNASKED
+        return _query_features(binary)
+    except _HelpUnavailable:
+        return DEFAULT_FEATURES
 
 
 @functools.lru_cache(maxsize=4)
-def _asked(binary: str) -> Abilities:
-    rtsp, options = _help(binary, "demuxer=rtsp"), _help(binary, "long")
-    return Abilities(
-        timeout="-stimeout" if _lists(rtsp, "-stimeout") else "-timeout",
-        passthrough=("-fps_mode", "passthrough") if _lists(options, "-fps_mode") else ("-vsync", "passthrough"),
-        initial_burst=_lists(options, "-readrate_initial_burst"),
+def _query_features(binary: str) -> FfmpegFeatures:
+    rtsp, options = _read_help(binary, "demuxer=rtsp"), _read_help(binary, "long")
+    return FfmpegFeatures(
+        timeout="-stimeout" if _has_option(rtsp, "-stimeout") else "-timeout",
+        passthrough=("-fps_mode", "passthrough") if _has_option(options, "-fps_mode") else ("-vsync", "passthrough"),
+        initial_burst=_has_option(options, "-readrate_initial_burst"),
     )
 
 
-def _lists(help_text: str, option: str) -> bool:
+def _has_option(help_text: str, option: str) -> bool:
     """Whether a line of the help begins with `option` (which may carry a stream specifier)."""
     return re.search(rf"^\s*{option}(?![a-z_])", help_text, re.MULTILINE) is not None
 
 
-def _help(binary: str, topic: str) -> str:
+def _read_help(binary: str, topic: str) -> str:
     try:
         with subprocess.Popen(
             [binary, "-hide_banner", "-h", topic],
@@ -119,7 +119,7 @@ def _help(binary: str, topic: str) -> str:
             start_new_session=True,
         ) as process:
             assert process.stdout is not None
-            said = _read(process.stdout.fileno())
+            said = _read_all(process.stdout.fileno())
             if said is None:
                 os.killpg(process.pid, signal.SIGKILL)
     except OSError as error:
@@ -127,14 +127,14 @@ def _help(binary: str, topic: str) -> str:
             f"FFmpeg {binary!r} does not run: {error}. Remedy: install another FFmpeg, or set CROWDPERF_FFMPEG."
         ) from None
     if said is None:
-        raise _NoAnswer
+        raise _HelpUnavailable
     return said.decode(errors="replace")
 
 
-def _read(fd: int) -> bytes | None:
+def _read_all(fd: int) -> bytes | None:
     """Everything up to the end; None where it is late, or too much to be a help text."""
-    said, deadline = b"", time.monotonic() + ASK_TIMEOUT_S
-    while len(said) < HELP_BYTES:
+    said, deadline = b"", time.monotonic() + HELP_TIMEOUT_S
+    while len(said) < MAX_HELP_BYTES:
         ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
             return None

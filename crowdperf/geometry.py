@@ -69,14 +69,14 @@ def intersects(first: Segment, second: Segment) -> bool:
     if ((d1 > 0) != (d2 > 0)) and d1 and d2 and ((d3 > 0) != (d4 > 0)) and d3 and d4:
         return True
     return (
-        (d1 == 0 and _within(second, first.a))
-        or (d2 == 0 and _within(second, first.b))
-        or (d3 == 0 and _within(first, second.a))
-        or (d4 == 0 and _within(first, second.b))
+        (d1 == 0 and _is_between_ends(second, first.a))
+        or (d2 == 0 and _is_between_ends(second, first.b))
+        or (d3 == 0 and _is_between_ends(first, second.a))
+        or (d4 == 0 and _is_between_ends(first, second.b))
     )
 
 
-def _within(segment: Segment, point: Point) -> bool:
+def _is_between_ends(segment: Segment, point: Point) -> bool:
     """Whether a point KNOWN to be collinear with `segment` lies between its ends."""
     return min(segment.a.x, segment.b.x) <= point.x <= max(segment.a.x, segment.b.x) and min(
         segment.a.y, segment.b.y
@@ -96,6 +96,6 @@ def contains(polygon: tuple[Point, ...], point: Point) -> bool:
     return inside
 
 
-def area(polygon: tuple[Point, ...]) -> float:
+def signed_area(polygon: tuple[Point, ...]) -> float:
     """Signed area by the shoelace formula: positive for corners that go clockwise on the screen (y down)."""
     return sum(a.x * b.y - b.x * a.y for a, b in zip(polygon, polygon[1:] + polygon[:1])) / 2

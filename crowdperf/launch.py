@@ -17,20 +17,20 @@ from types import FrameType
 from typing import TextIO
 
 from crowdperf import orphans
-from crowdperf.accounts.setup import SetupSecret, link
+from crowdperf.accounts.setup import SetupSecret, build_setup_link
 from crowdperf.config import Config
 from crowdperf.demo.scenes import SCENES
 from crowdperf.frames.ring import unlink_instance
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.environment import Environment
 from crowdperf.settings.paths import Paths
-from crowdperf.settings.site import base
+from crowdperf.settings.site import build_dashboard_url
 from crowdperf.supervision import descendants, render
-from crowdperf.supervision.control import Control
+from crowdperf.supervision.control import SupervisorClient
 
-STOP_S = 60.0
-SETUP_S = 90.0
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_TIMEOUT_S = 60.0
+SETUP_LINK_TIMEOUT_S = 90.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(config: Config, env: Environment, paths: Paths, root: Path) -> int:
@@ -39,31 +39,31 @@ def run(config: Config, env: Environment, paths: Paths, root: Path) -> int:
     Raises:
         ConfigError: it already runs, or the data folder cannot be used.
     """
-    paths.check()
-    with usable(paths):
+    paths.check_socket_length()
+    with convert_folder_errors(paths):
         for folder in (paths.sockets, paths.logs):
             folder.mkdir(parents=True, exist_ok=True)
         paths.sockets.chmod(0o700)
-        lock = hold(paths)
-    orphans.adopt()
+        lock = lock_run_folder(paths)
+    orphans.adopt_orphans()
     with lock:
         try:
-            _take_signals(_interrupt)
+            _set_signal_handler(_raise_interrupt)
             setup = SetupSecret(paths.sockets)
             render_demo(config, root)
-            with usable(paths):
+            with convert_folder_errors(paths):
                 setup.remove()
-                unlink_instance(str(paths.ring("")))
+                unlink_instance(str(paths.get_ring_path("")))
                 render.record_environment(paths, os.environ)
-                render.write(config, env, paths, root)
-            status = supervise(config, paths, root, setup)
+                render.write_include_file(config, env, paths, root)
+            status = run_supervisord(config, paths, root, setup)
         except KeyboardInterrupt:
             status = 0
     print("crowdperf has stopped.", flush=True)
     return status
 
 
-def supervise(config: Config, paths: Paths, root: Path, setup: SetupSecret) -> int:
+def run_supervisord(config: Config, paths: Paths, root: Path, setup: SetupSecret) -> int:
     """supervisord, until it ends; then nothing runs any more, whatever ended it. Returns an exit status.
 
     Raises:
@@ -90,9 +90,9 @@ def supervise(config: Config, paths: Paths, root: Path, setup: SetupSecret) -> i
             preexec_fn=orphans.end_with_parent,
             stdin=subprocess.DEVNULL,
         )
-        welcome(config, paths, root)
-        offer_setup(config, setup, supervisord)
-        status = descendants.wait(supervisord)
+        print_welcome(config, paths, root)
+        print_setup_link(config, setup, supervisord)
+        status = descendants.wait_for_child(supervisord)
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended by itself with status {status}"
         print(f"supervisord {how}: see {paths.logs / 'supervisord.log'}", file=sys.stderr, flush=True)
         return 1
@@ -100,16 +100,16 @@ def supervise(config: Config, paths: Paths, root: Path, setup: SetupSecret) -> i
         print("\nstopping …", flush=True)
         raise
     finally:
-        _take_signals(_ignore)
+        _set_signal_handler(_ignore_signal)
         if supervisord is not None:
-            _stop(supervisord, paths)
+            _stop_supervisord(supervisord, paths)
         # Only when nobody writes them any more.
-        descendants.end(STOP_S)
-        unlink_instance(str(paths.ring("")))
+        descendants.terminate_descendants(STOP_TIMEOUT_S)
+        unlink_instance(str(paths.get_ring_path("")))
 
 
 @contextlib.contextmanager
-def usable(paths: Paths) -> Iterator[None]:
+def convert_folder_errors(paths: Paths) -> Iterator[None]:
     """Around what writes into the data folder.
 
     Raises:
@@ -124,7 +124,7 @@ def usable(paths: Paths) -> Iterator[None]:
         ) from None
 
 
-def hold(paths: Paths) -> TextIO:
+def lock_run_folder(paths: Paths) -> TextIO:
     """Lock the data folder for the life of the returned file; the kernel frees it however this process ends.
 
     Raises:
@@ -170,19 +170,19 @@ def render_demo(config: Config, root: Path) -> None:
         )
     except KeyboardInterrupt:
         print("\nstopping; the demo site's cameras are rendered by the next start …", flush=True)
-        descendants.end(STOP_S)
+        descendants.terminate_descendants(STOP_TIMEOUT_S)
         raise
 
 
-def welcome(config: Config, paths: Paths, root: Path) -> None:
+def print_welcome(config: Config, paths: Paths, root: Path) -> None:
     """Say where the dashboard, the logs and the controls are, and warn of a port that somebody else holds."""
     print(f"crowdperf · {config.site.name} · {len([c for c in config.cameras if c.enabled])} cameras")
-    print(f"  dashboard  {base(config.web)}/")
+    print(f"  dashboard  {build_dashboard_url(config.web)}/")
     print(f"  logs       {paths.logs.absolute()}")
     control = [str(root / ".venv/bin/supervisorctl"), "-c", str(root / "supervisord.conf"), "status"]
     print(f"  control    {shlex.join(control)}")
     print("  stop       Ctrl-C", flush=True)
-    if port_in_use(config.web.host, config.web.port):
+    if is_port_in_use(config.web.host, config.web.port):
         print(
             f"warning: port {config.web.port} on {config.web.host} is in use by another program: counting runs, the "
             "dashboard does not. Remedy: free the port or set web.port in config.json, then supervisorctl update.",
@@ -191,19 +191,22 @@ def welcome(config: Config, paths: Paths, root: Path) -> None:
         )
 
 
-def offer_setup(config: Config, setup: SetupSecret, supervisord: subprocess.Popen[bytes]) -> None:
+def print_setup_link(config: Config, setup: SetupSecret, supervisord: subprocess.Popen[bytes]) -> None:
     """Say the one-time link of a site that has no account yet, once its web process has found that out."""
-    deadline = time.monotonic() + SETUP_S
+    deadline = time.monotonic() + SETUP_LINK_TIMEOUT_S
     while time.monotonic() < deadline and supervisord.poll() is None:
         secret = setup.read()
         if secret is not None:
-            print(f"  accounts   nobody can sign in yet; make the administrator: {link(base(config.web), secret)}")
+            print(
+                f"  accounts   nobody can sign in yet; make the administrator: "
+                f"{build_setup_link(build_dashboard_url(config.web), secret)}"
+            )
             print(flush=True)
             return
         time.sleep(0.25)
 
 
-def port_in_use(host: str, port: int) -> bool:
+def is_port_in_use(host: str, port: int) -> bool:
     """Whether nobody could listen there now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -215,32 +218,32 @@ def port_in_use(host: str, port: int) -> bool:
     return False
 
 
-def _stop(supervisord: subprocess.Popen[bytes], paths: Paths) -> None:
+def _stop_supervisord(supervisord: subprocess.Popen[bytes], paths: Paths) -> None:
     """End supervisord and all it runs: in order where it answers, by signals where not."""
     if supervisord.poll() is not None:
         return
     try:
-        Control(paths.supervisor_socket.absolute()).shutdown()
+        SupervisorClient(paths.supervisor_socket.absolute()).shutdown()
     except ConfigError:
         # Also where it is stopping already: a service manager may signal every process of the site at once.
         supervisord.terminate()
     try:
-        supervisord.wait(STOP_S)
+        supervisord.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         supervisord.kill()
         supervisord.wait()
 
 
-def _take_signals(handler: Callable[[int, FrameType | None], None]) -> None:
-    for number in SIGNALS:
+def _set_signal_handler(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in STOP_SIGNALS:
         signal.signal(number, handler)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
+def _raise_interrupt(_number: int, _frame: FrameType | None) -> None:
     """Once: what follows is the end already."""
-    _take_signals(_ignore)
+    _set_signal_handler(_ignore_signal)
     raise KeyboardInterrupt
 
 
-def _ignore(_number: int, _frame: FrameType | None) -> None:
+def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
     """Not SIG_IGN: Python complains of a signal that came before and is handled after that was set."""

@@ -19,7 +19,7 @@ def end_with_parent(number: int = signal.SIGTERM) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
-def is_read(descriptor: int) -> bool:
+def has_reader(descriptor: int) -> bool:
     """Whether anybody can still read what is written there; False for a pipe whose reader has ended.
 
     supervisord reads its programs' output through pipes, so this is how a program sees that it is gone. The number of
@@ -30,6 +30,6 @@ def is_read(descriptor: int) -> bool:
     return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def adopt() -> None:
+def adopt_orphans() -> None:
     """From now on whatever loses its parent below this process becomes its child, to be waited for or ended."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)

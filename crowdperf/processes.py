@@ -12,7 +12,7 @@ from msgspec import Struct
 Instances = Literal["embedded", "one", "postgres", "camera", "shard", "worker", "listener"]
 
 
-class Process(Struct, frozen=True, kw_only=True):
+class ProcessSpec(Struct, frozen=True, kw_only=True):
     """One row of the table."""
 
     kind: str
@@ -39,28 +39,28 @@ class Process(Struct, frozen=True, kw_only=True):
     """supervisord starts in ascending order and stops in descending order."""
     nice: int = 0
     """Added to the scheduling priority: on a machine that is too small, counting goes before looking."""
-    does: str
+    description: str
 
 
 PROCESSES = (
-    Process(
+    ProcessSpec(
         kind="guard",
         entry="crowdperf.supervision.guard:main",
         instances="listener",
         max_silence_s=0,
         priority=5,
-        does="starts again what supervisord has given up (FATAL), after a pause",
+        description="starts again what supervisord has given up (FATAL), after a pause",
     ),
-    Process(
+    ProcessSpec(
         kind="redis",
         entry="crowdperf.supervision.redis:replace_process",
         instances="embedded",
         max_silence_s=0,
         stop_s=15,
         priority=10,
-        does="keeps streams, history and state (append-only file, fsync every second)",
+        description="keeps streams, history and state (append-only file, fsync every second)",
     ),
-    Process(
+    ProcessSpec(
         kind="inference",
         entry="crowdperf.inference.process:main",
         instances="one",
@@ -68,9 +68,9 @@ PROCESSES = (
         writes=("detections", "evidence"),
         max_silence_s=60,
         priority=20,
-        does="takes the newest frame of every due camera, batches, runs the person/vehicle and the PPE model",
+        description="takes the newest frame of every due camera, batches, runs the person/vehicle and the PPE model",
     ),
-    Process(
+    ProcessSpec(
         kind="tracking",
         entry="crowdperf.tracking.process:main",
         instances="shard",
@@ -78,9 +78,9 @@ PROCESSES = (
         writes=("tracks", "events", "observations"),
         max_silence_s=30,
         priority=30,
-        does="per camera: tracker, line counters, zones; turns detections into events",
+        description="per camera: tracker, line counters, zones; turns detections into events",
     ),
-    Process(
+    ProcessSpec(
         kind="worker-recorder",
         entry="crowdperf.workers.recorder:main",
         instances="worker",
@@ -88,9 +88,9 @@ PROCESSES = (
         max_silence_s=30,
         priority=40,
         nice=5,
-        does="writes the history; the only one that does",
+        description="writes the history; the only one that does",
     ),
-    Process(
+    ProcessSpec(
         kind="worker-areas",
         entry="crowdperf.workers.areas:main",
         instances="worker",
@@ -99,9 +99,9 @@ PROCESSES = (
         max_silence_s=30,
         priority=40,
         nice=5,
-        does="occupancy of areas: doors since the last reset, corrected by what zones see",
+        description="occupancy of areas: doors since the last reset, corrected by what zones see",
     ),
-    Process(
+    ProcessSpec(
         kind="worker-sql",
         entry="crowdperf.workers.sql:main",
         instances="postgres",
@@ -109,9 +109,9 @@ PROCESSES = (
         max_silence_s=300,
         priority=40,
         nice=10,
-        does="copies events to PostgreSQL and counts them there",
+        description="copies events to PostgreSQL and counts them there",
     ),
-    Process(
+    ProcessSpec(
         kind="worker-housekeeping",
         entry="crowdperf.workers.housekeeping:main",
         instances="worker",
@@ -119,9 +119,9 @@ PROCESSES = (
         max_silence_s=120,
         priority=40,
         nice=10,
-        does="trims streams behind their slowest reader, ends what is past its retention",
+        description="trims streams behind their slowest reader, ends what is past its retention",
     ),
-    Process(
+    ProcessSpec(
         kind="worker-notify",
         entry="crowdperf.workers.notify.process:main",
         instances="worker",
@@ -130,9 +130,9 @@ PROCESSES = (
         max_silence_s=30,
         priority=40,
         nice=5,
-        does="alert rules over events; the only sender to the outside: webhook, mail, MQTT",
+        description="alert rules over events; the only sender to the outside: webhook, mail, MQTT",
     ),
-    Process(
+    ProcessSpec(
         kind="worker-ppe",
         entry="crowdperf.workers.ppe.process:main",
         instances="worker",
@@ -141,9 +141,11 @@ PROCESSES = (
         max_silence_s=30,
         priority=40,
         nice=5,
-        does="votes over what single frames show of people's equipment: violations, compliance per zone and hour",
+        description=(
+            "votes over what single frames show of people's equipment: violations, compliance per zone and hour"
+        ),
     ),
-    Process(
+    ProcessSpec(
         kind="worker-visitors",
         entry="crowdperf.workers.visitors:main",
         instances="worker",
@@ -152,9 +154,11 @@ PROCESSES = (
         max_silence_s=30,
         priority=40,
         nice=5,
-        does="what time and cameras change about visits: overstays, no-shows, the night's check-out, differences",
+        description=(
+            "what time and cameras change about visits: overstays, no-shows, the night's check-out, differences"
+        ),
     ),
-    Process(
+    ProcessSpec(
         kind="web",
         entry="crowdperf.web.process:main",
         instances="one",
@@ -163,21 +167,21 @@ PROCESSES = (
         max_silence_s=30,
         priority=50,
         nice=5,
-        does="REST API, live stream, dashboard, camera view out of the rings",
+        description="REST API, live stream, dashboard, camera view out of the rings",
     ),
-    Process(
+    ProcessSpec(
         kind="capture",
         entry="crowdperf.capture.process:main",
         instances="camera",
         writes=("events", "connections"),
         max_silence_s=30,
         priority=60,
-        does="runs FFmpeg (or decodes itself) for its cameras and writes their frames into their rings",
+        description="runs FFmpeg (or decodes itself) for its cameras and writes their frames into their rings",
     ),
 )
 
 
-def process(kind: str) -> Process:
+def get_process(kind: str) -> ProcessSpec:
     """The row of that kind.
 
     Raises:

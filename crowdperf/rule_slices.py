@@ -15,7 +15,7 @@ from crowdperf.settings.paths import Paths
 from crowdperf.settings.ppe import PpeRule
 from crowdperf.settings.site import Site
 from crowdperf.settings.visitors import Visitors
-from crowdperf.slices import redis_url, worker_slice
+from crowdperf.slices import build_worker_config, get_redis_url
 
 
 class NotifiedCamera(Struct, frozen=True, kw_only=True):
@@ -30,7 +30,7 @@ class NotifiedCamera(Struct, frozen=True, kw_only=True):
     """Zone -> its limit, where it has one."""
 
 
-class NotifySlice(Struct, frozen=True, kw_only=True):
+class NotifyConfig(Struct, frozen=True, kw_only=True):
     """All that one instance of the notify worker knows. It holds names of environment variables, never secrets."""
 
     instance: int
@@ -42,7 +42,7 @@ class NotifySlice(Struct, frozen=True, kw_only=True):
     key_prefix: str
 
 
-class VisitorsSlice(Struct, frozen=True, kw_only=True):
+class VisitorsConfig(Struct, frozen=True, kw_only=True):
     """All that one instance of the visitors worker knows."""
 
     instance: int
@@ -54,7 +54,7 @@ class VisitorsSlice(Struct, frozen=True, kw_only=True):
     key_prefix: str
 
 
-class AreasSlice(Struct, frozen=True, kw_only=True):
+class AreasConfig(Struct, frozen=True, kw_only=True):
     """All that one instance of the worker of the areas knows."""
 
     instance: int
@@ -65,28 +65,28 @@ class AreasSlice(Struct, frozen=True, kw_only=True):
     key_prefix: str
 
 
-class RuledCamera(Struct, frozen=True, kw_only=True):
+class PpeCamera(Struct, frozen=True, kw_only=True):
     """One camera's PPE rules."""
 
     camera_id: str
     rules: tuple[PpeRule, ...]
 
 
-class PpeSlice(Struct, frozen=True, kw_only=True):
+class PpeConfig(Struct, frozen=True, kw_only=True):
     """All that one instance of the PPE worker knows."""
 
     instance: int
     instances: int
-    cameras: tuple[RuledCamera, ...]
+    cameras: tuple[PpeCamera, ...]
     least_height_px: float
     timezone: str
     redis_url: str
     key_prefix: str
 
 
-def notify_slice(config: Config, paths: Paths, instance: int) -> NotifySlice:
+def build_notify_config(config: Config, paths: Paths, instance: int) -> NotifyConfig:
     """The slice of one instance of the notify worker."""
-    return NotifySlice(
+    return NotifyConfig(
         instance=instance,
         instances=config.workers.notify,
         site=config.site,
@@ -101,62 +101,62 @@ def notify_slice(config: Config, paths: Paths, instance: int) -> NotifySlice:
             )
             for camera in config.cameras
         ),
-        redis_url=redis_url(config, paths),
+        redis_url=get_redis_url(config, paths),
         key_prefix=config.key_prefix,
     )
 
 
-def visitors_slice(config: Config, paths: Paths, instance: int) -> VisitorsSlice:
+def build_visitors_config(config: Config, paths: Paths, instance: int) -> VisitorsConfig:
     """The slice of one instance of the visitors worker."""
-    return VisitorsSlice(
+    return VisitorsConfig(
         instance=instance,
         instances=config.workers.visitors,
         visitors=config.visitors,
         areas=tuple(config.areas),
         timezone=config.site.timezone,
-        redis_url=redis_url(config, paths),
+        redis_url=get_redis_url(config, paths),
         key_prefix=config.key_prefix,
     )
 
 
-def ppe_slice(config: Config, paths: Paths, instance: int) -> PpeSlice:
+def build_ppe_config(config: Config, paths: Paths, instance: int) -> PpeConfig:
     """The slice of one instance of the PPE worker."""
-    return PpeSlice(
+    return PpeConfig(
         instance=instance,
         instances=config.workers.ppe,
         cameras=tuple(
-            RuledCamera(camera_id=camera.id, rules=tuple(camera.ppe)) for camera in config.cameras if camera.ppe
+            PpeCamera(camera_id=camera.id, rules=tuple(camera.ppe)) for camera in config.cameras if camera.ppe
         ),
         least_height_px=config.ppe.least_height_px,
         timezone=config.site.timezone,
-        redis_url=redis_url(config, paths),
+        redis_url=get_redis_url(config, paths),
         key_prefix=config.key_prefix,
     )
 
 
-def areas_slice(config: Config, paths: Paths, instance: int) -> AreasSlice:
+def build_areas_config(config: Config, paths: Paths, instance: int) -> AreasConfig:
     """The slice of one instance of the worker of the areas."""
-    return AreasSlice(
+    return AreasConfig(
         instance=instance,
         instances=config.workers.areas,
         areas=tuple(config.areas),
         timezone=config.site.timezone,
-        redis_url=redis_url(config, paths),
+        redis_url=get_redis_url(config, paths),
         key_prefix=config.key_prefix,
     )
 
 
-RULE_WORKERS: dict[str, Callable[[Config, Paths, int], Any]] = {
-    "notify": notify_slice,
-    "visitors": visitors_slice,
-    "ppe": ppe_slice,
-    "areas": areas_slice,
+SHARDED_CONFIG_BUILDERS: dict[str, Callable[[Config, Paths, int], Any]] = {
+    "notify": build_notify_config,
+    "visitors": build_visitors_config,
+    "ppe": build_ppe_config,
+    "areas": build_areas_config,
 }
 """Role -> its slice; of the workers whose parts are split over instances by a stable hash."""
 
 
-def slice_of_worker(config: Config, env: Environment, paths: Paths, role: str, instance: int) -> Any:
+def build_config_for_role(config: Config, env: Environment, paths: Paths, role: str, instance: int) -> Any:
     """The slice of one instance of the worker of that role."""
-    if role in RULE_WORKERS:
-        return RULE_WORKERS[role](config, paths, instance)
-    return worker_slice(config, env, paths, role, instance)
+    if role in SHARDED_CONFIG_BUILDERS:
+        return SHARDED_CONFIG_BUILDERS[role](config, paths, instance)
+    return build_worker_config(config, env, paths, role, instance)

@@ -26,14 +26,14 @@ from msgspec import Struct
 
 HOUSEKEEPING_S = 60.0
 PERCENTILES = (50, 95, 99)
-MOST_ENTRIES = 10_000
+MAX_ENTRIES = 10_000
 """Of a registered cache; the newest stay."""
 CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")
 
 log = logging.getLogger(__name__)
 
 
-class Snapshot(Struct, frozen=True, kw_only=True):
+class ProcessSnapshot(Struct, frozen=True, kw_only=True):
     """One process as it is now; published under `crowdperf:metrics:<process>` and rendered by web."""
 
     process: str
@@ -62,7 +62,7 @@ class Metrics:
         self._texts: dict[str, dict[str, str]] = {}
         self._children: dict[str, int] = {}
 
-    def child(self, name: str, pid: int | None) -> None:
+    def set_child(self, name: str, pid: int | None) -> None:
         """What this child uses is this process's own from now on; None: it has ended."""
         with self._lock:
             if pid is None:
@@ -76,36 +76,36 @@ class Metrics:
             row = self._counters.setdefault(name, {})
             row[camera] = row.get(camera, 0) + n
 
-    def gauge(self, name: str, value: float, camera: str = "") -> None:
+    def set_gauge(self, name: str, value: float, camera: str = "") -> None:
         """Set a gauge."""
         with self._lock:
             # A truth value is a number as well, but none in JSON: the whole snapshot would be unreadable.
             self._gauges.setdefault(name, {})[camera] = float(value)
 
-    def text(self, name: str, value: str, camera: str = "") -> None:
+    def set_text(self, name: str, value: str, camera: str = "") -> None:
         """Set a text, credentials of URLs redacted."""
         with self._lock:
             self._texts.setdefault(name, {})[camera] = redact(value)
 
-    def counter(self, name: str, camera: str = "") -> float:
+    def get_counter(self, name: str, camera: str = "") -> float:
         """A counter's value, 0 where it was never counted."""
         with self._lock:
             return self._counters.get(name, {}).get(camera, 0)
 
-    def forget(self, camera: str) -> None:
+    def forget_camera(self, camera: str) -> None:
         """Drop every value of a camera that is gone."""
         with self._lock:
             for table in (self._counters, self._gauges, self._texts):
                 for row in table.values():
                     row.pop(camera, None)
 
-    def prune(self, most: int = MOST_ENTRIES) -> int:
+    def prune(self, max_entries: int = MAX_ENTRIES) -> int:
         """Keep the newest `most` cameras of every value; returns how many went."""
         with self._lock:
             tables = (self._counters, self._gauges, self._texts)
-            return sum(prune_oldest(row, most) for table in tables for row in table.values())
+            return sum(prune_oldest(row, max_entries) for table in tables for row in table.values())
 
-    def snapshot(self, name: str, started_at: float) -> Snapshot:
+    def snapshot(self, name: str, started_at: float) -> ProcessSnapshot:
         """A consistent copy of everything."""
         process = psutil.Process()
         times = process.cpu_times()
@@ -119,7 +119,7 @@ class Metrics:
                     spent, resident = child.cpu_times(), child.memory_info().rss
                     cpu_s += spent.user + spent.system
                     rss_bytes += resident
-            return Snapshot(
+            return ProcessSnapshot(
                 process=name,
                 pid=process.pid,
                 started_at=started_at,
@@ -132,11 +132,11 @@ class Metrics:
             )
 
 
-class Recent:
+class RecentValues:
     """The newest values of something that happens often, for what is usual and what is rare among them."""
 
-    def __init__(self, most: int = 1000) -> None:
-        self.values: deque[float] = deque(maxlen=most)
+    def __init__(self, max_values: int = 1000) -> None:
+        self.values: deque[float] = deque(maxlen=max_values)
 
     def add(self, value: float) -> None:
         """One more; the oldest goes."""
@@ -146,15 +146,15 @@ class Recent:
         """Gauges `<name>_p50_<unit>`, `…p95…` and `…p99…`; none before the first value."""
         ordered = sorted(self.values)
         for share in PERCENTILES if ordered else ():
-            metrics.gauge(f"{name}_p{share}_{unit}", ordered[len(ordered) * share // 100])
+            metrics.set_gauge(f"{name}_p{share}_{unit}", ordered[len(ordered) * share // 100])
 
 
-def prune_oldest(cache: MutableMapping[Any, Any], most: int = MOST_ENTRIES) -> int:
+def prune_oldest(cache: MutableMapping[Any, Any], max_entries: int = MAX_ENTRIES) -> int:
     """Drop a mapping's oldest entries beyond `most`, in the order in which they came in; returns how many went.
 
     Safe beside a thread that goes on to use the mapping: each step is one operation of the interpreter.
     """
-    excess = list(cache)[: max(0, len(cache) - most)]
+    excess = list(cache)[: max(0, len(cache) - max_entries)]
     for key in excess:
         cache.pop(key, None)
     return len(excess)
@@ -181,7 +181,7 @@ def log_to_stderr(name: str, level: int = logging.INFO) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
-class Runtime:
+class ProcessRuntime:
     """The loop's frame: `while not runtime.stopping: runtime.tick(); …`."""
 
     def __init__(self, name: str, max_silence_s: float) -> None:
@@ -210,7 +210,7 @@ class Runtime:
         """Have `wake` called by `stop` and by a signal: for a loop that waits for something else than `wait`."""
         self._wake = wake
 
-    def wait(self, seconds: float) -> bool:
+    def wait_for_stop(self, seconds: float) -> bool:
         """Sleep unless told to stop; True when stopping."""
         return self._stop.wait(seconds)
 
@@ -225,9 +225,9 @@ class Runtime:
         """Have `prune` called every 60 s; it cuts the cache to its bound and returns how many entries went."""
         self._caches[name] = prune
 
-    def bound(self, name: str, cache: MutableMapping[Any, Any], most: int = MOST_ENTRIES) -> None:
+    def limit_cache(self, name: str, cache: MutableMapping[Any, Any], max_entries: int = MAX_ENTRIES) -> None:
         """Register a mapping that may grow: every 60 s its oldest entries beyond `most` go."""
-        self.register_cache(name, lambda: prune_oldest(cache, most))
+        self.register_cache(name, lambda: prune_oldest(cache, max_entries))
 
     def housekeep(self) -> dict[str, int]:
         """Prune every registered cache now: name -> entries that went."""
@@ -238,7 +238,7 @@ class Runtime:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         faulthandler.enable()
-        threading.Thread(target=self._housekeeping, name="housekeeping", daemon=True).start()
+        threading.Thread(target=self._run_housekeeping, name="housekeeping", daemon=True).start()
 
     def finish(self) -> None:
         """Disarm the watchdog: what follows is the orderly end."""
@@ -247,7 +247,7 @@ class Runtime:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self.stop()
 
-    def _housekeeping(self) -> None:
+    def _run_housekeeping(self) -> None:
         while not self._stop.wait(HOUSEKEEPING_S):
             self.report(time.monotonic())
 

@@ -18,13 +18,13 @@ import threading
 
 from crowdperf import orphans
 
-YIELDING = ("capture", "tracking", "worker", "web")
+LOW_PRIORITY_COMMANDS = ("capture", "tracking", "worker", "web")
 """Commands whose start can wait a moment. Inference cannot: no frame is analysed before it is up."""
-NICE = 10
+IMPORT_NICE = 10
 """Leaves a start a tenth of a core that the model would fill alone: late, never starved."""
 
 
-def load(words: list[str]) -> None:
+def import_command_modules(words: list[str]) -> None:
     """Import what the command needs."""
     with contextlib.suppress(ImportError):  # the command itself says what is missing
         importlib.import_module("crowdperf.__main__")
@@ -35,14 +35,14 @@ def load(words: list[str]) -> None:
                 importlib.import_module(row.entry.partition(":")[0])
 
 
-def quietly(words: list[str]) -> None:
+def import_at_low_priority(words: list[str]) -> None:
     """`load` at low priority, in a thread that then ends."""
     # Threads that numpy starts would inherit the low priority; the matrices of these processes have no use for them.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     def loading() -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-        load(words)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), IMPORT_NICE)
+        import_command_modules(words)
 
     thread = threading.Thread(target=loading, name="loading")
     thread.start()
@@ -54,10 +54,10 @@ def main() -> int:
     words = sys.argv[1:]
     if "SUPERVISOR_ENABLED" in os.environ:
         orphans.end_with_parent()
-        if not orphans.is_read(sys.stdout.fileno()):
+        if not orphans.has_reader(sys.stdout.fileno()):
             return 1  # supervisord was gone before the kernel was told
-    if words and words[0] in YIELDING:
-        quietly(words)
+    if words and words[0] in LOW_PRIORITY_COMMANDS:
+        import_at_low_priority(words)
     command: int = importlib.import_module("crowdperf.__main__").main(words)
     return command
 

@@ -171,11 +171,11 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        from crowdperf.supervision.redis import server_binary
+        from crowdperf.supervision.redis import find_server_binary
 
         self.process = subprocess.Popen(
             [
-                *(server_binary(), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)),
+                *(find_server_binary(), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)),
                 *("--appendonly", "yes", "--appendfsync", "no", "--save", "", "--loglevel", "warning"),
             ]
         )

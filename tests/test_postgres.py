@@ -25,11 +25,11 @@ from crowdperf.events.streams import EVENTS
 from crowdperf.settings.base import ConfigError
 from crowdperf.storage import migrations, postgres, sql
 from crowdperf.storage.buckets import Calendar
-from crowdperf.storage.counts import add
-from crowdperf.storage.crossings import crossing_of
-from crowdperf.storage.postgres import DRIVERS, Database, DatabaseAway, DatabaseRefuses
-from crowdperf.workers.housekeeping import trim
-from crowdperf.workers.sql import SchemaMissing, SqlRecorder
+from crowdperf.storage.counts import add_crossings
+from crowdperf.storage.crossings import build_crossing
+from crowdperf.storage.postgres import DRIVERS, Database, DatabaseRejectedError, DatabaseUnavailableError
+from crowdperf.workers.housekeeping import trim_stream
+from crowdperf.workers.sql import SchemaMissingError, SqlRecorder
 from tests.conftest import RedisServer, missing
 from tests.support.postgres import PostgresServer, binaries
 
@@ -60,7 +60,7 @@ def admin_dsn(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=DRIVERS)
 def driver(request: pytest.FixtureRequest) -> str:
-    if request.param not in postgres.driver_names():
+    if request.param not in postgres.list_drivers():
         missing(f"the driver {request.param}")
     return str(request.param)
 
@@ -68,7 +68,7 @@ def driver(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def postgres_dsn(admin_dsn: str) -> Iterator[str]:
     """An empty database."""
-    if not postgres.driver_names():
+    if not postgres.list_drivers():
         missing("a driver for PostgreSQL")
     name = f"crowdperf_test_{os.getpid()}"
     admin = postgres.connect(admin_dsn)
@@ -83,7 +83,7 @@ def postgres_dsn(admin_dsn: str) -> Iterator[str]:
 def preferred(postgres_dsn: str) -> Iterator[Database]:
     """A migrated database by the preferred driver, where it does not matter which one it is."""
     made = postgres.connect(postgres_dsn)
-    migrations.migrate(made, migrations.available())
+    migrations.migrate(made, migrations.list_migrations())
     yield made
     made.close()
 
@@ -97,7 +97,7 @@ def database(postgres_dsn: str, driver: str) -> Iterator[Database]:
 
 @pytest.fixture
 def migrated(database: Database) -> Database:
-    migrations.migrate(database, migrations.available())
+    migrations.migrate(database, migrations.list_migrations())
     return database
 
 
@@ -159,22 +159,22 @@ def test_tables_and_indexes_are_as_designed(migrated: Database) -> None:
 
 def test_migrating_twice_changes_nothing(preferred: Database) -> None:
     before = preferred.run("SELECT version, checksum, applied_at FROM schema_migrations")
-    assert migrations.migrate(preferred, migrations.available()) == []
+    assert migrations.migrate(preferred, migrations.list_migrations()) == []
     assert preferred.run("SELECT version, checksum, applied_at FROM schema_migrations") == before
 
 
 def test_a_changed_migration_is_refused(preferred: Database) -> None:
-    changed = [msgspec.structs.replace(row, sql=row.sql + "\n-- a comment") for row in migrations.available()]
+    changed = [msgspec.structs.replace(row, sql=row.sql + "\n-- a comment") for row in migrations.list_migrations()]
     with pytest.raises(ConfigError, match=r"0001_.*was changed after it was applied.*Remedy"):
-        migrations.pending(preferred, changed)
+        migrations.list_pending(preferred, changed)
     with pytest.raises(ConfigError, match="does not know"):
-        migrations.pending(preferred, [])
+        migrations.list_pending(preferred, [])
 
 
 def test_a_failing_migration_leaves_nothing_behind(database: Database, postgres_dsn: str) -> None:
     bad = migrations.Migration("0002", "0002_bad.sql", "CREATE TABLE half (a int); SELECT nonsense FROM nowhere;")
-    with pytest.raises(DatabaseRefuses):
-        migrations.migrate(database, [*migrations.available(), bad])
+    with pytest.raises(DatabaseRejectedError):
+        migrations.migrate(database, [*migrations.list_migrations(), bad])
     again = postgres.connect(postgres_dsn)
     assert again.run("SELECT to_regclass('events')::text, to_regclass('half')::text") == [(None, None)]
     again.close()
@@ -185,7 +185,7 @@ def test_two_runners_at_once_apply_each_migration_once(postgres_dsn: str, driver
 
     def run() -> None:
         mine = postgres.connect(postgres_dsn, driver)
-        results.append(len(migrations.migrate(mine, migrations.available())))
+        results.append(len(migrations.migrate(mine, migrations.list_migrations())))
         mine.close()
 
     threads = [threading.Thread(target=run) for _ in range(4)]
@@ -193,7 +193,7 @@ def test_two_runners_at_once_apply_each_migration_once(postgres_dsn: str, driver
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(results) == [0, 0, 0, len(migrations.available())]
+    assert sorted(results) == [0, 0, 0, len(migrations.list_migrations())]
 
 
 def test_events_and_summaries_are_written_once_however_often(
@@ -203,9 +203,9 @@ def test_events_and_summaries_are_written_once_however_often(
     events = [crossing(n, ts=NOW + n * 1800) for n in range(6)]
     publish(redis_server, *events, gap, *events[:2])
     first = writer(redis_server, postgres_dsn, driver)
-    assert first.turn() == 7
+    assert first.step() == 7
     publish(redis_server, *events)
-    assert first.turn() == 0
+    assert first.step() == 0
     first.close()
     rows = stored(migrated)
     assert rows[0] == ("gap", NOW, "CameraGap", "lobby", None, None, None, None)
@@ -226,7 +226,7 @@ def test_what_postgresql_cannot_hold_is_a_dead_letter_and_the_rest_is_written(
     late = CameraGap(id="late", camera="lobby", ts=1e18, start=NOW, end=NOW, cause="x")
     publish(redis_server, crossing(1), bad, crossing(2), late, crossing(3))
     made = writer(redis_server, postgres_dsn, driver)
-    assert made.turn() == 3
+    assert made.step() == 3
     made.close()
     dead: Any = redis_server.client().xrange("crowdperf:dead:events:sql")
     assert [fields[b"id"] for _, fields in dead] == [b"bad", b"late"]
@@ -238,14 +238,14 @@ def test_without_tables_it_says_what_to_do_and_goes_on_when_done(
 ) -> None:
     publish(redis_server, crossing(1))
     made = writer(redis_server, postgres_dsn, driver)
-    with pytest.raises(SchemaMissing, match="crowdperf migrate"):
-        made.turn()
-    migrations.migrate(database, migrations.available())
-    assert made.turn() == 1
+    with pytest.raises(SchemaMissingError, match="crowdperf migrate"):
+        made.step()
+    migrations.migrate(database, migrations.list_migrations())
+    assert made.step() == 1
     database.run("DROP TABLE summaries")
     publish(redis_server, crossing(2))
-    with pytest.raises(SchemaMissing, match="crowdperf migrate"):
-        made.turn()
+    with pytest.raises(SchemaMissingError, match="crowdperf migrate"):
+        made.step()
     made.close()
 
 
@@ -253,10 +253,10 @@ def test_a_history_from_before_is_copied_and_nothing_is_there_twice(
     preferred: Database, redis_server: RedisServer, postgres_dsn: str
 ) -> None:
     old = [crossing(n, "car" if n % 3 else "person", ts=NOW - 1e6 + n) for n in range(50)]
-    add(redis_server.client(), BERLIN, [crossing_of(event) for event in old])
+    add_crossings(redis_server.client(), BERLIN, [build_crossing(event) for event in old])
     publish(redis_server, *old[40:], crossing(99))
     made = writer(redis_server, postgres_dsn)
-    made.turn()
+    made.step()
     made.close()
     assert len(stored(preferred)) == 51
     assert sum(summed(preferred, "day").values()) == 51
@@ -268,17 +268,17 @@ def test_another_zone_counts_days_and_hours_anew(
     events = [crossing(n, ts=NOW + n * 7000) for n in range(40)]
     publish(redis_server, *events)
     first = writer(redis_server, postgres_dsn)
-    first.turn()
+    first.step()
     first.close()
     publish(redis_server, crossing(99, ts=NOW))
     second = writer(redis_server, postgres_dsn, zone="Asia/Kolkata")
-    second.turn()
+    second.step()
     second.close()
     kolkata = Calendar("Asia/Kolkata")
     for period in ("minute", "hour", "day"):
         expected: dict[float, int] = {}
         for event in [*events, crossing(99, ts=NOW)]:
-            bucket = float(kolkata.bucket(period, event.ts))  # type: ignore[arg-type]
+            bucket = float(kolkata.get_bucket_start(period, event.ts))  # type: ignore[arg-type]
             expected[bucket] = expected.get(bucket, 0) + 1
         assert summed(preferred, period) == expected
 
@@ -286,30 +286,30 @@ def test_another_zone_counts_days_and_hours_anew(
 def test_an_outage_of_postgresql_is_caught_up_from_the_stream(
     postgres_server: PostgresServer, redis_server: RedisServer, driver: str
 ) -> None:
-    admin = postgres.connect(postgres_server.dsn())
+    admin = postgres.connect(postgres_server.get_dsn())
     admin.run("DROP DATABASE IF EXISTS outage")
     admin.run("CREATE DATABASE outage TEMPLATE template0")
     admin.close()
-    dsn = postgres_server.dsn("outage")
+    dsn = postgres_server.get_dsn("outage")
     first = postgres.connect(dsn)
-    migrations.migrate(first, migrations.available())
+    migrations.migrate(first, migrations.list_migrations())
     first.close()
     made = writer(redis_server, dsn, driver)
     publish(redis_server, *(crossing(n) for n in range(10)))
-    assert made.turn() == 10
+    assert made.step() == 10
     postgres_server.kill()
     publish(redis_server, *(crossing(n) for n in range(10, 3000)))
     for _ in range(8):
-        with pytest.raises(DatabaseAway):
-            made.turn()
+        with pytest.raises(DatabaseUnavailableError):
+            made.step()
     # What PostgreSQL has not got is not trimmed, however old it is.
     client = redis_server.client()
-    trim(client, "crowdperf:events", keep_after="9999999999999-0")
+    trim_stream(client, "crowdperf:events", keep_after="9999999999999-0")
     assert client.xlen("crowdperf:events") >= 2990
     postgres_server.start()
     written = 0
     while written < 2990:
-        written += made.turn()
+        written += made.step()
     made.close()
     check = postgres.connect(dsn)
     assert check.run("SELECT count(*) FROM events") == [(3000,)]
@@ -323,18 +323,18 @@ def test_a_redis_that_was_emptied_is_followed_from_its_new_beginning(
 ) -> None:
     made = writer(redis_server, postgres_dsn)
     publish(redis_server, crossing(1))
-    made.turn()
+    made.step()
     redis_server.client().flushall()
     made.forget_redis()
     publish(redis_server, crossing(2), crossing(1))
-    assert made.turn() == 1
+    assert made.step() == 1
     made.close()
     assert len(stored(preferred)) == 2
 
 
 def test_values_survive_every_driver(migrated: Database) -> None:
-    rows = [sql.Stored(f"i{n}", NOW + n / 7, "X", "c", None, None, None, 2**40, '{"a": [1, "ü"]}') for n in range(3)]
-    assert sql.write(migrated, BERLIN, rows) == 3
+    rows = [sql.EventRow(f"i{n}", NOW + n / 7, "X", "c", None, None, None, 2**40, '{"a": [1, "ü"]}') for n in range(3)]
+    assert sql.write_rows(migrated, BERLIN, rows) == 3
     found = stored(migrated)
     assert [row[1] for row in found] == pytest.approx([NOW + n / 7 for n in range(3)], abs=1e-6)
     assert {row[7] for row in found} == {2**40}
@@ -381,10 +381,10 @@ def test_the_command_migrates_by_a_reference_and_shows_no_secret(postgres_dsn: s
 
 @pytest.mark.parametrize("name", DRIVERS)
 def test_no_driver_says_a_password(name: str) -> None:
-    if name not in postgres.driver_names():
+    if name not in postgres.list_drivers():
         missing(f"the driver {name}")
     for dsn in ("postgresql://u:s3cret@127.0.0.1:1/db", "postgresql://u@127.0.0.1:1/db?password=s3cret&nonsense=1"):
-        with pytest.raises(DatabaseAway) as caught:
+        with pytest.raises(DatabaseUnavailableError) as caught:
             postgres.connect(dsn, name)
         assert "s3cret" not in str(caught.value)
         assert caught.value.__cause__ is None
@@ -393,12 +393,12 @@ def test_no_driver_says_a_password(name: str) -> None:
 def test_check_says_whether_the_tables_are_there(postgres_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DSN", postgres_dsn)
     with pytest.raises(ConfigError, match=r"0001_create_events_summaries\.sql is not applied.*crowdperf migrate"):
-        check.postgres_state("env:DSN", Path())
+        check.check_postgres("env:DSN", Path())
     database = postgres.connect(postgres_dsn)
-    migrations.migrate(database, migrations.available())
+    migrations.migrate(database, migrations.list_migrations())
     database.close()
-    assert check.postgres_state("env:DSN", Path()) == "PostgreSQL answers and has its tables"
+    assert check.check_postgres("env:DSN", Path()) == "PostgreSQL answers and has its tables"
     monkeypatch.setenv("DSN", "postgresql://u:s3cret@127.0.0.1:1/db")
     with pytest.raises(ConfigError, match="Remedy") as caught:
-        check.postgres_state("env:DSN", Path())
+        check.check_postgres("env:DSN", Path())
     assert "s3cret" not in str(caught.value)

@@ -21,7 +21,7 @@ from crowdperf.events.bus import Consumer, Publisher
 from crowdperf.events.connection import connect
 from crowdperf.events.outbox import Outbox
 from crowdperf.events.schema import FrameDetections, LineCrossed
-from crowdperf.events.streams import DETECTIONS, EVENTS, Stream, key
+from crowdperf.events.streams import DETECTIONS, EVENTS, Stream, stream_key
 
 CAMERA = "plaza"
 GROUP = "bench"
@@ -38,10 +38,15 @@ def rows(short: bool) -> list[Row]:
         bus = Bus(url, 2_048 if short else 8_192)
         repetitions = 7 if short else 21
         sides: list[tuple[str, Callable[[], float], Callable[[], float], str]] = [
-            ("bus_publish_us/detections", bus.put_detections, bus.xadd(DETECTIONS), "pipelined XADD"),
-            ("bus_consume_us/detections", bus.consume(DETECTIONS), bus.xread(DETECTIONS), "XREAD"),
-            ("bus_publish_us/events", bus.publish_events, bus.xadd(EVENTS), "pipelined XADD"),
-            ("bus_consume_us/events", bus.consume(EVENTS), bus.xread(EVENTS), "XREAD"),
+            ("bus_publish_us/detections", bus.measure_put, bus.build_xadd_bench(DETECTIONS), "pipelined XADD"),
+            (
+                "bus_consume_us/detections",
+                bus.build_consume_bench(DETECTIONS),
+                bus.build_xread_bench(DETECTIONS),
+                "XREAD",
+            ),
+            ("bus_publish_us/events", bus.measure_publish, bus.build_xadd_bench(EVENTS), "pipelined XADD"),
+            ("bus_consume_us/events", bus.build_consume_bench(EVENTS), bus.build_xread_bench(EVENTS), "XREAD"),
         ]
         return [
             paired(name, ours, peer, f"redis-py's bare {what}", repetitions=repetitions)
@@ -60,7 +65,7 @@ class Bus:
         self._frames = [_frame(number) for number in range(1, count + 1)]
         self._events = [_event(number) for number in range(1, count + 1)]
 
-    def put_detections(self) -> float:
+    def measure_put(self) -> float:
         """As the inference process does: explicit ids, a bound in memory."""
         self._client.flushall()
         outbox = Outbox(self._client)
@@ -71,9 +76,9 @@ class Bus:
                     outbox.put(message)
                 outbox.flush(0.0)
 
-        return self._timed(DETECTIONS, work)
+        return self._measure_us(DETECTIONS, work)
 
-    def publish_events(self) -> float:
+    def measure_publish(self) -> float:
         """As tracking does: staged into one pipeline."""
         self._client.flushall()
         publisher: Publisher[LineCrossed] = Publisher(self._client, EVENTS)
@@ -85,12 +90,12 @@ class Bus:
                         publisher.stage(pipe, message)
                     pipe.execute()
 
-        return self._timed(EVENTS, work)
+        return self._measure_us(EVENTS, work)
 
-    def xadd(self, stream: Stream) -> Callable[[], float]:
+    def build_xadd_bench(self, stream: Stream) -> Callable[[], float]:
         """The same entries, encoded beforehand."""
-        entries = [wire.encode(stream, message) for message in self._messages(stream)]
-        name = key(stream, CAMERA)
+        entries = [wire.encode(stream, message) for message in self._make_messages(stream)]
+        name = stream_key(stream, CAMERA)
 
         def measure() -> float:
             self._client.flushall()
@@ -102,13 +107,13 @@ class Bus:
                             pipe.xadd(name, fields)
                         pipe.execute()
 
-            return self._timed(stream, work)
+            return self._measure_us(stream, work)
 
         return measure
 
-    def consume(self, stream: Stream) -> Callable[[], float]:
+    def build_consume_bench(self, stream: Stream) -> Callable[[], float]:
         """Read as a member of a group, decode, acknowledge."""
-        fill = self.xadd(stream)
+        fill = self.build_xadd_bench(stream)
 
         def measure() -> float:
             fill()
@@ -121,16 +126,16 @@ class Bus:
                 consumer.ack(entries)
                 seen += len(entries)
             took = time.perf_counter() - began
-            left = self._client.xpending(key(stream, CAMERA), GROUP)["pending"]
+            left = self._client.xpending(stream_key(stream, CAMERA), GROUP)["pending"]
             assert (seen, left, consumer.dead_letters) == (self._count, 0, 0)
             return took / self._count * 1e6
 
         return measure
 
-    def xread(self, stream: Stream) -> Callable[[], float]:
+    def build_xread_bench(self, stream: Stream) -> Callable[[], float]:
         """Fetch the same entries and drop them."""
-        fill = self.xadd(stream)
-        name = key(stream, CAMERA)
+        fill = self.build_xadd_bench(stream)
+        name = stream_key(stream, CAMERA)
 
         def measure() -> float:
             fill()
@@ -145,15 +150,15 @@ class Bus:
 
         return measure
 
-    def _messages(self, stream: Stream) -> list[Any]:
+    def _make_messages(self, stream: Stream) -> list[Any]:
         return list(self._frames if stream is DETECTIONS else self._events)
 
-    def _timed(self, stream: Stream, work: Callable[[], None]) -> float:
+    def _measure_us(self, stream: Stream, work: Callable[[], None]) -> float:
         """Microseconds per message; all of them must be in the stream afterwards."""
         began = time.perf_counter()
         work()
         took = time.perf_counter() - began
-        stored = self._client.xinfo_stream(key(stream, CAMERA))["entries-added"]
+        stored = self._client.xinfo_stream(stream_key(stream, CAMERA))["entries-added"]
         assert stored == self._count, f"{stored} of {self._count} messages were stored"
         return took / self._count * 1e6
 

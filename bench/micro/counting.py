@@ -9,8 +9,8 @@ import numpy as np
 from bench import clips
 from bench.harness import Row, microseconds
 from crowdperf.counting.camera import CameraCounter
-from crowdperf.counting.frame import Moment, Sample
-from crowdperf.replay.detections import BEGIN_S
+from crowdperf.counting.frame import FrameMoment, Sample
+from crowdperf.replay.detections import CLIP_START_S
 from crowdperf.settings.camera import Line, Zone
 
 PEOPLE = 20
@@ -70,7 +70,7 @@ def cost(lines: int, bends: int, zones: int, repetitions: int) -> float:
     def update() -> None:
         nonlocal turn
         samples = frames[turn % FRAMES if turn // FRAMES % 2 == 0 else FRAMES - 1 - turn % FRAMES]
-        counter.update(Moment(turn / FPS, BEGIN_S + turn / FPS, 1, turn + 1), samples, [])
+        counter.update(FrameMoment(turn / FPS, CLIP_START_S + turn / FPS, 1, turn + 1), samples, [])
         counter.take_density()
         turn += 1
 

@@ -30,21 +30,21 @@ import psutil
 from bench import scaling
 from bench.harness import Row, compared
 from crowdperf.capture import argv, probe
-from crowdperf.capture.argv import Options
+from crowdperf.capture.argv import SourceOptions
 from crowdperf.capture.camera import CameraCapture
-from crowdperf.capture.ffmpeg import FfmpegChild
-from crowdperf.capture.opening import Opened, Opener
-from crowdperf.capture.probe import Probe
-from crowdperf.capture.source import Source
+from crowdperf.capture.ffmpeg import FfmpegProcess
+from crowdperf.capture.opening import OpenSource, SourceConnector
+from crowdperf.capture.probe import SourceInfo
+from crowdperf.capture.source import CheckedSource
 from crowdperf.events.schema import CameraChanged
-from crowdperf.ffmpeg import UNASKED, abilities, ffmpeg_binary
+from crowdperf.ffmpeg import DEFAULT_FEATURES, detect_features, find_ffmpeg
 from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.ring import FrameReader, RingSpec
 from crowdperf.runtime import Metrics
-from crowdperf.slices import CaptureSlice
+from crowdperf.slices import CaptureConfig
 
 CLIP = Path(os.environ.get("CROWDPERF_CLIPS", "../shared/clips")) / "towncentre_a.mp4"
-SOURCE = Probe(1920, 1080, 30.0, True)
+SOURCE = SourceInfo(1920, 1080, 30.0, True)
 WAIT_S = 10.0
 MEMORY_AT = 200
 GROUP = 8
@@ -65,42 +65,44 @@ def per_frame_ms(run: Callable[[], int]) -> float:
     return (spent_s() - before) / count * 1000
 
 
-def options(pyav: bool) -> Options:
+def options(pyav: bool) -> SourceOptions:
     """As a camera has them, but not paced."""
-    binary = ffmpeg_binary()
-    known = UNASKED if pyav else abilities(binary)
-    return Options(binary=binary, abilities=known, source=Source("file", str(CLIP)))
+    binary = find_ffmpeg()
+    known = DEFAULT_FEATURES if pyav else detect_features(binary)
+    return SourceOptions(binary=binary, features=known, source=CheckedSource("file", str(CLIP)))
 
 
 def geometry(width: int, pix_fmt: Literal["yuv420p", "bgr24"]) -> RingSpec:
     """The ring of the clip."""
-    return probe.ring_spec(SOURCE, pix_fmt=pix_fmt, analysis_width=width, queue_max=2, target_fps=10.0, frame_skip=0)
+    return probe.build_ring_spec(
+        SOURCE, pix_fmt=pix_fmt, analysis_width=width, queue_max=2, target_fps=10.0, frame_skip=0
+    )
 
 
 def bare() -> int:
     """Decode and throw away."""
-    command = [ffmpeg_binary(), "-nostdin", "-loglevel", "info", "-nostats", "-threads", "1", "-i", str(CLIP), "-an"]
+    command = [find_ffmpeg(), "-nostdin", "-loglevel", "info", "-nostats", "-threads", "1", "-i", str(CLIP), "-an"]
     said = subprocess.run([*command, "-f", "null", "-"], check=True, capture_output=True).stderr.decode()
     return int(said.rpartition("frame=")[2].split()[0])
 
 
-class _Unpaced(Opener):
+class _Unpaced(SourceConnector):
     """Opens the clip as a camera does, but has it read as fast as it can be decoded."""
 
-    def __init__(self, slice_: CaptureSlice, spec: RingSpec, start: Callable[[], Any]) -> None:
-        super().__init__(slice_, str, lambda: True, lambda _: None)
-        self._spec, self._begin = spec, start
+    def __init__(self, config: CaptureConfig, spec: RingSpec, start: Callable[[], Any]) -> None:
+        super().__init__(config, str, lambda: True, lambda _: None)
+        self._build_ring_spec, self._start_clock = spec, start
 
-    def open(self) -> Opened:
+    def open(self) -> OpenSource:
         """The child that `start` makes."""
-        return Opened(self._begin(), self._spec, SOURCE.fps, True)
+        return OpenSource(self._start_clock(), self._build_ring_spec, SOURCE.fps, True)
 
 
-class _Camera(CameraCapture):
+class _ShardCamera(CameraCapture):
     """A camera of the product, with every step of its loop; nothing but the clip's end may end it."""
 
     def __init__(self, spec: RingSpec, start: Callable[[], Any], ring: Path, doorbell: Path) -> None:
-        slice_ = CaptureSlice(
+        slice_ = CaptureConfig(
             camera_id="bench",
             url=str(CLIP),
             loop=False,
@@ -132,12 +134,14 @@ class _Camera(CameraCapture):
         self.ended = change.state == "stopped"
 
 
-def into_ring(spec: RingSpec, start: Callable[[], Any], at: int = 0, look: Callable[[], object] = bool) -> int:
+def into_ring(
+    spec: RingSpec, start: Callable[[], Any], at_frame: int = 0, callback: Callable[[], object] = bool
+) -> int:
     """Through the ring: a camera's loop, a reader that hears the bell and copies every picture; `look()` at one."""
     path = Path(f"/dev/shm/crowdperf.bench{os.getpid()}.decode{threading.get_ident():x}")
     with tempfile.TemporaryDirectory() as folder:
         bell, count = Doorbell(Path(folder) / "bell"), 0
-        camera = _Camera(spec, start, path, bell.path)
+        camera = _ShardCamera(spec, start, path, bell.path)
         try:
             camera.step()
             reader = FrameReader(path)
@@ -148,8 +152,8 @@ def into_ring(spec: RingSpec, start: Callable[[], Any], at: int = 0, look: Calla
                     count += 1
                     assert bell.wait(0)
                     assert reader.read(count, out)
-                    if count == at:
-                        look()
+                    if count == at_frame:
+                        callback()
             reader.close()
             return count
         finally:
@@ -171,22 +175,24 @@ def _fill(child: Any, view: memoryview) -> bool:
 def ffmpeg(width: int, pix_fmt: Literal["yuv420p", "bgr24"], scaler: str = "fast_bilinear") -> int:
     """The backend `ffmpeg`."""
     spec = geometry(width, pix_fmt)
-    command = [part.replace("flags=fast_bilinear", f"flags={scaler}") for part in argv.capture(options(False), spec)]
-    return into_ring(spec, lambda: FfmpegChild(command, str))
+    command = [
+        part.replace("flags=fast_bilinear", f"flags={scaler}") for part in argv.build_capture_args(options(False), spec)
+    ]
+    return into_ring(spec, lambda: FfmpegProcess(command, str))
 
 
-def pyav(width: int, at: int = 0, look: Callable[[], object] = bool) -> int:
+def pyav(width: int, at_frame: int = 0, callback: Callable[[], object] = bool) -> int:
     """The backend `pyav`."""
-    from crowdperf.capture.pyav import PyavChild
+    from crowdperf.capture.pyav import PyavDecoder
 
     spec = geometry(width, "yuv420p")
 
-    def start() -> PyavChild:
-        child = PyavChild(options(True), False, WAIT_S, str, paced=False)
-        child.shape(spec)
+    def start() -> PyavDecoder:
+        child = PyavDecoder(options(True), False, WAIT_S, str, paced=False)
+        child.set_ring_spec(spec)
         return child
 
-    return into_ring(spec, start, at, look)
+    return into_ring(spec, start, at_frame, callback)
 
 
 Variant = Callable[[], int]
@@ -216,7 +222,7 @@ def measure_memory(backend: str, cameras: int) -> None:
             pyav(640, MEMORY_AT, look)
         else:
             spec = geometry(640, "yuv420p")
-            into_ring(spec, lambda: FfmpegChild(argv.capture(options(False), spec), str), MEMORY_AT, look)
+            into_ring(spec, lambda: FfmpegProcess(argv.build_capture_args(options(False), spec), str), MEMORY_AT, look)
 
     threads = [threading.Thread(target=one) for _ in range(cameras)]
     for thread in threads:
@@ -251,12 +257,12 @@ def _measured(backend: str, cameras: int) -> float:
 def _pictures(scaler: str = "fast_bilinear", width: int = 640) -> Iterator[bytearray]:
     """The pictures of the FFmpeg child, one after the other in the same memory, for the peers that pass them on."""
     spec = geometry(width, "yuv420p")
-    command = argv.capture(options(False), spec)
-    child = FfmpegChild([part.replace("flags=fast_bilinear", f"flags={scaler}") for part in command], str)
+    command = argv.build_capture_args(options(False), spec)
+    child = FfmpegProcess([part.replace("flags=fast_bilinear", f"flags={scaler}") for part in command], str)
     picture = bytearray(spec.frame_bytes)
     while _fill(child, memoryview(picture)):
         yield picture
-    child.exit_code()
+    child.wait_exit_code()
 
 
 def opencv() -> int:

@@ -23,14 +23,14 @@ import msgspec
 from bench.harness import Row
 from crowdperf.config import parse
 from crowdperf.events.connection import OUTAGE, connect, connect_async
-from crowdperf.runtime import Runtime
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.settings.paths import Paths
-from crowdperf.slices import web_slice
+from crowdperf.slices import build_web_config
 from crowdperf.storage import backfill, counts
 from crowdperf.storage.buckets import Bucket, Calendar
-from crowdperf.storage.crossings import Crossing, encode_member, log_of
-from crowdperf.storage.queries import Wanted, count
-from crowdperf.supervision.redis import command, server_binary
+from crowdperf.storage.crossings import CrossingRecord, encode_member, get_log_key
+from crowdperf.storage.queries import CrossingFilter, count_crossings
+from crowdperf.supervision.redis import build_command, find_server_binary
 from crowdperf.web.process import main
 
 CALENDAR = Calendar("Europe/Berlin")
@@ -43,18 +43,18 @@ RECORDED = 20_000
 """Crossings that are added by the recorder's own script, to time it."""
 
 
-def crossings(number: int) -> Iterator[Crossing]:
+def crossings(number: int) -> Iterator[CrossingRecord]:
     """A year of a site, more by day than by night, in order of time."""
     rng = random.Random(4)
     step = YEAR_S / number
     for n in range(number):
-        yield Crossing(
+        yield CrossingRecord(
             id=f"camera-{n % CAMERAS}:1750000000000:{n}:door:in:0",
             ts=round(BEGIN + (n + rng.random()) * step, 3),
             camera=f"camera-{rng.randrange(CAMERAS)}",
             line=f"line-{rng.randrange(LINES)}",
             direction="in" if rng.random() < 0.5 else "out",
-            klass=rng.choice(CLASSES),
+            class_name=rng.choice(CLASSES),
             track=n,
         )
 
@@ -65,7 +65,7 @@ def fill(client: Any, number: int) -> None:
     for _ in range(0, number, 20_000):
         logs: dict[str, dict[bytes, float]] = {}
         for _, row in zip(range(20_000), source):
-            logs.setdefault(log_of(row.klass), {})[encode_member(row)] = row.ts
+            logs.setdefault(get_log_key(row.class_name), {})[encode_member(row)] = row.ts
         with client.pipeline(transaction=False) as pipe:
             for name, members in logs.items():
                 pipe.zadd(name, members)
@@ -82,13 +82,13 @@ async def timed(work: Callable[[], Awaitable[object]], times: int) -> list[float
     return found
 
 
-def asked(url: str, wanted: Wanted, fields: list[str], bucket: Bucket | None, times: int) -> list[float]:
+def asked(url: str, wanted: CrossingFilter, fields: list[str], bucket: Bucket | None, times: int) -> list[float]:
     """Milliseconds of `times` queries, the first one (imports, connection) left out."""
 
     async def run() -> list[float]:
         client = connect_async(url)
         try:
-            return (await timed(lambda: count(client, wanted, fields, bucket, CALENDAR), times + 1))[1:]
+            return (await timed(lambda: count_crossings(client, wanted, fields, bucket, CALENDAR), times + 1))[1:]
         finally:
             await client.aclose()
 
@@ -99,7 +99,13 @@ def rows(short: bool) -> list[Row]:
     """history_<question>_p99_ms and rest_counts_p99_ms (over HTTP) beside 100 ms; memory; crossings per second."""
     with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as folder:
         socket = Path(folder) / "redis.sock"
-        argv = [*command(server_binary(), socket, Path(folder)), "--appendonly", "no", "--loglevel", "warning"]
+        argv = [
+            *build_command(find_server_binary(), socket, Path(folder)),
+            "--appendonly",
+            "no",
+            "--loglevel",
+            "warning",
+        ]
         server = subprocess.Popen(argv)
         try:
             return measured(f"unix://{socket}", 200_000 if short else 10_000_000, 30 if short else 200)
@@ -120,11 +126,11 @@ def measured(url: str, number: int, times: int) -> list[Row]:
     empty = client.info("memory")["used_memory"]
     fill(client, number)
     raw = client.info("memory")["used_memory"] - empty
-    year = Wanted(BEGIN + 1234.5, BEGIN + YEAR_S)
+    year = CrossingFilter(BEGIN + 1234.5, BEGIN + YEAR_S)
     one_by_one = asked(url, year, ["camera"], "day", 1)[0] if number <= 1_000_000 else None
     backfill.prepare(client, CALENDAR)
     began = time.perf_counter()
-    while backfill.step(client, CALENDAR) < counts.COMPLETE:
+    while backfill.run_step(client, CALENDAR) < counts.FRONTIER_COMPLETE:
         pass
     counting_s = time.perf_counter() - began
     counters = client.info("memory")["used_memory"] - empty - raw
@@ -133,14 +139,14 @@ def measured(url: str, number: int, times: int) -> list[Row]:
         for name, fields, bucket, more in QUESTIONS
     ]
     found.append(row("rest_counts_p99_ms", over_http(url, times)))
-    new = [Crossing(**{**fields_of(one), "id": f"new:{one.track}"}) for one in crossings(RECORDED)]
+    new = [CrossingRecord(**{**fields_of(one), "id": f"new:{one.track}"}) for one in crossings(RECORDED)]
     began = time.perf_counter()
     for at in range(0, RECORDED, 256):
-        counts.add(client, CALENDAR, new[at : at + 256])
+        counts.add_crossings(client, CALENDAR, new[at : at + 256])
     recorded_s = time.perf_counter() - began
     began = time.perf_counter()
     for one in new:
-        client.zadd(log_of(one.klass), {encode_member(one) + b" ": one.ts})
+        client.zadd(get_log_key(one.class_name), {encode_member(one) + b" ": one.ts})
     zadd_s = time.perf_counter() - began
     found += [
         Row(name="history_crossings", value=number, unit="crossings", better="higher"),
@@ -180,7 +186,7 @@ QUESTIONS: tuple[tuple[str, list[str], Bucket | None, dict[str, Any]], ...] = (
 )
 
 
-def fields_of(one: Crossing) -> dict[str, Any]:
+def fields_of(one: CrossingRecord) -> dict[str, Any]:
     """The crossing's fields by name."""
     return {name: getattr(one, name) for name in one.__struct_fields__}
 
@@ -194,8 +200,8 @@ def over_http(url: str, times: int) -> list[float]:
         text = msgspec.json.encode(
             {"site": {"timezone": CALENDAR.name}, "redis": {"url": url}, "web": {"host": "127.0.0.1", "port": port}}
         )
-        runtime = Runtime("web", 0)
-        slice_ = web_slice(parse(text), Paths(Path(folder)))
+        runtime = ProcessRuntime("web", 0)
+        slice_ = build_web_config(parse(text), Paths(Path(folder)))
         server = threading.Thread(target=main, args=(slice_, runtime), daemon=True)
         server.start()
         query = {"from": "2025-06-16T00:00:00+02:00", "to": "2026-06-15T00:00:00+02:00", "bucket": "day"}

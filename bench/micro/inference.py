@@ -22,7 +22,7 @@ from bench.harness import Row, microseconds, paired
 from bench.subject import BATCHES, RESULTS, SPEC, pictures, sweep, yolo_predict
 from crowdperf.inference.detector import load_detector
 from crowdperf.inference.letterbox import letterbox
-from crowdperf.inference.openvino_runtime import HANDS, OpenvinoRuntime
+from crowdperf.inference.openvino_runtime import MAX_BATCHES_IN_FLIGHT, OpenvinoBackend
 from crowdperf.settings.engine import Inference
 
 SUFFIX = {"full": "cpu", "int8": "cpu_int8", "auto": "cpu_auto"}
@@ -38,8 +38,8 @@ class CpuSubject:
         self.settings = Inference(device="cpu", runtime="openvino", precision=precision)
         self.suffix = SUFFIX[precision]
         self.detector = load_detector(self.settings, cache)
-        runtime = self.detector.runtime
-        assert isinstance(runtime, OpenvinoRuntime)
+        runtime = self.detector.backend
+        assert isinstance(runtime, OpenvinoBackend)
         self.batch = runtime.max_batch
         self.runtime = runtime
         self.frames = pictures(self.batch)
@@ -50,21 +50,21 @@ class CpuSubject:
         self._picture = np.random.default_rng(2).integers(0, 255, shape, dtype=np.uint8)
         self._requests = [compiled.create_infer_request() for _ in range(self.batch)]
         self._queued: deque[Any] = deque()
-        self._queue = [compiled.create_infer_request() for _ in range(HANDS * self.batch)]
+        self._queue = [compiled.create_infer_request() for _ in range(MAX_BATCHES_IN_FLIGHT * self.batch)]
         self.bare()
 
-    def whole(self, times: int = 3) -> float:
+    def measure_detector_ms(self, times: int = 3) -> float:
         """Milliseconds per frame, colour conversion and suppression included."""
-        return self._per_frame(lambda: self.detector.detect(self.frames, SPEC), times)
+        return self._measure_per_frame(lambda: self.detector.detect(self.frames, SPEC), times)
 
     def bare(self, times: int = 3) -> float:
         """Milliseconds per frame of the compiled model alone."""
-        return self._per_frame(self._bare, times)
+        return self._measure_per_frame(self._run_bare_batch, times)
 
-    def cpu(self) -> float:
+    def measure_cpu_ms(self) -> float:
         """Milliseconds of processor time per frame."""
         began = time.process_time()
-        self.whole()
+        self.measure_detector_ms()
         return (time.process_time() - began) * 1e3 / (3 * self.batch)
 
     def compute(self) -> int:
@@ -84,22 +84,22 @@ class CpuSubject:
         request.start_async({0: self._picture}, share_inputs=True)
         self._queued.append(request)
 
-    def alone(self, times: int) -> list[float]:
+    def measure_single_ms(self, times: int) -> list[float]:
         """Milliseconds of single frames, one after the other: what a quiet site waits for one."""
         return [microseconds(lambda: self.detector.detect(self.frames[:1], SPEC), 1) / 1e3 for _ in range(times)]
 
-    def together(self, count: int) -> float:
+    def measure_batch_fps(self, count: int) -> float:
         """Frames per second when `count` frames wait at once."""
         frames = [self.frames[index % self.batch] for index in range(count)]
         return 1e6 * count / microseconds(lambda: self.detector.detect(frames, SPEC), max(1, 16 // count))
 
-    def _bare(self) -> None:
+    def _run_bare_batch(self) -> None:
         for request in self._requests:
             request.start_async({0: self._picture}, share_inputs=True)
         for request in self._requests:
             request.wait()
 
-    def _per_frame(self, work: Callable[[], object], times: int) -> float:
+    def _measure_per_frame(self, work: Callable[[], object], times: int) -> float:
         return microseconds(work, times) / 1e3 / self.batch
 
 
@@ -112,8 +112,10 @@ def rows(short: bool) -> list[Row]:
         found = []
         for subject in (full, int8):
             name = subject.suffix
-            found.append(_paired(f"detect/{name}", subject.whole, subject.bare, "bare compiled model", repetitions))
-            times = subject.alone(40 if short else 200)
+            found.append(
+                _paired(f"detect/{name}", subject.measure_detector_ms, subject.bare, "bare compiled model", repetitions)
+            )
+            times = subject.measure_single_ms(40 if short else 200)
             for share in (50, 99):
                 value = float(np.percentile(times, share))
                 found.append(
@@ -121,15 +123,19 @@ def rows(short: bool) -> list[Row]:
                 )
             found.append(Row(name=f"computes_in_bf16/{name}", value=float("bf" in subject.computes_in), unit=""))
             found += accuracy.rows(subject.settings, name, cache)
-        found.append(_paired("int8_vs_full", int8.whole, full.whole, "full precision", repetitions))
-        found.append(_paired("int8_vs_full_cpu_time", int8.cpu, full.cpu, "full precision", repetitions))
+        found.append(
+            _paired("int8_vs_full", int8.measure_detector_ms, full.measure_detector_ms, "full precision", repetitions)
+        )
+        found.append(
+            _paired("int8_vs_full_cpu_time", int8.measure_cpu_ms, full.measure_cpu_ms, "full precision", repetitions)
+        )
         predict = yolo_predict(cache)
         if predict is not None:
             for subject in (full, int8):
                 found.append(
                     paired(
                         f"inference_vs_yolo_predict/{subject.suffix}",
-                        lambda subject=subject: 1e3 / subject.whole(),  # type: ignore[misc]
+                        lambda subject=subject: 1e3 / subject.measure_detector_ms(),  # type: ignore[misc]
                         lambda: 1e6 / microseconds(predict, 2),
                         "YOLO.predict, torch",
                         unit="frames/s",
@@ -139,7 +145,8 @@ def rows(short: bool) -> list[Row]:
                 )
         if not short:
             curves = {
-                one.suffix: [max(one.together(count) for _ in range(3)) for count in BATCHES] for one in (full, int8)
+                one.suffix: [max(one.measure_batch_fps(count) for _ in range(3)) for count in BATCHES]
+                for one in (full, int8)
             }
             found += sweep(curves, BATCHES, RESULTS / "inference_sweep_cpu.png")
     return found

@@ -21,7 +21,7 @@ from bench.harness import Row, microseconds, paired
 from bench.subject import BATCHES, INPUT, MODEL, RESULTS, SPEC, cuda, pictures, sweep, yolo_predict
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.inference.registry import resolve
+from crowdperf.inference.registry import resolve_model
 from crowdperf.settings.engine import Inference
 
 AHEAD = 3
@@ -32,7 +32,7 @@ class Noted(Detector):
     """A detector that remembers how many frames its batches had."""
 
     def __init__(self, detector: Detector) -> None:
-        super().__init__(detector.runtime, detector.model, detector.precision)
+        super().__init__(detector.backend, detector.model, detector.precision)
         self.sizes: deque[int] = deque(maxlen=10_000)
 
     def load(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> None:
@@ -45,18 +45,18 @@ class Graphs:
     """The network alone, its input on the device already: a CUDA graph per batch size; on the processor plain calls."""
 
     def __init__(self, device: str) -> None:
-        from crowdperf.inference.network import read_network
+        from crowdperf.inference.network import load_network
 
         self._device = device
-        self._network = read_network(resolve(MODEL, "person", "torch"), device)
-        self._made: dict[int, Callable[[], object]] = {}
+        self._network = load_network(resolve_model(MODEL, "person", "torch"), device)
+        self._graphs: dict[int, Callable[[], object]] = {}
         self._queued: deque[Any] = deque()
 
     def run(self, size: int) -> None:
         """Queue one batch; waits for an earlier one where more than AHEAD are queued."""
-        if size not in self._made:
-            self._made[size] = self._make(size)
-        self._made[size]()
+        if size not in self._graphs:
+            self._graphs[size] = self._make_graph(size)
+        self._graphs[size]()
         if self._device == "cuda":
             import torch
 
@@ -71,7 +71,7 @@ class Graphs:
         while self._queued:
             self._queued.popleft().synchronize()
 
-    def _make(self, size: int) -> Callable[[], object]:
+    def _make_graph(self, size: int) -> Callable[[], object]:
         import torch
 
         picture = torch.rand((size, 3, *INPUT), device=self._device).to(
@@ -118,19 +118,19 @@ class GpuSubject:
         self.device, self.batch = device, batch
         self.detector = Noted(load_detector(self.settings, cache))
         rings = np.stack(pictures(batch))
-        if self.detector.runtime.pins:
-            self.detector.runtime.pin(rings)
+        if self.detector.backend.pins:
+            self.detector.backend.pin(rings)
         self.frames = list(rings)
         # Every batch size before anything is timed.
         self.detector.warm([SPEC])
         self.graphs = Graphs(device)
 
-    def whole(self, count: int = 0, times: int = 3) -> float:
+    def measure_detector_ms(self, count: int = 0, times: int = 3) -> float:
         """Milliseconds per frame, `count` of them (or the whole batch) at once."""
         frames = self.frames[: count or self.batch]
         return microseconds(lambda: self.detector.detect(frames, SPEC), times) / 1e3 / len(frames)
 
-    def busy(self, times: int = 3) -> float:
+    def measure_pipelined_ms(self, times: int = 3) -> float:
         """Milliseconds per frame of whole batches, each loaded and started before the one before it is finished."""
 
         def work() -> None:
@@ -149,9 +149,9 @@ class GpuSubject:
 
     def bare(self, times: int = 3) -> float:
         """Milliseconds per frame of the network alone, in its largest batch."""
-        return self.bare_at(self.batch, times)
+        return self.measure_network_ms(self.batch, times)
 
-    def bare_at(self, size: int, times: int) -> float:
+    def measure_network_ms(self, size: int, times: int) -> float:
         """As `bare`, in batches of that size."""
 
         def work() -> None:
@@ -192,7 +192,7 @@ def memory(subject: GpuSubject) -> list[Row]:
     import torch
 
     for count in BATCHES:
-        subject.whole(count, 1)
+        subject.measure_detector_ms(count, 1)
     figures = {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
     whole = f"device has {torch.cuda.mem_get_info()[1] / 2**20:.0f}"
     return [
@@ -210,18 +210,18 @@ def measured(
         many: whole batches that are measured at a time.
     """
     for count in batches:
-        subject.whole(count, 1)
+        subject.measure_detector_ms(count, 1)
     found = [
         paired(
             f"detect/{subject.suffix}",
-            lambda: subject.busy(many),
+            lambda: subject.measure_pipelined_ms(many),
             lambda: subject.bare(many),
             "the network alone, CUDA graph",
             unit="ms/frame",
             repetitions=repetitions,
         )
     ]
-    alone = [subject.whole(1, 1) for _ in range(20 * repetitions)]
+    alone = [subject.measure_detector_ms(1, 1) for _ in range(20 * repetitions)]
     for share in (50, 99):
         value = float(np.percentile(alone, share))
         name = f"frame_ms/p{share}/{subject.suffix}"
@@ -231,7 +231,7 @@ def measured(
         found.append(
             paired(
                 f"inference_vs_yolo_predict/{subject.suffix}",
-                lambda: 1e3 / subject.busy(many),
+                lambda: 1e3 / subject.measure_pipelined_ms(many),
                 lambda: 1e6 * subject.batch / microseconds(predict, 1),
                 f"YOLO.predict, lists of {subject.batch}",
                 unit="frames/s",
@@ -240,7 +240,9 @@ def measured(
             )
         )
     curves = {
-        subject.suffix: [1e3 / min(subject.whole(count) for _ in range(3)) for count in batches],
-        f"{subject.suffix}_bare": [1e3 / min(subject.bare_at(count, many) for _ in range(3)) for count in batches],
+        subject.suffix: [1e3 / min(subject.measure_detector_ms(count) for _ in range(3)) for count in batches],
+        f"{subject.suffix}_run_bare_batch": [
+            1e3 / min(subject.measure_network_ms(count, many) for _ in range(3)) for count in batches
+        ],
     }
     return [*found, *sweep(curves, batches, results / f"inference_sweep_{subject.suffix}.png")]

@@ -16,12 +16,12 @@ import numpy as np
 from bench.harness import Row, compared
 from crowdperf.events.schema import PpeColumns
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.accuracy import measure
+from crowdperf.inference.accuracy import measure_accuracy
 from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.inference.labelled import Labelled, as_ring_frame, labelled_pictures
-from crowdperf.inference.nms import Found
-from crowdperf.inference.ppe import belonging, chosen, look
-from crowdperf.inference.worn import judge
+from crowdperf.inference.labelled import LabelledImage, load_labelled_images, load_ring_frame
+from crowdperf.inference.nms import Detections
+from crowdperf.inference.ppe import assign_items, detect_ppe, select_people
+from crowdperf.inference.worn import measure_ppe_accuracy
 from crowdperf.settings.engine import Inference
 from crowdperf.settings.ppe import PPE_CLASSES, Ppe
 
@@ -30,14 +30,14 @@ FOLDER = (
 )
 SIZE = 640
 """Of the rings: the size of the pictures."""
-Look = Callable[[Detector, np.ndarray, RingSpec, Found], PpeColumns]
+Look = Callable[[Detector, np.ndarray, RingSpec, Detections], PpeColumns]
 
 
-def whole(detector: Detector, frame: np.ndarray, spec: RingSpec, found: Found) -> PpeColumns:
+def whole(detector: Detector, frame: np.ndarray, spec: RingSpec, found: Detections) -> PpeColumns:
     """The other way: one look at the whole picture, items given to the people on whom they lie."""
     (seen,) = detector.detect([frame], spec)
-    people = chosen(found, spec)
-    owner = belonging(found.boxes[people], seen.boxes, seen.classes)
+    people = select_people(found, spec)
+    owner = assign_items(found.boxes[people], seen.boxes, seen.classes)
     mine = owner >= 0
     return PpeColumns(
         persons=np.array(people, "<u2").tobytes(),
@@ -53,7 +53,7 @@ def rows(short: bool) -> list[Row]:
     """ppe_person_f1/<class>, ppe_person_f1/mean, ppe_ms_per_picture and map50_95/ppe."""
     if not (FOLDER / "labels").is_dir():
         return []
-    pictures = labelled_pictures(FOLDER, PPE_CLASSES)[:: 3 if short else 1]
+    pictures = load_labelled_images(FOLDER, PPE_CLASSES)[:: 3 if short else 1]
     with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as scratch:
         settings = Inference(device="cpu", runtime="openvino", precision="full")
         people = load_detector(settings, Path(scratch))
@@ -61,14 +61,14 @@ def rows(short: bool) -> list[Row]:
         weak = load_detector(settings, Path(scratch), role="ppe", confidence=0.001)
         crops, full, times = [], [], []
         for one in pictures:
-            frame, spec = as_ring_frame(one.path, SIZE, SIZE)
+            frame, spec = load_ring_frame(one.path, SIZE, SIZE)
             (found,) = people.detect([frame], spec)
-            ours, ours_ms = timed(look, ppe, frame, spec, found)
+            ours, ours_ms = timed(detect_ppe, ppe, frame, spec, found)
             theirs, theirs_ms = timed(whole, ppe, frame, spec, found)
             crops.append((one, found, ours))
             full.append((one, found, theirs))
             times.append((ours_ms, theirs_ms))
-        accuracy = measure(weak, pictures, SIZE, SIZE)
+        accuracy = measure_accuracy(weak, pictures, SIZE, SIZE)
     return [
         *_f1(crops, full),
         compared("ppe_ms_per_picture", times[2:], "whole picture", unit="ms"),
@@ -77,15 +77,19 @@ def rows(short: bool) -> list[Row]:
     ]
 
 
-def timed(way: Look, detector: Detector, frame: np.ndarray, spec: RingSpec, found: Found) -> tuple[PpeColumns, float]:
+def timed(
+    method: Look, detector: Detector, frame: np.ndarray, spec: RingSpec, found: Detections
+) -> tuple[PpeColumns, float]:
     """What was seen, and in how many milliseconds."""
     began = time.perf_counter()
-    columns = way(detector, frame, spec, found)
+    columns = method(detector, frame, spec, found)
     return columns, (time.perf_counter() - began) * 1e3
 
 
-def _f1(crops: list[tuple[Labelled, Found, PpeColumns]], full: list[tuple[Labelled, Found, PpeColumns]]) -> list[Row]:
-    ours, theirs = judge(crops), judge(full)
+def _f1(
+    crops: list[tuple[LabelledImage, Detections, PpeColumns]], full: list[tuple[LabelledImage, Detections, PpeColumns]]
+) -> list[Row]:
+    ours, theirs = measure_ppe_accuracy(crops), measure_ppe_accuracy(full)
     pairs = [*((name, ours.f1[name], theirs.f1[name]) for name in ours.f1), ("mean", ours.mean, theirs.mean)]
     return [
         *(
@@ -99,5 +103,5 @@ def _f1(crops: list[tuple[Labelled, Found, PpeColumns]], full: list[tuple[Labell
             )
             for name, value, peer in pairs
         ),
-        Row(name="ppe_people_found", value=ours.found, unit=f"of {ours.people}", better="higher"),
+        Row(name="ppe_people_found", value=ours.matched_people, unit=f"of {ours.people}", better="higher"),
     ]

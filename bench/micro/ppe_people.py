@@ -22,11 +22,11 @@ from bench.harness import Row
 from crowdperf.events.schema import PpeColumns
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.detector import load_detector
-from crowdperf.inference.nms import Found
-from crowdperf.inference.ppe import belonging, look
+from crowdperf.inference.nms import Detections
+from crowdperf.inference.ppe import assign_items, detect_ppe
 from crowdperf.settings.engine import Inference
 from crowdperf.settings.ppe import ITEMS, PPE_CLASSES, Ppe
-from crowdperf.workers.ppe.votes import verdict, vote
+from crowdperf.workers.ppe.votes import compute_vote, decide_verdict
 
 Votes = dict[str, list[tuple[bool, float | None, float]]]
 """Item -> per labelled person: whether it is missing, the vote, and what the model alone says (missing less worn)."""
@@ -54,7 +54,7 @@ def best(columns: PpeColumns, person: int, name: str) -> float:
     return float(scores.max()) if len(scores) else 0.0
 
 
-def collect(paths: list[Path], least_height_px: float) -> Votes:
+def collect(paths: list[Path], min_height_px: float) -> Votes:
     """Look at every picture."""
     settings = Ppe()
     found: Votes = {item: [] for item in ITEMS}
@@ -67,9 +67,9 @@ def collect(paths: list[Path], least_height_px: float) -> Votes:
             classes, boxes = labels(path.parent.parent / "labels" / f"{path.stem}.txt")
             people = boxes[classes == 0]
             truth, at = classes[classes > 0], boxes[classes > 0]
-            owners = belonging(people, at, truth) if len(people) and len(at) else np.zeros(0, int)
-            every = Found(people, np.ones(len(people), np.float32), np.zeros(len(people), np.uint8))
-            columns = look(detector, image.reshape(-1), spec, every)
+            owners = assign_items(people, at, truth) if len(people) and len(at) else np.zeros(0, int)
+            every = Detections(people, np.ones(len(people), np.float32), np.zeros(len(people), np.uint8))
+            columns = detect_ppe(detector, image.reshape(-1), spec, every)
             for person in np.frombuffer(columns.persons, "<u2").tolist():
                 own = {PPE_CLASSES[klass] for klass, owner in zip(truth.tolist(), owners) if owner == person}
                 tall = float((people[person, 3] - people[person, 1]) * height)
@@ -77,7 +77,7 @@ def collect(paths: list[Path], least_height_px: float) -> Votes:
                     if (item in own) == (f"no_{item}" in own):
                         continue
                     worn, missing = best(columns, person, item), best(columns, person, f"no_{item}")
-                    ballot = vote(worn, missing, tall, least_height_px)
+                    ballot = compute_vote(worn, missing, tall, min_height_px)
                     found[item].append((f"no_{item}" in own, ballot, missing - worn))
     return found
 
@@ -116,7 +116,7 @@ def appearances(path: Path, step: int, items: tuple[str, ...], cache: Path) -> l
         height, width = image.shape[:2]
         spec = RingSpec(width, height, "bgr24", width, height, 4, 1.0, 0)
         frame = image.reshape(-1)
-        columns = look(equipment, frame, spec, seen := people.detect([frame], spec)[0])
+        columns = detect_ppe(equipment, frame, spec, seen := people.detect([frame], spec)[0])
         looked = np.frombuffer(columns.persons, "<u2").tolist()
         if not looked:
             empty += 1
@@ -128,7 +128,7 @@ def appearances(path: Path, step: int, items: tuple[str, ...], cache: Path) -> l
         tall = float((seen.boxes[tallest, 3] - seen.boxes[tallest, 1]) * height)
         for item in items:
             worn, missing = best(columns, tallest, item), best(columns, tallest, f"no_{item}")
-            found[-1][item].append(vote(worn, missing, tall, settings.least_height_px))
+            found[-1][item].append(compute_vote(worn, missing, tall, settings.least_height_px))
 
 
 def clip_rows() -> list[Row]:
@@ -144,7 +144,7 @@ def clip_rows() -> list[Row]:
                 votes = [ballot for one in shown for ballot in one[item] if ballot is not None]
                 frames = sum(len(one[item]) for one in shown)
                 right = sum((ballot > 0) == lacking for ballot in votes)
-                said = [verdict([ballot for ballot in one[item] if ballot is not None]) for one in shown]
+                said = [decide_verdict([ballot for ballot in one[item] if ballot is not None]) for one in shown]
                 judged = [word for word in said if word != "unsure"]
                 good = sum(word == ("missing" if lacking else "worn") for word in judged)
                 scene = f"{Path(name).stem}/{item}"

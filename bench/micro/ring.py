@@ -31,26 +31,26 @@ class Copying:
             buffer[:] = 0
         self._turn = 0
 
-    def through_ring(self) -> None:
+    def copy_through_ring(self) -> None:
         """Write a frame, read it back, verified."""
         self.writer.slot()[:] = self._source
         assert self.reader.read(self.writer.publish(time.time_ns(), time.monotonic_ns()), self.out)
 
-    def bare(self) -> None:
+    def copy_bare(self) -> None:
         """The same two copies over as many buffers, without a header."""
         self._turn = (self._turn + 1) % len(self.between)
         np.copyto(self.between[self._turn], self.frame)
         np.copyto(self.out, self.between[self._turn])
 
-    def stores(self) -> None:
+    def publish_without_copy(self) -> None:
         """What a frame costs the writer beside the copy."""
         self.writer.slot()
         self.writer.publish(1, 1)
 
-    def same(self) -> bool:
+    def is_same(self) -> bool:
         """Whether what was read is what was written."""
         self.out[:] = 0
-        self.through_ring()
+        self.copy_through_ring()
         return bool((self.out == self.frame).all())
 
     def close(self) -> None:
@@ -64,7 +64,7 @@ def rows(short: bool) -> list[Row]:
     found = []
     for size in SIZES:
         pair = Copying(*size)
-        assert pair.same()
+        assert pair.is_same()
         found.append(_compared(pair, 50 if short else 200, 15 if short else 41))
         if size == SIZES[0]:
             found.append(_stores(pair, 15 if short else 41))
@@ -77,8 +77,8 @@ def _compared(pair: Copying, times: int, repetitions: int) -> Row:
     times = max(5, times * 345_600 // pair.frame.size)
     return paired(
         f"ring_write_read/{pair.frame.size}",
-        lambda: microseconds(pair.through_ring, times),
-        lambda: microseconds(pair.bare, times),
+        lambda: microseconds(pair.copy_through_ring, times),
+        lambda: microseconds(pair.copy_bare, times),
         "two np.copyto",
         repetitions=repetitions,
     )
@@ -87,7 +87,7 @@ def _compared(pair: Copying, times: int, repetitions: int) -> Row:
 def _stores(pair: Copying, repetitions: int) -> Row:
     return paired(
         "publish_stores_us",
-        lambda: microseconds(pair.stores, 1000),
+        lambda: microseconds(pair.publish_without_copy, 1000),
         lambda: STORES_US,
         f"the limit of {STORES_US:g} us",
         repetitions=repetitions,

@@ -36,14 +36,14 @@ from crowdperf.config import parse
 from crowdperf.events.bus import Publisher
 from crowdperf.events.connection import OUTAGE, connect, connect_async
 from crowdperf.events.schema import CameraGap
-from crowdperf.events.streams import EVENTS, key
+from crowdperf.events.streams import EVENTS, stream_key
 from crowdperf.frames.ring import FrameWriter, RingSpec
-from crowdperf.runtime import Runtime
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.settings.paths import Paths
-from crowdperf.slices import web_slice
-from crowdperf.supervision.redis import server_binary
-from crowdperf.web.entries import decoded_event, reply_of
-from crowdperf.web.pictures import FULL
+from crowdperf.slices import build_web_config
+from crowdperf.supervision.redis import find_server_binary
+from crowdperf.web.entries import decode_event, to_event_reply
+from crowdperf.web.pictures import FULL_FORMAT
 
 CLIENTS = 500
 RATE = 10
@@ -115,14 +115,14 @@ class _Crowd:
     def __init__(self, process: psutil.Process, port: int, stalled: int = 0) -> None:
         self._process = process
         self._poll = select.epoll()
-        self._sockets = {each.fileno(): each for each in (self._join(port) for _ in range(CLIENTS))}
-        self._stalled = [self._join(port) for _ in range(stalled)]
+        self._sockets = {each.fileno(): each for each in (self._connect_client(port) for _ in range(CLIENTS))}
+        self._stalled = [self._connect_client(port) for _ in range(stalled)]
         for fd in self._sockets:
             self._poll.register(fd, select.EPOLLIN)
         self._seen = dict.fromkeys(self._sockets, 0)
 
     @staticmethod
-    def _join(port: int) -> socket.socket:
+    def _connect_client(port: int) -> socket.socket:
         made = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_S)
         made.sendall(GET)
         return made
@@ -130,30 +130,30 @@ class _Crowd:
     def measure(self, url: str, seconds: int) -> Measured:
         """Publish events for so long, and count what arrives."""
         self._drain(2.0)
-        idle = self._busy(seconds)
+        idle = self._measure_idle_cpu_s(seconds)
         publisher: Publisher[CameraGap] = Publisher(connect(url), EVENTS)
         sent = seconds * RATE
         self._seen = dict.fromkeys(self._sockets, 0)
-        before = self._cpu_s()
+        before = self._get_cpu_s()
         for number in range(sent):
             publisher.publish(_event(f"{self._process.pid}.{id(self)}.{number}"))
             self._drain(1 / RATE)
         deadline = time.monotonic() + DEADLINE_S
         while min(self._seen.values()) < sent and time.monotonic() < deadline:
             self._drain(0.1)
-        spent = self._cpu_s() - before - idle
+        spent = self._get_cpu_s() - before - idle
         for each in (*self._sockets.values(), *self._stalled):
             each.close()
         arrived = sum(self._seen.values())
         return Measured(spent / arrived * 1e6, arrived, CLIENTS * sent - arrived)
 
-    def _busy(self, seconds: float) -> float:
+    def _measure_idle_cpu_s(self, seconds: float) -> float:
         """Processor time that the server spends in this time without events."""
-        before = self._cpu_s()
+        before = self._get_cpu_s()
         self._drain(seconds)
-        return self._cpu_s() - before
+        return self._get_cpu_s() - before
 
-    def _cpu_s(self) -> float:
+    def _get_cpu_s(self) -> float:
         times = self._process.cpu_times()
         return float(times.user + times.system)
 
@@ -173,7 +173,7 @@ def _snapshots(port: int, folder: Path, times: int) -> tuple[list[float], list[f
     """Milliseconds of a snapshot over HTTP, and of encoding the same picture here, in turn."""
     spec = RingSpec(WIDTH, HEIGHT, "yuv420p", WIDTH, HEIGHT, 4, 10.0, 0)
     frame = _picture()
-    writer = FrameWriter(_paths(folder).ring("plaza"), spec)
+    writer = FrameWriter(_paths(folder).get_ring_path("plaza"), spec)
     stop = threading.Event()
 
     def film() -> None:
@@ -195,7 +195,7 @@ def _snapshots(port: int, folder: Path, times: int) -> tuple[list[float], list[f
         assert (reply.status, body[:2]) == (200, b"\xff\xd8"), reply.status
         began = time.perf_counter()
         bgr = cv2.cvtColor(frame.reshape(HEIGHT * 3 // 2, WIDTH), cv2.COLOR_YUV2BGR_I420)
-        cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, FULL.quality])
+        cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, FULL_FORMAT.quality])
         encoding.append((time.perf_counter() - began) * 1e3)
     stop.set()
     thread.join()
@@ -223,7 +223,7 @@ def redis_server(folder: Path) -> Iterator[str]:
     """A Redis of the bench's own."""
     path = folder / "redis.sock"
     process = subprocess.Popen(
-        [server_binary(), "--port", "0", "--unixsocket", str(path), "--save", "", "--loglevel", "warning"],
+        [find_server_binary(), "--port", "0", "--unixsocket", str(path), "--save", "", "--loglevel", "warning"],
         stdout=subprocess.DEVNULL,
     )
     try:
@@ -276,9 +276,9 @@ def _ours(url: str, port: int, folder: Path) -> None:
         "web": {"port": port},
         "cameras": [{"id": "plaza", "url": "rtsp://192.0.2.1/"}],
     }
-    runtime = Runtime("web", 0)
+    runtime = ProcessRuntime("web", 0)
     runtime.install()
-    main(web_slice(parse(msgspec.json.encode(config)), _paths(folder)), runtime)
+    main(build_web_config(parse(msgspec.json.encode(config)), _paths(folder)), runtime)
 
 
 def _peer(url: str, port: int) -> None:
@@ -289,12 +289,12 @@ def _peer(url: str, port: int) -> None:
         client = connect_async(url)
         last = b"$"
         while True:
-            for _, entries in await client.xread({key(EVENTS): last}, count=256, block=500) or ():
+            for _, entries in await client.xread({stream_key(EVENTS): last}, count=256, block=500) or ():
                 for entry_id, fields in entries:
                     last = entry_id
-                    event = decoded_event(fields)
+                    event = decode_event(fields)
                     if event is not None:
-                        data = msgspec.json.encode(reply_of(event)).decode()
+                        data = msgspec.json.encode(to_event_reply(event)).decode()
                         for queue in queues:
                             queue.put_nowait((entry_id.decode(), data))
 

@@ -22,7 +22,7 @@ from bench.micro.web import DEADLINE_S, redis_server, server
 from crowdperf.events.bus import Publisher
 from crowdperf.events.connection import connect
 from crowdperf.events.schema import CameraGap
-from crowdperf.events.streams import EVENTS, key
+from crowdperf.events.streams import EVENTS, stream_key
 
 PAUSE_S = (0.002, 0.08)
 """Between two events, drawn evenly: some come while the server waits for one, some while it rests from the last."""
@@ -40,11 +40,11 @@ def rows(short: bool) -> list[Row]:
         _Reader(url) as bare,
         _Stream(port) as stream,
     ):
-        sent = _publish(url, times, lambda: bare.seen and stream.seen)
+        sent = _publish(url, times, lambda: bare.seen_at and stream.seen_at)
         deadline = time.monotonic() + DEADLINE_S
-        while min(len(stream.seen), len(bare.seen)) <= times and time.monotonic() < deadline:
+        while min(len(stream.seen_at), len(bare.seen_at)) <= times and time.monotonic() < deadline:
             time.sleep(0.05)
-    pairs = [((stream.seen[each] - at) * 1e3, (bare.seen[each] - at) * 1e3) for each, at in sent.items()]
+    pairs = [((stream.seen_at[each] - at) * 1e3, (bare.seen_at[each] - at) * 1e3) for each, at in sent.items()]
     ours, peer = (sorted(column) for column in zip(*pairs))
     return [
         *(
@@ -92,13 +92,13 @@ class _Client:
     """Somebody who notes when an event came."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, float] = {}
+        self.seen_at: dict[str, float] = {}
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
     def _note(self, line: bytes, at: float) -> None:
         _, found, rest = line.partition(b"gap:")
         if found:
-            self.seen.setdefault("gap:" + rest.partition(b'"')[0].partition(b" ")[0].decode().strip(), at)
+            self.seen_at.setdefault("gap:" + rest.partition(b'"')[0].partition(b" ")[0].decode().strip(), at)
 
     def _listen(self) -> None:
         raise NotImplementedError
@@ -113,7 +113,7 @@ class _Stream(_Client):
 
     def __enter__(self) -> _Stream:
         self._connection.request("GET", "/api/v1/stream")
-        self._reply = self._connection.getresponse()
+        self._to_visit_reply = self._connection.getresponse()
         self._thread.start()
         return self
 
@@ -122,7 +122,7 @@ class _Stream(_Client):
         pass
 
     def _listen(self) -> None:
-        while line := self._reply.readline():
+        while line := self._to_visit_reply.readline():
             self._note(line, time.time())
 
 
@@ -153,7 +153,7 @@ def _read(url: str) -> None:
     client = connect(url)
     last = b"0-0"
     while True:
-        for _, entries in client.xread({key(EVENTS): last}, count=256, block=500) or ():
+        for _, entries in client.xread({stream_key(EVENTS): last}, count=256, block=500) or ():
             at = time.time()
             for entry_id, fields in entries:
                 last = entry_id

@@ -31,11 +31,11 @@ def rows(short: bool) -> list[Row]:
     with site(int(allowed) + 2) as running:
         running.start(first)
         seconds = 5.0 if short else 20.0
-        best, load = search(lambda cameras: attempt(running, cameras, seconds), first, running.most)
-        memory = running.capture_memory()
+        best, load = search(lambda cameras: attempt(running, cameras, seconds), first, running.max_cameras)
+        memory = running.measure_capture_memory()
         half = max(1, best // 2)
-        running.switch(half)
-        late = running.crossings_ms(15.0 if short else 120.0)
+        running.set_camera_count(half)
+        late = running.measure_crossing_delays_ms(15.0 if short else 120.0)
     p50, p99 = (float(np.percentile(late, share)) for share in (50, 99))
     at_half = f"{half} cameras"
     return [
@@ -64,7 +64,7 @@ def bare_fps() -> float:
         return 1e3 / min(subject.bare(20) for _ in range(3))
 
 
-def search(load_of: Callable[[int], Load], first: int, most: int) -> tuple[int, Load]:
+def search(measure_load: Callable[[int], Load], first: int, max_cameras: int) -> tuple[int, Load]:
     """The largest sustained number and its load; 0 where not even one camera is sustained.
 
     Args:
@@ -72,14 +72,14 @@ def search(load_of: Callable[[int], Load], first: int, most: int) -> tuple[int, 
         first: the number that is tried first; further ones step up from it, or down where it is too many.
         most: no more are tried.
     """
-    number, load = first, load_of(first)
+    number, load = first, measure_load(first)
     while number > 1 and not sustained(load):
         number -= 1
-        load = load_of(number)
+        load = measure_load(number)
     if not sustained(load):
         return 0, load
-    while first <= number < most:
-        further = load_of(number + 1)
+    while first <= number < max_cameras:
+        further = measure_load(number + 1)
         if not sustained(further):
             break
         number, load = number + 1, further
@@ -88,12 +88,12 @@ def search(load_of: Callable[[int], Load], first: int, most: int) -> tuple[int, 
 
 def attempt(running: Site, cameras: int, seconds: float) -> Load:
     """The load of so many cameras, of a second attempt where the first was not sustained."""
-    running.switch(cameras)
+    running.set_camera_count(cameras)
     for _ in range(2):
         load = running.measure(cameras, seconds)
         print(
             f"{cameras} cameras: {load.fps:.1f} frames/s, {load.drop_share:.2%} dropped, the slowest camera got "
-            f"{load.least:.1%} of its rate, tracking {load.lag_s * 1e3:.0f} ms behind",
+            f"{load.min_camera_share:.1%} of its rate, tracking {load.lag_s * 1e3:.0f} ms behind",
             file=sys.stderr,
         )
         if sustained(load):
@@ -103,7 +103,7 @@ def attempt(running: Site, cameras: int, seconds: float) -> Load:
 
 def sustained(load: Load) -> bool:
     """Whether nobody on the site would miss anything."""
-    return load.drop_share < DROPS and load.least >= RATE and load.lag_s < LAG_S
+    return load.drop_share < DROPS and load.min_camera_share >= RATE and load.lag_s < LAG_S
 
 
 def _cpu(name: str, seconds: float, load: Load, cameras: int) -> Row:

@@ -27,17 +27,17 @@ from bench.micro.inference_gpu import GpuSubject
 from bench.subject import SPEC, Subject, cuda, pictures
 from crowdperf.events.connection import OUTAGE, connect
 from crowdperf.events.outbox import Outbox
-from crowdperf.events.poster import Poster
-from crowdperf.events.streams import DETECTIONS, key
-from crowdperf.inference.cameras import Cameras
-from crowdperf.inference.evidence import Keeper
-from crowdperf.inference.inspector import Inspector
-from crowdperf.inference.schedule import Schedule
-from crowdperf.inference.seat import Seat
-from crowdperf.inference.service import Service
+from crowdperf.events.poster import BackgroundSender
+from crowdperf.events.streams import DETECTIONS, stream_key
+from crowdperf.inference.cameras import RingSet
+from crowdperf.inference.evidence import EvidenceCache
+from crowdperf.inference.inspector import PpeStage
+from crowdperf.inference.schedule import FrameScheduler
+from crowdperf.inference.seat import ModelSlot
+from crowdperf.inference.service import InferenceEngine
 from crowdperf.inference.stages import STAGES
 from crowdperf.runtime import Metrics
-from crowdperf.supervision.redis import command, server_binary
+from crowdperf.supervision.redis import build_command, find_server_binary
 
 OVERLOAD = 2.0
 STALENESS_S = 0.5
@@ -48,7 +48,7 @@ def rows(short: bool) -> list[Row]:
     found: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as folder, redis(Path(folder)) as url:
         for subject in _subjects(Path(folder)):
-            speed, *rest = Site(subject, url).rows(5 if short else 9, 1.5 if short else 3.0)
+            speed, *rest = Site(subject, url).measure_rows(5 if short else 9, 1.5 if short else 3.0)
             found += [speed, *accuracy.rows(subject.settings, subject.suffix, Path(folder)), *rest]
     return found
 
@@ -66,7 +66,7 @@ def redis(folder: Path) -> Iterator[str]:
     """An embedded server for the time of the bench; gives its URL."""
     socket = folder / "redis.sock"
     server = subprocess.Popen(
-        [*command(server_binary(), socket, folder), "--appendonly", "no", "--loglevel", "warning"]
+        [*build_command(find_server_binary(), socket, folder), "--appendonly", "no", "--loglevel", "warning"]
     )
     try:
         client = connect(f"unix://{socket}")
@@ -119,35 +119,35 @@ class Site:
     def __init__(self, subject: Subject, url: str) -> None:
         self.subject, self.url = subject, url
         self.suffix = subject.suffix
-        self.names = [f"camera-{number}" for number in range(subject.cameras)]
+        self.camera_ids = [f"camera-{number}" for number in range(subject.cameras)]
         self.prefix = f"/dev/shm/crowdperf.bench-{subject.suffix}-{time.time_ns():x}."
         self.metrics = Metrics()
         self.client: Any = connect(url)
-        self.cameras = Cameras(self.prefix, STALENESS_S)
-        self.poster = Poster(Outbox(connect(url)), time.monotonic)
-        inspector = Inspector(Seat("ppe"), lambda: None, self.metrics, Keeper(1.0))
-        self.service = Service(
-            *(Seat("person", subject.detector), inspector, self.cameras, Schedule(2, STALENESS_S)),
-            *(self.poster, self.metrics, time.monotonic),
+        self.cameras = RingSet(self.prefix, STALENESS_S)
+        self.sender = BackgroundSender(Outbox(connect(url)), time.monotonic)
+        inspector = PpeStage(ModelSlot("ppe"), lambda: None, self.metrics, EvidenceCache(1.0))
+        self.engine = InferenceEngine(
+            *(ModelSlot("person", subject.detector), inspector, self.cameras, FrameScheduler(2, STALENESS_S)),
+            *(self.sender, self.metrics, time.monotonic),
         )
 
-    def rows(self, repetitions: int, seconds: float) -> list[Row]:
+    def measure_rows(self, repetitions: int, seconds: float) -> list[Row]:
         """Measure alternately."""
-        fps = OVERLOAD * 1e3 / self.subject.bare() / len(self.names)
+        fps = OVERLOAD * 1e3 / self.subject.bare() / len(self.camera_ids)
         pairs = []
         self.client.flushall()
         with contextlib.ExitStack() as stack:
             for number in range(self.subject.writers):
-                stack.enter_context(writing(self.prefix, self.names[number :: self.subject.writers], fps))
-            while len(self.cameras.open) < len(self.names):
-                self.service.turn(True)
+                stack.enter_context(writing(self.prefix, self.camera_ids[number :: self.subject.writers], fps))
+            while len(self.cameras.rings) < len(self.camera_ids):
+                self.engine.step(True)
             for _ in range(repetitions):
-                ours = self.published(seconds)
-                pairs.append((ours, self.pure(seconds / 2)))
-        counts = [self.metrics.counter("frames_analysed", camera) for camera in self.names]
+                ours = self.measure_published_fps(seconds)
+                pairs.append((ours, self.measure_network_fps(seconds / 2)))
+        counts = [self.metrics.get_counter("frames_analysed", camera) for camera in self.camera_ids]
         jain = sum(counts) ** 2 / (len(counts) * sum(count * count for count in counts))
-        ages = self.service.ages_ms
-        self.poster.close()
+        ages = self.engine.ages_ms
+        self.sender.close()
         self.cameras.close()
         return [
             compared(
@@ -159,18 +159,18 @@ class Site:
             Row(name=f"jain_fairness/{self.suffix}", value=jain, unit="", limit_or_peer="0.95", better="higher"),
             Row(name=f"frame_age_ms/p50/{self.suffix}", value=statistics.median(ages), unit="ms"),
             Row(name=f"frame_age_ms/p99/{self.suffix}", value=float(np.percentile(ages, 99)), unit="ms"),
-            *(self.stage(stage) for stage in STAGES if stage not in ("copy", "ppe")),
+            *(self.build_stage_row(stage) for stage in STAGES if stage not in ("copy", "ppe")),
         ]
 
-    def published(self, seconds: float) -> float:
+    def measure_published_fps(self, seconds: float) -> float:
         """Frames per second whose detections Redis has."""
-        before = self.total()
+        before = self.count_published()
         began = time.perf_counter()
         while time.perf_counter() - began < seconds:
-            self.service.turn(True)
-        return (self.total() - before) / (time.perf_counter() - began)
+            self.engine.step(True)
+        return (self.count_published() - before) / (time.perf_counter() - began)
 
-    def pure(self, seconds: float) -> float:
+    def measure_network_fps(self, seconds: float) -> float:
         """Frames per second of the network alone."""
         began, frames = time.perf_counter(), 0
         while time.perf_counter() - began < seconds:
@@ -178,17 +178,20 @@ class Site:
         self.subject.settle()
         return frames / (time.perf_counter() - began)
 
-    def total(self) -> int:
+    def count_published(self) -> int:
         """Messages stored so far."""
-        return sum(self.client.xinfo_stream(key(DETECTIONS, camera))["entries-added"] for camera in self.known())
+        return sum(
+            self.client.xinfo_stream(stream_key(DETECTIONS, camera))["entries-added"]
+            for camera in self.list_published_cameras()
+        )
 
-    def known(self) -> list[str]:
+    def list_published_cameras(self) -> list[str]:
         """Cameras that have a stream by now."""
-        return [camera for camera in self.names if self.client.exists(key(DETECTIONS, camera))]
+        return [camera for camera in self.camera_ids if self.client.exists(stream_key(DETECTIONS, camera))]
 
-    def stage(self, stage: str) -> Row:
+    def build_stage_row(self, stage: str) -> Row:
         """Milliseconds per analysed frame."""
         snapshot = self.metrics.snapshot("bench", 0.0)
         seconds = snapshot.counters[f"stage_{stage}_s"][""]
-        frames = sum(self.metrics.counter("frames_analysed", camera) for camera in self.names)
+        frames = sum(self.metrics.get_counter("frames_analysed", camera) for camera in self.camera_ids)
         return Row(name=f"stage_ms/{stage}/{self.suffix}", value=seconds * 1e3 / frames, unit="ms/frame")

@@ -25,7 +25,7 @@ from bench.harness import Row
 from bench.pipeline.cameras import bare_fps
 from bench.site import FPS, clip, site
 from crowdperf.inference.detector import prepare_ultralytics
-from crowdperf.inference.registry import resolve
+from crowdperf.inference.registry import resolve_model
 
 SIZE = (384, 640)
 KINDS = {
@@ -70,7 +70,7 @@ def rows(short: bool) -> list[Row]:
 
 def _weights(folder: Path) -> Path:
     """A copy that Ultralytics may export beside."""
-    return Path(shutil.copy(resolve("crowdperf-person-vehicle-n", "person", "torch").path, folder / "model.pt"))
+    return Path(shutil.copy(resolve_model("crowdperf-person-vehicle-n", "person", "torch").path, folder / "model.pt"))
 
 
 def rate(kind: str, weights: Path, cameras: int, seconds: float) -> float:

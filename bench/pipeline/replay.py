@@ -14,11 +14,11 @@ from bench.harness import Row, compared
 from crowdperf.config import load
 from crowdperf.demo import cli as demo
 from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.replay.clip import Clip, Picture, open_clip, pictures
-from crowdperf.replay.detections import BATCH
-from crowdperf.replay.run import run
-from crowdperf.replay.setup import Setup, choose, make_setup
-from crowdperf.settings.environment import environment
+from crowdperf.replay.clip import Clip, ClipFrame, open_clip, read_frames
+from crowdperf.replay.detections import BATCH_SIZE
+from crowdperf.replay.run import replay_clip
+from crowdperf.replay.setup import CameraSetup, make_setup, select_camera
+from crowdperf.settings.environment import read_environment
 from crowdperf.settings.paths import Paths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,26 +30,28 @@ def rows(short: bool) -> list[Row]:
     if demo.main(["--out", str(data.data / "demo"), "--if-missing"]):
         raise SystemExit("the demo scene cannot be rendered")
     config = load(ROOT / "config.json")
-    setup = make_setup(config, environment(os.environ), choose(config, "plaza", "config.json"), "config", data, ROOT)
+    setup = make_setup(
+        config, read_environment(os.environ), select_camera(config, "plaza", "config.json"), "config", data, ROOT
+    )
     clip = open_clip(data.data / "demo" / "demo_sparse.mp4")
     detector = load_detector(setup.inference, data.data / "cache")
-    kept = list(itertools.islice(pictures(clip, setup.spec(clip)), 160))
+    kept = list(itertools.islice(read_frames(clip, setup.build_ring_spec(clip)), 160))
     lengths, pairs = [], []
     for _ in range(3 if short else 7):
-        replayed = run(clip, [setup], lambda _: detector)
+        replayed = replay_clip(clip, [setup], lambda _: detector)
         lengths.append(replayed.speed)
         pairs.append((replayed.outcomes[0].analysed / replayed.took_s, _alone(detector, kept, clip, setup)))
-    suffix = "gpu" if detector.runtime.device.startswith("cuda") else "cpu"
+    suffix = "gpu" if detector.backend.device.startswith("cuda") else "cpu"
     return [
         compared(f"replay_speed/{suffix}", [(one, 1.0) for one in lengths], "real time", unit="x", better="higher"),
         compared(f"replay_vs_inference/{suffix}", pairs, "the detector alone", unit="frames/s", better="higher"),
     ]
 
 
-def _alone(detector: Detector, kept: list[Picture], clip: Clip, setup: Setup) -> float:
+def _alone(detector: Detector, kept: list[ClipFrame], clip: Clip, setup: CameraSetup) -> float:
     """Frames per second of the detector, in replay's batches."""
-    spec = setup.spec(clip)
+    spec = setup.build_ring_spec(clip)
     began = time.perf_counter()
-    for first in range(0, len(kept), BATCH):
-        detector.detect([picture.data for picture in kept[first : first + BATCH]], spec)
+    for first in range(0, len(kept), BATCH_SIZE):
+        detector.detect([picture.data for picture in kept[first : first + BATCH_SIZE]], spec)
     return len(kept) / (time.perf_counter() - began)

@@ -7,20 +7,26 @@ from typing import Any
 
 from crowdperf.events import wire
 from crowdperf.events.schema import AuditEntry
-from crowdperf.events.streams import AUDIT, key
+from crowdperf.events.streams import AUDIT, stream_key
 
-PAGES = 20
-SCAN = 500
+MAX_PAGES = 20
+ENTRIES_PER_PAGE = 500
 """Entries read at once; one request looks at 10,000 at most."""
 
 
-def stage(pipe: Any, entry: AuditEntry, prefix: str = "") -> None:
+def stage_entry(pipe: Any, entry: AuditEntry, prefix: str = "") -> None:
     """Add the entry inside a transaction, so that no change is without one."""
-    pipe.xadd(key(AUDIT, prefix=prefix), wire.encode(AUDIT, entry), maxlen=AUDIT.max_entries, approximate=True)
+    pipe.xadd(stream_key(AUDIT, prefix=prefix), wire.encode(AUDIT, entry), maxlen=AUDIT.max_entries, approximate=True)
 
 
-async def newest(
-    client: Any, before: str | None, limit: int, prefix: str = "", *, who: str = "", actions: Collection[str] = ()
+async def read_newest_entries(
+    client: Any,
+    before: str | None,
+    max_entries: int,
+    prefix: str = "",
+    *,
+    account_name: str = "",
+    actions: Collection[str] = (),
 ) -> tuple[list[tuple[str, AuditEntry]], str | None]:
     """Entries with their stream ids, newest first, and the id to go on behind; None at the end.
 
@@ -31,18 +37,18 @@ async def newest(
     """
     page: list[tuple[str, AuditEntry]] = []
     high = f"({before}" if before else "+"
-    for _ in range(PAGES):
-        rows = await client.xrevrange(key(AUDIT, prefix=prefix), high, "-", count=SCAN)
+    for _ in range(MAX_PAGES):
+        rows = await client.xrevrange(stream_key(AUDIT, prefix=prefix), high, "-", count=ENTRIES_PER_PAGE)
         for raw_id, fields in rows:
             try:
                 entry = wire.decode(AUDIT, fields)
             except wire.PoisonError:
                 continue
-            if (not who or entry.who == who) and (not actions or entry.action in actions):
+            if (not account_name or entry.who == account_name) and (not actions or entry.action in actions):
                 page.append((raw_id.decode(), entry))
-                if len(page) == limit:
+                if len(page) == max_entries:
                     return page, raw_id.decode()
-        if len(rows) < SCAN:
+        if len(rows) < ENTRIES_PER_PAGE:
             return page, None
         high = f"({rows[-1][0].decode()}"
     return page, high[1:]

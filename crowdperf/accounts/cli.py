@@ -12,14 +12,14 @@ import time
 from crowdperf.accounts import model, passwords
 from crowdperf.accounts.model import Account, AccountError, Token
 from crowdperf.accounts.permissions import PERMISSIONS, ROLES
-from crowdperf.accounts.setup import SetupSecret, link
-from crowdperf.accounts.store import TOKEN_PREFIX, Store
-from crowdperf.events.connection import OUTAGE, connect_async, told
+from crowdperf.accounts.setup import SetupSecret, build_setup_link
+from crowdperf.accounts.store import TOKEN_PREFIX, AccountStore
+from crowdperf.events.connection import OUTAGE, connect_async, describe_outage
 from crowdperf.events.schema import AuditEntry
 from crowdperf.settings.base import ConfigError
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     root = argparse.ArgumentParser(prog="crowdperf users", description="Accounts and API tokens of this site.")
     commands = root.add_subparsers(dest="command", required=True, metavar="command")
@@ -46,30 +46,30 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def main(words: list[str], redis_url: str, prefix: str, base: str, setup: SetupSecret) -> int:
+def main(argv: list[str], redis_url: str, prefix: str, base_url: str, setup_secret: SetupSecret) -> int:
     """Run one command.
 
     Raises:
         ConfigError: Redis is away, or the change is not possible.
     """
-    arguments = parser().parse_args(words)
+    arguments = build_parser().parse_args(argv)
     try:
-        return asyncio.run(_Command(redis_url, prefix, base, setup).run(arguments))
+        return asyncio.run(_UsersCommand(redis_url, prefix, base_url, setup_secret).run(arguments))
     except OUTAGE as error:
-        raise ConfigError(told(error, "start the site with ./crowdperf.sh run.")) from None
-    except (AccountError, passwords.WeakPassword) as error:
+        raise ConfigError(describe_outage(error, "start the site with ./crowdperf.sh run.")) from None
+    except (AccountError, passwords.WeakPasswordError) as error:
         raise ConfigError(str(error)) from None
 
 
-class _Command:
+class _UsersCommand:
     """One run of the command line."""
 
-    def __init__(self, redis_url: str, prefix: str, base: str, setup: SetupSecret) -> None:
+    def __init__(self, redis_url: str, prefix: str, base_url: str, setup_secret: SetupSecret) -> None:
         self._client = connect_async(redis_url)
-        self._store = Store(self._client, prefix)
-        self._base = base
-        self._setup = setup
-        self._by = getpass.getuser()
+        self._store = AccountStore(self._client, prefix)
+        self._base_url = base_url
+        self._setup_secret = setup_secret
+        self._operator = getpass.getuser()
 
     async def run(self, arguments: argparse.Namespace) -> int:
         """The command's function, and the connection's end."""
@@ -79,11 +79,11 @@ class _Command:
             await self._client.aclose()
         return 0
 
-    def _entry(self, action: str, target: str, detail: str = "") -> AuditEntry:
-        return AuditEntry(ts=time.time(), who=self._by, via="cli", action=action, target=target, detail=detail)
+    def _build_audit_entry(self, action: str, target: str, detail: str = "") -> AuditEntry:
+        return AuditEntry(ts=time.time(), who=self._operator, via="cli", action=action, target=target, detail=detail)
 
     async def _list(self, _arguments: argparse.Namespace) -> None:
-        for name, row in sorted((await self._store.accounts()).items()):
+        for name, row in sorted((await self._store.read_accounts()).items()):
             cameras = "all cameras" if row.cameras is None else ", ".join(row.cameras) or "no cameras"
             print(f"{name:<24} {row.role:<10} {cameras}{'  (disabled)' if row.disabled else ''}")
 
@@ -91,68 +91,70 @@ class _Command:
         account = Account(
             name=arguments.name,
             role=arguments.role,
-            password=passwords.hashed(_password(arguments.name)),
+            password=passwords.hash_password(_read_password(arguments.name)),
             created_at=time.time(),
             cameras=None if arguments.cameras is None else sorted(set(arguments.cameras.split(","))),
         )
-        model.check_name(account.name)
-        entry = self._entry("account.create", account.name, f"role {account.role}")
-        await self._store.edit(lambda rows: model.added(rows, account), entry)
-        self._setup.remove()
+        model.check_account_name(account.name)
+        entry = self._build_audit_entry("account.create", account.name, f"role {account.role}")
+        await self._store.edit(lambda rows: model.add_account(rows, account), entry)
+        self._setup_secret.remove()
         print(f"made the account {account.name!r} ({account.role})")
 
     async def _password(self, arguments: argparse.Namespace) -> None:
-        new = passwords.hashed(_password(arguments.name))
-        entry = self._entry("account.password", arguments.name)
-        await self._store.edit(lambda rows: model.changed(rows, arguments.name, password=new), entry)
+        new = passwords.hash_password(_read_password(arguments.name))
+        entry = self._build_audit_entry("account.password", arguments.name)
+        await self._store.edit(lambda rows: model.change_account(rows, arguments.name, password=new), entry)
         print(f"{arguments.name!r} has a new password; its sessions have ended")
 
     async def _role(self, arguments: argparse.Namespace) -> None:
-        entry = self._entry("account.change", arguments.name, f"role {arguments.role}")
-        await self._store.edit(lambda rows: model.changed(rows, arguments.name, role=arguments.role), entry)
+        entry = self._build_audit_entry("account.change", arguments.name, f"role {arguments.role}")
+        await self._store.edit(lambda rows: model.change_account(rows, arguments.name, role=arguments.role), entry)
         print(f"{arguments.name!r} is {arguments.role} now")
 
     async def _remove(self, arguments: argparse.Namespace) -> None:
-        entry = self._entry("account.remove", arguments.name)
-        await self._store.edit(lambda rows: model.removed(rows, arguments.name), entry)
+        entry = self._build_audit_entry("account.remove", arguments.name)
+        await self._store.edit(lambda rows: model.remove_account(rows, arguments.name), entry)
         print(f"removed the account {arguments.name!r}")
 
     async def _token(self, arguments: argparse.Namespace) -> None:
         permissions = [name.strip() for name in arguments.permissions.split(",")]
         unknown = [name for name in permissions if name not in PERMISSIONS]
-        if unknown or not 1 <= arguments.days <= model.LONGEST_TOKEN_DAYS:
+        if unknown or not 1 <= arguments.days <= model.MAX_TOKEN_DAYS:
             raise ConfigError(
                 f"a token has some of the permissions {', '.join(PERMISSIONS)} and at most "
-                f"{model.LONGEST_TOKEN_DAYS} days. Remedy: correct --permissions or --days."
+                f"{model.MAX_TOKEN_DAYS} days. Remedy: correct --permissions or --days."
             )
-        if await self._store.account(arguments.name) is None:
-            raise model.UnknownAccount(f"there is no account {arguments.name!r}. Remedy: see `crowdperf users list`.")
-        text, now = passwords.secret(), time.time()
+        if await self._store.read_account(arguments.name) is None:
+            raise model.UnknownAccountError(
+                f"there is no account {arguments.name!r}. Remedy: see `crowdperf users list`."
+            )
+        text, now = passwords.generate_secret(), time.time()
         row = Token(
             id=secrets.token_hex(6),
             account=arguments.name,
             label=arguments.label,
-            secret_sha256=passwords.digest(text),
+            secret_sha256=passwords.hash_secret(text),
             permissions=[name for name in PERMISSIONS if name in permissions],
             created_at=now,
             expires_at=now + arguments.days * 86_400,
         )
-        await self._store.add_token(row, self._entry("token.create", row.id, f"for {arguments.name}"))
+        await self._store.add_token(row, self._build_audit_entry("token.create", row.id, f"for {arguments.name}"))
         print(f"{TOKEN_PREFIX}{row.id}_{text}")
 
     async def _setup_link(self, _arguments: argparse.Namespace) -> None:
-        if await self._store.accounts():
+        if await self._store.read_accounts():
             raise AccountError("the site has accounts already. Remedy: `crowdperf users password NAME` or `add`.")
-        print(link(self._base, self._setup.create()))
+        print(build_setup_link(self._base_url, self._setup_secret.create()))
 
 
-def _password(name: str) -> str:
+def _read_password(name: str) -> str:
     """A good enough password: typed twice at a terminal, else a line of standard input."""
     if sys.stdin.isatty():
         password = getpass.getpass(f"password for {name}: ")
         if getpass.getpass("again: ") != password:
-            raise passwords.WeakPassword("the two differ. Remedy: type the same password twice.")
+            raise passwords.WeakPasswordError("the two differ. Remedy: type the same password twice.")
     else:
         password = sys.stdin.readline().rstrip("\n")
-    passwords.check(password, name)
+    passwords.check_password(password, name)
     return password

@@ -9,18 +9,18 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from crowdperf.accounts.permissions import GRANTS, Permission, Principal, Role, narrowed
+from crowdperf.accounts.permissions import ROLE_PERMISSIONS, Permission, Principal, Role, intersect_cameras
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+ACCOUNT_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 AccountName = Annotated[
     str,
     Meta(
-        pattern=rf"^{NAME.pattern}$",
+        pattern=rf"^{ACCOUNT_NAME_PATTERN.pattern}$",
         description="Letters, digits and . _ @ -; 64 at most.",
         examples=["ada"],
     ),
 ]
-LONGEST_TOKEN_DAYS = 366
+MAX_TOKEN_DAYS = 366
 
 Accounts = Mapping[str, "Account"]
 
@@ -29,7 +29,7 @@ class AccountError(Exception):
     """A change that the rules forbid; the message names the account and the remedy."""
 
 
-class UnknownAccount(AccountError):
+class UnknownAccountError(AccountError):
     """There is no such account."""
 
 
@@ -47,13 +47,13 @@ class Account(Struct, frozen=True, kw_only=True):
     generation: int = 0
     """Raised by a change of password or role: sessions of an older generation have ended."""
 
-    def principal(self, session: str, csrf: str) -> Principal:
+    def to_principal(self, session: str, csrf: str) -> Principal:
         """The account as signed in with its password."""
         return Principal(
             name=self.name,
             kind="session",
             role=self.role,
-            permissions=GRANTS[self.role],
+            permissions=ROLE_PERMISSIONS[self.role],
             cameras=None if self.cameras is None else frozenset(self.cameras),
             session=session,
             csrf=csrf,
@@ -73,7 +73,7 @@ class Token(Struct, frozen=True, kw_only=True):
     expires_at: float
     cameras: list[str] | None = None
 
-    def principal(self, owner: Account, now: float) -> Principal | None:
+    def to_principal(self, owner: Account, now: float) -> Principal | None:
         """What the token may do: its own permissions, as far as its owner has them today. None: it is over."""
         if now >= self.expires_at or owner.disabled:
             return None
@@ -83,19 +83,19 @@ class Token(Struct, frozen=True, kw_only=True):
             name=owner.name,
             kind="token",
             role=owner.role,
-            permissions=frozenset(self.permissions) & GRANTS[owner.role],
-            cameras=narrowed(of_owner, of_token),
+            permissions=frozenset(self.permissions) & ROLE_PERMISSIONS[owner.role],
+            cameras=intersect_cameras(of_owner, of_token),
             token=self.id,
         )
 
 
-def check_name(name: str) -> None:
+def check_account_name(name: str) -> None:
     """Raise AccountError for what is no account's name."""
-    if not NAME.fullmatch(name):
+    if not ACCOUNT_NAME_PATTERN.fullmatch(name):
         raise AccountError(f"{name!r} is no account's name. Remedy: use letters, digits and . _ @ -; 64 at most.")
 
 
-def added(accounts: Accounts, account: Account) -> dict[str, Account]:
+def add_account(accounts: Accounts, account: Account) -> dict[str, Account]:
     """The accounts with a new one.
 
     Raises:
@@ -106,7 +106,7 @@ def added(accounts: Accounts, account: Account) -> dict[str, Account]:
     return {**accounts, account.name: account}
 
 
-def first(accounts: Accounts, account: Account) -> dict[str, Account]:
+def add_first_admin(accounts: Accounts, account: Account) -> dict[str, Account]:
     """The first administrator.
 
     Raises:
@@ -119,7 +119,7 @@ def first(accounts: Accounts, account: Account) -> dict[str, Account]:
     return {account.name: account}
 
 
-def changed(
+def change_account(
     accounts: Accounts,
     name: str,
     *,
@@ -134,7 +134,7 @@ def changed(
     Raises:
         AccountError: there is no such account, or nobody would be left who may administer.
     """
-    before = _of(accounts, name)
+    before = _get_account(accounts, name)
     after = replace(
         before,
         role=role or before.role,
@@ -144,31 +144,31 @@ def changed(
     )
     if after.password != before.password or after.role != before.role or after.disabled:
         after = replace(after, generation=before.generation + 1)
-    return _still_run(accounts, {**accounts, name: after}, name)
+    return _require_admin(accounts, {**accounts, name: after}, name)
 
 
-def removed(accounts: Accounts, name: str) -> dict[str, Account]:
+def remove_account(accounts: Accounts, name: str) -> dict[str, Account]:
     """The accounts without that one.
 
     Raises:
         AccountError: there is no such account, or it is the last that may administer.
     """
-    _of(accounts, name)
-    return _still_run(accounts, {other: row for other, row in accounts.items() if other != name}, name)
+    _get_account(accounts, name)
+    return _require_admin(accounts, {other: row for other, row in accounts.items() if other != name}, name)
 
 
-def _of(accounts: Accounts, name: str) -> Account:
+def _get_account(accounts: Accounts, name: str) -> Account:
     if name not in accounts:
-        raise UnknownAccount(f"there is no account {name!r}. Remedy: see the list of accounts.")
+        raise UnknownAccountError(f"there is no account {name!r}. Remedy: see the list of accounts.")
     return accounts[name]
 
 
-def _still_run(before: Accounts, after: dict[str, Account], name: str) -> dict[str, Account]:
+def _require_admin(before: Accounts, after: dict[str, Account], name: str) -> dict[str, Account]:
     """`after`, unless the change takes the last one away who may administer the site."""
-    if _administered(before) and not _administered(after):
+    if _has_admin(before) and not _has_admin(after):
         raise AccountError(f"{name!r} is the last administrator. Remedy: make another account admin first.")
     return after
 
 
-def _administered(accounts: Accounts) -> bool:
+def _has_admin(accounts: Accounts) -> bool:
     return any(row.role == "admin" and not row.disabled for row in accounts.values())

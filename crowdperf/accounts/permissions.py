@@ -17,7 +17,7 @@ Need = Literal["open", "self", "read", "visitors", "review", "configure", "admin
 ROLES: tuple[Role, ...] = ("admin", "operator", "reception", "viewer")
 PERMISSIONS: tuple[Permission, ...] = ("read", "visitors", "review", "configure", "admin")
 NEEDS: tuple[Need, ...] = ("open", "self", *PERMISSIONS)
-GRANTS: dict[Role, frozenset[Permission]] = {
+ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     "admin": frozenset(PERMISSIONS),
     "operator": frozenset({"read", "visitors", "review", "configure"}),
     "reception": frozenset({"read", "visitors"}),
@@ -41,7 +41,7 @@ class Principal(Struct, frozen=True, kw_only=True):
     token: str = ""
     """Id of the API token, for a principal of that kind."""
 
-    def may(self, need: Need) -> bool:
+    def has_permission(self, need: Need) -> bool:
         """Whether the principal may use a route that asks for `need`."""
         if need == "open":
             return True
@@ -49,17 +49,17 @@ class Principal(Struct, frozen=True, kw_only=True):
             return self.kind == "session"
         return need in self.permissions
 
-    def sees(self, camera: str) -> bool:
+    def can_see(self, camera: str) -> bool:
         """Whether the principal may know of that camera."""
         return self.cameras is None or camera in self.cameras
 
 
-NOBODY = Principal(name="", kind="anonymous")
-ANONYMOUS_VIEWER = Principal(name="", kind="anonymous", role="viewer", permissions=GRANTS["viewer"])
+ANONYMOUS = Principal(name="", kind="anonymous")
+ANONYMOUS_VIEWER = Principal(name="", kind="anonymous", role="viewer", permissions=ROLE_PERMISSIONS["viewer"])
 
 
-def narrowed(cameras: frozenset[str] | None, to: frozenset[str] | None) -> frozenset[str] | None:
+def intersect_cameras(cameras: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
     """What both allow; None is everything."""
-    if cameras is None or to is None:
-        return to if cameras is None else cameras
-    return cameras & to
+    if cameras is None or other is None:
+        return other if cameras is None else cameras
+    return cameras & other

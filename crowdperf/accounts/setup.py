@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from crowdperf.accounts.passwords import same, secret
+from crowdperf.accounts.passwords import generate_secret, is_same_secret
 
 
 class SetupSecret:
@@ -28,7 +28,7 @@ class SetupSecret:
         # Readable for nobody else, under a name that neither a process nor a thread shares with another.
         handle, fresh = tempfile.mkstemp(".tmp", "setup.", self._file.parent)
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(secret())
+            file.write(generate_secret())
         try:
             # A link never replaces: two processes that start together agree on one secret, and nobody reads half of it.
             os.link(fresh, self._file)
@@ -38,16 +38,16 @@ class SetupSecret:
             os.unlink(fresh)
         return self.read() or ""
 
-    def fits(self, text: str) -> bool:
+    def matches(self, text: str) -> bool:
         """Whether `text` is the secret."""
         known = self.read()
-        return known is not None and same(known, text)
+        return known is not None and is_same_secret(known, text)
 
     def remove(self) -> None:
         """Used up."""
         self._file.unlink(missing_ok=True)
 
 
-def link(base: str, text: str) -> str:
+def build_setup_link(base_url: str, secret: str) -> str:
     """What the administrator opens. Behind the '#', so that it is in no server's log and no Referer."""
-    return f"{base}/setup/#{text}"
+    return f"{base_url}/setup/#{secret}"

@@ -10,22 +10,39 @@ from pathlib import Path
 
 import msgspec
 
-from crowdperf.audit.judge import Verdict, audited_lines, judge, record, with_lines_of
-from crowdperf.audit.truth import TruthError, picture_at, read_truth
+from crowdperf.audit.judge import LineAccuracy, build_line_audit, judge_lines, select_lines, use_truth_lines
+from crowdperf.audit.truth import TruthError, find_picture, read_truth
 from crowdperf.config import load
-from crowdperf.events.connection import OUTAGE, connect, told
-from crowdperf.replay.cli import INTERRUPTED, TROUBLE, print_table, rate, replay, say_clip, seconds
+from crowdperf.events.connection import OUTAGE, connect, describe_outage
+from crowdperf.replay.cli import (
+    EXIT_INTERRUPTED,
+    EXPECTED_ERRORS,
+    parse_rate,
+    parse_seconds,
+    print_clip_summary,
+    print_table,
+    replay_with_progress,
+)
 from crowdperf.replay.clip import open_clip
-from crowdperf.replay.page import Card, cards, clock, facts, heading, page, paragraph, table
-from crowdperf.replay.report import card, gaps, head
-from crowdperf.replay.run import Replayed
-from crowdperf.replay.setup import Setup, read_setup
-from crowdperf.replay.thumbnails import Scene
+from crowdperf.replay.page import (
+    Card,
+    format_clock,
+    render_cards,
+    render_heading,
+    render_list,
+    render_page,
+    render_paragraph,
+    render_table,
+)
+from crowdperf.replay.report import build_card, render_gaps, summarize_replay
+from crowdperf.replay.run import ReplayResult
+from crowdperf.replay.setup import CameraSetup, read_setup
+from crowdperf.replay.thumbnails import ThumbnailScene
 from crowdperf.settings.paths import Paths
-from crowdperf.slices import redis_url
-from crowdperf.storage.audits import Estimate, Figures, LineAudit, stage
+from crowdperf.slices import get_redis_url
+from crowdperf.storage.audits import CountAccuracy, Estimate, LineEvaluation, stage_evaluations
 
-SHOWN = 40
+MAX_PRINTED_MISTAKES = 40
 """Mistakes that are printed per line; the report has all."""
 COLUMNS = ("line", "direction", "true", "counted", "matched", "precision", "recall", "count error")
 
@@ -42,47 +59,47 @@ def main(argv: list[str], default_config: Path, data: Paths, root: Path) -> int:
     Raises:
         ConfigError: the configuration is invalid, or has not the camera meant.
     """
-    arguments = parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     file: Path = arguments.config or default_config
     setup = read_setup(file, arguments.camera, data, root)
     try:
-        replayed, verdicts = _judged(arguments, setup, data)
-        say_clip(replayed)
-        _say(verdicts, replayed.outcomes[0].setup)
+        replayed, verdicts = _run_audit(arguments, setup, data)
+        print_clip_summary(replayed)
+        _print_verdicts(verdicts, replayed.outcomes[0].setup)
         outcome, now = replayed.outcomes[0], time.time()
-        audits = [record(verdict, outcome, replayed, arguments.within, now) for verdict in verdicts]
+        audits = [build_line_audit(verdict, outcome, replayed, arguments.within, now) for verdict in verdicts]
         if arguments.json:
             arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(audits), indent=1) + b"\n")
         if arguments.report:
-            arguments.report.write_text(report(replayed, verdicts), encoding="utf-8")
+            arguments.report.write_text(render_audit_report(replayed, verdicts), encoding="utf-8")
             print(f"report: {arguments.report}")
         if arguments.dry_run or arguments.lines_from_truth:
             print("nothing was stored")
         else:
-            _store(audits, file, data)
+            _store_audits(audits, file, data)
     except BrokenPipeError:
         raise
-    except (TruthError, *TROUBLE) as error:
+    except (TruthError, *EXPECTED_ERRORS) as error:
         print(f"crowdperf audit: {error}", file=sys.stderr)
         return 2
     except OUTAGE as error:
-        said = told(error, "start the site, or use --dry-run.")
+        said = describe_outage(error, "start the site, or use --dry-run.")
         print(f"crowdperf audit: the audit was not stored, {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     own = argparse.ArgumentParser(prog="crowdperf audit", description="Judge the counts of a clip by its truth.")
     own.add_argument("--clip", type=Path, required=True, help="the recording")
     own.add_argument("--truth", type=Path, required=True, help="its true crossings, JSON or CSV (docs/replay.md)")
     own.add_argument("--config", type=Path, help="the configuration (default: the site's)")
     own.add_argument("--camera", help="whose lines and settings (default: the only camera)")
-    own.add_argument("--fps", type=rate, help="true pictures per second, where the file's own times are wrong")
-    own.add_argument("--within", type=seconds, default=2.0, help="a count may be this early or late, s (2)")
+    own.add_argument("--fps", type=parse_rate, help="true pictures per second, where the file's own times are wrong")
+    own.add_argument("--within", type=parse_seconds, default=2.0, help="a count may be this early or late, s (2)")
     own.add_argument("--line", action="append", default=[], help="a line that was watched though nobody crossed it")
     own.add_argument("--lines-from-truth", action="store_true", help="count the lines that the truth file draws")
     own.add_argument("--dry-run", action="store_true", help="store nothing")
@@ -91,32 +108,34 @@ def parser() -> argparse.ArgumentParser:
     return own
 
 
-def _judged(arguments: argparse.Namespace, setup: Setup, data: Paths) -> tuple[Replayed, list[Verdict]]:
+def _run_audit(
+    arguments: argparse.Namespace, setup: CameraSetup, data: Paths
+) -> tuple[ReplayResult, list[LineAccuracy]]:
     """What is wrong with the truth is said before the clip is replayed, which may take minutes."""
     clip, source = open_clip(arguments.clip, arguments.fps), arguments.truth.name
     truth = read_truth(arguments.truth, clip)
     if arguments.lines_from_truth:
-        setup = with_lines_of(setup, truth, source)
-    lines = audited_lines(setup, truth, arguments.line, source)
-    replayed = replay(clip, [setup], data)
-    true = truth.crossings(replayed.times)
-    return replayed, judge(lines, replayed.outcomes[0], true, arguments.within)
+        setup = use_truth_lines(setup, truth, source)
+    lines = select_lines(setup, truth, arguments.line, source)
+    replayed = replay_with_progress(clip, [setup], data)
+    true = truth.get_crossings(replayed.times)
+    return replayed, judge_lines(lines, replayed.outcomes[0], true, arguments.within)
 
 
-def _rows(verdicts: Sequence[Verdict]) -> list[tuple[str, ...]]:
+def _build_rows(verdicts: Sequence[LineAccuracy]) -> list[tuple[str, ...]]:
     rows = []
     for verdict in verdicts:
         for way, figures in (*verdict.score.directions.items(), ("both", verdict.score.total)):
             numbers = map(str, (figures.true, figures.counted, figures.matched))
-            rows.append((verdict.line.id, way, *numbers, *map(percent, _estimates(figures))))
+            rows.append((verdict.line.id, way, *numbers, *map(format_percent, _get_estimates(figures))))
     return rows
 
 
-def _estimates(figures: Figures) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
+def _get_estimates(figures: CountAccuracy) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
     return figures.precision, figures.recall, figures.count_error
 
 
-def percent(estimate: Estimate | None) -> str:
+def format_percent(estimate: Estimate | None) -> str:
     """An estimate with its interval: 95 % [80, 99]."""
     if estimate is None:
         return "–"
@@ -124,29 +143,29 @@ def percent(estimate: Estimate | None) -> str:
     return f"{value} % [{low}, {high}]"
 
 
-def _say(verdicts: Sequence[Verdict], setup: Setup) -> None:
+def _print_verdicts(verdicts: Sequence[LineAccuracy], setup: CameraSetup) -> None:
     """Print the figures and the mistakes."""
-    print_table([COLUMNS, *_rows(verdicts)])
+    print_table([COLUMNS, *_build_rows(verdicts)])
     print("  in brackets: 95 % confidence (docs/replay.md)")
     for verdict in verdicts:
         missed = [(one.at, f"{one.line} {one.direction}: missed") for one in verdict.score.matching.missed]
         surplus = [(one.at_s, f"{one.event.line} {one.event.direction}: counted, not true") for one in verdict.surplus]
         other = [
-            (one.at_s, f"{one.event.line} {one.event.direction}: a {true.klass}, counted as {one.event.klass}")
+            (one.at_s, f"{one.event.line} {one.event.direction}: a {true.class_name}, counted as {one.event.klass}")
             for true, one in verdict.other_class
         ]
         mistakes = sorted(missed + surplus + other)
-        for at_s, text in mistakes[:SHOWN]:
-            print(f"{clock(at_s):>11}  {text}")
-        if len(mistakes) > SHOWN:
-            print(f"  … and {len(mistakes) - SHOWN} more at line {verdict.line.id}: see --report")
+        for at_s, text in mistakes[:MAX_PRINTED_MISTAKES]:
+            print(f"{format_clock(at_s):>11}  {text}")
+        if len(mistakes) > MAX_PRINTED_MISTAKES:
+            print(f"  … and {len(mistakes) - MAX_PRINTED_MISTAKES} more at line {verdict.line.id}: see --report")
     judged = {verdict.line.id for verdict in verdicts}
     rest = [line.id for line in setup.tracked.lines if line.id not in judged]
     if rest:
         print(f"not judged: {', '.join(rest)} (the truth does not speak of them; --line says that one was watched)")
 
 
-def report(replayed: Replayed, verdicts: Sequence[Verdict]) -> str:
+def render_audit_report(replayed: ReplayResult, verdicts: Sequence[LineAccuracy]) -> str:
     """The HTML text.
 
     Raises:
@@ -156,34 +175,34 @@ def report(replayed: Replayed, verdicts: Sequence[Verdict]) -> str:
     mistakes: list[Card] = []
     for verdict in verdicts:
         for one in verdict.score.matching.missed:
-            scene = Scene(picture_at(replayed.times, one.at), one.line, setup, one.direction, None)
+            scene = ThumbnailScene(find_picture(replayed.times, one.at), one.line, setup, one.direction, None)
             mistakes.append(Card(scene, one.at, f"{one.line} · {one.direction}", "missed"))
-        mistakes += [card(one, setup, "counted, not true") for one in verdict.surplus]
-        mistakes += [card(one, setup, f"truly a {true.klass}") for true, one in verdict.other_class]
+        mistakes += [build_card(one, setup, "counted, not true") for one in verdict.surplus]
+        mistakes += [build_card(one, setup, f"truly a {true.class_name}") for true, one in verdict.other_class]
     mistakes.sort(key=lambda one: one.at_s)
-    return page(
+    return render_page(
         f"Audit of {replayed.clip.path.name}",
         [
-            facts(head(replayed)),
-            gaps(replayed),
-            heading("Lines"),
-            table(COLUMNS, _rows(verdicts), len(COLUMNS) - 2),
-            paragraph("In brackets: the 95 % confidence interval."),
-            heading("Mistakes"),
-            cards(replayed.clip, mistakes) if mistakes else paragraph("None."),
+            render_list(summarize_replay(replayed)),
+            render_gaps(replayed),
+            render_heading("Lines"),
+            render_table(COLUMNS, _build_rows(verdicts), len(COLUMNS) - 2),
+            render_paragraph("In brackets: the 95 % confidence interval."),
+            render_heading("Mistakes"),
+            render_cards(replayed.clip, mistakes) if mistakes else render_paragraph("None."),
         ],
     )
 
 
-def _store(audits: Sequence[LineAudit], file: Path, data: Paths) -> None:
+def _store_audits(audits: Sequence[LineEvaluation], file: Path, data: Paths) -> None:
     """Keep them as the last audits of their lines.
 
     Raises:
         redis.ConnectionError, redis.TimeoutError: Redis is away.
     """
     config = load(file)
-    client = connect(redis_url(config, data))
+    client = connect(get_redis_url(config, data))
     with client.pipeline() as pipe:
-        stage(pipe, audits, config.key_prefix)
+        stage_evaluations(pipe, audits, config.key_prefix)
         pipe.execute()
     print(f"stored as the last audit of {', '.join(audit.line for audit in audits)}")

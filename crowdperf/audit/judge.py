@@ -7,28 +7,28 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from crowdperf.audit.truth import TrueCrossing, Truth, TruthError
+from crowdperf.audit.truth import GroundTruth, TrueCrossing, TruthError
 from crowdperf.replay.matching import Passage
-from crowdperf.replay.run import Crossing, Outcome, Replayed
-from crowdperf.replay.score import Score, score
-from crowdperf.replay.setup import Setup
+from crowdperf.replay.run import CountedCrossing, ReplayOutcome, ReplayResult
+from crowdperf.replay.score import Score, score_crossings
+from crowdperf.replay.setup import CameraSetup
 from crowdperf.settings.camera import Line
-from crowdperf.settings.fingerprint import fingerprint
-from crowdperf.storage.audits import LineAudit
+from crowdperf.settings.fingerprint import compute_fingerprint
+from crowdperf.storage.audits import LineEvaluation
 
 
-class Verdict(NamedTuple):
+class LineAccuracy(NamedTuple):
     """One line."""
 
     line: Line
     score: Score
-    surplus: list[Crossing]
+    surplus: list[CountedCrossing]
     """Counted, and not true."""
-    other_class: list[tuple[TrueCrossing, Crossing]]
+    other_class: list[tuple[TrueCrossing, CountedCrossing]]
     """Counted as another class than the truth says. They are right in every other figure."""
 
 
-def audited_lines(setup: Setup, truth: Truth, marked: Sequence[str], source: str) -> list[Line]:
+def select_lines(setup: CameraSetup, truth: GroundTruth, extra_lines: Sequence[str], source: str) -> list[Line]:
     """The lines to judge: those that the truth speaks of, and those that were watched although nothing happened.
 
     Args:
@@ -38,7 +38,7 @@ def audited_lines(setup: Setup, truth: Truth, marked: Sequence[str], source: str
     Raises:
         TruthError: one of them is no line of the camera, or there is none.
     """
-    wanted = truth.named() | set(marked)
+    wanted = truth.get_line_ids() | set(extra_lines)
     known = [line.id for line in setup.tracked.lines]
     for name in sorted(wanted):
         if name not in known:
@@ -52,7 +52,7 @@ def audited_lines(setup: Setup, truth: Truth, marked: Sequence[str], source: str
     return [line for line in setup.tracked.lines if line.id in wanted]
 
 
-def with_lines_of(setup: Setup, truth: Truth, source: str) -> Setup:
+def use_truth_lines(setup: CameraSetup, truth: GroundTruth, source: str) -> CameraSetup:
     """The setup with the truth's lines in the place of its own.
 
     Raises:
@@ -63,33 +63,37 @@ def with_lines_of(setup: Setup, truth: Truth, source: str) -> Setup:
     return replace(setup, tracked=replace(setup.tracked, lines=truth.lines))
 
 
-def judge(lines: Sequence[Line], outcome: Outcome, true: Sequence[TrueCrossing], within_s: float) -> list[Verdict]:
+def judge_lines(
+    lines: Sequence[Line], outcome: ReplayOutcome, true: Sequence[TrueCrossing], within_s: float
+) -> list[LineAccuracy]:
     """Score each line."""
-    return [_verdict(line, outcome, true, within_s) for line in lines]
+    return [_judge_line(line, outcome, true, within_s) for line in lines]
 
 
-def _verdict(line: Line, outcome: Outcome, true: Sequence[TrueCrossing], within_s: float) -> Verdict:
+def _judge_line(line: Line, outcome: ReplayOutcome, true: Sequence[TrueCrossing], within_s: float) -> LineAccuracy:
     # Classes that the line does not count are no fault of the count.
-    real = [one for one in true if one.line == line.id and (not one.klass or one.klass in line.classes)]
+    real = [one for one in true if one.line == line.id and (not one.class_name or one.class_name in line.classes)]
     counted = [one for one in outcome.crossings if one.event.line == line.id]
     first = [Passage(one.at_s, one.line, one.direction) for one in real]
     second = [Passage(one.at_s, one.event.line, one.event.direction) for one in counted]
-    found = score(first, second, within_s)
-    return Verdict(
+    found = score_crossings(first, second, within_s)
+    return LineAccuracy(
         line,
         found,
-        [counted[j] for j in found.pairing.second],
+        [counted[j] for j in found.pairing.unpaired_second],
         [
             (real[i], counted[j])
             for i, j in found.pairing.pairs
-            if real[i].klass and real[i].klass != counted[j].event.klass
+            if real[i].class_name and real[i].class_name != counted[j].event.klass
         ],
     )
 
 
-def record(verdict: Verdict, outcome: Outcome, replayed: Replayed, within_s: float, at: float) -> LineAudit:
+def build_line_audit(
+    verdict: LineAccuracy, outcome: ReplayOutcome, replayed: ReplayResult, within_s: float, at: float
+) -> LineEvaluation:
     """What is kept of a verdict; `at` is Unix time in seconds."""
-    return LineAudit(
+    return LineEvaluation(
         camera=outcome.setup.tracked.camera_id,
         line=verdict.line.id,
         at=at,
@@ -97,7 +101,7 @@ def record(verdict: Verdict, outcome: Outcome, replayed: Replayed, within_s: flo
         clip_s=round(replayed.length_s, 3),
         model=outcome.model,
         within_s=within_s,
-        fingerprint=fingerprint(verdict.line),
+        fingerprint=compute_fingerprint(verdict.line),
         total=verdict.score.total,
         directions=verdict.score.directions,
     )

@@ -16,24 +16,24 @@ from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Line
 
 DIRECTIONS = ("in", "out")
-SLACK_S = 1.0
+END_TOLERANCE_S = 1.0
 """A mark may lie this far behind the last picture: players round."""
-_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)")
-_SIDES = {"neg_to_pos": "in", "pos_to_neg": "out"}
+_CLOCK_PATTERN = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)")
+_SIDE_DIRECTIONS = {"neg_to_pos": "in", "pos_to_neg": "out"}
 
 
 class TruthError(Exception):
     """The truth file cannot be used; the message names the file, the row and the remedy."""
 
 
-class Mark(NamedTuple):
+class MarkedCrossing(NamedTuple):
     """One true crossing as the file says it."""
 
-    where: str
+    location: str
     """For messages."""
     line: str
     direction: str
-    klass: str
+    class_name: str
     """Empty where the file does not say."""
     picture: int | None
     """From 0; preferred to `at_s`, since it needs no clock."""
@@ -47,21 +47,21 @@ class TrueCrossing(NamedTuple):
     """Seconds since the clip's first picture."""
     line: str
     direction: str
-    klass: str = ""
+    class_name: str = ""
 
 
-class Truth(NamedTuple):
+class GroundTruth(NamedTuple):
     """A file's content."""
 
-    marks: list[Mark]
+    marks: list[MarkedCrossing]
     lines: tuple[Line, ...]
     """The lines as the file draws them; empty where it only names them."""
 
-    def named(self) -> set[str]:
+    def get_line_ids(self) -> set[str]:
         """The lines it speaks of."""
         return {mark.line for mark in self.marks} | {line.id for line in self.lines}
 
-    def crossings(self, times: Sequence[float]) -> list[TrueCrossing]:
+    def get_crossings(self, times: Sequence[float]) -> list[TrueCrossing]:
         """All of them, in order of time.
 
         Args:
@@ -70,10 +70,12 @@ class Truth(NamedTuple):
         Raises:
             TruthError: one of them lies outside the clip.
         """
-        return sorted(TrueCrossing(_moment(mark, times), mark.line, mark.direction, mark.klass) for mark in self.marks)
+        return sorted(
+            TrueCrossing(_resolve_time(mark, times), mark.line, mark.direction, mark.class_name) for mark in self.marks
+        )
 
 
-def read_truth(path: Path, clip: Clip) -> Truth:
+def read_truth(path: Path, clip: Clip) -> GroundTruth:
     """Read a truth file.
 
     Args:
@@ -89,13 +91,15 @@ def read_truth(path: Path, clip: Clip) -> Truth:
         raise TruthError(f"cannot read the truth file {str(path)!r}: {error}. Remedy: correct --truth.") from None
     lines: tuple[Line, ...] = ()
     if path.suffix.lower() == ".csv":
-        rows = _csv(text, path)
+        rows = _parse_csv(text, path)
     else:
-        rows, lines = _json(text, path, clip)
-    return Truth([_mark(row, f"{path.name}, crossing {number}") for number, row in enumerate(rows, 1)], lines)
+        rows, lines = _parse_json(text, path, clip)
+    return GroundTruth(
+        [_parse_mark(row, f"{path.name}, crossing {number}") for number, row in enumerate(rows, 1)], lines
+    )
 
 
-def _csv(text: str, path: Path) -> list[dict[str, Any]]:
+def _parse_csv(text: str, path: Path) -> list[dict[str, Any]]:
     reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
     names = reader.fieldnames or []
     if not {"line", "direction"} <= set(names) or not {"time", "time_s", "picture", "frame"} & set(names):
@@ -106,20 +110,20 @@ def _csv(text: str, path: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name and value not in ("", None)} for row in reader]
 
 
-def _json(text: str, path: Path, clip: Clip) -> tuple[list[dict[str, Any]], tuple[Line, ...]]:
+def _parse_json(text: str, path: Path, clip: Clip) -> tuple[list[dict[str, Any]], tuple[Line, ...]]:
     try:
         content = msgspec.json.decode(text)
         if "crossings" in content:
             lines = msgspec.convert(content.get("lines", []), list[Line])
             return msgspec.convert(content["crossings"], list[dict[str, Any]]), tuple(lines)
         if "events" in content["lines"][0]:
-            return _by_sides(content, clip)
+            return _parse_side_changes(content, clip)
     except (msgspec.MsgspecError, KeyError, IndexError, TypeError, ValueError) as error:
         raise TruthError(f"{path.name} is no truth file: {error}. Remedy: see docs/replay.md for its form.") from None
     raise TruthError(f"{path.name} is no truth file: it has no 'crossings'. Remedy: see docs/replay.md for its form.")
 
 
-def _by_sides(content: dict[str, Any], clip: Clip) -> tuple[list[dict[str, Any]], tuple[Line, ...]]:
+def _parse_side_changes(content: dict[str, Any], clip: Clip) -> tuple[list[dict[str, Any]], tuple[Line, ...]]:
     """Lines in pixels, each with its events by frame and change of side."""
     anchor = "centre" if "bottom" not in content.get("anchor", "bottom") else "bottom_centre"
     rows: list[dict[str, Any]] = []
@@ -129,47 +133,48 @@ def _by_sides(content: dict[str, Any], clip: Clip) -> tuple[list[dict[str, Any]]
         ends = {end: [line[end][0] / clip.width, line[end][1] / clip.height] for end in ("p1", "p2")}
         lines.append(msgspec.convert({"id": name, "anchor": anchor, **ends}, Line))
         rows += [
-            {"picture": event["frame"], "line": name, "direction": _SIDES[event["dir"]]} for event in line["events"]
+            {"picture": event["frame"], "line": name, "direction": _SIDE_DIRECTIONS[event["dir"]]}
+            for event in line["events"]
         ]
     return rows, tuple(lines)
 
 
-def _mark(row: dict[str, Any], where: str) -> Mark:
+def _parse_mark(row: dict[str, Any], location: str) -> MarkedCrossing:
     line, direction, klass = str(row.get("line", "")), str(row.get("direction", "")), str(row.get("class", ""))
     if not line:
-        raise TruthError(f"{where} names no line. Remedy: add it.")
+        raise TruthError(f"{location} names no line. Remedy: add it.")
     if direction not in DIRECTIONS:
-        raise TruthError(f"{where}: the direction is {direction!r}. Remedy: write in or out.")
+        raise TruthError(f"{location}: the direction is {direction!r}. Remedy: write in or out.")
     if klass and klass not in CLASSES:
-        raise TruthError(f"{where}: there is no class {klass!r}. Remedy: use one of {', '.join(CLASSES)}.")
+        raise TruthError(f"{location}: there is no class {klass!r}. Remedy: use one of {', '.join(CLASSES)}.")
     number = row.get("picture", row.get("frame"))
     if number is not None:
         if not str(number).isdecimal():
-            raise TruthError(f"{where}: there is no picture {number!r}. Remedy: give its number, from 0.")
-        return Mark(where, line, direction, klass, int(number), 0.0)
+            raise TruthError(f"{location}: there is no picture {number!r}. Remedy: give its number, from 0.")
+        return MarkedCrossing(location, line, direction, klass, int(number), 0.0)
     given = row.get("time", row.get("time_s"))
-    at_s = _seconds(given)
+    at_s = _parse_seconds(given)
     if at_s is None:
-        raise TruthError(f"{where}: the time is {given!r}. Remedy: write seconds (83.4) or a clock (1:23.4).")
-    return Mark(where, line, direction, klass, None, at_s)
+        raise TruthError(f"{location}: the time is {given!r}. Remedy: write seconds (83.4) or a clock (1:23.4).")
+    return MarkedCrossing(location, line, direction, klass, None, at_s)
 
 
-def _moment(mark: Mark, times: Sequence[float]) -> float:
+def _resolve_time(mark: MarkedCrossing, times: Sequence[float]) -> float:
     """Seconds since the first picture."""
     if mark.picture is not None and mark.picture < len(times):
         return times[mark.picture]
-    if mark.picture is None and times and mark.at_s <= times[-1] + SLACK_S:
+    if mark.picture is None and times and mark.at_s <= times[-1] + END_TOLERANCE_S:
         return mark.at_s
     what = f"second {mark.at_s:g}" if mark.picture is None else f"picture {mark.picture}"
     raise TruthError(
-        f"{mark.where}: {what} is not in the clip, which has {len(times)} pictures. "
+        f"{mark.location}: {what} is not in the clip, which has {len(times)} pictures. "
         "Remedy: see whether the file belongs to this clip, and --fps to its times."
     )
 
 
-def _seconds(given: object) -> float | None:
+def _parse_seconds(given: object) -> float | None:
     """83.4, "83.4", "1:23.4" or "0:01:23.4"."""
-    clock = _CLOCK.fullmatch(str(given).strip())
+    clock = _CLOCK_PATTERN.fullmatch(str(given).strip())
     if clock:
         return int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3])
     try:
@@ -179,6 +184,6 @@ def _seconds(given: object) -> float | None:
     return value if 0 <= value < float("inf") else None
 
 
-def picture_at(times: Sequence[float], at_s: float) -> int:
+def find_picture(times: Sequence[float], at_s: float) -> int:
     """Number of the picture that is shown at that second."""
     return max(0, bisect_right(times, at_s) - 1)

@@ -9,23 +9,23 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crowdperf.capture.ffmpeg import FfmpegChild
-from crowdperf.capture.machine import UNFINISHED_S, Cause, Machine
-from crowdperf.capture.opening import POLL_S, NotOpened, Opener, reason
-from crowdperf.capture.quality import Quality
-from crowdperf.capture.source import SourceError, redactor
+from crowdperf.capture.ffmpeg import FfmpegProcess
+from crowdperf.capture.machine import FRAME_TIMEOUT_S, ConnectionState, DisconnectCause
+from crowdperf.capture.opening import POLL_S, OpenError, SourceConnector, explain_failure
+from crowdperf.capture.quality import ConnectionQuality
+from crowdperf.capture.source import SourceError, make_redactor
 from crowdperf.events.schema import CameraChanged
 from crowdperf.ffmpeg import FfmpegMissing
 from crowdperf.frames import segment
 from crowdperf.frames.ring import FrameWriter, RingBusy, RingError, RingFull, RingSpec
 from crowdperf.runtime import Metrics
-from crowdperf.slices import CaptureSlice
+from crowdperf.slices import CaptureConfig
 
 if TYPE_CHECKING:
-    from crowdperf.capture.pyav import PyavChild
+    from crowdperf.capture.pyav import PyavDecoder
 
 RATE_WINDOW_S = 2.0
-MOST_FPS = 240
+MAX_FPS = 240
 """Pictures taken in a second at most: whatever a source sends, it may not take the site's time."""
 
 log = logging.getLogger(__name__)
@@ -46,111 +46,111 @@ class CameraCapture:
 
     def __init__(
         self,
-        slice_: CaptureSlice,
+        config: CaptureConfig,
         metrics: Metrics,
-        report: Callable[[CameraChanged, bool], None],
-        alive: Callable[[], bool],
+        report_state: Callable[[CameraChanged, bool], None],
+        is_alive: Callable[[], bool],
         wait: Callable[[float], object],
-        decoding: Callable[[CaptureSlice], None] = lambda _: None,
+        on_decoding: Callable[[CaptureConfig], None] = lambda _: None,
     ) -> None:
-        self._slice = slice_
+        self._config = config
         self._metrics = metrics
-        self._report = report
-        self._alive = alive
+        self._report_state = report_state
+        self._is_alive = is_alive
         self._wait = wait
-        self._clean = redactor(slice_.url)
-        self._opener = Opener(slice_, self._clean, self._turn, decoding)
-        self._machine = Machine(slice_.stall_s, random.random, time.monotonic())
-        self._quality = Quality(time.monotonic())
-        self._child: FfmpegChild | PyavChild | None = None
+        self._redact = make_redactor(config.url)
+        self._connector = SourceConnector(config, self._redact, self._keep_running, on_decoding)
+        self._connection = ConnectionState(config.stall_s, random.random, time.monotonic())
+        self._quality = ConnectionQuality(time.monotonic())
+        self._decoder: FfmpegProcess | PyavDecoder | None = None
         self._ring: FrameWriter | None = None
         self._epoch = 0
         """The newest one that this camera's rings have had, as far as it is known."""
         self._view = memoryview(b"")
         self._filled = 0
         self._first_byte_ns = (0, 0)
-        self._overdue_s = UNFINISHED_S
-        self._frames = 0
-        self._ends = False
-        self._cause: Cause | None = None
-        self._entered = ""
-        self._announced = ""
-        self._rate_from = (time.monotonic(), 0)
-        self._total = 0
-        self._window = (0.0, 0)
+        self._overdue_s = FRAME_TIMEOUT_S
+        self._connection_frames = 0
+        self._is_finite = False
+        self._cause: DisconnectCause | None = None
+        self._last_state = ""
+        self._last_reported_state = ""
+        self._rate_start = (time.monotonic(), 0)
+        self._total_frames = 0
+        self._rate_limit_window = (0.0, 0)
 
     def step(self) -> None:
         """One turn of the loop: connect where it is due, else take what FFmpeg has. Takes `POLL_S` or little more."""
         now = time.monotonic()
-        if self._child is not None:
-            self._pump(self._child)
-        elif self._machine.due(now):
+        if self._decoder is not None:
+            self._read_frame(self._decoder)
+        elif self._connection.is_due(now):
             self._connect(now)
         else:
             self._wait(POLL_S)
-        self._beat(time.monotonic())
-        self._announce()
+        self._update_heartbeat(time.monotonic())
+        self._publish_state()
 
     def close(self) -> None:
         """End FFmpeg, remove the ring, report the stop."""
-        self._end_child()
-        self._opener.close()
+        self._terminate_decoder()
+        self._connector.close()
         if self._ring:
             self._ring.close(unlink=True)
             self._ring = None
         else:
             # A process that was killed may have left one: this camera, down since, has not opened it.
-            segment.remove(Path(self._slice.ring))
-        self._machine.stop(time.monotonic(), "capture was stopped")
-        self._announce()
+            segment.remove(Path(self._config.ring))
+        self._connection.stop(time.monotonic(), "capture was stopped")
+        self._publish_state()
 
     def abandon(self) -> None:
         """Let go after an error that should not be: the ring stays for whoever comes next, as after kill -9."""
-        self._end_child()
-        self._opener.close()
+        self._terminate_decoder()
+        self._connector.close()
         if self._ring:
             self._ring.close(unlink=False)
             self._ring = None
 
     def _connect(self, now: float) -> None:
-        camera = self._slice
+        camera = self._config
         if self._cause:
             self._metrics.count("ffmpeg_restarts_total", camera=camera.camera_id)
             self._metrics.count(f"ffmpeg_restarts_{self._cause}", camera=camera.camera_id)
-        self._machine.connecting(now)
-        self._announce()
+        self._connection.start_connecting(now)
+        self._publish_state()
         try:
-            opened = self._opener.open()
-            self._child, self._ends = opened.child, opened.ends
-            self._quality.expect(opened.fps)
+            opened = self._connector.open()
+            self._decoder, self._is_finite = opened.decoder, opened.is_finite
+            self._quality.set_expected_fps(opened.fps)
             self._open_ring(opened.spec)
-        except NotOpened as error:
-            self._remember(error.lines)
+        except OpenError as error:
+            self._store_error_lines(error.lines)
             if error.cause == "stall":
-                self._machine.stalled(time.monotonic())
-                self._announce()
-            self._lose(error.cause, str(error), error.misconfigured)
+                self._connection.check_stalled(time.monotonic())
+                self._publish_state()
+            self._disconnect(error.cause, str(error), error.misconfigured)
             return
         except RingBusy as error:
-            self._lose("source", str(error))
+            self._disconnect("source", str(error))
             return
         except RingFull as error:
             # Where the old ring has just made way, its readers let go within a moment.
             self._epoch = max(self._epoch, error.made_way)
-            self._lose("source", str(error), misconfigured=not error.made_way)
+            self._disconnect("source", str(error), misconfigured=not error.made_way)
             return
         except (SourceError, FfmpegMissing, RingError) as error:
-            self._lose("source", str(error), misconfigured=True)
+            self._disconnect("source", str(error), misconfigured=True)
             return
         except OSError as error:
-            self._lose("source", f"FFmpeg cannot be started: {error.strerror}")
+            self._disconnect("source", f"FFmpeg cannot be started: {error.strerror}")
             return
-        self._metrics.child(camera.camera_id, self._child.pid)
-        self._metrics.gauge("pipe_bytes", self._child.pipe_bytes, camera.camera_id)
-        self._metrics.text("pts_source", "stream" if camera.backend == "pyav" else "none", camera.camera_id)
-        self._frames = 0
-        self._next_slot()
-        self._machine.opened(time.monotonic())
+        self._metrics.set_child(camera.camera_id, self._decoder.pid)
+        self._metrics.set_gauge("pipe_bytes", self._decoder.pipe_bytes, camera.camera_id)
+        self._metrics.set_text("pts_source", "stream" if camera.backend == "pyav" else "none", camera.camera_id)
+        self._connection_frames = 0
+        self._claim_slot()
+        self._connection.mark_opened(time.monotonic())
 
     def _open_ring(self, spec: RingSpec) -> None:
         """Keep the ring where the picture is as before; else a new one takes its name."""
@@ -159,134 +159,140 @@ class CameraCapture:
         if self._ring:
             self._ring.close(unlink=False)
             self._ring = None
-        self._ring = FrameWriter(Path(self._slice.ring), spec, Path(self._slice.doorbell), self._epoch)
+        self._ring = FrameWriter(Path(self._config.ring), spec, Path(self._config.doorbell), self._epoch)
         self._epoch = self._ring.epoch
-        self._metrics.gauge("ring_epoch", self._ring.epoch, self._slice.camera_id)
-        self._metrics.gauge("ring_head", self._ring.sequence, self._slice.camera_id)
+        self._metrics.set_gauge("ring_epoch", self._ring.epoch, self._config.camera_id)
+        self._metrics.set_gauge("ring_head", self._ring.sequence, self._config.camera_id)
 
-    def _next_slot(self) -> None:
+    def _claim_slot(self) -> None:
         assert self._ring is not None
         self._view = self._ring.slot()
         self._filled = 0
-        self._overdue_s = UNFINISHED_S
+        self._overdue_s = FRAME_TIMEOUT_S
 
-    def _pump(self, child: FfmpegChild | PyavChild) -> None:
+    def _read_frame(self, decoder: FfmpegProcess | PyavDecoder) -> None:
         assert self._ring is not None
-        if child.resized:
+        if decoder.resized_to:
             # FFmpeg would go on scaling to the old size, in the old shape.
-            self._lose("ended", "the picture's size changed to {}x{}".format(*child.resized))
+            self._disconnect("ended", "the picture's size changed to {}x{}".format(*decoder.resized_to))
             return
-        count = child.read_into(self._view[self._filled :], POLL_S)
+        count = decoder.read_into(self._view[self._filled :], POLL_S)
         now = time.monotonic()
         if count is None:
-            self._ended(child, now)
+            self._handle_end(decoder, now)
             return
         if count and not self._filled:
-            self._first_byte_ns = child.arrived or (time.time_ns(), time.monotonic_ns())
+            self._first_byte_ns = decoder.arrival_ns or (time.time_ns(), time.monotonic_ns())
         self._filled += count
         if self._filled == len(self._view):
-            sequence = self._ring.publish(*self._first_byte_ns, child.pts)
-            self._metrics.gauge("ring_head", sequence, self._slice.camera_id)
-            self._metrics.count("frames_captured", camera=self._slice.camera_id)
-            if child.camera_clock_ns:
-                glass_ms = (self._first_byte_ns[0] - child.camera_clock_ns) / 1e6
-                self._metrics.gauge("glass_to_capture_ms", glass_ms, self._slice.camera_id)
-            self._quality.delivered(now, 1)
-            self._frames += 1
-            self._total += 1
-            self._machine.frame(now)
-            self._next_slot()
-            self._limit(now)
+            sequence = self._ring.publish(*self._first_byte_ns, decoder.pts)
+            self._metrics.set_gauge("ring_head", sequence, self._config.camera_id)
+            self._metrics.count("frames_captured", camera=self._config.camera_id)
+            if decoder.camera_clock_ns:
+                glass_ms = (self._first_byte_ns[0] - decoder.camera_clock_ns) / 1e6
+                self._metrics.set_gauge("glass_to_capture_ms", glass_ms, self._config.camera_id)
+            self._quality.record_frames(now, 1)
+            self._connection_frames += 1
+            self._total_frames += 1
+            self._connection.record_frame(now)
+            self._claim_slot()
+            self._limit_rate(now)
         elif self._filled and now - self._first_byte_ns[1] / 1e9 >= self._overdue_s:
-            self._overdue_s += UNFINISHED_S
-            if self._short_read(now):
-                self._lose("short_reads", f"a picture stopped after {self._filled} of {len(self._view)} bytes")
-        elif self._machine.stalled(now):
-            self._announce()
-            self._lose("stall", self._machine.detail)
+            self._overdue_s += FRAME_TIMEOUT_S
+            if self._count_short_read(now):
+                self._disconnect("short_reads", f"a picture stopped after {self._filled} of {len(self._view)} bytes")
+        elif self._connection.check_stalled(now):
+            self._publish_state()
+            self._disconnect("stall", self._connection.detail)
 
-    def _limit(self, now: float) -> None:
+    def _limit_rate(self, now: float) -> None:
         """Take no more than `MOST_FPS`; what is not taken has to wait in the pipe."""
-        since, taken = self._window
+        since, taken = self._rate_limit_window
         if now - since >= 1.0:
-            self._window = (now, 1)
-        elif taken < MOST_FPS:
-            self._window = (since, taken + 1)
+            self._rate_limit_window = (now, 1)
+        elif taken < MAX_FPS:
+            self._rate_limit_window = (since, taken + 1)
         else:
             self._wait(since + 1.0 - now)
 
-    def _turn(self) -> bool:
+    def _keep_running(self) -> bool:
         """For what takes longer than a turn of the loop."""
-        self._beat(time.monotonic())
-        return self._alive()
+        self._update_heartbeat(time.monotonic())
+        return self._is_alive()
 
-    def _short_read(self, now: float) -> bool:
-        self._metrics.count("short_reads_total", camera=self._slice.camera_id)
-        return self._machine.short_read(now)
+    def _count_short_read(self, now: float) -> bool:
+        self._metrics.count("short_reads_total", camera=self._config.camera_id)
+        return self._connection.record_short_read(now)
 
-    def _ended(self, child: FfmpegChild | PyavChild, now: float) -> None:
+    def _handle_end(self, decoder: FfmpegProcess | PyavDecoder, now: float) -> None:
         """The pictures have ended: the end of a file, or a lost connection."""
         if self._filled:
-            self._short_read(now)
-        code = child.exit_code()
-        self._remember(child.tail)
-        self._metrics.child(self._slice.camera_id, None)
-        self._child = None
-        if self._ends and self._frames and code == 0:
-            self._machine.stop(now, "the file has been played to its end")
+            self._count_short_read(now)
+        code = decoder.wait_exit_code()
+        self._store_error_lines(decoder.tail)
+        self._metrics.set_child(self._config.camera_id, None)
+        self._decoder = None
+        if self._is_finite and self._connection_frames and code == 0:
+            self._connection.stop(now, "the file has been played to its end")
             return
-        detail, hopeless = reason(child.said, "the stream ended", self._clean)
-        self._lose("ended" if self._frames else "source", detail, misconfigured=hopeless and not self._frames)
+        detail, hopeless = explain_failure(decoder.error_lines, "the stream ended", self._redact)
+        self._disconnect(
+            "ended" if self._connection_frames else "source",
+            detail,
+            misconfigured=hopeless and not self._connection_frames,
+        )
 
-    def _lose(self, cause: Cause, detail: str, misconfigured: bool = False) -> None:
-        self._end_child()
+    def _disconnect(self, cause: DisconnectCause, detail: str, misconfigured: bool = False) -> None:
+        self._terminate_decoder()
         self._cause = cause
-        self._quality.lost(time.monotonic(), stall=cause == "stall")
-        self._machine.lost(time.monotonic(), self._clean(detail), misconfigured)
-        self._metrics.text("last_error", self._machine.detail, self._slice.camera_id)
+        self._quality.record_loss(time.monotonic(), stall=cause == "stall")
+        self._connection.schedule_retry(time.monotonic(), self._redact(detail), misconfigured)
+        self._metrics.set_text("last_error", self._connection.detail, self._config.camera_id)
 
-    def _end_child(self) -> None:
+    def _terminate_decoder(self) -> None:
         self._view = memoryview(b"")
-        if self._child:
-            self._child.end()
-            self._metrics.child(self._slice.camera_id, None)
-            self._remember(self._child.tail)
-            self._child = None
+        if self._decoder:
+            self._decoder.terminate()
+            self._metrics.set_child(self._config.camera_id, None)
+            self._store_error_lines(self._decoder.tail)
+            self._decoder = None
 
-    def _remember(self, lines: Iterable[str]) -> None:
+    def _store_error_lines(self, lines: Iterable[str]) -> None:
         """Keep FFmpeg's last words for /debug."""
         said = "\n".join(lines)
         if said:
-            self._metrics.text("ffmpeg_stderr", said, self._slice.camera_id)
+            self._metrics.set_text("ffmpeg_stderr", said, self._config.camera_id)
 
-    def _beat(self, now: float) -> None:
+    def _update_heartbeat(self, now: float) -> None:
         """Heartbeat and rate."""
-        since, total = self._rate_from
+        since, total = self._rate_start
         if now - since >= RATE_WINDOW_S:
-            self._metrics.gauge("fps_captured", (self._total - total) / (now - since), self._slice.camera_id)
-            self._rate_from = (now, self._total)
-            if self._child:
-                self._remember(self._child.tail)
-            grade = self._quality.grade(now)
-            if grade and self._machine.state != "stopped":
-                self._metrics.text("quality", grade, self._slice.camera_id)
-        self._metrics.gauge("backoff_s", self._machine.waiting(now), self._slice.camera_id)
+            self._metrics.set_gauge(
+                "fps_captured", (self._total_frames - total) / (now - since), self._config.camera_id
+            )
+            self._rate_start = (now, self._total_frames)
+            if self._decoder:
+                self._store_error_lines(self._decoder.tail)
+            grade = self._quality.compute_grade(now)
+            if grade and self._connection.state != "stopped":
+                self._metrics.set_text("quality", grade, self._config.camera_id)
+        self._metrics.set_gauge("backoff_s", self._connection.get_backoff_s(now), self._config.camera_id)
         if self._ring:
             self._ring.beat()
 
-    def _announce(self) -> None:
+    def _publish_state(self) -> None:
         """Tell the metrics and report each change of state; asked at every turn, which may be some to a picture."""
-        state, detail, camera = self._machine.state, self._machine.detail, self._slice.camera_id
-        if state == self._entered:
+        state, detail, camera = self._connection.state, self._connection.detail, self._config.camera_id
+        if state == self._last_state:
             return
-        self._entered = state
-        self._metrics.text("state", state, camera)
+        self._last_state = state
+        self._metrics.set_text("state", state, camera)
         # Down again, in the same way, is no news; the way there is none either.
-        retry = state == self._announced or (self._machine.down and state in ("connecting", "stalled"))
+        retry = state == self._last_reported_state or (self._connection.is_down and state in ("connecting", "stalled"))
         if not retry:
-            self._announced = state
+            self._last_reported_state = state
             log.log(logging.INFO if state in ("connecting", "live") else logging.WARNING, "%s %s", state, detail)
-        ts, failures = time.time(), self._machine.failures
+        ts, failures = time.time(), self._connection.failures
         event_id = f"{camera}:state:{int(ts * 1000)}:{state}"
         event = CameraChanged(id=event_id, camera=camera, ts=ts, state=state, detail=detail, failures=failures)
-        self._report(event, not retry)
+        self._report_state(event, not retry)

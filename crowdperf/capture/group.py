@@ -12,25 +12,25 @@ from collections.abc import Callable, Sequence
 
 from crowdperf.capture.camera import CameraCapture
 from crowdperf.runtime import Metrics
-from crowdperf.slices import CaptureSlice
+from crowdperf.slices import CaptureConfig
 
-FIRST_WAIT_S = 1.0
-LONGEST_WAIT_S = 10.0
+FIRST_RESTART_WAIT_S = 1.0
+MAX_RESTART_WAIT_S = 10.0
 STABLE_S = 60.0
-JOIN_S = 8.0
+JOIN_TIMEOUT_S = 8.0
 
 log = logging.getLogger(__name__)
 
 
-class _Member:
+class _CameraThread:
     """One camera of the group: its present thread, and when that last came round."""
 
-    def __init__(self, slice_: CaptureSlice) -> None:
-        self.slice = slice_
+    def __init__(self, config: CaptureConfig) -> None:
+        self.config = config
         self.thread: threading.Thread | None = None
-        self.began = 0.0
-        self.due = 0.0
-        self.seen = 0.0
+        self.started_at = 0.0
+        self.restart_at = 0.0
+        self.last_seen = 0.0
         self.failures = 0
 
 
@@ -45,55 +45,59 @@ class CameraGroup:
 
     def __init__(
         self,
-        slices: Sequence[CaptureSlice],
-        make: Callable[[CaptureSlice, Callable[[], bool]], CameraCapture],
-        stopping: Callable[[], bool],
+        configs: Sequence[CaptureConfig],
+        make_capture: Callable[[CaptureConfig, Callable[[], bool]], CameraCapture],
+        is_stopping: Callable[[], bool],
         clock: Callable[[], float],
         metrics: Metrics,
     ) -> None:
-        self._members = [_Member(slice_) for slice_ in slices]
-        self._make = make
-        self._stopping = stopping
+        self._camera_threads = [_CameraThread(slice_) for slice_ in configs]
+        self._make_capture = make_capture
+        self._is_stopping = is_stopping
         self._clock = clock
         self._metrics = metrics
 
-    def tend(self, silence_s: float) -> bool:
+    def supervise(self, max_silence_s: float) -> bool:
         """Start what has to be started; whether every loop has come round within `silence_s`. Call it regularly."""
         now = self._clock()
-        for member in self._members:
+        for member in self._camera_threads:
             if member.thread is not None and member.thread.is_alive():
                 continue
             if member.thread is not None:
-                self._ended(member, now)
-            if now >= member.due:
-                member.began = member.seen = now
-                name = f"camera {member.slice.camera_id}"
+                self._record_crash(member, now)
+            if now >= member.restart_at:
+                member.started_at = member.last_seen = now
+                name = f"camera {member.config.camera_id}"
                 member.thread = threading.Thread(target=self._run, args=(member,), name=name, daemon=True)
                 member.thread.start()
-        return all(now - member.seen < silence_s for member in self._members if member.thread is not None)
+        return all(
+            now - member.last_seen < max_silence_s for member in self._camera_threads if member.thread is not None
+        )
 
     def close(self) -> None:
         """Wait until every camera has ended; `stopping` has to say so by now."""
-        deadline = self._clock() + JOIN_S
-        for member in self._members:
+        deadline = self._clock() + JOIN_TIMEOUT_S
+        for member in self._camera_threads:
             if member.thread is not None:
                 member.thread.join(max(0.0, deadline - self._clock()))
 
-    def _ended(self, member: _Member, now: float) -> None:
+    def _record_crash(self, camera_thread: _CameraThread, now: float) -> None:
         """A thread that has ended by itself has met a fault in this program."""
-        member.thread = None
-        member.failures = 1 if now - member.began >= STABLE_S else member.failures + 1
-        wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(member.failures - 1, 8))
-        member.due = now + wait
-        self._metrics.count("capture_crashes_total", camera=member.slice.camera_id)
-        log.error("camera %s: its thread has crashed, the next one starts in %g s", member.slice.camera_id, wait)
+        camera_thread.thread = None
+        camera_thread.failures = 1 if now - camera_thread.started_at >= STABLE_S else camera_thread.failures + 1
+        wait = min(MAX_RESTART_WAIT_S, FIRST_RESTART_WAIT_S * 2 ** min(camera_thread.failures - 1, 8))
+        camera_thread.restart_at = now + wait
+        self._metrics.count("capture_crashes_total", camera=camera_thread.config.camera_id)
+        log.error(
+            "camera %s: its thread has crashed, the next one starts in %g s", camera_thread.config.camera_id, wait
+        )
 
-    def _run(self, member: _Member) -> None:
+    def _run(self, camera_thread: _CameraThread) -> None:
         def alive() -> bool:
-            member.seen = self._clock()
-            return not self._stopping()
+            camera_thread.last_seen = self._clock()
+            return not self._is_stopping()
 
-        camera = self._make(member.slice, alive)
+        camera = self._make_capture(camera_thread.config, alive)
         orderly = False
         try:
             while alive():

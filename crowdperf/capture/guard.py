@@ -15,17 +15,17 @@ import socket
 import threading
 from urllib.parse import urlsplit
 
-from crowdperf.capture.source import SourceError, addresses
+from crowdperf.capture.source import SourceError, resolve_addresses
 
-HEAD_BYTES = 1 << 16
-CONNECT_S = 10.0
+MAX_HEAD_BYTES = 1 << 16
+CONNECT_TIMEOUT_S = 10.0
 CHUNK_BYTES = 1 << 16
 _PROXY_HEADERS = re.compile(rb"^(?:proxy-[a-z]+|connection):[^\r\n]*\r\n", re.IGNORECASE | re.MULTILINE)
 
 log = logging.getLogger(__name__)
 
 
-class Guard:
+class EgressProxy:
     """The proxy of one camera, on a port of 127.0.0.1 that the system chooses.
 
     Args:
@@ -33,10 +33,10 @@ class Guard:
     """
 
     def __init__(self, allowed_hosts: tuple[str, ...]) -> None:
-        self._allowed = allowed_hosts
+        self._allowed_hosts = allowed_hosts
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._open: set[socket.socket] = set()
+        self._open_sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
         threading.Thread(target=self._serve, name="guard", daemon=True).start()
 
@@ -47,7 +47,7 @@ class Guard:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
-            for each in self._open:
+            for each in self._open_sockets:
                 with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
 
@@ -55,19 +55,19 @@ class Guard:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                threading.Thread(target=self._attend, args=(client,), name="guard", daemon=True).start()
+                threading.Thread(target=self._handle_client, args=(client,), name="guard", daemon=True).start()
 
-    def _attend(self, client: socket.socket) -> None:
+    def _handle_client(self, client: socket.socket) -> None:
         """One connection of FFmpeg: the request's head, then bytes both ways."""
         with client, contextlib.suppress(OSError, ValueError):
             with self._lock:
-                self._open.add(client)
+                self._open_sockets.add(client)
             try:
-                head, rest = _head(client)
+                head, rest = _read_head(client)
                 method, _, target = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
                 target = target.rpartition(" ")[0]
                 try:
-                    server = self._connect(*_place(method, target))
+                    server = self._connect(*_parse_target(method, target))
                 except (SourceError, OSError) as error:
                     log.warning("a connection that the source led to was refused: %s", error)
                     client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -77,12 +77,12 @@ class Guard:
                         client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
                     else:
                         # One request for each connection: the next one may ask for another server.
-                        server.sendall(_forwarded(method, target, head))
+                        server.sendall(_rewrite_request(method, target, head))
                     server.sendall(rest)
                     _relay(client, server)
             finally:
                 with self._lock:
-                    self._open.discard(client)
+                    self._open_sockets.discard(client)
 
     def _connect(self, host: str, port: int) -> socket.socket:
         """To an address of the host that may be reached; the name is not asked for again.
@@ -92,9 +92,9 @@ class Guard:
             OSError: it does not answer.
         """
         failure: OSError = OSError(f"{host!r} has no address")
-        for family, address in addresses(host, port, self._allowed):
+        for family, address in resolve_addresses(host, port, self._allowed_hosts):
             found = socket.socket(family, socket.SOCK_STREAM)
-            found.settimeout(CONNECT_S)
+            found.settimeout(CONNECT_TIMEOUT_S)
             try:
                 found.connect(address)
             except OSError as error:
@@ -106,19 +106,19 @@ class Guard:
         raise failure
 
 
-def _head(client: socket.socket) -> tuple[bytes, bytes]:
+def _read_head(client: socket.socket) -> tuple[bytes, bytes]:
     """The request's head, its empty line included, and what has already come after it."""
     data = b""
     while b"\r\n\r\n" not in data:
         part = client.recv(CHUNK_BYTES)
-        if not part or len(data) > HEAD_BYTES:
+        if not part or len(data) > MAX_HEAD_BYTES:
             raise ValueError("no request")
         data += part
     head, _, rest = data.partition(b"\r\n\r\n")
     return head + b"\r\n\r\n", rest
 
 
-def _place(method: str, target: str) -> tuple[str, int]:
+def _parse_target(method: str, target: str) -> tuple[str, int]:
     """Host and port of the request's target: an authority (CONNECT), or an absolute http URL."""
     parts = urlsplit(f"//{target}" if method == "CONNECT" else target)
     if method != "CONNECT" and parts.scheme != "http":
@@ -126,7 +126,7 @@ def _place(method: str, target: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or 80
 
 
-def _forwarded(method: str, target: str, head: bytes) -> bytes:
+def _rewrite_request(method: str, target: str, head: bytes) -> bytes:
     """The request as the server itself expects it."""
     parts = urlsplit(target)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -11,19 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-State = Literal["connecting", "live", "stalled", "backing_off", "stopped", "misconfigured"]
-Cause = Literal["stall", "short_reads", "ended", "source", "stopped"]
+StateName = Literal["connecting", "live", "stalled", "backing_off", "stopped", "misconfigured"]
+DisconnectCause = Literal["stall", "short_reads", "ended", "source", "stopped"]
 
 FIRST_WAIT_S = 0.5
-LONGEST_WAIT_S = 10.0
+MAX_WAIT_S = 10.0
 STABLE_S = 10.0
 """A connection that has delivered for this long was a good one: the next wait is the shortest again."""
-SHORT_READS = 3
-UNFINISHED_S = 2.0
+MAX_SHORT_READS = 3
+FRAME_TIMEOUT_S = 2.0
 """A frame that is not whole this long after its first byte is a short read."""
 
 
-class Machine:
+class ConnectionState:
     """One camera's connection.
 
     Every method takes `now`, monotonic seconds. `random` gives 0..1, for the jitter that keeps a site's cameras from
@@ -31,12 +31,12 @@ class Machine:
     """
 
     def __init__(self, stall_s: float, random: Callable[[], float], now: float) -> None:
-        self.state: State = "connecting"
+        self.state: StateName = "connecting"
         self.detail = ""
         self.changed_at = now
         self.failures = 0
         """Failed connections in a row."""
-        self.down = False
+        self.is_down = False
         """Whether a connection was lost and no frame has come since: what is tried meanwhile is a retry."""
         self.short_reads = 0
         """Short reads in a row."""
@@ -46,15 +46,15 @@ class Machine:
         self._progress_at = now
         self._live_since: float | None = None
 
-    def due(self, now: float) -> bool:
+    def is_due(self, now: float) -> bool:
         """Whether it is time to connect: always at first, then after the back-off, never when stopped."""
         return self.state != "stopped" and now >= self._due_at
 
-    def waiting(self, now: float) -> float:
+    def get_backoff_s(self, now: float) -> float:
         """Seconds that are left of the back-off; 0 where there is none."""
         return max(0.0, self._due_at - now) if self.state in ("backing_off", "misconfigured") else 0.0
 
-    def connecting(self, now: float) -> None:
+    def start_connecting(self, now: float) -> None:
         """A child is being started. A misconfigured camera stays so until a frame proves otherwise."""
         self._progress_at = now
         self._live_since = None
@@ -62,11 +62,11 @@ class Machine:
         if self.state != "misconfigured":
             self._enter("connecting", "", now)
 
-    def opened(self, now: float) -> None:
+    def mark_opened(self, now: float) -> None:
         """The child is about to deliver: what opening took has had limits of its own, and is no silence of pictures."""
         self._progress_at = now
 
-    def frame(self, now: float) -> None:
+    def record_frame(self, now: float) -> None:
         """A whole frame came."""
         self._progress_at = now
         self.short_reads = 0
@@ -74,16 +74,16 @@ class Machine:
             self._live_since = now
         elif self.failures and now - self._live_since >= STABLE_S:
             self.failures = 0
-        self.down = False
+        self.is_down = False
         if self.state != "live":
             self._enter("live", "", now)
 
-    def short_read(self, now: float) -> bool:
+    def record_short_read(self, now: float) -> bool:
         """A frame broke off, or is overdue; True when the child must go."""
         self.short_reads += 1
-        return self.short_reads >= SHORT_READS
+        return self.short_reads >= MAX_SHORT_READS
 
-    def stalled(self, now: float) -> bool:
+    def check_stalled(self, now: float) -> bool:
         """Ask regularly while a child runs; True when there was no frame for `stall_s`: the child must go."""
         if now - self._progress_at < self._stall_s:
             return False
@@ -91,11 +91,11 @@ class Machine:
             self._enter("stalled", f"no frame for {self._stall_s:g} s", now)
         return True
 
-    def lost(self, now: float, detail: str, misconfigured: bool = False) -> None:
+    def schedule_retry(self, now: float, detail: str, misconfigured: bool = False) -> None:
         """The connection is gone, or never was: wait, each time twice as long, 10 s at most."""
-        wait = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(self.failures, 16)) * (0.5 + 0.5 * self._random())
+        wait = min(MAX_WAIT_S, FIRST_WAIT_S * 2 ** min(self.failures, 16)) * (0.5 + 0.5 * self._random())
         self.failures += 1
-        self.down = True
+        self.is_down = True
         self._due_at = now + wait
         self._enter("misconfigured" if misconfigured else "backing_off", detail, now)
 
@@ -103,5 +103,5 @@ class Machine:
         """For good."""
         self._enter("stopped", detail, now)
 
-    def _enter(self, state: State, detail: str, now: float) -> None:
+    def _enter(self, state: StateName, detail: str, now: float) -> None:
         self.state, self.detail, self.changed_at = state, detail, now

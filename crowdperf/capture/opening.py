@@ -14,24 +14,24 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from crowdperf.capture import argv, probe, source
-from crowdperf.capture.argv import Options
-from crowdperf.capture.ffmpeg import FfmpegChild, shown
-from crowdperf.capture.guard import Guard
-from crowdperf.capture.machine import Cause
-from crowdperf.capture.probe import Probe
-from crowdperf.capture.watch import Watch, WatchUnavailable
-from crowdperf.ffmpeg import UNASKED, abilities, ffmpeg_binary
+from crowdperf.capture.argv import SourceOptions
+from crowdperf.capture.ffmpeg import FfmpegProcess, redact_lines
+from crowdperf.capture.guard import EgressProxy
+from crowdperf.capture.machine import DisconnectCause
+from crowdperf.capture.probe import SourceInfo
+from crowdperf.capture.watch import ConnectFilter, ConnectFilterUnavailable
+from crowdperf.ffmpeg import DEFAULT_FEATURES, detect_features, find_ffmpeg
 from crowdperf.frames.ring import RingSpec
-from crowdperf.slices import CaptureSlice
+from crowdperf.slices import CaptureConfig
 
 if TYPE_CHECKING:
-    from crowdperf.capture.pyav import PyavChild
+    from crowdperf.capture.pyav import PyavDecoder
 
 POLL_S = 0.2
-RESOLVE_S = 15.0
-UNREPORTED_S = 2.0
+RESOLVE_TIMEOUT_S = 15.0
+SIZE_REPORT_TIMEOUT_S = 2.0
 """Pictures in the pipe for this long, and no report of their size: it will not come."""
-_HOPELESS = (
+_PERMANENT_ERRORS = (
     *("Invalid data found", "moov atom not found", "Protocol not found", "Option not found", "Unrecognized option"),
     *("does not contain any stream", "matches no streams", "Invalid argument", "Unknown decoder", "Decoder not found"),
     *("Device creation failed", "No device available for decoder", "certificate verify failed"),
@@ -41,36 +41,36 @@ _HOPELESS = (
 _NO_VIDEO = "the source does not contain any stream of video"
 """What pyav says, and FFmpeg does not: asked what a source is, it is content with sound."""
 
-_SUMMARIES = ("Error opening output", "Error opening input file", "Conversion failed", "Nothing was written")
+_SUMMARY_PREFIXES = ("Error opening output", "Error opening input file", "Conversion failed", "Nothing was written")
 """What FFmpeg says after the line that tells the cause."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Opened(NamedTuple):
+class OpenSource(NamedTuple):
     """A running child and what is known of its pictures."""
 
-    child: FfmpegChild | PyavChild
+    decoder: FfmpegProcess | PyavDecoder
     spec: RingSpec
     fps: float
     """As the source states it and the flags let it through; 0.0 where nobody knows."""
-    ends: bool
+    is_finite: bool
     """Whether it is a recording that is played once."""
 
 
-class NotOpened(Exception):
+class OpenError(Exception):
     """The source gave no pictures; the message is the reason."""
 
-    def __init__(self, cause: Cause, detail: str, lines: list[str], misconfigured: bool = False) -> None:
+    def __init__(self, cause: DisconnectCause, detail: str, lines: list[str], misconfigured: bool = False) -> None:
         super().__init__(detail)
-        self.cause: Cause = cause
+        self.cause: DisconnectCause = cause
         self.lines = lines
         """What FFmpeg said, without secrets."""
         self.misconfigured = misconfigured
 
 
-def reason(said: Iterable[str], otherwise: str, clean: Callable[[str], str]) -> tuple[str, bool]:
+def explain_failure(error_lines: Iterable[str], default: str, redact: Callable[[str], str]) -> tuple[str, bool]:
     """Why FFmpeg ended, in its own words without secrets, and whether waiting is of no use.
 
     Args:
@@ -78,13 +78,13 @@ def reason(said: Iterable[str], otherwise: str, clean: Callable[[str], str]) -> 
         otherwise: where it said nothing.
         clean: takes the secrets out.
     """
-    lines = list(said)
-    hopeless = [line for line in lines if any(phrase in line for phrase in _HOPELESS)]
-    telling = [line for line in lines if not line.startswith(_SUMMARIES)]
-    return shown((hopeless or telling or lines or [otherwise])[-1:], clean)[0], bool(hopeless)
+    lines = list(error_lines)
+    hopeless = [line for line in lines if any(phrase in line for phrase in _PERMANENT_ERRORS)]
+    telling = [line for line in lines if not line.startswith(_SUMMARY_PREFIXES)]
+    return redact_lines((hopeless or telling or lines or [default])[-1:], redact)[0], bool(hopeless)
 
 
-class Opener:
+class SourceConnector:
     """Opens one camera again and again.
 
     Args:
@@ -96,23 +96,23 @@ class Opener:
 
     def __init__(
         self,
-        slice_: CaptureSlice,
-        clean: Callable[[str], str],
-        turn: Callable[[], bool],
-        decoding: Callable[[CaptureSlice], None],
+        config: CaptureConfig,
+        redact: Callable[[str], str],
+        keep_running: Callable[[], bool],
+        on_decoding: Callable[[CaptureConfig], None],
     ) -> None:
-        self._slice = slice_
-        self._clean = clean
-        self._turn = turn
-        self._decoding = decoding
-        self._guard: Guard | None = None
-        self._watch: Watch | None = None
-        self._unwatched = False
+        self._config = config
+        self._redact = redact
+        self._keep_running = keep_running
+        self._on_decoding = on_decoding
+        self._proxy: EgressProxy | None = None
+        self._connect_filter: ConnectFilter | None = None
+        self._filter_unavailable = False
         """This system lets no connection be watched."""
-        self._silent = False
+        self._hides_size = False
         """This FFmpeg has written pictures without the report of their size."""
 
-    def open(self) -> Opened:
+    def open(self) -> OpenSource:
         """Connect.
 
         Raises:
@@ -120,58 +120,60 @@ class Opener:
             SourceError, FfmpegMissing: it cannot be tried.
             OSError: FFmpeg cannot be started.
         """
-        options = self._options()
-        if self._slice.backend == "pyav":
-            return self._pyav(options)
-        if argv.tells_itself(options, self._slice.pix_fmt) and not self._silent:
-            return self._stream(options)
-        return self._probed(options)
+        options = self._build_options()
+        if self._config.backend == "pyav":
+            return self._open_with_pyav(options)
+        if argv.reports_geometry(options, self._config.pix_fmt) and not self._hides_size:
+            return self._open_stream(options)
+        return self._open_after_probe(options)
 
     def close(self) -> None:
         """Let go of what is shared by all connections."""
-        if self._guard:
-            self._guard.close()
-            self._guard = None
-        if self._watch:
-            self._watch.close()
-            self._watch = None
+        if self._proxy:
+            self._proxy.close()
+            self._proxy = None
+        if self._connect_filter:
+            self._connect_filter.close()
+            self._connect_filter = None
 
-    def _options(self) -> Options:
-        camera = self._slice
-        binary = "" if camera.backend == "pyav" else ffmpeg_binary()
-        checked = source.check(camera.url, camera.media_roots, camera.allowed_hosts)
-        if checked.kind == "http" and self._guard is None:
-            self._guard = Guard(camera.allowed_hosts)
+    def _build_options(self) -> SourceOptions:
+        camera = self._config
+        binary = "" if camera.backend == "pyav" else find_ffmpeg()
+        checked = source.check_url(camera.url, camera.media_roots, camera.allowed_hosts)
+        if checked.kind == "http" and self._proxy is None:
+            self._proxy = EgressProxy(camera.allowed_hosts)
         if checked.kind == "rtsp":
             self._resolve()
-            self._look_out()
-        return Options(
+            self._start_connect_filter()
+        return SourceOptions(
             binary=binary,
-            abilities=abilities(binary) if binary else UNASKED,
+            features=detect_features(binary) if binary else DEFAULT_FEATURES,
             source=checked,
             rtsp_transport=camera.rtsp_transport,
             timeout_usec=camera.rtsp_stimeout_usec,
-            http_proxy=self._guard.url if self._guard else "",
-            extra_flags=tuple(source.flags(camera.ffmpeg_extra_flags, "FFMPEG_EXTRA_FLAGS")),
-            output_flags=tuple(source.flags(camera.ffmpeg_flags, "ffmpeg_flags")),
+            http_proxy=self._proxy.url if self._proxy else "",
+            extra_flags=tuple(source.parse_flags(camera.ffmpeg_extra_flags, "FFMPEG_EXTRA_FLAGS")),
+            output_flags=tuple(source.parse_flags(camera.ffmpeg_flags, "ffmpeg_flags")),
         )
 
-    def _look_out(self) -> None:
+    def _start_connect_filter(self) -> None:
         """Watch where an rtsp server leads, as far as this system lets us."""
-        if self._watch is None and not self._unwatched:
+        if self._connect_filter is None and not self._filter_unavailable:
             try:
-                self._watch = Watch(self._slice.allowed_hosts)
-            except WatchUnavailable as error:
-                self._unwatched = True
+                self._connect_filter = ConnectFilter(self._config.allowed_hosts)
+            except ConnectFilterUnavailable as error:
+                self._filter_unavailable = True
                 log.warning(
-                    "camera %s: where its rtsp server redirects to cannot be watched (%s)", self._slice.camera_id, error
+                    "camera %s: where its rtsp server redirects to cannot be watched (%s)",
+                    self._config.camera_id,
+                    error,
                 )
-        if self._watch:
-            self._watch.refusal = None
+        if self._connect_filter:
+            self._connect_filter.refusal = None
 
-    def _start(self, make: Callable[[], T]) -> T:
+    def _start_filtered(self, make: Callable[[], T]) -> T:
         """Make a child whose connections are watched, where they are."""
-        return self._watch.run(make) if self._watch else make()
+        return self._connect_filter.run(make) if self._connect_filter else make()
 
     def _resolve(self) -> None:
         """Ask for the addresses of an rtsp host's name, in a thread: a resolver may take half a minute.
@@ -181,11 +183,11 @@ class Opener:
             NotOpened: there is no answer.
         """
         answer: queue.SimpleQueue[source.SourceError | None] = queue.SimpleQueue()
-        host, allowed = urlsplit(self._slice.url).hostname or "", self._slice.allowed_hosts
+        host, allowed = urlsplit(self._config.url).hostname or "", self._config.allowed_hosts
 
         def ask() -> None:
             try:
-                source.addresses(host, 554, allowed)
+                source.resolve_addresses(host, 554, allowed)
             except source.SourceError as error:
                 answer.put(error)
             except OSError:
@@ -195,8 +197,8 @@ class Opener:
                 answer.put(None)
 
         threading.Thread(target=ask, name="resolver", daemon=True).start()
-        deadline = time.monotonic() + RESOLVE_S
-        while self._turn() and time.monotonic() < deadline:
+        deadline = time.monotonic() + RESOLVE_TIMEOUT_S
+        while self._keep_running() and time.monotonic() < deadline:
             try:
                 refused = answer.get(timeout=POLL_S)
             except queue.Empty:
@@ -204,111 +206,122 @@ class Opener:
             if refused:
                 raise refused
             return
-        raise NotOpened("source", f"the name {host!r} is not resolved within {RESOLVE_S:g} s", [])
+        raise OpenError("source", f"the name {host!r} is not resolved within {RESOLVE_TIMEOUT_S:g} s", [])
 
-    def _stream(self, options: Options) -> Opened:
+    def _open_stream(self, options: SourceOptions) -> OpenSource:
         """One connection: FFmpeg says what the source is and goes on to its pictures."""
         for patient in (False, True):
-            command = argv.stream(replace(options, patient=patient), self._slice.analysis_width)
-            child = self._start(partial(FfmpegChild, command, self._clean))
-            deadline, found, unreported = self._deadline(), None, 0.0
-            while found is None and time.monotonic() < deadline and self._turn():
-                listening = child.attend(POLL_S)
-                found = probe.parse_stream("\n".join(child.facts))
+            command = argv.build_stream_args(replace(options, long_probe=patient), self._config.analysis_width)
+            child = self._start_filtered(partial(FfmpegProcess, command, self._redact))
+            deadline, found, unreported = self._compute_deadline(), None, 0.0
+            while found is None and time.monotonic() < deadline and self._keep_running():
+                listening = child.read_log(POLL_S)
+                found = probe.parse_stream_info("\n".join(child.info_lines))
                 if found is None and child.has_output():
-                    unreported = unreported or time.monotonic() + (UNREPORTED_S if listening else 0.0)
+                    unreported = unreported or time.monotonic() + (SIZE_REPORT_TIMEOUT_S if listening else 0.0)
                     if time.monotonic() >= unreported:
-                        child.end()
+                        child.terminate()
                         log.warning(
                             "camera %s: FFmpeg does not say what it writes: it is asked first from now on",
-                            self._slice.camera_id,
+                            self._config.camera_id,
                         )
-                        self._silent = True
-                        return self._probed(options)
+                        self._hides_size = True
+                        return self._open_after_probe(options)
                 elif not listening:
                     break
             if found:
-                source_, written = argv.delivered(options, found[0]), found[1:]
-                return Opened(child, self._spec(source_, written), source_.fps, False)
-            child.end()
-            self._refuse_or_try_patience(patient, time.monotonic() >= deadline, child.facts, child.said)
+                source_, written = argv.with_effective_rate(options, found[0]), found[1:]
+                return OpenSource(child, self._build_ring_spec(source_, written), source_.fps, False)
+            child.terminate()
+            self._raise_unless_retryable(patient, time.monotonic() >= deadline, child.info_lines, child.error_lines)
         raise AssertionError("unreachable")
 
-    def _probed(self, options: Options) -> Opened:
+    def _open_after_probe(self, options: SourceOptions) -> OpenSource:
         """Look first, then open again with what is known by then."""
         found, options = self._probe(options)
-        found = argv.delivered(options, found)
-        spec = self._spec(found)
+        found = argv.with_effective_rate(options, found)
+        spec = self._build_ring_spec(found)
         # A recording, here or on a web server: it can be read faster than it was filmed, and it has an end.
-        paced = options.source.kind == "file" or (options.source.kind == "http" and found.finite)
-        options = replace(options, paced=paced, loop=self._slice.loop and paced)
-        child = self._start(partial(FfmpegChild, argv.capture(options, spec), self._clean))
-        return Opened(child, spec, found.fps, paced and not self._slice.loop)
+        paced = options.source.kind == "file" or (options.source.kind == "http" and found.is_finite)
+        options = replace(options, paced=paced, loop=self._config.loop and paced)
+        child = self._start_filtered(partial(FfmpegProcess, argv.build_capture_args(options, spec), self._redact))
+        return OpenSource(child, spec, found.fps, paced and not self._config.loop)
 
-    def _probe(self, options: Options) -> tuple[Probe, Options]:
+    def _probe(self, options: SourceOptions) -> tuple[SourceInfo, SourceOptions]:
         """Look at the source, a second time with patience where it does not show its size at once."""
         for patient in (False, True):
-            options = replace(options, patient=patient)
-            child = self._start(partial(FfmpegChild, argv.probe(options), self._clean))
-            deadline = self._deadline()
-            while child.listen(POLL_S) and time.monotonic() < deadline and self._turn():
+            options = replace(options, long_probe=patient)
+            child = self._start_filtered(partial(FfmpegProcess, argv.build_probe_args(options), self._redact))
+            deadline = self._compute_deadline()
+            while child.drain(POLL_S) and time.monotonic() < deadline and self._keep_running():
                 pass
-            child.end()
-            found = probe.parse("\n".join(child.facts))
+            child.terminate()
+            found = probe.parse_source_info("\n".join(child.info_lines))
             if found:
                 return found, options
-            errors = [line for line in child.said if "At least one output file" not in line]
-            if any("Stream #" in line for line in child.facts) and not any("Video:" in line for line in child.facts):
+            errors = [line for line in child.error_lines if "At least one output file" not in line]
+            if any("Stream #" in line for line in child.info_lines) and not any(
+                "Video:" in line for line in child.info_lines
+            ):
                 errors.append(_NO_VIDEO)
-            self._refuse_or_try_patience(patient, time.monotonic() >= deadline, child.facts, errors)
+            self._raise_unless_retryable(patient, time.monotonic() >= deadline, child.info_lines, errors)
         raise AssertionError("unreachable")
 
-    def _pyav(self, options: Options) -> Opened:
+    def _open_with_pyav(self, options: SourceOptions) -> OpenSource:
         """One connection, decoded in this process; its first picture says what the source is."""
         try:
             # Here, because it costs every process 40 MB, and it may be missing.
-            from crowdperf.capture.pyav import PyavChild
+            from crowdperf.capture.pyav import PyavDecoder
         except ImportError as error:
             raise source.SourceError(
                 f"the backend pyav needs the Python package av ({error}). Remedy: install it, or set backend: ffmpeg."
             ) from None
         for patient in (False, True):
             # A read's own limit comes after ours: a stall is to be called one.
-            silence_s = max(self._slice.stall_s, 1.0) + 1.0
-            make = partial(PyavChild, replace(options, patient=patient), self._slice.loop, silence_s, self._clean)
-            child = self._start(partial(make, begin=lambda: self._decoding(self._slice)))
-            deadline = self._deadline()
-            while child.found is None and child.attend(POLL_S) and time.monotonic() < deadline and self._turn():
+            silence_s = max(self._config.stall_s, 1.0) + 1.0
+            make = partial(
+                PyavDecoder, replace(options, long_probe=patient), self._config.loop, silence_s, self._redact
+            )
+            child = self._start_filtered(partial(make, on_start=lambda: self._on_decoding(self._config)))
+            deadline = self._compute_deadline()
+            while (
+                child.source_info is None
+                and child.wait_for_picture(POLL_S)
+                and time.monotonic() < deadline
+                and self._keep_running()
+            ):
                 pass
-            if child.found:
-                found = argv.delivered(options, child.found)
-                spec = self._spec(found)
-                child.shape(spec)
-                return Opened(child, spec, found.fps, found.finite and not self._slice.loop)
-            child.end()
-            facts = [] if child.said else ["Video:"]
-            self._refuse_or_try_patience(patient, time.monotonic() >= deadline, facts, child.said)
+            if child.source_info:
+                found = argv.with_effective_rate(options, child.source_info)
+                spec = self._build_ring_spec(found)
+                child.set_ring_spec(spec)
+                return OpenSource(child, spec, found.fps, found.is_finite and not self._config.loop)
+            child.terminate()
+            facts = [] if child.error_lines else ["Video:"]
+            self._raise_unless_retryable(patient, time.monotonic() >= deadline, facts, child.error_lines)
         raise AssertionError("unreachable")
 
-    def _deadline(self) -> float:
-        return time.monotonic() + max(self._slice.stall_s, 1.0)
+    def _compute_deadline(self) -> float:
+        return time.monotonic() + max(self._config.stall_s, 1.0)
 
-    def _refuse_or_try_patience(self, patient: bool, late: bool, facts: Iterable[str], errors: Iterable[str]) -> None:
+    def _raise_unless_retryable(
+        self, long_probe: bool, timed_out: bool, facts: Iterable[str], errors: Iterable[str]
+    ) -> None:
         """Return where a source that showed no picture size may show one to an FFmpeg that waits.
 
         Raises:
             NotOpened: it may not, or it has been tried.
             SourceError: the source has led to an address that is refused.
         """
-        if self._watch and self._watch.refusal:
-            raise self._watch.refusal
-        if late:
-            lines = shown(errors, self._clean)
-            raise NotOpened("stall", "the source was opened but gave no picture in time", lines)
+        if self._connect_filter and self._connect_filter.refusal:
+            raise self._connect_filter.refusal
+        if timed_out:
+            lines = redact_lines(errors, self._redact)
+            raise OpenError("stall", "the source was opened but gave no picture in time", lines)
         unclear = ("unspecified size", "Video:", _NO_VIDEO)
-        if patient or not any(phrase in line for phrase in unclear for line in (*facts, *errors)):
-            detail, hopeless = reason(errors, "the source holds no video", self._clean)
-            raise NotOpened("source", detail, shown(errors, self._clean), hopeless)
+        if long_probe or not any(phrase in line for phrase in unclear for line in (*facts, *errors)):
+            detail, hopeless = explain_failure(errors, "the source holds no video", self._redact)
+            raise OpenError("source", detail, redact_lines(errors, self._redact), hopeless)
 
-    def _spec(self, found: Probe, written: tuple[int, int] | None = None) -> RingSpec:
-        return probe.ring_of(self._slice, found, written)
+    def _build_ring_spec(self, source_info: SourceInfo, output_size: tuple[int, int] | None = None) -> RingSpec:
+        return probe.build_camera_ring_spec(self._config, source_info, output_size)

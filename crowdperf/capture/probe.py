@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple
 from msgspec.structs import replace
 
 from crowdperf.frames.layout import RingSpec
-from crowdperf.slices import CaptureSlice
+from crowdperf.slices import CaptureConfig
 
-SLOTS_MIN = 4
+MIN_SLOTS = 4
 STALENESS_S = 0.5
-BURST_BYTES = 16 * 2**20
+MAX_BURST_BYTES = 16 * 2**20
 """640x360 at 25 frames/s takes 5 MiB for half a second; 1080p in bgr24 would take 90."""
 """Older frames are not analysed (inference.staleness_s), so the ring need not keep them."""
 _VIDEO = re.compile(r"Stream #\d+:\d+.*?: Video: .*?[ ,](\d{2,5})x(\d{2,5})(?=[ ,\n]|$)")
@@ -23,17 +23,17 @@ _DURATION = re.compile(r"Duration: (?!00:00:00\.00)\d+:\d+:")
 """FLV that is written live has a duration of zero: it has no end that is known."""
 
 
-class Probe(NamedTuple):
+class SourceInfo(NamedTuple):
     """A source's picture, upright, and whether it has an end."""
 
     width: int
     height: int
     fps: float
     """As the source states it; 0.0 where it does not."""
-    finite: bool
+    is_finite: bool
 
 
-def parse(stderr: str) -> Probe | None:
+def parse_source_info(stderr: str) -> SourceInfo | None:
     """Read the report that FFmpeg prints of its input; None where it names no video with a size."""
     video = _VIDEO.search(stderr)
     if video is None:
@@ -44,29 +44,29 @@ def parse(stderr: str) -> Probe | None:
         # FFmpeg turns the picture upright by itself.
         width, height = height, width
     fps = _FPS.search(stderr)
-    return Probe(width, height, float(fps[1]) if fps else 0.0, _DURATION.search(stderr) is not None)
+    return SourceInfo(width, height, float(fps[1]) if fps else 0.0, _DURATION.search(stderr) is not None)
 
 
-def parse_stream(stderr: str) -> tuple[Probe, int, int] | None:
+def parse_stream_info(stderr: str) -> tuple[SourceInfo, int, int] | None:
     """Read the reports of input AND output: the source, and width and height of the pictures that FFmpeg will write.
 
     None until both have been printed.
     """
     before, reported, after = stderr.partition("Output #0")
-    found, written = parse(before), _VIDEO.search(after)
+    found, written = parse_source_info(before), _VIDEO.search(after)
     if not reported or found is None or written is None:
         return None
     return found, int(written[1]), int(written[2])
 
 
-def analysis_size(source_width: int, source_height: int, analysis_width: int) -> tuple[int, int]:
+def compute_analysis_size(source_width: int, source_height: int, analysis_width: int) -> tuple[int, int]:
     """Width and height of the analysed picture: never wider than the source, even, the source's shape."""
     width = max(2, min(analysis_width, source_width) // 2 * 2)
     return width, max(2, round(width * source_height / source_width / 2) * 2)
 
 
-def ring_spec(
-    probe: Probe,
+def build_ring_spec(
+    source_info: SourceInfo,
     *,
     pix_fmt: Literal["yuv420p", "bgr24"],
     analysis_width: int,
@@ -75,45 +75,47 @@ def ring_spec(
     frame_skip: int,
     ppe_fps: float = 0.0,
     model_width: int = 0,
-    written: tuple[int, int] | None = None,
+    output_size: tuple[int, int] | None = None,
 ) -> RingSpec:
     """The ring for a source, with as many `slots` as suit its rate.
 
     `written` is the size that FFmpeg has chosen itself; otherwise it is to write `analysis_size`.
     """
-    width, height = written or analysis_size(probe.width, probe.height, analysis_width)
+    width, height = output_size or compute_analysis_size(source_info.width, source_info.height, analysis_width)
     spec = RingSpec(
         width=width,
         height=height,
         pix_fmt=pix_fmt,
-        source_width=probe.width,
-        source_height=probe.height,
-        slots=SLOTS_MIN,
+        source_width=source_info.width,
+        source_height=source_info.height,
+        slots=MIN_SLOTS,
         target_fps=target_fps,
         frame_skip=frame_skip,
         ppe_fps=ppe_fps,
         # Never more than there is; an even number as the picture's own.
         model_width=model_width // 2 * 2 if 0 < model_width < width else 0,
     )
-    return replace(spec, slots=slots(spec, probe.fps, queue_max))
+    return replace(spec, slots=compute_slot_count(spec, source_info.fps, queue_max))
 
 
-def ring_of(camera: CaptureSlice, found: Probe, written: tuple[int, int] | None = None) -> RingSpec:
+def build_camera_ring_spec(
+    config: CaptureConfig, source_info: SourceInfo, output_size: tuple[int, int] | None = None
+) -> RingSpec:
     """The ring of a camera whose source is `found`."""
-    return ring_spec(
-        found,
-        pix_fmt=camera.pix_fmt,
-        analysis_width=camera.analysis_width,
-        queue_max=camera.queue_max,
-        target_fps=camera.target_fps,
-        frame_skip=camera.frame_skip,
-        ppe_fps=camera.ppe_fps,
-        model_width=camera.model_width,
-        written=written,
+    return build_ring_spec(
+        source_info,
+        pix_fmt=config.pix_fmt,
+        analysis_width=config.analysis_width,
+        queue_max=config.queue_max,
+        target_fps=config.target_fps,
+        frame_skip=config.frame_skip,
+        ppe_fps=config.ppe_fps,
+        model_width=config.model_width,
+        output_size=output_size,
     )
 
 
-def slots(spec: RingSpec, fps: float, queue_max: int) -> int:
+def compute_slot_count(spec: RingSpec, fps: float, queue_max: int) -> int:
     """Pictures of a ring: those that inference may still want, one that is written, one to spare, four at least.
 
     It may want half a second's: cameras pause that long around their key frames and then send what piled up, and a
@@ -126,4 +128,4 @@ def slots(spec: RingSpec, fps: float, queue_max: int) -> int:
     burst = max(queue_max, math.ceil(rate * STALENESS_S))
     due_every = max(1, spec.frame_skip + 1, math.ceil(rate / spec.target_fps - 0.05))
     held = min(queue_max * due_every, burst)
-    return max(SLOTS_MIN, held + 2, min(burst + 2, BURST_BYTES // spec.stride))
+    return max(MIN_SLOTS, held + 2, min(burst + 2, MAX_BURST_BYTES // spec.stride))

@@ -11,61 +11,65 @@ from collections.abc import Callable
 from pathlib import Path
 
 from crowdperf.capture.camera import CameraCapture
-from crowdperf.capture.crash import CrashRecord, isolate, left_behind
+from crowdperf.capture.crash import CrashRecord, fall_back_to_ffmpeg, has_stuck_threads
 from crowdperf.capture.group import CameraGroup
-from crowdperf.capture.report import StateReporter
-from crowdperf.capture.source import redactor
-from crowdperf.ffmpeg import forget_proxies
+from crowdperf.capture.report import StatePublisher
+from crowdperf.capture.source import make_redactor
+from crowdperf.ffmpeg import remove_proxy_variables
 from crowdperf.frames.doorbell import answers
-from crowdperf.runtime import Runtime
-from crowdperf.slices import CaptureGroup, CaptureSlice
+from crowdperf.runtime import ProcessRuntime
+from crowdperf.slices import CaptureConfig, CaptureGroupConfig
 
-LISTENER_S = 10.0
+LISTENER_WAIT_S = 10.0
 """How long a camera waits for inference when both start together; it is ready after two to five seconds."""
-TEND_S = 0.2
+SUPERVISE_INTERVAL_S = 0.2
 
 log = logging.getLogger(__name__)
 
 
-def main(slice_: CaptureGroup, runtime: Runtime) -> None:
+def main(config: CaptureGroupConfig, runtime: ProcessRuntime) -> None:
     """Input: the cameras. Outputs: their rings, the doorbell, their state changes as events, metrics."""
 
     def alive() -> bool:
         runtime.tick()
         return not runtime.stopping
 
-    forget_proxies()
-    record = CrashRecord(Path(slice_.crash_record))
-    if record.before.trace:
-        log.error("the process before this one ended by: %s", record.before.trace)
-    cameras = tuple(isolate(camera, record.before) for camera in slice_.cameras)
-    for was, camera in zip(slice_.cameras, cameras):
-        log.info("camera %s: %s", camera.camera_id, redactor(camera.url)(camera.url))
+    remove_proxy_variables()
+    record = CrashRecord(Path(config.crash_record))
+    if record.previous.trace:
+        log.error("the process before this one ended by: %s", record.previous.trace)
+    cameras = tuple(fall_back_to_ffmpeg(camera, record.previous) for camera in config.cameras)
+    for was, camera in zip(config.cameras, cameras):
+        log.info("camera %s: %s", camera.camera_id, make_redactor(camera.url)(camera.url))
         if was.backend != camera.backend:
             log.error("camera %s: pyav has crashed on it; an FFmpeg child decodes it now", camera.camera_id)
-    reporter = StateReporter(slice_.redis_url, slice_.key_prefix)
+    reporter = StatePublisher(config.redis_url, config.key_prefix)
     # A stream that begins with its first PLAY is not begun before somebody looks; who never looks stops no camera.
-    patience, doorbell = time.monotonic() + LISTENER_S, Path(cameras[0].doorbell)
+    patience, doorbell = time.monotonic() + LISTENER_WAIT_S, Path(cameras[0].doorbell)
     while alive() and not answers(doorbell) and time.monotonic() < patience:
-        runtime.wait(0.05)
+        runtime.wait_for_stop(0.05)
 
-    def make(camera: CaptureSlice, alive: Callable[[], bool]) -> CameraCapture:
-        return CameraCapture(camera, runtime.metrics, reporter.put, alive, runtime.wait, record.decoding)
+    def make(camera: CaptureConfig, alive: Callable[[], bool]) -> CameraCapture:
+        return CameraCapture(
+            camera, runtime.metrics, reporter.publish, alive, runtime.wait_for_stop, record.record_decoding
+        )
 
     try:
         if len(cameras) == 1:
-            _one(make(cameras[0], alive), alive)
+            _run_single_camera(make(cameras[0], alive), alive)
         else:
-            _several(CameraGroup(cameras, make, lambda: runtime.stopping, time.monotonic, runtime.metrics), runtime)
+            _run_camera_group(
+                CameraGroup(cameras, make, lambda: runtime.stopping, time.monotonic, runtime.metrics), runtime
+            )
     finally:
         reporter.close()
         record.close()
-    if left_behind():
+    if has_stuck_threads():
         # A thread that still waits in libav must not see the interpreter be taken down around it: that is a SIGSEGV.
         atexit.register(os._exit, 0)
 
 
-def _one(camera: CameraCapture, alive: Callable[[], bool]) -> None:
+def _run_single_camera(camera: CameraCapture, alive: Callable[[], bool]) -> None:
     """In the main thread."""
     try:
         while alive():
@@ -74,13 +78,13 @@ def _one(camera: CameraCapture, alive: Callable[[], bool]) -> None:
         camera.close()
 
 
-def _several(group: CameraGroup, runtime: Runtime) -> None:
+def _run_camera_group(group: CameraGroup, runtime: ProcessRuntime) -> None:
     """A thread each; the watchdog is armed anew only while all of them come round."""
     threading.excepthook = _log_crash
     while not runtime.stopping:
-        if group.tend(runtime.max_silence_s or float("inf")):
+        if group.supervise(runtime.max_silence_s or float("inf")):
             runtime.tick()
-        runtime.wait(TEND_S)
+        runtime.wait_for_stop(SUPERVISE_INTERVAL_S)
     group.close()
 
 

@@ -20,9 +20,9 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from crowdperf.capture.argv import FILE_FORMATS, PATIENT, PROTOCOLS, QUICK, Options
-from crowdperf.capture.crash import THREAD
-from crowdperf.capture.probe import Probe
+from crowdperf.capture.argv import FILE_FORMATS, LONG_PROBE_FLAGS, PROTOCOLS, SHORT_PROBE_FLAGS, SourceOptions
+from crowdperf.capture.crash import DECODER_THREAD_NAME
+from crowdperf.capture.probe import SourceInfo
 from crowdperf.capture.source import SourceError
 from crowdperf.frames.layout import NO_PTS, RingSpec
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-TAIL_LINES = 100
+MAX_ERROR_LINES = 100
 ITU601, MPEG_RANGE = int(Colorspace.ITU601), int(ColorRange.MPEG)
 """As numbers: PyAV takes 5 us to look up a name."""
 SWS_FAST_BILINEAR = 1
 """swscale's number for it; PyAV's name of it is not in every version's types."""
-END_S = 1.0
-ARRIVALS = 64
+JOIN_TIMEOUT_S = 1.0
+MAX_ARRIVALS = 64
 _ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 18 else {}
 _DEMUXER_FLAGS = frozenset(
     (
@@ -47,38 +47,43 @@ _DEMUXER_FLAGS = frozenset(
         "-user_agent",
     )
 )
-_DECODER = frozenset(("err_detect", "flags", "skip_frame"))
+_DECODER_OPTIONS = frozenset(("err_detect", "flags", "skip_frame"))
 """Those of them that are the decoder's own; `-flags` and `-err_detect` are the demuxer's as well."""
-_SILENT = {"-loglevel": 1, "-v": 1, "-an": 0, "-sn": 0, "-dn": 0, "-hide_banner": 0, "-nostats": 0}
+_IGNORED_FLAGS = {"-loglevel": 1, "-v": 1, "-an": 0, "-sn": 0, "-dn": 0, "-hide_banner": 0, "-nostats": 0}
 """Options that mean nothing here, with how many values they have."""
 
 
-class _Filled(NamedTuple):
+class _FilledSlot(NamedTuple):
     """What is known of the picture in the offered slot: when its packet arrived, its times."""
 
-    arrived: tuple[int, int]
+    arrival_ns: tuple[int, int]
     pts: int
     camera_clock_ns: int | None
 
 
-def container_options(options: Options) -> dict[str, str]:
+def build_container_options(options: SourceOptions) -> dict[str, str]:
     """What libavformat and the decoder (`_DECODER`) are told; the counterpart of the FFmpeg child's command line.
 
     Raises:
         SourceError: a flag that only FFmpeg's program knows.
     """
-    chosen = dict(zip((PATIENT if options.patient else QUICK)[::2], (PATIENT if options.patient else QUICK)[1::2]))
+    chosen = dict(
+        zip(
+            (LONG_PROBE_FLAGS if options.long_probe else SHORT_PROBE_FLAGS)[::2],
+            (LONG_PROBE_FLAGS if options.long_probe else SHORT_PROBE_FLAGS)[1::2],
+        )
+    )
     chosen |= {"-flags": "low_delay"}
     rest = iter((*options.extra_flags, *options.output_flags))
     for flag in rest:
         if flag in _DEMUXER_FLAGS:
             chosen[flag] = next(rest)
-        elif flag not in _SILENT:
+        elif flag not in _IGNORED_FLAGS:
             raise SourceError(
                 f"the backend pyav cannot use the flag {flag!r}. "
                 "Remedy: take it out of FFMPEG_EXTRA_FLAGS and ffmpeg_flags, or set the camera's backend to ffmpeg."
             )
-        elif _SILENT[flag]:
+        elif _IGNORED_FLAGS[flag]:
             next(rest)
     found = {name[1:]: value for name, value in chosen.items()}
     found["protocol_whitelist"] = PROTOCOLS[options.source.kind]
@@ -93,7 +98,7 @@ def container_options(options: Options) -> dict[str, str]:
     return found
 
 
-class PyavChild:
+class PyavDecoder:
     """One connection. It has the methods of `FfmpegChild` that the capture loop uses after opening.
 
     Args:
@@ -111,64 +116,64 @@ class PyavChild:
     pid: int | None = None
     """It decodes in this process."""
     pipe_bytes = 0
-    resized = None
+    resized_to = None
     """A connection whose pictures change ends by itself."""
 
     def __init__(
         self,
-        options: Options,
+        options: SourceOptions,
         loop: bool,
-        silence_s: float,
-        clean: Callable[[str], str],
+        read_timeout_s: float,
+        redact: Callable[[str], str],
         paced: bool = True,
-        begin: Callable[[], None] = lambda: None,
+        on_start: Callable[[], None] = lambda: None,
     ) -> None:
-        self.found: Probe | None = None
+        self.source_info: SourceInfo | None = None
         """The source, as its first picture shows it; None until then."""
-        self.said: deque[str] = deque(maxlen=TAIL_LINES)
+        self.error_lines: deque[str] = deque(maxlen=MAX_ERROR_LINES)
         """What went wrong, as libav says it: it may hold secrets."""
-        self.arrived: tuple[int, int] | None = None
+        self.arrival_ns: tuple[int, int] | None = None
         """Wall clock and monotonic ns at which the last picture's packet came."""
         self.pts = NO_PTS
         self.camera_clock_ns: int | None = None
         """The last picture's time by the camera's own clock, where RTCP sender reports tell it."""
         self._source = options.source
-        self._options = container_options(options)
+        self._options = build_container_options(options)
         self._loop = loop
-        self._silence_s = silence_s
-        self._clean = clean
+        self._read_timeout_s = read_timeout_s
+        self._redact = redact
         self._paced = paced
-        self._begin = begin
+        self._on_start = on_start
         self._spec: RingSpec | None = None
         self._reformatter = VideoReformatter()
-        self._offers: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
+        self._free_slots: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
         """Slots to be filled, one at a time; None is the end."""
-        self._filled: queue.SimpleQueue[_Filled | None] = queue.SimpleQueue()
-        self._offered = False
-        self._writing = threading.Lock()
-        self._known, self._shaped = threading.Event(), threading.Event()
+        self._filled: queue.SimpleQueue[_FilledSlot | None] = queue.SimpleQueue()
+        self._slot_offered = False
+        self._write_lock = threading.Lock()
+        self._source_known, self._spec_known = threading.Event(), threading.Event()
         self._arrivals: dict[int | None, tuple[int, int]] = {}
         self._realtime_us = 0
-        self._ending = threading.Event()
-        self._over = False
-        self._code = 1
-        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
+        self._stop_requested = threading.Event()
+        self._has_finished = False
+        self._exit_code = 1
+        self._thread = threading.Thread(target=self._run, name=DECODER_THREAD_NAME, daemon=True)
         self._thread.start()
 
     @property
     def tail(self) -> list[str]:
         """What went wrong, to be shown: without secrets."""
-        return [self._clean(line) for line in self.said]
+        return [self._redact(line) for line in self.error_lines]
 
-    def attend(self, timeout_s: float) -> bool:
+    def wait_for_picture(self, timeout_s: float) -> bool:
         """Wait for the first picture; False once the connection is over."""
-        self._known.wait(timeout_s)
-        return not self._over
+        self._source_known.wait(timeout_s)
+        return not self._has_finished
 
-    def shape(self, spec: RingSpec) -> None:
+    def set_ring_spec(self, spec: RingSpec) -> None:
         """Say what the pictures have to become, before the first `read_into`."""
         self._spec = spec
-        self._shaped.set()
+        self._spec_known.set()
 
     def read_into(self, view: memoryview, timeout_s: float) -> int | None:
         """Have the next picture copied into `view`, which is a whole slot, the same one until it is full.
@@ -176,9 +181,9 @@ class PyavChild:
         Returns:
             len(view), 0 after `timeout_s` without a picture, None at the end of the stream.
         """
-        if not self._offered:
-            self._offered = True
-            self._offers.put(view)
+        if not self._slot_offered:
+            self._slot_offered = True
+            self._free_slots.put(view)
         try:
             filled = self._filled.get(timeout=timeout_s)
         except queue.Empty:
@@ -186,47 +191,47 @@ class PyavChild:
         if filled is None:
             self._filled.put(None)
             return None
-        self._offered = False
-        self.arrived, self.pts, self.camera_clock_ns = filled
+        self._slot_offered = False
+        self.arrival_ns, self.pts, self.camera_clock_ns = filled
         return len(view)
 
-    def exit_code(self) -> int:
+    def wait_exit_code(self) -> int:
         """0 where a recording has been played to its end; also lets go, as `end`."""
-        self.end()
-        return self._code
+        self.terminate()
+        return self._exit_code
 
-    def end(self) -> int:
+    def terminate(self) -> int:
         """Ask the thread to leave; one stuck in a read is left to its time-out. No slot is touched afterwards."""
-        with self._writing:
-            self._ending.set()
-        self._shaped.set()
-        self._offers.put(None)
-        self._thread.join(END_S)
-        return self._code
+        with self._write_lock:
+            self._stop_requested.set()
+        self._spec_known.set()
+        self._free_slots.put(None)
+        self._thread.join(JOIN_TIMEOUT_S)
+        return self._exit_code
 
     def _run(self) -> None:
-        self._begin()
-        limits = (self._silence_s, self._silence_s)
+        self._on_start()
+        limits = (self._read_timeout_s, self._read_timeout_s)
         try:
             with av.open(self._source.target, options=self._options, timeout=limits) as container:
-                self._play(container)
+                self._decode(container)
         except (av.FFmpegError, OSError, ValueError) as error:
-            if not self._ending.is_set():
-                self.said.append(str(error))
+            if not self._stop_requested.is_set():
+                self.error_lines.append(str(error))
         finally:
-            self._over = True
-            self._known.set()
+            self._has_finished = True
+            self._source_known.set()
             self._filled.put(None)
 
-    def _play(self, container: InputContainer) -> None:
+    def _decode(self, container: InputContainer) -> None:
         if not container.streams.video:
-            self.said.append("the source does not contain any stream of video")
+            self.error_lines.append("the source does not contain any stream of video")
             return
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         # `av.open` gives options to the demuxer and its probing alone; PyAV makes this context, and opens it with the
         # first packet, which ends the connection where an option makes no sense.
-        stream.codec_context.options = {name: self._options[name] for name in _DECODER & self._options.keys()}
+        stream.codec_context.options = {name: self._options[name] for name in _DECODER_OPTIONS & self._options.keys()}
         finite = bool(container.duration and container.duration > 0)
         recording = self._source.kind == "file" or (self._source.kind == "http" and finite)
         paced = recording and self._paced
@@ -234,60 +239,66 @@ class PyavChild:
         while True:
             first_us = newest_us = None
             for packet in container.demux(stream):
-                if self._ending.is_set():
+                if self._stop_requested.is_set():
                     return
-                self._arrive(packet)
-                for frame in _decoded(packet):
-                    pts_us = _microseconds(frame.pts, frame.time_base or stream.time_base)
+                self._record_arrival(packet)
+                for frame in _decode_packet(packet):
+                    pts_us = _to_microseconds(frame.pts, frame.time_base or stream.time_base)
                     if first_us is None:
                         first_us = pts_us or 0
                     if pts_us is not None:
                         newest_us = pts_us - first_us
-                    if paced and self._ending.wait(began + (played_us + (newest_us or 0)) / 1e6 - time.monotonic()):
+                    if paced and self._stop_requested.wait(
+                        began + (played_us + (newest_us or 0)) / 1e6 - time.monotonic()
+                    ):
                         return
                     self._realtime_us = getattr(container, "start_time_realtime", None) or 0
                     offset = played_us - first_us if self._loop else 0
-                    if not self._hand_over(frame, pts_us, offset, recording, fps):
+                    if not self._deliver_picture(frame, pts_us, offset, recording, fps):
                         return
             if first_us is None or not (self._loop and recording):
-                self._code = 0 if recording else 1
+                self._exit_code = 0 if recording else 1
                 return
             played_us += (newest_us or 0) + int(1e6 / (fps or 25.0))
             container.seek(0)
 
-    def _arrive(self, packet: Packet[VideoStream]) -> None:
+    def _record_arrival(self, packet: Packet[VideoStream]) -> None:
         self._arrivals[packet.pts] = (time.time_ns(), time.monotonic_ns())
-        if len(self._arrivals) > ARRIVALS:
+        if len(self._arrivals) > MAX_ARRIVALS:
             del self._arrivals[next(iter(self._arrivals))]
 
-    def _hand_over(self, frame: VideoFrame, pts_us: int | None, offset_us: int, recording: bool, fps: float) -> bool:
+    def _deliver_picture(
+        self, frame: VideoFrame, pts_us: int | None, offset_us: int, recording: bool, fps: float
+    ) -> bool:
         """Give a picture to the loop; False when this connection is to end."""
         turns = frame.rotation // 90 % 4
         width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
         now = (time.time_ns(), time.monotonic_ns())
         arrived = now if recording else self._arrivals.pop(frame.pts, now)
-        if self.found is None:
-            self.found = Probe(width, height, fps, recording)
-            self._known.set()
-            self._shaped.wait()
-        elif (width, height) != self.found[:2] and not recording:
-            self.said.append(f"the picture's size changed from {self.found[0]}x{self.found[1]} to {width}x{height}")
+        if self.source_info is None:
+            self.source_info = SourceInfo(width, height, fps, recording)
+            self._source_known.set()
+            self._spec_known.wait()
+        elif (width, height) != self.source_info[:2] and not recording:
+            self.error_lines.append(
+                f"the picture's size changed from {self.source_info[0]}x{self.source_info[1]} to {width}x{height}"
+            )
             return False
         if self._spec is None:
             return False
         pts = NO_PTS if pts_us is None else max(0, pts_us + offset_us)
         clock = (self._realtime_us + pts) * 1000 if self._realtime_us and pts != NO_PTS else None
-        scaled = _scaled(self._reformatter, frame, turns, self._spec)
-        view = self._offers.get()
-        with self._writing:
-            if view is None or self._ending.is_set():
+        scaled = _scale(self._reformatter, frame, turns, self._spec)
+        view = self._free_slots.get()
+        with self._write_lock:
+            if view is None or self._stop_requested.is_set():
                 return False
-            _copy(scaled, turns, view)
-        self._filled.put(_Filled(arrived, pts, clock))
+            _copy_planes(scaled, turns, view)
+        self._filled.put(_FilledSlot(arrived, pts, clock))
         return True
 
 
-def _decoded(packet: Packet[VideoStream]) -> list[VideoFrame]:
+def _decode_packet(packet: Packet[VideoStream]) -> list[VideoFrame]:
     """The packet's pictures; none where it is damaged, since the next keyframe heals that."""
     try:
         return packet.decode()
@@ -295,11 +306,11 @@ def _decoded(packet: Packet[VideoStream]) -> list[VideoFrame]:
         return []
 
 
-def _microseconds(pts: int | None, base: Fraction | None) -> int | None:
+def _to_microseconds(pts: int | None, base: Fraction | None) -> int | None:
     return None if pts is None or base is None else pts * 1_000_000 * base.numerator // base.denominator
 
 
-def _scaled(reformatter: VideoReformatter, frame: VideoFrame, turns: int, spec: RingSpec) -> VideoFrame:
+def _scale(reformatter: VideoReformatter, frame: VideoFrame, turns: int, spec: RingSpec) -> VideoFrame:
     """`frame` in the ring's format, and of its size once turned. A ring made by `probe.ring_spec` has no padding."""
     width, height = (spec.height, spec.width) if turns % 2 else (spec.width, spec.height)
     yuv = spec.pix_fmt == "yuv420p"
@@ -315,7 +326,7 @@ def _scaled(reformatter: VideoReformatter, frame: VideoFrame, turns: int, spec: 
     )
 
 
-def _copy(picture: VideoFrame, turns: int, view: memoryview) -> None:
+def _copy_planes(picture: VideoFrame, turns: int, view: memoryview) -> None:
     """Store the planes one after the other in `view`, a slot's bytes, without their rows' padding, turned upright."""
     start, planes = 0, picture.planes
     packed = 3 if len(planes) == 1 else 1

@@ -11,18 +11,18 @@ from typing import NamedTuple
 import redis
 
 from crowdperf.events.connection import OUTAGE, connect
-from crowdperf.events.metrics import decode, metrics_key
+from crowdperf.events.metrics import decode_snapshot, metrics_key
 from crowdperf.frames.ring import FrameReader, RingUnavailable
 from crowdperf.settings.base import ConfigError
 
-FIRST_LOOK_S = 1.0
+FIRST_INTERVAL_S = 1.0
 DOWN_PERIODS, DOWN_S = 5, 3.0
 """A newest frame that is older than both, in frame periods and in seconds, is no picture of now."""
 HEADINGS = ("CAMERA", "EPOCH", "HEAD", "FPS", "AGE", "SIZE", "FORMAT", "SLOTS", "SKIPPED", "")
-CLEAR = "\x1b[H\x1b[J"
+CLEAR_SCREEN = "\x1b[H\x1b[J"
 
 
-class Look(NamedTuple):
+class RingReading(NamedTuple):
     """What one look at a ring shows."""
 
     camera: str
@@ -39,7 +39,7 @@ class Look(NamedTuple):
     target_fps: float
 
 
-def look(prefix: str, now_ns: int) -> list[Look]:
+def read_rings(prefix: str, now_ns: int) -> list[RingReading]:
     """Every ring below `prefix`, by camera. A ring that goes away meanwhile is left out."""
     folder, found = Path(prefix).parent, []
     for path in sorted(folder.glob(Path(prefix).name + "*")):
@@ -50,7 +50,7 @@ def look(prefix: str, now_ns: int) -> list[Look]:
         head = reader.head()
         stamp, spec = reader.stamp(head), reader.spec
         found.append(
-            Look(
+            RingReading(
                 camera=path.name.removeprefix(Path(prefix).name),
                 epoch=reader.epoch,
                 head=head,
@@ -67,36 +67,45 @@ def look(prefix: str, now_ns: int) -> list[Look]:
     return found
 
 
-def skips(snapshots: list[bytes]) -> dict[str, int]:
+def count_skipped_frames(snapshots: list[bytes]) -> dict[str, int]:
     """Frames that inference wanted and did not get, by camera, out of the processes' snapshots."""
     found: dict[str, int] = {}
     for raw in snapshots:
-        for name, row in decode(raw).counters.items():
+        for name, row in decode_snapshot(raw).counters.items():
             if name.startswith("drops_"):
                 for camera, count in row.items():
                     found[camera] = found.get(camera, 0) + int(count)
     return found
 
 
-def row(now: Look, before: Look | None, skipped: dict[str, int] | None) -> tuple[str, ...]:
+def format_row(current: RingReading, previous: RingReading | None, skipped: dict[str, int] | None) -> tuple[str, ...]:
     """One line's cells; `before` is the same ring's last look, if there was one. `skipped` None: nobody could say."""
     fps = "-"
-    if before and before.epoch == now.epoch and now.at_ns > before.at_ns:
-        fps = f"{(now.head - before.head) / (now.at_ns - before.at_ns) * 1e9:.1f}"
-    age = "-" if now.newest_ns is None else f"{max(0.0, (now.at_ns - now.newest_ns) / 1e9):.2f} s"
+    if previous and previous.epoch == current.epoch and current.at_ns > previous.at_ns:
+        fps = f"{(current.head - previous.head) / (current.at_ns - previous.at_ns) * 1e9:.1f}"
+    age = "-" if current.newest_ns is None else f"{max(0.0, (current.at_ns - current.newest_ns) / 1e9):.2f} s"
     note = ""
-    down_ns = max(DOWN_S, DOWN_PERIODS / now.target_fps) * 1e9
-    if now.at_ns - now.heartbeat_ns > DOWN_S * 1e9:
+    down_ns = max(DOWN_S, DOWN_PERIODS / current.target_fps) * 1e9
+    if current.at_ns - current.heartbeat_ns > DOWN_S * 1e9:
         note = "no writer"
-    elif now.newest_ns is None or now.at_ns - now.newest_ns > down_ns:
+    elif current.newest_ns is None or current.at_ns - current.newest_ns > down_ns:
         note = "no picture"
     return (
-        *(now.camera, str(now.epoch), str(now.head), fps, age, now.size, now.pix_fmt, str(now.slots)),
-        *("-" if skipped is None else str(skipped.get(now.camera, 0)), note),
+        *(
+            current.camera,
+            str(current.epoch),
+            str(current.head),
+            fps,
+            age,
+            current.size,
+            current.pix_fmt,
+            str(current.slots),
+        ),
+        *("-" if skipped is None else str(skipped.get(current.camera, 0)), note),
     )
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
+def format_table(rows: list[tuple[str, ...]]) -> str:
     """The rows below their headings, in columns."""
     widths = [max(len(line[i]) for line in (HEADINGS, *rows)) for i in range(len(HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in (HEADINGS, *rows)]
@@ -116,15 +125,15 @@ def main(argv: list[str], prefix: str, redis_url: str, key_prefix: str) -> int:
     if arguments.interval <= 0:
         raise ConfigError(f"ring --interval {arguments.interval:g} is no time. Remedy: give seconds above 0.")
     client = connect(redis_url)
-    before = {each.camera: each for each in look(prefix, time.monotonic_ns())}
-    wait_s = FIRST_LOOK_S if arguments.once else arguments.interval
+    before = {each.camera: each for each in read_rings(prefix, time.monotonic_ns())}
+    wait_s = FIRST_INTERVAL_S if arguments.once else arguments.interval
     try:
         while True:
             time.sleep(wait_s)
-            now = look(prefix, time.monotonic_ns())
-            skipped = _skipped(client, key_prefix)
-            shown = table([row(each, before.get(each.camera), skipped) for each in now])
-            print(shown if arguments.once else CLEAR + shown, flush=True)
+            now = read_rings(prefix, time.monotonic_ns())
+            skipped = _fetch_skipped_frames(client, key_prefix)
+            shown = format_table([format_row(each, before.get(each.camera), skipped) for each in now])
+            print(shown if arguments.once else CLEAR_SCREEN + shown, flush=True)
             if arguments.once:
                 break
             before = {each.camera: each for each in now}
@@ -135,9 +144,9 @@ def main(argv: list[str], prefix: str, redis_url: str, key_prefix: str) -> int:
     return 0 if now else 1
 
 
-def _skipped(client: redis.Redis, key_prefix: str) -> dict[str, int] | None:
+def _fetch_skipped_frames(client: redis.Redis, key_prefix: str) -> dict[str, int] | None:
     try:
         raw = client.get(metrics_key("inference", key_prefix))
     except OUTAGE:
         return None
-    return skips([raw]) if isinstance(raw, bytes) else None
+    return count_skipped_frames([raw]) if isinstance(raw, bytes) else None

@@ -17,7 +17,7 @@ from crowdperf.runtime import redact
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _REMEDY = "Remedy: correct the camera's url."
 _METADATA_HOSTS = frozenset({"metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"})
-_REFUSED = tuple(
+_REFUSED_NETWORKS = tuple(
     ipaddress.ip_network(network)
     for network in (
         *("169.254.0.0/16", "fe80::/10"),
@@ -25,9 +25,9 @@ _REFUSED = tuple(
         *("fd00:ec2::/32", "100.100.100.200/32", "192.0.0.192/32", "168.63.129.16/32"),
     )
 )
-_TELLING = 4
+_MIN_SECRET_CHARACTERS = 4
 """Characters of a secret that is taken out wherever it stands."""
-_FLAG_VALUES: dict[str, int] = dict.fromkeys(
+_FLAG_VALUE_COUNTS: dict[str, int] = dict.fromkeys(
     (
         *("-analyzeduration", "-buffer_size", "-c:v", "-err_detect", "-fflags", "-flags", "-fps_mode", "-hwaccel"),
         *("-hwaccel_device", "-loglevel", "-max_delay", "-probesize", "-r", "-reorder_queue_size", "-rtsp_flags"),
@@ -42,7 +42,7 @@ class SourceError(Exception):
     """The source is refused, or not there; the message names it, without its secrets, and the remedy."""
 
 
-class Source(NamedTuple):
+class CheckedSource(NamedTuple):
     """A source that may be opened."""
 
     kind: Literal["rtsp", "http", "file"]
@@ -50,7 +50,7 @@ class Source(NamedTuple):
     """What FFmpeg gets: the URL, or the file's absolute path."""
 
 
-def check(url: str, media_roots: tuple[str, ...], allowed_hosts: tuple[str, ...] = ()) -> Source:
+def check_url(url: str, media_roots: tuple[str, ...], allowed_hosts: tuple[str, ...] = ()) -> CheckedSource:
     """Decide whether a camera's url may be opened.
 
     A host NAME is not resolved here: `addresses` does that.
@@ -77,17 +77,17 @@ def check(url: str, media_roots: tuple[str, ...], allowed_hosts: tuple[str, ...]
         if not host:
             raise SourceError(f"the url names no host. {_REMEDY}")
         _check_host(host, allowed_hosts)
-        return Source("rtsp" if parts.scheme.startswith("rtsp") else "http", url)
+        return CheckedSource("rtsp" if parts.scheme.startswith("rtsp") else "http", url)
     if parts.scheme == "file":
-        return Source("file", _file(unquote(parts.path), media_roots))
+        return CheckedSource("file", _resolve_file(unquote(parts.path), media_roots))
     if not parts.scheme:
-        return Source("file", _file(url, media_roots))
+        return CheckedSource("file", _resolve_file(url, media_roots))
     raise SourceError(
         f"the url's scheme {parts.scheme!r} is not allowed. Remedy: use rtsp://, rtsps://, http://, https:// or a file."
     )
 
 
-def addresses(host: str, port: int, allowed_hosts: tuple[str, ...]) -> list[tuple[int, Any]]:
+def resolve_addresses(host: str, port: int, allowed_hosts: tuple[str, ...]) -> list[tuple[int, Any]]:
     """Where a host may be reached: (family, address) for a socket, in the resolver's order.
 
     Raises:
@@ -136,8 +136,8 @@ def _check_host(host: str, allowed_hosts: tuple[str, ...]) -> None:
         with contextlib.suppress(OSError):
             address = ipaddress.IPv4Address(socket.inet_aton(host))
     if isinstance(address, ipaddress.IPv6Address):
-        address = address.ipv4_mapped or address.sixtofour or _embedded(address) or address
-    refused = address is not None and any(address in network for network in _REFUSED)
+        address = address.ipv4_mapped or address.sixtofour or _extract_ipv4(address) or address
+    refused = address is not None and any(address in network for network in _REFUSED_NETWORKS)
     if refused or host.rstrip(".").lower() in _METADATA_HOSTS:
         raise SourceError(
             f"the host {host!r} is a link-local or metadata address. Remedy: correct the camera's url, "
@@ -145,14 +145,14 @@ def _check_host(host: str, allowed_hosts: tuple[str, ...]) -> None:
         )
 
 
-def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+def _extract_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address inside one of NAT64 (64:ff9b::/96) or of the old IPv4-compatible form (::/96)."""
     if int(address) >> 32 in (0x0064FF9B << 64, 0):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
 
 
-def _file(name: str, media_roots: tuple[str, ...]) -> str:
+def _resolve_file(name: str, media_roots: tuple[str, ...]) -> str:
     """The real path of a file below one of the roots; a relative one is looked for below each root as well."""
     roots = [Path(root).resolve() for root in media_roots]
     candidates = [Path(name).resolve(), *((root / name).resolve() for root in roots)]
@@ -166,7 +166,7 @@ def _file(name: str, media_roots: tuple[str, ...]) -> str:
     raise SourceError(f"the file {name!r} does not exist below media_roots. {_REMEDY}")
 
 
-def flags(text: str, name: str) -> list[str]:
+def parse_flags(text: str, setting: str) -> list[str]:
     """Split extra FFmpeg flags, and let only harmless ones pass: others could open files or write them.
 
     Args:
@@ -179,26 +179,27 @@ def flags(text: str, name: str) -> list[str]:
     try:
         tokens = shlex.split(text)
     except ValueError as error:
-        raise SourceError(f"{name}={text!r} cannot be split: {error}. Remedy: close the quotation.") from None
+        raise SourceError(f"{setting}={text!r} cannot be split: {error}. Remedy: close the quotation.") from None
     rest = iter(tokens)
     for token in rest:
         if _CONTROL.search(token):
-            raise SourceError(f"{name}: {token!r} holds a control character. Remedy: take it out.")
-        if token not in _FLAG_VALUES:
+            raise SourceError(f"{setting}: {token!r} holds a control character. Remedy: take it out.")
+        if token not in _FLAG_VALUE_COUNTS:
             raise SourceError(
-                f"{name}: the flag {token!r} is not allowed. Remedy: use one of {', '.join(sorted(_FLAG_VALUES))}."
+                f"{setting}: the flag {token!r} is not allowed. Remedy: use one of "
+                f"{', '.join(sorted(_FLAG_VALUE_COUNTS))}."
             )
-        if _FLAG_VALUES[token]:
+        if _FLAG_VALUE_COUNTS[token]:
             value = next(rest, None)
             # A value that begins with '-' is an option that has been taken for one; numbers may be negative.
             if value is None or (value.startswith("-") and not value[1:].isdigit()):
-                raise SourceError(f"{name}: the flag {token!r} has no value. Remedy: give it one.")
+                raise SourceError(f"{setting}: the flag {token!r} has no value. Remedy: give it one.")
             if _CONTROL.search(value) or (token == "-rtsp_flags" and "listen" in value):
-                raise SourceError(f"{name}: {token} {value!r} is not allowed. Remedy: take it out.")
+                raise SourceError(f"{setting}: {token} {value!r} is not allowed. Remedy: take it out.")
     return tokens
 
 
-def redactor(url: str) -> Callable[[str], str]:
+def make_redactor(url: str) -> Callable[[str], str]:
     """A function that takes this camera's secrets out of a text. FFmpeg prints whole URLs when it fails."""
     try:
         parts = urlsplit(url)
@@ -213,7 +214,7 @@ def redactor(url: str) -> Callable[[str], str]:
             *((each, "?", "") for each in (parts.query, unquote(parts.query))),
             *((each, ":", "@") for each in (password, unquote(password))),
         ):
-            if len(secret) >= _TELLING:
+            if len(secret) >= _MIN_SECRET_CHARACTERS:
                 secrets[secret] = "***"
             elif secret:
                 # Everywhere it would blank out parts of ordinary words and numbers: only where a URL would have it.

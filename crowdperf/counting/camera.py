@@ -10,10 +10,10 @@ import msgspec
 from msgspec import Struct, field
 
 from crowdperf.counting import minutes, rules
-from crowdperf.counting.density import Density, DensityMinute, DensityState
-from crowdperf.counting.frame import Moment, Sample
+from crowdperf.counting.density import DensityGrid, DensityMinute, DensityState
+from crowdperf.counting.frame import FrameMoment, Sample
 from crowdperf.counting.lines import LineCounter, LineState
-from crowdperf.counting.rules import ZoneRules
+from crowdperf.counting.rules import ZoneAlerts
 from crowdperf.counting.zones import ZoneCounter, ZoneState
 from crowdperf.events.schema import Event, QueueNow
 from crowdperf.settings.camera import Line, Zone
@@ -25,7 +25,7 @@ class CountingState(Struct, array_like=True):
     lines: dict[str, LineState] = {}
     zones: dict[str, ZoneState] = {}
     density: DensityState = field(default_factory=DensityState)
-    orphans: list[str] = []
+    stale_alerts: list[str] = []
     """Open alerts of zones that were changed or removed since."""
 
 
@@ -36,10 +36,10 @@ class CameraCounter:
         self._camera = camera
         self.lines = [LineCounter(camera, line, lost_s) for line in lines]
         self.zones = [ZoneCounter(camera, zone, lost_s) for zone in zones]
-        self._rules = [ZoneRules(camera, counter) for counter in self.zones]
-        self._density = Density()
-        self._minutes: list[DensityMinute] = []
-        self._orphans: list[str] = []
+        self._zone_alerts = [ZoneAlerts(camera, counter) for counter in self.zones]
+        self._density = DensityGrid()
+        self._density_minutes: list[DensityMinute] = []
+        self._stale_alerts: list[str] = []
         self._clock_s = 0.0
         self._aspect = 16 / 9
 
@@ -50,27 +50,27 @@ class CameraCounter:
             line.set_aspect(aspect)
         for zone in self.zones:
             zone.set_aspect(aspect)
-        for rule in self._rules:
+        for rule in self._zone_alerts:
             rule.set_aspect(aspect)
 
-    def update(self, moment: Moment, samples: list[Sample], ended: list[int]) -> list[Event]:
+    def update(self, moment: FrameMoment, samples: list[Sample], ended: list[int]) -> list[Event]:
         """Take one frame."""
-        events: list[Event] = [rules.closed(self._camera, alert, moment) for alert in self._orphans]
-        self._orphans = []
+        events: list[Event] = [rules.close_stale_alert(self._camera, alert, moment) for alert in self._stale_alerts]
+        self._stale_alerts = []
         self._clock_s = moment.clock_s
         for line in self.lines:
             events += line.update(moment, samples, ended)
-        for zone, rule in zip(self.zones, self._rules):
+        for zone, rule in zip(self.zones, self._zone_alerts):
             changes = zone.update(moment, samples, ended)
             events += changes
             events += rule.update(moment, samples)
-            events += minutes.add(self._camera, zone, moment, changes)
-        done = self._density.add(moment.clock_s, moment.ts, samples, self._aspect)
+            events += minutes.add_frame(self._camera, zone, moment, changes)
+        done = self._density.add_frame(moment.clock_s, moment.ts, samples, self._aspect)
         if done is not None:
-            self._minutes.append(done)
+            self._density_minutes.append(done)
         return events
 
-    def break_paths(self, moment: Moment, settled_s: float) -> tuple[list[Event], float]:
+    def break_paths(self, moment: FrameMoment, settled_s: float) -> tuple[list[Event], float]:
         """Connect nothing across the pause before `moment`; who begins until `settled_s` may have been there before.
 
         Returns the crossings that the pause settles, and since when (clock) others are given up, infinity for none.
@@ -83,57 +83,59 @@ class CameraCounter:
             since_s = min(since_s, given_up_s)
         return events, since_s
 
-    def undecided(self) -> bool:
+    def has_undecided(self) -> bool:
         """Whether somebody has been on a line since the newest pause, so that a crossing may yet be missed."""
-        return any(line.undecided() for line in self.lines)
+        return any(line.has_undecided() for line in self.lines)
 
-    def decide(self) -> None:
+    def settle_undecided(self) -> None:
         """From now on whoever is on a line came from the side on which he stands."""
         for line in self.lines:
-            line.decide()
+            line.settle_undecided()
 
-    def occupancy(self) -> dict[str, int]:
+    def get_occupancy(self) -> dict[str, int]:
         """Zone id -> tracks inside."""
         return {counter.zone.id: counter.occupancy for counter in self.zones}
 
-    def queues(self) -> dict[str, QueueNow]:
+    def get_queues(self) -> dict[str, QueueNow]:
         """Id of each zone of kind `queue` -> its length and waiting times."""
-        return {counter.zone.id: counter.queue(self._clock_s) for counter in self.zones if counter.zone.kind == "queue"}
+        return {
+            counter.zone.id: counter.get_queue(self._clock_s) for counter in self.zones if counter.zone.kind == "queue"
+        }
 
     def take_density(self) -> list[DensityMinute]:
         """The minutes of the density grid that have ended; they are no part of the state from now on."""
-        done, self._minutes = self._minutes, []
+        done, self._density_minutes = self._density_minutes, []
         return done
 
-    def state(self) -> CountingState:
+    def get_state(self) -> CountingState:
         """What decides the future; call `take_density` before, and store both together."""
         return CountingState(
-            {_digest(counter.line): counter.state for counter in self.lines},
-            {_digest(counter.zone): counter.state for counter in self.zones},
+            {_compute_digest(counter.line): counter.state for counter in self.lines},
+            {_compute_digest(counter.zone): counter.state for counter in self.zones},
             self._density.state,
-            self._orphans,
+            self._stale_alerts,
         )
 
     def restore(self, state: CountingState) -> None:
         """Continue from a state; a line or zone that was changed since then begins anew."""
         for line in self.lines:
-            line.state = state.lines.get(_digest(line.line), LineState({}, []))
+            line.state = state.lines.get(_compute_digest(line.line), LineState({}, []))
         for zone in self.zones:
-            zone.state = state.zones.get(_digest(zone.zone), ZoneState({}))
-        known = {_digest(zone.zone) for zone in self.zones}
-        self._orphans = list(state.orphans)
+            zone.state = state.zones.get(_compute_digest(zone.zone), ZoneState({}))
+        known = {_compute_digest(zone.zone) for zone in self.zones}
+        self._stale_alerts = list(state.stale_alerts)
         for digest, gone in state.zones.items():
             if digest not in known:
-                self._orphans += _open_alerts(gone)
+                self._stale_alerts += _iter_open_alerts(gone)
         self._density.state = state.density
 
 
-def _open_alerts(state: ZoneState) -> Iterator[str]:
-    for alert in (state.limit.alert, *(name for t in state.tracks.values() for name in (t.loitering, t.astray))):
+def _iter_open_alerts(state: ZoneState) -> Iterator[str]:
+    for alert in (state.limit.alert, *(name for t in state.tracks.values() for name in (t.loitering, t.wrong_way))):
         if alert:
             yield alert
 
 
-def _digest(shape: Line | Zone) -> str:
+def _compute_digest(shape: Line | Zone) -> str:
     """Names a line or zone together with every setting of it."""
     return hashlib.sha256(msgspec.json.encode(shape)).hexdigest()[:16]

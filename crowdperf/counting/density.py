@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from crowdperf.counting.frame import Sample
-from crowdperf.settings.base import GRID
+from crowdperf.settings.base import DENSITY_GRID
 
-COLUMNS, ROWS = GRID
+COLUMNS, ROWS = DENSITY_GRID
 HOUR_S = 3600
 MINUTE_S = 60
-LONGEST_STEP_S = 5.0
+MAX_STEP_S = 5.0
 """A longer pause between two frames was not observed."""
-MILLI = 1000
+MS_PER_S = 1000
 
 
 class DensityMinute(Struct, frozen=True):
@@ -37,25 +37,25 @@ class DensityState(Struct, array_like=True):
     """Milliseconds; what is left below a second stays for the next minute."""
 
 
-class Density:
+class DensityGrid:
     """The grid of one camera: each confirmed track's feet, every frame."""
 
     def __init__(self) -> None:
         self.state = DensityState(cells={})
 
-    def add(self, clock_s: float, ts: float, samples: Iterable[Sample], aspect: float) -> DensityMinute | None:
+    def add_frame(self, clock_s: float, ts: float, samples: Iterable[Sample], aspect: float) -> DensityMinute | None:
         """Add one frame; returns the minute before when this one begins a new one and something was there."""
         state, done = self.state, None
         minute = int(ts // MINUTE_S)
         if minute != state.minute:
-            whole = {cell: spent // MILLI for cell, spent in state.cells.items() if spent >= MILLI}
+            whole = {cell: spent // MS_PER_S for cell, spent in state.cells.items() if spent >= MS_PER_S}
             if whole:
                 done = DensityMinute(state.minute * MINUTE_S // HOUR_S * HOUR_S, whole)
-            state.cells = {cell: spent % MILLI for cell, spent in state.cells.items() if spent % MILLI}
+            state.cells = {cell: spent % MS_PER_S for cell, spent in state.cells.items() if spent % MS_PER_S}
             state.minute = minute
-        step = 0 if state.clock_s is None else round((clock_s - state.clock_s) * MILLI)
+        step = 0 if state.clock_s is None else round((clock_s - state.clock_s) * MS_PER_S)
         state.clock_s = clock_s
-        if 0 < step <= LONGEST_STEP_S * MILLI:
+        if 0 < step <= MAX_STEP_S * MS_PER_S:
             cells = state.cells
             for sample in samples:
                 if sample.confirmed:

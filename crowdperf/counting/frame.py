@@ -7,7 +7,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 
-class Moment(Struct, frozen=True, array_like=True):
+class FrameMoment(Struct, frozen=True, array_like=True):
     """When and where in the stream a sample was taken."""
 
     clock_s: float
@@ -27,6 +27,6 @@ class Sample(NamedTuple):
     bottom: float
     centre: float
     height: float
-    klass: int
+    class_id: int
     """Majority class, index into `settings.base.CLASSES`."""
     confirmed: bool

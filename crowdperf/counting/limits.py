@@ -6,12 +6,12 @@ from typing import Literal
 
 from msgspec import Struct
 
-ROUNDING_S = 1e-6
+ROUNDING_TOLERANCE_S = 1e-6
 """Three frames at 10 frames a second are 0.3 s, whatever binary fractions make of it."""
-Change = Literal["opened", "closed"]
+ThresholdChange = Literal["opened", "closed"]
 
 
-class LimitState(Struct, array_like=True):
+class ThresholdState(Struct, array_like=True):
     """A limit in serialised form."""
 
     alert: str = ""
@@ -24,16 +24,16 @@ class LimitState(Struct, array_like=True):
     """Greatest value since the alert opened."""
 
 
-class Limit:
+class Threshold:
     """Opens when a value was above `above` for `hold_s`, closes when it was at `clear` or below as long."""
 
     def __init__(self, above: float, clear: float | None, hold_s: float) -> None:
         self.above = above
         self._clear = above if clear is None else clear
         self._hold_s = hold_s
-        self.state = LimitState()
+        self.state = ThresholdState()
 
-    def update(self, value: float, clock_s: float) -> Change | None:
+    def update(self, value: float, clock_s: float) -> ThresholdChange | None:
         """Take one value; `clock_s` only grows. The caller names the alert that was opened (`state.alert`)."""
         state = self.state
         if state.alert:
@@ -44,7 +44,7 @@ class Limit:
             return None
         if state.other_since_s is None:
             state.other_since_s = clock_s
-        if clock_s - state.other_since_s < self._hold_s - ROUNDING_S:
+        if clock_s - state.other_since_s < self._hold_s - ROUNDING_TOLERANCE_S:
             return None
         state.other_since_s = None
         return "closed" if state.alert else "opened"

@@ -23,28 +23,28 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 
-from crowdperf.counting.course import Course
-from crowdperf.counting.frame import Moment, Sample
+from crowdperf.counting.course import Polyline
+from crowdperf.counting.frame import FrameMoment, Sample
 from crowdperf.events.schema import Direction, LineCrossed
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Line
 
-NEAR = 0.5
+REJOIN_DISTANCE = 0.5
 """A new track this close (share of its height) to where another vanished near the line is the same object."""
 JITTER_BAND = 0.06
 """Least half-width of the dead band, as a share of the object's height: what a standing person's box moves about."""
-WALK = 1.0
+MAX_UNSEEN_SPEED = 1.0
 """How far somebody unseen may have come, in heights per second."""
 INHERITED_BAND = 0.25
 """Half-width of the dead band for such a track, as a share of its height."""
 NEVER = float("-inf")
 
 
-class Crossing(Struct, frozen=True, array_like=True):
+class TrackCrossing(Struct, frozen=True, array_like=True):
     """A step over the line: to which side, when, and the how manieth of its frame to that side."""
 
     side: int
-    moment: Moment
+    moment: FrameMoment
     ordinal: int
 
 
@@ -55,18 +55,18 @@ class LineTrack(Struct, array_like=True):
     """It had a sample outside the band."""
     net: int = 0
     """Crossings since that sample, those to the positive side less those to the negative one."""
-    steps: list[Crossing | None] = field(default_factory=lambda: [None, None])
+    steps: list[TrackCrossing | None] = field(default_factory=lambda: [None, None])
     """The last of them to the negative and to the positive side."""
     seen_s: float = NEVER
     last_x: float = 0.0
     last_y: float = 0.0
     """The newest sample, in the band or not."""
-    klass: int = 0
+    class_id: int = 0
     confirmed: bool = False
     inherited: bool = False
-    pending: Crossing | None = None
+    pending: TrackCrossing | None = None
     """Waits for a second sample outside the band."""
-    settled: list[Crossing] = field(default_factory=list)
+    settled: list[TrackCrossing] = field(default_factory=list)
     """Crossings with a second far sample whose track is not confirmed yet."""
     counted_s: list[float] = field(default_factory=lambda: [NEVER, NEVER])
     """When it last crossed to the negative and to the positive side."""
@@ -107,9 +107,9 @@ class LineCounter:
 
     def set_aspect(self, aspect: float) -> None:
         """The source's width divided by its height."""
-        self._course = Course(self.line.vertices(), aspect)
+        self._course = Polyline(self.line.get_vertices(), aspect)
 
-    def update(self, moment: Moment, samples: Iterable[Sample], ended: Iterable[int]) -> list[LineCrossed]:
+    def update(self, moment: FrameMoment, samples: Iterable[Sample], ended: Iterable[int]) -> list[LineCrossed]:
         """Take one frame; returns the crossings that became certain, in the order of `samples`, then of `ended`."""
         events: list[LineCrossed] = []
         self._follow(moment, samples)
@@ -127,7 +127,7 @@ class LineCounter:
         self._forget_vanished(moment.clock_s)
         return events
 
-    def break_paths(self, moment: Moment, settled_s: float) -> tuple[list[LineCrossed], float]:
+    def break_paths(self, moment: FrameMoment, settled_s: float) -> tuple[list[LineCrossed], float]:
         """Connect nothing across the pause before `moment`: nobody knows which way a track went meanwhile.
 
         Tracks that begin until `settled_s` are taken for those that were there before. Returns the crossings which the
@@ -153,26 +153,26 @@ class LineCounter:
 
     def _given_up(self, track: LineTrack) -> float:
         """When a crossing of the track that a pause takes away was, or may have been; infinity without one."""
-        if track.klass not in self._classes:
+        if track.class_id not in self._classes:
             return math.inf
         begun = [*track.settled, *((track.pending, *track.steps) if track.net else ())]
         times = [crossing.moment.clock_s for crossing in begun if crossing is not None]
         unseen_s = self.state.clock_s - track.seen_s
         if unseen_s > 0 and track.confirmed and track.placed:
             away = self._course.distance(track.last_x, track.last_y)
-            if away <= (NEAR + WALK * unseen_s) * track.height:
+            if away <= (REJOIN_DISTANCE + MAX_UNSEEN_SPEED * unseen_s) * track.height:
                 times.append(track.seen_s)
         return min(times, default=math.inf)
 
-    def undecided(self) -> bool:
+    def has_undecided(self) -> bool:
         """Whether somebody is in the band since the newest pause, so that a crossing may yet be missed."""
         resumed_s = self.state.resumed_s
         return any(
-            track.undecided and track.seen_s >= resumed_s and track.klass in self._classes
+            track.undecided and track.seen_s >= resumed_s and track.class_id in self._classes
             for track in self.state.tracks.values()
         )
 
-    def decide(self) -> None:
+    def settle_undecided(self) -> None:
         """Whoever is still in the band came from the side on which he stands; a crossing from now on counts."""
         for track in self.state.tracks.values():
             if track.undecided:
@@ -180,7 +180,7 @@ class LineCounter:
                 track.placed = track.seen_s >= self.state.resumed_s
                 track.net, track.steps = 0, [None, None]
 
-    def _follow(self, moment: Moment, samples: Iterable[Sample]) -> None:
+    def _follow(self, moment: FrameMoment, samples: Iterable[Sample]) -> None:
         """Take each track one step on, and join those that are one object."""
         tracks = self.state.tracks
         self._steps = [0, 0]
@@ -198,7 +198,7 @@ class LineCounter:
                 if track.placed:
                     self._step(track, moment, track.last_x, track.last_y, sample.x, y)
             track.seen_s, track.last_x, track.last_y = moment.clock_s, sample.x, y
-            track.klass, track.confirmed, track.height = sample.klass, sample.confirmed, sample.height
+            track.class_id, track.confirmed, track.height = sample.class_id, sample.confirmed, sample.height
         if newborn:
             self._take_over(newborn, moment, moment.clock_s - self._memory_s)
         if returned:
@@ -206,13 +206,13 @@ class LineCounter:
             self._take_over(returned, moment, self.state.clock_s, moment.clock_s - self._memory_s)
         self.state.clock_s = moment.clock_s
 
-    def _step(self, track: LineTrack, moment: Moment, x0: float, y0: float, x1: float, y1: float) -> None:
+    def _step(self, track: LineTrack, moment: FrameMoment, x0: float, y0: float, x1: float, y1: float) -> None:
         """Add a step from one point to another to the track's path."""
-        net = self._course.crossings(x0, y0, x1, y1)
+        net = self._course.count_crossings(x0, y0, x1, y1)
         if net:
             way = net > 0
             track.net += net
-            track.steps[way] = Crossing(1 if way else -1, moment, self._steps[way])
+            track.steps[way] = TrackCrossing(1 if way else -1, moment, self._steps[way])
             self._steps[way] += 1
 
     def _settle(self, track: LineTrack) -> None:
@@ -239,7 +239,7 @@ class LineCounter:
         for crossing in settled:
             way = (crossing.side + 1) // 2
             previous, track.counted_s[way] = track.counted_s[way], crossing.moment.clock_s
-            if crossing.moment.clock_s - previous < self.line.cooldown_s or track.klass not in self._classes:
+            if crossing.moment.clock_s - previous < self.line.cooldown_s or track.class_id not in self._classes:
                 continue
             direction: Direction = "in" if crossing.side == self._in else "out"
             moment = crossing.moment
@@ -251,7 +251,7 @@ class LineCounter:
                     ts=moment.ts,
                     line=self.line.id,
                     direction=direction,
-                    klass=CLASSES[track.klass],
+                    klass=CLASSES[track.class_id],
                     track=track_id,
                     epoch=moment.epoch,
                     sequence=moment.sequence,
@@ -270,7 +270,9 @@ class LineCounter:
         self.state.vanished.append(track)
         return events
 
-    def _take_over(self, samples: list[Sample], moment: Moment, since_s: float, counted_since_s: float = NEVER) -> None:
+    def _take_over(
+        self, samples: list[Sample], moment: FrameMoment, since_s: float, counted_since_s: float = NEVER
+    ) -> None:
         """Give each of these tracks the history of the track that vanished there last.
 
         Only tracks last seen since `since_s`, whose last crossing, where it matters, is not before `counted_since_s`.
@@ -285,7 +287,7 @@ class LineCounter:
         ]
         for sample in samples:
             track = self.state.tracks[sample.track]
-            reach = NEAR * sample.height
+            reach = REJOIN_DISTANCE * sample.height
             if not absent or self._course.distance(track.last_x, track.last_y) > 2 * reach:
                 continue
             near = [other for other in absent if _distance(other, track) <= reach]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from crowdperf.counting.frame import Moment
-from crowdperf.counting.zones import Tally, ZoneCounter
+from crowdperf.counting.frame import FrameMoment
+from crowdperf.counting.zones import MinuteTally, ZoneCounter
 from crowdperf.events.schema import ZoneChanged, ZoneMinute
 
 MINUTE_S = 60
-LONGEST_STEP_S = 5.0
+MAX_STEP_S = 5.0
 """A longer pause between two frames was not observed."""
 
 
-def add(camera: str, counter: ZoneCounter, moment: Moment, changes: Iterable[ZoneChanged]) -> list[ZoneMinute]:
+def add_frame(
+    camera: str, counter: ZoneCounter, moment: FrameMoment, changes: Iterable[ZoneChanged]
+) -> list[ZoneMinute]:
     """Add one frame, after the counter has taken it; returns the minute before when it is over and somebody was there.
 
     The frame that begins a minute closes the one before, so a camera that stops closes its minute when it is back.
@@ -27,10 +29,10 @@ def add(camera: str, counter: ZoneCounter, moment: Moment, changes: Iterable[Zon
         before = state.tally
         carried = occupancy - sum(1 if change.change == "in" else -1 for change in changes)
         if before.maximum or before.entries or before.exits:
-            done.append(_event(camera, counter, before, carried, moment))
-        state.tally = Tally(minute=minute, maximum=carried)
+            done.append(_build_event(camera, counter, before, carried, moment))
+        state.tally = MinuteTally(minute=minute, maximum=carried)
     tally = state.tally
-    if state.clock_s is not None and moment.clock_s - state.clock_s <= LONGEST_STEP_S:
+    if state.clock_s is not None and moment.clock_s - state.clock_s <= MAX_STEP_S:
         tally.observed_s += moment.clock_s - state.clock_s
         tally.person_s += occupancy * (moment.clock_s - state.clock_s)
     state.clock_s = moment.clock_s
@@ -45,7 +47,9 @@ def add(camera: str, counter: ZoneCounter, moment: Moment, changes: Iterable[Zon
     return done
 
 
-def _event(camera: str, counter: ZoneCounter, tally: Tally, occupancy: int, moment: Moment) -> ZoneMinute:
+def _build_event(
+    camera: str, counter: ZoneCounter, tally: MinuteTally, occupancy: int, moment: FrameMoment
+) -> ZoneMinute:
     queue = counter.zone.kind == "queue"
     return ZoneMinute(
         id=f"{camera}:{counter.zone.id}:minute:{tally.minute}",
@@ -59,5 +63,5 @@ def _event(camera: str, counter: ZoneCounter, tally: Tally, occupancy: int, mome
         entries=tally.entries,
         exits=tally.exits,
         dwells=",".join(f"{dwell:g}" for dwell in tally.dwells),
-        longest_wait_s=counter.queue(moment.clock_s).longest_s if queue else 0.0,
+        longest_wait_s=counter.get_queue(moment.clock_s).longest_s if queue else 0.0,
     )

@@ -9,25 +9,25 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
-from crowdperf.geometry import Point, Segment, area, intersects, signed_distance
+from crowdperf.geometry import Point, Segment, intersects, signed_area, signed_distance
 from crowdperf.settings.camera import Line, Zone
 
 SIDE_MARGIN = 0.025
 TOP_MARGIN = 0.05
 """How near the picture's edge an anchor can come (picture heights): half the width, or the height, of the smallest
 object that is still detected."""
-SHORTEST = 0.02
+MIN_LINE_LENGTH = 0.02
 """A shorter line (picture heights) is passed by every foot that jitters, or by none."""
-SMALLEST = 0.0005
+MIN_ZONE_AREA = 0.0005
 """A zone of less (squared picture heights) has no room for a pair of feet."""
-SPEED = 0.2
+WALKING_SPEED = 0.2
 """Picture widths per second of somebody near the camera, or of a car on a street."""
-SIGHTINGS = 3
+MIN_SIGHTINGS = 3
 """A track is confirmed, and may count, with its third sighting."""
-ASPECT = 16 / 9
+DEFAULT_ASPECT = 16 / 9
 
 
-class Problem(NamedTuple):
+class ShapeProblem(NamedTuple):
     """Why one line or zone of a camera can never count."""
 
     shape: str
@@ -36,31 +36,33 @@ class Problem(NamedTuple):
     """One sentence, and its remedy."""
 
 
-def problems(lines: Iterable[Line], zones: Iterable[Zone], fps: float, aspect: float = ASPECT) -> Iterator[Problem]:
+def find_problems(
+    lines: Iterable[Line], zones: Iterable[Zone], fps: float, aspect: float = DEFAULT_ASPECT
+) -> Iterator[ShapeProblem]:
     """What is wrong with a camera's lines and zones; `fps` is how many frames a second are analysed."""
     for line in lines:
-        text = can_count(line, aspect) or fast_enough(f"line {line.id!r}", fps)
+        text = validate_line(line, aspect) or validate_frame_rate(f"line {line.id!r}", fps)
         if text:
-            yield Problem(line.id, text)
+            yield ShapeProblem(line.id, text)
     for zone in zones:
-        text = can_hold(zone, aspect) or fast_enough(f"zone {zone.id!r}", fps)
+        text = validate_zone(zone, aspect) or validate_frame_rate(f"zone {zone.id!r}", fps)
         if text:
-            yield Problem(zone.id, text)
+            yield ShapeProblem(zone.id, text)
 
 
-def can_count(line: Line, aspect: float = ASPECT) -> str:
+def validate_line(line: Line, aspect: float = DEFAULT_ASPECT) -> str:
     """Why `line` can never count anything, or an empty string where it can.
 
     A line too near the picture's edge has no room beyond its dead band in which an object's anchor could be seen; its
     counter would stay at 0 without a word. `aspect` is the source's width divided by its height.
     """
-    vertices = [Point(x * aspect, y) for x, y in line.vertices()]
+    vertices = [Point(x * aspect, y) for x, y in line.get_vertices()]
     pieces = [Segment(a, b) for a, b in pairwise(vertices)]
-    if any(a == b for a, b in pieces) or sum(_length(piece) for piece in pieces) < SHORTEST:
+    if any(a == b for a, b in pieces) or sum(_compute_length(piece) for piece in pieces) < MIN_LINE_LENGTH:
         return (
             f"line {line.id!r} can never count: it, or one of its pieces, has no length. Remedy: move its points apart."
         )
-    if _meets_itself(pieces):
+    if _crosses_itself(pieces):
         return (
             f"line {line.id!r} can not tell in from out: it crosses itself. Remedy: draw it so that it does not, or as "
             "two lines."
@@ -77,13 +79,13 @@ def can_count(line: Line, aspect: float = ASPECT) -> str:
     )
 
 
-def can_hold(zone: Zone, aspect: float = ASPECT) -> str:
+def validate_zone(zone: Zone, aspect: float = DEFAULT_ASPECT) -> str:
     """Why nobody can ever be counted inside `zone`, or an empty string."""
-    corners = [Point(x * aspect, y) for x, y in zone.points()]
+    corners = [Point(x * aspect, y) for x, y in zone.get_points()]
     sides = [Segment(a, b) for a, b in zip(corners, corners[1:] + corners[:1]) if a != b]
-    if len(sides) < 3 or (not _meets_itself(sides, closed=True) and abs(area(tuple(corners))) < SMALLEST):
+    if len(sides) < 3 or (not _crosses_itself(sides, closed=True) and abs(signed_area(tuple(corners))) < MIN_ZONE_AREA):
         return f"zone {zone.id!r} can never count: it has no area. Remedy: draw it larger, with three corners or more."
-    if _meets_itself(sides, closed=True):
+    if _crosses_itself(sides, closed=True):
         return (
             f"zone {zone.id!r} crosses itself, so that parts of it would be outside. Remedy: draw its corners in the "
             "order of a walk around it."
@@ -101,22 +103,23 @@ def can_hold(zone: Zone, aspect: float = ASPECT) -> str:
     return ""
 
 
-def fast_enough(what: str, fps: float) -> str:
+def validate_frame_rate(name: str, fps: float) -> str:
     """Why nothing can be followed at `fps` analysed frames a second, or an empty string."""
-    if SPEED / fps * SIGHTINGS <= 1:
+    if WALKING_SPEED / fps * MIN_SIGHTINGS <= 1:
         return ""
     return (
-        f"{what} can hardly count: {1 / fps:.3g} s pass between two analysed frames, and a walk through the picture "
-        f"takes about {1 / SPEED:.3g} s, but a track needs {SIGHTINGS} sightings. Remedy: raise target_fps above "
-        f"{SIGHTINGS * SPEED:g}."
+        f"{name} can hardly count: {1 / fps:.3g} s pass between two analysed frames, and a walk through the picture "
+        f"takes about {1 / WALKING_SPEED:.3g} s, but a track needs {MIN_SIGHTINGS} sightings. Remedy: raise "
+        "target_fps above "
+        f"{MIN_SIGHTINGS * WALKING_SPEED:g}."
     )
 
 
-def _length(piece: Segment) -> float:
+def _compute_length(piece: Segment) -> float:
     return float(((piece.b.x - piece.a.x) ** 2 + (piece.b.y - piece.a.y) ** 2) ** 0.5)
 
 
-def _meets_itself(pieces: list[Segment], closed: bool = False) -> bool:
+def _crosses_itself(pieces: list[Segment], closed: bool = False) -> bool:
     """Whether two pieces that are not neighbours meet."""
     for i, first in enumerate(pieces):
         for j in range(i + 2, len(pieces)):

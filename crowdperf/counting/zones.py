@@ -14,18 +14,18 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct, field
 
-from crowdperf.counting.frame import Moment, Sample
-from crowdperf.counting.limits import ROUNDING_S, LimitState
+from crowdperf.counting.frame import FrameMoment, Sample
+from crowdperf.counting.limits import ROUNDING_TOLERANCE_S, ThresholdState
 from crowdperf.events.schema import Direction, QueueNow, ZoneChanged
 from crowdperf.geometry import Point, contains
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Zone
 
-NEAR = 0.5
-NEAR_PER_S = 0.5
+REJOIN_DISTANCE = 0.5
+REJOIN_DISTANCE_PER_S = 0.5
 """How far (shares of its height, and more for each second) from a lost track its continuation may begin."""
-INNERMOST = 1 - 1e-6
-SERVED_WEIGHT = 0.2
+MAX_FEET_Y = 1 - 1e-6
+SERVED_MEAN_WEIGHT = 0.2
 """Weight of the newest waiting time in the mean of those served."""
 
 
@@ -34,7 +34,7 @@ class ZoneTrack(Struct, array_like=True):
 
     inside: bool = False
     """Counted."""
-    klass: int = 0
+    class_id: int = 0
     """Class under which it was counted."""
     other_since_s: float | None = None
     """Since when its samples contradict `inside`."""
@@ -50,16 +50,16 @@ class ZoneTrack(Struct, array_like=True):
     """Its first sample."""
     loitering: str = ""
     """Id of its open alert."""
-    alert_at: float = 0.0
-    astray: str = ""
+    loitering_at: float = 0.0
+    wrong_way: str = ""
     """Id of its open alert for walking the wrong way."""
-    astray_at: float = 0.0
+    wrong_way_at: float = 0.0
     best_x: float = 0.0
     best_y: float = 0.0
     """The place inside that is farthest along the permitted way."""
 
 
-class Tally(Struct, array_like=True):
+class MinuteTally(Struct, array_like=True):
     """The minute so far."""
 
     minute: int = 0
@@ -76,8 +76,8 @@ class ZoneState(Struct, array_like=True):
     """A counter in serialised form."""
 
     tracks: dict[int, ZoneTrack] = {}
-    limit: LimitState = field(default_factory=LimitState)
-    tally: Tally = field(default_factory=Tally)
+    limit: ThresholdState = field(default_factory=ThresholdState)
+    tally: MinuteTally = field(default_factory=MinuteTally)
     clock_s: float | None = None
     served_s: float = 0.0
 
@@ -90,10 +90,10 @@ class ZoneCounter:
         self._camera = camera
         self.zone = zone
         self._classes = frozenset(CLASSES.index(name) for name in zone.classes)
-        self._polygon = zone.points()
+        self._polygon = zone.get_points()
         self._memory_s = memory_s
         self.state = ZoneState({})
-        self.left: dict[int, ZoneTrack] = {}
+        self.left_tracks: dict[int, ZoneTrack] = {}
         """Tracks that left in the newest frame."""
         self._aspect = 16 / 9
 
@@ -106,22 +106,22 @@ class ZoneCounter:
         """Tracks inside now."""
         return sum(track.inside for track in self.state.tracks.values())
 
-    def inside(self) -> Iterator[tuple[int, ZoneTrack]]:
+    def iter_inside(self) -> Iterator[tuple[int, ZoneTrack]]:
         """Id and state of every track inside."""
         return ((track_id, track) for track_id, track in self.state.tracks.items() if track.inside)
 
-    def queue(self, clock_s: float) -> QueueNow:
+    def get_queue(self, clock_s: float) -> QueueNow:
         """Length and waiting times of the queue."""
-        waits = [clock_s - track.since_s for _, track in self.inside()]
+        waits = [clock_s - track.since_s for _, track in self.iter_inside()]
         waiting = [wait for wait in waits if wait >= self.zone.queue_after_s]
         return QueueNow(len(waiting), round(max(waiting, default=0.0), 1), round(self.state.served_s, 1))
 
-    def update(self, moment: Moment, samples: Iterable[Sample], ended: Iterable[int]) -> list[ZoneChanged]:
+    def update(self, moment: FrameMoment, samples: Iterable[Sample], ended: Iterable[int]) -> list[ZoneChanged]:
         """Take one frame; returns the changes of occupancy."""
         events: list[ZoneChanged] = []
         started: dict[str, int] = {"in": 0, "out": 0}
         tracks = self.state.tracks
-        self.left = {}
+        self.left_tracks = {}
         for sample in samples:
             track = tracks.get(sample.track)
             if track is None:
@@ -129,20 +129,20 @@ class ZoneCounter:
                 tracks[sample.track] = track
             track.seen_s, track.x, track.y = moment.clock_s, sample.x, sample.bottom
             # Feet below the picture's edge are at the edge, which belongs to a zone that reaches it.
-            feet = Point(sample.x / self._aspect, min(sample.bottom, INNERMOST))
+            feet = Point(sample.x / self._aspect, min(sample.bottom, MAX_FEET_Y))
             if contains(self._polygon, feet) == track.inside:
                 track.other_since_s = None
                 continue
             if track.other_since_s is None:
                 track.other_since_s = moment.clock_s
-            if not sample.confirmed or moment.clock_s - track.other_since_s < self.zone.settle_s - ROUNDING_S:
+            if not sample.confirmed or moment.clock_s - track.other_since_s < self.zone.settle_s - ROUNDING_TOLERANCE_S:
                 continue
             if track.inside:
                 events.append(self._leave(moment, sample.track, track, track.other_since_s, started))
-            elif sample.klass in self._classes and not self._continue(sample, track):
-                track.klass, track.since_s = sample.klass, track.other_since_s
+            elif sample.class_id in self._classes and not self._continue_stay(sample, track):
+                track.class_id, track.since_s = sample.class_id, track.other_since_s
                 track.inside, track.best_x, track.best_y = True, sample.x, sample.bottom
-                events.append(self._event(moment, sample.track, track, started))
+                events.append(self._build_event(moment, sample.track, track, started))
             track.other_since_s = None
         for track_id in ended:
             track = tracks.get(track_id)
@@ -151,17 +151,17 @@ class ZoneCounter:
             tracks.pop(track_id, None)
         return events
 
-    def _continue(self, sample: Sample, track: ZoneTrack) -> bool:
+    def _continue_stay(self, sample: Sample, track: ZoneTrack) -> bool:
         """Let a track that began inside go on with the stay of one that was lost there; False when there is none."""
         if track.other_since_s != track.born_s:
             return False
         best, nearest = 0, math.inf
-        for other_id, other in self.inside():
+        for other_id, other in self.iter_inside():
             gap_s = track.born_s - other.seen_s
             if not 0 < gap_s <= self._memory_s:
                 continue
             away = math.hypot(other.x - track.born_x, other.y - track.born_y)
-            if away <= (NEAR + NEAR_PER_S * gap_s) * sample.height and away < nearest:
+            if away <= (REJOIN_DISTANCE + REJOIN_DISTANCE_PER_S * gap_s) * sample.height and away < nearest:
                 best, nearest = other_id, away
         if not best:
             return False
@@ -171,18 +171,18 @@ class ZoneCounter:
         return True
 
     def _leave(
-        self, moment: Moment, track_id: int, track: ZoneTrack, until_s: float, started: dict[str, int]
+        self, moment: FrameMoment, track_id: int, track: ZoneTrack, until_s: float, started: dict[str, int]
     ) -> ZoneChanged:
         track.inside = False
-        self.left[track_id] = track
+        self.left_tracks[track_id] = track
         dwell_s = max(0.0, until_s - track.since_s)
         if dwell_s >= self.zone.queue_after_s:
             served = self.state.served_s
-            self.state.served_s = served + SERVED_WEIGHT * (dwell_s - served) if served else dwell_s
-        return self._event(moment, track_id, track, started, dwell_s)
+            self.state.served_s = served + SERVED_MEAN_WEIGHT * (dwell_s - served) if served else dwell_s
+        return self._build_event(moment, track_id, track, started, dwell_s)
 
-    def _event(
-        self, moment: Moment, track_id: int, track: ZoneTrack, started: dict[str, int], dwell_s: float = 0.0
+    def _build_event(
+        self, moment: FrameMoment, track_id: int, track: ZoneTrack, started: dict[str, int], dwell_s: float = 0.0
     ) -> ZoneChanged:
         change: Direction = "in" if track.inside else "out"
         ordinal, started[change] = started[change], started[change] + 1
@@ -194,7 +194,7 @@ class ZoneCounter:
             ts=moment.ts,
             zone=self.zone.id,
             change=change,
-            klass=CLASSES[track.klass],
+            klass=CLASSES[track.class_id],
             track=track_id,
             occupancy=self.occupancy,
             epoch=moment.epoch,

@@ -8,21 +8,21 @@ from numpy.typing import NDArray
 
 from crowdperf.demo import pictures
 from crowdperf.demo.figures import Layer
-from crowdperf.demo.ground import FOCAL, HEIGHT, HORIZON, SCALE, WIDTH, metre
+from crowdperf.demo.ground import FOCAL, HEIGHT, HORIZON, SCALE, WIDTH, compute_pixels_per_metre
 
-FRONT = ((225, 10), (600, 98.5), (600, 244), (225, 195))
+FRONT_CORNERS = ((225, 10), (600, 98.5), (600, 244), (225, 195))
 """One storey of the house in bus.jpg, clockwise from the top left."""
-AWNINGS = ((70, 86, 132), (92, 104, 84), (118, 92, 72), (80, 110, 140))
+AWNING_COLOURS = ((70, 86, 132), (92, 104, 84), (118, 92, 72), (80, 110, 140))
 """BGR."""
-ROAD = (160, 201)
+ROAD_ROWS = (160, 201)
 """Rows of the carriageway, where there is one."""
 
 
-def _storey(height: int) -> Layer:
+def _render_storey(height: int) -> Layer:
     """One bay of the upper storey, shape (height, width, 3), 0..1."""
     target = np.array([(0, 0), (520, 0), (520, 225), (0, 225)], np.float32)
-    matrix = cv2.getPerspectiveTransform(np.array(FRONT, np.float32), target)
-    front = cv2.warpPerspective(pictures.bus(), matrix, (520, 225), flags=cv2.INTER_AREA)
+    matrix = cv2.getPerspectiveTransform(np.array(FRONT_CORNERS, np.float32), target)
+    front = cv2.warpPerspective(pictures.read_bus_picture(), matrix, (520, 225), flags=cv2.INTER_AREA)
     # A sign reaches into the bay: plain wall takes its place.
     front[135:180, 248:272] = front[135:180, 70:94]
     bay = front[:, 66:272]
@@ -30,10 +30,10 @@ def _storey(height: int) -> Layer:
     return np.asarray(small / 255, np.float32)
 
 
-def _house(picture: Layer, base: int, shift: int) -> None:
+def _draw_house(picture: Layer, base: int, shift: int) -> None:
     """Upper storey and shops down to row `base`, in place; `shift` moves the bays so that no two scenes look alike."""
-    storey = round(4.0 * metre(base))
-    bay = _storey(storey)
+    storey = round(4.0 * compute_pixels_per_metre(base))
+    bay = _render_storey(storey)
     width = bay.shape[1]
     top = base - storey
     for i, left in enumerate(range(-shift % width - width, WIDTH, width)):
@@ -41,11 +41,11 @@ def _house(picture: Layer, base: int, shift: int) -> None:
         if x1 <= x0:
             continue
         picture[:top, x0:x1] = bay[storey - top :, x0 - left : x1 - left] if top <= storey else 0.5
-        _shop(picture[top:base], left, width, i)
+        _draw_shop(picture[top:base], left, width, i)
     picture[top - 3 : top + 2] = np.array((0.62, 0.68, 0.72), np.float32)
 
 
-def _shop(strip: Layer, left: int, width: int, index: int) -> None:
+def _draw_shop(strip: Layer, left: int, width: int, index: int) -> None:
     """One shop window or door under the storey."""
     height = strip.shape[0]
     x0, x1 = max(left, 0), min(left + width, WIDTH)
@@ -62,7 +62,7 @@ def _shop(strip: Layer, left: int, width: int, index: int) -> None:
     for x in (a, (a + b) // 2, b - 2):
         strip[height // 4 : lower, x : x + 2] = frame
     if index % 3 != 1:
-        colour = np.array(AWNINGS[index % len(AWNINGS)], np.float32) / 255
+        colour = np.array(AWNING_COLOURS[index % len(AWNING_COLOURS)], np.float32) / 255
         reach = height // 5
         strip[height // 5 : height // 5 + reach, a - 2 if a > 2 else a : b + 2] = (
             colour * np.linspace(1.25, 0.9, reach, dtype=np.float32)[:, None, None]
@@ -70,7 +70,7 @@ def _shop(strip: Layer, left: int, width: int, index: int) -> None:
         strip[height // 5 + reach : height // 5 + reach + 3, a:b] *= 0.6
 
 
-def _paving(rng: np.random.Generator, top: int, tone: tuple[float, float, float]) -> Layer:
+def _render_paving(rng: np.random.Generator, top: int, tone: tuple[float, float, float]) -> Layer:
     """Stone slabs in perspective from row `top` to the lower edge, shape (HEIGHT - top, WIDTH, 3), antialiased."""
     y, x = np.mgrid[top * 3 : HEIGHT * 3, 0 : WIDTH * 3].astype(np.float32) / 3
     across = (x - WIDTH / 2) / (SCALE * (y - HORIZON)) / 0.75
@@ -86,21 +86,23 @@ def _paving(rng: np.random.Generator, top: int, tone: tuple[float, float, float]
     return np.asarray(small[..., None] * np.array(tone, np.float32), np.float32)
 
 
-def _street(picture: Layer, rng: np.random.Generator) -> None:
+def _draw_street(picture: Layer, rng: np.random.Generator) -> None:
     """Pavement, carriageway and kerbs across the picture, in place."""
-    picture[150 : ROAD[0]] = np.array((0.62, 0.65, 0.67), np.float32)
-    picture[157 : ROAD[0]] *= 0.82
-    asphalt = rng.normal(0.34, 0.012, (ROAD[1] - ROAD[0], WIDTH, 1)).astype(np.float32)
-    picture[ROAD[0] : ROAD[1]] = cv2.GaussianBlur(asphalt, (0, 0), 0.8)[..., None] * np.array((1.03, 1.0, 0.98))
+    picture[150 : ROAD_ROWS[0]] = np.array((0.62, 0.65, 0.67), np.float32)
+    picture[157 : ROAD_ROWS[0]] *= 0.82
+    asphalt = rng.normal(0.34, 0.012, (ROAD_ROWS[1] - ROAD_ROWS[0], WIDTH, 1)).astype(np.float32)
+    picture[ROAD_ROWS[0] : ROAD_ROWS[1]] = cv2.GaussianBlur(asphalt, (0, 0), 0.8)[..., None] * np.array(
+        (1.03, 1.0, 0.98)
+    )
     for left in range(-20, WIDTH, 120):
         picture[179:181, max(left, 0) : left + 60] = 0.72
-    picture[ROAD[1] : ROAD[1] + 3] = 0.3
-    picture[ROAD[1] + 3 : ROAD[1] + 8] = np.array((0.70, 0.73, 0.75), np.float32)
+    picture[ROAD_ROWS[1] : ROAD_ROWS[1] + 3] = 0.3
+    picture[ROAD_ROWS[1] + 3 : ROAD_ROWS[1] + 8] = np.array((0.70, 0.73, 0.75), np.float32)
 
 
-def _planters(picture: Layer, rng: np.random.Generator, y: int, lefts: tuple[int, ...]) -> None:
+def _draw_planters(picture: Layer, rng: np.random.Generator, y: int, lefts: tuple[int, ...]) -> None:
     """Low boxes with shrubs standing on row `y`, in place. (Bollards would be taken for people at this size.)"""
-    unit = metre(y)
+    unit = compute_pixels_per_metre(y)
     width, box, shrub = round(2.6 * unit), round(0.4 * unit), round(0.35 * unit)
     for x in lefts:
         shade = picture[y - 3 : y + 4, x - 6 : x + width + 2]
@@ -116,20 +118,20 @@ def _planters(picture: Layer, rng: np.random.Generator, y: int, lefts: tuple[int
         target[grown] = leaves[grown]
 
 
-def draw(street: bool, seed: int) -> NDArray[np.uint8]:
+def draw_backdrop(street: bool, seed: int) -> NDArray[np.uint8]:
     """The empty scene, shape (HEIGHT, WIDTH, 3) BGR: a square by a street, or a forecourt before a house."""
     rng = np.random.default_rng(seed)
     picture = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     base = 150 if street else 186
-    _house(picture, base, 20 if street else 61)
-    top = ROAD[1] + 8 if street else base
-    picture[top:] = _paving(rng, top, (0.66, 0.71, 0.745) if street else (0.70, 0.715, 0.72))
+    _draw_house(picture, base, 20 if street else 61)
+    top = ROAD_ROWS[1] + 8 if street else base
+    picture[top:] = _render_paving(rng, top, (0.66, 0.71, 0.745) if street else (0.70, 0.715, 0.72))
     if street:
-        _street(picture, rng)
-        _planters(picture, rng, 221, (60, 300, 540, 780))
+        _draw_street(picture, rng)
+        _draw_planters(picture, rng, 221, (60, 300, 540, 780))
     else:
         picture[base : base + 10] *= np.linspace(0.55, 1, 10, dtype=np.float32)[:, None, None]
-        _planters(picture, rng, 200, (215, 330, 575, 690))
+        _draw_planters(picture, rng, 200, (215, 330, 575, 690))
     # Afternoon light from the right, a little darker towards the lower corners.
     x = np.linspace(-1, 1, WIDTH, dtype=np.float32)[None, :, None]
     y = np.linspace(-1, 1, HEIGHT, dtype=np.float32)[:, None, None]

@@ -23,7 +23,7 @@ from crowdperf.demo.stage import Stage
 
 def main(argv: list[str]) -> int:
     """Render the scenes; 0 when all are there, 2 after one line on stderr that says why not."""
-    args = _parser().parse_args(argv)
+    args = _build_parser().parse_args(argv)
     names = [args.scene] if args.scene else list(SCENES)
     out: Path = args.out
     try:
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX)
             _remove_parts(out)
             if args.if_missing:
-                names = [name for name in names if not present(out, name, args.seed)]
+                names = [name for name in names if not is_rendered(out, name, args.seed)]
             if names:
                 _render_all(out, names, args.seed)
     except (DemoError, OSError) as error:
@@ -51,20 +51,20 @@ def _remove_parts(out: Path) -> None:
 
 def _render_all(out: Path, names: list[str], seed: int) -> None:
     """Render scenes, each in a process of its own when there are several, and say so on stderr."""
-    pictures.assets_folder()
-    clip.encoder()
+    pictures.find_assets_folder()
+    clip.find_encoder()
     began = time.monotonic()
     if len(names) == 1:
-        render(out, names[0], seed)
+        render_scene(out, names[0], seed)
     else:
         # Spawned, not forked: OpenCV's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(len(names), context, initializer=orphans.end_with_parent) as pool:
-            list(pool.map(render, [out] * len(names), names, [seed] * len(names)))
+            list(pool.map(render_scene, [out] * len(names), names, [seed] * len(names)))
     print(f"demo: {', '.join(names)} rendered to {out} in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crowdperf demo", description="Render the demo site's cameras.")
     parser.add_argument("--out", type=Path, default=Path("var/demo"), help="folder of the clips (default: var/demo)")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help=f"decides everything (default: {DEFAULT_SEED})")
@@ -73,32 +73,32 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def files(out: Path, name: str) -> tuple[Path, Path]:
+def get_scene_files(out: Path, name: str) -> tuple[Path, Path]:
     """A scene's clip and its truth."""
     return out / f"{name}.mp4", out / f"{name}.truth.json"
 
 
-def present(out: Path, name: str, seed: int) -> bool:
+def is_rendered(out: Path, name: str, seed: int) -> bool:
     """Whether the scene has been rendered with that seed by this renderer."""
-    video, facts = files(out, name)
+    video, facts = get_scene_files(out, name)
     try:
-        known = truth.decoded(facts.read_bytes())
+        known = truth.decode_truth(facts.read_bytes())
     except (OSError, msgspec.DecodeError):
         return False
-    return video.is_file() and (known.seed, known.renderer) == (seed, truth.RENDERER)
+    return video.is_file() and (known.seed, known.renderer) == (seed, truth.RENDERER_VERSION)
 
 
-def render(out: Path, name: str, seed: int) -> None:
+def render_scene(out: Path, name: str, seed: int) -> None:
     """Render one scene; the truth is written last, so that it vouches for the clip.
 
     Raises:
         DemoError: pictures or FFmpeg are missing, or it fails.
     """
     cv2.setNumThreads(1)
-    video, facts = files(out, name)
+    video, facts = get_scene_files(out, name)
     facts.unlink(missing_ok=True)
     stage = Stage(SCENES[name], seed)
-    clip.write((stage.frame(index) for index in range(stage.scene.frames)), video)
+    clip.write_clip((stage.render_frame(index) for index in range(stage.scene.frames)), video)
     part = facts.with_name(f".{facts.name}.{os.getpid()}.part")
-    part.write_bytes(truth.encoded(truth.compute(stage, seed)))
+    part.write_bytes(truth.encode_truth(truth.compute_truth(stage, seed)))
     part.replace(facts)

@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 
 from crowdperf.demo.ground import FPS, HEIGHT, WIDTH
 from crowdperf.demo.pictures import DemoError
-from crowdperf.ffmpeg import FfmpegMissing, ffmpeg_binary
+from crowdperf.ffmpeg import FfmpegMissing, find_ffmpeg
 
 
-def encoder() -> str:
+def find_encoder() -> str:
     """The FFmpeg that encodes.
 
     Raises:
         DemoError: there is none.
     """
     try:
-        return ffmpeg_binary()
+        return find_ffmpeg()
     except FfmpegMissing as error:
         raise DemoError(f"the demo cannot be encoded: {error}") from None
 
 
-def write(frames: Iterable[NDArray[np.uint8]], path: Path) -> None:
+def write_clip(frames: Iterable[NDArray[np.uint8]], path: Path) -> None:
     """Encode BGR frames of shape (HEIGHT, WIDTH, 3) to an MP4 at `path`: a key frame per second, no B-frames.
 
     Raises:
@@ -36,7 +36,7 @@ def write(frames: Iterable[NDArray[np.uint8]], path: Path) -> None:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     argv = [
-        *(encoder(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
+        *(find_encoder(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
         *("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{WIDTH}x{HEIGHT}", "-r", str(FPS), "-i", "-"),
         *("-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-bf", "0", "-g", str(FPS), "-keyint_min", str(FPS)),
         *("-sc_threshold", "0", "-pix_fmt", "yuv420p", "-threads", "1"),

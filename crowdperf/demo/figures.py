@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from crowdperf.demo import outlines, pictures
 
-POSES = 10
+POSE_COUNT = 10
 """Poses of one step."""
 Layer = NDArray[np.float32]
 """Shape (height, width, 4), BGR premultiplied with alpha, then alpha, all 0..1."""
@@ -20,7 +20,7 @@ Tint = tuple[int, int, int] | None
 """BGR of a cloth's middle tone; None leaves it as photographed."""
 
 
-class Look(NamedTuple):
+class FigureLook(NamedTuple):
     """Who it is and what they wear."""
 
     figure: str
@@ -42,7 +42,7 @@ class Sprite(NamedTuple):
     """Columns and rows x0, y0, x1, y1 (exclusive) in which alpha is at least one half; y1 is the ground."""
 
 
-def finished(layer: Layer, axis: float) -> Sprite:
+def to_sprite(layer: Layer, axis: float) -> Sprite:
     """A sprite of a premultiplied layer."""
     pixels = np.clip(layer * 255 + 0.5, 0, 255).astype(np.uint8)
     solid = pixels[..., 3] >= 128
@@ -52,22 +52,24 @@ def finished(layer: Layer, axis: float) -> Sprite:
 
 
 LOOKS = (
-    Look("sheepskin"),
-    Look("dark"),
-    Look("sheepskin", coat=(96, 70, 52), trousers=(66, 66, 70), grey_head=True),
-    Look("dark", coat=(58, 66, 122), trousers=(60, 50, 45)),
-    Look("sheepskin", coat=(62, 64, 136)),
-    Look("dark", coat=(132, 118, 96), trousers=(46, 48, 52), grey_head=True),
-    Look("sheepskin", coat=(74, 98, 72), trousers=(48, 52, 66)),
-    Look("dark", coat=(168, 164, 160), trousers=(110, 82, 52)),
-    Look("sheepskin", coat=(66, 66, 70), trousers=(96, 112, 130)),
-    Look("dark", coat=(78, 132, 158), trousers=(92, 58, 40)),
-    Look("sheepskin", coat=(176, 178, 182), trousers=(40, 40, 44), grey_head=True),
-    Look("dark", coat=(96, 62, 84), trousers=(80, 86, 92), grey_head=True),
+    FigureLook("sheepskin"),
+    FigureLook("dark"),
+    FigureLook("sheepskin", coat=(96, 70, 52), trousers=(66, 66, 70), grey_head=True),
+    FigureLook("dark", coat=(58, 66, 122), trousers=(60, 50, 45)),
+    FigureLook("sheepskin", coat=(62, 64, 136)),
+    FigureLook("dark", coat=(132, 118, 96), trousers=(46, 48, 52), grey_head=True),
+    FigureLook("sheepskin", coat=(74, 98, 72), trousers=(48, 52, 66)),
+    FigureLook("dark", coat=(168, 164, 160), trousers=(110, 82, 52)),
+    FigureLook("sheepskin", coat=(66, 66, 70), trousers=(96, 112, 130)),
+    FigureLook("dark", coat=(78, 132, 158), trousers=(92, 58, 40)),
+    FigureLook("sheepskin", coat=(176, 178, 182), trousers=(40, 40, 44), grey_head=True),
+    FigureLook("dark", coat=(96, 62, 84), trousers=(80, 86, 92), grey_head=True),
 )
 
 
-def mask(outline: outlines.Outline, shape: tuple[int, int], offset: tuple[float, float], feather: float = 0.9) -> Layer:
+def draw_mask(
+    outline: outlines.Outline, shape: tuple[int, int], offset: tuple[float, float], feather: float = 0.9
+) -> Layer:
     """Soft-edged mask of a polygon, shape `shape`, 0..1; `offset` is the polygon coordinate of pixel (0, 0)."""
     points = np.round((np.asarray(outline) - offset) * 16).astype(np.int32)
     filled = np.zeros(shape, np.uint8)
@@ -75,17 +77,17 @@ def mask(outline: outlines.Outline, shape: tuple[int, int], offset: tuple[float,
     return np.asarray(cv2.GaussianBlur(filled.astype(np.float32) / 255, (0, 0), feather), np.float32)
 
 
-def premultiplied(colour: Layer, alpha: Layer) -> Layer:
+def premultiply(colour: Layer, alpha: Layer) -> Layer:
     """A layer from a colour picture 0..1 and its mask."""
     return np.dstack([colour * alpha[..., None], alpha]).astype(np.float32)
 
 
-def over(top: Layer, bottom: Layer) -> Layer:
+def composite_over(top: Layer, bottom: Layer) -> Layer:
     """Porter and Duff's `over` on premultiplied layers."""
     return top + bottom * (1 - top[..., 3:])
 
 
-def tinted(colour: Layer, alpha: Layer, tint: tuple[int, int, int], lift: float) -> Layer:
+def tint_cloth(colour: Layer, alpha: Layer, tint: tuple[int, int, int], lift: float) -> Layer:
     """`colour` (0..1) with its tones kept and its hue replaced where `alpha` is; `lift` brightens black cloth first."""
     tone = colour @ np.array([0.114, 0.587, 0.299], np.float32) + lift
     weight = float(alpha.sum()) or 1.0
@@ -94,39 +96,39 @@ def tinted(colour: Layer, alpha: Layer, tint: tuple[int, int, int], lift: float)
     return np.asarray(colour + (cloth - colour) * alpha[..., None], np.float32)
 
 
-def _photograph(crop: tuple[int, int, int, int]) -> Layer:
+def _crop_photograph(crop: tuple[int, int, int, int]) -> Layer:
     """A part of bus.jpg, 0..1."""
     x0, y0, x1, y1 = crop
-    return np.asarray(pictures.bus()[y0:y1, x0:x1] / np.float32(255), np.float32)
+    return np.asarray(pictures.read_bus_picture()[y0:y1, x0:x1] / np.float32(255), np.float32)
 
 
 @lru_cache(maxsize=64)
-def _legs(look: Look) -> tuple[Layer, Layer]:
+def _cut_legs(look: FigureLook) -> tuple[Layer, Layer]:
     """Rear and front leg of a look, on the canvas of the legs."""
-    figure = _figure(look)
+    figure = _get_figure(look)
     x0, y0, x1, y1 = figure.legs_crop
     shape, offset = (y1 - y0, x1 - x0), (x0, y0)
-    source = _photograph(figure.legs_crop)
+    source = _crop_photograph(figure.legs_crop)
     legs = []
     for leg in figure.legs:
-        alpha = mask(leg.outline, shape, offset)
-        hidden: Layer = np.maximum.reduce([mask(part, shape, offset, 2.0) for part in leg.hidden])
-        colour = _repaired(source, alpha, hidden)
+        alpha = draw_mask(leg.outline, shape, offset)
+        hidden: Layer = np.maximum.reduce([draw_mask(part, shape, offset, 2.0) for part in leg.hidden])
+        colour = _paint_hidden_part(source, alpha, hidden)
         if look.trousers:
             cloth = alpha * (np.arange(y0, y1) < leg.shoe_y)[:, None]
-            colour = tinted(colour, cloth.astype(np.float32), look.trousers, 0.12)
-        legs.append(premultiplied(colour, alpha))
+            colour = tint_cloth(colour, cloth.astype(np.float32), look.trousers, 0.12)
+        legs.append(premultiply(colour, alpha))
     return legs[0], legs[1]
 
 
 @lru_cache(maxsize=64)
-def _body(look: Look) -> Layer:
+def _cut_body(look: FigureLook) -> Layer:
     """Coat and head of a look, on the figure's canvas."""
-    figure = _figure(look)
+    figure = _get_figure(look)
     x0, y0, x1, y1 = figure.crop
     shape, offset = (y1 - y0, x1 - x0), (x0, y0)
-    source = _photograph(figure.crop)
-    alpha, head = mask(figure.body, shape, offset), mask(figure.head, shape, offset, 1.2)
+    source = _crop_photograph(figure.crop)
+    alpha, head = draw_mask(figure.body, shape, offset), draw_mask(figure.head, shape, offset, 1.2)
     colour: Layer = source
     if look.coat:
         cloth = alpha * (1 - head)
@@ -134,9 +136,9 @@ def _body(look: Look) -> Layer:
             # Hands, neck and the red pullover are the only warm pixels of the black coat.
             warm = np.clip((source[..., 2] - source[..., 0]) * 8 - 0.7, 0, 1)
             cloth = cloth * (1 - np.asarray(cv2.GaussianBlur(warm, (0, 0), 0.8), np.float32))
-        colour = tinted(source, cloth.astype(np.float32), look.coat, 0.0 if figure.light_coat else 0.16)
+        colour = tint_cloth(source, cloth.astype(np.float32), look.coat, 0.0 if figure.light_coat else 0.16)
     if not look.grey_head:
-        return premultiplied(colour, alpha)
+        return premultiply(colour, alpha)
     # The neck stays: only what lies above the chin makes room for the other head.
     rows = np.arange(offset[1], offset[1] + shape[0])[:, None]
     wide = np.asarray(cv2.dilate(head, np.ones((9, 9), np.uint8)), np.float32)
@@ -150,14 +152,14 @@ def _body(look: Look) -> Layer:
         np.float32,
     )
     # Stadium light is dimmer and warmer than the street's.
-    picture = np.clip(pictures.touchline() / 255 * np.array((1.5, 1.3, 1.2)), 0, 1)
-    cut = premultiplied(picture.astype(np.float32), mask(outlines.GREY_HEAD, (720, 1280), (0, 0), 3.0))
+    picture = np.clip(pictures.read_touchline_picture() / 255 * np.array((1.5, 1.3, 1.2)), 0, 1)
+    cut = premultiply(picture.astype(np.float32), draw_mask(outlines.GREY_HEAD, (720, 1280), (0, 0), 3.0))
     soft = cv2.GaussianBlur(cut, (0, 0), 1.2)
     other = np.asarray(cv2.warpAffine(soft, move, (shape[1], shape[0]), flags=cv2.INTER_AREA), np.float32)
-    return over(other, premultiplied(colour, bare.astype(np.float32)))
+    return composite_over(other, premultiply(colour, bare.astype(np.float32)))
 
 
-def _repaired(source: Layer, alpha: Layer, hidden: Layer) -> Layer:
+def _paint_hidden_part(source: Layer, alpha: Layer, hidden: Layer) -> Layer:
     """`source` with the hidden part of a leg painted over in the colour that the leg has in the same row."""
     visible = alpha * (1 - hidden)
     amount = visible.sum(axis=1)
@@ -169,47 +171,47 @@ def _repaired(source: Layer, alpha: Layer, hidden: Layer) -> Layer:
     return np.asarray(source * (1 - share) + rows[:, None, :] * share, np.float32)
 
 
-def _figure(look: Look) -> outlines.Figure:
+def _get_figure(look: FigureLook) -> outlines.Figure:
     return outlines.SHEEPSKIN if look.figure == "sheepskin" else outlines.DARK
 
 
 @lru_cache(maxsize=256)
-def posed(look: Look, pose: int) -> tuple[Layer, float]:
+def pose_figure(look: FigureLook, pose: int) -> tuple[Layer, float]:
     """A look at one of `POSES` poses: the layer, cut to its extent, and the x of its axis."""
-    figure = _figure(look)
+    figure = _get_figure(look)
     x0, y0, x1, y1 = figure.crop
-    share = 0.5 - 0.5 * math.cos(2 * math.pi * pose / POSES)
-    body = _body(look)
+    share = 0.5 - 0.5 * math.cos(2 * math.pi * pose / POSE_COUNT)
+    body = _cut_body(look)
     left, top, right, bottom = figure.legs_crop
     lower: NDArray[np.float32] = np.zeros((bottom - top, right - left, 4), np.float32)
-    for leg, layer in zip(figure.legs, _legs(look)):
+    for leg, layer in zip(figure.legs, _cut_legs(look)):
         angle = leg.swing[0] + (leg.swing[1] - leg.swing[0]) * share
         turn = cv2.getRotationMatrix2D((leg.hip[0] - left, leg.hip[1] - top), angle, 1.0)
         turned = cv2.warpAffine(layer, turn, (right - left, bottom - top), flags=cv2.INTER_LINEAR)
-        lower = over(np.asarray(turned, np.float32), lower)
+        lower = composite_over(np.asarray(turned, np.float32), lower)
     scale, dx, dy = figure.legs_move
     move = np.array([[scale, 0, scale * left + dx - x0], [0, scale, scale * top + dy - y0]], np.float32)
     moved = cv2.warpAffine(lower, move, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR)
-    whole = over(body, np.asarray(moved, np.float32))
+    whole = composite_over(body, np.asarray(moved, np.float32))
     rows = np.flatnonzero((whole[..., 3] >= 0.5).any(axis=1))
     columns = np.flatnonzero((whole[..., 3] > 0.02).any(axis=0))
     cut = whole[rows[0] - 2 : rows[-1] + 2, columns[0] : columns[-1] + 1]
     return cut, figure.hip_x - x0 - float(columns[0])
 
 
-def nominal_height(look: Look) -> float:
+def get_nominal_height(look: FigureLook) -> float:
     """Height in source pixels of the standing figure."""
-    return 500.0 if _figure(look).light_coat else 474.0
+    return 500.0 if _get_figure(look).light_coat else 474.0
 
 
 @lru_cache(maxsize=4096)
-def sprite(look: Look, pose: int, height: int, mirrored: bool) -> Sprite:
+def render_person(look: FigureLook, pose: int, height: int, mirrored: bool) -> Sprite:
     """A look, posed, `height` pixels tall when it stands; mirrored it faces left."""
-    layer, axis = posed(look, pose)
-    scale = height / nominal_height(look)
+    layer, axis = pose_figure(look, pose)
+    scale = height / get_nominal_height(look)
     size = (max(1, round(layer.shape[1] * scale)), max(1, round(layer.shape[0] * scale)))
     small = np.asarray(cv2.resize(layer, size, interpolation=cv2.INTER_AREA), np.float32)
     axis *= size[0] / layer.shape[1]
     if mirrored:
         small, axis = small[:, ::-1], size[0] - axis
-    return finished(small, axis)
+    return to_sprite(small, axis)

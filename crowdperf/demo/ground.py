@@ -16,18 +16,18 @@ MARGIN = 12
 """Rows at the lower edge that carry the frame counter."""
 
 
-def metre(y: float) -> float:
+def compute_pixels_per_metre(y: float) -> float:
     """Pixels per metre of what stands on row `y`."""
     return SCALE * (y - HORIZON)
 
 
-def depth(y: float) -> float:
+def compute_depth(y: float) -> float:
     """Distance from the camera, in metres, of the ground at row `y`."""
-    return FOCAL / metre(y)
+    return FOCAL / compute_pixels_per_metre(y)
 
 
-def distance(a: tuple[float, float], b: tuple[float, float]) -> float:
+def compute_distance(a: tuple[float, float], b: tuple[float, float]) -> float:
     """Metres along the ground between two pixels that are near each other."""
-    across = (b[0] - a[0]) / metre((a[1] + b[1]) / 2)
-    along = depth(a[1]) - depth(b[1])
+    across = (b[0] - a[0]) / compute_pixels_per_metre((a[1] + b[1]) / 2)
+    along = compute_depth(a[1]) - compute_depth(b[1])
     return float((across**2 + along**2) ** 0.5)

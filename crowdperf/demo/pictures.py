@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
+BgrImage = NDArray[np.uint8]
 """Shape (height, width, 3), BGR."""
 
 
@@ -17,7 +17,7 @@ class DemoError(Exception):
     """The demo cannot be rendered; the message names the cause and the remedy."""
 
 
-def assets_folder() -> Path:
+def find_assets_folder() -> Path:
     """The `assets` folder of the installed `ultralytics` package, found without importing it (that would load torch).
 
     Raises:
@@ -32,13 +32,13 @@ def assets_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "assets"
 
 
-def read(name: str, shape: tuple[int, int]) -> Picture:
+def read_asset(name: str, shape: tuple[int, int]) -> BgrImage:
     """One picture of the assets folder; `shape` is the (height, width) that the hand-made masks were drawn on.
 
     Raises:
         DemoError: missing, unreadable, or of another size.
     """
-    path = assets_folder() / name
+    path = find_assets_folder() / name
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None or picture.shape[:2] != shape:
         found = "is missing or unreadable" if picture is None else f"is {picture.shape[1]}x{picture.shape[0]}"
@@ -49,11 +49,11 @@ def read(name: str, shape: tuple[int, int]) -> Picture:
     return np.asarray(picture, dtype=np.uint8)
 
 
-def bus() -> Picture:
+def read_bus_picture() -> BgrImage:
     """The street picture: two whole pedestrians and a bus."""
-    return read("bus.jpg", (1080, 810))
+    return read_asset("bus.jpg", (1080, 810))
 
 
-def touchline() -> Picture:
+def read_touchline_picture() -> BgrImage:
     """The football picture, which lends a head."""
-    return read("zidane.jpg", (720, 1280))
+    return read_asset("zidane.jpg", (720, 1280))

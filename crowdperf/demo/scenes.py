@@ -8,12 +8,22 @@ from typing import NamedTuple
 
 from crowdperf.demo.figures import LOOKS
 from crowdperf.demo.ground import FPS
-from crowdperf.demo.script import Actor, Cast, Rules, Stop, Track, bus, track, visitor, walker
+from crowdperf.demo.script import (
+    Actor,
+    Cast,
+    CastingRules,
+    Track,
+    Waypoint,
+    build_track,
+    make_bus,
+    make_visitor,
+    make_walker,
+)
 from crowdperf.settings.base import ClassName
 from crowdperf.settings.camera import Line, Zone
 
 DEFAULT_SEED = 7
-ROWS = (292.0, 508.0)
+PERSON_ROWS = (292.0, 508.0)
 """Nearer rows would be cut by the margin; on farther ones a person is less than 70 of 360 rows tall."""
 
 
@@ -24,10 +34,10 @@ class Scene(NamedTuple):
     number: int
     """In the barcode."""
     seconds: int
-    street: bool
+    has_street: bool
     lines: tuple[Line, ...]
     zones: tuple[Zone, ...]
-    cast: Callable[[Scene, int], list[Track]]
+    make_cast: Callable[[Scene, int], list[Track]]
 
     @property
     def frames(self) -> int:
@@ -35,7 +45,7 @@ class Scene(NamedTuple):
         return self.seconds * FPS
 
 
-def _looks(rng: random.Random) -> Callable[[], int]:
+def _make_look_picker(rng: random.Random) -> Callable[[], int]:
     """Draws looks so that nobody's double is near: all of them in a shuffled order, again and again."""
     waiting: list[int] = []
 
@@ -47,45 +57,51 @@ def _looks(rng: random.Random) -> Callable[[], int]:
     return draw
 
 
-def _sparse(scene: Scene, seed: int) -> list[Track]:
+def _cast_sparse(scene: Scene, seed: int) -> list[Track]:
     """One to four people at a time, and a bus every ten seconds or so."""
     rng = random.Random(f"{scene.name} {seed}")
-    looks = _looks(rng)
-    cast = Cast(scene.lines, scene.frames, Rules(clear_s=1.4, share=0.1, apart_s=1.5, apart_px=400))
+    looks = _make_look_picker(rng)
+    cast = Cast(
+        scene.lines, scene.frames, CastingRules(min_visible_s=1.4, max_covered_share=0.1, min_gap_s=1.5, min_gap_px=400)
+    )
     for index, (due_s, rightwards) in enumerate(((4, True), (13, False), (27, True), (38, False), (50, True))):
-        cast.offer(bus(index + 1, index % 4, due_s + rng.uniform(0, 1.5), rightwards))
-    places = (Stop(480, 380), Stop(520, 450), Stop(430, 340))
+        cast.try_add(make_bus(index + 1, index % 4, due_s + rng.uniform(0, 1.5), rightwards))
+    places = (Waypoint(480, 380), Waypoint(520, 450), Waypoint(430, 340))
     start_s, number = 2.0, 101
     while start_s < 55:
         for _ in range(60):
             if rng.random() < 0.3:
-                actor = visitor(rng, number, looks(), start_s, ROWS, places)
+                actor = make_visitor(rng, number, looks(), start_s, PERSON_ROWS, places)
             else:
-                actor = walker(rng, number, looks(), start_s, ROWS, number % 2 == 1)
-            if leaves(actor, scene) and cast.offer(actor):
+                actor = make_walker(rng, number, looks(), start_s, PERSON_ROWS, number % 2 == 1)
+            if leaves_before_end(actor, scene) and cast.try_add(actor):
                 number += 1
                 break
         start_s += rng.uniform(2.6, 4.4)
     return cast.tracks
 
 
-def _dense(scene: Scene, seed: int) -> list[Track]:
+def _cast_dense(scene: Scene, seed: int) -> list[Track]:
     """A forecourt where some linger the whole time and a stream passes in both directions."""
     rng = random.Random(f"{scene.name} {seed}")
-    looks = _looks(rng)
-    cast = Cast(scene.lines, scene.frames, Rules(clear_s=0.9, share=0.25, apart_s=0.6, apart_px=60, stand_px=45))
+    looks = _make_look_picker(rng)
+    cast = Cast(
+        scene.lines,
+        scene.frames,
+        CastingRules(min_visible_s=0.9, max_covered_share=0.25, min_gap_s=0.6, min_gap_px=60, min_standing_gap_px=45),
+    )
     for number, (x, y, faces_left) in enumerate(LINGERERS):
-        stay = (Stop(x, y, float(scene.seconds + 1)),)
-        cast.offer(Actor(number + 1, "person", looks(), rng.uniform(0.96, 1.04), 0.0, 1.0, stay, faces_left))
-    places = (Stop(150, 330), Stop(480, 330), Stop(500, 400), Stop(840, 340))
-    number, rows = 101, (300.0, ROWS[1])
+        stay = (Waypoint(x, y, float(scene.seconds + 1)),)
+        cast.try_add(Actor(number + 1, "person", looks(), rng.uniform(0.96, 1.04), 0.0, 1.0, stay, faces_left))
+    places = (Waypoint(150, 330), Waypoint(480, 330), Waypoint(500, 400), Waypoint(840, 340))
+    number, rows = 101, (300.0, PERSON_ROWS[1])
     for _ in range(6000):
         start_s = rng.uniform(1.5, scene.seconds - 11)
         if rng.random() < 0.15:
-            actor = visitor(rng, number, looks(), start_s, rows, places)
+            actor = make_visitor(rng, number, looks(), start_s, rows, places)
         else:
-            actor = walker(rng, number, looks(), start_s, rows, number % 2 == 1)
-        if leaves(actor, scene) and cast.offer(actor):
+            actor = make_walker(rng, number, looks(), start_s, rows, number % 2 == 1)
+        if leaves_before_end(actor, scene) and cast.try_add(actor):
             number += 1
         if number > 101 + 62:
             break
@@ -103,9 +119,9 @@ LINGERERS = (
 """Those who stay on the forecourt, away from the lines and from where visitors stop: x, y, faces left."""
 
 
-def leaves(actor: Actor, scene: Scene) -> bool:
+def leaves_before_end(actor: Actor, scene: Scene) -> bool:
     """Whether they are gone a second before the clip ends, so that it can be looped."""
-    whole = track(actor, 10 * scene.frames)
+    whole = build_track(actor, 10 * scene.frames)
     return whole.first + len(whole.walked) < scene.frames - FPS
 
 
@@ -116,20 +132,20 @@ SPARSE = Scene(
     name="demo_sparse",
     number=1,
     seconds=72,
-    street=True,
+    has_street=True,
     lines=(
         Line(id="west", name="West side", p1=[0.26, 0.975], p2=[0.32, 0.46], classes=PEOPLE),
         Line(id="east", name="East side", p1=[0.68, 0.46], p2=[0.74, 0.975], classes=PEOPLE),
         Line(id="street", name="Street", p1=[0.5, 0.41], p2=[0.5, 0.25], classes=VEHICLES),
     ),
     zones=(Zone(id="square", name="Square", polygon=[[0.32, 0.5], [0.68, 0.5], [0.74, 0.97], [0.26, 0.97]], limit=3),),
-    cast=_sparse,
+    make_cast=_cast_sparse,
 )
 DENSE = Scene(
     name="demo_dense",
     number=2,
     seconds=72,
-    street=False,
+    has_street=False,
     lines=(
         Line(id="gate", name="Gate", p1=[0.31, 0.975], p2=[0.35, 0.44], classes=PEOPLE),
         Line(id="passage", name="Passage", p1=[0.7, 0.44], p2=[0.74, 0.975], classes=PEOPLE),
@@ -143,6 +159,6 @@ DENSE = Scene(
         ),
         Zone(id="corner", name="Corner", polygon=[[0.02, 0.43], [0.33, 0.43], [0.3, 0.7], [0.02, 0.7]], limit=5),
     ),
-    cast=_dense,
+    make_cast=_cast_dense,
 )
 SCENES = {scene.name: scene for scene in (SPARSE, DENSE)}

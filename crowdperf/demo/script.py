@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdperf.demo.ground import BUS_M, FPS, HEIGHT, PERSON_M, WIDTH, distance, metre
+from crowdperf.demo.ground import BUS_M, FPS, HEIGHT, PERSON_M, WIDTH, compute_distance, compute_pixels_per_metre
 from crowdperf.geometry import Point, Segment, cross, intersects
 from crowdperf.settings.camera import Line
 
@@ -22,7 +22,7 @@ STEP_M = 0.78
 """Length of a walker's step."""
 
 
-class Stop(NamedTuple):
+class Waypoint(NamedTuple):
     """A way point in pixels and how long the actor stays there, in seconds."""
 
     x: float
@@ -41,7 +41,7 @@ class Actor(NamedTuple):
     start_s: float
     pace: float
     """Metres per second."""
-    way: tuple[Stop, ...]
+    waypoints: tuple[Waypoint, ...]
     faces_left: bool = False
     """Where somebody looks who never moves."""
 
@@ -59,18 +59,18 @@ class Track(NamedTuple):
     left: NDArray[np.bool_]
     """Shape (n,): faces left."""
 
-    def height(self, row: int) -> float:
+    def compute_height(self, row: int) -> float:
         """Pixels from the ground to the top at a row."""
         metres = PERSON_M if self.actor.kind == "person" else BUS_M
-        return metres * self.actor.size * metre(float(self.ground[row, 1]))
+        return metres * self.actor.size * compute_pixels_per_metre(float(self.ground[row, 1]))
 
-    def at(self, frame: int) -> int | None:
+    def find_row(self, frame: int) -> int | None:
         """The row of a frame, None when the actor is not there."""
         row = frame - self.first
         return row if 0 <= row < len(self.walked) else None
 
 
-class Moment(NamedTuple):
+class ScriptedCrossing(NamedTuple):
     """An actor's axis passes a line."""
 
     frame: int
@@ -78,19 +78,19 @@ class Moment(NamedTuple):
     inwards: bool
 
 
-def track(actor: Actor, frames: int) -> Track:
+def build_track(actor: Actor, frames: int) -> Track:
     """The script of one actor, cut to the clip."""
     points: list[tuple[float, float]] = []
-    metres, stays = [0.0], [(0.0, actor.way[0].pause_s)]
-    for a, b in zip(actor.way, actor.way[1:]):
+    metres, stays = [0.0], [(0.0, actor.waypoints[0].pause_s)]
+    for a, b in zip(actor.waypoints, actor.waypoints[1:]):
         for i in range(40):
             points.append((a.x + (b.x - a.x) * i / 40, a.y + (b.y - a.y) * i / 40))
             if len(points) > 1:
-                metres.append(metres[-1] + distance(points[-2], points[-1]))
-        stays.append((metres[-1] + distance(points[-1], (b.x, b.y)), b.pause_s))
-    points.append((actor.way[-1].x, actor.way[-1].y))
+                metres.append(metres[-1] + compute_distance(points[-2], points[-1]))
+        stays.append((metres[-1] + compute_distance(points[-1], (b.x, b.y)), b.pause_s))
+    points.append((actor.waypoints[-1].x, actor.waypoints[-1].y))
     if len(points) > 1:
-        metres.append(metres[-1] + distance(points[-2], points[-1]))
+        metres.append(metres[-1] + compute_distance(points[-2], points[-1]))
     clock, known_t, known_m = 0.0, [], []
     previous = 0.0
     for reached, pause in stays:
@@ -113,121 +113,121 @@ def track(actor: Actor, frames: int) -> Track:
     return Track(actor, first, ground, walked, left)
 
 
-def moments(script: Track, lines: Sequence[Line]) -> list[Moment]:
+def find_crossings(script: Track, lines: Sequence[Line]) -> list[ScriptedCrossing]:
     """When the axis passes the lines that count this kind, in order of time."""
     found = []
     for line in lines:
         if script.actor.kind not in line.classes:
             continue
-        p1, p2 = line.vertices()
+        p1, p2 = line.get_vertices()
         places = [Point(x / WIDTH, y / HEIGHT) for x, y in script.ground]
         for row in range(1, len(places)):
             before, now = cross(p1, p2, places[row - 1]), cross(p1, p2, places[row])
             if (before > 0) != (now > 0) and intersects(Segment(p1, p2), Segment(places[row - 1], places[row])):
-                found.append(Moment(script.first + row, line.id, now > 0))
+                found.append(ScriptedCrossing(script.first + row, line.id, now > 0))
     return sorted(found)
 
 
-def _box(script: Track, row: int) -> tuple[float, float, float, float]:
+def _estimate_box(script: Track, row: int) -> tuple[float, float, float, float]:
     """Approximate extent of an actor: x1, y1, x2, y2 in pixels."""
-    (x, y), height = script.ground[row], script.height(row)
+    (x, y), height = script.ground[row], script.compute_height(row)
     half = height * (0.17 if script.actor.kind == "person" else 1.2)
     return x - half, y - height, x + half, y
 
 
-def covered(script: Track, row: int, others: Sequence[Track]) -> float:
+def compute_covered_share(script: Track, row: int, others: Sequence[Track]) -> float:
     """Share of an actor's box behind the box of one that stands nearer; the worst of `others`."""
-    x1, y1, x2, y2 = _box(script, row)
+    x1, y1, x2, y2 = _estimate_box(script, row)
     worst = 0.0
     for other in others:
-        there = other.at(script.first + row)
+        there = other.find_row(script.first + row)
         if there is None or other.ground[there, 1] < script.ground[row, 1]:
             continue
-        a1, b1, a2, b2 = _box(other, there)
+        a1, b1, a2, b2 = _estimate_box(other, there)
         overlap = max(0.0, min(x2, a2) - max(x1, a1)) * max(0.0, min(y2, b2) - max(y1, b1))
         worst = max(worst, overlap / ((x2 - x1) * (y2 - y1)))
     return worst
 
 
-class Rules(NamedTuple):
+class CastingRules(NamedTuple):
     """What makes a candidate fit among those already accepted."""
 
-    clear_s: float
+    min_visible_s: float
     """Somebody who crosses a line is visible this long before and after."""
-    share: float
+    max_covered_share: float
     """At most this share of them may be covered meanwhile."""
-    apart_s: float
+    min_gap_s: float
     """Two crossings of one line less than this apart ..."""
-    apart_px: float
+    min_gap_px: float
     """... happen at least this many pixels from each other."""
-    stand_px: float = 0.0
+    min_standing_gap_px: float = 0.0
     """Two who stand at the same time stand at least this many pixels apart, seen from the camera."""
 
 
 class Cast:
     """The accepted actors of a scene."""
 
-    def __init__(self, lines: Sequence[Line], frames: int, rules: Rules) -> None:
+    def __init__(self, lines: Sequence[Line], frames: int, rules: CastingRules) -> None:
         self.lines, self.frames, self.rules = lines, frames, rules
         self.tracks: list[Track] = []
-        self._moments: list[list[Moment]] = []
+        self._crossings: list[list[ScriptedCrossing]] = []
         self._standing: list[dict[int, float]] = []
 
-    def offer(self, actor: Actor) -> bool:
+    def try_add(self, actor: Actor) -> bool:
         """Accept the actor if they and all others stay visible at the lines."""
-        script = track(actor, self.frames)
-        mine = moments(script, self.lines)
+        script = build_track(actor, self.frames)
+        mine = find_crossings(script, self.lines)
         if actor.kind == "person":
-            if any(self._crowded(script, moment) for moment in mine) or self._stands_before_another(script):
+            if any(self._is_crowded(script, moment) for moment in mine) or self._stands_before_another(script):
                 return False
-            if self._hidden(script, mine, self.tracks):
+            if self._is_hidden(script, mine, self.tracks):
                 return False
-            for other, theirs in zip(self.tracks, self._moments):
-                if other.actor.kind == "person" and self._hidden(other, theirs, [script]):
+            for other, theirs in zip(self.tracks, self._crossings):
+                if other.actor.kind == "person" and self._is_hidden(other, theirs, [script]):
                     return False
         self.tracks.append(script)
-        self._moments.append(mine)
-        self._standing.append(standing(script))
+        self._crossings.append(mine)
+        self._standing.append(find_standing_frames(script))
         return True
 
-    def _hidden(self, script: Track, when: list[Moment], others: Sequence[Track]) -> bool:
-        reach = round(self.rules.clear_s * FPS)
-        for moment in when:
+    def _is_hidden(self, script: Track, crossings: list[ScriptedCrossing], others: Sequence[Track]) -> bool:
+        reach = round(self.rules.min_visible_s * FPS)
+        for moment in crossings:
             for frame in range(moment.frame - reach, moment.frame + reach + 1):
-                row = script.at(frame)
-                if row is not None and covered(script, row, others) > self.rules.share:
+                row = script.find_row(frame)
+                if row is not None and compute_covered_share(script, row, others) > self.rules.max_covered_share:
                     return True
         return False
 
-    def _crowded(self, script: Track, moment: Moment) -> bool:
+    def _is_crowded(self, script: Track, crossing: ScriptedCrossing) -> bool:
         """Whether somebody crosses the same line at nearly the same time and place."""
-        row = script.at(moment.frame)
-        for other, theirs in zip(self.tracks, self._moments):
+        row = script.find_row(crossing.frame)
+        for other, theirs in zip(self.tracks, self._crossings):
             for one in theirs:
-                there = other.at(one.frame)
-                if one.line != moment.line or row is None or there is None:
+                there = other.find_row(one.frame)
+                if one.line != crossing.line or row is None or there is None:
                     continue
-                near = abs(float(other.ground[there, 1] - script.ground[row, 1])) < self.rules.apart_px
-                if near and abs(one.frame - moment.frame) < self.rules.apart_s * FPS:
+                near = abs(float(other.ground[there, 1] - script.ground[row, 1])) < self.rules.min_gap_px
+                if near and abs(one.frame - crossing.frame) < self.rules.min_gap_s * FPS:
                     return True
         return False
 
     def _stands_before_another(self, script: Track) -> bool:
         """Whether two would hide each other for as long as both stand."""
         return any(
-            frame in theirs and abs(theirs[frame] - x) < self.rules.stand_px
-            for frame, x in standing(script).items()
+            frame in theirs and abs(theirs[frame] - x) < self.rules.min_standing_gap_px
+            for frame, x in find_standing_frames(script).items()
             for theirs in self._standing
         )
 
 
-def standing(script: Track) -> dict[int, float]:
+def find_standing_frames(script: Track) -> dict[int, float]:
     """Frame -> x of the frames in which somebody does not walk."""
     still = np.flatnonzero(np.diff(script.walked) < 0.01)
     return {script.first + int(row): float(script.ground[row, 0]) for row in still}
 
 
-def walker(
+def make_walker(
     rng: random.Random, number: int, look: int, start_s: float, rows: tuple[float, float], rightwards: bool
 ) -> Actor:
     """Somebody who crosses the picture from one side to the other, straight or at a slant."""
@@ -235,25 +235,25 @@ def walker(
     y1 = min(max(y0 + rng.uniform(-70, 70), rows[0]), rows[1])
     ends = (-60.0, WIDTH + 60.0)
     a, b = ends if rightwards else ends[::-1]
-    way: tuple[Stop, ...] = (Stop(a, y0), Stop(b, y1))
+    way: tuple[Waypoint, ...] = (Waypoint(a, y0), Waypoint(b, y1))
     return Actor(number, "person", look, rng.uniform(0.95, 1.05), start_s, rng.uniform(1.25, 1.55), way)
 
 
-def visitor(
-    rng: random.Random, number: int, look: int, start_s: float, rows: tuple[float, float], places: Sequence[Stop]
+def make_visitor(
+    rng: random.Random, number: int, look: int, start_s: float, rows: tuple[float, float], places: Sequence[Waypoint]
 ) -> Actor:
     """Somebody who enters from a side, stays at one of `places`, and goes on or turns back."""
     place = rng.choice(list(places))
     a = rng.choice((-60.0, WIDTH + 60.0))
     back = a if rng.random() < 0.5 else WIDTH - a
     y0, y1 = (min(max(place.y + rng.uniform(-50, 50), rows[0]), rows[1]) for _ in range(2))
-    stop = Stop(place.x + rng.uniform(-25, 25), place.y + rng.uniform(-12, 12), rng.uniform(3, 7))
-    way = (Stop(a, y0), stop, Stop(back, y1))
+    stop = Waypoint(place.x + rng.uniform(-25, 25), place.y + rng.uniform(-12, 12), rng.uniform(3, 7))
+    way = (Waypoint(a, y0), stop, Waypoint(back, y1))
     return Actor(number, "person", look, rng.uniform(0.95, 1.05), start_s, rng.uniform(1.25, 1.5), way)
 
 
-def bus(number: int, paint: int, start_s: float, rightwards: bool, pace: float = 5.5) -> Actor:
+def make_bus(number: int, paint: int, start_s: float, rightwards: bool, pace: float = 5.5) -> Actor:
     """A bus along the street, on its own side of it."""
     y = 190.0 if rightwards else 173.0
     ends = (-220.0, WIDTH + 220.0) if rightwards else (WIDTH + 220.0, -220.0)
-    return Actor(number, "bus", paint, 1.0, start_s, pace, (Stop(ends[0], y), Stop(ends[1], y)))
+    return Actor(number, "bus", paint, 1.0, start_s, pace, (Waypoint(ends[0], y), Waypoint(ends[1], y)))

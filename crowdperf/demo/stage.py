@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdperf.demo import backdrop, barcode, figures, vehicle
-from crowdperf.demo.figures import LOOKS, POSES, Look, Sprite
+from crowdperf.demo.figures import LOOKS, POSE_COUNT, FigureLook, Sprite
 from crowdperf.demo.ground import HEIGHT, MARGIN, WIDTH
 from crowdperf.demo.scenes import Scene
 from crowdperf.demo.script import STEP_M, Track
 from crowdperf.geometry import Box
 
-STANDING = 5
+STANDING_POSE = 5
 """Pose of somebody who stands: legs together."""
-SHADE = 0.42
+SHADOW_STRENGTH = 0.42
 """How much light a shadow takes away."""
 
 
-class Placed(NamedTuple):
+class PlacedSprite(NamedTuple):
     """A sprite at its place: column and row of its top-left pixel."""
 
     track: Track
@@ -42,12 +42,12 @@ class Placed(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _shadow(look: Look, pose: int, height: int, mirrored: bool) -> Sprite:
+def _render_shadow(look: FigureLook, pose: int, height: int, mirrored: bool) -> Sprite:
     """What a figure keeps from the ground: its outline laid down to the left and rear, blurred, and a dark patch below.
 
     Colour is unused (zero); alpha is the shade. The axis and the extent's bottom coincide with the figure's.
     """
-    figure = figures.sprite(look, pose, height, mirrored)
+    figure = figures.render_person(look, pose, height, mirrored)
     ground = figure.extent[3]
     lean, flat = 0.62, 0.2
     left, up, pad = int(lean * ground) + 8, int(flat * ground) + 8, max(6, height // 16)
@@ -61,15 +61,15 @@ def _shadow(look: Look, pose: int, height: int, mirrored: bool) -> Sprite:
     reach = (figure.extent[2] - figure.extent[0]) // 2
     cv2.ellipse(patch, (left + middle, up - 2), (reach, max(2, height // 36)), 0, 0, 360, 255, -1)
     patch = cv2.GaussianBlur(patch, (0, 0), 1.0 + height / 60)
-    shade = np.maximum(laid * 0.8, patch).astype(np.float32) * SHADE
+    shade = np.maximum(laid * 0.8, patch).astype(np.float32) * SHADOW_STRENGTH
     alpha = np.clip(shade, 0, 255).astype(np.uint8)
     return Sprite(np.zeros((*alpha.shape, 3), np.uint8), alpha, figure.axis + left, (0, 0, alpha.shape[1], up))
 
 
 @lru_cache(maxsize=16)
-def _bus_shadow(paint: int, height: int, mirrored: bool) -> Sprite:
+def _render_bus_shadow(paint: int, height: int, mirrored: bool) -> Sprite:
     """The dark strip under a bus."""
-    width = vehicle.sprite(paint, height, mirrored).alpha.shape[1]
+    width = vehicle.render_bus(paint, height, mirrored).alpha.shape[1]
     patch = np.zeros((24, width + 40), np.uint8)
     cv2.rectangle(patch, (14, 6), (width + 22, 15), 255, -1)
     alpha = (cv2.GaussianBlur(patch, (0, 0), 3.0) * 0.75).astype(np.uint8)
@@ -93,44 +93,44 @@ class Stage:
 
     def __init__(self, scene: Scene, seed: int) -> None:
         self.scene = scene
-        self.tracks = scene.cast(scene, seed)
-        self.backdrop = backdrop.draw(scene.street, seed)
+        self.tracks = scene.make_cast(scene, seed)
+        self.backdrop = backdrop.draw_backdrop(scene.has_street, seed)
 
-    def placed(self, frame: int) -> list[Placed]:
+    def place_actors(self, frame: int) -> list[PlacedSprite]:
         """Everybody in the picture at a frame, the farthest first."""
         found = []
         for track in self.tracks:
-            row = track.at(frame)
+            row = track.find_row(frame)
             if row is not None:
                 found.append(self._place(track, row))
         return sorted((one for one in found if one.box), key=lambda one: one.y + one.sprite.extent[3])
 
-    def _place(self, track: Track, row: int) -> Placed:
+    def _place(self, track: Track, row: int) -> PlacedSprite:
         x, y = (float(value) for value in track.ground[row])
-        height, left = round(track.height(row)), bool(track.left[row])
+        height, left = round(track.compute_height(row)), bool(track.left[row])
         if track.actor.kind == "bus":
-            sprite = vehicle.sprite(track.actor.look, height, left)
-            shadow = _bus_shadow(track.actor.look, height, left)
+            sprite = vehicle.render_bus(track.actor.look, height, left)
+            shadow = _render_bus_shadow(track.actor.look, height, left)
         else:
-            look, pose = LOOKS[track.actor.look], self._pose(track, row)
-            sprite, shadow = (make(look, pose, height, left) for make in (figures.sprite, _shadow))
-        return Placed(track, sprite, shadow, round(x - sprite.axis), round(y) - sprite.extent[3])
+            look, pose = LOOKS[track.actor.look], self._select_pose(track, row)
+            sprite, shadow = (make(look, pose, height, left) for make in (figures.render_person, _render_shadow))
+        return PlacedSprite(track, sprite, shadow, round(x - sprite.axis), round(y) - sprite.extent[3])
 
-    def _pose(self, track: Track, row: int) -> int:
+    def _select_pose(self, track: Track, row: int) -> int:
         moving = row + 1 < len(track.walked) and track.walked[row + 1] - track.walked[row] > 0.02
         if not moving:
-            return STANDING
-        return math.floor(float(track.walked[row]) / STEP_M * POSES) % POSES
+            return STANDING_POSE
+        return math.floor(float(track.walked[row]) / STEP_M * POSE_COUNT) % POSE_COUNT
 
-    def frame(self, index: int) -> NDArray[np.uint8]:
+    def render_frame(self, index: int) -> NDArray[np.uint8]:
         """Frame `index`, shape (HEIGHT, WIDTH, 3), BGR."""
         picture: NDArray[np.uint8] = self.backdrop.copy()
-        everybody = self.placed(index)
+        everybody = self.place_actors(index)
         for one in everybody:
             axis = one.x + one.sprite.axis
             ground = one.y + one.sprite.extent[3]
             _blend(picture, one.shadow, round(axis - one.shadow.axis), ground - one.shadow.extent[3])
         for one in everybody:
             _blend(picture, one.sprite, one.x, one.y)
-        barcode.draw(picture, barcode.Stamp(self.scene.number, index))
+        barcode.draw_stamp(picture, barcode.BarcodeStamp(self.scene.number, index))
         return picture

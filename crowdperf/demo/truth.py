@@ -16,11 +16,11 @@ from crowdperf.demo.stage import Stage
 from crowdperf.geometry import Point, Segment, contains, cross, intersects
 from crowdperf.settings.camera import Line, Zone
 
-RENDERER = 2
+RENDERER_VERSION = 2
 """Raised whenever the same seed gives other pictures or another truth."""
 
 
-class Crossing(Struct, frozen=True, kw_only=True):
+class SceneCrossing(Struct, frozen=True, kw_only=True):
     """One crossing of one line."""
 
     time_s: float
@@ -32,7 +32,7 @@ class Crossing(Struct, frozen=True, kw_only=True):
     object: int
 
 
-class Truth(Struct, frozen=True, kw_only=True):
+class SceneTruth(Struct, frozen=True, kw_only=True):
     """The file `<scene>.truth.json`."""
 
     scene: str
@@ -46,7 +46,7 @@ class Truth(Struct, frozen=True, kw_only=True):
     height: int
     lines: tuple[Line, ...]
     zones: tuple[Zone, ...]
-    crossings: tuple[Crossing, ...]
+    crossings: tuple[SceneCrossing, ...]
     """In order of time."""
     occupancy: dict[str, list[int]]
     """Zone id -> number inside at second 0, 1, 2, ..."""
@@ -54,12 +54,12 @@ class Truth(Struct, frozen=True, kw_only=True):
     """Class -> how many different ones appear."""
 
 
-def anchors(stage: Stage) -> list[dict[int, Point]]:
+def find_anchors(stage: Stage) -> list[dict[int, Point]]:
     """Per frame: object id -> bottom centre of what is visible of it, normalised."""
     found = []
     for frame in range(stage.scene.frames):
         here = {}
-        for one in stage.placed(frame):
+        for one in stage.place_actors(frame):
             if one.box:
                 x, y = one.box.bottom_centre
                 here[one.track.actor.id] = Point(x / WIDTH, y / HEIGHT)
@@ -67,11 +67,11 @@ def anchors(stage: Stage) -> list[dict[int, Point]]:
     return found
 
 
-def compute(stage: Stage, seed: int) -> Truth:
+def compute_truth(stage: Stage, seed: int) -> SceneTruth:
     """The truth of a scene."""
     scene = stage.scene
     kinds: dict[int, str] = {track.actor.id: track.actor.kind for track in stage.tracks}
-    places = anchors(stage)
+    places = find_anchors(stage)
     crossings = []
     for frame in range(1, scene.frames):
         for number, now in sorted(places[frame].items()):
@@ -79,13 +79,13 @@ def compute(stage: Stage, seed: int) -> Truth:
             if before is None:
                 continue
             for line in scene.lines:
-                p1, p2 = line.vertices()
+                p1, p2 = line.get_vertices()
                 inwards = cross(p1, p2, now) > 0
                 if kinds[number] not in line.classes or inwards == (cross(p1, p2, before) > 0):
                     continue
                 if intersects(Segment(p1, p2), Segment(before, now)):
                     crossings.append(
-                        Crossing(
+                        SceneCrossing(
                             time_s=frame / FPS,
                             frame=frame,
                             line=line.id,
@@ -94,11 +94,11 @@ def compute(stage: Stage, seed: int) -> Truth:
                             object=number,
                         )
                     )
-    return Truth(
+    return SceneTruth(
         scene=scene.name,
         number=scene.number,
         seed=seed,
-        renderer=RENDERER,
+        renderer=RENDERER_VERSION,
         fps=FPS,
         frames=scene.frames,
         width=WIDTH,
@@ -106,28 +106,28 @@ def compute(stage: Stage, seed: int) -> Truth:
         lines=scene.lines,
         zones=scene.zones,
         crossings=tuple(crossings),
-        occupancy={zone.id: _occupancy(zone, places, kinds) for zone in scene.zones},
+        occupancy={zone.id: _count_occupancy(zone, places, kinds) for zone in scene.zones},
         objects={kind: sum(other == kind for other in kinds.values()) for kind in sorted(set(kinds.values()))},
     )
 
 
-def _occupancy(zone: Zone, places: list[dict[int, Point]], kinds: dict[int, str]) -> list[int]:
-    polygon = zone.points()
+def _count_occupancy(zone: Zone, places: list[dict[int, Point]], kinds: dict[int, str]) -> list[int]:
+    polygon = zone.get_points()
     return [
         sum(kinds[number] in zone.classes and contains(polygon, place) for number, place in places[frame].items())
         for frame in range(0, len(places), FPS)
     ]
 
 
-def encoded(truth: Truth) -> bytes:
+def encode_truth(truth: SceneTruth) -> bytes:
     """As JSON, indented."""
     return msgspec.json.format(msgspec.json.encode(truth), indent=1) + b"\n"
 
 
-def decoded(text: bytes) -> Truth:
+def decode_truth(text: bytes) -> SceneTruth:
     """A truth file's content.
 
     Raises:
         msgspec.ValidationError, msgspec.DecodeError: it is none.
     """
-    return msgspec.json.decode(text, type=Truth)
+    return msgspec.json.decode(text, type=SceneTruth)

@@ -12,16 +12,16 @@ import msgspec
 import redis
 
 from crowdperf.events import wire
-from crowdperf.events.burial import dead_key, meant_for, stage_burial
+from crowdperf.events.burial import dead_key, is_addressed_to, stage_dead_letter
 from crowdperf.events.connection import BLOCK_MS
-from crowdperf.events.streams import Stream, key
+from crowdperf.events.streams import Stream, stream_key
 
 T = TypeVar("T", bound=msgspec.Struct)
 MAX_DELIVERIES = 5
 """An entry delivered more often than this without an acknowledgement is poison."""
 
 
-class Entry(msgspec.Struct, Generic[T], frozen=True):
+class StreamEntry(msgspec.Struct, Generic[T], frozen=True):
     """One delivered message."""
 
     stream: str
@@ -51,7 +51,7 @@ class Publisher(Generic[T]):
     def stage(self, pipe: Any, message: T, camera: str = "") -> None:
         """Append one message to a pipeline or transaction."""
         pipe.xadd(
-            key(self._stream, camera, self._prefix),
+            stream_key(self._stream, camera, self._prefix),
             wire.encode(self._stream, message),
             maxlen=self._stream.max_entries,
             approximate=True,
@@ -79,8 +79,8 @@ class Consumer(Generic[T]):
         self._stream = stream
         self.group = group
         self._name = name
-        self._dead = dead_key(stream.name, group, prefix)
-        self._keys = [key(stream, camera, prefix) for camera in cameras]
+        self._dead_key = dead_key(stream.name, group, prefix)
+        self._keys = [stream_key(stream, camera, prefix) for camera in cameras]
         self._resume = dict.fromkeys(self._keys, b"0")
         """Keys whose own pending entries are still to be read, and from which id on."""
         self.dead_letters = 0
@@ -101,25 +101,25 @@ class Consumer(Generic[T]):
             if "BUSYGROUP" not in str(error):
                 raise
 
-    def read(self, count: int = 64, block_ms: int = BLOCK_MS) -> list[Entry[T]]:
+    def read(self, count: int = 64, block_ms: int = BLOCK_MS) -> list[StreamEntry[T]]:
         """The next entries, at most `count` per stream; an empty list when nothing came within `block_ms`."""
         while self._resume:
             reply = self._client.xreadgroup(self.group, self._name, dict(self._resume), count=count)
-            entries = self._pending(_rows(reply), count)
+            entries = self._collect_pending(_parse_reply(reply), count)
             if entries:
                 return entries
         reply = self._client.xreadgroup(
             self.group, self._name, dict.fromkeys(self._keys, ">"), count=count, block=block_ms
         )
-        return [entry for stream, rows in _rows(reply) for entry in self._decoded(stream, rows)]
+        return [entry for stream, rows in _parse_reply(reply) for entry in self._decode_rows(stream, rows)]
 
-    def ack(self, entries: list[Entry[T]]) -> None:
+    def ack(self, entries: list[StreamEntry[T]]) -> None:
         """Acknowledge entries whose effect needs no transaction."""
         with self._client.pipeline(transaction=False) as pipe:
             self.stage_ack(pipe, entries)
             pipe.execute()
 
-    def stage_ack(self, pipe: Any, entries: list[Entry[T]]) -> None:
+    def stage_ack(self, pipe: Any, entries: list[StreamEntry[T]]) -> None:
         """Acknowledge entries inside the transaction that holds their effect."""
         by_stream: dict[str, list[bytes]] = {}
         for entry in entries:
@@ -127,67 +127,69 @@ class Consumer(Generic[T]):
         for stream, ids in by_stream.items():
             pipe.xack(stream, self.group, *ids)
 
-    def claim_from_others(self, min_idle_ms: int = 60_000) -> list[Entry[T]]:
+    def claim_from_others(self, min_idle_ms: int = 60_000) -> list[StreamEntry[T]]:
         """Take over entries that a member of the group has held for so long; it is gone, and may not come back."""
-        entries: list[Entry[T]] = []
+        entries: list[StreamEntry[T]] = []
         for name in self._keys:
             reply = self._client.xautoclaim(name, self.group, self._name, min_idle_ms, start_id="0-0", count=256)
-            entries += self._decoded(name, self._unspent(name, [row for row in reply[1] if row[1] is not None]))
+            entries += self._decode_rows(
+                name, self._remove_poison(name, [row for row in reply[1] if row[1] is not None])
+            )
         return entries
 
-    def bury(self, entry: Entry[T], why: str) -> None:
+    def dead_letter(self, entry: StreamEntry[T], reason: str) -> None:
         """Move an entry that was decoded, but cannot be handled, to the dead-letter stream."""
-        self._bury(entry.stream, entry.id, dict(wire.encode(self._stream, entry.message)), why)
+        self._dead_letter(entry.stream, entry.id, dict(wire.encode(self._stream, entry.message)), reason)
 
-    def _pending(self, reply: list[tuple[str, Any]], count: int) -> list[Entry[T]]:
+    def _collect_pending(self, reply: list[tuple[str, Any]], count: int) -> list[StreamEntry[T]]:
         """Own pending entries of one round; keys that have no more leave the resume table."""
-        entries: list[Entry[T]] = []
+        entries: list[StreamEntry[T]] = []
         for stream, rows in reply:
             if rows:
                 self._resume[stream] = rows[-1][0]
             if len(rows) < count:
                 self._resume.pop(stream, None)
-            entries += self._decoded(stream, self._unspent(stream, rows))
+            entries += self._decode_rows(stream, self._remove_poison(stream, rows))
         if not reply:
             self._resume.clear()
         return entries
 
-    def _unspent(self, stream: str, rows: list[Any]) -> list[Any]:
+    def _remove_poison(self, stream: str, rows: list[Any]) -> list[Any]:
         """Pending entries without those that were delivered too often, which are buried."""
-        delivered = self._deliveries(stream, rows) if rows else {}
+        delivered = self._count_deliveries(stream, rows) if rows else {}
         spent = [row for row in rows if delivered.get(row[0], 1) > MAX_DELIVERIES]
         for row in spent:
-            self._bury(stream, row[0], row[1] or {}, f"delivered {delivered[row[0]]} times")
+            self._dead_letter(stream, row[0], row[1] or {}, f"delivered {delivered[row[0]]} times")
         return [row for row in rows if row not in spent]
 
-    def _deliveries(self, stream: str, rows: list[Any]) -> dict[bytes, int]:
+    def _count_deliveries(self, stream: str, rows: list[Any]) -> dict[bytes, int]:
         """How often each of these pending entries was delivered."""
         pending = self._client.xpending_range(stream, self.group, rows[0][0], rows[-1][0], len(rows), self._name)
         return {row["message_id"]: row["times_delivered"] for row in pending}
 
-    def _decoded(self, stream: str, rows: list[Any]) -> list[Entry[T]]:
-        entries: list[Entry[T]] = []
+    def _decode_rows(self, stream: str, rows: list[Any]) -> list[StreamEntry[T]]:
+        entries: list[StreamEntry[T]] = []
         for entry_id, fields in rows:
-            if not fields or not meant_for(fields, self.group):
+            if not fields or not is_addressed_to(fields, self.group):
                 # Trimmed while it was pending, or driven again for another group: it must not come again.
                 self._client.xack(stream, self.group, entry_id)
                 continue
             try:
-                entries.append(Entry(stream, entry_id, wire.decode(self._stream, fields)))
+                entries.append(StreamEntry(stream, entry_id, wire.decode(self._stream, fields)))
             except wire.PoisonError as error:
-                self._bury(stream, entry_id, fields, str(error))
+                self._dead_letter(stream, entry_id, fields, str(error))
         return entries
 
-    def _bury(self, stream: str, entry_id: bytes, fields: dict[bytes, bytes], why: str) -> None:
+    def _dead_letter(self, stream: str, entry_id: bytes, fields: dict[bytes, bytes], reason: str) -> None:
         """Move an entry to the dead-letter stream; one transaction, so that it is in exactly one place."""
         self.dead_letters += 1
         with self._client.pipeline() as pipe:
-            stage_burial(pipe, self._dead, fields, entry_id, stream, why)
+            stage_dead_letter(pipe, self._dead_key, fields, entry_id, stream, reason)
             pipe.xack(stream, self.group, entry_id)
             pipe.execute()
 
 
-def _rows(reply: Any) -> list[tuple[str, Any]]:
+def _parse_reply(reply: Any) -> list[tuple[str, Any]]:
     """XREADGROUP's reply, RESP2 list or RESP3 map, as (key, entries)."""
     if isinstance(reply, dict):
         return [
@@ -213,13 +215,15 @@ class StubBus(Generic[T]):
         }
         self._entries.append((f"{len(self._entries) + 1}-0".encode(), fields))
 
-    def read(self, count: int = 64, block_ms: int = 0) -> list[Entry[T]]:
+    def read(self, count: int = 64, block_ms: int = 0) -> list[StreamEntry[T]]:
         """The next entries that were not read yet."""
         rows = self._entries[self._next : self._next + count]
         self._next += len(rows)
-        return [Entry(self._stream.name, entry_id, wire.decode(self._stream, fields)) for entry_id, fields in rows]
+        return [
+            StreamEntry(self._stream.name, entry_id, wire.decode(self._stream, fields)) for entry_id, fields in rows
+        ]
 
-    def ack(self, entries: list[Entry[T]]) -> None:
+    def ack(self, entries: list[StreamEntry[T]]) -> None:
         """Acknowledge entries."""
         self._acknowledged |= {entry.id for entry in entries}
 

@@ -13,26 +13,26 @@ import msgspec
 import redis
 
 from crowdperf.events import wire
-from crowdperf.events.burial import dead_key, meant_for, stage_burial
-from crowdperf.events.bus import Entry
+from crowdperf.events.burial import dead_key, is_addressed_to, stage_dead_letter
+from crowdperf.events.bus import StreamEntry
 from crowdperf.events.connection import BLOCK_MS
-from crowdperf.events.streams import Stream, key
+from crowdperf.events.streams import Stream, stream_key
 
 T = TypeVar("T", bound=msgspec.Struct)
-START = b"0-0"
+STREAM_START = b"0-0"
 
 
-class Follower(Generic[T]):
+class StreamReader(Generic[T]):
     """The only reader of its group."""
 
     def __init__(self, client: redis.Redis, stream: Stream, group: str, prefix: str = "") -> None:
         # Any: redis-py types its replies differently from release to release.
         self._client: Any = client
         self._stream = stream
-        self._key = key(stream, prefix=prefix)
+        self._key = stream_key(stream, prefix=prefix)
         self._group = group
-        self._dead = dead_key(stream.name, group, prefix)
-        self._position = START
+        self._dead_key = dead_key(stream.name, group, prefix)
+        self._position = STREAM_START
         self.dead_letters = 0
 
     def start(self) -> bool:
@@ -53,7 +53,7 @@ class Follower(Generic[T]):
                 self._position = group["last-delivered-id"]
         return made
 
-    def read(self, count: int, block_ms: int = BLOCK_MS) -> list[Entry[T]]:
+    def read(self, count: int, block_ms: int = BLOCK_MS) -> list[StreamEntry[T]]:
         """What follows the position, at most `count`; call `commit` when all of it is stored.
 
         Entries that cannot be decoded are dead letters at once; those that were driven again for another consumer are
@@ -61,26 +61,26 @@ class Follower(Generic[T]):
         """
         reply = self._client.xread({self._key: self._position}, count=count, block=block_ms)
         rows = reply.values() if isinstance(reply, dict) else [rows for _, rows in reply or []]
-        entries: list[Entry[T]] = []
+        entries: list[StreamEntry[T]] = []
         for found in rows:
             for entry_id, fields in found[0] if found and isinstance(found[0], list) else found:
                 self._position = entry_id
-                if not meant_for(fields, self._group):
+                if not is_addressed_to(fields, self._group):
                     continue
                 try:
-                    entries.append(Entry(self._key, entry_id, wire.decode(self._stream, fields)))
+                    entries.append(StreamEntry(self._key, entry_id, wire.decode(self._stream, fields)))
                 except wire.PoisonError as error:
-                    self._bury(fields, entry_id, str(error))
+                    self._dead_letter(fields, entry_id, str(error))
         return entries
 
-    def bury(self, entry: Entry[T], why: str) -> None:
+    def dead_letter(self, entry: StreamEntry[T], reason: str) -> None:
         """Move an entry that cannot be stored to the dead letters."""
         fields = wire.encode(self._stream, entry.message)
-        self._bury({str(name).encode(): str(value).encode() for name, value in fields.items()}, entry.id, why)
+        self._dead_letter({str(name).encode(): str(value).encode() for name, value in fields.items()}, entry.id, reason)
 
-    def _bury(self, fields: dict[bytes, bytes], entry_id: bytes, why: str) -> None:
+    def _dead_letter(self, fields: dict[bytes, bytes], entry_id: bytes, reason: str) -> None:
         self.dead_letters += 1
-        stage_burial(self._client, self._dead, fields, entry_id, self._key, why)
+        stage_dead_letter(self._client, self._dead_key, fields, entry_id, self._key, reason)
 
     @property
     def read_until(self) -> float:
@@ -95,13 +95,13 @@ class Follower(Generic[T]):
         """
         self._client.xgroup_setid(self._key, self._group, self._position)
 
-    def check(self) -> None:
+    def check_position(self) -> None:
         """Begin anew where the stream begins anew at smaller ids (the clock went back, Redis was emptied)."""
         newest = self._client.xinfo_stream(self._key)["last-generated-id"]
-        if _order(newest) < _order(self._position):
-            self._position = START
+        if _parse_entry_id(newest) < _parse_entry_id(self._position):
+            self._position = STREAM_START
 
 
-def _order(entry_id: bytes) -> tuple[int, int]:
+def _parse_entry_id(entry_id: bytes) -> tuple[int, int]:
     milliseconds, _, number = entry_id.partition(b"-")
     return int(milliseconds), int(number or 0)

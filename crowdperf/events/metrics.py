@@ -8,9 +8,9 @@ import threading
 import msgspec
 import redis
 
-from crowdperf.events.clients import Forbidden
+from crowdperf.events.clients import RedisPermissionError
 from crowdperf.events.connection import OUTAGE, Backoff, connect
-from crowdperf.runtime import Runtime, Snapshot
+from crowdperf.runtime import ProcessRuntime, ProcessSnapshot
 
 INTERVAL_S = 2.0
 TTL_S = 15
@@ -23,33 +23,33 @@ def metrics_key(process: str, prefix: str = "") -> str:
     return f"{prefix}crowdperf:metrics:{process}"
 
 
-def publish(client: redis.Redis, runtime: Runtime, prefix: str = "") -> None:
+def publish_snapshot(client: redis.Redis, runtime: ProcessRuntime, prefix: str = "") -> None:
     """Store the snapshot once."""
     snapshot = runtime.metrics.snapshot(runtime.name, runtime.started_at)
     client.set(metrics_key(runtime.name, prefix), msgspec.json.encode(snapshot), ex=TTL_S)
 
 
-def start(runtime: Runtime, url: str, prefix: str = "") -> None:
+def start_publishing(runtime: ProcessRuntime, url: str, prefix: str = "") -> None:
     """Publish every 2 s from a thread of its own; a snapshot ends by its TTL when its process does."""
 
     def loop() -> None:
         client, backoff = connect(url), Backoff()
-        while not runtime.wait(INTERVAL_S):
-            _try(client, runtime, prefix, backoff)
+        while not runtime.wait_for_stop(INTERVAL_S):
+            _publish_safely(client, runtime, prefix, backoff)
 
     threading.Thread(target=loop, name="metrics", daemon=True).start()
 
 
-def _try(client: redis.Redis, runtime: Runtime, prefix: str, backoff: Backoff) -> None:
+def _publish_safely(client: redis.Redis, runtime: ProcessRuntime, prefix: str, backoff: Backoff) -> None:
     """Metrics are the one thing nobody needs while Redis is away, and the working loop reports the outage."""
     try:
-        publish(client, runtime, prefix)
+        publish_snapshot(client, runtime, prefix)
     except OUTAGE as error:
         # What is forbidden here may be allowed there.
-        if isinstance(error, Forbidden) and backoff.worth_saying(error):
+        if isinstance(error, RedisPermissionError) and backoff.should_log(error):
             log.warning("no metrics of this process: %s", error)
 
 
-def decode(raw: bytes) -> Snapshot:
+def decode_snapshot(raw: bytes) -> ProcessSnapshot:
     """A stored snapshot."""
-    return msgspec.json.decode(raw, type=Snapshot)
+    return msgspec.json.decode(raw, type=ProcessSnapshot)

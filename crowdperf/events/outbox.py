@@ -11,18 +11,18 @@ from typing import Any, Protocol
 import redis
 
 from crowdperf.events import wire
-from crowdperf.events.clients import name
+from crowdperf.events.clients import add_command_to_error
 from crowdperf.events.connection import OUTAGE, Backoff
 from crowdperf.events.schema import FrameDetections
-from crowdperf.events.streams import DETECTIONS, key
+from crowdperf.events.streams import DETECTIONS, stream_key
 
-BATCH = 256
+BATCH_SIZE = 256
 """Messages per round trip."""
 
 log = logging.getLogger(__name__)
 
 
-class Sending(Protocol):
+class DetectionSink(Protocol):
     """Where detections are put to be sent: an `Outbox`, or a `Poster` around one."""
 
     @property
@@ -37,7 +37,7 @@ class Sending(Protocol):
     def flush(self, now: float) -> int:
         """Send what waits, or have it sent; how many are known to be stored."""
 
-    def take_spent(self) -> float:
+    def take_send_time_s(self) -> float:
         """Seconds of sending since they were last taken."""
 
 
@@ -49,18 +49,18 @@ class Outbox:
     refused too, and lost: such a stream is told to accept it by XSETID, once per epoch, and the log says so.
     """
 
-    def __init__(self, client: redis.Redis, prefix: str = "", bound: int = 20_000) -> None:
+    def __init__(self, client: redis.Redis, prefix: str = "", max_messages: int = 20_000) -> None:
         # Any: redis-py types its replies differently from release to release.
         self._client: Any = client
         self._prefix = prefix
         self._queue: deque[FrameDetections] = deque()
-        self._under_way: list[FrameDetections] = []
+        self._in_flight: list[FrameDetections] = []
         self._lock = threading.Lock()
-        self._bound = bound
+        self._max_messages = max_messages
         self._backoff = Backoff()
         self._retry_at = 0.0
         self._epochs: OrderedDict[str, int] = OrderedDict()
-        self._spent_s = 0.0
+        self._send_time_s = 0.0
         self.lost = 0
         """Messages dropped because Redis was away for longer than the bound lasts."""
         self.connected = False
@@ -69,10 +69,10 @@ class Outbox:
         """Add one message; the oldest that waits goes, and is counted, when the bound is reached."""
         with self._lock:
             self._queue.append(message)
-            self._hold_bound()
+            self._drop_oldest()
 
     def __len__(self) -> int:
-        return len(self._queue) + len(self._under_way)
+        return len(self._queue) + len(self._in_flight)
 
     def flush(self, now: float) -> int:
         """Send what is waiting; returns how many messages were stored. `now` is a monotonic time in seconds.
@@ -83,32 +83,32 @@ class Outbox:
             return 0
         began = time.perf_counter()
         with self._lock:
-            self._under_way = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
+            self._in_flight = [self._queue.popleft() for _ in range(min(BATCH_SIZE, len(self._queue)))]
         stored = 0
         try:
-            self._send(self._under_way)
-            stored = len(self._under_way)
+            self._send(self._in_flight)
+            stored = len(self._in_flight)
             self.connected = True
             self._backoff.reset()
         except OUTAGE as error:
-            self._away(error, now)
+            self._handle_outage(error, now)
         finally:
             with self._lock:
                 if not stored:
-                    self._queue.extendleft(reversed(self._under_way))
-                self._under_way = []
-                self._hold_bound()
-                self._spent_s += time.perf_counter() - began
+                    self._queue.extendleft(reversed(self._in_flight))
+                self._in_flight = []
+                self._drop_oldest()
+                self._send_time_s += time.perf_counter() - began
         return stored
 
-    def take_spent(self) -> float:
+    def take_send_time_s(self) -> float:
         """Seconds of encoding and sending since they were last taken."""
         with self._lock:
-            spent, self._spent_s = self._spent_s, 0.0
+            spent, self._send_time_s = self._send_time_s, 0.0
         return spent
 
-    def _hold_bound(self) -> None:
-        while self._queue and len(self) > self._bound:
+    def _drop_oldest(self) -> None:
+        while self._queue and len(self) > self._max_messages:
             self._queue.popleft()
             self.lost += 1
 
@@ -116,11 +116,11 @@ class Outbox:
         """One round trip; any trouble is raised, and then all of the batch is sent again."""
         for message in batch:
             if self._epochs.get(message.camera) != message.epoch:
-                self._admit(message)
+                self._accept_epoch(message)
         with self._client.pipeline(transaction=False) as pipe:
             for message in batch:
                 pipe.xadd(
-                    key(DETECTIONS, message.camera, self._prefix),
+                    stream_key(DETECTIONS, message.camera, self._prefix),
                     wire.encode(DETECTIONS, message),
                     id=f"{message.epoch}-{message.sequence}",
                     maxlen=DETECTIONS.max_entries,
@@ -129,18 +129,18 @@ class Outbox:
             replies = pipe.execute(raise_on_error=False)
         for message, reply in zip(batch, replies, strict=True):
             if isinstance(reply, redis.RedisError) and "equal or smaller" not in str(reply):
-                raise name(reply, ("XADD", key(DETECTIONS, message.camera, self._prefix)))
+                raise add_command_to_error(reply, ("XADD", stream_key(DETECTIONS, message.camera, self._prefix)))
 
-    def _away(self, error: BaseException, now: float) -> None:
-        if self._backoff.worth_saying(error):
+    def _handle_outage(self, error: BaseException, now: float) -> None:
+        if self._backoff.should_log(error):
             log.warning("Redis takes nothing (%s): detections wait in memory", error)
         self.connected = False
         self._epochs.clear()
         self._retry_at = now + self._backoff.next()
 
-    def _admit(self, message: FrameDetections) -> None:
+    def _accept_epoch(self, message: FrameDetections) -> None:
         """See to it that the stream accepts this epoch."""
-        name = key(DETECTIONS, message.camera, self._prefix)
+        name = stream_key(DETECTIONS, message.camera, self._prefix)
         last = self._client.xrevrange(name, count=1)
         if last and int(last[0][0].split(b"-")[0]) > message.epoch:
             log.error(

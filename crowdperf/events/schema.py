@@ -12,7 +12,7 @@ from typing import Literal
 from msgspec import Struct
 
 Direction = Literal["in", "out"]
-Rule = Literal["occupancy", "loitering", "wrong_way"]
+ZoneRuleKind = Literal["occupancy", "loitering", "wrong_way"]
 
 
 class PpeColumns(Struct, frozen=True, array_like=True):
@@ -137,7 +137,7 @@ class ZoneMinute(Event, frozen=True, kw_only=True):
 class Alert(Event, frozen=True, kw_only=True):
     """A rule of a zone or an area was broken (`opened`), or holds again (`closed`)."""
 
-    rule: Rule
+    rule: ZoneRuleKind
     state: Literal["opened", "closed"]
     alert: str
     """The same for the opening and the closing: the id of the event that opened it."""

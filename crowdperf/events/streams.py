@@ -23,7 +23,7 @@ class Stream(Struct, frozen=True, kw_only=True):
 
     name: str
     key: str
-    carries: Any
+    message_type: Any
     """The Struct, or the union of Structs, of its entries."""
     encoding: str
     """`packed` (one msgpack field `d`) or `map` (one field per attribute)."""
@@ -38,7 +38,7 @@ class Stream(Struct, frozen=True, kw_only=True):
 DETECTIONS = Stream(
     name="detections",
     key="crowdperf:detections:{camera}",
-    carries=FrameDetections,
+    message_type=FrameDetections,
     encoding="packed",
     ids="<epoch>-<sequence>",
     retention="what tracking has acknowledged goes; 10 min at most",
@@ -48,7 +48,7 @@ DETECTIONS = Stream(
 TRACKS = Stream(
     name="tracks",
     key="crowdperf:tracks:{camera}",
-    carries=TrackedFrame,
+    message_type=TrackedFrame,
     encoding="packed",
     ids="*",
     retention="the last 32 frames",
@@ -58,7 +58,7 @@ TRACKS = Stream(
 EVENTS = Stream(
     name="events",
     key="crowdperf:events",
-    carries=AnyEvent,
+    message_type=AnyEvent,
     encoding="map",
     ids="*",
     retention="retention.events_days (30), never what a group has not read",
@@ -68,7 +68,7 @@ EVENTS = Stream(
 CONNECTIONS = Stream(
     name="connections",
     key="crowdperf:connections:{camera}",
-    carries=CameraChanged,
+    message_type=CameraChanged,
     encoding="map",
     ids="*",
     retention="the last 1,000",
@@ -79,7 +79,7 @@ CONNECTIONS = Stream(
 OBSERVATIONS = Stream(
     name="observations",
     key="crowdperf:observations",
-    carries=PpeObserved,
+    message_type=PpeObserved,
     encoding="map",
     ids="*",
     retention="10 min, never what a group has not read",
@@ -90,7 +90,7 @@ OBSERVATIONS = Stream(
 EVIDENCE_REQUESTS = Stream(
     name="evidence_requests",
     key="crowdperf:evidence:requests",
-    carries=EvidenceRequest,
+    message_type=EvidenceRequest,
     encoding="map",
     ids="*",
     retention="the last 10,000",
@@ -100,7 +100,7 @@ EVIDENCE_REQUESTS = Stream(
 EVIDENCE = Stream(
     name="evidence",
     key="crowdperf:evidence:saved",
-    carries=EvidenceSaved,
+    message_type=EvidenceSaved,
     encoding="map",
     ids="*",
     retention="the last 10,000",
@@ -110,7 +110,7 @@ EVIDENCE = Stream(
 AUDIT = Stream(
     name="audit",
     key="crowdperf:audit",
-    carries=AuditEntry,
+    message_type=AuditEntry,
     encoding="map",
     ids="*",
     retention="retention.audit_days (730)",
@@ -120,6 +120,6 @@ AUDIT = Stream(
 STREAMS = (DETECTIONS, TRACKS, EVENTS, CONNECTIONS, OBSERVATIONS, EVIDENCE_REQUESTS, EVIDENCE, AUDIT)
 
 
-def key(stream: Stream, camera: str = "", prefix: str = "") -> str:
+def stream_key(stream: Stream, camera: str = "", prefix: str = "") -> str:
     """The Redis key of `stream` (for one camera), with the configured prefix in front."""
     return prefix + stream.key.format(camera=camera)

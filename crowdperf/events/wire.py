@@ -20,7 +20,7 @@ def encode(stream: Stream, message: msgspec.Struct) -> Fields:
     """The fields of the entry for `message`."""
     if stream.encoding == "packed":
         return {"d": msgspec.msgpack.encode(message)}
-    return {name: _text(value) for name, value in msgspec.to_builtins(message).items()}
+    return {name: _to_field(value) for name, value in msgspec.to_builtins(message).items()}
 
 
 def decode(stream: Stream, fields: dict[bytes, bytes]) -> Any:
@@ -31,13 +31,13 @@ def decode(stream: Stream, fields: dict[bytes, bytes]) -> Any:
     """
     try:
         if stream.encoding == "packed":
-            return msgspec.msgpack.decode(fields[b"d"], type=stream.carries)
+            return msgspec.msgpack.decode(fields[b"d"], type=stream.message_type)
         text = {name.decode(): value.decode() for name, value in fields.items()}
-        return msgspec.convert(text, type=stream.carries, strict=False)
+        return msgspec.convert(text, type=stream.message_type, strict=False)
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
         raise PoisonError(f"{stream.name}: {error}") from None
 
 
-def _text(value: object) -> str | float | int:
+def _to_field(value: object) -> str | float | int:
     """A field's value as people read it; floats keep every digit."""
     return value if isinstance(value, (str, int, float)) and not isinstance(value, bool) else str(value)

@@ -8,30 +8,30 @@ from pathlib import Path
 from crowdperf.config import Config
 from crowdperf.inference.detector import load_detector
 from crowdperf.inference.export import write_manifest
-from crowdperf.inference.install import install, same
+from crowdperf.inference.install import install_files, is_same_file
 from crowdperf.inference.registry import (
-    FOLDER,
-    SUFFIXES,
-    SYSTEM,
-    Entry,
+    CLASSES_BY_ROLE,
+    MODEL_SUFFIXES,
+    MODELS_FOLDER,
     Manifest,
+    ModelEntry,
     ModelError,
     Role,
     Variant,
-    meant,
+    map_class_names,
     read_manifest,
-    resolve,
+    resolve_model,
 )
-from crowdperf.inference.staff import specs_of
+from crowdperf.inference.staff import get_warmup_specs
 from crowdperf.settings.engine import Inference, Labels, Models
-from crowdperf.slices import ring_sizes
+from crowdperf.slices import get_ring_sizes
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-ENDINGS = (*SUFFIXES, "-int8")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RESERVED_SUFFIXES = (*MODEL_SUFFIXES, "-int8")
 """What no name ends with: files' endings, and that of the int8 form which `models export` writes for another name."""
 
 
-def add(
+def add_model(
     path: Path,
     name: str,
     role: Role,
@@ -39,8 +39,8 @@ def add(
     licence: str,
     source: str,
     cache: Path,
-    folder: Path = FOLDER,
-) -> Entry:
+    folder: Path = MODELS_FOLDER,
+) -> ModelEntry:
     """Load the model once, copy its files beside the others and write its entry; returns the entry.
 
     Files that lie there under that name already are registered where they lie; no other file is ever replaced.
@@ -52,15 +52,15 @@ def add(
             folder takes no file.
     """
     manifest = read_manifest(folder)
-    if not NAME.fullmatch(name) or name.endswith(ENDINGS):
+    if not MODEL_NAME.fullmatch(name) or name.endswith(RESERVED_SUFFIXES):
         raise ModelError(
             f"{name!r} is no name for a model. Remedy: letters, digits, '.', '_' and '-', and none of the endings "
-            f"{', '.join(ENDINGS)}."
+            f"{', '.join(RESERVED_SUFFIXES)}."
         )
     if any(entry.name == name for entry in manifest.models):
         raise ModelError(f"the name {name!r} is registered already. Remedy: choose another one.")
     own = path if "/" in str(path) else Path(".") / path
-    found = resolve(f"./{own}" if not own.is_absolute() else str(own), role, "auto", folder, labels=labels)
+    found = resolve_model(f"./{own}" if not own.is_absolute() else str(own), role, "auto", folder, labels=labels)
     if found.path.suffix == ".engine":
         raise ModelError(
             f"the engine {str(path)!r} fits one machine only and is not registered. Remedy: name its path in "
@@ -70,23 +70,23 @@ def add(
     mapped = Labels(person=labels) if role == "person" else Labels(ppe=labels)
     detector = load_detector(Inference(device="cpu", models=models, labels=mapped), cache, folder, role)
     # Of every camera's shape, and not of one: a model that was exported for one size blinds the cameras of another.
-    for spec in specs_of(role, ring_sizes(Config().analysis_width)):
-        if error := detector.refusal(spec):
+    for spec in get_warmup_specs(role, get_ring_sizes(Config().analysis_width)):
+        if error := detector.try_warm(spec):
             raise error
     parts = [found.path, found.path.with_suffix(".bin")] if found.path.suffix == ".xml" else [found.path]
     targets = [folder / f"{name}{part.suffix}" for part in parts]
-    new = [target for part, target in zip(parts, targets) if not same(part, target)]
+    new = [target for part, target in zip(parts, targets) if not is_same_file(part, target)]
     for target in new:
         if target.exists():
             raise ModelError(
                 f"{str(target)!r} exists already and is not replaced. Remedy: choose another --name than {name!r}, or "
                 "move that file away."
             )
-    names = meant(detector.runtime.names, found)
-    assert set(names) & set(SYSTEM[role]), "the detector has checked it"
+    names = map_class_names(detector.backend.names, found)
+    assert set(names) & set(CLASSES_BY_ROLE[role]), "the detector has checked it"
     try:
-        files = install(parts, targets)
-        entry = Entry(
+        files = install_files(parts, targets)
+        entry = ModelEntry(
             name=name,
             file=files[0].file,
             sha256=files[0].sha256,

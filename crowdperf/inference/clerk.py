@@ -20,31 +20,31 @@ from crowdperf.events.connection import OUTAGE, Backoff, connect
 from crowdperf.events.schema import EvidenceRequest, EvidenceSaved
 from crowdperf.events.streams import EVIDENCE, EVIDENCE_REQUESTS
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
-from crowdperf.inference.blur import Blur, hide, obscure
-from crowdperf.inference.evidence import Keeper, Scene, encode, to_jpeg
+from crowdperf.inference.blur import Blur, anonymize, pixelate
+from crowdperf.inference.evidence import EvidenceCache, FrameAnalysis, encode_jpeg, encode_ring_frame
 from crowdperf.runtime import Metrics
 from crowdperf.settings.base import CAMERA_ID, CLASSES
 from crowdperf.settings.ppe import PPE_CLASSES
-from crowdperf.storage.evidence import Box, Metadata, picture_path, save, with_metadata
+from crowdperf.storage.evidence import EvidenceBox, EvidenceMetadata, add_metadata, get_picture_path, save_picture
 
-MARGIN = 0.2
+CROP_MARGIN = 0.2
 """Of a crop, share of the person's size on each side."""
-SHOWN = 0.25
+MIN_BOX_SCORE = 0.25
 """Weaker detections are not written into the metadata."""
 
 log = logging.getLogger(__name__)
 
 
-class Shot(NamedTuple):
+class EvidenceFrame(NamedTuple):
     """A picture and what is known of it."""
 
     stamp: FrameStamp
     jpeg: bytes
-    scene: Scene | None
+    analysis: FrameAnalysis | None
     """None for a picture fresh from the ring, in which nobody has been looked for."""
 
 
-class Clerk:
+class EvidenceWriter:
     """Saves pictures. `start` begins the thread, `close` ends it.
 
     Args:
@@ -57,10 +57,17 @@ class Clerk:
     """
 
     def __init__(
-        self, url: str, prefix: str, keeper: Keeper, ring_prefix: str, folder: Path, blur: Blur, metrics: Metrics
+        self,
+        redis_url: str,
+        key_prefix: str,
+        cache: EvidenceCache,
+        ring_prefix: str,
+        folder: Path,
+        blur: Blur,
+        metrics: Metrics,
     ) -> None:
-        self._url, self._prefix = url, prefix
-        self._keeper, self._ring_prefix = keeper, ring_prefix
+        self._redis_url, self._key_prefix = redis_url, key_prefix
+        self._cache, self._ring_prefix = cache, ring_prefix
         self._folder, self._blur, self._metrics = folder, blur, metrics
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
@@ -76,11 +83,11 @@ class Clerk:
             self._thread.join(5.0)
 
     def _run(self) -> None:
-        client: Any = connect(self._url)
+        client: Any = connect(self._redis_url)
         requests: Consumer[EvidenceRequest] = Consumer(
-            client, EVIDENCE_REQUESTS, "inference", "inference", prefix=self._prefix
+            client, EVIDENCE_REQUESTS, "inference", "inference", prefix=self._key_prefix
         )
-        answers: Publisher[EvidenceSaved] = Publisher(client, EVIDENCE, self._prefix)
+        answers: Publisher[EvidenceSaved] = Publisher(client, EVIDENCE, self._key_prefix)
         backoff = Backoff()
         connected = False
         while not self._stop.is_set():
@@ -90,40 +97,40 @@ class Clerk:
                     requests.start()
                     connected = True
                 for entry in requests.read(count=16):
-                    answer = self._answer_whatever(entry.message)
+                    answer = self._handle_safely(entry.message)
                     with client.pipeline(transaction=True) as pipe:
                         answers.stage(pipe, answer)
                         requests.stage_ack(pipe, [entry])
                         pipe.execute()
                 backoff.reset()
             except OUTAGE as error:
-                if backoff.worth_saying(error):
+                if backoff.should_log(error):
                     log.warning("Redis takes nothing (%s): requests for evidence wait", error)
                 connected, wait_s = False, backoff.next()
             self._stop.wait(wait_s)
 
-    def _answer_whatever(self, request: EvidenceRequest) -> EvidenceSaved:
+    def _handle_safely(self, request: EvidenceRequest) -> EvidenceSaved:
         """As `answer`. One request with which nobody has reckoned must not end the thread that saves all the others."""
         try:
-            return self.answer(request)
+            return self.handle(request)
         except (ArithmeticError, ValueError, MemoryError, cv2.error) as error:
             # A time or box without end, a picture that cannot be encoded.
             log.exception("evidence of camera %s cannot be saved", request.camera)
-            return self._refusal(request, f"it cannot be saved: {error}")
+            return self._refuse(request, f"it cannot be saved: {error}")
 
-    def answer(self, request: EvidenceRequest) -> EvidenceSaved:
+    def handle(self, request: EvidenceRequest) -> EvidenceSaved:
         """Save the pictures of one request; never raises for a request that cannot be met, but says why."""
         if not CAMERA_ID.fullmatch(request.camera):
-            return self._refusal(request, "that is no camera id")
-        shot = self._find(request)
+            return self._refuse(request, "that is no camera id")
+        shot = self._find_frame(request)
         if shot is None:
-            return self._refusal(request, "the frame is gone, and the camera gives no other one")
+            return self._refuse(request, "the frame is gone, and the camera gives no other one")
         exact = (shot.stamp.epoch, shot.stamp.sequence) == (request.epoch, request.sequence)
         try:
-            crop = self._save(request, shot, exact)
+            crop = self._save_pictures(request, shot, exact)
         except OSError as error:
             log.error("evidence of camera %s cannot be saved: %s", request.camera, error)
-            return self._refusal(request, f"it cannot be saved: {error.strerror}")
+            return self._refuse(request, f"it cannot be saved: {error.strerror}")
         self._metrics.count("evidence_saved", camera=request.camera)
         return EvidenceSaved(
             id=request.id,
@@ -132,11 +139,11 @@ class Clerk:
             epoch=shot.stamp.epoch,
             sequence=shot.stamp.sequence,
             exact=exact,
-            full=self._relative(request, "full"),
-            crop=self._relative(request, "crop") if crop else "",
+            full=self._get_relative_path(request, "full"),
+            crop=self._get_relative_path(request, "crop") if crop else "",
         )
 
-    def _refusal(self, request: EvidenceRequest, problem: str) -> EvidenceSaved:
+    def _refuse(self, request: EvidenceRequest, problem: str) -> EvidenceSaved:
         self._metrics.count("evidence_missed", camera=request.camera if CAMERA_ID.fullmatch(request.camera) else "")
         return EvidenceSaved(
             id=request.id,
@@ -148,25 +155,25 @@ class Clerk:
             problem=problem,
         )
 
-    def _find(self, request: EvidenceRequest) -> Shot | None:
+    def _find_frame(self, request: EvidenceRequest) -> EvidenceFrame | None:
         """That frame, else the nearest later one."""
-        held = self._keeper.get(request.camera, request.epoch, request.sequence)
+        held = self._cache.get(request.camera, request.epoch, request.sequence)
         if held:
-            return Shot(held.scene.stamp, held.jpeg.result(), held.scene)
+            return EvidenceFrame(held.analysis.stamp, held.jpeg.result(), held.analysis)
         try:
             reader = FrameReader(Path(f"{self._ring_prefix}{request.camera}"))
         except RingUnavailable:
             reader = None
         try:
-            exact = self._from_ring(reader, request.sequence) if reader and reader.epoch == request.epoch else None
+            exact = self._read_from_ring(reader, request.sequence) if reader and reader.epoch == request.epoch else None
             if exact:
                 return exact
-            held = self._keeper.after(request.camera, request.epoch, request.sequence)
+            held = self._cache.get_after(request.camera, request.epoch, request.sequence)
             if held:
-                return Shot(held.scene.stamp, held.jpeg.result(), held.scene)
+                return EvidenceFrame(held.analysis.stamp, held.jpeg.result(), held.analysis)
             # A ring's newest picture may be overwritten under the copy; the next one then will do.
             for _ in range(3):
-                fresh = self._from_ring(reader, reader.head()) if reader else None
+                fresh = self._read_from_ring(reader, reader.head()) if reader else None
                 if fresh:
                     return fresh
         finally:
@@ -174,88 +181,96 @@ class Clerk:
                 reader.close()
         return None
 
-    def _from_ring(self, reader: FrameReader, sequence: int) -> Shot | None:
+    def _read_from_ring(self, reader: FrameReader, sequence: int) -> EvidenceFrame | None:
         pixels = reader.room()
         stamp = reader.read(sequence, pixels)
-        return Shot(stamp, encode(pixels, reader.spec), None) if stamp else None
+        return EvidenceFrame(stamp, encode_ring_frame(pixels, reader.spec), None) if stamp else None
 
-    def _save(self, request: EvidenceRequest, shot: Shot, exact: bool) -> bool:
+    def _save_pictures(self, request: EvidenceRequest, frame: EvidenceFrame, exact: bool) -> bool:
         """Write the full picture, and the crop where there is a subject; returns whether there is one."""
-        subject = self._subject(request, shot, exact)
-        boxes = boxes_of(shot.scene, request.detection if exact else -1)
+        subject = self._find_subject_box(request, frame, exact)
+        boxes = build_boxes(frame.analysis, request.detection if exact else -1)
         if subject and not any(box.subject for box in boxes):
-            boxes.insert(0, Box(klass="person", score=0.0, box=subject, subject=True))
+            boxes.insert(0, EvidenceBox(klass="person", score=0.0, box=subject, subject=True))
         # Decoded anew even where nothing is hidden: the crop is cut from it.
-        image: Any = cv2.imdecode(np.frombuffer(shot.jpeg, np.uint8), cv2.IMREAD_COLOR)
-        self._hide(image, shot.scene)
-        jpeg = shot.jpeg if self._blur == "none" else to_jpeg(image)
-        self._write(request, "full", jpeg, shot, exact, boxes)
+        image: Any = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR)
+        self._anonymize(image, frame.analysis)
+        jpeg = frame.jpeg if self._blur == "none" else encode_jpeg(image)
+        self._write_picture(request, "full", jpeg, frame, exact, boxes)
         if subject is None:
             return False
         part, window = crop(image, subject)
-        self._write(request, "crop", to_jpeg(part), shot, exact, within(boxes, window))
+        self._write_picture(request, "crop", encode_jpeg(part), frame, exact, clip_boxes(boxes, window))
         return True
 
-    def _subject(self, request: EvidenceRequest, shot: Shot, exact: bool) -> tuple[float, float, float, float] | None:
+    def _find_subject_box(
+        self, request: EvidenceRequest, frame: EvidenceFrame, exact: bool
+    ) -> tuple[float, float, float, float] | None:
         """The box of the person whom the request is about, normalised."""
-        if exact and shot.scene is not None and 0 <= request.detection < len(shot.scene.found.boxes):
-            x1, y1, x2, y2 = shot.scene.found.boxes[request.detection].tolist()
+        if exact and frame.analysis is not None and 0 <= request.detection < len(frame.analysis.detections.boxes):
+            x1, y1, x2, y2 = frame.analysis.detections.boxes[request.detection].tolist()
             return x1, y1, x2, y2
         if request.x2 > request.x1 and request.y2 > request.y1:
             return request.x1, request.y1, request.x2, request.y2
         return None
 
-    def _hide(self, image: NDArray[np.uint8], scene: Scene | None) -> None:
+    def _anonymize(self, image: NDArray[np.uint8], analysis: FrameAnalysis | None) -> None:
         height, width = image.shape[:2]
         if self._blur == "none":
             return
-        if scene is None:
+        if analysis is None:
             # Nobody knows where people are in this picture, so nobody in it may be recognised.
-            hide(image, 0, 0, width, height)
+            pixelate(image, 0, 0, width, height)
             return
-        people = scene.found.boxes[scene.found.classes == 0] * np.array([width, height] * 2)
-        obscure(image, [tuple(box) for box in people.tolist()], self._blur)
+        people = analysis.detections.boxes[analysis.detections.classes == 0] * np.array([width, height] * 2)
+        anonymize(image, [tuple(box) for box in people.tolist()], self._blur)
 
-    def _write(
-        self, request: EvidenceRequest, kind: Any, jpeg: bytes, shot: Shot, exact: bool, boxes: list[Box]
+    def _write_picture(
+        self,
+        request: EvidenceRequest,
+        kind: Any,
+        jpeg: bytes,
+        frame: EvidenceFrame,
+        exact: bool,
+        boxes: list[EvidenceBox],
     ) -> None:
-        metadata = Metadata(
+        metadata = EvidenceMetadata(
             id=request.id,
             camera=request.camera,
-            ts=shot.stamp.captured_at_ns / 1e9,
-            epoch=shot.stamp.epoch,
-            sequence=shot.stamp.sequence,
+            ts=frame.stamp.captured_at_ns / 1e9,
+            epoch=frame.stamp.epoch,
+            sequence=frame.stamp.sequence,
             exact=exact,
             boxes=boxes,
             blur=self._blur,
         )
-        path = picture_path(self._folder, request.camera, request.id, request.ts, kind)
-        save(path, with_metadata(jpeg, metadata))
+        path = get_picture_path(self._folder, request.camera, request.id, request.ts, kind)
+        save_picture(path, add_metadata(jpeg, metadata))
 
-    def _relative(self, request: EvidenceRequest, kind: Any) -> str:
-        path = picture_path(self._folder, request.camera, request.id, request.ts, kind)
+    def _get_relative_path(self, request: EvidenceRequest, kind: Any) -> str:
+        path = get_picture_path(self._folder, request.camera, request.id, request.ts, kind)
         return str(path.relative_to(self._folder))
 
 
-def boxes_of(scene: Scene | None, subject: int) -> list[Box]:
+def build_boxes(analysis: FrameAnalysis | None, subject: int) -> list[EvidenceBox]:
     """Everything that was seen, the subject first and then the surest."""
-    if scene is None:
+    if analysis is None:
         return []
-    found = scene.found
+    found = analysis.detections
     boxes = [
-        Box(klass=CLASSES[klass], score=round(score, 3), box=_rounded(box), subject=index == subject)
+        EvidenceBox(klass=CLASSES[klass], score=round(score, 3), box=_round_box(box), subject=index == subject)
         for index, (box, score, klass) in enumerate(
             zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist())
         )
-        if score >= SHOWN or index == subject
+        if score >= MIN_BOX_SCORE or index == subject
     ]
-    if scene.ppe:
-        items = np.frombuffer(scene.ppe.boxes, "<f4").reshape(-1, 4).tolist()
-        scores = np.frombuffer(scene.ppe.scores, "<f4").tolist()
-        owners = np.frombuffer(scene.ppe.owners, "<u2").tolist()
+    if analysis.ppe:
+        items = np.frombuffer(analysis.ppe.boxes, "<f4").reshape(-1, 4).tolist()
+        scores = np.frombuffer(analysis.ppe.scores, "<f4").tolist()
+        owners = np.frombuffer(analysis.ppe.owners, "<u2").tolist()
         boxes += [
-            Box(klass=PPE_CLASSES[item], score=round(score, 3), box=_rounded(box), subject=owner == subject)
-            for box, score, owner, item in zip(items, scores, owners, scene.ppe.items)
+            EvidenceBox(klass=PPE_CLASSES[item], score=round(score, 3), box=_round_box(box), subject=owner == subject)
+            for box, score, owner, item in zip(items, scores, owners, analysis.ppe.items)
             if item
         ]
     return sorted(boxes, key=lambda box: (not box.subject, -box.score))
@@ -267,7 +282,7 @@ def crop(
     """The part of a picture around a box, and where it lies in the picture (both normalised)."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = box
-    across, down = MARGIN * (x2 - x1), MARGIN * (y2 - y1)
+    across, down = CROP_MARGIN * (x2 - x1), CROP_MARGIN * (y2 - y1)
     left = min(max(0, int((x1 - across) * width)), width - 1)
     top = min(max(0, int((y1 - down) * height)), height - 1)
     right = min(max(left + 1, int(np.ceil((x2 + across) * width))), width)
@@ -276,7 +291,7 @@ def crop(
     return image[top:bottom, left:right], window
 
 
-def within(boxes: list[Box], window: tuple[float, float, float, float]) -> list[Box]:
+def clip_boxes(boxes: list[EvidenceBox], window: tuple[float, float, float, float]) -> list[EvidenceBox]:
     """The boxes that show in a part of the picture, normalised to that part and clipped to it."""
     left, top, right, bottom = window
     shown = []
@@ -287,10 +302,10 @@ def within(boxes: list[Box], window: tuple[float, float, float, float]) -> list[
             *((min(x2, right) - left) / (right - left), (min(y2, bottom) - top) / (bottom - top)),
         )
         if moved[0] < moved[2] and moved[1] < moved[3]:
-            shown.append(Box(klass=box.klass, score=box.score, box=_rounded(moved), subject=box.subject))
+            shown.append(EvidenceBox(klass=box.klass, score=box.score, box=_round_box(moved), subject=box.subject))
     return shown
 
 
-def _rounded(box: Any) -> tuple[float, float, float, float]:
+def _round_box(box: Any) -> tuple[float, float, float, float]:
     x1, y1, x2, y2 = (round(float(value), 4) for value in box)
     return x1, y1, x2, y2

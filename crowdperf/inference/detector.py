@@ -17,22 +17,22 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.fetch import fetched, is_published
+from crowdperf.inference.fetch import download_weights, is_published
 from crowdperf.inference.letterbox import Letterbox, letterbox, to_source
-from crowdperf.inference.nms import Found
+from crowdperf.inference.nms import Detections
 from crowdperf.inference.pixels import PixelFormat
-from crowdperf.inference.precision import int8_pays, this_processor
-from crowdperf.inference.registry import FOLDER, ModelError, ModelPath, Precision, Role, resolve
-from crowdperf.inference.stages import Stages
+from crowdperf.inference.precision import prefers_int8, read_cpuinfo
+from crowdperf.inference.registry import MODELS_FOLDER, ModelError, ModelPath, Precision, Role, resolve_model
+from crowdperf.inference.stages import StageTimings
 from crowdperf.settings import engine
 
-GPU_NODES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+GPU_DEVICE_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """Device files of NVIDIA's driver, of WSL and of ROCm: without one, `auto` need not import torch to ask."""
 
 log = logging.getLogger(__name__)
 
 
-class Runtime(Protocol):
+class InferenceBackend(Protocol):
     """What computes: OpenVINO on the processor, or torch."""
 
     name: str
@@ -45,7 +45,7 @@ class Runtime(Protocol):
     """Whether the next batch may be loaded and started before the one before is finished."""
     names: tuple[str, ...]
     """The model's own class names, in its order."""
-    stages: Stages
+    stages: StageTimings
     """Where its time goes: copy, preprocess, infer, postprocess."""
 
     def prepare(self, box: Letterbox, pix_fmt: PixelFormat) -> None:
@@ -60,7 +60,7 @@ class Runtime(Protocol):
     def start(self) -> None:
         """Begin to compute the loaded frames."""
 
-    def finish(self) -> list[Found]:
+    def finish(self) -> list[Detections]:
         """Detections of the frames that were started first; boxes in pixels of the model input."""
 
     def pin(self, buffer: NDArray[np.uint8]) -> None:
@@ -76,18 +76,18 @@ class Runtime(Protocol):
 class Detector:
     """One model on one runtime."""
 
-    def __init__(self, runtime: Runtime, model: str, precision: str) -> None:
-        self.runtime = runtime
+    def __init__(self, backend: InferenceBackend, model: str, precision: str) -> None:
+        self.backend = backend
         self.model = model
         self.precision = precision
         """ "full", "int8", or "own" for a user's own weights."""
 
     @property
-    def where(self) -> str:
+    def description(self) -> str:
         """Device, runtime and precision, for people."""
-        return f"{self.runtime.device}, {self.runtime.name}, {self.precision}"
+        return f"{self.backend.device}, {self.backend.name}, {self.precision}"
 
-    def detect(self, frames: Sequence[NDArray[np.uint8]], spec: RingSpec) -> list[Found]:
+    def detect(self, frames: Sequence[NDArray[np.uint8]], spec: RingSpec) -> list[Detections]:
         """Detections of frames of one camera.
 
         Args:
@@ -100,11 +100,11 @@ class Detector:
         """
         return self.detect_batch(frames, [spec] * len(frames))
 
-    def detect_batch(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> list[Found]:
+    def detect_batch(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> list[Detections]:
         """As `detect`, for frames of several cameras whose rings share width, height and pixel format."""
-        found: list[Found] = []
-        for start in range(0, len(frames), self.runtime.max_batch):
-            part = slice(start, start + self.runtime.max_batch)
+        found: list[Detections] = []
+        for start in range(0, len(frames), self.backend.max_batch):
+            part = slice(start, start + self.backend.max_batch)
             self.load(frames[part], specs[part])
             self.start()
             found += self.finish(specs[part])
@@ -112,7 +112,7 @@ class Detector:
 
     def ready(self, spec: RingSpec) -> bool:
         """Whether frames of this geometry can be computed at once; else the runtime begins to prepare for it."""
-        return self.runtime.ready(letterbox(spec.width, spec.height, spec.model_width), spec.pix_fmt)
+        return self.backend.ready(letterbox(spec.width, spec.height, spec.model_width), spec.pix_fmt)
 
     def warm(self, specs: Sequence[RingSpec]) -> None:
         """Prepare for pictures of these rings, and wait until that is done.
@@ -122,14 +122,14 @@ class Detector:
         Raises:
             ModelError: it can run at none of them.
         """
-        errors = [error for spec in specs if (error := self.refusal(spec))]
+        errors = [error for spec in specs if (error := self.try_warm(spec))]
         if errors and len(errors) == len(specs):
             raise errors[0]
 
-    def refusal(self, spec: RingSpec) -> ModelError | None:
+    def try_warm(self, spec: RingSpec) -> ModelError | None:
         """Prepare for pictures of this ring; why the model cannot run at its size, or None where it now does."""
         try:
-            self.runtime.prepare(letterbox(spec.width, spec.height, spec.model_width), spec.pix_fmt)
+            self.backend.prepare(letterbox(spec.width, spec.height, spec.model_width), spec.pix_fmt)
             self.detect([np.zeros(spec.frame_bytes, np.uint8)], spec)
         except ModelError as error:
             return error
@@ -138,22 +138,22 @@ class Detector:
     def load(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> None:
         """Take the frames out of the ring: whoever passes a ring's own memory asks `FrameReader.intact` after this."""
         first = specs[0]
-        self.runtime.load(frames, first.pix_fmt, letterbox(first.width, first.height, first.model_width))
+        self.backend.load(frames, first.pix_fmt, letterbox(first.width, first.height, first.model_width))
 
     def start(self) -> None:
         """Begin to compute what `load` took."""
-        self.runtime.start()
+        self.backend.start()
 
-    def finish(self, specs: Sequence[RingSpec]) -> list[Found]:
+    def finish(self, specs: Sequence[RingSpec]) -> list[Detections]:
         """Detections of the batch that was started first, as `detect` returns them; `specs` are its own."""
         box = letterbox(specs[0].width, specs[0].height, specs[0].model_width)
         return [
-            Found(to_source(found.boxes, box, spec.content), found.scores, found.classes)
-            for found, spec in zip(self.runtime.finish(), specs)
+            Detections(to_source(found.boxes, box, spec.content), found.scores, found.classes)
+            for found, spec in zip(self.backend.finish(), specs)
         ]
 
 
-def blank_spec(width: int, height: int) -> RingSpec:
+def make_warmup_spec(width: int, height: int) -> RingSpec:
     """Some ring of that size, for `Detector.warm`."""
     return RingSpec(width, height, "yuv420p", width, height, 4, 1.0, 0)
 
@@ -161,7 +161,7 @@ def blank_spec(width: int, height: int) -> RingSpec:
 def load_detector(
     settings: engine.Inference,
     cache: Path,
-    folder: Path = FOLDER,
+    folder: Path = MODELS_FOLDER,
     role: Role = "person",
     confidence: float = 0.0,
     specs: Sequence[RingSpec] = (),
@@ -190,15 +190,15 @@ def load_detector(
             f"{settings.device!r} and inference.runtime {settings.runtime!r}. Remedy: set precision to 'auto'."
         )
     least = confidence or settings.confidence
-    cuda = settings.runtime != "openvino" and settings.precision != "int8" and _cuda(settings.device, cache)
+    cuda = settings.runtime != "openvino" and settings.precision != "int8" and _should_use_cuda(settings.device, cache)
     runtime = settings.runtime
     name, labels = getattr(settings.models, role), getattr(settings.labels, role)
     if is_published(name):
         prepare_ultralytics(cache, online=settings.downloads)
-        name = str(fetched(name, cache, settings.downloads))
+        name = str(download_weights(name, cache, settings.downloads))
     if runtime == "auto" and cuda and not _is_openvino_file(name):
         runtime = "torch"
-    model = resolve(name, role, runtime, folder, _precisions(settings.precision, runtime, role), labels)
+    model = resolve_model(name, role, runtime, folder, _list_precisions(settings.precision, runtime, role), labels)
     if model.precision == "int8" and settings.precision == "auto":
         log.info(
             "inference.precision 'auto' takes int8: this processor has neither bf16 nor AVX-512, where int8 was "
@@ -206,25 +206,25 @@ def load_detector(
         )
 
     def opened(on_device: bool) -> Detector:
-        return Detector(_open(model, settings, cache, on_device, least), model.name, model.precision)
+        return Detector(_open_backend(model, settings, cache, on_device, least), model.name, model.precision)
 
     if not cuda or model.runtime != "torch":
         detector = opened(False)
         detector.warm(specs)
         return detector
-    from crowdperf.inference.proof import prove
+    from crowdperf.inference.proof import verify_device
 
     try:
         detector = opened(True)
-        prove(detector, lambda: opened(False))
+        verify_device(detector, lambda: opened(False))
         detector.warm(specs)
         return detector
     except (RuntimeError, AssertionError) as error:
-        _give_up(model, settings.device, error)
+        _report_cuda_failure(model, settings.device, error)
     return load_detector(structs.replace(settings, device="cpu"), cache, folder, role, confidence, specs)
 
 
-def _give_up(model: ModelPath, device: str, error: Exception) -> None:
+def _report_cuda_failure(model: ModelPath, device: str, error: Exception) -> None:
     """Tell that CUDA is there and does not work: a driver or a device too old for torch, no memory left on it.
 
     With `auto` the processor takes over; asked for by name, it is an error, and tried again.
@@ -241,16 +241,16 @@ def _give_up(model: ModelPath, device: str, error: Exception) -> None:
     log.error("%s %s %s and restart inference, or set inference.device to 'cpu'.", what, instead, check)
 
 
-def _precisions(asked: Literal["auto", "full", "int8"], runtime: str, role: Role) -> tuple[Precision, ...]:
+def _list_precisions(requested: Literal["auto", "full", "int8"], runtime: str, role: Role) -> tuple[Precision, ...]:
     """Which precisions of a registered model will do, the preferred one first."""
     if role == "ppe":
         # Once a second costs little, and nothing was measured.
         return ("full",)
-    if asked != "auto":
-        return (asked,)
+    if requested != "auto":
+        return (requested,)
     if runtime == "torch":
         return ("full",)
-    return ("int8", "full") if int8_pays(this_processor()) else ("full",)
+    return ("int8", "full") if prefers_int8(read_cpuinfo()) else ("full",)
 
 
 def _is_openvino_file(name: str) -> bool:
@@ -258,25 +258,27 @@ def _is_openvino_file(name: str) -> bool:
     return name.endswith((".xml", ".onnx")) or ("/" in name and Path(name).is_dir())
 
 
-def _open(model: ModelPath, settings: engine.Inference, cache: Path, cuda: bool, confidence: float) -> Runtime:
+def _open_backend(
+    model: ModelPath, settings: engine.Inference, cache: Path, cuda: bool, confidence: float
+) -> InferenceBackend:
     if model.runtime == "openvino":
-        from crowdperf.inference.openvino_runtime import OpenvinoRuntime
+        from crowdperf.inference.openvino_runtime import OpenvinoBackend
 
-        return OpenvinoRuntime(model, confidence, settings.iou, settings.threads, cache)
-    _need_torch(model.path, cache)
-    from crowdperf.inference.torch_runtime import TorchRuntime
+        return OpenvinoBackend(model, confidence, settings.iou, settings.threads, cache)
+    _require_torch(model.path, cache)
+    from crowdperf.inference.torch_runtime import TorchBackend
 
     device = "cuda" if cuda else "cpu"
-    return TorchRuntime(model, confidence, settings.iou, settings.threads, device)
+    return TorchBackend(model, confidence, settings.iou, settings.threads, device)
 
 
-def _cuda(device: str, cache: Path) -> bool:
+def _should_use_cuda(device: str, cache: Path) -> bool:
     """Whether to compute on CUDA.
 
     Raises:
         ModelError: it is asked for and absent.
     """
-    if device == "cpu" or (device == "auto" and not any(Path(node).exists() for node in GPU_NODES)):
+    if device == "cpu" or (device == "auto" and not any(Path(node).exists() for node in GPU_DEVICE_FILES)):
         return False
     prepare_ultralytics(cache)
     try:
@@ -293,7 +295,7 @@ def _cuda(device: str, cache: Path) -> bool:
     return present
 
 
-def _need_torch(path: Path, cache: Path) -> None:
+def _require_torch(path: Path, cache: Path) -> None:
     prepare_ultralytics(cache)
     try:
         import torch

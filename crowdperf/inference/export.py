@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 
 from crowdperf.inference.detector import prepare_ultralytics
-from crowdperf.inference.install import install, unwritable
+from crowdperf.inference.install import install_files, make_unwritable_error
 from crowdperf.inference.registry import (
-    FOLDER,
-    Entry,
+    MODELS_FOLDER,
     Manifest,
+    ModelEntry,
     ModelError,
     ModelFile,
     Variant,
@@ -25,7 +25,7 @@ from crowdperf.inference.registry import (
 )
 
 
-def export(name: str, cache: Path, folder: Path = FOLDER) -> tuple[Path, ...]:
+def export_openvino(name: str, cache: Path, folder: Path = MODELS_FOLDER) -> tuple[Path, ...]:
     """Write `<name>.xml` and `<name>.bin` beside the weights and their hashes into the manifest.
 
     The input is dynamic in batch, height and width; the weights are stored in fp16 (computed in whatever the processor
@@ -59,17 +59,17 @@ def export(name: str, cache: Path, folder: Path = FOLDER) -> tuple[Path, ...]:
             ultralytics.YOLO(copy).export(format="openvino", dynamic=True, quantize=16, imgsz=(height, width))
         )
         suffixes = (".xml", ".bin")
-        files = install(
+        files = install_files(
             [written / f"{copy.stem}{suffix}" for suffix in suffixes],
             [folder / f"{name}{suffix}" for suffix in suffixes],
         )
     versions = f"ultralytics {ultralytics.__version__}, torch {torch.__version__}, openvino {openvino.__version__}"
     variant = Variant(runtime="openvino", files=files, exported_by=versions)
-    record(manifest, entry, variant, folder)
+    record_variant(manifest, entry, variant, folder)
     return tuple(folder / file.file for file in files)
 
 
-def find_entry(manifest: Manifest, name: str) -> Entry:
+def find_entry(manifest: Manifest, name: str) -> ModelEntry:
     """The registered model of that name.
 
     Raises:
@@ -82,12 +82,12 @@ def find_entry(manifest: Manifest, name: str) -> Entry:
     raise ModelError(f"the model {name!r} is not registered (known: {known}). Remedy: name one of these.")
 
 
-def has_weights(entry: Entry) -> bool:
+def has_weights(entry: ModelEntry) -> bool:
     """Whether other forms can be exported from it: an own OpenVINO or ONNX model has no weights beside it."""
     return entry.file.endswith(".pt")
 
 
-def exportable(manifest: Manifest) -> list[str]:
+def list_exportable(manifest: Manifest) -> list[str]:
     """The models that were exported before, and can be again."""
     return [
         entry.name
@@ -96,7 +96,7 @@ def exportable(manifest: Manifest) -> list[str]:
     ]
 
 
-def record(manifest: Manifest, entry: Entry, variant: Variant, folder: Path) -> None:
+def record_variant(manifest: Manifest, entry: ModelEntry, variant: Variant, folder: Path) -> None:
     """Replace the entry's variant of that runtime and precision in the manifest, by atomic rename."""
     kind = (variant.runtime, variant.precision)
     others = tuple(old for old in entry.variants if (old.runtime, old.precision) != kind)
@@ -106,7 +106,7 @@ def record(manifest: Manifest, entry: Entry, variant: Variant, folder: Path) -> 
     write_manifest(Manifest(models), folder)
 
 
-def write_manifest(manifest: Manifest, folder: Path = FOLDER) -> None:
+def write_manifest(manifest: Manifest, folder: Path = MODELS_FOLDER) -> None:
     """Write models/manifest.json, readable and by atomic rename.
 
     Raises:
@@ -120,4 +120,4 @@ def write_manifest(manifest: Manifest, folder: Path = FOLDER) -> None:
     except OSError as error:
         if partial.is_file():
             partial.unlink()
-        raise unwritable(folder, error) from None
+        raise make_unwritable_error(folder, error) from None

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from crowdperf.inference.registry import ModelError
 
-PUBLISHED = re.compile(r"yolo(v[3-9]|v10|1[12]|26)[a-z]\w*\.pt")
+PUBLISHED_WEIGHTS = re.compile(r"yolo(v[3-9]|v10|1[12]|26)[a-z]\w*\.pt")
 
 
 def is_published(name: str) -> bool:
     """Whether this is the bare name of weights that Ultralytics publishes, and no file of that name is here."""
-    return PUBLISHED.fullmatch(name) is not None and not Path(name).exists()
+    return PUBLISHED_WEIGHTS.fullmatch(name) is not None and not Path(name).exists()
 
 
-def fetched(name: str, cache: Path, allowed: bool) -> Path:
+def download_weights(name: str, cache: Path, allowed: bool) -> Path:
     """The file of published weights: from an earlier download, or downloaded now.
 
     Raises:

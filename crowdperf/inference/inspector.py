@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from crowdperf.events.schema import PpeColumns
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingSpec
-from crowdperf.inference.evidence import Keeper, Scene
-from crowdperf.inference.nms import Found
-from crowdperf.inference.ppe import Cadence, look
-from crowdperf.inference.seat import Seat
+from crowdperf.inference.evidence import EvidenceCache, FrameAnalysis
+from crowdperf.inference.nms import Detections
+from crowdperf.inference.ppe import Cadence, detect_ppe
+from crowdperf.inference.seat import ModelSlot
 from crowdperf.runtime import Metrics
 
 
-class Kept(NamedTuple):
+class PpeFrame(NamedTuple):
     """A picture that the PPE model is to look at, copied out of its ring."""
 
     camera: str
@@ -29,7 +29,7 @@ class Kept(NamedTuple):
     pixels: NDArray[np.uint8]
 
 
-class Inspector:
+class PpeStage:
     """Looks at one picture a turn at most, so that the other cameras' next frames wait for one and not for many.
 
     Args:
@@ -39,54 +39,56 @@ class Inspector:
         keeper: gets every picture that was looked at.
     """
 
-    def __init__(self, seat: Seat, ask: Callable[[], None], metrics: Metrics, keeper: Keeper) -> None:
-        self._seat = seat
-        self._ask = ask
+    def __init__(
+        self, slot: ModelSlot, request_model: Callable[[], None], metrics: Metrics, cache: EvidenceCache
+    ) -> None:
+        self._slot = slot
+        self._request_model = request_model
         self._metrics = metrics
-        self._keeper = keeper
+        self._cache = cache
         self._cadence = Cadence()
 
-    def settle(self, now: float) -> None:
+    def poll(self, now: float) -> None:
         """Between two batches: take a model that has become ready; `now` in monotonic seconds."""
-        if self._seat.settle(now) and self._seat.detector is not None:
-            self._metrics.text("ppe_model", self._seat.detector.model)
-        if self._seat.wanted:
-            self._metrics.text("ppe_error", self._seat.error)
+        if self._slot.poll(now) and self._slot.detector is not None:
+            self._metrics.set_text("ppe_model", self._slot.detector.model)
+        if self._slot.has_model:
+            self._metrics.set_text("ppe_error", self._slot.error)
 
-    def expect(self, spec: RingSpec) -> None:
+    def ensure_model(self, spec: RingSpec) -> None:
         """A camera sends pictures of this geometry: get the model if it has a PPE rule."""
-        if spec.ppe_fps and not self._seat.wanted:
-            self._ask()
+        if spec.ppe_fps and not self._slot.has_model:
+            self._request_model()
 
-    def keep(self, camera: str, reader: FrameReader, sequence: int, arrived: float, now: float) -> Kept | None:
+    def select(self, camera: str, reader: FrameReader, sequence: int, arrived: float, now: float) -> PpeFrame | None:
         """The frame's picture if it is to be looked at: ask `reader.intact` after this."""
         if not reader.spec.ppe_fps:
             return None
-        self.expect(reader.spec)
-        if self._seat.detector is None or not self._cadence.due(camera, reader.spec.ppe_fps, arrived, now):
+        self.ensure_model(reader.spec)
+        if self._slot.detector is None or not self._cadence.admit(camera, reader.spec.ppe_fps, arrived, now):
             return None
-        return Kept(camera, sequence, reader.picture(sequence).copy())
+        return PpeFrame(camera, sequence, reader.picture(sequence).copy())
 
-    def look(
-        self, kept: Kept, spec: RingSpec, stamp: FrameStamp, found: Found, clock: Callable[[], float]
+    def run(
+        self, frame: PpeFrame, spec: RingSpec, stamp: FrameStamp, detections: Detections, clock: Callable[[], float]
     ) -> PpeColumns | None:
         """What people wear in a kept picture; None without a model. The picture goes to the keeper."""
-        if self._seat.detector is None:
+        if self._slot.detector is None:
             return None
         began = clock()
-        columns = look(self._seat.detector, kept.pixels, spec, found)
+        columns = detect_ppe(self._slot.detector, frame.pixels, spec, detections)
         ended = clock()
-        self._cadence.worked(ended, ended - began)
-        self._metrics.count("ppe_frames", camera=kept.camera)
-        self._metrics.count("ppe_people", len(columns.persons) // 2, kept.camera)
-        self._metrics.gauge("ppe_ms", (ended - began) * 1000)
+        self._cadence.record_busy(ended, ended - began)
+        self._metrics.count("ppe_frames", camera=frame.camera)
+        self._metrics.count("ppe_people", len(columns.persons) // 2, frame.camera)
+        self._metrics.set_gauge("ppe_ms", (ended - began) * 1000)
         if columns.persons:
-            self._keeper.put(kept.camera, kept.pixels, Scene(stamp, spec, found, columns))
+            self._cache.put(frame.camera, frame.pixels, FrameAnalysis(stamp, spec, detections, columns))
         return columns
 
-    def give_back(self, camera: str) -> None:
+    def cancel(self, camera: str) -> None:
         """The picture that was kept of this camera was not whole."""
-        self._cadence.give_back(camera)
+        self._cadence.cancel(camera)
 
     def forget(self, camera: str) -> None:
         """The camera is gone."""

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.registry import ModelError
 
-IMAGES = ("*.jpg", "*.jpeg", "*.png")
+IMAGE_PATTERNS = ("*.jpg", "*.jpeg", "*.png")
 
 
-class Labelled(NamedTuple):
+class LabelledImage(NamedTuple):
     """One picture and what is in it."""
 
     path: Path
@@ -25,7 +25,7 @@ class Labelled(NamedTuple):
     """(n,), index into the classes that were asked for."""
 
 
-def labelled_pictures(folder: Path, system: tuple[str, ...]) -> list[Labelled]:
+def load_labelled_images(folder: Path, class_names: tuple[str, ...]) -> list[LabelledImage]:
     """The pictures of a folder that have a label file; classes that are not in `system` are left out.
 
     Raises:
@@ -33,8 +33,8 @@ def labelled_pictures(folder: Path, system: tuple[str, ...]) -> list[Labelled]:
     """
     try:
         names = (folder / "classes.txt").read_text(encoding="utf-8").split()
-        files = sorted(path for pattern in IMAGES for path in (folder / "images").glob(pattern))
-        found = [_read(path, folder / "labels" / f"{path.stem}.txt", names, system) for path in files]
+        files = sorted(path for pattern in IMAGE_PATTERNS for path in (folder / "images").glob(pattern))
+        found = [_read_labels(path, folder / "labels" / f"{path.stem}.txt", names, class_names) for path in files]
     except (OSError, ValueError, IndexError) as error:
         raise ModelError(
             f"{str(folder)!r} is no folder of labelled pictures ({error}). Remedy: give one with classes.txt, images/ "
@@ -46,17 +46,21 @@ def labelled_pictures(folder: Path, system: tuple[str, ...]) -> list[Labelled]:
     return known
 
 
-def _read(path: Path, label: Path, names: list[str], system: tuple[str, ...]) -> Labelled | None:
+def _read_labels(path: Path, label: Path, names: list[str], class_names: tuple[str, ...]) -> LabelledImage | None:
     if not label.exists():
         return None
     rows = [line.split() for line in label.read_text(encoding="utf-8").splitlines() if line.strip()]
-    kept = [(system.index(names[int(row[0])]), *map(float, row[1:5])) for row in rows if names[int(row[0])] in system]
+    kept = [
+        (class_names.index(names[int(row[0])]), *map(float, row[1:5]))
+        for row in rows
+        if names[int(row[0])] in class_names
+    ]
     table = np.array(kept, np.float32).reshape(-1, 5)
     centre, half = table[:, 1:3], table[:, 3:5] / 2
-    return Labelled(path, np.concatenate([centre - half, centre + half], axis=1), table[:, 0].astype(np.int64))
+    return LabelledImage(path, np.concatenate([centre - half, centre + half], axis=1), table[:, 0].astype(np.int64))
 
 
-def as_ring_frame(path: Path, width: int, height: int) -> tuple[NDArray[np.uint8], RingSpec]:
+def load_ring_frame(path: Path, width: int, height: int) -> tuple[NDArray[np.uint8], RingSpec]:
     """A picture as capture would put it into a ring: yuv420p (frame_bytes,), scaled and centred on black.
 
     Raises:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 STRIDE = 32
 """The coarsest grid of the YOLO family: both sides of its input must be multiples of it."""
-PAD = 114
+PAD_VALUE = 114
 """The grey (of 0..255, each channel) that Ultralytics pads with, in training as well."""
 
 
@@ -70,7 +70,7 @@ def to_source(
     Returns:
         float32 (n, 4), x1 y1 x2 y2, normalised to 0..1 of the source and clipped there.
     """
-    shift, scale = _mapping(box, content)
+    shift, scale = _compute_mapping(box, content)
     normalised: NDArray[np.float32] = (boxes - shift) / scale
     np.maximum(normalised, 0.0, out=normalised)
     np.minimum(normalised, 1.0, out=normalised)
@@ -78,7 +78,7 @@ def to_source(
 
 
 @functools.lru_cache(256)
-def _mapping(
+def _compute_mapping(
     box: Letterbox, content: tuple[float, float, float, float]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What to subtract from a box and then to divide it by."""

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.add import add
+from crowdperf.inference.add import add_model
 from crowdperf.inference.detector import load_detector
-from crowdperf.inference.export import export, exportable
-from crowdperf.inference.quantise import quantise
-from crowdperf.inference.registry import FOLDER, ModelError, ModelFile, Role, check_file, read_manifest
+from crowdperf.inference.export import export_openvino, list_exportable
+from crowdperf.inference.quantise import quantize_int8
+from crowdperf.inference.registry import MODELS_FOLDER, ModelError, ModelFile, Role, check_file, read_manifest
 from crowdperf.settings.engine import Inference, Labels, Models
 
 BENCH_S = 3.0
@@ -23,7 +23,7 @@ BENCH_S = 3.0
 
 def main(argv: list[str]) -> int:
     """Run one of the model commands; the exit status is 0, or 1 with one line on stderr."""
-    arguments = _parser().parse_args(argv)
+    arguments = _build_parser().parse_args(argv)
     try:
         COMMANDS[arguments.command](arguments)
     except ModelError as error:
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="crowdperf models", description="the model registry, models/manifest.json")
     parser.add_argument("--cache", type=Path, default=Path("var/cache"), help="folder for compiled models and settings")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -79,22 +79,22 @@ def _list(_: argparse.Namespace) -> None:
 
 
 def _verify(_: argparse.Namespace) -> None:
-    verify()
+    verify_files()
 
 
-def verify(folder: Path = FOLDER) -> None:
+def verify_files(folder: Path = MODELS_FOLDER) -> None:
     """Compare every registered file with its hash and tell of each one.
 
     Raises:
         ModelError: some are missing or altered; the message has a line for each.
     """
-    files = [file for entry in read_manifest(folder).models for file in entry.every_file]
-    wrong = [text for file in files if (text := _verified(folder, file))]
+    files = [file for entry in read_manifest(folder).models for file in entry.all_files]
+    wrong = [text for file in files if (text := _verify_file(folder, file))]
     if wrong:
         raise ModelError("\n".join(wrong))
 
 
-def _verified(folder: Path, file: ModelFile) -> str:
+def _verify_file(folder: Path, file: ModelFile) -> str:
     """What is wrong with a registered file; empty, and told, where nothing is."""
     try:
         check_file(folder, file)
@@ -111,7 +111,7 @@ def _add(arguments: argparse.Namespace) -> None:
         if not (theirs and equals and ours):
             raise ModelError(f"--label {text!r} is not THEIRS=OURS. Remedy: write it like Helmet=hardhat.")
         labels[theirs] = ours
-    entry = add(
+    entry = add_model(
         Path(arguments.file),
         *(arguments.name, arguments.role, labels, arguments.licence, arguments.source, arguments.cache),
     )
@@ -120,21 +120,23 @@ def _add(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    for name in arguments.names or exportable(read_manifest()):
-        written = quantise(name, arguments.calibration) if arguments.int8 else export(name, arguments.cache)
+    for name in arguments.names or list_exportable(read_manifest()):
+        written = (
+            quantize_int8(name, arguments.calibration) if arguments.int8 else export_openvino(name, arguments.cache)
+        )
         for path in written:
             print(f"wrote {path}")
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    width, height = size(arguments.size)
+    width, height = parse_size(arguments.size)
     spec = RingSpec(width, height, "yuv420p", width, height, 4, 10.0, 0)
     for name in arguments.names or [getattr(Models(), arguments.role)]:
         detector = load_detector(
-            settings(name, arguments.role, arguments.precision), arguments.cache, role=arguments.role
+            build_settings(name, arguments.role, arguments.precision), arguments.cache, role=arguments.role
         )
         noise = np.random.default_rng(1)
-        frames = [noise.integers(0, 255, spec.frame_bytes, dtype=np.uint8) for _ in range(detector.runtime.max_batch)]
+        frames = [noise.integers(0, 255, spec.frame_bytes, dtype=np.uint8) for _ in range(detector.backend.max_batch)]
         detector.detect(frames, spec)
         began, rounds = time.perf_counter(), 0
         while time.perf_counter() - began < BENCH_S:
@@ -142,12 +144,12 @@ def _bench(arguments: argparse.Namespace) -> None:
             rounds += 1
         each = (time.perf_counter() - began) / (rounds * len(frames))
         print(
-            f"{detector.model} ({detector.where}) at {width}x{height}: {1 / each:.1f} frames/s, "
+            f"{detector.model} ({detector.description}) at {width}x{height}: {1 / each:.1f} frames/s, "
             f"{each * 1e3:.1f} ms per frame in batches of {len(frames)}"
         )
 
 
-def size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
     """Width and height out of "640x360".
 
     Raises:
@@ -160,7 +162,7 @@ def size(text: str) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def settings(name: str, role: Role, precision: str = "auto", labels: dict[str, str] | None = None) -> Inference:
+def build_settings(name: str, role: Role, precision: str = "auto", labels: dict[str, str] | None = None) -> Inference:
     """The `inference` block that has this model in this role."""
     models = Models(person=name) if role == "person" else Models(ppe=name)
     mapped = Labels(person=labels or {}) if role == "person" else Labels(ppe=labels or {})

@@ -18,28 +18,28 @@ class Network(NamedTuple):
     or from an end-to-end head (b, k, 6): x1 y1 x2 y2 score class; both in pixels of the input."""
     names: tuple[str, ...]
     dtype: Any
-    graphs: bool
+    supports_graphs: bool
     """Whether CUDA graphs may record it."""
     head: Any
     """The module that keeps anchors between calls, or None."""
 
 
-def read_network(model: ModelPath, device: str) -> Network:
+def load_network(model: ModelPath, device: str) -> Network:
     """Load, fuse and move a model to `device` ("cuda" or "cpu"): fp16 on CUDA, float32 on the processor.
 
     Raises:
         ModelError: the file is no detection model of Ultralytics, or does not fit the device.
     """
-    return _engine(model, device) if model.path.suffix == ".engine" else _weights(model, device)
+    return _load_engine(model, device) if model.path.suffix == ".engine" else _load_weights(model, device)
 
 
-def _weights(model: ModelPath, device: str) -> Network:
+def _load_weights(model: ModelPath, device: str) -> Network:
     try:
         loaded = ultralytics.YOLO(model.path, task="detect")
         network = loaded.model
     except (RuntimeError, OSError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ModelError(
-            f"the model {str(model.path)!r} cannot be loaded: {_first_line(error)}. "
+            f"the model {str(model.path)!r} cannot be loaded: {_get_first_line(error)}. "
             "Remedy: give Ultralytics detection weights."
         ) from None
     if getattr(loaded, "task", "") != "detect":
@@ -54,7 +54,7 @@ def _weights(model: ModelPath, device: str) -> Network:
     return Network(network, shown, dtype, device == "cuda", network.model[-1])
 
 
-def _engine(model: ModelPath, device: str) -> Network:
+def _load_engine(model: ModelPath, device: str) -> Network:
     """A TensorRT engine through Ultralytics' own loader, which knows the versions of TensorRT."""
     if device != "cuda":
         raise ModelError(
@@ -67,7 +67,8 @@ def _engine(model: ModelPath, device: str) -> Network:
         backend = AutoBackend(str(model.path), device=torch.device("cuda:0"), fp16=True, verbose=False)
     except (ImportError, RuntimeError, OSError, ValueError, AttributeError, ModuleNotFoundError) as error:
         raise ModelError(
-            f"the TensorRT engine {str(model.path)!r} cannot be loaded: {_first_line(error)}. Remedy: build it on this "
+            f"the TensorRT engine {str(model.path)!r} cannot be loaded: {_get_first_line(error)}. Remedy: "
+            "build it on this "
             "machine (`yolo export format=engine dynamic=True half=True`) with the TensorRT that is installed here."
         ) from None
     names = dict(backend.names)
@@ -83,6 +84,6 @@ def _engine(model: ModelPath, device: str) -> Network:
     return Network(call, shown, torch.float16 if backend.fp16 else torch.float32, False, None)
 
 
-def _first_line(error: BaseException) -> str:
+def _get_first_line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__

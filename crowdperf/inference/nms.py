@@ -18,7 +18,7 @@ MAX_DETECTIONS = 300
 """Boxes of one picture that leave it."""
 
 
-class Found(NamedTuple):
+class Detections(NamedTuple):
     """The detections of one picture, best first."""
 
     boxes: NDArray[np.float32]
@@ -29,7 +29,7 @@ class Found(NamedTuple):
     """(n,), index into `settings.base.CLASSES`."""
 
 
-def suppress(
+def non_max_suppression(
     boxes: NDArray[np.float32], scores: NDArray[np.float32], classes: NDArray[np.integer], iou: float
 ) -> NDArray[np.intp]:
     """Greedy class-aware non-maximum suppression.
@@ -64,24 +64,24 @@ def suppress(
 
 
 def decode_end_to_end(
-    rows: NDArray[np.float32], wanted: NDArray[np.int16], confidence: float, width: int, height: int
-) -> Found:
+    rows: NDArray[np.float32], class_map: NDArray[np.int16], confidence: float, width: int, height: int
+) -> Detections:
     """The detections of an end-to-end head, which suppresses by itself (YOLO26, YOLOv10).
 
     Args:
         rows: float32 (k, 6): x1 y1 x2 y2 score class, pixels of the model input, class of the model.
         wanted, confidence, width, height: as `decode` takes them.
     """
-    known = wanted[np.clip(rows[:, 5].astype(np.intp), 0, len(wanted) - 1)]
+    known = class_map[np.clip(rows[:, 5].astype(np.intp), 0, len(class_map) - 1)]
     chosen = np.flatnonzero((rows[:, 4] > confidence) & (known >= 0))
     chosen = chosen[np.argsort(-rows[chosen, 4], kind="stable")][:MAX_DETECTIONS]
     boxes = np.clip(rows[chosen, :4], 0, np.array([width, height] * 2, dtype=np.float32)).astype(np.float32)
-    return Found(boxes, rows[chosen, 4].astype(np.float32), known[chosen].astype(np.uint8))
+    return Detections(boxes, rows[chosen, 4].astype(np.float32), known[chosen].astype(np.uint8))
 
 
 def decode(
-    raw: NDArray[np.float32], wanted: NDArray[np.int16], confidence: float, iou: float, width: int, height: int
-) -> Found:
+    raw: NDArray[np.float32], class_map: NDArray[np.int16], confidence: float, iou: float, width: int, height: int
+) -> Detections:
     """The detections in one raw output.
 
     Args:
@@ -94,8 +94,8 @@ def decode(
     scores = raw[4:].max(axis=0)
     chosen = np.flatnonzero(scores > confidence)
     # Asked of the few that are chosen: of all anchors, their class was half of the time of a picture without people.
-    classes = np.empty(len(scores), wanted.dtype)
-    classes[chosen] = wanted[raw[4:, chosen].argmax(axis=0)]
+    classes = np.empty(len(scores), class_map.dtype)
+    classes[chosen] = class_map[raw[4:, chosen].argmax(axis=0)]
     chosen = chosen[classes[chosen] >= 0]
     if len(chosen) > MAX_CANDIDATES:
         chosen = chosen[np.argpartition(-scores[chosen], MAX_CANDIDATES)[:MAX_CANDIDATES]]
@@ -103,5 +103,5 @@ def decode(
     limit = np.array([width, height], dtype=np.float32)
     boxes = np.concatenate([np.clip(centre - half, 0, limit), np.clip(centre + half, 0, limit)], axis=1)
     boxes, scores, classes = boxes.astype(np.float32), scores[chosen], classes[chosen]
-    kept = suppress(boxes, scores, classes, iou)[:MAX_DETECTIONS]
-    return Found(boxes[kept], scores[kept], classes[kept].astype(np.uint8))
+    kept = non_max_suppression(boxes, scores, classes, iou)[:MAX_DETECTIONS]
+    return Detections(boxes[kept], scores[kept], classes[kept].astype(np.uint8))

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from crowdperf.inference.letterbox import Letterbox
-from crowdperf.inference.nms import Found, decode, decode_end_to_end
-from crowdperf.inference.pixels import PixelFormat, canvas, paint
-from crowdperf.inference.registry import ModelError, ModelPath, wanted_classes
-from crowdperf.inference.stages import Stages
+from crowdperf.inference.nms import Detections, decode, decode_end_to_end
+from crowdperf.inference.pixels import PixelFormat, make_canvas, paint
+from crowdperf.inference.registry import ModelError, ModelPath, build_class_map
+from crowdperf.inference.stages import StageTimings
 
 CORES_PER_STREAM = 4
 """More threads than this on one small network gain little; further cores are better used by a second picture."""
@@ -34,33 +34,35 @@ MIN_STREAMS = 2
 """Two pictures on a thread each wait for nobody, two threads on one picture wait for each other at every layer, the
 longer the more other programs want the cores (docs/models.md, Streams). No more than two, since a single camera, with
 QUEUE_MAX frames waiting, must be able to fill them."""
-HANDS = 2
+MAX_BATCHES_IN_FLIGHT = 2
 """Batches that are under way: the streams go on with the next one while boxes are taken out of the one before."""
-GEOMETRIES = 8
+MAX_GEOMETRIES = 8
 """Compiled models that are kept (about 50 MB each); the oldest goes first."""
 
 
-class _Compiled:
+class _CompiledModel:
     """The model at one input size: one request per stream, and a request for a lone picture."""
 
-    def __init__(self, alone: Any, together: Any) -> None:
-        self.lanes = int(together.get_property("NUM_STREAMS"))
-        self.requests = [[together.create_infer_request() for _ in range(self.lanes)] for _ in range(HANDS)]
-        self.alone = [[alone.create_infer_request()] for _ in range(HANDS)]
+    def __init__(self, single: Any, batched: Any) -> None:
+        self.stream_count = int(batched.get_property("NUM_STREAMS"))
+        self.requests = [
+            [batched.create_infer_request() for _ in range(self.stream_count)] for _ in range(MAX_BATCHES_IN_FLIGHT)
+        ]
+        self.single_requests = [[single.create_infer_request()] for _ in range(MAX_BATCHES_IN_FLIGHT)]
         """On all threads. Measured on two: a lone picture takes 29 ms there and 48 on one stream of two, a pair 57 one
         after the other and 50 side by side. So a quiet site answers soon, and a busy one gets more done."""
         self._inputs: dict[Letterbox, NDArray[np.uint8]] = {}
 
-    def inputs(self, box: Letterbox, hand: int) -> NDArray[np.uint8]:
+    def get_inputs(self, box: Letterbox, buffer_index: int) -> NDArray[np.uint8]:
         """One hand's input pictures, one per stream, for frames that lie in them as `box` says."""
         if box not in self._inputs:
-            while len(self._inputs) >= GEOMETRIES:
+            while len(self._inputs) >= MAX_GEOMETRIES:
                 del self._inputs[next(iter(self._inputs))]
-            self._inputs[box] = canvas(HANDS * self.lanes, box)
-        return self._inputs[box][hand * self.lanes : (hand + 1) * self.lanes]
+            self._inputs[box] = make_canvas(MAX_BATCHES_IN_FLIGHT * self.stream_count, box)
+        return self._inputs[box][buffer_index * self.stream_count : (buffer_index + 1) * self.stream_count]
 
 
-class _Loaded(NamedTuple):
+class _LoadedBatch(NamedTuple):
     """A batch from `load` to `finish`."""
 
     box: Letterbox
@@ -68,7 +70,7 @@ class _Loaded(NamedTuple):
     requests: list[Any]
 
 
-class OpenvinoRuntime:
+class OpenvinoBackend:
     """Runs a detection model on the processor.
 
     Raises:
@@ -84,38 +86,40 @@ class OpenvinoRuntime:
         self._path = model.path
         self._confidence, self._iou = confidence, iou
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._streams = streams(self._threads)
-        self.max_batch = self._streams
+        self._stream_count = compute_stream_count(self._threads)
+        self.max_batch = self._stream_count
         self._core = ov.Core()
         # Measured: 0.4 s instead of 1.3 s for a geometry that was compiled before, by this process or an earlier one.
         self._core.set_property({"CACHE_DIR": str(cache / "openvino")})
-        self._compiled: dict[tuple[int, int], _Compiled] = {}
-        self._compiling: dict[tuple[int, int], Future[_Compiled]] = {}
+        self._compiled: dict[tuple[int, int], _CompiledModel] = {}
+        self._compiling: dict[tuple[int, int], Future[_CompiledModel]] = {}
         self._compiler = ThreadPoolExecutor(1, "compile")
-        self._loaded: _Loaded | None = None
-        self._started: deque[_Loaded] = deque()
-        self._hand = 0
-        self.stages = Stages()
-        source = self._read()
-        self.names = model.classes or _labels(source, model.path)
-        self._wanted = wanted_classes(self.names, model)
+        self._loaded: _LoadedBatch | None = None
+        self._started: deque[_LoadedBatch] = deque()
+        self._buffer_index = 0
+        self.stages = StageTimings()
+        source = self._read_model()
+        self.names = model.classes or _read_class_names(source, model.path)
+        self._class_map = build_class_map(self.names, model)
         shape = source.outputs[0].partial_shape
         self._end_to_end = len(shape) == 3 and shape[2] == 6
-        if not self._end_to_end and (len(shape) != 3 or shape[1] != 4 + len(self._wanted)):
+        if not self._end_to_end and (len(shape) != 3 or shape[1] != 4 + len(self._class_map)):
             raise ModelError(
-                f"the model {str(model.path)!r} has the output shape {shape}, not (batch, {4 + len(self._wanted)}, "
-                f"anchors) for its {len(self._wanted)} classes. Remedy: export a YOLO detection model with "
+                f"the model {str(model.path)!r} has the output shape {shape}, not (batch, {4 + len(self._class_map)}, "
+                f"anchors) for its {len(self._class_map)} classes. Remedy: export a YOLO detection model with "
                 "`yolo export format=openvino dynamic=True nms=False`."
             )
 
     def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
         """Convert ring frames into the inputs; the conversion is the only copy."""
-        compiled = self._at(box)
+        compiled = self._get_compiled(box)
         began = perf_counter()
-        assert len(self._started) < HANDS, "a batch is finished before the one after the next is loaded"
-        self._hand = (self._hand + 1) % HANDS
-        requests = compiled.alone if len(frames) == 1 else compiled.requests
-        self._loaded = _Loaded(box, compiled.inputs(box, self._hand), requests[self._hand][: len(frames)])
+        assert len(self._started) < MAX_BATCHES_IN_FLIGHT, "a batch is finished before the one after the next is loaded"
+        self._buffer_index = (self._buffer_index + 1) % MAX_BATCHES_IN_FLIGHT
+        requests = compiled.single_requests if len(frames) == 1 else compiled.requests
+        self._loaded = _LoadedBatch(
+            box, compiled.get_inputs(box, self._buffer_index), requests[self._buffer_index][: len(frames)]
+        )
         for frame, picture in zip(frames, self._loaded.inputs):
             paint(frame, pix_fmt, box, picture)
         self.stages.add("preprocess", perf_counter() - began)
@@ -127,21 +131,21 @@ class OpenvinoRuntime:
             request.start_async({0: picture[None]}, share_inputs=True)
         self._started.append(self._loaded)
 
-    def finish(self) -> list[Found]:
+    def finish(self) -> list[Detections]:
         """Detections of the batch that was started first; boxes in pixels of the model input."""
         loaded = self._started.popleft()
         box = loaded.box
         at = perf_counter()
-        found: list[Found] = []
+        found: list[Detections] = []
         for request in loaded.requests:
             request.wait()
             computed = perf_counter()
             self.stages.add("infer", computed - at)
             raw = request.get_output_tensor(0).data[0]
             if self._end_to_end:
-                found.append(decode_end_to_end(raw, self._wanted, self._confidence, box.width, box.height))
+                found.append(decode_end_to_end(raw, self._class_map, self._confidence, box.width, box.height))
             else:
-                found.append(decode(raw, self._wanted, self._confidence, self._iou, box.width, box.height))
+                found.append(decode(raw, self._class_map, self._confidence, self._iou, box.width, box.height))
             at = perf_counter()
             self.stages.add("postprocess", at - computed)
         return found
@@ -155,7 +159,7 @@ class OpenvinoRuntime:
     def empty_cache(self) -> None:
         """There is no device memory to give back."""
 
-    def _read(self) -> Any:
+    def _read_model(self) -> Any:
         try:
             return self._core.read_model(self._path)
         except RuntimeError as error:
@@ -167,7 +171,7 @@ class OpenvinoRuntime:
 
     def prepare(self, box: Letterbox, pix_fmt: PixelFormat) -> None:
         """Compile for this geometry."""
-        self._at(box)
+        self._get_compiled(box)
 
     def ready(self, box: Letterbox, pix_fmt: PixelFormat = "yuv420p") -> bool:
         """Whether frames of this geometry can be computed at once; else it begins to be compiled, beside the work.
@@ -179,12 +183,12 @@ class OpenvinoRuntime:
             return True
         if size not in self._compiling:
             # Of cameras that went before their size was ready: nobody has come to take the result.
-            for done in [size for size, future in self._compiling.items() if future.done()][: 1 - GEOMETRIES]:
+            for done in [size for size, future in self._compiling.items() if future.done()][: 1 - MAX_GEOMETRIES]:
                 del self._compiling[done]
-            self._compiling[size] = self._compiler.submit(self._both, box)
+            self._compiling[size] = self._compiler.submit(self._compile_both, box)
         return self._compiling[size].done()
 
-    def _at(self, box: Letterbox) -> _Compiled:
+    def _get_compiled(self, box: Letterbox) -> _CompiledModel:
         """The model compiled for this geometry: about 1.5 s the first time ever, unless it is `ready`."""
         size = (box.width, box.height)
         if size not in self._compiled:
@@ -192,16 +196,16 @@ class OpenvinoRuntime:
             # A refusal stays: it would be the same at every frame.
             made = self._compiling[size].result()
             del self._compiling[size]
-            while len(self._compiled) >= GEOMETRIES:
+            while len(self._compiled) >= MAX_GEOMETRIES:
                 del self._compiled[next(iter(self._compiled))]
             self._compiled[size] = made
         return self._compiled[size]
 
-    def _both(self, box: Letterbox) -> _Compiled:
+    def _compile_both(self, box: Letterbox) -> _CompiledModel:
         alone = self.compile(box, 1)
-        return _Compiled(alone, alone if self._streams == 1 else self.compile(box, self._streams))
+        return _CompiledModel(alone, alone if self._stream_count == 1 else self.compile(box, self._stream_count))
 
-    def compile(self, box: Letterbox, streams: int | None = None) -> Any:
+    def compile(self, box: Letterbox, stream_count: int | None = None) -> Any:
         """A new `openvino.CompiledModel` for this geometry; the bench measures it bare.
 
         Args:
@@ -210,7 +214,7 @@ class OpenvinoRuntime:
         Raises:
             ModelError: the model cannot run at that size.
         """
-        model = self._read()
+        model = self._read_model()
         try:
             model.reshape([1, 3, box.height, box.width])
         except RuntimeError:
@@ -228,19 +232,19 @@ class OpenvinoRuntime:
         # float32 elsewhere. A quantised model computes in int8 what it marks for it, whatever the hint.
         settings: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": self._threads,
-            "NUM_STREAMS": streams or self._streams,
+            "NUM_STREAMS": stream_count or self._stream_count,
         }
         return self._core.compile_model(steps.build(), "CPU", settings)
 
 
-def streams(threads: int) -> int:
+def compute_stream_count(threads: int) -> int:
     """Pictures that are computed at a time. The plug-in gives every stream equally many threads and idles the rest."""
     if threads >= MIN_STREAMS * CORES_PER_STREAM:
         return threads // CORES_PER_STREAM
     return 1 if threads % MIN_STREAMS else MIN_STREAMS
 
 
-def _labels(model: Any, path: Path) -> tuple[str, ...]:
+def _read_class_names(model: Any, path: Path) -> tuple[str, ...]:
     """Class names that Ultralytics writes into its exports.
 
     Into OpenVINO's separated by spaces; into ONNX as the text of a dictionary, index -> name.

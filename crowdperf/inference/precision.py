@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-CPUINFO = Path("/proc/cpuinfo")
-WIDER = frozenset({"avx512f", "avx_ne_convert"})
+CPUINFO_PATH = Path("/proc/cpuinfo")
+WIDE_CPU_FLAGS = frozenset({"avx512f", "avx_ne_convert"})
 """Flags of processors that OpenVINO serves with AVX-512, bf16 or fp16: nothing was measured there."""
 
 
-def int8_pays(cpuinfo: str) -> bool:
+def prefers_int8(cpuinfo: str) -> bool:
     """Whether a processor is of the kind on which int8 was measured to be faster: AVX2 and nothing wider.
 
     Args:
         cpuinfo: content of /proc/cpuinfo, "" where there is none.
     """
-    flags = _flags(cpuinfo)
-    return "avx2" in flags and WIDER.isdisjoint(flags)
+    flags = _parse_flags(cpuinfo)
+    return "avx2" in flags and WIDE_CPU_FLAGS.isdisjoint(flags)
 
 
-def _flags(cpuinfo: str) -> list[str]:
+def _parse_flags(cpuinfo: str) -> list[str]:
     return next((line.split(":", 1)[1].split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
 
 
-def this_processor() -> str:
+def read_cpuinfo() -> str:
     """Its /proc/cpuinfo, "" where there is none."""
     try:
-        return CPUINFO.read_text(encoding="utf-8")
+        return CPUINFO_PATH.read_text(encoding="utf-8")
     except OSError:
         return ""

@@ -8,62 +8,62 @@ from collections.abc import Callable
 from pathlib import Path
 
 from crowdperf.events.connection import connect
-from crowdperf.events.outbox import Outbox, Sending
-from crowdperf.events.poster import Poster
+from crowdperf.events.outbox import DetectionSink, Outbox
+from crowdperf.events.poster import BackgroundSender
 from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.cameras import Cameras
-from crowdperf.inference.clerk import Clerk
-from crowdperf.inference.evidence import Keeper
-from crowdperf.inference.inspector import Inspector
-from crowdperf.inference.schedule import Schedule
-from crowdperf.inference.seat import Seat
-from crowdperf.inference.service import Service
-from crowdperf.inference.staff import Staff
-from crowdperf.runtime import Metrics, Runtime
-from crowdperf.settings.choice import Choice
-from crowdperf.settings.handover import Handover
-from crowdperf.slices import InferenceSlice
+from crowdperf.inference.cameras import RingSet
+from crowdperf.inference.clerk import EvidenceWriter
+from crowdperf.inference.evidence import EvidenceCache
+from crowdperf.inference.inspector import PpeStage
+from crowdperf.inference.schedule import FrameScheduler
+from crowdperf.inference.seat import ModelSlot
+from crowdperf.inference.service import InferenceEngine
+from crowdperf.inference.staff import ModelSet
+from crowdperf.runtime import Metrics, ProcessRuntime
+from crowdperf.settings.choice import ModelSelection
+from crowdperf.settings.handover import ReloadFile
+from crowdperf.slices import InferenceConfig
 
-WAIT_S = 0.5
+MAX_DOORBELL_WAIT_S = 0.5
 """Longest sleep on the doorbell: the pace of scans, gauges and the watchdog while no frame comes."""
 
 log = logging.getLogger(__name__)
 
 
-def main(slice_: InferenceSlice, runtime: Runtime) -> None:
+def main(config: InferenceConfig, runtime: ProcessRuntime) -> None:
     """Analyse frames until told to stop."""
-    settings = slice_.settings
-    staff = Staff(settings, slice_.ppe.confidence, Path(slice_.cache), slice_.sizes)
-    people = staff.people
-    choice = Handover(Path(slice_.choice), Choice)
+    settings = config.settings
+    staff = ModelSet(settings, config.ppe.confidence, Path(config.cache), config.sizes)
+    people = staff.person_slot
+    choice = ReloadFile(Path(config.choice), ModelSelection)
     # Cameras begin when the doorbell answers, so the model comes first. One that cannot be had is told and tried again
     # by the service, which goes on without it: a restart would not cure it.
-    while not runtime.stopping and not people.settle(time.monotonic()) and not people.error:
+    while not runtime.stopping and not people.poll(time.monotonic()) and not people.error:
         runtime.tick()
-        _take_over(staff, choice, [])
-        runtime.wait(0.02)
+        _apply_selection(staff, choice, [])
+        runtime.wait_for_stop(0.02)
     if runtime.stopping:
         return
-    cameras = Cameras(slice_.ring_prefix, settings.staleness_s)
-    keeper = Keeper(slice_.ppe.evidence_s)
+    cameras = RingSet(config.ring_prefix, settings.staleness_s)
+    keeper = EvidenceCache(config.ppe.evidence_s)
     runtime.register_cache("evidence", lambda: keeper.prune(time.monotonic_ns()))
-    clerk = Clerk(
-        *(slice_.redis_url, slice_.key_prefix, keeper, slice_.ring_prefix, Path(slice_.evidence)),
-        *(slice_.ppe.blur, runtime.metrics),
+    clerk = EvidenceWriter(
+        *(config.redis_url, config.key_prefix, keeper, config.ring_prefix, Path(config.evidence)),
+        *(config.ppe.blur, runtime.metrics),
     )
-    poster = Poster(Outbox(connect(slice_.redis_url), slice_.key_prefix), time.monotonic)
-    inspector = Inspector(staff.ppe, staff.ask_for_ppe, runtime.metrics, keeper)
-    service = service_of(slice_, people, inspector, cameras, poster, runtime.metrics, time.monotonic)
+    poster = BackgroundSender(Outbox(connect(config.redis_url), config.key_prefix), time.monotonic)
+    inspector = PpeStage(staff.ppe_slot, staff.request_ppe, runtime.metrics, keeper)
+    service = build_engine(config, people, inspector, cameras, poster, runtime.metrics, time.monotonic)
     clerk.start()
-    doorbell = Doorbell(Path(slice_.doorbell))
+    doorbell = Doorbell(Path(config.doorbell))
     try:
         rung = False
         while not runtime.stopping:
             runtime.tick()
-            _take_over(staff, choice, [camera.reader.spec for camera in cameras.open.values()])
-            busy = service.turn(rung)
-            rung = doorbell.wait(0.0 if busy else WAIT_S)
+            _apply_selection(staff, choice, [camera.reader.spec for camera in cameras.rings.values()])
+            busy = service.step(rung)
+            rung = doorbell.wait(0.0 if busy else MAX_DOORBELL_WAIT_S)
     finally:
         doorbell.close()
         poster.close()
@@ -73,22 +73,22 @@ def main(slice_: InferenceSlice, runtime: Runtime) -> None:
         staff.close()
 
 
-def service_of(
-    slice_: InferenceSlice,
-    people: Seat,
-    inspector: Inspector,
-    cameras: Cameras,
-    outbox: Sending,
+def build_engine(
+    config: InferenceConfig,
+    person_slot: ModelSlot,
+    ppe_stage: PpeStage,
+    rings: RingSet,
+    outbox: DetectionSink,
     metrics: Metrics,
     clock: Callable[[], float],
-) -> Service:
+) -> InferenceEngine:
     """The service that this configuration asks for; `clock` is monotonic, in seconds."""
-    schedule = Schedule(slice_.queue_max, slice_.settings.staleness_s)
-    return Service(people, inspector, cameras, schedule, outbox, metrics, clock, slice_.cuda_empty_every)
+    schedule = FrameScheduler(config.queue_max, config.settings.staleness_s)
+    return InferenceEngine(person_slot, ppe_stage, rings, schedule, outbox, metrics, clock, config.cuda_empty_every)
 
 
-def _take_over(staff: Staff, choice: Handover[Choice], specs: list[RingSpec]) -> None:
+def _apply_selection(models: ModelSet, selection_file: ReloadFile[ModelSelection], specs: list[RingSpec]) -> None:
     """Prepare what `supervisorctl update` has newly chosen."""
-    changed = choice.changed()
+    changed = selection_file.read_if_changed()
     if changed is not None:
-        staff.choose(changed, specs)
+        models.apply_selection(changed, specs)

@@ -12,26 +12,26 @@ from pathlib import Path
 
 import numpy as np
 
-from crowdperf.inference.accuracy import overlaps
+from crowdperf.inference.accuracy import compute_iou_matrix
 from crowdperf.inference.detector import Detector
-from crowdperf.inference.labelled import as_ring_frame
-from crowdperf.inference.nms import Found
+from crowdperf.inference.labelled import load_ring_frame
+from crowdperf.inference.nms import Detections
 from crowdperf.inference.registry import ModelError
 
-NAMES = ("bus.jpg", "zidane.jpg")
+PICTURE_NAMES = ("bus.jpg", "zidane.jpg")
 """Street and portrait: pictures of the ultralytics package, which the torch runtime needs anyway."""
 WIDTH, HEIGHT = 640, 384
-SURE = 0.5
+MIN_SURE_SCORE = 0.5
 """What one side sees with this score, the other one must see at all."""
-OVERLAP = 0.5
+MIN_IOU = 0.5
 """Half precision moves a box by a pixel or two; what is looked for is a device that computes something else."""
 
 
-class Disagreement(RuntimeError):
+class DeviceMismatchError(RuntimeError):
     """The device sees other things in a picture than the processor does."""
 
 
-def prove(device: Detector, reference: Callable[[], Detector]) -> None:
+def verify_device(device: Detector, reference: Callable[[], Detector]) -> None:
     """Let the device look at known pictures, in batches that overlap as in live operation, and compare.
 
     Args:
@@ -42,9 +42,9 @@ def prove(device: Detector, reference: Callable[[], Detector]) -> None:
         Disagreement: both see different things.
         RuntimeError: the device cannot compute, in torch's words.
     """
-    frames, specs = zip(*(as_ring_frame(folder() / name, WIDTH, HEIGHT) for name in NAMES))
+    frames, specs = zip(*(load_ring_frame(find_pictures_folder() / name, WIDTH, HEIGHT) for name in PICTURE_NAMES))
     batches = [([frames[0]], [specs[0]]), (frames, specs), (frames[::-1], specs[::-1])]
-    found: list[Found] = []
+    found: list[Detections] = []
     for number, batch in enumerate(batches):
         device.load(*batch)
         device.start()
@@ -57,11 +57,11 @@ def prove(device: Detector, reference: Callable[[], Detector]) -> None:
         # A TensorRT engine has no form for the processor.
         return
     for seen, known in zip(found, (street, street, portrait, portrait, street)):
-        if missing(seen, known) or missing(known, seen):
-            raise Disagreement("it does not see what the processor sees in the same pictures")
+        if count_missing(seen, known) or count_missing(known, seen):
+            raise DeviceMismatchError("it does not see what the processor sees in the same pictures")
 
 
-def folder() -> Path:
+def find_pictures_folder() -> Path:
     """Of the pictures."""
     found = importlib.util.find_spec("ultralytics")
     assert found is not None, "the torch runtime cannot be without it"
@@ -69,11 +69,11 @@ def folder() -> Path:
     return Path(found.origin).parent / "assets"
 
 
-def missing(seen: Found, known: Found) -> int:
+def count_missing(actual: Detections, expected: Detections) -> int:
     """How many of the sure detections of `known` nothing in `seen` lies on."""
-    sure: Sequence[int] = np.flatnonzero(known.scores >= SURE).tolist()
+    sure: Sequence[int] = np.flatnonzero(expected.scores >= MIN_SURE_SCORE).tolist()
     count = 0
     for index in sure:
-        alike = seen.boxes[seen.classes == known.classes[index]]
-        count += not (overlaps(known.boxes[index : index + 1], alike) >= OVERLAP).any()
+        alike = actual.boxes[actual.classes == expected.classes[index]]
+        count += not (compute_iou_matrix(expected.boxes[index : index + 1], alike) >= MIN_IOU).any()
     return count

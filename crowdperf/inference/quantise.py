@@ -15,27 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.export import find_entry, record
+from crowdperf.inference.export import find_entry, record_variant
 from crowdperf.inference.letterbox import letterbox
-from crowdperf.inference.pixels import canvas, paint
+from crowdperf.inference.pixels import make_canvas, paint
 from crowdperf.inference.registry import (
-    FOLDER,
+    MODELS_FOLDER,
     ModelError,
     ModelFile,
     Variant,
     check_file,
+    hash_file,
     read_manifest,
-    sha256_of,
 )
 
 RING_SIZES = ((640, 360), (640, 640), (640, 480))
 """The pictures take turns, so that the ranges hold for more than one shape of input."""
-HELD_OUT = 3
+HOLDOUT_INTERVAL = 3
 """One of this many pictures stays out: accuracy is measured on pictures that the calibration has not seen."""
 MIN_PICTURES = 32
 
 
-def quantise(name: str, folders: list[Path], folder: Path = FOLDER) -> tuple[Path, ...]:
+def quantize_int8(name: str, folders: list[Path], folder: Path = MODELS_FOLDER) -> tuple[Path, ...]:
     """Write `<name>-int8.xml` and `.bin` beside the full form and their hashes into the manifest.
 
     Args:
@@ -54,37 +54,42 @@ def quantise(name: str, folders: list[Path], folder: Path = FOLDER) -> tuple[Pat
             f"the model {name!r} has no OpenVINO form. Remedy: run `python -m crowdperf models export {name}` first."
         )
     sources = [check_file(folder, file) for file in full.files]
-    pictures = calibration_pictures(folders)
-    nncf = _nncf()
+    pictures = list_calibration_images(folders)
+    nncf = _import_nncf()
     import openvino
 
     core = openvino.Core()
     model = core.read_model(sources[0])
     quantised = nncf.quantize(
         model,
-        nncf.Dataset(list(inputs(pictures))),
+        nncf.Dataset(list(iter_calibration_inputs(pictures))),
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(pictures),
-        ignored_scope=nncf.IgnoredScope(patterns=_head(model), types=["Sigmoid"], validate=False),
+        ignored_scope=nncf.IgnoredScope(patterns=_list_head_patterns(model), types=["Sigmoid"], validate=False),
         # AVX2 without VNNI adds pairs of int8 products in 16 bits, which overflow with 8-bit weights: 7 bits do not.
         advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
     )
     target = folder / f"{name}-int8.xml"
     openvino.save_model(quantised, target)
-    files = tuple(ModelFile(path.name, sha256_of(path)) for path in (target, target.with_suffix(".bin")))
+    files = tuple(ModelFile(path.name, hash_file(path)) for path in (target, target.with_suffix(".bin")))
     versions = f"nncf {nncf.__version__}, openvino {openvino.__version__}, {len(pictures)} pictures"
     variant = Variant(runtime="openvino", files=files, exported_by=versions, precision="int8")
-    record(manifest, entry, variant, folder)
+    record_variant(manifest, entry, variant, folder)
     return tuple(folder / file.file for file in files)
 
 
-def calibration_pictures(folders: list[Path]) -> list[Path]:
+def list_calibration_images(folders: list[Path]) -> list[Path]:
     """The .jpg files of the folders without every third, which is held out.
 
     Raises:
         ModelError: too few for a calibration.
     """
-    found = [path for folder in folders for index, path in enumerate(sorted(folder.glob("*.jpg"))) if index % HELD_OUT]
+    found = [
+        path
+        for folder in folders
+        for index, path in enumerate(sorted(folder.glob("*.jpg")))
+        if index % HOLDOUT_INTERVAL
+    ]
     if len(found) < MIN_PICTURES:
         where = ", ".join(repr(str(folder)) for folder in folders) or "no folder at all"
         raise ModelError(
@@ -94,7 +99,7 @@ def calibration_pictures(folders: list[Path]) -> list[Path]:
     return found
 
 
-def inputs(pictures: list[Path]) -> Iterator[NDArray[np.float32]]:
+def iter_calibration_inputs(pictures: list[Path]) -> Iterator[NDArray[np.float32]]:
     """float32 (1, 3, height, width), RGB, 0..1: each picture as it would reach the model through a ring.
 
     Raises:
@@ -111,24 +116,26 @@ def inputs(pictures: list[Path]) -> Iterator[NDArray[np.float32]]:
         scaled = cv2.resize(image, (inner_width, inner_height), interpolation=cv2.INTER_AREA)
         ring[top : top + inner_height, left : left + inner_width] = scaled
         box = letterbox(width, height)
-        (picture,) = painted = canvas(1, box)
+        (picture,) = painted = make_canvas(1, box)
         paint(ring.reshape(-1), "bgr24", box, picture)
         yield painted.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
 
 
-def _head(model: Any) -> list[str]:
+def _list_head_patterns(model: Any) -> list[str]:
     """Patterns of the operations at the end of the head, which stay in floating point."""
     names = [str(operation.get_friendly_name()) for operation in model.get_ordered_ops()]
-    blocks = [int(name.split("__module.model.", 1)[1].split("/")[0].split(".")[0]) for name in names if _in_block(name)]
+    blocks = [
+        int(name.split("__module.model.", 1)[1].split("/")[0].split(".")[0]) for name in names if _is_in_block(name)
+    ]
     head = rf".*model\.{max(blocks)}"
     return [rf"{head}/.*/{kind}.*" for kind in ("Add", "Sub", "Mul", "Div")] + [rf"{head}\.dfl.*"]
 
 
-def _in_block(name: str) -> bool:
+def _is_in_block(name: str) -> bool:
     return name.startswith("__module.model.") and name.split(".")[2].split("/")[0].isdigit()
 
 
-def _nncf() -> Any:
+def _import_nncf() -> Any:
     try:
         import nncf
     except ImportError as error:

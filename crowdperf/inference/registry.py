@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.ppe import PPE_CLASSES
 
-FOLDER = Path(__file__).resolve().parents[2] / "models"
+MODELS_FOLDER = Path(__file__).resolve().parents[2] / "models"
 RuntimeName = Literal["torch", "openvino"]
 Precision = Literal["full", "int8"]
 Role = Literal["person", "ppe"]
-SUFFIXES = (".pt", ".xml", ".onnx", ".engine")
+MODEL_SUFFIXES = (".pt", ".xml", ".onnx", ".engine")
 """What names a file, where no slash does."""
-SYSTEM: dict[Role, tuple[str, ...]] = {"person": CLASSES, "ppe": PPE_CLASSES}
+CLASSES_BY_ROLE: dict[Role, tuple[str, ...]] = {"person": CLASSES, "ppe": PPE_CLASSES}
 """The classes that crowdperf knows in each role."""
 
 
@@ -52,7 +52,7 @@ class Variant(Struct, frozen=True, forbid_unknown_fields=True):
     """full: floating point, of whichever width the processor computes in."""
 
 
-class Entry(Struct, frozen=True, forbid_unknown_fields=True):
+class ModelEntry(Struct, frozen=True, forbid_unknown_fields=True):
     """One model of the manifest."""
 
     name: str
@@ -69,7 +69,7 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True):
     variants: Annotated[tuple[Variant, ...], Meta(min_length=1)]
 
     @property
-    def every_file(self) -> tuple[ModelFile, ...]:
+    def all_files(self) -> tuple[ModelFile, ...]:
         """The weights and the files of all variants, each once, by name."""
         files = {ModelFile(self.file, self.sha256), *(file for variant in self.variants for file in variant.files)}
         return tuple(sorted(files, key=lambda file: file.file))
@@ -78,7 +78,7 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True):
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole of models/manifest.json."""
 
-    models: tuple[Entry, ...]
+    models: tuple[ModelEntry, ...]
 
 
 class ModelPath(Struct, frozen=True):
@@ -96,7 +96,7 @@ class ModelPath(Struct, frozen=True):
     """Class name of the model -> class of crowdperf, where they differ."""
 
 
-def read_manifest(folder: Path = FOLDER) -> Manifest:
+def read_manifest(folder: Path = MODELS_FOLDER) -> Manifest:
     """Decode models/manifest.json.
 
     Raises:
@@ -123,7 +123,7 @@ def read_manifest(folder: Path = FOLDER) -> Manifest:
     return manifest
 
 
-def sha256_of(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """The hash of a file, as hex digits."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
@@ -140,7 +140,7 @@ def check_file(folder: Path, file: ModelFile) -> Path:
     """
     path = folder / file.file
     try:
-        found = sha256_of(path)
+        found = hash_file(path)
     except OSError as error:
         raise ModelError(
             f"the model file {str(path)!r} cannot be read: {error.strerror}. "
@@ -154,11 +154,11 @@ def check_file(folder: Path, file: ModelFile) -> Path:
     return path
 
 
-def resolve(
+def resolve_model(
     name: str,
     role: Role,
     runtime: RuntimeName | Literal["auto"],
-    folder: Path = FOLDER,
+    folder: Path = MODELS_FOLDER,
     precisions: tuple[Precision, ...] = ("full",),
     labels: dict[str, str] | None = None,
 ) -> ModelPath:
@@ -170,8 +170,8 @@ def resolve(
     Raises:
         ModelError: unknown, missing, altered, for another role, or not available for that runtime.
     """
-    if "/" in name or name.endswith(SUFFIXES):
-        return msgspec.structs.replace(_own(Path(name), runtime, precisions), role=role, labels=labels or {})
+    if "/" in name or name.endswith(MODEL_SUFFIXES):
+        return msgspec.structs.replace(_resolve_path(Path(name), runtime, precisions), role=role, labels=labels or {})
     entries = {entry.name: entry for entry in read_manifest(folder).models}
     if name not in entries:
         known = ", ".join(entry.name for entry in entries.values() if entry.role == role)
@@ -202,7 +202,7 @@ def resolve(
     )
 
 
-def _own(path: Path, runtime: RuntimeName | Literal["auto"], precisions: tuple[Precision, ...]) -> ModelPath:
+def _resolve_path(path: Path, runtime: RuntimeName | Literal["auto"], precisions: tuple[Precision, ...]) -> ModelPath:
     """A user's own weights: `.pt` and `.engine` for torch, an OpenVINO folder, `.xml` or `.onnx` for OpenVINO."""
     if precisions == ("int8",):
         raise ModelError(
@@ -223,7 +223,7 @@ def _own(path: Path, runtime: RuntimeName | Literal["auto"], precisions: tuple[P
                 "Remedy: name an OpenVINO export of one model, or its .xml file."
             )
         path = described[0]
-    elif path.suffix not in SUFFIXES:
+    elif path.suffix not in MODEL_SUFFIXES:
         raise ModelError(
             f"the model {str(path)!r} is none of: Ultralytics weights (.pt), ONNX (.onnx), an OpenVINO model (.xml "
             "or its folder), a TensorRT engine (.engine). Remedy: `yolo export model=... format=openvino dynamic=True`."
@@ -236,7 +236,7 @@ def _own(path: Path, runtime: RuntimeName | Literal["auto"], precisions: tuple[P
     return ModelPath(name=path.stem, runtime=found, path=path, classes=None, precision="own")
 
 
-def meant(names: tuple[str, ...], model: ModelPath) -> tuple[str, ...]:
+def map_class_names(names: tuple[str, ...], model: ModelPath) -> tuple[str, ...]:
     """The model's class names as crowdperf calls them where a label says so.
 
     On OpenVINO a label with spaces also means the name with underscores, which is what Ultralytics writes there: so the
@@ -258,20 +258,22 @@ def meant(names: tuple[str, ...], model: ModelPath) -> tuple[str, ...]:
     return tuple(labels.get(name, name) for name in names)
 
 
-def wanted_classes(names: tuple[str, ...], model: ModelPath) -> NDArray[np.int16]:
+def build_class_map(names: tuple[str, ...], model: ModelPath) -> NDArray[np.int16]:
     """int16 (model classes,): the index in `SYSTEM` of each class, by name or label, -1 for one that is ignored.
 
     Raises:
         ModelError: a label names no class of the model or of crowdperf, or no class is left.
     """
-    system = SYSTEM[model.role]
+    system = CLASSES_BY_ROLE[model.role]
     for name, label in model.labels.items():
         if label not in system:
             raise ModelError(
                 f"inference.labels.{model.role} maps {name!r} to {label!r}, which is no class of crowdperf "
                 f"({', '.join(system)}). Remedy: map it to one of these."
             )
-    wanted = np.array([system.index(name) if name in system else -1 for name in meant(names, model)], dtype=np.int16)
+    wanted = np.array(
+        [system.index(name) if name in system else -1 for name in map_class_names(names, model)], dtype=np.int16
+    )
     if not (wanted >= 0).any():
         shown = ", ".join(names[:10]) or "none"
         raise ModelError(

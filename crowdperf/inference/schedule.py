@@ -22,25 +22,25 @@ from typing import NamedTuple
 
 from crowdperf.frames.ring import RingSpec
 
-REFILL = 1.01
+REFILL_FACTOR = 1.01
 """Pacing admits this share of target_fps, so that a camera at exactly that rate by its own clock loses nothing."""
-BURST_S = 0.5
+MAX_BURST_S = 0.5
 """Cameras pause up to this long around their key frames and then send what piled up."""
-BURST_MIN = 3.0
+MIN_BURST_FRAMES = 3.0
 """Frames that slow cameras may send at once: each of two neighbours may be late or early by nearly a period."""
 
 
-Geometry = tuple[int, int, str, int]
+BatchGeometry = tuple[int, int, str, int]
 """Width, height and pixel format of the ring, and width for the model: frames alike may share a batch."""
-MOST_GEOMETRIES = 256
+MAX_GEOMETRIES = 256
 
 
-class Pace:
+class TokenBucket:
     """A token bucket: admits `fps` frames a second on average, and what a pause of `BURST_S` piles up at once."""
 
     def __init__(self, fps: float) -> None:
-        self._rate = fps * REFILL
-        self._burst = max(BURST_MIN, fps * BURST_S)
+        self._rate = fps * REFILL_FACTOR
+        self._burst = max(MIN_BURST_FRAMES, fps * MAX_BURST_S)
         self._tokens = self._burst
         self._at = float("-inf")
 
@@ -55,7 +55,7 @@ class Pace:
         return True
 
 
-class Picked(NamedTuple):
+class ScheduledFrame(NamedTuple):
     """A frame to be analysed now."""
 
     camera: str
@@ -63,37 +63,37 @@ class Picked(NamedTuple):
     arrived: float
 
 
-FIRST_COST_S = 1e-8
+INITIAL_COST_S_PER_PIXEL = 1e-8
 """Assumed cost of a pixel before the first frame of a geometry has been measured: 2.3 ms for 640x360."""
-LONG = 0.5
+SLOW_FRAME_SHARE = 0.5
 """A frame that costs more than this share of the staleness budget makes the other cameras' frames stale."""
-REST = 9.0
+SLOW_CAMERA_REST_FACTOR = 9.0
 """So its camera rests this many times as long, while there are others whose frames cost less: a tenth of the time is
 blocked at most. Where all frames take long, resting would help nobody."""
-HERE_S = 2.0
+CAMERA_IDLE_S = 2.0
 """A camera that has sent no frame for so long waits for none."""
 COST_WEIGHT = 0.2
 """Of the newest batch in the moving average of a geometry's cost."""
 
 
-class _Camera:
+class _CameraQueue:
     """One camera's queue and books."""
 
     def __init__(self, spec: RingSpec) -> None:
         self.geometry = (spec.width, spec.height, spec.pix_fmt, spec.model_width)
-        self.every = spec.frame_skip + 1
-        self.reach = spec.slots - 2
+        self.frame_step = spec.frame_skip + 1
+        self.max_safe_lag = spec.slots - 2
         """From the newest sequence to the oldest whose picture is safe while the next one is written."""
-        self.pace = Pace(spec.target_fps)
+        self.bucket = TokenBucket(spec.target_fps)
         self.pending: deque[tuple[int, float]] = deque()
-        self.used_s = 0.0
+        self.virtual_time_s = 0.0
         """Virtual time: what its frames have cost, never less than the schedule's own when it was last served."""
         self.rests_until = float("-inf")
-        self.arrived = float("-inf")
+        self.last_arrived = float("-inf")
         """When its newest frame came."""
 
 
-class Schedule:
+class FrameScheduler:
     """The queues of all cameras.
 
     Args:
@@ -105,22 +105,22 @@ class Schedule:
         self._queue_max = queue_max
         self._staleness = staleness_s
         # In the order of service: who was served longest ago comes first.
-        self._cameras: OrderedDict[str, _Camera] = OrderedDict()
+        self._cameras: OrderedDict[str, _CameraQueue] = OrderedDict()
         self._dropped: dict[tuple[str, str], int] = {}
-        self._costs: dict[Geometry, float] = {}
+        self._costs: dict[BatchGeometry, float] = {}
         self._virtual_s = 0.0
 
     def add(self, camera: str, spec: RingSpec) -> None:
         """Begin (again) with a camera; its queue is empty and its pace fresh."""
-        self._cameras[camera] = _Camera(spec)
+        self._cameras[camera] = _CameraQueue(spec)
 
     def remove(self, camera: str) -> None:
         """Forget a camera and what waits of it."""
         own = self._cameras.pop(camera, None)
         if own is not None and own.pending:
-            self.drop(camera, "gone", len(own.pending))
+            self.record_drop(camera, "gone", len(own.pending))
 
-    def offer(self, camera: str, sequence: int, arrived: float, present: bool = True) -> None:
+    def offer(self, camera: str, sequence: int, arrived: float, available: bool = True) -> None:
         """A frame has arrived; call in the order of sequences.
 
         Args:
@@ -130,19 +130,19 @@ class Schedule:
             present: False for a frame that has been overwritten already; `arrived` is then an estimate.
         """
         own = self._cameras[camera]
-        own.arrived = arrived
-        if sequence % own.every:
-            self.drop(camera, "skipped")
-        elif not own.pace.admit(arrived):
-            self.drop(camera, "paced")
-        elif not present:
-            self.drop(camera, "lapped")
+        own.last_arrived = arrived
+        if sequence % own.frame_step:
+            self.record_drop(camera, "skipped")
+        elif not own.bucket.admit(arrived):
+            self.record_drop(camera, "paced")
+        elif not available:
+            self.record_drop(camera, "lapped")
         else:
             own.pending.append((sequence, arrived))
-            if sequence - own.pending[0][0] > own.reach:
-                self._shed(camera, own)
+            if sequence - own.pending[0][0] > own.max_safe_lag:
+                self._drop_backlog(camera, own)
 
-    def take(self, now: float, limit: int) -> list[Picked]:
+    def take(self, now: float, limit: int) -> list[ScheduledFrame]:
         """The frames to analyse now: at most `limit`, all of one geometry, at least one if any is fresh.
 
         The camera that has had the least time of the model goes first and decides the geometry (of several, the one
@@ -153,61 +153,66 @@ class Schedule:
         """
         for name, camera in self._cameras.items():
             if camera.pending and now - camera.pending[0][1] > self._staleness:
-                self._shed(name, camera)
+                self._drop_backlog(name, camera)
             while camera.pending and now - camera.pending[0][1] > self._staleness:
                 camera.pending.popleft()
-                self.drop(name, "stale")
+                self.record_drop(name, "stale")
         waiting = [name for name, camera in self._cameras.items() if camera.pending]
         if len(self._cameras) > 1:
             waiting = [name for name in waiting if self._cameras[name].rests_until <= now]
         if not waiting:
             return []
-        waiting.sort(key=lambda name: max(self._cameras[name].used_s, self._virtual_s))
+        waiting.sort(key=lambda name: max(self._cameras[name].virtual_time_s, self._virtual_s))
         geometry = self._cameras[waiting[0]].geometry
-        self._virtual_s = max(self._virtual_s, self._cameras[waiting[0]].used_s)
+        self._virtual_s = max(self._virtual_s, self._cameras[waiting[0]].virtual_time_s)
         waiting = [name for name in waiting if self._cameras[name].geometry == geometry]
-        cost = self._cost(geometry)
-        rest = (1 + REST) * cost if cost > LONG * self._staleness and self._others_are_quick(now) else 0.0
-        picked: list[Picked] = []
+        cost = self._estimate_cost(geometry)
+        rest = (
+            (1 + SLOW_CAMERA_REST_FACTOR) * cost
+            if cost > SLOW_FRAME_SHARE * self._staleness and self._has_fast_camera(now)
+            else 0.0
+        )
+        picked: list[ScheduledFrame] = []
         while waiting and len(picked) < limit:
             for name in waiting[: limit - len(picked)]:
                 own = self._cameras[name]
-                picked.append(Picked(name, *own.pending.popleft()))
-                own.used_s = max(own.used_s, self._virtual_s) + cost
+                picked.append(ScheduledFrame(name, *own.pending.popleft()))
+                own.virtual_time_s = max(own.virtual_time_s, self._virtual_s) + cost
                 if rest:
                     own.rests_until = now + rest
                 self._cameras.move_to_end(name)
             waiting = [name for name in waiting if self._cameras[name].pending]
         return picked
 
-    def _cost(self, geometry: Geometry) -> float:
+    def _estimate_cost(self, geometry: BatchGeometry) -> float:
         """Seconds of the model's time that a frame takes."""
-        return self._costs.get(geometry, FIRST_COST_S * geometry[0] * geometry[1])
+        return self._costs.get(geometry, INITIAL_COST_S_PER_PIXEL * geometry[0] * geometry[1])
 
-    def _others_are_quick(self, now: float) -> bool:
+    def _has_fast_camera(self, now: float) -> bool:
         """Whether some camera that sends frames has such as do not make others wait."""
         return any(
-            now - camera.arrived <= HERE_S and self._cost(camera.geometry) <= LONG * self._staleness
+            now - camera.last_arrived <= CAMERA_IDLE_S
+            and self._estimate_cost(camera.geometry) <= SLOW_FRAME_SHARE * self._staleness
             for camera in self._cameras.values()
         )
 
-    def _shed(self, name: str, camera: _Camera) -> None:
+    def _drop_backlog(self, name: str, camera: _CameraQueue) -> None:
         """Only the newest frame of a queue that is too long."""
         if len(camera.pending) > self._queue_max:
-            self.drop(name, "overload", len(camera.pending) - 1)
+            self.record_drop(name, "overload", len(camera.pending) - 1)
             camera.pending = deque([camera.pending[-1]])
 
-    def charge(self, camera: str, seconds: float) -> None:
+    def record_cost(self, camera: str, seconds: float) -> None:
         """A frame of this camera's geometry has cost that much of the model's time."""
         own = self._cameras.get(camera)
         if own is None:
             return
-        if own.geometry not in self._costs and len(self._costs) >= MOST_GEOMETRIES:
+        if own.geometry not in self._costs and len(self._costs) >= MAX_GEOMETRIES:
             del self._costs[next(iter(self._costs))]
         before = self._costs.setdefault(own.geometry, seconds)
         self._costs[own.geometry] = before + COST_WEIGHT * (seconds - before)
 
-    def drop(self, camera: str, cause: str, n: int = 1) -> None:
+    def record_drop(self, camera: str, cause: str, n: int = 1) -> None:
         """Count frames of a camera that are not analysed."""
         self._dropped[camera, cause] = self._dropped.get((camera, cause), 0) + n
 

@@ -14,7 +14,7 @@ RETRY_S = 5.0
 log = logging.getLogger(__name__)
 
 
-class Seat:
+class ModelSlot:
     """Holds a detector, or none yet.
 
     Preparing (reading, compiling, warming) takes seconds and happens on a thread, so that no frame waits for it; a
@@ -36,11 +36,11 @@ class Seat:
         self._retry_at = float("-inf")
 
     @property
-    def wanted(self) -> bool:
+    def has_model(self) -> bool:
         """Whether a model is here, or on its way."""
         return self.detector is not None or self._prepare is not None
 
-    def want(self, prepare: Callable[[], Detector]) -> None:
+    def request_load(self, prepare: Callable[[], Detector]) -> None:
         """Have the model that `prepare` returns take the seat as soon as it can. `prepare` runs on a thread.
 
         `prepare` raises ModelError for a model that cannot be had. The last wish counts.
@@ -48,7 +48,7 @@ class Seat:
         self._prepare = prepare
         self._future = self._worker.submit(prepare)
 
-    def settle(self, now: float) -> bool:
+    def poll(self, now: float) -> bool:
         """Call between two batches: whether another model has just taken the seat. `now`: monotonic seconds."""
         if self._prepare is None:
             return False
@@ -69,7 +69,7 @@ class Seat:
             self._retry_at = now + RETRY_S
             return False
         self.error, self._prepare = "", None
-        log.info("role %s: model %s (%s)", self.role, self.detector.model, self.detector.where)
+        log.info("role %s: model %s (%s)", self.role, self.detector.model, self.detector.description)
         return True
 
     def close(self) -> None:

@@ -6,17 +6,17 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
-from crowdperf.events.outbox import Sending
+from crowdperf.events.outbox import DetectionSink
 from crowdperf.events.schema import FrameDetections, PpeColumns
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingSpec
-from crowdperf.inference.cameras import Cameras
+from crowdperf.inference.cameras import RingSet
 from crowdperf.inference.detector import Detector
-from crowdperf.inference.inspector import Inspector, Kept
-from crowdperf.inference.nms import Found
+from crowdperf.inference.inspector import PpeFrame, PpeStage
+from crowdperf.inference.nms import Detections
 from crowdperf.inference.registry import ModelError
-from crowdperf.inference.schedule import Picked, Schedule
-from crowdperf.inference.seat import Seat
-from crowdperf.inference.stats import Stats
+from crowdperf.inference.schedule import FrameScheduler, ScheduledFrame
+from crowdperf.inference.seat import ModelSlot
+from crowdperf.inference.stats import InferenceMetrics
 from crowdperf.runtime import Metrics
 
 SCAN_S = 1.0
@@ -26,55 +26,55 @@ RESCAN_S = 0.05
 log = logging.getLogger(__name__)
 
 
-class Held(NamedTuple):
+class PendingDetections(NamedTuple):
     """A frame whose message waits for what the PPE model sees."""
 
-    kept: Kept
+    ppe_frame: PpeFrame
     spec: RingSpec
     stamp: FrameStamp
-    found: Found
+    detections: Detections
 
 
 class Batch(NamedTuple):
     """Frames that are being computed, by the detector that began with them."""
 
     detector: Detector
-    picked: list[Picked]
+    frames: list[ScheduledFrame]
     specs: list[RingSpec]
     stamps: list[FrameStamp | None]
     """None for a frame that was overwritten while it was loaded."""
-    kept: Kept | None
+    ppe_frame: PpeFrame | None
     """The picture that the PPE model is to look at."""
     started: float
 
 
-class Service:
+class InferenceEngine:
     """The parts of the inference process, wired; `clock` is the monotonic clock in seconds."""
 
     def __init__(
         self,
-        people: Seat,
-        inspector: Inspector,
-        cameras: Cameras,
-        schedule: Schedule,
-        outbox: Sending,
+        person_slot: ModelSlot,
+        ppe_stage: PpeStage,
+        rings: RingSet,
+        scheduler: FrameScheduler,
+        outbox: DetectionSink,
         metrics: Metrics,
         clock: Callable[[], float],
         empty_every_s: float = 0,
     ) -> None:
-        self._people, self._inspector = people, inspector
-        self._cameras, self._schedule, self._outbox = cameras, schedule, outbox
+        self._person_slot, self._ppe_stage = person_slot, ppe_stage
+        self._rings, self._scheduler, self._outbox = rings, scheduler, outbox
         self._metrics, self._clock = metrics, clock
-        self._stats = Stats(metrics, clock())
+        self._stats = InferenceMetrics(metrics, clock())
         self._scanned_at = float("-inf")
-        self._locks = False
+        self._pins_rings = False
         """Whether rings are page-locked."""
-        self._flight: Batch | None = None
-        self._ended = float("-inf")
+        self._in_flight: Batch | None = None
+        self._last_finished_at = float("-inf")
         """When the newest batch was finished."""
         self._empty_every_s, self._emptied_at = empty_every_s, clock()
-        if people.detector is not None:
-            self._announce()
+        if person_slot.detector is not None:
+            self._announce_model()
 
     @property
     def ages_ms(self) -> list[float]:
@@ -83,21 +83,21 @@ class Service:
 
     @property
     def _detector(self) -> Detector:
-        detector = self._people.detector
+        detector = self._person_slot.detector
         assert detector is not None, "a turn without a person model analyses nothing"
         return detector
 
-    def _announce(self) -> None:
+    def _announce_model(self) -> None:
         """Tell which model works; /readyz takes this for the sign that frames are analysed."""
-        self._metrics.text("model", self._detector.model)
-        self._metrics.text("device", self._detector.where)
-        runtime = self._detector.runtime
-        if runtime.pins and not self._locks:
-            self._locks = True
-            self._cameras.lock_with(runtime.pin, runtime.unpin)
+        self._metrics.set_text("model", self._detector.model)
+        self._metrics.set_text("device", self._detector.description)
+        runtime = self._detector.backend
+        if runtime.pins and not self._pins_rings:
+            self._pins_rings = True
+            self._rings.enable_pinning(runtime.pin, runtime.unpin)
             self._scanned_at = float("-inf")
 
-    def turn(self, rung: bool) -> bool:
+    def step(self, doorbell_rang: bool) -> bool:
         """Analyse one batch if any frame is due.
 
         Args:
@@ -107,149 +107,149 @@ class Service:
             Whether a batch was taken: more may be due at once, so come again before waiting.
         """
         # 0. between two batches, a model that has become ready takes over
-        if self._people.settle(self._clock()):
-            self._announce()
-        self._metrics.text("last_error", self._people.error)
-        self._inspector.settle(self._clock())
-        if self._people.detector is None:
-            self._pass_over()
+        if self._person_slot.poll(self._clock()):
+            self._announce_model()
+        self._metrics.set_text("last_error", self._person_slot.error)
+        self._ppe_stage.poll(self._clock())
+        if self._person_slot.detector is None:
+            self._skip_without_model()
             return False
         # 1. collect
         began = self._clock()
         arrived = self._collect()
         now = self._clock()
-        if now - self._scanned_at >= (RESCAN_S if rung and not arrived else SCAN_S):
+        if now - self._scanned_at >= (RESCAN_S if doorbell_rang and not arrived else SCAN_S):
             self._scan(now)
             self._collect()
-        picked = self._schedule.take(self._clock(), self._detector.runtime.max_batch)
+        picked = self._scheduler.take(self._clock(), self._detector.backend.max_batch)
         self._stats.stages.add("collect", self._clock() - began)
         # 2, 3. load and verify; begin to compute
-        batch = self._begin(picked) if picked else None
+        batch = self._start_batch(picked) if picked else None
         # 4, 5. publish: on a device that overlaps, the batch before this one, while this one is computed
-        before, self._flight = self._flight, batch
+        before, self._in_flight = self._in_flight, batch
         if before:
-            self._finish(before)
-        if batch and not batch.detector.runtime.overlaps:
-            self._flight = None
-            self._finish(batch)
+            self._finish_batch(before)
+        if batch and not batch.detector.backend.overlaps:
+            self._in_flight = None
+            self._finish_batch(batch)
         self._outbox.flush(self._clock())
-        self._stats.stages.add("publish", self._outbox.take_spent())
-        self._stats.dropped(self._schedule.drain_drops())
-        self._stats.report(self._clock(), list(self._cameras.open), len(self._outbox), self._outbox.lost)
-        return bool(picked) or self._flight is not None
+        self._stats.stages.add("publish", self._outbox.take_send_time_s())
+        self._stats.record_drops(self._scheduler.drain_drops())
+        self._stats.report(self._clock(), list(self._rings.rings), len(self._outbox), self._outbox.lost)
+        return bool(picked) or self._in_flight is not None
 
-    def _pass_over(self) -> None:
+    def _skip_without_model(self) -> None:
         """There is no person model yet: nobody can be found. Frames are counted, and the PPE model is got ready."""
         now = self._clock()
         if now - self._scanned_at >= RESCAN_S:
             self._scan(now)
-        for arrival in self._cameras.arrivals():
-            self._inspector.expect(self._cameras.open[arrival.camera].reader.spec)
-            self._schedule.drop(arrival.camera, "no_model")
-        self._stats.dropped(self._schedule.drain_drops())
-        self._stats.report(now, list(self._cameras.open), len(self._outbox), self._outbox.lost)
+        for arrival in self._rings.iter_arrivals():
+            self._ppe_stage.ensure_model(self._rings.rings[arrival.camera].reader.spec)
+            self._scheduler.record_drop(arrival.camera, "no_model")
+        self._stats.record_drops(self._scheduler.drain_drops())
+        self._stats.report(now, list(self._rings.rings), len(self._outbox), self._outbox.lost)
 
     def _collect(self) -> int:
         count = 0
-        for arrival in self._cameras.arrivals():
+        for arrival in self._rings.iter_arrivals():
             # A size that the model has yet to be compiled for delays its own camera, never another.
-            if self._detector.ready(self._cameras.open[arrival.camera].reader.spec):
-                self._schedule.offer(*arrival)
+            if self._detector.ready(self._rings.rings[arrival.camera].reader.spec):
+                self._scheduler.offer(*arrival)
             else:
-                self._schedule.drop(arrival.camera, "warming")
+                self._scheduler.record_drop(arrival.camera, "warming")
             count += 1
         return count
 
     def _scan(self, now: float) -> None:
         self._scanned_at = now
-        began, ended = self._cameras.scan(now)
+        began, ended = self._rings.scan(now)
         for camera in ended:
-            self._schedule.remove(camera)
+            self._scheduler.remove(camera)
             self._stats.forget(camera)
-            self._inspector.forget(camera)
+            self._ppe_stage.forget(camera)
         for camera in began:
-            self._schedule.add(camera, self._cameras.open[camera].reader.spec)
+            self._scheduler.add(camera, self._rings.rings[camera].reader.spec)
 
-    def _begin(self, picked: list[Picked]) -> Batch | None:
+    def _start_batch(self, frames: list[ScheduledFrame]) -> Batch | None:
         """Load, verify and start; None where the model cannot run at this geometry."""
         detector, started = self._detector, self._clock()
         # The picture is taken straight out of the ring, so only after `load` is it known to be whole.
-        readers = [self._cameras.open[one.camera].reader for one in picked]
-        stamps = [reader.stamp(one.sequence) for reader, one in zip(readers, picked)]
+        readers = [self._rings.rings[one.camera].reader for one in frames]
+        stamps = [reader.stamp(one.sequence) for reader, one in zip(readers, frames)]
         specs = [reader.spec for reader in readers]
         try:
-            detector.load([reader.picture(one.sequence) for reader, one in zip(readers, picked)], specs)
+            detector.load([reader.picture(one.sequence) for reader, one in zip(readers, frames)], specs)
             loaded = self._clock()
-            kept = self._keep(picked, readers)
+            kept = self._select_ppe_frame(frames, readers)
             self._stats.stages.add("copy", self._clock() - loaded)
             whole = [
-                stamp if reader.intact(one.sequence) else None for reader, one, stamp in zip(readers, picked, stamps)
+                stamp if reader.intact(one.sequence) else None for reader, one, stamp in zip(readers, frames, stamps)
             ]
             detector.start()
         except ModelError as error:
-            self._refuse(picked, str(error))
+            self._drop_unsupported(frames, str(error))
             return None
-        return Batch(detector, picked, specs, whole, kept, started)
+        return Batch(detector, frames, specs, whole, kept, started)
 
-    def _finish(self, batch: Batch) -> None:
+    def _finish_batch(self, batch: Batch) -> None:
         """Publish what was found, then let the PPE model look at the one picture that was kept for it."""
         found = batch.detector.finish(batch.specs)
         ended = self._clock()
         # What it waited for the batch before is that one's cost.
-        cost = ended - max(batch.started, self._ended)
-        self._ended = ended
-        self._stats.batch(len(batch.picked), cost)
-        self._stats.computed(batch.detector.runtime.stages)
-        self._schedule.charge(batch.picked[0].camera, cost / len(batch.picked))
-        kept, held = batch.kept, None
-        for one, spec, stamp, detections in zip(batch.picked, batch.specs, batch.stamps, found):
+        cost = ended - max(batch.started, self._last_finished_at)
+        self._last_finished_at = ended
+        self._stats.record_batch(len(batch.frames), cost)
+        self._stats.add_timings(batch.detector.backend.stages)
+        self._scheduler.record_cost(batch.frames[0].camera, cost / len(batch.frames))
+        kept, held = batch.ppe_frame, None
+        for one, spec, stamp, detections in zip(batch.frames, batch.specs, batch.stamps, found):
             if stamp is None:
-                self._schedule.drop(one.camera, "lapped")
+                self._scheduler.record_drop(one.camera, "lapped")
                 if kept is not None and (kept.camera, kept.sequence) == (one.camera, one.sequence):
-                    self._inspector.give_back(one.camera)
+                    self._ppe_stage.cancel(one.camera)
             elif kept is not None and (kept.camera, kept.sequence) == (one.camera, one.sequence):
-                held = Held(kept, spec, stamp, detections)
+                held = PendingDetections(kept, spec, stamp, detections)
             else:
                 self._publish(one.camera, spec, stamp, detections)
         self._outbox.flush(self._clock())
         if held:
             # The frames of everybody else are on their way by now.
             began = self._clock()
-            columns = self._inspector.look(held.kept, held.spec, held.stamp, held.found, self._clock)
+            columns = self._ppe_stage.run(held.ppe_frame, held.spec, held.stamp, held.detections, self._clock)
             self._stats.stages.add("ppe", self._clock() - began)
-            self._publish(held.kept.camera, held.spec, held.stamp, held.found, columns)
+            self._publish(held.ppe_frame.camera, held.spec, held.stamp, held.detections, columns)
         now = self._clock()
         if self._empty_every_s and now - self._emptied_at >= self._empty_every_s:
             self._emptied_at = now
-            batch.detector.runtime.empty_cache()
+            batch.detector.backend.empty_cache()
 
-    def _keep(self, picked: list[Picked], readers: list[FrameReader]) -> Kept | None:
+    def _select_ppe_frame(self, frames: list[ScheduledFrame], readers: list[FrameReader]) -> PpeFrame | None:
         """A copy of the one picture that the PPE model is to look at: each camera's newest of this batch will do."""
-        newest = {one.camera: index for index, one in enumerate(picked)}
+        newest = {one.camera: index for index, one in enumerate(frames)}
         for index in newest.values():
-            one = picked[index]
-            kept = self._inspector.keep(one.camera, readers[index], one.sequence, one.arrived, self._clock())
+            one = frames[index]
+            kept = self._ppe_stage.select(one.camera, readers[index], one.sequence, one.arrived, self._clock())
             if kept is not None:
                 return kept
         return None
 
     def _publish(
-        self, camera: str, spec: RingSpec, stamp: FrameStamp, found: Found, ppe: PpeColumns | None = None
+        self, camera: str, spec: RingSpec, stamp: FrameStamp, detections: Detections, ppe: PpeColumns | None = None
     ) -> None:
-        self._outbox.put(message(camera, spec, stamp, found, ppe))
-        self._stats.analysed(camera, self._clock() - stamp.monotonic_ns / 1e9)
+        self._outbox.put(build_frame_detections(camera, spec, stamp, detections, ppe))
+        self._stats.record_frame(camera, self._clock() - stamp.monotonic_ns / 1e9)
 
-    def _refuse(self, picked: list[Picked], reason: str) -> None:
+    def _drop_unsupported(self, frames: list[ScheduledFrame], reason: str) -> None:
         """The model cannot run at this geometry: those cameras get the reason, the others go on."""
-        for one in picked:
-            self._schedule.drop(one.camera, "refused")
-            if self._metrics.counter("drops_refused", one.camera) == 0:
+        for one in frames:
+            self._scheduler.record_drop(one.camera, "refused")
+            if self._metrics.get_counter("drops_refused", one.camera) == 0:
                 log.error("camera %s: %s", one.camera, reason)
-            self._metrics.text("last_error", reason, one.camera)
+            self._metrics.set_text("last_error", reason, one.camera)
 
 
-def message(
-    camera: str, spec: RingSpec, stamp: FrameStamp, found: Found, ppe: PpeColumns | None = None
+def build_frame_detections(
+    camera: str, spec: RingSpec, stamp: FrameStamp, detections: Detections, ppe: PpeColumns | None = None
 ) -> FrameDetections:
     """The frame's detections in the form that travels."""
     return FrameDetections(
@@ -257,9 +257,9 @@ def message(
         epoch=stamp.epoch,
         sequence=stamp.sequence,
         captured_at_ns=stamp.captured_at_ns,
-        boxes=found.boxes.astype("<f4").tobytes(),
-        scores=found.scores.astype("<f4").tobytes(),
-        classes=found.classes.tobytes(),
+        boxes=detections.boxes.astype("<f4").tobytes(),
+        scores=detections.scores.astype("<f4").tobytes(),
+        classes=detections.classes.tobytes(),
         source_width=spec.source_width,
         source_height=spec.source_height,
         ppe=ppe,

@@ -11,18 +11,18 @@ colour, scaling, padding. infer: wait for the network. postprocess: boxes out of
 by the poster's thread. ppe: the second model, all its stages."""
 
 
-class Stages:
+class StageTimings:
     """Seconds per stage since they were last taken."""
 
     def __init__(self) -> None:
-        self._spent = dict.fromkeys(STAGES, 0.0)
+        self._seconds = dict.fromkeys(STAGES, 0.0)
 
     def add(self, stage: Stage, seconds: float) -> None:
         """Time was spent."""
-        self._spent[stage] += seconds
+        self._seconds[stage] += seconds
 
     def take(self) -> list[float]:
         """Seconds in the order of `STAGES`; counting begins anew."""
-        taken = list(self._spent.values())
-        self._spent = dict.fromkeys(STAGES, 0.0)
+        taken = list(self._seconds.values())
+        self._seconds = dict.fromkeys(STAGES, 0.0)
         return taken

@@ -10,19 +10,21 @@ from typing import Any
 
 import torch
 
-from crowdperf.inference.letterbox import PAD, Letterbox
+from crowdperf.inference.letterbox import PAD_VALUE, Letterbox
 from crowdperf.inference.pixels import PixelFormat
 
 LUMA, V_RED, U_GREEN, V_GREEN, U_BLUE = (share / (255 << 20) for share in (1220542, 1673527, -409993, -852492, 2116026))
 """1.164, 1.596, -0.391, -0.813 and 2.018 of ITU-R BT.601 as OpenCV has them, each divided by 255."""
 
 
-def canvas(count: int, box: Letterbox, dtype: Any, device: Any) -> Any:
+def make_device_canvas(count: int, box: Letterbox, dtype: Any, device: Any) -> Any:
     """(count, 3, height, width) of `dtype`, channels last: inputs that are grey where the letterbox pads them."""
-    return torch.full((count, box.height, box.width, 3), PAD / 255, dtype=dtype, device=device).permute(0, 3, 1, 2)
+    return torch.full((count, box.height, box.width, 3), PAD_VALUE / 255, dtype=dtype, device=device).permute(
+        0, 3, 1, 2
+    )
 
 
-def to_input(frames: Any, pix_fmt: PixelFormat, box: Letterbox, dtype: Any, onto: Any = None) -> Any:
+def to_input(frames: Any, pix_fmt: PixelFormat, box: Letterbox, dtype: Any, out: Any = None) -> Any:
     """The same picture that `pixels.paint` makes, within a 255th, for a whole batch.
 
     Args:
@@ -35,22 +37,22 @@ def to_input(frames: Any, pix_fmt: PixelFormat, box: Letterbox, dtype: Any, onto
     Returns:
         (b, 3, height, width) of `dtype`, channels last, RGB, 0..1, padded with the letterbox grey: `onto` itself.
     """
-    onto = canvas(len(frames), box, dtype, frames.device) if onto is None else onto
-    place = onto[:, :, box.top : box.top + box.inner_height, box.left : box.left + box.inner_width]
+    out = make_device_canvas(len(frames), box, dtype, frames.device) if out is None else out
+    place = out[:, :, box.top : box.top + box.inner_height, box.left : box.left + box.inner_width]
     if box.scaled:
         whole = torch.empty((len(frames), 3, box.ring_height, box.ring_width), device=frames.device)
-        _colours(frames, pix_fmt, whole)
+        _write_rgb(frames, pix_fmt, whole)
         # Rounded before and after, as OpenCV's pictures are: two roundings left out add up to more than a 255th.
         whole.mul_(255).round_()
         size = (box.inner_height, box.inner_width)
         rgb = torch.nn.functional.interpolate(whole, size, mode="bilinear", align_corners=False)
         torch.div(rgb.round_(), 255, out=place)
     else:
-        _colours(frames, pix_fmt, place)
-    return onto
+        _write_rgb(frames, pix_fmt, place)
+    return out
 
 
-def _colours(frames: Any, pix_fmt: PixelFormat, place: Any) -> None:
+def _write_rgb(frames: Any, pix_fmt: PixelFormat, place: Any) -> None:
     """Write RGB, 0..1, into `place`, (b, 3, height, width): chroma is repeated, luma below black counts as black."""
     height, width = place.shape[2], place.shape[3]
     if pix_fmt == "bgr24":

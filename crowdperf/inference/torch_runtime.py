@@ -25,47 +25,55 @@ from numpy.typing import NDArray
 
 from crowdperf.inference import pinning
 from crowdperf.inference.letterbox import Letterbox
-from crowdperf.inference.network import read_network
-from crowdperf.inference.nms import MAX_CANDIDATES, MAX_DETECTIONS, Found
+from crowdperf.inference.network import load_network
+from crowdperf.inference.nms import MAX_CANDIDATES, MAX_DETECTIONS, Detections
 from crowdperf.inference.pixels import PixelFormat
-from crowdperf.inference.registry import ModelError, ModelPath, wanted_classes
-from crowdperf.inference.stages import Stages
+from crowdperf.inference.registry import ModelError, ModelPath, build_class_map
+from crowdperf.inference.stages import StageTimings
 from crowdperf.inference.torch_pixels import to_input
-from crowdperf.inference.torch_steps import CAPTURE, Geometry, Step, give_lane, is_out_of_memory, on, take_lane
+from crowdperf.inference.torch_steps import (
+    CAPTURE_LOCK,
+    BatchStep,
+    GeometryBuffers,
+    acquire_streams,
+    is_out_of_memory,
+    release_streams,
+    use_stream,
+)
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes with a graph of their own; a batch is padded to the next one."""
-GEOMETRIES = 8
+MAX_GEOMETRIES = 8
 """Picture sizes that are kept; the one that was used longest ago goes first."""
 
-Size = tuple[Letterbox, PixelFormat]
+InputGeometry = tuple[Letterbox, PixelFormat]
 
 log = logging.getLogger(__name__)
 
 
-class _Part(NamedTuple):
+class _BatchPart(NamedTuple):
     """Frames of a batch that share a step: all of them, or fewer where the device has too little memory."""
 
-    step: Step
+    step: BatchStep
     pictures: int
     frames: Any
     """The staging buffer that they lie in."""
 
     @property
-    def size(self) -> Size:
+    def geometry(self) -> InputGeometry:
         return self.step.geometry.box, self.step.geometry.pix_fmt
 
 
-class _Flight(NamedTuple):
+class _InFlightPart(NamedTuple):
     """A part that is being computed."""
 
-    part: _Part
+    part: _BatchPart
     candidates: Any
     done: Any
     """A CUDA event, or None."""
 
 
-class TorchRuntime:
+class TorchBackend:
     """Runs a detection model with torch on `device` ("cuda" or "cpu").
 
     On CUDA three streams overlap: copies of the next batch, the network, and suppression of the one before. `prepare`
@@ -81,90 +89,90 @@ class TorchRuntime:
         self.device = device
         self.pins = self.overlaps = device == "cuda"
         self.max_batch = BUCKETS[-1]
-        self.stages = Stages()
+        self.stages = StageTimings()
         self._confidence, self._iou = confidence, iou
         # Rings are mapped for reading where nothing needs more, and nothing is ever written to a frame's tensor.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         if device == "cpu" and threads:
             torch.set_num_threads(threads)
-        self._network = read_network(model, device)
+        self._network = load_network(model, device)
         self.names = model.classes or self._network.names
-        wanted = wanted_classes(self.names, model)
-        self._wanted = torch.from_numpy(wanted.astype(np.float32)).to(device)
-        self._geometries: OrderedDict[Size, Geometry] = OrderedDict()
-        self._preparing: dict[Size, Future[None]] = {}
+        wanted = build_class_map(self.names, model)
+        self._class_map = torch.from_numpy(wanted.astype(np.float32)).to(device)
+        self._geometries: OrderedDict[InputGeometry, GeometryBuffers] = OrderedDict()
+        self._preparing: dict[InputGeometry, Future[None]] = {}
         self._preparer = ThreadPoolExecutor(1, "capture")
         self._end_to_end = False
-        self._lane = take_lane(device)
-        weakref.finalize(self, give_lane, self._lane)
-        self._pool: Any = torch.cuda.graph_pool_handle() if self._network.graphs else None
-        self._loaded: list[_Part] = []
-        self._started: deque[list[_Flight]] = deque()
+        self._streams = acquire_streams(device)
+        weakref.finalize(self, release_streams, self._streams)
+        self._pool: Any = torch.cuda.graph_pool_handle() if self._network.supports_graphs else None
+        self._loaded: list[_BatchPart] = []
+        self._started: deque[list[_InFlightPart]] = deque()
 
     def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
         """Copy ring frames to the device; returns when the copies are complete."""
         self._loaded = []
         rest = list(frames)
         while rest:
-            step = self._step_for(len(rest), (box, pix_fmt))
+            step = self._find_step(len(rest), (box, pix_fmt))
             began = perf_counter()
             part, rest = rest[: step.bucket], rest[step.bucket :]
-            staging = step.geometry.staging()
+            staging = step.geometry.next_staging_buffer()
             if any(loaded.frames is staging for loaded in self._loaded):
                 # Memory ran out: more parts than buffers, once.
                 staging = torch.empty_like(staging)
-            with on(self._lane.copying):
+            with use_stream(self._streams.copying):
                 for row, frame in zip(staging[: len(part)].unbind(0), part):
                     row.copy_(torch.from_numpy(frame), non_blocking=True)
-            self._loaded.append(_Part(step, len(part), staging))
+            self._loaded.append(_BatchPart(step, len(part), staging))
             self.stages.add("copy", perf_counter() - began)
-        if self._lane.copying is not None:
+        if self._streams.copying is not None:
             began = perf_counter()
-            self._lane.copying.synchronize()
+            self._streams.copying.synchronize()
             self.stages.add("copy", perf_counter() - began)
 
     def start(self) -> None:
         """Begin to compute what was loaded; `finish` gives the results in the order of the starts."""
         began = perf_counter()
         flights = []
-        with torch.inference_mode(), on(self._lane.computing):
+        with torch.inference_mode(), use_stream(self._streams.computing):
             for part in self._loaded:
-                candidates = self._computed(part)
-                done = torch.cuda.Event() if self._lane.computing is not None else None
+                candidates = self._compute_part(part)
+                done = torch.cuda.Event() if self._streams.computing is not None else None
                 if done is not None:
                     done.record()
-                flights.append(_Flight(part, candidates, done))
+                flights.append(_InFlightPart(part, candidates, done))
         self._started.append(flights)
         self._loaded = []
         self.stages.add("infer", perf_counter() - began)
 
-    def _computed(self, part: _Part) -> Any:
+    def _compute_part(self, part: _BatchPart) -> Any:
         """float32 (n, candidates, 6) of a part, in smaller pieces where the device runs out of memory."""
         try:
             return part.step.run(part.frames, part.pictures)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        self._shrink(part.step.bucket, part.size[0])
+        self._shrink(part.step.bucket, part.geometry[0])
         pieces = []
         pictures = part.frames[: part.pictures]
         while len(pictures):
-            step = self._step_for(len(pictures), part.size)
+            step = self._find_step(len(pictures), part.geometry)
             piece, pictures = pictures[: step.bucket], pictures[step.bucket :]
-            pieces.append(self._computed(_Part(step, len(piece), piece))[: len(piece)])
+            pieces.append(self._compute_part(_BatchPart(step, len(piece), piece))[: len(piece)])
         return torch.cat(pieces)
 
-    def finish(self) -> list[Found]:
+    def finish(self) -> list[Detections]:
         """Detections of the oldest batch that was started; boxes in pixels of the model input."""
-        found: list[Found] = []
+        found: list[Detections] = []
         for part, candidates, done in self._started.popleft():
             began = perf_counter()
             if done is not None:
                 done.synchronize()
-                candidates.record_stream(self._lane.finishing)
+                candidates.record_stream(self._streams.finishing)
             computed = perf_counter()
-            box = part.size[0]
-            with torch.inference_mode(), on(self._lane.finishing):
+            box = part.geometry[0]
+            with torch.inference_mode(), use_stream(self._streams.finishing):
                 rows = self._suppress(candidates[: part.pictures], max(box.width, box.height)).cpu().numpy()
             # One picture after the other, each still with its best score first.
             rows = rows[np.argsort(rows[:, 6], kind="stable")]
@@ -172,13 +180,13 @@ class TorchRuntime:
             ends = np.searchsorted(rows[:, 6], np.arange(part.pictures + 1)).tolist()
             for first, end in pairwise(ends):
                 own = slice(first, min(end, first + MAX_DETECTIONS))
-                found.append(Found(rows[own, :4].copy(), rows[own, 4].copy(), classes[own]))
+                found.append(Detections(rows[own, :4].copy(), rows[own, 4].copy(), classes[own]))
             self.stages.add("infer", computed - began)
             self.stages.add("postprocess", perf_counter() - computed)
         return found
 
-    pin = staticmethod(pinning.pin)
-    unpin = staticmethod(pinning.unpin)
+    pin = staticmethod(pinning.pin_buffer)
+    unpin = staticmethod(pinning.unpin_buffer)
 
     def prepare(self, box: Letterbox, pix_fmt: PixelFormat) -> None:
         """Capture a graph for every batch size, the largest first, since all share its memory. About a second.
@@ -191,8 +199,8 @@ class TorchRuntime:
             if bucket > self.max_batch:
                 continue
             try:
-                step = self._step_for(bucket, (box, pix_fmt))
-                if not self._network.graphs:
+                step = self._find_step(bucket, (box, pix_fmt))
+                if not self._network.supports_graphs:
                     with torch.inference_mode():
                         step.compute()
             except (ValueError, AssertionError) as error:
@@ -210,11 +218,11 @@ class TorchRuntime:
         A geometry that cannot be captured is ready: `load` then says why.
         """
         size = (box, pix_fmt)
-        if not self._network.graphs or (size in self._geometries and size not in self._preparing):
+        if not self._network.supports_graphs or (size in self._geometries and size not in self._preparing):
             return True
         if size not in self._preparing:
             # Of cameras that went before their size was ready: nobody has come to take the result.
-            for done in [size for size, future in self._preparing.items() if future.done()][: 1 - GEOMETRIES]:
+            for done in [size for size, future in self._preparing.items() if future.done()][: 1 - MAX_GEOMETRIES]:
                 del self._preparing[done]
             self._preparing[size] = self._preparer.submit(self.prepare, box, pix_fmt)
         if not self._preparing[size].done():
@@ -224,18 +232,18 @@ class TorchRuntime:
 
     def empty_cache(self) -> None:
         """Give unused device memory back, unless a graph is being captured just now."""
-        if self.device == "cuda" and CAPTURE.acquire(blocking=False):
+        if self.device == "cuda" and CAPTURE_LOCK.acquire(blocking=False):
             try:
                 torch.cuda.empty_cache()
             finally:
-                CAPTURE.release()
+                CAPTURE_LOCK.release()
 
-    def _step_for(self, count: int, size: Size) -> Step:
+    def _find_step(self, count: int, size: InputGeometry) -> BatchStep:
         """The step for that many frames, or for as many of them as the device has memory for."""
         while True:
             bucket = next(bucket for bucket in BUCKETS if bucket >= min(count, self.max_batch))
             try:
-                return self._step(size, bucket)
+                return self._get_or_build_step(size, bucket)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -257,29 +265,29 @@ class TorchRuntime:
             del self._geometries[size]
         log.warning("out of device memory at %d pictures at once: %d from now on", bucket, self.max_batch)
         if self.device == "cuda":
-            with CAPTURE:
+            with CAPTURE_LOCK:
                 torch.cuda.empty_cache()
 
-    def _step(self, size: Size, bucket: int) -> Step:
+    def _get_or_build_step(self, size: InputGeometry, bucket: int) -> BatchStep:
         geometry = self._geometries.get(size)
         if geometry is not None and bucket in geometry.steps:
             self._geometries.move_to_end(size)
             return geometry.steps[bucket]
-        with CAPTURE:
+        with CAPTURE_LOCK:
             if geometry is None or geometry.rows < bucket:
                 # For a device at once as many as it may ever take: graphs refer to these buffers.
                 rows = self.max_batch if self.device == "cuda" else bucket
-                geometry = Geometry(rows, *size, self._network.dtype, self.device)
+                geometry = GeometryBuffers(rows, *size, self._network.dtype, self.device)
                 self._geometries[size] = geometry
-                while len(self._geometries) > GEOMETRIES:
+                while len(self._geometries) > MAX_GEOMETRIES:
                     self._geometries.popitem(last=False)
-            step = Step(geometry, bucket, self._compute_of(size))
-            if self._network.graphs:
-                step.capture(self._lane, self._pool)
+            step = BatchStep(geometry, bucket, self._make_compute(size))
+            if self._network.supports_graphs:
+                step.capture(self._streams, self._pool)
             geometry.steps[bucket] = step
             return step
 
-    def _compute_of(self, size: Size) -> Any:
+    def _make_compute(self, size: InputGeometry) -> Any:
         """What a step computes, with what must live as long as its graph."""
         box, pix_fmt = size
         # Each graph refers to the anchors of its own copy of the head, which the network replaces at every new shape:
@@ -290,18 +298,18 @@ class TorchRuntime:
             with torch.inference_mode():
                 began = perf_counter()
                 pictures = to_input(frames, pix_fmt, box, self._network.dtype, onto)
-                if not self._network.graphs:
+                if not self._network.supports_graphs:
                     spent = perf_counter() - began
                     self.stages.add("preprocess", spent)
                     self.stages.add("infer", -spent)
                 raw = self._network.call(pictures)
                 if self._network.head is not None:
                     kept[:] = [self._network.head.anchors, self._network.head.strides]
-                return self._candidates(raw[0] if isinstance(raw, (tuple, list)) else raw, box)
+                return self._select_candidates(raw[0] if isinstance(raw, (tuple, list)) else raw, box)
 
         return compute
 
-    def _candidates(self, raw: Any, box: Letterbox) -> Any:
+    def _select_candidates(self, raw: Any, box: Letterbox) -> Any:
         """The best anchors of each picture: float32 (b, k, 6) from the raw head (b, 4 + model classes, anchors).
 
         An end-to-end head gives (b, k, 6) itself, with classes of the model.
@@ -310,11 +318,11 @@ class TorchRuntime:
         if raw.shape[2] == 6:
             self._end_to_end = True
             boxes = torch.stack([raw[..., 0:4:2].clamp(0, box.width), raw[..., 1:4:2].clamp(0, box.height)], dim=3)
-            classes = self._wanted[raw[..., 5].long()]
+            classes = self._class_map[raw[..., 5].long()]
             scores = torch.where(classes >= 0, raw[..., 4], torch.zeros_like(raw[..., 4]))
             return torch.cat([boxes.flatten(2), scores[..., None], classes[..., None]], dim=2)
         scores, best = raw[:, 4:].max(dim=1)
-        classes = self._wanted[best]
+        classes = self._class_map[best]
         scores = torch.where(classes >= 0, scores, torch.zeros_like(scores))
         top, chosen = scores.topk(min(MAX_CANDIDATES, scores.shape[1]), dim=1)
         sides = raw[:, :4].gather(2, chosen[:, None].expand(-1, 4, -1)).transpose(1, 2)
@@ -336,6 +344,6 @@ class TorchRuntime:
         if self._end_to_end:
             # Suppressed already, by its head.
             return rows[rows[:, 4].argsort(descending=True, stable=True)]
-        group = rows[:, 6] * (len(self._wanted) + 64) + rows[:, 5]
+        group = rows[:, 6] * (len(self._class_map) + 64) + rows[:, 5]
         moved = rows[:, :4].double() + (group.double() * (side + 1))[:, None]
         return rows[torchvision.ops.nms(moved, rows[:, 4].double(), self._iou)]

@@ -11,9 +11,9 @@ import torch
 
 from crowdperf.inference.letterbox import Letterbox
 from crowdperf.inference.pixels import PixelFormat
-from crowdperf.inference.torch_pixels import canvas
+from crowdperf.inference.torch_pixels import make_device_canvas
 
-CAPTURE = threading.RLock()
+CAPTURE_LOCK = threading.RLock()
 """Held while a graph is captured, and by whatever waits for the whole device: torch captures one graph at a time in a
 process, and a device-wide synchronisation on any thread ends a capture that is under way, whatever its mode."""
 
@@ -21,7 +21,7 @@ Compute = Callable[[Any, Any], Any]
 """Candidates of (b, frame bytes) and the canvas (b, 3, height, width) to paint them on."""
 
 
-class Lane(NamedTuple):
+class CudaStreams(NamedTuple):
     """The CUDA streams of one model; all None on the processor.
 
     Lanes are used again and never shared: torch hands out 32 streams in turn, and one that another thread is recording
@@ -36,25 +36,25 @@ class Lane(NamedTuple):
     recording: Any = None
 
 
-_free: list[Lane] = []
+_free_streams: list[CudaStreams] = []
 
 
-def take_lane(device: str) -> Lane:
+def acquire_streams(device: str) -> CudaStreams:
     """A lane for a model on `device` ("cuda" or "cpu"); give it back with `give_lane`."""
     if device != "cuda":
-        return Lane()
-    if _free:
-        return _free.pop()
-    return Lane(torch.cuda.Stream(), torch.cuda.Stream(), torch.cuda.Stream(priority=-1), torch.cuda.Stream())
+        return CudaStreams()
+    if _free_streams:
+        return _free_streams.pop()
+    return CudaStreams(torch.cuda.Stream(), torch.cuda.Stream(), torch.cuda.Stream(priority=-1), torch.cuda.Stream())
 
 
-def give_lane(lane: Lane) -> None:
+def release_streams(streams: CudaStreams) -> None:
     """Nothing runs on it any more."""
-    if lane.copying is not None:
-        _free.append(lane)
+    if streams.copying is not None:
+        _free_streams.append(streams)
 
 
-class Geometry:
+class GeometryBuffers:
     """The buffers of one picture size and format, for at most `rows` pictures; every batch size uses their beginning.
 
     Sharing them is safe since batches are computed one after the other, on one stream.
@@ -69,29 +69,29 @@ class Geometry:
             self.input = torch.zeros((rows, frame_bytes), dtype=torch.uint8, device=device)
             # While the network reads `input`, the next batch is copied into one of these.
             self._staging = [torch.zeros_like(self.input) for _ in range(2)] if device == "cuda" else [self.input]
-            self.canvas = canvas(rows, box, dtype, device)
+            self.canvas = make_device_canvas(rows, box, dtype, device)
         if device == "cuda":
             # They were filled on this thread's stream; frames come on another.
             torch.cuda.current_stream().synchronize()
-        self._turn = 0
-        self.steps: dict[int, Step] = {}
+        self._staging_index = 0
+        self.steps: dict[int, BatchStep] = {}
 
-    def staging(self) -> Any:
+    def next_staging_buffer(self) -> Any:
         """The buffer for the next batch; with CUDA another one than the batch in computation came through."""
-        self._turn += 1
-        return self._staging[self._turn % len(self._staging)]
+        self._staging_index += 1
+        return self._staging[self._staging_index % len(self._staging)]
 
 
-class Step:
+class BatchStep:
     """Everything up to the candidates for one batch size of a geometry."""
 
-    def __init__(self, geometry: Geometry, bucket: int, compute: Compute) -> None:
+    def __init__(self, geometry: GeometryBuffers, bucket: int, compute: Compute) -> None:
         self.geometry, self.bucket = geometry, bucket
         self._compute = compute
         self._graph: Any = None
         self._output: Any = None
 
-    def capture(self, lane: Lane, pool: Any) -> None:
+    def capture(self, streams: CudaStreams, pool: Any) -> None:
         """Warm up, as graph capture demands, and record the graph.
 
         Args:
@@ -99,14 +99,14 @@ class Step:
             pool: memory that all graphs of the model share: one replay has ended, and its output is copied, before the
                 next one begins.
         """
-        with CAPTURE:
-            with torch.cuda.stream(lane.recording):
+        with CAPTURE_LOCK:
+            with torch.cuda.stream(streams.recording):
                 for _ in range(3):
                     self.compute()
-            lane.recording.synchronize()
+            streams.recording.synchronize()
             graph = torch.cuda.CUDAGraph()
             # Of this thread only: copies and replays of a model at work go on meanwhile on another one.
-            with torch.cuda.graph(graph, pool=pool, stream=lane.recording, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=pool, stream=streams.recording, capture_error_mode="thread_local"):
                 self._output = self.compute()
             self._graph = graph
 
@@ -131,6 +131,6 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "ALLOC_FAILED" in said
 
 
-def on(stream: Any) -> Any:
+def use_stream(stream: Any) -> Any:
     """Work within on a CUDA stream, or wherever it is where there is none."""
     return contextlib.nullcontext() if stream is None else torch.cuda.stream(stream)

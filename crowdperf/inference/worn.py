@@ -9,23 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdperf.events.schema import PpeColumns
-from crowdperf.inference.accuracy import overlaps
-from crowdperf.inference.labelled import Labelled
-from crowdperf.inference.nms import Found
-from crowdperf.inference.ppe import belonging
+from crowdperf.inference.accuracy import compute_iou_matrix
+from crowdperf.inference.labelled import LabelledImage
+from crowdperf.inference.nms import Detections
+from crowdperf.inference.ppe import assign_items
 from crowdperf.settings.ppe import ITEMS, PPE_CLASSES
 
-SAME = 0.5
+MIN_IOU = 0.5
 """Overlap at which a detection is a labelled person."""
 
 
-class Judged(NamedTuple):
+class PpeAccuracy(NamedTuple):
     """Results over many people."""
 
     f1: dict[str, float]
     """Class (`hardhat`, `no_hardhat` …) -> harmonic mean of precision and recall over people."""
     people: int
-    found: int
+    matched_people: int
     """People that the person model found at all; the others count as judged wrongly."""
 
     @property
@@ -34,7 +34,9 @@ class Judged(NamedTuple):
         return sum(self.f1.values()) / max(1, len(self.f1))
 
 
-def verdicts(owners: NDArray[np.intp], items: NDArray[np.int64], scores: NDArray[np.float32], person: int) -> list[str]:
+def get_predicted_labels(
+    owners: NDArray[np.intp], items: NDArray[np.int64], scores: NDArray[np.float32], person: int
+) -> list[str]:
     """What was seen of one person: for each item the better supported of worn and missing; nothing where neither."""
     said = []
     for item in ITEMS:
@@ -47,7 +49,7 @@ def verdicts(owners: NDArray[np.intp], items: NDArray[np.int64], scores: NDArray
     return said
 
 
-def judge(results: Iterable[tuple[Labelled, Found, PpeColumns]]) -> Judged:
+def measure_ppe_accuracy(results: Iterable[tuple[LabelledImage, Detections, PpeColumns]]) -> PpeAccuracy:
     """Compare labels, the person model's detections and the PPE columns of each picture.
 
     A finding counts against the model only where the item is labelled on that person one way or the other.
@@ -57,17 +59,17 @@ def judge(results: Iterable[tuple[Labelled, Found, PpeColumns]]) -> Judged:
     for truth, found, columns in results:
         persons = truth.boxes[truth.classes == 0]
         items, kinds = truth.boxes[truth.classes > 0], truth.classes[truth.classes > 0]
-        labelled = belonging(persons, items, kinds.astype(np.uint8))
+        labelled = assign_items(persons, items, kinds.astype(np.uint8))
         owners = np.frombuffer(columns.owners, "<u2").astype(np.intp)
         seen, scores = np.frombuffer(columns.items, np.uint8).astype(np.int64), np.frombuffer(columns.scores, "<f4")
-        table = overlaps(persons, found.boxes) * (found.classes == 0)
+        table = compute_iou_matrix(persons, found.boxes) * (found.classes == 0)
         people += len(persons)
         for person in range(len(persons)):
-            true = verdicts(labelled, kinds, np.ones(len(kinds), np.float32), person)
+            true = get_predicted_labels(labelled, kinds, np.ones(len(kinds), np.float32), person)
             best = int(table[person].argmax()) if table.shape[1] else -1
-            known = best >= 0 and table[person, best] >= SAME
+            known = best >= 0 and table[person, best] >= MIN_IOU
             matched += known
-            said = verdicts(owners, seen, scores, best) if known else []
+            said = get_predicted_labels(owners, seen, scores, best) if known else []
             for name in true:
                 (right if name in said else missed)[name] += 1
             about = {name.removeprefix("no_") for name in true}
@@ -79,4 +81,4 @@ def judge(results: Iterable[tuple[Labelled, Found, PpeColumns]]) -> Judged:
         for name in right
         if right[name] + missed[name]
     }
-    return Judged(f1, people, matched)
+    return PpeAccuracy(f1, people, matched)

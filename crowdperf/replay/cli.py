@@ -15,20 +15,20 @@ from crowdperf.ffmpeg import FfmpegMissing
 from crowdperf.inference.detector import load_detector
 from crowdperf.inference.registry import ModelError
 from crowdperf.replay.clip import Clip, ClipError, open_clip
-from crowdperf.replay.detections import BEGIN_S
-from crowdperf.replay.difference import Compared, compare, distinct
-from crowdperf.replay.document import document
-from crowdperf.replay.page import clock
-from crowdperf.replay.report import report, said
-from crowdperf.replay.run import Replayed, run
-from crowdperf.replay.setup import Setup, read_setup
+from crowdperf.replay.detections import CLIP_START_S
+from crowdperf.replay.difference import Comparison, compare_outcomes, make_names_distinct
+from crowdperf.replay.document import encode_document
+from crowdperf.replay.page import format_clock
+from crowdperf.replay.report import describe_difference, render_report
+from crowdperf.replay.run import ReplayResult, replay_clip
+from crowdperf.replay.setup import CameraSetup, read_setup
 from crowdperf.settings.paths import Paths
 
-TROUBLE = (ClipError, ModelError, SourceError, FfmpegMissing, OSError)
-INTERRUPTED = 130
+EXPECTED_ERRORS = (ClipError, ModelError, SourceError, FfmpegMissing, OSError)
+EXIT_INTERRUPTED = 130
 """The shell's status of a command that Ctrl-C has ended."""
-TELL_S = 0.5
-SHOWN = 40
+PROGRESS_INTERVAL_S = 0.5
+MAX_PRINTED_DIFFERENCES = 40
 """Differences that are printed; the report and the JSON have all."""
 
 
@@ -44,81 +44,86 @@ def main(argv: list[str], default_config: Path, data: Paths, root: Path) -> int:
     Raises:
         ConfigError: a configuration is invalid, or has not the camera meant.
     """
-    arguments = parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     files: list[Path] = arguments.config or [default_config]
     if len(files) > 2:
         print("crowdperf replay: --config may be given twice at most.", file=sys.stderr)
         return 2
     setups = [read_setup(file, arguments.camera, data, root) for file in files]
-    names = distinct([setup.name for setup in setups])
+    names = make_names_distinct([setup.name for setup in setups])
     setups = [replace(setup, name=name) for setup, name in zip(setups, names)]
     try:
         clip = open_clip(arguments.clip, arguments.fps)
-        replayed = replay(clip, setups, data)
+        replayed = replay_with_progress(clip, setups, data)
         compared = None
         if len(files) > 1:
             first, second = replayed.outcomes
-            compared = compare(first, second, clip.width / clip.height, arguments.within)
-        say(replayed, compared)
+            compared = compare_outcomes(first, second, clip.width / clip.height, arguments.within)
+        print_results(replayed, compared)
         if arguments.json:
-            arguments.json.write_bytes(document(replayed, compared))
+            arguments.json.write_bytes(encode_document(replayed, compared))
         if arguments.report:
-            arguments.report.write_text(report(replayed, compared), encoding="utf-8")
+            arguments.report.write_text(render_report(replayed, compared), encoding="utf-8")
             print(f"report: {arguments.report}")
     except BrokenPipeError:
         raise
-    except TROUBLE as error:
+    except EXPECTED_ERRORS as error:
         print(f"crowdperf replay: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     own = argparse.ArgumentParser(prog="crowdperf replay", description="Count a recording with your configuration.")
     own.add_argument("--clip", type=Path, required=True, help="the recording")
     own.add_argument("--config", type=Path, action="append", help="a configuration; twice to compare two of them")
     own.add_argument("--camera", help="whose lines, zones and settings (default: the only camera)")
-    own.add_argument("--fps", type=rate, help="true pictures per second, where the file's own times are wrong")
-    own.add_argument("--within", type=seconds, default=1.0, help="two counts of one crossing differ by at most, s (1)")
+    own.add_argument("--fps", type=parse_rate, help="true pictures per second, where the file's own times are wrong")
+    own.add_argument(
+        "--within", type=parse_seconds, default=1.0, help="two counts of one crossing differ by at most, s (1)"
+    )
     own.add_argument("--report", type=Path, metavar="OUT.html", help="write a report with pictures")
     own.add_argument("--json", type=Path, metavar="OUT.json", help="write every event and difference")
     return own
 
 
-def replay(clip: Clip, setups: Sequence[Setup], data: Paths) -> Replayed:
+def replay_with_progress(clip: Clip, setups: Sequence[CameraSetup], data: Paths) -> ReplayResult:
     """`run`, with the installation's models, and a line on the terminal that says how far it is."""
-    with Ticker() as ticker:
-        return run(clip, setups, lambda settings: load_detector(settings, data.data / "cache"), ticker.tell)
+    with ProgressLine() as ticker:
+        return replay_clip(clip, setups, lambda settings: load_detector(settings, data.data / "cache"), ticker.update)
 
 
-class Ticker:
+class ProgressLine:
     """One line on stderr that is written over and over; nothing where stderr is no terminal."""
 
     def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-        self._began = self._told = time.monotonic()
+        self._enabled = sys.stderr.isatty()
+        self._started_at = self._printed_at = time.monotonic()
 
-    def __enter__(self) -> Ticker:
+    def __enter__(self) -> ProgressLine:
         return self
 
-    def tell(self, at_s: float) -> None:
+    def update(self, at_s: float) -> None:
         """The replay has come to that second of the clip."""
         now = time.monotonic()
-        if self._shown and now - self._told >= TELL_S:
-            self._told = now
+        if self._enabled and now - self._printed_at >= PROGRESS_INTERVAL_S:
+            self._printed_at = now
             print(
-                f"\r  {clock(at_s)}, {at_s / (now - self._began):.1f} x real time ", end="", file=sys.stderr, flush=True
+                f"\r  {format_clock(at_s)}, {at_s / (now - self._started_at):.1f} x real time ",
+                end="",
+                file=sys.stderr,
+                flush=True,
             )
 
     def __exit__(self, *_: object) -> None:
-        if self._shown:
+        if self._enabled:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def seconds(text: str) -> float:
+def parse_seconds(text: str) -> float:
     """A length of time that is not negative."""
     value = float(text)
     if not 0 <= value <= 3600:
@@ -126,7 +131,7 @@ def seconds(text: str) -> float:
     return value
 
 
-def rate(text: str) -> float:
+def parse_rate(text: str) -> float:
     """A positive number of pictures per second."""
     value = float(text)
     if not 0 < value <= 1000:
@@ -134,11 +139,11 @@ def rate(text: str) -> float:
     return value
 
 
-def say(replayed: Replayed, compared: Compared | None) -> None:
+def print_results(replayed: ReplayResult, compared: Comparison | None) -> None:
     """Print the counts, and what differs."""
     outcomes = replayed.outcomes
-    say_clip(replayed)
-    counts = [outcome.counts() for outcome in outcomes]
+    print_clip_summary(replayed)
+    counts = [outcome.count_by_line() for outcome in outcomes]
     names = [outcome.setup.name for outcome in outcomes]
     rows = [(*key, *(str(count[key]) for count in counts)) for key in sorted(set().union(*counts))]
     print_table([("line", "direction", "class", *names), *rows])
@@ -150,26 +155,30 @@ def say(replayed: Replayed, compared: Compared | None) -> None:
     if zones:
         print_table([("zone", "configuration", "entered", "left", "most", "at the end"), *zones])
     if compared is not None:
-        print(f"{len(compared.differences)} crossings differ, {compared.same} are counted alike by both")
-        for one in compared.differences[:SHOWN]:
+        print(f"{len(compared.differences)} crossings differ, {compared.same_count} are counted alike by both")
+        for one in compared.differences[:MAX_PRINTED_DIFFERENCES]:
             event = one.crossing.event
-            print(f"{clock(one.crossing.at_s):>11}  {event.line} {event.direction} {event.klass}: {said(one, names)}")
-        if len(compared.differences) > SHOWN:
-            print(f"  … and {len(compared.differences) - SHOWN} more: see --report or --json")
+            print(
+                f"{format_clock(one.crossing.at_s):>11}  {event.line} {event.direction} {event.klass}: "
+                f"{describe_difference(one, names)}"
+            )
+        if len(compared.differences) > MAX_PRINTED_DIFFERENCES:
+            print(f"  … and {len(compared.differences) - MAX_PRINTED_DIFFERENCES} more: see --report or --json")
 
 
-def say_clip(replayed: Replayed) -> None:
+def print_clip_summary(replayed: ReplayResult) -> None:
     """Print what was replayed, and how fast."""
     clip = replayed.clip
     print(
-        f"{clip.path.name}: {clip.width}x{clip.height}, {len(replayed.times)} pictures, {clock(replayed.length_s)}; "
+        f"{clip.path.name}: {clip.width}x{clip.height}, {len(replayed.times)} pictures, "
+        f"{format_clock(replayed.length_s)}; "
         f"replayed in {replayed.took_s:.1f} s, {replayed.speed:.1f} x real time"
     )
     for outcome in replayed.outcomes:
         own = outcome.setup
         print(f"{own.name}: camera {own.tracked.camera_id}, {outcome.analysed} frames analysed, model {outcome.model}")
     for gap in replayed.outcomes[0].gaps:
-        lasted = f"{gap.end - gap.start:.1f} s up to {clock(gap.end - BEGIN_S)}"
+        lasted = f"{gap.end - gap.start:.1f} s up to {format_clock(gap.end - CLIP_START_S)}"
         print(f"warning: pictures are missing; crossings may be in {lasted}")
 
 

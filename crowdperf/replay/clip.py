@@ -14,18 +14,18 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from crowdperf.capture import argv, probe
-from crowdperf.capture.argv import Options
-from crowdperf.capture.ffmpeg import FfmpegChild
-from crowdperf.capture.source import Source
-from crowdperf.ffmpeg import abilities, ffmpeg_binary
+from crowdperf.capture.argv import SourceOptions
+from crowdperf.capture.ffmpeg import FfmpegProcess
+from crowdperf.capture.source import CheckedSource
+from crowdperf.ffmpeg import detect_features, find_ffmpeg
 from crowdperf.frames.layout import RingSpec
 
-SILENCE_S = 60.0
+MAX_SILENCE_S = 60.0
 """A file that gives nothing for so long lies on a disk, or a network, that is gone."""
 POLL_S = 0.2
 DEFAULT_FPS = 25.0
 """Where neither the file nor the operator says a rate: what FFmpeg assumes too."""
-_SHOWN = re.compile(r"\] n: *\d+ pts: *\S+ pts_time: *(\S+)")
+_PICTURE_TIME_PATTERN = re.compile(r"\] n: *\d+ pts: *\S+ pts_time: *(\S+)")
 
 
 class ClipError(Exception):
@@ -45,7 +45,7 @@ class Clip(Struct, frozen=True):
     """Every picture has the time that the file gives it. Otherwise picture n is at n / fps."""
 
 
-class Picture(NamedTuple):
+class ClipFrame(NamedTuple):
     """One picture as the ring would hold it."""
 
     number: int
@@ -69,12 +69,12 @@ def open_clip(path: Path, fps: float | None = None) -> Clip:
     """
     if not path.is_file():
         raise ClipError(f"there is no file {str(path)!r}. Remedy: correct --clip.")
-    child = FfmpegChild(argv.probe(_options(path)), str)
-    deadline = time.monotonic() + SILENCE_S
-    while child.listen(POLL_S) and time.monotonic() < deadline:
+    child = FfmpegProcess(argv.build_probe_args(_build_options(path)), str)
+    deadline = time.monotonic() + MAX_SILENCE_S
+    while child.drain(POLL_S) and time.monotonic() < deadline:
         pass
-    child.end()
-    found = probe.parse("\n".join(child.facts))
+    child.terminate()
+    found = probe.parse_source_info("\n".join(child.info_lines))
     if found is None:
         lines = [line for line in child.tail if "At least one output file" not in line]
         said = lines[-1].strip() if lines else "FFmpeg says nothing of it"
@@ -82,12 +82,12 @@ def open_clip(path: Path, fps: float | None = None) -> Clip:
     return Clip(path, found.width, found.height, fps or found.fps or DEFAULT_FPS, timed=fps is None)
 
 
-def spec_of(
+def build_clip_spec(
     clip: Clip, analysis_width: int = 640, target_fps: float = 10.0, frame_skip: int = 0, bgr24: bool = False
 ) -> RingSpec:
     """The ring that capture would make for this source."""
-    return probe.ring_spec(
-        probe.Probe(clip.width, clip.height, clip.fps, True),
+    return probe.build_ring_spec(
+        probe.SourceInfo(clip.width, clip.height, clip.fps, True),
         pix_fmt="bgr24" if bgr24 else "yuv420p",
         analysis_width=analysis_width,
         queue_max=2,
@@ -96,9 +96,9 @@ def spec_of(
     )
 
 
-def pictures(
+def read_frames(
     clip: Clip, spec: RingSpec, extra_flags: tuple[str, ...] = (), output_flags: tuple[str, ...] = ()
-) -> Generator[Picture, None, None]:
+) -> Generator[ClipFrame, None, None]:
     """Every picture of the clip, in order, in the form of `spec`.
 
     Args:
@@ -110,62 +110,64 @@ def pictures(
     """
     # Those of the output make their own pace: the time of a picture before them says nothing of the one behind.
     timed = clip.timed and not {"-r", "-fps_mode", "-vsync"} & set(output_flags)
-    options = replace(_options(clip.path), timed=timed, extra_flags=extra_flags, output_flags=output_flags)
-    child = FfmpegChild(argv.capture(options, spec), str)
+    options = replace(
+        _build_options(clip.path), report_timestamps=timed, extra_flags=extra_flags, output_flags=output_flags
+    )
+    child = FfmpegProcess(argv.build_capture_args(options, spec), str)
     times: list[float] = []
     number, began_s, at_s = 0, 0.0, 0.0
     try:
-        while (data := _picture(child, spec.frame_bytes, times, clip)) is not None:
+        while (data := _read_frame(child, spec.frame_bytes, times, clip)) is not None:
             if not timed:
                 at_s = number / clip.fps
             else:
-                while not times and child.attend(POLL_S):
-                    _hear(child, times)
+                while not times and child.read_log(POLL_S):
+                    _collect_times(child, times)
                 shown = times.pop(0) if times else float("nan")
                 if number == 0 and np.isfinite(shown):
                     began_s = shown
                 # A picture without a time follows the one before it.
                 at_s = shown - began_s if np.isfinite(shown) else at_s + 1 / clip.fps
-            yield Picture(number, at_s, data)
+            yield ClipFrame(number, at_s, data)
             number += 1
-        code = child.exit_code()
+        code = child.wait_exit_code()
         if code or not number:
             said = child.tail[-1].strip() if child.tail else f"exit code {code}"
             raise ClipError(f"FFmpeg could not read {str(clip.path)!r} after {number} pictures: {said}.")
     finally:
-        child.end()
+        child.terminate()
 
 
-def _options(path: Path) -> Options:
-    binary = ffmpeg_binary()
-    source = Source("file", str(path.resolve()))
+def _build_options(path: Path) -> SourceOptions:
+    binary = find_ffmpeg()
+    source = CheckedSource("file", str(path.resolve()))
     # Patient: a recording may begin between two keyframes, and its rate is wanted too.
-    return Options(binary=binary, abilities=abilities(binary), source=source, patient=True)
+    return SourceOptions(binary=binary, features=detect_features(binary), source=source, long_probe=True)
 
 
-def _picture(child: FfmpegChild, size: int, times: list[float], clip: Clip) -> NDArray[np.uint8] | None:
+def _read_frame(child: FfmpegProcess, size: int, times: list[float], clip: Clip) -> NDArray[np.uint8] | None:
     """The next whole picture, None at the end; the times that are told meanwhile go to `times`."""
     data = np.empty(size, np.uint8)
     view, filled = data.data, 0
     heard = time.monotonic()
     while filled < size:
         count = child.read_into(view[filled:], POLL_S)
-        _hear(child, times)
+        _collect_times(child, times)
         if count is None:
             return None
         if count:
             filled += count
             heard = time.monotonic()
-        elif time.monotonic() - heard > SILENCE_S:
+        elif time.monotonic() - heard > MAX_SILENCE_S:
             raise ClipError(
-                f"{str(clip.path)!r} gave nothing for {SILENCE_S:g} s. Remedy: see whether its disk is gone."
+                f"{str(clip.path)!r} gave nothing for {MAX_SILENCE_S:g} s. Remedy: see whether its disk is gone."
             )
     return data
 
 
-def _hear(child: FfmpegChild, times: list[float]) -> None:
+def _collect_times(child: FfmpegProcess, times: list[float]) -> None:
     """Take over what FFmpeg has told of its pictures' times."""
-    while child.facts:
-        shown = _SHOWN.search(child.facts.popleft())
+    while child.info_lines:
+        shown = _PICTURE_TIME_PATTERN.search(child.info_lines.popleft())
         if shown:
             times.append(float("nan") if shown[1] == "NOPTS" else float(shown[1]))

@@ -15,25 +15,25 @@ from typing import NamedTuple
 
 from crowdperf.config import Config, load
 from crowdperf.events.schema import LineCrossed, PpeColumns
-from crowdperf.inference.accuracy import Accuracy, measure
+from crowdperf.inference.accuracy import DetectionAccuracy, measure_accuracy
 from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.inference.labelled import Labelled, as_ring_frame, labelled_pictures
-from crowdperf.inference.models_cli import settings
-from crowdperf.inference.nms import Found
-from crowdperf.inference.ppe import look
-from crowdperf.inference.registry import SYSTEM, ModelError, Role
-from crowdperf.inference.worn import judge
-from crowdperf.replay.clip import ClipError, open_clip, pictures, spec_of
-from crowdperf.replay.detections import detect, due
+from crowdperf.inference.labelled import LabelledImage, load_labelled_images, load_ring_frame
+from crowdperf.inference.models_cli import build_settings
+from crowdperf.inference.nms import Detections
+from crowdperf.inference.ppe import detect_ppe
+from crowdperf.inference.registry import CLASSES_BY_ROLE, ModelError, Role
+from crowdperf.inference.worn import measure_ppe_accuracy
+from crowdperf.replay.clip import ClipError, build_clip_spec, open_clip, read_frames
+from crowdperf.replay.detections import build_frame_filter, detect_clip
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
 from crowdperf.tracking.pipeline import CameraPipeline
 
-LEAST_CONFIDENCE = 0.001
+MIN_CONFIDENCE = 0.001
 """Average precision asks for every detection, however weak."""
 
 
-class Side(NamedTuple):
+class ComparedModel(NamedTuple):
     """One of the two."""
 
     title: str
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--cache", type=Path, default=Path("var/cache"))
     arguments = parser.parse_args(argv)
     try:
-        for line in compare(arguments):
+        for line in compare_models(arguments):
             print(line, flush=True)
     except (ModelError, ClipError, ConfigError) as error:
         print(error, file=sys.stderr)
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def compare(arguments: argparse.Namespace) -> Iterator[str]:
+def compare_models(arguments: argparse.Namespace) -> Iterator[str]:
     """The report, line by line.
 
     Raises:
@@ -69,62 +69,64 @@ def compare(arguments: argparse.Namespace) -> Iterator[str]:
     """
     if not arguments.images and not arguments.config:
         raise ModelError("compare needs something to look at. Remedy: give --images FOLDER or --config FILE.")
-    sides = [side(text) for text in (arguments.first, arguments.second)]
+    sides = [parse_model(text) for text in (arguments.first, arguments.second)]
     yield f"{'':<36} {sides[0].title:>24} {sides[1].title:>24}"
     for folder in arguments.images:
-        yield from _on_pictures(folder, sides, arguments.role, arguments.cache)
+        yield from _compare_on_images(folder, sides, arguments.role, arguments.cache)
     if arguments.config:
-        yield from _on_clips(arguments.config, sides, arguments.cache)
+        yield from _compare_on_clips(arguments.config, sides, arguments.cache)
 
 
-def side(text: str) -> Side:
+def parse_model(text: str) -> ComparedModel:
     """NAME, NAME:int8 or NAME:full."""
     name, colon, precision = text.rpartition(":")
     if colon and precision in ("int8", "full"):
-        return Side(text, name, precision)
-    return Side(text, text, "full")
+        return ComparedModel(text, name, precision)
+    return ComparedModel(text, text, "full")
 
 
-def row(what: str, first: object, second: object) -> str:
+def format_row(what: str, first: object, second: object) -> str:
     """A line of the report."""
     shown = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in (first, second)]
     return f"{what:<36} {shown[0]:>24} {shown[1]:>24}"
 
 
-def _on_pictures(folder: Path, sides: list[Side], role: Role, cache: Path) -> Iterator[str]:
-    truth = labelled_pictures(folder, SYSTEM[role])
-    detectors = [_detector(one, role, cache, LEAST_CONFIDENCE) for one in sides]
-    first, second = (measure(detector, truth) for detector in detectors)
+def _compare_on_images(folder: Path, sides: list[ComparedModel], role: Role, cache: Path) -> Iterator[str]:
+    truth = load_labelled_images(folder, CLASSES_BY_ROLE[role])
+    detectors = [_load_detector(one, role, cache, MIN_CONFIDENCE) for one in sides]
+    first, second = (measure_accuracy(detector, truth) for detector in detectors)
     yield f"{folder}: {len(truth)} pictures"
-    yield row("  mAP50", first.map50, second.map50)
-    yield row("  mAP50-95", first.map50_95, second.map50_95)
-    yield from _by_class(first, second, role)
+    yield format_row("  mAP50", first.map50, second.map50)
+    yield format_row("  mAP50-95", first.map50_95, second.map50_95)
+    yield from _compare_by_class(first, second, role)
     if role == "ppe":
-        people = load_detector(settings("crowdperf-person-vehicle-n", "person", "full"), cache)
-        ours, theirs = (judge(_looked(_detector(one, role, cache, 0.25), people, truth)) for one in sides)
-        yield f"  {ours.found} of {ours.people} people found; F1 of what they wear:"
+        people = load_detector(build_settings("crowdperf-person-vehicle-n", "person", "full"), cache)
+        ours, theirs = (
+            measure_ppe_accuracy(_detect_ppe(_load_detector(one, role, cache, 0.25), people, truth)) for one in sides
+        )
+        yield f"  {ours.matched_people} of {ours.people} people found; F1 of what they wear:"
         for name in ours.f1:
-            yield row(f"  {name}", ours.f1[name], theirs.f1[name])
-        yield row("  mean", ours.mean, theirs.mean)
+            yield format_row(f"  {name}", ours.f1[name], theirs.f1[name])
+        yield format_row("  mean", ours.mean, theirs.mean)
 
 
-def _by_class(first: Accuracy, second: Accuracy, role: Role) -> Iterator[str]:
+def _compare_by_class(first: DetectionAccuracy, second: DetectionAccuracy, role: Role) -> Iterator[str]:
     for klass, (_, mean, total) in first.by_class.items():
-        yield row(f"  {SYSTEM[role][klass]} ({total})", mean, second.by_class[klass][1])
+        yield format_row(f"  {CLASSES_BY_ROLE[role][klass]} ({total})", mean, second.by_class[klass][1])
 
 
-def _looked(
-    detector: Detector, people: Detector, truth: list[Labelled]
-) -> Iterator[tuple[Labelled, Found, PpeColumns]]:
+def _detect_ppe(
+    detector: Detector, people: Detector, truth: list[LabelledImage]
+) -> Iterator[tuple[LabelledImage, Detections, PpeColumns]]:
     for one in truth:
-        frame, spec = as_ring_frame(one.path, 640, 640)
+        frame, spec = load_ring_frame(one.path, 640, 640)
         (found,) = people.detect([frame], spec)
-        yield one, found, look(detector, frame, spec, found)
+        yield one, found, detect_ppe(detector, frame, spec, found)
 
 
-def _on_clips(config_file: Path, sides: list[Side], cache: Path) -> Iterator[str]:
+def _compare_on_clips(config_file: Path, sides: list[ComparedModel], cache: Path) -> Iterator[str]:
     config = load(config_file)
-    detectors = [_detector(one, "person", cache, config.inference.confidence) for one in sides]
+    detectors = [_load_detector(one, "person", cache, config.inference.confidence) for one in sides]
     cameras = [camera for camera in config.cameras if "://" not in camera.url and camera.lines]
     if not cameras:
         raise ModelError(
@@ -133,22 +135,22 @@ def _on_clips(config_file: Path, sides: list[Side], cache: Path) -> Iterator[str
         )
     for camera in cameras:
         yield f"{camera.id}: {camera.url}"
-        counts = [_counts(config_file.parent / camera.url, config, camera, detector) for detector in detectors]
+        counts = [_count_crossings(config_file.parent / camera.url, config, camera, detector) for detector in detectors]
         for line in camera.lines:
             for direction in ("in", "out"):
-                yield row(f"  {line.id} {direction}", *(count[line.id, direction] for count in counts))
+                yield format_row(f"  {line.id} {direction}", *(count[line.id, direction] for count in counts))
 
 
-def _counts(path: Path, config: Config, camera: Camera, detector: Detector) -> Counter[tuple[str, str]]:
+def _count_crossings(path: Path, config: Config, camera: Camera, detector: Detector) -> Counter[tuple[str, str]]:
     clip = open_clip(path)
     fps = camera.target_fps or config.target_fps
-    spec = spec_of(clip, camera.analysis_width or config.analysis_width, fps)
+    spec = build_clip_spec(clip, camera.analysis_width or config.analysis_width, fps)
     skip = config.frame_skip if camera.frame_skip is None else camera.frame_skip
-    seen = detect(pictures(clip, spec), spec, detector, due(fps, skip), camera.id)
+    seen = detect_clip(read_frames(clip, spec), spec, detector, build_frame_filter(fps, skip), camera.id)
     pipeline = CameraPipeline(camera.id, config.tracking, camera.lines, camera.zones, fps)
     events = [event for frame in seen.frames for event in pipeline.step(frame)[1]]
     return Counter((event.line, event.direction) for event in events if isinstance(event, LineCrossed))
 
 
-def _detector(one: Side, role: Role, cache: Path, confidence: float) -> Detector:
-    return load_detector(settings(one.name, role, one.precision), cache, role=role, confidence=confidence)
+def _load_detector(model: ComparedModel, role: Role, cache: Path, confidence: float) -> Detector:
+    return load_detector(build_settings(model.name, role, model.precision), cache, role=role, confidence=confidence)

@@ -12,20 +12,20 @@ from crowdperf.events.schema import FrameDetections
 from crowdperf.frames.layout import RingSpec
 from crowdperf.frames.ring import FrameStamp
 from crowdperf.inference.detector import Detector
-from crowdperf.inference.schedule import Pace
-from crowdperf.inference.service import message
-from crowdperf.replay.clip import Picture
+from crowdperf.inference.schedule import TokenBucket
+from crowdperf.inference.service import build_frame_detections
+from crowdperf.replay.clip import ClipFrame
 
-BATCH = 8
+BATCH_SIZE = 8
 """Frames per call of the detector, on every machine: the size of a batch may change the last bit of a box."""
-BEGIN_S = 1_700_000_000
+CLIP_START_S = 1_700_000_000
 """Unix seconds of a clip's first picture: any fixed moment will do, so that ids and times repeat."""
-EPOCH = 1
-Due = Callable[[int, float], bool]
+CLIP_EPOCH = 1
+FrameFilter = Callable[[int, float], bool]
 """Whether the frame of that ring sequence (from 1), at that second of the clip, is analysed; called in order."""
 
 
-class Seen(NamedTuple):
+class ClipDetections(NamedTuple):
     """A clip after the detector."""
 
     frames: list[FrameDetections]
@@ -34,13 +34,15 @@ class Seen(NamedTuple):
     """Of every picture, seconds since the first."""
 
 
-def due(target_fps: float, frame_skip: int) -> Due:
+def build_frame_filter(target_fps: float, frame_skip: int) -> FrameFilter:
     """The rule by which inference picks a camera's frames (`inference.schedule`), for a source that never stalls."""
-    pace, every = Pace(target_fps), frame_skip + 1
+    pace, every = TokenBucket(target_fps), frame_skip + 1
     return lambda sequence, at_s: sequence % every == 0 and pace.admit(at_s)
 
 
-def detect(pictures: Iterable[Picture], spec: RingSpec, detector: Detector, wanted: Due, camera: str = "clip") -> Seen:
+def detect_clip(
+    pictures: Iterable[ClipFrame], spec: RingSpec, detector: Detector, frame_filter: FrameFilter, camera: str = "clip"
+) -> ClipDetections:
     """Analyse the pictures that `wanted` picks.
 
     Args:
@@ -50,20 +52,22 @@ def detect(pictures: Iterable[Picture], spec: RingSpec, detector: Detector, want
     Raises:
         ModelError: the model cannot run at this geometry.
     """
-    seen = Seen([], [])
-    waiting: list[Picture] = []
+    seen = ClipDetections([], [])
+    waiting: list[ClipFrame] = []
 
     def analyse() -> None:
         for picture, found in zip(waiting, detector.detect([picture.data for picture in waiting], spec)):
-            at_ns = round((BEGIN_S + picture.at_s) * 1e9)
-            seen.frames.append(message(camera, spec, FrameStamp(EPOCH, picture.number + 1, at_ns, at_ns), found))
+            at_ns = round((CLIP_START_S + picture.at_s) * 1e9)
+            seen.frames.append(
+                build_frame_detections(camera, spec, FrameStamp(CLIP_EPOCH, picture.number + 1, at_ns, at_ns), found)
+            )
         waiting.clear()
 
     for picture in pictures:
         seen.times.append(picture.at_s)
-        if wanted(picture.number + 1, picture.at_s):
+        if frame_filter(picture.number + 1, picture.at_s):
             waiting.append(picture)
-        if len(waiting) == BATCH:
+        if len(waiting) == BATCH_SIZE:
             analyse()
     if waiting:
         analyse()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import lap
 import numpy as np
 
-APART = 1e9
+FORBIDDEN_COST = 1e9
 """Cost of a pair that may not be."""
 
 
@@ -33,9 +33,9 @@ class Pairing(NamedTuple):
     """Indices into the two lists."""
 
     pairs: list[tuple[int, int]]
-    first: list[int]
+    unpaired_first: list[int]
     """Left over of the first list."""
-    second: list[int]
+    unpaired_second: list[int]
 
 
 class Matching(NamedTuple):
@@ -58,21 +58,23 @@ class Matching(NamedTuple):
         return len(self.pairs) / max(1, len(self.pairs) + len(self.surplus))
 
 
-def match(true: Sequence[Passage], counted: Sequence[Passage], within_s: float) -> Matching:
+def match_crossings(true: Sequence[Passage], counted: Sequence[Passage], within_s: float) -> Matching:
     """Pair each true crossing with at most one counted one."""
-    return matched(true, counted, pair(true, counted, within_s))
+    return build_matching(true, counted, pair_crossings(true, counted, within_s))
 
 
-def matched(true: Sequence[Passage], counted: Sequence[Passage], found: Pairing) -> Matching:
+def build_matching(true: Sequence[Passage], counted: Sequence[Passage], found: Pairing) -> Matching:
     """A pairing in terms of crossings."""
     return Matching(
         [(true[i], counted[j]) for i, j in found.pairs],
-        [true[i] for i in found.first],
-        [counted[j] for j in found.second],
+        [true[i] for i in found.unpaired_first],
+        [counted[j] for j in found.unpaired_second],
     )
 
 
-def pair(first: Sequence[Passage], second: Sequence[Passage], within_s: float, reach: float = math.inf) -> Pairing:
+def pair_crossings(
+    first: Sequence[Passage], second: Sequence[Passage], within_s: float, max_distance: float = math.inf
+) -> Pairing:
     """The pairs of two lists.
 
     Args:
@@ -84,9 +86,9 @@ def pair(first: Sequence[Passage], second: Sequence[Passage], within_s: float, r
     for key in keys:
         rows = [i for i, one in enumerate(first) if (one.line, one.direction) == key]
         columns = [j for j, one in enumerate(second) if (one.line, one.direction) == key]
-        for part in _stretches([first[i].at for i in rows], [second[j].at for j in columns], within_s):
-            pairs += _assigned(
-                first, second, [rows[i] for i in part[0]], [columns[j] for j in part[1]], within_s, reach
+        for part in _split_by_time([first[i].at for i in rows], [second[j].at for j in columns], within_s):
+            pairs += _assign_pairs(
+                first, second, [rows[i] for i in part[0]], [columns[j] for j in part[1]], within_s, max_distance
             )
     pairs.sort()
     paired_first, paired_second = {i for i, _ in pairs}, {j for _, j in pairs}
@@ -97,7 +99,7 @@ def pair(first: Sequence[Passage], second: Sequence[Passage], within_s: float, r
     )
 
 
-def _stretches(first: list[float], second: list[float], within_s: float) -> list[tuple[list[int], list[int]]]:
+def _split_by_time(first: list[float], second: list[float], within_s: float) -> list[tuple[list[int], list[int]]]:
     """Split both lists where no pair can reach over."""
     moments = sorted([(at, 0, i) for i, at in enumerate(first)] + [(at, 1, j) for j, at in enumerate(second)])
     parts: list[tuple[list[int], list[int]]] = []
@@ -108,26 +110,26 @@ def _stretches(first: list[float], second: list[float], within_s: float) -> list
     return [part for part in parts if part[0] and part[1]]
 
 
-def _assigned(
+def _assign_pairs(
     first: Sequence[Passage],
     second: Sequence[Passage],
     rows: list[int],
     columns: list[int],
     within_s: float,
-    reach: float,
+    max_distance: float,
 ) -> list[tuple[int, int]]:
-    cost = np.array([[_cost(first[i], second[j], within_s, reach) for j in columns] for i in rows])
+    cost = np.array([[_compute_cost(first[i], second[j], within_s, max_distance) for j in columns] for i in rows])
     # Leaving two alone costs more than all possible pairs together: no pair is given up for nearer ones.
     limit = 4.0 * (len(rows) + len(columns)) + 4.0
     column_of_row, _ = lap.lapjv(cost, extend_cost=True, cost_limit=limit, return_cost=False)
     return [(rows[i], columns[j]) for i, j in enumerate(column_of_row.tolist()) if j >= 0]
 
 
-def _cost(one: Passage, other: Passage, within_s: float, reach: float) -> float:
+def _compute_cost(one: Passage, other: Passage, within_s: float, max_distance: float) -> float:
     """0 to 2, or APART."""
     late = abs(one.at - other.at)
     distance = math.hypot(one.x - other.x, one.y - other.y)
-    if late > within_s or distance > reach:
-        return APART
-    near = distance / reach if math.isfinite(distance) and math.isfinite(reach) else 0.0
+    if late > within_s or distance > max_distance:
+        return FORBIDDEN_COST
+    near = distance / max_distance if math.isfinite(distance) and math.isfinite(max_distance) else 0.0
     return (late / within_s if within_s else 0.0) + near

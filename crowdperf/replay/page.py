@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 from crowdperf.replay.clip import Clip
-from crowdperf.replay.thumbnails import Scene, thumbnails
+from crowdperf.replay.thumbnails import ThumbnailScene, render_thumbnails
 
 STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
-MOST_PICTURES = 200
+MAX_THUMBNAILS = 200
 """Thumbnails in one report: about 5 MB. The list itself is always complete."""
 
 
 class Card(NamedTuple):
     """A picture and what it shows."""
 
-    scene: Scene
+    scene: ThumbnailScene
     at_s: float
-    what: str
-    why: str = ""
+    title: str
+    note: str = ""
     """What there is to say about it."""
     track: int | None = None
 
 
-def page(title: str, parts: Iterable[str]) -> str:
+def render_page(title: str, parts: Iterable[str]) -> str:
     """The whole file."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -38,7 +38,7 @@ def page(title: str, parts: Iterable[str]) -> str:
     )
 
 
-def clock(at_s: float) -> str:
+def format_clock(at_s: float) -> str:
     """A second of the clip as players show it: 1:02:03.4."""
     minutes, tenths = divmod(round(at_s * 10), 600)
     hours, minutes = divmod(minutes, 60)
@@ -46,24 +46,24 @@ def clock(at_s: float) -> str:
     return f"{hours}:{minutes:02d}:{shown}" if hours else f"{minutes}:{shown}"
 
 
-def heading(text: str) -> str:
+def render_heading(text: str) -> str:
     """A section's."""
     return f"<h2>{escape(text)}</h2>"
 
 
-def paragraph(text: str, warning: bool = False) -> str:
+def render_paragraph(text: str, warning: bool = False) -> str:
     """Plain text."""
     return f"<p{' class=warning' if warning else ''}>{escape(text)}</p>"
 
 
-def facts(lines: Iterable[str]) -> str:
+def render_list(lines: Iterable[str]) -> str:
     """A list of plain lines."""
     return "<ul class=facts>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: int = 0) -> str:
+def render_table(header: Sequence[str], rows: Iterable[Sequence[object]], number_columns: int = 0) -> str:
     """The last `numbers` columns hold numbers."""
-    first = len(head) - numbers
+    first = len(header) - number_columns
 
     def cells(tag: str, row: Sequence[object]) -> str:
         return "".join(
@@ -73,27 +73,27 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], numbers: int = 
 
     body = "".join(f"<tr>{cells('td', row)}</tr>\n" for row in rows)
     return (
-        f'<div class="scroll"><table><thead><tr>{cells("th", head)}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+        f'<div class="scroll"><table><thead><tr>{cells("th", header)}</tr></thead>\n<tbody>{body}</tbody></table></div>'
     )
 
 
-def cards(clip: Clip, rows: Sequence[Card]) -> str:
+def render_cards(clip: Clip, rows: Sequence[Card]) -> str:
     """The cards in a grid.
 
     Raises:
         ClipError: the clip cannot be read any more.
     """
-    images = thumbnails(clip, [card.scene for card in rows[:MOST_PICTURES]])
+    images = render_thumbnails(clip, [card.scene for card in rows[:MAX_THUMBNAILS]])
     images += [""] * (len(rows) - len(images))
     figures = []
     for card, image in zip(rows, images):
         number = card.scene.number
         shown = f'<img src="{image}" alt="picture {number}" loading="lazy">' if image else ""
-        why = f"<br><strong>{escape(card.why)}</strong>" if card.why else ""
+        why = f"<br><strong>{escape(card.note)}</strong>" if card.note else ""
         track = f", track {card.track}" if card.track is not None else ""
         figures.append(
-            f"<figure>{shown}<figcaption>{clock(card.at_s)} · {escape(card.what)}{why}"
+            f"<figure>{shown}<figcaption>{format_clock(card.at_s)} · {escape(card.title)}{why}"
             f"<br><small>picture {number}{track}</small></figcaption></figure>"
         )
-    note = f"<p>With pictures of the first {MOST_PICTURES}.</p>" if len(rows) > MOST_PICTURES else ""
+    note = f"<p>With pictures of the first {MAX_THUMBNAILS}.</p>" if len(rows) > MAX_THUMBNAILS else ""
     return f'{note}<div class="cards">' + "\n".join(figures) + "</div>"

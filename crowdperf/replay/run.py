@@ -11,21 +11,21 @@ from typing import NamedTuple
 import numpy as np
 from msgspec import Struct
 
-from crowdperf.capture.source import flags
+from crowdperf.capture.source import parse_flags
 from crowdperf.events.schema import CameraGap, Event, FrameDetections, LineCrossed, TrackedFrame, ZoneChanged
 from crowdperf.inference.detector import Detector
-from crowdperf.replay.clip import Clip, pictures
-from crowdperf.replay.detections import BEGIN_S, detect, due
+from crowdperf.replay.clip import Clip, read_frames
+from crowdperf.replay.detections import CLIP_START_S, build_frame_filter, detect_clip
 from crowdperf.replay.matching import Passage
-from crowdperf.replay.setup import LIVE_ONLY, Setup
+from crowdperf.replay.setup import LIVE_ONLY_OPTIONS, CameraSetup
 from crowdperf.settings.engine import Inference
-from crowdperf.tracking.shard import pipeline_of
+from crowdperf.tracking.shard import create_pipeline
 
-Open = Callable[[Inference], Detector]
-Box = tuple[float, float, float, float]
+DetectorFactory = Callable[[Inference], Detector]
+NormalizedBox = tuple[float, float, float, float]
 
 
-class Crossing(NamedTuple):
+class CountedCrossing(NamedTuple):
     """A counted crossing, and where it was."""
 
     event: LineCrossed
@@ -33,10 +33,10 @@ class Crossing(NamedTuple):
     """Seconds since the clip's first picture."""
     number: int
     """The picture, from 0."""
-    box: Box | None
+    box: NormalizedBox | None
     """Of the object in that picture, normalised; None where the tracker did not show it yet."""
 
-    def passage(self, aspect: float, centre: bool) -> Passage:
+    def to_passage(self, aspect: float, centre: bool) -> Passage:
         """For `matching`; the place is the anchor, in picture heights (`aspect`: width / height)."""
         x1, y1, x2, y2 = self.box or (math.nan,) * 4
         y = (y1 + y2) / 2 if centre else y2
@@ -53,18 +53,18 @@ class ZoneSummary(Struct, frozen=True):
     at_end: int = 0
 
 
-class Outcome(NamedTuple):
+class ReplayOutcome(NamedTuple):
     """What one configuration counts on a clip."""
 
-    setup: Setup
+    setup: CameraSetup
     events: list[Event]
-    crossings: list[Crossing]
+    crossings: list[CountedCrossing]
     zones: dict[str, ZoneSummary]
     analysed: int
     """Frames that went through the model for it."""
     model: str
 
-    def counts(self) -> Counter[tuple[str, str, str]]:
+    def count_by_line(self) -> Counter[tuple[str, str, str]]:
         """(line, direction, class) -> crossings."""
         return Counter((one.event.line, one.event.direction, one.event.klass) for one in self.crossings)
 
@@ -74,13 +74,13 @@ class Outcome(NamedTuple):
         return [event for event in self.events if isinstance(event, CameraGap)]
 
 
-class Replayed(NamedTuple):
+class ReplayResult(NamedTuple):
     """A clip after all configurations."""
 
     clip: Clip
     times: list[float]
     """Of every picture, seconds since the first."""
-    outcomes: list[Outcome]
+    outcomes: list[ReplayOutcome]
     took_s: float
     """Decoding, detection, tracking and counting; without loading the models."""
 
@@ -95,13 +95,16 @@ class Replayed(NamedTuple):
         return self.length_s / max(self.took_s, 1e-9)
 
 
-def silent(_: float) -> None:
+def ignore_progress(_: float) -> None:
     """Tell nobody how far the replay is."""
 
 
-def run(
-    clip: Clip, setups: Sequence[Setup], open_detector: Open, progress: Callable[[float], None] = silent
-) -> Replayed:
+def replay_clip(
+    clip: Clip,
+    setups: Sequence[CameraSetup],
+    open_detector: DetectorFactory,
+    progress: Callable[[float], None] = ignore_progress,
+) -> ReplayResult:
     """Count a clip with each setup.
 
     Args:
@@ -115,27 +118,27 @@ def run(
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, setup in enumerate(setups):
-        groups.setdefault(setup.sees(clip), []).append(index)
-    outcomes: dict[int, Outcome] = {}
+        groups.setdefault(setup.get_detection_key(clip), []).append(index)
+    outcomes: dict[int, ReplayOutcome] = {}
     times: list[float] = []
     took_s = 0.0
     for members in groups.values():
         detector = open_detector(setups[members[0]].inference)
-        spec = setups[members[0]].spec(clip)
+        spec = setups[members[0]].build_ring_spec(clip)
         detector.warm([spec])
         began = time.perf_counter()
-        times, found = _detect(clip, [setups[index] for index in members], detector, progress)
+        times, found = _detect_group(clip, [setups[index] for index in members], detector, progress)
         for index, frames in zip(members, found):
-            outcomes[index] = count(frames, setups[index], _named(detector))
+            outcomes[index] = count_crossings(frames, setups[index], _describe_model(detector))
         took_s += time.perf_counter() - began
-    return Replayed(clip, times, [outcomes[index] for index in range(len(setups))], took_s)
+    return ReplayResult(clip, times, [outcomes[index] for index in range(len(setups))], took_s)
 
 
-def _detect(
-    clip: Clip, setups: list[Setup], detector: Detector, progress: Callable[[float], None]
+def _detect_group(
+    clip: Clip, setups: list[CameraSetup], detector: Detector, progress: Callable[[float], None]
 ) -> tuple[list[float], list[list[FrameDetections]]]:
     """The times of all pictures, and each setup's frames; a frame that several want is detected once."""
-    rules = [due(setup.capture.target_fps, setup.capture.frame_skip) for setup in setups]
+    rules = [build_frame_filter(setup.capture.target_fps, setup.capture.frame_skip) for setup in setups]
     chosen: list[set[int]] = [set() for _ in setups]
 
     def wanted(sequence: int, at_s: float) -> bool:
@@ -145,13 +148,13 @@ def _detect(
             own.add(sequence)
         return bool(asking)
 
-    spec = setups[0].spec(clip)
-    extra, output = ffmpeg_flags(setups[0])
-    seen = detect(pictures(clip, spec, extra, output), spec, detector, wanted, setups[0].tracked.camera_id)
+    spec = setups[0].build_ring_spec(clip)
+    extra, output = get_ffmpeg_flags(setups[0])
+    seen = detect_clip(read_frames(clip, spec, extra, output), spec, detector, wanted, setups[0].tracked.camera_id)
     return seen.times, [[frame for frame in seen.frames if frame.sequence in own] for own in chosen]
 
 
-def ffmpeg_flags(setup: Setup) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def get_ffmpeg_flags(setup: CameraSetup) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The flags before the input and before the output that a recording can take.
 
     Raises:
@@ -159,25 +162,25 @@ def ffmpeg_flags(setup: Setup) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
     own = setup.capture
     return (
-        _for_recordings(flags(own.ffmpeg_extra_flags, "FFMPEG_EXTRA_FLAGS")),
-        _for_recordings(flags(own.ffmpeg_flags, "ffmpeg_flags")),
+        _drop_live_options(parse_flags(own.ffmpeg_extra_flags, "FFMPEG_EXTRA_FLAGS")),
+        _drop_live_options(parse_flags(own.ffmpeg_flags, "ffmpeg_flags")),
     )
 
 
-def _for_recordings(tokens: list[str]) -> tuple[str, ...]:
+def _drop_live_options(tokens: list[str]) -> tuple[str, ...]:
     kept: list[str] = []
     rest = iter(tokens)
     for token in rest:
-        if token in LIVE_ONLY:
+        if token in LIVE_ONLY_OPTIONS:
             next(rest, None)
         else:
             kept.append(token)
     return tuple(kept)
 
 
-def count(frames: Sequence[FrameDetections], setup: Setup, model: str = "") -> Outcome:
+def count_crossings(frames: Sequence[FrameDetections], setup: CameraSetup, model: str = "") -> ReplayOutcome:
     """Track and count frames that have been detected."""
-    pipeline = pipeline_of(setup.tracked, setup.tracking)
+    pipeline = create_pipeline(setup.tracked, setup.tracking)
     events: list[Event] = []
     shown: dict[int, TrackedFrame] = {}
     for frame in frames:
@@ -186,28 +189,28 @@ def count(frames: Sequence[FrameDetections], setup: Setup, model: str = "") -> O
         if tracked is not None:
             shown[frame.sequence] = tracked
     events += pipeline.finish()
-    crossings = [_crossing(event, shown) for event in events if isinstance(event, LineCrossed)]
-    at_end = pipeline.occupancy()
-    zones = {zone.id: _zone(zone.id, events, at_end.get(zone.id, 0)) for zone in setup.tracked.zones}
-    return Outcome(setup, events, crossings, zones, len(frames), model)
+    crossings = [_build_crossing(event, shown) for event in events if isinstance(event, LineCrossed)]
+    at_end = pipeline.get_occupancy()
+    zones = {zone.id: _summarize_zone(zone.id, events, at_end.get(zone.id, 0)) for zone in setup.tracked.zones}
+    return ReplayOutcome(setup, events, crossings, zones, len(frames), model)
 
 
-def _crossing(event: LineCrossed, shown: dict[int, TrackedFrame]) -> Crossing:
-    frame = shown.get(event.sequence)
-    box: Box | None = None
+def _build_crossing(event: LineCrossed, tracked_frames: dict[int, TrackedFrame]) -> CountedCrossing:
+    frame = tracked_frames.get(event.sequence)
+    box: NormalizedBox | None = None
     if frame is not None:
         (found,) = np.nonzero(np.frombuffer(frame.tracks, "<u4") == event.track)
         if len(found):
             x1, y1, x2, y2 = np.frombuffer(frame.boxes, "<f4").reshape(-1, 4)[found[0]].tolist()
             box = x1, y1, x2, y2
-    return Crossing(event, event.ts - BEGIN_S, event.sequence - 1, box)
+    return CountedCrossing(event, event.ts - CLIP_START_S, event.sequence - 1, box)
 
 
-def _zone(zone: str, events: Sequence[Event], at_end: int) -> ZoneSummary:
+def _summarize_zone(zone: str, events: Sequence[Event], at_end: int) -> ZoneSummary:
     changes = [event for event in events if isinstance(event, ZoneChanged) and event.zone == zone]
     entered = sum(event.change == "in" for event in changes)
     return ZoneSummary(entered, len(changes) - entered, max([0, *(event.occupancy for event in changes)]), at_end)
 
 
-def _named(detector: Detector) -> str:
-    return f"{detector.model} ({detector.runtime.name}, {detector.precision})"
+def _describe_model(detector: Detector) -> str:
+    return f"{detector.model} ({detector.backend.name}, {detector.precision})"

@@ -16,49 +16,54 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from crowdperf.replay.matching import Matching, Pairing, Passage, matched, pair
-from crowdperf.storage.audits import Estimate, Figures
+from crowdperf.replay.matching import Matching, Pairing, Passage, build_matching, pair_crossings
+from crowdperf.storage.audits import CountAccuracy, Estimate
 
-Z = 1.959963984540054
+Z_95 = 1.959963984540054
 """Of 95 %, both sides."""
 
 
 class Score(NamedTuple):
     """One line's agreement."""
 
-    total: Figures
-    directions: dict[str, Figures]
+    total: CountAccuracy
+    directions: dict[str, CountAccuracy]
     """in, out."""
     matching: Matching
     pairing: Pairing
     """The same as indices into the two lists."""
 
 
-def score(true: Sequence[Passage], counted: Sequence[Passage], within_s: float) -> Score:
+def score_crossings(true: Sequence[Passage], counted: Sequence[Passage], within_s: float) -> Score:
     """Compare the crossings of ONE line.
 
     Args:
         within_s: how far apart in time the two of a pair may be.
     """
-    pairing = pair(true, counted, within_s)
-    found = matched(true, counted, pairing)
-    return Score(figures(found), {way: figures(_of(found, way)) for way in ("in", "out")}, found, pairing)
-
-
-def figures(found: Matching) -> Figures:
-    """The numbers of a matching."""
-    pairs, missed, surplus = len(found.pairs), len(found.missed), len(found.surplus)
-    return Figures(
-        true=pairs + missed,
-        counted=pairs + surplus,
-        matched=pairs,
-        precision=wilson(pairs, pairs + surplus),
-        recall=wilson(pairs, pairs + missed),
-        count_error=count_error(pairs + missed, missed, surplus),
+    pairing = pair_crossings(true, counted, within_s)
+    found = build_matching(true, counted, pairing)
+    return Score(
+        compute_figures(found),
+        {way: compute_figures(_select_direction(found, way)) for way in ("in", "out")},
+        found,
+        pairing,
     )
 
 
-def _of(found: Matching, direction: str) -> Matching:
+def compute_figures(found: Matching) -> CountAccuracy:
+    """The numbers of a matching."""
+    pairs, missed, surplus = len(found.pairs), len(found.missed), len(found.surplus)
+    return CountAccuracy(
+        true=pairs + missed,
+        counted=pairs + surplus,
+        matched=pairs,
+        precision=compute_wilson_interval(pairs, pairs + surplus),
+        recall=compute_wilson_interval(pairs, pairs + missed),
+        count_error=compute_count_error(pairs + missed, missed, surplus),
+    )
+
+
+def _select_direction(found: Matching, direction: str) -> Matching:
     return Matching(
         [both for both in found.pairs if both[0].direction == direction],
         [one for one in found.missed if one.direction == direction],
@@ -66,29 +71,29 @@ def _of(found: Matching, direction: str) -> Matching:
     )
 
 
-def wilson(hits: int, of: int) -> Estimate | None:
+def compute_wilson_interval(hits: int, total: int) -> Estimate | None:
     """The share `hits` / `of`; None of nothing."""
-    if not of:
+    if not total:
         return None
-    share, spread = hits / of, Z * Z / of
+    share, spread = hits / total, Z_95 * Z_95 / total
     centre = (share + spread / 2) / (1 + spread)
-    half = Z / (1 + spread) * math.sqrt(share * (1 - share) / of + spread / (4 * of))
+    half = Z_95 / (1 + spread) * math.sqrt(share * (1 - share) / total + spread / (4 * total))
     # At the ends the formula is exact, but not its floating point.
-    return Estimate(share, 0.0 if hits == 0 else centre - half, 1.0 if hits == of else centre + half)
+    return Estimate(share, 0.0 if hits == 0 else centre - half, 1.0 if hits == total else centre + half)
 
 
-def byar(count: int) -> tuple[float, float]:
+def compute_byar_limits(count: int) -> tuple[float, float]:
     """Limits of the mean of a Poisson variable that was seen to be `count`."""
-    low = count * (1 - 1 / (9 * count) - Z / (3 * math.sqrt(count))) ** 3 if count else 0.0
+    low = count * (1 - 1 / (9 * count) - Z_95 / (3 * math.sqrt(count))) ** 3 if count else 0.0
     more = count + 1
-    return low, more * (1 - 1 / (9 * more) + Z / (3 * math.sqrt(more))) ** 3
+    return low, more * (1 - 1 / (9 * more) + Z_95 / (3 * math.sqrt(more))) ** 3
 
 
-def count_error(true: int, missed: int, surplus: int) -> Estimate | None:
+def compute_count_error(true: int, missed: int, surplus: int) -> Estimate | None:
     """(surplus - missed) / true; None where nothing was to be counted."""
     if not true:
         return None
-    (missed_low, missed_high), (surplus_low, surplus_high) = byar(missed), byar(surplus)
+    (missed_low, missed_high), (surplus_low, surplus_high) = compute_byar_limits(missed), compute_byar_limits(surplus)
     difference = surplus - missed
     return Estimate(
         difference / true,

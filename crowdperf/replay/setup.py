@@ -9,63 +9,71 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from crowdperf.capture.probe import Probe, ring_of
+from crowdperf.capture.probe import SourceInfo, build_camera_ring_spec
 from crowdperf.config import Config, load
 from crowdperf.frames.layout import RingSpec
 from crowdperf.replay.clip import Clip
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.engine import Inference, Tracking
-from crowdperf.settings.environment import Environment, environment
+from crowdperf.settings.environment import Environment, read_environment
 from crowdperf.settings.paths import Paths
-from crowdperf.slices import CaptureSlice, TrackedCamera, capture_slice, tracked_camera
+from crowdperf.slices import CaptureConfig, TrackedCamera, build_capture_config, build_tracked_camera
 
-LIVE_ONLY = frozenset(
+LIVE_ONLY_OPTIONS = frozenset(
     (
         *("-rtsp_flags", "-reorder_queue_size", "-buffer_size", "-max_delay", "-tls_verify", "-user_agent"),
         *("-use_wallclock_as_timestamps", "-loglevel", "-v"),
     )
 )
 """FFmpeg's options that a recording has no use for, or that would take its times away; each has one value."""
-_PICTURE = ("pix_fmt", "analysis_width", "target_fps", "frame_skip", "ffmpeg_flags", "ffmpeg_extra_flags")
-_NO_MATTER = ("threads", "staleness_s")
+_PICTURE_SETTINGS = ("pix_fmt", "analysis_width", "target_fps", "frame_skip", "ffmpeg_flags", "ffmpeg_extra_flags")
+_IGNORED_INFERENCE_SETTINGS = ("threads", "staleness_s")
 """Settings of inference that change no detection."""
 
 
-class Setup(Struct, frozen=True, kw_only=True):
+class CameraSetup(Struct, frozen=True, kw_only=True):
     """A camera as one configuration has it."""
 
     name: str
     """What reports call the configuration."""
-    capture: CaptureSlice
+    capture: CaptureConfig
     tracked: TrackedCamera
     inference: Inference
     tracking: Tracking
 
-    def spec(self, clip: Clip) -> RingSpec:
+    def build_ring_spec(self, clip: Clip) -> RingSpec:
         """The ring that this camera would have if it showed the clip."""
-        return ring_of(self.capture, Probe(clip.width, clip.height, clip.fps, True))
+        return build_camera_ring_spec(self.capture, SourceInfo(clip.width, clip.height, clip.fps, True))
 
-    def sees(self, clip: Clip) -> tuple[Any, ...]:
+    def get_detection_key(self, clip: Clip) -> tuple[Any, ...]:
         """Two setups with the same answer get the same detections of a frame."""
-        spec, own = self.spec(clip), self.capture
-        inference = {key: value for key, value in msgspec.to_builtins(self.inference).items() if key not in _NO_MATTER}
+        spec, own = self.build_ring_spec(clip), self.capture
+        inference = {
+            key: value
+            for key, value in msgspec.to_builtins(self.inference).items()
+            if key not in _IGNORED_INFERENCE_SETTINGS
+        }
         size = (spec.width, spec.height, spec.model_width)
         return size, spec.pix_fmt, own.ffmpeg_extra_flags, own.ffmpeg_flags, repr(inference)
 
-    def settings(self) -> dict[str, Any]:
+    def collect_settings(self) -> dict[str, Any]:
         """Path -> value of every setting that may change what is counted."""
         tree = {
-            **{name: getattr(self.capture, name) for name in _PICTURE},
-            "inference": {name: value for name, value in _tree(self.inference).items() if name not in _NO_MATTER},
-            "tracking": {name: value for name, value in _tree(self.tracking).items() if name != "shards"},
-            "lines": {line.id: _tree(line) for line in self.tracked.lines},
-            "zones": {zone.id: _tree(zone) for zone in self.tracked.zones},
+            **{name: getattr(self.capture, name) for name in _PICTURE_SETTINGS},
+            "inference": {
+                name: value
+                for name, value in _to_tree(self.inference).items()
+                if name not in _IGNORED_INFERENCE_SETTINGS
+            },
+            "tracking": {name: value for name, value in _to_tree(self.tracking).items() if name != "shards"},
+            "lines": {line.id: _to_tree(line) for line in self.tracked.lines},
+            "zones": {zone.id: _to_tree(zone) for zone in self.tracked.zones},
         }
-        return dict(_leaves("", tree))
+        return dict(_flatten("", tree))
 
 
-def read_setup(file: Path, camera_id: str | None, data: Paths, root: Path) -> Setup:
+def read_setup(file: Path, camera_id: str | None, data: Paths, root: Path) -> CameraSetup:
     """The setup of a configuration file.
 
     Args:
@@ -78,21 +86,23 @@ def read_setup(file: Path, camera_id: str | None, data: Paths, root: Path) -> Se
         ConfigError: the file or the environment is invalid, or which camera is meant is not clear.
     """
     config = load(file)
-    return make_setup(config, environment(os.environ), choose(config, camera_id, str(file)), file.name, data, root)
+    return make_setup(
+        config, read_environment(os.environ), select_camera(config, camera_id, str(file)), file.name, data, root
+    )
 
 
-def make_setup(config: Config, env: Environment, camera: Camera, name: str, data: Paths, root: Path) -> Setup:
+def make_setup(config: Config, env: Environment, camera: Camera, name: str, data: Paths, root: Path) -> CameraSetup:
     """The setup of one camera of a configuration."""
-    return Setup(
+    return CameraSetup(
         name=name,
-        capture=capture_slice(config, env, data, root, camera.id),
-        tracked=tracked_camera(config, env, camera),
+        capture=build_capture_config(config, env, data, root, camera.id),
+        tracked=build_tracked_camera(config, env, camera),
         inference=config.inference,
         tracking=config.tracking,
     )
 
 
-def choose(config: Config, camera_id: str | None, source: str) -> Camera:
+def select_camera(config: Config, camera_id: str | None, source: str) -> Camera:
     """The camera meant.
 
     Raises:
@@ -110,12 +120,12 @@ def choose(config: Config, camera_id: str | None, source: str) -> Camera:
     raise ConfigError(f"{source}: there is no camera {camera_id!r} (known: {known}). Remedy: correct --camera.")
 
 
-def _tree(settings: Struct) -> dict[str, Any]:
+def _to_tree(settings: Struct) -> dict[str, Any]:
     tree: dict[str, Any] = msgspec.to_builtins(settings)
     return tree
 
 
-def _leaves(path: str, value: Any) -> list[tuple[str, Any]]:
+def _flatten(path: str, value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, dict):
-        return [leaf for key, inner in value.items() for leaf in _leaves(f"{path}.{key}" if path else key, inner)]
+        return [leaf for key, inner in value.items() for leaf in _flatten(f"{path}.{key}" if path else key, inner)]
     return [(path, value)]

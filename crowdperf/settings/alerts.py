@@ -107,7 +107,7 @@ Channel = WebhookChannel | EmailChannel | MqttChannel
 ChannelType = Literal["webhook", "email", "mqtt"]
 
 
-def channel_type(channel: Channel) -> ChannelType:
+def get_channel_type(channel: Channel) -> ChannelType:
     """As `type` names it in the configuration."""
     if isinstance(channel, WebhookChannel):
         return "webhook"
@@ -177,8 +177,8 @@ class Alerts(Settings, frozen=True, kw_only=True):
 def validate_alerts(source: str, alerts: Alerts, cameras: Sequence[Camera]) -> None:
     """Raise ConfigError where a reference, an address or a filter does not fit."""
     where = f"{source}: $.alerts"
-    _unique(f"{where}.rules", [rule.id for rule in alerts.rules])
-    _unique(f"{where}.channels", [channel.id for channel in alerts.channels])
+    _require_unique(f"{where}.rules", [rule.id for rule in alerts.rules])
+    _require_unique(f"{where}.channels", [channel.id for channel in alerts.channels])
     for entry in alerts.allow_private:
         if "/" in entry and not _is_network(entry):
             raise ConfigError(f"{where}.allow_private: {entry!r} is no network. Remedy: write it like 10.1.2.0/24.")
@@ -189,7 +189,7 @@ def validate_alerts(source: str, alerts: Alerts, cameras: Sequence[Camera]) -> N
         at = f"{where}.rules[{index}]"
         _validate_filters(at, rule, cameras)
         wanted = [*rule.channels, *(name for step in rule.escalate for name in step.channels)]
-        _known(at, "channel", wanted, names)
+        _require_known(at, "channel", wanted, names)
 
 
 def _validate_channel(where: str, channel: Channel) -> None:
@@ -230,23 +230,23 @@ def _validate_filters(where: str, rule: AlertRule, cameras: Sequence[Camera]) ->
                 f"{where}.{name} does not fit the event {rule.event}. Remedy: remove it; its filters are: "
                 f"{', '.join(('cameras', *fitting))}."
             )
-    _known(where, "camera", rule.cameras, {camera.id for camera in cameras})
+    _require_known(where, "camera", rule.cameras, {camera.id for camera in cameras})
     looked_at = [camera for camera in cameras if not rule.cameras or camera.id in rule.cameras]
-    _known(where, "zone", rule.zones, {zone.id for camera in looked_at for zone in camera.zones})
-    _known(where, "line", rule.lines, {line.id for camera in looked_at for line in camera.lines})
+    _require_known(where, "zone", rule.zones, {zone.id for camera in looked_at for zone in camera.zones})
+    _require_known(where, "line", rule.lines, {line.id for camera in looked_at for line in camera.lines})
     if rule.event in STATES:
-        _known(where, "state", rule.states, set(STATES[rule.event]))
+        _require_known(where, "state", rule.states, set(STATES[rule.event]))
 
 
-def _known(where: str, what: str, names: Iterable[str], known: set[str]) -> None:
+def _require_known(where: str, kind: str, names: Iterable[str], known: set[str]) -> None:
     for name in names:
         if name not in known:
             raise ConfigError(
-                f"{where}: there is no {what} {name!r}. Remedy: use one of: {', '.join(sorted(known)) or 'none'}."
+                f"{where}: there is no {kind} {name!r}. Remedy: use one of: {', '.join(sorted(known)) or 'none'}."
             )
 
 
-def _unique(where: str, ids: list[str]) -> None:
+def _require_unique(where: str, ids: list[str]) -> None:
     if len(ids) > len(set(ids)):
         raise ConfigError(f"{where}: an id of {ids} is used twice. Remedy: rename one.")
 

@@ -12,7 +12,7 @@ ClassName = Literal["person", "bicycle", "car", "motorcycle", "bus", "truck"]
 CLASSES: tuple[ClassName, ...] = ("person", "bicycle", "car", "motorcycle", "bus", "truck")
 """The system's classes, in the order of their packed index (`FrameDetections.classes`)."""
 VEHICLES = CLASSES[1:]
-GRID = (32, 18)
+DENSITY_GRID = (32, 18)
 """Columns and rows of the density grid over the picture."""
 CameraId = Annotated[str, Meta(pattern=f"^{CAMERA_ID.pattern}$", description="[a-z0-9][a-z0-9_-]{0,31}")]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]

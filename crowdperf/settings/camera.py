@@ -49,7 +49,7 @@ class Line(Settings, frozen=True, kw_only=True):
         msgspec.structs.force_setattr(self, "p1", first)
         msgspec.structs.force_setattr(self, "p2", last)
 
-    def vertices(self) -> tuple[Point, ...]:
+    def get_vertices(self) -> tuple[Point, ...]:
         """Its ends and bends from p1 to p2, normalised."""
         return tuple(Point(*point) for point in self.points or (self.p1, self.p2))
 
@@ -85,7 +85,7 @@ class Zone(Settings, frozen=True, kw_only=True):
         if self.way == [0, 0]:
             raise ValueError(f"zone {self.id!r}: way [0, 0] leads nowhere. Remedy: give a direction such as [1, 0]")
 
-    def points(self) -> tuple[Point, ...]:
+    def get_points(self) -> tuple[Point, ...]:
         """The corners, normalised."""
         return tuple(Point(*corner) for corner in self.polygon)
 

@@ -13,10 +13,10 @@ import msgspec
 from crowdperf.settings.base import Settings
 from crowdperf.settings.engine import Inference, Labels, Models
 
-REST = Inference()
+INFERENCE_DEFAULTS = Inference()
 
 
-class Choice(Settings, frozen=True, kw_only=True):
+class ModelSelection(Settings, frozen=True, kw_only=True):
     """The settings of `inference` that are taken over at run time."""
 
     models: Models
@@ -24,16 +24,18 @@ class Choice(Settings, frozen=True, kw_only=True):
     precision: Literal["auto", "full", "int8"]
 
 
-def choice_of(settings: Inference) -> Choice:
+def get_selection(settings: Inference) -> ModelSelection:
     """What the configuration chooses."""
-    return Choice(models=settings.models, labels=settings.labels, precision=settings.precision)
+    return ModelSelection(models=settings.models, labels=settings.labels, precision=settings.precision)
 
 
-def chosen(settings: Inference, choice: Choice) -> Inference:
+def apply_selection(settings: Inference, selection: ModelSelection) -> Inference:
     """`settings` with another choice."""
-    return msgspec.structs.replace(settings, models=choice.models, labels=choice.labels, precision=choice.precision)
+    return msgspec.structs.replace(
+        settings, models=selection.models, labels=selection.labels, precision=selection.precision
+    )
 
 
-def without_choice(settings: Inference) -> Inference:
+def without_selection(settings: Inference) -> Inference:
     """`settings` with the default choice: what is left is what a process has to restart for."""
-    return chosen(settings, choice_of(REST))
+    return apply_selection(settings, get_selection(INFERENCE_DEFAULTS))

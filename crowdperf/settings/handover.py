@@ -12,12 +12,12 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-Told = TypeVar("Told")
+T = TypeVar("T")
 
 
-def write(path: Path, told: object) -> None:
+def write_reload_file(path: Path, content: object) -> None:
     """Write the file by atomic rename, where it does not say the same already."""
-    text = msgspec.json.format(msgspec.json.encode(told), indent=2)
+    text = msgspec.json.format(msgspec.json.encode(content), indent=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         if path.read_bytes() == text:
@@ -29,7 +29,7 @@ def write(path: Path, told: object) -> None:
     fresh.replace(path)
 
 
-class Handover(Generic[Told]):
+class ReloadFile(Generic[T]):
     """The reader's side: what was there at the start is in the configuration already; only a change is news.
 
     Args:
@@ -39,16 +39,16 @@ class Handover(Generic[Told]):
             is news. By default every file that is there already is none.
     """
 
-    def __init__(self, path: Path, kind: type[Told], since: float = float("inf")) -> None:
+    def __init__(self, path: Path, kind: type[T], since: float = float("inf")) -> None:
         self._path = path
         self._kind = kind
-        self._seen = self._stamp()
+        self._seen = self._read_stamp()
         if self._seen is not None and self._seen[1] / 1e9 >= since:
             self._seen = None
 
-    def changed(self) -> Told | None:
+    def read_if_changed(self) -> T | None:
         """What it says now, once; None where nothing has changed, or the file cannot be read."""
-        stamp = self._stamp()
+        stamp = self._read_stamp()
         if stamp == self._seen:
             return None
         self._seen = stamp
@@ -57,7 +57,7 @@ class Handover(Generic[Told]):
         except (OSError, msgspec.DecodeError):
             return None
 
-    def _stamp(self) -> tuple[int, int] | None:
+    def _read_stamp(self) -> tuple[int, int] | None:
         try:
             status = self._path.stat()
         except OSError:

@@ -33,12 +33,12 @@ class Paths(Struct, frozen=True):
         return self.data / "log"
 
     @property
-    def choice(self) -> Path:
+    def model_selection_file(self) -> Path:
         """What inference is to take over without a restart (`settings.choice`)."""
         return self.data / "supervisor" / "choice.json"
 
     @property
-    def shown(self) -> Path:
+    def web_reload_file(self) -> Path:
         """What the web process is to take over without a restart (`slices.Shown`)."""
         return self.data / "supervisor" / "shown.json"
 
@@ -67,11 +67,11 @@ class Paths(Struct, frozen=True):
         """XML-RPC socket of supervisord; supervisord.conf names the same path."""
         return self.sockets / "supervisor.sock"
 
-    def ring(self, camera_id: str) -> Path:
+    def get_ring_path(self, camera_id: str) -> Path:
         """The camera's shared-memory segment."""
         return Path("/dev/shm") / f"crowdperf.{self.instance}.{camera_id}"
 
-    def check(self) -> None:
+    def check_socket_length(self) -> None:
         """Raise ConfigError when a socket path would not fit into sun_path (108 bytes, supervisord adds its pid)."""
         length = len(os.fsencode(str(self.supervisor_socket.absolute())))
         if length > 96:

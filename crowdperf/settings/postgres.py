@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from crowdperf.settings.base import ConfigError, Settings
 
-SCHEMES = ("postgresql", "postgres")
+POSTGRES_SCHEMES = ("postgresql", "postgres")
 
 
 class Postgres(Settings, frozen=True, kw_only=True):
@@ -28,7 +28,7 @@ def validate_dsn(where: str, dsn: str) -> None:
         return
     try:
         parts = urlsplit(dsn)
-        odd = parts.scheme not in SCHEMES or not parts.path.strip("/") or parts.port == 0 or "@" in parts.path
+        odd = parts.scheme not in POSTGRES_SCHEMES or not parts.path.strip("/") or parts.port == 0 or "@" in parts.path
     except ValueError:
         odd = True
     if odd:
@@ -64,7 +64,7 @@ def resolve_dsn(reference: str, root: Path) -> str:
     return dsn
 
 
-def without_secrets(text: str, dsn: str) -> str:
+def redact_secrets(text: str, dsn: str) -> str:
     """`text` without the URL's password, in whatever form a driver repeats it."""
     parts = urlsplit(dsn)
     secrets = {parts.password or "", unquote(parts.password or "")}

@@ -49,7 +49,7 @@ class Ppe(Settings, frozen=True, kw_only=True):
     """People who are smaller in the analysed picture are not judged."""
 
 
-def validate_rules(where: str, rules: list[PpeRule], zones: set[str]) -> None:
+def validate_ppe_rules(where: str, rules: list[PpeRule], zones: set[str]) -> None:
     """Raise ConfigError for a repeated rule id, an item named twice, or a zone that the camera does not have."""
     ids = [rule.id for rule in rules]
     if len(ids) > len(set(ids)):

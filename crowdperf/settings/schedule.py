@@ -25,31 +25,31 @@ class Window(Settings, frozen=True, kw_only=True):
     end: ClockTime = "00:00"
 
 
-def within(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> bool:
+def is_within(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> bool:
     """Whether one of the windows holds at `ts` (Unix seconds)."""
-    return any(_end_of(window, ts, zone) is not None for window in windows)
+    return any(_find_run_end(window, ts, zone) is not None for window in windows)
 
 
-def allowed(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> bool:
+def is_active(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> bool:
     """`within`, where no windows at all mean always."""
-    return not windows or within(windows, ts, zone)
+    return not windows or is_within(windows, ts, zone)
 
 
-def end_of(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> float:
+def find_end(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> float:
     """When the windows that hold at `ts` end, adjoining ones taken together; `ts` itself where none holds.
 
     Windows that leave no gap in a week end after eight days.
     """
     now = ts
     while now - ts < 8 * 86_400:
-        ends = [end for window in windows if (end := _end_of(window, now, zone)) is not None]
+        ends = [end for window in windows if (end := _find_run_end(window, now, zone)) is not None]
         if not ends:
             return now
         now = max(ends)
     return now
 
 
-def _end_of(window: Window, ts: float, zone: zoneinfo.ZoneInfo) -> float | None:
+def _find_run_end(window: Window, ts: float, zone: zoneinfo.ZoneInfo) -> float | None:
     """The end of the window's run that holds at `ts`."""
     local = datetime.fromtimestamp(ts, zone)
     # Today's run, or yesterday's that reaches over midnight.
@@ -57,14 +57,14 @@ def _end_of(window: Window, ts: float, zone: zoneinfo.ZoneInfo) -> float | None:
         day = (local - timedelta(days=back)).date()
         if DAYS[day.weekday()] not in window.days:
             continue
-        first, last = _moment(day, window.start, zone), _moment(day, window.end, zone)
+        first, last = _to_timestamp(day, window.start, zone), _to_timestamp(day, window.end, zone)
         if window.end <= window.start:
-            last = _moment(day + timedelta(days=1), window.end, zone)
+            last = _to_timestamp(day + timedelta(days=1), window.end, zone)
         if first <= ts < last:
             return last
     return None
 
 
-def _moment(day: date, clock: str, zone: zoneinfo.ZoneInfo) -> float:
+def _to_timestamp(day: date, clock: str, zone: zoneinfo.ZoneInfo) -> float:
     # By the wall clock, so that 08:00 stays 08:00 on the days on which clocks change.
     return datetime.fromisoformat(f"{day}T{clock}:00").replace(tzinfo=zone).timestamp()

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from msgspec import Struct
 
-SENTINEL = "redis+sentinel://"
+SENTINEL_SCHEME = "redis+sentinel://"
 
 
 class SentinelAddress(Struct, frozen=True):
@@ -21,7 +21,7 @@ class SentinelAddress(Struct, frozen=True):
     """For the Sentinels, which have accounts of their own."""
 
 
-def sentinel_address(url: str) -> SentinelAddress:
+def parse_sentinel_url(url: str) -> SentinelAddress:
     """Parse the URL.
 
     Raises:

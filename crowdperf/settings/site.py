@@ -38,7 +38,7 @@ class Web(Settings, frozen=True, kw_only=True):
     """Addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed."""
 
 
-def base(web: Web) -> str:
+def build_dashboard_url(web: Web) -> str:
     """The dashboard's address, as this machine would open it."""
     host = "127.0.0.1" if web.host in ("0.0.0.0", "::", "") else f"[{web.host}]" if ":" in web.host else web.host
     return f"{'https' if web.ssl_certfile else 'http'}://{host}:{web.port}"

@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 
 from crowdperf.settings.base import ConfigError
 
-SCHEMES = ("rtsp", "rtsps", "http", "https", "file", "")
+CAMERA_URL_SCHEMES = ("rtsp", "rtsps", "http", "https", "file", "")
 
 
-def validate_url(where: str, url: str) -> None:
+def validate_camera_url(where: str, url: str) -> None:
     """Only allowed schemes, and nothing that FFmpeg could take for an option."""
     if url.startswith("-"):
         raise ConfigError(f"{where}.url begins with '-'. Remedy: give an rtsp://, http(s):// URL or a file.")
@@ -23,13 +23,13 @@ def validate_url(where: str, url: str) -> None:
         raise ConfigError(
             f"{where}.url is no URL. Remedy: correct it; in a password write '/' as %2F, '@' %40, '#' %23, '?' %3F."
         )
-    if parts.scheme not in SCHEMES:
+    if parts.scheme not in CAMERA_URL_SCHEMES:
         raise ConfigError(
             f"{where}.url has the scheme {parts.scheme!r}. Remedy: use rtsp(s)://, http(s):// or a local file."
         )
 
 
-def redacted(url: str) -> str:
+def redact_url(url: str) -> str:
     """`url` with user and password replaced by `***`, and without a query, which often carries a token."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]

@@ -12,14 +12,14 @@ from msgspec import Struct
 
 from crowdperf.events import wire
 from crowdperf.events.schema import AlertChanged
-from crowdperf.events.streams import EVENTS, key
+from crowdperf.events.streams import EVENTS, stream_key
 from crowdperf.settings.alerts import Severity
-from crowdperf.storage.documents import Documents
+from crowdperf.storage.documents import DocumentStore
 
-State = Literal["open", "acknowledged", "closed"]
-KEPT_S = 90 * 86_400
+AlertState = Literal["open", "acknowledged", "closed"]
+RETENTION_S = 90 * 86_400
 
-ANSWER = """
+ANSWER_SCRIPT = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return 'missing' end
 if state == ARGV[1] or state == 'closed' then return state end
@@ -56,34 +56,34 @@ class AlertView(Struct, frozen=True, kw_only=True):
     """An alert with its state and who answered."""
 
     alert: AlertDoc
-    state: State
+    state: AlertState
     acknowledged_by: str = ""
     acknowledged_at: float = 0.0
     closed_by: str = ""
     closed_at: float = 0.0
 
 
-class AlertSet(Struct, frozen=True):
+class AlertUpdate(Struct, frozen=True):
     """The worker's change of an alert: what it says and, where `state` is given, its state from now on."""
 
     alert: AlertDoc
-    state: State | None = None
+    state: AlertState | None = None
     at: float = 0.0
 
 
-DOCUMENTS = Documents(
+DOCUMENTS = DocumentStore(
     name="alert",
     doc=AlertDoc,
     view=AlertView,
     at=lambda alert: alert.raised_at,
     key="crowdperf:alert:",
     index="crowdperf:alerts",
-    kept_s=KEPT_S,
+    kept_s=RETENTION_S,
 )
-alert_key, index_key, load, newest = DOCUMENTS.key, DOCUMENTS.index, DOCUMENTS.load, DOCUMENTS.newest
+alert_key, index_key, load, load_newest = DOCUMENTS.key, DOCUMENTS.index, DOCUMENTS.load, DOCUMENTS.load_newest
 
 
-def stage(pipe: Any, change: AlertSet, prefix: str = "") -> None:
+def stage(pipe: Any, change: AlertUpdate, prefix: str = "") -> None:
     """Store the worker's change inside its transaction."""
     name = DOCUMENTS.stage(pipe, change.alert, prefix)
     if change.state == "closed":
@@ -92,7 +92,7 @@ def stage(pipe: Any, change: AlertSet, prefix: str = "") -> None:
         pipe.hset(name, "state", change.state)
 
 
-async def answer(
+async def answer_alert(
     client: Any, view: AlertView, state: Literal["acknowledged", "closed"], by: str, now: float, prefix: str = ""
 ) -> str:
     """A person's answer, and its event, at once.
@@ -118,6 +118,6 @@ async def answer(
         by=by,
     )
     fields = [part for pair in wire.encode(EVENTS, event).items() for part in pair]
-    keys = (alert_key(alert.id, prefix), key(EVENTS, prefix=prefix))
-    reply = await client.eval(ANSWER, 2, *keys, state, by, repr(now), *fields)
+    keys = (alert_key(alert.id, prefix), stream_key(EVENTS, prefix=prefix))
+    reply = await client.eval(ANSWER_SCRIPT, 2, *keys, state, by, repr(now), *fields)
     return str(reply.decode())

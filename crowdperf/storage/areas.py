@@ -9,7 +9,7 @@ import redis.asyncio
 from msgspec import Struct
 
 
-class AreaNow(Struct, frozen=True, kw_only=True):
+class AreaSnapshot(Struct, frozen=True, kw_only=True):
     """One field of the hash."""
 
     area: str
@@ -39,21 +39,21 @@ def areas_key(prefix: str = "") -> str:
     return f"{prefix}crowdperf:areas"
 
 
-def stage(pipe: Any, now: AreaNow, prefix: str = "") -> None:
+def stage_area(pipe: Any, snapshot: AreaSnapshot, prefix: str = "") -> None:
     """Show an area inside the transaction that changes it."""
-    pipe.hset(areas_key(prefix), now.area, msgspec.json.encode(now))
+    pipe.hset(areas_key(prefix), snapshot.area, msgspec.json.encode(snapshot))
 
 
-def stage_gone(pipe: Any, area: str, prefix: str = "") -> None:
+def stage_area_removal(pipe: Any, area: str, prefix: str = "") -> None:
     """Show it no longer."""
     pipe.hdel(areas_key(prefix), area)
 
 
-async def read(client: redis.asyncio.Redis, prefix: str = "") -> dict[str, AreaNow]:
+async def read_areas(client: redis.asyncio.Redis, prefix: str = "") -> dict[str, AreaSnapshot]:
     """Every area that was ever heard of, by id.
 
     Raises:
         redis.ConnectionError, redis.TimeoutError: Redis is away.
     """
     reply: Any = await client.hgetall(areas_key(prefix))
-    return {name.decode(): msgspec.json.decode(raw, type=AreaNow) for name, raw in reply.items()}
+    return {name.decode(): msgspec.json.decode(raw, type=AreaSnapshot) for name, raw in reply.items()}

@@ -17,7 +17,7 @@ class Estimate(Struct, frozen=True):
     high: float
 
 
-class Figures(Struct, frozen=True, kw_only=True):
+class CountAccuracy(Struct, frozen=True, kw_only=True):
     """Counted against true crossings, matched one to one. An estimate is None where nothing was there to measure."""
 
     true: int
@@ -31,7 +31,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     """(counted - true) / true."""
 
 
-class LineAudit(Struct, frozen=True, kw_only=True):
+class LineEvaluation(Struct, frozen=True, kw_only=True):
     """One line of one camera."""
 
     camera: str
@@ -45,34 +45,34 @@ class LineAudit(Struct, frozen=True, kw_only=True):
     """How far a counted crossing may be from the true one, seconds."""
     fingerprint: str
     """Of the line's settings (`settings.fingerprint`): with other ones the audit says nothing."""
-    total: Figures
-    directions: dict[str, Figures]
+    total: CountAccuracy
+    directions: dict[str, CountAccuracy]
 
 
-def key(camera: str, prefix: str = "") -> str:
+def evaluations_key(camera: str, prefix: str = "") -> str:
     """A hash: line id -> its last audit, as JSON."""
     return f"{prefix}crowdperf:audit:{camera}"
 
 
-def stage(pipe: Any, audits: Iterable[LineAudit], prefix: str = "") -> None:
+def stage_evaluations(pipe: Any, evaluations: Iterable[LineEvaluation], prefix: str = "") -> None:
     """Keep each audit in the place of its line's last one."""
-    for audit in audits:
-        pipe.hset(key(audit.camera, prefix), audit.line, msgspec.json.encode(audit))
+    for audit in evaluations:
+        pipe.hset(evaluations_key(audit.camera, prefix), audit.line, msgspec.json.encode(audit))
 
 
-async def read(client: Any, camera: str, prefix: str = "") -> dict[str, LineAudit]:
+async def read_evaluations(client: Any, camera: str, prefix: str = "") -> dict[str, LineEvaluation]:
     """Line id -> its last audit; what is not one, or of another form, is passed over.
 
     Raises:
         redis.ConnectionError, redis.TimeoutError: Redis is away.
     """
-    rows = (await client.hgetall(key(camera, prefix))).values()
-    audits = [audit for audit in map(_decoded, rows) if audit is not None]
+    rows = (await client.hgetall(evaluations_key(camera, prefix))).values()
+    audits = [audit for audit in map(_decode_or_none, rows) if audit is not None]
     return {audit.line: audit for audit in audits}
 
 
-def _decoded(raw: bytes) -> LineAudit | None:
+def _decode_or_none(raw: bytes) -> LineEvaluation | None:
     try:
-        return msgspec.json.decode(raw, type=LineAudit)
+        return msgspec.json.decode(raw, type=LineEvaluation)
     except msgspec.DecodeError:
         return None

@@ -13,12 +13,19 @@ import msgspec
 import redis
 
 from crowdperf.storage.buckets import DAY, HOUR, MINUTE, QUARTER, Calendar, Level
-from crowdperf.storage.counts import BEGIN, COMPLETE, VERSION, meta_key, stage_tally, tally
-from crowdperf.storage.crossings import LOGS, Crossing, decode_member
+from crowdperf.storage.counts import (
+    COUNTERS_VERSION,
+    FRONTIER_BEGIN,
+    FRONTIER_COMPLETE,
+    meta_key,
+    stage_tally,
+    tally_crossings,
+)
+from crowdperf.storage.crossings import LOGS, CrossingRecord, decode_member
 
-PAGE = 4000
+PAGE_CROSSINGS = 4000
 """Crossings per log and step."""
-MINUTES_DAYS = 7
+MINUTE_COUNTS_DAYS = 7
 """Minutes are counted for the last days of an older history only: they are soon removed by retention."""
 
 log = logging.getLogger(__name__)
@@ -37,21 +44,21 @@ def prepare(client: Any, calendar: Calendar, prefix: str = "") -> bool:
 
     def once(pipe: Any) -> bool:
         version, zone, frontier, floor = pipe.hmget(meta, "version", "zone", "frontier", "floor")
-        if version == VERSION.encode() and zone == calendar.name.encode():
+        if version == COUNTERS_VERSION.encode() and zone == calendar.name.encode():
             pipe.multi()
-            return float(frontier) < COMPLETE
+            return float(frontier) < FRONTIER_COMPLETE
         names = list(client.scan_iter(match=meta.replace(":meta", ":*"), count=1000)) if version else []
         empty = not client.exists(*(prefix + name for name in LOGS))
         newest = max((client.zrange(prefix + name, -1, -1, withscores=True) or [(b"", 0.0)])[0][1] for name in LOGS)
-        start = float(floor) if floor else BEGIN
+        start = float(floor) if floor else FRONTIER_BEGIN
         pipe.multi()
         if version:
             log.warning("counts are made anew for the zone %s (they were for %s)", calendar.name, zone.decode())
             _stage_forget(pipe, names, calendar, start, prefix)
-        whole = COMPLETE if empty else start
-        pipe.hset(meta, mapping={"version": VERSION, "zone": calendar.name, "frontier": repr(whole)})
+        whole = FRONTIER_COMPLETE if empty else start
+        pipe.hset(meta, mapping={"version": COUNTERS_VERSION, "zone": calendar.name, "frontier": repr(whole)})
         if not empty:
-            pipe.hset(meta, "minutes_from", repr(newest // 86_400 * 86_400 - MINUTES_DAYS * 86_400))
+            pipe.hset(meta, "minutes_from", repr(newest // 86_400 * 86_400 - MINUTE_COUNTS_DAYS * 86_400))
         return not empty
 
     return bool(client.transaction(once, meta, value_from_callable=True))
@@ -67,19 +74,19 @@ def _stage_forget(pipe: Any, names: list[bytes], calendar: Calendar, start: floa
         if level is None:
             continue
         first = int(rest.partition(":")[0]) * level.slots
-        cut = _slot_after(level, calendar, start) if start > 0 else 0
+        cut = _get_first_slot(level, calendar, start) if start > 0 else 0
         if first >= cut:
             pipe.unlink(name)
         elif first + level.slots > cut:
             pipe.setrange(name, (cut - first) * level.bytes, bytes((first + level.slots - cut) * level.bytes))
 
 
-def _slot_after(level: Level, calendar: Calendar, start: float) -> int:
+def _get_first_slot(level: Level, calendar: Calendar, start: float) -> int:
     """The slot that holds `start`: what lies before it in that slot is too old to be counted again, and stays out."""
-    return calendar.slot(level, start)
+    return calendar.get_slot(level, start)
 
 
-def step(client: Any, calendar: Calendar, prefix: str = "") -> float:
+def run_step(client: Any, calendar: Calendar, prefix: str = "") -> float:
     """Count one page; returns the frontier, `counts.COMPLETE` when the whole history is counted.
 
     Where another recorder has changed the history meanwhile, nothing is counted, and the frontier is where it was: a
@@ -93,14 +100,14 @@ def step(client: Any, calendar: Calendar, prefix: str = "") -> float:
     with client.pipeline(transaction=True) as pipe:
         pipe.watch(meta, *(prefix + name for name in LOGS))
         version, zone, raw, minutes = pipe.hmget(meta, "version", "zone", "frontier", "minutes_from")
-        if version != VERSION.encode() or zone != calendar.name.encode():
-            return BEGIN
+        if version != COUNTERS_VERSION.encode() or zone != calendar.name.encode():
+            return FRONTIER_BEGIN
         frontier = float(raw)
-        if frontier >= COMPLETE:
-            return COMPLETE
-        rows, behind = _page(pipe, frontier, prefix)
+        if frontier >= FRONTIER_COMPLETE:
+            return FRONTIER_COMPLETE
+        rows, behind = _read_page(pipe, frontier, prefix)
         pipe.multi()
-        stage_tally(pipe, tally(calendar, rows, float(minutes or 0)), prefix)
+        stage_tally(pipe, tally_crossings(calendar, rows, float(minutes or 0)), prefix)
         pipe.hset(meta, "frontier", repr(behind))
         try:
             pipe.execute()
@@ -109,32 +116,32 @@ def step(client: Any, calendar: Calendar, prefix: str = "") -> float:
     return behind
 
 
-def _page(pipe: Any, frontier: float, prefix: str) -> tuple[list[Crossing], float]:
+def _read_page(pipe: Any, frontier: float, prefix: str) -> tuple[list[CrossingRecord], float]:
     """Crossings from the frontier on, and the frontier behind them."""
-    page = PAGE
+    page = PAGE_CROSSINGS
     while True:
-        rows, behind = _read(pipe, frontier, page, prefix)
+        rows, behind = _read_rows(pipe, frontier, page, prefix)
         if behind > frontier:
             return rows, behind
         # A page full of one moment: only a larger one gets past it.
         page *= 2
 
 
-def _read(pipe: Any, frontier: float, page: int, prefix: str) -> tuple[list[Crossing], float]:
+def _read_rows(pipe: Any, frontier: float, page: int, prefix: str) -> tuple[list[CrossingRecord], float]:
     """At most `page` crossings per log, and the moment before which they are all there are."""
     found = []
-    behind = COMPLETE
+    behind = FRONTIER_COMPLETE
     for name in LOGS:
         rows = pipe.zrangebyscore(prefix + name, repr(frontier), "+inf", start=0, num=page, withscores=True)
         if len(rows) == page:
             # Others may share the last one's moment: the frontier stays before all of them.
             behind = min(behind, float(rows[-1][1]))
         found += rows
-    crossings = [_decoded(raw) for raw, score in found if float(score) < behind]
+    crossings = [_decode_or_none(raw) for raw, score in found if float(score) < behind]
     return [row for row in crossings if row is not None], behind
 
 
-def _decoded(raw: bytes) -> Crossing | None:
+def _decode_or_none(raw: bytes) -> CrossingRecord | None:
     try:
         return decode_member(raw)
     except msgspec.DecodeError:

@@ -18,16 +18,16 @@ import redis
 from numpy.typing import NDArray
 
 from crowdperf.storage.buckets import DAY, MINUTE, Calendar, Level
-from crowdperf.storage.crossings import PERSONS, VEHICLES, Crossing, encode_member, log_of
+from crowdperf.storage.crossings import PERSON_LOG, VEHICLE_LOG, CrossingRecord, encode_member, get_log_key
 
-VERSION = "1"
-COMPLETE = 1e300
+COUNTERS_VERSION = "1"
+FRONTIER_COMPLETE = 1e300
 """The frontier of counters that cover everything."""
-BEGIN = -1e300
-READ_KEYS = 4000
+FRONTIER_BEGIN = -1e300
+MAX_KEYS_PER_READ = 4000
 """Keys per MGET: other clients get their turn between two of them."""
 
-ADD = """
+ADD_SCRIPT = """
 local meta, series, persons, vehicles = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local known = redis.call('HMGET', meta, 'version', 'zone', 'frontier', 'floor', 'minutes_from')
 if not known[1] then
@@ -67,11 +67,11 @@ then ten words per crossing (log, score, member, series, and key and slot of eac
 """
 
 
-class ZoneChanged(Exception):
+class CountersOutdatedError(Exception):
     """The counters were made for another zone or version: `backfill.prepare` has to be called."""
 
 
-class Added(NamedTuple):
+class AddResult(NamedTuple):
     """What became of a batch."""
 
     added: int
@@ -87,7 +87,7 @@ class Series(NamedTuple):
 
     camera: str
     line: str
-    klass: str
+    class_name: str
     direction: str
 
     @property
@@ -116,13 +116,13 @@ def chunk_key(level: Level, chunk: int, series: str, prefix: str = "") -> str:
     return f"{prefix}crowdperf:counts:{level.name}:{chunk}:{series}"
 
 
-def add(
+def add_crossings(
     client: Any,
     calendar: Calendar,
-    rows: Sequence[Crossing],
+    rows: Sequence[CrossingRecord],
     prefix: str = "",
     acknowledge: tuple[str, str, list[bytes]] | None = None,
-) -> Added:
+) -> AddResult:
     """Add crossings to the history and its counters; those that are there already change nothing.
 
     Args:
@@ -134,35 +134,44 @@ def add(
         redis.OutOfMemoryError: the server is full; nothing was added.
     """
     stream, group, ids = acknowledge or ("", "", [])
-    words: list[Any] = [VERSION, calendar.name, repr(COMPLETE), repr(BEGIN), len(rows), stream, group, ""]
+    words: list[Any] = [
+        COUNTERS_VERSION,
+        calendar.name,
+        repr(FRONTIER_COMPLETE),
+        repr(FRONTIER_BEGIN),
+        len(rows),
+        stream,
+        group,
+        "",
+    ]
     for row in rows:
-        name = series_of(row).name
-        words += (log_of(row.klass, prefix), repr(row.ts), encode_member(row), name)
+        name = get_series(row).name
+        words += (get_log_key(row.class_name, prefix), repr(row.ts), encode_member(row), name)
         for level in (MINUTE, calendar.grid, DAY):
-            chunk, slot = divmod(calendar.slot(level, row.ts), level.slots)
+            chunk, slot = divmod(calendar.get_slot(level, row.ts), level.slots)
             words += (chunk_key(level, chunk, name, prefix), slot)
-    keys = (meta_key(prefix), series_key(prefix), prefix + PERSONS, prefix + VEHICLES)
-    added, late, complete = client.eval(ADD, len(keys), *keys, *words, *ids)
+    keys = (meta_key(prefix), series_key(prefix), prefix + PERSON_LOG, prefix + VEHICLE_LOG)
+    added, late, complete = client.eval(ADD_SCRIPT, len(keys), *keys, *words, *ids)
     if added < 0:
-        raise ZoneChanged(calendar.name)
-    return Added(added, late, bool(complete))
+        raise CountersOutdatedError(calendar.name)
+    return AddResult(added, late, bool(complete))
 
 
-def series_of(row: Crossing) -> Series:
+def get_series(row: CrossingRecord) -> Series:
     """The series that a crossing belongs to."""
-    return Series(row.camera, row.line, row.klass, row.direction)
+    return Series(row.camera, row.line, row.class_name, row.direction)
 
 
-def tally(
-    calendar: Calendar, rows: Iterable[Crossing], minutes_from: float
+def tally_crossings(
+    calendar: Calendar, rows: Iterable[CrossingRecord], minutes_from: float
 ) -> dict[tuple[Level, int, Series], dict[int, int]]:
     """(level, chunk, series) -> slot -> how many of `rows` fall there; minutes only from `minutes_from` on."""
     found: dict[tuple[Level, int, Series], dict[int, int]] = {}
     coarse, every = (calendar.grid, DAY), (MINUTE, calendar.grid, DAY)
     for row in rows:
-        series = series_of(row)
+        series = get_series(row)
         for level in coarse if row.ts < minutes_from else every:
-            chunk, slot = divmod(calendar.slot(level, row.ts), level.slots)
+            chunk, slot = divmod(calendar.get_slot(level, row.ts), level.slots)
             slots = found.setdefault((level, chunk, series), {})
             slots[slot] = slots.get(slot, 0) + 1
     return found
@@ -180,22 +189,26 @@ def stage_tally(pipe: Any, counted: dict[tuple[Level, int, Series], dict[int, in
         pipe.sadd(series_key(prefix), *sorted(names))
 
 
-async def all_series(client: Any, prefix: str = "") -> list[Series]:
+async def list_series(client: Any, prefix: str = "") -> list[Series]:
     """Every series there is, in order."""
     return sorted(Series.parse(raw.decode()) for raw in await client.smembers(series_key(prefix)))
 
 
-async def covered(client: Any, calendar: Calendar, prefix: str = "") -> float | None:
+async def get_covered_from(client: Any, calendar: Calendar, prefix: str = "") -> float | None:
     """From when on minutes are kept, where the counters cover the whole history; else None."""
     version, zone, frontier, minutes = await client.hmget(
         meta_key(prefix), "version", "zone", "frontier", "minutes_from"
     )
-    if version != VERSION.encode() or zone != calendar.name.encode() or float(frontier or BEGIN) < COMPLETE:
+    if (
+        version != COUNTERS_VERSION.encode()
+        or zone != calendar.name.encode()
+        or float(frontier or FRONTIER_BEGIN) < FRONTIER_COMPLETE
+    ):
         return None
     return float(minutes or 0)
 
 
-async def read(
+async def read_counters(
     client: Any, level: Level, first: int, end: int, series: Sequence[Series], prefix: str = ""
 ) -> NDArray[np.int64]:
     """Counters of slots [first, end), shape (series, end - first)."""
@@ -203,8 +216,8 @@ async def read(
     chunks = range(low, high + 1)
     names = [chunk_key(level, chunk, row.name, prefix) for row in series for chunk in chunks]
     found: list[bytes | None] = []
-    for at in range(0, len(names), READ_KEYS):
-        found += await client.mget(names[at : at + READ_KEYS])
+    for at in range(0, len(names), MAX_KEYS_PER_READ):
+        found += await client.mget(names[at : at + MAX_KEYS_PER_READ])
     whole = bytearray(len(names) * level.slots * level.bytes)
     for place, raw in enumerate(found):
         if raw:
@@ -214,11 +227,11 @@ async def read(
     return counters[:, first - low * level.slots : end - low * level.slots].astype(np.int64)
 
 
-def expire(client: redis.Redis, level: Level, before_slot: int, prefix: str = "") -> int:
+def expire_chunks(client: redis.Redis, level: Level, before_slot: int, prefix: str = "") -> int:
     """Remove chunks that lie wholly before the slot; returns how many."""
     pattern = chunk_key(level, 0, "", prefix).rpartition("0:")[0]
     gone = []
-    for name in client.scan_iter(match=f"{_escaped(pattern)}*", count=1000):
+    for name in client.scan_iter(match=f"{_escape_pattern(pattern)}*", count=1000):
         chunk = name.decode()[len(pattern) :].partition(":")[0]
         if (int(chunk) + 1) * level.slots <= before_slot:
             gone.append(name)
@@ -227,6 +240,6 @@ def expire(client: redis.Redis, level: Level, before_slot: int, prefix: str = ""
     return len(gone)
 
 
-def _escaped(text: str) -> str:
+def _escape_pattern(text: str) -> str:
     """Without the meaning that SCAN gives to some characters."""
     return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in text)

@@ -12,9 +12,9 @@ from typing import Any
 
 import redis.asyncio
 
-from crowdperf.settings.base import GRID
+from crowdperf.settings.base import DENSITY_GRID
 
-CELLS = GRID[0] * GRID[1]
+CELLS = DENSITY_GRID[0] * DENSITY_GRID[1]
 HOUR_S = 3600
 DAY_S = 86_400
 
@@ -46,4 +46,4 @@ async def read(client: redis.asyncio.Redis, camera: str, start: int, end: int, p
             if packed is not None:
                 seconds = struct.unpack(f">{CELLS}H", packed.ljust(2 * CELLS, b"\0"))
                 total = [before + now for before, now in zip(total, seconds)]
-    return [total[row * GRID[0] : (row + 1) * GRID[0]] for row in range(GRID[1])]
+    return [total[row * DENSITY_GRID[0] : (row + 1) * DENSITY_GRID[0]] for row in range(DENSITY_GRID[1])]

@@ -12,11 +12,11 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 from msgspec import Struct
 
-CHUNK = 200
+CHUNK_DOCUMENTS = 200
 """Documents that are read at a time."""
 
 
-class Named(Protocol):
+class HasId(Protocol):
     """What has an id."""
 
     @property
@@ -24,11 +24,11 @@ class Named(Protocol):
         """The only one of its kind."""
 
 
-D = TypeVar("D", bound=Named)
+D = TypeVar("D", bound=HasId)
 V = TypeVar("V", bound=Struct)
 
 
-class Documents(Generic[D, V]):
+class DocumentStore(Generic[D, V]):
     """All documents of one kind.
 
     Args:
@@ -71,9 +71,9 @@ class Documents(Generic[D, V]):
 
     async def load(self, client: Any, document: str, prefix: str = "") -> V | None:
         """One of them, None where there is none of that id."""
-        return self._read(await client.hgetall(self.key(document, prefix)))
+        return self._decode(await client.hgetall(self.key(document, prefix)))
 
-    async def newest(
+    async def load_newest(
         self, client: Any, before: float, limit: int, admits: Callable[[V], bool] = lambda view: True, prefix: str = ""
     ) -> list[V]:
         """The newest from before `before` (Unix seconds) that `admits` accepts, newest first.
@@ -84,27 +84,33 @@ class Documents(Generic[D, V]):
         found: list[V] = []
         offset = 0
         while not self._reaches_past(found, limit):
-            ids = await client.zrevrangebyscore(self.index(prefix), f"({before!r}", "-inf", start=offset, num=CHUNK)
+            ids = await client.zrevrangebyscore(
+                self.index(prefix), f"({before!r}", "-inf", start=offset, num=CHUNK_DOCUMENTS
+            )
             pipe = client.pipeline(transaction=False)
             for name in ids:
                 pipe.hgetall(self.key(name.decode(), prefix))
-            views = [self._read(fields) for fields in await pipe.execute()]
+            views = [self._decode(fields) for fields in await pipe.execute()]
             found += [view for view in views if view is not None and admits(view)]
-            offset += CHUNK
-            if len(ids) < CHUNK:
+            offset += CHUNK_DOCUMENTS
+            if len(ids) < CHUNK_DOCUMENTS:
                 break
-        return [view for place, view in enumerate(found) if place < limit or self._same(view, found[limit - 1])]
+        return [
+            view
+            for place, view in enumerate(found)
+            if place < limit or self._is_same_millisecond(view, found[limit - 1])
+        ]
 
-    def _same(self, view: V, other: V) -> bool:
+    def _is_same_millisecond(self, view: V, other: V) -> bool:
         """Whether both are of one millisecond, of the times rounded to microseconds as people get to see them."""
         first, second = (int(self._at(getattr(each, self._name)) * 1000 + 0.0005) for each in (view, other))
         return first == second
 
     def _reaches_past(self, found: list[V], limit: int) -> bool:
         """Whether a page of `limit` surely ends within `found`."""
-        return len(found) > limit and not self._same(found[-1], found[limit - 1])
+        return len(found) > limit and not self._is_same_millisecond(found[-1], found[limit - 1])
 
-    def _read(self, fields: dict[bytes, bytes]) -> V | None:
+    def _decode(self, fields: dict[bytes, bytes]) -> V | None:
         """The document of a hash; None for an empty one, or one of another form."""
         text = {name.decode(): value.decode() for name, value in fields.items()}
         try:

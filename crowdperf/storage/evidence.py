@@ -20,11 +20,11 @@ from msgspec import Struct
 
 SOI, COM = b"\xff\xd8", b"\xff\xfe"
 MAGIC = b"crowdperf "
-LIMIT = 65_533 - len(MAGIC)
+MAX_COMMENT_BYTES = 65_533 - len(MAGIC)
 """Bytes that one comment holds."""
 
 
-class Box(Struct, frozen=True, kw_only=True):
+class EvidenceBox(Struct, frozen=True, kw_only=True):
     """One box in the picture that holds it, normalised to that picture."""
 
     klass: str
@@ -35,7 +35,7 @@ class Box(Struct, frozen=True, kw_only=True):
     """Whom the request was about."""
 
 
-class Metadata(Struct, frozen=True, kw_only=True):
+class EvidenceMetadata(Struct, frozen=True, kw_only=True):
     """What a picture of evidence says of itself."""
 
     id: str
@@ -46,37 +46,37 @@ class Metadata(Struct, frozen=True, kw_only=True):
     sequence: int
     exact: bool
     """Whether this is the frame that was asked for; else the nearest later one there was."""
-    boxes: list[Box] = []
+    boxes: list[EvidenceBox] = []
     blur: str = "none"
 
 
-def picture_path(folder: Path, camera: str, request_id: str, ts: float, kind: Literal["full", "crop"]) -> Path:
+def get_picture_path(folder: Path, camera: str, request_id: str, ts: float, kind: Literal["full", "crop"]) -> Path:
     """Where the picture of a request is, or would be; `ts` in Unix seconds is the request's."""
     day = datetime.fromtimestamp(ts, timezone.utc).date().isoformat()
     name = hashlib.sha256(request_id.encode()).hexdigest()[:24]
     return folder / camera / day / f"{name}{'-crop' if kind == 'crop' else ''}.jpg"
 
 
-def with_metadata(jpeg: bytes, metadata: Metadata) -> bytes:
+def add_metadata(jpeg: bytes, metadata: EvidenceMetadata) -> bytes:
     """The JPEG with its comment; the weakest boxes are left out where there are too many for one."""
-    while len(text := msgspec.json.encode(metadata)) > LIMIT:
+    while len(text := msgspec.json.encode(metadata)) > MAX_COMMENT_BYTES:
         metadata = msgspec.structs.replace(metadata, boxes=metadata.boxes[: len(metadata.boxes) // 2])
     body = MAGIC + text
     return SOI + COM + (len(body) + 2).to_bytes(2, "big") + body + jpeg[2:]
 
 
-def metadata_of(jpeg: bytes) -> Metadata | None:
+def read_metadata(jpeg: bytes) -> EvidenceMetadata | None:
     """What `with_metadata` put in, or None."""
     if jpeg[:4] != SOI + COM or jpeg[6 : 6 + len(MAGIC)] != MAGIC:
         return None
     end = 4 + int.from_bytes(jpeg[4:6], "big")
     try:
-        return msgspec.json.decode(jpeg[6 + len(MAGIC) : end], type=Metadata)
+        return msgspec.json.decode(jpeg[6 + len(MAGIC) : end], type=EvidenceMetadata)
     except msgspec.DecodeError:
         return None
 
 
-def save(path: Path, jpeg: bytes) -> None:
+def save_picture(path: Path, jpeg: bytes) -> None:
     """Write a picture by atomic rename; people's pictures are for this user only.
 
     Raises:
@@ -93,17 +93,17 @@ def save(path: Path, jpeg: bytes) -> None:
         raise
 
 
-def expire(folder: Path, before: float, most_bytes: int) -> int:
+def expire(folder: Path, before: float, max_bytes: int) -> int:
     """Remove whole days: those before `before` (Unix seconds), then the oldest until `most_bytes` suffice.
 
     Returns how many files went.
     """
     limit = datetime.fromtimestamp(before, timezone.utc).date().isoformat()
     days = sorted((path for path in folder.glob("*/????-??-??") if path.is_dir()), key=lambda path: path.name)
-    sizes = {day: [file.stat().st_size for file in _files(day)] for day in days}
+    sizes = {day: [file.stat().st_size for file in _list_files(day)] for day in days}
     total, removed = sum(map(sum, sizes.values())), 0
     for day in days:
-        if day.name >= limit and total <= most_bytes:
+        if day.name >= limit and total <= max_bytes:
             break
         total -= sum(sizes[day])
         removed += len(sizes[day])
@@ -113,5 +113,5 @@ def expire(folder: Path, before: float, most_bytes: int) -> int:
     return removed
 
 
-def _files(day: Path) -> list[Path]:
+def _list_files(day: Path) -> list[Path]:
     return [path for path in day.iterdir() if path.is_file()]

@@ -12,42 +12,48 @@ from typing import Any, Literal
 import redis.asyncio
 
 from crowdperf.storage.buckets import Calendar
-from crowdperf.storage.crossings import Crossing
-from crowdperf.storage.queries import Wanted, crossings
+from crowdperf.storage.crossings import CrossingRecord
+from crowdperf.storage.queries import CrossingFilter, iter_crossings
 
 Format = Literal["csv", "parquet"]
 MEDIA_TYPES: dict[Format, str] = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
-HEAD = ("time", "ts", "camera", "line", "direction", "class", "track", "id")
-CSV_ROWS = 500
-PARQUET_ROWS = 20_000
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+COLUMN_NAMES = ("time", "ts", "camera", "line", "direction", "class", "track", "id")
+CSV_CHUNK_ROWS = 500
+PARQUET_CHUNK_ROWS = 20_000
+FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 
 
-class ParquetMissing(Exception):
+class ParquetUnavailableError(Exception):
     """pyarrow is not installed; the message says what to do."""
 
 
-async def ordered(client: redis.asyncio.Redis, wanted: Wanted, prefix: str = "") -> AsyncIterator[Crossing]:
+async def iter_ordered(
+    client: redis.asyncio.Redis, crossing_filter: CrossingFilter, prefix: str = ""
+) -> AsyncIterator[CrossingRecord]:
     """Every wanted crossing of both logs in order of time."""
-    sources = [crossings(client, wanted, prefix, log) for log in wanted.logs()]
-    heads = [await _next(source) for source in sources]
+    sources = [iter_crossings(client, crossing_filter, prefix, log) for log in crossing_filter.get_logs()]
+    heads = [await _read_next(source) for source in sources]
     while True:
         alive = [index for index, head in enumerate(heads) if head is not None]
         if not alive:
             return
         first = min(alive, key=lambda index: (heads[index].ts, heads[index].id))  # type: ignore[union-attr]
         row = heads[first]
-        heads[first] = await _next(sources[first])
+        heads[first] = await _read_next(sources[first])
         if row is not None:
             yield row
 
 
-async def _next(source: AsyncIterator[Crossing]) -> Crossing | None:
+async def _read_next(source: AsyncIterator[CrossingRecord]) -> CrossingRecord | None:
     return await anext(source, None)
 
 
-async def chunks(
-    client: redis.asyncio.Redis, wanted: Wanted, calendar: Calendar, form: Format, prefix: str = ""
+async def iter_chunks(
+    client: redis.asyncio.Redis,
+    crossing_filter: CrossingFilter,
+    calendar: Calendar,
+    file_format: Format,
+    prefix: str = "",
 ) -> AsyncIterator[bytes]:
     """The file, piece by piece. The times are those of the site's zone, with its offset.
 
@@ -55,10 +61,10 @@ async def chunks(
         ParquetMissing: before the first piece.
         redis.ConnectionError, redis.TimeoutError: Redis is away; what came before is not the whole file.
     """
-    writer = _Csv(calendar) if form == "csv" else _Parquet(calendar, pyarrow())
-    rows: list[Crossing] = []
+    writer = _CsvWriter(calendar) if file_format == "csv" else _ParquetWriter(calendar, import_pyarrow())
+    rows: list[CrossingRecord] = []
     yield writer.begin()
-    async for row in ordered(client, wanted, prefix):
+    async for row in iter_ordered(client, crossing_filter, prefix):
         rows.append(row)
         if len(rows) == writer.rows:
             yield writer.chunk(rows)
@@ -70,7 +76,7 @@ async def chunks(
         yield end
 
 
-def pyarrow() -> ModuleType:
+def import_pyarrow() -> ModuleType:
     """The optional package.
 
     Raises:
@@ -80,40 +86,40 @@ def pyarrow() -> ModuleType:
         importlib.import_module("pyarrow.parquet")
         return importlib.import_module("pyarrow")
     except ImportError:
-        raise ParquetMissing(
+        raise ParquetUnavailableError(
             "Parquet needs the package pyarrow, which is not installed. Remedy: pip install pyarrow into .venv, or "
             "export CSV."
         ) from None
 
 
-def safe(text: str) -> str:
+def escape_formula(text: str) -> str:
     """A cell that no spreadsheet takes for a formula (OWASP, CSV injection)."""
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return f"'{text}" if text.startswith(FORMULA_PREFIXES) else text
 
 
-class _Csv:
+class _CsvWriter:
     """RFC 4180, with a byte order mark so that spreadsheets read it as UTF-8."""
 
-    rows = CSV_ROWS
+    rows = CSV_CHUNK_ROWS
 
     def __init__(self, calendar: Calendar) -> None:
         self._calendar = calendar
 
     def begin(self) -> bytes:
-        return b"\xef\xbb\xbf" + ",".join(HEAD).encode() + b"\r\n"
+        return b"\xef\xbb\xbf" + ",".join(COLUMN_NAMES).encode() + b"\r\n"
 
-    def chunk(self, rows: list[Crossing]) -> bytes:
+    def chunk(self, rows: list[CrossingRecord]) -> bytes:
         text = io.StringIO(newline="")
         csv.writer(text).writerows(
             (
-                self._calendar.text(row.ts),
+                self._calendar.format_time(row.ts),
                 f"{row.ts:.3f}",
-                safe(row.camera),
-                safe(row.line),
+                escape_formula(row.camera),
+                escape_formula(row.line),
                 row.direction,
-                safe(row.klass),
+                escape_formula(row.class_name),
                 row.track,
-                safe(row.id),
+                escape_formula(row.id),
             )
             for row in rows
         )
@@ -123,7 +129,7 @@ class _Csv:
         return b""
 
 
-class _Sink(io.RawIOBase):
+class _BufferSink(io.RawIOBase):
     """A file that only grows, and gives away what it has."""
 
     def __init__(self) -> None:
@@ -149,10 +155,10 @@ class _Sink(io.RawIOBase):
         return taken
 
 
-class _Parquet:
+class _ParquetWriter:
     """One row group per chunk; `time` is a timestamp in the site's zone."""
 
-    rows = PARQUET_ROWS
+    rows = PARQUET_CHUNK_ROWS
 
     def __init__(self, calendar: Calendar, arrow: ModuleType) -> None:
         self._arrow = arrow
@@ -169,20 +175,20 @@ class _Parquet:
                 ("id", arrow.string()),
             ]
         )
-        self._sink = _Sink()
+        self._sink = _BufferSink()
         self._writer = arrow.parquet.ParquetWriter(self._sink, self._schema, compression="zstd")
 
     def begin(self) -> bytes:
         return self._sink.take()
 
-    def chunk(self, rows: list[Crossing]) -> bytes:
+    def chunk(self, rows: list[CrossingRecord]) -> bytes:
         columns: list[list[Any]] = [
             [round(row.ts * 1000) for row in rows],
             [row.ts for row in rows],
             [row.camera for row in rows],
             [row.line for row in rows],
             [row.direction for row in rows],
-            [row.klass for row in rows],
+            [row.class_name for row in rows],
             [row.track for row in rows],
             [row.id for row in rows],
         ]

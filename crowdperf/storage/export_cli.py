@@ -12,15 +12,15 @@ from typing import BinaryIO
 
 from msgspec import Struct
 
-from crowdperf.events.connection import OUTAGE, connect_async, told
+from crowdperf.events.connection import OUTAGE, connect_async, describe_outage
 from crowdperf.settings.base import CLASSES, ConfigError
 from crowdperf.storage.buckets import Calendar
-from crowdperf.storage.export import Format, ParquetMissing, chunks
-from crowdperf.storage.queries import Wanted
-from crowdperf.storage.sqlite_rows import RowRejected, moment
+from crowdperf.storage.export import Format, ParquetUnavailableError, iter_chunks
+from crowdperf.storage.queries import CrossingFilter
+from crowdperf.storage.sqlite_rows import RowRejectedError, parse_time
 
 
-class Source(Struct, frozen=True):
+class ExportSource(Struct, frozen=True):
     """Where crossings come from."""
 
     redis_url: str
@@ -28,7 +28,7 @@ class Source(Struct, frozen=True):
     timezone: str
 
 
-def main(words: list[str], source: Source) -> int:
+def main(argv: list[str], source: ExportSource) -> int:
     """The command.
 
     Raises:
@@ -47,23 +47,23 @@ def main(words: list[str], source: Source) -> int:
     parser.add_argument("--line", default="")
     parser.add_argument("--class", dest="klass", default="", choices=("", *CLASSES))
     parser.add_argument("--direction", default="", choices=("", "in", "out"))
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     calendar = Calendar(source.timezone)
-    end = _time("--to", arguments.end, calendar, time.time())
+    end = _parse_time("--to", arguments.end, calendar, time.time())
     today = datetime.fromtimestamp(end, calendar.zone).replace(hour=0, minute=0, second=0, microsecond=0)
-    start = _time("--from", arguments.start, calendar, (today - timedelta(days=29)).timestamp())
+    start = _parse_time("--from", arguments.start, calendar, (today - timedelta(days=29)).timestamp())
     if start >= end:
         raise ConfigError("--from lies behind --to: there is nothing between. Remedy: the range is [from, to).")
-    wanted = Wanted(start, end, arguments.camera, arguments.line, arguments.klass, arguments.direction)
+    wanted = CrossingFilter(start, end, arguments.camera, arguments.line, arguments.klass, arguments.direction)
     form: Format = arguments.format or ("parquet" if arguments.out.endswith(".parquet") else "csv")
     try:
         if arguments.out == "-":
-            asyncio.run(_write(source, wanted, calendar, form, sys.stdout.buffer))
+            asyncio.run(_write_chunks(source, wanted, calendar, form, sys.stdout.buffer))
         else:
-            _to_file(Path(arguments.out), source, wanted, calendar, form)
+            _write_file(Path(arguments.out), source, wanted, calendar, form)
     except OUTAGE as error:
-        raise ConfigError(told(error, "start the site, or see redis.url.")) from None
-    except ParquetMissing as error:
+        raise ConfigError(describe_outage(error, "start the site, or see redis.url.")) from None
+    except ParquetUnavailableError as error:
         raise ConfigError(str(error)) from None
     except OSError as error:
         if isinstance(error, BrokenPipeError):
@@ -72,35 +72,43 @@ def main(words: list[str], source: Source) -> int:
     return 0
 
 
-def _time(option: str, text: str, calendar: Calendar, default: float) -> float:
+def _parse_time(option: str, text: str, calendar: Calendar, default: float) -> float:
     if not text:
         return default
     try:
-        return moment(text, calendar.zone)
-    except RowRejected:
+        return parse_time(text, calendar.zone)
+    except RowRejectedError:
         raise ConfigError(
             f"{option} {text!r} is no time. Remedy: write 2026-05-01, 2026-05-01T08:00 or RFC 3339 with a zone."
         ) from None
 
 
-def _to_file(path: Path, source: Source, wanted: Wanted, calendar: Calendar, form: Format) -> None:
+def _write_file(
+    path: Path, source: ExportSource, crossing_filter: CrossingFilter, calendar: Calendar, file_format: Format
+) -> None:
     """Written beside its place and moved there at the end: what has the name is whole."""
     fresh = path.with_name(path.name + ".part")
     try:
         with fresh.open("wb") as file:
-            number = asyncio.run(_write(source, wanted, calendar, form, file))
+            number = asyncio.run(_write_chunks(source, crossing_filter, calendar, file_format, file))
         fresh.replace(path)
     except BaseException:
         fresh.unlink(missing_ok=True)
         raise
-    print(f"{path}: {number:,} bytes, {calendar.text(wanted.start)} to {calendar.text(wanted.end)}", file=sys.stderr)
+    print(
+        f"{path}: {number:,} bytes, {calendar.format_time(crossing_filter.start)} to "
+        f"{calendar.format_time(crossing_filter.end)}",
+        file=sys.stderr,
+    )
 
 
-async def _write(source: Source, wanted: Wanted, calendar: Calendar, form: Format, file: BinaryIO) -> int:
+async def _write_chunks(
+    source: ExportSource, crossing_filter: CrossingFilter, calendar: Calendar, file_format: Format, file: BinaryIO
+) -> int:
     client = connect_async(source.redis_url)
     written = 0
     try:
-        async for piece in chunks(client, wanted, calendar, form, source.prefix):
+        async for piece in iter_chunks(client, crossing_filter, calendar, file_format, source.prefix):
             file.write(piece)
             written += len(piece)
     finally:

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from crowdperf.storage.crossings import LOGS, Crossing, decode_member
+from crowdperf.storage.crossings import LOGS, CrossingRecord, decode_member
 
-PAGE = 2000
+HISTORY_PAGE_MEMBERS = 2000
 
 
-def pages(client: Any, prefix: str = "") -> Iterator[list[Crossing]]:
+def iter_history_pages(client: Any, prefix: str = "") -> Iterator[list[CrossingRecord]]:
     """Every crossing at least once, in bounded memory; oldest first within each log.
 
     What is added meanwhile may or may not be among them.
@@ -23,11 +23,13 @@ def pages(client: Any, prefix: str = "") -> Iterator[list[Crossing]]:
     for name in LOGS:
         low, skip = "-inf", 0
         while True:
-            rows = client.zrangebyscore(prefix + name, low, "+inf", start=skip, num=PAGE, withscores=True)
-            page = [crossing for raw, _ in rows if (crossing := _decoded(raw)) is not None]
+            rows = client.zrangebyscore(
+                prefix + name, low, "+inf", start=skip, num=HISTORY_PAGE_MEMBERS, withscores=True
+            )
+            page = [crossing for raw, _ in rows if (crossing := _decode_or_none(raw)) is not None]
             if page:
                 yield page
-            if len(rows) < PAGE:
+            if len(rows) < HISTORY_PAGE_MEMBERS:
                 break
             # Behind the members of the last moment that were read: a growing offset would walk from the beginning.
             last = repr(float(rows[-1][1]))
@@ -35,7 +37,7 @@ def pages(client: Any, prefix: str = "") -> Iterator[list[Crossing]]:
             low, skip = last, read + (skip if low == last else 0)
 
 
-def _decoded(raw: bytes) -> Crossing | None:
+def _decode_or_none(raw: bytes) -> CrossingRecord | None:
     try:
         return decode_member(raw)
     except msgspec.DecodeError:

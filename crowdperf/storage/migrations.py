@@ -14,11 +14,11 @@ from crowdperf.settings.base import ConfigError
 from crowdperf.storage import postgres
 from crowdperf.storage.postgres import Database
 
-FOLDER = Path(__file__).resolve().parents[2] / "migrations"
-NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
-LOCK = 0x63726F7764
+MIGRATIONS_FOLDER = Path(__file__).resolve().parents[2] / "migrations"
+FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+LOCK_KEY = 0x63726F7764
 """Key of the advisory lock: two runners at once wait for each other."""
-TABLE = """
+CREATE_TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
     version    text PRIMARY KEY,
     name       text NOT NULL,
@@ -41,7 +41,7 @@ class Migration(Struct, frozen=True):
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
-def available(folder: Path = FOLDER) -> list[Migration]:
+def list_migrations(folder: Path = MIGRATIONS_FOLDER) -> list[Migration]:
     """The files, in order.
 
     Raises:
@@ -49,7 +49,7 @@ def available(folder: Path = FOLDER) -> list[Migration]:
     """
     found = []
     for path in sorted(folder.glob("*.sql")):
-        match = NAME.fullmatch(path.name)
+        match = FILE_NAME.fullmatch(path.name)
         if match is None:
             raise ConfigError(f"migration {path} has an odd name. Remedy: name it like 0002_what_it_does.sql.")
         found.append(Migration(match[1], path.name, path.read_text(encoding="utf-8")))
@@ -59,7 +59,7 @@ def available(folder: Path = FOLDER) -> list[Migration]:
     return found
 
 
-def applied(database: Database) -> list[Migration]:
+def list_applied(database: Database) -> list[Migration]:
     """What the database has, in order; `sql` is empty and `name` holds `<name>:<checksum>`."""
     if not database.run("SELECT to_regclass('schema_migrations')::text")[0][0]:
         return []
@@ -67,14 +67,14 @@ def applied(database: Database) -> list[Migration]:
     return [Migration(version, name, "") for version, name in rows]
 
 
-def pending(database: Database, migrations: Sequence[Migration]) -> list[Migration]:
+def list_pending(database: Database, migrations: Sequence[Migration]) -> list[Migration]:
     """What is still to be applied.
 
     Raises:
         ConfigError: an applied file was changed or is gone, or one would have to go between two applied ones.
     """
     known = {row.version: row for row in migrations}
-    done = applied(database)
+    done = list_applied(database)
     for row in done:
         name, _, checksum = row.name.partition(":")
         if row.version not in known:
@@ -107,10 +107,10 @@ def migrate(database: Database, migrations: Sequence[Migration]) -> list[Migrati
     database.run("BEGIN")
     try:
         database.run("SET LOCAL statement_timeout = 0")
-        database.run("SELECT pg_advisory_xact_lock(%s::bigint)", [LOCK])
-        left = pending(database, migrations)
+        database.run("SELECT pg_advisory_xact_lock(%s::bigint)", [LOCK_KEY])
+        left = list_pending(database, migrations)
         if left:
-            database.run(TABLE)
+            database.run(CREATE_TABLE)
         for row in left:
             database.run(row.sql)
             database.run(
@@ -125,7 +125,7 @@ def migrate(database: Database, migrations: Sequence[Migration]) -> list[Migrati
     return left
 
 
-def main(words: list[str], dsn: str) -> int:
+def main(argv: list[str], dsn: str) -> int:
     """`crowdperf migrate [--status]`.
 
     Raises:
@@ -133,21 +133,21 @@ def main(words: list[str], dsn: str) -> int:
     """
     parser = argparse.ArgumentParser(prog="crowdperf migrate", description="Bring PostgreSQL to this version's tables.")
     parser.add_argument("--status", action="store_true", help="only say what is applied and what is not")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     if not dsn:
         raise ConfigError(
             "postgres.dsn is not set: there is nothing to migrate. Remedy: set it in config.json, or set the "
             "environment variable CROWDPERF_POSTGRES_DSN."
         )
-    files = available()
+    files = list_migrations()
     try:
         database = postgres.connect(dsn)
-        left = pending(database, files) if arguments.status else migrate(database, files)
-        done = applied(database)
+        left = list_pending(database, files) if arguments.status else migrate(database, files)
+        done = list_applied(database)
         database.close()
-    except postgres.DatabaseAway as error:
+    except postgres.DatabaseUnavailableError as error:
         raise ConfigError(f"PostgreSQL does not answer: {error}. Remedy: see that it runs, and postgres.dsn.") from None
-    except postgres.DatabaseRefuses as error:
+    except postgres.DatabaseRejectedError as error:
         raise ConfigError(f"PostgreSQL refuses: {error}. Nothing was changed. Remedy: see docs/postgres.md.") from None
     for row in left:
         print(f"{'pending' if arguments.status else 'applied'}  {row.name}")

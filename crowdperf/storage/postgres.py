@@ -14,33 +14,33 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.postgres import without_secrets
+from crowdperf.settings.postgres import redact_secrets
 
 DRIVERS = ("psycopg", "psycopg2", "asyncpg")
-CONNECT_S = 5
-STATEMENT_S = 30
-NETWORK_MS = 15_000
+CONNECT_TIMEOUT_S = 5
+STATEMENT_TIMEOUT_S = 30
+NETWORK_TIMEOUT_MS = 15_000
 """Without an answer of the other machine for so long, the connection is given up."""
-AWAY = ("08", "25", "40", "53", "55", "57", "58", "XX")
+TRANSIENT_SQLSTATE_CLASSES = ("08", "25", "40", "53", "55", "57", "58", "XX")
 """Classes of SQLSTATE that pass by themselves: connection, transaction, resources, operator, system."""
 Row = tuple[Any, ...]
 
 
-class DatabaseAway(Exception):
+class DatabaseUnavailableError(Exception):
     """Expected trouble: back off, connect again, do the same again."""
 
 
-class DatabaseRefuses(Exception):
+class DatabaseRejectedError(Exception):
     """The statement or its data are refused, and will be again. `state` is the SQLSTATE."""
 
-    def __init__(self, text: str, state: str = "") -> None:
+    def __init__(self, text: str, sqlstate: str = "") -> None:
         super().__init__(text)
-        self.state = state
+        self.sqlstate = sqlstate
 
     @property
-    def is_schema(self) -> bool:
+    def is_schema_error(self) -> bool:
         """A table or column is missing."""
-        return self.state.startswith("42")
+        return self.sqlstate.startswith("42")
 
 
 class Database(Protocol):
@@ -57,9 +57,9 @@ class Database(Protocol):
         """Let go of the connection; a second time does nothing."""
 
 
-def driver_names() -> list[str]:
+def list_drivers() -> list[str]:
     """Installed drivers, the preferred one first."""
-    return [name for name in DRIVERS if _module(name) is not None]
+    return [name for name in DRIVERS if _import_or_none(name) is not None]
 
 
 def connect(dsn: str, driver: str | None = None) -> Database:
@@ -69,7 +69,7 @@ def connect(dsn: str, driver: str | None = None) -> Database:
         ConfigError: no driver is installed.
         DatabaseAway: the server does not answer, or not to us.
     """
-    found = driver or next(iter(driver_names()), None)
+    found = driver or next(iter(list_drivers()), None)
     if found is None:
         raise ConfigError(
             "postgres.dsn is set and no driver for PostgreSQL is installed. Remedy: pip install 'psycopg[binary]' into "
@@ -79,19 +79,19 @@ def connect(dsn: str, driver: str | None = None) -> Database:
     return _Asyncpg(module, dsn) if found == "asyncpg" else _Libpq(module, dsn)
 
 
-def _module(name: str) -> ModuleType | None:
+def _import_or_none(name: str) -> ModuleType | None:
     try:
         return importlib.import_module(name)
     except ImportError:
         return None
 
 
-def _translated(error: BaseException, state: str | None, dsn: str) -> Exception:
+def _translate_error(error: BaseException, sqlstate: str | None, dsn: str) -> Exception:
     """The driver's error as one of ours, without secrets and in one line."""
-    text = " ".join(without_secrets(str(error), dsn).split()) or type(error).__name__
-    if state is not None and not state.startswith(AWAY):
-        return DatabaseRefuses(text, state)
-    return DatabaseAway(text)
+    text = " ".join(redact_secrets(str(error), dsn).split()) or type(error).__name__
+    if sqlstate is not None and not sqlstate.startswith(TRANSIENT_SQLSTATE_CLASSES):
+        return DatabaseRejectedError(text, sqlstate)
+    return DatabaseUnavailableError(text)
 
 
 class _Libpq:
@@ -103,15 +103,15 @@ class _Libpq:
         try:
             self._connection = module.connect(
                 dsn,
-                connect_timeout=CONNECT_S,
+                connect_timeout=CONNECT_TIMEOUT_S,
                 keepalives_idle=10,
-                tcp_user_timeout=NETWORK_MS,
+                tcp_user_timeout=NETWORK_TIMEOUT_MS,
                 application_name="crowdperf",
-                options=f"-c statement_timeout={STATEMENT_S}s -c timezone=UTC",
+                options=f"-c statement_timeout={STATEMENT_TIMEOUT_S}s -c timezone=UTC",
             )
             self._connection.autocommit = True
         except module.Error as error:
-            raise DatabaseAway(str(_translated(error, None, dsn))) from None
+            raise DatabaseUnavailableError(str(_translate_error(error, None, dsn))) from None
 
     def run(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
         try:
@@ -122,10 +122,10 @@ class _Libpq:
             state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
             if state is None and isinstance(error, self._module.DataError):
                 state = "22000"
-            raise _translated(error, state, self._dsn) from None
+            raise _translate_error(error, state, self._dsn) from None
         except ValueError as error:
             # A text that PostgreSQL cannot hold (a NUL, half a surrogate): the driver says so itself.
-            raise _translated(error, "22000", self._dsn) from None
+            raise _translate_error(error, "22000", self._dsn) from None
 
     def close(self) -> None:
         self._connection.close()
@@ -138,25 +138,27 @@ class _Asyncpg:
         self._module = module
         self._dsn = dsn
         self._loop = asyncio.new_event_loop()
-        settings = {"application_name": "crowdperf", "statement_timeout": f"{STATEMENT_S}s", "timezone": "UTC"}
+        settings = {"application_name": "crowdperf", "statement_timeout": f"{STATEMENT_TIMEOUT_S}s", "timezone": "UTC"}
         try:
             self._connection = self._loop.run_until_complete(
-                module.connect(dsn, timeout=CONNECT_S, command_timeout=STATEMENT_S + 5, server_settings=settings)
+                module.connect(
+                    dsn, timeout=CONNECT_TIMEOUT_S, command_timeout=STATEMENT_TIMEOUT_S + 5, server_settings=settings
+                )
             )
         except (OSError, asyncio.TimeoutError, module.PostgresError, module.InterfaceError, ValueError) as error:
             self._loop.close()
-            raise DatabaseAway(str(_translated(error, None, dsn))) from None
+            raise DatabaseUnavailableError(str(_translate_error(error, None, dsn))) from None
 
     def run(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
         try:
             return self._loop.run_until_complete(self._run(statement, parameters))
         except self._module.PostgresError as error:
-            raise _translated(error, error.sqlstate, self._dsn) from None
+            raise _translate_error(error, error.sqlstate, self._dsn) from None
         except ValueError as error:
             # asyncpg.DataError is one: a value that does not fit its type.
-            raise _translated(error, "22000", self._dsn) from None
+            raise _translate_error(error, "22000", self._dsn) from None
         except (OSError, asyncio.TimeoutError, self._module.InterfaceError) as error:
-            raise _translated(error, None, self._dsn) from None
+            raise _translate_error(error, None, self._dsn) from None
 
     async def _run(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         if not parameters:
@@ -173,7 +175,7 @@ class _Asyncpg:
         if self._loop.is_closed():
             return
         try:
-            self._loop.run_until_complete(asyncio.wait_for(self._connection.close(), CONNECT_S))
+            self._loop.run_until_complete(asyncio.wait_for(self._connection.close(), CONNECT_TIMEOUT_S))
         except (OSError, asyncio.TimeoutError, self._module.PostgresError, self._module.InterfaceError):
             self._connection.terminate()
         self._loop.close()

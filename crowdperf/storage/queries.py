@@ -12,50 +12,50 @@ import redis.asyncio
 from numpy.typing import NDArray
 
 from crowdperf.storage import counts
-from crowdperf.storage.buckets import HOUR, Bucket, Calendar, Part
+from crowdperf.storage.buckets import HOUR, Bucket, Calendar, RangePart
 from crowdperf.storage.counts import Series
-from crowdperf.storage.crossings import LOGS, PERSONS, VEHICLES, Crossing, decode_member
+from crowdperf.storage.crossings import LOGS, PERSON_LOG, VEHICLE_LOG, CrossingRecord, decode_member
 
-PAGE = 1000
+PAGE_MEMBERS = 1000
 """Members per ZRANGEBYSCORE: small enough that other requests get their turn between two of them."""
-FIELDS = ("camera", "line", "class", "direction")
+GROUP_FIELDS = ("camera", "line", "class", "direction")
 """What counts can be grouped by, besides a bucket of time; the order is that of `counts.Series`."""
-Group = tuple[tuple[str, ...], int]
+GroupKey = tuple[tuple[str, ...], int]
 """Values of the grouped fields, and the beginning of the bucket in Unix seconds (0 without buckets)."""
 
 
-class Wanted(NamedTuple):
+class CrossingFilter(NamedTuple):
     """Which crossings: of the half-open range [start, end) in Unix seconds; an empty text admits every value."""
 
     start: float
     end: float
     camera: str = ""
     line: str = ""
-    klass: str = ""
+    class_name: str = ""
     direction: str = ""
     cameras: frozenset[str] | None = None
     """Only these, whatever else is asked for; None is all."""
 
-    def admits(self, crossing: Crossing | Series) -> bool:
+    def admits(self, crossing: CrossingRecord | Series) -> bool:
         """Whether the crossing, or all of the series, passes the filters; the range is the query's business."""
         return (
             (not self.camera or crossing.camera == self.camera)
             and (not self.line or crossing.line == self.line)
-            and (not self.klass or crossing.klass == self.klass)
+            and (not self.class_name or crossing.class_name == self.class_name)
             and (not self.direction or crossing.direction == self.direction)
             and (self.cameras is None or crossing.camera in self.cameras)
         )
 
-    def logs(self) -> tuple[str, ...]:
+    def get_logs(self) -> tuple[str, ...]:
         """The sorted sets that can hold what is wanted."""
-        if not self.klass:
+        if not self.class_name:
             return LOGS
-        return (PERSONS,) if self.klass == "person" else (VEHICLES,)
+        return (PERSON_LOG,) if self.class_name == "person" else (VEHICLE_LOG,)
 
 
-async def crossings(
-    client: redis.asyncio.Redis, wanted: Wanted, prefix: str = "", log: str | None = None
-) -> AsyncIterator[Crossing]:
+async def iter_crossings(
+    client: redis.asyncio.Redis, crossing_filter: CrossingFilter, prefix: str = "", log: str | None = None
+) -> AsyncIterator[CrossingRecord]:
     """Every wanted crossing (of one log), oldest first within each log.
 
     Members of a foreign form are passed over: the history must stay readable whatever somebody added by hand.
@@ -63,27 +63,27 @@ async def crossings(
     Raises:
         redis.ConnectionError, redis.TimeoutError: Redis is away.
     """
-    for name in wanted.logs() if log is None else (log,):
-        low, skip = repr(wanted.start), 0
+    for name in crossing_filter.get_logs() if log is None else (log,):
+        low, skip = repr(crossing_filter.start), 0
         while True:
-            rows = await _range(client, prefix + name, low, f"({wanted.end!r}", skip)
+            rows = await _read_range(client, prefix + name, low, f"({crossing_filter.end!r}", skip)
             for raw, _ in rows:
-                crossing = _decoded(raw)
-                if crossing is not None and wanted.admits(crossing):
+                crossing = _decode_or_none(raw)
+                if crossing is not None and crossing_filter.admits(crossing):
                     yield crossing
-            if len(rows) < PAGE:
+            if len(rows) < PAGE_MEMBERS:
                 break
             low, skip = _resume(rows, low, skip)
 
 
-async def count(
+async def count_crossings(
     client: redis.asyncio.Redis,
-    wanted: Wanted,
+    crossing_filter: CrossingFilter,
     fields: Sequence[str],
     bucket: Bucket | None,
     calendar: Calendar,
     prefix: str = "",
-) -> dict[Group, int]:
+) -> dict[GroupKey, int]:
     """How many wanted crossings there are in each group, groups without any left out.
 
     Counted from the counters; the crossings themselves are read for the edges of the range, and for all of it while the
@@ -95,130 +95,143 @@ async def count(
     Raises:
         redis.ConnectionError, redis.TimeoutError: Redis is away.
     """
-    minutes_from = await counts.covered(client, calendar, prefix)
+    minutes_from = await counts.get_covered_from(client, calendar, prefix)
     if minutes_from is None:
-        parts = [Part(None, 0, 0, wanted.start, wanted.end)]
+        parts = [RangePart(None, 0, 0, crossing_filter.start, crossing_filter.end)]
         series = []
     else:
-        parts = calendar.parts(wanted.start, wanted.end, bucket, minutes_from)
-        series = [row for row in await counts.all_series(client, prefix) if wanted.admits(row)]
-    places = [FIELDS.index(name) for name in fields]
-    totals: dict[Group, int] = {}
+        parts = calendar.split_range(crossing_filter.start, crossing_filter.end, bucket, minutes_from)
+        series = [row for row in await counts.list_series(client, prefix) if crossing_filter.admits(row)]
+    places = [GROUP_FIELDS.index(name) for name in fields]
+    totals: dict[GroupKey, int] = {}
     for part in parts:
         if part.level is None:
-            await _count_crossings(client, wanted, part, places, bucket, calendar, totals, prefix)
+            await _add_crossings(client, crossing_filter, part, places, bucket, calendar, totals, prefix)
         elif series:
-            found = await counts.read(client, part.level, part.first, part.end, series, prefix)
-            _sum(found, series, part, places, bucket, calendar, totals)
+            found = await counts.read_counters(client, part.level, part.first, part.end, series, prefix)
+            _add_counters(found, series, part, places, bucket, calendar, totals)
     return totals
 
 
-async def _count_crossings(
+async def _add_crossings(
     client: redis.asyncio.Redis,
-    wanted: Wanted,
-    part: Part,
+    crossing_filter: CrossingFilter,
+    part: RangePart,
     places: list[int],
     bucket: Bucket | None,
     calendar: Calendar,
-    totals: dict[Group, int],
+    totals: dict[GroupKey, int],
     prefix: str,
 ) -> None:
     """Add the crossings of one part, one by one."""
-    async for row in crossings(client, wanted._replace(start=part.start, end=part.stop), prefix):
-        values = counts.series_of(row)
-        group = tuple(values[place] for place in places), calendar.bucket(bucket, row.ts) if bucket else 0
+    async for row in iter_crossings(client, crossing_filter._replace(start=part.start, end=part.stop), prefix):
+        values = counts.get_series(row)
+        group = tuple(values[place] for place in places), calendar.get_bucket_start(bucket, row.ts) if bucket else 0
         totals[group] = totals.get(group, 0) + 1
 
 
-def _sum(
-    found: NDArray[np.int64],
+def _add_counters(
+    counters: NDArray[np.int64],
     series: list[Series],
-    part: Part,
+    part: RangePart,
     places: list[int],
     bucket: Bucket | None,
     calendar: Calendar,
-    totals: dict[Group, int],
+    totals: dict[GroupKey, int],
 ) -> None:
     """Add counters of shape (series, slots) of one part."""
     names = [tuple(row[place] for place in places) for row in series]
     groups = list(dict.fromkeys(names))
-    rows = np.zeros((len(groups), found.shape[1]), np.int64)
+    rows = np.zeros((len(groups), counters.shape[1]), np.int64)
     for index, name in enumerate(names):
-        rows[groups.index(name)] += found[index]
-    starts, edges = _edges(part, bucket, calendar)
+        rows[groups.index(name)] += counters[index]
+    starts, edges = _find_bucket_edges(part, bucket, calendar)
     sums = np.add.reduceat(rows, edges, axis=1)
     for row, column in zip(*(axis.tolist() for axis in np.nonzero(sums))):
         group = groups[row], starts[column]
         totals[group] = totals.get(group, 0) + int(sums[row, column])
 
 
-def _edges(part: Part, bucket: Bucket | None, calendar: Calendar) -> tuple[list[int], list[int]]:
+def _find_bucket_edges(part: RangePart, bucket: Bucket | None, calendar: Calendar) -> tuple[list[int], list[int]]:
     """Beginnings of the buckets of a part's slots, and at which slot each bucket begins."""
     if bucket is None or part.level is None:
         return [0], [0]
     if part.level.seconds == 0:
-        return [calendar.start_of_day(day) for day in range(part.first, part.end)], list(range(part.end - part.first))
+        return [calendar.get_day_start(day) for day in range(part.first, part.end)], list(range(part.end - part.first))
     if bucket == "minute" or (bucket == "hour" and part.level is HOUR):
         seconds = part.level.seconds
         return list(range(part.first * seconds, part.end * seconds, seconds)), list(range(part.end - part.first))
     starts: list[int] = []
     edges: list[int] = []
     for slot in range(part.first, part.end):
-        start = calendar.bucket(bucket, slot * part.level.seconds)
+        start = calendar.get_bucket_start(bucket, slot * part.level.seconds)
         if not starts or start != starts[-1]:
             starts.append(start)
             edges.append(slot - part.first)
     return starts, edges
 
 
-async def newest(
-    client: redis.asyncio.Redis, wanted: Wanted, before: tuple[float, str] | None, limit: int, prefix: str = ""
-) -> list[Crossing]:
+async def read_newest(
+    client: redis.asyncio.Redis,
+    crossing_filter: CrossingFilter,
+    before: tuple[float, str] | None,
+    limit: int,
+    prefix: str = "",
+) -> list[CrossingRecord]:
     """The newest wanted crossings first, at most `limit`, all of them older than `before` = (ts, id) where it is given.
 
     The order is by (ts, id), both descending, over both logs, so that (ts, id) of the last row continues the list.
     """
-    end = wanted.end if before is None else min(wanted.end, before[0])
-    inclusive = before is not None and before[0] < wanted.end
-    pages = [await _newest_of(client, prefix + name, wanted, before, limit, end, inclusive) for name in wanted.logs()]
-    return list(heapq.merge(*pages, key=_order, reverse=True))[:limit]
+    end = crossing_filter.end if before is None else min(crossing_filter.end, before[0])
+    inclusive = before is not None and before[0] < crossing_filter.end
+    pages = [
+        await _read_newest_in_log(client, prefix + name, crossing_filter, before, limit, end, inclusive)
+        for name in crossing_filter.get_logs()
+    ]
+    return list(heapq.merge(*pages, key=_get_sort_key, reverse=True))[:limit]
 
 
-async def _newest_of(
+async def _read_newest_in_log(
     client: redis.asyncio.Redis,
     name: str,
-    wanted: Wanted,
+    crossing_filter: CrossingFilter,
     before: tuple[float, str] | None,
     limit: int,
     end: float,
     inclusive: bool,
-) -> list[Crossing]:
+) -> list[CrossingRecord]:
     """`newest` of one log."""
-    found: list[Crossing] = []
+    found: list[CrossingRecord] = []
     high, skip = repr(end) if inclusive else f"({end!r}", 0
     while True:
         reply: Any = await client.zrevrangebyscore(
-            name, high, repr(wanted.start), start=skip, num=PAGE, withscores=True
+            name, high, repr(crossing_filter.start), start=skip, num=PAGE_MEMBERS, withscores=True
         )
         rows: list[tuple[bytes, float]] = [(row[0], float(row[1])) for row in reply]
         for raw, _ in rows:
-            crossing = _decoded(raw)
-            if crossing is not None and wanted.admits(crossing) and (before is None or _order(crossing) < before):
+            crossing = _decode_or_none(raw)
+            if (
+                crossing is not None
+                and crossing_filter.admits(crossing)
+                and (before is None or _get_sort_key(crossing) < before)
+            ):
                 found.append(crossing)
         # A score may span pages, and members of one score come in the order of their bytes: the page is complete
         # only when the next score has begun.
-        if len(rows) < PAGE or (len(found) > limit and found[limit - 1].ts > rows[-1][1]):
-            found.sort(key=_order, reverse=True)
+        if len(rows) < PAGE_MEMBERS or (len(found) > limit and found[limit - 1].ts > rows[-1][1]):
+            found.sort(key=_get_sort_key, reverse=True)
             return found[:limit]
         high, skip = _resume(rows, high, skip)
 
 
-def _order(crossing: Crossing) -> tuple[float, str]:
+def _get_sort_key(crossing: CrossingRecord) -> tuple[float, str]:
     return crossing.ts, crossing.id
 
 
-async def _range(client: redis.asyncio.Redis, name: str, low: str, high: str, skip: int) -> list[tuple[bytes, float]]:
-    reply: Any = await client.zrangebyscore(name, low, high, start=skip, num=PAGE, withscores=True)
+async def _read_range(
+    client: redis.asyncio.Redis, name: str, low: str, high: str, skip: int
+) -> list[tuple[bytes, float]]:
+    reply: Any = await client.zrangebyscore(name, low, high, start=skip, num=PAGE_MEMBERS, withscores=True)
     return [(row[0], float(row[1])) for row in reply]
 
 
@@ -232,7 +245,7 @@ def _resume(rows: list[tuple[bytes, float]], bound: str, skip: int) -> tuple[str
     return repr(last), read + (skip if bound == repr(last) else 0)
 
 
-def _decoded(raw: bytes) -> Crossing | None:
+def _decode_or_none(raw: bytes) -> CrossingRecord | None:
     try:
         return decode_member(raw)
     except msgspec.DecodeError:

@@ -9,21 +9,21 @@ import redis
 
 from crowdperf.settings.site import Retention
 from crowdperf.storage.buckets import DAY, HOUR, MINUTE, QUARTER, Calendar
-from crowdperf.storage.counts import expire, meta_key
+from crowdperf.storage.counts import expire_chunks, meta_key
 from crowdperf.storage.crossings import LOGS
 
 DAY_S = 86_400.0
-CATCH_UP = 24.0
+CATCH_UP_FACTOR = 24.0
 """How much faster than time the accepted clock may run."""
-FREE_S = 60.0
+MAX_FREE_STEP_S = 60.0
 """What the accepted clock may move at one look however little time has passed."""
-WARN_AT = 0.75
-DROP_AT = 0.90
-RELIEVED_AT = 0.70
-KEPT_DAYS = 7
+WARN_SHARE = 0.75
+DROP_SHARE = 0.90
+RELIEVED_SHARE = 0.70
+MIN_KEPT_DAYS = 7
 """The newest crossings, which even a full store keeps."""
 Filling = Literal["ok", "filling", "dropping"]
-REMEMBER = "#!lua flags=allow-oom\nreturn redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
+SET_FIELD_SCRIPT = "#!lua flags=allow-oom\nreturn redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
 
 
 class SteadyClock:
@@ -43,11 +43,11 @@ class SteadyClock:
             self._accepted = wall
         elapsed = monotonic - self._at if self._at is not None else 0.0
         self._at = monotonic
-        self._accepted = min(wall, self._accepted + max(elapsed * CATCH_UP, FREE_S))
+        self._accepted = min(wall, self._accepted + max(elapsed * CATCH_UP_FACTOR, MAX_FREE_STEP_S))
         return self._accepted
 
 
-class Memory(NamedTuple):
+class MemoryUsage(NamedTuple):
     """How full the server is."""
 
     used: int
@@ -60,31 +60,31 @@ class Memory(NamedTuple):
         return self.used / self.limit if self.limit else 0.0
 
 
-def memory(client: Any) -> Memory:
+def read_memory_usage(client: Any) -> MemoryUsage:
     """Ask the server."""
     info = client.info("memory")
-    return Memory(int(info["used_memory"]), int(info.get("maxmemory") or info.get("total_system_memory") or 0))
+    return MemoryUsage(int(info["used_memory"]), int(info.get("maxmemory") or info.get("total_system_memory") or 0))
 
 
-def judge(share: float, before: Filling) -> Filling:
+def update_filling(share: float, before: Filling) -> Filling:
     """The state after a look at the memory, with hysteresis: a state ends only well below where it began."""
-    if share >= DROP_AT:
+    if share >= DROP_SHARE:
         return "dropping"
-    if share < RELIEVED_AT:
+    if share < RELIEVED_SHARE:
         return "ok"
-    if share >= WARN_AT or before != "ok":
-        return "dropping" if before == "dropping" and share >= WARN_AT else "filling"
+    if share >= WARN_SHARE or before != "ok":
+        return "dropping" if before == "dropping" and share >= WARN_SHARE else "filling"
     return "ok"
 
 
-def remember(client: Any, name: str, field: str, value: float) -> None:
+def set_field(client: Any, name: str, field: str, value: float) -> None:
     """Set one field of a hash, on a full server too: what makes room has to be noted before.
 
     Raises:
         redis.OutOfMemoryError: the server is full, and is a Redis before 7, which has no such exception.
     """
     try:
-        client.eval(REMEMBER, 1, name, field, repr(value))
+        client.eval(SET_FIELD_SCRIPT, 1, name, field, repr(value))
     except redis.OutOfMemoryError:
         raise
     except redis.ResponseError as error:
@@ -102,20 +102,20 @@ def expire_crossings(client: Any, before: float, prefix: str = "") -> int:
     if not any(client.zcount(prefix + name, "-inf", f"({before!r}") for name in LOGS):
         return 0
     # First: a floor without the removal costs nothing, a removal without the floor could count twice.
-    remember(client, meta, "floor", max(before, float(client.hget(meta, "floor") or before)))
+    set_field(client, meta, "floor", max(before, float(client.hget(meta, "floor") or before)))
     with client.pipeline(transaction=True) as pipe:
         for name in LOGS:
             pipe.zremrangebyscore(prefix + name, "-inf", f"({before!r}")
         return sum(pipe.execute())
 
 
-def expire_counts(client: redis.Redis, kept: Retention, calendar: Calendar, now: float, prefix: str = "") -> int:
+def expire_counts(client: redis.Redis, retention: Retention, calendar: Calendar, now: float, prefix: str = "") -> int:
     """Remove counters past their retention; returns how many chunks went."""
     return (
-        expire_minutes(client, now - kept.minute_counts_days * DAY_S, prefix)
-        + expire(client, HOUR, calendar.slot(HOUR, now - kept.hour_counts_days * DAY_S), prefix)
-        + expire(client, QUARTER, calendar.slot(QUARTER, now - kept.hour_counts_days * DAY_S), prefix)
-        + expire(client, DAY, calendar.day(max(0.0, now - kept.day_counts_days * DAY_S)), prefix)
+        expire_minutes(client, now - retention.minute_counts_days * DAY_S, prefix)
+        + expire_chunks(client, HOUR, calendar.get_slot(HOUR, now - retention.hour_counts_days * DAY_S), prefix)
+        + expire_chunks(client, QUARTER, calendar.get_slot(QUARTER, now - retention.hour_counts_days * DAY_S), prefix)
+        + expire_chunks(client, DAY, calendar.get_day(max(0.0, now - retention.day_counts_days * DAY_S)), prefix)
     )
 
 
@@ -124,8 +124,8 @@ def expire_minutes(client: redis.Redis, before: float, prefix: str = "") -> int:
     first = int(before // DAY_S) * DAY_S
     known = client.hget(meta_key(prefix), "minutes_from")
     if known is None or float(known) < first:
-        remember(client, meta_key(prefix), "minutes_from", first)
-    return expire(client, MINUTE, int(first // 60), prefix)
+        set_field(client, meta_key(prefix), "minutes_from", first)
+    return expire_chunks(client, MINUTE, int(first // 60), prefix)
 
 
 def relieve(client: Any, now: float, trim_events: Callable[[float], int], prefix: str = "") -> str:
@@ -141,7 +141,7 @@ def relieve(client: Any, now: float, trim_events: Callable[[float], int], prefix
     if events:
         return f"{events} events older than a day"
     oldest = [row[0][1] for name in LOGS if (row := client.zrange(prefix + name, 0, 0, withscores=True))]
-    if oldest and float(min(oldest)) < now - KEPT_DAYS * DAY_S:
-        before = min(float(min(oldest)) + DAY_S, now - KEPT_DAYS * DAY_S)
+    if oldest and float(min(oldest)) < now - MIN_KEPT_DAYS * DAY_S:
+        before = min(float(min(oldest)) + DAY_S, now - MIN_KEPT_DAYS * DAY_S)
         return f"{expire_crossings(client, before, prefix)} of the oldest crossings (their counts stay)"
     return ""

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from crowdperf.events.schema import AnyEvent, LineCrossed
 from crowdperf.storage.buckets import Calendar
-from crowdperf.storage.crossings import Crossing
+from crowdperf.storage.crossings import CrossingRecord
 from crowdperf.storage.postgres import Database
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -29,13 +29,13 @@ COLUMNS = (
     ("hour", "timestamptz"),
     ("day", "timestamptz"),
 )
-NAMES = ", ".join(name for name, _ in COLUMNS)
-STORED = ", ".join(name for name, _ in COLUMNS[:9])
-WRITE = f"""
+COLUMN_NAMES = ", ".join(name for name, _ in COLUMNS)
+EVENT_COLUMN_NAMES = ", ".join(name for name, _ in COLUMNS[:9])
+WRITE_STATEMENT = f"""
 WITH given AS (
-    SELECT * FROM unnest({", ".join(f"%s::{kind}[]" for _, kind in COLUMNS)}) AS row ({NAMES})
+    SELECT * FROM unnest({", ".join(f"%s::{kind}[]" for _, kind in COLUMNS)}) AS row ({COLUMN_NAMES})
 ), fresh AS (
-    INSERT INTO events ({STORED}) SELECT {STORED} FROM given ORDER BY id
+    INSERT INTO events ({EVENT_COLUMN_NAMES}) SELECT {EVENT_COLUMN_NAMES} FROM given ORDER BY id
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 ), counted AS (
@@ -54,7 +54,7 @@ SELECT count(*) FROM fresh
 """Summaries grow by the events that were not there before: in one statement, so all of it or nothing."""
 
 
-class Stored(Struct, frozen=True):
+class EventRow(Struct, frozen=True):
     """What is common to an event of the stream and a crossing of the history."""
 
     id: str
@@ -63,14 +63,14 @@ class Stored(Struct, frozen=True):
     camera: str
     line: str | None
     direction: str | None
-    klass: str | None
+    class_name: str | None
     track: int | None
     payload: str
 
 
-def of_event(event: AnyEvent) -> Stored:
+def build_event_row(event: AnyEvent) -> EventRow:
     """The row of an event; its payload is the whole event."""
-    return Stored(
+    return EventRow(
         event.id,
         event.ts,
         type(event).__name__,
@@ -83,14 +83,14 @@ def of_event(event: AnyEvent) -> Stored:
     )
 
 
-def of_crossing(row: Crossing) -> Stored:
+def build_crossing_row(row: CrossingRecord) -> EventRow:
     """The row of a crossing whose event is no longer in the stream."""
     kind = LineCrossed.__name__
     payload = msgspec.json.encode({"type": kind, **msgspec.to_builtins(row)}).decode()
-    return Stored(row.id, row.ts, kind, row.camera, row.line, row.direction, row.klass, row.track, payload)
+    return EventRow(row.id, row.ts, kind, row.camera, row.line, row.direction, row.class_name, row.track, payload)
 
 
-def write(database: Database, calendar: Calendar, rows: Sequence[Stored]) -> int:
+def write_rows(database: Database, calendar: Calendar, rows: Sequence[EventRow]) -> int:
     """Store rows; returns how many were not there before.
 
     Raises:
@@ -102,22 +102,22 @@ def write(database: Database, calendar: Calendar, rows: Sequence[Stored]) -> int
         return 0
     columns: list[list[Any]] = [
         [row.id for row in once],
-        [_moment(row.ts) for row in once],
+        [_to_datetime(row.ts) for row in once],
         [row.kind for row in once],
         [row.camera for row in once],
         [row.line for row in once],
         [row.direction for row in once],
-        [row.klass for row in once],
+        [row.class_name for row in once],
         [row.track for row in once],
         [row.payload for row in once],
-        [_moment(calendar.bucket("minute", row.ts)) for row in once],
-        [_moment(calendar.bucket("hour", row.ts)) for row in once],
-        [_moment(calendar.bucket("day", row.ts)) for row in once],
+        [_to_datetime(calendar.get_bucket_start("minute", row.ts)) for row in once],
+        [_to_datetime(calendar.get_bucket_start("hour", row.ts)) for row in once],
+        [_to_datetime(calendar.get_bucket_start("day", row.ts)) for row in once],
     ]
-    return int(database.run(WRITE, columns)[0][0])
+    return int(database.run(WRITE_STATEMENT, columns)[0][0])
 
 
-def recount(
+def recount_summaries(
     database: Database, calendar: Calendar, tick: Callable[[], None] = lambda: None, page: int = 20_000
 ) -> None:
     """Make the summaries of hours and days anew, for another zone; one transaction.
@@ -136,7 +136,7 @@ def recount(
         )
         for ts, _, *series in rows:
             for period in ("hour", "day"):
-                bucket = calendar.bucket(period, ts.timestamp())
+                bucket = calendar.get_bucket_start(period, ts.timestamp())
                 name = (bucket, period, *series)
                 totals[name] = totals.get(name, 0) + 1
         if len(rows) < page:
@@ -151,11 +151,11 @@ def recount(
         database.run(
             "INSERT INTO summaries (bucket, period, camera, line, class, direction, count) SELECT * FROM unnest("
             "%s::timestamptz[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[])",
-            [[_moment(ts) for ts in columns[0]], *columns[1:], [totals[name] for name in part]],
+            [[_to_datetime(ts) for ts in columns[0]], *columns[1:], [totals[name] for name in part]],
         )
     database.run("COMMIT")
 
 
-def _moment(ts: float) -> datetime:
+def _to_datetime(ts: float) -> datetime:
     """Exact to the microsecond, which is what timestamptz keeps."""
     return EPOCH + timedelta(microseconds=round(ts * 1e6))

@@ -18,22 +18,22 @@ from urllib.parse import quote
 
 from msgspec import Struct, field
 
-from crowdperf.events.connection import OUTAGE, connect, told
+from crowdperf.events.connection import OUTAGE, connect, describe_outage
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.site import Retention
 from crowdperf.storage import backfill, counts
 from crowdperf.storage.buckets import Calendar
-from crowdperf.storage.counts import ZoneChanged
-from crowdperf.storage.crossings import Crossing
+from crowdperf.storage.counts import CountersOutdatedError
+from crowdperf.storage.crossings import CrossingRecord
 from crowdperf.storage.retention import DAY_S, expire_minutes
-from crowdperf.storage.sqlite_rows import NAMES, Columns, RowRejected, crossing_of_row, map_columns
+from crowdperf.storage.sqlite_rows import COLUMN_ALIASES, ColumnMapping, RowRejectedError, map_columns, parse_row
 
-BATCH = 1000
-AHEAD_S = 86_400.0
-MOST_REASONS = 50
+BATCH_ROWS = 1000
+MAX_AHEAD_S = 86_400.0
+MAX_REASONS = 50
 
 
-class Target(Struct, frozen=True):
+class ImportTarget(Struct, frozen=True):
     """Where crossings go."""
 
     redis_url: str
@@ -42,33 +42,33 @@ class Target(Struct, frozen=True):
     retention: Retention
 
 
-class Report(Struct):
+class ImportReport(Struct):
     """What became of the rows."""
 
     read: int = 0
     kept: int = 0
-    already: int = 0
+    duplicates: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     durable: bool = True
     """Whether the server writes what it has to disk."""
 
 
-class Progress:
+class ProgressBar:
     """A bar on a terminal, nothing elsewhere."""
 
     def __init__(self, total: int, out: TextIO) -> None:
         self._total = max(1, total)
         self._out = out if out.isatty() else None
-        self._began = self._shown = time.monotonic()
+        self._started_at = self._drawn_at = time.monotonic()
 
     def show(self, done: int, end: bool = False) -> None:
         """Draw it, at most ten times a second."""
         now = time.monotonic()
-        if self._out is None or (now - self._shown < 0.1 and not end):
+        if self._out is None or (now - self._drawn_at < 0.1 and not end):
             return
-        self._shown = now
+        self._drawn_at = now
         share = min(1.0, done / self._total)
-        rate = done / max(0.001, now - self._began)
+        rate = done / max(0.001, now - self._started_at)
         left = "" if end else f", {max(0, self._total - done) / max(1.0, rate):.0f} s left"
         bar = "█" * int(share * 30)
         text = f"\r{bar:<30} {share:4.0%}  {done:,} of {self._total:,} rows{left}\x1b[K"
@@ -97,60 +97,62 @@ def open_file(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def tables(connection: sqlite3.Connection) -> dict[str, list[str]]:
+def list_tables(connection: sqlite3.Connection) -> dict[str, list[str]]:
     """Table -> its columns."""
     names = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name")
     return {
-        name: [row[1] for row in connection.execute(f"PRAGMA table_info({_quoted(name)})")]
+        name: [row[1] for row in connection.execute(f"PRAGMA table_info({_quote_identifier(name)})")]
         for (name,) in names.fetchall()
         if not name.startswith("sqlite_")
     }
 
 
-def _quoted(name: str) -> str:
+def _quote_identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
 def inspect(connection: sqlite3.Connection, out: TextIO) -> None:
     """Print tables, columns, numbers of rows, two rows each, and which field each column would be taken for."""
-    known = {name: field for field, names in NAMES.items() for name in names}
-    for table, columns in tables(connection).items():
-        number = connection.execute(f"SELECT count(*) FROM {_quoted(table)}").fetchone()[0]
+    known = {name: field for field, names in COLUMN_ALIASES.items() for name in names}
+    for table, columns in list_tables(connection).items():
+        number = connection.execute(f"SELECT count(*) FROM {_quote_identifier(table)}").fetchone()[0]
         print(f"{table}: {number:,} rows", file=out)
-        samples = connection.execute(f"SELECT * FROM {_quoted(table)} LIMIT 2").fetchall()
+        samples = connection.execute(f"SELECT * FROM {_quote_identifier(table)} LIMIT 2").fetchall()
         for index, column in enumerate(columns):
             field = known.get(column.lower(), "")
             shown = ", ".join(repr(row[index])[:40] for row in samples)
             print(f"  {column:<20} {'-> ' + field if field else '':<14} {shown}", file=out)
 
 
-def crossings(
+def iter_table_crossings(
     connection: sqlite3.Connection,
     table: str,
-    columns: Columns,
+    columns: ColumnMapping,
     calendar: Calendar,
     values: dict[tuple[str, str], str],
-    report: Report,
-) -> Iterator[Crossing]:
+    report: ImportReport,
+) -> Iterator[CrossingRecord]:
     """The crossings of a table in the order of the file, one row in memory at a time; rejected ones are counted."""
     without_rowid = False
     try:
-        cursor = connection.execute(f"SELECT rowid, * FROM {_quoted(table)}")
+        cursor = connection.execute(f"SELECT rowid, * FROM {_quote_identifier(table)}")
     except sqlite3.OperationalError:
         without_rowid = True
-        cursor = connection.execute(f"SELECT 0, * FROM {_quoted(table)}")
+        cursor = connection.execute(f"SELECT 0, * FROM {_quote_identifier(table)}")
     for rowid, *row in cursor:
         report.read += 1
         try:
-            yield crossing_of_row(row, columns, calendar.zone, values, 0 if without_rowid else int(rowid or 0))
-        except RowRejected as reason:
+            yield parse_row(row, columns, calendar.zone, values, 0 if without_rowid else int(rowid or 0))
+        except RowRejectedError as reason:
             text = str(reason)
-            if text not in report.rejected and len(report.rejected) >= MOST_REASONS:
+            if text not in report.rejected and len(report.rejected) >= MAX_REASONS:
                 text = "other reasons"
             report.rejected[text] += 1
 
 
-def run(rows: Iterator[Crossing], target: Target, report: Report, progress: Progress, now: float) -> None:
+def import_crossings(
+    rows: Iterator[CrossingRecord], target: ImportTarget, report: ImportReport, progress: ProgressBar, now: float
+) -> None:
     """Add crossings in batches; `now` in Unix seconds.
 
     Raises:
@@ -162,16 +164,16 @@ def run(rows: Iterator[Crossing], target: Target, report: Report, progress: Prog
     # Minutes of long ago would be written only to be removed within the hour.
     expire_minutes(client, now - target.retention.minute_counts_days * DAY_S, target.prefix)
     oldest = now - target.retention.crossings_days * DAY_S
-    batch: list[Crossing] = []
+    batch: list[CrossingRecord] = []
 
     def flush() -> None:
         try:
-            done = counts.add(client, calendar, batch, target.prefix)
-        except ZoneChanged:
+            done = counts.add_crossings(client, calendar, batch, target.prefix)
+        except CountersOutdatedError:
             backfill.prepare(client, calendar, target.prefix)
-            done = counts.add(client, calendar, batch, target.prefix)
+            done = counts.add_crossings(client, calendar, batch, target.prefix)
         report.kept += done.added
-        report.already += len(batch) - done.added - done.late
+        report.duplicates += len(batch) - done.added - done.late
         if done.late:
             report.rejected["from a time whose crossings retention has removed"] += done.late
         batch.clear()
@@ -180,11 +182,11 @@ def run(rows: Iterator[Crossing], target: Target, report: Report, progress: Prog
     for row in rows:
         if row.ts < oldest:
             report.rejected[f"older than retention.crossings_days ({target.retention.crossings_days})"] += 1
-        elif row.ts > now + AHEAD_S:
+        elif row.ts > now + MAX_AHEAD_S:
             report.rejected["ts is before 1990 or in the future"] += 1
         else:
             batch.append(row)
-        if len(batch) >= BATCH:
+        if len(batch) >= BATCH_ROWS:
             flush()
     flush()
     progress.show(report.read, end=True)
@@ -192,7 +194,7 @@ def run(rows: Iterator[Crossing], target: Target, report: Report, progress: Prog
     report.durable = bool(int(state.get("aof_enabled", 0)))
 
 
-def main(words: list[str], target: Target) -> int:
+def main(argv: list[str], target: ImportTarget) -> int:
     """The command; status 1 when no row at all could be used.
 
     Raises:
@@ -206,38 +208,43 @@ def main(words: list[str], target: Target) -> int:
     parser.add_argument("--inspect", action="store_true", help="only show what is in the file")
     parser.add_argument("--table", default="events")
     parser.add_argument(
-        "--map", action="append", default=[], metavar="COLUMN=FIELD", help=f"fields: {', '.join(NAMES)}"
+        "--map", action="append", default=[], metavar="COLUMN=FIELD", help=f"fields: {', '.join(COLUMN_ALIASES)}"
     )
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="the same for every row")
     parser.add_argument("--value", action="append", default=[], metavar="FIELD:TEXT=MEANT", help="direction:up=in")
-    arguments = parser.parse_args(words)
+    arguments = parser.parse_args(argv)
     connection = open_file(arguments.file)
     if arguments.inspect:
         inspect(connection, sys.stdout)
         return 0
-    there = tables(connection)
+    there = list_tables(connection)
     if arguments.table not in there:
         raise ConfigError(
             f"{str(arguments.file)!r} has no table {arguments.table!r} (it has: {', '.join(there) or 'none'}). "
             "Remedy: name one by --table; --inspect shows them. Nothing was changed."
         )
     columns = map_columns(
-        there[arguments.table], _pairs("--map", arguments.map), _pairs("--set", arguments.set), arguments.table
+        there[arguments.table],
+        _parse_pairs("--map", arguments.map),
+        _parse_pairs("--set", arguments.set),
+        arguments.table,
     )
     values = {}
-    for text, meant in _pairs("--value", arguments.value).items():
+    for text, meant in _parse_pairs("--value", arguments.value).items():
         field, _, value = text.partition(":")
         values[field, value.lower()] = meant
-    report = Report()
-    total = connection.execute(f"SELECT count(*) FROM {_quoted(arguments.table)}").fetchone()[0]
+    report = ImportReport()
+    total = connection.execute(f"SELECT count(*) FROM {_quote_identifier(arguments.table)}").fetchone()[0]
     calendar = Calendar(target.timezone)
-    rows = crossings(connection, arguments.table, columns, calendar, values, report)
+    rows = iter_table_crossings(connection, arguments.table, columns, calendar, values, report)
     try:
-        run(rows, target, report, Progress(total, sys.stderr), time.time())
+        import_crossings(rows, target, report, ProgressBar(total, sys.stderr), time.time())
     except OUTAGE as error:
         raise ConfigError(
             f"{report.read:,} of {total:,} rows were read. "
-            + told(error, "start the site (or Redis), then run the import again: it goes on where it is needed.")
+            + describe_outage(
+                error, "start the site (or Redis), then run the import again: it goes on where it is needed."
+            )
         ) from None
     except sqlite3.DatabaseError as error:
         raise ConfigError(
@@ -246,10 +253,10 @@ def main(words: list[str], target: Target) -> int:
         ) from None
     finally:
         connection.close()
-    return _say(report, arguments.file)
+    return _print_report(report, arguments.file)
 
 
-def _pairs(option: str, texts: list[str]) -> dict[str, str]:
+def _parse_pairs(option: str, texts: list[str]) -> dict[str, str]:
     found = {}
     for text in texts:
         left, equals, right = text.partition("=")
@@ -259,15 +266,15 @@ def _pairs(option: str, texts: list[str]) -> dict[str, str]:
     return found
 
 
-def _say(report: Report, file: Path) -> int:
+def _print_report(report: ImportReport, file: Path) -> int:
     rejected = sum(report.rejected.values())
     print(f"read      {report.read:>12,}")
     print(f"kept      {report.kept:>12,}")
-    print(f"already   {report.already:>12,}  (were in the history before)")
+    print(f"already   {report.duplicates:>12,}  (were in the history before)")
     print(f"rejected  {rejected:>12,}")
     for reason, number in report.rejected.most_common():
         print(f"          {number:>12,}  {reason}")
-    if report.read and not report.kept and not report.already:
+    if report.read and not report.kept and not report.duplicates:
         print(f"Nothing of {file} could be used. Remedy: see the reasons above; --inspect shows the columns.")
         return 1
     if not report.durable:

@@ -16,9 +16,9 @@ from zoneinfo import ZoneInfo
 from msgspec import Struct
 
 from crowdperf.settings.base import CLASSES, ConfigError
-from crowdperf.storage.crossings import Crossing
+from crowdperf.storage.crossings import CrossingRecord
 
-NAMES: dict[str, tuple[str, ...]] = {
+COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
     "id": ("id", "event_id", "uuid"),
     "ts": ("ts", "timestamp", "time", "event_time", "datetime", "created_at", "date_time"),
     "camera": ("camera", "camera_id", "cam", "cam_id", "camera_name", "source"),
@@ -28,31 +28,31 @@ NAMES: dict[str, tuple[str, ...]] = {
     "track": ("track", "track_id", "tracker_id", "object_id", "person_id"),
 }
 """What a column may be called, without regard to case; the first that is there counts."""
-REQUIRED = ("ts", "camera", "line", "direction", "class")
-DIRECTIONS = {
+REQUIRED_FIELDS = ("ts", "camera", "line", "direction", "class")
+DIRECTION_ALIASES = {
     **dict.fromkeys(("in", "entry", "enter", "entered", "entering", "inbound"), "in"),
     **dict.fromkeys(("out", "exit", "leave", "left", "exited", "leaving", "outbound"), "out"),
 }
-KLASSES: dict[str, str] = {
+CLASS_ALIASES: dict[str, str] = {
     **dict(zip(CLASSES, CLASSES)),
     **dict.fromkeys(("pedestrian", "people", "persons", "human"), "person"),
     **dict.fromkeys(("bike", "cyclist"), "bicycle"),
     **dict.fromkeys(("motorbike", "scooter"), "motorcycle"),
     **dict.fromkeys(("lorry",), "truck"),
 }
-EARLIEST_S = 631_152_000.0
+MIN_TIME_S = 631_152_000.0
 """1990: a smaller number is no time of a camera."""
-UNITS = ((1e16, 1e9), (1e14, 1e6), (1e11, 1e3), (-math.inf, 1.0))
+TIME_UNITS = ((1e16, 1e9), (1e14, 1e6), (1e11, 1e3), (-math.inf, 1.0))
 """From this number on it counts nanoseconds, microseconds, milliseconds, seconds."""
 ZONED = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
-NAME_BYTES = 64
+MAX_NAME_BYTES = 64
 
 
-class RowRejected(Exception):
+class RowRejectedError(Exception):
     """The row is no crossing; the message is the reason, the same for all rows of one kind."""
 
 
-class Columns(Struct, frozen=True):
+class ColumnMapping(Struct, frozen=True):
     """Where each field of a crossing comes from."""
 
     places: dict[str, int]
@@ -61,7 +61,9 @@ class Columns(Struct, frozen=True):
     """Field -> what every row has."""
 
 
-def map_columns(columns: Sequence[str], maps: Mapping[str, str], constants: Mapping[str, str], table: str) -> Columns:
+def map_columns(
+    columns: Sequence[str], maps: Mapping[str, str], constants: Mapping[str, str], table: str
+) -> ColumnMapping:
     """Find the fields among a table's columns.
 
     Args:
@@ -79,27 +81,27 @@ def map_columns(columns: Sequence[str], maps: Mapping[str, str], constants: Mapp
                 "Remedy: use one of those."
             )
     for field in (*maps.values(), *constants):
-        if field not in NAMES:
-            raise ConfigError(f"there is no field {field!r}. Remedy: use one of: {', '.join(NAMES)}.")
+        if field not in COLUMN_ALIASES:
+            raise ConfigError(f"there is no field {field!r}. Remedy: use one of: {', '.join(COLUMN_ALIASES)}.")
     mapped = {field: by_name[column.lower()] for column, field in maps.items()}
     taken = set(mapped.values())
     places = dict(mapped)
-    for field, names in NAMES.items():
+    for field, names in COLUMN_ALIASES.items():
         found = [by_name[name] for name in names if name in by_name and by_name[name] not in taken]
         if field not in places and field not in constants and found:
             places[field] = found[0]
-    missing = [field for field in REQUIRED if field not in places and field not in constants]
+    missing = [field for field in REQUIRED_FIELDS if field not in places and field not in constants]
     if missing:
         raise ConfigError(
             f"the table {table!r} has no column for: {', '.join(missing)} (it has: {', '.join(columns)}). Remedy: say "
             "which one it is by --map COLUMN=FIELD, or what every row has by --set FIELD=VALUE. Nothing was changed."
         )
-    return Columns(places, dict(constants))
+    return ColumnMapping(places, dict(constants))
 
 
-def crossing_of_row(
-    row: Sequence[Any], columns: Columns, zone: ZoneInfo, values: Mapping[tuple[str, str], str], rowid: int
-) -> Crossing:
+def parse_row(
+    row: Sequence[Any], columns: ColumnMapping, zone: ZoneInfo, values: Mapping[tuple[str, str], str], rowid: int
+) -> CrossingRecord:
     """The crossing of a row.
 
     Args:
@@ -117,36 +119,38 @@ def crossing_of_row(
         if raw is None:
             return ""
         if isinstance(raw, bytes):
-            raise RowRejected(f"{field} is binary")
+            raise RowRejectedError(f"{field} is binary")
         found = str(raw).strip()
         return values.get((field, found.lower()), found)
 
-    direction = DIRECTIONS.get(text("direction").lower())
+    direction = DIRECTION_ALIASES.get(text("direction").lower())
     if direction is None:
-        raise RowRejected(f"direction {text('direction')[:20]!r} is neither in nor out (--value direction:TEXT=in|out)")
-    klass = KLASSES.get(text("class").lower())
+        raise RowRejectedError(
+            f"direction {text('direction')[:20]!r} is neither in nor out (--value direction:TEXT=in|out)"
+        )
+    klass = CLASS_ALIASES.get(text("class").lower())
     if klass is None:
-        raise RowRejected(f"class {text('class')[:20]!r} is unknown (--value class:TEXT={'|'.join(CLASSES)})")
+        raise RowRejectedError(f"class {text('class')[:20]!r} is unknown (--value class:TEXT={'|'.join(CLASSES)})")
     place = columns.places.get("ts")
-    ts = moment(row[place] if place is not None else columns.constants.get("ts"), zone)
+    ts = parse_time(row[place] if place is not None else columns.constants.get("ts"), zone)
     camera, line = text("camera"), text("line")
     for field, name in (("camera", camera), ("line", line)):
-        if not name or len(name.encode("utf-8", "replace")) > NAME_BYTES or not name.isprintable():
-            raise RowRejected(f"{field} is empty, longer than {NAME_BYTES} bytes or not printable")
+        if not name or len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES or not name.isprintable():
+            raise RowRejectedError(f"{field} is empty, longer than {MAX_NAME_BYTES} bytes or not printable")
     track = text("track")
     number = int(track) if re.fullmatch(r"-?\d{1,18}", track) else 0
-    return Crossing(
-        id=_identity(text("id"), rowid, ts, camera, line, direction, klass, number),
+    return CrossingRecord(
+        id=_build_id(text("id"), rowid, ts, camera, line, direction, klass, number),
         ts=ts,
         camera=camera,
         line=line,
         direction=cast(Literal["in", "out"], direction),
-        klass=klass,
+        class_name=klass,
         track=number,
     )
 
 
-def _identity(given: str, rowid: int, *parts: object) -> str:
+def _build_id(given: str, rowid: int, *parts: object) -> str:
     """The row's own id where it is a longer text, else one made of its content: numbers repeat between files."""
     if len(given) > 12 and not given.isdigit():
         return given[:200]
@@ -154,7 +158,7 @@ def _identity(given: str, rowid: int, *parts: object) -> str:
     return f"import:{hashlib.sha256(content.encode('utf-8', 'replace')).hexdigest()[:20]}"
 
 
-def moment(raw: Any, zone: ZoneInfo) -> float:
+def parse_time(raw: Any, zone: ZoneInfo) -> float:
     """Unix seconds of a time: a number of seconds, milliseconds, micro- or nanoseconds, or ISO 8601 text.
 
     A text without a zone is meant in `zone`; of an hour that comes twice, the first.
@@ -165,19 +169,19 @@ def moment(raw: Any, zone: ZoneInfo) -> float:
     if isinstance(raw, str):
         raw = raw.strip()
         try:
-            return _plausible(_scaled(float(raw)))
+            return _require_plausible(_scale_to_seconds(float(raw)))
         except ValueError:
-            return _plausible(_parsed(raw, zone))
+            return _require_plausible(_parse_iso(raw, zone))
     if isinstance(raw, (int, float)) and not isinstance(raw, bool):
-        return _plausible(_scaled(float(raw)))
-    raise RowRejected("ts is empty or no time")
+        return _require_plausible(_scale_to_seconds(float(raw)))
+    raise RowRejectedError("ts is empty or no time")
 
 
-def _scaled(number: float) -> float:
-    return next(number / scale for least, scale in UNITS if number >= least) if math.isfinite(number) else number
+def _scale_to_seconds(number: float) -> float:
+    return next(number / scale for least, scale in TIME_UNITS if number >= least) if math.isfinite(number) else number
 
 
-def _parsed(text: str, zone: ZoneInfo) -> float:
+def _parse_iso(text: str, zone: ZoneInfo) -> float:
     normal = text.replace(",", ".").replace("/", "-")
     if normal.endswith(("Z", "z")):
         normal = normal[:-1] + "+00:00"
@@ -187,16 +191,16 @@ def _parsed(text: str, zone: ZoneInfo) -> float:
     try:
         moment_ = datetime.fromisoformat(normal)
     except ValueError:
-        raise RowRejected("ts is no time that can be read (a number, or ISO 8601)") from None
+        raise RowRejectedError("ts is no time that can be read (a number, or ISO 8601)") from None
     if moment_.tzinfo is None:
         moment_ = moment_.replace(tzinfo=zone)
     try:
         return moment_.timestamp()
     except (OverflowError, ValueError):
-        raise RowRejected("ts is before 1990 or in the future") from None
+        raise RowRejectedError("ts is before 1990 or in the future") from None
 
 
-def _plausible(ts: float) -> float:
-    if not EARLIEST_S <= ts < 32_503_680_000.0:
-        raise RowRejected("ts is before 1990 or in the future")
+def _require_plausible(ts: float) -> float:
+    if not MIN_TIME_S <= ts < 32_503_680_000.0:
+        raise RowRejectedError("ts is before 1990 or in the future")
     return ts

@@ -7,14 +7,14 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from crowdperf.settings.ppe import Item
-from crowdperf.storage.documents import Documents
+from crowdperf.storage.documents import DocumentStore
 
 Review = Literal["open", "acknowledged", "dismissed"]
 Outcome = Literal["worn", "missing", "unsure"]
-KEPT_S = 365 * 86_400
+RETENTION_S = 365 * 86_400
 HOUR_S = 3600
 
-JUDGE = """
+JUDGE_SCRIPT = """
 local review = redis.call('HGET', KEYS[1], 'review')
 if not review then return 'missing' end
 if review == ARGV[1] then return review end
@@ -57,7 +57,7 @@ class ViolationView(Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-class ViolationSet(Struct, frozen=True):
+class ViolationUpdate(Struct, frozen=True):
     """The worker's change; `new` opens its review."""
 
     violation: Violation
@@ -88,19 +88,19 @@ class ComplianceRow(Struct, frozen=True, kw_only=True):
     unsure: int = 0
 
 
-DOCUMENTS = Documents(
+DOCUMENTS = DocumentStore(
     name="violation",
     doc=Violation,
     view=ViolationView,
     at=lambda violation: violation.first_seen,
     key="crowdperf:ppe:violation:",
     index="crowdperf:ppe:violations",
-    kept_s=KEPT_S,
+    kept_s=RETENTION_S,
 )
-violation_key, index_key, load, newest = DOCUMENTS.key, DOCUMENTS.index, DOCUMENTS.load, DOCUMENTS.newest
+violation_key, index_key, load, load_newest = DOCUMENTS.key, DOCUMENTS.index, DOCUMENTS.load, DOCUMENTS.load_newest
 
 
-def judged_key(prefix: str = "") -> str:
+def review_counts_key(prefix: str = "") -> str:
     """`<camera>/<rule>/<review>` -> violations."""
     return f"{prefix}crowdperf:ppe:judged"
 
@@ -110,7 +110,7 @@ def hour_key(hour: int, prefix: str = "") -> str:
     return f"{prefix}crowdperf:ppe:hour:{hour}"
 
 
-def stage(pipe: Any, change: ViolationSet, prefix: str = "") -> None:
+def stage(pipe: Any, change: ViolationUpdate, prefix: str = "") -> None:
     """Store the worker's change inside its transaction."""
     pipe.hsetnx(DOCUMENTS.stage(pipe, change.violation, prefix), "review", "open")
 
@@ -119,7 +119,7 @@ def stage_compliance(pipe: Any, row: Compliance, prefix: str = "") -> None:
     """Count one person inside a transaction."""
     name = hour_key(row.hour, prefix)
     pipe.hincrby(name, f"{row.camera}/{row.zone}/{row.item}/{row.outcome}", 1)
-    pipe.expire(name, KEPT_S)
+    pipe.expire(name, RETENTION_S)
 
 
 async def judge(
@@ -132,12 +132,12 @@ async def judge(
     prefix: str,
 ) -> str:
     """A person's judgement; `done`, `missing`, or the judgement that it has already."""
-    keys = (violation_key(row.id, prefix), judged_key(prefix))
-    reply = await client.eval(JUDGE, 2, *keys, review, by, repr(now), note, f"{row.camera}/{row.rule}/")
+    keys = (violation_key(row.id, prefix), review_counts_key(prefix))
+    reply = await client.eval(JUDGE_SCRIPT, 2, *keys, review, by, repr(now), note, f"{row.camera}/{row.rule}/")
     return str(reply.decode())
 
 
-async def compliance(client: Any, start: float, end: float, prefix: str = "") -> list[ComplianceRow]:
+async def read_compliance(client: Any, start: float, end: float, prefix: str = "") -> list[ComplianceRow]:
     """The hours that begin in [start, end), Unix seconds."""
     hours = range(int(-(-start // HOUR_S)), int(-(-end // HOUR_S)))
     pipe = client.pipeline(transaction=False)
@@ -154,10 +154,10 @@ async def compliance(client: Any, start: float, end: float, prefix: str = "") ->
     ]
 
 
-async def judged(client: Any, prefix: str = "") -> dict[str, dict[str, int]]:
+async def read_review_counts(client: Any, prefix: str = "") -> dict[str, dict[str, int]]:
     """`<camera>/<rule>` -> judgement -> violations: how often the rule was right, as people saw it."""
     found: dict[str, dict[str, int]] = {}
-    for name, number in (await client.hgetall(judged_key(prefix))).items():
+    for name, number in (await client.hgetall(review_counts_key(prefix))).items():
         rule, _, review = name.decode().rpartition("/")
         found.setdefault(rule, {})[review] = int(number)
     return found

@@ -19,7 +19,7 @@ DWELL_BOUNDS_S = (10, 30, 60, 120, 300, 600, 1800, 3600)
 """Upper bounds of the dwell time distribution; one more class is open above."""
 
 
-class Minute(Struct, frozen=True, kw_only=True):
+class ZoneMinuteRecord(Struct, frozen=True, kw_only=True):
     """One member."""
 
     ts: float
@@ -55,9 +55,9 @@ def minutes_key(camera: str, zone: str, prefix: str = "") -> str:
     return f"{prefix}crowdperf:zone_minutes:{camera}:{zone}"
 
 
-def stage(pipe: Any, event: ZoneMinute, prefix: str = "") -> None:
+def stage_zone_minute(pipe: Any, event: ZoneMinute, prefix: str = "") -> None:
     """Add one minute inside a transaction; adding it again changes nothing."""
-    member = Minute(
+    member = ZoneMinuteRecord(
         ts=event.ts,
         occupancy=event.occupancy,
         maximum=event.maximum,
@@ -71,7 +71,7 @@ def stage(pipe: Any, event: ZoneMinute, prefix: str = "") -> None:
     pipe.zadd(minutes_key(event.camera, event.zone, prefix), {msgspec.json.encode(member): event.ts})
 
 
-def expire(client: Any, before: float, prefix: str = "") -> int:
+def expire_zone_minutes(client: Any, before: float, prefix: str = "") -> int:
     """Remove the minutes of every zone that are older than `before` (Unix seconds); returns how many."""
     names = list(client.scan_iter(match=minutes_key("*", "*", prefix), count=1000))
     with client.pipeline(transaction=False) as pipe:
@@ -80,19 +80,19 @@ def expire(client: Any, before: float, prefix: str = "") -> int:
         return sum(pipe.execute())
 
 
-async def read(
+async def read_zone_minutes(
     client: redis.asyncio.Redis, camera: str, zone: str, start: float, end: float, prefix: str = ""
-) -> list[Minute]:
+) -> list[ZoneMinuteRecord]:
     """The minutes that begin in [start, end), Unix seconds, oldest first; at most one per minute.
 
     Raises:
         redis.ConnectionError, redis.TimeoutError: Redis is away.
     """
     rows: Any = await client.zrangebyscore(minutes_key(camera, zone, prefix), repr(start), f"({end!r}")
-    return [msgspec.json.decode(row, type=Minute) for row in rows]
+    return [msgspec.json.decode(row, type=ZoneMinuteRecord) for row in rows]
 
 
-def summarise(minutes: Iterable[Minute], asked_s: float) -> ZoneStats:
+def summarise_minutes(minutes: Iterable[ZoneMinuteRecord], asked_s: float) -> ZoneStats:
     """One row of figures; `asked_s` is the length of the range that the minutes are of."""
     rows = list(minutes)
     dwells = sorted(dwell for row in rows for dwell in row.dwells)
@@ -106,14 +106,14 @@ def summarise(minutes: Iterable[Minute], asked_s: float) -> ZoneStats:
         entries=sum(row.entries for row in rows),
         exits=sum(row.exits for row in rows),
         dwell_mean_s=round(sum(dwells) / len(dwells), 1) if dwells else 0.0,
-        dwell_median_s=_quantile(dwells, 0.5),
-        dwell_p90_s=_quantile(dwells, 0.9),
+        dwell_median_s=_compute_quantile(dwells, 0.5),
+        dwell_p90_s=_compute_quantile(dwells, 0.9),
         dwell_max_s=dwells[-1] if dwells else 0.0,
         dwell_histogram=histogram,
         longest_wait_s=max((row.longest_wait_s for row in rows), default=0.0),
     )
 
 
-def _quantile(ordered: list[float], share: float) -> float:
+def _compute_quantile(ordered: list[float], share: float) -> float:
     """The value that `share` of `ordered` do not exceed (nearest rank), 0 of nothing."""
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)] if ordered else 0.0

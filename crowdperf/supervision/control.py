@@ -14,10 +14,10 @@ from supervisor.xmlrpc import Faults, SupervisorTransport
 from crowdperf.processes import PROCESSES
 from crowdperf.settings.base import ConfigError
 
-WEB = "web"
+WEB_PROGRAM = "web"
 
 
-class Control:
+class SupervisorClient:
     """One supervisord.
 
     Raises:
@@ -43,11 +43,11 @@ class Control:
                 f"supervisord does not answer at {self._socket} ({error}). Remedy: start it with ./crowdperf.sh run."
             ) from None
 
-    def status(self) -> list[dict[str, Any]]:
+    def list_programs(self) -> list[dict[str, Any]]:
         """Every program: name, statename, pid, start, description."""
         return list(self._call("getAllProcessInfo"))
 
-    def names(self, what: str, shared: Mapping[str, str] | None = None) -> list[str]:
+    def resolve_names(self, target: str, shared_programs: Mapping[str, str] | None = None) -> list[str]:
         """The programs that `what` means: a kind of the process table, or one program's name.
 
         `shared` is `groups.shared`: `capture-<camera>` is the program that the camera shares with others.
@@ -55,25 +55,25 @@ class Control:
         Raises:
             ConfigError: there is no such kind or program.
         """
-        running = [row["name"] for row in self.status()]
-        what = (shared or {}).get(what, what)
-        if what in running:
-            return [what]
+        running = [row["name"] for row in self.list_programs()]
+        target = (shared_programs or {}).get(target, target)
+        if target in running:
+            return [target]
         kinds = {row.kind for row in PROCESSES} | {row.kind.partition("-")[0] for row in PROCESSES}
-        if what in kinds:
-            return [name for name in running if name.startswith(f"{what}-")]
-        raise ConfigError(f"no program or kind is called {what!r}. Remedy: use one of: {', '.join(sorted(running))}.")
+        if target in kinds:
+            return [name for name in running if name.startswith(f"{target}-")]
+        raise ConfigError(f"no program or kind is called {target!r}. Remedy: use one of: {', '.join(sorted(running))}.")
 
     def start(self, names: list[str]) -> None:
         """Start programs, all at once."""
-        self._each("startProcess", names, Faults.ALREADY_STARTED)
+        self._call_each("startProcess", names, Faults.ALREADY_STARTED)
 
     def stop(self, names: list[str], timeout_s: float = 30.0) -> None:
         """Stop programs, all at once, and wait until they have ended."""
-        self._each("stopProcess", names, Faults.NOT_RUNNING)
+        self._call_each("stopProcess", names, Faults.NOT_RUNNING)
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            if not any(row["pid"] for row in self.status() if row["name"] in names):
+            if not any(row["pid"] for row in self.list_programs() if row["name"] in names):
                 return
             time.sleep(0.05)
 
@@ -84,7 +84,7 @@ class Control:
 
     def shutdown(self) -> None:
         """Stop everything, Redis last, then supervisord itself."""
-        rows = [row["name"] for row in self.status() if row["pid"]]
+        rows = [row["name"] for row in self.list_programs() if row["pid"]]
         self.stop([name for name in rows if name != "redis"])
         # supervisord's own way of shutting down takes a second for each program that still runs.
         self.stop([name for name in rows if name == "redis"])
@@ -95,23 +95,23 @@ class Control:
         added, changed, removed = self._call("reloadConfig")[0]
         # Two programs may exchange a camera, so all end before one begins; the web process alone goes last, and is
         # away for its own start only.
-        first = [name for name in changed if name != WEB]
-        last = [name for name in changed if name == WEB]
+        first = [name for name in changed if name != WEB_PROGRAM]
+        last = [name for name in changed if name == WEB_PROGRAM]
         for stops, starts in (([*removed, *first], [*first, *added]), (last, last)):
             for name in stops:
-                self._each("stopProcess", [name], Faults.NOT_RUNNING, wait=True)
+                self._call_each("stopProcess", [name], Faults.NOT_RUNNING, wait=True)
                 self._call("removeProcessGroup", name)
             for name in starts:
                 self._call("addProcessGroup", name)
         return {"added": added, "changed": changed, "removed": removed}
 
-    def _each(self, method: str, names: list[str], harmless: int, wait: bool = False) -> None:
+    def _call_each(self, method: str, names: list[str], ignored_fault: int, wait: bool = False) -> None:
         for name in names:
-            self._one(method, name, harmless, wait)
+            self._call_ignoring_fault(method, name, ignored_fault, wait)
 
-    def _one(self, method: str, name: str, harmless: int, wait: bool) -> None:
+    def _call_ignoring_fault(self, method: str, name: str, ignored_fault: int, wait: bool) -> None:
         try:
             self._call(method, name, wait)
         except xmlrpc.client.Fault as fault:
-            if fault.faultCode != harmless:
+            if fault.faultCode != ignored_fault:
                 raise

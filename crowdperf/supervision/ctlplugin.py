@@ -16,7 +16,7 @@ from supervisor.supervisorctl import ControllerPluginBase
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.paths import Paths
 from crowdperf.supervision.render import refresh
-from crowdperf.supervision.versions import Versions
+from crowdperf.supervision.versions import ConfigHistory
 
 
 class RenderPlugin(ControllerPluginBase):  # type: ignore[misc]
@@ -28,17 +28,17 @@ class RenderPlugin(ControllerPluginBase):  # type: ignore[misc]
         self.ctl = controller
         self._root = root
         self._refresh()
-        controller.precmd = self._before
+        controller.precmd = self._refresh_before_command
         # The controller's own commands go before those of plug-ins, among which supervisorctl's `update` is one.
         controller.do_update = self._update
 
     def _update(self, words: str) -> None:
-        with Versions(Paths(self._root / "var").data / "config").locked("update"):
+        with ConfigHistory(Paths(self._root / "var").data / "config").hold_lock("update"):
             self._refresh()
             original = next(plugin for plugin in self.ctl.options.plugins if hasattr(plugin, "do_update"))
             original.do_update(words)
 
-    def _before(self, line: str) -> str:
+    def _refresh_before_command(self, line: str) -> str:
         self._refresh()
         return line
 

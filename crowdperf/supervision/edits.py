@@ -15,12 +15,12 @@ import msgspec
 from msgspec import Struct
 
 from crowdperf.settings.camera import Camera
-from crowdperf.settings.url import redacted
+from crowdperf.settings.url import redact_url
 
-HIDDEN = "***"
-COURSE = ("p1", "p2", "points")
+SECRET_MASK = "***"
+LINE_GEOMETRY_KEYS = ("p1", "p2", "points")
 """What says where a line runs: one of the two forms at a time."""
-SHAPES = ("lines", "zones")
+SHAPE_COLLECTIONS = ("lines", "zones")
 
 
 class Edit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,7 +44,7 @@ class EditError(Exception):
         self.status = status
 
 
-def applied(document: Mapping[str, Any], edits: Sequence[Edit]) -> dict[str, Any]:
+def apply_edits(document: Mapping[str, Any], edits: Sequence[Edit]) -> dict[str, Any]:
     """The document with every edit applied in turn.
 
     Raises:
@@ -52,21 +52,23 @@ def applied(document: Mapping[str, Any], edits: Sequence[Edit]) -> dict[str, Any
     """
     changed: dict[str, Any] = deepcopy(dict(document))
     for edit in edits:
-        _apply(changed, edit)
+        _apply_edit(changed, edit)
     return changed
 
 
-def _apply(document: dict[str, Any], edit: Edit) -> None:
+def _apply_edit(document: dict[str, Any], edit: Edit) -> None:
     holder = document
     for collection, name in zip(edit.path[:-2:2], edit.path[1:-2:2]):
-        holder = _item(_items(holder, collection), collection, name)
+        holder = _find_item(_get_items(holder, collection), collection, name)
     collection, name = edit.path[-2:]
-    items = _items(holder, collection)
+    items = _get_items(holder, collection)
     there = [index for index, item in enumerate(items) if isinstance(item, dict) and item.get("id") == name]
     if edit.mode == "create" and there:
-        raise EditError(409, f"there is {_shown(collection, name)} already. Remedy: choose another id, or change it.")
+        raise EditError(
+            409, f"there is {_describe_item(collection, name)} already. Remedy: choose another id, or change it."
+        )
     if edit.mode != "create" and not there:
-        raise _missing(collection, name)
+        raise _make_not_found_error(collection, name)
     if edit.mode == "delete":
         del items[there[0]]
         return
@@ -75,14 +77,14 @@ def _apply(document: dict[str, Any], edit: Edit) -> None:
     if edit.value.get("id", name) != name:
         raise EditError(400, f"the id {edit.value['id']!r} is not that of the address. Remedy: leave it out.")
     if edit.mode == "create":
-        items.append({"id": name, **_keeping_secrets(edit.value, None)})
+        items.append({"id": name, **_restore_secrets(edit.value, None)})
     elif edit.mode == "replace":
-        items[there[0]] = {"id": name, **_keeping_secrets(edit.value, items[there[0]])}
+        items[there[0]] = {"id": name, **_restore_secrets(edit.value, items[there[0]])}
     else:
-        items[there[0]] = _merged(items[there[0]], _keeping_secrets(edit.value, items[there[0]]))
+        items[there[0]] = _merge_patch(items[there[0]], _restore_secrets(edit.value, items[there[0]]))
 
 
-def _items(holder: dict[str, Any], collection: str) -> list[Any]:
+def _get_items(holder: dict[str, Any], collection: str) -> list[Any]:
     *blocks, last = collection.split(".")
     for block in blocks:
         holder = holder.setdefault(block, {})
@@ -92,36 +94,36 @@ def _items(holder: dict[str, Any], collection: str) -> list[Any]:
     return items
 
 
-def _item(items: list[Any], collection: str, name: str) -> dict[str, Any]:
+def _find_item(items: list[Any], collection: str, name: str) -> dict[str, Any]:
     for item in items:
         if isinstance(item, dict) and item.get("id") == name:
             return item
-    raise _missing(collection, name)
+    raise _make_not_found_error(collection, name)
 
 
-def _missing(collection: str, name: str) -> EditError:
-    return EditError(404, f"there is no {_shown(collection, name)}. Remedy: look at the ids there are.")
+def _make_not_found_error(collection: str, name: str) -> EditError:
+    return EditError(404, f"there is no {_describe_item(collection, name)}. Remedy: look at the ids there are.")
 
 
-def _shown(collection: str, name: str) -> str:
+def _describe_item(collection: str, name: str) -> str:
     return f"{collection.rpartition('.')[2].removesuffix('s')} {name if len(name) <= 80 else name[:77] + '…'!r}"
 
 
-def _merged(before: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_patch(before: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """RFC 7396, with lists of things that have ids merged item by item: who sends a shape need not know all of it."""
     after = dict(before)
-    if any(name in change for name in COURSE):
-        for name in COURSE:
+    if any(name in change for name in LINE_GEOMETRY_KEYS):
+        for name in LINE_GEOMETRY_KEYS:
             after.pop(name, None)
     for name, value in change.items():
         if value is None:
             after.pop(name, None)
         elif isinstance(value, dict) and isinstance(after.get(name), dict):
-            after[name] = _merged(after[name], value)
-        elif name in SHAPES and isinstance(value, list):
+            after[name] = _merge_patch(after[name], value)
+        elif name in SHAPE_COLLECTIONS and isinstance(value, list):
             known = {item.get("id"): item for item in after.get(name, []) if isinstance(item, dict)}
             after[name] = [
-                _merged(known[item["id"]], item) if isinstance(item, dict) and item.get("id") in known else item
+                _merge_patch(known[item["id"]], item) if isinstance(item, dict) and item.get("id") in known else item
                 for item in value
             ]
         else:
@@ -129,7 +131,7 @@ def _merged(before: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     return after
 
 
-def _keeping_secrets(value: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+def _restore_secrets(value: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
     """The value, with the camera's own URL where its redacted form came back as it had been shown.
 
     Only as a whole: with another host, the password would be sent to whoever listens there.
@@ -138,33 +140,33 @@ def _keeping_secrets(value: Mapping[str, Any], before: Mapping[str, Any] | None)
         EditError: 400, another URL with `***` in it.
     """
     url = value.get("url")
-    if not isinstance(url, str) or HIDDEN not in url:
+    if not isinstance(url, str) or SECRET_MASK not in url:
         return dict(value)
     kept = before.get("url") if before else None
-    if not isinstance(kept, str) or redacted(kept) != url:
+    if not isinstance(kept, str) or redact_url(kept) != url:
         raise EditError(400, "the url holds *** and is not this camera's. Remedy: write user and password anew.")
     return {**value, "url": kept}
 
 
-def without_secrets(document: Mapping[str, Any]) -> dict[str, Any]:
+def redact_secrets(document: Mapping[str, Any]) -> dict[str, Any]:
     """The document as people may see it: camera URLs redacted, Redis' password gone."""
     shown: dict[str, Any] = deepcopy(dict(document))
     for camera in shown.get("cameras", []):
         if isinstance(camera, dict) and isinstance(camera.get("url"), str):
-            camera["url"] = redacted(camera["url"])
+            camera["url"] = redact_url(camera["url"])
     server = shown.get("redis")
     if isinstance(server, dict) and isinstance(server.get("url"), str):
-        server["url"] = redacted(server["url"])
+        server["url"] = redact_url(server["url"])
     return shown
 
 
-def revision(camera: Camera) -> str:
+def compute_revision(camera: Camera) -> str:
     """Names a state of the camera, for ETag and If-Match. Its password has no part in it: nobody may guess at that."""
-    shown = msgspec.structs.replace(camera, url=redacted(camera.url))
+    shown = msgspec.structs.replace(camera, url=redact_url(camera.url))
     return hashlib.sha256(msgspec.msgpack.encode(shown)).hexdigest()[:16]
 
 
-def sparse(settings: Struct) -> dict[str, Any]:
+def omit_defaults(settings: Struct) -> dict[str, Any]:
     """The Struct as the file would have it: what equals its default is left out."""
     found: dict[str, Any] = {}
     for item in msgspec.structs.fields(settings):
@@ -173,9 +175,9 @@ def sparse(settings: Struct) -> dict[str, Any]:
         if value == default:
             continue
         if isinstance(value, list) and value and isinstance(value[0], Struct):
-            found[item.encode_name] = [sparse(row) for row in value]
+            found[item.encode_name] = [omit_defaults(row) for row in value]
         else:
-            found[item.encode_name] = sparse(value) if isinstance(value, Struct) else msgspec.to_builtins(value)
+            found[item.encode_name] = omit_defaults(value) if isinstance(value, Struct) else msgspec.to_builtins(value)
     if found.get("points"):
         # A polyline's ends are derived.
         found.pop("p1", None)

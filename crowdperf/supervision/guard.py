@@ -15,26 +15,26 @@ from typing import TextIO
 
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.paths import Paths
-from crowdperf.supervision.control import Control
+from crowdperf.supervision.control import SupervisorClient
 
-PAUSE_S = 15.0
+RESTART_DELAY_S = 15.0
 
 log = logging.getLogger(__name__)
 
 
 def main(paths: Paths) -> None:
     """Serve supervisord's event protocol on stdin and stdout until stdin ends."""
-    control = Control(paths.supervisor_socket.absolute())
-    while (event := next_event(sys.stdin, sys.stdout)) is not None:
+    control = SupervisorClient(paths.supervisor_socket.absolute())
+    while (event := read_event(sys.stdin, sys.stdout)) is not None:
         name = event.get("processname", "")
-        log.error("%s failed again and again (FATAL): see its log; it is started again in %g s", name, PAUSE_S)
-        time.sleep(PAUSE_S)
+        log.error("%s failed again and again (FATAL): see its log; it is started again in %g s", name, RESTART_DELAY_S)
+        time.sleep(RESTART_DELAY_S)
         with contextlib.suppress(ConfigError, xmlrpc.client.Fault):
             control.start([name])
         acknowledge(sys.stdout)
 
 
-def next_event(source: TextIO, sink: TextIO) -> dict[str, str] | None:
+def read_event(source: TextIO, sink: TextIO) -> dict[str, str] | None:
     """Say READY and read one event's payload; None at the end of the input (supervisord's listener protocol)."""
     sink.write("READY\n")
     sink.flush()

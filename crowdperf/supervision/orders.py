@@ -7,15 +7,15 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from crowdperf.supervision.edits import Edit
-from crowdperf.supervision.versions import Version
+from crowdperf.supervision.versions import ConfigVersion
 
-Do = Literal["edit", "rollback", "versions", "show", "diff"]
+ConfigAction = Literal["edit", "rollback", "versions", "show", "diff"]
 
 
-class Order(Struct, frozen=True, kw_only=True):
+class ConfigRequest(Struct, frozen=True, kw_only=True):
     """A request to `crowdperf config ask`."""
 
-    do: Do
+    do: ConfigAction
     edits: tuple[Edit, ...] = ()
     expect: dict[str, str] = {}
     """Camera -> the revision that it must still have."""
@@ -28,7 +28,7 @@ class Order(Struct, frozen=True, kw_only=True):
     """Camera -> width by height of its picture, where it is known."""
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class ConfigResponse(Struct, frozen=True, kw_only=True):
     """The answer. A status of 200 is success; else `detail` says why not, and nothing was changed."""
 
     status: int = 200
@@ -42,12 +42,12 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """Programs that are started, stopped or restarted for it."""
     running: bool = False
     """Whether there is a supervisord to do so."""
-    versions: tuple[Version, ...] = ()
+    versions: tuple[ConfigVersion, ...] = ()
     text: str = ""
     """show, diff: without secrets."""
 
 
-class Look(Struct, frozen=True, kw_only=True):
+class ProbeRequest(Struct, frozen=True, kw_only=True):
     """A request to `crowdperf look`: open a source once and bring a picture."""
 
     url: str
@@ -56,7 +56,7 @@ class Look(Struct, frozen=True, kw_only=True):
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
 
 
-class Seen(Struct, frozen=True, kw_only=True):
+class ProbeResult(Struct, frozen=True, kw_only=True):
     """The answer: a picture, or the reason why there is none."""
 
     ok: bool

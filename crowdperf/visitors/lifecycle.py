@@ -8,9 +8,9 @@ import msgspec
 
 from crowdperf.events.schema import VisitorChanged
 from crowdperf.settings.visitors import Visitors
-from crowdperf.visitors.model import LIVE, ON_SITE, Listing, Person, State, Visit
+from crowdperf.visitors.model import LIVE_STATES, ON_SITE_STATES, Person, Visit, VisitState, WatchListEntry
 
-FOLLOWS: dict[State, tuple[State, ...]] = {
+TRANSITIONS: dict[VisitState, tuple[VisitState, ...]] = {
     "invited": ("arrived", "checked_in", "denied", "no_show", "cancelled"),
     "arrived": ("checked_in", "denied", "checked_out"),
     "checked_in": ("on_site", "overstayed", "checked_out", "denied"),
@@ -23,47 +23,47 @@ FOLLOWS: dict[State, tuple[State, ...]] = {
 }
 
 
-class RefusedError(Exception):
+class VisitRefusedError(Exception):
     """The change is not possible now; the message says why and what to do."""
 
 
-def _moved(visit: Visit, state: State, **fields: object) -> Visit:
+def _move_to(visit: Visit, state: VisitState, **fields: object) -> Visit:
     """The visit in another state, one version on.
 
     Raises:
         RefusedError: that state does not follow.
     """
-    if state not in FOLLOWS[visit.state]:
-        known = ", ".join(FOLLOWS[visit.state]) or "nothing: it is over"
-        raise RefusedError(f"the visit is {visit.state}; what may follow is {known}. Remedy: make a new visit.")
+    if state not in TRANSITIONS[visit.state]:
+        known = ", ".join(TRANSITIONS[visit.state]) or "nothing: it is over"
+        raise VisitRefusedError(f"the visit is {visit.state}; what may follow is {known}. Remedy: make a new visit.")
     return msgspec.structs.replace(visit, state=state, version=visit.version + 1, **fields)
 
 
 def arrive(visit: Visit, now: float) -> Visit:
     """The visitor stands at the reception."""
-    return _moved(visit, "arrived", arrived_at=now)
+    return _move_to(visit, "arrived", arrived_at=now)
 
 
-def check_in(visit: Visit, now: float, rules: Visitors, *, briefing: bool = False, nda_version: str = "") -> Visit:
+def check_in(visit: Visit, now: float, settings: Visitors, *, briefing: bool = False, nda_version: str = "") -> Visit:
     """The visitor is let in. `briefing`: it was acknowledged; `nda_version`: what was accepted, empty for nothing.
 
     Raises:
         RefusedError: an approval, the briefing or the document is missing, or the visit is not that far.
     """
     if visit.listed and not visit.approved_by:
-        raise RefusedError("the visitor is on the watch-list. Remedy: have the visit approved, or deny it.")
-    if rules.briefing and not (briefing or visit.briefing_at):
-        raise RefusedError("the safety briefing was not acknowledged. Remedy: show it, and send `briefing`.")
-    if rules.nda_version and rules.nda_version not in (nda_version, visit.nda_version):
-        raise RefusedError(
-            f"document version {rules.nda_version!r} was not accepted. Remedy: show it, and send its `nda_version`."
+        raise VisitRefusedError("the visitor is on the watch-list. Remedy: have the visit approved, or deny it.")
+    if settings.briefing and not (briefing or visit.briefing_at):
+        raise VisitRefusedError("the safety briefing was not acknowledged. Remedy: show it, and send `briefing`.")
+    if settings.nda_version and settings.nda_version not in (nda_version, visit.nda_version):
+        raise VisitRefusedError(
+            f"document version {settings.nda_version!r} was not accepted. Remedy: show it, and send its `nda_version`."
         )
     fields: dict[str, object] = {"checked_in_at": now, "arrived_at": visit.arrived_at or now, "seen_at": now}
     if briefing and not visit.briefing_at:
         fields["briefing_at"] = now
     if nda_version and nda_version != visit.nda_version:
         fields |= {"nda_version": nda_version, "nda_at": now}
-    return _moved(visit, "checked_in", area=visit.area or visit.areas.partition(",")[0], **fields)
+    return _move_to(visit, "checked_in", area=visit.area or visit.areas.partition(",")[0], **fields)
 
 
 def enter(visit: Visit, now: float, area: str) -> Visit:
@@ -72,51 +72,53 @@ def enter(visit: Visit, now: float, area: str) -> Visit:
     Raises:
         RefusedError: not checked in, or not allowed there.
     """
-    if visit.state not in ON_SITE:
-        raise RefusedError(f"the visit is {visit.state}, not on site. Remedy: check the visitor in first.")
+    if visit.state not in ON_SITE_STATES:
+        raise VisitRefusedError(f"the visit is {visit.state}, not on site. Remedy: check the visitor in first.")
     if visit.areas and area not in visit.areas.split(","):
-        raise RefusedError(f"area {area!r} is not among the visit's areas ({visit.areas}). Remedy: change the visit.")
+        raise VisitRefusedError(
+            f"area {area!r} is not among the visit's areas ({visit.areas}). Remedy: change the visit."
+        )
     if visit.state != "checked_in":
         return msgspec.structs.replace(visit, version=visit.version + 1, area=area, seen_at=now)
-    return _moved(visit, "on_site", area=area, seen_at=now)
+    return _move_to(visit, "on_site", area=area, seen_at=now)
 
 
 def extend(visit: Visit, until: float, now: float) -> Visit:
     """The visit may last longer; somebody who had overstayed has not any more."""
-    if visit.state not in LIVE or until <= now:
-        raise RefusedError(
+    if visit.state not in LIVE_STATES or until <= now:
+        raise VisitRefusedError(
             "only a visit that is not over can be extended, and into the future. Remedy: give a later end."
         )
     if visit.state == "overstayed":
-        return _moved(visit, "on_site", expected_until=until)
+        return _move_to(visit, "on_site", expected_until=until)
     return msgspec.structs.replace(visit, version=visit.version + 1, expected_until=until)
 
 
 def overstay(visit: Visit) -> Visit:
     """The expected time is over."""
-    return _moved(visit, "overstayed")
+    return _move_to(visit, "overstayed")
 
 
-def no_show(visit: Visit) -> Visit:
+def mark_no_show(visit: Visit) -> Visit:
     """Nobody came."""
-    return _moved(visit, "no_show")
+    return _move_to(visit, "no_show")
 
 
 def check_out(visit: Visit, now: float, auto: bool = False) -> Visit:
     """The visitor has left; `auto` where the night's rule says so."""
-    return _moved(visit, "checked_out", checked_out_at=now, auto_checked_out=auto)
+    return _move_to(visit, "checked_out", checked_out_at=now, auto_checked_out=auto)
 
 
 def deny(visit: Visit, reason: str) -> Visit:
     """The visitor is not let in, or has to leave."""
     if not reason.strip():
-        raise RefusedError("a denial needs its reason. Remedy: send `reason`.")
-    return _moved(visit, "denied", reason=reason.strip())
+        raise VisitRefusedError("a denial needs its reason. Remedy: send `reason`.")
+    return _move_to(visit, "denied", reason=reason.strip())
 
 
 def cancel(visit: Visit) -> Visit:
     """The invitation is taken back."""
-    return _moved(visit, "cancelled")
+    return _move_to(visit, "cancelled")
 
 
 def approve(visit: Visit, by: str) -> Visit:
@@ -125,22 +127,22 @@ def approve(visit: Visit, by: str) -> Visit:
     Raises:
         RefusedError: nothing to approve, a blocked person, or the same user.
     """
-    if not visit.listed or visit.approved_by or visit.state not in LIVE:
-        raise RefusedError("there is nothing to approve. Remedy: see the visit's state.")
+    if not visit.listed or visit.approved_by or visit.state not in LIVE_STATES:
+        raise VisitRefusedError("there is nothing to approve. Remedy: see the visit's state.")
     if visit.listed == "block":
-        raise RefusedError("the person is blocked. Remedy: deny the visit, or have the entry taken off the list.")
+        raise VisitRefusedError("the person is blocked. Remedy: deny the visit, or have the entry taken off the list.")
     if by == visit.created_by:
-        raise RefusedError("who made the visit cannot approve it. Remedy: ask somebody else.")
+        raise VisitRefusedError("who made the visit cannot approve it. Remedy: ask somebody else.")
     return msgspec.structs.replace(visit, version=visit.version + 1, approved_by=by)
 
 
-def listed(person: Person, listings: Iterable[Listing]) -> Listing | None:
+def find_listing(person: Person, listings: Iterable[WatchListEntry]) -> WatchListEntry | None:
     """The gravest entry of the watch-list that matches the person."""
     found = [entry for entry in listings if entry.matches(person)]
     return min(found, key=lambda entry: (entry.kind != "block", entry.added_at), default=None)
 
 
-def event(before: Visit | None, visit: Visit, now: float, by: str) -> VisitorChanged:
+def build_event(before: Visit | None, visit: Visit, now: float, by: str) -> VisitorChanged:
     """The change as everybody may hear of it: ids, never names."""
     return VisitorChanged(
         id=f"visit:{visit.id}:{visit.version}",

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-State = Literal[
+VisitState = Literal[
     "invited", "arrived", "checked_in", "on_site", "overstayed", "checked_out", "denied", "no_show", "cancelled"
 ]
-ON_SITE: tuple[State, ...] = ("checked_in", "on_site", "overstayed")
+ON_SITE_STATES: tuple[VisitState, ...] = ("checked_in", "on_site", "overstayed")
 """Who is counted in an evacuation."""
-LIVE: tuple[State, ...] = ("invited", "arrived", *ON_SITE)
+LIVE_STATES: tuple[VisitState, ...] = ("invited", "arrived", *ON_SITE_STATES)
 """What still changes."""
 Text = Annotated[str, Meta(max_length=200)]
 Email = Annotated[str, Meta(max_length=200, pattern=r"^([^@\s,<>]+@[^@\s,<>]+)?$")]
@@ -32,7 +32,7 @@ class Visit(Struct, frozen=True, kw_only=True):
     id: str
     person: str
     """Id of the person; empty once that one's data was erased."""
-    state: State
+    state: VisitState
     version: int
     """Grows with each change; a change names the version that it was made on."""
     code: str
@@ -66,7 +66,7 @@ class Visit(Struct, frozen=True, kw_only=True):
     """Why it was denied."""
 
 
-class Listing(Struct, frozen=True, kw_only=True):
+class WatchListEntry(Struct, frozen=True, kw_only=True):
     """One entry of the watch-list. It counts once somebody else than its author has approved it."""
 
     id: str
@@ -81,15 +81,15 @@ class Listing(Struct, frozen=True, kw_only=True):
 
     def matches(self, person: Person) -> bool:
         """Whether this is the person, by name and, where it is given, company."""
-        return bool(self.approved_by) and self.names(person)
+        return bool(self.approved_by) and self.matches_name(person)
 
-    def names(self, person: Person) -> bool:
+    def matches_name(self, person: Person) -> bool:
         """The same, whether or not the entry was approved."""
-        if folded(self.name) != folded(person.name):
+        if fold_name(self.name) != fold_name(person.name):
             return False
-        return not self.company or folded(self.company) == folded(person.company)
+        return not self.company or fold_name(self.company) == fold_name(person.company)
 
 
-def folded(text: str) -> str:
+def fold_name(text: str) -> str:
     """For comparing names: without case and superfluous spaces."""
     return " ".join(text.casefold().split())

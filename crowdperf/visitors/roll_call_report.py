@@ -7,30 +7,30 @@ import html
 import io
 from collections.abc import Callable, Iterable
 
-from crowdperf.visitors.rollcall import Mark, Place, RollCall
+from crowdperf.visitors.rollcall import RollCall, RollCallArea, RollCallEntry
 
-Clock = Callable[[float], str]
+FormatTime = Callable[[float], str]
 """Unix seconds as people read them; empty for 0."""
-PEOPLE = ("Area", "Name", "Company", "Host", "Last confirmed", "Cameras there", "State", "Marked by", "At")
-AREAS = (
+PEOPLE_COLUMNS = ("Area", "Name", "Company", "Host", "Last confirmed", "Cameras there", "State", "Marked by", "At")
+AREA_COLUMNS = (
     *("Area", "On the list", "Staff", "Counted by cameras", "More than listed", "Cameras", "Last crossing of a door"),
     *("Counted at the end",),
 )
 
 
-def report_csv(call: RollCall, clock: Clock) -> str:
+def render_csv(call: RollCall, clock: FormatTime) -> str:
     """The report as CSV: people, an empty line, areas. A cell that a spreadsheet would take for a formula is quoted."""
     out = io.StringIO()
     rows = csv.writer(out)
-    rows.writerow(name.lower() for name in PEOPLE)
-    rows.writerows(map(_quoted, _people(call, clock)))
+    rows.writerow(name.lower() for name in PEOPLE_COLUMNS)
+    rows.writerows(map(_escape_formulas, _build_people_rows(call, clock)))
     rows.writerow([])
-    rows.writerow(name.lower() for name in AREAS)
-    rows.writerows(_quoted(_area(place, clock)) for place in call.places)
+    rows.writerow(name.lower() for name in AREA_COLUMNS)
+    rows.writerows(_escape_formulas(_build_area_row(place, clock)) for place in call.places)
     return out.getvalue()
 
 
-def report_html(call: RollCall, site: str, clock: Clock) -> str:
+def render_html(call: RollCall, site: str, clock: FormatTime) -> str:
     """The report as a page to print."""
     safe = sum(mark.state == "safe" for mark in call.marks)
     unlisted = sum(place.unlisted for place in call.places)
@@ -38,31 +38,42 @@ def report_html(call: RollCall, site: str, clock: Clock) -> str:
     title = f"{kind} · {html.escape(site)}"
     ended = f"ended {clock(call.ended_at)} by {html.escape(call.ended_by)}" if call.ended_at else "not ended yet"
     more = f" The cameras counted {unlisted} more than visitors on the list and staff." if unlisted else ""
-    people = [(mark.state, cells) for mark, cells in zip(call.marks, _people(call, clock), strict=True)]
-    areas = [("missing" if place.unlisted else "", _area(place, clock)) for place in call.places]
+    people = [(mark.state, cells) for mark, cells in zip(call.marks, _build_people_rows(call, clock), strict=True)]
+    areas = [("missing" if place.unlisted else "", _build_area_row(place, clock)) for place in call.places]
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title>"
         "<link rel='stylesheet' href='/style/print.css'>"
         f"<h1>{title}</h1><p>Started {clock(call.started_at)} by {html.escape(call.started_by)}, {ended}.</p>"
         f"<p>{safe} of {len(call.marks)} people safe, {len(call.marks) - safe} missing.{more}</p>"
-        f"{_table(PEOPLE, people)}<h2>Areas</h2><p>Cameras count people and recognise nobody: a crossing may be "
-        f"anybody's. Staff is the number that was configured.</p>{_table(AREAS, areas)}</html>"
+        f"{_render_table(PEOPLE_COLUMNS, people)}<h2>Areas</h2><p>Cameras count people and recognise nobody: "
+        "a crossing may be "
+        f"anybody's. Staff is the number that was configured.</p>{_render_table(AREA_COLUMNS, areas)}</html>"
     )
 
 
-def _people(call: RollCall, clock: Clock) -> Iterable[list[str]]:
+def _build_people_rows(call: RollCall, clock: FormatTime) -> Iterable[list[str]]:
     places = {place.area: place for place in call.places}
-    return [_person(mark, places.get(mark.area), clock) for mark in call.marks]
+    return [_build_person_row(mark, places.get(mark.area), clock) for mark in call.marks]
 
 
-def _person(mark: Mark, place: Place | None, clock: Clock) -> list[str]:
-    area, cameras = (place.title, place.cameras) if place else (mark.area, "")
+def _build_person_row(entry: RollCallEntry, place: RollCallArea | None, clock: FormatTime) -> list[str]:
+    area, cameras = (place.title, place.cameras) if place else (entry.area, "")
     return [
-        *(area, mark.name, mark.company, mark.host, clock(mark.seen_at), cameras, mark.state, mark.by, clock(mark.at))
+        *(
+            area,
+            entry.name,
+            entry.company,
+            entry.host,
+            clock(entry.seen_at),
+            cameras,
+            entry.state,
+            entry.by,
+            clock(entry.at),
+        )
     ]
 
 
-def _area(place: Place, clock: Clock) -> list[str]:
+def _build_area_row(place: RollCallArea, clock: FormatTime) -> list[str]:
     counted = "" if place.counted is None else f"{place.counted} ± {place.uncertainty:g}"
     way = "in" if place.last_entered else "out"
     return [
@@ -77,7 +88,7 @@ def _area(place: Place, clock: Clock) -> list[str]:
     ]
 
 
-def _table(head: Iterable[str], rows: Iterable[tuple[str, list[str]]]) -> str:
+def _render_table(head: Iterable[str], rows: Iterable[tuple[str, list[str]]]) -> str:
     titles = "".join(f"<th>{name}</th>" for name in head)
     lines = (
         f"<tr class='{kind}'>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>" for kind, cells in rows
@@ -85,5 +96,5 @@ def _table(head: Iterable[str], rows: Iterable[tuple[str, list[str]]]) -> str:
     return f"<table><thead><tr>{titles}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
-def _quoted(cells: list[str]) -> list[str]:
+def _escape_formulas(cells: list[str]) -> list[str]:
     return [f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell for cell in cells]

@@ -20,13 +20,13 @@ from msgspec import Struct
 
 from crowdperf.events import wire
 from crowdperf.events.schema import AuditEntry, RollCallChanged
-from crowdperf.events.streams import AUDIT, EVENTS, key
+from crowdperf.events.streams import AUDIT, EVENTS, stream_key
 from crowdperf.settings.area import Area, Door
-from crowdperf.visitors.model import ON_SITE, Person, Visit
+from crowdperf.visitors.model import ON_SITE_STATES, Person, Visit
 
-KEPT_S = 365 * 86_400
-MOST = 10_000
-MARK = """
+RETENTION_S = 365 * 86_400
+MAX_ROLL_CALLS = 10_000
+MARK_SCRIPT = """
 local raw = redis.call('HGET', KEYS[1], ARGV[1])
 if not raw or redis.call('HGET', KEYS[1], 'ended') then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
@@ -35,7 +35,7 @@ return 1
 """
 
 
-class Mark(Struct, frozen=True, kw_only=True):
+class RollCallEntry(Struct, frozen=True, kw_only=True):
     """One person of a roll call."""
 
     visit: str
@@ -51,7 +51,7 @@ class Mark(Struct, frozen=True, kw_only=True):
     at: float = 0.0
 
 
-class Counted(Struct, frozen=True, kw_only=True):
+class CameraOccupancy(Struct, frozen=True, kw_only=True):
     """What the cameras say of an area."""
 
     occupancy: int
@@ -63,7 +63,7 @@ class Counted(Struct, frozen=True, kw_only=True):
     last_at: float = 0.0
 
 
-class Place(Struct, frozen=True, kw_only=True):
+class RollCallArea(Struct, frozen=True, kw_only=True):
     """An area at the beginning of a roll call: its cameras against the list."""
 
     area: str
@@ -96,54 +96,54 @@ class RollCall(Struct, frozen=True, kw_only=True):
     started_by: str
     ended_at: float = 0.0
     ended_by: str = ""
-    marks: list[Mark] = []
-    places: list[Place] = []
+    marks: list[RollCallEntry] = []
+    places: list[RollCallArea] = []
 
 
-def begin(rows: Iterable[tuple[Visit, Person | None]]) -> list[Mark]:
+def build_entries(rows: Iterable[tuple[Visit, Person | None]]) -> list[RollCallEntry]:
     """Everybody who is on site, by area and name."""
     return sorted(
         (
-            _named(Mark(visit=visit.id, area=visit.area, seen_at=visit.seen_at), visit, person)
+            _add_name(RollCallEntry(visit=visit.id, area=visit.area, seen_at=visit.seen_at), visit, person)
             for visit, person in rows
-            if visit.state in ON_SITE
+            if visit.state in ON_SITE_STATES
         ),
-        key=_order,
+        key=_get_sort_key,
     )
 
 
-def named(call: RollCall, rows: Iterable[tuple[Visit, Person | None]]) -> RollCall:
+def add_names(call: RollCall, rows: Iterable[tuple[Visit, Person | None]]) -> RollCall:
     """The roll call with the names of its visits, by area and name."""
     known = {visit.id: (visit, person) for visit, person in rows}
-    marks = [_named(mark, *known.get(mark.visit, (None, None))) for mark in call.marks]
-    return msgspec.structs.replace(call, marks=sorted(marks, key=_order))
+    marks = [_add_name(mark, *known.get(mark.visit, (None, None))) for mark in call.marks]
+    return msgspec.structs.replace(call, marks=sorted(marks, key=_get_sort_key))
 
 
-def _named(mark: Mark, visit: Visit | None, person: Person | None) -> Mark:
+def _add_name(entry: RollCallEntry, visit: Visit | None, person: Person | None) -> RollCallEntry:
     return msgspec.structs.replace(
-        mark,
-        name=person.name if person else mark.visit,
+        entry,
+        name=person.name if person else entry.visit,
         company=person.company if person else "",
         host=visit.host if visit else "",
     )
 
 
-def _nameless(mark: Mark) -> Mark:
-    return msgspec.structs.replace(mark, name="", company="", host="")
+def _strip_name(entry: RollCallEntry) -> RollCallEntry:
+    return msgspec.structs.replace(entry, name="", company="", host="")
 
 
-def _order(mark: Mark) -> tuple[str, str]:
-    return mark.area, mark.name
+def _get_sort_key(entry: RollCallEntry) -> tuple[str, str]:
+    return entry.area, entry.name
 
 
-def places(
-    marks: Sequence[Mark],
+def build_places(
+    entries: Sequence[RollCallEntry],
     areas: Sequence[Area],
     entrances: Sequence[Door],
     staff: Mapping[str, int],
-    counted: Mapping[str, Counted],
+    occupancies: Mapping[str, CameraOccupancy],
     cameras: Mapping[str, str],
-) -> list[Place]:
+) -> list[RollCallArea]:
     """Every area of the configuration, and whatever else a visitor's last area is called.
 
     Args:
@@ -153,53 +153,53 @@ def places(
         cameras: id -> the name people see.
     """
     known = {area.id: area for area in areas}
-    listed = {name: sum(mark.area == name for mark in marks) for name in {*known, *(mark.area for mark in marks)}}
+    listed = {name: sum(mark.area == name for mark in entries) for name in {*known, *(mark.area for mark in entries)}}
     return [
-        _place(name, known.get(name), listed[name], staff.get(name, 0), counted.get(name), entrances, cameras)
+        _build_place(name, known.get(name), listed[name], staff.get(name, 0), occupancies.get(name), entrances, cameras)
         for name in [*known, *sorted(set(listed) - set(known))]
     ]
 
 
-def _place(
+def _build_place(
     name: str,
     area: Area | None,
     listed: int,
     staff: int,
-    counted: Counted | None,
+    occupancy: CameraOccupancy | None,
     entrances: Sequence[Door],
     cameras: Mapping[str, str],
-) -> Place:
+) -> RollCallArea:
     looking = [each.camera for each in entrances if not name]
     if area is not None:
         looking = [*(door.camera for door in area.doors), *(zone.camera for zone in area.zones)]
-    place = Place(
+    place = RollCallArea(
         area=name,
         title=(area.name if area else "") or name,
         cameras=", ".join(dict.fromkeys(cameras.get(camera, camera) for camera in looking)),
         listed=listed,
         staff=staff,
     )
-    if counted is None:
+    if occupancy is None:
         return place
     return msgspec.structs.replace(
         place,
-        counted=counted.occupancy,
-        uncertainty=counted.uncertainty,
-        unlisted=max(0, counted.occupancy - listed - staff),
-        last_door=counted.last_door,
-        last_entered=counted.last_entered,
-        last_at=counted.last_at,
-        inside=counted.occupancy,
+        counted=occupancy.occupancy,
+        uncertainty=occupancy.uncertainty,
+        unlisted=max(0, occupancy.occupancy - listed - staff),
+        last_door=occupancy.last_door,
+        last_entered=occupancy.last_entered,
+        last_at=occupancy.last_at,
+        inside=occupancy.occupancy,
     )
 
 
-def with_inside(call: RollCall, inside: Mapping[str, int]) -> RollCall:
+def update_inside(call: RollCall, inside: Mapping[str, int]) -> RollCall:
     """The roll call with what the cameras of each area count by now."""
     now = [msgspec.structs.replace(place, inside=inside.get(place.area, place.inside)) for place in call.places]
     return msgspec.structs.replace(call, places=now)
 
 
-class RollCalls:
+class RollCallStore:
     """Roll calls in Redis, for the web process.
 
     Args:
@@ -211,11 +211,11 @@ class RollCalls:
         self._client = client
         self._prefix = prefix
 
-    def _key(self, call: str) -> str:
+    def _get_key(self, call: str) -> str:
         return f"{self._prefix}crowdperf:visitors:roll-call:{call}"
 
     @property
-    def _index(self) -> str:
+    def _index_key(self) -> str:
         return f"{self._prefix}crowdperf:visitors:roll-calls"
 
     async def start(self, call: RollCall, entry: AuditEntry) -> None:
@@ -223,22 +223,22 @@ class RollCalls:
         head = msgspec.json.encode(msgspec.structs.replace(call, marks=[]))
         async with self._client.pipeline(transaction=True) as pipe:
             pipe.hset(
-                self._key(call.id),
-                mapping={"head": head, **{f"m:{m.visit}": msgspec.json.encode(_nameless(m)) for m in call.marks}},
+                self._get_key(call.id),
+                mapping={"head": head, **{f"m:{m.visit}": msgspec.json.encode(_strip_name(m)) for m in call.marks}},
             )
-            pipe.expire(self._key(call.id), KEPT_S)
-            pipe.zadd(self._index, {call.id: call.started_at})
-            pipe.zremrangebyscore(self._index, "-inf", call.started_at - KEPT_S)
-            self._say(pipe, _changed(call, "started", call.started_at, call.started_by))
-            pipe.xadd(key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
+            pipe.expire(self._get_key(call.id), RETENTION_S)
+            pipe.zadd(self._index_key, {call.id: call.started_at})
+            pipe.zremrangebyscore(self._index_key, "-inf", call.started_at - RETENTION_S)
+            self._stage_event(pipe, _build_event(call, "started", call.started_at, call.started_by))
+            pipe.xadd(stream_key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
             await pipe.execute()
 
-    def _say(self, pipe: Any, event: RollCallChanged) -> None:
-        pipe.xadd(key(EVENTS, prefix=self._prefix), wire.encode(EVENTS, event))
+    def _stage_event(self, pipe: Any, event: RollCallChanged) -> None:
+        pipe.xadd(stream_key(EVENTS, prefix=self._prefix), wire.encode(EVENTS, event))
 
     async def load(self, call: str) -> RollCall | None:
         """One roll call with everybody's mark, without names (`named`)."""
-        rows = await self._client.hgetall(self._key(call))
+        rows = await self._client.hgetall(self._get_key(call))
         if b"head" not in rows:
             return None
         head = msgspec.json.decode(rows[b"head"], type=RollCall)
@@ -246,52 +246,52 @@ class RollCalls:
             at, by = msgspec.json.decode(rows[b"ended"], type=tuple[float, str])
             head = msgspec.structs.replace(head, ended_at=at, ended_by=by)
         if b"inside" in rows:
-            head = with_inside(head, msgspec.json.decode(rows[b"inside"], type=dict[str, int]))
-        marks = [msgspec.json.decode(raw, type=Mark) for name, raw in rows.items() if name.startswith(b"m:")]
+            head = update_inside(head, msgspec.json.decode(rows[b"inside"], type=dict[str, int]))
+        marks = [msgspec.json.decode(raw, type=RollCallEntry) for name, raw in rows.items() if name.startswith(b"m:")]
         if not head.places:
             # Of an older version, which kept people alone.
-            head = msgspec.structs.replace(head, places=places(marks, (), (), {}, {}, {}))
-        return msgspec.structs.replace(head, marks=sorted(marks, key=_order))
+            head = msgspec.structs.replace(head, places=build_places(marks, (), (), {}, {}, {}))
+        return msgspec.structs.replace(head, marks=sorted(marks, key=_get_sort_key))
 
-    async def newest(self, limit: int = 50) -> list[str]:
+    async def list_newest(self, limit: int = 50) -> list[str]:
         """Ids, newest first."""
-        return [raw.decode() for raw in await self._client.zrevrange(self._index, 0, limit - 1)]
+        return [raw.decode() for raw in await self._client.zrevrange(self._index_key, 0, limit - 1)]
 
-    async def of_visits(self, visits: Sequence[str]) -> dict[str, list[Mark]]:
+    async def load_entries(self, visits: Sequence[str]) -> dict[str, list[RollCallEntry]]:
         """Roll call -> the marks of these visits, of every roll call that has one."""
-        calls = await self.newest(MOST)
+        calls = await self.list_newest(MAX_ROLL_CALLS)
         pipe = self._client.pipeline(transaction=False)
         for call in calls:
-            pipe.hmget(self._key(call), *(f"m:{visit}" for visit in visits))
+            pipe.hmget(self._get_key(call), *(f"m:{visit}" for visit in visits))
         rows = await pipe.execute() if visits else []
         return {
-            call: [msgspec.json.decode(raw, type=Mark) for raw in row if raw]
+            call: [msgspec.json.decode(raw, type=RollCallEntry) for raw in row if raw]
             for call, row in zip(calls, rows)
             if any(row)
         }
 
-    async def mark(self, call: RollCall, mark: Mark) -> bool:
+    async def mark_person(self, call: RollCall, entry: RollCallEntry) -> bool:
         """Store one mark; False when the roll call has ended, or knows no such person."""
-        event = _changed(call, mark.state, mark.at, mark.by, mark.visit)
+        event = _build_event(call, entry.state, entry.at, entry.by, entry.visit)
         said = [str(part) for pair in wire.encode(EVENTS, event).items() for part in pair]
-        keys = (self._key(call.id), key(EVENTS, prefix=self._prefix))
-        arguments = (f"m:{mark.visit}", msgspec.json.encode(_nameless(mark)), msgspec.json.encode(said))
-        return bool(await self._client.eval(MARK, 2, *keys, *arguments))
+        keys = (self._get_key(call.id), stream_key(EVENTS, prefix=self._prefix))
+        arguments = (f"m:{entry.visit}", msgspec.json.encode(_strip_name(entry)), msgspec.json.encode(said))
+        return bool(await self._client.eval(MARK_SCRIPT, 2, *keys, *arguments))
 
     async def end(self, call: RollCall, by: str, now: float, entry: AuditEntry) -> bool:
         """End it, with what the cameras count now; False where it has ended already."""
-        if not await self._client.hsetnx(self._key(call.id), "ended", msgspec.json.encode((now, by))):
+        if not await self._client.hsetnx(self._get_key(call.id), "ended", msgspec.json.encode((now, by))):
             return False
         inside = {place.area: place.inside for place in call.places if place.inside is not None}
         async with self._client.pipeline(transaction=True) as pipe:
-            pipe.hset(self._key(call.id), "inside", msgspec.json.encode(inside))
-            self._say(pipe, _changed(call, "ended", now, by))
-            pipe.xadd(key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
+            pipe.hset(self._get_key(call.id), "inside", msgspec.json.encode(inside))
+            self._stage_event(pipe, _build_event(call, "ended", now, by))
+            pipe.xadd(stream_key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
             await pipe.execute()
         return True
 
 
-def _changed(
+def _build_event(
     call: RollCall, state: Literal["started", "safe", "missing", "ended"], now: float, by: str, visit: str = ""
 ) -> RollCallChanged:
     return RollCallChanged(

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from crowdperf.visitors.model import Person, State, Visit
+from crowdperf.visitors.model import Person, Visit, VisitState
 
 HOUR_S = 3600.0
 
 
-class _Seed(Struct, frozen=True):
+class _DemoVisit(Struct, frozen=True):
     name: str
     company: str
     purpose: str
-    state: State
+    state: VisitState
     starts_h: float
     lasts_h: float
 
 
-_SEEDS = (
-    _Seed("Ines Keller", "Keller Lifts", "Maintenance of the lift", "on_site", -0.5, 3.0),
-    _Seed("Tomasz Nowak", "Nowak Glass", "Windows on the west side", "checked_in", -0.2, 2.0),
-    _Seed("Priya Raman", "City council", "Inspection of the square", "arrived", -0.1, 1.5),
-    _Seed("Jonas Berg", "Berg Events", "Market planning", "invited", 0.5, 1.0),
-    _Seed("Amara Okafor", "Okafor Security", "Contract", "invited", 2.0, 1.0),
+_DEMO_VISITS = (
+    _DemoVisit("Ines Keller", "Keller Lifts", "Maintenance of the lift", "on_site", -0.5, 3.0),
+    _DemoVisit("Tomasz Nowak", "Nowak Glass", "Windows on the west side", "checked_in", -0.2, 2.0),
+    _DemoVisit("Priya Raman", "City council", "Inspection of the square", "arrived", -0.1, 1.5),
+    _DemoVisit("Jonas Berg", "Berg Events", "Market planning", "invited", 0.5, 1.0),
+    _DemoVisit("Amara Okafor", "Okafor Security", "Contract", "invited", 2.0, 1.0),
 )
 
 
-def visits(now: float) -> list[tuple[Person, Visit]]:
+def build_visits(now: float) -> list[tuple[Person, Visit]]:
     """Five visits around `now` (Unix seconds); ids are the same every time."""
     rows = []
-    for number, seed in enumerate(_SEEDS, 1):
+    for number, seed in enumerate(_DEMO_VISITS, 1):
         begins = now + seed.starts_h * HOUR_S
         inside = seed.state in ("checked_in", "on_site")
         visit = Visit(

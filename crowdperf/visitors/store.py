@@ -14,12 +14,12 @@ from msgspec import Struct
 
 from crowdperf.events import wire
 from crowdperf.events.schema import AuditEntry, Event
-from crowdperf.events.streams import AUDIT, EVENTS, key
-from crowdperf.visitors.model import LIVE, Listing, Person, Visit
+from crowdperf.events.streams import AUDIT, EVENTS, stream_key
+from crowdperf.visitors.model import LIVE_STATES, Person, Visit, WatchListEntry
 
 T = TypeVar("T", bound=Struct)
 
-CHANGE = """
+CHANGE_SCRIPT = """
 local version = redis.call('HGET', KEYS[1], 'version') or '0'
 if version ~= ARGV[1] then return 0 end
 local fields = cjson.decode(ARGV[2])
@@ -29,7 +29,7 @@ if ARGV[5] == '1' then redis.call('SADD', KEYS[3], ARGV[4]) else redis.call('SRE
 for _, row in ipairs(cjson.decode(ARGV[6])) do redis.call('XADD', KEYS[3 + row[1]], '*', unpack(row[2])) end
 return 1
 """
-EXPIRE = """
+EXPIRE_SCRIPT = """
 local removed = 0
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, 200)) do
   local visit = ARGV[2] .. id
@@ -49,7 +49,7 @@ end
 return removed
 """
 """Visits that were over before a time lose all that is about a person, and people without a visit go."""
-FORGET = """
+FORGET_SCRIPT = """
 local rows = redis.call('HGETALL', KEYS[1])
 for at = 1, #rows, 2 do
   if cjson.decode(rows[at + 1]).added_at < tonumber(ARGV[1]) then redis.call('HDEL', KEYS[1], rows[at]) end
@@ -58,75 +58,84 @@ end
 """Entries of the watch-list from before a time go."""
 
 
-class Keys(Struct, frozen=True):
+class VisitKeys(Struct, frozen=True):
     """Every key of the visitors' store."""
 
     prefix: str = ""
 
-    def _of(self, name: str) -> str:
+    def _build(self, name: str) -> str:
         return f"{self.prefix}crowdperf:visitors:{name}"
 
     def visit(self, visit: str) -> str:
         """Hash of one visit."""
-        return self._of(f"visit:{visit}")
+        return self._build(f"visit:{visit}")
 
     def person(self, person: str) -> str:
         """Hash of one person."""
-        return self._of(f"person:{person}")
+        return self._build(f"person:{person}")
 
     def visits_of(self, person: str) -> str:
         """Set of a person's visits."""
-        return self._of(f"visits-of:{person}")
+        return self._build(f"visits-of:{person}")
 
     @property
     def index(self) -> str:
         """Visits with data about people, by the beginning of their expected time."""
-        return self._of("index")
+        return self._build("index")
 
     @property
     def live(self) -> str:
         """Visits that are not over."""
-        return self._of("live")
+        return self._build("live")
 
     @property
     def codes(self) -> str:
         """Badge code -> visit."""
-        return self._of("codes")
+        return self._build("codes")
 
     @property
     def listings(self) -> str:
         """The watch-list."""
-        return self._of("listings")
+        return self._build("listings")
 
 
 def stage_change(
-    pipe: Any, visit: Visit, on: int, events: list[Event], entries: list[AuditEntry], prefix: str = ""
+    pipe: Any, visit: Visit, expected_version: int, events: list[Event], entries: list[AuditEntry], prefix: str = ""
 ) -> Any:
     """Store the visit if the stored one still is of version `on` (0: there is none), with what is said of it.
 
     Returns what the client's `eval` returns: 1 when it was stored, 0 when somebody else was first.
     """
-    keys = Keys(prefix)
-    return _eval(
-        pipe, keys, visit.id, on, fields_of(visit), visit.expected_from, visit.state in LIVE, events, entries, prefix
+    keys = VisitKeys(prefix)
+    return _eval_change(
+        pipe,
+        keys,
+        visit.id,
+        expected_version,
+        to_hash_fields(visit),
+        visit.expected_from,
+        visit.state in LIVE_STATES,
+        events,
+        entries,
+        prefix,
     )
 
 
 def stage_new(
-    pipe: Any, visit: Visit, person: Person, said: Event, entries: list[AuditEntry], prefix: str = ""
+    pipe: Any, visit: Visit, person: Person, event: Event, entries: list[AuditEntry], prefix: str = ""
 ) -> None:
     """A new visit and its person inside a transaction; where the visit is there already, only the person is renewed."""
-    keys = Keys(prefix)
-    pipe.hset(keys.person(person.id), items=fields_of(person))
+    keys = VisitKeys(prefix)
+    pipe.hset(keys.person(person.id), items=to_hash_fields(person))
     pipe.sadd(keys.visits_of(person.id), visit.id)
     pipe.hset(keys.codes, visit.code, visit.id)
-    stage_change(pipe, visit, 0, [said], entries, prefix)
+    stage_change(pipe, visit, 0, [event], entries, prefix)
 
 
 def stage_fields(
     pipe: Any,
     visit: str,
-    on: int,
+    expected_version: int,
     fields: dict[str, Any],
     begins: float,
     live: bool,
@@ -134,15 +143,15 @@ def stage_fields(
     prefix: str = "",
 ) -> Any:
     """The same for a few fields: a rule's change, which knows of the visit only what its events have said."""
-    named = [text for name, value in fields.items() for text in (name, _text(value))]
-    return _eval(pipe, Keys(prefix), visit, on, named, begins, live, events, [], prefix)
+    named = [text for name, value in fields.items() for text in (name, _to_text(value))]
+    return _eval_change(pipe, VisitKeys(prefix), visit, expected_version, named, begins, live, events, [], prefix)
 
 
-def _eval(
+def _eval_change(
     pipe: Any,
-    keys: Keys,
+    keys: VisitKeys,
     visit: str,
-    on: int,
+    expected_version: int,
     fields: list[str],
     begins: float,
     live: bool,
@@ -150,17 +159,17 @@ def _eval(
     entries: list[AuditEntry],
     prefix: str,
 ) -> Any:
-    said: list[tuple[int, list[str]]] = [(1, _flat(wire.encode(EVENTS, event))) for event in events]
-    said += [(2, _flat(wire.encode(AUDIT, entry))) for entry in entries]
-    streams = (key(EVENTS, prefix=prefix), key(AUDIT, prefix=prefix))
+    said: list[tuple[int, list[str]]] = [(1, _flatten(wire.encode(EVENTS, event))) for event in events]
+    said += [(2, _flatten(wire.encode(AUDIT, entry))) for entry in entries]
+    streams = (stream_key(EVENTS, prefix=prefix), stream_key(AUDIT, prefix=prefix))
     return pipe.eval(
-        CHANGE,
+        CHANGE_SCRIPT,
         5,
         keys.visit(visit),
         keys.index,
         keys.live,
         *streams,
-        str(on),
+        str(expected_version),
         msgspec.json.encode(fields),
         repr(begins),
         visit,
@@ -171,23 +180,31 @@ def _eval(
 
 def stage_expiry(pipe: Any, before: float, prefix: str = "") -> None:
     """Remove names and hosts from up to 200 visits that began before `before` (Unix seconds) and are over."""
-    keys = Keys(prefix)
+    keys = VisitKeys(prefix)
     pipe.eval(
-        EXPIRE, 3, keys.index, keys.live, keys.codes, repr(before), keys.visit(""), keys.person(""), keys.visits_of("")
+        EXPIRE_SCRIPT,
+        3,
+        keys.index,
+        keys.live,
+        keys.codes,
+        repr(before),
+        keys.visit(""),
+        keys.person(""),
+        keys.visits_of(""),
     )
 
 
 def stage_forget(pipe: Any, before: float, prefix: str = "") -> None:
     """Take entries that were added before `before` (Unix seconds) off the watch-list."""
-    pipe.eval(FORGET, 1, Keys(prefix).listings, repr(before))
+    pipe.eval(FORGET_SCRIPT, 1, VisitKeys(prefix).listings, repr(before))
 
 
-def fields_of(row: Struct) -> list[str]:
+def to_hash_fields(row: Struct) -> list[str]:
     """A flat Struct as the names and values of a Redis hash."""
-    return [text for name, value in msgspec.to_builtins(row).items() for text in (name, _text(value))]
+    return [text for name, value in msgspec.to_builtins(row).items() for text in (name, _to_text(value))]
 
 
-def row_of(fields: dict[bytes, bytes], kind: type[T]) -> T | None:
+def from_hash_fields(fields: dict[bytes, bytes], kind: type[T]) -> T | None:
     """The Struct of a hash; None where there is none, or one of another form."""
     if not fields:
         return None
@@ -198,17 +215,17 @@ def row_of(fields: dict[bytes, bytes], kind: type[T]) -> T | None:
         return None
 
 
-def _text(value: Any) -> str:
+def _to_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _flat(fields: dict[Any, Any]) -> list[str]:
-    return [text for name, value in fields.items() for text in (str(name), _text(value))]
+def _flatten(fields: dict[Any, Any]) -> list[str]:
+    return [text for name, value in fields.items() for text in (str(name), _to_text(value))]
 
 
-class Book:
+class VisitStore:
     """The visitors' store as the web process uses it. Outages are the caller's to report.
 
     Args:
@@ -219,89 +236,91 @@ class Book:
     def __init__(self, client: Any, prefix: str = "") -> None:
         self._client = client
         self._prefix = prefix
-        self.keys = Keys(prefix)
+        self.keys = VisitKeys(prefix)
 
-    async def visit(self, visit: str) -> Visit | None:
+    async def load_visit(self, visit: str) -> Visit | None:
         """One visit."""
-        return row_of(await self._client.hgetall(self.keys.visit(visit)), Visit)
+        return from_hash_fields(await self._client.hgetall(self.keys.visit(visit)), Visit)
 
-    async def by_code(self, code: str) -> Visit | None:
+    async def find_by_code(self, code: str) -> Visit | None:
         """The visit of a badge."""
         found = await self._client.hget(self.keys.codes, code)
-        return await self.visit(found.decode()) if found else None
+        return await self.load_visit(found.decode()) if found else None
 
-    async def person(self, person: str) -> Person | None:
+    async def load_person(self, person: str) -> Person | None:
         """Who that is; None once the data was erased."""
-        return row_of(await self._client.hgetall(self.keys.person(person)), Person) if person else None
+        return from_hash_fields(await self._client.hgetall(self.keys.person(person)), Person) if person else None
 
-    async def live(self) -> list[tuple[Visit, Person | None]]:
+    async def list_live(self) -> list[tuple[Visit, Person | None]]:
         """Every visit that is not over, by the beginning of its expected time."""
-        return await self._rows([raw.decode() for raw in await self._client.smembers(self.keys.live)])
+        return await self._load_rows([raw.decode() for raw in await self._client.smembers(self.keys.live)])
 
-    async def between(self, start: float, end: float, limit: int) -> list[tuple[Visit, Person | None]]:
+    async def list_between(self, start: float, end: float, limit: int) -> list[tuple[Visit, Person | None]]:
         """Visits whose expected time begins in [start, end), at most `limit`."""
         ids = await self._client.zrangebyscore(self.keys.index, start, f"({end!r}", start=0, num=limit)
-        return await self._rows([raw.decode() for raw in ids])
+        return await self._load_rows([raw.decode() for raw in ids])
 
-    async def _rows(self, ids: list[str]) -> list[tuple[Visit, Person | None]]:
+    async def _load_rows(self, ids: list[str]) -> list[tuple[Visit, Person | None]]:
         pipe = self._client.pipeline(transaction=False)
         for name in ids:
             pipe.hgetall(self.keys.visit(name))
-        visits = [visit for fields in await pipe.execute() if (visit := row_of(fields, Visit)) is not None]
+        visits = [visit for fields in await pipe.execute() if (visit := from_hash_fields(fields, Visit)) is not None]
         pipe = self._client.pipeline(transaction=False)
         for visit in visits:
             pipe.hgetall(self.keys.person(visit.person))
-        people = [row_of(fields, Person) for fields in await pipe.execute()]
+        people = [from_hash_fields(fields, Person) for fields in await pipe.execute()]
         return sorted(zip(visits, people), key=lambda row: (row[0].expected_from, row[0].id))
 
-    async def add(self, visit: Visit, person: Person, said: Event, entry: AuditEntry) -> None:
+    async def add(self, visit: Visit, person: Person, event: Event, entry: AuditEntry) -> None:
         """A new visit, and its person where that one is new."""
         async with self._client.pipeline(transaction=True) as pipe:
-            stage_new(pipe, visit, person, said, [entry], self._prefix)
+            stage_new(pipe, visit, person, event, [entry], self._prefix)
             await pipe.execute()
 
-    async def change(self, before: Visit, after: Visit, said: list[Event], entry: AuditEntry) -> bool:
+    async def change(self, before: Visit, after: Visit, events: list[Event], entry: AuditEntry) -> bool:
         """Store a change; False when somebody else has changed the visit since `before` was read."""
-        done = await stage_change(self._client, after, before.version, said, [entry], self._prefix)
+        done = await stage_change(self._client, after, before.version, events, [entry], self._prefix)
         return bool(done)
 
-    async def listings(self) -> list[Listing]:
+    async def list_listings(self) -> list[WatchListEntry]:
         """The watch-list, oldest first."""
         rows = await self._client.hgetall(self.keys.listings)
-        return sorted((msgspec.json.decode(raw, type=Listing) for raw in rows.values()), key=lambda row: row.added_at)
+        return sorted(
+            (msgspec.json.decode(raw, type=WatchListEntry) for raw in rows.values()), key=lambda row: row.added_at
+        )
 
-    async def save_listing(self, listing: Listing, entry: AuditEntry) -> None:
+    async def save_listing(self, listing: WatchListEntry, entry: AuditEntry) -> None:
         """Add or replace an entry of the watch-list."""
         async with self._client.pipeline(transaction=True) as pipe:
             pipe.hset(self.keys.listings, listing.id, msgspec.json.encode(listing))
-            pipe.xadd(key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
+            pipe.xadd(stream_key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
             await pipe.execute()
 
     async def drop_listing(self, listing: str, entry: AuditEntry) -> bool:
         """Take an entry off the watch-list; False where there is none."""
         async with self._client.pipeline(transaction=True) as pipe:
             pipe.hdel(self.keys.listings, listing)
-            pipe.xadd(key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
+            pipe.xadd(stream_key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
             return bool((await pipe.execute())[0])
 
-    async def rows(self, visits: Sequence[str]) -> list[tuple[Visit, Person | None]]:
+    async def load_rows(self, visits: Sequence[str]) -> list[tuple[Visit, Person | None]]:
         """These visits with whom they are of, as far as there are any."""
-        return await self._rows(list(visits))
+        return await self._load_rows(list(visits))
 
-    async def visits_of(self, person: str) -> list[Visit]:
+    async def list_visits_of_person(self, person: str) -> list[Visit]:
         """All visits of one person."""
         ids = await self._client.smembers(self.keys.visits_of(person))
-        return [visit for visit, _ in await self._rows(sorted(raw.decode() for raw in ids))]
+        return [visit for visit, _ in await self._load_rows(sorted(raw.decode() for raw in ids))]
 
     async def erase(self, person: str, entry: AuditEntry) -> int:
         """Remove all that is about one person; the visits stay for the figures. Returns how many there are."""
-        visits = await self.visits_of(person)
+        visits = await self.list_visits_of_person(person)
         async with self._client.pipeline(transaction=True) as pipe:
             for visit in visits:
                 blank = dict.fromkeys(("person", "host", "host_email", "purpose", "reason", "code"), "")
                 pipe.hset(self.keys.visit(visit.id), mapping=blank)
                 pipe.hdel(self.keys.codes, visit.code)
             pipe.delete(self.keys.person(person), self.keys.visits_of(person))
-            pipe.xadd(key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
+            pipe.xadd(stream_key(AUDIT, prefix=self._prefix), wire.encode(AUDIT, entry))
             await pipe.execute()
         return len(visits)

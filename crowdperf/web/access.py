@@ -17,41 +17,41 @@ from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
 from litestar.types import Scope
 
-from crowdperf.accounts.passwords import same
-from crowdperf.accounts.permissions import ANONYMOUS_VIEWER, NEEDS, NOBODY, Principal
+from crowdperf.accounts.passwords import is_same_secret
+from crowdperf.accounts.permissions import ANONYMOUS, ANONYMOUS_VIEWER, NEEDS, Principal
 from crowdperf.events.connection import OUTAGE
 from crowdperf.settings.site import Web
-from crowdperf.web.problems import NOTHING_HERE, Problem
+from crowdperf.web.problems import NOT_FOUND_DETAIL, ApiProblem
 
-COOKIE = "crowdperf_session"
-SAFE = ("GET", "HEAD", "OPTIONS")
+SESSION_COOKIE = "crowdperf_session"
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 CSRF_HEADER = "x-csrf-token"
-LONGEST_NAME = 255
+MAX_NAME_BYTES = 255
 """Bytes of a file's name."""
-LONGEST_PATH = 1000
-WATCH_S = 30.0
-FORWARDING = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+MAX_PATH_LENGTH = 1000
+SESSION_CHECK_S = 30.0
+PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 
-def _names_something(path: str) -> bool:
+def _is_valid_path(path: str) -> bool:
     """False for what no file and no route can be called: the system's calls raise for it instead of finding nothing."""
     longest = max(len(part.encode(errors="replace")) for part in path.split("/"))
-    return "\0" not in path and len(path) <= LONGEST_PATH and longest <= LONGEST_NAME
+    return "\0" not in path and len(path) <= MAX_PATH_LENGTH and longest <= MAX_NAME_BYTES
 
 
-def provide_who(scope: Scope) -> Principal:
+def provide_principal(scope: Scope) -> Principal:
     """The principal that the guard found."""
-    who: Principal = scope["user"]
-    return who
+    principal: Principal = scope["user"]
+    return principal
 
 
-Who = NamedDependency[Principal]
+PrincipalDependency = NamedDependency[Principal]
 """How a route asks whom it works for."""
 
 
-async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
+async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
     """Find out who asks, and refuse what they may not.
 
     Raises:
@@ -59,80 +59,85 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
     """
     if connection.scope.get("method") == "OPTIONS":
         return
-    if not _names_something(connection.scope["path"]):
-        raise Problem(HTTPStatus.NOT_FOUND, NOTHING_HERE)
+    if not _is_valid_path(connection.scope["path"]):
+        raise ApiProblem(HTTPStatus.NOT_FOUND, NOT_FOUND_DETAIL)
     need = handler.opt.get("need")
     if need not in NEEDS:
-        raise Problem(HTTPStatus.FORBIDDEN, "this address is closed: its route declares no permission")
+        raise ApiProblem(HTTPStatus.FORBIDDEN, "this address is closed: its route declares no permission")
     if need == "open" and not handler.opt.get("identify"):
-        connection.scope["user"] = NOBODY
+        connection.scope["user"] = ANONYMOUS
         return
-    who = await identify(connection)
-    connection.scope["user"] = who
-    if who.kind == "session" and connection.scope.get("method", "GET") not in SAFE:
-        _refuse_forgery(connection, who)
-    if who.may(need):
+    principal = await identify_principal(connection)
+    connection.scope["user"] = principal
+    if principal.kind == "session" and connection.scope.get("method", "GET") not in SAFE_METHODS:
+        _require_csrf_token(connection, principal)
+    if principal.has_permission(need):
         return
-    if who.kind == "anonymous":
-        raise Problem(
+    if principal.kind == "anonymous":
+        raise ApiProblem(
             HTTPStatus.UNAUTHORIZED,
             "sign in first. Remedy: POST /api/v1/session, or send an API token as `Authorization: Bearer …`.",
             headers={"WWW-Authenticate": 'Bearer realm="crowdperf"'},
         )
-    raise Problem(
+    raise ApiProblem(
         HTTPStatus.FORBIDDEN,
-        f"this needs the permission {need!r}, which {who.name!r} does not have here. Remedy: ask an administrator."
+        f"this needs the permission {need!r}, which {principal.name!r} does not have here. Remedy: ask an "
+        "administrator."
         if need != "self"
         else "this is for a person who is signed in with a password, not for an API token.",
     )
 
 
-async def identify(connection: Connection) -> Principal:
+async def identify_principal(connection: Connection) -> Principal:
     """Whom the connection acts for.
 
     Raises:
         Problem: 401, credentials were sent and are not valid: never quietly treated as none.
     """
-    context = connection.app.state.context
+    context = connection.app.state.app_state
     authorization = connection.headers.get("authorization", "")
     if authorization:
         scheme, _, text = authorization.partition(" ")
-        who = await context.accounts.bearer(text.strip(), context.now()) if scheme.lower() == "bearer" else None
-        if who is None:
-            raise Problem(
+        principal = (
+            await context.accounts.find_token_principal(text.strip(), context.now())
+            if scheme.lower() == "bearer"
+            else None
+        )
+        if principal is None:
+            raise ApiProblem(
                 HTTPStatus.UNAUTHORIZED,
                 "the API token is not valid, or has expired. Remedy: make a new one under /api/v1/tokens.",
                 headers={"WWW-Authenticate": 'Bearer realm="crowdperf", error="invalid_token"'},
             )
-        return who  # type: ignore[no-any-return]
-    cookie = connection.cookies.get(COOKIE)
+        return principal  # type: ignore[no-any-return]
+    cookie = connection.cookies.get(SESSION_COOKIE)
     if cookie:
-        who = await context.accounts.session(cookie, context.now())
-        if who is not None:
-            return who  # type: ignore[no-any-return]
-    return ANONYMOUS_VIEWER if anonymous_may_look(connection, context.slice.web) else NOBODY
+        principal = await context.accounts.find_session_principal(cookie, context.now())
+        if principal is not None:
+            return principal  # type: ignore[no-any-return]
+    return ANONYMOUS_VIEWER if is_anonymous_access_allowed(connection, context.config.web) else ANONYMOUS
 
 
-class Watch:
+class SessionMonitor:
     """Looks every 30 s whether who opened a connection may still have it: it can stay open for days."""
 
-    def __init__(self, site: Any, who: Principal) -> None:
-        self._site = site
-        self._who = who
-        self._looked_at = time.monotonic()
+    def __init__(self, app: Any, principal: Principal) -> None:
+        self._app = app
+        self._principal = principal
+        self._checked_at = time.monotonic()
 
-    async def may_stay(self) -> bool:
+    async def is_still_valid(self) -> bool:
         """False when the session or token has ended, or may see something else by now. An outage changes nothing."""
-        if self._who.kind == "anonymous" or time.monotonic() - self._looked_at < WATCH_S:
+        if self._principal.kind == "anonymous" or time.monotonic() - self._checked_at < SESSION_CHECK_S:
             return True
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         try:
-            return bool(await self._site.accounts.again(self._who, self._site.now()) == self._who)
+            return bool(await self._app.accounts.refresh_principal(self._principal, self._app.now()) == self._principal)
         except OUTAGE:
             return True
 
 
-def anonymous_may_look(connection: Connection, web: Web) -> bool:
+def is_anonymous_access_allowed(connection: Connection, web: Web) -> bool:
     """Whether somebody without an account may look on.
 
     "auto" says yes to this very machine only: both ends of the connection are loopback addresses, the page was asked
@@ -141,7 +146,7 @@ def anonymous_may_look(connection: Connection, web: Web) -> bool:
     """
     if web.anonymous != "auto":
         return web.anonymous == "viewer"
-    if web.trusted_proxies or any(name in connection.headers for name in FORWARDING):
+    if web.trusted_proxies or any(name in connection.headers for name in PROXY_HEADERS):
         return False
     server, client = connection.scope.get("server"), connection.scope.get("client")
     name = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
@@ -149,10 +154,12 @@ def anonymous_may_look(connection: Connection, web: Web) -> bool:
     return is_loopback(web.host) and all(is_loopback(host) for host in hosts)
 
 
-def sees_all(who: Principal) -> None:
+def require_all_cameras(principal: Principal) -> None:
     """Raise a Problem (403) for somebody who may see some cameras only: what concerns all is not theirs to change."""
-    if who.cameras is not None:
-        raise Problem(HTTPStatus.FORBIDDEN, "only who may see all cameras may do that. Remedy: ask an administrator.")
+    if principal.cameras is not None:
+        raise ApiProblem(
+            HTTPStatus.FORBIDDEN, "only who may see all cameras may do that. Remedy: ask an administrator."
+        )
 
 
 def is_loopback(host: str) -> bool:
@@ -165,27 +172,27 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def client_address(connection: Connection) -> str:
+def get_client_address(connection: Connection) -> str:
     """The other end, as far as it is known: behind a trusted proxy, what the proxy says."""
     return connection.client.host[:64] if connection.client else ""
 
 
-def same_origin(origin: str | None, host: str | None) -> bool:
+def is_same_origin(origin: str | None, host: str | None) -> bool:
     """Whether the page that asks came from this server. Programs send no origin, and are no browsers."""
     return origin is None or urlsplit(origin).netloc.lower() == (host or "").lower()
 
 
-def refuse_foreign_pages(connection: Connection) -> None:
+def require_same_origin(connection: Connection) -> None:
     """Raise a Problem (403) when a page of another origin makes this request."""
-    if not same_origin(connection.headers.get("origin"), connection.headers.get("host")):
-        raise Problem(HTTPStatus.FORBIDDEN, "the page that asks for this is of another origin")
+    if not is_same_origin(connection.headers.get("origin"), connection.headers.get("host")):
+        raise ApiProblem(HTTPStatus.FORBIDDEN, "the page that asks for this is of another origin")
 
 
-def _refuse_forgery(connection: Connection, who: Principal) -> None:
+def _require_csrf_token(connection: Connection, principal: Principal) -> None:
     """A browser sends its cookie whatever page asks; only this server's own pages know the session's CSRF token."""
-    refuse_foreign_pages(connection)
-    if not same(connection.headers.get(CSRF_HEADER, ""), who.csrf):
-        raise Problem(
+    require_same_origin(connection)
+    if not is_same_secret(connection.headers.get(CSRF_HEADER, ""), principal.csrf):
+        raise ApiProblem(
             HTTPStatus.FORBIDDEN,
             "the header X-CSRF-Token is missing or wrong. Remedy: send the `csrf` of GET /api/v1/session.",
         )

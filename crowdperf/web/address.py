@@ -8,7 +8,7 @@ from crowdperf.settings.base import ConfigError
 from crowdperf.settings.site import Web
 
 
-def listen(web: Web) -> socket.socket:
+def open_listening_socket(web: Web) -> socket.socket:
     """A socket that listens at the configured address.
 
     Raises:

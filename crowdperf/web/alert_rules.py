@@ -9,17 +9,17 @@ from litestar.params import JSONBody, PathParameter
 from msgspec import Meta, Struct
 
 from crowdperf.events.burial import dead_key
-from crowdperf.events.queue import STREAM, books_key, books_of, due_key
+from crowdperf.events.queue import DEAD_LETTER_STREAM, due_key, parse_stats, stats_key
 from crowdperf.settings.alerts import FILTERS, STATES, AlertRule, Breach, ChannelType, EventKind
 from crowdperf.settings.schedule import Window
-from crowdperf.slices import NamedChannel
-from crowdperf.supervision.edits import Edit, sparse
-from crowdperf.web.access import Who, sees_all
-from crowdperf.web.cameras import CHANGED, ChangeReply, order_change
-from crowdperf.web.context import SiteContext
+from crowdperf.slices import ChannelSummary
+from crowdperf.supervision.edits import Edit, omit_defaults
+from crowdperf.web.access import PrincipalDependency, require_all_cameras
+from crowdperf.web.cameras import CHANGE_RESPONSES, ChangeReply, apply_site_change
+from crowdperf.web.context import AppDependency
 from crowdperf.web.openapi import REFUSED, UNAVAILABLE
-from crowdperf.web.operations import snapshots
-from crowdperf.web.parameters import rfc3339
+from crowdperf.web.operations import read_snapshots
+from crowdperf.web.parameters import format_rfc3339
 from crowdperf.web.replies import Time
 
 RulePath = Annotated[str, PathParameter(description="The rule's id.", max_length=64)]
@@ -69,12 +69,12 @@ class ChannelsReply(Struct, kw_only=True):
 
 
 @get("/alert-rules", need="read", summary="Rules of alerts", tags=["alerts"], responses=REFUSED)
-async def rules(site: SiteContext, who: Who) -> RulesReply:
+async def rules(app: AppDependency, principal: PrincipalDependency) -> RulesReply:
     """Who may see some cameras only sees the rules that name only those."""
     shown = [
         rule
-        for rule in site.slice.alert_rules
-        if who.cameras is None or (rule.cameras and all(map(who.sees, rule.cameras)))
+        for rule in app.config.alert_rules
+        if principal.cameras is None or (rule.cameras and all(map(principal.can_see, rule.cameras)))
     ]
     return RulesReply(
         rules=shown,
@@ -84,8 +84,8 @@ async def rules(site: SiteContext, who: Who) -> RulesReply:
             for event in get_args(EventKind)
         ],
         breaches=list(get_args(Breach)),
-        channels=[channel.id for channel in site.slice.alert_channels],
-        quiet_hours=list(site.slice.quiet_hours),
+        channels=[channel.id for channel in app.config.alert_channels],
+        quiet_hours=list(app.config.quiet_hours),
     )
 
 
@@ -96,70 +96,80 @@ async def rules(site: SiteContext, who: Who) -> RulesReply:
     tags=["alerts"],
     responses={**REFUSED, **UNAVAILABLE},
 )
-async def channels(site: SiteContext) -> ChannelsReply:
+async def channels(app: AppDependency) -> ChannelsReply:
     """Queue, deliveries and failures of each channel of alerts; channels are set in the configuration file alone."""
-    named = site.slice.alert_channels
+    named = app.config.alert_channels
     # Any: redis-py types its replies differently from release to release.
-    pipe: Any = site.redis.pipeline(transaction=False)
+    pipe: Any = app.redis.pipeline(transaction=False)
     for channel in named:
-        pipe.zcard(due_key(channel.id, site.prefix))
-        pipe.zrange(due_key(channel.id, site.prefix), 0, 0, withscores=True)
-        pipe.hgetall(books_key(channel.id, site.prefix))
-        pipe.xlen(dead_key(STREAM, channel.id, site.prefix))
+        pipe.zcard(due_key(channel.id, app.prefix))
+        pipe.zrange(due_key(channel.id, app.prefix), 0, 0, withscores=True)
+        pipe.hgetall(stats_key(channel.id, app.prefix))
+        pipe.xlen(dead_key(DEAD_LETTER_STREAM, channel.id, app.prefix))
     replies = await pipe.execute() if named else []
     problems = {
-        name: text for row in await snapshots(site) for name, text in row.texts.get("channel_problem", {}).items()
+        name: text for row in await read_snapshots(app) for name, text in row.texts.get("channel_problem", {}).items()
     }
     return ChannelsReply(
         channels=[
-            _channel(channel, waiting, first, books, letters, problems.get(channel.id, ""))
+            _to_channel_reply(channel, waiting, first, books, letters, problems.get(channel.id, ""))
             for channel, waiting, first, books, letters in zip(named, *(replies[at::4] for at in range(4)))
         ]
     )
 
 
-def _channel(
-    channel: NamedChannel,
+def _to_channel_reply(
+    channel: ChannelSummary,
     waiting: int,
-    first: list[tuple[bytes, float]],
-    books: dict[bytes, bytes],
+    first_due: list[tuple[bytes, float]],
+    raw_stats: dict[bytes, bytes],
     dead_letters: int,
     problem: str,
 ) -> ChannelReply:
-    kept = books_of(books)
+    kept = parse_stats(raw_stats)
     return ChannelReply(
         id=channel.id,
         type=channel.type,
         waiting=waiting,
-        next_attempt=rfc3339(float(first[0][1])) if first else None,
+        next_attempt=format_rfc3339(float(first_due[0][1])) if first_due else None,
         sent=kept.sent,
-        last_sent=None if kept.sent_at is None else rfc3339(kept.sent_at),
+        last_sent=None if kept.sent_at is None else format_rfc3339(kept.sent_at),
         failed=kept.failed,
-        last_failed=None if kept.failed_at is None else rfc3339(kept.failed_at),
+        last_failed=None if kept.failed_at is None else format_rfc3339(kept.failed_at),
         attempts=channel.attempts,
         dead_letters=dead_letters,
         problem=problem,
     )
 
 
-@post("/alert-rules", need="configure", summary="Add a rule", tags=["alerts"], responses=CHANGED)
+@post("/alert-rules", need="configure", summary="Add a rule", tags=["alerts"], responses=CHANGE_RESPONSES)
 async def add_rule(
-    site: SiteContext, request: Request[Any, Any, Any], who: Who, data: JSONBody[AlertRule]
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[AlertRule]
 ) -> ChangeReply:
     """Its channels are those of the configuration: their addresses and secrets are not for this interface."""
-    sees_all(who)
-    edit = Edit(mode="create", path=("alerts.rules", data.id), value=sparse(data))
-    return await order_change(site, request, who, edit, "rule.create")
+    require_all_cameras(principal)
+    edit = Edit(mode="create", path=("alerts.rules", data.id), value=omit_defaults(data))
+    return await apply_site_change(app, request, principal, edit, "rule.create")
 
 
-@put("/alert-rules/{rule_id:str}", need="configure", summary="Replace a rule", tags=["alerts"], responses=CHANGED)
+@put(
+    "/alert-rules/{rule_id:str}",
+    need="configure",
+    summary="Replace a rule",
+    tags=["alerts"],
+    responses=CHANGE_RESPONSES,
+)
 async def replace_rule(
-    site: SiteContext, request: Request[Any, Any, Any], who: Who, rule_id: RulePath, data: JSONBody[AlertRule]
+    app: AppDependency,
+    request: Request[Any, Any, Any],
+    principal: PrincipalDependency,
+    rule_id: RulePath,
+    data: JSONBody[AlertRule],
 ) -> ChangeReply:
     """All of its settings; what is left out gets its default."""
-    sees_all(who)
-    edit = Edit(mode="replace", path=("alerts.rules", rule_id), value=sparse(data))
-    return await order_change(site, request, who, edit, "rule.change")
+    require_all_cameras(principal)
+    edit = Edit(mode="replace", path=("alerts.rules", rule_id), value=omit_defaults(data))
+    return await apply_site_change(app, request, principal, edit, "rule.change")
 
 
 @delete(
@@ -168,12 +178,16 @@ async def replace_rule(
     summary="Remove a rule",
     tags=["alerts"],
     status_code=200,
-    responses=CHANGED,
+    responses=CHANGE_RESPONSES,
 )
-async def remove_rule(site: SiteContext, request: Request[Any, Any, Any], who: Who, rule_id: RulePath) -> ChangeReply:
+async def remove_rule(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, rule_id: RulePath
+) -> ChangeReply:
     """Alerts that it has raised stay."""
-    sees_all(who)
-    return await order_change(site, request, who, Edit(mode="delete", path=("alerts.rules", rule_id)), "rule.remove")
+    require_all_cameras(principal)
+    return await apply_site_change(
+        app, request, principal, Edit(mode="delete", path=("alerts.rules", rule_id)), "rule.remove"
+    )
 
 
-router = Router("/", route_handlers=[rules, add_rule, replace_rule, remove_rule, channels])
+alert_rules_router = Router("/", route_handlers=[rules, add_rule, replace_rule, remove_rule, channels])

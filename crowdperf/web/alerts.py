@@ -13,16 +13,16 @@ from crowdperf.accounts import audit
 from crowdperf.accounts.permissions import Principal
 from crowdperf.storage import alerts as stored
 from crowdperf.storage.alerts import AlertView
-from crowdperf.web.access import Who
-from crowdperf.web.context import Context, SiteContext
+from crowdperf.web.access import PrincipalDependency
+from crowdperf.web.context import AppDependency, AppState
 from crowdperf.web.openapi import BAD_REQUEST, CONFLICT, NOT_FOUND, REFUSED, UNAVAILABLE
-from crowdperf.web.parameters import CameraFilter, instant, rfc3339
-from crowdperf.web.problems import Problem, bad_parameter
+from crowdperf.web.parameters import CameraFilter, format_rfc3339, parse_instant
+from crowdperf.web.problems import ApiProblem, bad_parameter
 
 AlertPath = Annotated[str, PathParameter(description="The alert's id.", max_length=256)]
-TROUBLE = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
-STATES = ("open", "acknowledged", "closed")
-SEVERITIES = ("info", "warning", "critical")
+ALERT_ERRORS = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
+ALERT_STATES = ("open", "acknowledged", "closed")
+ALERT_SEVERITIES = ("info", "warning", "critical")
 
 
 class AlertsReply(Struct, kw_only=True):
@@ -40,13 +40,13 @@ class AlertsReply(Struct, kw_only=True):
     responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
 )
 async def alerts(
-    site: SiteContext,
-    who: Who,
+    app: AppDependency,
+    principal: PrincipalDependency,
     state_: Annotated[
-        str | None, QueryParameter(name="state", description=f"Any of {', '.join(STATES)}.", max_length=40)
+        str | None, QueryParameter(name="state", description=f"Any of {', '.join(ALERT_STATES)}.", max_length=40)
     ] = None,
     severity: Annotated[
-        str | None, QueryParameter(description=f"Any of {', '.join(SEVERITIES)}.", max_length=40)
+        str | None, QueryParameter(description=f"Any of {', '.join(ALERT_SEVERITIES)}.", max_length=40)
     ] = None,
     rule: Annotated[str | None, QueryParameter(description="Only this rule's id.", max_length=64)] = None,
     camera: CameraFilter = None,
@@ -57,8 +57,11 @@ async def alerts(
     limit: Annotated[int, QueryParameter(description="Alerts per page.", ge=1, le=500)] = 100,
 ) -> AlertsReply:
     """Alerts about the cameras that the asker may see."""
-    states, severities = _any_of("state", state_, STATES), _any_of("severity", severity, SEVERITIES)
-    until = instant("before", before) if before else site.now() + 3600
+    states, severities = (
+        _parse_choices("state", state_, ALERT_STATES),
+        _parse_choices("severity", severity, ALERT_SEVERITIES),
+    )
+    until = parse_instant("before", before) if before else app.now() + 3600
 
     def admits(view: AlertView) -> bool:
         alert = view.alert
@@ -68,19 +71,19 @@ async def alerts(
             and rule in (None, alert.rule)
             and camera in (None, alert.camera)
             and (alert.escalated > 0 or not escalated)
-            and who.sees(alert.camera)
+            and principal.can_see(alert.camera)
         )
 
-    rows = await stored.newest(site.redis, until, limit, admits, site.prefix)
-    last = rfc3339(rows[-1].alert.raised_at) if len(rows) >= limit else None
+    rows = await stored.load_newest(app.redis, until, limit, admits, app.prefix)
+    last = format_rfc3339(rows[-1].alert.raised_at) if len(rows) >= limit else None
     return AlertsReply(alerts=rows, next=last)
 
 
-def _any_of(name: str, text: str | None, known: tuple[str, ...]) -> tuple[str, ...]:
+def _parse_choices(name: str, text: str | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
     """What a comma-separated parameter names; all of `known` where it is not given."""
-    wanted = known if text is None else tuple(text.split(","))
-    if not set(wanted) <= set(known):
-        raise bad_parameter(name, text or "", f"use any of: {', '.join(known)}, with commas between them.")
+    wanted = allowed if text is None else tuple(text.split(","))
+    if not set(wanted) <= set(allowed):
+        raise bad_parameter(name, text or "", f"use any of: {', '.join(allowed)}, with commas between them.")
     return wanted
 
 
@@ -90,11 +93,13 @@ def _any_of(name: str, text: str | None, known: tuple[str, ...]) -> tuple[str, .
     status_code=HTTPStatus.OK,
     summary="Acknowledge",
     tags=["alerts"],
-    responses=TROUBLE,
+    responses=ALERT_ERRORS,
 )
-async def acknowledge(site: SiteContext, request: Request[Any, Any, Any], who: Who, alert_id: AlertPath) -> AlertView:
+async def acknowledge(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, alert_id: AlertPath
+) -> AlertView:
     """Somebody takes care of it: it is not escalated any further."""
-    return await _answer(site, request, who, alert_id, "acknowledged")
+    return await _change_state(app, request, principal, alert_id, "acknowledged")
 
 
 @post(
@@ -103,30 +108,32 @@ async def acknowledge(site: SiteContext, request: Request[Any, Any, Any], who: W
     status_code=HTTPStatus.OK,
     summary="Close",
     tags=["alerts"],
-    responses=TROUBLE,
+    responses=ALERT_ERRORS,
 )
-async def close(site: SiteContext, request: Request[Any, Any, Any], who: Who, alert_id: AlertPath) -> AlertView:
+async def close(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, alert_id: AlertPath
+) -> AlertView:
     """It is done, whether or not its cause has ended."""
-    return await _answer(site, request, who, alert_id, "closed")
+    return await _change_state(app, request, principal, alert_id, "closed")
 
 
-async def _answer(
-    site: Context,
+async def _change_state(
+    app: AppState,
     request: Request[Any, Any, Any],
-    who: Principal,
+    principal: Principal,
     alert_id: str,
     state: Literal["acknowledged", "closed"],
 ) -> AlertView:
-    view = await stored.load(site.redis, alert_id, site.prefix)
-    if view is None or not who.sees(view.alert.camera):
-        raise Problem(HTTPStatus.NOT_FOUND, "there is no such alert. Remedy: see /api/v1/alerts.")
-    done = await stored.answer(site.redis, view, state, who.name or who.kind, site.now(), site.prefix)
+    view = await stored.load(app.redis, alert_id, app.prefix)
+    if view is None or not principal.can_see(view.alert.camera):
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such alert. Remedy: see /api/v1/alerts.")
+    done = await stored.answer_alert(app.redis, view, state, principal.name or principal.kind, app.now(), app.prefix)
     if done != "done":
-        raise Problem(HTTPStatus.CONFLICT, f"the alert is {done} already. Remedy: read it again.")
-    pipe = site.redis.pipeline(transaction=False)
-    audit.stage(pipe, site.entry(who, request, f"alert.{state}", alert_id[:200]), site.prefix)
+        raise ApiProblem(HTTPStatus.CONFLICT, f"the alert is {done} already. Remedy: read it again.")
+    pipe = app.redis.pipeline(transaction=False)
+    audit.stage_entry(pipe, app.build_audit_entry(principal, request, f"alert.{state}", alert_id[:200]), app.prefix)
     await pipe.execute()
-    after = await stored.load(site.redis, alert_id, site.prefix)
+    after = await stored.load(app.redis, alert_id, app.prefix)
     return after or view
 
 

@@ -19,7 +19,7 @@ from litestar.static_files import create_static_files_router
 from crowdperf import config
 from crowdperf.runtime import Metrics
 from crowdperf.settings.paths import Paths
-from crowdperf.slices import WebSlice, web_slice
+from crowdperf.slices import WebConfig, build_web_config
 from crowdperf.web import (
     alert_rules,
     alerts,
@@ -44,24 +44,24 @@ from crowdperf.web import (
     violations,
     visits,
 )
-from crowdperf.web.access import Who, guard, provide_who
-from crowdperf.web.context import Context, SiteContext
-from crowdperf.web.openapi import config as openapi_config
-from crowdperf.web.problems import HANDLERS
-from crowdperf.web.security import add_headers
+from crowdperf.web.access import PrincipalDependency, authorize, provide_principal
+from crowdperf.web.context import AppDependency, AppState
+from crowdperf.web.openapi import build_openapi_config as openapi_config
+from crowdperf.web.problems import EXCEPTION_HANDLERS
+from crowdperf.web.security import add_security_headers
 
-PAGES = Path(__file__).resolve().parents[2] / "web"
-LARGEST_BODY = 64 * 1024
+PAGES_DIR = Path(__file__).resolve().parents[2] / "web"
+MAX_BODY_BYTES = 64 * 1024
 
 
-def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
+def create_app(config: WebConfig, metrics: Metrics | None = None) -> Litestar:
     """The application of one site.
 
     Args:
         slice_: its configuration.
         metrics: where the process counts; an own one that nobody publishes by default.
     """
-    context = Context(slice_, metrics or Metrics())
+    context = AppState(config, metrics or Metrics())
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
@@ -71,7 +71,7 @@ def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
         finally:
             await context.close()
 
-    def provide() -> Context:
+    def provide() -> AppState:
         return context
 
     app = Litestar(
@@ -81,17 +81,17 @@ def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
                 route_handlers=[
                     site.router,
                     history.router,
-                    exports.router,
+                    exports.exports_router,
                     report.router,
-                    audits.router,
+                    audits.audits_router,
                     stream.router,
                     live.router,
                     sign_in.router,
                     users.router,
                     cameras.router,
                     areas.router,
-                    alert_rules.router,
-                    density.router,
+                    alert_rules.alert_rules_router,
+                    density.density_router,
                     system.router,
                     shapes.router,
                     versions.router,
@@ -105,7 +105,7 @@ def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
             operations.router,
             create_static_files_router(
                 "/",
-                directories=[PAGES],
+                directories=[PAGES_DIR],
                 html_mode=True,
                 opt={"need": "open"},
                 # Revalidated each time, so that an update of the server is an update of its pages.
@@ -113,28 +113,28 @@ def create_app(slice_: WebSlice, metrics: Metrics | None = None) -> Litestar:
             ),
         ],
         dependencies={
-            "site": Provide(provide, sync_to_thread=False, use_cache=True),
-            "who": Provide(provide_who, sync_to_thread=False),
+            "app": Provide(provide, sync_to_thread=False, use_cache=True),
+            "principal": Provide(provide_principal, sync_to_thread=False),
         },
-        guards=[guard],
-        exception_handlers=HANDLERS,
-        before_send=[add_headers],
+        guards=[authorize],
+        exception_handlers=EXCEPTION_HANDLERS,
+        before_send=[add_security_headers],
         lifespan=[lifespan],
         openapi_config=openapi_config(),
-        request_max_body_size=LARGEST_BODY,
+        request_max_body_size=MAX_BODY_BYTES,
         # Litestar would replace this process's log handler, and with it the one that takes secrets out.
         logging_config=None,
-        signature_namespace={"SiteContext": SiteContext, "Who": Who},
+        signature_namespace={"AppDependency": AppDependency, "PrincipalDependency": PrincipalDependency},
     )
-    app.state.context = context
+    app.state.app_state = context
     return app
 
 
-def _by_hand() -> Litestar:
+def _create_standalone_app() -> Litestar:
     """The application of the configuration that the environment names, for an uvicorn started by hand."""
     path = Path(os.environ.get("CROWDPERF_CONFIG", "config.json"))
     paths = Paths(Path(os.environ.get("CROWDPERF_DATA", "var")))
-    app = create_app(web_slice(config.load(path), paths))
+    app = create_app(build_web_config(config.load(path), paths))
     app.on_startup.append(_end_streams_on_signal)
     return app
 
@@ -147,7 +147,7 @@ def _end_streams_on_signal(app: Litestar) -> None:
         before = signal.getsignal(number)
 
         def on_signal(number: int, frame: FrameType | None, before: Any = before) -> None:
-            app.state.context.end_streams()
+            app.state.app_state.end_streams()
             if callable(before):
                 before(number, frame)
 
@@ -158,5 +158,5 @@ def __getattr__(name: str) -> Any:
     """`app`, made when it is first asked for: importing this module reads no configuration."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()["app"] = made = _by_hand()
+    globals()["app"] = made = _create_standalone_app()
     return made

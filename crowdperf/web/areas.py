@@ -10,13 +10,13 @@ from msgspec import Struct
 
 from crowdperf.accounts.permissions import Principal
 from crowdperf.settings.area import Area, AreaZone, Door
-from crowdperf.storage.areas import AreaNow, read
-from crowdperf.supervision.edits import Edit, sparse
-from crowdperf.web.access import Who, sees_all
-from crowdperf.web.cameras import CHANGED, ChangeReply, order_change
-from crowdperf.web.context import SiteContext
+from crowdperf.storage.areas import AreaSnapshot, read_areas
+from crowdperf.supervision.edits import Edit, omit_defaults
+from crowdperf.web.access import PrincipalDependency, require_all_cameras
+from crowdperf.web.cameras import CHANGE_RESPONSES, ChangeReply, apply_site_change
+from crowdperf.web.context import AppDependency
 from crowdperf.web.openapi import REFUSED, UNAVAILABLE
-from crowdperf.web.parameters import rfc3339
+from crowdperf.web.parameters import format_rfc3339
 from crowdperf.web.replies import Time
 
 AreaPath = Annotated[str, PathParameter(description="The area's id.", max_length=64)]
@@ -54,29 +54,41 @@ class AreasReply(Struct, kw_only=True):
 
 
 @get("/areas", need="read", summary="Areas now", tags=["site"], responses={**REFUSED, **UNAVAILABLE})
-async def areas(site: SiteContext, who: Who) -> AreasReply:
+async def areas(app: AppDependency, principal: PrincipalDependency) -> AreasReply:
     """How many are in each area, give or take. Who may see some cameras only sees the areas that those alone make."""
-    now = await read(site.redis, site.prefix)
-    shown = [area for area in site.slice.areas if _visible(area, who)]
-    return AreasReply(areas=[_reply(area, now.get(area.id)) for area in shown])
+    now = await read_areas(app.redis, app.prefix)
+    shown = [area for area in app.config.areas if _is_visible(area, principal)]
+    return AreasReply(areas=[_to_area_reply(area, now.get(area.id)) for area in shown])
 
 
-@post("/areas", need="configure", summary="Add an area", tags=["configuration"], responses=CHANGED)
-async def add_area(site: SiteContext, request: Request[Any, Any, Any], who: Who, data: JSONBody[Area]) -> ChangeReply:
+@post("/areas", need="configure", summary="Add an area", tags=["configuration"], responses=CHANGE_RESPONSES)
+async def add_area(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[Area]
+) -> ChangeReply:
     """Its doors and zones must exist."""
-    sees_all(who)
-    edit = Edit(mode="create", path=("areas", data.id), value=sparse(data))
-    return await order_change(site, request, who, edit, "area.create")
+    require_all_cameras(principal)
+    edit = Edit(mode="create", path=("areas", data.id), value=omit_defaults(data))
+    return await apply_site_change(app, request, principal, edit, "area.create")
 
 
-@put("/areas/{area_id:str}", need="configure", summary="Replace an area", tags=["configuration"], responses=CHANGED)
+@put(
+    "/areas/{area_id:str}",
+    need="configure",
+    summary="Replace an area",
+    tags=["configuration"],
+    responses=CHANGE_RESPONSES,
+)
 async def replace_area(
-    site: SiteContext, request: Request[Any, Any, Any], who: Who, area_id: AreaPath, data: JSONBody[Area]
+    app: AppDependency,
+    request: Request[Any, Any, Any],
+    principal: PrincipalDependency,
+    area_id: AreaPath,
+    data: JSONBody[Area],
 ) -> ChangeReply:
     """All of its settings; what is left out gets its default."""
-    sees_all(who)
-    edit = Edit(mode="replace", path=("areas", area_id), value=sparse(data))
-    return await order_change(site, request, who, edit, "area.change")
+    require_all_cameras(principal)
+    edit = Edit(mode="replace", path=("areas", area_id), value=omit_defaults(data))
+    return await apply_site_change(app, request, principal, edit, "area.change")
 
 
 @delete(
@@ -85,27 +97,29 @@ async def replace_area(
     summary="Remove an area",
     tags=["configuration"],
     status_code=200,
-    responses=CHANGED,
+    responses=CHANGE_RESPONSES,
 )
-async def remove_area(site: SiteContext, request: Request[Any, Any, Any], who: Who, area_id: AreaPath) -> ChangeReply:
+async def remove_area(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, area_id: AreaPath
+) -> ChangeReply:
     """Its doors and zones stay."""
-    sees_all(who)
-    return await order_change(site, request, who, Edit(mode="delete", path=("areas", area_id)), "area.remove")
+    require_all_cameras(principal)
+    return await apply_site_change(app, request, principal, Edit(mode="delete", path=("areas", area_id)), "area.remove")
 
 
-def _visible(area: Area, who: Principal) -> bool:
-    return all(map(who.sees, [*(door.camera for door in area.doors), *(zone.camera for zone in area.zones)]))
+def _is_visible(area: Area, principal: Principal) -> bool:
+    return all(map(principal.can_see, [*(door.camera for door in area.doors), *(zone.camera for zone in area.zones)]))
 
 
-def _reply(area: Area, now: AreaNow | None) -> AreaReply:
+def _to_area_reply(area: Area, now: AreaSnapshot | None) -> AreaReply:
     known = AreaReply(id=area.id, name=area.name or area.id, limit=area.limit, doors=area.doors, zones=area.zones)
     if now is not None:
         known.occupancy, known.uncertainty = now.occupancy, now.uncertainty
         known.entries, known.exits = now.entries, now.exits
-        known.since, known.time = rfc3339(now.since), rfc3339(now.at)
+        known.since, known.time = format_rfc3339(now.since), format_rfc3339(now.at)
         known.over_limit = now.over_limit
         known.last_door, known.last_entered = now.last_door, now.last_entered
-        known.last_crossing = rfc3339(now.last_at) if now.last_at else None
+        known.last_crossing = format_rfc3339(now.last_at) if now.last_at else None
     return known
 
 

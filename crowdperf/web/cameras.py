@@ -12,13 +12,13 @@ from litestar.params import HeaderParameter, JSONBody
 from msgspec import Meta, Struct
 
 from crowdperf.accounts.permissions import Principal
-from crowdperf.counting.usable import ASPECT
+from crowdperf.counting.usable import DEFAULT_ASPECT
 from crowdperf.frames.ring import RingUnavailable
 from crowdperf.settings.camera import Camera
-from crowdperf.supervision.edits import Edit, revision, sparse
-from crowdperf.supervision.orders import Look, Order, Outcome
-from crowdperf.web.access import Who, sees_all
-from crowdperf.web.context import Context, SiteContext
+from crowdperf.supervision.edits import Edit, compute_revision, omit_defaults
+from crowdperf.supervision.orders import ConfigRequest, ConfigResponse, ProbeRequest
+from crowdperf.web.access import PrincipalDependency, require_all_cameras
+from crowdperf.web.context import AppDependency, AppState
 from crowdperf.web.openapi import (
     BAD_REQUEST,
     CONFLICT,
@@ -30,9 +30,9 @@ from crowdperf.web.openapi import (
     UNAVAILABLE,
     JpegSpec,
 )
-from crowdperf.web.problems import Problem
+from crowdperf.web.problems import ApiProblem
 from crowdperf.web.replies import CameraReply
-from crowdperf.web.site import CameraPath, camera_reply, camera_state
+from crowdperf.web.site import CameraPath, get_camera_state, to_camera_reply
 
 IfMatch = Annotated[
     str | None,
@@ -40,7 +40,7 @@ IfMatch = Annotated[
         name="If-Match", description="The ETag that the camera was loaded with: 412 if it has changed.", max_length=200
     ),
 ]
-CHANGED = {**BAD_REQUEST, **NOT_FOUND, **CONFLICT, **PRECONDITION, **REFUSED, **UNAVAILABLE}
+CHANGE_RESPONSES = {**BAD_REQUEST, **NOT_FOUND, **CONFLICT, **PRECONDITION, **REFUSED, **UNAVAILABLE}
 
 
 class CameraSaved(CameraReply, kw_only=True):
@@ -60,7 +60,7 @@ class ChangeReply(Struct, kw_only=True):
     running: bool
 
 
-class Source(Struct, kw_only=True, forbid_unknown_fields=True):
+class SourceTestRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """A source to try. To try a saved camera, name it and send its URL as it is shown."""
 
     url: Annotated[str, Meta(min_length=1, max_length=2000, examples=["rtsp://viewer:secret@192.0.2.10/stream2"])]
@@ -68,14 +68,14 @@ class Source(Struct, kw_only=True, forbid_unknown_fields=True):
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
 
 
-@post("/cameras", need="configure", summary="Add a camera", tags=["configuration"], responses=CHANGED)
+@post("/cameras", need="configure", summary="Add a camera", tags=["configuration"], responses=CHANGE_RESPONSES)
 async def add_camera(
-    site: SiteContext, request: Request[Any, Any, Any], who: Who, data: JSONBody[Camera]
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[Camera]
 ) -> Response[CameraSaved]:
     """Its capture process starts at once. For who may see all cameras only."""
-    sees_all(who)
-    edit = Edit(mode="create", path=("cameras", data.id), value=sparse(data))
-    return await save(site, request, who, data.id, edit, "camera.create", None, HTTPStatus.CREATED)
+    require_all_cameras(principal)
+    edit = Edit(mode="create", path=("cameras", data.id), value=omit_defaults(data))
+    return await save_camera(app, request, principal, data.id, edit, "camera.create", None, HTTPStatus.CREATED)
 
 
 @get(
@@ -85,27 +85,31 @@ async def add_camera(
     tags=["configuration"],
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
 )
-async def camera_config(site: SiteContext, who: Who, camera_id: CameraPath) -> Response[Camera]:
+async def camera_config(app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath) -> Response[Camera]:
     """All of them, defaults included: what PUT takes back. The URL is redacted; sent back as it is, it stays."""
-    camera = site.camera(camera_id, who)
-    return Response(camera, headers={"ETag": f'"{revision(camera)}"'})
+    camera = app.get_camera(camera_id, principal)
+    return Response(camera, headers={"ETag": f'"{compute_revision(camera)}"'})
 
 
 @put(
-    "/cameras/{camera_id:str}", need="configure", summary="Replace a camera", tags=["configuration"], responses=CHANGED
+    "/cameras/{camera_id:str}",
+    need="configure",
+    summary="Replace a camera",
+    tags=["configuration"],
+    responses=CHANGE_RESPONSES,
 )
 async def replace_camera(
-    site: SiteContext,
+    app: AppDependency,
     request: Request[Any, Any, Any],
-    who: Who,
+    principal: PrincipalDependency,
     camera_id: CameraPath,
     data: JSONBody[Camera],
     if_match: IfMatch = None,
 ) -> Response[CameraSaved]:
     """All of its settings; what is left out gets its default."""
-    site.camera(camera_id, who)
-    edit = Edit(mode="replace", path=("cameras", camera_id), value=sparse(data))
-    return await save(site, request, who, camera_id, edit, "camera.change", if_match)
+    app.get_camera(camera_id, principal)
+    edit = Edit(mode="replace", path=("cameras", camera_id), value=omit_defaults(data))
+    return await save_camera(app, request, principal, camera_id, edit, "camera.change", if_match)
 
 
 @patch(
@@ -113,12 +117,12 @@ async def replace_camera(
     need="configure",
     summary="Change some of a camera's settings",
     tags=["configuration"],
-    responses=CHANGED,
+    responses=CHANGE_RESPONSES,
 )
 async def change_camera(
-    site: SiteContext,
+    app: AppDependency,
     request: Request[Any, Any, Any],
-    who: Who,
+    principal: PrincipalDependency,
     camera_id: CameraPath,
     data: JSONBody[dict[str, Any]],
     if_match: IfMatch = None,
@@ -126,9 +130,9 @@ async def change_camera(
     """A JSON merge patch (RFC 7396): null takes a setting back to its default, `{"enabled": false}` switches the camera
     off. `lines` and `zones` replace the present ones; one with the id of a present one keeps what it does not name.
     """
-    site.camera(camera_id, who)
+    app.get_camera(camera_id, principal)
     edit = Edit(mode="merge", path=("cameras", camera_id), value=data)
-    return await save(site, request, who, camera_id, edit, "camera.change", if_match)
+    return await save_camera(app, request, principal, camera_id, edit, "camera.change", if_match)
 
 
 @delete(
@@ -137,15 +141,19 @@ async def change_camera(
     summary="Remove a camera",
     tags=["configuration"],
     status_code=200,
-    responses=CHANGED,
+    responses=CHANGE_RESPONSES,
 )
 async def remove_camera(
-    site: SiteContext, request: Request[Any, Any, Any], who: Who, camera_id: CameraPath, if_match: IfMatch = None
+    app: AppDependency,
+    request: Request[Any, Any, Any],
+    principal: PrincipalDependency,
+    camera_id: CameraPath,
+    if_match: IfMatch = None,
 ) -> ChangeReply:
     """Its history stays."""
-    site.camera(camera_id, who)
+    app.get_camera(camera_id, principal)
     edit = Edit(mode="delete", path=("cameras", camera_id))
-    outcome = await change(site, request, who, camera_id, edit, "camera.remove", if_match)
+    outcome = await apply_change(app, request, principal, camera_id, edit, "camera.remove", if_match)
     return ChangeReply(version=outcome.version, restarts=list(outcome.restarts), running=outcome.running)
 
 
@@ -158,22 +166,24 @@ async def remove_camera(
     media_type="image/jpeg",
     responses={200: JpegSpec, **BAD_REQUEST, **NOT_FOUND, **REFUSED, **NO_PICTURE, **TOO_MANY},
 )
-async def test_source(site: SiteContext, who: Who, data: JSONBody[Source]) -> Response[bytes]:
+async def test_source(
+    app: AppDependency, principal: PrincipalDependency, data: JSONBody[SourceTestRequest]
+) -> Response[bytes]:
     """A picture of now, or 422 with the reason why there is none, within ten seconds."""
-    if data.camera or who.cameras is not None:
-        site.camera(data.camera, who)
-    asked = Look(url=data.url, camera=data.camera, rtsp_transport=data.rtsp_transport)
-    seen = await site.office.look(asked)
+    if data.camera or principal.cameras is not None:
+        app.get_camera(data.camera, principal)
+    asked = ProbeRequest(url=data.url, camera=data.camera, rtsp_transport=data.rtsp_transport)
+    seen = await app.config_client.probe_source(asked)
     if not seen.ok:
-        raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, seen.detail)
+        raise ApiProblem(HTTPStatus.UNPROCESSABLE_ENTITY, seen.detail)
     headers = {"X-Source-Width": str(seen.width), "X-Source-Height": str(seen.height), "X-Source-Fps": f"{seen.fps:g}"}
     return Response(seen.jpeg, media_type="image/jpeg", headers=headers)
 
 
-async def save(
-    site: Context,
+async def save_camera(
+    app: AppState,
     request: Request[Any, Any, Any],
-    who: Principal,
+    principal: Principal,
     camera_id: str,
     edit: Edit,
     action: str,
@@ -181,10 +191,10 @@ async def save(
     status: HTTPStatus = HTTPStatus.OK,
 ) -> Response[CameraSaved]:
     """Make the change and show the camera as it is by then."""
-    outcome = await change(site, request, who, camera_id, edit, action, if_match)
+    outcome = await apply_change(app, request, principal, camera_id, edit, action, if_match)
     camera = msgspec.convert(next(row for row in outcome.cameras if row["id"] == camera_id), Camera)
-    state = await asyncio.to_thread(camera_state, site, camera)
-    shown = camera_reply(camera, state)
+    state = await asyncio.to_thread(get_camera_state, app, camera)
+    shown = to_camera_reply(camera, state)
     saved = CameraSaved(
         version=outcome.version,
         restarts=list(outcome.restarts),
@@ -194,52 +204,52 @@ async def save(
     return Response(saved, status_code=status, headers={"ETag": f'"{outcome.revisions[camera_id]}"'})
 
 
-async def change(
-    site: Context,
+async def apply_change(
+    app: AppState,
     request: Request[Any, Any, Any],
-    who: Principal,
+    principal: Principal,
     camera_id: str,
     edit: Edit,
     action: str,
     if_match: str | None,
-) -> Outcome:
+) -> ConfigResponse:
     """Have the change made, and write it into the audit log.
 
     Raises:
         Problem: it cannot be made.
     """
-    known = next((row for row in site.slice.cameras if row.id == camera_id), None)
+    known = next((row for row in app.config.cameras if row.id == camera_id), None)
     expected = (if_match or "").removeprefix("W/").strip('"')
-    order = Order(
+    order = ConfigRequest(
         do="edit",
         edits=(edit,),
         expect={camera_id: expected} if expected and expected != "*" else {},
-        who=who.name,
+        who=principal.name,
         comment=f"{action} {'/'.join(edit.path[1::2])}",
-        aspects={camera_id: await asyncio.to_thread(aspect_of, site, known)} if known else {},
+        aspects={camera_id: await asyncio.to_thread(get_aspect, app, known)} if known else {},
     )
-    outcome = await site.office.ask(order)
+    outcome = await app.config_client.request(order)
     fields = ", ".join(sorted(edit.value)) if isinstance(edit.value, dict) else ""
     detail = f"version {outcome.version}; {fields}" if fields else f"version {outcome.version}"
-    await site.note(who, request, action, "/".join(edit.path[1::2]), detail)
+    await app.write_audit_entry(principal, request, action, "/".join(edit.path[1::2]), detail)
     return outcome
 
 
-def aspect_of(site: Context, camera: Camera) -> float:
+def get_aspect(app: AppState, camera: Camera) -> float:
     """Width by height of the camera's picture; 16:9 while it is not known."""
-    view = site.view(camera.id)
+    view = app.get_ring_view(camera.id)
     try:
-        state = view.state() if view else None
+        state = view.read_state() if view else None
     except RingUnavailable:
         state = None
-    return state.width / state.height if state else ASPECT
+    return state.width / state.height if state else DEFAULT_ASPECT
 
 
-async def order_change(
-    site: Context, request: Request[Any, Any, Any], who: Principal, edit: Edit, action: str
+async def apply_site_change(
+    app: AppState, request: Request[Any, Any, Any], principal: Principal, edit: Edit, action: str
 ) -> ChangeReply:
     """A change of something that is no camera's."""
-    outcome = await change(site, request, who, "", edit, action, None)
+    outcome = await apply_change(app, request, principal, "", edit, action, None)
     return ChangeReply(version=outcome.version, restarts=list(outcome.restarts), running=outcome.running)
 
 

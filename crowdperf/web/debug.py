@@ -10,29 +10,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from crowdperf.runtime import Snapshot
+from crowdperf.runtime import ProcessSnapshot
 from crowdperf.settings.camera import Camera
 from crowdperf.web.pictures import RingState
 from crowdperf.web.rates import Rates
 
-CAPTURE = "capture-"
-DROPS = "drops_"
-RESTARTS = "ffmpeg_restarts_"
+CAPTURE_PREFIX = "capture-"
+DROPS_PREFIX = "drops_"
+RESTARTS_PREFIX = "ffmpeg_restarts_"
 
 
-class _Seen:
+class _CameraMetrics:
     """What all processes say about one camera."""
 
-    def __init__(self, camera: str, snapshots: list[Snapshot], rates: Rates) -> None:
+    def __init__(self, camera: str, snapshots: list[ProcessSnapshot], rates: Rates) -> None:
         self._camera = camera
         self._snapshots = snapshots
         self._rates = rates
 
-    def _rows(self, table: str) -> list[tuple[Snapshot, str, str, Any]]:
+    def _find_rows(self, table: str) -> list[tuple[ProcessSnapshot, str, str, Any]]:
         """(snapshot, name, label, value) of everything that concerns the camera."""
         found = []
         for snapshot in self._snapshots:
-            own = snapshot.process == CAPTURE + self._camera
+            own = snapshot.process == CAPTURE_PREFIX + self._camera
             for name, row in getattr(snapshot, table).items():
                 for label in (self._camera, "") if own else (self._camera,):
                     if label in row:
@@ -40,46 +40,46 @@ class _Seen:
                         break
         return found
 
-    def total(self, name: str) -> float:
-        return sum((float(value) for _, found, _, value in self._rows("counters") if found == name), 0.0)
+    def sum_counter(self, name: str) -> float:
+        return sum((float(value) for _, found, _, value in self._find_rows("counters") if found == name), 0.0)
 
-    def rate(self, name: str) -> float | None:
+    def get_rate(self, name: str) -> float | None:
         rates = [
-            self._rates.counter(snapshot, name, label)
-            for snapshot, found, label, _ in self._rows("counters")
+            self._rates.get_rate(snapshot, name, label)
+            for snapshot, found, label, _ in self._find_rows("counters")
             if found == name
         ]
         known = [rate for rate in rates if rate is not None]
         return round(sum(known), 2) if known else None
 
-    def fps(self, what: str) -> float | None:
+    def get_fps(self, what: str) -> float | None:
         """The gauge `fps_<what>`, or the rate of the counter `frames_<what>`."""
-        known = self.gauge(f"fps_{what}")
-        return self.rate(f"frames_{what}") if known is None else round(known, 2)
+        known = self.get_gauge(f"fps_{what}")
+        return self.get_rate(f"frames_{what}") if known is None else round(known, 2)
 
-    def latency_ms(self) -> float | None:
-        lag_s = self.gauge("tracking_lag_s")
+    def get_latency_ms(self) -> float | None:
+        lag_s = self.get_gauge("tracking_lag_s")
         return None if lag_s is None else round(lag_s * 1000, 1)
 
-    def gauge(self, name: str) -> float | None:
-        return next((value for _, found, _, value in self._rows("gauges") if found == name), None)
+    def get_gauge(self, name: str) -> float | None:
+        return next((value for _, found, _, value in self._find_rows("gauges") if found == name), None)
 
-    def text(self, name: str) -> str:
-        return next((value for _, found, _, value in self._rows("texts") if found == name and value), "")
+    def get_text(self, name: str) -> str:
+        return next((value for _, found, _, value in self._find_rows("texts") if found == name and value), "")
 
-    def causes(self, prefix: str) -> dict[str, int]:
+    def count_by_cause(self, prefix: str) -> dict[str, int]:
         """Counters `<prefix><cause>`, by cause."""
         causes: dict[str, int] = {}
-        for _, name, _, value in self._rows("counters"):
+        for _, name, _, value in self._find_rows("counters"):
             if name.startswith(prefix) and name != prefix + "total":
                 cause = name.removeprefix(prefix)
                 causes[cause] = causes.get(cause, 0) + int(value)
         return causes
 
 
-def report(
+def build_report(
     cameras: tuple[Camera, ...],
-    snapshots: list[Snapshot],
+    snapshots: list[ProcessSnapshot],
     rates: Rates,
     rings: dict[str, RingState | None],
     live: dict[str, bool],
@@ -88,7 +88,9 @@ def report(
     """The body of /debug; `now` in Unix seconds."""
     return {
         "cameras": {
-            camera.id: _camera(camera, _Seen(camera.id, snapshots, rates), rings.get(camera.id), live.get(camera.id))
+            camera.id: _build_camera_report(
+                camera, _CameraMetrics(camera.id, snapshots, rates), rings.get(camera.id), live.get(camera.id)
+            )
             for camera in cameras
         },
         "processes": {
@@ -96,7 +98,7 @@ def report(
                 "pid": snapshot.pid,
                 "uptime_s": round(now - snapshot.started_at, 1),
                 "rss_bytes": snapshot.rss_bytes,
-                "cpu_percent": round(rates.cpu_percent(snapshot), 1),
+                "cpu_percent": round(rates.get_cpu_percent(snapshot), 1),
                 "snapshot_age_s": round(now - snapshot.at, 1),
                 "counters": {name: row[""] for name, row in snapshot.counters.items() if "" in row},
                 "gauges": {name: row[""] for name, row in snapshot.gauges.items() if "" in row},
@@ -107,25 +109,27 @@ def report(
     }
 
 
-def _camera(camera: Camera, seen: _Seen, ring: RingState | None, live: bool | None) -> dict[str, Any]:
+def _build_camera_report(
+    camera: Camera, metrics: _CameraMetrics, ring: RingState | None, live: bool | None
+) -> dict[str, Any]:
     return {
         "name": camera.title,
         "enabled": camera.enabled,
         "live": bool(live),
-        "state": seen.text("state") or ("unknown" if camera.enabled else "disabled"),
-        "fps_captured": seen.fps("captured"),
-        "fps_analysed": seen.fps("analysed"),
-        "latency_ms": seen.latency_ms(),
-        "drops": seen.causes(DROPS),
-        "quality": seen.text("quality") or None,
-        "pts_source": seen.text("pts_source") or None,
-        "ffmpeg_restarts_total": int(seen.total("ffmpeg_restarts_total")),
-        "ffmpeg_restarts": seen.causes(RESTARTS),
-        "short_reads_total": int(seen.total("short_reads_total")),
-        "capture_crashes_total": int(seen.total("capture_crashes_total")),
-        "glass_to_capture_ms": seen.gauge("glass_to_capture_ms"),
-        "backoff_s": round(seen.gauge("backoff_s") or 0.0, 2),
-        "last_error": seen.text("last_error"),
-        "ffmpeg_stderr": seen.text("ffmpeg_stderr").splitlines(),
+        "state": metrics.get_text("state") or ("unknown" if camera.enabled else "disabled"),
+        "fps_captured": metrics.get_fps("captured"),
+        "fps_analysed": metrics.get_fps("analysed"),
+        "latency_ms": metrics.get_latency_ms(),
+        "drops": metrics.count_by_cause(DROPS_PREFIX),
+        "quality": metrics.get_text("quality") or None,
+        "pts_source": metrics.get_text("pts_source") or None,
+        "ffmpeg_restarts_total": int(metrics.sum_counter("ffmpeg_restarts_total")),
+        "ffmpeg_restarts": metrics.count_by_cause(RESTARTS_PREFIX),
+        "short_reads_total": int(metrics.sum_counter("short_reads_total")),
+        "capture_crashes_total": int(metrics.sum_counter("capture_crashes_total")),
+        "glass_to_capture_ms": metrics.get_gauge("glass_to_capture_ms"),
+        "backoff_s": round(metrics.get_gauge("backoff_s") or 0.0, 2),
+        "last_error": metrics.get_text("last_error"),
+        "ffmpeg_stderr": metrics.get_text("ffmpeg_stderr").splitlines(),
         "ring": ring._asdict() if ring else None,
     }

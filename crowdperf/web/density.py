@@ -10,14 +10,14 @@ from litestar import Router, get
 from litestar.params import PathParameter
 from msgspec import Meta, Struct, field
 
-from crowdperf.settings.base import GRID
+from crowdperf.settings.base import DENSITY_GRID
 from crowdperf.storage import density, zones
-from crowdperf.web.access import Who
-from crowdperf.web.context import SiteContext
+from crowdperf.web.access import PrincipalDependency
+from crowdperf.web.context import AppDependency
 from crowdperf.web.history import From, To
 from crowdperf.web.openapi import BAD_REQUEST, NOT_FOUND, REFUSED, UNAVAILABLE
-from crowdperf.web.parameters import rfc3339, span
-from crowdperf.web.problems import Problem
+from crowdperf.web.parameters import format_rfc3339, parse_span
+from crowdperf.web.problems import ApiProblem
 from crowdperf.web.replies import Time
 from crowdperf.web.site import CameraPath
 
@@ -64,18 +64,18 @@ class ZoneStatsReply(Struct, kw_only=True):
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
 )
 async def heatmap(
-    site: SiteContext, who: Who, camera_id: CameraPath, start: From = None, end: To = None
+    app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath, start: From = None, end: To = None
 ) -> HeatmapReply:
     """The density grid over the hours that begin in [from, to)."""
-    camera = site.camera(camera_id, who)
-    asked = span(start, end, site.now(), site.zone)
-    seconds = await density.read(site.redis, camera.id, int(asked.start), int(asked.end), site.prefix)
+    camera = app.get_camera(camera_id, principal)
+    asked = parse_span(start, end, app.now(), app.zone)
+    seconds = await density.read(app.redis, camera.id, int(asked.start), int(asked.end), app.prefix)
     return HeatmapReply(
         camera=camera.id,
-        start=rfc3339(asked.start),
-        end=rfc3339(asked.end),
-        columns=GRID[0],
-        rows=GRID[1],
+        start=format_rfc3339(asked.start),
+        end=format_rfc3339(asked.end),
+        columns=DENSITY_GRID[0],
+        rows=DENSITY_GRID[1],
         seconds=seconds,
         maximum=max(map(max, seconds)),
     )
@@ -89,23 +89,28 @@ async def heatmap(
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
 )
 async def zone_stats(
-    site: SiteContext, who: Who, camera_id: CameraPath, zone_id: ZonePath, start: From = None, end: To = None
+    app: AppDependency,
+    principal: PrincipalDependency,
+    camera_id: CameraPath,
+    zone_id: ZonePath,
+    start: From = None,
+    end: To = None,
 ) -> ZoneStatsReply:
     """Occupancy, entries, dwell times and, for queues, the longest wait."""
-    camera = site.camera(camera_id, who)
+    camera = app.get_camera(camera_id, principal)
     if zone_id not in {zone.id for zone in camera.zones}:
-        raise Problem(HTTPStatus.NOT_FOUND, f"camera {camera.id!r} has no such zone. Remedy: see /api/v1/cameras.")
-    asked = span(start, end, site.now(), site.zone)
-    minutes = await zones.read(site.redis, camera.id, zone_id, *asked, prefix=site.prefix)
-    stats = zones.summarise(minutes, min(asked.end, site.now()) - asked.start)
+        raise ApiProblem(HTTPStatus.NOT_FOUND, f"camera {camera.id!r} has no such zone. Remedy: see /api/v1/cameras.")
+    asked = parse_span(start, end, app.now(), app.zone)
+    minutes = await zones.read_zone_minutes(app.redis, camera.id, zone_id, *asked, prefix=app.prefix)
+    stats = zones.summarise_minutes(minutes, min(asked.end, app.now()) - asked.start)
     return ZoneStatsReply(
         camera=camera.id,
         zone=zone_id,
-        start=rfc3339(asked.start),
-        end=rfc3339(asked.end),
+        start=format_rfc3339(asked.start),
+        end=format_rfc3339(asked.end),
         dwell_bounds_s=list(zones.DWELL_BOUNDS_S),
         **msgspec.structs.asdict(stats),
     )
 
 
-router = Router("/", route_handlers=[heatmap, zone_stats])
+density_router = Router("/", route_handlers=[heatmap, zone_stats])

@@ -9,15 +9,15 @@ import redis.asyncio
 from crowdperf.events import wire
 from crowdperf.events.schema import AnyEvent
 from crowdperf.events.streams import CONNECTIONS, EVENTS, TRACKS
-from crowdperf.storage.crossings import Crossing
-from crowdperf.web.parameters import rfc3339
+from crowdperf.storage.crossings import CrossingRecord
+from crowdperf.web.parameters import format_rfc3339
 from crowdperf.web.replies import EventReply
 
-Row = tuple[bytes, dict[bytes, bytes]]
+StreamRow = tuple[bytes, dict[bytes, bytes]]
 EVENT_TYPES = tuple(kind.__name__ for kind in get_args(AnyEvent))
 
 
-def stream_rows(reply: Any) -> list[tuple[bytes, list[Row]]]:
+def unpack_stream_reply(reply: Any) -> list[tuple[bytes, list[StreamRow]]]:
     """XREAD's reply, RESP2 list or RESP3 map, as (key, rows)."""
     if not reply:
         return []
@@ -26,7 +26,7 @@ def stream_rows(reply: Any) -> list[tuple[bytes, list[Row]]]:
     return [(name, rows) for name, rows in reply]
 
 
-async def newest_tracks(client: redis.asyncio.Redis, keys: list[str]) -> list[Row | None]:
+async def read_newest_tracks(client: redis.asyncio.Redis, keys: list[str]) -> list[StreamRow | None]:
     """The newest entry of each stream, in one round trip."""
     pipe: Any = client.pipeline(transaction=False)
     for key in keys:
@@ -35,7 +35,7 @@ async def newest_tracks(client: redis.asyncio.Redis, keys: list[str]) -> list[Ro
     return [rows[0] if rows else None for rows in replies]
 
 
-def decoded_event(fields: dict[bytes, bytes]) -> AnyEvent | None:
+def decode_event(fields: dict[bytes, bytes]) -> AnyEvent | None:
     """The event of an entry; None for one that cannot be read, which is its consumers' business to report.
 
     A dead letter that was driven again (`_for`) is None as well: it is in the stream already.
@@ -49,7 +49,7 @@ def decoded_event(fields: dict[bytes, bytes]) -> AnyEvent | None:
     return event
 
 
-def decoded_connections(rows: list[Row]) -> list[EventReply]:
+def decode_connections(rows: list[StreamRow]) -> list[EventReply]:
     """The changes of a camera's connection in rows of its stream, each once, in their order."""
     found = {}
     for _, fields in rows:
@@ -57,11 +57,11 @@ def decoded_connections(rows: list[Row]) -> list[EventReply]:
             event = wire.decode(CONNECTIONS, fields)
         except wire.PoisonError:
             continue
-        found[event.id] = reply_of(event)
+        found[event.id] = to_event_reply(event)
     return list(found.values())
 
 
-def decoded_frame(fields: dict[bytes, bytes]) -> Any:
+def decode_frame(fields: dict[bytes, bytes]) -> Any:
     """The TrackedFrame of an entry, None for one that cannot be read."""
     try:
         return wire.decode(TRACKS, fields)
@@ -69,22 +69,22 @@ def decoded_frame(fields: dict[bytes, bytes]) -> Any:
         return None
 
 
-def reply_of(event: AnyEvent) -> EventReply:
+def to_event_reply(event: AnyEvent) -> EventReply:
     """The event as the API shows it: what the two have in common by name."""
     shown = {name: getattr(event, name) for name in event.__struct_fields__ if name in EventReply.__struct_fields__}
-    return EventReply(type=type(event).__name__, time=rfc3339(event.ts), **shown)
+    return EventReply(type=type(event).__name__, time=format_rfc3339(event.ts), **shown)
 
 
-def reply_of_crossing(crossing: Crossing) -> EventReply:
+def crossing_to_event_reply(crossing: CrossingRecord) -> EventReply:
     """A crossing of the history in the form of the event that it was."""
     return EventReply(
         type="LineCrossed",
         id=crossing.id,
         camera=crossing.camera,
         ts=crossing.ts,
-        time=rfc3339(crossing.ts),
+        time=format_rfc3339(crossing.ts),
         line=crossing.line,
         direction=crossing.direction,
-        klass=crossing.klass,
+        klass=crossing.class_name,
         track=crossing.track,
     )

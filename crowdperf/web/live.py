@@ -12,18 +12,18 @@ from litestar.exceptions import WebSocketDisconnect
 from msgspec import Meta, Struct
 
 from crowdperf.accounts.permissions import Principal
-from crowdperf.web.access import WATCH_S, Watch, Who, same_origin
-from crowdperf.web.context import Context, SiteContext
+from crowdperf.web.access import SESSION_CHECK_S, PrincipalDependency, SessionMonitor, is_same_origin
+from crowdperf.web.context import AppDependency, AppState
 from crowdperf.web.tiles import Viewer
 
-LARGEST_REQUEST = 64 * 1024
-POLICY_VIOLATION = 1008
-GOING_AWAY = 1001
+MAX_REQUEST_LENGTH = 64 * 1024
+CLOSE_POLICY_VIOLATION = 1008
+CLOSE_GOING_AWAY = 1001
 
 log = logging.getLogger(__name__)
 
 
-class Request(Struct, forbid_unknown_fields=True):
+class LiveRequest(Struct, forbid_unknown_fields=True):
     """What a client sends: what it shows from now on, in place of what it showed before, or what it has received."""
 
     subscribe: list[str] | None = None
@@ -39,19 +39,19 @@ class Request(Struct, forbid_unknown_fields=True):
 
 
 @websocket("/live", need="read")
-async def live(socket: WebSocket, site: SiteContext, who: Who) -> None:  # type: ignore[type-arg]
+async def live(socket: WebSocket, app: AppDependency, principal: PrincipalDependency) -> None:  # type: ignore[type-arg]
     """Serve one client until it goes, or the server stops."""
-    if not same_origin(socket.headers.get("origin"), socket.headers.get("host")):
+    if not is_same_origin(socket.headers.get("origin"), socket.headers.get("host")):
         # Browsers let any page open a WebSocket anywhere: without this, a foreign page could watch the cameras.
-        await socket.close(code=POLICY_VIOLATION, reason="the page is of another origin")
+        await socket.close(code=CLOSE_POLICY_VIOLATION, reason="the page is of another origin")
         return
     await socket.accept()
     viewer = Viewer()
     tasks = [
-        asyncio.create_task(_receive(socket, site, who, viewer)),
+        asyncio.create_task(_receive(socket, app, principal, viewer)),
         asyncio.create_task(_send(socket, viewer)),
-        asyncio.create_task(_until_stopping(site)),
-        asyncio.create_task(_until_refused(site, who)),
+        asyncio.create_task(_wait_for_stop(app)),
+        asyncio.create_task(_wait_for_session_end(app, principal)),
     ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -65,38 +65,38 @@ async def live(socket: WebSocket, site: SiteContext, who: Who) -> None:  # type:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for camera in site.tiles.watched_by(viewer):
-            site.tiles.leave(camera, viewer)
-        site.metrics.count("live_pictures_skipped", viewer.pace.skipped_total)
+        for camera in app.tiles.get_watched_by(viewer):
+            app.tiles.leave(camera, viewer)
+        app.metrics.count("live_pictures_skipped", viewer.rate_controller.skipped_total)
 
 
 async def _receive(
     socket: WebSocket,  # type: ignore[type-arg]
-    site: Context,
-    who: Principal,
+    app: AppState,
+    principal: Principal,
     viewer: Viewer,
 ) -> tuple[int, str] | None:
     """Follow the client's wishes; returns why its connection must end."""
     while True:
         text = await socket.receive_data(mode="text")
         try:
-            if len(text) > LARGEST_REQUEST:
+            if len(text) > MAX_REQUEST_LENGTH:
                 raise msgspec.DecodeError("the message is too long")
-            request = msgspec.json.decode(text, type=Request)
+            request = msgspec.json.decode(text, type=LiveRequest)
             if request.seen is not None:
-                viewer.seen(request.seen)
+                viewer.record_confirmed(request.seen)
         except ValueError as error:
-            return POLICY_VIOLATION, f'send {{"subscribe": [camera, …]}}: {error}'[:100]
+            return CLOSE_POLICY_VIOLATION, f'send {{"subscribe": [camera, …]}}: {error}'[:100]
         if request.subscribe is None:
             continue
         viewer.widths = request.widths
         wanted = set(request.subscribe)
-        known = {camera for camera in wanted & site.tiles.views.keys() if who.sees(camera)}
-        present = site.tiles.watched_by(viewer)
+        known = {camera for camera in wanted & app.tiles.views.keys() if principal.can_see(camera)}
+        present = app.tiles.get_watched_by(viewer)
         for camera in present - known:
-            site.tiles.leave(camera, viewer)
+            app.tiles.leave(camera, viewer)
         for camera in sorted(known - present):
-            site.tiles.join(camera, viewer)
+            app.tiles.join(camera, viewer)
         await socket.send_data(
             msgspec.json.encode({"subscribed": sorted(known), "unknown": sorted(wanted - known)[:100]}), mode="text"
         )
@@ -105,19 +105,19 @@ async def _receive(
 async def _send(socket: WebSocket, viewer: Viewer) -> None:  # type: ignore[type-arg]
     """Send the newest of each camera; while a send waits for a slow client, newer pictures replace older ones."""
     while True:
-        await socket.send_data(await viewer.take(), mode="binary")
+        await socket.send_data(await viewer.take_message(), mode="binary")
 
 
-async def _until_stopping(site: Context) -> tuple[int, str]:
-    await site.stopped.wait()
-    return GOING_AWAY, "the server stops"
+async def _wait_for_stop(app: AppState) -> tuple[int, str]:
+    await app.stop_event.wait()
+    return CLOSE_GOING_AWAY, "the server stops"
 
 
-async def _until_refused(site: Context, who: Principal) -> tuple[int, str]:
-    watch = Watch(site, who)
-    while await watch.may_stay():
-        await asyncio.sleep(WATCH_S)
-    return POLICY_VIOLATION, "the session has ended"
+async def _wait_for_session_end(app: AppState, principal: Principal) -> tuple[int, str]:
+    watch = SessionMonitor(app, principal)
+    while await watch.is_still_valid():
+        await asyncio.sleep(SESSION_CHECK_S)
+    return CLOSE_POLICY_VIOLATION, "the session has ended"
 
 
 router = Router("/", route_handlers=[live])

@@ -6,24 +6,26 @@ from collections.abc import Mapping
 
 from crowdperf.events.schema import TrackedFrame
 from crowdperf.settings.camera import Camera
-from crowdperf.web.parameters import rfc3339
+from crowdperf.web.parameters import format_rfc3339
 from crowdperf.web.replies import ZoneOccupancy
 
-FRESH_S = 5.0
+MAX_FRAME_AGE_S = 5.0
 """An older frame says nothing about now."""
 
 
-def fresh(frame: TrackedFrame | None, now: float) -> bool:
+def is_fresh(frame: TrackedFrame | None, now: float) -> bool:
     """Whether the frame tells of the present; `now` in Unix seconds."""
-    return frame is not None and now - frame.captured_at_ns / 1e9 <= FRESH_S
+    return frame is not None and now - frame.captured_at_ns / 1e9 <= MAX_FRAME_AGE_S
 
 
-def occupancy(cameras: tuple[Camera, ...], frames: Mapping[str, TrackedFrame], now: float) -> list[ZoneOccupancy]:
+def compute_occupancy(
+    cameras: tuple[Camera, ...], frames: Mapping[str, TrackedFrame], now: float
+) -> list[ZoneOccupancy]:
     """Every zone of every enabled camera, in the order of the configuration."""
     rows = []
     for camera in cameras:
         frame = frames.get(camera.id)
-        current = frame if fresh(frame, now) else None
+        current = frame if is_fresh(frame, now) else None
         for zone in camera.zones if camera.enabled else ():
             inside = current.occupancy.get(zone.id, 0) if current else None
             rows.append(
@@ -34,7 +36,7 @@ def occupancy(cameras: tuple[Camera, ...], frames: Mapping[str, TrackedFrame], n
                     limit=zone.limit,
                     occupancy=inside,
                     over_limit=bool(inside is not None and zone.limit and inside > zone.limit),
-                    time=rfc3339(current.captured_at_ns / 1e9) if current else None,
+                    time=format_rfc3339(current.captured_at_ns / 1e9) if current else None,
                 )
             )
     return rows

@@ -16,49 +16,51 @@ from typing import TypeVar
 import msgspec
 
 from crowdperf.runtime import redact
-from crowdperf.supervision.orders import Look, Order, Outcome, Seen
-from crowdperf.web.problems import Problem
+from crowdperf.supervision.orders import ConfigRequest, ConfigResponse, ProbeRequest, ProbeResult
+from crowdperf.web.problems import ApiProblem
 
-CHANGE_S = 30.0
-LOOK_S = 9.8
-LOOKS = 2
+CHANGE_TIMEOUT_S = 30.0
+PROBE_TIMEOUT_S = 9.8
+MAX_PROBES = 2
 
-Answer = TypeVar("Answer")
+CommandReply = TypeVar("CommandReply")
 log = logging.getLogger(__name__)
 
 
-class Office:
+class ConfigClient:
     """The commands that one web process runs.
 
     Args:
         changed: called when an order has been carried out, before its outcome is handed on.
     """
 
-    def __init__(self, changed: Callable[[], None]) -> None:
-        self._changed = changed
-        self._looks = asyncio.Semaphore(LOOKS)
+    def __init__(self, on_change: Callable[[], None]) -> None:
+        self._on_change = on_change
+        self._probe_slots = asyncio.Semaphore(MAX_PROBES)
 
-    async def ask(self, order: Order) -> Outcome:
+    async def request(self, request: ConfigRequest) -> ConfigResponse:
         """Carry an order out.
 
         Raises:
             Problem: it cannot be done, and nothing was changed; 503, it is not done yet, and goes on.
         """
         try:
-            outcome = await _run(["config", "ask"], msgspec.json.encode(order), Outcome, CHANGE_S, kill=False)
+            outcome = await _run_command(
+                ["config", "ask"], msgspec.json.encode(request), ConfigResponse, CHANGE_TIMEOUT_S, kill=False
+            )
         except asyncio.TimeoutError:
-            raise Problem(
+            raise ApiProblem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"the change is not done within {CHANGE_S:g} s, and goes on by itself. "
+                f"the change is not done within {CHANGE_TIMEOUT_S:g} s, and goes on by itself. "
                 "Remedy: see whether it has come before asking for it again.",
             ) from None
         if outcome.status != HTTPStatus.OK:
-            raise Problem(HTTPStatus(outcome.status), outcome.detail, list(outcome.reasons))
+            raise ApiProblem(HTTPStatus(outcome.status), outcome.detail, list(outcome.reasons))
         # Whoever changes something finds it changed.
-        self._changed()
+        self._on_change()
         return outcome
 
-    async def restart(self, names: list[str]) -> None:
+    async def restart_programs(self, names: list[str]) -> None:
         """Have programs restarted by a command that outlives this process, which may be one of them."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -74,28 +76,32 @@ class Office:
         )
         log.info("restarting %s, by process %d", ", ".join(names), process.pid)
 
-    async def look(self, request: Look) -> Seen:
+    async def probe_source(self, request: ProbeRequest) -> ProbeResult:
         """Open a source once; the answer is there within ten seconds.
 
         Raises:
             Problem: 429, as many are being looked at as this process looks at in one go.
         """
-        if self._looks.locked():
-            raise Problem(
+        if self._probe_slots.locked():
+            raise ApiProblem(
                 HTTPStatus.TOO_MANY_REQUESTS,
                 "other cameras are being tested just now. Remedy: try again in ten seconds.",
                 headers={"Retry-After": "10"},
             )
-        async with self._looks:
+        async with self._probe_slots:
             try:
-                return await _run(["look"], msgspec.json.encode(request), Seen, LOOK_S, kill=True)
+                return await _run_command(
+                    ["look"], msgspec.json.encode(request), ProbeResult, PROBE_TIMEOUT_S, kill=True
+                )
             except asyncio.TimeoutError:
-                return Seen(
+                return ProbeResult(
                     ok=False, detail="no picture within ten seconds. Remedy: check address, network and camera."
                 )
 
 
-async def _run(words: list[str], asked: bytes, kind: type[Answer], timeout_s: float, *, kill: bool) -> Answer:
+async def _run_command(
+    arguments: list[str], request: bytes, reply_type: type[CommandReply], timeout_s: float, *, kill: bool
+) -> CommandReply:
     """Run `crowdperf <words>` with `asked` on its standard input.
 
     Raises:
@@ -106,32 +112,32 @@ async def _run(words: list[str], asked: bytes, kind: type[Answer], timeout_s: fl
         sys.executable,
         "-m",
         "crowdperf",
-        *words,
+        *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
     )
     try:
-        answer, said = await asyncio.wait_for(_exchange(process, asked), timeout_s)
+        answer, said = await asyncio.wait_for(_exchange(process, request), timeout_s)
     finally:
         if kill and process.returncode is None:
             process.kill()
     try:
-        return msgspec.json.decode(answer, type=kind)
+        return msgspec.json.decode(answer, type=reply_type)
     except msgspec.DecodeError:
-        log.error("crowdperf %s failed: %s", " ".join(words), redact(said.decode(errors="replace")))
-        raise Problem(
+        log.error("crowdperf %s failed: %s", " ".join(arguments), redact(said.decode(errors="replace")))
+        raise ApiProblem(
             HTTPStatus.INTERNAL_SERVER_ERROR, "the command failed; the web process's log says why. Nothing was changed."
         ) from None
 
 
-async def _exchange(process: asyncio.subprocess.Process, asked: bytes) -> tuple[bytes, bytes]:
+async def _exchange(process: asyncio.subprocess.Process, request: bytes) -> tuple[bytes, bytes]:
     """What it answers: to the end of its output, which may come before its own end."""
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    process.stdin.write(asked)
+    process.stdin.write(request)
     process.stdin.close()
     answer = await process.stdout.read()
     said = b"" if answer else await process.stderr.read()

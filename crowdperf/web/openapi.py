@@ -7,7 +7,7 @@ from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
-from crowdperf.web.access import COOKIE
+from crowdperf.web.access import SESSION_COOKIE
 from crowdperf.web.problems import ProblemDetails
 
 _PROBLEM = "application/problem+json"
@@ -28,7 +28,7 @@ UNAVAILABLE = {503: ResponseSpec(ProblemDetails, description="Redis or the camer
 JpegSpec = ResponseSpec(bytes, description="JPEG", media_type="image/jpeg", generate_examples=False)
 
 
-def config() -> OpenAPIConfig:
+def build_openapi_config() -> OpenAPIConfig:
     """The description served at /schema/openapi.json."""
     return OpenAPIConfig(
         title="crowdperf",
@@ -42,7 +42,7 @@ def config() -> OpenAPIConfig:
         openapi_router=Router(path="/schema", route_handlers=[], include_in_schema=False, opt={"need": "open"}),
         components=Components(
             security_schemes={
-                "session": SecurityScheme(type="apiKey", name=COOKIE, security_scheme_in="cookie"),
+                "session": SecurityScheme(type="apiKey", name=SESSION_COOKIE, security_scheme_in="cookie"),
                 "token": SecurityScheme(type="http", scheme="bearer"),
             }
         ),

@@ -11,14 +11,14 @@ from typing import Annotated, NamedTuple
 import msgspec
 from litestar.params import QueryParameter
 
-from crowdperf.storage.crossings import LATEST_S
+from crowdperf.storage.crossings import MAX_TIME_S
 from crowdperf.web.problems import bad_parameter
 
-LONGEST_RANGE = timedelta(days=400)
+MAX_RANGE = timedelta(days=400)
 # A '+' that nobody escaped arrives as a space.
-LOST_PLUS = re.compile(r" (\d\d:\d\d)$")
+LOST_PLUS_PATTERN = re.compile(r" (\d\d:\d\d)$")
 CameraFilter = Annotated[str | None, QueryParameter(description="Only this camera's id.", max_length=64)]
-STREAM_ID = re.compile(r"\d{1,15}(-\d{1,15})?")
+STREAM_ID_PATTERN = re.compile(r"\d{1,15}(-\d{1,15})?")
 
 
 class Span(NamedTuple):
@@ -28,26 +28,26 @@ class Span(NamedTuple):
     end: float
 
 
-def today(now: float, zone: zoneinfo.ZoneInfo) -> Span:
+def get_today(now: float, zone: zoneinfo.ZoneInfo) -> Span:
     """The day of `now` in the site's zone: 23 or 25 hours where the clocks change."""
     midnight = datetime.fromtimestamp(now, zone).replace(hour=0, minute=0, second=0, microsecond=0)
     following = (midnight + timedelta(days=1)).replace(hour=0)
     return Span(midnight.timestamp(), following.timestamp())
 
 
-def rfc3339(ts: float) -> str:
+def format_rfc3339(ts: float) -> str:
     """Unix seconds as RFC 3339 in UTC, to the millisecond."""
     return datetime.fromtimestamp(ts, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def instant(name: str, text: str) -> float:
+def parse_instant(name: str, text: str) -> float:
     """An RFC 3339 time as Unix seconds.
 
     Raises:
         Problem: it is none, or none of the years 1970 to 2999.
     """
     try:
-        moment = msgspec.convert(LOST_PLUS.sub(r"+\1", text), datetime, strict=False)
+        moment = msgspec.convert(LOST_PLUS_PATTERN.sub(r"+\1", text), datetime, strict=False)
     except msgspec.ValidationError:
         moment = None
     # A number would be taken for Unix seconds: the interface promises one form only.
@@ -57,31 +57,31 @@ def instant(name: str, text: str) -> float:
         seconds = moment.timestamp()
     except (OverflowError, ValueError):
         seconds = -1.0
-    if not 0 <= seconds < LATEST_S:
+    if not 0 <= seconds < MAX_TIME_S:
         raise bad_parameter(name, text, "give a time of the years 1970 to 2999.")
     return seconds
 
 
-def span(start: str | None, end: str | None, now: float, zone: zoneinfo.ZoneInfo) -> Span:
+def parse_span(start: str | None, end: str | None, now: float, zone: zoneinfo.ZoneInfo) -> Span:
     """The asked range; today in the site's zone where neither end is given, and to today's end where only `to` misses.
 
     Raises:
         Problem: an end is no time, the range is empty or longer than 400 days.
     """
-    default = today(now, zone)
+    default = get_today(now, zone)
     if start is None and end is None:
         return default
-    end_s = default.end if end is None else instant("to", end)
+    end_s = default.end if end is None else parse_instant("to", end)
     if start is None:
         # The day that ends there, so that `to` alone means a day as well.
-        start_s = max(0.0, today(end_s - 0.001, zone).start)
+        start_s = max(0.0, get_today(end_s - 0.001, zone).start)
     else:
-        start_s = instant("from", start)
+        start_s = parse_instant("from", start)
     if start_s >= end_s:
         name, text = ("from", start) if start is not None else ("to", end or "")
         raise bad_parameter(name, text, "give a `from` that lies before `to`; the range is half-open.")
-    if end_s - start_s > LONGEST_RANGE.total_seconds():
-        raise bad_parameter("from", start or "", f"ask for at most {LONGEST_RANGE.days} days at a time.")
+    if end_s - start_s > MAX_RANGE.total_seconds():
+        raise bad_parameter("from", start or "", f"ask for at most {MAX_RANGE.days} days at a time.")
     return Span(start_s, end_s)
 
 
@@ -92,12 +92,12 @@ class Cursor(NamedTuple):
     ts: float
     id: str
 
-    def text(self) -> str:
+    def to_text(self) -> str:
         """As a caller carries it, opaque."""
         return base64.urlsafe_b64encode(msgspec.json.encode(self)).decode().rstrip("=")
 
 
-def cursor(text: str | None, kind: str) -> Cursor | None:
+def parse_cursor(text: str | None, kind: str) -> Cursor | None:
     """The cursor of that kind.
 
     Raises:
@@ -110,17 +110,17 @@ def cursor(text: str | None, kind: str) -> Cursor | None:
     except (ValueError, msgspec.DecodeError):
         found = None
     usable = found is not None and found.kind == kind and 0 <= found.ts < 1e12 and len(found.id) <= 256
-    if not usable or (kind == "stream" and found is not None and not STREAM_ID.fullmatch(found.id)):
+    if not usable or (kind == "stream" and found is not None and not STREAM_ID_PATTERN.fullmatch(found.id)):
         raise bad_parameter("cursor", text, "pass on `next_cursor` of the previous page with the same filters.")
     return found
 
 
-def stream_id(name: str, text: str) -> str:
+def parse_stream_id(name: str, text: str) -> str:
     """A Redis stream id, `<ms>-<n>`.
 
     Raises:
         Problem: it is none.
     """
-    if not STREAM_ID.fullmatch(text):
+    if not STREAM_ID_PATTERN.fullmatch(text):
         raise bad_parameter(name, text, "send the `id` of the last event that arrived, such as 1780000000000-0.")
     return text

@@ -11,13 +11,13 @@ from litestar import Request, Router, delete, get, post
 from litestar.params import JSONBody, PathParameter
 from msgspec import Meta, Struct
 
-from crowdperf.visitors.model import ON_SITE, Listing, Person, Text, Visit
-from crowdperf.visitors.rollcall import Mark, RollCalls
-from crowdperf.web.access import Who
-from crowdperf.web.context import SiteContext
+from crowdperf.visitors.model import ON_SITE_STATES, Person, Text, Visit, WatchListEntry
+from crowdperf.visitors.rollcall import RollCallEntry, RollCallStore
+from crowdperf.web.access import PrincipalDependency
+from crowdperf.web.context import AppDependency
 from crowdperf.web.openapi import REFUSED, UNAVAILABLE
-from crowdperf.web.problems import Problem
-from crowdperf.web.visits import TROUBLE, book
+from crowdperf.web.problems import ApiProblem
+from crowdperf.web.visits import VISIT_ERRORS, get_visit_store
 
 PersonPath = Annotated[str, PathParameter(description="The person's id.", max_length=64)]
 
@@ -34,7 +34,7 @@ class NewListing(Struct, kw_only=True, forbid_unknown_fields=True):
 class Listings(Struct, kw_only=True):
     """The watch-list."""
 
-    entries: list[Listing]
+    entries: list[WatchListEntry]
 
 
 class Export(Struct, kw_only=True):
@@ -42,9 +42,9 @@ class Export(Struct, kw_only=True):
 
     person: Person | None
     visits: list[Visit]
-    watch_list: list[Listing]
+    watch_list: list[WatchListEntry]
     """Entries of this name, approved or not."""
-    roll_calls: dict[str, list[Mark]]
+    roll_calls: dict[str, list[RollCallEntry]]
     """Roll call -> what was marked for the person's visits."""
 
 
@@ -55,24 +55,28 @@ class Erased(Struct, kw_only=True):
 
 
 @get("/watch-list", need="visitors", summary="Watch-list", tags=["visitors"], responses={**REFUSED, **UNAVAILABLE})
-async def watch_list(site: SiteContext) -> Listings:
+async def watch_list(app: AppDependency) -> Listings:
     """Every entry, with its reason and who approved it."""
-    return Listings(entries=await book(site).listings())
+    return Listings(entries=await get_visit_store(app).list_listings())
 
 
-@post("/watch-list", need="visitors", summary="Propose an entry", tags=["visitors"], responses=TROUBLE)
-async def propose(site: SiteContext, request: Request[Any, Any, Any], who: Who, data: JSONBody[NewListing]) -> Listing:
+@post("/watch-list", need="visitors", summary="Propose an entry", tags=["visitors"], responses=VISIT_ERRORS)
+async def propose(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewListing]
+) -> WatchListEntry:
     """A new entry. It counts once somebody with the permission `review`, other than its author, has approved it."""
-    listing = Listing(
+    listing = WatchListEntry(
         id=secrets.token_hex(8),
         kind=data.kind,
         name=data.name,
         company=data.company,
         reason=data.reason,
-        added_by=who.name,
-        added_at=site.now(),
+        added_by=principal.name,
+        added_at=app.now(),
     )
-    await book(site).save_listing(listing, site.entry(who, request, "watch_list.add", listing.id))
+    await get_visit_store(app).save_listing(
+        listing, app.build_audit_entry(principal, request, "watch_list.add", listing.id)
+    )
     return listing
 
 
@@ -82,51 +86,63 @@ async def propose(site: SiteContext, request: Request[Any, Any, Any], who: Who, 
     status_code=HTTPStatus.OK,
     summary="Approve an entry",
     tags=["visitors"],
-    responses=TROUBLE,
+    responses=VISIT_ERRORS,
 )
 async def approve_listing(
-    site: SiteContext,
+    app: AppDependency,
     request: Request[Any, Any, Any],
-    who: Who,
+    principal: PrincipalDependency,
     listing_id: Annotated[str, PathParameter(description="The entry's id.", max_length=64)],
-) -> Listing:
+) -> WatchListEntry:
     """From now on the entry counts."""
-    found = next((row for row in await book(site).listings() if row.id == listing_id), None)
+    found = next((row for row in await get_visit_store(app).list_listings() if row.id == listing_id), None)
     if found is None:
-        raise Problem(HTTPStatus.NOT_FOUND, "there is no such entry. Remedy: see /api/v1/watch-list.")
-    if found.added_by == who.name:
-        raise Problem(HTTPStatus.CONFLICT, "who proposed the entry cannot approve it. Remedy: ask somebody else.")
-    approved = msgspec.structs.replace(found, approved_by=who.name, approved_at=site.now())
-    await book(site).save_listing(approved, site.entry(who, request, "watch_list.approve", listing_id))
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such entry. Remedy: see /api/v1/watch-list.")
+    if found.added_by == principal.name:
+        raise ApiProblem(HTTPStatus.CONFLICT, "who proposed the entry cannot approve it. Remedy: ask somebody else.")
+    approved = msgspec.structs.replace(found, approved_by=principal.name, approved_at=app.now())
+    await get_visit_store(app).save_listing(
+        approved, app.build_audit_entry(principal, request, "watch_list.approve", listing_id)
+    )
     return approved
 
 
-@delete("/watch-list/{listing_id:str}", need="review", summary="Remove an entry", tags=["visitors"], responses=TROUBLE)
+@delete(
+    "/watch-list/{listing_id:str}", need="review", summary="Remove an entry", tags=["visitors"], responses=VISIT_ERRORS
+)
 async def drop_listing(
-    site: SiteContext,
+    app: AppDependency,
     request: Request[Any, Any, Any],
-    who: Who,
+    principal: PrincipalDependency,
     listing_id: Annotated[str, PathParameter(description="The entry's id.", max_length=64)],
 ) -> None:
     """Take it off the list."""
-    if not await book(site).drop_listing(listing_id, site.entry(who, request, "watch_list.remove", listing_id)):
-        raise Problem(HTTPStatus.NOT_FOUND, "there is no such entry. Remedy: see /api/v1/watch-list.")
+    if not await get_visit_store(app).drop_listing(
+        listing_id, app.build_audit_entry(principal, request, "watch_list.remove", listing_id)
+    ):
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such entry. Remedy: see /api/v1/watch-list.")
 
 
-@get("/people/{person_id:str}/export", need="admin", summary="One person's data", tags=["visitors"], responses=TROUBLE)
-async def export(site: SiteContext, person_id: PersonPath) -> Export:
+@get(
+    "/people/{person_id:str}/export",
+    need="admin",
+    summary="One person's data",
+    tags=["visitors"],
+    responses=VISIT_ERRORS,
+)
+async def export(app: AppDependency, person_id: PersonPath) -> Export:
     """All that is stored about one person."""
-    store = book(site)
-    person = await store.person(person_id)
-    found = await store.visits_of(person_id)
+    store = get_visit_store(app)
+    person = await store.load_person(person_id)
+    found = await store.list_visits_of_person(person_id)
     if person is None and not found:
-        raise _nobody()
-    listings = await store.listings() if person else []
+        raise _unknown_person()
+    listings = await store.list_listings() if person else []
     return Export(
         person=person,
         visits=found,
-        watch_list=[row for row in listings if person and row.names(person)],
-        roll_calls=await RollCalls(site.redis, site.prefix).of_visits([visit.id for visit in found]),
+        watch_list=[row for row in listings if person and row.matches_name(person)],
+        roll_calls=await RollCallStore(app.redis, app.prefix).load_entries([visit.id for visit in found]),
     )
 
 
@@ -136,24 +152,28 @@ async def export(site: SiteContext, person_id: PersonPath) -> Export:
     status_code=HTTPStatus.OK,
     summary="Erase one person's data",
     tags=["visitors"],
-    responses=TROUBLE,
+    responses=VISIT_ERRORS,
 )
-async def erase(site: SiteContext, request: Request[Any, Any, Any], who: Who, person_id: PersonPath) -> Erased:
+async def erase(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, person_id: PersonPath
+) -> Erased:
     """Name, company, address, hosts and reasons go; the visits stay for the figures, without a name."""
-    store = book(site)
-    person = await store.person(person_id)
-    rows = await store.visits_of(person_id)
+    store = get_visit_store(app)
+    person = await store.load_person(person_id)
+    rows = await store.list_visits_of_person(person_id)
     if person is None and not rows:
-        raise _nobody()
-    if any(row.state in ON_SITE for row in rows):
-        raise Problem(
+        raise _unknown_person()
+    if any(row.state in ON_SITE_STATES for row in rows):
+        raise ApiProblem(
             HTTPStatus.CONFLICT, "the person is on site, and has to be found in an evacuation. Remedy: check out first."
         )
-    return Erased(visits=await store.erase(person_id, site.entry(who, request, "person.erase", person_id)))
+    return Erased(
+        visits=await store.erase(person_id, app.build_audit_entry(principal, request, "person.erase", person_id))
+    )
 
 
-def _nobody() -> Problem:
-    return Problem(HTTPStatus.NOT_FOUND, "nothing is stored about such a person. Remedy: take the id from a visit.")
+def _unknown_person() -> ApiProblem:
+    return ApiProblem(HTTPStatus.NOT_FOUND, "nothing is stored about such a person. Remedy: take the id from a visit.")
 
 
 router = Router("/", route_handlers=[watch_list, propose, approve_listing, drop_listing, export, erase])

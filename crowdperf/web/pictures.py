@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingSpec, RingUnavailable
-from crowdperf.web.pace import Form
+from crowdperf.web.pace import PictureFormat
 
-FULL = Form()
+FULL_FORMAT = PictureFormat()
 
 
-class Picture(NamedTuple):
+class EncodedPicture(NamedTuple):
     """An encoded frame, cropped to the source picture."""
 
     epoch: int
@@ -51,18 +51,18 @@ class RingView:
         self._path = path
         self._lock = threading.Lock()
         self._reader: FrameReader | None = None
-        self._out: NDArray[np.uint8] = np.empty(0, np.uint8)
+        self._buffer: NDArray[np.uint8] = np.empty(0, np.uint8)
 
-    def take(self) -> Picture | None:
+    def encode_newest(self) -> EncodedPicture | None:
         """The newest frame at its full size; see `forms`."""
-        return self.forms((FULL,)).get(FULL)
+        return self.encode_frame((FULL_FORMAT,)).get(FULL_FORMAT)
 
-    def forms(
+    def encode_frame(
         self,
-        forms: Collection[Form],
-        boxes_of: tuple[int, int] | None = None,
+        formats: Collection[PictureFormat],
+        boxes_frame: tuple[int, int] | None = None,
         after: tuple[int, int] = (0, 0),
-    ) -> dict[Form, Picture]:
+    ) -> dict[PictureFormat, EncodedPicture]:
         """The frame that the boxes belong to, or the nearest newer one that is still whole; without boxes the newest.
 
         Args:
@@ -84,20 +84,20 @@ class RingView:
                 raise RingUnavailable(f"no new frame in {str(self._path)!r}")
             if head == 0:
                 raise RingUnavailable(f"no frame yet in {str(self._path)!r}")
-            if not forms:
+            if not formats:
                 return {}
             first = head
-            if boxes_of is not None and boxes_of[0] == reader.epoch and boxes_of[1] <= head:
-                first = max(boxes_of[1], head - reader.spec.slots + 1, 1)
+            if boxes_frame is not None and boxes_frame[0] == reader.epoch and boxes_frame[1] <= head:
+                first = max(boxes_frame[1], head - reader.spec.slots + 1, 1)
             if after[0] == reader.epoch:
                 first = max(first, after[1] + 1)
             for sequence in range(first, head + 1):
-                stamp = reader.read(sequence, self._out)
+                stamp = reader.read(sequence, self._buffer)
                 if stamp is not None:
-                    return _encode(self._out, stamp, reader.spec, forms)
+                    return _encode(self._buffer, stamp, reader.spec, formats)
             return {}
 
-    def state(self) -> RingState:
+    def read_state(self) -> RingState:
         """The ring's state.
 
         Raises:
@@ -111,7 +111,7 @@ class RingView:
             spec = reader.spec
             return RingState(reader.epoch, head, age, spec.slots, spec.width, spec.height, spec.pix_fmt, reader.lapped)
 
-    def live(self) -> bool:
+    def is_live(self) -> bool:
         """Whether the camera gives fresh frames."""
         with self._lock, contextlib.suppress(RingUnavailable):
             reader = self._open()
@@ -132,7 +132,7 @@ class RingView:
             self._reader = None
         if self._reader is None:
             self._reader = FrameReader(self._path)
-            self._out = self._reader.room()
+            self._buffer = self._reader.room()
         return self._reader
 
 
@@ -143,8 +143,8 @@ def _is_fresh(stamp: FrameStamp, spec: RingSpec) -> bool:
 
 
 def _encode(
-    frame: NDArray[np.uint8], stamp: FrameStamp, spec: RingSpec, forms: Collection[Form]
-) -> dict[Form, Picture]:
+    frame: NDArray[np.uint8], stamp: FrameStamp, spec: RingSpec, formats: Collection[PictureFormat]
+) -> dict[PictureFormat, EncodedPicture]:
     """JPEGs of the ring's picture without its padding; yuv420p is BT.601, limited range, by capture's promise."""
     if spec.pix_fmt == "yuv420p":
         whole = cv2.cvtColor(frame.reshape(spec.height * 3 // 2, spec.width), cv2.COLOR_YUV2BGR_I420)
@@ -152,15 +152,15 @@ def _encode(
         whole = frame.reshape(spec.height, spec.width, 3)
     x0, y0, width, height = spec.content
     picture = whole[y0 : y0 + height, x0 : x0 + width]
-    return {form: _jpeg(picture, stamp, form) for form in forms}
+    return {form: _encode_jpeg(picture, stamp, form) for form in formats}
 
 
-def _jpeg(picture: NDArray[np.uint8], stamp: FrameStamp, form: Form) -> Picture:
+def _encode_jpeg(picture: NDArray[np.uint8], stamp: FrameStamp, picture_format: PictureFormat) -> EncodedPicture:
     height, width = picture.shape[:2]
-    if 0 < form.width < width:
-        width, height = form.width, max(1, round(height * form.width / width))
+    if 0 < picture_format.width < width:
+        width, height = picture_format.width, max(1, round(height * picture_format.width / width))
         # By area: what is made smaller otherwise flickers.
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    done, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, form.quality])
+    done, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, picture_format.quality])
     assert done, "a uint8 BGR picture can always be encoded"
-    return Picture(stamp.epoch, stamp.sequence, stamp.captured_at_ns, width, height, jpeg.tobytes())
+    return EncodedPicture(stamp.epoch, stamp.sequence, stamp.captured_at_ns, width, height, jpeg.tobytes())

@@ -13,12 +13,12 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
-from crowdperf.events.clients import Forbidden
-from crowdperf.events.connection import NO_WRITES
+from crowdperf.events.clients import RedisPermissionError
+from crowdperf.events.connection import NOT_WRITABLE_ERRORS
 
-NOTHING_HERE = "there is nothing at this address. Remedy: see /docs for the addresses there are."
-REFUSES = "Redis answers, but takes no writes"
-FORBIDS = "Redis refuses"
+NOT_FOUND_DETAIL = "there is nothing at this address. Remedy: see /docs for the addresses there are."
+NO_WRITES_DETAIL = "Redis answers, but takes no writes"
+FORBIDDEN_DETAIL = "Redis refuses"
 MEDIA_TYPE = "application/problem+json"
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class ProblemDetails(Struct, kw_only=True, omit_defaults=True):
     reasons: list[str] = []
 
 
-class Problem(Exception):
+class ApiProblem(Exception):
     """An answer other than success; the message is its `detail`."""
 
     def __init__(
@@ -50,19 +50,21 @@ class Problem(Exception):
         self.headers = headers
 
 
-def bad_parameter(name: str, value: str, remedy: str) -> Problem:
+def bad_parameter(name: str, value: str, remedy: str) -> ApiProblem:
     """400 for a parameter's value."""
-    return Problem(HTTPStatus.BAD_REQUEST, f"parameter {name!r} has the value {_shown(value)}. Remedy: {remedy}")
-
-
-def unknown_camera(camera_id: str) -> Problem:
-    """404 for a camera that the configuration does not have."""
-    return Problem(
-        HTTPStatus.NOT_FOUND, f"there is no camera {_shown(camera_id)}. Remedy: see /api/v1/cameras for the ids."
+    return ApiProblem(
+        HTTPStatus.BAD_REQUEST, f"parameter {name!r} has the value {_quote_value(value)}. Remedy: {remedy}"
     )
 
 
-def _shown(value: str) -> str:
+def unknown_camera(camera_id: str) -> ApiProblem:
+    """404 for a camera that the configuration does not have."""
+    return ApiProblem(
+        HTTPStatus.NOT_FOUND, f"there is no camera {_quote_value(camera_id)}. Remedy: see /api/v1/cameras for the ids."
+    )
+
+
+def _quote_value(value: str) -> str:
     """The value as a caller may see it again: quoted, and not longer than a line."""
     return repr(value if len(value) <= 80 else value[:77] + "…")
 
@@ -72,7 +74,7 @@ def _respond(status: int, detail: str, reasons: list[str], headers: dict[str, st
     return Response(msgspec.json.encode(body), status_code=status, media_type=MEDIA_TYPE, headers=headers or {})
 
 
-def _on_problem(_request: Request[Any, Any, Any], problem: Problem) -> Response[bytes]:
+def _on_problem(_request: Request[Any, Any, Any], problem: ApiProblem) -> Response[bytes]:
     return _respond(problem.status, str(problem), problem.reasons, problem.headers)
 
 
@@ -86,7 +88,7 @@ def _on_http(_request: Request[Any, Any, Any], error: HTTPException) -> Response
     # Litestar puts the whole URL into a validation error's text, and a URL may carry what nobody should see twice.
     detail = "a parameter is not valid" if reasons else error.detail
     if error.status_code == HTTPStatus.NOT_FOUND:
-        detail = NOTHING_HERE
+        detail = NOT_FOUND_DETAIL
     return _respond(error.status_code, detail, reasons, error.headers)
 
 
@@ -96,28 +98,30 @@ def _on_outage(_request: Request[Any, Any, Any], error: redis.RedisError) -> Res
 
 
 def _on_refusal(_request: Request[Any, Any, Any], error: redis.RedisError) -> Response[bytes]:
-    log.warning("%s: %s", REFUSES, error)
-    return _respond(503, f"{REFUSES}, so nothing was changed. Remedy: see the disk and memory of its machine.", [])
+    log.warning("%s: %s", NO_WRITES_DETAIL, error)
+    return _respond(
+        503, f"{NO_WRITES_DETAIL}, so nothing was changed. Remedy: see the disk and memory of its machine.", []
+    )
 
 
-def _on_forbidden(_request: Request[Any, Any, Any], error: Forbidden) -> Response[bytes]:
-    log.warning("%s: %s", FORBIDS, error)
-    return _respond(503, f"{FORBIDS}: {error}", [])
+def _on_forbidden(_request: Request[Any, Any, Any], error: RedisPermissionError) -> Response[bytes]:
+    log.warning("%s: %s", FORBIDDEN_DETAIL, error)
+    return _respond(503, f"{FORBIDDEN_DETAIL}: {error}", [])
 
 
 def _on_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     if isinstance(error.__cause__, NotADirectoryError):
         # A file of the dashboard with something behind it: Litestar calls that its own failure.
-        return _respond(404, NOTHING_HERE, [])
+        return _respond(404, NOT_FOUND_DETAIL, [])
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return _respond(500, "the request could not be handled; the web process's log says why", [])
 
 
-HANDLERS: ExceptionHandlersMap = {
-    Problem: _on_problem,
+EXCEPTION_HANDLERS: ExceptionHandlersMap = {
+    ApiProblem: _on_problem,
     HTTPException: _on_http,
-    **dict.fromkeys(NO_WRITES, _on_refusal),
-    Forbidden: _on_forbidden,
+    **dict.fromkeys(NOT_WRITABLE_ERRORS, _on_refusal),
+    RedisPermissionError: _on_forbidden,
     redis.ConnectionError: _on_outage,
     redis.TimeoutError: _on_outage,
     500: _on_bug,

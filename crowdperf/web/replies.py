@@ -87,7 +87,7 @@ class CountAudit(Struct, kw_only=True):
     figures: FiguresReply
 
 
-class AuditReply(Struct, kw_only=True):
+class LineEvaluationReply(Struct, kw_only=True):
     """The last audit of a line (`crowdperf audit`)."""
 
     camera: str
@@ -105,7 +105,7 @@ class AuditReply(Struct, kw_only=True):
 class AuditsReply(Struct, kw_only=True):
     """The last audit of every line that was ever audited, by camera and line in the order of the configuration."""
 
-    audits: list[AuditReply]
+    audits: list[LineEvaluationReply]
 
 
 class CountRow(Struct, kw_only=True, omit_defaults=True):

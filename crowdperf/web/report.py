@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 from litestar import Response, Router, get
 
-from crowdperf.storage.queries import count
-from crowdperf.web.access import Who
-from crowdperf.web.context import SiteContext
-from crowdperf.web.history import From, To, gaps, wanted_crossings
+from crowdperf.storage.queries import count_crossings
+from crowdperf.web.access import PrincipalDependency
+from crowdperf.web.context import AppDependency
+from crowdperf.web.history import From, To, parse_crossing_filter, read_gaps
 from crowdperf.web.openapi import BAD_REQUEST, REFUSED, UNAVAILABLE
 from crowdperf.web.parameters import CameraFilter, Span
 
-MOST_GAPS = 200
+MAX_REPORT_GAPS = 200
 
 
 @get(
@@ -26,45 +26,45 @@ MOST_GAPS = 200
     responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
 )
 async def report(
-    site: SiteContext, who: Who, camera: CameraFilter = None, start: From = None, end: To = None
+    app: AppDependency, principal: PrincipalDependency, camera: CameraFilter = None, start: From = None, end: To = None
 ) -> Response[str]:
     """Crossings in [from, to) by line and class, by day of the site's zone, and the gaps of the cameras in it."""
-    wanted = wanted_crossings(site, who, camera, start=start, end=end)
-    asked = Span(wanted.start, wanted.end)
-    by_line = await count(
-        site.redis, wanted, ["camera", "line", "class", "direction"], None, site.calendar, site.prefix
+    crossing_filter = parse_crossing_filter(app, principal, camera, start=start, end=end)
+    asked = Span(crossing_filter.start, crossing_filter.end)
+    by_line = await count_crossings(
+        app.redis, crossing_filter, ["camera", "line", "class", "direction"], None, app.calendar, app.prefix
     )
-    by_day = await count(site.redis, wanted, ["direction"], "day", site.calendar, site.prefix)
+    by_day = await count_crossings(app.redis, crossing_filter, ["direction"], "day", app.calendar, app.prefix)
     lines: dict[tuple[str, ...], dict[str, int]] = {}
     for ((*names, direction), _), number in by_line.items():
         lines.setdefault(tuple(names), {})[direction] = number
     days: dict[int, dict[str, int]] = {}
     for ((direction,), begin), number in by_day.items():
         days.setdefault(begin, {})[direction] = number
-    shown = {row.id: row for row in site.cameras(who)}
+    shown = {row.id: row for row in app.get_cameras(principal)}
 
     def title(camera_id: str, line_id: str) -> tuple[str, str]:
         known = shown.get(camera_id)
         found = next((line.name for line in known.lines if line.id == line_id), "") if known else ""
         return (known.title if known else camera_id), found or line_id
 
-    found = await gaps(site, who, asked, camera or "", MOST_GAPS)
-    text = site.calendar.text
+    found = await read_gaps(app, principal, asked, camera or "", MAX_REPORT_GAPS)
+    text = app.calendar.format_time
     body = [
-        f"<h1>{html.escape(site.slice.site.name)}</h1>",
-        f"<p>Crossings from {text(asked.start)} to {text(asked.end)} ({html.escape(site.calendar.name)}).</p>",
+        f"<h1>{html.escape(app.config.site.name)}</h1>",
+        f"<p>Crossings from {text(asked.start)} to {text(asked.end)} ({html.escape(app.calendar.name)}).</p>",
         "<h2>By line</h2>",
-        _table(
+        _render_table(
             ("Camera", "Line", "Class", "In", "Out", "In minus out"),
-            ((*title(*names[:2]), names[2], *_numbers(row)) for names, row in sorted(lines.items())),
+            ((*title(*names[:2]), names[2], *_format_totals(row)) for names, row in sorted(lines.items())),
         ),
         "<h2>By day</h2>",
-        _table(
+        _render_table(
             ("Day", "In", "Out", "In minus out"),
-            ((text(day)[:10], *_numbers(row)) for day, row in sorted(days.items())),
+            ((text(day)[:10], *_format_totals(row)) for day, row in sorted(days.items())),
         ),
         "<h2>Gaps: what no camera saw</h2>",
-        _table(
+        _render_table(
             ("Camera", "From", "To", "Cause"),
             (
                 (title(gap.camera, "")[0], text(gap.start or 0.0), text(gap.end or 0.0), gap.cause or "")
@@ -79,12 +79,12 @@ async def report(
     return Response(page, media_type="text/html")
 
 
-def _numbers(row: dict[str, int]) -> tuple[str, str, str]:
+def _format_totals(row: dict[str, int]) -> tuple[str, str, str]:
     entered, left = row.get("in", 0), row.get("out", 0)
     return str(entered), str(left), str(entered - left)
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+def _render_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """Every cell as text, whatever a camera is called; a word where there is no row."""
     lines = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
     if not lines:

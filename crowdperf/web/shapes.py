@@ -11,16 +11,16 @@ from litestar.params import JSONBody, PathParameter
 from msgspec import Meta, Struct
 
 from crowdperf.accounts.permissions import Principal
-from crowdperf.counting.usable import can_count, can_hold
+from crowdperf.counting.usable import validate_line, validate_zone
 from crowdperf.settings.camera import Line, Zone
-from crowdperf.supervision.edits import Edit, sparse
-from crowdperf.web.access import Who
-from crowdperf.web.cameras import CHANGED, CameraSaved, IfMatch, aspect_of, save
-from crowdperf.web.context import Context, SiteContext
+from crowdperf.supervision.edits import Edit, omit_defaults
+from crowdperf.web.access import PrincipalDependency
+from crowdperf.web.cameras import CHANGE_RESPONSES, CameraSaved, IfMatch, get_aspect, save_camera
+from crowdperf.web.context import AppDependency, AppState
 from crowdperf.web.openapi import BAD_REQUEST, NOT_FOUND, REFUSED
 from crowdperf.web.site import CameraPath
 
-Shape = Literal["line", "zone"]
+ShapeKind = Literal["line", "zone"]
 ShapePath = Annotated[str, PathParameter(description="The line's or zone's id.", max_length=64)]
 
 
@@ -35,18 +35,18 @@ class CheckReply(Struct, kw_only=True):
     need="configure",
     summary="Add a line",
     tags=["configuration"],
-    responses=CHANGED,
+    responses=CHANGE_RESPONSES,
 )
 async def add_line(
-    site: SiteContext,
+    app: AppDependency,
     request: Request[Any, Any, Any],
-    who: Who,
+    principal: PrincipalDependency,
     camera_id: CameraPath,
     data: JSONBody[Line],
     if_match: IfMatch = None,
 ) -> Response[CameraSaved]:
     """Refused where it can never count."""
-    return await _save_shape(site, request, who, camera_id, "line", data.id, data, "create", if_match)
+    return await _save_shape(app, request, principal, camera_id, "line", data.id, data, "create", if_match)
 
 
 @put(
@@ -54,19 +54,19 @@ async def add_line(
     need="configure",
     summary="Replace a line",
     tags=["configuration"],
-    responses=CHANGED,
+    responses=CHANGE_RESPONSES,
 )
 async def replace_line(
-    site: SiteContext,
+    app: AppDependency,
     request: Request[Any, Any, Any],
-    who: Who,
+    principal: PrincipalDependency,
     camera_id: CameraPath,
     shape_id: ShapePath,
     data: JSONBody[Line],
     if_match: IfMatch = None,
 ) -> Response[CameraSaved]:
     """Its counts so far stay; refused where it can never count."""
-    return await _save_shape(site, request, who, camera_id, "line", shape_id, data, "replace", if_match)
+    return await _save_shape(app, request, principal, camera_id, "line", shape_id, data, "replace", if_match)
 
 
 @delete(
@@ -75,18 +75,18 @@ async def replace_line(
     summary="Remove a line",
     tags=["configuration"],
     status_code=200,
-    responses=CHANGED,
+    responses=CHANGE_RESPONSES,
 )
 async def remove_line(
-    site: SiteContext,
+    app: AppDependency,
     request: Request[Any, Any, Any],
-    who: Who,
+    principal: PrincipalDependency,
     camera_id: CameraPath,
     shape_id: ShapePath,
     if_match: IfMatch = None,
 ) -> Response[CameraSaved]:
     """Its counts stay in the history."""
-    return await _save_shape(site, request, who, camera_id, "line", shape_id, None, "delete", if_match)
+    return await _save_shape(app, request, principal, camera_id, "line", shape_id, None, "delete", if_match)
 
 
 @post(
@@ -97,10 +97,12 @@ async def remove_line(
     status_code=200,
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
 )
-async def check_line(site: SiteContext, who: Who, camera_id: CameraPath, data: JSONBody[Line]) -> CheckReply:
+async def check_line(
+    app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath, data: JSONBody[Line]
+) -> CheckReply:
     """The same rule that saving applies, for while somebody draws. Nothing is changed."""
-    aspect = await asyncio.to_thread(aspect_of, site, site.camera(camera_id, who))
-    return CheckReply(problem=can_count(data, aspect))
+    aspect = await asyncio.to_thread(get_aspect, app, app.get_camera(camera_id, principal))
+    return CheckReply(problem=validate_line(data, aspect))
 
 
 @post(
@@ -108,18 +110,18 @@ async def check_line(site: SiteContext, who: Who, camera_id: CameraPath, data: J
     need="configure",
     summary="Add a zone",
     tags=["configuration"],
-    responses=CHANGED,
+    responses=CHANGE_RESPONSES,
 )
 async def add_zone(
-    site: SiteContext,
+    app: AppDependency,
     request: Request[Any, Any, Any],
-    who: Who,
+    principal: PrincipalDependency,
     camera_id: CameraPath,
     data: JSONBody[Zone],
     if_match: IfMatch = None,
 ) -> Response[CameraSaved]:
     """Refused where nobody can ever be inside."""
-    return await _save_shape(site, request, who, camera_id, "zone", data.id, data, "create", if_match)
+    return await _save_shape(app, request, principal, camera_id, "zone", data.id, data, "create", if_match)
 
 
 @put(
@@ -127,19 +129,19 @@ async def add_zone(
     need="configure",
     summary="Replace a zone",
     tags=["configuration"],
-    responses=CHANGED,
+    responses=CHANGE_RESPONSES,
 )
 async def replace_zone(
-    site: SiteContext,
+    app: AppDependency,
     request: Request[Any, Any, Any],
-    who: Who,
+    principal: PrincipalDependency,
     camera_id: CameraPath,
     shape_id: ShapePath,
     data: JSONBody[Zone],
     if_match: IfMatch = None,
 ) -> Response[CameraSaved]:
     """Refused where nobody can ever be inside."""
-    return await _save_shape(site, request, who, camera_id, "zone", shape_id, data, "replace", if_match)
+    return await _save_shape(app, request, principal, camera_id, "zone", shape_id, data, "replace", if_match)
 
 
 @delete(
@@ -148,18 +150,18 @@ async def replace_zone(
     summary="Remove a zone",
     tags=["configuration"],
     status_code=200,
-    responses=CHANGED,
+    responses=CHANGE_RESPONSES,
 )
 async def remove_zone(
-    site: SiteContext,
+    app: AppDependency,
     request: Request[Any, Any, Any],
-    who: Who,
+    principal: PrincipalDependency,
     camera_id: CameraPath,
     shape_id: ShapePath,
     if_match: IfMatch = None,
 ) -> Response[CameraSaved]:
     """Its history stays."""
-    return await _save_shape(site, request, who, camera_id, "zone", shape_id, None, "delete", if_match)
+    return await _save_shape(app, request, principal, camera_id, "zone", shape_id, None, "delete", if_match)
 
 
 @post(
@@ -170,29 +172,31 @@ async def remove_zone(
     status_code=200,
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
 )
-async def check_zone(site: SiteContext, who: Who, camera_id: CameraPath, data: JSONBody[Zone]) -> CheckReply:
+async def check_zone(
+    app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath, data: JSONBody[Zone]
+) -> CheckReply:
     """The same rule that saving applies, for while somebody draws. Nothing is changed."""
-    aspect = await asyncio.to_thread(aspect_of, site, site.camera(camera_id, who))
-    return CheckReply(problem=can_hold(data, aspect))
+    aspect = await asyncio.to_thread(get_aspect, app, app.get_camera(camera_id, principal))
+    return CheckReply(problem=validate_zone(data, aspect))
 
 
 async def _save_shape(
-    site: Context,
+    app: AppState,
     request: Request[Any, Any, Any],
-    who: Principal,
+    principal: Principal,
     camera_id: str,
-    kind: Shape,
+    kind: ShapeKind,
     shape_id: str,
     shape: Line | Zone | None,
     mode: Literal["create", "replace", "delete"],
     if_match: str | None,
 ) -> Response[CameraSaved]:
     """One line or zone changed; the camera comes back."""
-    site.camera(camera_id, who)
-    value = None if shape is None else sparse(shape)
+    app.get_camera(camera_id, principal)
+    value = None if shape is None else omit_defaults(shape)
     edit = Edit(mode=mode, path=("cameras", camera_id, f"{kind}s", shape_id), value=value)
     status = HTTPStatus.CREATED if mode == "create" else HTTPStatus.OK
-    return await save(site, request, who, camera_id, edit, f"{kind}.{mode}", if_match, status)
+    return await save_camera(app, request, principal, camera_id, edit, f"{kind}.{mode}", if_match, status)
 
 
 router = Router(

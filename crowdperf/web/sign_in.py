@@ -13,18 +13,18 @@ from msgspec import Meta, Struct
 
 from crowdperf.accounts import model, passwords
 from crowdperf.accounts.model import Account, AccountError, AccountName
-from crowdperf.accounts.permissions import NOBODY, PERMISSIONS, Principal, Role
-from crowdperf.accounts.store import LONGEST_S, Session
-from crowdperf.web.access import COOKIE, Who, client_address, refuse_foreign_pages
-from crowdperf.web.context import Context, SiteContext
+from crowdperf.accounts.permissions import ANONYMOUS, PERMISSIONS, Principal, Role
+from crowdperf.accounts.store import MAX_SESSION_S, Session
+from crowdperf.web.access import SESSION_COOKIE, PrincipalDependency, get_client_address, require_same_origin
+from crowdperf.web.context import AppDependency, AppState
 from crowdperf.web.openapi import BAD_REQUEST, CONFLICT, REFUSED, TOO_MANY, UNAVAILABLE
-from crowdperf.web.problems import Problem
+from crowdperf.web.problems import ApiProblem
 
 Password = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=passwords.LONGEST,
+        max_length=passwords.MAX_PASSWORD_LENGTH,
         description="10 characters at least.",
         examples=["four words and a dot."],
     ),
@@ -68,15 +68,15 @@ class SessionReply(Struct, kw_only=True):
     """The site has no account yet: the one-time link is in the output of `crowdperf run` and in the web log."""
 
 
-def session_reply(who: Principal, setup: bool = False) -> SessionReply:
+def to_session_reply(principal: Principal, setup: bool = False) -> SessionReply:
     """The principal as the API shows it."""
     return SessionReply(
-        signed_in=who.kind != "anonymous",
-        name=who.name,
-        role=who.role,
-        permissions=[permission for permission in PERMISSIONS if permission in who.permissions],
-        cameras=None if who.cameras is None else sorted(who.cameras),
-        csrf=who.csrf,
+        signed_in=principal.kind != "anonymous",
+        name=principal.name,
+        role=principal.role,
+        permissions=[permission for permission in PERMISSIONS if permission in principal.permissions],
+        cameras=None if principal.cameras is None else sorted(principal.cameras),
+        csrf=principal.csrf,
         setup=setup,
     )
 
@@ -84,9 +84,9 @@ def session_reply(who: Principal, setup: bool = False) -> SessionReply:
 @get(
     "/session", need="open", identify=True, summary="Who am I", tags=["accounts"], responses={**REFUSED, **UNAVAILABLE}
 )
-async def session(site: SiteContext, who: Who) -> SessionReply:
+async def session(app: AppDependency, principal: PrincipalDependency) -> SessionReply:
     """Who is signed in, what they may do, and the token that changes need. Also answers who is not signed in."""
-    return session_reply(who, setup=site.setup.read() is not None)
+    return to_session_reply(principal, setup=app.setup_secret.read() is not None)
 
 
 @post(
@@ -97,50 +97,65 @@ async def session(site: SiteContext, who: Who) -> SessionReply:
     status_code=200,
     responses={**BAD_REQUEST, **REFUSED, **TOO_MANY, **UNAVAILABLE},
 )
-async def sign_in(site: SiteContext, request: Request[Any, Any, Any], data: JSONBody[SignIn]) -> Response[SessionReply]:
+async def sign_in(
+    app: AppDependency, request: Request[Any, Any, Any], data: JSONBody[SignIn]
+) -> Response[SessionReply]:
     """Open a session: the answer sets its cookie (HttpOnly, SameSite=Lax, Secure under TLS). Five wrong passwords for
     one account from one address close that door for 15 minutes.
     """
-    refuse_foreign_pages(request)
-    address = client_address(request)
-    wait = await site.throttle.admit(data.name, address)
+    require_same_origin(request)
+    address = get_client_address(request)
+    wait = await app.sign_in_limiter.register_attempt(data.name, address)
     if wait:
-        raise Problem(
+        raise ApiProblem(
             HTTPStatus.TOO_MANY_REQUESTS,
             f"too many attempts. Remedy: wait {wait} s, or have an administrator reset the password.",
             headers={"Retry-After": str(wait)},
         )
-    account = await site.accounts.account(data.name)
+    account = await app.accounts.read_account(data.name)
     usable = account is not None and not account.disabled
-    if not await matches(site, data.password, account.password if account and usable else None) or account is None:
-        await site.note(NOBODY, request, "session.refuse", data.name if account else "an unknown account")
-        raise Problem(HTTPStatus.UNAUTHORIZED, "name or password is wrong. Remedy: try again, or ask an administrator.")
-    await site.throttle.succeeded(data.name, address)
-    return await opened(site, request, account)
+    if (
+        not await verify_password_in_thread(app, data.password, account.password if account and usable else None)
+        or account is None
+    ):
+        await app.write_audit_entry(
+            ANONYMOUS, request, "session.refuse", data.name if account else "an unknown account"
+        )
+        raise ApiProblem(
+            HTTPStatus.UNAUTHORIZED, "name or password is wrong. Remedy: try again, or ask an administrator."
+        )
+    await app.sign_in_limiter.record_success(data.name, address)
+    return await open_session(app, request, account)
 
 
-async def opened(site: Context, request: Request[Any, Any, Any], account: Account) -> Response[SessionReply]:
+async def open_session(app: AppState, request: Request[Any, Any, Any], account: Account) -> Response[SessionReply]:
     """A fresh session of the account, and its cookie."""
-    entry = site.entry(account.principal("", ""), request, "session.open", account.name)
-    value, made = await site.accounts.open_session(account, site.now(), entry)
-    return Response(_reply(account, made), status_code=200, cookies=[_cookie(request, value, LONGEST_S)])
+    entry = app.build_audit_entry(account.to_principal("", ""), request, "session.open", account.name)
+    value, made = await app.accounts.open_session(account, app.now(), entry)
+    return Response(
+        _build_session_reply(account, made), status_code=200, cookies=[_build_cookie(request, value, MAX_SESSION_S)]
+    )
 
 
-def _reply(account: Account, made: Session) -> SessionReply:
-    return session_reply(account.principal("", made.csrf))
+def _build_session_reply(account: Account, session: Session) -> SessionReply:
+    return to_session_reply(account.to_principal("", session.csrf))
 
 
-def _cookie(request: Request[Any, Any, Any], value: str, max_age: int) -> Cookie:
+def _build_cookie(request: Request[Any, Any, Any], value: str, max_age: int) -> Cookie:
     # Lax, not Strict: a link in a message to the people on duty has to find them signed in. Changes ask for more.
     secure = request.scope["scheme"] == "https"
-    return Cookie(COOKIE, value=value, max_age=max_age, path="/", httponly=True, samesite="lax", secure=secure)
+    return Cookie(SESSION_COOKIE, value=value, max_age=max_age, path="/", httponly=True, samesite="lax", secure=secure)
 
 
 @delete("/session", need="self", summary="Sign out", tags=["accounts"], responses={**REFUSED, **UNAVAILABLE})
-async def sign_out(site: SiteContext, request: Request[Any, Any, Any], who: Who) -> Response[None]:
+async def sign_out(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency
+) -> Response[None]:
     """End the session, here and on the server."""
-    await site.accounts.close_session(who.session, site.entry(who, request, "session.close", who.name))
-    return Response(None, status_code=204, cookies=[_cookie(request, "", 0)])
+    await app.accounts.close_session(
+        principal.session, app.build_audit_entry(principal, request, "session.close", principal.name)
+    )
+    return Response(None, status_code=204, cookies=[_build_cookie(request, "", 0)])
 
 
 @put(
@@ -151,18 +166,18 @@ async def sign_out(site: SiteContext, request: Request[Any, Any, Any], who: Who)
     responses={**BAD_REQUEST, **REFUSED, **TOO_MANY, **UNAVAILABLE},
 )
 async def change_password(
-    site: SiteContext, request: Request[Any, Any, Any], who: Who, data: JSONBody[NewPassword]
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewPassword]
 ) -> Response[SessionReply]:
     """Every session of the account ends, and this browser gets a new one."""
-    wait = await site.throttle.admit(who.name, client_address(request))
-    account = await site.accounts.account(who.name)
-    if wait or account is None or not await matches(site, data.old, account.password):
-        raise Problem(HTTPStatus.FORBIDDEN, "the old password is wrong. Remedy: try again, or sign in anew.")
-    await site.throttle.succeeded(who.name, client_address(request))
-    new = await hashed(site, data.new, who.name)
-    entry = site.entry(who, request, "account.password", who.name)
-    accounts = await site.accounts.edit(lambda rows: model.changed(rows, who.name, password=new), entry)
-    return await opened(site, request, accounts[who.name])
+    wait = await app.sign_in_limiter.register_attempt(principal.name, get_client_address(request))
+    account = await app.accounts.read_account(principal.name)
+    if wait or account is None or not await verify_password_in_thread(app, data.old, account.password):
+        raise ApiProblem(HTTPStatus.FORBIDDEN, "the old password is wrong. Remedy: try again, or sign in anew.")
+    await app.sign_in_limiter.record_success(principal.name, get_client_address(request))
+    new = await check_and_hash_password(app, data.new, principal.name)
+    entry = app.build_audit_entry(principal, request, "account.password", principal.name)
+    accounts = await app.accounts.edit(lambda rows: model.change_account(rows, principal.name, password=new), entry)
+    return await open_session(app, request, accounts[principal.name])
 
 
 @post(
@@ -174,47 +189,50 @@ async def change_password(
     responses={**BAD_REQUEST, **REFUSED, **CONFLICT, **TOO_MANY, **UNAVAILABLE},
 )
 async def setup(
-    site: SiteContext, request: Request[Any, Any, Any], data: JSONBody[FirstAdmin]
+    app: AppDependency, request: Request[Any, Any, Any], data: JSONBody[FirstAdmin]
 ) -> Response[SessionReply]:
     """Good once, with the secret of the link that a new site prints. Signs in at once."""
-    refuse_foreign_pages(request)
-    wait = await site.throttle.admit("the setup link", client_address(request))
-    if wait or not site.setup.fits(data.secret):
-        raise Problem(
+    require_same_origin(request)
+    wait = await app.sign_in_limiter.register_attempt("the setup link", get_client_address(request))
+    if wait or not app.setup_secret.matches(data.secret):
+        raise ApiProblem(
             HTTPStatus.FORBIDDEN,
             "the setup link is not valid, or was used. Remedy: see `crowdperf users setup-link`, or sign in.",
         )
     account = Account(
-        name=data.name, role="admin", password=await hashed(site, data.password, data.name), created_at=site.now()
+        name=data.name,
+        role="admin",
+        password=await check_and_hash_password(app, data.password, data.name),
+        created_at=app.now(),
     )
-    entry = site.entry(account.principal("", ""), request, "account.setup", data.name)
+    entry = app.build_audit_entry(account.to_principal("", ""), request, "account.setup", data.name)
     try:
-        await site.accounts.edit(lambda rows: model.first(rows, account), entry)
+        await app.accounts.edit(lambda rows: model.add_first_admin(rows, account), entry)
     except AccountError as error:
-        raise Problem(HTTPStatus.CONFLICT, str(error)) from None
-    site.setup.remove()
-    await site.throttle.succeeded("the setup link", client_address(request))
-    return await opened(site, request, account)
+        raise ApiProblem(HTTPStatus.CONFLICT, str(error)) from None
+    app.setup_secret.remove()
+    await app.sign_in_limiter.record_success("the setup link", get_client_address(request))
+    return await open_session(app, request, account)
 
 
-async def hashed(site: Context, password: str, name: str) -> str:
+async def check_and_hash_password(app: AppState, password: str, name: str) -> str:
     """The hash of a good enough password.
 
     Raises:
         Problem: 400, it is too weak.
     """
     try:
-        passwords.check(password, name)
-    except passwords.WeakPassword as error:
-        raise Problem(HTTPStatus.BAD_REQUEST, str(error)) from None
-    async with site.hashing:
-        return await asyncio.to_thread(passwords.hashed, password)
+        passwords.check_password(password, name)
+    except passwords.WeakPasswordError as error:
+        raise ApiProblem(HTTPStatus.BAD_REQUEST, str(error)) from None
+    async with app.hashing_limit:
+        return await asyncio.to_thread(passwords.hash_password, password)
 
 
-async def matches(site: Context, password: str, stored: str | None) -> bool:
+async def verify_password_in_thread(app: AppState, password: str, stored: str | None) -> bool:
     """Whether it is the password; takes as long where there is no account."""
-    async with site.hashing:
-        return await asyncio.to_thread(passwords.matches, password, stored)
+    async with app.hashing_limit:
+        return await asyncio.to_thread(passwords.verify_password, password, stored)
 
 
 router = Router("/", route_handlers=[session, sign_in, sign_out, change_password, setup])

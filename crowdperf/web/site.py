@@ -10,17 +10,17 @@ from litestar import Response, Router, get
 from litestar.params import PathParameter, QueryParameter
 
 from crowdperf.events.schema import TrackedFrame
-from crowdperf.events.streams import CONNECTIONS, TRACKS, key
+from crowdperf.events.streams import CONNECTIONS, TRACKS, stream_key
 from crowdperf.frames.ring import RingUnavailable
 from crowdperf.settings.camera import Camera
-from crowdperf.supervision.edits import revision
-from crowdperf.web.access import Who
-from crowdperf.web.context import Context, SiteContext
-from crowdperf.web.entries import decoded_connections, decoded_frame, newest_tracks
-from crowdperf.web.occupancy import occupancy
+from crowdperf.supervision.edits import compute_revision
+from crowdperf.web.access import PrincipalDependency
+from crowdperf.web.context import AppDependency, AppState
+from crowdperf.web.entries import decode_connections, decode_frame, read_newest_tracks
+from crowdperf.web.occupancy import compute_occupancy
 from crowdperf.web.openapi import BAD_REQUEST, NOT_FOUND, REFUSED, UNAVAILABLE, JpegSpec
-from crowdperf.web.parameters import rfc3339
-from crowdperf.web.problems import Problem
+from crowdperf.web.parameters import format_rfc3339
+from crowdperf.web.problems import ApiProblem
 from crowdperf.web.replies import (
     CameraReply,
     CameraState,
@@ -35,17 +35,17 @@ CameraPath = Annotated[str, PathParameter(description="The camera's id.", max_le
 
 
 @get("/cameras", need="read", summary="Site and cameras", tags=["site"], responses=REFUSED)
-async def cameras(site: SiteContext, who: Who) -> SiteReply:
+async def cameras(app: AppDependency, principal: PrincipalDependency) -> SiteReply:
     """The site, and every configured camera with its lines and zones. No answer ever holds a camera's password."""
-    shown = site.cameras(who)
-    position = site.feed.position
-    states = await asyncio.to_thread(_states, site, shown)
+    shown = app.get_cameras(principal)
+    position = app.feed.position
+    states = await asyncio.to_thread(_get_camera_states, app, shown)
     return SiteReply(
-        name=site.slice.site.name,
-        timezone=site.slice.site.timezone,
-        time=rfc3339(site.now()),
+        name=app.config.site.name,
+        timezone=app.config.site.timezone,
+        time=format_rfc3339(app.now()),
         last_id=position,
-        cameras=[camera_reply(camera, states[camera.id]) for camera in shown],
+        cameras=[to_camera_reply(camera, states[camera.id]) for camera in shown],
     )
 
 
@@ -56,11 +56,11 @@ async def cameras(site: SiteContext, who: Who) -> SiteReply:
     tags=["site"],
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
 )
-async def camera(site: SiteContext, who: Who, camera_id: CameraPath) -> Response[CameraReply]:
+async def camera(app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath) -> Response[CameraReply]:
     """One camera with its lines and zones. Its ETag goes back as If-Match of a change."""
-    found = site.camera(camera_id, who)
-    state = await asyncio.to_thread(camera_state, site, found)
-    return Response(camera_reply(found, state), headers={"ETag": f'"{revision(found)}"'})
+    found = app.get_camera(camera_id, principal)
+    state = await asyncio.to_thread(get_camera_state, app, found)
+    return Response(to_camera_reply(found, state), headers={"ETag": f'"{compute_revision(found)}"'})
 
 
 @get(
@@ -71,19 +71,19 @@ async def camera(site: SiteContext, who: Who, camera_id: CameraPath) -> Response
     media_type="image/jpeg",
     responses={200: JpegSpec, **BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
 )
-async def snapshot(site: SiteContext, who: Who, camera_id: CameraPath) -> Response[bytes]:
+async def snapshot(app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath) -> Response[bytes]:
     """The newest picture, cropped to the source's own; 503 while the camera is down, never an old picture."""
-    view = site.view(site.camera(camera_id, who).id)
+    view = app.get_ring_view(app.get_camera(camera_id, principal).id)
     try:
-        picture = await asyncio.to_thread(view.take) if view is not None else None
+        picture = await asyncio.to_thread(view.encode_newest) if view is not None else None
     except RingUnavailable:
         picture = None
     if picture is None:
-        raise Problem(
+        raise ApiProblem(
             HTTPStatus.SERVICE_UNAVAILABLE,
             f"camera {camera_id!r} gives no fresh picture. Remedy: see its state at /debug.",
         )
-    headers = {"Cache-Control": "no-store", "X-Captured-At": rfc3339(picture.captured_at_ns / 1e9)}
+    headers = {"Cache-Control": "no-store", "X-Captured-At": format_rfc3339(picture.captured_at_ns / 1e9)}
     return Response(picture.jpeg, media_type="image/jpeg", headers=headers)
 
 
@@ -95,8 +95,8 @@ async def snapshot(site: SiteContext, who: Who, camera_id: CameraPath) -> Respon
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
 )
 async def connection(
-    site: SiteContext,
-    who: Who,
+    app: AppDependency,
+    principal: PrincipalDependency,
     camera_id: CameraPath,
     limit: Annotated[int, QueryParameter(description="Changes at most.", ge=1, le=1000)] = 100,
 ) -> ConnectionReply:
@@ -105,39 +105,39 @@ async def connection(
     The site's events hold the changes without the retries of a camera that stays down, for `retention.events_days`.
     """
     # Any: redis-py types its replies differently from release to release.
-    client: Any = site.redis
-    stream = key(CONNECTIONS, site.camera(camera_id, who).id, site.prefix)
-    return ConnectionReply(changes=decoded_connections(await client.xrevrange(stream, count=limit)))
+    client: Any = app.redis
+    stream = stream_key(CONNECTIONS, app.get_camera(camera_id, principal).id, app.prefix)
+    return ConnectionReply(changes=decode_connections(await client.xrevrange(stream, count=limit)))
 
 
 @get("/occupancy", need="read", summary="Occupancy now", tags=["site"], responses={**REFUSED, **UNAVAILABLE})
-async def occupancy_now(site: SiteContext, who: Who) -> OccupancyReply:
+async def occupancy_now(app: AppDependency, principal: PrincipalDependency) -> OccupancyReply:
     """How many are inside each zone now; null where the camera's last tracked frame is older than 5 s."""
-    with_zones = [camera.id for camera in site.cameras(who) if camera.enabled and camera.zones]
-    rows = await newest_tracks(site.redis, [key(TRACKS, name, site.prefix) for name in with_zones])
+    with_zones = [camera.id for camera in app.get_cameras(principal) if camera.enabled and camera.zones]
+    rows = await read_newest_tracks(app.redis, [stream_key(TRACKS, name, app.prefix) for name in with_zones])
     frames: dict[str, TrackedFrame] = {}
     for name, row in zip(with_zones, rows):
-        frame = decoded_frame(row[1]) if row else None
+        frame = decode_frame(row[1]) if row else None
         if isinstance(frame, TrackedFrame):
             frames[name] = frame
-    return OccupancyReply(zones=occupancy(site.cameras(who), frames, site.now()))
+    return OccupancyReply(zones=compute_occupancy(app.get_cameras(principal), frames, app.now()))
 
 
-def _states(site: Context, cameras: tuple[Camera, ...]) -> dict[str, CameraState]:
-    return {camera.id: camera_state(site, camera) for camera in cameras}
+def _get_camera_states(app: AppState, cameras: tuple[Camera, ...]) -> dict[str, CameraState]:
+    return {camera.id: get_camera_state(app, camera) for camera in cameras}
 
 
-def camera_state(site: Context, camera: Camera) -> CameraState:
+def get_camera_state(app: AppState, camera: Camera) -> CameraState:
     """Whether the camera gives fresh frames. Blocks for a moment: not on the loop."""
     if not camera.enabled:
         return "disabled"
-    view = site.view(camera.id)
+    view = app.get_ring_view(camera.id)
     if view is None:
         return "down"
-    return "live" if view.live() else "down"
+    return "live" if view.is_live() else "down"
 
 
-def camera_reply(camera: Camera, state: CameraState) -> CameraReply:
+def to_camera_reply(camera: Camera, state: CameraState) -> CameraReply:
     """The camera as the API shows it."""
     return CameraReply(
         id=camera.id,
@@ -152,7 +152,7 @@ def camera_reply(camera: Camera, state: CameraState) -> CameraReply:
                 p1=line.p1,
                 p2=line.p2,
                 in_side=line.in_side,
-                points=[list(vertex) for vertex in line.vertices()],
+                points=[list(vertex) for vertex in line.get_vertices()],
                 in_name=line.in_name,
                 out_name=line.out_name,
                 classes=list(line.classes),

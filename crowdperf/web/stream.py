@@ -13,17 +13,17 @@ from litestar.response import Stream
 
 from crowdperf.accounts.permissions import Principal
 from crowdperf.events.connection import OUTAGE
-from crowdperf.events.streams import EVENTS, key
-from crowdperf.web.access import Watch, Who
-from crowdperf.web.context import Context, SiteContext
-from crowdperf.web.fanout import Message, encode
-from crowdperf.web.feed import event_message
+from crowdperf.events.streams import EVENTS, stream_key
+from crowdperf.web.access import PrincipalDependency, SessionMonitor
+from crowdperf.web.context import AppDependency, AppState
+from crowdperf.web.fanout import BroadcastMessage, encode_sse
+from crowdperf.web.feed import build_event_message
 from crowdperf.web.openapi import BAD_REQUEST, REFUSED
-from crowdperf.web.parameters import stream_id
+from crowdperf.web.parameters import parse_stream_id
 
-REPLAY = 1000
+MAX_REPLAYED_EVENTS = 1000
 """Events a resuming client may have missed; beyond that it is told to load the page's data anew."""
-RETRY = b"retry: 2000\n\n"
+RETRY_FIELD = b"retry: 2000\n\n"
 
 _SPEC = ResponseSpec(str, description="A stream of events, without an end.", media_type="text/event-stream")
 
@@ -37,8 +37,8 @@ _SPEC = ResponseSpec(str, description="A stream of events, without an end.", med
     responses={200: _SPEC, **BAD_REQUEST, **REFUSED},
 )
 async def stream(
-    site: SiteContext,
-    who: Who,
+    app: AppDependency,
+    principal: PrincipalDependency,
     last_event_id: Annotated[
         str | None,
         HeaderParameter(name="Last-Event-ID", description="Go on behind this id; browsers send it.", max_length=64),
@@ -53,73 +53,77 @@ async def stream(
     should load everything anew.
     """
     asked = last_event_id or last_id
-    resume = stream_id("Last-Event-ID", asked) if asked else None
+    resume = parse_stream_id("Last-Event-ID", asked) if asked else None
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return Stream(_messages(site, who, resume), media_type="text/event-stream", headers=headers)
+    return Stream(_generate_messages(app, principal, resume), media_type="text/event-stream", headers=headers)
 
 
-async def _replay(site: Context, resume: str | None) -> tuple[list[Message], tuple[int, int]]:
+async def _build_replay(app: AppState, resume: str | None) -> tuple[list[BroadcastMessage], tuple[int, int]]:
     """What a resuming client has missed, and the id up to which it needs nothing more.
 
     A new client needs nothing up to the stream's present end: a feed that has just begun still publishes older events.
     """
     # Any: redis-py types its replies differently from release to release.
-    client: Any = site.redis
+    client: Any = app.redis
     try:
         if resume is not None:
-            return await _missed(site, resume)
-        tail = await client.xrevrange(key(EVENTS, prefix=site.prefix), count=1)
-        return [], _numbers(tail[0][0].decode()) if tail else (0, 0)
+            return await _read_missed(app, resume)
+        tail = await client.xrevrange(stream_key(EVENTS, prefix=app.prefix), count=1)
+        return [], _parse_id(tail[0][0].decode()) if tail else (0, 0)
     except OUTAGE:
-        return ([] if resume is None else [_lost("unknown")]), (0, 0)
+        return ([] if resume is None else [_build_lost_message("unknown")]), (0, 0)
 
 
-async def _missed(site: Context, resume: str) -> tuple[list[Message], tuple[int, int]]:
+async def _read_missed(app: AppState, resume: str) -> tuple[list[BroadcastMessage], tuple[int, int]]:
     """The messages behind that id, and the last id among them."""
     # Any: redis-py types its replies differently from release to release.
-    client: Any = site.redis
-    name = key(EVENTS, prefix=site.prefix)
-    rows = await client.xrange(name, f"({resume}", "+", count=REPLAY + 1)
+    client: Any = app.redis
+    name = stream_key(EVENTS, prefix=app.prefix)
+    rows = await client.xrange(name, f"({resume}", "+", count=MAX_REPLAYED_EVENTS + 1)
     oldest = await client.xrange(name, count=1)
-    messages = [event_message(entry_id, fields) for entry_id, fields in rows[-REPLAY:]]
-    if len(rows) > REPLAY:
-        rows = await client.xrevrange(name, count=REPLAY)
-        messages = [event_message(entry_id, fields) for entry_id, fields in reversed(rows)]
-    if len(messages) == REPLAY or (oldest and _numbers(resume) < _numbers(oldest[0][0].decode())):
-        messages.insert(0, _lost("unknown"))
+    messages = [build_event_message(entry_id, fields) for entry_id, fields in rows[-MAX_REPLAYED_EVENTS:]]
+    if len(rows) > MAX_REPLAYED_EVENTS:
+        rows = await client.xrevrange(name, count=MAX_REPLAYED_EVENTS)
+        messages = [build_event_message(entry_id, fields) for entry_id, fields in reversed(rows)]
+    if len(messages) == MAX_REPLAYED_EVENTS or (oldest and _parse_id(resume) < _parse_id(oldest[0][0].decode())):
+        messages.insert(0, _build_lost_message("unknown"))
     last = next((message.id for message in reversed(messages) if message.id), None)
-    return messages, _numbers(last.decode()) if last else _numbers(resume)
+    return messages, _parse_id(last.decode()) if last else _parse_id(resume)
 
 
-async def _messages(site: Context, who: Principal, resume: str | None) -> AsyncIterator[bytes]:
+async def _generate_messages(app: AppState, principal: Principal, resume: str | None) -> AsyncIterator[bytes]:
     """What one client gets, batched: a slow client's socket holds up this generator and nothing else."""
     # Joined first, so that nothing falls between the replay and the live messages; what comes twice is told by its id.
-    listener = site.hub.join()
+    listener = app.broadcast.subscribe()
     seen: tuple[int, int] | None
     try:
-        missed, seen = await _replay(site, resume)
-        first = [site.feed.status_message(site.now()), site.feed.counts_message(), site.feed.occupancy_message()]
-        yield RETRY + b"".join(message.seen_by(who.cameras) for message in [*first, *missed])
-        watch = Watch(site, who)
-        while (batch := await listener.take()) is not None and await watch.may_stay():
-            lost = listener.take_lost()
-            data = _lost(lost).data if lost else b""
+        missed, seen = await _build_replay(app, resume)
+        first = [
+            app.feed.build_status_message(app.now()),
+            app.feed.build_counts_message(),
+            app.feed.build_occupancy_message(),
+        ]
+        yield RETRY_FIELD + b"".join(message.get_data_for(principal.cameras) for message in [*first, *missed])
+        watch = SessionMonitor(app, principal)
+        while (batch := await listener.take_batch()) is not None and await watch.is_still_valid():
+            lost = listener.take_lost_count()
+            data = _build_lost_message(lost).data if lost else b""
             if seen is not None:
-                batch = [message for message in batch if message.id is None or message.order() > seen]
+                batch = [message for message in batch if message.id is None or message.parse_id() > seen]
                 if any(message.id for message in batch):
                     # Ids only grow: what comes from here on is new without being looked at.
                     seen = None
-            data += b"".join([message.seen_by(who.cameras) for message in batch])
+            data += b"".join([message.get_data_for(principal.cameras) for message in batch])
             yield data or b": keep-alive\n\n"
     finally:
-        site.hub.leave(listener)
+        app.broadcast.unsubscribe(listener)
 
 
-def _lost(count: int | str) -> Message:
-    return encode("lost", msgspec.json.encode({"messages": count}))
+def _build_lost_message(count: int | str) -> BroadcastMessage:
+    return encode_sse("lost", msgspec.json.encode({"messages": count}))
 
 
-def _numbers(entry_id: str) -> tuple[int, int]:
+def _parse_id(entry_id: str) -> tuple[int, int]:
     ms, _, n = entry_id.partition("-")
     return int(ms), int(n or 0)
 

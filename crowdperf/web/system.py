@@ -17,15 +17,15 @@ from msgspec import Meta, Struct
 from crowdperf.accounts.permissions import Principal
 from crowdperf.events.burial import dead_key
 from crowdperf.processes import PROCESSES
-from crowdperf.runtime import Snapshot
+from crowdperf.runtime import ProcessSnapshot
 from crowdperf.settings.base import ConfigError
-from crowdperf.supervision.control import Control
-from crowdperf.web.access import Who
-from crowdperf.web.context import Context, SiteContext
+from crowdperf.supervision.control import SupervisorClient
+from crowdperf.web.access import PrincipalDependency
+from crowdperf.web.context import AppDependency, AppState
 from crowdperf.web.openapi import BAD_REQUEST, NOT_FOUND, REFUSED, UNAVAILABLE
-from crowdperf.web.operations import seen_by, snapshots
-from crowdperf.web.parameters import rfc3339
-from crowdperf.web.problems import Problem
+from crowdperf.web.operations import filter_snapshot, read_snapshots
+from crowdperf.web.parameters import format_rfc3339
+from crowdperf.web.problems import ApiProblem
 from crowdperf.web.replies import Time
 
 PACKAGES = (
@@ -40,11 +40,11 @@ PACKAGES = (
     "ultralytics",
     "uvicorn",
 )
-STAGES_MEAN = (
+STAGES_DESCRIPTION = (
     "collect: look which frames are due. copy: out of the ring. preprocess: colour, scaling, padding. infer: the "
     "network. postprocess: boxes out of its output. publish: encode and send. ppe: the second model, all its stages."
 )
-LATENCIES: tuple[tuple[Literal["boxes", "tracks", "crossings"], str], ...] = (
+LATENCY_GAUGES: tuple[tuple[Literal["boxes", "tracks", "crossings"], str], ...] = (
     ("boxes", "frame_age"),
     ("tracks", "tracking_lag"),
     ("crossings", "crossing_lag"),
@@ -129,7 +129,7 @@ class LatencyReply(Struct, kw_only=True):
 class StageReply(Struct, kw_only=True):
     """Where the time of inference goes."""
 
-    stage: Annotated[str, Meta(description=STAGES_MEAN, examples=["infer"])]
+    stage: Annotated[str, Meta(description=STAGES_DESCRIPTION, examples=["infer"])]
     ms_per_frame: Annotated[float, Meta(description="Of late.", examples=[21.4])]
     share: Annotated[float, Meta(description="Of the process's time, of late.", examples=[0.31])]
 
@@ -158,29 +158,34 @@ class RestartReply(Struct, kw_only=True):
 
 
 @get("/system", need="read", summary="The installation", tags=["operations"], responses={**REFUSED, **UNAVAILABLE})
-async def system(site: SiteContext, who: Who) -> SystemReply:
+async def system(app: AppDependency, principal: PrincipalDependency) -> SystemReply:
     """The process table, queues and their lags, dead letters, models, capacity and versions."""
-    whole = await snapshots(site)
-    found = [seen_by(who, row) for row in whole]
+    whole = await read_snapshots(app)
+    found = [filter_snapshot(principal, row) for row in whole]
     rows, machine = await asyncio.gather(
-        asyncio.to_thread(_supervised, Path(site.slice.sockets)), asyncio.to_thread(_machine, Path(site.slice.sockets))
+        asyncio.to_thread(_read_program_table, Path(app.config.sockets)),
+        asyncio.to_thread(_measure_machine, Path(app.config.sockets)),
     )
     by_name = {snapshot.process: snapshot for snapshot in found}
     listed: list[dict[str, Any]] = [{"name": row.process, "pid": row.pid, "start": row.started_at} for row in found]
     return SystemReply(
         supervised=rows is not None,
-        processes=[_process(site, row, by_name.get(row["name"])) for row in rows or listed if _shown(row["name"], who)],
-        queues=await _queues(site, who),
-        dead_letters=await _dead_letters(site),
+        processes=[
+            _to_process_reply(app, row, by_name.get(row["name"]))
+            for row in rows or listed
+            if _is_visible(row["name"], principal)
+        ],
+        queues=await _read_queues(app, principal),
+        dead_letters=await _count_dead_letters(app),
         models={
             role: next((row.texts[name][""] for row in whole if row.texts.get(name, {}).get("")), "")
             for role, name in (("person", "model"), ("ppe", "ppe_model"), ("device", "device"))
         },
-        capacity=_capacity(site, whole),
-        latency=[_latency(whole, what, name) for what, name in LATENCIES],
-        stages=_stages(site, whole),
+        capacity=_estimate_capacity(app, whole),
+        latency=[_to_latency_reply(whole, what, name) for what, name in LATENCY_GAUGES],
+        stages=_measure_stages(app, whole),
         machine=machine,
-        versions=_versions(),
+        versions=_read_versions(),
     )
 
 
@@ -192,33 +197,37 @@ async def system(site: SiteContext, who: Who) -> SystemReply:
     status_code=202,
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
 )
-async def restart(site: SiteContext, request: Request[Any, Any, Any], who: Who, name: ProcessPath) -> RestartReply:
+async def restart(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, name: ProcessPath
+) -> RestartReply:
     """By supervisord, as `crowdperf ctl restart` does: a program's name, or a kind (capture, tracking, worker)."""
-    control = Control(Path(site.slice.sockets) / "supervisor.sock")
+    control = SupervisorClient(Path(app.config.sockets) / "supervisor.sock")
     try:
-        names = await asyncio.to_thread(control.names, name)
+        names = await asyncio.to_thread(control.resolve_names, name)
     except ConfigError as error:
-        known = await asyncio.to_thread(_supervised, Path(site.slice.sockets))
+        known = await asyncio.to_thread(_read_program_table, Path(app.config.sockets))
         status = HTTPStatus.SERVICE_UNAVAILABLE if known is None else HTTPStatus.NOT_FOUND
-        raise Problem(status, str(error)) from None
-    await site.note(who, request, "process.restart", name, ", ".join(names))
-    await site.office.restart(names)
+        raise ApiProblem(status, str(error)) from None
+    await app.write_audit_entry(principal, request, "process.restart", name, ", ".join(names))
+    await app.config_client.restart_programs(names)
     return RestartReply(restarts=names)
 
 
-def _supervised(sockets: Path) -> list[dict[str, Any]] | None:
+def _read_program_table(sockets: Path) -> list[dict[str, Any]] | None:
     """supervisord's own table; None where it does not answer."""
     try:
-        return Control(sockets / "supervisor.sock").status()
+        return SupervisorClient(sockets / "supervisor.sock").list_programs()
     except ConfigError:
         return None
 
 
-def _shown(name: str, who: Principal) -> bool:
-    return not name.startswith("capture-") or who.cameras is None or who.sees(name.removeprefix("capture-"))
+def _is_visible(name: str, principal: Principal) -> bool:
+    return (
+        not name.startswith("capture-") or principal.cameras is None or principal.can_see(name.removeprefix("capture-"))
+    )
 
 
-def _process(site: Context, row: dict[str, Any], snapshot: Snapshot | None) -> ProcessReply:
+def _to_process_reply(app: AppState, row: dict[str, Any], snapshot: ProcessSnapshot | None) -> ProcessReply:
     name = str(row["name"])
     kind = next((item for item in PROCESSES if name == item.kind or name.startswith(f"{item.kind}-")), None)
     return ProcessReply(
@@ -226,19 +235,19 @@ def _process(site: Context, row: dict[str, Any], snapshot: Snapshot | None) -> P
         state=str(row.get("statename", "RUNNING")),
         description=str(row.get("description", "")),
         pid=int(row["pid"]),
-        started=rfc3339(float(row["start"])) if row.get("start") and row["pid"] else None,
+        started=format_rfc3339(float(row["start"])) if row.get("start") and row["pid"] else None,
         rss_bytes=snapshot.rss_bytes if snapshot else None,
-        cpu_percent=round(site.rates.cpu_percent(snapshot), 1) if snapshot else None,
-        does=kind.does if kind else "",
+        cpu_percent=round(app.rates.get_cpu_percent(snapshot), 1) if snapshot else None,
+        does=kind.description if kind else "",
     )
 
 
-async def _queues(site: Context, who: Principal) -> list[QueueReply]:
+async def _read_queues(app: AppState, principal: Principal) -> list[QueueReply]:
     """Every consumer group of the streams that have some."""
     # Any: redis-py types its replies differently from release to release.
-    client: Any = site.redis
-    names = [f"{site.prefix}crowdperf:detections:{camera.id}" for camera in site.cameras(who) if camera.enabled]
-    names += [f"{site.prefix}crowdperf:{name}" for name in ("events", "observations", "evidence:requests")]
+    client: Any = app.redis
+    names = [f"{app.prefix}crowdperf:detections:{camera.id}" for camera in app.get_cameras(principal) if camera.enabled]
+    names += [f"{app.prefix}crowdperf:{name}" for name in ("events", "observations", "evidence:requests")]
     pipe = client.pipeline(transaction=False)
     for name in names:
         pipe.xlen(name)
@@ -249,7 +258,7 @@ async def _queues(site: Context, who: Principal) -> list[QueueReply]:
         # A stream that is not there yet has no groups: Redis calls that an error.
         found += [
             QueueReply(
-                stream=name.removeprefix(site.prefix),
+                stream=name.removeprefix(app.prefix),
                 group=group["name"].decode(),
                 length=int(length),
                 pending=int(group["pending"]),
@@ -260,18 +269,20 @@ async def _queues(site: Context, who: Principal) -> list[QueueReply]:
     return found
 
 
-async def _dead_letters(site: Context) -> list[DeadLettersReply]:
+async def _count_dead_letters(app: AppState) -> list[DeadLettersReply]:
     # Any: redis-py types its replies differently from release to release.
-    client: Any = site.redis
-    start = dead_key("", "", site.prefix)[:-1]
+    client: Any = app.redis
+    start = dead_key("", "", app.prefix)[:-1]
     names = sorted([name.decode() async for name in client.scan_iter(match=f"{start}*", count=1000)])
     return [DeadLettersReply(box=name.removeprefix(start), letters=await client.xlen(name)) for name in names]
 
 
-def _latency(found: list[Snapshot], what: Literal["boxes", "tracks", "crossings"], name: str) -> LatencyReply:
+def _to_latency_reply(
+    snapshots: list[ProcessSnapshot], what: Literal["boxes", "tracks", "crossings"], name: str
+) -> LatencyReply:
     """Boxes come of inference, all else of tracking, which may be several processes."""
     kind = "inference" if what == "boxes" else "tracking-"
-    of_kind = [row.gauges for row in found if row.process.startswith(kind)]
+    of_kind = [row.gauges for row in snapshots if row.process.startswith(kind)]
 
     def worst(share: int) -> float | None:
         known = [row[f"{name}_p{share}_ms"][""] for row in of_kind if f"{name}_p{share}_ms" in row]
@@ -280,36 +291,36 @@ def _latency(found: list[Snapshot], what: Literal["boxes", "tracks", "crossings"
     return LatencyReply(what=what, p50_ms=worst(50), p95_ms=worst(95), p99_ms=worst(99))
 
 
-def _stages(site: Context, found: list[Snapshot]) -> list[StageReply]:
+def _measure_stages(app: AppState, snapshots: list[ProcessSnapshot]) -> list[StageReply]:
     """What inference counts as `stage_<name>_s`, in the order in which a picture goes through it."""
-    model = next((row for row in found if row.process == "inference"), None)
+    model = next((row for row in snapshots if row.process == "inference"), None)
     counters = model.counters if model else {}
     named = [name[6:-2] for name in counters if name.startswith("stage_") and name.endswith("_s")]
     return [
         StageReply(
             stage=stage,
             ms_per_frame=round(model.gauges.get(f"stage_{stage}_ms", {}).get("", 0.0), 2),
-            share=round(site.rates.counter(model, f"stage_{stage}_s") or 0.0, 4),
+            share=round(app.rates.get_rate(model, f"stage_{stage}_s") or 0.0, 4),
         )
         for stage in named
         if model
     ]
 
 
-def _capacity(site: Context, found: list[Snapshot]) -> CapacityReply:
+def _estimate_capacity(app: AppState, snapshots: list[ProcessSnapshot]) -> CapacityReply:
     """What is left, by the time that inference needs now: all stages of its loop, not the network's alone."""
-    model = next((row for row in found if row.process == "inference"), None)
+    model = next((row for row in snapshots if row.process == "inference"), None)
     gauges = model.gauges if model else {}
     rates = [rate for rate in gauges.get("fps_analysed", {}).values() if rate]
     infer_ms, batch = (gauges.get(name, {}).get("", 0.0) for name in ("infer_ms", "batch_size"))
     fps = sum(rates)
     # Publishing has a thread of its own, and takes nothing from the loop's time.
-    busy = min(1.0, sum(row.share for row in _stages(site, found) if row.stage != "publish"))
+    busy = min(1.0, sum(row.share for row in _measure_stages(app, snapshots) if row.stage != "publish"))
     drops = 0.0
     if model:
         for name, row in model.counters.items():
             if name.startswith("drops_"):
-                drops += sum(site.rates.counter(model, name, camera) or 0.0 for camera in row)
+                drops += sum(app.rates.get_rate(model, name, camera) or 0.0 for camera in row)
     # 0.85: a model that works all the time has no room for cameras that send at the same moment.
     left = int(max(0.0, 0.85 - busy) / (busy / len(rates))) if rates and busy else None
     return CapacityReply(
@@ -322,7 +333,7 @@ def _capacity(site: Context, found: list[Snapshot]) -> CapacityReply:
     )
 
 
-def _machine(folder: Path) -> MachineReply:
+def _measure_machine(folder: Path) -> MachineReply:
     memory, shm = psutil.virtual_memory(), psutil.disk_usage("/dev/shm")
     return MachineReply(
         cores=psutil.cpu_count() or 1,
@@ -335,7 +346,7 @@ def _machine(folder: Path) -> MachineReply:
     )
 
 
-def _versions() -> dict[str, str]:
+def _read_versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "kernel": platform.release()}
     for distribution in metadata.distributions():
         name = (distribution.metadata["Name"] or "").lower()

@@ -8,50 +8,50 @@ from typing import NamedTuple
 
 from crowdperf.web.parameters import Span
 
-REMEMBERED = 100_000
+MAX_EVENT_IDS = 100_000
 """Event ids kept to tell a redelivered event from a new one."""
-MOST_COUNTS = 100_000
+MAX_COUNT_KEYS = 100_000
 """Of different keys within a day: hundreds of cameras with several lines have a tenth of it."""
 
 
-class Key(NamedTuple):
+class CountKey(NamedTuple):
     """What one count is about."""
 
     camera: str
     line: str
-    klass: str
+    class_name: str
     direction: str
 
 
-class Tally:
+class TodayCounts:
     """The crossings of one day by camera, line, class and direction; an event that comes twice counts once."""
 
     def __init__(self, day: Span) -> None:
         self.day = day
-        self.counts: dict[Key, int] = {}
-        self._seen: OrderedDict[str, None] = OrderedDict()
-        self._changed: set[Key] = set()
+        self.counts: dict[CountKey, int] = {}
+        self._event_ids: OrderedDict[str, None] = OrderedDict()
+        self._changed_keys: set[CountKey] = set()
 
-    def load(self, rows: Iterable[tuple[str, float, Key]]) -> None:
+    def load(self, rows: Iterable[tuple[str, float, CountKey]]) -> None:
         """Add the history: rows of event id, Unix seconds and key."""
         for event_id, ts, key in rows:
             self.add(event_id, ts, key)
 
-    def add(self, event_id: str, ts: float, key: Key) -> bool:
+    def add(self, event_id: str, ts: float, key: CountKey) -> bool:
         """Count one crossing; False when it is another day's, or was counted already."""
-        if not self.day.start <= ts < self.day.end or event_id in self._seen:
+        if not self.day.start <= ts < self.day.end or event_id in self._event_ids:
             return False
-        if key not in self.counts and len(self.counts) >= MOST_COUNTS:
+        if key not in self.counts and len(self.counts) >= MAX_COUNT_KEYS:
             return False
-        self._seen[event_id] = None
-        if len(self._seen) > REMEMBERED:
-            self._seen.popitem(last=False)
+        self._event_ids[event_id] = None
+        if len(self._event_ids) > MAX_EVENT_IDS:
+            self._event_ids.popitem(last=False)
         self.counts[key] = self.counts.get(key, 0) + 1
-        self._changed.add(key)
+        self._changed_keys.add(key)
         return True
 
-    def changes(self) -> dict[Key, int]:
+    def take_changes(self) -> dict[CountKey, int]:
         """The counts that changed since the last call, as they are now."""
-        changed = {key: self.counts[key] for key in self._changed}
-        self._changed.clear()
+        changed = {key: self.counts[key] for key in self._changed_keys}
+        self._changed_keys.clear()
         return changed

@@ -11,20 +11,20 @@ from litestar.params import JSONBody, PathParameter, QueryParameter
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from crowdperf.accounts import audit, model
-from crowdperf.accounts.model import LONGEST_TOKEN_DAYS, Account, AccountError, AccountName, Token, UnknownAccount
-from crowdperf.accounts.passwords import digest, secret
-from crowdperf.accounts.permissions import Permission, Principal, Role, narrowed
+from crowdperf.accounts.model import MAX_TOKEN_DAYS, Account, AccountError, AccountName, Token, UnknownAccountError
+from crowdperf.accounts.passwords import generate_secret, hash_secret
+from crowdperf.accounts.permissions import Permission, Principal, Role, intersect_cameras
 from crowdperf.accounts.store import TOKEN_PREFIX
 from crowdperf.settings.base import CameraId
-from crowdperf.web.access import Who
-from crowdperf.web.context import Context, SiteContext
+from crowdperf.web.access import PrincipalDependency
+from crowdperf.web.context import AppDependency, AppState
 from crowdperf.web.openapi import BAD_REQUEST, CONFLICT, NOT_FOUND, REFUSED, UNAVAILABLE
-from crowdperf.web.parameters import rfc3339, stream_id
-from crowdperf.web.problems import Problem
+from crowdperf.web.parameters import format_rfc3339, parse_stream_id
+from crowdperf.web.problems import ApiProblem
 from crowdperf.web.replies import Time
-from crowdperf.web.sign_in import Password, hashed
+from crowdperf.web.sign_in import Password, check_and_hash_password
 
-Cameras = Annotated[list[CameraId], Meta(max_length=10_000, description="Ids of the cameras that may be seen.")]
+CameraIds = Annotated[list[CameraId], Meta(max_length=10_000, description="Ids of the cameras that may be seen.")]
 UserPath = Annotated[str, PathParameter(description="The account's name.", max_length=64)]
 TokenPath = Annotated[str, PathParameter(description="The token's id.", max_length=32)]
 
@@ -35,7 +35,7 @@ class NewUser(Struct, kw_only=True, forbid_unknown_fields=True):
     name: AccountName
     role: Role
     password: Password
-    cameras: Cameras | None = None
+    cameras: CameraIds | None = None
     """null: all, those of the future included."""
 
 
@@ -43,7 +43,7 @@ class UserChange(Struct, kw_only=True, forbid_unknown_fields=True):
     """What is to change; what is left out stays. A new password ends the account's sessions."""
 
     role: Role | UnsetType = UNSET
-    cameras: Cameras | UnsetType | None = UNSET
+    cameras: CameraIds | UnsetType | None = UNSET
     disabled: bool | UnsetType = UNSET
     password: Password | UnsetType = UNSET
 
@@ -69,8 +69,8 @@ class NewToken(Struct, kw_only=True, forbid_unknown_fields=True):
 
     label: Annotated[str, Meta(min_length=1, max_length=100, examples=["nightly export"])]
     permissions: Annotated[list[Permission], Meta(min_length=1, max_length=5, examples=[["read"]])]
-    days: Annotated[int, Meta(ge=1, le=LONGEST_TOKEN_DAYS)] = 90
-    cameras: Cameras | None = None
+    days: Annotated[int, Meta(ge=1, le=MAX_TOKEN_DAYS)] = 90
+    cameras: CameraIds | None = None
 
 
 class TokenReply(Struct, kw_only=True):
@@ -98,7 +98,7 @@ class TokensReply(Struct, kw_only=True):
     tokens: list[TokenReply]
 
 
-class AuditReply(Struct, kw_only=True):
+class AuditEntryReply(Struct, kw_only=True):
     """One change or sign-in."""
 
     id: str
@@ -115,15 +115,15 @@ class AuditReply(Struct, kw_only=True):
 class AuditPage(Struct, kw_only=True):
     """A page of the audit log, newest first."""
 
-    entries: list[AuditReply]
+    entries: list[AuditEntryReply]
     next_cursor: str | None
 
 
 @get("/users", need="admin", summary="Accounts", tags=["accounts"], responses={**REFUSED, **UNAVAILABLE})
-async def users(site: SiteContext) -> UsersReply:
+async def users(app: AppDependency) -> UsersReply:
     """Every account."""
-    rows = await site.accounts.accounts()
-    return UsersReply(users=[_user(row) for _, row in sorted(rows.items())])
+    rows = await app.accounts.read_accounts()
+    return UsersReply(users=[_to_user_reply(row) for _, row in sorted(rows.items())])
 
 
 @post(
@@ -133,19 +133,21 @@ async def users(site: SiteContext) -> UsersReply:
     tags=["accounts"],
     responses={**BAD_REQUEST, **REFUSED, **CONFLICT, **UNAVAILABLE},
 )
-async def make_user(site: SiteContext, request: Request[Any, Any, Any], who: Who, data: JSONBody[NewUser]) -> UserReply:
+async def make_user(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewUser]
+) -> UserReply:
     """A new account, ready to sign in."""
     account = Account(
         name=data.name,
         role=data.role,
-        password=await hashed(site, data.password, data.name),
-        created_at=site.now(),
+        password=await check_and_hash_password(app, data.password, data.name),
+        created_at=app.now(),
         cameras=None if data.cameras is None else sorted(set(data.cameras)),
     )
-    detail = f"role {data.role}, cameras {_shown(account.cameras)}"
-    entry = site.entry(who, request, "account.create", data.name, detail)
-    await _edit(site, lambda rows: model.added(rows, account), entry)
-    return _user(account)
+    detail = f"role {data.role}, cameras {_format_cameras(account.cameras)}"
+    entry = app.build_audit_entry(principal, request, "account.create", data.name, detail)
+    await _edit_accounts(app, lambda rows: model.add_account(rows, account), entry)
+    return _to_user_reply(account)
 
 
 @get(
@@ -155,12 +157,12 @@ async def make_user(site: SiteContext, request: Request[Any, Any, Any], who: Who
     tags=["accounts"],
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
 )
-async def user(site: SiteContext, name: UserPath) -> UserReply:
+async def user(app: AppDependency, name: UserPath) -> UserReply:
     """One account."""
-    account = await site.accounts.account(name)
+    account = await app.accounts.read_account(name)
     if account is None:
-        raise _unknown(name)
-    return _user(account)
+        raise _unknown_account(name)
+    return _to_user_reply(account)
 
 
 @patch(
@@ -171,21 +173,25 @@ async def user(site: SiteContext, name: UserPath) -> UserReply:
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **CONFLICT, **UNAVAILABLE},
 )
 async def change_user(
-    site: SiteContext, request: Request[Any, Any, Any], who: Who, name: UserPath, data: JSONBody[UserChange]
+    app: AppDependency,
+    request: Request[Any, Any, Any],
+    principal: PrincipalDependency,
+    name: UserPath,
+    data: JSONBody[UserChange],
 ) -> UserReply:
     """Takes effect with the account's next request; a change of role or password ends its sessions."""
-    password = None if data.password is UNSET else await hashed(site, data.password, name)
+    password = None if data.password is UNSET else await check_and_hash_password(app, data.password, name)
     cameras = None if data.cameras is UNSET else data.cameras
     said = {
         "role": data.role,
-        "cameras": data.cameras if data.cameras is UNSET else _shown(data.cameras),
+        "cameras": data.cameras if data.cameras is UNSET else _format_cameras(data.cameras),
         "disabled": data.disabled,
         "password": data.password if data.password is UNSET else "new",
     }
     detail = ", ".join(f"{key} {value}" for key, value in said.items() if value is not UNSET)
 
     def change(rows: model.Accounts) -> dict[str, Account]:
-        return model.changed(
+        return model.change_account(
             rows,
             name,
             role=None if data.role is UNSET else data.role,
@@ -195,8 +201,8 @@ async def change_user(
             password=password,
         )
 
-    after = await _edit(site, change, site.entry(who, request, "account.change", name, detail))
-    return _user(after[name])
+    after = await _edit_accounts(app, change, app.build_audit_entry(principal, request, "account.change", name, detail))
+    return _to_user_reply(after[name])
 
 
 @delete(
@@ -206,20 +212,30 @@ async def change_user(
     tags=["accounts"],
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **CONFLICT, **UNAVAILABLE},
 )
-async def remove_user(site: SiteContext, request: Request[Any, Any, Any], who: Who, name: UserPath) -> None:
+async def remove_user(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, name: UserPath
+) -> None:
     """Its sessions and tokens end with it. The audit log keeps the name."""
-    entry = site.entry(who, request, "account.remove", name)
-    await _edit(site, lambda rows: model.removed(rows, name), entry)
-    owned = [row.id for row in await site.accounts.tokens() if row.account == name]
+    entry = app.build_audit_entry(principal, request, "account.remove", name)
+    await _edit_accounts(app, lambda rows: model.remove_account(rows, name), entry)
+    owned = [row.id for row in await app.accounts.read_tokens() if row.account == name]
     if owned:
-        await site.accounts.remove_tokens(owned, site.entry(who, request, "token.revoke", ", ".join(owned)))
+        await app.accounts.remove_tokens(
+            owned, app.build_audit_entry(principal, request, "token.revoke", ", ".join(owned))
+        )
 
 
 @get("/tokens", need="self", summary="API tokens", tags=["accounts"], responses={**REFUSED, **UNAVAILABLE})
-async def tokens(site: SiteContext, who: Who) -> TokensReply:
+async def tokens(app: AppDependency, principal: PrincipalDependency) -> TokensReply:
     """One's own; an administrator sees everybody's."""
-    rows = await site.accounts.tokens()
-    return TokensReply(tokens=[_token(row, site.now()) for row in rows if row.account == who.name or who.may("admin")])
+    rows = await app.accounts.read_tokens()
+    return TokensReply(
+        tokens=[
+            _to_token_reply(row, app.now())
+            for row in rows
+            if row.account == principal.name or principal.has_permission("admin")
+        ]
+    )
 
 
 @post(
@@ -230,31 +246,31 @@ async def tokens(site: SiteContext, who: Who) -> TokensReply:
     responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
 )
 async def make_token(
-    site: SiteContext, request: Request[Any, Any, Any], who: Who, data: JSONBody[NewToken]
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewToken]
 ) -> TokenMade:
     """The answer holds the secret, once. Redis keeps its SHA-256."""
     for permission in data.permissions:
-        if not who.may(permission):
-            raise Problem(
+        if not principal.has_permission(permission):
+            raise ApiProblem(
                 HTTPStatus.FORBIDDEN,
                 f"a token cannot have {permission!r}, which its owner has not. Remedy: leave it out.",
             )
-    text, now = secret(), site.now()
+    text, now = generate_secret(), app.now()
     asked = None if data.cameras is None else frozenset(data.cameras)
-    allowed = narrowed(who.cameras, asked)
+    allowed = intersect_cameras(principal.cameras, asked)
     row = Token(
         id=secrets.token_hex(6),
-        account=who.name,
+        account=principal.name,
         label=data.label,
-        secret_sha256=digest(text),
+        secret_sha256=hash_secret(text),
         permissions=sorted(set(data.permissions)),
         created_at=now,
         expires_at=now + data.days * 86_400,
         cameras=None if allowed is None else sorted(allowed),
     )
-    detail = f"{', '.join(row.permissions)}; cameras {_shown(row.cameras)}; {data.days} days"
-    await site.accounts.add_token(row, site.entry(who, request, "token.create", row.id, detail))
-    shown = _token(row, now)
+    detail = f"{', '.join(row.permissions)}; cameras {_format_cameras(row.cameras)}; {data.days} days"
+    await app.accounts.add_token(row, app.build_audit_entry(principal, request, "token.create", row.id, detail))
+    shown = _to_token_reply(row, now)
     return TokenMade(
         token=f"{TOKEN_PREFIX}{row.id}_{text}", **{name: getattr(shown, name) for name in shown.__struct_fields__}
     )
@@ -267,19 +283,21 @@ async def make_token(
     tags=["accounts"],
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
 )
-async def revoke_token(site: SiteContext, request: Request[Any, Any, Any], who: Who, token_id: TokenPath) -> None:
+async def revoke_token(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, token_id: TokenPath
+) -> None:
     """One's own, or as an administrator anybody's. It ends at once."""
-    mine = [row for row in await site.accounts.tokens() if row.id == token_id and _owns(who, row)]
+    mine = [row for row in await app.accounts.read_tokens() if row.id == token_id and _can_manage(principal, row)]
     if not mine:
-        raise Problem(HTTPStatus.NOT_FOUND, f"there is no token {token_id!r}. Remedy: see /api/v1/tokens.")
-    await site.accounts.remove_tokens([token_id], site.entry(who, request, "token.revoke", token_id))
+        raise ApiProblem(HTTPStatus.NOT_FOUND, f"there is no token {token_id!r}. Remedy: see /api/v1/tokens.")
+    await app.accounts.remove_tokens([token_id], app.build_audit_entry(principal, request, "token.revoke", token_id))
 
 
 @get(
     "/audit", need="admin", summary="Audit log", tags=["accounts"], responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE}
 )
 async def audit_log(
-    site: SiteContext,
+    app: AppDependency,
     account: Annotated[
         str | None, QueryParameter(name="who", description="Only this account's.", max_length=64)
     ] = None,
@@ -292,14 +310,14 @@ async def audit_log(
     """Every change and every sign-in, newest first; kept for `retention.audit_days`. A page may be short: the log ends
     where `next_cursor` is null.
     """
-    before = stream_id("cursor", cursor) if cursor else None
-    rows, following = await audit.newest(
-        site.redis, before, limit, site.prefix, who=account or "", actions=[action] if action else []
+    before = parse_stream_id("cursor", cursor) if cursor else None
+    rows, following = await audit.read_newest_entries(
+        app.redis, before, limit, app.prefix, account_name=account or "", actions=[action] if action else []
     )
     entries = [
-        AuditReply(
+        AuditEntryReply(
             id=entry_id,
-            time=rfc3339(row.ts),
+            time=format_rfc3339(row.ts),
             who=row.who,
             via=row.via,
             action=row.action,
@@ -313,48 +331,48 @@ async def audit_log(
     return AuditPage(entries=entries, next_cursor=following)
 
 
-async def _edit(site: Context, change: Any, entry: Any) -> dict[str, Account]:
+async def _edit_accounts(app: AppState, change: Any, entry: Any) -> dict[str, Account]:
     """Apply a change of accounts; what the rules forbid is 404 or 409."""
     try:
-        return await site.accounts.edit(change, entry)
-    except UnknownAccount as error:
-        raise Problem(HTTPStatus.NOT_FOUND, str(error)) from None
+        return await app.accounts.edit(change, entry)
+    except UnknownAccountError as error:
+        raise ApiProblem(HTTPStatus.NOT_FOUND, str(error)) from None
     except AccountError as error:
-        raise Problem(HTTPStatus.CONFLICT, str(error)) from None
+        raise ApiProblem(HTTPStatus.CONFLICT, str(error)) from None
 
 
-def _unknown(name: str) -> Problem:
-    return Problem(HTTPStatus.NOT_FOUND, f"there is no account {name!r}. Remedy: see /api/v1/users.")
+def _unknown_account(name: str) -> ApiProblem:
+    return ApiProblem(HTTPStatus.NOT_FOUND, f"there is no account {name!r}. Remedy: see /api/v1/users.")
 
 
-def _owns(who: Principal, token: Token) -> bool:
-    return token.account == who.name or who.may("admin")
+def _can_manage(principal: Principal, token: Token) -> bool:
+    return token.account == principal.name or principal.has_permission("admin")
 
 
-def _shown(cameras: list[str] | None) -> str:
+def _format_cameras(cameras: list[str] | None) -> str:
     return "all" if cameras is None else "/".join(cameras) or "none"
 
 
-def _user(account: Account) -> UserReply:
+def _to_user_reply(account: Account) -> UserReply:
     return UserReply(
         name=account.name,
         role=account.role,
         cameras=account.cameras,
         disabled=account.disabled,
-        created=rfc3339(account.created_at),
+        created=format_rfc3339(account.created_at),
     )
 
 
-def _token(row: Token, now: float) -> TokenReply:
+def _to_token_reply(token: Token, now: float) -> TokenReply:
     return TokenReply(
-        id=row.id,
-        account=row.account,
-        label=row.label,
-        permissions=row.permissions,
-        cameras=row.cameras,
-        created=rfc3339(row.created_at),
-        expires=rfc3339(row.expires_at),
-        expired=now >= row.expires_at,
+        id=token.id,
+        account=token.account,
+        label=token.label,
+        permissions=token.permissions,
+        cameras=token.cameras,
+        created=format_rfc3339(token.created_at),
+        expires=format_rfc3339(token.expires_at),
+        expired=now >= token.expires_at,
     )
 
 

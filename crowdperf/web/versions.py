@@ -8,16 +8,16 @@ from litestar import Request, Router, get, post
 from litestar.params import PathParameter, QueryParameter
 from msgspec import Struct
 
-from crowdperf.supervision.orders import Order
-from crowdperf.web.access import Who
+from crowdperf.supervision.orders import ConfigRequest
+from crowdperf.web.access import PrincipalDependency
 from crowdperf.web.cameras import ChangeReply
-from crowdperf.web.context import SiteContext
+from crowdperf.web.context import AppDependency
 from crowdperf.web.openapi import BAD_REQUEST, NOT_FOUND, REFUSED, UNAVAILABLE
-from crowdperf.web.parameters import rfc3339
+from crowdperf.web.parameters import format_rfc3339
 from crowdperf.web.replies import Time
 
-LARGEST = 10**9
-Number = Annotated[int, PathParameter(description="Number of the version.", ge=1, le=LARGEST)]
+MAX_VERSION = 10**9
+VersionNumber = Annotated[int, PathParameter(description="Number of the version.", ge=1, le=MAX_VERSION)]
 
 
 class VersionReply(Struct, kw_only=True):
@@ -44,11 +44,11 @@ class TextReply(Struct, kw_only=True):
 @get(
     "/config/versions", need="admin", summary="Versions of the configuration", tags=["configuration"], responses=REFUSED
 )
-async def versions(site: SiteContext) -> VersionsReply:
+async def versions(app: AppDependency) -> VersionsReply:
     """Each change makes one, whether it came through this interface or from an editor."""
-    outcome = await site.office.ask(Order(do="versions"))
+    outcome = await app.config_client.request(ConfigRequest(do="versions"))
     rows = [
-        VersionReply(number=row.number, time=rfc3339(row.at), who=row.who, comment=row.comment)
+        VersionReply(number=row.number, time=format_rfc3339(row.at), who=row.who, comment=row.comment)
         for row in reversed(outcome.versions)
     ]
     return VersionsReply(versions=rows)
@@ -61,9 +61,9 @@ async def versions(site: SiteContext) -> VersionsReply:
     tags=["configuration"],
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
 )
-async def version(site: SiteContext, number: Number) -> TextReply:
+async def version(app: AppDependency, number: VersionNumber) -> TextReply:
     """Its file, camera passwords removed."""
-    return TextReply(text=(await site.office.ask(Order(do="show", number=number))).text)
+    return TextReply(text=(await app.config_client.request(ConfigRequest(do="show", number=number))).text)
 
 
 @get(
@@ -74,12 +74,14 @@ async def version(site: SiteContext, number: Number) -> TextReply:
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
 )
 async def difference(
-    site: SiteContext,
-    number: Number,
-    to: Annotated[int, QueryParameter(description="The other version; 0 is the present file.", ge=0, le=LARGEST)] = 0,
+    app: AppDependency,
+    number: VersionNumber,
+    to: Annotated[
+        int, QueryParameter(description="The other version; 0 is the present file.", ge=0, le=MAX_VERSION)
+    ] = 0,
 ) -> TextReply:
     """A unified diff, camera passwords removed."""
-    return TextReply(text=(await site.office.ask(Order(do="diff", number=number, other=to))).text)
+    return TextReply(text=(await app.config_client.request(ConfigRequest(do="diff", number=number, other=to))).text)
 
 
 @post(
@@ -90,10 +92,14 @@ async def difference(
     status_code=200,
     responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
 )
-async def rollback(site: SiteContext, request: Request[Any, Any, Any], who: Who, number: Number) -> ChangeReply:
+async def rollback(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, number: VersionNumber
+) -> ChangeReply:
     """As a new version: nothing is lost by going back. Only the programs that it concerns restart."""
-    outcome = await site.office.ask(Order(do="rollback", number=number, who=who.name))
-    await site.note(who, request, "config.rollback", f"version {number}", f"version {outcome.version}")
+    outcome = await app.config_client.request(ConfigRequest(do="rollback", number=number, who=principal.name))
+    await app.write_audit_entry(
+        principal, request, "config.rollback", f"version {number}", f"version {outcome.version}"
+    )
     return ChangeReply(version=outcome.version, restarts=list(outcome.restarts), running=outcome.running)
 
 

@@ -14,16 +14,16 @@ from msgspec import Meta, Struct
 
 from crowdperf.accounts import audit
 from crowdperf.storage import violations as stored
-from crowdperf.storage.evidence import picture_path
+from crowdperf.storage.evidence import get_picture_path
 from crowdperf.storage.violations import ComplianceRow, Violation, ViolationView
-from crowdperf.web.access import Who
-from crowdperf.web.context import SiteContext
+from crowdperf.web.access import PrincipalDependency
+from crowdperf.web.context import AppDependency
 from crowdperf.web.openapi import BAD_REQUEST, CONFLICT, NOT_FOUND, REFUSED, UNAVAILABLE, JpegSpec
-from crowdperf.web.parameters import instant, rfc3339, span
-from crowdperf.web.problems import Problem, bad_parameter
+from crowdperf.web.parameters import format_rfc3339, parse_instant, parse_span
+from crowdperf.web.problems import ApiProblem, bad_parameter
 
-TROUBLE = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
-REVIEWS = ("open", "acknowledged", "dismissed")
+VIOLATION_ERRORS = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
+REVIEW_STATES = ("open", "acknowledged", "dismissed")
 
 
 class ViolationsReply(Struct, kw_only=True):
@@ -58,24 +58,26 @@ class PpeFigures(Struct, kw_only=True):
     rules: list[RuleFigures]
 
 
-@get("/violations", need="read", summary="PPE violations, newest first", tags=["ppe"], responses=TROUBLE)
+@get("/violations", need="read", summary="PPE violations, newest first", tags=["ppe"], responses=VIOLATION_ERRORS)
 async def violations(
-    site: SiteContext,
-    who: Who,
-    review: Annotated[str | None, QueryParameter(description=f"One of {', '.join(REVIEWS)}.", max_length=16)] = None,
+    app: AppDependency,
+    principal: PrincipalDependency,
+    review: Annotated[
+        str | None, QueryParameter(description=f"One of {', '.join(REVIEW_STATES)}.", max_length=16)
+    ] = None,
     before: Annotated[str | None, QueryParameter(description="First seen before, RFC 3339.", max_length=64)] = None,
     limit: Annotated[int, QueryParameter(description="Violations per page.", ge=1, le=500)] = 100,
 ) -> ViolationsReply:
     """Violations on the cameras that the asker may see."""
-    if review is not None and review not in REVIEWS:
-        raise bad_parameter("review", review, f"use one of: {', '.join(REVIEWS)}.")
-    until = instant("before", before) if before else site.now() + 3600
+    if review is not None and review not in REVIEW_STATES:
+        raise bad_parameter("review", review, f"use one of: {', '.join(REVIEW_STATES)}.")
+    until = parse_instant("before", before) if before else app.now() + 3600
 
     def admits(view: ViolationView) -> bool:
-        return review in (None, view.review) and who.sees(view.violation.camera)
+        return review in (None, view.review) and principal.can_see(view.violation.camera)
 
-    rows = await stored.newest(site.redis, until, limit, admits, site.prefix)
-    last = rfc3339(rows[-1].violation.first_seen) if len(rows) >= limit else None
+    rows = await stored.load_newest(app.redis, until, limit, admits, app.prefix)
+    last = format_rfc3339(rows[-1].violation.first_seen) if len(rows) >= limit else None
     return ViolationsReply(violations=rows, next=last)
 
 
@@ -85,28 +87,32 @@ async def violations(
     status_code=HTTPStatus.OK,
     summary="Judge a violation",
     tags=["ppe"],
-    responses=TROUBLE,
+    responses=VIOLATION_ERRORS,
 )
 async def judge(
-    site: SiteContext,
+    app: AppDependency,
     request: Request[Any, Any, Any],
-    who: Who,
+    principal: PrincipalDependency,
     violation_id: Annotated[str, PathParameter(description="The violation's id.", max_length=256)],
     data: JSONBody[Judgement],
 ) -> ViolationView:
     """Acknowledge it, or dismiss it as a false alarm. Who judged and when stays with it; a judgement may be changed."""
-    view = await stored.load(site.redis, violation_id, site.prefix)
-    if view is None or not who.sees(view.violation.camera):
-        raise Problem(HTTPStatus.NOT_FOUND, "there is no such violation. Remedy: see /api/v1/violations.")
+    view = await stored.load(app.redis, violation_id, app.prefix)
+    if view is None or not principal.can_see(view.violation.camera):
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such violation. Remedy: see /api/v1/violations.")
     done = await stored.judge(
-        site.redis, view.violation, data.review, who.name or who.kind, data.note, site.now(), site.prefix
+        app.redis, view.violation, data.review, principal.name or principal.kind, data.note, app.now(), app.prefix
     )
     if done != "done":
-        raise Problem(HTTPStatus.CONFLICT, f"the violation is {done} already. Remedy: read it again.")
-    pipe = site.redis.pipeline(transaction=False)
-    audit.stage(pipe, site.entry(who, request, f"violation.{data.review}", violation_id[:200], data.note), site.prefix)
+        raise ApiProblem(HTTPStatus.CONFLICT, f"the violation is {done} already. Remedy: read it again.")
+    pipe = app.redis.pipeline(transaction=False)
+    audit.stage_entry(
+        pipe,
+        app.build_audit_entry(principal, request, f"violation.{data.review}", violation_id[:200], data.note),
+        app.prefix,
+    )
     await pipe.execute()
-    return await stored.load(site.redis, violation_id, site.prefix) or view
+    return await stored.load(app.redis, violation_id, app.prefix) or view
 
 
 @get(
@@ -115,58 +121,58 @@ async def judge(
     summary="Evidence of a violation",
     tags=["ppe"],
     media_type="image/jpeg",
-    responses={200: JpegSpec, **TROUBLE},
+    responses={200: JpegSpec, **VIOLATION_ERRORS},
 )
 async def picture(
-    site: SiteContext,
-    who: Who,
+    app: AppDependency,
+    principal: PrincipalDependency,
     violation_id: Annotated[str, PathParameter(description="The violation's id.", max_length=256)],
     kind: Annotated[Literal["crop", "full"], QueryParameter(description="The person alone, or the whole.")] = "crop",
 ) -> Response[bytes]:
     """The saved picture, boxes in its comment; 404 where there is none (yet), or retention has removed it."""
-    view = await stored.load(site.redis, violation_id, site.prefix)
-    if view is None or not who.sees(view.violation.camera):
-        raise Problem(HTTPStatus.NOT_FOUND, "there is no such violation. Remedy: see /api/v1/violations.")
-    jpeg = await asyncio.to_thread(_evidence, Path(site.slice.evidence), view.violation, kind)
+    view = await stored.load(app.redis, violation_id, app.prefix)
+    if view is None or not principal.can_see(view.violation.camera):
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such violation. Remedy: see /api/v1/violations.")
+    jpeg = await asyncio.to_thread(_read_evidence, Path(app.config.evidence), view.violation, kind)
     if jpeg is None:
-        raise Problem(
+        raise ApiProblem(
             HTTPStatus.NOT_FOUND, "there is no picture of this violation. Remedy: see retention.evidence_days."
         )
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
 
-def _evidence(folder: Path, violation: Violation, kind: Literal["crop", "full"]) -> bytes | None:
+def _read_evidence(folder: Path, violation: Violation, kind: Literal["crop", "full"]) -> bytes | None:
     """The picture was asked for while the violation was seen: on that day, or around midnight on the next one."""
     for moment in (violation.first_seen, violation.last_seen):
         with contextlib.suppress(FileNotFoundError):
-            return picture_path(folder, violation.camera, violation.id, moment, kind).read_bytes()
+            return get_picture_path(folder, violation.camera, violation.id, moment, kind).read_bytes()
     return None
 
 
-@get("/ppe/figures", need="read", summary="Compliance and precision", tags=["ppe"], responses=TROUBLE)
+@get("/ppe/figures", need="read", summary="Compliance and precision", tags=["ppe"], responses=VIOLATION_ERRORS)
 async def figures(
-    site: SiteContext,
-    who: Who,
+    app: AppDependency,
+    principal: PrincipalDependency,
     start: Annotated[str | None, QueryParameter(name="from", description="RFC 3339, included.", max_length=64)] = None,
     end: Annotated[str | None, QueryParameter(name="to", description="RFC 3339, excluded.", max_length=64)] = None,
 ) -> PpeFigures:
     """People per zone, hour and item: worn, missing, or unsure (too small, hidden, or not long enough in view)."""
-    asked = span(start, end, site.now(), site.zone)
+    asked = parse_span(start, end, app.now(), app.zone)
     if asked.end - asked.start > 32 * 86_400:
         raise bad_parameter("from", start or "", "ask for at most 32 days at a time.")
-    rows = await stored.compliance(site.redis, asked.start, asked.end, site.prefix)
-    judged = await stored.judged(site.redis, site.prefix)
+    rows = await stored.read_compliance(app.redis, asked.start, asked.end, app.prefix)
+    judged = await stored.read_review_counts(app.redis, app.prefix)
     rules = []
     for name, numbers in sorted(judged.items()):
         camera, _, rule = name.partition("/")
         right, wrong = numbers.get("acknowledged", 0), numbers.get("dismissed", 0)
-        if who.sees(camera) and right + wrong:
+        if principal.can_see(camera) and right + wrong:
             rules.append(
                 RuleFigures(
                     camera=camera, rule=rule, acknowledged=right, dismissed=wrong, precision=right / (right + wrong)
                 )
             )
-    return PpeFigures(compliance=[row for row in rows if who.sees(row.camera)], rules=rules)
+    return PpeFigures(compliance=[row for row in rows if principal.can_see(row.camera)], rules=rules)
 
 
 router = Router("/", route_handlers=[violations, judge, picture, figures])

@@ -16,24 +16,24 @@ from msgspec import Meta, Struct
 from crowdperf.accounts.permissions import Principal
 from crowdperf.events.schema import Event
 from crowdperf.visitors import lifecycle
-from crowdperf.visitors.lifecycle import RefusedError
+from crowdperf.visitors.lifecycle import VisitRefusedError
 from crowdperf.visitors.model import Email, Person, Text, Visit
-from crowdperf.visitors.store import Book
-from crowdperf.web.access import Who
-from crowdperf.web.context import Context, SiteContext
+from crowdperf.visitors.store import VisitStore
+from crowdperf.web.access import PrincipalDependency
+from crowdperf.web.context import AppDependency, AppState
 from crowdperf.web.openapi import BAD_REQUEST, CONFLICT, NOT_FOUND, REFUSED, UNAVAILABLE
-from crowdperf.web.parameters import instant, rfc3339, span
-from crowdperf.web.problems import Problem, bad_parameter
+from crowdperf.web.parameters import format_rfc3339, parse_instant, parse_span
+from crowdperf.web.problems import ApiProblem, bad_parameter
 from crowdperf.web.replies import Time
 
-ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
+CODE_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 """Without 0, O, 1 and I, which people confuse."""
 CODE_LENGTH = 10
-MOST = 1000
-LONGEST_S = 366 * 86_400
+MAX_VISITS = 1000
+MAX_VISIT_S = 366 * 86_400
 VisitPath = Annotated[str, PathParameter(description="The visit's id.", max_length=64)]
 Action = Literal["arrive", "check-in", "enter", "extend", "check-out", "deny", "cancel", "approve"]
-TROUBLE = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
+VISIT_ERRORS = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
 
 
 class NewVisit(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -53,7 +53,7 @@ class NewVisit(Struct, kw_only=True, forbid_unknown_fields=True):
     walk_in: bool = False
 
 
-class Step(Struct, kw_only=True, forbid_unknown_fields=True):
+class VisitActionRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     """What an action needs besides its name."""
 
     briefing: bool = False
@@ -105,59 +105,61 @@ class VisitsReply(Struct, kw_only=True):
     areas: dict[str, str]
 
 
-def book(site: Context) -> Book:
+def get_visit_store(app: AppState) -> VisitStore:
     """The visitors' store."""
-    return Book(site.redis, site.prefix)
+    return VisitStore(app.redis, app.prefix)
 
 
 @get(
     "/visits", need="visitors", summary="Visits", tags=["visitors"], responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE}
 )
 async def visits(
-    site: SiteContext,
+    app: AppDependency,
     start: Annotated[str | None, QueryParameter(name="from", description="RFC 3339, included.", max_length=64)] = None,
     end: Annotated[str | None, QueryParameter(name="to", description="RFC 3339, excluded.", max_length=64)] = None,
 ) -> VisitsReply:
     """Every visit that is not over; with `from` or `to`, all that were expected in that range (at most 1,000)."""
     if start is None and end is None:
-        rows = await book(site).live()
+        rows = await get_visit_store(app).list_live()
     else:
-        asked = span(start, end, site.now(), site.zone)
-        rows = await book(site).between(asked.start, asked.end, MOST)
-    rules = site.slice.visitors
+        asked = parse_span(start, end, app.now(), app.zone)
+        rows = await get_visit_store(app).list_between(asked.start, asked.end, MAX_VISITS)
+    rules = app.config.visitors
     return VisitsReply(
-        visits=[_reply(visit, person) for visit, person in rows],
+        visits=[_to_visit_reply(visit, person) for visit, person in rows],
         briefing=rules.briefing,
         nda_version=rules.nda_version,
-        areas={area.id: area.name or area.id for area in site.slice.areas},
+        areas={area.id: area.name or area.id for area in app.config.areas},
     )
 
 
-@post("/visits", need="visitors", summary="Invite, or take in a walk-in", tags=["visitors"], responses=TROUBLE)
-async def invite(site: SiteContext, request: Request[Any, Any, Any], who: Who, data: JSONBody[NewVisit]) -> VisitReply:
+@post("/visits", need="visitors", summary="Invite, or take in a walk-in", tags=["visitors"], responses=VISIT_ERRORS)
+async def invite(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewVisit]
+) -> VisitReply:
     """A new visit. A match on the watch-list is said in `listed`; the check-in then needs an approval."""
-    now = site.now()
-    begin = instant("start", data.start) if data.start else now
-    until = instant("end", data.end) if data.end else begin + 7200
-    if not begin < until <= begin + LONGEST_S or until <= now:
+    now = app.now()
+    begin = parse_instant("start", data.start) if data.start else now
+    until = parse_instant("end", data.end) if data.end else begin + 7200
+    if not begin < until <= begin + MAX_VISIT_S or until <= now:
         raise bad_parameter("end", data.end, "give an end in the future, after the start and within a year of it.")
-    known = {area.id for area in site.slice.areas}
+    known = {area.id for area in app.config.areas}
     for area in data.areas:
         if area not in known:
             raise bad_parameter("areas", area, f"use some of: {', '.join(sorted(known)) or 'none is configured'}.")
-    store = book(site)
-    if data.person and await store.person(data.person) is None:
+    store = get_visit_store(app)
+    if data.person and await store.load_person(data.person) is None:
         raise bad_parameter("person", data.person, "give the id of a person who is stored, or none.")
     person = Person(
         id=data.person or secrets.token_hex(8), name=data.name.strip(), company=data.company, email=data.email
     )
-    found = lifecycle.listed(person, await store.listings())
+    found = lifecycle.find_listing(person, await store.list_listings())
     visit = Visit(
         id=secrets.token_hex(8),
         person=person.id,
         state="arrived" if data.walk_in else "invited",
         version=1,
-        code="".join(secrets.choice(ALPHABET) for _ in range(CODE_LENGTH)),
+        code="".join(secrets.choice(CODE_ALPHABET) for _ in range(CODE_LENGTH)),
         host=data.host,
         host_email=data.host_email,
         purpose=data.purpose,
@@ -166,19 +168,19 @@ async def invite(site: SiteContext, request: Request[Any, Any, Any], who: Who, d
         expected_until=until,
         walk_in=data.walk_in,
         created_at=now,
-        created_by=who.name,
+        created_by=principal.name,
         arrived_at=now if data.walk_in else 0.0,
         listed=found.kind if found else "",
     )
-    entry = site.entry(who, request, "visit.create", visit.id, "walk-in" if data.walk_in else "")
-    await store.add(visit, person, lifecycle.event(None, visit, now, who.name), entry)
-    return _reply(visit, person)
+    entry = app.build_audit_entry(principal, request, "visit.create", visit.id, "walk-in" if data.walk_in else "")
+    await store.add(visit, person, lifecycle.build_event(None, visit, now, principal.name), entry)
+    return _to_visit_reply(visit, person)
 
 
-@get("/visits/{visit_id:str}", need="visitors", summary="One visit", tags=["visitors"], responses=TROUBLE)
-async def visit(site: SiteContext, visit_id: VisitPath) -> VisitReply:
+@get("/visits/{visit_id:str}", need="visitors", summary="One visit", tags=["visitors"], responses=VISIT_ERRORS)
+async def visit(app: AppDependency, visit_id: VisitPath) -> VisitReply:
     """One visit."""
-    return await _shown(site, await _found(site, visit_id))
+    return await _load_reply(app, await _get_visit(app, visit_id))
 
 
 @post(
@@ -187,18 +189,18 @@ async def visit(site: SiteContext, visit_id: VisitPath) -> VisitReply:
     status_code=HTTPStatus.OK,
     summary="arrive, check-in, enter, extend, check-out, deny, cancel, approve",
     tags=["visitors"],
-    responses=TROUBLE,
+    responses=VISIT_ERRORS,
 )
 async def act(
-    site: SiteContext,
+    app: AppDependency,
     request: Request[Any, Any, Any],
-    who: Who,
+    principal: PrincipalDependency,
     visit_id: VisitPath,
     action: Annotated[str, PathParameter(description="What happens.", max_length=16)],
-    data: JSONBody[Step],
+    data: JSONBody[VisitActionRequest],
 ) -> VisitReply:
     """Change a visit's state. `approve` needs the permission `review`, and another user than who made the visit."""
-    return await _act(site, request, who, await _found(site, visit_id), action, data)
+    return await _apply_action(app, request, principal, await _get_visit(app, visit_id), action, data)
 
 
 @post(
@@ -207,45 +209,52 @@ async def act(
     status_code=HTTPStatus.OK,
     summary="Self check-in or check-out by badge code",
     tags=["visitors"],
-    responses=TROUBLE,
+    responses=VISIT_ERRORS,
 )
 async def kiosk(
-    site: SiteContext,
+    app: AppDependency,
     request: Request[Any, Any, Any],
-    who: Who,
+    principal: PrincipalDependency,
     code: Annotated[str, PathParameter(description="What the QR code holds.", max_length=32)],
-    data: JSONBody[Step],
+    data: JSONBody[VisitActionRequest],
 ) -> VisitReply:
     """Who is expected is checked in, who is on site is checked out."""
-    found = await book(site).by_code(code.strip().upper())
+    found = await get_visit_store(app).find_by_code(code.strip().upper())
     if found is None:
-        raise Problem(HTTPStatus.NOT_FOUND, "there is no visit with this code. Remedy: ask at the reception.")
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no visit with this code. Remedy: ask at the reception.")
     action = "check-out" if found.state in ("checked_in", "on_site", "overstayed") else "check-in"
-    return await _act(site, request, who, found, action, data)
+    return await _apply_action(app, request, principal, found, action, data)
 
 
-async def _act(
-    site: Context, request: Request[Any, Any, Any], who: Principal, before: Visit, action: str, data: Step
+async def _apply_action(
+    app: AppState,
+    request: Request[Any, Any, Any],
+    principal: Principal,
+    before: Visit,
+    action: str,
+    data: VisitActionRequest,
 ) -> VisitReply:
-    now = site.now()
+    now = app.now()
     if data.version is not None and data.version != before.version:
-        raise _conflict()
-    if action == "approve" and not who.may("review"):
-        raise Problem(HTTPStatus.FORBIDDEN, "approving needs the permission 'review'. Remedy: ask an operator.")
+        raise _build_conflict()
+    if action == "approve" and not principal.has_permission("review"):
+        raise ApiProblem(HTTPStatus.FORBIDDEN, "approving needs the permission 'review'. Remedy: ask an operator.")
     try:
-        after = _changed(site, before, action, data, who, now)
-    except RefusedError as error:
-        raise Problem(HTTPStatus.CONFLICT, str(error)) from None
-    said: list[Event] = [lifecycle.event(before, after, now, who.name)]
+        after = _change_visit(app, before, action, data, principal, now)
+    except VisitRefusedError as error:
+        raise ApiProblem(HTTPStatus.CONFLICT, str(error)) from None
+    said: list[Event] = [lifecycle.build_event(before, after, now, principal.name)]
     # Without the reason: it may be about the person, whose data has to end; the audit log cannot be changed.
-    entry = site.entry(who, request, f"visit.{action}", before.id)
-    if not await book(site).change(before, after, said, entry):
-        raise _conflict()
-    return await _shown(site, after)
+    entry = app.build_audit_entry(principal, request, f"visit.{action}", before.id)
+    if not await get_visit_store(app).change(before, after, said, entry):
+        raise _build_conflict()
+    return await _load_reply(app, after)
 
 
-def _changed(site: Context, before: Visit, action: str, data: Step, who: Principal, now: float) -> Visit:
-    rules = site.slice.visitors
+def _change_visit(
+    app: AppState, before: Visit, action: str, data: VisitActionRequest, principal: Principal, now: float
+) -> Visit:
+    rules = app.config.visitors
     if action == "arrive":
         return lifecycle.arrive(before, now)
     if action == "check-in":
@@ -253,7 +262,7 @@ def _changed(site: Context, before: Visit, action: str, data: Step, who: Princip
     if action == "enter":
         return lifecycle.enter(before, now, data.area)
     if action == "extend":
-        return lifecycle.extend(before, instant("end", data.end), now)
+        return lifecycle.extend(before, parse_instant("end", data.end), now)
     if action == "check-out":
         return lifecycle.check_out(before, now)
     if action == "deny":
@@ -261,23 +270,25 @@ def _changed(site: Context, before: Visit, action: str, data: Step, who: Princip
     if action == "cancel":
         return lifecycle.cancel(before)
     if action == "approve":
-        return lifecycle.approve(before, who.name)
-    raise Problem(
+        return lifecycle.approve(before, principal.name)
+    raise ApiProblem(
         HTTPStatus.NOT_FOUND,
         "there is no such action. Remedy: arrive, check-in, enter, extend, check-out, deny, cancel or approve.",
     )
 
 
-@get("/visits/{visit_id:str}/badge", need="visitors", summary="Badge to print", tags=["visitors"], responses=TROUBLE)
-async def badge(site: SiteContext, visit_id: VisitPath) -> Response[str]:
+@get(
+    "/visits/{visit_id:str}/badge", need="visitors", summary="Badge to print", tags=["visitors"], responses=VISIT_ERRORS
+)
+async def badge(app: AppDependency, visit_id: VisitPath) -> Response[str]:
     """A page with the badge: name, company, host, day and the QR code."""
-    found = await _found(site, visit_id)
-    person = await book(site).person(found.person)
-    day = rfc3339(found.expected_from)[:10]
+    found = await _get_visit(app, visit_id)
+    person = await get_visit_store(app).load_person(found.person)
+    day = format_rfc3339(found.expected_from)[:10]
     rows = "".join(
         f"<p class='{kind}'>{html.escape(text)}</p>"
         for kind, text in (
-            ("site", site.slice.site.name),
+            ("site", app.config.site.name),
             ("name", person.name if person else ""),
             ("company", person.company if person else ""),
             ("host", f"Host: {found.host}"),
@@ -293,63 +304,63 @@ async def badge(site: SiteContext, visit_id: VisitPath) -> Response[str]:
     return Response(page, media_type="text/html")
 
 
-@get("/visits/{visit_id:str}/badge.svg", need="visitors", summary="QR code", tags=["visitors"], responses=TROUBLE)
-async def badge_code(site: SiteContext, visit_id: VisitPath) -> Response[str]:
+@get("/visits/{visit_id:str}/badge.svg", need="visitors", summary="QR code", tags=["visitors"], responses=VISIT_ERRORS)
+async def badge_code(app: AppDependency, visit_id: VisitPath) -> Response[str]:
     """The badge's code as a QR code. It holds the code alone: a lost badge tells nothing about anybody."""
-    found = await _found(site, visit_id)
+    found = await _get_visit(app, visit_id)
     if not found.code:
-        raise Problem(HTTPStatus.NOT_FOUND, "this visit's data was erased, its badge with it")
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "this visit's data was erased, its badge with it")
     # With a viewBox instead of a size: a picture that is drawn smaller is then scaled, not cut.
     svg = segno.make(found.code, error="q", micro=False).svg_inline(border=4, omitsize=True)
     return Response(svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1), media_type="image/svg+xml")
 
 
-async def _found(site: Context, visit_id: str) -> Visit:
-    found = await book(site).visit(visit_id)
+async def _get_visit(app: AppState, visit_id: str) -> Visit:
+    found = await get_visit_store(app).load_visit(visit_id)
     if found is None:
-        raise Problem(HTTPStatus.NOT_FOUND, "there is no such visit. Remedy: see /api/v1/visits.")
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such visit. Remedy: see /api/v1/visits.")
     return found
 
 
-async def _shown(site: Context, found: Visit) -> VisitReply:
-    return _reply(found, await book(site).person(found.person))
+async def _load_reply(app: AppState, visit: Visit) -> VisitReply:
+    return _to_visit_reply(visit, await get_visit_store(app).load_person(visit.person))
 
 
-def _conflict() -> Problem:
-    return Problem(HTTPStatus.CONFLICT, "somebody else has just changed this visit. Remedy: read it again.")
+def _build_conflict() -> ApiProblem:
+    return ApiProblem(HTTPStatus.CONFLICT, "somebody else has just changed this visit. Remedy: read it again.")
 
 
-def _reply(row: Visit, person: Person | None) -> VisitReply:
+def _to_visit_reply(visit: Visit, person: Person | None) -> VisitReply:
     def moment(ts: float) -> str | None:
-        return rfc3339(ts) if ts else None
+        return format_rfc3339(ts) if ts else None
 
     return VisitReply(
-        id=row.id,
-        version=row.version,
-        state=row.state,
-        person=row.person,
+        id=visit.id,
+        version=visit.version,
+        state=visit.state,
+        person=visit.person,
         name=person.name if person else "",
         company=person.company if person else "",
         email=person.email if person else "",
-        host=row.host,
-        host_email=row.host_email,
-        purpose=row.purpose,
-        areas=[area for area in row.areas.split(",") if area],
-        area=row.area,
-        code=row.code,
-        walk_in=row.walk_in,
-        start=rfc3339(row.expected_from),
-        end=rfc3339(row.expected_until),
-        arrived=moment(row.arrived_at),
-        checked_in=moment(row.checked_in_at),
-        seen=moment(row.seen_at),
-        checked_out=moment(row.checked_out_at),
-        auto_checked_out=row.auto_checked_out,
-        briefing=moment(row.briefing_at),
-        nda_version=row.nda_version,
-        listed=row.listed,
-        approved_by=row.approved_by,
-        reason=row.reason,
+        host=visit.host,
+        host_email=visit.host_email,
+        purpose=visit.purpose,
+        areas=[area for area in visit.areas.split(",") if area],
+        area=visit.area,
+        code=visit.code,
+        walk_in=visit.walk_in,
+        start=format_rfc3339(visit.expected_from),
+        end=format_rfc3339(visit.expected_until),
+        arrived=moment(visit.arrived_at),
+        checked_in=moment(visit.checked_in_at),
+        seen=moment(visit.seen_at),
+        checked_out=moment(visit.checked_out_at),
+        auto_checked_out=visit.auto_checked_out,
+        briefing=moment(visit.briefing_at),
+        nda_version=visit.nda_version,
+        listed=visit.listed,
+        approved_by=visit.approved_by,
+        reason=visit.reason,
     )
 
 

@@ -14,30 +14,30 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from crowdperf.counting.areas import AreaCounter, AreaState
+from crowdperf.counting.areas import AreaCounter, AreaCounterState
 from crowdperf.events.connection import connect
 from crowdperf.events.schema import Event, LineCrossed, PpeObserved, ZoneChanged, ZoneMinute
-from crowdperf.rule_slices import AreasSlice
-from crowdperf.runtime import Metrics, Runtime
+from crowdperf.rule_slices import AreasConfig
+from crowdperf.runtime import Metrics, ProcessRuntime
 from crowdperf.storage import areas
-from crowdperf.storage.areas import AreaNow
-from crowdperf.workers.base import Member
+from crowdperf.storage.areas import AreaSnapshot
+from crowdperf.workers.base import ShardedConsumer
 from crowdperf.workers.leases import Leases
-from crowdperf.workers.logic import Taken
-from crowdperf.workers.loop import work
+from crowdperf.workers.logic import WorkerEvent
+from crowdperf.workers.loop import run_worker
 
 WORKER = "areas"
 VERSION = 2
 
 
-class Stored(Struct, frozen=True, array_like=True):
+class StoredArea(Struct, frozen=True, array_like=True):
     """What is stored of one area; a changed area keeps its people."""
 
     version: int
-    state: AreaState
+    state: AreaCounterState
 
 
-class AreaGone(Struct, frozen=True):
+class AreaRemoved(Struct, frozen=True):
     """The area has left the configuration."""
 
     area: str
@@ -46,73 +46,73 @@ class AreaGone(Struct, frozen=True):
 class AreaLogic:
     """The counters of all areas."""
 
-    wants: tuple[type[Event], ...] = (LineCrossed, ZoneChanged, ZoneMinute)
+    event_types: tuple[type[Event], ...] = (LineCrossed, ZoneChanged, ZoneMinute)
 
-    def __init__(self, slice_: AreasSlice) -> None:
-        self._slice = slice_
+    def __init__(self, config: AreasConfig) -> None:
+        self._config = config
         self.counters: dict[str, AreaCounter] = {}
         self.clear()
 
-    def parts(self, event: Taken) -> tuple[str, ...]:
+    def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
         """The areas of whose doors or zones the event speaks."""
         if isinstance(event, PpeObserved):
             return ()
-        return tuple(area for area, counter in self.counters.items() if counter.wants(event))
+        return tuple(area for area, counter in self.counters.items() if counter.is_relevant(event))
 
-    def handle(self, event: Taken, part: str = "") -> Iterator[Struct]:
+    def handle(self, event: WorkerEvent, partition: str = "") -> Iterator[Struct]:
         """Take one event; yields AreaChanged, Alert, and what people see now."""
         assert not isinstance(event, PpeObserved)
-        for area in (part,) if part else self.parts(event):
+        for area in (partition,) if partition else self.partition_keys(event):
             counter = self.counters[area]
-            yield from _shown(counter, counter.update(event))
+            yield from _append_area_now(counter, counter.update(event))
 
-    def due(self, part: str, now: float) -> Iterable[Struct]:
+    def advance_time(self, partition: str, now: float) -> Iterable[Struct]:
         """Resets, and limits that are broken or kept for long enough.
 
         What else a counter keeps of the time (`clock`, the next reset) follows anew from the events and the time.
         """
-        counter = self.counters.get(part)
-        return () if counter is None else _shown(counter, counter.tick(now))
+        counter = self.counters.get(partition)
+        return () if counter is None else _append_area_now(counter, counter.tick(now))
 
-    def state(self, part: str) -> bytes:
+    def dump_state(self, partition: str) -> bytes:
         """The area's state."""
-        return msgspec.msgpack.encode(Stored(VERSION, self.counters[part].state))
+        return msgspec.msgpack.encode(StoredArea(VERSION, self.counters[partition].state))
 
-    def restore(self, part: str, state: bytes) -> None:
+    def restore(self, partition: str, state: bytes) -> None:
         """Continue there. An area that is no longer configured is none.
 
         Raises:
             ValueError: another version.
         """
-        stored = msgspec.msgpack.decode(state, type=Stored)
+        stored = msgspec.msgpack.decode(state, type=StoredArea)
         if stored.version != VERSION:
             raise ValueError(f"areas of version {stored.version}, not {VERSION}")
-        if part in self.counters:
-            self.counters[part].restore(stored.state)
+        if partition in self.counters:
+            self.counters[partition].restore(stored.state)
 
-    def keeps(self, part: str) -> bool:
+    def is_configured(self, partition: str) -> bool:
         """Whether the area is configured."""
-        return part in self.counters
+        return partition in self.counters
 
-    def forget(self, part: str, now: float) -> Iterable[Struct]:
+    def forget(self, partition: str, now: float) -> Iterable[Struct]:
         """Nobody is shown it any more."""
-        return (AreaGone(part),)
+        return (AreaRemoved(partition),)
 
     def clear(self) -> None:
         """Begin every area anew."""
-        self.counters = {area.id: AreaCounter(area, self._slice.timezone) for area in self._slice.areas}
+        self.counters = {area.id: AreaCounter(area, self._config.timezone) for area in self._config.areas}
 
 
-def _shown(counter: AreaCounter, made: list[Event]) -> Iterator[Struct]:
-    yield from made
-    if made:
-        yield now_of(counter)
+def _append_area_now(counter: AreaCounter, events: list[Event]) -> Iterator[Struct]:
+    yield from events
+    if events:
+        yield build_area_now(counter)
 
 
-def now_of(counter: AreaCounter) -> AreaNow:
+def build_area_now(counter: AreaCounter) -> AreaSnapshot:
     """The area as people see it."""
     state = counter.state
-    return AreaNow(
+    return AreaSnapshot(
         area=counter.area.id,
         occupancy=state.occupancy,
         uncertainty=counter.uncertainty,
@@ -131,25 +131,27 @@ def now_of(counter: AreaCounter) -> AreaNow:
 
 def stage_effect(pipe: Any, effect: Struct, metrics: Metrics, prefix: str = "") -> None:
     """Show an area, or show it no longer, inside the transaction that stores its state."""
-    if isinstance(effect, AreaNow):
-        areas.stage(pipe, effect, prefix)
-        metrics.gauge("area_occupancy", effect.occupancy, effect.area)
-        metrics.gauge("area_uncertainty", effect.uncertainty, effect.area)
-    elif isinstance(effect, AreaGone):
-        areas.stage_gone(pipe, effect.area, prefix)
-        metrics.forget(effect.area)
+    if isinstance(effect, AreaSnapshot):
+        areas.stage_area(pipe, effect, prefix)
+        metrics.set_gauge("area_occupancy", effect.occupancy, effect.area)
+        metrics.set_gauge("area_uncertainty", effect.uncertainty, effect.area)
+    elif isinstance(effect, AreaRemoved):
+        areas.stage_area_removal(pipe, effect.area, prefix)
+        metrics.forget_camera(effect.area)
 
 
-def main(slice_: AreasSlice, runtime: Runtime) -> None:
+def main(config: AreasConfig, runtime: ProcessRuntime) -> None:
     """Work until told to stop."""
-    client = connect(slice_.redis_url)
-    prefix = slice_.key_prefix
+    client = connect(config.redis_url)
+    prefix = config.key_prefix
 
     def stage(pipe: Any, effect: Struct) -> None:
         stage_effect(pipe, effect, runtime.metrics, prefix)
 
-    leases = Leases(client, WORKER, slice_.instance, slice_.instances, runtime.name, prefix)
-    logic = AreaLogic(slice_)
-    member = Member(client, logic, leases, runtime.metrics, time.monotonic, time.time, stage=stage, prefix=prefix)
-    work(member, runtime)
+    leases = Leases(client, WORKER, config.instance, config.instances, runtime.name, prefix)
+    logic = AreaLogic(config)
+    member = ShardedConsumer(
+        client, logic, leases, runtime.metrics, time.monotonic, time.time, stage=stage, prefix=prefix
+    )
+    run_worker(member, runtime)
     member.stop()

@@ -14,21 +14,21 @@ from typing import Any
 import redis
 
 from crowdperf.events.bus import Publisher
-from crowdperf.events.clients import Forbidden
+from crowdperf.events.clients import RedisPermissionError
 from crowdperf.events.connection import OUTAGE, Backoff, connect
 from crowdperf.events.schema import StoreFilling
-from crowdperf.events.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, key
-from crowdperf.runtime import Runtime
-from crowdperf.slices import WorkerSlice
+from crowdperf.events.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, stream_key
+from crowdperf.runtime import ProcessRuntime
+from crowdperf.slices import WorkerConfig
 from crowdperf.storage import evidence, retention, zones
 from crowdperf.storage.buckets import Calendar
 from crowdperf.workers.leases import Leases
 
 INTERVAL_S = 15.0
 LEASE_S = 3 * INTERVAL_S
-OBSERVATIONS_S = 600
+OBSERVATIONS_RETENTION_S = 600
 COUNTS_INTERVAL_S = 3600.0
-LEAP_S = 3600.0
+CLOCK_LEAP_WARN_S = 3600.0
 """An accepted time this far behind the machine's clock is worth a line in the log."""
 
 log = logging.getLogger(__name__)
@@ -37,20 +37,20 @@ log = logging.getLogger(__name__)
 class Housekeeper:
     """What is done every 15 s; `wall` in Unix seconds and `monotonic` are parameters."""
 
-    def __init__(self, client: redis.Redis, slice_: WorkerSlice, runtime: Runtime) -> None:
+    def __init__(self, client: redis.Redis, config: WorkerConfig, runtime: ProcessRuntime) -> None:
         # Any: redis-py types its replies differently from release to release.
         self._client: Any = client
-        self._slice = slice_
-        self._prefix = slice_.key_prefix
+        self._config = config
+        self._prefix = config.key_prefix
         self._metrics = runtime.metrics
-        self._calendar = Calendar(slice_.timezone)
-        self._events: Publisher[StoreFilling] = Publisher(client, EVENTS, slice_.key_prefix)
-        self._lease = Leases(client, "housekeeping", 0, 1, runtime.name, slice_.key_prefix, LEASE_S)
+        self._calendar = Calendar(config.timezone)
+        self._events: Publisher[StoreFilling] = Publisher(client, EVENTS, config.key_prefix)
+        self._lease = Leases(client, "housekeeping", 0, 1, runtime.name, config.key_prefix, LEASE_S)
         self._clock: retention.SteadyClock | None = None
         self._filling: retention.Filling = "ok"
-        self._counts_at = float("-inf")
-        self._leapt = False
-        self._unwatched = False
+        self._counts_expired_at = float("-inf")
+        self._clock_leap_logged = False
+        self._memory_unavailable = False
         """Whether Redis does not tell how full it is."""
 
     def sweep(self, wall: float, monotonic: float) -> None:
@@ -59,40 +59,40 @@ class Housekeeper:
         Raises:
             redis.ConnectionError, redis.TimeoutError: Redis is away; sweep again.
         """
-        acts = self._acts(monotonic)
-        self._metrics.gauge("acts", acts)
+        acts = self._holds_lease(monotonic)
+        self._metrics.set_gauge("acts", acts)
         if not acts:
             # What the sibling has accepted until then is the time to go on from.
             self._clock = None
             return
         self._trim_detections()
-        now = self._accepted(wall, monotonic)
-        kept = self._slice.retention
+        now = self._get_steady_time(wall, monotonic)
+        kept = self._config.retention
         self._metrics.count("events_trimmed", self._trim_events(now - kept.events_days * retention.DAY_S))
-        observed = f"{max(0, int((now - OBSERVATIONS_S) * 1000))}-0"
-        trimmed = trim(self._client, key(OBSERVATIONS, prefix=self._prefix), keep_after=observed)
+        observed = f"{max(0, int((now - OBSERVATIONS_RETENTION_S) * 1000))}-0"
+        trimmed = trim_stream(self._client, stream_key(OBSERVATIONS, prefix=self._prefix), keep_after=observed)
         self._metrics.count("observations_trimmed", trimmed)
         oldest = f"{max(0, int((now - kept.audit_days * retention.DAY_S) * 1000))}-0"
-        self._client.xtrim(key(AUDIT, prefix=self._prefix), minid=oldest, approximate=True)
-        zones.expire(self._client, now - kept.zones_days * retention.DAY_S, self._prefix)
-        if self._slice.evidence:
+        self._client.xtrim(stream_key(AUDIT, prefix=self._prefix), minid=oldest, approximate=True)
+        zones.expire_zone_minutes(self._client, now - kept.zones_days * retention.DAY_S, self._prefix)
+        if self._config.evidence:
             before = now - kept.evidence_days * retention.DAY_S
-            gone = evidence.expire(Path(self._slice.evidence), before, kept.evidence_mb << 20)
+            gone = evidence.expire(Path(self._config.evidence), before, kept.evidence_mb << 20)
             self._metrics.count("evidence_expired", gone)
         before = now - kept.crossings_days * retention.DAY_S
         self._metrics.count("crossings_expired", retention.expire_crossings(self._client, before, self._prefix))
-        if monotonic - self._counts_at >= COUNTS_INTERVAL_S:
-            self._counts_at = monotonic
+        if monotonic - self._counts_expired_at >= COUNTS_INTERVAL_S:
+            self._counts_expired_at = monotonic
             gone = retention.expire_counts(self._client, kept, self._calendar, now, self._prefix)
             self._metrics.count("count_chunks_expired", gone)
         self._watch_memory(now)
 
-    def _acts(self, monotonic: float) -> bool:
+    def _holds_lease(self, monotonic: float) -> bool:
         """Whether it is this instance that has the lease."""
         try:
             # Each time: a Redis that was emptied has lost this as well.
             self._lease.start()
-            return bool(self._lease.take(monotonic))
+            return bool(self._lease.renew(monotonic))
         except redis.OutOfMemoryError:
             # A full server takes no lease. What makes room does no harm when two do it.
             return True
@@ -102,47 +102,49 @@ class Housekeeper:
         with contextlib.suppress(*OUTAGE):
             self._lease.release()
 
-    def _accepted(self, wall: float, monotonic: float) -> float:
+    def _get_steady_time(self, wall: float, monotonic: float) -> float:
         """The steady clock's time, remembered in Redis for the next process."""
         name = f"{self._prefix}crowdperf:housekeeping"
         if self._clock is None:
             stored = self._client.hget(name, "clock")
             self._clock = retention.SteadyClock(float(stored) if stored else None)
         now = self._clock.now(wall, monotonic)
-        leapt = wall - now > LEAP_S
-        if leapt and not self._leapt:
+        leapt = wall - now > CLOCK_LEAP_WARN_S
+        if leapt and not self._clock_leap_logged:
             log.error(
                 "the clock is %.1f days ahead of the last sweep: retention follows slowly. If the clock is wrong, "
                 "correct it before history is removed by it",
                 (wall - now) / retention.DAY_S,
             )
-        self._leapt = leapt
-        self._metrics.gauge("clock_leap_s", max(0.0, wall - now))
-        retention.remember(self._client, name, "clock", now)
+        self._clock_leap_logged = leapt
+        self._metrics.set_gauge("clock_leap_s", max(0.0, wall - now))
+        retention.set_field(self._client, name, "clock", now)
         return now
 
     def _trim_detections(self) -> None:
         # Asked of Redis, not of the configuration: the stream of a camera that is gone has to be trimmed as well.
-        for name in self._client.scan_iter(match=key(DETECTIONS, "*", self._prefix), count=1000):
-            self._metrics.count("detections_trimmed", trim(self._client, name.decode(), keep_after=None))
+        for name in self._client.scan_iter(match=stream_key(DETECTIONS, "*", self._prefix), count=1000):
+            self._metrics.count("detections_trimmed", trim_stream(self._client, name.decode(), keep_after=None))
 
     def _trim_events(self, before: float) -> int:
-        return trim(self._client, key(EVENTS, prefix=self._prefix), keep_after=f"{max(0, int(before * 1000))}-0")
+        return trim_stream(
+            self._client, stream_key(EVENTS, prefix=self._prefix), keep_after=f"{max(0, int(before * 1000))}-0"
+        )
 
     def _watch_memory(self, now: float) -> None:
         """Say when the server fills, and drop what may be dropped before it refuses to count."""
         try:
-            seen = retention.memory(self._client)
-        except Forbidden as error:
+            seen = retention.read_memory_usage(self._client)
+        except RedisPermissionError as error:
             # Of a hosted Redis perhaps nobody may ask. The streams are trimmed and the history ends all the same.
-            if not self._unwatched:
+            if not self._memory_unavailable:
                 log.warning("the memory of Redis is not watched, so nothing is dropped before it is full: %s", error)
-            self._unwatched = True
+            self._memory_unavailable = True
             return
-        self._unwatched = False
-        state = retention.judge(seen.share, self._filling)
-        self._metrics.gauge("redis_used_bytes", seen.used)
-        self._metrics.gauge("redis_limit_bytes", seen.limit)
+        self._memory_unavailable = False
+        state = retention.update_filling(seen.share, self._filling)
+        self._metrics.set_gauge("redis_used_bytes", seen.used)
+        self._metrics.set_gauge("redis_limit_bytes", seen.limit)
         text = f"{seen.used / 2**20:.0f} of {seen.limit / 2**20:.0f} MiB used"
         if state == "dropping":
             dropped = retention.relieve(self._client, now, self._trim_events, self._prefix)
@@ -168,24 +170,24 @@ class Housekeeper:
             self._filling = state
 
 
-def main(slice_: WorkerSlice, runtime: Runtime) -> None:
+def main(config: WorkerConfig, runtime: ProcessRuntime) -> None:
     """Sweep every 15 s until told to stop."""
-    keeper = Housekeeper(connect(slice_.redis_url), slice_, runtime)
+    keeper = Housekeeper(connect(config.redis_url), config, runtime)
     backoff = Backoff()
     while not runtime.stopping:
         runtime.tick()
         try:
             keeper.sweep(time.time(), time.monotonic())
             backoff.reset()
-            runtime.wait(INTERVAL_S)
+            runtime.wait_for_stop(INTERVAL_S)
         except OUTAGE as error:
-            if backoff.worth_saying(error):
+            if backoff.should_log(error):
                 log.warning("Redis takes nothing (%s): housekeeping waits", error)
-            runtime.wait(backoff.next())
+            runtime.wait_for_stop(backoff.next())
     keeper.stop()
 
 
-def trim(client: Any, name: str, keep_after: str | None) -> int:
+def trim_stream(client: Any, name: str, keep_after: str | None) -> int:
     """Remove what every group has acknowledged (and, with `keep_after`, only what is older than that id).
 
     A stream without a group is left alone: nobody has read it yet. Returns the number of entries removed.
@@ -199,12 +201,12 @@ def trim(client: Any, name: str, keep_after: str | None) -> int:
         floors.append(pending["min"] if pending["pending"] else group["last-delivered-id"])
     if not floors:
         return 0
-    floor = min(floors, key=_order)
+    floor = min(floors, key=_parse_entry_id)
     if keep_after is not None:
-        floor = min(floor, keep_after.encode(), key=_order)
+        floor = min(floor, keep_after.encode(), key=_parse_entry_id)
     return int(client.xtrim(name, minid=floor, approximate=True))
 
 
-def _order(entry_id: bytes) -> tuple[int, int]:
+def _parse_entry_id(entry_id: bytes) -> tuple[int, int]:
     milliseconds, _, number = entry_id.partition(b"-")
     return int(milliseconds), int(number or 0)

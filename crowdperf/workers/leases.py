@@ -37,12 +37,12 @@ class Leases:
         self.worker = worker
         self.instance, self.instances = instance, instances
         self.holder = holder
-        self._me = holder.encode()
+        self._holder_bytes = holder.encode()
         self._lease_s = lease_s
         self._prefix = f"{prefix}crowdperf:lease:{worker}"
-        self._owned: set[int] = set()
+        self._owned_shards: set[int] = set()
         self._free_since: dict[int, float] = {}
-        self._taken_at = float("-inf")
+        self._renewed_at = float("-inf")
         self._started = False
 
     def start(self) -> None:
@@ -50,67 +50,69 @@ class Leases:
         # After an outage only where it is gone: a process of an older configuration must not have its way again.
         self._client.set(f"{self._prefix}:instances", self.instances, nx=self._started)
         self._started = True
-        self._taken_at = float("-inf")
+        self._renewed_at = float("-inf")
 
-    def take(self, now: float, anew: bool = False) -> set[int]:
+    def renew(self, now: float, force: bool = False) -> set[int]:
         """Renew, take over and hand back, at most once a second; the shares that are this instance's now.
 
         Args:
             now: monotonic seconds.
             anew: do it whether or not a second has passed.
         """
-        if not anew and now - self._taken_at < RENEW_S:
-            return self._owned
-        self._taken_at = now
+        if not force and now - self._renewed_at < RENEW_S:
+            return self._owned_shards
+        self._renewed_at = now
         shares = range(self.instances)
         with self._client.pipeline(transaction=False) as pipe:
             pipe.get(f"{self._prefix}:instances")
             for share in shares:
-                pipe.get(self._lease(share))
-                pipe.get(self._wanted(share))
+                pipe.get(self._lease_key(share))
+                pipe.get(self._request_key(share))
             told, *rows = pipe.execute()
         if told != str(self.instances).encode():
-            self._owned = set()
-            return self._owned
-        self._owned = {share for share in shares if self._decide(share, rows[2 * share], rows[2 * share + 1], now)}
-        return self._owned
+            self._owned_shards = set()
+            return self._owned_shards
+        self._owned_shards = {
+            share for share in shares if self._renew_or_acquire(share, rows[2 * share], rows[2 * share + 1], now)
+        }
+        return self._owned_shards
 
-    def _decide(self, share: int, holder: bytes | None, wanted: bytes | None, now: float) -> bool:
+    def _renew_or_acquire(self, shard: int, holder: bytes | None, requested_by: bytes | None, now: float) -> bool:
         """Whether the share is this instance's from now on."""
         milliseconds = int(self._lease_s * 1000)
-        if holder == self._me:
-            if share != self.instance and wanted is not None:
-                self._client.delete(self._lease(share))
+        if holder == self._holder_bytes:
+            if shard != self.instance and requested_by is not None:
+                self._client.delete(self._lease_key(shard))
                 return False
-            self._client.pexpire(self._lease(share), milliseconds)
+            self._client.pexpire(self._lease_key(shard), milliseconds)
             return True
         if holder is not None:
-            self._free_since.pop(share, None)
-            if share == self.instance:
-                self._client.set(self._wanted(share), self._me, px=milliseconds)
+            self._free_since.pop(shard, None)
+            if shard == self.instance:
+                self._client.set(self._request_key(shard), self._holder_bytes, px=milliseconds)
             return False
         # Its own instance may be just starting: a sibling waits as long as a lease lasts.
-        if share != self.instance and now - self._free_since.setdefault(share, now) < self._lease_s:
+        if shard != self.instance and now - self._free_since.setdefault(shard, now) < self._lease_s:
             return False
-        self._free_since.pop(share, None)
-        return bool(self._client.set(self._lease(share), self._me, nx=True, px=milliseconds))
+        self._free_since.pop(shard, None)
+        return bool(self._client.set(self._lease_key(shard), self._holder_bytes, nx=True, px=milliseconds))
 
-    def watch(self, pipe: Any, shares: set[int]) -> bool:
+    def watch(self, pipe: Any, shards: set[int]) -> bool:
         """Put a transaction under the condition that these shares stay this instance's; False if they are not."""
-        names = [f"{self._prefix}:instances", *(self._lease(share) for share in sorted(shares))]
+        names = [f"{self._prefix}:instances", *(self._lease_key(share) for share in sorted(shards))]
         pipe.watch(*names)
         told, *holders = pipe.mget(names)
-        return told == str(self.instances).encode() and all(holder == self._me for holder in holders)
+        return told == str(self.instances).encode() and all(holder == self._holder_bytes for holder in holders)
 
     def release(self) -> None:
         """Give back what is held."""
-        for share in self._owned:
-            if self._client.get(self._lease(share)) == self._me:
-                self._client.delete(self._lease(share))
-        self._owned = set()
+        for share in self._owned_shards:
+            if self._client.get(self._lease_key(share)) == self._holder_bytes:
+                self._client.delete(self._lease_key(share))
+        self._owned_shards = set()
 
-    def _lease(self, share: int) -> str:
-        return f"{self._prefix}:{share}of{self.instances}"
+    def _lease_key(self, shard: int) -> str:
+        return f"{self._prefix}:{shard}of{self.instances}"
 
-    def _wanted(self, share: int) -> str:
-        return f"{self._prefix}:{share}of{self.instances}:wanted"
+    def _request_key(self, shard: int) -> str:
+        return f"{self._prefix}:{shard}of{self.instances}:wanted"

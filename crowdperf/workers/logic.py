@@ -9,11 +9,11 @@ from msgspec import Struct
 
 from crowdperf.events.schema import AnyEvent, Event, PpeObserved
 
-Taken = AnyEvent | PpeObserved
+WorkerEvent = AnyEvent | PpeObserved
 """What workers read."""
 
 
-class Logic(Protocol):
+class WorkerLogic(Protocol):
     """A worker's rules. Everything about a camera is in that camera's state; nothing is shared between cameras.
 
     What is about no camera, but about an area or a visit, belongs to a part of its own, named by `parts`; wherever this
@@ -21,35 +21,35 @@ class Logic(Protocol):
     """
 
     @property
-    def wants(self) -> tuple[type[Event], ...]:
+    def event_types(self) -> tuple[type[Event], ...]:
         """The kinds of events that `handle` takes."""
 
-    def parts(self, event: Taken) -> tuple[str, ...]:
+    def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
         """Whose states the event belongs to: its camera's as a rule."""
 
-    def handle(self, event: Taken, part: str = "") -> Iterable[Struct]:
+    def handle(self, event: WorkerEvent, partition: str = "") -> Iterable[Struct]:
         """Take one event; its effects, in order. An `Event` is published, anything else is for the worker's stage.
 
         Of an event that belongs to several parts, only the state of `part` changes; empty: of all of them.
         """
 
-    def due(self, camera: str, now: float) -> Iterable[Struct]:
+    def advance_time(self, partition: str, now: float) -> Iterable[Struct]:
         """What time alone causes; `now` in Unix seconds. The state may change only where there is an effect."""
 
-    def state(self, camera: str) -> bytes:
+    def dump_state(self, partition: str) -> bytes:
         """Everything that decides this camera's future."""
 
-    def restore(self, camera: str, state: bytes) -> None:
+    def restore(self, partition: str, state: bytes) -> None:
         """Continue where `state` was taken.
 
         Raises:
             ValueError: it is of another version, or damaged; the camera begins anew.
         """
 
-    def keeps(self, camera: str) -> bool:
+    def is_configured(self, partition: str) -> bool:
         """Whether the configuration knows this part; of one that it does not, nothing stays for ever."""
 
-    def forget(self, camera: str, now: float) -> Iterable[Struct]:
+    def forget(self, partition: str, now: float) -> Iterable[Struct]:
         """Drop a part that is gone; its effects are what must not stay open."""
 
     def clear(self) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import redis
 
 from crowdperf.events.connection import OUTAGE, Backoff
-from crowdperf.runtime import Runtime
-from crowdperf.workers.base import Member
+from crowdperf.runtime import ProcessRuntime
+from crowdperf.workers.base import ShardedConsumer
 
 IDLE_S = 0.2
 """Pause of a member that owns no share."""
@@ -17,7 +17,9 @@ IDLE_S = 0.2
 log = logging.getLogger(__name__)
 
 
-def work(member: Member, runtime: Runtime, each_turn: Callable[[], None] = lambda: None) -> None:
+def run_worker(
+    consumer: ShardedConsumer, runtime: ProcessRuntime, after_step: Callable[[], None] = lambda: None
+) -> None:
     """Turn until told to stop, and do `each_turn` after each; an outage of Redis is waited out.
 
     Call `Member.stop` when what `each_turn` has started has ended.
@@ -28,22 +30,22 @@ def work(member: Member, runtime: Runtime, each_turn: Callable[[], None] = lambd
         runtime.tick()
         try:
             if not connected:
-                member.start()
+                consumer.start()
                 connected = True
-            runtime.metrics.count("events_handled", member.turn())
-            each_turn()
-            if not member.shares:
-                runtime.wait(IDLE_S)
+            runtime.metrics.count("events_handled", consumer.step())
+            after_step()
+            if not consumer.shards:
+                runtime.wait_for_stop(IDLE_S)
             backoff.reset()
         except (*OUTAGE, redis.ResponseError) as error:
             # A Redis that was emptied has lost the group, which `start` makes.
-            if not isinstance(error, OUTAGE) and not _emptied(error):
+            if not isinstance(error, OUTAGE) and not _is_group_lost(error):
                 raise
-            if backoff.worth_saying(error):
+            if backoff.should_log(error):
                 log.warning("Redis takes nothing (%s): the events stream keeps what is not handled yet", error)
             connected = False
-            runtime.wait(backoff.next())
+            runtime.wait_for_stop(backoff.next())
 
 
-def _emptied(error: BaseException) -> bool:
+def _is_group_lost(error: BaseException) -> bool:
     return "NOGROUP" in str(error) or "requires the key" in str(error)

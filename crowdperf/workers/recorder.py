@@ -17,20 +17,20 @@ from typing import Any
 import redis
 
 from crowdperf.events import permissions
-from crowdperf.events.bus import Consumer, Entry
+from crowdperf.events.bus import Consumer, StreamEntry
 from crowdperf.events.connection import OUTAGE, Backoff, connect
 from crowdperf.events.schema import AnyEvent, LineCrossed, ZoneMinute
 from crowdperf.events.streams import EVENTS
-from crowdperf.runtime import Runtime
-from crowdperf.slices import WorkerSlice
+from crowdperf.runtime import ProcessRuntime
+from crowdperf.slices import WorkerConfig
 from crowdperf.storage import backfill, zones
 from crowdperf.storage.buckets import Calendar
-from crowdperf.storage.counts import COMPLETE, Added, ZoneChanged, add
-from crowdperf.storage.crossings import LATEST_S, crossing_of
+from crowdperf.storage.counts import FRONTIER_COMPLETE, AddResult, CountersOutdatedError, add_crossings
+from crowdperf.storage.crossings import MAX_TIME_S, build_crossing
 
-ORPHANED_MS = 15_000
+ORPHAN_IDLE_MS = 15_000
 """An entry that an instance has held for so long without recording it is taken over: the instance is gone."""
-ADOPT_S = 5.0
+ORPHAN_CHECK_INTERVAL_S = 5.0
 """How often such entries are looked for."""
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,8 @@ class Recorder:
         self._calendar = Calendar(timezone)
         self.consumer: Consumer[AnyEvent] = Consumer(client, EVENTS, "recorder", name, prefix=prefix)
         self._clock = clock
-        self._adopt_at = float("-inf")
-        self._uncounted = False
+        self._next_orphan_check_at = float("-inf")
+        self._has_uncounted = False
         """Whether there are crossings that the counters do not cover yet."""
 
     def start(self) -> None:
@@ -65,73 +65,75 @@ class Recorder:
             Forbidden: its user may not do all of what recording takes. Nothing is read then: an entry that is
                 delivered again and again would look like poison, and a script that stops half way loses a count.
         """
-        permissions.require(self._client, self._prefix, permissions.RECORDING)
+        permissions.require_permissions(self._client, self._prefix, permissions.RECORDER_COMMANDS)
         self.consumer.start()
-        self._uncounted = backfill.prepare(self._client, self._calendar, self._prefix)
-        if self._uncounted:
+        self._has_uncounted = backfill.prepare(self._client, self._calendar, self._prefix)
+        if self._has_uncounted:
             log.info("counting the crossings that were recorded without counters")
 
-    def turn(self) -> Added:
+    def step(self) -> AddResult:
         """Record one batch, and count one page of an older history where there is one.
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: call `start` again before the next turn.
             redis.OutOfMemoryError: the server is full; nothing was recorded, the stream keeps it.
         """
-        entries = self._orphaned() or self.consumer.read(count=256, **({"block_ms": 1} if self._uncounted else {}))
+        entries = self._claim_orphans() or self.consumer.read(
+            count=256, **({"block_ms": 1} if self._has_uncounted else {})
+        )
         if entries:
             return self._record(entries)
-        if self._uncounted:
+        if self._has_uncounted:
             self._count_page()
-        return Added(0, 0, not self._uncounted)
+        return AddResult(0, 0, not self._has_uncounted)
 
-    def _orphaned(self) -> list[Entry[AnyEvent]]:
+    def _claim_orphans(self) -> list[StreamEntry[AnyEvent]]:
         """What a dead sibling, or an instance of a configuration that had more of them, has left behind."""
         now = self._clock()
-        if now < self._adopt_at:
+        if now < self._next_orphan_check_at:
             return []
-        self._adopt_at = now + ADOPT_S
-        return self.consumer.claim_from_others(ORPHANED_MS)
+        self._next_orphan_check_at = now + ORPHAN_CHECK_INTERVAL_S
+        return self.consumer.claim_from_others(ORPHAN_IDLE_MS)
 
-    def _record(self, entries: list[Entry[AnyEvent]]) -> Added:
+    def _record(self, entries: list[StreamEntry[AnyEvent]]) -> AddResult:
         rows = []
         for entry in list(entries):
             if not isinstance(entry.message, LineCrossed):
                 continue
-            if math.isfinite(entry.message.ts) and 0 <= entry.message.ts < LATEST_S:
-                rows.append(crossing_of(entry.message))
+            if math.isfinite(entry.message.ts) and 0 <= entry.message.ts < MAX_TIME_S:
+                rows.append(build_crossing(entry.message))
             else:
-                self.consumer.bury(entry, f"ts {entry.message.ts!r} is no time")
+                self.consumer.dead_letter(entry, f"ts {entry.message.ts!r} is no time")
                 entries.remove(entry)
         if not entries:
-            return Added(0, 0, not self._uncounted)
+            return AddResult(0, 0, not self._has_uncounted)
         minutes = [entry.message for entry in entries if isinstance(entry.message, ZoneMinute)]
         if minutes:
             # Before the acknowledgement, and the same however often: a member holds nothing that varies.
             with self._client.pipeline(transaction=True) as pipe:
                 for minute in minutes:
-                    zones.stage(pipe, minute, self._prefix)
+                    zones.stage_zone_minute(pipe, minute, self._prefix)
                 pipe.execute()
         acknowledge = (entries[0].stream, self.consumer.group, [entry.id for entry in entries])
         try:
-            done = add(self._client, self._calendar, rows, self._prefix, acknowledge)
-        except ZoneChanged:
+            done = add_crossings(self._client, self._calendar, rows, self._prefix, acknowledge)
+        except CountersOutdatedError:
             backfill.prepare(self._client, self._calendar, self._prefix)
-            done = add(self._client, self._calendar, rows, self._prefix, acknowledge)
-        self._uncounted = not done.complete
-        if self._uncounted:
+            done = add_crossings(self._client, self._calendar, rows, self._prefix, acknowledge)
+        self._has_uncounted = not done.complete
+        if self._has_uncounted:
             self._count_page()
         return done
 
     def _count_page(self) -> None:
-        if backfill.step(self._client, self._calendar, self._prefix) >= COMPLETE:
+        if backfill.run_step(self._client, self._calendar, self._prefix) >= FRONTIER_COMPLETE:
             log.info("every crossing is counted")
-            self._uncounted = False
+            self._has_uncounted = False
 
 
-def main(slice_: WorkerSlice, runtime: Runtime) -> None:
+def main(config: WorkerConfig, runtime: ProcessRuntime) -> None:
     """Record until told to stop; an outage of Redis is waited out."""
-    recorder = Recorder(connect(slice_.redis_url), runtime.name, slice_.timezone, slice_.key_prefix)
+    recorder = Recorder(connect(config.redis_url), runtime.name, config.timezone, config.key_prefix)
     backoff = Backoff()
     connected = False
     while not runtime.stopping:
@@ -140,20 +142,20 @@ def main(slice_: WorkerSlice, runtime: Runtime) -> None:
             if not connected:
                 recorder.start()
                 connected = True
-            done = recorder.turn()
+            done = recorder.step()
             runtime.metrics.count("crossings_recorded", done.added)
             runtime.metrics.count("crossings_too_old", done.late)
-            runtime.metrics.gauge("dead_letters", recorder.consumer.dead_letters)
+            runtime.metrics.set_gauge("dead_letters", recorder.consumer.dead_letters)
             backoff.reset()
         except OUTAGE as error:
-            if backoff.worth_saying(error):
+            if backoff.should_log(error):
                 log.warning("Redis takes nothing (%s): the events stream keeps what is not recorded yet", error)
             connected = False
-            runtime.wait(backoff.next())
+            runtime.wait_for_stop(backoff.next())
         except redis.ResponseError as error:
             # A Redis that was emptied has lost the group as well: the next start makes it again.
             if "NOGROUP" not in str(error):
                 raise
             log.warning("Redis was emptied: %s", error)
             connected = False
-            runtime.wait(backoff.next())
+            runtime.wait_for_stop(backoff.next())

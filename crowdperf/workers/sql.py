@@ -16,26 +16,26 @@ from typing import Any
 
 import redis
 
-from crowdperf.events.bus import Entry
+from crowdperf.events.bus import StreamEntry
 from crowdperf.events.connection import OUTAGE, Backoff, connect
-from crowdperf.events.follower import Follower
+from crowdperf.events.follower import StreamReader
 from crowdperf.events.schema import AnyEvent
 from crowdperf.events.streams import EVENTS
-from crowdperf.runtime import Runtime
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.settings.postgres import resolve_dsn
-from crowdperf.slices import WorkerSlice
+from crowdperf.slices import WorkerConfig
 from crowdperf.storage import migrations, postgres, sql
 from crowdperf.storage.buckets import Calendar
-from crowdperf.storage.history_pages import pages
-from crowdperf.storage.postgres import Database, DatabaseAway, DatabaseRefuses
+from crowdperf.storage.history_pages import iter_history_pages
+from crowdperf.storage.postgres import Database, DatabaseRejectedError, DatabaseUnavailableError
 
 GROUP = "sql"
-BATCH = 1000
+BATCH_SIZE = 1000
 
 log = logging.getLogger(__name__)
 
 
-class SchemaMissing(Exception):
+class SchemaMissingError(Exception):
     """The tables are not there, or not this version's; the message says what to do."""
 
 
@@ -58,59 +58,59 @@ class SqlRecorder:
         self._prefix = prefix
         self._calendar = Calendar(timezone)
         self._tick = tick
-        self._done_key = f"{prefix}crowdperf:sql"
+        self._progress_key = f"{prefix}crowdperf:sql"
         """Hash: zone of the summaries, whether the history was copied."""
-        self.follower: Follower[AnyEvent] = Follower(client, EVENTS, GROUP, prefix)
+        self.reader: StreamReader[AnyEvent] = StreamReader(client, EVENTS, GROUP, prefix)
         self._database: Database | None = None
-        self._following = False
-        self._held: list[Entry[AnyEvent]] = []
-        self.behind = False
+        self._is_following = False
+        self._unwritten: list[StreamEntry[AnyEvent]] = []
+        self.has_backlog = False
         """Whether the stream had more than the last batch."""
 
-    def turn(self) -> int:
+    def step(self) -> int:
         """Write one batch; returns how many events were new.
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: Redis is away; call `forget_redis`, then turn again.
             DatabaseAway, SchemaMissing: PostgreSQL cannot be written to; turn again.
         """
-        database = self._connected()
-        if not self._following:
-            self._begin(database)
-        if not self._held:
-            self._held = self.follower.read(BATCH)
+        database = self._get_database()
+        if not self._is_following:
+            self._start_following(database)
+        if not self._unwritten:
+            self._unwritten = self.reader.read(BATCH_SIZE)
         try:
-            written = self._write(database, self._held)
-        except DatabaseAway:
+            written = self._write(database, self._unwritten)
+        except DatabaseUnavailableError:
             self._disconnect()
             raise
-        self.follower.commit()
-        self.behind = len(self._held) == BATCH
-        if not self._held:
-            self.follower.check()
-        self._held = []
+        self.reader.commit()
+        self.has_backlog = len(self._unwritten) == BATCH_SIZE
+        if not self._unwritten:
+            self.reader.check_position()
+        self._unwritten = []
         return written
 
     def forget_redis(self) -> None:
         """Redis was away: find the position again."""
-        self._following = False
-        self._held = []
+        self._is_following = False
+        self._unwritten = []
 
     def close(self) -> None:
         """The orderly end."""
         self._disconnect()
 
-    def _connected(self) -> Database:
+    def _get_database(self) -> Database:
         if self._database is None:
             database = postgres.connect(self._dsn, self._driver)
             try:
-                left = migrations.pending(database, migrations.available())
-            except (DatabaseAway, DatabaseRefuses):
+                left = migrations.list_pending(database, migrations.list_migrations())
+            except (DatabaseUnavailableError, DatabaseRejectedError):
                 database.close()
                 raise
             if left:
                 database.close()
-                raise SchemaMissing(f"{left[0].name} is not applied. Remedy: run `crowdperf migrate`.")
+                raise SchemaMissingError(f"{left[0].name} is not applied. Remedy: run `crowdperf migrate`.")
             self._database = database
         return self._database
 
@@ -119,31 +119,31 @@ class SqlRecorder:
             self._database.close()
             self._database = None
 
-    def _begin(self, database: Database) -> None:
+    def _start_following(self, database: Database) -> None:
         """Find the position; a database that has nothing yet gets the crossings of the history first."""
-        self.follower.start()
+        self.reader.start()
         try:
-            zone, copied = self._client.hmget(self._done_key, "zone", "copied")
+            zone, copied = self._client.hmget(self._progress_key, "zone", "copied")
             if not copied or not database.run("SELECT 1 FROM events LIMIT 1"):
                 self._copy_history(database)
             if zone is not None and zone != self._calendar.name.encode():
                 log.warning("summaries are made anew for the zone %s", self._calendar.name)
-                sql.recount(database, self._calendar, self._tick)
-            self._client.hset(self._done_key, mapping={"zone": self._calendar.name, "copied": "1"})
-        except DatabaseAway:
+                sql.recount_summaries(database, self._calendar, self._tick)
+            self._client.hset(self._progress_key, mapping={"zone": self._calendar.name, "copied": "1"})
+        except DatabaseUnavailableError:
             self._disconnect()
             raise
-        self._following = True
+        self._is_following = True
 
     def _copy_history(self, database: Database) -> None:
         """Every crossing that Redis has; those that the stream brings as well are there once all the same."""
         copied = 0
-        for page in pages(self._client, self._prefix):
+        for page in iter_history_pages(self._client, self._prefix):
             self._tick()
-            copied += sql.write(database, self._calendar, [sql.of_crossing(row) for row in page])
+            copied += sql.write_rows(database, self._calendar, [sql.build_crossing_row(row) for row in page])
         log.info("%d crossings of the history were copied", copied)
 
-    def _write(self, database: Database, entries: list[Entry[AnyEvent]]) -> int:
+    def _write(self, database: Database, entries: list[StreamEntry[AnyEvent]]) -> int:
         """Write entries; those that PostgreSQL cannot hold become dead letters, one by one, and the others are written.
 
         Raises:
@@ -152,40 +152,40 @@ class SqlRecorder:
         if not entries:
             return 0
         try:
-            return sql.write(database, self._calendar, [sql.of_event(entry.message) for entry in entries])
-        except (DatabaseRefuses, OverflowError) as error:
-            if isinstance(error, DatabaseRefuses) and error.is_schema:
+            return sql.write_rows(database, self._calendar, [sql.build_event_row(entry.message) for entry in entries])
+        except (DatabaseRejectedError, OverflowError) as error:
+            if isinstance(error, DatabaseRejectedError) and error.is_schema_error:
                 self._disconnect()
-                raise SchemaMissing(f"PostgreSQL refuses ({error}). Remedy: run `crowdperf migrate`.") from None
+                raise SchemaMissingError(f"PostgreSQL refuses ({error}). Remedy: run `crowdperf migrate`.") from None
             if len(entries) == 1:
-                self.follower.bury(entries[0], f"PostgreSQL: {error}")
+                self.reader.dead_letter(entries[0], f"PostgreSQL: {error}")
                 return 0
             half = len(entries) // 2
             return self._write(database, entries[:half]) + self._write(database, entries[half:])
 
 
-def _lag_s(writer: SqlRecorder) -> float:
+def _compute_lag_s(writer: SqlRecorder) -> float:
     """How old the newest event is that was read from the stream."""
-    return max(0.0, time.time() - writer.follower.read_until)
+    return max(0.0, time.time() - writer.reader.read_until)
 
 
-def main(slice_: WorkerSlice, runtime: Runtime) -> None:
+def main(config: WorkerConfig, runtime: ProcessRuntime) -> None:
     """Write until told to stop; outages of Redis and of PostgreSQL are waited out.
 
     Raises:
         ConfigError: postgres.dsn leads nowhere, or no driver is installed.
     """
-    dsn = resolve_dsn(slice_.postgres_dsn, Path.cwd())
-    writer = SqlRecorder(connect(slice_.redis_url), dsn, slice_.timezone, slice_.key_prefix, tick=runtime.tick)
+    dsn = resolve_dsn(config.postgres_dsn, Path.cwd())
+    writer = SqlRecorder(connect(config.redis_url), dsn, config.timezone, config.key_prefix, tick=runtime.tick)
     backoff = Backoff()
     trouble: Exception
     while not runtime.stopping:
         runtime.tick()
         try:
-            runtime.metrics.count("sql_events_written", writer.turn())
-            runtime.metrics.gauge("sql_up", 1)
-            runtime.metrics.gauge("sql_lag_s", _lag_s(writer) if writer.behind else 0.0)
-            runtime.metrics.gauge("dead_letters", writer.follower.dead_letters)
+            runtime.metrics.count("sql_events_written", writer.step())
+            runtime.metrics.set_gauge("sql_up", 1)
+            runtime.metrics.set_gauge("sql_lag_s", _compute_lag_s(writer) if writer.has_backlog else 0.0)
+            runtime.metrics.set_gauge("dead_letters", writer.reader.dead_letters)
             backoff.reset()
             continue
         except OUTAGE as error:
@@ -199,12 +199,12 @@ def main(slice_: WorkerSlice, runtime: Runtime) -> None:
             trouble = error
             said = f"Redis was emptied ({error})"
             writer.forget_redis()
-        except (DatabaseAway, SchemaMissing) as error:
+        except (DatabaseUnavailableError, SchemaMissingError) as error:
             trouble = error
             said = f"PostgreSQL takes nothing ({error}): the events stream keeps what is not there yet"
-            runtime.metrics.gauge("sql_up", 0)
-        if backoff.worth_saying(trouble):
+            runtime.metrics.set_gauge("sql_up", 0)
+        if backoff.should_log(trouble):
             log.warning("%s", said)
-        runtime.metrics.gauge("sql_lag_s", _lag_s(writer))
-        runtime.wait(backoff.next())
+        runtime.metrics.set_gauge("sql_lag_s", _compute_lag_s(writer))
+        runtime.wait_for_stop(backoff.next())
     writer.close()

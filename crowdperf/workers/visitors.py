@@ -17,30 +17,30 @@ from msgspec import Struct
 
 from crowdperf.events.connection import connect
 from crowdperf.events.schema import AreaChanged, Event, LineCrossed, VisitorChanged, VisitorNotice
-from crowdperf.rule_slices import VisitorsSlice
-from crowdperf.runtime import Runtime
+from crowdperf.rule_slices import VisitorsConfig
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.visitors import lifecycle, seeds, store
-from crowdperf.visitors.model import LIVE, ON_SITE, State
+from crowdperf.visitors.model import LIVE_STATES, ON_SITE_STATES, VisitState
 from crowdperf.visitors.reconcile import Reconciliation
-from crowdperf.workers.base import Member
+from crowdperf.workers.base import ShardedConsumer
 from crowdperf.workers.leases import Leases
-from crowdperf.workers.logic import Taken
-from crowdperf.workers.loop import work
+from crowdperf.workers.logic import WorkerEvent
+from crowdperf.workers.loop import run_worker
 
 WORKER = "visitors"
-SITE = ""
+SITE_PARTITION = ""
 """All visits are one part: areas and entrances look at all of them."""
 VERSION = 1
-EXPIRY_S = 600.0
+EXPIRY_INTERVAL_S = 600.0
 
 
-class Open(Struct, kw_only=True):
+class OpenVisit(Struct, kw_only=True):
     """A visit as its events have told."""
 
     visit: str
     person: str
     version: int
-    state: State
+    state: VisitState
     expected_from: float
     expected_until: float
     area: str
@@ -51,76 +51,76 @@ class Open(Struct, kw_only=True):
     reminded: bool = False
 
 
-class SiteState(Struct, kw_only=True):
+class SiteVisitState(Struct, kw_only=True):
     """What is stored."""
 
     version: int = VERSION
-    visits: dict[str, Open] = {}
+    visits: dict[str, OpenVisit] = {}
     cameras: Reconciliation = msgspec.field(default_factory=Reconciliation)
     expired_at: float = 0.0
 
 
-class VisitSet(Struct, frozen=True, kw_only=True):
+class VisitUpdate(Struct, frozen=True, kw_only=True):
     """A rule's change of a visit: stored, with its events, if the visit is still of version `on`."""
 
     visit: str
-    on: int
+    expected_version: int
     fields: dict[str, Any]
-    begins: float
-    live: bool
+    expected_from: float
+    is_live: bool
     events: list[Event]
 
 
-class Expire(Struct, frozen=True):
+class ExpireVisits(Struct, frozen=True):
     """Names of visits that began before this time go, and what was put on the watch-list before `listed_before`."""
 
     before: float
-    listed_before: float
+    watch_list_before: float
     """0: nothing."""
 
 
 class VisitorLogic:
     """The rules. Everything belongs to one part, the site."""
 
-    wants: tuple[type[Event], ...] = (VisitorChanged, AreaChanged, LineCrossed)
+    event_types: tuple[type[Event], ...] = (VisitorChanged, AreaChanged, LineCrossed)
 
-    def __init__(self, slice_: VisitorsSlice) -> None:
-        self._rules = slice_.visitors
-        self._areas = slice_.areas
-        self._zone = zoneinfo.ZoneInfo(slice_.timezone)
-        doors = [*slice_.visitors.entrances, *(door for area in slice_.areas for door in area.doors)]
+    def __init__(self, config: VisitorsConfig) -> None:
+        self._rules = config.visitors
+        self._areas = config.areas
+        self._timezone = zoneinfo.ZoneInfo(config.timezone)
+        doors = [*config.visitors.entrances, *(door for area in config.areas for door in area.doors)]
         self._doors = {(door.camera, door.line) for door in doors}
-        self._site = SiteState()
+        self._site = SiteVisitState()
 
-    def parts(self, event: Taken) -> tuple[str, ...]:
+    def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
         """The site."""
-        return (SITE,)
+        return (SITE_PARTITION,)
 
-    def handle(self, event: Taken, part: str = "") -> Iterator[Struct]:
+    def handle(self, event: WorkerEvent, partition: str = "") -> Iterator[Struct]:
         """Take one event; yields VisitorNotice and TailgatingSuspected."""
         site = self._site
         if isinstance(event, AreaChanged):
-            site.cameras.counted(event)
+            site.cameras.set_counted(event)
         elif isinstance(event, LineCrossed):
             if (event.camera, event.line) in self._doors:
-                yield from site.cameras.crossed(event, self._areas, self._rules)
+                yield from site.cameras.record_crossing(event, self._areas, self._rules)
         elif isinstance(event, VisitorChanged):
-            yield from self._changed(event)
+            yield from self._apply_change(event)
 
-    def _changed(self, event: VisitorChanged) -> Iterator[Struct]:
+    def _apply_change(self, event: VisitorChanged) -> Iterator[Struct]:
         before = self._site.visits.get(event.visit)
         if before is not None and before.version >= event.version:
             return
-        if event.state not in LIVE:
+        if event.state not in LIVE_STATES:
             self._site.visits.pop(event.visit, None)
             return
         moved = before is None or before.state != event.state
         later = before is None or before.expected_until != event.expected_until
-        self._site.visits[event.visit] = Open(
+        self._site.visits[event.visit] = OpenVisit(
             visit=event.visit,
             person=event.person,
             version=event.version,
-            state=msgspec.convert(event.state, State),
+            state=msgspec.convert(event.state, VisitState),
             expected_from=event.expected_from,
             expected_until=event.expected_until,
             area=event.area,
@@ -128,32 +128,34 @@ class VisitorLogic:
             reminded=not later and before is not None and before.reminded,
         )
         if event.state == "checked_in" and moved:
-            self._site.cameras.checked_in(event.ts)
+            self._site.cameras.add_check_in(event.ts)
         if event.state in ("arrived", "checked_in") and event.previous not in ("arrived", "checked_in"):
-            yield _notice(event.visit, "arrived", event.ts, event.version)
+            yield _build_notice(event.visit, "arrived", event.ts, event.version)
 
-    def due(self, part: str, now: float) -> Iterable[Struct]:
+    def advance_time(self, partition: str, now: float) -> Iterable[Struct]:
         """No-shows, reminders, overstays, the night's check-out, differences between cameras and list, expiry."""
         effects: list[Struct] = []
         for visit in list(self._site.visits.values()):
             if visit.asked < visit.version:
-                effects += self._due(visit, now)
-        effects += self._site.cameras.compare(self._expected(), self._rules, now)
-        if now - self._site.expired_at >= EXPIRY_S:
+                effects += self._check_visit(visit, now)
+        effects += self._site.cameras.compare(self._count_expected(), self._rules, now)
+        if now - self._site.expired_at >= EXPIRY_INTERVAL_S:
             self._site.expired_at = now
             listed = self._rules.watch_list_days
-            effects.append(Expire(now - self._rules.retention_days * 86_400, now - listed * 86_400 if listed else 0.0))
+            effects.append(
+                ExpireVisits(now - self._rules.retention_days * 86_400, now - listed * 86_400 if listed else 0.0)
+            )
         return effects
 
-    def _due(self, visit: Open, now: float) -> Iterator[Struct]:
+    def _check_visit(self, visit: OpenVisit, now: float) -> Iterator[Struct]:
         rules = self._rules
         if visit.state == "invited" and now >= visit.expected_from + rules.no_show_after_s:
-            yield self._set(visit, "no_show", now, {}, "no_show")
-        elif visit.state in ("arrived", *ON_SITE) and visit.since < self._last_night(now):
+            yield self._build_update(visit, "no_show", now, {}, "no_show")
+        elif visit.state in ("arrived", *ON_SITE_STATES) and visit.since < self._get_last_check_out(now):
             # Who came and was not let in has gone as well: nobody says so, and the visit would stay for ever.
-            yield self._set(visit, "checked_out", now, {"checked_out_at": now, "auto_checked_out": True}, None)
+            yield self._build_update(visit, "checked_out", now, {"checked_out_at": now, "auto_checked_out": True}, None)
         elif visit.state in ("checked_in", "on_site") and now >= visit.expected_until + rules.overstay_grace_s:
-            yield self._set(visit, "overstayed", now, {}, "overstayed")
+            yield self._build_update(visit, "overstayed", now, {}, "overstayed")
         elif (
             visit.state in ("checked_in", "on_site")
             and rules.reminder_before_s
@@ -161,16 +163,18 @@ class VisitorLogic:
             and now >= visit.expected_until - rules.reminder_before_s
         ):
             visit.reminded = True
-            yield _notice(visit.visit, "sign_out_reminder", now, visit.version)
+            yield _build_notice(visit.visit, "sign_out_reminder", now, visit.version)
 
-    def _last_night(self, now: float) -> float:
+    def _get_last_check_out(self, now: float) -> float:
         """When the night's check-out was last due, Unix seconds."""
-        local = datetime.fromtimestamp(now, self._zone)
+        local = datetime.fromtimestamp(now, self._timezone)
         hour, minute = (int(part) for part in self._rules.night_check_out.split(":"))
         due = local.replace(hour=hour, minute=minute, second=0, microsecond=0)
         return (due if due <= local else due - timedelta(days=1)).timestamp()
 
-    def _set(self, visit: Open, state: State, now: float, fields: dict[str, Any], notice: Any) -> VisitSet:
+    def _build_update(
+        self, visit: OpenVisit, state: VisitState, now: float, fields: dict[str, Any], notice: Any
+    ) -> VisitUpdate:
         visit.asked = visit.version
         version = visit.version + 1
         changed = VisitorChanged(
@@ -189,29 +193,29 @@ class VisitorLogic:
         )
         events: list[Event] = [changed]
         if notice:
-            events.append(_notice(visit.visit, notice, now, version))
-        return VisitSet(
+            events.append(_build_notice(visit.visit, notice, now, version))
+        return VisitUpdate(
             visit=visit.visit,
-            on=visit.version,
+            expected_version=visit.version,
             fields={"state": state, "version": version, **fields},
-            begins=visit.expected_from,
-            live=state in LIVE,
+            expected_from=visit.expected_from,
+            is_live=state in LIVE_STATES,
             events=events,
         )
 
-    def _expected(self) -> dict[str, int]:
+    def _count_expected(self) -> dict[str, int]:
         """Area -> visitors who are checked in there, and staff; of the areas that have a baseline."""
         people = dict(self._rules.staff_baseline)
         for visit in self._site.visits.values():
-            if visit.state in ON_SITE and visit.area in people:
+            if visit.state in ON_SITE_STATES and visit.area in people:
                 people[visit.area] += 1
         return people
 
-    def state(self, part: str) -> bytes:
+    def dump_state(self, partition: str) -> bytes:
         """Everything."""
         return msgspec.msgpack.encode(self._site)
 
-    def restore(self, part: str, state: bytes) -> None:
+    def restore(self, partition: str, state: bytes) -> None:
         """Continue there.
 
         Raises:
@@ -220,63 +224,70 @@ class VisitorLogic:
         raw: Any = msgspec.msgpack.decode(state)
         if not isinstance(raw, dict) or raw.get("version") != VERSION:
             raise ValueError(f"visitors of another version than {VERSION}")
-        self._site = msgspec.convert(raw, SiteState)
-        self._site.cameras.keep(self._areas)
+        self._site = msgspec.convert(raw, SiteVisitState)
+        self._site.cameras.forget_removed(self._areas)
 
-    def keeps(self, part: str) -> bool:
+    def is_configured(self, partition: str) -> bool:
         """The site is always there."""
         return True
 
-    def forget(self, part: str, now: float) -> Iterable[Struct]:
+    def forget(self, partition: str, now: float) -> Iterable[Struct]:
         """Never asked."""
         return ()
 
     def clear(self) -> None:
         """Forget everything."""
-        self._site = SiteState()
+        self._site = SiteVisitState()
 
 
-def _notice(visit: str, notice: Any, now: float, version: int) -> VisitorNotice:
+def _build_notice(visit: str, notice: Any, now: float, version: int) -> VisitorNotice:
     return VisitorNotice(id=f"visit:{visit}:{version}:{notice}", camera="", ts=now, visit=visit, notice=notice)
 
 
-def main(slice_: VisitorsSlice, runtime: Runtime) -> None:
+def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
     """Work until told to stop."""
-    client = connect(slice_.redis_url)
-    prefix = slice_.key_prefix
+    client = connect(config.redis_url)
+    prefix = config.key_prefix
 
     def stage(pipe: Any, effect: Struct) -> None:
-        if isinstance(effect, VisitSet):
+        if isinstance(effect, VisitUpdate):
             store.stage_fields(
-                pipe, effect.visit, effect.on, effect.fields, effect.begins, effect.live, effect.events, prefix
+                pipe,
+                effect.visit,
+                effect.expected_version,
+                effect.fields,
+                effect.expected_from,
+                effect.is_live,
+                effect.events,
+                prefix,
             )
-        elif isinstance(effect, Expire):
+        elif isinstance(effect, ExpireVisits):
             store.stage_expiry(pipe, effect.before, prefix)
-            if effect.listed_before:
-                store.stage_forget(pipe, effect.listed_before, prefix)
+            if effect.watch_list_before:
+                store.stage_forget(pipe, effect.watch_list_before, prefix)
 
-    leases = Leases(client, WORKER, slice_.instance, slice_.instances, runtime.name, prefix)
-    member = Member(
-        client, VisitorLogic(slice_), leases, runtime.metrics, time.monotonic, time.time, stage=stage, prefix=prefix
+    leases = Leases(client, WORKER, config.instance, config.instances, runtime.name, prefix)
+    member = ShardedConsumer(
+        client, VisitorLogic(config), leases, runtime.metrics, time.monotonic, time.time, stage=stage, prefix=prefix
     )
-    waiting = [slice_.visitors.demo and slice_.instance == 0]
+    waiting = [config.visitors.demo and config.instance == 0]
 
     def seed_once() -> None:
         if waiting[0]:
-            seed(client, time.time(), prefix)
+            seed_demo_visits(client, time.time(), prefix)
             waiting[0] = False
 
-    work(member, runtime, seed_once)
+    run_worker(member, runtime, seed_once)
     member.stop()
 
 
-def seed(client: Any, now: float, prefix: str = "") -> int:
+def seed_demo_visits(client: Any, now: float, prefix: str = "") -> int:
     """The demo site's visitors, where there has never been a visit; returns how many were put in."""
-    if client.exists(store.Keys(prefix).index):
+    if client.exists(store.VisitKeys(prefix).index):
         return 0
-    rows = seeds.visits(now)
+    rows = seeds.build_visits(now)
     with client.pipeline(transaction=True) as pipe:
         for person, visit in rows:
-            store.stage_new(pipe, visit, person, lifecycle.event(None, visit, now, "demo"), [], prefix)
+            store.stage_new(pipe, visit, person, lifecycle.build_event(None, visit, now, "demo"), [], prefix)
         pipe.execute()
     return len(rows)

@@ -9,7 +9,7 @@ from litestar import Litestar
 from crowdperf.accounts.permissions import NEEDS
 from crowdperf.config import parse
 from crowdperf.settings.paths import Paths
-from crowdperf.slices import web_slice
+from crowdperf.slices import build_web_config
 from crowdperf.web.app import create_app
 
 OPEN = {
@@ -27,7 +27,7 @@ OPEN = {
 
 
 def app(tmp_path: Path) -> Litestar:
-    return create_app(web_slice(parse(b"{}"), Paths(tmp_path)))
+    return create_app(build_web_config(parse(b"{}"), Paths(tmp_path)))
 
 
 def test_every_route_declares_what_it_asks_for(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from supervisor.options import ServerOptions, UnhosedConfigParser
 from crowdperf.config import Config, load, parse
 from crowdperf.events.streams import STREAMS
 from crowdperf.processes import PROCESSES
-from crowdperf.settings.environment import environment
+from crowdperf.settings.environment import read_environment
 from crowdperf.settings.paths import Paths
 from crowdperf.supervision import render
-from crowdperf.supervision.programs import programs
+from crowdperf.supervision.programs import build_programs
 from tests.conftest import ROOT
 from tests.support.tables import BEGIN, END, blocks
 
@@ -23,7 +23,7 @@ from tests.support.tables import BEGIN, END, blocks
 def rendered(config: Config, tmp_path: Path) -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser()
     parser.read_string((ROOT / "supervisord.conf").read_text())
-    parser.read_string(render.render(config, environment({}), Paths(tmp_path), ROOT, "python"))
+    parser.read_string(render.render(config, read_environment({}), Paths(tmp_path), ROOT, "python"))
     return parser
 
 
@@ -51,9 +51,9 @@ def test_supervisord_reads_back_an_interpreter_and_a_data_folder_of_any_name(tmp
     data = Paths(tmp_path / "a b'c %d")
     data.logs.mkdir(parents=True)
     python = str(data.data / "python")
-    program = programs(load(ROOT / "config.json"), environment({}), data, ROOT)[0]
+    program = build_programs(load(ROOT / "config.json"), read_environment({}), data, ROOT)[0]
     parser = UnhosedConfigParser()
-    parser.read_string(render.stanza(program, data, ROOT, python))
+    parser.read_string(render.render_program(program, data, ROOT, python))
     [read] = ServerOptions().processes_from_section(parser, f"program:{program.name}", program.name)
     assert shlex.split(read.command) == [python, "-m", "crowdperf.start", *program.arguments]
     assert read.stdout_logfile == str(data.logs / f"{program.name}.log")

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from crowdperf.events.bus import Publisher
-from crowdperf.events.metrics import publish
+from crowdperf.events.metrics import publish_snapshot
 from crowdperf.events.schema import AlertChanged, Event, ZoneChanged
 from crowdperf.events.streams import EVENTS
-from crowdperf.rule_slices import notify_slice
-from crowdperf.runtime import Runtime
+from crowdperf.rule_slices import build_notify_config
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.storage import alerts as stored
-from crowdperf.storage.alerts import AlertDoc, AlertSet
-from crowdperf.web.entries import decoded_event
+from crowdperf.storage.alerts import AlertDoc, AlertUpdate
+from crowdperf.web.entries import decode_event
 from crowdperf.workers.notify.process import main
 from tests.conftest import RedisServer, wait_until
 from tests.integration.test_web_accounts import People
@@ -40,9 +40,9 @@ def server(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @contextlib.contextmanager
-def notifying(server: Served) -> Iterator[Runtime]:
-    runtime = Runtime("worker-notify-0", 0)
-    slice_ = notify_slice(server.config, server.paths, 0)
+def notifying(server: Served) -> Iterator[ProcessRuntime]:
+    runtime = ProcessRuntime("worker-notify-0", 0)
+    slice_ = build_notify_config(server.config, server.paths, 0)
     thread = threading.Thread(target=main, args=(slice_, runtime), daemon=True)
     thread.start()
     yield runtime
@@ -78,7 +78,7 @@ def test_an_alert_is_acknowledged_by_who_may_and_still_closes(server: Served, re
         publisher.publish(stage(2, 1))
         wait_until(lambda: operator.get("/api/v1/alerts?state=closed").json()["alerts"], what="the end")
         assert operator.post(f"{address}/close").status_code == 409
-    events = [decoded_event(fields) for _, fields in redis_server.client().xrange("crowdperf:events")]
+    events = [decode_event(fields) for _, fields in redis_server.client().xrange("crowdperf:events")]
     changed = [(event.state, event.by) for event in events if isinstance(event, AlertChanged)]
     assert changed == [("acknowledged", "otto"), ("closed", "")]
     assert operator.get("/api/v1/alerts?state=asleep").status_code == 400
@@ -95,7 +95,7 @@ def test_a_page_of_alerts_never_ends_among_those_of_one_moment(server: Served, r
             subject="", title="t", detail="d", event="e", raised_at=1_700_000_000 + number // 3 / 1000 + 0.0004,
             last_at=0, count=1, escalated=int(third),
         )  # fmt: skip
-        stored.stage(pipe, AlertSet(alert, "acknowledged" if third else "open"))
+        stored.stage(pipe, AlertUpdate(alert, "acknowledged" if third else "open"))
     pipe.execute()
 
     def listed(**query: str | int) -> list[str]:
@@ -136,7 +136,7 @@ def test_the_channels_say_how_they_deliver(
 
             def channel() -> dict[str, Any]:
                 # As the worker's own thread does every two seconds.
-                publish(redis_server.client(), runtime)
+                publish_snapshot(redis_server.client(), runtime)
                 (row,) = operator.get("/api/v1/alert-channels").json()["channels"]
                 return dict(row)
 
@@ -145,10 +145,10 @@ def test_the_channels_say_how_they_deliver(
             assert (before["attempts"], before["next_attempt"], before["problem"]) == (1, None, "")
             site = SyntheticSite(server.config, server.paths, redis_server.url)
             try:
-                site.cross("plaza", "gate", "in")
+                site.publish_crossing("plaza", "gate", "in")
                 wait_until(lambda: channel()["sent"] == 1, what="the first delivery")
                 assert channel()["last_sent"] is not None
-                site.cross("lobby", "door", "in")
+                site.publish_crossing("lobby", "door", "in")
                 wait_until(lambda: channel()["dead_letters"] == 1, what="the dead letter")
                 failed = channel()
                 assert (failed["failed"], failed["waiting"], "404" in failed["problem"]) == (1, 0, True)

@@ -13,14 +13,14 @@ from crowdperf.counting.areas import AreaCounter
 from crowdperf.events import wire
 from crowdperf.events.bus import Publisher
 from crowdperf.events.schema import Alert, AnyEvent, AreaChanged, Event, LineCrossed, ZoneMinute
-from crowdperf.events.streams import EVENTS, key
-from crowdperf.rule_slices import AreasSlice
+from crowdperf.events.streams import EVENTS, stream_key
+from crowdperf.rule_slices import AreasConfig
 from crowdperf.runtime import Metrics
 from crowdperf.settings.area import Area
-from crowdperf.slices import shard_of
+from crowdperf.slices import get_shard
 from crowdperf.storage import areas, zones
 from crowdperf.workers.areas import WORKER, AreaLogic
-from crowdperf.workers.base import Checkpoint, Member, state_key
+from crowdperf.workers.base import ShardedConsumer, WorkerCheckpoint, state_key
 from crowdperf.workers.leases import LEASE_S, Leases
 from tests.conftest import RedisServer
 from tests.support.counting_logic import Clock
@@ -52,14 +52,16 @@ def some(number: int, seed: int = 3) -> list[LineCrossed]:
     return [crossing(n, chance.choice(["in", "in", "out"]), chance.choice(["lobby", "gate"])) for n in range(number)]
 
 
-def started(server: RedisServer, instance: int = 0, instances: int = 1, clock: Clock | None = None) -> Member:
-    slice_ = AreasSlice(
+def started(server: RedisServer, instance: int = 0, instances: int = 1, clock: Clock | None = None) -> ShardedConsumer:
+    slice_ = AreasConfig(
         instance=instance, instances=instances, areas=AREAS, timezone="UTC", redis_url=server.url, key_prefix=""
     )
     client = server.client()
     leases = Leases(client, WORKER, instance, instances, f"worker-areas-{instance}")
     logic, moving = AreaLogic(slice_), clock or Clock()
-    worker = Member(client, logic, leases, Metrics(), moving, lambda: NOON, stage=lambda p, now: areas.stage(p, now))
+    worker = ShardedConsumer(
+        client, logic, leases, Metrics(), moving, lambda: NOON, stage=lambda p, now: areas.stage_area(p, now)
+    )
     worker.start()
     return worker
 
@@ -73,7 +75,7 @@ def publish(server: RedisServer, *events: AnyEvent) -> None:
 def made(server: RedisServer) -> dict[str, list[Event]]:
     """What the worker has said, in order, by area."""
     said: dict[str, list[Event]] = {}
-    for _, fields in server.client().xrange(key(EVENTS)):
+    for _, fields in server.client().xrange(stream_key(EVENTS)):
         event = wire.decode(EVENTS, fields)
         if isinstance(event, (AreaChanged, Alert)):
             said.setdefault(event.area, []).append(event)
@@ -86,11 +88,11 @@ def expected(events: list[LineCrossed]) -> dict[str, list[Event]]:
     return {counter.area.id: [row for event in events for row in counter.update(event)] for counter in counters}
 
 
-def drain(*members: Member) -> None:
+def drain(*members: ShardedConsumer) -> None:
     """Turn until nobody has anything to do."""
     idle = 0
     while idle < 2:
-        idle = 0 if sum(row.turn(block_ms=1) for row in members) else idle + 1
+        idle = 0 if sum(row.step(block_ms=1) for row in members) else idle + 1
 
 
 def test_killed_between_reading_and_storing_every_change_is_there_once(
@@ -109,13 +111,13 @@ def test_killed_between_reading_and_storing_every_change_is_there_once(
             # Killed with events read and nothing stored.
             with monkeypatch.context() as killed:
                 killed.setattr(worker, "_commit", lambda now: True)
-                worker.turn(block_ms=1)
+                worker.step(block_ms=1)
             worker = started(redis_server)
         elif fate < 0.6:
             # Killed after the transaction.
-            worker.turn(block_ms=1)
+            worker.step(block_ms=1)
             worker = started(redis_server)
-        worker.turn(block_ms=1)
+        worker.step(block_ms=1)
     drain(worker)
     reference = expected(events)
     assert made(redis_server) == reference
@@ -129,7 +131,7 @@ def test_killed_between_reading_and_storing_every_change_is_there_once(
 
 @pytest.mark.parametrize("instances", [1, 2, 3])
 def test_any_number_of_instances_counts_areas_as_one_does(redis_server: RedisServer, instances: int) -> None:
-    assert {shard_of(area.id, 2) for area in AREAS} == {0, 1}, "one instance would have them all"
+    assert {get_shard(area.id, 2) for area in AREAS} == {0, 1}, "one instance would have them all"
     events = some(200)
     publish(redis_server, *events[:120])
     members = [started(redis_server, n, instances) for n in range(instances)]
@@ -145,23 +147,23 @@ def test_a_dead_instances_areas_are_taken_over(redis_server: RedisServer) -> Non
     events = some(90)
     publish(redis_server, *events[:50])
     drain(first, second)
-    assert (first.shares, second.shares) == ({0}, {1})
+    assert (first.shards, second.shards) == ({0}, {1})
     # The second one is dead: its lease ends in Redis, which alone keeps real time here.
     publish(redis_server, *events[50:])
     drain(first)
     assert made(redis_server) != expected(events)
     redis_server.client().delete(f"crowdperf:lease:{WORKER}:1of2")
     clock.now += 2
-    first.turn(block_ms=1)
+    first.step(block_ms=1)
     clock.now += LEASE_S + 1
     drain(first)
-    assert first.shares == {0, 1}
+    assert first.shards == {0, 1}
     assert made(redis_server) == expected(events)
 
 
-async def read_now(server: RedisServer) -> dict[str, areas.AreaNow]:
+async def read_now(server: RedisServer) -> dict[str, areas.AreaSnapshot]:
     async with redis.asyncio.from_url(server.url) as client:
-        return await areas.read(client)
+        return await areas.read_areas(client)
 
 
 def test_a_state_that_cannot_be_read_begins_anew(redis_server: RedisServer) -> None:
@@ -169,7 +171,7 @@ def test_a_state_that_cannot_be_read_begins_anew(redis_server: RedisServer) -> N
     publish(redis_server, crossing(1, "in"))
     drain(worker)
     name = state_key(WORKER, "hall")
-    stored = msgspec.msgpack.decode(redis_server.client().get(name), type=Checkpoint)
+    stored = msgspec.msgpack.decode(redis_server.client().get(name), type=WorkerCheckpoint)
     for damaged in (b"\xc1", msgspec.msgpack.encode([99, []])):
         redis_server.client().set(name, msgspec.msgpack.encode(msgspec.structs.replace(stored, state=damaged)))
         worker = started(redis_server)
@@ -195,17 +197,17 @@ def test_minutes_of_zones_are_stored_once_and_read_back(redis_server: RedisServe
     )
     client = redis_server.client()
     for _ in range(2):
-        zones.stage(client, event)
-    zones.stage(client, msgspec.structs.replace(event, ts=NOON - 60, id="before"))
+        zones.stage_zone_minute(client, event)
+    zones.stage_zone_minute(client, msgspec.structs.replace(event, ts=NOON - 60, id="before"))
 
-    async def read() -> list[zones.Minute]:
+    async def read() -> list[zones.ZoneMinuteRecord]:
         async with redis.asyncio.from_url(redis_server.url) as own:
-            return await zones.read(own, "lobby", "hall", NOON, NOON + 3600)
+            return await zones.read_zone_minutes(own, "lobby", "hall", NOON, NOON + 3600)
 
     minutes = asyncio.run(read())
     assert len(minutes) == 1
-    stats = zones.summarise(minutes, 3600)
+    stats = zones.summarise_minutes(minutes, 3600)
     assert (stats.maximum, stats.mean, stats.entries, stats.exits) == (4, 0.033, 3, 2)
     assert (stats.dwell_mean_s, stats.dwell_median_s, stats.dwell_p90_s, stats.dwell_max_s) == (50.2, 5.0, 95.5, 95.5)
     assert stats.dwell_histogram == [1, 0, 0, 1, 0, 0, 0, 0, 0]
-    assert zones.expire(client, NOON) == 1
+    assert zones.expire_zone_minutes(client, NOON) == 1

@@ -28,8 +28,10 @@ def site_with(tmp_path: Path, cameras: list[dict[str, Any]], **more: Any) -> Sit
 
 def goes_on(site: Site, camera_id: str = "good") -> None:
     """The camera's frames are analysed now."""
-    before = site.counter("inference", "frames_analysed", camera_id)
-    wait_until(lambda: site.counter("inference", "frames_analysed", camera_id) > before + 2, 60, f"{camera_id} goes on")
+    before = site.read_counter("inference", "frames_analysed", camera_id)
+    wait_until(
+        lambda: site.read_counter("inference", "frames_analysed", camera_id) > before + 2, 60, f"{camera_id} goes on"
+    )
 
 
 def log_of(site: Site, program: str) -> str:
@@ -83,9 +85,9 @@ def test_a_wrong_url_and_a_file_that_is_no_video(good: dict[str, Any], tmp_path:
             assert debug["cameras"]["wrong"]["ffmpeg_restarts_total"] >= 0
             bad = [f"capture-{name}" for name in ("wrong", "novideo", "gone", "outside")]
             wait_until(
-                lambda: {site.states()[name] for name in bad} == {"RUNNING"}, 30, "all to be up for five seconds"
+                lambda: {site.get_states()[name] for name in bad} == {"RUNNING"}, 30, "all to be up for five seconds"
             )
-            everything = json.dumps(debug) + json.dumps(site.get("/api/v1/cameras")) + site.report()
+            everything = json.dumps(debug) + json.dumps(site.get("/api/v1/cameras")) + site.collect_logs()
             assert "topsecret" not in everything
 
 
@@ -108,7 +110,7 @@ def test_a_missing_model_is_named_and_captures_go_on(good: dict[str, Any], tmp_p
     with site_with(tmp_path, [good], inference=models) as site:
         site.wait_for_supervisord()
         said(site, "inference", "no-such-model.pt", "Remedy")
-        wait_until(lambda: site.counter("capture-good", "frames_captured", "good") > 5, 60, "capture goes on")
+        wait_until(lambda: site.read_counter("capture-good", "frames_captured", "good") > 5, 60, "capture goes on")
         site.wait_for_web()
         assert site.get_status("/readyz") == 503
 
@@ -119,12 +121,12 @@ def test_an_outside_redis_that_is_down_stops_nothing_else(good: dict[str, Any], 
         url = f"redis://:topsecret@127.0.0.1:{closed.getsockname()[1]}/0"
         with site_with(tmp_path, [good], redis={"url": url}) as site:
             site.wait_for_supervisord()
-            assert "redis" not in site.states()
+            assert "redis" not in site.get_states()
             said(site, "worker-recorder-0", "Redis takes nothing")
-            wait_until(site.paths.ring("good").exists, 30, "capture goes on")
+            wait_until(site.paths.get_ring_path("good").exists, 30, "capture goes on")
             wait_until(lambda: site.get_status("/healthz") == 200, 60, "web is up")
             assert site.get_status("/readyz") == 503
-            assert "topsecret" not in site.report()
+            assert "topsecret" not in site.collect_logs()
             check = subprocess.run(
                 [site.python, "-m", "crowdperf", "check"], cwd=site.folder, capture_output=True, text=True
             )

@@ -58,7 +58,7 @@ def test_everything_works_behind_it(server: Served, site: SyntheticSite, proxy: 
     site.start()
     elsewhere = httpx.HTTPTransport(verify=trust, local_address=CLIENT)
     with httpx.Client(base_url=proxy.url, transport=elsewhere, timeout=30) as ada:
-        plain = httpx.get(f"http://localhost:{proxy.plain}/history?x=1", headers={"Host": "localhost"})
+        plain = httpx.get(f"http://localhost:{proxy.plain_port}/history?x=1", headers={"Host": "localhost"})
         assert plain.status_code in (301, 308)
         assert plain.headers["location"].startswith("https://localhost")
         assert ada.get("/healthz").status_code == 200
@@ -88,10 +88,10 @@ def test_everything_works_behind_it(server: Served, site: SyntheticSite, proxy: 
         events_come_at_once(site, proxy, trust, session)
         asyncio.run(pictures_come(proxy, trust, session))
         jar = [{"name": name, "value": value, "url": proxy.url} for name, value in ada.cookies.items()]
-    with dashboard(proxy.url, cookies=jar, self_made=True) as shown:
+    with dashboard(proxy.url, cookies=jar, self_signed=True) as shown:
         shown.wait_for_picture("plaza")
         before = shown.total("person", "in")
-        site.cross("plaza", "gate", "in")
+        site.publish_crossing("plaza", "gate", "in")
         shown.wait_for_total("person", "in", before + 1)
         assert shown.page.evaluate("document.querySelector('.account-name').textContent") == "ada"
 
@@ -103,7 +103,7 @@ def events_come_at_once(site: SyntheticSite, proxy: Proxy, trust: ssl.SSLContext
     reply = connection.getresponse()
     assert reply.status == 200
     assert reply.readline() == b"retry: 2000\n"
-    crossing = site.cross("plaza", "gate", "in").encode()
+    crossing = site.publish_crossing("plaza", "gate", "in").encode()
     while crossing not in reply.readline():
         pass
     connection.close()

@@ -8,7 +8,7 @@ import pytest
 from crowdperf.events.bus import MAX_DELIVERIES, Consumer, Publisher, StubBus
 from crowdperf.events.outbox import Outbox
 from crowdperf.events.schema import AnyEvent, FrameDetections, LineCrossed
-from crowdperf.events.streams import DETECTIONS, EVENTS, key
+from crowdperf.events.streams import DETECTIONS, EVENTS, stream_key
 from tests.conftest import RedisServer
 
 
@@ -95,11 +95,11 @@ def test_detections_sent_twice_are_stored_once(redis_server: RedisServer) -> Non
         for sequence in (1, 2):
             outbox.put(detections(9, sequence))
         assert outbox.flush(0.0) == 2
-    assert [row[0] for row in redis_server.client().xrange(key(DETECTIONS, "lobby"))] == [b"9-1", b"9-2"]
+    assert [row[0] for row in redis_server.client().xrange(stream_key(DETECTIONS, "lobby"))] == [b"9-1", b"9-2"]
 
 
 def test_detections_wait_while_redis_is_away(redis_server: RedisServer) -> None:
-    outbox = Outbox(redis_server.client(), bound=3)
+    outbox = Outbox(redis_server.client(), max_messages=3)
     redis_server.kill()
     for sequence in range(1, 6):
         outbox.put(detections(9, sequence))
@@ -107,7 +107,7 @@ def test_detections_wait_while_redis_is_away(redis_server: RedisServer) -> None:
     redis_server.start()
     assert outbox.flush(100.0) == 3
     assert outbox.lost == 2
-    assert [row[0] for row in redis_server.client().xrange(key(DETECTIONS, "lobby"))] == [b"9-3", b"9-4", b"9-5"]
+    assert [row[0] for row in redis_server.client().xrange(stream_key(DETECTIONS, "lobby"))] == [b"9-3", b"9-4", b"9-5"]
 
 
 def test_an_older_epoch_is_accepted_and_not_silently_lost(redis_server: RedisServer) -> None:
@@ -116,7 +116,7 @@ def test_an_older_epoch_is_accepted_and_not_silently_lost(redis_server: RedisSer
     outbox.flush(0.0)
     outbox.put(detections(8, 1))
     assert outbox.flush(1.0) == 1
-    assert [row[0] for row in redis_server.client().xrange(key(DETECTIONS, "lobby"))] == [b"8-1"]
+    assert [row[0] for row in redis_server.client().xrange(stream_key(DETECTIONS, "lobby"))] == [b"8-1"]
 
 
 @pytest.mark.parametrize("stream", [EVENTS, DETECTIONS])

@@ -22,14 +22,14 @@ import numpy as np
 import psutil
 import pytest
 
-from crowdperf.capture.ffmpeg import FfmpegChild
-from crowdperf.capture.opening import Opener
-from crowdperf.capture.probe import slots
-from crowdperf.capture.source import redactor
+from crowdperf.capture.ffmpeg import FfmpegProcess
+from crowdperf.capture.opening import SourceConnector
+from crowdperf.capture.probe import compute_slot_count
+from crowdperf.capture.source import make_redactor
 from crowdperf.events.bus import Consumer
 from crowdperf.events.schema import AnyEvent, CameraChanged
 from crowdperf.events.streams import EVENTS
-from crowdperf.ffmpeg import ffmpeg_binary
+from crowdperf.ffmpeg import find_ffmpeg
 from crowdperf.frames.ring import FrameReader
 from tests.conftest import RedisServer, wait_until
 from tests.support.capturing import (
@@ -190,7 +190,7 @@ def test_http(camera: Callable[..., Camera], clip: Path, reference: list[bytes])
 def test_a_turned_recording_comes_upright(camera: Callable[..., Camera], clip: Path) -> None:
     """As a telephone held upright makes them: stored lying, with a note that it be turned."""
     turned = clip.with_name("turned.mp4")
-    command = [ffmpeg_binary(), "-loglevel", "error", "-y", "-display_rotation", "90", "-i", str(clip)]
+    command = [find_ffmpeg(), "-loglevel", "error", "-y", "-display_rotation", "90", "-i", str(clip)]
     subprocess.run([*command, "-c", "copy", str(turned)], check=True, stdin=subprocess.DEVNULL)
     want = decoded(turned, SCALE.format(w=240, h=320), "yuv420p", 320 * 240 * 3 // 2)
     cam = camera(str(turned))
@@ -243,7 +243,7 @@ def test_a_file_that_is_no_video(camera: Callable[..., Camera], clip: Path, cont
 
 def test_a_file_of_sound_alone(camera: Callable[..., Camera], clip: Path) -> None:
     sound = ["-f", "lavfi", "-i", "sine=duration=2", "-c:a", "aac", str(clip.with_name("sound.m4a"))]
-    subprocess.run([ffmpeg_binary(), "-loglevel", "error", "-y", *sound], check=True, stdin=subprocess.DEVNULL)
+    subprocess.run([find_ffmpeg(), "-loglevel", "error", "-y", *sound], check=True, stdin=subprocess.DEVNULL)
     cam = camera("sound.m4a")
     cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 1)
     assert cam.states() == ["connecting", "misconfigured"]
@@ -392,13 +392,13 @@ def test_the_rate_that_flags_leave_is_what_is_expected(
 ) -> None:
     """Else the quality would be unusable for good, and the ring too large."""
     slice_ = make_slice(str(clip), clip.parent, backend=backend, **flags)
-    opener = Opener(slice_, str, lambda: True, lambda _: None)
+    opener = SourceConnector(slice_, str, lambda: True, lambda _: None)
     opened = opener.open()
-    opened.child.end()
+    opened.decoder.terminate()
     opener.close()
     assert opened.fps == fps
     # Without a rate: as many as the target's.
-    assert opened.spec.slots == slots(opened.spec, fps, slice_.queue_max)
+    assert opened.spec.slots == compute_slot_count(opened.spec, fps, slice_.queue_max)
 
 
 def test_half_packets_do_no_harm(camera: Callable[..., Camera], clip: Path) -> None:
@@ -420,7 +420,7 @@ def test_a_short_read_is_counted(camera: Callable[..., Camera], clip: Path, tmp_
     """An FFmpeg that breaks off inside a picture, each time."""
     fake = tmp_path / "ffmpeg"
     fake.write_text(
-        f'#!/bin/sh\ncase "$*" in *rawvideo*) head -c 200000 /dev/zero;; *) exec {ffmpeg_binary()} "$@";; esac\n'
+        f'#!/bin/sh\ncase "$*" in *rawvideo*) head -c 200000 /dev/zero;; *) exec {find_ffmpeg()} "$@";; esac\n'
     )
     fake.chmod(0o700)
     with pytest.MonkeyPatch.context() as patch:
@@ -442,7 +442,7 @@ def _still(tail: RingTail) -> bool:
 
 def _ffmpegs(capture: CaptureProcess, backend: str) -> list[int]:
     """The FFmpeg children: one, or none where this process decodes."""
-    found = [child.pid for child in capture.children()]
+    found = [child.pid for child in capture.list_children()]
     assert len(found) == (1 if backend == "ffmpeg" else 0)
     return found
 
@@ -451,7 +451,7 @@ def test_kill_9_leaves_no_ffmpeg_and_the_sequence_goes_on(clip: Path, backend: s
     with RtspServer({"a": Mount(clip, 10, loop=True, shared_clock=True)}) as server:
         slice_ = make_slice(server.url("a"), clip.parent, rtsp_stimeout_usec=60_000_000, backend=backend)
         with CaptureProcess(slice_) as capture:
-            tail = RingTail(capture.slice.ring)
+            tail = RingTail(capture.config.ring)
             tail.collect(lambda: len(tail.stamps) >= 5, 30)
             ffmpegs = _ffmpegs(capture, backend)
             # An FFmpeg that has something to write would also die of the broken pipe.
@@ -469,7 +469,7 @@ def test_kill_9_leaves_no_ffmpeg_and_the_sequence_goes_on(clip: Path, backend: s
             ffmpegs = _ffmpegs(capture, backend)
             assert capture.end(signal.SIGTERM) == 0
             assert not any(map(alive, ffmpegs))
-            assert not Path(capture.slice.ring).exists()
+            assert not Path(capture.config.ring).exists()
             tail.close()
 
 
@@ -478,30 +478,30 @@ def test_a_silent_camera_does_not_hold_up_the_stop(clip: Path, backend: str) -> 
     with RtspServer({"a": mount}) as server:
         slice_ = make_slice(server.url("a"), clip.parent, rtsp_stimeout_usec=60_000_000, backend=backend, stall_s=60.0)
         with CaptureProcess(slice_) as capture:
-            tail = RingTail(capture.slice.ring)
+            tail = RingTail(capture.config.ring)
             tail.collect(lambda: len(tail.stamps) >= 3, 30)
             mount.stalled = True
             wait_until(functools.partial(_still, tail), what="the stall")
             assert capture.end(signal.SIGTERM) == 0
             assert b'"stalled"' not in capture.log, "it waited until the stall clock had run down"
-            assert not Path(capture.slice.ring).exists()
+            assert not Path(capture.config.ring).exists()
             tail.close()
 
 
 def test_an_ffmpeg_that_ignores_requests_is_killed() -> None:
     """A stand-in: the real one does so for seconds when its camera is silent."""
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(60)"
-    child = FfmpegChild([sys.executable, "-c", deaf], str)
+    child = FfmpegProcess([sys.executable, "-c", deaf], str)
     wait_until(lambda: child.read_into(memoryview(bytearray(10)), 0.1), what="its first byte")
-    assert child.end() == -signal.SIGKILL
+    assert child.terminate() == -signal.SIGKILL
     assert not alive(child.pid)
 
 
 @pytest.mark.parametrize("url", ["rtsp://admin:S3cret%21@127.0.0.1:1/a", "http://127.0.0.1:1/a?token=S3cret"])
 def test_ffmpeg_s_last_words_are_kept_without_credentials(url: str) -> None:
-    child = FfmpegChild([ffmpeg_binary(), "-loglevel", "verbose", "-i", url, "-f", "null", "-"], redactor(url))
-    wait_until(lambda: not child.listen(0.1), what="the end of FFmpeg")
-    assert child.exit_code() != 0
+    child = FfmpegProcess([find_ffmpeg(), "-loglevel", "verbose", "-i", url, "-f", "null", "-"], make_redactor(url))
+    wait_until(lambda: not child.drain(0.1), what="the end of FFmpeg")
+    assert child.wait_exit_code() != 0
     said = "\n".join(child.tail)
     assert "127.0.0.1:1" in said
     assert "***" in said

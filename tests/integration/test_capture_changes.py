@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from crowdperf.capture.report import BOUND, StateReporter
+from crowdperf.capture.report import MAX_QUEUED_EVENTS, StatePublisher
 from crowdperf.events import wire
 from crowdperf.events.bus import Publisher
 from crowdperf.events.schema import CameraChanged
-from crowdperf.events.streams import CONNECTIONS, EVENTS, Stream, key
+from crowdperf.events.streams import CONNECTIONS, EVENTS, Stream, stream_key
 from tests.conftest import RedisServer, wait_until
 from tests.support.capturing import Camera, make_clip
 from tests.support.ports import free_port
@@ -25,13 +25,13 @@ def change(number: int, camera: str = "cam") -> CameraChanged:
 
 
 def stored(client: Any, stream: Stream, camera: str = "cam") -> list[str]:
-    rows = client.xrange(key(stream, camera))
+    rows = client.xrange(stream_key(stream, camera))
     return [wire.decode(stream, fields).id for _, fields in rows]
 
 
 @pytest.fixture
-def reporter(redis_server: RedisServer) -> Iterator[StateReporter]:
-    made = StateReporter(redis_server.url, "")
+def reporter(redis_server: RedisServer) -> Iterator[StatePublisher]:
+    made = StatePublisher(redis_server.url, "")
     yield made
     made.close()
 
@@ -58,10 +58,10 @@ def test_each_retry_of_a_camera_that_is_down_is_a_change_but_no_news(tmp_path: P
 
 
 def test_news_goes_to_the_events_and_everything_to_the_cameras_own_stream(
-    reporter: StateReporter, redis_server: RedisServer
+    reporter: StatePublisher, redis_server: RedisServer
 ) -> None:
     for number in range(6):
-        reporter.put(change(number), number < 2)
+        reporter.publish(change(number), number < 2)
     client = redis_server.client()
     every = [change(number).id for number in range(6)]
     wait_until(lambda: stored(client, CONNECTIONS) == every, what="every change")
@@ -70,16 +70,16 @@ def test_news_goes_to_the_events_and_everything_to_the_cameras_own_stream(
 
 def test_retries_push_no_news_out_while_redis_is_away(redis_server: RedisServer) -> None:
     redis_server.kill()
-    reporter = StateReporter(redis_server.url, "")
-    for number in range(3 * BOUND):
-        reporter.put(change(number), number < 2)
+    reporter = StatePublisher(redis_server.url, "")
+    for number in range(3 * MAX_QUEUED_EVENTS):
+        reporter.publish(change(number), number < 2)
     redis_server.start()
     client = redis_server.client()
-    last = change(3 * BOUND - 1).id
+    last = change(3 * MAX_QUEUED_EVENTS - 1).id
     wait_until(lambda: stored(client, CONNECTIONS)[-1:] == [last], what="the newest retry")
     reporter.close()
     assert list(dict.fromkeys(stored(client, EVENTS))) == [change(0).id, change(1).id]
-    assert len(dict.fromkeys(stored(client, CONNECTIONS))) == BOUND
+    assert len(dict.fromkeys(stored(client, CONNECTIONS))) == MAX_QUEUED_EVENTS
 
 
 def test_a_day_of_retries_of_many_cameras_takes_bounded_room(redis_server: RedisServer) -> None:
@@ -90,6 +90,6 @@ def test_a_day_of_retries_of_many_cameras_takes_bounded_room(redis_server: Redis
             for number in range(16 * 60 * 24):
                 publisher.stage(pipe, change(number, camera), camera)
             pipe.execute()
-        assert CONNECTIONS.max_entries <= client.xlen(key(CONNECTIONS, camera)) < CONNECTIONS.max_entries + 200
+        assert CONNECTIONS.max_entries <= client.xlen(stream_key(CONNECTIONS, camera)) < CONNECTIONS.max_entries + 200
         assert stored(client, CONNECTIONS, camera)[-1] == change(16 * 60 * 24 - 1, camera).id
-    assert not client.exists(key(EVENTS))
+    assert not client.exists(stream_key(EVENTS))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crowdperf.ffmpeg import ffmpeg_binary
+from crowdperf.ffmpeg import find_ffmpeg
 from tests.support.capturing import Camera
 
 RED, GREEN, BLUE = 200, 60, 30
@@ -40,7 +40,7 @@ def make_flat(path: Path, size: str, kind: str) -> Path:
     pix_fmt, matrix, colour_range, codec, _ = SOURCES[kind]
     colour = f"color=c=0x{RED:02x}{GREEN:02x}{BLUE:02x}:size={size}:rate=10:duration=2"
     filters = f"format=gbrp,scale=out_color_matrix={matrix}:out_range={colour_range},format={pix_fmt}"
-    command = [ffmpeg_binary(), "-loglevel", "error", "-f", "lavfi", "-i", colour, "-vf", filters]
+    command = [find_ffmpeg(), "-loglevel", "error", "-f", "lavfi", "-i", colour, "-vf", filters]
     subprocess.run([*command, *codec.split(), "-strict", "-1", str(path)], check=True, stdin=subprocess.DEVNULL)
     return path
 

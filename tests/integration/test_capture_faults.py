@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from crowdperf.capture import ffmpeg, opening
-from crowdperf.capture.ffmpeg import FfmpegChild
-from crowdperf.capture.opening import NotOpened, Opener
-from crowdperf.ffmpeg import UNASKED, abilities
+from crowdperf.capture.ffmpeg import FfmpegProcess
+from crowdperf.capture.opening import OpenError, SourceConnector
+from crowdperf.ffmpeg import DEFAULT_FEATURES, detect_features
 from crowdperf.frames import segment
 from crowdperf.frames.ring import FrameWriter, RingSpec
 from tests.conftest import wait_until
@@ -74,7 +74,7 @@ def test_an_end_inside_a_picture_is_a_short_read_and_waits_double(
 ) -> None:
     cam = faulty("broken 1")
     # The longest of its waits each time: with their jitter two in a row may be alike.
-    monkeypatch.setattr(cam.capture._machine, "_random", lambda: 1.0)
+    monkeypatch.setattr(cam.capture._connection, "_random", lambda: 1.0)
     found = waits(cam, 3)
     assert 0.0 < found[0] <= 0.5
     assert 0.5 < found[1] <= 1.0
@@ -181,9 +181,9 @@ def test_a_camera_may_take_as_long_to_open_as_it_may_be_silent(tmp_path: Path, m
         clock += 10.0
         return True
 
-    opener = Opener(make_slice("rtsp://127.0.0.1/a", tmp_path, stall_s=90.0), str, turn, lambda _: None)
+    opener = SourceConnector(make_slice("rtsp://127.0.0.1/a", tmp_path, stall_s=90.0), str, turn, lambda _: None)
     monkeypatch.setattr(opening, "time", SimpleNamespace(monotonic=lambda: clock))
-    with pytest.raises(NotOpened, match="no picture in time"):
+    with pytest.raises(OpenError, match="no picture in time"):
         opener.open()
     opener.close()
     assert clock >= 90.0
@@ -252,9 +252,9 @@ def test_what_a_wrapper_runs_ends_with_its_next_picture_when_capture_is_killed(
         RtspServer({"a": Mount(clip, 10, loop=True)}) as server,
         CaptureProcess(make_slice(server.url("a"), tmp_path)) as capture,
     ):
-        tail = RingTail(capture.slice.ring)
+        tail = RingTail(capture.config.ring)
         tail.collect(lambda: len(tail.stamps) >= 3)
-        family = [each.pid for each in capture.children() if "ffmpeg" in each.name()]
+        family = [each.pid for each in capture.list_children() if "ffmpeg" in each.name()]
         assert len(family) == 2
         capture.end(signal.SIGKILL)
         wait_until(lambda: not any(map(alive, family)), what="the end of both")
@@ -269,7 +269,7 @@ def test_one_that_does_not_say_what_it_writes_is_asked_first(faulty: Callable[..
 
 
 def test_help_without_end_is_taken_for_none(tmp_path: Path) -> None:
-    assert abilities(fake_ffmpeg.make(tmp_path, "helpless")) == UNASKED
+    assert detect_features(fake_ffmpeg.make(tmp_path, "helpless")) == DEFAULT_FEATURES
 
 
 def test_one_that_is_silent_from_the_start_is_a_stall(faulty: Callable[..., Camera]) -> None:
@@ -278,13 +278,13 @@ def test_one_that_is_silent_from_the_start_is_a_stall(faulty: Callable[..., Came
     assert cam.states()[:3] == ["connecting", "stalled", "backing_off"]
 
 
-@pytest.mark.parametrize("hear", [FfmpegChild.listen, FfmpegChild.attend])
+@pytest.mark.parametrize("hear", [FfmpegProcess.drain, FfmpegProcess.read_log])
 def test_more_error_lines_than_can_be_heard_have_to_wait(
-    monkeypatch: pytest.MonkeyPatch, hear: Callable[[FfmpegChild, float], bool]
+    monkeypatch: pytest.MonkeyPatch, hear: Callable[[FfmpegProcess, float], bool]
 ) -> None:
     # All in one second, however long it takes.
     monkeypatch.setattr(ffmpeg, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=time.sleep))
-    child = FfmpegChild(["sh", "-c", "yes an error >&2"], str)
+    child = FfmpegProcess(["sh", "-c", "yes an error >&2"], str)
 
     def heard() -> bool:
         assert hear(child, 0.1)
@@ -292,5 +292,5 @@ def test_more_error_lines_than_can_be_heard_have_to_wait(
 
     wait_until(heard, what="the limit")
     assert hear(child, 0.1)
-    child.end()
+    child.terminate()
     assert child.tail[-1].startswith("(it writes"), "nothing more was heard in that second"

@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from crowdperf.runtime import Snapshot
-from crowdperf.slices import CaptureSlice
+from crowdperf.runtime import ProcessSnapshot
+from crowdperf.slices import CaptureConfig
 from tests.conftest import wait_until
 from tests.support.capturing import CaptureProcess, RingTail, alive, make_clip, make_slice
 from tests.support.rtsp_server import Mount, RtspServer
@@ -38,12 +38,12 @@ def server(clip: Path) -> Iterator[RtspServer]:
         yield running
 
 
-def member(name: str, url: str, folder: Path, bell: Path, **changes: Any) -> CaptureSlice:
+def member(name: str, url: str, folder: Path, bell: Path, **changes: Any) -> CaptureConfig:
     ring = f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}.{name}"
     return make_slice(url, folder, **{"camera_id": name, "doorbell": str(bell), "ring": ring, **changes})
 
 
-def last_snapshot(capture: CaptureProcess) -> Snapshot:
+def last_snapshot(capture: CaptureProcess) -> ProcessSnapshot:
     """The newest metrics that the process has said; it must still run."""
     assert capture.process is not None
     assert capture.process.poll() is None, f"the process has ended:\n{capture.log.decode()[-3000:]}"
@@ -55,7 +55,7 @@ def last_snapshot(capture: CaptureProcess) -> Snapshot:
 def ffmpegs_of(capture: CaptureProcess, url: str) -> list[psutil.Process]:
     """The FFmpeg children that look at `url`; others may come and go meanwhile."""
     found = []
-    for child in capture.children():
+    for child in capture.list_children():
         with contextlib.suppress(psutil.NoSuchProcess):
             if url in child.cmdline():
                 found.append(child)
@@ -81,7 +81,7 @@ def test_one_camera_s_trouble_never_reaches_its_siblings(clip: Path, server: Rts
         server.mounts["silent"].stalled = True
         ffmpeg.send_signal(signal.SIGKILL)
         child.collect(lambda: tail.poll() and child.stamps[-1].sequence > child.stamps[0].sequence + 15, 30)
-        seen: list[Snapshot] = []
+        seen: list[ProcessSnapshot] = []
 
         def noticed() -> bool:
             tail.poll()
@@ -102,7 +102,7 @@ def test_one_camera_s_trouble_never_reaches_its_siblings(clip: Path, server: Rts
         assert [s.sequence for s in tail.stamps] == list(range(1, len(tail.stamps) + 1)), "no frame was lost"
         server.mounts["silent"].stalled = False
         silent.collect(lambda: silent.stamps[-1].monotonic_ns > tail.stamps[-1].monotonic_ns, 30)
-        children = [found.pid for found in capture.children()]
+        children = [found.pid for found in capture.list_children()]
         assert capture.end(signal.SIGTERM) == 0
         assert not any(map(alive, children))
         assert not any(Path(each.ring).exists() for each in capture.group.cameras)
@@ -117,7 +117,7 @@ def test_kill_9_of_a_group_leaves_no_ffmpeg(clip: Path, server: RtspServer, tmp_
         tails = [RingTail(camera.ring) for camera in cameras]
         for tail in tails:
             tail.collect(lambda tail=tail: len(tail.stamps) >= 3, 30)
-        children = [found.pid for found in capture.children()]
+        children = [found.pid for found in capture.list_children()]
         assert len(children) == 2
         # An FFmpeg that has something to write would also die of the broken pipe.
         for name in ("good", "child"):

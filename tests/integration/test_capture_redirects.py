@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from crowdperf.capture import source
-from crowdperf.capture.look import look
-from crowdperf.capture.watch import Watch, WatchUnavailable
+from crowdperf.capture.look import probe_source
+from crowdperf.capture.watch import ConnectFilter, ConnectFilterUnavailable
 from crowdperf.config import Config
-from crowdperf.supervision.orders import Look
+from crowdperf.supervision.orders import ProbeRequest
 from tests.conftest import missing
 from tests.support.capturing import Camera, make_clip
 from tests.support.rtsp_server import Mount, RtspServer
@@ -35,15 +35,15 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def watched() -> None:
     try:
-        Watch(()).close()
-    except WatchUnavailable as reason:
+        ConnectFilter(()).close()
+    except ConnectFilterUnavailable as reason:
         missing(f"connections cannot be watched here: {reason}")
 
 
 @pytest.fixture
 def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    refused = (*source._REFUSED, ipaddress.ip_network(f"{META}/32"))
-    monkeypatch.setattr(source, "_REFUSED", refused)
+    refused = (*source._REFUSED_NETWORKS, ipaddress.ip_network(f"{META}/32"))
+    monkeypatch.setattr(source, "_REFUSED_NETWORKS", refused)
     with socket.create_server((META, 0)) as listener:
         listener.setblocking(False)
         yield listener
@@ -125,9 +125,9 @@ def test_the_operator_may_allow_it(
 def test_a_name_server_that_changes_its_mind(
     camera: Callable[..., Camera], metadata: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "_REFUSED", (*source._REFUSED, ipaddress.ip_network("127.0.0.1/32")))
+    monkeypatch.setattr(source, "_REFUSED_NETWORKS", (*source._REFUSED_NETWORKS, ipaddress.ip_network("127.0.0.1/32")))
     # What it said when we asked; FFmpeg asks again and gets 127.0.0.1.
-    monkeypatch.setattr(source, "addresses", lambda *_: [])
+    monkeypatch.setattr(source, "resolve_addresses", lambda *_: [])
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
         cam = camera(place(listener, "localhost"))
@@ -148,7 +148,7 @@ def test_a_redirection_to_a_camera_is_followed(camera: Callable[..., Camera], cl
 
 def test_a_look_is_not_led_there_either(clip: Path, metadata: socket.socket) -> None:
     with RtspServer({"x": Mount(clip, 10, moved_to=place(metadata))}) as server:
-        seen = look(Look(url=server.url("x")), Config(), ())
+        seen = probe_source(ProbeRequest(url=server.url("x")), Config(), ())
     assert not seen.ok
     assert "link-local or metadata address" in seen.detail
     assert nobody_came(metadata)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from crowdperf.capture import source
-from crowdperf.capture.ffmpeg import FfmpegChild
-from crowdperf.capture.guard import Guard
-from crowdperf.ffmpeg import ffmpeg_binary
+from crowdperf.capture.ffmpeg import FfmpegProcess
+from crowdperf.capture.guard import EgressProxy
+from crowdperf.ffmpeg import find_ffmpeg
 from tests.conftest import wait_until
 from tests.support.capturing import Camera, CaptureProcess, make_clip, make_slice
 
@@ -68,7 +68,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("urls")
     (folder / "media").mkdir()
     clip = make_clip(folder / "media" / "clip.mp4", seconds=2)
-    make = [ffmpeg_binary(), "-loglevel", "error", "-i", str(clip), "-c", "copy", str(folder / "secret.ts")]
+    make = [find_ffmpeg(), "-loglevel", "error", "-i", str(clip), "-c", "copy", str(folder / "secret.ts")]
     subprocess.run(make, check=True, stdin=subprocess.DEVNULL)
     return folder
 
@@ -151,9 +151,9 @@ def test_an_ffmpeg_has_everything_of_the_environment_but_proxies(monkeypatch: py
     """`no_proxy` would lead it past the guard."""
     for name in ("http_proxy", "no_proxy", "LANGUAGE"):
         monkeypatch.setenv(name, "kept")
-    child = FfmpegChild(["sh", "-c", 'echo "[$http_proxy][$no_proxy][$LANGUAGE]" >&2'], str)
-    wait_until(lambda: not child.listen(0.1), what="its end")
-    assert child.exit_code() == 0
+    child = FfmpegProcess(["sh", "-c", 'echo "[$http_proxy][$no_proxy][$LANGUAGE]" >&2'], str)
+    wait_until(lambda: not child.drain(0.1), what="its end")
+    assert child.wait_exit_code() == 0
     assert child.tail == ["[][][kept]"]
 
 
@@ -174,14 +174,14 @@ def test_files_that_name_files_are_not_read(camera: Callable[..., Camera], place
 
 
 def test_names_are_resolved_before_they_are_trusted() -> None:
-    assert source.addresses("localhost", 80, ())
+    assert source.resolve_addresses("localhost", 80, ())
     with pytest.raises(source.SourceError, match="allowed_hosts"):
-        source.addresses("169.254.169.254", 80, ())
-    assert source.addresses("169.254.169.254", 80, ("169.254.169.254",))
+        source.resolve_addresses("169.254.169.254", 80, ())
+    assert source.resolve_addresses("169.254.169.254", 80, ("169.254.169.254",))
 
 
 def test_the_guard_ends_its_connections(web: str) -> None:
-    guard = Guard(())
+    guard = EgressProxy(())
     with socket.create_connection(("127.0.0.1", int(guard.url.rpartition(":")[2]))) as client:
         client.sendall(f"CONNECT {web.partition('//')[2]} HTTP/1.1\r\n\r\n".encode())
         assert client.recv(100).startswith(b"HTTP/1.1 200")

@@ -44,12 +44,12 @@ def site(server: Served, redis_server: RedisServer) -> Iterator[SyntheticSite]:
 
 def test_counts_come_by_push_and_cameras_show_live_pictures(server: Served, site: SyntheticSite) -> None:
     for _ in range(3):
-        site.cross("plaza", "gate", "in")
+        site.publish_crossing("plaza", "gate", "in")
     with dashboard(server.url) as shown:
         shown.wait_for_total("person", "in", 3)
-        site.cross("plaza", "gate", "in")
-        site.cross("plaza", "gate", "out")
-        site.cross("lobby", "door", "in", "car")
+        site.publish_crossing("plaza", "gate", "in")
+        site.publish_crossing("plaza", "gate", "out")
+        site.publish_crossing("lobby", "door", "in", "car")
         shown.wait_for_total("person", "in", 4)
         shown.wait_for_total("person", "out", 1)
         shown.wait_for_total("vehicle", "in", 1)
@@ -71,15 +71,15 @@ def test_it_fits_every_screen_in_both_themes(
     with dashboard(server.url, scheme, width, height) as shown:
         assert shown.page.evaluate("document.documentElement.dataset.theme") == scheme
         shown.wait_for_picture("plaza")
-        assert shown.overflow_px() == 0
+        assert shown.measure_overflow_px() == 0
         shown.screenshot(SCREENSHOTS / f"dashboard-{scheme}-{width}.png")
         shown.page.goto(f"{server.url}/#/system")
         shown.wait_for("document.querySelectorAll('.system tbody tr').length > 5")
-        assert shown.overflow_px() == 0
+        assert shown.measure_overflow_px() == 0
 
 
 def test_names_from_the_configuration_are_text_and_nothing_else(server: Served, site: SyntheticSite) -> None:
-    site.cross("lobby", "door", "in")
+    site.publish_crossing("lobby", "door", "in")
     with dashboard(server.url) as shown:
         shown.wait_for_total("person", "in", 1)
         shown.wait_for("document.querySelectorAll('.event').length === 1")
@@ -96,12 +96,12 @@ def test_a_camera_that_stops_is_shown_as_down_without_its_old_picture(server: Se
         site.silence("plaza")
         tile = "article[data-camera='plaza']"
         shown.wait_for(f"document.querySelector(\"{tile} .tile-cover\").textContent.includes('No picture')")
-        assert shown.shades("plaza") == 1, "the canvas is blank"
+        assert shown.count_shades("plaza") == 1, "the canvas is blank"
         shown.wait_for("document.querySelector('[data-zone=stage] .zone-value').textContent.startsWith('–')")
 
 
 def test_the_keyboard_opens_a_camera_and_goes_back(server: Served, site: SyntheticSite) -> None:
-    site.cross("plaza", "gate", "in")
+    site.publish_crossing("plaza", "gate", "in")
     with dashboard(server.url) as shown:
         shown.wait_for_picture("plaza")
         tile = shown.page.locator("article[data-camera='plaza'] a")
@@ -134,8 +134,8 @@ def test_history_shows_what_the_api_counts(server: Served, site: SyntheticSite) 
     noon = datetime.now(ZONE).replace(hour=12, minute=5, second=0, microsecond=0).timestamp()
     for days, crossings in ((1, 3), (8, 2), (40, 5)):
         for _ in range(crossings):
-            site.cross("plaza", "gate", "in", ts=noon - days * 86_400)
-    site.cross("lobby", "door", "out", "car", ts=noon - 86_400)
+            site.publish_crossing("plaza", "gate", "in", ts=noon - days * 86_400)
+    site.publish_crossing("lobby", "door", "out", "car", ts=noon - 86_400)
     gap = CameraGap(id="g", camera="lobby", ts=noon - 86_000, start=noon - 86_400, end=noon - 86_000, cause="stalled")
     site.publish(gap)
     with dashboard(server.url) as shown:
@@ -178,7 +178,7 @@ def test_pages_fit_every_screen(server: Served, site: SyntheticSite, page: str, 
     with dashboard(server.url, scheme, width, 800) as shown:
         shown.page.goto(f"{server.url}/#/{page}")
         shown.wait_for("document.querySelector('.stage canvas')?.dataset.sequence || document.querySelector('.u-over')")
-        assert shown.overflow_px() == 0
+        assert shown.measure_overflow_px() == 0
         shown.screenshot(SCREENSHOTS / f"{page.split('/')[0]}-{scheme}-{width}.png")
 
 
@@ -247,7 +247,7 @@ def test_the_first_view_is_small(
 def test_it_says_that_redis_is_away_and_recovers(
     server: Served, site: SyntheticSite, redis_server: RedisServer
 ) -> None:
-    site.cross("plaza", "gate", "in")
+    site.publish_crossing("plaza", "gate", "in")
     with dashboard(server.url) as shown:
         shown.wait_for_total("person", "in", 1)
         site.close()
@@ -255,7 +255,7 @@ def test_it_says_that_redis_is_away_and_recovers(
         shown.wait_for("document.getElementById('banner').textContent.includes('Redis does not answer')")
         redis_server.start()
         shown.wait_for("document.getElementById('banner').hidden")
-        site.cross("plaza", "gate", "in")
+        site.publish_crossing("plaza", "gate", "in")
         shown.wait_for_total("person", "in", 2)
         # The requests that met the outage are the point of this test, not a defect of the page.
         shown.problems = [text for text in shown.problems if "503" not in text]

@@ -12,8 +12,8 @@ import pytest
 from crowdperf.accounts.setup import SetupSecret
 from crowdperf.events.schema import CameraGap
 from crowdperf.storage import alerts, violations
-from crowdperf.storage.alerts import AlertDoc, AlertSet
-from crowdperf.storage.violations import Compliance, Violation, ViolationSet
+from crowdperf.storage.alerts import AlertDoc, AlertUpdate
+from crowdperf.storage.violations import Compliance, Violation, ViolationUpdate
 from tests.conftest import ROOT, RedisServer
 from tests.integration.test_dashboard_people import sign_in
 from tests.integration.test_web_accounts import People
@@ -66,7 +66,7 @@ def server(redis_server: RedisServer, tmp_path: Path) -> Iterator[Served]:
 @pytest.fixture
 def site(server: Served, redis_server: RedisServer) -> Iterator[SyntheticSite]:
     made = SyntheticSite(server.config, server.paths, redis_server.url)
-    made.metrics("inference").count("stage_infer_s", 1.0)
+    made.make_metrics("inference").count("stage_infer_s", 1.0)
     made.start()
     yield made
     made.close()
@@ -75,7 +75,7 @@ def site(server: Served, redis_server: RedisServer) -> Iterator[SyntheticSite]:
 def fill(site: SyntheticSite, redis_server: RedisServer, client: httpx.Client) -> str:
     """Something of everything that pages show; returns the id of a roll call."""
     now = time.time()
-    site.cross("plaza", "gate", "in")
+    site.publish_crossing("plaza", "gate", "in")
     site.publish(CameraGap(id="g", camera="plaza", ts=now, start=now - 60, end=now, cause="stalled"))
     pipe = redis_server.client().pipeline()
     for number, (severity, state) in enumerate((("warning", "open"), ("critical", "acknowledged"), ("info", "closed"))):
@@ -83,12 +83,12 @@ def fill(site: SyntheticSite, redis_server: RedisServer, client: httpx.Client) -
             id=f"a{number}", rule="crowd", severity=severity, camera="plaza", subject="", title="Too many", detail="5",
             event="e", raised_at=now - number, last_at=now, count=3, escalated=number,
         )  # fmt: skip
-        alerts.stage(pipe, AlertSet(doc, state))
+        alerts.stage(pipe, AlertUpdate(doc, state))
         row = Violation(
             id=f"v{number}", rule="helmet", camera="plaza", zone="stage", track=1, items=["hardhat"], first_seen=now,
             last_seen=now + 3, frames=3, votes="", ongoing=number > 0, cause="",
         )  # fmt: skip
-        violations.stage(pipe, ViolationSet(row, new=True))
+        violations.stage(pipe, ViolationUpdate(row, new=True))
         outcome = ("worn", "missing", "unsure")[number]
         count = Compliance(camera="plaza", zone="stage", item="hardhat", outcome=outcome, hour=int(now // 3600))
         violations.stage_compliance(pipe, count)
@@ -135,7 +135,7 @@ def test_axe_finds_nothing_serious_on_any_page(
             found[name] = serious(shown, axe)
             if shown.page.locator(".nav [aria-current]").count():
                 overflow[f"{name} in the row of pages"] = shown.page.evaluate(HIDDEN_PX)
-            overflow[name] = shown.overflow_px()
+            overflow[name] = shown.measure_overflow_px()
             shown.screenshot(
                 ROOT / "var" / "screenshots" / "access" / f"{scheme}-{width}-{name.strip('#/').replace('/', '-')}.png"
             )

@@ -20,7 +20,7 @@ from crowdperf.events.schema import AlertChanged, Event
 from crowdperf.events.streams import EVENTS
 from crowdperf.settings.alerts import AlertRule
 from crowdperf.storage import alerts as stored
-from crowdperf.storage.alerts import AlertDoc, AlertSet
+from crowdperf.storage.alerts import AlertDoc, AlertUpdate
 from tests.conftest import ROOT, RedisServer, wait_until
 from tests.integration.test_dashboard_people import sign_in
 from tests.integration.test_supervision import camera, clip
@@ -102,7 +102,7 @@ def alert(number: int, **more: Any) -> AlertDoc:
 def raise_(server: RedisServer, doc: AlertDoc, state: Any = "open") -> None:
     """As the worker does: stored, and told."""
     pipe = server.client().pipeline()
-    stored.stage(pipe, AlertSet(doc, state))
+    stored.stage(pipe, AlertUpdate(doc, state))
     pipe.execute()
     publisher: Publisher[Event] = Publisher(server.client(), EVENTS)
     publisher.publish(
@@ -233,7 +233,7 @@ def test_who_may_only_look_sees_alerts_and_rules_and_no_button(
         assert shown.page.locator(".alerts-page button:not([data-choice])").all_inner_texts() == ["Show more"]
         assert shown.page.locator(".alerts-page button:not([data-choice])").is_hidden()
         assert shown.page.locator("[data-channel]").count() == 0
-        assert shown.overflow_px() == 0
+        assert shown.measure_overflow_px() == 0
         people.add("otto", "operator")
         sign_in(shown, server, "otto")
         opened(shown, server)
@@ -304,4 +304,4 @@ def test_a_rule_made_on_a_running_site_raises_an_alert_that_is_answered_there(tm
             assert site.redis().hget(stored.alert_key(str(name)), "state") == b"closed"
             # A change restarts the web process: what the page asks for in that moment is refused, and asked again.
             shown.problems = [text for text in shown.problems if "ERR_" not in text and "503" not in text]
-    assert site.leftovers() == []
+    assert site.find_leftovers() == []

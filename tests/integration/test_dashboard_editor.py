@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from crowdperf.accounts.setup import SetupSecret
-from crowdperf.ffmpeg import ffmpeg_binary
+from crowdperf.ffmpeg import find_ffmpeg
 from crowdperf.web import office
 from tests.conftest import ROOT, RedisServer, wait_until
 from tests.support.browser import Dashboard, dashboard
@@ -199,9 +199,9 @@ def test_a_camera_is_tried_then_added_then_removed(
     shown: Dashboard, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A busy machine may take longer to start Python than an operator is to wait.
-    monkeypatch.setattr(office, "LOOK_S", TIMEOUT_S)
+    monkeypatch.setattr(office, "PROBE_TIMEOUT_S", TIMEOUT_S)
     source = ("-f", "lavfi", "-i", "testsrc=size=320x180:rate=10:duration=1")
-    subprocess.run([ffmpeg_binary(), "-loglevel", "error", *source, str(tmp_path / "clip.mp4")], check=True)
+    subprocess.run([find_ffmpeg(), "-loglevel", "error", *source, str(tmp_path / "clip.mp4")], check=True)
     shown.page.evaluate("location.hash = '#/add'")
     form = shown.page.locator(".source-form")
     form.locator("input").nth(0).fill("Back door")

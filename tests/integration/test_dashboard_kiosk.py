@@ -10,7 +10,7 @@ import httpx
 import pytest
 import segno
 
-from crowdperf.ffmpeg import ffmpeg_binary
+from crowdperf.ffmpeg import find_ffmpeg
 from tests.conftest import ROOT, RedisServer, wait_until
 from tests.integration.test_dashboard_people import sign_in
 from tests.integration.test_web_accounts import People
@@ -47,7 +47,7 @@ def film(code: str, folder: Path) -> Path:
         "4",
         str(path),
     ]
-    subprocess.run([ffmpeg_binary(), *command], check=True)
+    subprocess.run([find_ffmpeg(), *command], check=True)
     return path
 
 

@@ -25,7 +25,7 @@ def test_a_crossing_is_on_the_page_at_once(server: Served, site: SyntheticSite, 
     site.start()
     with dashboard(server.url) as shown:
         shown.wait_for_picture("plaza")
-        site.cross("plaza", "gate", "in")
+        site.publish_crossing("plaza", "gate", "in")
         shown.wait_for_total("person", "in", 1)
         shown.page.evaluate(WATCH)
         asked: list[str] = []
@@ -33,7 +33,7 @@ def test_a_crossing_is_on_the_page_at_once(server: Served, site: SyntheticSite, 
         sent = []
         for number in range(CROSSINGS):
             sent.append(time.time())
-            site.cross("plaza", "gate", "in")
+            site.publish_crossing("plaza", "gate", "in")
             shown.wait_for_total("person", "in", number + 2)
         seen = shown.page.evaluate("window.shown")
         late = sorted(seen[str(number + 2)] - at * 1e3 for number, at in enumerate(sent))

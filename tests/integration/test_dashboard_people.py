@@ -62,11 +62,11 @@ def test_a_visitor_is_taken_in_found_in_a_drill_and_checked_out(server: Served, 
         assert states(client) == ["checked_in"]
         shown.wait_for("document.querySelector('[data-figure=\"visitors.on_site_count\"]').textContent === '1'")
         shown.screenshot(ROOT / "var" / "screenshots" / "visitors.png")
-        shown.size(360, 780)
+        shown.set_size(360, 780)
         box = shown.page.locator("[data-action='check-out']").bounding_box()
         assert box["x"] + box["width"] < 360, "on a telephone the buttons are on the screen"
-        assert shown.overflow_px() == 0
-        shown.size(1440, 900)
+        assert shown.measure_overflow_px() == 0
+        shown.set_size(1440, 900)
         shown.page.get_by_role("button", name="Drill").click()
         shown.wait_for("document.querySelector('.progress')?.textContent.startsWith('0 of 1')")
         call = shown.page.evaluate("location.hash.split('/').pop()")
@@ -94,7 +94,7 @@ def test_a_roll_call_shows_what_the_cameras_count_against_the_list(
             guest = {"name": "Grace Hopper", "host": "Ada", "areas": ["hall"], "walk_in": True}
             visit = desk.post("/api/v1/visits", json=guest).json()["id"]
             assert desk.post(f"/api/v1/visits/{visit}/check-in", json={}).status_code == 200
-            areas.stage(client, now_of(7))
+            areas.stage_area(client, now_of(7))
             call = desk.post("/api/v1/roll-calls", json={"drill": True}).json()["id"]
             sign_in(shown, served, "rita")
             shown.page.goto(f"{served.url}/#/roll-call/{call}")
@@ -121,12 +121,12 @@ def test_a_roll_call_shows_what_the_cameras_count_against_the_list(
                 )
             )
             shown.wait_for("document.querySelector('[data-area=hall] .panel-head').innerText.includes('2 inside now')")
-            shown.size(360, 800)
-            assert shown.overflow_px() == 0
+            shown.set_size(360, 800)
+            assert shown.measure_overflow_px() == 0
 
 
-def now_of(occupancy: int) -> areas.AreaNow:
-    return areas.AreaNow(
+def now_of(occupancy: int) -> areas.AreaSnapshot:
+    return areas.AreaSnapshot(
         area="hall", occupancy=occupancy, uncertainty=1.0, entries=8, exits=1, since=1.0, next_reset=None, at=2.0,
         limit=None, over_limit=False, last_door="plaza/gate", last_entered=True, last_at=time.time(),
     )  # fmt: skip
@@ -159,8 +159,8 @@ def test_an_administrator_makes_an_account_that_sees_one_camera_and_a_token(serv
             f"{server.url}/api/v1/cameras", headers={"Authorization": f"Bearer {token}"}, timeout=TIMEOUT_S
         )
         assert len(reply.json()["cameras"]) == 3
-        shown.size(360, 800)
-        assert shown.overflow_px() == 0
+        shown.set_size(360, 800)
+        assert shown.measure_overflow_px() == 0
         shown.page.reload()
         shown.wait_for("document.querySelector('.accounts')?.textContent.includes('token.create')")
         assert token not in shown.page.locator(".accounts").inner_text()

@@ -15,10 +15,10 @@ import pytest
 
 from crowdperf.events.bus import Publisher
 from crowdperf.events.schema import CameraGap, PpeObserved
-from crowdperf.events.streams import EVENTS, OBSERVATIONS, key
+from crowdperf.events.streams import EVENTS, OBSERVATIONS, stream_key
 from crowdperf.events.wire import encode
 from crowdperf.storage import violations
-from crowdperf.storage.evidence import picture_path
+from crowdperf.storage.evidence import get_picture_path
 from tests.conftest import ROOT, RedisServer, wait_until
 from tests.integration.test_dashboard_people import sign_in
 from tests.integration.test_ppe_worker import YARDS, events, observed, running
@@ -40,7 +40,7 @@ def test_a_violation_is_shown_with_its_picture_and_judged_by_mouse(redis_server:
         wait_until(lambda: len(events(redis_server)) == 2, what="the violation to begin and end")
         (violation,) = {event.violation for event in events(redis_server)}
         for kind in ("crop", "full"):
-            path = picture_path(server.paths.evidence, "yard", violation, begin, kind)
+            path = get_picture_path(server.paths.evidence, "yard", violation, begin, kind)
             path.parent.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(path), np.full((120, 60, 3), (60, 140, 200), np.uint8))
         people = People(server, redis_server)
@@ -51,8 +51,8 @@ def test_a_violation_is_shown_with_its_picture_and_judged_by_mouse(redis_server:
             assert "Without hard hat" in shown.page.locator(".violation").inner_text()
             shown.wait_for("document.querySelector('.trend [data-outcome=missing]')?.textContent === '1'")
             shown.screenshot(ROOT / "var" / "screenshots" / "ppe.png")
-            shown.size(360, 800)
-            assert shown.overflow_px() == 0
+            shown.set_size(360, 800)
+            assert shown.measure_overflow_px() == 0
             shown.page.locator("[data-judge=dismissed]").click()
             shown.wait_for("document.querySelectorAll('.violation').length === 0")
             (view,) = client.get("/api/v1/violations").json()["violations"]
@@ -105,7 +105,7 @@ def test_the_course_of_compliance_is_what_the_interface_says(
     start = midnight.timestamp() + 10 * 3600
     away = CameraGap(id="g", camera="plaza", ts=start + 900, start=start, end=start + 900, cause="stalled")
     # Under the id that it had when it came.
-    redis_server.client().xadd(key(EVENTS), encode(EVENTS, away), id=f"{int(away.ts * 1000)}-0")
+    redis_server.client().xadd(stream_key(EVENTS), encode(EVENTS, away), id=f"{int(away.ts * 1000)}-0")
     base = {**CONFIG, "site": {"name": "Riverside plaza", "timezone": zone}}
     with serving(redis_server.url, tmp_path, base) as server, dashboard(server.url) as shown:
         shown.page.goto(f"{server.url}/#/ppe")
@@ -161,8 +161,8 @@ def test_the_course_of_compliance_is_what_the_interface_says(
         shown.wait_for("document.querySelectorAll('.chart tbody tr').length === 4")
         day = lambda moment: datetime.fromtimestamp(moment, clock).replace(hour=0, minute=0).timestamp()  # noqa: E731
         assert listed() == shares(asked(5), day)
-        shown.size(360, 800)
-        assert shown.overflow_px() == 0
+        shown.set_size(360, 800)
+        assert shown.measure_overflow_px() == 0
 
 
 def shades(shown: Dashboard) -> set[str]:

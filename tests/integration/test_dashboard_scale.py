@@ -46,7 +46,7 @@ def test_of_a_hundred_cameras_only_those_on_the_screen_are_sent(large: tuple[Ser
             """One frame is enough, unless a busy machine looks at it when it is too old to be shown."""
 
             def shown_now() -> bool:
-                site.frame(camera, 0.0)
+                site.write_frame(camera, 0.0)
                 return shown.page.evaluate(
                     f"'sequence' in document.querySelector('[data-camera={camera}] canvas').dataset"
                 )
@@ -61,7 +61,7 @@ def test_of_a_hundred_cameras_only_those_on_the_screen_are_sent(large: tuple[Ser
         shown.page.locator("article[data-camera='camera-099']").scroll_into_view_if_needed()
         shows("camera-099")
         wait_until(lambda: 0 < watched() < CAMERAS / 4, what="only visible tiles to be watched")
-        assert shown.overflow_px() == 0
+        assert shown.measure_overflow_px() == 0
 
 
 def test_the_page_says_what_it_has_received(large: tuple[Served, SyntheticSite]) -> None:
@@ -71,7 +71,7 @@ def test_the_page_says_what_it_has_received(large: tuple[Served, SyntheticSite])
         with shown.page.expect_websocket() as live:
             shown.page.reload()
         with live.value.expect_event("framesent", lambda frame: '"seen":' in frame and '"seen":0' not in frame):
-            site.frame("camera-000", 0.0)
+            site.write_frame("camera-000", 0.0)
 
 
 def test_a_tab_that_stays_open_does_not_grow(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_tab_that_stays_open_does_not_grow(redis_server: RedisServer, tmp_path
 def fill(shown: Dashboard, site: SyntheticSite, number: int) -> tuple[float, int]:
     """A round of crossings and visits to every page; bytes of the page's heap and its nodes after that."""
     for _ in range(EVENTS):
-        site.cross("plaza", "gate", "in")
+        site.publish_crossing("plaza", "gate", "in")
     for page in ("history", "camera/plaza", "system", ""):
         shown.page.evaluate(f"location.hash = '#/{page}'")
         shown.wait_for(f"document.querySelector('main > [data-page={page.split('/')[0] or 'overview'}]') !== null")

@@ -40,11 +40,11 @@ def site(server: Served, redis_server: RedisServer) -> Iterator[SyntheticSite]:
 def test_an_area_is_shown_with_its_uncertainty_and_follows_events(
     server: Served, site: SyntheticSite, redis_server: RedisServer
 ) -> None:
-    now = areas.AreaNow(
+    now = areas.AreaSnapshot(
         area="hall", occupancy=42, uncertainty=3.2, entries=60, exits=18, since=time.time(), next_reset=None,
         at=time.time(), limit=50, over_limit=False,
     )  # fmt: skip
-    areas.stage(redis_server.client(), now)
+    areas.stage_area(redis_server.client(), now)
     with dashboard(server.url) as shown:
         hall = "document.querySelector('[data-area=hall]')"
         shown.wait_for(f"{hall}?.textContent.includes('42 ± 3 / 50')")
@@ -53,7 +53,7 @@ def test_an_area_is_shown_with_its_uncertainty_and_follows_events(
                         entries=71, exits=18, cause="crossing")
         )  # fmt: skip
         shown.wait_for(f"{hall}.textContent.includes('53 ± 3 / 50') && {hall}.dataset.level === 'over'")
-        assert shown.overflow_px() == 0
+        assert shown.measure_overflow_px() == 0
 
 
 def test_where_people_stood_is_drawn_over_the_picture(
@@ -79,9 +79,9 @@ def test_the_system_page_shows_what_the_interface_says(
     people = People(server, redis_server)
     redis_server.client().xadd("crowdperf:dead:events:recorder", {"_why": "test"})
     for share, value in (("50", 41.6), ("95", 90.2), ("99", 1234.4)):
-        site.metrics("tracking-0").gauge(f"crossing_lag_p{share}_ms", value)
-    site.metrics("inference").gauge("stage_infer_ms", 17.26)
-    site.metrics("inference").count("stage_infer_s", 0.5)
+        site.make_metrics("tracking-0").set_gauge(f"crossing_lag_p{share}_ms", value)
+    site.make_metrics("inference").set_gauge("stage_infer_ms", 17.26)
+    site.make_metrics("inference").count("stage_infer_s", 0.5)
     with people.browser("ada", "admin") as client, dashboard(server.url, "dark") as shown:
         sign_in(shown, server, "ada")
         shown.page.goto(f"{server.url}/#/system")
@@ -101,7 +101,7 @@ def test_the_system_page_shows_what_the_interface_says(
         assert shown.page.locator("[data-latency=boxes]").inner_text().split()[-3:] == ["–", "–", "–"]
         assert "17.3 ms" in shown.page.locator("[data-stage=infer]").inner_text()
         assert httpx.get(f"{server.url}/api/v1/system", timeout=TIMEOUT_S).status_code == 200
-        shown.size(390, 800)
-        assert shown.overflow_px() == 0
-        shown.size(1440, 1600)
+        shown.set_size(390, 800)
+        assert shown.measure_overflow_px() == 0
+        shown.set_size(1440, 1600)
         shown.screenshot(SCREENSHOTS / "system.png")

@@ -6,11 +6,11 @@ import pytest
 
 from crowdperf.events import dead_letters
 from crowdperf.events.bus import Consumer, Publisher
-from crowdperf.events.dead_letters import Box, DeadLetters
+from crowdperf.events.dead_letters import DeadLetterQueue, DeadLetterStore
 from crowdperf.events.schema import AnyEvent, LineCrossed
 from crowdperf.events.streams import EVENTS
 from crowdperf.settings.base import ConfigError
-from crowdperf.web.entries import decoded_event
+from crowdperf.web.entries import decode_event
 from tests.conftest import RedisServer
 
 CROSSING = LineCrossed(
@@ -25,7 +25,7 @@ def reader(server: RedisServer, group: str) -> Consumer[AnyEvent]:
     return consumer
 
 
-def buried(server: RedisServer) -> DeadLetters:
+def buried(server: RedisServer) -> DeadLetterStore:
     """One good event that could not be handled (delivered too often) and one that nobody can decode."""
     client = server.client()
     publisher: Publisher[AnyEvent] = Publisher(client, EVENTS)
@@ -33,12 +33,12 @@ def buried(server: RedisServer) -> DeadLetters:
     client.xadd("crowdperf:events", {"type": "LineCrossed", "id": "x"})
     for _ in range(7):
         reader(server, "recorder").read(block_ms=1)
-    return DeadLetters(client)
+    return DeadLetterStore(client)
 
 
 def test_list_and_show_name_the_reason(redis_server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
     dead = buried(redis_server)
-    assert dead.boxes() == [Box("events:recorder", 2)]
+    assert dead.list_queues() == [DeadLetterQueue("events:recorder", 2)]
     assert dead_letters.main(["list"], redis_server.url, "") == 0
     assert dead_letters.main(["show", "events:recorder"], redis_server.url, "") == 0
     out = capsys.readouterr().out
@@ -51,31 +51,31 @@ def test_a_letter_driven_again_reaches_its_consumer_and_nobody_else(redis_server
     dead = buried(redis_server)
     other = reader(redis_server, "other")
     assert [entry.message for entry in other.read()] == [CROSSING]
-    handled = [letter.id for letter in dead.letters("events:recorder") if "delivered" in letter.why]
+    handled = [letter.id for letter in dead.get_letters("events:recorder") if "delivered" in letter.reason]
     assert dead.redrive("events:recorder", handled) == 1
     again = reader(redis_server, "recorder")
     assert [entry.message for entry in again.read()] == [CROSSING]
     assert other.read(block_ms=1) == []
     assert redis_server.client().xpending("crowdperf:events", "other")["pending"] == 1
-    shown = [decoded_event(fields) for _, fields in redis_server.client().xrange("crowdperf:events")]
+    shown = [decode_event(fields) for _, fields in redis_server.client().xrange("crowdperf:events")]
     assert [event for event in shown if event is not None] == [CROSSING]
 
 
 def test_what_still_cannot_be_handled_comes_back(redis_server: RedisServer) -> None:
     dead = buried(redis_server)
-    broken = [letter.id for letter in dead.letters("events:recorder") if "delivered" not in letter.why]
+    broken = [letter.id for letter in dead.get_letters("events:recorder") if "delivered" not in letter.reason]
     dead.redrive("events:recorder", broken)
     reader(redis_server, "recorder").read(block_ms=1)
-    assert dead.boxes() == [Box("events:recorder", 2)]
+    assert dead.list_queues() == [DeadLetterQueue("events:recorder", 2)]
 
 
 def test_drop_deletes_the_named_ones(redis_server: RedisServer) -> None:
     dead = buried(redis_server)
-    first = dead.letters("events:recorder")[0].id
+    first = dead.get_letters("events:recorder")[0].id
     assert dead.drop("events:recorder", [first]) == 1
-    assert [letter.id for letter in dead.letters("events:recorder")] != [first]
+    assert [letter.id for letter in dead.get_letters("events:recorder")] != [first]
     assert dead.drop("events:recorder") == 1
-    assert dead.boxes() == []
+    assert dead.list_queues() == []
 
 
 @pytest.mark.parametrize(

@@ -11,27 +11,27 @@ import numpy as np
 import pytest
 
 from crowdperf.demo import truth
-from crowdperf.demo.barcode import Stamp, decode
+from crowdperf.demo.barcode import BarcodeStamp, decode_stamp
 from crowdperf.demo.cli import main
 from crowdperf.demo.ground import FPS
 from crowdperf.demo.scenes import SCENES, SPARSE, Scene
-from crowdperf.demo.script import Actor, Stop, Track, track
-from crowdperf.ffmpeg import ffmpeg_binary
+from crowdperf.demo.script import Actor, Track, Waypoint, build_track
+from crowdperf.ffmpeg import find_ffmpeg
 from tests.conftest import missing
 
 SECONDS = 3
 
 
 def short_cast(scene: Scene, seed: int) -> list[Track]:
-    way = (Stop(200, 400), Stop(500, 400))
-    return [track(Actor(1, "person", seed % 2, 1.0, 0.0, 1.4, way), scene.frames)]
+    way = (Waypoint(200, 400), Waypoint(500, 400))
+    return [build_track(Actor(1, "person", seed % 2, 1.0, 0.0, 1.4, way), scene.frames)]
 
 
 @pytest.fixture(autouse=True)
 def short_scene(monkeypatch: pytest.MonkeyPatch) -> None:
     if importlib.util.find_spec("ultralytics") is None:
         missing("the ultralytics package, whose pictures the demo is cut from")
-    monkeypatch.setitem(SCENES, "demo_sparse", SPARSE._replace(seconds=SECONDS, cast=short_cast))
+    monkeypatch.setitem(SCENES, "demo_sparse", SPARSE._replace(seconds=SECONDS, make_cast=short_cast))
 
 
 def render(out: Path, *more: str) -> int:
@@ -44,7 +44,7 @@ def rendered(out: Path) -> list[str]:
 
 def decoded(video: Path, *options: str) -> np.ndarray:
     """Luma planes at the analysis size, shape (n, 360, 640)."""
-    argv = [ffmpeg_binary(), "-loglevel", "error", *options, "-i", str(video), "-vf", "scale=640:360"]
+    argv = [find_ffmpeg(), "-loglevel", "error", *options, "-i", str(video), "-vf", "scale=640:360"]
     argv += ["-fps_mode", "passthrough", "-pix_fmt", "yuv420p", "-f", "rawvideo", "-"]
     raw = subprocess.run(argv, stdout=subprocess.PIPE, check=True).stdout
     return np.frombuffer(raw, np.uint8).reshape(-1, 540, 640)[:, :360]
@@ -52,16 +52,16 @@ def decoded(video: Path, *options: str) -> np.ndarray:
 
 def test_every_frame_is_there_and_names_itself(tmp_path: Path) -> None:
     assert render(tmp_path) == 0
-    stamps = [decode(plane) for plane in decoded(tmp_path / "demo_sparse.mp4")]
-    assert stamps == [Stamp(SPARSE.number, frame) for frame in range(SECONDS * FPS)]
-    facts = truth.decoded((tmp_path / "demo_sparse.truth.json").read_bytes())
+    stamps = [decode_stamp(plane) for plane in decoded(tmp_path / "demo_sparse.mp4")]
+    assert stamps == [BarcodeStamp(SPARSE.number, frame) for frame in range(SECONDS * FPS)]
+    facts = truth.decode_truth((tmp_path / "demo_sparse.truth.json").read_bytes())
     assert facts.frames == len(stamps)
     assert rendered(tmp_path) == ["demo_sparse.mp4", "demo_sparse.truth.json"]
 
 
 def test_a_key_frame_begins_every_second(tmp_path: Path) -> None:
     assert render(tmp_path) == 0
-    stamps = [decode(plane) for plane in decoded(tmp_path / "demo_sparse.mp4", "-skip_frame", "nokey")]
+    stamps = [decode_stamp(plane) for plane in decoded(tmp_path / "demo_sparse.mp4", "-skip_frame", "nokey")]
     assert [stamp.frame for stamp in stamps if stamp] == [FPS * second for second in range(SECONDS)]
 
 
@@ -76,7 +76,7 @@ def test_if_missing_keeps_what_is_there_and_replaces_what_is_not(tmp_path: Path)
     assert second != first
     facts.write_bytes(b"{")
     assert render(tmp_path, "--if-missing", "--seed", "8") == 0
-    assert truth.decoded(facts.read_bytes()).seed == 8
+    assert truth.decode_truth(facts.read_bytes()).seed == 8
     assert video.stat().st_ino != second
 
 

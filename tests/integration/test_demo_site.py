@@ -14,7 +14,7 @@ import pytest
 
 from crowdperf.accounts.setup import SetupSecret
 from crowdperf.storage import alerts, violations
-from crowdperf.visitors.store import Keys
+from crowdperf.visitors.store import VisitKeys
 from tests.conftest import ROOT, wait_until
 from tests.support.browser import Dashboard, dashboard
 from tests.support.site import Site
@@ -40,30 +40,35 @@ def site(demo_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     made.write_config()
     with made:
         made.wait_ready(90)
-        wait_until(lambda: {row.camera for row in made.crossings()} == set(CAMERAS), 90, "a crossing of each camera")
-        wait_until(lambda: len(made.crossings()) >= 12, 90, "some crossings")
+        wait_until(
+            lambda: {row.camera for row in made.read_crossings()} == set(CAMERAS), 90, "a crossing of each camera"
+        )
+        wait_until(lambda: len(made.read_crossings()) >= 12, 90, "some crossings")
         client = made.redis()
         wait_until(lambda: client.zcard(violations.index_key()), 90, "somebody without a helmet")
         wait_until(lambda: client.zcard(alerts.index_key()), 90, "an alert")
         yield made
-    assert made.leftovers() == []
+    assert made.find_leftovers() == []
 
 
 def counted(site: Site, direction: str) -> int:
     """People over all lines today, as Redis holds them."""
     zone = ZoneInfo(site.config["site"]["timezone"])
     midnight = datetime.now(zone).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
-    return sum(row.klass == "person" and row.direction == direction and row.ts >= midnight for row in site.crossings())
+    return sum(
+        row.class_name == "person" and row.direction == direction and row.ts >= midnight
+        for row in site.read_crossings()
+    )
 
 
 def agree(site: Site, page: Dashboard, direction: str) -> bool:
     """Whether page, interface and Redis say the same number at this moment."""
     reply = site.get(f"/api/v1/counts?class=person&direction={direction}")
-    return page.total("person", direction) == reply["total"] == counted(site, direction)
+    return page.read_total("person", direction) == reply["total"] == counted(site, direction)
 
 
 def test_the_shipped_configuration_shows_live_counts(site: Site) -> None:
-    assert site.redis().scard(Keys().live) == 5, "the reception has its visitors"
+    assert site.redis().scard(VisitKeys().live) == 5, "the reception has its visitors"
     with dashboard(site.url, "light", 1440, 900) as page:
         for camera in CAMERAS:
             page.wait_for_picture(camera)
@@ -108,6 +113,6 @@ def test_a_killed_camera_a_violation_and_a_visitor_are_seen_and_dealt_with_by_mo
         page.page.locator(f"tr[data-visit='{visit}'] [data-action='check-in']").click()
         pill = json.dumps(f"tr[data-visit='{visit}'] .pill")
         page.wait_for(f"document.querySelector({pill})?.textContent === 'checked in'")
-        assert site.redis().hget(Keys().visit(str(visit)), "state") == b"checked_in"
+        assert site.redis().hget(VisitKeys().visit(str(visit)), "state") == b"checked_in"
         # The camera's end breaks off its stream for a moment; evidence may come after its violation.
         page.problems = [text for text in page.problems if "404" not in text]

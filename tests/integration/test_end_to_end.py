@@ -19,10 +19,10 @@ import pytest
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.detector import Detector, load_detector
 from crowdperf.settings.engine import Inference
-from crowdperf.storage.crossings import Crossing
+from crowdperf.storage.crossings import CrossingRecord
 from tests.conftest import wait_until
 from tests.support.browser import dashboard
-from tests.support.matching import Passage, match
+from tests.support.matching import Passage, match_crossings
 from tests.support.noon import noon_zone
 from tests.support.rtsp_server import Mount, RtspServer
 from tests.support.site import Site
@@ -66,7 +66,7 @@ class Played:
     def update(self) -> None:
         """Save config.json and make it so."""
         self.site.write_config()
-        done = self.site.ctl("update")
+        done = self.site.run_ctl("update")
         assert done.returncode == 0, done.stderr
 
     def playing(self, names: Iterable[str]) -> list[str]:
@@ -89,7 +89,7 @@ def played(
             Site(folder / "site", {"site": SITE, "cameras": cameras(demo_clips, clips, server, lanes)}) as site,
         ):
             problem = yield from _watched(site, mounts, lanes)
-        assert site.leftovers() == []
+        assert site.find_leftovers() == []
         if not problem:
             return
         problems.append(f"{lanes} sources at a time: {problem}")
@@ -143,15 +143,15 @@ def play(played: Played, lanes: int) -> None:
         played.site.config["tracking"] = {"shards": 2}
         played.join(ORDER[number])
     wait_until(lambda: not played.playing(ORDER), 240, "all have ended")
-    wait_until(lambda: not played.site.unread(played.mounts), 60, "everything analysed is recorded")
+    wait_until(lambda: not played.site.list_unread_streams(played.mounts), 60, "everything analysed is recorded")
 
 
 def overload(played: Played) -> str:
     """Which frames were dropped: then no count means anything. `paced` is what TARGET_FPS asks for."""
-    snapshot = played.site.snapshot("inference")
+    snapshot = played.site.read_snapshot("inference")
     assert snapshot is not None
     for camera, mount in played.mounts.items():
-        sent, seen = len(mount.frames), played.site.counter(f"capture-{camera}", "frames_captured", camera)
+        sent, seen = len(mount.frames), played.site.read_counter(f"capture-{camera}", "frames_captured", camera)
         assert seen == sent, f"{camera}: {sent} frames sent, {seen} captured"
     drops = {
         name: {camera: count for camera, count in row.items() if count}
@@ -178,7 +178,7 @@ def test_a_demo_camera_is_counted(
     error = sum(abs(expected[key] - got[key]) for key in expected | got) / len(true)
     record_property("figures", f"count_error/{truth.scene}: {error:.3f} ({len(true)} true crossings)")
     assert error <= tolerance, f"true {expected}, counted {got}"
-    assert match(true, stored, 2.0).recall >= 0.95, "counted at the wrong times"
+    assert match_crossings(true, stored, 2.0).recall >= 0.95, "counted at the wrong times"
 
 
 def test_one_by_one_is_exact(played: Played) -> None:
@@ -199,16 +199,16 @@ def test_vtest_is_within_its_tolerance(played: Played, clips: Path, record_prope
     for key in true | got:
         assert abs(true[key] - got[key]) <= 3, f"{key}: true {true[key]}, counted {got[key]}"
     began = began_at(played.mounts["vtest"])
-    result = match([Passage(began + frame / 7, line, way) for line, way, frame in events], stored, 15 / 7)
+    result = match_crossings([Passage(began + frame / 7, line, way) for line, way, frame in events], stored, 15 / 7)
     record_property("figures", f"vtest: recall {result.recall:.2f}, precision {result.precision:.2f}")
     assert result.recall >= 0.8
     assert result.precision >= 0.8
 
 
 def test_the_logs_hold_exactly_the_crossings(played: Played, record_property: Figures) -> None:
-    rows = played.site.crossings()
+    rows = played.site.read_crossings()
     assert len({row.id for row in rows}) == len(rows)
-    said = [event["id"] for event in played.site.events("LineCrossed")]
+    said = [event["id"] for event in played.site.read_events("LineCrossed")]
     assert sorted(said) == sorted(row.id for row in rows)
     assert played.site.redis().zcard("vehicle_logs") >= 20
     assert sum(group["count"] for group in played.site.get("/api/v1/counts")["counts"]) == len(rows)
@@ -217,16 +217,16 @@ def test_the_logs_hold_exactly_the_crossings(played: Played, record_property: Fi
 
 
 def test_the_dashboard_shows_the_crossings(played: Played) -> None:
-    totals = Counter(family(row) for row in played.site.crossings())
+    totals = Counter(family(row) for row in played.site.read_crossings())
     with dashboard(played.site.url) as page:
         for kind in ("person", "vehicle"):
             for direction in ("in", "out"):
                 page.wait_for_total(kind, direction, totals[kind, direction])
 
 
-def family(row: Crossing) -> tuple[str, str]:
+def family(row: CrossingRecord) -> tuple[str, str]:
     """The dashboard's total that a crossing belongs to."""
-    return "person" if row.klass == "person" else "vehicle", row.direction
+    return "person" if row.class_name == "person" else "vehicle", row.direction
 
 
 def latency_ms(site: Site) -> tuple[float, float, float]:

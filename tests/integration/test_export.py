@@ -21,8 +21,8 @@ from crowdperf.events.schema import CameraGap
 from crowdperf.events.streams import EVENTS
 from crowdperf.storage import export
 from crowdperf.storage.buckets import Calendar
-from crowdperf.storage.counts import add
-from crowdperf.storage.crossings import Crossing
+from crowdperf.storage.counts import add_crossings
+from crowdperf.storage.crossings import CrossingRecord
 from tests.conftest import RedisServer
 from tests.support.webserver import BERLIN as BERLIN_SITE
 from tests.support.webserver import TIMEOUT_S, Served, serving
@@ -39,8 +39,8 @@ def server(redis_server: RedisServer, tmp_path: Path) -> Iterator[Served]:
         yield served
 
 
-def crossing(n: int, ts: float, klass: str = "person", line: str = "door", camera: str = "plaza") -> Crossing:
-    return Crossing(id=f"id-{n}", ts=ts, camera=camera, line=line, direction="in", klass=klass, track=n)
+def crossing(n: int, ts: float, klass: str = "person", line: str = "door", camera: str = "plaza") -> CrossingRecord:
+    return CrossingRecord(id=f"id-{n}", ts=ts, camera=camera, line=line, direction="in", class_name=klass, track=n)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_times_are_the_sites_with_their_offset_and_rows_in_order(
     client: httpx.Client, redis_server: RedisServer
 ) -> None:
     rows = [crossing(1, CHANGE), crossing(2, CHANGE + 3600, "car"), crossing(3, CHANGE + 60), crossing(4, CHANGE - 1e6)]
-    add(redis_server.client(), BERLIN, rows)
+    add_crossings(redis_server.client(), BERLIN, rows)
     reply = client.get("/api/v1/exports/crossings.csv", params=RANGE)
     assert reply.headers["content-type"] == "text/csv; charset=utf-8"
     assert reply.headers["content-disposition"] == 'attachment; filename="crossings-2026-10-25.csv"'
@@ -75,14 +75,16 @@ def test_times_are_the_sites_with_their_offset_and_rows_in_order(
 
 @pytest.mark.parametrize("line", ["=1+1", "+cmd|' /C calc'!A0", "-2", "@SUM(A1)", '"quoted", and more', "Tür"])
 def test_no_cell_is_a_formula(client: httpx.Client, redis_server: RedisServer, line: str) -> None:
-    add(redis_server.client(), BERLIN, [crossing(1, CHANGE, line=line)])
+    add_crossings(redis_server.client(), BERLIN, [crossing(1, CHANGE, line=line)])
     cell = rows_of(client.get("/api/v1/exports/crossings.csv", params=RANGE).content)[0]["line"]
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r"))
     assert cell.lstrip("'") == line
 
 
 def test_parquet_holds_the_same(client: httpx.Client, redis_server: RedisServer) -> None:
-    add(redis_server.client(), BERLIN, [crossing(n, CHANGE + n / 8, "car" if n % 2 else "person") for n in range(300)])
+    add_crossings(
+        redis_server.client(), BERLIN, [crossing(n, CHANGE + n / 8, "car" if n % 2 else "person") for n in range(300)]
+    )
     reply = client.get("/api/v1/exports/crossings.parquet", params=RANGE)
     table = parquet.read_table(io.BytesIO(reply.content))
     assert table.num_rows == 300
@@ -96,14 +98,14 @@ def test_parquet_holds_the_same(client: httpx.Client, redis_server: RedisServer)
 def test_an_empty_range_is_an_empty_file_and_many_rows_come_in_pieces(
     client: httpx.Client, redis_server: RedisServer, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export._Parquet, "rows", 700)
+    monkeypatch.setattr(export._ParquetWriter, "rows", 700)
 
     def count(content: bytes) -> int:
         return len(rows_of(content)) if form == "csv" else parquet.read_table(io.BytesIO(content)).num_rows
 
     assert count(client.get(f"/api/v1/exports/crossings.{form}", params=RANGE).content) == 0
     for at in range(0, 3000, 500):
-        add(redis_server.client(), BERLIN, [crossing(n, CHANGE + n / 100) for n in range(at, at + 500)])
+        add_crossings(redis_server.client(), BERLIN, [crossing(n, CHANGE + n / 100) for n in range(at, at + 500)])
     with client.stream("GET", f"/api/v1/exports/crossings.{form}", params=RANGE) as reply:
         assert "content-length" not in reply.headers
         assert count(b"".join(reply.iter_bytes())) == 3000
@@ -133,7 +135,7 @@ def run(server: RedisServer, folder: Path, *words: str) -> int:
 def test_the_command_writes_whole_files_only(
     redis_server: RedisServer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    add(redis_server.client(), BERLIN, [crossing(n, CHANGE + n) for n in range(10)])
+    add_crossings(redis_server.client(), BERLIN, [crossing(n, CHANGE + n) for n in range(10)])
     day = ("--from", "2026-10-25", "--to", "2026-10-26")
     assert run(redis_server, tmp_path, *day, "--out", "a.csv") == 0
     assert run(redis_server, tmp_path, *day, "--out", "a.parquet", "--camera", "plaza") == 0
@@ -157,7 +159,7 @@ def test_the_command_writes_whole_files_only(
 
 def test_the_report_is_a_page_that_says_what_the_counts_say(client: httpx.Client, redis_server: RedisServer) -> None:
     rows = [crossing(1, CHANGE), crossing(2, CHANGE + 3600), crossing(3, CHANGE + 86_400), crossing(4, CHANGE, "car")]
-    add(redis_server.client(), BERLIN, rows)
+    add_crossings(redis_server.client(), BERLIN, rows)
     reply = client.get("/api/v1/exports/report.html", params={**RANGE, "to": "2026-10-27T00:00:00+01:00"})
     assert reply.headers["content-type"].startswith("text/html")
     assert "<td>door</td><td>person</td><td>3</td><td>0</td><td>3</td>" in reply.text

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from crowdperf.events.connection import OUTAGE, StoreRefuses, connect_async
+from crowdperf.events.connection import OUTAGE, RedisNotWritable, connect_async
 from tests.conftest import ROOT, RedisServer, wait_until
 from tests.integration.test_bad_input import goes_on, said, site_with
 from tests.integration.test_supervision import camera, clip
@@ -60,9 +60,9 @@ def test_no_process_ends_and_no_frame_is_lost(site: Site) -> None:
     free(before["redis"])
     goes_on(site)
     site.wait_ready(60)
-    assert site.pids() == before, "something was restarted"
-    assert "Traceback" not in site.report()
-    assert site.events("CameraGap") == [], "what was analysed meanwhile waited in memory"
+    assert site.get_pids() == before, "something was restarted"
+    assert "Traceback" not in site.collect_logs()
+    assert site.read_events("CameraGap") == [], "what was analysed meanwhile waited in memory"
 
 
 def test_the_kinds_of_refusal(redis_server: RedisServer) -> None:
@@ -72,11 +72,11 @@ def test_the_kinds_of_refusal(redis_server: RedisServer) -> None:
     client.set("there", b"x")
     client.config_set("min-replicas-to-write", 1)
     try:
-        with pytest.raises(StoreRefuses):
+        with pytest.raises(RedisNotWritable):
             client.set("key", b"value")
         with pytest.raises(OUTAGE), client.pipeline(transaction=True) as pipe:
             pipe.set("key", b"value").incr("n").execute()
-        with pytest.raises(StoreRefuses):
+        with pytest.raises(RedisNotWritable):
             asyncio.run(_set(redis_server.url))
         assert client.get("there") == b"x"
     finally:

@@ -152,8 +152,8 @@ def test_a_stop_while_the_demo_is_rendered_leaves_nothing_half_done(tmp_path: Pa
     demo = site.paths.data / "demo"
     site.start()
     wait_until(lambda: len(list(demo.glob(".*.mp4.*.part"))) == 2, 60, "both scenes are being rendered")
-    assert site.stop(number) == 0, site.report()
-    assert site.leftovers() == []
+    assert site.stop(number) == 0, site.collect_logs()
+    assert site.find_leftovers() == []
     said = (site.folder / "run.out").read_text().splitlines()
     assert said == [
         "rendering the demo site's cameras (once) …",

@@ -13,10 +13,10 @@ import pytest
 
 from crowdperf.config import parse
 from crowdperf.processes import PROCESSES
-from crowdperf.settings.environment import environment
+from crowdperf.settings.environment import read_environment
 from crowdperf.settings.paths import Paths
 from crowdperf.supervision import render
-from crowdperf.supervision.programs import programs
+from crowdperf.supervision.programs import build_programs
 from tests.conftest import ROOT, wait_until
 
 CAMERAS = [{"id": name, "url": "rtsp://192.0.2.1/"} for name in ("lobby", "gate", "dock")]
@@ -45,7 +45,7 @@ READ_BYTES = 2 << 16
 def stanzas(folder: Path, **more: object) -> configparser.RawConfigParser:
     """What is rendered for that configuration."""
     config = parse(json.dumps({"cameras": CAMERAS, **more}).encode())
-    text = render.render(config, environment({}), Paths(folder), ROOT, sys.executable)
+    text = render.render(config, read_environment({}), Paths(folder), ROOT, sys.executable)
     found = configparser.RawConfigParser()
     found.read_string(text)
     return found
@@ -77,7 +77,7 @@ def test_every_program_has_one_log_of_its_own_that_is_rotated(tmp_path: Path, mo
 
 def test_every_kind_of_process_is_among_them(tmp_path: Path) -> None:
     config = parse(json.dumps({"cameras": CAMERAS, "postgres": {"dsn": "env:CROWDPERF_POSTGRES_DSN"}}).encode())
-    kinds = {row.process.kind for row in programs(config, environment({}), Paths(tmp_path), ROOT)}
+    kinds = {row.process.kind for row in build_programs(config, read_environment({}), Paths(tmp_path), ROOT)}
     assert kinds == {row.kind for row in PROCESSES if row.instances != "listener"}
 
 
@@ -121,4 +121,4 @@ def test_a_program_that_never_stops_talking_keeps_the_newest_of_both_outputs(tmp
 
 def _rendered(folder: Path) -> str:
     config = parse(json.dumps({"cameras": CAMERAS}).encode())
-    return render.render(config, environment({}), Paths(folder), ROOT, sys.executable)
+    return render.render(config, read_environment({}), Paths(folder), ROOT, sys.executable)

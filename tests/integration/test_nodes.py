@@ -15,15 +15,15 @@ from crowdperf import slices
 from crowdperf.config import Config, parse
 from crowdperf.events.bus import Publisher
 from crowdperf.events.connection import OUTAGE, connect
-from crowdperf.events.metrics import publish as publish_metrics
+from crowdperf.events.metrics import publish_snapshot as publish_metrics
 from crowdperf.events.schema import AnyEvent, LineCrossed
 from crowdperf.events.streams import EVENTS
-from crowdperf.runtime import Runtime
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.environment import Environment
 from crowdperf.settings.paths import Paths
 from crowdperf.storage.crossings import decode_member
-from crowdperf.supervision.redis import server_binary
+from crowdperf.supervision.redis import find_server_binary
 from crowdperf.workers.housekeeping import Housekeeper
 from crowdperf.workers.recorder import Recorder
 from tests.conftest import ROOT, RedisServer, wait_until
@@ -54,7 +54,7 @@ def node(name: str, prefix: str = "") -> Config:
 def test_the_default_node_has_the_literal_keys_and_others_their_own() -> None:
     assert (node("local").key_prefix, node("north").key_prefix) == ("", "north:")
     assert node("north", "site:").key_prefix == "site:north:"
-    assert slices.web_slice(node("north"), PATHS).key_prefix == "north:"
+    assert slices.build_web_config(node("north"), PATHS).key_prefix == "north:"
 
 
 def test_no_slice_or_command_forgets_the_node() -> None:
@@ -72,10 +72,10 @@ def test_two_nodes_with_the_same_camera_share_nothing(redis_server: RedisServer)
             publisher.publish(crossing(n))
         recorder = Recorder(redis_server.client(), "worker-recorder-0", "UTC", prefix)
         recorder.start()
-        assert recorder.turn().added == count
-        runtime = Runtime("worker-recorder-0", 0)
+        assert recorder.step().added == count
+        runtime = ProcessRuntime("worker-recorder-0", 0)
         publish_metrics(client, runtime, prefix)
-        slice_ = slices.worker_slice(node(name), Environment(), PATHS, "housekeeping", 0)
+        slice_ = slices.build_worker_config(node(name), Environment(), PATHS, "housekeeping", 0)
         Housekeeper(redis_server.client(), slice_, runtime).sweep(1_800_000_100.0, 0.0)
     keys = {key.decode() for key in client.scan_iter()}
     of_north = {key.removeprefix("north:") for key in keys if key.startswith("north:")}
@@ -108,13 +108,22 @@ class Watched:
             f"sentinel monitor site 127.0.0.1 {self.ports[0]} 1\n"
             "sentinel down-after-milliseconds site 60000\nsentinel failover-timeout site 2000\n"
         )
-        command = [server_binary(), str(conf), "--sentinel"]
+        command = [find_server_binary(), str(conf), "--sentinel"]
         self.processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
 
     def _start(self, folder: Path, index: int, *words: str) -> None:
         own = folder / str(index)
         own.mkdir()
-        command = [server_binary(), "--port", str(self.ports[index]), "--bind", "127.0.0.1", "--dir", str(own), *words]
+        command = [
+            find_server_binary(),
+            "--port",
+            str(self.ports[index]),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(own),
+            *words,
+        ]
         self.processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
 
     @property
@@ -152,7 +161,7 @@ def test_the_recorder_follows_a_fail_over(watched: Watched) -> None:
     recorder = Recorder(connect(watched.url), "worker-recorder-0", "UTC")
     publisher.publish(crossing(1))
     recorder.start()
-    assert recorder.turn().added == 1
+    assert recorder.step().added == 1
     assert client.wait(1, 60_000) == 1
     watched.be_impatient()
     watched.processes[0].kill()
@@ -161,7 +170,7 @@ def test_the_recorder_follows_a_fail_over(watched: Watched) -> None:
         try:
             publisher.publish(crossing(2))
             recorder.start()
-            recorder.turn()
+            recorder.step()
             return client.zcard("person_logs") == 2
         except OUTAGE:
             time.sleep(0.1)  # as the recorder's own loop waits

@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 
 from crowdperf.events.bus import Publisher
-from crowdperf.events.dead_letters import DeadLetters
+from crowdperf.events.dead_letters import DeadLetterStore
 from crowdperf.events.queue import DeliveryQueue
 from crowdperf.events.schema import AlertChanged, AlertRaised, Event
 from crowdperf.events.streams import EVENTS
-from crowdperf.runtime import Metrics, Runtime
+from crowdperf.runtime import Metrics, ProcessRuntime
 from crowdperf.settings.alerts import WebhookChannel
 from crowdperf.storage.alerts import index_key
-from crowdperf.web.entries import decoded_event
-from crowdperf.workers.notify.delivery import Delivery
+from crowdperf.web.entries import decode_event
+from crowdperf.workers.notify.delivery import ChannelDelivery
 from crowdperf.workers.notify.mqtt import readings_key, stage_reading
 from crowdperf.workers.notify.process import main
-from crowdperf.workers.notify.readings import ReadingsGone
+from crowdperf.workers.notify.readings import ReadingsRemoved
 from crowdperf.workers.notify.webhook import WebhookSender
 from tests.conftest import RedisServer, wait_until
 from tests.support.alerting import crossing, slice_of, zone
@@ -37,9 +37,11 @@ CROWD = {"id": "crowd", "name": "Too many", "event": "ZoneChanged", "channels": 
 
 
 @contextlib.contextmanager
-def running(server: RedisServer, alerts: dict[str, Any], instance: int = 0, instances: int = 1) -> Iterator[Runtime]:
+def running(
+    server: RedisServer, alerts: dict[str, Any], instance: int = 0, instances: int = 1
+) -> Iterator[ProcessRuntime]:
     """The worker's own main, in a thread."""
-    runtime = Runtime(f"worker-notify-{instance}", 0)
+    runtime = ProcessRuntime(f"worker-notify-{instance}", 0)
     slice_ = slice_of({"max_age_s": 86_400, **alerts}, server.url, instance, instances)
     thread = threading.Thread(target=main, args=(slice_, runtime), daemon=True)
     thread.start()
@@ -66,7 +68,7 @@ def webhook(url: str, **more: Any) -> dict[str, Any]:
 
 
 def said(server: RedisServer) -> list[Event]:
-    events = [decoded_event(fields) for _, fields in server.client().xrange("crowdperf:events")]
+    events = [decode_event(fields) for _, fields in server.client().xrange("crowdperf:events")]
     return [event for event in events if isinstance(event, (AlertRaised, AlertChanged))]
 
 
@@ -78,7 +80,7 @@ def test_a_webhook_is_signed_and_comes_once(redis_server: RedisServer, monkeypat
         with running(redis_server, alerts) as runtime:
             publish(redis_server, zone(1, 5, now()))
             wait_until(lambda: receiver.requests, what="the webhook")
-            wait_until(lambda: runtime.metrics.counter("notifications_sent", "hook"), what="the receipt")
+            wait_until(lambda: runtime.metrics.get_counter("notifications_sent", "hook"), what="the receipt")
             publish(redis_server, zone(2, 6, now()), zone(3, 1, now()))
             wait_until(lambda: [event for event in said(redis_server) if isinstance(event, AlertChanged)])
     ((path, headers, body),) = receiver.requests
@@ -98,7 +100,7 @@ def test_a_webhook_is_signed_and_comes_once(redis_server: RedisServer, monkeypat
 def test_nothing_reaches_this_machine_unless_it_is_allowed(redis_server: RedisServer) -> None:
     with hook() as receiver, running(redis_server, {"rules": [CROWD], "channels": [webhook(receiver.url)]}) as runtime:
         publish(redis_server, zone(1, 5, now()))
-        wait_until(lambda: runtime.metrics.counter("notifications_failed", "hook"), what="the refusal")
+        wait_until(lambda: runtime.metrics.get_counter("notifications_failed", "hook"), what="the refusal")
         problem = runtime.metrics.snapshot("x", 0).texts["channel_problem"]["hook"]
     assert "allow_private" in problem
     assert receiver.requests == []
@@ -128,7 +130,7 @@ def test_a_dead_endpoint_holds_up_nobody_and_a_restart_loses_nothing(redis_serve
         assert len(receiver.requests) == 2
 
 
-def queued(server: RedisServer, receiver: Hook, **more: Any) -> tuple[Delivery, Metrics]:
+def queued(server: RedisServer, receiver: Hook, **more: Any) -> tuple[ChannelDelivery, Metrics]:
     """A delivery with one notification waiting, driven by hand."""
     alerts = {"rules": [CROWD], "channels": [webhook(receiver.url)], "allow_private": ["127.0.0.0/8"]}
     with running(server, {**alerts, "channels": [webhook(f"http://127.0.0.1:{free_port()}/")]}):
@@ -138,7 +140,7 @@ def queued(server: RedisServer, receiver: Hook, **more: Any) -> tuple[Delivery, 
     server.client().delete("crowdperf:notify:attempts:hook")
     metrics = Metrics()
     channel = WebhookChannel(id="hook", url=receiver.url, **more)
-    return Delivery(channel, queue, WebhookSender(channel, ["127.0.0.0/8"]), metrics), metrics
+    return ChannelDelivery(channel, queue, WebhookSender(channel, ["127.0.0.0/8"]), metrics), metrics
 
 
 def test_failures_are_tried_again_with_growing_pauses_then_put_aside_and_driven_again(
@@ -148,21 +150,21 @@ def test_failures_are_tried_again_with_growing_pauses_then_put_aside_and_driven_
         delivery, metrics = queued(redis_server, receiver, attempts=3)
         receiver.answers = [(500, {}), (429, {"Retry-After": "7"}), (503, {})]
         t = now() + 1000
-        assert delivery.turn(t)
-        assert not delivery.turn(t + 0.9), "the pause after the first failure is a second"
-        assert delivery.turn(t + 1.1)
-        assert not delivery.turn(t + 8), "the endpoint asked for seven seconds"
-        assert delivery.turn(t + 8.2)
-        assert [len(receiver.requests), metrics.counter("dead_letters", "hook")] == [3, 1]
+        assert delivery.step(t)
+        assert not delivery.step(t + 0.9), "the pause after the first failure is a second"
+        assert delivery.step(t + 1.1)
+        assert not delivery.step(t + 8), "the endpoint asked for seven seconds"
+        assert delivery.step(t + 8.2)
+        assert [len(receiver.requests), metrics.get_counter("dead_letters", "hook")] == [3, 1]
         assert len({headers["X-Crowdperf-Id"] for _, headers, _ in receiver.requests}) == 1
-        dead = DeadLetters(redis_server.client())
-        assert [(box.name, box.letters) for box in dead.boxes()] == [("notify:hook", 1)]
-        assert "503" in dead.letters("notify:hook")[0].why
+        dead = DeadLetterStore(redis_server.client())
+        assert [(box.name, box.count) for box in dead.list_queues()] == [("notify:hook", 1)]
+        assert "503" in dead.get_letters("notify:hook")[0].reason
         assert dead.redrive("notify:hook") == 1
-        assert delivery.turn(t + 400)
+        assert delivery.step(t + 400)
         assert len(receiver.requests) == 4
-        assert dead.boxes() == []
-        assert not delivery.turn(t + 500)
+        assert dead.list_queues() == []
+        assert not delivery.step(t + 500)
 
 
 @pytest.mark.parametrize(("status", "headers"), [(302, {"Location": "http://127.0.0.1/elsewhere"}), (404, {})])
@@ -172,26 +174,26 @@ def test_redirects_are_not_followed_and_refusals_not_repeated(
     with hook() as receiver:
         delivery, _ = queued(redis_server, receiver)
         receiver.answers = [(status, headers)]
-        delivery.turn(now() + 1000)
+        delivery.step(now() + 1000)
         assert len(receiver.requests) == 1
-        assert str(status) in DeadLetters(redis_server.client()).letters("notify:hook")[0].why
+        assert str(status) in DeadLetterStore(redis_server.client()).get_letters("notify:hook")[0].reason
 
 
 def test_the_channels_rate_limit_makes_wait_not_lose(redis_server: RedisServer) -> None:
     with hook() as receiver:
         delivery, _ = queued(redis_server, receiver, max_per_minute=1)
         t = now() + 1000
-        assert delivery.turn(t)
+        assert delivery.step(t)
         redis_server.client().hset("crowdperf:notify:items:hook", "second", receiver.requests[0][2])
         redis_server.client().zadd("crowdperf:notify:due:hook", {"second": t})
-        assert not delivery.turn(t + 59)
-        assert delivery.turn(t + 61)
+        assert not delivery.step(t + 59)
+        assert delivery.step(t + 61)
 
 
 def test_a_missing_secret_makes_wait_and_names_the_variable(redis_server: RedisServer) -> None:
     with hook() as receiver:
         delivery, metrics = queued(redis_server, receiver, secret_env="NOT_SET_ANYWHERE")
-        delivery.turn(now() + 1000)
+        delivery.step(now() + 1000)
         assert "NOT_SET_ANYWHERE" in metrics.snapshot("x", 0).texts["channel_problem"]["hook"]
         assert receiver.requests == []
         assert len(DeliveryQueue(redis_server.client(), "hook")) == 1
@@ -216,7 +218,7 @@ def test_mail(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, passwo
         with running(redis_server, {"rules": [rule], "channels": [channel]}) as runtime:
             publish(redis_server, zone(1, 5, now()))
             if password == "wrong":
-                wait_until(lambda: runtime.metrics.counter("notifications_failed", "hook"), what="the refusal")
+                wait_until(lambda: runtime.metrics.get_counter("notifications_failed", "hook"), what="the refusal")
                 assert "wrong" not in str(runtime.metrics.snapshot("x", 0).texts)
                 assert box.letters == []
                 return
@@ -256,7 +258,7 @@ def test_mqtt_alerts_readings_and_discovery_outlive_the_broker(redis_server: Red
             wait_until(lambda: outside.topics.get("crowdperf/plaza/line/old/in") == b"", what="the line's end")
             wait_until(lambda: outside.topics.get(described) == b"", what="the camera's end")
             assert outside.topics["crowdperf/plaza/line/door/in"] == b"2"
-        stage_reading(client, ReadingsGone("yard"), client)
+        stage_reading(client, ReadingsRemoved("yard"), client)
         assert sorted(client.hkeys(stored)) == [
             *(b"plaza/line/door/in", b"plaza/line/old/in", b"plaza/zone/square/occupancy")
         ]

@@ -11,7 +11,7 @@ import pytest
 
 from crowdperf.settings.alerts import EmailChannel, MqttChannel, WebhookChannel
 from crowdperf.storage.alerts import AlertDoc
-from crowdperf.workers.notify.delivery import NotReadyError, UndeliveredError
+from crowdperf.workers.notify.delivery import ChannelNotReadyError, DeliveryError
 from crowdperf.workers.notify.logic import Notification
 from crowdperf.workers.notify.mail import MailSender
 from crowdperf.workers.notify.mqtt import MqttSender
@@ -57,7 +57,7 @@ def test_webhook(certificate: tuple[Path, Path], host: str, trusted: bool) -> No
             assert receiver.requests[0][1]["Host"] == f"localhost:{receiver.port}"
             return
         # Another name than the certificate's, or an authority that nobody trusts.
-        with pytest.raises(UndeliveredError, match=NOT_TRUSTED):
+        with pytest.raises(DeliveryError, match=NOT_TRUSTED):
             sender.send(NOTIFICATION, NOW)
         assert receiver.requests == []
 
@@ -85,7 +85,7 @@ def test_mail(certificate: tuple[Path, Path], trusted: bool, security: Any, monk
             assert len(box.letters) == 2
             assert len({letter["Message-ID"] for letter in box.letters}) == 1
             return
-        with pytest.raises(UndeliveredError, match=NOT_TRUSTED):
+        with pytest.raises(DeliveryError, match=NOT_TRUSTED):
             sender.send(NOTIFICATION, NOW)
         assert box.letters == []
 
@@ -106,14 +106,12 @@ def test_mqtt(
         # Another name than the certificate's, an authority that nobody trusts, no TLS where it is asked for.
         for host, how in (("127.0.0.1", own), ("localhost", {"tls": True})):
             sender = mqtt_sender(outside, redis_server, host=host, **how)
-            with pytest.raises(UndeliveredError, match=NOT_TRUSTED):
+            with pytest.raises(DeliveryError, match=NOT_TRUSTED):
                 sender.send(NOTIFICATION, NOW)
-        with pytest.raises(UndeliveredError, match="the broker at localhost does not take it"):
+        with pytest.raises(DeliveryError, match="the broker at localhost does not take it"):
             mqtt_sender(outside, redis_server, host="localhost").send(NOTIFICATION, NOW)
         monkeypatch.setenv("BROKER_PASSWORD", "wr0ng")
-        with pytest.raises(
-            UndeliveredError, match=r"localhost does not take it: Not authorized \(user, password\)"
-        ) as no:
+        with pytest.raises(DeliveryError, match=r"localhost does not take it: Not authorized \(user, password\)") as no:
             mqtt_sender(outside, redis_server, host="localhost", **own).send(NOTIFICATION, NOW)
         assert "wr0ng" not in str(no.value)
         assert outside.topics == {}
@@ -130,5 +128,5 @@ def test_a_missing_file_of_certificates_makes_notifications_wait(
     monkeypatch.setenv("BROKER_PASSWORD", "right")
     with broker(tmp_path, certificate) as outside:
         sender = mqtt_sender(outside, redis_server, host="localhost", tls=True, ca_file=str(tmp_path / "none.pem"))
-        with pytest.raises(NotReadyError, match=r"none\.pem cannot be used: No such file or directory\. Remedy"):
+        with pytest.raises(ChannelNotReadyError, match=r"none\.pem cannot be used: No such file or directory\. Remedy"):
             sender.send(NOTIFICATION, NOW)

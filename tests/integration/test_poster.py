@@ -11,28 +11,30 @@ import redis
 
 from crowdperf.events.connection import SOCKET_TIMEOUT_S
 from crowdperf.events.outbox import Outbox
-from crowdperf.events.poster import Poster
-from crowdperf.events.streams import DETECTIONS, key
+from crowdperf.events.poster import BackgroundSender
+from crowdperf.events.streams import DETECTIONS, stream_key
 from tests.conftest import RedisServer, wait_until
 from tests.integration.test_bus import detections
 
-LOBBY = key(DETECTIONS, "lobby")
+LOBBY = stream_key(DETECTIONS, "lobby")
 
 
 @pytest.fixture
-def poster(redis_server: RedisServer) -> Iterator[Poster]:
-    made = Poster(Outbox(redis_server.client()), time.monotonic)
+def poster(redis_server: RedisServer) -> Iterator[BackgroundSender]:
+    made = BackgroundSender(Outbox(redis_server.client()), time.monotonic)
     yield made
     made.close()
 
 
-def send(poster: Poster, *sequences: int) -> None:
+def send(poster: BackgroundSender, *sequences: int) -> None:
     for sequence in sequences:
         poster.put(detections(9, sequence))
         poster.flush(time.monotonic())
 
 
-def test_a_frozen_redis_holds_nobody_up_and_gets_all_of_it_in_order(poster: Poster, redis_server: RedisServer) -> None:
+def test_a_frozen_redis_holds_nobody_up_and_gets_all_of_it_in_order(
+    poster: BackgroundSender, redis_server: RedisServer
+) -> None:
     send(poster, 1)
     wait_until(lambda: not len(poster), what="the first is stored")
     assert redis_server.process is not None
@@ -50,7 +52,7 @@ def test_a_frozen_redis_holds_nobody_up_and_gets_all_of_it_in_order(poster: Post
     assert poster.lost == 0
 
 
-def test_what_redis_refuses_for_good_ends_who_fills_it(poster: Poster, redis_server: RedisServer) -> None:
+def test_what_redis_refuses_for_good_ends_who_fills_it(poster: BackgroundSender, redis_server: RedisServer) -> None:
     redis_server.client().set(LOBBY, "no stream")
 
     def refused() -> bool:
@@ -64,9 +66,9 @@ def test_what_redis_refuses_for_good_ends_who_fills_it(poster: Poster, redis_ser
 
 
 def test_the_last_messages_are_sent_at_the_end(redis_server: RedisServer) -> None:
-    poster = Poster(Outbox(redis_server.client()), time.monotonic)
+    poster = BackgroundSender(Outbox(redis_server.client()), time.monotonic)
     for sequence in (1, 2, 3):
         poster.put(detections(9, sequence))
     poster.close()
     assert redis_server.client().xlen(LOBBY) == 3
-    assert poster.take_spent() > 0
+    assert poster.take_send_time_s() > 0

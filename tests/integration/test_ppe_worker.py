@@ -14,13 +14,13 @@ from crowdperf.events.bus import Publisher
 from crowdperf.events.schema import EvidenceRequest, PpeObserved, PpeViolation
 from crowdperf.events.streams import EVIDENCE_REQUESTS, OBSERVATIONS
 from crowdperf.events.wire import decode
-from crowdperf.rule_slices import ppe_slice
-from crowdperf.runtime import Runtime
+from crowdperf.rule_slices import build_ppe_config
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.settings.paths import Paths
 from crowdperf.storage import violations as stored
-from crowdperf.storage.evidence import picture_path
-from crowdperf.storage.violations import Violation, ViolationSet
-from crowdperf.web.entries import decoded_event
+from crowdperf.storage.evidence import get_picture_path
+from crowdperf.storage.violations import Violation, ViolationUpdate
+from crowdperf.web.entries import decode_event
 from crowdperf.workers.ppe.process import main
 from tests.conftest import RedisServer, wait_until
 from tests.integration.test_web_accounts import People
@@ -38,9 +38,9 @@ def config(redis_url: str, instances: int) -> Config:
 
 @contextlib.contextmanager
 def running(server: RedisServer, folder: Path, instances: int = 1):
-    runtimes = [Runtime(f"worker-ppe-{n}", 0) for n in range(instances)]
+    runtimes = [ProcessRuntime(f"worker-ppe-{n}", 0) for n in range(instances)]
     threads = [
-        threading.Thread(target=main, args=(ppe_slice(config(server.url, instances), Paths(folder), n), runtime))
+        threading.Thread(target=main, args=(build_ppe_config(config(server.url, instances), Paths(folder), n), runtime))
         for n, runtime in enumerate(runtimes)
     ]
     for thread in threads:
@@ -62,7 +62,7 @@ def observed(camera: str, n: int, begin: float, **scores: float) -> PpeObserved:
 
 
 def events(server: RedisServer) -> list[PpeViolation]:
-    found = [decoded_event(fields) for _, fields in server.client().xrange("crowdperf:events")]
+    found = [decode_event(fields) for _, fields in server.client().xrange("crowdperf:events")]
     return [event for event in found if isinstance(event, PpeViolation)]
 
 
@@ -96,7 +96,7 @@ def test_a_page_of_violations_never_ends_among_those_of_one_moment_and_is_full_o
             items=["hardhat"], first_seen=1_700_000_000 + number // 3 / 1000 + 0.0004, last_seen=0, frames=1, votes="",
             ongoing=False, cause="gone",
         )  # fmt: skip
-        stored.stage(pipe, ViolationSet(row, True))
+        stored.stage(pipe, ViolationUpdate(row, True))
     pipe.execute()
     with serving(redis_server.url, tmp_path, CONFIG) as server:
         people = People(server, redis_server)
@@ -145,4 +145,4 @@ def test_a_violation_is_judged_and_the_rules_precision_follows(redis_server: Red
         assert sum(row["missing"] for row in figures["compliance"]) == 3
         request = decode(EVIDENCE_REQUESTS, redis_server.client().xrange("crowdperf:evidence:requests")[0][1])
         assert isinstance(request, EvidenceRequest)
-        assert picture_path(tmp_path, request.camera, request.id, request.ts, "crop").name.endswith("-crop.jpg")
+        assert get_picture_path(tmp_path, request.camera, request.id, request.ts, "crop").name.endswith("-crop.jpg")

@@ -27,7 +27,7 @@ class Looking:
     """Somebody whose page is open: one stream that stays, and requests in turn, each by a new connection."""
 
     def __init__(self, site: Site) -> None:
-        self._port = site.port
+        self._get_port = site.port
         self._stop = threading.Event()
         self.requests = 0
         self.failures: list[str] = []
@@ -52,7 +52,7 @@ class Looking:
         while not self._stop.is_set():
             for path in ("/api/v1/cameras", "/healthz", "/"):
                 self.requests += 1
-                connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=120)
+                connection = http.client.HTTPConnection("127.0.0.1", self._get_port, timeout=120)
                 try:
                     connection.request("GET", path)
                     reply = connection.getresponse()
@@ -101,7 +101,7 @@ def ids(client: httpx.Client) -> list[str]:
 
 def at_rest(site: Site) -> bool:
     """Whether every change is in force: supervisord takes one update after the other."""
-    return not any("config ask" in line for line in site.leftovers()) and all(site.pids().values())
+    return not any("config ask" in line for line in site.find_leftovers()) and all(site.get_pids().values())
 
 
 def live(client: httpx.Client, name: str) -> bool:
@@ -144,10 +144,10 @@ def test_whatever_changes_nobody_who_looks_at_it_is_interrupted(tmp_path: Path) 
                 document["cameras"][0] = camera("gate", file)
                 (site.folder / "config.json").write_text(json.dumps(document))
                 assert ids(ada) == ["lobby", "door", "yard"]
-                done = site.ctl("update")
+                done = site.run_ctl("update")
                 assert "Fault" not in done.stdout + done.stderr
                 assert "web" not in done.stdout
-                wait_until(lambda: site.pids().get("capture-gate"), what="the camera's program")
+                wait_until(lambda: site.get_pids().get("capture-gate"), what="the camera's program")
                 wait_until(lambda: ids(ada) == ["gate", "door", "yard"], what="the file's cameras")
                 assert ada.get("/api/v1/cameras/lobby").status_code == 404
                 wait_until(lambda: live(ada, "gate"), 30, "pictures of the camera from the file")
@@ -161,7 +161,7 @@ def test_whatever_changes_nobody_who_looks_at_it_is_interrupted(tmp_path: Path) 
             assert looking.requests > 30
             assert looking.failures == []
             wait_until(lambda: at_rest(site), 30, "every program at the end")
-            after = site.pids()
+            after = site.get_pids()
             for name in ("web", "inference", "capture-door", "redis", "worker-recorder-0"):
                 assert after[name] == before[name], name
 
@@ -185,7 +185,7 @@ def test_its_own_settings_restart_the_web_process_and_no_event_is_missed(tmp_pat
             assert messages.readline() == b"retry: 2000\n"
             site.config["site"] = {"name": "Riverside"}
             site.write_config()
-            site.ctl("update")
+            site.run_ctl("update")
             assert b"gap:before" in messages.read(), "the old process ends its streams in order"
             connection.close()
             site.redis().xadd("crowdperf:events", encode(EVENTS, gap("while away")))

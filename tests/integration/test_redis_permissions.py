@@ -17,17 +17,17 @@ import redis
 from crowdperf import check
 from crowdperf.events import dead_letters, permissions
 from crowdperf.events.bus import Publisher
-from crowdperf.events.clients import Forbidden
+from crowdperf.events.clients import RedisPermissionError
 from crowdperf.events.connection import OUTAGE, Backoff, connect
 from crowdperf.events.outbox import Outbox
 from crowdperf.events.schema import LineCrossed
 from crowdperf.events.streams import EVENTS
-from crowdperf.runtime import Metrics, Runtime
+from crowdperf.runtime import Metrics, ProcessRuntime
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.paths import Paths
 from crowdperf.settings.site import Retention
-from crowdperf.slices import WorkerSlice
-from crowdperf.workers.base import Member
+from crowdperf.slices import WorkerConfig
+from crowdperf.workers.base import ShardedConsumer
 from crowdperf.workers.housekeeping import Housekeeper
 from crowdperf.workers.leases import Leases
 from crowdperf.workers.recorder import main as recorder_main
@@ -40,7 +40,7 @@ from tests.support.webserver import TIMEOUT_S, serving
 
 NOW = 1_800_000_000.0
 USER = "crowdperf"
-COMMANDS = [permissions._command(trial) for trial in permissions.TRIALS]
+COMMANDS = [permissions._parse_command(trial) for trial in permissions.TRIALS]
 
 
 class Limited:
@@ -74,15 +74,15 @@ def crossing(n: int, ts: float = NOW) -> LineCrossed:
     )  # fmt: skip
 
 
-def slice_of(user: Limited, role: str, prefix: str = "") -> WorkerSlice:
-    return WorkerSlice(role=role, instance=0, retention=Retention(), redis_url=user.url, key_prefix=prefix)
+def slice_of(user: Limited, role: str, prefix: str = "") -> WorkerConfig:
+    return WorkerConfig(role=role, instance=0, retention=Retention(), redis_url=user.url, key_prefix=prefix)
 
 
 class Recording:
     """The recorder's process as a thread."""
 
     def __init__(self, user: Limited, prefix: str = "") -> None:
-        self.runtime = Runtime("worker-recorder-0", 0)
+        self.runtime = ProcessRuntime("worker-recorder-0", 0)
         self.thread = threading.Thread(target=recorder_main, args=(slice_of(user, "recorder", prefix), self.runtime))
 
     def __enter__(self) -> Recording:
@@ -106,9 +106,9 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_the_documented_rules_are_those_that_are_checked() -> None:
-    assert documented() == {prefix: permissions.rule(prefix) for prefix in ("", "north:")}
+    assert documented() == {prefix: permissions.build_acl_rules(prefix) for prefix in ("", "north:")}
     page = (ROOT / "docs" / "redis.md").read_text()
-    for command in (*COMMANDS, *permissions.TRANSACTIONS):
+    for command in (*COMMANDS, *permissions.TRANSACTION_COMMANDS):
         assert f"`{command}`" in page, command
 
 
@@ -122,8 +122,8 @@ def test_the_documented_user_can_do_all_of_a_small_site(
         for n in range(20):
             publisher.publish(crossing(n))
         publisher.publish(crossing(99, NOW - 400 * 86_400))
-        wait_until(lambda: recording.runtime.metrics.counter("crossings_recorded") == 21, what="all are recorded")
-    runtime = Runtime("worker-housekeeping-0", 0)
+        wait_until(lambda: recording.runtime.metrics.get_counter("crossings_recorded") == 21, what="all are recorded")
+    runtime = ProcessRuntime("worker-housekeeping-0", 0)
     Housekeeper(user.client, slice_of(user, "housekeeping", prefix), runtime).sweep(NOW + 60, 0.0)
     assert user.admin.zcard(f"{prefix}person_logs") == 20, "the old one is expired"
     assert runtime.metrics.snapshot("x", 0).gauges["redis_used_bytes"][""] > 0
@@ -137,31 +137,31 @@ def test_the_documented_user_can_do_all_of_a_small_site(
             assert len(client.get("/api/v1/events", params={**day, "type": "LineCrossed"}).json()["events"]) == 20
             assert client.post("/api/v1/session", json={"name": "nobody", "password": "x" * 12}).status_code == 401
             assert client.get("/metrics").status_code == 200
-    assert permissions.missing(user.client, prefix) == []
+    assert permissions.find_missing_permissions(user.client, prefix) == []
     assert user.refused() == 0
     assert [key for key in user.admin.keys("*check*") if b":check:" in key] == [], "what was tried is gone"
     assert not [line for line in warnings(caplog) if "Redis" in line]
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *permissions.TRANSACTIONS])
+@pytest.mark.parametrize("command", [*COMMANDS, *permissions.TRANSACTION_COMMANDS])
 def test_each_command_that_is_missing_is_found(user: Limited, command: str) -> None:
     named = command.lower().replace(" ", "|")
-    user.may(f"{permissions.rule()} -{named}")
-    assert permissions.missing(user.client) == [f"+{named}"]
+    user.may(f"{permissions.build_acl_rules()} -{named}")
+    assert permissions.find_missing_permissions(user.client) == [f"+{named}"]
     assert user.admin.keys("*") == []
 
 
-@pytest.mark.parametrize("pattern", permissions.keys())
+@pytest.mark.parametrize("pattern", permissions.get_key_patterns())
 def test_each_key_that_is_missing_is_found(user: Limited, pattern: str) -> None:
-    user.may(permissions.rule().replace(f"~{pattern} ", f"%R~{pattern} "))
-    assert permissions.missing(user.client) == [f"~{pattern}"]
-    user.may(permissions.rule().replace(f"~{pattern} ", ""))
-    assert permissions.missing(user.client) == [f"~{pattern}"]
+    user.may(permissions.build_acl_rules().replace(f"~{pattern} ", f"%R~{pattern} "))
+    assert permissions.find_missing_permissions(user.client) == [f"~{pattern}"]
+    user.may(permissions.build_acl_rules().replace(f"~{pattern} ", ""))
+    assert permissions.find_missing_permissions(user.client) == [f"~{pattern}"]
 
 
 def test_the_history_is_as_it_was_when_it_was_tried(user: Limited) -> None:
     user.admin.zadd("person_logs", {"a": 1.0})
-    assert permissions.missing(user.admin) == []
+    assert permissions.find_missing_permissions(user.admin) == []
     assert user.admin.zrange("person_logs", 0, -1, withscores=True) == [(b"a", 1.0)]
     assert user.admin.keys("*") == [b"person_logs"]
 
@@ -169,9 +169,9 @@ def test_the_history_is_as_it_was_when_it_was_tried(user: Limited) -> None:
 @pytest.mark.parametrize(
     ("rules", "named"),
     [
-        (permissions.rule().replace("~person_logs ", ""), "~person_logs"),
-        (f"{permissions.rule()} -bitfield", "+bitfield"),
-        (f"{permissions.rule()} -xreadgroup", "XREADGROUP crowdperf:events"),
+        (permissions.build_acl_rules().replace("~person_logs ", ""), "~person_logs"),
+        (f"{permissions.build_acl_rules()} -bitfield", "+bitfield"),
+        (f"{permissions.build_acl_rules()} -xreadgroup", "XREADGROUP crowdperf:events"),
     ],
 )
 def test_the_recorder_says_what_is_refused_once_and_loses_nothing(
@@ -188,21 +188,21 @@ def test_the_recorder_says_what_is_refused_once_and_loses_nothing(
         assert named in line
         assert "Remedy" in line
         assert user.admin.exists("person_logs") == 0, "nothing is half done"
-        user.may(permissions.rule())
-        wait_until(lambda: recording.runtime.metrics.counter("crossings_recorded") == 20, what="all are recorded")
+        user.may(permissions.build_acl_rules())
+        wait_until(lambda: recording.runtime.metrics.get_counter("crossings_recorded") == 20, what="all are recorded")
     assert user.admin.exists("crowdperf:dead:events:recorder") == 0
     counted = list(user.admin.scan_iter("crowdperf:counts:day:*"))
     assert sum(int.from_bytes(user.admin.get(key)[-4:], "big") for key in counted) == 20
 
 
 def test_housekeeping_without_info_goes_on_with_the_rest(user: Limited, caplog: pytest.LogCaptureFixture) -> None:
-    user.may(permissions.rule().replace("+info", ""))
+    user.may(permissions.build_acl_rules().replace("+info", ""))
     user.admin.zadd("person_logs", {"old": 1.0})
     user.admin.xgroup_create("crowdperf:detections:gone", "tracking", id="0", mkstream=True)
     for n in range(1, 1001):
         user.admin.xadd("crowdperf:detections:gone", {"d": b"x"}, id=f"1-{n}")
     user.admin.xgroup_setid("crowdperf:detections:gone", "tracking", "1-1000")
-    keeper = Housekeeper(user.client, slice_of(user, "housekeeping"), Runtime("worker-housekeeping-0", 0))
+    keeper = Housekeeper(user.client, slice_of(user, "housekeeping"), ProcessRuntime("worker-housekeeping-0", 0))
     keeper.sweep(NOW, 0.0)
     keeper.sweep(NOW, 15.0)
     assert user.admin.xlen("crowdperf:detections:gone") < 200
@@ -215,18 +215,18 @@ def test_housekeeping_without_info_goes_on_with_the_rest(user: Limited, caplog: 
 def test_the_api_answers_503_with_what_is_refused(
     user: Limited, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    user.may(permissions.rule().replace("~person_logs ", ""))
+    user.may(permissions.build_acl_rules().replace("~person_logs ", ""))
     with serving(user.url, tmp_path) as served, httpx.Client(base_url=served.url, timeout=TIMEOUT_S) as client:
         reply = client.get("/api/v1/events?from=2026-01-01T00:00:00Z&to=2026-01-02T00:00:00Z&type=LineCrossed")
         assert reply.status_code == 503
         assert reply.headers["content-type"] == "application/problem+json"
         assert "person_logs" in reply.json()["detail"]
         assert "Remedy" in reply.json()["detail"]
-        user.may(f"{permissions.rule()} -set")
+        user.may(f"{permissions.build_acl_rules()} -set")
         reply = client.get("/readyz")
         assert reply.status_code == 503
         assert "'set'" in reply.json()["reasons"][0]
-        user.may(permissions.rule())
+        user.may(permissions.build_acl_rules())
         assert client.get("/api/v1/counts").status_code == 200
     assert [line for line in warnings(caplog) if "ZRANGEBYSCORE person_logs" in line]
 
@@ -234,8 +234,8 @@ def test_the_api_answers_503_with_what_is_refused(
 @pytest.mark.parametrize(
     ("rules", "named"),
     [
-        (permissions.rule().replace("~person_logs ", ""), "person_logs"),
-        (f"{permissions.rule()} -xread", "XREAD crowdperf:events"),
+        (permissions.build_acl_rules().replace("~person_logs ", ""), "person_logs"),
+        (f"{permissions.build_acl_rules()} -xread", "XREAD crowdperf:events"),
     ],
 )
 def test_live_updates_that_are_refused_are_said_once_and_go_on(
@@ -250,7 +250,7 @@ def test_live_updates_that_are_refused_are_said_once_and_go_on(
 
         wait_until(lambda: user.refused() > 4, what="many attempts")
         assert not up()
-        user.may(permissions.rule())
+        user.may(permissions.build_acl_rules())
         wait_until(up, what="the feed goes on")
     (line,) = [line for line in warnings(caplog) if "live updates pause" in line]
     assert named in line
@@ -261,27 +261,27 @@ def test_a_worker_whose_state_is_refused_buries_nothing(user: Limited) -> None:
     publisher: Publisher[LineCrossed] = Publisher(user.admin, EVENTS)
     publisher.publish(crossing(1))
     leases = Leases(user.client, WORKER, 0, 1, "worker-tally-0")
-    member = Member(user.client, Tally(), leases, Metrics(), Clock(), lambda: NOW)
-    user.may(f"{permissions.rule()} -xadd")
+    member = ShardedConsumer(user.client, Tally(), leases, Metrics(), Clock(), lambda: NOW)
+    user.may(f"{permissions.build_acl_rules()} -xadd")
     for _ in range(10):
         member.start()
         with pytest.raises(OUTAGE, match="XADD crowdperf:events"):
-            member.turn(block_ms=1)
-    user.may(permissions.rule())
+            member.step(block_ms=1)
+    user.may(permissions.build_acl_rules())
     member.start()
-    assert member.turn(block_ms=1) == 1
+    assert member.step(block_ms=1) == 1
     assert user.admin.exists(f"crowdperf:dead:events:{WORKER}") == 0
 
 
 def test_detections_that_are_refused_wait(user: Limited, caplog: pytest.LogCaptureFixture) -> None:
-    user.may(f"{permissions.rule()} -xadd")
+    user.may(f"{permissions.build_acl_rules()} -xadd")
     outbox = Outbox(user.client)
     outbox.put(detections(9, 1))
     for now in range(10, 100, 10):
         assert outbox.flush(float(now)) == 0
     (line,) = warnings(caplog)
     assert "XADD crowdperf:detections:" in line
-    user.may(permissions.rule())
+    user.may(permissions.build_acl_rules())
     assert outbox.flush(100.0) == 1
 
 
@@ -297,8 +297,8 @@ def _refusals(user: Limited) -> list[Callable[[], Any]]:
 
 @pytest.mark.parametrize("number", range(4))
 def test_a_refusal_names_command_and_key_and_never_a_value(user: Limited, number: int) -> None:
-    user.may(f"{permissions.rule()} -set")
-    with pytest.raises(Forbidden) as refused:
+    user.may(f"{permissions.build_acl_rules()} -set")
+    with pytest.raises(RedisPermissionError) as refused:
         _refusals(user)[number]()
     assert re.match(r"(SET|EVAL) crowdperf:a: ", str(refused.value))
     assert "'set'" in str(refused.value)
@@ -318,14 +318,14 @@ def test_check_says_what_is_missing_and_how_to_give_it(user: Limited, tmp_path: 
     config.write_text(json.dumps({"redis": {"url": user.url, "key_prefix": "north:"}, "cameras": []}))
 
     def finding() -> check.Finding:
-        found = check.findings(config, Paths(tmp_path / "var"), ROOT)
+        found = check.collect_findings(config, Paths(tmp_path / "var"), ROOT)
         return next(row for row in found if row.text.startswith("Redis"))
 
-    user.may(f"{permissions.rule('north:').replace('~north:person_logs ', '')} -zadd -info")
+    user.may(f"{permissions.build_acl_rules('north:').replace('~north:person_logs ', '')} -zadd -info")
     assert not finding().ok
     assert "does not allow its user +zadd +info ~north:person_logs. Remedy" in finding().text
-    assert f"ACL SETUSER <user> {permissions.rule('north:')}" in finding().text
-    user.may(permissions.rule("north:"))
+    assert f"ACL SETUSER <user> {permissions.build_acl_rules('north:')}" in finding().text
+    user.may(permissions.build_acl_rules("north:"))
     assert finding().ok
     user.admin.execute_command("ACL", "SETUSER", USER, "resetpass", ">another")
     user.client.connection_pool.disconnect()
@@ -334,40 +334,40 @@ def test_check_says_what_is_missing_and_how_to_give_it(user: Limited, tmp_path: 
 
 
 def test_a_command_that_is_refused_ends_with_that(user: Limited) -> None:
-    user.may(f"{permissions.rule()} -scan")
+    user.may(f"{permissions.build_acl_rules()} -scan")
     with pytest.raises(ConfigError, match="Redis refuses: SCAN 0: User crowdperf has no permissions"):
         dead_letters.main(["list"], user.url, "")
 
 
 def test_a_refusal_is_said_at_once_and_once() -> None:
     backoff = Backoff()
-    first, second = Forbidden("SET a: no"), Forbidden("SET b: no")
-    assert [backoff.worth_saying(error) for error in (first, second, first, second)] == [True, True, False, False]
+    first, second = RedisPermissionError("SET a: no"), RedisPermissionError("SET b: no")
+    assert [backoff.should_log(error) for error in (first, second, first, second)] == [True, True, False, False]
     backoff.reset()
-    assert not backoff.worth_saying(Forbidden("SET a: no"))
-    assert not backoff.worth_saying(redis.ConnectionError())
+    assert not backoff.should_log(RedisPermissionError("SET a: no"))
+    assert not backoff.should_log(redis.ConnectionError())
 
 
 def test_a_whole_site_runs_as_the_documented_user_and_outlives_what_is_taken_from_it(
     user: Limited, tmp_path: Path
 ) -> None:
-    user.may(permissions.rule())
+    user.may(permissions.build_acl_rules())
     with site_with(tmp_path, [dict(camera("good", clip(tmp_path)))], redis={"url": user.url}) as site:
         site.wait_ready(90)
         goes_on(site)
         assert [(row["object"], row["context"]) for row in user.admin.acl_log()] == []
         before = site.wait_for_pids()
-        user.may(f"{permissions.rule()} -set")
+        user.may(f"{permissions.build_acl_rules()} -set")
         said(site, "tracking-0", "SET crowdperf:state:tracking:good", "Remedy")
         said(site, "web", "no metrics of this process", "SET crowdperf:metrics:web")
-        user.may(f"{permissions.rule()} -xadd")
+        user.may(f"{permissions.build_acl_rules()} -xadd")
         said(site, "inference", "XADD crowdperf:detections:good", "Remedy")
-        user.may(f"{permissions.rule()} -set")
+        user.may(f"{permissions.build_acl_rules()} -set")
         wait_until(lambda: site.get_status("/readyz") == 503, 30, "/readyz sees it")
         assert site.get_status("/healthz") == 200
-        user.may(permissions.rule())
+        user.may(permissions.build_acl_rules())
         goes_on(site)
         site.wait_ready(60)
-        assert site.pids() == before, "something was restarted"
-        assert "Traceback" not in site.report()
-        assert site.events("CameraGap") == [], "what was analysed meanwhile waited in memory"
+        assert site.get_pids() == before, "something was restarted"
+        assert "Traceback" not in site.collect_logs()
+        assert site.read_events("CameraGap") == [], "what was analysed meanwhile waited in memory"

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from crowdperf.ffmpeg import ffmpeg_binary
+from crowdperf.ffmpeg import find_ffmpeg
 from crowdperf.settings.camera import Line
-from crowdperf.settings.fingerprint import fingerprint
-from crowdperf.storage.audits import LineAudit
+from crowdperf.settings.fingerprint import compute_fingerprint
+from crowdperf.storage.audits import LineEvaluation
 from tests.conftest import ROOT, RedisServer
 
 SECONDS = 11
@@ -39,7 +39,7 @@ class Desk:
     def _cut(self, clip: Path, seconds: int, name: str) -> Path:
         out = self.folder / name
         cut = ["-i", str(clip), "-t", str(seconds), "-c", "copy", str(out)]
-        subprocess.run([ffmpeg_binary(), "-v", "error", "-y", *cut], check=True)
+        subprocess.run([find_ffmpeg(), "-v", "error", "-y", *cut], check=True)
         return out
 
     def config(self, name: str, lines: list[dict[str, Any]], **settings: object) -> Path:
@@ -119,13 +119,13 @@ def test_an_audit_is_kept_for_its_lines(desk: Desk, redis_server: RedisServer) -
     assert done.returncode == 0, done.stderr
     assert "0:02.0  west out: missed" in done.stdout
     stored = redis_server.client().hgetall("hall:crowdperf:audit:plaza")
-    audits = {name.decode(): msgspec.json.decode(raw, type=LineAudit) for name, raw in stored.items()}
+    audits = {name.decode(): msgspec.json.decode(raw, type=LineEvaluation) for name, raw in stored.items()}
     assert set(audits) == {"west", "east", "street"}
     west = audits["west"]
     assert (west.total.true, west.total.counted, west.total.matched) == (3, 2, 2)
     assert west.total.recall is not None
     assert west.total.recall.value == pytest.approx(2 / 3)
-    assert west.fingerprint == fingerprint(msgspec.convert(desk.camera["lines"][0], Line))
+    assert west.fingerprint == compute_fingerprint(msgspec.convert(desk.camera["lines"][0], Line))
     assert audits["street"].total.matched == 1
     assert page.read_text().count("<img src=") == 1, "the one mistake"
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from crowdperf.capture import argv
-from crowdperf.capture.argv import Options
-from crowdperf.capture.source import Source
-from crowdperf.ffmpeg import abilities, ffmpeg_binary
-from crowdperf.replay.clip import Clip, ClipError, open_clip, pictures, spec_of
+from crowdperf.capture.argv import SourceOptions
+from crowdperf.capture.source import CheckedSource
+from crowdperf.ffmpeg import detect_features, find_ffmpeg
+from crowdperf.replay.clip import Clip, ClipError, build_clip_spec, open_clip, read_frames
 
 
 def ffmpeg(*words: str) -> None:
-    subprocess.run([ffmpeg_binary(), "-v", "error", "-y", *words], check=True)
+    subprocess.run([find_ffmpeg(), "-v", "error", "-y", *words], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -34,31 +34,31 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_picture_has_its_own_time(uneven: Path) -> None:
     clip = open_clip(uneven)
     assert (clip.width, clip.height, clip.timed) == (160, 120, True)
-    found = [picture.at_s for picture in pictures(clip, spec_of(clip))]
+    found = [picture.at_s for picture in read_frames(clip, build_clip_spec(clip))]
     expected = [n / 10 if n < 20 else 2 + (n - 20) * 0.3 for n in range(40)]
     assert found == pytest.approx(expected, abs=0.002)
 
 
 def test_the_operator_s_rate_replaces_the_file_s_times(uneven: Path) -> None:
     clip = open_clip(uneven, fps=8.0)
-    found = list(pictures(clip, spec_of(clip)))
+    found = list(read_frames(clip, build_clip_spec(clip)))
     assert [picture.at_s for picture in found] == [n / 8 for n in range(40)]
     assert [picture.number for picture in found] == list(range(40))
 
 
 def test_the_pixels_are_those_that_capture_gets(uneven: Path) -> None:
     clip = open_clip(uneven)
-    spec = spec_of(clip, analysis_width=96)
-    binary = ffmpeg_binary()
-    options = Options(binary=binary, abilities=abilities(binary), source=Source("file", str(uneven)))
-    captured = subprocess.run(argv.capture(options, spec), capture_output=True, check=True).stdout
-    replayed = np.concatenate([picture.data for picture in pictures(clip, spec)])
+    spec = build_clip_spec(clip, analysis_width=96)
+    binary = find_ffmpeg()
+    options = SourceOptions(binary=binary, features=detect_features(binary), source=CheckedSource("file", str(uneven)))
+    captured = subprocess.run(argv.build_capture_args(options, spec), capture_output=True, check=True).stdout
+    replayed = np.concatenate([picture.data for picture in read_frames(clip, spec)])
     assert captured == replayed.tobytes()
 
 
 def test_flags_that_make_a_pace_of_their_own_set_the_times(uneven: Path) -> None:
     clip = open_clip(uneven)
-    found = list(pictures(clip, spec_of(clip), output_flags=("-r", "10")))
+    found = list(read_frames(clip, build_clip_spec(clip), output_flags=("-r", "10")))
     assert len(found) > 60, "FFmpeg fills up to ten a second"
     assert found[-1].at_s == (len(found) - 1) / clip.fps
 
@@ -67,7 +67,7 @@ def test_a_cut_file_gives_what_is_there(uneven: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(uneven.read_bytes()[: uneven.stat().st_size // 2])
     clip = open_clip(cut)
-    found = list(pictures(clip, spec_of(clip)))
+    found = list(read_frames(clip, build_clip_spec(clip)))
     assert 0 < len(found) < 40
 
 
@@ -83,4 +83,4 @@ def test_what_cannot_be_read_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ClipError, match=r"sound\.wav.*no video"):
         open_clip(sound)
     with pytest.raises(ClipError, match="could not read"):
-        list(pictures(Clip(text, 160, 120, 10.0), spec_of(Clip(text, 160, 120, 10.0))))
+        list(read_frames(Clip(text, 160, 120, 10.0), build_clip_spec(Clip(text, 160, 120, 10.0))))

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crowdperf.ffmpeg import ffmpeg_binary
+from crowdperf.ffmpeg import find_ffmpeg
 from crowdperf.frames.layout import RingSpec
 from crowdperf.inference.detector import Detector
-from crowdperf.inference.nms import Found
+from crowdperf.inference.nms import Detections
 from crowdperf.replay.clip import Clip, open_clip
-from crowdperf.replay.run import Replayed, ffmpeg_flags, run
-from crowdperf.replay.setup import Setup
+from crowdperf.replay.run import ReplayResult, get_ffmpeg_flags, replay_clip
+from crowdperf.replay.setup import CameraSetup
 from tests.unit.test_replay_difference import setup
 
 
@@ -30,13 +30,13 @@ class Bright(Detector):
 
     def warm(self, specs: Sequence[RingSpec]) -> None: ...
 
-    def detect(self, frames: Sequence[NDArray[np.uint8]], spec: RingSpec) -> list[Found]:
+    def detect(self, frames: Sequence[NDArray[np.uint8]], spec: RingSpec) -> list[Detections]:
         self.frames += len(frames)
         found = []
         for frame in frames:
             at = float(frame[: spec.width * spec.height].mean()) / 255
             box = np.array([[at - 0.06, 0.2, at + 0.06, 0.7]], np.float32)
-            found.append(Found(box, np.array([0.9], np.float32), np.zeros(1, np.uint8)))
+            found.append(Detections(box, np.array([0.9], np.float32), np.zeros(1, np.uint8)))
         return found
 
 
@@ -45,14 +45,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     """Four seconds at 10 frames/s: from dark to bright and back."""
     path = tmp_path_factory.mktemp("clip") / "bright.mkv"
     source = "color=gray:size=160x120:rate=10:duration=4,geq=lum='60+7*(20-abs(N-20))':cb=128:cr=128"
-    command = [ffmpeg_binary(), "-v", "error", "-f", "lavfi", "-i", source, "-c:v", "ffv1", str(path)]
+    command = [find_ffmpeg(), "-v", "error", "-f", "lavfi", "-i", source, "-c:v", "ffv1", str(path)]
     subprocess.run(command, check=True)
     return open_clip(path)
 
 
-def replayed(clip: Clip, *setups: Setup) -> tuple[Replayed, Bright]:
+def replayed(clip: Clip, *setups: CameraSetup) -> tuple[ReplayResult, Bright]:
     model = Bright()
-    return run(clip, setups, lambda _: model), model
+    return replay_clip(clip, setups, lambda _: model), model
 
 
 def test_the_model_s_person_is_counted_there_and_back(clip: Clip) -> None:
@@ -86,12 +86,14 @@ def test_what_two_configurations_see_alike_is_detected_once(clip: Clip) -> None:
 
 def test_another_threshold_or_size_is_another_detection(clip: Clip) -> None:
     first = setup()
-    assert first.sees(clip) == setup(line={"id": "gate", "p1": [0.1, 0], "p2": [0.1, 1]}).sees(clip)
-    assert first.sees(clip) != setup(analysis_width=160, pix_fmt="bgr24").sees(clip)
+    assert first.get_detection_key(clip) == setup(
+        line={"id": "gate", "p1": [0.1, 0], "p2": [0.1, 1]}
+    ).get_detection_key(clip)
+    assert first.get_detection_key(clip) != setup(analysis_width=160, pix_fmt="bgr24").get_detection_key(clip)
     other = msgspec.structs.replace(first, inference=msgspec.structs.replace(first.inference, confidence=0.2))
-    assert first.sees(clip) != other.sees(clip)
+    assert first.get_detection_key(clip) != other.get_detection_key(clip)
     quicker = msgspec.structs.replace(first, inference=msgspec.structs.replace(first.inference, threads=3))
-    assert first.sees(clip) == quicker.sees(clip)
+    assert first.get_detection_key(clip) == quicker.get_detection_key(clip)
     _, model = replayed(clip, first, other)
     assert model.frames == 2 * 40
 
@@ -99,4 +101,4 @@ def test_another_threshold_or_size_is_another_detection(clip: Clip) -> None:
 def test_flags_for_live_streams_alone_are_left_away() -> None:
     own = setup(ffmpeg_flags="-an -loglevel quiet")
     capture = msgspec.structs.replace(own.capture, ffmpeg_extra_flags="-rtsp_flags prefer_tcp -fflags nobuffer -v 0")
-    assert ffmpeg_flags(msgspec.structs.replace(own, capture=capture)) == (("-fflags", "nobuffer"), ("-an",))
+    assert get_ffmpeg_flags(msgspec.structs.replace(own, capture=capture)) == (("-fflags", "nobuffer"), ("-an",))

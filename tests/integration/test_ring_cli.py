@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from crowdperf.capture.rings_cli import Look, look, main, row
+from crowdperf.capture.rings_cli import RingReading, format_row, main, read_rings
 from crowdperf.events.metrics import metrics_key
 from crowdperf.frames.ring import FrameWriter, RingSpec
 from crowdperf.runtime import Metrics
@@ -76,15 +76,15 @@ def test_a_bad_interval_is_refused(prefix: str) -> None:
 
 def test_rates_epochs_and_dead_writers() -> None:
     second = 1_000_000_000
-    before = Look("a", 5, 100, 50 * second, 50 * second, 50 * second, "160x90", "yuv420p", 4, 10.0)
+    before = RingReading("a", 5, 100, 50 * second, 50 * second, 50 * second, "160x90", "yuv420p", 4, 10.0)
     now = before._replace(head=120, at_ns=52 * second, newest_ns=52 * second - second // 4, heartbeat_ns=52 * second)
-    assert row(now, before, {})[2:5] == ("120", "10.0", "0.25 s")
-    assert row(now, before, {})[-1] == ""
-    assert row(now._replace(epoch=6), before, {})[3] == "-", "a new ring counts from the beginning"
-    assert row(now._replace(at_ns=55 * second, heartbeat_ns=55 * second), before, {})[-1] == "no picture"
-    assert row(now._replace(at_ns=60 * second), before, {})[-1] == "no writer"
+    assert format_row(now, before, {})[2:5] == ("120", "10.0", "0.25 s")
+    assert format_row(now, before, {})[-1] == ""
+    assert format_row(now._replace(epoch=6), before, {})[3] == "-", "a new ring counts from the beginning"
+    assert format_row(now._replace(at_ns=55 * second, heartbeat_ns=55 * second), before, {})[-1] == "no picture"
+    assert format_row(now._replace(at_ns=60 * second), before, {})[-1] == "no writer"
 
 
 def test_what_is_no_ring_is_left_out(prefix: str) -> None:
     Path(prefix + "junk").write_bytes(b"x" * 5000)
-    assert look(prefix, 0) == []
+    assert read_rings(prefix, 0) == []

@@ -15,7 +15,7 @@ import pytest
 from crowdperf.__main__ import main
 from crowdperf.storage import backfill, counts
 from crowdperf.storage.buckets import Calendar
-from crowdperf.storage.crossings import Crossing, decode_member, encode_member
+from crowdperf.storage.crossings import CrossingRecord, decode_member, encode_member
 from tests.conftest import RedisServer
 
 NOW = time.time()
@@ -97,7 +97,7 @@ def test_everything_usable_is_kept_and_counted_and_again_changes_nothing(
     assert counted(redis_server) == 2500
     assert path.read_bytes() == before
     kept = decode_member(client.zrange("person_logs", 0, 0)[0])
-    assert (kept.camera, kept.line, kept.klass) == ("lobby", "door", "person")
+    assert (kept.camera, kept.line, kept.class_name) == ("lobby", "door", "person")
 
 
 def test_without_a_rejected_row_the_file_may_be_deleted(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -107,10 +107,10 @@ def test_without_a_rejected_row_the_file_may_be_deleted(redis_server: RedisServe
 
 def test_counters_of_a_history_without_any_are_made_by_the_back_fill(redis_server: RedisServer, tmp_path: Path) -> None:
     client = redis_server.client()
-    old = Crossing(id="old", ts=NOW - 50_000, camera="c", line="l", direction="in", klass="person", track=1)
+    old = CrossingRecord(id="old", ts=NOW - 50_000, camera="c", line="l", direction="in", class_name="person", track=1)
     client.zadd("person_logs", {encode_member(old): old.ts})
     run(redis_server, tmp_path, str(old_file(tmp_path, rows(300))))
-    while backfill.step(client, Calendar("Europe/Berlin")) < counts.COMPLETE:
+    while backfill.run_step(client, Calendar("Europe/Berlin")) < counts.FRONTIER_COMPLETE:
         pass
     assert counted(redis_server) == 301
 

@@ -15,14 +15,14 @@ import redis.asyncio
 from crowdperf.events import wire
 from crowdperf.events.outbox import Outbox
 from crowdperf.events.schema import CameraGap, Event, FrameDetections, LineCrossed, ZoneChanged, ZoneMinute
-from crowdperf.events.streams import DETECTIONS, EVENTS, TRACKS, key
+from crowdperf.events.streams import DETECTIONS, EVENTS, TRACKS, stream_key
 from crowdperf.runtime import Metrics
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Tracking
-from crowdperf.slices import TrackedCamera, TrackingSlice
+from crowdperf.slices import TrackedCamera, TrackingConfig
 from crowdperf.storage import density
 from crowdperf.tracking.pipeline import CameraPipeline
-from crowdperf.tracking.shard import GROUP, QUIET_S, Shard, state_key
+from crowdperf.tracking.shard import GROUP, QUIET_AFTER_S, TrackingShard, state_key
 from crowdperf.workers import housekeeping
 from tests.conftest import ROOT, RedisServer, wait_until
 from tests.support.sequences import LINE, detections, standing
@@ -31,9 +31,9 @@ ZONE = Zone(id="hall", polygon=[[0.4, 0.1], [0.6, 0.1], [0.6, 0.9], [0.4, 0.9]])
 CAMERAS = ("lobby", "gate")
 
 
-def slice_of(server: RedisServer, lines: tuple[Line, ...] = (LINE,)) -> TrackingSlice:
+def slice_of(server: RedisServer, lines: tuple[Line, ...] = (LINE,)) -> TrackingConfig:
     cameras = tuple(TrackedCamera(camera_id=name, lines=lines, zones=(ZONE,), target_fps=10.0) for name in CAMERAS)
-    return TrackingSlice(
+    return TrackingConfig(
         shard=0, settings=Tracking(), cameras=cameras, redis_url=server.url, key_prefix="", density_days=3650
     )
 
@@ -86,13 +86,13 @@ def publish(server: RedisServer, frames: list[FrameDetections]) -> None:
 
 
 def stored(server: RedisServer, camera: str) -> list[Event]:
-    rows: Any = server.client().xrange(key(EVENTS))
+    rows: Any = server.client().xrange(stream_key(EVENTS))
     return [event for _, fields in rows if (event := wire.decode(EVENTS, fields)).camera == camera]
 
 
 def shown(server: RedisServer, camera: str) -> tuple[int, int]:
     """(epoch, sequence) of the newest live boxes: progress that may not be committed yet."""
-    rows: Any = server.client().xrevrange(key(TRACKS, camera), count=1)
+    rows: Any = server.client().xrevrange(stream_key(TRACKS, camera), count=1)
     if not rows:
         return 0, 0
     frame = wire.decode(TRACKS, rows[0][1])
@@ -100,7 +100,7 @@ def shown(server: RedisServer, camera: str) -> tuple[int, int]:
 
 
 def acknowledged(server: RedisServer, camera: str) -> bytes:
-    groups: Any = server.client().xinfo_groups(key(DETECTIONS, camera))
+    groups: Any = server.client().xinfo_groups(stream_key(DETECTIONS, camera))
     assert groups[0]["pending"] == 0
     return bytes(groups[0]["last-delivered-id"])
 
@@ -108,12 +108,12 @@ def acknowledged(server: RedisServer, camera: str) -> bytes:
 class Process:
     """The shard's process."""
 
-    def __init__(self, slice_: TrackingSlice) -> None:
-        self._command = [sys.executable, "-m", "tests.support.shard_main", msgspec.json.encode(slice_).decode()]
+    def __init__(self, slice_: TrackingConfig) -> None:
+        self._parse_command = [sys.executable, "-m", "tests.support.shard_main", msgspec.json.encode(slice_).decode()]
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self._child = subprocess.Popen(self._command, cwd=ROOT)
+        self._child = subprocess.Popen(self._parse_command, cwd=ROOT)
 
     def kill(self) -> None:
         """kill -9."""
@@ -149,8 +149,8 @@ def play_with_kills(server: RedisServer, process: Process, frames: list[FrameDet
         process.kill()
         if forget:
             server.client().delete(state_key("lobby"))
-            server.client().xgroup_setid(key(DETECTIONS, "lobby"), GROUP, 0)
-        housekeeping.trim(server.client(), key(DETECTIONS, "lobby"), keep_after=None)
+            server.client().xgroup_setid(stream_key(DETECTIONS, "lobby"), GROUP, 0)
+        housekeeping.trim_stream(server.client(), stream_key(DETECTIONS, "lobby"), keep_after=None)
 
 
 def test_killed_again_and_again_every_event_is_stored_once(redis_server: RedisServer, process: Process) -> None:
@@ -206,8 +206,8 @@ class Clock:
         return self.now
 
 
-def shard(server: RedisServer, clock: Clock, metrics: Metrics, lines: tuple[Line, ...] = (LINE,)) -> Shard:
-    made = Shard(slice_of(server, lines), server.client(), metrics, clock, lambda: 1_700_000_100.0)
+def shard(server: RedisServer, clock: Clock, metrics: Metrics, lines: tuple[Line, ...] = (LINE,)) -> TrackingShard:
+    made = TrackingShard(slice_of(server, lines), server.client(), metrics, clock, lambda: 1_700_000_100.0)
     made.start()
     return made
 
@@ -216,10 +216,10 @@ def test_frames_without_an_event_are_committed_once_a_second(redis_server: Redis
     clock = Clock()
     made = shard(redis_server, clock, Metrics())
     publish(redis_server, [detections(1, [])])
-    made.turn(10)
+    made.step(10)
     assert redis_server.client().get(state_key("lobby")) is None
     clock.now = 1.1
-    made.turn(10)
+    made.step(10)
     assert redis_server.client().get(state_key("lobby")) is not None
     assert acknowledged(redis_server, "lobby") == b"1-1"
 
@@ -230,27 +230,27 @@ def test_several_cameras_do_not_mix(redis_server: RedisServer) -> None:
     both = {camera: frames_of(camera, 150) for camera in CAMERAS}
     for camera in CAMERAS:
         publish(redis_server, both[camera])
-    while metrics.counter("frames_tracked", "lobby") + metrics.counter("frames_tracked", "gate") < 300:
-        made.turn(10)
+    while metrics.get_counter("frames_tracked", "lobby") + metrics.get_counter("frames_tracked", "gate") < 300:
+        made.step(10)
     for camera in CAMERAS:
         assert stored(redis_server, camera) == expected(camera, both[camera])
         crossings = sum(isinstance(event, LineCrossed) for event in stored(redis_server, camera))
-        assert metrics.counter("crossings_total", camera) == crossings > 0
+        assert metrics.get_counter("crossings_total", camera) == crossings > 0
 
 
 def test_a_message_that_cannot_be_used_goes_to_the_dead_letters(redis_server: RedisServer) -> None:
     metrics = Metrics()
     made = shard(redis_server, Clock(), metrics)
     client = redis_server.client()
-    client.xadd(key(DETECTIONS, "lobby"), {"d": b"\xff"}, id="1-1")
+    client.xadd(stream_key(DETECTIONS, "lobby"), {"d": b"\xff"}, id="1-1")
     bad = msgspec.structs.replace(detections(2, [standing(0.5, 0.5)]), scores=b"")
-    client.xadd(key(DETECTIONS, "lobby"), wire.encode(DETECTIONS, bad), id="1-2")
+    client.xadd(stream_key(DETECTIONS, "lobby"), wire.encode(DETECTIONS, bad), id="1-2")
     publish(redis_server, [detections(3, [])])
-    made.turn(10)
+    made.step(10)
     dead: Any = client.xrange("crowdperf:dead:detections:tracking")
     assert [fields[b"_id"] for _, fields in dead] == [b"1-1", b"1-2"]
     assert b"16 bytes of boxes" in dead[1][1][b"_why"]
-    assert metrics.counter("dead_letters", "lobby") == 2
+    assert metrics.get_counter("dead_letters", "lobby") == 2
     assert acknowledged(redis_server, "lobby") == b"1-3"
 
 
@@ -263,7 +263,7 @@ def test_an_unusable_state_of_a_camera_without_a_frame_begins_anew(
     assert "lobby" in caplog.text
     frames = frames_of("lobby", 60)
     publish(redis_server, frames)
-    made.turn(10)
+    made.step(10)
     assert any(isinstance(event, LineCrossed) for event in stored(redis_server, "lobby"))
 
 
@@ -302,7 +302,7 @@ def test_an_unusable_state_counts_nothing_twice(
     frames = frames_of("lobby", 100)
     publish(redis_server, frames[:64])
     made = shard(redis_server, Clock(), Metrics())
-    made.turn(10)
+    made.step(10)
     made.flush()
     before = stored(redis_server, "lobby")
     client = redis_server.client()
@@ -314,8 +314,8 @@ def test_an_unusable_state_counts_nothing_twice(
     after = shard(redis_server, Clock(), Metrics())
     assert "camera lobby begins anew after frame 2-64: " in caplog.text
     publish(redis_server, frames[64:])
-    after.turn(10)
-    after.turn(10)
+    after.step(10)
+    after.step(10)
     after.flush()
     events = stored(redis_server, "lobby")
     assert events[: len(before)] == before
@@ -336,13 +336,13 @@ def test_a_changed_line_begins_anew_and_the_rest_goes_on(redis_server: RedisServ
     frames = frames_of("lobby", 130)
     publish(redis_server, frames[:64])
     made = shard(redis_server, Clock(), Metrics())
-    made.turn(10)
+    made.step(10)
     made.flush()
     moved = Line(id="door", p1=[0.55, 0.1], p2=[0.55, 0.9])
     after = shard(redis_server, Clock(), Metrics(), (moved,))
     publish(redis_server, frames[64:])
-    after.turn(10)
-    after.turn(10)
+    after.step(10)
+    after.step(10)
     events = stored(redis_server, "lobby")
     zones = [event for event in events if isinstance(event, ZoneChanged)]
     assert zones == [event for event in expected("lobby", frames) if isinstance(event, ZoneChanged)]
@@ -355,14 +355,14 @@ def test_a_stream_that_begins_anew_at_lower_ids_is_followed(redis_server: RedisS
     metrics = Metrics()
     made = shard(redis_server, clock, metrics)
     publish(redis_server, [detections(number, [], epoch=9) for number in range(1, 5)])
-    made.turn(10)
+    made.step(10)
     publish(redis_server, [detections(number, [], epoch=3) for number in range(1, 4)])
-    made.turn(10)
-    clock.now = QUIET_S + 1
-    made.turn(10)
-    made.turn(10)
+    made.step(10)
+    clock.now = QUIET_AFTER_S + 1
+    made.step(10)
+    made.step(10)
     made.flush()
-    assert metrics.counter("frames_tracked", "lobby") == 7
+    assert metrics.get_counter("frames_tracked", "lobby") == 7
     assert acknowledged(redis_server, "lobby") == b"3-3"
 
 
@@ -370,12 +370,12 @@ def test_an_emptied_redis_gets_its_groups_again(redis_server: RedisServer) -> No
     clock = Clock()
     made = shard(redis_server, clock, Metrics())
     publish(redis_server, [detections(1, [])])
-    made.turn(10)
+    made.step(10)
     redis_server.client().flushall()
     clock.now = 2.0
-    made.turn(10)
+    made.step(10)
     publish(redis_server, [detections(2, [])])
-    made.turn(10)
+    made.step(10)
     made.flush()
     assert acknowledged(redis_server, "lobby") == b"1-2"
 

@@ -14,12 +14,12 @@ import msgspec
 import pytest
 
 from crowdperf.events.schema import RollCallChanged, VisitorChanged, VisitorNotice
-from crowdperf.rule_slices import notify_slice, visitors_slice
-from crowdperf.runtime import Runtime
+from crowdperf.rule_slices import build_notify_config, build_visitors_config
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.storage import areas
 from crowdperf.visitors import store
-from crowdperf.web.entries import decoded_event
-from crowdperf.web.parameters import rfc3339
+from crowdperf.web.entries import decode_event
+from crowdperf.web.parameters import format_rfc3339
 from crowdperf.workers import visitors
 from crowdperf.workers.notify import process as notify
 from tests.conftest import RedisServer, wait_until
@@ -54,8 +54,8 @@ def boss(server: Served, redis_server: RedisServer) -> httpx.Client:
 
 
 @contextlib.contextmanager
-def running(main: Any, slice_: Any, name: str) -> Iterator[Runtime]:
-    runtime = Runtime(name, 0)
+def running(main: Any, slice_: Any, name: str) -> Iterator[ProcessRuntime]:
+    runtime = ProcessRuntime(name, 0)
     thread = threading.Thread(target=main, args=(slice_, runtime), daemon=True)
     thread.start()
     try:
@@ -77,17 +77,17 @@ def act(client: httpx.Client, visit: dict[str, Any], action: str, **step: Any) -
 
 
 def said(server: RedisServer, kind: type) -> list[Any]:
-    events = [decoded_event(fields) for _, fields in server.client().xrange("crowdperf:events")]
+    events = [decode_event(fields) for _, fields in server.client().xrange("crowdperf:events")]
     return [event for event in events if isinstance(event, kind)]
 
 
 def count(server: RedisServer, occupancy: int) -> None:
     """What worker-areas shows of the lab."""
-    now = areas.AreaNow(
+    now = areas.AreaSnapshot(
         area="lab", occupancy=occupancy, uncertainty=1.0, entries=20, exits=3, since=1.0, next_reset=None, at=2.0,
         limit=None, over_limit=False, last_door="plaza/gate", last_entered=True, last_at=2.0,
     )  # fmt: skip
-    areas.stage(server.client(), now)
+    areas.stage_area(server.client(), now)
 
 
 def test_a_day_at_the_reception(desk: httpx.Client, redis_server: RedisServer) -> None:
@@ -112,7 +112,7 @@ def test_a_day_at_the_reception(desk: httpx.Client, redis_server: RedisServer) -
     assert "Grace" not in str(redis_server.client().xrange("crowdperf:events"))
     assert redis_server.client().xlen("crowdperf:audit") >= 4
     assert desk.get("/api/v1/visits").json()["visits"] == []
-    day = desk.get("/api/v1/visits", params={"from": rfc3339(time.time() - 60)}).json()["visits"]
+    day = desk.get("/api/v1/visits", params={"from": format_rfc3339(time.time() - 60)}).json()["visits"]
     assert [row["name"] for row in day] == ["Grace Hopper"]
 
 
@@ -260,8 +260,8 @@ def test_time_changes_visits_and_the_host_gets_mail(
             "rules": [{"id": "host", "name": "Visitor", "event": "VisitorNotice", "channels": ["hosts"]}],
         }
         config = msgspec.convert({**msgspec.to_builtins(server.config), "alerts": alerts}, type(server.config))
-        stack.enter_context(running(visitors.main, visitors_slice(config, server.paths, 0), "worker-visitors-0"))
-        stack.enter_context(running(notify.main, notify_slice(config, server.paths, 0), "worker-notify-0"))
+        stack.enter_context(running(visitors.main, build_visitors_config(config, server.paths, 0), "worker-visitors-0"))
+        stack.enter_context(running(notify.main, build_notify_config(config, server.paths, 0), "worker-notify-0"))
         visit = invite(desk, walk_in=True, host_email="ada@site.example")
         wait_until(lambda: box.letters, what="the host's mail")
         assert box.letters[0]["To"] == "ada@site.example"
@@ -286,12 +286,12 @@ def lifecycle_event(server: RedisServer, visit: str, over: dict[str, Any]) -> Vi
 
 def test_the_demos_visitors_come_once_and_never_again(desk: httpx.Client, redis_server: RedisServer) -> None:
     client = redis_server.client()
-    assert visitors.seed(client, time.time()) == 5
+    assert visitors.seed_demo_visits(client, time.time()) == 5
     shown = desk.get("/api/v1/visits").json()["visits"]
     assert sorted(row["state"] for row in shown) == ["arrived", "checked_in", "invited", "invited", "on_site"]
     assert all(row["name"] for row in shown)
     assert act(desk, {"id": "demo-1"}, "check-out").json()["state"] == "checked_out"
-    assert visitors.seed(client, time.time()) == 0
+    assert visitors.seed_demo_visits(client, time.time()) == 0
     assert desk.get("/api/v1/visits/demo-1").json()["state"] == "checked_out"
 
 
@@ -301,13 +301,13 @@ def test_two_instances_of_the_worker_change_visits_as_one_does(server: Served, r
     begin = time.time() - 12 * 3600
     for instances in (1, 2):
         redis_server.client().flushall()
-        visitors.seed(redis_server.client(), begin)
+        visitors.seed_demo_visits(redis_server.client(), begin)
         rules = {**RULES, "night_check_out": time.strftime("%H:%M", time.gmtime(time.time() + 7200))}
         raw = {**msgspec.to_builtins(server.config), "visitors": rules, "workers": {"visitors": instances}}
         config = msgspec.convert({**raw, "site": {"timezone": "UTC"}}, type(server.config))
         with contextlib.ExitStack() as stack:
             for n in range(instances):
-                slice_ = visitors_slice(config, server.paths, n)
+                slice_ = build_visitors_config(config, server.paths, n)
                 stack.enter_context(running(visitors.main, slice_, f"worker-visitors-{n}"))
             wait_until(lambda: len(said(redis_server, VisitorChanged)) == 9, what="four changes of five visits")
         outcomes.append(sorted((event.id, event.state, event.by) for event in said(redis_server, VisitorChanged)))

@@ -20,7 +20,7 @@ from crowdperf.__main__ import main
 from crowdperf.accounts import passwords
 from crowdperf.accounts.model import Account
 from crowdperf.accounts.setup import SetupSecret
-from crowdperf.accounts.store import ACCOUNTS
+from crowdperf.accounts.store import ACCOUNTS_KEY
 from crowdperf.settings.paths import Paths
 from crowdperf.web import access
 from crowdperf.web.app import create_app
@@ -29,7 +29,7 @@ from tests.support.synthetic import SyntheticSite
 from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving, site_config
 
 PASSWORD = "correct horse battery"
-HASH = passwords.hashed(PASSWORD)
+HASH = passwords.hash_password(PASSWORD)
 AWAY = {"X-Forwarded-For": "203.0.113.9"}
 """Makes a request one that came through a proxy, so that it is nobody's."""
 
@@ -55,7 +55,7 @@ class People:
 
     def add(self, name: str, role: str, cameras: list[str] | None = None) -> None:
         row = Account(name=name, role=role, password=HASH, created_at=time.time(), cameras=cameras)
-        self._redis.hset(ACCOUNTS, name, msgspec.json.encode(row))
+        self._redis.hset(ACCOUNTS_KEY, name, msgspec.json.encode(row))
 
     def browser(self, name: str, role: str = "", cameras: list[str] | None = None) -> httpx.Client:
         if role:
@@ -116,7 +116,7 @@ def test_a_new_site_says_the_link_and_an_old_one_does_not(redis_server: RedisSer
     with serving(redis_server.url, tmp_path):
         wait_until(lambda: link.read() is not None, what="the setup link")
     row = Account(name="ada", role="admin", password=HASH, created_at=0)
-    redis_server.client().hset(ACCOUNTS, "ada", msgspec.json.encode(row))
+    redis_server.client().hset(ACCOUNTS_KEY, "ada", msgspec.json.encode(row))
     with serving(redis_server.url, tmp_path):
         wait_until(lambda: link.read() is None, what="the end of the link")
 
@@ -195,7 +195,7 @@ def test_a_foreign_page_changes_nothing_and_signs_nobody_in(people: People, nobo
 def routes(tmp_path: Path) -> list[tuple[str, str, str]]:
     """(method, address, need) of every route, with something in the place of each path parameter."""
     found = []
-    for route in create_app(Served(site_config("redis://", 1), Paths(tmp_path)).slice).routes:
+    for route in create_app(Served(site_config("redis://", 1), Paths(tmp_path)).process_config).routes:
         for handler in getattr(route, "route_handlers", []):
             for method in getattr(handler, "http_methods", ()):
                 address = "/".join("1" if part.startswith("{") else part for part in route.path_format.split("/"))
@@ -230,12 +230,12 @@ def test_every_route_refuses_whoever_lacks_its_permission(
 
 
 def test_who_may_see_one_camera_learns_nothing_of_another(people: People, site: SyntheticSite, server: Served) -> None:
-    site.cross("plaza", "gate", "in")
-    hidden = site.cross("lobby", "door", "in")
-    site.metrics("capture-lobby").text("last_error", "lobby's own trouble", "lobby")
-    site.metrics("capture-lobby").count("frames_captured", 5)
-    site.metrics("inference").count("frames_analysed", 5, "lobby")
-    site.measure()
+    site.publish_crossing("plaza", "gate", "in")
+    hidden = site.publish_crossing("lobby", "door", "in")
+    site.make_metrics("capture-lobby").set_text("last_error", "lobby's own trouble", "lobby")
+    site.make_metrics("capture-lobby").count("frames_captured", 5)
+    site.make_metrics("inference").count("frames_analysed", 5, "lobby")
+    site.publish_metrics()
     with people.browser("ada", "operator", ["plaza"]) as ada:
         assert [row["id"] for row in ada.get("/api/v1/cameras").json()["cameras"]] == ["plaza"]
         for address in ("cameras/{}", "cameras/{}/snapshot.jpg", "counts?camera={}", "events?camera={}"):
@@ -254,8 +254,8 @@ def test_who_may_see_one_camera_learns_nothing_of_another(people: People, site: 
             lines, text = reply.iter_lines(), ""
             while "event: status" not in text:  # from then on nothing is missed
                 text += next(lines) + "\n"
-            site.cross("lobby", "door", "out")
-            seen = site.cross("plaza", "gate", "out")
+            site.publish_crossing("lobby", "door", "out")
+            seen = site.publish_crossing("plaza", "gate", "out")
             while seen not in text:
                 text += next(lines) + "\n"
         assert "lobby" not in text
@@ -362,7 +362,7 @@ def test_a_new_password_ends_every_other_session(people: People) -> None:
 def test_an_open_stream_ends_with_its_session(
     people: People, site: SyntheticSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access, "WATCH_S", 0.1)
+    monkeypatch.setattr(access, "SESSION_CHECK_S", 0.1)
     with (
         people.browser("ada", "viewer") as ada,
         people.browser("root", "admin") as root,
@@ -375,7 +375,7 @@ def test_an_open_stream_ends_with_its_session(
         deadline = time.monotonic() + TIMEOUT_S
         while next(lines, None) is not None:
             assert time.monotonic() < deadline, "the stream goes on"
-            site.cross("plaza", "gate", "in")
+            site.publish_crossing("plaza", "gate", "in")
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_forwarded_headers_count_only_from_a_trusted_proxy(
     redis_server: RedisServer, tmp_path: Path, trusted: list[str], believed: bool
 ) -> None:
     row = Account(name="ada", role="admin", password=HASH, created_at=0)
-    redis_server.client().hset(ACCOUNTS, "ada", msgspec.json.encode(row))
+    redis_server.client().hset(ACCOUNTS_KEY, "ada", msgspec.json.encode(row))
     headers = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "Host": "site.example"}
     base = {**CONFIG, "web": {"trusted_proxies": trusted}}
     with (

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from crowdperf.events.schema import CameraGap, LineCrossed
-from crowdperf.web.parameters import rfc3339
+from crowdperf.web.parameters import format_rfc3339
 from tests.conftest import ROOT, RedisServer, wait_until
 from tests.support.synthetic import SyntheticSite
 from tests.support.webserver import TIMEOUT_S, Served
@@ -38,7 +38,7 @@ def soon_after_a_frame(
     replies: list[httpx.Response] = []
 
     def answered() -> bool:
-        site.frame("plaza", moment)
+        site.write_frame("plaza", moment)
         replies.append(client.get(path))
         return good(replies[-1])
 
@@ -53,13 +53,13 @@ def counts(client: httpx.Client, **parameters: str) -> dict:
 
 
 def test_counts_are_grouped_filtered_and_half_open(client: httpx.Client, site: SyntheticSite) -> None:
-    start, end = rfc3339(DAY), rfc3339(DAY + 3600)
-    site.cross("plaza", "gate", "in", ts=DAY)
-    site.cross("plaza", "gate", "in", ts=DAY + 10)
-    site.cross("plaza", "gate", "out", ts=DAY + 20)
-    site.cross("lobby", "door", "in", "car", ts=DAY + 30)
-    site.cross("plaza", "gate", "in", ts=DAY + 3600)
-    site.cross("plaza", "gate", "in", ts=DAY - 0.001)
+    start, end = format_rfc3339(DAY), format_rfc3339(DAY + 3600)
+    site.publish_crossing("plaza", "gate", "in", ts=DAY)
+    site.publish_crossing("plaza", "gate", "in", ts=DAY + 10)
+    site.publish_crossing("plaza", "gate", "out", ts=DAY + 20)
+    site.publish_crossing("lobby", "door", "in", "car", ts=DAY + 30)
+    site.publish_crossing("plaza", "gate", "in", ts=DAY + 3600)
+    site.publish_crossing("plaza", "gate", "in", ts=DAY - 0.001)
     everything = counts(client, from_=start, to=end)
     assert everything["total"] == 4
     assert {"camera": "plaza", "line": "gate", "class": "person", "direction": "in", "count": 2} in everything["counts"]
@@ -71,8 +71,8 @@ def test_counts_are_grouped_filtered_and_half_open(client: httpx.Client, site: S
     by_camera = counts(client, from_=start, to=end, group="camera")["counts"]
     assert by_camera == [{"camera": "lobby", "count": 1}, {"camera": "plaza", "count": 3}]
     assert counts(client, from_=start, to=end, group="")["counts"] == []
-    two_hours = counts(client, from_=start, to=rfc3339(DAY + 7200), class_="person", group="hour")["counts"]
-    assert two_hours == [{"hour": rfc3339(DAY), "count": 3}, {"hour": rfc3339(DAY + 3600), "count": 1}]
+    two_hours = counts(client, from_=start, to=format_rfc3339(DAY + 7200), class_="person", group="hour")["counts"]
+    assert two_hours == [{"hour": format_rfc3339(DAY), "count": 3}, {"hour": format_rfc3339(DAY + 3600), "count": 1}]
 
 
 def test_today_is_the_day_of_the_sites_zone(client: httpx.Client, site: SyntheticSite) -> None:
@@ -80,13 +80,13 @@ def test_today_is_the_day_of_the_sites_zone(client: httpx.Client, site: Syntheti
     midnight = datetime.now(zone).replace(hour=0, minute=0, second=0, microsecond=0)
     assert midnight.utcoffset(), "midnight is another one in UTC"
     reply = counts(client)
-    assert reply["from"] == rfc3339(midnight.timestamp())
-    site.cross("plaza", "gate", "in")
+    assert reply["from"] == format_rfc3339(midnight.timestamp())
+    site.publish_crossing("plaza", "gate", "in")
     assert counts(client)["total"] == 1
 
 
 def test_an_offset_whose_plus_was_not_escaped_is_understood(client: httpx.Client, site: SyntheticSite) -> None:
-    site.cross("plaza", "gate", "in", ts=DAY)
+    site.publish_crossing("plaza", "gate", "in", ts=DAY)
     url = "/api/v1/counts?from=2026-05-01T02:00:00+02:00&to=2026-05-01T03:00:00+02:00"
     assert client.get(url).json()["total"] == 1
 
@@ -94,8 +94,8 @@ def test_an_offset_whose_plus_was_not_escaped_is_understood(client: httpx.Client
 def test_more_crossings_than_a_page_are_all_counted(client: httpx.Client, site: SyntheticSite) -> None:
     for number in range(1300):
         # Many share one instant, so that a page ends inside a score.
-        site.cross("plaza", "gate", "in", ts=DAY + number // 400)
-    assert counts(client, from_=rfc3339(DAY), to=rfc3339(DAY + 60))["total"] == 1300
+        site.publish_crossing("plaza", "gate", "in", ts=DAY + number // 400)
+    assert counts(client, from_=format_rfc3339(DAY), to=format_rfc3339(DAY + 60))["total"] == 1300
 
 
 @pytest.mark.parametrize("kind", ["", "LineCrossed"])
@@ -104,13 +104,15 @@ def test_pages_of_events_hold_every_event_once_newest_first(
 ) -> None:
     now = time.time()
     ids = [
-        site.cross("plaza" if n % 2 else "lobby", "gate", "in", "person" if n % 3 else "car", ts=now - 500 + n // 4)
+        site.publish_crossing(
+            "plaza" if n % 2 else "lobby", "gate", "in", "person" if n % 3 else "car", ts=now - 500 + n // 4
+        )
         for n in range(120)
     ]
     found: list[dict] = []
     cursor = None
     while True:
-        parameters = {"from": rfc3339(now - 1000), "to": rfc3339(now + 1), "limit": "7", "type": kind}
+        parameters = {"from": format_rfc3339(now - 1000), "to": format_rfc3339(now + 1), "limit": "7", "type": kind}
         reply = client.get("/api/v1/events", params=parameters | ({"cursor": cursor} if cursor else {}))
         assert reply.status_code == 200, reply.text
         page = reply.json()
@@ -125,10 +127,10 @@ def test_pages_of_events_hold_every_event_once_newest_first(
 
 def test_events_are_filtered_by_type_camera_and_time(client: httpx.Client, site: SyntheticSite) -> None:
     now = time.time()
-    site.cross("plaza", "gate", "in", ts=now - 10)
-    site.cross("lobby", "door", "in", ts=now - 9)
+    site.publish_crossing("plaza", "gate", "in", ts=now - 10)
+    site.publish_crossing("lobby", "door", "in", ts=now - 9)
     site.publish(CameraGap(id="gap", camera="lobby", ts=now - 5, start=now - 8, end=now - 5, cause="restart"))
-    span = {"from": rfc3339(now - 60), "to": rfc3339(now + 60)}
+    span = {"from": format_rfc3339(now - 60), "to": format_rfc3339(now + 60)}
 
     def ids(**more: str) -> list[str]:
         return [row["type"] for row in client.get("/api/v1/events", params=span | more).json()["events"]]
@@ -137,15 +139,15 @@ def test_events_are_filtered_by_type_camera_and_time(client: httpx.Client, site:
     assert ids(type="CameraGap") == ["CameraGap"]
     assert ids(camera="lobby") == ["CameraGap", "LineCrossed"]
     assert ids(camera="lobby", type="LineCrossed") == ["LineCrossed"]
-    assert ids(to=rfc3339(now - 9)) == ["LineCrossed"]
+    assert ids(to=format_rfc3339(now - 9)) == ["LineCrossed"]
 
 
 def test_crossings_older_than_the_stream_are_still_found(
     client: httpx.Client, site: SyntheticSite, redis_server: RedisServer
 ) -> None:
-    site.cross("plaza", "gate", "in", ts=DAY + 5)
+    site.publish_crossing("plaza", "gate", "in", ts=DAY + 5)
     redis_server.client().delete("crowdperf:events")
-    parameters = {"from": rfc3339(DAY), "to": rfc3339(DAY + 60), "type": "LineCrossed"}
+    parameters = {"from": format_rfc3339(DAY), "to": format_rfc3339(DAY + 60), "type": "LineCrossed"}
     assert len(client.get("/api/v1/events", params=parameters).json()["events"]) == 1
 
 
@@ -222,8 +224,10 @@ def test_a_wrong_method_is_a_problem_too(client: httpx.Client) -> None:
 
 
 def test_no_answer_holds_a_secret(client: httpx.Client, site: SyntheticSite) -> None:
-    site.metrics("capture-plaza").text("last_error", "rtsp://viewer:s3cret-pass@192.0.2.7/stream failed", "plaza")
-    site.measure()
+    site.make_metrics("capture-plaza").set_text(
+        "last_error", "rtsp://viewer:s3cret-pass@192.0.2.7/stream failed", "plaza"
+    )
+    site.publish_metrics()
     for address in ("/api/v1/cameras", "/api/v1/cameras/plaza", "/debug", "/metrics", "/schema/openapi.json"):
         text = client.get(address).text
         assert "s3cret" not in text, address
@@ -278,12 +282,12 @@ def test_probes_say_what_is_missing(client: httpx.Client, site: SyntheticSite) -
     reply = client.get("/readyz")
     assert (reply.status_code, reply.headers["content-type"]) == (503, PROBLEM)
     assert reply.json()["reasons"] == ["inference does not run", "tracking does not run"]
-    site.metrics("inference").text("model", "")
-    site.metrics("inference").text("last_error", "the model 'x' is not there. Remedy: put it there.")
-    site.measure()
+    site.make_metrics("inference").set_text("model", "")
+    site.make_metrics("inference").set_text("last_error", "the model 'x' is not there. Remedy: put it there.")
+    site.publish_metrics()
     assert client.get("/readyz").json()["reasons"] == ["the model 'x' is not there. Remedy: put it there."]
-    site.metrics("inference").text("model", "x")
-    site.measure()
+    site.make_metrics("inference").set_text("model", "x")
+    site.publish_metrics()
     assert client.get("/readyz").status_code == 200
 
 
@@ -304,10 +308,10 @@ SAMPLE = re.compile(r'^[a-zA-Z_][a-zA-Z0-9_]*(\{([a-z]+="([^"\\\n]|\\["\\n])*",?
 
 
 def test_metrics_are_in_prometheus_form(client: httpx.Client, site: SyntheticSite) -> None:
-    site.metrics("inference").count("frames_analysed", 12, "plaza")
-    site.metrics("capture-plaza").text("state", 'odd "state" \\ of\ntwo lines', "plaza")
-    site.metrics("tracking-0").gauge("zone_occupancy", 3, "plaza/stage")
-    site.measure()
+    site.make_metrics("inference").count("frames_analysed", 12, "plaza")
+    site.make_metrics("capture-plaza").set_text("state", 'odd "state" \\ of\ntwo lines', "plaza")
+    site.make_metrics("tracking-0").set_gauge("zone_occupancy", 3, "plaza/stage")
+    site.publish_metrics()
     live = 'crowdperf_camera_live{camera="plaza"} 1'
     reply = soon_after_a_frame(client, site, "/metrics", lambda reply: live in reply.text)
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -323,17 +327,17 @@ def test_metrics_are_in_prometheus_form(client: httpx.Client, site: SyntheticSit
 
 
 def test_debug_shows_cameras_and_processes(client: httpx.Client, site: SyntheticSite) -> None:
-    site.metrics("capture-plaza").count("ffmpeg_restarts_total", 2, "plaza")
-    site.metrics("inference").count("drops_stale", 4, "plaza")
-    site.metrics("tracking-0").gauge("tracking_lag_s", 0.1234, "plaza")
-    site.metrics("capture-plaza").text("last_error", "the camera closed the connection", "plaza")
-    site.metrics("capture-plaza").count("ffmpeg_restarts_stall", 2, "plaza")
-    site.metrics("capture-plaza").gauge("backoff_s", 3.456, "plaza")
-    site.metrics("capture-plaza").count("short_reads_total", 4, "plaza")
-    site.metrics("capture-plaza").gauge("glass_to_capture_ms", 181.0, "plaza")
-    site.metrics("capture-plaza").text("quality", "fair", "plaza")
-    site.metrics("capture-plaza").text("ffmpeg_stderr", "one line\nrtsp://a:s3cret@h/x failed", "plaza")
-    site.measure()
+    site.make_metrics("capture-plaza").count("ffmpeg_restarts_total", 2, "plaza")
+    site.make_metrics("inference").count("drops_stale", 4, "plaza")
+    site.make_metrics("tracking-0").set_gauge("tracking_lag_s", 0.1234, "plaza")
+    site.make_metrics("capture-plaza").set_text("last_error", "the camera closed the connection", "plaza")
+    site.make_metrics("capture-plaza").count("ffmpeg_restarts_stall", 2, "plaza")
+    site.make_metrics("capture-plaza").set_gauge("backoff_s", 3.456, "plaza")
+    site.make_metrics("capture-plaza").count("short_reads_total", 4, "plaza")
+    site.make_metrics("capture-plaza").set_gauge("glass_to_capture_ms", 181.0, "plaza")
+    site.make_metrics("capture-plaza").set_text("quality", "fair", "plaza")
+    site.make_metrics("capture-plaza").set_text("ffmpeg_stderr", "one line\nrtsp://a:s3cret@h/x failed", "plaza")
+    site.publish_metrics()
     body = soon_after_a_frame(client, site, "/debug", lambda reply: reply.json()["cameras"]["plaza"]["live"]).json()
     plaza = body["cameras"]["plaza"]
     assert plaza["ffmpeg_restarts_total"] == 2
@@ -373,8 +377,8 @@ def test_a_foreign_member_of_the_history_spoils_nothing(
 ) -> None:
     redis_server.client().zadd("person_logs", {b"by hand": DAY + 1})
     redis_server.client().xadd("crowdperf:events", {"type": "Unheard"})
-    site.cross("plaza", "gate", "in", ts=DAY + 2)
-    assert counts(client, from_=rfc3339(DAY), to=rfc3339(DAY + 60))["total"] == 1
+    site.publish_crossing("plaza", "gate", "in", ts=DAY + 2)
+    assert counts(client, from_=format_rfc3339(DAY), to=format_rfc3339(DAY + 60))["total"] == 1
     assert client.get("/api/v1/events").status_code == 200
 
 
@@ -389,11 +393,11 @@ def test_the_log_keeps_its_redacting_handler() -> None:
         "from crowdperf.settings.paths import Paths\n"
         "from crowdperf.config import parse\n"
         "from crowdperf.runtime import log_to_stderr\n"
-        "from crowdperf.slices import web_slice\n"
+        "from crowdperf.slices import build_web_config\n"
         "from crowdperf.web.app import create_app\n"
         "from pathlib import Path\n"
         "log_to_stderr('web')\n"
-        "create_app(web_slice(parse(b'{}'), Paths(Path('var'))))\n"
+        "create_app(build_web_config(parse(b'{}'), Paths(Path('var'))))\n"
         "logging.getLogger('uvicorn.error').error('rtsp://admin:topsecret@camera/1')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

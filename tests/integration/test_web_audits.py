@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from crowdperf.replay.matching import Matching, Passage
-from crowdperf.replay.score import figures
+from crowdperf.replay.score import compute_figures
 from crowdperf.settings.camera import Line
-from crowdperf.settings.fingerprint import fingerprint
-from crowdperf.storage.audits import LineAudit, key, stage
+from crowdperf.settings.fingerprint import compute_fingerprint
+from crowdperf.storage.audits import LineEvaluation, evaluations_key, stage_evaluations
 from tests.conftest import RedisServer
 from tests.support.synthetic import SyntheticSite
 from tests.support.webserver import CONFIG, TIMEOUT_S, Served
@@ -27,10 +27,10 @@ def client(server: Served) -> Iterator[httpx.Client]:
         yield made
 
 
-def audit(line: Line, camera: str = "plaza") -> LineAudit:
+def audit(line: Line, camera: str = "plaza") -> LineEvaluation:
     into, out = Passage(1.0, line.id, "in"), Passage(2.0, line.id, "out")
     right, wrong = Matching([(into, into)] * 9, [into], []), Matching([], [], [out])
-    return LineAudit(
+    return LineEvaluation(
         camera=camera,
         line=line.id,
         at=1_777_593_600.0,
@@ -38,18 +38,18 @@ def audit(line: Line, camera: str = "plaza") -> LineAudit:
         clip_s=600.0,
         model="model (openvino, full)",
         within_s=2.0,
-        fingerprint=fingerprint(line),
-        total=figures(Matching(right.pairs, right.missed, wrong.surplus)),
-        directions={"in": figures(right), "out": figures(wrong)},
+        fingerprint=compute_fingerprint(line),
+        total=compute_figures(Matching(right.pairs, right.missed, wrong.surplus)),
+        directions={"in": compute_figures(right), "out": compute_figures(wrong)},
     )
 
 
 def test_counts_carry_the_last_audit_of_their_line(
     client: httpx.Client, site: SyntheticSite, redis_server: RedisServer
 ) -> None:
-    site.cross("plaza", "gate", "in", ts=time.time())
-    site.cross("lobby", "door", "in", ts=time.time())
-    stage(redis_server.client(), [audit(GATE)])
+    site.publish_crossing("plaza", "gate", "in", ts=time.time())
+    site.publish_crossing("lobby", "door", "in", ts=time.time())
+    stage_evaluations(redis_server.client(), [audit(GATE)])
     by_direction = {row["line"]: row for row in client.get("/api/v1/counts").json()["counts"]}
     found = by_direction["gate"]["audit"]
     assert (found["time"], found["stale"]) == ("2026-05-01T00:00:00.000Z", False)
@@ -66,15 +66,15 @@ def test_counts_carry_the_last_audit_of_their_line(
 def test_a_changed_line_says_that_its_audit_is_stale(client: httpx.Client, redis_server: RedisServer) -> None:
     moved = msgspec.structs.replace(GATE, p2=[0.5, 0.4])
     gone = msgspec.structs.replace(GATE, id="gone")
-    stage(redis_server.client(), [audit(moved), audit(gone)])
+    stage_evaluations(redis_server.client(), [audit(moved), audit(gone)])
     found = client.get("/api/v1/audits").json()["audits"]
     assert [(row["line"], row["stale"]) for row in found] == [("gate", True), ("gone", True)]
-    stage(redis_server.client(), [audit(GATE)])
+    stage_evaluations(redis_server.client(), [audit(GATE)])
     assert client.get("/api/v1/audits").json()["audits"][0]["stale"] is False
 
 
 def test_audits_of_one_camera_with_all_their_figures(client: httpx.Client, redis_server: RedisServer) -> None:
-    stage(redis_server.client(), [audit(GATE)])
+    stage_evaluations(redis_server.client(), [audit(GATE)])
     assert client.get("/api/v1/audits", params={"camera": "lobby"}).json() == {"audits": []}
     (row,) = client.get("/api/v1/audits", params={"camera": "plaza"}).json()["audits"]
     assert (row["clip"], row["clip_s"], row["model"], row["within_s"]) == ("gate.mkv", 600, "model (openvino, full)", 2)
@@ -84,7 +84,7 @@ def test_audits_of_one_camera_with_all_their_figures(client: httpx.Client, redis
 
 
 def test_a_damaged_audit_spoils_nothing(client: httpx.Client, redis_server: RedisServer) -> None:
-    stage(redis_server.client(), [audit(GATE)])
-    redis_server.client().hset(key("plaza"), "other", b"{")
+    stage_evaluations(redis_server.client(), [audit(GATE)])
+    redis_server.client().hset(evaluations_key("plaza"), "other", b"{")
     assert [row["line"] for row in client.get("/api/v1/audits").json()["audits"]] == ["gate"]
     assert client.get("/api/v1/counts").status_code == 200

@@ -19,17 +19,17 @@ import pytest
 
 from crowdperf.accounts import passwords
 from crowdperf.accounts.model import Account
-from crowdperf.accounts.store import ACCOUNTS
+from crowdperf.accounts.store import ACCOUNTS_KEY
 from crowdperf.capture import look
 from crowdperf.config import parse
-from crowdperf.ffmpeg import ffmpeg_binary
-from crowdperf.supervision.orders import Look
+from crowdperf.ffmpeg import find_ffmpeg
+from crowdperf.supervision.orders import ProbeRequest
 from crowdperf.web import office
 from tests.conftest import RedisServer, wait_until
 from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving
 
 PASSWORD = "correct horse battery"
-HASH = passwords.hashed(PASSWORD)
+HASH = passwords.hash_password(PASSWORD)
 SECRETS = ("s3cret-pass", "t0ken")
 GATE = {"id": "north", "p1": [0.3, 0.2], "p2": [0.3, 0.9]}
 
@@ -58,7 +58,7 @@ def config(served: Served, _folder: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 def browser(server: Served, redis_server: RedisServer, name: str, role: str, cameras: list[str] | None) -> httpx.Client:
     row = Account(name=name, role=role, password=HASH, created_at=time.time(), cameras=cameras)
-    redis_server.client().hset(ACCOUNTS, name, msgspec.json.encode(row))
+    redis_server.client().hset(ACCOUNTS_KEY, name, msgspec.json.encode(row))
     reply = httpx.post(f"{server.url}/api/v1/session", json={"name": name, "password": PASSWORD}, timeout=TIMEOUT_S)
     headers = {"X-CSRF-Token": reply.json()["csrf"]}
     return httpx.Client(base_url=server.url, cookies=reply.cookies, headers=headers, timeout=TIMEOUT_S)
@@ -159,7 +159,7 @@ def test_changes_at_the_same_time_are_all_kept(ada: httpx.Client, config: Path) 
 def test_a_change_that_takes_long_is_answered_and_goes_on(
     ada: httpx.Client, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(office, "CHANGE_S", 0.01)
+    monkeypatch.setattr(office, "CHANGE_TIMEOUT_S", 0.01)
     reply = ada.post("/api/v1/cameras/plaza/lines", json=GATE)
     assert (reply.status_code, reply.headers["content-type"]) == (503, "application/problem+json")
     assert "goes on" in reply.json()["detail"]
@@ -211,10 +211,10 @@ def test_a_source_is_tried_before_it_is_saved(
     ada: httpx.Client, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A busy machine may take longer to start Python than an operator is to wait.
-    monkeypatch.setattr(office, "LOOK_S", TIMEOUT_S)
+    monkeypatch.setattr(office, "PROBE_TIMEOUT_S", TIMEOUT_S)
     clip = tmp_path / "clip.mp4"
     source = ("-f", "lavfi", "-i", "testsrc=size=320x180:rate=10:duration=1")
-    subprocess.run([ffmpeg_binary(), "-loglevel", "error", *source, str(clip)], check=True)
+    subprocess.run([find_ffmpeg(), "-loglevel", "error", *source, str(clip)], check=True)
     reply = ada.post("/api/v1/camera-test", json={"url": "clip.mp4"})
     assert reply.status_code == 200, reply.text
     assert cv2.imdecode(np.frombuffer(reply.content, np.uint8), cv2.IMREAD_COLOR).shape == (180, 320, 3)
@@ -233,11 +233,11 @@ def test_a_source_is_tried_before_it_is_saved(
 def test_a_camera_that_hangs_is_answered_and_its_password_is_not_told(
     config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(look, "LONGEST_S", 1.0)
+    monkeypatch.setattr(look, "MAX_PROBE_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}/x"
         camera = {"id": "plaza", "url": f"rtsp://viewer:s3cret-pass@{address}"}
         site = parse(msgspec.json.encode({"cameras": [camera]}))
-        seen = look.look(Look(url=f"rtsp://***@{address}", camera="plaza"), site, ())
+        seen = look.probe_source(ProbeRequest(url=f"rtsp://***@{address}", camera="plaza"), site, ())
     assert not seen.ok
     assert seen.detail == "the source did not answer within 1 s. Remedy: check address, network and camera."

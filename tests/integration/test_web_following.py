@@ -13,7 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from crowdperf.settings import handover
-from crowdperf.slices import Shown, shown_of, web_slice
+from crowdperf.slices import WebReloadable, build_web_config, get_reloadable
 from tests.conftest import RedisServer, wait_until
 from tests.integration.test_web_live import Listener, binary, live_url
 from tests.support.browser import dashboard
@@ -27,7 +27,7 @@ def tell(server: Served, redis_server: RedisServer, cameras: list[dict[str, Any]
     """Write what `supervisorctl update` would, of a site with these cameras."""
     config = site_config(redis_server.url, server.port, {**CONFIG, "cameras": cameras})
     server.config = config
-    handover.write(server.paths.shown, shown_of(web_slice(config, server.paths)))
+    handover.write_reload_file(server.paths.web_reload_file, get_reloadable(build_web_config(config, server.paths)))
 
 
 def known(server: Served) -> set[str]:
@@ -55,7 +55,7 @@ def test_a_new_camera_is_served_and_one_that_is_gone_is_not(server: Served, redi
 
         def seen() -> bool:
             # On a busy machine a frame may be too old before it is asked for.
-            site.frame("yard", 0.0)
+            site.write_frame("yard", 0.0)
             return snapshot(server, "yard") == 200
 
         wait_until(seen, what="the new camera's picture")
@@ -115,8 +115,8 @@ def test_live_pictures_follow(server: Served, redis_server: RedisServer, site: S
 def test_nothing_that_can_be_read_is_no_configuration(server: Served, redis_server: RedisServer) -> None:
     tell(server, redis_server, [*CONFIG["cameras"], YARD])
     wait_until(lambda: "yard" in known(server), what="the new camera")
-    server.paths.shown.write_text('{"cameras": 5}')
-    handover.write(server.paths.shown.with_name("other.json"), Shown())
+    server.paths.web_reload_file.write_text('{"cameras": 5}')
+    handover.write_reload_file(server.paths.web_reload_file.with_name("other.json"), WebReloadable())
     listener = Listener(server.url)
     tell(server, redis_server, CONFIG["cameras"])
     listener.until("configuration")

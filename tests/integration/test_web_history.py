@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from crowdperf.settings.site import Web
-from crowdperf.web.address import listen
+from crowdperf.web.address import open_listening_socket
 from tests.conftest import RedisServer
 from tests.support.ports import free_port
 from tests.support.synthetic import SyntheticSite
@@ -40,7 +40,7 @@ def local(text: str) -> float:
 
 def cross(site: SyntheticSite, *times: str) -> None:
     for text in times:
-        site.cross("plaza", "gate", "in", ts=local(text))
+        site.publish_crossing("plaza", "gate", "in", ts=local(text))
 
 
 def get(client: httpx.Client, path: str, **parameters: str) -> dict:
@@ -75,8 +75,8 @@ def test_a_day_ends_at_the_sites_midnight_also_when_the_clocks_change(
 
 
 def test_a_chart_has_zeros_and_one_row_per_group(client: httpx.Client, site: SyntheticSite) -> None:
-    site.cross("plaza", "gate", "in", ts=local("2026-05-01T10:00:10"))
-    site.cross("plaza", "gate", "out", "car", ts=local("2026-05-01T10:02:59"))
+    site.publish_crossing("plaza", "gate", "in", ts=local("2026-05-01T10:00:10"))
+    site.publish_crossing("plaza", "gate", "out", "car", ts=local("2026-05-01T10:02:59"))
     span = {"from_": "2026-05-01T10:00:30+02:00", "to": "2026-05-01T10:04:00+02:00"}
     chart = get(client, "series", bucket="minute", group="class,direction", **span)
     assert chart["series"] == [{"class": "car", "direction": "out", "counts": [0, 0, 1, 0]}]
@@ -86,8 +86,8 @@ def test_a_chart_has_zeros_and_one_row_per_group(client: httpx.Client, site: Syn
 
 
 def test_columns_come_in_the_order_asked_for(client: httpx.Client, site: SyntheticSite) -> None:
-    site.cross("plaza", "gate", "out", ts=local("2026-05-01T10:30:00"))
-    site.cross("plaza", "gate", "in", ts=local("2026-05-01T11:30:00"))
+    site.publish_crossing("plaza", "gate", "out", ts=local("2026-05-01T10:30:00"))
+    site.publish_crossing("plaza", "gate", "in", ts=local("2026-05-01T11:30:00"))
     span = {"from_": "2026-05-01T00:00:00+02:00", "to": "2026-05-02T00:00:00+02:00"}
     by_hour = get(client, "counts", group="hour,direction", **span)["counts"]
     assert [row["direction"] for row in by_hour] == ["out", "in"]
@@ -114,5 +114,5 @@ def test_a_chart_that_cannot_be_is_refused_with_the_remedy(client: httpx.Client,
 
 def test_answers_are_sent_at_once() -> None:
     """asyncio sets TCP_NODELAY only where the socket's protocol is named."""
-    with listen(Web(host="127.0.0.1", port=free_port())) as listening:
+    with open_listening_socket(Web(host="127.0.0.1", port=free_port())) as listening:
         assert listening.proto == socket.IPPROTO_TCP

@@ -27,7 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.site import Web
-from crowdperf.web.address import listen
+from crowdperf.web.address import open_listening_socket
 from tests.conftest import ROOT, RedisServer, missing, wait_until
 from tests.support.ports import free_port
 from tests.support.synthetic import SyntheticSite
@@ -69,12 +69,12 @@ class Listener:
 
 
 def test_a_crossing_is_pushed_as_event_and_as_count(server: Served, site: SyntheticSite) -> None:
-    site.cross("plaza", "gate", "in")
+    site.publish_crossing("plaza", "gate", "in")
     listener = Listener(server.url)
     assert listener.next()["event"] == "status"
     whole = listener.until("counts")["data"]
     assert whole["whole"] is True
-    crossing = site.cross("plaza", "gate", "in")
+    crossing = site.publish_crossing("plaza", "gate", "in")
     event = listener.until("event")
     while event["data"]["id"] != crossing:
         event = listener.until("event")
@@ -92,13 +92,13 @@ def test_a_crossing_is_pushed_as_event_and_as_count(server: Served, site: Synthe
 def test_a_returning_client_gets_exactly_what_it_missed(server: Served, site: SyntheticSite) -> None:
     listener = Listener(server.url)
     listener.until("occupancy")
-    first = site.cross("plaza", "gate", "in")
+    first = site.publish_crossing("plaza", "gate", "in")
     seen = listener.until("event")
     assert seen["data"]["id"] == first
     listener.close()
-    missed = [site.cross("plaza", "gate", "out"), site.cross("lobby", "door", "in")]
+    missed = [site.publish_crossing("plaza", "gate", "out"), site.publish_crossing("lobby", "door", "in")]
     again = Listener(server.url, last_id=seen["id"])
-    live = site.cross("plaza", "gate", "in")
+    live = site.publish_crossing("plaza", "gate", "in")
     found = [again.until("event")["data"]["id"] for _ in range(3)]
     assert found == [*missed, live]
     again.close()
@@ -106,7 +106,7 @@ def test_a_returning_client_gets_exactly_what_it_missed(server: Served, site: Sy
 
 def test_a_client_away_for_too_long_is_told(server: Served, site: SyntheticSite) -> None:
     for _ in range(1005):
-        site.cross("plaza", "gate", "in")
+        site.publish_crossing("plaza", "gate", "in")
     listener = Listener(server.url, last_id="1-0")
     listener.until("lost")
     listener.close()
@@ -154,7 +154,7 @@ def _gap(number: int):
 def test_the_stream_survives_an_outage_of_redis(server: Served, site: SyntheticSite, redis_server: RedisServer) -> None:
     listener = Listener(server.url)
     listener.until("occupancy")
-    site.cross("plaza", "gate", "in")
+    site.publish_crossing("plaza", "gate", "in")
     listener.until("event")
     redis_server.kill()
     while listener.until("status")["data"]["redis"] != "down":
@@ -162,7 +162,7 @@ def test_the_stream_survives_an_outage_of_redis(server: Served, site: SyntheticS
     redis_server.start()
     while listener.until("status")["data"]["redis"] != "up":
         pass
-    after = site.cross("plaza", "gate", "out")
+    after = site.publish_crossing("plaza", "gate", "out")
     assert listener.until("event")["data"]["id"] == after
     listener.close()
 
@@ -170,7 +170,7 @@ def test_the_stream_survives_an_outage_of_redis(server: Served, site: SyntheticS
 def test_occupancy_is_pushed(server: Served, site: SyntheticSite) -> None:
     listener = Listener(server.url)
     listener.until("occupancy")
-    site.frame("plaza", 0.0)
+    site.write_frame("plaza", 0.0)
     inside = None
     while inside != 3:
         rows = listener.until("occupancy")["data"]["zones"]
@@ -231,7 +231,7 @@ def test_a_camera_that_freezes_is_down_and_comes_back(server: Served, site: Synt
             for moment in (1.0, 2.0):
                 while head["state"] != "live":
                     # Again while it is down: on a busy machine a picture may be too old before anybody looks at it.
-                    site.frame("plaza", moment)
+                    site.write_frame("plaza", moment)
                     head, jpeg = await binary(socket)
                 # No more frames: what follows is no picture, and never the old one again.
                 seen = []
@@ -283,7 +283,7 @@ def test_stopping_does_not_wait_for_open_streams(redis_server: RedisServer, tmp_
 
 def test_a_port_in_use_is_one_clear_error(server: Served) -> None:
     with pytest.raises(ConfigError, match=rf"port {server.port}: Address already in use\. Remedy: stop what uses"):
-        listen(Web(host="127.0.0.1", port=server.port))
+        open_listening_socket(Web(host="127.0.0.1", port=server.port))
 
 
 @pytest.mark.parametrize("tls", [False, True])

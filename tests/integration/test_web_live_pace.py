@@ -12,14 +12,14 @@ from collections.abc import Callable
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from crowdperf.web.pace import STEPS
+from crowdperf.web.pace import QUALITY_STEPS
 from tests.integration.test_web_live import live_url, unpack
 from tests.support.synthetic import SyntheticSite
 from tests.support.webserver import Served
 
 PATIENCE_S = 120.0
 SLOW_BYTES_S = 15_000.0
-FULL, LOWEST = STEPS[0].quality, STEPS[-1].quality
+FULL, LOWEST = QUALITY_STEPS[0].quality, QUALITY_STEPS[-1].quality
 
 
 class Client:

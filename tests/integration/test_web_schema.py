@@ -16,12 +16,12 @@ from schemathesis import GenerationMode
 
 from crowdperf.accounts import passwords
 from crowdperf.accounts.model import Account
-from crowdperf.accounts.store import ACCOUNTS
+from crowdperf.accounts.store import ACCOUNTS_KEY
 from tests.conftest import RedisServer
 from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving
 
 PASSWORD = "correct horse battery"
-HASH = passwords.hashed(PASSWORD)
+HASH = passwords.hash_password(PASSWORD)
 ENDLESS = "/api/v1/stream"
 COMMANDS = ("/config/", "/camera-test", "POST /api/v1/cameras", "PUT", "PATCH", "DELETE", "POST /api/v1/a")
 """Where a request may run a command of its own: half a second each, so that fewer are thrown."""
@@ -41,7 +41,7 @@ def served(_redis_session: RedisServer, tmp_path_factory: pytest.TempPathFactory
 def session(served: Served, redis_server: RedisServer) -> dict[str, str]:
     """The headers of an administrator, by token: requests that forget the CSRF token would all be refused."""
     row = Account(name="ada", role="admin", password=HASH, created_at=time.time())
-    redis_server.client().hset(ACCOUNTS, "ada", msgspec.json.encode(row))
+    redis_server.client().hset(ACCOUNTS_KEY, "ada", msgspec.json.encode(row))
     with httpx.Client(base_url=served.url, timeout=TIMEOUT_S) as client:
         csrf = client.post("/api/v1/session", json={"name": "ada", "password": PASSWORD}).json()["csrf"]
         return {"Cookie": f"crowdperf_session={client.cookies['crowdperf_session']}", "X-CSRF-Token": csrf}

@@ -13,20 +13,20 @@ import pytest
 
 from crowdperf.accounts import passwords
 from crowdperf.accounts.model import Account
-from crowdperf.accounts.store import ACCOUNTS
+from crowdperf.accounts.store import ACCOUNTS_KEY
 from crowdperf.events.bus import Publisher
 from crowdperf.events.metrics import metrics_key
 from crowdperf.events.schema import CameraChanged, ZoneMinute
 from crowdperf.events.streams import CONNECTIONS
-from crowdperf.runtime import Recent
+from crowdperf.runtime import RecentValues
 from crowdperf.storage import areas, density, zones
-from crowdperf.web.parameters import rfc3339
+from crowdperf.web.parameters import format_rfc3339
 from tests.conftest import RedisServer
 from tests.support.synthetic import SyntheticSite
 from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving
 
 PASSWORD = "correct horse battery"
-HASH = passwords.hashed(PASSWORD)
+HASH = passwords.hash_password(PASSWORD)
 HOUR = 1_777_593_600
 BASE = {
     **CONFIG,
@@ -54,7 +54,7 @@ def client(served: Served, redis_server: RedisServer) -> Iterator[httpx.Client]:
 
 def browser(served: Served, redis_server: RedisServer, role: str, cameras: list[str] | None = None) -> httpx.Client:
     row = Account(name="ada", role=role, password=HASH, created_at=time.time(), cameras=cameras)
-    redis_server.client().hset(ACCOUNTS, "ada", msgspec.json.encode(row))
+    redis_server.client().hset(ACCOUNTS_KEY, "ada", msgspec.json.encode(row))
     reply = httpx.post(f"{served.url}/api/v1/session", json={"name": "ada", "password": PASSWORD}, timeout=TIMEOUT_S)
     headers = {"X-CSRF-Token": reply.json()["csrf"]}
     return httpx.Client(base_url=served.url, cookies=reply.cookies, headers=headers, timeout=TIMEOUT_S)
@@ -73,7 +73,7 @@ def test_changes_of_a_connection_are_shown_newest_first_each_once(
     redis_server.client().xadd("crowdperf:connections:plaza", {"state": "asleep"})
     changes = client.get("/api/v1/cameras/plaza/connection").json()["changes"]
     assert [(row["state"], row["failures"]) for row in changes] == [("backing_off", 1), ("connecting", 0)]
-    assert [row["time"] for row in changes] == [rfc3339(HOUR)] * 2
+    assert [row["time"] for row in changes] == [format_rfc3339(HOUR)] * 2
     few = client.get("/api/v1/cameras/plaza/connection", params={"limit": 2}).json()["changes"]
     assert [row["state"] for row in few] == ["backing_off"]
     assert client.get("/api/v1/cameras/plaza/connection", params={"limit": 0}).status_code == 400
@@ -87,7 +87,7 @@ def test_an_area_is_shown_as_the_worker_last_saw_it(
     client: httpx.Client, served: Served, redis_server: RedisServer
 ) -> None:
     redis = redis_server.client()
-    now = areas.AreaNow(
+    now = areas.AreaSnapshot(
         area="hall",
         occupancy=61,
         uncertainty=3.5,
@@ -99,10 +99,10 @@ def test_an_area_is_shown_as_the_worker_last_saw_it(
         limit=50,
         over_limit=True,
     )
-    areas.stage(redis, now)
+    areas.stage_area(redis, now)
     hall, whole = client.get("/api/v1/areas").json()["areas"]
     assert (hall["name"], hall["occupancy"], hall["uncertainty"], hall["over_limit"]) == ("Hall", 61, 3.5, True)
-    assert hall["time"] == rfc3339(HOUR + 60)
+    assert hall["time"] == format_rfc3339(HOUR + 60)
     assert (whole["id"], whole["occupancy"]) == ("site", None), "nothing was heard of it yet"
     with browser(served, redis_server, "viewer", ["plaza"]) as ada:
         assert [row["id"] for row in ada.get("/api/v1/areas").json()["areas"]] == ["hall"]
@@ -116,7 +116,7 @@ def test_where_people_stood_is_summed_over_the_hours(client: httpx.Client, redis
     density.stage(pipe, "plaza", hour - 3600, {0: 5, 33: 7}, 10)
     density.stage(pipe, "plaza", hour - 7200, {33: 1}, 10)
     pipe.execute()
-    asked = {"from": rfc3339(hour - 7200), "to": rfc3339(hour)}
+    asked = {"from": format_rfc3339(hour - 7200), "to": format_rfc3339(hour)}
     body = client.get("/api/v1/cameras/plaza/heatmap", params=asked).json()
     assert (body["columns"], body["rows"], body["maximum"]) == (32, 18, 8)
     assert (body["seconds"][0][0], body["seconds"][1][1]) == (5, 8)
@@ -138,9 +138,9 @@ def test_a_zone_over_a_range(client: httpx.Client, redis_server: RedisServer) ->
         exits=3,
         dwells="12,40",
     )
-    zones.stage(pipe, minute)
+    zones.stage_zone_minute(pipe, minute)
     pipe.execute()
-    asked = {"from": rfc3339(HOUR), "to": rfc3339(HOUR + 120)}
+    asked = {"from": format_rfc3339(HOUR), "to": format_rfc3339(HOUR + 120)}
     body = client.get("/api/v1/cameras/plaza/zones/stage/stats", params=asked).json()
     assert (body["maximum"], body["mean"], body["entries"], body["dwell_max_s"]) == (4, 1.5, 5, 40)
     assert len(body["dwell_histogram"]) == len(body["dwell_bounds_s"]) + 1
@@ -151,23 +151,23 @@ def test_the_installation_is_shown_without_a_supervisord(
     client: httpx.Client, served: Served, redis_server: RedisServer
 ) -> None:
     made = SyntheticSite(served.config, served.paths, redis_server.url)
-    made.metrics("inference").gauge("infer_ms", 20.0)
-    made.metrics("inference").gauge("batch_size", 2.0)
+    made.make_metrics("inference").set_gauge("infer_ms", 20.0)
+    made.make_metrics("inference").set_gauge("batch_size", 2.0)
     for camera in ("plaza", "lobby"):
-        made.metrics("inference").gauge("fps_analysed", 10.0, camera)
-    made.metrics("inference").text("model", "crowdperf-person-vehicle-n")
+        made.make_metrics("inference").set_gauge("fps_analysed", 10.0, camera)
+    made.make_metrics("inference").set_text("model", "crowdperf-person-vehicle-n")
     for stage, seconds, ms in (("infer", 1.5, 7.5), ("publish", 0.5, 2.5)):
-        made.metrics("inference").count(f"stage_{stage}_s", seconds)
-        made.metrics("inference").gauge(f"stage_{stage}_ms", ms)
-    ages, lags = Recent(), Recent()
+        made.make_metrics("inference").count(f"stage_{stage}_s", seconds)
+        made.make_metrics("inference").set_gauge(f"stage_{stage}_ms", ms)
+    ages, lags = RecentValues(), RecentValues()
     for milliseconds in range(1, 1001):
         ages.add(milliseconds)
         lags.add(2 * milliseconds)
-    ages.report(made.metrics("inference"), "frame_age", "ms")
-    lags.report(made.metrics("tracking-0"), "tracking_lag", "ms")
-    made.measure()
+    ages.report(made.make_metrics("inference"), "frame_age", "ms")
+    lags.report(made.make_metrics("tracking-0"), "tracking_lag", "ms")
+    made.publish_metrics()
     # Two seconds of work in the ten of its life.
-    inference = made.metrics("inference").snapshot("inference", 0.0)
+    inference = made.make_metrics("inference").snapshot("inference", 0.0)
     inference = msgspec.structs.replace(inference, started_at=inference.at - 10)
     redis_server.client().set(metrics_key("inference"), msgspec.json.encode(inference))
     redis = redis_server.client()

@@ -6,13 +6,13 @@ import pytest
 import redis
 
 from crowdperf.events.bus import Publisher
-from crowdperf.events.dead_letters import DeadLetters
+from crowdperf.events.dead_letters import DeadLetterStore
 from crowdperf.events.schema import CameraChanged, Event, LineCrossed
 from crowdperf.events.streams import EVENTS
-from crowdperf.slices import shard_of
-from crowdperf.web.entries import decoded_event
+from crowdperf.slices import get_shard
+from crowdperf.web.entries import decode_event
 from crowdperf.workers import leases
-from crowdperf.workers.base import Member
+from crowdperf.workers.base import ShardedConsumer
 from tests.conftest import RedisServer
 from tests.support.counting_logic import DEADLY, WORKER, Clock, Died, member
 
@@ -41,7 +41,7 @@ def publish(server: RedisServer, *events: Event) -> None:
 
 def said(server: RedisServer) -> list[str]:
     """What the workers have published, by camera."""
-    events = [decoded_event(fields) for _, fields in server.client().xrange("crowdperf:events")]
+    events = [decode_event(fields) for _, fields in server.client().xrange("crowdperf:events")]
     return sorted(event.id for event in events if isinstance(event, CameraChanged))
 
 
@@ -53,11 +53,11 @@ def expected(*events: LineCrossed) -> list[str]:
     return sorted(f"{event.id}:{numbers[event.id]}" for event in events)
 
 
-def drain(*members: Member) -> None:
+def drain(*members: ShardedConsumer) -> None:
     """Turn until nobody has anything to do."""
     idle = 0
     while idle < 2:
-        idle = 0 if sum(row.turn(block_ms=1) for row in members) else idle + 1
+        idle = 0 if sum(row.step(block_ms=1) for row in members) else idle + 1
 
 
 @pytest.mark.parametrize("instances", [1, 2, 3])
@@ -71,7 +71,7 @@ def test_any_number_of_instances_gives_the_same_history(redis_server: RedisServe
     publish(redis_server, *events[200:])
     drain(*members)
     assert said(redis_server) == expected(*events)
-    assert {share for row in members for share in row.shares} == set(range(instances))
+    assert {share for row in members for share in row.shards} == set(range(instances))
 
 
 def test_after_a_kill_nothing_is_missing_and_nothing_said_twice(redis_server: RedisServer) -> None:
@@ -80,7 +80,7 @@ def test_after_a_kill_nothing_is_missing_and_nothing_said_twice(redis_server: Re
         publish(redis_server, *events[at : at + 10])
         fresh = member(redis_server)
         fresh.start()
-        fresh.turn(block_ms=1)
+        fresh.step(block_ms=1)
     drain(fresh)
     assert said(redis_server) == expected(*events)
 
@@ -96,32 +96,32 @@ def test_an_event_that_comes_twice_is_handled_once(redis_server: RedisServer) ->
 
 
 def test_a_dead_siblings_cameras_are_taken_over_and_handed_back(redis_server: RedisServer) -> None:
-    theirs = next(camera for camera in CAMERAS if shard_of(camera, 2) == 1)
+    theirs = next(camera for camera in CAMERAS if get_shard(camera, 2) == 1)
     clock = Clock()
     first, second = member(redis_server, 0, 2, clock), member(redis_server, 1, 2, clock)
     first.start()
     second.start()
     publish(redis_server, *(crossing(theirs, n) for n in range(1, 4)))
     drain(first, second)
-    assert (first.shares, second.shares) == ({0}, {1})
+    assert (first.shards, second.shards) == ({0}, {1})
     publish(redis_server, *(crossing(theirs, n) for n in range(4, 7)))
     # The second one is dead: its lease ends in Redis, which alone keeps real time here.
     redis_server.client().delete(f"crowdperf:lease:{WORKER}:1of2")
-    first.turn(block_ms=1)
+    first.step(block_ms=1)
     clock.now += 2
-    first.turn(block_ms=1)
+    first.step(block_ms=1)
     clock.now += LEASE_S + 1
     drain(first)
-    assert first.shares == {0, 1}
+    assert first.shards == {0, 1}
     assert said(redis_server) == expected(*(crossing(theirs, n) for n in range(1, 7)))
     again = member(redis_server, 1, 2, clock)
     again.start()
     clock.now += 2
-    first.turn(block_ms=1)
+    first.step(block_ms=1)
     clock.now += 2
     publish(redis_server, crossing(theirs, 7))
     drain(again, first)
-    assert (first.shares, again.shares) == ({0}, {1})
+    assert (first.shards, again.shards) == ({0}, {1})
     assert said(redis_server) == expected(*(crossing(theirs, n) for n in range(1, 8)))
 
 
@@ -132,8 +132,8 @@ def test_who_has_lost_its_lease_stores_nothing(redis_server: RedisServer) -> Non
     drain(stopped)
     redis_server.client().set(f"crowdperf:lease:{WORKER}:0of1", "somebody else")
     publish(redis_server, crossing("lobby", 2))
-    assert stopped.turn(block_ms=1) == 0
-    assert stopped.shares == set()
+    assert stopped.step(block_ms=1) == 0
+    assert stopped.shards == set()
     assert said(redis_server) == expected(crossing("lobby", 1))
 
 
@@ -152,7 +152,7 @@ def test_another_number_of_instances_goes_on_where_the_old_ones_were(redis_serve
     for row in three:
         row.start()
     drain(*three)
-    assert sum(row.turn(block_ms=1) for row in pair) == 0
+    assert sum(row.step(block_ms=1) for row in pair) == 0
     assert said(redis_server) == expected(*events)
 
 
@@ -174,7 +174,7 @@ def test_what_nobody_can_decode_is_put_aside_once(redis_server: RedisServer) -> 
     publish(redis_server, crossing("lobby", 1))
     drain(*members)
     assert said(redis_server) == expected(crossing("lobby", 1))
-    assert [box.letters for box in DeadLetters(redis_server.client()).boxes()] == [2]
+    assert [box.count for box in DeadLetterStore(redis_server.client()).list_queues()] == [2]
 
 
 def test_what_ends_the_process_again_and_again_is_put_aside(redis_server: RedisServer) -> None:
@@ -191,9 +191,9 @@ def test_what_ends_the_process_again_and_again_is_put_aside(redis_server: RedisS
             deaths += 1
     assert 5 <= deaths <= 10
     assert said(redis_server) == expected(events[0], events[2], events[3])
-    letters = DeadLetters(redis_server.client()).letters(f"events:{WORKER}")
+    letters = DeadLetterStore(redis_server.client()).get_letters(f"events:{WORKER}")
     assert [letter.fields["id"] for letter in letters] == [events[1].id]
-    assert "ended the process" in letters[0].why
+    assert "ended the process" in letters[0].reason
 
 
 def test_an_outage_loses_nothing(redis_server: RedisServer) -> None:
@@ -205,7 +205,7 @@ def test_an_outage_loses_nothing(redis_server: RedisServer) -> None:
     publish(redis_server, events[5])
     redis_server.kill()
     with pytest.raises((redis.ConnectionError, redis.TimeoutError)):
-        only.turn(block_ms=1)
+        only.step(block_ms=1)
     redis_server.start()
     only.start()
     publish(redis_server, *events[6:])
@@ -217,4 +217,4 @@ def test_a_member_alone_needs_no_wait_for_its_own_lease_after_a_kill(redis_serve
     member(redis_server).start()
     fresh = member(redis_server)
     fresh.start()
-    assert fresh.shares == {0}
+    assert fresh.shards == {0}

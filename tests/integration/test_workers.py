@@ -12,12 +12,12 @@ import redis
 from crowdperf.events.bus import MAX_DELIVERIES, Publisher
 from crowdperf.events.schema import AnyEvent, CameraGap, LineCrossed
 from crowdperf.events.streams import EVENTS
-from crowdperf.runtime import Runtime
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.settings.site import Retention
-from crowdperf.slices import WorkerSlice
-from crowdperf.storage.crossings import LOGS, crossing_of, decode_member
-from crowdperf.workers.housekeeping import Housekeeper, trim
-from crowdperf.workers.recorder import ADOPT_S, ORPHANED_MS, Recorder
+from crowdperf.slices import WorkerConfig
+from crowdperf.storage.crossings import LOGS, build_crossing, decode_member
+from crowdperf.workers.housekeeping import Housekeeper, trim_stream
+from crowdperf.workers.recorder import ORPHAN_CHECK_INTERVAL_S, ORPHAN_IDLE_MS, Recorder
 from crowdperf.workers.recorder import main as recorder_main
 from tests.conftest import RedisServer, wait_until
 from tests.support.counting_logic import Clock
@@ -52,31 +52,31 @@ def publish(server: RedisServer, *events: AnyEvent) -> None:
         publisher.publish(event)
 
 
-def slice_of(server: RedisServer, role: str, instance: int = 0) -> WorkerSlice:
-    return WorkerSlice(role=role, instance=instance, retention=Retention(), redis_url=server.url, key_prefix="")
+def slice_of(server: RedisServer, role: str, instance: int = 0) -> WorkerConfig:
+    return WorkerConfig(role=role, instance=instance, retention=Retention(), redis_url=server.url, key_prefix="")
 
 
 @pytest.fixture
-def slice_(redis_server: RedisServer) -> WorkerSlice:
+def slice_(redis_server: RedisServer) -> WorkerConfig:
     return slice_of(redis_server, "housekeeping")
 
 
 def test_persons_and_vehicles_go_to_their_logs_scored_by_event_time(redis_server: RedisServer) -> None:
     publish(redis_server, crossing(1), crossing(2, "bus"), crossing(3, "bicycle"))
-    assert recorder(redis_server).turn().added == 3
+    assert recorder(redis_server).step().added == 3
     client = redis_server.client()
     persons = client.zrange("person_logs", 0, -1, withscores=True)
     assert [(decode_member(raw).id, score) for raw, score in persons] == [(crossing(1).id, NOW + 1)]
-    assert [decode_member(raw).klass for raw in client.zrange("vehicle_logs", 0, -1)] == ["bus", "bicycle"]
+    assert [decode_member(raw).class_name for raw in client.zrange("vehicle_logs", 0, -1)] == ["bus", "bicycle"]
 
 
 def redeliver(server: RedisServer) -> list[int]:
     """One crossing said three times, in one batch and in two; what each batch added to the history."""
     publish(server, crossing(1), crossing(1))
     writer = recorder(server)
-    added = [writer.turn().added]
+    added = [writer.step().added]
     publish(server, crossing(1))
-    return [*added, writer.turn().added]
+    return [*added, writer.step().added]
 
 
 def test_an_event_that_comes_twice_is_recorded_once(redis_server: RedisServer) -> None:
@@ -90,8 +90,8 @@ def test_without_the_dedupe_it_would_be_recorded_each_time(
     """The control of the test above: members that vary from delivery to delivery."""
     times = itertools.count()
     monkeypatch.setattr(
-        "crowdperf.workers.recorder.crossing_of",
-        lambda event: msgspec.structs.replace(crossing_of(event), track=next(times)),
+        "crowdperf.workers.recorder.build_crossing",
+        lambda event: msgspec.structs.replace(build_crossing(event), track=next(times)),
     )
     assert redeliver(redis_server) == [2, 1]
     assert redis_server.client().zcard("person_logs") == 3
@@ -100,7 +100,7 @@ def test_without_the_dedupe_it_would_be_recorded_each_time(
 def test_what_was_read_but_not_recorded_comes_again(redis_server: RedisServer) -> None:
     publish(redis_server, crossing(1), crossing(2))
     recorder(redis_server).consumer.read()
-    assert recorder(redis_server).turn().added == 2
+    assert recorder(redis_server).step().added == 2
     assert redis_server.client().xpending("crowdperf:events", "recorder")["pending"] == 0
 
 
@@ -117,7 +117,7 @@ def test_two_recorders_at_once_write_the_history_of_one(redis_server: RedisServe
     written = []
     for instances in (1, 2):
         redis_server.client().flushall()
-        runtimes = [Runtime(f"worker-recorder-{n}", 0) for n in range(instances)]
+        runtimes = [ProcessRuntime(f"worker-recorder-{n}", 0) for n in range(instances)]
         threads = [
             threading.Thread(target=recorder_main, args=(slice_of(redis_server, "recorder", n), runtime))
             for n, runtime in enumerate(runtimes)
@@ -132,7 +132,7 @@ def test_two_recorders_at_once_write_the_history_of_one(redis_server: RedisServe
             runtime.stop()
         for thread in threads:
             thread.join()
-        shares = [runtime.metrics.counter("crossings_recorded") for runtime in runtimes]
+        shares = [runtime.metrics.get_counter("crossings_recorded") for runtime in runtimes]
         assert sum(shares) == 3000
         assert all(shares), "one of the two had nothing to do"
         written.append(history(redis_server))
@@ -164,12 +164,12 @@ def test_what_a_dead_recorder_was_given_is_taken_over(redis_server: RedisServer)
     # It is gone, and supervisord has given it up.
     clock = Clock()
     heir = recorder(redis_server, 0, clock)
-    assert heir.turn().added == 5
-    clock.now += ADOPT_S
+    assert heir.step().added == 5
+    clock.now += ORPHAN_CHECK_INTERVAL_S
     assert heir.consumer.read(block_ms=1) == []
-    idle = {"time": None, "idle": ORPHANED_MS}
+    idle = {"time": None, "idle": ORPHAN_IDLE_MS}
     client.xclaim("crowdperf:events", "recorder", "worker-recorder-1", 0, [row.id for row in taken], **idle)
-    assert heir.turn().added == 15
+    assert heir.step().added == 15
     assert client.xpending("crowdperf:events", "recorder")["pending"] == 0
     assert client.zcard("person_logs") == 20
 
@@ -181,9 +181,9 @@ def test_what_nobody_survives_is_not_handed_on_for_ever(redis_server: RedisServe
     for turn in range(8):
         # Each instance that gets it dies of it.
         client.xclaim(
-            "crowdperf:events", "recorder", "worker-recorder-1", 0, [entry], idle=ORPHANED_MS, retrycount=turn
+            "crowdperf:events", "recorder", "worker-recorder-1", 0, [entry], idle=ORPHAN_IDLE_MS, retrycount=turn
         )
-        taken = recorder(redis_server).consumer.claim_from_others(ORPHANED_MS)
+        taken = recorder(redis_server).consumer.claim_from_others(ORPHAN_IDLE_MS)
         if not taken:
             break
     assert turn == MAX_DELIVERIES
@@ -193,14 +193,14 @@ def test_what_nobody_survives_is_not_handed_on_for_ever(redis_server: RedisServe
 def test_of_two_housekeepers_one_acts_and_the_other_follows(redis_server: RedisServer) -> None:
     client = redis_server.client()
     slice_ = slice_of(redis_server, "housekeeping")
-    runtimes = [Runtime(f"worker-housekeeping-{n}", 0) for n in range(2)]
+    runtimes = [ProcessRuntime(f"worker-housekeeping-{n}", 0) for n in range(2)]
     first, second = (Housekeeper(redis_server.client(), slice_, runtime) for runtime in runtimes)
 
     def sweep(keeper: Housekeeper, at: float) -> int:
         """Crossings that one sweep removes, of those that are a year old."""
         publish(redis_server, crossing(int(at), ts=NOW - 400 * 86_400))
         client.hdel("crowdperf:counts:meta", "floor")
-        recorder(redis_server).turn()
+        recorder(redis_server).step()
         before = client.zcard("person_logs")
         keeper.sweep(NOW, at)
         return int(before - client.zcard("person_logs"))
@@ -214,7 +214,7 @@ def test_of_two_housekeepers_one_acts_and_the_other_follows(redis_server: RedisS
 
 def test_other_events_are_acknowledged_without_a_trace_in_the_logs(redis_server: RedisServer) -> None:
     publish(redis_server, CameraGap(id="g", camera="lobby", ts=NOW, start=NOW - 1, end=NOW, cause="x"))
-    assert recorder(redis_server).turn().added == 0
+    assert recorder(redis_server).step().added == 0
     assert redis_server.client().exists("person_logs", "vehicle_logs") == 0
     assert redis_server.client().xpending("crowdperf:events", "recorder")["pending"] == 0
 
@@ -227,7 +227,7 @@ def test_nothing_unread_is_trimmed(redis_server: RedisServer) -> None:
         client.xadd("s", {"n": n}, id=f"1-{n}")
     client.xgroup_setid("s", "fast", "1-2000")
     client.xgroup_setid("s", "slow", "1-1500")
-    assert trim(client, "s", keep_after=None) > 1000
+    assert trim_stream(client, "s", keep_after=None) > 1000
     left = [entry.decode() for entry, _ in client.xrange("s")]
     assert left[-501:] == [f"1-{n}" for n in range(1500, 2001)]
 
@@ -236,32 +236,32 @@ def test_a_stream_that_nobody_reads_is_left_alone(redis_server: RedisServer) -> 
     client = redis_server.client()
     for n in range(1, 500):
         client.xadd("s", {"n": n}, id=f"1-{n}")
-    assert trim(client, "s", keep_after=None) == 0
-    assert trim(client, "missing", keep_after=None) == 0
+    assert trim_stream(client, "s", keep_after=None) == 0
+    assert trim_stream(client, "missing", keep_after=None) == 0
 
 
-def test_retention_ends_old_crossings_and_only_those(redis_server: RedisServer, slice_: WorkerSlice) -> None:
+def test_retention_ends_old_crossings_and_only_those(redis_server: RedisServer, slice_: WorkerConfig) -> None:
     year = 366 * 86_400
     publish(redis_server, crossing(1, ts=NOW - year), crossing(2, ts=NOW - 60), crossing(3, "car", ts=NOW - year))
-    recorder(redis_server).turn()
-    runtime = Runtime("worker-housekeeping-0", 0)
+    recorder(redis_server).step()
+    runtime = ProcessRuntime("worker-housekeeping-0", 0)
     Housekeeper(redis_server.client(), slice_, runtime).sweep(NOW, 0.0)
     assert [decode_member(raw).track for raw in redis_server.client().zrange("person_logs", 0, -1)] == [2]
     assert redis_server.client().zcard("vehicle_logs") == 0
-    assert runtime.metrics.counter("crossings_expired") == 2
+    assert runtime.metrics.get_counter("crossings_expired") == 2
 
 
-def test_streams_of_cameras_that_are_gone_are_trimmed_too(redis_server: RedisServer, slice_: WorkerSlice) -> None:
+def test_streams_of_cameras_that_are_gone_are_trimmed_too(redis_server: RedisServer, slice_: WorkerConfig) -> None:
     client = redis_server.client()
     client.xgroup_create("crowdperf:detections:gone", "tracking", id="0", mkstream=True)
     for n in range(1, 1001):
         client.xadd("crowdperf:detections:gone", {"d": msgspec.msgpack.encode(n)}, id=f"1-{n}")
     client.xgroup_setid("crowdperf:detections:gone", "tracking", "1-1000")
-    Housekeeper(client, slice_, Runtime("worker-housekeeping-0", 0)).sweep(NOW, 0.0)
+    Housekeeper(client, slice_, ProcessRuntime("worker-housekeeping-0", 0)).sweep(NOW, 0.0)
     assert client.xlen("crowdperf:detections:gone") < 200
 
 
-def test_a_full_server_is_trimmed_whoever_has_the_lease(redis_server: RedisServer, slice_: WorkerSlice) -> None:
+def test_a_full_server_is_trimmed_whoever_has_the_lease(redis_server: RedisServer, slice_: WorkerConfig) -> None:
     client = redis_server.client()
     client.xgroup_create("crowdperf:detections:a", "tracking", id="0", mkstream=True)
     for n in range(1, 1001):
@@ -269,7 +269,7 @@ def test_a_full_server_is_trimmed_whoever_has_the_lease(redis_server: RedisServe
     client.xgroup_setid("crowdperf:detections:a", "tracking", "1-1000")
     client.config_set("maxmemory", "1mb")
     try:
-        Housekeeper(client, slice_, Runtime("worker-housekeeping-0", 0)).sweep(NOW, 0.0)
+        Housekeeper(client, slice_, ProcessRuntime("worker-housekeeping-0", 0)).sweep(NOW, 0.0)
     finally:
         client.config_set("maxmemory", "0")
     assert client.xlen("crowdperf:detections:a") < 200
@@ -282,7 +282,7 @@ def test_a_time_that_is_none_goes_to_the_dead_letters_and_the_rest_is_recorded(r
         fields = {"type": "LineCrossed", "id": ts, "camera": "lobby", "ts": ts, "line": "door", "direction": "in"}
         client.xadd("crowdperf:events", {**fields, "klass": "person", "track": 1, "epoch": 1, "sequence": 1})
     publish(redis_server, crossing(2))
-    assert recorder(redis_server).turn().added == 2
+    assert recorder(redis_server).step().added == 2
     assert client.xlen("crowdperf:dead:events:recorder") == 4
     assert client.xpending("crowdperf:events", "recorder")["pending"] == 0
 
@@ -290,13 +290,13 @@ def test_a_time_that_is_none_goes_to_the_dead_letters_and_the_rest_is_recorded(r
 def test_a_redis_that_was_emptied_is_recorded_into_again(redis_server: RedisServer) -> None:
     writer = recorder(redis_server)
     publish(redis_server, crossing(1))
-    writer.turn()
+    writer.step()
     redis_server.client().flushall()
     publish(redis_server, crossing(2), crossing(1))
     with pytest.raises(redis.ResponseError, match="NOGROUP"):
-        writer.turn()
+        writer.step()
     writer.start()
-    assert writer.turn() == (2, 0, True)
+    assert writer.step() == (2, 0, True)
 
 
 def test_a_full_server_refuses_and_nothing_is_lost(redis_server: RedisServer) -> None:
@@ -306,23 +306,23 @@ def test_a_full_server_refuses_and_nothing_is_lost(redis_server: RedisServer) ->
     client.config_set("maxmemory", "1mb")
     try:
         with pytest.raises(redis.OutOfMemoryError):
-            writer.turn()
+            writer.step()
         assert client.exists("person_logs") == 0
         assert client.xpending("crowdperf:events", "recorder")["pending"] == 20
     finally:
         client.config_set("maxmemory", "0")
     writer.start()
-    assert writer.turn().added == 20
+    assert writer.step().added == 20
 
 
 def test_a_server_that_fills_is_said_and_relieved_in_the_documented_order(
-    redis_server: RedisServer, slice_: WorkerSlice
+    redis_server: RedisServer, slice_: WorkerConfig
 ) -> None:
     client = redis_server.client()
     day = 86_400
     publish(redis_server, *(crossing(n, ts=NOW - 40 * day + n * day / 10) for n in range(200)))
-    recorder(redis_server).turn()
-    runtime = Runtime("worker-housekeeping-0", 0)
+    recorder(redis_server).step()
+    runtime = ProcessRuntime("worker-housekeeping-0", 0)
     keeper = Housekeeper(client, slice_, runtime)
     keeper.sweep(NOW, 0.0)
     # Counters of minutes go first: put some of an older day back, which the hourly pass has not seen.
@@ -346,14 +346,14 @@ def test_a_server_that_fills_is_said_and_relieved_in_the_documented_order(
     assert runtime.metrics.snapshot("x", 0).gauges["redis_limit_bytes"][""] > 0
 
 
-def test_a_server_that_is_full_to_the_last_byte_is_relieved(redis_server: RedisServer, slice_: WorkerSlice) -> None:
+def test_a_server_that_is_full_to_the_last_byte_is_relieved(redis_server: RedisServer, slice_: WorkerConfig) -> None:
     """It filled between two sweeps, or was started again with less memory: everything that writes is refused."""
     client = redis_server.client()
     publish(redis_server, *(crossing(n, ts=NOW - 40 * DAY_S + n * DAY_S / 10) for n in range(300)))
     writer = recorder(redis_server)
-    while writer.turn().added:
+    while writer.step().added:
         pass
-    keeper = Housekeeper(client, slice_, Runtime("worker-housekeeping", 0))
+    keeper = Housekeeper(client, slice_, ProcessRuntime("worker-housekeeping", 0))
     client.config_set("maxmemory", int(int(client.info("memory")["used_memory"]) * 0.98))
     try:
         with pytest.raises(redis.OutOfMemoryError):
@@ -368,13 +368,13 @@ def test_a_server_that_is_full_to_the_last_byte_is_relieved(redis_server: RedisS
 
 
 def test_a_clock_that_leaps_ten_years_ahead_removes_nothing_at_once(
-    redis_server: RedisServer, slice_: WorkerSlice, caplog: pytest.LogCaptureFixture
+    redis_server: RedisServer, slice_: WorkerConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(redis_server, *(crossing(n) for n in range(20)))
-    recorder(redis_server).turn()
+    recorder(redis_server).step()
     client = redis_server.client()
-    Housekeeper(client, slice_, Runtime("worker-housekeeping-0", 0)).sweep(NOW + 60, 0.0)
-    after = Housekeeper(client, slice_, Runtime("worker-housekeeping-0", 0))
+    Housekeeper(client, slice_, ProcessRuntime("worker-housekeeping-0", 0)).sweep(NOW + 60, 0.0)
+    after = Housekeeper(client, slice_, ProcessRuntime("worker-housekeeping-0", 0))
     for turn in range(10):
         after.sweep(NOW + 3650 * 86_400, 15.0 * turn)
     assert client.zcard("person_logs") == 20

@@ -10,18 +10,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from crowdperf.audit.judge import judge
+from crowdperf.audit.judge import judge_lines
 from crowdperf.audit.truth import read_truth
 from crowdperf.config import parse
 from crowdperf.events.schema import Event, FrameDetections, LineCrossed, ZoneChanged
 from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.replay.run import count
+from crowdperf.replay.run import count_crossings
 from crowdperf.replay.setup import make_setup
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Inference
 from crowdperf.settings.environment import Environment
 from crowdperf.settings.paths import Paths
-from tests.support.matching import Matching, Passage, match
+from tests.support.matching import Matching, Passage, match_crossings
 from tests.support.replay import EPOCH_S, Clip, detections, replay
 
 VEHICLES = ["bicycle", "car", "motorcycle", "bus", "truck"]
@@ -52,7 +52,7 @@ def matched(clip: Clip, truth: Path, events: list[Event], within_frames: int = 1
         for event in row["events"]
     ]
     counted = [Passage(e.ts - EPOCH_S, e.line, e.direction) for e in events if isinstance(e, LineCrossed)]
-    return match(true, counted, (within_frames + 0.5) / clip.fps)
+    return match_crossings(true, counted, (within_frames + 0.5) / clip.fps)
 
 
 def truth_lines(truth: Path, size: tuple[int, int], anchor: str) -> tuple[Line, ...]:
@@ -73,7 +73,7 @@ def test_one_by_one(one_by_one: tuple[Clip, list[FrameDetections]]) -> None:
     table = Zone(id="table", polygon=[[370 / 768, 40 / 432], [560 / 768, 40 / 432], [560 / 768, 1.0], [370 / 768, 1.0]])
     events, pipeline = replay(clip, frames, (exit_,), (table,))
     assert ways(events) == (0, 6)
-    assert pipeline.occupancy() == {"table": 0}
+    assert pipeline.get_occupancy() == {"table": 0}
     assert max(event.occupancy for event in events if isinstance(event, ZoneChanged)) == 1
 
 
@@ -88,10 +88,10 @@ def test_audit_of_one_by_one(clips: Path, one_by_one: tuple[Clip, list[FrameDete
     exit_ = {"id": "exit", "p1": [560 / 768, 0], "p2": [560 / 768, 1]}
     config = parse(json.dumps({"cameras": [{"id": "hall", "url": "a.mp4", "lines": [exit_]}]}).encode())
     setup = make_setup(config, Environment(), config.cameras[0], "a.json", Paths(tmp_path), tmp_path)
-    outcome = count(frames, setup)
-    footage = clip.footage()
-    truth = read_truth(path, footage).crossings([number / footage.fps for number in range(1394)])
-    (verdict,) = judge(list(setup.tracked.lines), outcome, truth, 3.0)
+    outcome = count_crossings(frames, setup)
+    footage = clip.to_product_clip()
+    truth = read_truth(path, footage).get_crossings([number / footage.fps for number in range(1394)])
+    (verdict,) = judge_lines(list(setup.tracked.lines), outcome, truth, 3.0)
     out, into = verdict.score.directions["out"], verdict.score.directions["in"]
     assert (out.true, out.counted, out.matched) == (6, 6, 6)
     assert (into.true, into.counted, into.matched) == (1, 0, 0)
@@ -198,4 +198,4 @@ def test_worker_walks_into_the_zone(clips: Path, detector: Detector) -> None:
     assert entered.change == "in"
     # Truth: the foot is inside from frame 33 to 38 on; the zone then settles for 0.3 s.
     assert 33 <= entered.sequence - 1 <= 38 + 5 + 2
-    assert pipeline.occupancy() == {"tape": 1}
+    assert pipeline.get_occupancy() == {"tape": 1}

@@ -14,12 +14,12 @@ import pytest
 from bench import accuracy, clips
 from crowdperf.config import Config
 from crowdperf.demo import truth
-from crowdperf.demo.barcode import Stamp, decode
-from crowdperf.demo.truth import Truth
+from crowdperf.demo.barcode import BarcodeStamp, decode_stamp
+from crowdperf.demo.truth import SceneTruth
 from crowdperf.events.schema import FrameDetections, LineCrossed
 from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.replay.clip import Picture, open_clip, pictures, spec_of
-from crowdperf.replay.detections import detect
+from crowdperf.replay.clip import ClipFrame, build_clip_spec, open_clip, read_frames
+from crowdperf.replay.detections import detect_clip
 from crowdperf.settings.base import CLASSES
 from crowdperf.tracking.pipeline import CameraPipeline
 
@@ -29,24 +29,24 @@ def detector(model_cache: Path) -> Detector:
     return load_detector(Config().inference, model_cache)
 
 
-def detections(detector: Detector, video: Path, facts: Truth) -> list[FrameDetections]:
+def detections(detector: Detector, video: Path, facts: SceneTruth) -> list[FrameDetections]:
     """What the product finds in a clip whose every frame is analysed."""
     clip = open_clip(video)
-    spec = spec_of(clip)
-    stamps: list[Stamp | None] = []
+    spec = build_clip_spec(clip)
+    stamps: list[BarcodeStamp | None] = []
 
-    def read() -> Iterator[Picture]:
-        for picture in pictures(clip, spec):
-            stamps.append(decode(picture.data[: spec.width * spec.height].reshape(spec.height, spec.width)))
+    def read() -> Iterator[ClipFrame]:
+        for picture in read_frames(clip, spec):
+            stamps.append(decode_stamp(picture.data[: spec.width * spec.height].reshape(spec.height, spec.width)))
             yield picture
 
-    seen = detect(read(), spec, detector, lambda sequence, at_s: True)
-    assert stamps == [Stamp(facts.number, index) for index in range(facts.frames)]
+    seen = detect_clip(read(), spec, detector, lambda sequence, at_s: True)
+    assert stamps == [BarcodeStamp(facts.number, index) for index in range(facts.frames)]
     assert seen.times == pytest.approx([index / facts.fps for index in range(facts.frames)])
     return seen.frames
 
 
-def crossings(frames: list[FrameDetections], facts: Truth) -> list[LineCrossed]:
+def crossings(frames: list[FrameDetections], facts: SceneTruth) -> list[LineCrossed]:
     """What the product counts in them."""
     pipeline = CameraPipeline("demo", Config().tracking, facts.lines, facts.zones, float(facts.fps))
     events = [event for frame in frames for event in pipeline.step(frame)[1]]
@@ -61,7 +61,7 @@ def test_counts_equal_the_truth(
     demo_clips: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    facts = truth.decoded((demo_clips / f"{scene}.truth.json").read_bytes())
+    facts = truth.decode_truth((demo_clips / f"{scene}.truth.json").read_bytes())
     frames = detections(detector, demo_clips / f"{scene}.mp4", facts)
     events = crossings(frames, facts)
     true = Counter((one.line, one.direction) for one in facts.crossings)
@@ -88,5 +88,5 @@ def agrees_with_benches(scene: str, frames: list[FrameDetections], error: int) -
     assert clips.errors(one, []) == (1.0, 0.0, 0.0)
 
 
-def by_line(facts: Truth) -> list[truth.Crossing]:
+def by_line(facts: SceneTruth) -> list[truth.SceneCrossing]:
     return sorted(facts.crossings, key=lambda one: (one.line, one.frame))

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from crowdperf.inference.detector import load_detector
-from crowdperf.inference.labelled import as_ring_frame, labelled_pictures
-from crowdperf.inference.ppe import look
-from crowdperf.inference.worn import judge
+from crowdperf.inference.labelled import load_labelled_images, load_ring_frame
+from crowdperf.inference.ppe import detect_ppe
+from crowdperf.inference.worn import measure_ppe_accuracy
 from crowdperf.settings.engine import Inference
 from crowdperf.settings.ppe import PPE_CLASSES, Ppe
 from tests.conftest import ROOT, missing
@@ -26,14 +26,14 @@ def test_people_are_judged_by_what_they_wear(tmp_path: Path, record_property: Ca
     people = load_detector(settings, tmp_path)
     ppe = load_detector(settings, tmp_path, role="ppe", confidence=Ppe().confidence)
     results = []
-    for one in labelled_pictures(folder, PPE_CLASSES):
-        frame, spec = as_ring_frame(one.path, 640, 640)
+    for one in load_labelled_images(folder, PPE_CLASSES):
+        frame, spec = load_ring_frame(one.path, 640, 640)
         (found,) = people.detect([frame], spec)
-        results.append((one, found, look(ppe, frame, spec, found)))
-    judged = judge(results)
+        results.append((one, found, detect_ppe(ppe, frame, spec, found)))
+    judged = measure_ppe_accuracy(results)
     shown = " ".join(f"{name}={value:.2f}" for name, value in judged.f1.items())
     record_property(
-        "figures", f"PPE per person: mean F1 {judged.mean:.2f} ({shown}), {judged.found}/{judged.people} found"
+        "figures", f"PPE per person: mean F1 {judged.mean:.2f} ({shown}), {judged.matched_people}/{judged.people} found"
     )
     assert judged.mean > MEAN_FLOOR
     assert sum(judged.f1[name] for name in ("hardhat", "vest", "mask")) / 3 > WORN_FLOOR

@@ -65,7 +65,7 @@ def test_without_its_mechanisms_the_verdict_falls(
     without: list[str], complaint: str, demo_clips: Path, tmp_path: Path
 ) -> None:
     with plaza(demo_clips, tmp_path, without) as (site, mount):
-        wait_until(lambda: len(site.crossings()) >= 3, 60, "some crossings that can come again")
+        wait_until(lambda: len(site.read_crossings()) >= 3, 60, "some crossings that can come again")
         seen = storm(site, ["tracking"] * 2, random.Random(21))
         with pytest.raises(AssertionError, match=complaint):
             verdict(site, mount, demo_clips, seen)

@@ -25,7 +25,7 @@ from crowdperf.events.schema import LineCrossed
 from crowdperf.events.streams import EVENTS
 from crowdperf.storage import migrations, postgres
 from crowdperf.storage.crossings import decode_member
-from crowdperf.supervision.redis import server_binary
+from crowdperf.supervision.redis import find_server_binary
 from tests.conftest import ROOT, RedisServer, missing, wait_until
 from tests.support.postgres import PostgresServer, binaries
 
@@ -41,7 +41,7 @@ class StrictRedis(RedisServer):
     def start(self) -> None:
         self.process = subprocess.Popen(
             [
-                *(server_binary(), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)),
+                *(find_server_binary(), "--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder)),
                 *("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--loglevel", "warning"),
             ]
         )
@@ -57,13 +57,13 @@ class Stand:
         self.postgres = server
         self._defects = defects
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
-        admin = postgres.connect(server.dsn())
+        admin = postgres.connect(server.get_dsn())
         admin.run("DROP DATABASE IF EXISTS exactly_once")
         admin.run("CREATE DATABASE exactly_once TEMPLATE template0")
         admin.close()
-        self.dsn = server.dsn("exactly_once")
+        self.dsn = server.get_dsn("exactly_once")
         database = postgres.connect(self.dsn)
-        migrations.migrate(database, migrations.available())
+        migrations.migrate(database, migrations.list_migrations())
         database.close()
         self.redis.start()
         for role in RECORDERS if not defects else ("recorder", "sql"):
@@ -133,7 +133,7 @@ class Stand:
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     folder = binaries()
-    if folder is None or not postgres.driver_names():
+    if folder is None or not postgres.list_drivers():
         missing("PostgreSQL and a driver")
     assert folder is not None
     made = PostgresServer(folder)

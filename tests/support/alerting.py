@@ -9,7 +9,7 @@ import msgspec
 
 from crowdperf.config import parse
 from crowdperf.events.schema import Alert, CameraChanged, CameraGap, LineCrossed, ZoneChanged
-from crowdperf.rule_slices import NotifySlice, notify_slice
+from crowdperf.rule_slices import NotifyConfig, build_notify_config
 from crowdperf.settings.paths import Paths
 
 NOW = 1_795_600_000.0
@@ -21,7 +21,7 @@ CAMERAS = [
 ]
 
 
-def slice_of(alerts: dict[str, Any], redis_url: str = "", instance: int = 0, instances: int = 1) -> NotifySlice:
+def slice_of(alerts: dict[str, Any], redis_url: str = "", instance: int = 0, instances: int = 1) -> NotifyConfig:
     """The notify worker's slice of a site with these alerts."""
     config = parse(
         msgspec.json.encode(
@@ -34,7 +34,7 @@ def slice_of(alerts: dict[str, Any], redis_url: str = "", instance: int = 0, ins
             }
         )
     )
-    return notify_slice(config, Paths(Path("/nowhere")), instance)
+    return build_notify_config(config, Paths(Path("/nowhere")), instance)
 
 
 def zone(n: int, occupancy: int, ts: float, camera: str = "plaza") -> ZoneChanged:
@@ -45,10 +45,10 @@ def zone(n: int, occupancy: int, ts: float, camera: str = "plaza") -> ZoneChange
     )  # fmt: skip
 
 
-def crossing(n: int, ts: float, camera: str = "plaza", klass: str = "person") -> LineCrossed:
+def crossing(n: int, ts: float, camera: str = "plaza", class_name: str = "person") -> LineCrossed:
     """The door's n-th crossing."""
     return LineCrossed(
-        id=f"{camera}:1:{n}:door:in:0", camera=camera, ts=ts, line="door", direction="in", klass=klass, track=n,
+        id=f"{camera}:1:{n}:door:in:0", camera=camera, ts=ts, line="door", direction="in", klass=class_name, track=n,
         epoch=1, sequence=n,
     )  # fmt: skip
 

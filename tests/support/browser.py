@@ -41,7 +41,7 @@ class Dashboard:
         # A boolean, not the node itself: a node that was handed over would be kept alive by its handle.
         self.page.wait_for_function(f"() => Boolean({expression})", timeout=timeout_ms)
 
-    def total(self, kind: str, direction: str) -> int:
+    def read_total(self, kind: str, direction: str) -> int:
         """A number of the totals: kind is person or vehicle."""
         text = self.page.locator(f"[data-total='{kind}.{direction}']").inner_text()
         return int(text.replace(",", ""))
@@ -59,7 +59,7 @@ class Dashboard:
         self.wait_for(f'document.querySelector("{selector}")?.dataset.sequence', timeout_ms)
         first = self.page.locator(selector).get_attribute("data-sequence")
         self.wait_for(f"document.querySelector(\"{selector}\").dataset.sequence !== '{first}'", timeout_ms)
-        assert self.shades(camera) > 20, f"the picture of {camera} is blank"
+        assert self.count_shades(camera) > 20, f"the picture of {camera} is blank"
 
     def wait_for_boxes(self, camera: str, timeout_ms: float = TIMEOUT_MS) -> None:
         """Wait until the camera's tile shows a picture with boxes."""
@@ -67,7 +67,7 @@ class Dashboard:
             f"document.querySelector(\"article[data-camera='{camera}'] canvas\")?.dataset.boxes > 0", timeout_ms
         )
 
-    def shades(self, camera: str) -> int:
+    def count_shades(self, camera: str) -> int:
         """How many different colours the tile's canvas holds on a coarse grid."""
         return self.page.evaluate(
             """(camera) => {
@@ -82,7 +82,7 @@ class Dashboard:
             camera,
         )
 
-    def overflow_px(self) -> int:
+    def measure_overflow_px(self) -> int:
         """By how many pixels the page is wider than the window, once what follows its size has done so."""
         return self.page.evaluate(
             """async () => {
@@ -91,7 +91,7 @@ class Dashboard:
             }"""
         )
 
-    def size(self, width: int, height: int) -> None:
+    def set_size(self, width: int, height: int) -> None:
         """Set the window's size."""
         self.page.set_viewport_size({"width": width, "height": height})
 
@@ -118,7 +118,7 @@ def dashboard(
     width: int = 1440,
     height: int = 900,
     cookies: Sequence[Mapping[str, str]] = (),
-    self_made: bool = False,
+    self_signed: bool = False,
     flags: Sequence[str] = (),
 ) -> Iterator[Dashboard]:
     """Chromium with the dashboard of `url` open; at the end nothing may have gone wrong in the page.
@@ -129,7 +129,7 @@ def dashboard(
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox", *flags])
         context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme, ignore_https_errors=self_made
+            viewport={"width": width, "height": height}, color_scheme=scheme, ignore_https_errors=self_signed
         )
         context.add_cookies(list(cookies))
         shown = Dashboard(context.new_page())

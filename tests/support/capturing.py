@@ -18,17 +18,17 @@ import psutil
 
 from crowdperf.capture.camera import CameraCapture
 from crowdperf.events.schema import CameraChanged
-from crowdperf.ffmpeg import ffmpeg_binary, forget_proxies
+from crowdperf.ffmpeg import find_ffmpeg, remove_proxy_variables
 from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
-from crowdperf.runtime import Metrics, Snapshot
-from crowdperf.slices import CaptureGroup, CaptureSlice
+from crowdperf.runtime import Metrics, ProcessSnapshot
+from crowdperf.slices import CaptureConfig, CaptureGroupConfig
 from tests.conftest import wait_until
 
 NOWHERE = "unix:///nonexistent/redis.sock"
 
 
-def make_slice(url: str, folder: Path, **changes: Any) -> CaptureSlice:
+def make_slice(url: str, folder: Path, **changes: Any) -> CaptureConfig:
     """The slice of a camera `cam` with a ring of its own; files are allowed below `folder`."""
     values: dict[str, Any] = {
         "camera_id": "cam",
@@ -52,14 +52,14 @@ def make_slice(url: str, folder: Path, **changes: Any) -> CaptureSlice:
         "redis_url": NOWHERE,
         "key_prefix": "",
     }
-    return CaptureSlice(**{**values, **changes})
+    return CaptureConfig(**{**values, **changes})
 
 
 def make_clip(path: Path, seconds: float = 4, fps: int = 10, size: str = "320x240", options: str = "-g 20") -> Path:
     """A test pattern as H.264: every picture differs from the one before."""
     codec = "-c:v libx264 -profile:v baseline -pix_fmt yuv420p"
     source = f"testsrc=size={size}:rate={fps}:duration={seconds}"
-    command = [ffmpeg_binary(), "-loglevel", "error", "-y", "-f", "lavfi", "-i", source, *codec.split()]
+    command = [find_ffmpeg(), "-loglevel", "error", "-y", "-f", "lavfi", "-i", source, *codec.split()]
     subprocess.run([*command, *options.split(), str(path)], check=True, stdin=subprocess.DEVNULL)
     return path
 
@@ -67,21 +67,21 @@ def make_clip(path: Path, seconds: float = 4, fps: int = 10, size: str = "320x24
 class CaptureProcess:
     """A real capture process of one camera or more; a context manager that leaves neither process nor ring behind."""
 
-    def __init__(self, slice_: CaptureSlice, *siblings: CaptureSlice) -> None:
-        self.slice = slice_
-        self.group = CaptureGroup(
-            cameras=(slice_, *siblings),
-            crash_record=f"{Path(slice_.doorbell).parent}/{uuid.uuid4().hex[:8]}.crash",
-            redis_url=slice_.redis_url,
-            key_prefix=slice_.key_prefix,
+    def __init__(self, config: CaptureConfig, *siblings: CaptureConfig) -> None:
+        self.config = config
+        self.group = CaptureGroupConfig(
+            cameras=(config, *siblings),
+            crash_record=f"{Path(config.doorbell).parent}/{uuid.uuid4().hex[:8]}.crash",
+            redis_url=config.redis_url,
+            key_prefix=config.key_prefix,
         )
         self.process: subprocess.Popen[bytes] | None = None
-        self.snapshot: Snapshot | None = None
+        self.snapshot: ProcessSnapshot | None = None
         """The newest metrics that the running process has said."""
-        self._said: list[bytes] = []
-        self._hearing: threading.Thread | None = None
+        self._log_lines: list[bytes] = []
+        self._log_thread: threading.Thread | None = None
         # A camera that begins waits for somebody to look.
-        self.listener = Doorbell(Path(slice_.doorbell))
+        self.listener = Doorbell(Path(config.doorbell))
 
     def start(self) -> None:
         """Start it, with the slice on its standard input and its metrics as JSON lines in its log."""
@@ -92,22 +92,22 @@ class CaptureProcess:
         assert self.process.stdin is not None
         self.process.stdin.write(msgspec.json.encode(self.group))
         self.process.stdin.close()
-        self._hearing = threading.Thread(target=self._hear, args=(self.process.stderr,), daemon=True)
-        self._hearing.start()
+        self._log_thread = threading.Thread(target=self._read_log, args=(self.process.stderr,), daemon=True)
+        self._log_thread.start()
 
-    def _hear(self, stream: IO[bytes]) -> None:
+    def _read_log(self, stream: IO[bytes]) -> None:
         # All the time: a process whose pipe is full would stand still at its next line.
         for line in stream:
-            self._said.append(line)
+            self._log_lines.append(line)
             if line.startswith(b"METRICS "):
-                self.snapshot = msgspec.json.decode(line.removeprefix(b"METRICS "), type=Snapshot)
+                self.snapshot = msgspec.json.decode(line.removeprefix(b"METRICS "), type=ProcessSnapshot)
 
     @property
     def log(self) -> bytes:
         """All that it has said so far."""
-        return b"".join(self._said)
+        return b"".join(self._log_lines)
 
-    def children(self) -> list[psutil.Process]:
+    def list_children(self) -> list[psutil.Process]:
         """Its FFmpeg children."""
         assert self.process is not None
         return psutil.Process(self.process.pid).children(recursive=True)
@@ -120,7 +120,7 @@ class CaptureProcess:
 
     def wait(self) -> int:
         """Wait for its end; returns its exit code."""
-        process, hearing = self.process, self._hearing
+        process, hearing = self.process, self._log_thread
         assert process is not None
         assert hearing is not None
         wait_until(lambda: process.poll() is not None, what="the end of capture")
@@ -144,7 +144,7 @@ class Camera:
 
     def __init__(self, url: str, folder: Path, **changes: Any) -> None:
         # As a capture process does.
-        forget_proxies()
+        remove_proxy_variables()
         self.metrics = Metrics()
         self.events: list[CameraChanged] = []
         """What the site hears."""
@@ -175,7 +175,7 @@ class Camera:
         return self.metrics.snapshot("x", 0).texts.get("last_error", {}).get("cam", "")
 
     def counter(self, name: str) -> float:
-        return self.metrics.counter(name, "cam")
+        return self.metrics.get_counter(name, "cam")
 
 
 class RingTail:
@@ -226,7 +226,7 @@ class RingTail:
 
 def decoded(path: Path, filters: str, pix_fmt: str, frame_bytes: int) -> list[bytes]:
     """Every picture of a clip, decoded by FFmpeg alone: the reference."""
-    command = [ffmpeg_binary(), "-loglevel", "error", "-i", str(path), "-vf", filters, "-f", "rawvideo"]
+    command = [find_ffmpeg(), "-loglevel", "error", "-i", str(path), "-vf", filters, "-f", "rawvideo"]
     raw = subprocess.run([*command, "-pix_fmt", pix_fmt, "-"], check=True, capture_output=True).stdout
     return [raw[i : i + frame_bytes] for i in range(0, len(raw), frame_bytes)]
 

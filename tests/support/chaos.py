@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from crowdperf.demo.truth import Truth
+from crowdperf.demo.truth import SceneTruth
 from crowdperf.events.connection import OUTAGE
 from tests.conftest import wait_until
-from tests.support.matching import Passage, match
+from tests.support.matching import Passage, match_crossings
 from tests.support.rtsp_server import Mount, RtspServer
 from tests.support.site import Site
 from tests.support.sources import began_at, counted, demo_camera, demo_truth, true_passages
@@ -98,7 +98,7 @@ def plaza(demo_clips: Path, folder: Path, without: Sequence[str] = ()) -> Iterat
         truth = demo_truth(demo_clips, "demo_sparse")
         site = Site(folder / "site", {"cameras": [demo_camera("plaza", truth, server.url("plaza"))]})
         for mechanism in without:
-            site.change_code(*MECHANISMS[mechanism])
+            site.patch_code(*MECHANISMS[mechanism])
         with site:
             site.wait_ready(90)
             wait_until(lambda: analysed(site), 60, "the first analysed frame")
@@ -115,13 +115,13 @@ def storm(site: Site, kinds: Sequence[str], rng: random.Random) -> Storm:
     """Kill one program of each kind, one after the other."""
     began, recoveries = time.time() + 1.0, []
     for kind in kinds:
-        victim = rng.choice(sorted(name for name in site.pids() if name.partition("-")[0] == kind))
+        victim = rng.choice(sorted(name for name in site.get_pids() if name.partition("-")[0] == kind))
         recoveries.append(kill(site, victim))
         let_pass(rng.uniform(0.5, 4.0))
     ended = time.time()
     let_pass(4)
-    site.ctl("stop", "capture-plaza")
-    wait_until(lambda: not site.unread(["plaza"]), 60, "everything analysed is recorded")
+    site.run_ctl("stop", "capture-plaza")
+    wait_until(lambda: not site.list_unread_streams(["plaza"]), 60, "everything analysed is recorded")
     return Storm(began, ended, recoveries)
 
 
@@ -150,13 +150,13 @@ def goes_on(site: Site, killed_at: float) -> bool:
         return False
 
 
-def judge(site: Site, mount: Mount, truth: Truth, began: float, ended: float) -> Verdict:
+def judge(site: Site, mount: Mount, truth: SceneTruth, began: float, ended: float) -> Verdict:
     """Hold what the site has stored and said against the truth."""
-    stored_ids = Counter(row.id for row in site.crossings())
-    said = Counter(event["id"] for event in site.events("LineCrossed"))
+    stored_ids = Counter(row.id for row in site.read_crossings())
+    said = Counter(event["id"] for event in site.read_events("LineCrossed"))
     true = [row for row in true_passages(truth, began_at(mount), ended) if row.at >= began]
-    result = match(true, counted(site, "plaza"), LATE_S)
-    gaps = [(float(row["start"]), float(row["end"])) for row in site.events("CameraGap")]
+    result = match_crossings(true, counted(site, "plaza"), LATE_S)
+    gaps = [(float(row["start"]), float(row["end"])) for row in site.read_events("CameraGap")]
     return Verdict(
         true=len(true),
         stored=len(result.pairs),

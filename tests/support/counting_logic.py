@@ -8,9 +8,9 @@ from msgspec import Struct
 
 from crowdperf.events.schema import CameraChanged, Event, LineCrossed
 from crowdperf.runtime import Metrics
-from crowdperf.workers.base import Member
+from crowdperf.workers.base import ShardedConsumer
 from crowdperf.workers.leases import Leases
-from crowdperf.workers.logic import Taken
+from crowdperf.workers.logic import WorkerEvent
 from tests.conftest import RedisServer
 
 WORKER = "tally"
@@ -24,40 +24,40 @@ class Died(Exception):
 class Tally:
     """Counts crossings per camera; what it says depends on the order and on every single one."""
 
-    wants: tuple[type[Event], ...] = (LineCrossed,)
+    event_types: tuple[type[Event], ...] = (LineCrossed,)
 
     def __init__(self, known: Container[str] | None = None) -> None:
-        self._numbers: dict[str, int] = {}
-        self._known = known
+        self._parse_id: dict[str, int] = {}
+        self._require_known = known
 
-    def parts(self, event: Taken) -> tuple[str, ...]:
+    def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
         return (event.camera,)
 
-    def handle(self, event: Taken, part: str = "") -> Iterable[Struct]:
+    def handle(self, event: WorkerEvent, partition: str = "") -> Iterable[Struct]:
         assert isinstance(event, LineCrossed)
         if event.line == DEADLY:
             raise Died
-        number = self._numbers[event.camera] = self._numbers.get(event.camera, 0) + 1
+        number = self._parse_id[event.camera] = self._parse_id.get(event.camera, 0) + 1
         yield CameraChanged(id=f"{event.id}:{number}", camera=event.camera, ts=event.ts, state="live")
 
-    def due(self, camera: str, now: float) -> Iterable[Struct]:
+    def advance_time(self, camera: str, now: float) -> Iterable[Struct]:
         return ()
 
-    def state(self, camera: str) -> bytes:
-        return str(self._numbers.get(camera, 0)).encode()
+    def dump_state(self, camera: str) -> bytes:
+        return str(self._parse_id.get(camera, 0)).encode()
 
     def restore(self, camera: str, state: bytes) -> None:
-        self._numbers[camera] = int(state)
+        self._parse_id[camera] = int(state)
 
-    def keeps(self, camera: str) -> bool:
-        return self._known is None or camera in self._known
+    def is_configured(self, camera: str) -> bool:
+        return self._require_known is None or camera in self._require_known
 
     def forget(self, camera: str, now: float) -> Iterable[Struct]:
-        number = self._numbers.pop(camera)
+        number = self._parse_id.pop(camera)
         yield CameraChanged(id=f"{camera}:gone:{number}", camera=camera, ts=now, state="live")
 
     def clear(self) -> None:
-        self._numbers.clear()
+        self._parse_id.clear()
 
 
 class Clock:
@@ -77,9 +77,9 @@ def member(
     clock: Clock | None = None,
     known: Container[str] | None = None,
     wall: Callable[[], float] = lambda: 1.8e9,
-) -> Member:
+) -> ShardedConsumer:
     """One instance of the tally worker; its configuration knows the cameras `known`, or every camera."""
     client = server.client()
     leases = Leases(client, WORKER, instance, instances, f"worker-{WORKER}-{instance}")
     moving = clock or Clock()
-    return Member(client, Tally(known), leases, Metrics(), moving, wall)
+    return ShardedConsumer(client, Tally(known), leases, Metrics(), moving, wall)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from crowdperf.ffmpeg import ffmpeg_binary
+from crowdperf.ffmpeg import find_ffmpeg
 
 PROGRAM = """#!{python}
 import os, re, signal, subprocess, sys, time
@@ -104,6 +104,6 @@ elif mode == "mute":
 def make(folder: Path, mode: str, frame_bytes: int = 320 * 240 * 3 // 2) -> str:
     """Write the executable; returns its path, for CROWDPERF_FFMPEG."""
     path = folder / f"ffmpeg-{mode.replace(' ', '-')}"
-    path.write_text(PROGRAM.format(python=sys.executable, real=ffmpeg_binary(), frame=frame_bytes, mode=mode))
+    path.write_text(PROGRAM.format(python=sys.executable, real=find_ffmpeg(), frame=frame_bytes, mode=mode))
     path.chmod(0o700)
     return str(path)

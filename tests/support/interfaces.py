@@ -26,22 +26,22 @@ import msgspec
 from bench.__main__ import names as bench_names
 from bench.harness import Row, compared, paired
 from crowdperf.__main__ import main as run_command
-from crowdperf.config import parse, schema
+from crowdperf.config import build_json_schema, parse
 from crowdperf.events import wire
 from crowdperf.events.bus import Consumer
-from crowdperf.events.follower import Follower
-from crowdperf.events.permissions import rule as acl_rule
+from crowdperf.events.follower import StreamReader
+from crowdperf.events.permissions import build_acl_rules as acl_rule
 from crowdperf.events.streams import STREAMS
-from crowdperf.inference.schedule import Schedule
+from crowdperf.inference.schedule import FrameScheduler
 from crowdperf.processes import PROCESSES
-from crowdperf.runtime import PERCENTILES, Metrics, Recent
-from crowdperf.settings.environment import environment
+from crowdperf.runtime import PERCENTILES, Metrics, RecentValues
+from crowdperf.settings.environment import read_environment
 from crowdperf.settings.paths import Paths
-from crowdperf.slices import web_slice
+from crowdperf.slices import build_web_config
 from crowdperf.storage.alerts import AlertDoc, AlertView
 from crowdperf.storage.violations import Violation, ViolationView
 from crowdperf.supervision.render import render as render_programs
-from crowdperf.visitors.model import Listing, Person, Visit
+from crowdperf.visitors.model import Person, Visit, WatchListEntry
 from crowdperf.web.app import create_app
 from crowdperf.web.prometheus import render as render_metrics
 from crowdperf.workers.leases import Leases
@@ -76,7 +76,7 @@ def streams() -> list[str]:
     """Return the bytes of one sample of each stream's types, and each type's layout."""
     lines = []
     for stream in STREAMS:
-        for kind in getattr(stream.carries, "__args__", (stream.carries,)):
+        for kind in getattr(stream.message_type, "__args__", (stream.message_type,)):
             sample = _sample(msgspec.inspect.type_info(kind))
             label = f"{stream.name} {kind.__struct_config__.tag or ''}".strip()
             encoded = wire.encode(stream, msgspec.convert(sample, kind))
@@ -148,7 +148,7 @@ def redis_keys() -> list[str]:
     found = {f"key {_pattern(text)}" for text in texts if own.match(text) and "::" not in text}
     groups = {
         Consumer.__name__: (2, "group"),
-        Follower.__name__: (2, "group"),
+        StreamReader.__name__: (2, "group"),
         Leases.__name__: (1, "worker"),
         "xgroup_create": (1, "groupname"),
         "xgroup_setid": (1, "groupname"),
@@ -201,7 +201,7 @@ def _returns(node: ast.FunctionDef) -> list[ast.expr]:
 
 def stored() -> list[str]:
     """Return the layout of everything that is read back from Redis, a file or a client."""
-    kinds: list[Any] = [AlertDoc, AlertView, Violation, ViolationView, Person, Visit, Listing]
+    kinds: list[Any] = [AlertDoc, AlertView, Violation, ViolationView, Person, Visit, WatchListEntry]
     for module, node in source_of(ROOT, "crowdperf").calls():
         kind = argument(node, 9, "type")
         if called(node) == "decode" and isinstance(kind, ast.Name):
@@ -223,7 +223,7 @@ def programs() -> list[str]:
     paths = Paths(Path("/site/var"))
     for label, more in (("", {}), ("grouped ", {"cameras_per_process": 2})):
         config = parse(json.dumps({**SITE, **more}).encode())
-        text = render_programs(config, environment({}), paths, Path("/site"), "python")
+        text = render_programs(config, read_environment({}), paths, Path("/site"), "python")
         found += _sections(f"{label}programs.conf", text)
     return found
 
@@ -263,9 +263,9 @@ def variables() -> list[str]:
         if match := re.match(r"\| `([A-Z_]+)` \|", line):
             found.add(f"documented {match[1]}")
     documented = {text.removeprefix("documented ") for text in found if text.startswith("documented ")}
-    before = list(msgspec.to_builtins(environment({})).values())
+    before = list(msgspec.to_builtins(read_environment({})).values())
     for name in sorted(documented | set(VARIABLES)):
-        after = list(msgspec.to_builtins(environment({name: "7"})).values())
+        after = list(msgspec.to_builtins(read_environment({name: "7"})).values())
         changed = [f"{old!r} -> {new!r}" for old, new in zip(before, after, strict=True) if old != new]
         found.add(f"{name}=7 changes {', '.join(changed) or 'nothing'}")
     return list(found)
@@ -422,9 +422,9 @@ def metrics() -> list[str]:
     source = source_of(ROOT, "crowdperf")
     kinds = {
         Metrics.count.__name__: "counter",
-        Metrics.gauge.__name__: "gauge",
-        Metrics.text.__name__: "text",
-        Metrics.counter.__name__: "counter",
+        Metrics.set_gauge.__name__: "gauge",
+        Metrics.set_text.__name__: "text",
+        Metrics.get_counter.__name__: "counter",
     }
     found: set[tuple[str, str, bool]] = set()
     for module, node in source.calls():
@@ -433,13 +433,13 @@ def metrics() -> list[str]:
             owner = ast.unparse(node.func.value)
             if not owner.endswith("metrics"):
                 continue
-            of = argument(node, 1 if name == Metrics.counter.__name__ else 2, "camera") is not None
+            of = argument(node, 1 if name == Metrics.get_counter.__name__ else 2, "camera") is not None
             found |= {(kinds[name], text, of) for text in source.values(module, node.args[0])}
-        elif name == Recent.report.__name__ and len(node.args) == 3:
+        elif name == RecentValues.report.__name__ and len(node.args) == 3:
             for what in source.values(module, node.args[1]):
                 for unit in source.values(module, node.args[2]):
                     found |= {("gauge", f"{what}_p{share}_{unit}", False) for share in PERCENTILES}
-        elif name == Schedule.drop.__name__ and len(node.args) >= 2:
+        elif name == FrameScheduler.record_drop.__name__ and len(node.args) >= 2:
             found |= {("counter", f"drops_{cause}", True) for cause in source.values(module, node.args[1])}
     names = [f"{kind} {name}{' of a camera or part' if of else ''}" for kind, name, of in found if UNKNOWN not in name]
     unknown = [f"{kind} {name} (built at run time)" for kind, name, _ in found if UNKNOWN in name]
@@ -455,14 +455,14 @@ def _page(found: Iterable[tuple[str, str, bool]]) -> list[str]:
         if kind == "counter":
             filled.count(name, 1, "lobby" if of else "")
         elif kind == "gauge":
-            filled.gauge(name, 1, "lobby" if of else "")
+            filled.set_gauge(name, 1, "lobby" if of else "")
         else:
-            filled.text(name, "live", "lobby" if of else "")
+            filled.set_text(name, "live", "lobby" if of else "")
     snapshots = [filled.snapshot("tracking-0", 0.0)]
     for process in ("worker-notify-0", "worker-areas-0", "web"):
         part = Metrics()
         part.count("dead_letters", 2, "hall/door")
-        part.gauge("shares_owned", 3)
+        part.set_gauge("shares_owned", 3)
         snapshots.append(part.snapshot(process, 0.0))
     lines = render_metrics(snapshots, {"lobby": True, "yard": False}).splitlines()
     measured = re.compile(r"^(crowdperf_(?:process|snapshot)_\S+) .*")
@@ -475,7 +475,7 @@ def _page(found: Iterable[tuple[str, str, bool]]) -> list[str]:
 
 def rest() -> list[str]:
     """Return routes, parameters and JSON of the REST API."""
-    app = create_app(web_slice(parse(b"{}"), Paths(Path("var"))))
+    app = create_app(build_web_config(parse(b"{}"), Paths(Path("var"))))
     lines = []
     for route in app.routes:
         for handler in getattr(route, "route_handlers", [getattr(route, "route_handler", None)]):
@@ -519,7 +519,7 @@ def _operation(row: dict[str, Any], described: dict[str, Any]) -> list[str]:
 
 def config_keys() -> list[str]:
     """Return every key of config.json with its type, bounds and default."""
-    described = schema()
+    described = build_json_schema()
     return _flat("config", described, described)
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crowdperf.ffmpeg import ffmpeg_binary
+from crowdperf.ffmpeg import find_ffmpeg
 
 BOUNDARY = "picture"
 
@@ -66,13 +66,13 @@ def live_camera(kind: str, stream: Callable[[], Iterable[bytes]], period_s: floa
 
 def flv(clip: Path) -> bytes:
     """The clip as FLV that is written live: nobody goes back to write its duration, which stays zero."""
-    command = [ffmpeg_binary(), "-loglevel", "error", "-i", str(clip), "-c", "copy", "-f", "flv", "pipe:1"]
+    command = [find_ffmpeg(), "-loglevel", "error", "-i", str(clip), "-c", "copy", "-f", "flv", "pipe:1"]
     return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
 
 
 def pictures(clip: Path) -> list[bytes]:
     """The clip's pictures as JPEG."""
-    command = [ffmpeg_binary(), "-loglevel", "error", "-i", str(clip), "-c:v", "mjpeg", "-q:v", "4", "-f", "mjpeg", "-"]
+    command = [find_ffmpeg(), "-loglevel", "error", "-i", str(clip), "-c:v", "mjpeg", "-q:v", "4", "-f", "mjpeg", "-"]
     stream = subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
     return [b"\xff\xd8" + part for part in stream.split(b"\xff\xd8")[1:]]
 

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from crowdperf.storage.postgres import DatabaseAway, connect
+from crowdperf.storage.postgres import DatabaseUnavailableError, connect
 from tests.conftest import wait_until
 
 USER = "crowdperf"
@@ -39,30 +39,34 @@ class PostgresServer:
 
     def __init__(self, bin_folder: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="crowdperf-pg-"))
-        self._as: dict[str, object] = {}
-        self._bin = bin_folder
+        self._user_options: dict[str, object] = {}
+        self._bin_folder = bin_folder
         if os.getuid() == 0:
-            self._as = {"user": "nobody", "group": "nogroup", "extra_groups": []}
-            self._bin = self._reachable(bin_folder)
+            self._user_options = {"user": "nobody", "group": "nogroup", "extra_groups": []}
+            self._bin_folder = self._copy_to_reachable(bin_folder)
             shutil.chown(self.folder, "nobody", "nogroup")
         self.process: subprocess.Popen[bytes] | None = None
         self._run(
             "initdb", "-D", str(self.folder / "data"), "-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale", "-N"
         )
 
-    def _reachable(self, bin_folder: Path) -> Path:
+    def _copy_to_reachable(self, bin_folder: Path) -> Path:
         """The binaries, copied where `nobody` cannot reach them (a checkout below /root)."""
-        probe = subprocess.run([str(bin_folder / "postgres"), "--version"], capture_output=True, cwd="/", **self._as)
+        probe = subprocess.run(
+            [str(bin_folder / "postgres"), "--version"], capture_output=True, cwd="/", **self._user_options
+        )
         if probe.returncode == 0:
             return bin_folder
         shutil.copytree(bin_folder.parent, self.folder / "install", symlinks=True)
         return self.folder / "install" / bin_folder.name
 
     def _run(self, name: str, *words: str) -> None:
-        done = subprocess.run([str(self._bin / name), *words], capture_output=True, text=True, cwd="/", **self._as)
+        done = subprocess.run(
+            [str(self._bin_folder / name), *words], capture_output=True, text=True, cwd="/", **self._user_options
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def dsn(self, database: str = "postgres") -> str:
+    def get_dsn(self, database: str = "postgres") -> str:
         """The URL of one of its databases."""
         return f"postgresql://{USER}@/{database}?host={self.folder}"
 
@@ -70,7 +74,7 @@ class PostgresServer:
         """Start it and wait until it answers."""
         self.process = subprocess.Popen(
             [
-                *(str(self._bin / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder)),
+                *(str(self._bin_folder / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder)),
                 # A killed process loses nothing that it gave to the kernel, so there is no need to wait for the disk.
                 *(
                     "-c",
@@ -89,15 +93,15 @@ class PostgresServer:
             cwd="/",
             start_new_session=True,
             stderr=subprocess.DEVNULL,
-            **self._as,
+            **self._user_options,
         )
-        wait_until(self.answers, 60, "PostgreSQL")
+        wait_until(self.is_answering, 60, "PostgreSQL")
 
-    def answers(self) -> bool:
+    def is_answering(self) -> bool:
         """Whether a client gets through."""
         try:
-            connect(self.dsn()).close()
-        except DatabaseAway:
+            connect(self.get_dsn()).close()
+        except DatabaseUnavailableError:
             return False
         return True
 

@@ -35,7 +35,7 @@ class Proxy:
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.plain = free_port()
+        self.plain_port = free_port()
         self.url = f"https://localhost:{self.port}"
 
 
@@ -74,10 +74,10 @@ def proxied(kind: str, backend: int, certificate: tuple[Path, Path], folder: Pat
         process.wait(30)
 
 
-def _nginx(made: Proxy, backend: int, certificate: tuple[Path, Path], folder: Path) -> list[str]:
+def _nginx(proxy: Proxy, backend: int, certificate: tuple[Path, Path], folder: Path) -> list[str]:
     own = {
-        "listen 80;": f"listen 127.0.0.1:{made.plain};",
-        "listen 443 ssl;": f"listen 127.0.0.1:{made.port} ssl;",
+        "listen 80;": f"listen 127.0.0.1:{proxy.plain_port};",
+        "listen 443 ssl;": f"listen 127.0.0.1:{proxy.port} ssl;",
         "server_name site.example;": "server_name localhost;",
         "/etc/ssl/site.pem": str(certificate[0]),
         "/etc/ssl/site.key": str(certificate[1]),
@@ -88,11 +88,11 @@ def _nginx(made: Proxy, backend: int, certificate: tuple[Path, Path], folder: Pa
     return [program("nginx"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
 
 
-def _caddy(made: Proxy, backend: int, certificate: tuple[Path, Path], folder: Path) -> list[str]:
+def _caddy(proxy: Proxy, backend: int, certificate: tuple[Path, Path], folder: Path) -> list[str]:
     own = {
-        "site.example {": f"localhost:{made.port} {{\n\ttls {certificate[0]} {certificate[1]}",
+        "site.example {": f"localhost:{proxy.port} {{\n\ttls {certificate[0]} {certificate[1]}",
         "reverse_proxy 127.0.0.1:8080": f"reverse_proxy 127.0.0.1:{backend}",
     }
-    options = f"{{\n\tadmin off\n\thttp_port {made.plain}\n}}\n"
+    options = f"{{\n\tadmin off\n\thttp_port {proxy.plain_port}\n}}\n"
     (folder / "Caddyfile").write_text(options + replaced("Caddyfile", own))
     return [program("caddy"), "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]

@@ -86,7 +86,7 @@ class Mailbox:
     def __init__(self, password: str, tls: ssl.SSLContext | None = None, at_once: bool = False) -> None:
         self.letters: list[Message] = []
 
-        def authenticate(_server: Any, _session: Any, _envelope: Any, mechanism: str, data: Any) -> AuthResult:
+        def authenticate(_server: Any, _run_session: Any, _envelope: Any, mechanism: str, data: Any) -> AuthResult:
             good = isinstance(data, LoginPassword) and (data.login, data.password) == (b"crowdperf", password.encode())
             return AuthResult(success=good, handled=good)
 

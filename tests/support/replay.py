@@ -19,13 +19,13 @@ from crowdperf.frames.layout import RingSpec
 from crowdperf.inference.detector import Detector
 from crowdperf.inference.registry import read_manifest
 from crowdperf.replay import clip as footage
-from crowdperf.replay.detections import BEGIN_S, detect
+from crowdperf.replay.detections import CLIP_START_S, detect_clip
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.tracking.pipeline import CameraPipeline
 from tests.conftest import ROOT
 
-EPOCH_S = BEGIN_S
+EPOCH_S = CLIP_START_S
 
 
 class Clip(msgspec.Struct, frozen=True):
@@ -40,18 +40,18 @@ class Clip(msgspec.Struct, frozen=True):
     """Analyse one of this many frames."""
     analysis_width: int = 640
 
-    def footage(self) -> footage.Clip:
+    def to_product_clip(self) -> footage.Clip:
         """The same for the product."""
         return footage.Clip(self.path, self.width, self.height, self.fps)
 
-    def spec(self) -> RingSpec:
+    def build_ring_spec(self) -> RingSpec:
         """The pictures that are analysed."""
-        return footage.spec_of(self.footage(), self.analysis_width)
+        return footage.build_clip_spec(self.to_product_clip(), self.analysis_width)
 
 
 def pictures(clip: Clip, spec: RingSpec) -> Iterator[np.ndarray]:
     """Every picture of the clip as capture would put it into the ring."""
-    for picture in footage.pictures(clip.footage(), spec):
+    for picture in footage.read_frames(clip.to_product_clip(), spec):
         yield picture.data
 
 
@@ -60,9 +60,9 @@ def detections(clip: Clip, detector: Detector) -> list[FrameDetections]:
     cached = _cache_file(clip, detector)
     if cached is not None and cached.exists():
         return msgspec.msgpack.decode(cached.read_bytes(), type=list[FrameDetections])
-    spec = clip.spec()
-    source = footage.pictures(clip.footage(), spec)
-    frames = detect(source, spec, detector, lambda sequence, _: (sequence - 1) % clip.every == 0).frames
+    spec = clip.build_ring_spec()
+    source = footage.read_frames(clip.to_product_clip(), spec)
+    frames = detect_clip(source, spec, detector, lambda sequence, _: (sequence - 1) % clip.every == 0).frames
     if cached is not None:
         cached.parent.mkdir(parents=True, exist_ok=True)
         cached.write_bytes(msgspec.msgpack.encode(frames))
@@ -83,6 +83,6 @@ def _cache_file(clip: Clip, detector: Detector) -> Path | None:
     key = hashlib.sha256(clip.path.read_bytes())
     settings = Inference()
     models = {entry.name: entry.sha256 for entry in read_manifest().models}
-    parts = (clip.every, clip.analysis_width, models.get(detector.model), detector.runtime.name, detector.precision)
+    parts = (clip.every, clip.analysis_width, models.get(detector.model), detector.backend.name, detector.precision)
     key.update(repr((*parts, settings.confidence, settings.iou)).encode())
     return ROOT / "var" / "replay" / f"{clip.path.stem}.{key.hexdigest()[:16]}.msgpack"

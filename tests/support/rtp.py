@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from crowdperf.ffmpeg import ffmpeg_binary
+from crowdperf.ffmpeg import find_ffmpeg
 
 MTU = 1400
 HEVC = "-c:v libx265 -preset ultrafast -tune zerolatency -x265-params log-level=none:keyint=20:bframes=0 -f hevc"
@@ -17,7 +17,7 @@ MJPEG = "-c:v mjpeg -huffman default -q:v 4 -pix_fmt yuvj420p -f mjpeg"
 def _encoded(path: Path, how: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "stream"
-        command = [ffmpeg_binary(), "-loglevel", "error", "-i", str(path), "-an", *how.split(), str(out)]
+        command = [find_ffmpeg(), "-loglevel", "error", "-i", str(path), "-an", *how.split(), str(out)]
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
         return out.read_bytes()
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from crowdperf.ffmpeg import ffmpeg_binary
+from crowdperf.ffmpeg import find_ffmpeg
 from tests.support import rtp
 
 MTU = 1400
@@ -90,7 +90,7 @@ def access_units(path: Path, encode: bool) -> list[list[bytes]]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "clip.h264"
         command = [
-            ffmpeg_binary(),
+            find_ffmpeg(),
             "-loglevel",
             "error",
             "-i",
@@ -121,7 +121,7 @@ def access_units(path: Path, encode: bool) -> list[list[bytes]]:
 def presentation(path: Path, count: int) -> list[int]:
     """Presentation time of each of the clip's `count` packets, in frames; decoding order where the clip has none."""
     command = [
-        ffmpeg_binary(),
+        find_ffmpeg(),
         "-loglevel",
         "error",
         "-i",

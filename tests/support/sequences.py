@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crowdperf.counting.frame import Moment, Sample
+from crowdperf.counting.frame import FrameMoment, Sample
 from crowdperf.counting.lines import LineCounter
 from crowdperf.events.schema import FrameDetections, LineCrossed
 from crowdperf.settings.camera import Line
@@ -16,14 +16,16 @@ LINE = Line(id="door", p1=[0.5, 0.1], p2=[0.5, 0.9])
 """Vertical and downwards: the smaller x is the positive side, so that a walk to the right is `out`."""
 
 
-def moment(frame: int, epoch: int = 1) -> Moment:
+def moment(frame: int, epoch: int = 1) -> FrameMoment:
     """The frame's moment at 10 frames a second."""
-    return Moment(frame / FPS, 1_700_000_000 + frame / FPS, epoch, frame)
+    return FrameMoment(frame / FPS, 1_700_000_000 + frame / FPS, epoch, frame)
 
 
-def sample(track: int, x: float, y: float = 0.5, *, klass: int = 0, confirmed: bool = True, h: float = 0.1) -> Sample:
+def sample(
+    track: int, x: float, y: float = 0.5, *, class_id: int = 0, confirmed: bool = True, h: float = 0.1
+) -> Sample:
     """A sample whose anchor is at (x, y); with an aspect of 1 these are normalised coordinates."""
-    return Sample(track, x, y, y - h / 2, h, klass, confirmed)
+    return Sample(track, x, y, y - h / 2, h, class_id, confirmed)
 
 
 def counter(line: Line = LINE, memory_s: float = 1.5) -> LineCounter:
@@ -54,7 +56,7 @@ def detections(
     sequence: int,
     boxes: Sequence[tuple[float, float, float, float]],
     *,
-    klass: int | Sequence[int] = 0,
+    class_id: int | Sequence[int] = 0,
     score: float = 0.9,
     epoch: int = 1,
     at_s: float | None = None,
@@ -62,7 +64,7 @@ def detections(
 ) -> FrameDetections:
     """A frame's message; `at_s` defaults to ten frames a second."""
     seconds = 1_700_000_000 + (sequence / FPS if at_s is None else at_s)
-    classes = np.full(len(boxes), klass, np.uint8) if isinstance(klass, int) else np.array(klass, np.uint8)
+    classes = np.full(len(boxes), class_id, np.uint8) if isinstance(class_id, int) else np.array(class_id, np.uint8)
     return FrameDetections(
         camera="lobby",
         epoch=epoch,

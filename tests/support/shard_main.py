@@ -6,12 +6,12 @@ import sys
 
 import msgspec
 
-from crowdperf.runtime import Runtime, log_to_stderr
-from crowdperf.slices import TrackingSlice
+from crowdperf.runtime import ProcessRuntime, log_to_stderr
+from crowdperf.slices import TrackingConfig
 from crowdperf.tracking.process import main
 
 if __name__ == "__main__":
     log_to_stderr("tracking-0")
-    runtime = Runtime("tracking-0", 30.0)
+    runtime = ProcessRuntime("tracking-0", 30.0)
     runtime.install()
-    main(msgspec.json.decode(sys.argv[1], type=TrackingSlice), runtime)
+    main(msgspec.json.decode(sys.argv[1], type=TrackingConfig), runtime)

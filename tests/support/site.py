@@ -18,12 +18,12 @@ import msgspec
 import redis
 
 from crowdperf.events.connection import connect
-from crowdperf.events.metrics import decode, metrics_key
-from crowdperf.runtime import Snapshot
+from crowdperf.events.metrics import decode_snapshot, metrics_key
+from crowdperf.runtime import ProcessSnapshot
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.paths import Paths
-from crowdperf.storage.crossings import PERSONS, VEHICLES, Crossing, decode_member
-from crowdperf.supervision.control import Control
+from crowdperf.storage.crossings import PERSON_LOG, VEHICLE_LOG, CrossingRecord, decode_member
+from crowdperf.supervision.control import SupervisorClient
 from tests.conftest import ROOT, compiled_models, wait_until
 from tests.support.ports import free_port
 
@@ -54,7 +54,7 @@ class Site:
         """Write config.json, as an operator with an editor would."""
         (self.folder / "config.json").write_text(json.dumps(self.config, indent=2))
 
-    def change_code(self, file: str, text: str, instead: str) -> None:
+    def patch_code(self, file: str, text: str, replacement: str) -> None:
         """Give this site a copy of the package with one place changed, to show that something else depends on it."""
         package = self.folder / "crowdperf"
         if package.is_symlink():
@@ -62,7 +62,7 @@ class Site:
             shutil.copytree(ROOT / "crowdperf", package, ignore=shutil.ignore_patterns("__pycache__"))
         source = (package / file).read_text()
         assert source.count(text) == 1, f"{file} has changed: {text!r} is not in it once"
-        (package / file).write_text(source.replace(text, instead))
+        (package / file).write_text(source.replace(text, replacement))
 
     @property
     def python(self) -> str:
@@ -97,16 +97,16 @@ class Site:
     ) -> None:
         self.stop()
         if kind is not None:
-            print(self.report())
+            print(self.collect_logs())
 
-    def report(self) -> str:
+    def collect_logs(self) -> str:
         """The ends of all logs, for a failing test."""
         parts = [f"== run.out\n{(self.folder / 'run.out').read_text()[-2000:]}"]
         for log in sorted(self.paths.logs.glob("*.log")):
             parts.append(f"== {log.name}\n{log.read_text(errors='replace')[-2500:]}")
         return "\n".join(parts)
 
-    def ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def run_ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
         """The real supervisorctl."""
         return subprocess.run(
             [str(self.folder / ".venv/bin/supervisorctl"), "-c", "supervisord.conf", *words],
@@ -117,17 +117,17 @@ class Site:
             timeout=300,
         )
 
-    def control(self) -> Control:
+    def control(self) -> SupervisorClient:
         """supervisord's XML-RPC."""
-        return Control(self.paths.supervisor_socket)
+        return SupervisorClient(self.paths.supervisor_socket)
 
-    def pids(self) -> dict[str, int]:
+    def get_pids(self) -> dict[str, int]:
         """Program -> pid, 0 where it does not run."""
-        return {row["name"]: row["pid"] for row in self.control().status()}
+        return {row["name"]: row["pid"] for row in self.control().list_programs()}
 
-    def states(self) -> dict[str, str]:
+    def get_states(self) -> dict[str, str]:
         """Program -> RUNNING, STARTING, …."""
-        return {row["name"]: row["statename"] for row in self.control().status()}
+        return {row["name"]: row["statename"] for row in self.control().list_programs()}
 
     def wait_for_supervisord(self) -> None:
         """Until it answers: its socket is there a moment before anybody listens on it."""
@@ -135,7 +135,7 @@ class Site:
 
     def _is_supervised(self) -> bool:
         try:
-            return bool(self.control().status())
+            return bool(self.control().list_programs())
         except ConfigError:
             return False
 
@@ -144,7 +144,7 @@ class Site:
         found = [0]
 
         def runs() -> bool:
-            found[0] = self.pids().get(program, 0)
+            found[0] = self.get_pids().get(program, 0)
             return found[0] not in (0, before)
 
         wait_until(runs, 60, f"{program} runs")
@@ -156,7 +156,7 @@ class Site:
 
         def run() -> bool:
             found.clear()
-            found.update(self.pids())
+            found.update(self.get_pids())
             return all(found.values())
 
         wait_until(run, 60, "every program runs")
@@ -194,26 +194,26 @@ class Site:
         """The embedded Redis, or the one that the configuration names."""
         return connect(self.config.get("redis", {}).get("url") or self.paths.redis_url)
 
-    def snapshot(self, process: str) -> Snapshot | None:
+    def read_snapshot(self, process: str) -> ProcessSnapshot | None:
         """The newest metrics of a process; None while it has none, or Redis itself is not there yet."""
         try:
             raw = self.redis().get(metrics_key(process))
         except redis.ConnectionError:
             return None
-        return decode(raw) if isinstance(raw, bytes) else None
+        return decode_snapshot(raw) if isinstance(raw, bytes) else None
 
-    def counter(self, process: str, name: str, camera: str = "") -> float:
+    def read_counter(self, process: str, name: str, camera: str = "") -> float:
         """A counter of a process, 0 while it has none."""
-        snapshot = self.snapshot(process)
+        snapshot = self.read_snapshot(process)
         return snapshot.counters.get(name, {}).get(camera, 0) if snapshot else 0
 
-    def crossings(self) -> list[Crossing]:
+    def read_crossings(self) -> list[CrossingRecord]:
         """All of person_logs and vehicle_logs, in order of time."""
         client = self.redis()
-        rows = [decode_member(raw) for name in (PERSONS, VEHICLES) for raw in client.zrange(name, 0, -1)]
+        rows = [decode_member(raw) for name in (PERSON_LOG, VEHICLE_LOG) for raw in client.zrange(name, 0, -1)]
         return sorted(rows, key=lambda row: row.ts)
 
-    def unread(self, cameras: Iterable[str]) -> list[str]:
+    def list_unread_streams(self, cameras: Iterable[str]) -> list[str]:
         """Streams that a consumer group has not handled to their newest entry."""
         client = self.redis()
         behind = []
@@ -224,13 +224,13 @@ class Site:
                     behind.append(f"{name} by {group['name'].decode()}")
         return behind
 
-    def events(self, kind: str) -> list[dict[str, str]]:
+    def read_events(self, kind: str) -> list[dict[str, str]]:
         """All entries of the events stream of one type."""
         rows = self.redis().xrange("crowdperf:events")
         decoded = [{key.decode(): value.decode() for key, value in fields.items()} for _, fields in rows]
         return [row for row in decoded if row["type"] == kind]
 
-    def leftovers(self) -> list[str]:
+    def find_leftovers(self) -> list[str]:
         """Shared-memory segments and processes that this site left behind."""
         rings = [path.name for path in Path("/dev/shm").glob(f"crowdperf.{self.paths.instance}.*")]
         processes = []

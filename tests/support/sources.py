@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from crowdperf.demo.truth import Truth, decoded
+from crowdperf.demo.truth import SceneTruth, decode_truth
 from tests.support.matching import Passage
 from tests.support.rtsp_server import Mount, RtspServer
 from tests.support.site import Site
 
 
-def demo_camera(camera_id: str, truth: Truth, url: str) -> dict[str, Any]:
+def demo_camera(camera_id: str, truth: SceneTruth, url: str) -> dict[str, Any]:
     """The configuration of a demo scene's camera: nothing but its address, lines and zones."""
     return {
         "id": camera_id,
@@ -25,12 +25,12 @@ def demo_camera(camera_id: str, truth: Truth, url: str) -> dict[str, Any]:
     }
 
 
-def demo_truth(folder: Path, scene: str) -> Truth:
+def demo_truth(folder: Path, scene: str) -> SceneTruth:
     """The truth beside a rendered scene."""
-    return decoded((folder / f"{scene}.truth.json").read_bytes())
+    return decode_truth((folder / f"{scene}.truth.json").read_bytes())
 
 
-def true_passages(truth: Truth, began: float, until: float) -> list[Passage]:
+def true_passages(truth: SceneTruth, began: float, until: float) -> list[Passage]:
     """Every true crossing on the wall clock, for a scene that plays (and repeats) from `began` to `until`."""
     length = truth.frames / truth.fps
     found, turn = [], 0
@@ -49,7 +49,7 @@ def began_at(mount: Mount) -> float:
 
 def counted(site: Site, camera: str) -> list[Passage]:
     """The stored crossings of one camera."""
-    return [Passage(row.ts, row.line, row.direction) for row in site.crossings() if row.camera == camera]
+    return [Passage(row.ts, row.line, row.direction) for row in site.read_crossings() if row.camera == camera]
 
 
 def pixel_line(line_id: str, p1: list[float], p2: list[float], width: int, height: int) -> dict[str, Any]:

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from crowdperf.config import Config
 from crowdperf.events.bus import Publisher
 from crowdperf.events.connection import connect
-from crowdperf.events.metrics import publish
+from crowdperf.events.metrics import publish_snapshot
 from crowdperf.events.schema import AnyEvent, LineCrossed, TrackedFrame, ZoneChanged
 from crowdperf.events.streams import EVENTS, TRACKS
 from crowdperf.frames.ring import FrameWriter, RingSpec
-from crowdperf.runtime import Runtime
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.settings.paths import Paths
 from crowdperf.storage.buckets import Calendar
-from crowdperf.storage.counts import add
-from crowdperf.storage.crossings import crossing_of
+from crowdperf.storage.counts import add_crossings
+from crowdperf.storage.crossings import build_crossing
 
 FPS = 10.0
 SPEC = RingSpec(
@@ -53,21 +53,25 @@ class SyntheticSite:
         self._silent: set[str] = set()
         self._thread: threading.Thread | None = None
         self._count = 0
-        self._runtimes = {name: Runtime(name, 0) for name in ("inference", "tracking-0", "worker-recorder-0", "web")}
-        self.metrics("inference").text("model", "synthetic")
-        self._runtimes |= {f"capture-{camera.id}": Runtime(f"capture-{camera.id}", 0) for camera in self._enabled()}
+        self._runtimes = {
+            name: ProcessRuntime(name, 0) for name in ("inference", "tracking-0", "worker-recorder-0", "web")
+        }
+        self.make_metrics("inference").set_text("model", "synthetic")
+        self._runtimes |= {
+            f"capture-{camera.id}": ProcessRuntime(f"capture-{camera.id}", 0) for camera in self._list_enabled_cameras()
+        }
 
-    def _enabled(self) -> list:
+    def _list_enabled_cameras(self) -> list:
         return [camera for camera in self.config.cameras if camera.enabled]
 
-    def ring(self, camera: str) -> Path:
+    def get_ring_path(self, camera: str) -> Path:
         """Path of the camera's ring."""
-        return self._paths.ring(camera)
+        return self._paths.get_ring_path(camera)
 
-    def frame(self, camera: str, moment: float) -> list[tuple[float, float, float, float]]:
+    def write_frame(self, camera: str, moment: float) -> list[tuple[float, float, float, float]]:
         """Write one frame of `camera`, and publish its boxes; returns the boxes that were drawn."""
         if camera not in self._writers:
-            self._writers[camera] = FrameWriter(self.ring(camera), SPEC)
+            self._writers[camera] = FrameWriter(self.get_ring_path(camera), SPEC)
         writer = self._writers[camera]
         picture, boxes = draw(moment, seed=sum(camera.encode()))
         writer.slot()[:] = memoryview(np.ascontiguousarray(to_ring(picture))).cast("B")
@@ -89,7 +93,9 @@ class SyntheticSite:
         )
         return boxes
 
-    def cross(self, camera: str, line: str, direction: str, klass: str = "person", ts: float | None = None) -> str:
+    def publish_crossing(
+        self, camera: str, line: str, direction: str, class_name: str = "person", ts: float | None = None
+    ) -> str:
         """Publish a crossing and record it; returns its id."""
         self._count += 1
         event = LineCrossed(
@@ -98,20 +104,20 @@ class SyntheticSite:
             ts=time.time() if ts is None else ts,
             line=line,
             direction=direction,
-            klass=klass,
+            klass=class_name,
             track=self._count,
             epoch=1,
             sequence=self._count,
         )
         self.publish(event)
-        add(self._client, self._calendar, [crossing_of(event)])
+        add_crossings(self._client, self._calendar, [build_crossing(event)])
         return event.id
 
     def publish(self, event: AnyEvent) -> None:
         """Append any event to the stream."""
         self._events.publish(event)
 
-    def zone_changed(self, camera: str, zone: str, occupancy: int) -> None:
+    def publish_zone_change(self, camera: str, zone: str, occupancy: int) -> None:
         """Publish a change of a zone's occupancy."""
         self._count += 1
         self.publish(
@@ -129,17 +135,17 @@ class SyntheticSite:
             )
         )
 
-    def measure(self) -> None:
+    def publish_metrics(self) -> None:
         """Publish every process's snapshot once."""
         for name, runtime in self._runtimes.items():
             if name == "web":
                 continue
             if name.startswith("capture-"):
                 camera = name.removeprefix("capture-")
-                runtime.metrics.text("state", "live" if camera not in self._silent else "backing_off", camera)
-            publish(self._client, runtime)
+                runtime.metrics.set_text("state", "live" if camera not in self._silent else "backing_off", camera)
+            publish_snapshot(self._client, runtime)
 
-    def metrics(self, process: str):
+    def make_metrics(self, process: str):
         """The made-up metrics of a process."""
         return self._runtimes[process].metrics
 
@@ -155,13 +161,13 @@ class SyntheticSite:
     def _run(self) -> None:
         turn = 0
         while not self._stop.wait(1 / FPS):
-            for camera in self._enabled():
+            for camera in self._list_enabled_cameras():
                 if camera.id not in self._silent:
-                    self.frame(camera.id, time.monotonic())
-                    self.metrics(f"capture-{camera.id}").count("frames_captured", 1, camera.id)
-                    self.metrics("inference").count("frames_analysed", 1, camera.id)
+                    self.write_frame(camera.id, time.monotonic())
+                    self.make_metrics(f"capture-{camera.id}").count("frames_captured", 1, camera.id)
+                    self.make_metrics("inference").count("frames_analysed", 1, camera.id)
             if turn % 10 == 0:
-                self.measure()
+                self.publish_metrics()
             turn += 1
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ def processes() -> str:
             ", ".join(row.reads) or "–",
             ", ".join(row.writes) or "–",
             f"{row.max_silence_s:g} s" if row.max_silence_s else "–",
-            row.does,
+            row.description,
         )
         for row in PROCESSES
     ]
@@ -52,7 +52,7 @@ def processes() -> str:
 def streams() -> str:
     """The stream table."""
     rows = [
-        (f"`{row.key}`", carried(row.carries), row.encoding, row.ids, row.retention, row.expected_rate)
+        (f"`{row.key}`", carried(row.message_type), row.encoding, row.ids, row.retention, row.expected_rate)
         for row in STREAMS
     ]
     return table(("stream", "carries", "encoding", "ids", "kept", "expected rate"), rows)

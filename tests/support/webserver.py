@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 
 from crowdperf.config import Config, parse
-from crowdperf.runtime import Runtime
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.settings.paths import Paths
-from crowdperf.slices import WebSlice, web_slice
+from crowdperf.slices import WebConfig, build_web_config
 from crowdperf.web.process import main
 from tests.conftest import wait_until
 from tests.support.noon import noon_zone
@@ -71,18 +71,18 @@ class Served:
     def __init__(self, config: Config, paths: Paths) -> None:
         self.config = config
         self.paths = paths
-        self.slice: WebSlice = web_slice(config, paths)
+        self.process_config: WebConfig = build_web_config(config, paths)
         self.url = f"http://127.0.0.1:{config.web.port}"
         self.port = config.web.port
-        self.runtime = Runtime("web", 0)
-        self.thread = threading.Thread(target=main, args=(self.slice, self.runtime), daemon=True)
+        self.runtime = ProcessRuntime("web", 0)
+        self.thread = threading.Thread(target=main, args=(self.process_config, self.runtime), daemon=True)
 
     def start(self) -> None:
         """Start and wait until the port answers."""
         self.thread.start()
-        wait_until(self._answers, what="the web server")
+        wait_until(self._is_answering, what="the web server")
 
-    def _answers(self) -> bool:
+    def _is_answering(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
             return True
         return False

@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from crowdperf.runtime import Runtime
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.settings.site import Retention
-from crowdperf.slices import WorkerSlice
+from crowdperf.slices import WorkerConfig
 from crowdperf.storage import counts, sql
 from crowdperf.workers import recorder
 from crowdperf.workers import sql as sql_worker
@@ -36,11 +36,11 @@ def die_once(folder: Path) -> None:
 def break_it(defect: str, folder: Path) -> None:
     """Put one defect into the real code."""
     if defect == "no-dedupe":
-        whole = counts.ADD
-        counts.ADD = whole.replace("ARGV[at + 2]) == 1 then", "ARGV[at + 2]) >= 0 then")
-        assert whole != counts.ADD
+        whole = counts.ADD_SCRIPT
+        counts.ADD_SCRIPT = whole.replace("ARGV[at + 2]) == 1 then", "ARGV[at + 2]) >= 0 then")
+        assert whole != counts.ADD_SCRIPT
     elif defect == "ack-first":
-        right = recorder.add
+        right = recorder.add_crossings
 
         def add(client: Any, calendar: Any, rows: Any, prefix: str, acknowledge: Any) -> Any:
             stream, group, ids = acknowledge
@@ -49,12 +49,12 @@ def break_it(defect: str, folder: Path) -> None:
                 die_once(folder)
             return right(client, calendar, rows, prefix)
 
-        recorder.add = add
+        recorder.add_crossings = add
     elif defect == "move-first":
-        write = sql.write
+        write = sql.write_rows
 
         def moving(database: Any, calendar: Any, rows: Any) -> int:
-            made.follower.commit()
+            made.reader.commit()
             die_once(folder)
             return write(database, calendar, rows)
 
@@ -67,7 +67,7 @@ def break_it(defect: str, folder: Path) -> None:
             begin(self, *arguments, **named)
 
         sql_worker.SqlRecorder.__init__ = remember  # type: ignore[method-assign]
-        sql.write = moving
+        sql.write_rows = moving
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def main() -> None:
     logging.basicConfig(level=logging.ERROR)
     if defect:
         break_it(defect[0], Path(folder))
-    slice_ = WorkerSlice(
+    slice_ = WorkerConfig(
         role=role,
         instance=int(instance or 0),
         retention=Retention(),
@@ -86,7 +86,7 @@ def main() -> None:
         timezone="Europe/Berlin",
         postgres_dsn=dsn,
     )
-    runtime = Runtime(f"worker-{name}", 0)
+    runtime = ProcessRuntime(f"worker-{name}", 0)
     runtime.install()
     (sql_worker.main if role == "sql" else recorder.main)(slice_, runtime)
 

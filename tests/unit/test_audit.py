@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from crowdperf.audit.judge import audited_lines, judge, with_lines_of
-from crowdperf.audit.truth import TruthError, picture_at, read_truth
+from crowdperf.audit.judge import judge_lines, select_lines, use_truth_lines
+from crowdperf.audit.truth import TruthError, find_picture, read_truth
 from crowdperf.config import parse
 from crowdperf.replay.clip import Clip
-from crowdperf.replay.page import clock, page, table
-from crowdperf.replay.setup import choose
+from crowdperf.replay.page import format_clock, render_page, render_table
+from crowdperf.replay.setup import select_camera
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Line
-from crowdperf.settings.fingerprint import fingerprint
+from crowdperf.settings.fingerprint import compute_fingerprint
 from tests.unit.test_replay_difference import crossing, outcome, setup
 
 CLIP = Clip(Path("hall.mkv"), 640, 360, 10.0)
@@ -29,7 +29,7 @@ def truth(tmp_path: Path, content: object, name: str = "truth.json") -> Path:
 
 
 def crossings(path: Path) -> list[tuple]:
-    return [tuple(one) for one in read_truth(path, CLIP).crossings(TIMES)]
+    return [tuple(one) for one in read_truth(path, CLIP).get_crossings(TIMES)]
 
 
 def test_json_with_times_clocks_and_pictures(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_lines_in_pixels_with_changes_of_side(tmp_path: Path) -> None:
     assert crossings(path) == [(1.0, "v320", "out", ""), (3.0, "v320", "in", "")]
     (drawn,) = read_truth(path, CLIP).lines
     assert (drawn.id, drawn.p1, drawn.p2, drawn.anchor) == ("v320", [0.5, 0.0], [0.5, 1.0], "centre")
-    assert with_lines_of(setup(), read_truth(path, CLIP), "truth.json").tracked.lines == (drawn,)
+    assert use_truth_lines(setup(), read_truth(path, CLIP), "truth.json").tracked.lines == (drawn,)
 
 
 @pytest.mark.parametrize(
@@ -100,14 +100,14 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_lines_that_are_judged(tmp_path: Path) -> None:
     named = read_truth(truth(tmp_path, {"crossings": [{"time": 1, "line": "door", "direction": "in"}]}), CLIP)
     nothing = read_truth(truth(tmp_path, {"crossings": []}), CLIP)
-    assert [line.id for line in audited_lines(setup(), named, [], "t")] == ["door"]
-    assert [line.id for line in audited_lines(setup(), nothing, ["door"], "t")] == ["door"]
+    assert [line.id for line in select_lines(setup(), named, [], "t")] == ["door"]
+    assert [line.id for line in select_lines(setup(), nothing, ["door"], "t")] == ["door"]
     with pytest.raises(TruthError, match="speaks of no line"):
-        audited_lines(setup(), nothing, [], "t")
+        select_lines(setup(), nothing, [], "t")
     with pytest.raises(TruthError, match=r"'gate' is none of camera 'hall' in a\.json, which has door"):
-        audited_lines(setup(), named, ["gate"], "t")
+        select_lines(setup(), named, ["gate"], "t")
     with pytest.raises(TruthError, match="draws no lines"):
-        with_lines_of(setup(), named, "t")
+        use_truth_lines(setup(), named, "t")
 
 
 def test_a_verdict_names_every_mistake(tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ def test_a_verdict_names_every_mistake(tmp_path: Path) -> None:
     ]
     line = Line(id="door", p1=[0.5, 0.1], p2=[0.5, 0.9], classes=["person", "bicycle"])
     counted = outcome(crossing(1.2), crossing(3.0), crossing(5.0, "in"))
-    true = read_truth(truth(tmp_path, {"crossings": rows}), CLIP).crossings(TIMES)
-    (verdict,) = judge([line], counted, true, 1.0)
+    true = read_truth(truth(tmp_path, {"crossings": rows}), CLIP).get_crossings(TIMES)
+    (verdict,) = judge_lines([line], counted, true, 1.0)
     assert [one.at for one in verdict.score.matching.missed] == [5.0], "a bus is none of this line's"
     assert [one.at_s for one in verdict.surplus] == [5.0]
-    assert [(one.klass, other.event.klass) for one, other in verdict.other_class] == [("bicycle", "person")]
+    assert [(one.class_name, other.event.klass) for one, other in verdict.other_class] == [("bicycle", "person")]
     assert (verdict.score.total.true, verdict.score.total.counted, verdict.score.total.matched) == (3, 3, 2)
 
 
@@ -133,27 +133,27 @@ def test_a_fingerprint_follows_what_counts() -> None:
     spelled_out = Line(id="door", p1=[0.5, 0.1], p2=[0.5, 0.9], hysteresis=0.005, in_side="positive")
     moved = Line(id="door", p1=[0.5, 0.1], p2=[0.5, 0.8])
     turned = Line(id="door", p1=[0.5, 0.1], p2=[0.5, 0.9], in_side="negative")
-    assert fingerprint(line) == fingerprint(renamed) == fingerprint(spelled_out)
-    assert len({fingerprint(one) for one in (line, moved, turned)}) == 3
+    assert compute_fingerprint(line) == compute_fingerprint(renamed) == compute_fingerprint(spelled_out)
+    assert len({compute_fingerprint(one) for one in (line, moved, turned)}) == 3
 
 
 def test_which_camera_is_meant() -> None:
     two = parse(b'{"cameras": [{"id": "a", "url": "a.mp4"}, {"id": "b", "url": "b.mp4"}]}')
-    assert choose(two, "b", "x.json").id == "b"
+    assert select_camera(two, "b", "x.json").id == "b"
     with pytest.raises(ConfigError, match=r"x\.json: whose lines\? It has the cameras: a, b\. Remedy: .*--camera"):
-        choose(two, None, "x.json")
+        select_camera(two, None, "x.json")
     with pytest.raises(ConfigError, match=r"no camera 'c' \(known: a, b\)"):
-        choose(two, "c", "x.json")
+        select_camera(two, "c", "x.json")
     with pytest.raises(ConfigError, match="none"):
-        choose(parse(b"{}"), None, "x.json")
+        select_camera(parse(b"{}"), None, "x.json")
 
 
 def test_the_picture_of_a_moment() -> None:
-    assert [picture_at(TIMES, at) for at in (0.0, 0.05, 0.1, 0.25, 99.0)] == [0, 0, 1, 2, 99]
+    assert [find_picture(TIMES, at) for at in (0.0, 0.05, 0.1, 0.25, 99.0)] == [0, 0, 1, 2, 99]
 
 
 def test_a_report_escapes_what_files_say() -> None:
-    text = page("<b>.mp4", [table(["<i>", "n"], [["&", 3]], 1)])
+    text = render_page("<b>.mp4", [render_table(["<i>", "n"], [["&", 3]], 1)])
     assert "<b>.mp4" not in text
     assert "&lt;i&gt;" in text
     assert "<td>&amp;</td><td class=n>3</td>" in text
@@ -163,4 +163,4 @@ def test_a_report_escapes_what_files_say() -> None:
     ("at_s", "shown"), [(0, "0:00.0"), (59.96, "1:00.0"), (83.42, "1:23.4"), (3723.04, "1:02:03.0")]
 )
 def test_clocks(at_s: float, shown: str) -> None:
-    assert clock(at_s) == shown
+    assert format_clock(at_s) == shown

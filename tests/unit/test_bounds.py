@@ -9,23 +9,23 @@ import msgspec
 import numpy as np
 import pytest
 
-from crowdperf.capture.quality import Quality
+from crowdperf.capture.quality import ConnectionQuality
 from crowdperf.events.schema import FrameDetections, PpeColumns
 from crowdperf.frames.ring import FrameStamp, RingSpec
 from crowdperf.inference.detector import load_detector
-from crowdperf.inference.evidence import Keeper, Scene
+from crowdperf.inference.evidence import EvidenceCache, FrameAnalysis
 from crowdperf.inference.letterbox import letterbox
-from crowdperf.inference.nms import Found
-from crowdperf.inference.openvino_runtime import GEOMETRIES, OpenvinoRuntime
+from crowdperf.inference.nms import Detections
+from crowdperf.inference.openvino_runtime import MAX_GEOMETRIES, OpenvinoBackend
 from crowdperf.inference.ppe import Cadence
-from crowdperf.inference.schedule import Schedule
-from crowdperf.inference.stats import Stats
-from crowdperf.runtime import Metrics, Runtime
+from crowdperf.inference.schedule import FrameScheduler
+from crowdperf.inference.stats import InferenceMetrics
+from crowdperf.runtime import Metrics, ProcessRuntime
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.tracking.pipeline import CameraPipeline
 from crowdperf.web.parameters import Span
-from crowdperf.web.tally import MOST_COUNTS, REMEMBERED, Key, Tally
+from crowdperf.web.tally import MAX_COUNT_KEYS, MAX_EVENT_IDS, CountKey, TodayCounts
 from tests.conftest import wait_until
 from tests.support.bounds import largest
 from tests.support.sequences import detections, standing
@@ -74,57 +74,57 @@ def test_tracking_forgets_tracks() -> None:
 
 @pytest.mark.parametrize("rounds", [3000])
 def test_inference_forgets_cameras_and_frames(rounds: int) -> None:
-    schedule, cadence, runtime = Schedule(2, 0.5), Cadence(), Runtime("inference", 0)
-    stats, keeper = Stats(runtime.metrics, 0.0), Keeper(30.0)
-    nobody = Found(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
+    schedule, cadence, runtime = FrameScheduler(2, 0.5), Cadence(), ProcessRuntime("inference", 0)
+    stats, keeper = InferenceMetrics(runtime.metrics, 0.0), EvidenceCache(30.0)
+    nobody = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
     for number in range(rounds):
         camera, now = f"camera-{number}", number / 10
         spec = RingSpec(32 + 32 * (number % 900), 32, "yuv420p", 64, 64, 4, 10.0, 0, 1.0)
         schedule.add(camera, spec)
         schedule.offer(camera, 1, now)
         schedule.take(now, 64)
-        schedule.charge(camera, 0.01)
-        cadence.due(camera, 1.0, now, now)
+        schedule.record_cost(camera, 0.01)
+        cadence.admit(camera, 1.0, now, now)
         small = RingSpec(32, 32, "yuv420p", 64, 64, 4, 10.0, 0, 1.0)
-        scene = Scene(FrameStamp(1, number, 0, round(now * 1e9)), small, nobody, None)
+        scene = FrameAnalysis(FrameStamp(1, number, 0, round(now * 1e9)), small, nobody, None)
         keeper.put(camera, np.zeros(small.frame_bytes, np.uint8), scene)
-        stats.analysed(camera)
-        stats.dropped(schedule.drain_drops())
+        stats.record_frame(camera)
+        stats.record_drops(schedule.drain_drops())
         stats.report(now, [camera], 0, 0)
         for part in (schedule.remove, stats.forget, cadence.forget):
             part(camera)
     runtime.metrics.prune(100)
-    for part in (schedule, cadence, keeper._held, keeper._sizes, stats, runtime.metrics):
+    for part in (schedule, cadence, keeper._frames, keeper._sizes, stats, runtime.metrics):
         size, path = largest(part)
         assert size <= 1000, path
     keeper.close()
 
 
 def test_todays_counts_are_bounded_whatever_cameras_say() -> None:
-    tally = Tally(Span(0, 1e9))
-    for number in range(2 * MOST_COUNTS):
-        tally.add(f"e{number}", 1.0, Key(f"camera-{number}", "door", "person", "in"))
+    tally = TodayCounts(Span(0, 1e9))
+    for number in range(2 * MAX_COUNT_KEYS):
+        tally.add(f"e{number}", 1.0, CountKey(f"camera-{number}", "door", "person", "in"))
         if number % 1000 == 0:
-            tally.changes()
-    assert largest(tally)[0] == max(MOST_COUNTS, REMEMBERED)
+            tally.take_changes()
+    assert largest(tally)[0] == max(MAX_COUNT_KEYS, MAX_EVENT_IDS)
 
 
 def test_compiled_sizes_of_cameras_that_went_are_bounded(model_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = load_detector(Inference(device="cpu", runtime="openvino"), model_cache).runtime
-    assert isinstance(runtime, OpenvinoRuntime)
+    runtime = load_detector(Inference(device="cpu", runtime="openvino"), model_cache).backend
+    assert isinstance(runtime, OpenvinoBackend)
     # Compiling takes a second each; what is kept of it is what matters here.
-    monkeypatch.setattr(runtime, "_both", lambda box: object())
+    monkeypatch.setattr(runtime, "_compile_both", lambda box: object())
     for number in range(100):
         wait_until(lambda number=number: runtime.ready(letterbox(32 * (number + 1), 32)), what="the size")
-    assert len(runtime._compiling) <= GEOMETRIES
+    assert len(runtime._compiling) <= MAX_GEOMETRIES
 
 
 def test_capture_keeps_a_fixed_past() -> None:
-    quality = Quality(0.0)
+    quality = ConnectionQuality(0.0)
     for second in range(40_000):
-        quality.delivered(float(second), 10)
+        quality.record_frames(float(second), 10)
         if second % 50 == 0:
-            quality.lost(float(second), stall=True)
+            quality.record_loss(float(second), stall=True)
     assert largest(quality)[0] < 500
 
 

@@ -6,32 +6,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowdperf.capture.machine import FIRST_WAIT_S, LONGEST_WAIT_S, STABLE_S, Machine
+from crowdperf.capture.machine import FIRST_WAIT_S, MAX_WAIT_S, STABLE_S, ConnectionState
 
 
-def machine(random: float = 1.0, stall_s: float = 5.0) -> Machine:
-    return Machine(stall_s, lambda: random, 0.0)
+def machine(random: float = 1.0, stall_s: float = 5.0) -> ConnectionState:
+    return ConnectionState(stall_s, lambda: random, 0.0)
 
 
-def wait_of(m: Machine, now: float) -> float:
+def wait_of(m: ConnectionState, now: float) -> float:
     """Seconds from `now` until it is due."""
-    low, high = now, now + 2 * LONGEST_WAIT_S
+    low, high = now, now + 2 * MAX_WAIT_S
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if m.due(middle) else (middle, high)
+        low, high = (low, middle) if m.is_due(middle) else (middle, high)
     return high - now
 
 
 def test_the_good_case() -> None:
     m = machine()
-    assert m.due(0.0)
-    m.connecting(0.0)
+    assert m.is_due(0.0)
+    m.start_connecting(0.0)
     assert m.state == "connecting"
-    m.frame(0.4)
+    m.record_frame(0.4)
     assert (m.state, m.changed_at) == ("live", 0.4)
-    m.frame(0.5)
+    m.record_frame(0.5)
     assert m.changed_at == 0.4
-    assert not m.stalled(5.4)
+    assert not m.check_stalled(5.4)
 
 
 def test_waits_double_up_to_ten_seconds_and_a_stable_connection_resets_them() -> None:
@@ -39,67 +39,67 @@ def test_waits_double_up_to_ten_seconds_and_a_stable_connection_resets_them() ->
     waits = []
     now = 0.0
     for _ in range(8):
-        m.connecting(now)
-        m.lost(now, "refused")
+        m.start_connecting(now)
+        m.schedule_retry(now, "refused")
         waits.append(round(wait_of(m, now), 3))
         now += waits[-1]
     assert waits == [0.5, 1, 2, 4, 8, 10, 10, 10]
-    m.connecting(now)
-    m.frame(now)
-    m.lost(now, "again")
+    m.start_connecting(now)
+    m.record_frame(now)
+    m.schedule_retry(now, "again")
     assert wait_of(m, now) == pytest.approx(10), "one frame is no stable connection"
-    m.connecting(now)
-    m.frame(now)
-    m.frame(now + STABLE_S)
-    m.lost(now + STABLE_S, "again")
+    m.start_connecting(now)
+    m.record_frame(now)
+    m.record_frame(now + STABLE_S)
+    m.schedule_retry(now + STABLE_S, "again")
     assert wait_of(m, now + STABLE_S) == pytest.approx(FIRST_WAIT_S)
 
 
 def test_jitter_spreads_over_half_the_wait() -> None:
     for chance, wait in ((0.0, 0.25), (1.0, 0.5)):
         m = machine(chance)
-        m.lost(0.0, "")
+        m.schedule_retry(0.0, "")
         assert wait_of(m, 0.0) == pytest.approx(wait)
 
 
 def test_a_stall_is_noticed_while_live_and_while_connecting() -> None:
     for live in (True, False):
         m = machine()
-        m.connecting(0.0)
+        m.start_connecting(0.0)
         if live:
-            m.frame(0.0)
-        assert not m.stalled(4.99)
-        assert m.stalled(5.0)
+            m.record_frame(0.0)
+        assert not m.check_stalled(4.99)
+        assert m.check_stalled(5.0)
         assert m.state == "stalled"
         assert "no frame for 5 s" in m.detail
-        m.lost(5.1, m.detail)
+        m.schedule_retry(5.1, m.detail)
         assert m.state == "backing_off"
 
 
 def test_opening_is_no_part_of_a_stall() -> None:
     m = machine()
-    m.connecting(0.0)
-    m.opened(7.0)
-    assert not m.stalled(11.99)
-    assert m.stalled(12.0)
+    m.start_connecting(0.0)
+    m.mark_opened(7.0)
+    assert not m.check_stalled(11.99)
+    assert m.check_stalled(12.0)
 
 
 def test_three_short_reads_in_a_row_restart() -> None:
     m = machine()
-    m.connecting(0.0)
-    assert [m.short_read(1.0), m.short_read(2.0)] == [False, False]
-    m.frame(2.5)
-    assert [m.short_read(3.0), m.short_read(4.0), m.short_read(5.0)] == [False, False, True]
+    m.start_connecting(0.0)
+    assert [m.record_short_read(1.0), m.record_short_read(2.0)] == [False, False]
+    m.record_frame(2.5)
+    assert [m.record_short_read(3.0), m.record_short_read(4.0), m.record_short_read(5.0)] == [False, False, True]
 
 
 def test_a_misconfigured_camera_is_retried_and_says_so_until_a_frame_comes() -> None:
     m = machine()
-    m.lost(0.0, "404", misconfigured=True)
+    m.schedule_retry(0.0, "404", misconfigured=True)
     assert m.state == "misconfigured"
-    assert m.due(LONGEST_WAIT_S)
-    m.connecting(LONGEST_WAIT_S)
+    assert m.is_due(MAX_WAIT_S)
+    m.start_connecting(MAX_WAIT_S)
     assert (m.state, m.detail) == ("misconfigured", "404")
-    m.frame(LONGEST_WAIT_S)
+    m.record_frame(MAX_WAIT_S)
     assert (m.state, m.detail) == ("live", "")
 
 
@@ -107,7 +107,7 @@ def test_stopped_is_final() -> None:
     m = machine()
     m.stop(1.0, "the file has been played to its end")
     assert m.state == "stopped"
-    assert not m.due(1e9)
+    assert not m.is_due(1e9)
 
 
 STEPS = st.lists(
@@ -122,16 +122,16 @@ def test_no_sequence_makes_it_give_up_or_wait_longer(steps: list[tuple[str, floa
     for name, passed in steps:
         now += passed
         if name == "connect":
-            m.connecting(now)
+            m.start_connecting(now)
         elif name == "frame":
-            m.frame(now)
+            m.record_frame(now)
             assert m.state == "live"
         elif name == "short":
-            m.short_read(now)
+            m.record_short_read(now)
         elif name == "stalled":
-            assert m.stalled(now) == (m.state == "stalled")
+            assert m.check_stalled(now) == (m.state == "stalled")
         else:
-            m.lost(now, name, misconfigured=name == "bad")
-            assert not m.due(now)
+            m.schedule_retry(now, name, misconfigured=name == "bad")
+            assert not m.is_due(now)
         assert m.state != "stopped"
-        assert m.due(now + LONGEST_WAIT_S)
+        assert m.is_due(now + MAX_WAIT_S)

@@ -6,18 +6,18 @@ from typing import Any, Literal
 
 import pytest
 
-from crowdperf.capture.argv import Options
-from crowdperf.capture.pyav import container_options
-from crowdperf.capture.source import Source, SourceError
-from crowdperf.ffmpeg import UNASKED
+from crowdperf.capture.argv import SourceOptions
+from crowdperf.capture.pyav import build_container_options
+from crowdperf.capture.source import CheckedSource, SourceError
+from crowdperf.ffmpeg import DEFAULT_FEATURES
 
 
-def options(kind: Literal["rtsp", "http", "file"] = "rtsp", **changes: Any) -> Options:
-    return Options(binary="", abilities=UNASKED, source=Source(kind, "x"), **changes)
+def options(kind: Literal["rtsp", "http", "file"] = "rtsp", **changes: Any) -> SourceOptions:
+    return SourceOptions(binary="", features=DEFAULT_FEATURES, source=CheckedSource(kind, "x"), **changes)
 
 
 def test_rtsp() -> None:
-    assert container_options(options(rtsp_transport="udp", timeout_usec=7)) == {
+    assert build_container_options(options(rtsp_transport="udp", timeout_usec=7)) == {
         "analyzeduration": "0",
         "probesize": "32",
         "flags": "low_delay",
@@ -28,22 +28,22 @@ def test_rtsp() -> None:
 
 
 def test_every_kind_has_its_own_protocols_and_none_opens_files_but_the_file() -> None:
-    assert container_options(options("file"))["protocol_whitelist"] == "file"
-    http = container_options(options("http"))
+    assert build_container_options(options("file"))["protocol_whitelist"] == "file"
+    http = build_container_options(options("http"))
     assert "file" not in http["protocol_whitelist"].split(",")
     assert http["rw_timeout"] == "5000000"
-    assert "timeout" not in container_options(options("file"))
+    assert "timeout" not in build_container_options(options("file"))
 
 
 def test_the_operator_s_flags_replace_ours_and_patience_looks_longer() -> None:
     flags = ("-probesize", "500000", "-loglevel", "verbose", "-an")
-    found = container_options(options(extra_flags=flags, output_flags=("-skip_frame", "nokey")))
+    found = build_container_options(options(extra_flags=flags, output_flags=("-skip_frame", "nokey")))
     assert (found["probesize"], found["analyzeduration"], found["skip_frame"]) == ("500000", "0", "nokey")
     assert "loglevel" not in found
-    assert container_options(options(patient=True))["analyzeduration"] == "10000000"
+    assert build_container_options(options(long_probe=True))["analyzeduration"] == "10000000"
 
 
 @pytest.mark.parametrize("flag", ["-hwaccel", "-r", "-vsync"])
 def test_what_only_the_program_can_do_is_refused(flag: str) -> None:
     with pytest.raises(SourceError, match=rf"pyav cannot use the flag '{flag}'.*Remedy"):
-        container_options(options(extra_flags=(flag, "1")))
+        build_container_options(options(extra_flags=(flag, "1")))

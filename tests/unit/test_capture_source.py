@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from crowdperf.capture import source
-from crowdperf.capture.probe import Probe, analysis_size, parse, ring_spec
-from crowdperf.capture.source import Source, SourceError
+from crowdperf.capture.probe import SourceInfo, build_ring_spec, compute_analysis_size, parse_source_info
+from crowdperf.capture.source import CheckedSource, SourceError
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from crowdperf.capture.source import Source, SourceError
     ],
 )
 def test_network_sources(url: str, kind: str) -> None:
-    assert source.check(url, ()) == Source(kind, url)
+    assert source.check_url(url, ()) == CheckedSource(kind, url)
 
 
 @pytest.mark.parametrize(
@@ -71,15 +71,15 @@ def test_network_sources(url: str, kind: str) -> None:
 )
 def test_what_is_refused(url: str) -> None:
     with pytest.raises(SourceError, match="Remedy"):
-        source.check(url, ("/",))
+        source.check_url(url, ("/",))
 
 
 def test_the_operator_may_let_a_host_through() -> None:
     allowed = ("169.254.7.9", "metadata.google.internal")
-    assert source.check("rtsp://169.254.7.9/a", (), allowed).kind == "rtsp"
-    assert source.check("http://Metadata.google.internal./a", (), allowed).kind == "http"
+    assert source.check_url("rtsp://169.254.7.9/a", (), allowed).kind == "rtsp"
+    assert source.check_url("http://Metadata.google.internal./a", (), allowed).kind == "http"
     with pytest.raises(SourceError, match="allowed_hosts"):
-        source.check("rtsp://169.254.7.8/a", (), allowed)
+        source.check_url("rtsp://169.254.7.8/a", (), allowed)
 
 
 def test_files_only_below_the_roots(tmp_path: Path) -> None:
@@ -91,22 +91,22 @@ def test_files_only_below_the_roots(tmp_path: Path) -> None:
     (root / "link.mp4").symlink_to(outside)
     roots = (str(root),)
     for url in (str(clip), "a clip.mp4", f"file://{root}/a%20clip.mp4"):
-        assert source.check(url, roots) == Source("file", str(clip))
+        assert source.check_url(url, roots) == CheckedSource("file", str(clip))
     (root / "folder").symlink_to(tmp_path)
     for url in ("folder/secret.mp4", f"file://{root}/%2e%2e/secret.mp4", f"file:{outside}", f"file://x{outside}"):
         with pytest.raises(SourceError, match="outside media_roots"):
-            source.check(url, roots)
+            source.check_url(url, roots)
     for url in (str(outside), str(root / ".." / "secret.mp4"), "../secret.mp4", "link.mp4", f"file://{outside}"):
         with pytest.raises(SourceError, match="outside media_roots"):
-            source.check(url, roots)
+            source.check_url(url, roots)
     with pytest.raises(SourceError, match="does not exist"):
-        source.check("none.mp4", roots)
+        source.check_url("none.mp4", roots)
     with pytest.raises(SourceError):
-        source.check(str(root), roots)
+        source.check_url(str(root), roots)
 
 
 def test_flags_by_allow_list() -> None:
-    assert source.flags("-loglevel warning -an -max_delay '-1'", "x") == [
+    assert source.parse_flags("-loglevel warning -an -max_delay '-1'", "x") == [
         "-loglevel",
         "warning",
         "-an",
@@ -131,7 +131,7 @@ def test_flags_by_allow_list() -> None:
         "-init_hw_device vaapi=x:/etc/passwd",
     ):
         with pytest.raises(SourceError, match=r"FLAGS.*Remedy"):
-            source.flags(text, "FLAGS")
+            source.parse_flags(text, "FLAGS")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_flags_by_allow_list() -> None:
     ],
 )
 def test_no_secret_leaves(url: str) -> None:
-    clean = source.redactor(url)
+    clean = source.make_redactor(url)
     for text in (f"[in#0] Error opening input {url}.", url.partition("//")[2], f"failed: {url.replace('%40', '@')}"):
         assert "S3" not in clean(text)
     assert clean("plain words, admin's too") == "plain words, admin's too"
@@ -154,7 +154,7 @@ def test_no_secret_leaves(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["rtsp://cam/live?1", "rtsp://cam/live?x", "http://x:1@cam/404"])
 def test_a_short_secret_is_taken_out_where_a_url_has_it_and_nowhere_else(url: str) -> None:
-    clean = source.redactor(url)
+    clean = source.make_redactor(url)
     assert clean(H264) == H264
     assert clean("401 Unauthorized") == "401 Unauthorized"
     assert "***" in clean(f"Error opening input file {url}.")
@@ -176,12 +176,14 @@ PHONE = """  Duration: 00:00:01.00, start: 0.000000
 
 
 def test_the_probe_s_report() -> None:
-    assert parse(H264) == Probe(480, 270, 15.0, finite=False)
-    assert parse(AVI) == Probe(768, 576, 10.0, finite=True)
-    assert parse(PHONE) == Probe(1080, 1920, 29.97, finite=True)
-    assert parse(AVI.replace("00:01:19.50", "00:00:00.00")) == Probe(768, 576, 10.0, finite=False), "FLV, live"
-    assert parse("Stream #0:0: Audio: aac, 48000 Hz\nInvalid data found") is None
-    assert parse(H264.replace("480x270", "none")) is None
+    assert parse_source_info(H264) == SourceInfo(480, 270, 15.0, is_finite=False)
+    assert parse_source_info(AVI) == SourceInfo(768, 576, 10.0, is_finite=True)
+    assert parse_source_info(PHONE) == SourceInfo(1080, 1920, 29.97, is_finite=True)
+    assert parse_source_info(AVI.replace("00:01:19.50", "00:00:00.00")) == SourceInfo(
+        768, 576, 10.0, is_finite=False
+    ), "FLV, live"
+    assert parse_source_info("Stream #0:0: Audio: aac, 48000 Hz\nInvalid data found") is None
+    assert parse_source_info(H264.replace("480x270", "none")) is None
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_the_probe_s_report() -> None:
     ],
 )
 def test_analysis_size(source_size: tuple[int, int], width: int, size: tuple[int, int]) -> None:
-    assert analysis_size(*source_size, width) == size
+    assert compute_analysis_size(*source_size, width) == size
 
 
 @pytest.mark.parametrize(
@@ -220,8 +222,8 @@ def test_analysis_size(source_size: tuple[int, int], width: int, size: tuple[int
 def test_a_ring_holds_half_a_second_or_what_is_due(
     width: int, queue_max: int, fps: float, target_fps: float, frame_skip: int, slots: int
 ) -> None:
-    spec = ring_spec(
-        Probe(1920, 1080, fps, False),
+    spec = build_ring_spec(
+        SourceInfo(1920, 1080, fps, False),
         pix_fmt="yuv420p",
         analysis_width=width,
         queue_max=queue_max,

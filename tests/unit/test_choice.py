@@ -10,13 +10,13 @@ import pytest
 
 from crowdperf.config import Config, parse
 from crowdperf.settings import handover
-from crowdperf.settings.choice import Choice, choice_of
+from crowdperf.settings.choice import ModelSelection, get_selection
 from crowdperf.settings.engine import Inference, Models
-from crowdperf.settings.environment import environment
-from crowdperf.settings.handover import Handover
+from crowdperf.settings.environment import read_environment
+from crowdperf.settings.handover import ReloadFile
 from crowdperf.settings.paths import Paths
 from crowdperf.supervision import render
-from crowdperf.supervision.programs import programs
+from crowdperf.supervision.programs import build_programs
 
 
 def site(**inference: Any) -> Config:
@@ -24,7 +24,7 @@ def site(**inference: Any) -> Config:
 
 
 def digest(config: Config, tmp_path: Path) -> str:
-    rows = programs(config, environment({}), Paths(tmp_path), tmp_path)
+    rows = build_programs(config, read_environment({}), Paths(tmp_path), tmp_path)
     return next(row.digest for row in rows if row.name == "inference")
 
 
@@ -41,13 +41,13 @@ def test_another_model_is_no_restart_and_reaches_the_process(change: dict[str, A
     before, after = site(), site(**change)
     assert digest(before, tmp_path) == digest(after, tmp_path)
     paths = Paths(tmp_path)
-    render.write(before, environment({}), paths, tmp_path)
-    process = Handover(paths.choice, Choice)
-    assert not render.write(before, environment({}), paths, tmp_path)
-    assert process.changed() is None
-    render.write(after, environment({}), paths, tmp_path)
-    assert process.changed() == choice_of(after.inference)
-    assert process.changed() is None, "once"
+    render.write_include_file(before, read_environment({}), paths, tmp_path)
+    process = ReloadFile(paths.model_selection_file, ModelSelection)
+    assert not render.write_include_file(before, read_environment({}), paths, tmp_path)
+    assert process.read_if_changed() is None
+    render.write_include_file(after, read_environment({}), paths, tmp_path)
+    assert process.read_if_changed() == get_selection(after.inference)
+    assert process.read_if_changed() is None, "once"
 
 
 @pytest.mark.parametrize("change", [{"device": "cpu"}, {"threads": 1}, {"confidence": 0.2}])
@@ -57,13 +57,13 @@ def test_what_a_running_process_cannot_take_over_restarts_it(change: dict[str, A
 
 def test_a_file_that_nobody_can_read_is_no_choice(tmp_path: Path) -> None:
     path = tmp_path / "choice.json"
-    process = Handover(path, Choice)
-    assert process.changed() is None
+    process = ReloadFile(path, ModelSelection)
+    assert process.read_if_changed() is None
     path.write_text("{")
-    assert process.changed() is None
-    handover.write(path, choice_of(Inference(models=Models(person="./best.pt"))))
-    found = process.changed()
+    assert process.read_if_changed() is None
+    handover.write_reload_file(path, get_selection(Inference(models=Models(person="./best.pt"))))
+    found = process.read_if_changed()
     assert found is not None
     assert found.models.person == "./best.pt"
     path.unlink()
-    assert process.changed() is None
+    assert process.read_if_changed() is None

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crowdperf import slices
-from crowdperf.config import Config, load, parse, schema
+from crowdperf.config import Config, build_json_schema, load, parse
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.environment import Environment, environment
+from crowdperf.settings.environment import Environment, read_environment
 from crowdperf.settings.paths import Paths
-from crowdperf.settings.url import redacted
-from crowdperf.supervision.programs import programs
+from crowdperf.settings.url import redact_url
+from crowdperf.supervision.programs import build_programs
 from tests.conftest import ROOT
 
 PATHS = Paths(Path("/tmp/crowdperf-test/var"))
@@ -71,7 +71,7 @@ def test_bad_configuration_is_one_clear_error(document: str, words: list[str]) -
 )
 def test_a_bad_environment_variable_is_named(variables: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=next(iter(variables))):
-        environment(variables)
+        read_environment(variables)
 
 
 @pytest.mark.parametrize(
@@ -84,30 +84,30 @@ def test_precedence_of_target_fps(
     document: dict[str, Any] = {"cameras": [camera(**({"target_fps": in_camera} if in_camera else {}))]}
     if in_file:
         document["target_fps"] = in_file
-    env = environment({"TARGET_FPS": in_environment} if in_environment else {})
-    made = slices.capture_slice(parse(json.dumps(document).encode()), env, PATHS, Path("/"), "lobby")
+    env = read_environment({"TARGET_FPS": in_environment} if in_environment else {})
+    made = slices.build_capture_config(parse(json.dumps(document).encode()), env, PATHS, Path("/"), "lobby")
     assert made.target_fps == expected
 
 
 def test_the_documented_environment_defaults() -> None:
-    env = environment({})
+    env = read_environment({})
     assert (env.rtsp_stimeout_usec, env.queue_max, env.cuda_empty_every) == (5_000_000, None, 0)
     assert config().queue_max == 2
 
 
 @given(st.sampled_from(["rtsp", "http"]), st.text("abc123!$", min_size=1), st.text("abc123!$", min_size=1))
 def test_redacted_shows_neither_user_nor_password(scheme: str, user: str, password: str) -> None:
-    shown = redacted(f"{scheme}://U{user}:P{password}@cam.example:554/live?token=T{password}")
+    shown = redact_url(f"{scheme}://U{user}:P{password}@cam.example:554/live?token=T{password}")
     assert shown == f"{scheme}://***@cam.example:554/live?***"
 
 
 def test_the_web_slice_holds_no_password() -> None:
-    assert b"secret" not in msgspec.json.encode(slices.web_slice(config(), PATHS))
+    assert b"secret" not in msgspec.json.encode(slices.build_web_config(config(), PATHS))
 
 
 def test_the_schema_is_complete_json_schema() -> None:
     assert {"storage_backend", "frame_skip", "rtsp_transport", "ffmpeg_flags"} <= set(
-        schema()["$defs"]["Config"]["properties"]
+        build_json_schema()["$defs"]["Config"]["properties"]
     )
 
 
@@ -118,7 +118,7 @@ def test_every_camera_belongs_to_exactly_one_shard(shards: int) -> None:
     owned = [
         row.camera_id
         for shard in range(shards)
-        for row in slices.tracking_slice(made, Environment(), PATHS, shard).cameras
+        for row in slices.build_tracking_config(made, Environment(), PATHS, shard).cameras
     ]
     assert sorted(owned) == sorted(row["id"] for row in cameras)
 
@@ -129,7 +129,8 @@ def test_a_changed_camera_changes_only_the_programs_that_use_it() -> None:
     cameras[0]["url"] = "rtsp://elsewhere"
     after = parse(json.dumps({"cameras": cameras}).encode())
     digests = [
-        {row.name: row.digest for row in programs(made, Environment(), PATHS, Path("/"))} for made in (before, after)
+        {row.name: row.digest for row in build_programs(made, Environment(), PATHS, Path("/"))}
+        for made in (before, after)
     ]
     changed = {name for name in digests[0] if digests[0][name] != digests[1][name]}
     assert changed == {"capture-a"}
@@ -137,7 +138,7 @@ def test_a_changed_camera_changes_only_the_programs_that_use_it() -> None:
 
 def test_a_data_folder_too_deep_for_sockets_is_refused() -> None:
     with pytest.raises(ConfigError, match="too deep"):
-        Paths(Path("/tmp") / ("x" * 100)).check()
+        Paths(Path("/tmp") / ("x" * 100)).check_socket_length()
 
 
 def test_another_number_of_instances_restarts_only_those_that_share_by_number() -> None:
@@ -147,7 +148,8 @@ def test_another_number_of_instances_restarts_only_those_that_share_by_number() 
         for n in (1, 2)
     )
     first, second = (
-        {row.name: row.digest for row in programs(made, Environment(), PATHS, Path("/"))} for made in (before, after)
+        {row.name: row.digest for row in build_programs(made, Environment(), PATHS, Path("/"))}
+        for made in (before, after)
     )
     added = set(second) - set(first)
     assert added == {"worker-notify-1", "worker-areas-1", "worker-recorder-1", "worker-housekeeping-1"}

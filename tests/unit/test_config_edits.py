@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crowdperf.settings.camera import Camera, Line, Zone
-from crowdperf.settings.url import redacted
-from crowdperf.supervision.edits import Edit, EditError, applied, revision, sparse, without_secrets
-from crowdperf.supervision.versions import Versions, write
+from crowdperf.settings.url import redact_url
+from crowdperf.supervision.edits import Edit, EditError, apply_edits, compute_revision, omit_defaults, redact_secrets
+from crowdperf.supervision.versions import ConfigHistory, write_atomically
 
 URL = "rtsp://viewer:s3cret@192.0.2.7/stream?token=t0ken"
 GATE = {"id": "gate", "p1": [0.5, 0.2], "p2": [0.5, 0.9], "cooldown_s": 3}
@@ -25,7 +25,7 @@ DOCUMENT: dict[str, Any] = {
 
 def edited(mode: str, *path: str, value: Any = None) -> dict[str, Any]:
     before = msgspec.json.encode(DOCUMENT)
-    after = applied(DOCUMENT, [Edit(mode=mode, path=path, value=value)])
+    after = apply_edits(DOCUMENT, [Edit(mode=mode, path=path, value=value)])
     assert msgspec.json.encode(DOCUMENT) == before, "the document given is left alone"
     return after
 
@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_refused(mode: str, path: tuple[str, ...], value: A
 
 @pytest.mark.parametrize("mode", ["merge", "replace"])
 def test_a_redacted_url_that_comes_back_keeps_the_password(mode: str) -> None:
-    shown = plaza(without_secrets(DOCUMENT))
+    shown = plaza(redact_secrets(DOCUMENT))
     assert "s3cret" not in str(shown)
     assert "t0ken" not in str(shown)
     assert plaza(edited(mode, "cameras", "plaza", value=shown))["url"] == URL
@@ -104,28 +104,30 @@ ZONES = st.builds(lambda corners: Zone(id="z", polygon=corners, limit=3), st.lis
 @given(st.lists(LINES, max_size=2), st.lists(ZONES, max_size=2), st.booleans())
 def test_a_sparse_camera_is_the_same_camera(lines: list[Line], zones: list[Zone], enabled: bool) -> None:
     camera = Camera(id="c", url="rtsp://h/", lines=lines, zones=zones, enabled=enabled)
-    text = sparse(camera)
+    text = omit_defaults(camera)
     assert msgspec.convert(text, Camera) == camera
     assert "backend" not in text, "what equals its default is left out"
 
 
 def test_a_revision_changes_with_the_camera_and_tells_nothing_of_its_password() -> None:
     camera = Camera(id="c", url=URL)
-    assert revision(camera) == revision(msgspec.structs.replace(camera, url=redacted(URL)))
-    assert revision(camera) == revision(msgspec.structs.replace(camera, url=URL.replace("s3cret", "other")))
-    assert revision(camera) != revision(msgspec.structs.replace(camera, name="x"))
+    assert compute_revision(camera) == compute_revision(msgspec.structs.replace(camera, url=redact_url(URL)))
+    assert compute_revision(camera) == compute_revision(
+        msgspec.structs.replace(camera, url=URL.replace("s3cret", "other"))
+    )
+    assert compute_revision(camera) != compute_revision(msgspec.structs.replace(camera, name="x"))
 
 
 def test_versions_are_numbered_kept_and_their_owners_alone(tmp_path: Path) -> None:
-    versions = Versions(tmp_path / "config")
-    assert versions.all() == []
+    versions = ConfigHistory(tmp_path / "config")
+    assert versions.list_versions() == []
     versions.add(b"one", 1.0, "", "found")
     versions.add(b"two", 2.0, "ada", "camera.change plaza")
-    assert [(row.number, row.who) for row in versions.all()] == [(1, ""), (2, "ada")]
-    assert versions.text(1) == b"one"
-    assert versions.text(3) is None
-    assert versions.current(b"two").number == 2
-    assert versions.current(b"one") is None, "an editor was at it"
+    assert [(row.number, row.who) for row in versions.list_versions()] == [(1, ""), (2, "ada")]
+    assert versions.read_file(1) == b"one"
+    assert versions.read_file(3) is None
+    assert versions.find_current(b"two").number == 2
+    assert versions.find_current(b"one") is None, "an editor was at it"
     assert {path.stat().st_mode & 0o077 for path in (tmp_path / "config").glob("0*")} == {0}
 
 
@@ -134,7 +136,7 @@ def test_a_file_is_replaced_as_a_whole_through_a_link(tmp_path: Path) -> None:
     real.write_text("old")
     link = tmp_path / "config.json"
     link.symlink_to(real)
-    write(link, b"new", 0o640)
+    write_atomically(link, b"new", 0o640)
     assert link.is_symlink()
     assert real.read_bytes() == b"new"
     assert real.stat().st_mode & 0o777 == 0o640

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowdperf.config import parse
-from crowdperf.counting.areas import FRESH_S, GRACE_S, AreaCounter, AreaState, next_reset
+from crowdperf.counting.areas import MAX_READING_AGE_S, RESET_GRACE_S, AreaCounter, AreaCounterState, find_next_reset
 from crowdperf.events.schema import Alert, AreaChanged, Event, LineCrossed, ZoneChanged, ZoneMinute
 from crowdperf.settings.area import Area
 from crowdperf.settings.base import ConfigError
@@ -130,7 +130,7 @@ def test_what_a_zone_said_long_ago_is_not_what_it_sees() -> None:
     counter = AreaCounter(AREA, "UTC")
     play(counter, seen(NOON, 2))
     assert play(counter, crossed(NOON + 1, "north", "out")) == [(2, "crossing")]
-    assert play(counter, crossed(NOON + FRESH_S + 10, "north", "out")) == [(1, "crossing")]
+    assert play(counter, crossed(NOON + MAX_READING_AGE_S + 10, "north", "out")) == [(1, "crossing")]
     play(counter, minute(NOON + 600, 2))
     assert play(counter, crossed(NOON + 700, "north", "out")) == [(2, "crossing")]
 
@@ -152,7 +152,7 @@ def test_uncertainty_grows_with_crossings_and_shrinks_at_a_reset() -> None:
         widths.append(counter.uncertainty)
     assert widths == sorted(widths)
     assert widths[-1] == pytest.approx(1.96 * (100 * 0.03) ** 0.5, abs=0.05)
-    (reset,) = counter.tick(NOON + 16 * 3600 + GRACE_S + 1)
+    (reset,) = counter.tick(NOON + 16 * 3600 + RESET_GRACE_S + 1)
     assert isinstance(reset, AreaChanged)
     assert (reset.occupancy, reset.uncertainty, reset.cause, reset.entries) == (0, 0.0, "reset", 0)
     assert reset.ts == NOON + 16 * 3600
@@ -175,7 +175,7 @@ def test_a_reset_keeps_whom_the_zones_see() -> None:
     play(counter, *(crossed(NOON + n) for n in range(7)))
     night = NOON + 16 * 3600
     play(counter, seen(night - 20, 1))
-    assert changes(counter.tick(night + GRACE_S)) == [(1, "reset")]
+    assert changes(counter.tick(night + RESET_GRACE_S)) == [(1, "reset")]
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_reset_keeps_whom_the_zones_see() -> None:
 )
 def test_next_reset(day: tuple[int, int, int, int], at: str, expected: str) -> None:
     after = datetime(*day, tzinfo=BERLIN).timestamp()
-    assert datetime.fromtimestamp(next_reset(after, BERLIN, at), BERLIN).isoformat() == expected
+    assert datetime.fromtimestamp(find_next_reset(after, BERLIN, at), BERLIN).isoformat() == expected
 
 
 def test_an_alert_opens_above_the_limit_for_long_enough_and_closes_below() -> None:
@@ -227,7 +227,7 @@ def test_random_walks_through_doors_with_redeliveries_and_restarts(
         if restart:
             stored = msgspec.msgpack.encode(counter.state)
             counter = AreaCounter(AREA, "UTC")
-            counter.state = msgspec.msgpack.decode(stored, type=AreaState)
+            counter.state = msgspec.msgpack.decode(stored, type=AreaCounterState)
         if again:
             assert counter.update(event) == []
     assert counter.state.entries + counter.state.exits == len(steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crowdperf.counting.frame import Sample
-from crowdperf.counting.usable import can_count
+from crowdperf.counting.usable import validate_line
 from crowdperf.events.schema import CameraGap, Event, FrameDetections, LineCrossed, ZoneChanged
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Tracking
@@ -17,7 +17,7 @@ A, B, ON = 0.42, 0.58, 0.5
 
 
 def walk(*xs: float, track: int = 1, klass: int = 0, confirmed: bool = True) -> list[list[Sample]]:
-    return [[sample(track, x, klass=klass, confirmed=confirmed)] for x in xs]
+    return [[sample(track, x, class_id=klass, confirmed=confirmed)] for x in xs]
 
 
 SEQUENCES = {
@@ -29,7 +29,7 @@ SEQUENCES = {
     "9: in, then out within the cooldown": (walk(B, B, A, A, B, B), (1, 1)),
     "9: a jitter of whole steps is one crossing each way": (walk(*[A, A, B, B] * 6), (1, 1)),
     "9: a class flips for a frame": (
-        [[sample(1, x, klass=2 if number == 3 else 0)] for number, x in enumerate((A, A, B, B, B))],
+        [[sample(1, x, class_id=2 if number == 3 else 0)] for number, x in enumerate((A, A, B, B, B))],
         (0, 1),
     ),
     "9: two people abreast": ([[sample(1, x, 0.4), sample(2, x, 0.6)] for x in (A, A, B, B)], (0, 2)),
@@ -60,7 +60,7 @@ def test_sequences(name: str) -> None:
 
 
 def test_a_crossing_carries_the_first_sample_beyond_the_line_and_the_majority_class() -> None:
-    (event,) = count([[sample(7, x, klass=1)] for x in (A, A, ON - 0.002, ON + 0.002, ON + 0.003, B, B)])
+    (event,) = count([[sample(7, x, class_id=1)] for x in (A, A, ON - 0.002, ON + 0.002, ON + 0.003, B, B)])
     assert (event.sequence, event.ts, event.klass, event.track) == (3, 1_700_000_000.3, "bicycle", 7)
     assert event.id == "lobby:1:3:door:out:0"
 
@@ -106,7 +106,7 @@ def test_an_unconfirmed_track_that_ends_there_does_not() -> None:
     ],
 )
 def test_4_a_line_at_the_edge_is_reported(p1: list[float], p2: list[float], anchor: str, usable: bool) -> None:
-    problem = can_count(Line(id="door", p1=p1, p2=p2, anchor=anchor))  # type: ignore[arg-type]
+    problem = validate_line(Line(id="door", p1=p1, p2=p2, anchor=anchor))  # type: ignore[arg-type]
     assert (problem == "") is usable
     if not usable:
         assert "'door'" in problem
@@ -119,7 +119,7 @@ def test_5_an_id_used_again_by_another_class_has_a_history_of_its_own() -> None:
     events += made.update(moment(2), [], [1])
     # Far from where the person ended, so nothing is continued; the car begins on the far side and stays there.
     for number in range(40, 44):
-        events += made.update(moment(number), [sample(1, B, 0.8, klass=2)], [])
+        events += made.update(moment(number), [sample(1, B, 0.8, class_id=2)], [])
     assert events == []
 
 
@@ -128,7 +128,9 @@ def test_5_the_tracker_never_uses_an_id_again() -> None:
     ids: list[int] = []
     for number in range(1, 400):
         klass = (number // 10) % 6
-        tracked, _ = pipeline.step(detections(number * 3, [standing(0.3, 0.5)] if number % 10 < 5 else [], klass=klass))
+        tracked, _ = pipeline.step(
+            detections(number * 3, [standing(0.3, 0.5)] if number % 10 < 5 else [], class_id=klass)
+        )
         assert tracked is not None
         ids += list(memoryview(tracked.tracks).cast("I"))
     appearances = [now for before, now in zip([0, *ids], ids) if now != before]
@@ -150,7 +152,7 @@ def test_7_stop_and_go_on_the_line_with_changing_ids(ended_at_once: bool, offset
             ended = []
         creep = 0.44 + 0.12 * number / 300
         jitter = offset if number % 15 < 7 else -offset
-        events += made.update(moment(number), [sample(track, creep + jitter, h=0.2, klass=2)], ended)
+        events += made.update(moment(number), [sample(track, creep + jitter, h=0.2, class_id=2)], ended)
     assert sum(totals(events)) == 1
 
 
@@ -251,8 +253,8 @@ def test_10_a_restart_in_the_middle_goes_on_where_it_was() -> None:
     for cut in range(len(frames)):
         first, second = plumbed(zones=(zone,)), plumbed(zones=(zone,))
         events = play(first, frames[:cut])
-        second.restore(first.state())
-        assert second.occupancy() == first.occupancy()
+        second.restore(first.dump_state())
+        assert second.get_occupancy() == first.get_occupancy()
         # Some frames come again, as after a kill.
         events += play(second, frames[max(0, cut - 3) :])
         assert events == whole
@@ -267,5 +269,5 @@ def test_11_people_who_stand_still_stay() -> None:
         for number in range(11, 3_000)
     ]
     events = play(pipeline, frames)
-    assert pipeline.occupancy() == {"hall": 1}
+    assert pipeline.get_occupancy() == {"hall": 1}
     assert [(event.change, event.occupancy) for event in events if isinstance(event, ZoneChanged)] == [("in", 1)]

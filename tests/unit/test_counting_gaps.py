@@ -15,7 +15,7 @@ from crowdperf.counting.lines import JITTER_BAND
 from crowdperf.events.schema import CameraGap, Event, FrameDetections, LineCrossed
 from crowdperf.settings.camera import Line
 from crowdperf.settings.engine import Tracking
-from crowdperf.tracking.pipeline import UNDECIDED_S, CameraPipeline
+from crowdperf.tracking.pipeline import MAX_UNDECIDED_S, CameraPipeline
 from tests.support.sequences import counter, detections, moment, sample, standing, totals
 
 BEGIN = 1_700_000_000.0
@@ -72,7 +72,7 @@ class Walker(NamedTuple):
 
 def frames_of(walkers: Sequence[Walker], outages: Sequence[tuple[float, float]], fps: float) -> list[FrameDetections]:
     """What a camera sees of them, without what falls into an outage (from, to)."""
-    lasts_s = max(walker.knots()[-1][0] for walker in walkers) + UNDECIDED_S + 1.0
+    lasts_s = max(walker.knots()[-1][0] for walker in walkers) + MAX_UNDECIDED_S + 1.0
     found = []
     for number in range(int(lasts_s * fps)):
         at_s = number / fps
@@ -203,7 +203,7 @@ def test_who_stands_on_the_line_after_a_pause_holds_its_gap_open_for_a_bounded_t
     walker = Walker(0.9, 0.4, 0.05, 0.3, (Leg(0.49, 8.0), Leg(0.7, 1.0)))
     events = play(frames_of([walker], [(3.0, 6.0)], 10.0), 10.0)
     ((_, stop),) = gaps_of(events)
-    assert stop == pytest.approx(6.0 + UNDECIDED_S, abs=0.2)
+    assert stop == pytest.approx(6.0 + MAX_UNDECIDED_S, abs=0.2)
     assert totals(events) == (0, 1)
 
 
@@ -246,7 +246,7 @@ def test_a_restart_while_a_gap_is_open_gives_the_same_events(outage: tuple[float
     for cut in range(len(frames)):
         first, second = (CameraPipeline("lobby", Tracking(), (ACROSS,), (), 10.0) for _ in range(2))
         events = [event for frame in frames[:cut] for event in first.step(frame)[1]]
-        second.restore(first.state())
+        second.restore(first.dump_state())
         events += [event for frame in frames[max(0, cut - 3) :] for event in second.step(frame)[1]]
         assert events == whole
 
@@ -279,5 +279,5 @@ def test_a_state_that_is_lost_is_a_gap_from_before_the_last_frame_that_was_count
     (gap,) = events
     assert isinstance(gap, CameraGap)
     assert (gap.id, gap.cause) == ("lobby:gap:1:44", "state lost")
-    assert gap.start == pytest.approx(BEGIN + (4.2 if known else 4.3) - UNDECIDED_S)
+    assert gap.start == pytest.approx(BEGIN + (4.2 if known else 4.3) - MAX_UNDECIDED_S)
     assert gap.end == pytest.approx(BEGIN + 4.7, abs=0.11)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crowdperf.check import findings
-from crowdperf.counting.usable import can_count, can_hold, problems
+from crowdperf.check import collect_findings
+from crowdperf.counting.usable import find_problems, validate_line, validate_zone
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.paths import Paths
 from tests.conftest import ROOT
@@ -39,7 +39,7 @@ ZONES = {
 @pytest.mark.parametrize("name", LINES)
 def test_lines(name: str) -> None:
     points, why = LINES[name]
-    problem = can_count(Line(id="door", points=points))
+    problem = validate_line(Line(id="door", points=points))
     assert why in problem
     assert bool(why) == bool(problem)
     assert not problem or ("'door'" in problem and "Remedy: " in problem)
@@ -48,7 +48,7 @@ def test_lines(name: str) -> None:
 @pytest.mark.parametrize("name", ZONES)
 def test_zones(name: str) -> None:
     polygon, why = ZONES[name]
-    problem = can_hold(Zone(id="hall", polygon=polygon))
+    problem = validate_zone(Zone(id="hall", polygon=polygon))
     assert why in problem
     assert bool(why) == bool(problem)
     assert not problem or ("'hall'" in problem and "Remedy: " in problem)
@@ -56,8 +56,8 @@ def test_zones(name: str) -> None:
 
 def test_too_few_frames_a_second_for_a_walk_through_the_picture() -> None:
     line, zone = Line(id="door", p1=[0.5, 0.1], p2=[0.5, 0.9]), Zone(id="hall", polygon=ZONES["an L"][0])
-    assert [problem.shape for problem in problems([line], [zone], 0.5)] == ["door", "hall"]
-    assert list(problems([line], [zone], 1.0)) == []
+    assert [problem.shape for problem in find_problems([line], [zone], 0.5)] == ["door", "hall"]
+    assert list(find_problems([line], [zone], 1.0)) == []
 
 
 @settings(max_examples=60, deadline=None)
@@ -66,7 +66,7 @@ def test_whatever_is_refused_for_the_edge_could_not_have_counted(x: float, tilt:
     """A box that needs room on both sides cannot be seen beyond such a line, wherever it stands."""
     ends = [[x, 0.0], [tilt, 1.0]] if upright else [[0.0, x], [1.0, tilt]]
     line = Line(id="door", p1=ends[0], p2=ends[1])
-    if "edge" not in can_count(line, 1.0):
+    if "edge" not in validate_line(line, 1.0):
         return
     places = [(u, v) for u in (0.03, 0.5, 0.97) for v in (0.06, 0.5, 0.99)]
     for there in places:
@@ -80,6 +80,6 @@ def test_check_names_them(tmp_path_factory: pytest.TempPathFactory) -> None:
     file = folder / "config.json"
     lines = [{"id": "edge", "p1": [0.0, 0.01], "p2": [1.0, 0.01]}, {"id": "door", "p1": [0.5, 0.1], "p2": [0.5, 0.9]}]
     file.write_bytes(msgspec.json.encode({"cameras": [{"id": "lobby", "url": "rtsp://192.0.2.1/", "lines": lines}]}))
-    found = [finding.text for finding in findings(file, Paths(folder), ROOT) if not finding.ok]
+    found = [finding.text for finding in collect_findings(file, Paths(folder), ROOT) if not finding.ok]
     assert [text for text in found if "can never count" in text and "'edge'" in text and "lobby" in text]
     assert not [text for text in found if "'door'" in text]

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from crowdperf.counting import minutes
 from crowdperf.counting.camera import CameraCounter, CountingState
-from crowdperf.counting.density import COLUMNS, Density, DensityMinute
-from crowdperf.counting.frame import Moment, Sample
-from crowdperf.counting.limits import Limit
+from crowdperf.counting.density import COLUMNS, DensityGrid, DensityMinute
+from crowdperf.counting.frame import FrameMoment, Sample
+from crowdperf.counting.limits import Threshold
 from crowdperf.counting.zones import ZoneCounter
 from crowdperf.events.schema import Alert, Event, ZoneChanged, ZoneMinute
 from crowdperf.settings.camera import Zone
@@ -90,13 +90,13 @@ def test_feet_below_the_picture_are_in_a_zone_that_reaches_its_edge() -> None:
 def test_a_queue_has_a_length_and_waiting_times() -> None:
     own = counter(zone(kind="queue", queue_after_s=1.0))
     play(own, [[sample(1, IN), sample(2, IN, 0.45)] for _ in range(31)])
-    queue = own.queues()["hall"]
+    queue = own.get_queues()["hall"]
     assert (queue.length, queue.longest_s, queue.served_s) == (2, 3.0, 0.0)
     # A third walks through without waiting; the first is served.
     frames = [[sample(1, OUT), sample(2, IN, 0.45), sample(3, IN, 0.58)] for _ in range(5)]
     frames += [[sample(2, IN, 0.45), sample(3, OUT, 0.58)] for _ in range(5)]
     play(own, frames, start=31)
-    queue = own.queues()["hall"]
+    queue = own.get_queues()["hall"]
     assert (queue.length, queue.longest_s, queue.served_s) == (1, 4.0, 3.1)
 
 
@@ -121,7 +121,7 @@ def test_an_occupancy_alert_has_hysteresis_and_a_least_duration() -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 6), max_size=120))
 def test_a_limit_opens_and_closes_in_turn_and_only_when_the_value_lasted(values: list[int]) -> None:
-    limit, opened = Limit(3, 2, 0.3), []
+    limit, opened = Threshold(3, 2, 0.3), []
     for n, value in enumerate(values):
         change = limit.update(value, n / FPS)
         if change == "opened":
@@ -180,7 +180,7 @@ def test_an_alert_of_a_zone_that_was_changed_is_closed() -> None:
     events = play(own, [[sample(1, IN), sample(2, IN, 0.45)] for _ in range(20)])
     opened = {event.alert for event in events if isinstance(event, Alert)}
     assert len(opened) == 3
-    stored = msgspec.msgpack.encode(own.state())
+    stored = msgspec.msgpack.encode(own.get_state())
     other = counter(zone(loiter_s=5.0))
     other.restore(msgspec.msgpack.decode(stored, type=CountingState))
     events = other.update(moment(20), [], [])
@@ -216,8 +216,8 @@ def test_minutes_add_up_to_what_the_zone_said() -> None:
         who = [sample(1 + k, IN if (n // (37 + 9 * k)) % 2 else OUT, 0.42 + 0.03 * k) for k in range(5)]
         changes = own.update(moment(n), who, [])
         said += changes
-        told += minutes.add("lobby", own, moment(n), changes)
-    told += minutes.add("lobby", own, moment(3600), [])
+        told += minutes.add_frame("lobby", own, moment(n), changes)
+    told += minutes.add_frame("lobby", own, moment(3600), [])
     assert sum(row.entries for row in told) == sum(event.change == "in" for event in said)
     assert sum(row.exits for row in told) == sum(event.change == "out" for event in said)
     assert max(row.maximum for row in told) == max(event.occupancy for event in said)
@@ -227,10 +227,12 @@ def test_minutes_add_up_to_what_the_zone_said() -> None:
 
 
 def test_the_density_grid_gathers_seconds_where_feet_are_and_loses_none() -> None:
-    grid, found = Density(), []
+    grid, found = DensityGrid(), []
     for n in range(1200):
         now = moment(n)
-        minute = grid.add(now.clock_s, now.ts, [sample(1, 0.51, 0.52), sample(2, 0.99, 1.0, confirmed=False)], 1.0)
+        minute = grid.add_frame(
+            now.clock_s, now.ts, [sample(1, 0.51, 0.52), sample(2, 0.99, 1.0, confirmed=False)], 1.0
+        )
         if minute is not None:
             found.append(minute)
     cell = 9 * COLUMNS + 16
@@ -241,9 +243,9 @@ def test_the_density_grid_gathers_seconds_where_feet_are_and_loses_none() -> Non
 
 
 def test_a_pause_is_no_presence() -> None:
-    grid = Density()
-    grid.add(0.0, 0.0, [sample(1, IN)], 1.0)
-    grid.add(30.0, 30.0, [sample(1, IN)], 1.0)
+    grid = DensityGrid()
+    grid.add_frame(0.0, 0.0, [sample(1, IN)], 1.0)
+    grid.add_frame(30.0, 30.0, [sample(1, IN)], 1.0)
     assert grid.state.cells == {}
 
 
@@ -272,7 +274,7 @@ def test_random_stays_have_the_dwell_times_they_were_made_of_whenever_it_restart
     first, second = counter(), counter()
     cut = min(cut, length)
     events = play(first, frames[:cut])
-    second.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(first.state()), type=CountingState))
+    second.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(first.get_state()), type=CountingState))
     events += play(second, frames[cut:], start=cut)
     found = sorted(round(event.dwell_s * FPS) for event in changed(events) if event.change == "out")
     expected = []
@@ -290,5 +292,5 @@ def test_random_stays_have_the_dwell_times_they_were_made_of_whenever_it_restart
 def test_a_moment_in_the_past_is_a_minute_of_its_own() -> None:
     own = counter()
     play(own, [[sample(1, IN)] for _ in range(20)])
-    events = own.update(Moment(2.1, 1_600_000_000.0, 1, 21), [sample(1, IN)], [])
+    events = own.update(FrameMoment(2.1, 1_600_000_000.0, 1, 21), [sample(1, IN)], [])
     assert [event.ts for event in events if isinstance(event, ZoneMinute)] == [1_699_999_980.0]

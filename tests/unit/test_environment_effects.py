@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from crowdperf.capture.opening import NotOpened, Opener
-from crowdperf.capture.probe import Probe, ring_of
+from crowdperf.capture.opening import OpenError, SourceConnector
+from crowdperf.capture.probe import SourceInfo, build_camera_ring_spec
 from crowdperf.config import parse
-from crowdperf.ffmpeg import ffmpeg_binary
-from crowdperf.inference.schedule import Schedule
-from crowdperf.settings.environment import environment
+from crowdperf.ffmpeg import find_ffmpeg
+from crowdperf.inference.schedule import FrameScheduler
+from crowdperf.settings.environment import read_environment
 from crowdperf.settings.paths import Paths
-from crowdperf.slices import CaptureSlice, capture_slice, tracking_slice
+from crowdperf.slices import CaptureConfig, build_capture_config, build_tracking_config
 from tests.support.ports import free_port
 
 RECORDING = """#!{python}
@@ -30,24 +30,24 @@ with open({file!r}, "a") as file:
 sys.exit("401 Unauthorized")
 """
 """An FFmpeg that writes down what it is told, and plays nothing."""
-SOURCE = Probe(1920, 1080, 25.0, False)
+SOURCE = SourceInfo(1920, 1080, 25.0, False)
 
 
-def captured(folder: Path, variables: dict[str, str], scheme: str = "rtsp") -> CaptureSlice:
+def captured(folder: Path, variables: dict[str, str], scheme: str = "rtsp") -> CaptureConfig:
     """The capture process's slice under those variables."""
     camera = {"id": "lobby", "url": f"{scheme}://127.0.0.1:{free_port()}/live"}
     config = parse(json.dumps({"cameras": [camera], "allowed_hosts": ["127.0.0.1"]}).encode())
-    return capture_slice(config, environment(variables), Paths(folder), folder, "lobby")
+    return build_capture_config(config, read_environment(variables), Paths(folder), folder, "lobby")
 
 
-def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, slice_: CaptureSlice) -> list[list[str]]:
+def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, slice_: CaptureConfig) -> list[list[str]]:
     """What FFmpeg is called with to open the camera."""
     program, file = folder / "ffmpeg", folder / "commands"
-    program.write_text(RECORDING.format(python=sys.executable, real=ffmpeg_binary(), file=str(file)))
+    program.write_text(RECORDING.format(python=sys.executable, real=find_ffmpeg(), file=str(file)))
     program.chmod(0o700)
     monkeypatch.setenv("CROWDPERF_FFMPEG", str(program))
-    opener = Opener(slice_, str, lambda: True, lambda _: None)
-    with pytest.raises(NotOpened):
+    opener = SourceConnector(slice_, str, lambda: True, lambda _: None)
+    with pytest.raises(OpenError):
         opener.open()
     opener.close()
     return [json.loads(line) for line in file.read_text().splitlines()]
@@ -75,7 +75,7 @@ def test_ffmpeg_extra_flags_come_first_in_ffmpeg_s_command(tmp_path: Path, monke
 
 
 def test_queue_max_makes_the_ring_hold_as_many(tmp_path: Path) -> None:
-    few, many = (ring_of(captured(tmp_path, {"QUEUE_MAX": text}), SOURCE).slots for text in ("1", "64"))
+    few, many = (build_camera_ring_spec(captured(tmp_path, {"QUEUE_MAX": text}), SOURCE).slots for text in ("1", "64"))
     assert many >= 64 > few
 
 
@@ -83,8 +83,8 @@ def test_queue_max_makes_the_ring_hold_as_many(tmp_path: Path) -> None:
 def test_target_fps_is_how_many_frames_a_second_are_analysed(
     tmp_path: Path, variables: dict[str, str], analysed: int
 ) -> None:
-    schedule = Schedule(2, 1000.0)
-    schedule.add("lobby", ring_of(captured(tmp_path, variables), SOURCE))
+    schedule = FrameScheduler(2, 1000.0)
+    schedule.add("lobby", build_camera_ring_spec(captured(tmp_path, variables), SOURCE))
     taken = []
     for sequence in range(1, 251):
         schedule.offer("lobby", sequence, sequence / 25)
@@ -96,5 +96,5 @@ def test_target_fps_is_how_many_frames_a_second_are_analysed(
 def test_target_fps_is_what_tracking_reckons_with(tmp_path: Path) -> None:
     config = parse(json.dumps({"cameras": [{"id": "lobby", "url": "rtsp://192.0.2.1/"}]}).encode())
     for variables, expected in (({"TARGET_FPS": "3"}, 3.0), ({}, 10.0)):
-        slice_ = tracking_slice(config, environment(variables), Paths(tmp_path), 0)
+        slice_ = build_tracking_config(config, read_environment(variables), Paths(tmp_path), 0)
         assert [camera.target_fps for camera in slice_.cameras] == [expected]

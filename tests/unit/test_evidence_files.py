@@ -9,16 +9,26 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowdperf.storage.evidence import Box, Metadata, expire, metadata_of, picture_path, save, with_metadata
+from crowdperf.storage.evidence import (
+    EvidenceBox,
+    EvidenceMetadata,
+    add_metadata,
+    expire,
+    get_picture_path,
+    read_metadata,
+    save_picture,
+)
 
 JPEG = bytes(cv2.imencode(".jpg", np.full((40, 60, 3), 99, np.uint8))[1])
 NOON = 1_700_000_000.0
 DAY = 86_400
 
 
-def about(count: int = 1, camera: str = "gate") -> Metadata:
-    boxes = [Box(klass="person", score=0.9, box=(0.1, 0.2, 0.3, 0.4), subject=not index) for index in range(count)]
-    return Metadata(id="e1", camera=camera, ts=NOON, epoch=3, sequence=77, exact=True, boxes=boxes)
+def about(count: int = 1, camera: str = "gate") -> EvidenceMetadata:
+    boxes = [
+        EvidenceBox(klass="person", score=0.9, box=(0.1, 0.2, 0.3, 0.4), subject=not index) for index in range(count)
+    ]
+    return EvidenceMetadata(id="e1", camera=camera, ts=NOON, epoch=3, sequence=77, exact=True, boxes=boxes)
 
 
 @given(st.text(max_size=50), st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 2**63))
@@ -27,41 +37,41 @@ def test_metadata_comes_out_as_it_went_in(name: str, ts: float, epoch: int) -> N
         name.encode()
     except UnicodeEncodeError:
         return
-    known = Metadata(id=name, camera="gate", ts=ts, epoch=epoch, sequence=1, exact=False)
-    assert metadata_of(with_metadata(JPEG, known)) == known
+    known = EvidenceMetadata(id=name, camera="gate", ts=ts, epoch=epoch, sequence=1, exact=False)
+    assert read_metadata(add_metadata(JPEG, known)) == known
 
 
 def test_the_picture_stays_a_picture() -> None:
-    marked = with_metadata(JPEG, about())
+    marked = add_metadata(JPEG, about())
     assert np.array_equal(cv2.imdecode(np.frombuffer(marked, np.uint8), cv2.IMREAD_COLOR)[0, 0], [99, 99, 99])
-    assert metadata_of(marked) == about()
+    assert read_metadata(marked) == about()
 
 
 def test_a_crowd_that_no_comment_holds_leaves_its_weakest_out() -> None:
-    read = metadata_of(with_metadata(JPEG, about(4000)))
+    read = read_metadata(add_metadata(JPEG, about(4000)))
     assert read is not None
     assert 100 < len(read.boxes) < 4000
     assert read.boxes[0].subject
 
 
 def test_other_pictures_have_no_metadata() -> None:
-    assert metadata_of(JPEG) is None
-    assert metadata_of(b"") is None
-    assert metadata_of(b"\xff\xd8\xff\xfe\x00\x10crowdperf {nonsense") is None
+    assert read_metadata(JPEG) is None
+    assert read_metadata(b"") is None
+    assert read_metadata(b"\xff\xd8\xff\xfe\x00\x10crowdperf {nonsense") is None
 
 
 def test_the_path_follows_from_the_request(tmp_path: Path) -> None:
-    first = picture_path(tmp_path, "gate", "gate:1:2:helmets", NOON, "full")
+    first = get_picture_path(tmp_path, "gate", "gate:1:2:helmets", NOON, "full")
     assert first.parent == tmp_path / "gate" / "2023-11-14"
-    assert first == picture_path(tmp_path, "gate", "gate:1:2:helmets", NOON + 1, "full")
-    assert first != picture_path(tmp_path, "gate", "gate:1:3:helmets", NOON, "full")
-    assert picture_path(tmp_path, "gate", "../../x", NOON, "crop").parent == first.parent
+    assert first == get_picture_path(tmp_path, "gate", "gate:1:2:helmets", NOON + 1, "full")
+    assert first != get_picture_path(tmp_path, "gate", "gate:1:3:helmets", NOON, "full")
+    assert get_picture_path(tmp_path, "gate", "../../x", NOON, "crop").parent == first.parent
 
 
 def test_pictures_are_for_this_user_only(tmp_path: Path) -> None:
-    path = picture_path(tmp_path / "evidence", "gate", "e1", NOON, "full")
-    save(path, b"12345")
-    save(path, b"123")
+    path = get_picture_path(tmp_path / "evidence", "gate", "e1", NOON, "full")
+    save_picture(path, b"12345")
+    save_picture(path, b"123")
     assert path.read_bytes() == b"123"
     assert path.stat().st_mode & 0o077 == 0
     assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -70,8 +80,8 @@ def test_pictures_are_for_this_user_only(tmp_path: Path) -> None:
 def test_retention_removes_old_days_then_the_oldest_until_the_rest_fits(tmp_path: Path) -> None:
     paths = []
     for camera, days_ago in (("gate", 40), ("gate", 3), ("lobby", 2), ("gate", 1)):
-        paths.append(picture_path(tmp_path, camera, "e", NOON - days_ago * DAY, "full"))
-        save(paths[-1], b"0" * 1000)
+        paths.append(get_picture_path(tmp_path, camera, "e", NOON - days_ago * DAY, "full"))
+        save_picture(paths[-1], b"0" * 1000)
     assert expire(tmp_path, NOON - 30 * DAY, 10**9) == 1
     assert [path.exists() for path in paths] == [False, True, True, True]
     assert expire(tmp_path, NOON - 30 * DAY, 1500) == 2

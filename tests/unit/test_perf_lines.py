@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from crowdperf.inference.stats import LINE_S, Stats
+from crowdperf.inference.stats import LOG_INTERVAL_S, InferenceMetrics
 from crowdperf.processes import PROCESSES
-from crowdperf.runtime import Metrics, Runtime
+from crowdperf.runtime import Metrics, ProcessRuntime
 from tests.conftest import ROOT
 
 OURS = [row.kind for row in PROCESSES if row.kind not in ("redis", "guard")]
@@ -39,7 +39,7 @@ def main(slice_, running):
     running.stop()
 
 runtime.HOUSEKEEPING_S = 0.01
-program.process = lambda kind: replace(processes.process(kind), entry="__main__:main", nice=0)
+program.get_process = lambda kind: replace(processes.get_process(kind), entry="__main__:main", nice=0)
 for words in sys.argv[1:]:
     program.main(words.split())
 """
@@ -52,7 +52,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_a_process_says_what_it_has_used_and_pruned(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    runtime = Runtime("inference", 0)
+    runtime = ProcessRuntime("inference", 0)
     runtime.register_cache("tracks", lambda: 3)
     runtime.report(runtime._reported_at + 60.0)
     spent = sum(os.times()[:2])
@@ -69,15 +69,15 @@ def test_a_process_says_what_it_has_used_and_pruned(caplog: pytest.LogCaptureFix
 
 def test_inference_says_once_a_minute_how_it_keeps_up(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    stats = Stats(Metrics(), 100.0)
+    stats = InferenceMetrics(Metrics(), 100.0)
     for _ in range(120):
-        stats.analysed("lobby", 0.05)
-    stats.batch(4, 0.020)
-    stats.dropped({("lobby", "stale"): 2, ("gate", "stale"): 1, ("gate", "paced"): 5})
-    stats.report(100.0 + LINE_S - 0.1, ["lobby"], 7, 0)
+        stats.record_frame("lobby", 0.05)
+    stats.record_batch(4, 0.020)
+    stats.record_drops({("lobby", "stale"): 2, ("gate", "stale"): 1, ("gate", "paced"): 5})
+    stats.report(100.0 + LOG_INTERVAL_S - 0.1, ["lobby"], 7, 0)
     assert lines(caplog) == []
-    stats.report(100.0 + LINE_S, ["lobby", "gate"], 7, 0)
-    stats.report(100.0 + 2 * LINE_S, ["lobby"], 0, 0)
+    stats.report(100.0 + LOG_INTERVAL_S, ["lobby", "gate"], 7, 0)
+    stats.report(100.0 + 2 * LOG_INTERVAL_S, ["lobby"], 0, 0)
     assert lines(caplog) == [
         "[perf] cameras=2 fps=2.0 infer_ms=20.0 batch=4.0 outbox=7 drops: paced=5 stale=3",
         "[perf] cameras=1 fps=0.0 infer_ms=20.0 batch=4.0 outbox=0 drops: none",

@@ -33,7 +33,7 @@ def frame(number: int, ppe: PpeColumns | None = None) -> FrameDetections:
     """Two people, in an order of detections that changes from frame to frame, and a car between them."""
     boxes = [standing(0.2, 0.6), standing(0.5, 0.6), standing(0.8, 0.6)]
     order = [0, 1, 2] if number % 2 else [2, 1, 0]
-    made = detections(number, [boxes[one] for one in order], klass=[0, 2, 0])
+    made = detections(number, [boxes[one] for one in order], class_id=[0, 2, 0])
     return msgspec.structs.replace(made, ppe=ppe)
 
 
@@ -75,7 +75,7 @@ def test_columns_that_do_not_fit_are_refused_before_anything_has_changed(damage:
     bad = msgspec.structs.replace(columns([0], [(0, "vest", 0.5)]), **damage)
     pipeline = CameraPipeline("lobby", Tracking(), (), (), 10.0)
     pipeline.step(frame(1))
-    before = pipeline.state()
+    before = pipeline.dump_state()
     with pytest.raises(MalformedFrameError, match=says):
         pipeline.step(frame(2, bad))
-    assert pipeline.state() == before
+    assert pipeline.dump_state() == before

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from crowdperf import slices
-from crowdperf.capture.probe import Probe, ring_of
+from crowdperf.capture.probe import SourceInfo, build_camera_ring_spec
 from crowdperf.config import Config, parse
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.environment import environment
+from crowdperf.settings.environment import read_environment
 from crowdperf.settings.paths import Paths
 from crowdperf.settings.ppe import PPE_WIDTH
 from crowdperf.settings.schedule import Window
-from crowdperf.slices import CaptureSlice
+from crowdperf.slices import CaptureConfig
 
 PATHS = Paths(Path("/data"))
 ZONE = {"id": "yard", "polygon": [[0, 0], [1, 0], [1, 1]]}
@@ -29,8 +29,8 @@ def config(rule: dict[str, object] | None = None, **camera: object) -> Config:
     return parse(json.dumps({"ppe": {"fps": 2}, "cameras": [document]}).encode())
 
 
-def capture(made: Config) -> CaptureSlice:
-    return slices.capture_slice(made, environment({}), PATHS, Path("/"), "gate")
+def capture(made: Config) -> CaptureConfig:
+    return slices.build_capture_config(made, read_environment({}), PATHS, Path("/"), "gate")
 
 
 def test_a_rule_reads_with_its_defaults() -> None:
@@ -65,11 +65,13 @@ def test_a_camera_with_a_rule_is_captured_wide_and_people_are_found_at_the_usual
 
 
 def test_the_ring_tells_inference_all_of_it() -> None:
-    ring = ring_of(capture(config(RULE)), Probe(1920, 1080, 25.0, False))
+    ring = build_camera_ring_spec(capture(config(RULE)), SourceInfo(1920, 1080, 25.0, False))
     assert (ring.width, ring.model_width, ring.ppe_fps) == (PPE_WIDTH, 640, 2.0)
-    assert ring_of(capture(config()), Probe(1920, 1080, 25.0, False)).ppe_fps == 0
+    assert build_camera_ring_spec(capture(config()), SourceInfo(1920, 1080, 25.0, False)).ppe_fps == 0
 
 
 def test_a_rule_never_restarts_inference() -> None:
-    with_rule, without = (slices.inference_slice(made, environment({}), PATHS) for made in (config(RULE), config()))
+    with_rule, without = (
+        slices.build_inference_config(made, read_environment({}), PATHS) for made in (config(RULE), config())
+    )
     assert with_rule == without

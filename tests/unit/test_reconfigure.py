@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from crowdperf.reconfigure import Office
+from crowdperf.reconfigure import ConfigStore
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.paths import Paths
 from crowdperf.supervision.edits import Edit
-from crowdperf.supervision.orders import Order, Outcome
+from crowdperf.supervision.orders import ConfigRequest, ConfigResponse
 
 GATE = {"id": "gate", "p1": [0.5, 0.2], "p2": [0.5, 0.9]}
 DOCUMENT = {
@@ -31,12 +31,12 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def office(file: Path, tmp_path: Path) -> Office:
-    return Office(file, Paths(tmp_path / "var"), tmp_path)
+def office(file: Path, tmp_path: Path) -> ConfigStore:
+    return ConfigStore(file, Paths(tmp_path / "var"), tmp_path)
 
 
-def edit(office: Office, mode: str, *path: str, value: Any = None, **more: Any) -> Outcome:
-    return office.carry_out(Order(do="edit", edits=(Edit(mode=mode, path=path, value=value),), **more))
+def edit(office: ConfigStore, mode: str, *path: str, value: Any = None, **more: Any) -> ConfigResponse:
+    return office.apply(ConfigRequest(do="edit", edits=(Edit(mode=mode, path=path, value=value),), **more))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def edit(office: Office, mode: str, *path: str, value: Any = None, **more: Any) 
     ],
 )
 def test_what_would_not_be_valid_is_refused_and_leaves_no_trace(
-    office: Office, file: Path, mode: str, path: tuple[str, ...], value: Any, said: str
+    office: ConfigStore, file: Path, mode: str, path: tuple[str, ...], value: Any, said: str
 ) -> None:
     before = file.read_bytes()
     try:
@@ -67,11 +67,11 @@ def test_what_would_not_be_valid_is_refused_and_leaves_no_trace(
     assert said in detail
     assert "Remedy" in detail
     assert file.read_bytes() == before
-    assert office.carry_out(Order(do="versions")).versions == ()
+    assert office.apply(ConfigRequest(do="versions")).versions == ()
 
 
-def test_only_the_programs_concerned_restart(office: Office) -> None:
-    def counting(outcome: Outcome) -> set[str]:
+def test_only_the_programs_concerned_restart(office: ConfigStore) -> None:
+    def counting(outcome: ConfigResponse) -> set[str]:
         """Of those that restart, the programs that counting needs."""
         assert "web" not in outcome.restarts, "it takes the change over while it runs"
         return {name for name in outcome.restarts if name.startswith(("capture", "tracking", "inference"))}
@@ -84,27 +84,27 @@ def test_only_the_programs_concerned_restart(office: Office) -> None:
     assert not gone.running
 
 
-def test_a_change_that_changes_nothing_makes_no_version(office: Office) -> None:
+def test_a_change_that_changes_nothing_makes_no_version(office: ConfigStore) -> None:
     edit(office, "merge", "cameras", "plaza", value={"name": "North"})
     again = edit(office, "merge", "cameras", "plaza", value={"name": "North"})
     assert (again.version, again.restarts) == (2, ())
-    assert len(office.carry_out(Order(do="versions")).versions) == 2
+    assert len(office.apply(ConfigRequest(do="versions")).versions) == 2
 
 
-def test_an_edit_by_hand_is_a_version_of_its_own(office: Office, file: Path) -> None:
+def test_an_edit_by_hand_is_a_version_of_its_own(office: ConfigStore, file: Path) -> None:
     edit(office, "merge", "cameras", "plaza", value={"name": "North"}, who="ada", comment="camera.change plaza")
     by_hand = json.loads(file.read_text())
     by_hand["site"] = {"name": "Riverside"}
     file.write_text(json.dumps(by_hand))
     edit(office, "merge", "cameras", "plaza", value={"name": "South"}, who="ada", comment="camera.change plaza")
-    rows = office.carry_out(Order(do="versions")).versions
+    rows = office.apply(ConfigRequest(do="versions")).versions
     assert [row.who for row in rows] == ["", "ada", "", "ada"]
-    back = office.carry_out(Order(do="rollback", number=3, who="bob"))
+    back = office.apply(ConfigRequest(do="rollback", number=3, who="bob"))
     assert back.version == 5
     assert json.loads(file.read_text()) == by_hand
 
 
-def test_a_change_of_what_somebody_else_has_changed_is_refused(office: Office) -> None:
+def test_a_change_of_what_somebody_else_has_changed_is_refused(office: ConfigStore) -> None:
     first = edit(office, "merge", "cameras", "plaza", value={"name": "North"})
     seen = first.revisions["plaza"]
     edit(office, "merge", "cameras", "plaza", value={"name": "South"}, expect={"plaza": seen})
@@ -112,8 +112,10 @@ def test_a_change_of_what_somebody_else_has_changed_is_refused(office: Office) -
     assert late.status == 412
 
 
-def test_no_answer_holds_a_password(office: Office) -> None:
+def test_no_answer_holds_a_password(office: ConfigStore) -> None:
     first = edit(office, "merge", "cameras", "plaza", value={"url": "rtsp://viewer:n3w-one@192.0.2.7/"})
-    shown = office.carry_out(Order(do="show", number=2)).text + office.carry_out(Order(do="diff", number=1)).text
+    shown = (
+        office.apply(ConfigRequest(do="show", number=2)).text + office.apply(ConfigRequest(do="diff", number=1)).text
+    )
     assert "***@192.0.2.7" in shown
     assert not any(secret in shown + repr(first) for secret in ("s3cret", "n3w-one"))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowdperf.replay.matching import Passage
-from crowdperf.replay.score import byar, count_error, score, wilson
+from crowdperf.replay.score import compute_byar_limits, compute_count_error, compute_wilson_interval, score_crossings
 
 NUMBERS = st.integers(0, 500)
 
@@ -26,7 +26,7 @@ NUMBERS = st.integers(0, 500)
     ],
 )
 def test_wilson_as_published(hits: int, of: int, low: float, high: float) -> None:
-    found = wilson(hits, of)
+    found = compute_wilson_interval(hits, of)
     assert found is not None
     assert (found.low, found.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
 
@@ -37,17 +37,17 @@ def test_wilson_as_published(hits: int, of: int, low: float, high: float) -> Non
     [(0, 0.0, 3.689), (1, 0.0253, 5.572), (5, 1.623, 11.668), (10, 4.795, 18.390), (100, 81.36, 121.63)],
 )
 def test_byar_is_near_the_exact_limits(seen: int, low: float, high: float) -> None:
-    found = byar(seen)
+    found = compute_byar_limits(seen)
     assert found == (pytest.approx(low, rel=0.02, abs=0.02), pytest.approx(high, rel=0.02))
 
 
 def test_nothing_to_measure_is_no_estimate() -> None:
-    assert wilson(0, 0) is None
-    assert count_error(0, 0, 3) is None
+    assert compute_wilson_interval(0, 0) is None
+    assert compute_count_error(0, 0, 3) is None
 
 
 def test_no_mistake_in_few_crossings_is_no_proof() -> None:
-    few, many = count_error(6, 0, 0), count_error(600, 0, 0)
+    few, many = compute_count_error(6, 0, 0), compute_count_error(600, 0, 0)
     assert few is not None
     assert many is not None
     assert few.value == many.value == 0
@@ -58,7 +58,7 @@ def test_no_mistake_in_few_crossings_is_no_proof() -> None:
 @settings(deadline=None)
 @given(NUMBERS, NUMBERS)
 def test_shares_lie_in_their_interval_and_in_0_to_1(hits: int, more: int) -> None:
-    found = wilson(hits, hits + more)
+    found = compute_wilson_interval(hits, hits + more)
     assert (found is None) == (hits + more == 0)
     if found:
         assert 0 <= found.low <= found.value <= found.high <= 1
@@ -68,7 +68,7 @@ def test_shares_lie_in_their_interval_and_in_0_to_1(hits: int, more: int) -> Non
 @given(st.integers(0, 500), st.integers(0, 500), NUMBERS)
 def test_the_error_lies_in_its_interval(matched: int, missed: int, surplus: int) -> None:
     true = matched + missed
-    found = count_error(true, missed, surplus)
+    found = compute_count_error(true, missed, surplus)
     assert (found is None) == (true == 0)
     if found:
         assert -1 <= found.low <= found.value <= found.high
@@ -78,7 +78,7 @@ def test_the_error_lies_in_its_interval(matched: int, missed: int, surplus: int)
 @settings(deadline=None)
 @given(st.integers(0, 50), st.integers(0, 50))
 def test_misses_and_surplus_mirror_each_other(missed: int, surplus: int) -> None:
-    found, mirrored = count_error(1000, missed, surplus), count_error(1000, surplus, missed)
+    found, mirrored = compute_count_error(1000, missed, surplus), compute_count_error(1000, surplus, missed)
     assert found is not None
     assert mirrored is not None
     assert (mirrored.low, mirrored.high) == (pytest.approx(-found.high), pytest.approx(-found.low))
@@ -88,7 +88,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     random = np.random.default_rng(1)
     missed_mean, surplus_mean, covered, tries = 4.0, 2.5, 0, 4000
     for missed, surplus in zip(random.poisson(missed_mean, tries), random.poisson(surplus_mean, tries)):
-        found = count_error(100, int(missed), int(surplus))
+        found = compute_count_error(100, int(missed), int(surplus))
         assert found is not None
         covered += found.low <= (surplus_mean - missed_mean) / 100 <= found.high
     assert 0.94 <= covered / tries <= 0.99
@@ -97,7 +97,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 def test_a_score_by_direction() -> None:
     true = [Passage(at, "door", way) for at, way in ((1.0, "in"), (5.0, "in"), (9.0, "out"))]
     counted = [Passage(at, "door", way) for at, way in ((1.4, "in"), (9.1, "out"), (9.2, "in"), (20.0, "out"))]
-    found = score(true, counted, 2.0)
+    found = score_crossings(true, counted, 2.0)
     assert (found.total.true, found.total.counted, found.total.matched) == (3, 4, 2)
     into = found.directions["in"]
     assert into.recall is not None
@@ -105,4 +105,4 @@ def test_a_score_by_direction() -> None:
     assert (into.recall.value, into.precision.value) == (0.5, 0.5)
     assert found.directions["out"].count_error is not None
     assert math.isclose(found.directions["out"].count_error.value, 1.0)
-    assert found.pairing.second == [2, 3]
+    assert found.pairing.unpaired_second == [2, 3]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowdperf.storage.retention import DAY_S, SteadyClock, judge
+from crowdperf.storage.retention import DAY_S, SteadyClock, update_filling
 
 NOW = 1_800_000_000.0
 
@@ -41,7 +41,7 @@ def test_a_long_outage_catches_up() -> None:
 def test_memory_states_have_hysteresis(shares: list[float]) -> None:
     state = "ok"
     for share in shares:
-        before, state = state, judge(share, state)
+        before, state = state, update_filling(share, state)
         if share >= 0.9:
             assert state == "dropping"
         elif share < 0.7:
@@ -52,6 +52,6 @@ def test_memory_states_have_hysteresis(shares: list[float]) -> None:
 
 
 def test_dropping_goes_on_until_there_is_room() -> None:
-    assert judge(0.89, "filling") == "filling"
-    assert judge(0.80, "dropping") == "dropping"
-    assert judge(0.74, "dropping") == "filling"
+    assert update_filling(0.89, "filling") == "filling"
+    assert update_filling(0.80, "dropping") == "dropping"
+    assert update_filling(0.74, "dropping") == "filling"

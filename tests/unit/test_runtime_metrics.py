@@ -8,8 +8,8 @@ import sys
 import msgspec
 import psutil
 
-from crowdperf.events.metrics import decode
-from crowdperf.runtime import Metrics, Recent, Snapshot
+from crowdperf.events.metrics import decode_snapshot
+from crowdperf.runtime import Metrics, ProcessSnapshot, RecentValues
 from crowdperf.web import prometheus
 from tests.conftest import wait_until
 
@@ -23,7 +23,7 @@ def test_what_a_child_uses_is_counted_while_it_lives_and_no_more_afterwards() ->
         try:
             assert child.stdout
             child.stdout.read(1)
-            metrics.child("a", child.pid)
+            metrics.set_child("a", child.pid)
             assert metrics.snapshot("capture-a", 0.0).rss_bytes > psutil.Process().memory_info().rss + 60 * 2**20
             alone = Metrics()
             wait_until(
@@ -35,18 +35,18 @@ def test_what_a_child_uses_is_counted_while_it_lives_and_no_more_afterwards() ->
     after = metrics.snapshot("capture-a", 0.0)
     assert after.cpu_s > before.cpu_s + 0.2, "the system has added the time of the child that ended"
     assert after.rss_bytes < psutil.Process().memory_info().rss + 30 * 2**20, "nobody is asked for a child that is gone"
-    metrics.child("a", None)
-    metrics.child("b", None)
+    metrics.set_child("a", None)
+    metrics.set_child("b", None)
 
 
 def test_a_truth_value_is_a_number_for_whoever_reads_the_snapshot() -> None:
     metrics = Metrics()
-    metrics.gauge("acts", True)
-    assert decode(msgspec.json.encode(metrics.snapshot("x", 0.0))).gauges == {"acts": {"": 1.0}}
+    metrics.set_gauge("acts", True)
+    assert decode_snapshot(msgspec.json.encode(metrics.snapshot("x", 0.0))).gauges == {"acts": {"": 1.0}}
 
 
 def test_percentiles_are_of_the_newest_values() -> None:
-    metrics, recent = Metrics(), Recent(most=100)
+    metrics, recent = Metrics(), RecentValues(max_values=100)
     recent.report(metrics, "lag", "ms")
     assert metrics.snapshot("x", 0.0).gauges == {}, "nothing is said of nothing"
     for value in [9000.0] * 50 + [float(number) for number in range(100)]:
@@ -57,9 +57,9 @@ def test_percentiles_are_of_the_newest_values() -> None:
 
 
 def test_channels_and_areas_are_not_called_cameras() -> None:
-    def snapshot(process: str, name: str, label: str) -> Snapshot:
+    def snapshot(process: str, name: str, label: str) -> ProcessSnapshot:
         row = {name: {label: 3.0}}
-        return Snapshot(process=process, pid=1, started_at=0, at=0, rss_bytes=0, cpu_s=0, counters=row)
+        return ProcessSnapshot(process=process, pid=1, started_at=0, at=0, rss_bytes=0, cpu_s=0, counters=row)
 
     rows = [
         snapshot("worker-notify-0", "notifications_sent", "guards"),

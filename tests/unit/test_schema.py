@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from crowdperf.events import wire
 from crowdperf.events.schema import AnyEvent, CameraGap, FrameDetections, TrackedFrame
 from crowdperf.events.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS
-from crowdperf.storage.crossings import crossing_of, decode_member, encode_member
+from crowdperf.storage.crossings import build_crossing, decode_member, encode_member
 
 GOLDEN_DETECTIONS = bytes.fromhex(
     "99a57068617a61cf0000019a00000000cd019ccf18b8a1d2c3b4a596c4100000003e0000003f0000803e0000403fc4040000403fc40100cd0280cd0168"
@@ -300,8 +300,8 @@ def test_a_tracked_frame_is_read_with_and_without_queues() -> None:
 
 def test_golden_member() -> None:
     event = wire.decode(EVENTS, GOLDEN_EVENTS["LineCrossed"])
-    assert encode_member(crossing_of(event)) == GOLDEN_MEMBER
-    assert decode_member(GOLDEN_MEMBER).klass == "person"
+    assert encode_member(build_crossing(event)) == GOLDEN_MEMBER
+    assert decode_member(GOLDEN_MEMBER).class_name == "person"
 
 
 def test_every_event_has_a_golden_form() -> None:

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 
 from crowdperf.config import Config, parse
-from crowdperf.settings.environment import environment
-from crowdperf.settings.handover import Handover, write
+from crowdperf.settings.environment import read_environment
+from crowdperf.settings.handover import ReloadFile, write_reload_file
 from crowdperf.settings.paths import Paths
-from crowdperf.slices import Shown, showing, shown_of, web_slice
+from crowdperf.slices import WebReloadable, build_web_config, get_reloadable, replace_reloadable
 from crowdperf.supervision import render
-from crowdperf.supervision.programs import programs
+from crowdperf.supervision.programs import build_programs
 
 CAMERA = {
     "id": "plaza",
@@ -34,7 +34,7 @@ def site(**more: Any) -> Config:
 
 
 def digest(config: Config, tmp_path: Path) -> str:
-    rows = programs(config, environment({}), Paths(tmp_path), tmp_path)
+    rows = build_programs(config, read_environment({}), Paths(tmp_path), tmp_path)
     return next(row.digest for row in rows if row.name == "web")
 
 
@@ -54,15 +54,17 @@ def test_what_is_shown_is_no_restart_and_reaches_the_process(change: dict[str, A
     before, after = site(), site(**change)
     paths = Paths(tmp_path)
     assert digest(before, tmp_path) == digest(after, tmp_path)
-    render.write(before, environment({}), paths, tmp_path)
-    process = Handover(paths.shown, Shown)
-    render.write(before, environment({}), paths, tmp_path)
-    assert process.changed() is None
-    render.write(after, environment({}), paths, tmp_path)
-    told = process.changed()
+    render.write_include_file(before, read_environment({}), paths, tmp_path)
+    process = ReloadFile(paths.web_reload_file, WebReloadable)
+    render.write_include_file(before, read_environment({}), paths, tmp_path)
+    assert process.read_if_changed() is None
+    render.write_include_file(after, read_environment({}), paths, tmp_path)
+    told = process.read_if_changed()
     assert told is not None
-    assert showing(web_slice(before, paths), told) == web_slice(after, paths), "as a new process would have it"
-    assert process.changed() is None, "once"
+    assert replace_reloadable(build_web_config(before, paths), told) == build_web_config(after, paths), (
+        "as a new process would have it"
+    )
+    assert process.read_if_changed() is None, "once"
 
 
 @pytest.mark.parametrize(
@@ -75,25 +77,25 @@ def test_its_own_settings_restart_it(change: dict[str, Any], tmp_path: Path) -> 
 
 def test_the_file_holds_no_password_and_is_nobody_elses(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
-    render.write(site(), environment({}), paths, tmp_path)
-    text = paths.shown.read_text()
+    render.write_include_file(site(), read_environment({}), paths, tmp_path)
+    text = paths.web_reload_file.read_text()
     assert "192.0.2.7" in text
     assert "s3cret" not in text
     assert "t0ken" not in text
-    assert paths.shown.stat().st_mode & 0o777 == 0o600
+    assert paths.web_reload_file.stat().st_mode & 0o777 == 0o600
 
 
 def test_what_was_written_while_the_process_started_is_news(tmp_path: Path) -> None:
     path = tmp_path / "shown.json"
-    write(path, shown_of(web_slice(site(), Paths(tmp_path))))
+    write_reload_file(path, get_reloadable(build_web_config(site(), Paths(tmp_path))))
     os.utime(path, (1000.0, 1000.0))
-    assert Handover(path, Shown, since=1000.5).changed() is None
-    assert Handover(path, Shown, since=999.5).changed() is not None
+    assert ReloadFile(path, WebReloadable, since=1000.5).read_if_changed() is None
+    assert ReloadFile(path, WebReloadable, since=999.5).read_if_changed() is not None
 
 
 def test_everything_that_is_shown_is_taken_over() -> None:
     """A field of the slice that people change and that is in neither part would be forgotten."""
-    own = {field.name for field in msgspec.structs.fields(web_slice(site(), Paths(Path("var"))))}
-    assert own - set(Shown.__struct_fields__) == {
+    own = {field.name for field in msgspec.structs.fields(build_web_config(site(), Paths(Path("var"))))}
+    assert own - set(WebReloadable.__struct_fields__) == {
         *("site", "web", "handover", "ring_prefix", "sockets", "evidence", "redis_url", "key_prefix")
     }

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crowdperf.settings.base import ConfigError
-from crowdperf.storage.sqlite_rows import Columns, RowRejected, crossing_of_row, map_columns, moment
+from crowdperf.storage.sqlite_rows import ColumnMapping, RowRejectedError, map_columns, parse_row, parse_time
 
 BERLIN = ZoneInfo("Europe/Berlin")
 NOON = datetime(2026, 5, 1, 10, tzinfo=timezone.utc).timestamp()
@@ -39,33 +39,33 @@ ROW = [7, NOON, "lobby", "door", "IN", "Person", 12]
     ],
 )
 def test_every_form_of_a_time(raw: object) -> None:
-    assert moment(raw, BERLIN) == NOON
+    assert parse_time(raw, BERLIN) == NOON
 
 
 def test_a_time_without_a_zone_is_the_sites_also_when_the_clocks_change() -> None:
-    assert moment("2026-01-01 12:00:00", BERLIN) - moment("2026-01-01T12:00:00Z", BERLIN) == -3600
-    assert moment("2026-10-25 02:30:00", BERLIN) == datetime(2026, 10, 25, 0, 30, tzinfo=timezone.utc).timestamp()
+    assert parse_time("2026-01-01 12:00:00", BERLIN) - parse_time("2026-01-01T12:00:00Z", BERLIN) == -3600
+    assert parse_time("2026-10-25 02:30:00", BERLIN) == datetime(2026, 10, 25, 0, 30, tzinfo=timezone.utc).timestamp()
 
 
 @pytest.mark.parametrize("raw", [None, "", "soon", "2026-13-01", -5, 0, float("nan"), float("inf"), b"x", True, 1e30])
 def test_what_is_no_time_is_rejected(raw: object) -> None:
-    with pytest.raises(RowRejected, match="ts"):
-        moment(raw, BERLIN)
+    with pytest.raises(RowRejectedError, match="ts"):
+        parse_time(raw, BERLIN)
 
 
 @given(st.one_of(st.text(max_size=40), st.floats(), st.integers(), st.binary(max_size=10), st.none()))
 def test_no_value_raises_anything_else(raw: object) -> None:
-    with contextlib.suppress(RowRejected):
-        assert moment(raw, BERLIN) > 0
+    with contextlib.suppress(RowRejectedError):
+        assert parse_time(raw, BERLIN) > 0
 
 
-def columns() -> Columns:
+def columns() -> ColumnMapping:
     return map_columns(HEADS, {}, {}, "events")
 
 
 def test_columns_are_found_by_their_usual_names() -> None:
-    row = crossing_of_row(ROW, columns(), BERLIN, {}, 1)
-    assert (row.ts, row.camera, row.line, row.direction, row.klass, row.track) == (
+    row = parse_row(ROW, columns(), BERLIN, {}, 1)
+    assert (row.ts, row.camera, row.line, row.direction, row.class_name, row.track) == (
         NOON, "lobby", "door", "in", "person", 12,
     )  # fmt: skip
 
@@ -74,8 +74,8 @@ def test_columns_with_other_names_are_mapped_and_missing_ones_set() -> None:
     found = map_columns(["wann", "kamera", "richtung"], {"wann": "ts", "Kamera": "camera", "richtung": "direction"},
                         {"line": "door", "class": "person"}, "events")  # fmt: skip
     values = {("direction", "rein"): "in", ("direction", "raus"): "out"}
-    row = crossing_of_row([NOON, "lobby", "Rein"], found, BERLIN, values, 1)
-    assert (row.camera, row.line, row.klass, row.direction) == ("lobby", "door", "person", "in")
+    row = parse_row([NOON, "lobby", "Rein"], found, BERLIN, values, 1)
+    assert (row.camera, row.line, row.class_name, row.direction) == ("lobby", "door", "person", "in")
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_a_schema_that_does_not_fit_is_one_clear_error(
 def test_a_row_that_is_no_crossing_says_why(place: int, value: object, reason: str) -> None:
     row = list(ROW)
     row[place] = value
-    with pytest.raises(RowRejected, match=reason):
-        crossing_of_row(row, columns(), BERLIN, {}, 1)
+    with pytest.raises(RowRejectedError, match=reason):
+        parse_row(row, columns(), BERLIN, {}, 1)
 
 
 def test_ids_are_the_same_each_time_and_differ_between_rows_and_files() -> None:
     def id_of(row: list[object], rowid: int = 1, heads: list[str] | None = None) -> str:
-        return crossing_of_row(row, map_columns(heads or HEADS, {}, {}, "e"), BERLIN, {}, rowid).id
+        return parse_row(row, map_columns(heads or HEADS, {}, {}, "e"), BERLIN, {}, rowid).id
 
     assert id_of(ROW) == id_of(ROW)
     assert id_of(ROW) != id_of([7, NOON + 1, *ROW[2:]]), "the same number in another file"

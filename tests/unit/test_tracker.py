@@ -60,7 +60,7 @@ def test_memory_and_state_stay_flat_over_hours_of_people_who_come_and_go() -> No
         found = boxes(*random.uniform(0.1, 0.9, (1 + minute % 8, 2)))
         for step in range(3):
             feed(tracker, 60.0 * minute + step / 10, found)
-        sizes.append(len(tracker.state()))
+        sizes.append(len(tracker.dump_state()))
     quiet = feed(tracker, 60.0 * 24 * 60, boxes())
     assert len(tracker) == 0
     assert len(quiet.ids) == 0
@@ -139,17 +139,17 @@ def test_ids_belong_to_the_instance() -> None:
 def test_a_restored_tracker_goes_on_bit_for_bit() -> None:
     frames = crowd()
     tracker = PersonTracker(Tracking())
-    states, outputs = [tracker.state()], []
+    states, outputs = [tracker.dump_state()], []
     for at, found, scores, classes in frames:
         outputs.append(tracker.update(at, found, scores, classes))
-        states.append(tracker.state())
+        states.append(tracker.dump_state())
     assert max(len(output.ids) for output in outputs) > 8
     for cut in range(len(frames)):
         other = PersonTracker(Tracking())
         other.restore(states[cut])
         for number in range(cut, min(cut + 8, len(frames))):
             assert same(other.update(*frames[number]), outputs[number])
-            assert other.state() == states[number + 1]
+            assert other.dump_state() == states[number + 1]
 
 
 def test_the_state_does_not_grow_with_time() -> None:
@@ -158,13 +158,13 @@ def test_the_state_does_not_grow_with_time() -> None:
     for turn in range(6):
         for at, found, scores, classes in crowd(seed=turn):
             tracker.update(100 * turn + at, found, scores, classes)
-        sizes.append(len(tracker.state()))
+        sizes.append(len(tracker.dump_state()))
     assert max(sizes) < 3 * min(sizes)
 
 
 def test_a_state_of_another_version_is_refused() -> None:
     tracker = PersonTracker(Tracking())
-    state = bytearray(tracker.state())
+    state = bytearray(tracker.dump_state())
     state[1] = 99
     with pytest.raises(ValueError, match="version 99"):
         tracker.restore(bytes(state))

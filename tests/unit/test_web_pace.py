@@ -9,9 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowdperf.web.pace import AHEAD_BYTES, AHEAD_S, ENOUGH, LONGEST_CALM_S, STEPS, WIDTHS, Form, Pace, form_of
+from crowdperf.web.pace import (
+    ENCODED_WIDTHS,
+    MAX_AHEAD_BYTES,
+    MAX_AHEAD_S,
+    MAX_CALM_S,
+    MIN_WIDTH_SHARE,
+    QUALITY_STEPS,
+    PictureFormat,
+    RateController,
+    choose_format,
+)
 
-BOTTOM = len(STEPS) - 1
+BOTTOM = len(QUALITY_STEPS) - 1
 FULL_BYTES = 30_000
 TURN_S = 0.05
 FULL_RATE = 10
@@ -24,7 +34,7 @@ class Link:
         self.now = 100.0
         self.bytes_s = bytes_s
         self.delay_s = delay_s
-        self.pace = Pace(self.now)
+        self.pace = RateController(self.now)
         self.confirms = confirms
         self.steps: list[int] = []
         self.most_ahead = 0
@@ -37,7 +47,7 @@ class Link:
         self._paid = 0.0
         self._on_wire = 0
         if confirms:
-            self.pace.seen(self.now, 0)
+            self.pace.record_confirmed(self.now, 0)
 
     def run(self, seconds: float) -> Link:
         """Let it go on for so long."""
@@ -48,17 +58,17 @@ class Link:
         return self
 
     def _turn(self) -> None:
-        step = STEPS[self.pace.step]
+        step = QUALITY_STEPS[self.pace.step]
         for tile, given_at in enumerate(self._given):
             if self.now - given_at >= step.interval_s - TURN_S / 2:
                 self._given[tile] = self.now
-                self.pace.offered(self.now, tile in self._waiting)
+                self.pace.record_ready(self.now, tile in self._waiting)
                 self._waiting[tile] = round(FULL_BYTES * step.scale**2 * step.quality / 78)
         self._carry()
         # Without confirmations the sender is held up by the socket's buffers alone.
-        while self._waiting and self.pace.room(self.now) and (self.confirms or self._on_wire < 400_000):
+        while self._waiting and self.pace.has_room(self.now) and (self.confirms or self._on_wire < 400_000):
             size = self._waiting.pop(next(iter(self._waiting)))
-            self.pace.sent(self.now, size)
+            self.pace.record_sent(self.now, size)
             self._wire.append((self.now, size))
             self._on_wire += size
             self.most_ahead = max(self.most_ahead, self._on_wire)
@@ -76,7 +86,7 @@ class Link:
             self.delivered += size
             self.ages.append(self.now - sent_at)
             if self.confirms:
-                self.pace.seen(self.now, len(self.ages))
+                self.pace.record_confirmed(self.now, len(self.ages))
 
 
 def test_a_quick_connection_keeps_full_quality() -> None:
@@ -101,7 +111,7 @@ def test_what_a_slow_client_sees_is_of_now() -> None:
     link = Link(4, 100_000).run(30)
     assert sorted(link.ages[-100:])[50] < 1.0
     assert max(link.ages[-100:]) < 2.5
-    assert link.most_ahead < AHEAD_BYTES + FULL_BYTES
+    assert link.most_ahead < MAX_AHEAD_BYTES + FULL_BYTES
 
 
 def test_a_connection_between_two_steps_does_not_swing_all_the_time() -> None:
@@ -125,7 +135,7 @@ def test_one_hiccup_costs_little() -> None:
 def test_a_stalled_client_is_sent_no_more() -> None:
     link = Link(4, 0).run(60)
     assert link.delivered == 0
-    assert link.most_ahead <= AHEAD_BYTES + FULL_BYTES
+    assert link.most_ahead <= MAX_AHEAD_BYTES + FULL_BYTES
     assert link.pace.step == BOTTOM
     assert link.pace.skipped_total > 0
 
@@ -137,10 +147,10 @@ def test_a_long_way_is_no_slow_one() -> None:
 
 
 def test_who_confirms_more_than_was_sent_talks_nonsense() -> None:
-    pace = Pace(0.0)
-    pace.sent(0.0, 10)
+    pace = RateController(0.0)
+    pace.record_sent(0.0, 10)
     with pytest.raises(ValueError, match="seen is 2, but 1 pictures were sent"):
-        pace.seen(0.1, 2)
+        pace.record_confirmed(0.1, 2)
 
 
 @given(st.integers(1, 9), st.floats(5_000, 1e8), st.floats(0.0, 0.2), st.booleans())
@@ -150,12 +160,19 @@ def test_whatever_the_connection_it_ends_where_it_fits_and_recovers(
     link = Link(tiles, bytes_s, confirms, delay_s).run(60)
     assert all(abs(b - a) <= 1 for a, b in pairwise(link.steps)), "one step at a time"
     if confirms:
-        assert link.most_ahead < AHEAD_BYTES + FULL_BYTES
-    floor = tiles * FULL_BYTES * STEPS[BOTTOM].scale ** 2 * STEPS[BOTTOM].quality / 78 / STEPS[BOTTOM].interval_s
+        assert link.most_ahead < MAX_AHEAD_BYTES + FULL_BYTES
+    floor = (
+        tiles
+        * FULL_BYTES
+        * QUALITY_STEPS[BOTTOM].scale ** 2
+        * QUALITY_STEPS[BOTTOM].quality
+        / 78
+        / QUALITY_STEPS[BOTTOM].interval_s
+    )
     if bytes_s < floor:
         assert link.pace.step >= BOTTOM - 1, "it may be on trial one step up"
     link.bytes_s, link.delay_s = 1e9, 0.02
-    link.run(LONGEST_CALM_S + 60)
+    link.run(MAX_CALM_S + 60)
     assert link.pace.step == 0
 
 
@@ -167,39 +184,39 @@ def test_whatever_the_connection_it_ends_where_it_fits_and_recovers(
 )
 def test_any_sequence_leaves_it_sound(calls: list[tuple[str, float, int]]) -> None:
     now, sent = 0.0, 0
-    pace = Pace(now)
+    pace = RateController(now)
     for name, seconds, number in calls:
         now += seconds
-        if name == "send" and pace.room(now):
-            pace.sent(now, number)
+        if name == "send" and pace.has_room(now):
+            pace.record_sent(now, number)
             sent += 1
         elif name == "seen":
-            pace.seen(now, number % (sent + 1))
+            pace.record_confirmed(now, number % (sent + 1))
         elif name in ("offer", "skip"):
-            pace.offered(now, name == "skip")
+            pace.record_ready(now, name == "skip")
         assert 0 <= pace.step <= BOTTOM
-    pace.seen(now, sent)
-    assert pace.room(now), "who has confirmed everything may have more"
+    pace.record_confirmed(now, sent)
+    assert pace.has_room(now), "who has confirmed everything may have more"
 
 
 @given(st.integers(0, 4000))
 def test_forms_are_few_and_fit_the_tile(width: int) -> None:
-    forms = [form_of(width, step) for step in range(len(STEPS))]
-    assert all(form.width in (0, *WIDTHS) for form in forms)
+    forms = [choose_format(width, step) for step in range(len(QUALITY_STEPS))]
+    assert all(form.width in (0, *ENCODED_WIDTHS) for form in forms)
     sizes = [form.width or 10_000 for form in forms]
     assert sizes == sorted(sizes, reverse=True), "a lower step is never wider"
     assert [form.quality for form in forms] == sorted((form.quality for form in forms), reverse=True)
-    if 0 < width <= WIDTHS[-1]:
-        assert forms[0].width >= ENOUGH * width, "never blurred at full quality"
+    if 0 < width <= ENCODED_WIDTHS[-1]:
+        assert forms[0].width >= MIN_WIDTH_SHARE * width, "never blurred at full quality"
     if not width:
-        assert forms[0] == Form()
+        assert forms[0] == PictureFormat()
 
 
 def test_half_a_second_is_the_most_that_is_on_the_way() -> None:
-    pace = Pace(0.0)
-    pace.seen(0.0, 0)
-    pace.sent(0.0, 10)
-    assert pace.room(AHEAD_S - 0.01)
-    assert not pace.room(AHEAD_S)
-    pace.seen(AHEAD_S, 1)
-    assert pace.room(AHEAD_S)
+    pace = RateController(0.0)
+    pace.record_confirmed(0.0, 0)
+    pace.record_sent(0.0, 10)
+    assert pace.has_room(MAX_AHEAD_S - 0.01)
+    assert not pace.has_room(MAX_AHEAD_S)
+    pace.record_confirmed(MAX_AHEAD_S, 1)
+    assert pace.has_room(MAX_AHEAD_S)

@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from crowdperf.storage.buckets import BUCKETS, Calendar
-from crowdperf.storage.crossings import LATEST_S
-from crowdperf.web.parameters import LONGEST_RANGE, instant, rfc3339, span
-from crowdperf.web.problems import Problem
+from crowdperf.storage.crossings import MAX_TIME_S
+from crowdperf.web.parameters import MAX_RANGE, format_rfc3339, parse_instant, parse_span
+from crowdperf.web.problems import ApiProblem
 
 ZONES = {
     name: Calendar(name)
@@ -38,12 +38,12 @@ texts = st.builds(lambda moment, offset: moment.replace(tzinfo=offset).isoformat
 @given(text=texts)
 def test_an_instant_lies_between_1970_and_2999_or_is_refused(text: str) -> None:
     try:
-        seconds = instant("from", text)
-    except Problem:
+        seconds = parse_instant("from", text)
+    except ApiProblem:
         assert datetime.fromisoformat(text).year not in range(1971, 2999)
     else:
-        assert 0 <= seconds < LATEST_S
-        assert datetime.fromisoformat(rfc3339(seconds)[:-1] + "+00:00").year in range(1970, 3000)
+        assert 0 <= seconds < MAX_TIME_S
+        assert datetime.fromisoformat(format_rfc3339(seconds)[:-1] + "+00:00").year in range(1970, 3000)
 
 
 @given(start=st.none() | texts, end=st.none() | texts, zone=st.sampled_from(sorted(ZONES)))
@@ -55,19 +55,19 @@ def test_an_instant_lies_between_1970_and_2999_or_is_refused(text: str) -> None:
 def test_a_range_can_be_counted_or_is_refused(start: str | None, end: str | None, zone: str) -> None:
     calendar = ZONES[zone]
     try:
-        asked = span(start, end, NOW, ZoneInfo(zone))
-    except Problem:
+        asked = parse_span(start, end, NOW, ZoneInfo(zone))
+    except ApiProblem:
         return
-    assert 0 <= asked.start < asked.end <= LATEST_S
-    assert asked.end - asked.start <= LONGEST_RANGE.total_seconds()
+    assert 0 <= asked.start < asked.end <= MAX_TIME_S
+    assert asked.end - asked.start <= MAX_RANGE.total_seconds()
     for bucket in (None, *BUCKETS):
-        assert calendar.parts(*asked, bucket, 0.0)
-    assert calendar.starts("day", *asked)
-    assert calendar.text(asked.end)
+        assert calendar.split_range(*asked, bucket, 0.0)
+    assert calendar.list_bucket_starts("day", *asked)
+    assert calendar.format_time(asked.end)
 
 
 @pytest.mark.parametrize(("start", "end", "named"), [("2026-05-02", "2026-05-01", "from"), (None, "1970-01-01", "to")])
 def test_an_empty_range_names_the_end_that_was_given(start: str | None, end: str, named: str) -> None:
     begin = f"{start}T00:00:00Z" if start else None
-    with pytest.raises(Problem, match=f"parameter '{named}' has the value '(2026|1970)"):
-        span(begin, f"{end}T00:00:00Z", NOW, ZoneInfo("Europe/Berlin"))
+    with pytest.raises(ApiProblem, match=f"parameter '{named}' has the value '(2026|1970)"):
+        parse_span(begin, f"{end}T00:00:00Z", NOW, ZoneInfo("Europe/Berlin"))

@@ -10,31 +10,31 @@ from typing import Protocol
 
 import msgspec
 
-from crowdperf.events.clients import Forbidden
+from crowdperf.events.clients import RedisPermissionError
 from crowdperf.events.connection import OUTAGE, Backoff
-from crowdperf.events.queue import DeliveryQueue, Item
+from crowdperf.events.queue import DeliveryItem, DeliveryQueue
 from crowdperf.runtime import Metrics, redact
 from crowdperf.settings.alerts import Channel
 from crowdperf.workers.notify.logic import Notification
 
 IDLE_S = 0.25
-LONGEST_PAUSE_S = 300.0
+MAX_RETRY_PAUSE_S = 300.0
 
 log = logging.getLogger(__name__)
 
 
-class UndeliveredError(Exception):
+class DeliveryError(Exception):
     """The endpoint did not take it; the message says why, without secrets."""
 
-    def __init__(self, why: str, final: bool = False, after_s: float = 0.0) -> None:
-        super().__init__(why)
-        self.final = final
+    def __init__(self, reason: str, permanent: bool = False, retry_after_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.permanent = permanent
         """No later attempt could succeed."""
-        self.after_s = after_s
+        self.retry_after_s = retry_after_s
         """What the endpoint asked to wait."""
 
 
-class NotReadyError(Exception):
+class ChannelNotReadyError(Exception):
     """The channel itself cannot be used (a secret is missing): its notifications wait, none is counted as failed."""
 
 
@@ -44,19 +44,19 @@ class Sender(Protocol):
     def send(self, notification: Notification, now: float) -> None:
         """Deliver it, or raise UndeliveredError or NotReadyError; `now` in Unix seconds."""
 
-    def idle(self) -> None:
+    def poll(self) -> None:
         """What is to be done between notifications."""
 
     def close(self) -> None:
         """Let go of the connection."""
 
 
-def pause_after(attempts: int) -> float:
+def compute_retry_pause(attempts: int) -> float:
     """Seconds until the next attempt after so many failures: 1, 2, 4 … 300."""
-    return min(LONGEST_PAUSE_S, 2.0 ** (attempts - 1))
+    return min(MAX_RETRY_PAUSE_S, 2.0 ** (attempts - 1))
 
 
-class Delivery:
+class ChannelDelivery:
     """The deliveries of one channel, one turn at a time; `now` in Unix seconds."""
 
     def __init__(self, channel: Channel, queue: DeliveryQueue, sender: Sender, metrics: Metrics) -> None:
@@ -64,81 +64,81 @@ class Delivery:
         self._queue = queue
         self._sender = sender
         self._metrics = metrics
-        self._quiet_until = 0.0
+        self._paused_until = 0.0
         """The endpoint is left alone until then: what waits behind a failure must not hammer at it."""
-        self._sent: deque[float] = deque()
+        self._sent_at: deque[float] = deque()
 
-    def turn(self, now: float) -> bool:
+    def step(self, now: float) -> bool:
         """Try the item that is due first; False when there is nothing to do now.
 
         Raises:
             redis.ConnectionError, redis.TimeoutError: Redis is away.
         """
-        self._metrics.gauge("notifications_waiting", len(self._queue), self.channel.id)
-        self._sender.idle()
-        if now < self._quiet_until or self._too_many(now):
+        self._metrics.set_gauge("notifications_waiting", len(self._queue), self.channel.id)
+        self._sender.poll()
+        if now < self._paused_until or self._is_rate_limited(now):
             return False
-        item = self._queue.head(now)
+        item = self._queue.peek(now)
         if item is None:
             return False
         try:
-            self._sender.send(_decoded(item), now)
-        except NotReadyError as error:
-            self._problem(str(error))
-            self._quiet_until = now + LONGEST_PAUSE_S / 10
-        except UndeliveredError as error:
-            self._failed(item, error, now)
+            self._sender.send(_decode_notification(item), now)
+        except ChannelNotReadyError as error:
+            self._report_problem(str(error))
+            self._paused_until = now + MAX_RETRY_PAUSE_S / 10
+        except DeliveryError as error:
+            self._handle_failure(item, error, now)
         else:
-            self._sent.append(now)
-            self._queue.done(item, now)
+            self._sent_at.append(now)
+            self._queue.mark_delivered(item, now)
             self._metrics.count("notifications_sent", camera=self.channel.id)
-            self._metrics.text("channel_problem", "", self.channel.id)
+            self._metrics.set_text("channel_problem", "", self.channel.id)
         return True
 
     def close(self) -> None:
         """The orderly end."""
         self._sender.close()
 
-    def _failed(self, item: Item, error: UndeliveredError, now: float) -> None:
+    def _handle_failure(self, item: DeliveryItem, error: DeliveryError, now: float) -> None:
         self._metrics.count("notifications_failed", camera=self.channel.id)
-        self._problem(str(error))
+        self._report_problem(str(error))
         attempts = item.attempts + 1
-        if error.final or attempts >= self.channel.attempts:
+        if error.permanent or attempts >= self.channel.attempts:
             log.error("channel %s: notification %s is given up: %s", self.channel.id, item.id, error)
-            self._queue.bury(item, f"{error} (attempt {attempts})", now)
+            self._queue.dead_letter(item, f"{error} (attempt {attempts})", now)
             self._metrics.count("dead_letters", camera=self.channel.id)
             return
-        pause = max(pause_after(attempts), min(error.after_s, 3600.0))
-        self._queue.retry(item, now + pause, now)
-        self._quiet_until = now + min(pause, LONGEST_PAUSE_S / 10)
+        pause = max(compute_retry_pause(attempts), min(error.retry_after_s, 3600.0))
+        self._queue.schedule_retry(item, now + pause, now)
+        self._paused_until = now + min(pause, MAX_RETRY_PAUSE_S / 10)
 
-    def _too_many(self, now: float) -> bool:
-        while self._sent and now - self._sent[0] >= 60:
-            self._sent.popleft()
-        return 0 < self.channel.max_per_minute <= len(self._sent)
+    def _is_rate_limited(self, now: float) -> bool:
+        while self._sent_at and now - self._sent_at[0] >= 60:
+            self._sent_at.popleft()
+        return 0 < self.channel.max_per_minute <= len(self._sent_at)
 
-    def _problem(self, text: str) -> None:
-        self._metrics.text("channel_problem", redact(text), self.channel.id)
+    def _report_problem(self, text: str) -> None:
+        self._metrics.set_text("channel_problem", redact(text), self.channel.id)
 
 
-def _decoded(item: Item) -> Notification:
+def _decode_notification(item: DeliveryItem) -> Notification:
     try:
         return msgspec.json.decode(item.body, type=Notification)
     except msgspec.MsgspecError as error:
-        raise UndeliveredError(f"the notification cannot be read: {error}", final=True) from None
+        raise DeliveryError(f"the notification cannot be read: {error}", permanent=True) from None
 
 
 class DeliveryThread:
     """A thread that turns one delivery until it is stopped."""
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: ChannelDelivery) -> None:
         self._delivery = delivery
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"deliver-{delivery.channel.id}", daemon=True)
         self._thread.start()
 
     @property
-    def broken(self) -> bool:
+    def has_crashed(self) -> bool:
         """Whether it ended without being told to: a defect, which the process must not survive."""
         return not self._thread.is_alive() and not self._stop.is_set()
 
@@ -153,18 +153,18 @@ class DeliveryThread:
     def _run(self) -> None:
         backoff = Backoff()
         try:
-            while not self._stop.wait(self._turn(backoff)):
+            while not self._stop.wait(self._step(backoff)):
                 pass
         finally:
             self._delivery.close()
 
-    def _turn(self, backoff: Backoff) -> float:
+    def _step(self, backoff: Backoff) -> float:
         """One turn; returns the seconds to wait before the next."""
         try:
-            busy = self._delivery.turn(time.time())
+            busy = self._delivery.step(time.time())
         except OUTAGE as error:
             # Of an outage the working loop tells; of what is forbidden here, perhaps nobody else.
-            if isinstance(error, Forbidden) and backoff.worth_saying(error):
+            if isinstance(error, RedisPermissionError) and backoff.should_log(error):
                 log.warning("Redis takes nothing (%s): notifications wait", error)
             return backoff.next()
         backoff.reset()

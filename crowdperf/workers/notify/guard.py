@@ -14,7 +14,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
-class Target(NamedTuple):
+class WebhookTarget(NamedTuple):
     """An address that may be connected to."""
 
     family: socket.AddressFamily
@@ -22,11 +22,11 @@ class Target(NamedTuple):
     port: int
 
 
-class ForbiddenError(Exception):
+class ForbiddenAddressError(Exception):
     """The host's addresses are private, or otherwise none of the public internet; the message names the remedy."""
 
 
-def resolve(host: str, port: int, allow: Sequence[str]) -> Target:
+def resolve_target(host: str, port: int, allow: Sequence[str]) -> WebhookTarget:
     """The address to connect to.
 
     Args:
@@ -42,18 +42,18 @@ def resolve(host: str, port: int, allow: Sequence[str]) -> Target:
     refused = []
     for family, _, _, _, address in rows:
         text = str(address[0])
-        if permitted(host, text, allow):
-            return Target(family, text, port)
+        if is_permitted(host, text, allow):
+            return WebhookTarget(family, text, port)
         refused.append(text)
-    raise ForbiddenError(
+    raise ForbiddenAddressError(
         f"{host} is {' and '.join(dict.fromkeys(refused))}, which is no public address. Remedy: if it is meant, add "
         "the host or its network to alerts.allow_private."
     )
 
 
-def permitted(host: str, address: str, allow: Sequence[str]) -> bool:
+def is_permitted(host: str, address: str, allow: Sequence[str]) -> bool:
     """Whether a webhook to `host` may connect to `address`."""
-    found = _inner(ipaddress.ip_address(address.partition("%")[0]))
+    found = _unwrap_ipv4(ipaddress.ip_address(address.partition("%")[0]))
     if found.is_multicast or found.is_unspecified:
         return False
     if found.is_global:
@@ -64,7 +64,7 @@ def permitted(host: str, address: str, allow: Sequence[str]) -> bool:
     return not found.is_link_local and host.lower() in [entry.lower() for entry in allow if "/" not in entry]
 
 
-def _inner(address: Address) -> Address:
+def _unwrap_ipv4(address: Address) -> Address:
     """The IPv4 address that an IPv6 one stands for, where it does."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:

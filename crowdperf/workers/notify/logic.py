@@ -14,19 +14,19 @@ import msgspec
 from msgspec import Struct
 
 from crowdperf.events.schema import Alert, AlertChanged, AlertRaised, AnyEvent, Event, PpeObserved
-from crowdperf.rule_slices import NotifySlice
+from crowdperf.rule_slices import NotifyConfig
 from crowdperf.settings.alerts import AlertRule, MqttChannel
-from crowdperf.settings.schedule import allowed, end_of
-from crowdperf.storage.alerts import AlertDoc, AlertSet, State
-from crowdperf.workers.logic import Taken
-from crowdperf.workers.notify.matching import KINDS, Signal, signal
-from crowdperf.workers.notify.readings import READ, CameraReadings, ReadingsGone
+from crowdperf.settings.schedule import find_end, is_active
+from crowdperf.storage.alerts import AlertDoc, AlertState, AlertUpdate
+from crowdperf.workers.logic import WorkerEvent
+from crowdperf.workers.notify.matching import RULE_EVENT_TYPES, Signal, match_event
+from crowdperf.workers.notify.readings import READING_EVENT_TYPES, CameraReadings, ReadingsRemoved
 
 VERSION = 1
 HOUR_S = 3600.0
-MOST_REFS = 1000
+MAX_REFS_PER_ALERT = 1000
 """What may hold one alert open at once."""
-MOST_ACTIVE = 2000
+MAX_ACTIVE_ALERTS = 2000
 """Alerts of one camera that are open or were so lately; beyond it the oldest go, those that are over first."""
 
 
@@ -46,7 +46,7 @@ class Notification(Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-class _Active(Struct, kw_only=True):
+class _ActiveAlert(Struct, kw_only=True):
     """One rule and subject of a camera, from its first signal until it is forgotten."""
 
     rule: str
@@ -60,7 +60,7 @@ class _Active(Struct, kw_only=True):
     """What holds it open, where several may at once: it ends with the last."""
     alert: AlertDoc | None = None
     """None while it waits for `min_duration_s`."""
-    state: State = "open"
+    state: AlertState = "open"
     notified: bool = False
     tell_at: float = 0.0
     escalated: int = 0
@@ -69,11 +69,11 @@ class _Active(Struct, kw_only=True):
     """State changes so far: part of their events' ids."""
 
 
-class CameraState(Struct, kw_only=True):
+class CameraAlertState(Struct, kw_only=True):
     """What is stored per camera."""
 
     version: int = VERSION
-    active: list[_Active] = []
+    active: list[_ActiveAlert] = []
     sent: dict[str, list[float]] = {}
     """Rule -> when it notified within the last hour."""
     held: dict[str, int] = {}
@@ -84,44 +84,49 @@ class CameraState(Struct, kw_only=True):
 class AlertLogic:
     """The notify worker's rules, of all cameras."""
 
-    def __init__(self, slice_: NotifySlice) -> None:
-        self._site = slice_.site
-        self._zone = zoneinfo.ZoneInfo(slice_.site.timezone)
-        self._alerts = slice_.alerts
-        self._rules = {rule.id: rule for rule in slice_.alerts.rules if rule.enabled}
-        self._configured = {camera.camera_id: camera for camera in slice_.cameras}
-        self._cameras: dict[str, CameraState] = {}
-        self._with_readings = any(isinstance(channel, MqttChannel) for channel in slice_.alerts.channels)
-        named = {rule.event for rule in self._rules.values()} | (set(READ) if self._with_readings else set())
-        self.wants: tuple[type[Event], ...] = (AlertChanged, *(kind for kind in KINDS if kind.__name__ in named))
+    def __init__(self, config: NotifyConfig) -> None:
+        self._site = config.site
+        self._timezone = zoneinfo.ZoneInfo(config.site.timezone)
+        self._alerts = config.alerts
+        self._rules = {rule.id: rule for rule in config.alerts.rules if rule.enabled}
+        self._configured = {camera.camera_id: camera for camera in config.cameras}
+        self._cameras: dict[str, CameraAlertState] = {}
+        self._publishes_readings = any(isinstance(channel, MqttChannel) for channel in config.alerts.channels)
+        named = {rule.event for rule in self._rules.values()} | (
+            set(READING_EVENT_TYPES) if self._publishes_readings else set()
+        )
+        self.event_types: tuple[type[Event], ...] = (
+            AlertChanged,
+            *(kind for kind in RULE_EVENT_TYPES if kind.__name__ in named),
+        )
 
     # -- the worker's interface (workers.base.Logic) --
 
-    def parts(self, event: Taken) -> tuple[str, ...]:
+    def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
         """The camera; what is said of an area comes from whichever camera saw the cause, and belongs to none."""
         return ("" if isinstance(event, Alert) and event.area else event.camera,)
 
-    def handle(self, event: Taken, part: str = "") -> Iterator[Struct]:
+    def handle(self, event: WorkerEvent, partition: str = "") -> Iterator[Struct]:
         """Take one event; yields AlertRaised, AlertChanged, AlertSet, Notification and Reading."""
         assert not isinstance(event, PpeObserved)
-        (camera,) = self.parts(event)
-        own = self._cameras.setdefault(camera, CameraState())
+        (camera,) = self.partition_keys(event)
+        own = self._cameras.setdefault(camera, CameraAlertState())
         if isinstance(event, AlertChanged):
-            self._answered(own, event)
+            self._apply_user_change(own, event)
             return
-        if self._with_readings:
-            yield from own.readings.take(event, self._zone)
+        if self._publishes_readings:
+            yield from own.readings.update(event, self._timezone)
         for rule in self._rules.values():
-            found = signal(rule, event, self._configured.get(event.camera))
+            found = match_event(rule, event, self._configured.get(event.camera))
             if found is not None:
-                yield from self._on_signal(own, rule, event, camera, found)
+                yield from self._handle_signal(own, rule, event, camera, found)
 
-    def due(self, camera: str, now: float) -> Iterable[Struct]:
+    def advance_time(self, camera: str, now: float) -> Iterable[Struct]:
         """What has become due: conditions that lasted, quiet hours that ended, escalations, ends."""
         own = self._cameras.get(camera)
         if own is None:
             return []
-        effects: list[Struct] = list(own.readings.pass_time(camera, now, self._zone))
+        effects: list[Struct] = list(own.readings.advance_time(camera, now, self._timezone))
         for active in list(own.active):
             rule = self._rules.get(active.rule)
             if rule is None:
@@ -129,12 +134,12 @@ class AlertLogic:
                 effects += self._close(camera, active, now) if active.alert and active.state != "closed" else []
                 own.active.remove(active)
                 continue
-            effects += self._due(own, rule, active, camera, now)
+            effects += self._advance_alert(own, rule, active, camera, now)
             if active.state == "closed" and now - active.closed_at >= rule.dedupe_s:
                 own.active.remove(active)
         return effects
 
-    def state(self, camera: str) -> bytes:
+    def dump_state(self, camera: str) -> bytes:
         """The camera's state."""
         return msgspec.msgpack.encode(self._cameras[camera])
 
@@ -147,21 +152,21 @@ class AlertLogic:
         raw: Any = msgspec.msgpack.decode(state)
         if not isinstance(raw, dict) or raw.get("version") != VERSION:
             raise ValueError(f"alerts of another version than {VERSION}")
-        own = self._cameras[camera] = msgspec.convert(raw, CameraState)
+        own = self._cameras[camera] = msgspec.convert(raw, CameraAlertState)
         own.sent = {rule: sent for rule, sent in own.sent.items() if rule in self._rules}
         own.held = {rule: held for rule, held in own.held.items() if rule in self._rules}
 
-    def keeps(self, camera: str) -> bool:
+    def is_configured(self, camera: str) -> bool:
         """Whether the camera is configured; what is about no camera always is."""
         return not camera or camera in self._configured
 
     def forget(self, camera: str, now: float) -> Iterator[Struct]:
         """What a camera that is gone has opened must not stay open for ever."""
-        own = self._cameras.pop(camera, CameraState())
+        own = self._cameras.pop(camera, CameraAlertState())
         for active in own.active:
             if active.alert and active.state != "closed":
                 yield from self._close(camera, active, now)
-        yield ReadingsGone(camera)
+        yield ReadingsRemoved(camera)
 
     def clear(self) -> None:
         """Forget every camera."""
@@ -169,78 +174,82 @@ class AlertLogic:
 
     # -- signals --
 
-    def _on_signal(
-        self, own: CameraState, rule: AlertRule, event: AnyEvent, camera: str, found: Signal
+    def _handle_signal(
+        self, camera_state: CameraAlertState, rule: AlertRule, event: AnyEvent, camera: str, signal: Signal
     ) -> Iterator[Struct]:
-        active = next((row for row in own.active if (row.rule, row.subject) == (rule.id, found.subject)), None)
-        if found.kind == "end":
+        active = next(
+            (row for row in camera_state.active if (row.rule, row.subject) == (rule.id, signal.subject)), None
+        )
+        if signal.kind == "end":
             if active is not None and active.ongoing:
-                active.refs = [ref for ref in active.refs if ref != found.ref]
+                active.refs = [ref for ref in active.refs if ref != signal.ref]
                 if active.refs:
                     return
                 active.ongoing = False
                 if active.alert is None:
-                    own.active.remove(active)
+                    camera_state.active.remove(active)
                 elif active.state != "closed":
                     yield from self._close(camera, active, event.ts)
             return
         if active is not None and (active.alert is None or active.state != "closed"):
-            yield from self._again(active, event, found)
+            yield from self._count_repeat(active, event, signal)
             return
-        if not allowed(rule.schedule, event.ts, self._zone):
+        if not is_active(rule.schedule, event.ts, self._timezone):
             return
         if active is not None and event.ts - active.closed_at < rule.dedupe_s:
-            active.ongoing, active.refs = found.kind == "start", [found.ref]
-            yield from self._reopen(active, event, camera, found)
+            active.ongoing, active.refs = signal.kind == "start", [signal.ref]
+            yield from self._reopen(active, event, camera, signal)
             return
         if active is not None:
-            yield from self._tell_what_waits(own, rule, active, event.ts)
-            own.active.remove(active)
-        active = _Active(
+            yield from self._notify_pending(camera_state, rule, active, event.ts)
+            camera_state.active.remove(active)
+        active = _ActiveAlert(
             rule=rule.id,
-            subject=found.subject,
+            subject=signal.subject,
             event=event.id,
             ts=event.ts,
-            detail=found.detail,
-            ongoing=found.kind == "start",
-            refs=[found.ref],
+            detail=signal.detail,
+            ongoing=signal.kind == "start",
+            refs=[signal.ref],
         )
-        yield from self._make_room(own, camera, event.ts)
-        own.active.append(active)
-        if found.kind == "pulse" or rule.min_duration_s == 0:
-            yield from self._raise(own, rule, active, camera, event.ts)
+        yield from self._evict_oldest(camera_state, camera, event.ts)
+        camera_state.active.append(active)
+        if signal.kind == "pulse" or rule.min_duration_s == 0:
+            yield from self._raise_alert(camera_state, rule, active, camera, event.ts)
 
-    def _make_room(self, own: CameraState, camera: str, now: float) -> Iterator[Struct]:
-        if len(own.active) < MOST_ACTIVE:
+    def _evict_oldest(self, camera_state: CameraAlertState, camera: str, now: float) -> Iterator[Struct]:
+        if len(camera_state.active) < MAX_ACTIVE_ALERTS:
             return
-        oldest = min(own.active, key=lambda row: (row.state != "closed", row.ts))
+        oldest = min(camera_state.active, key=lambda row: (row.state != "closed", row.ts))
         if oldest.alert and oldest.state != "closed":
             yield from self._close(camera, oldest, now)
-        own.active.remove(oldest)
+        camera_state.active.remove(oldest)
 
-    def _again(self, active: _Active, event: AnyEvent, found: Signal) -> Iterator[Struct]:
+    def _count_repeat(self, active: _ActiveAlert, event: AnyEvent, signal: Signal) -> Iterator[Struct]:
         """The same thing while it is open: counted, not told again."""
-        if found.kind == "start" and found.ref not in active.refs:
-            active.refs = [*active.refs, found.ref][-MOST_REFS:]
+        if signal.kind == "start" and signal.ref not in active.refs:
+            active.refs = [*active.refs, signal.ref][-MAX_REFS_PER_ALERT:]
             active.ongoing = True
         if active.alert is None:
-            active.detail = found.detail
+            active.detail = signal.detail
             return
-        count = active.alert.count + (found.kind == "pulse")
-        active.alert = msgspec.structs.replace(active.alert, count=count, last_at=event.ts, detail=found.detail)
-        yield AlertSet(active.alert)
+        count = active.alert.count + (signal.kind == "pulse")
+        active.alert = msgspec.structs.replace(active.alert, count=count, last_at=event.ts, detail=signal.detail)
+        yield AlertUpdate(active.alert)
 
-    def _reopen(self, active: _Active, event: AnyEvent, camera: str, found: Signal) -> Iterator[Struct]:
+    def _reopen(self, active: _ActiveAlert, event: AnyEvent, camera: str, signal: Signal) -> Iterator[Struct]:
         """The same thing shortly after its end: the same alert, open again, nothing is sent."""
         assert active.alert is not None
         active.state = "open"
         active.alert = msgspec.structs.replace(
-            active.alert, count=active.alert.count + 1, last_at=event.ts, detail=found.detail
+            active.alert, count=active.alert.count + 1, last_at=event.ts, detail=signal.detail
         )
-        yield AlertSet(active.alert, "open")
-        yield self._changed(camera, active, "open", event.ts)
+        yield AlertUpdate(active.alert, "open")
+        yield self._build_change(camera, active, "open", event.ts)
 
-    def _raise(self, own: CameraState, rule: AlertRule, active: _Active, camera: str, now: float) -> Iterator[Struct]:
+    def _raise_alert(
+        self, camera_state: CameraAlertState, rule: AlertRule, active: _ActiveAlert, camera: str, now: float
+    ) -> Iterator[Struct]:
         alert = active.alert = AlertDoc(
             id=f"{rule.id}:{active.event}",
             rule=rule.id,
@@ -254,7 +263,7 @@ class AlertLogic:
             last_at=now,
             count=1,
         )
-        yield AlertSet(alert, "open")
+        yield AlertUpdate(alert, "open")
         yield AlertRaised(
             id=f"{alert.id}:raised",
             camera=camera,
@@ -265,35 +274,39 @@ class AlertLogic:
             subject=active.subject,
             title=f"{rule.title}: {active.detail}",
         )
-        active.tell_at = self._tell_at(rule, now)
+        active.tell_at = self._get_notify_time(rule, now)
 
-    def _tell_at(self, rule: AlertRule, now: float) -> float:
+    def _get_notify_time(self, rule: AlertRule, now: float) -> float:
         if rule.severity == "critical" or not rule.observe_quiet_hours:
             return now
-        return end_of(self._alerts.quiet_hours, now, self._zone)
+        return find_end(self._alerts.quiet_hours, now, self._timezone)
 
-    def _tell(self, own: CameraState, rule: AlertRule, active: _Active, now: float) -> Iterator[Struct]:
+    def _notify(
+        self, camera_state: CameraAlertState, rule: AlertRule, active: _ActiveAlert, now: float
+    ) -> Iterator[Struct]:
         active.notified = True
         if now - active.tell_at > self._alerts.max_age_s:
             return
-        recent = own.sent[rule.id] = [at for at in own.sent.get(rule.id, []) if now - at < HOUR_S]
+        recent = camera_state.sent[rule.id] = [at for at in camera_state.sent.get(rule.id, []) if now - at < HOUR_S]
         if len(recent) >= rule.max_per_hour:
-            own.held[rule.id] = own.held.get(rule.id, 0) + 1
+            camera_state.held[rule.id] = camera_state.held.get(rule.id, 0) + 1
             return
         recent.append(now)
-        held = own.held.pop(rule.id, 0)
+        held = camera_state.held.pop(rule.id, 0)
         note = (
             f"{held} earlier alerts of this rule were not sent: more than {rule.max_per_hour} an hour." if held else ""
         )
-        yield from self._notifications(rule.channels, active, 0, now, note)
+        yield from self._build_notifications(rule.channels, active, 0, now, note)
 
-    def _tell_what_waits(self, own: CameraState, rule: AlertRule, active: _Active, now: float) -> Iterator[Struct]:
+    def _notify_pending(
+        self, camera_state: CameraAlertState, rule: AlertRule, active: _ActiveAlert, now: float
+    ) -> Iterator[Struct]:
         """What has ended before its turn came is told all the same, but for what quiet hours have held back."""
         if active.alert is not None and not active.notified and active.tell_at == active.alert.raised_at:
-            yield from list(self._tell(own, rule, active, now)) or [AlertSet(active.alert)]
+            yield from list(self._notify(camera_state, rule, active, now)) or [AlertUpdate(active.alert)]
 
-    def _notifications(
-        self, channels: list[str], active: _Active, stage: int, now: float, note: str
+    def _build_notifications(
+        self, channels: list[str], active: _ActiveAlert, stage: int, now: float, note: str
     ) -> Iterator[Notification]:
         alert = active.alert
         assert alert is not None
@@ -312,17 +325,19 @@ class AlertLogic:
 
     # -- time --
 
-    def _due(self, own: CameraState, rule: AlertRule, active: _Active, camera: str, now: float) -> Iterator[Struct]:
+    def _advance_alert(
+        self, camera_state: CameraAlertState, rule: AlertRule, active: _ActiveAlert, camera: str, now: float
+    ) -> Iterator[Struct]:
         if active.alert is None:
             if now - active.ts < rule.min_duration_s:
                 return
             if now - active.ts > rule.min_duration_s + self._alerts.max_age_s:
-                own.active.remove(active)
+                camera_state.active.remove(active)
                 return
-            yield from self._raise(own, rule, active, camera, now)
+            yield from self._raise_alert(camera_state, rule, active, camera, now)
         assert active.alert is not None
         if active.state == "closed":
-            yield from self._tell_what_waits(own, rule, active, now)
+            yield from self._notify_pending(camera_state, rule, active, now)
             return
         if not active.ongoing and now - active.alert.last_at >= rule.close_after_s:
             yield from self._close(camera, active, now)
@@ -330,27 +345,29 @@ class AlertLogic:
         if active.state != "open":
             return
         if not active.notified and now >= active.tell_at:
-            effects = list(self._tell(own, rule, active, now))
+            effects = list(self._notify(camera_state, rule, active, now))
             # Without a notification there is still a change to store: the alert itself says so.
-            yield from effects or [AlertSet(active.alert)]
+            yield from effects or [AlertUpdate(active.alert)]
         for stage, step in enumerate(rule.escalate, 1):
             if stage > active.escalated and active.notified and now - active.alert.raised_at >= step.after_s:
-                if self._tell_at(rule, now) > now:
+                if self._get_notify_time(rule, now) > now:
                     return
                 active.escalated = stage
                 active.alert = msgspec.structs.replace(active.alert, escalated=stage)
-                yield AlertSet(active.alert)
-                yield self._changed(camera, active, "open", now, stage)
+                yield AlertUpdate(active.alert)
+                yield self._build_change(camera, active, "open", now, stage)
                 note = f"Nobody has acknowledged this for {step.after_s / 60:.0f} min."
-                yield from self._notifications(step.channels, active, stage, now, note)
+                yield from self._build_notifications(step.channels, active, stage, now, note)
 
-    def _close(self, camera: str, active: _Active, now: float) -> Iterator[Struct]:
+    def _close(self, camera: str, active: _ActiveAlert, now: float) -> Iterator[Struct]:
         assert active.alert is not None
         active.state, active.closed_at, active.ongoing = "closed", now, False
-        yield AlertSet(active.alert, "closed", now)
-        yield self._changed(camera, active, "closed", now)
+        yield AlertUpdate(active.alert, "closed", now)
+        yield self._build_change(camera, active, "closed", now)
 
-    def _changed(self, camera: str, active: _Active, state: State, now: float, escalated: int = 0) -> AlertChanged:
+    def _build_change(
+        self, camera: str, active: _ActiveAlert, state: AlertState, now: float, escalated: int = 0
+    ) -> AlertChanged:
         assert active.alert is not None
         active.times += 1
         alert = active.alert.id
@@ -364,9 +381,9 @@ class AlertLogic:
             escalated=escalated,
         )
 
-    def _answered(self, own: CameraState, event: AlertChanged) -> None:
+    def _apply_user_change(self, camera_state: CameraAlertState, event: AlertChanged) -> None:
         """A person's answer; the worker's own changes come back as well, and are known already."""
-        for active in own.active:
+        for active in camera_state.active:
             if event.by and active.alert is not None and active.alert.id == event.alert:
                 active.state = event.state
                 if event.state == "closed":

@@ -12,66 +12,66 @@ from typing import Any
 
 from crowdperf.settings.alerts import EmailChannel
 from crowdperf.visitors.model import Person, Visit
-from crowdperf.visitors.store import Keys, row_of
-from crowdperf.workers.notify.delivery import NotReadyError, UndeliveredError
+from crowdperf.visitors.store import VisitKeys, from_hash_fields
+from crowdperf.workers.notify.delivery import ChannelNotReadyError, DeliveryError
 from crowdperf.workers.notify.logic import Notification
-from crowdperf.workers.notify.tls import trusting, unreached
+from crowdperf.workers.notify.tls import build_connection_error, create_tls_context
 
 
 class MailSender:
     """Delivers to one SMTP server."""
 
-    def __init__(self, channel: EmailChannel, zone: zoneinfo.ZoneInfo, client: Any, prefix: str = "") -> None:
+    def __init__(self, channel: EmailChannel, timezone: zoneinfo.ZoneInfo, client: Any, prefix: str = "") -> None:
         self._channel = channel
-        self._zone = zone
+        self._timezone = timezone
         self._redis = client
-        self._keys = Keys(prefix)
+        self._keys = VisitKeys(prefix)
 
     def send(self, notification: Notification, now: float) -> None:
         """One connection per mail: alerts are rare, and a connection that was kept may be dead."""
         channel = self._channel
         if channel.password_env and not os.environ.get(channel.password_env):
-            raise NotReadyError(
+            raise ChannelNotReadyError(
                 f"environment variable {channel.password_env} is not set. Remedy: set it, then start crowdperf anew."
             )
-        message = letter(notification, channel, self._zone, now)
+        message = build_mail(notification, channel, self._timezone, now)
         self._add_host(message, notification)
         if not message["To"]:
             # Nobody to tell: the visit has no host with an address, or its data was erased.
             return
         try:
-            with self._connection() as server:
+            with self._open_connection() as server:
                 if channel.user:
                     server.login(channel.user, os.environ.get(channel.password_env, ""))
                 server.send_message(message)
         except smtplib.SMTPRecipientsRefused as error:
             codes = {code for code, _ in error.recipients.values()}
-            raise UndeliveredError(f"the server refuses the recipients: {sorted(codes)}", min(codes) >= 500) from None
+            raise DeliveryError(f"the server refuses the recipients: {sorted(codes)}", min(codes) >= 500) from None
         except smtplib.SMTPAuthenticationError as error:
             # The server's own words may repeat what was sent to it.
-            raise UndeliveredError(f"the server refuses user and password (code {error.smtp_code})") from None
+            raise DeliveryError(f"the server refuses user and password (code {error.smtp_code})") from None
         except smtplib.SMTPResponseException as error:
-            raise UndeliveredError(f"the server answers with code {error.smtp_code}", error.smtp_code >= 550) from None
+            raise DeliveryError(f"the server answers with code {error.smtp_code}", error.smtp_code >= 550) from None
         except (smtplib.SMTPException, OSError) as error:
-            raise unreached(channel.host, error) from None
+            raise build_connection_error(channel.host, error) from None
 
     def _add_host(self, message: EmailMessage, notification: Notification) -> None:
         """The visit's host as a recipient, and the visitor's name, which no event carries."""
         kind, _, rest = notification.alert.subject.partition(":")
         if not self._channel.to_host or kind != "visit":
             return
-        visit = row_of(self._redis.hgetall(self._keys.visit(rest.partition(":")[0])), Visit)
+        visit = from_hash_fields(self._redis.hgetall(self._keys.visit(rest.partition(":")[0])), Visit)
         if visit is None or not visit.host_email:
             return
-        person = row_of(self._redis.hgetall(self._keys.person(visit.person)), Person)
+        person = from_hash_fields(self._redis.hgetall(self._keys.person(visit.person)), Person)
         del message["To"]
         message["To"] = ", ".join(dict.fromkeys([*self._channel.to, visit.host_email]))
         if person is not None:
             message.set_content(f"Visitor: {person.name} {person.company}\n\n{message.get_content()}")
 
-    def _connection(self) -> smtplib.SMTP:
+    def _open_connection(self) -> smtplib.SMTP:
         channel = self._channel
-        context = trusting(channel.ca_file)
+        context = create_tls_context(channel.ca_file)
         if channel.security == "tls":
             return smtplib.SMTP_SSL(channel.host, channel.port, timeout=channel.timeout_s, context=context)
         server = smtplib.SMTP(channel.host, channel.port, timeout=channel.timeout_s)
@@ -79,23 +79,25 @@ class MailSender:
             server.starttls(context=context)
         return server
 
-    def idle(self) -> None:
+    def poll(self) -> None:
         """Nothing."""
 
     def close(self) -> None:
         """Nothing is kept open."""
 
 
-def letter(notification: Notification, channel: EmailChannel, zone: zoneinfo.ZoneInfo, now: float) -> EmailMessage:
+def build_mail(
+    notification: Notification, channel: EmailChannel, timezone: zoneinfo.ZoneInfo, now: float
+) -> EmailMessage:
     """The mail. Its Message-ID is the same however often it is sent, so that mail programs show it once."""
     alert = notification.alert
-    when = datetime.fromtimestamp(alert.raised_at, zone)
+    when = datetime.fromtimestamp(alert.raised_at, timezone)
     message = EmailMessage()
-    message["From"] = Address(_one_line(notification.site), addr_spec=channel.sender)
+    message["From"] = Address(_to_one_line(notification.site), addr_spec=channel.sender)
     if channel.to:
         message["To"] = ", ".join(channel.to)
-    message["Subject"] = _one_line(f"[{alert.severity}] {alert.title}: {notification.camera_title}")
-    message["Date"] = datetime.fromtimestamp(now, zone)
+    message["Subject"] = _to_one_line(f"[{alert.severity}] {alert.title}: {notification.camera_title}")
+    message["Date"] = datetime.fromtimestamp(now, timezone)
     domain = channel.sender.rpartition("@")[2]
     message["Message-ID"] = f"<{notification.id.encode().hex()}@{domain}>"
     message["Auto-Submitted"] = "auto-generated"
@@ -111,6 +113,6 @@ def letter(notification: Notification, channel: EmailChannel, zone: zoneinfo.Zon
     return message
 
 
-def _one_line(text: str) -> str:
+def _to_one_line(text: str) -> str:
     """A header must not be continued by what somebody wrote into a name."""
     return " ".join(text.split())

@@ -24,7 +24,7 @@ from crowdperf.events.schema import (
 from crowdperf.rule_slices import NotifiedCamera
 from crowdperf.settings.alerts import AlertRule
 
-KINDS: tuple[type[Event], ...] = (
+RULE_EVENT_TYPES: tuple[type[Event], ...] = (
     Alert,
     LineCrossed,
     ZoneChanged,
@@ -39,7 +39,7 @@ KINDS: tuple[type[Event], ...] = (
 )
 """What rules can be about."""
 
-NOTICES = {
+NOTICE_TEXTS = {
     "arrived": "your visitor has arrived",
     "sign_out_reminder": "your visitor's time is nearly over: please see to the sign-out",
     "overstayed": "your visitor has not signed out, and the time is over",
@@ -60,7 +60,7 @@ class Signal(Struct, frozen=True):
     """Which one begins or ends, where several may hold at once."""
 
 
-def signal(rule: AlertRule, event: AnyEvent, camera: NotifiedCamera | None) -> Signal | None:
+def match_event(rule: AlertRule, event: AnyEvent, camera: NotifiedCamera | None) -> Signal | None:
     """What the event means to the rule; None for nothing.
 
     Args:
@@ -72,7 +72,7 @@ def signal(rule: AlertRule, event: AnyEvent, camera: NotifiedCamera | None) -> S
         return None
     where = camera.title if camera else event.camera
     if isinstance(event, Alert):
-        return _breach(rule, event, where, camera)
+        return _match_zone_alert(rule, event, where, camera)
     if isinstance(event, PpeViolation):
         if rule.zones and event.zone not in rule.zones:
             return None
@@ -80,9 +80,9 @@ def signal(rule: AlertRule, event: AnyEvent, camera: NotifiedCamera | None) -> S
         detail = f"{where}: somebody without {event.items.replace(',', ' and ')}" + (f" in {place}" if place else "")
         return Signal("start" if event.state == "opened" else "end", event.violation, detail)
     if isinstance(event, LineCrossed):
-        return _crossing(rule, event, where, camera)
+        return _match_crossing(rule, event, where, camera)
     if isinstance(event, ZoneChanged):
-        return _zone(rule, event, where, camera)
+        return _match_zone_change(rule, event, where, camera)
     if isinstance(event, CameraGap):
         lasted = event.end - event.start
         if lasted < rule.min_duration_s:
@@ -94,10 +94,12 @@ def signal(rule: AlertRule, event: AnyEvent, camera: NotifiedCamera | None) -> S
         wanted = rule.states or ["stalled", "backing_off", "misconfigured"]
         detail = f"{where} is {event.state.replace('_', ' ')}" + (f": {event.detail}" if event.detail else "")
         return Signal("start" if event.state in wanted else "end", "", detail)
-    return _reception(rule, event, where, camera)
+    return _match_visitor_event(rule, event, where, camera)
 
 
-def _reception(rule: AlertRule, event: AnyEvent, where: str, camera: NotifiedCamera | None) -> Signal | None:
+def _match_visitor_event(
+    rule: AlertRule, event: AnyEvent, camera_title: str, camera: NotifiedCamera | None
+) -> Signal | None:
     """What is about visitors: ids, never names."""
     if isinstance(event, VisitorChanged):
         if event.state not in (rule.states or ["overstayed", "denied"]) or event.state == event.previous:
@@ -106,7 +108,7 @@ def _reception(rule: AlertRule, event: AnyEvent, where: str, camera: NotifiedCam
     if isinstance(event, VisitorNotice):
         if rule.states and event.notice not in rule.states:
             return None
-        return Signal("pulse", f"visit:{event.visit}:{event.notice}", NOTICES[event.notice])
+        return Signal("pulse", f"visit:{event.visit}:{event.notice}", NOTICE_TEXTS[event.notice])
     if isinstance(event, AreaMismatch):
         door = f"; most likely door: {event.door}" if event.door else ""
         detail = f"{event.area}: cameras count {event.counted}, the list says {event.expected}{door}"
@@ -115,7 +117,10 @@ def _reception(rule: AlertRule, event: AnyEvent, where: str, camera: NotifiedCam
         if rule.lines and event.line not in rule.lines:
             return None
         name = camera.lines.get(event.line, event.line) if camera else event.line
-        detail = f"{where}: {event.crossings} passed {name} within {event.window_s:.0f} s, {event.check_ins} checked in"
+        detail = (
+            f"{camera_title}: {event.crossings} passed {name} within {event.window_s:.0f} s, "
+            f"{event.check_ins} checked in"
+        )
         return Signal("pulse", event.line, detail)
     if isinstance(event, RollCallChanged) and event.state in ("started", "ended"):
         what = "drill" if event.drill else "evacuation"
@@ -123,14 +128,16 @@ def _reception(rule: AlertRule, event: AnyEvent, where: str, camera: NotifiedCam
     return None
 
 
-def _crossing(rule: AlertRule, event: LineCrossed, where: str, camera: NotifiedCamera | None) -> Signal | None:
+def _match_crossing(
+    rule: AlertRule, event: LineCrossed, camera_title: str, camera: NotifiedCamera | None
+) -> Signal | None:
     if (rule.lines and event.line not in rule.lines) or (rule.classes and event.klass not in rule.classes):
         return None
     name = camera.lines.get(event.line, event.line) if camera else event.line
-    return Signal("pulse", event.line, f"{where}: {event.klass} {event.direction} at {name}")
+    return Signal("pulse", event.line, f"{camera_title}: {event.klass} {event.direction} at {name}")
 
 
-def _breach(rule: AlertRule, event: Alert, where: str, camera: NotifiedCamera | None) -> Signal | None:
+def _match_zone_alert(rule: AlertRule, event: Alert, camera_title: str, camera: NotifiedCamera | None) -> Signal | None:
     if (rule.zones and event.zone not in rule.zones) or (rule.breaches and event.rule not in rule.breaches):
         return None
     place = event.zone or event.area
@@ -141,10 +148,12 @@ def _breach(rule: AlertRule, event: Alert, where: str, camera: NotifiedCamera | 
         "wrong_way": f"somebody goes the wrong way in {name}",
     }[event.rule]
     kind: Literal["start", "end"] = "start" if event.state == "opened" else "end"
-    return Signal(kind, f"{place}/{event.rule}", f"{where}: {what}", event.alert)
+    return Signal(kind, f"{place}/{event.rule}", f"{camera_title}: {what}", event.alert)
 
 
-def _zone(rule: AlertRule, event: ZoneChanged, where: str, camera: NotifiedCamera | None) -> Signal | None:
+def _match_zone_change(
+    rule: AlertRule, event: ZoneChanged, camera_title: str, camera: NotifiedCamera | None
+) -> Signal | None:
     if rule.zones and event.zone not in rule.zones:
         return None
     limit = rule.above if rule.above is not None else camera.limits.get(event.zone) if camera else None
@@ -152,4 +161,4 @@ def _zone(rule: AlertRule, event: ZoneChanged, where: str, camera: NotifiedCamer
         return None
     name = camera.zones.get(event.zone, event.zone) if camera else event.zone
     kind: Literal["start", "end"] = "start" if event.occupancy > limit else "end"
-    return Signal(kind, event.zone, f"{where}: {event.occupancy} in {name}, more than {limit}")
+    return Signal(kind, event.zone, f"{camera_title}: {event.occupancy} in {name}, more than {limit}")

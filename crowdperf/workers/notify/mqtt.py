@@ -11,12 +11,12 @@ import msgspec
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from crowdperf.rule_slices import NotifySlice
+from crowdperf.rule_slices import NotifyConfig
 from crowdperf.settings.alerts import MqttChannel
-from crowdperf.workers.notify.delivery import NotReadyError, UndeliveredError
+from crowdperf.workers.notify.delivery import ChannelNotReadyError, DeliveryError
 from crowdperf.workers.notify.logic import Notification
-from crowdperf.workers.notify.readings import Reading, ReadingsGone
-from crowdperf.workers.notify.tls import trusting, unreached
+from crowdperf.workers.notify.readings import Reading, ReadingsRemoved
+from crowdperf.workers.notify.tls import build_connection_error, create_tls_context
 
 QOS = 1
 
@@ -26,7 +26,7 @@ def readings_key(prefix: str = "") -> str:
     return f"{prefix}crowdperf:notify:readings"
 
 
-def stage_reading(pipe: Any, effect: Reading | ReadingsGone, client: Any, prefix: str = "") -> None:
+def stage_reading(pipe: Any, effect: Reading | ReadingsRemoved, client: Any, prefix: str = "") -> None:
     """Store a number, or drop a camera's, inside a transaction of `pipe`; `client` tells which there are."""
     if isinstance(effect, Reading):
         pipe.hset(readings_key(prefix), effect.path, effect.value)
@@ -39,13 +39,13 @@ def stage_reading(pipe: Any, effect: Reading | ReadingsGone, client: Any, prefix
 class MqttSender:
     """Delivers to one broker, and keeps its retained numbers up to date."""
 
-    def __init__(self, channel: MqttChannel, slice_: NotifySlice, client: Any) -> None:
+    def __init__(self, channel: MqttChannel, config: NotifyConfig, client: Any) -> None:
         self._channel = channel
-        self._slice = slice_
+        self._config = config
         self._redis = client
         self._mqtt: mqtt.Client | None = None
-        self._told: dict[str, bytes] = {}
-        self._retry_in = 0
+        self._published: dict[str, bytes] = {}
+        self._polls_until_retry = 0
 
     def send(self, notification: Notification, now: float) -> None:
         """Publish to `<topic>/alerts/<rule>`; the broker's acknowledgement is waited for."""
@@ -53,29 +53,31 @@ class MqttSender:
             f"{self._channel.topic}/alerts/{notification.alert.rule}", msgspec.json.encode(notification), retain=False
         )
 
-    def idle(self) -> None:
+    def poll(self) -> None:
         """Publish the numbers that have changed; a broker that is away is tried again a little later."""
-        if self._retry_in:
-            self._retry_in -= 1
+        if self._polls_until_retry:
+            self._polls_until_retry -= 1
             return
         try:
-            for path, value in self._redis.hgetall(readings_key(self._slice.key_prefix)).items():
+            for path, value in self._redis.hgetall(readings_key(self._config.key_prefix)).items():
                 # An empty message takes a retained one back: the camera, line or zone is gone.
-                telling = value if self._is_known(path.decode()) else b""
-                if self._told.get(path) != telling:
+                telling = value if self._is_configured(path.decode()) else b""
+                if self._published.get(path) != telling:
                     self._publish(f"{self._channel.topic}/{path.decode()}", telling, retain=True)
                     if not telling and self._channel.discovery:
-                        self._publish(_described(self._channel, *path.decode().split("/", 1))[1], b"", retain=True)
-                    self._told[path] = telling
+                        self._publish(
+                            _describe_sensor(self._channel, *path.decode().split("/", 1))[1], b"", retain=True
+                        )
+                    self._published[path] = telling
             if self._mqtt is None:
                 self._connect()
-        except (UndeliveredError, NotReadyError):
-            self._retry_in = 20
+        except (DeliveryError, ChannelNotReadyError):
+            self._polls_until_retry = 20
 
-    def _is_known(self, path: str) -> bool:
+    def _is_configured(self, path: str) -> bool:
         """Whether the configuration has the line or zone that the number is about."""
         camera, kind, name, _ = path.split("/")
-        for one in self._slice.cameras:
+        for one in self._config.cameras:
             if one.camera_id == camera:
                 return name in (one.lines if kind == "line" else one.zones)
         return False
@@ -83,13 +85,13 @@ class MqttSender:
     def close(self) -> None:
         """Say that nobody updates the numbers any more, and leave."""
         if self._mqtt is not None:
-            self._mqtt.publish(self._availability, b"offline", QOS, retain=True)
+            self._mqtt.publish(self._availability_topic, b"offline", QOS, retain=True)
             self._mqtt.disconnect()
             self._mqtt.loop_stop()
             self._mqtt = None
 
     @property
-    def _availability(self) -> str:
+    def _availability_topic(self) -> str:
         return f"{self._channel.topic}/status"
 
     def _connect(self) -> mqtt.Client:
@@ -98,15 +100,15 @@ class MqttSender:
             return self._mqtt
         channel = self._channel
         if channel.password_env and not os.environ.get(channel.password_env):
-            raise NotReadyError(
+            raise ChannelNotReadyError(
                 f"environment variable {channel.password_env} is not set. Remedy: set it, then start crowdperf anew."
             )
         if self._mqtt is not None:
             self._mqtt.loop_stop()
             self._mqtt = None
-        self._told = {}
+        self._published = {}
         # Named by the instance: two with the same name would throw each other out.
-        name = f"crowdperf-{channel.id}-{self._slice.instance}-{os.getpid()}"
+        name = f"crowdperf-{channel.id}-{self._config.instance}-{os.getpid()}"
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, reconnect_on_failure=False)
         client.connect_timeout = channel.timeout_s
         answered, refusals = threading.Event(), list[str]()
@@ -117,58 +119,58 @@ class MqttSender:
             answered.set()
 
         client.on_connect = on_answer
-        client.will_set(self._availability, b"offline", QOS, retain=True)
+        client.will_set(self._availability_topic, b"offline", QOS, retain=True)
         if channel.user:
             client.username_pw_set(channel.user, os.environ.get(channel.password_env) or None)
         try:
             if channel.tls:
-                client.tls_set_context(trusting(channel.ca_file))
+                client.tls_set_context(create_tls_context(channel.ca_file))
             client.connect(channel.host, channel.port)
             client.loop_start()
         except (OSError, ValueError) as error:
-            raise unreached(channel.host, error) from None
+            raise build_connection_error(channel.host, error) from None
         self._mqtt = client
         if not answered.wait(channel.timeout_s):
-            raise self._lost("no answer")
+            raise self._drop_connection("no answer")
         if refusals:
-            raise self._lost(f"{refusals[0]} (user, password)")
-        self._acknowledged(client.publish(self._availability, b"online", QOS, retain=True))
-        for topic, payload in discovery(channel, self._slice):
-            self._acknowledged(client.publish(topic, payload, QOS, retain=True))
+            raise self._drop_connection(f"{refusals[0]} (user, password)")
+        self._wait_for_ack(client.publish(self._availability_topic, b"online", QOS, retain=True))
+        for topic, payload in build_discovery(channel, self._config):
+            self._wait_for_ack(client.publish(topic, payload, QOS, retain=True))
         return client
 
     def _publish(self, topic: str, payload: bytes, retain: bool) -> None:
-        self._acknowledged(self._connect().publish(topic, payload, QOS, retain=retain))
+        self._wait_for_ack(self._connect().publish(topic, payload, QOS, retain=retain))
 
-    def _acknowledged(self, message: mqtt.MQTTMessageInfo) -> None:
+    def _wait_for_ack(self, message: mqtt.MQTTMessageInfo) -> None:
         """Wait for the broker's PUBACK: what was merely written to a socket may be lost."""
         try:
             message.wait_for_publish(self._channel.timeout_s)
         except (ValueError, RuntimeError) as error:
-            raise self._lost(str(error)) from None
+            raise self._drop_connection(str(error)) from None
         if not message.is_published():
-            raise self._lost("no acknowledgement")
+            raise self._drop_connection("no acknowledgement")
 
-    def _lost(self, why: str) -> UndeliveredError:
+    def _drop_connection(self, reason: str) -> DeliveryError:
         if self._mqtt is not None:
             self._mqtt.loop_stop()
             self._mqtt = None
-        return UndeliveredError(f"the broker at {self._channel.host} does not take it: {why}")
+        return DeliveryError(f"the broker at {self._channel.host} does not take it: {reason}")
 
 
-def discovery(channel: MqttChannel, slice_: NotifySlice) -> list[tuple[str, bytes]]:
+def build_discovery(channel: MqttChannel, config: NotifyConfig) -> list[tuple[str, bytes]]:
     """(topic, payload) of Home Assistant's discovery for every zone's occupancy and every line's counts of today."""
     if not channel.discovery:
         return []
     rows = []
-    for camera in slice_.cameras:
+    for camera in config.cameras:
         sensors = [
             (f"zone/{zone}/occupancy", f"{name} occupancy", "measurement") for zone, name in camera.zones.items()
         ]
         for line, name in camera.lines.items():
             sensors += [(f"line/{line}/{way}", f"{name} {way} today", "total_increasing") for way in ("in", "out")]
         for path, name, kind in sensors:
-            unique, topic = _described(channel, camera.camera_id, path)
+            unique, topic = _describe_sensor(channel, camera.camera_id, path)
             payload = {
                 "name": name,
                 "unique_id": unique,
@@ -178,7 +180,7 @@ def discovery(channel: MqttChannel, slice_: NotifySlice) -> list[tuple[str, byte
                 "availability_topic": f"{channel.topic}/status",
                 "device": {
                     "identifiers": [f"crowdperf_{channel.topic}_{camera.camera_id}"],
-                    "name": f"{slice_.site.name} {camera.title}",
+                    "name": f"{config.site.name} {camera.title}",
                     "manufacturer": "crowdperf",
                 },
             }
@@ -186,7 +188,7 @@ def discovery(channel: MqttChannel, slice_: NotifySlice) -> list[tuple[str, byte
     return rows
 
 
-def _described(channel: MqttChannel, camera: str, path: str) -> tuple[str, str]:
+def _describe_sensor(channel: MqttChannel, camera: str, path: str) -> tuple[str, str]:
     """The id of a number for Home Assistant, and the topic that describes it; `path` without the camera."""
     unique = re.sub(r"[^a-z0-9_]", "_", f"crowdperf_{channel.topic}_{camera}_{path}".lower())
     return unique, f"{channel.discovery}/sensor/{unique}/config"

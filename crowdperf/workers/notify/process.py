@@ -11,71 +11,73 @@ from msgspec import Struct
 
 from crowdperf.events.connection import connect
 from crowdperf.events.queue import DeliveryQueue, stage_item
-from crowdperf.rule_slices import NotifySlice
-from crowdperf.runtime import Runtime
+from crowdperf.rule_slices import NotifyConfig
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.settings.alerts import Channel, EmailChannel, WebhookChannel
-from crowdperf.slices import shard_of
+from crowdperf.slices import get_shard
 from crowdperf.storage import alerts
-from crowdperf.workers.base import Member
+from crowdperf.workers.base import ShardedConsumer
 from crowdperf.workers.leases import Leases
-from crowdperf.workers.loop import work
-from crowdperf.workers.notify.delivery import Delivery, DeliveryThread, Sender
+from crowdperf.workers.loop import run_worker
+from crowdperf.workers.notify.delivery import ChannelDelivery, DeliveryThread, Sender
 from crowdperf.workers.notify.logic import AlertLogic, Notification
 from crowdperf.workers.notify.mail import MailSender
 from crowdperf.workers.notify.mqtt import MqttSender, stage_reading
-from crowdperf.workers.notify.readings import Reading, ReadingsGone
+from crowdperf.workers.notify.readings import Reading, ReadingsRemoved
 from crowdperf.workers.notify.webhook import WebhookSender
 
 WORKER = "notify"
 STOP_S = 3.0
 
 
-def main(slice_: NotifySlice, runtime: Runtime) -> None:
+def main(config: NotifyConfig, runtime: ProcessRuntime) -> None:
     """Work until told to stop."""
-    prefix = slice_.key_prefix
-    client: Any = connect(slice_.redis_url)
+    prefix = config.key_prefix
+    client: Any = connect(config.redis_url)
 
     def stage(pipe: Any, effect: Struct) -> None:
         if isinstance(effect, Notification):
             stage_item(pipe, effect.channel, effect.id, msgspec.json.encode(effect), effect.due, prefix)
-        elif isinstance(effect, alerts.AlertSet):
+        elif isinstance(effect, alerts.AlertUpdate):
             alerts.stage(pipe, effect, prefix)
-        elif isinstance(effect, (Reading, ReadingsGone)):
+        elif isinstance(effect, (Reading, ReadingsRemoved)):
             stage_reading(pipe, effect, client, prefix)
 
-    leases = Leases(client, WORKER, slice_.instance, slice_.instances, runtime.name, prefix)
-    member = Member(
-        client, AlertLogic(slice_), leases, runtime.metrics, time.monotonic, time.time, stage=stage, prefix=prefix
+    leases = Leases(client, WORKER, config.instance, config.instances, runtime.name, prefix)
+    member = ShardedConsumer(
+        client, AlertLogic(config), leases, runtime.metrics, time.monotonic, time.time, stage=stage, prefix=prefix
     )
-    endpoints = Endpoints(slice_, runtime)
-    work(member, runtime, lambda: endpoints.assign(member.shares))
+    endpoints = ChannelDeliveries(config, runtime)
+    run_worker(member, runtime, lambda: endpoints.assign(member.shards))
     endpoints.stop()
     member.stop()
 
 
-class Endpoints:
+class ChannelDeliveries:
     """The delivery threads of the channels that belong to this instance's shares."""
 
-    def __init__(self, slice_: NotifySlice, runtime: Runtime) -> None:
-        self._slice = slice_
+    def __init__(self, config: NotifyConfig, runtime: ProcessRuntime) -> None:
+        self._config = config
         self._runtime = runtime
         self._threads: dict[str, DeliveryThread] = {}
 
-    def assign(self, shares: set[int]) -> None:
+    def assign(self, shards: set[int]) -> None:
         """Begin and end threads as shares come and go.
 
         Raises:
             RuntimeError: a thread has ended by a defect; its traceback is in the log.
         """
-        for channel in self._slice.alerts.channels:
-            mine = shard_of(channel.id, self._slice.instances) in shares
+        for channel in self._config.alerts.channels:
+            mine = get_shard(channel.id, self._config.instances) in shards
             if mine and channel.id not in self._threads:
-                delivery = Delivery(channel, self._queue(channel), self._sender(channel), self._runtime.metrics)
+                delivery = ChannelDelivery(
+                    channel, self._open_queue(channel), self._create_sender(channel), self._runtime.metrics
+                )
                 self._threads[channel.id] = DeliveryThread(delivery)
             elif not mine and channel.id in self._threads:
                 self._threads.pop(channel.id).stop()
         for name, thread in self._threads.items():
-            if thread.broken:
+            if thread.has_crashed:
                 raise RuntimeError(f"the delivery of channel {name} has ended")
 
     def stop(self) -> None:
@@ -85,13 +87,13 @@ class Endpoints:
         for thread in self._threads.values():
             thread.join(STOP_S)
 
-    def _queue(self, channel: Channel) -> DeliveryQueue:
-        return DeliveryQueue(connect(self._slice.redis_url), channel.id, self._slice.key_prefix)
+    def _open_queue(self, channel: Channel) -> DeliveryQueue:
+        return DeliveryQueue(connect(self._config.redis_url), channel.id, self._config.key_prefix)
 
-    def _sender(self, channel: Channel) -> Sender:
+    def _create_sender(self, channel: Channel) -> Sender:
         if isinstance(channel, WebhookChannel):
-            return WebhookSender(channel, self._slice.alerts.allow_private)
-        client = connect(self._slice.redis_url)
+            return WebhookSender(channel, self._config.alerts.allow_private)
+        client = connect(self._config.redis_url)
         if isinstance(channel, EmailChannel):
-            return MailSender(channel, zoneinfo.ZoneInfo(self._slice.site.timezone), client, self._slice.key_prefix)
-        return MqttSender(channel, self._slice, client)
+            return MailSender(channel, zoneinfo.ZoneInfo(self._config.site.timezone), client, self._config.key_prefix)
+        return MqttSender(channel, self._config, client)

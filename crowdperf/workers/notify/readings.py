@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from crowdperf.events.schema import AnyEvent, LineCrossed, ZoneChanged
 
-READ = (LineCrossed.__name__, ZoneChanged.__name__)
+READING_EVENT_TYPES = (LineCrossed.__name__, ZoneChanged.__name__)
 
 
 class Reading(Struct, frozen=True):
@@ -30,7 +30,7 @@ class Reading(Struct, frozen=True):
         return f"{self.camera}/{self.kind}/{self.name}/{self.measure}"
 
 
-class ReadingsGone(Struct, frozen=True):
+class ReadingsRemoved(Struct, frozen=True):
     """The camera is gone, and its numbers with it."""
 
     camera: str
@@ -43,20 +43,20 @@ class CameraReadings(Struct):
     counts: dict[str, int] = {}
     """`<line>/<direction>` -> crossings today, all classes."""
 
-    def take(self, event: AnyEvent, zone: zoneinfo.ZoneInfo) -> Iterator[Reading]:
+    def update(self, event: AnyEvent, timezone: zoneinfo.ZoneInfo) -> Iterator[Reading]:
         """The numbers that an event changes."""
         if isinstance(event, ZoneChanged):
             yield Reading(event.camera, "zone", event.zone, "occupancy", event.occupancy)
         if isinstance(event, LineCrossed):
-            yield from self.pass_time(event.camera, event.ts, zone)
-            if _day(event.ts, zone) == self.day:
+            yield from self.advance_time(event.camera, event.ts, timezone)
+            if _format_day(event.ts, timezone) == self.day:
                 name = f"{event.line}/{event.direction}"
                 self.counts[name] = self.counts.get(name, 0) + 1
                 yield Reading(event.camera, "line", event.line, event.direction, self.counts[name])
 
-    def pass_time(self, camera: str, now: float, zone: zoneinfo.ZoneInfo) -> Iterator[Reading]:
+    def advance_time(self, camera: str, now: float, timezone: zoneinfo.ZoneInfo) -> Iterator[Reading]:
         """Begin at 0 when a new day has come."""
-        day = _day(now, zone)
+        day = _format_day(now, timezone)
         if day <= self.day:
             return
         old, self.day, self.counts = self.counts, day, {}
@@ -65,5 +65,5 @@ class CameraReadings(Struct):
             yield Reading(camera, "line", line, direction, 0)
 
 
-def _day(ts: float, zone: zoneinfo.ZoneInfo) -> str:
-    return datetime.fromtimestamp(ts, zone).date().isoformat()
+def _format_day(ts: float, timezone: zoneinfo.ZoneInfo) -> str:
+    return datetime.fromtimestamp(ts, timezone).date().isoformat()

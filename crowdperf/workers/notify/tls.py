@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ssl
 
-from crowdperf.workers.notify.delivery import NotReadyError, UndeliveredError
+from crowdperf.workers.notify.delivery import ChannelNotReadyError, DeliveryError
 
 
-def trusting(ca_file: str) -> ssl.SSLContext:
+def create_tls_context(ca_file: str) -> ssl.SSLContext:
     """A context that checks the receiver's certificate and name; nothing switches that off.
 
     Args:
@@ -19,17 +19,17 @@ def trusting(ca_file: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file or None)
     except OSError as error:
-        raise NotReadyError(
+        raise ChannelNotReadyError(
             f"ca_file {ca_file} cannot be used: {error.strerror or error}. Remedy: name a readable file of PEM "
             "certificates."
         ) from None
 
 
-def unreached(host: str, error: Exception) -> UndeliveredError:
+def build_connection_error(host: str, error: Exception) -> DeliveryError:
     """What to say of a connection that did not come about."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return UndeliveredError(
+        return DeliveryError(
             f"the certificate of {host} is not trusted ({error.verify_message.rstrip('.')}); nothing was sent. Remedy: "
             "name the authority that signed it in ca_file, and the host as the certificate does."
         )
-    return UndeliveredError(f"{host} does not answer: {error or type(error).__name__}")
+    return DeliveryError(f"{host} does not answer: {error or type(error).__name__}")

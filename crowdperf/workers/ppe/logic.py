@@ -14,22 +14,22 @@ import msgspec
 from msgspec import Struct
 
 from crowdperf.events.schema import Event, EvidenceRequest, PpeObserved, PpeViolation
-from crowdperf.rule_slices import PpeSlice
+from crowdperf.rule_slices import PpeConfig
 from crowdperf.settings.ppe import Item, PpeRule
-from crowdperf.settings.schedule import allowed
-from crowdperf.storage.violations import Compliance, Violation, ViolationSet
-from crowdperf.workers.logic import Taken
-from crowdperf.workers.ppe.votes import WINDOW, Verdict, verdict, vote
+from crowdperf.settings.schedule import is_active
+from crowdperf.storage.violations import Compliance, Violation, ViolationUpdate
+from crowdperf.workers.logic import WorkerEvent
+from crowdperf.workers.ppe.votes import MAX_VOTES, Verdict, compute_vote, decide_verdict
 
 VERSION = 1
-GONE_S = 10.0
+TRACK_TIMEOUT_S = 10.0
 """Not observed for this long: the person has left."""
-MOST_WATCHED = 2000
+MAX_WATCHED_TRACKS = 2000
 """Per camera; the ones not seen for longest go first."""
 Cause = Literal["complied", "left", "gone"]
 
 
-class Best(Struct, array_like=True):
+class BestObservation(Struct, array_like=True):
     """The observation that shows a missing item best."""
 
     weight: float
@@ -40,7 +40,7 @@ class Best(Struct, array_like=True):
     box: tuple[float, float, float, float]
 
 
-class Watch(Struct, kw_only=True):
+class WatchedTrack(Struct, kw_only=True):
     """One track under one rule."""
 
     rule: str
@@ -51,7 +51,7 @@ class Watch(Struct, kw_only=True):
     votes: dict[str, list[float]] = {}
     """Item -> its newest votes, positive for missing."""
     seen: int = 0
-    best: Best | None = None
+    best: BestObservation | None = None
     violation: str = ""
     """Id of the violation; kept after its end, for the cooldown."""
     ongoing: bool = False
@@ -64,46 +64,46 @@ class Watch(Struct, kw_only=True):
     """Out of the zone after a violation: kept until the cooldown ends, since the track may come back."""
 
 
-class CameraState(Struct, kw_only=True):
+class CameraPpeState(Struct, kw_only=True):
     """What is stored per camera."""
 
     version: int = VERSION
-    watched: list[Watch] = []
+    watched: list[WatchedTrack] = []
 
 
 class PpeLogic:
     """The rules of all cameras."""
 
-    wants: tuple[type[Event], ...] = (PpeObserved,)
+    event_types: tuple[type[Event], ...] = (PpeObserved,)
 
-    def __init__(self, slice_: PpeSlice) -> None:
-        self._rules = {camera.camera_id: camera.rules for camera in slice_.cameras}
-        self._zone = zoneinfo.ZoneInfo(slice_.timezone)
-        self._least_height_px = slice_.least_height_px
-        self._cameras: dict[str, CameraState] = {}
+    def __init__(self, config: PpeConfig) -> None:
+        self._rules = {camera.camera_id: camera.rules for camera in config.cameras}
+        self._timezone = zoneinfo.ZoneInfo(config.timezone)
+        self._min_height_px = config.least_height_px
+        self._cameras: dict[str, CameraPpeState] = {}
 
-    def parts(self, event: Taken) -> tuple[str, ...]:
+    def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
         """The camera."""
         return (event.camera,)
 
-    def handle(self, event: Taken, part: str = "") -> Iterator[Struct]:
+    def handle(self, event: WorkerEvent, partition: str = "") -> Iterator[Struct]:
         """Take one observation; yields PpeViolation, ViolationSet, EvidenceRequest and Compliance."""
         assert isinstance(event, PpeObserved)
-        own = self._cameras.setdefault(event.camera, CameraState())
+        own = self._cameras.setdefault(event.camera, CameraPpeState())
         inside = set(event.zones.split(","))
         for rule in self._rules.get(event.camera, ()):
             watch = next((row for row in own.watched if (row.rule, row.track) == (rule.id, event.track)), None)
             holds = (
                 (rule.zone is None or rule.zone in inside)
                 and not inside & set(rule.exempt_zones)
-                and allowed(rule.schedule, event.ts, self._zone)
+                and is_active(rule.schedule, event.ts, self._timezone)
             )
             if holds:
-                yield from self._observed(own, rule, watch, event)
+                yield from self._update_track(own, rule, watch, event)
             elif watch is not None and not watch.away:
-                yield from self._leave(own, rule, watch, event.camera, event.ts, "left")
+                yield from self._end_watch(own, rule, watch, event.camera, event.ts, "left")
 
-    def due(self, camera: str, now: float) -> Iterable[Struct]:
+    def advance_time(self, camera: str, now: float) -> Iterable[Struct]:
         """People who are not seen any more."""
         own = self._cameras.get(camera)
         effects: list[Struct] = []
@@ -112,30 +112,34 @@ class PpeLogic:
             rule = rules.get(watch.rule)
             if own is not None and watch.away:
                 if rule is None or now - watch.closed_at >= rule.cooldown_s:
-                    effects += self._forget(own, rule, watch, camera)
-            elif own is not None and now - watch.last > GONE_S:
-                effects += self._leave(own, rule, watch, camera, watch.last, "gone")
+                    effects += self._remove_track(own, rule, watch, camera)
+            elif own is not None and now - watch.last > TRACK_TIMEOUT_S:
+                effects += self._end_watch(own, rule, watch, camera, watch.last, "gone")
         return effects
 
-    def _observed(self, own: CameraState, rule: PpeRule, watch: Watch | None, event: PpeObserved) -> Iterator[Struct]:
+    def _update_track(
+        self, camera_state: CameraPpeState, rule: PpeRule, watch: WatchedTrack | None, event: PpeObserved
+    ) -> Iterator[Struct]:
         if watch is None:
-            watch = Watch(rule=rule.id, track=event.track, since=event.ts, last=event.ts)
-            own.watched.append(watch)
-            own.watched = sorted(own.watched, key=lambda row: row.last)[-MOST_WATCHED:]
+            watch = WatchedTrack(rule=rule.id, track=event.track, since=event.ts, last=event.ts)
+            camera_state.watched.append(watch)
+            camera_state.watched = sorted(camera_state.watched, key=lambda row: row.last)[-MAX_WATCHED_TRACKS:]
         if watch.away:
             # Back in the zone: judged anew, by what is seen now.
             watch.away, watch.since, watch.votes = False, event.ts, {}
         watch.last = event.ts
         watch.seen += 1
         for item in rule.required:
-            value = vote(getattr(event, item), getattr(event, f"no_{item}"), event.height_px, self._least_height_px)
+            value = compute_vote(
+                getattr(event, item), getattr(event, f"no_{item}"), event.height_px, self._min_height_px
+            )
             if value is None:
                 continue
-            watch.votes[item] = [*watch.votes.get(item, []), round(value, 3)][-WINDOW:]
+            watch.votes[item] = [*watch.votes.get(item, []), round(value, 3)][-MAX_VOTES:]
             if value > 0 and (watch.best is None or value > watch.best.weight):
                 box = (event.x1, event.y1, event.x2, event.y2)
-                watch.best = Best(value, event.ts, event.epoch, event.sequence, event.detection, box)
-        said: dict[Item, Verdict] = {item: verdict(watch.votes.get(item, [])) for item in rule.required}
+                watch.best = BestObservation(value, event.ts, event.epoch, event.sequence, event.detection, box)
+        said: dict[Item, Verdict] = {item: decide_verdict(watch.votes.get(item, [])) for item in rule.required}
         missing = [item for item in rule.required if said[item] == "missing"]
         if watch.ongoing:
             if all(said.get(item, "worn") == "worn" for item in watch.missing):  # type: ignore[call-overload]
@@ -143,7 +147,7 @@ class PpeLogic:
         elif missing and event.ts - watch.since >= rule.min_dwell_s:
             yield from self._open(rule, watch, event, missing)
 
-    def _open(self, rule: PpeRule, watch: Watch, event: PpeObserved, missing: list[Item]) -> Iterator[Struct]:
+    def _open(self, rule: PpeRule, watch: WatchedTrack, event: PpeObserved, missing: list[Item]) -> Iterator[Struct]:
         again = bool(watch.violation) and event.ts - watch.closed_at < rule.cooldown_s
         if not again:
             watch.violation = f"{event.id}:{rule.id}"
@@ -163,14 +167,20 @@ class PpeLogic:
                 x2=best.box[2],
                 y2=best.box[3],
             )
-        yield from self._say(watch, rule.zone, event.camera, event.ts, "opened", "")
+        yield from self._emit_change(watch, rule.zone, event.camera, event.ts, "opened", "")
 
-    def _close(self, watch: Watch, zone: str | None, camera: str, now: float, cause: Cause) -> Iterator[Struct]:
+    def _close(self, watch: WatchedTrack, zone: str | None, camera: str, now: float, cause: Cause) -> Iterator[Struct]:
         watch.ongoing, watch.closed_at = False, now
-        yield from self._say(watch, zone, camera, now, "closed", cause)
+        yield from self._emit_change(watch, zone, camera, now, "closed", cause)
 
-    def _leave(
-        self, own: CameraState, rule: PpeRule | None, watch: Watch, camera: str, now: float, cause: Cause
+    def _end_watch(
+        self,
+        camera_state: CameraPpeState,
+        rule: PpeRule | None,
+        watch: WatchedTrack,
+        camera: str,
+        now: float,
+        cause: Cause,
     ) -> Iterator[Struct]:
         """The person is out of the rule's reach: the violation ends."""
         if watch.ongoing:
@@ -178,27 +188,35 @@ class PpeLogic:
         if watch.violation and rule is not None and cause == "left":
             watch.away = True
             return
-        yield from self._forget(own, rule, watch, camera)
+        yield from self._remove_track(camera_state, rule, watch, camera)
 
-    def _forget(self, own: CameraState, rule: PpeRule | None, watch: Watch, camera: str) -> Iterator[Struct]:
+    def _remove_track(
+        self, camera_state: CameraPpeState, rule: PpeRule | None, watch: WatchedTrack, camera: str
+    ) -> Iterator[Struct]:
         """The person counts in the hour's figures, once."""
-        own.watched.remove(watch)
+        camera_state.watched.remove(watch)
         if rule is None or (watch.last - watch.since < rule.min_dwell_s and not watch.violation):
             return
         for item in rule.required:
-            said = verdict(watch.votes.get(item, []))
+            said = decide_verdict(watch.votes.get(item, []))
             outcome: Verdict = "missing" if item in watch.missing else said
             hour = int(watch.last // 3600)
             yield Compliance(camera=camera, zone=rule.zone or "", item=item, outcome=outcome, hour=hour)
 
-    def _say(
-        self, watch: Watch, zone: str | None, camera: str, now: float, state: Literal["opened", "closed"], cause: str
+    def _emit_change(
+        self,
+        watch: WatchedTrack,
+        zone: str | None,
+        camera: str,
+        now: float,
+        state: Literal["opened", "closed"],
+        cause: str,
     ) -> Iterator[Struct]:
         watch.times += 1
         history = ";".join(
             f"{item}:{','.join(f'{value:+.2f}' for value in votes)}" for item, votes in sorted(watch.votes.items())
         )
-        yield ViolationSet(
+        yield ViolationUpdate(
             violation=Violation(
                 id=watch.violation,
                 rule=watch.rule,
@@ -232,9 +250,9 @@ class PpeLogic:
             cause=cause,
         )
 
-    def state(self, camera: str) -> bytes:
+    def dump_state(self, camera: str) -> bytes:
         """The camera's state."""
-        return msgspec.msgpack.encode(self._cameras.setdefault(camera, CameraState()))
+        return msgspec.msgpack.encode(self._cameras.setdefault(camera, CameraPpeState()))
 
     def restore(self, camera: str, state: bytes) -> None:
         """Continue there.
@@ -245,9 +263,9 @@ class PpeLogic:
         raw: Any = msgspec.msgpack.decode(state)
         if not isinstance(raw, dict) or raw.get("version") != VERSION:
             raise ValueError(f"PPE state of another version than {VERSION}")
-        self._cameras[camera] = msgspec.convert(raw, CameraState)
+        self._cameras[camera] = msgspec.convert(raw, CameraPpeState)
 
-    def keeps(self, camera: str) -> bool:
+    def is_configured(self, camera: str) -> bool:
         """Whether the camera has a rule."""
         return camera in self._rules
 

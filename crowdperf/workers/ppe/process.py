@@ -10,44 +10,44 @@ from msgspec import Struct
 from crowdperf.events import wire
 from crowdperf.events.connection import connect
 from crowdperf.events.schema import EvidenceRequest
-from crowdperf.events.streams import EVIDENCE_REQUESTS, OBSERVATIONS, key
-from crowdperf.rule_slices import PpeSlice
-from crowdperf.runtime import Runtime
+from crowdperf.events.streams import EVIDENCE_REQUESTS, OBSERVATIONS, stream_key
+from crowdperf.rule_slices import PpeConfig
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.storage import violations
-from crowdperf.workers.base import Member
+from crowdperf.workers.base import ShardedConsumer
 from crowdperf.workers.leases import Leases
-from crowdperf.workers.loop import work
+from crowdperf.workers.loop import run_worker
 from crowdperf.workers.ppe.logic import PpeLogic
 
 WORKER = "ppe"
 
 
-def main(slice_: PpeSlice, runtime: Runtime) -> None:
+def main(config: PpeConfig, runtime: ProcessRuntime) -> None:
     """Work until told to stop."""
-    client = connect(slice_.redis_url)
-    prefix = slice_.key_prefix
+    client = connect(config.redis_url)
+    prefix = config.key_prefix
 
     def stage(pipe: Any, effect: Struct) -> None:
-        if isinstance(effect, violations.ViolationSet):
+        if isinstance(effect, violations.ViolationUpdate):
             violations.stage(pipe, effect, prefix)
         elif isinstance(effect, violations.Compliance):
             violations.stage_compliance(pipe, effect, prefix)
         elif isinstance(effect, EvidenceRequest):
             fields = wire.encode(EVIDENCE_REQUESTS, effect)
-            name = key(EVIDENCE_REQUESTS, prefix=prefix)
+            name = stream_key(EVIDENCE_REQUESTS, prefix=prefix)
             pipe.xadd(name, fields, maxlen=EVIDENCE_REQUESTS.max_entries, approximate=True)
 
-    leases = Leases(client, WORKER, slice_.instance, slice_.instances, runtime.name, prefix)
-    member = Member(
+    leases = Leases(client, WORKER, config.instance, config.instances, runtime.name, prefix)
+    member = ShardedConsumer(
         client,
-        PpeLogic(slice_),
+        PpeLogic(config),
         leases,
         runtime.metrics,
         time.monotonic,
         time.time,
         stage=stage,
         prefix=prefix,
-        reads=OBSERVATIONS,
+        input_stream=OBSERVATIONS,
     )
-    work(member, runtime)
+    run_worker(member, runtime)
     member.stop()

@@ -10,20 +10,20 @@ from typing import Literal
 
 Verdict = Literal["missing", "worn", "unsure"]
 
-WINDOW = 8
+MAX_VOTES = 8
 """Votes that decide: the newest ones, so that somebody who puts the helmet on is soon believed."""
-LEAST_VOTES = 3
-LEAST_WEIGHT = 1.0
+MIN_VOTES = 3
+MIN_TOTAL_WEIGHT = 1.0
 """Sum of the votes' weights: three clear frames of a tall person, or more of a small one."""
-AGREEMENT = 0.7
+MIN_AGREEMENT = 0.7
 """Share of the weight that a verdict needs."""
-LEAST_SCORE = 0.35
+MIN_VOTE_SCORE = 0.35
 """A frame in which neither the item nor its absence was found better than this abstains."""
 FULL_HEIGHT_PX = 160.0
 """A person of this height votes with full weight, a smaller one with less."""
 
 
-def vote(worn: float, missing: float, height_px: float, least_height_px: float) -> float | None:
+def compute_vote(worn_score: float, missing_score: float, height_px: float, min_height_px: float) -> float | None:
     """One frame's vote: positive for missing, negative for worn, None where it abstains.
 
     Args:
@@ -32,18 +32,18 @@ def vote(worn: float, missing: float, height_px: float, least_height_px: float) 
         height_px: the person's height in the picture that was looked at, pixels.
         least_height_px: smaller people cannot be judged.
     """
-    if height_px < least_height_px or max(worn, missing) < LEAST_SCORE:
+    if height_px < min_height_px or max(worn_score, missing_score) < MIN_VOTE_SCORE:
         return None
-    return (missing - worn) * min(1.0, height_px / FULL_HEIGHT_PX)
+    return (missing_score - worn_score) * min(1.0, height_px / FULL_HEIGHT_PX)
 
 
-def verdict(votes: list[float]) -> Verdict:
+def decide_verdict(votes: list[float]) -> Verdict:
     """What the newest votes of an item say."""
-    recent = votes[-WINDOW:]
+    recent = votes[-MAX_VOTES:]
     total = sum(abs(value) for value in recent)
-    if len(recent) < LEAST_VOTES or total < LEAST_WEIGHT:
+    if len(recent) < MIN_VOTES or total < MIN_TOTAL_WEIGHT:
         return "unsure"
     missing = sum(value for value in recent if value > 0)
-    if missing >= AGREEMENT * total:
+    if missing >= MIN_AGREEMENT * total:
         return "missing"
-    return "worn" if missing <= (1 - AGREEMENT) * total else "unsure"
+    return "worn" if missing <= (1 - MIN_AGREEMENT) * total else "unsure"

@@ -18,20 +18,20 @@ import pytest
 from crowdperf.events import wire
 from crowdperf.events.bus import Publisher
 from crowdperf.events.schema import EvidenceRequest, EvidenceSaved, PpeColumns
-from crowdperf.events.streams import EVIDENCE, EVIDENCE_REQUESTS, key
+from crowdperf.events.streams import EVIDENCE, EVIDENCE_REQUESTS, stream_key
 from crowdperf.frames.ring import FrameReader, FrameStamp, FrameWriter
-from crowdperf.inference.blur import Rectangle, obscure, part
-from crowdperf.inference.clerk import Clerk
-from crowdperf.inference.evidence import Keeper, Scene
-from crowdperf.inference.nms import Found
+from crowdperf.inference.blur import Rectangle, anonymize, get_region
+from crowdperf.inference.clerk import EvidenceWriter
+from crowdperf.inference.evidence import EvidenceCache, FrameAnalysis
+from crowdperf.inference.nms import Detections
 from crowdperf.runtime import Metrics
-from crowdperf.storage.evidence import Metadata, metadata_of, picture_path
+from crowdperf.storage.evidence import EvidenceMetadata, get_picture_path, read_metadata
 from tests.conftest import RedisServer, wait_until
 from tests.support.pictures import asset, ring_frame
 
 FRAME, SPEC = ring_frame(asset("zidane.jpg"), 640, 360)
 BOXES = np.array([[0.1, 0.2, 0.3, 0.9], [0.6, 0.1, 0.9, 0.95]], np.float32)
-FOUND = Found(BOXES, np.array([0.9, 0.8], np.float32), np.array([0, 0], np.uint8))
+FOUND = Detections(BOXES, np.array([0.9, 0.8], np.float32), np.array([0, 0], np.uint8))
 COLUMNS = PpeColumns(
     persons=b"\0\0\1\0",
     owners=b"\1\0",
@@ -43,19 +43,21 @@ COLUMNS = PpeColumns(
 
 
 @pytest.fixture
-def keeper() -> Iterator[Keeper]:
-    made = Keeper(30.0)
+def keeper() -> Iterator[EvidenceCache]:
+    made = EvidenceCache(30.0)
     yield made
     made.close()
 
 
-def clerk(tmp_path: Path, keeper: Keeper, blur: Any = "none", url: str = "unix:///nowhere") -> Clerk:
-    return Clerk(url, "", keeper, str(tmp_path / "ring."), tmp_path / "evidence", blur, Metrics())
+def clerk(tmp_path: Path, keeper: EvidenceCache, blur: Any = "none", url: str = "unix:///nowhere") -> EvidenceWriter:
+    return EvidenceWriter(url, "", keeper, str(tmp_path / "ring."), tmp_path / "evidence", blur, Metrics())
 
 
-def keep(keeper: Keeper, sequence: int) -> None:
+def keep(keeper: EvidenceCache, sequence: int) -> None:
     now = time.time_ns()
-    keeper.put("gate", FRAME.copy(), Scene(FrameStamp(7, sequence, now, time.monotonic_ns()), SPEC, FOUND, COLUMNS))
+    keeper.put(
+        "gate", FRAME.copy(), FrameAnalysis(FrameStamp(7, sequence, now, time.monotonic_ns()), SPEC, FOUND, COLUMNS)
+    )
 
 
 def ask(sequence: int, detection: int = 1, **more: Any) -> EvidenceRequest:
@@ -64,18 +66,18 @@ def ask(sequence: int, detection: int = 1, **more: Any) -> EvidenceRequest:
     )
 
 
-def saved(tmp_path: Path, path: str) -> tuple[np.ndarray, Metadata]:
+def saved(tmp_path: Path, path: str) -> tuple[np.ndarray, EvidenceMetadata]:
     data = (tmp_path / "evidence" / path).read_bytes()
-    metadata = metadata_of(data)
+    metadata = read_metadata(data)
     assert metadata is not None
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), metadata
 
 
-def test_the_frame_itself_with_its_subject(tmp_path: Path, keeper: Keeper) -> None:
+def test_the_frame_itself_with_its_subject(tmp_path: Path, keeper: EvidenceCache) -> None:
     keep(keeper, 5)
-    answer = clerk(tmp_path, keeper).answer(ask(5))
+    answer = clerk(tmp_path, keeper).handle(ask(5))
     assert (answer.exact, answer.sequence, answer.problem) == (True, 5, "")
-    assert tmp_path / "evidence" / answer.full == picture_path(tmp_path / "evidence", "gate", "e", 1e9, "full")
+    assert tmp_path / "evidence" / answer.full == get_picture_path(tmp_path / "evidence", "gate", "e", 1e9, "full")
     image, metadata = saved(tmp_path, answer.full)
     assert image.shape == (360, 640, 3)
     assert metadata.exact
@@ -91,45 +93,47 @@ def test_the_frame_itself_with_its_subject(tmp_path: Path, keeper: Keeper) -> No
 
 
 def test_a_frame_that_is_gone_is_replaced_by_the_nearest_later_one_which_says_so(
-    tmp_path: Path, keeper: Keeper
+    tmp_path: Path, keeper: EvidenceCache
 ) -> None:
     for sequence in (8, 12):
         keep(keeper, sequence)
-    answer = clerk(tmp_path, keeper).answer(ask(5, x1=0.1, y1=0.2, x2=0.3, y2=0.9))
+    answer = clerk(tmp_path, keeper).handle(ask(5, x1=0.1, y1=0.2, x2=0.3, y2=0.9))
     assert (answer.exact, answer.sequence) == (False, 8)
     _, metadata = saved(tmp_path, answer.full)
     assert not metadata.exact
     assert metadata.sequence == 8
     assert saved(tmp_path, answer.crop)[0].size, "a crop of where the person was"
-    assert clerk(tmp_path, keeper).answer(ask(5, id="other")).crop == "", "without a box nobody knows where"
+    assert clerk(tmp_path, keeper).handle(ask(5, id="other")).crop == "", "without a box nobody knows where"
 
 
-def test_a_frame_that_nobody_kept_comes_from_the_ring(tmp_path: Path, keeper: Keeper) -> None:
+def test_a_frame_that_nobody_kept_comes_from_the_ring(tmp_path: Path, keeper: EvidenceCache) -> None:
     ring = FrameWriter(tmp_path / "ring.gate", SPEC)
     for _ in range(3):
         ring.slot()[:] = FRAME.tobytes()
         ring.publish(time.time_ns(), time.monotonic_ns())
     office = clerk(tmp_path, keeper)
-    present = office.answer(ask(2, epoch=ring.epoch))
+    present = office.handle(ask(2, epoch=ring.epoch))
     assert (present.exact, present.sequence, present.epoch) == (True, 2, ring.epoch)
-    gone = office.answer(ask(1, id="f", epoch=ring.epoch - 1))
+    gone = office.handle(ask(1, id="f", epoch=ring.epoch - 1))
     assert (gone.exact, gone.sequence, gone.epoch) == (False, 3, ring.epoch)
     assert FrameReader(tmp_path / "ring.gate").head() == 3
     ring.close(unlink=True)
 
 
 @pytest.mark.parametrize(("camera", "says"), [("nobody", "frame is gone"), ("../../etc", "no camera id")])
-def test_what_cannot_be_had_is_answered_with_the_reason(tmp_path: Path, keeper: Keeper, camera: str, says: str) -> None:
-    answer = clerk(tmp_path, keeper).answer(ask(5, camera=camera))
+def test_what_cannot_be_had_is_answered_with_the_reason(
+    tmp_path: Path, keeper: EvidenceCache, camera: str, says: str
+) -> None:
+    answer = clerk(tmp_path, keeper).handle(ask(5, camera=camera))
     assert says in answer.problem
     assert (answer.full, answer.crop, answer.exact) == ("", "", False)
     assert not (tmp_path / "evidence").exists()
 
 
-def test_a_disk_without_room_is_answered_too(tmp_path: Path, keeper: Keeper) -> None:
+def test_a_disk_without_room_is_answered_too(tmp_path: Path, keeper: EvidenceCache) -> None:
     keep(keeper, 5)
     (tmp_path / "evidence").write_text("in the way")
-    assert "cannot be saved" in clerk(tmp_path, keeper).answer(ask(5)).problem
+    assert "cannot be saved" in clerk(tmp_path, keeper).handle(ask(5)).problem
 
 
 def test_a_picture_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path) -> None:
@@ -151,7 +155,7 @@ except OSError as error:
 
 
 def test_a_request_that_nobody_reckons_with_is_answered_and_the_next_one_too(
-    tmp_path: Path, keeper: Keeper, redis_server: RedisServer
+    tmp_path: Path, keeper: EvidenceCache, redis_server: RedisServer
 ) -> None:
     keep(keeper, 5)
     one = clerk(tmp_path, keeper, url=redis_server.url)
@@ -161,7 +165,7 @@ def test_a_request_that_nobody_reckons_with_is_answered_and_the_next_one_too(
         Publisher(client, EVIDENCE_REQUESTS).publish(request)
 
     def answers() -> list[tuple[str, bool]]:
-        rows: Any = client.xrange(key(EVIDENCE))
+        rows: Any = client.xrange(stream_key(EVIDENCE))
         found = [wire.decode(EVIDENCE, fields) for _, fields in rows]
         return [(answer.id, bool(answer.problem)) for answer in found]
 
@@ -170,10 +174,12 @@ def test_a_request_that_nobody_reckons_with_is_answered_and_the_next_one_too(
     assert answers() == [("endless", True), ("good", False)]
 
 
-def test_faces_are_hidden_in_both_pictures_and_everything_where_nobody_looked(tmp_path: Path, keeper: Keeper) -> None:
+def test_faces_are_hidden_in_both_pictures_and_everything_where_nobody_looked(
+    tmp_path: Path, keeper: EvidenceCache
+) -> None:
     keep(keeper, 5)
     plain, hidden = clerk(tmp_path, keeper), clerk(tmp_path, keeper, "upper_body")
-    open_, closed = plain.answer(ask(5)), hidden.answer(ask(5, id="b"))
+    open_, closed = plain.handle(ask(5)), hidden.handle(ask(5, id="b"))
     before, after = (saved(tmp_path, answer.full)[0].astype(int) for answer in (open_, closed))
     face, elsewhere = (slice(50, 150), slice(400, 560)), (slice(340, 360), slice(250, 350))
     assert np.abs(before[face] - after[face]).mean() > 10
@@ -183,13 +189,13 @@ def test_faces_are_hidden_in_both_pictures_and_everything_where_nobody_looked(tm
     ring = FrameWriter(tmp_path / "ring.lobby", SPEC)
     ring.slot()[:] = FRAME.tobytes()
     ring.publish(time.time_ns(), time.monotonic_ns())
-    unknown, _ = saved(tmp_path, hidden.answer(ask(1, id="c", camera="lobby", epoch=ring.epoch)).full)
+    unknown, _ = saved(tmp_path, hidden.handle(ask(1, id="c", camera="lobby", epoch=ring.epoch)).full)
     assert len(np.unique(unknown.reshape(-1, 3), axis=0)) < len(np.unique(before.reshape(-1, 3), axis=0)) / 5
     ring.close(unlink=True)
 
 
 def test_requests_travel_through_redis_and_are_answered_once(
-    tmp_path: Path, keeper: Keeper, redis_server: RedisServer
+    tmp_path: Path, keeper: EvidenceCache, redis_server: RedisServer
 ) -> None:
     client = redis_server.client()
     publisher: Publisher[EvidenceRequest] = Publisher(client, EVIDENCE_REQUESTS)
@@ -201,7 +207,7 @@ def test_requests_travel_through_redis_and_are_answered_once(
     publisher.publish(ask(7, id="e7", camera="nobody"))
 
     def answers() -> list[EvidenceSaved]:
-        rows: Any = client.xrange(key(EVIDENCE))
+        rows: Any = client.xrange(stream_key(EVIDENCE))
         return [wire.decode(EVIDENCE, fields) for _, fields in rows]
 
     wait_until(lambda: len(answers()) == 3, what="three answers")
@@ -211,7 +217,7 @@ def test_requests_travel_through_redis_and_are_answered_once(
         ("e6", True, False),
         ("e7", False, True),
     ]
-    groups: Any = client.xinfo_groups(key(EVIDENCE_REQUESTS))
+    groups: Any = client.xinfo_groups(stream_key(EVIDENCE_REQUESTS))
     assert groups[0]["pending"] == 0
     assert msgspec.to_builtins(answers()[0])["full"].startswith("gate/2001-09-09/")
 
@@ -232,9 +238,9 @@ def test_no_part_of_a_face_is_left(name: str, box: Rectangle, face: tuple[int, i
     """
     before = asset(name)
     after = before.copy()
-    obscure(after, [box], "face")
+    anonymize(after, [box], "face")
     x1, y1, x2, y2 = face
-    left, top, right, bottom = part(box, "face")
+    left, top, right, bottom = get_region(box, "face")
     assert left <= x1 < x2 <= right
     assert top <= y1 < y2 <= bottom
     # What makes a face known is its fine structure: nothing of it is left, down to the chin.

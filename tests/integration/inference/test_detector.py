@@ -12,8 +12,8 @@ import pytest
 
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.inference.nms import Found
-from crowdperf.inference.registry import FOLDER
+from crowdperf.inference.nms import Detections
+from crowdperf.inference.registry import MODELS_FOLDER
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.engine import Inference, Models
 from tests.support.pictures import asset, iou, ring_frame
@@ -22,13 +22,13 @@ BUS_PEOPLE = np.array([[0.27, 0.38, 0.42, 0.80], [0.06, 0.37, 0.30, 0.84], [0.83
 """The three people in full view of bus.jpg, normalised, marked by hand."""
 
 
-def strong(found: Found, klass: str, at: float = 0.5) -> Found:
+def strong(found: Detections, klass: str, at: float = 0.5) -> Detections:
     chosen = (found.scores > at) & (found.classes == CLASSES.index(klass))
-    return Found(found.boxes[chosen], found.scores[chosen], found.classes[chosen])
+    return Detections(found.boxes[chosen], found.scores[chosen], found.classes[chosen])
 
 
 def test_two_batches_under_way_are_two_batches(openvino_detector: Detector) -> None:
-    most = openvino_detector.runtime.max_batch
+    most = openvino_detector.backend.max_batch
     batches = []
     for name, many in (("bus.jpg", most), ("zidane.jpg", 1), ("bus.jpg", 1), ("zidane.jpg", most)):
         frame, spec = ring_frame(asset(name), 640, 360)
@@ -86,7 +86,7 @@ def test_both_runtimes_agree_and_a_batch_equals_its_frames(
     assert isinstance(spec, RingSpec)
     ours, theirs = openvino_detector.detect(frames, spec), torch_detector.detect(frames, spec)
     for one, other in zip(ours, theirs):
-        one, other = (Found(*(column[found.scores > 0.3] for column in found)) for found in (one, other))
+        one, other = (Detections(*(column[found.scores > 0.3] for column in found)) for found in (one, other))
         assert len(one.scores) == len(other.scores) > 1
         assert one.classes.tolist() == other.classes.tolist()
         assert np.abs(one.scores - other.scores).max() < 0.02
@@ -110,10 +110,10 @@ def test_weights_of_the_users_own_work(form: str, tmp_path: Path, torch_detector
     folder = tmp_path / "best_openvino_model"
     folder.mkdir()
     for suffix in (".xml", ".bin"):
-        shutil.copyfile(FOLDER / f"{stem}{suffix}", folder / f"best{suffix}")
-    path = {"pt": FOLDER / f"{stem}.pt", "xml": FOLDER / f"{stem}.xml", "folder": folder}[form]
+        shutil.copyfile(MODELS_FOLDER / f"{stem}{suffix}", folder / f"best{suffix}")
+    path = {"pt": MODELS_FOLDER / f"{stem}.pt", "xml": MODELS_FOLDER / f"{stem}.xml", "folder": folder}[form]
     detector = load_detector(Inference(models=Models(person=str(path)), device="cpu"), tmp_path)
-    assert detector.runtime.name == ("torch" if form == "pt" else "openvino")
+    assert detector.backend.name == ("torch" if form == "pt" else "openvino")
     frame, spec = ring_frame(asset("zidane.jpg"), 640, 360)
     assert len(strong(detector.detect([frame], spec)[0], "person").boxes) == 2
 
@@ -139,7 +139,9 @@ def test_the_openvino_path_needs_neither_torch_nor_ultralytics(tmp_path: Path) -
         "from crowdperf.inference.detector import load_detector\n"
         f"detector = load_detector(Inference(device='cpu'), Path({str(tmp_path)!r}))\n"
         "spec = RingSpec(320, 192, 'yuv420p', 320, 192, 4, 10.0, 0)\n"
-        "print(len(detector.detect([np.zeros(spec.frame_bytes, np.uint8)], spec)), detector.runtime.name)\n"
+        "print(len(detector.detect([np.zeros(spec.frame_bytes, np.uint8)], spec)), detector.backend.name)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=FOLDER.parent, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=MODELS_FOLDER.parent, check=False
+    )
     assert done.stdout.split() == ["1", "openvino"], done.stderr

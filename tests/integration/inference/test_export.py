@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crowdperf.inference.detector import prepare_ultralytics
-from crowdperf.inference.registry import FOLDER, Role, read_manifest, resolve
+from crowdperf.inference.registry import MODELS_FOLDER, Role, read_manifest, resolve_model
 from tests.support.pictures import asset
 
 NAME, PPE = "crowdperf-person-vehicle-n", "crowdperf-ppe-n"
@@ -54,7 +54,7 @@ def test_the_committed_export_computes_what_the_weights_compute(
     name: str, role: Role, height: int, width: int, tmp_path: Path, torch_detector: object
 ) -> None:
     prepare_ultralytics(tmp_path)
-    xml, pt = resolve(name, role, "openvino").path, resolve(name, role, "torch").path
+    xml, pt = resolve_model(name, role, "openvino").path, resolve_model(name, role, "torch").path
     theirs, ours = heads(xml, pt, picture_of(height, width))
     assert theirs.shape == ours.shape
     seen = ours[0, 4:].max(axis=0) > 0.1
@@ -70,19 +70,21 @@ def test_a_fresh_export_computes_what_the_committed_one_computes(
     folder = tmp_path / "models"
     folder.mkdir()
     for file in ("manifest.json", f"{name}.pt"):
-        shutil.copyfile(FOLDER / file, folder / file)
+        shutil.copyfile(MODELS_FOLDER / file, folder / file)
     # In a process of its own, as by hand: the names of the graph's nodes count on from earlier traces.
     code = (
-        "from pathlib import Path; from crowdperf.inference.export import export; "
-        f"export({name!r}, Path({str(tmp_path / 'cache')!r}), Path({str(folder)!r}))"
+        "from pathlib import Path; from crowdperf.inference.export import export_openvino; "
+        f"export_openvino({name!r}, Path({str(tmp_path / 'cache')!r}), Path({str(folder)!r}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=FOLDER.parent, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=MODELS_FOLDER.parent, check=False
+    )
     assert done.returncode == 0, done.stderr
-    fresh = resolve(name, role, "openvino", folder).path
+    fresh = resolve_model(name, role, "openvino", folder).path
     assert fresh == folder / f"{name}.xml"
     # Boxes in pixels and scores: other versions may round the last bit of a weight otherwise, and no more.
     picture = picture_of(640, 640)
-    ours, theirs = head(resolve(name, role, "openvino").path, picture), head(fresh, picture)
+    ours, theirs = head(resolve_model(name, role, "openvino").path, picture), head(fresh, picture)
     assert ours.shape == theirs.shape
     assert (ours[0, 4:].max(axis=0) > 0.1).sum() > 5, "there is something to compare"
     assert np.abs(ours[0, 4:] - theirs[0, 4:]).max() < 1e-3

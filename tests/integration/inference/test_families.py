@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crowdperf.inference.add import add
-from crowdperf.inference.detector import Detector, blank_spec, load_detector, prepare_ultralytics
+from crowdperf.inference.add import add_model
+from crowdperf.inference.detector import Detector, load_detector, make_warmup_spec, prepare_ultralytics
 from crowdperf.inference.letterbox import letterbox
-from crowdperf.inference.nms import Found
-from crowdperf.inference.openvino_runtime import OpenvinoRuntime
-from crowdperf.inference.pixels import canvas, paint
-from crowdperf.inference.registry import FOLDER, ModelError
+from crowdperf.inference.nms import Detections
+from crowdperf.inference.openvino_runtime import OpenvinoBackend
+from crowdperf.inference.pixels import make_canvas, paint
+from crowdperf.inference.registry import MODELS_FOLDER, ModelError
 from crowdperf.settings.engine import Inference, Labels, Models
 from tests.conftest import missing
 from tests.support.pictures import asset, iou, ring_frame
@@ -83,8 +83,8 @@ def detector(path: Path, cache: Path, confidence: float = 0.3) -> Detector:
 
 def in_float32(own: Detector) -> Detector:
     """A network that knows nothing magnifies every rounding: here the processor's shorter floats are left out."""
-    assert isinstance(own.runtime, OpenvinoRuntime)
-    own.runtime._core.set_property("CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert isinstance(own.backend, OpenvinoBackend)
+    own.backend._core.set_property("CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return own
 
 
@@ -103,7 +103,7 @@ def theirs(path: Path, painted: bool = False, confidence: float = 0.3) -> Any:
     from crowdperf.inference.torch_pixels import to_input
 
     if painted:
-        (image,) = canvas(1, box)
+        (image,) = make_canvas(1, box)
         paint(FRAME, SPEC.pix_fmt, box, image)
         picture = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     else:
@@ -126,7 +126,7 @@ def theirs(path: Path, painted: bool = False, confidence: float = 0.3) -> Any:
     return rows
 
 
-def same(found: Found, rows: Any) -> None:
+def same(found: Detections, rows: Any) -> None:
     """The same boxes, scores and classes (0 Human, 1 car, 2 bus by label); of equal scores either may win."""
     assert len(rows) > 5, "the network sees something"
     known = np.array([0, 2, 4])[rows[:, 5].astype(int)]
@@ -176,8 +176,8 @@ def test_the_labels_of_the_weights_suit_their_openvino_folder(cache: Path, tmp_p
     (found,) = in_float32(detector(exported, cache)).detect([FRAME], SPEC)
     same(found, theirs(weights, painted=True))
     registry = tmp_path / "models"
-    shutil.copytree(FOLDER, registry)
-    entry = add(exported, "mine", "person", LABELS.person, "own", "", cache, registry)
+    shutil.copytree(MODELS_FOLDER, registry)
+    entry = add_model(exported, "mine", "person", LABELS.person, "own", "", cache, registry)
     assert entry.classes[:4] == ("person", "car", "bus", "thing_1")
 
 
@@ -187,7 +187,7 @@ def test_an_export_for_one_size_serves_the_cameras_of_that_size(cache: Path, tmp
 
     weights = shutil.copyfile(build("yolov8n", cache), tmp_path / "static.pt")
     exported = Path(ultralytics.YOLO(weights).export(format="openvino", imgsz=(384, 640)))
-    wide, high = blank_spec(640, 360), blank_spec(640, 480)
+    wide, high = make_warmup_spec(640, 360), make_warmup_spec(640, 480)
     settings = Inference(device="cpu", models=Models(person=str(exported)))
     own = load_detector(settings, cache, specs=[high, wide])
     assert len(own.detect([np.zeros(wide.frame_bytes, np.uint8)], wide)) == 1
@@ -199,11 +199,11 @@ def test_an_export_for_one_size_serves_the_cameras_of_that_size(cache: Path, tmp
     with pytest.raises(ModelError, match=says):
         load_detector(settings, cache, specs=[high])
     registry = tmp_path / "models"
-    shutil.copytree(FOLDER, registry)
+    shutil.copytree(MODELS_FOLDER, registry)
     with pytest.raises(ModelError, match=says):
-        add(exported, "mine", "person", {}, "own", "", cache, registry)
+        add_model(exported, "mine", "person", {}, "own", "", cache, registry)
     with pytest.raises(ModelError, match=r"cannot run at 192x384.*Remedy"):
-        add(exported, "mine", "ppe", {"Human": "person"}, "own", "", cache, registry)
+        add_model(exported, "mine", "ppe", {"Human": "person"}, "own", "", cache, registry)
     assert not list(registry.glob("mine*"))
 
 

@@ -64,7 +64,7 @@ def test_the_bare_network_computes_batches_of_the_sizes_that_the_detector_had(su
 
 
 def test_frames_go_from_rings_written_by_two_processes_to_redis(subject: GpuSubject, url: str) -> None:
-    rows = {row.name: row for row in Site(subject, url).rows(2, 1.0)}
+    rows = {row.name: row for row in Site(subject, url).measure_rows(2, 1.0)}
     assert {"inference_from_ring/gpu", "jain_fairness/gpu", "frame_age_ms/p99/gpu", "stage_ms/infer/gpu"} <= set(rows)
     speed = rows["inference_from_ring/gpu"]
     assert speed.value > 0

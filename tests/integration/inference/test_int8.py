@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.inference.nms import Found
+from crowdperf.inference.nms import Detections
 from crowdperf.settings.engine import Inference
 from tests.conftest import ROOT, missing
 from tests.support.pictures import asset, iou, picture, ring_frame
@@ -26,7 +26,7 @@ def int8_detector(model_cache: Path) -> Detector:
     return load_detector(Inference(precision="int8"), model_cache)
 
 
-def confirmed(found: Found, by: Found) -> NDArray[np.bool_]:
+def confirmed(found: Detections, by: Detections) -> NDArray[np.bool_]:
     """bool (sure boxes of `found`,): whether `by` has it too."""
     sure, seen = found.scores > SURE, by.scores > SEEN
     if not seen.any():

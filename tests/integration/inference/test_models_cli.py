@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from crowdperf.__main__ import main
-from crowdperf.inference.add import add
+from crowdperf.inference.add import add_model
 from crowdperf.inference.detector import load_detector
-from crowdperf.inference.export import export, exportable
-from crowdperf.inference.registry import FOLDER, ModelError, read_manifest, resolve
+from crowdperf.inference.export import export_openvino, list_exportable
+from crowdperf.inference.registry import MODELS_FOLDER, ModelError, read_manifest, resolve_model
 from crowdperf.settings.engine import Inference, Models
 from tests.support.pictures import asset, ring_frame
 
@@ -24,7 +24,7 @@ STEM = "crowdperf-ppe-n"
 @pytest.fixture
 def registry(tmp_path: Path) -> Path:
     folder = tmp_path / "models"
-    shutil.copytree(FOLDER, folder)
+    shutil.copytree(MODELS_FOLDER, folder)
     return folder
 
 
@@ -32,9 +32,9 @@ def test_an_added_model_is_used_by_its_name_and_its_hash_is_checked(registry: Pa
     own = tmp_path / "export"
     own.mkdir()
     for suffix in (".xml", ".bin"):
-        shutil.copyfile(FOLDER / f"{STEM}{suffix}", own / f"best{suffix}")
+        shutil.copyfile(MODELS_FOLDER / f"{STEM}{suffix}", own / f"best{suffix}")
     labels = {"no_hardhat": "hardhat"}
-    entry = add(own, "mine", "ppe", labels, "own", "", tmp_path / "cache", registry)
+    entry = add_model(own, "mine", "ppe", labels, "own", "", tmp_path / "cache", registry)
     assert entry.classes[1:3] == ("hardhat", "hardhat")
     assert [one.name for one in read_manifest(registry).models][-1] == "mine"
     settings = Inference(device="cpu", models=Models(ppe="mine"))
@@ -45,36 +45,36 @@ def test_an_added_model_is_used_by_its_name_and_its_hash_is_checked(registry: Pa
     with pytest.raises(ModelError, match=r"mine\.bin.*sha256.*Remedy"):
         load_detector(settings, tmp_path / "cache", registry, role="ppe")
     with pytest.raises(ModelError, match=r"'mine' is registered already.*Remedy"):
-        add(own, "mine", "ppe", labels, "own", "", tmp_path / "cache", registry)
-    assert exportable(read_manifest(registry)) == ["crowdperf-person-vehicle-n", STEM], "it came without weights"
+        add_model(own, "mine", "ppe", labels, "own", "", tmp_path / "cache", registry)
+    assert list_exportable(read_manifest(registry)) == ["crowdperf-person-vehicle-n", STEM], "it came without weights"
     with pytest.raises(ModelError, match=r"'mine' is registered as 'mine\.xml'.*Remedy"):
-        export("mine", tmp_path / "cache", registry)
+        export_openvino("mine", tmp_path / "cache", registry)
 
 
 def test_no_file_of_the_registry_is_replaced(registry: Path, tmp_path: Path) -> None:
-    cache, source = tmp_path / "cache", FOLDER / f"{STEM}.xml"
+    cache, source = tmp_path / "cache", MODELS_FOLDER / f"{STEM}.xml"
     (registry / "theirs.bin").write_bytes(b"somebody's")
     before = {path: path.read_bytes() for path in registry.iterdir()}
     with pytest.raises(ModelError, match=r"theirs\.bin' exists already and is not replaced.*Remedy"):
-        add(source, "theirs", "ppe", {}, "own", "", cache, registry)
+        add_model(source, "theirs", "ppe", {}, "own", "", cache, registry)
     with pytest.raises(ModelError, match=r"'crowdperf-person-vehicle-n-int8' is no name.*Remedy.*-int8"):
-        add(source, "crowdperf-person-vehicle-n-int8", "ppe", {}, "own", "", cache, registry)
+        add_model(source, "crowdperf-person-vehicle-n-int8", "ppe", {}, "own", "", cache, registry)
     assert {path: path.read_bytes() for path in registry.iterdir()} == before
 
 
 def test_a_file_that_lies_in_the_registry_is_registered_there(registry: Path, tmp_path: Path) -> None:
     for suffix in (".xml", ".bin"):
-        shutil.copyfile(FOLDER / f"{STEM}{suffix}", registry / f"best{suffix}")
+        shutil.copyfile(MODELS_FOLDER / f"{STEM}{suffix}", registry / f"best{suffix}")
     before = sorted(path.name for path in registry.iterdir())
-    add(registry / "best.xml", "best", "ppe", {}, "own", "", tmp_path / "cache", registry)
-    assert resolve("best", "ppe", "auto", registry).path == registry / "best.xml"
+    add_model(registry / "best.xml", "best", "ppe", {}, "own", "", tmp_path / "cache", registry)
+    assert resolve_model("best", "ppe", "auto", registry).path == registry / "best.xml"
     assert sorted(path.name for path in registry.iterdir()) == before
 
 
 def test_a_registry_that_takes_no_file_keeps_nothing_of_an_added_model(registry: Path, tmp_path: Path) -> None:
     (registry / "manifest.json.partial").mkdir()
     with pytest.raises(ModelError, match=r"nothing can be written to the model registry.*Remedy"):
-        add(FOLDER / f"{STEM}.xml", "mine", "ppe", {}, "own", "", tmp_path / "cache", registry)
+        add_model(MODELS_FOLDER / f"{STEM}.xml", "mine", "ppe", {}, "own", "", tmp_path / "cache", registry)
     assert not list(registry.glob("*mine*"))
 
 

@@ -15,30 +15,30 @@ import redis
 
 from crowdperf.events import wire
 from crowdperf.events.schema import EvidenceRequest, FrameDetections
-from crowdperf.events.streams import DETECTIONS, EVIDENCE, EVIDENCE_REQUESTS, key
+from crowdperf.events.streams import DETECTIONS, EVIDENCE, EVIDENCE_REQUESTS, stream_key
 from crowdperf.frames.doorbell import answers
 from crowdperf.frames.ring import FrameWriter
 from crowdperf.inference import process
-from crowdperf.inference.registry import resolve
-from crowdperf.runtime import Runtime
+from crowdperf.inference.registry import resolve_model
+from crowdperf.runtime import ProcessRuntime
 from crowdperf.settings import handover
-from crowdperf.settings.choice import choice_of
+from crowdperf.settings.choice import get_selection
 from crowdperf.settings.engine import Inference, Models
 from crowdperf.settings.ppe import PPE_CLASSES
-from crowdperf.slices import InferenceSlice
+from crowdperf.slices import InferenceConfig
 from tests.conftest import RedisServer, wait_until
 from tests.support.pictures import asset, ring_frame
 
-Start = Callable[..., Runtime]
+Start = Callable[..., ProcessRuntime]
 
 
 @pytest.fixture
 def start(tmp_path: Path, redis_server: RedisServer) -> Iterator[Start]:
     """Start the process's main in a thread; stopped at the end."""
-    running: list[tuple[Runtime, threading.Thread]] = []
+    running: list[tuple[ProcessRuntime, threading.Thread]] = []
 
-    def run(**settings: object) -> Runtime:
-        slice_ = InferenceSlice(
+    def run(**settings: object) -> ProcessRuntime:
+        slice_ = InferenceConfig(
             settings=Inference(device="cpu", staleness_s=20.0, **settings),  # type: ignore[arg-type]
             queue_max=4,
             cuda_empty_every=1,
@@ -51,7 +51,7 @@ def start(tmp_path: Path, redis_server: RedisServer) -> Iterator[Start]:
             redis_url=redis_server.url,
             key_prefix="t:",
         )
-        runtime = Runtime("inference", 0)
+        runtime = ProcessRuntime("inference", 0)
         thread = threading.Thread(target=process.main, args=(slice_, runtime), daemon=True)
         thread.start()
         running.append((runtime, thread))
@@ -79,7 +79,7 @@ def publish(to: FrameWriter, frame: np.ndarray) -> None:
 
 
 def stored(client: redis.Redis, camera: str) -> list[FrameDetections]:
-    rows = client.xrange(key(DETECTIONS, camera, "t:"))
+    rows = client.xrange(stream_key(DETECTIONS, camera, "t:"))
     decoded = [wire.decode(DETECTIONS, fields) for _, fields in rows]
     assert [row.decode() for row, _ in rows] == [f"{one.epoch}-{one.sequence}" for one in decoded]
     return decoded
@@ -109,7 +109,7 @@ def test_frames_of_every_camera_become_detections(tmp_path: Path, redis_server: 
         assert len(boxes) == len(messages[0].scores) // 4 == len(messages[0].classes)
         assert boxes.min() >= 0
         assert boxes.max() <= 1
-        assert runtime.metrics.counter("frames_analysed", camera) == 3
+        assert runtime.metrics.get_counter("frames_analysed", camera) == 3
         ring.close(unlink=True)
     assert people(stored(client, "a")[0]) >= 3
     assert people(stored(client, "b")[0]) == 2
@@ -127,10 +127,10 @@ def test_people_of_cameras_with_a_ppe_rule_are_looked_at(
     other, blank = writer(tmp_path, "lobby", "bus.jpg", target_fps=200.0)
 
     def looked_at() -> list[FrameDetections]:
-        count = runtime.metrics.counter("frames_analysed", "gate")
+        count = runtime.metrics.get_counter("frames_analysed", "gate")
         publish(ring, frame)
         publish(other, blank)
-        wait_until(lambda: runtime.metrics.counter("frames_analysed", "gate") > count)
+        wait_until(lambda: runtime.metrics.get_counter("frames_analysed", "gate") > count)
         return [message for message in stored(client, "gate") if message.ppe is not None]
 
     # The model is loaded beside the work: frames before that are published without.
@@ -194,21 +194,21 @@ def test_a_person_model_that_is_put_right_later_takes_its_seat_and_the_ppe_model
     wait_until(lambda: text("ppe_model") == "crowdperf-ppe-n", what="the PPE model, which is not to wait for the other")
     assert "model.xml' does not exist" in text("last_error")
     assert text("model") == "", "that is what /readyz looks at"
-    wait_until(lambda: runtime.metrics.counter("drops_no_model", "gate") > 1)
+    wait_until(lambda: runtime.metrics.get_counter("drops_no_model", "gate") > 1)
     assert stored(client, "gate") == [], "nobody was looked for: no frame says that nobody was there"
     # The process does more than wait: evidence is saved out of the ring.
     asked = EvidenceRequest(
         id="v1", camera="gate", ts=time.time(), epoch=ring.epoch, sequence=ring.sequence, detection=0
     )
-    client.xadd(key(EVIDENCE_REQUESTS, prefix="t:"), wire.encode(EVIDENCE_REQUESTS, asked))
-    wait_until(lambda: client.xlen(key(EVIDENCE, prefix="t:")), what="the evidence")
-    ((_, fields),) = client.xrange(key(EVIDENCE, prefix="t:"))
+    client.xadd(stream_key(EVIDENCE_REQUESTS, prefix="t:"), wire.encode(EVIDENCE_REQUESTS, asked))
+    wait_until(lambda: client.xlen(stream_key(EVIDENCE, prefix="t:")), what="the evidence")
+    ((_, fields),) = client.xrange(stream_key(EVIDENCE, prefix="t:"))
     saved = wire.decode(EVIDENCE, fields)
     assert saved.problem == ""
     assert (tmp_path / "evidence" / saved.full).stat().st_size > 10_000
     # Put right, the .xml last, which is what is looked for.
     late.parent.mkdir()
-    source = resolve("crowdperf-person-vehicle-n", "person", "openvino").path
+    source = resolve_model("crowdperf-person-vehicle-n", "person", "openvino").path
     for suffix in (".bin", ".xml"):
         shutil.copyfile(source.with_suffix(suffix), late.with_suffix(".part"))
         late.with_suffix(".part").rename(late.with_suffix(suffix))
@@ -231,11 +231,11 @@ def test_another_model_takes_over_between_two_frames_and_a_bad_one_never(
     def one_more() -> None:
         publish(ring, frame)
         count = ring.sequence
-        wait_until(lambda: runtime.metrics.counter("frames_analysed", "a") == count, what=f"frame {count}")
+        wait_until(lambda: runtime.metrics.get_counter("frames_analysed", "a") == count, what=f"frame {count}")
 
     def choose(**change: object) -> None:
         settings = Inference(**change)  # type: ignore[arg-type]
-        handover.write(tmp_path / "choice.json", choice_of(settings))
+        handover.write_reload_file(tmp_path / "choice.json", get_selection(settings))
 
     one_more()
     assert text("device").endswith("full")
@@ -264,7 +264,7 @@ def test_detections_wait_while_redis_is_away(tmp_path: Path, redis_server: Redis
     redis_server.kill()
     for n in (2, 3):
         publish(ring, frame)
-        wait_until(lambda n=n: runtime.metrics.counter("frames_analysed", "a") == n)
+        wait_until(lambda n=n: runtime.metrics.get_counter("frames_analysed", "a") == n)
     redis_server.start()
     wait_until(lambda: [message.sequence for message in stored(client, "a")] == [1, 2, 3], what="what waited")
     ring.close(unlink=True)
@@ -286,7 +286,7 @@ def test_a_restarted_process_stores_nothing_twice(tmp_path: Path, redis_server: 
     first.stop()
     wait_until(lambda: not (tmp_path / "bell.sock").exists(), what="the first one's end")
     second = start()
-    wait_until(lambda: second.metrics.counter("frames_analysed", "a") == 1, what="the fresh frame, analysed again")
+    wait_until(lambda: second.metrics.get_counter("frames_analysed", "a") == 1, what="the fresh frame, analysed again")
     publish(ring, frame)
     wait_until(lambda: [message.sequence for message in stored(client, "a")] == [1, 2])
     ring.close(unlink=True)

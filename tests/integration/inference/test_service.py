@@ -14,23 +14,23 @@ from numpy.typing import NDArray
 
 from crowdperf.config import Config
 from crowdperf.events.outbox import Outbox
-from crowdperf.events.streams import DETECTIONS, key
+from crowdperf.events.streams import DETECTIONS, stream_key
 from crowdperf.frames.ring import FrameWriter, RingSpec
-from crowdperf.inference.cameras import Cameras
+from crowdperf.inference.cameras import RingSet
 from crowdperf.inference.detector import Detector
-from crowdperf.inference.evidence import Keeper
-from crowdperf.inference.inspector import Inspector
+from crowdperf.inference.evidence import EvidenceCache
+from crowdperf.inference.inspector import PpeStage
 from crowdperf.inference.letterbox import Letterbox
-from crowdperf.inference.nms import Found
+from crowdperf.inference.nms import Detections
 from crowdperf.inference.pixels import PixelFormat
-from crowdperf.inference.process import service_of
+from crowdperf.inference.process import build_engine
 from crowdperf.inference.registry import ModelError
-from crowdperf.inference.seat import Seat
-from crowdperf.inference.stages import Stages
+from crowdperf.inference.seat import ModelSlot
+from crowdperf.inference.stages import StageTimings
 from crowdperf.runtime import Metrics
-from crowdperf.settings.environment import environment
+from crowdperf.settings.environment import read_environment
 from crowdperf.settings.paths import Paths
-from crowdperf.slices import inference_slice
+from crowdperf.slices import build_inference_config
 from tests.conftest import RedisServer
 
 
@@ -45,7 +45,7 @@ class ScriptedRuntime:
         self.emptied = 0
         self.is_ready = True
         self.count = 0
-        self.stages = Stages()
+        self.stages = StageTimings()
         self.started: deque[int] = deque()
 
     def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
@@ -57,9 +57,9 @@ class ScriptedRuntime:
     def start(self) -> None:
         self.started.append(self.count)
 
-    def finish(self) -> list[Found]:
+    def finish(self) -> list[Detections]:
         count = self.started.popleft()
-        return [Found(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))] * count
+        return [Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))] * count
 
     def pin(self, buffer: NDArray[np.uint8]) -> None: ...
 
@@ -81,28 +81,28 @@ class Bench:
         self.folder, self.client = folder, server.client()
         self.runtime, self.metrics = ScriptedRuntime(), Metrics()
         self.ahead_s = 0.0
-        cameras = Cameras(str(folder / "ring."), 20.0)
+        cameras = RingSet(str(folder / "ring."), 20.0)
         outbox = Outbox(self.client)
-        people = Seat("person", Detector(self.runtime, "none", "full"))
-        self.ppe = Seat("ppe")
-        inspector = Inspector(self.ppe, self._ppe_wanted, self.metrics, Keeper(30.0))
-        env = environment({"QUEUE_MAX": queue_max, "CUDA_EMPTY_EVERY": "6"})
-        slice_ = inference_slice(Config(), env, Paths(folder))
+        people = ModelSlot("person", Detector(self.runtime, "none", "full"))
+        self.ppe = ModelSlot("ppe")
+        inspector = PpeStage(self.ppe, self._ppe_wanted, self.metrics, EvidenceCache(30.0))
+        env = read_environment({"QUEUE_MAX": queue_max, "CUDA_EMPTY_EVERY": "6"})
+        slice_ = build_inference_config(Config(), env, Paths(folder))
         slice_ = replace(slice_, settings=replace(slice_.settings, staleness_s=1000.0))
-        self.service = service_of(
+        self.service = build_engine(
             *(slice_, people, inspector, cameras, outbox, self.metrics),
             lambda: time.monotonic() + self.ahead_s,
         )
-        self.schedule = self.service._schedule
+        self.schedule = self.service._scheduler
 
     def _ppe_wanted(self) -> None:
-        self.ppe.want(lambda: Detector(self.runtime, "ppe", "full"))
+        self.ppe.request_load(lambda: Detector(self.runtime, "ppe", "full"))
 
     def ring(self, camera: str, width: int = 64) -> FrameWriter:
         return FrameWriter(self.folder / f"ring.{camera}", RingSpec(width, 36, "yuv420p", 128, 72, 4, 100.0, 0))
 
     def stored(self, camera: str) -> list[bytes]:
-        return [row for row, _ in self.client.xrange(key(DETECTIONS, camera))]
+        return [row for row, _ in self.client.xrange(stream_key(DETECTIONS, camera))]
 
 
 def publish(writer: FrameWriter) -> None:
@@ -119,14 +119,14 @@ def test_a_frame_overwritten_while_it_is_read_is_lapped_and_never_published(benc
     ring = bench.ring("lobby")
     publish(ring)
     bench.runtime.during_load = lambda: [publish(ring) for _ in range(4)] and None
-    assert bench.service.turn(False)
+    assert bench.service.step(False)
     assert bench.stored("lobby") == []
     bench.runtime.during_load = lambda: None
-    assert bench.service.turn(True)
+    assert bench.service.step(True)
     assert bench.stored("lobby") == [f"{ring.epoch}-5".encode()]
     # 1 while it was read; then 2 to 5 came at once, more than the ring can keep safe: only the newest stayed.
-    assert bench.metrics.counter("drops_lapped", "lobby") == 1
-    assert bench.metrics.counter("drops_overload", "lobby") == 3
+    assert bench.metrics.get_counter("drops_lapped", "lobby") == 1
+    assert bench.metrics.get_counter("drops_overload", "lobby") == 3
     ring.close(unlink=True)
 
 
@@ -134,11 +134,11 @@ def test_a_size_that_the_model_refuses_concerns_that_camera_only(bench: Bench) -
     big, small = bench.ring("big", 1280), bench.ring("small")
     for ring in (big, small):
         publish(ring)
-    while bench.service.turn(True):
+    while bench.service.step(True):
         pass
     assert bench.stored("big") == []
     assert len(bench.stored("small")) == 1
-    assert bench.metrics.counter("drops_refused", "big") == 1
+    assert bench.metrics.get_counter("drops_refused", "big") == 1
     assert "Remedy" in bench.metrics.snapshot("inference", 0.0).texts["last_error"]["big"]
     for ring in (big, small):
         ring.close(unlink=True)
@@ -148,14 +148,14 @@ def test_on_a_device_that_overlaps_the_next_batch_begins_before_the_last_one_is_
     ring = bench.ring("lobby")
     bench.runtime.overlaps = True
     publish(ring)
-    assert bench.service.turn(True), "one batch is in computation"
+    assert bench.service.step(True), "one batch is in computation"
     assert len(bench.runtime.started) == 1
     assert bench.stored("lobby") == []
     publish(ring)
-    assert bench.service.turn(True)
+    assert bench.service.step(True)
     assert len(bench.runtime.started) == 1, "the second began, the first was finished"
     assert bench.stored("lobby") == [f"{ring.epoch}-1".encode()]
-    assert not bench.service.turn(False), "nothing more is due: the last one is published at once"
+    assert not bench.service.step(False), "nothing more is due: the last one is published at once"
     assert bench.stored("lobby") == [f"{ring.epoch}-{sequence}".encode() for sequence in (1, 2)]
     ring.close(unlink=True)
 
@@ -167,17 +167,17 @@ def test_a_frame_is_not_charged_for_the_one_that_it_waited_for(bench: Bench) -> 
     spent = {"huge": 100.0, "small": 0.5}
     finish, order = bench.runtime.finish, []
 
-    def slow() -> list[Found]:
+    def slow() -> list[Detections]:
         bench.ahead_s += spent[order.pop(0)]
         return finish()
 
     bench.runtime.finish = slow  # type: ignore[method-assign]
-    bench.service.turn(True)
+    bench.service.step(True)
     for ring, name in ((huge, "huge"), (small, "small")):
         publish(ring)
         order.append(name)
-        bench.service.turn(True)
-    bench.service.turn(False)
+        bench.service.step(True)
+    bench.service.step(False)
     assert sorted(bench.schedule._costs.values()) == pytest.approx([0.5, 100.0], abs=0.4)
     for ring in (huge, small):
         ring.close(unlink=True)
@@ -189,11 +189,11 @@ def test_so_many_frames_wait_as_queue_max_says(
 ) -> None:
     bench = Bench(tmp_path, redis_server, queue_max)
     ring = bench.ring("lobby")
-    assert not bench.service.turn(True)
+    assert not bench.service.step(True)
     for _ in range(4):
         publish(ring)
-    assert bench.service.turn(False)
-    assert bench.metrics.counter("drops_overload", "lobby") == shed
+    assert bench.service.step(False)
+    assert bench.metrics.get_counter("drops_overload", "lobby") == shed
     ring.close(unlink=True)
 
 
@@ -202,7 +202,7 @@ def test_device_memory_is_given_back_between_batches_every_so_many_seconds(bench
     emptied = []
     for bench.ahead_s in (0.0, 3.0, 6.1, 6.2, 12.5):
         publish(ring)
-        assert bench.service.turn(True)
+        assert bench.service.step(True)
         emptied.append(bench.runtime.emptied)
     assert emptied == [0, 0, 1, 1, 2]
     ring.close(unlink=True)
@@ -212,10 +212,10 @@ def test_a_size_that_is_still_being_compiled_delays_its_own_camera_only(bench: B
     lobby = bench.ring("lobby")
     bench.runtime.is_ready = False
     publish(lobby)
-    assert not bench.service.turn(True)
-    assert bench.metrics.counter("drops_warming", "lobby") == 1
+    assert not bench.service.step(True)
+    assert bench.metrics.get_counter("drops_warming", "lobby") == 1
     bench.runtime.is_ready = True
     publish(lobby)
-    assert bench.service.turn(True)
+    assert bench.service.step(True)
     assert len(bench.stored("lobby")) == 1
     lobby.close(unlink=True)

@@ -23,7 +23,7 @@ FRAMES, SPECS = zip(*(ring_frame(asset(name), 320, 192) for name in NAMES))
 
 def fresh(detector: Detector) -> Any:
     """The shared runtime without what an earlier test has left in it."""
-    runtime: Any = detector.runtime
+    runtime: Any = detector.backend
     runtime.max_batch = 64
     runtime._geometries.clear()
     return runtime
@@ -93,12 +93,12 @@ def test_a_device_without_memory_for_one_picture_says_so(torch_detector: Detecto
 
 def test_time_is_booked_by_stage(torch_detector: Detector, openvino_detector: Detector) -> None:
     for detector in (torch_detector, openvino_detector):
-        detector.runtime.stages.take()
+        detector.backend.stages.take()
         detector.detect([FRAMES[0]], SPECS[0])
-        _, copy, preprocess, infer, postprocess, *_ = detector.runtime.stages.take()
+        _, copy, preprocess, infer, postprocess, *_ = detector.backend.stages.take()
         assert min(preprocess, infer, postprocess) > 0
         assert infer > postprocess
-        assert (copy > 0) == (detector.runtime.name == "torch")
+        assert (copy > 0) == (detector.backend.name == "torch")
 
 
 def test_more_parts_than_buffers_are_each_computed_from_their_own_frames(torch_detector: Detector) -> None:
@@ -127,10 +127,10 @@ import logging, pathlib
 from crowdperf.inference import detector
 from crowdperf.settings.engine import Inference
 logging.basicConfig(format="%(levelname)s %(message)s")
-detector._cuda = lambda asked, cache: asked != "cpu"
+detector._should_use_cuda = lambda asked, cache: asked != "cpu"
 try:
     found = detector.load_detector(Inference(device={device!r}), pathlib.Path({str(tmp_path)!r}))
-    print(found.where)
+    print(found.description)
 except detector.ModelError as error:
     print("refused:", error)
 """

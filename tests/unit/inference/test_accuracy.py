@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from crowdperf.events.schema import PpeColumns
-from crowdperf.inference.accuracy import average_precision, overlaps
-from crowdperf.inference.labelled import Labelled, labelled_pictures
-from crowdperf.inference.nms import Found
+from crowdperf.inference.accuracy import compute_average_precision, compute_iou_matrix
+from crowdperf.inference.labelled import LabelledImage, load_labelled_images
+from crowdperf.inference.nms import Detections
 from crowdperf.inference.registry import ModelError
-from crowdperf.inference.worn import judge
+from crowdperf.inference.worn import measure_ppe_accuracy
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.ppe import PPE_CLASSES
 
 
-def scene(rng: np.random.Generator, picture: int) -> tuple[Found, Labelled]:
+def scene(rng: np.random.Generator, picture: int) -> tuple[Detections, LabelledImage]:
     """Boxes on a grid, and detections that are near them, far from them, missing or doubled."""
     corners = np.array([[x, y] for x in (0.1, 0.4, 0.7) for y in (0.1, 0.5)], np.float32)
     truth = np.concatenate([corners, corners + 0.2], axis=1)
@@ -27,7 +27,7 @@ def scene(rng: np.random.Generator, picture: int) -> tuple[Found, Labelled]:
     noisy = np.clip(noisy + rng.normal(0, 0.02, noisy.shape), 0, 1).astype(np.float32)
     guessed = rng.integers(0, 2, len(noisy)).astype(np.uint8)
     scores = rng.random(len(noisy)).astype(np.float32)
-    return Found(noisy, scores, guessed), Labelled(Path(f"{picture}.jpg"), truth, classes)
+    return Detections(noisy, scores, guessed), LabelledImage(Path(f"{picture}.jpg"), truth, classes)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -37,10 +37,10 @@ def test_it_is_what_ultralytics_computes(seed: int) -> None:
 
     rng = np.random.default_rng(seed)
     scenes = [scene(rng, picture) for picture in range(30)]
-    ours = average_precision([found for found, _ in scenes], [truth for _, truth in scenes])
+    ours = compute_average_precision([found for found, _ in scenes], [truth for _, truth in scenes])
     hits, scores, guessed, true = [], [], [], []
     for found, truth in scenes:
-        table = overlaps(found.boxes, truth.boxes)
+        table = compute_iou_matrix(found.boxes, truth.boxes)
         hit = np.zeros((len(found.boxes), 10), bool)
         for level, least in enumerate(np.linspace(0.5, 0.95, 10)):
             free = np.ones(len(truth.boxes), bool)
@@ -60,10 +60,10 @@ def test_it_is_what_ultralytics_computes(seed: int) -> None:
 
 def test_perfect_and_useless_detectors() -> None:
     _, truth = scene(np.random.default_rng(1), 0)
-    perfect = Found(truth.boxes, np.ones(6, np.float32), truth.classes.astype(np.uint8))
-    assert average_precision([perfect], [truth])[:2] == pytest.approx((1.0, 1.0))
-    nothing = Found(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
-    assert average_precision([nothing], [truth])[:2] == (0.0, 0.0)
+    perfect = Detections(truth.boxes, np.ones(6, np.float32), truth.classes.astype(np.uint8))
+    assert compute_average_precision([perfect], [truth])[:2] == pytest.approx((1.0, 1.0))
+    nothing = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
+    assert compute_average_precision([nothing], [truth])[:2] == (0.0, 0.0)
 
 
 def columns(*items: tuple[int, str, float]) -> PpeColumns:
@@ -81,16 +81,20 @@ def test_people_are_judged_one_by_one() -> None:
     boxes = np.array([[0.1, 0.1, 0.3, 0.9], [0.6, 0.1, 0.8, 0.9]], np.float32)
     hats = np.array([[0.17, 0.1, 0.23, 0.17], [0.67, 0.1, 0.73, 0.17]], np.float32)
     kinds = np.array([0, 0, PPE_CLASSES.index("hardhat"), PPE_CLASSES.index("no_hardhat")])
-    truth = Labelled(Path("a.jpg"), np.concatenate([boxes, hats]), kinds)
-    found = Found(boxes, np.ones(2, np.float32), np.zeros(2, np.uint8))
-    right = judge([(truth, found, columns((0, "hardhat", 0.9), (0, "no_hardhat", 0.4), (1, "no_hardhat", 0.3)))])
+    truth = LabelledImage(Path("a.jpg"), np.concatenate([boxes, hats]), kinds)
+    found = Detections(boxes, np.ones(2, np.float32), np.zeros(2, np.uint8))
+    right = measure_ppe_accuracy(
+        [(truth, found, columns((0, "hardhat", 0.9), (0, "no_hardhat", 0.4), (1, "no_hardhat", 0.3)))]
+    )
     assert right.f1 == {"hardhat": 1.0, "no_hardhat": 1.0}
-    assert (right.people, right.found, right.mean) == (2, 2, 1.0)
+    assert (right.people, right.matched_people, right.mean) == (2, 2, 1.0)
     # A vest that nobody has labelled counts for nothing; a helmet on the wrong person counts against it.
-    wrong = judge([(truth, found, columns((1, "hardhat", 0.9), (0, "vest", 0.9)))])
+    wrong = measure_ppe_accuracy([(truth, found, columns((1, "hardhat", 0.9), (0, "vest", 0.9)))])
     assert wrong.f1 == {"hardhat": 0.0, "no_hardhat": 0.0}
-    unseen = judge([(truth, Found(boxes[:1], np.ones(1, np.float32), np.zeros(1, np.uint8)), columns())])
-    assert (unseen.people, unseen.found, unseen.mean) == (2, 1, 0.0)
+    unseen = measure_ppe_accuracy(
+        [(truth, Detections(boxes[:1], np.ones(1, np.float32), np.zeros(1, np.uint8)), columns())]
+    )
+    assert (unseen.people, unseen.matched_people, unseen.mean) == (2, 1, 0.0)
 
 
 def test_labels_are_read_by_the_names_of_their_classes(tmp_path: Path) -> None:
@@ -101,12 +105,12 @@ def test_labels_are_read_by_the_names_of_their_classes(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "images" / f"{name}.jpg"), np.zeros((20, 20, 3), np.uint8))
     (tmp_path / "labels" / "a.txt").write_text("2 0.5 0.5 0.2 0.4\n0 0.5 0.5 0.1 0.1\n1 0.1 0.1 0.2 0.2\n")
     (tmp_path / "labels" / "b.txt").write_text("")
-    first, second = labelled_pictures(tmp_path, CLASSES)
+    first, second = load_labelled_images(tmp_path, CLASSES)
     assert first.classes.tolist() == [0, CLASSES.index("car")]
     assert first.boxes[0].tolist() == pytest.approx([0.4, 0.3, 0.6, 0.7])
     assert second.boxes.shape == (0, 4)
     (tmp_path / "labels" / "c.txt").write_text("9 0.5 0.5 0.2 0.4\n")
     with pytest.raises(ModelError, match=r"no folder of labelled pictures.*Remedy"):
-        labelled_pictures(tmp_path, CLASSES)
+        load_labelled_images(tmp_path, CLASSES)
     with pytest.raises(ModelError, match=r"no folder of labelled pictures.*Remedy"):
-        labelled_pictures(tmp_path / "none", CLASSES)
+        load_labelled_images(tmp_path / "none", CLASSES)

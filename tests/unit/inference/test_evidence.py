@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 
 from crowdperf.frames.ring import FrameStamp, RingSpec
-from crowdperf.inference.blur import obscure, part
-from crowdperf.inference.clerk import crop, within
-from crowdperf.inference.evidence import Keeper, Scene
-from crowdperf.inference.nms import Found
-from crowdperf.storage.evidence import Box
+from crowdperf.inference.blur import anonymize, get_region
+from crowdperf.inference.clerk import clip_boxes, crop
+from crowdperf.inference.evidence import EvidenceCache, FrameAnalysis
+from crowdperf.inference.nms import Detections
+from crowdperf.storage.evidence import EvidenceBox
 
 SPEC = RingSpec(64, 48, "yuv420p", 128, 72, 4, 10.0, 0, 1.0)
-NOBODY = Found(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
+NOBODY = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
 
 
-def put(keeper: Keeper, camera: str, sequence: int, at_s: float, epoch: int = 1) -> None:
+def put(keeper: EvidenceCache, camera: str, sequence: int, at_s: float, epoch: int = 1) -> None:
     stamp = FrameStamp(epoch, sequence, 0, round(at_s * 1e9))
-    keeper.put(camera, np.full(SPEC.frame_bytes, 128, np.uint8), Scene(stamp, SPEC, NOBODY, None))
+    keeper.put(camera, np.full(SPEC.frame_bytes, 128, np.uint8), FrameAnalysis(stamp, SPEC, NOBODY, None))
 
 
 def test_pictures_go_after_their_time() -> None:
-    keeper = Keeper(30.0)
+    keeper = EvidenceCache(30.0)
     for second in range(100):
         put(keeper, "gate", second, second)
     assert len(keeper) == 31
@@ -38,16 +38,16 @@ def test_pictures_go_after_their_time() -> None:
 
 
 def test_pictures_are_bounded_in_number_and_bytes() -> None:
-    few = Keeper(1e6, most_pictures=5)
-    small = Keeper(1e6, most_bytes=3000)
+    few = EvidenceCache(1e6, max_pictures=5)
+    small = EvidenceCache(1e6, max_bytes=3000)
     for sequence in range(20):
         put(few, "gate", sequence, sequence)
         put(small, "gate", sequence, sequence)
     assert len(few) == 5
-    while not all(held.jpeg.done() for held in list(small._held.values())):
+    while not all(held.jpeg.done() for held in list(small._frames.values())):
         pass
     small.prune()
-    sizes = [len(held.jpeg.result()) for held in small._held.values()]
+    sizes = [len(held.jpeg.result()) for held in small._frames.values()]
     assert 0 < sum(sizes) <= 3000
     assert small.get("gate", 1, 19) is not None, "the newest stays"
     few.close()
@@ -55,13 +55,17 @@ def test_pictures_are_bounded_in_number_and_bytes() -> None:
 
 
 def test_the_nearest_later_frame_is_of_the_same_camera_and_later() -> None:
-    keeper = Keeper(1e6)
+    keeper = EvidenceCache(1e6)
     for camera, epoch, sequence in (("gate", 1, 5), ("gate", 1, 9), ("lobby", 1, 7), ("gate", 2, 1)):
         put(keeper, camera, sequence, 1.0, epoch)
-    later = [keeper.after("gate", 1, sequence) for sequence in (4, 5, 9)]
-    assert [(held.scene.stamp.epoch, held.scene.stamp.sequence) for held in later if held] == [(1, 5), (1, 9), (2, 1)]
-    assert keeper.after("gate", 2, 1) is None
-    assert keeper.after("yard", 1, 1) is None
+    later = [keeper.get_after("gate", 1, sequence) for sequence in (4, 5, 9)]
+    assert [(held.analysis.stamp.epoch, held.analysis.stamp.sequence) for held in later if held] == [
+        (1, 5),
+        (1, 9),
+        (2, 1),
+    ]
+    assert keeper.get_after("gate", 2, 1) is None
+    assert keeper.get_after("yard", 1, 1) is None
     keeper.close()
 
 
@@ -69,8 +73,8 @@ def test_the_nearest_later_frame_is_of_the_same_camera_and_later() -> None:
 def test_what_is_hidden_cannot_be_read_and_the_rest_is_untouched(blur: Literal["face", "upper_body"]) -> None:
     noise = np.random.default_rng(3).integers(0, 255, (400, 400, 3), dtype=np.uint8)
     image = noise.copy()
-    obscure(image, [(100.0, 50.0, 220.0, 350.0)], blur)
-    left, top, right, bottom = part((100.0, 50.0, 220.0, 350.0), blur)
+    anonymize(image, [(100.0, 50.0, 220.0, 350.0)], blur)
+    left, top, right, bottom = get_region((100.0, 50.0, 220.0, 350.0), blur)
     area = np.zeros((400, 400), bool)
     area[int(top) : int(np.ceil(bottom)), int(left) : int(np.ceil(right))] = True
     assert np.array_equal(image[~area], noise[~area])
@@ -81,7 +85,7 @@ def test_what_is_hidden_cannot_be_read_and_the_rest_is_untouched(blur: Literal["
 def test_of_a_whole_person_little_more_than_the_head_is_hidden() -> None:
     """Boxes of people who stand, as wide for their height as those of bus.jpg: to their shoulders, not their chest."""
     for width in (60.0, 80.0, 110.0):
-        left, top, right, bottom = part((100.0, 50.0, 100.0 + width, 350.0), "face")
+        left, top, right, bottom = get_region((100.0, 50.0, 100.0 + width, 350.0), "face")
         assert (left, top, right) == (100.0, 50.0, 100.0 + width)
         assert 0.3 * 300 <= bottom - top <= 0.34 * 300
 
@@ -89,20 +93,20 @@ def test_of_a_whole_person_little_more_than_the_head_is_hidden() -> None:
 def test_hiding_at_the_edge_and_hiding_nothing() -> None:
     image = np.random.default_rng(3).integers(0, 255, (40, 40, 3), dtype=np.uint8)
     before = image.copy()
-    obscure(image, [(-50.0, -90.0, -10.0, -5.0), (60.0, 60.0, 90.0, 90.0)], "face")
-    obscure(image, [(0.0, 0.0, 40.0, 40.0)], "none")
+    anonymize(image, [(-50.0, -90.0, -10.0, -5.0), (60.0, 60.0, 90.0, 90.0)], "face")
+    anonymize(image, [(0.0, 0.0, 40.0, 40.0)], "none")
     assert np.array_equal(image, before)
-    obscure(image, [(-10.0, -10.0, 1.0, 100.0)], "upper_body")
+    anonymize(image, [(-10.0, -10.0, 1.0, 100.0)], "upper_body")
     assert not np.array_equal(image, before)
 
 
 def test_boxes_of_a_crop_are_where_the_crop_shows_them() -> None:
     image = np.zeros((100, 200, 3), np.uint8)
     image[20:30, 100:110] = 255
-    head = Box(klass="hardhat", score=0.8, box=(0.5, 0.2, 0.55, 0.3))
-    other = Box(klass="person", score=0.8, box=(0.0, 0.0, 0.1, 0.1))
+    head = EvidenceBox(klass="hardhat", score=0.8, box=(0.5, 0.2, 0.55, 0.3))
+    other = EvidenceBox(klass="person", score=0.8, box=(0.0, 0.0, 0.1, 0.1))
     cut, window = crop(image, (0.45, 0.2, 0.6, 0.8))
-    (shown,) = within([head, other], window)
+    (shown,) = clip_boxes([head, other], window)
     rows, columns = np.nonzero(cut[..., 0])
     height, width = cut.shape[:2]
     expected = (columns.min() / width, rows.min() / height, (columns.max() + 1) / width, (rows.max() + 1) / height)

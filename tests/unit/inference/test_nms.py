@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from crowdperf.inference.nms import MAX_CANDIDATES, decode, suppress
+from crowdperf.inference.nms import MAX_CANDIDATES, decode, non_max_suppression
 from tests.support.pictures import iou
 
 
@@ -27,7 +27,7 @@ def test_keeps_what_torchvision_keeps(seed: int, threshold: float) -> None:
     torch = pytest.importorskip("torch")
     torchvision = pytest.importorskip("torchvision")
     boxes, scores, classes = crowd(seed, 300)
-    ours = suppress(boxes, scores, classes, threshold)
+    ours = non_max_suppression(boxes, scores, classes, threshold)
     theirs = torchvision.ops.batched_nms(
         torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(classes.astype(np.int64)), threshold
     )
@@ -51,7 +51,7 @@ def test_what_suppression_promises(
     given_: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int16]], threshold: float
 ) -> None:
     boxes, scores, classes = given_
-    kept = suppress(boxes, scores, classes, threshold)
+    kept = non_max_suppression(boxes, scores, classes, threshold)
     assert len(set(kept.tolist())) == len(kept)
     assert (np.diff(scores[kept]) <= 0).all()
     with np.errstate(invalid="ignore"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from crowdperf.inference.letterbox import PAD, letterbox
-from crowdperf.inference.pixels import PixelFormat, canvas, paint, picture
+from crowdperf.inference.letterbox import PAD_VALUE, letterbox
+from crowdperf.inference.pixels import PixelFormat, make_canvas, paint, to_rgb
 from tests.support.pictures import asset, ring_frame
 
 ROUNDING = 0.501
@@ -19,11 +19,11 @@ def test_the_colours_survive(pix_fmt: PixelFormat) -> None:
     colour[:] = (200, 60, 30)
     frame, spec = ring_frame(colour, 640, 360, pix_fmt)
     box = letterbox(spec.width, spec.height)
-    out = canvas(1, box)
+    out = make_canvas(1, box)
     paint(frame, pix_fmt, box, out[0])
     assert out[0, 200, 300].tolist() == pytest.approx([30, 60, 200], abs=3), "RGB"
-    assert (out[0, :12] == PAD).all()
-    assert (out[0, 372:] == PAD).all()
+    assert (out[0, :12] == PAD_VALUE).all()
+    assert (out[0, 372:] == PAD_VALUE).all()
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "bgr24"])
@@ -34,7 +34,7 @@ def test_torch_paints_the_same_picture(pix_fmt: PixelFormat, size: tuple[int, in
 
     frame, spec = ring_frame(asset("bus.jpg"), *size, pix_fmt)
     box = letterbox(spec.width, spec.height)
-    out = canvas(1, box)
+    out = make_canvas(1, box)
     paint(frame, pix_fmt, box, out[0])
     batch = to_input(torch.from_numpy(np.stack([frame, frame])), pix_fmt, box, torch.float32)
     assert batch.shape == (2, 3, box.height, box.width)
@@ -55,7 +55,7 @@ def test_torch_knows_every_colour_as_opencv_does() -> None:
     frame = np.concatenate([luma.reshape(-1), *planes])
     box = letterbox(width, height)
     (ours,) = (to_input(torch.from_numpy(frame)[None], "yuv420p", box, torch.float32) * 255).numpy()
-    theirs = picture(frame, "yuv420p", width, height).transpose(2, 0, 1)
+    theirs = to_rgb(frame, "yuv420p", width, height).transpose(2, 0, 1)
     assert np.abs(ours[:, box.top : box.top + height, :] - theirs).max() <= ROUNDING
 
 
@@ -66,7 +66,7 @@ def test_a_canvas_is_painted_over_and_keeps_its_padding() -> None:
 
     frame, spec = ring_frame(asset("bus.jpg"), 640, 360)
     box = letterbox(spec.width, spec.height)
-    onto = torch_pixels.canvas(2, box, torch.float16, "cpu")
+    onto = torch_pixels.make_device_canvas(2, box, torch.float16, "cpu")
     white = torch.full((2, spec.frame_bytes), 255, dtype=torch.uint8)
     torch_pixels.to_input(white, "yuv420p", box, torch.float16, onto)
     frames = torch.from_numpy(np.stack([frame, frame]))
@@ -75,7 +75,7 @@ def test_a_canvas_is_painted_over_and_keeps_its_padding() -> None:
     assert torch.equal(found, torch_pixels.to_input(frames, "yuv420p", box, torch.float16))
     exact = torch_pixels.to_input(frames, "yuv420p", box, torch.float32)
     assert float((found.float() - exact).abs().max()) < 1 / 1000
-    assert ((found[:, :, : box.top].float() * 255 - PAD).abs() < 0.1).all()
+    assert ((found[:, :, : box.top].float() * 255 - PAD_VALUE).abs() < 0.1).all()
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "bgr24"])
@@ -91,11 +91,11 @@ def test_torch_is_ultralytics_letterbox_within_one_step(
 
     frame, spec = ring_frame(asset("bus.jpg"), *size, pix_fmt)
     box = letterbox(spec.width, spec.height, model_width)
-    rgb = picture(frame, pix_fmt, spec.width, spec.height)
+    rgb = to_rgb(frame, pix_fmt, spec.width, spec.height)
     theirs = LetterBox((box.height, box.width), auto=False, scaleup=False, stride=32)(image=np.ascontiguousarray(rgb))
     (ours,) = (to_input(torch.from_numpy(frame)[None], pix_fmt, box, torch.float32) * 255).permute(0, 2, 3, 1).numpy()
     apart = np.abs(ours - theirs.astype(np.float32))
     assert apart.max() <= (1.001 if box.scaled else ROUNDING)
-    out = canvas(1, box)
+    out = make_canvas(1, box)
     paint(frame, pix_fmt, box, out[0])
     assert np.abs(out[0].astype(np.float32) - theirs).max() <= 1

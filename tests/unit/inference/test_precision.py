@@ -9,9 +9,9 @@ import pytest
 
 from crowdperf.inference import detector
 from crowdperf.inference.detector import load_detector
-from crowdperf.inference.openvino_runtime import streams
-from crowdperf.inference.precision import int8_pays
-from crowdperf.inference.registry import FOLDER, ModelError, resolve
+from crowdperf.inference.openvino_runtime import compute_stream_count
+from crowdperf.inference.precision import prefers_int8
+from crowdperf.inference.registry import MODELS_FOLDER, ModelError, resolve_model
 from crowdperf.settings.engine import Inference, Models
 
 PERSON = "crowdperf-person-vehicle-n"
@@ -31,7 +31,7 @@ AVX512 = AVX2.replace("avx2", "avx2 avx512f avx512vl avx512_bf16")
     ],
 )
 def test_int8_is_taken_only_where_it_was_measured(cpuinfo: str, pays: bool) -> None:
-    assert int8_pays(cpuinfo) is pays
+    assert prefers_int8(cpuinfo) is pays
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_int8_that_nobody_asked_for_is_logged_once(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(detector, "this_processor", lambda: cpuinfo)
+    monkeypatch.setattr(detector, "read_cpuinfo", lambda: cpuinfo)
     with caplog.at_level(logging.INFO, "crowdperf"):
         found = load_detector(Inference(runtime="openvino", precision=asked), tmp_path)  # type: ignore[arg-type]
     assert found.precision == runs
@@ -57,20 +57,20 @@ def test_int8_that_nobody_asked_for_is_logged_once(
 
 
 def test_each_precision_has_files_of_its_own() -> None:
-    assert resolve(PERSON, "person", "auto").path == FOLDER / f"{PERSON}.xml"
-    assert resolve(PERSON, "person", "auto", precisions=("int8",)).path == FOLDER / f"{PERSON}-int8.xml"
-    assert resolve(PERSON, "person", "torch", precisions=("int8", "full")).precision == "full"
-    assert resolve("crowdperf-ppe-n", "ppe", "auto", precisions=("int8", "full")).precision == "full"
+    assert resolve_model(PERSON, "person", "auto").path == MODELS_FOLDER / f"{PERSON}.xml"
+    assert resolve_model(PERSON, "person", "auto", precisions=("int8",)).path == MODELS_FOLDER / f"{PERSON}-int8.xml"
+    assert resolve_model(PERSON, "person", "torch", precisions=("int8", "full")).precision == "full"
+    assert resolve_model("crowdperf-ppe-n", "ppe", "auto", precisions=("int8", "full")).precision == "full"
 
 
 def test_int8_that_cannot_be_had_says_why(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"crowdperf-ppe-n\.pt.*no int8 variant.*Remedy"):
-        resolve("crowdperf-ppe-n", "ppe", "auto", precisions=("int8",))
+        resolve_model("crowdperf-ppe-n", "ppe", "auto", precisions=("int8",))
     with pytest.raises(ModelError, match=r"'int8' runs on OpenVINO.*runtime 'torch'.*Remedy"):
         load_detector(Inference(runtime="torch", precision="int8"), tmp_path)
     with pytest.raises(ModelError, match=r"'int8' runs on OpenVINO.*device is 'cuda'.*Remedy"):
         load_detector(Inference(device="cuda", precision="int8"), tmp_path)
-    own = Models(person=str(FOLDER / f"{PERSON}.xml"))
+    own = Models(person=str(MODELS_FOLDER / f"{PERSON}.xml"))
     with pytest.raises(ModelError, match=r"int8.*does not fit.*own weights run in the precision.*Remedy"):
         load_detector(Inference(models=own, precision="int8"), tmp_path)
     assert load_detector(Inference(models=own), tmp_path).precision == "own"
@@ -78,6 +78,6 @@ def test_int8_that_cannot_be_had_says_why(tmp_path: Path) -> None:
 
 def test_no_thread_is_left_without_a_stream() -> None:
     for threads in range(1, 65):
-        assert streams(threads) >= 1
-        assert threads % streams(threads) == 0 or threads > 8
-    assert [streams(threads) for threads in (1, 2, 3, 4, 8, 16, 64)] == [1, 2, 1, 2, 2, 4, 16]
+        assert compute_stream_count(threads) >= 1
+        assert threads % compute_stream_count(threads) == 0 or threads > 8
+    assert [compute_stream_count(threads) for threads in (1, 2, 3, 4, 8, 16, 64)] == [1, 2, 1, 2, 2, 4, 16]

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from crowdperf.inference.export import write_manifest
-from crowdperf.inference.letterbox import PAD
-from crowdperf.inference.quantise import calibration_pictures, inputs, quantise
-from crowdperf.inference.registry import FOLDER, Manifest, ModelError, read_manifest
+from crowdperf.inference.letterbox import PAD_VALUE
+from crowdperf.inference.quantise import iter_calibration_inputs, list_calibration_images, quantize_int8
+from crowdperf.inference.registry import MODELS_FOLDER, Manifest, ModelError, read_manifest
 
 PERSON = "crowdperf-person-vehicle-n"
 
@@ -41,15 +41,15 @@ def without_openvino(registry: Path, name: str) -> None:
 
 
 def test_every_third_picture_is_held_out(pictures: Path) -> None:
-    assert [path.stem for path in calibration_pictures([pictures])][:4] == ["01", "02", "04", "05"]
-    assert len(calibration_pictures([pictures, pictures])) == 64
+    assert [path.stem for path in list_calibration_images([pictures])][:4] == ["01", "02", "04", "05"]
+    assert len(list_calibration_images([pictures, pictures])) == 64
 
 
 def test_pictures_reach_the_calibration_as_they_reach_the_model(pictures: Path) -> None:
-    first, second, third = inputs(calibration_pictures([pictures])[:3])
+    first, second, third = iter_calibration_inputs(list_calibration_images([pictures])[:3])
     assert [one.shape for one in (first, second, third)] == [(1, 3, 384, 640), (1, 3, 640, 640), (1, 3, 480, 640)]
     assert first.dtype == np.float32
-    assert np.allclose(first[0, :, 0, 0], PAD / 255), "grey of the letterbox"
+    assert np.allclose(first[0, :, 0, 0], PAD_VALUE / 255), "grey of the letterbox"
     assert np.allclose(second[0, :, 0, 0], 0), "black of the ring"
     assert np.allclose(first[0, :, 192, 320], [1, 0, 0], atol=0.02), "RGB, 0..1"
 
@@ -58,26 +58,26 @@ def test_too_few_pictures_are_refused(pictures: Path, tmp_path: Path) -> None:
     (pictures / "01.jpg").unlink()
     (pictures / "02.jpg").unlink()
     with pytest.raises(ModelError, match=r"at least 32 .*30 usable ones.*pictures.*Remedy.*--calibration"):
-        calibration_pictures([pictures])
+        list_calibration_images([pictures])
     with pytest.raises(ModelError, match=r"no folder at all.*Remedy"):
-        quantise(PERSON, [])
+        quantize_int8(PERSON, [])
     (pictures / "03.jpg").write_bytes(b"no picture")
     with pytest.raises(ModelError, match=r"03\.jpg.*not a picture.*Remedy"):
-        list(inputs([pictures / "03.jpg"]))
+        list(iter_calibration_inputs([pictures / "03.jpg"]))
 
 
 def test_a_model_without_openvino_form_and_one_that_is_altered_are_refused(pictures: Path, tmp_path: Path) -> None:
     registry = tmp_path / "models"
-    shutil.copytree(FOLDER, registry)
+    shutil.copytree(MODELS_FOLDER, registry)
     without_openvino(registry, "crowdperf-ppe-n")
     with pytest.raises(ModelError, match=r"crowdperf-ppe-n.*no OpenVINO form.*models export crowdperf-ppe-n"):
-        quantise("crowdperf-ppe-n", [pictures], registry)
+        quantize_int8("crowdperf-ppe-n", [pictures], registry)
     (registry / f"{PERSON}.bin").write_bytes(b"")
     with pytest.raises(ModelError, match=rf"{PERSON}\.bin.*sha256"):
-        quantise(PERSON, [pictures], registry)
+        quantize_int8(PERSON, [pictures], registry)
 
 
 def test_without_nncf_the_remedy_is_named(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(ModelError, match=r"needs nncf.*Remedy: `pip install 'nncf"):
-        quantise(PERSON, [pictures])
+        quantize_int8(PERSON, [pictures])

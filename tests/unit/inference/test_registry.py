@@ -11,10 +11,17 @@ import pytest
 from msgspec.structs import replace
 
 from crowdperf.inference.detector import load_detector
-from crowdperf.inference.fetch import fetched, is_published
-from crowdperf.inference.install import install
-from crowdperf.inference.models_cli import main, verify
-from crowdperf.inference.registry import FOLDER, ModelError, ModelPath, read_manifest, resolve, wanted_classes
+from crowdperf.inference.fetch import download_weights, is_published
+from crowdperf.inference.install import install_files
+from crowdperf.inference.models_cli import main, verify_files
+from crowdperf.inference.registry import (
+    MODELS_FOLDER,
+    ModelError,
+    ModelPath,
+    build_class_map,
+    read_manifest,
+    resolve_model,
+)
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.engine import Inference, Models
 from crowdperf.settings.ppe import PPE_CLASSES
@@ -27,7 +34,7 @@ OWN = ModelPath("best", "torch", Path("best.pt"), None, "own")
 def registry(tmp_path: Path) -> Path:
     """A copy of the registry that a test may damage."""
     folder = tmp_path / "models"
-    shutil.copytree(FOLDER, folder)
+    shutil.copytree(MODELS_FOLDER, folder)
     return folder
 
 
@@ -42,21 +49,21 @@ def test_every_registered_file_is_there_and_unaltered(capsys: pytest.CaptureFixt
 
 
 def test_auto_prefers_openvino_and_torch_gets_the_weights() -> None:
-    assert resolve(PERSON, "person", "auto").path == FOLDER / f"{PERSON}.xml"
-    assert resolve(PERSON, "person", "torch").path == FOLDER / f"{PERSON}.pt"
+    assert resolve_model(PERSON, "person", "auto").path == MODELS_FOLDER / f"{PERSON}.xml"
+    assert resolve_model(PERSON, "person", "torch").path == MODELS_FOLDER / f"{PERSON}.pt"
 
 
 def test_a_missing_file_names_itself_and_the_remedy(registry: Path) -> None:
     (registry / f"{PERSON}.bin").unlink()
     with pytest.raises(ModelError, match=rf"{PERSON}\.bin.*Remedy: restore"):
-        resolve(PERSON, "person", "openvino", registry)
+        resolve_model(PERSON, "person", "openvino", registry)
 
 
 def test_an_altered_file_is_refused(registry: Path) -> None:
     with (registry / f"{PERSON}.pt").open("ab") as stream:
         stream.write(b"\0")
     with pytest.raises(ModelError, match=rf"{PERSON}\.pt.*sha256.*manifest\.json says 54a3125.*Remedy"):
-        resolve(PERSON, "person", "torch", registry)
+        resolve_model(PERSON, "person", "torch", registry)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +77,7 @@ def test_an_altered_file_is_refused(registry: Path) -> None:
 )
 def test_what_cannot_be_resolved_says_why(name: str, role: str, runtime: str, says: str) -> None:
     with pytest.raises(ModelError, match=rf"(?s){says}.*Remedy"):
-        resolve(name, role, runtime)  # type: ignore[arg-type]
+        resolve_model(name, role, runtime)  # type: ignore[arg-type]
 
 
 def test_a_broken_manifest_is_named(registry: Path) -> None:
@@ -84,19 +91,19 @@ def test_two_models_of_one_name_and_a_form_without_files_are_refused(registry: P
     written = path.read_text()
     path.write_text(written.replace('"name": "crowdperf-ppe-n"', f'"name": "{PERSON}"', 1))
     with pytest.raises(ModelError, match=rf"manifest\.json.*more than one model called '{PERSON}'.*Remedy"):
-        resolve(PERSON, "person", "auto", registry)
+        resolve_model(PERSON, "person", "auto", registry)
     manifest = json.loads(written)
     manifest["models"][0]["variants"][0]["files"] = []
     path.write_text(json.dumps(manifest))
     with pytest.raises(ModelError, match=r"not a valid registry.*variants\[0\]\.files.*Remedy"):
-        resolve(PERSON, "person", "auto", registry)
+        resolve_model(PERSON, "person", "auto", registry)
 
 
 def test_every_wrong_file_is_told_at_once(registry: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (registry / f"{PERSON}.bin").unlink()
     (registry / "crowdperf-ppe-n.pt").write_bytes(b"altered")
     with pytest.raises(ModelError) as caught:
-        verify(registry)
+        verify_files(registry)
     first, second = str(caught.value).splitlines()
     assert f"{PERSON}.bin" in first
     assert "crowdperf-ppe-n.pt" in second
@@ -112,42 +119,42 @@ def test_files_are_installed_whole_or_not_at_all(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
     try:
         with pytest.raises(ModelError, match=r"nothing can be written to the model registry.*Remedy: free space"):
-            install(sources, targets)
+            install_files(sources, targets)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [target.stat().st_size for target in targets] == [3, 4]
     assert len(list(tmp_path.iterdir())) == 4
-    assert [file.file for file in install(sources, targets)] == ["to.xml", "to.bin"]
+    assert [file.file for file in install_files(sources, targets)] == ["to.xml", "to.bin"]
     assert [target.stat().st_size for target in targets] == [1000, 1 << 20]
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_own_files_go_to_the_runtime_of_their_format(tmp_path: Path, registry: Path) -> None:
-    assert resolve(str(registry / f"{PERSON}.pt"), "person", "auto").runtime == "torch"
-    assert resolve(str(registry / f"{PERSON}.xml"), "person", "auto").runtime == "openvino"
+    assert resolve_model(str(registry / f"{PERSON}.pt"), "person", "auto").runtime == "torch"
+    assert resolve_model(str(registry / f"{PERSON}.xml"), "person", "auto").runtime == "openvino"
     with pytest.raises(ModelError, match=r"holds 3 \.xml files"):
-        resolve(str(registry), "person", "auto")
+        resolve_model(str(registry), "person", "auto")
     for other in (f"{PERSON}-int8", "crowdperf-ppe-n"):
         (registry / f"{other}.xml").unlink()
-    assert resolve(str(registry), "person", "auto").path == registry / f"{PERSON}.xml"
+    assert resolve_model(str(registry), "person", "auto").path == registry / f"{PERSON}.xml"
     with pytest.raises(ModelError, match="belongs to the runtime 'torch'"):
-        resolve(str(registry / f"{PERSON}.pt"), "person", "openvino")
+        resolve_model(str(registry / f"{PERSON}.pt"), "person", "openvino")
     for name, runtime in (("model.onnx", "openvino"), ("model.engine", "torch")):
         (tmp_path / name).touch()
-        assert resolve(str(tmp_path / name), "person", "auto").runtime == runtime
+        assert resolve_model(str(tmp_path / name), "person", "auto").runtime == runtime
     (tmp_path / "model.tflite").touch()
     with pytest.raises(ModelError, match=r"model\.tflite.*none of.*Remedy"):
-        resolve(str(tmp_path / "model.tflite"), "person", "auto")
+        resolve_model(str(tmp_path / "model.tflite"), "person", "auto")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"holds 0 \.xml files"):
-        resolve(str(tmp_path / "empty"), "person", "auto")
+        resolve_model(str(tmp_path / "empty"), "person", "auto")
 
 
 def test_class_names_are_mapped_by_name_and_others_ignored() -> None:
     names = ("dog", "truck", "person")
-    assert wanted_classes(names, OWN).tolist() == [-1, CLASSES.index("truck"), 0]
+    assert build_class_map(names, OWN).tolist() == [-1, CLASSES.index("truck"), 0]
     with pytest.raises(ModelError, match=r"best\.pt.*none of crowdperf's classes.*its own: dog, cat.*Remedy"):
-        wanted_classes(("dog", "cat"), OWN)
+        build_class_map(("dog", "cat"), OWN)
 
 
 def test_published_weights_are_fetched_only_where_that_is_allowed(tmp_path: Path) -> None:
@@ -160,22 +167,22 @@ def test_published_weights_are_fetched_only_where_that_is_allowed(tmp_path: Path
         load_detector(own, tmp_path)
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "yolo11n.pt").write_bytes(b"fetched earlier")
-    assert fetched("yolo11n.pt", tmp_path, False) == tmp_path / "weights" / "yolo11n.pt"
+    assert download_weights("yolo11n.pt", tmp_path, False) == tmp_path / "weights" / "yolo11n.pt"
 
 
 def test_other_names_are_mapped_by_the_configuration() -> None:
     helmets = replace(OWN, role="ppe", labels={"Helmet": "hardhat", "NO-Helmet": "no_hardhat"})
-    wanted = wanted_classes(("Helmet", "NO-Helmet", "vest", "cone"), helmets)
+    wanted = build_class_map(("Helmet", "NO-Helmet", "vest", "cone"), helmets)
     assert [PPE_CLASSES[index] if index >= 0 else "" for index in wanted] == ["hardhat", "no_hardhat", "vest", ""]
     spaced = replace(helmets, runtime="openvino", labels={"Safety Vest": "vest"})
     for names in (("cone", "Safety_Vest"), ("cone", "Safety Vest")):
-        assert wanted_classes(names, spaced).tolist() == [-1, PPE_CLASSES.index("vest")]
+        assert build_class_map(names, spaced).tolist() == [-1, PPE_CLASSES.index("vest")]
     with pytest.raises(ModelError, match=r"labels\.ppe maps 'Safety Vest'.*does not know.*Safety_Vest.*Remedy"):
-        wanted_classes(("Safety_Vest",), replace(spaced, runtime="torch"))
+        build_class_map(("Safety_Vest",), replace(spaced, runtime="torch"))
     with pytest.raises(ModelError, match=r"labels\.ppe maps 'Helmet' to 'hat'.*no class of crowdperf.*Remedy"):
-        wanted_classes(("Helmet",), replace(helmets, labels={"Helmet": "hat"}))
+        build_class_map(("Helmet",), replace(helmets, labels={"Helmet": "hat"}))
     with pytest.raises(ModelError, match=r"labels\.ppe maps 'helm'.*best\.pt.*does not know.*Helmet.*Remedy"):
-        wanted_classes(("Helmet",), replace(helmets, labels={"helm": "hardhat"}))
+        build_class_map(("Helmet",), replace(helmets, labels={"helm": "hardhat"}))
 
 
 def test_a_registered_model_whose_classes_do_not_fit_its_output_is_refused(registry: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.schedule import BURST_MIN, BURST_S, REFILL, Pace, Schedule
+from crowdperf.inference.schedule import MAX_BURST_S, MIN_BURST_FRAMES, REFILL_FACTOR, FrameScheduler, TokenBucket
 
 
 def spec(fps: float = 10.0, skip: int = 0, width: int = 640, slots: int = 4) -> RingSpec:
@@ -22,13 +22,13 @@ def spec(fps: float = 10.0, skip: int = 0, width: int = 640, slots: int = 4) -> 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_camera_at_exactly_its_target_loses_nothing_to_jitter(fps: float, seed: int) -> None:
     rng = random.Random(seed)
-    pace = Pace(fps)
+    pace = TokenBucket(fps)
     times = sorted((n + rng.uniform(-0.9, 0.9)) / fps for n in range(3000))
     assert all(pace.admit(at) for at in times)
 
 
 def test_nor_to_the_pause_around_a_key_frame() -> None:
-    pace = Pace(10.0)
+    pace = TokenBucket(10.0)
     times = [n / 10 for n in range(50)] + [5.4] * 5 + [5.5 + n / 10 for n in range(50)]
     assert all(pace.admit(at) for at in times)
 
@@ -36,27 +36,27 @@ def test_nor_to_the_pause_around_a_key_frame() -> None:
 @given(st.lists(st.floats(0, 0.5), min_size=1, max_size=300), st.floats(0.5, 60))
 @settings(max_examples=200, deadline=None)
 def test_no_stretch_of_time_gets_more_than_its_rate_and_one_burst(gaps: list[float], fps: float) -> None:
-    pace, now, admitted = Pace(fps), 0.0, []
+    pace, now, admitted = TokenBucket(fps), 0.0, []
     for gap in gaps:
         now += gap
         if pace.admit(now):
             admitted.append(now)
-    burst = max(BURST_MIN, fps * BURST_S)
+    burst = max(MIN_BURST_FRAMES, fps * MAX_BURST_S)
     for first in range(0, len(admitted), 7):
         for last in range(first, len(admitted), 11):
             span = admitted[last] - admitted[first]
-            assert last - first + 1 <= burst + span * fps * REFILL + 1.001
+            assert last - first + 1 <= burst + span * fps * REFILL_FACTOR + 1.001
 
 
 def test_a_faster_camera_is_thinned_evenly() -> None:
-    pace = Pace(10.0)
+    pace = TokenBucket(10.0)
     taken = [n for n in range(25 * 60) if pace.admit(n / 25)]
     assert len(taken) == pytest.approx(605, abs=12)
     assert max(b - a for a, b in itertools.pairwise(taken)) <= 3
 
 
 def test_frame_skip_goes_by_the_sequence() -> None:
-    schedule = Schedule(8, 0.5)
+    schedule = FrameScheduler(8, 0.5)
     schedule.add("lobby", spec(skip=2))
     for sequence in range(1, 10):
         schedule.offer("lobby", sequence, sequence / 10)
@@ -65,7 +65,7 @@ def test_frame_skip_goes_by_the_sequence() -> None:
 
 
 def test_fresh_frames_go_oldest_first() -> None:
-    schedule = Schedule(2, 0.5)
+    schedule = FrameScheduler(2, 0.5)
     schedule.add("lobby", spec())
     schedule.offer("lobby", 1, 0.0)
     schedule.offer("lobby", 2, 0.1)
@@ -74,7 +74,7 @@ def test_fresh_frames_go_oldest_first() -> None:
 
 
 def test_a_burst_is_no_overload_while_the_ring_holds_it_and_it_is_fresh() -> None:
-    schedule = Schedule(2, 0.5)
+    schedule = FrameScheduler(2, 0.5)
     schedule.add("lobby", spec(slots=7))
     for sequence in range(1, 6):
         schedule.offer("lobby", sequence, 0.0)
@@ -84,7 +84,7 @@ def test_a_burst_is_no_overload_while_the_ring_holds_it_and_it_is_fresh() -> Non
 
 
 def test_in_an_overload_the_newest_stays() -> None:
-    schedule = Schedule(2, 0.5)
+    schedule = FrameScheduler(2, 0.5)
     schedule.add("lobby", spec(slots=9))
     for sequence in range(1, 6):
         schedule.offer("lobby", sequence, sequence / 10)
@@ -93,7 +93,7 @@ def test_in_an_overload_the_newest_stays() -> None:
 
 
 def test_what_the_ring_cannot_hold_any_more_is_given_up() -> None:
-    schedule = Schedule(2, 0.5)
+    schedule = FrameScheduler(2, 0.5)
     schedule.add("lobby", spec(slots=4))
     for sequence in range(1, 5):
         schedule.offer("lobby", sequence, 0.0)
@@ -102,7 +102,7 @@ def test_what_the_ring_cannot_hold_any_more_is_given_up() -> None:
 
 
 def test_queue_max_frames_wait_until_they_are_stale_even_if_frames_between_are_not_due() -> None:
-    schedule = Schedule(2, 0.5)
+    schedule = FrameScheduler(2, 0.5)
     schedule.add("lobby", spec(skip=2))
     schedule.offer("lobby", 3, 0.3)
     schedule.offer("lobby", 6, 0.6)
@@ -110,10 +110,10 @@ def test_queue_max_frames_wait_until_they_are_stale_even_if_frames_between_are_n
 
 
 def test_old_frames_are_stale_and_overwritten_ones_lapped() -> None:
-    schedule = Schedule(4, 0.5)
+    schedule = FrameScheduler(4, 0.5)
     schedule.add("lobby", spec())
     schedule.offer("lobby", 1, 0.0)
-    schedule.offer("lobby", 2, 0.3, present=False)
+    schedule.offer("lobby", 2, 0.3, available=False)
     schedule.offer("lobby", 3, 0.6)
     assert [picked.sequence for picked in schedule.take(0.7, 64)] == [3]
     assert schedule.drain_drops() == {("lobby", "stale"): 1, ("lobby", "lapped"): 1}
@@ -121,7 +121,7 @@ def test_old_frames_are_stale_and_overwritten_ones_lapped() -> None:
 
 
 def test_a_batch_has_one_geometry_and_the_other_comes_next() -> None:
-    schedule = Schedule(2, 0.5)
+    schedule = FrameScheduler(2, 0.5)
     for name, width in (("a", 640), ("b", 1280), ("c", 640)):
         schedule.add(name, spec(width=width))
         schedule.offer(name, 1, 0.0)
@@ -131,7 +131,7 @@ def test_a_batch_has_one_geometry_and_the_other_comes_next() -> None:
 
 
 def test_a_removed_camera_leaves_nothing_behind() -> None:
-    schedule = Schedule(2, 0.5)
+    schedule = FrameScheduler(2, 0.5)
     schedule.add("a", spec())
     schedule.offer("a", 1, 0.0)
     schedule.remove("a")
@@ -150,7 +150,7 @@ def test_in_overload_no_camera_starves_and_a_dead_one_delays_nobody(
     cameras: int, limit: int, widths: list[int], queue_max: int
 ) -> None:
     """Every camera sends faster than it is served; camera 0 is dead. Service must stay equal."""
-    schedule = Schedule(queue_max, 10.0)
+    schedule = FrameScheduler(queue_max, 10.0)
     for n in range(cameras):
         schedule.add(str(n), spec(fps=200.0, width=widths[n]))
     served = dict.fromkeys((str(n) for n in range(1, cameras)), 0)
@@ -172,7 +172,7 @@ def test_in_overload_no_camera_starves_and_a_dead_one_delays_nobody(
 
 def served_in_overload(costs: dict[str, float], seconds: float, fps: float = 10.0) -> tuple[dict[str, int], float]:
     """Frames served per camera, and the share of time in which the model was busy; one frame at a time."""
-    schedule = Schedule(2, 0.5)
+    schedule = FrameScheduler(2, 0.5)
     for index, name in enumerate(costs):
         schedule.add(name, spec(fps=fps, width=640 + 32 * [*dict.fromkeys(costs.values())].index(costs[name])))
         assert index < 100
@@ -187,7 +187,7 @@ def served_in_overload(costs: dict[str, float], seconds: float, fps: float = 10.
         batch = schedule.take(now, 1)
         for picked in batch:
             served[picked.camera] += 1
-            schedule.charge(picked.camera, costs[picked.camera])
+            schedule.record_cost(picked.camera, costs[picked.camera])
             now += costs[picked.camera]
             busy += costs[picked.camera]
         if not batch:
@@ -229,12 +229,12 @@ def test_where_every_frame_takes_long_none_rests(cameras: int) -> None:
 
 
 def test_a_camera_that_sends_nothing_makes_a_slow_one_rest_for_nobody() -> None:
-    schedule = Schedule(2, 0.5)
+    schedule = FrameScheduler(2, 0.5)
     schedule.add("slow", spec())
     schedule.add("dead", spec(width=320))
     schedule.offer("slow", 1, 0.0)
     assert schedule.take(0.0, 1)
-    schedule.charge("slow", 2.0)
+    schedule.record_cost("slow", 2.0)
     schedule.offer("slow", 2, 2.0)
     assert schedule.take(2.0, 1)
     schedule.offer("slow", 3, 4.0)
@@ -242,13 +242,13 @@ def test_a_camera_that_sends_nothing_makes_a_slow_one_rest_for_nobody() -> None:
 
 
 def test_a_camera_that_was_idle_does_not_take_everything_when_it_comes_back() -> None:
-    schedule = Schedule(64, 100.0)
+    schedule = FrameScheduler(64, 100.0)
     for name in ("busy", "idle"):
         schedule.add(name, spec(fps=240.0, slots=200))
     for step in range(1, 101):
         schedule.offer("busy", step, step / 10)
         schedule.take(step / 10, 1)
-        schedule.charge("busy", 0.1)
+        schedule.record_cost("busy", 0.1)
     for step in range(101, 121):
         for name in ("busy", "idle"):
             schedule.offer(name, step, 10.1)
@@ -266,7 +266,7 @@ STEPS = st.lists(
 def test_every_frame_is_analysed_dropped_for_a_cause_or_still_waits(
     steps: list[tuple[str, str]], skip: int, batch: int, pause_s: float
 ) -> None:
-    schedule = Schedule(2, 0.5)
+    schedule = FrameScheduler(2, 0.5)
     sequence = dict.fromkeys("abc", 0)
     for name in "abc":
         schedule.add(name, spec(skip=skip))

@@ -10,7 +10,7 @@ from msgspec import Struct
 from crowdperf.config import parse
 from crowdperf.events.schema import AlertChanged, AlertRaised, AnyEvent
 from crowdperf.settings.base import ConfigError
-from crowdperf.storage.alerts import AlertSet
+from crowdperf.storage.alerts import AlertUpdate
 from crowdperf.workers.notify.logic import AlertLogic, Notification
 from crowdperf.workers.notify.readings import Reading
 from tests.support.alerting import NOW, breach, crossing, gap, slice_of, state, zone
@@ -34,7 +34,7 @@ class Bench:
         return self
 
     def at(self, now: float, camera: str = "plaza") -> Bench:
-        self.said += self.logic.due(camera, now)
+        self.said += self.logic.advance_time(camera, now)
         return self
 
     def kinds(self) -> list[str]:
@@ -79,7 +79,7 @@ def test_state_and_restore_change_nothing_at_any_point() -> None:
         parts = Bench(CROWD)
         for index, event in enumerate(events):
             if index == cut:
-                stored = parts.logic.state("plaza")
+                stored = parts.logic.dump_state("plaza")
                 parts.logic.clear()
                 parts.logic.restore("plaza", stored)
             parts.take(event).at(event.ts + 0.5)
@@ -98,7 +98,7 @@ def test_again_within_the_dedupe_time_is_the_same_alert_and_sends_nothing() -> N
     rule = {**CROWD, "dedupe_s": 60}
     bench = Bench(rule).take(zone(1, 5, NOW)).at(NOW + 1).take(zone(2, 1, NOW + 5), zone(3, 5, NOW + 50)).at(NOW + 51)
     assert bench.kinds() == ["raised", "told", "closed", "open"]
-    assert {row.alert.id for row in bench.said if isinstance(row, AlertSet)} == {f"crowd:{zone(1, 5, NOW).id}"}
+    assert {row.alert.id for row in bench.said if isinstance(row, AlertUpdate)} == {f"crowd:{zone(1, 5, NOW).id}"}
     bench.take(zone(4, 1, NOW + 52)).at(NOW + 113).take(zone(5, 5, NOW + 114)).at(NOW + 115)
     assert bench.kinds()[4:] == ["closed", "raised", "told"]
 
@@ -109,7 +109,7 @@ def test_what_happens_while_it_is_open_is_counted_not_told() -> None:
     for n in range(5):
         bench.take(crossing(n, NOW + n)).at(NOW + n)
     assert bench.kinds() == ["raised", "told"]
-    assert [row.alert.count for row in bench.said if isinstance(row, AlertSet)][-1] == 5
+    assert [row.alert.count for row in bench.said if isinstance(row, AlertUpdate)][-1] == 5
     assert bench.at(NOW + 63).kinds() == ["raised", "told"]
     assert bench.at(NOW + 65).kinds() == ["raised", "told", "closed"]
 
@@ -156,7 +156,7 @@ def test_what_nobody_acknowledges_goes_further_up_once_per_step() -> None:
     bench = escalating().at(NOW + 599).at(NOW + 601).at(NOW + 700).at(NOW + 1801).at(NOW + 9000)
     assert [(row.stage, row.channel) for row in bench.told()] == [(0, "hook"), (1, "boss"), (2, "boss"), (2, "hook")]
     assert len({(row.id, row.channel) for row in bench.told()}) == 4
-    stages = [row.alert.escalated for row in bench.said if isinstance(row, AlertSet)]
+    stages = [row.alert.escalated for row in bench.said if isinstance(row, AlertUpdate)]
     assert stages[-2:] == [1, 2], "the alert itself says how far it went"
     assert [row.escalated for row in bench.said if isinstance(row, AlertChanged)] == [1, 2], "and every browser hears"
 
@@ -164,10 +164,10 @@ def test_what_nobody_acknowledges_goes_further_up_once_per_step() -> None:
 def test_a_rule_that_is_switched_off_raises_nothing_and_closes_what_it_had_opened() -> None:
     bench = Bench(CROWD).take(zone(1, 5, NOW)).at(NOW + 1)
     off = Bench({**CROWD, "enabled": False})
-    off.logic.restore("plaza", bench.logic.state("plaza"))
+    off.logic.restore("plaza", bench.logic.dump_state("plaza"))
     off.at(NOW + 2).take(zone(2, 9, NOW + 3)).at(NOW + 4)
     assert off.kinds() == ["closed"]
-    assert zone(3, 9, NOW).__class__ not in off.logic.wants, "and asks for no event"
+    assert zone(3, 9, NOW).__class__ not in off.logic.event_types, "and asks for no event"
 
 
 def test_who_acknowledges_stops_the_escalation() -> None:
@@ -230,7 +230,7 @@ def test_an_event_from_long_ago_is_recorded_and_wakes_nobody_up() -> None:
 def test_a_rule_that_was_removed_leaves_no_open_alert() -> None:
     bench = Bench(CROWD).take(zone(1, 5, NOW)).at(NOW + 1)
     after = Bench({**CROWD, "id": "other"})
-    after.logic.restore("plaza", bench.logic.state("plaza"))
+    after.logic.restore("plaza", bench.logic.dump_state("plaza"))
     assert after.at(NOW + 2).kinds() == ["closed"]
     assert after.at(NOW + 3).kinds() == ["closed"]
 
@@ -244,7 +244,9 @@ def test_readings_count_todays_crossings_and_begin_anew_at_midnight() -> None:
         ("plaza/line/door/in", 2),
         ("plaza/zone/square/occupancy", 2),
     ]
-    assert [(row.path, row.value) for row in bench.logic.due("plaza", NOW + 86_400)] == [("plaza/line/door/in", 0)]  # type: ignore[attr-defined]
+    assert [(row.path, row.value) for row in bench.logic.advance_time("plaza", NOW + 86_400)] == [
+        ("plaza/line/door/in", 0)
+    ]  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

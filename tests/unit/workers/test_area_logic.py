@@ -9,9 +9,9 @@ import pytest
 
 from crowdperf.config import parse
 from crowdperf.events.schema import AreaChanged, LineCrossed
-from crowdperf.rule_slices import areas_slice
+from crowdperf.rule_slices import build_areas_config
 from crowdperf.settings.paths import Paths
-from crowdperf.storage.areas import AreaNow
+from crowdperf.storage.areas import AreaSnapshot
 from crowdperf.workers.areas import AreaLogic
 from tests.conftest import ROOT
 
@@ -27,7 +27,9 @@ def logic() -> AreaLogic:
         {"id": "yard", "doors": [{**into, "enters": "out"}, {"camera": "lobby", "line": "gate"}]},
     ]
     camera = {"id": "lobby", "url": "rtsp://192.0.2.1/", "lines": LINES}
-    return AreaLogic(areas_slice(parse(msgspec.json.encode({"cameras": [camera], "areas": areas})), Paths(ROOT), 0))
+    return AreaLogic(
+        build_areas_config(parse(msgspec.json.encode({"cameras": [camera], "areas": areas})), Paths(ROOT), 0)
+    )
 
 
 def crossing(n: int, line: str, direction: Any = "in") -> LineCrossed:
@@ -46,7 +48,7 @@ def test_a_door_between_two_areas_counts_in_both() -> None:
     assert occupancy(worker.handle(crossing(1, "gate"))) == [("yard", 1)]
     effects = list(worker.handle(crossing(2, "door")))
     assert occupancy(effects) == [("hall", 1), ("yard", 0)]
-    assert [(row.area, row.last_door, row.last_entered) for row in effects if isinstance(row, AreaNow)] == [
+    assert [(row.area, row.last_door, row.last_entered) for row in effects if isinstance(row, AreaSnapshot)] == [
         ("hall", "lobby/door", True),
         ("yard", "lobby/door", False),
     ]
@@ -54,7 +56,7 @@ def test_a_door_between_two_areas_counts_in_both() -> None:
 
 def test_of_an_event_only_the_named_part_is_handled() -> None:
     worker = logic()
-    assert worker.parts(crossing(1, "door")) == ("hall", "yard")
+    assert worker.partition_keys(crossing(1, "door")) == ("hall", "yard")
     assert occupancy(worker.handle(crossing(1, "door"), "hall")) == [("hall", 1)]
     assert occupancy(worker.handle(crossing(1, "door"), "yard")) == [("yard", 0)]
     assert list(worker.handle(crossing(1, "door"), "hall")) == [], "taken before"
@@ -68,7 +70,7 @@ def test_state_and_restore_change_nothing_at_any_point() -> None:
         first, second = logic(), logic()
         said = [row for event in rows[:cut] for row in first.handle(event)]
         for area in ("hall", "yard"):
-            second.restore(area, first.state(area))
+            second.restore(area, first.dump_state(area))
         said += [row for event in rows[cut:] for row in second.handle(event)]
         assert said == whole
 

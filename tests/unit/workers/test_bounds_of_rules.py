@@ -11,15 +11,15 @@ from msgspec import Struct
 from crowdperf.config import parse
 from crowdperf.counting.areas import AreaCounter
 from crowdperf.events.schema import Alert, AreaChanged, Event, PpeObserved, PpeViolation, VisitorChanged, ZoneChanged
-from crowdperf.rule_slices import ppe_slice, visitors_slice
+from crowdperf.rule_slices import build_ppe_config, build_visitors_config
 from crowdperf.settings.area import Area
 from crowdperf.settings.paths import Paths
-from crowdperf.storage.alerts import AlertSet
-from crowdperf.visitors.reconcile import CREDIT_S, MOST_CREDITS
-from crowdperf.workers.logic import Logic
-from crowdperf.workers.notify.logic import MOST_ACTIVE, MOST_REFS, AlertLogic
-from crowdperf.workers.ppe.logic import MOST_WATCHED, PpeLogic
-from crowdperf.workers.visitors import SITE, VisitorLogic, VisitSet
+from crowdperf.storage.alerts import AlertUpdate
+from crowdperf.visitors.reconcile import MAX_CREDIT_AGE_S, MAX_CREDITS
+from crowdperf.workers.logic import WorkerLogic
+from crowdperf.workers.notify.logic import MAX_ACTIVE_ALERTS, MAX_REFS_PER_ALERT, AlertLogic
+from crowdperf.workers.ppe.logic import MAX_WATCHED_TRACKS, PpeLogic
+from crowdperf.workers.visitors import SITE_PARTITION, VisitorLogic, VisitUpdate
 from tests.support.alerting import NOW, crossing, slice_of, state
 from tests.support.bounds import largest
 
@@ -27,14 +27,14 @@ MANY = 20_000
 HOOK = {"type": "webhook", "id": "hook", "url": "https://hooks.example/x"}
 
 
-def over(logic: Logic, cameras: int, of: Any) -> list[Struct]:
+def over(logic: WorkerLogic, cameras: int, of: Any) -> list[Struct]:
     """So many cameras that no configuration knows say something, and are forgotten; the effects of that."""
     effects: list[Struct] = []
     for number in range(cameras):
         camera = f"gone-{number}"
         for event in of(camera, number):
             list(logic.handle(event))
-        assert not logic.keeps(camera)
+        assert not logic.is_configured(camera)
         effects += logic.forget(camera, NOW + number)
     return effects
 
@@ -58,16 +58,18 @@ def violation(number: int, name: Any, camera: str = "plaza") -> PpeViolation:
 def test_a_flood_of_violations_is_bounded_and_those_that_are_over_go_first() -> None:
     logic = alerts("PpeViolation", dedupe_s=86_400, max_per_hour=3600)
     list(logic.handle(violation(0, "opened")))
-    for number in range(1, MOST_ACTIVE + 500):
+    for number in range(1, MAX_ACTIVE_ALERTS + 500):
         list(logic.handle(violation(number, "opened")))
         list(logic.handle(violation(number, "closed")))
-    assert largest(logic) == (MOST_ACTIVE, "AlertLogic._cameras['plaza'].active")
+    assert largest(logic) == (MAX_ACTIVE_ALERTS, "AlertLogic._cameras['plaza'].active")
     assert [row.subject for row in logic._cameras["plaza"].active if row.state != "closed"] == ["v0"]
     said = [
-        effect for number in range(7_000, 7_000 + MOST_ACTIVE) for effect in logic.handle(violation(number, "opened"))
+        effect
+        for number in range(7_000, 7_000 + MAX_ACTIVE_ALERTS)
+        for effect in logic.handle(violation(number, "opened"))
     ]
-    assert [row for row in said if isinstance(row, AlertSet) and row.state == "closed"], "what has to go is closed"
-    assert largest(logic)[0] == MOST_ACTIVE
+    assert [row for row in said if isinstance(row, AlertUpdate) and row.state == "closed"], "what has to go is closed"
+    assert largest(logic)[0] == MAX_ACTIVE_ALERTS
 
 
 def test_what_holds_an_alert_open_is_bounded() -> None:
@@ -86,7 +88,7 @@ def test_what_holds_an_alert_open_is_bounded() -> None:
                 )
             )
         )
-    assert largest(logic) == (MOST_REFS, "AlertLogic._cameras['plaza'].active[].refs")
+    assert largest(logic) == (MAX_REFS_PER_ALERT, "AlertLogic._cameras['plaza'].active[].refs")
 
 
 def test_alerts_of_cameras_that_are_gone_close_and_leave_nothing() -> None:
@@ -96,20 +98,20 @@ def test_alerts_of_cameras_that_are_gone_close_and_leave_nothing() -> None:
         return [state(number, "stalled", NOW, camera), crossing(number, NOW, camera)]
 
     effects = over(logic, MANY, said)
-    closed = [row for row in effects if isinstance(row, AlertSet) and row.state == "closed"]
+    closed = [row for row in effects if isinstance(row, AlertUpdate) and row.state == "closed"]
     assert len(closed) == 2 * MANY, "an alert about a camera that is gone must not stay open"
     assert largest(logic)[0] < 50
-    assert logic.keeps("plaza")
-    assert logic.keeps(""), "alerts about no camera"
+    assert logic.is_configured("plaza")
+    assert logic.is_configured(""), "alerts about no camera"
 
 
 def test_rules_that_are_gone_leave_nothing_in_the_stored_state() -> None:
     before, after = alerts("LineCrossed", max_per_hour=1), alerts("CameraChanged")
     for number in range(3):
         list(before.handle(crossing(number, NOW + 400 * number)))
-        list(before.due("plaza", NOW + 400 * number + 1))
+        list(before.advance_time("plaza", NOW + 400 * number + 1))
     assert before._cameras["plaza"].sent
-    after.restore("plaza", before.state("plaza"))
+    after.restore("plaza", before.dump_state("plaza"))
     assert not after._cameras["plaza"].sent
     assert not after._cameras["plaza"].held
 
@@ -132,14 +134,14 @@ def test_a_crowd_under_a_ppe_rule_is_bounded_and_cameras_that_are_gone_are_forgo
         "zones": [zone],
         "ppe": [{"id": "hats", "zone": "site", "required": ["hardhat"]}],
     }
-    logic = PpeLogic(ppe_slice(parse(msgspec.json.encode({"cameras": [camera]})), Paths(Path("/nowhere")), 0))
-    for number in range(3 * MOST_WATCHED):
+    logic = PpeLogic(build_ppe_config(parse(msgspec.json.encode({"cameras": [camera]})), Paths(Path("/nowhere")), 0))
+    for number in range(3 * MAX_WATCHED_TRACKS):
         list(logic.handle(observed(number)))
-    assert largest(logic) == (MOST_WATCHED, "PpeLogic._cameras['yard'].watched")
-    list(logic.due("yard", NOW + 3600))
+    assert largest(logic) == (MAX_WATCHED_TRACKS, "PpeLogic._cameras['yard'].watched")
+    list(logic.advance_time("yard", NOW + 3600))
     over(logic, MANY, lambda name, number: [observed(number, name)])
     assert largest(logic)[0] < 50
-    assert logic.keeps("yard")
+    assert logic.is_configured("yard")
 
 
 # -- visitors --
@@ -158,7 +160,7 @@ def visitors(areas: list[dict[str, Any]], **rules: Any) -> VisitorLogic:
         {"id": name, "url": "rtsp://192.0.2.1/", "lines": [{"id": "door", **line}]} for name in ("lobby", "back")
     ]
     config = parse(msgspec.json.encode({"cameras": cameras, "areas": areas, "visitors": rules}))
-    return VisitorLogic(visitors_slice(config, Paths(Path("/nowhere")), 0))
+    return VisitorLogic(build_visitors_config(config, Paths(Path("/nowhere")), 0))
 
 
 LAB = {"id": "lab", "doors": [{"camera": "lobby", "line": "door"}, {"camera": "back", "line": "door"}]}
@@ -176,8 +178,8 @@ def test_every_visit_ends_whatever_people_forget() -> None:
             list(logic.handle(changed(f"v{number}", name, version, now)))
         if number % 200 == 0:
             # What the rules ask for is done, and comes back as an event.
-            for effect in list(logic.due(SITE, now)):
-                for event in effect.events if isinstance(effect, VisitSet) else []:
+            for effect in list(logic.advance_time(SITE_PARTITION, now)):
+                for event in effect.events if isinstance(effect, VisitUpdate) else []:
                     if isinstance(event, VisitorChanged):
                         list(logic.handle(event))
         most = max(most, len(logic._site.visits))
@@ -191,11 +193,13 @@ def test_check_ins_of_a_site_without_entrances_are_not_kept() -> None:
     for number in range(MANY):
         list(logic.handle(changed(f"v{number}", "checked_in", 1, NOW + number)))
         list(logic.handle(changed(f"v{number}", "checked_out", 2, NOW + number)))
-    assert largest(logic) == (CREDIT_S + 1, "VisitorLogic._site.cameras.credits"), "those that could let somebody pass"
-    for number in range(2 * MOST_CREDITS):
+    assert largest(logic) == (MAX_CREDIT_AGE_S + 1, "VisitorLogic._site.cameras.credits"), (
+        "those that could let somebody pass"
+    )
+    for number in range(2 * MAX_CREDITS):
         list(logic.handle(changed(f"crowd{number}", "checked_in", 1, NOW + MANY)))
         list(logic.handle(changed(f"crowd{number}", "checked_out", 2, NOW + MANY)))
-    assert largest(logic)[0] == MOST_CREDITS
+    assert largest(logic)[0] == MAX_CREDITS
 
 
 def test_areas_and_doors_that_are_gone_leave_nothing_in_the_stored_state() -> None:
@@ -219,7 +223,7 @@ def test_areas_and_doors_that_are_gone_leave_nothing_in_the_stored_state() -> No
     for camera in ("lobby", "back"):
         list(before.handle(crossing(1, NOW, camera)))
     assert before._site.cameras.areas["lab"].doors == {"lobby/door": 1, "back/door": 1}
-    after.restore(SITE, before.state(SITE))
+    after.restore(SITE_PARTITION, before.dump_state(SITE_PARTITION))
     assert list(after._site.cameras.areas) == ["lab"]
     assert after._site.cameras.areas["lab"].doors == {"lobby/door": 1}
 

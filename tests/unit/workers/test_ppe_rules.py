@@ -13,11 +13,11 @@ from msgspec import Struct
 
 from crowdperf.config import parse
 from crowdperf.events.schema import EvidenceRequest, PpeObserved, PpeViolation
-from crowdperf.rule_slices import ppe_slice
+from crowdperf.rule_slices import build_ppe_config
 from crowdperf.settings.paths import Paths
-from crowdperf.storage.violations import Compliance, ViolationSet
+from crowdperf.storage.violations import Compliance, ViolationUpdate
 from crowdperf.workers.ppe.logic import PpeLogic
-from crowdperf.workers.ppe.votes import verdict, vote
+from crowdperf.workers.ppe.votes import compute_vote, decide_verdict
 
 NOW = 1_795_600_000.0
 """10:46:40 in Berlin."""
@@ -29,7 +29,7 @@ def logic(**rule: Any) -> PpeLogic:
     rules = [{"id": "hats", "zone": "site", "required": ["hardhat"], **rule}]
     camera = {"id": "yard", "url": "rtsp://192.0.2.1/", "zones": [ZONE, OFFICE], "ppe": rules}
     config = parse(msgspec.json.encode({"site": {"timezone": "Europe/Berlin"}, "cameras": [camera]}))
-    return PpeLogic(ppe_slice(config, Paths(Path("/nowhere")), 0))
+    return PpeLogic(build_ppe_config(config, Paths(Path("/nowhere")), 0))
 
 
 def seen(n: int, *, track: int = 7, zones: str = "site", height: float = 200.0, **scores: float) -> PpeObserved:
@@ -78,7 +78,7 @@ def test_it_closes_when_the_person_complies() -> None:
     run(worker, *(bare(n) for n in range(5)))
     effects = run(worker, *(wearing(n) for n in range(5, 20)))
     assert states(effects) == [("closed", "complied")]
-    (change,) = [row for row in effects if isinstance(row, ViolationSet)]
+    (change,) = [row for row in effects if isinstance(row, ViolationUpdate)]
     assert not change.violation.ongoing
     assert NOW + 8 <= change.violation.last_seen <= NOW + 13, "the newest votes decide"
 
@@ -89,11 +89,11 @@ def test_it_closes_when_the_person_leaves_the_zone_or_the_picture() -> None:
     assert states(run(worker, bare(5, zones=""))) == [("closed", "left")]
     worker = logic()
     run(worker, *(bare(n) for n in range(5)))
-    assert list(worker.due("yard", NOW + 14)) == []
-    effects = list(worker.due("yard", NOW + 15))
+    assert list(worker.advance_time("yard", NOW + 14)) == []
+    effects = list(worker.advance_time("yard", NOW + 15))
     assert states(effects) == [("closed", "gone")]
     assert [row.outcome for row in effects if isinstance(row, Compliance)] == ["missing"]
-    assert list(worker.due("yard", NOW + 99)) == []
+    assert list(worker.advance_time("yard", NOW + 99)) == []
 
 
 def test_within_the_cooldown_it_is_the_same_violation() -> None:
@@ -122,10 +122,10 @@ def test_who_leaves_the_zone_and_comes_back_is_the_same_violation_and_one_person
     assert len({row.violation for row in events}) == 1
     effects += run(worker, bare(22, zones=""))
     assert [row for row in effects if isinstance(row, Compliance)] == []
-    assert list(worker.due("yard", NOW + 51)) == []
-    effects += worker.due("yard", NOW + 52)
+    assert list(worker.advance_time("yard", NOW + 51)) == []
+    effects += worker.advance_time("yard", NOW + 52)
     assert [row.outcome for row in effects if isinstance(row, Compliance)] == ["missing"]
-    assert list(worker.due("yard", NOW + 99)) == []
+    assert list(worker.advance_time("yard", NOW + 99)) == []
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_each_item_is_judged_for_itself() -> None:
     both = [seen(n, hardhat=0.8, no_vest=0.7) for n in range(10)]
     effects = run(worker, *both)
     assert [row.items for row in effects if isinstance(row, PpeViolation)] == ["vest"]
-    effects = list(worker.due("yard", NOW + 60))
+    effects = list(worker.advance_time("yard", NOW + 60))
     assert {(row.item, row.outcome) for row in effects if isinstance(row, Compliance)} == {
         ("hardhat", "worn"),
         ("vest", "missing"),
@@ -182,7 +182,7 @@ def test_state_and_restore_change_nothing_at_any_point() -> None:
     for cut in range(1, len(rows)):
         first, second = logic(), logic()
         said = run(first, *rows[:cut])
-        second.restore("yard", first.state("yard"))
+        second.restore("yard", first.dump_state("yard"))
         assert said + run(second, *rows[cut:]) == whole
 
 
@@ -190,10 +190,10 @@ def test_state_and_restore_change_nothing_at_any_point() -> None:
 def test_a_verdict_never_says_both(votes: list[float]) -> None:
     mirrored = [-value for value in votes]
     opposite = {"missing": "worn", "worn": "missing", "unsure": "unsure"}
-    assert verdict(mirrored) == opposite[verdict(votes)]
+    assert decide_verdict(mirrored) == opposite[decide_verdict(votes)]
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1000))
 def test_a_vote_is_never_stronger_than_its_scores(worn: float, missing: float, height: float) -> None:
-    value = vote(worn, missing, height, 64)
+    value = compute_vote(worn, missing, height, 64)
     assert value is None or abs(value) <= max(worn, missing)

@@ -19,16 +19,16 @@ from crowdperf.events.schema import (
     VisitorChanged,
     VisitorNotice,
 )
-from crowdperf.rule_slices import visitors_slice
+from crowdperf.rule_slices import build_visitors_config
 from crowdperf.settings.area import Area, Door
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.paths import Paths
 from crowdperf.settings.visitors import Visitors
 from crowdperf.visitors import lifecycle, rollcall
-from crowdperf.visitors.lifecycle import RefusedError
-from crowdperf.visitors.model import Listing, Person, Visit
-from crowdperf.visitors.roll_call_report import report_csv, report_html
-from crowdperf.workers.visitors import SITE, Expire, VisitorLogic, VisitSet
+from crowdperf.visitors.lifecycle import VisitRefusedError
+from crowdperf.visitors.model import Person, Visit, WatchListEntry
+from crowdperf.visitors.roll_call_report import render_csv, render_html
+from crowdperf.workers.visitors import SITE_PARTITION, ExpireVisits, VisitorLogic, VisitUpdate
 
 NOW = 1_795_600_000.0
 """2026-11-25 10:46:40 in Berlin."""
@@ -54,7 +54,7 @@ def config(**rules: Any) -> Any:
 
 
 def logic(**rules: Any) -> VisitorLogic:
-    return VisitorLogic(visitors_slice(config(**rules), Paths(Path("/nowhere")), 0))
+    return VisitorLogic(build_visitors_config(config(**rules), Paths(Path("/nowhere")), 0))
 
 
 def visit(**fields: Any) -> Visit:
@@ -63,7 +63,7 @@ def visit(**fields: Any) -> Visit:
 
 
 def told(row: Visit, before: Visit | None = None, ts: float = NOW) -> VisitorChanged:
-    return lifecycle.event(before, row, ts, "ada")
+    return lifecycle.build_event(before, row, ts, "ada")
 
 
 def crossing(n: int, ts: float, line: str = "door", direction: Any = "in") -> LineCrossed:
@@ -81,7 +81,7 @@ def area(n: int, occupancy: int, ts: float) -> AreaChanged:
 
 
 def changes(effects: Any) -> list[tuple[str, int]]:
-    return [(row.fields["state"], row.on) for row in effects if isinstance(row, VisitSet)]
+    return [(row.fields["state"], row.expected_version) for row in effects if isinstance(row, VisitUpdate)]
 
 
 # -- the life of a visit --
@@ -90,15 +90,15 @@ def changes(effects: Any) -> list[tuple[str, int]]:
 def test_a_whole_life() -> None:
     rules = Visitors(briefing="Mind the forklifts.", nda_version="3")
     row = lifecycle.arrive(visit(), NOW)
-    with pytest.raises(RefusedError, match="briefing"):
+    with pytest.raises(VisitRefusedError, match="briefing"):
         lifecycle.check_in(row, NOW, rules, nda_version="3")
-    with pytest.raises(RefusedError, match="version '3'"):
+    with pytest.raises(VisitRefusedError, match="version '3'"):
         lifecycle.check_in(row, NOW, rules, briefing=True, nda_version="2")
     row = lifecycle.check_in(row, NOW + 1, rules, briefing=True, nda_version="3")
     assert (row.state, row.area, row.briefing_at, row.nda_version) == ("checked_in", "lab", NOW + 1, "3")
     row = lifecycle.enter(row, NOW + 2, "hall")
     assert (row.state, row.area) == ("on_site", "hall")
-    with pytest.raises(RefusedError, match="not among"):
+    with pytest.raises(VisitRefusedError, match="not among"):
         lifecycle.enter(row, NOW, "vault")
     row = lifecycle.overstay(row)
     row = lifecycle.extend(row, NOW + 7200, NOW)
@@ -113,7 +113,7 @@ STEPS: list[Any] = [
     lambda row: lifecycle.enter(row, NOW, "lab"),
     lambda row: lifecycle.extend(row, NOW + 9000, NOW),
     lifecycle.overstay,
-    lifecycle.no_show,
+    lifecycle.mark_no_show,
     lambda row: lifecycle.check_out(row, NOW),
     lambda row: lifecycle.deny(row, "no badge"),
     lifecycle.cancel,
@@ -126,28 +126,30 @@ def test_no_order_of_steps_leaves_the_permitted_ways(steps: list[int]) -> None:
     for step in steps:
         try:
             after = STEPS[step](row)
-        except RefusedError:
+        except VisitRefusedError:
             continue
         assert after.version == row.version + 1
-        assert after.state == row.state or after.state in lifecycle.FOLLOWS[row.state]
+        assert after.state == row.state or after.state in lifecycle.TRANSITIONS[row.state]
         assert row.state not in ("checked_out", "denied", "cancelled")
         row = after
 
 
 def test_the_watch_list_counts_when_somebody_else_has_approved_it() -> None:
     person = Person(id="p1", name="Eve  Mallory", company="Acme")
-    proposed = Listing(id="l", kind="watch", name="eve mallory", reason="stole a drill", added_by="ada", added_at=NOW)
+    proposed = WatchListEntry(
+        id="l", kind="watch", name="eve mallory", reason="stole a drill", added_by="ada", added_at=NOW
+    )
     approved = msgspec.structs.replace(proposed, approved_by="bob", approved_at=NOW)
-    assert lifecycle.listed(person, [proposed]) is None
-    assert lifecycle.listed(person, [approved]) == approved
-    assert lifecycle.listed(person, [msgspec.structs.replace(approved, company="Other")]) is None
+    assert lifecycle.find_listing(person, [proposed]) is None
+    assert lifecycle.find_listing(person, [approved]) == approved
+    assert lifecycle.find_listing(person, [msgspec.structs.replace(approved, company="Other")]) is None
     row = visit(listed="watch", created_by="ada")
-    with pytest.raises(RefusedError, match="approved"):
+    with pytest.raises(VisitRefusedError, match="approved"):
         lifecycle.check_in(row, NOW, Visitors())
-    with pytest.raises(RefusedError, match="somebody else"):
+    with pytest.raises(VisitRefusedError, match="somebody else"):
         lifecycle.approve(row, "ada")
     assert lifecycle.check_in(lifecycle.approve(row, "bob"), NOW, Visitors()).state == "checked_in"
-    with pytest.raises(RefusedError, match="blocked"):
+    with pytest.raises(VisitRefusedError, match="blocked"):
         lifecycle.approve(visit(listed="block"), "bob")
 
 
@@ -163,11 +165,11 @@ def test_events_carry_ids_and_never_names() -> None:
 def test_nobody_came() -> None:
     worker = logic(no_show_after_s=600)
     assert list(worker.handle(told(visit()))) == []
-    assert changes(worker.due(SITE, NOW + 599)) == []
-    effects = list(worker.due(SITE, NOW + 600))
+    assert changes(worker.advance_time(SITE_PARTITION, NOW + 599)) == []
+    effects = list(worker.advance_time(SITE_PARTITION, NOW + 600))
     assert changes(effects) == [("no_show", 1)]
-    assert changes(worker.due(SITE, NOW + 700)) == [], "asked once"
-    (change,) = [row for row in effects if isinstance(row, VisitSet)]
+    assert changes(worker.advance_time(SITE_PARTITION, NOW + 700)) == [], "asked once"
+    (change,) = [row for row in effects if isinstance(row, VisitUpdate)]
     assert [type(event) for event in change.events] == [VisitorChanged, VisitorNotice]
     assert list(worker.handle(change.events[0])) == []  # type: ignore[arg-type]
 
@@ -181,42 +183,42 @@ def on_site(worker: VisitorLogic, ts: float = NOW) -> None:
 def test_the_host_is_reminded_once_then_the_visit_has_overstayed() -> None:
     worker = logic(reminder_before_s=900, overstay_grace_s=300)
     on_site(worker)
-    assert [row for row in worker.due(SITE, NOW + 2699) if not isinstance(row, Expire)] == []
-    (notice,) = worker.due(SITE, NOW + 2700)
+    assert [row for row in worker.advance_time(SITE_PARTITION, NOW + 2699) if not isinstance(row, ExpireVisits)] == []
+    (notice,) = worker.advance_time(SITE_PARTITION, NOW + 2700)
     assert isinstance(notice, VisitorNotice)
     assert notice.notice == "sign_out_reminder"
-    assert list(worker.due(SITE, NOW + 2800)) == []
-    assert changes(worker.due(SITE, NOW + 3899)) == []
-    assert changes(worker.due(SITE, NOW + 3900)) == [("overstayed", 2)]
+    assert list(worker.advance_time(SITE_PARTITION, NOW + 2800)) == []
+    assert changes(worker.advance_time(SITE_PARTITION, NOW + 3899)) == []
+    assert changes(worker.advance_time(SITE_PARTITION, NOW + 3900)) == [("overstayed", 2)]
 
 
 def test_a_person_who_was_faster_wins() -> None:
     worker = logic(overstay_grace_s=0)
     on_site(worker)
-    assert changes(worker.due(SITE, NOW + 3600)) == [("overstayed", 2)]
+    assert changes(worker.advance_time(SITE_PARTITION, NOW + 3600)) == [("overstayed", 2)]
     later = visit(state="on_site", version=3, expected_until=NOW + 9000)
     list(worker.handle(told(later, visit(state="checked_in", version=2))))
-    assert changes(worker.due(SITE, NOW + 3700)) == [], "the visit was extended meanwhile"
-    assert changes(worker.due(SITE, NOW + 9000)) == [("overstayed", 3)]
+    assert changes(worker.advance_time(SITE_PARTITION, NOW + 3700)) == [], "the visit was extended meanwhile"
+    assert changes(worker.advance_time(SITE_PARTITION, NOW + 9000)) == [("overstayed", 3)]
 
 
 def test_the_night_checks_out_and_says_so() -> None:
     worker = logic(night_check_out="23:30")
     on_site(worker)
-    list(worker.due(SITE, NOW + 5000))
+    list(worker.advance_time(SITE_PARTITION, NOW + 5000))
     list(worker.handle(told(visit(state="overstayed", version=3), visit(state="checked_in", version=2))))
-    assert changes(worker.due(SITE, NOW + 12 * 3600)) == []
-    (change,) = [row for row in worker.due(SITE, NOW + 13 * 3600) if isinstance(row, VisitSet)]
-    assert (change.fields["state"], change.fields["auto_checked_out"], change.live) == ("checked_out", True, False)
+    assert changes(worker.advance_time(SITE_PARTITION, NOW + 12 * 3600)) == []
+    (change,) = [row for row in worker.advance_time(SITE_PARTITION, NOW + 13 * 3600) if isinstance(row, VisitUpdate)]
+    assert (change.fields["state"], change.fields["auto_checked_out"], change.is_live) == ("checked_out", True, False)
     assert [event.auto for event in change.events if isinstance(event, VisitorChanged)] == [1]
 
 
 def test_data_about_people_ends_after_its_time() -> None:
-    def expiry(**rules: Any) -> list[Expire]:
-        return [row for row in logic(**rules).due(SITE, NOW) if isinstance(row, Expire)]
+    def expiry(**rules: Any) -> list[ExpireVisits]:
+        return [row for row in logic(**rules).advance_time(SITE_PARTITION, NOW) if isinstance(row, ExpireVisits)]
 
-    assert expiry(retention_days=30) == [Expire(NOW - 30 * 86_400, 0.0)]
-    assert expiry(watch_list_days=365) == [Expire(NOW - 90 * 86_400, NOW - 365 * 86_400)]
+    assert expiry(retention_days=30) == [ExpireVisits(NOW - 30 * 86_400, 0.0)]
+    assert expiry(watch_list_days=365) == [ExpireVisits(NOW - 90 * 86_400, NOW - 365 * 86_400)]
 
 
 def test_the_host_hears_of_an_arrival_once() -> None:
@@ -233,9 +235,13 @@ def test_state_and_restore_change_nothing() -> None:
     worker, fresh = logic(mismatch_s=10, staff_baseline={"lab": 0}), logic(mismatch_s=10, staff_baseline={"lab": 0})
     on_site(worker)
     list(worker.handle(area(1, 9, NOW)))
-    list(worker.due(SITE, NOW + 1))
-    fresh.restore(SITE, worker.state(SITE))
-    assert list(fresh.due(SITE, NOW + 5000)) == list(worker.due(SITE, NOW + 5000)) != []
+    list(worker.advance_time(SITE_PARTITION, NOW + 1))
+    fresh.restore(SITE_PARTITION, worker.dump_state(SITE_PARTITION))
+    assert (
+        list(fresh.advance_time(SITE_PARTITION, NOW + 5000))
+        == list(worker.advance_time(SITE_PARTITION, NOW + 5000))
+        != []
+    )
 
 
 # -- what cameras say --
@@ -246,12 +252,12 @@ def test_cameras_and_list_disagree_and_agree_again() -> None:
     on_site(worker)
     for event in (crossing(1, NOW), crossing(2, NOW + 1, "side"), crossing(3, NOW + 2, "side"), area(1, 5, NOW + 2)):
         list(worker.handle(event))
-    assert [row for row in worker.due(SITE, NOW + 3) if isinstance(row, AreaMismatch)] == []
-    (said,) = [row for row in worker.due(SITE, NOW + 303) if isinstance(row, AreaMismatch)]
+    assert [row for row in worker.advance_time(SITE_PARTITION, NOW + 3) if isinstance(row, AreaMismatch)] == []
+    (said,) = [row for row in worker.advance_time(SITE_PARTITION, NOW + 303) if isinstance(row, AreaMismatch)]
     assert (said.state, said.counted, said.expected, said.since, said.door) == ("opened", 5, 3, NOW + 3, "lobby/side")
-    assert [row for row in worker.due(SITE, NOW + 400) if isinstance(row, AreaMismatch)] == []
+    assert [row for row in worker.advance_time(SITE_PARTITION, NOW + 400) if isinstance(row, AreaMismatch)] == []
     list(worker.handle(area(2, 4, NOW + 500)))
-    (closed,) = [row for row in worker.due(SITE, NOW + 501) if isinstance(row, AreaMismatch)]
+    (closed,) = [row for row in worker.advance_time(SITE_PARTITION, NOW + 501) if isinstance(row, AreaMismatch)]
     assert closed.state == "closed"
 
 
@@ -297,8 +303,8 @@ def test_the_likely_door_is_the_one_that_explains_the_difference(
     for n, (line, way) in enumerate(passed):
         list(worker.handle(crossing(n, NOW + n, line, way)))
     list(worker.handle(area(1, counted, NOW + 20)))
-    list(worker.due(SITE, NOW + 21))
-    (said,) = [row for row in worker.due(SITE, NOW + 22) if isinstance(row, AreaMismatch)]
+    list(worker.advance_time(SITE_PARTITION, NOW + 21))
+    (said,) = [row for row in worker.advance_time(SITE_PARTITION, NOW + 22) if isinstance(row, AreaMismatch)]
     assert (said.counted, said.expected, said.door) == (counted, 3, likely)
 
 
@@ -313,18 +319,18 @@ def test_a_roll_call_holds_who_is_on_site_and_its_report_is_harmless() -> None:
         (visit(id="v3", state="invited"), Person(id="p3", name="Cy")),
         (visit(id="v4", state="checked_in", area="lab"), None),
     ]
-    marks = rollcall.begin(rows)
+    marks = rollcall.build_entries(rows)
     assert [(mark.visit, mark.area, mark.state) for mark in marks] == [
         ("v2", "hall", "missing"),
         ("v1", "lab", "missing"),
         ("v4", "lab", "missing"),
     ]
     call = rollcall.RollCall(id="c", drill=True, started_at=NOW, started_by="ada", marks=marks)
-    page = report_html(call, "Site", str)
+    page = render_html(call, "Site", str)
     assert "<script>" not in page
     assert "Drill" in page
     assert "0 of 3 people safe" in page
-    assert "\"'=cmd|" in report_csv(call, str)
+    assert "\"'=cmd|" in render_csv(call, str)
 
 
 def test_a_roll_call_holds_what_the_cameras_count_against_the_list() -> None:
@@ -332,16 +338,16 @@ def test_a_roll_call_holds_what_the_cameras_count_against_the_list() -> None:
         msgspec.convert({"id": "lab", "name": "Lab", "doors": [{"camera": "lobby", "line": "door"}]}, Area),
         msgspec.convert({"id": "hall", "zones": [{"camera": name, "zone": "z"} for name in ("lobby", "gate")]}, Area),
     ]
-    marks = rollcall.begin(
+    marks = rollcall.build_entries(
         (visit(id=f"v{n}", state="on_site", area=area), None) for n, area in enumerate(["lab", "lab", "shed", ""])
     )
     counted = {
-        "lab": rollcall.Counted(occupancy=9, uncertainty=1.2, last_door="Lobby, door", last_at=NOW),
-        "hall": rollcall.Counted(occupancy=3, uncertainty=0.0),
+        "lab": rollcall.CameraOccupancy(occupancy=9, uncertainty=1.2, last_door="Lobby, door", last_at=NOW),
+        "hall": rollcall.CameraOccupancy(occupancy=3, uncertainty=0.0),
     }
     entrances = [msgspec.convert({"camera": "gate", "line": "way"}, Door)]
     cameras = {"lobby": "Lobby", "gate": "Gate"}
-    places = rollcall.places(marks, areas, entrances, {"lab": 4, "hall": 5}, counted, cameras)
+    places = rollcall.build_places(marks, areas, entrances, {"lab": 4, "hall": 5}, counted, cameras)
     assert [(row.title, row.cameras, row.listed, row.staff, row.counted, row.unlisted) for row in places] == [
         ("Lab", "Lobby", 2, 4, 9, 3),
         ("hall", "Lobby, Gate", 0, 5, 3, 0),
@@ -350,9 +356,9 @@ def test_a_roll_call_holds_what_the_cameras_count_against_the_list() -> None:
         ("shed", "", 1, 0, None, 0),
     ]
     call = rollcall.RollCall(id="c", drill=False, started_at=NOW, started_by="ada", marks=marks, places=places)
-    after = rollcall.with_inside(call, {"lab": 1})
+    after = rollcall.update_inside(call, {"lab": 1})
     assert [place.inside for place in after.places] == [1, 3, None, None]
-    page, table = report_html(after, "Site", str), report_csv(after, str)
+    page, table = render_html(after, "Site", str), render_csv(after, str)
     assert "The cameras counted 3 more than visitors on the list and staff." in page
     assert f"<td>9 ± 1.2</td><td>3</td><td>Lobby</td><td>Lobby, door, out, {NOW}</td><td>1</td>" in page
     assert f'Lab,2,4,9 ± 1.2,3,Lobby,"Lobby, door, out, {NOW}",1' in table

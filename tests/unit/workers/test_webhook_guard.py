@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crowdperf.workers.notify.guard import ForbiddenError, permitted, resolve
+from crowdperf.workers.notify.guard import ForbiddenAddressError, is_permitted, resolve_target
 
 
 @pytest.mark.parametrize(
@@ -33,32 +33,32 @@ from crowdperf.workers.notify.guard import ForbiddenError, permitted, resolve
     ],
 )
 def test_what_is_no_public_address_is_refused(address: str) -> None:
-    assert not permitted("hooks.example", address, [])
+    assert not is_permitted("hooks.example", address, [])
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946", "::ffff:93.184.216.34"])
 def test_public_addresses_are_admitted(address: str) -> None:
-    assert permitted("hooks.example", address, [])
+    assert is_permitted("hooks.example", address, [])
 
 
 def test_the_allow_list_admits_networks_and_names() -> None:
-    assert permitted("x", "10.1.2.3", ["10.1.2.0/24"])
-    assert not permitted("x", "10.1.3.3", ["10.1.2.0/24"])
-    assert permitted("Inner.Example", "10.1.2.3", ["inner.example"])
-    assert permitted("x", "::ffff:10.1.2.3", ["10.1.2.0/24"])
+    assert is_permitted("x", "10.1.2.3", ["10.1.2.0/24"])
+    assert not is_permitted("x", "10.1.3.3", ["10.1.2.0/24"])
+    assert is_permitted("Inner.Example", "10.1.2.3", ["inner.example"])
+    assert is_permitted("x", "::ffff:10.1.2.3", ["10.1.2.0/24"])
 
 
 def test_a_name_on_the_list_never_opens_the_metadata_service() -> None:
-    assert not permitted("inner.example", "169.254.169.254", ["inner.example"])
-    assert permitted("inner.example", "169.254.169.254", ["169.254.169.254/32"])
+    assert not is_permitted("inner.example", "169.254.169.254", ["inner.example"])
+    assert is_permitted("inner.example", "169.254.169.254", ["169.254.169.254/32"])
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "2130706433", "0x7f.1", "[::1]"])
 def test_spellings_of_this_machine_are_refused(host: str) -> None:
-    with pytest.raises((ForbiddenError, OSError)):
-        resolve(host, 80, [])
+    with pytest.raises((ForbiddenAddressError, OSError)):
+        resolve_target(host, 80, [])
 
 
 def test_the_refusal_names_the_remedy() -> None:
-    with pytest.raises(ForbiddenError, match="allow_private"):
-        resolve("127.0.0.1", 80, [])
+    with pytest.raises(ForbiddenAddressError, match="allow_private"):
+        resolve_target("127.0.0.1", 80, [])
