@@ -7,9 +7,9 @@ from pathlib import Path
 
 from bench import clips
 from bench.harness import Row
-from crowdperf.inference.accuracy import measure_accuracy
-from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.inference.labelled import load_labelled_images
+from crowdperf.evaluation.average_precision import load_labelled_images, measure_accuracy
+from crowdperf.models.detector import Detector
+from crowdperf.models.loader import load_detector
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.engine import Inference
 

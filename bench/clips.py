@@ -12,14 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from crowdperf.demo import cli as demo
-from crowdperf.demo import truth
+from crowdperf.cli import demo as demo
+from crowdperf.demo import ground_truth as truth
 from crowdperf.demo.scenes import SCENES
-from crowdperf.events.schema import FrameDetections, LineCrossed
-from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.replay import clip as footage
-from crowdperf.replay.detections import CLIP_START_S, detect_clip
-from crowdperf.replay.matching import Passage, match_crossings
+from crowdperf.evaluation import clip as footage
+from crowdperf.evaluation.clip import CLIP_START_S, detect_clip
+from crowdperf.evaluation.matching import Passage, match_crossings
+from crowdperf.messaging.schema import FrameDetections, LineCrossed
+from crowdperf.models.detector import Detector
+from crowdperf.models.loader import load_detector
 from crowdperf.settings.camera import Line
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.tracking.pipeline import CameraPipeline

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import psutil
 from msgspec import Struct
 
-from crowdperf.ffmpeg import FfmpegMissing, find_ffmpeg
+from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, find_ffmpeg
 
 PACKAGES = (
     "av",

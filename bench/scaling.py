@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from bench.harness import Row
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.detector import Detector, load_detector
+from crowdperf.models.detector import Detector
+from crowdperf.models.loader import load_detector
 from crowdperf.settings.engine import Inference
 
 CLIPS = Path(os.environ.get("CROWDPERF_CLIPS", "../shared/clips"))

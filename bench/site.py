@@ -17,14 +17,14 @@ from typing import Any
 import msgspec
 import psutil
 
-from crowdperf.demo import cli as demo
+from crowdperf.cli import demo as demo
 from crowdperf.demo.scenes import SCENES
-from crowdperf.events.connection import OUTAGE, connect
-from crowdperf.events.metrics import decode_snapshot, metrics_key
-from crowdperf.events.streams import EVENTS, stream_key
-from crowdperf.runtime import ProcessSnapshot
+from crowdperf.messaging.process_metrics import decode_snapshot, metrics_key
+from crowdperf.messaging.redis.client import OUTAGE, connect
+from crowdperf.messaging.streams import EVENTS, stream_key
+from crowdperf.runtime.metrics import ProcessSnapshot
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.paths import Paths
+from crowdperf.settings.environment import Paths
 from crowdperf.supervision.control import SupervisorClient
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,8 +12,9 @@ import numpy as np
 
 from bench.harness import Row
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.detector import Detector, prepare_ultralytics
-from crowdperf.inference.registry import resolve_model
+from crowdperf.models.detector import Detector
+from crowdperf.models.loader import prepare_ultralytics
+from crowdperf.models.registry import resolve_model
 from crowdperf.settings.engine import Inference
 
 SPEC = RingSpec(640, 360, "yuv420p", 1280, 720, 4, 10.0, 0)

@@ -12,17 +12,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from crowdperf import slices
-from crowdperf.config import Config, build_json_schema, load
-from crowdperf.events import metrics
-from crowdperf.processes import PROCESSES, get_process
-from crowdperf.rule_slices import build_config_for_role
-from crowdperf.runtime import ProcessRuntime, log_to_stderr, redact
+from crowdperf.messaging import process_metrics
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.runtime.redaction import log_to_stderr, redact
+from crowdperf.settings import process_config
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.environment import Environment, read_environment
-from crowdperf.settings.paths import Paths
-from crowdperf.settings.postgres import resolve_dsn
-from crowdperf.settings.site import build_dashboard_url
+from crowdperf.settings.config import Config, build_json_schema, load
+from crowdperf.settings.environment import Environment, Paths, read_environment
+from crowdperf.settings.site import build_dashboard_url, resolve_dsn
+from crowdperf.settings.worker_config import build_config_for_role
+from crowdperf.supervision.processes import PROCESSES, get_process
 
 log = logging.getLogger("crowdperf")
 
@@ -89,10 +88,10 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     try:
         if words and words[0] == "demo":
-            return int(importlib.import_module("crowdperf.demo.cli").main(words[1:]))
+            return int(importlib.import_module("crowdperf.cli.demo").main(words[1:]))
         if words and words[0] == "models":
             # Counting on clips needs more than the models.
-            module = "crowdperf.replay.compare" if words[1:2] == ["compare"] else "crowdperf.inference.models_cli"
+            module = "crowdperf.evaluation.comparison" if words[1:2] == ["compare"] else "crowdperf.cli.models"
             return int(importlib.import_module(module).main(words[1:]))
         if words and words[0] == "users":
             return _run_users(words[1:], Installation())
@@ -100,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
             return _run_recorded(words[0], words[1:], Installation())
         if words and words[0] == "config":
             here = Installation()
-            office = importlib.import_module("crowdperf.reconfigure")
+            office = importlib.import_module("crowdperf.cli.config")
             return int(office.main(words[1:], here.config_file, here.paths, here.root))
         if words and words[0] == "ring":
             return _run_ring(words[1:], Installation())
@@ -123,51 +122,51 @@ def main(argv: list[str] | None = None) -> int:
 def _run_ring(words: list[str], installation: Installation) -> int:
     """`crowdperf ring`."""
     config, _ = installation.load()
-    url, prefix = slices.get_redis_url(config, installation.paths), str(installation.paths.get_ring_path(""))
-    return int(importlib.import_module("crowdperf.capture.rings_cli").main(words, prefix, url, config.key_prefix))
+    url, prefix = process_config.get_redis_url(config, installation.paths), str(installation.paths.get_ring_path(""))
+    return int(importlib.import_module("crowdperf.cli.rings").main(words, prefix, url, config.key_prefix))
 
 
 def _run_recorded(command: str, words: list[str], installation: Installation) -> int:
     """`crowdperf replay` and `crowdperf audit`."""
-    cli = importlib.import_module(f"crowdperf.{command}.cli")
+    cli = importlib.import_module({"replay": "crowdperf.cli.replay", "audit": "crowdperf.cli.evaluate"}[command])
     return int(cli.main(words, installation.config_file, installation.paths, installation.root))
 
 
 def _run_dead_letters(words: list[str], installation: Installation) -> int:
     """`crowdperf dead-letters`."""
     config, _ = installation.load()
-    url = slices.get_redis_url(config, installation.paths)
-    return int(importlib.import_module("crowdperf.events.dead_letters").main(words, url, config.key_prefix))
+    url = process_config.get_redis_url(config, installation.paths)
+    return int(importlib.import_module("crowdperf.messaging.dead_letter_queue").main(words, url, config.key_prefix))
 
 
 def _run_users(words: list[str], installation: Installation) -> int:
     """`crowdperf users`."""
     config, _ = installation.load()
-    setup = importlib.import_module("crowdperf.accounts.setup").SetupSecret(installation.paths.sockets)
-    url, cli = slices.get_redis_url(config, installation.paths), importlib.import_module("crowdperf.accounts.cli")
+    setup = importlib.import_module("crowdperf.accounts.credentials").SetupSecret(installation.paths.sockets)
+    url, cli = process_config.get_redis_url(config, installation.paths), importlib.import_module("crowdperf.cli.users")
     return int(cli.main(words, url, config.key_prefix, build_dashboard_url(config.web), setup))
 
 
 def _run_export(words: list[str], installation: Installation) -> int:
     """`crowdperf export`."""
     config, _ = installation.load()
-    exporting = importlib.import_module("crowdperf.storage.export_cli")
-    url, prefix = slices.get_redis_url(config, installation.paths), config.key_prefix
+    exporting = importlib.import_module("crowdperf.cli.export")
+    url, prefix = process_config.get_redis_url(config, installation.paths), config.key_prefix
     return int(exporting.main(words, exporting.ExportSource(url, prefix, config.site.timezone)))
 
 
 def _run_import_sqlite(words: list[str], installation: Installation) -> int:
     """`crowdperf import-sqlite`."""
     config, _ = installation.load()
-    importing = importlib.import_module("crowdperf.storage.sqlite_import")
-    url, prefix = slices.get_redis_url(config, installation.paths), config.key_prefix
+    importing = importlib.import_module("crowdperf.storage.transfer.sqlite_import")
+    url, prefix = process_config.get_redis_url(config, installation.paths), config.key_prefix
     return int(importing.main(words, importing.ImportTarget(url, prefix, config.site.timezone, config.retention)))
 
 
 def _run_migrate(words: list[str], installation: Installation) -> int:
     """`crowdperf migrate`."""
-    dsn = resolve_dsn(slices.get_postgres_dsn(*installation.load()), installation.root)
-    return int(importlib.import_module("crowdperf.storage.migrations").main(words, dsn))
+    dsn = resolve_dsn(process_config.get_postgres_dsn(*installation.load()), installation.root)
+    return int(importlib.import_module("crowdperf.storage.postgres.migrations").main(words, dsn))
 
 
 def _dispatch(arguments: argparse.Namespace, installation: Installation) -> int:
@@ -179,22 +178,22 @@ def _dispatch(arguments: argparse.Namespace, installation: Installation) -> int:
         return _run_ctl(arguments, installation)
     if command == "guard":
         log_to_stderr("guard")
-        importlib.import_module("crowdperf.supervision.guard").main(installation.paths)
+        importlib.import_module("crowdperf.supervision.fatal_restarter").main(installation.paths)
         return 0
     if command == "check":
         return int(
-            importlib.import_module("crowdperf.check").main(
+            importlib.import_module("crowdperf.cli.check").main(
                 installation.config_file, installation.paths, installation.root
             )
         )
     config, env = installation.load()
     if command == "look":
-        roots = slices.resolve_media_roots(config, installation.root)
-        return int(importlib.import_module("crowdperf.capture.look").main(config, roots))
+        roots = process_config.resolve_media_roots(config, installation.root)
+        return int(importlib.import_module("crowdperf.cli.probe_source").main(config, roots))
     if command == "run":
-        return int(importlib.import_module("crowdperf.launch").run(config, env, installation.paths, installation.root))
+        return int(importlib.import_module("crowdperf.cli.run").run(config, env, installation.paths, installation.root))
     if command == "redis":
-        importlib.import_module("crowdperf.supervision.redis").replace_process(
+        importlib.import_module("crowdperf.supervision.embedded_redis").replace_process(
             installation.paths.redis_socket.absolute(),
             installation.paths.data.absolute() / "redis",
             config.redis.memory_mb,
@@ -212,18 +211,18 @@ def _run_ctl(arguments: argparse.Namespace, installation: Installation) -> int:
             print(f"{row['name']:<28} {row['statename']:<10} {row['description']}")
         return 0
     if arguments.action == "update":
-        versions = importlib.import_module("crowdperf.supervision.versions").ConfigHistory(
+        versions = importlib.import_module("crowdperf.supervision.config_versions").ConfigHistory(
             installation.paths.data / "config"
         )
         with versions.hold_lock("update"):
-            importlib.import_module("crowdperf.supervision.render").refresh(installation.root)
+            importlib.import_module("crowdperf.supervision.programs").refresh(installation.root)
             changes = control.update()
         for what, names in changes.items():
             print(f"{what}: {', '.join(names) or 'none'}")
         return 0
     if not arguments.what:
         raise ConfigError(f"ctl {arguments.action} needs a kind or a program. Remedy: see `crowdperf ctl status`.")
-    groups = importlib.import_module("crowdperf.supervision.groups")
+    groups = importlib.import_module("crowdperf.supervision.programs")
     shared = groups.map_shared_programs(groups.load_groups(installation.paths))
     names = list(dict.fromkeys(name for what in arguments.what for name in control.resolve_names(what, shared)))
     getattr(control, arguments.action)(names)
@@ -236,7 +235,7 @@ def _run_process(arguments: argparse.Namespace, config: Config, env: Environment
     slice_: Any
     if arguments.command == "capture":
         kind, name = "capture", arguments.name or f"capture-{arguments.cameras[0]}"
-        slice_ = slices.build_capture_group_config(
+        slice_ = process_config.build_capture_group_config(
             config, env, installation.paths, installation.root, name, arguments.cameras
         )
         if not slice_.cameras:
@@ -244,17 +243,17 @@ def _run_process(arguments: argparse.Namespace, config: Config, env: Environment
             config.get_camera(arguments.cameras[0])
     elif arguments.command == "tracking":
         kind, name = "tracking", f"tracking-{arguments.shard}"
-        slice_ = slices.build_tracking_config(config, env, installation.paths, arguments.shard)
+        slice_ = process_config.build_tracking_config(config, env, installation.paths, arguments.shard)
     elif arguments.command == "worker":
         kind = f"worker-{arguments.role}"
         name = f"{kind}-{arguments.instance}" if get_process(kind).instances == "worker" else kind
         slice_ = build_config_for_role(config, env, installation.paths, arguments.role, arguments.instance)
     elif arguments.command == "inference":
         kind = name = "inference"
-        slice_ = slices.build_inference_config(config, env, installation.paths)
+        slice_ = process_config.build_inference_config(config, env, installation.paths)
     else:
         kind = name = "web"
-        slice_ = slices.build_web_config(config, installation.paths)
+        slice_ = process_config.build_web_config(config, installation.paths)
     row = get_process(kind)
     # Before anything else is imported: a restarting web process must not take the frames' time.
     os.nice(row.nice)
@@ -262,7 +261,7 @@ def _run_process(arguments: argparse.Namespace, config: Config, env: Environment
     installation.paths.sockets.mkdir(parents=True, exist_ok=True)
     runtime = ProcessRuntime(name, row.max_silence_s)
     runtime.install()
-    metrics.start_publishing(runtime, slice_.redis_url, slice_.key_prefix)
+    process_metrics.start_publishing(runtime, slice_.redis_url, slice_.key_prefix)
     log.info("started, pid %d", os.getpid())
     module, _, function = row.entry.partition(":")
     getattr(importlib.import_module(module), function)(slice_, runtime)

@@ -19,7 +19,7 @@ import hypothesis
 import pytest
 import redis
 
-from crowdperf.events.connection import connect
+from crowdperf.messaging.redis.client import connect
 
 OWN_HOSTS = ("127.0.0.1", "localhost", "::1")
 
@@ -171,7 +171,7 @@ class RedisServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        from crowdperf.supervision.redis import find_server_binary
+        from crowdperf.supervision.embedded_redis import find_server_binary
 
         self.process = subprocess.Popen(
             [

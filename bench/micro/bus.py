@@ -16,12 +16,12 @@ import numpy as np
 
 from bench.harness import Row, paired
 from bench.pipeline.inference_from_ring import redis
-from crowdperf.events import wire
-from crowdperf.events.bus import Consumer, Publisher
-from crowdperf.events.connection import connect
-from crowdperf.events.outbox import Outbox
-from crowdperf.events.schema import FrameDetections, LineCrossed
-from crowdperf.events.streams import DETECTIONS, EVENTS, Stream, stream_key
+from crowdperf.messaging import codec
+from crowdperf.messaging.bus import Consumer, Publisher
+from crowdperf.messaging.outbox import Outbox
+from crowdperf.messaging.redis.client import connect
+from crowdperf.messaging.schema import FrameDetections, LineCrossed
+from crowdperf.messaging.streams import DETECTIONS, EVENTS, Stream, stream_key
 
 CAMERA = "plaza"
 GROUP = "bench"
@@ -94,7 +94,7 @@ class Bus:
 
     def build_xadd_bench(self, stream: Stream) -> Callable[[], float]:
         """The same entries, encoded beforehand."""
-        entries = [wire.encode(stream, message) for message in self._make_messages(stream)]
+        entries = [codec.encode(stream, message) for message in self._make_messages(stream)]
         name = stream_key(stream, CAMERA)
 
         def measure() -> float:

@@ -8,9 +8,9 @@ import numpy as np
 
 from bench import clips
 from bench.harness import Row, microseconds
-from crowdperf.counting.camera import CameraCounter
-from crowdperf.counting.frame import FrameMoment, Sample
-from crowdperf.replay.detections import CLIP_START_S
+from crowdperf.counting.camera_counter import CameraCounter
+from crowdperf.counting.samples import FrameMoment, Sample
+from crowdperf.evaluation.clip import CLIP_START_S
 from crowdperf.settings.camera import Line, Zone
 
 PEOPLE = 20

@@ -29,19 +29,19 @@ import psutil
 
 from bench import scaling
 from bench.harness import Row, compared
-from crowdperf.capture import argv, probe
-from crowdperf.capture.argv import SourceOptions
-from crowdperf.capture.camera import CameraCapture
-from crowdperf.capture.ffmpeg import FfmpegProcess
-from crowdperf.capture.opening import OpenSource, SourceConnector
+from crowdperf.capture import ffmpeg_args, probe
+from crowdperf.capture.camera_capture import CameraCapture
+from crowdperf.capture.connector import OpenSource, SourceConnector
+from crowdperf.capture.ffmpeg_args import SourceOptions
+from crowdperf.capture.ffmpeg_process import FfmpegProcess
+from crowdperf.capture.network.url_policy import CheckedSource
 from crowdperf.capture.probe import SourceInfo
-from crowdperf.capture.source import CheckedSource
-from crowdperf.events.schema import CameraChanged
-from crowdperf.ffmpeg import DEFAULT_FEATURES, detect_features, find_ffmpeg
 from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.ring import FrameReader, RingSpec
-from crowdperf.runtime import Metrics
-from crowdperf.slices import CaptureConfig
+from crowdperf.messaging.schema import CameraChanged
+from crowdperf.runtime.ffmpeg_binary import DEFAULT_FEATURES, detect_features, find_ffmpeg
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.settings.process_config import CaptureConfig
 
 CLIP = Path(os.environ.get("CROWDPERF_CLIPS", "../shared/clips")) / "towncentre_a.mp4"
 SOURCE = SourceInfo(1920, 1080, 30.0, True)
@@ -176,14 +176,15 @@ def ffmpeg(width: int, pix_fmt: Literal["yuv420p", "bgr24"], scaler: str = "fast
     """The backend `ffmpeg`."""
     spec = geometry(width, pix_fmt)
     command = [
-        part.replace("flags=fast_bilinear", f"flags={scaler}") for part in argv.build_capture_args(options(False), spec)
+        part.replace("flags=fast_bilinear", f"flags={scaler}")
+        for part in ffmpeg_args.build_capture_args(options(False), spec)
     ]
     return into_ring(spec, lambda: FfmpegProcess(command, str))
 
 
 def pyav(width: int, at_frame: int = 0, callback: Callable[[], object] = bool) -> int:
     """The backend `pyav`."""
-    from crowdperf.capture.pyav import PyavDecoder
+    from crowdperf.capture.pyav_decoder import PyavDecoder
 
     spec = geometry(width, "yuv420p")
 
@@ -222,7 +223,9 @@ def measure_memory(backend: str, cameras: int) -> None:
             pyav(640, MEMORY_AT, look)
         else:
             spec = geometry(640, "yuv420p")
-            into_ring(spec, lambda: FfmpegProcess(argv.build_capture_args(options(False), spec), str), MEMORY_AT, look)
+            into_ring(
+                spec, lambda: FfmpegProcess(ffmpeg_args.build_capture_args(options(False), spec), str), MEMORY_AT, look
+            )
 
     threads = [threading.Thread(target=one) for _ in range(cameras)]
     for thread in threads:
@@ -257,7 +260,7 @@ def _measured(backend: str, cameras: int) -> float:
 def _pictures(scaler: str = "fast_bilinear", width: int = 640) -> Iterator[bytearray]:
     """The pictures of the FFmpeg child, one after the other in the same memory, for the peers that pass them on."""
     spec = geometry(width, "yuv420p")
-    command = argv.build_capture_args(options(False), spec)
+    command = ffmpeg_args.build_capture_args(options(False), spec)
     child = FfmpegProcess([part.replace("flags=fast_bilinear", f"flags={scaler}") for part in command], str)
     picture = bytearray(spec.frame_bytes)
     while _fill(child, memoryview(picture)):

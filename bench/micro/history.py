@@ -21,16 +21,17 @@ import httpx
 import msgspec
 
 from bench.harness import Row
-from crowdperf.config import parse
-from crowdperf.events.connection import OUTAGE, connect, connect_async
-from crowdperf.runtime import ProcessRuntime
-from crowdperf.settings.paths import Paths
-from crowdperf.slices import build_web_config
-from crowdperf.storage import backfill, counts
+from crowdperf.messaging.redis.client import OUTAGE, connect, connect_async
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.config import parse
+from crowdperf.settings.environment import Paths
+from crowdperf.settings.process_config import build_web_config
+from crowdperf.storage import counts
 from crowdperf.storage.buckets import Bucket, Calendar
-from crowdperf.storage.crossings import CrossingRecord, encode_member, get_log_key
+from crowdperf.storage.counts import CrossingRecord, encode_member, get_log_key
+from crowdperf.storage.postgres import backfill
 from crowdperf.storage.queries import CrossingFilter, count_crossings
-from crowdperf.supervision.redis import build_command, find_server_binary
+from crowdperf.supervision.embedded_redis import build_command, find_server_binary
 from crowdperf.web.process import main
 
 CALENDAR = Calendar("Europe/Berlin")

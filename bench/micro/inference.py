@@ -20,9 +20,9 @@ import numpy as np
 from bench import accuracy
 from bench.harness import Row, microseconds, paired
 from bench.subject import BATCHES, RESULTS, SPEC, pictures, sweep, yolo_predict
-from crowdperf.inference.detector import load_detector
-from crowdperf.inference.letterbox import letterbox
-from crowdperf.inference.openvino_runtime import MAX_BATCHES_IN_FLIGHT, OpenvinoBackend
+from crowdperf.models.loader import load_detector
+from crowdperf.models.openvino_backend import MAX_BATCHES_IN_FLIGHT, OpenvinoBackend
+from crowdperf.models.preprocess import letterbox
 from crowdperf.settings.engine import Inference
 
 SUFFIX = {"full": "cpu", "int8": "cpu_int8", "auto": "cpu_auto"}

@@ -20,8 +20,9 @@ from bench import accuracy
 from bench.harness import Row, microseconds, paired
 from bench.subject import BATCHES, INPUT, MODEL, RESULTS, SPEC, cuda, pictures, sweep, yolo_predict
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.inference.registry import resolve_model
+from crowdperf.models.detector import Detector
+from crowdperf.models.loader import load_detector
+from crowdperf.models.registry import resolve_model
 from crowdperf.settings.engine import Inference
 
 AHEAD = 3
@@ -45,7 +46,7 @@ class Graphs:
     """The network alone, its input on the device already: a CUDA graph per batch size; on the processor plain calls."""
 
     def __init__(self, device: str) -> None:
-        from crowdperf.inference.network import load_network
+        from crowdperf.models.torch_network import load_network
 
         self._device = device
         self._network = load_network(resolve_model(MODEL, "person", "torch"), device)

@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 
 from bench.harness import Row, compared
-from crowdperf.events.schema import PpeColumns
+from crowdperf.evaluation.average_precision import LabelledImage, load_labelled_images, measure_accuracy
+from crowdperf.evaluation.ppe_accuracy import measure_ppe_accuracy
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.accuracy import measure_accuracy
-from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.inference.labelled import LabelledImage, load_labelled_images, load_ring_frame
-from crowdperf.inference.nms import Detections
-from crowdperf.inference.ppe import assign_items, detect_ppe, select_people
-from crowdperf.inference.worn import measure_ppe_accuracy
+from crowdperf.inference.ppe_items import assign_items, detect_ppe, select_people
+from crowdperf.messaging.schema import PpeColumns
+from crowdperf.models.detector import Detector
+from crowdperf.models.loader import load_detector
+from crowdperf.models.postprocess import Detections
+from crowdperf.models.preprocess import load_ring_frame
 from crowdperf.settings.engine import Inference
 from crowdperf.settings.ppe import PPE_CLASSES, Ppe
 

@@ -19,14 +19,14 @@ import cv2
 import numpy as np
 
 from bench.harness import Row
-from crowdperf.events.schema import PpeColumns
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.detector import load_detector
-from crowdperf.inference.nms import Detections
-from crowdperf.inference.ppe import assign_items, detect_ppe
+from crowdperf.inference.ppe_items import assign_items, detect_ppe
+from crowdperf.messaging.schema import PpeColumns
+from crowdperf.models.loader import load_detector
+from crowdperf.models.postprocess import Detections
 from crowdperf.settings.engine import Inference
 from crowdperf.settings.ppe import ITEMS, PPE_CLASSES, Ppe
-from crowdperf.workers.ppe.votes import compute_vote, decide_verdict
+from crowdperf.workers.ppe.logic import compute_vote, decide_verdict
 
 Votes = dict[str, list[tuple[bool, float | None, float]]]
 """Item -> per labelled person: whether it is missing, the vote, and what the model alone says (missing less worn)."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bench import clips, mot
 from bench.harness import Row, microseconds, paired
-from crowdperf.events.schema import FrameDetections
+from crowdperf.messaging.schema import FrameDetections
 from crowdperf.settings.engine import Tracking
 from crowdperf.tracking.tracker import PersonTracker
 

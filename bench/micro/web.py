@@ -32,18 +32,18 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage
 from numpy.typing import NDArray
 
 from bench.harness import Row, compared
-from crowdperf.config import parse
-from crowdperf.events.bus import Publisher
-from crowdperf.events.connection import OUTAGE, connect, connect_async
-from crowdperf.events.schema import CameraGap
-from crowdperf.events.streams import EVENTS, stream_key
 from crowdperf.frames.ring import FrameWriter, RingSpec
-from crowdperf.runtime import ProcessRuntime
-from crowdperf.settings.paths import Paths
-from crowdperf.slices import build_web_config
-from crowdperf.supervision.redis import find_server_binary
-from crowdperf.web.entries import decode_event, to_event_reply
-from crowdperf.web.pictures import FULL_FORMAT
+from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.redis.client import OUTAGE, connect, connect_async
+from crowdperf.messaging.schema import CameraGap
+from crowdperf.messaging.streams import EVENTS, stream_key
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.config import parse
+from crowdperf.settings.environment import Paths
+from crowdperf.settings.process_config import build_web_config
+from crowdperf.supervision.embedded_redis import find_server_binary
+from crowdperf.web.live.counts import decode_event, to_event_reply
+from crowdperf.web.live.pictures import FULL_FORMAT
 
 CLIENTS = 500
 RATE = 10

@@ -19,10 +19,10 @@ from pathlib import Path
 
 from bench.harness import Row, compared
 from bench.micro.web import DEADLINE_S, redis_server, server
-from crowdperf.events.bus import Publisher
-from crowdperf.events.connection import connect
-from crowdperf.events.schema import CameraGap
-from crowdperf.events.streams import EVENTS, stream_key
+from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.redis.client import connect
+from crowdperf.messaging.schema import CameraGap
+from crowdperf.messaging.streams import EVENTS, stream_key
 
 PAUSE_S = (0.002, 0.08)
 """Between two events, drawn evenly: some come while the server waits for one, some while it rests from the last."""

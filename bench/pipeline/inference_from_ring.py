@@ -25,19 +25,18 @@ from bench.harness import Row, compared
 from bench.micro.inference import CpuSubject
 from bench.micro.inference_gpu import GpuSubject
 from bench.subject import SPEC, Subject, cuda, pictures
-from crowdperf.events.connection import OUTAGE, connect
-from crowdperf.events.outbox import Outbox
-from crowdperf.events.poster import BackgroundSender
-from crowdperf.events.streams import DETECTIONS, stream_key
-from crowdperf.inference.cameras import RingSet
-from crowdperf.inference.evidence import EvidenceCache
-from crowdperf.inference.inspector import PpeStage
-from crowdperf.inference.schedule import FrameScheduler
-from crowdperf.inference.seat import ModelSlot
-from crowdperf.inference.service import InferenceEngine
-from crowdperf.inference.stages import STAGES
-from crowdperf.runtime import Metrics
-from crowdperf.supervision.redis import build_command, find_server_binary
+from crowdperf.inference.engine import InferenceEngine
+from crowdperf.inference.evidence_cache import EvidenceCache
+from crowdperf.inference.model_slots import ModelSlot
+from crowdperf.inference.ppe_stage import PpeStage
+from crowdperf.inference.rings import RingSet
+from crowdperf.inference.scheduler import FrameScheduler
+from crowdperf.messaging.outbox import BackgroundSender, Outbox
+from crowdperf.messaging.redis.client import OUTAGE, connect
+from crowdperf.messaging.streams import DETECTIONS, stream_key
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.timings import STAGES
+from crowdperf.supervision.embedded_redis import build_command, find_server_binary
 
 OVERLOAD = 2.0
 STALENESS_S = 0.5

@@ -24,8 +24,8 @@ from typing import Any
 from bench.harness import Row
 from bench.pipeline.cameras import bare_fps
 from bench.site import FPS, clip, site
-from crowdperf.inference.detector import prepare_ultralytics
-from crowdperf.inference.registry import resolve_model
+from crowdperf.models.loader import prepare_ultralytics
+from crowdperf.models.registry import resolve_model
 
 SIZE = (384, 640)
 KINDS = {

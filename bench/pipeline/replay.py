@@ -11,15 +11,14 @@ import time
 from pathlib import Path
 
 from bench.harness import Row, compared
-from crowdperf.config import load
-from crowdperf.demo import cli as demo
-from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.replay.clip import Clip, ClipFrame, open_clip, read_frames
-from crowdperf.replay.detections import BATCH_SIZE
-from crowdperf.replay.run import replay_clip
-from crowdperf.replay.setup import CameraSetup, make_setup, select_camera
-from crowdperf.settings.environment import read_environment
-from crowdperf.settings.paths import Paths
+from crowdperf.cli import demo as demo
+from crowdperf.evaluation.camera_setup import CameraSetup, make_setup, select_camera
+from crowdperf.evaluation.clip import BATCH_SIZE, Clip, ClipFrame, open_clip, read_frames
+from crowdperf.evaluation.replay import replay_clip
+from crowdperf.models.detector import Detector
+from crowdperf.models.loader import load_detector
+from crowdperf.settings.config import load
+from crowdperf.settings.environment import Paths, read_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 

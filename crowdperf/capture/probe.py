@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from msgspec.structs import replace
 
 from crowdperf.frames.layout import RingSpec
-from crowdperf.slices import CaptureConfig
+from crowdperf.settings.process_config import CaptureConfig
 
 MIN_SLOTS = 4
 STALENESS_S = 0.5

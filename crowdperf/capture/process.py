@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from crowdperf.capture.camera import CameraCapture
-from crowdperf.capture.crash import CrashRecord, fall_back_to_ffmpeg, has_stuck_threads
-from crowdperf.capture.group import CameraGroup
-from crowdperf.capture.report import StatePublisher
-from crowdperf.capture.source import make_redactor
-from crowdperf.ffmpeg import remove_proxy_variables
+from crowdperf.capture.camera_capture import CameraCapture
+from crowdperf.capture.crash_report import CrashRecord, fall_back_to_ffmpeg, has_stuck_threads
+from crowdperf.capture.multi_camera import CameraGroup
+from crowdperf.capture.network.url_policy import make_redactor
+from crowdperf.capture.state_publisher import StatePublisher
 from crowdperf.frames.doorbell import answers
-from crowdperf.runtime import ProcessRuntime
-from crowdperf.slices import CaptureConfig, CaptureGroupConfig
+from crowdperf.runtime.ffmpeg_binary import remove_proxy_variables
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.process_config import CaptureConfig, CaptureGroupConfig
 
 LISTENER_WAIT_S = 10.0
 """How long a camera waits for inference when both start together; it is ready after two to five seconds."""

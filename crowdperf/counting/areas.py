@@ -18,9 +18,9 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct, field
 
-from crowdperf.counting.limits import Threshold, ThresholdState
-from crowdperf.events.schema import Alert, AreaChanged, Event, LineCrossed, ZoneChanged, ZoneMinute
-from crowdperf.settings.area import Area
+from crowdperf.counting.threshold import Threshold, ThresholdState
+from crowdperf.messaging.schema import Alert, AreaChanged, Event, LineCrossed, ZoneChanged, ZoneMinute
+from crowdperf.settings.areas import Area
 
 CONFIDENCE_Z = 1.96
 """Standard deviations of a 95 % interval."""

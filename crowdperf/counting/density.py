@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from crowdperf.counting.frame import Sample
+from crowdperf.counting.samples import Sample
 from crowdperf.settings.base import DENSITY_GRID
 
 COLUMNS, ROWS = DENSITY_GRID

@@ -23,9 +23,9 @@ from collections.abc import Iterable
 
 from msgspec import Struct, field
 
-from crowdperf.counting.course import Polyline
-from crowdperf.counting.frame import FrameMoment, Sample
-from crowdperf.events.schema import Direction, LineCrossed
+from crowdperf.counting.polyline import Polyline
+from crowdperf.counting.samples import FrameMoment, Sample
+from crowdperf.messaging.schema import Direction, LineCrossed
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Line
 

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator
 
 from msgspec import Struct, field
 
-from crowdperf.counting.frame import FrameMoment, Sample
-from crowdperf.counting.limits import ROUNDING_TOLERANCE_S, ThresholdState
-from crowdperf.events.schema import Direction, QueueNow, ZoneChanged
+from crowdperf.counting.samples import FrameMoment, Sample
+from crowdperf.counting.threshold import ROUNDING_TOLERANCE_S, ThresholdState
 from crowdperf.geometry import Point, contains
+from crowdperf.messaging.schema import Direction, QueueNow, ZoneChanged
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Zone
 

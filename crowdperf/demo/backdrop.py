@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdperf.demo import pictures
+from crowdperf.demo import outlines
 from crowdperf.demo.figures import Layer
-from crowdperf.demo.ground import FOCAL, HEIGHT, HORIZON, SCALE, WIDTH, compute_pixels_per_metre
+from crowdperf.demo.outlines import FOCAL, HEIGHT, HORIZON, SCALE, WIDTH, compute_pixels_per_metre
 
 FRONT_CORNERS = ((225, 10), (600, 98.5), (600, 244), (225, 195))
 """One storey of the house in bus.jpg, clockwise from the top left."""
@@ -22,7 +22,7 @@ def _render_storey(height: int) -> Layer:
     """One bay of the upper storey, shape (height, width, 3), 0..1."""
     target = np.array([(0, 0), (520, 0), (520, 225), (0, 225)], np.float32)
     matrix = cv2.getPerspectiveTransform(np.array(FRONT_CORNERS, np.float32), target)
-    front = cv2.warpPerspective(pictures.read_bus_picture(), matrix, (520, 225), flags=cv2.INTER_AREA)
+    front = cv2.warpPerspective(outlines.read_bus_picture(), matrix, (520, 225), flags=cv2.INTER_AREA)
     # A sign reaches into the bay: plain wall takes its place.
     front[135:180, 248:272] = front[135:180, 70:94]
     bay = front[:, 66:272]

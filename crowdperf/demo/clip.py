@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdperf.demo.ground import FPS, HEIGHT, WIDTH
-from crowdperf.demo.pictures import DemoError
-from crowdperf.ffmpeg import FfmpegMissing, find_ffmpeg
+from crowdperf.demo.outlines import FPS, HEIGHT, WIDTH, DemoError
+from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, find_ffmpeg
 
 
 def find_encoder() -> str:

@@ -2,11 +2,23 @@
 
 Drawn at sixfold magnification, about one pixel inside the edge so that no background shines through. A figure is a
 stack of layers (rear leg, front leg, body), because the legs swing about the hips when it walks.
+
+The two pictures that the `ultralytics` package ships, from which the demo's people, bus and house are cut.
+
+The demo's camera: 960x540 pixels, 3.8 m above flat ground, looking along it. Pure.
+
+The horizon is a row of the picture, so a metre at row y is `SCALE * (y - HORIZON)` pixels wide and high.
 """
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 Outline = tuple[tuple[float, float], ...]
 
@@ -125,3 +137,81 @@ GREY_HEAD: Outline = (
 )  # fmt: skip
 """A grey-haired head in zidane.jpg."""
 GREY_CHIN = (990.0, 290.0)
+
+
+BgrImage = NDArray[np.uint8]
+"""Shape (height, width, 3), BGR."""
+
+
+class DemoError(Exception):
+    """The demo cannot be rendered; the message names the cause and the remedy."""
+
+
+def find_assets_folder() -> Path:
+    """The `assets` folder of the installed `ultralytics` package, found without importing it (that would load torch).
+
+    Raises:
+        DemoError: the package is not installed.
+    """
+    spec = importlib.util.find_spec("ultralytics")
+    if spec is None or not spec.submodule_search_locations:
+        raise DemoError(
+            "the demo is cut from pictures of the ultralytics package, which is not installed. "
+            "Remedy: pip install ultralytics-opencv-headless, or configure cameras of your own in config.json."
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / "assets"
+
+
+def read_asset(name: str, shape: tuple[int, int]) -> BgrImage:
+    """One picture of the assets folder; `shape` is the (height, width) that the hand-made masks were drawn on.
+
+    Raises:
+        DemoError: missing, unreadable, or of another size.
+    """
+    path = find_assets_folder() / name
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None or picture.shape[:2] != shape:
+        found = "is missing or unreadable" if picture is None else f"is {picture.shape[1]}x{picture.shape[0]}"
+        raise DemoError(
+            f"the demo needs {path} with {shape[1]}x{shape[0]} pixels, but it {found}. "
+            "Remedy: reinstall ultralytics-opencv-headless."
+        )
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def read_bus_picture() -> BgrImage:
+    """The street picture: two whole pedestrians and a bus."""
+    return read_asset("bus.jpg", (1080, 810))
+
+
+def read_touchline_picture() -> BgrImage:
+    """The football picture, which lends a head."""
+    return read_asset("zidane.jpg", (720, 1280))
+
+
+WIDTH, HEIGHT, FPS = 960, 540, 10
+HORIZON = 60.0
+SCALE = 0.261
+"""Pixels per metre and row below the horizon."""
+FOCAL = 900.0
+"""Focal length in pixels: how strongly depth is foreshortened."""
+PERSON_M, BUS_M = 1.75, 3.1
+MARGIN = 12
+"""Rows at the lower edge that carry the frame counter."""
+
+
+def compute_pixels_per_metre(y: float) -> float:
+    """Pixels per metre of what stands on row `y`."""
+    return SCALE * (y - HORIZON)
+
+
+def compute_depth(y: float) -> float:
+    """Distance from the camera, in metres, of the ground at row `y`."""
+    return FOCAL / compute_pixels_per_metre(y)
+
+
+def compute_distance(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """Metres along the ground between two pixels that are near each other."""
+    across = (b[0] - a[0]) / compute_pixels_per_metre((a[1] + b[1]) / 2)
+    along = compute_depth(a[1]) - compute_depth(b[1])
+    return float((across**2 + along**2) ** 0.5)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from crowdperf.demo.figures import LOOKS
-from crowdperf.demo.ground import FPS
+from crowdperf.demo.outlines import FPS
 from crowdperf.demo.script import (
     Actor,
     Cast,

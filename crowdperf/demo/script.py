@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdperf.demo.ground import BUS_M, FPS, HEIGHT, PERSON_M, WIDTH, compute_distance, compute_pixels_per_metre
+from crowdperf.demo.outlines import BUS_M, FPS, HEIGHT, PERSON_M, WIDTH, compute_distance, compute_pixels_per_metre
 from crowdperf.geometry import Point, Segment, cross, intersects
 from crowdperf.settings.camera import Line
 

@@ -1,4 +1,10 @@
-"""Puts a scene's actors on its backdrop: frame `i` is a pure function of scene, seed and `i`."""
+"""Puts a scene's actors on its backdrop: frame `i` is a pure function of scene, seed and `i`.
+
+The frame counter in the picture's lower margin: 32 black or white blocks, read back from any decoded size.
+
+Layout, left to right over the left half of the picture: white, black | scene (4 bits) | frame (16 bits, most
+significant first) | CRC-8 of those 20 bits (8 bits) | black, white. The two ends calibrate black and white.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdperf.demo import backdrop, barcode, figures, vehicle
+from crowdperf.demo import backdrop, figures
 from crowdperf.demo.figures import LOOKS, POSE_COUNT, FigureLook, Sprite
-from crowdperf.demo.ground import HEIGHT, MARGIN, WIDTH
+from crowdperf.demo.outlines import HEIGHT, MARGIN, WIDTH
 from crowdperf.demo.scenes import Scene
 from crowdperf.demo.script import STEP_M, Track
 from crowdperf.geometry import Box
@@ -69,7 +75,7 @@ def _render_shadow(look: FigureLook, pose: int, height: int, mirrored: bool) -> 
 @lru_cache(maxsize=16)
 def _render_bus_shadow(paint: int, height: int, mirrored: bool) -> Sprite:
     """The dark strip under a bus."""
-    width = vehicle.render_bus(paint, height, mirrored).alpha.shape[1]
+    width = figures.render_bus(paint, height, mirrored).alpha.shape[1]
     patch = np.zeros((24, width + 40), np.uint8)
     cv2.rectangle(patch, (14, 6), (width + 22, 15), 255, -1)
     alpha = (cv2.GaussianBlur(patch, (0, 0), 3.0) * 0.75).astype(np.uint8)
@@ -109,7 +115,7 @@ class Stage:
         x, y = (float(value) for value in track.ground[row])
         height, left = round(track.compute_height(row)), bool(track.left[row])
         if track.actor.kind == "bus":
-            sprite = vehicle.render_bus(track.actor.look, height, left)
+            sprite = figures.render_bus(track.actor.look, height, left)
             shadow = _render_bus_shadow(track.actor.look, height, left)
         else:
             look, pose = LOOKS[track.actor.look], self._select_pose(track, row)
@@ -132,5 +138,76 @@ class Stage:
             _blend(picture, one.shadow, round(axis - one.shadow.axis), ground - one.shadow.extent[3])
         for one in everybody:
             _blend(picture, one.sprite, one.x, one.y)
-        barcode.draw_stamp(picture, barcode.BarcodeStamp(self.scene.number, index))
+        draw_stamp(picture, BarcodeStamp(self.scene.number, index))
         return picture
+
+
+BLOCK_COUNT = 32
+BARCODE_WIDTH_SHARE = 0.5
+"""Width of the row of blocks as a share of the picture's."""
+WHITE, BLACK = 225, 24
+
+
+class BarcodeStamp(NamedTuple):
+    """What a frame says about itself."""
+
+    scene: int
+    frame: int
+
+
+def _compute_crc8(bits: list[int]) -> list[int]:
+    """CRC-8 (polynomial 0x07, initial value 0xFF) over bits."""
+    register = 0xFF
+    for bit in bits:
+        top = (register >> 7) ^ bit
+        register = ((register << 1) & 0xFF) ^ (0x07 if top else 0)
+    return _to_bits(register, 8)
+
+
+def _to_bits(value: int, count: int) -> list[int]:
+    return [(value >> (count - 1 - i)) & 1 for i in range(count)]
+
+
+def encode_stamp(stamp: BarcodeStamp) -> list[int]:
+    """The 32 blocks, 1 = white.
+
+    Raises:
+        ValueError: the scene does not fit into 4 bits or the frame into 16.
+    """
+    if not (0 <= stamp.scene < 16 and 0 <= stamp.frame < 65_536):
+        raise ValueError(f"{stamp} does not fit into the barcode")
+    payload = _to_bits(stamp.scene, 4) + _to_bits(stamp.frame, 16)
+    return [1, 0, *payload, *_compute_crc8(payload), 0, 1]
+
+
+def draw_stamp(picture: NDArray[np.uint8], stamp: BarcodeStamp) -> None:
+    """Write the stamp into the margin of a picture of shape (HEIGHT, width, 3), in place."""
+    picture[HEIGHT - MARGIN :] = BLACK
+    width = picture.shape[1] * BARCODE_WIDTH_SHARE / BLOCK_COUNT
+    for i, bit in enumerate(encode_stamp(stamp)):
+        if bit:
+            picture[HEIGHT - MARGIN :, round(i * width) : round((i + 1) * width)] = WHITE
+
+
+def decode_stamp(luma: NDArray[np.uint8]) -> BarcodeStamp | None:
+    """The stamp of a decoded picture's luma plane, shape (height, width) of the whole picture at any size.
+
+    None when the margin carries no valid stamp: too little contrast, wrong ends, or a CRC that does not fit.
+    """
+    height, width = luma.shape
+    band = MARGIN / HEIGHT * height
+    rows = luma[int(height - 0.7 * band) : max(int(height - 0.3 * band), int(height - 0.7 * band) + 1)]
+    block = width * BARCODE_WIDTH_SHARE / BLOCK_COUNT
+    levels = []
+    for i in range(BLOCK_COUNT):
+        left = int((i + 0.3) * block)
+        levels.append(float(rows[:, left : max(int((i + 0.7) * block), left + 1)].mean()))
+    high, low = (levels[0] + levels[-1]) / 2, (levels[1] + levels[-2]) / 2
+    if high - low < 60:
+        return None
+    bits = [int(level > (high + low) / 2) for level in levels]
+    payload = bits[2:22]
+    if bits[:2] != [1, 0] or bits[-2:] != [0, 1] or bits[22:30] != _compute_crc8(payload):
+        return None
+    value = int("".join(map(str, payload)), 2)
+    return BarcodeStamp(value >> 16, value & 0xFFFF)

@@ -7,23 +7,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from crowdperf.events.connection import connect
-from crowdperf.events.outbox import DetectionSink, Outbox
-from crowdperf.events.poster import BackgroundSender
 from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.cameras import RingSet
-from crowdperf.inference.clerk import EvidenceWriter
-from crowdperf.inference.evidence import EvidenceCache
-from crowdperf.inference.inspector import PpeStage
-from crowdperf.inference.schedule import FrameScheduler
-from crowdperf.inference.seat import ModelSlot
-from crowdperf.inference.service import InferenceEngine
-from crowdperf.inference.staff import ModelSet
-from crowdperf.runtime import Metrics, ProcessRuntime
-from crowdperf.settings.choice import ModelSelection
-from crowdperf.settings.handover import ReloadFile
-from crowdperf.slices import InferenceConfig
+from crowdperf.inference.engine import InferenceEngine
+from crowdperf.inference.evidence_cache import EvidenceCache
+from crowdperf.inference.evidence_writer import EvidenceWriter
+from crowdperf.inference.model_slots import ModelSet, ModelSlot
+from crowdperf.inference.ppe_stage import PpeStage
+from crowdperf.inference.rings import RingSet
+from crowdperf.inference.scheduler import FrameScheduler
+from crowdperf.messaging.outbox import BackgroundSender, DetectionSink, Outbox
+from crowdperf.messaging.redis.client import connect
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.engine import ModelSelection
+from crowdperf.settings.process_config import InferenceConfig
+from crowdperf.settings.reload import ReloadFile
 
 MAX_DOORBELL_WAIT_S = 0.5
 """Longest sleep on the doorbell: the pace of scans, gauges and the watchdog while no frame comes."""

@@ -1,10 +1,18 @@
-"""What every block of the configuration is made of: the base Struct, the named types, the error."""
+"""What every block of the configuration is made of: the base Struct, the named types, the error.
+
+Names a block of settings together with its values, so that a figure knows whether it still speaks of them.
+
+Camera URLs: which are allowed, and how they are shown.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Meta, Struct
 
 CAMERA_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -28,3 +36,51 @@ class ConfigError(Exception):
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of every block of the file: frozen, and an unknown key is an error that names its path."""
+
+
+def compute_fingerprint(block: Settings) -> str:
+    """16 hex digits that change with every setting of the block but its `name`, which people may correct.
+
+    Settings at their default are left out: a new one, as an update of crowdperf brings, changes no fingerprint.
+    """
+    set_by_somebody = {
+        field.encode_name: getattr(block, field.name)
+        for field in msgspec.structs.fields(block)
+        if field.name != "name" and getattr(block, field.name) != _get_default(field)
+    }
+    return hashlib.sha256(msgspec.json.encode(set_by_somebody, order="sorted")).hexdigest()[:16]
+
+
+def _get_default(field: msgspec.structs.FieldInfo) -> object:
+    return field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
+
+
+CAMERA_URL_SCHEMES = ("rtsp", "rtsps", "http", "https", "file", "")
+
+
+def validate_camera_url(where: str, url: str) -> None:
+    """Only allowed schemes, and nothing that FFmpeg could take for an option."""
+    if url.startswith("-"):
+        raise ConfigError(f"{where}.url begins with '-'. Remedy: give an rtsp://, http(s):// URL or a file.")
+    try:
+        parts = urlsplit(url)
+        # A bare '/' in a password ends the host early: what follows has an '@', or what precedes is no port.
+        odd = "://" in url and ("@" in parts.path + parts.fragment or parts.port == 0)
+    except ValueError:
+        odd = True
+    if odd:
+        raise ConfigError(
+            f"{where}.url is no URL. Remedy: correct it; in a password write '/' as %2F, '@' %40, '#' %23, '?' %3F."
+        )
+    if parts.scheme not in CAMERA_URL_SCHEMES:
+        raise ConfigError(
+            f"{where}.url has the scheme {parts.scheme!r}. Remedy: use rtsp(s)://, http(s):// or a local file."
+        )
+
+
+def redact_url(url: str) -> str:
+    """`url` with user and password replaced by `***`, and without a query, which often carries a token."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    netloc = f"***@{host}" if "@" in parts.netloc else host
+    return parts._replace(netloc=netloc, query="***" if parts.query else "", fragment="").geturl()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from crowdperf.settings.area import Area, Door
+from crowdperf.settings.areas import Area, Door
 from crowdperf.settings.base import ConfigError, Seconds, Settings
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.schedule import ClockTime

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from crowdperf.events import wire
-from crowdperf.events.schema import AlertChanged
-from crowdperf.events.streams import EVENTS, stream_key
+from crowdperf.messaging import codec
+from crowdperf.messaging.schema import AlertChanged
+from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.settings.alerts import Severity
 from crowdperf.storage.documents import DocumentStore
 
@@ -117,7 +117,7 @@ async def answer_alert(
         state=state,
         by=by,
     )
-    fields = [part for pair in wire.encode(EVENTS, event).items() for part in pair]
+    fields = [part for pair in codec.encode(EVENTS, event).items() for part in pair]
     keys = (alert_key(alert.id, prefix), stream_key(EVENTS, prefix=prefix))
     reply = await client.eval(ANSWER_SCRIPT, 2, *keys, state, by, repr(now), *fields)
     return str(reply.decode())

@@ -6,19 +6,23 @@ of slots. A year of hours of one series is 35 KB; reading it is one MGET and num
 A counter is raised only by the script that adds the crossing, and only when the crossing is new, so that an event that
 comes twice counts once. `frontier` in the meta hash tells how far the counters cover the history: crossings below it
 are counted when they are added, those above it when the back-fill gets there (`backfill`).
+
+The history of crossings: two sorted sets scored by event time, members that are the same however often written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 import redis
+from msgspec import Struct, field
 from numpy.typing import NDArray
 
+from crowdperf.messaging.schema import LineCrossed
 from crowdperf.storage.buckets import DAY, MINUTE, Calendar, Level
-from crowdperf.storage.crossings import PERSON_LOG, VEHICLE_LOG, CrossingRecord, encode_member, get_log_key
 
 COUNTERS_VERSION = "1"
 FRONTIER_COMPLETE = 1e300
@@ -243,3 +247,54 @@ def expire_chunks(client: redis.Redis, level: Level, before_slot: int, prefix: s
 def _escape_pattern(text: str) -> str:
     """Without the meaning that SCAN gives to some characters."""
     return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in text)
+
+
+PERSON_LOG = "person_logs"
+VEHICLE_LOG = "vehicle_logs"
+LOGS = (PERSON_LOG, VEHICLE_LOG)
+MAX_TIME_S = 32_503_680_000.0
+"""The year 3000 in Unix seconds: a later time is no time, neither of an event nor of a question."""
+
+
+class CrossingRecord(Struct, frozen=True, kw_only=True):
+    """One member of `person_logs` or `vehicle_logs`: nothing in it varies between deliveries of the same event."""
+
+    id: str
+    ts: float
+    camera: str
+    line: str
+    direction: Literal["in", "out"]
+    class_name: str = field(name="class")
+    track: int
+
+
+def get_log_key(class_name: str, prefix: str = "") -> str:
+    """The sorted set that keeps crossings of this class."""
+    return prefix + (PERSON_LOG if class_name == "person" else VEHICLE_LOG)
+
+
+def build_crossing(event: LineCrossed) -> CrossingRecord:
+    """What the history keeps of an event."""
+    return CrossingRecord(
+        id=event.id,
+        ts=event.ts,
+        camera=event.camera,
+        line=event.line,
+        direction=event.direction,
+        class_name=event.klass,
+        track=event.track,
+    )
+
+
+def encode_member(crossing: CrossingRecord) -> bytes:
+    """Canonical JSON: fixed field order, no spaces, so that a redelivered event is the same member."""
+    return msgspec.json.encode(crossing)
+
+
+def decode_member(raw: bytes) -> CrossingRecord:
+    """The crossing of a member.
+
+    Raises:
+        msgspec.DecodeError: it is no such member.
+    """
+    return msgspec.json.decode(raw, type=CrossingRecord)

@@ -1,9 +1,12 @@
-"""Reading the history of crossings: counts over a range, and crossings page by page. Nothing is ever written here."""
+"""Reading the history of crossings: counts over a range, and crossings page by page. Nothing is ever written here.
+
+The whole history of crossings, a page at a time, for those who copy it.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,8 +16,7 @@ from numpy.typing import NDArray
 
 from crowdperf.storage import counts
 from crowdperf.storage.buckets import HOUR, Bucket, Calendar, RangePart
-from crowdperf.storage.counts import Series
-from crowdperf.storage.crossings import LOGS, PERSON_LOG, VEHICLE_LOG, CrossingRecord, decode_member
+from crowdperf.storage.counts import LOGS, PERSON_LOG, VEHICLE_LOG, CrossingRecord, Series, decode_member
 
 PAGE_MEMBERS = 1000
 """Members per ZRANGEBYSCORE: small enough that other requests get their turn between two of them."""
@@ -250,3 +252,31 @@ def _decode_or_none(raw: bytes) -> CrossingRecord | None:
         return decode_member(raw)
     except msgspec.DecodeError:
         return None
+
+
+HISTORY_PAGE_MEMBERS = 2000
+
+
+def iter_history_pages(client: Any, prefix: str = "") -> Iterator[list[CrossingRecord]]:
+    """Every crossing at least once, in bounded memory; oldest first within each log.
+
+    What is added meanwhile may or may not be among them.
+
+    Raises:
+        redis.ConnectionError, redis.TimeoutError: Redis is away.
+    """
+    for name in LOGS:
+        low, skip = "-inf", 0
+        while True:
+            rows = client.zrangebyscore(
+                prefix + name, low, "+inf", start=skip, num=HISTORY_PAGE_MEMBERS, withscores=True
+            )
+            page = [crossing for raw, _ in rows if (crossing := _decode_or_none(raw)) is not None]
+            if page:
+                yield page
+            if len(rows) < HISTORY_PAGE_MEMBERS:
+                break
+            # Behind the members of the last moment that were read: a growing offset would walk from the beginning.
+            last = repr(float(rows[-1][1]))
+            read = sum(1 for _, score in rows if repr(float(score)) == last)
+            low, skip = last, read + (skip if low == last else 0)

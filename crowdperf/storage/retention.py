@@ -9,8 +9,7 @@ import redis
 
 from crowdperf.settings.site import Retention
 from crowdperf.storage.buckets import DAY, HOUR, MINUTE, QUARTER, Calendar
-from crowdperf.storage.counts import expire_chunks, meta_key
-from crowdperf.storage.crossings import LOGS
+from crowdperf.storage.counts import LOGS, expire_chunks, meta_key
 
 DAY_S = 86_400.0
 CATCH_UP_FACTOR = 24.0

@@ -13,14 +13,14 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from crowdperf.counting.camera import CameraCounter, CountingState
+from crowdperf.counting.camera_counter import CameraCounter, CountingState
 from crowdperf.counting.density import DensityMinute
-from crowdperf.counting.frame import FrameMoment, Sample
-from crowdperf.events.schema import CameraGap, Event, FrameDetections, QueueNow, TrackedFrame
+from crowdperf.counting.samples import FrameMoment, Sample
+from crowdperf.messaging.schema import CameraGap, Event, FrameDetections, QueueNow, TrackedFrame
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Tracking
-from crowdperf.tracking.ppe import MalformedPpeError, build_observations, parse_findings
+from crowdperf.tracking.ppe_observations import MalformedPpeError, build_observations, parse_findings
 from crowdperf.tracking.tracker import CONFIRM_HITS, CONFIRM_S, PersonTracker, Tracks
 
 VERSION = 2

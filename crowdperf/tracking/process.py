@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 
-from crowdperf.events.connection import OUTAGE, Backoff, connect
-from crowdperf.runtime import ProcessRuntime
-from crowdperf.slices import TrackingConfig
+from crowdperf.messaging.redis.client import OUTAGE, Backoff, connect
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.process_config import TrackingConfig
 from crowdperf.tracking.shard import TrackingShard
 
 IDLE_S = 0.5

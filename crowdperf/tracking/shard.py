@@ -20,15 +20,15 @@ import msgspec
 import redis
 from msgspec import Struct
 
-from crowdperf.counting.usable import find_problems
-from crowdperf.events import wire
-from crowdperf.events.bus import Publisher
-from crowdperf.events.connection import BLOCK_MS
-from crowdperf.events.schema import Event, FrameDetections, LineCrossed, PpeObserved, TrackedFrame
-from crowdperf.events.streams import DETECTIONS, EVENTS, OBSERVATIONS, TRACKS, stream_key
-from crowdperf.runtime import Metrics, RecentValues
+from crowdperf.counting.validation import find_problems
+from crowdperf.messaging import codec
+from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.redis.client import BLOCK_MS
+from crowdperf.messaging.schema import Event, FrameDetections, LineCrossed, PpeObserved, TrackedFrame
+from crowdperf.messaging.streams import DETECTIONS, EVENTS, OBSERVATIONS, TRACKS, stream_key
+from crowdperf.runtime.metrics import Metrics, RecentValues
 from crowdperf.settings.engine import Tracking
-from crowdperf.slices import TrackedCamera, TrackingConfig
+from crowdperf.settings.process_config import TrackedCamera, TrackingConfig
 from crowdperf.storage import density
 from crowdperf.tracking.pipeline import CameraPipeline, MalformedFrameError
 
@@ -167,8 +167,8 @@ class TrackingShard:
         """When this frame was captured; 0 where its message is gone, or is none."""
         entries = self._client.xrange(name, position, position)
         try:
-            return int(wire.decode(DETECTIONS, entries[0][1]).captured_at_ns) if entries else 0
-        except wire.PoisonError:
+            return int(codec.decode(DETECTIONS, entries[0][1]).captured_at_ns) if entries else 0
+        except codec.PoisonError:
             return 0
 
     def step(self, block_ms: int = BLOCK_MS) -> None:
@@ -207,9 +207,9 @@ class TrackingShard:
         for entry_id, fields in entries:
             shard_camera.position, shard_camera.dirty = entry_id, True
             try:
-                frame = wire.decode(DETECTIONS, fields)
+                frame = codec.decode(DETECTIONS, fields)
                 live, events = shard_camera.pipeline.step(frame)
-            except (wire.PoisonError, MalformedFrameError) as error:
+            except (codec.PoisonError, MalformedFrameError) as error:
                 log.error("camera %s: a message cannot be used: %s", camera, error)
                 shard_camera.dead_letters.append(
                     {**fields, b"_why": str(error), b"_id": entry_id, b"_from": shard_camera.stream}

@@ -7,7 +7,7 @@ import html
 import io
 from collections.abc import Callable, Iterable
 
-from crowdperf.visitors.rollcall import RollCall, RollCallArea, RollCallEntry
+from crowdperf.visitors.roll_call import RollCall, RollCallArea, RollCallEntry
 
 FormatTime = Callable[[float], str]
 """Unix seconds as people read them; empty for 0."""

@@ -1,4 +1,9 @@
-"""The Litestar application. `uvicorn crowdperf.web.app:app` serves it by hand, against a running Redis."""
+"""The Litestar application. `uvicorn crowdperf.web.app:app` serves it by hand, against a running Redis.
+
+Headers of every answer: pages use nothing but this server's own files, and nobody may frame them.
+
+The kiosk alone may use its device's camera, to read the QR codes of badges.
+"""
 
 from __future__ import annotations
 
@@ -12,43 +17,36 @@ from types import FrameType
 from typing import Any
 
 from litestar import Litestar, Router
-from litestar.datastructures import CacheControlHeader
+from litestar.datastructures import CacheControlHeader, MutableScopeHeaders
 from litestar.di import Provide
 from litestar.static_files import create_static_files_router
+from litestar.types import Message, Scope
 
-from crowdperf import config
-from crowdperf.runtime import Metrics
-from crowdperf.settings.paths import Paths
-from crowdperf.slices import WebConfig, build_web_config
-from crowdperf.web import (
-    alert_rules,
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.settings import config
+from crowdperf.settings.environment import Paths
+from crowdperf.settings.process_config import WebConfig, build_web_config
+from crowdperf.web import health, sign_in, sse, websocket
+from crowdperf.web.api import (
+    accounts,
     alerts,
     areas,
-    audits,
     cameras,
-    density,
-    exports,
+    configuration,
     history,
-    live,
-    operations,
-    people,
-    report,
+    lines_zones,
+    privacy,
+    reports,
     roll_calls,
-    shapes,
-    sign_in,
     site,
-    stream,
     system,
-    users,
-    versions,
     violations,
     visits,
 )
-from crowdperf.web.access import PrincipalDependency, authorize, provide_principal
-from crowdperf.web.context import AppDependency, AppState
-from crowdperf.web.openapi import build_openapi_config as openapi_config
+from crowdperf.web.auth import PrincipalDependency, authorize, provide_principal
+from crowdperf.web.parameters import build_openapi_config as openapi_config
 from crowdperf.web.problems import EXCEPTION_HANDLERS
-from crowdperf.web.security import add_security_headers
+from crowdperf.web.state import AppDependency, AppState
 
 PAGES_DIR = Path(__file__).resolve().parents[2] / "web"
 MAX_BODY_BYTES = 64 * 1024
@@ -81,28 +79,28 @@ def create_app(config: WebConfig, metrics: Metrics | None = None) -> Litestar:
                 route_handlers=[
                     site.router,
                     history.router,
-                    exports.exports_router,
-                    report.router,
-                    audits.audits_router,
-                    stream.router,
-                    live.router,
+                    reports.exports_router,
+                    reports.router,
+                    lines_zones.audits_router,
+                    sse.router,
+                    websocket.router,
                     sign_in.router,
-                    users.router,
+                    accounts.router,
                     cameras.router,
                     areas.router,
-                    alert_rules.alert_rules_router,
-                    density.density_router,
+                    alerts.alert_rules_router,
+                    reports.density_router,
                     system.router,
-                    shapes.router,
-                    versions.router,
+                    lines_zones.router,
+                    configuration.router,
                     alerts.router,
                     visits.router,
                     roll_calls.router,
-                    people.router,
+                    privacy.router,
                     violations.router,
                 ],
             ),
-            operations.router,
+            health.router,
             create_static_files_router(
                 "/",
                 directories=[PAGES_DIR],
@@ -160,3 +158,43 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()["app"] = made = _create_standalone_app()
     return made
+
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
+SECURITY_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+
+KIOSK_PATH = "/kiosk"
+
+
+async def add_security_headers(message: Message, scope: Scope) -> None:
+    """Add them to an answer that begins; what a route has set itself stays."""
+    if message["type"] != "http.response.start":
+        return
+    headers = MutableScopeHeaders.from_message(message)
+    if scope["path"].removesuffix("/index.html").rstrip("/") == KIOSK_PATH:
+        headers["Permissions-Policy"] = SECURITY_HEADERS["Permissions-Policy"].replace("camera=()", "camera=(self)")
+    for name, value in SECURITY_HEADERS.items():
+        headers.setdefault(name, value)
+    headers.setdefault("Cache-Control", "no-store")
+    if scope.get("scheme") == "https":
+        headers.setdefault("Strict-Transport-Security", "max-age=31536000")

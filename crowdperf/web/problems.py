@@ -13,8 +13,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
-from crowdperf.events.clients import RedisPermissionError
-from crowdperf.events.connection import NOT_WRITABLE_ERRORS
+from crowdperf.messaging.redis.client import NOT_WRITABLE_ERRORS, RedisPermissionError
 
 NOT_FOUND_DETAIL = "there is nothing at this address. Remedy: see /docs for the addresses there are."
 NO_WRITES_DETAIL = "Redis answers, but takes no writes"

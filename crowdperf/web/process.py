@@ -1,4 +1,7 @@
-"""The web process: uvicorn, told when to stop by the runtime."""
+"""The web process: uvicorn, told when to stop by the runtime.
+
+The address that the web process listens on.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from crowdperf.runtime import ProcessRuntime
+from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.base import ConfigError
-from crowdperf.slices import WebConfig
-from crowdperf.web.address import open_listening_socket
+from crowdperf.settings.process_config import WebConfig
 from crowdperf.web.app import create_app
-from crowdperf.web.context import AppState
+from crowdperf.web.config_client import open_listening_socket
+from crowdperf.web.state import AppState
 
 TICK_S = 0.5
 SHUTDOWN_GRACE_S = 3

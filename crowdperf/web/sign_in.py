@@ -11,20 +11,20 @@ from litestar.datastructures import Cookie
 from litestar.params import JSONBody
 from msgspec import Meta, Struct
 
-from crowdperf.accounts import model, passwords
-from crowdperf.accounts.model import Account, AccountError, AccountName
-from crowdperf.accounts.permissions import ANONYMOUS, PERMISSIONS, Principal, Role
-from crowdperf.accounts.store import MAX_SESSION_S, Session
-from crowdperf.web.access import SESSION_COOKIE, PrincipalDependency, get_client_address, require_same_origin
-from crowdperf.web.context import AppDependency, AppState
-from crowdperf.web.openapi import BAD_REQUEST, CONFLICT, REFUSED, TOO_MANY, UNAVAILABLE
+from crowdperf.accounts import credentials
+from crowdperf.accounts import principal as model
+from crowdperf.accounts.account_store import MAX_SESSION_S, Session
+from crowdperf.accounts.principal import ANONYMOUS, PERMISSIONS, Account, AccountError, AccountName, Principal, Role
+from crowdperf.web.auth import SESSION_COOKIE, PrincipalDependency, get_client_address, require_same_origin
+from crowdperf.web.parameters import BAD_REQUEST, CONFLICT, REFUSED, TOO_MANY, UNAVAILABLE
 from crowdperf.web.problems import ApiProblem
+from crowdperf.web.state import AppDependency, AppState
 
 Password = Annotated[
     str,
     Meta(
         min_length=1,
-        max_length=passwords.MAX_PASSWORD_LENGTH,
+        max_length=credentials.MAX_PASSWORD_LENGTH,
         description="10 characters at least.",
         examples=["four words and a dot."],
     ),
@@ -222,17 +222,17 @@ async def check_and_hash_password(app: AppState, password: str, name: str) -> st
         Problem: 400, it is too weak.
     """
     try:
-        passwords.check_password(password, name)
-    except passwords.WeakPasswordError as error:
+        credentials.check_password(password, name)
+    except credentials.WeakPasswordError as error:
         raise ApiProblem(HTTPStatus.BAD_REQUEST, str(error)) from None
     async with app.hashing_limit:
-        return await asyncio.to_thread(passwords.hash_password, password)
+        return await asyncio.to_thread(credentials.hash_password, password)
 
 
 async def verify_password_in_thread(app: AppState, password: str, stored: str | None) -> bool:
     """Whether it is the password; takes as long where there is no account."""
     async with app.hashing_limit:
-        return await asyncio.to_thread(passwords.verify_password, password, stored)
+        return await asyncio.to_thread(credentials.verify_password, password, stored)
 
 
 router = Router("/", route_handlers=[session, sign_in, sign_out, change_password, setup])

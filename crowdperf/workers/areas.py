@@ -15,16 +15,17 @@ import msgspec
 from msgspec import Struct
 
 from crowdperf.counting.areas import AreaCounter, AreaCounterState
-from crowdperf.events.connection import connect
-from crowdperf.events.schema import Event, LineCrossed, PpeObserved, ZoneChanged, ZoneMinute
-from crowdperf.rule_slices import AreasConfig
-from crowdperf.runtime import Metrics, ProcessRuntime
-from crowdperf.storage import areas
-from crowdperf.storage.areas import AreaSnapshot
-from crowdperf.workers.base import ShardedConsumer
+from crowdperf.messaging.redis.client import connect
+from crowdperf.messaging.schema import Event, LineCrossed, PpeObserved, ZoneChanged, ZoneMinute
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.worker_config import AreasConfig
+from crowdperf.storage import occupancy
+from crowdperf.storage.occupancy import AreaSnapshot
 from crowdperf.workers.leases import Leases
-from crowdperf.workers.logic import WorkerEvent
-from crowdperf.workers.loop import run_worker
+from crowdperf.workers.run_loop import run_worker
+from crowdperf.workers.sharded_consumer import ShardedConsumer
+from crowdperf.workers.worker_logic import WorkerEvent
 
 WORKER = "areas"
 VERSION = 2
@@ -132,11 +133,11 @@ def build_area_now(counter: AreaCounter) -> AreaSnapshot:
 def stage_effect(pipe: Any, effect: Struct, metrics: Metrics, prefix: str = "") -> None:
     """Show an area, or show it no longer, inside the transaction that stores its state."""
     if isinstance(effect, AreaSnapshot):
-        areas.stage_area(pipe, effect, prefix)
+        occupancy.stage_area(pipe, effect, prefix)
         metrics.set_gauge("area_occupancy", effect.occupancy, effect.area)
         metrics.set_gauge("area_uncertainty", effect.uncertainty, effect.area)
     elif isinstance(effect, AreaRemoved):
-        areas.stage_area_removal(pipe, effect.area, prefix)
+        occupancy.stage_area_removal(pipe, effect.area, prefix)
         metrics.forget_camera(effect.area)
 
 

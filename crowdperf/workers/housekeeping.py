@@ -13,14 +13,13 @@ from typing import Any
 
 import redis
 
-from crowdperf.events.bus import Publisher
-from crowdperf.events.clients import RedisPermissionError
-from crowdperf.events.connection import OUTAGE, Backoff, connect
-from crowdperf.events.schema import StoreFilling
-from crowdperf.events.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, stream_key
-from crowdperf.runtime import ProcessRuntime
-from crowdperf.slices import WorkerConfig
-from crowdperf.storage import evidence, retention, zones
+from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.redis.client import OUTAGE, Backoff, RedisPermissionError, connect
+from crowdperf.messaging.schema import StoreFilling
+from crowdperf.messaging.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, stream_key
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.process_config import WorkerConfig
+from crowdperf.storage import evidence, occupancy, retention
 from crowdperf.storage.buckets import Calendar
 from crowdperf.workers.leases import Leases
 
@@ -74,7 +73,7 @@ class Housekeeper:
         self._metrics.count("observations_trimmed", trimmed)
         oldest = f"{max(0, int((now - kept.audit_days * retention.DAY_S) * 1000))}-0"
         self._client.xtrim(stream_key(AUDIT, prefix=self._prefix), minid=oldest, approximate=True)
-        zones.expire_zone_minutes(self._client, now - kept.zones_days * retention.DAY_S, self._prefix)
+        occupancy.expire_zone_minutes(self._client, now - kept.zones_days * retention.DAY_S, self._prefix)
         if self._config.evidence:
             before = now - kept.evidence_days * retention.DAY_S
             gone = evidence.expire(Path(self._config.evidence), before, kept.evidence_mb << 20)

@@ -16,17 +16,24 @@ from typing import Any
 
 import redis
 
-from crowdperf.events import permissions
-from crowdperf.events.bus import Consumer, StreamEntry
-from crowdperf.events.connection import OUTAGE, Backoff, connect
-from crowdperf.events.schema import AnyEvent, LineCrossed, ZoneMinute
-from crowdperf.events.streams import EVENTS
-from crowdperf.runtime import ProcessRuntime
-from crowdperf.slices import WorkerConfig
-from crowdperf.storage import backfill, zones
+from crowdperf.messaging.bus import Consumer, StreamEntry
+from crowdperf.messaging.redis import acl
+from crowdperf.messaging.redis.client import OUTAGE, Backoff, connect
+from crowdperf.messaging.schema import AnyEvent, LineCrossed, ZoneMinute
+from crowdperf.messaging.streams import EVENTS
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.process_config import WorkerConfig
+from crowdperf.storage import occupancy
 from crowdperf.storage.buckets import Calendar
-from crowdperf.storage.counts import FRONTIER_COMPLETE, AddResult, CountersOutdatedError, add_crossings
-from crowdperf.storage.crossings import MAX_TIME_S, build_crossing
+from crowdperf.storage.counts import (
+    FRONTIER_COMPLETE,
+    MAX_TIME_S,
+    AddResult,
+    CountersOutdatedError,
+    add_crossings,
+    build_crossing,
+)
+from crowdperf.storage.postgres import backfill
 
 ORPHAN_IDLE_MS = 15_000
 """An entry that an instance has held for so long without recording it is taken over: the instance is gone."""
@@ -65,7 +72,7 @@ class Recorder:
             Forbidden: its user may not do all of what recording takes. Nothing is read then: an entry that is
                 delivered again and again would look like poison, and a script that stops half way loses a count.
         """
-        permissions.require_permissions(self._client, self._prefix, permissions.RECORDER_COMMANDS)
+        acl.require_permissions(self._client, self._prefix, acl.RECORDER_COMMANDS)
         self.consumer.start()
         self._has_uncounted = backfill.prepare(self._client, self._calendar, self._prefix)
         if self._has_uncounted:
@@ -112,7 +119,7 @@ class Recorder:
             # Before the acknowledgement, and the same however often: a member holds nothing that varies.
             with self._client.pipeline(transaction=True) as pipe:
                 for minute in minutes:
-                    zones.stage_zone_minute(pipe, minute, self._prefix)
+                    occupancy.stage_zone_minute(pipe, minute, self._prefix)
                 pipe.execute()
         acknowledge = (entries[0].stream, self.consumer.group, [entry.id for entry in entries])
         try:

@@ -16,18 +16,19 @@ from typing import Any
 
 import redis
 
-from crowdperf.events.bus import StreamEntry
-from crowdperf.events.connection import OUTAGE, Backoff, connect
-from crowdperf.events.follower import StreamReader
-from crowdperf.events.schema import AnyEvent
-from crowdperf.events.streams import EVENTS
-from crowdperf.runtime import ProcessRuntime
-from crowdperf.settings.postgres import resolve_dsn
-from crowdperf.slices import WorkerConfig
-from crowdperf.storage import migrations, postgres, sql
+from crowdperf.messaging.bus import StreamEntry
+from crowdperf.messaging.redis.client import OUTAGE, Backoff, connect
+from crowdperf.messaging.schema import AnyEvent
+from crowdperf.messaging.stream_reader import StreamReader
+from crowdperf.messaging.streams import EVENTS
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.process_config import WorkerConfig
+from crowdperf.settings.site import resolve_dsn
 from crowdperf.storage.buckets import Calendar
-from crowdperf.storage.history_pages import iter_history_pages
-from crowdperf.storage.postgres import Database, DatabaseRejectedError, DatabaseUnavailableError
+from crowdperf.storage.postgres import driver as postgres
+from crowdperf.storage.postgres import migrations, statements
+from crowdperf.storage.postgres.driver import Database, DatabaseRejectedError, DatabaseUnavailableError
+from crowdperf.storage.queries import iter_history_pages
 
 GROUP = "sql"
 BATCH_SIZE = 1000
@@ -128,7 +129,7 @@ class SqlRecorder:
                 self._copy_history(database)
             if zone is not None and zone != self._calendar.name.encode():
                 log.warning("summaries are made anew for the zone %s", self._calendar.name)
-                sql.recount_summaries(database, self._calendar, self._tick)
+                statements.recount_summaries(database, self._calendar, self._tick)
             self._client.hset(self._progress_key, mapping={"zone": self._calendar.name, "copied": "1"})
         except DatabaseUnavailableError:
             self._disconnect()
@@ -140,7 +141,9 @@ class SqlRecorder:
         copied = 0
         for page in iter_history_pages(self._client, self._prefix):
             self._tick()
-            copied += sql.write_rows(database, self._calendar, [sql.build_crossing_row(row) for row in page])
+            copied += statements.write_rows(
+                database, self._calendar, [statements.build_crossing_row(row) for row in page]
+            )
         log.info("%d crossings of the history were copied", copied)
 
     def _write(self, database: Database, entries: list[StreamEntry[AnyEvent]]) -> int:
@@ -152,7 +155,9 @@ class SqlRecorder:
         if not entries:
             return 0
         try:
-            return sql.write_rows(database, self._calendar, [sql.build_event_row(entry.message) for entry in entries])
+            return statements.write_rows(
+                database, self._calendar, [statements.build_event_row(entry.message) for entry in entries]
+            )
         except (DatabaseRejectedError, OverflowError) as error:
             if isinstance(error, DatabaseRejectedError) and error.is_schema_error:
                 self._disconnect()

@@ -15,17 +15,19 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from crowdperf.events.connection import connect
-from crowdperf.events.schema import AreaChanged, Event, LineCrossed, VisitorChanged, VisitorNotice
-from crowdperf.rule_slices import VisitorsConfig
-from crowdperf.runtime import ProcessRuntime
-from crowdperf.visitors import lifecycle, seeds, store
-from crowdperf.visitors.model import LIVE_STATES, ON_SITE_STATES, VisitState
-from crowdperf.visitors.reconcile import Reconciliation
-from crowdperf.workers.base import ShardedConsumer
+from crowdperf.messaging.redis.client import connect
+from crowdperf.messaging.schema import AreaChanged, Event, LineCrossed, VisitorChanged, VisitorNotice
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.worker_config import VisitorsConfig
+from crowdperf.visitors import visit as lifecycle
+from crowdperf.visitors import visit_store
+from crowdperf.visitors import visit_store as seeds
+from crowdperf.visitors.camera_reconciliation import Reconciliation
+from crowdperf.visitors.visit import LIVE_STATES, ON_SITE_STATES, VisitState
 from crowdperf.workers.leases import Leases
-from crowdperf.workers.logic import WorkerEvent
-from crowdperf.workers.loop import run_worker
+from crowdperf.workers.run_loop import run_worker
+from crowdperf.workers.sharded_consumer import ShardedConsumer
+from crowdperf.workers.worker_logic import WorkerEvent
 
 WORKER = "visitors"
 SITE_PARTITION = ""
@@ -251,7 +253,7 @@ def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
 
     def stage(pipe: Any, effect: Struct) -> None:
         if isinstance(effect, VisitUpdate):
-            store.stage_fields(
+            visit_store.stage_fields(
                 pipe,
                 effect.visit,
                 effect.expected_version,
@@ -262,9 +264,9 @@ def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
                 prefix,
             )
         elif isinstance(effect, ExpireVisits):
-            store.stage_expiry(pipe, effect.before, prefix)
+            visit_store.stage_expiry(pipe, effect.before, prefix)
             if effect.watch_list_before:
-                store.stage_forget(pipe, effect.watch_list_before, prefix)
+                visit_store.stage_forget(pipe, effect.watch_list_before, prefix)
 
     leases = Leases(client, WORKER, config.instance, config.instances, runtime.name, prefix)
     member = ShardedConsumer(
@@ -283,11 +285,11 @@ def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
 
 def seed_demo_visits(client: Any, now: float, prefix: str = "") -> int:
     """The demo site's visitors, where there has never been a visit; returns how many were put in."""
-    if client.exists(store.VisitKeys(prefix).index):
+    if client.exists(visit_store.VisitKeys(prefix).index):
         return 0
     rows = seeds.build_visits(now)
     with client.pipeline(transaction=True) as pipe:
         for person, visit in rows:
-            store.stage_new(pipe, visit, person, lifecycle.build_event(None, visit, now, "demo"), [], prefix)
+            visit_store.stage_new(pipe, visit, person, lifecycle.build_event(None, visit, now, "demo"), [], prefix)
         pipe.execute()
     return len(rows)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from litestar import Litestar
 
-from crowdperf.accounts.permissions import NEEDS
-from crowdperf.config import parse
-from crowdperf.settings.paths import Paths
-from crowdperf.slices import build_web_config
+from crowdperf.accounts.principal import NEEDS
+from crowdperf.settings.config import parse
+from crowdperf.settings.environment import Paths
+from crowdperf.settings.process_config import build_web_config
 from crowdperf.web.app import create_app
 
 OPEN = {

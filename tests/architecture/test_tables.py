@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 from supervisor.options import ServerOptions, UnhosedConfigParser
 
-from crowdperf.config import Config, load, parse
-from crowdperf.events.streams import STREAMS
-from crowdperf.processes import PROCESSES
-from crowdperf.settings.environment import read_environment
-from crowdperf.settings.paths import Paths
-from crowdperf.supervision import render
+from crowdperf.messaging.streams import STREAMS
+from crowdperf.settings.config import Config, load, parse
+from crowdperf.settings.environment import Paths, read_environment
+from crowdperf.supervision import programs
+from crowdperf.supervision.processes import PROCESSES
 from crowdperf.supervision.programs import build_programs
 from tests.conftest import ROOT
 from tests.support.tables import BEGIN, END, blocks
@@ -23,7 +22,7 @@ from tests.support.tables import BEGIN, END, blocks
 def rendered(config: Config, tmp_path: Path) -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser()
     parser.read_string((ROOT / "supervisord.conf").read_text())
-    parser.read_string(render.render(config, read_environment({}), Paths(tmp_path), ROOT, "python"))
+    parser.read_string(programs.render(config, read_environment({}), Paths(tmp_path), ROOT, "python"))
     return parser
 
 
@@ -53,9 +52,9 @@ def test_supervisord_reads_back_an_interpreter_and_a_data_folder_of_any_name(tmp
     python = str(data.data / "python")
     program = build_programs(load(ROOT / "config.json"), read_environment({}), data, ROOT)[0]
     parser = UnhosedConfigParser()
-    parser.read_string(render.render_program(program, data, ROOT, python))
+    parser.read_string(programs.render_program(program, data, ROOT, python))
     [read] = ServerOptions().processes_from_section(parser, f"program:{program.name}", program.name)
-    assert shlex.split(read.command) == [python, "-m", "crowdperf.start", *program.arguments]
+    assert shlex.split(read.command) == [python, "-m", "crowdperf.entrypoint", *program.arguments]
     assert read.stdout_logfile == str(data.logs / f"{program.name}.log")
 
 

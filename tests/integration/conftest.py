@@ -1,4 +1,4 @@
-"""The web process and its made-up site, which every test of the web part needs."""
+"""What several folders share: the web process with its made-up site, and detectors, whose loading is slow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RedisServer
+from crowdperf.models.detector import Detector
+from crowdperf.models.loader import load_detector
+from crowdperf.settings.engine import Inference
+from tests.conftest import RedisServer, missing
 from tests.support.synthetic import SyntheticSite
 from tests.support.webserver import Served, serving
 
@@ -25,3 +28,20 @@ def site(server: Served, redis_server: RedisServer) -> Iterator[SyntheticSite]:
     made = SyntheticSite(server.config, server.paths, redis_server.url)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def openvino_detector(model_cache: Path) -> Detector:
+    """What a CPU site runs in full precision."""
+    return load_detector(Inference(runtime="openvino", precision="full"), model_cache)
+
+
+@pytest.fixture(scope="session")
+def torch_detector(model_cache: Path) -> Detector:
+    """The torch runtime on the processor."""
+    for name in ("torch", "torchvision", "ultralytics"):
+        try:
+            __import__(name)
+        except ImportError:
+            missing(f"{name} is not installed: the torch runtime is not tested")
+    return load_detector(Inference(runtime="torch", device="cpu"), model_cache)

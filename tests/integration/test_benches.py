@@ -9,7 +9,7 @@ import pytest
 from bench.harness import Row
 from bench.micro import decode_to_ring, wakeup
 from bench.stress import ring
-from crowdperf.runtime import Metrics
+from crowdperf.runtime.metrics import Metrics
 from tests.conftest import ROOT
 from tests.support.capturing import make_clip
 

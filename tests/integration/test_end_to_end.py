@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.detector import Detector, load_detector
+from crowdperf.models.detector import Detector
+from crowdperf.models.loader import load_detector
 from crowdperf.settings.engine import Inference
-from crowdperf.storage.crossings import CrossingRecord
+from crowdperf.storage.counts import CrossingRecord
 from tests.conftest import wait_until
 from tests.support.browser import dashboard
 from tests.support.matching import Passage, match_crossings

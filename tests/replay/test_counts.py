@@ -10,17 +10,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from crowdperf.audit.judge import judge_lines
-from crowdperf.audit.truth import read_truth
-from crowdperf.config import parse
-from crowdperf.events.schema import Event, FrameDetections, LineCrossed, ZoneChanged
-from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.replay.run import count_crossings
-from crowdperf.replay.setup import make_setup
+from crowdperf.evaluation.camera_setup import make_setup
+from crowdperf.evaluation.ground_truth import read_truth
+from crowdperf.evaluation.replay import count_crossings
+from crowdperf.evaluation.score import judge_lines
+from crowdperf.messaging.schema import Event, FrameDetections, LineCrossed, ZoneChanged
+from crowdperf.models.detector import Detector
+from crowdperf.models.loader import load_detector
 from crowdperf.settings.camera import Line, Zone
+from crowdperf.settings.config import parse
 from crowdperf.settings.engine import Inference
-from crowdperf.settings.environment import Environment
-from crowdperf.settings.paths import Paths
+from crowdperf.settings.environment import Environment, Paths
 from tests.support.matching import Matching, Passage, match_crossings
 from tests.support.replay import EPOCH_S, Clip, detections, replay
 

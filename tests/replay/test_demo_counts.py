@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from bench import accuracy, clips
-from crowdperf.config import Config
-from crowdperf.demo import truth
-from crowdperf.demo.barcode import BarcodeStamp, decode_stamp
-from crowdperf.demo.truth import SceneTruth
-from crowdperf.events.schema import FrameDetections, LineCrossed
-from crowdperf.inference.detector import Detector, load_detector
-from crowdperf.replay.clip import ClipFrame, build_clip_spec, open_clip, read_frames
-from crowdperf.replay.detections import detect_clip
+from crowdperf.demo import ground_truth
+from crowdperf.demo.ground_truth import SceneTruth
+from crowdperf.demo.stage import BarcodeStamp, decode_stamp
+from crowdperf.evaluation.clip import ClipFrame, build_clip_spec, detect_clip, open_clip, read_frames
+from crowdperf.messaging.schema import FrameDetections, LineCrossed
+from crowdperf.models.detector import Detector
+from crowdperf.models.loader import load_detector
 from crowdperf.settings.base import CLASSES
+from crowdperf.settings.config import Config
 from crowdperf.tracking.pipeline import CameraPipeline
 
 
@@ -61,7 +61,7 @@ def test_counts_equal_the_truth(
     demo_clips: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    facts = truth.decode_truth((demo_clips / f"{scene}.truth.json").read_bytes())
+    facts = ground_truth.decode_truth((demo_clips / f"{scene}.truth.json").read_bytes())
     frames = detections(detector, demo_clips / f"{scene}.mp4", facts)
     events = crossings(frames, facts)
     true = Counter((one.line, one.direction) for one in facts.crossings)
@@ -88,5 +88,5 @@ def agrees_with_benches(scene: str, frames: list[FrameDetections], error: int) -
     assert clips.errors(one, []) == (1.0, 0.0, 0.0)
 
 
-def by_line(facts: SceneTruth) -> list[truth.SceneCrossing]:
+def by_line(facts: SceneTruth) -> list[ground_truth.SceneCrossing]:
     return sorted(facts.crossings, key=lambda one: (one.line, one.frame))

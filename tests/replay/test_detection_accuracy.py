@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from crowdperf.inference.detector import load_detector
+from crowdperf.models.loader import load_detector
 from crowdperf.settings.engine import Inference
 from tests.conftest import ROOT, missing
 from tests.support.pictures import iou, picture, ring_frame

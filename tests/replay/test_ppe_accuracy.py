@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from crowdperf.inference.detector import load_detector
-from crowdperf.inference.labelled import load_labelled_images, load_ring_frame
-from crowdperf.inference.ppe import detect_ppe
-from crowdperf.inference.worn import measure_ppe_accuracy
+from crowdperf.evaluation.average_precision import load_labelled_images
+from crowdperf.evaluation.ppe_accuracy import measure_ppe_accuracy
+from crowdperf.inference.ppe_items import detect_ppe
+from crowdperf.models.loader import load_detector
+from crowdperf.models.preprocess import load_ring_frame
 from crowdperf.settings.engine import Inference
 from crowdperf.settings.ppe import PPE_CLASSES, Ppe
 from tests.conftest import ROOT, missing

@@ -2,7 +2,7 @@
 
 The short form kills each three times. CROWDPERF_LONG=1 kills each twenty times, and then shows that the verdict falls
 when a mechanism that it rests on is taken out of the code (cheaper controls of the same mechanisms, at the shard and at
-the recorder, are always run: tests/integration/test_tracking_shard.py, test_workers.py). `bench run stress/chaos` makes
+the recorder, are always run: tests/integration/tracking/test_shard.py, test_workers.py). `bench run stress/chaos` makes
 the same run and prints its figures.
 """
 

@@ -19,13 +19,13 @@ from typing import Any
 
 import pytest
 
-from crowdperf.events import wire
-from crowdperf.events.connection import OUTAGE
-from crowdperf.events.schema import LineCrossed
-from crowdperf.events.streams import EVENTS
-from crowdperf.storage import migrations, postgres
-from crowdperf.storage.crossings import decode_member
-from crowdperf.supervision.redis import find_server_binary
+from crowdperf.messaging import codec
+from crowdperf.messaging.redis.client import OUTAGE
+from crowdperf.messaging.schema import LineCrossed
+from crowdperf.messaging.streams import EVENTS
+from crowdperf.storage.counts import decode_member
+from crowdperf.storage.postgres import driver, migrations
+from crowdperf.supervision.embedded_redis import find_server_binary
 from tests.conftest import ROOT, RedisServer, missing, wait_until
 from tests.support.postgres import PostgresServer, binaries
 
@@ -57,12 +57,12 @@ class Stand:
         self.postgres = server
         self._defects = defects
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
-        admin = postgres.connect(server.get_dsn())
+        admin = driver.connect(server.get_dsn())
         admin.run("DROP DATABASE IF EXISTS exactly_once")
         admin.run("CREATE DATABASE exactly_once TEMPLATE template0")
         admin.close()
         self.dsn = server.get_dsn("exactly_once")
-        database = postgres.connect(self.dsn)
+        database = driver.connect(self.dsn)
         migrations.migrate(database, migrations.list_migrations())
         database.close()
         self.redis.start()
@@ -133,7 +133,7 @@ class Stand:
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
     folder = binaries()
-    if folder is None or not postgres.list_drivers():
+    if folder is None or not driver.list_drivers():
         missing("PostgreSQL and a driver")
     assert folder is not None
     made = PostgresServer(folder)
@@ -177,7 +177,7 @@ def publish(stand: Stand, numbers: list[int]) -> None:
         try:
             with client.pipeline(transaction=False) as pipe:
                 for n in numbers:
-                    pipe.xadd("crowdperf:events", wire.encode(EVENTS, event(n)))
+                    pipe.xadd("crowdperf:events", codec.encode(EVENTS, event(n)))
                 pipe.execute()
         except OUTAGE:
             return False
@@ -200,7 +200,7 @@ def discrepancies(stand: Stand, number: int) -> list[str]:
         values = [client.get(name) for name in client.scan_iter(f"crowdperf:counts:{level}:*", count=1000)]
         total = sum(int.from_bytes(raw[at : at + size], "big") for raw in values for at in range(0, len(raw), size))
         found += [f"counters by {level} say {total}"] if total != number else []
-    database = postgres.connect(stand.dsn)
+    database = driver.connect(stand.dsn)
     [(rows, ids)] = database.run("SELECT count(*), count(DISTINCT id) FROM events WHERE kind = 'LineCrossed'")
     found += [f"PostgreSQL has {rows} events"] if (rows, ids) != (number, number) else []
     for period, total in database.run("SELECT period, sum(count)::bigint FROM summaries GROUP BY period"):

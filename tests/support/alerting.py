@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from crowdperf.config import parse
-from crowdperf.events.schema import Alert, CameraChanged, CameraGap, LineCrossed, ZoneChanged
-from crowdperf.rule_slices import NotifyConfig, build_notify_config
-from crowdperf.settings.paths import Paths
+from crowdperf.messaging.schema import Alert, CameraChanged, CameraGap, LineCrossed, ZoneChanged
+from crowdperf.settings.config import parse
+from crowdperf.settings.environment import Paths
+from crowdperf.settings.worker_config import NotifyConfig, build_notify_config
 
 NOW = 1_795_600_000.0
 SQUARE = {"id": "square", "name": "Square", "polygon": [[0, 0], [1, 0], [1, 1]], "limit": 4}

@@ -8,8 +8,9 @@ import threading
 import msgspec
 
 from crowdperf.capture.process import main
-from crowdperf.runtime import ProcessRuntime, log_to_stderr
-from crowdperf.slices import CaptureGroupConfig
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.runtime.redaction import log_to_stderr
+from crowdperf.settings.process_config import CaptureGroupConfig
 
 
 def _print_metrics(runtime: ProcessRuntime) -> None:

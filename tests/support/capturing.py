@@ -16,13 +16,13 @@ import msgspec
 import numpy as np
 import psutil
 
-from crowdperf.capture.camera import CameraCapture
-from crowdperf.events.schema import CameraChanged
-from crowdperf.ffmpeg import find_ffmpeg, remove_proxy_variables
+from crowdperf.capture.camera_capture import CameraCapture
 from crowdperf.frames.doorbell import Doorbell
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
-from crowdperf.runtime import Metrics, ProcessSnapshot
-from crowdperf.slices import CaptureConfig, CaptureGroupConfig
+from crowdperf.messaging.schema import CameraChanged
+from crowdperf.runtime.ffmpeg_binary import find_ffmpeg, remove_proxy_variables
+from crowdperf.runtime.metrics import Metrics, ProcessSnapshot
+from crowdperf.settings.process_config import CaptureConfig, CaptureGroupConfig
 from tests.conftest import wait_until
 
 NOWHERE = "unix:///nonexistent/redis.sock"

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from crowdperf.demo.truth import SceneTruth
-from crowdperf.events.connection import OUTAGE
+from crowdperf.demo.ground_truth import SceneTruth
+from crowdperf.messaging.redis.client import OUTAGE
 from tests.conftest import wait_until
 from tests.support.matching import Passage, match_crossings
 from tests.support.rtsp_server import Mount, RtspServer

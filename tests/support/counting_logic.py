@@ -6,11 +6,11 @@ from collections.abc import Callable, Container, Iterable
 
 from msgspec import Struct
 
-from crowdperf.events.schema import CameraChanged, Event, LineCrossed
-from crowdperf.runtime import Metrics
-from crowdperf.workers.base import ShardedConsumer
+from crowdperf.messaging.schema import CameraChanged, Event, LineCrossed
+from crowdperf.runtime.metrics import Metrics
 from crowdperf.workers.leases import Leases
-from crowdperf.workers.logic import WorkerEvent
+from crowdperf.workers.sharded_consumer import ShardedConsumer
+from crowdperf.workers.worker_logic import WorkerEvent
 from tests.conftest import RedisServer
 
 WORKER = "tally"

@@ -24,7 +24,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from crowdperf.ffmpeg import find_ffmpeg
+from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
 
 PROGRAM = """#!{python}
 import os, re, signal, subprocess, sys, time

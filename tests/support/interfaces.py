@@ -26,24 +26,23 @@ import msgspec
 from bench.__main__ import names as bench_names
 from bench.harness import Row, compared, paired
 from crowdperf.__main__ import main as run_command
-from crowdperf.config import build_json_schema, parse
-from crowdperf.events import wire
-from crowdperf.events.bus import Consumer
-from crowdperf.events.follower import StreamReader
-from crowdperf.events.permissions import build_acl_rules as acl_rule
-from crowdperf.events.streams import STREAMS
-from crowdperf.inference.schedule import FrameScheduler
-from crowdperf.processes import PROCESSES
-from crowdperf.runtime import PERCENTILES, Metrics, RecentValues
-from crowdperf.settings.environment import read_environment
-from crowdperf.settings.paths import Paths
-from crowdperf.slices import build_web_config
+from crowdperf.inference.scheduler import FrameScheduler
+from crowdperf.messaging import codec
+from crowdperf.messaging.bus import Consumer
+from crowdperf.messaging.redis.acl import build_acl_rules as acl_rule
+from crowdperf.messaging.stream_reader import StreamReader
+from crowdperf.messaging.streams import STREAMS
+from crowdperf.runtime.metrics import PERCENTILES, Metrics, RecentValues
+from crowdperf.settings.config import build_json_schema, parse
+from crowdperf.settings.environment import Paths, read_environment
+from crowdperf.settings.process_config import build_web_config
 from crowdperf.storage.alerts import AlertDoc, AlertView
 from crowdperf.storage.violations import Violation, ViolationView
-from crowdperf.supervision.render import render as render_programs
-from crowdperf.visitors.model import Person, Visit, WatchListEntry
+from crowdperf.supervision.processes import PROCESSES
+from crowdperf.supervision.programs import render as render_programs
+from crowdperf.visitors.visit import Person, Visit, WatchListEntry
 from crowdperf.web.app import create_app
-from crowdperf.web.prometheus import render as render_metrics
+from crowdperf.web.metrics_report import render as render_metrics
 from crowdperf.workers.leases import Leases
 from tests.support.source_scan import UNKNOWN, Source, argument, called, source_of
 
@@ -79,7 +78,7 @@ def streams() -> list[str]:
         for kind in getattr(stream.message_type, "__args__", (stream.message_type,)):
             sample = _sample(msgspec.inspect.type_info(kind))
             label = f"{stream.name} {kind.__struct_config__.tag or ''}".strip()
-            encoded = wire.encode(stream, msgspec.convert(sample, kind))
+            encoded = codec.encode(stream, msgspec.convert(sample, kind))
             fields = [f"{name}={value.hex() if isinstance(value, bytes) else value}" for name, value in encoded.items()]
             lines.append(f"{label} bytes {' '.join(fields)}")
             lines.append(f"{label} layout {_layout(kind)}")

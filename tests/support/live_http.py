@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crowdperf.ffmpeg import find_ffmpeg
+from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
 
 BOUNDARY = "picture"
 

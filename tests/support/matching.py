@@ -1,5 +1,5 @@
 """Which stored crossings are which true ones: the product's own matching."""
 
-from crowdperf.replay.matching import Matching, Passage, match_crossings
+from crowdperf.evaluation.matching import Matching, Passage, match_crossings
 
 __all__ = ["Matching", "Passage", "match_crossings"]

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from crowdperf.storage.postgres import DatabaseUnavailableError, connect
+from crowdperf.storage.postgres.driver import DatabaseUnavailableError, connect
 from tests.conftest import wait_until
 
 USER = "crowdperf"

@@ -1,4 +1,4 @@
-"""Clips with the settings that tests give them, through the product's own replay (`crowdperf.replay`).
+"""Clips with the settings that tests give them, through the product's own replay (`crowdperf.evaluation`).
 
 With CROWDPERF_REPLAY_CACHE=1 the detections of a clip are kept below var/replay, by model, clip and settings, for
 those who work on the tracker and wait for nothing else. The suite always computes them.
@@ -14,12 +14,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from crowdperf.events.schema import Event, FrameDetections
+from crowdperf.evaluation import clip as footage
+from crowdperf.evaluation.clip import CLIP_START_S, detect_clip
 from crowdperf.frames.layout import RingSpec
-from crowdperf.inference.detector import Detector
-from crowdperf.inference.registry import read_manifest
-from crowdperf.replay import clip as footage
-from crowdperf.replay.detections import CLIP_START_S, detect_clip
+from crowdperf.messaging.schema import Event, FrameDetections
+from crowdperf.models.detector import Detector
+from crowdperf.models.registry import read_manifest
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.tracking.pipeline import CameraPipeline

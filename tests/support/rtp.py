@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from crowdperf.ffmpeg import find_ffmpeg
+from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
 
 MTU = 1400
 HEVC = "-c:v libx265 -preset ultrafast -tune zerolatency -x265-params log-level=none:keyint=20:bframes=0 -f hevc"

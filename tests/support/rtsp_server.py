@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from crowdperf.ffmpeg import find_ffmpeg
+from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
 from tests.support import rtp
 
 MTU = 1400

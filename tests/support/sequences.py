@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from crowdperf.counting.frame import FrameMoment, Sample
 from crowdperf.counting.lines import LineCounter
-from crowdperf.events.schema import FrameDetections, LineCrossed
+from crowdperf.counting.samples import FrameMoment, Sample
+from crowdperf.messaging.schema import FrameDetections, LineCrossed
 from crowdperf.settings.camera import Line
 
 FPS = 10.0

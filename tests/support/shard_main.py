@@ -6,8 +6,9 @@ import sys
 
 import msgspec
 
-from crowdperf.runtime import ProcessRuntime, log_to_stderr
-from crowdperf.slices import TrackingConfig
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.runtime.redaction import log_to_stderr
+from crowdperf.settings.process_config import TrackingConfig
 from crowdperf.tracking.process import main
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ from typing import Any
 import msgspec
 import redis
 
-from crowdperf.events.connection import connect
-from crowdperf.events.metrics import decode_snapshot, metrics_key
-from crowdperf.runtime import ProcessSnapshot
+from crowdperf.messaging.process_metrics import decode_snapshot, metrics_key
+from crowdperf.messaging.redis.client import connect
+from crowdperf.runtime.metrics import ProcessSnapshot
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.paths import Paths
-from crowdperf.storage.crossings import PERSON_LOG, VEHICLE_LOG, CrossingRecord, decode_member
+from crowdperf.settings.environment import Paths
+from crowdperf.storage.counts import PERSON_LOG, VEHICLE_LOG, CrossingRecord, decode_member
 from crowdperf.supervision.control import SupervisorClient
 from tests.conftest import ROOT, compiled_models, wait_until
 from tests.support.ports import free_port

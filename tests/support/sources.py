@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from crowdperf.demo.truth import SceneTruth, decode_truth
+from crowdperf.demo.ground_truth import SceneTruth, decode_truth
 from tests.support.matching import Passage
 from tests.support.rtsp_server import Mount, RtspServer
 from tests.support.site import Site

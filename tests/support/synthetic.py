@@ -10,18 +10,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdperf.config import Config
-from crowdperf.events.bus import Publisher
-from crowdperf.events.connection import connect
-from crowdperf.events.metrics import publish_snapshot
-from crowdperf.events.schema import AnyEvent, LineCrossed, TrackedFrame, ZoneChanged
-from crowdperf.events.streams import EVENTS, TRACKS
 from crowdperf.frames.ring import FrameWriter, RingSpec
-from crowdperf.runtime import ProcessRuntime
-from crowdperf.settings.paths import Paths
+from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.process_metrics import publish_snapshot
+from crowdperf.messaging.redis.client import connect
+from crowdperf.messaging.schema import AnyEvent, LineCrossed, TrackedFrame, ZoneChanged
+from crowdperf.messaging.streams import EVENTS, TRACKS
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.config import Config
+from crowdperf.settings.environment import Paths
 from crowdperf.storage.buckets import Calendar
-from crowdperf.storage.counts import add_crossings
-from crowdperf.storage.crossings import build_crossing
+from crowdperf.storage.counts import add_crossings, build_crossing
 
 FPS = 10.0
 SPEC = RingSpec(

@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from crowdperf.config import Config
-from crowdperf.events.streams import STREAMS
-from crowdperf.processes import PROCESSES
+from crowdperf.messaging.streams import STREAMS
 from crowdperf.settings.camera import Camera, Line, Zone
+from crowdperf.settings.config import Config
 from crowdperf.settings.ppe import PpeRule
 from crowdperf.settings.schedule import Window
+from crowdperf.supervision.processes import PROCESSES
 from tests.conftest import ROOT
 
 BEGIN = "<!-- generated: {name} -->"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from crowdperf.config import Config, parse
-from crowdperf.runtime import ProcessRuntime
-from crowdperf.settings.paths import Paths
-from crowdperf.slices import WebConfig, build_web_config
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.config import Config, parse
+from crowdperf.settings.environment import Paths
+from crowdperf.settings.process_config import WebConfig, build_web_config
 from crowdperf.web.process import main
 from tests.conftest import wait_until
 from tests.support.noon import noon_zone

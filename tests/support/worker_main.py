@@ -17,10 +17,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from crowdperf.runtime import ProcessRuntime
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.process_config import WorkerConfig
 from crowdperf.settings.site import Retention
-from crowdperf.slices import WorkerConfig
-from crowdperf.storage import counts, sql
+from crowdperf.storage import counts
+from crowdperf.storage.postgres import statements
 from crowdperf.workers import recorder
 from crowdperf.workers import sql as sql_worker
 
@@ -51,7 +52,7 @@ def break_it(defect: str, folder: Path) -> None:
 
         recorder.add_crossings = add
     elif defect == "move-first":
-        write = sql.write_rows
+        write = statements.write_rows
 
         def moving(database: Any, calendar: Any, rows: Any) -> int:
             made.reader.commit()
@@ -67,7 +68,7 @@ def break_it(defect: str, folder: Path) -> None:
             begin(self, *arguments, **named)
 
         sql_worker.SqlRecorder.__init__ = remember  # type: ignore[method-assign]
-        sql.write_rows = moving
+        statements.write_rows = moving
 
 
 def main() -> None:

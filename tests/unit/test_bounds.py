@@ -10,22 +10,23 @@ import numpy as np
 import pytest
 
 from crowdperf.capture.quality import ConnectionQuality
-from crowdperf.events.schema import FrameDetections, PpeColumns
 from crowdperf.frames.ring import FrameStamp, RingSpec
-from crowdperf.inference.detector import load_detector
-from crowdperf.inference.evidence import EvidenceCache, FrameAnalysis
-from crowdperf.inference.letterbox import letterbox
-from crowdperf.inference.nms import Detections
-from crowdperf.inference.openvino_runtime import MAX_GEOMETRIES, OpenvinoBackend
-from crowdperf.inference.ppe import Cadence
-from crowdperf.inference.schedule import FrameScheduler
-from crowdperf.inference.stats import InferenceMetrics
-from crowdperf.runtime import Metrics, ProcessRuntime
+from crowdperf.inference.evidence_cache import EvidenceCache, FrameAnalysis
+from crowdperf.inference.metrics import InferenceMetrics
+from crowdperf.inference.ppe_items import Cadence
+from crowdperf.inference.scheduler import FrameScheduler
+from crowdperf.messaging.schema import FrameDetections, PpeColumns
+from crowdperf.models.loader import load_detector
+from crowdperf.models.openvino_backend import MAX_GEOMETRIES, OpenvinoBackend
+from crowdperf.models.postprocess import Detections
+from crowdperf.models.preprocess import letterbox
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.tracking.pipeline import CameraPipeline
+from crowdperf.web.live.counts import MAX_COUNT_KEYS, MAX_EVENT_IDS, CountKey, TodayCounts
 from crowdperf.web.parameters import Span
-from crowdperf.web.tally import MAX_COUNT_KEYS, MAX_EVENT_IDS, CountKey, TodayCounts
 from tests.conftest import wait_until
 from tests.support.bounds import largest
 from tests.support.sequences import detections, standing

@@ -10,10 +10,10 @@ from typing import Protocol
 
 import msgspec
 
-from crowdperf.events.clients import RedisPermissionError
-from crowdperf.events.connection import OUTAGE, Backoff
-from crowdperf.events.queue import DeliveryItem, DeliveryQueue
-from crowdperf.runtime import Metrics, redact
+from crowdperf.messaging.delivery_queue import DeliveryItem, DeliveryQueue
+from crowdperf.messaging.redis.client import OUTAGE, Backoff, RedisPermissionError
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.redaction import redact
 from crowdperf.settings.alerts import Channel
 from crowdperf.workers.notify.logic import Notification
 

@@ -13,14 +13,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from crowdperf.events.schema import Alert, AlertChanged, AlertRaised, AnyEvent, Event, PpeObserved
-from crowdperf.rule_slices import NotifyConfig
+from crowdperf.messaging.schema import Alert, AlertChanged, AlertRaised, AnyEvent, Event, PpeObserved
 from crowdperf.settings.alerts import AlertRule, MqttChannel
 from crowdperf.settings.schedule import find_end, is_active
+from crowdperf.settings.worker_config import NotifyConfig
 from crowdperf.storage.alerts import AlertDoc, AlertState, AlertUpdate
-from crowdperf.workers.logic import WorkerEvent
 from crowdperf.workers.notify.matching import RULE_EVENT_TYPES, Signal, match_event
-from crowdperf.workers.notify.readings import READING_EVENT_TYPES, CameraReadings, ReadingsRemoved
+from crowdperf.workers.notify.mqtt_state import READING_EVENT_TYPES, CameraReadings, ReadingsRemoved
+from crowdperf.workers.worker_logic import WorkerEvent
 
 VERSION = 1
 HOUR_S = 3600.0

@@ -1,9 +1,13 @@
-"""Alerts by mail."""
+"""Alerts by mail.
+
+TLS towards receivers: whom to trust, and one clear sentence where somebody is not trusted.
+"""
 
 from __future__ import annotations
 
 import os
 import smtplib
+import ssl
 import zoneinfo
 from datetime import datetime
 from email.headerregistry import Address
@@ -11,11 +15,10 @@ from email.message import EmailMessage
 from typing import Any
 
 from crowdperf.settings.alerts import EmailChannel
-from crowdperf.visitors.model import Person, Visit
-from crowdperf.visitors.store import VisitKeys, from_hash_fields
+from crowdperf.visitors.visit import Person, Visit
+from crowdperf.visitors.visit_store import VisitKeys, from_hash_fields
 from crowdperf.workers.notify.delivery import ChannelNotReadyError, DeliveryError
 from crowdperf.workers.notify.logic import Notification
-from crowdperf.workers.notify.tls import build_connection_error, create_tls_context
 
 
 class MailSender:
@@ -116,3 +119,31 @@ def build_mail(
 def _to_one_line(text: str) -> str:
     """A header must not be continued by what somebody wrote into a name."""
     return " ".join(text.split())
+
+
+def create_tls_context(ca_file: str) -> ssl.SSLContext:
+    """A context that checks the receiver's certificate and name; nothing switches that off.
+
+    Args:
+        ca_file: certificates to trust instead of the system's; empty for the system's.
+
+    Raises:
+        NotReadyError: the file cannot be used. Notifications wait until it can.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except OSError as error:
+        raise ChannelNotReadyError(
+            f"ca_file {ca_file} cannot be used: {error.strerror or error}. Remedy: name a readable file of PEM "
+            "certificates."
+        ) from None
+
+
+def build_connection_error(host: str, error: Exception) -> DeliveryError:
+    """What to say of a connection that did not come about."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return DeliveryError(
+            f"the certificate of {host} is not trusted ({error.verify_message.rstrip('.')}); nothing was sent. Remedy: "
+            "name the authority that signed it in ca_file, and the host as the certificate does."
+        )
+    return DeliveryError(f"{host} does not answer: {error or type(error).__name__}")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from crowdperf.events.schema import (
+from crowdperf.messaging.schema import (
     Alert,
     AnyEvent,
     AreaMismatch,
@@ -21,8 +21,8 @@ from crowdperf.events.schema import (
     VisitorNotice,
     ZoneChanged,
 )
-from crowdperf.rule_slices import NotifiedCamera
 from crowdperf.settings.alerts import AlertRule
+from crowdperf.settings.worker_config import NotifiedCamera
 
 RULE_EVENT_TYPES: tuple[type[Event], ...] = (
     Alert,

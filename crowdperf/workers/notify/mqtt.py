@@ -11,12 +11,12 @@ import msgspec
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from crowdperf.rule_slices import NotifyConfig
 from crowdperf.settings.alerts import MqttChannel
+from crowdperf.settings.worker_config import NotifyConfig
 from crowdperf.workers.notify.delivery import ChannelNotReadyError, DeliveryError
 from crowdperf.workers.notify.logic import Notification
-from crowdperf.workers.notify.readings import Reading, ReadingsRemoved
-from crowdperf.workers.notify.tls import build_connection_error, create_tls_context
+from crowdperf.workers.notify.mail import build_connection_error, create_tls_context
+from crowdperf.workers.notify.mqtt_state import Reading, ReadingsRemoved
 
 QOS = 1
 

@@ -9,22 +9,22 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from crowdperf.events.connection import connect
-from crowdperf.events.queue import DeliveryQueue, stage_item
-from crowdperf.rule_slices import NotifyConfig
-from crowdperf.runtime import ProcessRuntime
+from crowdperf.messaging.delivery_queue import DeliveryQueue, stage_item
+from crowdperf.messaging.redis.client import connect
+from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.alerts import Channel, EmailChannel, WebhookChannel
-from crowdperf.slices import get_shard
+from crowdperf.settings.process_config import get_shard
+from crowdperf.settings.worker_config import NotifyConfig
 from crowdperf.storage import alerts
-from crowdperf.workers.base import ShardedConsumer
 from crowdperf.workers.leases import Leases
-from crowdperf.workers.loop import run_worker
 from crowdperf.workers.notify.delivery import ChannelDelivery, DeliveryThread, Sender
 from crowdperf.workers.notify.logic import AlertLogic, Notification
 from crowdperf.workers.notify.mail import MailSender
 from crowdperf.workers.notify.mqtt import MqttSender, stage_reading
-from crowdperf.workers.notify.readings import Reading, ReadingsRemoved
+from crowdperf.workers.notify.mqtt_state import Reading, ReadingsRemoved
 from crowdperf.workers.notify.webhook import WebhookSender
+from crowdperf.workers.run_loop import run_worker
+from crowdperf.workers.sharded_consumer import ShardedConsumer
 
 WORKER = "notify"
 STOP_S = 3.0

@@ -2,6 +2,11 @@
 
 One violation is one event at its opening and one at its end, whatever the number of frames. It closes when the person
 complies, leaves the zone, or is not seen any more.
+
+From what single frames show of one item to a verdict about a person. Pure.
+
+One frame proves little: a helmet is hidden, blurred, or taken for hair. Each frame votes with the model's score and the
+person's size, or abstains; the newest votes decide, and only when they are enough and nearly of one mind.
 """
 
 from __future__ import annotations
@@ -13,13 +18,12 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from crowdperf.events.schema import Event, EvidenceRequest, PpeObserved, PpeViolation
-from crowdperf.rule_slices import PpeConfig
+from crowdperf.messaging.schema import Event, EvidenceRequest, PpeObserved, PpeViolation
 from crowdperf.settings.ppe import Item, PpeRule
 from crowdperf.settings.schedule import is_active
+from crowdperf.settings.worker_config import PpeConfig
 from crowdperf.storage.violations import Compliance, Violation, ViolationUpdate
-from crowdperf.workers.logic import WorkerEvent
-from crowdperf.workers.ppe.votes import MAX_VOTES, Verdict, compute_vote, decide_verdict
+from crowdperf.workers.worker_logic import WorkerEvent
 
 VERSION = 1
 TRACK_TIMEOUT_S = 10.0
@@ -277,3 +281,44 @@ class PpeLogic:
     def clear(self) -> None:
         """Forget every camera."""
         self._cameras.clear()
+
+
+Verdict = Literal["missing", "worn", "unsure"]
+
+MAX_VOTES = 8
+"""Votes that decide: the newest ones, so that somebody who puts the helmet on is soon believed."""
+MIN_VOTES = 3
+MIN_TOTAL_WEIGHT = 1.0
+"""Sum of the votes' weights: three clear frames of a tall person, or more of a small one."""
+MIN_AGREEMENT = 0.7
+"""Share of the weight that a verdict needs."""
+MIN_VOTE_SCORE = 0.35
+"""A frame in which neither the item nor its absence was found better than this abstains."""
+FULL_HEIGHT_PX = 160.0
+"""A person of this height votes with full weight, a smaller one with less."""
+
+
+def compute_vote(worn_score: float, missing_score: float, height_px: float, min_height_px: float) -> float | None:
+    """One frame's vote: positive for missing, negative for worn, None where it abstains.
+
+    Args:
+        worn: best score of the item on the person, 0 where it was not found.
+        missing: the same for its absence.
+        height_px: the person's height in the picture that was looked at, pixels.
+        least_height_px: smaller people cannot be judged.
+    """
+    if height_px < min_height_px or max(worn_score, missing_score) < MIN_VOTE_SCORE:
+        return None
+    return (missing_score - worn_score) * min(1.0, height_px / FULL_HEIGHT_PX)
+
+
+def decide_verdict(votes: list[float]) -> Verdict:
+    """What the newest votes of an item say."""
+    recent = votes[-MAX_VOTES:]
+    total = sum(abs(value) for value in recent)
+    if len(recent) < MIN_VOTES or total < MIN_TOTAL_WEIGHT:
+        return "unsure"
+    missing = sum(value for value in recent if value > 0)
+    if missing >= MIN_AGREEMENT * total:
+        return "missing"
+    return "worn" if missing <= (1 - MIN_AGREEMENT) * total else "unsure"

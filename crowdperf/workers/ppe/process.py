@@ -7,17 +7,17 @@ from typing import Any
 
 from msgspec import Struct
 
-from crowdperf.events import wire
-from crowdperf.events.connection import connect
-from crowdperf.events.schema import EvidenceRequest
-from crowdperf.events.streams import EVIDENCE_REQUESTS, OBSERVATIONS, stream_key
-from crowdperf.rule_slices import PpeConfig
-from crowdperf.runtime import ProcessRuntime
+from crowdperf.messaging import codec
+from crowdperf.messaging.redis.client import connect
+from crowdperf.messaging.schema import EvidenceRequest
+from crowdperf.messaging.streams import EVIDENCE_REQUESTS, OBSERVATIONS, stream_key
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.worker_config import PpeConfig
 from crowdperf.storage import violations
-from crowdperf.workers.base import ShardedConsumer
 from crowdperf.workers.leases import Leases
-from crowdperf.workers.loop import run_worker
 from crowdperf.workers.ppe.logic import PpeLogic
+from crowdperf.workers.run_loop import run_worker
+from crowdperf.workers.sharded_consumer import ShardedConsumer
 
 WORKER = "ppe"
 
@@ -33,7 +33,7 @@ def main(config: PpeConfig, runtime: ProcessRuntime) -> None:
         elif isinstance(effect, violations.Compliance):
             violations.stage_compliance(pipe, effect, prefix)
         elif isinstance(effect, EvidenceRequest):
-            fields = wire.encode(EVIDENCE_REQUESTS, effect)
+            fields = codec.encode(EVIDENCE_REQUESTS, effect)
             name = stream_key(EVIDENCE_REQUESTS, prefix=prefix)
             pipe.xadd(name, fields, maxlen=EVIDENCE_REQUESTS.max_entries, approximate=True)
 

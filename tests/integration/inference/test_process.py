@@ -13,19 +13,18 @@ import numpy as np
 import pytest
 import redis
 
-from crowdperf.events import wire
-from crowdperf.events.schema import EvidenceRequest, FrameDetections
-from crowdperf.events.streams import DETECTIONS, EVIDENCE, EVIDENCE_REQUESTS, stream_key
 from crowdperf.frames.doorbell import answers
 from crowdperf.frames.ring import FrameWriter
 from crowdperf.inference import process
-from crowdperf.inference.registry import resolve_model
-from crowdperf.runtime import ProcessRuntime
-from crowdperf.settings import handover
-from crowdperf.settings.choice import get_selection
-from crowdperf.settings.engine import Inference, Models
+from crowdperf.messaging import codec
+from crowdperf.messaging.schema import EvidenceRequest, FrameDetections
+from crowdperf.messaging.streams import DETECTIONS, EVIDENCE, EVIDENCE_REQUESTS, stream_key
+from crowdperf.models.registry import resolve_model
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings import reload
+from crowdperf.settings.engine import Inference, Models, get_selection
 from crowdperf.settings.ppe import PPE_CLASSES
-from crowdperf.slices import InferenceConfig
+from crowdperf.settings.process_config import InferenceConfig
 from tests.conftest import RedisServer, wait_until
 from tests.support.pictures import asset, ring_frame
 
@@ -80,7 +79,7 @@ def publish(to: FrameWriter, frame: np.ndarray) -> None:
 
 def stored(client: redis.Redis, camera: str) -> list[FrameDetections]:
     rows = client.xrange(stream_key(DETECTIONS, camera, "t:"))
-    decoded = [wire.decode(DETECTIONS, fields) for _, fields in rows]
+    decoded = [codec.decode(DETECTIONS, fields) for _, fields in rows]
     assert [row.decode() for row, _ in rows] == [f"{one.epoch}-{one.sequence}" for one in decoded]
     return decoded
 
@@ -200,10 +199,10 @@ def test_a_person_model_that_is_put_right_later_takes_its_seat_and_the_ppe_model
     asked = EvidenceRequest(
         id="v1", camera="gate", ts=time.time(), epoch=ring.epoch, sequence=ring.sequence, detection=0
     )
-    client.xadd(stream_key(EVIDENCE_REQUESTS, prefix="t:"), wire.encode(EVIDENCE_REQUESTS, asked))
+    client.xadd(stream_key(EVIDENCE_REQUESTS, prefix="t:"), codec.encode(EVIDENCE_REQUESTS, asked))
     wait_until(lambda: client.xlen(stream_key(EVIDENCE, prefix="t:")), what="the evidence")
     ((_, fields),) = client.xrange(stream_key(EVIDENCE, prefix="t:"))
-    saved = wire.decode(EVIDENCE, fields)
+    saved = codec.decode(EVIDENCE, fields)
     assert saved.problem == ""
     assert (tmp_path / "evidence" / saved.full).stat().st_size > 10_000
     # Put right, the .xml last, which is what is looked for.
@@ -235,7 +234,7 @@ def test_another_model_takes_over_between_two_frames_and_a_bad_one_never(
 
     def choose(**change: object) -> None:
         settings = Inference(**change)  # type: ignore[arg-type]
-        handover.write_reload_file(tmp_path / "choice.json", get_selection(settings))
+        reload.write_reload_file(tmp_path / "choice.json", get_selection(settings))
 
     one_more()
     assert text("device").endswith("full")

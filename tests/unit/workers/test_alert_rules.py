@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from crowdperf.config import parse
-from crowdperf.events.schema import AlertChanged, AlertRaised, AnyEvent
+from crowdperf.messaging.schema import AlertChanged, AlertRaised, AnyEvent
 from crowdperf.settings.base import ConfigError
+from crowdperf.settings.config import parse
 from crowdperf.storage.alerts import AlertUpdate
 from crowdperf.workers.notify.logic import AlertLogic, Notification
-from crowdperf.workers.notify.readings import Reading
+from crowdperf.workers.notify.mqtt_state import Reading
 from tests.support.alerting import NOW, breach, crossing, gap, slice_of, state, zone
 
 HOOK = {"type": "webhook", "id": "hook", "url": "https://hooks.example/x"}

@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from crowdperf.config import parse
-from crowdperf.events.schema import AreaChanged, LineCrossed
-from crowdperf.rule_slices import build_areas_config
-from crowdperf.settings.paths import Paths
-from crowdperf.storage.areas import AreaSnapshot
+from crowdperf.messaging.schema import AreaChanged, LineCrossed
+from crowdperf.settings.config import parse
+from crowdperf.settings.environment import Paths
+from crowdperf.settings.worker_config import build_areas_config
+from crowdperf.storage.occupancy import AreaSnapshot
 from crowdperf.workers.areas import AreaLogic
 from tests.conftest import ROOT
 

@@ -8,18 +8,18 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from crowdperf.config import parse
 from crowdperf.counting.areas import AreaCounter
-from crowdperf.events.schema import Alert, AreaChanged, Event, PpeObserved, PpeViolation, VisitorChanged, ZoneChanged
-from crowdperf.rule_slices import build_ppe_config, build_visitors_config
-from crowdperf.settings.area import Area
-from crowdperf.settings.paths import Paths
+from crowdperf.messaging.schema import Alert, AreaChanged, Event, PpeObserved, PpeViolation, VisitorChanged, ZoneChanged
+from crowdperf.settings.areas import Area
+from crowdperf.settings.config import parse
+from crowdperf.settings.environment import Paths
+from crowdperf.settings.worker_config import build_ppe_config, build_visitors_config
 from crowdperf.storage.alerts import AlertUpdate
-from crowdperf.visitors.reconcile import MAX_CREDIT_AGE_S, MAX_CREDITS
-from crowdperf.workers.logic import WorkerLogic
+from crowdperf.visitors.camera_reconciliation import MAX_CREDIT_AGE_S, MAX_CREDITS
 from crowdperf.workers.notify.logic import MAX_ACTIVE_ALERTS, MAX_REFS_PER_ALERT, AlertLogic
 from crowdperf.workers.ppe.logic import MAX_WATCHED_TRACKS, PpeLogic
 from crowdperf.workers.visitors import SITE_PARTITION, VisitorLogic, VisitUpdate
+from crowdperf.workers.worker_logic import WorkerLogic
 from tests.support.alerting import NOW, crossing, slice_of, state
 from tests.support.bounds import largest
 

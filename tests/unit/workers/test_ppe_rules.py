@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from crowdperf.config import parse
-from crowdperf.events.schema import EvidenceRequest, PpeObserved, PpeViolation
-from crowdperf.rule_slices import build_ppe_config
-from crowdperf.settings.paths import Paths
+from crowdperf.messaging.schema import EvidenceRequest, PpeObserved, PpeViolation
+from crowdperf.settings.config import parse
+from crowdperf.settings.environment import Paths
+from crowdperf.settings.worker_config import build_ppe_config
 from crowdperf.storage.violations import Compliance, ViolationUpdate
-from crowdperf.workers.ppe.logic import PpeLogic
-from crowdperf.workers.ppe.votes import compute_vote, decide_verdict
+from crowdperf.workers.ppe.logic import PpeLogic, compute_vote, decide_verdict
 
 NOW = 1_795_600_000.0
 """10:46:40 in Berlin."""

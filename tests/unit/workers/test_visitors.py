@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowdperf.config import parse
-from crowdperf.events.schema import (
+from crowdperf.messaging.schema import (
     AreaChanged,
     AreaMismatch,
     LineCrossed,
@@ -19,15 +18,16 @@ from crowdperf.events.schema import (
     VisitorChanged,
     VisitorNotice,
 )
-from crowdperf.rule_slices import build_visitors_config
-from crowdperf.settings.area import Area, Door
+from crowdperf.settings.areas import Area, Door
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.paths import Paths
+from crowdperf.settings.config import parse
+from crowdperf.settings.environment import Paths
 from crowdperf.settings.visitors import Visitors
-from crowdperf.visitors import lifecycle, rollcall
-from crowdperf.visitors.lifecycle import VisitRefusedError
-from crowdperf.visitors.model import Person, Visit, WatchListEntry
+from crowdperf.settings.worker_config import build_visitors_config
+from crowdperf.visitors import roll_call
+from crowdperf.visitors import visit as lifecycle
 from crowdperf.visitors.roll_call_report import render_csv, render_html
+from crowdperf.visitors.visit import Person, Visit, VisitRefusedError, WatchListEntry
 from crowdperf.workers.visitors import SITE_PARTITION, ExpireVisits, VisitorLogic, VisitUpdate
 
 NOW = 1_795_600_000.0
@@ -319,13 +319,13 @@ def test_a_roll_call_holds_who_is_on_site_and_its_report_is_harmless() -> None:
         (visit(id="v3", state="invited"), Person(id="p3", name="Cy")),
         (visit(id="v4", state="checked_in", area="lab"), None),
     ]
-    marks = rollcall.build_entries(rows)
+    marks = roll_call.build_entries(rows)
     assert [(mark.visit, mark.area, mark.state) for mark in marks] == [
         ("v2", "hall", "missing"),
         ("v1", "lab", "missing"),
         ("v4", "lab", "missing"),
     ]
-    call = rollcall.RollCall(id="c", drill=True, started_at=NOW, started_by="ada", marks=marks)
+    call = roll_call.RollCall(id="c", drill=True, started_at=NOW, started_by="ada", marks=marks)
     page = render_html(call, "Site", str)
     assert "<script>" not in page
     assert "Drill" in page
@@ -338,16 +338,16 @@ def test_a_roll_call_holds_what_the_cameras_count_against_the_list() -> None:
         msgspec.convert({"id": "lab", "name": "Lab", "doors": [{"camera": "lobby", "line": "door"}]}, Area),
         msgspec.convert({"id": "hall", "zones": [{"camera": name, "zone": "z"} for name in ("lobby", "gate")]}, Area),
     ]
-    marks = rollcall.build_entries(
+    marks = roll_call.build_entries(
         (visit(id=f"v{n}", state="on_site", area=area), None) for n, area in enumerate(["lab", "lab", "shed", ""])
     )
     counted = {
-        "lab": rollcall.CameraOccupancy(occupancy=9, uncertainty=1.2, last_door="Lobby, door", last_at=NOW),
-        "hall": rollcall.CameraOccupancy(occupancy=3, uncertainty=0.0),
+        "lab": roll_call.CameraOccupancy(occupancy=9, uncertainty=1.2, last_door="Lobby, door", last_at=NOW),
+        "hall": roll_call.CameraOccupancy(occupancy=3, uncertainty=0.0),
     }
     entrances = [msgspec.convert({"camera": "gate", "line": "way"}, Door)]
     cameras = {"lobby": "Lobby", "gate": "Gate"}
-    places = rollcall.build_places(marks, areas, entrances, {"lab": 4, "hall": 5}, counted, cameras)
+    places = roll_call.build_places(marks, areas, entrances, {"lab": 4, "hall": 5}, counted, cameras)
     assert [(row.title, row.cameras, row.listed, row.staff, row.counted, row.unlisted) for row in places] == [
         ("Lab", "Lobby", 2, 4, 9, 3),
         ("hall", "Lobby, Gate", 0, 5, 3, 0),
@@ -355,8 +355,8 @@ def test_a_roll_call_holds_what_the_cameras_count_against_the_list() -> None:
         ("", "Gate", 1, 0, None, 0),
         ("shed", "", 1, 0, None, 0),
     ]
-    call = rollcall.RollCall(id="c", drill=False, started_at=NOW, started_by="ada", marks=marks, places=places)
-    after = rollcall.update_inside(call, {"lab": 1})
+    call = roll_call.RollCall(id="c", drill=False, started_at=NOW, started_by="ada", marks=marks, places=places)
+    after = roll_call.update_inside(call, {"lab": 1})
     assert [place.inside for place in after.places] == [1, 3, None, None]
     page, table = render_html(after, "Site", str), render_csv(after, str)
     assert "The cameras counted 3 more than visitors on the list and staff." in page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crowdperf.workers.notify.guard import ForbiddenAddressError, is_permitted, resolve_target
+from crowdperf.workers.notify.webhook import ForbiddenAddressError, is_permitted, resolve_target
 
 
 @pytest.mark.parametrize(

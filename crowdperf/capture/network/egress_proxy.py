@@ -1,0 +1,147 @@
+"""The only way out for an FFmpeg that reads http: a proxy in this process that looks at every address first.
+
+A web server may answer with a redirection, a playlist may name other servers, a name may be resolved to anything: what
+the check of the configured URL cannot know, this sees, because FFmpeg's http, its tls and its playlists all go through
+the proxy they are given. An address of the cloud's metadata is refused whatever led to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import select
+import socket
+import threading
+from urllib.parse import urlsplit
+
+from crowdperf.capture.network.url_policy import SourceError, resolve_addresses
+
+MAX_HEAD_BYTES = 1 << 16
+CONNECT_TIMEOUT_S = 10.0
+CHUNK_BYTES = 1 << 16
+_PROXY_HEADERS = re.compile(rb"^(?:proxy-[a-z]+|connection):[^\r\n]*\r\n", re.IGNORECASE | re.MULTILINE)
+
+log = logging.getLogger(__name__)
+
+
+class EgressProxy:
+    """The proxy of one camera, on a port of 127.0.0.1 that the system chooses.
+
+    Args:
+        allowed_hosts: hosts that are let through although they would be refused.
+    """
+
+    def __init__(self, allowed_hosts: tuple[str, ...]) -> None:
+        self._allowed_hosts = allowed_hosts
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._open_sockets: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._serve, name="guard", daemon=True).start()
+
+    def close(self) -> None:
+        """Cut every connection."""
+        # To wake a thread that waits for connections, closing is not enough.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            for each in self._open_sockets:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._handle_client, args=(client,), name="guard", daemon=True).start()
+
+    def _handle_client(self, client: socket.socket) -> None:
+        """One connection of FFmpeg: the request's head, then bytes both ways."""
+        with client, contextlib.suppress(OSError, ValueError):
+            with self._lock:
+                self._open_sockets.add(client)
+            try:
+                head, rest = _read_head(client)
+                method, _, target = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
+                target = target.rpartition(" ")[0]
+                try:
+                    server = self._connect(*_parse_target(method, target))
+                except (SourceError, OSError) as error:
+                    log.warning("a connection that the source led to was refused: %s", error)
+                    client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                    return
+                with server:
+                    if method == "CONNECT":
+                        client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                    else:
+                        # One request for each connection: the next one may ask for another server.
+                        server.sendall(_rewrite_request(method, target, head))
+                    server.sendall(rest)
+                    _relay(client, server)
+            finally:
+                with self._lock:
+                    self._open_sockets.discard(client)
+
+    def _connect(self, host: str, port: int) -> socket.socket:
+        """To an address of the host that may be reached; the name is not asked for again.
+
+        Raises:
+            SourceError: it has none.
+            OSError: it does not answer.
+        """
+        failure: OSError = OSError(f"{host!r} has no address")
+        for family, address in resolve_addresses(host, port, self._allowed_hosts):
+            found = socket.socket(family, socket.SOCK_STREAM)
+            found.settimeout(CONNECT_TIMEOUT_S)
+            try:
+                found.connect(address)
+            except OSError as error:
+                found.close()
+                failure = error
+            else:
+                found.settimeout(None)
+                return found
+        raise failure
+
+
+def _read_head(client: socket.socket) -> tuple[bytes, bytes]:
+    """The request's head, its empty line included, and what has already come after it."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        part = client.recv(CHUNK_BYTES)
+        if not part or len(data) > MAX_HEAD_BYTES:
+            raise ValueError("no request")
+        data += part
+    head, _, rest = data.partition(b"\r\n\r\n")
+    return head + b"\r\n\r\n", rest
+
+
+def _parse_target(method: str, target: str) -> tuple[str, int]:
+    """Host and port of the request's target: an authority (CONNECT), or an absolute http URL."""
+    parts = urlsplit(f"//{target}" if method == "CONNECT" else target)
+    if method != "CONNECT" and parts.scheme != "http":
+        raise SourceError(f"the scheme {parts.scheme!r} is not allowed")
+    return parts.hostname or "", parts.port or 80
+
+
+def _rewrite_request(method: str, target: str, head: bytes) -> bytes:
+    """The request as the server itself expects it."""
+    parts = urlsplit(target)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    _, _, fields = head.partition(b"\r\n")
+    fields = _PROXY_HEADERS.sub(b"", fields)
+    return f"{method} {path} HTTP/1.1\r\nConnection: close\r\n".encode("latin-1") + fields
+
+
+def _relay(client: socket.socket, server: socket.socket) -> None:
+    """Bytes both ways until one of them has no more."""
+    other = {client: server, server: client}
+    while True:
+        ready, _, _ = select.select([client, server], [], [])
+        for each in ready:
+            data = each.recv(CHUNK_BYTES)
+            if not data:
+                return
+            other[each].sendall(data)

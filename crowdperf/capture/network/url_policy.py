@@ -1,0 +1,230 @@
+"""What may be opened: a camera's URL and flags, checked before FFmpeg sees them; its secrets, kept out of errors."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import re
+import shlex
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from crowdperf.runtime.redaction import redact
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_REMEDY = "Remedy: correct the camera's url."
+_METADATA_HOSTS = frozenset({"metadata", "metadata.google.internal", "instance-data", "instance-data.ec2.internal"})
+_REFUSED_NETWORKS = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        *("169.254.0.0/16", "fe80::/10"),
+        # Clouds that serve their metadata elsewhere: AWS by IPv6, Alibaba, Oracle, Azure.
+        *("fd00:ec2::/32", "100.100.100.200/32", "192.0.0.192/32", "168.63.129.16/32"),
+    )
+)
+_MIN_SECRET_CHARACTERS = 4
+"""Characters of a secret that is taken out wherever it stands."""
+_FLAG_VALUE_COUNTS: dict[str, int] = dict.fromkeys(
+    (
+        *("-analyzeduration", "-buffer_size", "-c:v", "-err_detect", "-fflags", "-flags", "-fps_mode", "-hwaccel"),
+        *("-hwaccel_device", "-loglevel", "-max_delay", "-probesize", "-r", "-reorder_queue_size", "-rtsp_flags"),
+        *("-skip_frame", "-sws_flags", "-threads", "-tls_verify", "-use_wallclock_as_timestamps", "-user_agent", "-v"),
+        *("-vsync",),
+    ),
+    1,
+) | dict.fromkeys(("-an", "-sn", "-dn", "-hide_banner", "-nostats"), 0)
+
+
+class SourceError(Exception):
+    """The source is refused, or not there; the message names it, without its secrets, and the remedy."""
+
+
+class CheckedSource(NamedTuple):
+    """A source that may be opened."""
+
+    kind: Literal["rtsp", "http", "file"]
+    target: str
+    """What FFmpeg gets: the URL, or the file's absolute path."""
+
+
+def check_url(url: str, media_roots: tuple[str, ...], allowed_hosts: tuple[str, ...] = ()) -> CheckedSource:
+    """Decide whether a camera's url may be opened.
+
+    A host NAME is not resolved here: `addresses` does that.
+
+    Args:
+        url: as configured.
+        media_roots: absolute folders; a file is read only below one of them, links followed first.
+        allowed_hosts: hosts that the operator lets through although they would be refused.
+
+    Raises:
+        SourceError: another scheme, a forbidden address, a file outside the roots, or one that is missing.
+    """
+    if url.startswith("-") or _CONTROL.search(url):
+        raise SourceError(f"the url may not begin with '-' nor hold a control character. {_REMEDY}")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        # Python's own message would quote what it took for the port: part of a password, often.
+        raise SourceError(
+            "the url is not a URL. Remedy: correct it; in a password, write / ? # @ : as %2F %3F %23 %40 %3A."
+        ) from None
+    if parts.scheme in ("rtsp", "rtsps", "http", "https"):
+        if not host:
+            raise SourceError(f"the url names no host. {_REMEDY}")
+        _check_host(host, allowed_hosts)
+        return CheckedSource("rtsp" if parts.scheme.startswith("rtsp") else "http", url)
+    if parts.scheme == "file":
+        return CheckedSource("file", _resolve_file(unquote(parts.path), media_roots))
+    if not parts.scheme:
+        return CheckedSource("file", _resolve_file(url, media_roots))
+    raise SourceError(
+        f"the url's scheme {parts.scheme!r} is not allowed. Remedy: use rtsp://, rtsps://, http://, https:// or a file."
+    )
+
+
+def resolve_addresses(host: str, port: int, allowed_hosts: tuple[str, ...]) -> list[tuple[int, Any]]:
+    """Where a host may be reached: (family, address) for a socket, in the resolver's order.
+
+    Raises:
+        SourceError: one of its addresses is refused.
+        OSError: the name is not known.
+    """
+    _check_host(host, allowed_hosts)
+    found: list[tuple[int, Any]] = [
+        (family, place) for family, _, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    ]
+    if not _is_allowed(host, allowed_hosts):
+        for _, place in found:
+            _check_host(str(place[0]), allowed_hosts)
+    return found
+
+
+def check_address(address: str, allowed_hosts: tuple[str, ...]) -> None:
+    """Decide whether a connection may go to `address`, which the system has resolved from whatever name.
+
+    Raises:
+        SourceError: it is refused, and none of `allowed_hosts` has it.
+    """
+    try:
+        _check_host(address, allowed_hosts)
+    except SourceError:
+        for host in allowed_hosts:
+            with contextlib.suppress(OSError):
+                if address in {place[0] for *_, place in socket.getaddrinfo(host, None)}:
+                    return
+        raise
+
+
+def _is_allowed(host: str, allowed_hosts: tuple[str, ...]) -> bool:
+    return host.rstrip(".").lower() in {each.rstrip(".").lower() for each in allowed_hosts}
+
+
+def _check_host(host: str, allowed_hosts: tuple[str, ...]) -> None:
+    """No link-local address, in whatever spelling: cloud machines serve their credentials there."""
+    if _is_allowed(host, allowed_hosts):
+        return
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        # Also 2852039166, 0xa9fea9fe and 169.16689662, which FFmpeg's resolver accepts.
+        with contextlib.suppress(OSError):
+            address = ipaddress.IPv4Address(socket.inet_aton(host))
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address.sixtofour or _extract_ipv4(address) or address
+    refused = address is not None and any(address in network for network in _REFUSED_NETWORKS)
+    if refused or host.rstrip(".").lower() in _METADATA_HOSTS:
+        raise SourceError(
+            f"the host {host!r} is a link-local or metadata address. Remedy: correct the camera's url, "
+            "or name the host in allowed_hosts."
+        )
+
+
+def _extract_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address inside one of NAT64 (64:ff9b::/96) or of the old IPv4-compatible form (::/96)."""
+    if int(address) >> 32 in (0x0064FF9B << 64, 0):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
+
+
+def _resolve_file(name: str, media_roots: tuple[str, ...]) -> str:
+    """The real path of a file below one of the roots; a relative one is looked for below each root as well."""
+    roots = [Path(root).resolve() for root in media_roots]
+    candidates = [Path(name).resolve(), *((root / name).resolve() for root in roots)]
+    allowed = [path for path in candidates if any(path.is_relative_to(root) for root in roots)]
+    if not allowed:
+        shown = ", ".join(media_roots) or "none are configured"
+        raise SourceError(f"the file {name!r} lies outside media_roots ({shown}). Remedy: move it, or add its folder.")
+    for path in allowed:
+        if path.is_file():
+            return str(path)
+    raise SourceError(f"the file {name!r} does not exist below media_roots. {_REMEDY}")
+
+
+def parse_flags(text: str, setting: str) -> list[str]:
+    """Split extra FFmpeg flags, and let only harmless ones pass: others could open files or write them.
+
+    Args:
+        text: as a shell would split it.
+        name: the setting's name, for the message.
+
+    Raises:
+        SourceError: a flag that is not on the list, or a value that is missing.
+    """
+    try:
+        tokens = shlex.split(text)
+    except ValueError as error:
+        raise SourceError(f"{setting}={text!r} cannot be split: {error}. Remedy: close the quotation.") from None
+    rest = iter(tokens)
+    for token in rest:
+        if _CONTROL.search(token):
+            raise SourceError(f"{setting}: {token!r} holds a control character. Remedy: take it out.")
+        if token not in _FLAG_VALUE_COUNTS:
+            raise SourceError(
+                f"{setting}: the flag {token!r} is not allowed. Remedy: use one of "
+                f"{', '.join(sorted(_FLAG_VALUE_COUNTS))}."
+            )
+        if _FLAG_VALUE_COUNTS[token]:
+            value = next(rest, None)
+            # A value that begins with '-' is an option that has been taken for one; numbers may be negative.
+            if value is None or (value.startswith("-") and not value[1:].isdigit()):
+                raise SourceError(f"{setting}: the flag {token!r} has no value. Remedy: give it one.")
+            if _CONTROL.search(value) or (token == "-rtsp_flags" and "listen" in value):
+                raise SourceError(f"{setting}: {token} {value!r} is not allowed. Remedy: take it out.")
+    return tokens
+
+
+def make_redactor(url: str) -> Callable[[str], str]:
+    """A function that takes this camera's secrets out of a text. FFmpeg prints whole URLs when it fails."""
+    try:
+        parts = urlsplit(url)
+        login = parts.netloc.rpartition("@")[0]
+        if not login and "@" in parts.path + parts.query + parts.fragment:
+            # A password with a bare / ? or #: no valid URL, but a password all the same.
+            login = url.partition("://")[2].rpartition("@")[0]
+        password = login.partition(":")[2]
+        secrets = {}
+        for secret, before, after in (
+            *((each, "", "@") for each in (login, unquote(login))),
+            *((each, "?", "") for each in (parts.query, unquote(parts.query))),
+            *((each, ":", "@") for each in (password, unquote(password))),
+        ):
+            if len(secret) >= _MIN_SECRET_CHARACTERS:
+                secrets[secret] = "***"
+            elif secret:
+                # Everywhere it would blank out parts of ordinary words and numbers: only where a URL would have it.
+                secrets[before + secret + after] = f"{before}***{after}"
+    except ValueError:
+        secrets = {url: "***"}
+
+    def clean(text: str) -> str:
+        for secret in sorted(secrets, key=len, reverse=True):
+            text = text.replace(secret, secrets[secret])
+        return redact(text)
+
+    return clean

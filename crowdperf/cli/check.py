@@ -1,0 +1,186 @@
+"""`crowdperf check`: everything a site needs, looked at once, each finding with its remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+from msgspec import Struct
+
+from crowdperf.capture.probe import SourceInfo, build_camera_ring_spec
+from crowdperf.counting.validation import find_problems
+from crowdperf.demo.scenes import SCENES
+from crowdperf.messaging.redis import acl
+from crowdperf.messaging.redis.client import OUTAGE, connect
+from crowdperf.models.install import download_weights, is_published
+from crowdperf.models.registry import ModelError, Role, resolve_model
+from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, find_ffmpeg
+from crowdperf.runtime.redaction import redact
+from crowdperf.settings import process_config
+from crowdperf.settings.base import ConfigError, redact_url
+from crowdperf.settings.camera import Camera
+from crowdperf.settings.config import Config, load
+from crowdperf.settings.engine import Inference
+from crowdperf.settings.environment import Environment, Paths, read_environment
+from crowdperf.settings.process_config import build_capture_config, get_redis_url
+from crowdperf.settings.site import resolve_dsn
+from crowdperf.storage.postgres import driver, migrations
+from crowdperf.supervision.embedded_redis import find_server_binary
+
+TYPICAL_FPS = 25.0
+
+
+class Finding(Struct, frozen=True):
+    """One line of the report."""
+
+    ok: bool
+    text: str
+
+
+def main(config_file: Path, paths: Paths, root: Path) -> int:
+    """Print every finding; status 1 when one of them is a problem."""
+    failed = 0
+    for finding in collect_findings(config_file, paths, root):
+        failed += not finding.ok
+        print(f"{'ok     ' if finding.ok else 'PROBLEM'}  {redact(finding.text)}")
+    print("everything is in order" if not failed else f"{failed} problem{'s' if failed > 1 else ''}")
+    return 1 if failed else 0
+
+
+def collect_findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Finding]:
+    """Look at one thing after the other; a problem with one never hides the next."""
+    try:
+        config, env = load(config_file), read_environment(os.environ)
+        paths.check_socket_length()
+    except ConfigError as error:
+        yield Finding(False, str(error))
+        return
+    yield Finding(True, f"configuration {config_file}: {len(config.cameras)} cameras")
+    yield _run_check(lambda: f"FFmpeg {find_ffmpeg()}")
+    yield _check_redis(config, paths)
+    if process_config.get_postgres_dsn(config, env):
+        yield _run_check(lambda: check_postgres(process_config.get_postgres_dsn(config, env), root))
+    yield _run_check(lambda: f"model {_find_model(config.inference, 'person', paths)}")
+    if any(camera.ppe for camera in config.cameras):
+        yield _run_check(lambda: f"PPE model {_find_model(config.inference, 'ppe', paths)}")
+    yield _check_shared_memory(config, env, paths, root)
+    yield from _check_secrets(config)
+    for camera in config.cameras:
+        yield _check_source(config, env, paths, root, camera.id)
+        for problem in find_problems(camera.lines, camera.zones, _get_target_fps(config, env, camera)):
+            yield Finding(False, f"camera {camera.id}: {problem.text}")
+
+
+def _find_model(inference: Inference, role: Role, paths: Paths) -> str:
+    """The file of a role's model; a published name that may be fetched need not be here yet.
+
+    Raises:
+        ModelError: it cannot be had.
+    """
+    name = inference.models.person if role == "person" else inference.models.ppe
+    if is_published(name):
+        if inference.downloads:
+            return f"{name}, fetched when inference starts"
+        name = str(download_weights(name, paths.data / "cache", False))
+    return str(resolve_model(name, role, "auto").path)
+
+
+def _run_check(check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(True, check())
+    except (ConfigError, ModelError, FfmpegMissing) as error:
+        return Finding(False, str(error))
+
+
+def _check_redis(config: Config, paths: Paths) -> Finding:
+    """The outside server answers and allows what is needed, or the embedded one can be started."""
+    if not config.redis.url:
+        return _run_check(lambda: f"embedded Redis {find_server_binary()}")
+    shown = redact_url(config.redis.url)
+    client: Any = connect(get_redis_url(config, paths))
+    try:
+        lacking = acl.find_missing_permissions(client, config.key_prefix)
+        version = "" if "+info" in lacking else f" {client.info('server')['redis_version']}"
+    except redis.AuthenticationError as error:
+        return Finding(False, f"Redis at {shown} refuses its user: {error} Remedy: correct the login in redis.url.")
+    except OUTAGE as error:
+        return Finding(
+            False,
+            f"Redis at {shown} does not answer ({error}). Remedy: start it, or empty redis.url.",
+        )
+    except redis.ResponseError as error:
+        return Finding(False, f"Redis at {shown} refuses: {error}. Remedy: correct redis.url.")
+    if lacking:
+        return Finding(
+            False,
+            f"Redis{version} at {shown} does not allow its user {' '.join(lacking)}. Remedy: ACL SETUSER <user> "
+            f"{acl.build_acl_rules(config.key_prefix)} (docs/redis.md).",
+        )
+    return Finding(True, f"Redis{version} at {shown}")
+
+
+def check_postgres(reference: str, root: Path) -> str:
+    """What the copy in PostgreSQL is like.
+
+    Raises:
+        ConfigError: it does not answer, or lacks its tables.
+    """
+    dsn = resolve_dsn(reference, root)
+    try:
+        database = driver.connect(dsn)
+        left = migrations.list_pending(database, migrations.list_migrations())
+        database.close()
+    except (driver.DatabaseUnavailableError, driver.DatabaseRejectedError) as error:
+        raise ConfigError(f"PostgreSQL: {error}. Remedy: see that it runs, and postgres.dsn.") from None
+    if left:
+        raise ConfigError(f"PostgreSQL: {left[0].name} is not applied. Remedy: run `crowdperf migrate`.")
+    return "PostgreSQL answers and has its tables"
+
+
+def _check_shared_memory(config: Config, env: Environment, paths: Paths, root: Path) -> Finding:
+    """Room in /dev/shm for every camera's ring, at 16:9 and the usual rate."""
+    need = 0
+    for camera in config.cameras:
+        slice_ = build_capture_config(config, env, paths, root, camera.id)
+        width = slice_.analysis_width
+        need += build_camera_ring_spec(slice_, SourceInfo(width, width * 9 // 16, TYPICAL_FPS, False)).file_bytes
+    room = shutil.disk_usage("/dev/shm").free
+    text = f"/dev/shm: the rings need about {need / 2**20:.0f} MiB, {room / 2**20:.0f} MiB are free"
+    if need > room:
+        return Finding(False, f"{text}. Remedy: mount /dev/shm larger (Docker: --shm-size), or lower analysis_width.")
+    return Finding(True, text)
+
+
+def _get_target_fps(config: Config, env: Environment, camera: Camera) -> float:
+    """Frames a second that are analysed of it."""
+    return camera.target_fps or env.target_fps or config.target_fps
+
+
+def _check_secrets(config: Config) -> Iterator[Finding]:
+    """Every environment variable that an alert channel names is set here."""
+    for channel in config.alerts.channels:
+        for name in (getattr(channel, key, "") for key in ("url_env", "secret_env", "password_env")):
+            if name and not os.environ.get(name):
+                yield Finding(
+                    False,
+                    f"alert channel {channel.id}: environment variable {name} is not set. Remedy: set it where "
+                    "crowdperf is started.",
+                )
+
+
+def _check_source(config: Config, env: Environment, paths: Paths, root: Path, camera_id: str) -> Finding:
+    """A file exists; a stream is only named, since asking it would take its time-out."""
+    slice_ = build_capture_config(config, env, paths, root, camera_id)
+    shown = redact_url(slice_.url)
+    if urlsplit(slice_.url).scheme in ("", "file"):
+        file = root / slice_.url.removeprefix("file://")
+        if not file.is_file() and file.parent == root / "var" / "demo" and file.stem in SCENES:
+            return Finding(True, f"camera {camera_id}: {shown}, which the first `crowdperf run` renders")
+        if not file.is_file():
+            return Finding(False, f"camera {camera_id}: no file {str(file)!r}. Remedy: correct cameras[].url.")
+    return Finding(True, f"camera {camera_id}: {shown}")

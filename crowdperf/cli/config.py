@@ -1,0 +1,269 @@
+"""`crowdperf config`: the one writer of the configuration file.
+
+A change is applied to the file's own document, validated as a whole, kept as a version, put in force by an atomic
+rename and rendered; then supervisord restarts the programs whose slice it changes, and no other. The web process asks
+for it over a pipe and never sees a camera's password; the command outlives it, since the web process restarts as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import getpass
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from crowdperf.capture.network import url_policy
+from crowdperf.counting.validation import DEFAULT_ASPECT, find_problems
+from crowdperf.settings.base import ConfigError
+from crowdperf.settings.camera import Camera
+from crowdperf.settings.config import Config, parse
+from crowdperf.settings.environment import Environment, Paths, read_environment
+from crowdperf.settings.process_config import resolve_media_roots
+from crowdperf.supervision import programs
+from crowdperf.supervision.config_patch import (
+    ConfigAction,
+    ConfigRequest,
+    ConfigResponse,
+    EditError,
+    apply_edits,
+    compute_revision,
+    redact_secrets,
+)
+from crowdperf.supervision.config_versions import ConfigHistory, ConfigVersion, write_atomically
+from crowdperf.supervision.control import SupervisorClient
+from crowdperf.supervision.programs import build_programs, group_cameras
+from crowdperf.supervision.programs import load_groups as load_groups
+
+ACTIONS_BY_COMMAND: dict[str, ConfigAction] = {
+    "history": "versions",
+    "show": "show",
+    "diff": "diff",
+    "rollback": "rollback",
+}
+NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+DISK_FULL_MESSAGE = "the configuration cannot be written and stays as it is"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(prog="crowdperf config", description="Versions of the configuration.")
+    commands = root.add_subparsers(dest="command", required=True, metavar="command")
+    commands.add_parser("history", help="every version: number, time, who, what")
+    show = commands.add_parser("show", help="one version, without secrets")
+    show.add_argument("number", type=int)
+    diff = commands.add_parser("diff", help="what changed from one version to another (default: to the present file)")
+    diff.add_argument("number", type=int)
+    diff.add_argument("other", type=int, nargs="?", default=0)
+    rollback = commands.add_parser("rollback", help="put an old version in force again, as a new version")
+    rollback.add_argument("number", type=int)
+    commands.add_parser("ask", help="(the web process) one order as JSON on stdin, its outcome on stdout")
+    return root
+
+
+def main(words: list[str], config_file: Path, paths: Paths, root: Path) -> int:
+    """Run one command."""
+    arguments = build_parser().parse_args(words)
+    office = ConfigStore(config_file, paths, root)
+    if arguments.command == "ask":
+        return _handle_request(office, msgspec.json.decode(sys.stdin.buffer.read(), type=ConfigRequest))
+    order = ConfigRequest(
+        do=ACTIONS_BY_COMMAND[arguments.command],
+        number=getattr(arguments, "number", 0),
+        other=getattr(arguments, "other", 0),
+        who=getpass.getuser(),
+    )
+    outcome = office.apply(order)
+    if outcome.status != 200:
+        raise ConfigError(outcome.detail)
+    for row in outcome.versions:
+        at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(row.at))
+        print(f"{row.number:>6}  {at}  {row.who:<16} {row.comment}")
+    print(outcome.text, end="")
+    if order.do == "rollback":
+        print(f"version {outcome.version} is in force; restarts: {', '.join(outcome.restarts) or 'none'}")
+        office.restart_affected(outcome)
+    return 0
+
+
+def _handle_request(store: ConfigStore, request: ConfigRequest) -> int:
+    """Answer first: the asker may be among the programs that are restarted then."""
+    try:
+        outcome = store.apply(request)
+    except ConfigError as error:
+        outcome = ConfigResponse(status=400, detail=str(error))
+    sys.stdout.buffer.write(msgspec.json.encode(outcome))
+    sys.stdout.flush()
+    # The asker waits for the end of the output, not for the end of this process.
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    store.restart_affected(outcome)
+    return 0
+
+
+class ConfigStore:
+    """One installation's configuration file and its versions."""
+
+    def __init__(self, config_file: Path, paths: Paths, root: Path) -> None:
+        self._file = config_file
+        self._paths = paths
+        self._root = root
+        self._history = ConfigHistory(paths.data / "config")
+
+    def apply(self, request: ConfigRequest) -> ConfigResponse:
+        """Do what is asked. Nothing is restarted yet.
+
+        Raises:
+            ConfigError: the file cannot be read, or the new one would not be valid.
+        """
+        if request.do == "versions":
+            return ConfigResponse(versions=tuple(self._history.list_versions()))
+        try:
+            if request.do == "show":
+                return ConfigResponse(text=_redact_text(self._read_version(request.number)))
+            if request.do == "diff":
+                return ConfigResponse(text=self._diff(request.number, request.other))
+            with self._history.hold_lock("edit"):
+                return self._apply_change(request)
+        except EditError as error:
+            return ConfigResponse(status=error.status, detail=str(error))
+        except OSError as error:
+            if error.errno not in NO_SPACE_ERRNOS:
+                raise
+            return ConfigResponse(
+                status=507, detail=f"{DISK_FULL_MESSAGE}: {error.strerror}. Remedy: make room on its disk, then again."
+            )
+
+    def restart_affected(self, response: ConfigResponse) -> None:
+        """Have supervisord restart what the change concerns."""
+        if response.restarts and response.running:
+            with self._history.hold_lock("update"):
+                self._connect_supervisor().update()
+
+    def _read_file(self) -> bytes:
+        try:
+            return self._file.read_bytes()
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration {str(self._file)!r}: {error.strerror}.") from None
+
+    def _read_version(self, number: int) -> bytes:
+        """A version's file, the present one for 0.
+
+        Raises:
+            EditError: 404, there is no such version.
+        """
+        text = self._history.read_file(number) if number else self._read_file()
+        if text is None:
+            raise EditError(404, f"there is no version {number}. Remedy: see the list of versions.")
+        return text
+
+    def _diff(self, number: int, other: int) -> str:
+        before, after = _redact_text(self._read_version(number)), _redact_text(self._read_version(other))
+        names = (f"version {number}", f"version {other}" if other else "present")
+        return "".join(difflib.unified_diff(before.splitlines(True), after.splitlines(True), *names))
+
+    def _apply_change(self, request: ConfigRequest) -> ConfigResponse:
+        """Edit or roll back, under the lock."""
+        old_text = self._read_file()
+        before = parse(old_text, str(self._file))
+        for camera, expected in request.expect.items():
+            present = next((compute_revision(row) for row in before.cameras if row.id == camera), "")
+            if present and present != expected:
+                raise EditError(
+                    412,
+                    f"camera {camera!r} was changed by somebody else meanwhile. Remedy: load it anew, then change it.",
+                )
+        if request.do == "rollback":
+            text = self._read_version(request.number)
+        else:
+            document = apply_edits(_decode_document(old_text), request.edits)
+            text = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
+        after = parse(text, "the new configuration")
+        self._validate_change(before, after, request)
+        outcome = ConfigResponse(
+            revisions={row.id: compute_revision(row) for row in after.cameras},
+            cameras=_select_cameras(text, {edit.path[1] for edit in request.edits if len(edit.path) > 1}),
+        )
+        if after == before and request.do == "edit":
+            current = self._history.find_current(old_text)
+            return replace(outcome, version=current.number if current else 0)
+        version = self._add_version(old_text, text, request)
+        env = read_environment(programs.load_recorded_environment(self._paths))
+        restarts = self._find_restarts(before, after, env)
+        write_atomically(self._file, text, self._file.stat().st_mode & 0o777)
+        programs.write_include_file(after, env, self._paths, self._root)
+        return replace(outcome, version=version.number, restarts=restarts, running=self._is_running())
+
+    def _validate_change(self, before: Config, after: Config, request: ConfigRequest) -> None:
+        """What the file's own rules do not say: new sources may be opened, new lines and zones can count.
+
+        Raises:
+            EditError: 400.
+        """
+        if request.do == "rollback":
+            return
+        roots = resolve_media_roots(after, self._root)
+        known = {camera.id: camera for camera in before.cameras}
+        for camera in after.cameras:
+            old = known.get(camera.id)
+            if old is None or old.url != camera.url:
+                try:
+                    url_policy.check_url(camera.url, roots, tuple(after.allowed_hosts))
+                except url_policy.SourceError as error:
+                    raise EditError(400, f"camera {camera.id!r}: {error}") from None
+            lines = [line for line in camera.lines if old is None or line not in old.lines]
+            zones = [zone for zone in camera.zones if old is None or zone not in old.zones]
+            fps = camera.target_fps or after.target_fps
+            for problem in find_problems(lines, zones, fps, request.aspects.get(camera.id, DEFAULT_ASPECT)):
+                raise EditError(400, f"camera {camera.id!r}: {problem.text}")
+
+    def _add_version(self, old_text: bytes, text: bytes, request: ConfigRequest) -> ConfigVersion:
+        """The version before, where an editor made it, and the new one."""
+        now = time.time()
+        if self._history.find_current(old_text) is None:
+            at = self._file.stat().st_mtime
+            self._history.add(old_text, at, "", "the file as it was found")
+        return self._history.add(text, now, request.who, request.comment or f"back to version {request.number}")
+
+    def _find_restarts(self, before: Config, after: Config, env: Environment) -> tuple[str, ...]:
+        groups = load_groups(self._paths)
+        old, new = (
+            {
+                row.name: row.digest
+                for row in build_programs(config, env, self._paths, self._root, group_cameras(config, groups))
+            }
+            for config in (before, after)
+        )
+        return tuple(sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)))
+
+    def _connect_supervisor(self) -> SupervisorClient:
+        return SupervisorClient(self._paths.supervisor_socket.absolute())
+
+    def _is_running(self) -> bool:
+        try:
+            self._connect_supervisor().list_programs()
+        except ConfigError:
+            return False
+        return True
+
+
+def _decode_document(text: bytes) -> dict[str, Any]:
+    return msgspec.json.decode(text, type=dict[str, Any])
+
+
+def _select_cameras(text: bytes, names: set[str]) -> tuple[dict[str, Any], ...]:
+    """The cameras of these ids with all their settings, URLs redacted."""
+    rows = [msgspec.convert(row, Camera) for row in redact_secrets(_decode_document(text)).get("cameras", [])]
+    return tuple(msgspec.to_builtins(row) for row in rows if row.id in names)
+
+
+def _redact_text(text: bytes) -> str:
+    """A version's file without secrets."""
+    return msgspec.json.format(msgspec.json.encode(redact_secrets(_decode_document(text))), indent=2).decode() + "\n"

@@ -1,0 +1,104 @@
+"""`python -m crowdperf demo`: renders the demo site's clips and their truth."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import msgspec
+
+from crowdperf.demo import clip, ground_truth, outlines
+from crowdperf.demo.outlines import DemoError
+from crowdperf.demo.scenes import DEFAULT_SEED, SCENES
+from crowdperf.demo.stage import Stage
+from crowdperf.supervision import process_tree
+
+
+def main(argv: list[str]) -> int:
+    """Render the scenes; 0 when all are there, 2 after one line on stderr that says why not."""
+    args = _build_parser().parse_args(argv)
+    names = [args.scene] if args.scene else list(SCENES)
+    out: Path = args.out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / ".lock").open("w") as lock:
+            # Two at once would do the work twice, and one would take the other's truth away for a while.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _remove_parts(out)
+            if args.if_missing:
+                names = [name for name in names if not is_rendered(out, name, args.seed)]
+            if names:
+                _render_all(out, names, args.seed)
+    except (DemoError, OSError) as error:
+        print(f"crowdperf demo: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _remove_parts(out: Path) -> None:
+    """Remove what a renderer that was killed has begun."""
+    for name in SCENES:
+        for part in out.glob(f".{name}.*.part"):
+            part.unlink(missing_ok=True)
+
+
+def _render_all(out: Path, names: list[str], seed: int) -> None:
+    """Render scenes, each in a process of its own when there are several, and say so on stderr."""
+    outlines.find_assets_folder()
+    clip.find_encoder()
+    began = time.monotonic()
+    if len(names) == 1:
+        render_scene(out, names[0], seed)
+    else:
+        # Spawned, not forked: OpenCV's threads do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(len(names), context, initializer=process_tree.end_with_parent) as pool:
+            list(pool.map(render_scene, [out] * len(names), names, [seed] * len(names)))
+    print(f"demo: {', '.join(names)} rendered to {out} in {time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="crowdperf demo", description="Render the demo site's cameras.")
+    parser.add_argument("--out", type=Path, default=Path("var/demo"), help="folder of the clips (default: var/demo)")
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED, help=f"decides everything (default: {DEFAULT_SEED})")
+    parser.add_argument("--scene", choices=list(SCENES), help="only this one")
+    parser.add_argument("--if-missing", action="store_true", help="keep clips of the same seed and renderer")
+    return parser
+
+
+def get_scene_files(out: Path, name: str) -> tuple[Path, Path]:
+    """A scene's clip and its truth."""
+    return out / f"{name}.mp4", out / f"{name}.truth.json"
+
+
+def is_rendered(out: Path, name: str, seed: int) -> bool:
+    """Whether the scene has been rendered with that seed by this renderer."""
+    video, facts = get_scene_files(out, name)
+    try:
+        known = ground_truth.decode_truth(facts.read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return False
+    return video.is_file() and (known.seed, known.renderer) == (seed, ground_truth.RENDERER_VERSION)
+
+
+def render_scene(out: Path, name: str, seed: int) -> None:
+    """Render one scene; the truth is written last, so that it vouches for the clip.
+
+    Raises:
+        DemoError: pictures or FFmpeg are missing, or it fails.
+    """
+    cv2.setNumThreads(1)
+    video, facts = get_scene_files(out, name)
+    facts.unlink(missing_ok=True)
+    stage = Stage(SCENES[name], seed)
+    clip.write_clip((stage.render_frame(index) for index in range(stage.scene.frames)), video)
+    part = facts.with_name(f".{facts.name}.{os.getpid()}.part")
+    part.write_bytes(ground_truth.encode_truth(ground_truth.compute_truth(stage, seed)))
+    part.replace(facts)

@@ -1,0 +1,210 @@
+"""`crowdperf audit`: how well each line counts, by a recording whose true crossings somebody has marked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from crowdperf.cli.replay import (
+    EXIT_INTERRUPTED,
+    EXPECTED_ERRORS,
+    parse_rate,
+    parse_seconds,
+    print_clip_summary,
+    print_table,
+    replay_with_progress,
+)
+from crowdperf.evaluation.camera_setup import CameraSetup, read_setup
+from crowdperf.evaluation.clip import open_clip
+from crowdperf.evaluation.ground_truth import TruthError, find_picture, read_truth
+from crowdperf.evaluation.replay import ReplayResult
+from crowdperf.evaluation.report import (
+    Card,
+    build_card,
+    format_clock,
+    render_cards,
+    render_gaps,
+    render_heading,
+    render_list,
+    render_page,
+    render_paragraph,
+    render_table,
+    summarize_replay,
+)
+from crowdperf.evaluation.score import LineAccuracy, build_line_audit, judge_lines, select_lines, use_truth_lines
+from crowdperf.evaluation.thumbnails import ThumbnailScene
+from crowdperf.messaging.redis.client import OUTAGE, connect, describe_outage
+from crowdperf.settings.config import load
+from crowdperf.settings.environment import Paths
+from crowdperf.settings.process_config import get_redis_url
+from crowdperf.storage.evaluations import CountAccuracy, Estimate, LineEvaluation, stage_evaluations
+
+MAX_PRINTED_MISTAKES = 40
+"""Mistakes that are printed per line; the report has all."""
+COLUMNS = ("line", "direction", "true", "counted", "matched", "precision", "recall", "count error")
+
+
+def main(argv: list[str], default_config: Path, data: Paths, root: Path) -> int:
+    """Run the command; 0 when the clip was judged (and stored, unless that was not wanted), 2 after one line on stderr.
+
+    Args:
+        argv: the words after `audit`.
+        default_config: where no --config is given.
+        data: the installation's folder, for the cache of compiled models and the embedded Redis.
+        root: the working folder.
+
+    Raises:
+        ConfigError: the configuration is invalid, or has not the camera meant.
+    """
+    arguments = build_parser().parse_args(argv)
+    file: Path = arguments.config or default_config
+    setup = read_setup(file, arguments.camera, data, root)
+    try:
+        replayed, verdicts = _run_audit(arguments, setup, data)
+        print_clip_summary(replayed)
+        _print_verdicts(verdicts, replayed.outcomes[0].setup)
+        outcome, now = replayed.outcomes[0], time.time()
+        audits = [build_line_audit(verdict, outcome, replayed, arguments.within, now) for verdict in verdicts]
+        if arguments.json:
+            arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(audits), indent=1) + b"\n")
+        if arguments.report:
+            arguments.report.write_text(render_audit_report(replayed, verdicts), encoding="utf-8")
+            print(f"report: {arguments.report}")
+        if arguments.dry_run or arguments.lines_from_truth:
+            print("nothing was stored")
+        else:
+            _store_audits(audits, file, data)
+    except BrokenPipeError:
+        raise
+    except (TruthError, *EXPECTED_ERRORS) as error:
+        print(f"crowdperf audit: {error}", file=sys.stderr)
+        return 2
+    except OUTAGE as error:
+        said = describe_outage(error, "start the site, or use --dry-run.")
+        print(f"crowdperf audit: the audit was not stored, {said}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    own = argparse.ArgumentParser(prog="crowdperf audit", description="Judge the counts of a clip by its truth.")
+    own.add_argument("--clip", type=Path, required=True, help="the recording")
+    own.add_argument("--truth", type=Path, required=True, help="its true crossings, JSON or CSV (docs/replay.md)")
+    own.add_argument("--config", type=Path, help="the configuration (default: the site's)")
+    own.add_argument("--camera", help="whose lines and settings (default: the only camera)")
+    own.add_argument("--fps", type=parse_rate, help="true pictures per second, where the file's own times are wrong")
+    own.add_argument("--within", type=parse_seconds, default=2.0, help="a count may be this early or late, s (2)")
+    own.add_argument("--line", action="append", default=[], help="a line that was watched though nobody crossed it")
+    own.add_argument("--lines-from-truth", action="store_true", help="count the lines that the truth file draws")
+    own.add_argument("--dry-run", action="store_true", help="store nothing")
+    own.add_argument("--report", type=Path, metavar="OUT.html", help="write a report with pictures of every mistake")
+    own.add_argument("--json", type=Path, metavar="OUT.json", help="write the figures")
+    return own
+
+
+def _run_audit(
+    arguments: argparse.Namespace, setup: CameraSetup, data: Paths
+) -> tuple[ReplayResult, list[LineAccuracy]]:
+    """What is wrong with the truth is said before the clip is replayed, which may take minutes."""
+    clip, source = open_clip(arguments.clip, arguments.fps), arguments.truth.name
+    truth = read_truth(arguments.truth, clip)
+    if arguments.lines_from_truth:
+        setup = use_truth_lines(setup, truth, source)
+    lines = select_lines(setup, truth, arguments.line, source)
+    replayed = replay_with_progress(clip, [setup], data)
+    true = truth.get_crossings(replayed.times)
+    return replayed, judge_lines(lines, replayed.outcomes[0], true, arguments.within)
+
+
+def _build_rows(verdicts: Sequence[LineAccuracy]) -> list[tuple[str, ...]]:
+    rows = []
+    for verdict in verdicts:
+        for way, figures in (*verdict.score.directions.items(), ("both", verdict.score.total)):
+            numbers = map(str, (figures.true, figures.counted, figures.matched))
+            rows.append((verdict.line.id, way, *numbers, *map(format_percent, _get_estimates(figures))))
+    return rows
+
+
+def _get_estimates(figures: CountAccuracy) -> tuple[Estimate | None, Estimate | None, Estimate | None]:
+    return figures.precision, figures.recall, figures.count_error
+
+
+def format_percent(estimate: Estimate | None) -> str:
+    """An estimate with its interval: 95 % [80, 99]."""
+    if estimate is None:
+        return "–"
+    value, low, high = (f"{100 * part:.0f}" for part in (estimate.value, estimate.low, estimate.high))
+    return f"{value} % [{low}, {high}]"
+
+
+def _print_verdicts(verdicts: Sequence[LineAccuracy], setup: CameraSetup) -> None:
+    """Print the figures and the mistakes."""
+    print_table([COLUMNS, *_build_rows(verdicts)])
+    print("  in brackets: 95 % confidence (docs/replay.md)")
+    for verdict in verdicts:
+        missed = [(one.at, f"{one.line} {one.direction}: missed") for one in verdict.score.matching.missed]
+        surplus = [(one.at_s, f"{one.event.line} {one.event.direction}: counted, not true") for one in verdict.surplus]
+        other = [
+            (one.at_s, f"{one.event.line} {one.event.direction}: a {true.class_name}, counted as {one.event.klass}")
+            for true, one in verdict.other_class
+        ]
+        mistakes = sorted(missed + surplus + other)
+        for at_s, text in mistakes[:MAX_PRINTED_MISTAKES]:
+            print(f"{format_clock(at_s):>11}  {text}")
+        if len(mistakes) > MAX_PRINTED_MISTAKES:
+            print(f"  … and {len(mistakes) - MAX_PRINTED_MISTAKES} more at line {verdict.line.id}: see --report")
+    judged = {verdict.line.id for verdict in verdicts}
+    rest = [line.id for line in setup.tracked.lines if line.id not in judged]
+    if rest:
+        print(f"not judged: {', '.join(rest)} (the truth does not speak of them; --line says that one was watched)")
+
+
+def render_audit_report(replayed: ReplayResult, verdicts: Sequence[LineAccuracy]) -> str:
+    """The HTML text.
+
+    Raises:
+        ClipError: the clip cannot be read any more.
+    """
+    setup = replayed.outcomes[0].setup
+    mistakes: list[Card] = []
+    for verdict in verdicts:
+        for one in verdict.score.matching.missed:
+            scene = ThumbnailScene(find_picture(replayed.times, one.at), one.line, setup, one.direction, None)
+            mistakes.append(Card(scene, one.at, f"{one.line} · {one.direction}", "missed"))
+        mistakes += [build_card(one, setup, "counted, not true") for one in verdict.surplus]
+        mistakes += [build_card(one, setup, f"truly a {true.class_name}") for true, one in verdict.other_class]
+    mistakes.sort(key=lambda one: one.at_s)
+    return render_page(
+        f"Audit of {replayed.clip.path.name}",
+        [
+            render_list(summarize_replay(replayed)),
+            render_gaps(replayed),
+            render_heading("Lines"),
+            render_table(COLUMNS, _build_rows(verdicts), len(COLUMNS) - 2),
+            render_paragraph("In brackets: the 95 % confidence interval."),
+            render_heading("Mistakes"),
+            render_cards(replayed.clip, mistakes) if mistakes else render_paragraph("None."),
+        ],
+    )
+
+
+def _store_audits(audits: Sequence[LineEvaluation], file: Path, data: Paths) -> None:
+    """Keep them as the last audits of their lines.
+
+    Raises:
+        redis.ConnectionError, redis.TimeoutError: Redis is away.
+    """
+    config = load(file)
+    client = connect(get_redis_url(config, data))
+    with client.pipeline() as pipe:
+        stage_evaluations(pipe, audits, config.key_prefix)
+        pipe.execute()
+    print(f"stored as the last audit of {', '.join(audit.line for audit in audits)}")

@@ -1,0 +1,112 @@
+"""`crowdperf look`: open a source once, as capture would, and bring one picture or the reason why there is none.
+
+It runs beside the web process, never in it: FFmpeg, a hanging camera and a camera's password stay outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+from functools import partial
+from urllib.parse import urlsplit
+
+import msgspec
+
+from crowdperf.capture import ffmpeg_args, probe
+from crowdperf.capture.ffmpeg_args import SourceOptions
+from crowdperf.capture.ffmpeg_process import FfmpegProcess
+from crowdperf.capture.network import url_policy
+from crowdperf.capture.network.connect_filter import ConnectFilter, ConnectFilterUnavailable
+from crowdperf.capture.network.egress_proxy import EgressProxy
+from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, detect_features, find_ffmpeg
+from crowdperf.settings.base import ConfigError, redact_url, validate_camera_url
+from crowdperf.settings.config import Config
+from crowdperf.supervision.config_patch import ProbeRequest, ProbeResult
+
+MAX_PROBE_S = 7.5
+"""With the start of Python and FFmpeg, the answer is there within ten seconds."""
+MAX_JPEG_BYTES = 4 << 20
+SNAPSHOT_WIDTH = 1280
+_LOG_PREFIX = re.compile(r"^\[[^\]]* @ 0x[0-9a-f]+\] ")
+
+
+def main(config: Config, media_roots: tuple[str, ...]) -> int:
+    """One request as JSON on stdin, its answer on stdout."""
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=ProbeRequest)
+    sys.stdout.buffer.write(msgspec.json.encode(probe_source(request, config, media_roots)))
+    return 0
+
+
+def probe_source(request: ProbeRequest, config: Config, media_roots: tuple[str, ...]) -> ProbeResult:
+    """Open the source and wait for one picture."""
+    url = request.url
+    for camera in config.cameras:
+        if camera.id == request.camera and redact_url(camera.url) == url:
+            url = camera.url
+    clean = url_policy.make_redactor(url)
+    allowed = tuple(config.allowed_hosts)
+    guard: EgressProxy | None = None
+    watch: ConnectFilter | None = None
+    try:
+        validate_camera_url("the camera", url)
+        binary = find_ffmpeg()
+        checked = url_policy.check_url(url, media_roots, allowed)
+        if checked.kind == "rtsp":
+            # A name that is not known is FFmpeg's to tell, in its own words.
+            with contextlib.suppress(OSError):
+                url_policy.resolve_addresses(urlsplit(url).hostname or "", 554, allowed)
+            # Where the system does not let it, capture's log says so.
+            with contextlib.suppress(ConnectFilterUnavailable):
+                watch = ConnectFilter(allowed)
+        if checked.kind == "http":
+            guard = EgressProxy(allowed)
+        options = SourceOptions(
+            binary=binary,
+            features=detect_features(binary),
+            source=checked,
+            rtsp_transport=request.rtsp_transport,
+            timeout_usec=int((MAX_PROBE_S + 5) * 1e6),
+            http_proxy=guard.url if guard else "",
+            long_probe=True,
+        )
+        start = partial(FfmpegProcess, ffmpeg_args.build_snapshot_args(options, SNAPSHOT_WIDTH), clean)
+        seen = _read_snapshot(watch.run(start) if watch else start())
+        if watch and watch.refusal:
+            raise watch.refusal
+        return seen
+    except (ConfigError, url_policy.SourceError, FfmpegMissing) as error:
+        return ProbeResult(ok=False, detail=clean(str(error)))
+    except OSError as error:
+        return ProbeResult(ok=False, detail=f"FFmpeg cannot be started: {error.strerror}")
+    finally:
+        if guard:
+            guard.close()
+        if watch:
+            watch.close()
+
+
+def _read_snapshot(ffmpeg: FfmpegProcess) -> ProbeResult:
+    """What one FFmpeg brings before its time is over."""
+    deadline = time.monotonic() + MAX_PROBE_S
+    picture, buffer = bytearray(), bytearray(1 << 16)
+    ended = False
+    while not ended and time.monotonic() < deadline and len(picture) < MAX_JPEG_BYTES:
+        count = ffmpeg.read_into(memoryview(buffer), 0.1)
+        ended = count is None
+        picture += buffer[: count or 0]
+    late = not ended
+    ffmpeg.terminate()
+    facts = "\n".join(ffmpeg.info_lines)
+    found = probe.parse_source_info(facts)
+    if picture[:2] == b"\xff\xd8" and picture[-2:] == b"\xff\xd9":
+        size = found or probe.SourceInfo(0, 0, 0.0, False)
+        return ProbeResult(ok=True, width=size.width, height=size.height, fps=size.fps, jpeg=bytes(picture))
+    if late:
+        what = "the stream was opened, but no picture came" if found else "the source did not answer"
+        return ProbeResult(
+            ok=False, detail=f"{what} within {MAX_PROBE_S:g} s. Remedy: check address, network and camera."
+        )
+    said = [line for line in ffmpeg.tail if "Error opening input file" not in line]
+    return ProbeResult(ok=False, detail=_LOG_PREFIX.sub("", said[-1]) if said else "the source holds no video.")

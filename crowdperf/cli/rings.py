@@ -1,0 +1,152 @@
+"""`python -m crowdperf ring [--once] [--interval S]`: the live rings of this installation, as `top` shows processes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import redis
+
+from crowdperf.frames.ring import FrameReader, RingUnavailable
+from crowdperf.messaging.process_metrics import decode_snapshot, metrics_key
+from crowdperf.messaging.redis.client import OUTAGE, connect
+from crowdperf.settings.base import ConfigError
+
+FIRST_INTERVAL_S = 1.0
+DOWN_PERIODS, DOWN_S = 5, 3.0
+"""A newest frame that is older than both, in frame periods and in seconds, is no picture of now."""
+HEADINGS = ("CAMERA", "EPOCH", "HEAD", "FPS", "AGE", "SIZE", "FORMAT", "SLOTS", "SKIPPED", "")
+CLEAR_SCREEN = "\x1b[H\x1b[J"
+
+
+class RingReading(NamedTuple):
+    """What one look at a ring shows."""
+
+    camera: str
+    epoch: int
+    head: int
+    at_ns: int
+    """CLOCK_MONOTONIC of the look."""
+    newest_ns: int | None
+    """CLOCK_MONOTONIC of the newest frame; None before the first."""
+    heartbeat_ns: int
+    size: str
+    pix_fmt: str
+    slots: int
+    target_fps: float
+
+
+def read_rings(prefix: str, now_ns: int) -> list[RingReading]:
+    """Every ring below `prefix`, by camera. A ring that goes away meanwhile is left out."""
+    folder, found = Path(prefix).parent, []
+    for path in sorted(folder.glob(Path(prefix).name + "*")):
+        try:
+            reader = FrameReader(path)
+        except RingUnavailable:
+            continue
+        head = reader.head()
+        stamp, spec = reader.stamp(head), reader.spec
+        found.append(
+            RingReading(
+                camera=path.name.removeprefix(Path(prefix).name),
+                epoch=reader.epoch,
+                head=head,
+                at_ns=now_ns,
+                newest_ns=stamp.monotonic_ns if stamp else None,
+                heartbeat_ns=reader.heartbeat_ns(),
+                size=f"{spec.width}x{spec.height}",
+                pix_fmt=spec.pix_fmt,
+                slots=spec.slots,
+                target_fps=spec.target_fps,
+            )
+        )
+        reader.close()
+    return found
+
+
+def count_skipped_frames(snapshots: list[bytes]) -> dict[str, int]:
+    """Frames that inference wanted and did not get, by camera, out of the processes' snapshots."""
+    found: dict[str, int] = {}
+    for raw in snapshots:
+        for name, row in decode_snapshot(raw).counters.items():
+            if name.startswith("drops_"):
+                for camera, count in row.items():
+                    found[camera] = found.get(camera, 0) + int(count)
+    return found
+
+
+def format_row(current: RingReading, previous: RingReading | None, skipped: dict[str, int] | None) -> tuple[str, ...]:
+    """One line's cells; `before` is the same ring's last look, if there was one. `skipped` None: nobody could say."""
+    fps = "-"
+    if previous and previous.epoch == current.epoch and current.at_ns > previous.at_ns:
+        fps = f"{(current.head - previous.head) / (current.at_ns - previous.at_ns) * 1e9:.1f}"
+    age = "-" if current.newest_ns is None else f"{max(0.0, (current.at_ns - current.newest_ns) / 1e9):.2f} s"
+    note = ""
+    down_ns = max(DOWN_S, DOWN_PERIODS / current.target_fps) * 1e9
+    if current.at_ns - current.heartbeat_ns > DOWN_S * 1e9:
+        note = "no writer"
+    elif current.newest_ns is None or current.at_ns - current.newest_ns > down_ns:
+        note = "no picture"
+    return (
+        *(
+            current.camera,
+            str(current.epoch),
+            str(current.head),
+            fps,
+            age,
+            current.size,
+            current.pix_fmt,
+            str(current.slots),
+        ),
+        *("-" if skipped is None else str(skipped.get(current.camera, 0)), note),
+    )
+
+
+def format_table(rows: list[tuple[str, ...]]) -> str:
+    """The rows below their headings, in columns."""
+    widths = [max(len(line[i]) for line in (HEADINGS, *rows)) for i in range(len(HEADINGS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in (HEADINGS, *rows)]
+    return "\n".join(lines)
+
+
+def main(argv: list[str], prefix: str, redis_url: str, key_prefix: str) -> int:
+    """Show the rings until interrupted, or once; the exit status is 1 where there is none.
+
+    Args:
+        prefix: path of the rings without the camera's id.
+    """
+    parser = argparse.ArgumentParser(prog="crowdperf ring", description="show the live rings, as top shows processes")
+    parser.add_argument("--once", action="store_true", help="one table, for scripts; its rates are of one second")
+    parser.add_argument("--interval", type=float, default=1.0, metavar="S", help="seconds between two looks")
+    arguments = parser.parse_args(argv)
+    if arguments.interval <= 0:
+        raise ConfigError(f"ring --interval {arguments.interval:g} is no time. Remedy: give seconds above 0.")
+    client = connect(redis_url)
+    before = {each.camera: each for each in read_rings(prefix, time.monotonic_ns())}
+    wait_s = FIRST_INTERVAL_S if arguments.once else arguments.interval
+    try:
+        while True:
+            time.sleep(wait_s)
+            now = read_rings(prefix, time.monotonic_ns())
+            skipped = _fetch_skipped_frames(client, key_prefix)
+            shown = format_table([format_row(each, before.get(each.camera), skipped) for each in now])
+            print(shown if arguments.once else CLEAR_SCREEN + shown, flush=True)
+            if arguments.once:
+                break
+            before = {each.camera: each for each in now}
+    except KeyboardInterrupt:
+        return 0
+    if not now:
+        print("no ring: no camera has delivered a picture since its capture began", file=sys.stderr)
+    return 0 if now else 1
+
+
+def _fetch_skipped_frames(client: redis.Redis, key_prefix: str) -> dict[str, int] | None:
+    try:
+        raw = client.get(metrics_key("inference", key_prefix))
+    except OUTAGE:
+        return None
+    return count_skipped_frames([raw]) if isinstance(raw, bytes) else None

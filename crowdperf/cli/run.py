@@ -1,0 +1,247 @@
+"""`crowdperf run`: the whole site in the foreground, under supervisord, until Ctrl-C, SIGTERM or a closed terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from crowdperf.accounts.credentials import SetupSecret, build_setup_link
+from crowdperf.demo.scenes import SCENES
+from crowdperf.frames.ring import unlink_instance
+from crowdperf.settings.base import ConfigError
+from crowdperf.settings.config import Config
+from crowdperf.settings.environment import Environment, Paths
+from crowdperf.settings.site import build_dashboard_url
+from crowdperf.supervision import process_tree, programs
+from crowdperf.supervision.control import SupervisorClient
+
+STOP_TIMEOUT_S = 60.0
+SETUP_LINK_TIMEOUT_S = 90.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run(config: Config, env: Environment, paths: Paths, root: Path) -> int:
+    """Start everything and stay until it ends; returns the exit status.
+
+    Raises:
+        ConfigError: it already runs, or the data folder cannot be used.
+    """
+    paths.check_socket_length()
+    with convert_folder_errors(paths):
+        for folder in (paths.sockets, paths.logs):
+            folder.mkdir(parents=True, exist_ok=True)
+        paths.sockets.chmod(0o700)
+        lock = lock_run_folder(paths)
+    process_tree.adopt_orphans()
+    with lock:
+        try:
+            _set_signal_handler(_raise_interrupt)
+            setup = SetupSecret(paths.sockets)
+            render_demo(config, root)
+            with convert_folder_errors(paths):
+                setup.remove()
+                unlink_instance(str(paths.get_ring_path("")))
+                programs.record_environment(paths, os.environ)
+                programs.write_include_file(config, env, paths, root)
+            status = run_supervisord(config, paths, root, setup)
+        except KeyboardInterrupt:
+            status = 0
+    print("crowdperf has stopped.", flush=True)
+    return status
+
+
+def run_supervisord(config: Config, paths: Paths, root: Path, setup: SetupSecret) -> int:
+    """supervisord, until it ends; then nothing runs any more, whatever ended it. Returns an exit status.
+
+    Raises:
+        KeyboardInterrupt: somebody wishes it to end.
+    """
+    supervisord: subprocess.Popen[bytes] | None = None
+    try:
+        supervisord = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "supervisor.supervisord",
+                "-c",
+                str(root / "supervisord.conf"),
+                "-n",
+                "-s",
+            ],
+            # Its paths are relative.
+            cwd=root,
+            # For its programs too, where this command was not started by crowdperf.sh.
+            env={**os.environ, "PYTHONUTF8": "1"},
+            # A session of its own: Ctrl-C reaches only this process, which stops things in order.
+            start_new_session=True,
+            preexec_fn=process_tree.end_with_parent,
+            stdin=subprocess.DEVNULL,
+        )
+        print_welcome(config, paths, root)
+        print_setup_link(config, setup, supervisord)
+        status = process_tree.wait_for_child(supervisord)
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended by itself with status {status}"
+        print(f"supervisord {how}: see {paths.logs / 'supervisord.log'}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopping …", flush=True)
+        raise
+    finally:
+        _set_signal_handler(_ignore_signal)
+        if supervisord is not None:
+            _stop_supervisord(supervisord, paths)
+        # Only when nobody writes them any more.
+        process_tree.terminate_descendants(STOP_TIMEOUT_S)
+        unlink_instance(str(paths.get_ring_path("")))
+
+
+@contextlib.contextmanager
+def convert_folder_errors(paths: Paths) -> Iterator[None]:
+    """Around what writes into the data folder.
+
+    Raises:
+        ConfigError: that cannot be done: somebody else's folder, a read-only or a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"the data folder {paths.data} cannot be used: {error}. Remedy: see that what this names belongs to this "
+            "user (after a run as another one: chown -R), and that the disk has room and is not read-only."
+        ) from None
+
+
+def lock_run_folder(paths: Paths) -> TextIO:
+    """Lock the data folder for the life of the returned file; the kernel frees it however this process ends.
+
+    Raises:
+        ConfigError: another crowdperf runs with this data folder.
+    """
+    lock = (paths.sockets / "run.lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read().strip() or "unknown"
+        raise ConfigError(
+            f"crowdperf already runs with the data folder {paths.data} (pid {owner}). Remedy: stop it there (Ctrl-C)."
+        ) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def render_demo(config: Config, root: Path) -> None:
+    """Render the demo site's clips where a camera plays one that is not there yet.
+
+    A failure (no pictures, where ultralytics could not be installed) is reported by the renderer and leaves the other
+    cameras alone.
+    """
+    folder = root / "var" / "demo"
+    clips = [root / camera.url for camera in config.cameras if (root / camera.url).parent == folder]
+    scenes = [clip for clip in clips if clip.stem in SCENES]
+    # The truth is written last, when the clip is whole.
+    if all(clip.exists() and clip.with_suffix(".truth.json").exists() for clip in scenes):
+        return
+    print("rendering the demo site's cameras (once) …", flush=True)
+    try:
+        # Processes of its own, in a session of their own: Ctrl-C reaches only this one, which ends them.
+        subprocess.run(
+            [sys.executable, "-m", "crowdperf", "demo", "--out", str(folder), "--if-missing"],
+            # Else Python complains of what a renderer that is killed leaves, and removes it itself.
+            env={**os.environ, "PYTHONWARNINGS": "ignore:resource_tracker"},
+            start_new_session=True,
+            preexec_fn=process_tree.end_with_parent,
+            stdin=subprocess.DEVNULL,
+        )
+    except KeyboardInterrupt:
+        print("\nstopping; the demo site's cameras are rendered by the next start …", flush=True)
+        process_tree.terminate_descendants(STOP_TIMEOUT_S)
+        raise
+
+
+def print_welcome(config: Config, paths: Paths, root: Path) -> None:
+    """Say where the dashboard, the logs and the controls are, and warn of a port that somebody else holds."""
+    print(f"crowdperf · {config.site.name} · {len([c for c in config.cameras if c.enabled])} cameras")
+    print(f"  dashboard  {build_dashboard_url(config.web)}/")
+    print(f"  logs       {paths.logs.absolute()}")
+    control = [str(root / ".venv/bin/supervisorctl"), "-c", str(root / "supervisord.conf"), "status"]
+    print(f"  control    {shlex.join(control)}")
+    print("  stop       Ctrl-C", flush=True)
+    if is_port_in_use(config.web.host, config.web.port):
+        print(
+            f"warning: port {config.web.port} on {config.web.host} is in use by another program: counting runs, the "
+            "dashboard does not. Remedy: free the port or set web.port in config.json, then supervisorctl update.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def print_setup_link(config: Config, setup: SetupSecret, supervisord: subprocess.Popen[bytes]) -> None:
+    """Say the one-time link of a site that has no account yet, once its web process has found that out."""
+    deadline = time.monotonic() + SETUP_LINK_TIMEOUT_S
+    while time.monotonic() < deadline and supervisord.poll() is None:
+        secret = setup.read()
+        if secret is not None:
+            print(
+                f"  accounts   nobody can sign in yet; make the administrator: "
+                f"{build_setup_link(build_dashboard_url(config.web), secret)}"
+            )
+            print(flush=True)
+            return
+        time.sleep(0.25)
+
+
+def is_port_in_use(host: str, port: int) -> bool:
+    """Whether nobody could listen there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def _stop_supervisord(supervisord: subprocess.Popen[bytes], paths: Paths) -> None:
+    """End supervisord and all it runs: in order where it answers, by signals where not."""
+    if supervisord.poll() is not None:
+        return
+    try:
+        SupervisorClient(paths.supervisor_socket.absolute()).shutdown()
+    except ConfigError:
+        # Also where it is stopping already: a service manager may signal every process of the site at once.
+        supervisord.terminate()
+    try:
+        supervisord.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        supervisord.kill()
+        supervisord.wait()
+
+
+def _set_signal_handler(handler: Callable[[int, FrameType | None], None]) -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, handler)
+
+
+def _raise_interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Once: what follows is the end already."""
+    _set_signal_handler(_ignore_signal)
+    raise KeyboardInterrupt
+
+
+def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
+    """Not SIG_IGN: Python complains of a signal that came before and is handled after that was set."""

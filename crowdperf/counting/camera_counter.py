@@ -1,0 +1,143 @@
+"""All lines and zones of one camera, with one serialised state."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Struct, field
+
+from crowdperf.counting import zone_alerts, zone_minutes
+from crowdperf.counting.density import DensityGrid, DensityMinute, DensityState
+from crowdperf.counting.lines import LineCounter, LineState
+from crowdperf.counting.samples import FrameMoment, Sample
+from crowdperf.counting.zone_alerts import ZoneAlerts
+from crowdperf.counting.zones import ZoneCounter, ZoneState
+from crowdperf.messaging.schema import Event, QueueNow
+from crowdperf.settings.camera import Line, Zone
+
+
+class CountingState(Struct, array_like=True):
+    """The counters in serialised form, by the digest of the line or zone they belong to."""
+
+    lines: dict[str, LineState] = {}
+    zones: dict[str, ZoneState] = {}
+    density: DensityState = field(default_factory=DensityState)
+    stale_alerts: list[str] = []
+    """Open alerts of zones that were changed or removed since."""
+
+
+class CameraCounter:
+    """The counters of one camera."""
+
+    def __init__(self, camera: str, lines: tuple[Line, ...], zones: tuple[Zone, ...], lost_s: float) -> None:
+        self._camera = camera
+        self.lines = [LineCounter(camera, line, lost_s) for line in lines]
+        self.zones = [ZoneCounter(camera, zone, lost_s) for zone in zones]
+        self._zone_alerts = [ZoneAlerts(camera, counter) for counter in self.zones]
+        self._density = DensityGrid()
+        self._density_minutes: list[DensityMinute] = []
+        self._stale_alerts: list[str] = []
+        self._clock_s = 0.0
+        self._aspect = 16 / 9
+
+    def set_aspect(self, aspect: float) -> None:
+        """The source's width divided by its height; paths before and after a change are not comparable."""
+        self._aspect = aspect
+        for line in self.lines:
+            line.set_aspect(aspect)
+        for zone in self.zones:
+            zone.set_aspect(aspect)
+        for rule in self._zone_alerts:
+            rule.set_aspect(aspect)
+
+    def update(self, moment: FrameMoment, samples: list[Sample], ended: list[int]) -> list[Event]:
+        """Take one frame."""
+        events: list[Event] = [
+            zone_alerts.close_stale_alert(self._camera, alert, moment) for alert in self._stale_alerts
+        ]
+        self._stale_alerts = []
+        self._clock_s = moment.clock_s
+        for line in self.lines:
+            events += line.update(moment, samples, ended)
+        for zone, rule in zip(self.zones, self._zone_alerts):
+            changes = zone.update(moment, samples, ended)
+            events += changes
+            events += rule.update(moment, samples)
+            events += zone_minutes.add_frame(self._camera, zone, moment, changes)
+        done = self._density.add_frame(moment.clock_s, moment.ts, samples, self._aspect)
+        if done is not None:
+            self._density_minutes.append(done)
+        return events
+
+    def break_paths(self, moment: FrameMoment, settled_s: float) -> tuple[list[Event], float]:
+        """Connect nothing across the pause before `moment`; who begins until `settled_s` may have been there before.
+
+        Returns the crossings that the pause settles, and since when (clock) others are given up, infinity for none.
+        """
+        events: list[Event] = []
+        since_s = math.inf
+        for line in self.lines:
+            settled, given_up_s = line.break_paths(moment, settled_s)
+            events += settled
+            since_s = min(since_s, given_up_s)
+        return events, since_s
+
+    def has_undecided(self) -> bool:
+        """Whether somebody has been on a line since the newest pause, so that a crossing may yet be missed."""
+        return any(line.has_undecided() for line in self.lines)
+
+    def settle_undecided(self) -> None:
+        """From now on whoever is on a line came from the side on which he stands."""
+        for line in self.lines:
+            line.settle_undecided()
+
+    def get_occupancy(self) -> dict[str, int]:
+        """Zone id -> tracks inside."""
+        return {counter.zone.id: counter.occupancy for counter in self.zones}
+
+    def get_queues(self) -> dict[str, QueueNow]:
+        """Id of each zone of kind `queue` -> its length and waiting times."""
+        return {
+            counter.zone.id: counter.get_queue(self._clock_s) for counter in self.zones if counter.zone.kind == "queue"
+        }
+
+    def take_density(self) -> list[DensityMinute]:
+        """The minutes of the density grid that have ended; they are no part of the state from now on."""
+        done, self._density_minutes = self._density_minutes, []
+        return done
+
+    def get_state(self) -> CountingState:
+        """What decides the future; call `take_density` before, and store both together."""
+        return CountingState(
+            {_compute_digest(counter.line): counter.state for counter in self.lines},
+            {_compute_digest(counter.zone): counter.state for counter in self.zones},
+            self._density.state,
+            self._stale_alerts,
+        )
+
+    def restore(self, state: CountingState) -> None:
+        """Continue from a state; a line or zone that was changed since then begins anew."""
+        for line in self.lines:
+            line.state = state.lines.get(_compute_digest(line.line), LineState({}, []))
+        for zone in self.zones:
+            zone.state = state.zones.get(_compute_digest(zone.zone), ZoneState({}))
+        known = {_compute_digest(zone.zone) for zone in self.zones}
+        self._stale_alerts = list(state.stale_alerts)
+        for digest, gone in state.zones.items():
+            if digest not in known:
+                self._stale_alerts += _iter_open_alerts(gone)
+        self._density.state = state.density
+
+
+def _iter_open_alerts(state: ZoneState) -> Iterator[str]:
+    for alert in (state.limit.alert, *(name for t in state.tracks.values() for name in (t.loitering, t.wrong_way))):
+        if alert:
+            yield alert
+
+
+def _compute_digest(shape: Line | Zone) -> str:
+    """Names a line or zone together with every setting of it."""
+    return hashlib.sha256(msgspec.json.encode(shape)).hexdigest()[:16]

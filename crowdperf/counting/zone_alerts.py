@@ -1,0 +1,208 @@
+"""What a zone warns of: too many people, somebody who stays too long, somebody who walks the wrong way.
+
+Each alert is opened once and closed once, under one id. Pure: no I/O and no clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import msgspec
+
+from crowdperf.counting.samples import FrameMoment, Sample
+from crowdperf.counting.threshold import Threshold, ThresholdChange
+from crowdperf.counting.zones import ZoneCounter, ZoneTrack
+from crowdperf.messaging.schema import Alert, ZoneRuleKind
+from crowdperf.settings.base import CLASSES
+
+MIN_WRONG_WAY_HEIGHTS = 1.0
+"""Whoever comes back this far (in its own heights) against the permitted way walks the wrong way."""
+MIN_OPPOSITE_COSINE = 0.5
+"""Cosine: a movement counts as against the way within 60 degrees of straight back."""
+
+
+class ZoneAlerts:
+    """The rules of one zone, over its counter."""
+
+    def __init__(self, camera: str, counter: ZoneCounter) -> None:
+        self._camera = camera
+        self._counter = counter
+        zone = counter.zone
+        self._threshold = None if zone.limit is None else Threshold(zone.limit, zone.limit_clear, zone.limit_s)
+        self._aspect = 16 / 9
+
+    def set_aspect(self, aspect: float) -> None:
+        """The source's width divided by its height."""
+        self._aspect = aspect
+
+    def update(self, moment: FrameMoment, samples: Iterable[Sample]) -> list[Alert]:
+        """Take one frame, after the counter has taken it."""
+        zone = self._counter.zone
+        alerts: list[Alert] = []
+        if zone.loiter_s is not None or zone.way is not None:
+            for track_id, track in self._counter.left_tracks.items():
+                alerts += self._close_for_track(moment, track_id, track)
+        if zone.loiter_s is not None:
+            alerts += self._check_loitering(moment, zone.loiter_s)
+        if zone.way is not None:
+            alerts += self._check_wrong_way(moment, samples, zone.way)
+        if self._threshold is not None:
+            alerts += self._check_limit(moment, self._threshold)
+        return alerts
+
+    def _check_limit(self, moment: FrameMoment, threshold: Threshold) -> list[Alert]:
+        threshold.state = self._counter.state.limit
+        occupancy = self._counter.occupancy
+        change = threshold.update(occupancy, moment.clock_s)
+        if change is None:
+            return []
+        if change == "opened":
+            threshold.open(self._build_id(moment, "occupancy", change, 0), moment.ts, occupancy)
+        state = threshold.state
+        alert = self._build_alert(
+            moment, "occupancy", change, state.alert, state.opened_at, max(state.peak, occupancy), threshold.above
+        )
+        if change == "closed":
+            threshold.close()
+        return [alert]
+
+    def _check_loitering(self, moment: FrameMoment, loiter_s: float) -> list[Alert]:
+        alerts: list[Alert] = []
+        for track_id, track in self._counter.iter_inside():
+            stayed_s = moment.clock_s - track.since_s
+            if track.loitering or stayed_s <= loiter_s:
+                continue
+            track.loitering, track.loitering_at = self._build_id(moment, "loitering", "opened", track_id), moment.ts
+            alerts.append(
+                self._build_alert(
+                    moment,
+                    "loitering",
+                    "opened",
+                    track.loitering,
+                    moment.ts,
+                    stayed_s,
+                    loiter_s,
+                    track_id,
+                    track.class_id,
+                )
+            )
+        return alerts
+
+    def _check_wrong_way(self, moment: FrameMoment, samples: Iterable[Sample], way: list[float]) -> list[Alert]:
+        alerts: list[Alert] = []
+        wx, wy = way[0] * self._aspect, way[1]
+        length = math.hypot(wx, wy)
+        wx, wy = wx / length, wy / length
+        for sample in samples:
+            track = self._counter.state.tracks.get(sample.track)
+            if track is None or not track.inside or track.wrong_way:
+                continue
+            dx, dy = track.x - track.best_x, track.y - track.best_y
+            along = dx * wx + dy * wy
+            if along >= 0:
+                track.best_x, track.best_y = track.x, track.y
+            elif -along >= MIN_WRONG_WAY_HEIGHTS * sample.height and -along >= MIN_OPPOSITE_COSINE * math.hypot(dx, dy):
+                track.wrong_way, track.wrong_way_at = (
+                    self._build_id(moment, "wrong_way", "opened", sample.track),
+                    moment.ts,
+                )
+                stayed_s = moment.clock_s - track.since_s
+                alerts.append(
+                    self._build_alert(
+                        moment,
+                        "wrong_way",
+                        "opened",
+                        track.wrong_way,
+                        moment.ts,
+                        stayed_s,
+                        0.0,
+                        sample.track,
+                        track.class_id,
+                    )
+                )
+        return alerts
+
+    def _close_for_track(self, moment: FrameMoment, track_id: int, track: ZoneTrack) -> list[Alert]:
+        """Close what is open of a track that has left."""
+        stayed_s = max(0.0, moment.clock_s - track.since_s)
+        alerts: list[Alert] = []
+        if track.loitering:
+            alerts.append(
+                self._build_alert(
+                    moment,
+                    "loitering",
+                    "closed",
+                    track.loitering,
+                    track.loitering_at,
+                    stayed_s,
+                    self._counter.zone.loiter_s or 0.0,
+                    track_id,
+                    track.class_id,
+                )
+            )
+        if track.wrong_way:
+            alerts.append(
+                self._build_alert(
+                    moment,
+                    "wrong_way",
+                    "closed",
+                    track.wrong_way,
+                    track.wrong_way_at,
+                    stayed_s,
+                    0.0,
+                    track_id,
+                    track.class_id,
+                )
+            )
+        track.loitering = track.wrong_way = ""
+        return alerts
+
+    def _build_id(self, moment: FrameMoment, rule: str, state: str, track: int) -> str:
+        return f"{self._camera}:{moment.epoch}:{moment.sequence}:{self._counter.zone.id}:{rule}_{state}:{track}"
+
+    def _build_alert(
+        self,
+        moment: FrameMoment,
+        rule: ZoneRuleKind,
+        state: ThresholdChange,
+        alert: str,
+        opened_at: float,
+        value: float,
+        limit: float,
+        track: int = 0,
+        class_id: int | None = None,
+    ) -> Alert:
+        return Alert(
+            id=self._build_id(moment, rule, state, track),
+            camera=self._camera,
+            ts=moment.ts,
+            rule=rule,
+            state=state,
+            alert=alert,
+            zone=self._counter.zone.id,
+            value=round(value, 1),
+            limit=limit,
+            opened_at=opened_at,
+            track=track,
+            klass="" if class_id is None else CLASSES[class_id],
+            epoch=moment.epoch,
+            sequence=moment.sequence,
+        )
+
+
+def close_stale_alert(camera: str, alert: str, moment: FrameMoment) -> Alert:
+    """The end of an alert whose zone was changed or removed while it was open."""
+    zone, opened = alert.split(":")[3:5]
+    rule = opened.removesuffix("_opened")
+    return Alert(
+        id=f"{alert}:closed",
+        camera=camera,
+        ts=moment.ts,
+        rule=msgspec.convert(rule, ZoneRuleKind),
+        state="closed",
+        alert=alert,
+        zone=zone,
+        epoch=moment.epoch,
+        sequence=moment.sequence,
+    )

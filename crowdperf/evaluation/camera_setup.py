@@ -1,0 +1,130 @@
+"""One configuration's view of one camera: everything that decides what is counted on a clip."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from crowdperf.capture.probe import SourceInfo, build_camera_ring_spec
+from crowdperf.evaluation.clip import Clip
+from crowdperf.frames.layout import RingSpec
+from crowdperf.settings.base import ConfigError
+from crowdperf.settings.camera import Camera
+from crowdperf.settings.config import Config, load
+from crowdperf.settings.engine import Inference, Tracking
+from crowdperf.settings.environment import Environment, Paths, read_environment
+from crowdperf.settings.process_config import CaptureConfig, TrackedCamera, build_capture_config, build_tracked_camera
+
+LIVE_ONLY_OPTIONS = frozenset(
+    (
+        *("-rtsp_flags", "-reorder_queue_size", "-buffer_size", "-max_delay", "-tls_verify", "-user_agent"),
+        *("-use_wallclock_as_timestamps", "-loglevel", "-v"),
+    )
+)
+"""FFmpeg's options that a recording has no use for, or that would take its times away; each has one value."""
+_PICTURE_SETTINGS = ("pix_fmt", "analysis_width", "target_fps", "frame_skip", "ffmpeg_flags", "ffmpeg_extra_flags")
+_IGNORED_INFERENCE_SETTINGS = ("threads", "staleness_s")
+"""Settings of inference that change no detection."""
+
+
+class CameraSetup(Struct, frozen=True, kw_only=True):
+    """A camera as one configuration has it."""
+
+    name: str
+    """What reports call the configuration."""
+    capture: CaptureConfig
+    tracked: TrackedCamera
+    inference: Inference
+    tracking: Tracking
+
+    def build_ring_spec(self, clip: Clip) -> RingSpec:
+        """The ring that this camera would have if it showed the clip."""
+        return build_camera_ring_spec(self.capture, SourceInfo(clip.width, clip.height, clip.fps, True))
+
+    def get_detection_key(self, clip: Clip) -> tuple[Any, ...]:
+        """Two setups with the same answer get the same detections of a frame."""
+        spec, own = self.build_ring_spec(clip), self.capture
+        inference = {
+            key: value
+            for key, value in msgspec.to_builtins(self.inference).items()
+            if key not in _IGNORED_INFERENCE_SETTINGS
+        }
+        size = (spec.width, spec.height, spec.model_width)
+        return size, spec.pix_fmt, own.ffmpeg_extra_flags, own.ffmpeg_flags, repr(inference)
+
+    def collect_settings(self) -> dict[str, Any]:
+        """Path -> value of every setting that may change what is counted."""
+        tree = {
+            **{name: getattr(self.capture, name) for name in _PICTURE_SETTINGS},
+            "inference": {
+                name: value
+                for name, value in _to_tree(self.inference).items()
+                if name not in _IGNORED_INFERENCE_SETTINGS
+            },
+            "tracking": {name: value for name, value in _to_tree(self.tracking).items() if name != "shards"},
+            "lines": {line.id: _to_tree(line) for line in self.tracked.lines},
+            "zones": {zone.id: _to_tree(zone) for zone in self.tracked.zones},
+        }
+        return dict(_flatten("", tree))
+
+
+def read_setup(file: Path, camera_id: str | None, data: Paths, root: Path) -> CameraSetup:
+    """The setup of a configuration file.
+
+    Args:
+        file: the configuration.
+        camera_id: which camera; None where it has only one.
+        data: for the cache of compiled models.
+        root: the working folder.
+
+    Raises:
+        ConfigError: the file or the environment is invalid, or which camera is meant is not clear.
+    """
+    config = load(file)
+    return make_setup(
+        config, read_environment(os.environ), select_camera(config, camera_id, str(file)), file.name, data, root
+    )
+
+
+def make_setup(config: Config, env: Environment, camera: Camera, name: str, data: Paths, root: Path) -> CameraSetup:
+    """The setup of one camera of a configuration."""
+    return CameraSetup(
+        name=name,
+        capture=build_capture_config(config, env, data, root, camera.id),
+        tracked=build_tracked_camera(config, env, camera),
+        inference=config.inference,
+        tracking=config.tracking,
+    )
+
+
+def select_camera(config: Config, camera_id: str | None, source: str) -> Camera:
+    """The camera meant.
+
+    Raises:
+        ConfigError: there is none of that id, or several and none is named.
+    """
+    if camera_id is not None:
+        for camera in config.cameras:
+            if camera.id == camera_id:
+                return camera
+    elif len(config.cameras) == 1:
+        return config.cameras[0]
+    known = ", ".join(camera.id for camera in config.cameras) or "none"
+    if camera_id is None:
+        raise ConfigError(f"{source}: whose lines? It has the cameras: {known}. Remedy: name one with --camera.")
+    raise ConfigError(f"{source}: there is no camera {camera_id!r} (known: {known}). Remedy: correct --camera.")
+
+
+def _to_tree(settings: Struct) -> dict[str, Any]:
+    tree: dict[str, Any] = msgspec.to_builtins(settings)
+    return tree
+
+
+def _flatten(path: str, value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [leaf for key, inner in value.items() for leaf in _flatten(f"{path}.{key}" if path else key, inner)]
+    return [(path, value)]

@@ -1,0 +1,215 @@
+"""A clip through one or more configurations: frames are decoded and detected once for all that would see the same."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from msgspec import Struct
+
+from crowdperf.capture.network.url_policy import parse_flags
+from crowdperf.evaluation.camera_setup import LIVE_ONLY_OPTIONS, CameraSetup
+from crowdperf.evaluation.clip import CLIP_START_S, Clip, build_frame_filter, detect_clip, read_frames
+from crowdperf.evaluation.matching import Passage
+from crowdperf.messaging.schema import CameraGap, Event, FrameDetections, LineCrossed, TrackedFrame, ZoneChanged
+from crowdperf.models.detector import Detector
+from crowdperf.settings.engine import Inference
+from crowdperf.tracking.shard import create_pipeline
+
+DetectorFactory = Callable[[Inference], Detector]
+NormalizedBox = tuple[float, float, float, float]
+
+
+class CountedCrossing(NamedTuple):
+    """A counted crossing, and where it was."""
+
+    event: LineCrossed
+    at_s: float
+    """Seconds since the clip's first picture."""
+    number: int
+    """The picture, from 0."""
+    box: NormalizedBox | None
+    """Of the object in that picture, normalised; None where the tracker did not show it yet."""
+
+    def to_passage(self, aspect: float, centre: bool) -> Passage:
+        """For `matching`; the place is the anchor, in picture heights (`aspect`: width / height)."""
+        x1, y1, x2, y2 = self.box or (math.nan,) * 4
+        y = (y1 + y2) / 2 if centre else y2
+        return Passage(self.at_s, self.event.line, self.event.direction, (x1 + x2) / 2 * aspect, y)
+
+
+class ZoneSummary(Struct, frozen=True):
+    """What happened in a zone."""
+
+    entered: int = 0
+    left: int = 0
+    most: int = 0
+    """Greatest occupancy."""
+    at_end: int = 0
+
+
+class ReplayOutcome(NamedTuple):
+    """What one configuration counts on a clip."""
+
+    setup: CameraSetup
+    events: list[Event]
+    crossings: list[CountedCrossing]
+    zones: dict[str, ZoneSummary]
+    analysed: int
+    """Frames that went through the model for it."""
+    model: str
+
+    def count_by_line(self) -> Counter[tuple[str, str, str]]:
+        """(line, direction, class) -> crossings."""
+        return Counter((one.event.line, one.event.direction, one.event.klass) for one in self.crossings)
+
+    @property
+    def gaps(self) -> list[CameraGap]:
+        """Stretches of the clip without a picture, where crossings may be missing."""
+        return [event for event in self.events if isinstance(event, CameraGap)]
+
+
+class ReplayResult(NamedTuple):
+    """A clip after all configurations."""
+
+    clip: Clip
+    times: list[float]
+    """Of every picture, seconds since the first."""
+    outcomes: list[ReplayOutcome]
+    took_s: float
+    """Decoding, detection, tracking and counting; without loading the models."""
+
+    @property
+    def length_s(self) -> float:
+        """Seconds that the clip lasts."""
+        return self.times[-1] + 1 / self.clip.fps if self.times else 0.0
+
+    @property
+    def speed(self) -> float:
+        """Times as fast as it was filmed."""
+        return self.length_s / max(self.took_s, 1e-9)
+
+
+def ignore_progress(_: float) -> None:
+    """Tell nobody how far the replay is."""
+
+
+def replay_clip(
+    clip: Clip,
+    setups: Sequence[CameraSetup],
+    open_detector: DetectorFactory,
+    progress: Callable[[float], None] = ignore_progress,
+) -> ReplayResult:
+    """Count a clip with each setup.
+
+    Args:
+        open_detector: how a configuration's model is loaded.
+        progress: called with the second of the clip that the replay has come to.
+
+    Raises:
+        ClipError: the clip cannot be read.
+        ModelError: a model cannot be had, or cannot take this picture.
+        SourceError: a flag of FFmpeg that is not allowed.
+    """
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for index, setup in enumerate(setups):
+        groups.setdefault(setup.get_detection_key(clip), []).append(index)
+    outcomes: dict[int, ReplayOutcome] = {}
+    times: list[float] = []
+    took_s = 0.0
+    for members in groups.values():
+        detector = open_detector(setups[members[0]].inference)
+        spec = setups[members[0]].build_ring_spec(clip)
+        detector.warm([spec])
+        began = time.perf_counter()
+        times, found = _detect_group(clip, [setups[index] for index in members], detector, progress)
+        for index, frames in zip(members, found):
+            outcomes[index] = count_crossings(frames, setups[index], _describe_model(detector))
+        took_s += time.perf_counter() - began
+    return ReplayResult(clip, times, [outcomes[index] for index in range(len(setups))], took_s)
+
+
+def _detect_group(
+    clip: Clip, setups: list[CameraSetup], detector: Detector, progress: Callable[[float], None]
+) -> tuple[list[float], list[list[FrameDetections]]]:
+    """The times of all pictures, and each setup's frames; a frame that several want is detected once."""
+    rules = [build_frame_filter(setup.capture.target_fps, setup.capture.frame_skip) for setup in setups]
+    chosen: list[set[int]] = [set() for _ in setups]
+
+    def wanted(sequence: int, at_s: float) -> bool:
+        progress(at_s)
+        asking = [own for own, rule in zip(chosen, rules) if rule(sequence, at_s)]
+        for own in asking:
+            own.add(sequence)
+        return bool(asking)
+
+    spec = setups[0].build_ring_spec(clip)
+    extra, output = get_ffmpeg_flags(setups[0])
+    seen = detect_clip(read_frames(clip, spec, extra, output), spec, detector, wanted, setups[0].tracked.camera_id)
+    return seen.times, [[frame for frame in seen.frames if frame.sequence in own] for own in chosen]
+
+
+def get_ffmpeg_flags(setup: CameraSetup) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The flags before the input and before the output that a recording can take.
+
+    Raises:
+        SourceError: one of them is not allowed.
+    """
+    own = setup.capture
+    return (
+        _drop_live_options(parse_flags(own.ffmpeg_extra_flags, "FFMPEG_EXTRA_FLAGS")),
+        _drop_live_options(parse_flags(own.ffmpeg_flags, "ffmpeg_flags")),
+    )
+
+
+def _drop_live_options(tokens: list[str]) -> tuple[str, ...]:
+    kept: list[str] = []
+    rest = iter(tokens)
+    for token in rest:
+        if token in LIVE_ONLY_OPTIONS:
+            next(rest, None)
+        else:
+            kept.append(token)
+    return tuple(kept)
+
+
+def count_crossings(frames: Sequence[FrameDetections], setup: CameraSetup, model: str = "") -> ReplayOutcome:
+    """Track and count frames that have been detected."""
+    pipeline = create_pipeline(setup.tracked, setup.tracking)
+    events: list[Event] = []
+    shown: dict[int, TrackedFrame] = {}
+    for frame in frames:
+        tracked, new = pipeline.step(frame)
+        events += new
+        if tracked is not None:
+            shown[frame.sequence] = tracked
+    events += pipeline.finish()
+    crossings = [_build_crossing(event, shown) for event in events if isinstance(event, LineCrossed)]
+    at_end = pipeline.get_occupancy()
+    zones = {zone.id: _summarize_zone(zone.id, events, at_end.get(zone.id, 0)) for zone in setup.tracked.zones}
+    return ReplayOutcome(setup, events, crossings, zones, len(frames), model)
+
+
+def _build_crossing(event: LineCrossed, tracked_frames: dict[int, TrackedFrame]) -> CountedCrossing:
+    frame = tracked_frames.get(event.sequence)
+    box: NormalizedBox | None = None
+    if frame is not None:
+        (found,) = np.nonzero(np.frombuffer(frame.tracks, "<u4") == event.track)
+        if len(found):
+            x1, y1, x2, y2 = np.frombuffer(frame.boxes, "<f4").reshape(-1, 4)[found[0]].tolist()
+            box = x1, y1, x2, y2
+    return CountedCrossing(event, event.ts - CLIP_START_S, event.sequence - 1, box)
+
+
+def _summarize_zone(zone: str, events: Sequence[Event], at_end: int) -> ZoneSummary:
+    changes = [event for event in events if isinstance(event, ZoneChanged) and event.zone == zone]
+    entered = sum(event.change == "in" for event in changes)
+    return ZoneSummary(entered, len(changes) - entered, max([0, *(event.occupancy for event in changes)]), at_end)
+
+
+def _describe_model(detector: Detector) -> str:
+    return f"{detector.model} ({detector.backend.name}, {detector.precision})"

@@ -1,0 +1,311 @@
+"""Answers requests for evidence, on a thread of its own: a slow disk or Redis never delays a frame.
+
+The frame that was asked for comes out of the keeper, or out of the ring while it is still there; else the nearest later
+one is saved and marked as such. Whoever asks needs neither pixels nor torch: the answer is an entry and two files.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
+from crowdperf.inference.anonymize import Blur, anonymize, pixelate
+from crowdperf.inference.evidence_cache import EvidenceCache, FrameAnalysis, encode_jpeg, encode_ring_frame
+from crowdperf.messaging.bus import Consumer, Publisher
+from crowdperf.messaging.redis.client import OUTAGE, Backoff, connect
+from crowdperf.messaging.schema import EvidenceRequest, EvidenceSaved
+from crowdperf.messaging.streams import EVIDENCE, EVIDENCE_REQUESTS
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.settings.base import CAMERA_ID, CLASSES
+from crowdperf.settings.ppe import PPE_CLASSES
+from crowdperf.storage.evidence import EvidenceBox, EvidenceMetadata, add_metadata, get_picture_path, save_picture
+
+CROP_MARGIN = 0.2
+"""Of a crop, share of the person's size on each side."""
+MIN_BOX_SCORE = 0.25
+"""Weaker detections are not written into the metadata."""
+
+log = logging.getLogger(__name__)
+
+
+class EvidenceFrame(NamedTuple):
+    """A picture and what is known of it."""
+
+    stamp: FrameStamp
+    jpeg: bytes
+    analysis: FrameAnalysis | None
+    """None for a picture fresh from the ring, in which nobody has been looked for."""
+
+
+class EvidenceWriter:
+    """Saves pictures. `start` begins the thread, `close` ends it.
+
+    Args:
+        url, prefix: of Redis.
+        keeper: the pictures that are kept.
+        ring_prefix: path of the rings without the camera id.
+        folder: where pictures are saved.
+        blur: what is hidden in them.
+        metrics: where counters go.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        key_prefix: str,
+        cache: EvidenceCache,
+        ring_prefix: str,
+        folder: Path,
+        blur: Blur,
+        metrics: Metrics,
+    ) -> None:
+        self._redis_url, self._key_prefix = redis_url, key_prefix
+        self._cache, self._ring_prefix = cache, ring_prefix
+        self._folder, self._blur, self._metrics = folder, blur, metrics
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer what is at hand, and end."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(5.0)
+
+    def _run(self) -> None:
+        client: Any = connect(self._redis_url)
+        requests: Consumer[EvidenceRequest] = Consumer(
+            client, EVIDENCE_REQUESTS, "inference", "inference", prefix=self._key_prefix
+        )
+        answers: Publisher[EvidenceSaved] = Publisher(client, EVIDENCE, self._key_prefix)
+        backoff = Backoff()
+        connected = False
+        while not self._stop.is_set():
+            wait_s = 0.0
+            try:
+                if not connected:
+                    requests.start()
+                    connected = True
+                for entry in requests.read(count=16):
+                    answer = self._handle_safely(entry.message)
+                    with client.pipeline(transaction=True) as pipe:
+                        answers.stage(pipe, answer)
+                        requests.stage_ack(pipe, [entry])
+                        pipe.execute()
+                backoff.reset()
+            except OUTAGE as error:
+                if backoff.should_log(error):
+                    log.warning("Redis takes nothing (%s): requests for evidence wait", error)
+                connected, wait_s = False, backoff.next()
+            self._stop.wait(wait_s)
+
+    def _handle_safely(self, request: EvidenceRequest) -> EvidenceSaved:
+        """As `answer`. One request with which nobody has reckoned must not end the thread that saves all the others."""
+        try:
+            return self.handle(request)
+        except (ArithmeticError, ValueError, MemoryError, cv2.error) as error:
+            # A time or box without end, a picture that cannot be encoded.
+            log.exception("evidence of camera %s cannot be saved", request.camera)
+            return self._refuse(request, f"it cannot be saved: {error}")
+
+    def handle(self, request: EvidenceRequest) -> EvidenceSaved:
+        """Save the pictures of one request; never raises for a request that cannot be met, but says why."""
+        if not CAMERA_ID.fullmatch(request.camera):
+            return self._refuse(request, "that is no camera id")
+        shot = self._find_frame(request)
+        if shot is None:
+            return self._refuse(request, "the frame is gone, and the camera gives no other one")
+        exact = (shot.stamp.epoch, shot.stamp.sequence) == (request.epoch, request.sequence)
+        try:
+            crop = self._save_pictures(request, shot, exact)
+        except OSError as error:
+            log.error("evidence of camera %s cannot be saved: %s", request.camera, error)
+            return self._refuse(request, f"it cannot be saved: {error.strerror}")
+        self._metrics.count("evidence_saved", camera=request.camera)
+        return EvidenceSaved(
+            id=request.id,
+            camera=request.camera,
+            ts=shot.stamp.captured_at_ns / 1e9,
+            epoch=shot.stamp.epoch,
+            sequence=shot.stamp.sequence,
+            exact=exact,
+            full=self._get_relative_path(request, "full"),
+            crop=self._get_relative_path(request, "crop") if crop else "",
+        )
+
+    def _refuse(self, request: EvidenceRequest, problem: str) -> EvidenceSaved:
+        self._metrics.count("evidence_missed", camera=request.camera if CAMERA_ID.fullmatch(request.camera) else "")
+        return EvidenceSaved(
+            id=request.id,
+            camera=request.camera,
+            ts=request.ts,
+            epoch=request.epoch,
+            sequence=request.sequence,
+            exact=False,
+            problem=problem,
+        )
+
+    def _find_frame(self, request: EvidenceRequest) -> EvidenceFrame | None:
+        """That frame, else the nearest later one."""
+        held = self._cache.get(request.camera, request.epoch, request.sequence)
+        if held:
+            return EvidenceFrame(held.analysis.stamp, held.jpeg.result(), held.analysis)
+        try:
+            reader = FrameReader(Path(f"{self._ring_prefix}{request.camera}"))
+        except RingUnavailable:
+            reader = None
+        try:
+            exact = self._read_from_ring(reader, request.sequence) if reader and reader.epoch == request.epoch else None
+            if exact:
+                return exact
+            held = self._cache.get_after(request.camera, request.epoch, request.sequence)
+            if held:
+                return EvidenceFrame(held.analysis.stamp, held.jpeg.result(), held.analysis)
+            # A ring's newest picture may be overwritten under the copy; the next one then will do.
+            for _ in range(3):
+                fresh = self._read_from_ring(reader, reader.head()) if reader else None
+                if fresh:
+                    return fresh
+        finally:
+            if reader:
+                reader.close()
+        return None
+
+    def _read_from_ring(self, reader: FrameReader, sequence: int) -> EvidenceFrame | None:
+        pixels = reader.room()
+        stamp = reader.read(sequence, pixels)
+        return EvidenceFrame(stamp, encode_ring_frame(pixels, reader.spec), None) if stamp else None
+
+    def _save_pictures(self, request: EvidenceRequest, frame: EvidenceFrame, exact: bool) -> bool:
+        """Write the full picture, and the crop where there is a subject; returns whether there is one."""
+        subject = self._find_subject_box(request, frame, exact)
+        boxes = build_boxes(frame.analysis, request.detection if exact else -1)
+        if subject and not any(box.subject for box in boxes):
+            boxes.insert(0, EvidenceBox(klass="person", score=0.0, box=subject, subject=True))
+        # Decoded anew even where nothing is hidden: the crop is cut from it.
+        image: Any = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR)
+        self._anonymize(image, frame.analysis)
+        jpeg = frame.jpeg if self._blur == "none" else encode_jpeg(image)
+        self._write_picture(request, "full", jpeg, frame, exact, boxes)
+        if subject is None:
+            return False
+        part, window = crop(image, subject)
+        self._write_picture(request, "crop", encode_jpeg(part), frame, exact, clip_boxes(boxes, window))
+        return True
+
+    def _find_subject_box(
+        self, request: EvidenceRequest, frame: EvidenceFrame, exact: bool
+    ) -> tuple[float, float, float, float] | None:
+        """The box of the person whom the request is about, normalised."""
+        if exact and frame.analysis is not None and 0 <= request.detection < len(frame.analysis.detections.boxes):
+            x1, y1, x2, y2 = frame.analysis.detections.boxes[request.detection].tolist()
+            return x1, y1, x2, y2
+        if request.x2 > request.x1 and request.y2 > request.y1:
+            return request.x1, request.y1, request.x2, request.y2
+        return None
+
+    def _anonymize(self, image: NDArray[np.uint8], analysis: FrameAnalysis | None) -> None:
+        height, width = image.shape[:2]
+        if self._blur == "none":
+            return
+        if analysis is None:
+            # Nobody knows where people are in this picture, so nobody in it may be recognised.
+            pixelate(image, 0, 0, width, height)
+            return
+        people = analysis.detections.boxes[analysis.detections.classes == 0] * np.array([width, height] * 2)
+        anonymize(image, [tuple(box) for box in people.tolist()], self._blur)
+
+    def _write_picture(
+        self,
+        request: EvidenceRequest,
+        kind: Any,
+        jpeg: bytes,
+        frame: EvidenceFrame,
+        exact: bool,
+        boxes: list[EvidenceBox],
+    ) -> None:
+        metadata = EvidenceMetadata(
+            id=request.id,
+            camera=request.camera,
+            ts=frame.stamp.captured_at_ns / 1e9,
+            epoch=frame.stamp.epoch,
+            sequence=frame.stamp.sequence,
+            exact=exact,
+            boxes=boxes,
+            blur=self._blur,
+        )
+        path = get_picture_path(self._folder, request.camera, request.id, request.ts, kind)
+        save_picture(path, add_metadata(jpeg, metadata))
+
+    def _get_relative_path(self, request: EvidenceRequest, kind: Any) -> str:
+        path = get_picture_path(self._folder, request.camera, request.id, request.ts, kind)
+        return str(path.relative_to(self._folder))
+
+
+def build_boxes(analysis: FrameAnalysis | None, subject: int) -> list[EvidenceBox]:
+    """Everything that was seen, the subject first and then the surest."""
+    if analysis is None:
+        return []
+    found = analysis.detections
+    boxes = [
+        EvidenceBox(klass=CLASSES[klass], score=round(score, 3), box=_round_box(box), subject=index == subject)
+        for index, (box, score, klass) in enumerate(
+            zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist())
+        )
+        if score >= MIN_BOX_SCORE or index == subject
+    ]
+    if analysis.ppe:
+        items = np.frombuffer(analysis.ppe.boxes, "<f4").reshape(-1, 4).tolist()
+        scores = np.frombuffer(analysis.ppe.scores, "<f4").tolist()
+        owners = np.frombuffer(analysis.ppe.owners, "<u2").tolist()
+        boxes += [
+            EvidenceBox(klass=PPE_CLASSES[item], score=round(score, 3), box=_round_box(box), subject=owner == subject)
+            for box, score, owner, item in zip(items, scores, owners, analysis.ppe.items)
+            if item
+        ]
+    return sorted(boxes, key=lambda box: (not box.subject, -box.score))
+
+
+def crop(
+    image: NDArray[np.uint8], box: tuple[float, float, float, float]
+) -> tuple[NDArray[np.uint8], tuple[float, float, float, float]]:
+    """The part of a picture around a box, and where it lies in the picture (both normalised)."""
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = box
+    across, down = CROP_MARGIN * (x2 - x1), CROP_MARGIN * (y2 - y1)
+    left = min(max(0, int((x1 - across) * width)), width - 1)
+    top = min(max(0, int((y1 - down) * height)), height - 1)
+    right = min(max(left + 1, int(np.ceil((x2 + across) * width))), width)
+    bottom = min(max(top + 1, int(np.ceil((y2 + down) * height))), height)
+    window = (left / width, top / height, right / width, bottom / height)
+    return image[top:bottom, left:right], window
+
+
+def clip_boxes(boxes: list[EvidenceBox], window: tuple[float, float, float, float]) -> list[EvidenceBox]:
+    """The boxes that show in a part of the picture, normalised to that part and clipped to it."""
+    left, top, right, bottom = window
+    shown = []
+    for box in boxes:
+        x1, y1, x2, y2 = box.box
+        moved = (
+            *((max(x1, left) - left) / (right - left), (max(y1, top) - top) / (bottom - top)),
+            *((min(x2, right) - left) / (right - left), (min(y2, bottom) - top) / (bottom - top)),
+        )
+        if moved[0] < moved[2] and moved[1] < moved[3]:
+            shown.append(EvidenceBox(klass=box.klass, score=box.score, box=_round_box(moved), subject=box.subject))
+    return shown
+
+
+def _round_box(box: Any) -> tuple[float, float, float, float]:
+    x1, y1, x2, y2 = (round(float(value), 4) for value in box)
+    return x1, y1, x2, y2

@@ -1,0 +1,219 @@
+"""The PPE model's work: helmets, vests and masks of the people that the person model has found.
+
+It looks at each person's crop, cut from the ring's picture at its full size, and not at the whole picture: measured on
+labelled pictures, that decides more people rightly, and costs less until there are a dozen of them (docs/models.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from crowdperf.frames.ring import RingSpec
+from crowdperf.messaging.schema import PpeColumns
+from crowdperf.models.detector import PPE_CROP_SPEC, Detector
+from crowdperf.models.postprocess import Detections
+from crowdperf.models.preprocess import PAD_VALUE, to_rgb
+from crowdperf.settings.base import CLASSES
+from crowdperf.settings.ppe import PPE_CLASSES
+
+CROP_MARGIN = 0.1
+"""Added to a person's box on each side, share of its size: a helmet may stick out of it."""
+MIN_SCORE = 0.25
+MIN_HEIGHT_PX = 32
+MIN_WIDTH_PX = 4
+"""People that are weaker, or smaller in pixels, are not looked at: nobody could tell what they wear."""
+MAX_PEOPLE = 16
+"""People of one picture that are looked at, the tallest first."""
+PERSON_CLASS_ID = CLASSES.index("person")
+HEAD_CLASS_IDS = frozenset(PPE_CLASSES.index(name) for name in ("hardhat", "no_hardhat", "mask", "no_mask"))
+HEAD_CENTER_Y, MAX_HEAD_Y, TORSO_CENTER_Y, MAX_TORSO_Y = 0.1, 0.55, 0.4, 0.9
+"""Where an item's centre is expected, and the lowest place, as a share of the person's height from the top."""
+MIN_INSIDE_SHARE = 0.5
+"""Least share of an item's area that lies in the box of its owner, which is grown by `SLACK`."""
+BOX_GROWTH_SHARE = 0.05
+MIN_WAIT_RATIO = 0.5
+"""Of the longest waiting, in periods: who has waited less lets others pass."""
+CAMERA_IDLE_S = 2.0
+"""A camera without frames for so long waits for nothing."""
+PPE_REST_FACTOR = 1.0
+"""The model rests this many times as long as it worked, so that counting keeps half of the machine at least."""
+
+
+class PersonCrop(NamedTuple):
+    """A crop and where it comes from."""
+
+    pixels: NDArray[np.uint8]
+    """uint8 (CROP.frame_bytes,)."""
+    shift: NDArray[np.float64]
+    """Of the crop's corner in the ring picture, minus the padding: x y x y, pixels."""
+    scale: float
+    """Crop pixels per ring pixel."""
+
+
+class Cadence:
+    """When a camera is due: `fps` times a second at most, and never more than the model's share of the time.
+
+    Where that is too little for all, they share it: whoever comes along first when the model has rested would otherwise
+    be served again and again, since batches have an order that keeps itself. Times are seconds on the monotonic clock.
+    Bounded: a camera that is gone is forgotten by `forget`.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[str, _PpeTurn] = {}
+        self._rest_until = float("-inf")
+
+    def admit(self, camera: str, fps: float, arrived: float, now: float) -> bool:
+        """Whether this frame is to be looked at; if so, the camera is served."""
+        if fps <= 0:
+            return False
+        own = self._turns.setdefault(camera, _PpeTurn(arrived - 1 / fps))
+        own.fps, own.last_frame_at = fps, now
+        # Frames come at a rhythm of their own: half a period early is nearer to the rate than half a period late.
+        if now < self._rest_until or (arrived - own.last_served_at) * fps < 0.95:
+            return False
+        longest = max(
+            other.get_wait_periods(now) for other in self._turns.values() if now - other.last_frame_at <= CAMERA_IDLE_S
+        )
+        if own.get_wait_periods(now) < MIN_WAIT_RATIO * longest:
+            return False
+        own.last_served_at = arrived
+        return True
+
+    def cancel(self, camera: str) -> None:
+        """The frame that was due was not whole: the next one is due at once."""
+        own = self._turns.get(camera)
+        if own is not None:
+            own.last_served_at -= 1 / own.fps
+
+    def record_busy(self, now: float, spent_s: float) -> None:
+        """The model was busy for `spent_s` until `now`."""
+        self._rest_until = now + PPE_REST_FACTOR * spent_s
+
+    def forget(self, camera: str) -> None:
+        """The camera is gone."""
+        self._turns.pop(camera, None)
+
+
+class _PpeTurn:
+    """One camera's place in the order."""
+
+    def __init__(self, last_served_at: float) -> None:
+        self.last_served_at = last_served_at
+        """Arrival of the frame that was last looked at; of a new camera such that it is due."""
+        self.fps = 1.0
+        self.last_frame_at = last_served_at
+        """When it last had a frame."""
+
+    def get_wait_periods(self, now: float) -> float:
+        """In periods of its own."""
+        return (now - self.last_served_at) * self.fps
+
+
+def detect_ppe(detector: Detector, frame: NDArray[np.uint8], spec: RingSpec, detections: Detections) -> PpeColumns:
+    """What the people of one picture wear.
+
+    Args:
+        detector: the PPE model.
+        frame: uint8 (spec.frame_bytes,), a ring's picture.
+        spec: its geometry.
+        found: the person model's detections in it, boxes normalised to the source.
+    """
+    people = select_people(detections, spec)
+    image = to_rgb(frame, spec.pix_fmt, spec.width, spec.height)[..., ::-1]
+    cuts = [crop_person(image, detections.boxes[person], spec) for person in people]
+    owners: list[int] = []
+    rows: list[Detections] = []
+    for person, one, seen in zip(people, cuts, detector.detect([one.pixels for one in cuts], PPE_CROP_SPEC)):
+        boxes = crop_to_source(seen.boxes, one, spec)
+        mine = assign_items(detections.boxes[people], boxes, seen.classes) == people.index(person)
+        rows.append(Detections(boxes[mine], seen.scores[mine], seen.classes[mine]))
+        owners += [person] * int(mine.sum())
+    return PpeColumns(
+        persons=np.array(people, "<u2").tobytes(),
+        owners=np.array(owners, "<u2").tobytes(),
+        items=b"".join(row.classes.astype(np.uint8).tobytes() for row in rows),
+        scores=b"".join(row.scores.astype("<f4").tobytes() for row in rows),
+        boxes=b"".join(row.boxes.astype("<f4").tobytes() for row in rows),
+        picture_height=spec.content.h,
+    )
+
+
+def select_people(detections: Detections, spec: RingSpec) -> list[int]:
+    """Indices of the people who are looked at, in ascending order."""
+    heights = (detections.boxes[:, 3] - detections.boxes[:, 1]) * spec.content.h
+    # A detection in the padding beside the picture has no width in it.
+    widths = (detections.boxes[:, 2] - detections.boxes[:, 0]) * spec.content.w
+    large = (heights >= MIN_HEIGHT_PX) & (widths >= MIN_WIDTH_PX)
+    able = np.flatnonzero((detections.classes == PERSON_CLASS_ID) & (detections.scores >= MIN_SCORE) & large)
+    tallest = able[np.argsort(-heights[able], kind="stable")][:MAX_PEOPLE]
+    return sorted(tallest.tolist())
+
+
+def crop_person(image: NDArray[np.uint8], box: NDArray[np.float32], spec: RingSpec) -> PersonCrop:
+    """One person, scaled into a CROP and padded with the letterbox grey.
+
+    Args:
+        image: uint8 (spec.height, spec.width, 3), BGR.
+        box: float32 (4,), x1 y1 x2 y2, normalised to the source.
+    """
+    x0, y0, across, down = spec.content
+    x1, y1, x2, y2 = (box * np.array([across, down] * 2) + np.array([x0, y0] * 2)).tolist()
+    margin_x, margin_y = CROP_MARGIN * (x2 - x1), CROP_MARGIN * (y2 - y1)
+    left, top = max(x0, int(x1 - margin_x)), max(y0, int(y1 - margin_y))
+    right, bottom = min(x0 + across, int(x2 + margin_x) + 1), min(y0 + down, int(y2 + margin_y) + 1)
+    scale = min(PPE_CROP_SPEC.width / (right - left), PPE_CROP_SPEC.height / (bottom - top))
+    width = min(PPE_CROP_SPEC.width, max(1, round((right - left) * scale)))
+    height = min(PPE_CROP_SPEC.height, max(1, round((bottom - top) * scale)))
+    at_x, at_y = (PPE_CROP_SPEC.width - width) // 2, (PPE_CROP_SPEC.height - height) // 2
+    canvas = np.full((PPE_CROP_SPEC.height, PPE_CROP_SPEC.width, 3), PAD_VALUE, np.uint8)
+    canvas[at_y : at_y + height, at_x : at_x + width] = cv2.resize(
+        image[top:bottom, left:right], (width, height), interpolation=cv2.INTER_LINEAR
+    )
+    shift = np.array([left - at_x / scale, top - at_y / scale] * 2)
+    return PersonCrop(canvas.reshape(-1), shift, scale)
+
+
+def crop_to_source(boxes: NDArray[np.float32], crop: PersonCrop, spec: RingSpec) -> NDArray[np.float32]:
+    """Boxes of a crop, normalised to it, as boxes normalised to the source: float32 (n, 4)."""
+    x0, y0, across, down = spec.content
+    inside = boxes * np.array([PPE_CROP_SPEC.width, PPE_CROP_SPEC.height] * 2) / crop.scale + crop.shift
+    normalised: NDArray[np.float32] = np.clip(
+        (inside - np.array([x0, y0] * 2)) / np.array([across, down] * 2), 0, 1
+    ).astype(np.float32)
+    return normalised
+
+
+def assign_items(
+    people: NDArray[np.float32], items: NDArray[np.float32], classes: Sequence[int] | NDArray[np.uint8]
+) -> NDArray[np.intp]:
+    """The person that each item is worn by (or missing on), -1 for nobody.
+
+    An item lies in its owner's box, where such an item is worn; of several such people the one on whom it lies best.
+
+    Args:
+        people: (p, 4), x1 y1 x2 y2.
+        items: (m, 4), in the same unit.
+        classes: (m,), index into `settings.ppe.PPE_CLASSES`; people among them belong to nobody.
+    """
+    owners = np.full(len(items), -1, np.intp)
+    if not len(people) or not len(items):
+        return owners
+    kind = np.asarray(classes)
+    head = np.isin(kind, list(HEAD_CLASS_IDS))
+    size = np.maximum(people[:, 2:] - people[:, :2], 1e-9)
+    low = np.maximum((people[:, :2] - BOX_GROWTH_SHARE * size)[None], items[:, None, :2])
+    high = np.minimum((people[:, 2:] + BOX_GROWTH_SHARE * size)[None], items[:, None, 2:])
+    area = np.maximum(np.prod(items[:, 2:] - items[:, :2], axis=1), 1e-12)
+    inside = np.prod(np.clip(high - low, 0, None), axis=2) / area[:, None]
+    centre = (items[:, None, :2] + items[:, None, 2:]) / 2
+    along = (centre - people[None, :, :2]) / size[None]
+    away = np.abs(along[..., 0] - 0.5) + np.abs(along[..., 1] - np.where(head, HEAD_CENTER_Y, TORSO_CENTER_Y)[:, None])
+    able = (inside >= MIN_INSIDE_SHARE) & (along[..., 1] < np.where(head, MAX_HEAD_Y, MAX_TORSO_Y)[:, None])
+    able &= (kind > 0)[:, None]
+    best = np.where(able, away, np.inf)
+    return np.where(able.any(axis=1), best.argmin(axis=1), owners)

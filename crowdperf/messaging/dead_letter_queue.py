@@ -1,0 +1,179 @@
+"""Dead letters: messages that a consumer could not handle. `crowdperf dead-letters` lists, shows, drives again, drops.
+
+A dead letter is the message as it was, with `_why`, `_id` (its stream id) and `_from` (the key of its stream). Driven
+again, it is appended to its stream once more with `_for` = its consumer, so that nobody else handles it twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any
+
+from msgspec import Struct
+
+from crowdperf.messaging import delivery_queue
+from crowdperf.messaging.codec import dead_key
+from crowdperf.messaging.redis.client import OUTAGE, connect, describe_outage
+from crowdperf.messaging.streams import EVENTS, stream_key
+from crowdperf.runtime.redaction import redact
+from crowdperf.settings.base import ConfigError
+
+PAGE_SIZE = 200
+ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
+
+
+class DeadLetterQueue(Struct, frozen=True):
+    """The dead letters of one consumer of one stream."""
+
+    name: str
+    """`<stream>:<consumer>`."""
+    count: int
+
+
+class DeadLetter(Struct, frozen=True):
+    """One dead letter."""
+
+    id: str
+    reason: str
+    stream: str
+    """The key it was read from."""
+    fields: dict[str, str]
+
+
+class DeadLetterStore:
+    """All dead letters of one installation. An outage of Redis is the caller's to report."""
+
+    def __init__(self, client: Any, prefix: str = "") -> None:
+        self._client = client
+        self._prefix = prefix
+
+    def list_queues(self) -> list[DeadLetterQueue]:
+        """Every consumer that has some."""
+        start = dead_key("", "", self._prefix)[:-1]
+        names = sorted(name.decode() for name in self._client.scan_iter(match=f"{start}*", count=1000))
+        found = [DeadLetterQueue(name[len(start) :], self._client.xlen(name)) for name in names]
+        return [box for box in found if box.count]
+
+    def get_letters(self, queue_name: str, ids: list[str] | None = None) -> list[DeadLetter]:
+        """The letters of `<stream>:<consumer>`, oldest first; only those of `ids` where they are given.
+
+        Raises:
+            ConfigError: there is no such box, or none of that id in it.
+        """
+        name = self._find_key(queue_name)
+        if ids is None:
+            rows, low = [], "-"
+            while page := self._client.xrange(name, low, "+", count=PAGE_SIZE):
+                rows += page
+                low = f"({page[-1][0].decode()}"
+        else:
+            rows = [row for entry in ids for row in self._find_rows(name, queue_name, entry)]
+        return [_parse_letter(entry_id, fields) for entry_id, fields in rows]
+
+    def _find_rows(self, name: str, queue_name: str, entry_id: str) -> list[Any]:
+        rows = self._client.xrange(name, entry_id, entry_id) if ENTRY_ID.fullmatch(entry_id) else []
+        if not rows:
+            raise ConfigError(
+                f"{queue_name} has no dead letter {entry_id!r}. Remedy: see `crowdperf dead-letters show {queue_name}`."
+            )
+        return list(rows)
+
+    def redrive(self, queue_name: str, ids: list[str] | None = None) -> int:
+        """Give letters to their consumer again; returns how many. Each is moved in one transaction.
+
+        Raises:
+            ConfigError: no such letter, or a stream whose entries cannot be repeated.
+        """
+        stream, _, consumer = queue_name.partition(":")
+        if stream not in (EVENTS.name, delivery_queue.DEAD_LETTER_STREAM):
+            raise ConfigError(
+                f"the dead letters of {queue_name} cannot be driven again: their time is past, what came "
+                "after them is done. "
+                f"Remedy: look at them (`show {queue_name}`), then `crowdperf dead-letters drop {queue_name}`."
+            )
+        found = self.get_letters(queue_name, ids)
+        for letter in found:
+            with self._client.pipeline(transaction=True) as pipe:
+                if stream == EVENTS.name:
+                    pipe.xadd(stream_key(EVENTS, prefix=self._prefix), {**letter.fields, "_for": consumer})
+                else:
+                    item, body = letter.fields["id"], letter.fields["body"].encode()
+                    delivery_queue.stage_item(pipe, consumer, item, body, 0.0, self._prefix)
+                pipe.xdel(self._find_key(queue_name), letter.id)
+                pipe.execute()
+        return len(found)
+
+    def drop(self, queue_name: str, ids: list[str] | None = None) -> int:
+        """Delete letters; returns how many.
+
+        Raises:
+            ConfigError: there is no such letter.
+        """
+        found = self.get_letters(queue_name, ids)
+        return int(self._client.xdel(self._find_key(queue_name), *(letter.id for letter in found))) if found else 0
+
+    def _find_key(self, queue_name: str) -> str:
+        stream, colon, consumer = queue_name.partition(":")
+        name = dead_key(stream, consumer, self._prefix)
+        if not colon or not self._client.exists(name):
+            known = ", ".join(row.name for row in self.list_queues()) or "none"
+            raise ConfigError(
+                f"there are no dead letters called {queue_name!r}. Remedy: use one of those there are: {known}."
+            )
+        return name
+
+
+def _parse_letter(entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
+    text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
+    why, stream = text.pop("_why", ""), text.pop("_from", "")
+    return DeadLetter(entry_id.decode(), why, stream, {name: value for name, value in text.items() if name[:1] != "_"})
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `crowdperf dead-letters`."""
+    root = argparse.ArgumentParser(prog="crowdperf dead-letters", description="Messages that could not be handled.")
+    actions = root.add_subparsers(dest="action", required=True, metavar="action")
+    actions.add_parser("list", help="which consumers have some, and how many")
+    for name, text in (
+        ("show", "print them with the reason"),
+        ("redrive", "give them to their consumer again"),
+        ("drop", "delete them"),
+    ):
+        action = actions.add_parser(name, help=text)
+        action.add_argument("box", metavar="<stream>:<consumer>", help="as `list` prints it, such as events:recorder")
+        action.add_argument("ids", nargs="*", help="only these, by id; default: all of them")
+    return root
+
+
+def main(argv: list[str], url: str, prefix: str) -> int:
+    """Run one action.
+
+    Raises:
+        ConfigError: Redis does not answer, or there is no such letter.
+    """
+    arguments = build_parser().parse_args(argv)
+    dead = DeadLetterStore(connect(url), prefix)
+    try:
+        _run(arguments, dead)
+    except OUTAGE as error:
+        raise ConfigError(describe_outage(error, "start crowdperf, or the Redis it uses.")) from None
+    return 0
+
+
+def _run(arguments: argparse.Namespace, store: DeadLetterStore) -> None:
+    if arguments.action == "list":
+        boxes = store.list_queues()
+        for box in boxes:
+            print(f"{box.count:>8}  {box.name}")
+        if not boxes:
+            print("no dead letters")
+        return
+    ids = arguments.ids or None
+    if arguments.action == "show":
+        for letter in store.get_letters(arguments.box, ids):
+            print(f"{letter.id}  {redact(letter.reason)}")
+            print("    " + redact(" ".join(f"{name}={value}" for name, value in letter.fields.items())))
+        return
+    count = getattr(store, arguments.action)(arguments.box, ids)
+    print(f"{arguments.action}: {count}")

@@ -1,0 +1,232 @@
+"""Detections on their way to Redis: pipelined, with explicit ids, kept in bounded memory while Redis is away.
+
+An outbox with a postman: what waits is sent by a thread of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from concurrent import futures
+from typing import Any, Protocol
+
+import redis
+
+from crowdperf.messaging import codec
+from crowdperf.messaging.redis.client import OUTAGE, Backoff, add_command_to_error
+from crowdperf.messaging.schema import FrameDetections
+from crowdperf.messaging.streams import DETECTIONS, stream_key
+
+BATCH_SIZE = 256
+"""Messages per round trip."""
+
+log = logging.getLogger(__name__)
+
+
+class DetectionSink(Protocol):
+    """Where detections are put to be sent: an `Outbox`, or a `Poster` around one."""
+
+    @property
+    def lost(self) -> int:
+        """Messages dropped because Redis was away for longer than the bound lasts."""
+
+    def __len__(self) -> int: ...
+
+    def put(self, message: FrameDetections) -> None:
+        """Add one message."""
+
+    def flush(self, now: float) -> int:
+        """Send what waits, or have it sent; how many are known to be stored."""
+
+    def take_send_time_s(self) -> float:
+        """Seconds of sending since they were last taken."""
+
+
+class Outbox:
+    """The only writer of `detections:<camera>`. One thread may put while another one flushes.
+
+    Ids are `<epoch>-<sequence>`, so an XADD whose reply was lost can be repeated: Redis refuses what it already has
+    ("equal or smaller"), and refused means stored. An epoch below the stream's last one (the clock went back) would be
+    refused too, and lost: such a stream is told to accept it by XSETID, once per epoch, and the log says so.
+    """
+
+    def __init__(self, client: redis.Redis, prefix: str = "", max_messages: int = 20_000) -> None:
+        # Any: redis-py types its replies differently from release to release.
+        self._client: Any = client
+        self._prefix = prefix
+        self._queue: deque[FrameDetections] = deque()
+        self._in_flight: list[FrameDetections] = []
+        self._lock = threading.Lock()
+        self._max_messages = max_messages
+        self._backoff = Backoff()
+        self._retry_at = 0.0
+        self._epochs: OrderedDict[str, int] = OrderedDict()
+        self._send_time_s = 0.0
+        self.lost = 0
+        """Messages dropped because Redis was away for longer than the bound lasts."""
+        self.connected = False
+
+    def put(self, message: FrameDetections) -> None:
+        """Add one message; the oldest that waits goes, and is counted, when the bound is reached."""
+        with self._lock:
+            self._queue.append(message)
+            self._drop_oldest()
+
+    def __len__(self) -> int:
+        return len(self._queue) + len(self._in_flight)
+
+    def flush(self, now: float) -> int:
+        """Send what is waiting; returns how many messages were stored. `now` is a monotonic time in seconds.
+
+        Never raises for an outage: the messages stay, and the next attempt waits for the back-off.
+        """
+        if not self._queue or now < self._retry_at:
+            return 0
+        began = time.perf_counter()
+        with self._lock:
+            self._in_flight = [self._queue.popleft() for _ in range(min(BATCH_SIZE, len(self._queue)))]
+        stored = 0
+        try:
+            self._send(self._in_flight)
+            stored = len(self._in_flight)
+            self.connected = True
+            self._backoff.reset()
+        except OUTAGE as error:
+            self._handle_outage(error, now)
+        finally:
+            with self._lock:
+                if not stored:
+                    self._queue.extendleft(reversed(self._in_flight))
+                self._in_flight = []
+                self._drop_oldest()
+                self._send_time_s += time.perf_counter() - began
+        return stored
+
+    def take_send_time_s(self) -> float:
+        """Seconds of encoding and sending since they were last taken."""
+        with self._lock:
+            spent, self._send_time_s = self._send_time_s, 0.0
+        return spent
+
+    def _drop_oldest(self) -> None:
+        while self._queue and len(self) > self._max_messages:
+            self._queue.popleft()
+            self.lost += 1
+
+    def _send(self, batch: list[FrameDetections]) -> None:
+        """One round trip; any trouble is raised, and then all of the batch is sent again."""
+        for message in batch:
+            if self._epochs.get(message.camera) != message.epoch:
+                self._accept_epoch(message)
+        with self._client.pipeline(transaction=False) as pipe:
+            for message in batch:
+                pipe.xadd(
+                    stream_key(DETECTIONS, message.camera, self._prefix),
+                    codec.encode(DETECTIONS, message),
+                    id=f"{message.epoch}-{message.sequence}",
+                    maxlen=DETECTIONS.max_entries,
+                    approximate=True,
+                )
+            replies = pipe.execute(raise_on_error=False)
+        for message, reply in zip(batch, replies, strict=True):
+            if isinstance(reply, redis.RedisError) and "equal or smaller" not in str(reply):
+                raise add_command_to_error(reply, ("XADD", stream_key(DETECTIONS, message.camera, self._prefix)))
+
+    def _handle_outage(self, error: BaseException, now: float) -> None:
+        if self._backoff.should_log(error):
+            log.warning("Redis takes nothing (%s): detections wait in memory", error)
+        self.connected = False
+        self._epochs.clear()
+        self._retry_at = now + self._backoff.next()
+
+    def _accept_epoch(self, message: FrameDetections) -> None:
+        """See to it that the stream accepts this epoch."""
+        name = stream_key(DETECTIONS, message.camera, self._prefix)
+        last = self._client.xrevrange(name, count=1)
+        if last and int(last[0][0].split(b"-")[0]) > message.epoch:
+            log.error(
+                "camera %s: ring epoch %d is older than the stream's (the clock went back?): the stream is emptied",
+                message.camera,
+                message.epoch,
+            )
+            self._client.xtrim(name, maxlen=0)
+            self._client.execute_command("XSETID", name, f"{message.epoch}-0")
+        self._epochs[message.camera] = message.epoch
+        self._epochs.move_to_end(message.camera)
+        while len(self._epochs) > 10_000:
+            self._epochs.popitem(last=False)
+
+
+RETRY_INTERVAL_S = 0.05
+"""How often it is tried again while messages wait for Redis."""
+MAX_CLOSE_WAIT_S = 2.0
+"""What `close` waits at most for the last messages."""
+
+
+class BackgroundSender:
+    """Sends an outbox's messages, so that a Redis that is slow, far away or frozen never holds up who fills it.
+
+    `put` and `flush` return at once; the outbox keeps what waits, within its bound. `clock` is monotonic, in seconds.
+    """
+
+    def __init__(self, outbox: Outbox, clock: Callable[[], float]) -> None:
+        self._outbox, self._clock = outbox, clock
+        self._condition = threading.Condition()
+        self._flush_requested = self._close_requested = False
+        self._threads = futures.ThreadPoolExecutor(1, "poster")
+        self._future = self._threads.submit(self._run)
+
+    @property
+    def lost(self) -> int:
+        """Messages dropped because Redis was away for longer than the bound lasts."""
+        return self._outbox.lost
+
+    def __len__(self) -> int:
+        return len(self._outbox)
+
+    def put(self, message: FrameDetections) -> None:
+        """Add one message."""
+        self._outbox.put(message)
+
+    def flush(self, now: float) -> int:
+        """Have what waits sent soon; returns 0: how many were stored is not known yet.
+
+        Raises:
+            redis.ResponseError: Redis refused a message for good, a defect that ends the process.
+        """
+        if self._future.done():
+            self._future.result()
+        with self._condition:
+            self._flush_requested = True
+            self._condition.notify()
+        return 0
+
+    def take_send_time_s(self) -> float:
+        """Seconds of sending since they were last taken; they cost who fills it none."""
+        return self._outbox.take_send_time_s()
+
+    def close(self) -> None:
+        """Send what can be sent within a moment."""
+        with self._condition:
+            self._close_requested = True
+            self._condition.notify()
+        futures.wait([self._future], MAX_CLOSE_WAIT_S)
+        self._threads.shutdown(wait=False)
+
+    def _run(self) -> None:
+        while self._wait_for_work():
+            while self._outbox.flush(self._clock()):
+                pass
+        self._outbox.flush(self._clock())
+
+    def _wait_for_work(self) -> bool:
+        """Until there is something to do; False at the end."""
+        with self._condition:
+            self._condition.wait_for(
+                lambda: self._flush_requested or self._close_requested, RETRY_INTERVAL_S if len(self._outbox) else None
+            )
+            self._flush_requested = False
+            return not self._close_requested

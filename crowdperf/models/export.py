@@ -1,0 +1,254 @@
+"""The OpenVINO form of a registered model, made from its weights so that anybody can repeat it.
+
+The same versions of torch, ultralytics and openvino write the same bytes; the manifest records them.
+
+The int8 variant of a registered model: post-training quantisation of its OpenVINO form by NNCF.
+
+Weights and activations become int8 by what the layers carry on real pictures; the end of the head (box decoding, class
+scores) stays in floating point, as in Ultralytics' own int8 export. The same versions and pictures, the same bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from crowdperf.frames.ring import RingSpec
+from crowdperf.models.install import install_files, make_unwritable_error
+from crowdperf.models.loader import prepare_ultralytics
+from crowdperf.models.preprocess import letterbox, make_canvas, paint
+from crowdperf.models.registry import (
+    MODELS_FOLDER,
+    Manifest,
+    ModelEntry,
+    ModelError,
+    ModelFile,
+    Variant,
+    check_file,
+    hash_file,
+    read_manifest,
+)
+
+
+def export_openvino(name: str, cache: Path, folder: Path = MODELS_FOLDER) -> tuple[Path, ...]:
+    """Write `<name>.xml` and `<name>.bin` beside the weights and their hashes into the manifest.
+
+    The input is dynamic in batch, height and width; the weights are stored in fp16 (computed in whatever the processor
+    does best); the output is the raw head, since suppression is ours.
+
+    Raises:
+        ModelError: no such model, none with weights, altered ones, or the export's libraries are missing.
+    """
+    manifest = read_manifest(folder)
+    entry = find_entry(manifest, name)
+    if not has_weights(entry):
+        raise ModelError(
+            f"the model {name!r} is registered as {entry.file!r}, which nothing is exported from. "
+            "Remedy: export it from its .pt file with Ultralytics, and add what that writes."
+        )
+    weights = check_file(folder, ModelFile(entry.file, entry.sha256))
+    prepare_ultralytics(cache)
+    try:
+        import openvino
+        import torch
+        import ultralytics
+    except ImportError as error:
+        raise ModelError(
+            f"exporting {entry.file!r} needs {error.name}. Remedy: `pip install -r requirements.txt`."
+        ) from None
+    with tempfile.TemporaryDirectory(prefix="crowdperf-export-") as scratch:
+        copy = Path(scratch) / weights.name
+        shutil.copyfile(weights, copy)
+        width, height = entry.input_size
+        written = Path(
+            ultralytics.YOLO(copy).export(format="openvino", dynamic=True, quantize=16, imgsz=(height, width))
+        )
+        suffixes = (".xml", ".bin")
+        files = install_files(
+            [written / f"{copy.stem}{suffix}" for suffix in suffixes],
+            [folder / f"{name}{suffix}" for suffix in suffixes],
+        )
+    versions = f"ultralytics {ultralytics.__version__}, torch {torch.__version__}, openvino {openvino.__version__}"
+    variant = Variant(runtime="openvino", files=files, exported_by=versions)
+    record_variant(manifest, entry, variant, folder)
+    return tuple(folder / file.file for file in files)
+
+
+def find_entry(manifest: Manifest, name: str) -> ModelEntry:
+    """The registered model of that name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    for entry in manifest.models:
+        if entry.name == name:
+            return entry
+    known = ", ".join(entry.name for entry in manifest.models)
+    raise ModelError(f"the model {name!r} is not registered (known: {known}). Remedy: name one of these.")
+
+
+def has_weights(entry: ModelEntry) -> bool:
+    """Whether other forms can be exported from it: an own OpenVINO or ONNX model has no weights beside it."""
+    return entry.file.endswith(".pt")
+
+
+def list_exportable(manifest: Manifest) -> list[str]:
+    """The models that were exported before, and can be again."""
+    return [
+        entry.name
+        for entry in manifest.models
+        if has_weights(entry) and any(variant.runtime == "openvino" for variant in entry.variants)
+    ]
+
+
+def record_variant(manifest: Manifest, entry: ModelEntry, variant: Variant, folder: Path) -> None:
+    """Replace the entry's variant of that runtime and precision in the manifest, by atomic rename."""
+    kind = (variant.runtime, variant.precision)
+    others = tuple(old for old in entry.variants if (old.runtime, old.precision) != kind)
+    variants = tuple(sorted((*others, variant), key=lambda one: (one.runtime, one.precision)))
+    updated = msgspec.structs.replace(entry, variants=variants)
+    models = tuple(updated if old.name == entry.name else old for old in manifest.models)
+    write_manifest(Manifest(models), folder)
+
+
+def write_manifest(manifest: Manifest, folder: Path = MODELS_FOLDER) -> None:
+    """Write models/manifest.json, readable and by atomic rename.
+
+    Raises:
+        ModelError: the folder takes no file; the manifest is as it was.
+    """
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    partial = folder / "manifest.json.partial"
+    try:
+        partial.write_bytes(text)
+        partial.replace(folder / "manifest.json")
+    except OSError as error:
+        if partial.is_file():
+            partial.unlink()
+        raise make_unwritable_error(folder, error) from None
+
+
+RING_SIZES = ((640, 360), (640, 640), (640, 480))
+"""The pictures take turns, so that the ranges hold for more than one shape of input."""
+HOLDOUT_INTERVAL = 3
+"""One of this many pictures stays out: accuracy is measured on pictures that the calibration has not seen."""
+MIN_PICTURES = 32
+
+
+def quantize_int8(name: str, folders: list[Path], folder: Path = MODELS_FOLDER) -> tuple[Path, ...]:
+    """Write `<name>-int8.xml` and `.bin` beside the full form and their hashes into the manifest.
+
+    Args:
+        name: a registered model that has an OpenVINO form.
+        folders: of .jpg pictures, each taken in the order of names.
+        folder: of the registry.
+
+    Raises:
+        ModelError: no such model or form, too few pictures, or NNCF is missing.
+    """
+    manifest = read_manifest(folder)
+    entry = find_entry(manifest, name)
+    full = next((one for one in entry.variants if (one.runtime, one.precision) == ("openvino", "full")), None)
+    if full is None:
+        raise ModelError(
+            f"the model {name!r} has no OpenVINO form. Remedy: run `python -m crowdperf models export {name}` first."
+        )
+    sources = [check_file(folder, file) for file in full.files]
+    pictures = list_calibration_images(folders)
+    nncf = _import_nncf()
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(sources[0])
+    quantised = nncf.quantize(
+        model,
+        nncf.Dataset(list(iter_calibration_inputs(pictures))),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(pictures),
+        ignored_scope=nncf.IgnoredScope(patterns=_list_head_patterns(model), types=["Sigmoid"], validate=False),
+        # AVX2 without VNNI adds pairs of int8 products in 16 bits, which overflow with 8-bit weights: 7 bits do not.
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
+    )
+    target = folder / f"{name}-int8.xml"
+    openvino.save_model(quantised, target)
+    files = tuple(ModelFile(path.name, hash_file(path)) for path in (target, target.with_suffix(".bin")))
+    versions = f"nncf {nncf.__version__}, openvino {openvino.__version__}, {len(pictures)} pictures"
+    variant = Variant(runtime="openvino", files=files, exported_by=versions, precision="int8")
+    record_variant(manifest, entry, variant, folder)
+    return tuple(folder / file.file for file in files)
+
+
+def list_calibration_images(folders: list[Path]) -> list[Path]:
+    """The .jpg files of the folders without every third, which is held out.
+
+    Raises:
+        ModelError: too few for a calibration.
+    """
+    found = [
+        path
+        for folder in folders
+        for index, path in enumerate(sorted(folder.glob("*.jpg")))
+        if index % HOLDOUT_INTERVAL
+    ]
+    if len(found) < MIN_PICTURES:
+        where = ", ".join(repr(str(folder)) for folder in folders) or "no folder at all"
+        raise ModelError(
+            f"int8 needs at least {MIN_PICTURES} .jpg pictures to calibrate with, {len(found)} usable ones are in "
+            f"{where}. Remedy: give folders of pictures like your cameras' with --calibration FOLDER."
+        )
+    return found
+
+
+def iter_calibration_inputs(pictures: list[Path]) -> Iterator[NDArray[np.float32]]:
+    """float32 (1, 3, height, width), RGB, 0..1: each picture as it would reach the model through a ring.
+
+    Raises:
+        ModelError: a file is no picture.
+    """
+    for index, path in enumerate(pictures):
+        image = cv2.imread(str(path))
+        if image is None:
+            raise ModelError(f"{str(path)!r} is not a picture. Remedy: take it out of the calibration folder.")
+        width, height = RING_SIZES[index % len(RING_SIZES)]
+        spec = RingSpec(width, height, "bgr24", image.shape[1], image.shape[0], 1, 1.0, 0)
+        left, top, inner_width, inner_height = spec.content
+        ring = np.zeros((height, width, 3), np.uint8)
+        scaled = cv2.resize(image, (inner_width, inner_height), interpolation=cv2.INTER_AREA)
+        ring[top : top + inner_height, left : left + inner_width] = scaled
+        box = letterbox(width, height)
+        (picture,) = painted = make_canvas(1, box)
+        paint(ring.reshape(-1), "bgr24", box, picture)
+        yield painted.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+
+
+def _list_head_patterns(model: Any) -> list[str]:
+    """Patterns of the operations at the end of the head, which stay in floating point."""
+    names = [str(operation.get_friendly_name()) for operation in model.get_ordered_ops()]
+    blocks = [
+        int(name.split("__module.model.", 1)[1].split("/")[0].split(".")[0]) for name in names if _is_in_block(name)
+    ]
+    head = rf".*model\.{max(blocks)}"
+    return [rf"{head}/.*/{kind}.*" for kind in ("Add", "Sub", "Mul", "Div")] + [rf"{head}\.dfl.*"]
+
+
+def _is_in_block(name: str) -> bool:
+    return name.startswith("__module.model.") and name.split(".")[2].split("/")[0].isdigit()
+
+
+def _import_nncf() -> Any:
+    try:
+        import nncf
+    except ImportError as error:
+        raise ModelError(
+            f"quantising to int8 needs {error.name}, which crowdperf does not install. Remedy: `pip install "
+            "'nncf>=3,<4'` in the environment that runs `models export`; running an int8 model does not need it."
+        ) from None
+    return nncf

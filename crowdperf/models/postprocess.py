@@ -1,0 +1,117 @@
+"""From the raw output of a YOLO detection head to boxes, in numpy: the path of the CPU runtime.
+
+The head gives, per anchor, a box (centre x, centre y, width, height; pixels of the model input) and one score per class
+(already through the sigmoid). As in Ultralytics, an anchor stands for its best class only, and suppression is greedy
+within a class.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_CANDIDATES = 1000
+"""Anchors, by score, that enter suppression: bounds its time; 60 people give about 400 at confidence 0.1."""
+MAX_DETECTIONS = 300
+"""Boxes of one picture that leave it."""
+
+
+class Detections(NamedTuple):
+    """The detections of one picture, best first."""
+
+    boxes: NDArray[np.float32]
+    """(n, 4), x1 y1 x2 y2."""
+    scores: NDArray[np.float32]
+    """(n,)."""
+    classes: NDArray[np.uint8]
+    """(n,), index into `settings.base.CLASSES`."""
+
+
+def non_max_suppression(
+    boxes: NDArray[np.float32], scores: NDArray[np.float32], classes: NDArray[np.integer], iou: float
+) -> NDArray[np.intp]:
+    """Greedy class-aware non-maximum suppression.
+
+    Args:
+        boxes: float32 (n, 4), x1 y1 x2 y2, any one unit.
+        scores: float32 (n,), finite.
+        classes: (n,), boxes of different classes never suppress each other.
+        iou: a box goes when it overlaps a kept one of its class by MORE than this.
+
+    Returns:
+        Indices of the kept boxes, best score first; of equal scores the earlier box is first.
+    """
+    order = np.argsort(-scores, kind="stable")
+    x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
+    area = (x2 - x1) * (y2 - y1)
+    zero, limit = np.float32(0), np.float32(iou)
+    kept: list[np.intp] = []
+    # Each kept box beside those that are still alive: a few rows of the n x n matrix, whose whole takes ten times as
+    # long for 60 people.
+    while len(order):
+        best, rest = order[0], order[1:]
+        kept.append(best)
+        across = np.maximum(np.minimum(x2[best], x2[rest]) - np.maximum(x1[best], x1[rest]), zero)
+        down = np.maximum(np.minimum(y2[best], y2[rest]) - np.maximum(y1[best], y1[rest]), zero)
+        overlap = across * down
+        # Multiplied out instead of divided, so that boxes without area need no special case.
+        beaten = overlap > limit * (area[best] + area[rest] - overlap)
+        beaten &= classes[best] == classes[rest]
+        order = rest[~beaten]
+    return np.array(kept, np.intp)
+
+
+def decode_end_to_end(
+    rows: NDArray[np.float32], class_map: NDArray[np.int16], confidence: float, width: int, height: int
+) -> Detections:
+    """The detections of an end-to-end head, which suppresses by itself (YOLO26, YOLOv10).
+
+    Args:
+        rows: float32 (k, 6): x1 y1 x2 y2 score class, pixels of the model input, class of the model.
+        wanted, confidence, width, height: as `decode` takes them.
+    """
+    known = class_map[np.clip(rows[:, 5].astype(np.intp), 0, len(class_map) - 1)]
+    chosen = np.flatnonzero((rows[:, 4] > confidence) & (known >= 0))
+    chosen = chosen[np.argsort(-rows[chosen, 4], kind="stable")][:MAX_DETECTIONS]
+    boxes = np.clip(rows[chosen, :4], 0, np.array([width, height] * 2, dtype=np.float32)).astype(np.float32)
+    return Detections(boxes, rows[chosen, 4].astype(np.float32), known[chosen].astype(np.uint8))
+
+
+def decode(
+    raw: NDArray[np.float32], class_map: NDArray[np.int16], confidence: float, iou: float, width: int, height: int
+) -> Detections:
+    """The detections in one raw output.
+
+    Args:
+        raw: float32 (4 + model classes, anchors).
+        wanted: int16 (model classes,): index into `settings.base.CLASSES`, -1 for a class that the system ignores.
+        confidence: detections at or below it are dropped.
+        iou: overlap above which the weaker of two boxes of a class is dropped.
+        width, height: of the model input; boxes are clipped to it.
+    """
+    scores = raw[4:].max(axis=0)
+    chosen = np.flatnonzero(scores > confidence)
+    # Asked of the few that are chosen: of all anchors, their class was half of the time of a picture without people.
+    classes = np.empty(len(scores), class_map.dtype)
+    classes[chosen] = class_map[raw[4:, chosen].argmax(axis=0)]
+    chosen = chosen[classes[chosen] >= 0]
+    if len(chosen) > MAX_CANDIDATES:
+        chosen = chosen[np.argpartition(-scores[chosen], MAX_CANDIDATES)[:MAX_CANDIDATES]]
+    centre, half = raw[:2, chosen].T, raw[2:4, chosen].T / 2
+    limit = np.array([width, height], dtype=np.float32)
+    boxes = np.concatenate([np.clip(centre - half, 0, limit), np.clip(centre + half, 0, limit)], axis=1)
+    boxes, scores, classes = boxes.astype(np.float32), scores[chosen], classes[chosen]
+    kept = non_max_suppression(boxes, scores, classes, iou)[:MAX_DETECTIONS]
+    return Detections(boxes[kept], scores[kept], classes[kept].astype(np.uint8))
+
+
+def compute_iou_matrix(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Intersection over union of every pair of boxes x1 y1 x2 y2: (n, m)."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    shared = np.prod(np.clip(high - low, 0, None), axis=2)
+    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (first, second)]
+    result: NDArray[np.float32] = shared / np.maximum(areas[0][:, None] + areas[1][None, :] - shared, 1e-12)
+    return result

@@ -1,0 +1,145 @@
+"""Where a ring picture lies inside the model's input, and the way of a box back to the source picture. Pure.
+
+The ring already holds the picture at the analysis size, so the model runs at that size: the picture is only padded,
+centred, to the next multiples of 32 (640x360 becomes 640x384). Where the ring is larger for the sake of the PPE model,
+it is scaled to the width that the person model is to see (`RingSpec.model_width`) first.
+
+Ring bytes to a padded RGB picture on the processor: one colour conversion, and a resize where asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from crowdperf.frames.ring import RingSpec
+from crowdperf.models.registry import ModelError
+
+STRIDE = 32
+"""The coarsest grid of the YOLO family: both sides of its input must be multiples of it."""
+PAD_VALUE = 114
+"""The grey (of 0..255, each channel) that Ultralytics pads with, in training as well."""
+
+
+class Letterbox(NamedTuple):
+    """A `ring_width` x `ring_height` picture at (`left`, `top`) of a `width` x `height` model input, pixels.
+
+    There it is `inner_width` x `inner_height`: as in the ring, or scaled to that.
+    """
+
+    ring_width: int
+    ring_height: int
+    width: int
+    height: int
+    left: int
+    top: int
+    inner_width: int
+    inner_height: int
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the picture is not put in as it is."""
+        return (self.inner_width, self.inner_height) != (self.ring_width, self.ring_height)
+
+
+@functools.lru_cache(256)
+def letterbox(ring_width: int, ring_height: int, model_width: int = 0) -> Letterbox:
+    """The smallest input that holds the picture; an odd pixel of padding goes to the right and the bottom.
+
+    Args:
+        ring_width, ring_height: of the ring's picture, pixels.
+        model_width: width to scale it to; 0, or more than it has, leaves it as it is.
+    """
+    inner_width, inner_height = ring_width, ring_height
+    if 0 < model_width < ring_width:
+        inner_width, inner_height = model_width, max(2, round(ring_height * model_width / ring_width / 2) * 2)
+    width = -(-inner_width // STRIDE) * STRIDE
+    height = -(-inner_height // STRIDE) * STRIDE
+    left, top = (width - inner_width) // 2, (height - inner_height) // 2
+    return Letterbox(ring_width, ring_height, width, height, left, top, inner_width, inner_height)
+
+
+def to_source(
+    boxes: NDArray[np.float32], box: Letterbox, content: tuple[float, float, float, float]
+) -> NDArray[np.float32]:
+    """Map model boxes to the source picture.
+
+    Args:
+        boxes: float32 (n, 4), x1 y1 x2 y2, pixels of the model input.
+        box: where the ring picture lies in the model input.
+        content: x0 y0 width height, pixels: where the scaled source lies in the ring picture.
+
+    Returns:
+        float32 (n, 4), x1 y1 x2 y2, normalised to 0..1 of the source and clipped there.
+    """
+    shift, scale = _compute_mapping(box, content)
+    normalised: NDArray[np.float32] = (boxes - shift) / scale
+    np.maximum(normalised, 0.0, out=normalised)
+    np.minimum(normalised, 1.0, out=normalised)
+    return normalised
+
+
+@functools.lru_cache(256)
+def _compute_mapping(
+    box: Letterbox, content: tuple[float, float, float, float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What to subtract from a box and then to divide it by."""
+    x0, y0, width, height = content
+    across, down = box.inner_width / box.ring_width, box.inner_height / box.ring_height
+    shift = np.array([box.left + x0 * across, box.top + y0 * down] * 2, dtype=np.float32)
+    return shift, np.array([width * across, height * down] * 2, dtype=np.float32)
+
+
+PixelFormat = Literal["yuv420p", "bgr24"]
+
+
+def make_canvas(count: int, box: Letterbox) -> NDArray[np.uint8]:
+    """A grey uint8 (count, height, width, 3) input; `paint` changes only the picture, so it is filled once."""
+    return np.full((count, box.height, box.width, 3), PAD_VALUE, dtype=np.uint8)
+
+
+def paint(frame: NDArray[np.uint8], pix_fmt: PixelFormat, box: Letterbox, out: NDArray[np.uint8]) -> None:
+    """Write the RGB picture of a ring frame into its place of one input.
+
+    Args:
+        frame: uint8 (frame_bytes,): planes Y, U, V (BT.601, limited range, as capture orders them), or packed BGR.
+        pix_fmt: which of the two.
+        box: geometry of both sides.
+        out: uint8 (height, width, 3), RGB.
+    """
+    inside = out[box.top : box.top + box.inner_height, box.left : box.left + box.inner_width]
+    rgb = to_rgb(frame, pix_fmt, box.ring_width, box.ring_height)
+    if box.scaled:
+        inside[...] = cv2.resize(rgb, (box.inner_width, box.inner_height), interpolation=cv2.INTER_LINEAR)
+    else:
+        inside[...] = rgb
+
+
+def to_rgb(frame: NDArray[np.uint8], pix_fmt: PixelFormat, width: int, height: int) -> NDArray[np.uint8]:
+    """A ring frame as uint8 (height, width, 3), RGB."""
+    if pix_fmt == "yuv420p":
+        converted: NDArray[np.uint8] = cv2.cvtColor(frame.reshape(height * 3 // 2, width), cv2.COLOR_YUV2RGB_I420)
+        return converted
+    return frame.reshape(height, width, 3)[..., ::-1]
+
+
+def load_ring_frame(path: Path, width: int, height: int) -> tuple[NDArray[np.uint8], RingSpec]:
+    """A picture as capture would put it into a ring: yuv420p (frame_bytes,), scaled and centred on black.
+
+    Raises:
+        ModelError: the file is no picture.
+    """
+    image = cv2.imread(str(path))
+    if image is None:
+        raise ModelError(f"{str(path)!r} is not a picture. Remedy: take it out of the folder.")
+    spec = RingSpec(width, height, "yuv420p", image.shape[1], image.shape[0], 4, 1.0, 0)
+    x0, y0, across, down = spec.content
+    ring = np.zeros((height, width, 3), np.uint8)
+    ring[y0 : y0 + down, x0 : x0 + across] = cv2.resize(image, (across, down), interpolation=cv2.INTER_AREA)
+    frame: NDArray[np.uint8] = cv2.cvtColor(ring, cv2.COLOR_BGR2YUV_I420).reshape(-1)
+    return frame, spec

@@ -1,0 +1,190 @@
+"""What Ultralytics builds and fuses for the torch runtime: weights of any YOLO family, or a TensorRT engine.
+
+Page-locking rings for a CUDA device: their frames then reach it at full speed, straight from shared memory.
+
+Functions of the process, not of a model: a ring stays locked while one model follows another, and keeps none alive.
+
+Ring bytes to the network's input on the device: colour, padding and scaling.
+
+Written for few passes over memory, which is all that this costs on a device: a picture that is not scaled is added up
+straight in its place of the input, and chroma is never written out at the size of luma.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import ultralytics
+from numpy.typing import NDArray
+
+from crowdperf.models.preprocess import PAD_VALUE, Letterbox, PixelFormat
+from crowdperf.models.registry import ModelError, ModelPath
+
+
+class Network(NamedTuple):
+    """A network that is ready to be called with (b, 3, height, width), RGB, 0..1."""
+
+    call: Any
+    """Returns the head's output, or a tuple that begins with it: (b, 4 + classes, anchors), boxes as centre and size,
+    or from an end-to-end head (b, k, 6): x1 y1 x2 y2 score class; both in pixels of the input."""
+    names: tuple[str, ...]
+    dtype: Any
+    supports_graphs: bool
+    """Whether CUDA graphs may record it."""
+    head: Any
+    """The module that keeps anchors between calls, or None."""
+
+
+def load_network(model: ModelPath, device: str) -> Network:
+    """Load, fuse and move a model to `device` ("cuda" or "cpu"): fp16 on CUDA, float32 on the processor.
+
+    Raises:
+        ModelError: the file is no detection model of Ultralytics, or does not fit the device.
+    """
+    return _load_engine(model, device) if model.path.suffix == ".engine" else _load_weights(model, device)
+
+
+def _load_weights(model: ModelPath, device: str) -> Network:
+    try:
+        loaded = ultralytics.YOLO(model.path, task="detect")
+        network = loaded.model
+    except (RuntimeError, OSError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ModelError(
+            f"the model {str(model.path)!r} cannot be loaded: {_get_first_line(error)}. "
+            "Remedy: give Ultralytics detection weights."
+        ) from None
+    if getattr(loaded, "task", "") != "detect":
+        raise ModelError(
+            f"the model {str(model.path)!r} is for the task {loaded.task!r}. "
+            "Remedy: use detection weights such as YOLO11n's."
+        )
+    names = loaded.names
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    network = network.fuse(verbose=False).eval().to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    shown = tuple(str(names[index]) for index in sorted(names))
+    return Network(network, shown, dtype, device == "cuda", network.model[-1])
+
+
+def _load_engine(model: ModelPath, device: str) -> Network:
+    """A TensorRT engine through Ultralytics' own loader, which knows the versions of TensorRT."""
+    if device != "cuda":
+        raise ModelError(
+            f"the TensorRT engine {str(model.path)!r} needs a CUDA device, and inference runs on {device!r}. "
+            "Remedy: use the .pt or .onnx file that it was built from."
+        )
+    from ultralytics.nn.autobackend import AutoBackend
+
+    try:
+        backend = AutoBackend(str(model.path), device=torch.device("cuda:0"), fp16=True, verbose=False)
+    except (ImportError, RuntimeError, OSError, ValueError, AttributeError, ModuleNotFoundError) as error:
+        raise ModelError(
+            f"the TensorRT engine {str(model.path)!r} cannot be loaded: {_get_first_line(error)}. Remedy: "
+            "build it on this "
+            "machine (`yolo export format=engine dynamic=True half=True`) with the TensorRT that is installed here."
+        ) from None
+    names = dict(backend.names)
+    shown = tuple(str(names[index]) for index in sorted(names))
+
+    def call(pictures: Any) -> Any:
+        # It reads rows of planes, waits for none of our streams, and writes its next answer over this one.
+        planes = pictures.contiguous()
+        torch.cuda.current_stream().synchronize()
+        found = backend(planes)
+        return (found[0] if isinstance(found, (list, tuple)) else found).clone()
+
+    return Network(call, shown, torch.float16 if backend.fp16 else torch.float32, False, None)
+
+
+def _get_first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+_pinned_addresses: set[int] = set()
+
+log = logging.getLogger(__name__)
+
+
+def pin_buffer(buffer: NDArray[np.uint8]) -> None:
+    """Page-lock a ring's mapping; one that cannot be is used as it is, and copied more slowly."""
+    code = int(torch.cuda.cudart().cudaHostRegister(buffer.ctypes.data, buffer.nbytes, 0))
+    if code == 0:
+        _pinned_addresses.add(buffer.ctypes.data)
+        return
+    log.warning("a ring of %d bytes cannot be page-locked (CUDA error %s): slower copies", buffer.nbytes, code)
+    _clear_cuda_error()
+
+
+def unpin_buffer(buffer: NDArray[np.uint8]) -> None:
+    """Undo `pin`, before the mapping is closed."""
+    if buffer.ctypes.data in _pinned_addresses:
+        _pinned_addresses.remove(buffer.ctypes.data)
+        if int(torch.cuda.cudart().cudaHostUnregister(buffer.ctypes.data)) != 0:
+            _clear_cuda_error()
+
+
+def _clear_cuda_error() -> None:
+    """CUDA keeps the last error until somebody asks, and torch asks after its next kernel: let that be this one."""
+    with contextlib.suppress(RuntimeError):
+        torch.full((1,), 1, device="cuda")
+
+
+LUMA, V_RED, U_GREEN, V_GREEN, U_BLUE = (share / (255 << 20) for share in (1220542, 1673527, -409993, -852492, 2116026))
+"""1.164, 1.596, -0.391, -0.813 and 2.018 of ITU-R BT.601 as OpenCV has them, each divided by 255."""
+
+
+def make_device_canvas(count: int, box: Letterbox, dtype: Any, device: Any) -> Any:
+    """(count, 3, height, width) of `dtype`, channels last: inputs that are grey where the letterbox pads them."""
+    return torch.full((count, box.height, box.width, 3), PAD_VALUE / 255, dtype=dtype, device=device).permute(
+        0, 3, 1, 2
+    )
+
+
+def to_input(frames: Any, pix_fmt: PixelFormat, box: Letterbox, dtype: Any, out: Any = None) -> Any:
+    """The same picture that `pixels.paint` makes, within a 255th, for a whole batch.
+
+    Args:
+        frames: uint8 (b, frame_bytes) on any device: planes Y, U, V (BT.601, limited range), or packed BGR.
+        pix_fmt: which of the two.
+        box: geometry of both sides.
+        dtype: of the result.
+        onto: a `canvas` of b pictures, of the same geometry, that is painted over; a new one where it is not given.
+
+    Returns:
+        (b, 3, height, width) of `dtype`, channels last, RGB, 0..1, padded with the letterbox grey: `onto` itself.
+    """
+    out = make_device_canvas(len(frames), box, dtype, frames.device) if out is None else out
+    place = out[:, :, box.top : box.top + box.inner_height, box.left : box.left + box.inner_width]
+    if box.scaled:
+        whole = torch.empty((len(frames), 3, box.ring_height, box.ring_width), device=frames.device)
+        _write_rgb(frames, pix_fmt, whole)
+        # Rounded before and after, as OpenCV's pictures are: two roundings left out add up to more than a 255th.
+        whole.mul_(255).round_()
+        size = (box.inner_height, box.inner_width)
+        rgb = torch.nn.functional.interpolate(whole, size, mode="bilinear", align_corners=False)
+        torch.div(rgb.round_(), 255, out=place)
+    else:
+        _write_rgb(frames, pix_fmt, place)
+    return out
+
+
+def _write_rgb(frames: Any, pix_fmt: PixelFormat, place: Any) -> None:
+    """Write RGB, 0..1, into `place`, (b, 3, height, width): chroma is repeated, luma below black counts as black."""
+    height, width = place.shape[2], place.shape[3]
+    if pix_fmt == "bgr24":
+        torch.div(frames.view(-1, height, width, 3).flip(3).permute(0, 3, 1, 2), 255, out=place)
+        return
+    pixels, rows, columns = height * width, height // 2, width // 2
+    luma = frames[:, :pixels].float().sub_(16).clamp_(min=0).mul_(LUMA).view(-1, 1, height, width)
+    chroma = frames[:, pixels : pixels + 2 * rows * columns].float().sub_(128).view(-1, 2, rows, columns)
+    u, v = chroma[:, 0], chroma[:, 1]
+    # Mixed at the chroma's own size, a quarter of the picture's, and added to each of the four pixels that share it.
+    mixed = torch.stack([V_RED * v, U_GREEN * u + V_GREEN * v, U_BLUE * u], dim=1)
+    for y in (0, 1):
+        for x in (0, 1):
+            torch.add(luma[:, :, y::2, x::2], mixed, out=place[:, :, y::2, x::2])
+    place.clamp_(0, 1)

@@ -1,0 +1,189 @@
+"""The configuration: frozen Structs and their validation.
+
+`load` is called by `__main__` (and by `web.app` when uvicorn is started by hand); every process then works on its
+frozen slice (`slices`) and gets a change only by restarting.
+Precedence: camera > environment variable > global setting > default.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import zoneinfo
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, field
+
+from crowdperf.settings.alerts import Alerts, validate_alerts
+from crowdperf.settings.areas import Area, validate_areas
+from crowdperf.settings.base import CameraId, ConfigError, Fps, Seconds, Settings, validate_camera_url
+from crowdperf.settings.camera import Camera
+from crowdperf.settings.engine import Inference, Tracking
+from crowdperf.settings.ppe import Ppe, validate_ppe_rules
+from crowdperf.settings.site import (
+    SENTINEL_SCHEME,
+    Postgres,
+    Redis,
+    Retention,
+    Site,
+    Web,
+    Workers,
+    parse_sentinel_url,
+    validate_dsn,
+)
+from crowdperf.settings.visitors import Visitors, validate_visitors
+
+STORAGE_BACKENDS = ("redis",)
+DEFAULT_NODE = "local"
+"""The node of a site that has one machine."""
+
+
+class Config(Settings, frozen=True, kw_only=True):
+    """The whole file."""
+
+    site: Site = field(default_factory=Site)
+    node: CameraId = DEFAULT_NODE
+    storage_backend: str = "redis"
+    redis: Redis = field(default_factory=Redis)
+    postgres: Postgres = field(default_factory=Postgres)
+    media_roots: list[str] = field(default_factory=lambda: ["var/demo"])
+    """Local files are read only below these folders (relative to the config file)."""
+    allowed_hosts: list[str] = field(default_factory=list)
+    """Hosts that cameras may be read from although they are link-local or metadata addresses."""
+    rtsp_transport: Literal["tcp", "udp"] = "tcp"
+    ffmpeg_flags: str = ""
+    pix_fmt: Literal["yuv420p", "bgr24"] = "yuv420p"
+    analysis_width: Annotated[int, Meta(ge=160, le=3840)] = 640
+    target_fps: Fps = 10.0
+    frame_skip: Annotated[int, Meta(ge=0, le=1000)] = 0
+    queue_max: Annotated[int, Meta(ge=1, le=64)] = 2
+    stall_s: Seconds = 20.0
+    cameras_per_process: Annotated[int, Meta(ge=1, le=64)] = 1
+    """More than one: groups of cameras share a capture process, `capture-group-<n>`; less memory, less isolation."""
+    inference: Inference = field(default_factory=Inference)
+    ppe: Ppe = field(default_factory=Ppe)
+    tracking: Tracking = field(default_factory=Tracking)
+    retention: Retention = field(default_factory=Retention)
+    web: Web = field(default_factory=Web)
+    workers: Workers = field(default_factory=Workers)
+    alerts: Alerts = field(default_factory=Alerts)
+    visitors: Visitors = field(default_factory=Visitors)
+    cameras: list[Camera] = field(default_factory=list)
+    areas: list[Area] = field(default_factory=list)
+
+    @property
+    def key_prefix(self) -> str:
+        """In front of every Redis key: as configured, then the node's name, so that nodes on one Redis never meet.
+
+        The default node has none: a site of one machine reads `person_logs`.
+        """
+        return self.redis.key_prefix + ("" if self.node == DEFAULT_NODE else f"{self.node}:")
+
+    def get_camera(self, camera_id: str) -> Camera:
+        """The camera of that id.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        for camera in self.cameras:
+            if camera.id == camera_id:
+                return camera
+        known = ", ".join(camera.id for camera in self.cameras) or "none"
+        raise ConfigError(f"camera {camera_id!r} is not in the configuration (known: {known})")
+
+
+def build_json_schema() -> dict[str, Any]:
+    """JSON Schema of the configuration file."""
+    return msgspec.json.schema(Config)
+
+
+def parse(text: bytes, source: str = "config.json") -> Config:
+    """Decode and validate a configuration.
+
+    Raises:
+        ConfigError: not JSON, an unknown key, a value out of range, or a reference that does not fit.
+    """
+    try:
+        config = msgspec.json.decode(text, type=Config)
+    except msgspec.ValidationError as error:
+        remedy = "" if "Remedy: " in str(error) else ". Remedy: correct that key; `crowdperf schema` lists all of them."
+        raise ConfigError(f"{source}: {error}{remedy}") from None
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{source} is not valid JSON: {error}. Remedy: correct the syntax there.") from None
+    _validate_config(config, source)
+    return config
+
+
+def load(path: Path) -> Config:
+    """Read and validate the file at `path`.
+
+    Raises:
+        ConfigError: unreadable or invalid.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the configuration {str(path)!r}: {error.strerror}. "
+            "Remedy: set CROWDPERF_CONFIG to the file, or start in its folder."
+        ) from None
+    return parse(text, str(path))
+
+
+def _validate_config(config: Config, source: str) -> None:
+    """The rules that no schema expresses."""
+    if config.storage_backend not in STORAGE_BACKENDS:
+        raise ConfigError(
+            f"{source}: storage_backend {config.storage_backend!r} is not supported. "
+            f"Remedy: use one of: {', '.join(STORAGE_BACKENDS)}."
+        )
+    if config.site.timezone not in zoneinfo.available_timezones():
+        raise ConfigError(
+            f"{source}: site.timezone {config.site.timezone!r} is no known zone. Remedy: write it like 'Europe/Berlin'."
+        )
+    if bool(config.web.ssl_certfile) != bool(config.web.ssl_keyfile):
+        raise ConfigError(f"{source}: web.ssl_certfile and web.ssl_keyfile go together. Remedy: set both or neither.")
+    if config.redis.url.startswith(SENTINEL_SCHEME):
+        try:
+            parse_sentinel_url(config.redis.url)
+        except ValueError as error:
+            raise ConfigError(
+                f"{source}: redis.url: {error}. Remedy: write redis+sentinel://host1:26379,host2:26379/name/0."
+            ) from None
+    elif config.redis.url and not config.redis.url.startswith(("redis://", "rediss://", "unix://")):
+        raise ConfigError(
+            f"{source}: redis.url must begin with redis://, rediss://, unix:// or redis+sentinel:// (it begins with "
+            f"{config.redis.url.split(':', 1)[0]!r}). Remedy: correct it, or leave it empty for the embedded Redis."
+        )
+    for proxy in config.web.trusted_proxies:
+        _check_network(f"{source}: web.trusted_proxies", proxy)
+    validate_dsn(f"{source}: postgres.dsn", config.postgres.dsn)
+    seen: set[str] = set()
+    for index, camera in enumerate(config.cameras):
+        where = f"{source}: $.cameras[{index}]"
+        if camera.id in seen:
+            raise ConfigError(f"{where}: the id {camera.id!r} is used twice. Remedy: give each camera its own id.")
+        seen.add(camera.id)
+        validate_camera_url(where, camera.url)
+        for kind, shapes in (("lines", camera.lines), ("zones", camera.zones)):
+            ids = [shape.id for shape in shapes]
+            if len(ids) > len(set(ids)):
+                raise ConfigError(f"{where}.{kind}: an id of {ids} is used twice. Remedy: rename one.")
+        for line in camera.lines:
+            if line.p1 == line.p2:
+                raise ConfigError(f"{where}: line {line.id!r} has no length (p1 equals p2). Remedy: move one end.")
+        validate_ppe_rules(where, camera.ppe, {zone.id for zone in camera.zones})
+    validate_alerts(source, config.alerts, config.cameras)
+    validate_visitors(source, config.visitors, config.areas, config.cameras)
+    validate_areas(source, config.areas, config.cameras)
+
+
+def _check_network(where: str, text: str) -> None:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        raise ConfigError(
+            f"{where} holds {text!r}, which is no address or network. "
+            "Remedy: write it like '10.0.0.2' or '10.0.0.0/24'."
+        ) from None

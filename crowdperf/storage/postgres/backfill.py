@@ -1,0 +1,150 @@
+"""Counters for crossings that were recorded without them: an older installation's, or after a change of the zone.
+
+Each step counts one page of the history and moves the frontier behind it, in one transaction that fails if anybody else
+has changed the history meanwhile. Killed at any point, it goes on at the frontier; recording goes on beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgspec
+import redis
+
+from crowdperf.storage.buckets import DAY, HOUR, MINUTE, QUARTER, Calendar, Level
+from crowdperf.storage.counts import (
+    COUNTERS_VERSION,
+    FRONTIER_BEGIN,
+    FRONTIER_COMPLETE,
+    LOGS,
+    CrossingRecord,
+    decode_member,
+    meta_key,
+    stage_tally,
+    tally_crossings,
+)
+
+PAGE_CROSSINGS = 4000
+"""Crossings per log and step."""
+MINUTE_COUNTS_DAYS = 7
+"""Minutes are counted for the last days of an older history only: they are soon removed by retention."""
+
+log = logging.getLogger(__name__)
+
+
+def prepare(client: Any, calendar: Calendar, prefix: str = "") -> bool:
+    """See to it that the counters belong to this version and zone; True where `step` has work to do.
+
+    Counters of another zone are dropped as far as there are crossings to count again. Older ones, whose crossings
+    retention has removed, stay as they were counted.
+
+    Raises:
+        redis.ConnectionError, redis.TimeoutError: try again; nothing is half done.
+    """
+    meta = meta_key(prefix)
+
+    def once(pipe: Any) -> bool:
+        version, zone, frontier, floor = pipe.hmget(meta, "version", "zone", "frontier", "floor")
+        if version == COUNTERS_VERSION.encode() and zone == calendar.name.encode():
+            pipe.multi()
+            return float(frontier) < FRONTIER_COMPLETE
+        names = list(client.scan_iter(match=meta.replace(":meta", ":*"), count=1000)) if version else []
+        empty = not client.exists(*(prefix + name for name in LOGS))
+        newest = max((client.zrange(prefix + name, -1, -1, withscores=True) or [(b"", 0.0)])[0][1] for name in LOGS)
+        start = float(floor) if floor else FRONTIER_BEGIN
+        pipe.multi()
+        if version:
+            log.warning("counts are made anew for the zone %s (they were for %s)", calendar.name, zone.decode())
+            _stage_forget(pipe, names, calendar, start, prefix)
+        whole = FRONTIER_COMPLETE if empty else start
+        pipe.hset(meta, mapping={"version": COUNTERS_VERSION, "zone": calendar.name, "frontier": repr(whole)})
+        if not empty:
+            pipe.hset(meta, "minutes_from", repr(newest // 86_400 * 86_400 - MINUTE_COUNTS_DAYS * 86_400))
+        return not empty
+
+    return bool(client.transaction(once, meta, value_from_callable=True))
+
+
+def _stage_forget(pipe: Any, names: list[bytes], calendar: Calendar, start: float, prefix: str) -> None:
+    """Remove every counter at or after `start`."""
+    levels = {level.name: level for level in (MINUTE, HOUR, QUARTER, DAY)}
+    head = len(meta_key(prefix)) - len("meta")
+    for name in names:
+        kind, _, rest = name.decode()[head:].partition(":")
+        level = levels.get(kind)
+        if level is None:
+            continue
+        first = int(rest.partition(":")[0]) * level.slots
+        cut = _get_first_slot(level, calendar, start) if start > 0 else 0
+        if first >= cut:
+            pipe.unlink(name)
+        elif first + level.slots > cut:
+            pipe.setrange(name, (cut - first) * level.bytes, bytes((first + level.slots - cut) * level.bytes))
+
+
+def _get_first_slot(level: Level, calendar: Calendar, start: float) -> int:
+    """The slot that holds `start`: what lies before it in that slot is too old to be counted again, and stays out."""
+    return calendar.get_slot(level, start)
+
+
+def run_step(client: Any, calendar: Calendar, prefix: str = "") -> float:
+    """Count one page; returns the frontier, `counts.COMPLETE` when the whole history is counted.
+
+    Where another recorder has changed the history meanwhile, nothing is counted, and the frontier is where it was: a
+    loop that tried until nobody does would not come round while crossings pour in.
+
+    Raises:
+        redis.ConnectionError, redis.TimeoutError: try again.
+    """
+    meta = meta_key(prefix)
+
+    with client.pipeline(transaction=True) as pipe:
+        pipe.watch(meta, *(prefix + name for name in LOGS))
+        version, zone, raw, minutes = pipe.hmget(meta, "version", "zone", "frontier", "minutes_from")
+        if version != COUNTERS_VERSION.encode() or zone != calendar.name.encode():
+            return FRONTIER_BEGIN
+        frontier = float(raw)
+        if frontier >= FRONTIER_COMPLETE:
+            return FRONTIER_COMPLETE
+        rows, behind = _read_page(pipe, frontier, prefix)
+        pipe.multi()
+        stage_tally(pipe, tally_crossings(calendar, rows, float(minutes or 0)), prefix)
+        pipe.hset(meta, "frontier", repr(behind))
+        try:
+            pipe.execute()
+        except redis.WatchError:
+            return frontier
+    return behind
+
+
+def _read_page(pipe: Any, frontier: float, prefix: str) -> tuple[list[CrossingRecord], float]:
+    """Crossings from the frontier on, and the frontier behind them."""
+    page = PAGE_CROSSINGS
+    while True:
+        rows, behind = _read_rows(pipe, frontier, page, prefix)
+        if behind > frontier:
+            return rows, behind
+        # A page full of one moment: only a larger one gets past it.
+        page *= 2
+
+
+def _read_rows(pipe: Any, frontier: float, page: int, prefix: str) -> tuple[list[CrossingRecord], float]:
+    """At most `page` crossings per log, and the moment before which they are all there are."""
+    found = []
+    behind = FRONTIER_COMPLETE
+    for name in LOGS:
+        rows = pipe.zrangebyscore(prefix + name, repr(frontier), "+inf", start=0, num=page, withscores=True)
+        if len(rows) == page:
+            # Others may share the last one's moment: the frontier stays before all of them.
+            behind = min(behind, float(rows[-1][1]))
+        found += rows
+    crossings = [_decode_or_none(raw) for raw, score in found if float(score) < behind]
+    return [row for row in crossings if row is not None], behind
+
+
+def _decode_or_none(raw: bytes) -> CrossingRecord | None:
+    try:
+        return decode_member(raw)
+    except msgspec.DecodeError:
+        return None

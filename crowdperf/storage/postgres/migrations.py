@@ -1,0 +1,155 @@
+"""The plain runner of `migrations/`: numbered SQL files, applied once, in order, in one transaction."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from crowdperf.settings.base import ConfigError
+from crowdperf.storage.postgres import driver
+from crowdperf.storage.postgres.driver import Database
+
+MIGRATIONS_FOLDER = Path(__file__).resolve().parents[3] / "migrations"
+FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+LOCK_KEY = 0x63726F7764
+"""Key of the advisory lock: two runners at once wait for each other."""
+CREATE_TABLE = """
+CREATE TABLE IF NOT EXISTS schema_migrations (
+    version    text PRIMARY KEY,
+    name       text NOT NULL,
+    checksum   text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+
+class Migration(Struct, frozen=True):
+    """One file."""
+
+    version: str
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        """sha256 of the text."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def list_migrations(folder: Path = MIGRATIONS_FOLDER) -> list[Migration]:
+    """The files, in order.
+
+    Raises:
+        ConfigError: a file is not named like `0001_what_it_does.sql`, or a number is there twice.
+    """
+    found = []
+    for path in sorted(folder.glob("*.sql")):
+        match = FILE_NAME.fullmatch(path.name)
+        if match is None:
+            raise ConfigError(f"migration {path} has an odd name. Remedy: name it like 0002_what_it_does.sql.")
+        found.append(Migration(match[1], path.name, path.read_text(encoding="utf-8")))
+    versions = [row.version for row in found]
+    if len(set(versions)) < len(versions):
+        raise ConfigError(f"two migrations in {folder} have one number. Remedy: give each its own.")
+    return found
+
+
+def list_applied(database: Database) -> list[Migration]:
+    """What the database has, in order; `sql` is empty and `name` holds `<name>:<checksum>`."""
+    if not database.run("SELECT to_regclass('schema_migrations')::text")[0][0]:
+        return []
+    rows = database.run("SELECT version, name || ':' || checksum FROM schema_migrations ORDER BY version")
+    return [Migration(version, name, "") for version, name in rows]
+
+
+def list_pending(database: Database, migrations: Sequence[Migration]) -> list[Migration]:
+    """What is still to be applied.
+
+    Raises:
+        ConfigError: an applied file was changed or is gone, or one would have to go between two applied ones.
+    """
+    known = {row.version: row for row in migrations}
+    done = list_applied(database)
+    for row in done:
+        name, _, checksum = row.name.partition(":")
+        if row.version not in known:
+            raise ConfigError(
+                f"the database has the migration {name}, which this version of crowdperf does not know. "
+                "Remedy: run the newer crowdperf that applied it."
+            )
+        if known[row.version].checksum != checksum:
+            raise ConfigError(
+                f"migration {name} was changed after it was applied (its checksum is another one). "
+                "Remedy: put the file back as it was, and write the change into a new migration."
+            )
+    newest = done[-1].version if done else ""
+    names = {row.version for row in done}
+    left = [row for row in migrations if row.version not in names]
+    if left and left[0].version < newest:
+        raise ConfigError(
+            f"migration {left[0].name} comes before {newest}, which is applied. Remedy: give it the next number."
+        )
+    return left
+
+
+def migrate(database: Database, migrations: Sequence[Migration]) -> list[Migration]:
+    """Apply what is pending: all of it or, when one fails, nothing. Returns what was applied.
+
+    Raises:
+        ConfigError: see `pending`.
+        DatabaseAway, DatabaseRefuses: nothing was applied.
+    """
+    database.run("BEGIN")
+    try:
+        database.run("SET LOCAL statement_timeout = 0")
+        database.run("SELECT pg_advisory_xact_lock(%s::bigint)", [LOCK_KEY])
+        left = list_pending(database, migrations)
+        if left:
+            database.run(CREATE_TABLE)
+        for row in left:
+            database.run(row.sql)
+            database.run(
+                "INSERT INTO schema_migrations (version, name, checksum) VALUES (%s, %s, %s)",
+                [row.version, row.name, row.checksum],
+            )
+        database.run("COMMIT")
+    except BaseException:
+        # Closing rolls back whatever state the connection is in, also one in which ROLLBACK would fail.
+        database.close()
+        raise
+    return left
+
+
+def main(argv: list[str], dsn: str) -> int:
+    """`crowdperf migrate [--status]`.
+
+    Raises:
+        ConfigError: nothing was changed; the message says what to do.
+    """
+    parser = argparse.ArgumentParser(prog="crowdperf migrate", description="Bring PostgreSQL to this version's tables.")
+    parser.add_argument("--status", action="store_true", help="only say what is applied and what is not")
+    arguments = parser.parse_args(argv)
+    if not dsn:
+        raise ConfigError(
+            "postgres.dsn is not set: there is nothing to migrate. Remedy: set it in config.json, or set the "
+            "environment variable CROWDPERF_POSTGRES_DSN."
+        )
+    files = list_migrations()
+    try:
+        database = driver.connect(dsn)
+        left = list_pending(database, files) if arguments.status else migrate(database, files)
+        done = list_applied(database)
+        database.close()
+    except driver.DatabaseUnavailableError as error:
+        raise ConfigError(f"PostgreSQL does not answer: {error}. Remedy: see that it runs, and postgres.dsn.") from None
+    except driver.DatabaseRejectedError as error:
+        raise ConfigError(f"PostgreSQL refuses: {error}. Nothing was changed. Remedy: see docs/postgres.md.") from None
+    for row in left:
+        print(f"{'pending' if arguments.status else 'applied'}  {row.name}")
+    print(f"{len(done)} of {len(files)} migrations are applied")
+    return 1 if arguments.status and left else 0

@@ -1,0 +1,292 @@
+"""`crowdperf import-sqlite events.db`: an older installation's history into the sorted sets and their counters.
+
+The file is opened for reading only. Importing it again changes nothing: a row's id is its own or made of its content,
+and a crossing that is there is not counted again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sqlite3
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+from urllib.parse import quote
+
+from msgspec import Struct, field
+
+from crowdperf.messaging.redis.client import OUTAGE, connect, describe_outage
+from crowdperf.settings.base import ConfigError
+from crowdperf.settings.site import Retention
+from crowdperf.storage import counts
+from crowdperf.storage.buckets import Calendar
+from crowdperf.storage.counts import CountersOutdatedError, CrossingRecord
+from crowdperf.storage.postgres import backfill
+from crowdperf.storage.retention import DAY_S, expire_minutes
+from crowdperf.storage.transfer.sqlite_rows import (
+    COLUMN_ALIASES,
+    ColumnMapping,
+    RowRejectedError,
+    map_columns,
+    parse_row,
+)
+
+BATCH_ROWS = 1000
+MAX_AHEAD_S = 86_400.0
+MAX_REASONS = 50
+
+
+class ImportTarget(Struct, frozen=True):
+    """Where crossings go."""
+
+    redis_url: str
+    prefix: str
+    timezone: str
+    retention: Retention
+
+
+class ImportReport(Struct):
+    """What became of the rows."""
+
+    read: int = 0
+    kept: int = 0
+    duplicates: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    durable: bool = True
+    """Whether the server writes what it has to disk."""
+
+
+class ProgressBar:
+    """A bar on a terminal, nothing elsewhere."""
+
+    def __init__(self, total: int, out: TextIO) -> None:
+        self._total = max(1, total)
+        self._out = out if out.isatty() else None
+        self._started_at = self._drawn_at = time.monotonic()
+
+    def show(self, done: int, end: bool = False) -> None:
+        """Draw it, at most ten times a second."""
+        now = time.monotonic()
+        if self._out is None or (now - self._drawn_at < 0.1 and not end):
+            return
+        self._drawn_at = now
+        share = min(1.0, done / self._total)
+        rate = done / max(0.001, now - self._started_at)
+        left = "" if end else f", {max(0, self._total - done) / max(1.0, rate):.0f} s left"
+        bar = "█" * int(share * 30)
+        text = f"\r{bar:<30} {share:4.0%}  {done:,} of {self._total:,} rows{left}\x1b[K"
+        self._out.write(text + ("\n" if end else ""))
+        self._out.flush()
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """The file, for reading only.
+
+    Raises:
+        ConfigError: it is not there, or no SQLite file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no file {str(path)!r}. Remedy: name the old installation's events.db.")
+    connection = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise ConfigError(
+            f"{str(path)!r} is no SQLite database that can be read ({error}). Remedy: name the old installation's "
+            "events.db (with its -wal file beside it, if it has one)."
+        ) from None
+    connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+    return connection
+
+
+def list_tables(connection: sqlite3.Connection) -> dict[str, list[str]]:
+    """Table -> its columns."""
+    names = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name")
+    return {
+        name: [row[1] for row in connection.execute(f"PRAGMA table_info({_quote_identifier(name)})")]
+        for (name,) in names.fetchall()
+        if not name.startswith("sqlite_")
+    }
+
+
+def _quote_identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def inspect(connection: sqlite3.Connection, out: TextIO) -> None:
+    """Print tables, columns, numbers of rows, two rows each, and which field each column would be taken for."""
+    known = {name: field for field, names in COLUMN_ALIASES.items() for name in names}
+    for table, columns in list_tables(connection).items():
+        number = connection.execute(f"SELECT count(*) FROM {_quote_identifier(table)}").fetchone()[0]
+        print(f"{table}: {number:,} rows", file=out)
+        samples = connection.execute(f"SELECT * FROM {_quote_identifier(table)} LIMIT 2").fetchall()
+        for index, column in enumerate(columns):
+            field = known.get(column.lower(), "")
+            shown = ", ".join(repr(row[index])[:40] for row in samples)
+            print(f"  {column:<20} {'-> ' + field if field else '':<14} {shown}", file=out)
+
+
+def iter_table_crossings(
+    connection: sqlite3.Connection,
+    table: str,
+    columns: ColumnMapping,
+    calendar: Calendar,
+    values: dict[tuple[str, str], str],
+    report: ImportReport,
+) -> Iterator[CrossingRecord]:
+    """The crossings of a table in the order of the file, one row in memory at a time; rejected ones are counted."""
+    without_rowid = False
+    try:
+        cursor = connection.execute(f"SELECT rowid, * FROM {_quote_identifier(table)}")
+    except sqlite3.OperationalError:
+        without_rowid = True
+        cursor = connection.execute(f"SELECT 0, * FROM {_quote_identifier(table)}")
+    for rowid, *row in cursor:
+        report.read += 1
+        try:
+            yield parse_row(row, columns, calendar.zone, values, 0 if without_rowid else int(rowid or 0))
+        except RowRejectedError as reason:
+            text = str(reason)
+            if text not in report.rejected and len(report.rejected) >= MAX_REASONS:
+                text = "other reasons"
+            report.rejected[text] += 1
+
+
+def import_crossings(
+    rows: Iterator[CrossingRecord], target: ImportTarget, report: ImportReport, progress: ProgressBar, now: float
+) -> None:
+    """Add crossings in batches; `now` in Unix seconds.
+
+    Raises:
+        redis.ConnectionError, redis.TimeoutError: what was added stays; run it again.
+    """
+    client: Any = connect(target.redis_url)
+    calendar = Calendar(target.timezone)
+    backfill.prepare(client, calendar, target.prefix)
+    # Minutes of long ago would be written only to be removed within the hour.
+    expire_minutes(client, now - target.retention.minute_counts_days * DAY_S, target.prefix)
+    oldest = now - target.retention.crossings_days * DAY_S
+    batch: list[CrossingRecord] = []
+
+    def flush() -> None:
+        try:
+            done = counts.add_crossings(client, calendar, batch, target.prefix)
+        except CountersOutdatedError:
+            backfill.prepare(client, calendar, target.prefix)
+            done = counts.add_crossings(client, calendar, batch, target.prefix)
+        report.kept += done.added
+        report.duplicates += len(batch) - done.added - done.late
+        if done.late:
+            report.rejected["from a time whose crossings retention has removed"] += done.late
+        batch.clear()
+        progress.show(report.read)
+
+    for row in rows:
+        if row.ts < oldest:
+            report.rejected[f"older than retention.crossings_days ({target.retention.crossings_days})"] += 1
+        elif row.ts > now + MAX_AHEAD_S:
+            report.rejected["ts is before 1990 or in the future"] += 1
+        else:
+            batch.append(row)
+        if len(batch) >= BATCH_ROWS:
+            flush()
+    flush()
+    progress.show(report.read, end=True)
+    state = client.info("persistence")
+    report.durable = bool(int(state.get("aof_enabled", 0)))
+
+
+def main(argv: list[str], target: ImportTarget) -> int:
+    """The command; status 1 when no row at all could be used.
+
+    Raises:
+        ConfigError: nothing was changed; the message says what to do.
+    """
+    parser = argparse.ArgumentParser(
+        prog="crowdperf import-sqlite",
+        description="Import the crossings of an older installation's SQLite file. It may be repeated.",
+    )
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--inspect", action="store_true", help="only show what is in the file")
+    parser.add_argument("--table", default="events")
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="COLUMN=FIELD", help=f"fields: {', '.join(COLUMN_ALIASES)}"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="the same for every row")
+    parser.add_argument("--value", action="append", default=[], metavar="FIELD:TEXT=MEANT", help="direction:up=in")
+    arguments = parser.parse_args(argv)
+    connection = open_file(arguments.file)
+    if arguments.inspect:
+        inspect(connection, sys.stdout)
+        return 0
+    there = list_tables(connection)
+    if arguments.table not in there:
+        raise ConfigError(
+            f"{str(arguments.file)!r} has no table {arguments.table!r} (it has: {', '.join(there) or 'none'}). "
+            "Remedy: name one by --table; --inspect shows them. Nothing was changed."
+        )
+    columns = map_columns(
+        there[arguments.table],
+        _parse_pairs("--map", arguments.map),
+        _parse_pairs("--set", arguments.set),
+        arguments.table,
+    )
+    values = {}
+    for text, meant in _parse_pairs("--value", arguments.value).items():
+        field, _, value = text.partition(":")
+        values[field, value.lower()] = meant
+    report = ImportReport()
+    total = connection.execute(f"SELECT count(*) FROM {_quote_identifier(arguments.table)}").fetchone()[0]
+    calendar = Calendar(target.timezone)
+    rows = iter_table_crossings(connection, arguments.table, columns, calendar, values, report)
+    try:
+        import_crossings(rows, target, report, ProgressBar(total, sys.stderr), time.time())
+    except OUTAGE as error:
+        raise ConfigError(
+            f"{report.read:,} of {total:,} rows were read. "
+            + describe_outage(
+                error, "start the site (or Redis), then run the import again: it goes on where it is needed."
+            )
+        ) from None
+    except sqlite3.DatabaseError as error:
+        raise ConfigError(
+            f"{str(arguments.file)!r} is damaged after {report.read:,} rows ({error}). What was read is kept. Remedy: "
+            "repair it with `sqlite3 FILE .recover`, then import the result: nothing is there twice."
+        ) from None
+    finally:
+        connection.close()
+    return _print_report(report, arguments.file)
+
+
+def _parse_pairs(option: str, texts: list[str]) -> dict[str, str]:
+    found = {}
+    for text in texts:
+        left, equals, right = text.partition("=")
+        if not (left and equals and right):
+            raise ConfigError(f"{option} {text!r} is not of the form A=B. Remedy: see crowdperf import-sqlite --help.")
+        found[left] = right
+    return found
+
+
+def _print_report(report: ImportReport, file: Path) -> int:
+    rejected = sum(report.rejected.values())
+    print(f"read      {report.read:>12,}")
+    print(f"kept      {report.kept:>12,}")
+    print(f"already   {report.duplicates:>12,}  (were in the history before)")
+    print(f"rejected  {rejected:>12,}")
+    for reason, number in report.rejected.most_common():
+        print(f"          {number:>12,}  {reason}")
+    if report.read and not report.kept and not report.duplicates:
+        print(f"Nothing of {file} could be used. Remedy: see the reasons above; --inspect shows the columns.")
+        return 1
+    if not report.durable:
+        print(f"This Redis keeps no append-only file: make its data durable before you delete {file}.")
+    elif rejected:
+        print(f"All that can be used is in Redis. Look at what was rejected; then {file} may be deleted.")
+    else:
+        print(f"Everything is in Redis. {file} is no longer needed and may now be deleted.")
+    return 0

@@ -1,0 +1,206 @@
+"""Rows of an older installation's SQLite file as crossings: columns by name, times in several forms. Pure.
+
+What a row cannot say is a reason to reject it, with words; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, cast
+from zoneinfo import ZoneInfo
+
+from msgspec import Struct
+
+from crowdperf.settings.base import CLASSES, ConfigError
+from crowdperf.storage.counts import CrossingRecord
+
+COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
+    "id": ("id", "event_id", "uuid"),
+    "ts": ("ts", "timestamp", "time", "event_time", "datetime", "created_at", "date_time"),
+    "camera": ("camera", "camera_id", "cam", "cam_id", "camera_name", "source"),
+    "line": ("line", "line_id", "line_name", "gate", "roi"),
+    "direction": ("direction", "dir", "way", "in_out"),
+    "class": ("class", "klass", "class_name", "label", "object", "object_class", "object_type", "cls"),
+    "track": ("track", "track_id", "tracker_id", "object_id", "person_id"),
+}
+"""What a column may be called, without regard to case; the first that is there counts."""
+REQUIRED_FIELDS = ("ts", "camera", "line", "direction", "class")
+DIRECTION_ALIASES = {
+    **dict.fromkeys(("in", "entry", "enter", "entered", "entering", "inbound"), "in"),
+    **dict.fromkeys(("out", "exit", "leave", "left", "exited", "leaving", "outbound"), "out"),
+}
+CLASS_ALIASES: dict[str, str] = {
+    **dict(zip(CLASSES, CLASSES)),
+    **dict.fromkeys(("pedestrian", "people", "persons", "human"), "person"),
+    **dict.fromkeys(("bike", "cyclist"), "bicycle"),
+    **dict.fromkeys(("motorbike", "scooter"), "motorcycle"),
+    **dict.fromkeys(("lorry",), "truck"),
+}
+MIN_TIME_S = 631_152_000.0
+"""1990: a smaller number is no time of a camera."""
+TIME_UNITS = ((1e16, 1e9), (1e14, 1e6), (1e11, 1e3), (-math.inf, 1.0))
+"""From this number on it counts nanoseconds, microseconds, milliseconds, seconds."""
+ZONED = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
+MAX_NAME_BYTES = 64
+
+
+class RowRejectedError(Exception):
+    """The row is no crossing; the message is the reason, the same for all rows of one kind."""
+
+
+class ColumnMapping(Struct, frozen=True):
+    """Where each field of a crossing comes from."""
+
+    places: dict[str, int]
+    """Field -> index in the row."""
+    constants: dict[str, str]
+    """Field -> what every row has."""
+
+
+def map_columns(
+    columns: Sequence[str], maps: Mapping[str, str], constants: Mapping[str, str], table: str
+) -> ColumnMapping:
+    """Find the fields among a table's columns.
+
+    Args:
+        maps: column -> field, as the operator says; goes before the names that are known.
+        constants: field -> value of every row.
+
+    Raises:
+        ConfigError: a column or field is unknown, or a field that every crossing needs is nowhere.
+    """
+    by_name = {name.lower(): index for index, name in enumerate(columns)}
+    for column, field in maps.items():
+        if column.lower() not in by_name:
+            raise ConfigError(
+                f"--map {column}={field}: the table {table!r} has no column {column!r} (it has: {', '.join(columns)}). "
+                "Remedy: use one of those."
+            )
+    for field in (*maps.values(), *constants):
+        if field not in COLUMN_ALIASES:
+            raise ConfigError(f"there is no field {field!r}. Remedy: use one of: {', '.join(COLUMN_ALIASES)}.")
+    mapped = {field: by_name[column.lower()] for column, field in maps.items()}
+    taken = set(mapped.values())
+    places = dict(mapped)
+    for field, names in COLUMN_ALIASES.items():
+        found = [by_name[name] for name in names if name in by_name and by_name[name] not in taken]
+        if field not in places and field not in constants and found:
+            places[field] = found[0]
+    missing = [field for field in REQUIRED_FIELDS if field not in places and field not in constants]
+    if missing:
+        raise ConfigError(
+            f"the table {table!r} has no column for: {', '.join(missing)} (it has: {', '.join(columns)}). Remedy: say "
+            "which one it is by --map COLUMN=FIELD, or what every row has by --set FIELD=VALUE. Nothing was changed."
+        )
+    return ColumnMapping(places, dict(constants))
+
+
+def parse_row(
+    row: Sequence[Any], columns: ColumnMapping, zone: ZoneInfo, values: Mapping[tuple[str, str], str], rowid: int
+) -> CrossingRecord:
+    """The crossing of a row.
+
+    Args:
+        zone: the site's, for times without one.
+        values: (field, text in lower case) -> the text that is meant, as the operator says.
+        rowid: number of the row, which its id is made of where the table has none.
+
+    Raises:
+        RowRejected: with the reason.
+    """
+
+    def text(field: str) -> str:
+        place = columns.places.get(field)
+        raw: Any = columns.constants.get(field) if place is None else row[place]
+        if raw is None:
+            return ""
+        if isinstance(raw, bytes):
+            raise RowRejectedError(f"{field} is binary")
+        found = str(raw).strip()
+        return values.get((field, found.lower()), found)
+
+    direction = DIRECTION_ALIASES.get(text("direction").lower())
+    if direction is None:
+        raise RowRejectedError(
+            f"direction {text('direction')[:20]!r} is neither in nor out (--value direction:TEXT=in|out)"
+        )
+    klass = CLASS_ALIASES.get(text("class").lower())
+    if klass is None:
+        raise RowRejectedError(f"class {text('class')[:20]!r} is unknown (--value class:TEXT={'|'.join(CLASSES)})")
+    place = columns.places.get("ts")
+    ts = parse_time(row[place] if place is not None else columns.constants.get("ts"), zone)
+    camera, line = text("camera"), text("line")
+    for field, name in (("camera", camera), ("line", line)):
+        if not name or len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES or not name.isprintable():
+            raise RowRejectedError(f"{field} is empty, longer than {MAX_NAME_BYTES} bytes or not printable")
+    track = text("track")
+    number = int(track) if re.fullmatch(r"-?\d{1,18}", track) else 0
+    return CrossingRecord(
+        id=_build_id(text("id"), rowid, ts, camera, line, direction, klass, number),
+        ts=ts,
+        camera=camera,
+        line=line,
+        direction=cast(Literal["in", "out"], direction),
+        class_name=klass,
+        track=number,
+    )
+
+
+def _build_id(given: str, rowid: int, *parts: object) -> str:
+    """The row's own id where it is a longer text, else one made of its content: numbers repeat between files."""
+    if len(given) > 12 and not given.isdigit():
+        return given[:200]
+    content = "\n".join(str(part) for part in (given or rowid, *parts))
+    return f"import:{hashlib.sha256(content.encode('utf-8', 'replace')).hexdigest()[:20]}"
+
+
+def parse_time(raw: Any, zone: ZoneInfo) -> float:
+    """Unix seconds of a time: a number of seconds, milliseconds, micro- or nanoseconds, or ISO 8601 text.
+
+    A text without a zone is meant in `zone`; of an hour that comes twice, the first.
+
+    Raises:
+        RowRejected: it is none.
+    """
+    if isinstance(raw, str):
+        raw = raw.strip()
+        try:
+            return _require_plausible(_scale_to_seconds(float(raw)))
+        except ValueError:
+            return _require_plausible(_parse_iso(raw, zone))
+    if isinstance(raw, (int, float)) and not isinstance(raw, bool):
+        return _require_plausible(_scale_to_seconds(float(raw)))
+    raise RowRejectedError("ts is empty or no time")
+
+
+def _scale_to_seconds(number: float) -> float:
+    return next(number / scale for least, scale in TIME_UNITS if number >= least) if math.isfinite(number) else number
+
+
+def _parse_iso(text: str, zone: ZoneInfo) -> float:
+    normal = text.replace(",", ".").replace("/", "-")
+    if normal.endswith(("Z", "z")):
+        normal = normal[:-1] + "+00:00"
+    # Python 3.10 reads fractions of three or six digits only, and offsets with a colon.
+    normal = re.sub(r"\.(\d+)", lambda found: "." + (found[1] + "000000")[:6], normal)
+    normal = re.sub(r"([+-]\d\d)(\d\d)$", r"\1:\2", normal) if ":" in normal else normal
+    try:
+        moment_ = datetime.fromisoformat(normal)
+    except ValueError:
+        raise RowRejectedError("ts is no time that can be read (a number, or ISO 8601)") from None
+    if moment_.tzinfo is None:
+        moment_ = moment_.replace(tzinfo=zone)
+    try:
+        return moment_.timestamp()
+    except (OverflowError, ValueError):
+        raise RowRejectedError("ts is before 1990 or in the future") from None
+
+
+def _require_plausible(ts: float) -> float:
+    if not MIN_TIME_S <= ts < 32_503_680_000.0:
+        raise RowRejectedError("ts is before 1990 or in the future")
+    return ts

@@ -1,0 +1,246 @@
+"""Changes of the configuration as data, and how they are applied to the file's document. Pure.
+
+The document is what the operator wrote, decoded from JSON and nothing more: what they left to the defaults stays left
+to the defaults. Things with an id (cameras, and their lines and zones) are found by it.
+
+What the web process asks of `crowdperf config` and `crowdperf look`, which alone see camera passwords, as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from crowdperf.settings.base import redact_url
+from crowdperf.settings.camera import Camera
+from crowdperf.supervision.config_versions import ConfigVersion
+
+SECRET_MASK = "***"
+LINE_GEOMETRY_KEYS = ("p1", "p2", "points")
+"""What says where a line runs: one of the two forms at a time."""
+SHAPE_COLLECTIONS = ("lines", "zones")
+
+
+class Edit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One change.
+
+    create: a thing that was not there. replace: all of it. merge: some of its fields, as RFC 7396 merges, but that an
+    item of a list with the id of a present item changes that one. delete: away with it.
+    """
+
+    mode: Literal["create", "replace", "merge", "delete"]
+    path: tuple[str, ...]
+    """Collection and id in turn: `("cameras", "plaza", "lines", "gate")`, `("alerts.rules", "crowded")`."""
+    value: Any = None
+
+
+class EditError(Exception):
+    """A change that does not fit what is there; `status` is the HTTP status that says the same."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+def apply_edits(document: Mapping[str, Any], edits: Sequence[Edit]) -> dict[str, Any]:
+    """The document with every edit applied in turn.
+
+    Raises:
+        EditError: 404 something on the way is not there, 409 it is there already, 400 the value is none.
+    """
+    changed: dict[str, Any] = deepcopy(dict(document))
+    for edit in edits:
+        _apply_edit(changed, edit)
+    return changed
+
+
+def _apply_edit(document: dict[str, Any], edit: Edit) -> None:
+    holder = document
+    for collection, name in zip(edit.path[:-2:2], edit.path[1:-2:2]):
+        holder = _find_item(_get_items(holder, collection), collection, name)
+    collection, name = edit.path[-2:]
+    items = _get_items(holder, collection)
+    there = [index for index, item in enumerate(items) if isinstance(item, dict) and item.get("id") == name]
+    if edit.mode == "create" and there:
+        raise EditError(
+            409, f"there is {_describe_item(collection, name)} already. Remedy: choose another id, or change it."
+        )
+    if edit.mode != "create" and not there:
+        raise _make_not_found_error(collection, name)
+    if edit.mode == "delete":
+        del items[there[0]]
+        return
+    if not isinstance(edit.value, dict):
+        raise EditError(400, "the change is no JSON object. Remedy: send one.")
+    if edit.value.get("id", name) != name:
+        raise EditError(400, f"the id {edit.value['id']!r} is not that of the address. Remedy: leave it out.")
+    if edit.mode == "create":
+        items.append({"id": name, **_restore_secrets(edit.value, None)})
+    elif edit.mode == "replace":
+        items[there[0]] = {"id": name, **_restore_secrets(edit.value, items[there[0]])}
+    else:
+        items[there[0]] = _merge_patch(items[there[0]], _restore_secrets(edit.value, items[there[0]]))
+
+
+def _get_items(holder: dict[str, Any], collection: str) -> list[Any]:
+    *blocks, last = collection.split(".")
+    for block in blocks:
+        holder = holder.setdefault(block, {})
+    items = holder.setdefault(last, [])
+    if not isinstance(items, list):
+        raise EditError(400, f"{collection!r} is no list in the configuration. Remedy: correct the file.")
+    return items
+
+
+def _find_item(items: list[Any], collection: str, name: str) -> dict[str, Any]:
+    for item in items:
+        if isinstance(item, dict) and item.get("id") == name:
+            return item
+    raise _make_not_found_error(collection, name)
+
+
+def _make_not_found_error(collection: str, name: str) -> EditError:
+    return EditError(404, f"there is no {_describe_item(collection, name)}. Remedy: look at the ids there are.")
+
+
+def _describe_item(collection: str, name: str) -> str:
+    return f"{collection.rpartition('.')[2].removesuffix('s')} {name if len(name) <= 80 else name[:77] + '…'!r}"
+
+
+def _merge_patch(before: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """RFC 7396, with lists of things that have ids merged item by item: who sends a shape need not know all of it."""
+    after = dict(before)
+    if any(name in change for name in LINE_GEOMETRY_KEYS):
+        for name in LINE_GEOMETRY_KEYS:
+            after.pop(name, None)
+    for name, value in change.items():
+        if value is None:
+            after.pop(name, None)
+        elif isinstance(value, dict) and isinstance(after.get(name), dict):
+            after[name] = _merge_patch(after[name], value)
+        elif name in SHAPE_COLLECTIONS and isinstance(value, list):
+            known = {item.get("id"): item for item in after.get(name, []) if isinstance(item, dict)}
+            after[name] = [
+                _merge_patch(known[item["id"]], item) if isinstance(item, dict) and item.get("id") in known else item
+                for item in value
+            ]
+        else:
+            after[name] = value
+    return after
+
+
+def _restore_secrets(value: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The value, with the camera's own URL where its redacted form came back as it had been shown.
+
+    Only as a whole: with another host, the password would be sent to whoever listens there.
+
+    Raises:
+        EditError: 400, another URL with `***` in it.
+    """
+    url = value.get("url")
+    if not isinstance(url, str) or SECRET_MASK not in url:
+        return dict(value)
+    kept = before.get("url") if before else None
+    if not isinstance(kept, str) or redact_url(kept) != url:
+        raise EditError(400, "the url holds *** and is not this camera's. Remedy: write user and password anew.")
+    return {**value, "url": kept}
+
+
+def redact_secrets(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document as people may see it: camera URLs redacted, Redis' password gone."""
+    shown: dict[str, Any] = deepcopy(dict(document))
+    for camera in shown.get("cameras", []):
+        if isinstance(camera, dict) and isinstance(camera.get("url"), str):
+            camera["url"] = redact_url(camera["url"])
+    server = shown.get("redis")
+    if isinstance(server, dict) and isinstance(server.get("url"), str):
+        server["url"] = redact_url(server["url"])
+    return shown
+
+
+def compute_revision(camera: Camera) -> str:
+    """Names a state of the camera, for ETag and If-Match. Its password has no part in it: nobody may guess at that."""
+    shown = msgspec.structs.replace(camera, url=redact_url(camera.url))
+    return hashlib.sha256(msgspec.msgpack.encode(shown)).hexdigest()[:16]
+
+
+def omit_defaults(settings: Struct) -> dict[str, Any]:
+    """The Struct as the file would have it: what equals its default is left out."""
+    found: dict[str, Any] = {}
+    for item in msgspec.structs.fields(settings):
+        value = getattr(settings, item.name)
+        default = item.default_factory() if item.default_factory is not msgspec.NODEFAULT else item.default
+        if value == default:
+            continue
+        if isinstance(value, list) and value and isinstance(value[0], Struct):
+            found[item.encode_name] = [omit_defaults(row) for row in value]
+        else:
+            found[item.encode_name] = omit_defaults(value) if isinstance(value, Struct) else msgspec.to_builtins(value)
+    if found.get("points"):
+        # A polyline's ends are derived.
+        found.pop("p1", None)
+        found.pop("p2", None)
+    return found
+
+
+ConfigAction = Literal["edit", "rollback", "versions", "show", "diff"]
+
+
+class ConfigRequest(Struct, frozen=True, kw_only=True):
+    """A request to `crowdperf config ask`."""
+
+    do: ConfigAction
+    edits: tuple[Edit, ...] = ()
+    expect: dict[str, str] = {}
+    """Camera -> the revision that it must still have."""
+    number: int = 0
+    other: int = 0
+    """diff: the version to compare with; 0 is the present file."""
+    who: str = ""
+    comment: str = ""
+    aspects: dict[str, float] = {}
+    """Camera -> width by height of its picture, where it is known."""
+
+
+class ConfigResponse(Struct, frozen=True, kw_only=True):
+    """The answer. A status of 200 is success; else `detail` says why not, and nothing was changed."""
+
+    status: int = 200
+    detail: str = ""
+    reasons: tuple[str, ...] = ()
+    version: int = 0
+    revisions: dict[str, str] = {}
+    cameras: tuple[dict[str, Any], ...] = ()
+    """The cameras of the new configuration that an edit names, URLs redacted."""
+    restarts: tuple[str, ...] = ()
+    """Programs that are started, stopped or restarted for it."""
+    running: bool = False
+    """Whether there is a supervisord to do so."""
+    versions: tuple[ConfigVersion, ...] = ()
+    text: str = ""
+    """show, diff: without secrets."""
+
+
+class ProbeRequest(Struct, frozen=True, kw_only=True):
+    """A request to `crowdperf look`: open a source once and bring a picture."""
+
+    url: str
+    camera: str = ""
+    """Whose stored URL is meant, where `url` is its redacted form."""
+    rtsp_transport: Literal["tcp", "udp"] = "tcp"
+
+
+class ProbeResult(Struct, frozen=True, kw_only=True):
+    """The answer: a picture, or the reason why there is none."""
+
+    ok: bool
+    detail: str = ""
+    width: int = 0
+    height: int = 0
+    fps: float = 0.0
+    jpeg: bytes = b""

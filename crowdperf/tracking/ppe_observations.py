@@ -1,0 +1,94 @@
+"""From what the PPE model saw on detections to what was observed of tracks. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from crowdperf.geometry import Point, contains
+from crowdperf.messaging.schema import FrameDetections, PpeObserved
+from crowdperf.settings.base import CLASSES
+from crowdperf.settings.camera import Zone
+from crowdperf.settings.ppe import PPE_CLASSES
+from crowdperf.tracking.tracker import Tracks
+
+PERSON = CLASSES.index("person")
+
+
+Findings = dict[int, dict[str, float]]
+"""Detection -> item class -> best score, for every detection that was looked at."""
+
+
+class MalformedPpeError(ValueError):
+    """Columns that do not belong together, or to the frame's detections."""
+
+
+def parse_findings(frame: FrameDetections) -> Findings:
+    """What the columns of a frame say.
+
+    Raises:
+        MalformedPpeError: they do not belong together, or to the frame's detections.
+    """
+    columns = frame.ppe
+    if columns is None:
+        return {}
+    count, people = len(columns.items), len(columns.persons)
+    if len(columns.owners) != 2 * count or len(columns.scores) != 4 * count or people % 2:
+        raise MalformedPpeError(
+            f"camera {frame.camera}, frame {frame.epoch}-{frame.sequence}: PPE columns of {len(columns.owners)} and "
+            f"{len(columns.scores)} bytes do not fit {count} items"
+        )
+    persons = np.frombuffer(columns.persons, "<u2").tolist()
+    owners = np.frombuffer(columns.owners, "<u2").tolist()
+    scores = np.frombuffer(columns.scores, "<f4")
+    if not set(owners) <= set(persons) or max(persons, default=0) >= max(1, len(frame.classes)):
+        raise MalformedPpeError(
+            f"camera {frame.camera}, frame {frame.epoch}-{frame.sequence}: a PPE item belongs to no detection"
+        )
+    if not np.isfinite(scores).all() or max(columns.items, default=1) >= len(PPE_CLASSES):
+        raise MalformedPpeError(
+            f"camera {frame.camera}, frame {frame.epoch}-{frame.sequence}: a PPE score is not a finite number, or an "
+            f"item is above {len(PPE_CLASSES) - 1}"
+        )
+    found: Findings = {person: {} for person in persons}
+    for owner, item, score in zip(owners, columns.items, scores.tolist()):
+        if item:
+            best = found[owner]
+            best[PPE_CLASSES[item]] = max(best.get(PPE_CLASSES[item], 0.0), round(score, 3))
+    return found
+
+
+def build_observations(
+    frame: FrameDetections, findings: Findings, tracks: Tracks, zones: Sequence[Zone]
+) -> list[PpeObserved]:
+    """One event for every confirmed person of the frame that the PPE model has looked at."""
+    height = frame.ppe.picture_height if frame.ppe else 0
+    events = []
+    for track, detection, box, klass, confirmed in zip(
+        *(column.tolist() for column in (tracks.ids, tracks.detections, tracks.boxes, tracks.classes, tracks.confirmed))
+    ):
+        if not confirmed or klass != PERSON or detection not in findings:
+            continue
+        x1, y1, x2, y2 = box
+        feet = Point((x1 + x2) / 2, y2)
+        inside = [zone.id for zone in zones if contains(zone.get_points(), feet)]
+        events.append(
+            PpeObserved(
+                id=f"{frame.camera}:{frame.epoch}:{frame.sequence}:ppe:{track}",
+                camera=frame.camera,
+                ts=frame.captured_at_ns / 1e9,
+                track=track,
+                epoch=frame.epoch,
+                sequence=frame.sequence,
+                detection=detection,
+                height_px=round((y2 - y1) * height, 1),
+                zones=",".join(inside),
+                x1=round(x1, 4),
+                y1=round(y1, 4),
+                x2=round(x2, 4),
+                y2=round(y2, 4),
+                **findings[detection],
+            )
+        )
+    return events

@@ -1,0 +1,254 @@
+"""People, visits and the watch-list as they are stored. A visit names a person by id alone; names are in one place.
+
+The life of a visit: what may follow what, and what has to be true for it. Pure; time and user are parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from crowdperf.messaging.schema import VisitorChanged
+from crowdperf.settings.visitors import Visitors
+
+VisitState = Literal[
+    "invited", "arrived", "checked_in", "on_site", "overstayed", "checked_out", "denied", "no_show", "cancelled"
+]
+ON_SITE_STATES: tuple[VisitState, ...] = ("checked_in", "on_site", "overstayed")
+"""Who is counted in an evacuation."""
+LIVE_STATES: tuple[VisitState, ...] = ("invited", "arrived", *ON_SITE_STATES)
+"""What still changes."""
+Text = Annotated[str, Meta(max_length=200)]
+Email = Annotated[str, Meta(max_length=200, pattern=r"^([^@\s,<>]+@[^@\s,<>]+)?$")]
+
+
+class Person(Struct, frozen=True, kw_only=True):
+    """The only place that holds who somebody is."""
+
+    id: str
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    company: Text = ""
+    email: Email = ""
+
+
+class Visit(Struct, frozen=True, kw_only=True):
+    """One visit. Times are Unix seconds, 0 for never; every field is a scalar, so that it is a readable Redis hash."""
+
+    id: str
+    person: str
+    """Id of the person; empty once that one's data was erased."""
+    state: VisitState
+    version: int
+    """Grows with each change; a change names the version that it was made on."""
+    code: str
+    """What the badge's QR code holds."""
+    host: Text
+    host_email: Email = ""
+    purpose: Text = ""
+    areas: str = ""
+    """Ids of the areas that may be entered, separated by commas; the first is where the visit takes place."""
+    area: str = ""
+    """Where the visitor was last."""
+    expected_from: float
+    expected_until: float
+    walk_in: bool = False
+    created_at: float = 0.0
+    created_by: str = ""
+    arrived_at: float = 0.0
+    checked_in_at: float = 0.0
+    seen_at: float = 0.0
+    """When `area` was last confirmed."""
+    checked_out_at: float = 0.0
+    auto_checked_out: bool = False
+    """The night's rule ended it: nobody knows when the visitor left."""
+    briefing_at: float = 0.0
+    nda_version: str = ""
+    nda_at: float = 0.0
+    listed: Literal["", "watch", "block"] = ""
+    """A match on the watch-list: the check-in needs an approval."""
+    approved_by: str = ""
+    reason: Text = ""
+    """Why it was denied."""
+
+
+class WatchListEntry(Struct, frozen=True, kw_only=True):
+    """One entry of the watch-list. It counts once somebody else than its author has approved it."""
+
+    id: str
+    kind: Literal["watch", "block"]
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    company: Text = ""
+    reason: Annotated[str, Meta(min_length=3, max_length=1000)]
+    added_by: str
+    added_at: float
+    approved_by: str = ""
+    approved_at: float = 0.0
+
+    def matches(self, person: Person) -> bool:
+        """Whether this is the person, by name and, where it is given, company."""
+        return bool(self.approved_by) and self.matches_name(person)
+
+    def matches_name(self, person: Person) -> bool:
+        """The same, whether or not the entry was approved."""
+        if fold_name(self.name) != fold_name(person.name):
+            return False
+        return not self.company or fold_name(self.company) == fold_name(person.company)
+
+
+def fold_name(text: str) -> str:
+    """For comparing names: without case and superfluous spaces."""
+    return " ".join(text.casefold().split())
+
+
+TRANSITIONS: dict[VisitState, tuple[VisitState, ...]] = {
+    "invited": ("arrived", "checked_in", "denied", "no_show", "cancelled"),
+    "arrived": ("checked_in", "denied", "checked_out"),
+    "checked_in": ("on_site", "overstayed", "checked_out", "denied"),
+    "on_site": ("overstayed", "checked_out", "denied"),
+    "overstayed": ("on_site", "checked_out", "denied"),
+    "no_show": ("arrived", "checked_in"),
+    "checked_out": (),
+    "denied": (),
+    "cancelled": (),
+}
+
+
+class VisitRefusedError(Exception):
+    """The change is not possible now; the message says why and what to do."""
+
+
+def _move_to(visit: Visit, state: VisitState, **fields: object) -> Visit:
+    """The visit in another state, one version on.
+
+    Raises:
+        RefusedError: that state does not follow.
+    """
+    if state not in TRANSITIONS[visit.state]:
+        known = ", ".join(TRANSITIONS[visit.state]) or "nothing: it is over"
+        raise VisitRefusedError(f"the visit is {visit.state}; what may follow is {known}. Remedy: make a new visit.")
+    return msgspec.structs.replace(visit, state=state, version=visit.version + 1, **fields)
+
+
+def arrive(visit: Visit, now: float) -> Visit:
+    """The visitor stands at the reception."""
+    return _move_to(visit, "arrived", arrived_at=now)
+
+
+def check_in(visit: Visit, now: float, settings: Visitors, *, briefing: bool = False, nda_version: str = "") -> Visit:
+    """The visitor is let in. `briefing`: it was acknowledged; `nda_version`: what was accepted, empty for nothing.
+
+    Raises:
+        RefusedError: an approval, the briefing or the document is missing, or the visit is not that far.
+    """
+    if visit.listed and not visit.approved_by:
+        raise VisitRefusedError("the visitor is on the watch-list. Remedy: have the visit approved, or deny it.")
+    if settings.briefing and not (briefing or visit.briefing_at):
+        raise VisitRefusedError("the safety briefing was not acknowledged. Remedy: show it, and send `briefing`.")
+    if settings.nda_version and settings.nda_version not in (nda_version, visit.nda_version):
+        raise VisitRefusedError(
+            f"document version {settings.nda_version!r} was not accepted. Remedy: show it, and send its `nda_version`."
+        )
+    fields: dict[str, object] = {"checked_in_at": now, "arrived_at": visit.arrived_at or now, "seen_at": now}
+    if briefing and not visit.briefing_at:
+        fields["briefing_at"] = now
+    if nda_version and nda_version != visit.nda_version:
+        fields |= {"nda_version": nda_version, "nda_at": now}
+    return _move_to(visit, "checked_in", area=visit.area or visit.areas.partition(",")[0], **fields)
+
+
+def enter(visit: Visit, now: float, area: str) -> Visit:
+    """The visitor was seen in an area.
+
+    Raises:
+        RefusedError: not checked in, or not allowed there.
+    """
+    if visit.state not in ON_SITE_STATES:
+        raise VisitRefusedError(f"the visit is {visit.state}, not on site. Remedy: check the visitor in first.")
+    if visit.areas and area not in visit.areas.split(","):
+        raise VisitRefusedError(
+            f"area {area!r} is not among the visit's areas ({visit.areas}). Remedy: change the visit."
+        )
+    if visit.state != "checked_in":
+        return msgspec.structs.replace(visit, version=visit.version + 1, area=area, seen_at=now)
+    return _move_to(visit, "on_site", area=area, seen_at=now)
+
+
+def extend(visit: Visit, until: float, now: float) -> Visit:
+    """The visit may last longer; somebody who had overstayed has not any more."""
+    if visit.state not in LIVE_STATES or until <= now:
+        raise VisitRefusedError(
+            "only a visit that is not over can be extended, and into the future. Remedy: give a later end."
+        )
+    if visit.state == "overstayed":
+        return _move_to(visit, "on_site", expected_until=until)
+    return msgspec.structs.replace(visit, version=visit.version + 1, expected_until=until)
+
+
+def overstay(visit: Visit) -> Visit:
+    """The expected time is over."""
+    return _move_to(visit, "overstayed")
+
+
+def mark_no_show(visit: Visit) -> Visit:
+    """Nobody came."""
+    return _move_to(visit, "no_show")
+
+
+def check_out(visit: Visit, now: float, auto: bool = False) -> Visit:
+    """The visitor has left; `auto` where the night's rule says so."""
+    return _move_to(visit, "checked_out", checked_out_at=now, auto_checked_out=auto)
+
+
+def deny(visit: Visit, reason: str) -> Visit:
+    """The visitor is not let in, or has to leave."""
+    if not reason.strip():
+        raise VisitRefusedError("a denial needs its reason. Remedy: send `reason`.")
+    return _move_to(visit, "denied", reason=reason.strip())
+
+
+def cancel(visit: Visit) -> Visit:
+    """The invitation is taken back."""
+    return _move_to(visit, "cancelled")
+
+
+def approve(visit: Visit, by: str) -> Visit:
+    """Somebody other than who made the visit lets a listed visitor in.
+
+    Raises:
+        RefusedError: nothing to approve, a blocked person, or the same user.
+    """
+    if not visit.listed or visit.approved_by or visit.state not in LIVE_STATES:
+        raise VisitRefusedError("there is nothing to approve. Remedy: see the visit's state.")
+    if visit.listed == "block":
+        raise VisitRefusedError("the person is blocked. Remedy: deny the visit, or have the entry taken off the list.")
+    if by == visit.created_by:
+        raise VisitRefusedError("who made the visit cannot approve it. Remedy: ask somebody else.")
+    return msgspec.structs.replace(visit, version=visit.version + 1, approved_by=by)
+
+
+def find_listing(person: Person, listings: Iterable[WatchListEntry]) -> WatchListEntry | None:
+    """The gravest entry of the watch-list that matches the person."""
+    found = [entry for entry in listings if entry.matches(person)]
+    return min(found, key=lambda entry: (entry.kind != "block", entry.added_at), default=None)
+
+
+def build_event(before: Visit | None, visit: Visit, now: float, by: str) -> VisitorChanged:
+    """The change as everybody may hear of it: ids, never names."""
+    return VisitorChanged(
+        id=f"visit:{visit.id}:{visit.version}",
+        camera="",
+        ts=now,
+        visit=visit.id,
+        person=visit.person,
+        state=visit.state,
+        previous=before.state if before else "",
+        version=visit.version,
+        expected_from=visit.expected_from,
+        expected_until=visit.expected_until,
+        area=visit.area or visit.areas.partition(",")[0],
+        by=by,
+        auto=1 if visit.auto_checked_out else 0,
+    )

@@ -1,0 +1,375 @@
+"""Visits, people and the watch-list in Redis: each change is a compare-and-set, with its event and its audit entry.
+
+A change names the version of the visit that it was made on. The web process and the worker change the same visits; who
+comes second with an old version changes nothing and is told so.
+
+The demo site's visitors: made-up people at every stage of a visit, put in where there is nobody yet. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from crowdperf.messaging import codec
+from crowdperf.messaging.schema import AuditEntry, Event
+from crowdperf.messaging.streams import AUDIT, EVENTS, stream_key
+from crowdperf.visitors.visit import LIVE_STATES, Person, Visit, VisitState, WatchListEntry
+
+T = TypeVar("T", bound=Struct)
+
+CHANGE_SCRIPT = """
+local version = redis.call('HGET', KEYS[1], 'version') or '0'
+if version ~= ARGV[1] then return 0 end
+local fields = cjson.decode(ARGV[2])
+redis.call('HSET', KEYS[1], unpack(fields))
+redis.call('ZADD', KEYS[2], ARGV[3], ARGV[4])
+if ARGV[5] == '1' then redis.call('SADD', KEYS[3], ARGV[4]) else redis.call('SREM', KEYS[3], ARGV[4]) end
+for _, row in ipairs(cjson.decode(ARGV[6])) do redis.call('XADD', KEYS[3 + row[1]], '*', unpack(row[2])) end
+return 1
+"""
+EXPIRE_SCRIPT = """
+local removed = 0
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, 200)) do
+  local visit = ARGV[2] .. id
+  local person = redis.call('HGET', visit, 'person')
+  local code = redis.call('HGET', visit, 'code')
+  if redis.call('SISMEMBER', KEYS[2], id) == 0 then
+    redis.call('HSET', visit, 'person', '', 'host', '', 'host_email', '', 'purpose', '', 'reason', '', 'code', '')
+    redis.call('ZREM', KEYS[1], id)
+    if code then redis.call('HDEL', KEYS[3], code) end
+    if person and person ~= '' then
+      redis.call('SREM', ARGV[4] .. person, id)
+      if redis.call('SCARD', ARGV[4] .. person) == 0 then redis.call('DEL', ARGV[3] .. person) end
+    end
+    removed = removed + 1
+  end
+end
+return removed
+"""
+"""Visits that were over before a time lose all that is about a person, and people without a visit go."""
+FORGET_SCRIPT = """
+local rows = redis.call('HGETALL', KEYS[1])
+for at = 1, #rows, 2 do
+  if cjson.decode(rows[at + 1]).added_at < tonumber(ARGV[1]) then redis.call('HDEL', KEYS[1], rows[at]) end
+end
+"""
+"""Entries of the watch-list from before a time go."""
+
+
+class VisitKeys(Struct, frozen=True):
+    """Every key of the visitors' store."""
+
+    prefix: str = ""
+
+    def _build(self, name: str) -> str:
+        return f"{self.prefix}crowdperf:visitors:{name}"
+
+    def visit(self, visit: str) -> str:
+        """Hash of one visit."""
+        return self._build(f"visit:{visit}")
+
+    def person(self, person: str) -> str:
+        """Hash of one person."""
+        return self._build(f"person:{person}")
+
+    def visits_of(self, person: str) -> str:
+        """Set of a person's visits."""
+        return self._build(f"visits-of:{person}")
+
+    @property
+    def index(self) -> str:
+        """Visits with data about people, by the beginning of their expected time."""
+        return self._build("index")
+
+    @property
+    def live(self) -> str:
+        """Visits that are not over."""
+        return self._build("live")
+
+    @property
+    def codes(self) -> str:
+        """Badge code -> visit."""
+        return self._build("codes")
+
+    @property
+    def listings(self) -> str:
+        """The watch-list."""
+        return self._build("listings")
+
+
+def stage_change(
+    pipe: Any, visit: Visit, expected_version: int, events: list[Event], entries: list[AuditEntry], prefix: str = ""
+) -> Any:
+    """Store the visit if the stored one still is of version `on` (0: there is none), with what is said of it.
+
+    Returns what the client's `eval` returns: 1 when it was stored, 0 when somebody else was first.
+    """
+    keys = VisitKeys(prefix)
+    return _eval_change(
+        pipe,
+        keys,
+        visit.id,
+        expected_version,
+        to_hash_fields(visit),
+        visit.expected_from,
+        visit.state in LIVE_STATES,
+        events,
+        entries,
+        prefix,
+    )
+
+
+def stage_new(
+    pipe: Any, visit: Visit, person: Person, event: Event, entries: list[AuditEntry], prefix: str = ""
+) -> None:
+    """A new visit and its person inside a transaction; where the visit is there already, only the person is renewed."""
+    keys = VisitKeys(prefix)
+    pipe.hset(keys.person(person.id), items=to_hash_fields(person))
+    pipe.sadd(keys.visits_of(person.id), visit.id)
+    pipe.hset(keys.codes, visit.code, visit.id)
+    stage_change(pipe, visit, 0, [event], entries, prefix)
+
+
+def stage_fields(
+    pipe: Any,
+    visit: str,
+    expected_version: int,
+    fields: dict[str, Any],
+    begins: float,
+    live: bool,
+    events: list[Event],
+    prefix: str = "",
+) -> Any:
+    """The same for a few fields: a rule's change, which knows of the visit only what its events have said."""
+    named = [text for name, value in fields.items() for text in (name, _to_text(value))]
+    return _eval_change(pipe, VisitKeys(prefix), visit, expected_version, named, begins, live, events, [], prefix)
+
+
+def _eval_change(
+    pipe: Any,
+    keys: VisitKeys,
+    visit: str,
+    expected_version: int,
+    fields: list[str],
+    begins: float,
+    live: bool,
+    events: list[Event],
+    entries: list[AuditEntry],
+    prefix: str,
+) -> Any:
+    said: list[tuple[int, list[str]]] = [(1, _flatten(codec.encode(EVENTS, event))) for event in events]
+    said += [(2, _flatten(codec.encode(AUDIT, entry))) for entry in entries]
+    streams = (stream_key(EVENTS, prefix=prefix), stream_key(AUDIT, prefix=prefix))
+    return pipe.eval(
+        CHANGE_SCRIPT,
+        5,
+        keys.visit(visit),
+        keys.index,
+        keys.live,
+        *streams,
+        str(expected_version),
+        msgspec.json.encode(fields),
+        repr(begins),
+        visit,
+        "1" if live else "0",
+        msgspec.json.encode(said),
+    )
+
+
+def stage_expiry(pipe: Any, before: float, prefix: str = "") -> None:
+    """Remove names and hosts from up to 200 visits that began before `before` (Unix seconds) and are over."""
+    keys = VisitKeys(prefix)
+    pipe.eval(
+        EXPIRE_SCRIPT,
+        3,
+        keys.index,
+        keys.live,
+        keys.codes,
+        repr(before),
+        keys.visit(""),
+        keys.person(""),
+        keys.visits_of(""),
+    )
+
+
+def stage_forget(pipe: Any, before: float, prefix: str = "") -> None:
+    """Take entries that were added before `before` (Unix seconds) off the watch-list."""
+    pipe.eval(FORGET_SCRIPT, 1, VisitKeys(prefix).listings, repr(before))
+
+
+def to_hash_fields(row: Struct) -> list[str]:
+    """A flat Struct as the names and values of a Redis hash."""
+    return [text for name, value in msgspec.to_builtins(row).items() for text in (name, _to_text(value))]
+
+
+def from_hash_fields(fields: dict[bytes, bytes], kind: type[T]) -> T | None:
+    """The Struct of a hash; None where there is none, or one of another form."""
+    if not fields:
+        return None
+    try:
+        text = {name.decode(): value.decode() for name, value in fields.items()}
+        return msgspec.convert(text, kind, strict=False)
+    except (msgspec.ValidationError, UnicodeDecodeError):
+        return None
+
+
+def _to_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def _flatten(fields: dict[Any, Any]) -> list[str]:
+    return [text for name, value in fields.items() for text in (str(name), _to_text(value))]
+
+
+class VisitStore:
+    """The visitors' store as the web process uses it. Outages are the caller's to report.
+
+    Args:
+        client: a redis.asyncio client.
+        prefix: the configured key prefix.
+    """
+
+    def __init__(self, client: Any, prefix: str = "") -> None:
+        self._client = client
+        self._prefix = prefix
+        self.keys = VisitKeys(prefix)
+
+    async def load_visit(self, visit: str) -> Visit | None:
+        """One visit."""
+        return from_hash_fields(await self._client.hgetall(self.keys.visit(visit)), Visit)
+
+    async def find_by_code(self, code: str) -> Visit | None:
+        """The visit of a badge."""
+        found = await self._client.hget(self.keys.codes, code)
+        return await self.load_visit(found.decode()) if found else None
+
+    async def load_person(self, person: str) -> Person | None:
+        """Who that is; None once the data was erased."""
+        return from_hash_fields(await self._client.hgetall(self.keys.person(person)), Person) if person else None
+
+    async def list_live(self) -> list[tuple[Visit, Person | None]]:
+        """Every visit that is not over, by the beginning of its expected time."""
+        return await self._load_rows([raw.decode() for raw in await self._client.smembers(self.keys.live)])
+
+    async def list_between(self, start: float, end: float, limit: int) -> list[tuple[Visit, Person | None]]:
+        """Visits whose expected time begins in [start, end), at most `limit`."""
+        ids = await self._client.zrangebyscore(self.keys.index, start, f"({end!r}", start=0, num=limit)
+        return await self._load_rows([raw.decode() for raw in ids])
+
+    async def _load_rows(self, ids: list[str]) -> list[tuple[Visit, Person | None]]:
+        pipe = self._client.pipeline(transaction=False)
+        for name in ids:
+            pipe.hgetall(self.keys.visit(name))
+        visits = [visit for fields in await pipe.execute() if (visit := from_hash_fields(fields, Visit)) is not None]
+        pipe = self._client.pipeline(transaction=False)
+        for visit in visits:
+            pipe.hgetall(self.keys.person(visit.person))
+        people = [from_hash_fields(fields, Person) for fields in await pipe.execute()]
+        return sorted(zip(visits, people), key=lambda row: (row[0].expected_from, row[0].id))
+
+    async def add(self, visit: Visit, person: Person, event: Event, entry: AuditEntry) -> None:
+        """A new visit, and its person where that one is new."""
+        async with self._client.pipeline(transaction=True) as pipe:
+            stage_new(pipe, visit, person, event, [entry], self._prefix)
+            await pipe.execute()
+
+    async def change(self, before: Visit, after: Visit, events: list[Event], entry: AuditEntry) -> bool:
+        """Store a change; False when somebody else has changed the visit since `before` was read."""
+        done = await stage_change(self._client, after, before.version, events, [entry], self._prefix)
+        return bool(done)
+
+    async def list_listings(self) -> list[WatchListEntry]:
+        """The watch-list, oldest first."""
+        rows = await self._client.hgetall(self.keys.listings)
+        return sorted(
+            (msgspec.json.decode(raw, type=WatchListEntry) for raw in rows.values()), key=lambda row: row.added_at
+        )
+
+    async def save_listing(self, listing: WatchListEntry, entry: AuditEntry) -> None:
+        """Add or replace an entry of the watch-list."""
+        async with self._client.pipeline(transaction=True) as pipe:
+            pipe.hset(self.keys.listings, listing.id, msgspec.json.encode(listing))
+            pipe.xadd(stream_key(AUDIT, prefix=self._prefix), codec.encode(AUDIT, entry))
+            await pipe.execute()
+
+    async def drop_listing(self, listing: str, entry: AuditEntry) -> bool:
+        """Take an entry off the watch-list; False where there is none."""
+        async with self._client.pipeline(transaction=True) as pipe:
+            pipe.hdel(self.keys.listings, listing)
+            pipe.xadd(stream_key(AUDIT, prefix=self._prefix), codec.encode(AUDIT, entry))
+            return bool((await pipe.execute())[0])
+
+    async def load_rows(self, visits: Sequence[str]) -> list[tuple[Visit, Person | None]]:
+        """These visits with whom they are of, as far as there are any."""
+        return await self._load_rows(list(visits))
+
+    async def list_visits_of_person(self, person: str) -> list[Visit]:
+        """All visits of one person."""
+        ids = await self._client.smembers(self.keys.visits_of(person))
+        return [visit for visit, _ in await self._load_rows(sorted(raw.decode() for raw in ids))]
+
+    async def erase(self, person: str, entry: AuditEntry) -> int:
+        """Remove all that is about one person; the visits stay for the figures. Returns how many there are."""
+        visits = await self.list_visits_of_person(person)
+        async with self._client.pipeline(transaction=True) as pipe:
+            for visit in visits:
+                blank = dict.fromkeys(("person", "host", "host_email", "purpose", "reason", "code"), "")
+                pipe.hset(self.keys.visit(visit.id), mapping=blank)
+                pipe.hdel(self.keys.codes, visit.code)
+            pipe.delete(self.keys.person(person), self.keys.visits_of(person))
+            pipe.xadd(stream_key(AUDIT, prefix=self._prefix), codec.encode(AUDIT, entry))
+            await pipe.execute()
+        return len(visits)
+
+
+HOUR_S = 3600.0
+
+
+class _DemoVisit(Struct, frozen=True):
+    name: str
+    company: str
+    purpose: str
+    state: VisitState
+    starts_h: float
+    lasts_h: float
+
+
+_DEMO_VISITS = (
+    _DemoVisit("Ines Keller", "Keller Lifts", "Maintenance of the lift", "on_site", -0.5, 3.0),
+    _DemoVisit("Tomasz Nowak", "Nowak Glass", "Windows on the west side", "checked_in", -0.2, 2.0),
+    _DemoVisit("Priya Raman", "City council", "Inspection of the square", "arrived", -0.1, 1.5),
+    _DemoVisit("Jonas Berg", "Berg Events", "Market planning", "invited", 0.5, 1.0),
+    _DemoVisit("Amara Okafor", "Okafor Security", "Contract", "invited", 2.0, 1.0),
+)
+
+
+def build_visits(now: float) -> list[tuple[Person, Visit]]:
+    """Five visits around `now` (Unix seconds); ids are the same every time."""
+    rows = []
+    for number, seed in enumerate(_DEMO_VISITS, 1):
+        begins = now + seed.starts_h * HOUR_S
+        inside = seed.state in ("checked_in", "on_site")
+        visit = Visit(
+            id=f"demo-{number}",
+            person=f"demo-person-{number}",
+            state=seed.state,
+            version=1,
+            code=f"DEMQ{number + 1}{number + 1}{number + 1}",
+            host="Reception",
+            purpose=seed.purpose,
+            expected_from=begins,
+            expected_until=begins + seed.lasts_h * HOUR_S,
+            created_at=now,
+            created_by="demo",
+            arrived_at=begins if seed.state != "invited" else 0.0,
+            checked_in_at=begins if inside else 0.0,
+            seen_at=begins if inside else 0.0,
+        )
+        rows.append((Person(id=visit.person, name=seed.name, company=seed.company), visit))
+    return rows

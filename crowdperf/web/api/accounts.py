@@ -1,0 +1,399 @@
+"""Accounts, API tokens and the audit log."""
+
+from __future__ import annotations
+
+import secrets
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from litestar import Request, Router, delete, get, patch, post
+from litestar.params import JSONBody, PathParameter, QueryParameter
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from crowdperf.accounts import audit_log as audit
+from crowdperf.accounts import principal as model
+from crowdperf.accounts.account_store import TOKEN_PREFIX
+from crowdperf.accounts.credentials import generate_secret, hash_secret
+from crowdperf.accounts.principal import (
+    MAX_TOKEN_DAYS,
+    Account,
+    AccountError,
+    AccountName,
+    Permission,
+    Principal,
+    Role,
+    Token,
+    UnknownAccountError,
+    intersect_cameras,
+)
+from crowdperf.settings.base import CameraId
+from crowdperf.web.auth import PrincipalDependency
+from crowdperf.web.parameters import (
+    BAD_REQUEST,
+    CONFLICT,
+    NOT_FOUND,
+    REFUSED,
+    UNAVAILABLE,
+    format_rfc3339,
+    parse_stream_id,
+)
+from crowdperf.web.problems import ApiProblem
+from crowdperf.web.schemas import Time
+from crowdperf.web.sign_in import Password, check_and_hash_password
+from crowdperf.web.state import AppDependency, AppState
+
+CameraIds = Annotated[list[CameraId], Meta(max_length=10_000, description="Ids of the cameras that may be seen.")]
+UserPath = Annotated[str, PathParameter(description="The account's name.", max_length=64)]
+TokenPath = Annotated[str, PathParameter(description="The token's id.", max_length=32)]
+
+
+class NewUser(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A new account."""
+
+    name: AccountName
+    role: Role
+    password: Password
+    cameras: CameraIds | None = None
+    """null: all, those of the future included."""
+
+
+class UserChange(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What is to change; what is left out stays. A new password ends the account's sessions."""
+
+    role: Role | UnsetType = UNSET
+    cameras: CameraIds | UnsetType | None = UNSET
+    disabled: bool | UnsetType = UNSET
+    password: Password | UnsetType = UNSET
+
+
+class UserReply(Struct, kw_only=True):
+    """An account; its password's hash never leaves the server."""
+
+    name: str
+    role: Role
+    cameras: list[str] | None
+    disabled: bool
+    created: Time
+
+
+class UsersReply(Struct, kw_only=True):
+    """Every account, by name."""
+
+    users: list[UserReply]
+
+
+class NewToken(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A token for a program. It can never do more than its owner."""
+
+    label: Annotated[str, Meta(min_length=1, max_length=100, examples=["nightly export"])]
+    permissions: Annotated[list[Permission], Meta(min_length=1, max_length=5, examples=[["read"]])]
+    days: Annotated[int, Meta(ge=1, le=MAX_TOKEN_DAYS)] = 90
+    cameras: CameraIds | None = None
+
+
+class TokenReply(Struct, kw_only=True):
+    """A token; its secret is shown once, by the answer that makes it."""
+
+    id: str
+    account: str
+    label: str
+    permissions: list[Permission]
+    cameras: list[str] | None
+    created: Time
+    expires: Time
+    expired: bool
+
+
+class TokenMade(TokenReply, kw_only=True):
+    """A new token with its secret."""
+
+    token: Annotated[str, Meta(description="Send it as `Authorization: Bearer …`. It is not shown again.")]
+
+
+class TokensReply(Struct, kw_only=True):
+    """Tokens, oldest first."""
+
+    tokens: list[TokenReply]
+
+
+class AuditEntryReply(Struct, kw_only=True):
+    """One change or sign-in."""
+
+    id: str
+    time: Time
+    who: str
+    via: str
+    action: Annotated[str, Meta(examples=["camera.change"])]
+    target: str
+    address: str
+    detail: str
+    token: str
+
+
+class AuditPage(Struct, kw_only=True):
+    """A page of the audit log, newest first."""
+
+    entries: list[AuditEntryReply]
+    next_cursor: str | None
+
+
+@get("/users", need="admin", summary="Accounts", tags=["accounts"], responses={**REFUSED, **UNAVAILABLE})
+async def users(app: AppDependency) -> UsersReply:
+    """Every account."""
+    rows = await app.accounts.read_accounts()
+    return UsersReply(users=[_to_user_reply(row) for _, row in sorted(rows.items())])
+
+
+@post(
+    "/users",
+    need="admin",
+    summary="Make an account",
+    tags=["accounts"],
+    responses={**BAD_REQUEST, **REFUSED, **CONFLICT, **UNAVAILABLE},
+)
+async def make_user(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewUser]
+) -> UserReply:
+    """A new account, ready to sign in."""
+    account = Account(
+        name=data.name,
+        role=data.role,
+        password=await check_and_hash_password(app, data.password, data.name),
+        created_at=app.now(),
+        cameras=None if data.cameras is None else sorted(set(data.cameras)),
+    )
+    detail = f"role {data.role}, cameras {_format_cameras(account.cameras)}"
+    entry = app.build_audit_entry(principal, request, "account.create", data.name, detail)
+    await _edit_accounts(app, lambda rows: model.add_account(rows, account), entry)
+    return _to_user_reply(account)
+
+
+@get(
+    "/users/{name:str}",
+    need="admin",
+    summary="One account",
+    tags=["accounts"],
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+)
+async def user(app: AppDependency, name: UserPath) -> UserReply:
+    """One account."""
+    account = await app.accounts.read_account(name)
+    if account is None:
+        raise _unknown_account(name)
+    return _to_user_reply(account)
+
+
+@patch(
+    "/users/{name:str}",
+    need="admin",
+    summary="Change an account",
+    tags=["accounts"],
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **CONFLICT, **UNAVAILABLE},
+)
+async def change_user(
+    app: AppDependency,
+    request: Request[Any, Any, Any],
+    principal: PrincipalDependency,
+    name: UserPath,
+    data: JSONBody[UserChange],
+) -> UserReply:
+    """Takes effect with the account's next request; a change of role or password ends its sessions."""
+    password = None if data.password is UNSET else await check_and_hash_password(app, data.password, name)
+    cameras = None if data.cameras is UNSET else data.cameras
+    said = {
+        "role": data.role,
+        "cameras": data.cameras if data.cameras is UNSET else _format_cameras(data.cameras),
+        "disabled": data.disabled,
+        "password": data.password if data.password is UNSET else "new",
+    }
+    detail = ", ".join(f"{key} {value}" for key, value in said.items() if value is not UNSET)
+
+    def change(rows: model.Accounts) -> dict[str, Account]:
+        return model.change_account(
+            rows,
+            name,
+            role=None if data.role is UNSET else data.role,
+            cameras=cameras,
+            all_cameras=data.cameras is None,
+            disabled=None if data.disabled is UNSET else data.disabled,
+            password=password,
+        )
+
+    after = await _edit_accounts(app, change, app.build_audit_entry(principal, request, "account.change", name, detail))
+    return _to_user_reply(after[name])
+
+
+@delete(
+    "/users/{name:str}",
+    need="admin",
+    summary="Remove an account",
+    tags=["accounts"],
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **CONFLICT, **UNAVAILABLE},
+)
+async def remove_user(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, name: UserPath
+) -> None:
+    """Its sessions and tokens end with it. The audit log keeps the name."""
+    entry = app.build_audit_entry(principal, request, "account.remove", name)
+    await _edit_accounts(app, lambda rows: model.remove_account(rows, name), entry)
+    owned = [row.id for row in await app.accounts.read_tokens() if row.account == name]
+    if owned:
+        await app.accounts.remove_tokens(
+            owned, app.build_audit_entry(principal, request, "token.revoke", ", ".join(owned))
+        )
+
+
+@get("/tokens", need="self", summary="API tokens", tags=["accounts"], responses={**REFUSED, **UNAVAILABLE})
+async def tokens(app: AppDependency, principal: PrincipalDependency) -> TokensReply:
+    """One's own; an administrator sees everybody's."""
+    rows = await app.accounts.read_tokens()
+    return TokensReply(
+        tokens=[
+            _to_token_reply(row, app.now())
+            for row in rows
+            if row.account == principal.name or principal.has_permission("admin")
+        ]
+    )
+
+
+@post(
+    "/tokens",
+    need="self",
+    summary="Make an API token",
+    tags=["accounts"],
+    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
+)
+async def make_token(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewToken]
+) -> TokenMade:
+    """The answer holds the secret, once. Redis keeps its SHA-256."""
+    for permission in data.permissions:
+        if not principal.has_permission(permission):
+            raise ApiProblem(
+                HTTPStatus.FORBIDDEN,
+                f"a token cannot have {permission!r}, which its owner has not. Remedy: leave it out.",
+            )
+    text, now = generate_secret(), app.now()
+    asked = None if data.cameras is None else frozenset(data.cameras)
+    allowed = intersect_cameras(principal.cameras, asked)
+    row = Token(
+        id=secrets.token_hex(6),
+        account=principal.name,
+        label=data.label,
+        secret_sha256=hash_secret(text),
+        permissions=sorted(set(data.permissions)),
+        created_at=now,
+        expires_at=now + data.days * 86_400,
+        cameras=None if allowed is None else sorted(allowed),
+    )
+    detail = f"{', '.join(row.permissions)}; cameras {_format_cameras(row.cameras)}; {data.days} days"
+    await app.accounts.add_token(row, app.build_audit_entry(principal, request, "token.create", row.id, detail))
+    shown = _to_token_reply(row, now)
+    return TokenMade(
+        token=f"{TOKEN_PREFIX}{row.id}_{text}", **{name: getattr(shown, name) for name in shown.__struct_fields__}
+    )
+
+
+@delete(
+    "/tokens/{token_id:str}",
+    need="self",
+    summary="Revoke an API token",
+    tags=["accounts"],
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+)
+async def revoke_token(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, token_id: TokenPath
+) -> None:
+    """One's own, or as an administrator anybody's. It ends at once."""
+    mine = [row for row in await app.accounts.read_tokens() if row.id == token_id and _can_manage(principal, row)]
+    if not mine:
+        raise ApiProblem(HTTPStatus.NOT_FOUND, f"there is no token {token_id!r}. Remedy: see /api/v1/tokens.")
+    await app.accounts.remove_tokens([token_id], app.build_audit_entry(principal, request, "token.revoke", token_id))
+
+
+@get(
+    "/audit", need="admin", summary="Audit log", tags=["accounts"], responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE}
+)
+async def audit_log(
+    app: AppDependency,
+    account: Annotated[
+        str | None, QueryParameter(name="who", description="Only this account's.", max_length=64)
+    ] = None,
+    action: Annotated[str | None, QueryParameter(description="Only of this action.", max_length=64)] = None,
+    cursor: Annotated[
+        str | None, QueryParameter(description="`next_cursor` of the previous page.", max_length=64)
+    ] = None,
+    limit: Annotated[int, QueryParameter(description="Entries per page.", ge=1, le=1000)] = 100,
+) -> AuditPage:
+    """Every change and every sign-in, newest first; kept for `retention.audit_days`. A page may be short: the log ends
+    where `next_cursor` is null.
+    """
+    before = parse_stream_id("cursor", cursor) if cursor else None
+    rows, following = await audit.read_newest_entries(
+        app.redis, before, limit, app.prefix, account_name=account or "", actions=[action] if action else []
+    )
+    entries = [
+        AuditEntryReply(
+            id=entry_id,
+            time=format_rfc3339(row.ts),
+            who=row.who,
+            via=row.via,
+            action=row.action,
+            target=row.target,
+            address=row.address,
+            detail=row.detail,
+            token=row.token,
+        )
+        for entry_id, row in rows
+    ]
+    return AuditPage(entries=entries, next_cursor=following)
+
+
+async def _edit_accounts(app: AppState, change: Any, entry: Any) -> dict[str, Account]:
+    """Apply a change of accounts; what the rules forbid is 404 or 409."""
+    try:
+        return await app.accounts.edit(change, entry)
+    except UnknownAccountError as error:
+        raise ApiProblem(HTTPStatus.NOT_FOUND, str(error)) from None
+    except AccountError as error:
+        raise ApiProblem(HTTPStatus.CONFLICT, str(error)) from None
+
+
+def _unknown_account(name: str) -> ApiProblem:
+    return ApiProblem(HTTPStatus.NOT_FOUND, f"there is no account {name!r}. Remedy: see /api/v1/users.")
+
+
+def _can_manage(principal: Principal, token: Token) -> bool:
+    return token.account == principal.name or principal.has_permission("admin")
+
+
+def _format_cameras(cameras: list[str] | None) -> str:
+    return "all" if cameras is None else "/".join(cameras) or "none"
+
+
+def _to_user_reply(account: Account) -> UserReply:
+    return UserReply(
+        name=account.name,
+        role=account.role,
+        cameras=account.cameras,
+        disabled=account.disabled,
+        created=format_rfc3339(account.created_at),
+    )
+
+
+def _to_token_reply(token: Token, now: float) -> TokenReply:
+    return TokenReply(
+        id=token.id,
+        account=token.account,
+        label=token.label,
+        permissions=token.permissions,
+        cameras=token.cameras,
+        created=format_rfc3339(token.created_at),
+        expires=format_rfc3339(token.expires_at),
+        expired=now >= token.expires_at,
+    )
+
+
+router = Router(
+    "/", route_handlers=[users, make_user, user, change_user, remove_user, tokens, make_token, revoke_token, audit_log]
+)

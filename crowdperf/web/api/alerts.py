@@ -1,0 +1,331 @@
+"""Alerts: what is open, and who takes care of it.
+
+The rules that raise alerts, each change a new version of the configuration file; and how their channels deliver.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any, Literal, get_args
+
+from litestar import Request, Router, delete, get, post, put
+from litestar.params import JSONBody, PathParameter, QueryParameter
+from msgspec import Meta, Struct
+
+from crowdperf.accounts import audit_log
+from crowdperf.accounts.principal import Principal
+from crowdperf.messaging.codec import dead_key
+from crowdperf.messaging.delivery_queue import DEAD_LETTER_STREAM, due_key, parse_stats, stats_key
+from crowdperf.settings.alerts import FILTERS, STATES, AlertRule, Breach, ChannelType, EventKind
+from crowdperf.settings.process_config import ChannelSummary
+from crowdperf.settings.schedule import Window
+from crowdperf.storage import alerts as stored
+from crowdperf.storage.alerts import AlertView
+from crowdperf.supervision.config_patch import Edit, omit_defaults
+from crowdperf.web.api.cameras import CHANGE_RESPONSES, ChangeReply, apply_site_change
+from crowdperf.web.auth import PrincipalDependency, require_all_cameras
+from crowdperf.web.health import read_snapshots
+from crowdperf.web.parameters import (
+    BAD_REQUEST,
+    CONFLICT,
+    NOT_FOUND,
+    REFUSED,
+    UNAVAILABLE,
+    CameraFilter,
+    format_rfc3339,
+    parse_instant,
+)
+from crowdperf.web.problems import ApiProblem, bad_parameter
+from crowdperf.web.schemas import Time
+from crowdperf.web.state import AppDependency, AppState
+
+AlertPath = Annotated[str, PathParameter(description="The alert's id.", max_length=256)]
+ALERT_ERRORS = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
+ALERT_STATES = ("open", "acknowledged", "closed")
+ALERT_SEVERITIES = ("info", "warning", "critical")
+
+
+class AlertsReply(Struct, kw_only=True):
+    """Alerts, newest first; pass `next` on as `before`, with the same filters, until it is null."""
+
+    alerts: list[AlertView]
+    next: Annotated[str | None, Meta(examples=["2026-05-01T06:00:00.000Z"])]
+
+
+@get(
+    "/alerts",
+    need="read",
+    summary="Alerts, newest first",
+    tags=["alerts"],
+    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
+)
+async def alerts(
+    app: AppDependency,
+    principal: PrincipalDependency,
+    state_: Annotated[
+        str | None, QueryParameter(name="state", description=f"Any of {', '.join(ALERT_STATES)}.", max_length=40)
+    ] = None,
+    severity: Annotated[
+        str | None, QueryParameter(description=f"Any of {', '.join(ALERT_SEVERITIES)}.", max_length=40)
+    ] = None,
+    rule: Annotated[str | None, QueryParameter(description="Only this rule's id.", max_length=64)] = None,
+    camera: CameraFilter = None,
+    escalated: Annotated[bool, QueryParameter(description="Only those that were escalated.")] = False,
+    before: Annotated[
+        str | None, QueryParameter(description="Raised before this time, RFC 3339.", max_length=64)
+    ] = None,
+    limit: Annotated[int, QueryParameter(description="Alerts per page.", ge=1, le=500)] = 100,
+) -> AlertsReply:
+    """Alerts about the cameras that the asker may see."""
+    states, severities = (
+        _parse_choices("state", state_, ALERT_STATES),
+        _parse_choices("severity", severity, ALERT_SEVERITIES),
+    )
+    until = parse_instant("before", before) if before else app.now() + 3600
+
+    def admits(view: AlertView) -> bool:
+        alert = view.alert
+        return (
+            view.state in states
+            and alert.severity in severities
+            and rule in (None, alert.rule)
+            and camera in (None, alert.camera)
+            and (alert.escalated > 0 or not escalated)
+            and principal.can_see(alert.camera)
+        )
+
+    rows = await stored.load_newest(app.redis, until, limit, admits, app.prefix)
+    last = format_rfc3339(rows[-1].alert.raised_at) if len(rows) >= limit else None
+    return AlertsReply(alerts=rows, next=last)
+
+
+def _parse_choices(name: str, text: str | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """What a comma-separated parameter names; all of `known` where it is not given."""
+    wanted = allowed if text is None else tuple(text.split(","))
+    if not set(wanted) <= set(allowed):
+        raise bad_parameter(name, text or "", f"use any of: {', '.join(allowed)}, with commas between them.")
+    return wanted
+
+
+@post(
+    "/alerts/{alert_id:str}/acknowledge",
+    need="review",
+    status_code=HTTPStatus.OK,
+    summary="Acknowledge",
+    tags=["alerts"],
+    responses=ALERT_ERRORS,
+)
+async def acknowledge(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, alert_id: AlertPath
+) -> AlertView:
+    """Somebody takes care of it: it is not escalated any further."""
+    return await _change_state(app, request, principal, alert_id, "acknowledged")
+
+
+@post(
+    "/alerts/{alert_id:str}/close",
+    need="review",
+    status_code=HTTPStatus.OK,
+    summary="Close",
+    tags=["alerts"],
+    responses=ALERT_ERRORS,
+)
+async def close(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, alert_id: AlertPath
+) -> AlertView:
+    """It is done, whether or not its cause has ended."""
+    return await _change_state(app, request, principal, alert_id, "closed")
+
+
+async def _change_state(
+    app: AppState,
+    request: Request[Any, Any, Any],
+    principal: Principal,
+    alert_id: str,
+    state: Literal["acknowledged", "closed"],
+) -> AlertView:
+    view = await stored.load(app.redis, alert_id, app.prefix)
+    if view is None or not principal.can_see(view.alert.camera):
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such alert. Remedy: see /api/v1/alerts.")
+    done = await stored.answer_alert(app.redis, view, state, principal.name or principal.kind, app.now(), app.prefix)
+    if done != "done":
+        raise ApiProblem(HTTPStatus.CONFLICT, f"the alert is {done} already. Remedy: read it again.")
+    pipe = app.redis.pipeline(transaction=False)
+    audit_log.stage_entry(pipe, app.build_audit_entry(principal, request, f"alert.{state}", alert_id[:200]), app.prefix)
+    await pipe.execute()
+    after = await stored.load(app.redis, alert_id, app.prefix)
+    return after or view
+
+
+router = Router("/", route_handlers=[alerts, acknowledge, close])
+
+
+RulePath = Annotated[str, PathParameter(description="The rule's id.", max_length=64)]
+
+
+class KindReply(Struct, kw_only=True):
+    """An event that rules may be about."""
+
+    event: Annotated[EventKind, Meta(examples=["CameraChanged"])]
+    filters: Annotated[list[str], Meta(description="Besides cameras and schedule.", examples=[["states"]])]
+    states: Annotated[list[str], Meta(description="What `states` may name.", examples=[["stalled", "backing_off"]])]
+
+
+class RulesReply(Struct, kw_only=True):
+    """The rules, in the order of the configuration, and what a rule may say."""
+
+    rules: list[AlertRule]
+    blank: AlertRule
+    """Every default; its id and event mean nothing."""
+    kinds: list[KindReply]
+    breaches: list[Breach]
+    channels: Annotated[list[str], Meta(description="The ids that rules may name.", examples=[["guards"]])]
+    quiet_hours: list[Window]
+    """On the site's clock; set in the configuration file."""
+
+
+class ChannelReply(Struct, kw_only=True):
+    """How a channel delivers. Its address and secrets are not shown."""
+
+    id: Annotated[str, Meta(examples=["guards"])]
+    type: ChannelType
+    waiting: Annotated[int, Meta(description="Notifications in its queue.", examples=[0])]
+    next_attempt: Annotated[Time | None, Meta(description="Of the first that waits; null for an empty queue.")]
+    sent: Annotated[int, Meta(description="Delivered so far.", examples=[42])]
+    last_sent: Time | None
+    failed: Annotated[int, Meta(description="Attempts that failed so far.", examples=[3])]
+    last_failed: Time | None
+    attempts: Annotated[int, Meta(description="After so many failures a notification is given up.", examples=[12])]
+    dead_letters: Annotated[int, Meta(description="Given up; `crowdperf dead-letters` drives them again.")]
+    problem: Annotated[str, Meta(description="Of the newest attempt; empty where it went well.", examples=[""])]
+
+
+class ChannelsReply(Struct, kw_only=True):
+    """The channels, in the order of the configuration."""
+
+    channels: list[ChannelReply]
+
+
+@get("/alert-rules", need="read", summary="Rules of alerts", tags=["alerts"], responses=REFUSED)
+async def rules(app: AppDependency, principal: PrincipalDependency) -> RulesReply:
+    """Who may see some cameras only sees the rules that name only those."""
+    shown = [
+        rule
+        for rule in app.config.alert_rules
+        if principal.cameras is None or (rule.cameras and all(map(principal.can_see, rule.cameras)))
+    ]
+    return RulesReply(
+        rules=shown,
+        blank=AlertRule(id="rule", event="Alert"),
+        kinds=[
+            KindReply(event=event, filters=list(FILTERS[event]), states=list(STATES.get(event, ())))
+            for event in get_args(EventKind)
+        ],
+        breaches=list(get_args(Breach)),
+        channels=[channel.id for channel in app.config.alert_channels],
+        quiet_hours=list(app.config.quiet_hours),
+    )
+
+
+@get(
+    "/alert-channels",
+    need="review",
+    summary="How the channels deliver",
+    tags=["alerts"],
+    responses={**REFUSED, **UNAVAILABLE},
+)
+async def channels(app: AppDependency) -> ChannelsReply:
+    """Queue, deliveries and failures of each channel of alerts; channels are set in the configuration file alone."""
+    named = app.config.alert_channels
+    # Any: redis-py types its replies differently from release to release.
+    pipe: Any = app.redis.pipeline(transaction=False)
+    for channel in named:
+        pipe.zcard(due_key(channel.id, app.prefix))
+        pipe.zrange(due_key(channel.id, app.prefix), 0, 0, withscores=True)
+        pipe.hgetall(stats_key(channel.id, app.prefix))
+        pipe.xlen(dead_key(DEAD_LETTER_STREAM, channel.id, app.prefix))
+    replies = await pipe.execute() if named else []
+    problems = {
+        name: text for row in await read_snapshots(app) for name, text in row.texts.get("channel_problem", {}).items()
+    }
+    return ChannelsReply(
+        channels=[
+            _to_channel_reply(channel, waiting, first, books, letters, problems.get(channel.id, ""))
+            for channel, waiting, first, books, letters in zip(named, *(replies[at::4] for at in range(4)))
+        ]
+    )
+
+
+def _to_channel_reply(
+    channel: ChannelSummary,
+    waiting: int,
+    first_due: list[tuple[bytes, float]],
+    raw_stats: dict[bytes, bytes],
+    dead_letters: int,
+    problem: str,
+) -> ChannelReply:
+    kept = parse_stats(raw_stats)
+    return ChannelReply(
+        id=channel.id,
+        type=channel.type,
+        waiting=waiting,
+        next_attempt=format_rfc3339(float(first_due[0][1])) if first_due else None,
+        sent=kept.sent,
+        last_sent=None if kept.sent_at is None else format_rfc3339(kept.sent_at),
+        failed=kept.failed,
+        last_failed=None if kept.failed_at is None else format_rfc3339(kept.failed_at),
+        attempts=channel.attempts,
+        dead_letters=dead_letters,
+        problem=problem,
+    )
+
+
+@post("/alert-rules", need="configure", summary="Add a rule", tags=["alerts"], responses=CHANGE_RESPONSES)
+async def add_rule(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[AlertRule]
+) -> ChangeReply:
+    """Its channels are those of the configuration: their addresses and secrets are not for this interface."""
+    require_all_cameras(principal)
+    edit = Edit(mode="create", path=("alerts.rules", data.id), value=omit_defaults(data))
+    return await apply_site_change(app, request, principal, edit, "rule.create")
+
+
+@put(
+    "/alert-rules/{rule_id:str}",
+    need="configure",
+    summary="Replace a rule",
+    tags=["alerts"],
+    responses=CHANGE_RESPONSES,
+)
+async def replace_rule(
+    app: AppDependency,
+    request: Request[Any, Any, Any],
+    principal: PrincipalDependency,
+    rule_id: RulePath,
+    data: JSONBody[AlertRule],
+) -> ChangeReply:
+    """All of its settings; what is left out gets its default."""
+    require_all_cameras(principal)
+    edit = Edit(mode="replace", path=("alerts.rules", rule_id), value=omit_defaults(data))
+    return await apply_site_change(app, request, principal, edit, "rule.change")
+
+
+@delete(
+    "/alert-rules/{rule_id:str}",
+    need="configure",
+    summary="Remove a rule",
+    tags=["alerts"],
+    status_code=200,
+    responses=CHANGE_RESPONSES,
+)
+async def remove_rule(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, rule_id: RulePath
+) -> ChangeReply:
+    """Alerts that it has raised stay."""
+    require_all_cameras(principal)
+    return await apply_site_change(
+        app, request, principal, Edit(mode="delete", path=("alerts.rules", rule_id)), "rule.remove"
+    )
+
+
+alert_rules_router = Router("/", route_handlers=[rules, add_rule, replace_rule, remove_rule, channels])

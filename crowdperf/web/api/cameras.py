@@ -1,0 +1,265 @@
+"""Changing cameras: each change a new version of the configuration file."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Request, Response, Router, delete, get, patch, post, put
+from litestar.params import HeaderParameter, JSONBody
+from msgspec import Meta, Struct
+
+from crowdperf.accounts.principal import Principal
+from crowdperf.counting.validation import DEFAULT_ASPECT
+from crowdperf.frames.ring import RingUnavailable
+from crowdperf.settings.camera import Camera
+from crowdperf.supervision.config_patch import (
+    ConfigRequest,
+    ConfigResponse,
+    Edit,
+    ProbeRequest,
+    compute_revision,
+    omit_defaults,
+)
+from crowdperf.web.api.site import CameraPath, get_camera_state, to_camera_reply
+from crowdperf.web.auth import PrincipalDependency, require_all_cameras
+from crowdperf.web.parameters import (
+    BAD_REQUEST,
+    CONFLICT,
+    NO_PICTURE,
+    NOT_FOUND,
+    PRECONDITION,
+    REFUSED,
+    TOO_MANY,
+    UNAVAILABLE,
+    JpegSpec,
+)
+from crowdperf.web.problems import ApiProblem
+from crowdperf.web.schemas import CameraReply
+from crowdperf.web.state import AppDependency, AppState
+
+IfMatch = Annotated[
+    str | None,
+    HeaderParameter(
+        name="If-Match", description="The ETag that the camera was loaded with: 412 if it has changed.", max_length=200
+    ),
+]
+CHANGE_RESPONSES = {**BAD_REQUEST, **NOT_FOUND, **CONFLICT, **PRECONDITION, **REFUSED, **UNAVAILABLE}
+
+
+class CameraSaved(CameraReply, kw_only=True):
+    """A camera as it was saved. `restarts` names the programs that begin anew for it; `web` shows it already."""
+
+    version: int
+    restarts: list[str]
+    running: bool
+    """False: there is no supervisord, so the change takes effect with the next start."""
+
+
+class ChangeReply(Struct, kw_only=True):
+    """A change that leaves nothing to show."""
+
+    version: int
+    restarts: list[str]
+    running: bool
+
+
+class SourceTestRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A source to try. To try a saved camera, name it and send its URL as it is shown."""
+
+    url: Annotated[str, Meta(min_length=1, max_length=2000, examples=["rtsp://viewer:secret@192.0.2.10/stream2"])]
+    camera: Annotated[str, Meta(max_length=32, examples=["lobby"])] = ""
+    rtsp_transport: Literal["tcp", "udp"] = "tcp"
+
+
+@post("/cameras", need="configure", summary="Add a camera", tags=["configuration"], responses=CHANGE_RESPONSES)
+async def add_camera(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[Camera]
+) -> Response[CameraSaved]:
+    """Its capture process starts at once. For who may see all cameras only."""
+    require_all_cameras(principal)
+    edit = Edit(mode="create", path=("cameras", data.id), value=omit_defaults(data))
+    return await save_camera(app, request, principal, data.id, edit, "camera.create", None, HTTPStatus.CREATED)
+
+
+@get(
+    "/cameras/{camera_id:str}/config",
+    need="configure",
+    summary="A camera's settings",
+    tags=["configuration"],
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
+)
+async def camera_config(app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath) -> Response[Camera]:
+    """All of them, defaults included: what PUT takes back. The URL is redacted; sent back as it is, it stays."""
+    camera = app.get_camera(camera_id, principal)
+    return Response(camera, headers={"ETag": f'"{compute_revision(camera)}"'})
+
+
+@put(
+    "/cameras/{camera_id:str}",
+    need="configure",
+    summary="Replace a camera",
+    tags=["configuration"],
+    responses=CHANGE_RESPONSES,
+)
+async def replace_camera(
+    app: AppDependency,
+    request: Request[Any, Any, Any],
+    principal: PrincipalDependency,
+    camera_id: CameraPath,
+    data: JSONBody[Camera],
+    if_match: IfMatch = None,
+) -> Response[CameraSaved]:
+    """All of its settings; what is left out gets its default."""
+    app.get_camera(camera_id, principal)
+    edit = Edit(mode="replace", path=("cameras", camera_id), value=omit_defaults(data))
+    return await save_camera(app, request, principal, camera_id, edit, "camera.change", if_match)
+
+
+@patch(
+    "/cameras/{camera_id:str}",
+    need="configure",
+    summary="Change some of a camera's settings",
+    tags=["configuration"],
+    responses=CHANGE_RESPONSES,
+)
+async def change_camera(
+    app: AppDependency,
+    request: Request[Any, Any, Any],
+    principal: PrincipalDependency,
+    camera_id: CameraPath,
+    data: JSONBody[dict[str, Any]],
+    if_match: IfMatch = None,
+) -> Response[CameraSaved]:
+    """A JSON merge patch (RFC 7396): null takes a setting back to its default, `{"enabled": false}` switches the camera
+    off. `lines` and `zones` replace the present ones; one with the id of a present one keeps what it does not name.
+    """
+    app.get_camera(camera_id, principal)
+    edit = Edit(mode="merge", path=("cameras", camera_id), value=data)
+    return await save_camera(app, request, principal, camera_id, edit, "camera.change", if_match)
+
+
+@delete(
+    "/cameras/{camera_id:str}",
+    need="configure",
+    summary="Remove a camera",
+    tags=["configuration"],
+    status_code=200,
+    responses=CHANGE_RESPONSES,
+)
+async def remove_camera(
+    app: AppDependency,
+    request: Request[Any, Any, Any],
+    principal: PrincipalDependency,
+    camera_id: CameraPath,
+    if_match: IfMatch = None,
+) -> ChangeReply:
+    """Its history stays."""
+    app.get_camera(camera_id, principal)
+    edit = Edit(mode="delete", path=("cameras", camera_id))
+    outcome = await apply_change(app, request, principal, camera_id, edit, "camera.remove", if_match)
+    return ChangeReply(version=outcome.version, restarts=list(outcome.restarts), running=outcome.running)
+
+
+@post(
+    "/camera-test",
+    need="configure",
+    summary="Try a source before saving it",
+    tags=["configuration"],
+    status_code=200,
+    media_type="image/jpeg",
+    responses={200: JpegSpec, **BAD_REQUEST, **NOT_FOUND, **REFUSED, **NO_PICTURE, **TOO_MANY},
+)
+async def test_source(
+    app: AppDependency, principal: PrincipalDependency, data: JSONBody[SourceTestRequest]
+) -> Response[bytes]:
+    """A picture of now, or 422 with the reason why there is none, within ten seconds."""
+    if data.camera or principal.cameras is not None:
+        app.get_camera(data.camera, principal)
+    asked = ProbeRequest(url=data.url, camera=data.camera, rtsp_transport=data.rtsp_transport)
+    seen = await app.config_client.probe_source(asked)
+    if not seen.ok:
+        raise ApiProblem(HTTPStatus.UNPROCESSABLE_ENTITY, seen.detail)
+    headers = {"X-Source-Width": str(seen.width), "X-Source-Height": str(seen.height), "X-Source-Fps": f"{seen.fps:g}"}
+    return Response(seen.jpeg, media_type="image/jpeg", headers=headers)
+
+
+async def save_camera(
+    app: AppState,
+    request: Request[Any, Any, Any],
+    principal: Principal,
+    camera_id: str,
+    edit: Edit,
+    action: str,
+    if_match: str | None,
+    status: HTTPStatus = HTTPStatus.OK,
+) -> Response[CameraSaved]:
+    """Make the change and show the camera as it is by then."""
+    outcome = await apply_change(app, request, principal, camera_id, edit, action, if_match)
+    camera = msgspec.convert(next(row for row in outcome.cameras if row["id"] == camera_id), Camera)
+    state = await asyncio.to_thread(get_camera_state, app, camera)
+    shown = to_camera_reply(camera, state)
+    saved = CameraSaved(
+        version=outcome.version,
+        restarts=list(outcome.restarts),
+        running=outcome.running,
+        **{name: getattr(shown, name) for name in shown.__struct_fields__},
+    )
+    return Response(saved, status_code=status, headers={"ETag": f'"{outcome.revisions[camera_id]}"'})
+
+
+async def apply_change(
+    app: AppState,
+    request: Request[Any, Any, Any],
+    principal: Principal,
+    camera_id: str,
+    edit: Edit,
+    action: str,
+    if_match: str | None,
+) -> ConfigResponse:
+    """Have the change made, and write it into the audit log.
+
+    Raises:
+        Problem: it cannot be made.
+    """
+    known = next((row for row in app.config.cameras if row.id == camera_id), None)
+    expected = (if_match or "").removeprefix("W/").strip('"')
+    order = ConfigRequest(
+        do="edit",
+        edits=(edit,),
+        expect={camera_id: expected} if expected and expected != "*" else {},
+        who=principal.name,
+        comment=f"{action} {'/'.join(edit.path[1::2])}",
+        aspects={camera_id: await asyncio.to_thread(get_aspect, app, known)} if known else {},
+    )
+    outcome = await app.config_client.request(order)
+    fields = ", ".join(sorted(edit.value)) if isinstance(edit.value, dict) else ""
+    detail = f"version {outcome.version}; {fields}" if fields else f"version {outcome.version}"
+    await app.write_audit_entry(principal, request, action, "/".join(edit.path[1::2]), detail)
+    return outcome
+
+
+def get_aspect(app: AppState, camera: Camera) -> float:
+    """Width by height of the camera's picture; 16:9 while it is not known."""
+    view = app.get_ring_view(camera.id)
+    try:
+        state = view.read_state() if view else None
+    except RingUnavailable:
+        state = None
+    return state.width / state.height if state else DEFAULT_ASPECT
+
+
+async def apply_site_change(
+    app: AppState, request: Request[Any, Any, Any], principal: Principal, edit: Edit, action: str
+) -> ChangeReply:
+    """A change of something that is no camera's."""
+    outcome = await apply_change(app, request, principal, "", edit, action, None)
+    return ChangeReply(version=outcome.version, restarts=list(outcome.restarts), running=outcome.running)
+
+
+router = Router(
+    "/",
+    route_handlers=[add_camera, camera_config, replace_camera, change_camera, remove_camera, test_source],
+)

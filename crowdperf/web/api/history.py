@@ -1,0 +1,338 @@
+"""What happened: counts and events over a range of time."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Router, get
+from litestar.di import NamedDependency, Provide
+from litestar.params import QueryParameter
+
+from crowdperf.accounts.principal import Principal
+from crowdperf.messaging.schema import CameraGap
+from crowdperf.messaging.streams import EVENTS, stream_key
+from crowdperf.settings.base import CLASSES
+from crowdperf.storage.buckets import BUCKETS, Bucket
+from crowdperf.storage.queries import GROUP_FIELDS, CrossingFilter, GroupKey, count_crossings, read_newest
+from crowdperf.web.api.lines_zones import attach_evaluations
+from crowdperf.web.auth import PrincipalDependency
+from crowdperf.web.live.counts import EVENT_TYPES, crossing_to_event_reply, decode_event, to_event_reply
+from crowdperf.web.parameters import (
+    BAD_REQUEST,
+    REFUSED,
+    UNAVAILABLE,
+    CameraFilter,
+    Cursor,
+    Span,
+    format_rfc3339,
+    parse_cursor,
+    parse_span,
+)
+from crowdperf.web.problems import bad_parameter
+from crowdperf.web.schemas import CountRow, CountsReply, EventReply, EventsReply, SeriesReply, SeriesRow
+from crowdperf.web.state import AppDependency, AppState
+
+GROUPS = (*GROUP_FIELDS, *BUCKETS)
+BUCKET_S: dict[Bucket, int] = {"minute": 60, "hour": 3600, "day": 86_400}
+MAX_SERIES_BUCKETS = 12_000
+"""Buckets in one answer: eight days of minutes, more than a year of hours."""
+SCAN_PAGE_ENTRIES = 500
+MAX_SCAN_PAGES = 20
+"""Entries one request may look at: 10,000. A page may then hold fewer events than asked, and still have a cursor."""
+MAX_ARRIVAL_DELAY_S = 3600.0
+"""An event may enter the stream this much later than it happened (Redis was away, a replay)."""
+MAX_CLOCK_SKEW_S = 5.0
+"""And this much earlier, by the clocks of two machines."""
+
+From = Annotated[
+    str | None,
+    QueryParameter(
+        name="from", description="Start, RFC 3339, included. Default: today in the site's zone.", max_length=64
+    ),
+]
+To = Annotated[
+    str | None,
+    QueryParameter(name="to", description="End, RFC 3339, excluded. Default: the end of today.", max_length=64),
+]
+LineFilter = Annotated[str | None, QueryParameter(description="Only this line's id.", max_length=64)]
+ClassFilter = Annotated[
+    str | None, QueryParameter(name="class", description=f"One of {', '.join(CLASSES)}.", max_length=16)
+]
+DirectionFilter = Annotated[str | None, QueryParameter(description="in or out.", max_length=8)]
+
+
+def parse_crossing_filter(
+    app: AppDependency,
+    principal: PrincipalDependency,
+    camera: CameraFilter = None,
+    line: LineFilter = None,
+    class_name: ClassFilter = None,
+    direction: DirectionFilter = None,
+    start: From = None,
+    end: To = None,
+) -> CrossingFilter:
+    """The crossings that a request is about, within what its caller may see: its range and filters.
+
+    Raises:
+        Problem: a wrong range, an unknown camera, class or direction.
+    """
+    asked = parse_span(start, end, app.now(), app.zone)
+    if camera is not None:
+        app.get_camera(camera, principal)
+    return CrossingFilter(
+        *asked,
+        camera=camera or "",
+        line=line or "",
+        class_name=_check_choice("class", class_name, CLASSES),
+        direction=_check_choice("direction", direction, ("in", "out")),
+        cameras=principal.cameras,
+    )
+
+
+CROSSING_FILTER_DEPENDENCIES = {"crossing_filter": Provide(parse_crossing_filter, sync_to_thread=False)}
+"""For a router: what its routes take as `wanted`."""
+CrossingFilterDependency = NamedDependency[CrossingFilter]
+
+
+@get(
+    "/counts",
+    need="read",
+    summary="Crossings counted",
+    tags=["history"],
+    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
+)
+async def counts(
+    app: AppDependency,
+    crossing_filter: CrossingFilterDependency,
+    group: Annotated[
+        str,
+        QueryParameter(
+            description=f"Comma-separated: {', '.join(GROUPS)}; one bucket of time at most. Empty: the total only.",
+            max_length=64,
+        ),
+    ] = "camera,line,class,direction",
+) -> CountsReply:
+    """How many crossings there were in [from, to), by camera, line, class and direction, or by minute, hour or day.
+
+    Hours and days are those of the site's zone, named by when they begin; of a bucket that the range cuts, the part in
+    the range is counted.
+    """
+    names = _parse_groups(group, GROUPS)
+    bucket = _find_bucket(names, group)
+    if bucket:
+        _check_bucket_count(crossing_filter, bucket)
+    fields = [name for name in names if name != bucket]
+    totals = await count_crossings(app.redis, crossing_filter, fields, bucket, app.calendar, app.prefix)
+    rows = [_to_count_row(fields, bucket, group, number) for group, number in _sort_groups(totals, names, bucket)]
+    return CountsReply(
+        start=format_rfc3339(crossing_filter.start),
+        end=format_rfc3339(crossing_filter.end),
+        group=names,
+        total=sum(totals.values()),
+        counts=await attach_evaluations(app, rows) if names else [],
+    )
+
+
+@get(
+    "/series",
+    need="read",
+    summary="Crossings over time",
+    tags=["history"],
+    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
+)
+async def series(
+    app: AppDependency,
+    crossing_filter: CrossingFilterDependency,
+    bucket: Annotated[str, QueryParameter(description="minute, hour or day.", max_length=8)] = "hour",
+    group: Annotated[
+        str,
+        QueryParameter(description=f"Comma-separated: {', '.join(GROUP_FIELDS)}. Empty: all together.", max_length=64),
+    ] = "direction",
+) -> SeriesReply:
+    """Counts per minute, hour or day of the site's zone, zeros included: what a chart draws."""
+    fields = _parse_groups(group, GROUP_FIELDS)
+    chosen = next((name for name in BUCKETS if name == bucket), None)
+    if chosen is None:
+        raise bad_parameter("bucket", bucket, f"use one of: {', '.join(BUCKETS)}.")
+    _check_bucket_count(crossing_filter, chosen)
+    totals = await count_crossings(app.redis, crossing_filter, fields, chosen, app.calendar, app.prefix)
+    starts = app.calendar.list_bucket_starts(chosen, crossing_filter.start, crossing_filter.end)
+    place = {start: index for index, start in enumerate(starts)}
+    rows: dict[tuple[str, ...], list[int]] = {} if fields else {(): [0] * len(starts)}
+    for (values, begin), number in totals.items():
+        rows.setdefault(values, [0] * len(starts))[place[begin]] = number
+    return SeriesReply(
+        start=format_rfc3339(crossing_filter.start),
+        end=format_rfc3339(crossing_filter.end),
+        bucket=chosen,
+        timezone=app.calendar.name,
+        starts=[app.calendar.format_time(moment) for moment in starts],
+        series=[SeriesRow(counts=row, **_to_columns(fields, values)) for values, row in sorted(rows.items())],
+    )
+
+
+def _check_choice(name: str, value: str | None, allowed: tuple[str, ...]) -> str:
+    if value is not None and value not in allowed:
+        raise bad_parameter(name, value, f"use one of: {', '.join(allowed)}.")
+    return value or ""
+
+
+def _parse_groups(text: str, allowed: tuple[str, ...]) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in allowed or names.count(name) > 1:
+            raise bad_parameter("group", text, f"use each of these at most once: {', '.join(allowed)}.")
+    return names
+
+
+def _find_bucket(names: list[str], text: str) -> Bucket | None:
+    found = [name for name in BUCKETS if name in names]
+    if len(found) > 1:
+        raise bad_parameter("group", text, f"use one of {', '.join(BUCKETS)} at most.")
+    return found[0] if found else None
+
+
+def _check_bucket_count(crossing_filter: CrossingFilter, bucket: Bucket) -> None:
+    """Refuse what no chart could show and no client would want to parse."""
+    if (crossing_filter.end - crossing_filter.start) / BUCKET_S[bucket] > MAX_SERIES_BUCKETS:
+        raise bad_parameter(
+            "bucket", bucket, f"ask for a shorter range, or a longer bucket: at most {MAX_SERIES_BUCKETS} at a time."
+        )
+
+
+def _sort_groups(totals: dict[GroupKey, int], names: list[str], bucket: Bucket | None) -> list[tuple[GroupKey, int]]:
+    """By the columns in the order in which they were asked for."""
+    at = names.index(bucket) if bucket else 0
+
+    def columns(row: tuple[GroupKey, int]) -> tuple[Any, ...]:
+        (values, begin), _ = row
+        return (*values[:at], begin, *values[at:])
+
+    return sorted(totals.items(), key=columns)
+
+
+def _to_columns(fields: list[str], values: tuple[str, ...]) -> dict[str, Any]:
+    return {"klass" if name == "class" else name: value for name, value in zip(fields, values)}
+
+
+def _to_count_row(fields: list[str], bucket: Bucket | None, group: GroupKey, count: int) -> CountRow:
+    values, begin = group
+    times: dict[str, Any] = {bucket: format_rfc3339(begin)} if bucket else {}
+    return CountRow(count=count, **times, **_to_columns(fields, values))
+
+
+@get(
+    "/events",
+    need="read",
+    summary="Events, newest first",
+    tags=["history"],
+    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
+)
+async def events(
+    app: AppDependency,
+    principal: PrincipalDependency,
+    start: From = None,
+    end: To = None,
+    type_: Annotated[
+        str | None,
+        QueryParameter(name="type", description=f"Comma-separated: {', '.join(EVENT_TYPES)}.", max_length=512),
+    ] = None,
+    camera: CameraFilter = None,
+    cursor_: Annotated[
+        str | None, QueryParameter(name="cursor", description="`next_cursor` of the previous page.", max_length=600)
+    ] = None,
+    limit: Annotated[int, QueryParameter(description="Events per page.", ge=1, le=1000)] = 100,
+) -> EventsReply:
+    """Events that happened in [from, to), a page at a time.
+
+    `type=LineCrossed` alone reads the history of crossings, which is kept for `retention.crossings_days`; everything
+    else reads the stream of events, which is kept for `retention.events_days`. Pass `next_cursor` on until it is null;
+    a page may hold fewer than `limit`.
+    """
+    asked = parse_span(start, end, app.now(), app.zone)
+    if camera is not None:
+        app.get_camera(camera, principal)
+    types = _parse_types(type_)
+    if types == {"LineCrossed"}:
+        page, following = await _read_crossings_page(
+            app, principal, asked, camera or "", parse_cursor(cursor_, "crossings"), limit
+        )
+    else:
+        page, following = await _read_events_page(
+            app, principal, asked, types, camera or "", parse_cursor(cursor_, "stream"), limit
+        )
+    return EventsReply(
+        start=format_rfc3339(asked.start),
+        end=format_rfc3339(asked.end),
+        events=page,
+        next_cursor=following.to_text() if following else None,
+    )
+
+
+def _parse_types(text: str | None) -> set[str]:
+    types = {name.strip() for name in (text or "").split(",") if name.strip()}
+    if not types <= set(EVENT_TYPES):
+        raise bad_parameter("type", text or "", f"use some of: {', '.join(EVENT_TYPES)}.")
+    return types
+
+
+async def _read_crossings_page(
+    app: AppState, principal: Principal, time_range: Span, camera: str, after: Cursor | None, limit: int
+) -> tuple[list[EventReply], Cursor | None]:
+    """A page from the history of crossings."""
+    before = (after.ts, after.id) if after else None
+    rows = await read_newest(
+        app.redis, CrossingFilter(*time_range, camera=camera, cameras=principal.cameras), before, limit + 1, app.prefix
+    )
+    page = rows[:limit]
+    following = Cursor("crossings", page[-1].ts, page[-1].id) if len(rows) > limit else None
+    return [crossing_to_event_reply(row) for row in page], following
+
+
+async def _read_events_page(
+    app: AppState,
+    principal: Principal,
+    time_range: Span,
+    types: set[str],
+    camera: str,
+    after: Cursor | None,
+    limit: int,
+) -> tuple[list[EventReply], Cursor | None]:
+    """A page from the stream of events, in the order in which they came in."""
+    # Any: redis-py types its replies differently from release to release.
+    client: Any = app.redis
+    high = f"({after.id}" if after else str(int((time_range.end + MAX_ARRIVAL_DELAY_S) * 1000))
+    low = str(max(0, int((time_range.start - MAX_CLOCK_SKEW_S) * 1000)))
+    page: list[EventReply] = []
+    for _ in range(MAX_SCAN_PAGES):
+        rows = await client.xrevrange(stream_key(EVENTS, prefix=app.prefix), high, low, count=SCAN_PAGE_ENTRIES)
+        for stream_id, fields in rows:
+            event = decode_event(fields)
+            if (
+                event is not None
+                and time_range.start <= event.ts < time_range.end
+                and (not camera or event.camera == camera)
+                and principal.can_see(event.camera)
+                and (not types or type(event).__name__ in types)
+            ):
+                page.append(to_event_reply(event))
+                if len(page) == limit:
+                    return page, Cursor("stream", event.ts, stream_id.decode())
+        if len(rows) < SCAN_PAGE_ENTRIES:
+            return page, None
+        high = f"({rows[-1][0].decode()}"
+    return page, Cursor("stream", time_range.start, rows[-1][0].decode())
+
+
+async def read_gaps(
+    app: AppState, principal: Principal, time_range: Span, camera: str, max_gaps: int
+) -> list[EventReply]:
+    """The newest gaps that ended in the range, of all cameras or one."""
+    page, _ = await _read_events_page(app, principal, time_range, {CameraGap.__name__}, camera, None, max_gaps)
+    return page
+
+
+router = Router(
+    "/",
+    route_handlers=[events, Router("/", route_handlers=[counts, series], dependencies=CROSSING_FILTER_DEPENDENCIES)],
+)

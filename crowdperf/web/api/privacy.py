@@ -1,0 +1,179 @@
+"""The watch-list, and what one person may ask for: a copy of the own data, and its end."""
+
+from __future__ import annotations
+
+import secrets
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+import msgspec
+from litestar import Request, Router, delete, get, post
+from litestar.params import JSONBody, PathParameter
+from msgspec import Meta, Struct
+
+from crowdperf.visitors.roll_call import RollCallEntry, RollCallStore
+from crowdperf.visitors.visit import ON_SITE_STATES, Person, Text, Visit, WatchListEntry
+from crowdperf.web.api.visits import VISIT_ERRORS, get_visit_store
+from crowdperf.web.auth import PrincipalDependency
+from crowdperf.web.parameters import REFUSED, UNAVAILABLE
+from crowdperf.web.problems import ApiProblem
+from crowdperf.web.state import AppDependency
+
+PersonPath = Annotated[str, PathParameter(description="The person's id.", max_length=64)]
+
+
+class NewListing(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A new entry of the watch-list; somebody else has to approve it."""
+
+    kind: Literal["watch", "block"]
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    company: Text = ""
+    reason: Annotated[str, Meta(min_length=3, max_length=1000)]
+
+
+class Listings(Struct, kw_only=True):
+    """The watch-list."""
+
+    entries: list[WatchListEntry]
+
+
+class Export(Struct, kw_only=True):
+    """All that is stored about one person."""
+
+    person: Person | None
+    visits: list[Visit]
+    watch_list: list[WatchListEntry]
+    """Entries of this name, approved or not."""
+    roll_calls: dict[str, list[RollCallEntry]]
+    """Roll call -> what was marked for the person's visits."""
+
+
+class Erased(Struct, kw_only=True):
+    """How many visits were made anonymous."""
+
+    visits: int
+
+
+@get("/watch-list", need="visitors", summary="Watch-list", tags=["visitors"], responses={**REFUSED, **UNAVAILABLE})
+async def watch_list(app: AppDependency) -> Listings:
+    """Every entry, with its reason and who approved it."""
+    return Listings(entries=await get_visit_store(app).list_listings())
+
+
+@post("/watch-list", need="visitors", summary="Propose an entry", tags=["visitors"], responses=VISIT_ERRORS)
+async def propose(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewListing]
+) -> WatchListEntry:
+    """A new entry. It counts once somebody with the permission `review`, other than its author, has approved it."""
+    listing = WatchListEntry(
+        id=secrets.token_hex(8),
+        kind=data.kind,
+        name=data.name,
+        company=data.company,
+        reason=data.reason,
+        added_by=principal.name,
+        added_at=app.now(),
+    )
+    await get_visit_store(app).save_listing(
+        listing, app.build_audit_entry(principal, request, "watch_list.add", listing.id)
+    )
+    return listing
+
+
+@post(
+    "/watch-list/{listing_id:str}/approve",
+    need="review",
+    status_code=HTTPStatus.OK,
+    summary="Approve an entry",
+    tags=["visitors"],
+    responses=VISIT_ERRORS,
+)
+async def approve_listing(
+    app: AppDependency,
+    request: Request[Any, Any, Any],
+    principal: PrincipalDependency,
+    listing_id: Annotated[str, PathParameter(description="The entry's id.", max_length=64)],
+) -> WatchListEntry:
+    """From now on the entry counts."""
+    found = next((row for row in await get_visit_store(app).list_listings() if row.id == listing_id), None)
+    if found is None:
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such entry. Remedy: see /api/v1/watch-list.")
+    if found.added_by == principal.name:
+        raise ApiProblem(HTTPStatus.CONFLICT, "who proposed the entry cannot approve it. Remedy: ask somebody else.")
+    approved = msgspec.structs.replace(found, approved_by=principal.name, approved_at=app.now())
+    await get_visit_store(app).save_listing(
+        approved, app.build_audit_entry(principal, request, "watch_list.approve", listing_id)
+    )
+    return approved
+
+
+@delete(
+    "/watch-list/{listing_id:str}", need="review", summary="Remove an entry", tags=["visitors"], responses=VISIT_ERRORS
+)
+async def drop_listing(
+    app: AppDependency,
+    request: Request[Any, Any, Any],
+    principal: PrincipalDependency,
+    listing_id: Annotated[str, PathParameter(description="The entry's id.", max_length=64)],
+) -> None:
+    """Take it off the list."""
+    if not await get_visit_store(app).drop_listing(
+        listing_id, app.build_audit_entry(principal, request, "watch_list.remove", listing_id)
+    ):
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such entry. Remedy: see /api/v1/watch-list.")
+
+
+@get(
+    "/people/{person_id:str}/export",
+    need="admin",
+    summary="One person's data",
+    tags=["visitors"],
+    responses=VISIT_ERRORS,
+)
+async def export(app: AppDependency, person_id: PersonPath) -> Export:
+    """All that is stored about one person."""
+    store = get_visit_store(app)
+    person = await store.load_person(person_id)
+    found = await store.list_visits_of_person(person_id)
+    if person is None and not found:
+        raise _unknown_person()
+    listings = await store.list_listings() if person else []
+    return Export(
+        person=person,
+        visits=found,
+        watch_list=[row for row in listings if person and row.matches_name(person)],
+        roll_calls=await RollCallStore(app.redis, app.prefix).load_entries([visit.id for visit in found]),
+    )
+
+
+@delete(
+    "/people/{person_id:str}",
+    need="admin",
+    status_code=HTTPStatus.OK,
+    summary="Erase one person's data",
+    tags=["visitors"],
+    responses=VISIT_ERRORS,
+)
+async def erase(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, person_id: PersonPath
+) -> Erased:
+    """Name, company, address, hosts and reasons go; the visits stay for the figures, without a name."""
+    store = get_visit_store(app)
+    person = await store.load_person(person_id)
+    rows = await store.list_visits_of_person(person_id)
+    if person is None and not rows:
+        raise _unknown_person()
+    if any(row.state in ON_SITE_STATES for row in rows):
+        raise ApiProblem(
+            HTTPStatus.CONFLICT, "the person is on site, and has to be found in an evacuation. Remedy: check out first."
+        )
+    return Erased(
+        visits=await store.erase(person_id, app.build_audit_entry(principal, request, "person.erase", person_id))
+    )
+
+
+def _unknown_person() -> ApiProblem:
+    return ApiProblem(HTTPStatus.NOT_FOUND, "nothing is stored about such a person. Remedy: take the id from a visit.")
+
+
+router = Router("/", route_handlers=[watch_list, propose, approve_listing, drop_listing, export, erase])

@@ -1,0 +1,276 @@
+"""A range as a page to print, or to save as PDF from the browser: totals by line and day, and the cameras' gaps.
+
+Crossings as files: streamed, so that a year costs the server no more memory than a day.
+
+Where people stood, and how long they stayed: a camera's density grid and its zones' figures over a range.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import AsyncIterator, Iterable
+from http import HTTPStatus
+from typing import Annotated
+
+import msgspec
+from litestar import Response, Router, get
+from litestar.params import PathParameter
+from litestar.response import Stream
+from msgspec import Meta, Struct, field
+
+from crowdperf.settings.base import DENSITY_GRID
+from crowdperf.storage import density, occupancy
+from crowdperf.storage.queries import CrossingFilter, count_crossings
+from crowdperf.storage.transfer.export import MEDIA_TYPES, Format, ParquetUnavailableError, iter_chunks
+from crowdperf.web.api.history import (
+    CROSSING_FILTER_DEPENDENCIES,
+    CrossingFilterDependency,
+    From,
+    To,
+    parse_crossing_filter,
+    read_gaps,
+)
+from crowdperf.web.api.site import CameraPath
+from crowdperf.web.auth import PrincipalDependency
+from crowdperf.web.parameters import (
+    BAD_REQUEST,
+    NOT_FOUND,
+    REFUSED,
+    UNAVAILABLE,
+    CameraFilter,
+    Span,
+    format_rfc3339,
+    parse_span,
+)
+from crowdperf.web.problems import ApiProblem
+from crowdperf.web.schemas import Time
+from crowdperf.web.state import AppDependency, AppState
+
+MAX_REPORT_GAPS = 200
+
+
+@get(
+    "/exports/report.html",
+    need="read",
+    summary="Report to print",
+    tags=["history"],
+    media_type="text/html",
+    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
+)
+async def report(
+    app: AppDependency, principal: PrincipalDependency, camera: CameraFilter = None, start: From = None, end: To = None
+) -> Response[str]:
+    """Crossings in [from, to) by line and class, by day of the site's zone, and the gaps of the cameras in it."""
+    crossing_filter = parse_crossing_filter(app, principal, camera, start=start, end=end)
+    asked = Span(crossing_filter.start, crossing_filter.end)
+    by_line = await count_crossings(
+        app.redis, crossing_filter, ["camera", "line", "class", "direction"], None, app.calendar, app.prefix
+    )
+    by_day = await count_crossings(app.redis, crossing_filter, ["direction"], "day", app.calendar, app.prefix)
+    lines: dict[tuple[str, ...], dict[str, int]] = {}
+    for ((*names, direction), _), number in by_line.items():
+        lines.setdefault(tuple(names), {})[direction] = number
+    days: dict[int, dict[str, int]] = {}
+    for ((direction,), begin), number in by_day.items():
+        days.setdefault(begin, {})[direction] = number
+    shown = {row.id: row for row in app.get_cameras(principal)}
+
+    def title(camera_id: str, line_id: str) -> tuple[str, str]:
+        known = shown.get(camera_id)
+        found = next((line.name for line in known.lines if line.id == line_id), "") if known else ""
+        return (known.title if known else camera_id), found or line_id
+
+    found = await read_gaps(app, principal, asked, camera or "", MAX_REPORT_GAPS)
+    text = app.calendar.format_time
+    body = [
+        f"<h1>{html.escape(app.config.site.name)}</h1>",
+        f"<p>Crossings from {text(asked.start)} to {text(asked.end)} ({html.escape(app.calendar.name)}).</p>",
+        "<h2>By line</h2>",
+        _render_table(
+            ("Camera", "Line", "Class", "In", "Out", "In minus out"),
+            ((*title(*names[:2]), names[2], *_format_totals(row)) for names, row in sorted(lines.items())),
+        ),
+        "<h2>By day</h2>",
+        _render_table(
+            ("Day", "In", "Out", "In minus out"),
+            ((text(day)[:10], *_format_totals(row)) for day, row in sorted(days.items())),
+        ),
+        "<h2>Gaps: what no camera saw</h2>",
+        _render_table(
+            ("Camera", "From", "To", "Cause"),
+            (
+                (title(gap.camera, "")[0], text(gap.start or 0.0), text(gap.end or 0.0), gap.cause or "")
+                for gap in reversed(found)
+            ),
+        ),
+    ]
+    page = (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Report</title>"
+        f"<link rel='stylesheet' href='/style/print.css'>{''.join(body)}</html>"
+    )
+    return Response(page, media_type="text/html")
+
+
+def _format_totals(row: dict[str, int]) -> tuple[str, str, str]:
+    entered, left = row.get("in", 0), row.get("out", 0)
+    return str(entered), str(left), str(entered - left)
+
+
+def _render_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Every cell as text, whatever a camera is called; a word where there is no row."""
+    lines = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
+    if not lines:
+        return "<p>None.</p>"
+    names = "".join(f"<th>{name}</th>" for name in head)
+    return f"<table><thead><tr>{names}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+router = Router("/", route_handlers=[report])
+
+
+EXPORT_RESPONSES = {**BAD_REQUEST, **REFUSED, **UNAVAILABLE}
+
+
+@get(
+    "/exports/crossings.csv", need="read", summary="Crossings as CSV", tags=["history"], responses=EXPORT_RESPONSES,
+    media_type="text/csv",
+)  # fmt: skip
+async def crossings_csv(app: AppDependency, crossing_filter: CrossingFilterDependency) -> Stream:
+    """Every crossing in [from, to) in order of time. `time` is in the site's zone with its offset, `ts` Unix seconds.
+
+    UTF-8 with a byte order mark; a cell that a spreadsheet could take for a formula begins with an apostrophe.
+    """
+    return await _stream_file(app, crossing_filter, "csv")
+
+
+@get(
+    "/exports/crossings.parquet", need="read", summary="Crossings as Parquet",
+    tags=["history"], responses=EXPORT_RESPONSES,
+    media_type=MEDIA_TYPES["parquet"],
+)  # fmt: skip
+async def crossings_parquet(app: AppDependency, crossing_filter: CrossingFilterDependency) -> Stream:
+    """Every crossing in [from, to) in order of time; `time` is a timestamp in the site's zone. 501 without pyarrow."""
+    return await _stream_file(app, crossing_filter, "parquet")
+
+
+async def _stream_file(app: AppState, crossing_filter: CrossingFilter, file_format: Format) -> Stream:
+    pieces = iter_chunks(app.redis, crossing_filter, app.calendar, file_format, app.prefix)
+    try:
+        # The head and the first rows before the answer begins: an outage is then a 503, not a file that breaks off.
+        first = [await anext(pieces), await anext(pieces, b"")]
+    except ParquetUnavailableError as error:
+        raise ApiProblem(HTTPStatus.NOT_IMPLEMENTED, str(error)) from None
+    name = f"crossings-{app.calendar.format_time(crossing_filter.start)[:10]}.{file_format}"
+    return Stream(
+        _chain_pieces(first, pieces),
+        media_type=MEDIA_TYPES[file_format],
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+async def _chain_pieces(first: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    for piece in first:
+        if piece:
+            yield piece
+    async for piece in rest:
+        yield piece
+
+
+exports_router = Router(
+    "/", route_handlers=[crossings_csv, crossings_parquet], dependencies=CROSSING_FILTER_DEPENDENCIES
+)
+
+
+ZonePath = Annotated[str, PathParameter(description="The zone's id.", max_length=64)]
+
+
+class HeatmapReply(Struct, kw_only=True):
+    """Seconds that people stood in each cell of the source's picture, whole hours of the range."""
+
+    camera: str
+    start: Time = field(name="from")
+    end: Time = field(name="to")
+    columns: int
+    rows: int
+    seconds: Annotated[list[list[int]], Meta(description="Row by row, from the top.")]
+    maximum: int
+
+
+class ZoneStatsReply(Struct, kw_only=True):
+    """A zone over a range."""
+
+    camera: str
+    zone: str
+    start: Time = field(name="from")
+    end: Time = field(name="to")
+    maximum: int
+    mean: float
+    entries: int
+    exits: int
+    dwell_mean_s: float
+    dwell_median_s: float
+    dwell_p90_s: float
+    dwell_max_s: float
+    dwell_bounds_s: list[int]
+    dwell_histogram: Annotated[list[int], Meta(description="Stays up to each bound, then above the last.")]
+    longest_wait_s: float
+
+
+@get(
+    "/cameras/{camera_id:str}/heatmap",
+    need="read",
+    summary="Where people stood",
+    tags=["history"],
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+)
+async def heatmap(
+    app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath, start: From = None, end: To = None
+) -> HeatmapReply:
+    """The density grid over the hours that begin in [from, to)."""
+    camera = app.get_camera(camera_id, principal)
+    asked = parse_span(start, end, app.now(), app.zone)
+    seconds = await density.read(app.redis, camera.id, int(asked.start), int(asked.end), app.prefix)
+    return HeatmapReply(
+        camera=camera.id,
+        start=format_rfc3339(asked.start),
+        end=format_rfc3339(asked.end),
+        columns=DENSITY_GRID[0],
+        rows=DENSITY_GRID[1],
+        seconds=seconds,
+        maximum=max(map(max, seconds)),
+    )
+
+
+@get(
+    "/cameras/{camera_id:str}/zones/{zone_id:str}/stats",
+    need="read",
+    summary="A zone over a range",
+    tags=["history"],
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+)
+async def zone_stats(
+    app: AppDependency,
+    principal: PrincipalDependency,
+    camera_id: CameraPath,
+    zone_id: ZonePath,
+    start: From = None,
+    end: To = None,
+) -> ZoneStatsReply:
+    """Occupancy, entries, dwell times and, for queues, the longest wait."""
+    camera = app.get_camera(camera_id, principal)
+    if zone_id not in {zone.id for zone in camera.zones}:
+        raise ApiProblem(HTTPStatus.NOT_FOUND, f"camera {camera.id!r} has no such zone. Remedy: see /api/v1/cameras.")
+    asked = parse_span(start, end, app.now(), app.zone)
+    minutes = await occupancy.read_zone_minutes(app.redis, camera.id, zone_id, *asked, prefix=app.prefix)
+    stats = occupancy.summarise_minutes(minutes, min(asked.end, app.now()) - asked.start)
+    return ZoneStatsReply(
+        camera=camera.id,
+        zone=zone_id,
+        start=format_rfc3339(asked.start),
+        end=format_rfc3339(asked.end),
+        dwell_bounds_s=list(occupancy.DWELL_BOUNDS_S),
+        **msgspec.structs.asdict(stats),
+    )
+
+
+density_router = Router("/", route_handlers=[heatmap, zone_stats])

@@ -1,0 +1,213 @@
+"""Evacuation: who is on site, and who was found."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+from litestar import Request, Response, Router, get, post
+from litestar.params import JSONBody, PathParameter
+from msgspec import Struct
+
+from crowdperf.storage import occupancy
+from crowdperf.visitors import roll_call as rollcall
+from crowdperf.visitors import roll_call_report
+from crowdperf.visitors.roll_call import CameraOccupancy, RollCall, RollCallEntry, RollCallStore
+from crowdperf.web.api.visits import get_visit_store
+from crowdperf.web.auth import PrincipalDependency
+from crowdperf.web.parameters import BAD_REQUEST, CONFLICT, NOT_FOUND, REFUSED, UNAVAILABLE
+from crowdperf.web.problems import ApiProblem
+from crowdperf.web.state import AppDependency, AppState
+
+CallPath = Annotated[str, PathParameter(description="The roll call's id.", max_length=64)]
+ROLL_CALL_ERRORS = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
+
+
+class NewRollCall(Struct, kw_only=True, forbid_unknown_fields=True):
+    """An evacuation, or an exercise."""
+
+    drill: bool = False
+
+
+class Marking(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What became of one person."""
+
+    state: Literal["safe", "missing"]
+
+
+class RollCallIds(Struct, kw_only=True):
+    """Newest first."""
+
+    roll_calls: list[str]
+
+
+@post("/roll-calls", need="visitors", summary="Begin a roll call", tags=["visitors"], responses=ROLL_CALL_ERRORS)
+async def begin(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewRollCall]
+) -> RollCall:
+    """Everybody who is checked in now, by area, missing until somebody marks them; and what the cameras count there."""
+    marks = rollcall.build_entries(await get_visit_store(app).list_live())
+    rules = app.config.visitors
+    titles = {camera.id: camera.title for camera in app.config.cameras}
+    counted = await _read_camera_counts(app)
+    call = RollCall(
+        id=secrets.token_hex(6),
+        drill=data.drill,
+        started_at=app.now(),
+        started_by=principal.name,
+        marks=marks,
+        places=rollcall.build_places(marks, app.config.areas, rules.entrances, rules.staff_baseline, counted, titles),
+    )
+    await _open_roll_calls(app).start(
+        call, app.build_audit_entry(principal, request, "roll_call.start", call.id, "drill" if data.drill else "")
+    )
+    return call
+
+
+@get("/roll-calls", need="visitors", summary="Roll calls", tags=["visitors"], responses={**REFUSED, **UNAVAILABLE})
+async def roll_calls(app: AppDependency) -> RollCallIds:
+    """The newest fifty."""
+    return RollCallIds(roll_calls=await _open_roll_calls(app).list_newest())
+
+
+@get(
+    "/roll-calls/{call_id:str}", need="visitors", summary="One roll call", tags=["visitors"], responses=ROLL_CALL_ERRORS
+)
+async def roll_call(app: AppDependency, call_id: CallPath) -> RollCall:
+    """Everybody's state. Changes come as `RollCallChanged` over /api/v1/stream."""
+    return await _get_roll_call(app, call_id)
+
+
+@post(
+    "/roll-calls/{call_id:str}/visits/{visit_id:str}",
+    need="visitors",
+    status_code=HTTPStatus.OK,
+    summary="Mark one person",
+    tags=["visitors"],
+    responses=ROLL_CALL_ERRORS,
+)
+async def mark(
+    app: AppDependency,
+    principal: PrincipalDependency,
+    call_id: CallPath,
+    visit_id: Annotated[str, PathParameter(description="The visit's id.", max_length=64)],
+    data: JSONBody[Marking],
+) -> RollCallEntry:
+    """Safe, or missing after all. Any number of devices may mark at once."""
+    call = await _load_roll_call(app, call_id)
+    found = next((row for row in call.marks if row.visit == visit_id), None)
+    if found is None:
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "this visit is not on the roll call. Remedy: read the roll call again.")
+    marked = RollCallEntry(
+        visit=found.visit,
+        name=found.name,
+        company=found.company,
+        host=found.host,
+        area=found.area,
+        seen_at=found.seen_at,
+        state=data.state,
+        by=principal.name,
+        at=app.now(),
+    )
+    if not await _open_roll_calls(app).mark_person(call, marked):
+        raise ApiProblem(HTTPStatus.CONFLICT, "the roll call has ended. Remedy: begin another one.")
+    return marked
+
+
+@post(
+    "/roll-calls/{call_id:str}/end",
+    need="visitors",
+    status_code=HTTPStatus.OK,
+    summary="End a roll call",
+    tags=["visitors"],
+    responses=ROLL_CALL_ERRORS,
+)
+async def end(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, call_id: CallPath
+) -> RollCall:
+    """No more marks; the report is final."""
+    call = await _get_roll_call(app, call_id)
+    entry = app.build_audit_entry(principal, request, "roll_call.end", call_id)
+    if not await _open_roll_calls(app).end(call, principal.name, app.now(), entry):
+        raise ApiProblem(HTTPStatus.CONFLICT, "the roll call has ended already")
+    return await _get_roll_call(app, call_id)
+
+
+@get(
+    "/roll-calls/{call_id:str}/report", need="visitors", summary="Report", tags=["visitors"], responses=ROLL_CALL_ERRORS
+)
+async def report(app: AppDependency, call_id: CallPath) -> Response[str]:
+    """The report as a page to print."""
+    call = await _get_roll_call(app, call_id)
+    return Response(
+        roll_call_report.render_html(call, app.config.site.name, _build_time_formatter(app)), media_type="text/html"
+    )
+
+
+@get(
+    "/roll-calls/{call_id:str}/report.csv",
+    need="visitors",
+    summary="CSV",
+    tags=["visitors"],
+    responses=ROLL_CALL_ERRORS,
+)
+async def report_csv(app: AppDependency, call_id: CallPath) -> Response[str]:
+    """The report as CSV."""
+    call = await _get_roll_call(app, call_id)
+    headers = {"Content-Disposition": f'attachment; filename="roll-call-{call.id}.csv"'}
+    return Response(
+        roll_call_report.render_csv(call, _build_time_formatter(app)), media_type="text/csv", headers=headers
+    )
+
+
+def _open_roll_calls(app: AppState) -> RollCallStore:
+    return RollCallStore(app.redis, app.prefix)
+
+
+async def _read_camera_counts(app: AppState) -> dict[str, CameraOccupancy]:
+    """What the cameras say of each area."""
+    return {
+        area: CameraOccupancy(
+            occupancy=now.occupancy,
+            uncertainty=now.uncertainty,
+            last_door=_format_door(app, now.last_door),
+            last_entered=now.last_entered,
+            last_at=now.last_at,
+        )
+        for area, now in (await occupancy.read_areas(app.redis, app.prefix)).items()
+    }
+
+
+def _format_door(app: AppState, door: str) -> str:
+    """`<camera>/<line>` as people call them."""
+    camera_id, _, line_id = door.partition("/")
+    camera = next((row for row in app.config.cameras if row.id == camera_id), None)
+    line = next((row for row in camera.lines if row.id == line_id), None) if camera else None
+    return f"{camera.title}, {line.name or line.id}" if camera and line else door
+
+
+async def _get_roll_call(app: AppState, call_id: str) -> RollCall:
+    """The roll call; while it goes on, with what the cameras count now."""
+    call = await _load_roll_call(app, call_id)
+    if call.ended_at:
+        return call
+    return rollcall.update_inside(call, {area: now.occupancy for area, now in (await _read_camera_counts(app)).items()})
+
+
+async def _load_roll_call(app: AppState, call_id: str) -> RollCall:
+    call = await _open_roll_calls(app).load(call_id)
+    if call is None:
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such roll call. Remedy: see /api/v1/roll-calls.")
+    return rollcall.add_names(call, await get_visit_store(app).load_rows([mark.visit for mark in call.marks]))
+
+
+def _build_time_formatter(app: AppState) -> Any:
+    def shown(ts: float) -> str:
+        return datetime.fromtimestamp(ts, app.zone).strftime("%Y-%m-%d %H:%M:%S") if ts else ""
+
+    return shown
+
+
+router = Router("/", route_handlers=[begin, roll_calls, roll_call, mark, end, report, report_csv])

@@ -1,0 +1,174 @@
+"""The site as it is now: cameras, pictures, occupancy."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from litestar import Response, Router, get
+from litestar.params import PathParameter, QueryParameter
+
+from crowdperf.frames.ring import RingUnavailable
+from crowdperf.messaging.schema import TrackedFrame
+from crowdperf.messaging.streams import CONNECTIONS, TRACKS, stream_key
+from crowdperf.settings.camera import Camera
+from crowdperf.supervision.config_patch import compute_revision
+from crowdperf.web.auth import PrincipalDependency
+from crowdperf.web.live.counts import compute_occupancy, decode_connections, decode_frame, read_newest_tracks
+from crowdperf.web.parameters import BAD_REQUEST, NOT_FOUND, REFUSED, UNAVAILABLE, JpegSpec, format_rfc3339
+from crowdperf.web.problems import ApiProblem
+from crowdperf.web.schemas import (
+    CameraReply,
+    CameraState,
+    ConnectionReply,
+    LineReply,
+    OccupancyReply,
+    SiteReply,
+    ZoneReply,
+)
+from crowdperf.web.state import AppDependency, AppState
+
+CameraPath = Annotated[str, PathParameter(description="The camera's id.", max_length=64)]
+
+
+@get("/cameras", need="read", summary="Site and cameras", tags=["site"], responses=REFUSED)
+async def cameras(app: AppDependency, principal: PrincipalDependency) -> SiteReply:
+    """The site, and every configured camera with its lines and zones. No answer ever holds a camera's password."""
+    shown = app.get_cameras(principal)
+    position = app.feed.position
+    states = await asyncio.to_thread(_get_camera_states, app, shown)
+    return SiteReply(
+        name=app.config.site.name,
+        timezone=app.config.site.timezone,
+        time=format_rfc3339(app.now()),
+        last_id=position,
+        cameras=[to_camera_reply(camera, states[camera.id]) for camera in shown],
+    )
+
+
+@get(
+    "/cameras/{camera_id:str}",
+    need="read",
+    summary="One camera",
+    tags=["site"],
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
+)
+async def camera(app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath) -> Response[CameraReply]:
+    """One camera with its lines and zones. Its ETag goes back as If-Match of a change."""
+    found = app.get_camera(camera_id, principal)
+    state = await asyncio.to_thread(get_camera_state, app, found)
+    return Response(to_camera_reply(found, state), headers={"ETag": f'"{compute_revision(found)}"'})
+
+
+@get(
+    "/cameras/{camera_id:str}/snapshot.jpg",
+    need="read",
+    summary="Picture of now",
+    tags=["site"],
+    media_type="image/jpeg",
+    responses={200: JpegSpec, **BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+)
+async def snapshot(app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath) -> Response[bytes]:
+    """The newest picture, cropped to the source's own; 503 while the camera is down, never an old picture."""
+    view = app.get_ring_view(app.get_camera(camera_id, principal).id)
+    try:
+        picture = await asyncio.to_thread(view.encode_newest) if view is not None else None
+    except RingUnavailable:
+        picture = None
+    if picture is None:
+        raise ApiProblem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            f"camera {camera_id!r} gives no fresh picture. Remedy: see its state at /debug.",
+        )
+    headers = {"Cache-Control": "no-store", "X-Captured-At": format_rfc3339(picture.captured_at_ns / 1e9)}
+    return Response(picture.jpeg, media_type="image/jpeg", headers=headers)
+
+
+@get(
+    "/cameras/{camera_id:str}/connection",
+    need="read",
+    summary="Changes of the connection",
+    tags=["site"],
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+)
+async def connection(
+    app: AppDependency,
+    principal: PrincipalDependency,
+    camera_id: CameraPath,
+    limit: Annotated[int, QueryParameter(description="Changes at most.", ge=1, le=1000)] = 100,
+) -> ConnectionReply:
+    """Every change of the camera's connection, retries included, newest first; the last 1,000 are kept.
+
+    The site's events hold the changes without the retries of a camera that stays down, for `retention.events_days`.
+    """
+    # Any: redis-py types its replies differently from release to release.
+    client: Any = app.redis
+    stream = stream_key(CONNECTIONS, app.get_camera(camera_id, principal).id, app.prefix)
+    return ConnectionReply(changes=decode_connections(await client.xrevrange(stream, count=limit)))
+
+
+@get("/occupancy", need="read", summary="Occupancy now", tags=["site"], responses={**REFUSED, **UNAVAILABLE})
+async def occupancy_now(app: AppDependency, principal: PrincipalDependency) -> OccupancyReply:
+    """How many are inside each zone now; null where the camera's last tracked frame is older than 5 s."""
+    with_zones = [camera.id for camera in app.get_cameras(principal) if camera.enabled and camera.zones]
+    rows = await read_newest_tracks(app.redis, [stream_key(TRACKS, name, app.prefix) for name in with_zones])
+    frames: dict[str, TrackedFrame] = {}
+    for name, row in zip(with_zones, rows):
+        frame = decode_frame(row[1]) if row else None
+        if isinstance(frame, TrackedFrame):
+            frames[name] = frame
+    return OccupancyReply(zones=compute_occupancy(app.get_cameras(principal), frames, app.now()))
+
+
+def _get_camera_states(app: AppState, cameras: tuple[Camera, ...]) -> dict[str, CameraState]:
+    return {camera.id: get_camera_state(app, camera) for camera in cameras}
+
+
+def get_camera_state(app: AppState, camera: Camera) -> CameraState:
+    """Whether the camera gives fresh frames. Blocks for a moment: not on the loop."""
+    if not camera.enabled:
+        return "disabled"
+    view = app.get_ring_view(camera.id)
+    if view is None:
+        return "down"
+    return "live" if view.is_live() else "down"
+
+
+def to_camera_reply(camera: Camera, state: CameraState) -> CameraReply:
+    """The camera as the API shows it."""
+    return CameraReply(
+        id=camera.id,
+        name=camera.title,
+        url=camera.url,
+        enabled=camera.enabled,
+        state=state,
+        lines=[
+            LineReply(
+                id=line.id,
+                name=line.name or line.id,
+                p1=line.p1,
+                p2=line.p2,
+                in_side=line.in_side,
+                points=[list(vertex) for vertex in line.get_vertices()],
+                in_name=line.in_name,
+                out_name=line.out_name,
+                classes=list(line.classes),
+            )
+            for line in camera.lines
+        ],
+        zones=[
+            ZoneReply(
+                id=zone.id,
+                name=zone.name or zone.id,
+                polygon=zone.polygon,
+                classes=list(zone.classes),
+                limit=zone.limit,
+                kind=zone.kind,
+            )
+            for zone in camera.zones
+        ],
+    )
+
+
+router = Router("/", route_handlers=[cameras, camera, snapshot, connection, occupancy_now])

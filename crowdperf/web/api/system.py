@@ -1,0 +1,357 @@
+"""The installation itself: processes as supervisord sees them, queues, dead letters, models, versions, what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from http import HTTPStatus
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import psutil
+from litestar import Request, Router, get, post
+from litestar.params import PathParameter
+from msgspec import Meta, Struct
+
+from crowdperf.accounts.principal import Principal
+from crowdperf.messaging.codec import dead_key
+from crowdperf.runtime.metrics import ProcessSnapshot
+from crowdperf.settings.base import ConfigError
+from crowdperf.supervision.control import SupervisorClient
+from crowdperf.supervision.processes import PROCESSES
+from crowdperf.web.auth import PrincipalDependency
+from crowdperf.web.health import filter_snapshot, read_snapshots
+from crowdperf.web.parameters import BAD_REQUEST, NOT_FOUND, REFUSED, UNAVAILABLE, format_rfc3339
+from crowdperf.web.problems import ApiProblem
+from crowdperf.web.schemas import Time
+from crowdperf.web.state import AppDependency, AppState
+
+PACKAGES = (
+    "crowdperf",
+    "litestar",
+    "msgspec",
+    "numpy",
+    "openvino",
+    "redis",
+    "supervisor",
+    "torch",
+    "ultralytics",
+    "uvicorn",
+)
+STAGES_DESCRIPTION = (
+    "collect: look which frames are due. copy: out of the ring. preprocess: colour, scaling, padding. infer: the "
+    "network. postprocess: boxes out of its output. publish: encode and send. ppe: the second model, all its stages."
+)
+LATENCY_GAUGES: tuple[tuple[Literal["boxes", "tracks", "crossings"], str], ...] = (
+    ("boxes", "frame_age"),
+    ("tracks", "tracking_lag"),
+    ("crossings", "crossing_lag"),
+)
+"""What is shown -> the gauges that the processes publish of it."""
+ProcessPath = Annotated[str, PathParameter(description="The program's name.", max_length=64)]
+
+
+class ProcessReply(Struct, kw_only=True):
+    """One program of supervisord, with what the process itself published last."""
+
+    name: str
+    state: Annotated[str, Meta(examples=["RUNNING"])]
+    description: str
+    pid: int
+    started: Time | None
+    rss_bytes: int | None = None
+    cpu_percent: float | None = None
+    does: str = ""
+
+
+class QueueReply(Struct, kw_only=True):
+    """One consumer group of one stream."""
+
+    stream: str
+    group: str
+    length: int
+    pending: int
+    """Delivered and not acknowledged yet."""
+    lag: int | None
+    """Not delivered yet; null where Redis cannot tell."""
+
+
+class DeadLettersReply(Struct, kw_only=True):
+    """Messages that a consumer could not handle; `crowdperf dead-letters` shows and redrives them."""
+
+    box: str
+    letters: int
+
+
+class MachineReply(Struct, kw_only=True):
+    """What the machine has left."""
+
+    cores: int
+    cpu_percent: float
+    memory_bytes: int
+    memory_free_bytes: int
+    shm_bytes: int
+    shm_free_bytes: int
+    disk_free_bytes: int
+
+
+class CapacityReply(Struct, kw_only=True):
+    """What the one inference process does and could do."""
+
+    fps_analysed: float
+    infer_ms: float
+    """Of one batch."""
+    batch_size: float
+    busy: float
+    """Share of the time in which it works; near 1 nothing is left."""
+    drops_per_s: float
+    cameras_left: int | None
+    """How many more cameras of the present rate would fit, by the time that the model has left; null while idle."""
+
+
+class LatencyReply(Struct, kw_only=True):
+    """How long it takes from a picture's first byte to what comes of it, milliseconds, of the newest thousand.
+
+    Null before the first. Of several tracking processes the slowest is shown.
+    """
+
+    what: Annotated[
+        Literal["boxes", "tracks", "crossings"],
+        Meta(description="Published boxes, tracks with occupancy, or crossings among the events."),
+    ]
+    p50_ms: Annotated[float | None, Meta(examples=[48.2])]
+    p95_ms: Annotated[float | None, Meta(examples=[90.5])]
+    p99_ms: Annotated[float | None, Meta(examples=[120.0])]
+
+
+class StageReply(Struct, kw_only=True):
+    """Where the time of inference goes."""
+
+    stage: Annotated[str, Meta(description=STAGES_DESCRIPTION, examples=["infer"])]
+    ms_per_frame: Annotated[float, Meta(description="Of late.", examples=[21.4])]
+    share: Annotated[float, Meta(description="Of the process's time, of late.", examples=[0.31])]
+
+
+class SystemReply(Struct, kw_only=True):
+    """Everything at once."""
+
+    supervised: bool
+    """False: supervisord does not answer, so that only what publishes metrics is listed."""
+    processes: list[ProcessReply]
+    queues: list[QueueReply]
+    dead_letters: list[DeadLettersReply]
+    models: dict[str, str]
+    capacity: CapacityReply
+    latency: list[LatencyReply]
+    stages: list[StageReply]
+    """Empty while inference does not run."""
+    machine: MachineReply
+    versions: dict[str, str]
+
+
+class RestartReply(Struct, kw_only=True):
+    """The programs that are restarted now."""
+
+    restarts: list[str]
+
+
+@get("/system", need="read", summary="The installation", tags=["operations"], responses={**REFUSED, **UNAVAILABLE})
+async def system(app: AppDependency, principal: PrincipalDependency) -> SystemReply:
+    """The process table, queues and their lags, dead letters, models, capacity and versions."""
+    whole = await read_snapshots(app)
+    found = [filter_snapshot(principal, row) for row in whole]
+    rows, machine = await asyncio.gather(
+        asyncio.to_thread(_read_program_table, Path(app.config.sockets)),
+        asyncio.to_thread(_measure_machine, Path(app.config.sockets)),
+    )
+    by_name = {snapshot.process: snapshot for snapshot in found}
+    listed: list[dict[str, Any]] = [{"name": row.process, "pid": row.pid, "start": row.started_at} for row in found]
+    return SystemReply(
+        supervised=rows is not None,
+        processes=[
+            _to_process_reply(app, row, by_name.get(row["name"]))
+            for row in rows or listed
+            if _is_visible(row["name"], principal)
+        ],
+        queues=await _read_queues(app, principal),
+        dead_letters=await _count_dead_letters(app),
+        models={
+            role: next((row.texts[name][""] for row in whole if row.texts.get(name, {}).get("")), "")
+            for role, name in (("person", "model"), ("ppe", "ppe_model"), ("device", "device"))
+        },
+        capacity=_estimate_capacity(app, whole),
+        latency=[_to_latency_reply(whole, what, name) for what, name in LATENCY_GAUGES],
+        stages=_measure_stages(app, whole),
+        machine=machine,
+        versions=_read_versions(),
+    )
+
+
+@post(
+    "/system/processes/{name:str}/restart",
+    need="admin",
+    summary="Restart a program",
+    tags=["operations"],
+    status_code=202,
+    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+)
+async def restart(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, name: ProcessPath
+) -> RestartReply:
+    """By supervisord, as `crowdperf ctl restart` does: a program's name, or a kind (capture, tracking, worker)."""
+    control = SupervisorClient(Path(app.config.sockets) / "supervisor.sock")
+    try:
+        names = await asyncio.to_thread(control.resolve_names, name)
+    except ConfigError as error:
+        known = await asyncio.to_thread(_read_program_table, Path(app.config.sockets))
+        status = HTTPStatus.SERVICE_UNAVAILABLE if known is None else HTTPStatus.NOT_FOUND
+        raise ApiProblem(status, str(error)) from None
+    await app.write_audit_entry(principal, request, "process.restart", name, ", ".join(names))
+    await app.config_client.restart_programs(names)
+    return RestartReply(restarts=names)
+
+
+def _read_program_table(sockets: Path) -> list[dict[str, Any]] | None:
+    """supervisord's own table; None where it does not answer."""
+    try:
+        return SupervisorClient(sockets / "supervisor.sock").list_programs()
+    except ConfigError:
+        return None
+
+
+def _is_visible(name: str, principal: Principal) -> bool:
+    return (
+        not name.startswith("capture-") or principal.cameras is None or principal.can_see(name.removeprefix("capture-"))
+    )
+
+
+def _to_process_reply(app: AppState, row: dict[str, Any], snapshot: ProcessSnapshot | None) -> ProcessReply:
+    name = str(row["name"])
+    kind = next((item for item in PROCESSES if name == item.kind or name.startswith(f"{item.kind}-")), None)
+    return ProcessReply(
+        name=name,
+        state=str(row.get("statename", "RUNNING")),
+        description=str(row.get("description", "")),
+        pid=int(row["pid"]),
+        started=format_rfc3339(float(row["start"])) if row.get("start") and row["pid"] else None,
+        rss_bytes=snapshot.rss_bytes if snapshot else None,
+        cpu_percent=round(app.rates.get_cpu_percent(snapshot), 1) if snapshot else None,
+        does=kind.description if kind else "",
+    )
+
+
+async def _read_queues(app: AppState, principal: Principal) -> list[QueueReply]:
+    """Every consumer group of the streams that have some."""
+    # Any: redis-py types its replies differently from release to release.
+    client: Any = app.redis
+    names = [f"{app.prefix}crowdperf:detections:{camera.id}" for camera in app.get_cameras(principal) if camera.enabled]
+    names += [f"{app.prefix}crowdperf:{name}" for name in ("events", "observations", "evidence:requests")]
+    pipe = client.pipeline(transaction=False)
+    for name in names:
+        pipe.xlen(name)
+        pipe.xinfo_groups(name)
+    replies = await pipe.execute(raise_on_error=False)
+    found: list[QueueReply] = []
+    for name, length, groups in zip(names, replies[::2], replies[1::2]):
+        # A stream that is not there yet has no groups: Redis calls that an error.
+        found += [
+            QueueReply(
+                stream=name.removeprefix(app.prefix),
+                group=group["name"].decode(),
+                length=int(length),
+                pending=int(group["pending"]),
+                lag=None if group.get("lag") is None else int(group["lag"]),
+            )
+            for group in (groups if isinstance(groups, list) else ())
+        ]
+    return found
+
+
+async def _count_dead_letters(app: AppState) -> list[DeadLettersReply]:
+    # Any: redis-py types its replies differently from release to release.
+    client: Any = app.redis
+    start = dead_key("", "", app.prefix)[:-1]
+    names = sorted([name.decode() async for name in client.scan_iter(match=f"{start}*", count=1000)])
+    return [DeadLettersReply(box=name.removeprefix(start), letters=await client.xlen(name)) for name in names]
+
+
+def _to_latency_reply(
+    snapshots: list[ProcessSnapshot], what: Literal["boxes", "tracks", "crossings"], name: str
+) -> LatencyReply:
+    """Boxes come of inference, all else of tracking, which may be several processes."""
+    kind = "inference" if what == "boxes" else "tracking-"
+    of_kind = [row.gauges for row in snapshots if row.process.startswith(kind)]
+
+    def worst(share: int) -> float | None:
+        known = [row[f"{name}_p{share}_ms"][""] for row in of_kind if f"{name}_p{share}_ms" in row]
+        return round(max(known), 1) if known else None
+
+    return LatencyReply(what=what, p50_ms=worst(50), p95_ms=worst(95), p99_ms=worst(99))
+
+
+def _measure_stages(app: AppState, snapshots: list[ProcessSnapshot]) -> list[StageReply]:
+    """What inference counts as `stage_<name>_s`, in the order in which a picture goes through it."""
+    model = next((row for row in snapshots if row.process == "inference"), None)
+    counters = model.counters if model else {}
+    named = [name[6:-2] for name in counters if name.startswith("stage_") and name.endswith("_s")]
+    return [
+        StageReply(
+            stage=stage,
+            ms_per_frame=round(model.gauges.get(f"stage_{stage}_ms", {}).get("", 0.0), 2),
+            share=round(app.rates.get_rate(model, f"stage_{stage}_s") or 0.0, 4),
+        )
+        for stage in named
+        if model
+    ]
+
+
+def _estimate_capacity(app: AppState, snapshots: list[ProcessSnapshot]) -> CapacityReply:
+    """What is left, by the time that inference needs now: all stages of its loop, not the network's alone."""
+    model = next((row for row in snapshots if row.process == "inference"), None)
+    gauges = model.gauges if model else {}
+    rates = [rate for rate in gauges.get("fps_analysed", {}).values() if rate]
+    infer_ms, batch = (gauges.get(name, {}).get("", 0.0) for name in ("infer_ms", "batch_size"))
+    fps = sum(rates)
+    # Publishing has a thread of its own, and takes nothing from the loop's time.
+    busy = min(1.0, sum(row.share for row in _measure_stages(app, snapshots) if row.stage != "publish"))
+    drops = 0.0
+    if model:
+        for name, row in model.counters.items():
+            if name.startswith("drops_"):
+                drops += sum(app.rates.get_rate(model, name, camera) or 0.0 for camera in row)
+    # 0.85: a model that works all the time has no room for cameras that send at the same moment.
+    left = int(max(0.0, 0.85 - busy) / (busy / len(rates))) if rates and busy else None
+    return CapacityReply(
+        fps_analysed=round(fps, 2),
+        infer_ms=round(infer_ms, 2),
+        batch_size=round(batch, 2),
+        busy=round(busy, 3),
+        drops_per_s=round(drops, 2),
+        cameras_left=left,
+    )
+
+
+def _measure_machine(folder: Path) -> MachineReply:
+    memory, shm = psutil.virtual_memory(), psutil.disk_usage("/dev/shm")
+    return MachineReply(
+        cores=psutil.cpu_count() or 1,
+        cpu_percent=psutil.cpu_percent(),
+        memory_bytes=memory.total,
+        memory_free_bytes=memory.available,
+        shm_bytes=shm.total,
+        shm_free_bytes=shm.free,
+        disk_free_bytes=psutil.disk_usage(str(folder if folder.exists() else Path("/"))).free,
+    )
+
+
+def _read_versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "kernel": platform.release()}
+    for distribution in metadata.distributions():
+        name = (distribution.metadata["Name"] or "").lower()
+        if name in PACKAGES or name.startswith("ultralytics"):
+            found[name] = distribution.version
+    return dict(sorted(found.items()))
+
+
+router = Router("/", route_handlers=[system, restart])

@@ -1,0 +1,187 @@
+"""PPE: violations and how people judge them, compliance per zone and hour, how often the rules are right."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from litestar import Request, Response, Router, get, post
+from litestar.params import JSONBody, PathParameter, QueryParameter
+from msgspec import Meta, Struct
+
+from crowdperf.accounts import audit_log
+from crowdperf.storage import violations as stored
+from crowdperf.storage.evidence import get_picture_path
+from crowdperf.storage.violations import ComplianceRow, Violation, ViolationView
+from crowdperf.web.auth import PrincipalDependency
+from crowdperf.web.parameters import (
+    BAD_REQUEST,
+    CONFLICT,
+    NOT_FOUND,
+    REFUSED,
+    UNAVAILABLE,
+    JpegSpec,
+    format_rfc3339,
+    parse_instant,
+    parse_span,
+)
+from crowdperf.web.problems import ApiProblem, bad_parameter
+from crowdperf.web.state import AppDependency
+
+VIOLATION_ERRORS = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
+REVIEW_STATES = ("open", "acknowledged", "dismissed")
+
+
+class ViolationsReply(Struct, kw_only=True):
+    """Violations, newest first; pass `next` on as `before` until it is null."""
+
+    violations: list[ViolationView]
+    next: str | None
+
+
+class Judgement(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a person says of a violation; `dismissed` is a false alarm."""
+
+    review: Literal["acknowledged", "dismissed"]
+    note: Annotated[str, Meta(max_length=1000)] = ""
+
+
+class RuleFigures(Struct, kw_only=True):
+    """How a rule was judged."""
+
+    camera: str
+    rule: str
+    acknowledged: int
+    dismissed: int
+    precision: float | None
+    """Share of the judged violations that were right; null where nobody has judged any."""
+
+
+class PpeFigures(Struct, kw_only=True):
+    """Compliance per zone and hour of the range, and every rule's precision in the field."""
+
+    compliance: list[ComplianceRow]
+    rules: list[RuleFigures]
+
+
+@get("/violations", need="read", summary="PPE violations, newest first", tags=["ppe"], responses=VIOLATION_ERRORS)
+async def violations(
+    app: AppDependency,
+    principal: PrincipalDependency,
+    review: Annotated[
+        str | None, QueryParameter(description=f"One of {', '.join(REVIEW_STATES)}.", max_length=16)
+    ] = None,
+    before: Annotated[str | None, QueryParameter(description="First seen before, RFC 3339.", max_length=64)] = None,
+    limit: Annotated[int, QueryParameter(description="Violations per page.", ge=1, le=500)] = 100,
+) -> ViolationsReply:
+    """Violations on the cameras that the asker may see."""
+    if review is not None and review not in REVIEW_STATES:
+        raise bad_parameter("review", review, f"use one of: {', '.join(REVIEW_STATES)}.")
+    until = parse_instant("before", before) if before else app.now() + 3600
+
+    def admits(view: ViolationView) -> bool:
+        return review in (None, view.review) and principal.can_see(view.violation.camera)
+
+    rows = await stored.load_newest(app.redis, until, limit, admits, app.prefix)
+    last = format_rfc3339(rows[-1].violation.first_seen) if len(rows) >= limit else None
+    return ViolationsReply(violations=rows, next=last)
+
+
+@post(
+    "/violations/{violation_id:str}/review",
+    need="review",
+    status_code=HTTPStatus.OK,
+    summary="Judge a violation",
+    tags=["ppe"],
+    responses=VIOLATION_ERRORS,
+)
+async def judge(
+    app: AppDependency,
+    request: Request[Any, Any, Any],
+    principal: PrincipalDependency,
+    violation_id: Annotated[str, PathParameter(description="The violation's id.", max_length=256)],
+    data: JSONBody[Judgement],
+) -> ViolationView:
+    """Acknowledge it, or dismiss it as a false alarm. Who judged and when stays with it; a judgement may be changed."""
+    view = await stored.load(app.redis, violation_id, app.prefix)
+    if view is None or not principal.can_see(view.violation.camera):
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such violation. Remedy: see /api/v1/violations.")
+    done = await stored.judge(
+        app.redis, view.violation, data.review, principal.name or principal.kind, data.note, app.now(), app.prefix
+    )
+    if done != "done":
+        raise ApiProblem(HTTPStatus.CONFLICT, f"the violation is {done} already. Remedy: read it again.")
+    pipe = app.redis.pipeline(transaction=False)
+    audit_log.stage_entry(
+        pipe,
+        app.build_audit_entry(principal, request, f"violation.{data.review}", violation_id[:200], data.note),
+        app.prefix,
+    )
+    await pipe.execute()
+    return await stored.load(app.redis, violation_id, app.prefix) or view
+
+
+@get(
+    "/violations/{violation_id:str}/picture.jpg",
+    need="read",
+    summary="Evidence of a violation",
+    tags=["ppe"],
+    media_type="image/jpeg",
+    responses={200: JpegSpec, **VIOLATION_ERRORS},
+)
+async def picture(
+    app: AppDependency,
+    principal: PrincipalDependency,
+    violation_id: Annotated[str, PathParameter(description="The violation's id.", max_length=256)],
+    kind: Annotated[Literal["crop", "full"], QueryParameter(description="The person alone, or the whole.")] = "crop",
+) -> Response[bytes]:
+    """The saved picture, boxes in its comment; 404 where there is none (yet), or retention has removed it."""
+    view = await stored.load(app.redis, violation_id, app.prefix)
+    if view is None or not principal.can_see(view.violation.camera):
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such violation. Remedy: see /api/v1/violations.")
+    jpeg = await asyncio.to_thread(_read_evidence, Path(app.config.evidence), view.violation, kind)
+    if jpeg is None:
+        raise ApiProblem(
+            HTTPStatus.NOT_FOUND, "there is no picture of this violation. Remedy: see retention.evidence_days."
+        )
+    return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+
+def _read_evidence(folder: Path, violation: Violation, kind: Literal["crop", "full"]) -> bytes | None:
+    """The picture was asked for while the violation was seen: on that day, or around midnight on the next one."""
+    for moment in (violation.first_seen, violation.last_seen):
+        with contextlib.suppress(FileNotFoundError):
+            return get_picture_path(folder, violation.camera, violation.id, moment, kind).read_bytes()
+    return None
+
+
+@get("/ppe/figures", need="read", summary="Compliance and precision", tags=["ppe"], responses=VIOLATION_ERRORS)
+async def figures(
+    app: AppDependency,
+    principal: PrincipalDependency,
+    start: Annotated[str | None, QueryParameter(name="from", description="RFC 3339, included.", max_length=64)] = None,
+    end: Annotated[str | None, QueryParameter(name="to", description="RFC 3339, excluded.", max_length=64)] = None,
+) -> PpeFigures:
+    """People per zone, hour and item: worn, missing, or unsure (too small, hidden, or not long enough in view)."""
+    asked = parse_span(start, end, app.now(), app.zone)
+    if asked.end - asked.start > 32 * 86_400:
+        raise bad_parameter("from", start or "", "ask for at most 32 days at a time.")
+    rows = await stored.read_compliance(app.redis, asked.start, asked.end, app.prefix)
+    judged = await stored.read_review_counts(app.redis, app.prefix)
+    rules = []
+    for name, numbers in sorted(judged.items()):
+        camera, _, rule = name.partition("/")
+        right, wrong = numbers.get("acknowledged", 0), numbers.get("dismissed", 0)
+        if principal.can_see(camera) and right + wrong:
+            rules.append(
+                RuleFigures(
+                    camera=camera, rule=rule, acknowledged=right, dismissed=wrong, precision=right / (right + wrong)
+                )
+            )
+    return PpeFigures(compliance=[row for row in rows if principal.can_see(row.camera)], rules=rules)
+
+
+router = Router("/", route_handlers=[violations, judge, picture, figures])

@@ -1,0 +1,385 @@
+"""Visits: invitations, the reception, badges, the watch-list, and what one person may ask for."""
+
+from __future__ import annotations
+
+import html
+import secrets
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+import msgspec
+import segno
+from litestar import Request, Response, Router, get, post
+from litestar.params import JSONBody, PathParameter, QueryParameter
+from msgspec import Meta, Struct
+
+from crowdperf.accounts.principal import Principal
+from crowdperf.messaging.schema import Event
+from crowdperf.visitors import visit as lifecycle
+from crowdperf.visitors.visit import Email, Person, Text, Visit, VisitRefusedError
+from crowdperf.visitors.visit_store import VisitStore
+from crowdperf.web.auth import PrincipalDependency
+from crowdperf.web.parameters import (
+    BAD_REQUEST,
+    CONFLICT,
+    NOT_FOUND,
+    REFUSED,
+    UNAVAILABLE,
+    format_rfc3339,
+    parse_instant,
+    parse_span,
+)
+from crowdperf.web.problems import ApiProblem, bad_parameter
+from crowdperf.web.schemas import Time
+from crowdperf.web.state import AppDependency, AppState
+
+CODE_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
+"""Without 0, O, 1 and I, which people confuse."""
+CODE_LENGTH = 10
+MAX_VISITS = 1000
+MAX_VISIT_S = 366 * 86_400
+VisitPath = Annotated[str, PathParameter(description="The visit's id.", max_length=64)]
+Action = Literal["arrive", "check-in", "enter", "extend", "check-out", "deny", "cancel", "approve"]
+VISIT_ERRORS = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
+
+
+class NewVisit(Struct, kw_only=True, forbid_unknown_fields=True):
+    """An invitation, or (`walk_in`) somebody who stands there without one."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    company: Text = ""
+    email: Email = ""
+    person: Annotated[str, Meta(max_length=64)] = ""
+    """Of an earlier visit: the same person again."""
+    host: Text
+    host_email: Email = ""
+    purpose: Text = ""
+    areas: Annotated[list[str], Meta(max_length=100)] = []
+    start: Annotated[str, Meta(max_length=64, description="RFC 3339; now where empty")] = ""
+    end: Annotated[str, Meta(max_length=64, description="RFC 3339; two hours later where empty")] = ""
+    walk_in: bool = False
+
+
+class VisitActionRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What an action needs besides its name."""
+
+    briefing: bool = False
+    nda_version: Text = ""
+    area: Text = ""
+    end: Annotated[str, Meta(max_length=64)] = ""
+    reason: Text = ""
+    version: int | None = None
+    """Only if the visit is still of this version."""
+
+
+class VisitReply(Struct, kw_only=True):
+    """A visit with who it is. Times are RFC 3339; null for never."""
+
+    id: str
+    version: int
+    state: str
+    person: str
+    name: str
+    company: str
+    email: str
+    host: str
+    host_email: str
+    purpose: str
+    areas: list[str]
+    area: str
+    code: str
+    walk_in: bool
+    start: Time = msgspec.field(name="from")
+    end: Time = msgspec.field(name="to")
+    arrived: Time | None
+    checked_in: Time | None
+    seen: Time | None
+    checked_out: Time | None
+    auto_checked_out: bool
+    briefing: Time | None
+    nda_version: str
+    listed: str
+    approved_by: str
+    reason: str
+
+
+class VisitsReply(Struct, kw_only=True):
+    """Visits by the beginning of their expected time, and what the reception asks for."""
+
+    visits: list[VisitReply]
+    briefing: str
+    nda_version: str
+    areas: dict[str, str]
+
+
+def get_visit_store(app: AppState) -> VisitStore:
+    """The visitors' store."""
+    return VisitStore(app.redis, app.prefix)
+
+
+@get(
+    "/visits", need="visitors", summary="Visits", tags=["visitors"], responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE}
+)
+async def visits(
+    app: AppDependency,
+    start: Annotated[str | None, QueryParameter(name="from", description="RFC 3339, included.", max_length=64)] = None,
+    end: Annotated[str | None, QueryParameter(name="to", description="RFC 3339, excluded.", max_length=64)] = None,
+) -> VisitsReply:
+    """Every visit that is not over; with `from` or `to`, all that were expected in that range (at most 1,000)."""
+    if start is None and end is None:
+        rows = await get_visit_store(app).list_live()
+    else:
+        asked = parse_span(start, end, app.now(), app.zone)
+        rows = await get_visit_store(app).list_between(asked.start, asked.end, MAX_VISITS)
+    rules = app.config.visitors
+    return VisitsReply(
+        visits=[_to_visit_reply(visit, person) for visit, person in rows],
+        briefing=rules.briefing,
+        nda_version=rules.nda_version,
+        areas={area.id: area.name or area.id for area in app.config.areas},
+    )
+
+
+@post("/visits", need="visitors", summary="Invite, or take in a walk-in", tags=["visitors"], responses=VISIT_ERRORS)
+async def invite(
+    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewVisit]
+) -> VisitReply:
+    """A new visit. A match on the watch-list is said in `listed`; the check-in then needs an approval."""
+    now = app.now()
+    begin = parse_instant("start", data.start) if data.start else now
+    until = parse_instant("end", data.end) if data.end else begin + 7200
+    if not begin < until <= begin + MAX_VISIT_S or until <= now:
+        raise bad_parameter("end", data.end, "give an end in the future, after the start and within a year of it.")
+    known = {area.id for area in app.config.areas}
+    for area in data.areas:
+        if area not in known:
+            raise bad_parameter("areas", area, f"use some of: {', '.join(sorted(known)) or 'none is configured'}.")
+    store = get_visit_store(app)
+    if data.person and await store.load_person(data.person) is None:
+        raise bad_parameter("person", data.person, "give the id of a person who is stored, or none.")
+    person = Person(
+        id=data.person or secrets.token_hex(8), name=data.name.strip(), company=data.company, email=data.email
+    )
+    found = lifecycle.find_listing(person, await store.list_listings())
+    visit = Visit(
+        id=secrets.token_hex(8),
+        person=person.id,
+        state="arrived" if data.walk_in else "invited",
+        version=1,
+        code="".join(secrets.choice(CODE_ALPHABET) for _ in range(CODE_LENGTH)),
+        host=data.host,
+        host_email=data.host_email,
+        purpose=data.purpose,
+        areas=",".join(data.areas),
+        expected_from=begin,
+        expected_until=until,
+        walk_in=data.walk_in,
+        created_at=now,
+        created_by=principal.name,
+        arrived_at=now if data.walk_in else 0.0,
+        listed=found.kind if found else "",
+    )
+    entry = app.build_audit_entry(principal, request, "visit.create", visit.id, "walk-in" if data.walk_in else "")
+    await store.add(visit, person, lifecycle.build_event(None, visit, now, principal.name), entry)
+    return _to_visit_reply(visit, person)
+
+
+@get("/visits/{visit_id:str}", need="visitors", summary="One visit", tags=["visitors"], responses=VISIT_ERRORS)
+async def visit(app: AppDependency, visit_id: VisitPath) -> VisitReply:
+    """One visit."""
+    return await _load_reply(app, await _get_visit(app, visit_id))
+
+
+@post(
+    "/visits/{visit_id:str}/{action:str}",
+    need="visitors",
+    status_code=HTTPStatus.OK,
+    summary="arrive, check-in, enter, extend, check-out, deny, cancel, approve",
+    tags=["visitors"],
+    responses=VISIT_ERRORS,
+)
+async def act(
+    app: AppDependency,
+    request: Request[Any, Any, Any],
+    principal: PrincipalDependency,
+    visit_id: VisitPath,
+    action: Annotated[str, PathParameter(description="What happens.", max_length=16)],
+    data: JSONBody[VisitActionRequest],
+) -> VisitReply:
+    """Change a visit's state. `approve` needs the permission `review`, and another user than who made the visit."""
+    return await _apply_action(app, request, principal, await _get_visit(app, visit_id), action, data)
+
+
+@post(
+    "/kiosk/{code:str}",
+    need="visitors",
+    status_code=HTTPStatus.OK,
+    summary="Self check-in or check-out by badge code",
+    tags=["visitors"],
+    responses=VISIT_ERRORS,
+)
+async def kiosk(
+    app: AppDependency,
+    request: Request[Any, Any, Any],
+    principal: PrincipalDependency,
+    code: Annotated[str, PathParameter(description="What the QR code holds.", max_length=32)],
+    data: JSONBody[VisitActionRequest],
+) -> VisitReply:
+    """Who is expected is checked in, who is on site is checked out."""
+    found = await get_visit_store(app).find_by_code(code.strip().upper())
+    if found is None:
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no visit with this code. Remedy: ask at the reception.")
+    action = "check-out" if found.state in ("checked_in", "on_site", "overstayed") else "check-in"
+    return await _apply_action(app, request, principal, found, action, data)
+
+
+async def _apply_action(
+    app: AppState,
+    request: Request[Any, Any, Any],
+    principal: Principal,
+    before: Visit,
+    action: str,
+    data: VisitActionRequest,
+) -> VisitReply:
+    now = app.now()
+    if data.version is not None and data.version != before.version:
+        raise _build_conflict()
+    if action == "approve" and not principal.has_permission("review"):
+        raise ApiProblem(HTTPStatus.FORBIDDEN, "approving needs the permission 'review'. Remedy: ask an operator.")
+    try:
+        after = _change_visit(app, before, action, data, principal, now)
+    except VisitRefusedError as error:
+        raise ApiProblem(HTTPStatus.CONFLICT, str(error)) from None
+    said: list[Event] = [lifecycle.build_event(before, after, now, principal.name)]
+    # Without the reason: it may be about the person, whose data has to end; the audit log cannot be changed.
+    entry = app.build_audit_entry(principal, request, f"visit.{action}", before.id)
+    if not await get_visit_store(app).change(before, after, said, entry):
+        raise _build_conflict()
+    return await _load_reply(app, after)
+
+
+def _change_visit(
+    app: AppState, before: Visit, action: str, data: VisitActionRequest, principal: Principal, now: float
+) -> Visit:
+    rules = app.config.visitors
+    if action == "arrive":
+        return lifecycle.arrive(before, now)
+    if action == "check-in":
+        return lifecycle.check_in(before, now, rules, briefing=data.briefing, nda_version=data.nda_version)
+    if action == "enter":
+        return lifecycle.enter(before, now, data.area)
+    if action == "extend":
+        return lifecycle.extend(before, parse_instant("end", data.end), now)
+    if action == "check-out":
+        return lifecycle.check_out(before, now)
+    if action == "deny":
+        return lifecycle.deny(before, data.reason)
+    if action == "cancel":
+        return lifecycle.cancel(before)
+    if action == "approve":
+        return lifecycle.approve(before, principal.name)
+    raise ApiProblem(
+        HTTPStatus.NOT_FOUND,
+        "there is no such action. Remedy: arrive, check-in, enter, extend, check-out, deny, cancel or approve.",
+    )
+
+
+@get(
+    "/visits/{visit_id:str}/badge", need="visitors", summary="Badge to print", tags=["visitors"], responses=VISIT_ERRORS
+)
+async def badge(app: AppDependency, visit_id: VisitPath) -> Response[str]:
+    """A page with the badge: name, company, host, day and the QR code."""
+    found = await _get_visit(app, visit_id)
+    person = await get_visit_store(app).load_person(found.person)
+    day = format_rfc3339(found.expected_from)[:10]
+    rows = "".join(
+        f"<p class='{kind}'>{html.escape(text)}</p>"
+        for kind, text in (
+            ("site", app.config.site.name),
+            ("name", person.name if person else ""),
+            ("company", person.company if person else ""),
+            ("host", f"Host: {found.host}"),
+            ("day", day),
+            ("code", found.code),
+        )
+    )
+    picture = f"<img alt='QR code {found.code}' src='/api/v1/visits/{found.id}/badge.svg'>"
+    page = (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><title>Visitor badge</title>"
+        f"<link rel='stylesheet' href='/style/print.css'><main class='badge'>{rows}{picture}</main></html>"
+    )
+    return Response(page, media_type="text/html")
+
+
+@get("/visits/{visit_id:str}/badge.svg", need="visitors", summary="QR code", tags=["visitors"], responses=VISIT_ERRORS)
+async def badge_code(app: AppDependency, visit_id: VisitPath) -> Response[str]:
+    """The badge's code as a QR code. It holds the code alone: a lost badge tells nothing about anybody."""
+    found = await _get_visit(app, visit_id)
+    if not found.code:
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "this visit's data was erased, its badge with it")
+    # With a viewBox instead of a size: a picture that is drawn smaller is then scaled, not cut.
+    svg = segno.make(found.code, error="q", micro=False).svg_inline(border=4, omitsize=True)
+    return Response(svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1), media_type="image/svg+xml")
+
+
+async def _get_visit(app: AppState, visit_id: str) -> Visit:
+    found = await get_visit_store(app).load_visit(visit_id)
+    if found is None:
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such visit. Remedy: see /api/v1/visits.")
+    return found
+
+
+async def _load_reply(app: AppState, visit: Visit) -> VisitReply:
+    return _to_visit_reply(visit, await get_visit_store(app).load_person(visit.person))
+
+
+def _build_conflict() -> ApiProblem:
+    return ApiProblem(HTTPStatus.CONFLICT, "somebody else has just changed this visit. Remedy: read it again.")
+
+
+def _to_visit_reply(visit: Visit, person: Person | None) -> VisitReply:
+    def moment(ts: float) -> str | None:
+        return format_rfc3339(ts) if ts else None
+
+    return VisitReply(
+        id=visit.id,
+        version=visit.version,
+        state=visit.state,
+        person=visit.person,
+        name=person.name if person else "",
+        company=person.company if person else "",
+        email=person.email if person else "",
+        host=visit.host,
+        host_email=visit.host_email,
+        purpose=visit.purpose,
+        areas=[area for area in visit.areas.split(",") if area],
+        area=visit.area,
+        code=visit.code,
+        walk_in=visit.walk_in,
+        start=format_rfc3339(visit.expected_from),
+        end=format_rfc3339(visit.expected_until),
+        arrived=moment(visit.arrived_at),
+        checked_in=moment(visit.checked_in_at),
+        seen=moment(visit.seen_at),
+        checked_out=moment(visit.checked_out_at),
+        auto_checked_out=visit.auto_checked_out,
+        briefing=moment(visit.briefing_at),
+        nda_version=visit.nda_version,
+        listed=visit.listed,
+        approved_by=visit.approved_by,
+        reason=visit.reason,
+    )
+
+
+router = Router(
+    "/",
+    route_handlers=[
+        visits,
+        invite,
+        visit,
+        act,
+        kiosk,
+        badge,
+        badge_code,
+    ],
+)

@@ -1,0 +1,180 @@
+"""Today's counts, kept up to date by the events themselves: pure, time is a parameter.
+
+Stream entries on their way to people: decoded, and put into the API's form.
+
+Who is inside which zone now: read off the newest tracked frames. Pure, time is a parameter.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, get_args
+
+import redis.asyncio
+
+from crowdperf.messaging import codec
+from crowdperf.messaging.schema import AnyEvent, TrackedFrame
+from crowdperf.messaging.streams import CONNECTIONS, EVENTS, TRACKS
+from crowdperf.settings.camera import Camera
+from crowdperf.storage.counts import CrossingRecord
+from crowdperf.web.parameters import Span, format_rfc3339
+from crowdperf.web.schemas import EventReply, ZoneOccupancy
+
+MAX_EVENT_IDS = 100_000
+"""Event ids kept to tell a redelivered event from a new one."""
+MAX_COUNT_KEYS = 100_000
+"""Of different keys within a day: hundreds of cameras with several lines have a tenth of it."""
+
+
+class CountKey(NamedTuple):
+    """What one count is about."""
+
+    camera: str
+    line: str
+    class_name: str
+    direction: str
+
+
+class TodayCounts:
+    """The crossings of one day by camera, line, class and direction; an event that comes twice counts once."""
+
+    def __init__(self, day: Span) -> None:
+        self.day = day
+        self.counts: dict[CountKey, int] = {}
+        self._event_ids: OrderedDict[str, None] = OrderedDict()
+        self._changed_keys: set[CountKey] = set()
+
+    def load(self, rows: Iterable[tuple[str, float, CountKey]]) -> None:
+        """Add the history: rows of event id, Unix seconds and key."""
+        for event_id, ts, key in rows:
+            self.add(event_id, ts, key)
+
+    def add(self, event_id: str, ts: float, key: CountKey) -> bool:
+        """Count one crossing; False when it is another day's, or was counted already."""
+        if not self.day.start <= ts < self.day.end or event_id in self._event_ids:
+            return False
+        if key not in self.counts and len(self.counts) >= MAX_COUNT_KEYS:
+            return False
+        self._event_ids[event_id] = None
+        if len(self._event_ids) > MAX_EVENT_IDS:
+            self._event_ids.popitem(last=False)
+        self.counts[key] = self.counts.get(key, 0) + 1
+        self._changed_keys.add(key)
+        return True
+
+    def take_changes(self) -> dict[CountKey, int]:
+        """The counts that changed since the last call, as they are now."""
+        changed = {key: self.counts[key] for key in self._changed_keys}
+        self._changed_keys.clear()
+        return changed
+
+
+StreamRow = tuple[bytes, dict[bytes, bytes]]
+EVENT_TYPES = tuple(kind.__name__ for kind in get_args(AnyEvent))
+
+
+def unpack_stream_reply(reply: Any) -> list[tuple[bytes, list[StreamRow]]]:
+    """XREAD's reply, RESP2 list or RESP3 map, as (key, rows)."""
+    if not reply:
+        return []
+    if isinstance(reply, dict):
+        return [(name, rows[0] if rows and isinstance(rows[0], list) else rows) for name, rows in reply.items()]
+    return [(name, rows) for name, rows in reply]
+
+
+async def read_newest_tracks(client: redis.asyncio.Redis, keys: list[str]) -> list[StreamRow | None]:
+    """The newest entry of each stream, in one round trip."""
+    pipe: Any = client.pipeline(transaction=False)
+    for key in keys:
+        pipe.xrevrange(key, count=1)
+    replies = await pipe.execute()
+    return [rows[0] if rows else None for rows in replies]
+
+
+def decode_event(fields: dict[bytes, bytes]) -> AnyEvent | None:
+    """The event of an entry; None for one that cannot be read, which is its consumers' business to report.
+
+    A dead letter that was driven again (`_for`) is None as well: it is in the stream already.
+    """
+    if b"_for" in fields:
+        return None
+    try:
+        event: AnyEvent = codec.decode(EVENTS, fields)
+    except codec.PoisonError:
+        return None
+    return event
+
+
+def decode_connections(rows: list[StreamRow]) -> list[EventReply]:
+    """The changes of a camera's connection in rows of its stream, each once, in their order."""
+    found = {}
+    for _, fields in rows:
+        try:
+            event = codec.decode(CONNECTIONS, fields)
+        except codec.PoisonError:
+            continue
+        found[event.id] = to_event_reply(event)
+    return list(found.values())
+
+
+def decode_frame(fields: dict[bytes, bytes]) -> Any:
+    """The TrackedFrame of an entry, None for one that cannot be read."""
+    try:
+        return codec.decode(TRACKS, fields)
+    except codec.PoisonError:
+        return None
+
+
+def to_event_reply(event: AnyEvent) -> EventReply:
+    """The event as the API shows it: what the two have in common by name."""
+    shown = {name: getattr(event, name) for name in event.__struct_fields__ if name in EventReply.__struct_fields__}
+    return EventReply(type=type(event).__name__, time=format_rfc3339(event.ts), **shown)
+
+
+def crossing_to_event_reply(crossing: CrossingRecord) -> EventReply:
+    """A crossing of the history in the form of the event that it was."""
+    return EventReply(
+        type="LineCrossed",
+        id=crossing.id,
+        camera=crossing.camera,
+        ts=crossing.ts,
+        time=format_rfc3339(crossing.ts),
+        line=crossing.line,
+        direction=crossing.direction,
+        klass=crossing.class_name,
+        track=crossing.track,
+    )
+
+
+MAX_FRAME_AGE_S = 5.0
+"""An older frame says nothing about now."""
+
+
+def is_fresh(frame: TrackedFrame | None, now: float) -> bool:
+    """Whether the frame tells of the present; `now` in Unix seconds."""
+    return frame is not None and now - frame.captured_at_ns / 1e9 <= MAX_FRAME_AGE_S
+
+
+def compute_occupancy(
+    cameras: tuple[Camera, ...], frames: Mapping[str, TrackedFrame], now: float
+) -> list[ZoneOccupancy]:
+    """Every zone of every enabled camera, in the order of the configuration."""
+    rows = []
+    for camera in cameras:
+        frame = frames.get(camera.id)
+        current = frame if is_fresh(frame, now) else None
+        for zone in camera.zones if camera.enabled else ():
+            inside = current.occupancy.get(zone.id, 0) if current else None
+            rows.append(
+                ZoneOccupancy(
+                    camera=camera.id,
+                    zone=zone.id,
+                    name=zone.name or zone.id,
+                    limit=zone.limit,
+                    occupancy=inside,
+                    over_limit=bool(inside is not None and zone.limit and inside > zone.limit),
+                    time=format_rfc3339(current.captured_at_ns / 1e9) if current else None,
+                )
+            )
+    return rows

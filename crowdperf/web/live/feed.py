@@ -1,0 +1,268 @@
+"""The one reader of Redis streams in a web process: events and live boxes in, encoded messages out to every client.
+
+It is supervised by itself: an outage of Redis ends a session, and the next one goes on behind the last id that was
+read. Clients hear of the outage by `status` messages and keep their connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import zoneinfo
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+import redis.asyncio
+
+from crowdperf.messaging.redis.client import BLOCK_MS, OUTAGE, Backoff, RedisPermissionError
+from crowdperf.messaging.schema import LineCrossed, TrackedFrame
+from crowdperf.messaging.streams import EVENTS, TRACKS, stream_key
+from crowdperf.settings.process_config import WebConfig
+from crowdperf.storage.queries import CrossingFilter, iter_crossings
+from crowdperf.web.live.channel import Broadcast, BroadcastMessage, encode_sse
+from crowdperf.web.live.counts import (
+    CountKey,
+    StreamRow,
+    TodayCounts,
+    compute_occupancy,
+    decode_event,
+    decode_frame,
+    read_newest_tracks,
+    to_event_reply,
+    unpack_stream_reply,
+)
+from crowdperf.web.parameters import Span, format_rfc3339, get_today
+from crowdperf.web.schemas import CountRow, ZoneOccupancy
+
+MAX_RECORDER_LAG_MS = 600_000
+"""How far behind the recorder may be when a web process starts, without its counts of today being wrong."""
+STATUS_INTERVAL_S = 10.0
+READ_PAUSE_S = 0.02
+"""Between two reads: many cameras are then read together instead of one by one."""
+MAX_ENTRIES_PER_READ = 256
+
+log = logging.getLogger(__name__)
+
+
+class Feed:
+    """Reads `events`, and `tracks` of the cameras that somebody watches, and publishes to `hub`."""
+
+    def __init__(
+        self, config: WebConfig, client: redis.asyncio.Redis, broadcast: Broadcast, get_watched: Callable[[], set[str]]
+    ) -> None:
+        self._config = config
+        # Any: redis-py types its replies differently from release to release.
+        self._client: Any = client
+        self._broadcast = broadcast
+        self._get_watched = get_watched
+        self._zone = zoneinfo.ZoneInfo(config.site.timezone)
+        self._events_key = stream_key(EVENTS, prefix=config.key_prefix)
+        self._last_event: bytes | None = None
+        self._last_tracks: dict[str, bytes] = {}
+        self._today = TodayCounts(Span(0, 0))
+        self._zones: dict[tuple[str, str], ZoneOccupancy] = {}
+        self._status_at = float("-inf")
+        self.redis_up = self._forbidden = False
+        self.frames: dict[str, TrackedFrame] = {}
+        """Camera -> its newest tracked frame, of the cameras that are watched."""
+        self.arrivals: dict[str, asyncio.Event] = {}
+        """Camera -> set whenever a newer tracked frame has come."""
+
+    @property
+    def position(self) -> str:
+        """Stream id of the newest event that was read; empty while none could be."""
+        return self._last_event.decode() if self._last_event else ""
+
+    def set_config(self, config: WebConfig) -> None:
+        """Go on with other cameras."""
+        self._config = config
+
+    async def run(self) -> None:
+        """Read for ever; an outage is waited out."""
+        backoff = Backoff()
+        while True:
+            error = await self._run_session(backoff)
+            if self.redis_up or self._status_at == float("-inf"):
+                log.warning("Redis gives nothing (%s): live updates pause", error)
+            self.redis_up, self._forbidden = False, isinstance(error, RedisPermissionError)
+            self._last_tracks.clear()
+            self._publish_status(time.time())
+            await asyncio.sleep(backoff.next())
+
+    async def _run_session(self, backoff: Backoff) -> BaseException:
+        """Read until an outage, and return it."""
+        try:
+            await self._prepare_session()
+            while True:
+                await self._read_once()
+                # Behind a turn, and not behind the beginning: what is read there may be allowed, and this not.
+                backoff.reset()
+                self._mark_redis_up()
+                await asyncio.sleep(READ_PAUSE_S)
+        except OUTAGE as error:
+            return error
+
+    async def _prepare_session(self) -> None:
+        """Load today's counts and find where the streams are to be read from."""
+        tail = await self._client.xrevrange(self._events_key, count=1)
+        newest: bytes = tail[0][0] if tail else b"0-0"
+        if self._last_event is None:
+            oldest = max(0, int(newest.split(b"-")[0]) - MAX_RECORDER_LAG_MS)
+            self._last_event = f"{oldest}-0".encode()
+        await self._load_today(time.time())
+        if not self._forbidden:
+            self._mark_redis_up()
+
+    def _mark_redis_up(self) -> None:
+        if self.redis_up:
+            return
+        log.info("reading live updates from Redis")
+        self.redis_up, self._forbidden = True, False
+        self._publish_status(time.time())
+
+    async def _load_today(self, now: float) -> None:
+        """Today's counts from the history; what the recorder has not stored yet comes from the stream."""
+        day = get_today(now, self._zone)
+        fresh = TodayCounts(day)
+        if day == self._today.day:
+            # After an outage: the events between are read from the stream, and must not be taken for new twice.
+            return
+        async for row in iter_crossings(self._client, CrossingFilter(day.start, day.end), self._config.key_prefix):
+            fresh.add(row.id, row.ts, CountKey(row.camera, row.line, row.class_name, row.direction))
+        self._today = fresh
+        self._broadcast.publish(self.build_counts_message())
+
+    async def _read_once(self) -> None:
+        """One read of everything, and what follows from it."""
+        now = time.time()
+        if now >= self._today.day.end:
+            await self._load_today(now)
+        await self._update_watched()
+        streams: dict[Any, Any] = {self._events_key: self._last_event}
+        streams.update(
+            {stream_key(TRACKS, camera, self._config.key_prefix): last for camera, last in self._last_tracks.items()}
+        )
+        cameras = {stream_key(TRACKS, camera, self._config.key_prefix).encode(): camera for camera in self._last_tracks}
+        for name, rows in unpack_stream_reply(
+            await self._client.xread(streams, count=MAX_ENTRIES_PER_READ, block=BLOCK_MS)
+        ):
+            if name in cameras:
+                self._on_tracks(cameras[name], rows)
+            else:
+                self._on_events(rows)
+        self._publish_changes(time.time())
+
+    async def _update_watched(self) -> None:
+        """Begin with cameras that somebody watches now, and let go of the others."""
+        watched = self._get_watched()
+        for camera in self._last_tracks.keys() - watched:
+            del self._last_tracks[camera]
+            self.frames.pop(camera, None)
+        added = sorted(watched - self._last_tracks.keys())
+        if not added:
+            return
+        rows = await read_newest_tracks(
+            self._client, [stream_key(TRACKS, camera, self._config.key_prefix) for camera in added]
+        )
+        for camera, row in zip(added, rows):
+            self._last_tracks[camera] = row[0] if row else b"0-0"
+            if row:
+                self._on_tracks(camera, [row])
+
+    def _on_tracks(self, camera: str, rows: list[StreamRow]) -> None:
+        self._last_tracks[camera] = rows[-1][0]
+        frame = decode_frame(rows[-1][1])
+        if isinstance(frame, TrackedFrame):
+            self.frames[camera] = frame
+            self.get_arrival(camera).set()
+
+    def get_arrival(self, camera: str) -> asyncio.Event:
+        """The event that is set when a newer tracked frame of this camera has come."""
+        return self.arrivals.setdefault(camera, asyncio.Event())
+
+    def _on_events(self, rows: list[StreamRow]) -> None:
+        for stream_id, fields in rows:
+            self._last_event = stream_id
+            event = decode_event(fields)
+            if event is None:
+                continue
+            if isinstance(event, LineCrossed):
+                self._today.add(event.id, event.ts, CountKey(event.camera, event.line, event.klass, event.direction))
+            self._broadcast.publish(build_event_message(stream_id, fields))
+
+    def _publish_changes(self, now: float) -> None:
+        changes = self._today.take_changes()
+        if changes:
+            self._broadcast.publish(_build_counts_message(self._today.day, changes.items(), whole=False))
+        if len(self._broadcast):
+            rows = {(row.camera, row.zone): row for row in compute_occupancy(self._config.cameras, self.frames, now)}
+            changed = [row for name, row in rows.items() if _has_changed(row, self._zones.get(name))]
+            self._zones = rows
+            if changed:
+                self._broadcast.publish(_build_occupancy_message(changed))
+        if now - self._status_at >= STATUS_INTERVAL_S:
+            self._publish_status(now)
+
+    def _publish_status(self, now: float) -> None:
+        self._status_at = now
+        self._broadcast.publish(self.build_status_message(now))
+
+    def build_status_message(self, now: float) -> BroadcastMessage:
+        """Whether the data behind the stream is live, and the server's clock."""
+        return encode_sse(
+            "status", msgspec.json.encode({"time": format_rfc3339(now), "redis": "up" if self.redis_up else "down"})
+        )
+
+    def build_counts_message(self) -> BroadcastMessage:
+        """All of today's counts."""
+        return _build_counts_message(self._today.day, self._today.counts.items(), whole=True)
+
+    def build_occupancy_message(self) -> BroadcastMessage:
+        """Every zone as far as it is known."""
+        return _build_occupancy_message(compute_occupancy(self._config.cameras, self.frames, time.time()))
+
+
+def build_event_message(stream_id: bytes, fields: dict[bytes, bytes]) -> BroadcastMessage:
+    """A stream entry as a server-sent event; an unreadable one becomes a comment, so that its id still moves on."""
+    event = decode_event(fields)
+    if event is None:
+        return BroadcastMessage(stream_id, b": unreadable\n\n")
+    # What is about no camera may be about all of them: it is for who may see all.
+    hidden = None if event.camera else lambda _: b""
+    return encode_sse("event", msgspec.json.encode(to_event_reply(event)), stream_id, event.camera, hidden)
+
+
+def _build_counts_message(day: Span, counts: Iterable[tuple[CountKey, int]], whole: bool) -> BroadcastMessage:
+    rows = [
+        CountRow(camera=k.camera, line=k.line, klass=k.class_name, direction=k.direction, count=n) for k, n in counts
+    ]
+
+    def encoded(rows: list[CountRow]) -> bytes:
+        body = {"from": format_rfc3339(day.start), "to": format_rfc3339(day.end), "whole": whole, "counts": rows}
+        return msgspec.json.encode(body)
+
+    def narrow(cameras: frozenset[str]) -> bytes:
+        return encode_sse("counts", encoded([row for row in rows if row.camera in cameras])).data
+
+    return encode_sse("counts", encoded(rows), encode_for=narrow)
+
+
+def _build_occupancy_message(rows: list[ZoneOccupancy]) -> BroadcastMessage:
+    def narrow(cameras: frozenset[str]) -> bytes:
+        seen = [row for row in rows if row.camera in cameras]
+        return encode_sse("occupancy", msgspec.json.encode({"zones": seen})).data
+
+    return encode_sse("occupancy", msgspec.json.encode({"zones": rows}), encode_for=narrow)
+
+
+def _has_changed(row: ZoneOccupancy, before: ZoneOccupancy | None) -> bool:
+    return before is None or row.occupancy != before.occupancy
+
+
+async def run_until_cancelled(feed: Feed) -> None:
+    """Run the feed; a cancelled one ends quietly. Anything else is a defect, and ends the process by its log."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await feed.run()

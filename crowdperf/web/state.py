@@ -1,0 +1,242 @@
+"""What the routes share: one object per application, made at its start-up and closed at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import zoneinfo
+from pathlib import Path
+from typing import Any
+
+import psutil
+import redis.asyncio
+from litestar.connection import ASGIConnection
+from litestar.di import NamedDependency
+
+from crowdperf.accounts import audit_log
+from crowdperf.accounts.account_store import AccountStore
+from crowdperf.accounts.credentials import SetupSecret, SignInLimiter, build_setup_link
+from crowdperf.accounts.principal import Principal
+from crowdperf.messaging.redis.client import OUTAGE, Backoff, RedisPermissionError, connect_async
+from crowdperf.messaging.schema import AuditEntry
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.settings.camera import Camera
+from crowdperf.settings.process_config import WebConfig, WebReloadable, get_reloadable, replace_reloadable
+from crowdperf.settings.reload import ReloadFile
+from crowdperf.settings.site import build_dashboard_url
+from crowdperf.storage.buckets import Calendar
+from crowdperf.web.config_client import ConfigClient
+from crowdperf.web.live.channel import Broadcast, encode_sse
+from crowdperf.web.live.feed import Feed, run_until_cancelled
+from crowdperf.web.live.pictures import RingView
+from crowdperf.web.live.tiles import Tiles
+from crowdperf.web.metrics_report import Rates
+from crowdperf.web.problems import unknown_camera
+
+KEEP_ALIVE_INTERVAL_S = 15.0
+CONFIG_POLL_S = 0.5
+START_TIME_TOLERANCE_S = 2.0
+"""A process' time of birth is known to about a second."""
+
+log = logging.getLogger(__name__)
+
+
+class AppState:
+    """The slice, the Redis client, and the live parts. The slice is frozen; `follow` puts another in its place."""
+
+    def __init__(self, config: WebConfig, metrics: Metrics) -> None:
+        self.config = config
+        self.metrics = metrics
+        self.prefix = config.key_prefix
+        self.zone = zoneinfo.ZoneInfo(config.site.timezone)
+        self.calendar = Calendar(config.site.timezone)
+        self.redis: redis.asyncio.Redis = connect_async(config.redis_url)
+        self.broadcast = Broadcast()
+        # What was written between the start of this process, which read the configuration then, and now is news.
+        self._reload_file = ReloadFile(
+            Path(config.handover), WebReloadable, psutil.Process().create_time() - START_TIME_TOLERANCE_S
+        )
+        self.tiles = Tiles(config.ring_prefix, _get_enabled_cameras(config))
+        self.feed = Feed(config, self.redis, self.broadcast, self._get_watched_cameras)
+        self.tiles.feed = self.feed
+        self.rates = Rates()
+        self.accounts = AccountStore(self.redis, self.prefix)
+        self.sign_in_limiter = SignInLimiter(self.redis, self.prefix)
+        self.setup_secret = SetupSecret(Path(config.sockets))
+        self.config_client = ConfigClient(self.reload_config)
+        self.hashing_limit = asyncio.Semaphore(2)
+        """Each hash takes 64 MiB and a core for 0.1 s: sign-ins at once wait for each other, and for nobody else."""
+        self.stop_event = asyncio.Event()
+        self._feed_task: asyncio.Task[None] | None = None
+        self._setup_task: asyncio.Task[None] | None = None
+        self._keep_alive_task: asyncio.Task[None] | None = None
+        self._config_task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to read live updates."""
+        self._feed_task = asyncio.create_task(run_until_cancelled(self.feed), name="feed")
+        self._feed_task.add_done_callback(self._on_feed_end)
+        self._keep_alive_task = asyncio.create_task(self._keep_alive(), name="keep-alive")
+        self._setup_task = asyncio.create_task(self._announce_setup_link(), name="setup")
+        self._config_task = asyncio.create_task(self._poll_config(), name="configuration")
+
+    def get_feed_error(self) -> BaseException | None:
+        """What ended the feed, if anything did."""
+        if self._feed_task is None or not self._feed_task.done() or self._feed_task.cancelled():
+            return None
+        return self._feed_task.exception()
+
+    def raise_feed_error(self) -> None:
+        """Raise what ended the feed: a web process without live updates must not look alive."""
+        error = self.get_feed_error()
+        if error is not None:
+            raise error
+
+    def _on_feed_end(self, _task: asyncio.Task[None]) -> None:
+        self.broadcast.close()
+
+    def end_streams(self) -> None:
+        """End every open stream, so that the server can stop at once."""
+        self.stop_event.set()
+        self.broadcast.close()
+
+    async def close(self) -> None:
+        """Stop the live parts and let go of rings and connections."""
+        self.end_streams()
+        self.tiles.close()
+        for task in (self._feed_task, self._setup_task, self._keep_alive_task, self._config_task):
+            if task is not None and not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+        with contextlib.suppress(redis.ConnectionError):
+            await self.redis.aclose()
+
+    def _get_watched_cameras(self) -> set[str]:
+        """Cameras whose boxes are read: those on somebody's screen, and for occupancy those with zones."""
+        if not len(self.broadcast):
+            return self.tiles.get_watched()
+        return self.tiles.get_watched() | {
+            camera.id for camera in self.config.cameras if camera.enabled and camera.zones
+        }
+
+    def reload_config(self) -> None:
+        """Take over cameras, areas and rules where the configuration in force has others, and tell every page."""
+        shown = self._reload_file.read_if_changed()
+        if shown is None or shown == get_reloadable(self.config):
+            return
+        self.config = replace_reloadable(self.config, shown)
+        self.feed.set_config(self.config)
+        self.tiles.set_cameras(_get_enabled_cameras(self.config))
+        self.broadcast.publish(encode_sse("configuration", b"{}"))
+        log.info("another configuration: %d cameras", len(shown.cameras))
+
+    async def _poll_config(self) -> None:
+        """Look now and then: the configuration changes by other hands as well."""
+        while True:
+            self.reload_config()
+            await asyncio.sleep(CONFIG_POLL_S)
+
+    async def _keep_alive(self) -> None:
+        """Wake every stream now and then: proxies end what is silent, and sessions end."""
+        while True:
+            await asyncio.sleep(KEEP_ALIVE_INTERVAL_S)
+            self.broadcast.wake()
+
+    async def _announce_setup_link(self) -> None:
+        """While there is no account: make the one-time link, and say it in the log."""
+        backoff = Backoff()
+        while True:
+            try:
+                accounts = await self.accounts.read_accounts()
+            except OUTAGE as error:
+                if isinstance(error, RedisPermissionError) and backoff.should_log(error):
+                    log.warning("whether anybody can sign in is not known: %s", error)
+                await asyncio.sleep(backoff.next())
+                continue
+            if accounts:
+                self.setup_secret.remove()
+            else:
+                log.warning(
+                    "nobody can sign in yet. Make the administrator: %s",
+                    self.build_setup_link(self.setup_secret.create()),
+                )
+            return
+
+    def build_setup_link(self, secret: str) -> str:
+        """The one-time link, as this machine would open it."""
+        return build_setup_link(build_dashboard_url(self.config.web), secret)
+
+    def build_audit_entry(
+        self,
+        principal: Principal,
+        connection: ASGIConnection[Any, Any, Any, Any],
+        action: str,
+        target: str,
+        detail: str = "",
+    ) -> AuditEntry:
+        """What the audit log is to say of a change that this request makes."""
+        return AuditEntry(
+            ts=self.now(),
+            who=principal.name,
+            via=principal.kind,
+            action=action,
+            target=target,
+            address=connection.client.host[:64] if connection.client else "",
+            detail=detail[:4000],
+            token=principal.token,
+        )
+
+    async def write_audit_entry(
+        self,
+        principal: Principal,
+        connection: ASGIConnection[Any, Any, Any, Any],
+        action: str,
+        target: str,
+        detail: str = "",
+    ) -> None:
+        """Write an entry of the audit log by itself, for what is not a change in Redis."""
+        pipe = self.redis.pipeline()
+        audit_log.stage_entry(pipe, self.build_audit_entry(principal, connection, action, target, detail), self.prefix)
+        await pipe.execute()
+
+    def get_camera(self, camera_id: str, principal: Principal) -> Camera:
+        """The configured camera.
+
+        Raises:
+            Problem: 404, there is none of that id, or `who` may not know of it: the two look alike.
+        """
+        for camera in self.config.cameras:
+            if camera.id == camera_id and principal.can_see(camera_id):
+                return camera
+        raise unknown_camera(camera_id)
+
+    def get_cameras(self, principal: Principal) -> tuple[Camera, ...]:
+        """The cameras that `who` may see, in the order of the configuration."""
+        return tuple(camera for camera in self.config.cameras if principal.can_see(camera.id))
+
+    def get_ring_view(self, camera_id: str) -> RingView | None:
+        """The camera's ring; None for a disabled camera, which has none."""
+        return self.tiles.views.get(camera_id)
+
+    def publish_metrics(self) -> None:
+        """Publish this process's own numbers."""
+        self.metrics.set_gauge("stream_clients", len(self.broadcast))
+        self.metrics.set_gauge("live_cameras_watched", len(self.tiles.get_watched()))
+        self.metrics.set_gauge("stream_messages_lost", self.broadcast.lost)
+        self.metrics.set_gauge("live_pictures_sent", self.tiles.frames_sent)
+        self.metrics.set_gauge("redis_up", float(self.feed.redis_up))
+
+    @staticmethod
+    def now() -> float:
+        """Unix seconds."""
+        return time.time()
+
+
+def _get_enabled_cameras(config: WebConfig) -> frozenset[str]:
+    return frozenset(camera.id for camera in config.cameras if camera.enabled)
+
+
+AppDependency = NamedDependency[AppState]
+"""How a route asks for it."""

@@ -1,0 +1,219 @@
+"""What a turn does when the ring moves under it, and when the model cannot run: real rings, a scripted runtime."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from crowdperf.frames.ring import FrameWriter, RingSpec
+from crowdperf.inference.evidence_cache import EvidenceCache
+from crowdperf.inference.model_slots import ModelSlot
+from crowdperf.inference.ppe_stage import PpeStage
+from crowdperf.inference.process import build_engine
+from crowdperf.inference.rings import RingSet
+from crowdperf.messaging.outbox import Outbox
+from crowdperf.messaging.streams import DETECTIONS, stream_key
+from crowdperf.models.detector import Detector
+from crowdperf.models.postprocess import Detections
+from crowdperf.models.preprocess import Letterbox, PixelFormat
+from crowdperf.models.registry import ModelError
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.timings import StageTimings
+from crowdperf.settings.config import Config
+from crowdperf.settings.environment import Paths, read_environment
+from crowdperf.settings.process_config import build_inference_config
+from tests.conftest import RedisServer
+
+
+class ScriptedRuntime:
+    """Finds nothing; `during_load` happens while the frames are being read."""
+
+    names: tuple[str, ...] = ("person",)
+    name, device, max_batch, pins, overlaps = "scripted", "cpu", 64, False, False
+
+    def __init__(self) -> None:
+        self.during_load: Callable[[], None] = lambda: None
+        self.emptied = 0
+        self.is_ready = True
+        self.count = 0
+        self.stages = StageTimings()
+        self.started: deque[int] = deque()
+
+    def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
+        self.count = len(frames)
+        if box.width == 1280:
+            raise ModelError("cannot run at 1280. Remedy: another size.")
+        self.during_load()
+
+    def start(self) -> None:
+        self.started.append(self.count)
+
+    def finish(self) -> list[Detections]:
+        count = self.started.popleft()
+        return [Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))] * count
+
+    def pin(self, buffer: NDArray[np.uint8]) -> None: ...
+
+    def unpin(self, buffer: NDArray[np.uint8]) -> None: ...
+
+    def prepare(self, box: Letterbox, pix_fmt: PixelFormat) -> None: ...
+
+    def ready(self, box: Letterbox, pix_fmt: PixelFormat) -> bool:
+        return self.is_ready
+
+    def empty_cache(self) -> None:
+        self.emptied += 1
+
+
+class Bench:
+    """A service over real rings in `folder` and a real Redis."""
+
+    def __init__(self, folder: Path, server: RedisServer, queue_max: str = "2") -> None:
+        self.folder, self.client = folder, server.client()
+        self.runtime, self.metrics = ScriptedRuntime(), Metrics()
+        self.ahead_s = 0.0
+        cameras = RingSet(str(folder / "ring."), 20.0)
+        outbox = Outbox(self.client)
+        people = ModelSlot("person", Detector(self.runtime, "none", "full"))
+        self.ppe = ModelSlot("ppe")
+        inspector = PpeStage(self.ppe, self._ppe_wanted, self.metrics, EvidenceCache(30.0))
+        env = read_environment({"QUEUE_MAX": queue_max, "CUDA_EMPTY_EVERY": "6"})
+        slice_ = build_inference_config(Config(), env, Paths(folder))
+        slice_ = replace(slice_, settings=replace(slice_.settings, staleness_s=1000.0))
+        self.service = build_engine(
+            *(slice_, people, inspector, cameras, outbox, self.metrics),
+            lambda: time.monotonic() + self.ahead_s,
+        )
+        self.schedule = self.service._scheduler
+
+    def _ppe_wanted(self) -> None:
+        self.ppe.request_load(lambda: Detector(self.runtime, "ppe", "full"))
+
+    def ring(self, camera: str, width: int = 64) -> FrameWriter:
+        return FrameWriter(self.folder / f"ring.{camera}", RingSpec(width, 36, "yuv420p", 128, 72, 4, 100.0, 0))
+
+    def stored(self, camera: str) -> list[bytes]:
+        return [row for row, _ in self.client.xrange(stream_key(DETECTIONS, camera))]
+
+
+def publish(writer: FrameWriter) -> None:
+    writer.slot()[0] = 1
+    writer.publish(time.time_ns(), time.monotonic_ns())
+
+
+@pytest.fixture
+def bench(tmp_path: Path, redis_server: RedisServer) -> Bench:
+    return Bench(tmp_path, redis_server)
+
+
+def test_a_frame_overwritten_while_it_is_read_is_lapped_and_never_published(bench: Bench) -> None:
+    ring = bench.ring("lobby")
+    publish(ring)
+    bench.runtime.during_load = lambda: [publish(ring) for _ in range(4)] and None
+    assert bench.service.step(False)
+    assert bench.stored("lobby") == []
+    bench.runtime.during_load = lambda: None
+    assert bench.service.step(True)
+    assert bench.stored("lobby") == [f"{ring.epoch}-5".encode()]
+    # 1 while it was read; then 2 to 5 came at once, more than the ring can keep safe: only the newest stayed.
+    assert bench.metrics.get_counter("drops_lapped", "lobby") == 1
+    assert bench.metrics.get_counter("drops_overload", "lobby") == 3
+    ring.close(unlink=True)
+
+
+def test_a_size_that_the_model_refuses_concerns_that_camera_only(bench: Bench) -> None:
+    big, small = bench.ring("big", 1280), bench.ring("small")
+    for ring in (big, small):
+        publish(ring)
+    while bench.service.step(True):
+        pass
+    assert bench.stored("big") == []
+    assert len(bench.stored("small")) == 1
+    assert bench.metrics.get_counter("drops_refused", "big") == 1
+    assert "Remedy" in bench.metrics.snapshot("inference", 0.0).texts["last_error"]["big"]
+    for ring in (big, small):
+        ring.close(unlink=True)
+
+
+def test_on_a_device_that_overlaps_the_next_batch_begins_before_the_last_one_is_published(bench: Bench) -> None:
+    ring = bench.ring("lobby")
+    bench.runtime.overlaps = True
+    publish(ring)
+    assert bench.service.step(True), "one batch is in computation"
+    assert len(bench.runtime.started) == 1
+    assert bench.stored("lobby") == []
+    publish(ring)
+    assert bench.service.step(True)
+    assert len(bench.runtime.started) == 1, "the second began, the first was finished"
+    assert bench.stored("lobby") == [f"{ring.epoch}-1".encode()]
+    assert not bench.service.step(False), "nothing more is due: the last one is published at once"
+    assert bench.stored("lobby") == [f"{ring.epoch}-{sequence}".encode() for sequence in (1, 2)]
+    ring.close(unlink=True)
+
+
+def test_a_frame_is_not_charged_for_the_one_that_it_waited_for(bench: Bench) -> None:
+    """Where batches overlap, a small frame behind a huge one must not look as dear: its camera would be passed over."""
+    huge, small = bench.ring("huge", 96), bench.ring("small", 64)
+    bench.runtime.overlaps = True
+    spent = {"huge": 100.0, "small": 0.5}
+    finish, order = bench.runtime.finish, []
+
+    def slow() -> list[Detections]:
+        bench.ahead_s += spent[order.pop(0)]
+        return finish()
+
+    bench.runtime.finish = slow  # type: ignore[method-assign]
+    bench.service.step(True)
+    for ring, name in ((huge, "huge"), (small, "small")):
+        publish(ring)
+        order.append(name)
+        bench.service.step(True)
+    bench.service.step(False)
+    assert sorted(bench.schedule._costs.values()) == pytest.approx([0.5, 100.0], abs=0.4)
+    for ring in (huge, small):
+        ring.close(unlink=True)
+
+
+@pytest.mark.parametrize(("queue_max", "shed"), [("2", 3), ("4", 0)])
+def test_so_many_frames_wait_as_queue_max_says(
+    tmp_path: Path, redis_server: RedisServer, queue_max: str, shed: int
+) -> None:
+    bench = Bench(tmp_path, redis_server, queue_max)
+    ring = bench.ring("lobby")
+    assert not bench.service.step(True)
+    for _ in range(4):
+        publish(ring)
+    assert bench.service.step(False)
+    assert bench.metrics.get_counter("drops_overload", "lobby") == shed
+    ring.close(unlink=True)
+
+
+def test_device_memory_is_given_back_between_batches_every_so_many_seconds(bench: Bench) -> None:
+    ring = bench.ring("lobby")
+    emptied = []
+    for bench.ahead_s in (0.0, 3.0, 6.1, 6.2, 12.5):
+        publish(ring)
+        assert bench.service.step(True)
+        emptied.append(bench.runtime.emptied)
+    assert emptied == [0, 0, 1, 1, 2]
+    ring.close(unlink=True)
+
+
+def test_a_size_that_is_still_being_compiled_delays_its_own_camera_only(bench: Bench) -> None:
+    lobby = bench.ring("lobby")
+    bench.runtime.is_ready = False
+    publish(lobby)
+    assert not bench.service.step(True)
+    assert bench.metrics.get_counter("drops_warming", "lobby") == 1
+    bench.runtime.is_ready = True
+    publish(lobby)
+    assert bench.service.step(True)
+    assert len(bench.stored("lobby")) == 1
+    lobby.close(unlink=True)

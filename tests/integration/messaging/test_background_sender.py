@@ -1,0 +1,73 @@
+"""Detections on their way from a thread of their own: nobody waits for Redis, and nothing is lost meanwhile."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from crowdperf.messaging.outbox import BackgroundSender, Outbox
+from crowdperf.messaging.redis.client import SOCKET_TIMEOUT_S
+from crowdperf.messaging.streams import DETECTIONS, stream_key
+from tests.conftest import RedisServer, wait_until
+from tests.integration.messaging.test_bus import detections
+
+LOBBY = stream_key(DETECTIONS, "lobby")
+
+
+@pytest.fixture
+def poster(redis_server: RedisServer) -> Iterator[BackgroundSender]:
+    made = BackgroundSender(Outbox(redis_server.client()), time.monotonic)
+    yield made
+    made.close()
+
+
+def send(poster: BackgroundSender, *sequences: int) -> None:
+    for sequence in sequences:
+        poster.put(detections(9, sequence))
+        poster.flush(time.monotonic())
+
+
+def test_a_frozen_redis_holds_nobody_up_and_gets_all_of_it_in_order(
+    poster: BackgroundSender, redis_server: RedisServer
+) -> None:
+    send(poster, 1)
+    wait_until(lambda: not len(poster), what="the first is stored")
+    assert redis_server.process is not None
+    redis_server.process.send_signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        send(poster, *range(2, 602))
+        assert time.monotonic() - began < SOCKET_TIMEOUT_S, "the frozen server's time-out was waited for"
+        assert len(poster) >= 600 - 256, "they wait in memory"
+    finally:
+        redis_server.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: not len(poster), 30, "all is sent")
+    stored = [row.decode() for row, _ in redis_server.client().xrange(LOBBY)]
+    assert stored == [f"9-{n}" for n in range(1, 602)]
+    assert poster.lost == 0
+
+
+def test_what_redis_refuses_for_good_ends_who_fills_it(poster: BackgroundSender, redis_server: RedisServer) -> None:
+    redis_server.client().set(LOBBY, "no stream")
+
+    def refused() -> bool:
+        try:
+            send(poster, 1)
+        except redis.ResponseError as error:
+            return "WRONGTYPE" in str(error)
+        return False
+
+    wait_until(refused, what="the defect is seen by the loop")
+
+
+def test_the_last_messages_are_sent_at_the_end(redis_server: RedisServer) -> None:
+    poster = BackgroundSender(Outbox(redis_server.client()), time.monotonic)
+    for sequence in (1, 2, 3):
+        poster.put(detections(9, sequence))
+    poster.close()
+    assert redis_server.client().xlen(LOBBY) == 3
+    assert poster.take_send_time_s() > 0

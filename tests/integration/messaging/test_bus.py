@@ -1,0 +1,131 @@
+"""The typed streams against a real Redis."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from crowdperf.messaging.bus import MAX_DELIVERIES, Consumer, Publisher, StubBus
+from crowdperf.messaging.outbox import Outbox
+from crowdperf.messaging.schema import AnyEvent, FrameDetections, LineCrossed
+from crowdperf.messaging.streams import DETECTIONS, EVENTS, stream_key
+from tests.conftest import RedisServer
+
+
+def crossing(n: int) -> LineCrossed:
+    return LineCrossed(
+        id=f"lobby:1:{n}:door:in:0",
+        camera="lobby",
+        ts=1_700_000_000.123456 + n,
+        line="door",
+        direction="in",
+        klass="person",
+        track=n,
+        epoch=1,
+        sequence=n,
+    )
+
+
+def detections(epoch: int, sequence: int) -> FrameDetections:
+    return FrameDetections("lobby", epoch, sequence, 5, b"", b"", b"", 64, 36)
+
+
+def consumer(server: RedisServer) -> Consumer[AnyEvent]:
+    reader: Consumer[AnyEvent] = Consumer(server.client(), EVENTS, "recorder", "recorder-0")
+    reader.start()
+    return reader
+
+
+def test_events_arrive_typed_in_order_and_once(redis_server: RedisServer) -> None:
+    publisher: Publisher[AnyEvent] = Publisher(redis_server.client(), EVENTS)
+    sent = [crossing(n) for n in range(5)]
+    for event in sent:
+        publisher.publish(event)
+    reader = consumer(redis_server)
+    first = reader.read(count=3)
+    second = reader.read(count=3)
+    assert [entry.message for entry in first + second] == sent
+    reader.ack(first + second)
+    assert consumer(redis_server).read(block_ms=10) == []
+
+
+def test_an_event_is_readable_in_redis_cli(redis_server: RedisServer) -> None:
+    Publisher(redis_server.client(), EVENTS).publish(crossing(1))
+    fields = redis_server.client().xrange("crowdperf:events")[0][1]
+    assert fields[b"type"] == b"LineCrossed"
+    assert fields[b"line"] == b"door"
+    assert fields[b"ts"] == b"1700000001.123456"
+
+
+def test_a_restarted_consumer_gets_what_it_never_acknowledged(redis_server: RedisServer) -> None:
+    publisher: Publisher[AnyEvent] = Publisher(redis_server.client(), EVENTS)
+    for n in range(6):
+        publisher.publish(crossing(n))
+    reader = consumer(redis_server)
+    entries = reader.read(count=4)
+    reader.ack(entries[:2])
+    again = consumer(redis_server)
+    seen = [entry.message.id for entry in again.read(count=10)] + [entry.message.id for entry in again.read(count=10)]
+    assert seen == [crossing(n).id for n in range(2, 6)]
+
+
+def test_what_cannot_be_decoded_is_dead_letter_and_the_rest_goes_on(redis_server: RedisServer) -> None:
+    client = redis_server.client()
+    client.xadd("crowdperf:events", {"type": "LineCrossed", "id": "broken"})
+    Publisher(client, EVENTS).publish(crossing(1))
+    reader = consumer(redis_server)
+    assert [entry.message for entry in reader.read()] == [crossing(1)]
+    assert reader.dead_letters == 1
+    assert client.xrange("crowdperf:dead:events:recorder")[0][1][b"id"] == b"broken"
+
+
+def test_an_entry_that_kills_its_reader_again_and_again_is_buried(redis_server: RedisServer) -> None:
+    Publisher(redis_server.client(), EVENTS).publish(crossing(1))
+    reads = 0
+    while (entries := consumer(redis_server).read(block_ms=10)) and reads < 20:
+        reads += 1
+        assert entries[0].message == crossing(1)
+    assert reads == MAX_DELIVERIES
+    assert redis_server.client().xlen("crowdperf:dead:events:recorder") == 1
+
+
+def test_detections_sent_twice_are_stored_once(redis_server: RedisServer) -> None:
+    for _ in range(2):
+        outbox = Outbox(redis_server.client())
+        for sequence in (1, 2):
+            outbox.put(detections(9, sequence))
+        assert outbox.flush(0.0) == 2
+    assert [row[0] for row in redis_server.client().xrange(stream_key(DETECTIONS, "lobby"))] == [b"9-1", b"9-2"]
+
+
+def test_detections_wait_while_redis_is_away(redis_server: RedisServer) -> None:
+    outbox = Outbox(redis_server.client(), max_messages=3)
+    redis_server.kill()
+    for sequence in range(1, 6):
+        outbox.put(detections(9, sequence))
+        assert outbox.flush(float(sequence)) == 0
+    redis_server.start()
+    assert outbox.flush(100.0) == 3
+    assert outbox.lost == 2
+    assert [row[0] for row in redis_server.client().xrange(stream_key(DETECTIONS, "lobby"))] == [b"9-3", b"9-4", b"9-5"]
+
+
+def test_an_older_epoch_is_accepted_and_not_silently_lost(redis_server: RedisServer) -> None:
+    outbox = Outbox(redis_server.client())
+    outbox.put(detections(9, 7))
+    outbox.flush(0.0)
+    outbox.put(detections(8, 1))
+    assert outbox.flush(1.0) == 1
+    assert [row[0] for row in redis_server.client().xrange(stream_key(DETECTIONS, "lobby"))] == [b"8-1"]
+
+
+@pytest.mark.parametrize("stream", [EVENTS, DETECTIONS])
+def test_the_stub_bus_redelivers_like_redis(stream: object) -> None:
+    message: msgspec.Struct = crossing(1) if stream is EVENTS else detections(1, 1)
+    bus: StubBus[msgspec.Struct] = StubBus(stream)  # type: ignore[arg-type]
+    bus.publish(message)
+    bus.publish(message)
+    first = bus.read()
+    bus.ack(first[:1])
+    bus.restart()
+    assert [entry.message for entry in bus.read()] == [message]

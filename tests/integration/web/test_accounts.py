@@ -1,0 +1,446 @@
+"""Accounts over real HTTP and a real Redis: who gets in, who sees what, and what is written down of it."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from crowdperf.__main__ import main
+from crowdperf.accounts import credentials
+from crowdperf.accounts.account_store import ACCOUNTS_KEY
+from crowdperf.accounts.credentials import SetupSecret
+from crowdperf.accounts.principal import Account
+from crowdperf.settings.environment import Paths
+from crowdperf.web import auth
+from crowdperf.web.app import create_app
+from tests.conftest import RedisServer, wait_until
+from tests.support.synthetic import SyntheticSite
+from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving, site_config
+
+PASSWORD = "correct horse battery"
+HASH = credentials.hash_password(PASSWORD)
+AWAY = {"X-Forwarded-For": "203.0.113.9"}
+"""Makes a request one that came through a proxy, so that it is nobody's."""
+
+
+@pytest.fixture(scope="module")
+def _served(_redis_session: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(_redis_session.url, tmp_path_factory.mktemp("web")) as served:
+        yield served
+
+
+@pytest.fixture
+def server(_served: Served, redis_server: RedisServer) -> Served:
+    SetupSecret(_served.paths.sockets).remove()
+    return _served
+
+
+class People:
+    """Accounts as the store keeps them, and browsers that are signed in."""
+
+    def __init__(self, server: Served, redis_server: RedisServer) -> None:
+        self._server = server
+        self._redis = redis_server.client()
+
+    def add(self, name: str, role: str, cameras: list[str] | None = None) -> None:
+        row = Account(name=name, role=role, password=HASH, created_at=time.time(), cameras=cameras)
+        self._redis.hset(ACCOUNTS_KEY, name, msgspec.json.encode(row))
+
+    def browser(self, name: str, role: str = "", cameras: list[str] | None = None) -> httpx.Client:
+        if role:
+            self.add(name, role, cameras)
+        reply = httpx.post(
+            f"{self._server.url}/api/v1/session", json={"name": name, "password": PASSWORD}, timeout=TIMEOUT_S
+        )
+        assert reply.status_code == 200, reply.text
+        headers = {"X-CSRF-Token": reply.json()["csrf"]}
+        return httpx.Client(base_url=self._server.url, cookies=reply.cookies, headers=headers, timeout=TIMEOUT_S)
+
+
+@pytest.fixture
+def people(server: Served, redis_server: RedisServer) -> People:
+    return People(server, redis_server)
+
+
+@pytest.fixture
+def nobody(server: Served) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=TIMEOUT_S) as made:
+        yield made
+
+
+@pytest.fixture
+def site(server: Served, redis_server: RedisServer) -> Iterator[SyntheticSite]:
+    made = SyntheticSite(server.config, server.paths, redis_server.url)
+    yield made
+    made.close()
+
+
+def audit(client: httpx.Client, **query: str) -> list[dict]:
+    reply = client.get("/api/v1/audit", params=query)
+    assert reply.status_code == 200, reply.text
+    return reply.json()["entries"]
+
+
+def test_the_setup_link_makes_one_administrator_and_no_second(server: Served, nobody: httpx.Client) -> None:
+    link = SetupSecret(server.paths.sockets)
+    secret = link.create()
+    assert nobody.get("/api/v1/session").json()["setup"] is True
+    assert nobody.get("/setup/").status_code == nobody.get("/login/").status_code == 200
+    ada = {"name": "ada", "password": PASSWORD}
+    assert nobody.post("/api/v1/setup", json={**ada, "secret": secret + "x"}).status_code == 403
+    assert nobody.post("/api/v1/setup", json={"name": "ada", "password": "short", "secret": secret}).status_code == 400
+    reply = nobody.post("/api/v1/setup", json={**ada, "secret": secret})
+    assert (reply.status_code, reply.json()["role"]) == (200, "admin")
+    assert nobody.get("/api/v1/session").json()["name"] == "ada", "signed in at once"
+    assert nobody.get("/api/v1/users").json()["users"][0]["name"] == "ada"
+    assert nobody.post("/api/v1/setup", json={"secret": secret, "name": "eve", "password": PASSWORD}).status_code == 403
+    again = link.create()
+    refused = nobody.post("/api/v1/setup", json={"secret": again, "name": "eve", "password": PASSWORD})
+    assert refused.status_code == 409, "a secret alone is not enough where there is an account"
+    assert [row["action"] for row in audit(nobody)] == ["session.open", "account.setup"]
+
+
+def test_a_new_site_says_the_link_and_an_old_one_does_not(redis_server: RedisServer, tmp_path: Path) -> None:
+    link = SetupSecret(Paths(tmp_path).sockets)
+    with serving(redis_server.url, tmp_path):
+        wait_until(lambda: link.read() is not None, what="the setup link")
+    row = Account(name="ada", role="admin", password=HASH, created_at=0)
+    redis_server.client().hset(ACCOUNTS_KEY, "ada", msgspec.json.encode(row))
+    with serving(redis_server.url, tmp_path):
+        wait_until(lambda: link.read() is None, what="the end of the link")
+
+
+def test_signing_in_sets_a_cookie_that_scripts_cannot_read_and_signing_out_ends_it(
+    people: People, nobody: httpx.Client
+) -> None:
+    people.add("ada", "operator")
+    reply = nobody.post("/api/v1/session", json={"name": "ada", "password": PASSWORD})
+    cookie = reply.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+    assert "secure" not in cookie, "a browser would drop it on plain http"
+    assert PASSWORD not in reply.text
+    assert HASH not in reply.text
+    me = nobody.get("/api/v1/session").json()
+    assert (me["name"], me["permissions"]) == ("ada", ["read", "visitors", "review", "configure"])
+    kept = dict(nobody.cookies)
+    assert nobody.delete("/api/v1/session", headers={"X-CSRF-Token": me["csrf"]}).status_code == 204
+    nobody.cookies.update(kept)
+    ended = nobody.get("/api/v1/session").json()
+    assert ended["signed_in"] is False, "the server has forgotten it, whatever the browser keeps"
+
+
+def test_wrong_name_and_wrong_password_look_alike(people: People, nobody: httpx.Client) -> None:
+    people.add("ada", "viewer")
+    wrong = nobody.post("/api/v1/session", json={"name": "ada", "password": "not the password"})
+    unknown = nobody.post("/api/v1/session", json={"name": "eve", "password": "not the password"})
+    assert wrong.status_code == unknown.status_code == 401
+    assert wrong.json() == unknown.json()
+    assert "set-cookie" not in wrong.headers
+
+
+def test_attempts_are_limited_over_all_web_processes(
+    people: People, nobody: httpx.Client, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    people.add("ada", "viewer")
+    for _ in range(5):
+        assert nobody.post("/api/v1/session", json={"name": "ada", "password": "guess guess"}).status_code == 401
+    with (
+        serving(redis_server.url, tmp_path) as second,
+        httpx.Client(base_url=second.url, timeout=TIMEOUT_S) as elsewhere,
+    ):
+        reply = elsewhere.post("/api/v1/session", json={"name": "Ada", "password": PASSWORD})
+    assert reply.status_code == 429, "even the right password waits now, in another process as well"
+    assert 0 < int(reply.headers["retry-after"]) <= 900
+    people.add("bob", "viewer")
+    assert nobody.post("/api/v1/session", json={"name": "bob", "password": PASSWORD}).status_code == 200
+
+
+def test_a_success_forgives_the_mistakes_before_it(people: People, nobody: httpx.Client) -> None:
+    people.add("ada", "viewer")
+    for password in (*["mistyped it"] * 4, PASSWORD, *["mistyped it"] * 2):
+        nobody.post("/api/v1/session", json={"name": "ada", "password": password})
+    assert nobody.post("/api/v1/session", json={"name": "ada", "password": PASSWORD}).status_code == 200, "the eighth"
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-CSRF-Token": "guess"}, {"X-CSRF-Token": ""}])
+def test_a_cookie_alone_changes_nothing(people: People, headers: dict[str, str]) -> None:
+    with people.browser("ada", "admin") as ada:
+        del ada.headers["X-CSRF-Token"]
+        new = {"name": "eve", "role": "admin", "password": PASSWORD}
+        assert ada.post("/api/v1/users", json=new, headers=headers).status_code == 403
+        assert ada.get("/api/v1/users/eve").status_code == 404
+
+
+def test_a_foreign_page_changes_nothing_and_signs_nobody_in(people: People, nobody: httpx.Client) -> None:
+    foreign = {"Origin": "https://elsewhere.example"}
+    with people.browser("ada", "admin") as ada:
+        new = {"name": "eve", "role": "admin", "password": PASSWORD}
+        assert ada.post("/api/v1/users", json=new, headers=foreign).status_code == 403
+    sign_in = {"name": "ada", "password": PASSWORD}
+    assert nobody.post("/api/v1/session", json=sign_in, headers=foreign).status_code == 403
+
+
+def routes(tmp_path: Path) -> list[tuple[str, str, str]]:
+    """(method, address, need) of every route, with something in the place of each path parameter."""
+    found = []
+    for route in create_app(Served(site_config("redis://", 1), Paths(tmp_path)).process_config).routes:
+        for handler in getattr(route, "route_handlers", []):
+            for method in getattr(handler, "http_methods", ()):
+                address = "/".join("1" if part.startswith("{") else part for part in route.path_format.split("/"))
+                if method != "OPTIONS":
+                    found.append((method, address, handler.opt["need"]))
+    return found
+
+
+def test_every_route_refuses_whoever_lacks_its_permission(
+    people: People, nobody: httpx.Client, server: Served, tmp_path: Path
+) -> None:
+    guarded = [row for row in routes(tmp_path) if row[2] != "open"]
+    assert len(guarded) > 15
+    browsers = {role: people.browser(role, role) for role in ("viewer", "reception", "operator")}
+    grants = {
+        "viewer": {"read"},
+        "reception": {"read", "visitors"},
+        "operator": {"read", "visitors", "review", "configure"},
+    }
+    for method, address, need in guarded:
+        if address.endswith(("/stream", "/live")):
+            continue
+        reply = nobody.request(method, address, headers=AWAY)
+        assert reply.status_code == 401, (method, address)
+        assert reply.headers["content-type"] == "application/problem+json"
+        for role, browser in browsers.items():
+            if need not in grants[role] | {"self"}:
+                assert browser.request(method, address).status_code == 403, (method, address, role)
+    for browser in browsers.values():
+        browser.close()
+    assert nobody.get("/api/v1/stream", headers=AWAY).status_code == 401
+
+
+def test_who_may_see_one_camera_learns_nothing_of_another(people: People, site: SyntheticSite, server: Served) -> None:
+    site.publish_crossing("plaza", "gate", "in")
+    hidden = site.publish_crossing("lobby", "door", "in")
+    site.make_metrics("capture-lobby").set_text("last_error", "lobby's own trouble", "lobby")
+    site.make_metrics("capture-lobby").count("frames_captured", 5)
+    site.make_metrics("inference").count("frames_analysed", 5, "lobby")
+    site.publish_metrics()
+    with people.browser("ada", "operator", ["plaza"]) as ada:
+        assert [row["id"] for row in ada.get("/api/v1/cameras").json()["cameras"]] == ["plaza"]
+        for address in ("cameras/{}", "cameras/{}/snapshot.jpg", "counts?camera={}", "events?camera={}"):
+            there, nowhere = (ada.get("/api/v1/" + address.format(name)) for name in ("lobby", "nobody"))
+            assert there.status_code == nowhere.status_code == 404
+            assert there.text.replace("lobby", "nobody") == nowhere.text, "a hidden camera looks like none"
+        assert ada.get("/api/v1/counts?group=camera").json()["counts"] == [{"camera": "plaza", "count": 1}]
+        for address in ("events", "events?type=LineCrossed", "occupancy"):
+            assert "lobby" not in ada.get("/api/v1/" + address).text, address
+        assert len(ada.get("/api/v1/events").json()["events"]) == 1
+        assert "lobby" not in ada.get("/metrics").text.replace('process="capture-lobby"', "")
+        debug = ada.get("/debug").json()
+        assert set(debug["cameras"]) == {"plaza"}
+        assert "own trouble" not in json.dumps(debug)
+        with ada.stream("GET", "/api/v1/stream") as reply:
+            lines, text = reply.iter_lines(), ""
+            while "event: status" not in text:  # from then on nothing is missed
+                text += next(lines) + "\n"
+            site.publish_crossing("lobby", "door", "out")
+            seen = site.publish_crossing("plaza", "gate", "out")
+            while seen not in text:
+                text += next(lines) + "\n"
+        assert "lobby" not in text
+        assert hidden not in text
+        cookies = "; ".join(f"{name}={value}" for name, value in ada.cookies.items())
+
+    async def watch() -> dict:
+        url = f"ws://127.0.0.1:{server.port}/api/v1/live"
+        async with connect(url, additional_headers={"Cookie": cookies}) as socket:
+            await socket.send(json.dumps({"subscribe": ["plaza", "lobby", "nobody"]}))
+            return json.loads(await socket.recv())
+
+    assert asyncio.run(watch()) == {"subscribed": ["plaza"], "unknown": ["lobby", "nobody"]}
+
+
+def test_the_live_socket_wants_somebody_too(server: Served) -> None:
+    async def talk() -> None:
+        async with connect(f"ws://127.0.0.1:{server.port}/api/v1/live", additional_headers=AWAY):
+            pass
+
+    with pytest.raises(InvalidStatus) as refused:
+        asyncio.run(talk())
+    assert refused.value.response.status_code == 403
+
+
+def test_a_token_works_until_it_is_revoked_and_makes_no_other(people: People, nobody: httpx.Client) -> None:
+    with people.browser("ada", "operator") as ada:
+        made = ada.post("/api/v1/tokens", json={"label": "export", "permissions": ["read"], "cameras": ["plaza"]})
+        assert made.status_code == 201, made.text
+        token = made.json()
+        bearer = {"Authorization": f"Bearer {token['token']}", **AWAY}
+        assert [c["id"] for c in nobody.get("/api/v1/cameras", headers=bearer).json()["cameras"]] == ["plaza"]
+        assert nobody.get("/api/v1/users", headers=bearer).status_code == 403
+        assert (
+            nobody.post("/api/v1/tokens", headers=bearer, json={"label": "x", "permissions": ["read"]}).status_code
+            == 403
+        )
+        more = ada.post("/api/v1/tokens", json={"label": "x", "permissions": ["admin"]})
+        assert more.status_code == 403, "no token does more than its owner"
+        listed = ada.get("/api/v1/tokens")
+        assert [row["id"] for row in listed.json()["tokens"]] == [token["id"]]
+        assert token["token"].rpartition("_")[2] not in listed.text
+        with people.browser("bob", "operator") as bob:
+            assert bob.get("/api/v1/tokens").json()["tokens"] == []
+            assert bob.delete(f"/api/v1/tokens/{token['id']}").status_code == 404, "somebody else's"
+        assert ada.delete(f"/api/v1/tokens/{token['id']}").status_code == 204
+        assert nobody.get("/api/v1/cameras", headers=bearer).status_code == 401
+
+
+@pytest.mark.parametrize("text", ["Bearer nonsense", "Bearer cperf_", "Basic YTpi", "Bearer", "x" * 3000])
+def test_a_token_that_is_none_is_refused_and_not_taken_for_nobody(nobody: httpx.Client, text: str) -> None:
+    assert nobody.get("/api/v1/cameras").status_code == 200
+    assert nobody.get("/api/v1/cameras", headers={"Authorization": text}).status_code == 401
+
+
+def test_accounts_are_managed_and_each_change_is_written_down(people: People) -> None:
+    with people.browser("ada", "admin") as ada:
+        new = {"name": "bob", "role": "viewer", "password": PASSWORD, "cameras": ["plaza"]}
+        assert ada.post("/api/v1/users", json=new).status_code == 201
+        assert ada.post("/api/v1/users", json={**new, "name": "Bob"}).status_code == 409
+        assert ada.post("/api/v1/users", json={**new, "name": "<script>"}).status_code == 400
+        assert ada.post("/api/v1/users", json={**new, "name": "eve", "rolle": 1}).status_code == 400
+        with people.browser("bob") as bob:
+            assert bob.get("/api/v1/session").json()["role"] == "viewer"
+            assert ada.patch("/api/v1/users/bob", json={"cameras": None}).json()["cameras"] is None
+            assert bob.get("/api/v1/session").json()["cameras"] is None, "with the next request"
+            assert ada.patch("/api/v1/users/bob", json={"role": "operator"}).json()["role"] == "operator"
+            assert bob.get("/api/v1/session").json()["signed_in"] is False, "the session was of another role"
+        assert ada.patch("/api/v1/users/ada", json={"role": "viewer"}).status_code == 409
+        assert ada.delete("/api/v1/users/ada").status_code == 409
+        assert ada.delete("/api/v1/users/bob").status_code == 204
+        assert ada.delete("/api/v1/users/bob").status_code == 404
+        entries = audit(ada)
+        assert [(row["who"], row["action"], row["target"]) for row in entries] == [
+            ("ada", "account.remove", "bob"),
+            ("ada", "account.change", "bob"),
+            ("ada", "account.change", "bob"),
+            ("bob", "session.open", "bob"),
+            ("ada", "account.create", "bob"),
+            ("ada", "session.open", "ada"),
+        ]
+        assert entries[1]["detail"] == "role operator"
+        assert entries[0]["address"] == "127.0.0.1"
+        assert PASSWORD not in json.dumps(entries)
+        page = ada.get("/api/v1/audit", params={"limit": 2}).json()
+        assert (
+            ada.get("/api/v1/audit", params={"cursor": page["next_cursor"], "limit": 1}).json()["entries"][0]
+            == entries[2]
+        )
+        assert [row["id"] for row in audit(ada, who="bob")] == [entries[3]["id"]]
+
+
+def test_a_new_password_ends_every_other_session(people: People) -> None:
+    with people.browser("ada", "viewer") as ada, people.browser("ada") as elsewhere:
+        wrong = ada.put("/api/v1/session/password", json={"old": "wrong wrong", "new": "another good one"})
+        assert wrong.status_code == 403
+        assert ada.put("/api/v1/session/password", json={"old": PASSWORD, "new": "weak"}).status_code == 400
+        reply = ada.put("/api/v1/session/password", json={"old": PASSWORD, "new": "another good one"})
+        assert reply.status_code == 200
+        assert ada.get("/api/v1/session").json()["signed_in"] is True
+        assert elsewhere.get("/api/v1/session").json()["signed_in"] is False
+
+
+def test_an_open_stream_ends_with_its_session(
+    people: People, site: SyntheticSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "SESSION_CHECK_S", 0.1)
+    with (
+        people.browser("ada", "viewer") as ada,
+        people.browser("root", "admin") as root,
+        ada.stream("GET", "/api/v1/stream") as reply,
+    ):
+        lines = reply.iter_lines()
+        assert next(lines) == "retry: 2000"
+        assert root.patch("/api/v1/users/ada", json={"disabled": True}).status_code == 200
+        # Each event makes the stream look around; it ends by itself, or this would go on for ever.
+        deadline = time.monotonic() + TIMEOUT_S
+        while next(lines, None) is not None:
+            assert time.monotonic() < deadline, "the stream goes on"
+            site.publish_crossing("plaza", "gate", "in")
+
+
+@pytest.mark.parametrize(
+    ("web", "headers", "expected"),
+    [
+        ({}, {}, 200),
+        ({}, {"Host": "rebound.example"}, 401),
+        ({}, {"X-Real-IP": "203.0.113.9"}, 401),
+        ({}, {"Via": "1.1 proxy"}, 401),
+        ({"anonymous": "none"}, {}, 401),
+        ({"anonymous": "viewer"}, {"Host": "site.example", "X-Forwarded-For": "203.0.113.9"}, 200),
+        ({"host": "0.0.0.0"}, {}, 401),
+        ({"trusted_proxies": ["127.0.0.1"]}, {}, 401),
+    ],
+)
+def test_only_this_machine_looks_on_without_an_account(
+    redis_server: RedisServer, tmp_path: Path, web: dict, headers: dict[str, str], expected: int
+) -> None:
+    with serving(redis_server.url, tmp_path, {**CONFIG, "web": web}) as server:
+        reply = httpx.get(f"{server.url}/api/v1/cameras", headers=headers, timeout=TIMEOUT_S)
+        assert reply.status_code == expected
+        change = httpx.post(f"{server.url}/api/v1/users", headers=headers, json={}, timeout=TIMEOUT_S)
+        assert change.status_code == 401, "nobody changes anything without an account"
+        assert httpx.get(f"{server.url}/healthz", headers=headers, timeout=TIMEOUT_S).status_code == 200
+
+
+@pytest.mark.parametrize(("trusted", "believed"), [(["127.0.0.0/8"], True), (["192.0.2.1"], False), ([], False)])
+def test_forwarded_headers_count_only_from_a_trusted_proxy(
+    redis_server: RedisServer, tmp_path: Path, trusted: list[str], believed: bool
+) -> None:
+    row = Account(name="ada", role="admin", password=HASH, created_at=0)
+    redis_server.client().hset(ACCOUNTS_KEY, "ada", msgspec.json.encode(row))
+    headers = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "Host": "site.example"}
+    base = {**CONFIG, "web": {"trusted_proxies": trusted}}
+    with (
+        serving(redis_server.url, tmp_path, base) as server,
+        httpx.Client(base_url=server.url, timeout=TIMEOUT_S) as client,
+    ):
+        reply = client.post("/api/v1/session", json={"name": "ada", "password": PASSWORD}, headers=headers)
+        assert reply.status_code == 200
+        assert ("secure" in reply.headers["set-cookie"].lower()) is believed
+        assert ("strict-transport-security" in reply.headers) is believed
+        cookie = {"Cookie": reply.headers["set-cookie"].split(";")[0]}
+        (entry,) = client.get("/api/v1/audit", headers=cookie).json()["entries"]
+        assert entry["address"] == ("203.0.113.9" if believed else "127.0.0.1")
+
+
+def test_accounts_from_the_command_line(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_bytes(msgspec.json.encode({"redis": {"url": redis_server.url}}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CROWDPERF_CONFIG", raising=False)
+
+    def users(*words: str, typed: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        status = main(["users", *words])
+        return status, *capsys.readouterr()
+
+    assert users("setup-link")[1].startswith("http://127.0.0.1:8080/setup/#")
+    assert users("add", "ada", "--role", "admin", typed="weak\n")[0] == 2
+    assert users("add", "ada", "--role", "admin", typed=PASSWORD + "\n")[1] == "made the account 'ada' (admin)\n"
+    assert users("list")[1].split() == ["ada", "admin", "all", "cameras"]
+    assert users("setup-link")[0] == 2, "there is an account"
+    assert users("token", "ada", "--label", "backup")[1].startswith("cperf_")
+    assert users("token", "ada", "--label", "backup", "--permissions", "everything")[0] == 2
+    status, _, said = users("remove", "ada")
+    assert (status, "last administrator" in said) == (2, True)
