@@ -1,0 +1,46 @@
+"""The pages are written in plain English, and their links lead somewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.support.prose import find_broken_links, find_long_lines, find_reachable, measure
+
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+MAX_WORDS = 18.0
+"""Mean number of words in a sentence of a page."""
+MAX_COMMAS = 1.0
+"""Mean number of commas in a sentence of a page."""
+MAX_LINE = 125
+"""Characters in a line that is neither table nor code."""
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+@each_page
+def test_sentences_are_short(page: Path) -> None:
+    prose = measure(page.read_text(encoding="utf-8"))
+    assert prose.sentences > 0
+    assert prose.words <= MAX_WORDS
+    assert prose.commas <= MAX_COMMAS
+
+
+@each_page
+def test_lines_are_short(page: Path) -> None:
+    assert find_long_lines(page.read_text(encoding="utf-8"), MAX_LINE) == []
+
+
+@each_page
+def test_links_lead_to_a_file_and_an_anchor(page: Path) -> None:
+    assert find_broken_links(page) == []
+
+
+def test_index_reaches_every_page() -> None:
+    index = DOCS / "index.md"
+    assert index.is_file()
+    lost = {page.resolve() for page in DOCS.rglob("*.md")} - find_reachable(index)
+    assert sorted(page.relative_to(DOCS).as_posix() for page in lost) == []
