@@ -1,7 +1,8 @@
-"""The tables in docs/ that are generated from code: `python -m tests.support.tables` writes them anew."""
+"""The tables in docs/ that are generated from code: `python -m tests.support.tables` writes them."""
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 import msgspec
@@ -91,12 +92,36 @@ def collect(kind: Any, prefix: str, rows: list[tuple[str, ...]]) -> None:
             rows.append((f"`{prefix}{item.name}`", text))
 
 
+def tests() -> str:
+    """Make the table of tests: how many files and test functions each folder has."""
+    counts: dict[str, list[int]] = {}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        folder = path.relative_to(ROOT).parts[1] if path.parent != ROOT / "tests" else ""
+        functions = find_tests(ast.parse(path.read_text(encoding="utf-8")))
+        row = counts.setdefault(f"`tests/{folder}`".replace("/`", "`"), [0, 0, 0])
+        row[0] += 1
+        row[1] += len(functions)
+        row[2] += sum(any("given(" in ast.unparse(mark) for mark in each.decorator_list) for each in functions)
+    counts["all"] = [sum(column) for column in zip(*counts.values())]
+    rows = [(name, *map(str, numbers)) for name, numbers in counts.items()]
+    return table(("folder", "files", "test functions", "with made-up input (Hypothesis)"), rows)
+
+
+def find_tests(module: ast.Module) -> list[ast.FunctionDef]:
+    """Return the test functions of a module, those in classes included."""
+    bodies = [module.body, *(node.body for node in module.body if isinstance(node, ast.ClassDef))]
+    return [
+        node for body in bodies for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+
+
 def blocks() -> dict[tuple[str, str], str]:
     """(document, name) -> generated text."""
     return {
         ("docs/architecture.md", "processes"): processes(),
         ("docs/architecture.md", "streams"): streams(),
         ("docs/tuning.md", "settings"): settings(),
+        ("docs/testing.md", "tests"): tests(),
     }
 
 
