@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -63,3 +64,48 @@ def test_nothing_but_the_named_places_catches_every_exception() -> None:
 def test_no_package_has_an_empty_name() -> None:
     banned = {"utils", "helpers", "common", "core", "manager", "misc"}
     assert [str(path) for path in SOURCES if path.stem in banned or path.parent.name in banned] == []
+
+
+MAX_TEST_NAME = 60
+"""Longest name of a test, in characters."""
+MAX_SIBLINGS = 14
+"""Most modules beside each other in one folder."""
+OUTSIDE = re.compile(r"^test_[0-9]|^[0-9]+: |\bDESIGN\b|\b(issue|defect) #?[0-9]+")
+"""A reference to a document that a reader of the repository does not have."""
+
+
+def find_tests() -> list[tuple[str, str]]:
+    """List (file, name) of every test function."""
+    return [
+        (str(path.relative_to(ROOT)), node.name)
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    ]
+
+
+def test_names_of_tests_are_short() -> None:
+    found = find_tests()
+    assert len(found) > 500
+    assert [row for row in found if len(row[1]) > MAX_TEST_NAME] == []
+
+
+def test_tests_refer_to_nothing_outside_the_repository() -> None:
+    assert [row for row in find_tests() if OUTSIDE.search(row[1])] == []
+    texts = [
+        f"{path.relative_to(ROOT)}: {node.value}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and OUTSIDE.search(node.value)
+    ]
+    assert [text for text in texts if "test_code.py" not in text] == []
+
+
+def test_no_folder_is_crowded() -> None:
+    folders = {path.parent for path in SOURCES}
+    crowded = {
+        str(folder.relative_to(ROOT)): count
+        for folder in folders
+        if (count := sum(path.name != "__init__.py" for path in folder.glob("*.py"))) > MAX_SIBLINGS
+    }
+    assert crowded == {}

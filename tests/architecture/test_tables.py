@@ -45,7 +45,7 @@ def test_supervisord_runs_exactly_the_process_table(tmp_path: Path) -> None:
     assert names(rendered(config, tmp_path)) == expected
 
 
-def test_supervisord_reads_back_an_interpreter_and_a_data_folder_of_any_name(tmp_path: Path) -> None:
+def test_supervisord_accepts_any_interpreter_and_data_folder(tmp_path: Path) -> None:
     """Where they are not the installation's own, their paths stand in the file."""
     data = Paths(tmp_path / "a b'c %d")
     data.logs.mkdir(parents=True)

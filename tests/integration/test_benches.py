@@ -36,7 +36,7 @@ def test_decoding_to_the_ring_is_compared_with_decoding_alone(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("backend", [name for name, _ in decode_to_ring.BACKENDS])
-def test_every_picture_of_the_clip_goes_through_a_camera_s_whole_loop(
+def test_each_picture_of_the_clip_passes_the_camera_loop(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decode_to_ring, "CLIP", make_clip(tmp_path / "clip.mp4"))

@@ -98,9 +98,7 @@ def test_only_ci_gives_a_second_try(checkout: Path) -> None:
     assert [word for word in ci if word in laptop] == laptop
 
 
-def test_what_needed_a_second_try_is_named_with_its_first_failure(
-    checkout: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_second_try_is_named_with_its_first_failure(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     done = run(checkout, tmp_path_factory.mktemp("suite"), {"test_races.py": SUITE})
     assert done.returncode == 0, done.stdout
     named = done.stdout.partition("rerun test summary info")[2]

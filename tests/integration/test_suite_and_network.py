@@ -48,9 +48,7 @@ def registry() -> Iterator[Registry]:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_a_proxy_of_the_environment_is_not_asked_for_the_tests_own_servers(
-    host: str, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_servers_are_reached_past_a_proxy(host: str, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     url = f"http://{host}:{registry.server_port}/"

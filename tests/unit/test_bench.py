@@ -113,7 +113,7 @@ def test_the_search_finds_how_many_cameras_a_machine_holds(holds: int, first: in
     assert len(tried) == len(set(tried)), "a number was measured twice"
 
 
-def test_dropped_frames_a_starved_camera_and_late_tracking_are_not_sustained() -> None:
+def test_drops_starvation_and_late_tracking_are_not_sustained() -> None:
     good = Load(10.0, 1000.0, 4.0, 0.99, 0.3, 5.0, 1.0)
     assert sustained(good)
     assert not sustained(Load(10.0, 1000.0, 6.0, 0.99, 0.3, 5.0, 1.0))

@@ -508,7 +508,7 @@ def test_ffmpeg_s_last_words_are_kept_without_credentials(url: str) -> None:
     assert "S3cret" not in said
 
 
-def test_a_password_by_digest_with_signs_that_a_url_has_to_escape(camera: Callable[..., Camera], clip: Path) -> None:
+def test_digest_password_with_characters_that_urls_escape(camera: Callable[..., Camera], clip: Path) -> None:
     mount = Mount(clip, 10, loop=True, user="admin", password="S3cr/et@?#%:x", digest=True)
     with RtspServer({"a": mount}) as server:
         cam = camera(server.url("a"))
@@ -554,7 +554,7 @@ def test_no_credentials_anywhere(clip: Path, backend: str) -> None:
         assert b"401" in capture.log
 
 
-def test_state_changes_reach_the_events_and_redis_never_stops_capture(clip: Path, redis_server: RedisServer) -> None:
+def test_state_changes_become_events_and_never_block_capture(clip: Path, redis_server: RedisServer) -> None:
     consumer: Consumer[AnyEvent] = Consumer(redis_server.client(), EVENTS, "test", "one")
     consumer.start()
     with RtspServer({"a": Mount(clip, 10, loop=True)}) as server:

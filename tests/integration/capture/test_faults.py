@@ -69,7 +69,7 @@ def waits(cam: Camera, times: int) -> list[float]:
     return found
 
 
-def test_an_end_inside_a_picture_is_a_short_read_and_waits_double(
+def test_end_inside_a_picture_is_a_short_read_with_double_wait(
     faulty: Callable[..., Camera], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cam = faulty("broken 1")
@@ -137,7 +137,7 @@ def test_a_flood_of_error_lines_stops_no_picture(faulty: Callable[..., Camera], 
     assert cam.states() == ["connecting", "live"]
 
 
-def test_one_that_floods_while_it_is_opened_and_then_ends_is_tried_again(faulty: Callable[..., Camera]) -> None:
+def test_source_that_floods_while_opening_is_retried(faulty: Callable[..., Camera]) -> None:
     cam = faulty("outburst")
     cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 1)
     assert cam.states() == ["connecting", "backing_off"]
@@ -223,7 +223,7 @@ def test_a_ring_that_cannot_be_opened_is_no_fault_of_ffmpeg(tmp_path: Path, clip
 
 
 @pytest.mark.parametrize("written", [False, True])
-def test_a_camera_that_ends_while_it_is_down_leaves_no_ring_but_a_living_one(tmp_path: Path, written: bool) -> None:
+def test_camera_that_ends_while_down_leaves_no_ring(tmp_path: Path, written: bool) -> None:
     """As after kill -9: the ring is there, and this process has not opened it."""
     cam = Camera("missing.mp4", tmp_path)
     other = FrameWriter(Path(cam.slice.ring), RingSpec(64, 48, "yuv420p", 64, 48, 4, 10.0, 0))
@@ -244,7 +244,7 @@ def test_a_wrapper_is_ended_with_what_it_runs(faulty: Callable[..., Camera]) -> 
     wait_until(lambda: not any(map(alive, family)), 5, "the end of both")
 
 
-def test_what_a_wrapper_runs_ends_with_its_next_picture_when_capture_is_killed(
+def test_child_of_a_wrapper_ends_when_capture_is_killed(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CROWDPERF_FFMPEG", fake_ffmpeg.make(tmp_path, "wrapped"))

@@ -156,7 +156,7 @@ def test_a_look_is_not_led_there_either(clip: Path, metadata: socket.socket) -> 
     assert nobody_came(metadata)
 
 
-def test_where_the_system_cannot_watch_a_camera_is_captured_and_the_log_says_so(
+def test_capture_without_connect_filter_works_and_logs_it(
     camera: Callable[..., Camera], clip: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")

@@ -37,7 +37,7 @@ def reporter(redis_server: RedisServer) -> Iterator[StatePublisher]:
 
 
 @pytest.mark.parametrize("backend", ["ffmpeg", "pyav"])
-def test_each_retry_of_a_camera_that_is_down_is_a_change_but_no_news(tmp_path: Path, backend: str) -> None:
+def test_retries_of_a_down_camera_are_changes_but_no_events(tmp_path: Path, backend: str) -> None:
     clip = make_clip(tmp_path / "clip.mp4")
     port = free_port()
     cam = Camera(f"rtsp://127.0.0.1:{port}/a", tmp_path, backend=backend)
@@ -57,9 +57,7 @@ def test_each_retry_of_a_camera_that_is_down_is_a_change_but_no_news(tmp_path: P
     assert len({change.id for change in cam.changes}) == len(cam.changes)
 
 
-def test_news_goes_to_the_events_and_everything_to_the_cameras_own_stream(
-    reporter: StatePublisher, redis_server: RedisServer
-) -> None:
+def test_only_new_states_reach_the_event_stream(reporter: StatePublisher, redis_server: RedisServer) -> None:
     for number in range(6):
         reporter.publish(change(number), number < 2)
     client = redis_server.client()

@@ -28,7 +28,7 @@ def registry(tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_added_model_is_used_by_its_name_and_its_hash_is_checked(registry: Path, tmp_path: Path) -> None:
+def test_added_model_is_used_by_name_and_verified(registry: Path, tmp_path: Path) -> None:
     own = tmp_path / "export"
     own.mkdir()
     for suffix in (".xml", ".bin"):
@@ -71,7 +71,7 @@ def test_a_file_that_lies_in_the_registry_is_registered_there(registry: Path, tm
     assert sorted(path.name for path in registry.iterdir()) == before
 
 
-def test_a_registry_that_takes_no_file_keeps_nothing_of_an_added_model(registry: Path, tmp_path: Path) -> None:
+def test_failed_registry_write_keeps_nothing_of_the_model(registry: Path, tmp_path: Path) -> None:
     (registry / "manifest.json.partial").mkdir()
     with pytest.raises(ModelError, match=r"nothing can be written to the model registry.*Remedy"):
         add_model(MODELS_FOLDER / f"{STEM}.xml", "mine", "ppe", {}, "own", "", tmp_path / "cache", registry)

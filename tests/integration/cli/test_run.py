@@ -102,7 +102,7 @@ def test_a_second_redis_never_opens_the_folder_of_one_that_lives(
     wait_until(lambda: server_pid(folder) == third.pid, what="the third one serves")
 
 
-def test_what_starts_after_its_supervisord_has_ended_ends_at_once(folder: Path) -> None:
+def test_program_started_after_supervisord_ended_exits_at_once(folder: Path) -> None:
     read, write = os.pipe()
     os.close(read)
     (folder / "var" / "run").mkdir(parents=True)
@@ -143,7 +143,7 @@ process_tree.terminate_descendants(0.1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda n: n.name)
-def test_a_stop_while_the_demo_is_rendered_leaves_nothing_half_done(tmp_path: Path, number: int) -> None:
+def test_stop_while_rendering_the_demo_leaves_no_half_files(tmp_path: Path, number: int) -> None:
     if importlib.util.find_spec("ultralytics") is None:
         missing("the ultralytics package, whose pictures the demo is cut from")
     cameras = [{"id": name, "url": f"var/demo/demo_{name}.mp4"} for name in ("sparse", "dense")]

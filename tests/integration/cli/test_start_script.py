@@ -122,7 +122,7 @@ def test_packages_of_an_older_python_are_not_taken_for_this_ones(checkout: Check
     assert (checkout.packages / "crowdperf.pth").exists()
 
 
-def test_the_interpreter_is_the_one_asked_for_or_the_one_that_is_left(checkout: Checkout, tmp_path: Path) -> None:
+def test_requested_or_remaining_interpreter_is_used(checkout: Checkout, tmp_path: Path) -> None:
     other = interpreter(tmp_path / "other")
     checkout.setup()
     assert checkout.prefix() == BASE
@@ -146,7 +146,7 @@ def test_a_clone_that_was_moved_leaves_no_path_behind(checkout: Checkout) -> Non
     assert [path.name for path in scripts if before in path.read_text()] == []
 
 
-def test_a_stamp_of_requirements_alone_is_renewed_in_the_same_environment(checkout: Checkout) -> None:
+def test_changed_stamp_keeps_the_environment(checkout: Checkout) -> None:
     checkout.setup()
     checkout.stamp_of_old()
     (checkout.venv / "kept").touch()

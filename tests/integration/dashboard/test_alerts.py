@@ -121,9 +121,7 @@ def opened(shown: Dashboard, server: Served) -> None:
     shown.wait_for("document.querySelectorAll('[data-rule]').length > 0")
 
 
-def test_saving_a_rule_loses_nothing_of_it_and_changes_what_was_changed(
-    server: Served, people: People, config: Path
-) -> None:
+def test_saving_a_rule_keeps_its_other_fields(server: Served, people: People, config: Path) -> None:
     people.add("otto", "operator")
     with dashboard(server.url) as shown:
         sign_in(shown, server, "otto")
@@ -160,9 +158,7 @@ def test_saving_a_rule_loses_nothing_of_it_and_changes_what_was_changed(
         assert [row["id"] for row in json.loads(config.read_text())["alerts"]["rules"]] == ["full"]
 
 
-def test_what_the_server_refuses_is_said_in_the_dialog_and_escape_leaves_it(
-    server: Served, people: People, config: Path
-) -> None:
+def test_refusal_is_shown_in_the_dialog_and_escape_closes_it(server: Served, people: People, config: Path) -> None:
     people.add("otto", "operator")
     before = config.read_bytes()
     with dashboard(server.url, "dark") as shown:
@@ -241,7 +237,7 @@ def test_who_may_only_look_sees_alerts_and_rules_and_no_button(
         assert shown.page.locator("[data-channel=house]").inner_text().split()[0] == "house"
 
 
-def test_a_rule_made_on_a_running_site_raises_an_alert_that_is_answered_there(tmp_path: Path) -> None:
+def test_new_rule_raises_an_alert_that_is_acknowledged(tmp_path: Path) -> None:
     source = clip(tmp_path)
     config = {
         "media_roots": [str(tmp_path)],

@@ -80,7 +80,7 @@ def test_the_shipped_configuration_shows_live_counts(site: Site) -> None:
             wait_until(lambda direction=direction: agree(site, page, direction), 30, "page, API and Redis to agree")
 
 
-def test_a_killed_camera_a_violation_and_a_visitor_are_seen_and_dealt_with_by_mouse(site: Site) -> None:
+def test_down_camera_violation_and_visitor_are_handled_by_mouse(site: Site) -> None:
     secret = SetupSecret(site.paths.sockets).read()
     assert secret, "a new site has a setup link"
     with dashboard(site.url, "dark", 1440, 900) as page:

@@ -103,7 +103,7 @@ def test_a_line_is_drawn_named_and_saved_by_mouse(shown: Dashboard, config: Path
     assert all(abs(x - 0.25) < 0.01 for x, _ in added["points"])
 
 
-def test_a_line_that_can_never_count_is_told_while_it_is_drawn_and_not_saved(shown: Dashboard, config: Path) -> None:
+def test_line_that_cannot_count_is_refused_while_drawing(shown: Dashboard, config: Path) -> None:
     before = config.read_bytes()
     shown.page.locator(".shapes button", has_text="Add line").click()
     click(shown, 0.002, 0.05)

@@ -90,7 +90,7 @@ def test_names_from_the_configuration_are_text_and_nothing_else(server: Served, 
         assert shown.page.locator("main img, main script").count() == 0
 
 
-def test_a_camera_that_stops_is_shown_as_down_without_its_old_picture(server: Served, site: SyntheticSite) -> None:
+def test_stopped_camera_is_shown_down_without_old_picture(server: Served, site: SyntheticSite) -> None:
     with dashboard(server.url) as shown:
         shown.wait_for_picture("plaza")
         site.silence("plaza")
@@ -182,7 +182,7 @@ def test_pages_fit_every_screen(server: Served, site: SyntheticSite, page: str, 
         shown.screenshot(SCREENSHOTS / f"{page.split('/')[0]}-{scheme}-{width}.png")
 
 
-def test_the_first_administrator_signs_in_by_the_link_out_and_in_again(server: Served, site: SyntheticSite) -> None:
+def test_first_administrator_signs_in_by_link_out_and_in_again(server: Served, site: SyntheticSite) -> None:
     secret = SetupSecret(server.paths.sockets).create()
     with dashboard(server.url) as shown:
         page = shown.page

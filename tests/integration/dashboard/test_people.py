@@ -82,7 +82,7 @@ def test_a_visitor_is_taken_in_found_in_a_drill_and_checked_out(server: Served, 
         assert states(client) == []
 
 
-def test_a_roll_call_shows_what_the_cameras_count_against_the_list(
+def test_roll_call_compares_cameras_with_the_list(
     redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     hall = {"id": "hall", "name": "Hall", "doors": [{"camera": "plaza", "line": "gate"}]}
@@ -137,7 +137,7 @@ def test_who_may_not_see_visitors_is_not_led_to_them(server: Served) -> None:
         assert shown.page.locator(".nav [data-page=visitors]").is_hidden()
 
 
-def test_an_administrator_makes_an_account_that_sees_one_camera_and_a_token(server: Served, people: People) -> None:
+def test_administrator_adds_account_for_one_camera_and_token(server: Served, people: People) -> None:
     people.add("ada", "admin")
     with dashboard(server.url) as shown:
         sign_in(shown, server, "ada")
@@ -187,7 +187,7 @@ def test_an_alert_appears_by_itself_and_is_taken_by_mouse(
     site.close()
 
 
-def test_an_alert_that_is_raised_while_the_page_still_connects_is_not_missed(
+def test_alert_raised_while_the_page_connects_is_shown(
     server: Served, people: People, redis_server: RedisServer
 ) -> None:
     """The page has its alerts, and the stream of live events has not begun: what comes now is in neither by itself."""

@@ -29,7 +29,7 @@ from tests.support.webserver import CONFIG, TIMEOUT_S, serving
 pytestmark = pytest.mark.browser
 
 
-def test_a_violation_is_shown_with_its_picture_and_judged_by_mouse(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_violation_is_shown_with_picture_and_judged(redis_server: RedisServer, tmp_path: Path) -> None:
     cameras = [{"id": name, "name": name.title(), "url": "rtsp://192.0.2.1/"} for name in YARDS]
     begin = time.time() - 30
     publisher: Publisher[PpeObserved] = Publisher(redis_server.client(), OBSERVATIONS)

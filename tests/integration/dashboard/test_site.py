@@ -37,7 +37,7 @@ def site(server: Served, redis_server: RedisServer) -> Iterator[SyntheticSite]:
     made.close()
 
 
-def test_an_area_is_shown_with_its_uncertainty_and_follows_events(
+def test_area_shows_its_uncertainty_and_follows_events(
     server: Served, site: SyntheticSite, redis_server: RedisServer
 ) -> None:
     now = occupancy.AreaSnapshot(

@@ -113,7 +113,7 @@ def bench(tmp_path: Path, redis_server: RedisServer) -> Bench:
     return Bench(tmp_path, redis_server)
 
 
-def test_a_frame_overwritten_while_it_is_read_is_lapped_and_never_published(bench: Bench) -> None:
+def test_frame_overwritten_while_read_is_lapped(bench: Bench) -> None:
     ring = bench.ring("lobby")
     publish(ring)
     bench.runtime.during_load = lambda: [publish(ring) for _ in range(4)] and None
@@ -142,7 +142,7 @@ def test_a_size_that_the_model_refuses_concerns_that_camera_only(bench: Bench) -
         ring.close(unlink=True)
 
 
-def test_on_a_device_that_overlaps_the_next_batch_begins_before_the_last_one_is_published(bench: Bench) -> None:
+def test_next_batch_starts_before_the_last_is_published(bench: Bench) -> None:
     ring = bench.ring("lobby")
     bench.runtime.overlaps = True
     publish(ring)
@@ -195,7 +195,7 @@ def test_so_many_frames_wait_as_queue_max_says(
     ring.close(unlink=True)
 
 
-def test_device_memory_is_given_back_between_batches_every_so_many_seconds(bench: Bench) -> None:
+def test_device_memory_is_released_at_intervals(bench: Bench) -> None:
     ring = bench.ring("lobby")
     emptied = []
     for bench.ahead_s in (0.0, 3.0, 6.1, 6.2, 12.5):
@@ -206,7 +206,7 @@ def test_device_memory_is_given_back_between_batches_every_so_many_seconds(bench
     ring.close(unlink=True)
 
 
-def test_a_size_that_is_still_being_compiled_delays_its_own_camera_only(bench: Bench) -> None:
+def test_compiling_a_size_delays_only_its_camera(bench: Bench) -> None:
     lobby = bench.ring("lobby")
     bench.runtime.is_ready = False
     publish(lobby)

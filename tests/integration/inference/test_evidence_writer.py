@@ -92,9 +92,7 @@ def test_the_frame_itself_with_its_subject(tmp_path: Path, keeper: EvidenceCache
     assert {box.klass for box in inside.boxes if box.subject} == {"person", "no_hardhat"}
 
 
-def test_a_frame_that_is_gone_is_replaced_by_the_nearest_later_one_which_says_so(
-    tmp_path: Path, keeper: EvidenceCache
-) -> None:
+def test_missing_frame_is_replaced_by_the_nearest_later_one(tmp_path: Path, keeper: EvidenceCache) -> None:
     for sequence in (8, 12):
         keep(keeper, sequence)
     answer = clerk(tmp_path, keeper).handle(ask(5, x1=0.1, y1=0.2, x2=0.3, y2=0.9))
@@ -154,7 +152,7 @@ except OSError as error:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_a_request_that_nobody_reckons_with_is_answered_and_the_next_one_too(
+def test_unexpected_request_is_refused_and_the_next_one_served(
     tmp_path: Path, keeper: EvidenceCache, redis_server: RedisServer
 ) -> None:
     keep(keeper, 5)
@@ -174,9 +172,7 @@ def test_a_request_that_nobody_reckons_with_is_answered_and_the_next_one_too(
     assert answers() == [("endless", True), ("good", False)]
 
 
-def test_faces_are_hidden_in_both_pictures_and_everything_where_nobody_looked(
-    tmp_path: Path, keeper: EvidenceCache
-) -> None:
+def test_faces_are_hidden_and_everything_where_never_analysed(tmp_path: Path, keeper: EvidenceCache) -> None:
     keep(keeper, 5)
     plain, hidden = clerk(tmp_path, keeper), clerk(tmp_path, keeper, "upper_body")
     open_, closed = plain.handle(ask(5)), hidden.handle(ask(5, id="b"))

@@ -179,7 +179,7 @@ def test_a_ppe_model_that_cannot_be_had_leaves_counting_alone(
     ring.close(unlink=True)
 
 
-def test_a_person_model_that_is_put_right_later_takes_its_seat_and_the_ppe_model_is_there_before(
+def test_repaired_person_model_loads_and_ppe_model_is_ready(
     tmp_path: Path, redis_server: RedisServer, start: Start
 ) -> None:
     late = tmp_path / "late" / "model.xml"
@@ -218,7 +218,7 @@ def test_a_person_model_that_is_put_right_later_takes_its_seat_and_the_ppe_model
     ring.close(unlink=True)
 
 
-def test_another_model_takes_over_between_two_frames_and_a_bad_one_never(
+def test_new_model_takes_over_between_frames_a_bad_one_never(
     tmp_path: Path, redis_server: RedisServer, start: Start
 ) -> None:
     runtime, client = start(precision="full"), redis_server.client()

@@ -56,9 +56,7 @@ def test_a_new_ring_is_found_and_its_fresh_frames_arrive_once(prefix: str, camer
     assert cameras.rings == {}
 
 
-def test_frames_that_were_overwritten_unseen_are_told_with_times_between_their_neighbours(
-    prefix: str, cameras: RingSet
-) -> None:
+def test_lapped_frames_are_reported_with_estimated_times(prefix: str, cameras: RingSet) -> None:
     writer = ring(prefix, "lobby")
     publish(writer)
     cameras.scan(time.monotonic())

@@ -31,9 +31,7 @@ def send(poster: BackgroundSender, *sequences: int) -> None:
         poster.flush(time.monotonic())
 
 
-def test_a_frozen_redis_holds_nobody_up_and_gets_all_of_it_in_order(
-    poster: BackgroundSender, redis_server: RedisServer
-) -> None:
+def test_frozen_redis_blocks_no_sender_and_keeps_order(poster: BackgroundSender, redis_server: RedisServer) -> None:
     send(poster, 1)
     wait_until(lambda: not len(poster), what="the first is stored")
     assert redis_server.process is not None

@@ -69,7 +69,7 @@ def test_a_restarted_consumer_gets_what_it_never_acknowledged(redis_server: Redi
     assert seen == [crossing(n).id for n in range(2, 6)]
 
 
-def test_what_cannot_be_decoded_is_dead_letter_and_the_rest_goes_on(redis_server: RedisServer) -> None:
+def test_undecodable_entry_is_dead_letter_and_reading_goes_on(redis_server: RedisServer) -> None:
     client = redis_server.client()
     client.xadd("crowdperf:events", {"type": "LineCrossed", "id": "broken"})
     Publisher(client, EVENTS).publish(crossing(1))
@@ -79,7 +79,7 @@ def test_what_cannot_be_decoded_is_dead_letter_and_the_rest_goes_on(redis_server
     assert client.xrange("crowdperf:dead:events:recorder")[0][1][b"id"] == b"broken"
 
 
-def test_an_entry_that_kills_its_reader_again_and_again_is_buried(redis_server: RedisServer) -> None:
+def test_entry_that_kills_its_reader_becomes_a_dead_letter(redis_server: RedisServer) -> None:
     Publisher(redis_server.client(), EVENTS).publish(crossing(1))
     reads = 0
     while (entries := consumer(redis_server).read(block_ms=10)) and reads < 20:

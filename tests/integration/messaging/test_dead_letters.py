@@ -47,7 +47,7 @@ def test_list_and_show_name_the_reason(redis_server: RedisServer, capsys: pytest
     assert "lobby:5:1:door:in:0" in out
 
 
-def test_a_letter_driven_again_reaches_its_consumer_and_nobody_else(redis_server: RedisServer) -> None:
+def test_redriven_letter_reaches_only_its_consumer(redis_server: RedisServer) -> None:
     dead = buried(redis_server)
     other = reader(redis_server, "other")
     assert [entry.message for entry in other.read()] == [CROSSING]

@@ -175,7 +175,7 @@ def test_the_history_is_as_it_was_when_it_was_tried(user: Limited) -> None:
         (f"{acl.build_acl_rules()} -xreadgroup", "XREADGROUP crowdperf:events"),
     ],
 )
-def test_the_recorder_says_what_is_refused_once_and_loses_nothing(
+def test_recorder_logs_a_refusal_once_and_loses_nothing(
     user: Limited, rules: str, named: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     publisher: Publisher[LineCrossed] = Publisher(user.admin, EVENTS)
@@ -349,9 +349,7 @@ def test_a_refusal_is_said_at_once_and_once() -> None:
     assert not backoff.should_log(redis.ConnectionError())
 
 
-def test_a_whole_site_runs_as_the_documented_user_and_outlives_what_is_taken_from_it(
-    user: Limited, tmp_path: Path
-) -> None:
+def test_site_runs_as_documented_user_and_survives_revocation(user: Limited, tmp_path: Path) -> None:
     user.may(acl.build_acl_rules())
     with site_with(tmp_path, [dict(camera("good", clip(tmp_path)))], redis={"url": user.url}) as site:
         site.wait_ready(90)

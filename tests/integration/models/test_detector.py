@@ -98,7 +98,7 @@ def test_both_runtimes_agree_and_a_batch_equals_its_frames(
     assert np.allclose(alone.boxes, theirs[1].boxes, atol=1e-4)
 
 
-def test_frames_of_cameras_with_other_sources_are_mapped_each_by_its_own(openvino_detector: Detector) -> None:
+def test_frames_of_different_sources_are_mapped_separately(openvino_detector: Detector) -> None:
     (portrait, first), (wide, second) = (ring_frame(asset(name), 640, 360) for name in ("bus.jpg", "zidane.jpg"))
     together = openvino_detector.detect_batch([portrait, wide], [first, second])
     for found, (frame, spec) in zip(together, ((portrait, first), (wide, second))):

@@ -138,7 +138,7 @@ def same(found: Detections, rows: Any) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_weights_of_every_family_are_read_as_ultralytics_reads_them(family: str, cache: Path) -> None:
+def test_weights_of_each_family_match_ultralytics(family: str, cache: Path) -> None:
     path = build(family, cache)
     (found,) = detector(path, cache).detect([FRAME], SPEC)
     same(found, theirs(path))

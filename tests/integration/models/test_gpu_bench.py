@@ -49,7 +49,7 @@ def test_every_row_of_the_device_is_there_beside_its_peer(subject: GpuSubject, t
     assert (tmp_path / "results" / "inference_sweep_gpu.png").stat().st_size > 0
 
 
-def test_the_bare_network_computes_batches_of_the_sizes_that_the_detector_had(subject: GpuSubject) -> None:
+def test_network_computes_the_batch_sizes_of_the_detector(subject: GpuSubject) -> None:
     asked: list[int] = []
     run = subject.graphs.run
     subject.detector.sizes.clear()

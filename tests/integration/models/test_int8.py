@@ -49,9 +49,7 @@ def test_both_precisions_find_the_same_in_packaged_pictures(
     assert not np.array_equal(full.scores, int8.scores), "both ran the same files"
 
 
-def test_both_precisions_find_the_same_people_in_labelled_pictures(
-    openvino_detector: Detector, int8_detector: Detector
-) -> None:
+def test_both_precisions_find_the_same_people(openvino_detector: Detector, int8_detector: Detector) -> None:
     """Every third picture: those that the calibration has not seen."""
     folder = Path(os.environ.get("CROWDPERF_IMAGES", str(ROOT.parent / "shared" / "images"))) / "person" / "images"
     if not folder.is_dir():

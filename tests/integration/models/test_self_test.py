@@ -53,7 +53,7 @@ def test_a_device_that_sees_other_things_is_refused(
         verify_device(Distorted(torch_detector, distort), lambda: torch_detector)
 
 
-def test_a_model_without_a_form_for_the_processor_is_not_compared(torch_detector: Detector) -> None:
+def test_model_without_processor_variant_is_not_compared(torch_detector: Detector) -> None:
     def none() -> Detector:
         raise ModelError("a TensorRT engine")
 

@@ -39,9 +39,7 @@ def test_batches_in_flight_come_back_in_order(torch_detector: Detector) -> None:
         assert np.array_equal(found.boxes, alone[index].boxes)
 
 
-def test_where_memory_runs_out_the_batch_is_halved_and_nothing_is_lost(
-    torch_detector: Detector, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_batch_is_halved_when_memory_runs_out(torch_detector: Detector, caplog: pytest.LogCaptureFixture) -> None:
     import torch
 
     runtime = fresh(torch_detector)
@@ -101,7 +99,7 @@ def test_time_is_booked_by_stage(torch_detector: Detector, openvino_detector: De
         assert (copy > 0) == (detector.backend.name == "torch")
 
 
-def test_more_parts_than_buffers_are_each_computed_from_their_own_frames(torch_detector: Detector) -> None:
+def test_more_parts_than_buffers_use_their_own_frames(torch_detector: Detector) -> None:
     """What a device whose memory ran out during `load` does: the frames of one batch in several parts."""
     runtime = fresh(torch_detector)
     expected = torch_detector.detect_batch(FRAMES, SPECS)
@@ -118,9 +116,7 @@ def test_more_parts_than_buffers_are_each_computed_from_their_own_frames(torch_d
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_a_cuda_device_that_does_not_work_is_named_and_the_processor_takes_over_unless_it_was_asked_for(
-    device: str, tmp_path: Path
-) -> None:
+def test_broken_cuda_device_is_named_and_the_processor_used(device: str, tmp_path: Path) -> None:
     """The driver says that there is a device, and torch cannot use it: here, since none is visible to it."""
     code = f"""
 import logging, pathlib

@@ -61,7 +61,7 @@ def passers(cameras: int, each: int = 1) -> list[Event]:
     return [crossing(n, now, f"camera-{number}") for number in range(cameras) for n in range(each)]
 
 
-def test_cameras_that_left_the_configuration_leave_nothing_in_a_worker_and_in_redis(redis_server: RedisServer) -> None:
+def test_removed_cameras_leave_no_state_in_workers_and_redis(redis_server: RedisServer) -> None:
     client, late, clock = redis_server.client(), [0.0], Clock()
     known = {f"camera-{number}" for number in range(5)}
     worker = member(redis_server, known=known, clock=clock, wall=lambda: time.time() + late[0])
@@ -129,7 +129,7 @@ def area_worker(server: RedisServer, clock: Clock, late: list[float], *names: st
     return worker
 
 
-def test_the_recorder_and_the_areas_keep_nothing_of_people_and_cameras(redis_server: RedisServer) -> None:
+def test_recorder_and_areas_keep_no_state_of_people_and_cameras(redis_server: RedisServer) -> None:
     recorder = Recorder(redis_server.client(), "worker-recorder-0", "Europe/Berlin", clock=Clock())
     recorder.start()
     clock, late = Clock(), [0.0]
@@ -180,7 +180,7 @@ class Taken:
 
 
 @pytest.mark.parametrize("most", [0, 600])
-def test_the_delivery_of_thousands_of_notifications_keeps_a_minute(redis_server: RedisServer, most: int) -> None:
+def test_delivering_thousands_of_notifications_keeps_a_minute(redis_server: RedisServer, most: int) -> None:
     hook = {"type": "webhook", "id": "hook", "url": "https://hooks.example/x", "max_per_minute": most}
     (channel,) = slice_of({"channels": [hook]}).alerts.channels
     client, runtime = redis_server.client(), ProcessRuntime("worker-notify-0", 0)

@@ -118,7 +118,7 @@ def old_installation(client: redis.Redis, rows: list[CrossingRecord]) -> None:
         client.zadd(get_log_key(row.class_name), {encode_member(row): row.ts})
 
 
-def test_an_older_history_is_counted_once_while_recording_goes_on(
+def test_old_history_is_counted_once_while_recording(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backfill, "PAGE_CROSSINGS", 40)
@@ -201,7 +201,7 @@ def test_minutes_of_a_long_past_are_neither_written_nor_needed(redis_server: Red
         assert counted(redis_server, some, (), "minute") == expected(both, some, (), "minute")
 
 
-def test_counts_outlive_their_crossings_and_an_expired_one_is_not_counted_again(redis_server: RedisServer) -> None:
+def test_counts_outlive_crossings_and_expired_ones_stay_out(redis_server: RedisServer) -> None:
     client = redis_server.client()
     rows = made(400)
     counts.add_crossings(client, BERLIN, rows)

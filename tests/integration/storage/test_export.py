@@ -94,7 +94,7 @@ def test_parquet_holds_the_same(client: httpx.Client, redis_server: RedisServer)
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_an_empty_range_is_an_empty_file_and_many_rows_come_in_pieces(
+def test_empty_range_is_an_empty_file_and_many_rows_are_chunked(
     client: httpx.Client, redis_server: RedisServer, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export._ParquetWriter, "rows", 700)

@@ -219,7 +219,7 @@ def test_events_and_summaries_are_written_once_however_often(
     assert sum(summed(migrated, "minute").values()) == 6
 
 
-def test_what_postgresql_cannot_hold_is_a_dead_letter_and_the_rest_is_written(
+def test_row_that_postgresql_rejects_becomes_a_dead_letter(
     migrated: Database, redis_server: RedisServer, postgres_dsn: str, driver: str
 ) -> None:
     bad = CameraGap(id="bad", camera="lobby", ts=NOW, start=NOW, end=NOW, cause="a\0b")
@@ -249,7 +249,7 @@ def test_without_tables_it_says_what_to_do_and_goes_on_when_done(
     made.close()
 
 
-def test_a_history_from_before_is_copied_and_nothing_is_there_twice(
+def test_earlier_history_is_copied_without_duplicates(
     preferred: Database, redis_server: RedisServer, postgres_dsn: str
 ) -> None:
     old = [crossing(n, "car" if n % 3 else "person", ts=NOW - 1e6 + n) for n in range(50)]
@@ -318,7 +318,7 @@ def test_an_outage_of_postgresql_is_caught_up_from_the_stream(
     assert client.exists("crowdperf:dead:events:sql") == 0
 
 
-def test_a_redis_that_was_emptied_is_followed_from_its_new_beginning(
+def test_emptied_redis_is_followed_from_its_new_start(
     preferred: Database, redis_server: RedisServer, postgres_dsn: str
 ) -> None:
     made = writer(redis_server, postgres_dsn)

@@ -73,9 +73,7 @@ def figures(output: str) -> dict[str, int]:
     }
 
 
-def test_everything_usable_is_kept_and_counted_and_again_changes_nothing(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
+def test_import_keeps_usable_rows_and_repeating_changes_nothing(redis_server: RedisServer, tmp_path: Path) -> None:
     bad = [
         (9001, "soon", "lobby", "door", "in", "person", 1),
         (9002, NOW, "lobby", "door", "up", "person", 1),
@@ -106,7 +104,7 @@ def test_without_a_rejected_row_the_file_may_be_deleted(redis_server: RedisServe
     assert "may now be deleted" in done.stdout.splitlines()[-1]
 
 
-def test_counters_of_a_history_without_any_are_made_by_the_back_fill(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_backfill_makes_missing_counters(redis_server: RedisServer, tmp_path: Path) -> None:
     client = redis_server.client()
     old = CrossingRecord(id="old", ts=NOW - 50_000, camera="c", line="l", direction="in", class_name="person", track=1)
     client.zadd("person_logs", {encode_member(old): old.ts})
@@ -125,7 +123,7 @@ def test_counters_of_a_history_without_any_are_made_by_the_back_fill(redis_serve
         ("CREATE TABLE events (a, b)", "has no column for: ts, camera, line, direction, class"),
     ],
 )
-def test_what_cannot_be_imported_is_one_clear_error_and_changes_nothing(
+def test_failed_import_is_one_clear_error_and_changes_nothing(
     redis_server: RedisServer, tmp_path: Path, content: str | bytes | None, words: str
 ) -> None:
     path = tmp_path / "events.db"

@@ -80,7 +80,7 @@ def test_every_kind_of_process_is_among_them(tmp_path: Path) -> None:
     assert kinds == {row.kind for row in PROCESSES if row.instances != "listener"}
 
 
-def test_the_logs_of_supervisord_itself_and_of_its_listener_are_rotated_too() -> None:
+def test_logs_of_supervisord_and_its_listener_are_rotated() -> None:
     found = configparser.RawConfigParser()
     found.read(ROOT / "supervisord.conf")
     for section, log in (("supervisord", "logfile"), ("eventlistener:guard", "stderr_logfile")):
@@ -88,7 +88,7 @@ def test_the_logs_of_supervisord_itself_and_of_its_listener_are_rotated_too() ->
         assert int(found[section][f"{log}_backups"]) >= 1
 
 
-def test_a_program_that_never_stops_talking_keeps_the_newest_of_both_outputs(tmp_path: Path) -> None:
+def test_chatty_program_keeps_the_newest_of_both_outputs(tmp_path: Path) -> None:
     (stanza, *_) = (part for part in _rendered(tmp_path).split("\n\n") if "capture-lobby]" in part)
     (tmp_path / "chatter.py").write_text(CHATTER)
     settings = stanza.replace("_maxbytes=10MB", "_maxbytes=100KB")

@@ -50,7 +50,7 @@ def node(name: str, prefix: str = "") -> Config:
     return parse(json.dumps({"node": name, "redis": redis}).encode())
 
 
-def test_the_default_node_has_the_literal_keys_and_others_their_own() -> None:
+def test_default_node_has_literal_keys_and_others_their_own() -> None:
     assert (node("local").key_prefix, node("north").key_prefix) == ("", "north:")
     assert node("north", "site:").key_prefix == "site:north:"
     assert process_config.build_web_config(node("north"), PATHS).key_prefix == "north:"

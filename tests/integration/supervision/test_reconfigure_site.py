@@ -174,7 +174,7 @@ def test_whatever_changes_nobody_who_looks_at_it_is_interrupted(tmp_path: Path) 
             assert ada.post("/api/v1/system/processes/nothing/restart").status_code == 404
 
 
-def test_its_own_settings_restart_the_web_process_and_no_event_is_missed(tmp_path: Path) -> None:
+def test_web_restarts_for_own_settings_and_misses_no_event(tmp_path: Path) -> None:
     cameras = [camera("door", clip(tmp_path))]
     with Site(tmp_path / "site", {"media_roots": [str(tmp_path)], "cameras": cameras}) as site:
         site.wait_for_web()

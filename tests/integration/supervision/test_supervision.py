@@ -55,7 +55,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         made.stop()
 
 
-def test_supervisorctl_does_what_it_says_and_update_touches_only_what_changed(site: Site, tmp_path: Path) -> None:
+def test_supervisorctl_update_touches_only_what_changed(site: Site, tmp_path: Path) -> None:
     with site:
         site.wait_ready()
         before = site.wait_for_pids()
@@ -173,7 +173,7 @@ def test_kill_9_of_the_foreground_process_ends_everything_too(site: Site) -> Non
     wait_until(lambda: site.find_leftovers() == [], 60, "no process and no ring left")
 
 
-def test_kill_9_of_supervisord_ends_everything_before_the_lock_is_free(site: Site) -> None:
+def test_kill_9_of_supervisord_ends_all_before_the_lock_is_free(site: Site) -> None:
     site.start()
     site.wait_for_supervisord()
     site.wait_for_pids()
@@ -187,7 +187,7 @@ def test_kill_9_of_supervisord_ends_everything_before_the_lock_is_free(site: Sit
     assert "Traceback" not in said
 
 
-def test_what_supervisord_runs_ends_with_it_where_nobody_else_looks(site: Site) -> None:
+def test_programs_end_with_supervisord(site: Site) -> None:
     """As with a supervisord that was started by hand."""
     site.start()
     site.wait_for_supervisord()
@@ -218,7 +218,7 @@ def test_a_signal_to_every_process_at_once_is_an_orderly_stop(site: Site) -> Non
     assert "Traceback" not in (site.folder / "run.out").read_text()
 
 
-def test_a_signal_right_after_the_start_of_supervisord_is_an_orderly_stop(site: Site) -> None:
+def test_signal_right_after_start_is_an_orderly_stop(site: Site) -> None:
     site.patch_code("launch.py", " welcome(config, paths, root)\n", " os.kill(os.getpid(), signal.SIGINT)\n")
     site.start()
     assert site.process is not None

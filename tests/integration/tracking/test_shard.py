@@ -255,7 +255,7 @@ def test_a_message_that_cannot_be_used_goes_to_the_dead_letters(redis_server: Re
 
 
 @pytest.mark.parametrize("damage", [b"\xc1", msgspec.msgpack.encode([b"1-1", msgspec.msgpack.encode([99])])])
-def test_an_unusable_state_of_a_camera_without_a_frame_begins_anew(
+def test_unusable_state_without_a_frame_starts_again(
     redis_server: RedisServer, damage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     redis_server.client().set(state_key("lobby"), damage)

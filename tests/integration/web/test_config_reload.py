@@ -125,7 +125,7 @@ def test_nothing_that_can_be_read_is_no_configuration(server: Served, redis_serv
 
 
 @pytest.mark.browser
-def test_an_open_page_shows_the_new_camera_unless_somebody_is_writing(
+def test_open_page_shows_a_new_camera_unless_a_form_is_in_use(
     server: Served, redis_server: RedisServer, site: SyntheticSite
 ) -> None:
     site.start()

@@ -75,7 +75,7 @@ def cameras(config: Path) -> dict[str, Any]:
     return {row["id"]: row for row in json.loads(config.read_text())["cameras"]}
 
 
-def test_a_camera_is_added_changed_and_removed_and_each_is_a_version(ada: httpx.Client, config: Path) -> None:
+def test_adding_changing_and_removing_a_camera_make_versions(ada: httpx.Client, config: Path) -> None:
     before = config.read_text()
     new = {"id": "yard", "url": "rtsp://yard:pass-word@192.0.2.20/1", "lines": [GATE]}
     made = ada.post("/api/v1/cameras", json=new)
@@ -129,7 +129,7 @@ def test_a_password_stays_while_the_redacted_url_comes_back(ada: httpx.Client, c
     assert elsewhere.status_code == 400, "or the password would be sent to whoever listens there"
 
 
-def test_two_who_change_the_same_camera_do_not_overwrite_each_other(ada: httpx.Client, config: Path) -> None:
+def test_two_editors_of_one_camera_do_not_overwrite_each_other(ada: httpx.Client, config: Path) -> None:
     etag = ada.get("/api/v1/cameras/plaza").headers["etag"]
     mine = ada.post("/api/v1/cameras/plaza/lines", json=GATE, headers={"If-Match": etag})
     assert mine.status_code == 201, mine.text
@@ -230,9 +230,7 @@ def test_a_source_is_tried_before_it_is_saved(
         assert said in refused.json()["detail"]
 
 
-def test_a_camera_that_hangs_is_answered_and_its_password_is_not_told(
-    config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hanging_camera_is_answered_without_its_password(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_source, "MAX_PROBE_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}/x"

@@ -92,7 +92,7 @@ async def watching(client: Client, *cameras: str):
         await asyncio.wait([task])
 
 
-def test_a_slow_connection_gets_smaller_pictures_while_a_quick_one_keeps_its_own(
+def test_slow_connection_gets_smaller_pictures_than_a_quick_one(
     server: Served, site: SyntheticSite, record_property
 ) -> None:
     site.start()
@@ -142,7 +142,7 @@ def test_a_client_that_reads_nothing_delays_nobody(server: Served, site: Synthet
     asyncio.run(run())
 
 
-def test_a_small_tile_gets_a_small_picture_and_equal_tiles_the_same_bytes(server: Served, site: SyntheticSite) -> None:
+def test_equal_tiles_share_the_same_picture_bytes(server: Served, site: SyntheticSite) -> None:
     site.start()
 
     async def run() -> None:

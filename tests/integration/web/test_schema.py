@@ -47,7 +47,7 @@ def session(served: Served, redis_server: RedisServer) -> dict[str, str]:
         return {"Cookie": f"crowdperf_session={client.cookies['crowdperf_session']}", "X-CSRF-Token": csrf}
 
 
-def test_no_request_that_the_description_allows_or_forbids_is_a_500(served: Served, session: dict[str, str]) -> None:
+def test_no_request_by_the_schema_is_a_500(served: Served, session: dict[str, str]) -> None:
     schema = schemathesis.openapi.from_url(f"{served.url}/schema/openapi.json")
     seen: dict[str, set[int]] = {}
     for result in schema.get_all_operations():

@@ -61,7 +61,7 @@ def browser(served: Served, redis_server: RedisServer, role: str, cameras: list[
     return httpx.Client(base_url=served.url, cookies=reply.cookies, headers=headers, timeout=TIMEOUT_S)
 
 
-def test_changes_of_a_connection_are_shown_newest_first_each_once(
+def test_connection_changes_are_listed_once_newest_first(
     client: httpx.Client, served: Served, redis_server: RedisServer
 ) -> None:
     publisher: Publisher[CameraChanged] = Publisher(redis_server.client(), CONNECTIONS)

@@ -96,7 +96,7 @@ def drain(*members: ShardedConsumer) -> None:
         idle = 0 if sum(row.step(block_ms=1) for row in members) else idle + 1
 
 
-def test_killed_between_reading_and_storing_every_change_is_there_once(
+def test_killed_between_read_and_store_each_change_is_once(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chance = random.Random(4)

@@ -107,7 +107,7 @@ def test_nothing_reaches_this_machine_unless_it_is_allowed(redis_server: RedisSe
     assert receiver.requests == []
 
 
-def test_a_dead_endpoint_holds_up_nobody_and_a_restart_loses_nothing(redis_server: RedisServer) -> None:
+def test_dead_endpoint_blocks_no_other_and_restart_loses_nothing(redis_server: RedisServer) -> None:
     port = free_port()
     dead = {**webhook(f"http://127.0.0.1:{port}/"), "id": "dead"}
     rule = {**CROWD, "channels": ["dead", "hook"]}
@@ -144,7 +144,7 @@ def queued(server: RedisServer, receiver: Hook, **more: Any) -> tuple[ChannelDel
     return ChannelDelivery(channel, queue, WebhookSender(channel, ["127.0.0.0/8"]), metrics), metrics
 
 
-def test_failures_are_tried_again_with_growing_pauses_then_put_aside_and_driven_again(
+def test_failures_are_retried_put_aside_and_redriven(
     redis_server: RedisServer,
 ) -> None:
     with hook() as receiver:
@@ -265,7 +265,7 @@ def test_mqtt_alerts_readings_and_discovery_outlive_the_broker(redis_server: Red
         ]
 
 
-def test_two_instances_give_the_same_alerts_and_notifications_as_one(redis_server: RedisServer) -> None:
+def test_two_instances_alert_and_notify_like_one(redis_server: RedisServer) -> None:
     begin = now()
     events = [
         zone(n, 5 if n % 2 else 1, begin + n / 100, camera) for n in range(1, 9) for camera in ("plaza", "gate", "yard")

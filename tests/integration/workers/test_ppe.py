@@ -85,9 +85,7 @@ def test_two_instances_give_the_same_violations_as_one(redis_server: RedisServer
     assert outcomes[0] == outcomes[1]
 
 
-def test_a_page_of_violations_never_ends_among_those_of_one_moment_and_is_full_of_what_one_may_see(
-    redis_server: RedisServer, tmp_path: Path
-) -> None:
+def test_page_of_violations_is_full_and_splits_no_moment(redis_server: RedisServer, tmp_path: Path) -> None:
     pipe = redis_server.client().pipeline()
     for number in range(450):
         # Three at a time, as people of one frame are seen; every third one is on another camera.

@@ -137,7 +137,7 @@ def test_who_has_lost_its_lease_stores_nothing(redis_server: RedisServer) -> Non
     assert said(redis_server) == expected(crossing("lobby", 1))
 
 
-def test_another_number_of_instances_goes_on_where_the_old_ones_were(redis_server: RedisServer) -> None:
+def test_new_number_of_instances_continues_the_old_state(redis_server: RedisServer) -> None:
     events = [crossing(camera, n) for n in range(1, 30) for camera in CAMERAS]
     pair = [member(redis_server, n, 2) for n in range(2)]
     for row in pair:
@@ -213,7 +213,7 @@ def test_an_outage_loses_nothing(redis_server: RedisServer) -> None:
     assert said(redis_server) == expected(*events)
 
 
-def test_a_member_alone_needs_no_wait_for_its_own_lease_after_a_kill(redis_server: RedisServer) -> None:
+def test_single_member_needs_no_wait_for_its_lease(redis_server: RedisServer) -> None:
     member(redis_server).start()
     fresh = member(redis_server)
     fresh.start()

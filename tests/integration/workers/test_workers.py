@@ -61,7 +61,7 @@ def slice_(redis_server: RedisServer) -> WorkerConfig:
     return slice_of(redis_server, "housekeeping")
 
 
-def test_persons_and_vehicles_go_to_their_logs_scored_by_event_time(redis_server: RedisServer) -> None:
+def test_persons_and_vehicles_go_to_their_logs_by_event_time(redis_server: RedisServer) -> None:
     publish(redis_server, crossing(1), crossing(2, "bus"), crossing(3, "bicycle"))
     assert recorder(redis_server).step().added == 3
     client = redis_server.client()
@@ -212,7 +212,7 @@ def test_of_two_housekeepers_one_acts_and_the_other_follows(redis_server: RedisS
     assert sweep(first, 47) == 2
 
 
-def test_other_events_are_acknowledged_without_a_trace_in_the_logs(redis_server: RedisServer) -> None:
+def test_other_events_are_acknowledged_and_not_logged(redis_server: RedisServer) -> None:
     publish(redis_server, CameraGap(id="g", camera="lobby", ts=NOW, start=NOW - 1, end=NOW, cause="x"))
     assert recorder(redis_server).step().added == 0
     assert redis_server.client().exists("person_logs", "vehicle_logs") == 0
@@ -275,7 +275,7 @@ def test_a_full_server_is_trimmed_whoever_has_the_lease(redis_server: RedisServe
     assert client.xlen("crowdperf:detections:a") < 200
 
 
-def test_a_time_that_is_none_goes_to_the_dead_letters_and_the_rest_is_recorded(redis_server: RedisServer) -> None:
+def test_invalid_time_becomes_a_dead_letter(redis_server: RedisServer) -> None:
     client = redis_server.client()
     publish(redis_server, crossing(1))
     for ts in ("nan", "inf", "-5", "1e18"):
@@ -315,9 +315,7 @@ def test_a_full_server_refuses_and_nothing_is_lost(redis_server: RedisServer) ->
     assert writer.step().added == 20
 
 
-def test_a_server_that_fills_is_said_and_relieved_in_the_documented_order(
-    redis_server: RedisServer, slice_: WorkerConfig
-) -> None:
+def test_filling_server_is_reported_and_relieved_in_order(redis_server: RedisServer, slice_: WorkerConfig) -> None:
     client = redis_server.client()
     day = 86_400
     publish(redis_server, *(crossing(n, ts=NOW - 40 * day + n * day / 10) for n in range(200)))
@@ -367,7 +365,7 @@ def test_a_server_that_is_full_to_the_last_byte_is_relieved(redis_server: RedisS
         client.config_set("maxmemory", "0")
 
 
-def test_a_clock_that_leaps_ten_years_ahead_removes_nothing_at_once(
+def test_clock_ten_years_ahead_removes_nothing_at_once(
     redis_server: RedisServer, slice_: WorkerConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(redis_server, *(crossing(n) for n in range(20)))

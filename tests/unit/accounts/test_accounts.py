@@ -126,7 +126,7 @@ def test_whatever_is_done_somebody_may_administer(steps: list[tuple[str, str, st
     assert any(row.role == "admin" and not row.disabled for row in rows.values())
 
 
-def test_a_change_of_password_or_role_ends_sessions_and_a_change_of_cameras_does_not() -> None:
+def test_password_or_role_change_ends_sessions() -> None:
     rows = {"ada": account("ada", "admin"), "bob": account("bob")}
     assert principal.change_account(rows, "bob", password="y")["bob"].generation == 1
     assert principal.change_account(rows, "bob", role="operator")["bob"].generation == 1
@@ -136,7 +136,7 @@ def test_a_change_of_password_or_role_ends_sessions_and_a_change_of_cameras_does
     assert principal.change_account({**rows, "bob": cut}, "bob", all_cameras=True)["bob"].cameras is None
 
 
-def test_names_are_taken_whatever_their_case_and_unknown_ones_are_named() -> None:
+def test_names_ignore_case_and_unknown_ones_are_named() -> None:
     rows = {"ada": account("ada", "admin")}
     with pytest.raises(AccountError, match="exists already"):
         principal.add_account(rows, account("Ada"))

@@ -34,7 +34,7 @@ def test_the_good_case() -> None:
     assert not m.check_stalled(5.4)
 
 
-def test_waits_double_up_to_ten_seconds_and_a_stable_connection_resets_them() -> None:
+def test_waits_double_to_ten_seconds_and_reset_when_stable() -> None:
     m = machine()
     waits = []
     now = 0.0
@@ -92,7 +92,7 @@ def test_three_short_reads_in_a_row_restart() -> None:
     assert [m.record_short_read(3.0), m.record_short_read(4.0), m.record_short_read(5.0)] == [False, False, True]
 
 
-def test_a_misconfigured_camera_is_retried_and_says_so_until_a_frame_comes() -> None:
+def test_misconfigured_camera_is_retried_and_reported() -> None:
     m = machine()
     m.schedule_retry(0.0, "404", misconfigured=True)
     assert m.state == "misconfigured"

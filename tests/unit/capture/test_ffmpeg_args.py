@@ -67,7 +67,7 @@ def test_extra_flags_come_first_and_replace_ours() -> None:
     assert "-loglevel" not in command
 
 
-def test_a_flag_that_a_source_does_not_know_is_left_out_and_the_probe_has_the_others() -> None:
+def test_unknown_flag_is_left_out_and_the_probe_has_the_rest() -> None:
     flags = ("-loglevel", "error", "-tls_verify", "0", "-user_agent", "x", "-rtsp_flags", "prefer_tcp", "-threads", "2")
     found = {}
     for kind, target in (("rtsp", URL), ("rtsp", "rtsps://x"), ("http", "https://x"), ("file", "/media/a.mp4")):

@@ -177,7 +177,7 @@ class Capture:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_crashes_begins_anew_and_its_siblings_do_not_notice(tmp_path: Path) -> None:
+def test_crashed_thread_restarts_and_siblings_go_on(tmp_path: Path) -> None:
     broken, log, stop, metrics, now = {"b"}, [], threading.Event(), Metrics(), [0.0]
     slices = [make_slice("rtsp://x", tmp_path, camera_id=name) for name in "abc"]
 

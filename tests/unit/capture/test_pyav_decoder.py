@@ -27,7 +27,7 @@ def test_rtsp() -> None:
     }
 
 
-def test_every_kind_has_its_own_protocols_and_none_opens_files_but_the_file() -> None:
+def test_each_kind_has_its_protocols_and_only_file_opens_files() -> None:
     assert build_container_options(options("file"))["protocol_whitelist"] == "file"
     http = build_container_options(options("http"))
     assert "file" not in http["protocol_whitelist"].split(",")
@@ -35,7 +35,7 @@ def test_every_kind_has_its_own_protocols_and_none_opens_files_but_the_file() ->
     assert "timeout" not in build_container_options(options("file"))
 
 
-def test_the_operator_s_flags_replace_ours_and_patience_looks_longer() -> None:
+def test_operator_flags_replace_the_defaults() -> None:
     flags = ("-probesize", "500000", "-loglevel", "verbose", "-an")
     found = build_container_options(options(extra_flags=flags, output_flags=("-skip_frame", "nokey")))
     assert (found["probesize"], found["analyzeduration"], found["skip_frame"]) == ("500000", "0", "nokey")

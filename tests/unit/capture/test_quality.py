@@ -64,7 +64,7 @@ def test_a_source_without_a_rate_is_measured_by_its_best_minute() -> None:
     assert quality.compute_grade(400.0) == "poor"
 
 
-def test_no_verdict_too_early_and_a_clear_one_for_a_camera_that_never_came() -> None:
+def test_verdict_is_not_early_and_clear_for_an_absent_camera() -> None:
     quality = ConnectionQuality(0.0)
     quality.record_frames(5.0, 50)
     assert quality.compute_grade(14.0) is None

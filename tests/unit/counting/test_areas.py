@@ -159,7 +159,7 @@ def test_uncertainty_grows_with_crossings_and_shrinks_at_a_reset() -> None:
     assert reset.id == f"area:hall:reset:{int(NOON) + 16 * 3600}"
 
 
-def test_a_reset_that_was_slept_through_takes_place_before_what_follows_it() -> None:
+def test_missed_reset_happens_before_the_next_event() -> None:
     counter = AreaCounter(AREA, "Europe/Berlin")
     play(counter, crossed(NOON), crossed(NOON + 1))
     two_nights = NOON + 2 * 86_400
@@ -193,7 +193,7 @@ def test_next_reset(day: tuple[int, int, int, int], at: str, expected: str) -> N
     assert datetime.fromtimestamp(find_next_reset(after, BERLIN, at), BERLIN).isoformat() == expected
 
 
-def test_an_alert_opens_above_the_limit_for_long_enough_and_closes_below() -> None:
+def test_alert_opens_above_and_closes_below_after_a_delay() -> None:
     area = msgspec.structs.replace(AREA, limit=2, limit_clear=1, limit_s=5.0, zones=[])
     counter = AreaCounter(area, "UTC")
     events = [event for n in range(3) for event in counter.update(crossed(NOON + n))]
@@ -213,7 +213,7 @@ DOOR = st.sampled_from([("north", "in", 1), ("north", "out", -1), ("south", "out
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(DOOR, st.booleans(), st.booleans()), max_size=80))
-def test_random_walks_through_doors_with_redeliveries_and_restarts(
+def test_random_door_walks_with_redelivery_and_restart(
     steps: list[tuple[tuple[str, Literal["in", "out"], int], bool, bool]],
 ) -> None:
     counter = AreaCounter(AREA, "UTC")

@@ -21,32 +21,32 @@ def walk(*xs: float, track: int = 1, klass: int = 0, confirmed: bool = True) -> 
 
 
 SEQUENCES = {
-    "2: one-frame flicker over the line": (walk(A, A, A, B, A, A), (0, 0)),
-    "3: out of the band at both samples, the path through it": (walk(A, A, B, B), (0, 1)),
-    "3: with samples in the band": (walk(A, A, ON, ON, B, B), (0, 1)),
-    "9: a U-turn on the line": (walk(A, A, ON, ON, A, A), (0, 0)),
-    "9: a U-turn one step behind the line": (walk(A, A, ON, B, ON, A, A), (0, 0)),
-    "9: in, then out within the cooldown": (walk(B, B, A, A, B, B), (1, 1)),
-    "9: a jitter of whole steps is one crossing each way": (walk(*[A, A, B, B] * 6), (1, 1)),
-    "9: a class flips for a frame": (
+    "one-frame flicker over the line": (walk(A, A, A, B, A, A), (0, 0)),
+    "out of the band at both samples, the path through it": (walk(A, A, B, B), (0, 1)),
+    "with samples in the band": (walk(A, A, ON, ON, B, B), (0, 1)),
+    "a U-turn on the line": (walk(A, A, ON, ON, A, A), (0, 0)),
+    "a U-turn one step behind the line": (walk(A, A, ON, B, ON, A, A), (0, 0)),
+    "in, then out within the cooldown": (walk(B, B, A, A, B, B), (1, 1)),
+    "a jitter of whole steps is one crossing each way": (walk(*[A, A, B, B] * 6), (1, 1)),
+    "a class flips for a frame": (
         [[sample(1, x, class_id=2 if number == 3 else 0)] for number, x in enumerate((A, A, B, B, B))],
         (0, 1),
     ),
-    "9: two people abreast": ([[sample(1, x, 0.4), sample(2, x, 0.6)] for x in (A, A, B, B)], (0, 2)),
-    "6: a path beside the segment": ([[sample(1, x, 0.97)] for x in (A, A, B, B)], (0, 0)),
-    "6: around the end and back through the line": (
+    "two people abreast": ([[sample(1, x, 0.4), sample(2, x, 0.6)] for x in (A, A, B, B)], (0, 2)),
+    "a path beside the segment": ([[sample(1, x, 0.97)] for x in (A, A, B, B)], (0, 0)),
+    "around the end and back through the line": (
         [
             [sample(1, x, y)]
             for x, y in ((A, 0.97), (A, 0.97), (B, 0.97), (B, 0.97), (B, 0.5), (B, 0.5), (A, 0.5), (A, 0.5))
         ],
         (1, 0),
     ),
-    "1: never confirmed": (walk(A, A, B, B, B, confirmed=False), (0, 0)),
-    "1: the shared id of unconfirmed detections": (
+    "never confirmed": (walk(A, A, B, B, B, confirmed=False), (0, 0)),
+    "the shared id of unconfirmed detections": (
         [[sample(0xFFFFFFFF, x, confirmed=False)] for x in (A, B, A, B, B, A, A, B, B)],
         (0, 0),
     ),
-    "1: confirmed after it crossed counts once": (
+    "confirmed after it crossed counts once": (
         [[sample(1, x, confirmed=number > 3)] for number, x in enumerate((A, A, B, B, B, B))],
         (0, 1),
     ),
@@ -59,7 +59,7 @@ def test_sequences(name: str) -> None:
     assert totals(count(frames)) == expected
 
 
-def test_a_crossing_carries_the_first_sample_beyond_the_line_and_the_majority_class() -> None:
+def test_crossing_has_first_far_sample_and_majority_class() -> None:
     (event,) = count([[sample(7, x, class_id=1)] for x in (A, A, ON - 0.002, ON + 0.002, ON + 0.003, B, B)])
     assert (event.sequence, event.ts, event.klass, event.track) == (3, 1_700_000_000.3, "bicycle", 7)
     assert event.id == "lobby:1:3:door:out:0"
@@ -70,12 +70,12 @@ def test_two_abreast_have_different_ids() -> None:
     assert sorted(event.id for event in events) == ["lobby:1:2:door:out:0", "lobby:1:2:door:out:1"]
 
 
-def test_a_jitter_on_the_line_carries_the_last_time_it_was_crossed_that_way() -> None:
+def test_jitter_on_the_line_keeps_the_last_crossing_time() -> None:
     (event,) = count([[sample(7, x)] for x in (A, A, ON + 0.002, ON - 0.002, ON + 0.002, ON + 0.003, B, B)])
     assert (event.sequence, event.direction) == (4, "out")
 
 
-def test_two_who_wait_in_the_band_and_leave_it_at_different_times_have_different_ids() -> None:
+def test_two_in_the_band_get_different_ids() -> None:
     """Both step over the line in frame 2; their crossings are settled in different frames."""
     first, second = (A, A, ON + 0.002, B, B, B, B), (A, A, ON + 0.002, ON + 0.002, ON + 0.002, B, B)
     events = count([[sample(1, x, 0.3), sample(2, y, 0.7)] for x, y in zip(first, second)])
@@ -105,7 +105,7 @@ def test_an_unconfirmed_track_that_ends_there_does_not() -> None:
         ([0.1, 0.9], [0.9, 0.2], "bottom_centre", True),
     ],
 )
-def test_4_a_line_at_the_edge_is_reported(p1: list[float], p2: list[float], anchor: str, usable: bool) -> None:
+def test_a_line_at_the_edge_is_reported(p1: list[float], p2: list[float], anchor: str, usable: bool) -> None:
     problem = validate_line(Line(id="door", p1=p1, p2=p2, anchor=anchor))  # type: ignore[arg-type]
     assert (problem == "") is usable
     if not usable:
@@ -113,7 +113,7 @@ def test_4_a_line_at_the_edge_is_reported(p1: list[float], p2: list[float], anch
         assert "Remedy" in problem
 
 
-def test_5_an_id_used_again_by_another_class_has_a_history_of_its_own() -> None:
+def test_reused_id_of_another_class_has_its_own_history() -> None:
     made = counter()
     events = [*made.update(moment(0), [sample(1, A)], []), *made.update(moment(1), [sample(1, A)], [])]
     events += made.update(moment(2), [], [1])
@@ -123,7 +123,7 @@ def test_5_an_id_used_again_by_another_class_has_a_history_of_its_own() -> None:
     assert events == []
 
 
-def test_5_the_tracker_never_uses_an_id_again() -> None:
+def test_the_tracker_never_uses_an_id_again() -> None:
     pipeline = plumbed()
     ids: list[int] = []
     for number in range(1, 400):
@@ -139,7 +139,7 @@ def test_5_the_tracker_never_uses_an_id_again() -> None:
 
 @pytest.mark.parametrize("ended_at_once", [False, True])
 @pytest.mark.parametrize("offset", [-0.012, 0.012])
-def test_7_stop_and_go_on_the_line_with_changing_ids(ended_at_once: bool, offset: float) -> None:
+def test_stop_and_go_on_the_line_with_changing_ids(ended_at_once: bool, offset: float) -> None:
     """A car creeps over the line for 30 s; every 1.5 s its id changes, each id jumping about the line by its jitter."""
     made = counter()
     events: list[LineCrossed] = []
@@ -156,13 +156,13 @@ def test_7_stop_and_go_on_the_line_with_changing_ids(ended_at_once: bool, offset
     assert sum(totals(events)) == 1
 
 
-def test_7_a_lost_track_that_comes_back_for_its_successor_does_not_count_again() -> None:
+def test_returning_lost_track_does_not_count_again() -> None:
     """Track 1 is lost before the line, track 2 takes its object over it, then track 1 takes the object back."""
     path = [(1, 0.36), (1, 0.40), (2, 0.42), (2, 0.46), (2, 0.54), (2, 0.56), (1, 0.58), (1, 0.62), (1, 0.66)]
     assert totals(count([[sample(track, x, h=0.2)] for track, x in path])) == (0, 1)
 
 
-def test_7_someone_else_who_follows_is_counted_too() -> None:
+def test_someone_else_who_follows_is_counted_too() -> None:
     frames = [[sample(1, x)] for x in (A, A, B, B)] + [[] for _ in range(3)]
     frames += [[sample(2, x)] for x in (0.3, 0.36, A, B, B + 0.05)]
     assert totals(count(frames, ended={5: [1]})) == (0, 2)
@@ -194,7 +194,7 @@ def passage(
     ]
 
 
-def test_8_a_plain_passage_counts() -> None:
+def test_a_plain_passage_counts() -> None:
     assert totals(play(plumbed(), passage(1, 41))) == (0, 1)
 
 
@@ -214,7 +214,7 @@ def test_few_or_many_frames_a_second_count_and_are_no_gaps(fps: float, told: boo
 
 @pytest.mark.parametrize("pause_s", [1.2, 3.0, 60.0])
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_8_a_stream_lost_in_the_middle_of_a_crossing(pause_s: float, epoch: int) -> None:
+def test_a_stream_lost_in_the_middle_of_a_crossing(pause_s: float, epoch: int) -> None:
     frames = passage(1, 19) + passage(24, 41, epoch=epoch, late_s=pause_s)
     events = play(plumbed(), frames)
     gaps = [event for event in events if isinstance(event, CameraGap)]
@@ -225,13 +225,13 @@ def test_8_a_stream_lost_in_the_middle_of_a_crossing(pause_s: float, epoch: int)
     assert totals(events) in ((0, 0), (0, 1))
 
 
-def test_8_somebody_else_behind_the_line_after_the_pause_is_no_crossing() -> None:
+def test_someone_else_behind_the_line_after_a_gap_is_no_crossing() -> None:
     before = [detections(number, [standing(0.47, 0.5)]) for number in range(1, 20)]
     after = [detections(number, [standing(0.53, 0.5)], at_s=number / 10 + 1.1) for number in range(20, 40)]
     assert totals(play(plumbed(), before + after)) == (0, 0)
 
 
-def test_8_the_resolution_changes_at_the_reconnection() -> None:
+def test_the_resolution_changes_at_the_reconnection() -> None:
     frames = passage(1, 19)
     boxes = [standing(0.8, 0.5)]
     frames += [detections(n, boxes, epoch=2, at_s=n / 10 + 5, size=(1280, 720)) for n in range(1, 20)]
@@ -240,13 +240,13 @@ def test_8_the_resolution_changes_at_the_reconnection() -> None:
     assert sum(isinstance(event, CameraGap) for event in events) == 1
 
 
-def test_8_black_frames_give_no_false_crossing() -> None:
+def test_black_frames_give_no_false_crossing() -> None:
     black = [detections(number, []) for number in range(19, 60)]
     after = [detections(number, [standing(0.7, 0.5)]) for number in range(60, 70)]
     assert totals(play(plumbed(), passage(1, 19) + black + after)) == (0, 0)
 
 
-def test_10_a_restart_in_the_middle_goes_on_where_it_was() -> None:
+def test_a_restart_in_the_middle_goes_on_where_it_was() -> None:
     zone = Zone(id="hall", polygon=[[0.4, 0.1], [0.6, 0.1], [0.6, 0.9], [0.4, 0.9]])
     frames = passage(1, 41)
     whole = play(plumbed(zones=(zone,)), frames)
@@ -260,7 +260,7 @@ def test_10_a_restart_in_the_middle_goes_on_where_it_was() -> None:
         assert events == whole
 
 
-def test_11_people_who_stand_still_stay() -> None:
+def test_people_who_stand_still_stay() -> None:
     zone = Zone(id="hall", polygon=[[0.2, 0.2], [0.8, 0.2], [0.8, 0.8], [0.2, 0.8]])
     pipeline = plumbed(zones=(zone,))
     # Half of the time the person is seen only weakly, now and then not at all for a second.

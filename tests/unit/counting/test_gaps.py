@@ -190,7 +190,7 @@ def test_a_crossing_beside_a_pause_is_counted_or_in_the_gap(begin: float, end: f
     assert stop <= max(end + 0.5, 4.8)
 
 
-def test_who_turns_round_in_the_band_after_a_pause_has_not_crossed() -> None:
+def test_turning_round_in_the_band_after_a_gap_is_no_crossing() -> None:
     walker = Walker(0.9, 0.4, 0.05, 0.3, (Leg(0.51, 1.0), Leg(0.3, 1.0)))
     events = play(frames_of([walker], [(3.0, 4.25)], 10.0), 10.0)
     assert totals(events) == (0, 0)
@@ -199,7 +199,7 @@ def test_who_turns_round_in_the_band_after_a_pause_has_not_crossed() -> None:
     assert stop >= 5.4, "until the feet are back over the line"
 
 
-def test_who_stands_on_the_line_after_a_pause_holds_its_gap_open_for_a_bounded_time_and_counts_then() -> None:
+def test_person_on_the_line_holds_the_gap_open_for_a_limit() -> None:
     walker = Walker(0.9, 0.4, 0.05, 0.3, (Leg(0.49, 8.0), Leg(0.7, 1.0)))
     events = play(frames_of([walker], [(3.0, 6.0)], 10.0), 10.0)
     ((_, stop),) = gaps_of(events)
@@ -207,7 +207,7 @@ def test_who_stands_on_the_line_after_a_pause_holds_its_gap_open_for_a_bounded_t
     assert totals(events) == (0, 1)
 
 
-def test_who_is_hidden_beside_the_line_when_the_pause_begins_may_have_crossed_before_it() -> None:
+def test_person_hidden_at_the_start_of_a_gap_may_have_crossed() -> None:
     frames = frames_of([PASSAGE], [(4.5, 6.0)], 10.0)
     hidden = [detections(frame.sequence, [], at_s=frame.sequence / 10 - 0.1) for frame in frames[37:46]]
     events = play([*frames[:37], *hidden, *frames[46:]], 10.0)
@@ -216,7 +216,7 @@ def test_who_is_hidden_beside_the_line_when_the_pause_begins_may_have_crossed_be
     assert start <= 4.0 <= stop
 
 
-def test_a_pause_right_after_a_pause_leaves_nothing_between_their_gaps() -> None:
+def test_gap_right_after_a_gap_leaves_nothing_between() -> None:
     events = play(frames_of([PASSAGE], [(2.0, 3.75), (3.95, 6.0)], 10.0), 10.0)
     (first_start, first_stop), (second_start, _) = gaps_of(events)
     assert first_start == pytest.approx(2.0)
@@ -226,7 +226,7 @@ def test_a_pause_right_after_a_pause_leaves_nothing_between_their_gaps() -> None
     assert len(ids) == len(set(ids))
 
 
-def test_pictures_of_another_shape_without_a_pause_are_a_gap_of_their_own() -> None:
+def test_pictures_of_another_shape_are_a_gap() -> None:
     frames = frames_of([PASSAGE], [], 10.0)
     frames[43:] = [
         detections(frame.sequence, [standing(0.9, 0.9)], epoch=2, at_s=frame.sequence / 10 - 0.1, size=(1280, 720))
@@ -251,7 +251,7 @@ def test_a_restart_while_a_gap_is_open_gives_the_same_events(outage: tuple[float
         assert events == whole
 
 
-def test_a_pause_counts_nothing_for_who_came_back_over_the_line_in_its_band() -> None:
+def test_gap_counts_nothing_for_a_return_in_the_band() -> None:
     made = counter()
     for number, x in enumerate((0.42, 0.42, 0.58, 0.499)):
         assert made.update(moment(number), [sample(1, x)], []) == []
@@ -271,7 +271,7 @@ def test_a_pause_gives_up_what_an_unconfirmed_track_did() -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_state_that_is_lost_is_a_gap_from_before_the_last_frame_that_was_counted(known: bool) -> None:
+def test_lost_state_is_a_gap_from_before_the_last_frame(known: bool) -> None:
     frames = frames_of([PASSAGE], [], 10.0)
     pipeline = CameraPipeline("lobby", Tracking(), (ACROSS,), (), 10.0)
     pipeline.resume(1, 43, frames[42].captured_at_ns if known else 0)

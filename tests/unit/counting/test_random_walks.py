@@ -66,9 +66,7 @@ def test_in_and_out_alternate_for_every_path(xs: list[float], positive: bool) ->
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(4, 9)), min_size=1, max_size=10), st.integers(0, 2))
-def test_occupancy_follows_stays_and_ignores_visits_shorter_than_settling(
-    parts: list[tuple[bool, int]], flicker: int
-) -> None:
+def test_occupancy_ignores_visits_shorter_than_settling(parts: list[tuple[bool, int]], flicker: int) -> None:
     zone = ZoneCounter(
         "lobby", Zone(id="hall", polygon=[[0.4, 0.4], [0.6, 0.4], [0.6, 0.6], [0.4, 0.6]], settle_s=0.3), 1.5
     )

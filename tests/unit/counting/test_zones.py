@@ -48,14 +48,14 @@ def changed(events: list[Event]) -> list[ZoneChanged]:
     return [event for event in events if isinstance(event, ZoneChanged)]
 
 
-def test_dwell_is_from_the_first_sample_inside_to_the_first_outside() -> None:
+def test_dwell_runs_from_first_inside_to_first_outside() -> None:
     frames = [[sample(1, x)] for x in [OUT] * 3 + [IN] * 20 + [OUT] * 5]
     entered, left = changed(play(counter(), frames))
     assert (entered.change, entered.dwell_s) == ("in", 0.0)
     assert (left.change, left.dwell_s) == ("out", pytest.approx(2.0))
 
 
-def test_the_dwell_of_a_track_that_ends_inside_is_until_it_was_seen_last() -> None:
+def test_dwell_of_a_track_that_ends_inside_is_until_last_seen() -> None:
     frames = [[sample(1, IN)] for _ in range(11)] + [[] for _ in range(20)]
     _, left = changed(play(counter(), frames, {30: [1]}))
     assert left.dwell_s == pytest.approx(1.0)
@@ -70,7 +70,7 @@ def test_a_new_id_where_one_was_lost_continues_the_stay(gap: int) -> None:
     assert left.dwell_s == pytest.approx((40 + gap) / FPS)
 
 
-def test_somebody_who_walks_in_is_not_taken_for_the_one_who_was_lost() -> None:
+def test_newcomer_is_not_taken_for_the_lost_person() -> None:
     frames = [[sample(1, IN)] for _ in range(20)] + [[sample(2, OUT)] for _ in range(4)]
     frames += [[sample(2, IN)] for _ in range(5)]
     assert [event.occupancy for event in changed(play(counter(), frames))] == [1, 2]
@@ -81,7 +81,7 @@ def test_somebody_far_from_the_lost_one_is_somebody_else() -> None:
     assert [event.occupancy for event in changed(play(counter(), frames))] == [1, 2]
 
 
-def test_feet_below_the_picture_are_in_a_zone_that_reaches_its_edge() -> None:
+def test_feet_below_the_picture_are_in_a_zone_at_its_edge() -> None:
     whole = zone(polygon=[[0, 0.5], [1, 0.5], [1, 1], [0, 1]])
     (entered,) = changed(play(counter(whole), [[sample(1, IN, 1.0)] for _ in range(5)]))
     assert entered.occupancy == 1
@@ -120,7 +120,7 @@ def test_an_occupancy_alert_has_hysteresis_and_a_least_duration() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 6), max_size=120))
-def test_a_limit_opens_and_closes_in_turn_and_only_when_the_value_lasted(values: list[int]) -> None:
+def test_limit_opens_and_closes_only_after_its_delay(values: list[int]) -> None:
     limit, opened = Threshold(3, 2, 0.3), []
     for n, value in enumerate(values):
         change = limit.update(value, n / FPS)
@@ -226,7 +226,7 @@ def test_minutes_add_up_to_what_the_zone_said() -> None:
     )
 
 
-def test_the_density_grid_gathers_seconds_where_feet_are_and_loses_none() -> None:
+def test_density_grid_sums_seconds_without_loss() -> None:
     grid, found = DensityGrid(), []
     for n in range(1200):
         now = moment(n)
@@ -262,9 +262,7 @@ STAYS = st.lists(st.tuples(st.booleans(), st.integers(5, 30)), min_size=1, max_s
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(STAYS, min_size=1, max_size=3), st.integers(0, 100))
-def test_random_stays_have_the_dwell_times_they_were_made_of_whenever_it_restarts(
-    people: list[list[tuple[bool, int]]], cut: int
-) -> None:
+def test_random_stays_keep_their_dwell_across_restarts(people: list[list[tuple[bool, int]]], cut: int) -> None:
     paths = [[IN if inside else OUT for inside, length in stays for _ in range(length)] + [OUT] * 5 for stays in people]
     length = max(len(path) for path in paths)
     rows = [0.42 + 0.05 * k for k in range(1, 4)]

@@ -214,7 +214,7 @@ def test_a_restarted_writer_goes_on_where_the_killed_one_was(path: Path) -> None
     assert (out == 4).all()
 
 
-def test_a_frame_whose_head_was_not_stored_any_more_is_published_by_the_successor(path: Path) -> None:
+def test_frame_without_stored_head_is_published_by_successor(path: Path) -> None:
     writer = FrameWriter(path, SPEC)
     put(writer, 1)
     put(writer, 2)
@@ -357,7 +357,7 @@ def test_a_ring_makes_way_for_the_one_that_replaces_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", ["directory", "map"])
-def test_a_ring_that_cannot_be_opened_or_mapped_says_so_and_is_let_go(
+def test_ring_that_cannot_be_mapped_is_reported_and_released(
     path: Path, monkeypatch: pytest.MonkeyPatch, spoil: str
 ) -> None:
     with monkeypatch.context() as patch:

@@ -44,7 +44,7 @@ def test_of_a_crowd_the_tallest_are_looked_at() -> None:
     assert select_people(found(*crowd), SPEC) == list(range(4, MAX_PEOPLE + 4))
 
 
-def test_a_detection_in_the_padding_has_no_width_and_is_not_looked_at() -> None:
+def test_detection_in_the_padding_is_not_analysed() -> None:
     assert select_people(found((1.0, 0.1, 1.0, 0.9, 0.9, 0), (0.0, 0.2, 0.001, 0.9, 0.9, 0)), SPEC) == []
 
 
@@ -109,7 +109,7 @@ def test_a_camera_that_came_back_is_due_at_once() -> None:
     assert cadence.admit("gate", 1.0, 5.1, 5.1)
 
 
-def test_a_frame_that_was_not_whole_is_made_up_for_by_the_next_one() -> None:
+def test_broken_frame_is_replaced_by_the_next_one() -> None:
     cadence = Cadence()
     assert cadence.admit("gate", 1.0, 5.0, 5.0)
     cadence.cancel("gate")

@@ -35,7 +35,7 @@ def test_nor_to_the_pause_around_a_key_frame() -> None:
 
 @given(st.lists(st.floats(0, 0.5), min_size=1, max_size=300), st.floats(0.5, 60))
 @settings(max_examples=200, deadline=None)
-def test_no_stretch_of_time_gets_more_than_its_rate_and_one_burst(gaps: list[float], fps: float) -> None:
+def test_no_period_gets_more_than_its_rate_and_one_burst(gaps: list[float], fps: float) -> None:
     pace, now, admitted = TokenBucket(fps), 0.0, []
     for gap in gaps:
         now += gap
@@ -73,7 +73,7 @@ def test_fresh_frames_go_oldest_first() -> None:
     assert schedule.drain_drops() == {}
 
 
-def test_a_burst_is_no_overload_while_the_ring_holds_it_and_it_is_fresh() -> None:
+def test_burst_that_the_ring_holds_is_no_overload() -> None:
     schedule = FrameScheduler(2, 0.5)
     schedule.add("lobby", spec(slots=7))
     for sequence in range(1, 6):
@@ -101,7 +101,7 @@ def test_what_the_ring_cannot_hold_any_more_is_given_up() -> None:
     assert schedule.drain_drops() == {("lobby", "overload"): 3}
 
 
-def test_queue_max_frames_wait_until_they_are_stale_even_if_frames_between_are_not_due() -> None:
+def test_queue_max_frames_wait_until_stale() -> None:
     schedule = FrameScheduler(2, 0.5)
     schedule.add("lobby", spec(skip=2))
     schedule.offer("lobby", 3, 0.3)
@@ -146,9 +146,7 @@ def test_a_removed_camera_leaves_nothing_behind() -> None:
     st.integers(1, 3),
 )
 @settings(max_examples=60, deadline=None)
-def test_in_overload_no_camera_starves_and_a_dead_one_delays_nobody(
-    cameras: int, limit: int, widths: list[int], queue_max: int
-) -> None:
+def test_overload_starves_no_camera(cameras: int, limit: int, widths: list[int], queue_max: int) -> None:
     """Every camera sends faster than it is served; camera 0 is dead. Service must stay equal."""
     schedule = FrameScheduler(queue_max, 10.0)
     for n in range(cameras):
@@ -228,7 +226,7 @@ def test_where_every_frame_takes_long_none_rests(cameras: int) -> None:
     assert jain([float(count) for count in served.values()]) >= 0.95
 
 
-def test_a_camera_that_sends_nothing_makes_a_slow_one_rest_for_nobody() -> None:
+def test_silent_camera_makes_no_other_rest() -> None:
     schedule = FrameScheduler(2, 0.5)
     schedule.add("slow", spec())
     schedule.add("dead", spec(width=320))
@@ -241,7 +239,7 @@ def test_a_camera_that_sends_nothing_makes_a_slow_one_rest_for_nobody() -> None:
     assert schedule.take(4.0, 1), "it rests for a camera that sends nothing"
 
 
-def test_a_camera_that_was_idle_does_not_take_everything_when_it_comes_back() -> None:
+def test_idle_camera_does_not_take_everything_on_return() -> None:
     schedule = FrameScheduler(64, 100.0)
     for name in ("busy", "idle"):
         schedule.add(name, spec(fps=240.0, slots=200))
@@ -263,7 +261,7 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.integers(0, 2), st.integers(1, 4), st.floats(0.001, 0.3))
-def test_every_frame_is_analysed_dropped_for_a_cause_or_still_waits(
+def test_each_frame_is_analysed_dropped_or_waiting(
     steps: list[tuple[str, str]], skip: int, batch: int, pause_s: float
 ) -> None:
     schedule = FrameScheduler(2, 0.5)

@@ -40,7 +40,7 @@ def test_a_point_of_the_source_comes_back(
     assert back == pytest.approx([*point, *point], abs=1e-3)
 
 
-def test_boxes_that_reach_into_the_padding_are_clipped_to_the_source() -> None:
+def test_boxes_in_the_padding_are_clipped_to_the_source() -> None:
     spec = RingSpec(640, 360, "yuv420p", 640, 480, 4, 10.0, 0)
     box = letterbox(640, 360)
     back = to_source(np.array([[0, 0, 640, 384]], np.float32), box, spec.content)

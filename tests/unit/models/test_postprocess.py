@@ -76,7 +76,7 @@ def test_decoding_takes_the_best_class_maps_it_and_clips() -> None:
     assert found.boxes.tolist() == [[0, 10, 30, 30], [290, 190, 304, 210]]
 
 
-def test_an_anchor_whose_best_class_is_ignored_is_no_detection_of_its_second_best() -> None:
+def test_ignored_best_class_is_not_replaced_by_the_second() -> None:
     raw = head([(50, 50, 20, 20)], [[0.6, 0.7]])
     assert len(decode(raw, np.array([0, -1], np.int16), 0.1, 0.7, 640, 384).scores) == 0
 

@@ -65,7 +65,7 @@ def test_too_few_pictures_are_refused(pictures: Path, tmp_path: Path) -> None:
         list(iter_calibration_inputs([pictures / "03.jpg"]))
 
 
-def test_a_model_without_openvino_form_and_one_that_is_altered_are_refused(pictures: Path, tmp_path: Path) -> None:
+def test_model_without_openvino_file_or_altered_is_refused(pictures: Path, tmp_path: Path) -> None:
     registry = tmp_path / "models"
     shutil.copytree(MODELS_FOLDER, registry)
     without_openvino(registry, "crowdperf-ppe-n")

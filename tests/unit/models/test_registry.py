@@ -85,7 +85,7 @@ def test_a_broken_manifest_is_named(registry: Path) -> None:
         read_manifest(registry)
 
 
-def test_two_models_of_one_name_and_a_form_without_files_are_refused(registry: Path) -> None:
+def test_duplicate_names_and_variants_without_files_are_refused(registry: Path) -> None:
     path = registry / "manifest.json"
     written = path.read_text()
     path.write_text(written.replace('"name": "crowdperf-ppe-n"', f'"name": "{PERSON}"', 1))
@@ -156,7 +156,7 @@ def test_class_names_are_mapped_by_name_and_others_ignored() -> None:
         build_class_map(("dog", "cat"), OWN)
 
 
-def test_published_weights_are_fetched_only_where_that_is_allowed(tmp_path: Path) -> None:
+def test_published_weights_are_downloaded_only_if_allowed(tmp_path: Path) -> None:
     assert [is_published(name) for name in ("yolo11n.pt", "yolo26s.pt", "yolov8x.pt", "yolo12m.pt")] == [True] * 4
     assert not any(map(is_published, ("best.pt", "./yolo11n.pt", "crowdperf-ppe-n", "yolo11n-seg.xml")))
     own = Inference(models=Models(person="yolo11n.pt"))
@@ -184,7 +184,7 @@ def test_other_names_are_mapped_by_the_configuration() -> None:
         build_class_map(("Helmet",), replace(helmets, labels={"helm": "hardhat"}))
 
 
-def test_a_registered_model_whose_classes_do_not_fit_its_output_is_refused(registry: Path, tmp_path: Path) -> None:
+def test_registered_model_with_wrong_classes_is_refused(registry: Path, tmp_path: Path) -> None:
     path = registry / "manifest.json"
     path.write_text(path.read_text().replace('"bicycle",', "", 1))
     with pytest.raises(ModelError, match=rf"{PERSON}\.xml.*5 classes.*Remedy"):

@@ -16,7 +16,7 @@ from tests.conftest import wait_until
 BUSY = "import sys\nkept = bytearray(64 * 2**20)\nsys.stdout.write('.')\nsys.stdout.flush()\nwhile True: kept[0] ^= 1"
 
 
-def test_what_a_child_uses_is_counted_while_it_lives_and_no_more_afterwards() -> None:
+def test_usage_of_a_child_counts_only_while_it_lives() -> None:
     metrics = Metrics()
     before = metrics.snapshot("capture-a", 0.0)
     with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as child:
@@ -39,7 +39,7 @@ def test_what_a_child_uses_is_counted_while_it_lives_and_no_more_afterwards() ->
     metrics.set_child("b", None)
 
 
-def test_a_truth_value_is_a_number_for_whoever_reads_the_snapshot() -> None:
+def test_bool_is_a_number_in_the_snapshot() -> None:
     metrics = Metrics()
     metrics.set_gauge("acts", True)
     assert decode_snapshot(msgspec.json.encode(metrics.snapshot("x", 0.0))).gauges == {"acts": {"": 1.0}}

@@ -139,7 +139,7 @@ def test_a_data_folder_too_deep_for_sockets_is_refused() -> None:
         Paths(Path("/tmp") / ("x" * 100)).check_socket_length()
 
 
-def test_another_number_of_instances_restarts_only_those_that_share_by_number() -> None:
+def test_new_number_of_instances_restarts_only_sharers() -> None:
     """A recorder takes what comes next: how many siblings it has is nothing to it."""
     before, after = (
         parse(json.dumps({"workers": dict.fromkeys(("notify", "areas", "recorder", "housekeeping"), n)}).encode())

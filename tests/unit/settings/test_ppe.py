@@ -55,7 +55,7 @@ def test_a_rule_that_cannot_hold_is_refused(change: dict[str, object], says: str
         config({**RULE, **change})
 
 
-def test_a_camera_with_a_rule_is_captured_wide_and_people_are_found_at_the_usual_width() -> None:
+def test_ppe_camera_is_wide_and_people_use_the_usual_width() -> None:
     plain, ruled = capture(config()), capture(config(RULE))
     assert (plain.analysis_width, plain.model_width, plain.ppe_fps) == (640, 0, 0.0)
     assert (ruled.analysis_width, ruled.model_width, ruled.ppe_fps) == (PPE_WIDTH, 640, 2.0)

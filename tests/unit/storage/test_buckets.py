@@ -58,7 +58,7 @@ def test_the_hour_that_comes_twice_is_two_hours() -> None:
     assert texts == ["2026-10-25T02:00:00.000+02:00", "2026-10-25T02:00:00.000+01:00"]
 
 
-def test_hours_of_a_zone_off_by_half_an_hour_are_made_of_quarters() -> None:
+def test_hours_of_a_half_hour_zone_are_made_of_quarters() -> None:
     calendar = CALENDARS["Asia/Kolkata"]
     assert calendar.grid is QUARTER
     assert CALENDARS["Europe/Berlin"].grid is HOUR
@@ -118,7 +118,7 @@ def test_every_moment_of_a_range_has_its_bucket_in_the_list(
     assert starts[-1] < start + length
 
 
-def test_clocks_that_go_back_into_the_middle_of_an_hour_begin_a_piece_of_it_anew() -> None:
+def test_clock_going_back_within_an_hour_splits_it() -> None:
     chatham = CALENDARS["Pacific/Chatham"]
     # 3:00 summer time, 2:45 again three quarters later, 3:00 again after another.
     three = int(datetime(2027, 4, 3, 13, 15, tzinfo=timezone.utc).timestamp())

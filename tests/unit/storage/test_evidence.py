@@ -77,7 +77,7 @@ def test_pictures_are_for_this_user_only(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_retention_removes_old_days_then_the_oldest_until_the_rest_fits(tmp_path: Path) -> None:
+def test_retention_removes_old_days_then_the_oldest(tmp_path: Path) -> None:
     paths = []
     for camera, days_ago in (("gate", 40), ("gate", 3), ("lobby", 2), ("gate", 1)):
         paths.append(get_picture_path(tmp_path, camera, "e", NOON - days_ago * DAY, "full"))

@@ -42,7 +42,7 @@ def test_every_form_of_a_time(raw: object) -> None:
     assert parse_time(raw, BERLIN) == NOON
 
 
-def test_a_time_without_a_zone_is_the_sites_also_when_the_clocks_change() -> None:
+def test_time_without_zone_is_local_when_clocks_change() -> None:
     assert parse_time("2026-01-01 12:00:00", BERLIN) - parse_time("2026-01-01T12:00:00Z", BERLIN) == -3600
     assert parse_time("2026-10-25 02:30:00", BERLIN) == datetime(2026, 10, 25, 0, 30, tzinfo=timezone.utc).timestamp()
 
@@ -70,7 +70,7 @@ def test_columns_are_found_by_their_usual_names() -> None:
     )  # fmt: skip
 
 
-def test_columns_with_other_names_are_mapped_and_missing_ones_set() -> None:
+def test_renamed_columns_are_mapped_and_missing_ones_set() -> None:
     found = map_columns(["wann", "kamera", "richtung"], {"wann": "ts", "Kamera": "camera", "richtung": "direction"},
                         {"line": "door", "class": "person"}, "events")  # fmt: skip
     values = {("direction", "rein"): "in", ("direction", "raus"): "out"}
@@ -107,7 +107,7 @@ def test_a_row_that_is_no_crossing_says_why(place: int, value: object, reason: s
         parse_row(row, columns(), BERLIN, {}, 1)
 
 
-def test_ids_are_the_same_each_time_and_differ_between_rows_and_files() -> None:
+def test_ids_are_stable_and_differ_by_row_and_file() -> None:
     def id_of(row: list[object], rowid: int = 1, heads: list[str] | None = None) -> str:
         return parse_row(row, map_columns(heads or HEADS, {}, {}, "e"), BERLIN, {}, rowid).id
 

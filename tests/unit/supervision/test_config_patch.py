@@ -51,7 +51,7 @@ def test_null_takes_a_setting_away() -> None:
     assert "lines" not in plaza(edited("merge", "cameras", "plaza", value={"lines": None}))
 
 
-def test_a_shape_keeps_what_it_does_not_name_and_its_course_comes_whole() -> None:
+def test_shape_keeps_other_fields_and_its_course_is_whole() -> None:
     moved = {"id": "gate", "points": [[0.1, 0.1], [0.5, 0.5], [0.9, 0.1]]}
     (line,) = plaza(edited("merge", "cameras", "plaza", value={"lines": [moved]}))["lines"]
     assert line == {"id": "gate", "cooldown_s": 3, "points": moved["points"]}
@@ -116,7 +116,7 @@ def test_a_sparse_camera_is_the_same_camera(lines: list[Line], zones: list[Zone]
     assert "backend" not in text, "what equals its default is left out"
 
 
-def test_a_revision_changes_with_the_camera_and_tells_nothing_of_its_password() -> None:
+def test_revision_follows_the_camera_and_hides_its_password() -> None:
     camera = Camera(id="c", url=URL)
     assert compute_revision(camera) == compute_revision(msgspec.structs.replace(camera, url=redact_url(URL)))
     assert compute_revision(camera) == compute_revision(

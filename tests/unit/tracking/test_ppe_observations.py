@@ -42,7 +42,7 @@ def run(*frames: FrameDetections) -> list[list[PpeObserved]]:
     return [[event for event in pipeline.step(one)[1] if isinstance(event, PpeObserved)] for one in frames]
 
 
-def test_only_frames_that_were_looked_at_give_observations_and_they_name_the_right_track() -> None:
+def test_only_analysed_frames_give_observations_of_their_track() -> None:
     seen = columns([0, 2], [(0, "hardhat", 0.9), (0, "hardhat", 0.7), (2, "no_vest", 0.5), (2, "person", 0.9)])
     *before, odd, even = run(*(frame(number) for number in range(1, 7)), frame(7, seen), frame(8, seen))
     assert not any(before)
@@ -71,7 +71,7 @@ def test_people_who_were_not_looked_at_are_not_observed() -> None:
         ({"items": b"\x09"}, "above 6"),
     ],
 )
-def test_columns_that_do_not_fit_are_refused_before_anything_has_changed(damage: dict[str, bytes], says: str) -> None:
+def test_wrong_columns_are_refused_before_any_change(damage: dict[str, bytes], says: str) -> None:
     bad = msgspec.structs.replace(columns([0], [(0, "vest", 0.5)]), **damage)
     pipeline = CameraPipeline("lobby", Tracking(), (), (), 10.0)
     pipeline.step(frame(1))

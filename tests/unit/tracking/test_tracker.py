@@ -45,14 +45,14 @@ def same(first: Tracks, second: Tracks) -> bool:
     return all(a.tobytes() == b.tobytes() for a, b in zip(first, second))
 
 
-def test_a_track_is_confirmed_with_its_third_detection_and_keeps_its_id() -> None:
+def test_track_is_confirmed_by_its_third_detection() -> None:
     tracker = PersonTracker(Tracking())
     seen = [feed(tracker, n / 10, boxes((0.3 + 0.01 * n, 0.5))) for n in range(10)]
     assert [bool(tracks.confirmed[0]) for tracks in seen] == [n + 1 >= CONFIRM_HITS for n in range(10)]
     assert {int(tracks.ids[0]) for tracks in seen} == {1}
 
 
-def test_memory_and_state_stay_flat_over_hours_of_people_who_come_and_go() -> None:
+def test_memory_and_state_stay_flat_over_hours() -> None:
     """A day by its events and not by its frames: 24 times 60 groups who come, stay for a second and leave."""
     tracker, random = PersonTracker(Tracking()), np.random.default_rng(3)
     sizes = []
@@ -77,7 +77,7 @@ def test_weak_detections_never_start_a_track_but_continue_one() -> None:
     assert tracks.confirmed.all()
 
 
-def test_a_lost_track_is_found_again_within_its_time_and_ends_after_it() -> None:
+def test_lost_track_is_found_within_its_time_and_ends_after() -> None:
     for pause, found in ((1.0, True), (1.6, False)):
         tracker = PersonTracker(Tracking(lost_s=1.5))
         for n in range(20):
@@ -88,7 +88,7 @@ def test_a_lost_track_is_found_again_within_its_time_and_ends_after_it() -> None
         assert ((1 in tracks.ended) or [1] in ended) is not found
 
 
-def test_a_pause_longer_than_lost_s_ends_every_track_before_it_can_be_matched() -> None:
+def test_pause_longer_than_lost_s_ends_every_track() -> None:
     tracker = PersonTracker(Tracking(lost_s=1.5))
     for n in range(5):
         feed(tracker, n / 10, boxes((0.5, 0.5)))

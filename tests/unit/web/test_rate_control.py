@@ -96,7 +96,7 @@ def test_a_quick_connection_keeps_full_quality() -> None:
 
 
 @pytest.mark.parametrize("confirms", [True, False])
-def test_a_slow_connection_goes_down_and_comes_back_when_it_is_quick_again(confirms: bool) -> None:
+def test_slow_connection_steps_down_and_recovers(confirms: bool) -> None:
     link = Link(4, 40_000, confirms).run(30)
     assert link.pace.step >= BOTTOM - 1, "it may be on trial one step up"
     before = link.delivered
@@ -114,7 +114,7 @@ def test_what_a_slow_client_sees_is_of_now() -> None:
     assert link.most_ahead < MAX_AHEAD_BYTES + FULL_BYTES
 
 
-def test_a_connection_between_two_steps_does_not_swing_all_the_time() -> None:
+def test_connection_between_two_steps_does_not_oscillate() -> None:
     """60 % of what step 1 needs: tried again and again, each time after longer."""
     link = Link(4, 0.6 * 4 * FULL_BYTES * FULL_RATE * 55 / 78).run(300)
     ups = [at for at, (a, b) in enumerate(pairwise(link.steps)) if b < a]
@@ -154,7 +154,7 @@ def test_who_confirms_more_than_was_sent_talks_nonsense() -> None:
 
 
 @given(st.integers(1, 9), st.floats(5_000, 1e8), st.floats(0.0, 0.2), st.booleans())
-def test_whatever_the_connection_it_ends_where_it_fits_and_recovers(
+def test_each_connection_ends_where_it_fits_and_recovers(
     tiles: int, bytes_s: float, delay_s: float, confirms: bool
 ) -> None:
     link = Link(tiles, bytes_s, confirms, delay_s).run(60)

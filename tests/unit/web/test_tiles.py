@@ -13,7 +13,7 @@ TAKEN_NS = 1_800_000_000 * 10**9
 
 
 @pytest.mark.parametrize(("late_s", "shown"), [(0.0, 1), (MAX_BOXES_LAG_S - 0.01, 1), (MAX_BOXES_LAG_S + 0.01, 0)])
-def test_boxes_of_another_moment_are_not_drawn_beside_their_people(late_s: float, shown: int) -> None:
+def test_boxes_of_another_moment_are_not_drawn(late_s: float, shown: int) -> None:
     picture = EncodedPicture(1, 9, TAKEN_NS + round(late_s * 1e9), 640, 360, b"jpeg")
     box = np.array([[0.1, 0.2, 0.3, 0.4]], "<f4").tobytes()
     frame = TrackedFrame("plaza", 1, 7, TAKEN_NS, box, np.array([5], "<u4").tobytes(), bytes([0]), {"square": 2})

@@ -58,7 +58,7 @@ def test_a_zone_over_its_limit_raises_tells_and_closes() -> None:
     assert bench.kinds() == ["raised", "told", "closed"]
 
 
-def test_what_began_and_ended_before_its_turn_came_is_told_all_the_same() -> None:
+def test_alert_that_ended_before_delivery_is_still_sent() -> None:
     events = [zone(1, 5, NOW), zone(2, 1, NOW + 0.1), zone(3, 5, NOW + 0.2), zone(4, 1, NOW + 0.3)]
     bench = Bench({**CROWD, "dedupe_s": 0}).take(*events).at(NOW + 1).at(NOW + 2)
     assert len({row.id for row in bench.told()}) == len(bench.told()) == 2
@@ -94,7 +94,7 @@ def test_what_is_over_soon_raises_nothing() -> None:
     assert bench.kinds() == ["raised", "told"]
 
 
-def test_again_within_the_dedupe_time_is_the_same_alert_and_sends_nothing() -> None:
+def test_repeat_within_the_dedupe_time_sends_nothing() -> None:
     rule = {**CROWD, "dedupe_s": 60}
     bench = Bench(rule).take(zone(1, 5, NOW)).at(NOW + 1).take(zone(2, 1, NOW + 5), zone(3, 5, NOW + 50)).at(NOW + 51)
     assert bench.kinds() == ["raised", "told", "closed", "open"]
@@ -126,7 +126,7 @@ def test_the_rate_limit_holds_back_and_says_so_later() -> None:
     assert "2 earlier alerts" in bench.told()[-1].note
 
 
-def test_quiet_hours_hold_a_warning_until_they_end_and_a_critical_alert_not_at_all() -> None:
+def test_quiet_hours_delay_a_warning_but_no_critical_alert() -> None:
     # NOW is 10:46:40 in Berlin.
     quiet = [{"start": "10:00", "end": "11:00"}]
     bench = Bench(CROWD, quiet_hours=quiet).take(zone(1, 5, NOW)).at(NOW + 1)
@@ -161,7 +161,7 @@ def test_what_nobody_acknowledges_goes_further_up_once_per_step() -> None:
     assert [row.escalated for row in bench.said if isinstance(row, AlertChanged)] == [1, 2], "and every browser hears"
 
 
-def test_a_rule_that_is_switched_off_raises_nothing_and_closes_what_it_had_opened() -> None:
+def test_disabled_rule_raises_nothing_and_closes_its_alerts() -> None:
     bench = Bench(CROWD).take(zone(1, 5, NOW)).at(NOW + 1)
     off = Bench({**CROWD, "enabled": False})
     off.logic.restore("plaza", bench.logic.dump_state("plaza"))
@@ -235,7 +235,7 @@ def test_a_rule_that_was_removed_leaves_no_open_alert() -> None:
     assert after.at(NOW + 3).kinds() == ["closed"]
 
 
-def test_readings_count_todays_crossings_and_begin_anew_at_midnight() -> None:
+def test_readings_count_today_and_restart_at_midnight() -> None:
     mqtt = {"type": "mqtt", "id": "broker", "host": "broker.example"}
     bench = Bench(CROWD, channels=[HOOK, mqtt]).take(crossing(1, NOW), crossing(2, NOW + 1), zone(3, 2, NOW + 2))
     readings = [row for row in bench.said if isinstance(row, Reading)]

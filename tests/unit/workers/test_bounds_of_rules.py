@@ -55,7 +55,7 @@ def violation(number: int, name: Any, camera: str = "plaza") -> PpeViolation:
     )  # fmt: skip
 
 
-def test_a_flood_of_violations_is_bounded_and_those_that_are_over_go_first() -> None:
+def test_flood_of_violations_is_bounded_finished_ones_go_first() -> None:
     logic = alerts("PpeViolation", dedupe_s=86_400, max_per_hour=3600)
     list(logic.handle(violation(0, "opened")))
     for number in range(1, MAX_ACTIVE_ALERTS + 500):
@@ -126,7 +126,7 @@ def observed(number: int, camera: str = "yard") -> PpeObserved:
     )  # fmt: skip
 
 
-def test_a_crowd_under_a_ppe_rule_is_bounded_and_cameras_that_are_gone_are_forgotten() -> None:
+def test_ppe_crowd_is_bounded_and_gone_cameras_are_forgotten() -> None:
     zone = {"id": "site", "polygon": [[0, 0], [1, 0], [1, 1]]}
     camera = {
         "id": "yard",
@@ -202,7 +202,7 @@ def test_check_ins_of_a_site_without_entrances_are_not_kept() -> None:
     assert largest(logic)[0] == MAX_CREDITS
 
 
-def test_areas_and_doors_that_are_gone_leave_nothing_in_the_stored_state() -> None:
+def test_removed_areas_and_doors_leave_the_stored_state() -> None:
     before, after = visitors([LAB, HALL]), visitors([{**HALL, "id": "lab"}])
     for area in ("lab", "hall"):
         list(
@@ -231,7 +231,7 @@ def test_areas_and_doors_that_are_gone_leave_nothing_in_the_stored_state() -> No
 # -- areas --
 
 
-def test_an_area_keeps_nothing_of_strangers_and_of_zones_that_it_no_longer_has() -> None:
+def test_area_keeps_no_state_of_foreign_or_removed_zones() -> None:
     zones = [{"camera": "lobby", "zone": "front"}, {"camera": "back", "zone": "rear"}]
     area = {"id": "hall", "doors": [{"camera": "lobby", "line": "door"}], "zones": zones}
     counter = AreaCounter(msgspec.convert(area, Area), "UTC")

@@ -82,7 +82,7 @@ def test_it_closes_when_the_person_complies() -> None:
     assert NOW + 8 <= change.violation.last_seen <= NOW + 13, "the newest votes decide"
 
 
-def test_it_closes_when_the_person_leaves_the_zone_or_the_picture() -> None:
+def test_violation_closes_when_the_person_leaves() -> None:
     worker = logic()
     run(worker, *(bare(n) for n in range(5)))
     assert states(run(worker, bare(5, zones=""))) == [("closed", "left")]
@@ -112,7 +112,7 @@ def test_within_the_cooldown_it_is_the_same_violation() -> None:
     assert len({row.violation for row in effects if isinstance(row, PpeViolation)}) == 2
 
 
-def test_who_leaves_the_zone_and_comes_back_is_the_same_violation_and_one_person() -> None:
+def test_leaving_and_returning_is_one_violation_and_person() -> None:
     worker = logic(cooldown_s=30)
     away = [bare(n, zones="") for n in range(6, 16)]
     effects = run(worker, *(bare(n) for n in range(6)), *away, *(bare(n) for n in range(16, 22)))

@@ -43,7 +43,7 @@ def test_a_window_holds_on_the_sites_clock(window: Window, when: str, holds: boo
     assert is_within([window], at(when), BERLIN) is holds
 
 
-def test_no_windows_mean_always_for_a_rule_and_never_for_quiet_hours() -> None:
+def test_no_windows_mean_always_for_rules_never_for_quiet_hours() -> None:
     assert is_active([], 0.0, BERLIN)
     assert not is_within([], 0.0, BERLIN)
     assert find_end([], 5.0, BERLIN) == 5.0

@@ -134,7 +134,7 @@ def test_no_order_of_steps_leaves_the_permitted_ways(steps: list[int]) -> None:
         row = after
 
 
-def test_the_watch_list_counts_when_somebody_else_has_approved_it() -> None:
+def test_watch_list_entry_counts_when_another_approves_it() -> None:
     person = Person(id="p1", name="Eve  Mallory", company="Acme")
     proposed = WatchListEntry(
         id="l", kind="watch", name="eve mallory", reason="stole a drill", added_by="ada", added_at=NOW
@@ -311,7 +311,7 @@ def test_the_likely_door_is_the_one_that_explains_the_difference(
 # -- roll call --
 
 
-def test_a_roll_call_holds_who_is_on_site_and_its_report_is_harmless() -> None:
+def test_roll_call_holds_who_is_on_site_and_escapes_its_report() -> None:
     evil = Person(id="p2", name='=cmd|"/c calc"!A1', company="<script>alert(1)</script>")
     rows = [
         (visit(id="v1", state="on_site", area="lab"), Person(id="p1", name="Bo")),
@@ -333,7 +333,7 @@ def test_a_roll_call_holds_who_is_on_site_and_its_report_is_harmless() -> None:
     assert "\"'=cmd|" in render_csv(call, str)
 
 
-def test_a_roll_call_holds_what_the_cameras_count_against_the_list() -> None:
+def test_roll_call_holds_the_counts_of_the_cameras() -> None:
     areas = [
         msgspec.convert({"id": "lab", "name": "Lab", "doors": [{"camera": "lobby", "line": "door"}]}, Area),
         msgspec.convert({"id": "hall", "zones": [{"camera": name, "zone": "z"} for name in ("lobby", "gate")]}, Area),
