@@ -186,7 +186,7 @@ def _event(number: int) -> LineCrossed:
         ts=1.7e9 + number / 10,
         line="gate",
         direction="in",
-        klass="person",
+        class_name="person",
         track=number,
         epoch=1_700_000_000,
         sequence=number,

@@ -71,7 +71,7 @@ def collect(paths: list[Path], min_height_px: float) -> Votes:
             every = Detections(people, np.ones(len(people), np.float32), np.zeros(len(people), np.uint8))
             columns = detect_ppe(detector, image.reshape(-1), spec, every)
             for person in np.frombuffer(columns.persons, "<u2").tolist():
-                own = {PPE_CLASSES[klass] for klass, owner in zip(truth.tolist(), owners) if owner == person}
+                own = {PPE_CLASSES[class_id] for class_id, owner in zip(truth.tolist(), owners) if owner == person}
                 tall = float((people[person, 3] - people[person, 1]) * height)
                 for item in ITEMS:
                     if (item in own) == (f"no_{item}" in own):

@@ -153,7 +153,10 @@ def _print_verdicts(verdicts: Sequence[LineAccuracy], setup: CameraSetup) -> Non
         missed = [(one.at, f"{one.line} {one.direction}: missed") for one in verdict.score.matching.missed]
         surplus = [(one.at_s, f"{one.event.line} {one.event.direction}: counted, not true") for one in verdict.surplus]
         other = [
-            (one.at_s, f"{one.event.line} {one.event.direction}: a {true.class_name}, counted as {one.event.klass}")
+            (
+                one.at_s,
+                f"{one.event.line} {one.event.direction}: a {true.class_name}, counted as {one.event.class_name}",
+            )
             for true, one in verdict.other_class
         ]
         mistakes = sorted(missed + surplus + other)

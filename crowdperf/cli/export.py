@@ -45,7 +45,7 @@ def main(argv: list[str], source: ExportSource) -> int:
     parser.add_argument("--format", choices=("csv", "parquet"), help="default: by the file's name, else csv")
     parser.add_argument("--camera", default="")
     parser.add_argument("--line", default="")
-    parser.add_argument("--class", dest="klass", default="", choices=("", *CLASSES))
+    parser.add_argument("--class", dest="class_name", default="", choices=("", *CLASSES))
     parser.add_argument("--direction", default="", choices=("", "in", "out"))
     arguments = parser.parse_args(argv)
     calendar = Calendar(source.timezone)
@@ -54,7 +54,7 @@ def main(argv: list[str], source: ExportSource) -> int:
     start = _parse_time("--from", arguments.start, calendar, (today - timedelta(days=29)).timestamp())
     if start >= end:
         raise ConfigError("--from lies behind --to: there is nothing between. Remedy: the range is [from, to).")
-    wanted = CrossingFilter(start, end, arguments.camera, arguments.line, arguments.klass, arguments.direction)
+    wanted = CrossingFilter(start, end, arguments.camera, arguments.line, arguments.class_name, arguments.direction)
     form: Format = arguments.format or ("parquet" if arguments.out.endswith(".parquet") else "csv")
     try:
         if arguments.out == "-":

@@ -156,7 +156,7 @@ def print_results(replayed: ReplayResult, compared: Comparison | None) -> None:
         for one in compared.differences[:MAX_PRINTED_DIFFERENCES]:
             event = one.crossing.event
             print(
-                f"{format_clock(one.crossing.at_s):>11}  {event.line} {event.direction} {event.klass}: "
+                f"{format_clock(one.crossing.at_s):>11}  {event.line} {event.direction} {event.class_name}: "
                 f"{describe_difference(one, names)}"
             )
         if len(compared.differences) > MAX_PRINTED_DIFFERENCES:

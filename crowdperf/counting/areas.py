@@ -81,7 +81,7 @@ class AreaCounter:
     def is_relevant(self, event: Event) -> bool:
         """Whether the event is about a door or a zone of this area."""
         if isinstance(event, LineCrossed):
-            return (event.camera, event.line) in self._doors and event.klass in self.area.classes
+            return (event.camera, event.line) in self._doors and event.class_name in self.area.classes
         return isinstance(event, (ZoneChanged, ZoneMinute)) and (event.camera, event.zone) in self._zones
 
     @property

@@ -251,7 +251,7 @@ class LineCounter:
                     ts=moment.ts,
                     line=self.line.id,
                     direction=direction,
-                    klass=CLASSES[track.class_id],
+                    class_name=CLASSES[track.class_id],
                     track=track_id,
                     epoch=moment.epoch,
                     sequence=moment.sequence,

@@ -185,7 +185,7 @@ class ZoneAlerts:
             limit=limit,
             opened_at=opened_at,
             track=track,
-            klass="" if class_id is None else CLASSES[class_id],
+            class_name="" if class_id is None else CLASSES[class_id],
             epoch=moment.epoch,
             sequence=moment.sequence,
         )

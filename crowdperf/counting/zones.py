@@ -194,7 +194,7 @@ class ZoneCounter:
             ts=moment.ts,
             zone=self.zone.id,
             change=change,
-            klass=CLASSES[track.class_id],
+            class_name=CLASSES[track.class_id],
             track=track_id,
             occupancy=self.occupancy,
             epoch=moment.epoch,

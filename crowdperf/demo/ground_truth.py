@@ -28,7 +28,7 @@ class SceneCrossing(Struct, frozen=True, kw_only=True):
     frame: int
     line: str
     direction: Literal["in", "out"]
-    klass: str = msgspec.field(name="class")
+    class_name: str = msgspec.field(name="class")
     object: int
 
 
@@ -90,7 +90,7 @@ def compute_truth(stage: Stage, seed: int) -> SceneTruth:
                             frame=frame,
                             line=line.id,
                             direction="in" if inwards else "out",
-                            klass=kinds[number],
+                            class_name=kinds[number],
                             object=number,
                         )
                     )

@@ -36,13 +36,13 @@ def compute_average_precision(detections: Sequence[Detections], truth: Sequence[
     Per class: every detection, best score first, takes the free label of its picture that it overlaps most; precision
     is made monotonic and sampled at 101 recalls (COCO), then averaged over IoU 0.50, 0.55 … 0.95.
     """
-    classes = sorted({int(klass) for one in truth for klass in one.classes})
+    classes = sorted({int(class_id) for one in truth for class_id in one.classes})
     by_class = {}
-    for klass in classes:
-        scores, hits, total = _match_class(detections, truth, klass)
+    for class_id in classes:
+        scores, hits, total = _match_class(detections, truth, class_id)
         order = np.argsort(-scores, kind="stable")
         per = [_integrate_precision(hits[order, level], total) for level in range(len(IOU_THRESHOLDS))]
-        by_class[klass] = (per[0], float(np.mean(per)), total)
+        by_class[class_id] = (per[0], float(np.mean(per)), total)
     first, mean = (float(np.mean([row[index] for row in by_class.values()])) if by_class else 0.0 for index in (0, 1))
     return DetectionAccuracy(first, mean, by_class)
 

@@ -126,8 +126,8 @@ def _compare_on_images(folder: Path, sides: list[ComparedModel], role: Role, cac
 
 
 def _compare_by_class(first: DetectionAccuracy, second: DetectionAccuracy, role: Role) -> Iterator[str]:
-    for klass, (_, mean, total) in first.by_class.items():
-        yield format_row(f"  {CLASSES_BY_ROLE[role][klass]} ({total})", mean, second.by_class[klass][1])
+    for class_id, (_, mean, total) in first.by_class.items():
+        yield format_row(f"  {CLASSES_BY_ROLE[role][class_id]} ({total})", mean, second.by_class[class_id][1])
 
 
 def _detect_ppe(
@@ -211,7 +211,7 @@ def compare_outcomes(
     differences: list[Difference] = []
     same = 0
     for i, j in found.pairs:
-        if first.crossings[i].event.klass == second.crossings[j].event.klass:
+        if first.crossings[i].event.class_name == second.crossings[j].event.class_name:
             same += 1
         else:
             differences.append(Difference("class", 0, first.crossings[i], second.crossings[j]))

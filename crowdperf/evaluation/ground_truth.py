@@ -140,23 +140,23 @@ def _parse_side_changes(content: dict[str, Any], clip: Clip) -> tuple[list[dict[
 
 
 def _parse_mark(row: dict[str, Any], location: str) -> MarkedCrossing:
-    line, direction, klass = str(row.get("line", "")), str(row.get("direction", "")), str(row.get("class", ""))
+    line, direction, class_name = str(row.get("line", "")), str(row.get("direction", "")), str(row.get("class", ""))
     if not line:
         raise TruthError(f"{location} names no line. Remedy: add it.")
     if direction not in DIRECTIONS:
         raise TruthError(f"{location}: the direction is {direction!r}. Remedy: write in or out.")
-    if klass and klass not in CLASSES:
-        raise TruthError(f"{location}: there is no class {klass!r}. Remedy: use one of {', '.join(CLASSES)}.")
+    if class_name and class_name not in CLASSES:
+        raise TruthError(f"{location}: there is no class {class_name!r}. Remedy: use one of {', '.join(CLASSES)}.")
     number = row.get("picture", row.get("frame"))
     if number is not None:
         if not str(number).isdecimal():
             raise TruthError(f"{location}: there is no picture {number!r}. Remedy: give its number, from 0.")
-        return MarkedCrossing(location, line, direction, klass, int(number), 0.0)
+        return MarkedCrossing(location, line, direction, class_name, int(number), 0.0)
     given = row.get("time", row.get("time_s"))
     at_s = _parse_seconds(given)
     if at_s is None:
         raise TruthError(f"{location}: the time is {given!r}. Remedy: write seconds (83.4) or a clock (1:23.4).")
-    return MarkedCrossing(location, line, direction, klass, None, at_s)
+    return MarkedCrossing(location, line, direction, class_name, None, at_s)
 
 
 def _resolve_time(mark: MarkedCrossing, times: Sequence[float]) -> float:

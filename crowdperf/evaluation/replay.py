@@ -65,7 +65,7 @@ class ReplayOutcome(NamedTuple):
 
     def count_by_line(self) -> Counter[tuple[str, str, str]]:
         """(line, direction, class) -> crossings."""
-        return Counter((one.event.line, one.event.direction, one.event.klass) for one in self.crossings)
+        return Counter((one.event.line, one.event.direction, one.event.class_name) for one in self.crossings)
 
     @property
     def gaps(self) -> list[CameraGap]:

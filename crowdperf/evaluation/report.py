@@ -73,7 +73,7 @@ def build_card(crossing: CountedCrossing, setup: CameraSetup, why: str = "") -> 
     """A counted crossing."""
     event = crossing.event
     scene = ThumbnailScene(crossing.number, event.line, setup, event.direction, crossing.box)
-    return Card(scene, crossing.at_s, f"{event.line} · {event.direction} · {event.klass}", why, event.track)
+    return Card(scene, crossing.at_s, f"{event.line} · {event.direction} · {event.class_name}", why, event.track)
 
 
 def _render_counts(replayed: ReplayResult, names: list[str]) -> str:
@@ -133,7 +133,7 @@ def describe_difference(difference: Difference, names: list[str]) -> str:
         return f"only in {names[difference.outcome_index]}"
     if difference.kind == "direction":
         return f"{event.direction} in {names[0]}, {difference.other.event.direction} in {names[1]}"
-    return f"{event.klass} in {names[0]}, {difference.other.event.klass} in {names[1]}"
+    return f"{event.class_name} in {names[0]}, {difference.other.event.class_name} in {names[1]}"
 
 
 STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
@@ -252,8 +252,8 @@ def _outcome_to_dict(outcome: ReplayOutcome) -> dict[str, Any]:
         "model": outcome.model,
         "analysed": outcome.analysed,
         "counts": [
-            {"line": line, "direction": direction, "class": klass, "count": count}
-            for (line, direction, klass), count in sorted(outcome.count_by_line().items())
+            {"line": line, "direction": direction, "class": class_name, "count": count}
+            for (line, direction, class_name), count in sorted(outcome.count_by_line().items())
         ],
         "zones": {name: msgspec.to_builtins(zone) for name, zone in outcome.zones.items()},
         "events": [
@@ -279,4 +279,4 @@ def _difference_to_dict(difference: Difference, replayed: ReplayResult) -> dict[
 
 def _crossing_to_dict(crossing: CountedCrossing) -> dict[str, Any]:
     event = crossing.event
-    return {"id": event.id, "direction": event.direction, "class": event.klass, "picture": crossing.number}
+    return {"id": event.id, "direction": event.direction, "class": event.class_name, "picture": crossing.number}

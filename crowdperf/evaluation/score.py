@@ -179,7 +179,7 @@ def _judge_line(line: Line, outcome: ReplayOutcome, true: Sequence[TrueCrossing]
         [
             (real[i], counted[j])
             for i, j in found.pairing.pairs
-            if real[i].class_name and real[i].class_name != counted[j].event.klass
+            if real[i].class_name and real[i].class_name != counted[j].event.class_name
         ],
     )
 

@@ -191,7 +191,7 @@ class EvidenceWriter:
         subject = self._find_subject_box(request, frame, exact)
         boxes = build_boxes(frame.analysis, request.detection if exact else -1)
         if subject and not any(box.subject for box in boxes):
-            boxes.insert(0, EvidenceBox(klass="person", score=0.0, box=subject, subject=True))
+            boxes.insert(0, EvidenceBox(class_name="person", score=0.0, box=subject, subject=True))
         # Decoded anew even where nothing is hidden: the crop is cut from it.
         image: Any = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR)
         self._anonymize(image, frame.analysis)
@@ -258,8 +258,8 @@ def build_boxes(analysis: FrameAnalysis | None, subject: int) -> list[EvidenceBo
         return []
     found = analysis.detections
     boxes = [
-        EvidenceBox(klass=CLASSES[klass], score=round(score, 3), box=_round_box(box), subject=index == subject)
-        for index, (box, score, klass) in enumerate(
+        EvidenceBox(class_name=CLASSES[class_id], score=round(score, 3), box=_round_box(box), subject=index == subject)
+        for index, (box, score, class_id) in enumerate(
             zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist())
         )
         if score >= MIN_BOX_SCORE or index == subject
@@ -269,7 +269,9 @@ def build_boxes(analysis: FrameAnalysis | None, subject: int) -> list[EvidenceBo
         scores = np.frombuffer(analysis.ppe.scores, "<f4").tolist()
         owners = np.frombuffer(analysis.ppe.owners, "<u2").tolist()
         boxes += [
-            EvidenceBox(klass=PPE_CLASSES[item], score=round(score, 3), box=_round_box(box), subject=owner == subject)
+            EvidenceBox(
+                class_name=PPE_CLASSES[item], score=round(score, 3), box=_round_box(box), subject=owner == subject
+            )
             for box, score, owner, item in zip(items, scores, owners, analysis.ppe.items)
             if item
         ]
@@ -302,7 +304,9 @@ def clip_boxes(boxes: list[EvidenceBox], window: tuple[float, float, float, floa
             *((min(x2, right) - left) / (right - left), (min(y2, bottom) - top) / (bottom - top)),
         )
         if moved[0] < moved[2] and moved[1] < moved[3]:
-            shown.append(EvidenceBox(klass=box.klass, score=box.score, box=_round_box(moved), subject=box.subject))
+            shown.append(
+                EvidenceBox(class_name=box.class_name, score=box.score, box=_round_box(moved), subject=box.subject)
+            )
     return shown
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 Direction = Literal["in", "out"]
 ZoneRuleKind = Literal["occupancy", "loitering", "wrong_way"]
@@ -96,7 +96,7 @@ class LineCrossed(Event, frozen=True, kw_only=True):
 
     line: str
     direction: Direction
-    klass: str
+    class_name: str = field(name="klass")
     track: int
     epoch: int
     sequence: int
@@ -107,7 +107,7 @@ class ZoneChanged(Event, frozen=True, kw_only=True):
 
     zone: str
     change: Direction
-    klass: str
+    class_name: str = field(name="klass")
     track: int
     occupancy: int
     epoch: int
@@ -148,7 +148,7 @@ class Alert(Event, frozen=True, kw_only=True):
     limit: float = 0.0
     opened_at: float = 0.0
     track: int = 0
-    klass: str = ""
+    class_name: str = field(name="klass", default="")
     epoch: int = 0
     sequence: int = 0
 

@@ -281,7 +281,7 @@ def build_crossing(event: LineCrossed) -> CrossingRecord:
         camera=event.camera,
         line=event.line,
         direction=event.direction,
-        class_name=event.klass,
+        class_name=event.class_name,
         track=event.track,
     )
 

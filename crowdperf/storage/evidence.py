@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 SOI, COM = b"\xff\xd8", b"\xff\xfe"
 MAGIC = b"crowdperf "
@@ -27,7 +27,7 @@ MAX_COMMENT_BYTES = 65_533 - len(MAGIC)
 class EvidenceBox(Struct, frozen=True, kw_only=True):
     """One box in the picture that holds it, normalised to that picture."""
 
-    klass: str
+    class_name: str = field(name="klass")
     score: float
     box: tuple[float, float, float, float]
     """x1 y1 x2 y2."""

@@ -280,8 +280,8 @@ def _decode_columns(frame: FrameDetections) -> tuple[Any, Any, Any]:
 
 def _build_samples(tracks: Tracks, aspect: float) -> list[Sample]:
     return [
-        Sample(track, (x1 + x2) / 2 * aspect, y2, (y1 + y2) / 2, y2 - y1, klass, confirmed)
-        for track, (x1, y1, x2, y2), klass, confirmed in zip(
+        Sample(track, (x1 + x2) / 2 * aspect, y2, (y1 + y2) / 2, y2 - y1, class_id, confirmed)
+        for track, (x1, y1, x2, y2), class_id, confirmed in zip(
             tracks.ids.tolist(), tracks.boxes.tolist(), tracks.classes.tolist(), tracks.confirmed.tolist()
         )
     ]

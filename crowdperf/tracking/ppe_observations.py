@@ -65,10 +65,10 @@ def build_observations(
     """One event for every confirmed person of the frame that the PPE model has looked at."""
     height = frame.ppe.picture_height if frame.ppe else 0
     events = []
-    for track, detection, box, klass, confirmed in zip(
+    for track, detection, box, class_id, confirmed in zip(
         *(column.tolist() for column in (tracks.ids, tracks.detections, tracks.boxes, tracks.classes, tracks.confirmed))
     ):
-        if not confirmed or klass != PERSON or detection not in findings:
+        if not confirmed or class_id != PERSON or detection not in findings:
             continue
         x1, y1, x2, y2 = box
         feet = Point((x1 + x2) / 2, y2)

@@ -60,7 +60,7 @@ class Reconciliation(Struct):
         self, event: LineCrossed, areas: Sequence[Area], settings: Visitors
     ) -> Iterator[TailgatingSuspected]:
         """A crossing: the doors' surplus, and the entrances' check."""
-        if event.klass != "person":
+        if event.class_name != "person":
             return
         for area in areas:
             for door in area.doors:

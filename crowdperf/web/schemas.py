@@ -116,7 +116,7 @@ class CountRow(Struct, kw_only=True, omit_defaults=True):
 
     camera: str = ""
     line: str = ""
-    klass: str = field(name="class", default="")
+    class_name: str = field(name="class", default="")
     direction: str = ""
     minute: str = ""
     hour: str = ""
@@ -140,7 +140,7 @@ class SeriesRow(Struct, kw_only=True, omit_defaults=True):
 
     camera: str = ""
     line: str = ""
-    klass: str = field(name="class", default="")
+    class_name: str = field(name="class", default="")
     direction: str = ""
     counts: Annotated[list[int], Meta(description="As many as `starts`, zeros included")]
 
@@ -168,7 +168,7 @@ class EventReply(Struct, kw_only=True, omit_defaults=True):
     zone: str | None = None
     direction: str | None = None
     change: str | None = None
-    klass: str | None = field(name="class", default=None)
+    class_name: str | None = field(name="class", default=None)
     track: int | None = None
     occupancy: int | None = None
     start: float | None = None

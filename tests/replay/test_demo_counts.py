@@ -71,7 +71,7 @@ def test_counts_equal_the_truth(
     assert error <= tolerance * true.total(), (true, counted)
     assert accuracy.LIMITS[scene] == tolerance
     agrees_with_benches(scene, frames, error)
-    assert {event.klass for event in events if event.line == "street"} <= set(CLASSES[1:])
+    assert {event.class_name for event in events if event.line == "street"} <= set(CLASSES[1:])
     if not tolerance:
         # With nobody hidden every crossing is also the right one, at the right time.
         for event, one in zip(sorted(events, key=lambda e: (e.line, e.sequence)), by_line(facts)):

@@ -57,8 +57,8 @@ def test_people_are_found(precision: Literal["full", "int8"], people: Path, tmp_
         wanted = truth(people / "labels" / f"{path.stem}.txt")
         total += len(wanted)
         free = np.ones(len(wanted), dtype=bool)
-        for box, score, klass in zip(*found):
-            if klass != 0:
+        for box, score, class_id in zip(*found):
+            if class_id != 0:
                 continue
             overlaps = np.where(free, iou(box[None], wanted)[0], 0)
             hit = bool((overlaps >= 0.5).any())

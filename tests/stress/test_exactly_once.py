@@ -162,7 +162,7 @@ def event(n: int) -> LineCrossed:
         ts=DAY + n / 16,
         line="door",
         direction="in" if n % 2 else "out",
-        klass="person" if n % 3 else "car",
+        class_name="person" if n % 3 else "car",
         track=n,
         epoch=1,
         sequence=n,

@@ -40,7 +40,7 @@ def slice_of(alerts: dict[str, Any], redis_url: str = "", instance: int = 0, ins
 def zone(n: int, occupancy: int, ts: float, camera: str = "plaza") -> ZoneChanged:
     """The square's n-th change."""
     return ZoneChanged(
-        id=f"{camera}:1:{n}:square:zone_in:0", camera=camera, ts=ts, zone="square", change="in", klass="person",
+        id=f"{camera}:1:{n}:square:zone_in:0", camera=camera, ts=ts, zone="square", change="in", class_name="person",
         track=n, occupancy=occupancy, epoch=1, sequence=n,
     )  # fmt: skip
 
@@ -48,8 +48,8 @@ def zone(n: int, occupancy: int, ts: float, camera: str = "plaza") -> ZoneChange
 def crossing(n: int, ts: float, camera: str = "plaza", class_name: str = "person") -> LineCrossed:
     """The door's n-th crossing."""
     return LineCrossed(
-        id=f"{camera}:1:{n}:door:in:0", camera=camera, ts=ts, line="door", direction="in", klass=class_name, track=n,
-        epoch=1, sequence=n,
+        id=f"{camera}:1:{n}:door:in:0", camera=camera, ts=ts, line="door", direction="in", class_name=class_name,
+        track=n, epoch=1, sequence=n,
     )  # fmt: skip
 
 

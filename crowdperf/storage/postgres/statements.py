@@ -77,7 +77,7 @@ def build_event_row(event: AnyEvent) -> EventRow:
         event.camera,
         getattr(event, "line", None),
         getattr(event, "direction", None),
-        getattr(event, "klass", None),
+        getattr(event, "class_name", None),
         getattr(event, "track", None),
         msgspec.json.encode(event).decode(),
     )

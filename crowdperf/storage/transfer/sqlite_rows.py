@@ -128,8 +128,8 @@ def parse_row(
         raise RowRejectedError(
             f"direction {text('direction')[:20]!r} is neither in nor out (--value direction:TEXT=in|out)"
         )
-    klass = CLASS_ALIASES.get(text("class").lower())
-    if klass is None:
+    class_name = CLASS_ALIASES.get(text("class").lower())
+    if class_name is None:
         raise RowRejectedError(f"class {text('class')[:20]!r} is unknown (--value class:TEXT={'|'.join(CLASSES)})")
     place = columns.places.get("ts")
     ts = parse_time(row[place] if place is not None else columns.constants.get("ts"), zone)
@@ -140,12 +140,12 @@ def parse_row(
     track = text("track")
     number = int(track) if re.fullmatch(r"-?\d{1,18}", track) else 0
     return CrossingRecord(
-        id=_build_id(text("id"), rowid, ts, camera, line, direction, klass, number),
+        id=_build_id(text("id"), rowid, ts, camera, line, direction, class_name, number),
         ts=ts,
         camera=camera,
         line=line,
         direction=cast(Literal["in", "out"], direction),
-        class_name=klass,
+        class_name=class_name,
         track=number,
     )
 

@@ -212,7 +212,7 @@ def _sort_groups(totals: dict[GroupKey, int], names: list[str], bucket: Bucket |
 
 
 def _to_columns(fields: list[str], values: tuple[str, ...]) -> dict[str, Any]:
-    return {"klass" if name == "class" else name: value for name, value in zip(fields, values)}
+    return {"class_name" if name == "class" else name: value for name, value in zip(fields, values)}
 
 
 def _to_count_row(fields: list[str], bucket: Bucket | None, group: GroupKey, count: int) -> CountRow:

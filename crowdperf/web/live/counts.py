@@ -142,7 +142,7 @@ def crossing_to_event_reply(crossing: CrossingRecord) -> EventReply:
         time=format_rfc3339(crossing.ts),
         line=crossing.line,
         direction=crossing.direction,
-        klass=crossing.class_name,
+        class_name=crossing.class_name,
         track=crossing.track,
     )
 

@@ -190,7 +190,9 @@ class Feed:
             if event is None:
                 continue
             if isinstance(event, LineCrossed):
-                self._today.add(event.id, event.ts, CountKey(event.camera, event.line, event.klass, event.direction))
+                self._today.add(
+                    event.id, event.ts, CountKey(event.camera, event.line, event.class_name, event.direction)
+                )
             self._broadcast.publish(build_event_message(stream_id, fields))
 
     def _publish_changes(self, now: float) -> None:
@@ -237,7 +239,8 @@ def build_event_message(stream_id: bytes, fields: dict[bytes, bytes]) -> Broadca
 
 def _build_counts_message(day: Span, counts: Iterable[tuple[CountKey, int]], whole: bool) -> BroadcastMessage:
     rows = [
-        CountRow(camera=k.camera, line=k.line, klass=k.class_name, direction=k.direction, count=n) for k, n in counts
+        CountRow(camera=k.camera, line=k.line, class_name=k.class_name, direction=k.direction, count=n)
+        for k, n in counts
     ]
 
     def encoded(rows: list[CountRow]) -> bytes:

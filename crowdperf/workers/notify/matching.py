@@ -131,10 +131,10 @@ def _match_visitor_event(
 def _match_crossing(
     rule: AlertRule, event: LineCrossed, camera_title: str, camera: NotifiedCamera | None
 ) -> Signal | None:
-    if (rule.lines and event.line not in rule.lines) or (rule.classes and event.klass not in rule.classes):
+    if (rule.lines and event.line not in rule.lines) or (rule.classes and event.class_name not in rule.classes):
         return None
     name = camera.lines.get(event.line, event.line) if camera else event.line
-    return Signal("pulse", event.line, f"{camera_title}: {event.klass} {event.direction} at {name}")
+    return Signal("pulse", event.line, f"{camera_title}: {event.class_name} {event.direction} at {name}")
 
 
 def _match_zone_alert(rule: AlertRule, event: Alert, camera_title: str, camera: NotifiedCamera | None) -> Signal | None:

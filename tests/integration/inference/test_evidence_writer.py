@@ -82,14 +82,14 @@ def test_the_frame_itself_with_its_subject(tmp_path: Path, keeper: EvidenceCache
     assert image.shape == (360, 640, 3)
     assert metadata.exact
     # The subject and what it wears come first.
-    assert [(box.klass, box.subject) for box in metadata.boxes] == [
+    assert [(box.class_name, box.subject) for box in metadata.boxes] == [
         ("person", True),
         ("no_hardhat", True),
         ("person", False),
     ]
     cropped, inside = saved(tmp_path, answer.crop)
     assert cropped.shape[1] / 640 == pytest.approx(0.3 + 0.1, abs=0.04)
-    assert {box.klass for box in inside.boxes if box.subject} == {"person", "no_hardhat"}
+    assert {box.class_name for box in inside.boxes if box.subject} == {"person", "no_hardhat"}
 
 
 def test_missing_frame_is_replaced_by_the_nearest_later_one(tmp_path: Path, keeper: EvidenceCache) -> None:

@@ -19,7 +19,7 @@ def crossing(n: int) -> LineCrossed:
         ts=1_700_000_000.123456 + n,
         line="door",
         direction="in",
-        klass="person",
+        class_name="person",
         track=n,
         epoch=1,
         sequence=n,

@@ -14,8 +14,8 @@ from crowdperf.web.live.counts import decode_event
 from tests.conftest import RedisServer
 
 CROSSING = LineCrossed(
-    id="lobby:5:1:door:in:0", camera="lobby", ts=1.8e9, line="door", direction="in", klass="person", track=1, epoch=5,
-    sequence=1,
+    id="lobby:5:1:door:in:0", camera="lobby", ts=1.8e9, line="door", direction="in", class_name="person", track=1,
+    epoch=5, sequence=1,
 )  # fmt: skip
 
 

@@ -70,8 +70,8 @@ def user(redis_server: RedisServer) -> Iterator[Limited]:
 
 def crossing(n: int, ts: float = NOW) -> LineCrossed:
     return LineCrossed(
-        id=f"lobby:5:{n}:door:in:0", camera="lobby", ts=ts + n, line="door", direction="in", klass="person", track=n,
-        epoch=5, sequence=n,
+        id=f"lobby:5:{n}:door:in:0", camera="lobby", ts=ts + n, line="door", direction="in", class_name="person",
+        track=n, epoch=5, sequence=n,
     )  # fmt: skip
 
 

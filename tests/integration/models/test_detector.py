@@ -23,8 +23,8 @@ BUS_PEOPLE = np.array([[0.27, 0.38, 0.42, 0.80], [0.06, 0.37, 0.30, 0.84], [0.83
 """The three people in full view of bus.jpg, normalised, marked by hand."""
 
 
-def strong(found: Detections, klass: str, at: float = 0.5) -> Detections:
-    chosen = (found.scores > at) & (found.classes == CLASSES.index(klass))
+def strong(found: Detections, class_name: str, at: float = 0.5) -> Detections:
+    chosen = (found.scores > at) & (found.classes == CLASSES.index(class_name))
     return Detections(found.boxes[chosen], found.scores[chosen], found.classes[chosen])
 
 

@@ -27,9 +27,9 @@ class Distorted(Detector):
         return self._distort(super().finish(specs))
 
 
-def found(boxes: np.ndarray, score: float = 0.9, klass: int = 0) -> Detections:
+def found(boxes: np.ndarray, score: float = 0.9, class_id: int = 0) -> Detections:
     count = len(boxes)
-    return Detections(boxes, np.full(count, score, np.float32), np.full(count, klass, np.uint8))
+    return Detections(boxes, np.full(count, score, np.float32), np.full(count, class_id, np.uint8))
 
 
 def test_a_device_that_sees_the_same_is_taken(torch_detector: Detector) -> None:
@@ -64,5 +64,5 @@ def test_only_what_is_sure_must_be_seen_by_both() -> None:
     near = BOX + np.float32(0.01)
     assert count_missing(found(near, 0.2), found(BOX)) == 0
     assert count_missing(found(BOX + np.float32(0.1)), found(BOX)) == 1
-    assert count_missing(found(BOX, klass=1), found(BOX)) == 1
+    assert count_missing(found(BOX, class_id=1), found(BOX)) == 1
     assert count_missing(found(np.empty((0, 4), np.float32)), found(BOX, 0.4)) == 0

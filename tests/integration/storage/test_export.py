@@ -38,8 +38,10 @@ def server(redis_server: RedisServer, tmp_path: Path) -> Iterator[Served]:
         yield served
 
 
-def crossing(n: int, ts: float, klass: str = "person", line: str = "door", camera: str = "plaza") -> CrossingRecord:
-    return CrossingRecord(id=f"id-{n}", ts=ts, camera=camera, line=line, direction="in", class_name=klass, track=n)
+def crossing(
+    n: int, ts: float, class_name: str = "person", line: str = "door", camera: str = "plaza"
+) -> CrossingRecord:
+    return CrossingRecord(id=f"id-{n}", ts=ts, camera=camera, line=line, direction="in", class_name=class_name, track=n)
 
 
 @pytest.fixture

@@ -101,14 +101,14 @@ def migrated(database: Database) -> Database:
     return database
 
 
-def crossing(n: int, klass: str = "person", ts: float | None = None, camera: str = "lobby") -> LineCrossed:
+def crossing(n: int, class_name: str = "person", ts: float | None = None, camera: str = "lobby") -> LineCrossed:
     return LineCrossed(
         id=f"{camera}:5:{n}:door:in:0",
         camera=camera,
         ts=NOW + n if ts is None else ts,
         line="door",
         direction="in",
-        klass=klass,
+        class_name=class_name,
         track=n,
         epoch=5,
         sequence=n,

@@ -53,7 +53,7 @@ def notifying(server: Served) -> Iterator[ProcessRuntime]:
 def stage(n: int, occupancy: int) -> ZoneChanged:
     return ZoneChanged(
         id=f"plaza:1:{n}:stage:zone_in:0", camera="plaza", ts=time.time(), zone="stage", change="in",
-        klass="person", track=n, occupancy=occupancy, epoch=1, sequence=n,
+        class_name="person", track=n, occupancy=occupancy, epoch=1, sequence=n,
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def long_leases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def crossing(camera: str, n: int, line: str = "door") -> LineCrossed:
     return LineCrossed(
-        id=f"{camera}:5:{n}:{line}:in:0", camera=camera, ts=1.8e9 + n, line=line, direction="in", klass="person",
+        id=f"{camera}:5:{n}:{line}:in:0", camera=camera, ts=1.8e9 + n, line=line, direction="in", class_name="person",
         track=n, epoch=5, sequence=n,
     )  # fmt: skip
 

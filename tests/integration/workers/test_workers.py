@@ -26,14 +26,14 @@ DAY_S = 86_400
 NOW = 1_800_000_000.0
 
 
-def crossing(n: int, klass: str = "person", ts: float | None = None) -> LineCrossed:
+def crossing(n: int, class_name: str = "person", ts: float | None = None) -> LineCrossed:
     return LineCrossed(
         id=f"lobby:5:{n}:door:in:0",
         camera="lobby",
         ts=NOW + n if ts is None else ts,
         line="door",
         direction="in",
-        klass=klass,
+        class_name=class_name,
         track=n,
         epoch=5,
         sequence=n,

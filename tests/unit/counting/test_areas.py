@@ -32,7 +32,7 @@ serial = numbers()
 
 
 def crossed(
-    ts: float, camera: str = "north", direction: Literal["in", "out"] = "in", klass: str = "person"
+    ts: float, camera: str = "north", direction: Literal["in", "out"] = "in", class_name: str = "person"
 ) -> LineCrossed:
     n = next(serial)
     line = "door" if camera == "north" else "gate"
@@ -42,7 +42,7 @@ def crossed(
         ts=ts,
         line=line,
         direction=direction,
-        klass=klass,
+        class_name=class_name,
         track=n,
         epoch=1,
         sequence=n,
@@ -57,7 +57,7 @@ def seen(ts: float, occupancy: int, zone: str = "left") -> ZoneChanged:
         ts=ts,
         zone=zone,
         change="in",
-        klass="person",
+        class_name="person",
         track=n,
         occupancy=occupancy,
         epoch=1,
@@ -105,7 +105,7 @@ def test_in_by_one_door_and_out_by_another() -> None:
 def test_other_lines_and_classes_are_not_its_business() -> None:
     counter = AreaCounter(AREA, "UTC")
     other = msgspec.structs.replace(crossed(NOON), line="elsewhere")
-    assert play(counter, other, crossed(NOON, klass="car")) == []
+    assert play(counter, other, crossed(NOON, class_name="car")) == []
 
 
 def test_it_is_never_negative() -> None:

@@ -16,8 +16,8 @@ A, B, ON = 0.42, 0.58, 0.5
 """Before the line, behind it, in its dead band."""
 
 
-def walk(*xs: float, track: int = 1, klass: int = 0, confirmed: bool = True) -> list[list[Sample]]:
-    return [[sample(track, x, class_id=klass, confirmed=confirmed)] for x in xs]
+def walk(*xs: float, track: int = 1, class_id: int = 0, confirmed: bool = True) -> list[list[Sample]]:
+    return [[sample(track, x, class_id=class_id, confirmed=confirmed)] for x in xs]
 
 
 SEQUENCES = {
@@ -61,7 +61,7 @@ def test_sequences(name: str) -> None:
 
 def test_crossing_has_first_far_sample_and_majority_class() -> None:
     (event,) = count([[sample(7, x, class_id=1)] for x in (A, A, ON - 0.002, ON + 0.002, ON + 0.003, B, B)])
-    assert (event.sequence, event.ts, event.klass, event.track) == (3, 1_700_000_000.3, "bicycle", 7)
+    assert (event.sequence, event.ts, event.class_name, event.track) == (3, 1_700_000_000.3, "bicycle", 7)
     assert event.id == "lobby:1:3:door:out:0"
 
 
@@ -127,9 +127,9 @@ def test_the_tracker_never_uses_an_id_again() -> None:
     pipeline = plumbed()
     ids: list[int] = []
     for number in range(1, 400):
-        klass = (number // 10) % 6
+        class_id = (number // 10) % 6
         tracked, _ = pipeline.step(
-            detections(number * 3, [standing(0.3, 0.5)] if number % 10 < 5 else [], class_id=klass)
+            detections(number * 3, [standing(0.3, 0.5)] if number % 10 < 5 else [], class_id=class_id)
         )
         assert tracked is not None
         ids += list(memoryview(tracked.tracks).cast("I"))

@@ -141,7 +141,7 @@ def test_loitering_opens_once_and_closes_when_the_person_leaves() -> None:
     events = play(own, [[sample(1, IN)] for _ in range(60)] + [[sample(1, OUT)] for _ in range(5)])
     assert alerts(events) == [("loitering", "opened"), ("loitering", "closed")]
     opened, closed = (event for event in events if isinstance(event, Alert))
-    assert (opened.track, opened.klass, opened.limit) == (1, "person", 2.0)
+    assert (opened.track, opened.class_name, opened.limit) == (1, "person", 2.0)
     assert opened.sequence in (21, 22)
     assert closed.value == pytest.approx(6.2, abs=0.1)
 

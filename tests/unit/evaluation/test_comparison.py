@@ -33,7 +33,7 @@ def setup(name: str = "a.json", line: dict | None = None, **camera: object) -> C
 
 
 def crossing(
-    at_s: float, direction: Direction = "in", klass: str = "person", box: NormalizedBox | None = None
+    at_s: float, direction: Direction = "in", class_name: str = "person", box: NormalizedBox | None = None
 ) -> CountedCrossing:
     number = round(at_s * 10)
     event = LineCrossed(
@@ -42,7 +42,7 @@ def crossing(
         ts=CLIP_START_S + at_s,
         line="door",
         direction=direction,
-        klass=klass,
+        class_name=class_name,
         track=1,
         epoch=1,
         sequence=number + 1,
@@ -72,7 +72,7 @@ def test_what_is_in_one_list_alone_differs(first: set[int], second: set[int]) ->
 
 
 def test_an_outcome_does_not_differ_from_itself() -> None:
-    one = outcome(crossing(1.0), crossing(1.2), crossing(1.4, "out"), crossing(60.0, klass="car"))
+    one = outcome(crossing(1.0), crossing(1.2), crossing(1.4, "out"), crossing(60.0, class_name="car"))
     assert compare_outcomes(one, one, 1.0) == (4, [])
 
 
@@ -87,7 +87,7 @@ def test_the_same_object_counted_another_way_is_one_difference() -> None:
 
 
 def test_the_same_object_of_another_class_is_one_difference() -> None:
-    found = compare_outcomes(outcome(crossing(1.0)), outcome(crossing(1.0, klass="bicycle")), 1.0)
+    found = compare_outcomes(outcome(crossing(1.0)), outcome(crossing(1.0, class_name="bicycle")), 1.0)
     assert [one.kind for one in found.differences] == ["class"]
     assert found.same_count == 0
 

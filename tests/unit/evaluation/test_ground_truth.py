@@ -122,7 +122,7 @@ def test_a_verdict_names_every_mistake(tmp_path: Path) -> None:
     (verdict,) = judge_lines([line], counted, true, 1.0)
     assert [one.at for one in verdict.score.matching.missed] == [5.0], "a bus is none of this line's"
     assert [one.at_s for one in verdict.surplus] == [5.0]
-    assert [(one.class_name, other.event.klass) for one, other in verdict.other_class] == [("bicycle", "person")]
+    assert [(one.class_name, other.event.class_name) for one, other in verdict.other_class] == [("bicycle", "person")]
     assert (verdict.score.total.true, verdict.score.total.counted, verdict.score.total.matched) == (3, 3, 2)
 
 

@@ -103,8 +103,8 @@ def test_hiding_at_the_edge_and_hiding_nothing() -> None:
 def test_boxes_of_a_crop_are_where_the_crop_shows_them() -> None:
     image = np.zeros((100, 200, 3), np.uint8)
     image[20:30, 100:110] = 255
-    head = EvidenceBox(klass="hardhat", score=0.8, box=(0.5, 0.2, 0.55, 0.3))
-    other = EvidenceBox(klass="person", score=0.8, box=(0.0, 0.0, 0.1, 0.1))
+    head = EvidenceBox(class_name="hardhat", score=0.8, box=(0.5, 0.2, 0.55, 0.3))
+    other = EvidenceBox(class_name="person", score=0.8, box=(0.0, 0.0, 0.1, 0.1))
     cut, window = crop(image, (0.45, 0.2, 0.6, 0.8))
     (shown,) = clip_boxes([head, other], window)
     rows, columns = np.nonzero(cut[..., 0])

@@ -26,7 +26,8 @@ DAY = 86_400
 
 def about(count: int = 1, camera: str = "gate") -> EvidenceMetadata:
     boxes = [
-        EvidenceBox(klass="person", score=0.9, box=(0.1, 0.2, 0.3, 0.4), subject=not index) for index in range(count)
+        EvidenceBox(class_name="person", score=0.9, box=(0.1, 0.2, 0.3, 0.4), subject=not index)
+        for index in range(count)
     ]
     return EvidenceMetadata(id="e1", camera=camera, ts=NOON, epoch=3, sequence=77, exact=True, boxes=boxes)
 

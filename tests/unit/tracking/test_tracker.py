@@ -20,8 +20,10 @@ def boxes(*centres: tuple[float, float], width: float = 0.04, height: float = 0.
     return np.array(rows, np.float32).reshape(-1, 4)
 
 
-def feed(tracker: PersonTracker, at: float, found: NDArray[np.float32], score: float = 0.9, klass: int = 0) -> Tracks:
-    return tracker.update(at, found, np.full(len(found), score, np.float32), np.full(len(found), klass, np.uint8))
+def feed(
+    tracker: PersonTracker, at: float, found: NDArray[np.float32], score: float = 0.9, class_id: int = 0
+) -> Tracks:
+    return tracker.update(at, found, np.full(len(found), score, np.float32), np.full(len(found), class_id, np.uint8))
 
 
 def crowd(frames: int = 60, people: int = 12, seed: int = 5) -> list[Frame]:
@@ -112,14 +114,14 @@ def test_small_fast_objects_at_low_rates_keep_their_ids(fps: float) -> None:
     ids: set[int] = set()
     for n in range(int(2 * fps)):
         found = boxes((0.05 + 0.25 * n / fps, 0.5), width=0.05, height=0.05)
-        ids |= set(feed(tracker, n / fps, found, klass=2).ids.tolist())
+        ids |= set(feed(tracker, n / fps, found, class_id=2).ids.tolist())
     assert ids == {1}
 
 
 def test_the_class_is_the_majority_of_the_scores() -> None:
     tracker = PersonTracker(Tracking())
-    for n, klass in enumerate((2, 2, 5, 2, 5)):
-        tracks = feed(tracker, n / 10, boxes((0.5, 0.5)), klass=klass)
+    for n, class_id in enumerate((2, 2, 5, 2, 5)):
+        tracks = feed(tracker, n / 10, boxes((0.5, 0.5)), class_id=class_id)
     assert CLASSES[int(tracks.classes[0])] == "car"
 
 

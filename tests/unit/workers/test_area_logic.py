@@ -35,7 +35,7 @@ def logic() -> AreaLogic:
 def crossing(n: int, line: str, direction: Any = "in") -> LineCrossed:
     return LineCrossed(
         id=f"lobby:1:{n}:{line}:{direction}:0", camera="lobby", ts=NOW + n, line=line, direction=direction,
-        klass="person", track=n, epoch=1, sequence=n,
+        class_name="person", track=n, epoch=1, sequence=n,
     )  # fmt: skip
 
 

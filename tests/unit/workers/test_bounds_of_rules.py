@@ -249,6 +249,6 @@ def test_area_keeps_no_state_of_foreign_or_removed_zones() -> None:
 
 def minute(camera: str, zone: str) -> Event:
     return ZoneChanged(
-        id=f"{camera}/{zone}", camera=camera, ts=NOW + MANY, zone=zone, change="in", klass="person", track=1,
+        id=f"{camera}/{zone}", camera=camera, ts=NOW + MANY, zone=zone, change="in", class_name="person", track=1,
         occupancy=2, epoch=1, sequence=1,
     )  # fmt: skip

@@ -68,8 +68,8 @@ def told(row: Visit, before: Visit | None = None, ts: float = NOW) -> VisitorCha
 
 def crossing(n: int, ts: float, line: str = "door", direction: Any = "in") -> LineCrossed:
     return LineCrossed(
-        id=f"lobby:1:{n}:{line}:{direction}:0", camera="lobby", ts=ts, line=line, direction=direction, klass="person",
-        track=n, epoch=1, sequence=n,
+        id=f"lobby:1:{n}:{line}:{direction}:0", camera="lobby", ts=ts, line=line, direction=direction,
+        class_name="person", track=n, epoch=1, sequence=n,
     )  # fmt: skip
 
 
