@@ -1,7 +1,7 @@
 """Plane geometry of pictures: points, segments, polygons, boxes.
 
-Coordinates are normalised to 0..1 of the source picture (before any padding), x to the right and y DOWN, unless a
-name says otherwise. Everything here is pure: no I/O, no clock, no numpy.
+Coordinates are normalised to 0..1 of the source picture (before any padding), x to the right and y DOWN, unless a name
+states otherwise. Pure: no I/O, no clock, no numpy.
 """
 
 from __future__ import annotations
@@ -33,32 +33,43 @@ class Box(NamedTuple):
 
     @property
     def bottom_centre(self) -> Point:
-        """Where a standing person's feet, or a vehicle's wheels, touch the ground."""
+        """Return the bottom centre, where a standing person or a vehicle touches the ground."""
         return Point((self.x1 + self.x2) / 2, self.y2)
 
     @property
     def centre(self) -> Point:
-        """The middle of the box: the better anchor for cameras that look straight down."""
+        """Return the centre, the better anchor for cameras that look straight down."""
         return Point((self.x1 + self.x2) / 2, (self.y1 + self.y2) / 2)
 
 
 def cross(origin: Point, first: Point, second: Point) -> float:
-    """z of the cross product (first - origin) x (second - origin).
+    """Return z of the cross product (first - origin) x (second - origin).
 
-    With y down, a positive value means that `second` lies to the RIGHT of the walk from `origin` to `first`, as seen
-    on the screen. This is the sign by which lines tell `in` from `out` (docs/workers.md).
+    With y down, a positive value means that `second` lies to the RIGHT of the walk from `origin` to `first`, as seen on
+    the screen. By this sign a line tells `in` from `out` (docs/workers.md).
+
+    Args:
+        origin: start of both vectors.
+        first: end of the first vector.
+        second: end of the second vector.
+
+    Returns:
+        The z component, in squared units of the points.
     """
     return (first.x - origin.x) * (second.y - origin.y) - (first.y - origin.y) * (second.x - origin.x)
 
 
 def signed_distance(segment: Segment, point: Point) -> float:
-    """Distance of `point` from the infinite line through `segment`, signed as `cross`; 0.0 for a degenerate segment."""
+    """Return the distance of `point` from the infinite line through `segment`, signed as `cross`.
+
+    A degenerate segment has distance 0.0.
+    """
     length = ((segment.b.x - segment.a.x) ** 2 + (segment.b.y - segment.a.y) ** 2) ** 0.5
     return cross(segment.a, segment.b, point) / length if length else 0.0
 
 
 def intersects(first: Segment, second: Segment) -> bool:
-    """Whether two segments share a point, touching ends and collinear overlap included.
+    """Return whether two segments share a point, including touching ends and collinear overlap.
 
     The orientation test of Cormen et al., Introduction to Algorithms, 33.1.
     """
@@ -77,14 +88,17 @@ def intersects(first: Segment, second: Segment) -> bool:
 
 
 def _is_between_ends(segment: Segment, point: Point) -> bool:
-    """Whether a point KNOWN to be collinear with `segment` lies between its ends."""
+    """Return whether `point`, KNOWN to be collinear with `segment`, lies between its ends."""
     return min(segment.a.x, segment.b.x) <= point.x <= max(segment.a.x, segment.b.x) and min(
         segment.a.y, segment.b.y
     ) <= point.y <= max(segment.a.y, segment.b.y)
 
 
 def contains(polygon: tuple[Point, ...], point: Point) -> bool:
-    """Whether `point` lies inside `polygon` (even-odd rule, edges half-open so that tiles never share a point)."""
+    """Return whether `point` lies inside `polygon`.
+
+    Even-odd rule; edges are half-open, so that adjacent polygons never share a point.
+    """
     inside = False
     previous = polygon[-1]
     for corner in polygon:
@@ -97,5 +111,5 @@ def contains(polygon: tuple[Point, ...], point: Point) -> bool:
 
 
 def signed_area(polygon: tuple[Point, ...]) -> float:
-    """Signed area by the shoelace formula: positive for corners that go clockwise on the screen (y down)."""
+    """Return the area by the shoelace formula, positive for corners clockwise on the screen (y down)."""
     return sum(a.x * b.y - b.x * a.y for a, b in zip(polygon, polygon[1:] + polygon[:1])) / 2

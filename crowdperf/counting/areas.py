@@ -1,10 +1,9 @@
-"""Occupancy of an area with several doors: what went in since the last reset, less what went out.
+"""Occupancy of an area with several doors: entries since the last reset, minus exits.
 
-* It is never negative, and never below what the area's zones see at this moment: whoever is seen is there.
-* Each crossing may be wrong with a known small probability. The errors add up like a random walk, so the uncertainty
-  grows with the root of the crossings; a reset, at an hour when nobody is there, sets it back to nothing.
-* A reset takes place at its hour in the order of the events, so that one which was slept through (the process was away)
-  leaves the same numbers behind.
+* It is never negative and never below what the area's zones see at the moment.
+* Each crossing is wrong with a small known probability. The errors add up like a random walk, so the uncertainty grows
+  with the root of the number of crossings. A reset, at an hour when the area is empty, clears it.
+* A reset takes effect at its hour in the order of the events. After a downtime the numbers are therefore the same.
 
 Pure: no I/O and no clock.
 """
@@ -25,34 +24,34 @@ from crowdperf.settings.areas import Area
 CONFIDENCE_Z = 1.96
 """Standard deviations of a 95 % interval."""
 MAX_READING_AGE_S = 150.0
-"""A zone that somebody is in speaks once a minute; what it said earlier than this is not what it sees now."""
+"""An occupied zone reports once a minute; an older reading is not used."""
 RESET_GRACE_S = 30.0
-"""Events of the time before a reset may still be on their way for so long."""
+"""Events from before a reset may arrive this late."""
 MAX_RECENT_EVENTS = 256
-"""Events that are known again when they are delivered twice."""
+"""Number of remembered events, to detect redeliveries."""
 
 
 class ZoneReading(Struct, array_like=True):
-    """The newest that a zone said."""
+    """The newest reading of a zone."""
 
     occupancy: int
     ts: float
 
 
 class AreaCounterState(Struct, array_like=True):
-    """An area in serialised form."""
+    """The serialised state of an area."""
 
     occupancy: int = 0
     entries: int = 0
     exits: int = 0
     since: float = 0.0
-    """The last reset, Unix seconds; 0 before anything was heard."""
+    """Unix seconds of the last reset; 0 before the first event."""
     next_reset: float = math.inf
     zones: dict[str, ZoneReading] = {}
     limit: ThresholdState = field(default_factory=ThresholdState)
     recent: list[int] = []
     clock: float = 0.0
-    """The latest moment that was heard of, Unix seconds."""
+    """Unix seconds of the newest event or tick."""
     last_door: str = ""
     """`<camera>/<line>` of the newest crossing."""
     last_entered: bool = False
@@ -60,7 +59,7 @@ class AreaCounterState(Struct, array_like=True):
 
 
 class AreaCounter:
-    """One area."""
+    """The occupancy counter of one area."""
 
     def __init__(self, area: Area, timezone: str) -> None:
         self.area = area
@@ -71,27 +70,27 @@ class AreaCounter:
         self.state = AreaCounterState(zones={}, recent=[])
 
     def restore(self, state: AreaCounterState) -> None:
-        """Continue there; zones that the area no longer has are forgotten, and resets reckoned anew."""
+        """Continue from `state`, without zones that the area no longer has."""
         known = {f"{camera}/{zone}" for camera, zone in self._zones}
         state.zones = {name: seen for name, seen in state.zones.items() if name in known}
-        # The hour may have been changed since; it is reckoned anew from the last reset that took place.
+        # The hour may have changed: compute the next reset from the last one.
         state.next_reset = math.inf
         self.state = state
 
     def is_relevant(self, event: Event) -> bool:
-        """Whether the event is about a door or a zone of this area."""
+        """Return whether the event is about a door or a zone of this area."""
         if isinstance(event, LineCrossed):
             return (event.camera, event.line) in self._doors and event.class_name in self.area.classes
         return isinstance(event, (ZoneChanged, ZoneMinute)) and (event.camera, event.zone) in self._zones
 
     @property
     def uncertainty(self) -> float:
-        """Half the width of the 95 % interval of the occupancy."""
+        """Return half the width of the 95 % interval of the occupancy."""
         crossings = self.state.entries + self.state.exits
         return round(CONFIDENCE_Z * math.sqrt(crossings * self.area.crossing_error), 1)
 
     def update(self, event: Event) -> list[Event]:
-        """Take one event; returns what follows from it. An event that was taken before changes nothing."""
+        """Process one event and return the resulting events. A repeated event changes nothing."""
         if not self.is_relevant(event):
             return []
         name = int.from_bytes(hashlib.blake2b(event.id.encode(), digest_size=8).digest(), "big")
@@ -100,7 +99,7 @@ class AreaCounter:
         self.state.recent.append(name)
         del self.state.recent[:-MAX_RECENT_EVENTS]
         self._start_clock(event.ts)
-        # A minute's event bears the time of its beginning, and tells of its end.
+        # The timestamp of a minute is its start, and its occupancy is that of its end.
         seen_at = event.ts + 60 if isinstance(event, ZoneMinute) else event.ts
         events = self._reset_before(seen_at)
         self.state.clock = max(self.state.clock, seen_at)
@@ -111,7 +110,7 @@ class AreaCounter:
         return events
 
     def tick(self, now: float) -> list[Event]:
-        """Let time pass; `now` in Unix seconds. Resets that are due take place, limits are looked at."""
+        """Run the resets that are due and check the limit; `now` in Unix seconds."""
         self._start_clock(now)
         events = self._reset_before(now - RESET_GRACE_S)
         self.state.clock = max(self.state.clock, now)
@@ -151,7 +150,7 @@ class AreaCounter:
         return [self._build_event(event.id, event.camera, seen_at, "zone"), *self._check_limit(event.camera, seen_at)]
 
     def _count_visible(self) -> int:
-        """How many the zones see now."""
+        """Count the people that the zones see now."""
         oldest = self.state.clock - MAX_READING_AGE_S
         return sum(seen.occupancy for seen in self.state.zones.values() if seen.ts >= oldest)
 
@@ -162,7 +161,7 @@ class AreaCounter:
             self.state.next_reset = find_next_reset(self.state.since, self._zone, self.area.reset_at)
 
     def _reset_before(self, ts: float) -> list[Event]:
-        """The last of the resets that were due at or before `ts`."""
+        """Run the newest reset that was due at or before `ts`."""
         state = self.state
         due = None
         while state.next_reset <= ts:
@@ -197,11 +196,11 @@ class AreaCounter:
         change = limit.update(self.state.occupancy, self.state.clock)
         if change is None:
             return []
-        own = f"area:{self.area.id}:occupancy_{change}:{round(ts * 1000)}"
+        alert_id = f"area:{self.area.id}:occupancy_{change}:{round(ts * 1000)}"
         if change == "opened":
-            limit.open(own, ts, self.state.occupancy)
+            limit.open(alert_id, ts, self.state.occupancy)
         alert = Alert(
-            id=own,
+            id=alert_id,
             camera=camera,
             ts=ts,
             rule="occupancy",
@@ -218,10 +217,17 @@ class AreaCounter:
 
 
 def find_next_reset(after: float, zone: ZoneInfo, at: str) -> float:
-    """The first moment after `after` (Unix seconds) at which the clocks of `zone` show `at` ("HH:MM").
+    """Find the next moment at which the local clock shows a given time.
 
-    On the day on which the clocks skip that time it is the moment that would have borne it; on the day that has it
-    twice, the first.
+    A time that the clocks skip counts with the old offset. Of a time that occurs twice, the first counts.
+
+    Args:
+        after: the result is later than this, Unix seconds.
+        zone: time zone of the site.
+        at: local time, "HH:MM".
+
+    Returns:
+        Unix seconds.
     """
     hour, minute = (int(part) for part in at.split(":"))
     day = datetime.fromtimestamp(after, zone).date()

@@ -1,4 +1,4 @@
-"""All lines and zones of one camera, with one serialised state."""
+"""All lines and zones of one camera with one serialised state."""
 
 from __future__ import annotations
 
@@ -20,17 +20,24 @@ from crowdperf.settings.camera import Line, Zone
 
 
 class CountingState(Struct, array_like=True):
-    """The counters in serialised form, by the digest of the line or zone they belong to."""
+    """The serialised counters, by the digest of their line or zone."""
 
     lines: dict[str, LineState] = {}
     zones: dict[str, ZoneState] = {}
     density: DensityState = field(default_factory=DensityState)
     stale_alerts: list[str] = []
-    """Open alerts of zones that were changed or removed since."""
+    """Open alerts of zones that were changed or removed."""
 
 
 class CameraCounter:
-    """The counters of one camera."""
+    """The counters of one camera.
+
+    Args:
+        camera: camera id.
+        lines: lines to count.
+        zones: zones to count.
+        lost_s: seconds for which a lost track may be continued by a new one.
+    """
 
     def __init__(self, camera: str, lines: tuple[Line, ...], zones: tuple[Zone, ...], lost_s: float) -> None:
         self._camera = camera
@@ -44,7 +51,7 @@ class CameraCounter:
         self._aspect = 16 / 9
 
     def set_aspect(self, aspect: float) -> None:
-        """The source's width divided by its height; paths before and after a change are not comparable."""
+        """Set the source's width divided by its height. Paths before and after a change are not comparable."""
         self._aspect = aspect
         for line in self.lines:
             line.set_aspect(aspect)
@@ -54,7 +61,16 @@ class CameraCounter:
             rule.set_aspect(aspect)
 
     def update(self, moment: FrameMoment, samples: list[Sample], ended: list[int]) -> list[Event]:
-        """Take one frame."""
+        """Process one frame.
+
+        Args:
+            moment: time and number of the frame.
+            samples: one sample per track.
+            ended: ids of tracks that ended.
+
+        Returns:
+            The events of all counters.
+        """
         events: list[Event] = [
             zone_alerts.close_stale_alert(self._camera, alert, moment) for alert in self._stale_alerts
         ]
@@ -73,9 +89,10 @@ class CameraCounter:
         return events
 
     def break_paths(self, moment: FrameMoment, settled_s: float) -> tuple[list[Event], float]:
-        """Connect nothing across the pause before `moment`; who begins until `settled_s` may have been there before.
+        """Discard all paths at the pause before `moment`.
 
-        Returns the crossings that the pause settles, and since when (clock) others are given up, infinity for none.
+        Tracks that begin until `settled_s` may have been there before. Returns the crossings that the pause settles,
+        and the clock time since when others are discarded (infinity for none).
         """
         events: list[Event] = []
         since_s = math.inf
@@ -86,31 +103,31 @@ class CameraCounter:
         return events, since_s
 
     def has_undecided(self) -> bool:
-        """Whether somebody has been on a line since the newest pause, so that a crossing may yet be missed."""
+        """Return whether a track has been on a line since the newest pause, so that a crossing may be missed."""
         return any(line.has_undecided() for line in self.lines)
 
     def settle_undecided(self) -> None:
-        """From now on whoever is on a line came from the side on which he stands."""
+        """Assign each track on a line to the side where it is now."""
         for line in self.lines:
             line.settle_undecided()
 
     def get_occupancy(self) -> dict[str, int]:
-        """Zone id -> tracks inside."""
+        """Return zone id -> tracks inside."""
         return {counter.zone.id: counter.occupancy for counter in self.zones}
 
     def get_queues(self) -> dict[str, QueueNow]:
-        """Id of each zone of kind `queue` -> its length and waiting times."""
+        """Return zone id -> length and waiting times, for zones of kind `queue`."""
         return {
             counter.zone.id: counter.get_queue(self._clock_s) for counter in self.zones if counter.zone.kind == "queue"
         }
 
     def take_density(self) -> list[DensityMinute]:
-        """The minutes of the density grid that have ended; they are no part of the state from now on."""
+        """Take the finished minutes of the density grid out of the state."""
         done, self._density_minutes = self._density_minutes, []
         return done
 
     def get_state(self) -> CountingState:
-        """What decides the future; call `take_density` before, and store both together."""
+        """Return the state. Call `take_density` before, and store both together."""
         return CountingState(
             {_compute_digest(counter.line): counter.state for counter in self.lines},
             {_compute_digest(counter.zone): counter.state for counter in self.zones},
@@ -119,7 +136,7 @@ class CameraCounter:
         )
 
     def restore(self, state: CountingState) -> None:
-        """Continue from a state; a line or zone that was changed since then begins anew."""
+        """Continue from a state. A changed line or zone starts from zero."""
         for line in self.lines:
             line.state = state.lines.get(_compute_digest(line.line), LineState({}, []))
         for zone in self.zones:
@@ -139,5 +156,5 @@ def _iter_open_alerts(state: ZoneState) -> Iterator[str]:
 
 
 def _compute_digest(shape: Line | Zone) -> str:
-    """Names a line or zone together with every setting of it."""
+    """Hash a line or zone with all of its settings."""
     return hashlib.sha256(msgspec.json.encode(shape)).hexdigest()[:16]

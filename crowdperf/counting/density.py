@@ -1,6 +1,6 @@
-"""Where people and vehicles spend their time: seconds per cell of a grid over the picture, gathered by minute.
+"""Density of people and vehicles: seconds per cell of a grid over the picture, per minute.
 
-Pure: no I/O and no clock. A minute's cells are few and are handed over when it ends, so the state stays small.
+Pure: no I/O and no clock. Each minute is handed over when it ends, so the state stays small.
 """
 
 from __future__ import annotations
@@ -16,35 +16,45 @@ COLUMNS, ROWS = DENSITY_GRID
 HOUR_S = 3600
 MINUTE_S = 60
 MAX_STEP_S = 5.0
-"""A longer pause between two frames was not observed."""
+"""A longer pause between two frames is not counted."""
 MS_PER_S = 1000
 
 
 class DensityMinute(Struct, frozen=True):
-    """Whole seconds by cell (row * COLUMNS + column) within one minute of the hour that begins at `hour`."""
+    """Whole seconds by cell (row * COLUMNS + column) in one minute."""
 
     hour: int
-    """Unix seconds."""
+    """Start of the hour that contains the minute, Unix seconds."""
     cells: dict[int, int]
 
 
 class DensityState(Struct, array_like=True):
-    """The minute so far in serialised form."""
+    """The serialised state of the current minute."""
 
     minute: int = 0
     clock_s: float | None = None
     cells: dict[int, int] = {}
-    """Milliseconds; what is left below a second stays for the next minute."""
+    """Milliseconds by cell. A rest below one second carries over to the next minute."""
 
 
 class DensityGrid:
-    """The grid of one camera: each confirmed track's feet, every frame."""
+    """The density grid of one camera, fed with the feet of each confirmed track."""
 
     def __init__(self) -> None:
         self.state = DensityState(cells={})
 
     def add_frame(self, clock_s: float, ts: float, samples: Iterable[Sample], aspect: float) -> DensityMinute | None:
-        """Add one frame; returns the minute before when this one begins a new one and something was there."""
+        """Add one frame.
+
+        Args:
+            clock_s: monotonic time of the frame in seconds.
+            ts: Unix seconds of the frame.
+            samples: one sample per track.
+            aspect: the source's width divided by its height.
+
+        Returns:
+            The previous minute where this frame starts a new one; None for an empty one.
+        """
         state, done = self.state, None
         minute = int(ts // MINUTE_S)
         if minute != state.minute:

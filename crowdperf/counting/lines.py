@@ -32,16 +32,16 @@ from crowdperf.settings.camera import Line
 REJOIN_DISTANCE = 0.5
 """A new track this close (share of its height) to where another vanished near the line is the same object."""
 JITTER_BAND = 0.06
-"""Least half-width of the dead band, as a share of the object's height: what a standing person's box moves about."""
+"""Minimum half-width of the dead band, as a share of the object's height: the jitter of a standing person's box."""
 MAX_UNSEEN_SPEED = 1.0
-"""How far somebody unseen may have come, in heights per second."""
+"""Maximum speed of an unseen person, in heights per second."""
 INHERITED_BAND = 0.25
 """Half-width of the dead band for such a track, as a share of its height."""
 NEVER = float("-inf")
 
 
 class TrackCrossing(Struct, frozen=True, array_like=True):
-    """A step over the line: to which side, when, and the how manieth of its frame to that side."""
+    """A step over the line: to which side, when, and its ordinal among those of its frame to that side."""
 
     side: int
     moment: FrameMoment
@@ -49,10 +49,10 @@ class TrackCrossing(Struct, frozen=True, array_like=True):
 
 
 class LineTrack(Struct, array_like=True):
-    """One track at one line."""
+    """The state of one track at one line."""
 
     placed: bool = False
-    """It had a sample outside the band."""
+    """True after a sample outside the band."""
     net: int = 0
     """Crossings since that sample, those to the positive side less those to the negative one."""
     steps: list[TrackCrossing | None] = field(default_factory=lambda: [None, None])
@@ -73,11 +73,11 @@ class LineTrack(Struct, array_like=True):
     height: float = 0.0
     """The newest sample's."""
     undecided: bool = False
-    """Nobody knows which side it came from, since a pause fell into its path and it is in the band ever since."""
+    """True for a track whose path contains a pause and that has been in the band since. Its origin side is unknown."""
 
 
 class LineState(Struct, array_like=True):
-    """A counter in serialised form."""
+    """The serialised state of a line counter."""
 
     tracks: dict[int, LineTrack] = {}
     vanished: list[LineTrack] = []
@@ -90,10 +90,15 @@ class LineState(Struct, array_like=True):
 
 
 class LineCounter:
-    """Counts one line of one camera."""
+    """The counter of one line of one camera.
+
+    Args:
+        camera: camera id.
+        line: line to count.
+        memory_s: seconds for which a vanished track may be continued by a new one.
+    """
 
     def __init__(self, camera: str, line: Line, memory_s: float) -> None:
-        """`memory_s`: how long after its last sample a vanished track may be continued by a new one."""
         self._camera = camera
         self.line = line
         self._classes = frozenset(CLASSES.index(name) for name in line.classes)
@@ -106,18 +111,27 @@ class LineCounter:
         self.set_aspect(16 / 9)
 
     def set_aspect(self, aspect: float) -> None:
-        """The source's width divided by its height."""
-        self._course = Polyline(self.line.get_vertices(), aspect)
+        """Set the source's width divided by its height."""
+        self._polyline = Polyline(self.line.get_vertices(), aspect)
 
     def update(self, moment: FrameMoment, samples: Iterable[Sample], ended: Iterable[int]) -> list[LineCrossed]:
-        """Take one frame; returns the crossings that became certain, in the order of `samples`, then of `ended`."""
+        """Process one frame.
+
+        Args:
+            moment: time and number of the frame.
+            samples: one sample per track.
+            ended: ids of tracks that ended.
+
+        Returns:
+            The crossings that became certain, in the order of `samples`, then of `ended`.
+        """
         events: list[LineCrossed] = []
         self._follow(moment, samples)
         tracks = self.state.tracks
         for sample in samples:
             track = tracks[sample.track]
             share = INHERITED_BAND if track.inherited else JITTER_BAND
-            if self._course.distance(track.last_x, track.last_y) <= max(self.line.hysteresis, share * sample.height):
+            if self._polyline.distance(track.last_x, track.last_y) <= max(self.line.hysteresis, share * sample.height):
                 continue
             self._settle(track)
             if track.settled and track.confirmed:
@@ -128,16 +142,16 @@ class LineCounter:
         return events
 
     def break_paths(self, moment: FrameMoment, settled_s: float) -> tuple[list[LineCrossed], float]:
-        """Connect nothing across the pause before `moment`: nobody knows which way a track went meanwhile.
+        """Discard all paths at the pause before `moment`: the direction of tracks in it is unknown.
 
-        Tracks that begin until `settled_s` are taken for those that were there before. Returns the crossings which the
-        pause settles, and since when (clock) others that had begun are given up: infinity where none are.
+        Tracks that begin until `settled_s` are taken for those that were there before. Returns the crossings that the
+        pause settles, and the clock time since when others that had begun are discarded (infinity for none).
         """
         state = self.state
         events: list[LineCrossed] = []
         since_s = math.inf
         for track_id, track in state.tracks.items():
-            # Beyond the line, in the band or behind it, with a sample that was out of the band.
+            # Beyond the line, in the band or past it, with one sample outside the band.
             if track.pending is not None and not track.net:
                 track.settled.append(track.pending)
                 track.pending = None
@@ -152,20 +166,20 @@ class LineCounter:
         return events, since_s
 
     def _given_up(self, track: LineTrack) -> float:
-        """When a crossing of the track that a pause takes away was, or may have been; infinity without one."""
+        """Return the clock time of a crossing that the pause discards, or may discard; infinity without one."""
         if track.class_id not in self._classes:
             return math.inf
         begun = [*track.settled, *((track.pending, *track.steps) if track.net else ())]
         times = [crossing.moment.clock_s for crossing in begun if crossing is not None]
         unseen_s = self.state.clock_s - track.seen_s
         if unseen_s > 0 and track.confirmed and track.placed:
-            away = self._course.distance(track.last_x, track.last_y)
+            away = self._polyline.distance(track.last_x, track.last_y)
             if away <= (REJOIN_DISTANCE + MAX_UNSEEN_SPEED * unseen_s) * track.height:
                 times.append(track.seen_s)
         return min(times, default=math.inf)
 
     def has_undecided(self) -> bool:
-        """Whether somebody is in the band since the newest pause, so that a crossing may yet be missed."""
+        """Return whether a track is in the band since the newest pause, so that a crossing may be missed."""
         resumed_s = self.state.resumed_s
         return any(
             track.undecided and track.seen_s >= resumed_s and track.class_id in self._classes
@@ -173,7 +187,7 @@ class LineCounter:
         )
 
     def settle_undecided(self) -> None:
-        """Whoever is still in the band came from the side on which he stands; a crossing from now on counts."""
+        """Assign each track in the band to the side where it is now. Later crossings count."""
         for track in self.state.tracks.values():
             if track.undecided:
                 track.undecided = False
@@ -181,7 +195,7 @@ class LineCounter:
                 track.net, track.steps = 0, [None, None]
 
     def _follow(self, moment: FrameMoment, samples: Iterable[Sample]) -> None:
-        """Take each track one step on, and join those that are one object."""
+        """Advance each track by one step, and join tracks of the same object."""
         tracks = self.state.tracks
         self._steps = [0, 0]
         newborn: list[Sample] = []
@@ -202,13 +216,13 @@ class LineCounter:
         if newborn:
             self._take_over(newborn, moment, moment.clock_s - self._memory_s)
         if returned:
-            # Only from a track that the frame before still showed and that was just counted: both are one object.
+            # Only from a track that was in the previous frame and was just counted: both are one object.
             self._take_over(returned, moment, self.state.clock_s, moment.clock_s - self._memory_s)
         self.state.clock_s = moment.clock_s
 
     def _step(self, track: LineTrack, moment: FrameMoment, x0: float, y0: float, x1: float, y1: float) -> None:
         """Add a step from one point to another to the track's path."""
-        net = self._course.count_crossings(x0, y0, x1, y1)
+        net = self._polyline.count_crossings(x0, y0, x1, y1)
         if net:
             way = net > 0
             track.net += net
@@ -216,7 +230,7 @@ class LineCounter:
             self._steps[way] += 1
 
     def _settle(self, track: LineTrack) -> None:
-        """A sample outside the band: what the track's path since the last such sample amounts to."""
+        """Evaluate the path of a track since its last sample outside the band."""
         pending, net, track.net = track.pending, track.net, 0
         step, track.steps = track.steps[net > 0], [None, None]
         track.placed, track.inherited, track.undecided = True, False, False
@@ -233,7 +247,7 @@ class LineCounter:
         track.pending = step
 
     def _count(self, track_id: int, track: LineTrack) -> list[LineCrossed]:
-        """Events of the settled crossings, without those that the cooldown or the class filter takes out."""
+        """Build events of the settled crossings, without those within the cooldown or of other classes."""
         settled, track.settled = track.settled, []
         events: list[LineCrossed] = []
         for crossing in settled:
@@ -288,12 +302,12 @@ class LineCounter:
         for sample in samples:
             track = self.state.tracks[sample.track]
             reach = REJOIN_DISTANCE * sample.height
-            if not absent or self._course.distance(track.last_x, track.last_y) > 2 * reach:
+            if not absent or self._polyline.distance(track.last_x, track.last_y) > 2 * reach:
                 continue
             near = [other for other in absent if _distance(other, track) <= reach]
             if not near:
                 continue
-            # The last one seen: whoever stood here before it was continued by it.
+            # The one seen last: it has continued any earlier track here.
             previous = max(near, key=lambda other: other.seen_s)
             absent = [other for other in absent if other is not previous]
             self.state.vanished = [other for other in self.state.vanished if other is not previous]

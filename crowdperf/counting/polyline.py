@@ -1,7 +1,7 @@
-"""The course of a line with any number of bends: how far away a point is, and which way a step crosses it.
+"""A line with any number of bends: distance of a point, and crossings of a step.
 
-Every step of a path is asked for itself, and a path's crossings are their sum: in near a bend and out over the next
-piece is nothing, and around the end is nothing, whatever shape the line has. Pure; lengths are in picture heights.
+Each step of a path is tested alone, and a path's crossings are their sum. Stepping in near a bend and out over the next
+segment adds up to zero, and so does a walk around the end. Pure; lengths are in picture heights.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from crowdperf.geometry import Point
 
 
 class Polyline:
-    """A polyline of at least two points, no two successive ones alike."""
+    """A polyline of at least two points; successive points differ."""
 
     def __init__(self, vertices: Sequence[Point], aspect: float) -> None:
-        """`vertices` normalised; `aspect` is the source's width divided by its height."""
+        """Scale `vertices` (normalised) by `aspect`, the source's width divided by its height."""
         self.points = [(vertex.x * aspect, vertex.y) for vertex in vertices]
         self._segments = [(*a, *b, b[0] - a[0], b[1] - a[1]) for a, b in zip(self.points, self.points[1:])]
 
     def distance(self, x: float, y: float) -> float:
-        """Distance of a point from the nearest point of the course."""
+        """Return the distance of a point from the polyline."""
         nearest = math.inf
         for ax, ay, _, _, dx, dy in self._segments:
             share = ((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy)
@@ -32,10 +32,19 @@ class Polyline:
         return nearest
 
     def count_crossings(self, x0: float, y0: float, x1: float, y1: float) -> int:
-        """Crossings to the positive side less those to the negative one, of the step from (x0, y0) to (x1, y1).
+        """Count the crossings of the step from (x0, y0) to (x1, y1), signed by direction.
 
-        A point on the course belongs to its negative side, and a vertex on the step's line to the step's left, so that
-        steps that meet on the line, or in a bend, count once between them.
+        A point on the polyline belongs to its negative side, and a vertex on the step's line to the step's left. Steps
+        that meet on the line or in a bend therefore count once.
+
+        Args:
+            x0: start of the step, picture heights.
+            y0: start of the step.
+            x1: end of the step.
+            y1: end of the step.
+
+        Returns:
+            Crossings to the positive side minus those to the negative one.
         """
         net = 0
         for ax, ay, bx, by, dx, dy in self._segments:

@@ -1,4 +1,4 @@
-"""What the counters see of one frame: its moment, and a sample of each track."""
+"""The input of the counters: the moment of a frame, and one sample per track."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from msgspec import Struct
 
 
 class FrameMoment(Struct, frozen=True, array_like=True):
-    """When and where in the stream a sample was taken."""
+    """Time and number of a frame."""
 
     clock_s: float
-    """Time that only grows, for intervals."""
+    """Monotonic seconds, for intervals."""
     ts: float
-    """Unix seconds, for people; a stepped clock may set it back."""
+    """Unix seconds, for display; a clock correction may set it back."""
     epoch: int
     sequence: int
 
 
 class Sample(NamedTuple):
-    """One track in one frame; lengths are in picture heights (x is scaled by the aspect ratio)."""
+    """One track in one frame. Lengths are in picture heights; x is scaled by the aspect ratio."""
 
     track: int
     x: float

@@ -1,4 +1,4 @@
-"""A limit with hysteresis and a least duration: when an alert opens, and when it closes. Pure."""
+"""A limit with hysteresis and a minimum duration, for opening and closing alerts. Pure."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ from typing import Literal
 from msgspec import Struct
 
 ROUNDING_TOLERANCE_S = 1e-6
-"""Three frames at 10 frames a second are 0.3 s, whatever binary fractions make of it."""
+"""Three frames at 10 frames per second are 0.3 s, despite binary rounding."""
 ThresholdChange = Literal["opened", "closed"]
 
 
 class ThresholdState(Struct, array_like=True):
-    """A limit in serialised form."""
+    """The serialised state of a limit."""
 
     alert: str = ""
-    """Id of the alert that is open."""
+    """Id of the open alert."""
     opened_at: float = 0.0
     """Unix seconds."""
     other_since_s: float | None = None
-    """Since when the value contradicts the present state."""
+    """Clock time since when the value contradicts the present state."""
     peak: float = 0.0
-    """Greatest value since the alert opened."""
+    """Maximum value since the alert opened."""
 
 
 class Threshold:
-    """Opens when a value was above `above` for `hold_s`, closes when it was at `clear` or below as long."""
+    """Opens after `hold_s` above the limit, closes after `hold_s` at or below the clear value.
+
+    Args:
+        above: the limit; larger values exceed it.
+        clear: closes at this value or below; None for `above`.
+        hold_s: minimum duration in seconds.
+    """
 
     def __init__(self, above: float, clear: float | None, hold_s: float) -> None:
         self.above = above
@@ -34,7 +40,7 @@ class Threshold:
         self.state = ThresholdState()
 
     def update(self, value: float, clock_s: float) -> ThresholdChange | None:
-        """Take one value; `clock_s` only grows. The caller names the alert that was opened (`state.alert`)."""
+        """Process one value; `clock_s` is monotonic. The caller sets the id of an opened alert with `open`."""
         state = self.state
         if state.alert:
             state.peak = max(state.peak, value)
@@ -50,9 +56,15 @@ class Threshold:
         return "closed" if state.alert else "opened"
 
     def open(self, alert: str, ts: float, value: float) -> None:
-        """The alert that `update` asked for."""
+        """Store the alert that `update` asked for.
+
+        Args:
+            alert: id of the alert.
+            ts: Unix seconds.
+            value: the present value.
+        """
         self.state.alert, self.state.opened_at, self.state.peak = alert, ts, value
 
     def close(self) -> None:
-        """The alert is over."""
+        """Forget the alert."""
         self.state.alert = ""

@@ -1,4 +1,4 @@
-"""Lines and zones that can never count, found before they stay at 0 for a year without a word.
+"""Detection of lines and zones that can never count anything.
 
 Called when a configuration is saved, when a shard starts, and by `crowdperf check`. Pure.
 """
@@ -14,32 +14,42 @@ from crowdperf.settings.camera import Line, Zone
 
 SIDE_MARGIN = 0.025
 TOP_MARGIN = 0.05
-"""How near the picture's edge an anchor can come (picture heights): half the width, or the height, of the smallest
-object that is still detected."""
+"""Minimum distance of an anchor from the edge of the picture, in picture heights: half the width, or the height, of the
+smallest detectable object."""
 MIN_LINE_LENGTH = 0.02
-"""A shorter line (picture heights) is passed by every foot that jitters, or by none."""
+"""Picture heights. Jitter alone crosses a shorter line, or nothing does."""
 MIN_ZONE_AREA = 0.0005
-"""A zone of less (squared picture heights) has no room for a pair of feet."""
+"""Squared picture heights. A smaller zone has no room for a pair of feet."""
 WALKING_SPEED = 0.2
-"""Picture widths per second of somebody near the camera, or of a car on a street."""
+"""Picture widths per second of a person near the camera, or of a car on a street."""
 MIN_SIGHTINGS = 3
-"""A track is confirmed, and may count, with its third sighting."""
+"""A track is confirmed, and may count, at its third detection."""
 DEFAULT_ASPECT = 16 / 9
 
 
 class ShapeProblem(NamedTuple):
-    """Why one line or zone of a camera can never count."""
+    """The reason why a line or zone of a camera can never count."""
 
     shape: str
-    """Its id."""
+    """Id of the line or zone."""
     text: str
-    """One sentence, and its remedy."""
+    """One sentence with its remedy."""
 
 
 def find_problems(
     lines: Iterable[Line], zones: Iterable[Zone], fps: float, aspect: float = DEFAULT_ASPECT
 ) -> Iterator[ShapeProblem]:
-    """What is wrong with a camera's lines and zones; `fps` is how many frames a second are analysed."""
+    """Find the problems of a camera's lines and zones.
+
+    Args:
+        lines: lines of the camera.
+        zones: zones of the camera.
+        fps: analysed frames per second.
+        aspect: the source's width divided by its height.
+
+    Yields:
+        At most one problem per line or zone.
+    """
     for line in lines:
         text = validate_line(line, aspect) or validate_frame_rate(f"line {line.id!r}", fps)
         if text:
@@ -51,10 +61,10 @@ def find_problems(
 
 
 def validate_line(line: Line, aspect: float = DEFAULT_ASPECT) -> str:
-    """Why `line` can never count anything, or an empty string where it can.
+    """Return why `line` can never count, or an empty string.
 
-    A line too near the picture's edge has no room beyond its dead band in which an object's anchor could be seen; its
-    counter would stay at 0 without a word. `aspect` is the source's width divided by its height.
+    A line too near the edge of the picture has no room beyond its dead band for an object's anchor. Its counter would
+    stay at 0 without a warning. `aspect` is the source's width divided by its height.
     """
     vertices = [Point(x * aspect, y) for x, y in line.get_vertices()]
     pieces = [Segment(a, b) for a, b in pairwise(vertices)]
@@ -80,7 +90,7 @@ def validate_line(line: Line, aspect: float = DEFAULT_ASPECT) -> str:
 
 
 def validate_zone(zone: Zone, aspect: float = DEFAULT_ASPECT) -> str:
-    """Why nobody can ever be counted inside `zone`, or an empty string."""
+    """Return why `zone` can never count, or an empty string."""
     corners = [Point(x * aspect, y) for x, y in zone.get_points()]
     sides = [Segment(a, b) for a, b in zip(corners, corners[1:] + corners[:1]) if a != b]
     if len(sides) < 3 or (not _crosses_itself(sides, closed=True) and abs(signed_area(tuple(corners))) < MIN_ZONE_AREA):
@@ -104,7 +114,7 @@ def validate_zone(zone: Zone, aspect: float = DEFAULT_ASPECT) -> str:
 
 
 def validate_frame_rate(name: str, fps: float) -> str:
-    """Why nothing can be followed at `fps` analysed frames a second, or an empty string."""
+    """Return why `fps` analysed frames per second are too few, or an empty string."""
     if WALKING_SPEED / fps * MIN_SIGHTINGS <= 1:
         return ""
     return (
@@ -120,7 +130,7 @@ def _compute_length(piece: Segment) -> float:
 
 
 def _crosses_itself(pieces: list[Segment], closed: bool = False) -> bool:
-    """Whether two pieces that are not neighbours meet."""
+    """Return whether two segments that are not neighbours intersect."""
     for i, first in enumerate(pieces):
         for j in range(i + 2, len(pieces)):
             if closed and i == 0 and j == len(pieces) - 1:

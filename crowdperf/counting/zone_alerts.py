@@ -1,4 +1,4 @@
-"""What a zone warns of: too many people, somebody who stays too long, somebody who walks the wrong way.
+"""Alerts of a zone: occupancy above a limit, loitering, and walking the wrong way.
 
 Each alert is opened once and closed once, under one id. Pure: no I/O and no clock.
 """
@@ -17,13 +17,13 @@ from crowdperf.messaging.schema import Alert, ZoneRuleKind
 from crowdperf.settings.base import CLASSES
 
 MIN_WRONG_WAY_HEIGHTS = 1.0
-"""Whoever comes back this far (in its own heights) against the permitted way walks the wrong way."""
+"""A person walks the wrong way after this distance against the permitted direction, in heights of the person."""
 MIN_OPPOSITE_COSINE = 0.5
-"""Cosine: a movement counts as against the way within 60 degrees of straight back."""
+"""Cosine of the largest angle, 60 degrees, between a movement and the direction opposite to the permitted one."""
 
 
 class ZoneAlerts:
-    """The rules of one zone, over its counter."""
+    """The alert rules of one zone, evaluated on its counter."""
 
     def __init__(self, camera: str, counter: ZoneCounter) -> None:
         self._camera = camera
@@ -33,11 +33,11 @@ class ZoneAlerts:
         self._aspect = 16 / 9
 
     def set_aspect(self, aspect: float) -> None:
-        """The source's width divided by its height."""
+        """Set the source's width divided by its height."""
         self._aspect = aspect
 
     def update(self, moment: FrameMoment, samples: Iterable[Sample]) -> list[Alert]:
-        """Take one frame, after the counter has taken it."""
+        """Process one frame, after the counter has processed it."""
         zone = self._counter.zone
         alerts: list[Alert] = []
         if zone.loiter_s is not None or zone.way is not None:
@@ -74,19 +74,7 @@ class ZoneAlerts:
             if track.loitering or stayed_s <= loiter_s:
                 continue
             track.loitering, track.loitering_at = self._build_id(moment, "loitering", "opened", track_id), moment.ts
-            alerts.append(
-                self._build_alert(
-                    moment,
-                    "loitering",
-                    "opened",
-                    track.loitering,
-                    moment.ts,
-                    stayed_s,
-                    loiter_s,
-                    track_id,
-                    track.class_id,
-                )
-            )
+            alerts.append(self._build_track_alert(moment, "loitering", "opened", track_id, track))
         return alerts
 
     def _check_wrong_way(self, moment: FrameMoment, samples: Iterable[Sample], way: list[float]) -> list[Alert]:
@@ -103,60 +91,30 @@ class ZoneAlerts:
             if along >= 0:
                 track.best_x, track.best_y = track.x, track.y
             elif -along >= MIN_WRONG_WAY_HEIGHTS * sample.height and -along >= MIN_OPPOSITE_COSINE * math.hypot(dx, dy):
-                track.wrong_way, track.wrong_way_at = (
-                    self._build_id(moment, "wrong_way", "opened", sample.track),
-                    moment.ts,
-                )
-                stayed_s = moment.clock_s - track.since_s
-                alerts.append(
-                    self._build_alert(
-                        moment,
-                        "wrong_way",
-                        "opened",
-                        track.wrong_way,
-                        moment.ts,
-                        stayed_s,
-                        0.0,
-                        sample.track,
-                        track.class_id,
-                    )
-                )
+                track.wrong_way = self._build_id(moment, "wrong_way", "opened", sample.track)
+                track.wrong_way_at = moment.ts
+                alerts.append(self._build_track_alert(moment, "wrong_way", "opened", sample.track, track))
         return alerts
 
     def _close_for_track(self, moment: FrameMoment, track_id: int, track: ZoneTrack) -> list[Alert]:
-        """Close what is open of a track that has left."""
-        stayed_s = max(0.0, moment.clock_s - track.since_s)
+        """Close the open alerts of a track that has left."""
         alerts: list[Alert] = []
         if track.loitering:
-            alerts.append(
-                self._build_alert(
-                    moment,
-                    "loitering",
-                    "closed",
-                    track.loitering,
-                    track.loitering_at,
-                    stayed_s,
-                    self._counter.zone.loiter_s or 0.0,
-                    track_id,
-                    track.class_id,
-                )
-            )
+            alerts.append(self._build_track_alert(moment, "loitering", "closed", track_id, track))
         if track.wrong_way:
-            alerts.append(
-                self._build_alert(
-                    moment,
-                    "wrong_way",
-                    "closed",
-                    track.wrong_way,
-                    track.wrong_way_at,
-                    stayed_s,
-                    0.0,
-                    track_id,
-                    track.class_id,
-                )
-            )
+            alerts.append(self._build_track_alert(moment, "wrong_way", "closed", track_id, track))
         track.loitering = track.wrong_way = ""
         return alerts
+
+    def _build_track_alert(
+        self, moment: FrameMoment, rule: ZoneRuleKind, state: ThresholdChange, track_id: int, track: ZoneTrack
+    ) -> Alert:
+        if rule == "loitering":
+            alert, opened_at, limit = track.loitering, track.loitering_at, self._counter.zone.loiter_s or 0.0
+        else:
+            alert, opened_at, limit = track.wrong_way, track.wrong_way_at, 0.0
+        stayed_s = max(0.0, moment.clock_s - track.since_s)
+        return self._build_alert(moment, rule, state, alert, opened_at, stayed_s, limit, track_id, track.class_id)
 
     def _build_id(self, moment: FrameMoment, rule: str, state: str, track: int) -> str:
         return f"{self._camera}:{moment.epoch}:{moment.sequence}:{self._counter.zone.id}:{rule}_{state}:{track}"
@@ -192,7 +150,16 @@ class ZoneAlerts:
 
 
 def close_stale_alert(camera: str, alert: str, moment: FrameMoment) -> Alert:
-    """The end of an alert whose zone was changed or removed while it was open."""
+    """Close an alert whose zone was changed or removed while it was open.
+
+    Args:
+        camera: camera id.
+        alert: id of the open alert.
+        moment: time and number of the frame.
+
+    Returns:
+        The closing event.
+    """
     zone, opened = alert.split(":")[3:5]
     rule = opened.removesuffix("_opened")
     return Alert(

@@ -1,4 +1,4 @@
-"""A zone's minutes: greatest and mean occupancy, entries and exits, dwell times. Pure: no I/O and no clock."""
+"""The minutes of a zone: maximum and mean occupancy, entries and exits, dwell times. Pure: no I/O and no clock."""
 
 from __future__ import annotations
 
@@ -10,22 +10,31 @@ from crowdperf.messaging.schema import ZoneChanged, ZoneMinute
 
 MINUTE_S = 60
 MAX_STEP_S = 5.0
-"""A longer pause between two frames was not observed."""
+"""A longer pause between two frames is not counted as observed."""
 
 
 def add_frame(
     camera: str, counter: ZoneCounter, moment: FrameMoment, changes: Iterable[ZoneChanged]
 ) -> list[ZoneMinute]:
-    """Add one frame, after the counter has taken it; returns the minute before when it is over and somebody was there.
+    """Add one frame, after the counter has processed it.
 
-    The frame that begins a minute closes the one before, so a camera that stops closes its minute when it is back.
+    The first frame of a minute closes the previous one, so a camera that stops closes its minute when it resumes.
+
+    Args:
+        camera: camera id.
+        counter: counter of the zone.
+        moment: time and number of the frame.
+        changes: changes of occupancy in this frame.
+
+    Returns:
+        The previous minute, where it is over and the zone was occupied in it.
     """
     state = counter.state
     occupancy = counter.occupancy
     done: list[ZoneMinute] = []
     minute = int(moment.ts // MINUTE_S)
     if minute != state.tally.minute:
-        # Whoever was there when the last frame was taken was there in this minute too.
+        # Tracks inside at the previous frame were inside at the start of this minute too.
         before = state.tally
         carried = occupancy - sum(1 if change.change == "in" else -1 for change in changes)
         if before.maximum or before.entries or before.exits:

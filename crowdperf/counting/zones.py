@@ -1,10 +1,12 @@
-"""Zone occupancy: who is inside a polygon, and for how long.
+"""Zone occupancy: which tracks are inside a polygon, and for how long.
 
-A confirmed track is inside once its feet (bottom centre) have been there for `settle_s` without a break, and outside in
-the same way. A track that is merely unseen stays where it was: somebody who stands still, or behind a pillar, leaves
-only when the tracker gives the track up. A track that begins inside where another one has just been lost continues that
-one's stay, so that a change of ids makes neither two people nor two short stays of one long one. Pure: no I/O and no
-clock.
+* A confirmed track is inside once its feet (bottom centre) have been there for `settle_s` without a break, and outside
+  in the same way.
+* An unseen track stays where it was, for instance behind a pillar. It leaves when the tracker ends it.
+* A track that begins inside, where another one was just lost, continues that stay. A changed id therefore makes neither
+  two people nor two short stays.
+
+Pure: no I/O and no clock.
 """
 
 from __future__ import annotations
@@ -23,44 +25,44 @@ from crowdperf.settings.camera import Zone
 
 REJOIN_DISTANCE = 0.5
 REJOIN_DISTANCE_PER_S = 0.5
-"""How far (shares of its height, and more for each second) from a lost track its continuation may begin."""
+"""Maximum distance between a lost track and its continuation, in shares of its height, and its growth per second."""
 MAX_FEET_Y = 1 - 1e-6
 SERVED_MEAN_WEIGHT = 0.2
-"""Weight of the newest waiting time in the mean of those served."""
+"""Weight of the newest waiting time in the running mean."""
 
 
 class ZoneTrack(Struct, array_like=True):
-    """One track at one zone."""
+    """The state of one track at one zone."""
 
     inside: bool = False
-    """Counted."""
+    """True while it is counted."""
     class_id: int = 0
-    """Class under which it was counted."""
+    """The class under which it was counted."""
     other_since_s: float | None = None
-    """Since when its samples contradict `inside`."""
+    """Clock time since when its samples contradict `inside`."""
     since_s: float = 0.0
-    """Its first sample inside."""
+    """Clock time of its first sample inside."""
     seen_s: float = 0.0
     x: float = 0.0
     y: float = 0.0
-    """Its newest sample (picture heights)."""
+    """Position of the newest sample, picture heights."""
     born_s: float = 0.0
     born_x: float = 0.0
     born_y: float = 0.0
-    """Its first sample."""
+    """Position of the first sample."""
     loitering: str = ""
-    """Id of its open alert."""
+    """Id of the open loitering alert."""
     loitering_at: float = 0.0
     wrong_way: str = ""
-    """Id of its open alert for walking the wrong way."""
+    """Id of the open wrong way alert."""
     wrong_way_at: float = 0.0
     best_x: float = 0.0
     best_y: float = 0.0
-    """The place inside that is farthest along the permitted way."""
+    """The position inside that is farthest along the permitted direction."""
 
 
 class MinuteTally(Struct, array_like=True):
-    """The minute so far."""
+    """The current minute."""
 
     minute: int = 0
     """Minutes since 1970."""
@@ -73,7 +75,7 @@ class MinuteTally(Struct, array_like=True):
 
 
 class ZoneState(Struct, array_like=True):
-    """A counter in serialised form."""
+    """The serialised state of a zone counter."""
 
     tracks: dict[int, ZoneTrack] = {}
     limit: ThresholdState = field(default_factory=ThresholdState)
@@ -83,10 +85,15 @@ class ZoneState(Struct, array_like=True):
 
 
 class ZoneCounter:
-    """Occupancy of one zone of one camera."""
+    """The occupancy counter of one zone of one camera.
+
+    Args:
+        camera: camera id.
+        zone: zone to count.
+        memory_s: seconds for which a lost track may be continued by a new one.
+    """
 
     def __init__(self, camera: str, zone: Zone, memory_s: float) -> None:
-        """`memory_s`: how long after its last sample a lost track may be continued by a new one."""
         self._camera = camera
         self.zone = zone
         self._classes = frozenset(CLASSES.index(name) for name in zone.classes)
@@ -98,26 +105,35 @@ class ZoneCounter:
         self._aspect = 16 / 9
 
     def set_aspect(self, aspect: float) -> None:
-        """The source's width divided by its height."""
+        """Set the source's width divided by its height."""
         self._aspect = aspect
 
     @property
     def occupancy(self) -> int:
-        """Tracks inside now."""
+        """Return the number of tracks inside."""
         return sum(track.inside for track in self.state.tracks.values())
 
     def iter_inside(self) -> Iterator[tuple[int, ZoneTrack]]:
-        """Id and state of every track inside."""
+        """Iterate over id and state of every track inside."""
         return ((track_id, track) for track_id, track in self.state.tracks.items() if track.inside)
 
     def get_queue(self, clock_s: float) -> QueueNow:
-        """Length and waiting times of the queue."""
+        """Return length and waiting times of the queue."""
         waits = [clock_s - track.since_s for _, track in self.iter_inside()]
         waiting = [wait for wait in waits if wait >= self.zone.queue_after_s]
         return QueueNow(len(waiting), round(max(waiting, default=0.0), 1), round(self.state.served_s, 1))
 
     def update(self, moment: FrameMoment, samples: Iterable[Sample], ended: Iterable[int]) -> list[ZoneChanged]:
-        """Take one frame; returns the changes of occupancy."""
+        """Process one frame.
+
+        Args:
+            moment: time and number of the frame.
+            samples: one sample per track.
+            ended: ids of tracks that ended.
+
+        Returns:
+            The changes of occupancy.
+        """
         events: list[ZoneChanged] = []
         started: dict[str, int] = {"in": 0, "out": 0}
         tracks = self.state.tracks
@@ -128,7 +144,7 @@ class ZoneCounter:
                 track = ZoneTrack(born_s=moment.clock_s, born_x=sample.x, born_y=sample.bottom)
                 tracks[sample.track] = track
             track.seen_s, track.x, track.y = moment.clock_s, sample.x, sample.bottom
-            # Feet below the picture's edge are at the edge, which belongs to a zone that reaches it.
+            # Feet below the lower edge of the picture count as on it, inside a zone that reaches it.
             feet = Point(sample.x / self._aspect, min(sample.bottom, MAX_FEET_Y))
             if contains(self._polygon, feet) == track.inside:
                 track.other_since_s = None
@@ -152,7 +168,7 @@ class ZoneCounter:
         return events
 
     def _continue_stay(self, sample: Sample, track: ZoneTrack) -> bool:
-        """Let a track that began inside go on with the stay of one that was lost there; False when there is none."""
+        """Continue the stay of a track that was lost where this one began. Return whether there is one."""
         if track.other_since_s != track.born_s:
             return False
         best, nearest = 0, math.inf
@@ -188,7 +204,7 @@ class ZoneCounter:
         ordinal, started[change] = started[change], started[change] + 1
         where = f"{self._camera}:{moment.epoch}:{moment.sequence}"
         return ZoneChanged(
-            # "zone_" keeps the id apart from that of a line which bears the same name.
+            # "zone_" keeps the id distinct from that of a line with the same id.
             id=f"{where}:{self.zone.id}:zone_{change}:{ordinal}",
             camera=self._camera,
             ts=moment.ts,

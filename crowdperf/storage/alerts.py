@@ -1,7 +1,7 @@
-"""Alerts as people see and answer them: one hash per alert, listed by the time they were raised.
+"""Alerts and the answers of users: one hash per alert, indexed by the time it was raised.
 
-The notify worker writes what an alert says and opens and closes it; people acknowledge and close it through the web.
-Both change the state by commands that Redis runs as a whole, so neither undoes the other.
+The notify worker writes the document and opens or closes the alert. Users acknowledge and close it on the web. Lua
+scripts make each change atomic, so neither side overwrites the other.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ return 'done'
 
 
 class AlertDoc(Struct, frozen=True, kw_only=True):
-    """What an alert says. The worker writes it whole whenever it changes."""
+    """The content of an alert. The worker rewrites it whole on every change."""
 
     id: str
     rule: str
@@ -42,18 +42,18 @@ class AlertDoc(Struct, frozen=True, kw_only=True):
     title: str
     detail: str
     event: str
-    """Id of the event that raised it."""
+    """Id of the event that raised the alert."""
     raised_at: float
     """Unix seconds."""
     last_at: float
     count: int
-    """How often the same thing has happened while it was open."""
+    """How often the same thing happened while the alert was open."""
     escalated: int = 0
-    """The last step of the escalation that was taken; 0 for none."""
+    """The newest escalation step; 0 for none."""
 
 
 class AlertView(Struct, frozen=True, kw_only=True):
-    """An alert with its state and who answered."""
+    """An alert with its state and the users who answered."""
 
     alert: AlertDoc
     state: AlertState
@@ -64,7 +64,7 @@ class AlertView(Struct, frozen=True, kw_only=True):
 
 
 class AlertUpdate(Struct, frozen=True):
-    """The worker's change of an alert: what it says and, where `state` is given, its state from now on."""
+    """A change by the worker: the document and, where `state` is given, the new state."""
 
     alert: AlertDoc
     state: AlertState | None = None
@@ -84,7 +84,13 @@ alert_key, index_key, load, load_newest = DOCUMENTS.key, DOCUMENTS.index, DOCUME
 
 
 def stage(pipe: Any, change: AlertUpdate, prefix: str = "") -> None:
-    """Store the worker's change inside its transaction."""
+    """Write the worker's change in its transaction.
+
+    Args:
+        pipe: Redis pipeline of the transaction.
+        change: document and new state.
+        prefix: prefix of every key.
+    """
     name = DOCUMENTS.stage(pipe, change.alert, prefix)
     if change.state == "closed":
         pipe.hset(name, mapping={"state": "closed", "closed_by": "", "closed_at": change.at})
@@ -95,17 +101,18 @@ def stage(pipe: Any, change: AlertUpdate, prefix: str = "") -> None:
 async def answer_alert(
     client: Any, view: AlertView, state: Literal["acknowledged", "closed"], by: str, now: float, prefix: str = ""
 ) -> str:
-    """A person's answer, and its event, at once.
+    """Store a user's answer and publish its event in one step.
 
     Args:
-        client: a redis.asyncio client.
-        view: the alert, as it was read.
-        state: what the person wants it to be.
-        by: the user's name.
+        client: redis.asyncio client.
+        view: the alert as it was read.
+        state: the state that the user asks for.
+        by: name of the user.
         now: Unix seconds.
+        prefix: prefix of every key.
 
     Returns:
-        `done`, `missing`, or the state that forbids it: it is there already, or closed.
+        `done`, `missing`, or the present state where it forbids the change.
     """
     alert = view.alert
     event = AlertChanged(

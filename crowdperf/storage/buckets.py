@@ -1,8 +1,7 @@
-"""Where a moment falls: minute, hour and day of the site's zone. Pure; all times are Unix seconds.
+"""Time buckets: minute, hour and day of the site's time zone. Pure; all times are Unix seconds.
 
-Minutes and hours are slots of a grid that is the same in every zone, days are the site's calendar days (23 or 25 hours
-long where the clocks change). Zones that are not whole hours off UTC get a grid of quarters instead of hours, so that
-their hours are still sums of slots.
+Minutes and hours are slots of a grid that is the same in every zone. Days are calendar days of the site, 23 or 25 hours
+long where the clocks change. A zone whose offset from UTC is not a whole number of hours gets a grid of quarter hours.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ MAX_CACHED_QUARTERS = 200_000
 
 
 class Level(NamedTuple):
-    """One set of counters: slot numbers, and how many of them share a chunk."""
+    """One resolution of counters: the width of a slot and the slots per chunk."""
 
     name: str
     slots: int
     """Slots per chunk."""
     bytes: int
-    """Bytes of a counter, big-endian and unsigned, as BITFIELD writes it."""
+    """Bytes per counter, big-endian and unsigned as in BITFIELD."""
     seconds: int
     """Seconds per slot; 0 for calendar days."""
 
@@ -34,11 +33,13 @@ MINUTE = Level("minute", 1440, 2, 60)
 HOUR = Level("hour", 672, 4, 3600)
 QUARTER = Level("quarter", 672, 4, QUARTER_S)
 DAY = Level("day", 512, 4, 0)
-LEVELS = (MINUTE, HOUR, QUARTER, DAY)
 
 
 class RangePart(NamedTuple):
-    """A piece of a range: slots [first, end) of a level; with no level, the crossings themselves in [start, stop)."""
+    """A part of a time range: slots [first, end) of one level.
+
+    Without a level, the crossings in [start, stop) are counted one by one.
+    """
 
     level: Level | None
     first: int
@@ -48,22 +49,25 @@ class RangePart(NamedTuple):
 
 
 class Calendar:
-    """The site's zone. Conversions are remembered by the quarter of an hour, since no zone changes within one."""
+    """Slots and buckets in the site's time zone, cached per quarter hour.
+
+    No zone changes its offset within a quarter hour.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.zone = zoneinfo.ZoneInfo(name)
         self.grid = HOUR if _has_whole_hours(self.zone) else QUARTER
-        """The level that hours are made of."""
+        """The level that hours are summed from."""
         self._days: dict[int, int] = {}
         self._hours: dict[int, int] = {}
 
     def get_slot(self, level: Level, ts: float) -> int:
-        """The slot of that level that holds the moment."""
+        """Return the slot of `level` that contains `ts`."""
         return int(ts // level.seconds) if level.seconds else self.get_day(ts)
 
     def get_day(self, ts: float) -> int:
-        """The calendar day, as `date.toordinal` numbers it."""
+        """Return the calendar day of `ts`, numbered as by `date.toordinal`."""
         quarter = int(ts // QUARTER_S)
         found = self._days.get(quarter)
         if found is None:
@@ -72,11 +76,11 @@ class Calendar:
         return found
 
     def get_day_start(self, day: int) -> int:
-        """When a day begins: midnight, or the end of the gap where the clocks leave midnight out."""
+        """Return the start of a day: midnight, or the end of the gap where the clocks skip midnight."""
         return int(datetime.combine(date.fromordinal(day), datetime.min.time(), self.zone).timestamp())
 
     def get_hour_start(self, ts: float) -> int:
-        """When the hour on the site's clocks begins that holds the moment."""
+        """Return the start of the local hour that contains `ts`."""
         if self.grid is HOUR:
             return int(ts // 3600) * 3600
         quarter = int(ts // QUARTER_S)
@@ -94,17 +98,25 @@ class Calendar:
         return found
 
     def get_bucket_start(self, bucket: Bucket, ts: float) -> int:
-        """When the bucket begins that holds the moment."""
+        """Return the start of the bucket that contains `ts`."""
         if bucket == "minute":
             return int(ts // 60) * 60
         return self.get_hour_start(ts) if bucket == "hour" else self.get_day_start(self.get_day(ts))
 
     def list_bucket_starts(self, bucket: Bucket, start: float, end: float) -> list[int]:
-        """Every bucket that overlaps [start, end), by its beginning, in order."""
+        """List the start of every bucket that overlaps a range.
+
+        Args:
+            bucket: width of the buckets.
+            start: first moment, included.
+            end: last moment, excluded.
+
+        Returns:
+            Unix seconds in ascending order.
+        """
         if bucket == "day":
-            return [
-                self.get_day_start(day) for day in range(self.get_day(start), self.get_day(_get_last_moment(end)) + 1)
-            ]
+            last = self.get_day(math.nextafter(end, -math.inf))
+            return [self.get_day_start(day) for day in range(self.get_day(start), last + 1)]
         step = 60 if bucket == "minute" else self.grid.seconds
         found = dict.fromkeys(
             self.get_bucket_start(bucket, n * step) for n in range(int(start // step), math.ceil(end / step))
@@ -112,16 +124,21 @@ class Calendar:
         return list(found)
 
     def format_time(self, ts: float) -> str:
-        """RFC 3339 in the site's zone, with its offset, to the millisecond."""
+        """Format `ts` as RFC 3339 with the site's offset and milliseconds."""
         moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=round(ts * 1000))
         return moment.astimezone(self.zone).isoformat(timespec="milliseconds")
 
     def split_range(self, start: float, end: float, bucket: Bucket | None, minutes_from: float) -> list[RangePart]:
-        """How to count [start, end): whole slots from the coarsest level that serves, edges from finer ones.
+        """Split a range into whole slots of the coarsest usable level, and finer parts at its edges.
 
         Args:
-            bucket: what the counts are to be told apart by; None for a total.
-            minutes_from: minutes are kept from here on; before, edges are counted from the crossings.
+            start: first moment, included.
+            end: last moment, excluded.
+            bucket: width of the result's buckets; None for one total.
+            minutes_from: minute counters exist from here on. Earlier edges are counted from the crossings.
+
+        Returns:
+            The parts in ascending order.
         """
         if bucket == "minute":
             return self._split_fine(start, end, minutes_from)
@@ -131,7 +148,8 @@ class Calendar:
             return self._split_fine(start, end, minutes_from)
         inner = self._build_slots(self.grid, first, last)
         if bucket != "hour":
-            day, until = self._find_first_day(first * width), self._find_last_day(last * width)
+            # Days below `until` have ended by the last slot.
+            day, until = self._find_first_day(first * width), self.get_day(last * width)
             if day < until:
                 day_start, day_end = self.get_day_start(day), self.get_day_start(until)
                 inner = [
@@ -146,20 +164,16 @@ class Calendar:
         ]
 
     def _find_first_day(self, ts: int) -> int:
-        """The first day that begins at `ts` or later."""
+        """Return the first day that starts at or after `ts`."""
         day = self.get_day(ts)
         return day if self.get_day_start(day) >= ts else day + 1
-
-    def _find_last_day(self, ts: int) -> int:
-        """The day that begins last at `ts` or before: days below it are over by then."""
-        return self.get_day(ts)
 
     @staticmethod
     def _build_slots(level: Level, first: int, end: int) -> list[RangePart]:
         return [RangePart(level, first, end, first * level.seconds, end * level.seconds)] if first < end else []
 
     def _split_fine(self, start: float, end: float, minutes_from: float) -> list[RangePart]:
-        """A range shorter than a slot of the grid, or one that is wanted by the minute."""
+        """Split a range that is shorter than a grid slot, or that is asked for by the minute."""
         first, last = math.ceil(start / 60), math.floor(end / 60)
         if first >= last or first * 60 < minutes_from:
             return [RangePart(None, 0, 0, start, end)] if start < end else []
@@ -171,13 +185,8 @@ class Calendar:
         ]
 
 
-def _get_last_moment(end: float) -> float:
-    """The last moment of a half-open range."""
-    return math.nextafter(end, -math.inf)
-
-
 def _has_whole_hours(zone: zoneinfo.ZoneInfo) -> bool:
-    """Whether the zone was, and is known to stay, whole hours off UTC."""
+    """Return whether every offset of the zone from 1990 to 2040 is a whole number of hours."""
     months = (datetime(year, month, 15, tzinfo=timezone.utc) for year in range(1990, 2041) for month in range(1, 13))
     return all(
         int((moment.astimezone(zone).utcoffset() or timedelta()).total_seconds()) % 3600 == 0 for moment in months

@@ -1,13 +1,11 @@
-"""Counters of crossings by minute, hour and day: written together with the crossings, read instead of them.
+"""Crossings and their counters by minute, hour and day, written together in Redis.
 
-Each series (camera, line, class, direction) has, per level, strings of packed counters (`buckets.Level`), one per chunk
-of slots. A year of hours of one series is 35 KB; reading it is one MGET and numpy does the sums.
+The history is two sorted sets scored by event time; a repeated event is the same member. Each series (camera, line,
+class, direction) has packed counters per level (`buckets.Level`), one string per chunk of slots. A year of hours takes
+35 KB per series and is read with one MGET.
 
-A counter is raised only by the script that adds the crossing, and only when the crossing is new, so that an event that
-comes twice counts once. `frontier` in the meta hash tells how far the counters cover the history: crossings below it
-are counted when they are added, those above it when the back-fill gets there (`backfill`).
-
-The history of crossings: two sorted sets scored by event time, members that are the same however often written.
+Only the script that adds a new crossing raises a counter, so a redelivered event counts once. The field `frontier` of
+the meta hash separates crossings that are counted when added (below it) from those that `backfill` counts later.
 """
 
 from __future__ import annotations
@@ -23,13 +21,20 @@ from numpy.typing import NDArray
 
 from crowdperf.messaging.schema import LineCrossed
 from crowdperf.storage.buckets import DAY, MINUTE, Calendar, Level
+from crowdperf.storage.documents import decode_or_none
 
 COUNTERS_VERSION = "1"
 FRONTIER_COMPLETE = 1e300
-"""The frontier of counters that cover everything."""
+"""Frontier of counters that cover the whole history."""
 FRONTIER_BEGIN = -1e300
 MAX_KEYS_PER_READ = 4000
-"""Keys per MGET: other clients get their turn between two of them."""
+"""Keys per MGET, so that other clients are served in between."""
+
+PERSON_LOG = "person_logs"
+VEHICLE_LOG = "vehicle_logs"
+LOGS = (PERSON_LOG, VEHICLE_LOG)
+MAX_TIME_S = 32_503_680_000.0
+"""The year 3000 in Unix seconds. Later times are rejected in events and in queries."""
 
 ADD_SCRIPT = """
 local meta, series, persons, vehicles = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -63,31 +68,43 @@ end
 for n = at, #ARGV do redis.call('XACK', ARGV[6], ARGV[7], ARGV[n]) end
 return {added, late, frontier >= tonumber(ARGV[3]) and 1 or 0}
 """
-"""Adds crossings, counts the new ones and acknowledges stream entries: all or nothing, since scripts are atomic.
+"""Add crossings, count the new ones and acknowledge stream entries, all in one atomic step.
 
-Not a MULTI: there, an acknowledgement would go through although a full server refuses the script beside it.
-KEYS: meta, series, both logs. ARGV: version, zone, complete, begin, number of crossings, stream, group, (unused),
-then ten words per crossing (log, score, member, series, and key and slot of each level), then stream ids.
+A MULTI would acknowledge even where a full server refuses the rest. KEYS: meta, series, both logs. ARGV: version, zone,
+complete, begin, number of crossings, stream, group, (unused). Then ten words per crossing (log, score, member, series,
+and key and slot of each level), then stream ids.
 """
 
 
+class CrossingRecord(Struct, frozen=True, kw_only=True):
+    """One member of `person_logs` or `vehicle_logs`, the same in every delivery of the event."""
+
+    id: str
+    ts: float
+    camera: str
+    line: str
+    direction: Literal["in", "out"]
+    class_name: str = field(name="class")
+    track: int
+
+
 class CountersOutdatedError(Exception):
-    """The counters were made for another zone or version: `backfill.prepare` has to be called."""
+    """The counters belong to another time zone or version; call `backfill.prepare`."""
 
 
 class AddResult(NamedTuple):
-    """What became of a batch."""
+    """The result of adding a batch."""
 
     added: int
-    """Crossings that were not in the history before."""
+    """Number of crossings that were new."""
     late: int
-    """Crossings older than what retention has removed: they may have been there, so they are not added."""
+    """Number of crossings below the retention floor. They may have been there before, so they are not added."""
     complete: bool
-    """Whether the counters cover the whole history; if not, `backfill.step` has work to do."""
+    """True where the counters cover the whole history; False while `backfill.run_step` has work to do."""
 
 
 class Series(NamedTuple):
-    """What one row of counters is about."""
+    """The subject of one series of counters."""
 
     camera: str
     line: str
@@ -96,27 +113,37 @@ class Series(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As keys hold it: `camera/line/class/direction`."""
+        """Return `camera/line/class/direction`, escaped, as used in keys."""
         return "/".join(part.replace("%", "%25").replace("/", "%2F") for part in self)
 
     @classmethod
     def parse(cls, name: str) -> Series:
-        """The series of a name."""
+        """Parse a name of `Series.name`."""
         return cls(*(part.replace("%2F", "/").replace("%25", "%") for part in name.split("/")))
 
 
 def meta_key(prefix: str = "") -> str:
-    """Hash: version, zone, frontier, `floor` (crossings before it were removed), `minutes_from`."""
+    """Return the key of a hash: version, zone, frontier, floor of the history, `minutes_from`."""
     return f"{prefix}crowdperf:counts:meta"
 
 
 def series_key(prefix: str = "") -> str:
-    """Set of the names of all series."""
+    """Return the key of the set of all series names."""
     return f"{prefix}crowdperf:counts:series"
 
 
 def chunk_key(level: Level, chunk: int, series: str, prefix: str = "") -> str:
-    """String of packed counters."""
+    """Return the key of a string of packed counters.
+
+    Args:
+        level: resolution of the counters.
+        chunk: number of the chunk.
+        series: name of the series.
+        prefix: prefix of every key.
+
+    Returns:
+        The key.
+    """
     return f"{prefix}crowdperf:counts:{level.name}:{chunk}:{series}"
 
 
@@ -127,27 +154,26 @@ def add_crossings(
     prefix: str = "",
     acknowledge: tuple[str, str, list[bytes]] | None = None,
 ) -> AddResult:
-    """Add crossings to the history and its counters; those that are there already change nothing.
+    """Add crossings to the history and its counters. Known ones change nothing.
 
     Args:
-        acknowledge: stream, group and entry ids, acknowledged in the same atomic step.
+        client: Redis client.
+        calendar: calendar of the site.
+        rows: crossings to add.
+        prefix: prefix of every key.
+        acknowledge: stream, group and entry ids to acknowledge in the same atomic step.
+
+    Returns:
+        The numbers of added and of late crossings.
 
     Raises:
-        ZoneChanged: nothing was added; call `backfill.prepare`.
-        redis.ConnectionError, redis.TimeoutError: it may or may not have happened; add the same again.
+        CountersOutdatedError: nothing was added; call `backfill.prepare`.
+        redis.ConnectionError, redis.TimeoutError: the outcome is unknown; add the same batch again.
         redis.OutOfMemoryError: the server is full; nothing was added.
     """
     stream, group, ids = acknowledge or ("", "", [])
-    words: list[Any] = [
-        COUNTERS_VERSION,
-        calendar.name,
-        repr(FRONTIER_COMPLETE),
-        repr(FRONTIER_BEGIN),
-        len(rows),
-        stream,
-        group,
-        "",
-    ]
+    words: list[Any] = [COUNTERS_VERSION, calendar.name, repr(FRONTIER_COMPLETE), repr(FRONTIER_BEGIN)]
+    words += [len(rows), stream, group, ""]
     for row in rows:
         name = get_series(row).name
         words += (get_log_key(row.class_name, prefix), repr(row.ts), encode_member(row), name)
@@ -162,14 +188,23 @@ def add_crossings(
 
 
 def get_series(row: CrossingRecord) -> Series:
-    """The series that a crossing belongs to."""
+    """Return the series of a crossing."""
     return Series(row.camera, row.line, row.class_name, row.direction)
 
 
 def tally_crossings(
     calendar: Calendar, rows: Iterable[CrossingRecord], minutes_from: float
 ) -> dict[tuple[Level, int, Series], dict[int, int]]:
-    """(level, chunk, series) -> slot -> how many of `rows` fall there; minutes only from `minutes_from` on."""
+    """Count crossings per slot.
+
+    Args:
+        calendar: calendar of the site.
+        rows: crossings to count.
+        minutes_from: minutes are counted from here on, Unix seconds.
+
+    Returns:
+        (level, chunk, series) -> slot -> number of crossings.
+    """
     found: dict[tuple[Level, int, Series], dict[int, int]] = {}
     coarse, every = (calendar.grid, DAY), (MINUTE, calendar.grid, DAY)
     for row in rows:
@@ -182,7 +217,13 @@ def tally_crossings(
 
 
 def stage_tally(pipe: Any, counted: dict[tuple[Level, int, Series], dict[int, int]], prefix: str = "") -> None:
-    """Raise the counters in a transaction."""
+    """Raise counters in a transaction.
+
+    Args:
+        pipe: Redis pipeline of the transaction.
+        counted: result of `tally_crossings`.
+        prefix: prefix of every key.
+    """
     for (level, chunk, series), slots in counted.items():
         words: list[Any] = ["BITFIELD", chunk_key(level, chunk, series.name, prefix), "OVERFLOW", "SAT"]
         for slot, number in slots.items():
@@ -194,12 +235,21 @@ def stage_tally(pipe: Any, counted: dict[tuple[Level, int, Series], dict[int, in
 
 
 async def list_series(client: Any, prefix: str = "") -> list[Series]:
-    """Every series there is, in order."""
+    """List every series in order."""
     return sorted(Series.parse(raw.decode()) for raw in await client.smembers(series_key(prefix)))
 
 
 async def get_covered_from(client: Any, calendar: Calendar, prefix: str = "") -> float | None:
-    """From when on minutes are kept, where the counters cover the whole history; else None."""
+    """Return the start of the minute counters, provided that the counters cover the whole history.
+
+    Args:
+        client: redis.asyncio client.
+        calendar: calendar of the site.
+        prefix: prefix of every key.
+
+    Returns:
+        Unix seconds, or None for incomplete or outdated counters.
+    """
     version, zone, frontier, minutes = await client.hmget(
         meta_key(prefix), "version", "zone", "frontier", "minutes_from"
     )
@@ -215,7 +265,19 @@ async def get_covered_from(client: Any, calendar: Calendar, prefix: str = "") ->
 async def read_counters(
     client: Any, level: Level, first: int, end: int, series: Sequence[Series], prefix: str = ""
 ) -> NDArray[np.int64]:
-    """Counters of slots [first, end), shape (series, end - first)."""
+    """Read the counters of slots [first, end).
+
+    Args:
+        client: redis.asyncio client.
+        level: resolution of the counters.
+        first: first slot.
+        end: end of the slots, excluded.
+        series: series to read.
+        prefix: prefix of every key.
+
+    Returns:
+        Counters of shape (len(series), end - first).
+    """
     low, high = first // level.slots, (end - 1) // level.slots
     chunks = range(low, high + 1)
     names = [chunk_key(level, chunk, row.name, prefix) for row in series for chunk in chunks]
@@ -232,7 +294,17 @@ async def read_counters(
 
 
 def expire_chunks(client: redis.Redis, level: Level, before_slot: int, prefix: str = "") -> int:
-    """Remove chunks that lie wholly before the slot; returns how many."""
+    """Remove chunks that end before a slot.
+
+    Args:
+        client: Redis client.
+        level: resolution of the counters.
+        before_slot: first slot to keep.
+        prefix: prefix of every key.
+
+    Returns:
+        Number of removed chunks.
+    """
     pattern = chunk_key(level, 0, "", prefix).rpartition("0:")[0]
     gone = []
     for name in client.scan_iter(match=f"{_escape_pattern(pattern)}*", count=1000):
@@ -245,36 +317,17 @@ def expire_chunks(client: redis.Redis, level: Level, before_slot: int, prefix: s
 
 
 def _escape_pattern(text: str) -> str:
-    """Without the meaning that SCAN gives to some characters."""
+    """Escape the wildcards of SCAN."""
     return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in text)
 
 
-PERSON_LOG = "person_logs"
-VEHICLE_LOG = "vehicle_logs"
-LOGS = (PERSON_LOG, VEHICLE_LOG)
-MAX_TIME_S = 32_503_680_000.0
-"""The year 3000 in Unix seconds: a later time is no time, neither of an event nor of a question."""
-
-
-class CrossingRecord(Struct, frozen=True, kw_only=True):
-    """One member of `person_logs` or `vehicle_logs`: nothing in it varies between deliveries of the same event."""
-
-    id: str
-    ts: float
-    camera: str
-    line: str
-    direction: Literal["in", "out"]
-    class_name: str = field(name="class")
-    track: int
-
-
 def get_log_key(class_name: str, prefix: str = "") -> str:
-    """The sorted set that keeps crossings of this class."""
+    """Return the key of the sorted set for this class."""
     return prefix + (PERSON_LOG if class_name == "person" else VEHICLE_LOG)
 
 
 def build_crossing(event: LineCrossed) -> CrossingRecord:
-    """What the history keeps of an event."""
+    """Build the record of an event."""
     return CrossingRecord(
         id=event.id,
         ts=event.ts,
@@ -287,14 +340,10 @@ def build_crossing(event: LineCrossed) -> CrossingRecord:
 
 
 def encode_member(crossing: CrossingRecord) -> bytes:
-    """Canonical JSON: fixed field order, no spaces, so that a redelivered event is the same member."""
+    """Encode as canonical JSON: fixed field order and no spaces, so that a redelivery is the same member."""
     return msgspec.json.encode(crossing)
 
 
-def decode_member(raw: bytes) -> CrossingRecord:
-    """The crossing of a member.
-
-    Raises:
-        msgspec.DecodeError: it is no such member.
-    """
-    return msgspec.json.decode(raw, type=CrossingRecord)
+def decode_member(raw: bytes) -> CrossingRecord | None:
+    """Decode a member; return None for one of another form."""
+    return decode_or_none(raw, CrossingRecord)

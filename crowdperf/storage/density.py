@@ -1,7 +1,7 @@
-"""The density grid in Redis: one packed string per camera and hour, two bytes a cell, whole seconds.
+"""The density grid in Redis: one packed string per camera and hour, two bytes per cell, in whole seconds.
 
-1,152 bytes an hour, so that a camera's month is below a megabyte. A cell stops at 65,535 seconds (18 people who stand
-on one spot for the whole hour) instead of beginning anew.
+An hour takes 1,152 bytes, so a month of one camera stays below a megabyte. A cell saturates at 65,535 seconds: 18
+people who stand on one spot for the whole hour.
 """
 
 from __future__ import annotations
@@ -20,12 +20,30 @@ DAY_S = 86_400
 
 
 def density_key(camera: str, hour: int, prefix: str = "") -> str:
-    """Where the hour that begins at `hour` (Unix seconds) is kept."""
+    """Return the key of one hour of a camera.
+
+    Args:
+        camera: camera id.
+        hour: start of the hour, Unix seconds.
+        prefix: prefix of every key.
+
+    Returns:
+        The key of a packed string.
+    """
     return f"{prefix}crowdperf:density:{camera}:{hour}"
 
 
 def stage(pipe: Any, camera: str, hour: int, cells: Mapping[int, int], days: int, prefix: str = "") -> None:
-    """Add seconds by cell (row * columns + column) to an hour, within the transaction that makes it happen once."""
+    """Add seconds to the cells of one hour, inside a transaction.
+
+    Args:
+        pipe: Redis pipeline of the transaction.
+        camera: camera id.
+        hour: start of the hour, Unix seconds.
+        cells: cell (row * columns + column) -> seconds to add.
+        days: retention in days.
+        prefix: prefix of every key.
+    """
     key = density_key(camera, hour, prefix)
     steps = [part for cell, seconds in cells.items() for part in ("INCRBY", "u16", f"#{cell}", seconds)]
     pipe.execute_command("BITFIELD", key, "OVERFLOW", "SAT", *steps)
@@ -33,10 +51,20 @@ def stage(pipe: Any, camera: str, hour: int, cells: Mapping[int, int], days: int
 
 
 async def read(client: redis.asyncio.Redis, camera: str, start: int, end: int, prefix: str = "") -> list[list[int]]:
-    """Seconds by row and column (18 rows of 32), summed over the hours that begin in [start, end), Unix seconds.
+    """Sum the grid over the hours that start in [start, end).
+
+    Args:
+        client: redis.asyncio client.
+        camera: camera id.
+        start: Unix seconds, included.
+        end: Unix seconds, excluded.
+        prefix: prefix of every key.
+
+    Returns:
+        Seconds by row and column, 18 rows of 32.
 
     Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is away.
+        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     hours = range(-(-start // HOUR_S) * HOUR_S, end, HOUR_S)
     total = [0] * CELLS

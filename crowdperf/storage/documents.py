@@ -1,7 +1,7 @@
-"""What a worker says and people answer: a hash for each, listed by a moment of theirs.
+"""Documents in Redis: one hash each, indexed by a timestamp.
 
-A worker writes what the document says whole (`doc`, JSON) whenever it changes; the fields beside it are its state and
-people's answers, which Lua changes as a whole, so that neither undoes the other.
+A worker rewrites the field `doc` (JSON) whole on every change. The other fields are the state and the answers of users.
+Lua scripts change them atomically, so neither side overwrites the other.
 """
 
 from __future__ import annotations
@@ -13,32 +13,41 @@ import msgspec
 from msgspec import Struct
 
 CHUNK_DOCUMENTS = 200
-"""Documents that are read at a time."""
+"""Documents per round trip."""
 
 
 class HasId(Protocol):
-    """What has an id."""
+    """Any document with an id."""
 
     @property
     def id(self) -> str:
-        """The only one of its kind."""
+        """Return the unique id."""
 
 
 D = TypeVar("D", bound=HasId)
 V = TypeVar("V", bound=Struct)
+S = TypeVar("S", bound=Struct)
+
+
+def decode_or_none(raw: bytes, kind: type[S]) -> S | None:
+    """Decode JSON; return None for another form."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.DecodeError:
+        return None
 
 
 class DocumentStore(Generic[D, V]):
     """All documents of one kind.
 
     Args:
-        name: the field of `view` that holds the document.
-        doc: what the worker says.
-        view: the document and what stands beside it.
-        at: the document's moment, in Unix seconds.
-        key: what the keys of the hashes begin with; the document's id follows.
-        index: key of the ids of all, by their moment.
-        kept_s: seconds from the last change, and from the moment, until it is gone.
+        name: field of `view` that holds the document.
+        doc: Struct that the worker writes.
+        view: Struct of the document with its state and answers.
+        at: returns the timestamp of a document, Unix seconds.
+        key: prefix of the hash keys; the document id follows.
+        index: key of the sorted set of ids, scored by timestamp.
+        kept_s: retention in seconds, from the last change and from the timestamp.
     """
 
     def __init__(
@@ -53,15 +62,24 @@ class DocumentStore(Generic[D, V]):
         self._kept_s = kept_s
 
     def key(self, document: str, prefix: str = "") -> str:
-        """The hash of one document."""
+        """Return the key of one document's hash."""
         return f"{prefix}{self._key}{document}"
 
     def index(self, prefix: str = "") -> str:
-        """The ids of all, by their moment."""
+        """Return the key of the index."""
         return prefix + self._index
 
     def stage(self, pipe: Any, document: D, prefix: str = "") -> str:
-        """Store what the worker says inside its transaction; returns the hash's key, for what stands beside it."""
+        """Write a document in the worker's transaction.
+
+        Args:
+            pipe: Redis pipeline of the transaction.
+            document: the document to write.
+            prefix: prefix of every key.
+
+        Returns:
+            The key of the hash, for its other fields.
+        """
         name, index, at = self.key(document.id, prefix), self.index(prefix), self._at(document)
         pipe.hset(name, "doc", msgspec.json.encode(document))
         pipe.expire(name, self._kept_s)
@@ -70,16 +88,33 @@ class DocumentStore(Generic[D, V]):
         return name
 
     async def load(self, client: Any, document: str, prefix: str = "") -> V | None:
-        """One of them, None where there is none of that id."""
+        """Load one document.
+
+        Args:
+            client: redis.asyncio client.
+            document: id of the document.
+            prefix: prefix of every key.
+
+        Returns:
+            The view, or None where there is no such document.
+        """
         return self._decode(await client.hgetall(self.key(document, prefix)))
 
     async def load_newest(
         self, client: Any, before: float, limit: int, admits: Callable[[V], bool] = lambda view: True, prefix: str = ""
     ) -> list[V]:
-        """The newest from before `before` (Unix seconds) that `admits` accepts, newest first.
+        """Load one page of documents, newest first.
 
-        At most `limit`, and those of the same millisecond as the last one: one frame or event may cause several, and a
-        page that ended among them could not say where the next begins.
+        Args:
+            client: redis.asyncio client.
+            before: only documents older than this, Unix seconds.
+            limit: page size. Documents of the same millisecond as the last one follow even beyond it: the next page
+                could not start among them.
+            admits: returns whether a view belongs to the result.
+            prefix: prefix of every key.
+
+        Returns:
+            The views, newest first.
         """
         found: list[V] = []
         offset = 0
@@ -102,16 +137,16 @@ class DocumentStore(Generic[D, V]):
         ]
 
     def _is_same_millisecond(self, view: V, other: V) -> bool:
-        """Whether both are of one millisecond, of the times rounded to microseconds as people get to see them."""
+        """Compare two timestamps at the precision that users see: microseconds, cut to milliseconds."""
         first, second = (int(self._at(getattr(each, self._name)) * 1000 + 0.0005) for each in (view, other))
         return first == second
 
     def _reaches_past(self, found: list[V], limit: int) -> bool:
-        """Whether a page of `limit` surely ends within `found`."""
+        """Return whether `found` is certain to hold a whole page."""
         return len(found) > limit and not self._is_same_millisecond(found[-1], found[limit - 1])
 
     def _decode(self, fields: dict[bytes, bytes]) -> V | None:
-        """The document of a hash; None for an empty one, or one of another form."""
+        """Decode a hash; return None for an empty or foreign one."""
         text = {name.decode(): value.decode() for name, value in fields.items()}
         try:
             document = msgspec.json.decode(text.pop("doc"), type=self._doc)

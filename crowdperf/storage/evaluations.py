@@ -1,4 +1,4 @@
-"""The last audit of each line: how well it counts, by a clip whose true crossings are known."""
+"""The newest evaluation of each line: its accuracy on a clip with known crossings."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+
+from crowdperf.storage.documents import decode_or_none
 
 
 class Estimate(Struct, frozen=True):
@@ -18,7 +20,10 @@ class Estimate(Struct, frozen=True):
 
 
 class CountAccuracy(Struct, frozen=True, kw_only=True):
-    """Counted against true crossings, matched one to one. An estimate is None where nothing was there to measure."""
+    """Counted crossings compared with true ones, matched one to one.
+
+    An estimate is None where there was nothing to measure.
+    """
 
     true: int
     counted: int
@@ -32,47 +37,54 @@ class CountAccuracy(Struct, frozen=True, kw_only=True):
 
 
 class LineEvaluation(Struct, frozen=True, kw_only=True):
-    """One line of one camera."""
+    """The evaluation of one line of one camera."""
 
     camera: str
     line: str
     at: float
-    """Unix seconds of the audit."""
+    """Unix seconds of the evaluation."""
     clip: str
     clip_s: float
     model: str
     within_s: float
-    """How far a counted crossing may be from the true one, seconds."""
+    """Maximum distance in seconds between a counted crossing and its true one."""
     fingerprint: str
-    """Of the line's settings (`settings.fingerprint`): with other ones the audit says nothing."""
+    """Fingerprint of the line's settings (`settings.fingerprint`). Other settings make the evaluation stale."""
     total: CountAccuracy
     directions: dict[str, CountAccuracy]
 
 
 def evaluations_key(camera: str, prefix: str = "") -> str:
-    """A hash: line id -> its last audit, as JSON."""
+    """Return the key of a hash: line id -> its newest evaluation as JSON."""
     return f"{prefix}crowdperf:audit:{camera}"
 
 
 def stage_evaluations(pipe: Any, evaluations: Iterable[LineEvaluation], prefix: str = "") -> None:
-    """Keep each audit in the place of its line's last one."""
-    for audit in evaluations:
-        pipe.hset(evaluations_key(audit.camera, prefix), audit.line, msgspec.json.encode(audit))
+    """Replace the stored evaluation of each line.
+
+    Args:
+        pipe: Redis pipeline of the transaction.
+        evaluations: one per line.
+        prefix: prefix of every key.
+    """
+    for row in evaluations:
+        pipe.hset(evaluations_key(row.camera, prefix), row.line, msgspec.json.encode(row))
 
 
 async def read_evaluations(client: Any, camera: str, prefix: str = "") -> dict[str, LineEvaluation]:
-    """Line id -> its last audit; what is not one, or of another form, is passed over.
+    """Read the evaluations of one camera. Entries of another form are skipped.
+
+    Args:
+        client: redis.asyncio client.
+        camera: camera id.
+        prefix: prefix of every key.
+
+    Returns:
+        Line id -> its newest evaluation.
 
     Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is away.
+        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     rows = (await client.hgetall(evaluations_key(camera, prefix))).values()
-    audits = [audit for audit in map(_decode_or_none, rows) if audit is not None]
-    return {audit.line: audit for audit in audits}
-
-
-def _decode_or_none(raw: bytes) -> LineEvaluation | None:
-    try:
-        return msgspec.json.decode(raw, type=LineEvaluation)
-    except msgspec.DecodeError:
-        return None
+    evaluations = [row for raw in rows if (row := decode_or_none(raw, LineEvaluation)) is not None]
+    return {row.line: row for row in evaluations}

@@ -1,8 +1,7 @@
-"""Evidence on disk: `<folder>/<camera>/<day>/<hash of the id>.jpg` and `-crop.jpg`, boxes inside as metadata.
+"""Evidence on disk: `<folder>/<camera>/<day>/<hash of the id>.jpg` and `-crop.jpg`, with the boxes as metadata.
 
-The path follows from the request, so that whoever asked finds the pictures without being told, and asking twice writes
-the same files. What is known about a picture is JSON in its JPEG comment (marker COM): it stays with a file that is
-copied away.
+The path follows from the request, so its sender knows it without an answer. A repeated request writes the same files.
+The metadata is JSON in the JPEG comment (marker COM) and stays in the file when it is copied.
 """
 
 from __future__ import annotations
@@ -18,47 +17,60 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
+from crowdperf.storage.documents import decode_or_none
+
 SOI, COM = b"\xff\xd8", b"\xff\xfe"
 MAGIC = b"crowdperf "
 MAX_COMMENT_BYTES = 65_533 - len(MAGIC)
-"""Bytes that one comment holds."""
+"""Maximum length of a JPEG comment."""
 
 
 class EvidenceBox(Struct, frozen=True, kw_only=True):
-    """One box in the picture that holds it, normalised to that picture."""
+    """One box, normalised to the picture that contains it."""
 
     class_name: str = field(name="klass")
     score: float
     box: tuple[float, float, float, float]
-    """x1 y1 x2 y2."""
+    """Corners x1, y1, x2, y2."""
     subject: bool = False
-    """Whom the request was about."""
+    """True for the person of the request."""
 
 
 class EvidenceMetadata(Struct, frozen=True, kw_only=True):
-    """What a picture of evidence says of itself."""
+    """The metadata of one evidence picture."""
 
     id: str
     camera: str
     ts: float
-    """Unix seconds at which this picture was taken."""
+    """Unix seconds of this picture."""
     epoch: int
     sequence: int
     exact: bool
-    """Whether this is the frame that was asked for; else the nearest later one there was."""
+    """True for the requested frame, False for the nearest later one."""
     boxes: list[EvidenceBox] = []
     blur: str = "none"
 
 
 def get_picture_path(folder: Path, camera: str, request_id: str, ts: float, kind: Literal["full", "crop"]) -> Path:
-    """Where the picture of a request is, or would be; `ts` in Unix seconds is the request's."""
+    """Return the path of a picture, whether it exists or not.
+
+    Args:
+        folder: evidence folder.
+        camera: camera id.
+        request_id: id of the request.
+        ts: Unix seconds of the request.
+        kind: full picture or crop.
+
+    Returns:
+        The path of the JPEG file.
+    """
     day = datetime.fromtimestamp(ts, timezone.utc).date().isoformat()
     name = hashlib.sha256(request_id.encode()).hexdigest()[:24]
     return folder / camera / day / f"{name}{'-crop' if kind == 'crop' else ''}.jpg"
 
 
 def add_metadata(jpeg: bytes, metadata: EvidenceMetadata) -> bytes:
-    """The JPEG with its comment; the weakest boxes are left out where there are too many for one."""
+    """Insert the metadata as a JPEG comment. Drop the weakest boxes where it would be too long."""
     while len(text := msgspec.json.encode(metadata)) > MAX_COMMENT_BYTES:
         metadata = msgspec.structs.replace(metadata, boxes=metadata.boxes[: len(metadata.boxes) // 2])
     body = MAGIC + text
@@ -66,21 +78,18 @@ def add_metadata(jpeg: bytes, metadata: EvidenceMetadata) -> bytes:
 
 
 def read_metadata(jpeg: bytes) -> EvidenceMetadata | None:
-    """What `with_metadata` put in, or None."""
+    """Return the metadata that `add_metadata` inserted, or None."""
     if jpeg[:4] != SOI + COM or jpeg[6 : 6 + len(MAGIC)] != MAGIC:
         return None
     end = 4 + int.from_bytes(jpeg[4:6], "big")
-    try:
-        return msgspec.json.decode(jpeg[6 + len(MAGIC) : end], type=EvidenceMetadata)
-    except msgspec.DecodeError:
-        return None
+    return decode_or_none(jpeg[6 + len(MAGIC) : end], EvidenceMetadata)
 
 
 def save_picture(path: Path, jpeg: bytes) -> None:
-    """Write a picture by atomic rename; people's pictures are for this user only.
+    """Write a picture by atomic rename, readable by the present user only.
 
     Raises:
-        OSError: there is no room, or no permission.
+        OSError: no space left, or no permission.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_suffix(".partial")
@@ -94,9 +103,15 @@ def save_picture(path: Path, jpeg: bytes) -> None:
 
 
 def expire(folder: Path, before: float, max_bytes: int) -> int:
-    """Remove whole days: those before `before` (Unix seconds), then the oldest until `most_bytes` suffice.
+    """Remove whole days of pictures: first by age, then the oldest by size.
 
-    Returns how many files went.
+    Args:
+        folder: evidence folder.
+        before: remove days before this one, Unix seconds.
+        max_bytes: maximum total size of the rest.
+
+    Returns:
+        Number of removed files.
     """
     limit = datetime.fromtimestamp(before, timezone.utc).date().isoformat()
     days = sorted((path for path in folder.glob("*/????-??-??") if path.is_dir()), key=lambda path: path.name)

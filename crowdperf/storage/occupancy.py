@@ -1,8 +1,7 @@
-"""The history of zones: one member per minute in which somebody was inside, in a sorted set per zone.
+"""Occupancy in Redis: the minutes of each zone as a sorted set, and all areas as one hash.
 
-A member holds nothing that varies between deliveries of the same event, so that storing it again changes nothing.
-
-Areas as they are now, in one hash: who wants to show them reads it, and hears of changes by `AreaChanged`.
+A minute is stored only when someone was inside. Its member is the same in every delivery of the event, so that a
+repeated write changes nothing. An area is published again by each `AreaChanged`.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from crowdperf.messaging.schema import ZoneMinute
 
 MINUTE_S = 60
 DWELL_BOUNDS_S = (10, 30, 60, 120, 300, 600, 1800, 3600)
-"""Upper bounds of the dwell time distribution; one more class is open above."""
+"""Upper bounds of the dwell time histogram; one more bin is open at the top."""
 
 
 class ZoneMinuteRecord(Struct, frozen=True, kw_only=True):
-    """One member."""
+    """One minute of a zone."""
 
     ts: float
     occupancy: int
@@ -36,11 +35,11 @@ class ZoneMinuteRecord(Struct, frozen=True, kw_only=True):
 
 
 class ZoneStats(Struct, frozen=True, kw_only=True):
-    """A zone over a range of time."""
+    """Statistics of a zone over a time range."""
 
     maximum: int
     mean: float
-    """Over the minutes asked for; a minute without an entry was empty."""
+    """Over all minutes of the range; a minute without a record counts as empty."""
     entries: int
     exits: int
     dwell_mean_s: float
@@ -48,17 +47,32 @@ class ZoneStats(Struct, frozen=True, kw_only=True):
     dwell_p90_s: float
     dwell_max_s: float
     dwell_histogram: list[int]
-    """Numbers of dwell times up to each of DWELL_BOUNDS_S, then above the last."""
+    """Counts up to each of DWELL_BOUNDS_S, then above the last."""
     longest_wait_s: float
 
 
 def minutes_key(camera: str, zone: str, prefix: str = "") -> str:
-    """The sorted set of one zone's minutes."""
+    """Return the key of a zone's sorted set.
+
+    Args:
+        camera: camera id.
+        zone: zone id.
+        prefix: prefix of every key.
+
+    Returns:
+        The key.
+    """
     return f"{prefix}crowdperf:zone_minutes:{camera}:{zone}"
 
 
 def stage_zone_minute(pipe: Any, event: ZoneMinute, prefix: str = "") -> None:
-    """Add one minute inside a transaction; adding it again changes nothing."""
+    """Add one minute in a transaction. A repeated write changes nothing.
+
+    Args:
+        pipe: Redis pipeline of the transaction.
+        event: the minute.
+        prefix: prefix of every key.
+    """
     member = ZoneMinuteRecord(
         ts=event.ts,
         occupancy=event.occupancy,
@@ -74,7 +88,16 @@ def stage_zone_minute(pipe: Any, event: ZoneMinute, prefix: str = "") -> None:
 
 
 def expire_zone_minutes(client: Any, before: float, prefix: str = "") -> int:
-    """Remove the minutes of every zone that are older than `before` (Unix seconds); returns how many."""
+    """Remove old minutes of every zone.
+
+    Args:
+        client: Redis client.
+        before: remove minutes before this one, Unix seconds.
+        prefix: prefix of every key.
+
+    Returns:
+        Number of removed minutes.
+    """
     names = list(client.scan_iter(match=minutes_key("*", "*", prefix), count=1000))
     with client.pipeline(transaction=False) as pipe:
         for name in names:
@@ -85,17 +108,28 @@ def expire_zone_minutes(client: Any, before: float, prefix: str = "") -> int:
 async def read_zone_minutes(
     client: redis.asyncio.Redis, camera: str, zone: str, start: float, end: float, prefix: str = ""
 ) -> list[ZoneMinuteRecord]:
-    """The minutes that begin in [start, end), Unix seconds, oldest first; at most one per minute.
+    """Read the minutes that start in [start, end).
+
+    Args:
+        client: redis.asyncio client.
+        camera: camera id.
+        zone: zone id.
+        start: Unix seconds, included.
+        end: Unix seconds, excluded.
+        prefix: prefix of every key.
+
+    Returns:
+        At most one record per minute, oldest first.
 
     Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is away.
+        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     rows: Any = await client.zrangebyscore(minutes_key(camera, zone, prefix), repr(start), f"({end!r}")
     return [msgspec.json.decode(row, type=ZoneMinuteRecord) for row in rows]
 
 
 def summarise_minutes(minutes: Iterable[ZoneMinuteRecord], asked_s: float) -> ZoneStats:
-    """One row of figures; `asked_s` is the length of the range that the minutes are of."""
+    """Compute statistics of `minutes`, the records of a range of `asked_s` seconds."""
     rows = list(minutes)
     dwells = sorted(dwell for row in rows for dwell in row.dwells)
     histogram = [0] * (len(DWELL_BOUNDS_S) + 1)
@@ -117,12 +151,12 @@ def summarise_minutes(minutes: Iterable[ZoneMinuteRecord], asked_s: float) -> Zo
 
 
 def _compute_quantile(ordered: list[float], share: float) -> float:
-    """The value that `share` of `ordered` do not exceed (nearest rank), 0 of nothing."""
+    """Return the nearest-rank quantile of a sorted list; 0 of an empty one."""
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)] if ordered else 0.0
 
 
 class AreaSnapshot(Struct, frozen=True, kw_only=True):
-    """One field of the hash."""
+    """The present state of an area, one field of the hash."""
 
     area: str
     occupancy: int
@@ -131,41 +165,53 @@ class AreaSnapshot(Struct, frozen=True, kw_only=True):
     entries: int
     exits: int
     since: float
-    """The last reset, Unix seconds."""
+    """Unix seconds of the last reset."""
     next_reset: float | None
     at: float
-    """Unix seconds of the newest event that was heard."""
+    """Unix seconds of the newest event."""
     limit: int | None
     over_limit: bool
-    """Its alert is open."""
+    """True while the limit's alert is open."""
     last_door: str = ""
     """`<camera>/<line>` of the newest crossing, empty before the first."""
     last_entered: bool = False
-    """Whether it led into the area."""
+    """Direction of that crossing: True into the area."""
     last_at: float = 0.0
-    """When, Unix seconds."""
+    """Unix seconds of that crossing."""
 
 
 def areas_key(prefix: str = "") -> str:
-    """The hash of all areas."""
+    """Return the key of the hash of all areas."""
     return f"{prefix}crowdperf:areas"
 
 
 def stage_area(pipe: Any, snapshot: AreaSnapshot, prefix: str = "") -> None:
-    """Show an area inside the transaction that changes it."""
+    """Write an area in the transaction that changes it.
+
+    Args:
+        pipe: Redis pipeline of the transaction.
+        snapshot: new state of the area.
+        prefix: prefix of every key.
+    """
     pipe.hset(areas_key(prefix), snapshot.area, msgspec.json.encode(snapshot))
 
 
 def stage_area_removal(pipe: Any, area: str, prefix: str = "") -> None:
-    """Show it no longer."""
+    """Remove an area in a transaction.
+
+    Args:
+        pipe: Redis pipeline of the transaction.
+        area: area id.
+        prefix: prefix of every key.
+    """
     pipe.hdel(areas_key(prefix), area)
 
 
 async def read_areas(client: redis.asyncio.Redis, prefix: str = "") -> dict[str, AreaSnapshot]:
-    """Every area that was ever heard of, by id.
+    """Return every area by its id.
 
     Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is away.
+        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     reply: Any = await client.hgetall(areas_key(prefix))
     return {name.decode(): msgspec.json.decode(raw, type=AreaSnapshot) for name, raw in reply.items()}

@@ -1,15 +1,12 @@
-"""Reading the history of crossings: counts over a range, and crossings page by page. Nothing is ever written here.
-
-The whole history of crossings, a page at a time, for those who copy it.
-"""
+"""Queries of the history: counts over a range, crossings by page, and the whole history for copies. Read-only."""
 
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import redis.asyncio
 from numpy.typing import NDArray
@@ -19,15 +16,16 @@ from crowdperf.storage.buckets import HOUR, Bucket, Calendar, RangePart
 from crowdperf.storage.counts import LOGS, PERSON_LOG, VEHICLE_LOG, CrossingRecord, Series, decode_member
 
 PAGE_MEMBERS = 1000
-"""Members per ZRANGEBYSCORE: small enough that other requests get their turn between two of them."""
+"""Members per ZRANGEBYSCORE, so that other requests are served in between."""
+HISTORY_PAGE_MEMBERS = 2000
 GROUP_FIELDS = ("camera", "line", "class", "direction")
-"""What counts can be grouped by, besides a bucket of time; the order is that of `counts.Series`."""
+"""Fields that counts can be grouped by, in the order of `counts.Series`."""
 GroupKey = tuple[tuple[str, ...], int]
-"""Values of the grouped fields, and the beginning of the bucket in Unix seconds (0 without buckets)."""
+"""Values of the grouped fields, and the start of the bucket in Unix seconds (0 without buckets)."""
 
 
 class CrossingFilter(NamedTuple):
-    """Which crossings: of the half-open range [start, end) in Unix seconds; an empty text admits every value."""
+    """Filter of crossings in the range [start, end), Unix seconds. An empty text admits every value."""
 
     start: float
     end: float
@@ -36,10 +34,10 @@ class CrossingFilter(NamedTuple):
     class_name: str = ""
     direction: str = ""
     cameras: frozenset[str] | None = None
-    """Only these, whatever else is asked for; None is all."""
+    """Only these cameras, in addition to `camera`; None for all."""
 
     def admits(self, crossing: CrossingRecord | Series) -> bool:
-        """Whether the crossing, or all of the series, passes the filters; the range is the query's business."""
+        """Return whether a crossing or a series passes the filter. The query itself applies the range."""
         return (
             (not self.camera or crossing.camera == self.camera)
             and (not self.line or crossing.line == self.line)
@@ -49,7 +47,7 @@ class CrossingFilter(NamedTuple):
         )
 
     def get_logs(self) -> tuple[str, ...]:
-        """The sorted sets that can hold what is wanted."""
+        """Return the sorted sets that can hold matching crossings."""
         if not self.class_name:
             return LOGS
         return (PERSON_LOG,) if self.class_name == "person" else (VEHICLE_LOG,)
@@ -58,19 +56,31 @@ class CrossingFilter(NamedTuple):
 async def iter_crossings(
     client: redis.asyncio.Redis, crossing_filter: CrossingFilter, prefix: str = "", log: str | None = None
 ) -> AsyncIterator[CrossingRecord]:
-    """Every wanted crossing (of one log), oldest first within each log.
+    """Yield every matching crossing, oldest first within each log.
 
-    Members of a foreign form are passed over: the history must stay readable whatever somebody added by hand.
+    Members of another form are skipped, so that manual writes to Redis do not break the history.
+
+    Args:
+        client: redis.asyncio client.
+        crossing_filter: which crossings.
+        prefix: prefix of every key.
+        log: only this log; None for all.
+
+    Yields:
+        The crossings.
 
     Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is away.
+        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     for name in crossing_filter.get_logs() if log is None else (log,):
         low, skip = repr(crossing_filter.start), 0
         while True:
-            rows = await _read_range(client, prefix + name, low, f"({crossing_filter.end!r}", skip)
+            reply: Any = await client.zrangebyscore(
+                prefix + name, low, f"({crossing_filter.end!r}", start=skip, num=PAGE_MEMBERS, withscores=True
+            )
+            rows = [(row[0], float(row[1])) for row in reply]
             for raw, _ in rows:
-                crossing = _decode_or_none(raw)
+                crossing = decode_member(raw)
                 if crossing is not None and crossing_filter.admits(crossing):
                     yield crossing
             if len(rows) < PAGE_MEMBERS:
@@ -86,16 +96,24 @@ async def count_crossings(
     calendar: Calendar,
     prefix: str = "",
 ) -> dict[GroupKey, int]:
-    """How many wanted crossings there are in each group, groups without any left out.
+    """Count matching crossings per group.
 
-    Counted from the counters; the crossings themselves are read for the edges of the range, and for all of it while the
-    counters do not cover the history (right after an update of an older installation).
+    Counters serve the whole slots of the range. Crossings are read for its edges, and for all of it while the counters
+    do not cover the history (after an update of an older installation).
 
     Args:
-        fields: some of `FIELDS`.
+        client: redis.asyncio client.
+        crossing_filter: which crossings.
+        fields: some of `GROUP_FIELDS`.
+        bucket: width of the time buckets; None for one total.
+        calendar: calendar of the site.
+        prefix: prefix of every key.
+
+    Returns:
+        Group -> count, without empty groups.
 
     Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is away.
+        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     minutes_from = await counts.get_covered_from(client, calendar, prefix)
     if minutes_from is None:
@@ -105,57 +123,37 @@ async def count_crossings(
         parts = calendar.split_range(crossing_filter.start, crossing_filter.end, bucket, minutes_from)
         series = [row for row in await counts.list_series(client, prefix) if crossing_filter.admits(row)]
     places = [GROUP_FIELDS.index(name) for name in fields]
-    totals: dict[GroupKey, int] = {}
+    names = [tuple(row[place] for place in places) for row in series]
+    totals: Counter[GroupKey] = Counter()
     for part in parts:
         if part.level is None:
-            await _add_crossings(client, crossing_filter, part, places, bucket, calendar, totals, prefix)
+            part_filter = crossing_filter._replace(start=part.start, end=part.stop)
+            async for row in iter_crossings(client, part_filter, prefix):
+                values = counts.get_series(row)
+                start = calendar.get_bucket_start(bucket, row.ts) if bucket else 0
+                totals[tuple(values[place] for place in places), start] += 1
         elif series:
-            found = await counts.read_counters(client, part.level, part.first, part.end, series, prefix)
-            _add_counters(found, series, part, places, bucket, calendar, totals)
+            counters = await counts.read_counters(client, part.level, part.first, part.end, series, prefix)
+            for group, count in _sum_counters(counters, names, *_find_bucket_edges(part, bucket, calendar)):
+                totals[group] += count
     return totals
 
 
-async def _add_crossings(
-    client: redis.asyncio.Redis,
-    crossing_filter: CrossingFilter,
-    part: RangePart,
-    places: list[int],
-    bucket: Bucket | None,
-    calendar: Calendar,
-    totals: dict[GroupKey, int],
-    prefix: str,
-) -> None:
-    """Add the crossings of one part, one by one."""
-    async for row in iter_crossings(client, crossing_filter._replace(start=part.start, end=part.stop), prefix):
-        values = counts.get_series(row)
-        group = tuple(values[place] for place in places), calendar.get_bucket_start(bucket, row.ts) if bucket else 0
-        totals[group] = totals.get(group, 0) + 1
-
-
-def _add_counters(
-    counters: NDArray[np.int64],
-    series: list[Series],
-    part: RangePart,
-    places: list[int],
-    bucket: Bucket | None,
-    calendar: Calendar,
-    totals: dict[GroupKey, int],
-) -> None:
-    """Add counters of shape (series, slots) of one part."""
-    names = [tuple(row[place] for place in places) for row in series]
+def _sum_counters(
+    counters: NDArray[np.int64], names: list[tuple[str, ...]], starts: list[int], edges: list[int]
+) -> Iterator[tuple[GroupKey, int]]:
+    """Yield the sums per group of counters of shape (series, slots), without zeros."""
     groups = list(dict.fromkeys(names))
     rows = np.zeros((len(groups), counters.shape[1]), np.int64)
     for index, name in enumerate(names):
         rows[groups.index(name)] += counters[index]
-    starts, edges = _find_bucket_edges(part, bucket, calendar)
     sums = np.add.reduceat(rows, edges, axis=1)
     for row, column in zip(*(axis.tolist() for axis in np.nonzero(sums))):
-        group = groups[row], starts[column]
-        totals[group] = totals.get(group, 0) + int(sums[row, column])
+        yield (groups[row], starts[column]), int(sums[row, column])
 
 
 def _find_bucket_edges(part: RangePart, bucket: Bucket | None, calendar: Calendar) -> tuple[list[int], list[int]]:
-    """Beginnings of the buckets of a part's slots, and at which slot each bucket begins."""
+    """Return the start of each bucket of a part, and the slot where it begins."""
     if bucket is None or part.level is None:
         return [0], [0]
     if part.level.seconds == 0:
@@ -180,14 +178,22 @@ async def read_newest(
     limit: int,
     prefix: str = "",
 ) -> list[CrossingRecord]:
-    """The newest wanted crossings first, at most `limit`, all of them older than `before` = (ts, id) where it is given.
+    """Read one page of matching crossings, newest first.
 
-    The order is by (ts, id), both descending, over both logs, so that (ts, id) of the last row continues the list.
+    The order is (ts, id) descending over both logs, so that (ts, id) of the last row continues the list.
+
+    Args:
+        client: redis.asyncio client.
+        crossing_filter: which crossings.
+        before: only crossings older than this (ts, id); None for the first page.
+        limit: page size.
+        prefix: prefix of every key.
+
+    Returns:
+        At most `limit` crossings.
     """
-    end = crossing_filter.end if before is None else min(crossing_filter.end, before[0])
-    inclusive = before is not None and before[0] < crossing_filter.end
     pages = [
-        await _read_newest_in_log(client, prefix + name, crossing_filter, before, limit, end, inclusive)
+        await _read_newest_in_log(client, prefix + name, crossing_filter, before, limit)
         for name in crossing_filter.get_logs()
     ]
     return list(heapq.merge(*pages, key=_get_sort_key, reverse=True))[:limit]
@@ -199,27 +205,24 @@ async def _read_newest_in_log(
     crossing_filter: CrossingFilter,
     before: tuple[float, str] | None,
     limit: int,
-    end: float,
-    inclusive: bool,
 ) -> list[CrossingRecord]:
-    """`newest` of one log."""
+    """Read the page of `read_newest` from one log."""
+    high, skip = f"({crossing_filter.end!r}", 0
+    if before is not None and before[0] < crossing_filter.end:
+        high = repr(before[0])
     found: list[CrossingRecord] = []
-    high, skip = repr(end) if inclusive else f"({end!r}", 0
     while True:
         reply: Any = await client.zrevrangebyscore(
             name, high, repr(crossing_filter.start), start=skip, num=PAGE_MEMBERS, withscores=True
         )
         rows: list[tuple[bytes, float]] = [(row[0], float(row[1])) for row in reply]
         for raw, _ in rows:
-            crossing = _decode_or_none(raw)
-            if (
-                crossing is not None
-                and crossing_filter.admits(crossing)
-                and (before is None or _get_sort_key(crossing) < before)
-            ):
+            crossing = decode_member(raw)
+            if crossing is None or not crossing_filter.admits(crossing):
+                continue
+            if before is None or _get_sort_key(crossing) < before:
                 found.append(crossing)
-        # A score may span pages, and members of one score come in the order of their bytes: the page is complete
-        # only when the next score has begun.
+        # A score may span pages, and its members are ordered by bytes. Complete only when the next score begins.
         if len(rows) < PAGE_MEMBERS or (len(found) > limit and found[limit - 1].ts > rows[-1][1]):
             found.sort(key=_get_sort_key, reverse=True)
             return found[:limit]
@@ -230,53 +233,34 @@ def _get_sort_key(crossing: CrossingRecord) -> tuple[float, str]:
     return crossing.ts, crossing.id
 
 
-async def _read_range(
-    client: redis.asyncio.Redis, name: str, low: str, high: str, skip: int
-) -> list[tuple[bytes, float]]:
-    reply: Any = await client.zrangebyscore(name, low, high, start=skip, num=PAGE_MEMBERS, withscores=True)
-    return [(row[0], float(row[1])) for row in reply]
-
-
 def _resume(rows: list[tuple[bytes, float]], bound: str, skip: int) -> tuple[str, int]:
-    """Where the next page begins: at the last score, behind the members of that score that were read.
+    """Return where the next page starts: the last score, and how many of its members were read.
 
-    A growing offset alone would make Redis walk the range from its beginning for every page.
+    A growing offset alone would make Redis walk the range from its start for every page.
     """
     last = rows[-1][1]
     read = sum(1 for _, score in rows if score == last)
     return repr(last), read + (skip if bound == repr(last) else 0)
 
 
-def _decode_or_none(raw: bytes) -> CrossingRecord | None:
-    try:
-        return decode_member(raw)
-    except msgspec.DecodeError:
-        return None
-
-
-HISTORY_PAGE_MEMBERS = 2000
-
-
 def iter_history_pages(client: Any, prefix: str = "") -> Iterator[list[CrossingRecord]]:
-    """Every crossing at least once, in bounded memory; oldest first within each log.
+    """Yield every crossing at least once in bounded memory, oldest first within each log.
 
-    What is added meanwhile may or may not be among them.
+    Crossings that are added meanwhile may be missing.
 
     Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is away.
+        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     for name in LOGS:
         low, skip = "-inf", 0
         while True:
-            rows = client.zrangebyscore(
+            reply = client.zrangebyscore(
                 prefix + name, low, "+inf", start=skip, num=HISTORY_PAGE_MEMBERS, withscores=True
             )
-            page = [crossing for raw, _ in rows if (crossing := _decode_or_none(raw)) is not None]
+            rows = [(row[0], float(row[1])) for row in reply]
+            page = [crossing for raw, _ in rows if (crossing := decode_member(raw)) is not None]
             if page:
                 yield page
             if len(rows) < HISTORY_PAGE_MEMBERS:
                 break
-            # Behind the members of the last moment that were read: a growing offset would walk from the beginning.
-            last = repr(float(rows[-1][1]))
-            read = sum(1 for _, score in rows if repr(float(score)) == last)
-            low, skip = last, read + (skip if low == last else 0)
+            low, skip = _resume(rows, low, skip)

@@ -1,4 +1,4 @@
-"""How long history is kept, and what goes first when the store fills: nothing is removed anywhere else."""
+"""Retention of the history, and what is dropped first when Redis runs full. Nothing is removed elsewhere."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from crowdperf.storage.counts import LOGS, expire_chunks, meta_key
 
 DAY_S = 86_400.0
 CATCH_UP_FACTOR = 24.0
-"""How much faster than time the accepted clock may run."""
+"""Maximum speed of the accepted clock relative to real time."""
 MAX_FREE_STEP_S = 60.0
-"""What the accepted clock may move at one look however little time has passed."""
+"""The accepted clock may always advance this far between two calls."""
 WARN_SHARE = 0.75
 DROP_SHARE = 0.90
 RELIEVED_SHARE = 0.70
 MIN_KEPT_DAYS = 7
-"""The newest crossings, which even a full store keeps."""
+"""The newest crossings, kept even when Redis is full."""
 Filling = Literal["ok", "filling", "dropping"]
 SET_FIELD_SCRIPT = "#!lua flags=allow-oom\nreturn redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
 
 
 class SteadyClock:
-    """Unix time that a wrong clock cannot hurry: history is removed by it, and cannot be brought back.
+    """Unix time for retention, protected against a wrong system clock.
 
-    A clock that leaps forward is followed at 24 times the speed of time: after three months without power, four days
-    catch up; after a leap of ten years by mistake, an operator has days to see the log before much is gone.
+    Removed history cannot be restored. Therefore a clock that jumps ahead is followed at 24 times real time: three
+    months without power take four days to catch up. After a wrong jump of ten years, an operator has days to react.
     """
 
     def __init__(self, accepted: float | None) -> None:
@@ -37,7 +37,12 @@ class SteadyClock:
         self._at: float | None = None
 
     def now(self, wall: float, monotonic: float) -> float:
-        """The accepted time; `wall` in Unix seconds, `monotonic` in seconds of any origin."""
+        """Return the accepted time.
+
+        Args:
+            wall: system clock, Unix seconds.
+            monotonic: monotonic clock in seconds.
+        """
         if self._accepted is None:
             self._accepted = wall
         elapsed = monotonic - self._at if self._at is not None else 0.0
@@ -47,26 +52,26 @@ class SteadyClock:
 
 
 class MemoryUsage(NamedTuple):
-    """How full the server is."""
+    """Memory usage of the Redis server."""
 
     used: int
     limit: int
-    """`maxmemory`, else the machine's memory; bytes."""
+    """Bytes: `maxmemory`, else the memory of the machine."""
 
     @property
     def share(self) -> float:
-        """0 to 1 and above."""
+        """Return the used share: 0 to 1, or above."""
         return self.used / self.limit if self.limit else 0.0
 
 
 def read_memory_usage(client: Any) -> MemoryUsage:
-    """Ask the server."""
+    """Read the memory usage of the server."""
     info = client.info("memory")
     return MemoryUsage(int(info["used_memory"]), int(info.get("maxmemory") or info.get("total_system_memory") or 0))
 
 
 def update_filling(share: float, before: Filling) -> Filling:
-    """The state after a look at the memory, with hysteresis: a state ends only well below where it began."""
+    """Return the new state for a memory share. Each state ends well below the share where it began."""
     if share >= DROP_SHARE:
         return "dropping"
     if share < RELIEVED_SHARE:
@@ -77,10 +82,16 @@ def update_filling(share: float, before: Filling) -> Filling:
 
 
 def set_field(client: Any, name: str, field: str, value: float) -> None:
-    """Set one field of a hash, on a full server too: what makes room has to be noted before.
+    """Set one field of a hash, even on a full server: what makes room must be recorded first.
+
+    Args:
+        client: Redis client.
+        name: key of the hash.
+        field: name of the field.
+        value: stored as `repr`.
 
     Raises:
-        redis.OutOfMemoryError: the server is full, and is a Redis before 7, which has no such exception.
+        redis.OutOfMemoryError: the server is full and older than Redis 7.
     """
     try:
         client.eval(SET_FIELD_SCRIPT, 1, name, field, repr(value))
@@ -93,9 +104,17 @@ def set_field(client: Any, name: str, field: str, value: float) -> None:
 
 
 def expire_crossings(client: Any, before: float, prefix: str = "") -> int:
-    """Remove crossings older than `before`, and remember that there may have been some; returns how many went.
+    """Remove old crossings and move the floor of the history up to them.
 
-    A crossing from before that moment is never added again: nobody could tell whether it was counted already.
+    A crossing below the floor is never added again, because it may have been counted before.
+
+    Args:
+        client: Redis client.
+        before: remove crossings before this moment, Unix seconds.
+        prefix: prefix of every key.
+
+    Returns:
+        Number of removed crossings.
     """
     meta = meta_key(prefix)
     if not any(client.zcount(prefix + name, "-inf", f"({before!r}") for name in LOGS):
@@ -109,7 +128,18 @@ def expire_crossings(client: Any, before: float, prefix: str = "") -> int:
 
 
 def expire_counts(client: redis.Redis, retention: Retention, calendar: Calendar, now: float, prefix: str = "") -> int:
-    """Remove counters past their retention; returns how many chunks went."""
+    """Remove counters that are past their retention.
+
+    Args:
+        client: Redis client.
+        retention: days to keep of each level.
+        calendar: calendar of the site.
+        now: Unix seconds.
+        prefix: prefix of every key.
+
+    Returns:
+        Number of removed chunks.
+    """
     return (
         expire_minutes(client, now - retention.minute_counts_days * DAY_S, prefix)
         + expire_chunks(client, HOUR, calendar.get_slot(HOUR, now - retention.hour_counts_days * DAY_S), prefix)
@@ -119,7 +149,16 @@ def expire_counts(client: redis.Redis, retention: Retention, calendar: Calendar,
 
 
 def expire_minutes(client: redis.Redis, before: float, prefix: str = "") -> int:
-    """Remove minutes before the UTC day of `before`; from then on they are read from the crossings."""
+    """Remove the minute counters before a UTC day. Later reads there use the crossings.
+
+    Args:
+        client: Redis client.
+        before: any moment of that day, Unix seconds.
+        prefix: prefix of every key.
+
+    Returns:
+        Number of removed chunks.
+    """
     first = int(before // DAY_S) * DAY_S
     known = client.hget(meta_key(prefix), "minutes_from")
     if known is None or float(known) < first:
@@ -128,10 +167,19 @@ def expire_minutes(client: redis.Redis, before: float, prefix: str = "") -> int:
 
 
 def relieve(client: Any, now: float, trim_events: Callable[[float], int], prefix: str = "") -> str:
-    """Drop the next thing of a store that is nearly full, in this order; returns what was dropped, for the log.
+    """Drop the next part of the history from a nearly full server.
 
-    First minute counters up to yesterday, then events older than a day that every reader has read, then the oldest day
-    of crossings (their hour and day counts stay), never the newest seven days.
+    The order: minute counters up to yesterday, events older than a day that every consumer has read, then the oldest
+    day of crossings. Hour and day counters stay, and so do the newest seven days of crossings.
+
+    Args:
+        client: Redis client.
+        now: Unix seconds.
+        trim_events: removes events before a moment and returns their number.
+        prefix: prefix of every key.
+
+    Returns:
+        A description of what was dropped for the log; empty for nothing.
     """
     minutes = expire_minutes(client, now - DAY_S, prefix)
     if minutes:

@@ -1,4 +1,4 @@
-"""PPE violations as people judge them, and compliance per zone and hour."""
+"""PPE violations with their reviews, and compliance per zone and hour."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ return 'done'
 
 
 class Violation(Struct, frozen=True, kw_only=True):
-    """What the worker knows of a violation; written whole whenever it changes."""
+    """The worker's record of a violation, rewritten whole on every change."""
 
     id: str
     rule: str
@@ -34,21 +34,21 @@ class Violation(Struct, frozen=True, kw_only=True):
     zone: str
     track: int
     items: list[str]
-    """What is missing."""
+    """Missing items."""
     first_seen: float
     last_seen: float
     """Unix seconds."""
     frames: int
-    """Observations of the person so far."""
+    """Number of observations of the person."""
     votes: str
-    """Per item the newest votes, positive for missing."""
+    """The newest votes per item, positive for missing."""
     ongoing: bool
     cause: str
-    """Why it ended: complied, left (the zone) or gone (not seen any more)."""
+    """Why it ended: complied, left (the zone) or gone (no longer seen)."""
 
 
 class ViolationView(Struct, frozen=True, kw_only=True):
-    """A violation and what a person said of it."""
+    """A violation with its review."""
 
     violation: Violation
     review: Review
@@ -58,14 +58,14 @@ class ViolationView(Struct, frozen=True, kw_only=True):
 
 
 class ViolationUpdate(Struct, frozen=True):
-    """The worker's change; `new` opens its review."""
+    """A change by the worker; `new` opens the review."""
 
     violation: Violation
     new: bool
 
 
 class Compliance(Struct, frozen=True, kw_only=True):
-    """One person who was long enough in a rule's zone, and one item."""
+    """The outcome for one person and one item, after enough time in a rule's zone."""
 
     camera: str
     zone: str
@@ -76,10 +76,10 @@ class Compliance(Struct, frozen=True, kw_only=True):
 
 
 class ComplianceRow(Struct, frozen=True, kw_only=True):
-    """One zone's hour."""
+    """Compliance of one zone, item and hour."""
 
     hour: float
-    """Its beginning, Unix seconds."""
+    """Start of the hour, Unix seconds."""
     camera: str
     zone: str
     item: str
@@ -101,22 +101,34 @@ violation_key, index_key, load, load_newest = DOCUMENTS.key, DOCUMENTS.index, DO
 
 
 def review_counts_key(prefix: str = "") -> str:
-    """`<camera>/<rule>/<review>` -> violations."""
+    """Return the key of a hash: `<camera>/<rule>/<review>` -> number of violations."""
     return f"{prefix}crowdperf:ppe:judged"
 
 
 def hour_key(hour: int, prefix: str = "") -> str:
-    """`<camera>/<zone>/<item>/<outcome>` -> people, of one hour."""
+    """Return the key of a hash of one hour: `<camera>/<zone>/<item>/<outcome>` -> number of people."""
     return f"{prefix}crowdperf:ppe:hour:{hour}"
 
 
 def stage(pipe: Any, change: ViolationUpdate, prefix: str = "") -> None:
-    """Store the worker's change inside its transaction."""
+    """Write the worker's change in its transaction.
+
+    Args:
+        pipe: Redis pipeline of the transaction.
+        change: the violation, new or changed.
+        prefix: prefix of every key.
+    """
     pipe.hsetnx(DOCUMENTS.stage(pipe, change.violation, prefix), "review", "open")
 
 
 def stage_compliance(pipe: Any, row: Compliance, prefix: str = "") -> None:
-    """Count one person inside a transaction."""
+    """Count one outcome in a transaction.
+
+    Args:
+        pipe: Redis pipeline of the transaction.
+        row: the outcome.
+        prefix: prefix of every key.
+    """
     name = hour_key(row.hour, prefix)
     pipe.hincrby(name, f"{row.camera}/{row.zone}/{row.item}/{row.outcome}", 1)
     pipe.expire(name, RETENTION_S)
@@ -131,14 +143,37 @@ async def judge(
     now: float,
     prefix: str,
 ) -> str:
-    """A person's judgement; `done`, `missing`, or the judgement that it has already."""
+    """Store a user's review of a violation.
+
+    Args:
+        client: redis.asyncio client.
+        row: the violation.
+        review: new review.
+        by: name of the user.
+        note: text of the user.
+        now: Unix seconds.
+        prefix: prefix of every key.
+
+    Returns:
+        `done`, `missing`, or the review that the violation has already.
+    """
     keys = (violation_key(row.id, prefix), review_counts_key(prefix))
     reply = await client.eval(JUDGE_SCRIPT, 2, *keys, review, by, repr(now), note, f"{row.camera}/{row.rule}/")
     return str(reply.decode())
 
 
 async def read_compliance(client: Any, start: float, end: float, prefix: str = "") -> list[ComplianceRow]:
-    """The hours that begin in [start, end), Unix seconds."""
+    """Read the hours that start in [start, end).
+
+    Args:
+        client: redis.asyncio client.
+        start: Unix seconds, included.
+        end: Unix seconds, excluded.
+        prefix: prefix of every key.
+
+    Returns:
+        One row per hour, camera, zone and item, in this order.
+    """
     hours = range(int(-(-start // HOUR_S)), int(-(-end // HOUR_S)))
     pipe = client.pipeline(transaction=False)
     for hour in hours:
@@ -155,7 +190,7 @@ async def read_compliance(client: Any, start: float, end: float, prefix: str = "
 
 
 async def read_review_counts(client: Any, prefix: str = "") -> dict[str, dict[str, int]]:
-    """`<camera>/<rule>` -> judgement -> violations: how often the rule was right, as people saw it."""
+    """Return `<camera>/<rule>` -> review -> number of violations."""
     found: dict[str, dict[str, int]] = {}
     for name, number in (await client.hgetall(review_counts_key(prefix))).items():
         rule, _, review = name.decode().rpartition("/")

@@ -1,7 +1,8 @@
-"""Counters for crossings that were recorded without them: an older installation's, or after a change of the zone.
+"""Counters for crossings that were recorded without them, or for another time zone.
 
-Each step counts one page of the history and moves the frontier behind it, in one transaction that fails if anybody else
-has changed the history meanwhile. Killed at any point, it goes on at the frontier; recording goes on beside it.
+Each step counts one page of the history and moves the frontier, in one transaction. The transaction fails when another
+client has changed the history meanwhile. Recording continues during the backfill, and a restart resumes at the
+frontier.
 """
 
 from __future__ import annotations
@@ -9,10 +10,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import msgspec
 import redis
 
-from crowdperf.storage.buckets import DAY, HOUR, MINUTE, QUARTER, Calendar, Level
+from crowdperf.storage.buckets import DAY, HOUR, MINUTE, QUARTER, Calendar
 from crowdperf.storage.counts import (
     COUNTERS_VERSION,
     FRONTIER_BEGIN,
@@ -28,23 +28,31 @@ from crowdperf.storage.counts import (
 PAGE_CROSSINGS = 4000
 """Crossings per log and step."""
 MINUTE_COUNTS_DAYS = 7
-"""Minutes are counted for the last days of an older history only: they are soon removed by retention."""
+"""Minutes of an older history are counted for these last days only: retention removes them soon."""
 
 log = logging.getLogger(__name__)
 
 
 def prepare(client: Any, calendar: Calendar, prefix: str = "") -> bool:
-    """See to it that the counters belong to this version and zone; True where `step` has work to do.
+    """Bring the counters to this version and time zone.
 
-    Counters of another zone are dropped as far as there are crossings to count again. Older ones, whose crossings
-    retention has removed, stay as they were counted.
+    Counters of another zone are dropped where their crossings exist and can be counted again. Older ones, whose
+    crossings retention has removed, stay.
+
+    Args:
+        client: Redis client.
+        calendar: calendar of the site.
+        prefix: prefix of every key.
+
+    Returns:
+        True where `run_step` has work to do.
 
     Raises:
         redis.ConnectionError, redis.TimeoutError: try again; nothing is half done.
     """
     meta = meta_key(prefix)
 
-    def once(pipe: Any) -> bool:
+    def run_transaction(pipe: Any) -> bool:
         version, zone, frontier, floor = pipe.hmget(meta, "version", "zone", "frontier", "floor")
         if version == COUNTERS_VERSION.encode() and zone == calendar.name.encode():
             pipe.multi()
@@ -55,7 +63,7 @@ def prepare(client: Any, calendar: Calendar, prefix: str = "") -> bool:
         start = float(floor) if floor else FRONTIER_BEGIN
         pipe.multi()
         if version:
-            log.warning("counts are made anew for the zone %s (they were for %s)", calendar.name, zone.decode())
+            log.warning("rebuilding the counters for the time zone %s (they were for %s)", calendar.name, zone.decode())
             _stage_forget(pipe, names, calendar, start, prefix)
         whole = FRONTIER_COMPLETE if empty else start
         pipe.hset(meta, mapping={"version": COUNTERS_VERSION, "zone": calendar.name, "frontier": repr(whole)})
@@ -63,7 +71,7 @@ def prepare(client: Any, calendar: Calendar, prefix: str = "") -> bool:
             pipe.hset(meta, "minutes_from", repr(newest // 86_400 * 86_400 - MINUTE_COUNTS_DAYS * 86_400))
         return not empty
 
-    return bool(client.transaction(once, meta, value_from_callable=True))
+    return bool(client.transaction(run_transaction, meta, value_from_callable=True))
 
 
 def _stage_forget(pipe: Any, names: list[bytes], calendar: Calendar, start: float, prefix: str) -> None:
@@ -76,29 +84,32 @@ def _stage_forget(pipe: Any, names: list[bytes], calendar: Calendar, start: floa
         if level is None:
             continue
         first = int(rest.partition(":")[0]) * level.slots
-        cut = _get_first_slot(level, calendar, start) if start > 0 else 0
+        # What lies before `start` in its slot is too old to be counted again, and is lost.
+        cut = calendar.get_slot(level, start) if start > 0 else 0
         if first >= cut:
             pipe.unlink(name)
         elif first + level.slots > cut:
             pipe.setrange(name, (cut - first) * level.bytes, bytes((first + level.slots - cut) * level.bytes))
 
 
-def _get_first_slot(level: Level, calendar: Calendar, start: float) -> int:
-    """The slot that holds `start`: what lies before it in that slot is too old to be counted again, and stays out."""
-    return calendar.get_slot(level, start)
-
-
 def run_step(client: Any, calendar: Calendar, prefix: str = "") -> float:
-    """Count one page; returns the frontier, `counts.COMPLETE` when the whole history is counted.
+    """Count one page of the history.
 
-    Where another recorder has changed the history meanwhile, nothing is counted, and the frontier is where it was: a
-    loop that tried until nobody does would not come round while crossings pour in.
+    After a concurrent change nothing is counted and the frontier stays. An inner retry loop might never end while
+    crossings arrive.
+
+    Args:
+        client: Redis client.
+        calendar: calendar of the site.
+        prefix: prefix of every key.
+
+    Returns:
+        The frontier, `counts.FRONTIER_COMPLETE` once the whole history is counted.
 
     Raises:
         redis.ConnectionError, redis.TimeoutError: try again.
     """
     meta = meta_key(prefix)
-
     with client.pipeline(transaction=True) as pipe:
         pipe.watch(meta, *(prefix + name for name in LOGS))
         version, zone, raw, minutes = pipe.hmget(meta, "version", "zone", "frontier", "minutes_from")
@@ -119,32 +130,25 @@ def run_step(client: Any, calendar: Calendar, prefix: str = "") -> float:
 
 
 def _read_page(pipe: Any, frontier: float, prefix: str) -> tuple[list[CrossingRecord], float]:
-    """Crossings from the frontier on, and the frontier behind them."""
+    """Read crossings from the frontier on; return them and the new frontier."""
     page = PAGE_CROSSINGS
     while True:
         rows, behind = _read_rows(pipe, frontier, page, prefix)
         if behind > frontier:
             return rows, behind
-        # A page full of one moment: only a larger one gets past it.
+        # All rows share one timestamp: only a larger page gets past it.
         page *= 2
 
 
 def _read_rows(pipe: Any, frontier: float, page: int, prefix: str) -> tuple[list[CrossingRecord], float]:
-    """At most `page` crossings per log, and the moment before which they are all there are."""
+    """Read at most `page` crossings per log; return them and the moment up to which they are complete."""
     found = []
     behind = FRONTIER_COMPLETE
     for name in LOGS:
         rows = pipe.zrangebyscore(prefix + name, repr(frontier), "+inf", start=0, num=page, withscores=True)
         if len(rows) == page:
-            # Others may share the last one's moment: the frontier stays before all of them.
+            # More members may share the last timestamp: the frontier stays before all of them.
             behind = min(behind, float(rows[-1][1]))
         found += rows
-    crossings = [_decode_or_none(raw) for raw, score in found if float(score) < behind]
+    crossings = [decode_member(raw) for raw, score in found if float(score) < behind]
     return [row for row in crossings if row is not None], behind
-
-
-def _decode_or_none(raw: bytes) -> CrossingRecord | None:
-    try:
-        return decode_member(raw)
-    except msgspec.DecodeError:
-        return None

@@ -1,6 +1,6 @@
-"""PostgreSQL through whichever driver is installed: psycopg 3, else psycopg2, else asyncpg. One statement at a time.
+"""PostgreSQL through the installed driver: psycopg 3, else psycopg2, else asyncpg. One statement at a time.
 
-Statements are written with `%s`. Lists become arrays; write their type into the statement (`%s::text[]`).
+Statements use `%s`. Lists become arrays; write their type into the statement (`%s::text[]`).
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ DRIVERS = ("psycopg", "psycopg2", "asyncpg")
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 30
 NETWORK_TIMEOUT_MS = 15_000
-"""Without an answer of the other machine for so long, the connection is given up."""
+"""A connection without an answer for so long is closed."""
 TRANSIENT_SQLSTATE_CLASSES = ("08", "25", "40", "53", "55", "57", "58", "XX")
-"""Classes of SQLSTATE that pass by themselves: connection, transaction, resources, operator, system."""
+"""Transient classes of SQLSTATE: connection, transaction, resources, operator, system."""
 Row = tuple[Any, ...]
 
 
 class DatabaseUnavailableError(Exception):
-    """Expected trouble: back off, connect again, do the same again."""
+    """A transient error: back off, reconnect and repeat."""
 
 
 class DatabaseRejectedError(Exception):
-    """The statement or its data are refused, and will be again. `state` is the SQLSTATE."""
+    """A permanent error of the statement or its data. `sqlstate` is the SQLSTATE."""
 
     def __init__(self, text: str, sqlstate: str = "") -> None:
         super().__init__(text)
@@ -39,7 +39,7 @@ class DatabaseRejectedError(Exception):
 
     @property
     def is_schema_error(self) -> bool:
-        """A table or column is missing."""
+        """Return whether a table or column is missing."""
         return self.sqlstate.startswith("42")
 
 
@@ -50,24 +50,25 @@ class Database(Protocol):
         """Run a statement (several, without parameters) and return its rows.
 
         Raises:
-            DatabaseAway, DatabaseRefuses: see there.
+            DatabaseUnavailableError: the outcome is unknown.
+            DatabaseRejectedError: the statement had no effect.
         """
 
     def close(self) -> None:
-        """Let go of the connection; a second time does nothing."""
+        """Close the connection. A second call does nothing."""
 
 
 def list_drivers() -> list[str]:
-    """Installed drivers, the preferred one first."""
+    """List the installed drivers, the preferred one first."""
     return [name for name in DRIVERS if _import_or_none(name) is not None]
 
 
 def connect(dsn: str, driver: str | None = None) -> Database:
-    """A connection.
+    """Open a connection.
 
     Raises:
         ConfigError: no driver is installed.
-        DatabaseAway: the server does not answer, or not to us.
+        DatabaseUnavailableError: the server does not answer, or refuses the login.
     """
     found = driver or next(iter(list_drivers()), None)
     if found is None:
@@ -87,7 +88,7 @@ def _import_or_none(name: str) -> ModuleType | None:
 
 
 def _translate_error(error: BaseException, sqlstate: str | None, dsn: str) -> Exception:
-    """The driver's error as one of ours, without secrets and in one line."""
+    """Convert a driver's error to one of this module, in one line and without secrets."""
     text = " ".join(redact_secrets(str(error), dsn).split()) or type(error).__name__
     if sqlstate is not None and not sqlstate.startswith(TRANSIENT_SQLSTATE_CLASSES):
         return DatabaseRejectedError(text, sqlstate)
@@ -95,7 +96,7 @@ def _translate_error(error: BaseException, sqlstate: str | None, dsn: str) -> Ex
 
 
 class _Libpq:
-    """psycopg 3 and psycopg2, which agree on all that is used here."""
+    """psycopg 3 and psycopg2, which share this part of their interface."""
 
     def __init__(self, module: ModuleType, dsn: str) -> None:
         self._module = module
@@ -132,7 +133,7 @@ class _Libpq:
 
 
 class _Asyncpg:
-    """asyncpg with an event loop of its own."""
+    """asyncpg with a private event loop."""
 
     def __init__(self, module: ModuleType, dsn: str) -> None:
         self._module = module

@@ -1,4 +1,4 @@
-"""The plain runner of `migrations/`: numbered SQL files, applied once, in order, in one transaction."""
+"""Runner of `migrations/`: numbered SQL files, applied once, in order, in one transaction."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from crowdperf.storage.postgres.driver import Database
 MIGRATIONS_FOLDER = Path(__file__).resolve().parents[3] / "migrations"
 FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 LOCK_KEY = 0x63726F7764
-"""Key of the advisory lock: two runners at once wait for each other."""
+"""Key of the advisory lock: concurrent runners wait for each other."""
 CREATE_TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
     version    text PRIMARY KEY,
@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 
 
 class Migration(Struct, frozen=True):
-    """One file."""
+    """One SQL file."""
 
     version: str
     name: str
@@ -37,15 +37,15 @@ class Migration(Struct, frozen=True):
 
     @property
     def checksum(self) -> str:
-        """sha256 of the text."""
+        """Return the sha256 of the text."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
 def list_migrations(folder: Path = MIGRATIONS_FOLDER) -> list[Migration]:
-    """The files, in order.
+    """List the files in order.
 
     Raises:
-        ConfigError: a file is not named like `0001_what_it_does.sql`, or a number is there twice.
+        ConfigError: a file is not named like `0001_what_it_does.sql`, or a number exists twice.
     """
     found = []
     for path in sorted(folder.glob("*.sql")):
@@ -60,7 +60,7 @@ def list_migrations(folder: Path = MIGRATIONS_FOLDER) -> list[Migration]:
 
 
 def list_applied(database: Database) -> list[Migration]:
-    """What the database has, in order; `sql` is empty and `name` holds `<name>:<checksum>`."""
+    """List the applied migrations in order; `sql` is empty and `name` holds `<name>:<checksum>`."""
     if not database.run("SELECT to_regclass('schema_migrations')::text")[0][0]:
         return []
     rows = database.run("SELECT version, name || ':' || checksum FROM schema_migrations ORDER BY version")
@@ -68,10 +68,10 @@ def list_applied(database: Database) -> list[Migration]:
 
 
 def list_pending(database: Database, migrations: Sequence[Migration]) -> list[Migration]:
-    """What is still to be applied.
+    """List the migrations that are not applied yet.
 
     Raises:
-        ConfigError: an applied file was changed or is gone, or one would have to go between two applied ones.
+        ConfigError: an applied file was changed or is missing, or a pending one precedes an applied one.
     """
     known = {row.version: row for row in migrations}
     done = list_applied(database)
@@ -98,11 +98,11 @@ def list_pending(database: Database, migrations: Sequence[Migration]) -> list[Mi
 
 
 def migrate(database: Database, migrations: Sequence[Migration]) -> list[Migration]:
-    """Apply what is pending: all of it or, when one fails, nothing. Returns what was applied.
+    """Apply all pending migrations, or none when one fails; return them.
 
     Raises:
-        ConfigError: see `pending`.
-        DatabaseAway, DatabaseRefuses: nothing was applied.
+        ConfigError: see `list_pending`.
+        DatabaseUnavailableError, DatabaseRejectedError: nothing was applied.
     """
     database.run("BEGIN")
     try:
@@ -126,10 +126,10 @@ def migrate(database: Database, migrations: Sequence[Migration]) -> list[Migrati
 
 
 def main(argv: list[str], dsn: str) -> int:
-    """`crowdperf migrate [--status]`.
+    """Run `crowdperf migrate [--status]`.
 
     Raises:
-        ConfigError: nothing was changed; the message says what to do.
+        ConfigError: nothing was changed; the message names the remedy.
     """
     parser = argparse.ArgumentParser(prog="crowdperf migrate", description="Bring PostgreSQL to this version's tables.")
     parser.add_argument("--status", action="store_true", help="only say what is applied and what is not")

@@ -1,4 +1,4 @@
-"""Events and summaries in PostgreSQL: one statement per batch, which repeated changes nothing."""
+"""Events and summaries in PostgreSQL: one idempotent statement per batch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from crowdperf.messaging.schema import AnyEvent, LineCrossed
-from crowdperf.storage.buckets import Calendar
+from crowdperf.storage.buckets import BUCKETS, Calendar
 from crowdperf.storage.counts import CrossingRecord
 from crowdperf.storage.postgres.driver import Database
 
@@ -51,11 +51,11 @@ WITH given AS (
 )
 SELECT count(*) FROM fresh
 """
-"""Summaries grow by the events that were not there before: in one statement, so all of it or nothing."""
+"""Store events and raise the summaries by the new ones, in one atomic statement."""
 
 
 class EventRow(Struct, frozen=True):
-    """What is common to an event of the stream and a crossing of the history."""
+    """The columns of an event, from the stream or from the history."""
 
     id: str
     ts: float
@@ -69,7 +69,7 @@ class EventRow(Struct, frozen=True):
 
 
 def build_event_row(event: AnyEvent) -> EventRow:
-    """The row of an event; its payload is the whole event."""
+    """Build the row of an event; its payload is the whole event."""
     return EventRow(
         event.id,
         event.ts,
@@ -84,46 +84,49 @@ def build_event_row(event: AnyEvent) -> EventRow:
 
 
 def build_crossing_row(row: CrossingRecord) -> EventRow:
-    """The row of a crossing whose event is no longer in the stream."""
+    """Build the row of a crossing whose event has left the stream."""
     kind = LineCrossed.__name__
     payload = msgspec.json.encode({"type": kind, **msgspec.to_builtins(row)}).decode()
     return EventRow(row.id, row.ts, kind, row.camera, row.line, row.direction, row.class_name, row.track, payload)
 
 
 def write_rows(database: Database, calendar: Calendar, rows: Sequence[EventRow]) -> int:
-    """Store rows; returns how many were not there before.
+    """Store rows. Known ones change nothing.
+
+    Args:
+        database: open connection.
+        calendar: calendar of the site.
+        rows: rows to store.
+
+    Returns:
+        Number of new rows.
 
     Raises:
-        DatabaseAway: it may or may not have happened; write the same again.
-        DatabaseRefuses: nothing was stored.
+        DatabaseUnavailableError: the outcome is unknown; write the same rows again.
+        DatabaseRejectedError: nothing was stored.
     """
     once = list({row.id: row for row in rows}.values())
     if not once:
         return 0
-    columns: list[list[Any]] = [
-        [row.id for row in once],
-        [_to_datetime(row.ts) for row in once],
-        [row.kind for row in once],
-        [row.camera for row in once],
-        [row.line for row in once],
-        [row.direction for row in once],
-        [row.class_name for row in once],
-        [row.track for row in once],
-        [row.payload for row in once],
-        [_to_datetime(calendar.get_bucket_start("minute", row.ts)) for row in once],
-        [_to_datetime(calendar.get_bucket_start("hour", row.ts)) for row in once],
-        [_to_datetime(calendar.get_bucket_start("day", row.ts)) for row in once],
-    ]
+    columns: list[list[Any]] = [[getattr(row, name) for row in once] for name in EventRow.__struct_fields__]
+    columns[1] = [_to_datetime(row.ts) for row in once]
+    columns += [[_to_datetime(calendar.get_bucket_start(bucket, row.ts)) for row in once] for bucket in BUCKETS]
     return int(database.run(WRITE_STATEMENT, columns)[0][0])
 
 
 def recount_summaries(
     database: Database, calendar: Calendar, tick: Callable[[], None] = lambda: None, page: int = 20_000
 ) -> None:
-    """Make the summaries of hours and days anew, for another zone; one transaction.
+    """Rebuild the summaries of hours and days for another time zone, in one transaction.
+
+    Args:
+        database: open connection.
+        calendar: calendar of the site.
+        tick: called once per page.
+        page: rows per page.
 
     Raises:
-        DatabaseAway, DatabaseRefuses: the summaries are as they were.
+        DatabaseUnavailableError, DatabaseRejectedError: the summaries are unchanged.
     """
     totals: dict[tuple[Any, ...], int] = {}
     after = ("-infinity", "")
@@ -157,5 +160,5 @@ def recount_summaries(
 
 
 def _to_datetime(ts: float) -> datetime:
-    """Exact to the microsecond, which is what timestamptz keeps."""
+    """Convert exactly to microseconds, the precision of timestamptz."""
     return EPOCH + timedelta(microseconds=round(ts * 1e6))

@@ -1,4 +1,4 @@
-"""The crossings of a range as CSV or Parquet, a chunk at a time: a million rows in the memory of a few thousand."""
+"""Export of crossings as CSV or Parquet, chunk by chunk in bounded memory."""
 
 from __future__ import annotations
 
@@ -24,28 +24,33 @@ FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 
 
 class ParquetUnavailableError(Exception):
-    """pyarrow is not installed; the message says what to do."""
+    """pyarrow is not installed; the message names the remedy."""
 
 
 async def iter_ordered(
     client: redis.asyncio.Redis, crossing_filter: CrossingFilter, prefix: str = ""
 ) -> AsyncIterator[CrossingRecord]:
-    """Every wanted crossing of both logs in order of time."""
+    """Merge the matching crossings of both logs by time.
+
+    Args:
+        client: redis.asyncio client.
+        crossing_filter: which crossings.
+        prefix: prefix of every key.
+
+    Yields:
+        The crossings, oldest first.
+    """
     sources = [iter_crossings(client, crossing_filter, prefix, log) for log in crossing_filter.get_logs()]
-    heads = [await _read_next(source) for source in sources]
+    heads = [await anext(source, None) for source in sources]
     while True:
         alive = [index for index, head in enumerate(heads) if head is not None]
         if not alive:
             return
         first = min(alive, key=lambda index: (heads[index].ts, heads[index].id))  # type: ignore[union-attr]
         row = heads[first]
-        heads[first] = await _read_next(sources[first])
+        heads[first] = await anext(sources[first], None)
         if row is not None:
             yield row
-
-
-async def _read_next(source: AsyncIterator[CrossingRecord]) -> CrossingRecord | None:
-    return await anext(source, None)
 
 
 async def iter_chunks(
@@ -55,11 +60,21 @@ async def iter_chunks(
     file_format: Format,
     prefix: str = "",
 ) -> AsyncIterator[bytes]:
-    """The file, piece by piece. The times are those of the site's zone, with its offset.
+    """Export crossings as one file, with times in the site's zone.
+
+    Args:
+        client: redis.asyncio client.
+        crossing_filter: which crossings.
+        calendar: calendar of the site.
+        file_format: CSV or Parquet.
+        prefix: prefix of every key.
+
+    Yields:
+        The bytes of the file, piece by piece.
 
     Raises:
-        ParquetMissing: before the first piece.
-        redis.ConnectionError, redis.TimeoutError: Redis is away; what came before is not the whole file.
+        ParquetUnavailableError: before the first piece.
+        redis.ConnectionError, redis.TimeoutError: Redis is unavailable; the file is incomplete.
     """
     writer = _CsvWriter(calendar) if file_format == "csv" else _ParquetWriter(calendar, import_pyarrow())
     rows: list[CrossingRecord] = []
@@ -77,10 +92,10 @@ async def iter_chunks(
 
 
 def import_pyarrow() -> ModuleType:
-    """The optional package.
+    """Import the optional package.
 
     Raises:
-        ParquetMissing: it is not installed.
+        ParquetUnavailableError: it is not installed.
     """
     try:
         importlib.import_module("pyarrow.parquet")
@@ -93,12 +108,12 @@ def import_pyarrow() -> ModuleType:
 
 
 def escape_formula(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula (OWASP, CSV injection)."""
+    """Escape a cell that a spreadsheet would run as a formula (OWASP, CSV injection)."""
     return f"'{text}" if text.startswith(FORMULA_PREFIXES) else text
 
 
 class _CsvWriter:
-    """RFC 4180, with a byte order mark so that spreadsheets read it as UTF-8."""
+    """RFC 4180, with a byte order mark so that spreadsheets detect UTF-8."""
 
     rows = CSV_CHUNK_ROWS
 
@@ -130,7 +145,7 @@ class _CsvWriter:
 
 
 class _BufferSink(io.RawIOBase):
-    """A file that only grows, and gives away what it has."""
+    """A write-only file whose content can be taken away piece by piece."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +163,7 @@ class _BufferSink(io.RawIOBase):
         return self._before + len(self._buffer)
 
     def take(self) -> bytes:
-        """What was written since the last call."""
+        """Return what was written since the last call."""
         taken = bytes(self._buffer)
         self._before += len(taken)
         self._buffer.clear()
@@ -163,18 +178,8 @@ class _ParquetWriter:
     def __init__(self, calendar: Calendar, arrow: ModuleType) -> None:
         self._arrow = arrow
         text = arrow.dictionary(arrow.int32(), arrow.string())
-        self._schema = arrow.schema(
-            [
-                ("time", arrow.timestamp("ms", tz=calendar.name)),
-                ("ts", arrow.float64()),
-                ("camera", text),
-                ("line", text),
-                ("direction", text),
-                ("class", text),
-                ("track", arrow.int64()),
-                ("id", arrow.string()),
-            ]
-        )
+        types = (arrow.timestamp("ms", tz=calendar.name), arrow.float64(), *[text] * 4, arrow.int64(), arrow.string())
+        self._schema = arrow.schema(list(zip(COLUMN_NAMES, types)))
         self._sink = _BufferSink()
         self._writer = arrow.parquet.ParquetWriter(self._sink, self._schema, compression="zstd")
 
@@ -182,16 +187,8 @@ class _ParquetWriter:
         return self._sink.take()
 
     def chunk(self, rows: list[CrossingRecord]) -> bytes:
-        columns: list[list[Any]] = [
-            [round(row.ts * 1000) for row in rows],
-            [row.ts for row in rows],
-            [row.camera for row in rows],
-            [row.line for row in rows],
-            [row.direction for row in rows],
-            [row.class_name for row in rows],
-            [row.track for row in rows],
-            [row.id for row in rows],
-        ]
+        fields = ("ts", "camera", "line", "direction", "class_name", "track", "id")
+        columns = [[round(row.ts * 1000) for row in rows], *([getattr(row, name) for row in rows] for name in fields)]
         arrays = [self._arrow.array(column, type=field.type) for column, field in zip(columns, self._schema)]
         self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema))
         return self._sink.take()

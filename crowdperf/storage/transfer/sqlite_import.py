@@ -1,7 +1,6 @@
-"""`crowdperf import-sqlite events.db`: an older installation's history into the sorted sets and their counters.
+"""`crowdperf import-sqlite events.db`: import the history of an older installation.
 
-The file is opened for reading only. Importing it again changes nothing: a row's id is its own or made of its content,
-and a crossing that is there is not counted again.
+The file is opened read-only. A repeated import changes nothing: the id of a row is its own or a hash of its content.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ MAX_REASONS = 50
 
 
 class ImportTarget(Struct, frozen=True):
-    """Where crossings go."""
+    """Destination of the imported crossings."""
 
     redis_url: str
     prefix: str
@@ -49,18 +48,18 @@ class ImportTarget(Struct, frozen=True):
 
 
 class ImportReport(Struct):
-    """What became of the rows."""
+    """Counts of the rows by outcome."""
 
     read: int = 0
     kept: int = 0
     duplicates: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     durable: bool = True
-    """Whether the server writes what it has to disk."""
+    """True where the server has an append-only file."""
 
 
 class ProgressBar:
-    """A bar on a terminal, nothing elsewhere."""
+    """A progress bar; silent unless the output is a terminal."""
 
     def __init__(self, total: int, out: TextIO) -> None:
         self._total = max(1, total)
@@ -68,7 +67,7 @@ class ProgressBar:
         self._started_at = self._drawn_at = time.monotonic()
 
     def show(self, done: int, end: bool = False) -> None:
-        """Draw it, at most ten times a second."""
+        """Draw the bar at most ten times a second."""
         now = time.monotonic()
         if self._out is None or (now - self._drawn_at < 0.1 and not end):
             return
@@ -83,10 +82,10 @@ class ProgressBar:
 
 
 def open_file(path: Path) -> sqlite3.Connection:
-    """The file, for reading only.
+    """Open the file read-only.
 
     Raises:
-        ConfigError: it is not there, or no SQLite file.
+        ConfigError: the file does not exist or is not a SQLite database.
     """
     if not path.is_file():
         raise ConfigError(f"there is no file {str(path)!r}. Remedy: name the old installation's events.db.")
@@ -104,7 +103,7 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 
 def list_tables(connection: sqlite3.Connection) -> dict[str, list[str]]:
-    """Table -> its columns."""
+    """Return table -> its columns."""
     names = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name")
     return {
         name: [row[1] for row in connection.execute(f"PRAGMA table_info({_quote_identifier(name)})")]
@@ -118,7 +117,7 @@ def _quote_identifier(name: str) -> str:
 
 
 def inspect(connection: sqlite3.Connection, out: TextIO) -> None:
-    """Print tables, columns, numbers of rows, two rows each, and which field each column would be taken for."""
+    """Print each table: columns, number of rows, two samples and the field each column maps to."""
     known = {name: field for field, names in COLUMN_ALIASES.items() for name in names}
     for table, columns in list_tables(connection).items():
         number = connection.execute(f"SELECT count(*) FROM {_quote_identifier(table)}").fetchone()[0]
@@ -138,7 +137,19 @@ def iter_table_crossings(
     values: dict[tuple[str, str], str],
     report: ImportReport,
 ) -> Iterator[CrossingRecord]:
-    """The crossings of a table in the order of the file, one row in memory at a time; rejected ones are counted."""
+    """Parse the rows of a table in file order, one row in memory at a time.
+
+    Args:
+        connection: open SQLite file.
+        table: name of the table.
+        columns: source of each field.
+        calendar: calendar of the site.
+        values: (field, text in lower case) -> replacement.
+        report: receives the numbers of read and rejected rows.
+
+    Yields:
+        The crossings.
+    """
     without_rowid = False
     try:
         cursor = connection.execute(f"SELECT rowid, * FROM {_quote_identifier(table)}")
@@ -159,15 +170,22 @@ def iter_table_crossings(
 def import_crossings(
     rows: Iterator[CrossingRecord], target: ImportTarget, report: ImportReport, progress: ProgressBar, now: float
 ) -> None:
-    """Add crossings in batches; `now` in Unix seconds.
+    """Add crossings in batches.
+
+    Args:
+        rows: crossings to add.
+        target: destination.
+        report: receives the outcomes.
+        progress: bar to draw.
+        now: Unix seconds.
 
     Raises:
-        redis.ConnectionError, redis.TimeoutError: what was added stays; run it again.
+        redis.ConnectionError, redis.TimeoutError: added crossings stay; run the import again.
     """
     client: Any = connect(target.redis_url)
     calendar = Calendar(target.timezone)
     backfill.prepare(client, calendar, target.prefix)
-    # Minutes of long ago would be written only to be removed within the hour.
+    # Retention would remove older minute counters within the hour.
     expire_minutes(client, now - target.retention.minute_counts_days * DAY_S, target.prefix)
     oldest = now - target.retention.crossings_days * DAY_S
     batch: list[CrossingRecord] = []
@@ -201,10 +219,10 @@ def import_crossings(
 
 
 def main(argv: list[str], target: ImportTarget) -> int:
-    """The command; status 1 when no row at all could be used.
+    """Run the command; return 1 when no row could be used.
 
     Raises:
-        ConfigError: nothing was changed; the message says what to do.
+        ConfigError: nothing was changed; the message names the remedy.
     """
     parser = argparse.ArgumentParser(
         prog="crowdperf import-sqlite",
@@ -223,14 +241,14 @@ def main(argv: list[str], target: ImportTarget) -> int:
     if arguments.inspect:
         inspect(connection, sys.stdout)
         return 0
-    there = list_tables(connection)
-    if arguments.table not in there:
+    tables = list_tables(connection)
+    if arguments.table not in tables:
         raise ConfigError(
-            f"{str(arguments.file)!r} has no table {arguments.table!r} (it has: {', '.join(there) or 'none'}). "
+            f"{str(arguments.file)!r} has no table {arguments.table!r} (it has: {', '.join(tables) or 'none'}). "
             "Remedy: name one by --table; --inspect shows them. Nothing was changed."
         )
     columns = map_columns(
-        there[arguments.table],
+        tables[arguments.table],
         _parse_pairs("--map", arguments.map),
         _parse_pairs("--set", arguments.set),
         arguments.table,

@@ -1,6 +1,6 @@
-"""Rows of an older installation's SQLite file as crossings: columns by name, times in several forms. Pure.
+"""Rows of an older installation's SQLite file as crossings: columns by name, several time formats. Pure.
 
-What a row cannot say is a reason to reject it, with words; nothing is guessed.
+A row that is incomplete or ambiguous is rejected with a reason. Nothing is guessed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from msgspec import Struct
 
 from crowdperf.settings.base import CLASSES, ConfigError
-from crowdperf.storage.counts import CrossingRecord
+from crowdperf.storage.counts import MAX_TIME_S, CrossingRecord
 
 COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
     "id": ("id", "event_id", "uuid"),
@@ -27,7 +27,7 @@ COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
     "class": ("class", "klass", "class_name", "label", "object", "object_class", "object_type", "cls"),
     "track": ("track", "track_id", "tracker_id", "object_id", "person_id"),
 }
-"""What a column may be called, without regard to case; the first that is there counts."""
+"""Accepted column names, case-insensitive; the first match counts."""
 REQUIRED_FIELDS = ("ts", "camera", "line", "direction", "class")
 DIRECTION_ALIASES = {
     **dict.fromkeys(("in", "entry", "enter", "entered", "entering", "inbound"), "in"),
@@ -41,37 +41,41 @@ CLASS_ALIASES: dict[str, str] = {
     **dict.fromkeys(("lorry",), "truck"),
 }
 MIN_TIME_S = 631_152_000.0
-"""1990: a smaller number is no time of a camera."""
+"""The year 1990 in Unix seconds. Earlier times are rejected."""
 TIME_UNITS = ((1e16, 1e9), (1e14, 1e6), (1e11, 1e3), (-math.inf, 1.0))
-"""From this number on it counts nanoseconds, microseconds, milliseconds, seconds."""
-ZONED = re.compile(r"(Z|[+-]\d\d:?\d\d)$")
+"""(lower bound, units per second): nanoseconds, microseconds, milliseconds, seconds."""
 MAX_NAME_BYTES = 64
 
 
 class RowRejectedError(Exception):
-    """The row is no crossing; the message is the reason, the same for all rows of one kind."""
+    """The row is not a valid crossing; the message is the same for all rows of one kind."""
 
 
 class ColumnMapping(Struct, frozen=True):
-    """Where each field of a crossing comes from."""
+    """The source of each field of a crossing."""
 
     places: dict[str, int]
     """Field -> index in the row."""
     constants: dict[str, str]
-    """Field -> what every row has."""
+    """Field -> value of every row."""
 
 
 def map_columns(
     columns: Sequence[str], maps: Mapping[str, str], constants: Mapping[str, str], table: str
 ) -> ColumnMapping:
-    """Find the fields among a table's columns.
+    """Find the fields of a crossing among a table's columns.
 
     Args:
-        maps: column -> field, as the operator says; goes before the names that are known.
+        columns: names of the table's columns.
+        maps: column -> field, given by the operator; precedes the known names.
         constants: field -> value of every row.
+        table: name of the table, for messages.
+
+    Returns:
+        The source of each field.
 
     Raises:
-        ConfigError: a column or field is unknown, or a field that every crossing needs is nowhere.
+        ConfigError: unknown column or field, or no source for a required field.
     """
     by_name = {name.lower(): index for index, name in enumerate(columns)}
     for column, field in maps.items():
@@ -102,18 +106,23 @@ def map_columns(
 def parse_row(
     row: Sequence[Any], columns: ColumnMapping, zone: ZoneInfo, values: Mapping[tuple[str, str], str], rowid: int
 ) -> CrossingRecord:
-    """The crossing of a row.
+    """Parse one row.
 
     Args:
-        zone: the site's, for times without one.
-        values: (field, text in lower case) -> the text that is meant, as the operator says.
-        rowid: number of the row, which its id is made of where the table has none.
+        row: values of the columns.
+        columns: source of each field.
+        zone: time zone of times without an offset.
+        values: (field, text in lower case) -> replacement, given by the operator.
+        rowid: number of the row, part of its id where the table has none.
+
+    Returns:
+        The crossing.
 
     Raises:
-        RowRejected: with the reason.
+        RowRejectedError: with the reason.
     """
 
-    def text(field: str) -> str:
+    def get_text(field: str) -> str:
         place = columns.places.get(field)
         raw: Any = columns.constants.get(field) if place is None else row[place]
         if raw is None:
@@ -123,24 +132,24 @@ def parse_row(
         found = str(raw).strip()
         return values.get((field, found.lower()), found)
 
-    direction = DIRECTION_ALIASES.get(text("direction").lower())
+    direction = DIRECTION_ALIASES.get(get_text("direction").lower())
     if direction is None:
         raise RowRejectedError(
-            f"direction {text('direction')[:20]!r} is neither in nor out (--value direction:TEXT=in|out)"
+            f"direction {get_text('direction')[:20]!r} is neither in nor out (--value direction:TEXT=in|out)"
         )
-    class_name = CLASS_ALIASES.get(text("class").lower())
+    class_name = CLASS_ALIASES.get(get_text("class").lower())
     if class_name is None:
-        raise RowRejectedError(f"class {text('class')[:20]!r} is unknown (--value class:TEXT={'|'.join(CLASSES)})")
+        raise RowRejectedError(f"class {get_text('class')[:20]!r} is unknown (--value class:TEXT={'|'.join(CLASSES)})")
     place = columns.places.get("ts")
     ts = parse_time(row[place] if place is not None else columns.constants.get("ts"), zone)
-    camera, line = text("camera"), text("line")
+    camera, line = get_text("camera"), get_text("line")
     for field, name in (("camera", camera), ("line", line)):
         if not name or len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES or not name.isprintable():
             raise RowRejectedError(f"{field} is empty, longer than {MAX_NAME_BYTES} bytes or not printable")
-    track = text("track")
+    track = get_text("track")
     number = int(track) if re.fullmatch(r"-?\d{1,18}", track) else 0
     return CrossingRecord(
-        id=_build_id(text("id"), rowid, ts, camera, line, direction, class_name, number),
+        id=_build_id(get_text("id"), rowid, ts, camera, line, direction, class_name, number),
         ts=ts,
         camera=camera,
         line=line,
@@ -151,7 +160,10 @@ def parse_row(
 
 
 def _build_id(given: str, rowid: int, *parts: object) -> str:
-    """The row's own id where it is a longer text, else one made of its content: numbers repeat between files."""
+    """Return the row's own id if it is a longer text, else a hash of the content.
+
+    Plain numbers repeat between files.
+    """
     if len(given) > 12 and not given.isdigit():
         return given[:200]
     content = "\n".join(str(part) for part in (given or rowid, *parts))
@@ -159,12 +171,12 @@ def _build_id(given: str, rowid: int, *parts: object) -> str:
 
 
 def parse_time(raw: Any, zone: ZoneInfo) -> float:
-    """Unix seconds of a time: a number of seconds, milliseconds, micro- or nanoseconds, or ISO 8601 text.
+    """Parse a number in any of `TIME_UNITS`, or ISO 8601 text, to Unix seconds.
 
-    A text without a zone is meant in `zone`; of an hour that comes twice, the first.
+    A text without an offset is in `zone`; an ambiguous local time is the first of the two.
 
     Raises:
-        RowRejected: it is none.
+        RowRejectedError: not a time.
     """
     if isinstance(raw, str):
         raw = raw.strip()
@@ -178,7 +190,7 @@ def parse_time(raw: Any, zone: ZoneInfo) -> float:
 
 
 def _scale_to_seconds(number: float) -> float:
-    return next(number / scale for least, scale in TIME_UNITS if number >= least) if math.isfinite(number) else number
+    return next(number / scale for bound, scale in TIME_UNITS if number >= bound) if math.isfinite(number) else number
 
 
 def _parse_iso(text: str, zone: ZoneInfo) -> float:
@@ -189,18 +201,18 @@ def _parse_iso(text: str, zone: ZoneInfo) -> float:
     normal = re.sub(r"\.(\d+)", lambda found: "." + (found[1] + "000000")[:6], normal)
     normal = re.sub(r"([+-]\d\d)(\d\d)$", r"\1:\2", normal) if ":" in normal else normal
     try:
-        moment_ = datetime.fromisoformat(normal)
+        parsed = datetime.fromisoformat(normal)
     except ValueError:
         raise RowRejectedError("ts is no time that can be read (a number, or ISO 8601)") from None
-    if moment_.tzinfo is None:
-        moment_ = moment_.replace(tzinfo=zone)
+    if parsed.tzinfo is None:
+        parsed = parsed.replace(tzinfo=zone)
     try:
-        return moment_.timestamp()
+        return parsed.timestamp()
     except (OverflowError, ValueError):
         raise RowRejectedError("ts is before 1990 or in the future") from None
 
 
 def _require_plausible(ts: float) -> float:
-    if not MIN_TIME_S <= ts < 32_503_680_000.0:
+    if not MIN_TIME_S <= ts < MAX_TIME_S:
         raise RowRejectedError("ts is before 1990 or in the future")
     return ts
