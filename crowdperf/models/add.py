@@ -1,13 +1,15 @@
-"""`crowdperf models add`: a model of the operator's own into the registry, so that its hash is checked ever after."""
+"""Register a model of the operator, so that its hash is checked at every start."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from msgspec import structs
+
 from crowdperf.models.export import write_manifest
 from crowdperf.models.install import install_files, is_same_file
-from crowdperf.models.loader import get_warmup_specs, load_detector
+from crowdperf.models.loader import build_settings, get_warmup_specs, load_detector
 from crowdperf.models.registry import (
     CLASSES_BY_ROLE,
     MODEL_SUFFIXES,
@@ -22,12 +24,11 @@ from crowdperf.models.registry import (
     resolve_model,
 )
 from crowdperf.settings.config import Config
-from crowdperf.settings.engine import Inference, Labels, Models
 from crowdperf.settings.process_config import get_ring_sizes
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED_SUFFIXES = (*MODEL_SUFFIXES, "-int8")
-"""What no name ends with: files' endings, and that of the int8 form which `models export` writes for another name."""
+"""Names must not end with these: file suffixes, and the suffix that `models export --int8` appends."""
 
 
 def add_model(
@@ -40,51 +41,61 @@ def add_model(
     cache: Path,
     folder: Path = MODELS_FOLDER,
 ) -> ModelEntry:
-    """Load the model once, copy its files beside the others and write its entry; returns the entry.
+    """Load the model once, copy its files into the registry and write its entry.
 
-    Files that lie there under that name already are registered where they lie; no other file is ever replaced.
+    Files that are already in place are registered there. No other file is ever replaced.
 
-    Its classes are registered under crowdperf's names where `labels` maps them, so the configuration needs no labels.
+    Args:
+        path: weights (.pt), ONNX, or an OpenVINO model (.xml or its folder).
+        name: the registered name; files are called after it.
+        role: person (with vehicles), or ppe.
+        labels: class name of the model -> class of crowdperf; the entry stores the mapped names.
+        licence: text for the manifest.
+        source: text for the manifest; empty takes `path`.
+        cache: a folder for files that may be deleted at any time.
+        folder: the registry.
+
+    Returns:
+        The new entry.
 
     Raises:
-        ModelError: the name is taken or no name, the model cannot be used in that role or runs at one size only, or the
-            folder takes no file.
+        ModelError: the name is invalid or taken, the model does not fit the role or runs at one size only, or the
+            folder is not writable.
     """
     manifest = read_manifest(folder)
     if not MODEL_NAME.fullmatch(name) or name.endswith(RESERVED_SUFFIXES):
         raise ModelError(
-            f"{name!r} is no name for a model. Remedy: letters, digits, '.', '_' and '-', and none of the endings "
-            f"{', '.join(RESERVED_SUFFIXES)}."
+            f"{name!r} is not a valid model name. Remedy: use letters, digits, '.', '_' and '-', and none of the "
+            f"endings {', '.join(RESERVED_SUFFIXES)}."
         )
     if any(entry.name == name for entry in manifest.models):
         raise ModelError(f"the name {name!r} is registered already. Remedy: choose another one.")
-    own = path if "/" in str(path) else Path(".") / path
-    found = resolve_model(f"./{own}" if not own.is_absolute() else str(own), role, "auto", folder, labels=labels)
-    if found.path.suffix == ".engine":
+    # A name without a slash would be looked up in the registry.
+    model = resolve_model(str(path) if path.is_absolute() else f"./{path}", role, "auto", folder, labels=labels)
+    if model.path.suffix == ".engine":
         raise ModelError(
             f"the engine {str(path)!r} fits one machine only and is not registered. Remedy: name its path in "
             "inference.models, or register the weights that it was built from."
         )
-    models = Models(person=str(found.path)) if role == "person" else Models(ppe=str(found.path))
-    mapped = Labels(person=labels) if role == "person" else Labels(ppe=labels)
-    detector = load_detector(Inference(device="cpu", models=models, labels=mapped), cache, folder, role)
-    # Of every camera's shape, and not of one: a model that was exported for one size blinds the cameras of another.
+    settings = structs.replace(build_settings(str(model.path), role, labels=labels), device="cpu")
+    detector = load_detector(settings, cache, folder, role)
+    # Try every camera shape: a model that was exported for one size cannot serve cameras of another.
     for spec in get_warmup_specs(role, get_ring_sizes(Config().analysis_width)):
         if error := detector.try_warm(spec):
             raise error
-    parts = [found.path, found.path.with_suffix(".bin")] if found.path.suffix == ".xml" else [found.path]
-    targets = [folder / f"{name}{part.suffix}" for part in parts]
-    new = [target for part, target in zip(parts, targets) if not is_same_file(part, target)]
-    for target in new:
+    sources = [model.path, model.path.with_suffix(".bin")] if model.path.suffix == ".xml" else [model.path]
+    targets = [folder / f"{name}{source_file.suffix}" for source_file in sources]
+    new_targets = [target for source_file, target in zip(sources, targets) if not is_same_file(source_file, target)]
+    for target in new_targets:
         if target.exists():
             raise ModelError(
                 f"{str(target)!r} exists already and is not replaced. Remedy: choose another --name than {name!r}, or "
                 "move that file away."
             )
-    names = map_class_names(detector.backend.names, found)
+    names = map_class_names(detector.backend.names, model)
     assert set(names) & set(CLASSES_BY_ROLE[role]), "the detector has checked it"
     try:
-        files = install_files(parts, targets)
+        files = install_files(sources, targets)
         entry = ModelEntry(
             name=name,
             file=files[0].file,
@@ -95,11 +106,11 @@ def add_model(
             input_size=(640, 640),
             licence=licence,
             source=source or str(path),
-            variants=(Variant(runtime=found.runtime, files=files),),
+            variants=(Variant(runtime=model.runtime, files=files),),
         )
         write_manifest(Manifest((*manifest.models, entry)), folder)
     except ModelError:
-        for target in new:
+        for target in new_targets:
             target.unlink(missing_ok=True)
         raise
     return entry

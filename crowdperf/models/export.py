@@ -1,11 +1,7 @@
-"""The OpenVINO form of a registered model, made from its weights so that anybody can repeat it.
+"""Export a registered model to OpenVINO, and quantise that form to int8 with NNCF.
 
-The same versions of torch, ultralytics and openvino write the same bytes; the manifest records them.
-
-The int8 variant of a registered model: post-training quantisation of its OpenVINO form by NNCF.
-
-Weights and activations become int8 by what the layers carry on real pictures; the end of the head (box decoding, class
-scores) stays in floating point, as in Ultralytics' own int8 export. The same versions and pictures, the same bytes.
+Exports are repeatable: equal versions of the libraries, and equal calibration pictures, write the same bytes. The
+manifest records the versions. Quantisation leaves the end of the head (box decoding, class scores) in floating point.
 """
 
 from __future__ import annotations
@@ -37,22 +33,36 @@ from crowdperf.models.registry import (
     read_manifest,
 )
 
+RING_SIZES = ((640, 360), (640, 640), (640, 480))
+"""Calibration uses these ring sizes in turn, so that the ranges hold for several input shapes."""
+HOLDOUT_INTERVAL = 3
+"""Every third picture is held out, so that accuracy can be measured on unseen pictures."""
+MIN_PICTURES = 32
+
 
 def export_openvino(name: str, cache: Path, folder: Path = MODELS_FOLDER) -> tuple[Path, ...]:
-    """Write `<name>.xml` and `<name>.bin` beside the weights and their hashes into the manifest.
+    """Write `<name>.xml` and `<name>.bin` next to the weights, and their hashes into the manifest.
 
-    The input is dynamic in batch, height and width; the weights are stored in fp16 (computed in whatever the processor
-    does best); the output is the raw head, since suppression is ours.
+    The input is dynamic in batch, height and width. Weights are stored in fp16. The output is the raw head, without
+    suppression.
+
+    Args:
+        name: a registered model that has weights.
+        cache: a folder for files that may be deleted at any time.
+        folder: the registry.
+
+    Returns:
+        Paths of the written files.
 
     Raises:
-        ModelError: no such model, none with weights, altered ones, or the export's libraries are missing.
+        ModelError: unknown model, missing or altered weights, or a library of the export is missing.
     """
     manifest = read_manifest(folder)
     entry = find_entry(manifest, name)
     if not has_weights(entry):
         raise ModelError(
-            f"the model {name!r} is registered as {entry.file!r}, which nothing is exported from. "
-            "Remedy: export it from its .pt file with Ultralytics, and add what that writes."
+            f"the model {name!r} is registered as {entry.file!r}, which cannot be exported. "
+            "Remedy: export it from its .pt file with Ultralytics, and add the result."
         )
     weights = check_file(folder, ModelFile(entry.file, entry.sha256))
     prepare_ultralytics(cache)
@@ -83,7 +93,7 @@ def export_openvino(name: str, cache: Path, folder: Path = MODELS_FOLDER) -> tup
 
 
 def find_entry(manifest: Manifest, name: str) -> ModelEntry:
-    """The registered model of that name.
+    """Find the registered model of that name.
 
     Raises:
         ModelError: there is none.
@@ -96,12 +106,12 @@ def find_entry(manifest: Manifest, name: str) -> ModelEntry:
 
 
 def has_weights(entry: ModelEntry) -> bool:
-    """Whether other forms can be exported from it: an own OpenVINO or ONNX model has no weights beside it."""
+    """Check whether other forms can be exported; an own OpenVINO or ONNX model has no weights."""
     return entry.file.endswith(".pt")
 
 
 def list_exportable(manifest: Manifest) -> list[str]:
-    """The models that were exported before, and can be again."""
+    """List the models that were exported before and can be exported again."""
     return [
         entry.name
         for entry in manifest.models
@@ -110,20 +120,27 @@ def list_exportable(manifest: Manifest) -> list[str]:
 
 
 def record_variant(manifest: Manifest, entry: ModelEntry, variant: Variant, folder: Path) -> None:
-    """Replace the entry's variant of that runtime and precision in the manifest, by atomic rename."""
+    """Replace the entry's variant of the same runtime and precision, and write the manifest.
+
+    Args:
+        manifest: the content to update.
+        entry: the model, as `manifest` has it.
+        variant: the new variant.
+        folder: the registry.
+    """
     kind = (variant.runtime, variant.precision)
     others = tuple(old for old in entry.variants if (old.runtime, old.precision) != kind)
-    variants = tuple(sorted((*others, variant), key=lambda one: (one.runtime, one.precision)))
+    variants = tuple(sorted((*others, variant), key=lambda item: (item.runtime, item.precision)))
     updated = msgspec.structs.replace(entry, variants=variants)
     models = tuple(updated if old.name == entry.name else old for old in manifest.models)
     write_manifest(Manifest(models), folder)
 
 
 def write_manifest(manifest: Manifest, folder: Path = MODELS_FOLDER) -> None:
-    """Write models/manifest.json, readable and by atomic rename.
+    """Write models/manifest.json, indented, by atomic rename.
 
     Raises:
-        ModelError: the folder takes no file; the manifest is as it was.
+        ModelError: the folder is not writable; the manifest is unchanged.
     """
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
     partial = folder / "manifest.json.partial"
@@ -136,27 +153,24 @@ def write_manifest(manifest: Manifest, folder: Path = MODELS_FOLDER) -> None:
         raise make_unwritable_error(folder, error) from None
 
 
-RING_SIZES = ((640, 360), (640, 640), (640, 480))
-"""The pictures take turns, so that the ranges hold for more than one shape of input."""
-HOLDOUT_INTERVAL = 3
-"""One of this many pictures stays out: accuracy is measured on pictures that the calibration has not seen."""
-MIN_PICTURES = 32
-
-
 def quantize_int8(name: str, folders: list[Path], folder: Path = MODELS_FOLDER) -> tuple[Path, ...]:
-    """Write `<name>-int8.xml` and `.bin` beside the full form and their hashes into the manifest.
+    """Write `<name>-int8.xml` and `.bin` next to the full form, and their hashes into the manifest.
 
     Args:
         name: a registered model that has an OpenVINO form.
-        folders: of .jpg pictures, each taken in the order of names.
-        folder: of the registry.
+        folders: folders of .jpg pictures for the calibration.
+        folder: the registry.
+
+    Returns:
+        Paths of the written files.
 
     Raises:
-        ModelError: no such model or form, too few pictures, or NNCF is missing.
+        ModelError: unknown model or form, too few pictures, or NNCF is missing.
     """
     manifest = read_manifest(folder)
     entry = find_entry(manifest, name)
-    full = next((one for one in entry.variants if (one.runtime, one.precision) == ("openvino", "full")), None)
+    variants = {(variant.runtime, variant.precision): variant for variant in entry.variants}
+    full = variants.get(("openvino", "full"))
     if full is None:
         raise ModelError(
             f"the model {name!r} has no OpenVINO form. Remedy: run `python -m crowdperf models export {name}` first."
@@ -174,7 +188,7 @@ def quantize_int8(name: str, folders: list[Path], folder: Path = MODELS_FOLDER) 
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(pictures),
         ignored_scope=nncf.IgnoredScope(patterns=_list_head_patterns(model), types=["Sigmoid"], validate=False),
-        # AVX2 without VNNI adds pairs of int8 products in 16 bits, which overflow with 8-bit weights: 7 bits do not.
+        # AVX2 without VNNI adds pairs of int8 products in 16 bits. That overflows with 8-bit weights, not with 7 bits.
         advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
     )
     target = folder / f"{name}-int8.xml"
@@ -187,31 +201,34 @@ def quantize_int8(name: str, folders: list[Path], folder: Path = MODELS_FOLDER) 
 
 
 def list_calibration_images(folders: list[Path]) -> list[Path]:
-    """The .jpg files of the folders without every third, which is held out.
+    """List the .jpg files of the folders, in name order, without the held-out ones.
 
     Raises:
-        ModelError: too few for a calibration.
+        ModelError: there are too few.
     """
-    found = [
+    images = [
         path
         for folder in folders
         for index, path in enumerate(sorted(folder.glob("*.jpg")))
         if index % HOLDOUT_INTERVAL
     ]
-    if len(found) < MIN_PICTURES:
+    if len(images) < MIN_PICTURES:
         where = ", ".join(repr(str(folder)) for folder in folders) or "no folder at all"
         raise ModelError(
-            f"int8 needs at least {MIN_PICTURES} .jpg pictures to calibrate with, {len(found)} usable ones are in "
+            f"int8 needs at least {MIN_PICTURES} .jpg pictures to calibrate with, {len(images)} usable ones are in "
             f"{where}. Remedy: give folders of pictures like your cameras' with --calibration FOLDER."
         )
-    return found
+    return images
 
 
 def iter_calibration_inputs(pictures: list[Path]) -> Iterator[NDArray[np.float32]]:
-    """float32 (1, 3, height, width), RGB, 0..1: each picture as it would reach the model through a ring.
+    """Yield each picture as it would reach the model through a ring.
+
+    Yields:
+        float32 (1, 3, height, width), RGB, 0..1.
 
     Raises:
-        ModelError: a file is no picture.
+        ModelError: a file is not a picture.
     """
     for index, path in enumerate(pictures):
         image = cv2.imread(str(path))
@@ -230,7 +247,7 @@ def iter_calibration_inputs(pictures: list[Path]) -> Iterator[NDArray[np.float32
 
 
 def _list_head_patterns(model: Any) -> list[str]:
-    """Patterns of the operations at the end of the head, which stay in floating point."""
+    """List patterns of the operations at the end of the head, which stay in floating point."""
     names = [str(operation.get_friendly_name()) for operation in model.get_ordered_ops()]
     blocks = [
         int(name.split("__module.model.", 1)[1].split("/")[0].split(".")[0]) for name in names if _is_in_block(name)

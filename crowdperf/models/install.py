@@ -1,7 +1,4 @@
-"""Files into the registry's folder: whole or not at all, whatever becomes of the disk meanwhile.
-
-Published weights by their name (`yolo11n.pt`), fetched by Ultralytics itself where the operator allows downloads.
-"""
+"""Install files into the registry's folder, and download the weights that Ultralytics publishes."""
 
 from __future__ import annotations
 
@@ -14,12 +11,12 @@ from crowdperf.models.registry import ModelError, ModelFile, hash_file
 
 
 def install_files(sources: Sequence[Path], targets: Sequence[Path]) -> tuple[ModelFile, ...]:
-    """Copy each source to its target, which is replaced, and return the targets with their hashes.
+    """Copy each source over its target, and return the targets with their hashes.
 
-    All are copied before the first takes its name. A source that is its target stays where it lies.
+    All files are copied before the first one is renamed. A source that is its own target is left alone.
 
     Raises:
-        ModelError: a file cannot be read or written; no target has changed where it was the copying that failed.
+        ModelError: a file cannot be read or written. If copying failed, no target has changed.
     """
     partial = [target.with_name(f".{target.name}.partial") for target in targets]
     copied = [files for files in zip(sources, partial, targets) if not is_same_file(files[0], files[2])]
@@ -38,14 +35,14 @@ def install_files(sources: Sequence[Path], targets: Sequence[Path]) -> tuple[Mod
 
 
 def is_same_file(source: Path, target: Path) -> bool:
-    """Whether both are one file."""
+    """Check whether both paths are the same file."""
     return target.exists() and source.samefile(target)
 
 
 def make_unwritable_error(folder: Path, error: OSError) -> ModelError:
-    """What to say where the registry's folder takes no file."""
+    """Build the error for a registry folder that is not writable."""
     return ModelError(
-        f"nothing can be written to the model registry {str(folder)!r}: {error.strerror}. "
+        f"cannot write to the model registry {str(folder)!r}: {error.strerror}. "
         "Remedy: free space there, or run the command as the user who owns the folder."
     )
 
@@ -54,15 +51,23 @@ PUBLISHED_WEIGHTS = re.compile(r"yolo(v[3-9]|v10|1[12]|26)[a-z]\w*\.pt")
 
 
 def is_published(name: str) -> bool:
-    """Whether this is the bare name of weights that Ultralytics publishes, and no file of that name is here."""
+    """Check for a bare name of published weights; a local file of that name takes precedence."""
     return PUBLISHED_WEIGHTS.fullmatch(name) is not None and not Path(name).exists()
 
 
 def download_weights(name: str, cache: Path, allowed: bool) -> Path:
-    """The file of published weights: from an earlier download, or downloaded now.
+    """Return the file of published weights, downloading it if necessary.
+
+    Args:
+        name: such as `yolo11n.pt`.
+        cache: the folder of earlier downloads.
+        allowed: whether the operator permits downloads.
+
+    Returns:
+        Path of the weights below `cache`.
 
     Raises:
-        ModelError: it is not here and may not, or cannot, be fetched.
+        ModelError: the file is absent, and downloads are off or fail.
     """
     target = cache / "weights" / name
     if target.is_file():
@@ -75,15 +80,17 @@ def download_weights(name: str, cache: Path, allowed: bool) -> Path:
     try:
         from ultralytics.utils.downloads import attempt_download_asset
     except ImportError as error:
-        raise ModelError(f"fetching {name!r} needs {error.name}. Remedy: `pip install -r requirements.txt`.") from None
+        raise ModelError(
+            f"downloading {name!r} needs {error.name}. Remedy: `pip install -r requirements.txt`."
+        ) from None
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         attempt_download_asset(str(target))
     except (OSError, RuntimeError, ValueError, ConnectionError) as error:
         target.unlink(missing_ok=True)
         raise ModelError(
-            f"the weights {name!r} cannot be fetched: {error}. "
-            f"Remedy: see to the network, or put the file at {str(target)!r}."
+            f"the weights {name!r} cannot be downloaded: {error}. "
+            f"Remedy: check the network, or put the file at {str(target)!r}."
         ) from None
     if not target.is_file():
         raise ModelError(f"Ultralytics has no weights {name!r}. Remedy: correct inference.models.")

@@ -1,4 +1,4 @@
-"""Choose model file, runtime, device and precision, and load the detector of a role."""
+"""Choose model file, runtime, device and precision, and load the detector for a role."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from crowdperf.models.registry import (
     read_cpuinfo,
     resolve_model,
 )
+from crowdperf.models.self_test import verify_device
 from crowdperf.settings.engine import Inference, Labels, Models
 
 GPU_DEVICE_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
-"""Device files of NVIDIA's driver, of WSL and of ROCm: without one, `auto` need not import torch to ask."""
+"""Device files of NVIDIA's driver, WSL and ROCm. If none exists, `auto` does not import torch to look for a device."""
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +40,21 @@ def load_detector(
     confidence: float = 0.0,
     specs: Sequence[RingSpec] = (),
 ) -> Detector:
-    """The detector of one role that the configuration asks for.
+    """Load the detector that the configuration selects for one role.
 
     Args:
         settings: the `inference` block.
         cache: a folder for files that may be deleted at any time.
-        folder: of the model registry.
+        folder: the model registry.
         role: person (with vehicles), or ppe.
-        confidence: detections at or below it are dropped; 0 takes the one in `settings`.
-        specs: rings that it is to be ready for; a model that can run at one of them at least will do.
+        confidence: detections at or below it are dropped; 0 uses the value in `settings`.
+        specs: rings to prepare for; the model must run at one of them at least.
+
+    Returns:
+        A detector that is ready for `specs`.
 
     Raises:
-        ModelError: the model, the runtime or the device cannot be had; the message names the remedy.
+        ModelError: model, runtime or device is not available; the message names the remedy.
     """
     if settings.device == "cuda" and settings.runtime == "openvino":
         raise ModelError(
@@ -62,7 +66,6 @@ def load_detector(
             "inference.precision 'int8' runs on OpenVINO and the processor, but inference.device is "
             f"{settings.device!r} and inference.runtime {settings.runtime!r}. Remedy: set precision to 'auto'."
         )
-    least = confidence or settings.confidence
     cuda = settings.runtime != "openvino" and settings.precision != "int8" and _should_use_cuda(settings.device, cache)
     runtime = settings.runtime
     name, labels = getattr(settings.models, role), getattr(settings.labels, role)
@@ -74,22 +77,21 @@ def load_detector(
     model = resolve_model(name, role, runtime, folder, _list_precisions(settings.precision, runtime, role), labels)
     if model.precision == "int8" and settings.precision == "auto":
         log.info(
-            "inference.precision 'auto' takes int8: this processor has neither bf16 nor AVX-512, where int8 was "
-            "measured 1.6 times as fast. Its effect on counts: docs/models.md, INT8. 'full' turns it off."
+            "inference.precision 'auto' selects int8: this processor has neither bf16 nor AVX-512, and int8 was "
+            "measured 1.6 times as fast there. Its effect on counts: docs/models.md, INT8. 'full' turns it off."
         )
 
-    def opened(on_device: bool) -> Detector:
-        return Detector(_open_backend(model, settings, cache, on_device, least), model.name, model.precision)
+    def open_detector(on_device: bool) -> Detector:
+        backend = _open_backend(model, settings, cache, on_device, confidence or settings.confidence)
+        return Detector(backend, model.name, model.precision)
 
     if not cuda or model.runtime != "torch":
-        detector = opened(False)
+        detector = open_detector(False)
         detector.warm(specs)
         return detector
-    from crowdperf.models.self_test import verify_device
-
     try:
-        detector = opened(True)
-        verify_device(detector, lambda: opened(False))
+        detector = open_detector(True)
+        verify_device(detector, lambda: open_detector(False))
         detector.warm(specs)
         return detector
     except (RuntimeError, AssertionError) as error:
@@ -98,26 +100,24 @@ def load_detector(
 
 
 def _report_cuda_failure(model: ModelPath, device: str, error: Exception) -> None:
-    """Tell that CUDA is there and does not work: a driver or a device too old for torch, no memory left on it.
-
-    With `auto` the processor takes over; asked for by name, it is an error, and tried again.
+    """Report a CUDA device that does not work: driver or device too old for torch, or out of memory.
 
     Raises:
-        ModelError: CUDA was asked for.
+        ModelError: inference.device is `cuda`. With `auto` the caller uses the processor instead.
     """
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    what = f"the CUDA device cannot run the model {model.name!r}: {reason}."
-    check = "Remedy: check `nvidia-smi` and that this torch knows the device (`python -m torch.utils.collect_env`)"
+    failure = f"the CUDA device cannot run the model {model.name!r}: {reason}."
+    remedy = "Remedy: check `nvidia-smi` and that this torch knows the device (`python -m torch.utils.collect_env`)"
     if device == "cuda":
-        raise ModelError(f"{what} {check}, or set inference.device to 'auto'.") from error
-    instead = "The processor is used instead."
-    log.error("%s %s %s and restart inference, or set inference.device to 'cpu'.", what, instead, check)
+        raise ModelError(f"{failure} {remedy}, or set inference.device to 'auto'.") from error
+    fallback = "The processor is used instead."
+    log.error("%s %s %s and restart inference, or set inference.device to 'cpu'.", failure, fallback, remedy)
 
 
 def _list_precisions(requested: Literal["auto", "full", "int8"], runtime: str, role: Role) -> tuple[Precision, ...]:
-    """Which precisions of a registered model will do, the preferred one first."""
+    """List the acceptable precisions of a registered model, the preferred one first."""
     if role == "ppe":
-        # Once a second costs little, and nothing was measured.
+        # PPE runs once a second, and the accuracy of int8 was not measured for it.
         return ("full",)
     if requested != "auto":
         return (requested,)
@@ -127,7 +127,7 @@ def _list_precisions(requested: Literal["auto", "full", "int8"], runtime: str, r
 
 
 def _is_openvino_file(name: str) -> bool:
-    """A user's own OpenVINO or ONNX model runs on the processor even where CUDA is."""
+    """Check for an own OpenVINO or ONNX model, which runs on the processor even if CUDA is present."""
     return name.endswith((".xml", ".onnx")) or ("/" in name and Path(name).is_dir())
 
 
@@ -146,10 +146,10 @@ def _open_backend(
 
 
 def _should_use_cuda(device: str, cache: Path) -> bool:
-    """Whether to compute on CUDA.
+    """Check whether to compute on CUDA.
 
     Raises:
-        ModelError: it is asked for and absent.
+        ModelError: CUDA is requested and absent.
     """
     if device == "cpu" or (device == "auto" and not any(Path(node).exists() for node in GPU_DEVICE_FILES)):
         return False
@@ -183,9 +183,9 @@ def _require_torch(path: Path, cache: Path) -> None:
 
 
 def prepare_ultralytics(cache: Path, online: bool = False) -> None:
-    """Keep Ultralytics from installing, writing outside our folders and, unless `online`, downloading.
+    """Keep Ultralytics from installing, writing outside `cache` and, unless `online`, downloading.
 
-    To be called before it is imported.
+    Call this before Ultralytics is imported.
     """
     folder = cache / "ultralytics"
     folder.mkdir(parents=True, exist_ok=True)
@@ -196,12 +196,22 @@ def prepare_ultralytics(cache: Path, online: bool = False) -> None:
 
 
 def get_warmup_specs(role: Role, sizes: Sequence[tuple[int, int]] = ()) -> list[RingSpec]:
-    """The pictures that the model of a role is to be ready for at once; `sizes` are those of the site's rings."""
+    """List the geometries that a role's model must be ready for; `sizes` are those of the site's rings."""
     return [PPE_CROP_SPEC] if role == "ppe" else [make_warmup_spec(width, height) for width, height in sizes]
 
 
 def build_settings(name: str, role: Role, precision: str = "auto", labels: dict[str, str] | None = None) -> Inference:
-    """The `inference` block that has this model in this role."""
+    """Build the `inference` block that selects a model.
+
+    Args:
+        name: registered name, or path of own weights.
+        role: person (with vehicles), or ppe.
+        precision: "auto", "full" or "int8".
+        labels: class name of the model -> class of crowdperf.
+
+    Returns:
+        Settings with this model in this role; everything else is default.
+    """
     models = Models(person=name) if role == "person" else Models(ppe=name)
     mapped = Labels(person=labels or {}) if role == "person" else Labels(ppe=labels or {})
     return Inference(models=models, labels=mapped, precision=precision)  # type: ignore[arg-type]

@@ -1,9 +1,8 @@
-"""The CPU runtime: OpenVINO. It imports neither torch nor ultralytics, which a core installation does not have.
+"""OpenVINO backend for the processor; it imports neither torch nor ultralytics.
 
-Every picture is one asynchronous request and the plug-in spreads the requests over its streams, so one compiled model
-per geometry serves every batch size. Compiled batches of 2 and 4 were measured against it on two cores: no faster per
-frame, and each costs another second of compiling in the middle of the work. Layers that were measured and left in the
-model: box decoding and the sigmoid are 2 % of the time, the convolutions 90 %.
+Every picture is one asynchronous request, and the plug-in spreads the requests over its streams. So one compiled model
+per geometry serves every batch size. Compiled batches of 2 and 4 were measured on two cores: no faster per frame, and
+one more second to compile each. Box decoding and the sigmoid stay in the model: they take 2 % of the time.
 """
 
 from __future__ import annotations
@@ -28,19 +27,18 @@ from crowdperf.models.registry import ModelError, ModelPath, build_class_map
 from crowdperf.runtime.timings import StageTimings
 
 CORES_PER_STREAM = 4
-"""More threads than this on one small network gain little; further cores are better used by a second picture."""
+"""More threads on one small network gain little; further cores are better used for a second picture."""
 MIN_STREAMS = 2
-"""Two pictures on a thread each wait for nobody, two threads on one picture wait for each other at every layer, the
-longer the more other programs want the cores (docs/models.md, Streams). No more than two, since a single camera, with
-QUEUE_MAX frames waiting, must be able to fill them."""
+"""Two threads on one picture wait for each other at every layer, two pictures on one thread each do not. See
+docs/models.md, Streams. Few cores get no more streams: a single camera with QUEUE_MAX frames must fill them."""
 MAX_BATCHES_IN_FLIGHT = 2
-"""Batches that are under way: the streams go on with the next one while boxes are taken out of the one before."""
+"""The streams compute the next batch while the boxes of the previous one are decoded."""
 MAX_GEOMETRIES = 8
-"""Compiled models that are kept (about 50 MB each); the oldest goes first."""
+"""Number of compiled models kept, about 50 MB each; the oldest is dropped first."""
 
 
 class _CompiledModel:
-    """The model at one input size: one request per stream, and a request for a lone picture."""
+    """The model at one input size: one request per stream, and one for a single picture."""
 
     def __init__(self, single: Any, batched: Any) -> None:
         self.stream_count = int(batched.get_property("NUM_STREAMS"))
@@ -48,12 +46,13 @@ class _CompiledModel:
             [batched.create_infer_request() for _ in range(self.stream_count)] for _ in range(MAX_BATCHES_IN_FLIGHT)
         ]
         self.single_requests = [[single.create_infer_request()] for _ in range(MAX_BATCHES_IN_FLIGHT)]
-        """On all threads. Measured on two: a lone picture takes 29 ms there and 48 on one stream of two, a pair 57 one
-        after the other and 50 side by side. So a quiet site answers soon, and a busy one gets more done."""
+        """These use all threads. Measured on two threads: one picture takes 29 ms here and 48 ms on one of two streams;
+        two pictures take 57 ms here and 50 ms on two streams. So latency is low on a quiet site, throughput high on a
+        busy one."""
         self._inputs: dict[Letterbox, NDArray[np.uint8]] = {}
 
     def get_inputs(self, box: Letterbox, buffer_index: int) -> NDArray[np.uint8]:
-        """One hand's input pictures, one per stream, for frames that lie in them as `box` says."""
+        """Return the input pictures of one of the two buffers, one per stream."""
         if box not in self._inputs:
             while len(self._inputs) >= MAX_GEOMETRIES:
                 del self._inputs[next(iter(self._inputs))]
@@ -70,11 +69,7 @@ class _LoadedBatch(NamedTuple):
 
 
 class OpenvinoBackend:
-    """Runs a detection model on the processor.
-
-    Raises:
-        ModelError: OpenVINO cannot read the model, or its classes or shapes do not fit.
-    """
+    """Run a detection model on the processor."""
 
     name = "openvino"
     device = "cpu"
@@ -82,13 +77,25 @@ class OpenvinoBackend:
     overlaps = True
 
     def __init__(self, model: ModelPath, confidence: float, iou: float, threads: int, cache: Path) -> None:
+        """Read the model; `prepare` compiles it.
+
+        Args:
+            model: an OpenVINO or ONNX file.
+            confidence: detections at or below it are dropped.
+            iou: overlap above which the weaker of two boxes of a class is dropped.
+            threads: for inference; 0 uses all that this process may run on.
+            cache: a folder for compiled models.
+
+        Raises:
+            ModelError: OpenVINO cannot read the model, or its classes or shapes do not fit.
+        """
         self._path = model.path
         self._confidence, self._iou = confidence, iou
         self._threads = threads or len(os.sched_getaffinity(0))
         self._stream_count = compute_stream_count(self._threads)
         self.max_batch = self._stream_count
         self._core = ov.Core()
-        # Measured: 0.4 s instead of 1.3 s for a geometry that was compiled before, by this process or an earlier one.
+        # Measured: 0.4 s instead of 1.3 s for a geometry that is in the cache.
         self._core.set_property({"CACHE_DIR": str(cache / "openvino")})
         self._compiled: dict[tuple[int, int], _CompiledModel] = {}
         self._compiling: dict[tuple[int, int], Future[_CompiledModel]] = {}
@@ -110,10 +117,16 @@ class OpenvinoBackend:
             )
 
     def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
-        """Convert ring frames into the inputs; the conversion is the only copy."""
+        """Convert ring frames into the inputs; the conversion is the only copy.
+
+        Args:
+            frames: at most `max_batch`, each uint8 (frame_bytes,).
+            pix_fmt: their pixel format.
+            box: their geometry.
+        """
         compiled = self._get_compiled(box)
         began = perf_counter()
-        assert len(self._started) < MAX_BATCHES_IN_FLIGHT, "a batch is finished before the one after the next is loaded"
+        assert len(self._started) < MAX_BATCHES_IN_FLIGHT, "finish a batch before loading a third one"
         self._buffer_index = (self._buffer_index + 1) % MAX_BATCHES_IN_FLIGHT
         requests = compiled.single_requests if len(frames) == 1 else compiled.requests
         self._loaded = _LoadedBatch(
@@ -124,39 +137,39 @@ class OpenvinoBackend:
         self.stages.add("preprocess", perf_counter() - began)
 
     def start(self) -> None:
-        """Begin to compute the loaded frames."""
-        assert self._loaded is not None, "load comes before start"
+        """Start to compute the loaded frames."""
+        assert self._loaded is not None, "call load before start"
         for request, picture in zip(self._loaded.requests, self._loaded.inputs):
             request.start_async({0: picture[None]}, share_inputs=True)
         self._started.append(self._loaded)
 
     def finish(self) -> list[Detections]:
-        """Detections of the batch that was started first; boxes in pixels of the model input."""
+        """Return the detections of the oldest started batch; boxes in pixels of the model input."""
         loaded = self._started.popleft()
         box = loaded.box
-        at = perf_counter()
-        found: list[Detections] = []
+        began = perf_counter()
+        detections: list[Detections] = []
         for request in loaded.requests:
             request.wait()
             computed = perf_counter()
-            self.stages.add("infer", computed - at)
+            self.stages.add("infer", computed - began)
             raw = request.get_output_tensor(0).data[0]
             if self._end_to_end:
-                found.append(decode_end_to_end(raw, self._class_map, self._confidence, box.width, box.height))
+                detections.append(decode_end_to_end(raw, self._class_map, self._confidence, box.width, box.height))
             else:
-                found.append(decode(raw, self._class_map, self._confidence, self._iou, box.width, box.height))
-            at = perf_counter()
-            self.stages.add("postprocess", at - computed)
-        return found
+                detections.append(decode(raw, self._class_map, self._confidence, self._iou, box.width, box.height))
+            began = perf_counter()
+            self.stages.add("postprocess", began - computed)
+        return detections
 
     def pin(self, buffer: NDArray[np.uint8]) -> None:
-        """The processor reads any memory."""
+        """Do nothing: the processor reads any memory."""
 
     def unpin(self, buffer: NDArray[np.uint8]) -> None:
-        """Nothing was locked."""
+        """Do nothing, as `pin`."""
 
     def empty_cache(self) -> None:
-        """There is no device memory to give back."""
+        """Do nothing: there is no device memory."""
 
     def _read_model(self) -> Any:
         try:
@@ -165,7 +178,7 @@ class OpenvinoBackend:
             reason = str(error).strip().splitlines()[-1]
             raise ModelError(
                 f"OpenVINO cannot read the model {str(self._path)!r}: {reason}. "
-                "Remedy: check that the .bin lies beside the .xml, or export the model again."
+                "Remedy: check that the .bin is in the folder of the .xml, or export the model again."
             ) from None
 
     def prepare(self, box: Letterbox, pix_fmt: PixelFormat) -> None:
@@ -173,42 +186,43 @@ class OpenvinoBackend:
         self._get_compiled(box)
 
     def ready(self, box: Letterbox, pix_fmt: PixelFormat = "yuv420p") -> bool:
-        """Whether frames of this geometry can be computed at once; else it begins to be compiled, beside the work.
+        """Check whether this geometry is compiled; if not, start to compile it in the background.
 
-        A geometry that cannot be compiled is ready: `load` then says why.
+        A geometry that cannot be compiled is ready: `load` then raises the reason.
         """
         size = (box.width, box.height)
         if size in self._compiled:
             return True
         if size not in self._compiling:
-            # Of cameras that went before their size was ready: nobody has come to take the result.
+            # Drop results that were never used: their cameras stopped before the size was ready.
             for done in [size for size, future in self._compiling.items() if future.done()][: 1 - MAX_GEOMETRIES]:
                 del self._compiling[done]
             self._compiling[size] = self._compiler.submit(self._compile_both, box)
         return self._compiling[size].done()
 
     def _get_compiled(self, box: Letterbox) -> _CompiledModel:
-        """The model compiled for this geometry: about 1.5 s the first time ever, unless it is `ready`."""
+        """Return the model compiled for this geometry; takes about 1.5 s the first time."""
         size = (box.width, box.height)
         if size not in self._compiled:
             self.ready(box)
-            # A refusal stays: it would be the same at every frame.
-            made = self._compiling[size].result()
+            # A failure stays in `_compiling`: it would be the same at every frame.
+            compiled = self._compiling[size].result()
             del self._compiling[size]
             while len(self._compiled) >= MAX_GEOMETRIES:
                 del self._compiled[next(iter(self._compiled))]
-            self._compiled[size] = made
+            self._compiled[size] = compiled
         return self._compiled[size]
 
     def _compile_both(self, box: Letterbox) -> _CompiledModel:
-        alone = self.compile(box, 1)
-        return _CompiledModel(alone, alone if self._stream_count == 1 else self.compile(box, self._stream_count))
+        single = self.compile(box, 1)
+        return _CompiledModel(single, single if self._stream_count == 1 else self.compile(box, self._stream_count))
 
     def compile(self, box: Letterbox, stream_count: int | None = None) -> Any:
-        """A new `openvino.CompiledModel` for this geometry; the bench measures it bare.
+        """Compile a new `openvino.CompiledModel` for this geometry.
 
         Args:
-            streams: pictures computed at a time; as many as suit the threads where it is not given.
+            box: the geometry.
+            stream_count: pictures computed at a time; None uses as many as suit the threads.
 
         Raises:
             ModelError: the model cannot run at that size.
@@ -227,8 +241,8 @@ class OpenvinoBackend:
         )
         steps.input().model().set_layout(ov.Layout("NCHW"))
         steps.input().preprocess().convert_element_type(ov.Type.f32).scale(255.0)
-        # No precision hint: in performance mode the plug-in takes bf16 or fp16 where the processor computes in them and
-        # float32 elsewhere. A quantised model computes in int8 what it marks for it, whatever the hint.
+        # No precision hint: by default the plug-in uses bf16 or fp16 on processors that have them, else float32. A
+        # quantised model computes its int8 layers in int8 with any hint.
         settings: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": self._threads,
             "NUM_STREAMS": stream_count or self._stream_count,
@@ -237,16 +251,16 @@ class OpenvinoBackend:
 
 
 def compute_stream_count(threads: int) -> int:
-    """Pictures that are computed at a time. The plug-in gives every stream equally many threads and idles the rest."""
+    """Compute how many pictures run at a time; every stream gets the same number of threads."""
     if threads >= MIN_STREAMS * CORES_PER_STREAM:
         return threads // CORES_PER_STREAM
     return 1 if threads % MIN_STREAMS else MIN_STREAMS
 
 
 def _read_class_names(model: Any, path: Path) -> tuple[str, ...]:
-    """Class names that Ultralytics writes into its exports.
+    """Read the class names that Ultralytics writes into its exports.
 
-    Into OpenVINO's separated by spaces; into ONNX as the text of a dictionary, index -> name.
+    OpenVINO: separated by spaces. ONNX: the text of a dictionary, index -> name.
     """
     if model.has_rt_info(["model_info", "labels"]):
         return tuple(str(model.get_rt_info(["model_info", "labels"]).astype(str)).split())
@@ -261,6 +275,6 @@ def _read_class_names(model: Any, path: Path) -> tuple[str, ...]:
                 "Remedy: export it with Ultralytics (`yolo export format=onnx dynamic=True`)."
             ) from None
     raise ModelError(
-        f"the model {str(path)!r} carries no class names. "
+        f"the model {str(path)!r} has no class names. "
         "Remedy: export it with Ultralytics: `yolo export model=best.pt format=openvino dynamic=True`."
     )

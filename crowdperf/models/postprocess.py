@@ -1,8 +1,8 @@
-"""From the raw output of a YOLO detection head to boxes, in numpy: the path of the CPU runtime.
+"""Postprocessing on the processor: the raw output of a YOLO head to boxes.
 
-The head gives, per anchor, a box (centre x, centre y, width, height; pixels of the model input) and one score per class
-(already through the sigmoid). As in Ultralytics, an anchor stands for its best class only, and suppression is greedy
-within a class.
+Per anchor the head returns a box (centre x, centre y, width, height; pixels of the model input) and one score per
+class, after the sigmoid. As in Ultralytics, an anchor counts for its best class only, and suppression is greedy within
+a class.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_CANDIDATES = 1000
-"""Anchors, by score, that enter suppression: bounds its time; 60 people give about 400 at confidence 0.1."""
+"""Only the best anchors enter suppression, which bounds its time. 60 people give about 400 at confidence 0.1."""
 MAX_DETECTIONS = 300
-"""Boxes of one picture that leave it."""
+"""Only the best boxes of a picture are kept."""
 
 
 class Detections(NamedTuple):
@@ -26,7 +26,7 @@ class Detections(NamedTuple):
     scores: NDArray[np.float32]
     """(n,)."""
     classes: NDArray[np.uint8]
-    """(n,), index into `settings.base.CLASSES`."""
+    """(n,), index into `CLASSES_BY_ROLE`."""
 
 
 def non_max_suppression(
@@ -66,34 +66,44 @@ def non_max_suppression(
 def decode_end_to_end(
     rows: NDArray[np.float32], class_map: NDArray[np.int16], confidence: float, width: int, height: int
 ) -> Detections:
-    """The detections of an end-to-end head, which suppresses by itself (YOLO26, YOLOv10).
+    """Decode the output of an end-to-end head, which suppresses by itself (YOLO26, YOLOv10).
 
     Args:
-        rows: float32 (k, 6): x1 y1 x2 y2 score class, pixels of the model input, class of the model.
-        wanted, confidence, width, height: as `decode` takes them.
+        rows: float32 (k, 6), x1 y1 x2 y2 score class; pixels of the model input, class of the model.
+        class_map: int16 (model classes,), index into `CLASSES_BY_ROLE`; -1 ignores a class.
+        confidence: detections at or below it are dropped.
+        width: width of the model input, pixels; boxes are clipped to it.
+        height: its height.
+
+    Returns:
+        Boxes in pixels of the model input.
     """
-    known = class_map[np.clip(rows[:, 5].astype(np.intp), 0, len(class_map) - 1)]
-    chosen = np.flatnonzero((rows[:, 4] > confidence) & (known >= 0))
+    classes = class_map[np.clip(rows[:, 5].astype(np.intp), 0, len(class_map) - 1)]
+    chosen = np.flatnonzero((rows[:, 4] > confidence) & (classes >= 0))
     chosen = chosen[np.argsort(-rows[chosen, 4], kind="stable")][:MAX_DETECTIONS]
     boxes = np.clip(rows[chosen, :4], 0, np.array([width, height] * 2, dtype=np.float32)).astype(np.float32)
-    return Detections(boxes, rows[chosen, 4].astype(np.float32), known[chosen].astype(np.uint8))
+    return Detections(boxes, rows[chosen, 4].astype(np.float32), classes[chosen].astype(np.uint8))
 
 
 def decode(
     raw: NDArray[np.float32], class_map: NDArray[np.int16], confidence: float, iou: float, width: int, height: int
 ) -> Detections:
-    """The detections in one raw output.
+    """Decode the raw output of one picture, and suppress.
 
     Args:
         raw: float32 (4 + model classes, anchors).
-        wanted: int16 (model classes,): index into `settings.base.CLASSES`, -1 for a class that the system ignores.
+        class_map: int16 (model classes,), index into `CLASSES_BY_ROLE`; -1 ignores a class.
         confidence: detections at or below it are dropped.
         iou: overlap above which the weaker of two boxes of a class is dropped.
-        width, height: of the model input; boxes are clipped to it.
+        width: width of the model input, pixels; boxes are clipped to it.
+        height: its height.
+
+    Returns:
+        Boxes in pixels of the model input.
     """
     scores = raw[4:].max(axis=0)
     chosen = np.flatnonzero(scores > confidence)
-    # Asked of the few that are chosen: of all anchors, their class was half of the time of a picture without people.
+    # Look up the class of these few only: for all anchors it took half of the time of an empty picture.
     classes = np.empty(len(scores), class_map.dtype)
     classes[chosen] = class_map[raw[4:, chosen].argmax(axis=0)]
     chosen = chosen[classes[chosen] >= 0]
@@ -108,7 +118,7 @@ def decode(
 
 
 def compute_iou_matrix(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Intersection over union of every pair of boxes x1 y1 x2 y2: (n, m)."""
+    """Compute the intersection over union of every pair of boxes x1 y1 x2 y2: (n, m)."""
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
     shared = np.prod(np.clip(high - low, 0, None), axis=2)

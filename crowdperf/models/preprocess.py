@@ -1,10 +1,8 @@
-"""Where a ring picture lies inside the model's input, and the way of a box back to the source picture. Pure.
+"""Preprocessing on the processor: ring bytes to a padded RGB input, and boxes back to the source picture.
 
-The ring already holds the picture at the analysis size, so the model runs at that size: the picture is only padded,
-centred, to the next multiples of 32 (640x360 becomes 640x384). Where the ring is larger for the sake of the PPE model,
-it is scaled to the width that the person model is to see (`RingSpec.model_width`) first.
-
-Ring bytes to a padded RGB picture on the processor: one colour conversion, and a resize where asked for.
+The ring holds the picture at the analysis size, and the model runs at that size. The picture is only padded, centred,
+to the next multiples of 32: 640x360 becomes 640x384. A ring that is larger for the PPE model is first scaled to
+`RingSpec.model_width`.
 """
 
 from __future__ import annotations
@@ -23,13 +21,15 @@ from crowdperf.models.registry import ModelError
 STRIDE = 32
 """The coarsest grid of the YOLO family: both sides of its input must be multiples of it."""
 PAD_VALUE = 114
-"""The grey (of 0..255, each channel) that Ultralytics pads with, in training as well."""
+"""Grey value (0..255, each channel) that Ultralytics pads with, in training as well."""
+
+PixelFormat = Literal["yuv420p", "bgr24"]
 
 
 class Letterbox(NamedTuple):
-    """A `ring_width` x `ring_height` picture at (`left`, `top`) of a `width` x `height` model input, pixels.
+    """Place of a ring picture in the model input, all in pixels.
 
-    There it is `inner_width` x `inner_height`: as in the ring, or scaled to that.
+    The input is `width` x `height`. The picture lies at (`left`, `top`) and is `inner_width` x `inner_height` there.
     """
 
     ring_width: int
@@ -43,17 +43,21 @@ class Letterbox(NamedTuple):
 
     @property
     def scaled(self) -> bool:
-        """Whether the picture is not put in as it is."""
+        """True if the picture is resized."""
         return (self.inner_width, self.inner_height) != (self.ring_width, self.ring_height)
 
 
 @functools.lru_cache(256)
 def letterbox(ring_width: int, ring_height: int, model_width: int = 0) -> Letterbox:
-    """The smallest input that holds the picture; an odd pixel of padding goes to the right and the bottom.
+    """Compute the smallest input that holds the picture; an odd pixel of padding goes right and down.
 
     Args:
-        ring_width, ring_height: of the ring's picture, pixels.
-        model_width: width to scale it to; 0, or more than it has, leaves it as it is.
+        ring_width: width of the ring's picture, pixels.
+        ring_height: its height.
+        model_width: width to scale it to; 0, or more than it has, leaves it unchanged.
+
+    Returns:
+        The picture's place in the input.
     """
     inner_width, inner_height = ring_width, ring_height
     if 0 < model_width < ring_width:
@@ -88,29 +92,26 @@ def to_source(
 def _compute_mapping(
     box: Letterbox, content: tuple[float, float, float, float]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What to subtract from a box and then to divide it by."""
+    """Return what to subtract from a box, and then to divide it by."""
     x0, y0, width, height = content
     across, down = box.inner_width / box.ring_width, box.inner_height / box.ring_height
     shift = np.array([box.left + x0 * across, box.top + y0 * down] * 2, dtype=np.float32)
     return shift, np.array([width * across, height * down] * 2, dtype=np.float32)
 
 
-PixelFormat = Literal["yuv420p", "bgr24"]
-
-
 def make_canvas(count: int, box: Letterbox) -> NDArray[np.uint8]:
-    """A grey uint8 (count, height, width, 3) input; `paint` changes only the picture, so it is filled once."""
+    """Create a grey uint8 (count, height, width, 3) input; `paint` never changes the padding."""
     return np.full((count, box.height, box.width, 3), PAD_VALUE, dtype=np.uint8)
 
 
 def paint(frame: NDArray[np.uint8], pix_fmt: PixelFormat, box: Letterbox, out: NDArray[np.uint8]) -> None:
-    """Write the RGB picture of a ring frame into its place of one input.
+    """Write the RGB picture of a ring frame into its place in one input.
 
     Args:
-        frame: uint8 (frame_bytes,): planes Y, U, V (BT.601, limited range, as capture orders them), or packed BGR.
+        frame: uint8 (frame_bytes,): planes Y, U, V (BT.601, limited range), or packed BGR.
         pix_fmt: which of the two.
-        box: geometry of both sides.
-        out: uint8 (height, width, 3), RGB.
+        box: geometry of ring and input.
+        out: uint8 (height, width, 3), RGB; only the picture's place is written.
     """
     inside = out[box.top : box.top + box.inner_height, box.left : box.left + box.inner_width]
     rgb = to_rgb(frame, pix_fmt, box.ring_width, box.ring_height)
@@ -121,7 +122,17 @@ def paint(frame: NDArray[np.uint8], pix_fmt: PixelFormat, box: Letterbox, out: N
 
 
 def to_rgb(frame: NDArray[np.uint8], pix_fmt: PixelFormat, width: int, height: int) -> NDArray[np.uint8]:
-    """A ring frame as uint8 (height, width, 3), RGB."""
+    """Convert a ring frame to RGB.
+
+    Args:
+        frame: uint8 (frame_bytes,).
+        pix_fmt: its pixel format.
+        width: width of the ring's picture, pixels.
+        height: its height.
+
+    Returns:
+        uint8 (height, width, 3); a view of `frame` if that is bgr24.
+    """
     if pix_fmt == "yuv420p":
         converted: NDArray[np.uint8] = cv2.cvtColor(frame.reshape(height * 3 // 2, width), cv2.COLOR_YUV2RGB_I420)
         return converted
@@ -129,10 +140,18 @@ def to_rgb(frame: NDArray[np.uint8], pix_fmt: PixelFormat, width: int, height: i
 
 
 def load_ring_frame(path: Path, width: int, height: int) -> tuple[NDArray[np.uint8], RingSpec]:
-    """A picture as capture would put it into a ring: yuv420p (frame_bytes,), scaled and centred on black.
+    """Load a picture as capture would write it into a ring: scaled, centred on black.
+
+    Args:
+        path: the picture.
+        width: width of the ring, pixels.
+        height: its height.
+
+    Returns:
+        The frame, uint8 (frame_bytes,) in yuv420p, and its ring spec.
 
     Raises:
-        ModelError: the file is no picture.
+        ModelError: the file is not a picture.
     """
     image = cv2.imread(str(path))
     if image is None:

@@ -1,9 +1,7 @@
-"""The model registry: models/manifest.json, its hashes, and weights of the user's own.
+"""Model registry: models/manifest.json with its hashes, and the operator's own weights.
 
-Nothing is loaded whose sha256 differs from the manifest's: counts that nobody can reproduce are worth little, and a
-`.pt` file is a pickle.
-
-On which processors int8 is taken without being asked for. Pure but for reading /proc/cpuinfo.
+A registered file is loaded only if its sha256 matches. Otherwise counts could not be reproduced, and a `.pt` file is a
+pickle.
 """
 
 from __future__ import annotations
@@ -26,13 +24,16 @@ RuntimeName = Literal["torch", "openvino"]
 Precision = Literal["full", "int8"]
 Role = Literal["person", "ppe"]
 MODEL_SUFFIXES = (".pt", ".xml", ".onnx", ".engine")
-"""What names a file, where no slash does."""
+"""A name with one of these suffixes, or with a slash, is a path."""
 CLASSES_BY_ROLE: dict[Role, tuple[str, ...]] = {"person": CLASSES, "ppe": PPE_CLASSES}
 """The classes that crowdperf knows in each role."""
+CPUINFO_PATH = Path("/proc/cpuinfo")
+WIDE_CPU_FLAGS = frozenset({"avx512f", "avx_ne_convert"})
+"""Processors with these flags run OpenVINO with AVX-512, bf16 or fp16; int8 was not measured there."""
 
 
 class ModelError(Exception):
-    """A model cannot be used; the message names the file and the remedy."""
+    """Report a model that cannot be used; the message names the file and the remedy."""
 
 
 class ModelFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,14 +45,14 @@ class ModelFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Variant(Struct, frozen=True, forbid_unknown_fields=True):
-    """The model in the form of one runtime; the first file is the one that is opened."""
+    """The model in the form of one runtime; the first file is opened, the others belong to it."""
 
     runtime: RuntimeName
     files: Annotated[tuple[ModelFile, ...], Meta(min_length=1)]
     exported_by: str = ""
-    """Versions that wrote an exported variant."""
+    """Library versions that wrote an exported variant."""
     precision: Precision = "full"
-    """full: floating point, of whichever width the processor computes in."""
+    """`full` is floating point, in the width that the processor prefers."""
 
 
 class ModelEntry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,7 +60,7 @@ class ModelEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     file: str
-    """The weights that every other variant is exported from."""
+    """The weights from which every other variant is exported."""
     sha256: str
     task: str
     role: Role
@@ -72,37 +73,37 @@ class ModelEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def all_files(self) -> tuple[ModelFile, ...]:
-        """The weights and the files of all variants, each once, by name."""
+        """Weights and files of all variants, each once, sorted by name."""
         files = {ModelFile(self.file, self.sha256), *(file for variant in self.variants for file in variant.files)}
         return tuple(sorted(files, key=lambda file: file.file))
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole of models/manifest.json."""
+    """Content of models/manifest.json."""
 
     models: tuple[ModelEntry, ...]
 
 
 class ModelPath(Struct, frozen=True):
-    """A model that is ready to be opened by one runtime."""
+    """A checked model file for one runtime."""
 
     name: str
     runtime: RuntimeName
     path: Path
     classes: tuple[str, ...] | None
-    """None for a user's own weights: the runtime reads them from the model."""
+    """None for own weights: the runtime reads the names from the model."""
     precision: Precision | Literal["own"]
-    """own: a user's own weights, in whatever precision they were written."""
+    """`own` stands for own weights, in the precision in which they were written."""
     role: Role = "person"
     labels: dict[str, str] = {}
     """Class name of the model -> class of crowdperf, where they differ."""
 
 
 def read_manifest(folder: Path = MODELS_FOLDER) -> Manifest:
-    """Decode models/manifest.json.
+    """Read models/manifest.json.
 
     Raises:
-        ModelError: unreadable or malformed, or two models have one name.
+        ModelError: unreadable or malformed, or two models have the same name.
     """
     path = folder / "manifest.json"
     try:
@@ -117,16 +118,16 @@ def read_manifest(folder: Path = MODELS_FOLDER) -> Manifest:
             f"{str(path)!r} is not a valid registry: {error}. Remedy: correct it, or restore it."
         ) from None
     names = [entry.name for entry in manifest.models]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    duplicates = sorted({name for name in names if names.count(name) > 1})
+    if duplicates:
         raise ModelError(
-            f"{str(path)!r} has more than one model called {twice[0]!r}. Remedy: rename or remove all but one of them."
+            f"{str(path)!r} has more than one model called {duplicates[0]!r}. Remedy: rename or remove all but one."
         )
     return manifest
 
 
 def hash_file(path: Path) -> str:
-    """The hash of a file, as hex digits."""
+    """Compute the sha256 of a file, as hex digits."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -135,22 +136,22 @@ def hash_file(path: Path) -> str:
 
 
 def check_file(folder: Path, file: ModelFile) -> Path:
-    """The path of a registered file whose content is the registered one.
+    """Check the hash of a registered file, and return its path.
 
     Raises:
-        ModelError: missing, unreadable, or of another hash.
+        ModelError: missing, unreadable, or altered.
     """
     path = folder / file.file
     try:
-        found = hash_file(path)
+        digest = hash_file(path)
     except OSError as error:
         raise ModelError(
             f"the model file {str(path)!r} cannot be read: {error.strerror}. "
             "Remedy: restore it (`git checkout -- models`), or name another model in inference.models."
         ) from None
-    if found != file.sha256:
+    if digest != file.sha256:
         raise ModelError(
-            f"the model file {str(path)!r} has sha256 {found}, but manifest.json says {file.sha256}. Remedy: restore "
+            f"the model file {str(path)!r} has sha256 {digest}, but manifest.json says {file.sha256}. Remedy: restore "
             "the file; if you changed it on purpose, give its path in inference.models instead of the registered name."
         )
     return path
@@ -164,10 +165,18 @@ def resolve_model(
     precisions: tuple[Precision, ...] = ("full",),
     labels: dict[str, str] | None = None,
 ) -> ModelPath:
-    """The model called `name` for a runtime, hash checked. Anything that looks like a path is a user's own model.
+    """Find a model by name or path, and check its hash if it is registered.
 
-    With "auto", a registered model prefers OpenVINO (the caller asks for torch where CUDA is), and an own one takes the
-    runtime that its format belongs to. Of the `precisions` that will do, the first that a runtime has is taken.
+    Args:
+        name: a registered name, or the path of own weights (with a slash or a suffix).
+        role: the role to use it in.
+        runtime: "auto" prefers OpenVINO for a registered model; own weights use the runtime of their format.
+        folder: the registry.
+        precisions: acceptable precisions of a registered model, the preferred one first.
+        labels: class name of the model -> class of crowdperf.
+
+    Returns:
+        The file to open, and its runtime.
 
     Raises:
         ModelError: unknown, missing, altered, for another role, or not available for that runtime.
@@ -189,10 +198,10 @@ def resolve_model(
         )
     order: tuple[RuntimeName, ...] = ("openvino", "torch") if runtime == "auto" else (runtime,)
     variants = {(variant.runtime, variant.precision): variant for variant in entry.variants}
-    for wanted in itertools.product(order, precisions):
-        if wanted in variants:
-            paths = [check_file(folder, file) for file in variants[wanted].files]
-            return ModelPath(name, wanted[0], paths[0], entry.classes, wanted[1], role, labels or {})
+    for key in itertools.product(order, precisions):
+        if key in variants:
+            paths = [check_file(folder, file) for file in variants[key].files]
+            return ModelPath(name, key[0], paths[0], entry.classes, key[1], role, labels or {})
     if precisions == ("int8",):
         raise ModelError(
             f"the model {name!r} (file {entry.file!r}) has no int8 variant for {runtime!r}. Remedy: set "
@@ -205,7 +214,7 @@ def resolve_model(
 
 
 def _resolve_path(path: Path, runtime: RuntimeName | Literal["auto"], precisions: tuple[Precision, ...]) -> ModelPath:
-    """A user's own weights: `.pt` and `.engine` for torch, an OpenVINO folder, `.xml` or `.onnx` for OpenVINO."""
+    """Resolve own weights: `.pt` or `.engine` for torch; a folder, `.xml` or `.onnx` for OpenVINO."""
     if precisions == ("int8",):
         raise ModelError(
             f"inference.precision 'int8' does not fit the model {str(path)!r}: own weights run in the precision they "
@@ -216,36 +225,36 @@ def _resolve_path(path: Path, runtime: RuntimeName | Literal["auto"], precisions
             f"the model {str(path)!r} does not exist. Remedy: correct the path in inference.models "
             "(relative paths start at the folder crowdperf was started in)."
         )
-    found: RuntimeName = "torch" if path.suffix in (".pt", ".engine") else "openvino"
+    required: RuntimeName = "torch" if path.suffix in (".pt", ".engine") else "openvino"
     if path.is_dir():
-        described = sorted(path.glob("*.xml"))
-        if len(described) != 1:
+        xml_files = sorted(path.glob("*.xml"))
+        if len(xml_files) != 1:
             raise ModelError(
-                f"the model folder {str(path)!r} holds {len(described)} .xml files instead of one. "
+                f"the model folder {str(path)!r} holds {len(xml_files)} .xml files instead of one. "
                 "Remedy: name an OpenVINO export of one model, or its .xml file."
             )
-        path = described[0]
+        path = xml_files[0]
     elif path.suffix not in MODEL_SUFFIXES:
         raise ModelError(
             f"the model {str(path)!r} is none of: Ultralytics weights (.pt), ONNX (.onnx), an OpenVINO model (.xml "
             "or its folder), a TensorRT engine (.engine). Remedy: `yolo export model=... format=openvino dynamic=True`."
         )
-    if runtime not in ("auto", found):
+    if runtime not in ("auto", required):
         raise ModelError(
-            f"the model {str(path)!r} belongs to the runtime {found!r}, but inference.runtime is {runtime!r}. "
+            f"the model {str(path)!r} belongs to the runtime {required!r}, but inference.runtime is {runtime!r}. "
             "Remedy: set inference.runtime to 'auto'."
         )
-    return ModelPath(name=path.stem, runtime=found, path=path, classes=None, precision="own")
+    return ModelPath(name=path.stem, runtime=required, path=path, classes=None, precision="own")
 
 
 def map_class_names(names: tuple[str, ...], model: ModelPath) -> tuple[str, ...]:
-    """The model's class names as crowdperf calls them where a label says so.
+    """Replace the model's class names by the labels that the configuration gives.
 
-    On OpenVINO a label with spaces also means the name with underscores, which is what Ultralytics writes there: so the
-    same labels suit the weights and their export.
+    Ultralytics writes underscores for spaces into an OpenVINO export. There a label matches both spellings, so that the
+    same labels fit the weights and their export.
 
     Raises:
-        ModelError: a label names no class of the model.
+        ModelError: a label does not name a class of the model.
     """
     labels = {}
     for theirs, ours in model.labels.items():
@@ -261,7 +270,10 @@ def map_class_names(names: tuple[str, ...], model: ModelPath) -> tuple[str, ...]
 
 
 def build_class_map(names: tuple[str, ...], model: ModelPath) -> NDArray[np.int16]:
-    """int16 (model classes,): the index in `SYSTEM` of each class, by name or label, -1 for one that is ignored.
+    """Map each class of the model to an index into `CLASSES_BY_ROLE`, or to -1 if it is ignored.
+
+    Returns:
+        int16 (model classes,).
 
     Raises:
         ModelError: a label names no class of the model or of crowdperf, or no class is left.
@@ -270,42 +282,35 @@ def build_class_map(names: tuple[str, ...], model: ModelPath) -> NDArray[np.int1
     for name, label in model.labels.items():
         if label not in system:
             raise ModelError(
-                f"inference.labels.{model.role} maps {name!r} to {label!r}, which is no class of crowdperf "
+                f"inference.labels.{model.role} maps {name!r} to {label!r}, which is not a class of crowdperf "
                 f"({', '.join(system)}). Remedy: map it to one of these."
             )
-    wanted = np.array(
+    class_map = np.array(
         [system.index(name) if name in system else -1 for name in map_class_names(names, model)], dtype=np.int16
     )
-    if not (wanted >= 0).any():
-        shown = ", ".join(names[:10]) or "none"
+    if not (class_map >= 0).any():
+        own_names = ", ".join(names[:10]) or "none"
         raise ModelError(
-            f"the model {str(model.path)!r} knows none of crowdperf's classes ({', '.join(system)}); its own: {shown}. "
-            f"Remedy: use a detection model with at least one of them, or name them in inference.labels.{model.role}."
+            f"the model {str(model.path)!r} knows none of crowdperf's classes ({', '.join(system)}); its own: "
+            f"{own_names}. Remedy: use a detection model with at least one of them, or name them in "
+            f"inference.labels.{model.role}."
         )
-    return wanted
-
-
-CPUINFO_PATH = Path("/proc/cpuinfo")
-WIDE_CPU_FLAGS = frozenset({"avx512f", "avx_ne_convert"})
-"""Flags of processors that OpenVINO serves with AVX-512, bf16 or fp16: nothing was measured there."""
+    return class_map
 
 
 def prefers_int8(cpuinfo: str) -> bool:
-    """Whether a processor is of the kind on which int8 was measured to be faster: AVX2 and nothing wider.
+    """Check for a processor on which int8 was measured to be faster: AVX2 and nothing wider.
 
     Args:
-        cpuinfo: content of /proc/cpuinfo, "" where there is none.
+        cpuinfo: content of /proc/cpuinfo; "" if there is none.
     """
-    flags = _parse_flags(cpuinfo)
+    line = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
+    flags = line.partition(":")[2].split()
     return "avx2" in flags and WIDE_CPU_FLAGS.isdisjoint(flags)
 
 
-def _parse_flags(cpuinfo: str) -> list[str]:
-    return next((line.split(":", 1)[1].split() for line in cpuinfo.splitlines() if line.startswith("flags")), [])
-
-
 def read_cpuinfo() -> str:
-    """Its /proc/cpuinfo, "" where there is none."""
+    """Read /proc/cpuinfo; "" if there is none."""
     try:
         return CPUINFO_PATH.read_text(encoding="utf-8")
     except OSError:

@@ -1,13 +1,13 @@
-"""Whether a device computes what the processor computes: asked once, before it is trusted with a site's counts.
+"""Self-test of a device: check that it computes what the processor computes.
 
-A driver or a card too old for torch, kernels that do not fit it, or too little memory show at the first batches and not
-when a model is loaded; a device that computes wrongly would count wrongly, in silence.
+An old driver or card, kernels that do not fit it, or too little memory show at the first batches only. A device that
+computes wrong results would silently count wrong.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,61 +18,60 @@ from crowdperf.models.preprocess import load_ring_frame
 from crowdperf.models.registry import ModelError
 
 PICTURE_NAMES = ("bus.jpg", "zidane.jpg")
-"""Street and portrait: pictures of the ultralytics package, which the torch runtime needs anyway."""
+"""A street and a portrait of the ultralytics package, which the torch runtime needs anyway."""
 WIDTH, HEIGHT = 640, 384
 MIN_SURE_SCORE = 0.5
-"""What one side sees with this score, the other one must see at all."""
+"""A detection of one side with this score must exist on the other side, with any score."""
 MIN_IOU = 0.5
-"""Half precision moves a box by a pixel or two; what is looked for is a device that computes something else."""
+"""Overlap of two equal detections. Half precision moves a box by a pixel or two, a broken device by far more."""
 
 
 class DeviceMismatchError(RuntimeError):
-    """The device sees other things in a picture than the processor does."""
+    """Report that the device and the processor detect different things in the same picture."""
 
 
 def verify_device(device: Detector, reference: Callable[[], Detector]) -> None:
-    """Let the device look at known pictures, in batches that overlap as in live operation, and compare.
+    """Run known pictures in batches that overlap as in live operation, and compare with the processor.
 
     Args:
-        device: a detector on it.
-        reference: makes the same model's detector on the processor.
+        device: a detector on the device.
+        reference: builds the same model's detector on the processor.
 
     Raises:
-        Disagreement: both see different things.
-        RuntimeError: the device cannot compute, in torch's words.
+        DeviceMismatchError: the detections differ.
+        RuntimeError: the device cannot compute; the text is torch's.
     """
     frames, specs = zip(*(load_ring_frame(find_pictures_folder() / name, WIDTH, HEIGHT) for name in PICTURE_NAMES))
     batches = [([frames[0]], [specs[0]]), (frames, specs), (frames[::-1], specs[::-1])]
-    found: list[Detections] = []
+    actual: list[Detections] = []
     for number, batch in enumerate(batches):
         device.load(*batch)
         device.start()
         if number:
-            found += device.finish(batches[number - 1][1])
-    found += device.finish(batches[-1][1])
+            actual += device.finish(batches[number - 1][1])
+    actual += device.finish(batches[-1][1])
     try:
         street, portrait = reference().detect_batch(frames, specs)
     except ModelError:
         # A TensorRT engine has no form for the processor.
         return
-    for seen, known in zip(found, (street, street, portrait, portrait, street)):
-        if count_missing(seen, known) or count_missing(known, seen):
-            raise DeviceMismatchError("it does not see what the processor sees in the same pictures")
+    for ours, theirs in zip(actual, (street, street, portrait, portrait, street)):
+        if count_missing(ours, theirs) or count_missing(theirs, ours):
+            raise DeviceMismatchError("its detections differ from those of the processor in the same pictures")
 
 
 def find_pictures_folder() -> Path:
-    """Of the pictures."""
-    found = importlib.util.find_spec("ultralytics")
-    assert found is not None, "the torch runtime cannot be without it"
-    assert found.origin is not None
-    return Path(found.origin).parent / "assets"
+    """Find the folder of the pictures in the ultralytics package, without importing it."""
+    module = importlib.util.find_spec("ultralytics")
+    assert module is not None, "the torch runtime requires it"
+    assert module.origin is not None
+    return Path(module.origin).parent / "assets"
 
 
 def count_missing(actual: Detections, expected: Detections) -> int:
-    """How many of the sure detections of `known` nothing in `seen` lies on."""
-    sure: Sequence[int] = np.flatnonzero(expected.scores >= MIN_SURE_SCORE).tolist()
+    """Count the sure detections of `expected` that no detection in `actual` matches."""
     count = 0
-    for index in sure:
-        alike = actual.boxes[actual.classes == expected.classes[index]]
-        count += not (compute_iou_matrix(expected.boxes[index : index + 1], alike) >= MIN_IOU).any()
+    for index in np.flatnonzero(expected.scores >= MIN_SURE_SCORE).tolist():
+        candidates = actual.boxes[actual.classes == expected.classes[index]]
+        count += not (compute_iou_matrix(expected.boxes[index : index + 1], candidates) >= MIN_IOU).any()
     return count

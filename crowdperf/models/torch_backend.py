@@ -1,9 +1,8 @@
-"""The torch runtime: CUDA where there is one, and the same code on the processor (user weights, tests).
+"""Torch backend: CUDA, and the same code on the processor for own weights and tests.
 
-One batch: ring bytes by DMA into a fixed device buffer; colour, padding, network and candidate selection as one CUDA
-graph per batch size and geometry; suppression of the whole batch by one call; one copy of the result to the host.
-Ultralytics builds and fuses the network and nothing else: its `predict` and per-image suppression were measured at a
-tenth of this speed (docs/models.md).
+A batch goes by DMA into a fixed device buffer. Colour, padding, network and candidate selection are one CUDA graph per
+batch size and geometry. One call suppresses the whole batch, and one copy brings the result to the host. Ultralytics
+only builds and fuses the network: its `predict` was measured at a tenth of this speed (docs/models.md).
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ from crowdperf.models.torch_network import load_network, to_input
 from crowdperf.runtime.timings import StageTimings
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
-"""Batch sizes with a graph of their own; a batch is padded to the next one."""
+"""Batch sizes that have a graph; a batch is padded to the next one."""
 MAX_GEOMETRIES = 8
-"""Picture sizes that are kept; the one that was used longest ago goes first."""
+"""Number of picture sizes kept; the least recently used is dropped first."""
 
 InputGeometry = tuple[Letterbox, PixelFormat]
 
@@ -50,12 +49,12 @@ log = logging.getLogger(__name__)
 
 
 class _BatchPart(NamedTuple):
-    """Frames of a batch that share a step: all of them, or fewer where the device has too little memory."""
+    """Frames of a batch that share a step: all of them, or fewer if the device is short of memory."""
 
     step: BatchStep
     pictures: int
     frames: Any
-    """The staging buffer that they lie in."""
+    """The staging buffer with the frames."""
 
     @property
     def geometry(self) -> InputGeometry:
@@ -72,31 +71,40 @@ class _InFlightPart(NamedTuple):
 
 
 class TorchBackend:
-    """Runs a detection model with torch on `device` ("cuda" or "cpu").
+    """Run a detection model with torch.
 
-    On CUDA three streams overlap: copies of the next batch, the network, and suppression of the one before. `prepare`
-    may run on another thread than the rest.
-
-    Raises:
-        ModelError: the file is no detection model of Ultralytics, or its classes do not fit.
+    On CUDA three streams overlap: copies of the next batch, the network, and suppression of the previous batch.
+    `prepare` may run on another thread than the rest.
     """
 
     name = "torch"
 
     def __init__(self, model: ModelPath, confidence: float, iou: float, threads: int, device: str) -> None:
+        """Load the model and move it to the device.
+
+        Args:
+            model: weights or a TensorRT engine.
+            confidence: detections at or below it are dropped.
+            iou: overlap above which the weaker of two boxes of a class is dropped.
+            threads: for the processor; 0 leaves torch's default.
+            device: "cuda" or "cpu".
+
+        Raises:
+            ModelError: the file is not a detection model of Ultralytics, or its classes do not fit.
+        """
         self.device = device
         self.pins = self.overlaps = device == "cuda"
         self.max_batch = BUCKETS[-1]
         self.stages = StageTimings()
         self._confidence, self._iou = confidence, iou
-        # Rings are mapped for reading where nothing needs more, and nothing is ever written to a frame's tensor.
+        # Rings may be mapped read-only; nothing is ever written to a frame's tensor.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         if device == "cpu" and threads:
             torch.set_num_threads(threads)
         self._network = load_network(model, device)
         self.names = model.classes or self._network.names
-        wanted = build_class_map(self.names, model)
-        self._class_map = torch.from_numpy(wanted.astype(np.float32)).to(device)
+        class_map = build_class_map(self.names, model)
+        self._class_map = torch.from_numpy(class_map.astype(np.float32)).to(device)
         self._geometries: OrderedDict[InputGeometry, GeometryBuffers] = OrderedDict()
         self._preparing: dict[InputGeometry, Future[None]] = {}
         self._preparer = ThreadPoolExecutor(1, "capture")
@@ -108,7 +116,13 @@ class TorchBackend:
         self._started: deque[list[_InFlightPart]] = deque()
 
     def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
-        """Copy ring frames to the device; returns when the copies are complete."""
+        """Copy ring frames to the device, and wait for the copies.
+
+        Args:
+            frames: at most `max_batch`, each uint8 (frame_bytes,).
+            pix_fmt: their pixel format.
+            box: their geometry.
+        """
         self._loaded = []
         rest = list(frames)
         while rest:
@@ -117,7 +131,7 @@ class TorchBackend:
             part, rest = rest[: step.bucket], rest[step.bucket :]
             staging = step.geometry.next_staging_buffer()
             if any(loaded.frames is staging for loaded in self._loaded):
-                # Memory ran out: more parts than buffers, once.
+                # Out of memory: this batch has more parts than there are buffers.
                 staging = torch.empty_like(staging)
             with use_stream(self._streams.copying):
                 for row, frame in zip(staging[: len(part)].unbind(0), part):
@@ -130,7 +144,7 @@ class TorchBackend:
             self.stages.add("copy", perf_counter() - began)
 
     def start(self) -> None:
-        """Begin to compute what was loaded; `finish` gives the results in the order of the starts."""
+        """Start to compute the loaded frames; `finish` returns batches in the order of their start."""
         began = perf_counter()
         flights = []
         with torch.inference_mode(), use_stream(self._streams.computing):
@@ -145,7 +159,7 @@ class TorchBackend:
         self.stages.add("infer", perf_counter() - began)
 
     def _compute_part(self, part: _BatchPart) -> Any:
-        """float32 (n, candidates, 6) of a part, in smaller pieces where the device runs out of memory."""
+        """Compute float32 (n, candidates, 6) of a part, in smaller pieces if memory runs out."""
         try:
             return part.step.run(part.frames, part.pictures)
         except RuntimeError as error:
@@ -161,8 +175,8 @@ class TorchBackend:
         return torch.cat(pieces)
 
     def finish(self) -> list[Detections]:
-        """Detections of the oldest batch that was started; boxes in pixels of the model input."""
-        found: list[Detections] = []
+        """Return the detections of the oldest started batch; boxes in pixels of the model input."""
+        detections: list[Detections] = []
         for part, candidates, done in self._started.popleft():
             began = perf_counter()
             if done is not None:
@@ -172,24 +186,24 @@ class TorchBackend:
             box = part.geometry[0]
             with torch.inference_mode(), use_stream(self._streams.finishing):
                 rows = self._suppress(candidates[: part.pictures], max(box.width, box.height)).cpu().numpy()
-            # One picture after the other, each still with its best score first.
+            # Group by picture; each group keeps its best score first.
             rows = rows[np.argsort(rows[:, 6], kind="stable")]
             classes = rows[:, 5].astype(np.uint8)
             ends = np.searchsorted(rows[:, 6], np.arange(part.pictures + 1)).tolist()
             for first, end in pairwise(ends):
-                own = slice(first, min(end, first + MAX_DETECTIONS))
-                found.append(Detections(rows[own, :4].copy(), rows[own, 4].copy(), classes[own]))
+                part_rows = slice(first, min(end, first + MAX_DETECTIONS))
+                detections.append(Detections(rows[part_rows, :4].copy(), rows[part_rows, 4].copy(), classes[part_rows]))
             self.stages.add("infer", computed - began)
             self.stages.add("postprocess", perf_counter() - computed)
-        return found
+        return detections
 
     pin = staticmethod(torch_network.pin_buffer)
     unpin = staticmethod(torch_network.unpin_buffer)
 
     def prepare(self, box: Letterbox, pix_fmt: PixelFormat) -> None:
-        """Capture a graph for every batch size, the largest first, since all share its memory. About a second.
+        """Capture a graph for every batch size, in about a second; does nothing on the processor.
 
-        On the processor there is nothing to prepare.
+        The largest comes first, since all graphs share its memory.
         """
         if self.device != "cuda":
             return
@@ -202,7 +216,7 @@ class TorchBackend:
                     with torch.inference_mode():
                         step.compute()
             except (ValueError, AssertionError) as error:
-                # A TensorRT engine was built for so many pictures at most.
+                # A TensorRT engine has a maximum batch size.
                 if bucket == 1:
                     raise ModelError(
                         f"the model cannot run at {box.width}x{box.height}: {error}. Remedy: export it with "
@@ -211,15 +225,15 @@ class TorchBackend:
                 self.max_batch = bucket // 2
 
     def ready(self, box: Letterbox, pix_fmt: PixelFormat) -> bool:
-        """Whether the graphs of this geometry are there; else they begin to be captured, beside the work.
+        """Check whether the graphs of this geometry exist; if not, start to capture them in the background.
 
-        A geometry that cannot be captured is ready: `load` then says why.
+        A geometry that cannot be captured is ready: `load` then raises the reason.
         """
         size = (box, pix_fmt)
         if not self._network.supports_graphs or (size in self._geometries and size not in self._preparing):
             return True
         if size not in self._preparing:
-            # Of cameras that went before their size was ready: nobody has come to take the result.
+            # Drop results that were never used: their cameras stopped before the size was ready.
             for done in [size for size, future in self._preparing.items() if future.done()][: 1 - MAX_GEOMETRIES]:
                 del self._preparing[done]
             self._preparing[size] = self._preparer.submit(self.prepare, box, pix_fmt)
@@ -229,7 +243,7 @@ class TorchBackend:
         return True
 
     def empty_cache(self) -> None:
-        """Give unused device memory back, unless a graph is being captured just now."""
+        """Release unused device memory, unless a graph is being captured."""
         if self.device == "cuda" and CAPTURE_LOCK.acquire(blocking=False):
             try:
                 torch.cuda.empty_cache()
@@ -237,7 +251,7 @@ class TorchBackend:
                 CAPTURE_LOCK.release()
 
     def _find_step(self, count: int, size: InputGeometry) -> BatchStep:
-        """The step for that many frames, or for as many of them as the device has memory for."""
+        """Return the step for that many frames, or for fewer if the device is short of memory."""
         while True:
             bucket = next(bucket for bucket in BUCKETS if bucket >= min(count, self.max_batch))
             try:
@@ -248,20 +262,20 @@ class TorchBackend:
             self._shrink(bucket, size[0])
 
     def _shrink(self, bucket: int, box: Letterbox) -> None:
-        """Out of memory at this bucket: go on with half of it, and give back what larger ones hold.
+        """Halve the largest batch after an out-of-memory error, and release the buffers of larger ones.
 
         Raises:
             ModelError: there is no memory for a single frame.
         """
         if bucket == 1:
             raise ModelError(
-                f"the device has no memory for one picture of {box.width}x{box.height}. Remedy: end what else uses it, "
-                "lower analysis_width, or use a smaller model."
+                f"the device has no memory for one picture of {box.width}x{box.height}. Remedy: stop other programs "
+                "that use it, lower analysis_width, or use a smaller model."
             )
         self.max_batch = min(self.max_batch, bucket // 2)
         for size in [size for size, geometry in self._geometries.items() if geometry.rows > self.max_batch]:
             del self._geometries[size]
-        log.warning("out of device memory at %d pictures at once: %d from now on", bucket, self.max_batch)
+        log.warning("out of device memory with %d pictures per batch, continuing with %d", bucket, self.max_batch)
         if self.device == "cuda":
             with CAPTURE_LOCK:
                 torch.cuda.empty_cache()
@@ -273,7 +287,7 @@ class TorchBackend:
             return geometry.steps[bucket]
         with CAPTURE_LOCK:
             if geometry is None or geometry.rows < bucket:
-                # For a device at once as many as it may ever take: graphs refer to these buffers.
+                # Graphs refer to these buffers, so a device gets the final size at once.
                 rows = self.max_batch if self.device == "cuda" else bucket
                 geometry = GeometryBuffers(rows, *size, self._network.dtype, self.device)
                 self._geometries[size] = geometry
@@ -286,31 +300,31 @@ class TorchBackend:
             return step
 
     def _make_compute(self, size: InputGeometry) -> Any:
-        """What a step computes, with what must live as long as its graph."""
+        """Build the function of a step; it holds what must live as long as the step's graph."""
         box, pix_fmt = size
-        # Each graph refers to the anchors of its own copy of the head, which the network replaces at every new shape:
-        # kept in the closure, their memory cannot be given to anything else while the graph lives.
-        kept: list[Any] = []
+        # A graph refers to the head's anchors, and the network replaces these at every new shape. This list keeps their
+        # memory from being reused while the graph exists.
+        graph_references: list[Any] = []
 
-        def compute(frames: Any, onto: Any) -> Any:
+        def compute(frames: Any, canvas: Any) -> Any:
             with torch.inference_mode():
                 began = perf_counter()
-                pictures = to_input(frames, pix_fmt, box, self._network.dtype, onto)
+                pictures = to_input(frames, pix_fmt, box, self._network.dtype, canvas)
                 if not self._network.supports_graphs:
                     spent = perf_counter() - began
                     self.stages.add("preprocess", spent)
                     self.stages.add("infer", -spent)
                 raw = self._network.call(pictures)
                 if self._network.head is not None:
-                    kept[:] = [self._network.head.anchors, self._network.head.strides]
+                    graph_references[:] = [self._network.head.anchors, self._network.head.strides]
                 return self._select_candidates(raw[0] if isinstance(raw, (tuple, list)) else raw, box)
 
         return compute
 
     def _select_candidates(self, raw: Any, box: Letterbox) -> Any:
-        """The best anchors of each picture: float32 (b, k, 6) from the raw head (b, 4 + model classes, anchors).
+        """Select the best anchors of each picture: float32 (b, k, 6), x1 y1 x2 y2 score class.
 
-        An end-to-end head gives (b, k, 6) itself, with classes of the model.
+        The raw head is (b, 4 + model classes, anchors), or (b, k, 6) from an end-to-end model.
         """
         raw = raw.float()
         if raw.shape[2] == 6:
@@ -334,14 +348,14 @@ class TorchBackend:
     def _suppress(self, candidates: Any, side: int) -> Any:
         """Suppress the whole batch at once: float32 (n, 7), x1 y1 x2 y2 score class picture, best score first.
 
-        Each picture and class is moved to a place of its own, so that one call does not mix them. In float64, since
+        One call handles all pictures and classes: each pair gets its own offset. The offsets need float64, since
         float32 would round the boxes of the last pictures to a thirtieth of a pixel.
         """
         picture, anchor = (candidates[..., 4] > self._confidence).nonzero(as_tuple=True)
         rows = torch.cat([candidates[picture, anchor], picture[:, None].float()], dim=1)
         if self._end_to_end:
-            # Suppressed already, by its head.
+            # The head has suppressed already.
             return rows[rows[:, 4].argsort(descending=True, stable=True)]
         group = rows[:, 6] * (len(self._class_map) + 64) + rows[:, 5]
-        moved = rows[:, :4].double() + (group.double() * (side + 1))[:, None]
-        return rows[torchvision.ops.nms(moved, rows[:, 4].double(), self._iou)]
+        shifted = rows[:, :4].double() + (group.double() * (side + 1))[:, None]
+        return rows[torchvision.ops.nms(shifted, rows[:, 4].double(), self._iou)]

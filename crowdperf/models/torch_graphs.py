@@ -1,4 +1,4 @@
-"""One geometry's work with torch: its buffers, and for each batch size a CUDA graph from ring bytes to candidates."""
+"""Buffers of one geometry in torch, and a CUDA graph per batch size from ring bytes to candidates."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from crowdperf.models.preprocess import Letterbox, PixelFormat
 from crowdperf.models.torch_network import make_device_canvas
 
 CAPTURE_LOCK = threading.RLock()
-"""Held while a graph is captured, and by whatever waits for the whole device: torch captures one graph at a time in a
-process, and a device-wide synchronisation on any thread ends a capture that is under way, whatever its mode."""
+"""Hold this to capture a graph or to synchronise the whole device. torch captures one graph at a time per process, and
+a device-wide synchronisation on any thread aborts a running capture in every mode."""
 
 Compute = Callable[[Any, Any], Any]
-"""Candidates of (b, frame bytes) and the canvas (b, 3, height, width) to paint them on."""
+"""Computes candidates from frames (b, frame bytes) and a canvas (b, 3, height, width) that they are painted on."""
 
 
 class CudaStreams(NamedTuple):
-    """The CUDA streams of one model; all None on the processor.
+    """CUDA streams of one model; all None on the processor.
 
-    Lanes are used again and never shared: torch hands out 32 streams in turn, and one that another thread is recording
-    would record what is meant to run. Each model records on a stream of its own, since the work space of its matrix
-    products belongs to that stream.
+    Streams are reused but never shared. torch hands out 32 streams in turn, and work on a stream that another thread
+    captures would be recorded instead of run. The workspace of matrix products belongs to the recording stream.
     """
 
     copying: Any = None
     computing: Any = None
     finishing: Any = None
-    """Of higher priority: small steps that somebody waits for, beside the next batch's long ones."""
+    """This stream has higher priority: short suppression steps run between the long steps of the next batch."""
     recording: Any = None
 
 
@@ -39,7 +38,7 @@ _free_streams: list[CudaStreams] = []
 
 
 def acquire_streams(device: str) -> CudaStreams:
-    """A lane for a model on `device` ("cuda" or "cpu"); give it back with `give_lane`."""
+    """Acquire the streams for a model on `device` ("cuda" or "cpu"); return them with `release_streams`."""
     if device != "cuda":
         return CudaStreams()
     if _free_streams:
@@ -48,55 +47,71 @@ def acquire_streams(device: str) -> CudaStreams:
 
 
 def release_streams(streams: CudaStreams) -> None:
-    """Nothing runs on it any more."""
+    """Return streams on which nothing runs any more."""
     if streams.copying is not None:
         _free_streams.append(streams)
 
 
 class GeometryBuffers:
-    """The buffers of one picture size and format, for at most `rows` pictures; every batch size uses their beginning.
+    """Buffers of one picture size and format.
 
-    Sharing them is safe since batches are computed one after the other, on one stream.
+    All batch sizes use the same memory. That is safe since batches are computed one after the other, on one stream.
     """
 
     def __init__(self, rows: int, box: Letterbox, pix_fmt: PixelFormat, dtype: Any, device: str) -> None:
+        """Allocate the buffers.
+
+        Args:
+            rows: largest number of pictures in a batch.
+            box: place of the picture in the input.
+            pix_fmt: pixel format of the frames.
+            dtype: type of the network's input.
+            device: "cuda" or "cpu".
+        """
         self.rows, self.box, self.pix_fmt = rows, box, pix_fmt
         pixels = box.ring_width * box.ring_height
         frame_bytes = pixels * 3 // 2 if pix_fmt == "yuv420p" else pixels * 3
-        # Buffers that are written from outside inference mode later, whatever mode this is.
+        # These buffers are also written outside inference mode.
         with torch.inference_mode(False):
             self.input = torch.zeros((rows, frame_bytes), dtype=torch.uint8, device=device)
             # While the network reads `input`, the next batch is copied into one of these.
             self._staging = [torch.zeros_like(self.input) for _ in range(2)] if device == "cuda" else [self.input]
             self.canvas = make_device_canvas(rows, box, dtype, device)
         if device == "cuda":
-            # They were filled on this thread's stream; frames come on another.
+            # The buffers were filled on this thread's stream; frames arrive on another.
             torch.cuda.current_stream().synchronize()
         self._staging_index = 0
         self.steps: dict[int, BatchStep] = {}
 
     def next_staging_buffer(self) -> Any:
-        """The buffer for the next batch; with CUDA another one than the batch in computation came through."""
+        """Return the buffer for the next batch; on CUDA it differs from that of the running batch."""
         self._staging_index += 1
         return self._staging[self._staging_index % len(self._staging)]
 
 
 class BatchStep:
-    """Everything up to the candidates for one batch size of a geometry."""
+    """Compute the candidates for one batch size of a geometry."""
 
     def __init__(self, geometry: GeometryBuffers, bucket: int, compute: Compute) -> None:
+        """Prepare to compute without a graph.
+
+        Args:
+            geometry: the buffers.
+            bucket: batch size.
+            compute: from frames to candidates.
+        """
         self.geometry, self.bucket = geometry, bucket
         self._compute = compute
         self._graph: Any = None
         self._output: Any = None
 
     def capture(self, streams: CudaStreams, pool: Any) -> None:
-        """Warm up, as graph capture demands, and record the graph.
+        """Warm up, as graph capture requires, and record the graph.
 
         Args:
-            lane: of the model.
-            pool: memory that all graphs of the model share: one replay has ended, and its output is copied, before the
-                next one begins.
+            streams: the model's streams.
+            pool: memory that all graphs of the model share. Each replay ends, and its output is copied, before the next
+                one starts.
         """
         with CAPTURE_LOCK:
             with torch.cuda.stream(streams.recording):
@@ -104,32 +119,35 @@ class BatchStep:
                     self.compute()
             streams.recording.synchronize()
             graph = torch.cuda.CUDAGraph()
-            # Of this thread only: copies and replays of a model at work go on meanwhile on another one.
+            # Capture this thread only: a running model goes on copying and replaying on another thread.
             with torch.cuda.graph(graph, pool=pool, stream=streams.recording, capture_error_mode="thread_local"):
                 self._output = self.compute()
             self._graph = graph
 
     def compute(self) -> Any:
-        """The candidates of what lies in `input`, without a graph."""
+        """Compute the candidates of the frames in `input`, without a graph."""
         return self._compute(self.geometry.input[: self.bucket], self.geometry.canvas[: self.bucket])
 
     def run(self, frames: Any, pictures: int) -> Any:
-        """float32 (bucket, candidates, 6): x1 y1 x2 y2 score class, of the first `pictures` of a staging buffer."""
+        """Compute the first `pictures` of a staging buffer.
+
+        Returns float32 (bucket, candidates, 6), x1 y1 x2 y2 score class.
+        """
         if frames is not self.geometry.input:
             self.geometry.input[:pictures].copy_(frames[:pictures], non_blocking=True)
         if self._graph is None:
             return self.compute()
         self._graph.replay()
-        # The next replay writes over the graph's own output, perhaps before this one has been read.
+        # The next replay overwrites the graph's output, perhaps before it has been read.
         return self._output.clone()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device has no memory left: torch's allocator says so in one way, CUDA and its libraries in others."""
-    said = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in said or "ALLOC_FAILED" in said
+    """Check for an out-of-memory error, of torch's allocator or of CUDA and its libraries."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "ALLOC_FAILED" in text
 
 
 def use_stream(stream: Any) -> Any:
-    """Work within on a CUDA stream, or wherever it is where there is none."""
+    """Return a context that runs on a CUDA stream; without a stream it does nothing."""
     return contextlib.nullcontext() if stream is None else torch.cuda.stream(stream)

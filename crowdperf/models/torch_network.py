@@ -1,13 +1,7 @@
-"""What Ultralytics builds and fuses for the torch runtime: weights of any YOLO family, or a TensorRT engine.
+"""Network of the torch backend: loading by Ultralytics, page-locked rings, and ring bytes to the input on the device.
 
-Page-locking rings for a CUDA device: their frames then reach it at full speed, straight from shared memory.
-
-Functions of the process, not of a model: a ring stays locked while one model follows another, and keeps none alive.
-
-Ring bytes to the network's input on the device: colour, padding and scaling.
-
-Written for few passes over memory, which is all that this costs on a device: a picture that is not scaled is added up
-straight in its place of the input, and chroma is never written out at the size of luma.
+Page-locking lets frames reach the device at full speed from shared memory. It belongs to the process, not to a model: a
+ring stays locked while models are replaced. The conversion makes few passes over memory, since that is its whole cost.
 """
 
 from __future__ import annotations
@@ -24,13 +18,19 @@ from numpy.typing import NDArray
 from crowdperf.models.preprocess import PAD_VALUE, Letterbox, PixelFormat
 from crowdperf.models.registry import ModelError, ModelPath
 
+LUMA, V_RED, U_GREEN, V_GREEN, U_BLUE = (share / (255 << 20) for share in (1220542, 1673527, -409993, -852492, 2116026))
+"""OpenCV's coefficients 1.164, 1.596, -0.391, -0.813 and 2.018 of ITU-R BT.601, each divided by 255."""
+_pinned_addresses: set[int] = set()
+
+log = logging.getLogger(__name__)
+
 
 class Network(NamedTuple):
-    """A network that is ready to be called with (b, 3, height, width), RGB, 0..1."""
+    """A network that takes pictures (b, 3, height, width), RGB, 0..1."""
 
     call: Any
-    """Returns the head's output, or a tuple that begins with it: (b, 4 + classes, anchors), boxes as centre and size,
-    or from an end-to-end head (b, k, 6): x1 y1 x2 y2 score class; both in pixels of the input."""
+    """Returns the head's output, or a tuple that begins with it, in pixels of the input: (b, 4 + classes, anchors) with
+    boxes as centre and size, or (b, k, 6) from an end-to-end head, x1 y1 x2 y2 score class."""
     names: tuple[str, ...]
     dtype: Any
     supports_graphs: bool
@@ -40,10 +40,10 @@ class Network(NamedTuple):
 
 
 def load_network(model: ModelPath, device: str) -> Network:
-    """Load, fuse and move a model to `device` ("cuda" or "cpu"): fp16 on CUDA, float32 on the processor.
+    """Load and fuse a model and move it to `device`: fp16 on "cuda", float32 on "cpu".
 
     Raises:
-        ModelError: the file is no detection model of Ultralytics, or does not fit the device.
+        ModelError: the file is not a detection model of Ultralytics, or does not fit the device.
     """
     return _load_engine(model, device) if model.path.suffix == ".engine" else _load_weights(model, device)
 
@@ -65,12 +65,11 @@ def _load_weights(model: ModelPath, device: str) -> Network:
     names = loaded.names
     dtype = torch.float16 if device == "cuda" else torch.float32
     network = network.fuse(verbose=False).eval().to(device=device, dtype=dtype, memory_format=torch.channels_last)
-    shown = tuple(str(names[index]) for index in sorted(names))
-    return Network(network, shown, dtype, device == "cuda", network.model[-1])
+    return Network(network, _sort_names(names), dtype, device == "cuda", network.model[-1])
 
 
 def _load_engine(model: ModelPath, device: str) -> Network:
-    """A TensorRT engine through Ultralytics' own loader, which knows the versions of TensorRT."""
+    """Load a TensorRT engine with Ultralytics' loader, which handles the versions of TensorRT."""
     if device != "cuda":
         raise ModelError(
             f"the TensorRT engine {str(model.path)!r} needs a CUDA device, and inference runs on {device!r}. "
@@ -82,21 +81,23 @@ def _load_engine(model: ModelPath, device: str) -> Network:
         backend = AutoBackend(str(model.path), device=torch.device("cuda:0"), fp16=True, verbose=False)
     except (ImportError, RuntimeError, OSError, ValueError, AttributeError, ModuleNotFoundError) as error:
         raise ModelError(
-            f"the TensorRT engine {str(model.path)!r} cannot be loaded: {_get_first_line(error)}. Remedy: "
-            "build it on this "
-            "machine (`yolo export format=engine dynamic=True half=True`) with the TensorRT that is installed here."
+            f"the TensorRT engine {str(model.path)!r} cannot be loaded: {_get_first_line(error)}. Remedy: build it on "
+            "this machine (`yolo export format=engine dynamic=True half=True`) with the TensorRT installed here."
         ) from None
-    names = dict(backend.names)
-    shown = tuple(str(names[index]) for index in sorted(names))
 
     def call(pictures: Any) -> Any:
-        # It reads rows of planes, waits for none of our streams, and writes its next answer over this one.
+        # The engine needs contiguous planes, does not wait for our streams, and overwrites its output at every call.
         planes = pictures.contiguous()
         torch.cuda.current_stream().synchronize()
-        found = backend(planes)
-        return (found[0] if isinstance(found, (list, tuple)) else found).clone()
+        output = backend(planes)
+        return (output[0] if isinstance(output, (list, tuple)) else output).clone()
 
-    return Network(call, shown, torch.float16 if backend.fp16 else torch.float32, False, None)
+    dtype = torch.float16 if backend.fp16 else torch.float32
+    return Network(call, _sort_names(dict(backend.names)), dtype, False, None)
+
+
+def _sort_names(names: dict[int, Any]) -> tuple[str, ...]:
+    return tuple(str(names[index]) for index in sorted(names))
 
 
 def _get_first_line(error: BaseException) -> str:
@@ -104,13 +105,8 @@ def _get_first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-_pinned_addresses: set[int] = set()
-
-log = logging.getLogger(__name__)
-
-
 def pin_buffer(buffer: NDArray[np.uint8]) -> None:
-    """Page-lock a ring's mapping; one that cannot be is used as it is, and copied more slowly."""
+    """Page-lock a ring's mapping; if that fails, copies from it are slower."""
     code = int(torch.cuda.cudart().cudaHostRegister(buffer.ctypes.data, buffer.nbytes, 0))
     if code == 0:
         _pinned_addresses.add(buffer.ctypes.data)
@@ -120,7 +116,7 @@ def pin_buffer(buffer: NDArray[np.uint8]) -> None:
 
 
 def unpin_buffer(buffer: NDArray[np.uint8]) -> None:
-    """Undo `pin`, before the mapping is closed."""
+    """Undo `pin_buffer`; call it before the mapping is closed."""
     if buffer.ctypes.data in _pinned_addresses:
         _pinned_addresses.remove(buffer.ctypes.data)
         if int(torch.cuda.cudart().cudaHostUnregister(buffer.ctypes.data)) != 0:
@@ -128,41 +124,47 @@ def unpin_buffer(buffer: NDArray[np.uint8]) -> None:
 
 
 def _clear_cuda_error() -> None:
-    """CUDA keeps the last error until somebody asks, and torch asks after its next kernel: let that be this one."""
+    """Clear CUDA's last error, which torch would otherwise raise after its next kernel."""
     with contextlib.suppress(RuntimeError):
         torch.full((1,), 1, device="cuda")
 
 
-LUMA, V_RED, U_GREEN, V_GREEN, U_BLUE = (share / (255 << 20) for share in (1220542, 1673527, -409993, -852492, 2116026))
-"""1.164, 1.596, -0.391, -0.813 and 2.018 of ITU-R BT.601 as OpenCV has them, each divided by 255."""
-
-
 def make_device_canvas(count: int, box: Letterbox, dtype: Any, device: Any) -> Any:
-    """(count, 3, height, width) of `dtype`, channels last: inputs that are grey where the letterbox pads them."""
+    """Create inputs that are grey where the letterbox pads them.
+
+    Args:
+        count: number of pictures.
+        box: the geometry.
+        dtype: type of the elements.
+        device: torch device.
+
+    Returns:
+        (count, 3, height, width) of `dtype`, channels last.
+    """
     return torch.full((count, box.height, box.width, 3), PAD_VALUE / 255, dtype=dtype, device=device).permute(
         0, 3, 1, 2
     )
 
 
 def to_input(frames: Any, pix_fmt: PixelFormat, box: Letterbox, dtype: Any, out: Any = None) -> Any:
-    """The same picture that `pixels.paint` makes, within a 255th, for a whole batch.
+    """Convert a batch to the input that `preprocess.paint` makes, within 1/255.
 
     Args:
         frames: uint8 (b, frame_bytes) on any device: planes Y, U, V (BT.601, limited range), or packed BGR.
         pix_fmt: which of the two.
-        box: geometry of both sides.
-        dtype: of the result.
-        onto: a `canvas` of b pictures, of the same geometry, that is painted over; a new one where it is not given.
+        box: geometry of ring and input.
+        dtype: type of the result.
+        out: a canvas of b pictures and this geometry to write into; None creates one.
 
     Returns:
-        (b, 3, height, width) of `dtype`, channels last, RGB, 0..1, padded with the letterbox grey: `onto` itself.
+        `out`: (b, 3, height, width) of `dtype`, channels last, RGB, 0..1, padded with the letterbox grey.
     """
     out = make_device_canvas(len(frames), box, dtype, frames.device) if out is None else out
     place = out[:, :, box.top : box.top + box.inner_height, box.left : box.left + box.inner_width]
     if box.scaled:
         whole = torch.empty((len(frames), 3, box.ring_height, box.ring_width), device=frames.device)
         _write_rgb(frames, pix_fmt, whole)
-        # Rounded before and after, as OpenCV's pictures are: two roundings left out add up to more than a 255th.
+        # Round before and after, as OpenCV does: without it the difference can exceed 1/255.
         whole.mul_(255).round_()
         size = (box.inner_height, box.inner_width)
         rgb = torch.nn.functional.interpolate(whole, size, mode="bilinear", align_corners=False)
@@ -173,7 +175,7 @@ def to_input(frames: Any, pix_fmt: PixelFormat, box: Letterbox, dtype: Any, out:
 
 
 def _write_rgb(frames: Any, pix_fmt: PixelFormat, place: Any) -> None:
-    """Write RGB, 0..1, into `place`, (b, 3, height, width): chroma is repeated, luma below black counts as black."""
+    """Write RGB, 0..1, into `place`, (b, 3, height, width); luma below black counts as black."""
     height, width = place.shape[2], place.shape[3]
     if pix_fmt == "bgr24":
         torch.div(frames.view(-1, height, width, 3).flip(3).permute(0, 3, 1, 2), 255, out=place)
@@ -182,7 +184,7 @@ def _write_rgb(frames: Any, pix_fmt: PixelFormat, place: Any) -> None:
     luma = frames[:, :pixels].float().sub_(16).clamp_(min=0).mul_(LUMA).view(-1, 1, height, width)
     chroma = frames[:, pixels : pixels + 2 * rows * columns].float().sub_(128).view(-1, 2, rows, columns)
     u, v = chroma[:, 0], chroma[:, 1]
-    # Mixed at the chroma's own size, a quarter of the picture's, and added to each of the four pixels that share it.
+    # Mix at the size of the chroma planes, and add the result to each of the four pixels that share a value.
     mixed = torch.stack([V_RED * v, U_GREEN * u + V_GREEN * v, U_BLUE * u], dim=1)
     for y in (0, 1):
         for x in (0, 1):

@@ -57,7 +57,7 @@ def test_no_file_of_the_registry_is_replaced(registry: Path, tmp_path: Path) -> 
     before = {path: path.read_bytes() for path in registry.iterdir()}
     with pytest.raises(ModelError, match=r"theirs\.bin' exists already and is not replaced.*Remedy"):
         add_model(source, "theirs", "ppe", {}, "own", "", cache, registry)
-    with pytest.raises(ModelError, match=r"'crowdperf-person-vehicle-n-int8' is no name.*Remedy.*-int8"):
+    with pytest.raises(ModelError, match=r"'crowdperf-person-vehicle-n-int8' is not a valid model name.*Remedy.*-int8"):
         add_model(source, "crowdperf-person-vehicle-n-int8", "ppe", {}, "own", "", cache, registry)
     assert {path: path.read_bytes() for path in registry.iterdir()} == before
 
@@ -73,7 +73,7 @@ def test_a_file_that_lies_in_the_registry_is_registered_there(registry: Path, tm
 
 def test_failed_registry_write_keeps_nothing_of_the_model(registry: Path, tmp_path: Path) -> None:
     (registry / "manifest.json.partial").mkdir()
-    with pytest.raises(ModelError, match=r"nothing can be written to the model registry.*Remedy"):
+    with pytest.raises(ModelError, match=r"cannot write to the model registry.*Remedy"):
         add_model(MODELS_FOLDER / f"{STEM}.xml", "mine", "ppe", {}, "own", "", tmp_path / "cache", registry)
     assert not list(registry.glob("*mine*"))
 
@@ -82,7 +82,7 @@ def test_failed_registry_write_keeps_nothing_of_the_model(registry: Path, tmp_pa
     ("words", "says"),
     [
         (["add", "./none.pt", "--name", "mine"], "does not exist"),
-        (["add", "./none.pt", "--name", "mine.pt"], "no name for a model"),
+        (["add", "./none.pt", "--name", "mine.pt"], "not a valid model name"),
         (["add", "./none.pt", "--name", "mine", "--label", "Helmet"], "not THEIRS=OURS"),
         (["bench", "--size", "641x360"], "no size of pictures"),
         (["compare", STEM, STEM, "--role", "ppe"], "needs something to look at"),

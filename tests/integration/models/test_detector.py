@@ -137,7 +137,7 @@ def test_the_openvino_path_needs_neither_torch_nor_ultralytics(tmp_path: Path) -
         "import crowdperf.inference.process\n"
         "from crowdperf.settings.engine import Inference\n"
         "from crowdperf.frames.ring import RingSpec\n"
-        "from crowdperf.models.detector import load_detector\n"
+        "from crowdperf.models.loader import load_detector\n"
         f"detector = load_detector(Inference(device='cpu'), Path({str(tmp_path)!r}))\n"
         "spec = RingSpec(320, 192, 'yuv420p', 320, 192, 4, 10.0, 0)\n"
         "print(len(detector.detect([np.zeros(spec.frame_bytes, np.uint8)], spec)), detector.backend.name)\n"

@@ -49,7 +49,7 @@ def test_a_device_that_sees_the_same_is_taken(torch_detector: Detector) -> None:
 def test_a_device_that_sees_other_things_is_refused(
     torch_detector: Detector, distort: Callable[[list[Detections]], list[Detections]]
 ) -> None:
-    with pytest.raises(DeviceMismatchError, match="does not see what the processor sees"):
+    with pytest.raises(DeviceMismatchError, match="its detections differ from those of the processor"):
         verify_device(Distorted(torch_detector, distort), lambda: torch_detector)
 
 

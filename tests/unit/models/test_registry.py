@@ -117,7 +117,7 @@ def test_files_are_installed_whole_or_not_at_all(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
     try:
-        with pytest.raises(ModelError, match=r"nothing can be written to the model registry.*Remedy: free space"):
+        with pytest.raises(ModelError, match=r"cannot write to the model registry.*Remedy: free space"):
             install_files(sources, targets)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -178,7 +178,7 @@ def test_other_names_are_mapped_by_the_configuration() -> None:
         assert build_class_map(names, spaced).tolist() == [-1, PPE_CLASSES.index("vest")]
     with pytest.raises(ModelError, match=r"labels\.ppe maps 'Safety Vest'.*does not know.*Safety_Vest.*Remedy"):
         build_class_map(("Safety_Vest",), replace(spaced, runtime="torch"))
-    with pytest.raises(ModelError, match=r"labels\.ppe maps 'Helmet' to 'hat'.*no class of crowdperf.*Remedy"):
+    with pytest.raises(ModelError, match=r"labels\.ppe maps 'Helmet' to 'hat'.*not a class of crowdperf.*Remedy"):
         build_class_map(("Helmet",), replace(helmets, labels={"Helmet": "hat"}))
     with pytest.raises(ModelError, match=r"labels\.ppe maps 'helm'.*best\.pt.*does not know.*Helmet.*Remedy"):
         build_class_map(("Helmet",), replace(helmets, labels={"helm": "hardhat"}))
