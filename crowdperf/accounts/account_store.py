@@ -1,4 +1,7 @@
-"""Accounts, tokens and sessions in Redis, shared by every web process; each change and its audit entry in one MULTI."""
+"""Accounts, tokens and sessions in Redis, shared by all web processes.
+
+Each change and its audit entry are one transaction.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,15 @@ ACCOUNTS_KEY = "crowdperf:accounts"
 TOKENS_KEY = "crowdperf:tokens"
 SESSION_KEY_PREFIX = "crowdperf:session:"
 SESSION_IDLE_S = 12 * 3600
-"""A session that nobody has used for this long has ended."""
+"""A session unused for this long has ended."""
 MAX_SESSION_S = 7 * 86_400
 SESSION_TOUCH_S = 300
-"""A session in use is written at most this often."""
+"""Minimum time between two writes of a session in use."""
 TOKEN_PREFIX = "cperf_"
 
 
 class Session(Struct, frozen=True, kw_only=True):
-    """One browser that is signed in. Redis holds it under the hash of what the browser's cookie says."""
+    """A signed-in browser. Its Redis key is the hash of the cookie's value."""
 
     account: str
     generation: int
@@ -37,7 +40,10 @@ class Session(Struct, frozen=True, kw_only=True):
 
 
 class AccountStore:
-    """One site's accounts. Every method may raise redis.ConnectionError or redis.TimeoutError."""
+    """Read and change the accounts of one site.
+
+    Every method may raise redis.ConnectionError or redis.TimeoutError.
+    """
 
     def __init__(self, client: redis.asyncio.Redis, prefix: str = "") -> None:
         # Any: redis-py types its replies differently from release to release.
@@ -45,19 +51,19 @@ class AccountStore:
         self._prefix = prefix
 
     async def read_accounts(self) -> dict[str, Account]:
-        """Every account by its name."""
+        """Read every account by name."""
         return _decode_accounts(await self._client.hgetall(self._prefix + ACCOUNTS_KEY))
 
     async def read_account(self, name: str) -> Account | None:
-        """One account."""
+        """Read one account; None if it does not exist."""
         raw = await self._client.hget(self._prefix + ACCOUNTS_KEY, name)
         return msgspec.json.decode(raw, type=Account) if raw else None
 
     async def edit(self, change: Callable[[Accounts], dict[str, Account]], entry: AuditEntry) -> dict[str, Account]:
-        """Apply a pure change to the accounts as they are; nobody else's change in between is lost.
+        """Apply a pure change to the accounts; concurrent changes are not lost.
 
         Raises:
-            AccountError: from `change`; nothing is stored then.
+            AccountError: From `change`; nothing is stored then.
         """
         while True:
             after = await self._try_edit(change, entry)
@@ -67,15 +73,15 @@ class AccountStore:
     async def _try_edit(
         self, change: Callable[[Accounts], dict[str, Account]], entry: AuditEntry
     ) -> dict[str, Account] | None:
-        """One attempt of `edit`; None when somebody else's change came between reading and writing."""
+        """Try `edit` once; None when another change came between reading and writing."""
         name = self._prefix + ACCOUNTS_KEY
         async with self._client.pipeline() as pipe:
             await pipe.watch(name)
             before = _decode_accounts(await pipe.hgetall(name))
             after = change(before)
             pipe.multi()
-            for gone in before.keys() - after.keys():
-                pipe.hdel(name, gone)
+            for removed in before.keys() - after.keys():
+                pipe.hdel(name, removed)
             for key, row in after.items():
                 if before.get(key) != row:
                     pipe.hset(name, key, msgspec.json.encode(row))
@@ -87,7 +93,16 @@ class AccountStore:
             return after
 
     async def open_session(self, account: Account, now: float, entry: AuditEntry) -> tuple[str, Session]:
-        """Sign the account in; returns the cookie's value and the session."""
+        """Sign the account in.
+
+        Args:
+            account: Account that signs in.
+            now: Unix seconds.
+            entry: Audit entry of the sign-in.
+
+        Returns:
+            Value of the cookie, and the session.
+        """
         value = generate_secret()
         session = Session(
             account=account.name, generation=account.generation, csrf=generate_secret(), created_at=now, touched_at=now
@@ -99,11 +114,11 @@ class AccountStore:
         return value, session
 
     async def find_session_principal(self, value: str, now: float) -> Principal | None:
-        """Whom a cookie's value stands for; None when the session has ended, by time or by a change of the account."""
+        """Find the principal of a cookie; None when its session has ended, or the account has changed."""
         return await self._load_session_principal(self._session_key(value), now)
 
     async def refresh_principal(self, principal: Principal, now: float) -> Principal | None:
-        """The same principal as it is by now, for a connection that stays open; None when it has ended."""
+        """Read the principal of an open connection again; None when its session or token has ended."""
         if principal.kind == "session":
             return await self._load_session_principal(principal.session, now)
         if principal.kind == "token":
@@ -116,18 +131,18 @@ class AccountStore:
             return None
         session = msgspec.json.decode(raw, type=Session)
         account = await self.read_account(session.account)
-        over = now - session.created_at > MAX_SESSION_S
-        if account is None or account.disabled or account.generation != session.generation or over:
+        expired = now - session.created_at > MAX_SESSION_S
+        if account is None or account.disabled or account.generation != session.generation or expired:
             await self._client.delete(key)
             return None
         if now - session.touched_at > SESSION_TOUCH_S:
             touched = msgspec.structs.replace(session, touched_at=now)
-            # xx: a session that was ended meanwhile stays ended.
+            # xx: a session that was closed in the meantime stays closed.
             await self._client.set(key, msgspec.json.encode(touched), ex=SESSION_IDLE_S, xx=True)
         return account.to_principal(key, session.csrf)
 
     async def close_session(self, key: str, entry: AuditEntry) -> None:
-        """Sign out; `key` as the principal has it."""
+        """Sign out the session of that key (`Principal.session`)."""
         async with self._client.pipeline() as pipe:
             pipe.delete(key)
             audit_log.stage_entry(pipe, entry, self._prefix)
@@ -137,12 +152,12 @@ class AccountStore:
         return self._prefix + SESSION_KEY_PREFIX + hash_secret(value)
 
     async def read_tokens(self) -> list[Token]:
-        """Every token, oldest first."""
+        """Read every token, oldest first."""
         rows = await self._client.hgetall(self._prefix + TOKENS_KEY)
         return sorted((msgspec.json.decode(raw, type=Token) for raw in rows.values()), key=lambda row: row.created_at)
 
     async def add_token(self, token: Token, entry: AuditEntry) -> None:
-        """Keep a token."""
+        """Store a token."""
         async with self._client.pipeline() as pipe:
             pipe.hset(self._prefix + TOKENS_KEY, token.id, msgspec.json.encode(token))
             audit_log.stage_entry(pipe, entry, self._prefix)
@@ -157,9 +172,9 @@ class AccountStore:
             await pipe.execute()
 
     async def find_token_principal(self, text: str, now: float) -> Principal | None:
-        """Whom an API token stands for; None when it is unknown, revoked or expired, or its owner is."""
-        token_id, _, rest = text.removeprefix(TOKEN_PREFIX).partition("_")
-        return await self._load_token_principal(token_id, rest, now)
+        """Find the principal of an API token; None when the token or its owner is not valid."""
+        token_id, _, secret_part = text.removeprefix(TOKEN_PREFIX).partition("_")
+        return await self._load_token_principal(token_id, secret_part, now)
 
     async def _load_token_principal(self, token_id: str, secret_part: str | None, now: float) -> Principal | None:
         raw = await self._client.hget(self._prefix + TOKENS_KEY, token_id)

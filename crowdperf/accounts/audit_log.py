@@ -1,4 +1,4 @@
-"""The audit log: who changed what and when, a Redis stream that nothing in the system ever edits."""
+"""The audit log: a Redis stream of who changed what and when. Its entries are never edited."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ from crowdperf.messaging.streams import AUDIT, stream_key
 
 MAX_PAGES = 20
 ENTRIES_PER_PAGE = 500
-"""Entries read at once; one request looks at 10,000 at most."""
+"""Entries per read; one request reads 10,000 at most."""
 
 
 def stage_entry(pipe: Any, entry: AuditEntry, prefix: str = "") -> None:
-    """Add the entry inside a transaction, so that no change is without one."""
+    """Add the entry to a transaction, so that every change has one.
+
+    Args:
+        pipe: Redis pipeline of the change.
+        entry: Entry to add.
+        prefix: Key prefix of the site.
+    """
     pipe.xadd(stream_key(AUDIT, prefix=prefix), codec.encode(AUDIT, entry), maxlen=AUDIT.max_entries, approximate=True)
 
 
@@ -28,12 +34,18 @@ async def read_newest_entries(
     account_name: str = "",
     actions: Collection[str] = (),
 ) -> tuple[list[tuple[str, AuditEntry]], str | None]:
-    """Entries with their stream ids, newest first, and the id to go on behind; None at the end.
+    """Read entries, newest first.
 
     Args:
-        before: only entries older than this stream id.
-        who: only this account's.
-        actions: only of these actions; empty admits all.
+        client: Redis client.
+        before: Read entries older than this stream id only.
+        max_entries: Length of a page.
+        prefix: Key prefix of the site.
+        account_name: Return this account's entries only.
+        actions: Return entries of these actions only; empty admits all.
+
+    Returns:
+        (stream id, entry) rows, and the id to continue after; None at the end.
     """
     page: list[tuple[str, AuditEntry]] = []
     high = f"({before}" if before else "+"

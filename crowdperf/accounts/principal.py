@@ -1,7 +1,4 @@
-"""Accounts and API tokens as they are stored, and the rules of changing them. Pure: time is a parameter.
-
-Who may do what: roles, permissions, and the principal that a request acts for. Pure.
-"""
+"""Accounts, API tokens, roles and permissions, and the rules for changing them. Pure: time is a parameter."""
 
 from __future__ import annotations
 
@@ -27,11 +24,11 @@ Accounts = Mapping[str, "Account"]
 
 
 class AccountError(Exception):
-    """A change that the rules forbid; the message names the account and the remedy."""
+    """Raised for a change that the rules forbid; the message names the account and the remedy."""
 
 
 class UnknownAccountError(AccountError):
-    """There is no such account."""
+    """Raised when the account does not exist."""
 
 
 class Account(Struct, frozen=True, kw_only=True):
@@ -40,16 +37,16 @@ class Account(Struct, frozen=True, kw_only=True):
     name: str
     role: Role
     password: str
-    """Argon2id, in its own encoded form; empty: nobody can sign in with a password."""
+    """Encoded Argon2id hash; empty: sign-in with a password is disabled."""
     created_at: float
     cameras: list[str] | None = None
-    """Ids of the cameras that may be seen; null is all."""
+    """Ids of the visible cameras; null is all."""
     disabled: bool = False
     generation: int = 0
-    """Raised by a change of password or role: sessions of an older generation have ended."""
+    """Increases with each change of password or role, which ends the sessions of older generations."""
 
     def to_principal(self, session: str, csrf: str) -> Principal:
-        """The account as signed in with its password."""
+        """Convert to the principal of a password session."""
         return Principal(
             name=self.name,
             kind="session",
@@ -62,20 +59,20 @@ class Account(Struct, frozen=True, kw_only=True):
 
 
 class Token(Struct, frozen=True, kw_only=True):
-    """An API token: what a program sends in place of a password."""
+    """An API token: programs send it in place of a password."""
 
     id: str
     account: str
     label: str
     secret_sha256: str
-    """Of the secret part, hex. A slow hash would add nothing: the secret is 256 random bits."""
+    """Hash of the secret part, hex. A slow hash would add nothing to 256 random bits."""
     permissions: list[Permission]
     created_at: float
     expires_at: float
     cameras: list[str] | None = None
 
     def to_principal(self, owner: Account, now: float) -> Principal | None:
-        """What the token may do: its own permissions, as far as its owner has them today. None: it is over."""
+        """Convert to a principal with the permissions that token and owner share; None once expired."""
         if now >= self.expires_at or owner.disabled:
             return None
         of_token = None if self.cameras is None else frozenset(self.cameras)
@@ -91,16 +88,16 @@ class Token(Struct, frozen=True, kw_only=True):
 
 
 def check_account_name(name: str) -> None:
-    """Raise AccountError for what is no account's name."""
+    """Raise AccountError for an invalid account name."""
     if not ACCOUNT_NAME_PATTERN.fullmatch(name):
         raise AccountError(f"{name!r} is no account's name. Remedy: use letters, digits and . _ @ -; 64 at most.")
 
 
 def add_account(accounts: Accounts, account: Account) -> dict[str, Account]:
-    """The accounts with a new one.
+    """Add an account.
 
     Raises:
-        AccountError: the name is taken; names that differ in case only count as the same.
+        AccountError: The name is taken; names that differ in case only count as equal.
     """
     if account.name.lower() in {name.lower() for name in accounts}:
         raise AccountError(f"the account {account.name!r} exists already. Remedy: choose another name.")
@@ -108,10 +105,10 @@ def add_account(accounts: Accounts, account: Account) -> dict[str, Account]:
 
 
 def add_first_admin(accounts: Accounts, account: Account) -> dict[str, Account]:
-    """The first administrator.
+    """Add the first administrator.
 
     Raises:
-        AccountError: there is an account already; the setup link is good for one.
+        AccountError: An account exists already; the setup link creates one only.
     """
     if accounts:
         raise AccountError(
@@ -130,10 +127,22 @@ def change_account(
     disabled: bool | None = None,
     password: str | None = None,
 ) -> dict[str, Account]:
-    """The accounts with one of them changed; what is None stays.
+    """Change one account; None keeps a value.
+
+    Args:
+        accounts: Accounts by name.
+        name: Name of the account to change.
+        role: New role.
+        cameras: Ids of the visible cameras.
+        all_cameras: Make all cameras visible.
+        disabled: Disable or enable sign-in.
+        password: Encoded hash of the new password.
+
+    Returns:
+        The accounts after the change.
 
     Raises:
-        AccountError: there is no such account, or nobody would be left who may administer.
+        AccountError: The account does not exist, or no administrator would be left.
     """
     before = _get_account(accounts, name)
     after = replace(
@@ -149,10 +158,10 @@ def change_account(
 
 
 def remove_account(accounts: Accounts, name: str) -> dict[str, Account]:
-    """The accounts without that one.
+    """Remove one account.
 
     Raises:
-        AccountError: there is no such account, or it is the last that may administer.
+        AccountError: The account does not exist, or is the last administrator.
     """
     _get_account(accounts, name)
     return _require_admin(accounts, {other: row for other, row in accounts.items() if other != name}, name)
@@ -165,7 +174,7 @@ def _get_account(accounts: Accounts, name: str) -> Account:
 
 
 def _require_admin(before: Accounts, after: dict[str, Account], name: str) -> dict[str, Account]:
-    """`after`, unless the change takes the last one away who may administer the site."""
+    """Return `after`, unless the change removes the last administrator."""
     if _has_admin(before) and not _has_admin(after):
         raise AccountError(f"{name!r} is the last administrator. Remedy: make another account admin first.")
     return after
@@ -177,11 +186,12 @@ def _has_admin(accounts: Accounts) -> bool:
 
 Role = Literal["admin", "operator", "reception", "viewer"]
 Permission = Literal["read", "visitors", "review", "configure", "admin"]
-"""read: see cameras, figures, events. visitors: invite them, check them in and out. review: judge violations,
-acknowledge alerts. configure: cameras, lines, zones, rules. admin: accounts, tokens, audit log, processes.
-"""
+"""The rights of a role.
+
+read: cameras, figures and events. visitors: invitations, check-in and check-out. review: violations and alerts.
+configure: cameras, lines, zones and rules. admin: accounts, tokens, audit log and processes."""
 Need = Literal["open", "self", "read", "visitors", "review", "configure", "admin"]
-"""What a route asks for: a permission; `open` is for everybody, `self` for whoever is signed in with a password."""
+"""Permission that a route needs: `open` is for all callers, `self` for a password session."""
 
 ROLES: tuple[Role, ...] = ("admin", "operator", "reception", "viewer")
 PERMISSIONS: tuple[Permission, ...] = ("read", "visitors", "review", "configure", "admin")
@@ -195,23 +205,23 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
 
 
 class Principal(Struct, frozen=True, kw_only=True):
-    """Whom a request acts for, and what that one may do."""
+    """The caller that a request acts for, with its rights."""
 
     name: str
-    """The account's name; empty for somebody who is not signed in."""
+    """Name of the account; empty for an anonymous caller."""
     kind: Literal["anonymous", "session", "token"]
     role: Role | None = None
     permissions: frozenset[Permission] = frozenset()
     cameras: frozenset[str] | None = None
-    """The cameras that may be seen; None is all of them, those of the future included."""
+    """Ids of the visible cameras; None is all, future ones included."""
     session: str = ""
-    """Key of the session, for a principal of that kind."""
+    """Key of the session, for kind `session`."""
     csrf: str = ""
     token: str = ""
-    """Id of the API token, for a principal of that kind."""
+    """Id of the API token, for kind `token`."""
 
     def has_permission(self, need: Need) -> bool:
-        """Whether the principal may use a route that asks for `need`."""
+        """Check whether the principal may use a route that needs `need`."""
         if need == "open":
             return True
         if need == "self":
@@ -219,7 +229,7 @@ class Principal(Struct, frozen=True, kw_only=True):
         return need in self.permissions
 
     def can_see(self, camera: str) -> bool:
-        """Whether the principal may know of that camera."""
+        """Check whether the principal may see the camera."""
         return self.cameras is None or camera in self.cameras
 
 
@@ -228,7 +238,7 @@ ANONYMOUS_VIEWER = Principal(name="", kind="anonymous", role="viewer", permissio
 
 
 def intersect_cameras(cameras: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
-    """What both allow; None is everything."""
+    """Intersect two sets of visible cameras; None is all."""
     if cameras is None or other is None:
         return other if cameras is None else cameras
     return cameras & other

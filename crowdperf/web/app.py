@@ -1,8 +1,6 @@
-"""The Litestar application. `uvicorn crowdperf.web.app:app` serves it by hand, against a running Redis.
+"""The Litestar application: routes, static pages and security headers.
 
-Headers of every answer: pages use nothing but this server's own files, and nobody may frame them.
-
-The kiosk alone may use its device's camera, to read the QR codes of badges.
+`uvicorn crowdperf.web.app:app` serves it by hand, against a running Redis.
 """
 
 from __future__ import annotations
@@ -53,24 +51,24 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 def create_app(config: WebConfig, metrics: Metrics | None = None) -> Litestar:
-    """The application of one site.
+    """Create the application of one site.
 
     Args:
-        slice_: its configuration.
-        metrics: where the process counts; an own one that nobody publishes by default.
+        config: Configuration of the site.
+        metrics: Metrics of the process; by default a new object that is not published.
     """
-    context = AppState(config, metrics or Metrics())
+    state = AppState(config, metrics or Metrics())
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
-        await context.start()
+        await state.start()
         try:
             yield
         finally:
-            await context.close()
+            await state.close()
 
     def provide() -> AppState:
-        return context
+        return state
 
     app = Litestar(
         route_handlers=[
@@ -106,7 +104,7 @@ def create_app(config: WebConfig, metrics: Metrics | None = None) -> Litestar:
                 directories=[PAGES_DIR],
                 html_mode=True,
                 opt={"need": "open"},
-                # Revalidated each time, so that an update of the server is an update of its pages.
+                # Browsers revalidate each time, so that they see a new version's pages at once.
                 cache_control=CacheControlHeader(no_cache=True),
             ),
         ],
@@ -120,16 +118,16 @@ def create_app(config: WebConfig, metrics: Metrics | None = None) -> Litestar:
         lifespan=[lifespan],
         openapi_config=openapi_config(),
         request_max_body_size=MAX_BODY_BYTES,
-        # Litestar would replace this process's log handler, and with it the one that takes secrets out.
+        # Litestar would replace this process's log handler, which redacts secrets.
         logging_config=None,
         signature_namespace={"AppDependency": AppDependency, "PrincipalDependency": PrincipalDependency},
     )
-    app.state.app_state = context
+    app.state.app_state = state
     return app
 
 
 def _create_standalone_app() -> Litestar:
-    """The application of the configuration that the environment names, for an uvicorn started by hand."""
+    """Create the application for an uvicorn started by hand, configured by environment variables."""
     path = Path(os.environ.get("CROWDPERF_CONFIG", "config.json"))
     paths = Paths(Path(os.environ.get("CROWDPERF_DATA", "var")))
     app = create_app(build_web_config(config.load(path), paths))
@@ -138,7 +136,7 @@ def _create_standalone_app() -> Litestar:
 
 
 def _end_streams_on_signal(app: Litestar) -> None:
-    """Let Ctrl-C end open live streams: uvicorn waits for its clients before it tells the application."""
+    """End live streams on Ctrl-C: uvicorn waits for its clients before it notifies the application."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -153,11 +151,11 @@ def _end_streams_on_signal(app: Litestar) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """`app`, made when it is first asked for: importing this module reads no configuration."""
+    """Create `app` on first access: importing this module reads no configuration."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()["app"] = made = _create_standalone_app()
-    return made
+    globals()["app"] = app = _create_standalone_app()
+    return app
 
 
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -187,7 +185,11 @@ KIOSK_PATH = "/kiosk"
 
 
 async def add_security_headers(message: Message, scope: Scope) -> None:
-    """Add them to an answer that begins; what a route has set itself stays."""
+    """Add the security headers to a response; a header that the route has set stays.
+
+    Pages load this server's own files only, and no page may frame them. Only the kiosk may use the device's camera, for
+    the QR codes of badges.
+    """
     if message["type"] != "http.response.start":
         return
     headers = MutableScopeHeaders.from_message(message)

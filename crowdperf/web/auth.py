@@ -1,7 +1,7 @@
-"""Who asks, and whether they may: the one guard before every route.
+"""Authentication and authorisation: the one guard before every route.
 
-A route declares what it asks for (`need="read"`, accounts.permissions.Need); one that declares nothing is refused to
-everybody, and a test fails. Nothing else in this package decides about access, but for what a route shows of a camera.
+A route declares the permission that it needs (`need="read"`, see accounts.principal.Need). A route without it is closed
+to all callers, and a test fails. Elsewhere only the routes' choice of visible cameras concerns access.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SESSION_COOKIE = "crowdperf_session"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 CSRF_HEADER = "x-csrf-token"
 MAX_NAME_BYTES = 255
-"""Bytes of a file's name."""
+"""Longest file name of the file system, in bytes."""
 MAX_PATH_LENGTH = 1000
 SESSION_CHECK_S = 30.0
 PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
@@ -36,26 +36,26 @@ Connection = ASGIConnection[Any, Any, Any, Any]
 
 
 def _is_valid_path(path: str) -> bool:
-    """False for what no file and no route can be called: the system's calls raise for it instead of finding nothing."""
-    longest = max(len(part.encode(errors="replace")) for part in path.split("/"))
-    return "\0" not in path and len(path) <= MAX_PATH_LENGTH and longest <= MAX_NAME_BYTES
+    """Check whether a path can name a file or route: system calls raise for others."""
+    max_bytes = max(len(part.encode(errors="replace")) for part in path.split("/"))
+    return "\0" not in path and len(path) <= MAX_PATH_LENGTH and max_bytes <= MAX_NAME_BYTES
 
 
 def provide_principal(scope: Scope) -> Principal:
-    """The principal that the guard found."""
+    """Return the principal that the guard has identified."""
     principal: Principal = scope["user"]
     return principal
 
 
 PrincipalDependency = NamedDependency[Principal]
-"""How a route asks whom it works for."""
+"""Annotation by which a route receives its caller."""
 
 
 async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Find out who asks, and refuse what they may not.
+    """Identify the caller, and refuse what the caller may not do.
 
     Raises:
-        Problem: 401 for somebody who is not signed in, 403 for somebody who may not, or whose request was forged.
+        ApiProblem: 401 without a sign-in; 403 without the permission, or for a forged request.
     """
     if connection.scope.get("method") == "OPTIONS":
         return
@@ -89,37 +89,35 @@ async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
 
 
 async def identify_principal(connection: Connection) -> Principal:
-    """Whom the connection acts for.
+    """Identify the principal of a connection.
 
     Raises:
-        Problem: 401, credentials were sent and are not valid: never quietly treated as none.
+        ApiProblem: 401, the credentials are not valid: they never count as none.
     """
-    context = connection.app.state.app_state
+    state = connection.app.state.app_state
     authorization = connection.headers.get("authorization", "")
     if authorization:
         scheme, _, text = authorization.partition(" ")
         principal = (
-            await context.accounts.find_token_principal(text.strip(), context.now())
-            if scheme.lower() == "bearer"
-            else None
+            await state.accounts.find_token_principal(text.strip(), state.now()) if scheme.lower() == "bearer" else None
         )
         if principal is None:
             raise ApiProblem(
                 HTTPStatus.UNAUTHORIZED,
-                "the API token is not valid, or has expired. Remedy: make a new one under /api/v1/tokens.",
+                "the API token is not valid, or has expired. Remedy: create a new one under /api/v1/tokens.",
                 headers={"WWW-Authenticate": 'Bearer realm="crowdperf", error="invalid_token"'},
             )
         return principal  # type: ignore[no-any-return]
     cookie = connection.cookies.get(SESSION_COOKIE)
     if cookie:
-        principal = await context.accounts.find_session_principal(cookie, context.now())
+        principal = await state.accounts.find_session_principal(cookie, state.now())
         if principal is not None:
             return principal  # type: ignore[no-any-return]
-    return ANONYMOUS_VIEWER if is_anonymous_access_allowed(connection, context.config.web) else ANONYMOUS
+    return ANONYMOUS_VIEWER if is_anonymous_access_allowed(connection, state.config.web) else ANONYMOUS
 
 
 class SessionMonitor:
-    """Looks every 30 s whether who opened a connection may still have it: it can stay open for days."""
+    """Check every 30 s whether the session or token of an open connection is still valid."""
 
     def __init__(self, app: Any, principal: Principal) -> None:
         self._app = app
@@ -127,7 +125,7 @@ class SessionMonitor:
         self._checked_at = time.monotonic()
 
     async def is_still_valid(self) -> bool:
-        """False when the session or token has ended, or may see something else by now. An outage changes nothing."""
+        """Check whether the principal is unchanged: not ended, same cameras. An outage changes nothing."""
         if self._principal.kind == "anonymous" or time.monotonic() - self._checked_at < SESSION_CHECK_S:
             return True
         self._checked_at = time.monotonic()
@@ -138,11 +136,10 @@ class SessionMonitor:
 
 
 def is_anonymous_access_allowed(connection: Connection, web: Web) -> bool:
-    """Whether somebody without an account may look on.
+    """Check whether a caller without an account may read.
 
-    "auto" says yes to this very machine only: both ends of the connection are loopback addresses, the page was asked
-    for by a loopback name (a foreign page whose name was rebound to 127.0.0.1 has another), and no proxy has handed
-    the request on.
+    "auto" allows this machine only: both ends of the connection are loopback addresses, and no proxy forwards requests.
+    The page was requested by a loopback name: a foreign page whose name was rebound to 127.0.0.1 has another.
     """
     if web.anonymous != "auto":
         return web.anonymous == "viewer"
@@ -155,15 +152,13 @@ def is_anonymous_access_allowed(connection: Connection, web: Web) -> bool:
 
 
 def require_all_cameras(principal: Principal) -> None:
-    """Raise a Problem (403) for somebody who may see some cameras only: what concerns all is not theirs to change."""
+    """Raise ApiProblem (403) for a principal who may see some cameras only."""
     if principal.cameras is not None:
-        raise ApiProblem(
-            HTTPStatus.FORBIDDEN, "only who may see all cameras may do that. Remedy: ask an administrator."
-        )
+        raise ApiProblem(HTTPStatus.FORBIDDEN, "this needs access to all cameras. Remedy: ask an administrator.")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether the address or name is this machine's own."""
+    """Check whether the address or name is this machine's own."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -173,23 +168,23 @@ def is_loopback(host: str) -> bool:
 
 
 def get_client_address(connection: Connection) -> str:
-    """The other end, as far as it is known: behind a trusted proxy, what the proxy says."""
+    """Return the client's address; behind a trusted proxy, the one that the proxy reports."""
     return connection.client.host[:64] if connection.client else ""
 
 
 def is_same_origin(origin: str | None, host: str | None) -> bool:
-    """Whether the page that asks came from this server. Programs send no origin, and are no browsers."""
+    """Check whether the request came from a page of this server. Programs send no origin."""
     return origin is None or urlsplit(origin).netloc.lower() == (host or "").lower()
 
 
 def require_same_origin(connection: Connection) -> None:
-    """Raise a Problem (403) when a page of another origin makes this request."""
+    """Raise ApiProblem (403) when a page of another origin makes this request."""
     if not is_same_origin(connection.headers.get("origin"), connection.headers.get("host")):
-        raise ApiProblem(HTTPStatus.FORBIDDEN, "the page that asks for this is of another origin")
+        raise ApiProblem(HTTPStatus.FORBIDDEN, "the request comes from a page of another origin")
 
 
 def _require_csrf_token(connection: Connection, principal: Principal) -> None:
-    """A browser sends its cookie whatever page asks; only this server's own pages know the session's CSRF token."""
+    """Require the session's CSRF token: browsers send the cookie for any page, the token only for ours."""
     require_same_origin(connection)
     if not is_same_secret(connection.headers.get(CSRF_HEADER, ""), principal.csrf):
         raise ApiProblem(

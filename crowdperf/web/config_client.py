@@ -1,7 +1,7 @@
-"""Asking for changes of the configuration and for looks at cameras: by commands of their own, over a pipe.
+"""Changes of the configuration and camera tests: each runs a `crowdperf` command and talks to it over pipes.
 
-A camera's password, FFmpeg and a camera that hangs stay out of the web process. A change goes on when this process is
-restarted for it: the command has a session of its own.
+Camera passwords, FFmpeg and a camera that hangs stay out of the web process. The command has its own session, so a
+change continues when it restarts this process.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 
 
 class ConfigClient:
-    """The commands that one web process runs.
+    """Run the configuration commands of one web process.
 
     Args:
-        changed: called when an order has been carried out, before its outcome is handed on.
+        on_change: Called after a successful change, before its response is returned.
     """
 
     def __init__(self, on_change: Callable[[], None]) -> None:
@@ -42,29 +42,29 @@ class ConfigClient:
         self._probe_slots = asyncio.Semaphore(MAX_PROBES)
 
     async def request(self, request: ConfigRequest) -> ConfigResponse:
-        """Carry an order out.
+        """Run a change of the configuration.
 
         Raises:
-            Problem: it cannot be done, and nothing was changed; 503, it is not done yet, and goes on.
+            ApiProblem: The change is refused, and nothing was changed; 503, it is still running, and continues.
         """
         try:
-            outcome = await _run_command(
+            response = await _run_command(
                 ["config", "ask"], msgspec.json.encode(request), ConfigResponse, CHANGE_TIMEOUT_S, kill=False
             )
         except asyncio.TimeoutError:
             raise ApiProblem(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"the change is not done within {CHANGE_TIMEOUT_S:g} s, and goes on by itself. "
-                "Remedy: see whether it has come before asking for it again.",
+                f"the change takes longer than {CHANGE_TIMEOUT_S:g} s, and continues in the background. "
+                "Remedy: check whether it took effect before repeating it.",
             ) from None
-        if outcome.status != HTTPStatus.OK:
-            raise ApiProblem(HTTPStatus(outcome.status), outcome.detail, list(outcome.reasons))
-        # Whoever changes something finds it changed.
+        if response.status != HTTPStatus.OK:
+            raise ApiProblem(HTTPStatus(response.status), response.detail, list(response.reasons))
+        # The caller's next request must see the change.
         self._on_change()
-        return outcome
+        return response
 
     async def restart_programs(self, names: list[str]) -> None:
-        """Have programs restarted by a command that outlives this process, which may be one of them."""
+        """Restart programs by a command that outlives this process, which may be one of them."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -77,18 +77,18 @@ class ConfigClient:
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
-        log.info("restarting %s, by process %d", ", ".join(names), process.pid)
+        log.info("restarting %s by process %d", ", ".join(names), process.pid)
 
     async def probe_source(self, request: ProbeRequest) -> ProbeResult:
-        """Open a source once; the answer is there within ten seconds.
+        """Open a source once; the result arrives within ten seconds.
 
         Raises:
-            Problem: 429, as many are being looked at as this process looks at in one go.
+            ApiProblem: 429, this process already tests as many sources as it may.
         """
         if self._probe_slots.locked():
             raise ApiProblem(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                "other cameras are being tested just now. Remedy: try again in ten seconds.",
+                "other cameras are being tested now. Remedy: try again in ten seconds.",
                 headers={"Retry-After": "10"},
             )
         async with self._probe_slots:
@@ -105,11 +105,11 @@ class ConfigClient:
 async def _run_command(
     arguments: list[str], request: bytes, reply_type: type[CommandReply], timeout_s: float, *, kill: bool
 ) -> CommandReply:
-    """Run `crowdperf <words>` with `asked` on its standard input.
+    """Run `crowdperf <arguments>` with `request` on its standard input.
 
     Raises:
-        Problem: 500, the command failed; the log says why.
-        asyncio.TimeoutError: it took too long.
+        ApiProblem: 500, the command failed; the log holds the reason.
+        asyncio.TimeoutError: The command took too long.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -122,42 +122,42 @@ async def _run_command(
         start_new_session=True,
     )
     try:
-        answer, said = await asyncio.wait_for(_exchange(process, request), timeout_s)
+        output, errors = await asyncio.wait_for(_exchange(process, request), timeout_s)
     finally:
         if kill and process.returncode is None:
             process.kill()
     try:
-        return msgspec.json.decode(answer, type=reply_type)
+        return msgspec.json.decode(output, type=reply_type)
     except msgspec.DecodeError:
-        log.error("crowdperf %s failed: %s", " ".join(arguments), redact(said.decode(errors="replace")))
+        log.error("crowdperf %s failed: %s", " ".join(arguments), redact(errors.decode(errors="replace")))
         raise ApiProblem(
-            HTTPStatus.INTERNAL_SERVER_ERROR, "the command failed; the web process's log says why. Nothing was changed."
+            HTTPStatus.INTERNAL_SERVER_ERROR,
+            "the command failed, nothing was changed. Remedy: see the log of the web process.",
         ) from None
 
 
 async def _exchange(process: asyncio.subprocess.Process, request: bytes) -> tuple[bytes, bytes]:
-    """What it answers: to the end of its output, which may come before its own end."""
+    """Send the request; return standard output and, without output, standard error."""
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdin.write(request)
     process.stdin.close()
-    answer = await process.stdout.read()
-    said = b"" if answer else await process.stderr.read()
-    return answer, said
+    output = await process.stdout.read()
+    return output, b"" if output else await process.stderr.read()
 
 
 def open_listening_socket(web: Web) -> socket.socket:
-    """A socket that listens at the configured address.
+    """Open a socket that listens at the configured address.
 
     Raises:
-        ConfigError: it is in use, or not this machine's, or not permitted.
+        ConfigError: The address is in use, not this machine's, or not permitted.
     """
     listening: socket.socket | None = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(web.host, web.port, type=socket.SOCK_STREAM)[0]
-        # asyncio sends at once (TCP_NODELAY) only where the protocol is named: else every answer of more than one
-        # segment waits 40 ms for the client's delayed acknowledgement.
+        # asyncio sets TCP_NODELAY only where the protocol is named. Without it, every response of several segments
+        # waits 40 ms for the client's delayed acknowledgement.
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details: what is wrong, with which value, and what to do; never a traceback."""
+"""Errors as RFC 9457 problem details: what is wrong, with which value, and the remedy; never a traceback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from crowdperf.messaging.redis.client import NOT_WRITABLE_ERRORS, RedisPermissionError
 
-NOT_FOUND_DETAIL = "there is nothing at this address. Remedy: see /docs for the addresses there are."
+NOT_FOUND_DETAIL = "there is nothing at this address. Remedy: see /docs for the valid addresses."
 NO_WRITES_DETAIL = "Redis answers, but takes no writes"
 FORBIDDEN_DETAIL = "Redis refuses"
 MEDIA_TYPE = "application/problem+json"
@@ -34,7 +34,14 @@ class ProblemDetails(Struct, kw_only=True, omit_defaults=True):
 
 
 class ApiProblem(Exception):
-    """An answer other than success; the message is its `detail`."""
+    """Raised for a response other than success; the message is its `detail`.
+
+    Args:
+        status: Status of the response.
+        detail: What is wrong, and the remedy.
+        reasons: Further lines, one for each fault.
+        headers: Further headers of the response.
+    """
 
     def __init__(
         self,
@@ -50,21 +57,30 @@ class ApiProblem(Exception):
 
 
 def bad_parameter(name: str, value: str, remedy: str) -> ApiProblem:
-    """400 for a parameter's value."""
+    """Build the 400 of a parameter's value.
+
+    Args:
+        name: Name of the parameter.
+        value: Value that was sent; long ones are cut.
+        remedy: What to send instead.
+
+    Returns:
+        The problem to raise.
+    """
     return ApiProblem(
         HTTPStatus.BAD_REQUEST, f"parameter {name!r} has the value {_quote_value(value)}. Remedy: {remedy}"
     )
 
 
 def unknown_camera(camera_id: str) -> ApiProblem:
-    """404 for a camera that the configuration does not have."""
+    """Build the 404 of a camera that the configuration does not have."""
     return ApiProblem(
         HTTPStatus.NOT_FOUND, f"there is no camera {_quote_value(camera_id)}. Remedy: see /api/v1/cameras for the ids."
     )
 
 
 def _quote_value(value: str) -> str:
-    """The value as a caller may see it again: quoted, and not longer than a line."""
+    """Quote a value for a message, cut to the length of a line."""
     return repr(value if len(value) <= 80 else value[:77] + "…")
 
 
@@ -84,7 +100,7 @@ def _on_http(_request: Request[Any, Any, Any], error: HTTPException) -> Response
     reasons = [
         f"{row.get('key', 'parameter')}: {row.get('message', 'is not valid')}" for row in extra if isinstance(row, dict)
     ]
-    # Litestar puts the whole URL into a validation error's text, and a URL may carry what nobody should see twice.
+    # Litestar puts the whole URL into a validation error's text, and a URL may carry a secret.
     detail = "a parameter is not valid" if reasons else error.detail
     if error.status_code == HTTPStatus.NOT_FOUND:
         detail = NOT_FOUND_DETAIL
@@ -110,7 +126,7 @@ def _on_forbidden(_request: Request[Any, Any, Any], error: RedisPermissionError)
 
 def _on_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     if isinstance(error.__cause__, NotADirectoryError):
-        # A file of the dashboard with something behind it: Litestar calls that its own failure.
+        # A path below a file of the dashboard: Litestar reports an internal error.
         return _respond(404, NOT_FOUND_DETAIL, [])
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return _respond(500, "the request could not be handled; the web process's log says why", [])

@@ -1,7 +1,4 @@
-"""The web process: uvicorn, told when to stop by the runtime.
-
-The address that the web process listens on.
-"""
+"""The web process: uvicorn, stopped by the process runtime."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ SHUTDOWN_GRACE_S = 3
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without signal handlers of its own: the runtime has them."""
+    """uvicorn without its own signal handlers: the runtime has them."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -32,10 +29,10 @@ class _Server(uvicorn.Server):
 
 
 def main(config: WebConfig, runtime: ProcessRuntime) -> None:
-    """Serve until told to stop.
+    """Serve until the runtime stops.
 
     Raises:
-        ConfigError: the address cannot be listened on, or the certificate not be read.
+        ConfigError: The address cannot be bound, or the certificate cannot be read.
     """
     listening = open_listening_socket(config.web)
     app = create_app(config, runtime.metrics)
@@ -47,7 +44,7 @@ def main(config: WebConfig, runtime: ProcessRuntime) -> None:
             log_config=None,
             access_log=False,
             server_header=False,
-            # uvicorn itself would believe the headers of whoever comes from 127.0.0.1.
+            # uvicorn by default trusts the proxy headers of every client at 127.0.0.1.
             proxy_headers=bool(config.web.trusted_proxies),
             forwarded_allow_ips=config.web.trusted_proxies,
             timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
@@ -65,16 +62,16 @@ def main(config: WebConfig, runtime: ProcessRuntime) -> None:
 
 async def _serve(server: uvicorn.Server, state: AppState, runtime: ProcessRuntime, listening: socket.socket) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listening]))
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    loop, stop_requested = asyncio.get_running_loop(), asyncio.Event()
 
     def wake() -> None:
-        with contextlib.suppress(RuntimeError):  # told to stop when it has stopped
-            loop.call_soon_threadsafe(told.set)
+        with contextlib.suppress(RuntimeError):  # The loop is closed already.
+            loop.call_soon_threadsafe(stop_requested.set)
 
     runtime.on_stop(wake)
-    stopping = asyncio.create_task(told.wait())
+    stopping = asyncio.create_task(stop_requested.wait())
     while not serving.done():
-        # From the loop itself: a loop that hangs is what the watchdog must see.
+        # Called from the loop itself, so that the watchdog detects a loop that hangs.
         runtime.tick()
         state.publish_metrics()
         state.raise_feed_error()

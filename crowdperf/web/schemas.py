@@ -1,4 +1,4 @@
-"""What the API answers: every body is one of these Structs, which is also where OpenAPI takes its schemas from."""
+"""Bodies of the API's responses; OpenAPI takes its schemas from these Structs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LineReply(Struct, kw_only=True):
     in_side: Literal["positive", "negative"]
     classes: list[str]
     points: list[list[float]]
-    """Its ends and bends, from p1 to p2."""
+    """Ends and bends from p1 to p2."""
     in_name: str
     out_name: str
 
@@ -55,13 +55,13 @@ class SiteReply(Struct, kw_only=True):
     timezone: Annotated[str, Meta(examples=["Europe/Berlin"])]
     time: Time
     last_id: Annotated[str, Meta(examples=["1780000000000-0"])]
-    """Where the live events stand: `/stream?last_id=` goes on from here, so that nothing falls between this answer,
-    what is asked after it, and the stream. Empty while Redis has not answered yet."""
+    """Position of the live events: `/stream?last_id=` resumes here, so that no event is missed between this response
+    and the stream. Empty before Redis has answered."""
     cameras: list[CameraReply]
 
 
 class EstimateReply(Struct, kw_only=True):
-    """A measured share, with its 95 % confidence interval."""
+    """A measured share with its 95 % confidence interval."""
 
     value: float
     low: float
@@ -69,7 +69,7 @@ class EstimateReply(Struct, kw_only=True):
 
 
 class FiguresReply(Struct, kw_only=True):
-    """Counted against true crossings of a clip. An estimate is null where there was nothing to measure."""
+    """Counted against true crossings of a clip. An estimate is null without crossings to measure."""
 
     true: int
     counted: int
@@ -80,10 +80,10 @@ class FiguresReply(Struct, kw_only=True):
 
 
 class CountAudit(Struct, kw_only=True):
-    """What the line's last audit says of this row: of its direction, or of both."""
+    """Result of the line's last audit for this row: for its direction, or for both."""
 
     time: Time
-    stale: Annotated[bool, Meta(description="The line has been changed since: the figures are not of this line.")]
+    stale: Annotated[bool, Meta(description="The line has been changed since; the figures are of the old line.")]
     figures: FiguresReply
 
 
@@ -93,7 +93,7 @@ class LineEvaluationReply(Struct, kw_only=True):
     camera: str
     line: str
     time: Time
-    stale: Annotated[bool, Meta(description="The line has been changed since: the figures are not of this line.")]
+    stale: Annotated[bool, Meta(description="The line has been changed since; the figures are of the old line.")]
     clip: str
     clip_s: Annotated[float, Meta(description="Length of the clip, seconds")]
     model: str
@@ -103,15 +103,15 @@ class LineEvaluationReply(Struct, kw_only=True):
 
 
 class AuditsReply(Struct, kw_only=True):
-    """The last audit of every line that was ever audited, by camera and line in the order of the configuration."""
+    """The last audit of every audited line, by camera and line in the order of the configuration."""
 
     audits: list[LineEvaluationReply]
 
 
 class CountRow(Struct, kw_only=True, omit_defaults=True):
-    """One group's crossings; the fields that were not asked for in `group` are absent.
+    """One group's crossings; fields that `group` does not name are absent.
 
-    `audit` is there where the row names a camera and a line that has been audited.
+    `audit` is present where the row names a camera and a line that was audited.
     """
 
     camera: str = ""
@@ -136,7 +136,7 @@ class CountsReply(Struct, kw_only=True):
 
 
 class SeriesRow(Struct, kw_only=True, omit_defaults=True):
-    """One line of a chart; the fields that were not asked for in `group` are absent."""
+    """One line of a chart; fields that `group` does not name are absent."""
 
     camera: str = ""
     line: str = ""
@@ -152,12 +152,12 @@ class SeriesReply(Struct, kw_only=True):
     end: Time = field(name="to")
     bucket: Literal["minute", "hour", "day"]
     timezone: str
-    starts: Annotated[list[str], Meta(description="When each bucket begins, RFC 3339 with the site's offset")]
+    starts: Annotated[list[str], Meta(description="Start of each bucket, RFC 3339 with the site's offset")]
     series: list[SeriesRow]
 
 
 class EventReply(Struct, kw_only=True, omit_defaults=True):
-    """One event. Which of the optional fields it has depends on `type`."""
+    """One event; its `type` decides which optional fields it has."""
 
     type: Annotated[str, Meta(examples=["LineCrossed"])]
     id: str
@@ -178,7 +178,7 @@ class EventReply(Struct, kw_only=True, omit_defaults=True):
     detail: str | None = None
     dwell_s: float | None = None
     rule: str | None = None
-    alert: Annotated[str | None, Meta(description="id of the event that opened the alert")] = None
+    alert: Annotated[str | None, Meta(description="Id of the event that opened the alert")] = None
     area: str | None = None
     value: float | None = None
     limit: float | None = None
@@ -213,7 +213,7 @@ class EventReply(Struct, kw_only=True, omit_defaults=True):
     title: str | None = None
     by: str | None = None
     escalated: int | None = None
-    failures: Annotated[int | None, Meta(description="connections that had failed in a row by then")] = None
+    failures: Annotated[int | None, Meta(description="Failed connections in a row")] = None
 
 
 class EventsReply(Struct, kw_only=True):
@@ -232,7 +232,7 @@ class ConnectionReply(Struct, kw_only=True):
 
 
 class ZoneOccupancy(Struct, kw_only=True):
-    """A zone now; `occupancy` is null while its camera gives no fresh frame."""
+    """A zone now; `occupancy` is null while its camera delivers no fresh frame."""
 
     camera: str
     zone: str
@@ -241,7 +241,7 @@ class ZoneOccupancy(Struct, kw_only=True):
     occupancy: int | None
     over_limit: bool
     time: str | None
-    """When the counted frame was captured."""
+    """Capture time of the counted frame."""
 
 
 class OccupancyReply(Struct, kw_only=True):
@@ -251,6 +251,6 @@ class OccupancyReply(Struct, kw_only=True):
 
 
 class Health(Struct, kw_only=True):
-    """A probe's good answer."""
+    """Response of a probe that succeeds."""
 
     status: Literal["ok"] = "ok"

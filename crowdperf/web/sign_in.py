@@ -1,4 +1,4 @@
-"""Signing in and out, and the first administrator."""
+"""Signing in and out, and creating the first administrator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from crowdperf.accounts import credentials
 from crowdperf.accounts import principal as model
-from crowdperf.accounts.account_store import MAX_SESSION_S, Session
+from crowdperf.accounts.account_store import MAX_SESSION_S
 from crowdperf.accounts.principal import ANONYMOUS, PERMISSIONS, Account, AccountError, AccountName, Principal, Role
 from crowdperf.web.auth import SESSION_COOKIE, PrincipalDependency, get_client_address, require_same_origin
 from crowdperf.web.parameters import BAD_REQUEST, CONFLICT, REFUSED, TOO_MANY, UNAVAILABLE
@@ -32,7 +32,7 @@ Password = Annotated[
 
 
 class SignIn(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What a person types."""
+    """Name and password of a person."""
 
     name: Annotated[str, Meta(min_length=1, max_length=64, examples=["ada"])]
     password: Password
@@ -54,22 +54,22 @@ class NewPassword(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class SessionReply(Struct, kw_only=True):
-    """Who is signed in, and what they may do."""
+    """The signed-in account and its permissions."""
 
     signed_in: bool
     name: str
     role: Role | None
     permissions: list[str]
     cameras: list[str] | None
-    """The cameras that may be seen; null is all."""
+    """Ids of the visible cameras; null is all."""
     csrf: str
-    """For the header X-CSRF-Token of every request that changes something."""
+    """Value of the header X-CSRF-Token, which every request that changes something needs."""
     setup: bool = False
-    """The site has no account yet: the one-time link is in the output of `crowdperf run` and in the web log."""
+    """Whether the site has no account yet. The one-time link is in the output of `crowdperf run` and in the web log."""
 
 
 def to_session_reply(principal: Principal, setup: bool = False) -> SessionReply:
-    """The principal as the API shows it."""
+    """Convert the principal to its API form."""
     return SessionReply(
         signed_in=principal.kind != "anonymous",
         name=principal.name,
@@ -85,7 +85,10 @@ def to_session_reply(principal: Principal, setup: bool = False) -> SessionReply:
     "/session", need="open", identify=True, summary="Who am I", tags=["accounts"], responses={**REFUSED, **UNAVAILABLE}
 )
 async def session(app: AppDependency, principal: PrincipalDependency) -> SessionReply:
-    """Who is signed in, what they may do, and the token that changes need. Also answers who is not signed in."""
+    """Return the signed-in account, its permissions, and the CSRF token of changes.
+
+    Works without a sign-in as well.
+    """
     return to_session_reply(principal, setup=app.setup_secret.read() is not None)
 
 
@@ -100,8 +103,10 @@ async def session(app: AppDependency, principal: PrincipalDependency) -> Session
 async def sign_in(
     app: AppDependency, request: Request[Any, Any, Any], data: JSONBody[SignIn]
 ) -> Response[SessionReply]:
-    """Open a session: the answer sets its cookie (HttpOnly, SameSite=Lax, Secure under TLS). Five wrong passwords for
-    one account from one address close that door for 15 minutes.
+    """Open a session.
+
+    The response sets its cookie (HttpOnly, SameSite=Lax, Secure under TLS). After five wrong passwords for one account
+    from one address, further attempts fail for 15 minutes.
     """
     require_same_origin(request)
     address = get_client_address(request)
@@ -113,9 +118,9 @@ async def sign_in(
             headers={"Retry-After": str(wait)},
         )
     account = await app.accounts.read_account(data.name)
-    usable = account is not None and not account.disabled
+    enabled = account is not None and not account.disabled
     if (
-        not await verify_password_in_thread(app, data.password, account.password if account and usable else None)
+        not await verify_password_in_thread(app, data.password, account.password if account and enabled else None)
         or account is None
     ):
         await app.write_audit_entry(
@@ -129,20 +134,27 @@ async def sign_in(
 
 
 async def open_session(app: AppState, request: Request[Any, Any, Any], account: Account) -> Response[SessionReply]:
-    """A fresh session of the account, and its cookie."""
+    """Open a session of the account, and set its cookie.
+
+    Args:
+        app: State of the application.
+        request: Request that signs in.
+        account: Account to sign in.
+
+    Returns:
+        The response with the session and its cookie.
+    """
     entry = app.build_audit_entry(account.to_principal("", ""), request, "session.open", account.name)
-    value, made = await app.accounts.open_session(account, app.now(), entry)
+    value, session = await app.accounts.open_session(account, app.now(), entry)
     return Response(
-        _build_session_reply(account, made), status_code=200, cookies=[_build_cookie(request, value, MAX_SESSION_S)]
+        to_session_reply(account.to_principal("", session.csrf)),
+        status_code=200,
+        cookies=[_build_cookie(request, value, MAX_SESSION_S)],
     )
 
 
-def _build_session_reply(account: Account, session: Session) -> SessionReply:
-    return to_session_reply(account.to_principal("", session.csrf))
-
-
 def _build_cookie(request: Request[Any, Any, Any], value: str, max_age: int) -> Cookie:
-    # Lax, not Strict: a link in a message to the people on duty has to find them signed in. Changes ask for more.
+    # Lax, not Strict: people who follow a link in a notification stay signed in. Changes need the CSRF token.
     secure = request.scope["scheme"] == "https"
     return Cookie(SESSION_COOKIE, value=value, max_age=max_age, path="/", httponly=True, samesite="lax", secure=secure)
 
@@ -151,7 +163,7 @@ def _build_cookie(request: Request[Any, Any, Any], value: str, max_age: int) -> 
 async def sign_out(
     app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency
 ) -> Response[None]:
-    """End the session, here and on the server."""
+    """End the session, in the browser and on the server."""
     await app.accounts.close_session(
         principal.session, app.build_audit_entry(principal, request, "session.close", principal.name)
     )
@@ -168,11 +180,11 @@ async def sign_out(
 async def change_password(
     app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewPassword]
 ) -> Response[SessionReply]:
-    """Every session of the account ends, and this browser gets a new one."""
+    """End every session of the account, and open a new one for this browser."""
     wait = await app.sign_in_limiter.register_attempt(principal.name, get_client_address(request))
     account = await app.accounts.read_account(principal.name)
     if wait or account is None or not await verify_password_in_thread(app, data.old, account.password):
-        raise ApiProblem(HTTPStatus.FORBIDDEN, "the old password is wrong. Remedy: try again, or sign in anew.")
+        raise ApiProblem(HTTPStatus.FORBIDDEN, "the old password is wrong. Remedy: try again, or sign in again.")
     await app.sign_in_limiter.record_success(principal.name, get_client_address(request))
     new = await check_and_hash_password(app, data.new, principal.name)
     entry = app.build_audit_entry(principal, request, "account.password", principal.name)
@@ -191,7 +203,7 @@ async def change_password(
 async def setup(
     app: AppDependency, request: Request[Any, Any, Any], data: JSONBody[FirstAdmin]
 ) -> Response[SessionReply]:
-    """Good once, with the secret of the link that a new site prints. Signs in at once."""
+    """Create the administrator with the secret of the one-time link, and sign in."""
     require_same_origin(request)
     wait = await app.sign_in_limiter.register_attempt("the setup link", get_client_address(request))
     if wait or not app.setup_secret.matches(data.secret):
@@ -216,10 +228,18 @@ async def setup(
 
 
 async def check_and_hash_password(app: AppState, password: str, name: str) -> str:
-    """The hash of a good enough password.
+    """Hash a password that is strong enough.
+
+    Args:
+        app: State of the application.
+        password: Password in plain text.
+        name: Name of the account.
+
+    Returns:
+        The encoded Argon2id hash.
 
     Raises:
-        Problem: 400, it is too weak.
+        ApiProblem: 400, the password is too weak.
     """
     try:
         credentials.check_password(password, name)
@@ -230,7 +250,16 @@ async def check_and_hash_password(app: AppState, password: str, name: str) -> st
 
 
 async def verify_password_in_thread(app: AppState, password: str, stored: str | None) -> bool:
-    """Whether it is the password; takes as long where there is no account."""
+    """Verify a password in a thread; the time does not depend on the account's existence.
+
+    Args:
+        app: State of the application.
+        password: Password in plain text.
+        stored: Encoded hash; None without an account.
+
+    Returns:
+        Whether the password matches.
+    """
     async with app.hashing_limit:
         return await asyncio.to_thread(credentials.verify_password, password, stored)
 

@@ -1,4 +1,4 @@
-"""Server-sent events: what the feed publishes, to any number of clients, resumable by Last-Event-ID."""
+"""Server-sent events: the feed's messages for any number of clients, resumable by Last-Event-ID."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from crowdperf.web.parameters import BAD_REQUEST, REFUSED, parse_stream_id
 from crowdperf.web.state import AppDependency, AppState
 
 MAX_REPLAYED_EVENTS = 1000
-"""Events a resuming client may have missed; beyond that it is told to load the page's data anew."""
+"""Maximum of missed events that a resuming client receives. A client that missed more is asked to reload its data."""
 RETRY_FIELD = b"retry: 2000\n\n"
 
-_SPEC = ResponseSpec(str, description="A stream of events, without an end.", media_type="text/event-stream")
+_SPEC = ResponseSpec(str, description="An endless stream of events.", media_type="text/event-stream")
 
 
 @get(
@@ -40,16 +40,17 @@ async def stream(
     principal: PrincipalDependency,
     last_event_id: Annotated[
         str | None,
-        HeaderParameter(name="Last-Event-ID", description="Go on behind this id; browsers send it.", max_length=64),
+        HeaderParameter(name="Last-Event-ID", description="Resume after this id; browsers send it.", max_length=64),
     ] = None,
     last_id: Annotated[
         str | None, QueryParameter(description="The same, for a client that cannot set the header.", max_length=64)
     ] = None,
 ) -> Stream:
-    """`event`: one event, its `id` is what to resume from. `counts`: today's counts, all (`whole`) or those that
-    changed, as they are now. `occupancy`: zones that changed. `status`: the server's clock, and whether Redis answers.
-    `configuration`: cameras, areas or rules have changed. `lost`: this client was too slow, or away for too long, and
-    should load everything anew.
+    """Stream events and counts.
+
+    `event`: one event; resume from its `id`. `counts`: today's counts, all of them (`whole`) or the changed ones.
+    `occupancy`: zones that changed. `status`: the server's clock, and whether Redis answers. `configuration`: cameras,
+    areas or rules have changed. `lost`: messages are missing, the client must reload its data.
     """
     asked = last_event_id or last_id
     resume = parse_stream_id("Last-Event-ID", asked) if asked else None
@@ -58,9 +59,12 @@ async def stream(
 
 
 async def _build_replay(app: AppState, resume: str | None) -> tuple[list[BroadcastMessage], tuple[int, int]]:
-    """What a resuming client has missed, and the id up to which it needs nothing more.
+    """Build the messages that a resuming client has missed.
 
-    A new client needs nothing up to the stream's present end: a feed that has just begun still publishes older events.
+    A new client missed nothing up to the stream's end: a feed that has just started still publishes older events.
+
+    Returns:
+        The messages, and the id of the last event that the client needs no more.
     """
     # Any: redis-py types its replies differently from release to release.
     client: Any = app.redis
@@ -74,7 +78,7 @@ async def _build_replay(app: AppState, resume: str | None) -> tuple[list[Broadca
 
 
 async def _read_missed(app: AppState, resume: str) -> tuple[list[BroadcastMessage], tuple[int, int]]:
-    """The messages behind that id, and the last id among them."""
+    """Read the messages after the id `resume`, and the last id among them."""
     # Any: redis-py types its replies differently from release to release.
     client: Any = app.redis
     name = stream_key(EVENTS, prefix=app.prefix)
@@ -91,9 +95,9 @@ async def _read_missed(app: AppState, resume: str) -> tuple[list[BroadcastMessag
 
 
 async def _generate_messages(app: AppState, principal: Principal, resume: str | None) -> AsyncIterator[bytes]:
-    """What one client gets, batched: a slow client's socket holds up this generator and nothing else."""
-    # Joined first, so that nothing falls between the replay and the live messages; what comes twice is told by its id.
-    listener = app.broadcast.subscribe()
+    """Yield the messages of one client in batches; a slow client delays this generator only."""
+    # Subscribe first, so that no message falls between replay and live messages. The id reveals duplicates.
+    subscriber = app.broadcast.subscribe()
     seen: tuple[int, int] | None
     try:
         missed, seen = await _build_replay(app, resume)
@@ -103,19 +107,19 @@ async def _generate_messages(app: AppState, principal: Principal, resume: str | 
             app.feed.build_occupancy_message(),
         ]
         yield RETRY_FIELD + b"".join(message.get_data_for(principal.cameras) for message in [*first, *missed])
-        watch = SessionMonitor(app, principal)
-        while (batch := await listener.take_batch()) is not None and await watch.is_still_valid():
-            lost = listener.take_lost_count()
+        monitor = SessionMonitor(app, principal)
+        while (batch := await subscriber.take_batch()) is not None and await monitor.is_still_valid():
+            lost = subscriber.take_lost_count()
             data = _build_lost_message(lost).data if lost else b""
             if seen is not None:
                 batch = [message for message in batch if message.id is None or message.parse_id() > seen]
                 if any(message.id for message in batch):
-                    # Ids only grow: what comes from here on is new without being looked at.
+                    # Ids only grow: every later message is new.
                     seen = None
             data += b"".join([message.get_data_for(principal.cameras) for message in batch])
             yield data or b": keep-alive\n\n"
     finally:
-        app.broadcast.unsubscribe(listener)
+        app.broadcast.unsubscribe(subscriber)
 
 
 def _build_lost_message(count: int | str) -> BroadcastMessage:

@@ -1,4 +1,4 @@
-"""What the routes share: one object per application, made at its start-up and closed at its end."""
+"""State that the routes share: one object per application, created at start-up and closed at its end."""
 
 from __future__ import annotations
 
@@ -38,13 +38,16 @@ from crowdperf.web.problems import unknown_camera
 KEEP_ALIVE_INTERVAL_S = 15.0
 CONFIG_POLL_S = 0.5
 START_TIME_TOLERANCE_S = 2.0
-"""A process' time of birth is known to about a second."""
+"""Start times of processes are accurate to about a second."""
 
 log = logging.getLogger(__name__)
 
 
 class AppState:
-    """The slice, the Redis client, and the live parts. The slice is frozen; `follow` puts another in its place."""
+    """Hold the configuration, the Redis client and the live parts of one application.
+
+    The configuration is frozen; `reload_config` replaces it.
+    """
 
     def __init__(self, config: WebConfig, metrics: Metrics) -> None:
         self.config = config
@@ -54,7 +57,7 @@ class AppState:
         self.calendar = Calendar(config.site.timezone)
         self.redis: redis.asyncio.Redis = connect_async(config.redis_url)
         self.broadcast = Broadcast()
-        # What was written between the start of this process, which read the configuration then, and now is news.
+        # The process read its configuration at its start: a later file counts as a change.
         self._reload_file = ReloadFile(
             Path(config.handover), WebReloadable, psutil.Process().create_time() - START_TIME_TOLERANCE_S
         )
@@ -67,7 +70,7 @@ class AppState:
         self.setup_secret = SetupSecret(Path(config.sockets))
         self.config_client = ConfigClient(self.reload_config)
         self.hashing_limit = asyncio.Semaphore(2)
-        """Each hash takes 64 MiB and a core for 0.1 s: sign-ins at once wait for each other, and for nobody else."""
+        """Each hash takes 64 MiB and a core for 0.1 s, so parallel sign-ins wait for each other only."""
         self.stop_event = asyncio.Event()
         self._feed_task: asyncio.Task[None] | None = None
         self._setup_task: asyncio.Task[None] | None = None
@@ -75,7 +78,7 @@ class AppState:
         self._config_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin to read live updates."""
+        """Start the background tasks: feed, keep-alive, setup link and configuration."""
         self._feed_task = asyncio.create_task(run_until_cancelled(self.feed), name="feed")
         self._feed_task.add_done_callback(self._on_feed_end)
         self._keep_alive_task = asyncio.create_task(self._keep_alive(), name="keep-alive")
@@ -83,13 +86,13 @@ class AppState:
         self._config_task = asyncio.create_task(self._poll_config(), name="configuration")
 
     def get_feed_error(self) -> BaseException | None:
-        """What ended the feed, if anything did."""
+        """Return the exception that ended the feed, or None."""
         if self._feed_task is None or not self._feed_task.done() or self._feed_task.cancelled():
             return None
         return self._feed_task.exception()
 
     def raise_feed_error(self) -> None:
-        """Raise what ended the feed: a web process without live updates must not look alive."""
+        """Raise the exception that ended the feed: without live updates the process must not look alive."""
         error = self.get_feed_error()
         if error is not None:
             raise error
@@ -103,7 +106,7 @@ class AppState:
         self.broadcast.close()
 
     async def close(self) -> None:
-        """Stop the live parts and let go of rings and connections."""
+        """Stop the live parts; close rings and connections."""
         self.end_streams()
         self.tiles.close()
         for task in (self._feed_task, self._setup_task, self._keep_alive_task, self._config_task):
@@ -114,7 +117,7 @@ class AppState:
             await self.redis.aclose()
 
     def _get_watched_cameras(self) -> set[str]:
-        """Cameras whose boxes are read: those on somebody's screen, and for occupancy those with zones."""
+        """Return the cameras whose boxes are read: those on a screen, and those with zones for occupancy."""
         if not len(self.broadcast):
             return self.tiles.get_watched()
         return self.tiles.get_watched() | {
@@ -122,50 +125,50 @@ class AppState:
         }
 
     def reload_config(self) -> None:
-        """Take over cameras, areas and rules where the configuration in force has others, and tell every page."""
-        shown = self._reload_file.read_if_changed()
-        if shown is None or shown == get_reloadable(self.config):
+        """Apply a changed configuration to the live parts, and notify every page."""
+        reloaded = self._reload_file.read_if_changed()
+        if reloaded is None or reloaded == get_reloadable(self.config):
             return
-        self.config = replace_reloadable(self.config, shown)
+        self.config = replace_reloadable(self.config, reloaded)
         self.feed.set_config(self.config)
         self.tiles.set_cameras(_get_enabled_cameras(self.config))
         self.broadcast.publish(encode_sse("configuration", b"{}"))
-        log.info("another configuration: %d cameras", len(shown.cameras))
+        log.info("configuration reloaded: %d cameras", len(reloaded.cameras))
 
     async def _poll_config(self) -> None:
-        """Look now and then: the configuration changes by other hands as well."""
+        """Reload the configuration when another process has changed it."""
         while True:
             self.reload_config()
             await asyncio.sleep(CONFIG_POLL_S)
 
     async def _keep_alive(self) -> None:
-        """Wake every stream now and then: proxies end what is silent, and sessions end."""
+        """Wake every stream regularly: proxies cut silent connections, and sessions expire."""
         while True:
             await asyncio.sleep(KEEP_ALIVE_INTERVAL_S)
             self.broadcast.wake()
 
     async def _announce_setup_link(self) -> None:
-        """While there is no account: make the one-time link, and say it in the log."""
+        """Log the one-time setup link while no account exists."""
         backoff = Backoff()
         while True:
             try:
                 accounts = await self.accounts.read_accounts()
             except OUTAGE as error:
                 if isinstance(error, RedisPermissionError) and backoff.should_log(error):
-                    log.warning("whether anybody can sign in is not known: %s", error)
+                    log.warning("cannot check whether an account exists: %s", error)
                 await asyncio.sleep(backoff.next())
                 continue
             if accounts:
                 self.setup_secret.remove()
             else:
                 log.warning(
-                    "nobody can sign in yet. Make the administrator: %s",
+                    "no account exists yet. Create the administrator at %s",
                     self.build_setup_link(self.setup_secret.create()),
                 )
             return
 
     def build_setup_link(self, secret: str) -> str:
-        """The one-time link, as this machine would open it."""
+        """Build the one-time link with this machine's own address."""
         return build_setup_link(build_dashboard_url(self.config.web), secret)
 
     def build_audit_entry(
@@ -176,7 +179,18 @@ class AppState:
         target: str,
         detail: str = "",
     ) -> AuditEntry:
-        """What the audit log is to say of a change that this request makes."""
+        """Build the audit entry of a change that this request makes.
+
+        Args:
+            principal: Author of the change.
+            connection: Request; it gives the client's address.
+            action: Kind of the change, such as `camera.change`.
+            target: Id of what is changed.
+            detail: Further text; 4,000 characters are kept.
+
+        Returns:
+            The entry, dated now.
+        """
         return AuditEntry(
             ts=self.now(),
             who=principal.name,
@@ -196,16 +210,24 @@ class AppState:
         target: str,
         detail: str = "",
     ) -> None:
-        """Write an entry of the audit log by itself, for what is not a change in Redis."""
+        """Write an audit entry by itself, for a change that is not a Redis transaction.
+
+        Args:
+            principal: Author of the change.
+            connection: Request; it gives the client's address.
+            action: Kind of the change.
+            target: Id of what is changed.
+            detail: Further text.
+        """
         pipe = self.redis.pipeline()
         audit_log.stage_entry(pipe, self.build_audit_entry(principal, connection, action, target, detail), self.prefix)
         await pipe.execute()
 
     def get_camera(self, camera_id: str, principal: Principal) -> Camera:
-        """The configured camera.
+        """Return a configured camera.
 
         Raises:
-            Problem: 404, there is none of that id, or `who` may not know of it: the two look alike.
+            ApiProblem: 404, the camera does not exist, or `principal` may not see it: both look alike.
         """
         for camera in self.config.cameras:
             if camera.id == camera_id and principal.can_see(camera_id):
@@ -213,15 +235,15 @@ class AppState:
         raise unknown_camera(camera_id)
 
     def get_cameras(self, principal: Principal) -> tuple[Camera, ...]:
-        """The cameras that `who` may see, in the order of the configuration."""
+        """Return the cameras that `principal` may see, in the order of the configuration."""
         return tuple(camera for camera in self.config.cameras if principal.can_see(camera.id))
 
     def get_ring_view(self, camera_id: str) -> RingView | None:
-        """The camera's ring; None for a disabled camera, which has none."""
+        """Return the camera's ring view; None for a disabled camera."""
         return self.tiles.views.get(camera_id)
 
     def publish_metrics(self) -> None:
-        """Publish this process's own numbers."""
+        """Publish the metrics of this process."""
         self.metrics.set_gauge("stream_clients", len(self.broadcast))
         self.metrics.set_gauge("live_cameras_watched", len(self.tiles.get_watched()))
         self.metrics.set_gauge("stream_messages_lost", self.broadcast.lost)
@@ -230,7 +252,7 @@ class AppState:
 
     @staticmethod
     def now() -> float:
-        """Unix seconds."""
+        """Return the time in Unix seconds."""
         return time.time()
 
 
@@ -239,4 +261,4 @@ def _get_enabled_cameras(config: WebConfig) -> frozenset[str]:
 
 
 AppDependency = NamedDependency[AppState]
-"""How a route asks for it."""
+"""Annotation by which a route receives the application's state."""

@@ -1,4 +1,4 @@
-"""One WebSocket per browser, carrying the live tiles of every camera it asks for (docs/web-server.md)."""
+"""The WebSocket of a browser: it carries the live tiles of every camera it subscribes to (docs/web-server.md)."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ log = logging.getLogger(__name__)
 
 
 class LiveRequest(Struct, forbid_unknown_fields=True):
-    """What a client sends: what it shows from now on, in place of what it showed before, or what it has received."""
+    """A client's message: the cameras that it shows from now on, or the number of pictures received."""
 
     subscribe: list[str] | None = None
     widths: dict[str, Annotated[int, Meta(ge=1, le=16384)]] = {}
-    """Camera -> pixels that its tile is wide."""
+    """Camera -> width of its tile in pixels."""
     seen: Annotated[int, Meta(ge=0)] | None = None
     """Pictures received since the connection began."""
 
     def __post_init__(self) -> None:
-        """Neither is nonsense."""
+        """Refuse a message that holds neither."""
         if self.subscribe is None and self.seen is None:
             raise ValueError("neither subscribe nor seen")
 
 
 @websocket("/live", need="read")
 async def live(socket: WebSocket, app: AppDependency, principal: PrincipalDependency) -> None:  # type: ignore[type-arg]
-    """Serve one client until it goes, or the server stops."""
+    """Serve one client until it disconnects, or the server stops."""
     if not is_same_origin(socket.headers.get("origin"), socket.headers.get("host")):
-        # Browsers let any page open a WebSocket anywhere: without this, a foreign page could watch the cameras.
-        await socket.close(code=CLOSE_POLICY_VIOLATION, reason="the page is of another origin")
+        # Browsers let any page open a WebSocket: without this check, a foreign page could watch the cameras.
+        await socket.close(code=CLOSE_POLICY_VIOLATION, reason="the page has another origin")
         return
     await socket.accept()
     viewer = Viewer()
@@ -60,7 +60,7 @@ async def live(socket: WebSocket, app: AppDependency, principal: PrincipalDepend
             if reason is not None:
                 await socket.close(code=reason[0], reason=reason[1])
     except (WebSocketDisconnect, ConnectionError):
-        log.debug("a live client went away")
+        log.debug("live client disconnected")
     finally:
         for task in tasks:
             task.cancel()
@@ -76,7 +76,7 @@ async def _receive(
     principal: Principal,
     viewer: Viewer,
 ) -> tuple[int, str] | None:
-    """Follow the client's wishes; returns why its connection must end."""
+    """Apply the client's messages; return code and reason when the connection must end."""
     while True:
         text = await socket.receive_data(mode="text")
         try:
@@ -103,19 +103,19 @@ async def _receive(
 
 
 async def _send(socket: WebSocket, viewer: Viewer) -> None:  # type: ignore[type-arg]
-    """Send the newest of each camera; while a send waits for a slow client, newer pictures replace older ones."""
+    """Send the newest picture of each camera; while a send waits, newer pictures replace older ones."""
     while True:
         await socket.send_data(await viewer.take_message(), mode="binary")
 
 
 async def _wait_for_stop(app: AppState) -> tuple[int, str]:
     await app.stop_event.wait()
-    return CLOSE_GOING_AWAY, "the server stops"
+    return CLOSE_GOING_AWAY, "the server is stopping"
 
 
 async def _wait_for_session_end(app: AppState, principal: Principal) -> tuple[int, str]:
-    watch = SessionMonitor(app, principal)
-    while await watch.is_still_valid():
+    monitor = SessionMonitor(app, principal)
+    while await monitor.is_still_valid():
         await asyncio.sleep(SESSION_CHECK_S)
     return CLOSE_POLICY_VIOLATION, "the session has ended"
 

@@ -1,4 +1,4 @@
-"""One message to many listeners: encoded once, queued per listener, and a slow listener loses its oldest."""
+"""Broadcast of one message to many subscribers: encoded once, queued for each; a slow one loses its oldest."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 MAX_QUEUED_MESSAGES = 256
-"""Messages one listener may lag behind."""
+"""Backlog of one subscriber, in messages."""
 
 
 class BroadcastMessage(NamedTuple):
-    """Encoded bytes and the stream id they belong to; None for what is not part of the stream."""
+    """Encoded bytes and their stream id; None for a message that is not part of the stream."""
 
     id: bytes | None
     data: bytes
     camera: str = ""
-    """The camera it is about; empty for what is about none, or about several."""
+    """The camera that the message is about; empty for none or several."""
     encode_for: Callable[[frozenset[str]], bytes] | None = None
-    """The same for somebody who may see only these cameras, where it is about several."""
+    """Encodes a message about several cameras for a client who may see only some of them."""
 
     def parse_id(self) -> tuple[int, int]:
-        """The stream id as numbers."""
+        """Return the stream id as numbers."""
         ms, _, n = (self.id or b"").partition(b"-")
         return int(ms or 0), int(n or 0)
 
     def get_data_for(self, cameras: frozenset[str] | None) -> bytes:
-        """The bytes for who may see these cameras (None: all), which are what was encoded once for nearly everybody."""
+        """Return the bytes for a client who may see these cameras (None: all, encoded once for them)."""
         if cameras is None:
             return self.data
         if self.encode_for is not None:
@@ -36,20 +36,20 @@ class BroadcastMessage(NamedTuple):
 
 
 class Subscriber:
-    """One client's bounded queue. Everything happens on the loop's thread."""
+    """Bounded queue of one client. All calls happen on the loop's thread."""
 
     def __init__(self, max_messages: int = MAX_QUEUED_MESSAGES) -> None:
         self._queue: deque[BroadcastMessage] = deque()
         self._max_messages = max_messages
-        # A bare future, made for each wait: an Event with a time-out of its own costs a task and a timer each time,
-        # which with hundreds of clients was half of what a message costs.
+        # A bare future for each wait: an Event with a timeout costs a task and a timer each time. With hundreds of
+        # clients that was half of a message's cost.
         self._waiter: asyncio.Future[None] | None = None
         self._closed = False
         self._lost_count = 0
         self.lost_total = 0
 
     def put(self, message: BroadcastMessage) -> None:
-        """Queue a message; the oldest goes when the bound is reached."""
+        """Queue a message; a full backlog drops its oldest."""
         if len(self._queue) >= self._max_messages:
             self._queue.popleft()
             self._lost_count += 1
@@ -58,22 +58,22 @@ class Subscriber:
         self.wake()
 
     def wake(self) -> None:
-        """Let `take` return with what there is."""
+        """Let `take_batch` return with the queued messages."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def close(self) -> None:
-        """End the listener's iteration."""
+        """End the subscription."""
         self._closed = True
         self.wake()
 
     def take_lost_count(self) -> int:
-        """How many messages this listener lost since the last call."""
+        """Return how many messages this subscriber has lost since the last call."""
         lost, self._lost_count = self._lost_count, 0
         return lost
 
     async def take_batch(self) -> list[BroadcastMessage] | None:
-        """All that waits, or an empty list where it was woken for nothing; None once it is closed."""
+        """Wait for messages; return them, an empty list after `wake`, or None once closed."""
         if not self._queue and not self._closed:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -85,7 +85,7 @@ class Subscriber:
 
 
 class Broadcast:
-    """The listeners of one web process."""
+    """The subscribers of one web process."""
 
     def __init__(self) -> None:
         self._subscribers: set[Subscriber] = set()
@@ -97,38 +97,38 @@ class Broadcast:
 
     @property
     def lost(self) -> int:
-        """Messages that slow listeners have lost since the start."""
-        return self._lost_by_departed + sum(listener.lost_total for listener in self._subscribers)
+        """Messages that slow subscribers have lost since the start."""
+        return self._lost_by_departed + sum(subscriber.lost_total for subscriber in self._subscribers)
 
     def subscribe(self, max_messages: int = MAX_QUEUED_MESSAGES) -> Subscriber:
-        """A new listener; it hears what is published from now on."""
-        listener = Subscriber(max_messages)
-        self._subscribers.add(listener)
+        """Add a subscriber; it receives the messages published from now on."""
+        subscriber = Subscriber(max_messages)
+        self._subscribers.add(subscriber)
         if self._closed:
-            listener.close()
-        return listener
+            subscriber.close()
+        return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Forget a listener."""
+        """Remove a subscriber."""
         if subscriber in self._subscribers:
             self._subscribers.remove(subscriber)
             self._lost_by_departed += subscriber.lost_total
 
     def publish(self, message: BroadcastMessage) -> None:
-        """Queue a message for everyone."""
-        for listener in self._subscribers:
-            listener.put(message)
+        """Queue a message for every subscriber."""
+        for subscriber in self._subscribers:
+            subscriber.put(message)
 
     def wake(self) -> None:
-        """Let every listener look around: one timer for all of them keeps their connections alive."""
-        for listener in self._subscribers:
-            listener.wake()
+        """Wake every subscriber: one timer keeps all their connections alive."""
+        for subscriber in self._subscribers:
+            subscriber.wake()
 
     def close(self) -> None:
-        """End every listener: the server is about to stop, and an open stream would hold it up."""
+        """Close every subscriber: open streams would delay the server's stop."""
         self._closed = True
-        for listener in self._subscribers:
-            listener.close()
+        for subscriber in self._subscribers:
+            subscriber.close()
 
 
 def encode_sse(
@@ -138,7 +138,18 @@ def encode_sse(
     camera: str = "",
     encode_for: Callable[[frozenset[str]], bytes] | None = None,
 ) -> BroadcastMessage:
-    """A server-sent event; `data` is JSON, hence one line."""
+    """Encode a server-sent event.
+
+    Args:
+        event: Name of the event.
+        data: JSON, hence one line.
+        stream_id: Id to resume from.
+        camera: The camera that it is about.
+        encode_for: Encodes it for a client who may see some cameras only.
+
+    Returns:
+        The message to publish.
+    """
     head = b"id: " + stream_id + b"\n" if stream_id else b""
     return BroadcastMessage(
         stream_id, head + b"event: " + event.encode() + b"\ndata: " + data + b"\n\n", camera, encode_for

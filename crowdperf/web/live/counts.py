@@ -1,9 +1,4 @@
-"""Today's counts, kept up to date by the events themselves: pure, time is a parameter.
-
-Stream entries on their way to people: decoded, and put into the API's form.
-
-Who is inside which zone now: read off the newest tracked frames. Pure, time is a parameter.
-"""
+"""Today's counts, decoded stream entries and present occupancy of zones. Time is a parameter."""
 
 from __future__ import annotations
 
@@ -22,9 +17,9 @@ from crowdperf.web.parameters import Span, format_rfc3339
 from crowdperf.web.schemas import EventReply, ZoneOccupancy
 
 MAX_EVENT_IDS = 100_000
-"""Event ids kept to tell a redelivered event from a new one."""
+"""Event ids kept to recognise a repeated event."""
 MAX_COUNT_KEYS = 100_000
-"""Of different keys within a day: hundreds of cameras with several lines have a tenth of it."""
+"""Different keys within a day. Hundreds of cameras with several lines have a tenth of it."""
 
 
 class CountKey(NamedTuple):
@@ -37,7 +32,7 @@ class CountKey(NamedTuple):
 
 
 class TodayCounts:
-    """The crossings of one day by camera, line, class and direction; an event that comes twice counts once."""
+    """Count the crossings of one day by camera, line, class and direction; a repeated event counts once."""
 
     def __init__(self, day: Span) -> None:
         self.day = day
@@ -51,7 +46,16 @@ class TodayCounts:
             self.add(event_id, ts, key)
 
     def add(self, event_id: str, ts: float, key: CountKey) -> bool:
-        """Count one crossing; False when it is another day's, or was counted already."""
+        """Count one crossing.
+
+        Args:
+            event_id: Id of the event.
+            ts: Unix seconds.
+            key: What the count is about.
+
+        Returns:
+            False for a crossing of another day, or one that was counted already.
+        """
         if not self.day.start <= ts < self.day.end or event_id in self._event_ids:
             return False
         if key not in self.counts and len(self.counts) >= MAX_COUNT_KEYS:
@@ -64,7 +68,7 @@ class TodayCounts:
         return True
 
     def take_changes(self) -> dict[CountKey, int]:
-        """The counts that changed since the last call, as they are now."""
+        """Return the counts that changed since the last call."""
         changed = {key: self.counts[key] for key in self._changed_keys}
         self._changed_keys.clear()
         return changed
@@ -75,7 +79,7 @@ EVENT_TYPES = tuple(kind.__name__ for kind in get_args(AnyEvent))
 
 
 def unpack_stream_reply(reply: Any) -> list[tuple[bytes, list[StreamRow]]]:
-    """XREAD's reply, RESP2 list or RESP3 map, as (key, rows)."""
+    """Unpack XREAD's reply, RESP2 list or RESP3 map, to (key, rows)."""
     if not reply:
         return []
     if isinstance(reply, dict):
@@ -84,7 +88,7 @@ def unpack_stream_reply(reply: Any) -> list[tuple[bytes, list[StreamRow]]]:
 
 
 async def read_newest_tracks(client: redis.asyncio.Redis, keys: list[str]) -> list[StreamRow | None]:
-    """The newest entry of each stream, in one round trip."""
+    """Read the newest entry of each stream in one round trip."""
     pipe: Any = client.pipeline(transaction=False)
     for key in keys:
         pipe.xrevrange(key, count=1)
@@ -93,9 +97,9 @@ async def read_newest_tracks(client: redis.asyncio.Redis, keys: list[str]) -> li
 
 
 def decode_event(fields: dict[bytes, bytes]) -> AnyEvent | None:
-    """The event of an entry; None for one that cannot be read, which is its consumers' business to report.
+    """Decode the event of an entry; None for an unreadable entry, which its consumers report.
 
-    A dead letter that was driven again (`_for`) is None as well: it is in the stream already.
+    A redriven dead letter (`_for`) is None as well: the stream holds the event already.
     """
     if b"_for" in fields:
         return None
@@ -107,19 +111,19 @@ def decode_event(fields: dict[bytes, bytes]) -> AnyEvent | None:
 
 
 def decode_connections(rows: list[StreamRow]) -> list[EventReply]:
-    """The changes of a camera's connection in rows of its stream, each once, in their order."""
-    found = {}
+    """Decode the changes of a camera's connection, each once, in their order."""
+    changes = {}
     for _, fields in rows:
         try:
             event = codec.decode(CONNECTIONS, fields)
         except codec.PoisonError:
             continue
-        found[event.id] = to_event_reply(event)
-    return list(found.values())
+        changes[event.id] = to_event_reply(event)
+    return list(changes.values())
 
 
 def decode_frame(fields: dict[bytes, bytes]) -> Any:
-    """The TrackedFrame of an entry, None for one that cannot be read."""
+    """Decode the TrackedFrame of an entry; None for an unreadable one."""
     try:
         return codec.decode(TRACKS, fields)
     except codec.PoisonError:
@@ -127,13 +131,13 @@ def decode_frame(fields: dict[bytes, bytes]) -> Any:
 
 
 def to_event_reply(event: AnyEvent) -> EventReply:
-    """The event as the API shows it: what the two have in common by name."""
+    """Convert an event to its API form: fields are matched by name."""
     shown = {name: getattr(event, name) for name in event.__struct_fields__ if name in EventReply.__struct_fields__}
     return EventReply(type=type(event).__name__, time=format_rfc3339(event.ts), **shown)
 
 
 def crossing_to_event_reply(crossing: CrossingRecord) -> EventReply:
-    """A crossing of the history in the form of the event that it was."""
+    """Convert a crossing of the history to the event that it was."""
     return EventReply(
         type="LineCrossed",
         id=crossing.id,
@@ -148,18 +152,27 @@ def crossing_to_event_reply(crossing: CrossingRecord) -> EventReply:
 
 
 MAX_FRAME_AGE_S = 5.0
-"""An older frame says nothing about now."""
+"""An older frame does not show the present."""
 
 
 def is_fresh(frame: TrackedFrame | None, now: float) -> bool:
-    """Whether the frame tells of the present; `now` in Unix seconds."""
+    """Check whether the frame shows the present; `now` in Unix seconds."""
     return frame is not None and now - frame.captured_at_ns / 1e9 <= MAX_FRAME_AGE_S
 
 
 def compute_occupancy(
     cameras: tuple[Camera, ...], frames: Mapping[str, TrackedFrame], now: float
 ) -> list[ZoneOccupancy]:
-    """Every zone of every enabled camera, in the order of the configuration."""
+    """List every zone of every enabled camera, in the order of the configuration.
+
+    Args:
+        cameras: Configured cameras.
+        frames: Camera -> its newest tracked frame.
+        now: Unix seconds.
+
+    Returns:
+        One row per zone; the occupancy of a camera without a fresh frame is None.
+    """
     rows = []
     for camera in cameras:
         frame = frames.get(camera.id)

@@ -1,7 +1,7 @@
-"""The one reader of Redis streams in a web process: events and live boxes in, encoded messages out to every client.
+"""The one reader of Redis streams in a web process: it turns events and live boxes into encoded messages.
 
-It is supervised by itself: an outage of Redis ends a session, and the next one goes on behind the last id that was
-read. Clients hear of the outage by `status` messages and keep their connections.
+An outage of Redis ends a read session; the next session resumes after the last id. Clients see the outage in `status`
+messages and stay connected.
 """
 
 from __future__ import annotations
@@ -38,17 +38,24 @@ from crowdperf.web.parameters import Span, format_rfc3339, get_today
 from crowdperf.web.schemas import CountRow, ZoneOccupancy
 
 MAX_RECORDER_LAG_MS = 600_000
-"""How far behind the recorder may be when a web process starts, without its counts of today being wrong."""
+"""Maximum lag of the recorder with which the counts of today are right after a start."""
 STATUS_INTERVAL_S = 10.0
 READ_PAUSE_S = 0.02
-"""Between two reads: many cameras are then read together instead of one by one."""
+"""Pause between two reads, so that one read serves many cameras."""
 MAX_ENTRIES_PER_READ = 256
 
 log = logging.getLogger(__name__)
 
 
 class Feed:
-    """Reads `events`, and `tracks` of the cameras that somebody watches, and publishes to `hub`."""
+    """Read `events`, and `tracks` of the watched cameras, and publish them.
+
+    Args:
+        config: Configuration of the site.
+        client: Redis client.
+        broadcast: Receives the messages.
+        get_watched: Returns the cameras whose boxes are needed.
+    """
 
     def __init__(
         self, config: WebConfig, client: redis.asyncio.Redis, broadcast: Broadcast, get_watched: Callable[[], set[str]]
@@ -67,26 +74,26 @@ class Feed:
         self._status_at = float("-inf")
         self.redis_up = self._forbidden = False
         self.frames: dict[str, TrackedFrame] = {}
-        """Camera -> its newest tracked frame, of the cameras that are watched."""
+        """Camera -> its newest tracked frame, of the watched cameras."""
         self.arrivals: dict[str, asyncio.Event] = {}
-        """Camera -> set whenever a newer tracked frame has come."""
+        """Camera -> event that is set when a newer tracked frame has arrived."""
 
     @property
     def position(self) -> str:
-        """Stream id of the newest event that was read; empty while none could be."""
+        """Stream id of the newest event read; empty before the first."""
         return self._last_event.decode() if self._last_event else ""
 
     def set_config(self, config: WebConfig) -> None:
-        """Go on with other cameras."""
+        """Replace the configuration."""
         self._config = config
 
     async def run(self) -> None:
-        """Read for ever; an outage is waited out."""
+        """Read for ever, and retry after outages."""
         backoff = Backoff()
         while True:
             error = await self._run_session(backoff)
             if self.redis_up or self._status_at == float("-inf"):
-                log.warning("Redis gives nothing (%s): live updates pause", error)
+                log.warning("Redis unavailable (%s), live updates paused, retrying", error)
             self.redis_up, self._forbidden = False, isinstance(error, RedisPermissionError)
             self._last_tracks.clear()
             self._publish_status(time.time())
@@ -98,7 +105,7 @@ class Feed:
             await self._prepare_session()
             while True:
                 await self._read_once()
-                # Behind a turn, and not behind the beginning: what is read there may be allowed, and this not.
+                # After a read, not before: the ACL may allow the preparation's commands but not this one.
                 backoff.reset()
                 self._mark_redis_up()
                 await asyncio.sleep(READ_PAUSE_S)
@@ -106,7 +113,7 @@ class Feed:
             return error
 
     async def _prepare_session(self) -> None:
-        """Load today's counts and find where the streams are to be read from."""
+        """Load today's counts, and find the stream position to read from."""
         tail = await self._client.xrevrange(self._events_key, count=1)
         newest: bytes = tail[0][0] if tail else b"0-0"
         if self._last_event is None:
@@ -124,11 +131,11 @@ class Feed:
         self._publish_status(time.time())
 
     async def _load_today(self, now: float) -> None:
-        """Today's counts from the history; what the recorder has not stored yet comes from the stream."""
+        """Load today's counts from the history; the stream adds what the recorder has not stored yet."""
         day = get_today(now, self._zone)
         fresh = TodayCounts(day)
         if day == self._today.day:
-            # After an outage: the events between are read from the stream, and must not be taken for new twice.
+            # After an outage the stream delivers the missed events: loading them as well would count them twice.
             return
         async for row in iter_crossings(self._client, CrossingFilter(day.start, day.end), self._config.key_prefix):
             fresh.add(row.id, row.ts, CountKey(row.camera, row.line, row.class_name, row.direction))
@@ -136,7 +143,7 @@ class Feed:
         self._broadcast.publish(self.build_counts_message())
 
     async def _read_once(self) -> None:
-        """One read of everything, and what follows from it."""
+        """Read all streams once, and publish what has changed."""
         now = time.time()
         if now >= self._today.day.end:
             await self._load_today(now)
@@ -156,7 +163,7 @@ class Feed:
         self._publish_changes(time.time())
 
     async def _update_watched(self) -> None:
-        """Begin with cameras that somebody watches now, and let go of the others."""
+        """Start reading newly watched cameras, and drop the others."""
         watched = self._get_watched()
         for camera in self._last_tracks.keys() - watched:
             del self._last_tracks[camera]
@@ -180,7 +187,7 @@ class Feed:
             self.get_arrival(camera).set()
 
     def get_arrival(self, camera: str) -> asyncio.Event:
-        """The event that is set when a newer tracked frame of this camera has come."""
+        """Return the event that is set when a newer tracked frame of this camera has arrived."""
         return self.arrivals.setdefault(camera, asyncio.Event())
 
     def _on_events(self, rows: list[StreamRow]) -> None:
@@ -213,26 +220,26 @@ class Feed:
         self._broadcast.publish(self.build_status_message(now))
 
     def build_status_message(self, now: float) -> BroadcastMessage:
-        """Whether the data behind the stream is live, and the server's clock."""
+        """Build the message with the server's clock and the state of Redis."""
         return encode_sse(
             "status", msgspec.json.encode({"time": format_rfc3339(now), "redis": "up" if self.redis_up else "down"})
         )
 
     def build_counts_message(self) -> BroadcastMessage:
-        """All of today's counts."""
+        """Build the message with all counts of today."""
         return _build_counts_message(self._today.day, self._today.counts.items(), whole=True)
 
     def build_occupancy_message(self) -> BroadcastMessage:
-        """Every zone as far as it is known."""
+        """Build the message with every zone's occupancy."""
         return _build_occupancy_message(compute_occupancy(self._config.cameras, self.frames, time.time()))
 
 
 def build_event_message(stream_id: bytes, fields: dict[bytes, bytes]) -> BroadcastMessage:
-    """A stream entry as a server-sent event; an unreadable one becomes a comment, so that its id still moves on."""
+    """Build the server-sent event of a stream entry; an unreadable entry becomes a comment with its id."""
     event = decode_event(fields)
     if event is None:
         return BroadcastMessage(stream_id, b": unreadable\n\n")
-    # What is about no camera may be about all of them: it is for who may see all.
+    # An event without a camera may concern all cameras: only clients who may see all receive it.
     hidden = None if event.camera else lambda _: b""
     return encode_sse("event", msgspec.json.encode(to_event_reply(event)), stream_id, event.camera, hidden)
 
@@ -243,20 +250,20 @@ def _build_counts_message(day: Span, counts: Iterable[tuple[CountKey, int]], who
         for k, n in counts
     ]
 
-    def encoded(rows: list[CountRow]) -> bytes:
+    def encode(rows: list[CountRow]) -> bytes:
         body = {"from": format_rfc3339(day.start), "to": format_rfc3339(day.end), "whole": whole, "counts": rows}
         return msgspec.json.encode(body)
 
     def narrow(cameras: frozenset[str]) -> bytes:
-        return encode_sse("counts", encoded([row for row in rows if row.camera in cameras])).data
+        return encode_sse("counts", encode([row for row in rows if row.camera in cameras])).data
 
-    return encode_sse("counts", encoded(rows), encode_for=narrow)
+    return encode_sse("counts", encode(rows), encode_for=narrow)
 
 
 def _build_occupancy_message(rows: list[ZoneOccupancy]) -> BroadcastMessage:
     def narrow(cameras: frozenset[str]) -> bytes:
-        seen = [row for row in rows if row.camera in cameras]
-        return encode_sse("occupancy", msgspec.json.encode({"zones": seen})).data
+        visible = [row for row in rows if row.camera in cameras]
+        return encode_sse("occupancy", msgspec.json.encode({"zones": visible})).data
 
     return encode_sse("occupancy", msgspec.json.encode({"zones": rows}), encode_for=narrow)
 
@@ -266,6 +273,6 @@ def _has_changed(row: ZoneOccupancy, before: ZoneOccupancy | None) -> bool:
 
 
 async def run_until_cancelled(feed: Feed) -> None:
-    """Run the feed; a cancelled one ends quietly. Anything else is a defect, and ends the process by its log."""
+    """Run the feed until it is cancelled. Any other exception is a defect and ends the process."""
     with contextlib.suppress(asyncio.CancelledError):
         await feed.run()

@@ -1,4 +1,4 @@
-"""Pictures out of the rings as JPEG. Everything here blocks for milliseconds: it runs in threads, never on the loop."""
+"""JPEG pictures from the rings. All calls block for milliseconds: run them in threads, never on the event loop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class EncodedPicture(NamedTuple):
 
 
 class RingState(NamedTuple):
-    """A ring as /debug shows it."""
+    """State of a ring for /debug."""
 
     epoch: int
     head: int
@@ -45,7 +45,7 @@ class RingState(NamedTuple):
 
 
 class RingView:
-    """One camera's ring, opened when there is one and opened again when it was replaced. Safe from several threads."""
+    """Read one camera's ring; reopen it when capture replaces it. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -54,7 +54,7 @@ class RingView:
         self._buffer: NDArray[np.uint8] = np.empty(0, np.uint8)
 
     def encode_newest(self) -> EncodedPicture | None:
-        """The newest frame at its full size; see `forms`."""
+        """Encode the newest frame at its full size; see `encode_frame`."""
         return self.encode_frame((FULL_FORMAT,)).get(FULL_FORMAT)
 
     def encode_frame(
@@ -63,18 +63,18 @@ class RingView:
         boxes_frame: tuple[int, int] | None = None,
         after: tuple[int, int] = (0, 0),
     ) -> dict[PictureFormat, EncodedPicture]:
-        """The frame that the boxes belong to, or the nearest newer one that is still whole; without boxes the newest.
+        """Encode the frame of the boxes, or the nearest newer one that is intact; without boxes the newest.
 
         Args:
-            forms: how it is to be encoded: once for each.
-            boxes_of: (epoch, sequence) of the boxes that will be drawn.
-            after: (epoch, sequence) of the last picture that was taken: nothing that is not newer comes back.
+            formats: Formats to encode; one JPEG for each.
+            boxes_frame: (epoch, sequence) of the boxes to draw.
+            after: (epoch, sequence) of the last picture; only newer frames count.
 
         Returns:
-            Nothing when there is nothing newer.
+            Format -> picture; empty without a newer frame.
 
         Raises:
-            RingUnavailable: no ring, or no fresh frame in it: the camera is down.
+            RingUnavailable: No ring, or no fresh frame in it: the camera is down.
         """
         with self._lock:
             reader = self._open()
@@ -98,10 +98,10 @@ class RingView:
             return {}
 
     def read_state(self) -> RingState:
-        """The ring's state.
+        """Read the ring's state.
 
         Raises:
-            RingUnavailable: there is no ring.
+            RingUnavailable: There is no ring.
         """
         with self._lock:
             reader = self._open()
@@ -112,7 +112,7 @@ class RingView:
             return RingState(reader.epoch, head, age, spec.slots, spec.width, spec.height, spec.pix_fmt, reader.lapped)
 
     def is_live(self) -> bool:
-        """Whether the camera gives fresh frames."""
+        """Check whether the camera delivers fresh frames."""
         with self._lock, contextlib.suppress(RingUnavailable):
             reader = self._open()
             stamp = reader.stamp(reader.head())
@@ -120,7 +120,7 @@ class RingView:
         return False
 
     def close(self) -> None:
-        """Let go of the ring."""
+        """Close the ring."""
         with self._lock:
             if self._reader is not None:
                 self._reader.close()
@@ -137,7 +137,7 @@ class RingView:
 
 
 def _is_fresh(stamp: FrameStamp, spec: RingSpec) -> bool:
-    """A camera may pause around key frames, and slow ones need longer; what is older is no live picture."""
+    """Check the age of a frame: cameras may pause around key frames, and slow ones longer."""
     limit_s = max(2.0, 5.0 / spec.target_fps) if spec.target_fps else 2.0
     return (time.monotonic_ns() - stamp.monotonic_ns) / 1e9 <= limit_s
 
@@ -145,7 +145,7 @@ def _is_fresh(stamp: FrameStamp, spec: RingSpec) -> bool:
 def _encode(
     frame: NDArray[np.uint8], stamp: FrameStamp, spec: RingSpec, formats: Collection[PictureFormat]
 ) -> dict[PictureFormat, EncodedPicture]:
-    """JPEGs of the ring's picture without its padding; yuv420p is BT.601, limited range, by capture's promise."""
+    """Encode the ring's picture without its padding; yuv420p is BT.601, limited range."""
     if spec.pix_fmt == "yuv420p":
         whole = cv2.cvtColor(frame.reshape(spec.height * 3 // 2, spec.width), cv2.COLOR_YUV2BGR_I420)
     else:
@@ -159,7 +159,7 @@ def _encode_jpeg(picture: NDArray[np.uint8], stamp: FrameStamp, picture_format: 
     height, width = picture.shape[:2]
     if 0 < picture_format.width < width:
         width, height = picture_format.width, max(1, round(height * picture_format.width / width))
-        # By area: what is made smaller otherwise flickers.
+        # INTER_AREA: other methods flicker when they shrink.
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     done, jpeg = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, picture_format.quality])
     assert done, "a uint8 BGR picture can always be encoded"

@@ -1,4 +1,4 @@
-"""Live camera tiles: one task per watched camera encodes each frame, once per form, for all who watch."""
+"""Live camera tiles: one task per watched camera encodes each frame once per format, for all its viewers."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from crowdperf.web.live.rate_control import QUALITY_STEPS, PictureFormat, RateCo
 MIN_FRAME_INTERVAL_S = 0.1
 """A tile shows at most ten pictures a second."""
 MAX_BOXES_WAIT_S = 0.25
-"""A camera whose boxes do not come (inference is busy or away) still shows its picture."""
+"""A camera whose boxes do not arrive (inference is busy or down) still shows its picture."""
 MAX_BOXES_AGE_S = 1.0
 MAX_BOXES_LAG_S = 0.3
-"""Boxes that are this much older than the picture would be drawn beside the people that they belong to."""
+"""Boxes older than the picture by more than this would be drawn beside their people."""
 DOWN_REPEAT_S = 2.0
 
 
 class Viewer:
-    """One WebSocket: how wide its tiles are, what it takes, and the newest message per camera that waits for it."""
+    """One WebSocket: widths of its tiles, its rate control, and the newest waiting message per camera."""
 
     def __init__(self) -> None:
         self.rate_controller = RateController(time.monotonic())
         self.widths: dict[str, int] = {}
-        """Camera -> pixels that its tile is wide, of those that the client has named."""
+        """Camera -> width of its tile in pixels, as the client sent it."""
         self._waiting: dict[str, bytes] = {}
         self._offered_at: dict[str, float] = {}
         self._wake = asyncio.Event()
 
     def get_due_format(self, camera: str, now: float) -> PictureFormat | None:
-        """How this client wants the camera's next picture; None while it is too early for it."""
+        """Return the format of the camera's next picture for this client; None while it is too early."""
         step = self.rate_controller.step
-        # Half a turn of grace: the turns themselves are not exact.
+        # Half an interval of tolerance: the intervals vary.
         if (
             now - self._offered_at.get(camera, float("-inf"))
             < QUALITY_STEPS[step].interval_s - MIN_FRAME_INTERVAL_S / 2
@@ -52,7 +52,7 @@ class Viewer:
         return choose_format(self.widths.get(camera, 0), step)
 
     def offer(self, camera: str, message: bytes) -> None:
-        """Replace what waits of this camera."""
+        """Replace the camera's waiting message."""
         now = time.monotonic()
         self._offered_at[camera] = now
         self.rate_controller.record_ready(now, camera in self._waiting)
@@ -60,21 +60,21 @@ class Viewer:
         self._wake.set()
 
     def record_confirmed(self, count: int) -> None:
-        """The client has received so many pictures.
+        """Record the number of pictures that the client has received.
 
         Raises:
-            ValueError: that is more than were sent.
+            ValueError: The number is higher than that of the pictures sent.
         """
         self.rate_controller.record_confirmed(time.monotonic(), count)
         self._wake.set()
 
     def drop(self, camera: str) -> None:
-        """Forget what waits of a camera that is no longer wanted."""
+        """Drop the waiting message of a camera that the client no longer shows."""
         self._waiting.pop(camera, None)
         self._offered_at.pop(camera, None)
 
     async def take_message(self) -> bytes:
-        """The message to send next, as soon as the client has room for it: the cameras take turns."""
+        """Wait until the client has room; return the next message. Cameras take turns."""
         while not self._waiting or not self.rate_controller.has_room(time.monotonic()):
             self._wake.clear()
             await self._wake.wait()
@@ -89,7 +89,7 @@ class Tiles:
     def __init__(self, ring_prefix: str, cameras: Collection[str]) -> None:
         self._ring_prefix = ring_prefix
         self.views: dict[str, RingView] = {}
-        """Never changed, but replaced as a whole: other threads read it."""
+        """Replaced as a whole, never changed: other threads read it."""
         self._viewers: dict[str, set[Viewer]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._last_messages: dict[str, bytes] = {}
@@ -98,17 +98,17 @@ class Tiles:
         self.set_cameras(cameras)
 
     def get_watched(self) -> set[str]:
-        """Cameras that somebody looks at."""
+        """Return the cameras with at least one viewer."""
         return set(self._viewers)
 
     def get_watched_by(self, viewer: Viewer) -> set[str]:
-        """Cameras that this one looks at."""
+        """Return the cameras that this viewer watches."""
         return {camera for camera, viewers in self._viewers.items() if viewer in viewers}
 
     def set_cameras(self, cameras: Collection[str]) -> None:
-        """Show these cameras from now on. Who watches one that is no more is told that it gives no picture."""
+        """Replace the cameras. Viewers of a removed camera receive the state `down`."""
         before = self.views
-        self.views = {each: before.get(each) or RingView(Path(self._ring_prefix + each)) for each in cameras}
+        self.views = {camera: before.get(camera) or RingView(Path(self._ring_prefix + camera)) for camera in cameras}
         for camera in before.keys() - self.views.keys():
             for viewer in list(self._viewers.get(camera, ())):
                 self.leave(camera, viewer)
@@ -116,7 +116,7 @@ class Tiles:
             before[camera].close()
 
     def join(self, camera: str, viewer: Viewer) -> None:
-        """Send this camera to the viewer from now on, beginning with the tile's last message."""
+        """Start sending this camera to the viewer, beginning with the tile's last message."""
         self._viewers.setdefault(camera, set()).add(viewer)
         if camera not in self._tasks:
             self._tasks[camera] = asyncio.create_task(self._stream_camera(camera), name=f"tile {camera}")
@@ -136,25 +136,25 @@ class Tiles:
                 task.cancel()
 
     def close(self) -> None:
-        """End every task and let go of the rings."""
+        """Cancel every task and close the rings."""
         for task in self._tasks.values():
             task.cancel()
         for view in self.views.values():
             view.close()
 
     async def _stream_camera(self, camera: str) -> None:
-        """Encode and hand out this camera's frames until nobody watches."""
-        assert self.feed is not None, "tiles are shown only while the feed runs"
+        """Encode and publish this camera's frames while it has viewers."""
+        assert self.feed is not None, "tiles need a running feed"
         arrival = self.feed.get_arrival(camera)
         last, down_at = (0, 0), float("-inf")
         while True:
             began = time.monotonic()
             frame = self._get_fresh_boxes(camera)
-            wanted = self._group_viewers(camera, began)
+            viewers = self._group_viewers(camera, began)
             try:
                 pictures = await asyncio.to_thread(
                     self.views[camera].encode_frame,
-                    tuple(wanted),
+                    tuple(viewers),
                     (frame.epoch, frame.sequence) if frame else None,
                     last,
                 )
@@ -168,15 +168,15 @@ class Tiles:
                     down_at = float("-inf")
                     last = (picture.epoch, picture.sequence)
                     message = pack_message(build_header(camera, picture, frame, form.quality), picture.jpeg)
-                    # Who has left meanwhile gets nothing more.
-                    self._publish(camera, message, wanted[form] & self._viewers[camera])
+                    # Viewers who have left in the meantime receive nothing.
+                    self._publish(camera, message, viewers[form] & self._viewers[camera])
             arrival.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(arrival.wait(), MAX_BOXES_WAIT_S)
             await asyncio.sleep(max(0.0, MIN_FRAME_INTERVAL_S - (time.monotonic() - began)))
 
     def _get_fresh_boxes(self, camera: str) -> TrackedFrame | None:
-        """The camera's newest boxes while they are fresh enough to be drawn on a picture of now."""
+        """Return the camera's newest boxes while they are fresh enough for a live picture."""
         assert self.feed is not None
         frame = self.feed.frames.get(camera)
         if frame is None or time.time() - frame.captured_at_ns / 1e9 > MAX_BOXES_AGE_S:
@@ -184,13 +184,13 @@ class Tiles:
         return frame
 
     def _group_viewers(self, camera: str, now: float) -> dict[PictureFormat, set[Viewer]]:
-        """How the camera's next picture is to be encoded, and for whom."""
-        wanted: dict[PictureFormat, set[Viewer]] = {}
+        """Group the viewers who are due for a picture by its format."""
+        due: dict[PictureFormat, set[Viewer]] = {}
         for viewer in self._viewers[camera]:
             form = viewer.get_due_format(camera, now)
             if form is not None:
-                wanted.setdefault(form, set()).add(viewer)
-        return wanted
+                due.setdefault(form, set()).add(viewer)
+        return due
 
     def _publish(self, camera: str, message: bytes, viewers: Collection[Viewer]) -> None:
         self._last_messages[camera] = message
@@ -202,8 +202,18 @@ class Tiles:
 def build_header(
     camera: str, picture: EncodedPicture, frame: TrackedFrame | None, quality: int = QUALITY_STEPS[0].quality
 ) -> dict[str, object]:
-    """What the browser needs besides the picture; boxes are normalised to the picture that is sent."""
-    known: dict[str, object] = {
+    """Build the data that the browser needs besides the picture.
+
+    Args:
+        camera: Id of the camera.
+        picture: The picture that is sent.
+        frame: Its boxes; None without fresh ones.
+        quality: JPEG quality.
+
+    Returns:
+        The header; boxes are normalised to the picture.
+    """
+    header: dict[str, object] = {
         "camera": camera,
         "state": "live",
         "epoch": picture.epoch,
@@ -214,12 +224,19 @@ def build_header(
         "quality": quality,
     }
     if frame is None:
-        return {**known, "boxes": [], "tracks": [], "classes": [], "occupancy": {}, "boxes_sequence": None}
+        return {**header, "boxes": [], "tracks": [], "classes": [], "occupancy": {}, "boxes_sequence": None}
     if picture.captured_at_ns - frame.captured_at_ns > MAX_BOXES_LAG_S * 1e9:
-        return {**known, "boxes": [], "tracks": [], "classes": [], "occupancy": frame.occupancy, "boxes_sequence": None}
+        return {
+            **header,
+            "boxes": [],
+            "tracks": [],
+            "classes": [],
+            "occupancy": frame.occupancy,
+            "boxes_sequence": None,
+        }
     boxes = np.frombuffer(frame.boxes, "<f4").reshape(-1, 4)
     return {
-        **known,
+        **header,
         "boxes": np.round(boxes.astype(float), 4).tolist(),
         "tracks": np.frombuffer(frame.tracks, "<u4").tolist(),
         "classes": [CLASSES[index] if index < len(CLASSES) else "unknown" for index in frame.classes],
@@ -229,6 +246,6 @@ def build_header(
 
 
 def pack_message(header: dict[str, object], jpeg: bytes) -> bytes:
-    """Length of the header (u32, big-endian), the header as JSON, the JPEG."""
+    """Pack length of the header (u32, big-endian), the header as JSON, and the JPEG."""
     encoded = msgspec.json.encode(header)
     return struct.pack(">I", len(encoded)) + encoded + jpeg
