@@ -1,4 +1,4 @@
-"""Alerts: which events matter to whom, when, and by which channel."""
+"""Alerts: which events raise them, when, and through which channels people are notified."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FILTERS: dict[str, tuple[str, ...]] = {
     "RollCallChanged": (),
     "PpeViolation": ("zones",),
 }
-"""Which filters an event kind has, besides `cameras` and `schedule`."""
+"""Event kind -> its filters, besides `cameras` and `schedule`."""
 STATES: dict[str, tuple[str, ...]] = {
     "CameraChanged": ("connecting", "live", "stalled", "backing_off", "stopped", "misconfigured"),
     "VisitorChanged": (
@@ -51,27 +51,27 @@ STATES: dict[str, tuple[str, ...]] = {
     ),
     "VisitorNotice": ("arrived", "sign_out_reminder", "overstayed", "no_show"),
 }
-"""What `states` may name, per event kind."""
+"""Event kind -> the values of its filter `states`."""
 
 
 class _Channel(Settings, frozen=True, kw_only=True, tag_field="type"):
     id: CameraId
     attempts: Annotated[int, Meta(ge=1, le=100)] = 12
-    """After so many failures a notification goes to the dead letters. The pauses double, from 1 s up to 5 min."""
+    """A notification becomes a dead letter after this many failures. The pauses double, from 1 s up to 5 min."""
     max_per_minute: Annotated[int, Meta(ge=0, le=6000)] = 60
-    """More than this wait in the queue; 0 sets no limit."""
+    """Further notifications wait in the queue; 0 sets no limit."""
     timeout_s: Annotated[float, Meta(gt=0, le=60)] = 10.0
 
 
 class WebhookChannel(_Channel, frozen=True, kw_only=True, tag="webhook"):
-    """A POST of JSON, signed by HMAC-SHA256. A URL that is a secret itself is named by `url_env`."""
+    """A JSON POST, signed by HMAC-SHA256. `url_env` names the variable of a URL that is itself a secret."""
 
     url: str = ""
     url_env: EnvName = ""
     secret_env: EnvName = ""
-    """The variable with the signing key; unsigned where empty."""
+    """Variable with the signing key; empty: unsigned."""
     ca_file: str = ""
-    """Certificates to trust instead of the system's."""
+    """CA certificates to trust instead of the system's."""
 
 
 class EmailChannel(_Channel, frozen=True, kw_only=True, tag="email"):
@@ -86,11 +86,11 @@ class EmailChannel(_Channel, frozen=True, kw_only=True, tag="email"):
     password_env: EnvName = ""
     ca_file: str = ""
     to_host: bool = False
-    """What is about a visit goes to that visit's host too, with the visitor's name."""
+    """Send notifications about a visit to its host too, with the visitor's name."""
 
 
 class MqttChannel(_Channel, frozen=True, kw_only=True, tag="mqtt"):
-    """Alerts, counts and occupancy to an MQTT broker; Home Assistant finds them by itself."""
+    """Alerts, counts and occupancy for an MQTT broker; Home Assistant discovers them."""
 
     host: Annotated[str, Meta(min_length=1)]
     port: Port = 1883
@@ -100,7 +100,7 @@ class MqttChannel(_Channel, frozen=True, kw_only=True, tag="mqtt"):
     password_env: EnvName = ""
     topic: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_/-]{1,64}$")] = "crowdperf"
     discovery: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_/-]{0,64}$")] = "homeassistant"
-    """Home Assistant's discovery prefix; empty publishes no discovery."""
+    """Home Assistant's discovery prefix; empty: no discovery."""
 
 
 Channel = WebhookChannel | EmailChannel | MqttChannel
@@ -108,21 +108,21 @@ ChannelType = Literal["webhook", "email", "mqtt"]
 
 
 def get_channel_type(channel: Channel) -> ChannelType:
-    """As `type` names it in the configuration."""
+    """Return the channel's `type` as the configuration names it."""
     if isinstance(channel, WebhookChannel):
         return "webhook"
     return "email" if isinstance(channel, EmailChannel) else "mqtt"
 
 
 class Escalation(Settings, frozen=True, kw_only=True):
-    """Who hears of an alert that nobody has acknowledged for so long."""
+    """Channels to notify when an alert stays unacknowledged for `after_s`."""
 
     after_s: Seconds
     channels: Annotated[list[str], Meta(min_length=1)]
 
 
 class AlertRule(Settings, frozen=True, kw_only=True):
-    """One rule. A filter that is empty admits everything."""
+    """One alert rule. An empty filter matches everything."""
 
     id: CameraId
     name: str = ""
@@ -133,63 +133,72 @@ class AlertRule(Settings, frozen=True, kw_only=True):
     classes: list[ClassName] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
     breaches: list[Breach] = field(default_factory=list)
-    """Alert (a zone's limit, loitering or way is broken): which of them."""
+    """Alert only: the kinds of zone alert that match."""
     above: Annotated[int, Meta(ge=0)] | None = None
-    """ZoneChanged: more than so many inside; null takes each zone's `limit`."""
+    """ZoneChanged only: match more people inside than this; null takes each zone's `limit`."""
     schedule: list[Window] = field(default_factory=list)
     """On the site's clock; empty: always."""
     min_duration_s: Annotated[float, Meta(ge=0, le=86_400)] = 0.0
-    """What is over sooner raises nothing."""
+    """Shorter conditions raise no alert."""
     severity: Severity = "warning"
     channels: list[str] = field(default_factory=list)
-    """Empty: the dashboard alone."""
+    """Empty: the dashboard only."""
     observe_quiet_hours: bool = True
     """Critical alerts never do."""
     dedupe_s: Annotated[float, Meta(ge=0, le=86_400)] = 300.0
-    """The same thing again within this time opens the same alert again, and sends nothing."""
+    """The same condition within this time reopens the same alert and sends nothing."""
     max_per_hour: Annotated[int, Meta(ge=1, le=3600)] = 20
-    """Notifications of this rule per camera; what is over it is counted and told with the next one."""
+    """Notifications of this rule per camera; the next one reports how many were suppressed."""
     close_after_s: Seconds = 3600.0
-    """An alert about what has no end, such as a crossing, closes by itself."""
+    """An alert without an end event, such as a crossing, closes after this time."""
     escalate: list[Escalation] = field(default_factory=list)
     enabled: bool = True
-    """False: it raises nothing, and what it has opened closes."""
+    """False: the rule raises nothing, and its open alerts close."""
 
     @property
     def title(self) -> str:
-        """The name people see."""
+        """Display name of the rule."""
         return self.name or self.id
 
 
 class Alerts(Settings, frozen=True, kw_only=True):
-    """Rules and channels."""
+    """Rules, channels and quiet hours."""
 
     rules: list[AlertRule] = field(default_factory=list)
     channels: list[Channel] = field(default_factory=list)
     quiet_hours: list[Window] = field(default_factory=list)
-    """On the site's clock: notifications wait until they end."""
+    """On the site's clock; notifications wait until they end."""
     allow_private: list[str] = field(default_factory=list)
-    """Networks (10.1.2.0/24) and host names that webhooks may reach inside private ranges."""
+    """Networks (10.1.2.0/24) and host names in private ranges that webhooks may reach."""
     max_age_s: Seconds = 21_600.0
-    """Events older than this raise nothing: the worker was away for too long."""
+    """Older events raise no alert, as after a long outage of the worker."""
 
 
 def validate_alerts(source: str, alerts: Alerts, cameras: Sequence[Camera]) -> None:
-    """Raise ConfigError where a reference, an address or a filter does not fit."""
+    """Check references, addresses and filters of the alert settings.
+
+    Args:
+        source: Name of the configuration, for the message.
+        alerts: The settings to check.
+        cameras: The configured cameras.
+
+    Raises:
+        ConfigError: A reference, an address or a filter does not fit.
+    """
     where = f"{source}: $.alerts"
     _require_unique(f"{where}.rules", [rule.id for rule in alerts.rules])
     _require_unique(f"{where}.channels", [channel.id for channel in alerts.channels])
     for entry in alerts.allow_private:
         if "/" in entry and not _is_network(entry):
-            raise ConfigError(f"{where}.allow_private: {entry!r} is no network. Remedy: write it like 10.1.2.0/24.")
+            raise ConfigError(f"{where}.allow_private: {entry!r} is not a network. Remedy: write it like 10.1.2.0/24.")
     for index, channel in enumerate(alerts.channels):
         _validate_channel(f"{where}.channels[{index}]", channel)
     names = {channel.id for channel in alerts.channels}
     for index, rule in enumerate(alerts.rules):
-        at = f"{where}.rules[{index}]"
-        _validate_filters(at, rule, cameras)
-        wanted = [*rule.channels, *(name for step in rule.escalate for name in step.channels)]
-        _require_known(at, "channel", wanted, names)
+        rule_path = f"{where}.rules[{index}]"
+        _validate_filters(rule_path, rule, cameras)
+        channels = [*rule.channels, *(name for step in rule.escalate for name in step.channels)]
+        _require_known(rule_path, "channel", channels, names)
 
 
 def _validate_channel(where: str, channel: Channel) -> None:
@@ -203,20 +212,20 @@ def _validate_channel(where: str, channel: Channel) -> None:
 
 
 def validate_webhook_url(where: str, url: str) -> None:
-    """Raise ConfigError unless it is an http(s) URL without credentials; the message never holds the URL."""
+    """Raise ConfigError unless `url` is an http(s) URL without credentials; the message never holds it."""
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        parts, usable = urlsplit(""), False
-    if not usable or "@" in parts.netloc or any(ord(letter) <= 32 for letter in url):
+        parts, valid = urlsplit(""), False
+    if not valid or "@" in parts.netloc or any(ord(letter) <= 32 for letter in url):
         raise ConfigError(
             f"{where}: the URL is not http(s)://host/path. Remedy: correct it, without user and password."
         )
 
 
 def _validate_filters(where: str, rule: AlertRule, cameras: Sequence[Camera]) -> None:
-    fitting = FILTERS[rule.event]
+    filters = FILTERS[rule.event]
     for name, value in (
         ("zones", rule.zones),
         ("lines", rule.lines),
@@ -225,15 +234,15 @@ def _validate_filters(where: str, rule: AlertRule, cameras: Sequence[Camera]) ->
         ("breaches", rule.breaches),
         ("above", [] if rule.above is None else [rule.above]),
     ):
-        if value and name not in fitting:
+        if value and name not in filters:
             raise ConfigError(
                 f"{where}.{name} does not fit the event {rule.event}. Remedy: remove it; its filters are: "
-                f"{', '.join(('cameras', *fitting))}."
+                f"{', '.join(('cameras', *filters))}."
             )
     _require_known(where, "camera", rule.cameras, {camera.id for camera in cameras})
-    looked_at = [camera for camera in cameras if not rule.cameras or camera.id in rule.cameras]
-    _require_known(where, "zone", rule.zones, {zone.id for camera in looked_at for zone in camera.zones})
-    _require_known(where, "line", rule.lines, {line.id for camera in looked_at for line in camera.lines})
+    matched = [camera for camera in cameras if not rule.cameras or camera.id in rule.cameras]
+    _require_known(where, "zone", rule.zones, {zone.id for camera in matched for zone in camera.zones})
+    _require_known(where, "line", rule.lines, {line.id for camera in matched for line in camera.lines})
     if rule.event in STATES:
         _require_known(where, "state", rule.states, set(STATES[rule.event]))
 

@@ -1,4 +1,4 @@
-"""Areas of the site: what several doors and zones say together."""
+"""Areas of the site: occupancy over several doors and zones."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from crowdperf.settings.camera import Camera
 
 
 class Door(Settings, frozen=True, kw_only=True):
-    """A line of a camera over which people enter and leave an area."""
+    """A camera's line over which people enter and leave an area."""
 
     camera: CameraId
     line: CameraId
     enters: Literal["in", "out"] = "in"
-    """The direction of the line that leads into the area."""
+    """Direction of the line that leads into the area."""
 
 
 class AreaZone(Settings, frozen=True, kw_only=True):
-    """A zone of a camera that shows a part of an area; zones of one area must not overlap."""
+    """A camera's zone that shows part of an area; zones of one area must not overlap."""
 
     camera: CameraId
     zone: CameraId
 
 
 class Area(Settings, frozen=True, kw_only=True):
-    """A hall, a floor, a square: its occupancy is what its doors have let in since the last reset, less out."""
+    """A hall, a floor or a square. Occupancy = people in minus people out over its doors since the reset."""
 
     id: CameraId
     name: str = ""
@@ -38,12 +38,16 @@ class Area(Settings, frozen=True, kw_only=True):
     limit_clear: Annotated[int, Meta(ge=0)] | None = None
     limit_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
     reset_at: Annotated[str, Meta(pattern=r"^(([01]\d|2[0-3]):[0-5]\d)?$")] = "04:00"
-    """When nobody is there, in the site's time zone; "" never resets."""
+    """Time of day, in the site's time zone, when the area is empty; "" never resets."""
     crossing_error: Annotated[float, Meta(ge=0, le=1)] = 0.03
-    """Share of crossings that are missed or counted too much (`crowdperf audit` tells); the uncertainty comes of it."""
+    """Share of crossings that are missed or counted twice (see `crowdperf audit`). It gives the uncertainty."""
 
     def __post_init__(self) -> None:
-        """An area needs something to know of it by."""
+        """Check that the area has doors or zones and that its limits fit together.
+
+        Raises:
+            ValueError: They do not.
+        """
         if not self.doors and not self.zones:
             raise ValueError(f"area {self.id!r} has neither doors nor zones. Remedy: name a line or a zone")
         if self.limit_clear is not None and (self.limit is None or self.limit_clear > self.limit):
@@ -51,10 +55,15 @@ class Area(Settings, frozen=True, kw_only=True):
 
 
 def validate_areas(source: str, areas: list[Area], cameras: list[Camera]) -> None:
-    """Every door and zone exists, and none is named twice in one area.
+    """Check that every door and zone exists and is named once per area.
+
+    Args:
+        source: Name of the configuration, for the message.
+        areas: The areas to check.
+        cameras: The cameras that they refer to.
 
     Raises:
-        ConfigError: one does not, or is.
+        ConfigError: A door or zone does not exist, or a name or id is used twice.
     """
     lines = {(camera.id, line.id) for camera in cameras for line in camera.lines}
     zones = {(camera.id, zone.id) for camera in cameras for zone in camera.zones}
@@ -62,8 +71,8 @@ def validate_areas(source: str, areas: list[Area], cameras: list[Camera]) -> Non
     if len(ids) > len(set(ids)):
         raise ConfigError(f"{source}: $.areas: an id of {ids} is used twice. Remedy: rename one.")
     for index, area in enumerate(areas):
-        doors, seen = [(d.camera, d.line) for d in area.doors], [(z.camera, z.zone) for z in area.zones]
-        for kind, names, known in (("line", doors, lines), ("zone", seen, zones)):
+        area_lines, area_zones = [(d.camera, d.line) for d in area.doors], [(z.camera, z.zone) for z in area.zones]
+        for kind, names, known in (("line", area_lines, lines), ("zone", area_zones, zones)):
             for name in names:
                 where = f"{source}: $.areas[{index}]: area {area.id!r}"
                 if name not in known:
@@ -72,4 +81,4 @@ def validate_areas(source: str, areas: list[Area], cameras: list[Camera]) -> Non
                         f"Remedy: correct the name, or add the {kind} first."
                     )
                 if names.count(name) > 1:
-                    raise ConfigError(f"{where} names {kind} {name[1]!r} twice. Remedy: take one of them out.")
+                    raise ConfigError(f"{where} names {kind} {name[1]!r} twice. Remedy: remove one of them.")

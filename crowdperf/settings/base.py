@@ -1,9 +1,4 @@
-"""What every block of the configuration is made of: the base Struct, the named types, the error.
-
-Names a block of settings together with its values, so that a figure knows whether it still speaks of them.
-
-Camera URLs: which are allowed, and how they are shown.
-"""
+"""Basics of the configuration: the base Struct, the named types, fingerprints, camera URLs."""
 
 from __future__ import annotations
 
@@ -18,7 +13,7 @@ from msgspec import Meta, Struct
 CAMERA_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 ClassName = Literal["person", "bicycle", "car", "motorcycle", "bus", "truck"]
 CLASSES: tuple[ClassName, ...] = ("person", "bicycle", "car", "motorcycle", "bus", "truck")
-"""The system's classes, in the order of their packed index (`FrameDetections.classes`)."""
+"""Detection classes, in the order of their packed index (`FrameDetections.classes`)."""
 VEHICLES = CLASSES[1:]
 DENSITY_GRID = (32, 18)
 """Columns and rows of the density grid over the picture."""
@@ -39,16 +34,16 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def compute_fingerprint(block: Settings) -> str:
-    """16 hex digits that change with every setting of the block but its `name`, which people may correct.
+    """Return 16 hex digits that change with every setting of the block except `name`.
 
-    Settings at their default are left out: a new one, as an update of crowdperf brings, changes no fingerprint.
+    Settings at their default are left out, so a setting that a release adds changes no fingerprint.
     """
-    set_by_somebody = {
+    changed = {
         field.encode_name: getattr(block, field.name)
         for field in msgspec.structs.fields(block)
         if field.name != "name" and getattr(block, field.name) != _get_default(field)
     }
-    return hashlib.sha256(msgspec.json.encode(set_by_somebody, order="sorted")).hexdigest()[:16]
+    return hashlib.sha256(msgspec.json.encode(changed, order="sorted")).hexdigest()[:16]
 
 
 def _get_default(field: msgspec.structs.FieldInfo) -> object:
@@ -59,18 +54,18 @@ CAMERA_URL_SCHEMES = ("rtsp", "rtsps", "http", "https", "file", "")
 
 
 def validate_camera_url(where: str, url: str) -> None:
-    """Only allowed schemes, and nothing that FFmpeg could take for an option."""
+    """Raise ConfigError for an unknown scheme, a malformed URL or what FFmpeg could take for an option."""
     if url.startswith("-"):
         raise ConfigError(f"{where}.url begins with '-'. Remedy: give an rtsp://, http(s):// URL or a file.")
     try:
         parts = urlsplit(url)
-        # A bare '/' in a password ends the host early: what follows has an '@', or what precedes is no port.
-        odd = "://" in url and ("@" in parts.path + parts.fragment or parts.port == 0)
+        # A bare '/' in a password ends the host early: an '@' follows, or the text before it is no port.
+        malformed = "://" in url and ("@" in parts.path + parts.fragment or parts.port == 0)
     except ValueError:
-        odd = True
-    if odd:
+        malformed = True
+    if malformed:
         raise ConfigError(
-            f"{where}.url is no URL. Remedy: correct it; in a password write '/' as %2F, '@' %40, '#' %23, '?' %3F."
+            f"{where}.url is not a URL. Remedy: correct it; in a password write '/' as %2F, '@' %40, '#' %23, '?' %3F."
         )
     if parts.scheme not in CAMERA_URL_SCHEMES:
         raise ConfigError(
@@ -79,7 +74,7 @@ def validate_camera_url(where: str, url: str) -> None:
 
 
 def redact_url(url: str) -> str:
-    """`url` with user and password replaced by `***`, and without a query, which often carries a token."""
+    """Replace user, password and query of `url` by `***`; a query often carries a token."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     netloc = f"***@{host}" if "@" in parts.netloc else host

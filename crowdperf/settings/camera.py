@@ -15,7 +15,7 @@ from crowdperf.settings.ppe import PpeRule
 class Line(Settings, frozen=True, kw_only=True):
     """A counting line: straight from p1 to p2, or a polyline through `points`.
 
-    `in` = towards the positive side of cross(p2 - p1, q - p1), y down, of the piece that is crossed.
+    `in` is the positive side of cross(p2 - p1, q - p1), y down, of the crossed segment.
     """
 
     id: CameraId
@@ -26,17 +26,21 @@ class Line(Settings, frozen=True, kw_only=True):
     classes: list[ClassName] = field(default_factory=lambda: list(CLASSES))
     anchor: Literal["bottom_centre", "centre"] = "bottom_centre"
     cooldown_s: Annotated[float, Meta(ge=0, le=3600)] = 1.0
-    """The same track crossing the same way again within this time is the same crossing."""
+    """A track that crosses again in the same direction within this time is not counted again."""
     hysteresis: Annotated[float, Meta(ge=0, le=0.2)] = 0.005
     """Half-width of the dead band on both sides, as a share of the picture's height."""
     points: Annotated[list[Coordinates], Meta(max_length=32)] = field(default_factory=list)
-    """A polyline, instead of p1 and p2: two points or more, from one end to the other."""
+    """A polyline instead of p1 and p2: at least two points, from one end to the other."""
     in_name: str = ""
-    """What people call a crossing to the `in` side, such as "to the hall"."""
+    """Display name of a crossing to the `in` side, such as "to the hall"."""
     out_name: str = ""
 
     def __post_init__(self) -> None:
-        """The ends of a polyline are its p1 and p2, so that whoever needs no bends need not know of them."""
+        """Set p1 and p2 of a polyline to its ends, for code that needs no bends.
+
+        Raises:
+            ValueError: The line has no course, one point only, or p1 or p2 that contradict `points`.
+        """
         if not self.points:
             if not self.p1 or not self.p2:
                 raise ValueError(f"line {self.id!r} has no course. Remedy: give p1 and p2, or points")
@@ -50,7 +54,7 @@ class Line(Settings, frozen=True, kw_only=True):
         msgspec.structs.force_setattr(self, "p2", last)
 
     def get_vertices(self) -> tuple[Point, ...]:
-        """Its ends and bends from p1 to p2, normalised."""
+        """Return the ends and bends from p1 to p2, normalised."""
         return tuple(Point(*point) for point in self.points or (self.p1, self.p2))
 
 
@@ -62,36 +66,40 @@ class Zone(Settings, frozen=True, kw_only=True):
     polygon: Annotated[list[Coordinates], Meta(min_length=3, max_length=64)]
     classes: list[ClassName] = field(default_factory=lambda: ["person"])
     limit: Annotated[int, Meta(ge=1)] | None = None
-    """An occupancy above this, for `limit_s`, opens an alert."""
+    """An occupancy above this for `limit_s` opens an alert."""
     settle_s: Annotated[float, Meta(ge=0, le=60)] = 0.3
-    """A track must be in (or out) this long before the occupancy changes."""
+    """A track must be inside (or outside) this long before the occupancy changes."""
     kind: Literal["area", "queue"] = "area"
-    """`queue`: its length and waiting times are measured too."""
+    """`queue`: measure queue length and waiting times too."""
     limit_clear: Annotated[int, Meta(ge=0)] | None = None
-    """The alert closes at this occupancy or below; the limit itself where it is not set."""
+    """The alert closes at this occupancy or below; unset: at the limit."""
     limit_s: Annotated[float, Meta(ge=0, le=3600)] = 2.0
-    """The occupancy must be beyond (or back) this long."""
+    """The occupancy must be above (or back below) the limit this long."""
     queue_after_s: Annotated[float, Meta(ge=0, le=600)] = 3.0
-    """Queues: who was inside this long is waiting, and not walking through. Waiting counts from the entry."""
+    """Queues: a person inside this long is waiting, not walking through. Waiting counts from the entry."""
     loiter_s: Seconds | None = None
-    """Whoever stays longer opens an alert."""
+    """A person who stays longer opens an alert."""
     way: Annotated[list[Annotated[float, Meta(ge=-1, le=1)]], Meta(min_length=2, max_length=2)] | None = None
-    """The permitted way of walking as a vector in the picture, [x, y], y down; against it opens an alert."""
+    """Permitted direction as a picture vector [x, y], y down; walking against it opens an alert."""
 
     def __post_init__(self) -> None:
-        """The limits must fit together, and a way must lead somewhere."""
+        """Check that the limits fit together and that `way` has a direction.
+
+        Raises:
+            ValueError: They do not, or it has none.
+        """
         if self.limit_clear is not None and (self.limit is None or self.limit_clear > self.limit):
             raise ValueError(f"zone {self.id!r}: limit_clear is above limit. Remedy: set a limit not below it")
         if self.way == [0, 0]:
             raise ValueError(f"zone {self.id!r}: way [0, 0] leads nowhere. Remedy: give a direction such as [1, 0]")
 
     def get_points(self) -> tuple[Point, ...]:
-        """The corners, normalised."""
+        """Return the corners, normalised."""
         return tuple(Point(*corner) for corner in self.polygon)
 
 
 class Camera(Settings, frozen=True, kw_only=True):
-    """One camera. A value of None takes the environment variable or the global setting of the same name."""
+    """One camera. None takes the environment variable or the global setting of the same name."""
 
     id: CameraId
     url: Annotated[
@@ -112,9 +120,9 @@ class Camera(Settings, frozen=True, kw_only=True):
     lines: list[Line] = field(default_factory=list)
     zones: list[Zone] = field(default_factory=list)
     ppe: list[PpeRule] = field(default_factory=list)
-    """With a rule, the camera's pictures default to `PPE_WIDTH`, since helmets and masks are small."""
+    """A camera with a PPE rule has the default analysis width `PPE_WIDTH`, since helmets and masks are small."""
 
     @property
     def title(self) -> str:
-        """The name people see."""
+        """Display name of the camera."""
         return self.name or self.id

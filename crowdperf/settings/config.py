@@ -1,7 +1,7 @@
-"""The configuration: frozen Structs and their validation.
+"""The configuration file: frozen Structs and their validation.
 
-`load` is called by `__main__` (and by `web.app` when uvicorn is started by hand); every process then works on its
-frozen slice (`slices`) and gets a change only by restarting.
+The command line loads it; `web.app` does so when uvicorn is started by hand. Each process then works on its own frozen
+part (`process_config`). A change reaches it by a restart or by a reload file.
 Precedence: camera > environment variable > global setting > default.
 """
 
@@ -36,11 +36,11 @@ from crowdperf.settings.visitors import Visitors, validate_visitors
 
 STORAGE_BACKENDS = ("redis",)
 DEFAULT_NODE = "local"
-"""The node of a site that has one machine."""
+"""The node name of a site with one machine."""
 
 
 class Config(Settings, frozen=True, kw_only=True):
-    """The whole file."""
+    """The whole configuration file."""
 
     site: Site = field(default_factory=Site)
     node: CameraId = DEFAULT_NODE
@@ -50,7 +50,7 @@ class Config(Settings, frozen=True, kw_only=True):
     media_roots: list[str] = field(default_factory=lambda: ["var/demo"])
     """Local files are read only below these folders (relative to the config file)."""
     allowed_hosts: list[str] = field(default_factory=list)
-    """Hosts that cameras may be read from although they are link-local or metadata addresses."""
+    """Camera hosts that are allowed although they are link-local or metadata addresses."""
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
     ffmpeg_flags: str = ""
     pix_fmt: Literal["yuv420p", "bgr24"] = "yuv420p"
@@ -60,7 +60,7 @@ class Config(Settings, frozen=True, kw_only=True):
     queue_max: Annotated[int, Meta(ge=1, le=64)] = 2
     stall_s: Seconds = 20.0
     cameras_per_process: Annotated[int, Meta(ge=1, le=64)] = 1
-    """More than one: groups of cameras share a capture process, `capture-group-<n>`; less memory, less isolation."""
+    """Above 1, groups of cameras share a capture process, `capture-group-<n>`: less memory, less isolation."""
     inference: Inference = field(default_factory=Inference)
     ppe: Ppe = field(default_factory=Ppe)
     tracking: Tracking = field(default_factory=Tracking)
@@ -74,17 +74,17 @@ class Config(Settings, frozen=True, kw_only=True):
 
     @property
     def key_prefix(self) -> str:
-        """In front of every Redis key: as configured, then the node's name, so that nodes on one Redis never meet.
+        """Prefix of every Redis key: the configured one, then the node's name.
 
-        The default node has none: a site of one machine reads `person_logs`.
+        So several nodes can share a Redis. The default node adds none: a site of one machine reads `person_logs`.
         """
         return self.redis.key_prefix + ("" if self.node == DEFAULT_NODE else f"{self.node}:")
 
     def get_camera(self, camera_id: str) -> Camera:
-        """The camera of that id.
+        """Return the camera with that id.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: There is none.
         """
         for camera in self.cameras:
             if camera.id == camera_id:
@@ -94,7 +94,7 @@ class Config(Settings, frozen=True, kw_only=True):
 
 
 def build_json_schema() -> dict[str, Any]:
-    """JSON Schema of the configuration file."""
+    """Build the JSON Schema of the configuration file."""
     return msgspec.json.schema(Config)
 
 
@@ -102,7 +102,7 @@ def parse(text: bytes, source: str = "config.json") -> Config:
     """Decode and validate a configuration.
 
     Raises:
-        ConfigError: not JSON, an unknown key, a value out of range, or a reference that does not fit.
+        ConfigError: Not JSON, an unknown key, a value out of range, or a reference that does not fit.
     """
     try:
         config = msgspec.json.decode(text, type=Config)
@@ -119,7 +119,7 @@ def load(path: Path) -> Config:
     """Read and validate the file at `path`.
 
     Raises:
-        ConfigError: unreadable or invalid.
+        ConfigError: The file cannot be read or is invalid.
     """
     try:
         text = path.read_bytes()
@@ -132,7 +132,7 @@ def load(path: Path) -> Config:
 
 
 def _validate_config(config: Config, source: str) -> None:
-    """The rules that no schema expresses."""
+    """Check the rules that the schema cannot express."""
     if config.storage_backend not in STORAGE_BACKENDS:
         raise ConfigError(
             f"{source}: storage_backend {config.storage_backend!r} is not supported. "
@@ -140,7 +140,7 @@ def _validate_config(config: Config, source: str) -> None:
         )
     if config.site.timezone not in zoneinfo.available_timezones():
         raise ConfigError(
-            f"{source}: site.timezone {config.site.timezone!r} is no known zone. Remedy: write it like 'Europe/Berlin'."
+            f"{source}: site.timezone {config.site.timezone!r} is not a time zone. Remedy: use e.g. 'Europe/Berlin'."
         )
     if bool(config.web.ssl_certfile) != bool(config.web.ssl_keyfile):
         raise ConfigError(f"{source}: web.ssl_certfile and web.ssl_keyfile go together. Remedy: set both or neither.")
@@ -159,12 +159,12 @@ def _validate_config(config: Config, source: str) -> None:
     for proxy in config.web.trusted_proxies:
         _check_network(f"{source}: web.trusted_proxies", proxy)
     validate_dsn(f"{source}: postgres.dsn", config.postgres.dsn)
-    seen: set[str] = set()
+    camera_ids: set[str] = set()
     for index, camera in enumerate(config.cameras):
         where = f"{source}: $.cameras[{index}]"
-        if camera.id in seen:
+        if camera.id in camera_ids:
             raise ConfigError(f"{where}: the id {camera.id!r} is used twice. Remedy: give each camera its own id.")
-        seen.add(camera.id)
+        camera_ids.add(camera.id)
         validate_camera_url(where, camera.url)
         for kind, shapes in (("lines", camera.lines), ("zones", camera.zones)):
             ids = [shape.id for shape in shapes]
@@ -184,6 +184,6 @@ def _check_network(where: str, text: str) -> None:
         ipaddress.ip_network(text)
     except ValueError:
         raise ConfigError(
-            f"{where} holds {text!r}, which is no address or network. "
+            f"{where} holds {text!r}, which is not an address or network. "
             "Remedy: write it like '10.0.0.2' or '10.0.0.0/24'."
         ) from None

@@ -1,9 +1,7 @@
-"""The processes between pixels and events: inference and tracking.
+"""Settings of inference and tracking, and the model selection that inference reloads.
 
-Which models work: what inference takes over without a restart (`handover`).
-
-A restart of inference is a gap of seconds on every camera, and another model needs none: it is loaded beside the old
-one and takes over between two batches, where inference looks whether there is another choice.
+A restart of inference costs every camera some seconds. Another model needs none: inference loads it beside the old one
+and swaps the two between batches.
 """
 
 from __future__ import annotations
@@ -17,21 +15,24 @@ from crowdperf.settings.base import Seconds, Settings
 
 
 class Models(Settings, frozen=True, kw_only=True):
-    """Names of entries in models/manifest.json, or paths of Ultralytics weights, by role."""
+    """Names in models/manifest.json, or paths of Ultralytics weights, by role."""
 
     person: str = "crowdperf-person-vehicle-n"
     ppe: str = "crowdperf-ppe-n"
 
 
 class Labels(Settings, frozen=True, kw_only=True):
-    """Class names of own weights -> crowdperf's classes, by role; equal names need no entry."""
+    """Class names of custom weights -> the built-in class names, by role; equal names need no entry."""
 
     person: dict[str, str] = field(default_factory=dict)
     ppe: dict[str, str] = field(default_factory=dict)
 
 
 class Inference(Settings, frozen=True, kw_only=True):
-    """The one inference process. `precision` "auto" takes int8 where it was measured to pay, and logs it."""
+    """Settings of the inference process.
+
+    `precision: auto` takes int8 where a measurement has shown that it pays, and logs it.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     runtime: Literal["auto", "openvino", "torch"] = "auto"
@@ -39,31 +40,31 @@ class Inference(Settings, frozen=True, kw_only=True):
     models: Models = field(default_factory=Models)
     labels: Labels = field(default_factory=Labels)
     downloads: bool = False
-    """Whether published weights (`yolo11n.pt`) may be fetched by Ultralytics."""
+    """Let Ultralytics download published weights such as `yolo11n.pt`."""
     confidence: Annotated[float, Meta(gt=0, lt=1)] = 0.1
-    """Detections below this are not published; the tracker's second stage uses the weak ones."""
+    """Weaker detections are not published. The tracker's second stage uses the weak ones above it."""
     iou: Annotated[float, Meta(gt=0, lt=1)] = 0.7
     staleness_s: Seconds = 0.5
     threads: Annotated[int, Meta(ge=0, le=256)] = 0
-    """0 takes every core."""
+    """0 uses every core."""
 
 
 class Tracking(Settings, frozen=True, kw_only=True):
-    """The tracking shards."""
+    """Settings of the tracking shards."""
 
     shards: Annotated[int, Meta(ge=1, le=64)] = 1
     high_confidence: Annotated[float, Meta(gt=0, lt=1)] = 0.3
     lost_s: Seconds = 1.5
-    """How long a track is remembered without a detection."""
+    """A track is kept this long without a detection."""
     gap_s: Seconds = 1.0
-    """A pause of a camera's analysed frames longer than this is recorded as a gap."""
+    """A longer pause between a camera's analysed frames is recorded as a gap."""
 
 
 INFERENCE_DEFAULTS = Inference()
 
 
 class ModelSelection(Settings, frozen=True, kw_only=True):
-    """The settings of `inference` that are taken over at run time."""
+    """The settings of `inference` that apply without a restart."""
 
     models: Models
     labels: Labels
@@ -71,17 +72,17 @@ class ModelSelection(Settings, frozen=True, kw_only=True):
 
 
 def get_selection(settings: Inference) -> ModelSelection:
-    """What the configuration chooses."""
+    """Return the model selection of the settings."""
     return ModelSelection(models=settings.models, labels=settings.labels, precision=settings.precision)
 
 
 def apply_selection(settings: Inference, selection: ModelSelection) -> Inference:
-    """`settings` with another choice."""
+    """Return `settings` with the model selection replaced."""
     return msgspec.structs.replace(
         settings, models=selection.models, labels=selection.labels, precision=selection.precision
     )
 
 
 def without_selection(settings: Inference) -> Inference:
-    """`settings` with the default choice: what is left is what a process has to restart for."""
+    """Return `settings` with the default selection: the part that needs a restart."""
     return apply_selection(settings, get_selection(INFERENCE_DEFAULTS))

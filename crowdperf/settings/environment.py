@@ -1,7 +1,4 @@
-"""The documented environment variables.
-
-Where an installation keeps its run-time files.
-"""
+"""Environment variables and the paths of an installation's run-time files."""
 
 from __future__ import annotations
 
@@ -28,14 +25,14 @@ class Environment(Struct, frozen=True, kw_only=True):
     ffmpeg_extra_flags: str = "-loglevel error"
     cuda_empty_every: int = 0
     postgres_dsn: str = ""
-    """A reference to the variable, never its value: this goes into slices, and from there into files."""
+    """A reference to the variable, never its value: process configurations are written to files."""
 
 
 def read_environment(variables: Mapping[str, str]) -> Environment:
     """Read the documented environment variables.
 
     Raises:
-        ConfigError: one of them has no usable value.
+        ConfigError: A variable holds an invalid value.
     """
     return Environment(
         target_fps=_read_number(variables, "TARGET_FPS", float, 0.1, 240),
@@ -48,7 +45,7 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
 
 
 def _read_number(variables: Mapping[str, str], name: str, kind: type[Any], low: float, high: float) -> Any:
-    """The variable as `kind`, None where unset or empty."""
+    """Return the variable as `kind`, or None where it is unset or empty."""
     text = variables.get(name, "").strip()
     if not text:
         return None
@@ -58,19 +55,19 @@ def _read_number(variables: Mapping[str, str], name: str, kind: type[Any], low: 
         value = None
     if value is None or not low <= value <= high:
         raise ConfigError(
-            f"environment variable {name}={text!r} is no number from {low:g} to {high:g}. Remedy: correct or unset it."
+            f"environment variable {name}={text!r} is not a number from {low:g} to {high:g}. Remedy: fix or unset it."
         )
     return value
 
 
 class Paths(Struct, frozen=True):
-    """Where this installation keeps its run-time files: everything below one data folder, `var/` by default."""
+    """Paths of this installation's run-time files, all below one data folder (`var/` by default)."""
 
     data: Path
 
     @property
     def instance(self) -> str:
-        """Eight hex digits that tell this installation's rings from another's on the same machine."""
+        """Eight hex digits that separate the rings of two installations on one machine."""
         return hashlib.sha256(str(self.data.resolve()).encode()).hexdigest()[:8]
 
     @property
@@ -85,22 +82,22 @@ class Paths(Struct, frozen=True):
 
     @property
     def model_selection_file(self) -> Path:
-        """What inference is to take over without a restart (`settings.choice`)."""
+        """File with the model selection that inference reloads without a restart."""
         return self.data / "supervisor" / "choice.json"
 
     @property
     def web_reload_file(self) -> Path:
-        """What the web process is to take over without a restart (`slices.Shown`)."""
+        """File with the settings that the web process reloads without a restart (`WebReloadable`)."""
         return self.data / "supervisor" / "shown.json"
 
     @property
     def evidence(self) -> Path:
-        """Folder of the pictures of evidence."""
+        """Folder of the evidence pictures."""
         return self.data / "evidence"
 
     @property
     def doorbell(self) -> Path:
-        """Datagram socket on which inference hears of new frames."""
+        """Datagram socket that wakes inference when a frame is published."""
         return self.sockets / "doorbell.sock"
 
     @property
@@ -119,11 +116,15 @@ class Paths(Struct, frozen=True):
         return self.sockets / "supervisor.sock"
 
     def get_ring_path(self, camera_id: str) -> Path:
-        """The camera's shared-memory segment."""
+        """Return the path of the camera's shared-memory ring."""
         return Path("/dev/shm") / f"crowdperf.{self.instance}.{camera_id}"
 
     def check_socket_length(self) -> None:
-        """Raise ConfigError when a socket path would not fit into sun_path (108 bytes, supervisord adds its pid)."""
+        """Check that every socket path fits into sun_path (108 bytes; supervisord adds its pid).
+
+        Raises:
+            ConfigError: The data folder lies too deep.
+        """
         length = len(os.fsencode(str(self.supervisor_socket.absolute())))
         if length > 96:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""PPE: what people have to wear where and when, and how the second model looks at them."""
+"""PPE: required items per zone and time, and the settings of the PPE model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from crowdperf.settings.schedule import Window
 Item = Literal["hardhat", "vest", "mask"]
 ITEMS: tuple[Item, ...] = ("hardhat", "vest", "mask")
 PPE_CLASSES = ("person", "hardhat", "no_hardhat", "vest", "no_vest", "mask", "no_mask")
-"""Classes of the PPE model; `PpeColumns.items` holds their index. An item has a class for worn and one for missing."""
+"""Classes of the PPE model; `PpeColumns.items` holds their index. Each item has one class for worn, one for missing."""
 PPE_WIDTH = 1280
-"""Width of the pictures of a camera with a rule, where neither it nor the site asks for more."""
+"""Analysis width of a camera with a PPE rule, unless the camera or the site sets a larger one."""
 
 
 class PpeRule(Settings, frozen=True, kw_only=True):
-    """Who is in `zone` (anywhere in the picture without one) has to wear `required`."""
+    """People in `zone` (anywhere in the picture if unset) must wear the `required` items."""
 
     id: CameraId
     name: str = ""
@@ -27,30 +27,39 @@ class PpeRule(Settings, frozen=True, kw_only=True):
     min_dwell_s: Annotated[float, Meta(ge=0, le=3600)] = 2.0
     """Shorter visits are no violation."""
     schedule: list[Window] = field(default_factory=list)
-    """When the rule holds; always where the list is empty."""
+    """The rule is active within these windows; always if empty."""
     exempt_zones: list[CameraId] = field(default_factory=list)
-    """Zones in which it does not hold, such as an office inside the yard."""
+    """Zones in which the rule does not apply, such as an office inside the yard."""
     cooldown_s: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
-    """The same track violating the rule again within this time is the same violation."""
+    """A repeated violation of the rule by the same track within this time is not reported again."""
 
 
 class Ppe(Settings, frozen=True, kw_only=True):
-    """The PPE model's work; only cameras with a rule cost anything."""
+    """Settings of the PPE model; only cameras with a rule use it."""
 
     fps: Fps = 1.0
-    """Frames per second and camera that are looked at."""
+    """Frames analysed per second and camera."""
     confidence: Annotated[float, Meta(gt=0, lt=1)] = 0.25
-    """Findings below this are not published."""
+    """Weaker detections are not published."""
     evidence_s: Seconds = 30.0
-    """How long the frames that were looked at are kept in memory for evidence."""
+    """Analysed frames are kept in memory this long for evidence."""
     blur: Literal["none", "face", "upper_body"] = "none"
-    """What is made unrecognisable in pictures of evidence, of every person in them."""
+    """Part of every person that is blurred in evidence pictures."""
     least_height_px: Annotated[float, Meta(ge=16, le=2000)] = 64.0
-    """People who are smaller in the analysed picture are not judged."""
+    """Minimum height of a person in the analysed picture; smaller ones are not judged."""
 
 
 def validate_ppe_rules(where: str, rules: list[PpeRule], zones: set[str]) -> None:
-    """Raise ConfigError for a repeated rule id, an item named twice, or a zone that the camera does not have."""
+    """Check the PPE rules of one camera.
+
+    Args:
+        where: Path of the camera in the configuration, for the message.
+        rules: The rules to check.
+        zones: Ids of the camera's zones.
+
+    Raises:
+        ConfigError: A rule id repeats, an item is named twice, or a zone does not exist.
+    """
     ids = [rule.id for rule in rules]
     if len(ids) > len(set(ids)):
         raise ConfigError(f"{where}.ppe: an id of {ids} is used twice. Remedy: rename one.")

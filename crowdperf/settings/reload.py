@@ -1,6 +1,6 @@
-"""What a running process takes over without a restart: told by a file that `supervisorctl update` writes.
+"""Reload files: `supervisorctl update` writes settings that a running process applies without a restart.
 
-The settings in such a file are no part of the digest that has supervisord restart the process.
+These settings are not part of the digest that makes supervisord restart the process.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ T = TypeVar("T")
 
 
 def write_reload_file(path: Path, content: object) -> None:
-    """Write the file by atomic rename, where it does not say the same already."""
+    """Write `content` as JSON by atomic rename, unless the file holds it already."""
     text = msgspec.json.format(msgspec.json.encode(content), indent=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         if path.read_bytes() == text:
             return
     fresh = path.with_suffix(f".{os.getpid()}.tmp")
-    # Addresses of cameras are nobody's business who has no part in the site.
+    # Camera addresses are private: only the owner may read the file.
     with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
         file.write(text)
     fresh.replace(path)
 
 
 class ReloadFile(Generic[T]):
-    """The reader's side: what was there at the start is in the configuration already; only a change is news.
+    """Reader of a reload file. Only a change after the start counts: the configuration holds the rest.
 
     Args:
-        path: the file.
-        kind: what it holds.
-        since: Unix seconds at which the process began to read its configuration; a file that was written after that
-            is news. By default every file that is there already is none.
+        path: The file.
+        kind: Type of its content.
+        since: Unix seconds at which the process began to read its configuration. A file written later counts as a
+            change.
+            By default a file that exists at the start never does.
     """
 
     def __init__(self, path: Path, kind: type[T], since: float = float("inf")) -> None:
@@ -47,7 +48,7 @@ class ReloadFile(Generic[T]):
             self._seen = None
 
     def read_if_changed(self) -> T | None:
-        """What it says now, once; None where nothing has changed, or the file cannot be read."""
+        """Return the new content once; None where nothing changed or the file cannot be read."""
         stamp = self._read_stamp()
         if stamp == self._seen:
             return None

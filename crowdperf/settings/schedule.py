@@ -1,4 +1,4 @@
-"""Weekly windows on the site's clock: when a rule holds, when it is quiet. Pure."""
+"""Weekly time windows on the site's clock, for alert rules and quiet hours. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,28 +17,52 @@ ClockTime = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", desc
 
 
 class Window(Settings, frozen=True, kw_only=True):
-    """A part of the week on the site's clock; one that ends at or before its start runs past midnight."""
+    """A part of the week on the site's clock. It runs past midnight where `end` is not after `start`."""
 
     days: Annotated[list[Day], Meta(min_length=1)] = field(default_factory=lambda: list(DAYS))
-    """On which the window begins."""
+    """Days on which the window begins."""
     start: ClockTime = "00:00"
     end: ClockTime = "00:00"
 
 
 def is_within(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> bool:
-    """Whether one of the windows holds at `ts` (Unix seconds)."""
+    """Check whether a window contains `ts`.
+
+    Args:
+        windows: The windows to search.
+        ts: Unix seconds.
+        zone: The site's time zone.
+
+    Returns:
+        True where at least one window contains `ts`.
+    """
     return any(_find_run_end(window, ts, zone) is not None for window in windows)
 
 
 def is_active(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> bool:
-    """`within`, where no windows at all mean always."""
+    """Check whether a schedule is active at `ts`.
+
+    Args:
+        windows: The schedule; an empty one is always active.
+        ts: Unix seconds.
+        zone: The site's time zone.
+
+    Returns:
+        True where the schedule is empty or a window contains `ts`.
+    """
     return not windows or is_within(windows, ts, zone)
 
 
 def find_end(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> float:
-    """When the windows that hold at `ts` end, adjoining ones taken together; `ts` itself where none holds.
+    """Find when the windows that contain `ts` end. Adjoining windows count as one.
 
-    Windows that leave no gap in a week end after eight days.
+    Args:
+        windows: The windows; where they leave no gap in a week, the end is after eight days.
+        ts: Unix seconds.
+        zone: The site's time zone.
+
+    Returns:
+        Unix seconds of the end; `ts` where no window contains it.
     """
     now = ts
     while now - ts < 8 * 86_400:
@@ -50,9 +74,9 @@ def find_end(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> f
 
 
 def _find_run_end(window: Window, ts: float, zone: zoneinfo.ZoneInfo) -> float | None:
-    """The end of the window's run that holds at `ts`."""
+    """Return the end of the window's run that contains `ts` (Unix seconds), or None."""
     local = datetime.fromtimestamp(ts, zone)
-    # Today's run, or yesterday's that reaches over midnight.
+    # Today's run, or yesterday's that runs past midnight.
     for back in (0, 1):
         day = (local - timedelta(days=back)).date()
         if DAYS[day.weekday()] not in window.days:
@@ -66,5 +90,5 @@ def _find_run_end(window: Window, ts: float, zone: zoneinfo.ZoneInfo) -> float |
 
 
 def _to_timestamp(day: date, clock: str, zone: zoneinfo.ZoneInfo) -> float:
-    # By the wall clock, so that 08:00 stays 08:00 on the days on which clocks change.
+    # By the wall clock: 08:00 stays 08:00 on the days on which clocks change.
     return datetime.fromisoformat(f"{day}T{clock}:00").replace(tzinfo=zone).timestamp()

@@ -1,4 +1,4 @@
-"""Visitors: what they accept, how long they may stay, and when people are told."""
+"""Visitors: what they accept, how long they may stay, and when hosts are notified."""
 
 from __future__ import annotations
 
@@ -14,41 +14,51 @@ from crowdperf.settings.schedule import ClockTime
 
 
 class Visitors(Settings, frozen=True, kw_only=True):
-    """The reception. Areas are those of `areas`."""
+    """Settings of the reception. Area names refer to `areas`."""
 
     briefing: Annotated[str, Meta(max_length=4000)] = ""
-    """The safety briefing that everybody acknowledges per visit; empty: none is asked for."""
+    """The safety briefing that each visitor acknowledges per visit; empty: no briefing."""
     nda_version: Annotated[str, Meta(max_length=64)] = ""
-    """Version of the document that is to be accepted; empty: none."""
+    """Version of the NDA that visitors accept; empty: no NDA."""
     overstay_grace_s: Annotated[float, Meta(ge=0, le=86_400)] = 900.0
-    """On site longer than expected by this: overstayed."""
+    """A visitor on site this long after the expected end counts as overstayed."""
     no_show_after_s: Seconds = 7200.0
-    """Not there so long after the beginning of the expected time: no-show."""
+    """A visitor absent this long after the expected start counts as a no-show."""
     reminder_before_s: Annotated[float, Meta(ge=0, le=86_400)] = 900.0
-    """The host is reminded this long before the end of the expected time; 0: never."""
+    """The host is reminded this long before the expected end; 0: never."""
     night_check_out: ClockTime = "23:30"
-    """Who is still on the list then is checked out, and flagged: nobody knows when they left."""
+    """Visitors still on the list at this time are checked out and flagged, since their departure time is unknown."""
     staff_baseline: dict[str, Annotated[int, Meta(ge=0, le=100_000)]] = field(default_factory=dict)
-    """Area -> people who are there without being visitors."""
+    """Area -> people present who are not visitors."""
     mismatch_people: Annotated[int, Meta(ge=1, le=100_000)] = 2
-    """Cameras and list differ by this many …"""
+    """A mismatch is reported when cameras and list differ by this many people …"""
     mismatch_s: Seconds = 300.0
-    """… for this long: it is said."""
+    """… for this long."""
     entrances: list[Door] = field(default_factory=list)
-    """Doors that visitors pass after their check-in; more crossings than check-ins hint at tailgating."""
+    """Doors that visitors pass after check-in; more crossings than check-ins suggest tailgating."""
     tailgating_window_s: Seconds = 60.0
     tailgating_people: Annotated[int, Meta(ge=1, le=1000)] = 1
-    """Crossings over the check-ins of a window from which on it is said."""
+    """Crossings in excess of the check-ins of a window that are reported as tailgating."""
     retention_days: Annotated[int, Meta(ge=1, le=3650)] = 90
-    """Names are removed so long after a visit; the visit itself stays for the figures."""
+    """Names are removed this long after a visit; the visit itself stays for statistics."""
     watch_list_days: Annotated[int, Meta(ge=0, le=3650)] = 0
-    """Entries leave the watch-list so long after they were added; 0: when somebody removes them."""
+    """Watch-list entries expire after this many days; 0: they are removed by hand only."""
     demo: bool = False
-    """Put made-up visitors in where there has never been any: the demo site."""
+    """Create sample visitors on a site that has never had any (the demo site)."""
 
 
 def validate_visitors(source: str, visitors: Visitors, areas: Sequence[Area], cameras: Sequence[Camera]) -> None:
-    """Raise ConfigError for an area or a door that does not exist."""
+    """Check the areas and doors that the visitor settings refer to.
+
+    Args:
+        source: Name of the configuration, for the message.
+        visitors: The settings to check.
+        areas: The configured areas.
+        cameras: The configured cameras.
+
+    Raises:
+        ConfigError: An area or a door does not exist.
+    """
     known = {area.id for area in areas}
     for name in visitors.staff_baseline:
         if name not in known:

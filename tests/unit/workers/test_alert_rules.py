@@ -263,7 +263,7 @@ def test_readings_count_today_and_restart_at_midnight() -> None:
         ({"channels": [{**HOOK, "url_env": "HOOK"}]}, "either url or url_env"),
         ({"channels": [{**BOSS, "to": []}]}, "is empty"),
         ({"channels": [{**HOOK, "colour": 1}]}, "colour"),
-        ({"allow_private": ["10.0.0.0/99"]}, "no network"),
+        ({"allow_private": ["10.0.0.0/99"]}, "not a network"),
         ({"quiet_hours": [{"start": "25:00"}]}, "quiet_hours"),
     ],
 )
