@@ -1,4 +1,4 @@
-"""Each process's snapshot in Redis, so that the web process can show all of them at /metrics and /debug."""
+"""Publish each process's snapshot in Redis. The web process shows them at /metrics and /debug."""
 
 from __future__ import annotations
 
@@ -19,18 +19,30 @@ log = logging.getLogger(__name__)
 
 
 def metrics_key(process: str, prefix: str = "") -> str:
-    """Key of one process's snapshot."""
+    """Build the key of a process's snapshot."""
     return f"{prefix}crowdperf:metrics:{process}"
 
 
 def publish_snapshot(client: redis.Redis, runtime: ProcessRuntime, prefix: str = "") -> None:
-    """Store the snapshot once."""
+    """Store the snapshot once.
+
+    Args:
+        client: The Redis client.
+        runtime: The process.
+        prefix: The configured key prefix.
+    """
     snapshot = runtime.metrics.snapshot(runtime.name, runtime.started_at)
     client.set(metrics_key(runtime.name, prefix), msgspec.json.encode(snapshot), ex=TTL_S)
 
 
 def start_publishing(runtime: ProcessRuntime, url: str, prefix: str = "") -> None:
-    """Publish every 2 s from a thread of its own; a snapshot ends by its TTL when its process does."""
+    """Publish every 2 s from a thread. The snapshot of a process that has ended expires by its TTL.
+
+    Args:
+        runtime: The process; its stop ends the thread.
+        url: The URL of Redis.
+        prefix: The configured key prefix.
+    """
 
     def loop() -> None:
         client, backoff = connect(url), Backoff()
@@ -41,15 +53,15 @@ def start_publishing(runtime: ProcessRuntime, url: str, prefix: str = "") -> Non
 
 
 def _publish_safely(client: redis.Redis, runtime: ProcessRuntime, prefix: str, backoff: Backoff) -> None:
-    """Metrics are the one thing nobody needs while Redis is away, and the working loop reports the outage."""
+    """Publish, and skip an outage: the main loop reports it."""
     try:
         publish_snapshot(client, runtime, prefix)
     except OUTAGE as error:
-        # What is forbidden here may be allowed there.
+        # The main loop may have the permissions that are missing here.
         if isinstance(error, RedisPermissionError) and backoff.should_log(error):
-            log.warning("no metrics of this process: %s", error)
+            log.warning("metrics are not published: %s", error)
 
 
 def decode_snapshot(raw: bytes) -> ProcessSnapshot:
-    """A stored snapshot."""
+    """Decode a stored snapshot."""
     return msgspec.json.decode(raw, type=ProcessSnapshot)

@@ -1,8 +1,8 @@
-"""What every process does besides its work: signals, logging, metrics, hang watchdog, housekeeping of caches.
+"""Run a process: signals, metrics, hang watchdog and the pruning of caches.
 
-Four kinds of trouble, four treatments: expected I/O is retried where it happens; a poison message goes to the
-dead-letter stream; a broken invariant is logged and ends the process; a hang is ended by the watchdog here. supervisord
-restarts what has ended, and recovery is start-up.
+There are four kinds of failure. Expected I/O errors are retried in place. A poison message goes to the dead-letter
+stream. A broken invariant is logged and ends the process. A hang is ended by the watchdog. supervisord restarts the
+process, and recovery is start-up.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class ProcessRuntime:
-    """The loop's frame: `while not runtime.stopping: runtime.tick(); …`."""
+    """The frame of a main loop: `while not runtime.stopping: runtime.tick(); …`."""
 
     def __init__(self, name: str, max_silence_s: float) -> None:
         self.name = name
@@ -42,51 +42,57 @@ class ProcessRuntime:
 
     @property
     def stopping(self) -> bool:
-        """Whether the loop should end."""
+        """True once the loop has to end."""
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """End the loop at its next turn."""
+        """End the loop at its next iteration."""
         self._stop.set()
         if self._wake is not None:
             self._wake()
 
     def on_stop(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called by `stop` and by a signal: for a loop that waits for something else than `wait`."""
+        """Call `wake` on a stop or a signal, for a loop that does not use `wait_for_stop`."""
         self._wake = wake
 
     def wait_for_stop(self, seconds: float) -> bool:
-        """Sleep unless told to stop; True when stopping."""
+        """Sleep until the time is over or the process stops. True: it stops."""
         return self._stop.wait(seconds)
 
     def tick(self) -> None:
-        """Re-arm the hang watchdog, at most once a second. The working loop itself calls it, never a helper thread."""
+        """Re-arm the hang watchdog, at most once a second. Only the main loop calls it."""
         now = time.monotonic()
         if self.max_silence_s and now - self._armed_at >= 1.0:
             self._armed_at = now
             faulthandler.dump_traceback_later(self.max_silence_s, exit=True)
 
     def register_cache(self, name: str, prune: Callable[[], int]) -> None:
-        """Have `prune` called every 60 s; it cuts the cache to its bound and returns how many entries went."""
+        """Call `prune` every 60 s. It cuts the cache to its bound and returns the number of removed entries."""
         self._caches[name] = prune
 
     def limit_cache(self, name: str, cache: MutableMapping[Any, Any], max_entries: int = MAX_ENTRIES) -> None:
-        """Register a mapping that may grow: every 60 s its oldest entries beyond `most` go."""
+        """Remove the oldest entries of a mapping every 60 s.
+
+        Args:
+            name: Name in the log.
+            cache: The mapping; its order is the order of insertion.
+            max_entries: Number of entries that stay.
+        """
         self.register_cache(name, lambda: prune_oldest(cache, max_entries))
 
     def housekeep(self) -> dict[str, int]:
-        """Prune every registered cache now: name -> entries that went."""
+        """Prune every registered cache now. Returns name -> number of removed entries."""
         return {name: prune() for name, prune in list(self._caches.items())}
 
     def install(self) -> None:
-        """Take SIGTERM, SIGINT and SIGHUP as a wish to stop, and start the housekeeping thread."""
+        """Stop on SIGTERM, SIGINT and SIGHUP, and start the housekeeping thread."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         faulthandler.enable()
         threading.Thread(target=self._run_housekeeping, name="housekeeping", daemon=True).start()
 
     def finish(self) -> None:
-        """Disarm the watchdog: what follows is the orderly end."""
+        """Disarm the watchdog. The orderly end follows."""
         faulthandler.cancel_dump_traceback_later()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -97,10 +103,7 @@ class ProcessRuntime:
             self.report(time.monotonic())
 
     def report(self, now: float) -> None:
-        """Prune every cache, and write what this process has used since the last time; `now` is monotonic, in seconds.
-
-        Every process does it each minute, in a thread of its own: a log says what its process costs.
-        """
+        """Prune every cache and log processor time and memory since the last call; `now` is monotonic seconds."""
         pruned = self.housekeep()
         spent = sum(os.times()[:2])
         share = (spent - self._spent_s) / max(now - self._reported_at, 1e-9)

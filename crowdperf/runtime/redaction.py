@@ -11,19 +11,19 @@ CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")
 
 
 def redact(text: str) -> str:
-    """`text` with the user and password of every URL replaced by `***`: the one door for logs and error texts."""
+    """Replace user and password of every URL by `***`. Every log and error text passes through here."""
     return CREDENTIALS.sub("***@", text)
 
 
 class _RedactingFormatter(logging.Formatter):
-    """Formats the whole record, traceback included, and only then removes credentials."""
+    """Formats the whole record, traceback included, then removes credentials."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
 
 
 def log_to_stderr(name: str, level: int = logging.INFO) -> None:
-    """Send this process's log to stderr, where supervisord rotates it."""
+    """Log to stderr, from where supervisord writes and rotates the file."""
     handler = logging.StreamHandler(sys.stderr)
     formatter = _RedactingFormatter(f"%(asctime)s.%(msecs)03dZ %(levelname)s {name} %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime

@@ -358,7 +358,7 @@ def test_site_runs_as_documented_user_and_survives_revocation(user: Limited, tmp
         before = site.wait_for_pids()
         user.may(f"{acl.build_acl_rules()} -set")
         said(site, "tracking-0", "SET crowdperf:state:tracking:good", "Remedy")
-        said(site, "web", "no metrics of this process", "SET crowdperf:metrics:web")
+        said(site, "web", "metrics are not published", "SET crowdperf:metrics:web")
         user.may(f"{acl.build_acl_rules()} -xadd")
         said(site, "inference", "XADD crowdperf:detections:good", "Remedy")
         user.may(f"{acl.build_acl_rules()} -set")
