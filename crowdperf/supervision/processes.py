@@ -1,6 +1,7 @@
-"""THE process table: every process of the system, once. supervisord's programs are rendered from it.
+"""The process table: every process of the system, once.
 
-Pure data beside `config`: `web` reads it for its pages, `supervision` expands it for one configuration.
+`supervision` renders supervisord's programs from it, `web` shows it. tests/architecture derives `reads` and `writes`
+from the code and compares them.
 """
 
 from __future__ import annotations
@@ -16,29 +17,28 @@ class ProcessSpec(Struct, frozen=True, kw_only=True):
     """One row of the table."""
 
     kind: str
-    """What people type: `crowdperf ctl restart <kind>`."""
+    """The name in `crowdperf ctl restart <kind>`."""
     entry: str
-    """`module:function`, a string so that naming a process never imports it."""
+    """Entry point as `module:function`. A string, so that the table imports no process."""
     instances: Instances
-    """How many there are, and their names.
+    """Number and names of the instances.
 
-    embedded: one, or none where redis.url names an outside server. one: one, named `<kind>`. postgres: one where
-    postgres.dsn is set. camera: one per enabled
-    camera, named `<kind>-<camera id>`, or one per group of them (`cameras_per_process`), named `<kind>-group-<n>`.
-    shard: tracking.shards of them, named `<kind>-<n>`. worker: workers.<role> of them, named `<kind>-<n>`. listener: an
-    event listener of supervisord, written in supervisord.conf itself since it depends on no configuration.
+    embedded: one, or none where redis.url names an external server. one: one, named `<kind>`. postgres: one where
+    postgres.dsn is set. camera: one per enabled camera, named `<kind>-<camera id>`, or one per group of cameras
+    (`cameras_per_process`), named `<kind>-group-<n>`. shard: tracking.shards, named `<kind>-<n>`. worker:
+    workers.<role>, named `<kind>-<n>`. listener: an event listener in supervisord.conf, the same on every site.
     """
     reads: tuple[str, ...] = ()
-    """Streams of `events.streams`, by name."""
+    """Names of the streams in `messaging.streams` that it reads or trims."""
     writes: tuple[str, ...] = ()
     max_silence_s: float
-    """A working loop that has not come round for this long is ended by its own watchdog, and restarted."""
+    """The watchdog ends a process whose main loop is silent for longer."""
     stop_s: int = 10
-    """What supervisord waits between SIGTERM and SIGKILL."""
+    """Seconds that supervisord waits between SIGTERM and SIGKILL."""
     priority: int
-    """supervisord starts in ascending order and stops in descending order."""
+    """Programs start in ascending order and stop in descending order."""
     nice: int = 0
-    """Added to the scheduling priority: on a machine that is too small, counting goes before looking."""
+    """Added to the scheduling priority: on a machine that is too small, counting comes before viewing."""
     description: str
 
 
@@ -49,7 +49,7 @@ PROCESSES = (
         instances="listener",
         max_silence_s=0,
         priority=5,
-        description="starts again what supervisord has given up (FATAL), after a pause",
+        description="restarts programs that supervisord has given up (FATAL), after a pause",
     ),
     ProcessSpec(
         kind="redis",
@@ -58,7 +58,7 @@ PROCESSES = (
         max_silence_s=0,
         stop_s=15,
         priority=10,
-        description="keeps streams, history and state (append-only file, fsync every second)",
+        description="stores streams, history and state (append-only file, fsync every second)",
     ),
     ProcessSpec(
         kind="inference",
@@ -68,7 +68,7 @@ PROCESSES = (
         writes=("detections", "evidence"),
         max_silence_s=60,
         priority=20,
-        description="takes the newest frame of every due camera, batches, runs the person/vehicle and the PPE model",
+        description="batches the newest frame of every due camera, runs the person/vehicle and the PPE model",
     ),
     ProcessSpec(
         kind="tracking",
@@ -78,7 +78,7 @@ PROCESSES = (
         writes=("tracks", "events", "observations"),
         max_silence_s=30,
         priority=30,
-        description="per camera: tracker, line counters, zones; turns detections into events",
+        description="runs tracker, line counters and zones of its cameras; turns detections into events",
     ),
     ProcessSpec(
         kind="worker-recorder",
@@ -88,7 +88,7 @@ PROCESSES = (
         max_silence_s=30,
         priority=40,
         nice=5,
-        description="writes the history; the only one that does",
+        description="writes the history",
     ),
     ProcessSpec(
         kind="worker-areas",
@@ -99,7 +99,7 @@ PROCESSES = (
         max_silence_s=30,
         priority=40,
         nice=5,
-        description="occupancy of areas: doors since the last reset, corrected by what zones see",
+        description="computes the occupancy of areas from doors and zones",
     ),
     ProcessSpec(
         kind="worker-sql",
@@ -115,11 +115,12 @@ PROCESSES = (
         kind="worker-housekeeping",
         entry="crowdperf.workers.housekeeping:main",
         instances="worker",
-        reads=("detections", "events", "observations"),
+        reads=("detections", "events", "observations", "audit"),
+        writes=("events",),
         max_silence_s=120,
         priority=40,
         nice=10,
-        description="trims streams behind their slowest reader, ends what is past its retention",
+        description="trims streams behind their slowest reader, removes expired history, watches memory",
     ),
     ProcessSpec(
         kind="worker-notify",
@@ -130,7 +131,7 @@ PROCESSES = (
         max_silence_s=30,
         priority=40,
         nice=5,
-        description="alert rules over events; the only sender to the outside: webhook, mail, MQTT",
+        description="applies alert rules to events; sends webhooks, mail and MQTT",
     ),
     ProcessSpec(
         kind="worker-ppe",
@@ -141,9 +142,7 @@ PROCESSES = (
         max_silence_s=30,
         priority=40,
         nice=5,
-        description=(
-            "votes over what single frames show of people's equipment: violations, compliance per zone and hour"
-        ),
+        description="decides PPE violations from many frames; counts compliance per zone and hour",
     ),
     ProcessSpec(
         kind="worker-visitors",
@@ -154,20 +153,18 @@ PROCESSES = (
         max_silence_s=30,
         priority=40,
         nice=5,
-        description=(
-            "what time and cameras change about visits: overstays, no-shows, the night's check-out, differences"
-        ),
+        description="updates visits: overstays, no-shows, nightly check-out, differences to the cameras",
     ),
     ProcessSpec(
         kind="web",
         entry="crowdperf.web.process:main",
         instances="one",
-        reads=("tracks", "events", "audit"),
-        writes=("audit",),
+        reads=("tracks", "events", "connections", "audit"),
+        writes=("events", "audit"),
         max_silence_s=30,
         priority=50,
         nice=5,
-        description="REST API, live stream, dashboard, camera view out of the rings",
+        description="serves the REST API, live stream, dashboard and camera pictures",
     ),
     ProcessSpec(
         kind="capture",
@@ -176,18 +173,15 @@ PROCESSES = (
         writes=("events", "connections"),
         max_silence_s=30,
         priority=60,
-        description="runs FFmpeg (or decodes itself) for its cameras and writes their frames into their rings",
+        description="decodes its cameras, with FFmpeg or in the process, and writes the frames into their rings",
     ),
 )
 
 
 def get_process(kind: str) -> ProcessSpec:
-    """The row of that kind.
+    """Return the row of that kind.
 
     Raises:
-        KeyError: there is none.
+        KeyError: There is none.
     """
-    for row in PROCESSES:
-        if row.kind == kind:
-            return row
-    raise KeyError(kind)
+    return {row.kind: row for row in PROCESSES}[kind]

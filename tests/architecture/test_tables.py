@@ -9,14 +9,20 @@ from pathlib import Path
 import pytest
 from supervisor.options import ServerOptions, UnhosedConfigParser
 
-from crowdperf.messaging.streams import STREAMS
+from crowdperf.messaging import streams
+from crowdperf.messaging.streams import STREAMS, Stream
 from crowdperf.settings.config import Config, load, parse
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.supervision import programs
-from crowdperf.supervision.processes import PROCESSES
+from crowdperf.supervision.processes import PROCESSES, ProcessSpec
 from crowdperf.supervision.programs import build_programs
 from tests.conftest import ROOT
+from tests.support.source_scan import source_of
+from tests.support.stream_usage import find_streams
 from tests.support.tables import BEGIN, END, blocks
+
+NEVER_WRITTEN = {("worker-visitors", "audit")}
+"""Reached, but not used: only people's changes carry audit entries, the worker's effects carry none."""
 
 
 def rendered(config: Config, tmp_path: Path) -> configparser.RawConfigParser:
@@ -80,10 +86,18 @@ def test_streams_named_by_processes_exist() -> None:
     assert {name for row in PROCESSES for name in (*row.reads, *row.writes)} == known
 
 
+@pytest.mark.parametrize("row", PROCESSES, ids=lambda row: row.kind)
+def test_streams_of_a_process_are_those_of_its_code(row: ProcessSpec) -> None:
+    constants = {name: stream.name for name, stream in vars(streams).items() if isinstance(stream, Stream)}
+    reads, writes = find_streams(source_of(ROOT, "crowdperf"), row.entry, constants)
+    writes -= {stream for kind, stream in NEVER_WRITTEN if kind == row.kind}
+    assert (set(row.reads), set(row.writes)) == (reads, writes)
+
+
 @pytest.mark.parametrize(("document", "name"), [(document, name) for document, name in blocks()])
 def test_generated_table_is_current(document: str, name: str) -> None:
     text = (ROOT / document).read_text()
     begin, end = BEGIN.format(name=name), END.format(name=name)
     assert begin in text, f"{document} has lost its table {name}"
     inside = text.split(begin, 1)[1].split(end, 1)[0].strip()
-    assert inside == blocks()[document, name].strip(), "run `python -m tests.support.tables` to write it anew"
+    assert inside == blocks()[document, name].strip(), "remedy: python -m tests.support.tables"
