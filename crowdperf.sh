@@ -103,35 +103,14 @@ setup() {
     rm -f .setup.lock
 }
 
-# The browser test needs a Chromium; where apt may install one, it does.
-browser() {
-    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null && return
-    command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || return 0
-    say "installing chromium for the browser test …"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; } >/dev/null 2>&1 ||
-        say "chromium could not be installed: the browser test will say so"
-}
-
-# The tests of MQTT need a broker; where apt may install one, it does. Its own service is not started.
-broker() {
-    [ -x /usr/sbin/mosquitto ] || command -v mosquitto >/dev/null && return
-    command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || return 0
-    say "installing mosquitto for the tests of MQTT …"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mosquitto; } >/dev/null 2>&1 ||
-        say "mosquitto could not be installed: the tests of MQTT will say so"
-}
-
-# The test of docs/nginx.conf needs nginx; where apt may install one, it does. Its own service is not started.
-proxy() {
-    local policy=/usr/sbin/policy-rc.d own=
-    [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null && return
-    command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || return 0
-    say "installing nginx for the test of docs/nginx.conf …"
-    # Debian starts what it installs, on port 80, unless this says otherwise.
-    [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' > $policy && chmod 755 $policy && own=1; }
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light; } >/dev/null 2>&1 ||
-        say "nginx could not be installed: the test of docs/nginx.conf will say so"
-    [ -z "$own" ] || rm -f $policy
+# Name what is not installed here, and which tests are skipped for it. In CI they fail instead.
+report_missing_tools() {
+    [ "${CI:-}" = true ] && return
+    local PATH="$PATH:/usr/sbin"
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ||
+        say "skipped: the browser tests (no Chromium; apt install chromium)"
+    command -v mosquitto >/dev/null || say "skipped: the MQTT tests (no broker; apt install mosquitto)"
+    command -v nginx >/dev/null || say "skipped: the test of docs/nginx.conf (no nginx; apt install nginx-light)"
 }
 
 case "${1:-}" in
@@ -143,15 +122,8 @@ case "${1:-}" in
         shift
         setup
         # A full installation has them.
-        $venv_python -c 'import pytest_rerunfailures, xdist' 2>/dev/null || pip_install -r requirements-test.txt
-        browser
-        broker
-        proxy
-        # CI's verdict is on the change: a test that fails may try again there, and the end of the log names it, for it is
-        # a defect all the same (CONTRIBUTING.md). The end-to-end test has a second try of its own. On a laptop none has.
-        if [ "${CI:-}" = true ]; then
-            set -- --reruns 1 --max-suite-reruns 5 --rerun-show-tracebacks --rerun-exclude-path tests/integration/test_end_to_end.py "$@"
-        fi
+        $venv_python -c 'import pytest, xdist' 2>/dev/null || pip_install -r requirements-test.txt
+        report_missing_tools
         # Many tests wait for real time to pass; two at a time wait together.
         exec $venv_python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@" ;;
     bench) shift; setup; exec $venv_python -m bench "$@" ;;
