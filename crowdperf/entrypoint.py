@@ -28,6 +28,7 @@ def import_command_modules(words: list[str]) -> None:
     """Import what the command needs."""
     with contextlib.suppress(ImportError):  # the command itself says what is missing
         importlib.import_module("crowdperf.__main__")
+        importlib.import_module("crowdperf.cli.supervised")
         from crowdperf.supervision.processes import PROCESSES
 
         for row in PROCESSES:

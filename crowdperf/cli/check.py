@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ from crowdperf.runtime.redaction import redact
 from crowdperf.settings import process_config
 from crowdperf.settings.base import ConfigError, redact_url
 from crowdperf.settings.camera import Camera
-from crowdperf.settings.config import Config, load
+from crowdperf.settings.config import Config, Installation, build_json_schema, load
 from crowdperf.settings.engine import Inference
 from crowdperf.settings.environment import Environment, Paths, read_environment
 from crowdperf.settings.process_config import build_capture_config, get_redis_url
@@ -42,14 +44,24 @@ class Finding(Struct, frozen=True):
     text: str
 
 
-def main(config_file: Path, paths: Paths, root: Path) -> int:
-    """Print every finding; status 1 when one of them is a problem."""
+def main(words: list[str], installation: Installation) -> int:
+    """Run `crowdperf check`: print every finding; the status is 1 when one of them is a problem."""
+    argparse.ArgumentParser(prog="crowdperf check", description="Check what this site needs.").parse_args(words)
     failed = 0
-    for finding in collect_findings(config_file, paths, root):
+    for finding in collect_findings(installation.config_file, installation.paths, installation.root):
         failed += not finding.ok
         print(f"{'ok     ' if finding.ok else 'PROBLEM'}  {redact(finding.text)}")
     print("everything is in order" if not failed else f"{failed} problem{'s' if failed > 1 else ''}")
     return 1 if failed else 0
+
+
+def print_schema(words: list[str], _installation: Installation) -> int:
+    """Run `crowdperf schema`: print the JSON Schema of config.json."""
+    argparse.ArgumentParser(prog="crowdperf schema", description="Print the JSON Schema of config.json.").parse_args(
+        words
+    )
+    print(json.dumps(build_json_schema(), indent=2))
+    return 0
 
 
 def collect_findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Finding]:

@@ -24,7 +24,7 @@ from crowdperf.capture.network import url_policy
 from crowdperf.counting.validation import DEFAULT_ASPECT, find_problems
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
-from crowdperf.settings.config import Config, parse
+from crowdperf.settings.config import Config, Installation, parse
 from crowdperf.settings.environment import Environment, Paths, read_environment
 from crowdperf.settings.process_config import resolve_media_roots
 from crowdperf.supervision import programs
@@ -68,28 +68,28 @@ def build_parser() -> argparse.ArgumentParser:
     return root
 
 
-def main(words: list[str], config_file: Path, paths: Paths, root: Path) -> int:
+def main(words: list[str], installation: Installation) -> int:
     """Run one command."""
     arguments = build_parser().parse_args(words)
-    office = ConfigStore(config_file, paths, root)
+    store = ConfigStore(installation.config_file, installation.paths, installation.root)
     if arguments.command == "ask":
-        return _handle_request(office, msgspec.json.decode(sys.stdin.buffer.read(), type=ConfigRequest))
-    order = ConfigRequest(
+        return _handle_request(store, msgspec.json.decode(sys.stdin.buffer.read(), type=ConfigRequest))
+    request = ConfigRequest(
         do=ACTIONS_BY_COMMAND[arguments.command],
         number=getattr(arguments, "number", 0),
         other=getattr(arguments, "other", 0),
         who=getpass.getuser(),
     )
-    outcome = office.apply(order)
+    outcome = store.apply(request)
     if outcome.status != 200:
         raise ConfigError(outcome.detail)
     for row in outcome.versions:
         at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(row.at))
         print(f"{row.number:>6}  {at}  {row.who:<16} {row.comment}")
     print(outcome.text, end="")
-    if order.do == "rollback":
+    if request.do == "rollback":
         print(f"version {outcome.version} is in force; restarts: {', '.join(outcome.restarts) or 'none'}")
-        office.restart_affected(outcome)
+        store.restart_affected(outcome)
     return 0
 
 

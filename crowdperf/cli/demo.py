@@ -18,12 +18,13 @@ from crowdperf.demo import clip, ground_truth, outlines
 from crowdperf.demo.outlines import DemoError
 from crowdperf.demo.scenes import DEFAULT_SEED, SCENES
 from crowdperf.demo.stage import Stage
+from crowdperf.settings.config import Installation
 from crowdperf.supervision import process_tree
 
 
-def main(argv: list[str]) -> int:
-    """Render the scenes; 0 when all are there, 2 after one line on stderr that says why not."""
-    args = _build_parser().parse_args(argv)
+def main(words: list[str], _installation: Installation) -> int:
+    """Render the scenes; the status is 2, after one line on stderr, when that fails."""
+    args = _build_parser().parse_args(words)
     names = [args.scene] if args.scene else list(SCENES)
     out: Path = args.out
     try:

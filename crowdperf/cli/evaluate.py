@@ -1,4 +1,4 @@
-"""`crowdperf audit`: how well each line counts, by a recording whose true crossings somebody has marked."""
+"""Compare the counts of a recording with its true crossings, marked by a person: `crowdperf evaluate`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from crowdperf.evaluation.report import (
 from crowdperf.evaluation.score import LineAccuracy, build_line_audit, judge_lines, select_lines, use_truth_lines
 from crowdperf.evaluation.thumbnails import ThumbnailScene
 from crowdperf.messaging.redis.client import OUTAGE, connect, describe_outage
-from crowdperf.settings.config import load
+from crowdperf.settings.config import Installation, load
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.process_config import get_redis_url
 from crowdperf.storage.evaluations import CountAccuracy, Estimate, LineEvaluation, stage_evaluations
@@ -49,21 +49,16 @@ MAX_PRINTED_MISTAKES = 40
 COLUMNS = ("line", "direction", "true", "counted", "matched", "precision", "recall", "count error")
 
 
-def main(argv: list[str], default_config: Path, data: Paths, root: Path) -> int:
-    """Run the command; 0 when the clip was judged (and stored, unless that was not wanted), 2 after one line on stderr.
-
-    Args:
-        argv: the words after `audit`.
-        default_config: where no --config is given.
-        data: the installation's folder, for the cache of compiled models and the embedded Redis.
-        root: the working folder.
+def main(words: list[str], installation: Installation) -> int:
+    """Run the command; the status is 2, after one line on stderr, when the clip was not evaluated or stored.
 
     Raises:
-        ConfigError: the configuration is invalid, or has not the camera meant.
+        ConfigError: the configuration is invalid or lacks the camera.
     """
-    arguments = build_parser().parse_args(argv)
-    file: Path = arguments.config or default_config
-    setup = read_setup(file, arguments.camera, data, root)
+    arguments = build_parser().parse_args(words)
+    data = installation.paths
+    file: Path = arguments.config or installation.config_file
+    setup = read_setup(file, arguments.camera, data, installation.root)
     try:
         replayed, verdicts = _run_audit(arguments, setup, data)
         print_clip_summary(replayed)
@@ -82,11 +77,11 @@ def main(argv: list[str], default_config: Path, data: Paths, root: Path) -> int:
     except BrokenPipeError:
         raise
     except (TruthError, *EXPECTED_ERRORS) as error:
-        print(f"crowdperf audit: {error}", file=sys.stderr)
+        print(f"crowdperf evaluate: {error}", file=sys.stderr)
         return 2
     except OUTAGE as error:
-        said = describe_outage(error, "start the site, or use --dry-run.")
-        print(f"crowdperf audit: the audit was not stored, {said}", file=sys.stderr)
+        reason = describe_outage(error, "start the site, or use --dry-run.")
+        print(f"crowdperf evaluate: the audit was not stored, {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -95,7 +90,7 @@ def main(argv: list[str], default_config: Path, data: Paths, root: Path) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    own = argparse.ArgumentParser(prog="crowdperf audit", description="Judge the counts of a clip by its truth.")
+    own = argparse.ArgumentParser(prog="crowdperf evaluate", description="Compare the counts of a clip with its truth.")
     own.add_argument("--clip", type=Path, required=True, help="the recording")
     own.add_argument("--truth", type=Path, required=True, help="its true crossings, JSON or CSV (docs/replay.md)")
     own.add_argument("--config", type=Path, help="the configuration (default: the site's)")

@@ -1,10 +1,11 @@
-"""`crowdperf look`: open a source once, as capture would, and bring one picture or the reason why there is none.
+"""Open a source once, as capture would, and return one picture or the error: `crowdperf probe-source`.
 
-It runs beside the web process, never in it: FFmpeg, a hanging camera and a camera's password stay outside.
+It runs beside the web process, not in it. So FFmpeg, a hanging camera and a camera's password stay outside.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import re
 import sys
@@ -22,7 +23,8 @@ from crowdperf.capture.network.connect_filter import ConnectFilter, ConnectFilte
 from crowdperf.capture.network.egress_proxy import EgressProxy
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, detect_features, find_ffmpeg
 from crowdperf.settings.base import ConfigError, redact_url, validate_camera_url
-from crowdperf.settings.config import Config
+from crowdperf.settings.config import Config, Installation
+from crowdperf.settings.process_config import resolve_media_roots
 from crowdperf.supervision.config_patch import ProbeRequest, ProbeResult
 
 MAX_PROBE_S = 7.5
@@ -32,8 +34,11 @@ SNAPSHOT_WIDTH = 1280
 _LOG_PREFIX = re.compile(r"^\[[^\]]* @ 0x[0-9a-f]+\] ")
 
 
-def main(config: Config, media_roots: tuple[str, ...]) -> int:
-    """One request as JSON on stdin, its answer on stdout."""
+def main(words: list[str], installation: Installation) -> int:
+    """Read one request as JSON from stdin and write the answer to stdout."""
+    argparse.ArgumentParser(prog="crowdperf probe-source", description="Get one picture of a source.").parse_args(words)
+    config, _ = installation.load()
+    media_roots = resolve_media_roots(config, installation.root)
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=ProbeRequest)
     sys.stdout.buffer.write(msgspec.json.encode(probe_source(request, config, media_roots)))
     return 0

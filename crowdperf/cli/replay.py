@@ -19,6 +19,7 @@ from crowdperf.evaluation.report import describe_difference, encode_document, fo
 from crowdperf.models.loader import load_detector
 from crowdperf.models.registry import ModelError
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing
+from crowdperf.settings.config import Installation
 from crowdperf.settings.environment import Paths
 
 EXPECTED_ERRORS = (ClipError, ModelError, SourceError, FfmpegMissing, OSError)
@@ -29,29 +30,23 @@ MAX_PRINTED_DIFFERENCES = 40
 """Differences that are printed; the report and the JSON have all."""
 
 
-def main(argv: list[str], default_config: Path, data: Paths, root: Path) -> int:
-    """Run the command; 0 when the clip was counted, 2 after one line on stderr that says why not.
-
-    Args:
-        argv: the words after `replay`.
-        default_config: where no --config is given.
-        data: the installation's folder, for the cache of compiled models.
-        root: the working folder.
+def main(words: list[str], installation: Installation) -> int:
+    """Run the command; the status is 2, after one line on stderr, when the clip was not counted.
 
     Raises:
-        ConfigError: a configuration is invalid, or has not the camera meant.
+        ConfigError: a configuration is invalid or lacks the camera.
     """
-    arguments = build_parser().parse_args(argv)
-    files: list[Path] = arguments.config or [default_config]
+    arguments = build_parser().parse_args(words)
+    files: list[Path] = arguments.config or [installation.config_file]
     if len(files) > 2:
         print("crowdperf replay: --config may be given twice at most.", file=sys.stderr)
         return 2
-    setups = [read_setup(file, arguments.camera, data, root) for file in files]
+    setups = [read_setup(file, arguments.camera, installation.paths, installation.root) for file in files]
     names = make_names_distinct([setup.name for setup in setups])
     setups = [replace(setup, name=name) for setup, name in zip(setups, names)]
     try:
         clip = open_clip(arguments.clip, arguments.fps)
-        replayed = replay_with_progress(clip, setups, data)
+        replayed = replay_with_progress(clip, setups, installation.paths)
         compared = None
         if len(files) > 1:
             first, second = replayed.outcomes

@@ -14,6 +14,8 @@ from crowdperf.frames.ring import FrameReader, RingUnavailable
 from crowdperf.messaging.process_metrics import decode_snapshot, metrics_key
 from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.settings.base import ConfigError
+from crowdperf.settings.config import Installation
+from crowdperf.settings.process_config import get_redis_url
 
 FIRST_INTERVAL_S = 1.0
 DOWN_PERIODS, DOWN_S = 5, 3.0
@@ -112,36 +114,38 @@ def format_table(rows: list[tuple[str, ...]]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str], prefix: str, redis_url: str, key_prefix: str) -> int:
-    """Show the rings until interrupted, or once; the exit status is 1 where there is none.
+def main(words: list[str], installation: Installation) -> int:
+    """Show the rings until interrupted, or once; the status is 1 when there is no ring.
 
-    Args:
-        prefix: path of the rings without the camera's id.
+    Raises:
+        ConfigError: the configuration or the interval is invalid.
     """
     parser = argparse.ArgumentParser(prog="crowdperf ring", description="show the live rings, as top shows processes")
     parser.add_argument("--once", action="store_true", help="one table, for scripts; its rates are of one second")
     parser.add_argument("--interval", type=float, default=1.0, metavar="S", help="seconds between two looks")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(words)
     if arguments.interval <= 0:
         raise ConfigError(f"ring --interval {arguments.interval:g} is no time. Remedy: give seconds above 0.")
-    client = connect(redis_url)
-    before = {each.camera: each for each in read_rings(prefix, time.monotonic_ns())}
+    config, _ = installation.load()
+    prefix = str(installation.paths.get_ring_path(""))
+    client = connect(get_redis_url(config, installation.paths))
+    previous = {reading.camera: reading for reading in read_rings(prefix, time.monotonic_ns())}
     wait_s = FIRST_INTERVAL_S if arguments.once else arguments.interval
     try:
         while True:
             time.sleep(wait_s)
-            now = read_rings(prefix, time.monotonic_ns())
-            skipped = _fetch_skipped_frames(client, key_prefix)
-            shown = format_table([format_row(each, before.get(each.camera), skipped) for each in now])
-            print(shown if arguments.once else CLEAR_SCREEN + shown, flush=True)
+            readings = read_rings(prefix, time.monotonic_ns())
+            skipped = _fetch_skipped_frames(client, config.key_prefix)
+            table = format_table([format_row(reading, previous.get(reading.camera), skipped) for reading in readings])
+            print(table if arguments.once else CLEAR_SCREEN + table, flush=True)
             if arguments.once:
                 break
-            before = {each.camera: each for each in now}
+            previous = {reading.camera: reading for reading in readings}
     except KeyboardInterrupt:
         return 0
-    if not now:
+    if not readings:
         print("no ring: no camera has delivered a picture since its capture began", file=sys.stderr)
-    return 0 if now else 1
+    return 0 if readings else 1
 
 
 def _fetch_skipped_frames(client: redis.Redis, key_prefix: str) -> dict[str, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import os
@@ -20,8 +21,8 @@ from crowdperf.accounts.credentials import SetupSecret, build_setup_link
 from crowdperf.demo.scenes import SCENES
 from crowdperf.frames.ring import unlink_instance
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.config import Config
-from crowdperf.settings.environment import Environment, Paths
+from crowdperf.settings.config import Config, Installation
+from crowdperf.settings.environment import Paths
 from crowdperf.settings.site import build_dashboard_url
 from crowdperf.supervision import process_tree, programs
 from crowdperf.supervision.control import SupervisorClient
@@ -31,12 +32,15 @@ SETUP_LINK_TIMEOUT_S = 90.0
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run(config: Config, env: Environment, paths: Paths, root: Path) -> int:
-    """Start everything and stay until it ends; returns the exit status.
+def main(words: list[str], installation: Installation) -> int:
+    """Start everything and stay until it ends; return the exit status.
 
     Raises:
         ConfigError: it already runs, or the data folder cannot be used.
     """
+    argparse.ArgumentParser(prog="crowdperf run", description="Start the whole site.").parse_args(words)
+    config, env = installation.load()
+    paths, root = installation.paths, installation.root
     paths.check_socket_length()
     with convert_folder_errors(paths):
         for folder in (paths.sockets, paths.logs):

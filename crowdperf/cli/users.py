@@ -16,6 +16,9 @@ from crowdperf.accounts.principal import PERMISSIONS, ROLES, Account, AccountErr
 from crowdperf.messaging.redis.client import OUTAGE, connect_async, describe_outage
 from crowdperf.messaging.schema import AuditEntry
 from crowdperf.settings.base import ConfigError
+from crowdperf.settings.config import Installation
+from crowdperf.settings.process_config import get_redis_url
+from crowdperf.settings.site import build_dashboard_url
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,15 +48,18 @@ def build_parser() -> argparse.ArgumentParser:
     return root
 
 
-def main(argv: list[str], redis_url: str, prefix: str, base_url: str, setup_secret: SetupSecret) -> int:
+def main(words: list[str], installation: Installation) -> int:
     """Run one command.
 
     Raises:
-        ConfigError: Redis is away, or the change is not possible.
+        ConfigError: Redis does not answer, or the change is not possible.
     """
-    arguments = build_parser().parse_args(argv)
+    arguments = build_parser().parse_args(words)
+    config, _ = installation.load()
+    redis_url, secret = get_redis_url(config, installation.paths), SetupSecret(installation.paths.sockets)
     try:
-        return asyncio.run(_UsersCommand(redis_url, prefix, base_url, setup_secret).run(arguments))
+        command = _UsersCommand(redis_url, config.key_prefix, build_dashboard_url(config.web), secret)
+        return asyncio.run(command.run(arguments))
     except OUTAGE as error:
         raise ConfigError(describe_outage(error, "start the site with ./crowdperf.sh run.")) from None
     except (AccountError, credentials.WeakPasswordError) as error:

@@ -6,7 +6,6 @@ again, it is appended to its stream once more with `_for` = its consumer, so tha
 
 from __future__ import annotations
 
-import argparse
 import re
 from typing import Any
 
@@ -14,9 +13,7 @@ from msgspec import Struct
 
 from crowdperf.messaging import delivery_queue
 from crowdperf.messaging.codec import dead_key
-from crowdperf.messaging.redis.client import OUTAGE, connect, describe_outage
 from crowdperf.messaging.streams import EVENTS, stream_key
-from crowdperf.runtime.redaction import redact
 from crowdperf.settings.base import ConfigError
 
 PAGE_SIZE = 200
@@ -128,52 +125,3 @@ def _parse_letter(entry_id: bytes, fields: dict[bytes, bytes]) -> DeadLetter:
     text = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in fields.items()}
     why, stream = text.pop("_why", ""), text.pop("_from", "")
     return DeadLetter(entry_id.decode(), why, stream, {name: value for name, value in text.items() if name[:1] != "_"})
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line of `crowdperf dead-letters`."""
-    root = argparse.ArgumentParser(prog="crowdperf dead-letters", description="Messages that could not be handled.")
-    actions = root.add_subparsers(dest="action", required=True, metavar="action")
-    actions.add_parser("list", help="which consumers have some, and how many")
-    for name, text in (
-        ("show", "print them with the reason"),
-        ("redrive", "give them to their consumer again"),
-        ("drop", "delete them"),
-    ):
-        action = actions.add_parser(name, help=text)
-        action.add_argument("box", metavar="<stream>:<consumer>", help="as `list` prints it, such as events:recorder")
-        action.add_argument("ids", nargs="*", help="only these, by id; default: all of them")
-    return root
-
-
-def main(argv: list[str], url: str, prefix: str) -> int:
-    """Run one action.
-
-    Raises:
-        ConfigError: Redis does not answer, or there is no such letter.
-    """
-    arguments = build_parser().parse_args(argv)
-    dead = DeadLetterStore(connect(url), prefix)
-    try:
-        _run(arguments, dead)
-    except OUTAGE as error:
-        raise ConfigError(describe_outage(error, "start crowdperf, or the Redis it uses.")) from None
-    return 0
-
-
-def _run(arguments: argparse.Namespace, store: DeadLetterStore) -> None:
-    if arguments.action == "list":
-        boxes = store.list_queues()
-        for box in boxes:
-            print(f"{box.count:>8}  {box.name}")
-        if not boxes:
-            print("no dead letters")
-        return
-    ids = arguments.ids or None
-    if arguments.action == "show":
-        for letter in store.get_letters(arguments.box, ids):
-            print(f"{letter.id}  {redact(letter.reason)}")
-            print("    " + redact(" ".join(f"{name}={value}" for name, value in letter.fields.items())))
-        return
-    count = getattr(store, arguments.action)(arguments.box, ids)
-    print(f"{arguments.action}: {count}")

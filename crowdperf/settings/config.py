@@ -8,6 +8,7 @@ Precedence: camera > environment variable > global setting > default.
 from __future__ import annotations
 
 import ipaddress
+import os
 import zoneinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ from crowdperf.settings.areas import Area, validate_areas
 from crowdperf.settings.base import CameraId, ConfigError, Fps, Seconds, Settings, validate_camera_url
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.engine import Inference, Tracking
+from crowdperf.settings.environment import Environment, Paths, read_environment
 from crowdperf.settings.ppe import Ppe, validate_ppe_rules
 from crowdperf.settings.site import (
     SENTINEL_SCHEME,
@@ -129,6 +131,23 @@ def load(path: Path) -> Config:
             "Remedy: set CROWDPERF_CONFIG to the file, or start in its folder."
         ) from None
     return parse(text, str(path))
+
+
+class Installation:
+    """The files and settings that a command works on: the folder, `CROWDPERF_CONFIG` and `CROWDPERF_DATA`."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or Path.cwd()
+        self.paths = Paths(self.root / os.environ.get("CROWDPERF_DATA", "var"))
+        self.config_file = self.root / os.environ.get("CROWDPERF_CONFIG", "config.json")
+
+    def load(self) -> tuple[Config, Environment]:
+        """Read the configuration and the documented environment variables.
+
+        Raises:
+            ConfigError: one of them is invalid.
+        """
+        return load(self.config_file), read_environment(os.environ)
 
 
 def _validate_config(config: Config, source: str) -> None:

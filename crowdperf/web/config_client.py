@@ -94,7 +94,7 @@ class ConfigClient:
         async with self._probe_slots:
             try:
                 return await _run_command(
-                    ["look"], msgspec.json.encode(request), ProbeResult, PROBE_TIMEOUT_S, kill=True
+                    ["probe-source"], msgspec.json.encode(request), ProbeResult, PROBE_TIMEOUT_S, kill=True
                 )
             except asyncio.TimeoutError:
                 return ProbeResult(

@@ -319,7 +319,7 @@ def commands() -> list[str]:
                 visit(rest)
 
     with _installation(), mock.patch.object(argparse.ArgumentParser, "parse_args", capture):
-        visit(["check"])
+        visit([])
     parsers = {name: parser for name, (_, parser) in found.items()} | dict(_tree(_bench_parser(), "bench"))
     return [line for name, parser in parsers.items() for line in _arguments(name, parser)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 from msgspec import Struct
 
 from crowdperf.settings.base import ConfigError
-from crowdperf.storage.postgres import driver
 from crowdperf.storage.postgres.driver import Database
 
 MIGRATIONS_FOLDER = Path(__file__).resolve().parents[3] / "migrations"
@@ -123,33 +121,3 @@ def migrate(database: Database, migrations: Sequence[Migration]) -> list[Migrati
         database.close()
         raise
     return left
-
-
-def main(argv: list[str], dsn: str) -> int:
-    """Run `crowdperf migrate [--status]`.
-
-    Raises:
-        ConfigError: nothing was changed; the message names the remedy.
-    """
-    parser = argparse.ArgumentParser(prog="crowdperf migrate", description="Bring PostgreSQL to this version's tables.")
-    parser.add_argument("--status", action="store_true", help="only say what is applied and what is not")
-    arguments = parser.parse_args(argv)
-    if not dsn:
-        raise ConfigError(
-            "postgres.dsn is not set: there is nothing to migrate. Remedy: set it in config.json, or set the "
-            "environment variable CROWDPERF_POSTGRES_DSN."
-        )
-    files = list_migrations()
-    try:
-        database = driver.connect(dsn)
-        left = list_pending(database, files) if arguments.status else migrate(database, files)
-        done = list_applied(database)
-        database.close()
-    except driver.DatabaseUnavailableError as error:
-        raise ConfigError(f"PostgreSQL does not answer: {error}. Remedy: see that it runs, and postgres.dsn.") from None
-    except driver.DatabaseRejectedError as error:
-        raise ConfigError(f"PostgreSQL refuses: {error}. Nothing was changed. Remedy: see docs/postgres.md.") from None
-    for row in left:
-        print(f"{'pending' if arguments.status else 'applied'}  {row.name}")
-    print(f"{len(done)} of {len(files)} migrations are applied")
-    return 1 if arguments.status and left else 0

@@ -5,9 +5,7 @@ The file is opened read-only. A repeated import changes nothing: the id of a row
 
 from __future__ import annotations
 
-import argparse
 import sqlite3
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from urllib.parse import quote
 
 from msgspec import Struct, field
 
-from crowdperf.messaging.redis.client import OUTAGE, connect, describe_outage
+from crowdperf.messaging.redis.client import connect
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.site import Retention
 from crowdperf.storage import counts
@@ -29,7 +27,6 @@ from crowdperf.storage.transfer.sqlite_rows import (
     COLUMN_ALIASES,
     ColumnMapping,
     RowRejectedError,
-    map_columns,
     parse_row,
 )
 
@@ -116,12 +113,16 @@ def _quote_identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def count_rows(connection: sqlite3.Connection, table: str) -> int:
+    """Count the rows of a table."""
+    return int(connection.execute(f"SELECT count(*) FROM {_quote_identifier(table)}").fetchone()[0])
+
+
 def inspect(connection: sqlite3.Connection, out: TextIO) -> None:
     """Print each table: columns, number of rows, two samples and the field each column maps to."""
     known = {name: field for field, names in COLUMN_ALIASES.items() for name in names}
     for table, columns in list_tables(connection).items():
-        number = connection.execute(f"SELECT count(*) FROM {_quote_identifier(table)}").fetchone()[0]
-        print(f"{table}: {number:,} rows", file=out)
+        print(f"{table}: {count_rows(connection, table):,} rows", file=out)
         samples = connection.execute(f"SELECT * FROM {_quote_identifier(table)} LIMIT 2").fetchall()
         for index, column in enumerate(columns):
             field = known.get(column.lower(), "")
@@ -216,95 +217,3 @@ def import_crossings(
     progress.show(report.read, end=True)
     state = client.info("persistence")
     report.durable = bool(int(state.get("aof_enabled", 0)))
-
-
-def main(argv: list[str], target: ImportTarget) -> int:
-    """Run the command; return 1 when no row could be used.
-
-    Raises:
-        ConfigError: nothing was changed; the message names the remedy.
-    """
-    parser = argparse.ArgumentParser(
-        prog="crowdperf import-sqlite",
-        description="Import the crossings of an older installation's SQLite file. It may be repeated.",
-    )
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--inspect", action="store_true", help="only show what is in the file")
-    parser.add_argument("--table", default="events")
-    parser.add_argument(
-        "--map", action="append", default=[], metavar="COLUMN=FIELD", help=f"fields: {', '.join(COLUMN_ALIASES)}"
-    )
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="the same for every row")
-    parser.add_argument("--value", action="append", default=[], metavar="FIELD:TEXT=MEANT", help="direction:up=in")
-    arguments = parser.parse_args(argv)
-    connection = open_file(arguments.file)
-    if arguments.inspect:
-        inspect(connection, sys.stdout)
-        return 0
-    tables = list_tables(connection)
-    if arguments.table not in tables:
-        raise ConfigError(
-            f"{str(arguments.file)!r} has no table {arguments.table!r} (it has: {', '.join(tables) or 'none'}). "
-            "Remedy: name one by --table; --inspect shows them. Nothing was changed."
-        )
-    columns = map_columns(
-        tables[arguments.table],
-        _parse_pairs("--map", arguments.map),
-        _parse_pairs("--set", arguments.set),
-        arguments.table,
-    )
-    values = {}
-    for text, meant in _parse_pairs("--value", arguments.value).items():
-        field, _, value = text.partition(":")
-        values[field, value.lower()] = meant
-    report = ImportReport()
-    total = connection.execute(f"SELECT count(*) FROM {_quote_identifier(arguments.table)}").fetchone()[0]
-    calendar = Calendar(target.timezone)
-    rows = iter_table_crossings(connection, arguments.table, columns, calendar, values, report)
-    try:
-        import_crossings(rows, target, report, ProgressBar(total, sys.stderr), time.time())
-    except OUTAGE as error:
-        raise ConfigError(
-            f"{report.read:,} of {total:,} rows were read. "
-            + describe_outage(
-                error, "start the site (or Redis), then run the import again: it goes on where it is needed."
-            )
-        ) from None
-    except sqlite3.DatabaseError as error:
-        raise ConfigError(
-            f"{str(arguments.file)!r} is damaged after {report.read:,} rows ({error}). What was read is kept. Remedy: "
-            "repair it with `sqlite3 FILE .recover`, then import the result: nothing is there twice."
-        ) from None
-    finally:
-        connection.close()
-    return _print_report(report, arguments.file)
-
-
-def _parse_pairs(option: str, texts: list[str]) -> dict[str, str]:
-    found = {}
-    for text in texts:
-        left, equals, right = text.partition("=")
-        if not (left and equals and right):
-            raise ConfigError(f"{option} {text!r} is not of the form A=B. Remedy: see crowdperf import-sqlite --help.")
-        found[left] = right
-    return found
-
-
-def _print_report(report: ImportReport, file: Path) -> int:
-    rejected = sum(report.rejected.values())
-    print(f"read      {report.read:>12,}")
-    print(f"kept      {report.kept:>12,}")
-    print(f"already   {report.duplicates:>12,}  (were in the history before)")
-    print(f"rejected  {rejected:>12,}")
-    for reason, number in report.rejected.most_common():
-        print(f"          {number:>12,}  {reason}")
-    if report.read and not report.kept and not report.duplicates:
-        print(f"Nothing of {file} could be used. Remedy: see the reasons above; --inspect shows the columns.")
-        return 1
-    if not report.durable:
-        print(f"This Redis keeps no append-only file: make its data durable before you delete {file}.")
-    elif rejected:
-        print(f"All that can be used is in Redis. Look at what was rejected; then {file} may be deleted.")
-    else:
-        print(f"Everything is in Redis. {file} is no longer needed and may now be deleted.")
-    return 0

@@ -231,7 +231,7 @@ router = Router(
 async def audits(app: AppDependency, principal: PrincipalDependency, camera: CameraFilter = None) -> AuditsReply:
     """The last audit of each line: precision, recall and count error with their confidence intervals.
 
-    An audit is made with `crowdperf audit` from a recording whose true crossings were marked (docs/replay.md).
+    An audit is made with `crowdperf evaluate` from a recording whose true crossings were marked (docs/replay.md).
     """
     wanted = [app.get_camera(camera, principal)] if camera is not None else app.get_cameras(principal)
     found: list[LineEvaluationReply] = []

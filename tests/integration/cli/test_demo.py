@@ -17,6 +17,7 @@ from crowdperf.demo.scenes import SCENES, SPARSE, Scene
 from crowdperf.demo.script import Actor, Track, Waypoint, build_track
 from crowdperf.demo.stage import BarcodeStamp, decode_stamp
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
+from crowdperf.settings.config import Installation
 from tests.conftest import missing
 
 SECONDS = 3
@@ -35,7 +36,7 @@ def short_scene(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def render(out: Path, *more: str) -> int:
-    return main(["--out", str(out), "--scene", "demo_sparse", *more])
+    return main(["--out", str(out), "--scene", "demo_sparse", *more], Installation())
 
 
 def rendered(out: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""`crowdperf replay` and `crowdperf audit` on the first seconds of the demo scene, as an operator runs them."""
+"""`crowdperf replay` and `crowdperf evaluate` on the first seconds of the demo scene, as an operator runs them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,9 @@ def test_an_audit_is_kept_for_its_lines(desk: Desk, redis_server: RedisServer) -
     config = desk.config("site.json", desk.camera["lines"], **settings)
     invented = {"time": "0:02.0", "line": "west", "direction": "out", "class": "person"}
     page = desk.folder / "audit.html"
-    done = desk.run("audit", "--clip", desk.clip, "--truth", desk.truth(invented), "--config", config, "--report", page)
+    done = desk.run(
+        "evaluate", "--clip", desk.clip, "--truth", desk.truth(invented), "--config", config, "--report", page
+    )
     assert done.returncode == 0, done.stderr
     assert "0:02.0  west out: missed" in done.stdout
     stored = redis_server.client().hgetall("hall:crowdperf:audit:plaza")
@@ -146,7 +148,7 @@ def test_an_audit_without_redis_says_that_it_was_not_stored(desk: Desk) -> None:
     config = desk.config("away.json", desk.camera["lines"], redis={"url": "unix:///nowhere/redis.sock"})
     empty = desk.folder / "empty.json"
     empty.write_text('{"crossings": []}')
-    done = desk.run("audit", "--clip", desk.short, "--truth", empty, "--config", config, "--line", "west")
+    done = desk.run("evaluate", "--clip", desk.short, "--truth", empty, "--config", config, "--line", "west")
     assert done.returncode == 2
     assert "the audit was not stored, Redis does not answer" in done.stderr
     assert "west" in done.stdout, "the figures are printed all the same"
@@ -157,7 +159,7 @@ def test_what_is_wrong_is_one_line(desk: Desk) -> None:
     for words, message in [
         (("replay", "--clip", desk.clip), "config.json: whose lines? It has the cameras: plaza, gate"),
         (("replay", "--clip", "none.mp4", "--config", config), "no file 'none.mp4'"),
-        (("audit", "--clip", desk.short, "--truth", "none.csv", "--config", config), "cannot read the truth file"),
+        (("evaluate", "--clip", desk.short, "--truth", "none.csv", "--config", config), "cannot read the truth file"),
     ]:
         done = desk.run(*words)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,15 +15,17 @@ from crowdperf.frames.ring import FrameWriter, RingSpec
 from crowdperf.messaging.process_metrics import metrics_key
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.base import ConfigError
+from crowdperf.settings.config import Installation
 from tests.conftest import RedisServer
+from tests.support.installation import make_installation
 
 SPEC = RingSpec(160, 90, "yuv420p", 1920, 1080, 4, 10.0, 0)
 NOWHERE = "unix:///nonexistent/redis.sock"
 
 
 @pytest.fixture
-def prefix() -> Iterator[str]:
-    name = f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}."
+def prefix(tmp_path: Path) -> Iterator[str]:
+    name = str(Installation(tmp_path).paths.get_ring_path(""))
     yield name
     for path in Path("/dev/shm").glob(Path(name).name + "*"):
         path.unlink()
@@ -37,7 +38,7 @@ def put(writer: FrameWriter, frames: int) -> None:
 
 
 def test_once_names_every_ring_and_what_inference_missed(
-    prefix: str, redis_server: RedisServer, capsys: pytest.CaptureFixture[str]
+    prefix: str, redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lobby, yard = (FrameWriter(Path(prefix + name), SPEC) for name in ("lobby", "yard"))
     put(lobby, 7)
@@ -47,7 +48,7 @@ def test_once_names_every_ring_and_what_inference_missed(
     metrics.count("frames_analysed", 9, "lobby")
     snapshot = metrics.snapshot("inference", 0.0)
     redis_server.client().set(metrics_key("inference"), msgspec.json.encode(snapshot))
-    assert main(["--once"], prefix, redis_server.url, "") == 0
+    assert main(["--once"], make_installation(tmp_path, redis_server.url)) == 0
     heading, first, second = capsys.readouterr().out.splitlines()
     assert heading.split()[:5] == ["CAMERA", "EPOCH", "HEAD", "FPS", "AGE"]
     cells = first.split()
@@ -59,19 +60,22 @@ def test_once_names_every_ring_and_what_inference_missed(
         writer.close(unlink=True)
 
 
-def test_no_ring_is_status_1_and_redis_may_be_away(prefix: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--once"], prefix, NOWHERE, "") == 1
+def test_no_ring_is_status_1_and_redis_may_be_away(
+    prefix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installation = make_installation(tmp_path, NOWHERE)
+    assert main(["--once"], installation) == 1
     assert "no ring" in capsys.readouterr().err
     writer = FrameWriter(Path(prefix + "lobby"), SPEC)
     put(writer, 1)
-    assert main(["--once"], prefix, NOWHERE, "") == 0
+    assert main(["--once"], installation) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith("4      -")
     writer.close(unlink=True)
 
 
-def test_a_bad_interval_is_refused(prefix: str) -> None:
+def test_a_bad_interval_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--interval 0"):
-        main(["--interval", "0"], prefix, NOWHERE, "")
+        main(["--interval", "0"], make_installation(tmp_path, NOWHERE))
 
 
 def test_rates_epochs_and_dead_writers() -> None:

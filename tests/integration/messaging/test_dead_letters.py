@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from crowdperf.messaging import dead_letter_queue
+from crowdperf.cli import dead_letters
 from crowdperf.messaging.bus import Consumer, Publisher
 from crowdperf.messaging.dead_letter_queue import DeadLetterQueue, DeadLetterStore
 from crowdperf.messaging.schema import AnyEvent, LineCrossed
@@ -12,6 +14,7 @@ from crowdperf.messaging.streams import EVENTS
 from crowdperf.settings.base import ConfigError
 from crowdperf.web.live.counts import decode_event
 from tests.conftest import RedisServer
+from tests.support.installation import make_installation
 
 CROSSING = LineCrossed(
     id="lobby:5:1:door:in:0", camera="lobby", ts=1.8e9, line="door", direction="in", class_name="person", track=1,
@@ -36,11 +39,14 @@ def buried(server: RedisServer) -> DeadLetterStore:
     return DeadLetterStore(client)
 
 
-def test_list_and_show_name_the_reason(redis_server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_and_show_name_the_reason(
+    redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installation = make_installation(tmp_path, redis_server.url)
     dead = buried(redis_server)
     assert dead.list_queues() == [DeadLetterQueue("events:recorder", 2)]
-    assert dead_letter_queue.main(["list"], redis_server.url, "") == 0
-    assert dead_letter_queue.main(["show", "events:recorder"], redis_server.url, "") == 0
+    assert dead_letters.main(["list"], installation) == 0
+    assert dead_letters.main(["show", "events:recorder"], installation) == 0
     out = capsys.readouterr().out
     assert "2  events:recorder" in out
     assert "delivered 6 times" in out
@@ -87,13 +93,13 @@ def test_drop_deletes_the_named_ones(redis_server: RedisServer) -> None:
         (["redrive", "detections:tracking"], "cannot be driven again"),
     ],
 )
-def test_one_clear_error(redis_server: RedisServer, words: list[str], said: str) -> None:
+def test_one_clear_error(redis_server: RedisServer, tmp_path: Path, words: list[str], said: str) -> None:
     buried(redis_server)
     redis_server.client().xadd("crowdperf:dead:detections:tracking", {"d": "x", "_why": "y"})
     with pytest.raises(ConfigError, match=said):
-        dead_letter_queue.main(words, redis_server.url, "")
+        dead_letters.main(words, make_installation(tmp_path, redis_server.url))
 
 
-def test_redis_away_is_one_clear_error(tmp_path: object) -> None:
+def test_redis_away_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Redis does not answer"):
-        dead_letter_queue.main(["list"], f"unix://{tmp_path}/none.sock", "")
+        dead_letters.main(["list"], make_installation(tmp_path, f"unix://{tmp_path}/none.sock"))

@@ -14,8 +14,7 @@ import httpx
 import pytest
 import redis
 
-from crowdperf.cli import check
-from crowdperf.messaging import dead_letter_queue
+from crowdperf.cli import check, dead_letters
 from crowdperf.messaging.bus import Publisher
 from crowdperf.messaging.outbox import Outbox
 from crowdperf.messaging.redis import acl
@@ -37,6 +36,7 @@ from tests.integration.cli.test_bad_input import goes_on, said, site_with
 from tests.integration.messaging.test_background_sender import detections
 from tests.integration.supervision.test_supervision import camera, clip
 from tests.support.counting_logic import WORKER, Clock, Tally
+from tests.support.installation import make_installation
 from tests.support.webserver import TIMEOUT_S, serving
 
 NOW = 1_800_000_000.0
@@ -334,10 +334,10 @@ def test_check_says_what_is_missing_and_how_to_give_it(user: Limited, tmp_path: 
     assert "correct the login in redis.url" in finding().text
 
 
-def test_a_command_that_is_refused_ends_with_that(user: Limited) -> None:
+def test_a_command_that_is_refused_ends_with_that(user: Limited, tmp_path: Path) -> None:
     user.may(f"{acl.build_acl_rules()} -scan")
     with pytest.raises(ConfigError, match="Redis refuses: SCAN 0: User crowdperf has no permissions"):
-        dead_letter_queue.main(["list"], user.url, "")
+        dead_letters.main(["list"], make_installation(tmp_path, user.url))
 
 
 def test_a_refusal_is_said_at_once_and_once() -> None:

@@ -144,7 +144,7 @@ def test_the_command_writes_whole_files_only(
     assert parquet.read_table(tmp_path / "a.parquet").num_rows == 10
     for words, said in (
         (("--from", "soon", "--out", "b.csv"), "'soon' is no time"),
-        (("--from", "2026-10-26", "--to", "2026-10-25", "--out", "b.csv"), "lies behind"),
+        (("--from", "2026-10-26", "--to", "2026-10-25", "--out", "b.csv"), "is not before"),
         ((*day, "--out", "nowhere/b.csv"), "cannot write"),
     ):
         capfd.readouterr()

@@ -22,6 +22,7 @@ from crowdperf.models.registry import (
     resolve_model,
 )
 from crowdperf.settings.base import CLASSES
+from crowdperf.settings.config import Installation
 from crowdperf.settings.engine import Inference, Models
 from crowdperf.settings.ppe import PPE_CLASSES
 
@@ -38,7 +39,7 @@ def registry(tmp_path: Path) -> Path:
 
 
 def test_every_registered_file_is_there_and_unaltered(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify"]) == 0
+    assert main(["verify"], Installation()) == 0
     shown = capsys.readouterr().out
     for entry in read_manifest().models:
         assert entry.licence == "AGPL-3.0"

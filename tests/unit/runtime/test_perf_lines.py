@@ -23,6 +23,7 @@ EVERY_KIND = """
 import logging, sys, threading
 from msgspec.structs import replace
 from crowdperf import __main__ as program
+from crowdperf.cli import supervised
 from crowdperf.runtime import process_runtime as runtime
 from crowdperf.supervision import processes
 
@@ -42,7 +43,7 @@ def main(slice_, running):
     running.stop()
 
 runtime.HOUSEKEEPING_S = 0.01
-program.get_process = lambda kind: replace(processes.get_process(kind), entry="__main__:main", nice=0)
+supervised.get_process = lambda kind: replace(processes.get_process(kind), entry="__main__:main", nice=0)
 for words in sys.argv[1:]:
     program.main(words.split())
 """
