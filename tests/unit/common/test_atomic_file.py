@@ -33,9 +33,14 @@ def test_mode_is_left_to_the_umask(tmp_path: Path) -> None:
 def test_a_failure_keeps_the_old_file_and_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
     target = tmp_path / "a"
     target.write_bytes(b"old")
-    with pytest.raises(error), replace_file(target) as temporary:
-        temporary.write_bytes(b"half")
-        raise error
+
+    def fail() -> None:
+        with replace_file(target) as temporary:
+            temporary.write_bytes(b"half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert target.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
 
