@@ -1,7 +1,7 @@
 """Answers requests for evidence, on a thread of its own: a slow disk or Redis never delays a frame.
 
 The frame that was asked for comes out of the keeper, or out of the ring while it is still there; else the nearest later
-one is saved and marked as such. Whoever asks needs neither pixels nor torch: the answer is an entry and two files.
+one is saved and marked as such. A worker that requests evidence needs neither pixels nor torch.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
 from crowdperf.inference.anonymize import Blur, anonymize, pixelate
 from crowdperf.inference.evidence_cache import EvidenceCache, FrameAnalysis, encode_jpeg, encode_ring_frame
-from crowdperf.messaging.bus import Consumer, Publisher
+from crowdperf.messaging.bus import Consumer
 from crowdperf.messaging.redis.client import OUTAGE, Backoff, connect
-from crowdperf.messaging.schema import EvidenceRequest, EvidenceSaved
-from crowdperf.messaging.streams import EVIDENCE, EVIDENCE_REQUESTS
+from crowdperf.messaging.schema import EvidenceRequest
+from crowdperf.messaging.streams import EVIDENCE_REQUESTS
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.base import CAMERA_ID, CLASSES
 from crowdperf.settings.ppe import PPE_CLASSES
@@ -42,6 +42,21 @@ class EvidenceFrame(NamedTuple):
     jpeg: bytes
     analysis: FrameAnalysis | None
     """None for a picture fresh from the ring, in which nobody has been looked for."""
+
+
+class EvidenceResult(NamedTuple):
+    """Outcome of one request."""
+
+    epoch: int
+    sequence: int
+    """Frame that was saved; the requested one where none was."""
+    exact: bool = False
+    """Whether it is the requested frame, and not the nearest later one."""
+    full: str = ""
+    crop: str = ""
+    """Paths relative to the evidence folder; empty for a picture that was not saved."""
+    problem: str = ""
+    """Why there is no picture."""
 
 
 class EvidenceWriter:
@@ -87,7 +102,7 @@ class EvidenceWriter:
         requests: Consumer[EvidenceRequest] = Consumer(
             client, EVIDENCE_REQUESTS, "inference", "inference", prefix=self._key_prefix
         )
-        answers: Publisher[EvidenceSaved] = Publisher(client, EVIDENCE, self._key_prefix)
+
         backoff = Backoff()
         connected = False
         while not self._stop.is_set():
@@ -97,11 +112,8 @@ class EvidenceWriter:
                     requests.start()
                     connected = True
                 for entry in requests.read(count=16):
-                    answer = self._handle_safely(entry.message)
-                    with client.pipeline(transaction=True) as pipe:
-                        answers.stage(pipe, answer)
-                        requests.stage_ack(pipe, [entry])
-                        pipe.execute()
+                    self._handle_safely(entry.message)
+                    requests.ack([entry])
                 backoff.reset()
             except OUTAGE as error:
                 if backoff.should_log(error):
@@ -109,17 +121,17 @@ class EvidenceWriter:
                 connected, wait_s = False, backoff.next()
             self._stop.wait(wait_s)
 
-    def _handle_safely(self, request: EvidenceRequest) -> EvidenceSaved:
-        """As `answer`. One request with which nobody has reckoned must not end the thread that saves all the others."""
+    def _handle_safely(self, request: EvidenceRequest) -> None:
+        """Handle a request; a malformed one must not end the thread that saves all the others."""
         try:
-            return self.handle(request)
-        except (ArithmeticError, ValueError, MemoryError, cv2.error) as error:
-            # A time or box without end, a picture that cannot be encoded.
+            self.handle(request)
+        except (ArithmeticError, ValueError, MemoryError, cv2.error):
+            # An infinite time or box, or a picture that cannot be encoded.
             log.exception("evidence of camera %s cannot be saved", request.camera)
-            return self._refuse(request, f"it cannot be saved: {error}")
+            self._count_missed(request)
 
-    def handle(self, request: EvidenceRequest) -> EvidenceSaved:
-        """Save the pictures of one request; never raises for a request that cannot be met, but says why."""
+    def handle(self, request: EvidenceRequest) -> EvidenceResult:
+        """Save the pictures of one request; a request that cannot be met has a `problem` in its result."""
         if not CAMERA_ID.fullmatch(request.camera):
             return self._refuse(request, "that is no camera id")
         shot = self._find_frame(request)
@@ -129,31 +141,19 @@ class EvidenceWriter:
         try:
             crop = self._save_pictures(request, shot, exact)
         except OSError as error:
-            log.error("evidence of camera %s cannot be saved: %s", request.camera, error)
             return self._refuse(request, f"it cannot be saved: {error.strerror}")
         self._metrics.count("evidence_saved", camera=request.camera)
-        return EvidenceSaved(
-            id=request.id,
-            camera=request.camera,
-            ts=shot.stamp.captured_at_ns / 1e9,
-            epoch=shot.stamp.epoch,
-            sequence=shot.stamp.sequence,
-            exact=exact,
-            full=self._get_relative_path(request, "full"),
-            crop=self._get_relative_path(request, "crop") if crop else "",
-        )
+        full = self._get_relative_path(request, "full")
+        crop_path = self._get_relative_path(request, "crop") if crop else ""
+        return EvidenceResult(shot.stamp.epoch, shot.stamp.sequence, exact, full, crop_path)
 
-    def _refuse(self, request: EvidenceRequest, problem: str) -> EvidenceSaved:
+    def _refuse(self, request: EvidenceRequest, problem: str) -> EvidenceResult:
+        log.warning("no evidence %s of camera %s: %s", request.id, request.camera, problem)
+        self._count_missed(request)
+        return EvidenceResult(request.epoch, request.sequence, problem=problem)
+
+    def _count_missed(self, request: EvidenceRequest) -> None:
         self._metrics.count("evidence_missed", camera=request.camera if CAMERA_ID.fullmatch(request.camera) else "")
-        return EvidenceSaved(
-            id=request.id,
-            camera=request.camera,
-            ts=request.ts,
-            epoch=request.epoch,
-            sequence=request.sequence,
-            exact=False,
-            problem=problem,
-        )
 
     def _find_frame(self, request: EvidenceRequest) -> EvidenceFrame | None:
         """That frame, else the nearest later one."""

@@ -1,7 +1,7 @@
-"""Every message that crosses a process boundary. Nothing but msgspec is imported here.
+"""Define every message that crosses a process boundary; this module imports only msgspec.
 
-Rules, tested with stored golden bytes: fields are added at the end with a default, never reordered, never retyped.
-Business events travel as maps whose values are readable in redis-cli; `FrameDetections` and `TrackedFrame` carry packed
+New fields go to the end and have a default. Fields never change their order or type; stored golden bytes test it.
+Business events travel as maps whose values are readable in redis-cli. `FrameDetections` and `TrackedFrame` carry packed
 columns, which is about 14 times cheaper.
 """
 
@@ -16,74 +16,74 @@ ZoneRuleKind = Literal["occupancy", "loitering", "wrong_way"]
 
 
 class PpeColumns(Struct, frozen=True, array_like=True):
-    """What the PPE model saw on the people of one frame."""
+    """Findings of the PPE model on the people of one frame."""
 
     persons: bytes
-    """uint16 little-endian, shape (k,): the detections (people) that were looked at."""
+    """Indices of the inspected detections (people), uint16 little-endian, shape (k,)."""
     owners: bytes
-    """uint16 little-endian, shape (m,): the detection that each item belongs to, one of `persons`."""
+    """Detection of each item, one of `persons`, uint16 little-endian, shape (m,)."""
     items: bytes
-    """uint8, shape (m,): index into `settings.ppe.PPE_CLASSES`."""
+    """Index into `settings.ppe.PPE_CLASSES`, uint8, shape (m,)."""
     scores: bytes
-    """float32 little-endian, shape (m,)."""
+    """Score of each item, float32 little-endian, shape (m,)."""
     boxes: bytes
-    """float32 little-endian, shape (m, 4), as in FrameDetections."""
+    """Box of each item, float32 little-endian, shape (m, 4), as in FrameDetections."""
     picture_height: int
-    """Pixels, of the picture that was looked at."""
+    """Height of the inspected picture, pixels."""
 
 
 class FrameDetections(Struct, frozen=True, array_like=True):
-    """What the model saw in one analysed frame."""
+    """Detections of one analysed frame."""
 
     camera: str
     epoch: int
-    """Ring epoch; (epoch, sequence) names a frame for ever."""
+    """Ring epoch; (epoch, sequence) identifies a frame for ever."""
     sequence: int
     captured_at_ns: int
     """Wall clock when the frame's first byte arrived, nanoseconds since 1970."""
     boxes: bytes
-    """float32 little-endian, shape (n, 4), x1 y1 x2 y2 normalised to the SOURCE picture."""
+    """Boxes x1 y1 x2 y2 normalised to the SOURCE picture, float32 little-endian, shape (n, 4)."""
     scores: bytes
-    """float32 little-endian, shape (n,)."""
+    """Scores, float32 little-endian, shape (n,)."""
     classes: bytes
-    """uint8, shape (n,): index into `settings.base.CLASSES`."""
+    """Index into `settings.base.CLASSES`, uint8, shape (n,)."""
     source_width: int = 0
     source_height: int = 0
     ppe: PpeColumns | None = None
-    """None where the PPE model was not asked."""
+    """None where the PPE model did not run."""
 
 
 class QueueNow(Struct, frozen=True, array_like=True):
-    """A zone of kind `queue` as it is now."""
+    """Present state of a zone of kind `queue`."""
 
     length: int
     """People who have been inside for `queue_after_s`."""
     longest_s: float
-    """How long the first of them has waited."""
+    """Time that the first of them has waited."""
     served_s: float
-    """How long those waited who left last, a mean that forgets; 0 before the first."""
+    """Waiting time of the people who left last, an exponential mean; 0 before the first."""
 
 
 class TrackedFrame(Struct, frozen=True, array_like=True):
-    """The live boxes of one frame, for people's eyes only: never counted from."""
+    """Live boxes of one frame, for display only and never for counting."""
 
     camera: str
     epoch: int
     sequence: int
     captured_at_ns: int
     boxes: bytes
-    """float32 little-endian, shape (n, 4), as in FrameDetections."""
+    """Boxes as in FrameDetections, float32 little-endian, shape (n, 4)."""
     tracks: bytes
-    """uint32 little-endian, shape (n,)."""
+    """Track ids, uint32 little-endian, shape (n,)."""
     classes: bytes
-    """uint8, shape (n,)."""
+    """Index into `settings.base.CLASSES`, uint8, shape (n,)."""
     occupancy: dict[str, int] = {}
     """Zone id -> tracks inside now."""
     queues: dict[str, QueueNow] = {}
 
 
 class Event(Struct, frozen=True, kw_only=True, tag_field="type", tag=True):
-    """Base of every business event. `id` is deterministic: a redelivered or replayed event has the same one."""
+    """Base of every business event; `id` is deterministic, so a repeated event has the same one."""
 
     id: str
     camera: str
@@ -92,7 +92,7 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="type", tag=True):
 
 
 class LineCrossed(Event, frozen=True, kw_only=True):
-    """A confirmed track changed to the other side of a line, at the time of its first sample there."""
+    """A confirmed track changed to the other side of a line; `ts` is its first sample there."""
 
     line: str
     direction: Direction
@@ -103,7 +103,7 @@ class LineCrossed(Event, frozen=True, kw_only=True):
 
 
 class ZoneChanged(Event, frozen=True, kw_only=True):
-    """A track settled inside or outside a zone; `occupancy` is the zone's count after it."""
+    """A track settled inside or outside a zone; `occupancy` is the zone's count afterwards."""
 
     zone: str
     change: Direction
@@ -113,25 +113,25 @@ class ZoneChanged(Event, frozen=True, kw_only=True):
     epoch: int
     sequence: int
     dwell_s: float = 0.0
-    """`out`: how long it was inside."""
+    """Time spent inside, for `out`."""
 
 
 class ZoneMinute(Event, frozen=True, kw_only=True):
-    """One minute of a zone in which somebody was inside; `ts` is the minute's beginning."""
+    """One minute of a zone that was not empty; `ts` is the minute's beginning."""
 
     zone: str
     occupancy: int
-    """At its end."""
+    """Occupancy at the minute's end."""
     maximum: int
     mean: float
-    """Over the time that was observed."""
+    """Mean over the observed time."""
     observed_s: float
     entries: int
     exits: int
     dwells: str = ""
-    """Seconds that each of those who left had been inside, separated by commas."""
+    """Seconds inside of each person who left, separated by commas."""
     longest_wait_s: float = 0.0
-    """Queues: the longest that anybody had waited at the minute's end."""
+    """Longest waiting time of a queue at the minute's end."""
 
 
 class Alert(Event, frozen=True, kw_only=True):
@@ -140,11 +140,11 @@ class Alert(Event, frozen=True, kw_only=True):
     rule: ZoneRuleKind
     state: Literal["opened", "closed"]
     alert: str
-    """The same for the opening and the closing: the id of the event that opened it."""
+    """Id of the event that opened it, the same for opening and closing."""
     zone: str = ""
     area: str = ""
     value: float = 0.0
-    """Occupancy, or seconds inside; at a closing the greatest since the opening."""
+    """Occupancy or seconds inside; at the closing the maximum since the opening."""
     limit: float = 0.0
     opened_at: float = 0.0
     track: int = 0
@@ -154,7 +154,7 @@ class Alert(Event, frozen=True, kw_only=True):
 
 
 class AreaChanged(Event, frozen=True, kw_only=True):
-    """The occupancy of an area of the site changed; `camera` is where the cause was seen, empty at a reset."""
+    """The occupancy of an area changed; `camera` saw the cause and is empty at a reset."""
 
     area: str
     occupancy: int
@@ -162,25 +162,25 @@ class AreaChanged(Event, frozen=True, kw_only=True):
     """Half the width of the 95 % interval."""
     entries: int
     exits: int
-    """Since the last reset."""
+    """Exits since the last reset, like `entries`."""
     cause: Literal["crossing", "zone", "reset"]
 
 
 class PpeObserved(Event, frozen=True, kw_only=True):
-    """What was seen of a confirmed person in one frame that the PPE model looked at; `PPEWorker` votes over many.
+    """PPE findings for one confirmed person in one frame; the PPE worker votes over many.
 
-    Each finding is the best score of such an item on that person, 0 where none was seen.
+    Each finding is the best score of that item on the person, 0 where none was seen.
     """
 
     track: int
     epoch: int
     sequence: int
     detection: int
-    """Index of the person in the frame's detections: a request for evidence names it."""
+    """Index of the person in the frame's detections, for a request for evidence."""
     height_px: float
-    """Height of the person in the picture that was looked at, pixels: small people are hard to judge."""
+    """Height of the person in the inspected picture, pixels; small people are hard to judge."""
     zones: str = ""
-    """Ids of the zones in which the feet are, separated by commas (an id holds none)."""
+    """Ids of the zones that contain the feet, separated by commas (an id holds none)."""
     hardhat: float = 0.0
     no_hardhat: float = 0.0
     vest: float = 0.0
@@ -191,11 +191,11 @@ class PpeObserved(Event, frozen=True, kw_only=True):
     y1: float = 0.0
     x2: float = 0.0
     y2: float = 0.0
-    """The person's box, normalised to the source picture."""
+    """Corners of the person's box, normalised to the source picture."""
 
 
 class CameraGap(Event, frozen=True, kw_only=True):
-    """From `start` to `end` (Unix seconds) its crossings may be missing; said when it is over, `ts` is `end`."""
+    """Crossings may be missing from `start` to `end` (Unix seconds); sent at the end, `ts` is `end`."""
 
     start: float
     end: float
@@ -208,11 +208,11 @@ class CameraChanged(Event, frozen=True, kw_only=True):
     state: Literal["connecting", "live", "stalled", "backing_off", "stopped", "misconfigured"]
     detail: str = ""
     failures: int = 0
-    """Connections that have failed in a row by then; what the retries of a camera that stays down have come to."""
+    """Connections that have failed in a row so far."""
 
 
 class StoreFilling(Event, frozen=True, kw_only=True):
-    """The history's server fills (`filling`), is relieved of its oldest data (`dropping`), or has room again (`ok`)."""
+    """Redis fills (`filling`), loses its oldest data (`dropping`), or has room again (`ok`)."""
 
     state: Literal["ok", "filling", "dropping"]
     used_bytes: int
@@ -220,57 +220,38 @@ class StoreFilling(Event, frozen=True, kw_only=True):
 
 
 class EvidenceRequest(Struct, frozen=True, kw_only=True):
-    """Asks inference for a frame's pictures, kept for `ppe.evidence_s` where `storage.evidence` says."""
+    """Ask inference to save a frame's pictures, which it keeps for `ppe.evidence_s`."""
 
     id: str
-    """Of the event that the pictures are for; the same id again writes the same files."""
+    """Id of the event that the pictures are for; the same id again writes the same files."""
     camera: str
     ts: float
     """Unix seconds of the event."""
     epoch: int
     sequence: int
     detection: int = -1
-    """Index of the person in that frame's detections; -1 for none: then there is no crop, unless there is a box."""
+    """Index of the person in that frame's detections; -1 for none, then only a box gives a crop."""
     x1: float = 0.0
     y1: float = 0.0
     x2: float = 0.0
     y2: float = 0.0
-    """Where the person was, for a crop of a later frame; all 0 for nowhere."""
-
-
-class EvidenceSaved(Struct, frozen=True, kw_only=True):
-    """The answer to one EvidenceRequest."""
-
-    id: str
-    camera: str
-    ts: float
-    """Unix seconds of the picture; of the request where there is none."""
-    epoch: int
-    sequence: int
-    """The frame that was saved."""
-    exact: bool = True
-    """False: the frame was gone, this is the nearest later one there was."""
-    full: str = ""
-    crop: str = ""
-    """Paths relative to the evidence folder; empty for a picture that could not be had."""
-    problem: str = ""
-    """Why there is none."""
+    """Corners of the person's box, for a crop of a later frame; all 0 for none."""
 
 
 class AuditEntry(Struct, frozen=True, kw_only=True):
-    """One change that a person or a program made, or one sign-in."""
+    """One change by a person or a program, or one sign-in."""
 
     ts: float
     """Unix seconds, UTC."""
     who: str
-    """The account's name; empty for one that is not signed in."""
+    """Name of the account; empty without a sign-in."""
     via: Literal["session", "token", "anonymous", "cli"]
     action: str
-    """Dotted: `account.create`, `camera.change`, `session.refuse`."""
+    """Dotted name: `account.create`, `camera.change`, `session.refuse`."""
     target: str
     address: str = ""
     detail: str = ""
-    """What changed, as people read it; never a secret."""
+    """Readable description of the change; never a secret."""
     token: str = ""
     """Id of the API token that was used."""
 
@@ -282,28 +263,28 @@ class AlertRaised(Event, frozen=True, kw_only=True):
     rule: str
     severity: Literal["info", "warning", "critical"]
     subject: str
-    """The zone, line, track or visit that it is about; empty for the camera as a whole."""
+    """Zone, line, track or visit concerned; empty for the camera as a whole."""
     title: str
 
 
 class AlertChanged(Event, frozen=True, kw_only=True):
-    """An alert was acknowledged, closed, opened again or escalated; `by` is the user, empty for the rule itself."""
+    """An alert was acknowledged, closed, reopened or escalated; an empty `by` is the rule itself."""
 
     alert: str
     rule: str
     state: Literal["open", "acknowledged", "closed"]
     by: str = ""
     escalated: int = 0
-    """The step that was taken, where it was escalated; else 0."""
+    """Number of the escalation step, 0 for no escalation."""
 
 
 class VisitorChanged(Event, frozen=True, kw_only=True):
-    """A visit changed. It carries ids, never names: who that is stays in the visitors' store. `camera` is empty."""
+    """A visit changed; the event has ids and never names, and `camera` is empty."""
 
     visit: str
     person: str
     state: str
-    """`visitors.model.State`."""
+    """State of the visit, one of `visitors.visit`."""
     previous: str
     """Empty for a new visit."""
     version: int
@@ -311,31 +292,31 @@ class VisitorChanged(Event, frozen=True, kw_only=True):
     expected_until: float
     area: str = ""
     by: str = ""
-    """The user; empty for a rule."""
+    """Name of the user; empty for a rule."""
     auto: int = 0
-    """1: checked out by the night's rule."""
+    """1 where the nightly rule checked the visitor out."""
 
 
 class VisitorNotice(Event, frozen=True, kw_only=True):
-    """Something that a visit's host should hear of."""
+    """A notice for the host of a visit."""
 
     visit: str
     notice: Literal["arrived", "sign_out_reminder", "overstayed", "no_show"]
 
 
 class AreaMismatch(Event, frozen=True, kw_only=True):
-    """Cameras and the list of visitors disagree about an area, or agree again (`closed`)."""
+    """Cameras and visitor list disagree about an area, or agree again (`closed`)."""
 
     area: str
     state: Literal["opened", "closed"]
     counted: int
-    """By the cameras."""
+    """People counted by the cameras."""
     expected: int
-    """Visitors who are checked in there, and the staff baseline."""
+    """Visitors who are checked in there, plus the staff baseline."""
     since: float
-    """Unix seconds."""
+    """Begin of the mismatch, Unix seconds."""
     door: str = ""
-    """`<camera>/<line>` with the greatest surplus since they last agreed."""
+    """`<camera>/<line>` with the largest surplus since the last agreement."""
 
 
 class TailgatingSuspected(Event, frozen=True, kw_only=True):
@@ -350,7 +331,7 @@ class TailgatingSuspected(Event, frozen=True, kw_only=True):
 
 
 class RollCallChanged(Event, frozen=True, kw_only=True):
-    """An evacuation began or ended, or a person was marked; `visit` is empty for the roll call as a whole."""
+    """A roll call began or ended, or a person was marked; `visit` is empty for the whole roll call."""
 
     roll_call: str
     state: Literal["started", "safe", "missing", "ended"]
@@ -360,23 +341,23 @@ class RollCallChanged(Event, frozen=True, kw_only=True):
 
 
 class PpeViolation(Event, frozen=True, kw_only=True):
-    """A person does not wear what a rule asks for (`opened`), or it is over (`closed`). One violation, two events."""
+    """A person lacks required PPE (`opened`), or the violation is over (`closed`)."""
 
     violation: str
-    """The same for both; also the id of its evidence."""
+    """Id of the violation in both events, and of its evidence."""
     rule: str
     state: Literal["opened", "closed"]
     items: str
-    """What is missing, separated by commas."""
+    """Missing items, separated by commas."""
     zone: str
     track: int
     first_seen: float
     last_seen: float
-    """Unix seconds."""
+    """Time of the last observation, Unix seconds, like `first_seen`."""
     votes: str = ""
-    """Per item the newest votes, positive for missing."""
+    """Newest votes per item, positive for missing."""
     cause: str = ""
-    """`closed`: complied, left or gone."""
+    """Reason of the closing: complied, left or gone."""
 
 
 AnyEvent = (

@@ -1,4 +1,4 @@
-"""The stream table: what each Redis stream carries, who keeps it how long, and how much of it to expect."""
+"""The table of Redis streams: content, encoding, retention and expected rate of each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from crowdperf.messaging.schema import (
     AuditEntry,
     CameraChanged,
     EvidenceRequest,
-    EvidenceSaved,
     FrameDetections,
     PpeObserved,
     TrackedFrame,
@@ -19,12 +18,12 @@ from crowdperf.messaging.schema import (
 
 
 class Stream(Struct, frozen=True, kw_only=True):
-    """One row of the table. `key` holds `{camera}` where there is one stream per camera."""
+    """One row of the table; `key` holds `{camera}` where there is one stream per camera."""
 
     name: str
     key: str
     message_type: Any
-    """The Struct, or the union of Structs, of its entries."""
+    """Struct, or union of Structs, of its entries."""
     encoding: str
     """`packed` (one msgpack field `d`) or `map` (one field per attribute)."""
     ids: str
@@ -32,7 +31,7 @@ class Stream(Struct, frozen=True, kw_only=True):
     retention: str
     expected_rate: str
     max_entries: int
-    """A bound that holds even while nobody trims."""
+    """Bound that holds even while the stream is not trimmed."""
 
 
 DETECTIONS = Stream(
@@ -75,7 +74,7 @@ CONNECTIONS = Stream(
     expected_rate="none while live; 16 a minute while the camera is down",
     max_entries=1_000,
 )
-"""Apart from `events`: a hundred dead cameras make 2 million changes a day, which would push everything else out."""
+"""Separate from `events`: a hundred dead cameras cause 2 million changes a day, which would displace all else."""
 OBSERVATIONS = Stream(
     name="observations",
     key="crowdperf:observations",
@@ -86,7 +85,7 @@ OBSERVATIONS = Stream(
     expected_rate="ppe.fps (1/s) per person on cameras with a PPE rule",
     max_entries=200_000,
 )
-"""Apart from `events`, which is history: a busy site observes more in a day than it has events in a month."""
+"""Separate from `events`: a busy site has more observations in a day than events in a month."""
 EVIDENCE_REQUESTS = Stream(
     name="evidence_requests",
     key="crowdperf:evidence:requests",
@@ -95,16 +94,6 @@ EVIDENCE_REQUESTS = Stream(
     ids="*",
     retention="the last 10,000",
     expected_rate="one per PPE violation",
-    max_entries=10_000,
-)
-EVIDENCE = Stream(
-    name="evidence",
-    key="crowdperf:evidence:saved",
-    message_type=EvidenceSaved,
-    encoding="map",
-    ids="*",
-    retention="the last 10,000",
-    expected_rate="one per request",
     max_entries=10_000,
 )
 AUDIT = Stream(
@@ -117,9 +106,18 @@ AUDIT = Stream(
     expected_rate="one per change or sign-in",
     max_entries=1_000_000,
 )
-STREAMS = (DETECTIONS, TRACKS, EVENTS, CONNECTIONS, OBSERVATIONS, EVIDENCE_REQUESTS, EVIDENCE, AUDIT)
+STREAMS = (DETECTIONS, TRACKS, EVENTS, CONNECTIONS, OBSERVATIONS, EVIDENCE_REQUESTS, AUDIT)
 
 
 def stream_key(stream: Stream, camera: str = "", prefix: str = "") -> str:
-    """The Redis key of `stream` (for one camera), with the configured prefix in front."""
+    """Build the Redis key of a stream.
+
+    Args:
+        stream: row of the table.
+        camera: id of the camera, for a stream per camera.
+        prefix: the configured prefix of every key.
+
+    Returns:
+        The Redis key.
+    """
     return prefix + stream.key.format(camera=camera)
