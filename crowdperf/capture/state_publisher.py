@@ -69,7 +69,7 @@ class StatePublisher:
                 publisher.publish(event, event.camera)
             except (*OUTAGE, redis.ResponseError) as error:
                 if backoff.should_log(error):
-                    log.warning("Redis takes nothing (%s): state changes wait in memory", error)
+                    log.warning("Redis unavailable (%s): state changes wait in memory", error)
                 with self._wake:
                     self._wake.wait(backoff.next())
                     if self._is_closing:

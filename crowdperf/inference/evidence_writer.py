@@ -117,7 +117,7 @@ class EvidenceWriter:
                 backoff.reset()
             except OUTAGE as error:
                 if backoff.should_log(error):
-                    log.warning("Redis takes nothing (%s): requests for evidence wait", error)
+                    log.warning("Redis unavailable (%s): requests for evidence wait", error)
                 connected, wait_s = False, backoff.next()
             self._stop.wait(wait_s)
 

@@ -1,6 +1,7 @@
-"""How messages look in Redis: packed Structs as one msgpack field `d`, events as readable maps.
+"""Encode messages as Redis stream entries, and decode them.
 
-How a message becomes a dead letter: as it was, with the reason and where it came from.
+Packed Structs travel as one msgpack field `d`, events as readable maps. A dead letter is an entry as it was, with the
+reason and its origin added.
 """
 
 from __future__ import annotations
@@ -12,25 +13,25 @@ import msgspec
 from crowdperf.messaging.streams import Stream
 
 Fields = dict[Any, Any]
-"""As redis-py takes and types it: str or bytes to str, bytes or number."""
+"""Fields as redis-py accepts them: str or bytes to str, bytes or number."""
 
 
 class PoisonError(Exception):
-    """A stream entry that cannot be decoded; the message says why."""
+    """A stream entry cannot be decoded; the message gives the reason."""
 
 
 def encode(stream: Stream, message: msgspec.Struct) -> Fields:
-    """The fields of the entry for `message`."""
+    """Encode `message` as the fields of an entry."""
     if stream.encoding == "packed":
         return {"d": msgspec.msgpack.encode(message)}
     return {name: _to_field(value) for name, value in msgspec.to_builtins(message).items()}
 
 
 def decode(stream: Stream, fields: dict[bytes, bytes]) -> Any:
-    """The message of an entry.
+    """Decode the message of an entry.
 
     Raises:
-        PoisonError: fields are missing or have no such type.
+        PoisonError: fields are missing or have another type.
     """
     try:
         if stream.encoding == "packed":
@@ -42,23 +43,41 @@ def decode(stream: Stream, fields: dict[bytes, bytes]) -> Any:
 
 
 def _to_field(value: object) -> str | float | int:
-    """A field's value as people read it; floats keep every digit."""
+    """Convert a field's value to readable text; floats keep every digit."""
     return value if isinstance(value, (str, int, float)) and not isinstance(value, bool) else str(value)
 
 
 MAX_DEAD_LETTERS = 10_000
-"""Dead letters kept per consumer; the oldest go."""
+"""Dead letters kept per consumer; the oldest are removed."""
 
 
 def dead_key(stream: str, consumer: str, prefix: str = "") -> str:
-    """Where the dead letters of a consumer are kept."""
+    """Build the key of a consumer's dead letters.
+
+    Args:
+        stream: name of the stream.
+        consumer: name of the consumer group.
+        prefix: the configured prefix of every key.
+
+    Returns:
+        The Redis key.
+    """
     return f"{prefix}crowdperf:dead:{stream}:{consumer}"
 
 
 def stage_dead_letter(
     pipe: Any, destination: str, fields: dict[bytes, bytes], entry_id: bytes, stream: str, reason: str
 ) -> None:
-    """Add a message to the dead letters `dead` inside the transaction that acknowledges it."""
+    """Add a dead letter inside the transaction that acknowledges its entry.
+
+    Args:
+        pipe: the transaction.
+        destination: key of the dead letters, from `dead_key`.
+        fields: the entry's fields.
+        entry_id: the entry's stream id.
+        stream: key of the stream that it was read from.
+        reason: why it cannot be handled.
+    """
     pipe.xadd(
         destination,
         {**fields, b"_why": reason, b"_id": entry_id, b"_from": stream},
@@ -68,5 +87,5 @@ def stage_dead_letter(
 
 
 def is_addressed_to(fields: dict[bytes, bytes], group: str) -> bool:
-    """Whether a stream's entry is for this consumer: every entry is, but a dead letter that another one drove again."""
+    """Check whether an entry is for this consumer group; only a redriven dead letter is for one group alone."""
     return fields.get(b"_for", group.encode()) == group.encode()

@@ -1,7 +1,7 @@
-"""Dead letters: messages that a consumer could not handle. `crowdperf dead-letters` lists, shows, drives again, drops.
+"""List, show, redrive and drop dead letters: messages that a consumer could not handle.
 
-A dead letter is the message as it was, with `_why`, `_id` (its stream id) and `_from` (the key of its stream). Driven
-again, it is appended to its stream once more with `_for` = its consumer, so that nobody else handles it twice.
+A dead letter is the message with `_why`, `_id` (its stream id) and `_from` (the key of its stream). Redriving appends
+it to its stream again with `_for` = its consumer, so that no other consumer handles it twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
 
 
 class DeadLetterQueue(Struct, frozen=True):
-    """The dead letters of one consumer of one stream."""
+    """Number of dead letters of one consumer of one stream."""
 
     name: str
     """`<stream>:<consumer>`."""
@@ -34,29 +34,29 @@ class DeadLetter(Struct, frozen=True):
     id: str
     reason: str
     stream: str
-    """The key it was read from."""
+    """Key of the stream that it was read from."""
     fields: dict[str, str]
 
 
 class DeadLetterStore:
-    """All dead letters of one installation. An outage of Redis is the caller's to report."""
+    """All dead letters of one installation; the caller reports an outage of Redis."""
 
     def __init__(self, client: Any, prefix: str = "") -> None:
         self._client = client
         self._prefix = prefix
 
     def list_queues(self) -> list[DeadLetterQueue]:
-        """Every consumer that has some."""
+        """List the consumers that have dead letters."""
         start = dead_key("", "", self._prefix)[:-1]
         names = sorted(name.decode() for name in self._client.scan_iter(match=f"{start}*", count=1000))
-        found = [DeadLetterQueue(name[len(start) :], self._client.xlen(name)) for name in names]
-        return [box for box in found if box.count]
+        queues = [DeadLetterQueue(name[len(start) :], self._client.xlen(name)) for name in names]
+        return [queue for queue in queues if queue.count]
 
     def get_letters(self, queue_name: str, ids: list[str] | None = None) -> list[DeadLetter]:
-        """The letters of `<stream>:<consumer>`, oldest first; only those of `ids` where they are given.
+        """Return the letters of `<stream>:<consumer>`, oldest first; only those of `ids` where given.
 
         Raises:
-            ConfigError: there is no such box, or none of that id in it.
+            ConfigError: there is no such queue, or no letter with that id.
         """
         name = self._find_key(queue_name)
         if ids is None:
@@ -77,20 +77,19 @@ class DeadLetterStore:
         return list(rows)
 
     def redrive(self, queue_name: str, ids: list[str] | None = None) -> int:
-        """Give letters to their consumer again; returns how many. Each is moved in one transaction.
+        """Return letters to their consumer, each in one transaction, and count them.
 
         Raises:
-            ConfigError: no such letter, or a stream whose entries cannot be repeated.
+            ConfigError: there is no such letter, or the stream's entries cannot be repeated.
         """
         stream, _, consumer = queue_name.partition(":")
         if stream not in (EVENTS.name, delivery_queue.DEAD_LETTER_STREAM):
             raise ConfigError(
-                f"the dead letters of {queue_name} cannot be driven again: their time is past, what came "
-                "after them is done. "
+                f"the dead letters of {queue_name} cannot be driven again: later messages are handled already. "
                 f"Remedy: look at them (`show {queue_name}`), then `crowdperf dead-letters drop {queue_name}`."
             )
-        found = self.get_letters(queue_name, ids)
-        for letter in found:
+        letters = self.get_letters(queue_name, ids)
+        for letter in letters:
             with self._client.pipeline(transaction=True) as pipe:
                 if stream == EVENTS.name:
                     pipe.xadd(stream_key(EVENTS, prefix=self._prefix), {**letter.fields, "_for": consumer})
@@ -99,25 +98,23 @@ class DeadLetterStore:
                     delivery_queue.stage_item(pipe, consumer, item, body, 0.0, self._prefix)
                 pipe.xdel(self._find_key(queue_name), letter.id)
                 pipe.execute()
-        return len(found)
+        return len(letters)
 
     def drop(self, queue_name: str, ids: list[str] | None = None) -> int:
-        """Delete letters; returns how many.
+        """Delete letters and count them.
 
         Raises:
             ConfigError: there is no such letter.
         """
-        found = self.get_letters(queue_name, ids)
-        return int(self._client.xdel(self._find_key(queue_name), *(letter.id for letter in found))) if found else 0
+        letters = self.get_letters(queue_name, ids)
+        return int(self._client.xdel(self._find_key(queue_name), *(letter.id for letter in letters))) if letters else 0
 
     def _find_key(self, queue_name: str) -> str:
         stream, colon, consumer = queue_name.partition(":")
         name = dead_key(stream, consumer, self._prefix)
         if not colon or not self._client.exists(name):
             known = ", ".join(row.name for row in self.list_queues()) or "none"
-            raise ConfigError(
-                f"there are no dead letters called {queue_name!r}. Remedy: use one of those there are: {known}."
-            )
+            raise ConfigError(f"there are no dead letters called {queue_name!r}. Remedy: use one of these: {known}.")
         return name
 
 

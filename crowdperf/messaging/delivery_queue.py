@@ -1,8 +1,7 @@
-"""What waits to be delivered to one outside endpoint: a queue per endpoint, in Redis, so that a restart loses nothing.
+"""Queue deliveries to an outside endpoint in Redis, so that a restart loses nothing.
 
-Four keys per endpoint: the items by id, a sorted set of ids by the time of their next attempt, the number of attempts
-so far, and the books of what was sent and what failed. Adding an id again changes nothing. Delivery is at least once:
-the id lets the receiver tell.
+An endpoint has four keys: the items by id, a sorted set of ids by the time of their next attempt, the number of
+attempts, and the statistics. Adding an id again changes nothing. Delivery is at least once; the id marks a repetition.
 """
 
 from __future__ import annotations
@@ -15,41 +14,41 @@ from msgspec import Struct
 from crowdperf.messaging.codec import dead_key, stage_dead_letter
 
 DEAD_LETTER_STREAM = "notify"
-"""Its dead letters are `crowdperf:dead:notify:<endpoint>`."""
+"""Stream name of the dead letters `crowdperf:dead:notify:<endpoint>`."""
 
 
 class DeliveryItem(Struct, frozen=True):
-    """One thing to deliver."""
+    """One message to deliver."""
 
     id: str
     body: bytes
     attempts: int
-    """Failed ones so far."""
+    """Failed attempts so far."""
 
 
 class DeliveryStats(Struct, frozen=True, kw_only=True):
-    """What has become of an endpoint's items, since there is the endpoint."""
+    """Deliveries of an endpoint since it exists."""
 
     sent: int = 0
     failed: int = 0
-    """Attempts, not items."""
+    """Failed attempts, not items."""
     sent_at: float | None = None
-    """Unix seconds; None for never. The same for `failed_at`."""
+    """Unix seconds, None for never, like `failed_at`."""
     failed_at: float | None = None
 
 
 def due_key(endpoint: str, prefix: str = "") -> str:
-    """The ids that wait, by the time of their next attempt (Unix seconds)."""
+    """Build the key of the waiting ids, scored by the Unix time of their next attempt."""
     return _build_key("due", endpoint, prefix)
 
 
 def stats_key(endpoint: str, prefix: str = "") -> str:
-    """The hash of the endpoint's `Books`."""
+    """Build the key of the hash of an endpoint's `DeliveryStats`."""
     return _build_key("books", endpoint, prefix)
 
 
 def parse_stats(fields: dict[bytes, bytes]) -> DeliveryStats:
-    """The books of a hash."""
+    """Convert the hash of `stats_key`."""
     return msgspec.convert({name.decode(): text.decode() for name, text in fields.items()}, DeliveryStats, strict=False)
 
 
@@ -62,17 +61,31 @@ def _build_keys(endpoint: str, prefix: str) -> tuple[str, str, str]:
 
 
 def stage_item(pipe: Any, endpoint: str, item: str, body: bytes, due: float, prefix: str = "") -> None:
-    """Add an item inside a transaction; `due` in Unix seconds."""
+    """Add an item inside a transaction.
+
+    Args:
+        pipe: the transaction.
+        endpoint: name of the endpoint.
+        item: id of the item.
+        body: what is delivered.
+        due: time of the first attempt, Unix seconds.
+        prefix: the configured prefix of every key.
+    """
     items, times, _ = _build_keys(endpoint, prefix)
     pipe.hsetnx(items, item, body)
     pipe.zadd(times, {item: due}, nx=True)
 
 
 class DeliveryQueue:
-    """The queue of one endpoint, for the one thread that delivers to it.
+    """Queue of one endpoint, for the one thread that delivers to it.
+
+    Args:
+        client: a redis-py client.
+        endpoint: name of the endpoint.
+        prefix: the configured prefix of every key.
 
     Raises:
-        redis.ConnectionError, redis.TimeoutError: from every call, while Redis is away; nothing is lost.
+        redis.ConnectionError, redis.TimeoutError: by every method, while Redis is unavailable; nothing is lost.
     """
 
     def __init__(self, client: Any, endpoint: str, prefix: str = "") -> None:
@@ -82,7 +95,7 @@ class DeliveryQueue:
         self._dead_key = dead_key(DEAD_LETTER_STREAM, endpoint, prefix)
 
     def peek(self, now: float) -> DeliveryItem | None:
-        """The item that is due first, None where none is due at `now` (Unix seconds)."""
+        """Return the item that is due first, None where none is due at `now` (Unix seconds)."""
         ids = self._client.zrangebyscore(self._due_key, "-inf", now, start=0, num=1)
         if not ids:
             return None
@@ -96,14 +109,20 @@ class DeliveryQueue:
         return int(self._client.zcard(self._due_key))
 
     def mark_delivered(self, item: DeliveryItem, now: float) -> None:
-        """It was delivered at `now`."""
+        """Remove an item that was delivered at `now` (Unix seconds)."""
         with self._client.pipeline(transaction=True) as pipe:
             self._stage_removal(pipe, item)
             self._stage_stats(pipe, "sent", now)
             pipe.execute()
 
     def schedule_retry(self, item: DeliveryItem, due: float, now: float) -> None:
-        """It failed at `now`, and is to be tried again at `due`."""
+        """Count a failed attempt and set the time of the next one.
+
+        Args:
+            item: what could not be delivered.
+            due: time of the next attempt, Unix seconds.
+            now: time of the failure, Unix seconds.
+        """
         with self._client.pipeline(transaction=True) as pipe:
             self._stage_stats(pipe, "failed", now)
             pipe.hincrby(self._attempts_key, item.id, 1)
@@ -111,7 +130,13 @@ class DeliveryQueue:
             pipe.execute()
 
     def dead_letter(self, item: DeliveryItem, reason: str, now: float) -> None:
-        """It failed at `now` and cannot be delivered: to the dead letters."""
+        """Move an item that cannot be delivered to the dead letters.
+
+        Args:
+            item: what could not be delivered.
+            reason: why.
+            now: time of the failure, Unix seconds.
+        """
         fields = {b"id": item.id.encode(), b"body": item.body}
         with self._client.pipeline(transaction=True) as pipe:
             stage_dead_letter(pipe, self._dead_key, fields, item.id.encode(), self._items_key, reason)

@@ -1,6 +1,6 @@
-"""Detections on their way to Redis: pipelined, with explicit ids, kept in bounded memory while Redis is away.
+"""Send detections to Redis: pipelined, with explicit ids, kept in bounded memory during an outage.
 
-An outbox with a postman: what waits is sent by a thread of its own.
+`Outbox` holds the waiting messages, `BackgroundSender` sends them from its own thread.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 
 
 class DetectionSink(Protocol):
-    """Where detections are put to be sent: an `Outbox`, or a `Poster` around one."""
+    """Destination of detections: an `Outbox`, or a `BackgroundSender` around one."""
 
     @property
     def lost(self) -> int:
-        """Messages dropped because Redis was away for longer than the bound lasts."""
+        """Messages dropped because an outage lasted longer than the bound allows."""
 
     def __len__(self) -> int: ...
 
@@ -39,18 +39,23 @@ class DetectionSink(Protocol):
         """Add one message."""
 
     def flush(self, now: float) -> int:
-        """Send what waits, or have it sent; how many are known to be stored."""
+        """Send the waiting messages, or request it; return how many are known to be stored."""
 
     def take_send_time_s(self) -> float:
-        """Seconds of sending since they were last taken."""
+        """Return the seconds spent on sending since the last call."""
 
 
 class Outbox:
-    """The only writer of `detections:<camera>`. One thread may put while another one flushes.
+    """The only writer of `detections:<camera>`; one thread may put while another one flushes.
 
-    Ids are `<epoch>-<sequence>`, so an XADD whose reply was lost can be repeated: Redis refuses what it already has
-    ("equal or smaller"), and refused means stored. An epoch below the stream's last one (the clock went back) would be
-    refused too, and lost: such a stream is told to accept it by XSETID, once per epoch, and the log says so.
+    Ids are `<epoch>-<sequence>`, so an XADD without a reply can be repeated. Redis refuses an id that it has ("equal or
+    smaller"), and refused means stored. An epoch below the stream's last one (the clock went back) would be lost in the
+    same way. Such a stream is emptied and its last id is lowered (XSETID), once per epoch, with a line in the log.
+
+    Args:
+        client: a redis-py client.
+        prefix: the configured prefix of every key.
+        max_messages: bound of the memory; the oldest messages are dropped.
     """
 
     def __init__(self, client: redis.Redis, prefix: str = "", max_messages: int = 20_000) -> None:
@@ -66,11 +71,11 @@ class Outbox:
         self._epochs: OrderedDict[str, int] = OrderedDict()
         self._send_time_s = 0.0
         self.lost = 0
-        """Messages dropped because Redis was away for longer than the bound lasts."""
+        """Messages dropped because an outage lasted longer than the bound allows."""
         self.connected = False
 
     def put(self, message: FrameDetections) -> None:
-        """Add one message; the oldest that waits goes, and is counted, when the bound is reached."""
+        """Add one message; at the bound the oldest one is dropped and counted."""
         with self._lock:
             self._queue.append(message)
             self._drop_oldest()
@@ -79,9 +84,9 @@ class Outbox:
         return len(self._queue) + len(self._in_flight)
 
     def flush(self, now: float) -> int:
-        """Send what is waiting; returns how many messages were stored. `now` is a monotonic time in seconds.
+        """Send waiting messages and return how many were stored; `now` is monotonic, in seconds.
 
-        Never raises for an outage: the messages stay, and the next attempt waits for the back-off.
+        An outage is not raised: the messages stay, and the next attempt waits for the back-off.
         """
         if not self._queue or now < self._retry_at:
             return 0
@@ -106,7 +111,7 @@ class Outbox:
         return stored
 
     def take_send_time_s(self) -> float:
-        """Seconds of encoding and sending since they were last taken."""
+        """Return the seconds spent on encoding and sending since the last call."""
         with self._lock:
             spent, self._send_time_s = self._send_time_s, 0.0
         return spent
@@ -117,7 +122,7 @@ class Outbox:
             self.lost += 1
 
     def _send(self, batch: list[FrameDetections]) -> None:
-        """One round trip; any trouble is raised, and then all of the batch is sent again."""
+        """Send a batch in one round trip; after an error all of it is sent again."""
         for message in batch:
             if self._epochs.get(message.camera) != message.epoch:
                 self._accept_epoch(message)
@@ -137,13 +142,13 @@ class Outbox:
 
     def _handle_outage(self, error: BaseException, now: float) -> None:
         if self._backoff.should_log(error):
-            log.warning("Redis takes nothing (%s): detections wait in memory", error)
+            log.warning("Redis unavailable (%s): detections wait in memory", error)
         self.connected = False
         self._epochs.clear()
         self._retry_at = now + self._backoff.next()
 
     def _accept_epoch(self, message: FrameDetections) -> None:
-        """See to it that the stream accepts this epoch."""
+        """Make the stream accept this epoch."""
         name = stream_key(DETECTIONS, message.camera, self._prefix)
         last = self._client.xrevrange(name, count=1)
         if last and int(last[0][0].split(b"-")[0]) > message.epoch:
@@ -161,15 +166,15 @@ class Outbox:
 
 
 RETRY_INTERVAL_S = 0.05
-"""How often it is tried again while messages wait for Redis."""
+"""Time between two attempts while messages wait for Redis."""
 MAX_CLOSE_WAIT_S = 2.0
-"""What `close` waits at most for the last messages."""
+"""Time that `close` waits for the last messages."""
 
 
 class BackgroundSender:
-    """Sends an outbox's messages, so that a Redis that is slow, far away or frozen never holds up who fills it.
+    """Send an outbox's messages from a thread, so that a slow Redis never delays the producer.
 
-    `put` and `flush` return at once; the outbox keeps what waits, within its bound. `clock` is monotonic, in seconds.
+    `put` and `flush` return at once; the outbox keeps waiting messages within its bound. `clock` is monotonic, in s.
     """
 
     def __init__(self, outbox: Outbox, clock: Callable[[], float]) -> None:
@@ -181,7 +186,7 @@ class BackgroundSender:
 
     @property
     def lost(self) -> int:
-        """Messages dropped because Redis was away for longer than the bound lasts."""
+        """Messages dropped because an outage lasted longer than the bound allows."""
         return self._outbox.lost
 
     def __len__(self) -> int:
@@ -192,7 +197,7 @@ class BackgroundSender:
         self._outbox.put(message)
 
     def flush(self, now: float) -> int:
-        """Have what waits sent soon; returns 0: how many were stored is not known yet.
+        """Request that waiting messages are sent; return 0, since the number stored is not known yet.
 
         Raises:
             redis.ResponseError: Redis refused a message for good, a defect that ends the process.
@@ -205,11 +210,11 @@ class BackgroundSender:
         return 0
 
     def take_send_time_s(self) -> float:
-        """Seconds of sending since they were last taken; they cost who fills it none."""
+        """Return the seconds spent on sending since the last call; the producer does not wait for them."""
         return self._outbox.take_send_time_s()
 
     def close(self) -> None:
-        """Send what can be sent within a moment."""
+        """Send the last messages, for at most `MAX_CLOSE_WAIT_S`."""
         with self._condition:
             self._close_requested = True
             self._condition.notify()
@@ -223,7 +228,7 @@ class BackgroundSender:
         self._outbox.flush(self._clock())
 
     def _wait_for_work(self) -> bool:
-        """Until there is something to do; False at the end."""
+        """Wait for a request or for the next attempt; False when closed."""
         with self._condition:
             self._condition.wait_for(
                 lambda: self._flush_requested or self._close_requested, RETRY_INTERVAL_S if len(self._outbox) else None

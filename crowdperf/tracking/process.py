@@ -35,7 +35,7 @@ def main(config: TrackingConfig, runtime: ProcessRuntime) -> None:
             backoff.reset()
         except OUTAGE as error:
             if backoff.should_log(error):
-                log.warning("Redis takes nothing (%s): going on from the last stored state when it is back", error)
+                log.warning("Redis unavailable (%s): going on from the last stored state when it is back", error)
             # Whether a commit that was under way is stored, only Redis knows: what memory holds must not be trusted.
             started = False
             runtime.wait_for_stop(backoff.next())
@@ -43,4 +43,4 @@ def main(config: TrackingConfig, runtime: ProcessRuntime) -> None:
         try:
             shard.flush()
         except OUTAGE as error:
-            log.warning("Redis takes nothing (%s): the last second is tracked again after the restart", error)
+            log.warning("Redis unavailable (%s): the last second is tracked again after the restart", error)

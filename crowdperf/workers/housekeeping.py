@@ -181,7 +181,7 @@ def main(config: WorkerConfig, runtime: ProcessRuntime) -> None:
             runtime.wait_for_stop(INTERVAL_S)
         except OUTAGE as error:
             if backoff.should_log(error):
-                log.warning("Redis takes nothing (%s): housekeeping waits", error)
+                log.warning("Redis unavailable (%s): housekeeping waits", error)
             runtime.wait_for_stop(backoff.next())
     keeper.stop()
 

@@ -156,7 +156,7 @@ def main(config: WorkerConfig, runtime: ProcessRuntime) -> None:
             backoff.reset()
         except OUTAGE as error:
             if backoff.should_log(error):
-                log.warning("Redis takes nothing (%s): the events stream keeps what is not recorded yet", error)
+                log.warning("Redis unavailable (%s): the events stream keeps what is not recorded yet", error)
             connected = False
             runtime.wait_for_stop(backoff.next())
         except redis.ResponseError as error:

@@ -42,7 +42,7 @@ def run_worker(
             if not isinstance(error, OUTAGE) and not _is_group_lost(error):
                 raise
             if backoff.should_log(error):
-                log.warning("Redis takes nothing (%s): the events stream keeps what is not handled yet", error)
+                log.warning("Redis unavailable (%s): the events stream keeps what is not handled yet", error)
             connected = False
             runtime.wait_for_stop(backoff.next())
 

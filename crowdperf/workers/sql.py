@@ -195,7 +195,7 @@ def main(config: WorkerConfig, runtime: ProcessRuntime) -> None:
             continue
         except OUTAGE as error:
             trouble = error
-            said = f"Redis takes nothing ({error})"
+            said = f"Redis unavailable ({error})"
             writer.forget_redis()
         except redis.ResponseError as error:
             # A Redis that was emptied has lost the group as well: the next turn makes it again.

@@ -1,7 +1,7 @@
-"""What a Redis user needs where redis.url names one with an ACL (docs/redis.md), and which of it is missing.
+"""Permissions of the Redis user that redis.url names (docs/redis.md), and a check for missing ones.
 
-Every permission is tried by using it: a user may be forbidden to ask for its own rules (ACL GETUSER, ACL DRYRUN). Redis
-looks at permissions before anything else, so any other answer than NOPERM, an error too, means that it is there.
+Every permission is tried by using it, since a user may not be allowed to read its own rules (ACL GETUSER, ACL DRYRUN).
+Redis checks permissions first, so any reply other than NOPERM, also an error, means that the permission is there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from crowdperf.messaging.redis.client import RedisPermissionError
 LOG_KEYS = ("person_logs", "vehicle_logs")
 KEY_NAMESPACE = "crowdperf:"
 COMMAND_CATEGORIES = "+@read +@write +@connection +@transaction +@scripting -@dangerous +info"
-"""In this order: INFO is among the dangerous commands."""
+"""Command rules in this order, since INFO is among the dangerous commands."""
 
 READ_TRIALS = (
     *("EXISTS", "GET", "HGETALL", "HKEYS", "SMEMBERS", "TTL", "XINFO GROUPS", "XINFO STREAM", "XLEN", "ZCARD"),
@@ -24,7 +24,7 @@ READ_TRIALS = (
     *("ZCOUNT {key} 0 0", "ZRANGE {key} 0 0", "ZREVRANGE {key} 0 0", "ZRANGEBYSCORE {key} 0 0"),
     "ZREVRANGEBYSCORE {key} 0 0",
 )
-# SET comes first: what it sets ends by itself, and the others, which want another kind of value, then do nothing.
+# SET comes first: its value expires, and the other commands fail on a value of that type without any effect.
 WRITE_TRIALS = (
     *("SET {key} x PX 10000", "INCR", "SETRANGE {key} 0 x", "BITFIELD {key} GET u8 0", "EXPIRE {key} 10"),
     *("PEXPIRE {key} 10000", "HSET {key} f v", "HSETNX {key} f v", "HDEL {key} f", "HINCRBY {key} f 1"),
@@ -36,64 +36,74 @@ WRITE_TRIALS = (
 SCRIPT_TRIALS = ("EVAL return(0) 0",)
 MEMORY_TRIALS = ("INFO memory",)
 TRIALS = (*READ_TRIALS, *WRITE_TRIALS, *SCRIPT_TRIALS, *MEMORY_TRIALS)
-"""A command, and what follows; `{key}` (behind the command where nothing follows) is one that is there only now."""
+"""Commands with arguments; `{key}` (the default argument) is a key that exists only for the check."""
 LOG_TRIALS = ("ZCARD {key}", "ZADD {key} XX 0 none")
-"""On the history itself: they read it, and change nothing."""
+"""Commands on the history itself, which change nothing."""
 TRANSACTION_COMMANDS = ("MULTI", "EXEC", "WATCH", "UNWATCH")
 RECORDER_COMMANDS = frozenset({"EVAL", "HMGET", "EXISTS", "HSET", "ZADD", "SADD", "BITFIELD", "XACK"})
-"""The recorder's script, which Redis would leave half done where it runs into a missing permission."""
+"""Commands of the recorder's script, which Redis would leave half done at a missing permission."""
 
 
 def get_key_patterns(prefix: str = "") -> tuple[str, ...]:
-    """The patterns of every key."""
+    """Return the patterns that cover every key."""
     return (*(prefix + log for log in LOG_KEYS), f"{prefix}{KEY_NAMESPACE}*")
 
 
 def build_acl_rules(prefix: str = "") -> str:
-    """The rules of ACL SETUSER that allow a site what it needs."""
+    """Build the rules of ACL SETUSER for the user of a site."""
     return " ".join([*(f"~{pattern}" for pattern in get_key_patterns(prefix)), COMMAND_CATEGORIES])
 
 
 def find_missing_permissions(client: Any, prefix: str = "", commands: Collection[str] = ()) -> list[str]:
-    """The permissions that the client's user does not have, as ACL SETUSER writes them; all is as it was afterwards.
+    """Find the permissions that the client's user lacks; nothing in Redis is changed.
 
     Args:
-        only: these commands, instead of all that a site uses.
+        client: a redis-py client.
+        prefix: the configured prefix of every key.
+        commands: the commands to check; all that a site uses where empty.
+
+    Returns:
+        The missing permissions in the form of ACL SETUSER.
 
     Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is away.
+        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     pattern = f"{prefix}{KEY_NAMESPACE}*"
     key = f"{prefix}{KEY_NAMESPACE}check:{secrets.token_hex(8)}"
     trials = [trial for trial in TRIALS if not commands or _parse_command(trial) in (*commands, "SET", "DEL")]
-    asked = [(pattern, _build_command(trial, key)) for trial in trials]
-    asked += [(prefix + log, _build_command(trial, prefix + log)) for log in LOG_KEYS for trial in LOG_TRIALS]
+    checks = [(pattern, _build_command(trial, key)) for trial in trials]
+    checks += [(prefix + log, _build_command(trial, prefix + log)) for log in LOG_KEYS for trial in LOG_TRIALS]
     with client.pipeline(transaction=False) as pipe:
-        for _, words in asked:
+        for _, words in checks:
             pipe.execute_command(*words)
         replies = pipe.execute(raise_on_error=False)
-    found = [
+    missing = [
         _to_permission(reply, words[0], name)
-        for (name, words), reply in zip(asked, replies, strict=True)
+        for (name, words), reply in zip(checks, replies, strict=True)
         if isinstance(reply, RedisPermissionError)
     ]
     if commands:
         known = {f"+{command.lower()}" for command in commands}
-        found = [permission for permission in found if permission.startswith("~") or permission in known]
+        missing = [permission for permission in missing if permission.startswith("~") or permission in known]
     else:
-        found += _find_missing_transaction_commands(client, key)
-    return list(dict.fromkeys(found))
+        missing += _find_missing_transaction_commands(client, key)
+    return list(dict.fromkeys(missing))
 
 
 def require_permissions(client: Any, prefix: str, commands: Collection[str]) -> None:
-    """See to it that nothing is begun that could not be ended.
+    """Check permissions before the work begins, so that nothing is left half done.
+
+    Args:
+        client: a redis-py client.
+        prefix: the configured prefix of every key.
+        commands: the commands that are needed.
 
     Raises:
-        Forbidden: one of these commands, or a key, is not allowed.
+        RedisPermissionError: one of these commands, or a key, is not allowed.
     """
-    lacking = find_missing_permissions(client, prefix, commands)
-    if lacking:
-        raise RedisPermissionError(f"the user of redis.url lacks {' '.join(lacking)}")
+    missing = find_missing_permissions(client, prefix, commands)
+    if missing:
+        raise RedisPermissionError(f"the user of redis.url lacks {' '.join(missing)}")
 
 
 def _find_missing_transaction_commands(client: Any, key: str) -> list[str]:
@@ -105,12 +115,12 @@ def _find_missing_transaction_commands(client: Any, key: str) -> list[str]:
             pipe.exists(key)
             pipe.execute()
     except RedisPermissionError as error:
-        named = [
-            word
+        text = str(error)
+        return [
+            f"+{word.lower()}"
             for word in TRANSACTION_COMMANDS
-            if f"'{word.lower()}'" in str(error) or f"without {word}" in str(error)
+            if f"'{word.lower()}'" in text or f"without {word}" in text
         ]
-        return [f"+{word.lower()}" for word in named]
     return []
 
 
@@ -126,5 +136,5 @@ def _build_command(trial: str, key: str) -> list[str]:
 
 
 def _to_permission(error: RedisPermissionError, command: str, pattern: str) -> str:
-    """`+command` or `~key`: what Redis has against it."""
+    """Return `+command` or `~key`, whichever Redis refused."""
     return f"+{command.lower().replace(' ', '|')}" if "to run the" in str(error) else f"~{pattern}"

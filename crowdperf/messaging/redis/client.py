@@ -1,12 +1,12 @@
-"""redis-py's clients, whose refusals name the command and its key: Redis says which command, and never which key.
+"""Redis clients with settings that are safe for streams, and errors that name the command and its key.
 
-A value is never named: it may be a password's hash.
-
-Redis clients with settings that streams survive (redis-py's defaults store twice and hang: docs/redis.md).
+redis-py's defaults may store an entry twice and may hang (docs/redis.md). Redis names a refused command but not its
+key. An error never names a value, since it may be the hash of a password.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -31,13 +31,13 @@ UNCODED_NOPERM_TEXTS = (
     "EXEC without MULTI",
     "discarded because of: NOPERM",
 )
-"""A missing permission without its code: in a script of Redis 7 or 6.2, behind a refused MULTI, at a refused EXEC."""
+"""Texts of a permission error without the code NOPERM: from a script, or after a refused MULTI or EXEC."""
 
 
 class RedisPermissionError(redis.exceptions.NoPermissionError):
-    """The user of redis.url may not run this command, or not on this key; the text names both and ends in the remedy.
+    """The user of redis.url may not run this command on this key; the text names both and the remedy.
 
-    Nothing was done, and the same command will be taken when the user has the permission.
+    Nothing was done. The same command succeeds once the user has the permission.
     """
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class RedisPermissionError(redis.exceptions.NoPermissionError):
 
 
 def detect_permission_error(reply: str) -> RedisPermissionError | None:
-    """The refusal that an error is about, though its code is that of any error."""
+    """Recognise a missing permission by its text where the error has no code of its own."""
     return (
         RedisPermissionError(reply.removeprefix("ERR "))
         if any(words in reply for words in UNCODED_NOPERM_TEXTS)
@@ -54,7 +54,7 @@ def detect_permission_error(reply: str) -> RedisPermissionError | None:
 
 
 def add_command_to_error(error: Exception, words: Sequence[Any]) -> Exception:
-    """`error` with the command and its keys in front; the same error."""
+    """Put the command and its keys in front of the text of `error`, and return it."""
     shown = " ".join([_to_text(words[0]), *(_to_text(key) for key in _find_keys(words))])
     error.args = (f"{shown}: {error.args[0] if error.args else ''}", *error.args[1:])
     return error
@@ -65,7 +65,7 @@ def _find_keys(words: Sequence[Any]) -> Sequence[Any]:
         return words[3 : 3 + int(words[2])]
     streams = next((at for at, word in enumerate(words) if word in (b"STREAMS", "STREAMS")), None)
     if streams is not None:
-        # The keys, and behind them as many ids.
+        # The keys, followed by as many ids.
         return words[streams + 1 : streams + 1 + (len(words) - streams - 1) // 2]
     return words[1:2]
 
@@ -74,7 +74,7 @@ def _to_text(word: Any) -> str:
     return word.decode(errors="replace") if isinstance(word, bytes) else str(word)
 
 
-# redis-py's methods are typed differently from release to release, and so are what they take and give back.
+# redis-py's types of arguments and replies differ from release to release.
 class _Pipeline(redis.client.Pipeline):
     def annotate_exception(self, exception: Any, number: int, command: Any) -> None:
         add_command_to_error(exception, command)
@@ -87,17 +87,17 @@ class _Pipeline(redis.client.Pipeline):
 
 
 class RedisClient(redis.Redis):
-    """The client of one thread at a time or more."""
+    """Client for any number of threads."""
 
     def execute_command(self, *words: Any, **options: Any) -> Any:
-        """As redis-py's; what the user may not do is named."""
+        """Run a command; a permission error names the command and its keys."""
         try:
             return super().execute_command(*words, **options)  # type: ignore[no-untyped-call]
         except RedisPermissionError as error:
             raise add_command_to_error(error, words) from None
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
-        """As redis-py's; its errors are named."""
+        """Create a pipeline whose errors name the command and its keys."""
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
@@ -113,17 +113,17 @@ class _AsyncPipeline(redis.asyncio.client.Pipeline):
 
 
 class AsyncRedisClient(redis.asyncio.Redis):
-    """The same for asyncio."""
+    """`RedisClient` for asyncio."""
 
     async def execute_command(self, *words: Any, **options: Any) -> Any:
-        """As redis-py's; what the user may not do is named."""
+        """Run a command; a permission error names the command and its keys."""
         try:
             return await super().execute_command(*words, **options)  # type: ignore[no-untyped-call]
         except RedisPermissionError as error:
             raise add_command_to_error(error, words) from None
 
     def pipeline(self, transaction: bool = True, shard_hint: Any = None) -> Any:
-        """As redis-py's; its errors are named."""
+        """Create a pipeline whose errors name the command and its keys."""
         return _AsyncPipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
@@ -134,19 +134,23 @@ CLIENT_OPTIONS = {
     "health_check_interval": 0,
 }
 MAX_ASYNC_CONNECTIONS = 32
-"""Of one asyncio client. Without a bound of our own, redis-py refuses the hundred-and-first at once."""
+"""Connections of one asyncio client; redis-py's own bound of 100 refuses the next caller at once."""
 MAX_SENTINEL_CONNECTIONS = 10_000
 BLOCK_MS = 500
-"""Longest XREADGROUP/XREAD block: well below the socket's time-out, and short enough for a prompt stop."""
+"""Longest block of XREADGROUP and XREAD: well below the socket's time-out, and short enough for a prompt stop."""
 
-LOG_AT_WAIT_S = 0.8
-"""The wait before which an outage is logged: 0.05 + 0.1 + 0.2 + 0.4 s have passed by then."""
+MIN_WAIT_S, MAX_WAIT_S = 0.05, 2.0
+"""First and longest wait of `Backoff`."""
+JITTER = 0.2
+"""Largest share that a wait is shortened by, so that many processes do not return at the same moment."""
+LOG_AT_FAILURE = 5
+"""The failure at which an outage is logged: it has lasted for about 0.7 s by then."""
 MAX_LOGGED = 100
-"""Refusals that are remembered as said."""
+"""Permission errors that are remembered as logged."""
 
 
 class RedisNotWritable(redis.ResponseError):
-    """Redis answers and takes no writes for now: its disk is full, its replicas are away, a script is in its way."""
+    """Redis answers but refuses writes for now: full disk, missing replicas, or a busy script."""
 
 
 ERROR_CLASSES_BY_CODE = {
@@ -155,22 +159,22 @@ ERROR_CLASSES_BY_CODE = {
     "BUSY": RedisNotWritable,
     "NOPERM": RedisPermissionError,
 }
-"""Codes of passing refusals that redis-py gives no class of their own, or one that says too little."""
+"""Codes of temporary errors for which redis-py has no class, or one that says too little."""
 
 NOT_WRITABLE_ERRORS = (
     RedisNotWritable,
     redis.OutOfMemoryError,
     redis.exceptions.ReadOnlyError,
-    # Redis says it of a transaction that came in whole: it began to refuse before EXEC. A wrong command raises its own.
+    # A complete transaction that Redis began to refuse before EXEC. A wrong command raises its own error.
     redis.exceptions.ExecAbortError,
 )
-"""Nothing was written, and the same command will be taken when the trouble is over."""
+"""Nothing was written; the same command succeeds when the trouble is over."""
 
 OUTAGE = (redis.ConnectionError, redis.TimeoutError, *NOT_WRITABLE_ERRORS, RedisPermissionError)
-"""Expected trouble: back off and connect again."""
+"""Expected errors: back off and connect again."""
 
 
-# Any: what the defaults are depends on whether hiredis is there.
+# Any: the defaults depend on whether hiredis is installed.
 _Blocking: Any = redis.connection.DefaultParser
 _Async: Any = redis.asyncio.connection.DefaultParser
 
@@ -192,20 +196,20 @@ class _AsyncParser(_Async):  # type: ignore[misc]
 
 
 class Backoff:
-    """Doubling waits from 0.05 s up to 2 s; `reset` after a success."""
+    """Doubling waits from `MIN_WAIT_S` to `MAX_WAIT_S` with jitter; call `reset` after a success."""
 
     def __init__(self) -> None:
-        self._wait = 0.05
+        self._failures = 0
         self._logged: set[str] = set()
 
     def should_log(self, error: BaseException) -> bool:
-        """True at one failure of an outage, about a second into it: the time to log it, once.
+        """Check whether to log this failure: once per outage, about a second after it began.
 
-        Shorter ones, as while everything starts at the same time, concern nobody. A permission that is missing is said
-        at once, and once: it comes and goes with what is asked, and is not found again by itself.
+        Shorter outages happen whenever all processes start together. A missing permission is logged at its first
+        failure and never again, since it depends on the command and can return at any time.
         """
         if not isinstance(error, RedisPermissionError):
-            return self._wait == LOG_AT_WAIT_S
+            return self._failures == LOG_AT_FAILURE - 1
         new = str(error) not in self._logged
         if len(self._logged) >= MAX_LOGGED:
             self._logged.clear()
@@ -213,19 +217,20 @@ class Backoff:
         return new
 
     def next(self) -> float:
-        """Seconds to wait before the next attempt."""
-        wait, self._wait = self._wait, min(2.0, self._wait * 2)
-        return wait
+        """Count a failure and return the seconds to wait before the next attempt."""
+        wait = min(MAX_WAIT_S, MIN_WAIT_S * 2.0 ** min(self._failures, 10))
+        self._failures += 1
+        return wait * (1.0 - JITTER * random.random())
 
     def reset(self) -> None:
         """Begin again with the shortest wait."""
-        self._wait = 0.05
+        self._failures = 0
 
 
 def connect(url: str) -> redis.Redis:
-    """A client that connects lazily, never retries by itself and returns bytes.
+    """Create a client that connects lazily, never retries by itself and returns bytes.
 
-    A retry inside the client would repeat an XADD whose reply was lost: who repeats must know whether that is safe.
+    A retry inside the client would repeat an XADD whose reply was lost. Only the caller knows whether that is safe.
     """
     settings: dict[str, Any] = {**CLIENT_OPTIONS, "retry": Retry(NoBackoff(), 0), "parser_class": _Parser}
     if url.startswith(SENTINEL_SCHEME):
@@ -235,19 +240,19 @@ def connect(url: str) -> redis.Redis:
 
 
 def _connect_to_master(sentinel: Any, client_class: Any, address: SentinelAddress, settings: dict[str, Any]) -> Any:
-    """A client of whichever server the Sentinels call the master, asked anew for each connection."""
-    # A client of a Sentinel is made without a pool, which alone takes a parser; nothing is written there.
-    asked = {name: value for name, value in settings.items() if name != "parser_class"}
-    known = sentinel(address.sentinels, sentinel_kwargs={**asked, **address.sentinel_login})
-    return known.master_for(address.service, redis_class=client_class, db=address.db, **settings, **address.login)
+    """Create a client of the master that the Sentinels name; each new connection asks them again."""
+    # redis-py creates a Sentinel's client without a pool, and only a pool accepts a parser. It never writes there.
+    options = {name: value for name, value in settings.items() if name != "parser_class"}
+    monitor = sentinel(address.sentinels, sentinel_kwargs={**options, **address.sentinel_login})
+    return monitor.master_for(address.service, redis_class=client_class, db=address.db, **settings, **address.login)
 
 
 def connect_async(url: str) -> redis.asyncio.Redis:
-    """The same for asyncio; who finds every connection in use waits for one, however many ask at once."""
+    """Create the asyncio client; a caller waits while every connection is in use."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
     settings: dict[str, Any] = {**CLIENT_OPTIONS, "retry": retry, "parser_class": _AsyncParser}
     if url.startswith(SENTINEL_SCHEME):
-        # Sentinel's pool cannot make anybody wait.
+        # Sentinel's pool cannot make a caller wait.
         settings["max_connections"] = MAX_SENTINEL_CONNECTIONS
         client: redis.asyncio.Redis = _connect_to_master(
             redis.asyncio.Sentinel, AsyncRedisClient, parse_sentinel_url(url), settings
@@ -260,7 +265,7 @@ def connect_async(url: str) -> redis.asyncio.Redis:
 
 
 def describe_outage(error: BaseException, remedy: str) -> str:
-    """What a command says of an outage that ends it: `remedy` helps where Redis is away, and a refusal has its own."""
+    """Describe an outage that ends a command; `remedy` is for an absent Redis, a refusal has its own."""
     if isinstance(error, RedisPermissionError):
         return f"Redis refuses: {error}"
     return f"Redis does not answer ({error}). Remedy: {remedy}"

@@ -165,7 +165,7 @@ class DeliveryThread:
         except OUTAGE as error:
             # Of an outage the working loop tells; of what is forbidden here, perhaps nobody else.
             if isinstance(error, RedisPermissionError) and backoff.should_log(error):
-                log.warning("Redis takes nothing (%s): notifications wait", error)
+                log.warning("Redis unavailable (%s): notifications wait", error)
             return backoff.next()
         backoff.reset()
         return 0.0 if busy else IDLE_S

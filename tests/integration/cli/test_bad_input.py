@@ -122,7 +122,7 @@ def test_an_outside_redis_that_is_down_stops_nothing_else(good: dict[str, Any], 
         with site_with(tmp_path, [good], redis={"url": url}) as site:
             site.wait_for_supervisord()
             assert "redis" not in site.get_states()
-            said(site, "worker-recorder-0", "Redis takes nothing")
+            said(site, "worker-recorder-0", "Redis unavailable")
             wait_until(site.paths.get_ring_path("good").exists, 30, "capture goes on")
             wait_until(lambda: site.get_status("/healthz") == 200, 60, "web is up")
             assert site.get_status("/readyz") == 503

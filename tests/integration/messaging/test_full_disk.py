@@ -48,7 +48,7 @@ def test_no_process_ends_and_no_frame_is_lost(site: Site) -> None:
     before = site.wait_for_pids()
     fill(before["redis"])
     for program in WRITERS:
-        said(site, program, "Redis takes nothing", "File too large")
+        said(site, program, "Redis unavailable", "File too large")
     wait_until(lambda: site.get_status("/readyz") == 503, 30, "/readyz sees it")
     assert site.get_status("/healthz") == 200
     with pytest.raises(urllib.error.HTTPError) as refused:
