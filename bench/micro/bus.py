@@ -17,8 +17,9 @@ import numpy as np
 from bench.harness import Row, paired
 from bench.pipeline.inference_from_ring import redis
 from crowdperf.messaging import codec
-from crowdperf.messaging.bus import Consumer, Publisher
+from crowdperf.messaging.consumer import Consumer
 from crowdperf.messaging.outbox import Outbox
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import connect
 from crowdperf.messaging.schema import FrameDetections, LineCrossed
 from crowdperf.messaging.streams import DETECTIONS, EVENTS, Stream, stream_key

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from bench.harness import Row, compared
 from crowdperf.frames.ring import FrameWriter, RingSpec
-from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import OUTAGE, connect, connect_async
 from crowdperf.messaging.schema import CameraGap
 from crowdperf.messaging.streams import EVENTS, stream_key

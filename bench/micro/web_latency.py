@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench.harness import Row, compared
 from bench.micro.web import DEADLINE_S, redis_server, server
-from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import connect
 from crowdperf.messaging.schema import CameraGap
 from crowdperf.messaging.streams import EVENTS, stream_key

@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import OUTAGE, Backoff, connect
 from crowdperf.messaging.schema import AnyEvent, CameraChanged
 from crowdperf.messaging.streams import CONNECTIONS, EVENTS

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
 from crowdperf.inference.anonymize import Blur, anonymize, pixelate
 from crowdperf.inference.evidence_cache import EvidenceCache, FrameAnalysis, encode_jpeg, encode_ring_frame
-from crowdperf.messaging.bus import Consumer
+from crowdperf.messaging.consumer import Consumer
 from crowdperf.messaging.redis.client import OUTAGE, Backoff, connect
 from crowdperf.messaging.schema import EvidenceRequest
 from crowdperf.messaging.streams import EVIDENCE_REQUESTS

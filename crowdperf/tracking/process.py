@@ -1,45 +1,34 @@
-"""One tracking shard: detections of its cameras in, events and live boxes out. Plumbing only."""
+"""Run one tracking shard: detections of its cameras in, events and live boxes out."""
 
 from __future__ import annotations
 
 import logging
 import time
 
-from crowdperf.messaging.redis.client import OUTAGE, Backoff, connect
+from crowdperf.messaging.redis.client import OUTAGE, connect
+from crowdperf.messaging.run_loop import run_until_stopped
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.process_config import TrackingConfig
 from crowdperf.tracking.shard import TrackingShard
 
 IDLE_S = 0.5
-"""Pause of a shard that no camera hashes to."""
+"""Pause of a shard without cameras."""
 
 log = logging.getLogger(__name__)
 
 
 def main(config: TrackingConfig, runtime: ProcessRuntime) -> None:
-    """Track and count until told to stop; through a Redis outage, from the last stored state."""
+    """Track and count until the process is to stop; after an outage of Redis, from the last stored state."""
     shard = TrackingShard(config, connect(config.redis_url), runtime.metrics, time.monotonic, time.time)
-    backoff = Backoff()
-    started = False
     log.info("shard %d has %d cameras", config.shard, len(config.cameras))
-    while not runtime.stopping:
-        runtime.tick()
-        try:
-            if not started:
-                shard.start()
-                started = True
-            if config.cameras:
-                shard.step()
-            else:
-                runtime.wait_for_stop(IDLE_S)
-            backoff.reset()
-        except OUTAGE as error:
-            if backoff.should_log(error):
-                log.warning("Redis unavailable (%s): going on from the last stored state when it is back", error)
-            # Whether a commit that was under way is stored, only Redis knows: what memory holds must not be trusted.
-            started = False
-            runtime.wait_for_stop(backoff.next())
-    if started:
+
+    def step() -> None:
+        if config.cameras:
+            shard.step()
+        else:
+            runtime.wait_for_stop(IDLE_S)
+
+    if run_until_stopped(runtime, shard.start, step, "tracking goes on from the last stored state afterwards"):
         try:
             shard.flush()
         except OUTAGE as error:

@@ -1,19 +1,19 @@
-"""One tracking shard between Redis and its cameras' pipelines: read, step, commit.
+"""Run one tracking shard between Redis and its cameras' pipelines: read, step, commit.
 
-Exactly once: what a camera's frames changed (its state), what they caused (events) and how far they were read go to
-Redis in ONE MULTI. After a kill, or a connection lost while the outcome of a commit was unknown, the shard forgets what
-it holds in memory and begins at the stored state; the frames after it come again and give the same events.
+Exactly once: a camera's state, its events and the position of its newest frame go to Redis in ONE MULTI. After a kill,
+or a lost connection with an unknown outcome of a commit, the shard drops its memory and begins at the stored state. The
+frames after it come again and give the same events.
 
-A frame without an event need not be stored at once: a camera is committed with every event, else once a second, which
-keeps the append-only file small. For the same reason the shard reads by position (XREAD) and moves its group by XGROUP
-SETID inside the commit, so that other parts see what is acknowledged: XREADGROUP would write a line per entry and keep
-a list of pending ones, and would count frames that merely wait for the next commit as poison after a few kills.
+A frame without an event need not be stored at once. A camera is committed with every event, else once a second, which
+keeps the append-only file small. For the same reason the shard reads by position: XREADGROUP would write a line per
+entry, and would count frames that wait for the next commit as poison after a few kills.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -22,7 +22,8 @@ from msgspec import Struct
 
 from crowdperf.counting.validation import find_problems
 from crowdperf.messaging import codec
-from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.consumer import STREAM_START, PositionConsumer, RawEntry, is_stream_lost, parse_entry_id
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import BLOCK_MS
 from crowdperf.messaging.schema import Event, FrameDetections, LineCrossed, PpeObserved, TrackedFrame
 from crowdperf.messaging.streams import DETECTIONS, EVENTS, OBSERVATIONS, TRACKS, stream_key
@@ -36,18 +37,17 @@ GROUP = "tracking"
 COMMIT_INTERVAL_S = 1.0
 """Longest time that a camera's progress stays in memory only."""
 QUIET_AFTER_S = 5.0
-"""A camera without a frame for this long is asked whether its stream was made anew with smaller ids."""
+"""Time without a frame after which a stream is checked for smaller ids."""
 BATCH_SIZE = 64
 LAG_REPORT_INTERVAL_S = 2.0
 MAX_LIVE_FRAMES = 4
-"""Live boxes published per camera and turn: a shard that catches up does not flood the browsers."""
-STREAM_START = b"0-0"
+"""Live boxes published per camera and step: a shard that catches up does not flood the browsers."""
 
 log = logging.getLogger(__name__)
 
 
 class TrackingCheckpoint(Struct, frozen=True, array_like=True):
-    """What is stored per camera."""
+    """Stored state of a camera."""
 
     position: bytes
     """Stream id of the newest frame that `pipeline` has seen."""
@@ -55,35 +55,37 @@ class TrackingCheckpoint(Struct, frozen=True, array_like=True):
 
 
 class _ShardCamera:
-    """A camera's pipeline and what is not committed yet."""
+    """A camera's pipeline with its uncommitted results."""
 
-    def __init__(self, pipeline: CameraPipeline, name: str, now: float) -> None:
+    def __init__(self, pipeline: CameraPipeline, key: str, now: float) -> None:
         self.pipeline = pipeline
-        self.stream = name
-        self.position = STREAM_START
+        self.key = key
         self.events: list[Event] = []
-        self.dead_letters: list[dict[Any, Any]] = []
         self.live_frames: list[TrackedFrame] = []
         self.dirty = False
         self.committed_at = self.last_entry_at = now
 
-    def needs_commit(self, now: float) -> bool:
-        """Whether it has to be committed now."""
-        return self.dirty and (bool(self.events or self.dead_letters) or now - self.committed_at >= COMMIT_INTERVAL_S)
-
 
 def state_key(camera: str, prefix: str = "") -> str:
-    """Where a camera's checkpoint is kept."""
+    """Build the key of a camera's checkpoint."""
     return f"{prefix}crowdperf:state:{GROUP}:{camera}"
 
 
 def create_pipeline(camera: TrackedCamera, settings: Tracking) -> CameraPipeline:
-    """A camera's pipeline at its beginning."""
+    """Create a camera's pipeline in its first state."""
     return CameraPipeline(camera.camera_id, settings, camera.lines, camera.zones, camera.target_fps)
 
 
 class TrackingShard:
-    """All cameras of one tracking process. `clock` is monotonic, `wall` is Unix time, both in seconds."""
+    """All cameras of one tracking process.
+
+    Args:
+        config: the process's configuration.
+        client: a redis-py client.
+        metrics: receives the figures.
+        clock: monotonic clock, seconds.
+        wall: wall clock, Unix seconds.
+    """
 
     def __init__(
         self,
@@ -100,6 +102,10 @@ class TrackingShard:
         self._metrics = metrics
         self._clock = clock
         self._wall = wall
+        camera_ids = [camera.camera_id for camera in config.cameras]
+        self._consumer: PositionConsumer[FrameDetections] = PositionConsumer(
+            client, DETECTIONS, GROUP, camera_ids, self._prefix
+        )
         self._events: Publisher[Event] = Publisher(client, EVENTS, self._prefix)
         self._observations: Publisher[Event] = Publisher(client, OBSERVATIONS, self._prefix)
         self._tracks: Publisher[TrackedFrame] = Publisher(client, TRACKS, self._prefix)
@@ -113,189 +119,158 @@ class TrackingShard:
                 metrics.set_text("line_problem", problem, f"{camera.camera_id}/{shape}")
 
     def start(self) -> None:
-        """Begin at the stored states. Call it at start-up and after every outage."""
-        now = self._clock()
+        """Begin at the stored states; call it at start-up and after every outage."""
+        self._consumer.start()
         self._cameras = {}
         for camera in self._config.cameras:
-            name = stream_key(DETECTIONS, camera.camera_id, self._prefix)
-            self._create_group(name)
-            self._cameras[name] = self._restore_camera(camera, name, now)
+            key = stream_key(DETECTIONS, camera.camera_id, self._prefix)
+            self._cameras[key] = _ShardCamera(self._restore_pipeline(camera, key), key, self._clock())
 
-    def _create_group(self, name: str) -> None:
-        try:
-            self._client.xgroup_create(name, GROUP, id="0", mkstream=True)
-        except redis.ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
-
-    def _restore_camera(self, camera: TrackedCamera, name: str, now: float) -> _ShardCamera:
-        """The camera at its stored state; without a usable one, behind what was acknowledged, which was counted."""
-        own = _ShardCamera(create_pipeline(camera, self._config.settings), name, now)
-        stored, position = (
-            self._client.get(state_key(camera.camera_id, self._prefix)),
-            self._get_committed_position(name),
-        )
+    def _restore_pipeline(self, camera: TrackedCamera, key: str) -> CameraPipeline:
+        """Restore a camera's state and position; without a usable state, go on after the committed position."""
+        pipeline = create_pipeline(camera, self._config.settings)
+        stored = self._client.get(state_key(camera.camera_id, self._prefix))
+        position = self._consumer.positions[key]
         if stored is None and position == STREAM_START:
-            return own
-        why = "is missing"
+            return pipeline
+        reason = "is missing"
         if stored is not None:
             try:
                 checkpoint = msgspec.msgpack.decode(stored, type=TrackingCheckpoint)
-                _parse_entry_id(checkpoint.position)
+                parse_entry_id(checkpoint.position)
                 position = checkpoint.position
-                own.pipeline.restore(checkpoint.pipeline)
-                own.position = position
-                return own
+                self._consumer.positions[key] = position
+                pipeline.restore(checkpoint.pipeline)
+                return pipeline
             except (msgspec.MsgspecError, ValueError) as error:
-                why = f"is not usable: {error}"
+                reason = f"is not usable: {error}"
         log.warning(
-            "camera %s begins anew after frame %s: the stored state %s", camera.camera_id, position.decode(), why
+            "camera %s begins anew after frame %s: the stored state %s", camera.camera_id, position.decode(), reason
         )
-        # A new one: what could be restored of the state may be in the first.
-        own = _ShardCamera(create_pipeline(camera, self._config.settings), name, now)
-        own.position = position
+        # A second pipeline, since the first one may hold a part of the state.
+        pipeline = create_pipeline(camera, self._config.settings)
         if position != STREAM_START:
-            own.pipeline.resume(*_parse_entry_id(position), self._find_captured_at_ns(name, position))
-        return own
+            pipeline.resume(*parse_entry_id(position), self._find_captured_at_ns(key, position))
+        return pipeline
 
-    def _get_committed_position(self, name: str) -> bytes:
-        """The newest frame whose effects are stored."""
-        groups = self._client.xinfo_groups(name)
-        return bytes(next(row["last-delivered-id"] for row in groups if row["name"] == GROUP.encode()))
-
-    def _find_captured_at_ns(self, name: str, position: bytes) -> int:
-        """When this frame was captured; 0 where its message is gone, or is none."""
-        entries = self._client.xrange(name, position, position)
+    def _find_captured_at_ns(self, key: str, position: bytes) -> int:
+        """Return when this frame was captured; 0 where its message is gone or malformed."""
+        entries = self._client.xrange(key, position, position)
         try:
             return int(codec.decode(DETECTIONS, entries[0][1]).captured_at_ns) if entries else 0
         except codec.PoisonError:
             return 0
 
     def step(self, block_ms: int = BLOCK_MS) -> None:
-        """Take what has come, commit what is due, show the live boxes.
+        """Process the new frames, commit the cameras that need it, publish the live boxes.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: call `start` again before the next turn.
+            redis.ConnectionError, redis.TimeoutError: call `start` again before the next step.
         """
         if not self._cameras:
             return
-        positions = {name: camera.position for name, camera in self._cameras.items()}
-        reply = self._client.xread(positions, count=BATCH_SIZE, block=block_ms)
-        rows = reply.items() if isinstance(reply, dict) else reply or []
-        for name, entries in rows:
-            own = self._cameras[name.decode()]
-            # RESP3 wraps each stream's entries in one more list.
-            self._process_entries(own, entries[0] if entries and isinstance(entries[0], list) else entries)
+        for key, entries in groupby(self._consumer.read(BATCH_SIZE, block_ms), lambda entry: entry.stream):
+            self._process_entries(self._cameras[key], list(entries))
         now = self._clock()
-        self._commit([camera for camera in self._cameras.values() if camera.needs_commit(now)], now)
+        self._commit([camera for camera in self._cameras.values() if self._needs_commit(camera, now)], now)
         self._publish_live()
         if now - self._lags_at >= LAG_REPORT_INTERVAL_S:
             self._lags_at = now
-            for what, lags in self._lags.items():
-                lags.report(self._metrics, what, "ms")
+            for name, lags in self._lags.items():
+                lags.report(self._metrics, name, "ms")
         for camera in self._cameras.values():
             if now - camera.last_entry_at > QUIET_AFTER_S:
-                self._check_position(camera, now)
+                self._follow_recreated_stream(camera, now)
 
     def flush(self) -> None:
-        """Commit everything: the orderly end."""
+        """Commit everything at an orderly end."""
         self._commit([camera for camera in self._cameras.values() if camera.dirty], self._clock())
 
-    def _process_entries(self, shard_camera: _ShardCamera, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
-        camera = shard_camera.pipeline.camera
+    def _needs_commit(self, camera: _ShardCamera, now: float) -> bool:
+        urgent = camera.events or self._consumer.get_rejected_ids(camera.key)
+        return camera.dirty and (bool(urgent) or now - camera.committed_at >= COMMIT_INTERVAL_S)
+
+    def _process_entries(self, camera: _ShardCamera, entries: list[RawEntry]) -> None:
         frame: FrameDetections | None = None
-        for entry_id, fields in entries:
-            shard_camera.position, shard_camera.dirty = entry_id, True
-            try:
-                frame = codec.decode(DETECTIONS, fields)
-                live, events = shard_camera.pipeline.step(frame)
-            except (codec.PoisonError, MalformedFrameError) as error:
-                log.error("camera %s: a message cannot be used: %s", camera, error)
-                shard_camera.dead_letters.append(
-                    {**fields, b"_why": str(error), b"_id": entry_id, b"_from": shard_camera.stream}
-                )
+        camera.dirty = True
+        for entry in entries:
+            decoded = self._consumer.decode(entry)
+            if decoded is None:
                 continue
-            shard_camera.events += events
+            frame = decoded
+            try:
+                live, events = camera.pipeline.step(frame)
+            except MalformedFrameError as error:
+                self._consumer.reject(entry, str(error))
+                continue
+            camera.events += events
             if live is not None:
-                shard_camera.live_frames.append(live)
+                camera.live_frames.append(live)
             self._lags["tracking_lag"].add((self._wall() - frame.captured_at_ns / 1e9) * 1000)
-        self._metrics.count("frames_tracked", len(entries), camera)
-        self._metrics.set_gauge("tracks_active", len(shard_camera.pipeline), camera)
-        for zone, inside in shard_camera.pipeline.get_occupancy().items():
-            self._metrics.set_gauge("zone_occupancy", inside, f"{camera}/{zone}")
-        for zone, queue in shard_camera.pipeline.get_queues().items():
-            self._metrics.set_gauge("queue_length", queue.length, f"{camera}/{zone}")
-            self._metrics.set_gauge("queue_longest_wait_s", queue.longest_s, f"{camera}/{zone}")
-        if frame is not None:
-            self._metrics.set_gauge("tracking_lag_s", self._wall() - frame.captured_at_ns / 1e9, camera)
-        shard_camera.last_entry_at = self._clock()
+        camera.last_entry_at = self._clock()
+        self._report(camera, len(entries), frame)
+
+    def _report(self, camera: _ShardCamera, frames: int, newest: FrameDetections | None) -> None:
+        camera_id = camera.pipeline.camera
+        self._metrics.count("frames_tracked", frames, camera_id)
+        self._metrics.set_gauge("tracks_active", len(camera.pipeline), camera_id)
+        for zone, inside in camera.pipeline.get_occupancy().items():
+            self._metrics.set_gauge("zone_occupancy", inside, f"{camera_id}/{zone}")
+        for zone, queue in camera.pipeline.get_queues().items():
+            self._metrics.set_gauge("queue_length", queue.length, f"{camera_id}/{zone}")
+            self._metrics.set_gauge("queue_longest_wait_s", queue.longest_s, f"{camera_id}/{zone}")
+        if newest is not None:
+            self._metrics.set_gauge("tracking_lag_s", self._wall() - newest.captured_at_ns / 1e9, camera_id)
 
     def _commit(self, cameras: list[_ShardCamera], now: float) -> None:
-        """State, events, dead letters and position of these cameras, all or nothing."""
+        """Store state, events, dead letters and position of these cameras, all or nothing."""
         if not cameras:
             return
         with self._client.pipeline(transaction=True) as pipe:
-            for own in cameras:
-                for event in own.events:
-                    to = self._observations if isinstance(event, PpeObserved) else self._events
-                    to.stage(pipe, event)
-                for fields in own.dead_letters:
-                    dead = f"{self._prefix}crowdperf:dead:{DETECTIONS.name}:{GROUP}"
-                    pipe.xadd(dead, fields, maxlen=10_000, approximate=True)
-                for minute in own.pipeline.take_density():
-                    density.stage(
-                        pipe, own.pipeline.camera, minute.hour, minute.cells, self._config.density_days, self._prefix
-                    )
-                checkpoint = TrackingCheckpoint(own.position, own.pipeline.dump_state())
-                pipe.set(state_key(own.pipeline.camera, self._prefix), msgspec.msgpack.encode(checkpoint))
-            for own in cameras:
-                pipe.xgroup_setid(own.stream, GROUP, own.position)
+            for camera in cameras:
+                for event in camera.events:
+                    publisher = self._observations if isinstance(event, PpeObserved) else self._events
+                    publisher.stage(pipe, event)
+                camera_id, days = camera.pipeline.camera, self._config.density_days
+                for minute in camera.pipeline.take_density():
+                    density.stage(pipe, camera_id, minute.hour, minute.cells, days, self._prefix)
+                checkpoint = TrackingCheckpoint(self._consumer.positions[camera.key], camera.pipeline.dump_state())
+                pipe.set(state_key(camera_id, self._prefix), msgspec.msgpack.encode(checkpoint))
+            self._consumer.stage_commit(pipe, {camera.key: self._consumer.positions[camera.key] for camera in cameras})
             replies = pipe.execute(raise_on_error=False)
-        for reply in replies:
-            if isinstance(reply, redis.ResponseError):
-                # A stream that was deleted took its group along; everything else in the transaction is stored.
-                if "NOGROUP" not in str(reply) and "requires the key" not in str(reply):
-                    raise reply
-                for own in cameras:
-                    self._create_group(own.stream)
-        for own in cameras:
-            crossings = [event for event in own.events if isinstance(event, LineCrossed)]
-            if crossings:
-                self._metrics.count("crossings_total", len(crossings), own.pipeline.camera)
-            for event in crossings:
-                self._lags["crossing_lag"].add((self._wall() - event.ts) * 1000)
-            if own.dead_letters:
-                self._metrics.count("dead_letters", len(own.dead_letters), own.pipeline.camera)
-            own.events, own.dead_letters, own.dirty, own.committed_at = [], [], False, now
+        for error in (reply for reply in replies if isinstance(reply, redis.ResponseError)):
+            # A deleted stream took its group along; everything else in the transaction is stored.
+            if not is_stream_lost(error):
+                raise error
+            self._consumer.create_groups()
+        for camera in cameras:
+            self._count_committed(camera)
+            camera.events, camera.dirty, camera.committed_at = [], False, now
+        self._consumer.finish_commit({camera.key for camera in cameras})
+
+    def _count_committed(self, camera: _ShardCamera) -> None:
+        crossings = [event for event in camera.events if isinstance(event, LineCrossed)]
+        if crossings:
+            self._metrics.count("crossings_total", len(crossings), camera.pipeline.camera)
+        for event in crossings:
+            self._lags["crossing_lag"].add((self._wall() - event.ts) * 1000)
+        if rejected := self._consumer.get_rejected_ids(camera.key):
+            self._metrics.count("dead_letters", len(rejected), camera.pipeline.camera)
 
     def _publish_live(self) -> None:
-        shown = [own for own in self._cameras.values() if own.live_frames]
-        if not shown:
+        cameras = [camera for camera in self._cameras.values() if camera.live_frames]
+        if not cameras:
             return
         with self._client.pipeline(transaction=False) as pipe:
-            for own in shown:
-                for frame in own.live_frames[-MAX_LIVE_FRAMES:]:
-                    self._tracks.stage(pipe, frame, own.pipeline.camera)
-                own.live_frames.clear()
+            for camera in cameras:
+                for frame in camera.live_frames[-MAX_LIVE_FRAMES:]:
+                    self._tracks.stage(pipe, frame, camera.pipeline.camera)
+                camera.live_frames.clear()
             pipe.execute()
 
-    def _check_position(self, shard_camera: _ShardCamera, now: float) -> None:
-        """Go back to the stream's beginning when it was made anew with smaller ids (the machine's clock went back)."""
-        shard_camera.last_entry_at = now
-        try:
-            newest = self._client.xinfo_stream(shard_camera.stream)["last-generated-id"]
-        except redis.ResponseError as error:
-            if "no such key" not in str(error):
-                raise
-            newest = STREAM_START
-            self._create_group(shard_camera.stream)
-        if _parse_entry_id(newest) < _parse_entry_id(shard_camera.position):
-            log.warning("camera %s: its stream begins anew at a lower id", shard_camera.pipeline.camera)
-            shard_camera.position = STREAM_START
-            shard_camera.pipeline.rewind()
-            shard_camera.dirty = True
-
-
-def _parse_entry_id(entry_id: bytes) -> tuple[int, int]:
-    epoch, _, sequence = entry_id.partition(b"-")
-    return int(epoch), int(sequence or 0)
+    def _follow_recreated_stream(self, camera: _ShardCamera, now: float) -> None:
+        camera.last_entry_at = now
+        if self._consumer.rewind_if_recreated(camera.key):
+            log.warning("camera %s: its stream begins again at a lower id", camera.pipeline.camera)
+            camera.pipeline.rewind()
+            camera.dirty = True

@@ -13,7 +13,7 @@ from typing import Any
 
 import redis
 
-from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import OUTAGE, Backoff, RedisPermissionError, connect
 from crowdperf.messaging.schema import StoreFilling
 from crowdperf.messaging.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, stream_key

@@ -1,9 +1,9 @@
-"""The recorder: the only writer of the history.
+"""Write the history: the recorder is its only writer.
 
-Each batch's effects (crossings and their counters) and its acknowledgement are one atomic step, and a crossing that is
-there already changes nothing, so every event is in the history, and in its counts, exactly once. No crossing depends on
-another one either, so that several instances simply share the stream as one consumer group, without shares of cameras:
-what a dead one was given and never acknowledged is taken over by a sibling.
+A batch's effects (crossings and their counters) and its acknowledgement are one atomic step. A crossing that is already
+there changes nothing. So every event is in the history, and in its counts, exactly once. No crossing depends on another
+one, so several instances share the stream as one consumer group, without shards of cameras. A sibling takes over the
+entries that a dead instance was given and never acknowledged.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 
 import redis
 
-from crowdperf.messaging.bus import Consumer, StreamEntry
+from crowdperf.messaging.consumer import Consumer, StreamEntry
 from crowdperf.messaging.redis import acl
-from crowdperf.messaging.redis.client import OUTAGE, Backoff, connect
+from crowdperf.messaging.redis.client import connect
+from crowdperf.messaging.run_loop import run_until_stopped
 from crowdperf.messaging.schema import AnyEvent, LineCrossed, ZoneMinute
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.runtime.process_runtime import ProcessRuntime
@@ -36,15 +37,23 @@ from crowdperf.storage.counts import (
 from crowdperf.storage.postgres import backfill
 
 ORPHAN_IDLE_MS = 15_000
-"""An entry that an instance has held for so long without recording it is taken over: the instance is gone."""
+"""Idle time after which an instance's entry is taken over, since the instance is gone."""
 ORPHAN_CHECK_INTERVAL_S = 5.0
-"""How often such entries are looked for."""
+"""Time between two searches for such entries."""
 
 log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """One consumer of the events stream and the history it writes; `clock` is a monotonic one, in seconds."""
+    """Consumer of the events stream, and writer of the history.
+
+    Args:
+        client: a redis-py client.
+        name: name of this member of the consumer group.
+        timezone: IANA name of the site's timezone.
+        prefix: the configured prefix of every key.
+        clock: monotonic clock, seconds.
+    """
 
     def __init__(
         self,
@@ -62,15 +71,15 @@ class Recorder:
         self._clock = clock
         self._next_orphan_check_at = float("-inf")
         self._has_uncounted = False
-        """Whether there are crossings that the counters do not cover yet."""
+        """Whether some crossings are not counted yet."""
 
     def start(self) -> None:
         """Begin; call it again after every outage.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: Redis is away.
-            Forbidden: its user may not do all of what recording takes. Nothing is read then: an entry that is
-                delivered again and again would look like poison, and a script that stops half way loses a count.
+            redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
+            RedisPermissionError: the user lacks a permission. Nothing is read then: an entry that is delivered again
+                and again would look like poison, and a script that stops half way loses a count.
         """
         acl.require_permissions(self._client, self._prefix, acl.RECORDER_COMMANDS)
         self.consumer.start()
@@ -82,7 +91,7 @@ class Recorder:
         """Record one batch, and count one page of an older history where there is one.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: call `start` again before the next turn.
+            redis.ConnectionError, redis.TimeoutError: call `start` again before the next step.
             redis.OutOfMemoryError: the server is full; nothing was recorded, the stream keeps it.
         """
         entries = self._claim_orphans() or self.consumer.read(
@@ -95,7 +104,7 @@ class Recorder:
         return AddResult(0, 0, not self._has_uncounted)
 
     def _claim_orphans(self) -> list[StreamEntry[AnyEvent]]:
-        """What a dead sibling, or an instance of a configuration that had more of them, has left behind."""
+        """Take over entries of a dead sibling, or of an instance that is no longer configured."""
         now = self._clock()
         if now < self._next_orphan_check_at:
             return []
@@ -110,27 +119,27 @@ class Recorder:
             if math.isfinite(entry.message.ts) and 0 <= entry.message.ts < MAX_TIME_S:
                 rows.append(build_crossing(entry.message))
             else:
-                self.consumer.dead_letter(entry, f"ts {entry.message.ts!r} is no time")
+                self.consumer.dead_letter(entry, f"ts {entry.message.ts!r} is not a valid time")
                 entries.remove(entry)
         if not entries:
             return AddResult(0, 0, not self._has_uncounted)
         minutes = [entry.message for entry in entries if isinstance(entry.message, ZoneMinute)]
         if minutes:
-            # Before the acknowledgement, and the same however often: a member holds nothing that varies.
+            # Before the acknowledgement, and idempotent: a repetition writes the same values.
             with self._client.pipeline(transaction=True) as pipe:
                 for minute in minutes:
                     occupancy.stage_zone_minute(pipe, minute, self._prefix)
                 pipe.execute()
         acknowledge = (entries[0].stream, self.consumer.group, [entry.id for entry in entries])
         try:
-            done = add_crossings(self._client, self._calendar, rows, self._prefix, acknowledge)
+            result = add_crossings(self._client, self._calendar, rows, self._prefix, acknowledge)
         except CountersOutdatedError:
             backfill.prepare(self._client, self._calendar, self._prefix)
-            done = add_crossings(self._client, self._calendar, rows, self._prefix, acknowledge)
-        self._has_uncounted = not done.complete
+            result = add_crossings(self._client, self._calendar, rows, self._prefix, acknowledge)
+        self._has_uncounted = not result.complete
         if self._has_uncounted:
             self._count_page()
-        return done
+        return result
 
     def _count_page(self) -> None:
         if backfill.run_step(self._client, self._calendar, self._prefix) >= FRONTIER_COMPLETE:
@@ -139,30 +148,13 @@ class Recorder:
 
 
 def main(config: WorkerConfig, runtime: ProcessRuntime) -> None:
-    """Record until told to stop; an outage of Redis is waited out."""
+    """Record until the process is to stop; an outage of Redis is waited out."""
     recorder = Recorder(connect(config.redis_url), runtime.name, config.timezone, config.key_prefix)
-    backoff = Backoff()
-    connected = False
-    while not runtime.stopping:
-        runtime.tick()
-        try:
-            if not connected:
-                recorder.start()
-                connected = True
-            done = recorder.step()
-            runtime.metrics.count("crossings_recorded", done.added)
-            runtime.metrics.count("crossings_too_old", done.late)
-            runtime.metrics.set_gauge("dead_letters", recorder.consumer.dead_letters)
-            backoff.reset()
-        except OUTAGE as error:
-            if backoff.should_log(error):
-                log.warning("Redis unavailable (%s): the events stream keeps what is not recorded yet", error)
-            connected = False
-            runtime.wait_for_stop(backoff.next())
-        except redis.ResponseError as error:
-            # A Redis that was emptied has lost the group as well: the next start makes it again.
-            if "NOGROUP" not in str(error):
-                raise
-            log.warning("Redis was emptied: %s", error)
-            connected = False
-            runtime.wait_for_stop(backoff.next())
+
+    def step() -> None:
+        result = recorder.step()
+        runtime.metrics.count("crossings_recorded", result.added)
+        runtime.metrics.count("crossings_too_old", result.late)
+        runtime.metrics.set_gauge("dead_letters", recorder.consumer.dead_letters)
+
+    run_until_stopped(runtime, recorder.start, step, "the events stream keeps what is not recorded yet")

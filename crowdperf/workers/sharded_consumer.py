@@ -23,8 +23,8 @@ import redis
 from msgspec import Struct
 
 from crowdperf.messaging import codec
-from crowdperf.messaging.bus import MAX_DELIVERIES
 from crowdperf.messaging.codec import dead_key, is_addressed_to, stage_dead_letter
+from crowdperf.messaging.consumer import MAX_DELIVERIES
 from crowdperf.messaging.redis.client import BLOCK_MS, OUTAGE
 from crowdperf.messaging.schema import Event
 from crowdperf.messaging.streams import EVENTS, Stream, stream_key

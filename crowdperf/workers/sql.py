@@ -1,9 +1,8 @@
-"""The recorder's second half: events and summaries to PostgreSQL, in a process of its own, so that the history in Redis
-never waits for it.
+"""Write events and summaries to PostgreSQL, in a separate process, so that the history in Redis never waits for it.
 
-It follows the events stream with a group of its own, which keeps what PostgreSQL has not got from being trimmed. A
-batch is one statement that changes nothing when repeated, and the group moves behind it afterwards: every event is
-there once, whatever was killed in between. While PostgreSQL is away, the batch that was read is written again.
+It reads the events stream with its own group, so events that PostgreSQL lacks are not trimmed. A batch is one statement
+that changes nothing when repeated, and the group moves behind it afterwards. So every event is there once after a kill
+at any point. While PostgreSQL is unavailable, the same batch is tried again.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from typing import Any
 
 import redis
 
-from crowdperf.messaging.bus import StreamEntry
-from crowdperf.messaging.redis.client import OUTAGE, Backoff, connect
+from crowdperf.messaging.consumer import PositionConsumer, RawEntry, parse_entry_id
+from crowdperf.messaging.redis.client import Backoff, connect
+from crowdperf.messaging.run_loop import run_until_stopped
 from crowdperf.messaging.schema import AnyEvent
-from crowdperf.messaging.stream_reader import StreamReader
-from crowdperf.messaging.streams import EVENTS
+from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.process_config import WorkerConfig
 from crowdperf.settings.site import resolve_dsn
@@ -37,11 +36,20 @@ log = logging.getLogger(__name__)
 
 
 class SchemaMissingError(Exception):
-    """The tables are not there, or not this version's; the message says what to do."""
+    """The tables are missing or of another version; the message names the remedy."""
 
 
 class SqlRecorder:
-    """One follower of the events stream and the database it writes to."""
+    """Reader of the events stream, and writer of the database.
+
+    Args:
+        client: a redis-py client.
+        dsn: data source name of the database.
+        timezone: IANA name of the site's timezone.
+        prefix: the configured prefix of every key.
+        driver: name of the PostgreSQL driver; None for the first one installed.
+        tick: called during long work, to feed the watchdog.
+    """
 
     def __init__(
         self,
@@ -60,84 +68,88 @@ class SqlRecorder:
         self._calendar = Calendar(timezone)
         self._tick = tick
         self._progress_key = f"{prefix}crowdperf:sql"
-        """Hash: zone of the summaries, whether the history was copied."""
-        self.reader: StreamReader[AnyEvent] = StreamReader(client, EVENTS, GROUP, prefix)
+        """Hash with the zone of the summaries, and whether the history was copied."""
+        self._key = stream_key(EVENTS, prefix=prefix)
+        self.reader: PositionConsumer[AnyEvent] = PositionConsumer(client, EVENTS, GROUP, prefix=prefix)
         self._database: Database | None = None
         self._is_following = False
-        self._unwritten: list[StreamEntry[AnyEvent]] = []
+        self._unwritten: list[tuple[RawEntry, AnyEvent]] = []
         self.has_backlog = False
         """Whether the stream had more than the last batch."""
 
+    def restart(self) -> None:
+        """Begin at what is stored; call it after every outage of Redis."""
+        self._is_following = False
+        self._unwritten = []
+
     def step(self) -> int:
-        """Write one batch; returns how many events were new.
+        """Write one batch and return how many events were new.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: Redis is away; call `forget_redis`, then turn again.
-            DatabaseAway, SchemaMissing: PostgreSQL cannot be written to; turn again.
+            redis.ConnectionError, redis.TimeoutError: Redis is unavailable; call `restart` before the next step.
+            DatabaseUnavailableError, SchemaMissingError: PostgreSQL cannot be written to; call `step` again.
         """
         database = self._get_database()
         if not self._is_following:
             self._start_following(database)
         if not self._unwritten:
-            self._unwritten = self.reader.read(BATCH_SIZE)
+            entries = self.reader.read(BATCH_SIZE)
+            self.has_backlog = len(entries) == BATCH_SIZE
+            decoded = ((entry, self.reader.decode(entry)) for entry in entries)
+            self._unwritten = [(entry, event) for entry, event in decoded if event is not None]
         try:
             written = self._write(database, self._unwritten)
         except DatabaseUnavailableError:
-            self._disconnect()
+            self.close()
             raise
         self.reader.commit()
-        self.has_backlog = len(self._unwritten) == BATCH_SIZE
         if not self._unwritten:
-            self.reader.check_position()
+            self.reader.rewind_if_recreated(self._key)
         self._unwritten = []
         return written
 
-    def forget_redis(self) -> None:
-        """Redis was away: find the position again."""
-        self._is_following = False
-        self._unwritten = []
+    def get_lag_s(self) -> float:
+        """Return the age of the newest event that was read, seconds."""
+        return max(0.0, time.time() - parse_entry_id(self.reader.positions[self._key])[0] / 1000)
 
     def close(self) -> None:
-        """The orderly end."""
-        self._disconnect()
+        """Close the connection to the database."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
     def _get_database(self) -> Database:
         if self._database is None:
             database = postgres.connect(self._dsn, self._driver)
             try:
-                left = migrations.list_pending(database, migrations.list_migrations())
+                pending = migrations.list_pending(database, migrations.list_migrations())
             except (DatabaseUnavailableError, DatabaseRejectedError):
                 database.close()
                 raise
-            if left:
+            if pending:
                 database.close()
-                raise SchemaMissingError(f"{left[0].name} is not applied. Remedy: run `crowdperf migrate`.")
+                raise SchemaMissingError(f"{pending[0].name} is not applied. Remedy: run `crowdperf migrate`.")
             self._database = database
         return self._database
 
-    def _disconnect(self) -> None:
-        if self._database is not None:
-            self._database.close()
-            self._database = None
-
     def _start_following(self, database: Database) -> None:
-        """Find the position; a database that has nothing yet gets the crossings of the history first."""
+        """Find the position; an empty database first gets the crossings of the history."""
         self.reader.start()
         try:
             zone, copied = self._client.hmget(self._progress_key, "zone", "copied")
             if not copied or not database.run("SELECT 1 FROM events LIMIT 1"):
                 self._copy_history(database)
             if zone is not None and zone != self._calendar.name.encode():
-                log.warning("summaries are made anew for the zone %s", self._calendar.name)
+                log.warning("summaries are computed again for the zone %s", self._calendar.name)
                 statements.recount_summaries(database, self._calendar, self._tick)
             self._client.hset(self._progress_key, mapping={"zone": self._calendar.name, "copied": "1"})
         except DatabaseUnavailableError:
-            self._disconnect()
+            self.close()
             raise
         self._is_following = True
 
     def _copy_history(self, database: Database) -> None:
-        """Every crossing that Redis has; those that the stream brings as well are there once all the same."""
+        """Copy every crossing of Redis; a crossing that the stream brings too is there once."""
         copied = 0
         for page in iter_history_pages(self._client, self._prefix):
             self._tick()
@@ -146,36 +158,31 @@ class SqlRecorder:
             )
         log.info("%d crossings of the history were copied", copied)
 
-    def _write(self, database: Database, entries: list[StreamEntry[AnyEvent]]) -> int:
-        """Write entries; those that PostgreSQL cannot hold become dead letters, one by one, and the others are written.
+    def _write(self, database: Database, batch: list[tuple[RawEntry, AnyEvent]]) -> int:
+        """Write a batch; halving it finds the entries that PostgreSQL refuses, which become dead letters.
 
         Raises:
-            DatabaseAway, SchemaMissing: the entries may or may not be there; write them again.
+            DatabaseUnavailableError, SchemaMissingError: the batch may or may not be there; write it again.
         """
-        if not entries:
+        if not batch:
             return 0
         try:
             return statements.write_rows(
-                database, self._calendar, [statements.build_event_row(entry.message) for entry in entries]
+                database, self._calendar, [statements.build_event_row(event) for _, event in batch]
             )
         except (DatabaseRejectedError, OverflowError) as error:
             if isinstance(error, DatabaseRejectedError) and error.is_schema_error:
-                self._disconnect()
+                self.close()
                 raise SchemaMissingError(f"PostgreSQL refuses ({error}). Remedy: run `crowdperf migrate`.") from None
-            if len(entries) == 1:
-                self.reader.dead_letter(entries[0], f"PostgreSQL: {error}")
+            if len(batch) == 1:
+                self.reader.reject(batch[0][0], f"PostgreSQL: {error}")
                 return 0
-            half = len(entries) // 2
-            return self._write(database, entries[:half]) + self._write(database, entries[half:])
-
-
-def _compute_lag_s(writer: SqlRecorder) -> float:
-    """How old the newest event is that was read from the stream."""
-    return max(0.0, time.time() - writer.reader.read_until)
+            half = len(batch) // 2
+            return self._write(database, batch[:half]) + self._write(database, batch[half:])
 
 
 def main(config: WorkerConfig, runtime: ProcessRuntime) -> None:
-    """Write until told to stop; outages of Redis and of PostgreSQL are waited out.
+    """Write until the process is to stop; outages of Redis and of PostgreSQL are waited out.
 
     Raises:
         ConfigError: postgres.dsn leads nowhere, or no driver is installed.
@@ -183,33 +190,21 @@ def main(config: WorkerConfig, runtime: ProcessRuntime) -> None:
     dsn = resolve_dsn(config.postgres_dsn, Path.cwd())
     writer = SqlRecorder(connect(config.redis_url), dsn, config.timezone, config.key_prefix, tick=runtime.tick)
     backoff = Backoff()
-    trouble: Exception
-    while not runtime.stopping:
-        runtime.tick()
+
+    def step() -> None:
         try:
             runtime.metrics.count("sql_events_written", writer.step())
-            runtime.metrics.set_gauge("sql_up", 1)
-            runtime.metrics.set_gauge("sql_lag_s", _compute_lag_s(writer) if writer.has_backlog else 0.0)
-            runtime.metrics.set_gauge("dead_letters", writer.reader.dead_letters)
-            backoff.reset()
-            continue
-        except OUTAGE as error:
-            trouble = error
-            said = f"Redis unavailable ({error})"
-            writer.forget_redis()
-        except redis.ResponseError as error:
-            # A Redis that was emptied has lost the group as well: the next turn makes it again.
-            if "NOGROUP" not in str(error) and "no such key" not in str(error):
-                raise
-            trouble = error
-            said = f"Redis was emptied ({error})"
-            writer.forget_redis()
         except (DatabaseUnavailableError, SchemaMissingError) as error:
-            trouble = error
-            said = f"PostgreSQL takes nothing ({error}): the events stream keeps what is not there yet"
+            if backoff.should_log(error):
+                log.warning("PostgreSQL unavailable (%s): the events stream keeps what is not there yet", error)
             runtime.metrics.set_gauge("sql_up", 0)
-        if backoff.should_log(trouble):
-            log.warning("%s", said)
-        runtime.metrics.set_gauge("sql_lag_s", _compute_lag_s(writer))
-        runtime.wait_for_stop(backoff.next())
+            runtime.metrics.set_gauge("sql_lag_s", writer.get_lag_s())
+            runtime.wait_for_stop(backoff.next())
+            return
+        backoff.reset()
+        runtime.metrics.set_gauge("sql_up", 1)
+        runtime.metrics.set_gauge("sql_lag_s", writer.get_lag_s() if writer.has_backlog else 0.0)
+        runtime.metrics.set_gauge("dead_letters", writer.reader.dead_letters)
+
+    run_until_stopped(runtime, writer.restart, step, "the events stream keeps what is not in PostgreSQL yet")
     writer.close()

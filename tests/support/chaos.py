@@ -31,10 +31,10 @@ FRESH_S = 0.5
 MECHANISMS = {
     "checkpoint": (
         "tracking/shard.py",
-        "= self._client.get(state_key(camera.camera_id, self._prefix)), self._acknowledged(name)",
-        "= None, START",
+        "stored = self._client.get(state_key(camera.camera_id, self._prefix))",
+        "stored, self._consumer.positions[key] = None, STREAM_START",
     ),
-    "dedupe": ("storage/crossings.py", "track=event.track", 'track=__import__("time").monotonic_ns()'),
+    "dedupe": ("storage/counts.py", "track=event.track", 'track=__import__("time").monotonic_ns()'),
 }
 """Where each is in the code: file, text, and the text that takes it away."""
 

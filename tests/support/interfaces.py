@@ -28,9 +28,8 @@ from bench.harness import Row, compared, paired
 from crowdperf.__main__ import main as run_command
 from crowdperf.inference.scheduler import FrameScheduler
 from crowdperf.messaging import codec
-from crowdperf.messaging.bus import Consumer
+from crowdperf.messaging.consumer import Consumer, PositionConsumer, create_group
 from crowdperf.messaging.redis.acl import build_acl_rules as acl_rule
-from crowdperf.messaging.stream_reader import StreamReader
 from crowdperf.messaging.streams import STREAMS
 from crowdperf.runtime.metrics import PERCENTILES, Metrics, RecentValues
 from crowdperf.settings.config import build_json_schema, parse
@@ -147,10 +146,9 @@ def redis_keys() -> list[str]:
     found = {f"key {_pattern(text)}" for text in texts if own.match(text) and "::" not in text}
     groups = {
         Consumer.__name__: (2, "group"),
-        StreamReader.__name__: (2, "group"),
+        PositionConsumer.__name__: (2, "group"),
+        create_group.__name__: (2, "group"),
         Leases.__name__: (1, "worker"),
-        "xgroup_create": (1, "groupname"),
-        "xgroup_setid": (1, "groupname"),
     }
     for module, node in source.calls():
         if called(node) in groups:

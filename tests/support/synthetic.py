@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdperf.frames.ring import FrameWriter, RingSpec
-from crowdperf.messaging.bus import Publisher
 from crowdperf.messaging.process_metrics import publish_snapshot
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import connect
 from crowdperf.messaging.schema import AnyEvent, LineCrossed, TrackedFrame, ZoneChanged
 from crowdperf.messaging.streams import EVENTS, TRACKS

@@ -27,7 +27,7 @@ from crowdperf.capture.ffmpeg_process import FfmpegProcess
 from crowdperf.capture.network.url_policy import make_redactor
 from crowdperf.capture.probe import compute_slot_count
 from crowdperf.frames.ring import FrameReader
-from crowdperf.messaging.bus import Consumer
+from crowdperf.messaging.consumer import Consumer
 from crowdperf.messaging.schema import AnyEvent, CameraChanged
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg

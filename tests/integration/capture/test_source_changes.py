@@ -10,7 +10,7 @@ import pytest
 
 from crowdperf.capture.state_publisher import MAX_QUEUED_EVENTS, StatePublisher
 from crowdperf.messaging import codec
-from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import CameraChanged
 from crowdperf.messaging.streams import CONNECTIONS, EVENTS, Stream, stream_key
 from tests.conftest import RedisServer, wait_until

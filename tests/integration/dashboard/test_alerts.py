@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from crowdperf.accounts.credentials import SetupSecret
-from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import AlertChanged, Event
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.settings.alerts import AlertRule

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import AreaChanged, Event
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.storage import occupancy as areas

@@ -13,8 +13,8 @@ import httpx
 import numpy as np
 import pytest
 
-from crowdperf.messaging.bus import Publisher
 from crowdperf.messaging.codec import encode
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import CameraGap, PpeObserved
 from crowdperf.messaging.streams import EVENTS, OBSERVATIONS, stream_key
 from crowdperf.storage import violations

@@ -18,7 +18,7 @@ from crowdperf.frames.ring import FrameReader, FrameStamp, FrameWriter
 from crowdperf.inference.anonymize import Rectangle, anonymize, get_region
 from crowdperf.inference.evidence_cache import EvidenceCache, FrameAnalysis
 from crowdperf.inference.evidence_writer import EvidenceWriter
-from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import EvidenceRequest, PpeColumns
 from crowdperf.messaging.streams import EVIDENCE_REQUESTS, stream_key
 from crowdperf.models.postprocess import Detections

@@ -5,11 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from crowdperf.messaging.bus import MAX_DELIVERIES, Consumer, Publisher, StubBus
+from crowdperf.messaging.consumer import MAX_DELIVERIES, Consumer
 from crowdperf.messaging.outbox import Outbox
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import AnyEvent, FrameDetections, LineCrossed
 from crowdperf.messaging.streams import DETECTIONS, EVENTS, stream_key
 from tests.conftest import RedisServer
+from tests.support.stub_bus import StubBus
 
 
 def crossing(n: int) -> LineCrossed:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from crowdperf.cli import dead_letters
-from crowdperf.messaging.bus import Consumer, Publisher
+from crowdperf.messaging.consumer import Consumer
 from crowdperf.messaging.dead_letter_queue import DeadLetterQueue, DeadLetterStore
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import AnyEvent, LineCrossed
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.settings.base import ConfigError

@@ -15,8 +15,8 @@ import pytest
 import redis
 
 from crowdperf.cli import check, dead_letters
-from crowdperf.messaging.bus import Publisher
 from crowdperf.messaging.outbox import Outbox
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis import acl
 from crowdperf.messaging.redis.client import OUTAGE, Backoff, RedisPermissionError, connect
 from crowdperf.messaging.schema import LineCrossed

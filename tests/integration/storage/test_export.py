@@ -16,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from crowdperf.__main__ import main
-from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import CameraGap
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.storage.buckets import Calendar

@@ -19,7 +19,7 @@ import pytest
 
 from crowdperf.__main__ import main
 from crowdperf.cli import check
-from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import AnyEvent, CameraGap, LineCrossed
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.settings.base import ConfigError
@@ -55,7 +55,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 def admin_dsn(request: pytest.FixtureRequest) -> str:
     """POSTGRES_DSN, else the test's own server."""
     found = os.environ.get("POSTGRES_DSN", "")
-    return found or request.getfixturevalue("postgres_server").dsn()
+    return found or request.getfixturevalue("postgres_server").get_dsn()
 
 
 @pytest.fixture(params=DRIVERS)
@@ -325,7 +325,7 @@ def test_emptied_redis_is_followed_from_its_new_start(
     publish(redis_server, crossing(1))
     made.step()
     redis_server.client().flushall()
-    made.forget_redis()
+    made.restart()
     publish(redis_server, crossing(2), crossing(1))
     assert made.step() == 1
     made.close()

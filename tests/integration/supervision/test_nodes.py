@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from crowdperf.messaging.bus import Publisher
 from crowdperf.messaging.process_metrics import publish_snapshot as publish_metrics
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.messaging.schema import AnyEvent, LineCrossed
 from crowdperf.messaging.streams import EVENTS

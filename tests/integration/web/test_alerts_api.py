@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from crowdperf.messaging.bus import Publisher
 from crowdperf.messaging.process_metrics import publish_snapshot
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import AlertChanged, Event, ZoneChanged
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.runtime.process_runtime import ProcessRuntime

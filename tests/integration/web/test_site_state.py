@@ -14,8 +14,8 @@ import pytest
 from crowdperf.accounts import credentials
 from crowdperf.accounts.account_store import ACCOUNTS_KEY
 from crowdperf.accounts.principal import Account
-from crowdperf.messaging.bus import Publisher
 from crowdperf.messaging.process_metrics import metrics_key
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import CameraChanged, ZoneMinute
 from crowdperf.messaging.streams import CONNECTIONS
 from crowdperf.runtime.metrics import RecentValues

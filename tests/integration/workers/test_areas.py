@@ -11,7 +11,7 @@ import redis.asyncio
 
 from crowdperf.counting.areas import AreaCounter
 from crowdperf.messaging import codec
-from crowdperf.messaging.bus import Publisher
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import Alert, AnyEvent, AreaChanged, Event, LineCrossed, ZoneMinute
 from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.runtime.metrics import Metrics

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from crowdperf.messaging.bus import Publisher
 from crowdperf.messaging.dead_letter_queue import DeadLetterStore
 from crowdperf.messaging.delivery_queue import DeliveryQueue
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import AlertChanged, AlertRaised, Event
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.runtime.metrics import Metrics

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from crowdperf.messaging.bus import Publisher
 from crowdperf.messaging.codec import decode
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import EvidenceRequest, PpeObserved, PpeViolation
 from crowdperf.messaging.streams import EVIDENCE_REQUESTS, OBSERVATIONS
 from crowdperf.runtime.process_runtime import ProcessRuntime

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import redis
 
-from crowdperf.messaging.bus import Publisher
 from crowdperf.messaging.dead_letter_queue import DeadLetterStore
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import CameraChanged, Event, LineCrossed
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.settings.process_config import get_shard

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 import redis
 
-from crowdperf.messaging.bus import MAX_DELIVERIES, Publisher
+from crowdperf.messaging.consumer import MAX_DELIVERIES
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import AnyEvent, CameraGap, LineCrossed
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.runtime.process_runtime import ProcessRuntime

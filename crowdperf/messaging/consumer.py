@@ -1,0 +1,321 @@
+"""Read Redis streams: every reader of a stream is one of these two consumers, or uses the functions here.
+
+`Consumer` is a member of a consumer group. An entry is acknowledged after its effect, so delivery is at least once.
+Staging effect and acknowledgement in one MULTI makes it exactly once, and so does a deduplication by event id.
+
+`PositionConsumer` reads by position (XREAD) and moves its group (XGROUP SETID) together with the effects. Other parts
+then see what is handled, and trimming stays behind it. There are no pending entries and no delivery counts, so an entry
+that waits for a store never looks like poison. After an outage it begins again behind the committed position.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+import redis
+
+from crowdperf.messaging import codec
+from crowdperf.messaging.codec import dead_key, is_addressed_to, stage_dead_letter
+from crowdperf.messaging.redis.client import BLOCK_MS
+from crowdperf.messaging.streams import Stream, stream_key
+
+T = TypeVar("T", bound=msgspec.Struct)
+EntryFields = dict[bytes, bytes]
+STREAM_START = b"0-0"
+MAX_DELIVERIES = 5
+"""An entry that was delivered more often without an acknowledgement is poison."""
+LOST_STREAM_TEXTS = ("NOGROUP", "requires the key", "no such key")
+"""Texts of the errors of Redis for a stream or group that is gone."""
+
+log = logging.getLogger(__name__)
+
+
+def parse_entry_id(entry_id: bytes) -> tuple[int, int]:
+    """Parse a stream id `<ms>-<n>` into numbers, which have the order of the stream."""
+    milliseconds, _, number = entry_id.partition(b"-")
+    return int(milliseconds), int(number or 0)
+
+
+def unpack_reply(reply: Any) -> list[tuple[bytes, list[tuple[bytes, EntryFields]]]]:
+    """Return (key, entries) pairs of a reply of XREAD or XREADGROUP, RESP2 list or RESP3 map."""
+    pairs = reply.items() if isinstance(reply, dict) else reply or ()
+    # RESP3 wraps each stream's entries in one more list.
+    return [(name, rows[0] if rows and isinstance(rows[0], list) else rows) for name, rows in pairs]
+
+
+def create_group(client: Any, key: str, group: str) -> None:
+    """Create a consumer group, and its stream, where they are missing; it begins at the stream's start."""
+    try:
+        client.xgroup_create(key, group, id="0", mkstream=True)
+    except redis.ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise
+
+
+def is_stream_lost(error: BaseException) -> bool:
+    """Check whether an error means that a stream or its group is gone: Redis lost its data, or it was deleted."""
+    return isinstance(error, redis.ResponseError) and any(text in str(error) for text in LOST_STREAM_TEXTS)
+
+
+class StreamEntry(msgspec.Struct, Generic[T], frozen=True):
+    """One delivered message."""
+
+    stream: str
+    """Redis key of the stream."""
+    id: bytes
+    """Stream id, `<ms>-<n>`."""
+    message: T
+
+
+class Consumer(Generic[T]):
+    """Read a stream (of one or many cameras) as one named member of a group.
+
+    After a restart under the same name, `read` first returns the entries that were delivered and never acknowledged. An
+    entry that cannot be decoded, or was delivered too often, goes to `crowdperf:dead:<stream>:<group>`.
+
+    Args:
+        client: a redis-py client.
+        stream: row of the stream table.
+        group: name of the consumer group.
+        name: name of this member.
+        cameras: ids of the cameras, for a stream per camera.
+        prefix: the configured prefix of every key.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        stream: Stream,
+        group: str,
+        name: str,
+        cameras: tuple[str, ...] = ("",),
+        prefix: str = "",
+    ) -> None:
+        # Any: redis-py types its replies differently from release to release.
+        self._client: Any = client
+        self._stream = stream
+        self.group = group
+        self._name = name
+        self._dead_key = dead_key(stream.name, group, prefix)
+        self._keys = [stream_key(stream, camera, prefix) for camera in cameras]
+        self._resume_at = dict.fromkeys(self._keys, b"0")
+        """Streams whose own pending entries are still to be read, and the id to read from."""
+        self.dead_letters = 0
+
+    def start(self) -> None:
+        """Create the missing groups, and begin with this member's own pending entries.
+
+        Call it at start-up and after every outage, since a Redis that lost its data has lost its groups too.
+        """
+        for key in self._keys:
+            create_group(self._client, key, self.group)
+        self._resume_at = dict.fromkeys(self._keys, b"0")
+
+    def read(self, count: int = 64, block_ms: int = BLOCK_MS) -> list[StreamEntry[T]]:
+        """Return the next entries, at most `count` per stream; none where `block_ms` passes without one."""
+        while self._resume_at:
+            reply = self._client.xreadgroup(self.group, self._name, dict(self._resume_at), count=count)
+            if entries := self._collect_pending(unpack_reply(reply), count):
+                return entries
+        streams = dict.fromkeys(self._keys, ">")
+        reply = self._client.xreadgroup(self.group, self._name, streams, count=count, block=block_ms)
+        return [entry for key, rows in unpack_reply(reply) for entry in self._decode_rows(key.decode(), rows)]
+
+    def ack(self, entries: list[StreamEntry[T]]) -> None:
+        """Acknowledge entries whose effect needs no transaction."""
+        with self._client.pipeline(transaction=False) as pipe:
+            self.stage_ack(pipe, entries)
+            pipe.execute()
+
+    def stage_ack(self, pipe: Any, entries: list[StreamEntry[T]]) -> None:
+        """Acknowledge entries inside the transaction that holds their effect."""
+        ids_by_stream: dict[str, list[bytes]] = {}
+        for entry in entries:
+            ids_by_stream.setdefault(entry.stream, []).append(entry.id)
+        for key, ids in ids_by_stream.items():
+            pipe.xack(key, self.group, *ids)
+
+    def claim_from_others(self, min_idle_ms: int = 60_000) -> list[StreamEntry[T]]:
+        """Take over the entries of members that have held them for `min_idle_ms` and may never return."""
+        entries: list[StreamEntry[T]] = []
+        for key in self._keys:
+            reply = self._client.xautoclaim(key, self.group, self._name, min_idle_ms, start_id="0-0", count=256)
+            rows = [row for row in reply[1] if row[1] is not None]
+            entries += self._decode_rows(key, self._remove_poison(key, rows))
+        return entries
+
+    def dead_letter(self, entry: StreamEntry[T], reason: str) -> None:
+        """Move an entry that was decoded but cannot be handled to the dead letters."""
+        self._dead_letter(entry.stream, entry.id, dict(codec.encode(self._stream, entry.message)), reason)
+
+    def _collect_pending(self, reply: list[tuple[bytes, Any]], count: int) -> list[StreamEntry[T]]:
+        """Decode own pending entries; a stream that has no more leaves the table."""
+        entries: list[StreamEntry[T]] = []
+        for name, rows in reply:
+            key = name.decode()
+            if rows:
+                self._resume_at[key] = rows[-1][0]
+            if len(rows) < count:
+                self._resume_at.pop(key, None)
+            entries += self._decode_rows(key, self._remove_poison(key, rows))
+        if not reply:
+            self._resume_at.clear()
+        return entries
+
+    def _remove_poison(self, key: str, rows: list[Any]) -> list[Any]:
+        """Move entries that were delivered too often to the dead letters, and return the others."""
+        if not rows:
+            return rows
+        pending = self._client.xpending_range(key, self.group, rows[0][0], rows[-1][0], len(rows), self._name)
+        deliveries = {row["message_id"]: row["times_delivered"] for row in pending}
+        poison = [row for row in rows if deliveries.get(row[0], 1) > MAX_DELIVERIES]
+        for entry_id, fields in poison:
+            self._dead_letter(key, entry_id, fields or {}, f"delivered {deliveries[entry_id]} times")
+        return [row for row in rows if row not in poison]
+
+    def _decode_rows(self, key: str, rows: list[Any]) -> list[StreamEntry[T]]:
+        entries: list[StreamEntry[T]] = []
+        for entry_id, fields in rows:
+            if not fields or not is_addressed_to(fields, self.group):
+                # Trimmed while it was pending, or redriven for another group: it must not come again.
+                self._client.xack(key, self.group, entry_id)
+                continue
+            try:
+                entries.append(StreamEntry(key, entry_id, codec.decode(self._stream, fields)))
+            except codec.PoisonError as error:
+                self._dead_letter(key, entry_id, fields, str(error))
+        return entries
+
+    def _dead_letter(self, key: str, entry_id: bytes, fields: EntryFields, reason: str) -> None:
+        """Move an entry in one transaction, so that it is in exactly one place."""
+        self.dead_letters += 1
+        with self._client.pipeline() as pipe:
+            stage_dead_letter(pipe, self._dead_key, fields, entry_id, key, reason)
+            pipe.xack(key, self.group, entry_id)
+            pipe.execute()
+
+
+class RawEntry(NamedTuple):
+    """One entry of a stream before it is decoded."""
+
+    stream: str
+    """Redis key of the stream."""
+    id: bytes
+    fields: EntryFields
+
+
+class PositionConsumer(Generic[T]):
+    """Read streams by position as the only reader of a group, and commit together with the effects.
+
+    `positions` maps each stream's key to the id of the newest handled entry. `decode` moves it, `stage_commit` stores
+    it. Rejected entries wait in memory for the commit, which moves them to the dead letters.
+
+    Args:
+        client: a redis-py client.
+        stream: row of the stream table.
+        group: name of the consumer group.
+        cameras: ids of the cameras, for a stream per camera.
+        prefix: the configured prefix of every key.
+    """
+
+    def __init__(
+        self, client: redis.Redis, stream: Stream, group: str, cameras: Iterable[str] = ("",), prefix: str = ""
+    ) -> None:
+        # Any: redis-py types its replies differently from release to release.
+        self._client: Any = client
+        self._stream = stream
+        self.group = group
+        self._dead_key = dead_key(stream.name, group, prefix)
+        self.positions = dict.fromkeys((stream_key(stream, camera, prefix) for camera in cameras), STREAM_START)
+        self._rejected: list[tuple[RawEntry, str]] = []
+        self.dead_letters = 0
+        """Entries that were committed to the dead letters."""
+
+    def start(self) -> None:
+        """Create the missing groups, and begin behind what is committed; call it after every outage too."""
+        self._rejected = []
+        self.create_groups()
+        for key in self.positions:
+            groups = {row["name"]: row["last-delivered-id"] for row in self._client.xinfo_groups(key)}
+            self.positions[key] = bytes(groups[self.group.encode()])
+
+    def create_groups(self) -> None:
+        """Create the group of every stream where it is missing."""
+        for key in self.positions:
+            create_group(self._client, key, self.group)
+
+    def read(self, count: int, block_ms: int = BLOCK_MS) -> list[RawEntry]:
+        """Return the entries behind the positions, at most `count` per stream; none after `block_ms`."""
+        reply = self._client.xread(self.positions, count=count, block=block_ms)
+        return [RawEntry(key.decode(), *row) for key, rows in unpack_reply(reply) for row in rows]
+
+    def decode(self, entry: RawEntry) -> T | None:
+        """Move the position to an entry and decode it; None where it is malformed or for another group."""
+        self.positions[entry.stream] = entry.id
+        if not is_addressed_to(entry.fields, self.group):
+            return None
+        try:
+            message: T = codec.decode(self._stream, entry.fields)
+        except codec.PoisonError as error:
+            self.reject(entry, str(error))
+            return None
+        return message
+
+    def reject(self, entry: RawEntry, reason: str) -> None:
+        """Make an entry that cannot be handled a dead letter at the next commit."""
+        if entry.id not in self.get_rejected_ids(entry.stream):
+            log.error("%s, entry %s becomes a dead letter: %s", entry.stream, entry.id.decode(), reason)
+            self._rejected.append((entry, reason))
+
+    def get_rejected_ids(self, key: str) -> list[bytes]:
+        """Return the ids of a stream's rejected entries that are not committed yet."""
+        return [entry.id for entry, _ in self._rejected if entry.stream == key]
+
+    def drop_rejected(self) -> None:
+        """Forget the rejected entries without a commit; they are read again."""
+        self._rejected = []
+
+    def stage_commit(self, pipe: Any, positions: Mapping[str, bytes]) -> None:
+        """Add dead letters and positions of these streams (key -> id) to the transaction of their effects."""
+        for entry, reason in self._rejected:
+            if entry.stream in positions:
+                stage_dead_letter(pipe, self._dead_key, entry.fields, entry.id, entry.stream, reason)
+        for key, position in positions.items():
+            pipe.xgroup_setid(key, self.group, position)
+
+    def finish_commit(self, keys: Iterable[str]) -> None:
+        """Forget the rejected entries of these streams, whose transaction is stored."""
+        waiting = [row for row in self._rejected if row[0].stream not in keys]
+        self.dead_letters += len(self._rejected) - len(waiting)
+        self._rejected = waiting
+
+    def commit(self) -> None:
+        """Commit all positions after the effects were stored elsewhere.
+
+        Raises:
+            redis.ResponseError: the group is gone (`is_stream_lost`); call `start`.
+        """
+        with self._client.pipeline(transaction=True) as pipe:
+            self.stage_commit(pipe, self.positions)
+            pipe.execute()
+        self.finish_commit(self.positions)
+
+    def rewind_if_recreated(self, key: str) -> bool:
+        """Go back to the start of a stream that was recreated with smaller ids, and return whether it was.
+
+        The machine's clock went back, or Redis was emptied. Call it for a stream that has been quiet for a while.
+        """
+        try:
+            newest = self._client.xinfo_stream(key)["last-generated-id"]
+        except redis.ResponseError as error:
+            if not is_stream_lost(error):
+                raise
+            newest = STREAM_START
+            create_group(self._client, key, self.group)
+        if parse_entry_id(newest) >= parse_entry_id(self.positions[key]):
+            return False
+        self.positions[key] = STREAM_START
+        return True
