@@ -1,7 +1,7 @@
-"""One camera from detections to events: tracker, counters and gap detection. Pure and deterministic.
+"""Turn one camera's detections into events: tracker, counters and gap detection. Pure and deterministic.
 
-The same frames give the same events with the same ids, whether or not the state was stored and restored in between:
-that is what makes a replay after a crash harmless.
+The same frames give the same events with the same ids, whether or not the state was stored and restored in between. So
+a replay after a crash is harmless.
 """
 
 from __future__ import annotations
@@ -16,42 +16,24 @@ from msgspec import Struct
 from crowdperf.counting.camera_counter import CameraCounter, CountingState
 from crowdperf.counting.density import DensityMinute
 from crowdperf.counting.samples import FrameMoment, Sample
-from crowdperf.messaging.schema import CameraGap, Event, FrameDetections, QueueNow, TrackedFrame
+from crowdperf.messaging.schema import Event, FrameDetections, QueueNow, TrackedFrame
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Tracking
+from crowdperf.tracking.gaps import GapDetector, OpenGap
 from crowdperf.tracking.ppe_observations import MalformedPpeError, build_observations, parse_findings
-from crowdperf.tracking.tracker import CONFIRM_HITS, CONFIRM_S, PersonTracker, Tracks
+from crowdperf.tracking.tracker import PersonTracker, Tracks
 
 VERSION = 2
 DEFAULT_ASPECT = 16 / 9
-MIN_GAP_FRAMES = 3.5
-"""A pause of fewer frames is no gap, however few come in a second."""
-FILTER_LAG_S = 0.1
-"""A filtered box follows somebody who sets off by up to this much later."""
-MAX_UNDECIDED_S = 3.0
-"""How long after a pause somebody who does not leave a line keeps the gap open."""
 
 
 class StateError(ValueError):
-    """A stored state is of another version, or damaged."""
+    """A stored state is damaged or of another version."""
 
 
 class MalformedFrameError(ValueError):
-    """A message whose columns do not belong together."""
-
-
-class OpenGap(Struct, array_like=True):
-    """A pause that is over, while crossings may still be missed because of it."""
-
-    id: str
-    start: float
-    """Unix seconds."""
-    cause: str
-    settled_s: float
-    """Clock: it lasts until then at least, since new tracks are confirmed by then."""
-    latest_s: float
-    """Clock: it ends then, whoever is still on a line."""
+    """The columns of a message do not belong together."""
 
 
 class _PipelineState(Struct, array_like=True):
@@ -67,71 +49,78 @@ class _PipelineState(Struct, array_like=True):
 
 
 class CameraPipeline:
-    """Tracker, lines and zones of one camera."""
+    """Tracker, lines and zones of one camera.
+
+    Args:
+        camera: id of the camera.
+        settings: the tracking settings.
+        lines: counting lines of the camera.
+        zones: zones of the camera.
+        target_fps: analysed frames per second.
+    """
 
     def __init__(
         self, camera: str, settings: Tracking, lines: Sequence[Line], zones: Sequence[Zone], target_fps: float
     ) -> None:
         self.camera = camera
-        self._settings = settings
-        self._settle_s = max(CONFIRM_HITS / target_fps, CONFIRM_S + 1 / target_fps)
         self._frame_s = 1 / target_fps
         self._tracker = PersonTracker(settings)
         self._zones = tuple(zones)
         self._counter = CameraCounter(camera, tuple(lines), tuple(zones), settings.lost_s)
+        self._gaps = GapDetector(camera, settings.gap_s, target_fps)
         self._epoch = 0
         self._sequence = 0
         self._captured_at_ns = 0
         self._clock_s = 0.0
         self._aspect = 0.0
-        self._gap: OpenGap | None = None
-        self._state_lost = False
-        """The state before the next frame is lost."""
 
     def __len__(self) -> int:
-        """Tracks that are remembered, unconfirmed and lost ones included."""
+        """Tracks in memory, including unconfirmed and lost ones."""
         return len(self._tracker)
 
     @property
     def position(self) -> tuple[int, int]:
-        """(epoch, sequence) of the newest frame taken, (0, 0) before the first."""
+        """(epoch, sequence) of the newest frame, (0, 0) before the first."""
         return self._epoch, self._sequence
 
     def get_occupancy(self) -> dict[str, int]:
-        """Zone id -> tracks inside."""
+        """Return zone id -> tracks inside."""
         return self._counter.get_occupancy()
 
     def get_queues(self) -> dict[str, QueueNow]:
-        """Id of each zone of kind `queue` -> its length and waiting times."""
+        """Return the id of each zone of kind `queue` -> its length and waiting times."""
         return self._counter.get_queues()
 
     def take_density(self) -> list[DensityMinute]:
-        """Minutes of the density grid that have ended, to be stored together with the next `state`."""
+        """Return the finished minutes of the density grid, to be stored together with the next state."""
         return self._counter.take_density()
 
     def rewind(self) -> None:
-        """Accept frames of a lower epoch from now on: the machine's clock went back and the ring was made anew."""
+        """Accept frames of a lower epoch from now on: the machine's clock went back."""
         self._epoch = self._sequence = 0
 
     def resume(self, epoch: int, sequence: int, captured_at_ns: int) -> None:
-        """Go on after this frame without the state that it left behind; the next frame begins a gap.
+        """Go on after this frame without its state; the next frame begins a gap.
 
-        `captured_at_ns`: when that frame was captured (Unix), 0 where nobody knows.
+        Args:
+            epoch: ring epoch of the frame.
+            sequence: sequence of the frame.
+            captured_at_ns: time of its capture, nanoseconds since 1970, 0 where unknown.
         """
         self._epoch, self._sequence, self._captured_at_ns = epoch, sequence, captured_at_ns
-        self._state_lost = True
+        self._gaps.state_lost = True
 
     def step(self, frame: FrameDetections) -> tuple[TrackedFrame | None, list[Event]]:
-        """Take one frame. A frame at or before the newest one is a redelivery: it gives (None, []).
+        """Process one frame; a frame at or before the newest one is a redelivery and gives (None, []).
 
         Raises:
-            MalformedFrameError: the columns have different lengths, or hold what no model reports.
+            MalformedFrameError: the columns have different lengths, or impossible values.
         """
         if (frame.epoch, frame.sequence) <= (self._epoch, self._sequence):
             return None, []
         boxes, scores, classes = _decode_columns(frame)
         try:
-            worn = parse_findings(frame)
+            findings = parse_findings(frame)
         except MalformedPpeError as error:
             raise MalformedFrameError(str(error)) from None
         aspect = frame.source_width / frame.source_height if frame.source_height else DEFAULT_ASPECT
@@ -140,90 +129,50 @@ class CameraPipeline:
             self._counter.set_aspect(aspect)
             self._aspect = aspect
         tracks = self._tracker.update(self._clock_s, boxes, scores, classes, aspect)
-        events += self._counter.update(self._to_moment(frame), _build_samples(tracks, aspect), tracks.ended.tolist())
-        events += build_observations(frame, worn, tracks, self._zones)
-        return self._build_tracked_frame(frame, tracks), events + self._end_gap()
+        moment = self._to_moment()
+        events += self._counter.update(moment, _build_samples(tracks, aspect), tracks.ended.tolist())
+        events += build_observations(frame, findings, tracks, self._zones)
+        return self._build_tracked_frame(frame, tracks), events + self._gaps.end_if_settled(moment, self._counter)
 
     def finish(self) -> list[Event]:
-        """The stream ends for good: a gap that is still open ends with the newest frame."""
-        return [] if self._gap is None else [self._build_gap_event(self._gap)]
+        """End the stream for good: a gap that is still open ends with the newest frame."""
+        return self._gaps.finish(self._captured_at_ns / 1e9)
 
-    def _to_moment(self, frame: FrameDetections) -> FrameMoment:
-        return FrameMoment(self._clock_s, frame.captured_at_ns / 1e9, frame.epoch, frame.sequence)
+    def _to_moment(self) -> FrameMoment:
+        """Return the moment of the newest frame."""
+        return FrameMoment(self._clock_s, self._captured_at_ns / 1e9, self._epoch, self._sequence)
 
     def _advance_clock(self, frame: FrameDetections, reshaped: bool) -> list[Event]:
-        """Move the position and the clock to `frame`; after a pause that was too long, a gap begins.
-
-        `reshaped`: pictures have another shape from this frame on, so that paths before and after are not comparable.
-        """
+        """Move position and clock to `frame`; after a pause that was too long, or a new shape, a gap begins."""
         first = self._captured_at_ns == 0
-        elapsed_s = (frame.captured_at_ns - self._captured_at_ns) / 1e9
-        usual_s = max(self._frame_s, self._tracker.interval_s)
-        paused = not first and elapsed_s > max(self._settings.gap_s, MIN_GAP_FRAMES * usual_s)
-        cause = "epoch changed" if self._epoch and frame.epoch != self._epoch else "frames missing"
-        last_s = self._clock_s
-        # Where the wall clock was set back (or two frames bear one time): go on as if a frame's time had passed.
-        self._clock_s += self._frame_s if first or elapsed_s <= 0 else elapsed_s
-        events: list[Event] = []
-        if self._state_lost:
-            events = self._begin_gap(frame, "state lost", last_s, usual_s)
-        elif paused or reshaped:
-            events = self._begin_gap(frame, cause if paused else "picture changed", last_s, usual_s)
+        elapsed_s = 0.0 if first else (frame.captured_at_ns - self._captured_at_ns) / 1e9
+        frame_s = max(self._frame_s, self._tracker.interval_s)
+        epoch_changed = bool(self._epoch) and frame.epoch != self._epoch
+        cause = self._gaps.find_cause(elapsed_s, frame_s, epoch_changed, reshaped)
+        before = FrameMoment(
+            self._clock_s, (self._captured_at_ns or frame.captured_at_ns) / 1e9, self._epoch, self._sequence
+        )
+        # Where the wall clock was set back (or two frames have one time): go on as if a frame's time had passed.
+        self._clock_s += elapsed_s if elapsed_s > 0 else self._frame_s
         self._epoch, self._sequence, self._captured_at_ns = frame.epoch, frame.sequence, frame.captured_at_ns
-        return events
-
-    def _begin_gap(self, frame: FrameDetections, cause: str, last_s: float, usual_s: float) -> list[Event]:
-        """Break all paths before `frame`; `last_s` is the clock of the frame before it.
-
-        The gap begins with the last frame before the pause, or with the first crossing that is given up. It is said
-        when it is over; should the frames pause again before that, it ends there and the next one begins.
-        """
-        events: list[Event] = [] if self._gap is None else [self._build_gap_event(self._gap)]
-        settled_s = self._clock_s + self._settle_s
-        settled, since_s = self._counter.break_paths(self._to_moment(frame), settled_s)
-        start = (self._captured_at_ns or frame.captured_at_ns) / 1e9
-        if self._state_lost:
-            # What was under way is not known any more.
-            self._state_lost = False
-            start -= MAX_UNDECIDED_S
-        elif since_s <= last_s:
-            # A crossing bears the time of the first frame beyond the line: it was up to a frame's time earlier.
-            start -= last_s - since_s + usual_s + FILTER_LAG_S
-        gap_id = f"{self.camera}:gap:{frame.epoch}:{frame.sequence}"
-        self._gap = OpenGap(gap_id, start, cause, settled_s, self._clock_s + MAX_UNDECIDED_S)
-        return events + settled
-
-    def _end_gap(self) -> list[Event]:
-        """The open gap's event, when nothing can be missed because of it any more."""
-        gap = self._gap
-        if gap is None or self._clock_s < gap.settled_s:
-            return []
-        if self._clock_s < gap.latest_s and self._counter.has_undecided():
-            return []
-        self._counter.settle_undecided()
-        self._gap = None
-        return [self._build_gap_event(gap)]
-
-    def _build_gap_event(self, gap: OpenGap) -> CameraGap:
-        end = self._captured_at_ns / 1e9
-        return CameraGap(id=gap.id, camera=self.camera, ts=end, start=min(gap.start, end), end=end, cause=gap.cause)
+        return self._gaps.begin(cause, before, self._to_moment(), frame_s, self._counter) if cause else []
 
     def _build_tracked_frame(self, frame: FrameDetections, tracks: Tracks) -> TrackedFrame:
-        shown = tracks.confirmed
+        confirmed = tracks.confirmed
         return TrackedFrame(
             camera=self.camera,
             epoch=frame.epoch,
             sequence=frame.sequence,
             captured_at_ns=frame.captured_at_ns,
-            boxes=tracks.boxes[shown].tobytes(),
-            tracks=tracks.ids[shown].tobytes(),
-            classes=tracks.classes[shown].tobytes(),
+            boxes=tracks.boxes[confirmed].tobytes(),
+            tracks=tracks.ids[confirmed].tobytes(),
+            classes=tracks.classes[confirmed].tobytes(),
             occupancy=self.get_occupancy(),
             queues=self.get_queues(),
         )
 
     def dump_state(self) -> bytes:
-        """Everything that decides the future."""
+        """Serialise everything that decides the future."""
         return msgspec.msgpack.encode(
             _PipelineState(
                 VERSION,
@@ -234,15 +183,15 @@ class CameraPipeline:
                 self._aspect,
                 self._tracker.dump_state(),
                 self._counter.get_state(),
-                self._gap,
+                self._gaps.open_gap,
             )
         )
 
     def restore(self, state: bytes) -> None:
-        """Continue where `state()` was taken; lines and zones that were changed since then begin anew.
+        """Continue from a result of `dump_state`; lines and zones that were changed since start empty.
 
         Raises:
-            StateError: the state is of another version, or damaged.
+            StateError: the state is damaged or of another version.
         """
         try:
             version = msgspec.msgpack.decode(state, type=list[Any])[0]
@@ -253,14 +202,14 @@ class CameraPipeline:
         except (msgspec.MsgspecError, IndexError, ValueError) as error:
             raise StateError(str(error)) from None
         self._epoch, self._sequence, self._captured_at_ns = read.epoch, read.sequence, read.captured_at_ns
-        self._clock_s, self._aspect, self._gap = read.clock_s, read.aspect, read.gap
+        self._clock_s, self._aspect, self._gaps.open_gap = read.clock_s, read.aspect, read.gap
         self._counter.restore(read.counting)
         if read.aspect:
             self._counter.set_aspect(read.aspect)
 
 
 def _decode_columns(frame: FrameDetections) -> tuple[Any, Any, Any]:
-    """Boxes (n, 4) float32, scores (n,) float32 and classes (n,) uint8 of a message."""
+    """Decode boxes (n, 4) float32, scores (n,) float32 and classes (n,) uint8 of a message."""
     count = len(frame.classes)
     if len(frame.boxes) != 16 * count or len(frame.scores) != 4 * count:
         raise MalformedFrameError(

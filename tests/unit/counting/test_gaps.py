@@ -15,7 +15,8 @@ from crowdperf.counting.samples import Sample
 from crowdperf.messaging.schema import CameraGap, Event, FrameDetections, LineCrossed
 from crowdperf.settings.camera import Line
 from crowdperf.settings.engine import Tracking
-from crowdperf.tracking.pipeline import MAX_UNDECIDED_S, CameraPipeline
+from crowdperf.tracking.gaps import MAX_UNDECIDED_S
+from crowdperf.tracking.pipeline import CameraPipeline
 from tests.support.sequences import counter, detections, moment, sample, standing, totals
 
 BEGIN = 1_700_000_000.0
