@@ -1,4 +1,4 @@
-"""Which detection belongs to which track: overlap of boxes and linear assignment.
+"""Assign detections to tracks: overlap of boxes and linear assignment.
 
 Boxes are (centre x, centre y, width, height) in picture heights, float64, shape (n, 4).
 """
@@ -14,15 +14,23 @@ Indices = NDArray[np.intp]
 
 
 def buffered_iou(first: Floats, second: Floats, buffer: float) -> Floats:
-    """Intersection over union of every pair, shape (n, m), after growing each box by `buffer` of its size per side.
+    """Compute the intersection over union of every pair after growing each box.
 
     Growing keeps an overlap for small, fast objects at low frame rates, whose successive boxes do not touch (Yang et
     al., Hard to Track Objects with Irregular Motions and Similar Appearances? Make It Easier by Buffering, 2023).
+
+    Args:
+        first: boxes, shape (n, 4).
+        second: boxes, shape (m, 4).
+        buffer: growth per side as a share of the box's size.
+
+    Returns:
+        IoU, float64, shape (n, m).
     """
     first, second = first.T, second.T
     half_first = first[2:] * (0.5 + buffer)
     half_second = second[2:] * (0.5 + buffer)
-    # (2, n, m) with m innermost: numpy's inner loops then run over a row and not over the two axes of the picture.
+    # Shape (2, n, m) with m innermost: numpy's inner loops then run over a row, not over the two axes of the picture.
     low = np.maximum((first[:2] - half_first)[:, :, None], (second[:2] - half_second)[:, None])
     sides = np.minimum((first[:2] + half_first)[:, :, None], (second[:2] + half_second)[:, None])
     sides -= low
@@ -34,20 +42,27 @@ def buffered_iou(first: Floats, second: Floats, buffer: float) -> Floats:
     return shared
 
 
-def assign(similarity: Floats, rows: Indices, columns: Indices, least: float) -> tuple[Indices, Indices]:
-    """Pairs of `rows` and `columns` with the greatest sum of similarities, none of them below `least`.
+def assign(similarity: Floats, rows: Indices, columns: Indices, minimum: float) -> tuple[Indices, Indices]:
+    """Find the pairs with the largest sum of similarities (Jonker and Volgenant, `lap`).
 
-    Jonker and Volgenant's shortest augmenting paths (`lap`). Returns the row and the column indices of the pairs.
+    Args:
+        similarity: similarity of every pair, shape (n, m).
+        rows: indices of the rows to assign.
+        columns: indices of the columns to assign.
+        minimum: smallest similarity of a pair.
+
+    Returns:
+        Row and column indices of the pairs.
     """
     if not len(rows) or not len(columns):
         return rows[:0], columns[:0]
     part = similarity.take(rows, 0).take(columns, 1)
-    row, column = (part >= least).nonzero()
+    row, column = (part >= minimum).nonzero()
     if not len(row):
         return rows[:0], columns[:0]
     if (row[1:] != row[:-1]).all() and np.bincount(column).max() == 1:
-        # Nothing competes, as in most frames: the solution is plain, at a quarter of the solver's time.
+        # No two pairs compete, as in most frames: the solution is given, at a quarter of the solver's time.
         return rows[row], columns[column]
-    column_of_row, _ = lap.lapjv(1.0 - part, extend_cost=True, cost_limit=1.0 - least, return_cost=False)
+    column_of_row, _ = lap.lapjv(1.0 - part, extend_cost=True, cost_limit=1.0 - minimum, return_cost=False)
     row = (column_of_row >= 0).nonzero()[0]
     return rows[row], columns[column_of_row[row]]

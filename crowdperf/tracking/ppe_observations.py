@@ -1,4 +1,4 @@
-"""From what the PPE model saw on detections to what was observed of tracks. Pure."""
+"""Turn PPE findings on detections into observations of tracks. Pure."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ from crowdperf.settings.ppe import PPE_CLASSES
 from crowdperf.tracking.tracker import Tracks
 
 PERSON = CLASSES.index("person")
-
-
 Findings = dict[int, dict[str, float]]
-"""Detection -> item class -> best score, for every detection that was looked at."""
+"""Detection -> item class -> best score, for every inspected detection."""
 
 
 class MalformedPpeError(ValueError):
-    """Columns that do not belong together, or to the frame's detections."""
+    """The PPE columns do not belong together, or to the frame's detections."""
 
 
 def parse_findings(frame: FrameDetections) -> Findings:
-    """What the columns of a frame say.
+    """Decode the PPE columns of a frame.
 
     Raises:
         MalformedPpeError: they do not belong together, or to the frame's detections.
@@ -51,18 +49,28 @@ def parse_findings(frame: FrameDetections) -> Findings:
             f"camera {frame.camera}, frame {frame.epoch}-{frame.sequence}: a PPE score is not a finite number, or an "
             f"item is above {len(PPE_CLASSES) - 1}"
         )
-    found: Findings = {person: {} for person in persons}
+    findings: Findings = {person: {} for person in persons}
     for owner, item, score in zip(owners, columns.items, scores.tolist()):
         if item:
-            best = found[owner]
+            best = findings[owner]
             best[PPE_CLASSES[item]] = max(best.get(PPE_CLASSES[item], 0.0), round(score, 3))
-    return found
+    return findings
 
 
 def build_observations(
     frame: FrameDetections, findings: Findings, tracks: Tracks, zones: Sequence[Zone]
 ) -> list[PpeObserved]:
-    """One event for every confirmed person of the frame that the PPE model has looked at."""
+    """Build one event for every confirmed person of the frame that the PPE model inspected.
+
+    Args:
+        frame: the frame's detections.
+        findings: result of `parse_findings`.
+        tracks: the tracks that were seen in the frame.
+        zones: zones of the camera.
+
+    Returns:
+        The events.
+    """
     height = frame.ppe.picture_height if frame.ppe else 0
     events = []
     for track, detection, box, class_id, confirmed in zip(

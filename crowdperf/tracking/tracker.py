@@ -1,8 +1,8 @@
-"""`PersonTracker`: detections of one camera in, tracks out. Pure: time is a parameter and nothing is read or written.
+"""Track the people and vehicles of one camera. Pure: time is a parameter, and nothing is read or written.
 
-Two-stage association after Zhang et al., ByteTrack: Multi-Object Tracking by Associating Every Detection Box (2022),
-written anew: confident detections are matched with predicted tracks first, weak ones then keep tracks alive that would
-otherwise break in an occlusion. Everything is an array over all tracks; there are no track objects.
+Two-stage association after Zhang et al., ByteTrack: Multi-Object Tracking by Associating Every Detection Box (2022).
+Confident detections are matched with predicted tracks first. Weak ones then keep tracks alive that would otherwise
+break in an occlusion. Everything is an array over all tracks; there are no track objects.
 """
 
 from __future__ import annotations
@@ -23,56 +23,54 @@ VERSION = 2
 CONFIRM_HITS = 3
 CONFIRM_S = 0.25
 MIN_SCORE_SUM = 1.8
-"""A track is confirmed when it was seen three times, over this long, with scores that add up to this: what is seen
-weakly needs to be seen more often."""
+"""A track is confirmed by three detections, over this time, with this sum of scores: weak ones need more detections."""
 TENTATIVE_S = 0.35
-"""How long an unconfirmed track may go without a detection."""
+"""Time that an unconfirmed track survives without a detection."""
 TENTATIVE_FRAMES = 2.5
 WEAK_FRAMES = 2.5
 LOST_FRAMES = 5
-"""The same times in frames, where these are longer: few frames a second must not end what was merely not looked at."""
+"""The same times in frames, where these are longer: a low frame rate must not end tracks."""
 INTERVAL_WEIGHT = 0.1
 MAX_INTERVAL_S = 2.0
-"""The time between frames is a mean that forgets, of pauses no longer than this."""
+"""Longest pause that counts for the exponential mean of the time between frames."""
 WEAK_S = 0.6
-"""A weak detection continues only tracks that were seen this recently: it must not revive an old one."""
+"""Age up to which a weak detection continues a track, so that it does not revive an old one."""
 BUFFER_RATIO = 0.3
 BUFFER_S = 0.2
 MAX_BUFFER_RATIO = 1.0
-"""Growth of boxes, share of their size per side, where plain overlap found nothing (small, fast, few frames): more
-where frames are farther apart than BUFFER_S."""
+"""Growth of boxes, share of their size per side, for small or fast objects; larger for frame times above BUFFER_S."""
 MIN_CONFIDENT_SIMILARITY = 0.15
 MIN_WEAK_SIMILARITY = 0.5
 MIN_BUFFERED_SIMILARITY = 0.2
-"""Least similarity of a pair, by stage: confident, weak, and confident by buffered boxes."""
+"""Smallest similarity of a pair by stage: confident, weak, and confident by buffered boxes."""
 DUPLICATE_IOU = 0.5
-"""A new detection that covers a tracked one by this IoU is the same object under another class."""
+"""IoU from which a new detection is a tracked object under another class."""
 CLASS_MISMATCH_PENALTY = 0.3
-"""Taken off the similarity of a person and a vehicle: they are matched only when nothing else is there."""
+"""Reduction of the similarity of a person and a vehicle: they are matched only without a better pair."""
 LOST_DAMPING = 0.5
-"""Velocity left after a second without a detection: extrapolation soon knows less than standing still does."""
+"""Velocity left after a second without a detection: extrapolation is soon worse than standing still."""
 
 Floats = NDArray[np.float64]
 
 
 class Tracks(NamedTuple):
-    """The tracks that were seen in one frame, and those that have ended."""
+    """Tracks that were seen in one frame, and ids of ended ones."""
 
     ids: NDArray[np.uint32]
-    """Shape (n,); never used again by this tracker."""
+    """Track ids, shape (n,); the tracker never uses an id again."""
     boxes: NDArray[np.float32]
     """Filtered boxes, shape (n, 4), x1 y1 x2 y2 normalised to the source picture."""
     classes: NDArray[np.uint8]
     """Majority class of each track, index into `settings.base.CLASSES`, votes weighted by score."""
     confirmed: NDArray[np.bool_]
     ended: NDArray[np.uint32]
-    """Ids whose tracks were evicted by this update."""
+    """Ids of the tracks that this update evicted."""
     detections: NDArray[np.intp]
-    """Shape (n,): index of the detection that each track was seen in."""
+    """Index of each track's detection, shape (n,)."""
 
 
 class _TrackerState(Struct, array_like=True):
-    """The tracker in serialised form; arrays as raw little-endian bytes, so that nothing is rounded."""
+    """Serialised tracker; arrays are raw little-endian bytes, so that nothing is rounded."""
 
     version: int
     time_s: float | None
@@ -93,7 +91,7 @@ class PersonTracker:
         self._lost_s = settings.lost_s
         self._time: float | None = None
         self.interval_s = 0.0
-        """Seconds between frames of late, 0 before the second."""
+        """Recent mean time between frames, seconds; 0 before the second frame."""
         self._next_id = 1
         self._ids: NDArray[np.uint32] = np.zeros(0, np.uint32)
         self._hits: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -112,29 +110,36 @@ class PersonTracker:
         classes: NDArray[np.uint8],
         aspect: float = 16 / 9,
     ) -> Tracks:
-        """Take one frame's detections.
+        """Update the tracks with one frame's detections.
 
-        `captured_at_s` must grow from call to call; `boxes` (n, 4) x1 y1 x2 y2 normalised, `scores` (n,), `classes`
-        (n,) indices into `settings.base.CLASSES`; `aspect` is the source's width divided by its height.
+        Args:
+            captured_at_s: time of the frame, seconds; it must grow from call to call.
+            boxes: x1 y1 x2 y2 normalised, shape (n, 4).
+            scores: shape (n,).
+            classes: indices into `settings.base.CLASSES`, shape (n,).
+            aspect: width of the source divided by its height.
+
+        Returns:
+            The tracks that were seen in this frame.
         """
         measured = _to_measurements(boxes, aspect)
         self._learn_interval(captured_at_s)
         ended = self._evict(captured_at_s)
         self._predict(captured_at_s)
         track_of = self._match(captured_at_s, measured, scores, classes)
-        found = (track_of >= 0).nonzero()[0]
-        rows = track_of[found]
+        matched = (track_of >= 0).nonzero()[0]
+        rows = track_of[matched]
         if len(rows):
-            kalman.correct(self._filters, rows, measured[found])
-            self._votes[rows, classes[found]] += scores[found]
+            kalman.correct(self._filters, rows, measured[matched])
+            self._votes[rows, classes[matched]] += scores[matched]
             self._hits[rows] += 1
             self._seen[rows] = captured_at_s
         seen_in = np.full(len(self._ids), -1, np.intp)
-        seen_in[rows] = found
-        born = self._find_new_tracks(measured, scores, track_of)
-        if len(born):
-            self._append(captured_at_s, measured[born], scores[born], classes[born])
-        return self._build_tracks(captured_at_s, aspect, ended, np.concatenate([seen_in, born]))
+        seen_in[rows] = matched
+        new = self._find_new_tracks(measured, scores, track_of)
+        if len(new):
+            self._append(captured_at_s, measured[new], scores[new], classes[new])
+        return self._build_tracks(captured_at_s, aspect, ended, np.concatenate([seen_in, new]))
 
     def _learn_interval(self, now: float) -> None:
         if self._time is not None:
@@ -143,9 +148,9 @@ class PersonTracker:
             self.interval_s += weight * (passed_s - self.interval_s)
 
     def _find_confirmed(self) -> NDArray[np.bool_]:
-        """Whether each track is more than a few chance detections."""
-        least = max(CONFIRM_HITS, int(CONFIRM_S / self.interval_s) + 1 if self.interval_s else 0)
-        confirmed: NDArray[np.bool_] = (self._hits >= least) & (self._votes.sum(axis=1) >= MIN_SCORE_SUM)
+        """Find the tracks that are more than a few chance detections, as a mask."""
+        min_hits = max(CONFIRM_HITS, int(CONFIRM_S / self.interval_s) + 1 if self.interval_s else 0)
+        confirmed: NDArray[np.bool_] = (self._hits >= min_hits) & (self._votes.sum(axis=1) >= MIN_SCORE_SUM)
         return confirmed
 
     def _predict(self, now: float) -> None:
@@ -160,7 +165,7 @@ class PersonTracker:
     def _match(
         self, now: float, measured: Floats, scores: NDArray[np.float32], classes: NDArray[np.uint8]
     ) -> NDArray[np.intp]:
-        """Track row of each detection, -1 where there is none."""
+        """Find the track row of each detection, -1 for none."""
         track_of = np.full(len(measured), -1, np.intp)
         if not len(self._ids) or not len(measured):
             return track_of
@@ -170,10 +175,10 @@ class PersonTracker:
         weight = 0.5 + 0.5 * scores
         free = np.ones(len(self._ids), np.bool_)
 
-        def stage(rows: NDArray[np.bool_], columns: NDArray[np.bool_], matrix: Floats, least: float) -> None:
-            taken, detections = association.assign(matrix, rows.nonzero()[0], columns.nonzero()[0], least)
-            track_of[detections] = taken
-            free[taken] = False
+        def stage(rows: NDArray[np.bool_], columns: NDArray[np.bool_], matrix: Floats, minimum: float) -> None:
+            tracks, detections = association.assign(matrix, rows.nonzero()[0], columns.nonzero()[0], minimum)
+            track_of[detections] = tracks
+            free[tracks] = False
 
         stage(confirmed, strong, similarity * weight, MIN_CONFIDENT_SIMILARITY)
         recent = self._seen >= now - max(WEAK_S, WEAK_FRAMES * self.interval_s)
@@ -186,7 +191,7 @@ class PersonTracker:
         return track_of
 
     def _similarity(self, measured: Floats, classes: NDArray[np.uint8], buffer: float) -> Floats:
-        """Overlap of every track with every detection, less where one is a person and the other a vehicle."""
+        """Compute the overlap of every track and detection, less a penalty for a person and a vehicle."""
         overlap = association.buffered_iou(self._filters[kalman.VALUE], measured, buffer)
         if classes.any():
             person = self._votes.argmax(axis=1) == 0
@@ -194,7 +199,7 @@ class PersonTracker:
         return overlap
 
     def _find_new_tracks(self, measured: Floats, scores: NDArray[np.float32], track_of: Indices) -> Indices:
-        """Confident detections without a track, none of which doubles a better or a tracked one."""
+        """Find confident detections without a track that do not repeat a better or a tracked one."""
         free = ((track_of < 0) & (scores >= self._high)).nonzero()[0]
         if not len(free):
             return free
@@ -220,7 +225,7 @@ class PersonTracker:
         self._filters = np.concatenate([self._filters, kalman.start(measured)], axis=1)
 
     def _evict(self, now: float) -> NDArray[np.uint32]:
-        """Forget what was not seen for too long; returns the ids."""
+        """Drop the tracks that were not seen for too long, and return their ids."""
         if not len(self._ids):
             return self._ids
         patience = np.where(
@@ -252,7 +257,7 @@ class PersonTracker:
         )
 
     def dump_state(self) -> bytes:
-        """Everything that decides the future, so that a restored tracker continues bit for bit."""
+        """Serialise everything that decides the future; a restored tracker continues bit for bit."""
         return msgspec.msgpack.encode(
             _TrackerState(
                 VERSION,
@@ -268,10 +273,10 @@ class PersonTracker:
         )
 
     def restore(self, state: bytes) -> None:
-        """Continue where `state()` was taken.
+        """Continue from a result of `dump_state`.
 
         Raises:
-            ValueError: the state is of another version or damaged.
+            ValueError: the state is damaged or of another version.
         """
         read = msgspec.msgpack.decode(state, type=_TrackerState)
         if read.version != VERSION:
@@ -287,10 +292,10 @@ class PersonTracker:
 
 
 def _to_measurements(boxes: NDArray[np.float32], aspect: float) -> Floats:
-    """Corners, normalised, as centre and size in picture heights."""
+    """Convert normalised corners to centre and size in picture heights."""
     corners = boxes.astype(np.float64)
     corners[:, ::2] *= aspect
     measured = np.empty_like(corners)
     measured[:, :2] = (corners[:, :2] + corners[:, 2:]) / 2
-    measured[:, 2:] = np.maximum(corners[:, 2:] - corners[:, :2], kalman.SMALLEST)
+    measured[:, 2:] = np.maximum(corners[:, 2:] - corners[:, :2], kalman.MIN_SIZE)
     return measured
