@@ -1,4 +1,4 @@
-"""What cameras count against what the list of visitors says, per area; and crossings without a check-in. Pure."""
+"""Comparison of camera counts with the visitor list per area, and detection of tailgating. Pure."""
 
 from __future__ import annotations
 
@@ -11,63 +11,74 @@ from crowdperf.settings.areas import Area, Door
 from crowdperf.settings.visitors import Visitors
 
 MAX_CREDIT_AGE_S = 600.0
-"""A check-in lets one crossing of an entrance pass within this time."""
+"""A check-in covers one crossing of an entrance within this time."""
 
 MAX_CREDITS = 1000
 
 
 class AreaReconciliation(Struct):
-    """One area."""
+    """The comparison for one area."""
 
     counted: int | None = None
-    """By the cameras; None until they have said anything."""
+    """Occupancy by the cameras; None before their first event."""
     doors: dict[str, int] = {}
-    """`<camera>/<line>` -> entries less exits since both sides last agreed."""
+    """`<camera>/<line>` -> entries minus exits since the last agreement."""
     since: float = 0.0
-    """Since when they differ, 0 where they agree."""
+    """Unix seconds since when both differ; 0 while they agree."""
     opened: str = ""
-    """Id of the event that said so."""
+    """Id of the event that opened the mismatch."""
 
 
 class Reconciliation(Struct):
-    """All areas, and the entrances."""
+    """The comparison for all areas, and the check-ins at the entrances."""
 
     areas: dict[str, AreaReconciliation] = {}
     credits: list[float] = []
-    """Check-ins that no crossing has used yet."""
+    """Check-ins that are not yet covered by a crossing."""
     used: list[float] = []
-    """Crossings that used one."""
+    """Crossings that were covered by a check-in."""
     without: list[tuple[float, str]] = []
-    """Crossings without a check-in, with their events' ids."""
+    """Time and event id of crossings without a check-in."""
 
     def set_counted(self, event: AreaChanged) -> None:
-        """The cameras' number."""
+        """Store the occupancy by the cameras."""
         self.areas.setdefault(event.area, AreaReconciliation()).counted = event.occupancy
 
     def forget_removed(self, areas: Sequence[Area]) -> None:
         """Forget areas and doors that the configuration no longer has."""
         doors = {area.id: {f"{door.camera}/{door.line}" for door in area.doors} for area in areas}
-        self.areas = {name: own for name, own in self.areas.items() if name in doors}
-        for name, own in self.areas.items():
-            own.doors = {door: n for door, n in own.doors.items() if door in doors[name]}
+        self.areas = {name: area_state for name, area_state in self.areas.items() if name in doors}
+        for name, area_state in self.areas.items():
+            area_state.doors = {door: n for door, n in area_state.doors.items() if door in doors[name]}
 
     def add_check_in(self, ts: float) -> None:
-        """Somebody may pass an entrance now."""
-        # A site without entrances never uses them.
+        """Allow one crossing of an entrance."""
+        # Capped: a site without entrances never uses them up.
         self.credits = [*(old for old in self.credits if ts - old <= MAX_CREDIT_AGE_S), ts][-MAX_CREDITS:]
 
     def record_crossing(
         self, event: LineCrossed, areas: Sequence[Area], settings: Visitors
     ) -> Iterator[TailgatingSuspected]:
-        """A crossing: the doors' surplus, and the entrances' check."""
+        """Update the balance of the doors and check the entrances.
+
+        Args:
+            event: the crossing.
+            areas: configured areas.
+            settings: settings of the visitors.
+
+        Yields:
+            TailgatingSuspected after too many crossings without a check-in.
+        """
         if event.class_name != "person":
             return
         for area in areas:
             for door in area.doors:
                 if _is_same_door(door, event):
-                    own = self.areas.setdefault(area.id, AreaReconciliation())
+                    area_state = self.areas.setdefault(area.id, AreaReconciliation())
                     name = f"{door.camera}/{door.line}"
-                    own.doors[name] = own.doors.get(name, 0) + (1 if event.direction == door.enters else -1)
+                    area_state.doors[name] = area_state.doors.get(name, 0) + (
+                        1 if event.direction == door.enters else -1
+                    )
         if any(_is_same_door(door, event) and event.direction == door.enters for door in settings.entrances):
             yield from self._check_entrance(event, settings)
 
@@ -96,21 +107,30 @@ class Reconciliation(Struct):
         self.without = []
 
     def compare(self, expected: dict[str, int], settings: Visitors, now: float) -> Iterator[AreaMismatch]:
-        """What differs for long enough, and what agrees again; `expected` per area that is to be compared."""
+        """Compare the cameras with the list.
+
+        Args:
+            expected: area -> expected people, for each area to compare.
+            settings: settings of the visitors.
+            now: Unix seconds.
+
+        Yields:
+            An opened mismatch after `mismatch_s`, and a closed one at the next agreement.
+        """
         for area, people in expected.items():
-            own = self.areas.get(area)
-            if own is None or own.counted is None:
+            area_state = self.areas.get(area)
+            if area_state is None or area_state.counted is None:
                 continue
-            difference = own.counted - people
+            difference = area_state.counted - people
             if abs(difference) < settings.mismatch_people:
-                if own.opened:
-                    yield self._build_mismatch(area, own, people, now, "closed")
-                own.since, own.opened, own.doors = 0.0, "", {}
+                if area_state.opened:
+                    yield self._build_mismatch(area, area_state, people, now, "closed")
+                area_state.since, area_state.opened, area_state.doors = 0.0, "", {}
                 continue
-            own.since = own.since or now
-            if not own.opened and now - own.since >= settings.mismatch_s:
-                own.opened = f"mismatch:{area}:{own.since!r}"
-                yield self._build_mismatch(area, own, people, now, "opened")
+            area_state.since = area_state.since or now
+            if not area_state.opened and now - area_state.since >= settings.mismatch_s:
+                area_state.opened = f"mismatch:{area}:{area_state.since!r}"
+                yield self._build_mismatch(area, area_state, people, now, "opened")
 
     def _build_mismatch(
         self, area: str, area_state: AreaReconciliation, people: int, now: float, state: str

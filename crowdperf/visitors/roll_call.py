@@ -1,13 +1,13 @@
-"""Roll call: who is on site when everybody has to leave, and who was found safe. Several devices mark at once.
+"""Roll call: people on site during an evacuation, marked as safe by several devices at once.
 
-Each person is a field of one Redis hash, so that two devices which mark different people never meet, and two which mark
-the same one agree on who came last. Every mark is an event, which all devices hear at once.
+Each person is a field of one Redis hash. Marks of different people never conflict, and of two marks of one person the
+later wins. Every mark is an event for all devices.
 
-Names are stored with people alone (`visitors.store`): a roll call names visits, and is shown with the names that there
-still are. So a person's data ends everywhere at once.
+Names are stored with people only. A roll call stores visit ids and is shown with the names that still exist, so erasing
+a person takes effect everywhere.
 
-Nobody is recognised: of a visitor the system knows where a person registered them last, of an area how many its cameras
-count. A place of the roll call holds the one against the other.
+Cameras recognise no one. For a visitor the last registered area is known, and for an area the camera count; each place
+of the roll call shows both.
 """
 
 from __future__ import annotations
@@ -40,55 +40,55 @@ class RollCallEntry(Struct, frozen=True, kw_only=True):
 
     visit: str
     name: str = ""
-    """As long as it is known, else the visit's id; the same for `company` and `host`, which are empty then."""
+    """The name while it is known, else the visit id. Then `company` and `host` are empty."""
     company: str = ""
     host: str = ""
     area: str
     seen_at: float
-    """When the area was last confirmed."""
+    """Time of the last confirmation of the area."""
     state: Literal["missing", "safe"] = "missing"
     by: str = ""
     at: float = 0.0
 
 
 class CameraOccupancy(Struct, frozen=True, kw_only=True):
-    """What the cameras say of an area."""
+    """The occupancy of an area by its cameras."""
 
     occupancy: int
     uncertainty: float
     """Half the width of the 95 % interval."""
     last_door: str = ""
-    """Camera and line, as people call them, of the newest crossing of one of its doors, by whomever."""
+    """Names of camera and line of the newest crossing of a door."""
     last_entered: bool = False
     last_at: float = 0.0
 
 
 class RollCallArea(Struct, frozen=True, kw_only=True):
-    """An area at the beginning of a roll call: its cameras against the list."""
+    """An area at the start of a roll call: its cameras compared with the list."""
 
     area: str
-    """Its id; empty for visitors of whom no area is known."""
+    """Area id; empty for visitors without a known area."""
     title: str
     cameras: str = ""
-    """Names of the cameras that look at its doors and zones: where to look for who is missing."""
+    """Names of the cameras at its doors and zones: where to look for missing people."""
     listed: int = 0
-    """Visitors on the list."""
+    """Number of visitors on the list."""
     staff: int = 0
-    """People who are there without being visitors (`visitors.staff_baseline`)."""
+    """Number of other people (`visitors.staff_baseline`)."""
     counted: int | None = None
-    """What its cameras counted; null where they have not said anything."""
+    """Occupancy by the cameras; null before their first event."""
     uncertainty: float = 0.0
     unlisted: int = 0
-    """How many more the cameras counted than visitors and staff."""
+    """Surplus of the cameras over visitors and staff."""
     last_door: str = ""
     last_entered: bool = False
     last_at: float = 0.0
     inside: int | None = None
-    """What its cameras count now; of a roll call that has ended, at its end."""
+    """Present occupancy by the cameras; after the end of the roll call, that of its end."""
 
 
 class RollCall(Struct, frozen=True, kw_only=True):
-    """One evacuation, or drill."""
+    """One evacuation or drill."""
 
     id: str
     drill: bool
@@ -101,7 +101,7 @@ class RollCall(Struct, frozen=True, kw_only=True):
 
 
 def build_entries(rows: Iterable[tuple[Visit, Person | None]]) -> list[RollCallEntry]:
-    """Everybody who is on site, by area and name."""
+    """Build an entry for every visitor on site, by area and name."""
     return sorted(
         (
             _add_name(RollCallEntry(visit=visit.id, area=visit.area, seen_at=visit.seen_at), visit, person)
@@ -113,7 +113,7 @@ def build_entries(rows: Iterable[tuple[Visit, Person | None]]) -> list[RollCallE
 
 
 def add_names(call: RollCall, rows: Iterable[tuple[Visit, Person | None]]) -> RollCall:
-    """The roll call with the names of its visits, by area and name."""
+    """Return the roll call with the names of its visits, by area and name."""
     known = {visit.id: (visit, person) for visit, person in rows}
     marks = [_add_name(mark, *known.get(mark.visit, (None, None))) for mark in call.marks]
     return msgspec.structs.replace(call, marks=sorted(marks, key=_get_sort_key))
@@ -144,13 +144,18 @@ def build_places(
     occupancies: Mapping[str, CameraOccupancy],
     cameras: Mapping[str, str],
 ) -> list[RollCallArea]:
-    """Every area of the configuration, and whatever else a visitor's last area is called.
+    """Build a place for every configured area and for every other area of a visitor.
 
     Args:
-        entrances: doors that visitors pass; where to look for those of whom no area is known.
-        staff: area -> people who are there without being visitors.
-        counted: area -> what its cameras say.
-        cameras: id -> the name people see.
+        entries: people of the roll call.
+        areas: configured areas.
+        entrances: doors for visitors, where to look for those without a known area.
+        staff: area -> number of other people.
+        occupancies: area -> occupancy by its cameras.
+        cameras: camera id -> display name.
+
+    Returns:
+        Configured areas first, then the others by name.
     """
     known = {area.id: area for area in areas}
     listed = {name: sum(mark.area == name for mark in entries) for name in {*known, *(mark.area for mark in entries)}}
@@ -169,7 +174,7 @@ def _build_place(
     entrances: Sequence[Door],
     cameras: Mapping[str, str],
 ) -> RollCallArea:
-    looking = [each.camera for each in entrances if not name]
+    looking = [door.camera for door in entrances if not name]
     if area is not None:
         looking = [*(door.camera for door in area.doors), *(zone.camera for zone in area.zones)]
     place = RollCallArea(
@@ -194,7 +199,7 @@ def _build_place(
 
 
 def update_inside(call: RollCall, inside: Mapping[str, int]) -> RollCall:
-    """The roll call with what the cameras of each area count by now."""
+    """Return the roll call with the present occupancy of each area."""
     now = [msgspec.structs.replace(place, inside=inside.get(place.area, place.inside)) for place in call.places]
     return msgspec.structs.replace(call, places=now)
 
@@ -203,8 +208,8 @@ class RollCallStore:
     """Roll calls in Redis, for the web process.
 
     Args:
-        client: a redis.asyncio client.
-        prefix: the configured key prefix.
+        client: redis.asyncio client.
+        prefix: prefix of every key.
     """
 
     def __init__(self, client: Any, prefix: str = "") -> None:
@@ -219,7 +224,7 @@ class RollCallStore:
         return f"{self._prefix}crowdperf:visitors:roll-calls"
 
     async def start(self, call: RollCall, entry: AuditEntry) -> None:
-        """Store a new one."""
+        """Store a new roll call."""
         head = msgspec.json.encode(msgspec.structs.replace(call, marks=[]))
         async with self._client.pipeline(transaction=True) as pipe:
             pipe.hset(
@@ -237,7 +242,7 @@ class RollCallStore:
         pipe.xadd(stream_key(EVENTS, prefix=self._prefix), codec.encode(EVENTS, event))
 
     async def load(self, call: str) -> RollCall | None:
-        """One roll call with everybody's mark, without names (`named`)."""
+        """Load one roll call with all marks, without names (`add_names`)."""
         rows = await self._client.hgetall(self._get_key(call))
         if b"head" not in rows:
             return None
@@ -249,16 +254,16 @@ class RollCallStore:
             head = update_inside(head, msgspec.json.decode(rows[b"inside"], type=dict[str, int]))
         marks = [msgspec.json.decode(raw, type=RollCallEntry) for name, raw in rows.items() if name.startswith(b"m:")]
         if not head.places:
-            # Of an older version, which kept people alone.
+            # Written by an older version, which stored people only.
             head = msgspec.structs.replace(head, places=build_places(marks, (), (), {}, {}, {}))
         return msgspec.structs.replace(head, marks=sorted(marks, key=_get_sort_key))
 
     async def list_newest(self, limit: int = 50) -> list[str]:
-        """Ids, newest first."""
+        """List ids, newest first."""
         return [raw.decode() for raw in await self._client.zrevrange(self._index_key, 0, limit - 1)]
 
     async def load_entries(self, visits: Sequence[str]) -> dict[str, list[RollCallEntry]]:
-        """Roll call -> the marks of these visits, of every roll call that has one."""
+        """Return roll call -> the marks of these visits, for each roll call that has one."""
         calls = await self.list_newest(MAX_ROLL_CALLS)
         pipe = self._client.pipeline(transaction=False)
         for call in calls:
@@ -271,15 +276,25 @@ class RollCallStore:
         }
 
     async def mark_person(self, call: RollCall, entry: RollCallEntry) -> bool:
-        """Store one mark; False when the roll call has ended, or knows no such person."""
+        """Store one mark; return False for an ended roll call or an unknown person."""
         event = _build_event(call, entry.state, entry.at, entry.by, entry.visit)
-        said = [str(part) for pair in codec.encode(EVENTS, event).items() for part in pair]
+        fields = [str(part) for pair in codec.encode(EVENTS, event).items() for part in pair]
         keys = (self._get_key(call.id), stream_key(EVENTS, prefix=self._prefix))
-        arguments = (f"m:{entry.visit}", msgspec.json.encode(_strip_name(entry)), msgspec.json.encode(said))
+        arguments = (f"m:{entry.visit}", msgspec.json.encode(_strip_name(entry)), msgspec.json.encode(fields))
         return bool(await self._client.eval(MARK_SCRIPT, 2, *keys, *arguments))
 
     async def end(self, call: RollCall, by: str, now: float, entry: AuditEntry) -> bool:
-        """End it, with what the cameras count now; False where it has ended already."""
+        """End the roll call.
+
+        Args:
+            call: the roll call with the present occupancies.
+            by: name of the user.
+            now: Unix seconds.
+            entry: audit entry to write.
+
+        Returns:
+            False where it has ended already.
+        """
         if not await self._client.hsetnx(self._get_key(call.id), "ended", msgspec.json.encode((now, by))):
             return False
         inside = {place.area: place.inside for place in call.places if place.inside is not None}

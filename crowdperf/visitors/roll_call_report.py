@@ -1,4 +1,4 @@
-"""The report of a roll call: a page to print, and a table for a spreadsheet."""
+"""Report of a roll call, as a printable page and as a CSV table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from crowdperf.visitors.roll_call import RollCall, RollCallArea, RollCallEntry
 
 FormatTime = Callable[[float], str]
-"""Unix seconds as people read them; empty for 0."""
+"""Formats Unix seconds; empty for 0."""
 PEOPLE_COLUMNS = ("Area", "Name", "Company", "Host", "Last confirmed", "Cameras there", "State", "Marked by", "At")
 AREA_COLUMNS = (
     *("Area", "On the list", "Staff", "Counted by cameras", "More than listed", "Cameras", "Last crossing of a door"),
@@ -19,7 +19,7 @@ AREA_COLUMNS = (
 
 
 def render_csv(call: RollCall, clock: FormatTime) -> str:
-    """The report as CSV: people, an empty line, areas. A cell that a spreadsheet would take for a formula is quoted."""
+    """Render people, an empty line and areas as CSV. Cells that look like a formula are escaped."""
     out = io.StringIO()
     rows = csv.writer(out)
     rows.writerow(name.lower() for name in PEOPLE_COLUMNS)
@@ -31,7 +31,16 @@ def render_csv(call: RollCall, clock: FormatTime) -> str:
 
 
 def render_html(call: RollCall, site: str, clock: FormatTime) -> str:
-    """The report as a page to print."""
+    """Render the report as a printable page.
+
+    Args:
+        call: the roll call with names.
+        site: name of the site.
+        clock: formats times.
+
+    Returns:
+        A complete HTML document.
+    """
     safe = sum(mark.state == "safe" for mark in call.marks)
     unlisted = sum(place.unlisted for place in call.places)
     kind = "Drill" if call.drill else "Evacuation"
@@ -45,7 +54,7 @@ def render_html(call: RollCall, site: str, clock: FormatTime) -> str:
         "<link rel='stylesheet' href='/style/print.css'>"
         f"<h1>{title}</h1><p>Started {clock(call.started_at)} by {html.escape(call.started_by)}, {ended}.</p>"
         f"<p>{safe} of {len(call.marks)} people safe, {len(call.marks) - safe} missing.{more}</p>"
-        f"{_render_table(PEOPLE_COLUMNS, people)}<h2>Areas</h2><p>Cameras count people and recognise nobody: "
+        f"{_render_table(PEOPLE_COLUMNS, people)}<h2>Areas</h2><p>Cameras count people and recognise no one: "
         "a crossing may be "
         f"anybody's. Staff is the number that was configured.</p>{_render_table(AREA_COLUMNS, areas)}</html>"
     )

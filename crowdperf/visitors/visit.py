@@ -1,6 +1,6 @@
-"""People, visits and the watch-list as they are stored. A visit names a person by id alone; names are in one place.
+"""People, visits and the watch-list, and the state machine of a visit. Pure: time and user are parameters.
 
-The life of a visit: what may follow what, and what has to be true for it. Pure; time and user are parameters.
+A visit refers to a person by id. Names are stored in one place only.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ VisitState = Literal[
     "invited", "arrived", "checked_in", "on_site", "overstayed", "checked_out", "denied", "no_show", "cancelled"
 ]
 ON_SITE_STATES: tuple[VisitState, ...] = ("checked_in", "on_site", "overstayed")
-"""Who is counted in an evacuation."""
+"""States that count in an evacuation."""
 LIVE_STATES: tuple[VisitState, ...] = ("invited", "arrived", *ON_SITE_STATES)
-"""What still changes."""
+"""States that can still change."""
 Text = Annotated[str, Meta(max_length=200)]
 Email = Annotated[str, Meta(max_length=200, pattern=r"^([^@\s,<>]+@[^@\s,<>]+)?$")]
 
 
 class Person(Struct, frozen=True, kw_only=True):
-    """The only place that holds who somebody is."""
+    """The only record with personal data of a visitor."""
 
     id: str
     name: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -35,23 +35,23 @@ class Person(Struct, frozen=True, kw_only=True):
 
 
 class Visit(Struct, frozen=True, kw_only=True):
-    """One visit. Times are Unix seconds, 0 for never; every field is a scalar, so that it is a readable Redis hash."""
+    """One visit, stored as a readable Redis hash of scalars. Times are Unix seconds, 0 for never."""
 
     id: str
     person: str
-    """Id of the person; empty once that one's data was erased."""
+    """Id of the person; empty after the person's data was erased."""
     state: VisitState
     version: int
-    """Grows with each change; a change names the version that it was made on."""
+    """Grows with each change. A change names the version that it is based on."""
     code: str
-    """What the badge's QR code holds."""
+    """Content of the badge's QR code."""
     host: Text
     host_email: Email = ""
     purpose: Text = ""
     areas: str = ""
-    """Ids of the areas that may be entered, separated by commas; the first is where the visit takes place."""
+    """Ids of the permitted areas, separated by commas; the first is the place of the visit."""
     area: str = ""
-    """Where the visitor was last."""
+    """The visitor's last known area."""
     expected_from: float
     expected_until: float
     walk_in: bool = False
@@ -60,22 +60,22 @@ class Visit(Struct, frozen=True, kw_only=True):
     arrived_at: float = 0.0
     checked_in_at: float = 0.0
     seen_at: float = 0.0
-    """When `area` was last confirmed."""
+    """Time of the last confirmation of `area`."""
     checked_out_at: float = 0.0
     auto_checked_out: bool = False
-    """The night's rule ended it: nobody knows when the visitor left."""
+    """True where the night check-out ended the visit: the real time is unknown."""
     briefing_at: float = 0.0
     nda_version: str = ""
     nda_at: float = 0.0
     listed: Literal["", "watch", "block"] = ""
-    """A match on the watch-list: the check-in needs an approval."""
+    """A match on the watch-list; the check-in then needs an approval."""
     approved_by: str = ""
     reason: Text = ""
-    """Why it was denied."""
+    """Reason of a denial."""
 
 
 class WatchListEntry(Struct, frozen=True, kw_only=True):
-    """One entry of the watch-list. It counts once somebody else than its author has approved it."""
+    """One entry of the watch-list, valid once another user than its author has approved it."""
 
     id: str
     kind: Literal["watch", "block"]
@@ -88,18 +88,18 @@ class WatchListEntry(Struct, frozen=True, kw_only=True):
     approved_at: float = 0.0
 
     def matches(self, person: Person) -> bool:
-        """Whether this is the person, by name and, where it is given, company."""
+        """Return whether the approved entry matches a person by name and, if given, company."""
         return bool(self.approved_by) and self.matches_name(person)
 
     def matches_name(self, person: Person) -> bool:
-        """The same, whether or not the entry was approved."""
+        """Match like `matches`, also for an entry that is not approved."""
         if fold_name(self.name) != fold_name(person.name):
             return False
         return not self.company or fold_name(self.company) == fold_name(person.company)
 
 
 def fold_name(text: str) -> str:
-    """For comparing names: without case and superfluous spaces."""
+    """Normalise a name for comparison: casefold and single spaces."""
     return " ".join(text.casefold().split())
 
 
@@ -117,14 +117,14 @@ TRANSITIONS: dict[VisitState, tuple[VisitState, ...]] = {
 
 
 class VisitRefusedError(Exception):
-    """The change is not possible now; the message says why and what to do."""
+    """The change is not possible now; the message gives reason and remedy."""
 
 
 def _move_to(visit: Visit, state: VisitState, **fields: object) -> Visit:
-    """The visit in another state, one version on.
+    """Return the visit in another state, with the next version.
 
     Raises:
-        RefusedError: that state does not follow.
+        VisitRefusedError: the state machine has no such transition.
     """
     if state not in TRANSITIONS[visit.state]:
         known = ", ".join(TRANSITIONS[visit.state]) or "nothing: it is over"
@@ -133,15 +133,25 @@ def _move_to(visit: Visit, state: VisitState, **fields: object) -> Visit:
 
 
 def arrive(visit: Visit, now: float) -> Visit:
-    """The visitor stands at the reception."""
+    """Record the arrival at the reception."""
     return _move_to(visit, "arrived", arrived_at=now)
 
 
 def check_in(visit: Visit, now: float, settings: Visitors, *, briefing: bool = False, nda_version: str = "") -> Visit:
-    """The visitor is let in. `briefing`: it was acknowledged; `nda_version`: what was accepted, empty for nothing.
+    """Check the visitor in.
+
+    Args:
+        visit: the visit.
+        now: Unix seconds.
+        settings: settings of the visitors.
+        briefing: True where the safety briefing was acknowledged.
+        nda_version: version of the accepted document; empty for none.
+
+    Returns:
+        The changed visit.
 
     Raises:
-        RefusedError: an approval, the briefing or the document is missing, or the visit is not that far.
+        VisitRefusedError: approval, briefing or document is missing, or the state does not allow it.
     """
     if visit.listed and not visit.approved_by:
         raise VisitRefusedError("the visitor is on the watch-list. Remedy: have the visit approved, or deny it.")
@@ -160,10 +170,18 @@ def check_in(visit: Visit, now: float, settings: Visitors, *, briefing: bool = F
 
 
 def enter(visit: Visit, now: float, area: str) -> Visit:
-    """The visitor was seen in an area.
+    """Record that the visitor was seen in an area.
+
+    Args:
+        visit: the visit.
+        now: Unix seconds.
+        area: area id.
+
+    Returns:
+        The changed visit.
 
     Raises:
-        RefusedError: not checked in, or not allowed there.
+        VisitRefusedError: not checked in, or the area is not permitted.
     """
     if visit.state not in ON_SITE_STATES:
         raise VisitRefusedError(f"the visit is {visit.state}, not on site. Remedy: check the visitor in first.")
@@ -177,7 +195,19 @@ def enter(visit: Visit, now: float, area: str) -> Visit:
 
 
 def extend(visit: Visit, until: float, now: float) -> Visit:
-    """The visit may last longer; somebody who had overstayed has not any more."""
+    """Extend the visit; an overstayed one is on site again.
+
+    Args:
+        visit: the visit.
+        until: new end, Unix seconds.
+        now: Unix seconds.
+
+    Returns:
+        The changed visit.
+
+    Raises:
+        VisitRefusedError: the visit is over, or the end is not in the future.
+    """
     if visit.state not in LIVE_STATES or until <= now:
         raise VisitRefusedError(
             "only a visit that is not over can be extended, and into the future. Remedy: give a later end."
@@ -188,55 +218,74 @@ def extend(visit: Visit, until: float, now: float) -> Visit:
 
 
 def overstay(visit: Visit) -> Visit:
-    """The expected time is over."""
+    """Record that the expected time is over."""
     return _move_to(visit, "overstayed")
 
 
 def mark_no_show(visit: Visit) -> Visit:
-    """Nobody came."""
+    """Record that the visitor did not come."""
     return _move_to(visit, "no_show")
 
 
 def check_out(visit: Visit, now: float, auto: bool = False) -> Visit:
-    """The visitor has left; `auto` where the night's rule says so."""
+    """Record that the visitor has left.
+
+    Args:
+        visit: the visit.
+        now: Unix seconds.
+        auto: True for the night check-out.
+
+    Returns:
+        The changed visit.
+    """
     return _move_to(visit, "checked_out", checked_out_at=now, auto_checked_out=auto)
 
 
 def deny(visit: Visit, reason: str) -> Visit:
-    """The visitor is not let in, or has to leave."""
+    """Refuse entry, or send the visitor away."""
     if not reason.strip():
         raise VisitRefusedError("a denial needs its reason. Remedy: send `reason`.")
     return _move_to(visit, "denied", reason=reason.strip())
 
 
 def cancel(visit: Visit) -> Visit:
-    """The invitation is taken back."""
+    """Cancel the invitation."""
     return _move_to(visit, "cancelled")
 
 
 def approve(visit: Visit, by: str) -> Visit:
-    """Somebody other than who made the visit lets a listed visitor in.
+    """Approve a visitor on the watch-list, by another user than the visit's author.
 
     Raises:
-        RefusedError: nothing to approve, a blocked person, or the same user.
+        VisitRefusedError: nothing to approve, a blocked person, or the same user.
     """
     if not visit.listed or visit.approved_by or visit.state not in LIVE_STATES:
         raise VisitRefusedError("there is nothing to approve. Remedy: see the visit's state.")
     if visit.listed == "block":
         raise VisitRefusedError("the person is blocked. Remedy: deny the visit, or have the entry taken off the list.")
     if by == visit.created_by:
-        raise VisitRefusedError("who made the visit cannot approve it. Remedy: ask somebody else.")
+        raise VisitRefusedError("the author of a visit cannot approve it. Remedy: ask another user.")
     return msgspec.structs.replace(visit, version=visit.version + 1, approved_by=by)
 
 
 def find_listing(person: Person, listings: Iterable[WatchListEntry]) -> WatchListEntry | None:
-    """The gravest entry of the watch-list that matches the person."""
+    """Find the most severe entry of the watch-list that matches a person."""
     found = [entry for entry in listings if entry.matches(person)]
     return min(found, key=lambda entry: (entry.kind != "block", entry.added_at), default=None)
 
 
 def build_event(before: Visit | None, visit: Visit, now: float, by: str) -> VisitorChanged:
-    """The change as everybody may hear of it: ids, never names."""
+    """Build the public event of a change, with ids and without names.
+
+    Args:
+        before: the visit before the change; None for a new one.
+        visit: the visit after the change.
+        now: Unix seconds.
+        by: name of the user; empty for a rule.
+
+    Returns:
+        The event.
+    """
     return VisitorChanged(
         id=f"visit:{visit.id}:{visit.version}",
         camera="",

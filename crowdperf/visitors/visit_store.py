@@ -1,9 +1,7 @@
-"""Visits, people and the watch-list in Redis: each change is a compare-and-set, with its event and its audit entry.
+"""Visits, people and the watch-list in Redis. Each change is a compare-and-set with its event and audit entry.
 
-A change names the version of the visit that it was made on. The web process and the worker change the same visits; who
-comes second with an old version changes nothing and is told so.
-
-The demo site's visitors: made-up people at every stage of a visit, put in where there is nobody yet. Pure.
+A change names the version that it is based on. The web process and the worker change the same visits; the second one
+with an old version changes nothing and learns of it.
 """
 
 from __future__ import annotations
@@ -50,18 +48,18 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT
 end
 return removed
 """
-"""Visits that were over before a time lose all that is about a person, and people without a visit go."""
+"""Erase personal data of visits that ended before a time, and people without a visit."""
 FORGET_SCRIPT = """
 local rows = redis.call('HGETALL', KEYS[1])
 for at = 1, #rows, 2 do
   if cjson.decode(rows[at + 1]).added_at < tonumber(ARGV[1]) then redis.call('HDEL', KEYS[1], rows[at]) end
 end
 """
-"""Entries of the watch-list from before a time go."""
+"""Remove entries of the watch-list from before a time."""
 
 
 class VisitKeys(Struct, frozen=True):
-    """Every key of the visitors' store."""
+    """The keys of the visitors' store."""
 
     prefix: str = ""
 
@@ -69,44 +67,53 @@ class VisitKeys(Struct, frozen=True):
         return f"{self.prefix}crowdperf:visitors:{name}"
 
     def visit(self, visit: str) -> str:
-        """Hash of one visit."""
+        """Return the key of a visit's hash."""
         return self._build(f"visit:{visit}")
 
     def person(self, person: str) -> str:
-        """Hash of one person."""
+        """Return the key of a person's hash."""
         return self._build(f"person:{person}")
 
     def visits_of(self, person: str) -> str:
-        """Set of a person's visits."""
+        """Return the key of the set of a person's visits."""
         return self._build(f"visits-of:{person}")
 
     @property
     def index(self) -> str:
-        """Visits with data about people, by the beginning of their expected time."""
+        """Return the key of the visits with personal data, scored by expected start."""
         return self._build("index")
 
     @property
     def live(self) -> str:
-        """Visits that are not over."""
+        """Return the key of the set of visits that are not over."""
         return self._build("live")
 
     @property
     def codes(self) -> str:
-        """Badge code -> visit."""
+        """Return the key of a hash: badge code -> visit."""
         return self._build("codes")
 
     @property
     def listings(self) -> str:
-        """The watch-list."""
+        """Return the key of the watch-list."""
         return self._build("listings")
 
 
 def stage_change(
     pipe: Any, visit: Visit, expected_version: int, events: list[Event], entries: list[AuditEntry], prefix: str = ""
 ) -> Any:
-    """Store the visit if the stored one still is of version `on` (0: there is none), with what is said of it.
+    """Store a visit with its events if the stored version matches.
 
-    Returns what the client's `eval` returns: 1 when it was stored, 0 when somebody else was first.
+    Args:
+        pipe: Redis client or pipeline.
+        visit: the changed visit.
+        expected_version: stored version; 0 for a new visit.
+        events: events to publish.
+        entries: audit entries to write.
+        prefix: prefix of every key.
+
+    Returns:
+        The result of `eval`: 1 when stored, 0 when another client was first.
     """
     keys = VisitKeys(prefix)
     return _eval_change(
@@ -126,7 +133,16 @@ def stage_change(
 def stage_new(
     pipe: Any, visit: Visit, person: Person, event: Event, entries: list[AuditEntry], prefix: str = ""
 ) -> None:
-    """A new visit and its person inside a transaction; where the visit is there already, only the person is renewed."""
+    """Store a new visit and its person. An existing visit stays, and only its person is updated.
+
+    Args:
+        pipe: Redis pipeline of the transaction.
+        visit: the new visit.
+        person: its person.
+        event: event to publish.
+        entries: audit entries to write.
+        prefix: prefix of every key.
+    """
     keys = VisitKeys(prefix)
     pipe.hset(keys.person(person.id), items=to_hash_fields(person))
     pipe.sadd(keys.visits_of(person.id), visit.id)
@@ -144,7 +160,21 @@ def stage_fields(
     events: list[Event],
     prefix: str = "",
 ) -> Any:
-    """The same for a few fields: a rule's change, which knows of the visit only what its events have said."""
+    """Store some fields of a visit: a rule's change, which knows the visit from its events only.
+
+    Args:
+        pipe: Redis client or pipeline.
+        visit: visit id.
+        expected_version: stored version.
+        fields: name -> new value.
+        begins: expected start, Unix seconds.
+        live: whether the visit is not over.
+        events: events to publish.
+        prefix: prefix of every key.
+
+    Returns:
+        The result of `eval`: 1 when stored, 0 when another client was first.
+    """
     named = [text for name, value in fields.items() for text in (name, _to_text(value))]
     return _eval_change(pipe, VisitKeys(prefix), visit, expected_version, named, begins, live, events, [], prefix)
 
@@ -161,8 +191,8 @@ def _eval_change(
     entries: list[AuditEntry],
     prefix: str,
 ) -> Any:
-    said: list[tuple[int, list[str]]] = [(1, _flatten(codec.encode(EVENTS, event))) for event in events]
-    said += [(2, _flatten(codec.encode(AUDIT, entry))) for entry in entries]
+    messages: list[tuple[int, list[str]]] = [(1, _flatten(codec.encode(EVENTS, event))) for event in events]
+    messages += [(2, _flatten(codec.encode(AUDIT, entry))) for entry in entries]
     streams = (stream_key(EVENTS, prefix=prefix), stream_key(AUDIT, prefix=prefix))
     return pipe.eval(
         CHANGE_SCRIPT,
@@ -176,12 +206,18 @@ def _eval_change(
         repr(begins),
         visit,
         "1" if live else "0",
-        msgspec.json.encode(said),
+        msgspec.json.encode(messages),
     )
 
 
 def stage_expiry(pipe: Any, before: float, prefix: str = "") -> None:
-    """Remove names and hosts from up to 200 visits that began before `before` (Unix seconds) and are over."""
+    """Erase personal data of up to 200 finished visits.
+
+    Args:
+        pipe: Redis client or pipeline.
+        before: visits that began before this time, Unix seconds.
+        prefix: prefix of every key.
+    """
     keys = VisitKeys(prefix)
     pipe.eval(
         EXPIRE_SCRIPT,
@@ -197,17 +233,23 @@ def stage_expiry(pipe: Any, before: float, prefix: str = "") -> None:
 
 
 def stage_forget(pipe: Any, before: float, prefix: str = "") -> None:
-    """Take entries that were added before `before` (Unix seconds) off the watch-list."""
+    """Remove old entries of the watch-list.
+
+    Args:
+        pipe: Redis client or pipeline.
+        before: entries that were added before this time, Unix seconds.
+        prefix: prefix of every key.
+    """
     pipe.eval(FORGET_SCRIPT, 1, VisitKeys(prefix).listings, repr(before))
 
 
 def to_hash_fields(row: Struct) -> list[str]:
-    """A flat Struct as the names and values of a Redis hash."""
+    """Flatten a Struct to names and values of a Redis hash."""
     return [text for name, value in msgspec.to_builtins(row).items() for text in (name, _to_text(value))]
 
 
 def from_hash_fields(fields: dict[bytes, bytes], kind: type[T]) -> T | None:
-    """The Struct of a hash; None where there is none, or one of another form."""
+    """Decode the Struct of a hash; return None for an empty or foreign one."""
     if not fields:
         return None
     try:
@@ -228,11 +270,11 @@ def _flatten(fields: dict[Any, Any]) -> list[str]:
 
 
 class VisitStore:
-    """The visitors' store as the web process uses it. Outages are the caller's to report.
+    """The visitors' store of the web process. Callers handle outages of Redis.
 
     Args:
-        client: a redis.asyncio client.
-        prefix: the configured key prefix.
+        client: redis.asyncio client.
+        prefix: prefix of every key.
     """
 
     def __init__(self, client: Any, prefix: str = "") -> None:
@@ -241,24 +283,33 @@ class VisitStore:
         self.keys = VisitKeys(prefix)
 
     async def load_visit(self, visit: str) -> Visit | None:
-        """One visit."""
+        """Load one visit."""
         return from_hash_fields(await self._client.hgetall(self.keys.visit(visit)), Visit)
 
     async def find_by_code(self, code: str) -> Visit | None:
-        """The visit of a badge."""
+        """Find the visit of a badge."""
         found = await self._client.hget(self.keys.codes, code)
         return await self.load_visit(found.decode()) if found else None
 
     async def load_person(self, person: str) -> Person | None:
-        """Who that is; None once the data was erased."""
+        """Load a person; None after the data was erased."""
         return from_hash_fields(await self._client.hgetall(self.keys.person(person)), Person) if person else None
 
     async def list_live(self) -> list[tuple[Visit, Person | None]]:
-        """Every visit that is not over, by the beginning of its expected time."""
+        """List every visit that is not over, by expected start."""
         return await self._load_rows([raw.decode() for raw in await self._client.smembers(self.keys.live)])
 
     async def list_between(self, start: float, end: float, limit: int) -> list[tuple[Visit, Person | None]]:
-        """Visits whose expected time begins in [start, end), at most `limit`."""
+        """List visits whose expected start is in [start, end).
+
+        Args:
+            start: Unix seconds, included.
+            end: Unix seconds, excluded.
+            limit: maximum number.
+
+        Returns:
+            Visits with their people, by expected start.
+        """
         ids = await self._client.zrangebyscore(self.keys.index, start, f"({end!r}", start=0, num=limit)
         return await self._load_rows([raw.decode() for raw in ids])
 
@@ -274,18 +325,35 @@ class VisitStore:
         return sorted(zip(visits, people), key=lambda row: (row[0].expected_from, row[0].id))
 
     async def add(self, visit: Visit, person: Person, event: Event, entry: AuditEntry) -> None:
-        """A new visit, and its person where that one is new."""
+        """Store a new visit and its person.
+
+        Args:
+            visit: the new visit.
+            person: its person.
+            event: event to publish.
+            entry: audit entry to write.
+        """
         async with self._client.pipeline(transaction=True) as pipe:
             stage_new(pipe, visit, person, event, [entry], self._prefix)
             await pipe.execute()
 
     async def change(self, before: Visit, after: Visit, events: list[Event], entry: AuditEntry) -> bool:
-        """Store a change; False when somebody else has changed the visit since `before` was read."""
+        """Store a change of a visit.
+
+        Args:
+            before: the visit that the change is based on.
+            after: the changed visit.
+            events: events to publish.
+            entry: audit entry to write.
+
+        Returns:
+            False where another client has changed the visit meanwhile.
+        """
         done = await stage_change(self._client, after, before.version, events, [entry], self._prefix)
         return bool(done)
 
     async def list_listings(self) -> list[WatchListEntry]:
-        """The watch-list, oldest first."""
+        """List the watch-list, oldest first."""
         rows = await self._client.hgetall(self.keys.listings)
         return sorted(
             (msgspec.json.decode(raw, type=WatchListEntry) for raw in rows.values()), key=lambda row: row.added_at
@@ -299,23 +367,23 @@ class VisitStore:
             await pipe.execute()
 
     async def drop_listing(self, listing: str, entry: AuditEntry) -> bool:
-        """Take an entry off the watch-list; False where there is none."""
+        """Remove an entry of the watch-list; return False where there is none."""
         async with self._client.pipeline(transaction=True) as pipe:
             pipe.hdel(self.keys.listings, listing)
             pipe.xadd(stream_key(AUDIT, prefix=self._prefix), codec.encode(AUDIT, entry))
             return bool((await pipe.execute())[0])
 
     async def load_rows(self, visits: Sequence[str]) -> list[tuple[Visit, Person | None]]:
-        """These visits with whom they are of, as far as there are any."""
+        """Load these visits with their people; skip missing ones."""
         return await self._load_rows(list(visits))
 
     async def list_visits_of_person(self, person: str) -> list[Visit]:
-        """All visits of one person."""
+        """List all visits of one person."""
         ids = await self._client.smembers(self.keys.visits_of(person))
         return [visit for visit, _ in await self._load_rows(sorted(raw.decode() for raw in ids))]
 
     async def erase(self, person: str, entry: AuditEntry) -> int:
-        """Remove all that is about one person; the visits stay for the figures. Returns how many there are."""
+        """Erase the personal data of one person and return the number of visits, which stay for statistics."""
         visits = await self.list_visits_of_person(person)
         async with self._client.pipeline(transaction=True) as pipe:
             for visit in visits:
@@ -350,7 +418,7 @@ _DEMO_VISITS = (
 
 
 def build_visits(now: float) -> list[tuple[Person, Visit]]:
-    """Five visits around `now` (Unix seconds); ids are the same every time."""
+    """Build five demo visits around `now` (Unix seconds) with constant ids."""
     rows = []
     for number, seed in enumerate(_DEMO_VISITS, 1):
         begins = now + seed.starts_h * HOUR_S

@@ -1,7 +1,6 @@
-"""Areas: occupancy over several doors and zones, from the events.
+"""worker-areas: occupancy of areas over several doors and zones, from the events.
 
-Each area is a part of its own (`workers.base`): several instances share the areas, and a door that belongs to two areas
-is counted in both, wherever they are.
+Each area is a partition: instances share the areas, and a door of two areas counts in both.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ VERSION = 2
 
 
 class StoredArea(Struct, frozen=True, array_like=True):
-    """What is stored of one area; a changed area keeps its people."""
+    """The stored state of one area. It survives a change of the area's settings."""
 
     version: int
     state: AreaCounterState
@@ -55,32 +54,32 @@ class AreaLogic:
         self.clear()
 
     def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
-        """The areas of whose doors or zones the event speaks."""
+        """Return the areas whose doors or zones the event is about."""
         if isinstance(event, PpeObserved):
             return ()
         return tuple(area for area, counter in self.counters.items() if counter.is_relevant(event))
 
     def handle(self, event: WorkerEvent, partition: str = "") -> Iterator[Struct]:
-        """Take one event; yields AreaChanged, Alert, and what people see now."""
+        """Process one event; yield AreaChanged, Alert and AreaSnapshot."""
         assert not isinstance(event, PpeObserved)
         for area in (partition,) if partition else self.partition_keys(event):
             counter = self.counters[area]
             yield from _append_area_now(counter, counter.update(event))
 
     def advance_time(self, partition: str, now: float) -> Iterable[Struct]:
-        """Resets, and limits that are broken or kept for long enough.
+        """Run resets that are due and check the limits.
 
-        What else a counter keeps of the time (`clock`, the next reset) follows anew from the events and the time.
+        The rest of a counter's time state follows from the events and the time.
         """
         counter = self.counters.get(partition)
         return () if counter is None else _append_area_now(counter, counter.tick(now))
 
     def dump_state(self, partition: str) -> bytes:
-        """The area's state."""
+        """Encode the area's state."""
         return msgspec.msgpack.encode(StoredArea(VERSION, self.counters[partition].state))
 
     def restore(self, partition: str, state: bytes) -> None:
-        """Continue there. An area that is no longer configured is none.
+        """Continue from a stored state; ignore an area that is not configured.
 
         Raises:
             ValueError: another version.
@@ -92,15 +91,15 @@ class AreaLogic:
             self.counters[partition].restore(stored.state)
 
     def is_configured(self, partition: str) -> bool:
-        """Whether the area is configured."""
+        """Return whether the area is configured."""
         return partition in self.counters
 
     def forget(self, partition: str, now: float) -> Iterable[Struct]:
-        """Nobody is shown it any more."""
+        """Remove the area from the published ones."""
         return (AreaRemoved(partition),)
 
     def clear(self) -> None:
-        """Begin every area anew."""
+        """Reset every area."""
         self.counters = {area.id: AreaCounter(area, self._config.timezone) for area in self._config.areas}
 
 
@@ -111,7 +110,7 @@ def _append_area_now(counter: AreaCounter, events: list[Event]) -> Iterator[Stru
 
 
 def build_area_now(counter: AreaCounter) -> AreaSnapshot:
-    """The area as people see it."""
+    """Build the published state of an area."""
     state = counter.state
     return AreaSnapshot(
         area=counter.area.id,
@@ -131,7 +130,14 @@ def build_area_now(counter: AreaCounter) -> AreaSnapshot:
 
 
 def stage_effect(pipe: Any, effect: Struct, metrics: Metrics, prefix: str = "") -> None:
-    """Show an area, or show it no longer, inside the transaction that stores its state."""
+    """Publish or remove an area in the transaction that stores its state.
+
+    Args:
+        pipe: Redis pipeline of the transaction.
+        effect: AreaSnapshot or AreaRemoved; others are ignored.
+        metrics: metrics of the process.
+        prefix: prefix of every key.
+    """
     if isinstance(effect, AreaSnapshot):
         occupancy.stage_area(pipe, effect, prefix)
         metrics.set_gauge("area_occupancy", effect.occupancy, effect.area)
@@ -142,7 +148,7 @@ def stage_effect(pipe: Any, effect: Struct, metrics: Metrics, prefix: str = "") 
 
 
 def main(config: AreasConfig, runtime: ProcessRuntime) -> None:
-    """Work until told to stop."""
+    """Run until a stop is requested."""
     client = connect(config.redis_url)
     prefix = config.key_prefix
 
@@ -151,8 +157,8 @@ def main(config: AreasConfig, runtime: ProcessRuntime) -> None:
 
     leases = Leases(client, WORKER, config.instance, config.instances, runtime.name, prefix)
     logic = AreaLogic(config)
-    member = ShardedConsumer(
+    consumer = ShardedConsumer(
         client, logic, leases, runtime.metrics, time.monotonic, time.time, stage=stage, prefix=prefix
     )
-    run_worker(member, runtime)
-    member.stop()
+    run_worker(consumer, runtime)
+    consumer.stop()

@@ -1,7 +1,7 @@
-"""worker-visitors: what time and cameras change about visits. People change them through the web.
+"""worker-visitors: changes of visits by time and cameras. Users change visits on the web.
 
-Pure logic: the worker knows of each visit what its events have said (never a name), and asks for a change by version. A
-person who was faster wins; the visit's next event brings the worker up to date.
+The worker knows a visit from its events, which contain no names. It requests a change by version. A faster user wins,
+and the visit's next event brings the worker up to date.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.worker_config import VisitorsConfig
 from crowdperf.visitors import visit as lifecycle
 from crowdperf.visitors import visit_store
-from crowdperf.visitors import visit_store as seeds
 from crowdperf.visitors.camera_reconciliation import Reconciliation
 from crowdperf.visitors.visit import LIVE_STATES, ON_SITE_STATES, VisitState
 from crowdperf.workers.leases import Leases
@@ -31,13 +30,13 @@ from crowdperf.workers.worker_logic import WorkerEvent
 
 WORKER = "visitors"
 SITE_PARTITION = ""
-"""All visits are one part: areas and entrances look at all of them."""
+"""All visits are one partition, because areas and entrances concern all of them."""
 VERSION = 1
 EXPIRY_INTERVAL_S = 600.0
 
 
 class OpenVisit(Struct, kw_only=True):
-    """A visit as its events have told."""
+    """A visit as known from its events."""
 
     visit: str
     person: str
@@ -47,14 +46,14 @@ class OpenVisit(Struct, kw_only=True):
     expected_until: float
     area: str
     since: float
-    """When it got into its state."""
+    """Unix seconds when it entered its state."""
     asked: int = 0
-    """The version that a change was asked for: not again before the next event."""
+    """The version for which a change was requested, so that it is not requested twice."""
     reminded: bool = False
 
 
 class SiteVisitState(Struct, kw_only=True):
-    """What is stored."""
+    """The stored state."""
 
     version: int = VERSION
     visits: dict[str, OpenVisit] = {}
@@ -63,7 +62,7 @@ class SiteVisitState(Struct, kw_only=True):
 
 
 class VisitUpdate(Struct, frozen=True, kw_only=True):
-    """A rule's change of a visit: stored, with its events, if the visit is still of version `on`."""
+    """A rule's change of a visit, stored with its events if the version still matches."""
 
     visit: str
     expected_version: int
@@ -74,15 +73,15 @@ class VisitUpdate(Struct, frozen=True, kw_only=True):
 
 
 class ExpireVisits(Struct, frozen=True):
-    """Names of visits that began before this time go, and what was put on the watch-list before `listed_before`."""
+    """Removes names of visits that began before a time, and old entries of the watch-list."""
 
     before: float
     watch_list_before: float
-    """0: nothing."""
+    """0 keeps the watch-list."""
 
 
 class VisitorLogic:
-    """The rules. Everything belongs to one part, the site."""
+    """The visitor rules, all in one partition."""
 
     event_types: tuple[type[Event], ...] = (VisitorChanged, AreaChanged, LineCrossed)
 
@@ -95,11 +94,11 @@ class VisitorLogic:
         self._site = SiteVisitState()
 
     def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
-        """The site."""
+        """Return the partition of the site."""
         return (SITE_PARTITION,)
 
     def handle(self, event: WorkerEvent, partition: str = "") -> Iterator[Struct]:
-        """Take one event; yields VisitorNotice and TailgatingSuspected."""
+        """Process one event; yield VisitorNotice and TailgatingSuspected."""
         site = self._site
         if isinstance(event, AreaChanged):
             site.cameras.set_counted(event)
@@ -135,7 +134,7 @@ class VisitorLogic:
             yield _build_notice(event.visit, "arrived", event.ts, event.version)
 
     def advance_time(self, partition: str, now: float) -> Iterable[Struct]:
-        """No-shows, reminders, overstays, the night's check-out, differences between cameras and list, expiry."""
+        """Run what is due: no-shows, reminders, overstays, night check-out, comparison with cameras, expiry."""
         effects: list[Struct] = []
         for visit in list(self._site.visits.values()):
             if visit.asked < visit.version:
@@ -154,7 +153,7 @@ class VisitorLogic:
         if visit.state == "invited" and now >= visit.expected_from + rules.no_show_after_s:
             yield self._build_update(visit, "no_show", now, {}, "no_show")
         elif visit.state in ("arrived", *ON_SITE_STATES) and visit.since < self._get_last_check_out(now):
-            # Who came and was not let in has gone as well: nobody says so, and the visit would stay for ever.
+            # Includes people who arrived and were not let in: their visit would never end otherwise.
             yield self._build_update(visit, "checked_out", now, {"checked_out_at": now, "auto_checked_out": True}, None)
         elif visit.state in ("checked_in", "on_site") and now >= visit.expected_until + rules.overstay_grace_s:
             yield self._build_update(visit, "overstayed", now, {}, "overstayed")
@@ -168,7 +167,7 @@ class VisitorLogic:
             yield _build_notice(visit.visit, "sign_out_reminder", now, visit.version)
 
     def _get_last_check_out(self, now: float) -> float:
-        """When the night's check-out was last due, Unix seconds."""
+        """Return when the night check-out was last due, Unix seconds."""
         local = datetime.fromtimestamp(now, self._timezone)
         hour, minute = (int(part) for part in self._rules.night_check_out.split(":"))
         due = local.replace(hour=hour, minute=minute, second=0, microsecond=0)
@@ -206,7 +205,7 @@ class VisitorLogic:
         )
 
     def _count_expected(self) -> dict[str, int]:
-        """Area -> visitors who are checked in there, and staff; of the areas that have a baseline."""
+        """Return area -> checked-in visitors and staff, for areas with a baseline."""
         people = dict(self._rules.staff_baseline)
         for visit in self._site.visits.values():
             if visit.state in ON_SITE_STATES and visit.area in people:
@@ -214,11 +213,11 @@ class VisitorLogic:
         return people
 
     def dump_state(self, partition: str) -> bytes:
-        """Everything."""
+        """Encode the state."""
         return msgspec.msgpack.encode(self._site)
 
     def restore(self, partition: str, state: bytes) -> None:
-        """Continue there.
+        """Continue from a stored state.
 
         Raises:
             ValueError: another version.
@@ -230,11 +229,11 @@ class VisitorLogic:
         self._site.cameras.forget_removed(self._areas)
 
     def is_configured(self, partition: str) -> bool:
-        """The site is always there."""
+        """Return True: the site always exists."""
         return True
 
     def forget(self, partition: str, now: float) -> Iterable[Struct]:
-        """Never asked."""
+        """Do nothing: the site is never removed."""
         return ()
 
     def clear(self) -> None:
@@ -247,7 +246,7 @@ def _build_notice(visit: str, notice: Any, now: float, version: int) -> VisitorN
 
 
 def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
-    """Work until told to stop."""
+    """Run until a stop is requested."""
     client = connect(config.redis_url)
     prefix = config.key_prefix
 
@@ -269,7 +268,7 @@ def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
                 visit_store.stage_forget(pipe, effect.watch_list_before, prefix)
 
     leases = Leases(client, WORKER, config.instance, config.instances, runtime.name, prefix)
-    member = ShardedConsumer(
+    consumer = ShardedConsumer(
         client, VisitorLogic(config), leases, runtime.metrics, time.monotonic, time.time, stage=stage, prefix=prefix
     )
     waiting = [config.visitors.demo and config.instance == 0]
@@ -279,15 +278,24 @@ def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
             seed_demo_visits(client, time.time(), prefix)
             waiting[0] = False
 
-    run_worker(member, runtime, seed_once)
-    member.stop()
+    run_worker(consumer, runtime, seed_once)
+    consumer.stop()
 
 
 def seed_demo_visits(client: Any, now: float, prefix: str = "") -> int:
-    """The demo site's visitors, where there has never been a visit; returns how many were put in."""
+    """Store the visitors of the demo site, provided that there has never been a visit.
+
+    Args:
+        client: Redis client.
+        now: Unix seconds.
+        prefix: prefix of every key.
+
+    Returns:
+        Number of stored visits.
+    """
     if client.exists(visit_store.VisitKeys(prefix).index):
         return 0
-    rows = seeds.build_visits(now)
+    rows = visit_store.build_visits(now)
     with client.pipeline(transaction=True) as pipe:
         for person, visit in rows:
             visit_store.stage_new(pipe, visit, person, lifecycle.build_event(None, visit, now, "demo"), [], prefix)

@@ -1,4 +1,4 @@
-"""One thread per channel empties that channel's queue: a dead endpoint holds up its own queue and nobody else's."""
+"""One thread per channel empties the channel's queue, so a dead endpoint delays only its own notifications."""
 
 from __future__ import annotations
 
@@ -24,40 +24,51 @@ log = logging.getLogger(__name__)
 
 
 class DeliveryError(Exception):
-    """The endpoint did not take it; the message says why, without secrets."""
+    """The endpoint did not accept a notification. The message gives the reason without secrets.
+
+    Args:
+        reason: text of the error.
+        permanent: True where no later attempt can succeed.
+        retry_after_s: seconds that the endpoint asked to wait.
+    """
 
     def __init__(self, reason: str, permanent: bool = False, retry_after_s: float = 0.0) -> None:
         super().__init__(reason)
         self.permanent = permanent
-        """No later attempt could succeed."""
         self.retry_after_s = retry_after_s
-        """What the endpoint asked to wait."""
 
 
 class ChannelNotReadyError(Exception):
-    """The channel itself cannot be used (a secret is missing): its notifications wait, none is counted as failed."""
+    """The channel is unusable, for instance without its secret. Its notifications wait and do not fail."""
 
 
 class Sender(Protocol):
-    """How one kind of channel delivers."""
+    """The transport of one kind of channel."""
 
     def send(self, notification: Notification, now: float) -> None:
-        """Deliver it, or raise UndeliveredError or NotReadyError; `now` in Unix seconds."""
+        """Deliver, or raise DeliveryError or ChannelNotReadyError; `now` in Unix seconds."""
 
     def poll(self) -> None:
-        """What is to be done between notifications."""
+        """Do the transport's work between notifications."""
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
 
 
 def compute_retry_pause(attempts: int) -> float:
-    """Seconds until the next attempt after so many failures: 1, 2, 4 … 300."""
+    """Return the seconds until the next attempt after so many failures: 1, 2, 4 … 300."""
     return min(MAX_RETRY_PAUSE_S, 2.0 ** (attempts - 1))
 
 
 class ChannelDelivery:
-    """The deliveries of one channel, one turn at a time; `now` in Unix seconds."""
+    """The deliveries of one channel, one step at a time.
+
+    Args:
+        channel: settings of the channel.
+        queue: notifications to deliver.
+        sender: transport.
+        metrics: metrics of the process.
+    """
 
     def __init__(self, channel: Channel, queue: DeliveryQueue, sender: Sender, metrics: Metrics) -> None:
         self.channel = channel
@@ -65,14 +76,14 @@ class ChannelDelivery:
         self._sender = sender
         self._metrics = metrics
         self._paused_until = 0.0
-        """The endpoint is left alone until then: what waits behind a failure must not hammer at it."""
+        """No attempt before this time, so that waiting notifications do not flood a failing endpoint."""
         self._sent_at: deque[float] = deque()
 
     def step(self, now: float) -> bool:
-        """Try the item that is due first; False when there is nothing to do now.
+        """Try the item that is due first; return False where nothing is due. `now` in Unix seconds.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: Redis is away.
+            redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
         """
         self._metrics.set_gauge("notifications_waiting", len(self._queue), self.channel.id)
         self._sender.poll()
@@ -96,7 +107,7 @@ class ChannelDelivery:
         return True
 
     def close(self) -> None:
-        """The orderly end."""
+        """Close the transport."""
         self._sender.close()
 
     def _handle_failure(self, item: DeliveryItem, error: DeliveryError, now: float) -> None:
@@ -104,7 +115,7 @@ class ChannelDelivery:
         self._report_problem(str(error))
         attempts = item.attempts + 1
         if error.permanent or attempts >= self.channel.attempts:
-            log.error("channel %s: notification %s is given up: %s", self.channel.id, item.id, error)
+            log.error("channel %s: notification %s failed for good: %s", self.channel.id, item.id, error)
             self._queue.dead_letter(item, f"{error} (attempt {attempts})", now)
             self._metrics.count("dead_letters", camera=self.channel.id)
             return
@@ -129,7 +140,7 @@ def _decode_notification(item: DeliveryItem) -> Notification:
 
 
 class DeliveryThread:
-    """A thread that turns one delivery until it is stopped."""
+    """A thread that delivers until it is stopped."""
 
     def __init__(self, delivery: ChannelDelivery) -> None:
         self._delivery = delivery
@@ -139,15 +150,15 @@ class DeliveryThread:
 
     @property
     def has_crashed(self) -> bool:
-        """Whether it ended without being told to: a defect, which the process must not survive."""
+        """Return whether the thread ended without a stop request. The process must then end too."""
         return not self._thread.is_alive() and not self._stop.is_set()
 
     def stop(self) -> None:
-        """End after the delivery that is under way."""
+        """Request the end after the present delivery."""
         self._stop.set()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the end."""
+        """Wait until the thread has ended."""
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -159,11 +170,11 @@ class DeliveryThread:
             self._delivery.close()
 
     def _step(self, backoff: Backoff) -> float:
-        """One turn; returns the seconds to wait before the next."""
+        """Run one step; return the seconds to wait before the next."""
         try:
             busy = self._delivery.step(time.time())
         except OUTAGE as error:
-            # Of an outage the working loop tells; of what is forbidden here, perhaps nobody else.
+            # The main loop logs outages. A missing permission may occur in this thread only.
             if isinstance(error, RedisPermissionError) and backoff.should_log(error):
                 log.warning("Redis unavailable (%s): notifications wait", error)
             return backoff.next()

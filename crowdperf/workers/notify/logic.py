@@ -1,7 +1,7 @@
-"""Rules over events: which alerts are raised, told to whom, and closed. Pure; time comes with the event or `due`.
+"""Alert rules: which alerts are raised, notified, escalated and closed. Pure: time comes from events or `advance_time`.
 
-A rule's condition (a zone over its limit, a camera away) begins and ends; an alert about something that has no end (a
-crossing) closes by itself. All alerts of a camera are that camera's state, so that cameras can be split over instances.
+The condition of a rule (a zone over its limit, a lost camera) begins and ends. An alert about an instant (a crossing)
+closes by itself. All alerts of a camera are in that camera's state, so cameras can be split over instances.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from crowdperf.workers.worker_logic import WorkerEvent
 VERSION = 1
 HOUR_S = 3600.0
 MAX_REFS_PER_ALERT = 1000
-"""What may hold one alert open at once."""
+"""Maximum number of conditions that hold one alert open."""
 MAX_ACTIVE_ALERTS = 2000
-"""Alerts of one camera that are open or were so lately; beyond it the oldest go, those that are over first."""
+"""Open and recently closed alerts of one camera. Beyond it the oldest are dropped, closed ones first."""
 
 
 class Notification(Struct, frozen=True, kw_only=True):
-    """An alert on its way to one channel."""
+    """An alert for one channel."""
 
     id: str
-    """The same however often it is sent: receivers dedupe by it."""
+    """The same at each attempt: receivers use it to drop duplicates."""
     channel: str
     due: float
-    """Not before this time, Unix seconds."""
+    """Earliest time of delivery, Unix seconds."""
     stage: int
-    """0: the alert itself; n: its n-th escalation."""
+    """0 for the alert itself, n for its n-th escalation."""
     alert: AlertDoc
     site: str
     camera_title: str
@@ -47,7 +47,7 @@ class Notification(Struct, frozen=True, kw_only=True):
 
 
 class _ActiveAlert(Struct, kw_only=True):
-    """One rule and subject of a camera, from its first signal until it is forgotten."""
+    """One rule and subject of a camera, from its first signal until it is dropped."""
 
     rule: str
     subject: str
@@ -55,34 +55,34 @@ class _ActiveAlert(Struct, kw_only=True):
     ts: float
     detail: str
     ongoing: bool
-    """Whether the condition still holds; never for what has no end."""
+    """True while the condition holds; always False for an instant."""
     refs: list[str] = []
-    """What holds it open, where several may at once: it ends with the last."""
+    """Ids of the conditions that hold it open. It ends with the last one."""
     alert: AlertDoc | None = None
-    """None while it waits for `min_duration_s`."""
+    """None while the condition is younger than `min_duration_s`."""
     state: AlertState = "open"
     notified: bool = False
     tell_at: float = 0.0
     escalated: int = 0
     closed_at: float = 0.0
     times: int = 0
-    """State changes so far: part of their events' ids."""
+    """Number of state changes, part of their event ids."""
 
 
 class CameraAlertState(Struct, kw_only=True):
-    """What is stored per camera."""
+    """The stored state of one camera."""
 
     version: int = VERSION
     active: list[_ActiveAlert] = []
     sent: dict[str, list[float]] = {}
-    """Rule -> when it notified within the last hour."""
+    """Rule -> times of its notifications within the last hour."""
     held: dict[str, int] = {}
-    """Rule -> alerts that were not told because of the rate limit."""
+    """Rule -> number of alerts without a notification because of the rate limit."""
     readings: CameraReadings = msgspec.field(default_factory=CameraReadings)
 
 
 class AlertLogic:
-    """The notify worker's rules, of all cameras."""
+    """The alert rules of all cameras."""
 
     def __init__(self, config: NotifyConfig) -> None:
         self._site = config.site
@@ -100,51 +100,51 @@ class AlertLogic:
             *(kind for kind in RULE_EVENT_TYPES if kind.__name__ in named),
         )
 
-    # -- the worker's interface (workers.base.Logic) --
+    # -- WorkerLogic --
 
     def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
-        """The camera; what is said of an area comes from whichever camera saw the cause, and belongs to none."""
+        """Return the event's camera, or an empty key for an area: any camera may cause its events."""
         return ("" if isinstance(event, Alert) and event.area else event.camera,)
 
     def handle(self, event: WorkerEvent, partition: str = "") -> Iterator[Struct]:
-        """Take one event; yields AlertRaised, AlertChanged, AlertSet, Notification and Reading."""
+        """Process one event; yield AlertRaised, AlertChanged, AlertUpdate, Notification and Reading."""
         assert not isinstance(event, PpeObserved)
         (camera,) = self.partition_keys(event)
-        own = self._cameras.setdefault(camera, CameraAlertState())
+        camera_state = self._cameras.setdefault(camera, CameraAlertState())
         if isinstance(event, AlertChanged):
-            self._apply_user_change(own, event)
+            self._apply_user_change(camera_state, event)
             return
         if self._publishes_readings:
-            yield from own.readings.update(event, self._timezone)
+            yield from camera_state.readings.update(event, self._timezone)
         for rule in self._rules.values():
-            found = match_event(rule, event, self._configured.get(event.camera))
-            if found is not None:
-                yield from self._handle_signal(own, rule, event, camera, found)
+            signal = match_event(rule, event, self._configured.get(event.camera))
+            if signal is not None:
+                yield from self._handle_signal(camera_state, rule, event, camera, signal)
 
     def advance_time(self, camera: str, now: float) -> Iterable[Struct]:
-        """What has become due: conditions that lasted, quiet hours that ended, escalations, ends."""
-        own = self._cameras.get(camera)
-        if own is None:
+        """Run what is due: conditions that lasted, ended quiet hours, escalations and closings."""
+        camera_state = self._cameras.get(camera)
+        if camera_state is None:
             return []
-        effects: list[Struct] = list(own.readings.advance_time(camera, now, self._timezone))
-        for active in list(own.active):
+        effects: list[Struct] = list(camera_state.readings.advance_time(camera, now, self._timezone))
+        for active in list(camera_state.active):
             rule = self._rules.get(active.rule)
             if rule is None:
-                # The rule is gone, or switched off: what it has opened must not stay open for ever.
+                # The rule was removed or disabled: close its alerts.
                 effects += self._close(camera, active, now) if active.alert and active.state != "closed" else []
-                own.active.remove(active)
+                camera_state.active.remove(active)
                 continue
-            effects += self._advance_alert(own, rule, active, camera, now)
+            effects += self._advance_alert(camera_state, rule, active, camera, now)
             if active.state == "closed" and now - active.closed_at >= rule.dedupe_s:
-                own.active.remove(active)
+                camera_state.active.remove(active)
         return effects
 
     def dump_state(self, camera: str) -> bytes:
-        """The camera's state."""
+        """Encode the camera's state."""
         return msgspec.msgpack.encode(self._cameras[camera])
 
     def restore(self, camera: str, state: bytes) -> None:
-        """Continue there.
+        """Continue from a stored state.
 
         Raises:
             ValueError: another version.
@@ -152,18 +152,18 @@ class AlertLogic:
         raw: Any = msgspec.msgpack.decode(state)
         if not isinstance(raw, dict) or raw.get("version") != VERSION:
             raise ValueError(f"alerts of another version than {VERSION}")
-        own = self._cameras[camera] = msgspec.convert(raw, CameraAlertState)
-        own.sent = {rule: sent for rule, sent in own.sent.items() if rule in self._rules}
-        own.held = {rule: held for rule, held in own.held.items() if rule in self._rules}
+        camera_state = self._cameras[camera] = msgspec.convert(raw, CameraAlertState)
+        camera_state.sent = {rule: sent for rule, sent in camera_state.sent.items() if rule in self._rules}
+        camera_state.held = {rule: held for rule, held in camera_state.held.items() if rule in self._rules}
 
     def is_configured(self, camera: str) -> bool:
-        """Whether the camera is configured; what is about no camera always is."""
+        """Return whether the camera is configured. The partition without a camera always is."""
         return not camera or camera in self._configured
 
     def forget(self, camera: str, now: float) -> Iterator[Struct]:
-        """What a camera that is gone has opened must not stay open for ever."""
-        own = self._cameras.pop(camera, CameraAlertState())
-        for active in own.active:
+        """Close the open alerts of a removed camera."""
+        camera_state = self._cameras.pop(camera, CameraAlertState())
+        for active in camera_state.active:
             if active.alert and active.state != "closed":
                 yield from self._close(camera, active, now)
         yield ReadingsRemoved(camera)
@@ -226,7 +226,7 @@ class AlertLogic:
         camera_state.active.remove(oldest)
 
     def _count_repeat(self, active: _ActiveAlert, event: AnyEvent, signal: Signal) -> Iterator[Struct]:
-        """The same thing while it is open: counted, not told again."""
+        """Count a repetition while the alert is open, without a new notification."""
         if signal.kind == "start" and signal.ref not in active.refs:
             active.refs = [*active.refs, signal.ref][-MAX_REFS_PER_ALERT:]
             active.ongoing = True
@@ -238,7 +238,7 @@ class AlertLogic:
         yield AlertUpdate(active.alert)
 
     def _reopen(self, active: _ActiveAlert, event: AnyEvent, camera: str, signal: Signal) -> Iterator[Struct]:
-        """The same thing shortly after its end: the same alert, open again, nothing is sent."""
+        """Open the same alert again shortly after its end, without a new notification."""
         assert active.alert is not None
         active.state = "open"
         active.alert = msgspec.structs.replace(
@@ -301,7 +301,7 @@ class AlertLogic:
     def _notify_pending(
         self, camera_state: CameraAlertState, rule: AlertRule, active: _ActiveAlert, now: float
     ) -> Iterator[Struct]:
-        """What has ended before its turn came is told all the same, but for what quiet hours have held back."""
+        """Notify an alert that ended too early, except during quiet hours."""
         if active.alert is not None and not active.notified and active.tell_at == active.alert.raised_at:
             yield from list(self._notify(camera_state, rule, active, now)) or [AlertUpdate(active.alert)]
 
@@ -346,7 +346,7 @@ class AlertLogic:
             return
         if not active.notified and now >= active.tell_at:
             effects = list(self._notify(camera_state, rule, active, now))
-            # Without a notification there is still a change to store: the alert itself says so.
+            # Without a notification the state has still changed: an AlertUpdate stores it.
             yield from effects or [AlertUpdate(active.alert)]
         for stage, step in enumerate(rule.escalate, 1):
             if stage > active.escalated and active.notified and now - active.alert.raised_at >= step.after_s:
@@ -356,7 +356,7 @@ class AlertLogic:
                 active.alert = msgspec.structs.replace(active.alert, escalated=stage)
                 yield AlertUpdate(active.alert)
                 yield self._build_change(camera, active, "open", now, stage)
-                note = f"Nobody has acknowledged this for {step.after_s / 60:.0f} min."
+                note = f"Not acknowledged for {step.after_s / 60:.0f} min."
                 yield from self._build_notifications(step.channels, active, stage, now, note)
 
     def _close(self, camera: str, active: _ActiveAlert, now: float) -> Iterator[Struct]:
@@ -382,7 +382,7 @@ class AlertLogic:
         )
 
     def _apply_user_change(self, camera_state: CameraAlertState, event: AlertChanged) -> None:
-        """A person's answer; the worker's own changes come back as well, and are known already."""
+        """Apply a user's answer. The worker's own changes return too and are ignored."""
         for active in camera_state.active:
             if event.by and active.alert is not None and active.alert.id == event.alert:
                 active.state = event.state

@@ -1,7 +1,4 @@
-"""Alerts by mail.
-
-TLS towards receivers: whom to trust, and one clear sentence where somebody is not trusted.
-"""
+"""Alerts by mail, and TLS contexts for all channels."""
 
 from __future__ import annotations
 
@@ -22,7 +19,14 @@ from crowdperf.workers.notify.logic import Notification
 
 
 class MailSender:
-    """Delivers to one SMTP server."""
+    """Delivers to one SMTP server.
+
+    Args:
+        channel: settings of the channel.
+        timezone: time zone of the site.
+        client: Redis client, for the hosts of visits.
+        prefix: prefix of every key.
+    """
 
     def __init__(self, channel: EmailChannel, timezone: zoneinfo.ZoneInfo, client: Any, prefix: str = "") -> None:
         self._channel = channel
@@ -31,16 +35,16 @@ class MailSender:
         self._keys = VisitKeys(prefix)
 
     def send(self, notification: Notification, now: float) -> None:
-        """One connection per mail: alerts are rare, and a connection that was kept may be dead."""
+        """Send one mail on a new connection: alerts are rare, and an idle connection may be dead."""
         channel = self._channel
         if channel.password_env and not os.environ.get(channel.password_env):
             raise ChannelNotReadyError(
-                f"environment variable {channel.password_env} is not set. Remedy: set it, then start crowdperf anew."
+                f"environment variable {channel.password_env} is not set. Remedy: set it, then restart crowdperf."
             )
         message = build_mail(notification, channel, self._timezone, now)
         self._add_host(message, notification)
         if not message["To"]:
-            # Nobody to tell: the visit has no host with an address, or its data was erased.
+            # No recipient: the visit has no host with an address, or its data was erased.
             return
         try:
             with self._open_connection() as server:
@@ -51,7 +55,7 @@ class MailSender:
             codes = {code for code, _ in error.recipients.values()}
             raise DeliveryError(f"the server refuses the recipients: {sorted(codes)}", min(codes) >= 500) from None
         except smtplib.SMTPAuthenticationError as error:
-            # The server's own words may repeat what was sent to it.
+            # The server's reply may repeat the password.
             raise DeliveryError(f"the server refuses user and password (code {error.smtp_code})") from None
         except smtplib.SMTPResponseException as error:
             raise DeliveryError(f"the server answers with code {error.smtp_code}", error.smtp_code >= 550) from None
@@ -59,7 +63,7 @@ class MailSender:
             raise build_connection_error(channel.host, error) from None
 
     def _add_host(self, message: EmailMessage, notification: Notification) -> None:
-        """The visit's host as a recipient, and the visitor's name, which no event carries."""
+        """Add the visit's host as a recipient, and the visitor's name, which no event contains."""
         kind, _, rest = notification.alert.subject.partition(":")
         if not self._channel.to_host or kind != "visit":
             return
@@ -83,16 +87,26 @@ class MailSender:
         return server
 
     def poll(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no connection stays open."""
 
 
 def build_mail(
     notification: Notification, channel: EmailChannel, timezone: zoneinfo.ZoneInfo, now: float
 ) -> EmailMessage:
-    """The mail. Its Message-ID is the same however often it is sent, so that mail programs show it once."""
+    """Build the mail. Its Message-ID is the same at each attempt, so mail programs show it once.
+
+    Args:
+        notification: the notification.
+        channel: settings of the channel.
+        timezone: time zone of the site.
+        now: Unix seconds.
+
+    Returns:
+        The mail, without recipients where the channel has none.
+    """
     alert = notification.alert
     when = datetime.fromtimestamp(alert.raised_at, timezone)
     message = EmailMessage()
@@ -117,18 +131,18 @@ def build_mail(
 
 
 def _to_one_line(text: str) -> str:
-    """A header must not be continued by what somebody wrote into a name."""
+    """Remove line breaks, so that a name cannot inject a header."""
     return " ".join(text.split())
 
 
 def create_tls_context(ca_file: str) -> ssl.SSLContext:
-    """A context that checks the receiver's certificate and name; nothing switches that off.
+    """Create a context that always verifies the server's certificate and name.
 
     Args:
         ca_file: certificates to trust instead of the system's; empty for the system's.
 
     Raises:
-        NotReadyError: the file cannot be used. Notifications wait until it can.
+        ChannelNotReadyError: the file is unusable. Notifications wait until it is usable.
     """
     try:
         return ssl.create_default_context(cafile=ca_file or None)
@@ -140,7 +154,7 @@ def create_tls_context(ca_file: str) -> ssl.SSLContext:
 
 
 def build_connection_error(host: str, error: Exception) -> DeliveryError:
-    """What to say of a connection that did not come about."""
+    """Build the error of a failed connection."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return DeliveryError(
             f"the certificate of {host} is not trusted ({error.verify_message.rstrip('.')}); nothing was sent. Remedy: "

@@ -1,4 +1,4 @@
-"""From an event to what a rule makes of it. Pure."""
+"""Match events with alert rules. Pure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RULE_EVENT_TYPES: tuple[type[Event], ...] = (
     RollCallChanged,
     PpeViolation,
 )
-"""What rules can be about."""
+"""Events that rules can use."""
 
 NOTICE_TEXTS = {
     "arrived": "your visitor has arrived",
@@ -48,25 +48,28 @@ NOTICE_TEXTS = {
 
 
 class Signal(Struct, frozen=True):
-    """What an event means to one rule.
+    """The effect of an event on one rule.
 
-    start: a condition holds from now on. end: it does not any more. pulse: something happened, which has no end.
+    start: a condition begins. end: it ends. pulse: an instant, without an end.
     """
 
     kind: Literal["start", "end", "pulse"]
     subject: str
     detail: str
     ref: str = ""
-    """Which one begins or ends, where several may hold at once."""
+    """Id of the condition, where several may hold at once."""
 
 
 def match_event(rule: AlertRule, event: AnyEvent, camera: NotifiedCamera | None) -> Signal | None:
-    """What the event means to the rule; None for nothing.
+    """Match an event with a rule.
 
     Args:
         rule: the rule.
         event: any event.
-        camera: what the configuration says of the event's camera; None for one that is gone.
+        camera: configuration of the event's camera; None for a removed one.
+
+    Returns:
+        The signal, or None where the rule does not apply.
     """
     if rule.event != type(event).__name__ or (rule.cameras and event.camera not in rule.cameras):
         return None
@@ -100,7 +103,7 @@ def match_event(rule: AlertRule, event: AnyEvent, camera: NotifiedCamera | None)
 def _match_visitor_event(
     rule: AlertRule, event: AnyEvent, camera_title: str, camera: NotifiedCamera | None
 ) -> Signal | None:
-    """What is about visitors: ids, never names."""
+    """Match an event about visitors, which contains ids and no names."""
     if isinstance(event, VisitorChanged):
         if event.state not in (rule.states or ["overstayed", "denied"]) or event.state == event.previous:
             return None

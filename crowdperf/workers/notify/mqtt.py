@@ -1,4 +1,4 @@
-"""Alerts, counts and occupancy to an MQTT broker. Home Assistant finds the numbers by itself (discovery)."""
+"""Alerts, counts and occupancy to an MQTT broker, with discovery for Home Assistant."""
 
 from __future__ import annotations
 
@@ -22,12 +22,19 @@ QOS = 1
 
 
 def readings_key(prefix: str = "") -> str:
-    """Redis hash of the newest numbers: `<camera>/<zone|line>/<id>/<measure>` -> value."""
+    """Return the key of a hash: `<camera>/<zone|line>/<id>/<measure>` -> newest value."""
     return f"{prefix}crowdperf:notify:readings"
 
 
 def stage_reading(pipe: Any, effect: Reading | ReadingsRemoved, client: Any, prefix: str = "") -> None:
-    """Store a number, or drop a camera's, inside a transaction of `pipe`; `client` tells which there are."""
+    """Store a number, or remove those of a camera, in a transaction.
+
+    Args:
+        pipe: Redis pipeline of the transaction.
+        effect: number to store, or camera to remove.
+        client: Redis client, to list the numbers.
+        prefix: prefix of every key.
+    """
     if isinstance(effect, Reading):
         pipe.hset(readings_key(prefix), effect.path, effect.value)
         return
@@ -37,7 +44,13 @@ def stage_reading(pipe: Any, effect: Reading | ReadingsRemoved, client: Any, pre
 
 
 class MqttSender:
-    """Delivers to one broker, and keeps its retained numbers up to date."""
+    """Delivers to one broker and updates its retained numbers.
+
+    Args:
+        channel: settings of the channel.
+        config: cameras, lines and zones to publish.
+        client: Redis client.
+    """
 
     def __init__(self, channel: MqttChannel, config: NotifyConfig, client: Any) -> None:
         self._channel = channel
@@ -48,42 +61,42 @@ class MqttSender:
         self._polls_until_retry = 0
 
     def send(self, notification: Notification, now: float) -> None:
-        """Publish to `<topic>/alerts/<rule>`; the broker's acknowledgement is waited for."""
+        """Publish to `<topic>/alerts/<rule>` and wait for the broker's acknowledgement."""
         self._publish(
             f"{self._channel.topic}/alerts/{notification.alert.rule}", msgspec.json.encode(notification), retain=False
         )
 
     def poll(self) -> None:
-        """Publish the numbers that have changed; a broker that is away is tried again a little later."""
+        """Publish changed numbers. An unreachable broker is retried after some polls."""
         if self._polls_until_retry:
             self._polls_until_retry -= 1
             return
         try:
             for path, value in self._redis.hgetall(readings_key(self._config.key_prefix)).items():
-                # An empty message takes a retained one back: the camera, line or zone is gone.
-                telling = value if self._is_configured(path.decode()) else b""
-                if self._published.get(path) != telling:
-                    self._publish(f"{self._channel.topic}/{path.decode()}", telling, retain=True)
-                    if not telling and self._channel.discovery:
+                # An empty message deletes a retained one: the camera, line or zone was removed.
+                payload = value if self._is_configured(path.decode()) else b""
+                if self._published.get(path) != payload:
+                    self._publish(f"{self._channel.topic}/{path.decode()}", payload, retain=True)
+                    if not payload and self._channel.discovery:
                         self._publish(
                             _describe_sensor(self._channel, *path.decode().split("/", 1))[1], b"", retain=True
                         )
-                    self._published[path] = telling
+                    self._published[path] = payload
             if self._mqtt is None:
                 self._connect()
         except (DeliveryError, ChannelNotReadyError):
             self._polls_until_retry = 20
 
     def _is_configured(self, path: str) -> bool:
-        """Whether the configuration has the line or zone that the number is about."""
+        """Return whether the line or zone of a number is configured."""
         camera, kind, name, _ = path.split("/")
-        for one in self._config.cameras:
-            if one.camera_id == camera:
-                return name in (one.lines if kind == "line" else one.zones)
+        for camera_config in self._config.cameras:
+            if camera_config.camera_id == camera:
+                return name in (camera_config.lines if kind == "line" else camera_config.zones)
         return False
 
     def close(self) -> None:
-        """Say that nobody updates the numbers any more, and leave."""
+        """Publish `offline` and disconnect."""
         if self._mqtt is not None:
             self._mqtt.publish(self._availability_topic, b"offline", QOS, retain=True)
             self._mqtt.disconnect()
@@ -95,19 +108,19 @@ class MqttSender:
         return f"{self._channel.topic}/status"
 
     def _connect(self) -> mqtt.Client:
-        """The connection, made anew where it is gone: then everything retained is published again."""
+        """Return the connection. A new one publishes all retained messages again."""
         if self._mqtt is not None and self._mqtt.is_connected():
             return self._mqtt
         channel = self._channel
         if channel.password_env and not os.environ.get(channel.password_env):
             raise ChannelNotReadyError(
-                f"environment variable {channel.password_env} is not set. Remedy: set it, then start crowdperf anew."
+                f"environment variable {channel.password_env} is not set. Remedy: set it, then restart crowdperf."
             )
         if self._mqtt is not None:
             self._mqtt.loop_stop()
             self._mqtt = None
         self._published = {}
-        # Named by the instance: two with the same name would throw each other out.
+        # Unique per instance: a broker disconnects a client when another one uses the same name.
         name = f"crowdperf-{channel.id}-{self._config.instance}-{os.getpid()}"
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, reconnect_on_failure=False)
         client.connect_timeout = channel.timeout_s
@@ -143,7 +156,7 @@ class MqttSender:
         self._wait_for_ack(self._connect().publish(topic, payload, QOS, retain=retain))
 
     def _wait_for_ack(self, message: mqtt.MQTTMessageInfo) -> None:
-        """Wait for the broker's PUBACK: what was merely written to a socket may be lost."""
+        """Wait for the broker's PUBACK: what is only written to the socket may be lost."""
         try:
             message.wait_for_publish(self._channel.timeout_s)
         except (ValueError, RuntimeError) as error:
@@ -155,11 +168,11 @@ class MqttSender:
         if self._mqtt is not None:
             self._mqtt.loop_stop()
             self._mqtt = None
-        return DeliveryError(f"the broker at {self._channel.host} does not take it: {reason}")
+        return DeliveryError(f"the broker at {self._channel.host} did not accept the message: {reason}")
 
 
 def build_discovery(channel: MqttChannel, config: NotifyConfig) -> list[tuple[str, bytes]]:
-    """(topic, payload) of Home Assistant's discovery for every zone's occupancy and every line's counts of today."""
+    """Build the (topic, payload) pairs for Home Assistant: occupancy of zones, counts of lines."""
     if not channel.discovery:
         return []
     rows = []
@@ -189,6 +202,6 @@ def build_discovery(channel: MqttChannel, config: NotifyConfig) -> list[tuple[st
 
 
 def _describe_sensor(channel: MqttChannel, camera: str, path: str) -> tuple[str, str]:
-    """The id of a number for Home Assistant, and the topic that describes it; `path` without the camera."""
+    """Return the id of a number and its discovery topic; `path` excludes the camera."""
     unique = re.sub(r"[^a-z0-9_]", "_", f"crowdperf_{channel.topic}_{camera}_{path}".lower())
     return unique, f"{channel.discovery}/sensor/{unique}/config"

@@ -14,7 +14,7 @@ READING_EVENT_TYPES = (LineCrossed.__name__, ZoneChanged.__name__)
 
 
 class Reading(Struct, frozen=True):
-    """One number: the newest value replaces the one before."""
+    """One number. A newer value replaces it."""
 
     camera: str
     kind: str
@@ -26,25 +26,25 @@ class Reading(Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """`<camera>/<kind>/<name>/<measure>`."""
+        """Return `<camera>/<kind>/<name>/<measure>`."""
         return f"{self.camera}/{self.kind}/{self.name}/{self.measure}"
 
 
 class ReadingsRemoved(Struct, frozen=True):
-    """The camera is gone, and its numbers with it."""
+    """Removes all numbers of a camera that left the configuration."""
 
     camera: str
 
 
 class CameraReadings(Struct):
-    """One camera's numbers."""
+    """The numbers of one camera."""
 
     day: str = ""
     counts: dict[str, int] = {}
     """`<line>/<direction>` -> crossings today, all classes."""
 
     def update(self, event: AnyEvent, timezone: zoneinfo.ZoneInfo) -> Iterator[Reading]:
-        """The numbers that an event changes."""
+        """Yield the numbers that an event changes."""
         if isinstance(event, ZoneChanged):
             yield Reading(event.camera, "zone", event.zone, "occupancy", event.occupancy)
         if isinstance(event, LineCrossed):
@@ -55,7 +55,16 @@ class CameraReadings(Struct):
                 yield Reading(event.camera, "line", event.line, event.direction, self.counts[name])
 
     def advance_time(self, camera: str, now: float, timezone: zoneinfo.ZoneInfo) -> Iterator[Reading]:
-        """Begin at 0 when a new day has come."""
+        """Restart the counts at 0 on a new day.
+
+        Args:
+            camera: camera id.
+            now: Unix seconds.
+            timezone: time zone of the site.
+
+        Yields:
+            A zero for each count of the day before.
+        """
         day = _format_day(now, timezone)
         if day <= self.day:
             return

@@ -1,4 +1,4 @@
-"""worker-notify: alert rules over the events stream, and the only sender to the outside."""
+"""worker-notify: applies the alert rules to the event stream, and alone sends notifications."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STOP_S = 3.0
 
 
 def main(config: NotifyConfig, runtime: ProcessRuntime) -> None:
-    """Work until told to stop."""
+    """Run until a stop is requested."""
     prefix = config.key_prefix
     client: Any = connect(config.redis_url)
 
@@ -44,17 +44,17 @@ def main(config: NotifyConfig, runtime: ProcessRuntime) -> None:
             stage_reading(pipe, effect, client, prefix)
 
     leases = Leases(client, WORKER, config.instance, config.instances, runtime.name, prefix)
-    member = ShardedConsumer(
+    consumer = ShardedConsumer(
         client, AlertLogic(config), leases, runtime.metrics, time.monotonic, time.time, stage=stage, prefix=prefix
     )
     endpoints = ChannelDeliveries(config, runtime)
-    run_worker(member, runtime, lambda: endpoints.assign(member.shards))
+    run_worker(consumer, runtime, lambda: endpoints.assign(consumer.shards))
     endpoints.stop()
-    member.stop()
+    consumer.stop()
 
 
 class ChannelDeliveries:
-    """The delivery threads of the channels that belong to this instance's shares."""
+    """The delivery threads of the channels in this instance's shards."""
 
     def __init__(self, config: NotifyConfig, runtime: ProcessRuntime) -> None:
         self._config = config
@@ -62,10 +62,10 @@ class ChannelDeliveries:
         self._threads: dict[str, DeliveryThread] = {}
 
     def assign(self, shards: set[int]) -> None:
-        """Begin and end threads as shares come and go.
+        """Start and stop threads as shards come and go.
 
         Raises:
-            RuntimeError: a thread has ended by a defect; its traceback is in the log.
+            RuntimeError: a thread has crashed; its traceback is in the log.
         """
         for channel in self._config.alerts.channels:
             mine = get_shard(channel.id, self._config.instances) in shards
@@ -81,7 +81,7 @@ class ChannelDeliveries:
                 raise RuntimeError(f"the delivery of channel {name} has ended")
 
     def stop(self) -> None:
-        """The orderly end: what is under way may finish."""
+        """Stop all threads; present deliveries may finish."""
         for thread in self._threads.values():
             thread.stop()
         for thread in self._threads.values():

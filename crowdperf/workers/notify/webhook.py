@@ -1,8 +1,7 @@
-"""Webhooks: a signed POST of JSON, to an address that was checked, redirects not followed.
+"""Webhooks: a signed POST of JSON to a checked address, without redirects.
 
-Where webhooks may go: the name is resolved once, each address is checked, and the connection goes to that address.
-
-Asking the resolver again when connecting would let a name answer with a public address first and an inner one then.
+The name is resolved once, each address is checked, and the connection goes to that address. A second lookup could
+return an internal address.
 """
 
 from __future__ import annotations
@@ -27,24 +26,32 @@ from crowdperf.workers.notify.logic import Notification
 from crowdperf.workers.notify.mail import build_connection_error, create_tls_context
 
 RETRYABLE_STATUSES = (408, 425, 429)
-"""Answers of the 4xx range that a later attempt may change."""
+"""Status codes 4xx that a later attempt may change."""
 
 
 def compute_signature(secret: str, timestamp: str, body: bytes) -> str:
-    """`sha256=<hex>` of HMAC-SHA256 over timestamp, a full stop and the body.
+    """Return `sha256=<hex>` of HMAC-SHA256 over timestamp, a full stop and the body.
 
-    The timestamp is signed too, so that a receiver who refuses old ones cannot be sent the same message again.
+    The timestamp is signed too, so that a receiver can refuse replayed messages.
+
+    Args:
+        secret: shared secret.
+        timestamp: Unix seconds as text.
+        body: body of the request.
+
+    Returns:
+        The value of the header.
     """
     return "sha256=" + hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
 
 class _PinnedConnection(http.client.HTTPConnection):
-    """A connection to the checked address; `host` stays the name for the Host header and the certificate."""
+    """A connection to the checked address; `host` stays the name for Host header and certificate."""
 
     def __init__(self, host: str, target: WebhookTarget, timeout_s: float, context: ssl.SSLContext | None) -> None:
         super().__init__(host, target.port, timeout=timeout_s)
         if context is not None:
-            # Decides what the Host header looks like: the scheme's own port is left out.
+            # Omits the scheme's default port from the Host header.
             self.default_port = 443
         self._target = target
         self._context = context
@@ -62,7 +69,7 @@ class WebhookSender:
         self._allow = allow
 
     def send(self, notification: Notification, now: float) -> None:
-        """POST it; only an answer of the 2xx range counts."""
+        """Send the POST; only a status of 2xx is a success."""
         url, secret = self._load_secrets()
         body = msgspec.json.encode(notification)
         timestamp = str(int(now))
@@ -84,17 +91,17 @@ class WebhookSender:
         )
 
     def poll(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no connection stays open."""
 
     def _load_secrets(self) -> tuple[str, str]:
         channel = self._channel
         for name in (channel.url_env, channel.secret_env):
             if name and not os.environ.get(name):
                 raise ChannelNotReadyError(
-                    f"environment variable {name} is not set. Remedy: set it, then start crowdperf anew."
+                    f"environment variable {name} is not set. Remedy: set it, then restart crowdperf."
                 )
         url = os.environ[channel.url_env] if channel.url_env else channel.url
         try:
@@ -104,7 +111,7 @@ class WebhookSender:
         return url, os.environ[channel.secret_env] if channel.secret_env else ""
 
     def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, float]:
-        """Status and Retry-After."""
+        """Return status and Retry-After."""
         parts = urlsplit(url)
         secure = parts.scheme == "https"
         host = parts.hostname or ""
@@ -135,7 +142,7 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class WebhookTarget(NamedTuple):
-    """An address that may be connected to."""
+    """A permitted address."""
 
     family: socket.AddressFamily
     host: str
@@ -143,19 +150,22 @@ class WebhookTarget(NamedTuple):
 
 
 class ForbiddenAddressError(Exception):
-    """The host's addresses are private, or otherwise none of the public internet; the message names the remedy."""
+    """The host has no permitted address; the message names the remedy."""
 
 
 def resolve_target(host: str, port: int, allow: Sequence[str]) -> WebhookTarget:
-    """The address to connect to.
+    """Resolve a host to a permitted address.
 
     Args:
         host: a name or an address.
         port: the TCP port.
-        allow: host names and networks that are admitted although they are private (`alerts.allow_private`).
+        allow: permitted private host names and networks (`alerts.allow_private`).
+
+    Returns:
+        The address to connect to.
 
     Raises:
-        ForbiddenError: every address of the host is refused.
+        ForbiddenAddressError: every address of the host is refused.
         OSError: the name does not resolve.
     """
     rows = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -172,7 +182,16 @@ def resolve_target(host: str, port: int, allow: Sequence[str]) -> WebhookTarget:
 
 
 def is_permitted(host: str, address: str, allow: Sequence[str]) -> bool:
-    """Whether a webhook to `host` may connect to `address`."""
+    """Return whether a webhook may connect to an address.
+
+    Args:
+        host: name of the host.
+        address: one of its addresses.
+        allow: permitted private host names and networks.
+
+    Returns:
+        True for a public or explicitly permitted address.
+    """
     found = _unwrap_ipv4(ipaddress.ip_address(address.partition("%")[0]))
     if found.is_multicast or found.is_unspecified:
         return False
@@ -180,12 +199,12 @@ def is_permitted(host: str, address: str, allow: Sequence[str]) -> bool:
         return True
     if any("/" in entry and found in ipaddress.ip_network(entry) for entry in allow):
         return True
-    # A cloud's metadata service is reached by its network only, never because a name was admitted.
+    # A link-local address (cloud metadata service) needs its network in `allow`; a name is not enough.
     return not found.is_link_local and host.lower() in [entry.lower() for entry in allow if "/" not in entry]
 
 
 def _unwrap_ipv4(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for, where it does."""
+    """Return the IPv4 address that is embedded in an IPv6 address, if any."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return address.ipv4_mapped

@@ -1,12 +1,10 @@
-"""Who has to wear what, where and when, and who does not. Pure: observations in, violations and figures out.
+"""PPE rules: from observations of single frames to violations and compliance figures. Pure.
 
-One violation is one event at its opening and one at its end, whatever the number of frames. It closes when the person
-complies, leaves the zone, or is not seen any more.
+A violation is one event when it opens and one when it closes, however many frames it lasts. It closes when the person
+complies, leaves the zone, or is no longer seen.
 
-From what single frames show of one item to a verdict about a person. Pure.
-
-One frame proves little: a helmet is hidden, blurred, or taken for hair. Each frame votes with the model's score and the
-person's size, or abstains; the newest votes decide, and only when they are enough and nearly of one mind.
+A single frame proves little: a helmet is hidden, blurred, or mistaken for hair. Each frame votes with the model's score
+and the person's height, or abstains. The newest votes decide, once there are enough and nearly all agree.
 """
 
 from __future__ import annotations
@@ -27,14 +25,26 @@ from crowdperf.workers.worker_logic import WorkerEvent
 
 VERSION = 1
 TRACK_TIMEOUT_S = 10.0
-"""Not observed for this long: the person has left."""
+"""A person without an observation for so long has left."""
 MAX_WATCHED_TRACKS = 2000
-"""Per camera; the ones not seen for longest go first."""
+"""Per camera; the least recently seen are dropped first."""
 Cause = Literal["complied", "left", "gone"]
+Verdict = Literal["missing", "worn", "unsure"]
+MAX_VOTES = 8
+"""Number of newest votes that decide, so that a person who puts the helmet on complies soon."""
+MIN_VOTES = 3
+MIN_TOTAL_WEIGHT = 1.0
+"""Sum of the weights: three clear frames of a tall person, or more of a small one."""
+MIN_AGREEMENT = 0.7
+"""Minimum share of the weight for a verdict."""
+MIN_VOTE_SCORE = 0.35
+"""A frame abstains where neither the item nor its absence has this score."""
+FULL_HEIGHT_PX = 160.0
+"""Smaller people vote with less than full weight."""
 
 
 class BestObservation(Struct, array_like=True):
-    """The observation that shows a missing item best."""
+    """The clearest observation of a missing item."""
 
     weight: float
     ts: float
@@ -50,33 +60,34 @@ class WatchedTrack(Struct, kw_only=True):
     rule: str
     track: int
     since: float
-    """When it came under the rule, Unix seconds."""
+    """Unix seconds when the rule began to apply to the track."""
     last: float
     votes: dict[str, list[float]] = {}
     """Item -> its newest votes, positive for missing."""
     seen: int = 0
     best: BestObservation | None = None
     violation: str = ""
-    """Id of the violation; kept after its end, for the cooldown."""
+    """Id of the violation, kept after its end for the cooldown."""
     ongoing: bool = False
     first_seen: float = 0.0
     missing: list[str] = []
     closed_at: float = 0.0
     times: int = 0
-    """Openings and ends so far: part of their events' ids."""
+    """Number of openings and closings, part of their event ids."""
     away: bool = False
-    """Out of the zone after a violation: kept until the cooldown ends, since the track may come back."""
+    """True after the person has left the zone with a violation. Kept until the cooldown ends, because the track may
+    return."""
 
 
 class CameraPpeState(Struct, kw_only=True):
-    """What is stored per camera."""
+    """The stored state of one camera."""
 
     version: int = VERSION
     watched: list[WatchedTrack] = []
 
 
 class PpeLogic:
-    """The rules of all cameras."""
+    """The PPE rules of all cameras."""
 
     event_types: tuple[type[Event], ...] = (PpeObserved,)
 
@@ -87,38 +98,38 @@ class PpeLogic:
         self._cameras: dict[str, CameraPpeState] = {}
 
     def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
-        """The camera."""
+        """Return the event's camera."""
         return (event.camera,)
 
     def handle(self, event: WorkerEvent, partition: str = "") -> Iterator[Struct]:
-        """Take one observation; yields PpeViolation, ViolationSet, EvidenceRequest and Compliance."""
+        """Process one observation; yield PpeViolation, ViolationUpdate, EvidenceRequest and Compliance."""
         assert isinstance(event, PpeObserved)
-        own = self._cameras.setdefault(event.camera, CameraPpeState())
+        camera_state = self._cameras.setdefault(event.camera, CameraPpeState())
         inside = set(event.zones.split(","))
         for rule in self._rules.get(event.camera, ()):
-            watch = next((row for row in own.watched if (row.rule, row.track) == (rule.id, event.track)), None)
+            watch = next((row for row in camera_state.watched if (row.rule, row.track) == (rule.id, event.track)), None)
             holds = (
                 (rule.zone is None or rule.zone in inside)
                 and not inside & set(rule.exempt_zones)
                 and is_active(rule.schedule, event.ts, self._timezone)
             )
             if holds:
-                yield from self._update_track(own, rule, watch, event)
+                yield from self._update_track(camera_state, rule, watch, event)
             elif watch is not None and not watch.away:
-                yield from self._end_watch(own, rule, watch, event.camera, event.ts, "left")
+                yield from self._end_watch(camera_state, rule, watch, event.camera, event.ts, "left")
 
     def advance_time(self, camera: str, now: float) -> Iterable[Struct]:
-        """People who are not seen any more."""
-        own = self._cameras.get(camera)
+        """End the watches of people who are no longer seen."""
+        camera_state = self._cameras.get(camera)
         effects: list[Struct] = []
         rules = {rule.id: rule for rule in self._rules.get(camera, ())}
-        for watch in list(own.watched) if own else []:
+        for watch in list(camera_state.watched) if camera_state else []:
             rule = rules.get(watch.rule)
-            if own is not None and watch.away:
+            if camera_state is not None and watch.away:
                 if rule is None or now - watch.closed_at >= rule.cooldown_s:
-                    effects += self._remove_track(own, rule, watch, camera)
-            elif own is not None and now - watch.last > TRACK_TIMEOUT_S:
-                effects += self._end_watch(own, rule, watch, camera, watch.last, "gone")
+                    effects += self._remove_track(camera_state, rule, watch, camera)
+            elif camera_state is not None and now - watch.last > TRACK_TIMEOUT_S:
+                effects += self._end_watch(camera_state, rule, watch, camera, watch.last, "gone")
         return effects
 
     def _update_track(
@@ -129,7 +140,7 @@ class PpeLogic:
             camera_state.watched.append(watch)
             camera_state.watched = sorted(camera_state.watched, key=lambda row: row.last)[-MAX_WATCHED_TRACKS:]
         if watch.away:
-            # Back in the zone: judged anew, by what is seen now.
+            # Back in the zone: start again without the old votes.
             watch.away, watch.since, watch.votes = False, event.ts, {}
         watch.last = event.ts
         watch.seen += 1
@@ -143,10 +154,10 @@ class PpeLogic:
             if value > 0 and (watch.best is None or value > watch.best.weight):
                 box = (event.x1, event.y1, event.x2, event.y2)
                 watch.best = BestObservation(value, event.ts, event.epoch, event.sequence, event.detection, box)
-        said: dict[Item, Verdict] = {item: decide_verdict(watch.votes.get(item, [])) for item in rule.required}
-        missing = [item for item in rule.required if said[item] == "missing"]
+        verdicts: dict[Item, Verdict] = {item: decide_verdict(watch.votes.get(item, [])) for item in rule.required}
+        missing = [item for item in rule.required if verdicts[item] == "missing"]
         if watch.ongoing:
-            if all(said.get(item, "worn") == "worn" for item in watch.missing):  # type: ignore[call-overload]
+            if all(verdicts.get(item, "worn") == "worn" for item in watch.missing):  # type: ignore[call-overload]
                 yield from self._close(watch, rule.zone, event.camera, event.ts, "complied")
         elif missing and event.ts - watch.since >= rule.min_dwell_s:
             yield from self._open(rule, watch, event, missing)
@@ -186,7 +197,7 @@ class PpeLogic:
         now: float,
         cause: Cause,
     ) -> Iterator[Struct]:
-        """The person is out of the rule's reach: the violation ends."""
+        """Close the violation of a person to whom the rule no longer applies."""
         if watch.ongoing:
             yield from self._close(watch, rule.zone if rule else None, camera, now, cause)
         if watch.violation and rule is not None and cause == "left":
@@ -197,13 +208,13 @@ class PpeLogic:
     def _remove_track(
         self, camera_state: CameraPpeState, rule: PpeRule | None, watch: WatchedTrack, camera: str
     ) -> Iterator[Struct]:
-        """The person counts in the hour's figures, once."""
+        """Remove a watch and count its person in the compliance figures of the hour."""
         camera_state.watched.remove(watch)
         if rule is None or (watch.last - watch.since < rule.min_dwell_s and not watch.violation):
             return
         for item in rule.required:
-            said = decide_verdict(watch.votes.get(item, []))
-            outcome: Verdict = "missing" if item in watch.missing else said
+            verdict = decide_verdict(watch.votes.get(item, []))
+            outcome: Verdict = "missing" if item in watch.missing else verdict
             hour = int(watch.last // 3600)
             yield Compliance(camera=camera, zone=rule.zone or "", item=item, outcome=outcome, hour=hour)
 
@@ -235,7 +246,7 @@ class PpeLogic:
                 ongoing=state == "opened",
                 cause=cause,
             ),
-            # A violation that goes on within the cooldown keeps whatever a person has said of it.
+            # A violation that continues within the cooldown keeps its review.
             new=state == "opened" and watch.times == 1,
         )
         yield PpeViolation(
@@ -255,11 +266,11 @@ class PpeLogic:
         )
 
     def dump_state(self, camera: str) -> bytes:
-        """The camera's state."""
+        """Encode the camera's state."""
         return msgspec.msgpack.encode(self._cameras.setdefault(camera, CameraPpeState()))
 
     def restore(self, camera: str, state: bytes) -> None:
-        """Continue there.
+        """Continue from a stored state.
 
         Raises:
             ValueError: another version.
@@ -270,11 +281,11 @@ class PpeLogic:
         self._cameras[camera] = msgspec.convert(raw, CameraPpeState)
 
     def is_configured(self, camera: str) -> bool:
-        """Whether the camera has a rule."""
+        """Return whether the camera has a rule."""
         return camera in self._rules
 
     def forget(self, camera: str, now: float) -> Iterable[Struct]:
-        """Its people; a violation of a rule that is gone has been closed by `due`."""
+        """Drop the camera's state. `advance_time` has closed the violations of removed rules."""
         self._cameras.pop(camera, None)
         return ()
 
@@ -283,29 +294,17 @@ class PpeLogic:
         self._cameras.clear()
 
 
-Verdict = Literal["missing", "worn", "unsure"]
-
-MAX_VOTES = 8
-"""Votes that decide: the newest ones, so that somebody who puts the helmet on is soon believed."""
-MIN_VOTES = 3
-MIN_TOTAL_WEIGHT = 1.0
-"""Sum of the votes' weights: three clear frames of a tall person, or more of a small one."""
-MIN_AGREEMENT = 0.7
-"""Share of the weight that a verdict needs."""
-MIN_VOTE_SCORE = 0.35
-"""A frame in which neither the item nor its absence was found better than this abstains."""
-FULL_HEIGHT_PX = 160.0
-"""A person of this height votes with full weight, a smaller one with less."""
-
-
 def compute_vote(worn_score: float, missing_score: float, height_px: float, min_height_px: float) -> float | None:
-    """One frame's vote: positive for missing, negative for worn, None where it abstains.
+    """Compute the vote of one frame.
 
     Args:
-        worn: best score of the item on the person, 0 where it was not found.
-        missing: the same for its absence.
-        height_px: the person's height in the picture that was looked at, pixels.
-        least_height_px: smaller people cannot be judged.
+        worn_score: best score of the item on the person, 0 where it was not found.
+        missing_score: the same for its absence.
+        height_px: height of the person in the analysed picture, pixels.
+        min_height_px: smaller people are not judged.
+
+    Returns:
+        Positive for missing, negative for worn, None for an abstention.
     """
     if height_px < min_height_px or max(worn_score, missing_score) < MIN_VOTE_SCORE:
         return None
@@ -313,7 +312,7 @@ def compute_vote(worn_score: float, missing_score: float, height_px: float, min_
 
 
 def decide_verdict(votes: list[float]) -> Verdict:
-    """What the newest votes of an item say."""
+    """Decide by the newest votes of an item."""
     recent = votes[-MAX_VOTES:]
     total = sum(abs(value) for value in recent)
     if len(recent) < MIN_VOTES or total < MIN_TOTAL_WEIGHT:

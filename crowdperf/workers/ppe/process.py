@@ -1,4 +1,4 @@
-"""worker-ppe: from observations of single frames to violations of rules."""
+"""worker-ppe: turns observations of single frames into violations of PPE rules."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORKER = "ppe"
 
 
 def main(config: PpeConfig, runtime: ProcessRuntime) -> None:
-    """Work until told to stop."""
+    """Run until a stop is requested."""
     client = connect(config.redis_url)
     prefix = config.key_prefix
 
@@ -38,7 +38,7 @@ def main(config: PpeConfig, runtime: ProcessRuntime) -> None:
             pipe.xadd(name, fields, maxlen=EVIDENCE_REQUESTS.max_entries, approximate=True)
 
     leases = Leases(client, WORKER, config.instance, config.instances, runtime.name, prefix)
-    member = ShardedConsumer(
+    consumer = ShardedConsumer(
         client,
         PpeLogic(config),
         leases,
@@ -49,5 +49,5 @@ def main(config: PpeConfig, runtime: ProcessRuntime) -> None:
         prefix=prefix,
         input_stream=OBSERVATIONS,
     )
-    run_worker(member, runtime)
-    member.stop()
+    run_worker(consumer, runtime)
+    consumer.stop()

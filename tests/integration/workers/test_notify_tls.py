@@ -108,10 +108,12 @@ def test_mqtt(
             sender = mqtt_sender(outside, redis_server, host=host, **how)
             with pytest.raises(DeliveryError, match=NOT_TRUSTED):
                 sender.send(NOTIFICATION, NOW)
-        with pytest.raises(DeliveryError, match="the broker at localhost does not take it"):
+        with pytest.raises(DeliveryError, match="the broker at localhost did not accept the message"):
             mqtt_sender(outside, redis_server, host="localhost").send(NOTIFICATION, NOW)
         monkeypatch.setenv("BROKER_PASSWORD", "wr0ng")
-        with pytest.raises(DeliveryError, match=r"localhost does not take it: Not authorized \(user, password\)") as no:
+        with pytest.raises(
+            DeliveryError, match=r"localhost did not accept the message: Not authorized \(user, password\)"
+        ) as no:
             mqtt_sender(outside, redis_server, host="localhost", **own).send(NOTIFICATION, NOW)
         assert "wr0ng" not in str(no.value)
         assert outside.topics == {}
