@@ -1,4 +1,4 @@
-"""What stands still: house, street and paving. The house front is cut from bus.jpg."""
+"""The static part of a scene: house, street and paving. The house front comes from bus.jpg."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROAD_ROWS = (160, 201)
 
 
 def _render_storey(height: int) -> Layer:
-    """One bay of the upper storey, shape (height, width, 3), 0..1."""
+    """Render one bay of the upper storey, shape (height, width, 3), 0..1."""
     target = np.array([(0, 0), (520, 0), (520, 225), (0, 225)], np.float32)
     matrix = cv2.getPerspectiveTransform(np.array(FRONT_CORNERS, np.float32), target)
     front = cv2.warpPerspective(outlines.read_bus_picture(), matrix, (520, 225), flags=cv2.INTER_AREA)
@@ -31,7 +31,10 @@ def _render_storey(height: int) -> Layer:
 
 
 def _draw_house(picture: Layer, base: int, shift: int) -> None:
-    """Upper storey and shops down to row `base`, in place; `shift` moves the bays so that no two scenes look alike."""
+    """Draw upper storey and shops down to row `base`, in place.
+
+    `shift` moves the bays, so that no two scenes look alike.
+    """
     storey = round(4.0 * compute_pixels_per_metre(base))
     bay = _render_storey(storey)
     width = bay.shape[1]
@@ -46,7 +49,7 @@ def _draw_house(picture: Layer, base: int, shift: int) -> None:
 
 
 def _draw_shop(strip: Layer, left: int, width: int, index: int) -> None:
-    """One shop window or door under the storey."""
+    """Draw one shop window or door under the storey."""
     height = strip.shape[0]
     x0, x1 = max(left, 0), min(left + width, WIDTH)
     wall = np.array((0.60, 0.70, 0.76), np.float32)
@@ -71,7 +74,10 @@ def _draw_shop(strip: Layer, left: int, width: int, index: int) -> None:
 
 
 def _render_paving(rng: np.random.Generator, top: int, tone: tuple[float, float, float]) -> Layer:
-    """Stone slabs in perspective from row `top` to the lower edge, shape (HEIGHT - top, WIDTH, 3), antialiased."""
+    """Render stone slabs in perspective from row `top` to the lower edge, antialiased.
+
+    The shape is (HEIGHT - top, WIDTH, 3).
+    """
     y, x = np.mgrid[top * 3 : HEIGHT * 3, 0 : WIDTH * 3].astype(np.float32) / 3
     across = (x - WIDTH / 2) / (SCALE * (y - HORIZON)) / 0.75
     along = FOCAL / (SCALE * (y - HORIZON)) / 0.75
@@ -87,7 +93,7 @@ def _render_paving(rng: np.random.Generator, top: int, tone: tuple[float, float,
 
 
 def _draw_street(picture: Layer, rng: np.random.Generator) -> None:
-    """Pavement, carriageway and kerbs across the picture, in place."""
+    """Draw pavement, carriageway and kerbs across the picture, in place."""
     picture[150 : ROAD_ROWS[0]] = np.array((0.62, 0.65, 0.67), np.float32)
     picture[157 : ROAD_ROWS[0]] *= 0.82
     asphalt = rng.normal(0.34, 0.012, (ROAD_ROWS[1] - ROAD_ROWS[0], WIDTH, 1)).astype(np.float32)
@@ -101,7 +107,10 @@ def _draw_street(picture: Layer, rng: np.random.Generator) -> None:
 
 
 def _draw_planters(picture: Layer, rng: np.random.Generator, y: int, lefts: tuple[int, ...]) -> None:
-    """Low boxes with shrubs standing on row `y`, in place. (Bollards would be taken for people at this size.)"""
+    """Draw low boxes with shrubs standing on row `y`, in place.
+
+    Bollards would be taken for people at this size.
+    """
     unit = compute_pixels_per_metre(y)
     width, box, shrub = round(2.6 * unit), round(0.4 * unit), round(0.35 * unit)
     for x in lefts:
@@ -119,7 +128,7 @@ def _draw_planters(picture: Layer, rng: np.random.Generator, y: int, lefts: tupl
 
 
 def draw_backdrop(street: bool, seed: int) -> NDArray[np.uint8]:
-    """The empty scene, shape (HEIGHT, WIDTH, 3) BGR: a square by a street, or a forecourt before a house."""
+    """Draw the empty scene, shape (HEIGHT, WIDTH, 3) BGR: a square by a street, or a forecourt."""
     rng = np.random.default_rng(seed)
     picture = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     base = 150 if street else 186

@@ -1,4 +1,4 @@
-"""Frames to H.264: one FFmpeg child, fed through a pipe, and a file that appears only when it is whole."""
+"""H.264 encoding: one FFmpeg child, fed through a pipe, and a file that appears only when it is complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, find_ffmpeg
 
 
 def find_encoder() -> str:
-    """The FFmpeg that encodes.
+    """Find the FFmpeg that encodes.
 
     Raises:
         DemoError: there is none.
@@ -28,10 +28,10 @@ def find_encoder() -> str:
 
 
 def write_clip(frames: Iterable[NDArray[np.uint8]], path: Path) -> None:
-    """Encode BGR frames of shape (HEIGHT, WIDTH, 3) to an MP4 at `path`: a key frame per second, no B-frames.
+    """Encode BGR frames of shape (HEIGHT, WIDTH, 3) to an MP4: a key frame per second, no B-frames.
 
     Raises:
-        DemoError: FFmpeg is missing or fails; its last words are in the message. Nothing is left at `path` then.
+        DemoError: FFmpeg is missing or fails; the message ends with its output. No file remains at `path`.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     argv = [

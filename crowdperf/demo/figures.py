@@ -1,6 +1,7 @@
-"""People as sprites: cut out along their outlines, dressed in other colours, posed along a step.
+"""Sprites of people and of the bus, cut out of photographs.
 
-The bus: its visible half taken out of bus.jpg, straightened to a side view, cleared of lettering, and mirrored.
+People are cut along their outlines, recoloured, and posed along a step. The visible half of the bus in bus.jpg is
+straightened to a side view, cleared of lettering, and mirrored.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from numpy.typing import NDArray
 from crowdperf.demo import outlines
 
 POSE_COUNT = 10
-"""Poses of one step."""
+"""Number of poses per step."""
 Layer = NDArray[np.float32]
 """Shape (height, width, 4), BGR premultiplied with alpha, then alpha, all 0..1."""
 Tint = tuple[int, int, int] | None
-"""BGR of a cloth's middle tone; None leaves it as photographed."""
+"""BGR of a cloth's middle tone; None keeps the photographed colour."""
 
 
 class FigureLook(NamedTuple):
-    """Who it is and what they wear."""
+    """A photographed figure and its colours."""
 
     figure: str
     coat: Tint = None
@@ -33,20 +34,20 @@ class FigureLook(NamedTuple):
 
 
 class Sprite(NamedTuple):
-    """A picture ready to be blended: premultiplied BGR and alpha as uint8, and its pixel of reference."""
+    """A picture ready for blending: premultiplied BGR and alpha as uint8, and its axis."""
 
     colour: NDArray[np.uint8]
     """Shape (height, width, 3)."""
     alpha: NDArray[np.uint8]
     """Shape (height, width)."""
     axis: float
-    """x of the figure's axis, in pixels from the sprite's left edge."""
+    """The x of the figure's axis, in pixels from the sprite's left edge."""
     extent: tuple[int, int, int, int]
     """Columns and rows x0, y0, x1, y1 (exclusive) in which alpha is at least one half; y1 is the ground."""
 
 
 def to_sprite(layer: Layer, axis: float) -> Sprite:
-    """A sprite of a premultiplied layer."""
+    """Convert a premultiplied layer to a sprite."""
     pixels = np.clip(layer * 255 + 0.5, 0, 255).astype(np.uint8)
     solid = pixels[..., 3] >= 128
     columns, rows = np.flatnonzero(solid.any(axis=0)), np.flatnonzero(solid.any(axis=1))
@@ -73,7 +74,17 @@ LOOKS = (
 def draw_mask(
     outline: outlines.Outline, shape: tuple[int, int], offset: tuple[float, float], feather: float = 0.9
 ) -> Layer:
-    """Soft-edged mask of a polygon, shape `shape`, 0..1; `offset` is the polygon coordinate of pixel (0, 0)."""
+    """Draw the soft-edged mask of a polygon.
+
+    Args:
+        outline: corners of the polygon.
+        shape: (height, width) of the mask.
+        offset: polygon coordinate of pixel (0, 0).
+        feather: sigma of the edge in pixels.
+
+    Returns:
+        Shape `shape`, 0..1.
+    """
     points = np.round((np.asarray(outline) - offset) * 16).astype(np.int32)
     filled = np.zeros(shape, np.uint8)
     cv2.fillPoly(filled, [points], 255, cv2.LINE_AA, shift=4)
@@ -81,17 +92,27 @@ def draw_mask(
 
 
 def premultiply(colour: Layer, alpha: Layer) -> Layer:
-    """A layer from a colour picture 0..1 and its mask."""
+    """Combine a colour picture 0..1 and its mask to a layer."""
     return np.dstack([colour * alpha[..., None], alpha]).astype(np.float32)
 
 
 def composite_over(top: Layer, bottom: Layer) -> Layer:
-    """Porter and Duff's `over` on premultiplied layers."""
+    """Apply Porter and Duff's `over` to premultiplied layers."""
     return top + bottom * (1 - top[..., 3:])
 
 
 def tint_cloth(colour: Layer, alpha: Layer, tint: tuple[int, int, int], lift: float) -> Layer:
-    """`colour` (0..1) with its tones kept and its hue replaced where `alpha` is; `lift` brightens black cloth first."""
+    """Replace the hue of a cloth and keep its tones.
+
+    Args:
+        colour: picture, 0..1.
+        alpha: mask of the cloth.
+        tint: BGR of the middle tone.
+        lift: brightens black cloth first.
+
+    Returns:
+        The recoloured picture.
+    """
     tone = colour @ np.array([0.114, 0.587, 0.299], np.float32) + lift
     weight = float(alpha.sum()) or 1.0
     relative = tone / (float((tone * alpha).sum()) / weight)
@@ -100,14 +121,14 @@ def tint_cloth(colour: Layer, alpha: Layer, tint: tuple[int, int, int], lift: fl
 
 
 def _crop_photograph(crop: tuple[int, int, int, int]) -> Layer:
-    """A part of bus.jpg, 0..1."""
+    """Crop bus.jpg, 0..1."""
     x0, y0, x1, y1 = crop
     return np.asarray(outlines.read_bus_picture()[y0:y1, x0:x1] / np.float32(255), np.float32)
 
 
 @lru_cache(maxsize=64)
 def _cut_legs(look: FigureLook) -> tuple[Layer, Layer]:
-    """Rear and front leg of a look, on the canvas of the legs."""
+    """Cut rear and front leg of a look, on the canvas of the legs."""
     figure = _get_figure(look)
     x0, y0, x1, y1 = figure.legs_crop
     shape, offset = (y1 - y0, x1 - x0), (x0, y0)
@@ -126,7 +147,7 @@ def _cut_legs(look: FigureLook) -> tuple[Layer, Layer]:
 
 @lru_cache(maxsize=64)
 def _cut_body(look: FigureLook) -> Layer:
-    """Coat and head of a look, on the figure's canvas."""
+    """Cut coat and head of a look, on the figure's canvas."""
     figure = _get_figure(look)
     x0, y0, x1, y1 = figure.crop
     shape, offset = (y1 - y0, x1 - x0), (x0, y0)
@@ -163,7 +184,7 @@ def _cut_body(look: FigureLook) -> Layer:
 
 
 def _paint_hidden_part(source: Layer, alpha: Layer, hidden: Layer) -> Layer:
-    """`source` with the hidden part of a leg painted over in the colour that the leg has in the same row."""
+    """Paint the hidden part of a leg in the colour that the leg has in the same row."""
     visible = alpha * (1 - hidden)
     amount = visible.sum(axis=1)
     known = np.flatnonzero(amount > 8)
@@ -180,7 +201,7 @@ def _get_figure(look: FigureLook) -> outlines.Figure:
 
 @lru_cache(maxsize=256)
 def pose_figure(look: FigureLook, pose: int) -> tuple[Layer, float]:
-    """A look at one of `POSES` poses: the layer, cut to its extent, and the x of its axis."""
+    """Pose a look: return the layer, cropped to its extent, and the x of its axis."""
     figure = _get_figure(look)
     x0, y0, x1, y1 = figure.crop
     share = 0.5 - 0.5 * math.cos(2 * math.pi * pose / POSE_COUNT)
@@ -203,13 +224,23 @@ def pose_figure(look: FigureLook, pose: int) -> tuple[Layer, float]:
 
 
 def get_nominal_height(look: FigureLook) -> float:
-    """Height in source pixels of the standing figure."""
+    """Return the height in source pixels of the standing figure."""
     return 500.0 if _get_figure(look).light_coat else 474.0
 
 
 @lru_cache(maxsize=4096)
 def render_person(look: FigureLook, pose: int, height: int, mirrored: bool) -> Sprite:
-    """A look, posed, `height` pixels tall when it stands; mirrored it faces left."""
+    """Render a person.
+
+    Args:
+        look: figure and colours.
+        pose: one of `POSE_COUNT` poses.
+        height: height when standing, pixels.
+        mirrored: True for a person who faces left.
+
+    Returns:
+        The sprite.
+    """
     layer, axis = pose_figure(look, pose)
     scale = height / get_nominal_height(look)
     size = (max(1, round(layer.shape[1] * scale)), max(1, round(layer.shape[0] * scale)))
@@ -226,11 +257,11 @@ END, GLASS_TOP, GLASS_BOTTOM, SKIRT = 495, 100, 264, 392
 """Of the straightened side, in pixels: its rear end, both edges of the windows, and the lower edge."""
 WHEEL, ARCH = (442, 365), 60
 BUS_PAINTS: tuple[tuple[int, int, int] | None, ...] = (None, (60, 62, 150), (70, 120, 60), (70, 150, 190))
-"""Colour of the body, BGR; None leaves the original blue."""
+"""Colour of the body, BGR; None keeps the original blue."""
 
 
 def _straighten_side() -> Layer:
-    """The rear half, shape (430, 495, 3), 0..1."""
+    """Straighten the rear half, shape (430, 495, 3), 0..1."""
     target = np.array([(60, 100), (510, 100), (510, 400), (60, 400)], np.float32)
     matrix = cv2.getPerspectiveTransform(np.array(BUS_SIDE_CORNERS, np.float32), target)
     side = cv2.warpPerspective(outlines.read_bus_picture(), matrix, (END, 430), flags=cv2.INTER_AREA)
@@ -238,7 +269,7 @@ def _straighten_side() -> Layer:
 
 
 def _remove_lettering(side: Layer) -> Layer:
-    """The half without lettering, bollards and passers-by: each is overpainted by the clean part beside it."""
+    """Paint lettering, bollards and passers-by over with the clean part next to them."""
     clean = side.copy()
     panel = cv2.GaussianBlur(side[:, 223:231].mean(axis=1, keepdims=True), (1, 0), 0.1, sigmaY=1.5).reshape(-1, 1, 3)
     clean[GLASS_BOTTOM:SKIRT, :END] = panel[GLASS_BOTTOM:SKIRT]
@@ -257,7 +288,7 @@ def _remove_lettering(side: Layer) -> Layer:
 
 
 def _draw_bus_mask() -> Layer:
-    """Mask of the rear half."""
+    """Draw the mask of the rear half."""
     outline = (
         (-5, 44), (225, 44), (400, 45), (425, 49), (445, 60), (456, 76), (482, 78), (491, 86), (494, 100), (494, 388),
         (-5, 391),
@@ -270,7 +301,7 @@ def _draw_bus_mask() -> Layer:
 
 @lru_cache(maxsize=8)
 def _compose_bus(paint: tuple[int, int, int] | None) -> Layer:
-    """The whole bus as a premultiplied layer."""
+    """Compose the whole bus as a premultiplied layer."""
     colour = _remove_lettering(_straighten_side())
     if paint:
         blue = np.clip((colour[..., 0] - colour[..., 2]) * 4 - 0.6, 0, 1)[..., None]
@@ -284,7 +315,16 @@ def _compose_bus(paint: tuple[int, int, int] | None) -> Layer:
 
 @lru_cache(maxsize=32)
 def render_bus(paint: int, height: int, mirrored: bool) -> Sprite:
-    """The bus in one of `PAINTS`, `height` pixels tall from road to roof."""
+    """Render the bus.
+
+    Args:
+        paint: index into `BUS_PAINTS`.
+        height: pixels from road to roof.
+        mirrored: True for a bus that drives left.
+
+    Returns:
+        The sprite.
+    """
     layer = _compose_bus(BUS_PAINTS[paint])
     width = round(layer.shape[1] * height / layer.shape[0])
     small = cv2.resize(layer, (width, height), interpolation=cv2.INTER_AREA)

@@ -1,7 +1,7 @@
-"""What really happens in a scene, from its script and sprites alone: never from a detector.
+"""Ground truth of a scene, from its script and sprites alone, never from a detector.
 
-A person or bus is where the bottom centre of its visible extent is, as for a perfect detector's box. A crossing is the
-first frame on the far side, `in` towards the positive side of cross(p2 - p1, q - p1), y down.
+A person or bus is at the bottom centre of its visible extent, as for a perfect detector's box. A crossing is the first
+frame on the far side; `in` leads to the positive side of cross(p2 - p1, q - p1), y down.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from crowdperf.geometry import Point, Segment, contains, cross, intersects
 from crowdperf.settings.camera import Line, Zone
 
 RENDERER_VERSION = 2
-"""Raised whenever the same seed gives other pictures or another truth."""
+"""Raised when the same seed gives other pictures or another truth."""
 
 
 class SceneCrossing(Struct, frozen=True, kw_only=True):
     """One crossing of one line."""
 
     time_s: float
-    """From the clip's first frame."""
+    """Seconds from the clip's first frame."""
     frame: int
     line: str
     direction: Literal["in", "out"]
@@ -33,11 +33,11 @@ class SceneCrossing(Struct, frozen=True, kw_only=True):
 
 
 class SceneTruth(Struct, frozen=True, kw_only=True):
-    """The file `<scene>.truth.json`."""
+    """The content of `<scene>.truth.json`."""
 
     scene: str
     number: int
-    """The scene's number in the barcode."""
+    """Number of the scene in the barcode."""
     seed: int
     renderer: int
     fps: int
@@ -47,15 +47,15 @@ class SceneTruth(Struct, frozen=True, kw_only=True):
     lines: tuple[Line, ...]
     zones: tuple[Zone, ...]
     crossings: tuple[SceneCrossing, ...]
-    """In order of time."""
+    """Sorted by time."""
     occupancy: dict[str, list[int]]
     """Zone id -> number inside at second 0, 1, 2, ..."""
     objects: dict[str, int]
-    """Class -> how many different ones appear."""
+    """Class -> number of different objects."""
 
 
 def find_anchors(stage: Stage) -> list[dict[int, Point]]:
-    """Per frame: object id -> bottom centre of what is visible of it, normalised."""
+    """Return per frame: object id -> bottom centre of its visible part, normalised."""
     found = []
     for frame in range(stage.scene.frames):
         here = {}
@@ -68,7 +68,7 @@ def find_anchors(stage: Stage) -> list[dict[int, Point]]:
 
 
 def compute_truth(stage: Stage, seed: int) -> SceneTruth:
-    """The truth of a scene."""
+    """Compute the truth of a scene."""
     scene = stage.scene
     kinds: dict[int, str] = {track.actor.id: track.actor.kind for track in stage.tracks}
     places = find_anchors(stage)
@@ -120,14 +120,14 @@ def _count_occupancy(zone: Zone, places: list[dict[int, Point]], kinds: dict[int
 
 
 def encode_truth(truth: SceneTruth) -> bytes:
-    """As JSON, indented."""
+    """Encode as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(truth), indent=1) + b"\n"
 
 
 def decode_truth(text: bytes) -> SceneTruth:
-    """A truth file's content.
+    """Decode a truth file.
 
     Raises:
-        msgspec.ValidationError, msgspec.DecodeError: it is none.
+        msgspec.ValidationError, msgspec.DecodeError: it is not a truth file.
     """
     return msgspec.json.decode(text, type=SceneTruth)

@@ -1,13 +1,11 @@
-"""Hand-made outlines of what the demo cuts out: pixel coordinates (x, y) of bus.jpg and zidane.jpg.
+"""The demo's pictures with hand-made outlines, and its camera. Pure except for reading the pictures.
 
-Drawn at sixfold magnification, about one pixel inside the edge so that no background shines through. A figure is a
-stack of layers (rear leg, front leg, body), because the legs swing about the hips when it walks.
+The people, the bus and the house come from two pictures of the `ultralytics` package: bus.jpg and zidane.jpg. The
+outlines are pixel coordinates (x, y), drawn at sixfold magnification about one pixel inside the edge. A figure is a
+stack of layers (rear leg, front leg, body), because the legs swing about the hips.
 
-The two pictures that the `ultralytics` package ships, from which the demo's people, bus and house are cut.
-
-The demo's camera: 960x540 pixels, 3.8 m above flat ground, looking along it. Pure.
-
-The horizon is a row of the picture, so a metre at row y is `SCALE * (y - HORIZON)` pixels wide and high.
+The camera is 960x540 pixels, 3.8 m above flat ground, and looks along it. A metre at row y is `SCALE * (y - HORIZON)`
+pixels wide and high.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ Outline = tuple[tuple[float, float], ...]
 
 
 class Leg(NamedTuple):
-    """One leg: its outline, the parts of it that something else hides, its hip, and its swing in degrees."""
+    """One leg: outline, hidden parts, hip, and swing in degrees."""
 
     outline: Outline
     hidden: tuple[Outline, ...]
@@ -32,7 +30,7 @@ class Leg(NamedTuple):
     swing: tuple[float, float]
     """Rotation at the two ends of a step; positive turns the foot to the right."""
     shoe_y: float
-    """The trousers end here."""
+    """Row where the trousers end."""
 
 
 class Figure(NamedTuple):
@@ -42,18 +40,17 @@ class Figure(NamedTuple):
     head: Outline
     chin: tuple[float, float]
     head_scale: float
-    """Size of a head borrowed from the other picture."""
+    """Scale of the head from the other picture."""
     legs: tuple[Leg, Leg]
-    """Rear first."""
+    """Rear leg first."""
     legs_crop: tuple[int, int, int, int]
-    """x0, y0, x1, y1 of the canvas of the legs."""
+    """Corners x0, y0, x1, y1 of the canvas of the legs."""
     legs_move: tuple[float, float, float]
-    """Scale and shift from where the legs were photographed: one pair serves both bodies, since the other man is caught
-    with a foot in the air and would hop."""
+    """Scale and shift of the legs. One pair serves both bodies: the other man has one foot in the air."""
     hip_x: float
-    """The vertical axis about which the figure is placed and mirrored."""
+    """The vertical axis for placing and mirroring the figure."""
     crop: tuple[int, int, int, int]
-    """x0, y0, x1, y1 of the working canvas."""
+    """Corners x0, y0, x1, y1 of the working canvas."""
     light_coat: bool
 
 
@@ -144,11 +141,11 @@ BgrImage = NDArray[np.uint8]
 
 
 class DemoError(Exception):
-    """The demo cannot be rendered; the message names the cause and the remedy."""
+    """The demo cannot be rendered; the message names cause and remedy."""
 
 
 def find_assets_folder() -> Path:
-    """The `assets` folder of the installed `ultralytics` package, found without importing it (that would load torch).
+    """Find the `assets` folder of the installed `ultralytics` package without importing torch.
 
     Raises:
         DemoError: the package is not installed.
@@ -163,7 +160,7 @@ def find_assets_folder() -> Path:
 
 
 def read_asset(name: str, shape: tuple[int, int]) -> BgrImage:
-    """One picture of the assets folder; `shape` is the (height, width) that the hand-made masks were drawn on.
+    """Read a picture of the assets folder; `shape` is the (height, width) that the outlines fit.
 
     Raises:
         DemoError: missing, unreadable, or of another size.
@@ -180,12 +177,12 @@ def read_asset(name: str, shape: tuple[int, int]) -> BgrImage:
 
 
 def read_bus_picture() -> BgrImage:
-    """The street picture: two whole pedestrians and a bus."""
+    """Read the street picture: two whole pedestrians and a bus."""
     return read_asset("bus.jpg", (1080, 810))
 
 
 def read_touchline_picture() -> BgrImage:
-    """The football picture, which lends a head."""
+    """Read the football picture, the source of a head."""
     return read_asset("zidane.jpg", (720, 1280))
 
 
@@ -197,21 +194,21 @@ FOCAL = 900.0
 """Focal length in pixels: how strongly depth is foreshortened."""
 PERSON_M, BUS_M = 1.75, 3.1
 MARGIN = 12
-"""Rows at the lower edge that carry the frame counter."""
+"""Rows at the lower edge for the frame counter."""
 
 
 def compute_pixels_per_metre(y: float) -> float:
-    """Pixels per metre of what stands on row `y`."""
+    """Return the pixels per metre of an object that stands on row `y`."""
     return SCALE * (y - HORIZON)
 
 
 def compute_depth(y: float) -> float:
-    """Distance from the camera, in metres, of the ground at row `y`."""
+    """Return the distance of the ground at row `y` from the camera, metres."""
     return FOCAL / compute_pixels_per_metre(y)
 
 
 def compute_distance(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """Metres along the ground between two pixels that are near each other."""
+    """Return the metres along the ground between two nearby pixels."""
     across = (b[0] - a[0]) / compute_pixels_per_metre((a[1] + b[1]) / 2)
     along = compute_depth(a[1]) - compute_depth(b[1])
     return float((across**2 + along**2) ** 0.5)

@@ -1,4 +1,4 @@
-"""The two scenes of the demo site: their lines and zones, as config.json has them, and their casts."""
+"""The two scenes of the demo site: lines and zones as in config.json, and casts."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from crowdperf.settings.camera import Line, Zone
 
 DEFAULT_SEED = 7
 PERSON_ROWS = (292.0, 508.0)
-"""Nearer rows would be cut by the margin; on farther ones a person is less than 70 of 360 rows tall."""
+"""The margin cuts nearer people; farther ones are less than 70 of 360 rows tall."""
 
 
 class Scene(NamedTuple):
-    """What one clip shows."""
+    """The content of one clip."""
 
     name: str
     number: int
-    """In the barcode."""
+    """Number of the scene in the barcode."""
     seconds: int
     has_street: bool
     lines: tuple[Line, ...]
@@ -41,12 +41,12 @@ class Scene(NamedTuple):
 
     @property
     def frames(self) -> int:
-        """Frames of the clip."""
+        """Return the number of frames."""
         return self.seconds * FPS
 
 
 def _make_look_picker(rng: random.Random) -> Callable[[], int]:
-    """Draws looks so that nobody's double is near: all of them in a shuffled order, again and again."""
+    """Return a function that draws all looks in shuffled order, repeatedly, so that doubles are far apart."""
     waiting: list[int] = []
 
     def draw() -> int:
@@ -58,7 +58,7 @@ def _make_look_picker(rng: random.Random) -> Callable[[], int]:
 
 
 def _cast_sparse(scene: Scene, seed: int) -> list[Track]:
-    """One to four people at a time, and a bus every ten seconds or so."""
+    """Cast one to four people at a time, and a bus about every ten seconds."""
     rng = random.Random(f"{scene.name} {seed}")
     looks = _make_look_picker(rng)
     cast = Cast(
@@ -82,7 +82,7 @@ def _cast_sparse(scene: Scene, seed: int) -> list[Track]:
 
 
 def _cast_dense(scene: Scene, seed: int) -> list[Track]:
-    """A forecourt where some linger the whole time and a stream passes in both directions."""
+    """Cast a forecourt where some people stay and a stream passes in both directions."""
     rng = random.Random(f"{scene.name} {seed}")
     looks = _make_look_picker(rng)
     cast = Cast(
@@ -116,11 +116,11 @@ LINGERERS = (
     (617, 250, True),
     (912, 268, True),
 )
-"""Those who stay on the forecourt, away from the lines and from where visitors stop: x, y, faces left."""
+"""People who stay on the forecourt, away from the lines and the stops of visitors: x, y, faces left."""
 
 
 def leaves_before_end(actor: Actor, scene: Scene) -> bool:
-    """Whether they are gone a second before the clip ends, so that it can be looped."""
+    """Return whether the actor is gone a second before the clip ends, so that the clip can loop."""
     whole = build_track(actor, 10 * scene.frames)
     return whole.first + len(whole.walked) < scene.frames - FPS
 

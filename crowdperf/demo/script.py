@@ -1,8 +1,8 @@
-"""Who walks where and when. Pure: a seed decides everything.
+"""Scripts of the actors: who walks where and when. Pure: a seed decides everything.
 
-An actor follows way points at a steady pace, with pauses; its position is known for every frame, so that the picture
-and the truth come from one script. Candidates are drawn at random and kept only if everybody who is about to cross a
-line can be seen: what a camera cannot see, no counter can count.
+An actor follows way points at a steady pace with pauses. Its position is known for every frame, so that picture and
+truth come from one script. Random candidates are accepted only if everyone near a line stays visible, because no
+counter can count what the camera cannot see.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from crowdperf.geometry import Point, Segment, cross, intersects
 from crowdperf.settings.camera import Line
 
 STEP_M = 0.78
-"""Length of a walker's step."""
+"""Length of one step in metres."""
 
 
 class Waypoint(NamedTuple):
-    """A way point in pixels and how long the actor stays there, in seconds."""
+    """A way point in pixels, and the pause there in seconds."""
 
     x: float
     y: float
@@ -37,35 +37,35 @@ class Actor(NamedTuple):
     kind: Literal["person", "bus"]
     look: int
     size: float
-    """Height relative to others of its kind."""
+    """Height relative to others of the same kind."""
     start_s: float
     pace: float
     """Metres per second."""
     waypoints: tuple[Waypoint, ...]
     faces_left: bool = False
-    """Where somebody looks who never moves."""
+    """Direction of an actor who never moves."""
 
 
 class Track(NamedTuple):
-    """An actor's script by frame; frames before its start and after its end are absent."""
+    """An actor's script by frame, from its start to its end."""
 
     actor: Actor
     first: int
     """Frame of row 0."""
     ground: NDArray[np.float64]
-    """Shape (n, 2): the pixel under the figure's axis."""
+    """Shape (n, 2): pixel under the figure's axis."""
     walked: NDArray[np.float64]
     """Shape (n,): metres walked."""
     left: NDArray[np.bool_]
-    """Shape (n,): faces left."""
+    """Shape (n,): True where it faces left."""
 
     def compute_height(self, row: int) -> float:
-        """Pixels from the ground to the top at a row."""
+        """Return the pixels from the ground to the top at a row."""
         metres = PERSON_M if self.actor.kind == "person" else BUS_M
         return metres * self.actor.size * compute_pixels_per_metre(float(self.ground[row, 1]))
 
     def find_row(self, frame: int) -> int | None:
-        """The row of a frame, None when the actor is not there."""
+        """Return the row of a frame, None where the actor is absent."""
         row = frame - self.first
         return row if 0 <= row < len(self.walked) else None
 
@@ -79,7 +79,7 @@ class ScriptedCrossing(NamedTuple):
 
 
 def build_track(actor: Actor, frames: int) -> Track:
-    """The script of one actor, cut to the clip."""
+    """Build the script of one actor, cut to the clip."""
     points: list[tuple[float, float]] = []
     metres, stays = [0.0], [(0.0, actor.waypoints[0].pause_s)]
     for a, b in zip(actor.waypoints, actor.waypoints[1:]):
@@ -114,7 +114,7 @@ def build_track(actor: Actor, frames: int) -> Track:
 
 
 def find_crossings(script: Track, lines: Sequence[Line]) -> list[ScriptedCrossing]:
-    """When the axis passes the lines that count this kind, in order of time."""
+    """Find the crossings of the lines that count this kind, sorted by time."""
     found = []
     for line in lines:
         if script.actor.kind not in line.classes:
@@ -129,14 +129,23 @@ def find_crossings(script: Track, lines: Sequence[Line]) -> list[ScriptedCrossin
 
 
 def _estimate_box(script: Track, row: int) -> tuple[float, float, float, float]:
-    """Approximate extent of an actor: x1, y1, x2, y2 in pixels."""
+    """Estimate the extent of an actor: x1, y1, x2, y2 in pixels."""
     (x, y), height = script.ground[row], script.compute_height(row)
     half = height * (0.17 if script.actor.kind == "person" else 1.2)
     return x - half, y - height, x + half, y
 
 
 def compute_covered_share(script: Track, row: int, others: Sequence[Track]) -> float:
-    """Share of an actor's box behind the box of one that stands nearer; the worst of `others`."""
+    """Compute how much of an actor's box is behind the box of a nearer one.
+
+    Args:
+        script: track of the actor.
+        row: row of the track.
+        others: other tracks.
+
+    Returns:
+        The largest share over `others`, 0..1.
+    """
     x1, y1, x2, y2 = _estimate_box(script, row)
     worst = 0.0
     for other in others:
@@ -150,22 +159,28 @@ def compute_covered_share(script: Track, row: int, others: Sequence[Track]) -> f
 
 
 class CastingRules(NamedTuple):
-    """What makes a candidate fit among those already accepted."""
+    """Conditions for accepting a candidate."""
 
     min_visible_s: float
-    """Somebody who crosses a line is visible this long before and after."""
+    """A person who crosses a line is visible this long before and after."""
     max_covered_share: float
-    """At most this share of them may be covered meanwhile."""
+    """Maximum covered share of the person meanwhile."""
     min_gap_s: float
-    """Two crossings of one line less than this apart ..."""
+    """Two crossings of one line with a smaller gap in time ..."""
     min_gap_px: float
-    """... happen at least this many pixels from each other."""
+    """... are at least this many pixels apart."""
     min_standing_gap_px: float = 0.0
-    """Two who stand at the same time stand at least this many pixels apart, seen from the camera."""
+    """Minimum horizontal distance between two people who stand at the same time."""
 
 
 class Cast:
-    """The accepted actors of a scene."""
+    """The accepted actors of a scene.
+
+    Args:
+        lines: lines of the scene.
+        frames: frames of the clip.
+        rules: conditions for accepting an actor.
+    """
 
     def __init__(self, lines: Sequence[Line], frames: int, rules: CastingRules) -> None:
         self.lines, self.frames, self.rules = lines, frames, rules
@@ -174,7 +189,7 @@ class Cast:
         self._standing: list[dict[int, float]] = []
 
     def try_add(self, actor: Actor) -> bool:
-        """Accept the actor if they and all others stay visible at the lines."""
+        """Add the actor if it and all others stay visible at the lines; return whether it was added."""
         script = build_track(actor, self.frames)
         mine = find_crossings(script, self.lines)
         if actor.kind == "person":
@@ -200,7 +215,7 @@ class Cast:
         return False
 
     def _is_crowded(self, script: Track, crossing: ScriptedCrossing) -> bool:
-        """Whether somebody crosses the same line at nearly the same time and place."""
+        """Return whether another actor crosses the same line at nearly the same time and place."""
         row = script.find_row(crossing.frame)
         for other, theirs in zip(self.tracks, self._crossings):
             for one in theirs:
@@ -213,7 +228,7 @@ class Cast:
         return False
 
     def _stands_before_another(self, script: Track) -> bool:
-        """Whether two would hide each other for as long as both stand."""
+        """Return whether two actors would hide each other while both stand."""
         return any(
             frame in theirs and abs(theirs[frame] - x) < self.rules.min_standing_gap_px
             for frame, x in find_standing_frames(script).items()
@@ -222,7 +237,7 @@ class Cast:
 
 
 def find_standing_frames(script: Track) -> dict[int, float]:
-    """Frame -> x of the frames in which somebody does not walk."""
+    """Return frame -> x of the frames in which the actor does not walk."""
     still = np.flatnonzero(np.diff(script.walked) < 0.01)
     return {script.first + int(row): float(script.ground[row, 0]) for row in still}
 
@@ -230,7 +245,19 @@ def find_standing_frames(script: Track) -> dict[int, float]:
 def make_walker(
     rng: random.Random, number: int, look: int, start_s: float, rows: tuple[float, float], rightwards: bool
 ) -> Actor:
-    """Somebody who crosses the picture from one side to the other, straight or at a slant."""
+    """Make a person who walks through the picture.
+
+    Args:
+        rng: source of randomness.
+        number: id of the actor.
+        look: index into `figures.LOOKS`.
+        start_s: seconds from the clip's first frame.
+        rows: first and last row of the ground.
+        rightwards: direction.
+
+    Returns:
+        The actor.
+    """
     y0 = rng.uniform(*rows)
     y1 = min(max(y0 + rng.uniform(-70, 70), rows[0]), rows[1])
     ends = (-60.0, WIDTH + 60.0)
@@ -242,7 +269,19 @@ def make_walker(
 def make_visitor(
     rng: random.Random, number: int, look: int, start_s: float, rows: tuple[float, float], places: Sequence[Waypoint]
 ) -> Actor:
-    """Somebody who enters from a side, stays at one of `places`, and goes on or turns back."""
+    """Make a person who walks to a place, stops there, and walks on or back.
+
+    Args:
+        rng: source of randomness.
+        number: id of the actor.
+        look: index into `figures.LOOKS`.
+        start_s: seconds from the clip's first frame.
+        rows: first and last row of the ground.
+        places: possible stops.
+
+    Returns:
+        The actor.
+    """
     place = rng.choice(list(places))
     a = rng.choice((-60.0, WIDTH + 60.0))
     back = a if rng.random() < 0.5 else WIDTH - a
@@ -253,7 +292,18 @@ def make_visitor(
 
 
 def make_bus(number: int, paint: int, start_s: float, rightwards: bool, pace: float = 5.5) -> Actor:
-    """A bus along the street, on its own side of it."""
+    """Make a bus on its side of the street.
+
+    Args:
+        number: id of the actor.
+        paint: index into `figures.BUS_PAINTS`.
+        start_s: seconds from the clip's first frame.
+        rightwards: direction.
+        pace: metres per second.
+
+    Returns:
+        The actor.
+    """
     y = 190.0 if rightwards else 173.0
     ends = (-220.0, WIDTH + 220.0) if rightwards else (WIDTH + 220.0, -220.0)
     return Actor(number, "bus", paint, 1.0, start_s, pace, (Waypoint(ends[0], y), Waypoint(ends[1], y)))

@@ -1,9 +1,8 @@
-"""Puts a scene's actors on its backdrop: frame `i` is a pure function of scene, seed and `i`.
+"""Rendering of frames: frame `i` is a pure function of scene, seed and `i`.
 
-The frame counter in the picture's lower margin: 32 black or white blocks, read back from any decoded size.
-
-Layout, left to right over the left half of the picture: white, black | scene (4 bits) | frame (16 bits, most
-significant first) | CRC-8 of those 20 bits (8 bits) | black, white. The two ends calibrate black and white.
+The lower margin holds a barcode of 32 black or white blocks, readable at any decoded size. Its layout over the left
+half of the picture: white, black | scene (4 bits) | frame (16 bits, most significant first) | CRC-8 of those 20 bits (8
+bits) | black, white. The two ends calibrate black and white.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from crowdperf.demo.script import STEP_M, Track
 from crowdperf.geometry import Box
 
 STANDING_POSE = 5
-"""Pose of somebody who stands: legs together."""
+"""Pose of a standing person: legs together."""
 SHADOW_STRENGTH = 0.42
-"""How much light a shadow takes away."""
+"""Share of the light that a shadow removes."""
 
 
 class PlacedSprite(NamedTuple):
-    """A sprite at its place: column and row of its top-left pixel."""
+    """A sprite and the column and row of its top-left pixel."""
 
     track: Track
     sprite: Sprite
@@ -40,7 +39,7 @@ class PlacedSprite(NamedTuple):
 
     @property
     def box(self) -> Box | None:
-        """The visible extent in pixels: of the alpha box, what lies inside the picture; None when that is nothing."""
+        """Return the part of the alpha box that lies inside the picture, in pixels; None for nothing."""
         x0, y0, x1, y1 = self.sprite.extent
         left, right = max(self.x + x0, 0), min(self.x + x1, WIDTH)
         top, bottom = max(self.y + y0, 0), min(self.y + y1, HEIGHT - MARGIN)
@@ -49,7 +48,7 @@ class PlacedSprite(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _render_shadow(look: FigureLook, pose: int, height: int, mirrored: bool) -> Sprite:
-    """What a figure keeps from the ground: its outline laid down to the left and rear, blurred, and a dark patch below.
+    """Render a figure's shadow: its outline laid to the left and rear, blurred, and a dark patch below.
 
     Colour is unused (zero); alpha is the shade. The axis and the extent's bottom coincide with the figure's.
     """
@@ -74,7 +73,7 @@ def _render_shadow(look: FigureLook, pose: int, height: int, mirrored: bool) -> 
 
 @lru_cache(maxsize=16)
 def _render_bus_shadow(paint: int, height: int, mirrored: bool) -> Sprite:
-    """The dark strip under a bus."""
+    """Render the dark strip under a bus."""
     width = figures.render_bus(paint, height, mirrored).alpha.shape[1]
     patch = np.zeros((24, width + 40), np.uint8)
     cv2.rectangle(patch, (14, 6), (width + 22, 15), 255, -1)
@@ -83,7 +82,7 @@ def _render_bus_shadow(paint: int, height: int, mirrored: bool) -> Sprite:
 
 
 def _blend(picture: NDArray[np.uint8], sprite: Sprite, x: int, y: int) -> None:
-    """Draw a sprite, cut at the picture's edges and the margin, in place."""
+    """Draw a sprite in place, clipped at the picture's edges and the margin."""
     height, width = sprite.alpha.shape
     x0, y0, x1, y1 = max(x, 0), max(y, 0), min(x + width, WIDTH), min(y + height, HEIGHT - MARGIN)
     if x0 >= x1 or y0 >= y1:
@@ -95,7 +94,7 @@ def _blend(picture: NDArray[np.uint8], sprite: Sprite, x: int, y: int) -> None:
 
 
 class Stage:
-    """A scene with its cast, ready to be drawn frame by frame."""
+    """A scene with its cast, rendered frame by frame."""
 
     def __init__(self, scene: Scene, seed: int) -> None:
         self.scene = scene
@@ -103,7 +102,7 @@ class Stage:
         self.backdrop = backdrop.draw_backdrop(scene.has_street, seed)
 
     def place_actors(self, frame: int) -> list[PlacedSprite]:
-        """Everybody in the picture at a frame, the farthest first."""
+        """Place all visible actors of a frame, the farthest first."""
         found = []
         for track in self.tracks:
             row = track.find_row(frame)
@@ -129,7 +128,7 @@ class Stage:
         return math.floor(float(track.walked[row]) / STEP_M * POSE_COUNT) % POSE_COUNT
 
     def render_frame(self, index: int) -> NDArray[np.uint8]:
-        """Frame `index`, shape (HEIGHT, WIDTH, 3), BGR."""
+        """Render frame `index`, shape (HEIGHT, WIDTH, 3), BGR."""
         picture: NDArray[np.uint8] = self.backdrop.copy()
         everybody = self.place_actors(index)
         for one in everybody:
@@ -144,12 +143,12 @@ class Stage:
 
 BLOCK_COUNT = 32
 BARCODE_WIDTH_SHARE = 0.5
-"""Width of the row of blocks as a share of the picture's."""
+"""Width of the barcode as a share of the picture's width."""
 WHITE, BLACK = 225, 24
 
 
 class BarcodeStamp(NamedTuple):
-    """What a frame says about itself."""
+    """The number of a frame in its barcode."""
 
     scene: int
     frame: int
@@ -169,7 +168,7 @@ def _to_bits(value: int, count: int) -> list[int]:
 
 
 def encode_stamp(stamp: BarcodeStamp) -> list[int]:
-    """The 32 blocks, 1 = white.
+    """Encode the 32 blocks, 1 = white.
 
     Raises:
         ValueError: the scene does not fit into 4 bits or the frame into 16.
@@ -181,7 +180,7 @@ def encode_stamp(stamp: BarcodeStamp) -> list[int]:
 
 
 def draw_stamp(picture: NDArray[np.uint8], stamp: BarcodeStamp) -> None:
-    """Write the stamp into the margin of a picture of shape (HEIGHT, width, 3), in place."""
+    """Draw the barcode into the margin of a picture of shape (HEIGHT, width, 3), in place."""
     picture[HEIGHT - MARGIN :] = BLACK
     width = picture.shape[1] * BARCODE_WIDTH_SHARE / BLOCK_COUNT
     for i, bit in enumerate(encode_stamp(stamp)):
@@ -190,9 +189,9 @@ def draw_stamp(picture: NDArray[np.uint8], stamp: BarcodeStamp) -> None:
 
 
 def decode_stamp(luma: NDArray[np.uint8]) -> BarcodeStamp | None:
-    """The stamp of a decoded picture's luma plane, shape (height, width) of the whole picture at any size.
+    """Decode the barcode of a luma plane, shape (height, width) at any size.
 
-    None when the margin carries no valid stamp: too little contrast, wrong ends, or a CRC that does not fit.
+    Returns None for a barcode with too little contrast, wrong ends, or a wrong CRC.
     """
     height, width = luma.shape
     band = MARGIN / HEIGHT * height
