@@ -21,6 +21,7 @@ import msgspec
 from msgspec.structs import replace
 
 from crowdperf.capture.network import url_policy
+from crowdperf.common.atomic_file import write_file
 from crowdperf.counting.validation import DEFAULT_ASPECT, find_problems
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
@@ -37,7 +38,7 @@ from crowdperf.supervision.config_patch import (
     compute_revision,
     redact_secrets,
 )
-from crowdperf.supervision.config_versions import ConfigHistory, ConfigVersion, write_atomically
+from crowdperf.supervision.config_versions import ConfigHistory, ConfigVersion
 from crowdperf.supervision.control import SupervisorClient
 from crowdperf.supervision.programs import build_programs, group_cameras
 from crowdperf.supervision.programs import load_groups as load_groups
@@ -197,7 +198,7 @@ class ConfigStore:
         version = self._add_version(old_text, text, request)
         env = read_environment(programs.load_recorded_environment(self._paths))
         restarts = self._find_restarts(before, after, env)
-        write_atomically(self._file, text, self._file.stat().st_mode & 0o777)
+        write_file(self._file, text, mode=self._file.stat().st_mode & 0o777, sync=True)
         programs.write_include_file(after, env, self._paths, self._root)
         return replace(outcome, version=version.number, restarts=restarts, running=self._is_running())
 

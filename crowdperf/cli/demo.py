@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import multiprocessing
-import os
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +13,7 @@ from pathlib import Path
 import cv2
 import msgspec
 
+from crowdperf.common.atomic_file import write_file
 from crowdperf.demo import clip, ground_truth, outlines
 from crowdperf.demo.outlines import DemoError
 from crowdperf.demo.scenes import DEFAULT_SEED, SCENES
@@ -100,6 +100,4 @@ def render_scene(out: Path, name: str, seed: int) -> None:
     facts.unlink(missing_ok=True)
     stage = Stage(SCENES[name], seed)
     clip.write_clip((stage.render_frame(index) for index in range(stage.scene.frames)), video)
-    part = facts.with_name(f".{facts.name}.{os.getpid()}.part")
-    part.write_bytes(ground_truth.encode_truth(ground_truth.compute_truth(stage, seed)))
-    part.replace(facts)
+    write_file(facts, ground_truth.encode_truth(ground_truth.compute_truth(stage, seed)))

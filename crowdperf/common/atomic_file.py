@@ -19,7 +19,8 @@ def replace_file(target: Path, *, suffix: str = "part") -> Iterator[Path]:
         yield temporary
         temporary.replace(target)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise
 
 
@@ -27,7 +28,7 @@ def write_file(target: Path, content: bytes, *, mode: int | None = None, sync: b
     """Write a file by way of a temporary file and a rename.
 
     Args:
-        target: the file; a symbolic link is replaced, not followed.
+        target: the file; a symbolic link stays, the file that it names is replaced.
         content: all of the new content.
         mode: permission bits; None leaves them to the umask.
         sync: whether the content is on the disk before the rename, for files that must survive a power cut.
@@ -35,7 +36,7 @@ def write_file(target: Path, content: bytes, *, mode: int | None = None, sync: b
     Raises:
         OSError: the file could not be written, for example on a full disk. The old file stays.
     """
-    with replace_file(target, suffix="tmp") as temporary:
+    with replace_file(target.resolve(), suffix="tmp") as temporary:
         flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
         with os.fdopen(os.open(temporary, flags, 0o666 if mode is None else mode), "wb") as file:
             if mode is not None:

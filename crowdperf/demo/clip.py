@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from crowdperf.common.atomic_file import replace_file
 from crowdperf.demo.outlines import FPS, HEIGHT, WIDTH, DemoError
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, find_ffmpeg
 
@@ -33,7 +33,15 @@ def write_clip(frames: Iterable[NDArray[np.uint8]], path: Path) -> None:
     Raises:
         DemoError: FFmpeg is missing or fails; the message ends with its output. No file remains at `path`.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with replace_file(path) as part:
+            _encode(frames, part, path)
+    except OSError as error:
+        raise DemoError(f"cannot write {str(path)!r}: {error}. Remedy: check that folder and FFmpeg.") from None
+
+
+def _encode(frames: Iterable[NDArray[np.uint8]], part: Path, path: Path) -> None:
+    """Encode into `part`; an error names `path`."""
     argv = [
         *(find_encoder(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
         *("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{WIDTH}x{HEIGHT}", "-r", str(FPS), "-i", "-"),
@@ -41,27 +49,19 @@ def write_clip(frames: Iterable[NDArray[np.uint8]], path: Path) -> None:
         *("-sc_threshold", "0", "-pix_fmt", "yuv420p", "-threads", "1"),
         *("-movflags", "+faststart", "-f", "mp4", str(part)),
     ]
+    child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stderr is not None
     try:
-        child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        assert child.stdin is not None
-        assert child.stderr is not None
-        try:
-            for frame in frames:
-                child.stdin.write(np.ascontiguousarray(cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420)).data)
-            child.stdin.close()
-        except BrokenPipeError:
-            pass  # it has ended: its status and last words say why
-        except BaseException:
-            child.kill()
-            raise
-        words = child.stderr.read().decode(errors="replace").strip()
-        if child.wait():
-            why = words[-300:] or f"exit status {child.returncode}"
-            raise DemoError(
-                f"FFmpeg could not encode {str(path)!r}: {why}. Remedy: room on the disk, or another FFmpeg."
-            )
-        part.replace(path)
-    except OSError as error:
-        raise DemoError(f"cannot write {str(path)!r}: {error}. Remedy: check that folder and FFmpeg.") from None
-    finally:
-        part.unlink(missing_ok=True)
+        for frame in frames:
+            child.stdin.write(np.ascontiguousarray(cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420)).data)
+        child.stdin.close()
+    except BrokenPipeError:
+        pass  # It has ended. Its status and last words give the reason.
+    except BaseException:
+        child.kill()
+        raise
+    words = child.stderr.read().decode(errors="replace").strip()
+    if child.wait():
+        why = words[-300:] or f"exit status {child.returncode}"
+        raise DemoError(f"FFmpeg could not encode {str(path)!r}: {why}. Remedy: room on the disk, or another FFmpeg.")

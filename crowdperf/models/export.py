@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from crowdperf.common.atomic_file import write_file
 from crowdperf.frames.ring import RingSpec
 from crowdperf.models.install import install_files, make_unwritable_error
 from crowdperf.models.loader import prepare_ultralytics
@@ -143,13 +144,9 @@ def write_manifest(manifest: Manifest, folder: Path = MODELS_FOLDER) -> None:
         ModelError: the folder is not writable; the manifest is unchanged.
     """
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-    partial = folder / "manifest.json.partial"
     try:
-        partial.write_bytes(text)
-        partial.replace(folder / "manifest.json")
+        write_file(folder / "manifest.json", text)
     except OSError as error:
-        if partial.is_file():
-            partial.unlink()
         raise make_unwritable_error(folder, error) from None
 
 

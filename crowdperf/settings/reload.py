@@ -6,11 +6,12 @@ These settings are not part of the digest that makes supervisord restart the pro
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
+
+from crowdperf.common.atomic_file import write_file
 
 T = TypeVar("T")
 
@@ -22,11 +23,8 @@ def write_reload_file(path: Path, content: object) -> None:
     with contextlib.suppress(FileNotFoundError):
         if path.read_bytes() == text:
             return
-    fresh = path.with_suffix(f".{os.getpid()}.tmp")
     # Camera addresses are private: only the owner may read the file.
-    with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(text)
-    fresh.replace(path)
+    write_file(path, text, mode=0o600)
 
 
 class ReloadFile(Generic[T]):

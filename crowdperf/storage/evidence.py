@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +17,8 @@ import msgspec
 from msgspec import Struct, field
 
 from crowdperf.storage.documents import decode_or_none
+
+from crowdperf.common.atomic_file import write_file
 
 SOI, COM = b"\xff\xd8", b"\xff\xfe"
 MAGIC = b"crowdperf "
@@ -92,14 +93,7 @@ def save_picture(path: Path, jpeg: bytes) -> None:
         OSError: no space left, or no permission.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = path.with_suffix(".partial")
-    try:
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
-            stream.write(jpeg)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    write_file(path, jpeg, mode=0o600)
 
 
 def expire(folder: Path, before: float, max_bytes: int) -> int:

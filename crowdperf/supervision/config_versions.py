@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+
+from crowdperf.common.atomic_file import write_file
 
 MAX_VERSIONS = 1000
 
@@ -60,9 +61,10 @@ class ConfigHistory:
         rows = self.list_versions()
         version = ConfigVersion(number=rows[-1].number + 1 if rows else 1, at=at, who=who, comment=comment)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(self._get_path(version.number), text, 0o600)
+        write_file(self._get_path(version.number), text, mode=0o600, sync=True)
         # The facts last: a version exists from here on.
-        write_atomically(self._get_path(version.number).with_suffix(".facts"), msgspec.json.encode(version), 0o600)
+        facts = self._get_path(version.number).with_suffix(".facts")
+        write_file(facts, msgspec.json.encode(version), mode=0o600, sync=True)
         for row in rows[: max(0, len(rows) + 1 - MAX_VERSIONS)]:
             self._get_path(row.number).with_suffix(".facts").unlink(missing_ok=True)
             self._get_path(row.number).unlink(missing_ok=True)
@@ -70,23 +72,3 @@ class ConfigHistory:
 
     def _get_path(self, number: int) -> Path:
         return self._folder / f"{number:06d}.json"
-
-
-def write_atomically(target: Path, text: bytes, mode: int) -> None:
-    """Replace a file as a whole: a reader, or a power cut, finds the old one or the new one.
-
-    Raises:
-        OSError: it could not be written (a full disk, say); the old one stands.
-    """
-    target = target.resolve()
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, mode), "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.chmod(mode)
-        fresh.replace(target)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise

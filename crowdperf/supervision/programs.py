@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from crowdperf.common.atomic_file import write_file
 from crowdperf.settings import process_config, reload
 from crowdperf.settings.config import Config, load
 from crowdperf.settings.engine import get_selection, without_selection
@@ -179,9 +180,7 @@ def save_groups(paths: Paths, groups: GroupAssignment) -> None:
     """Keep it for the next time, by an atomic rename."""
     target = _get_path(paths)
     target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_suffix(".tmp")
-    fresh.write_bytes(msgspec.json.encode(groups))
-    fresh.replace(target)
+    write_file(target, msgspec.json.encode(groups))
 
 
 HEADER = (
@@ -245,9 +244,7 @@ def write_include_file(config: Config, env: Environment, paths: Paths, root: Pat
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists() and target.read_text(encoding="utf-8") == text:
         return False
-    fresh = target.with_suffix(f".{os.getpid()}.tmp")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(target)
+    write_file(target, text.encode())
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def test_a_file_that_lies_in_the_registry_is_registered_there(registry: Path, tm
 
 
 def test_failed_registry_write_keeps_nothing_of_the_model(registry: Path, tmp_path: Path) -> None:
-    (registry / "manifest.json.partial").mkdir()
+    (registry / f".manifest.json.{os.getpid()}.tmp").mkdir()
     with pytest.raises(ModelError, match=r"cannot write to the model registry.*Remedy"):
         add_model(MODELS_FOLDER / f"{STEM}.xml", "mine", "ppe", {}, "own", "", tmp_path / "cache", registry)
     assert not list(registry.glob("*mine*"))

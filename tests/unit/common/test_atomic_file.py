@@ -20,6 +20,18 @@ def test_content_and_mode(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
+    real = tmp_path / "real.json"
+    real.write_text("old")
+    link = tmp_path / "config.json"
+    link.symlink_to(real)
+    write_file(link, b"new", mode=0o640)
+    assert link.is_symlink()
+    assert real.read_bytes() == b"new"
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert {path.name for path in tmp_path.iterdir()} == {"real.json", "config.json"}
+
+
 def test_mode_is_left_to_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

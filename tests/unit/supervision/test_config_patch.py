@@ -20,7 +20,7 @@ from crowdperf.supervision.config_patch import (
     omit_defaults,
     redact_secrets,
 )
-from crowdperf.supervision.config_versions import ConfigHistory, write_atomically
+from crowdperf.supervision.config_versions import ConfigHistory
 
 URL = "rtsp://viewer:s3cret@192.0.2.7/stream?token=t0ken"
 GATE = {"id": "gate", "p1": [0.5, 0.2], "p2": [0.5, 0.9], "cooldown_s": 3}
@@ -136,15 +136,3 @@ def test_versions_are_numbered_kept_and_their_owners_alone(tmp_path: Path) -> No
     assert versions.find_current(b"two").number == 2
     assert versions.find_current(b"one") is None, "an editor was at it"
     assert {path.stat().st_mode & 0o077 for path in (tmp_path / "config").glob("0*")} == {0}
-
-
-def test_a_file_is_replaced_as_a_whole_through_a_link(tmp_path: Path) -> None:
-    real = tmp_path / "real.json"
-    real.write_text("old")
-    link = tmp_path / "config.json"
-    link.symlink_to(real)
-    write_atomically(link, b"new", 0o640)
-    assert link.is_symlink()
-    assert real.read_bytes() == b"new"
-    assert real.stat().st_mode & 0o777 == 0o640
-    assert {path.name for path in tmp_path.iterdir()} == {"real.json", "config.json"}
