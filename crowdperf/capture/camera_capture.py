@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from crowdperf.capture.connection_state import FRAME_TIMEOUT_S, ConnectionState, DisconnectCause
 from crowdperf.capture.connector import POLL_S, OpenError, SourceConnector, explain_failure
 from crowdperf.capture.ffmpeg_process import FfmpegProcess
-from crowdperf.capture.network.url_policy import SourceError, make_redactor
+from crowdperf.capture.network.url_policy import SourceError
 from crowdperf.capture.quality import ConnectionQuality
+from crowdperf.common.redaction import make_redactor
 from crowdperf.frames import segment
 from crowdperf.frames.ring import FrameWriter, RingBusy, RingError, RingFull, RingSpec
 from crowdperf.messaging.schema import CameraChanged

@@ -15,6 +15,7 @@ import redis
 from msgspec import Struct
 
 from crowdperf.capture.probe import SourceInfo, build_camera_ring_spec
+from crowdperf.common.redaction import redact, redact_url
 from crowdperf.counting.validation import find_problems
 from crowdperf.demo.scenes import SCENES
 from crowdperf.messaging.redis import acl
@@ -22,9 +23,8 @@ from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.models.install import download_weights, is_published
 from crowdperf.models.registry import ModelError, Role, resolve_model
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, find_ffmpeg
-from crowdperf.runtime.redaction import redact
 from crowdperf.settings import process_config
-from crowdperf.settings.base import ConfigError, redact_url
+from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.config import Config, Installation, build_json_schema, load
 from crowdperf.settings.engine import Inference

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from crowdperf.capture.network import url_policy
 from crowdperf.common.atomic_file import write_file
+from crowdperf.common.redaction import redact_config
 from crowdperf.counting.validation import DEFAULT_ASPECT, find_problems
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
@@ -36,7 +37,6 @@ from crowdperf.supervision.config_patch import (
     EditError,
     apply_edits,
     compute_revision,
-    redact_secrets,
 )
 from crowdperf.supervision.config_versions import ConfigHistory, ConfigVersion
 from crowdperf.supervision.control import SupervisorClient
@@ -261,10 +261,10 @@ def _decode_document(text: bytes) -> dict[str, Any]:
 
 def _select_cameras(text: bytes, names: set[str]) -> tuple[dict[str, Any], ...]:
     """The cameras of these ids with all their settings, URLs redacted."""
-    rows = [msgspec.convert(row, Camera) for row in redact_secrets(_decode_document(text)).get("cameras", [])]
+    rows = [msgspec.convert(row, Camera) for row in redact_config(_decode_document(text)).get("cameras", [])]
     return tuple(msgspec.to_builtins(row) for row in rows if row.id in names)
 
 
 def _redact_text(text: bytes) -> str:
     """A version's file without secrets."""
-    return msgspec.json.format(msgspec.json.encode(redact_secrets(_decode_document(text))), indent=2).decode() + "\n"
+    return msgspec.json.format(msgspec.json.encode(redact_config(_decode_document(text))), indent=2).decode() + "\n"

@@ -21,8 +21,9 @@ from crowdperf.capture.ffmpeg_process import FfmpegProcess
 from crowdperf.capture.network import url_policy
 from crowdperf.capture.network.connect_filter import ConnectFilter, ConnectFilterUnavailable
 from crowdperf.capture.network.egress_proxy import EgressProxy
+from crowdperf.common.redaction import make_redactor, redact_url
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, detect_features, find_ffmpeg
-from crowdperf.settings.base import ConfigError, redact_url, validate_camera_url
+from crowdperf.settings.base import ConfigError, validate_camera_url
 from crowdperf.settings.config import Config, Installation
 from crowdperf.settings.process_config import resolve_media_roots
 from crowdperf.supervision.config_patch import ProbeRequest, ProbeResult
@@ -50,7 +51,7 @@ def probe_source(request: ProbeRequest, config: Config, media_roots: tuple[str, 
     for camera in config.cameras:
         if camera.id == request.camera and redact_url(camera.url) == url:
             url = camera.url
-    clean = url_policy.make_redactor(url)
+    clean = make_redactor(url)
     allowed = tuple(config.allowed_hosts)
     guard: EgressProxy | None = None
     watch: ConnectFilter | None = None

@@ -9,8 +9,8 @@ import os
 from typing import Any
 
 from crowdperf.messaging import process_metrics
+from crowdperf.runtime.log import log_to_stderr
 from crowdperf.runtime.process_runtime import ProcessRuntime
-from crowdperf.runtime.redaction import log_to_stderr
 from crowdperf.settings import process_config
 from crowdperf.settings.config import Installation
 from crowdperf.settings.worker_config import build_config_for_role

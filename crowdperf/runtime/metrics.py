@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 from msgspec import Struct
 
-from crowdperf.runtime.redaction import redact
+from crowdperf.common.redaction import redact
 
 PERCENTILES = (50, 95, 99)
 

@@ -71,11 +71,3 @@ def validate_camera_url(where: str, url: str) -> None:
         raise ConfigError(
             f"{where}.url has the scheme {parts.scheme!r}. Remedy: use rtsp(s)://, http(s):// or a local file."
         )
-
-
-def redact_url(url: str) -> str:
-    """Replace user, password and query of `url` by `***`; a query often carries a token."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    netloc = f"***@{host}" if "@" in parts.netloc else host
-    return parts._replace(netloc=netloc, query="***" if parts.query else "", fragment="").geturl()

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct, field
 
+from crowdperf.common.redaction import redact_url
 from crowdperf.settings.alerts import AlertRule, ChannelType, get_channel_type
 from crowdperf.settings.areas import Area
-from crowdperf.settings.base import redact_url
 from crowdperf.settings.camera import Camera, Line, Zone
 from crowdperf.settings.config import Config
 from crowdperf.settings.engine import Inference, Tracking

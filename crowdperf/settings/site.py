@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from msgspec import Meta, Struct, field
 
@@ -179,14 +179,3 @@ def resolve_dsn(reference: str, root: Path) -> str:
         raise ConfigError(f"postgres.dsn: {kind} {name} holds no PostgreSQL URL. Remedy: put the URL there.")
     validate_dsn(f"postgres.dsn: the content of {kind} {name}", dsn)
     return dsn
-
-
-def redact_secrets(text: str, dsn: str) -> str:
-    """Remove the URL and its passwords from `text`, encoded or decoded."""
-    parts = urlsplit(dsn)
-    secrets = {parts.password or "", unquote(parts.password or "")}
-    secrets |= {value for name, value in parse_qsl(parts.query) if "password" in name}
-    text = text.replace(dsn, "***")
-    for secret in sorted(secrets - {""}, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text

@@ -16,11 +16,10 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from crowdperf.settings.base import redact_url
+from crowdperf.common.redaction import MASK, redact_url
 from crowdperf.settings.camera import Camera
 from crowdperf.supervision.config_versions import ConfigVersion
 
-SECRET_MASK = "***"
 LINE_GEOMETRY_KEYS = ("p1", "p2", "points")
 """What says where a line runs: one of the two forms at a time."""
 SHAPE_COLLECTIONS = ("lines", "zones")
@@ -143,24 +142,12 @@ def _restore_secrets(value: Mapping[str, Any], before: Mapping[str, Any] | None)
         EditError: 400, another URL with `***` in it.
     """
     url = value.get("url")
-    if not isinstance(url, str) or SECRET_MASK not in url:
+    if not isinstance(url, str) or MASK not in url:
         return dict(value)
     kept = before.get("url") if before else None
     if not isinstance(kept, str) or redact_url(kept) != url:
         raise EditError(400, "the url holds *** and is not this camera's. Remedy: write user and password anew.")
     return {**value, "url": kept}
-
-
-def redact_secrets(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document as people may see it: camera URLs redacted, Redis' password gone."""
-    shown: dict[str, Any] = deepcopy(dict(document))
-    for camera in shown.get("cameras", []):
-        if isinstance(camera, dict) and isinstance(camera.get("url"), str):
-            camera["url"] = redact_url(camera["url"])
-    server = shown.get("redis")
-    if isinstance(server, dict) and isinstance(server.get("url"), str):
-        server["url"] = redact_url(server["url"])
-    return shown
 
 
 def compute_revision(camera: Camera) -> str:

@@ -6,8 +6,8 @@ import sys
 
 import msgspec
 
+from crowdperf.runtime.log import log_to_stderr
 from crowdperf.runtime.process_runtime import ProcessRuntime
-from crowdperf.runtime.redaction import log_to_stderr
 from crowdperf.settings.process_config import TrackingConfig
 from crowdperf.tracking.process import main
 

@@ -7,12 +7,9 @@ import ipaddress
 import re
 import shlex
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
-
-from crowdperf.runtime.redaction import redact
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _REMEDY = "Remedy: correct the camera's url."
@@ -25,8 +22,6 @@ _REFUSED_NETWORKS = tuple(
         *("fd00:ec2::/32", "100.100.100.200/32", "192.0.0.192/32", "168.63.129.16/32"),
     )
 )
-_MIN_SECRET_CHARACTERS = 4
-"""Characters of a secret that is taken out wherever it stands."""
 _FLAG_VALUE_COUNTS: dict[str, int] = dict.fromkeys(
     (
         *("-analyzeduration", "-buffer_size", "-c:v", "-err_detect", "-fflags", "-flags", "-fps_mode", "-hwaccel"),
@@ -197,34 +192,3 @@ def parse_flags(text: str, setting: str) -> list[str]:
             if _CONTROL.search(value) or (token == "-rtsp_flags" and "listen" in value):
                 raise SourceError(f"{setting}: {token} {value!r} is not allowed. Remedy: take it out.")
     return tokens
-
-
-def make_redactor(url: str) -> Callable[[str], str]:
-    """A function that takes this camera's secrets out of a text. FFmpeg prints whole URLs when it fails."""
-    try:
-        parts = urlsplit(url)
-        login = parts.netloc.rpartition("@")[0]
-        if not login and "@" in parts.path + parts.query + parts.fragment:
-            # A password with a bare / ? or #: no valid URL, but a password all the same.
-            login = url.partition("://")[2].rpartition("@")[0]
-        password = login.partition(":")[2]
-        secrets = {}
-        for secret, before, after in (
-            *((each, "", "@") for each in (login, unquote(login))),
-            *((each, "?", "") for each in (parts.query, unquote(parts.query))),
-            *((each, ":", "@") for each in (password, unquote(password))),
-        ):
-            if len(secret) >= _MIN_SECRET_CHARACTERS:
-                secrets[secret] = "***"
-            elif secret:
-                # Everywhere it would blank out parts of ordinary words and numbers: only where a URL would have it.
-                secrets[before + secret + after] = f"{before}***{after}"
-    except ValueError:
-        secrets = {url: "***"}
-
-    def clean(text: str) -> str:
-        for secret in sorted(secrets, key=len, reverse=True):
-            text = text.replace(secret, secrets[secret])
-        return redact(text)
-
-    return clean

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
+from crowdperf.common.redaction import redact_dsn
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.site import redact_secrets
 
 DRIVERS = ("psycopg", "psycopg2", "asyncpg")
 CONNECT_TIMEOUT_S = 5
@@ -89,7 +89,7 @@ def _import_or_none(name: str) -> ModuleType | None:
 
 def _translate_error(error: BaseException, sqlstate: str | None, dsn: str) -> Exception:
     """Convert a driver's error to one of this module, in one line and without secrets."""
-    text = " ".join(redact_secrets(str(error), dsn).split()) or type(error).__name__
+    text = " ".join(redact_dsn(str(error), dsn).split()) or type(error).__name__
     if sqlstate is not None and not sqlstate.startswith(TRANSIENT_SQLSTATE_CLASSES):
         return DatabaseRejectedError(text, sqlstate)
     return DatabaseUnavailableError(text)

@@ -24,8 +24,8 @@ import pytest
 
 from crowdperf.capture.connector import SourceConnector
 from crowdperf.capture.ffmpeg_process import FfmpegProcess
-from crowdperf.capture.network.url_policy import make_redactor
 from crowdperf.capture.probe import compute_slot_count
+from crowdperf.common.redaction import make_redactor
 from crowdperf.frames.ring import FrameReader
 from crowdperf.messaging.consumer import Consumer
 from crowdperf.messaging.schema import AnyEvent, CameraChanged

@@ -9,6 +9,7 @@ import pytest
 from crowdperf.capture.network import url_policy
 from crowdperf.capture.network.url_policy import CheckedSource, SourceError
 from crowdperf.capture.probe import SourceInfo, build_ring_spec, compute_analysis_size, parse_source_info
+from crowdperf.common.redaction import make_redactor
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_flags_by_allow_list() -> None:
     ],
 )
 def test_no_secret_leaves(url: str) -> None:
-    clean = url_policy.make_redactor(url)
+    clean = make_redactor(url)
     for text in (f"[in#0] Error opening input {url}.", url.partition("//")[2], f"failed: {url.replace('%40', '@')}"):
         assert "S3" not in clean(text)
     assert clean("plain words, admin's too") == "plain words, admin's too"
@@ -154,7 +155,7 @@ def test_no_secret_leaves(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["rtsp://cam/live?1", "rtsp://cam/live?x", "http://x:1@cam/404"])
 def test_short_secret_is_redacted_only_inside_its_url(url: str) -> None:
-    clean = url_policy.make_redactor(url)
+    clean = make_redactor(url)
     assert clean(H264) == H264
     assert clean("401 Unauthorized") == "401 Unauthorized"
     assert "***" in clean(f"Error opening input file {url}.")

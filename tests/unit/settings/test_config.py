@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crowdperf.common.redaction import redact_url
 from crowdperf.settings import process_config
-from crowdperf.settings.base import ConfigError, redact_url
+from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Config, build_json_schema, load, parse
 from crowdperf.settings.environment import Environment, Paths, read_environment
 from crowdperf.supervision.programs import build_programs

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowdperf.settings.base import redact_url
+from crowdperf.common.redaction import redact_config, redact_url
 from crowdperf.settings.camera import Camera, Line, Zone
 from crowdperf.supervision.config_patch import (
     Edit,
@@ -18,7 +18,6 @@ from crowdperf.supervision.config_patch import (
     apply_edits,
     compute_revision,
     omit_defaults,
-    redact_secrets,
 )
 from crowdperf.supervision.config_versions import ConfigHistory
 
@@ -82,7 +81,7 @@ def test_what_does_not_fit_is_refused(mode: str, path: tuple[str, ...], value: A
 
 @pytest.mark.parametrize("mode", ["merge", "replace"])
 def test_a_redacted_url_that_comes_back_keeps_the_password(mode: str) -> None:
-    shown = plaza(redact_secrets(DOCUMENT))
+    shown = plaza(redact_config(DOCUMENT))
     assert "s3cret" not in str(shown)
     assert "t0ken" not in str(shown)
     assert plaza(edited(mode, "cameras", "plaza", value=shown))["url"] == URL

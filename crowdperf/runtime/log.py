@@ -1,22 +1,16 @@
-"""Keep secrets out of logs and texts."""
+"""Log to stderr without secrets."""
 
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import time
 
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")
-
-
-def redact(text: str) -> str:
-    """Replace user and password of every URL by `***`. Every log and error text passes through here."""
-    return CREDENTIALS.sub("***@", text)
+from crowdperf.common.redaction import redact
 
 
 class _RedactingFormatter(logging.Formatter):
-    """Formats the whole record, traceback included, then removes credentials."""
+    """Formats the whole record, traceback included, and then removes credentials."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
