@@ -16,9 +16,8 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
-from crowdperf.storage.documents import decode_or_none
-
 from crowdperf.common.atomic_file import write_file
+from crowdperf.storage.documents import decode_or_none
 
 SOI, COM = b"\xff\xd8", b"\xff\xfe"
 MAGIC = b"crowdperf "
