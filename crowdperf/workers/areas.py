@@ -22,8 +22,7 @@ from crowdperf.settings.worker_config import AreasConfig
 from crowdperf.storage import occupancy
 from crowdperf.storage.occupancy import AreaSnapshot
 from crowdperf.workers.leases import Leases
-from crowdperf.workers.run_loop import run_worker
-from crowdperf.workers.sharded_consumer import ShardedConsumer
+from crowdperf.workers.sharded_consumer import ShardedConsumer, run_worker
 from crowdperf.workers.worker_logic import WorkerEvent
 
 WORKER = "areas"

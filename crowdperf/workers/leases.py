@@ -1,4 +1,4 @@
-"""Who works on which share of the cameras: one lease in Redis per instance's share, taken over when it ends."""
+"""Assign shards of the cameras to a worker's instances: one lease in Redis per shard, taken over when it ends."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ RENEW_S = 1.0
 
 
 class Leases:
-    """The leases of one worker, as one of its instances sees them.
+    """Leases of one worker, as one of its instances sees them.
 
     Args:
         client: a redis-py client.
-        worker: the worker's name, which is its consumer group.
-        instance: this instance; share `instance` is its own.
-        instances: how many there are, and how many shares.
-        holder: the process's name, which no other living process has. A process that is started again under it has its
-            leases back at once.
-        lease_s: seconds after which the share of an instance that is silent is taken over.
+        worker: name of the worker and of its consumer group.
+        instance: number of this instance; its own shard has the same number.
+        instances: number of instances and of shards.
+        holder: name of the process, unique among living ones. A restarted process has its leases back at once.
+        prefix: the configured prefix of every key.
+        lease_s: seconds after which the shard of a silent instance is taken over.
     """
 
     def __init__(
@@ -46,39 +46,39 @@ class Leases:
         self._started = False
 
     def start(self) -> None:
-        """Say how many instances there are: members that were started for another number stop storing."""
-        # After an outage only where it is gone: a process of an older configuration must not have its way again.
+        """Store the number of instances; members that were started for another number stop storing."""
+        # After an outage only where it is missing, so that a process of an older configuration does not overwrite it.
         self._client.set(f"{self._prefix}:instances", self.instances, nx=self._started)
         self._started = True
         self._renewed_at = float("-inf")
 
     def renew(self, now: float, force: bool = False) -> set[int]:
-        """Renew, take over and hand back, at most once a second; the shares that are this instance's now.
+        """Renew, take over and hand back leases, at most once a second, and return the owned shards.
 
         Args:
             now: monotonic seconds.
-            anew: do it whether or not a second has passed.
+            force: do it although a second has not passed.
         """
         if not force and now - self._renewed_at < RENEW_S:
             return self._owned_shards
         self._renewed_at = now
-        shares = range(self.instances)
+        shards = range(self.instances)
         with self._client.pipeline(transaction=False) as pipe:
             pipe.get(f"{self._prefix}:instances")
-            for share in shares:
-                pipe.get(self._lease_key(share))
-                pipe.get(self._request_key(share))
-            told, *rows = pipe.execute()
-        if told != str(self.instances).encode():
+            for shard in shards:
+                pipe.get(self._lease_key(shard))
+                pipe.get(self._request_key(shard))
+            instances, *rows = pipe.execute()
+        if instances != str(self.instances).encode():
             self._owned_shards = set()
             return self._owned_shards
         self._owned_shards = {
-            share for share in shares if self._renew_or_acquire(share, rows[2 * share], rows[2 * share + 1], now)
+            shard for shard in shards if self._renew_or_acquire(shard, rows[2 * shard], rows[2 * shard + 1], now)
         }
         return self._owned_shards
 
     def _renew_or_acquire(self, shard: int, holder: bytes | None, requested_by: bytes | None, now: float) -> bool:
-        """Whether the share is this instance's from now on."""
+        """Check whether the shard is this instance's from now on."""
         milliseconds = int(self._lease_s * 1000)
         if holder == self._holder_bytes:
             if shard != self.instance and requested_by is not None:
@@ -91,24 +91,24 @@ class Leases:
             if shard == self.instance:
                 self._client.set(self._request_key(shard), self._holder_bytes, px=milliseconds)
             return False
-        # Its own instance may be just starting: a sibling waits as long as a lease lasts.
+        # Its own instance may be starting: a sibling waits for the time of a lease.
         if shard != self.instance and now - self._free_since.setdefault(shard, now) < self._lease_s:
             return False
         self._free_since.pop(shard, None)
         return bool(self._client.set(self._lease_key(shard), self._holder_bytes, nx=True, px=milliseconds))
 
     def watch(self, pipe: Any, shards: set[int]) -> bool:
-        """Put a transaction under the condition that these shares stay this instance's; False if they are not."""
-        names = [f"{self._prefix}:instances", *(self._lease_key(share) for share in sorted(shards))]
+        """Make a transaction depend on the ownership of these shards; False where it is lost already."""
+        names = [f"{self._prefix}:instances", *(self._lease_key(shard) for shard in sorted(shards))]
         pipe.watch(*names)
-        told, *holders = pipe.mget(names)
-        return told == str(self.instances).encode() and all(holder == self._holder_bytes for holder in holders)
+        instances, *holders = pipe.mget(names)
+        return instances == str(self.instances).encode() and all(holder == self._holder_bytes for holder in holders)
 
     def release(self) -> None:
-        """Give back what is held."""
-        for share in self._owned_shards:
-            if self._client.get(self._lease_key(share)) == self._holder_bytes:
-                self._client.delete(self._lease_key(share))
+        """Give back the held leases."""
+        for shard in self._owned_shards:
+            if self._client.get(self._lease_key(shard)) == self._holder_bytes:
+                self._client.delete(self._lease_key(shard))
         self._owned_shards = set()
 
     def _lease_key(self, shard: int) -> str:

@@ -1,13 +1,13 @@
-"""What every rule worker is made of: pure logic per camera, and the plumbing that gives it each event exactly once.
+"""Run a rule worker: pure logic per camera, and the plumbing that hands it each event exactly once.
 
-A worker is `Logic` (no I/O, no clock): `list(logic.handle(event))` are its effects. `Member` is one of its instances.
-The cameras are split over the instances by a stable hash, so that one camera's events meet one state; a plain consumer
-group would split one track's observations over several processes. What a camera's events changed (its state), what they
-caused (effects) and how far they were read go to Redis in ONE MULTI, which holds only while this member still owns the
-share. So two instances give the same history as one, and kill -9 at any point changes nothing.
+A worker is a `WorkerLogic` (no I/O, no clock): `list(logic.handle(event))` are its effects. `ShardedConsumer` is one of
+its instances. A stable hash splits the cameras over the instances, so that one camera's events meet one state; a plain
+consumer group would split one track's observations over several processes. A camera's state, its effects and the
+position go to Redis in ONE MULTI, which holds only while this instance still owns the shard. So two instances give the
+same history as one, and kill -9 at any point changes nothing.
 
-Each share of the cameras has a lease. An instance that is silent for LEASE_S loses it to a sibling, and gets it back
-when it asks. `docs/workers.md` draws it.
+Each shard of the cameras has a lease. An instance that is silent for LEASE_S loses it to a sibling, and gets it back on
+request. `docs/workers.md` draws it. A partition is mostly a camera; it may also be an area or all visits.
 """
 
 from __future__ import annotations
@@ -23,33 +23,37 @@ import redis
 from msgspec import Struct
 
 from crowdperf.messaging import codec
-from crowdperf.messaging.codec import dead_key, is_addressed_to, stage_dead_letter
-from crowdperf.messaging.consumer import MAX_DELIVERIES
+from crowdperf.messaging.codec import PoisonError, is_addressed_to
+from crowdperf.messaging.consumer import MAX_DELIVERIES, STREAM_START, PositionConsumer, RawEntry, parse_entry_id
+from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import BLOCK_MS, OUTAGE
+from crowdperf.messaging.run_loop import run_until_stopped
 from crowdperf.messaging.schema import Event
 from crowdperf.messaging.streams import EVENTS, Stream, stream_key
 from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.process_config import get_shard
 from crowdperf.workers.leases import Leases
 from crowdperf.workers.worker_logic import WorkerEvent, WorkerLogic
 
 BATCH_SIZE = 256
 TIMER_INTERVAL_S = 0.5
-"""How often time-driven rules are asked."""
+"""Time between two calls of time-driven rules."""
 POSITION_INTERVAL_S = 1.0
-"""How often the position is stored while nothing else is: what was read stays in the stream no longer."""
+"""Time after which a moved position is stored without any effect, so that the stream can be trimmed."""
 MAX_RECENT_IDS = 256
-"""Event ids remembered per camera; an event that comes again within them is the same event."""
+"""Event ids remembered per partition; an event that comes again within them is the same event."""
 FORGET_AFTER_S = 600.0
-"""A part that the configuration no longer knows is forgotten this long after its last event."""
+"""A partition that is no longer configured is forgotten this long after its last event."""
 SINGLE_STEP_AFTER = 2
-"""A batch whose handling ended the process this often is handled event by event, to find the one that does it."""
-STREAM_START = b"0-0"
+"""A batch that ended the process this often is handled event by event, to find the one that does it."""
+IDLE_S = 0.2
+"""Pause of an instance that owns no shard."""
 log = logging.getLogger(__name__)
 
 
 class WorkerCheckpoint(Struct, frozen=True, array_like=True):
-    """What is stored per worker and camera."""
+    """Stored state per worker and partition."""
 
     position: bytes
     """Stream id of the newest event that the state has seen."""
@@ -65,18 +69,39 @@ class _PartitionState:
         self.dirty = False
 
 
-def state_key(worker: str, camera: str, prefix: str = "") -> str:
-    """Where a worker keeps a camera's checkpoint."""
-    return f"{prefix}crowdperf:state:{worker}:{camera}"
+def state_key(worker: str, partition: str, prefix: str = "") -> str:
+    """Build the key of a partition's checkpoint.
+
+    Args:
+        worker: name of the worker.
+        partition: a camera's id, or another partition key of the worker's logic.
+        prefix: the configured prefix of every key.
+
+    Returns:
+        The Redis key.
+    """
+    return f"{prefix}crowdperf:state:{worker}:{partition}"
 
 
 def reject_effect(pipe: Any, effect: Struct) -> None:
-    """For workers all of whose effects are events."""
+    """Refuse effects that are not events; most workers have none."""
     raise TypeError(f"{type(effect).__name__} is no event")
 
 
 class ShardedConsumer:
-    """One instance of a worker. `wall` is Unix time, `clock` a monotonic one, both in seconds."""
+    """One instance of a worker.
+
+    Args:
+        client: a redis-py client.
+        logic: the worker's rules.
+        leases: the leases of the shards, as this instance sees them.
+        metrics: receives the figures.
+        clock: monotonic clock, seconds.
+        wall: wall clock, Unix seconds.
+        stage: adds an effect that is not an event to a transaction.
+        prefix: the configured prefix of every key.
+        input_stream: the stream that is read.
+    """
 
     def __init__(
         self,
@@ -100,75 +125,80 @@ class ShardedConsumer:
         self._prefix = prefix
         self.worker = leases.worker
         self._input_stream = input_stream
-        self._stream_key = stream_key(input_stream, prefix=prefix)
-        self._events_key = stream_key(EVENTS, prefix=prefix)
-        self._dead_key = dead_key(input_stream.name, self.worker, prefix)
+        self._key = stream_key(input_stream, prefix=prefix)
+        self._consumer: PositionConsumer[Any] = PositionConsumer(client, input_stream, self.worker, prefix=prefix)
+        self._publisher: Publisher[Event] = Publisher(client, EVENTS, prefix)
+        self._attempts_key = f"{prefix}crowdperf:attempts:{leases.holder}"
+        self._positions_key = f"{prefix}crowdperf:positions:{self.worker}"
+        self._partitions_key = f"{prefix}crowdperf:cameras:{self.worker}"
         self._partitions: dict[str, _PartitionState] = {}
         self._shards: dict[int, bytes] = {}
-        """Owned shares of the cameras and how far each was read and stored."""
+        """Owned shards, and the committed position of each."""
         self._removed_partitions: list[str] = []
-        """Parts whose stored state goes with the next commit."""
+        """Partitions whose stored state is deleted by the next commit."""
         self._effects: list[Struct] = []
-        self._dead_letters: list[tuple[bytes, dict[bytes, bytes], str]] = []
-        self._position = self._stored_position = STREAM_START
+        self._stored_position = STREAM_START
         self._timers_run_at = self._stored_at = float("-inf")
         self._is_first_batch = True
         """From the start until the first batch is stored: what ends the process now may have done so before."""
         self._attempted_entry = b""
-        """The entry that this process has counted as tried."""
+        """Entry whose attempt this process has counted."""
         self._single_steps_left = 0
         """Events that are still to be handled one by one."""
 
     @property
     def shards(self) -> set[int]:
-        """The shares that this instance works on now."""
+        """Return the shards that this instance owns now."""
         return set(self._shards)
 
+    @property
+    def _position(self) -> bytes:
+        return self._consumer.positions[self._key]
+
+    @_position.setter
+    def _position(self, entry_id: bytes) -> None:
+        self._consumer.positions[self._key] = entry_id
+
     def start(self) -> None:
-        """Begin at what is stored. Call it at start-up and after every outage."""
-        try:
-            self._client.xgroup_create(self._stream_key, self.worker, id="0", mkstream=True)
-        except redis.ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+        """Begin at what is stored; call it at start-up and after every outage."""
+        self._consumer.create_groups()
         self._leases.start()
         self._reload(self._leases.renew(self._clock()))
 
     def stop(self) -> None:
-        """Give the shares to the siblings at once: the orderly end."""
+        """Release the shards to the siblings at an orderly end."""
         with contextlib.suppress(*OUTAGE):
             self._leases.release()
 
     def step(self, block_ms: int = BLOCK_MS) -> int:
-        """Take what has come, do what is due, store it; returns how many events were handled.
+        """Handle new events and due timers, store the results, and return the number of handled events.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: call `start` again before the next turn.
+            redis.ConnectionError, redis.TimeoutError: call `start` again before the next step.
         """
         owned = self._leases.renew(self._clock())
         if owned != self.shards:
             self._reload(owned)
         if not self._shards:
             return 0
-        reply = self._client.xread({self._stream_key: self._position}, count=BATCH_SIZE, block=block_ms)
-        rows = _parse_reply(reply)
-        handled = self._process_rows(self._quarantine(rows))
+        entries = self._consumer.read(BATCH_SIZE, block_ms)
+        handled = self._process_entries(self._quarantine(entries))
         now = self._clock()
         if now - self._timers_run_at >= TIMER_INTERVAL_S:
             self._timers_run_at = now
-            # While it catches up, it is as late for the rules as the newest entry that was handled: nobody is gone
-            # merely because what was seen of them is still to be read.
-            behind = len(rows) == BATCH_SIZE or self._single_steps_left
+            # A worker that catches up takes the time of its newest entry: a person is not gone merely because the
+            # observations of them are still to be read.
+            behind = len(entries) == BATCH_SIZE or self._single_steps_left
             self._run_timers(parse_entry_id(self._position)[0] / 1000 if behind else self._wall())
         dirty = bool(
             self._effects
-            or self._dead_letters
+            or self._consumer.get_rejected_ids(self._key)
             or self._removed_partitions
-            or any(row.dirty for row in self._partitions.values())
+            or any(state.dirty for state in self._partitions.values())
         )
         moved = self._position != self._stored_position and now - self._stored_at >= POSITION_INTERVAL_S
         if (dirty or moved) and not self._commit(now):
-            # A sibling has taken a share: whatever this member holds of it in memory is not its own any more.
+            # A sibling has taken a shard, so the memory of it is no longer valid.
             self._reload(self._leases.renew(self._clock(), force=True))
             return 0
         if self._is_first_batch and handled and not self._single_steps_left:
@@ -176,67 +206,59 @@ class ShardedConsumer:
             self._client.delete(self._attempts_key)
         return handled
 
-    # -- reading --
-
-    def _quarantine(self, rows: list[Any]) -> list[Any]:
-        """The entries that this turn handles: all, but one at a time where they have ended the process before."""
+    def _quarantine(self, entries: list[RawEntry]) -> list[RawEntry]:
+        """Return the entries of this step: one at a time where they have ended the process before, else all."""
         if not self._is_first_batch:
-            return rows
-        first = next((row for row in rows if self._must_handle(row)), None)
+            return entries
+        first = next((entry for entry in entries if self._must_handle(entry, self._decode(entry))), None)
         if first is None:
-            return rows
-        told = (self._client.get(self._attempts_key) or b" 0").split()
-        # Once per process: after an outage the same entries are read again, and nothing was wrong with them.
-        tries = int(told[1]) + (first[0] != self._attempted_entry) if told[0] == first[0] else 1
-        self._attempted_entry = first[0]
-        self._client.set(self._attempts_key, first[0] + b" %d" % tries)
-        if tries > SINGLE_STEP_AFTER:
-            self._single_steps_left = max(self._single_steps_left, len(rows))
-        if tries > MAX_DELIVERIES:
-            why = f"its handling ended the process {tries - 1} times"
-            self._dead_letter(first, why)
-            return rows[: rows.index(first) + 1]
-        if self._single_steps_left:
+            return entries
+        entry_id, _, count = (self._client.get(self._attempts_key) or b"").partition(b" ")
+        # Once per process: after an outage the same entries are read again, and they did not cause it.
+        attempts = int(count) + (first.id != self._attempted_entry) if entry_id == first.id else 1
+        self._attempted_entry = first.id
+        self._client.set(self._attempts_key, first.id + b" %d" % attempts)
+        if attempts > SINGLE_STEP_AFTER:
+            self._single_steps_left = max(self._single_steps_left, len(entries))
+        if attempts > MAX_DELIVERIES:
+            self._reject(first, f"its handling ended the process {attempts - 1} times")
+        elif self._single_steps_left:
             self._single_steps_left -= 1
-            return rows[: rows.index(first) + 1]
-        return rows
+        else:
+            return entries
+        return entries[: entries.index(first) + 1]
 
-    @property
-    def _attempts_key(self) -> str:
-        return f"{self._prefix}crowdperf:attempts:{self._leases.holder}"
+    def _decode(self, entry: RawEntry) -> WorkerEvent | PoisonError:
+        try:
+            return codec.decode(self._input_stream, entry.fields)  # type: ignore[no-any-return]
+        except PoisonError as error:
+            return error
 
-    def _must_handle(self, row: Any) -> bool:
-        """Whether this member has to handle or to bury the entry."""
-        entry_id, fields = row
-        owned = any(self._owns(part, entry_id) for part in self._get_partition_keys(fields))
-        return (
-            owned and is_addressed_to(fields, self.worker) and not any(entry_id == row[0] for row in self._dead_letters)
-        )
+    def _must_handle(self, entry: RawEntry, event: WorkerEvent | PoisonError) -> bool:
+        """Check whether this instance has to handle or to reject the entry."""
+        if isinstance(event, PoisonError):
+            partitions: tuple[str, ...] = (entry.fields.get(b"camera", b"").decode(errors="replace"),)
+        else:
+            partitions = self._logic.partition_keys(event)
+        if not is_addressed_to(entry.fields, self.worker) or entry.id in self._consumer.get_rejected_ids(self._key):
+            return False
+        return any(self._owns(partition, entry.id) for partition in partitions)
 
     def _owns(self, partition: str, entry_id: bytes) -> bool:
-        """Whether the part is this member's, and its share was not read beyond the entry."""
-        share = get_shard(partition, self._leases.instances)
-        return share in self._shards and parse_entry_id(entry_id) > parse_entry_id(self._shards[share])
+        """Check whether this instance owns the partition, and its shard was not read beyond the entry."""
+        shard = get_shard(partition, self._leases.instances)
+        return shard in self._shards and parse_entry_id(entry_id) > parse_entry_id(self._shards[shard])
 
-    def _get_partition_keys(self, fields: dict[bytes, bytes]) -> tuple[str, ...]:
-        """Whose entry it is; of what cannot be decoded, whatever its field `camera` says."""
-        try:
-            return self._logic.partition_keys(codec.decode(self._input_stream, fields))
-        except codec.PoisonError:
-            return (fields.get(b"camera", b"").decode(errors="replace"),)
-
-    def _process_rows(self, rows: list[Any]) -> int:
+    def _process_entries(self, entries: list[RawEntry]) -> int:
         handled = 0
-        for row in rows:
-            entry_id, fields = row
-            if self._must_handle(row):
-                try:
-                    event = codec.decode(self._input_stream, fields)
-                except codec.PoisonError as error:
-                    self._dead_letter(row, str(error))
+        for entry in entries:
+            event = self._decode(entry)
+            if self._must_handle(entry, event):
+                if isinstance(event, PoisonError):
+                    self._reject(entry, str(event))
                 else:
-                    handled += self._handle(entry_id, event)
-            self._position = entry_id
+                    handled += self._handle(entry.id, event)
+            self._position = entry.id
         return handled
 
     def _handle(self, entry_id: bytes, event: WorkerEvent) -> int:
@@ -244,140 +266,133 @@ class ShardedConsumer:
             return 0
         digest = hashlib.sha256(event.id.encode()).digest()[:8]
         handled = 0
-        for part in self._logic.partition_keys(event):
-            if not self._owns(part, entry_id):
+        for partition in self._logic.partition_keys(event):
+            if not self._owns(partition, entry_id):
                 continue
-            own = self._partitions.setdefault(part, _PartitionState())
-            if parse_entry_id(entry_id) <= parse_entry_id(own.position) or digest in own.recent:
+            state = self._partitions.setdefault(partition, _PartitionState())
+            if parse_entry_id(entry_id) <= parse_entry_id(state.position) or digest in state.recent:
                 continue
-            self._effects += self._logic.handle(event, part)
-            own.recent = [*own.recent[-MAX_RECENT_IDS + 1 :], digest]
-            own.position, own.dirty = entry_id, True
+            self._effects += self._logic.handle(event, partition)
+            state.recent = [*state.recent[-MAX_RECENT_IDS + 1 :], digest]
+            state.position, state.dirty = entry_id, True
             handled = 1
         return handled
 
-    def _dead_letter(self, row: Any, reason: str) -> None:
-        self._dead_letters.append((row[0], row[1], reason))
+    def _reject(self, entry: RawEntry, reason: str) -> None:
+        self._consumer.reject(entry, reason)
         self._metrics.count("dead_letters")
 
     def _run_timers(self, now: float) -> None:
-        for camera, own in self._partitions.items():
-            effects = list(self._logic.advance_time(camera, now))
-            own.dirty = own.dirty or bool(effects)
+        for partition, state in self._partitions.items():
+            effects = list(self._logic.advance_time(partition, now))
+            state.dirty = state.dirty or bool(effects)
             self._effects += effects
-        # Long after its last event, so that no event of it can come again when shares begin at an older position.
-        for camera in [camera for camera, own in self._partitions.items() if self._is_expired(camera, own, now)]:
-            self._effects += self._logic.forget(camera, now)
-            self._removed_partitions.append(camera)
-            del self._partitions[camera]
+        # Long after its last event, so that none of its events can come again when shards begin at an older position.
+        for partition in [name for name, state in self._partitions.items() if self._is_expired(name, state, now)]:
+            self._effects += self._logic.forget(partition, now)
+            self._removed_partitions.append(partition)
+            del self._partitions[partition]
 
-    def _is_expired(self, partition: str, partition_state: _PartitionState, now: float) -> bool:
-        return (
-            not self._logic.is_configured(partition)
-            and now - parse_entry_id(partition_state.position)[0] / 1000 > FORGET_AFTER_S
-        )
-
-    # -- storing --
+    def _is_expired(self, partition: str, state: _PartitionState, now: float) -> bool:
+        idle_s = now - parse_entry_id(state.position)[0] / 1000
+        return not self._logic.is_configured(partition) and idle_s > FORGET_AFTER_S
 
     def _commit(self, now: float) -> bool:
-        """Store everything or nothing; False when a share is not this member's any more."""
+        """Store everything or nothing; False when a shard is no longer this instance's."""
         with self._client.pipeline(transaction=True) as pipe:
             if not self._leases.watch(pipe, self.shards):
                 return False
-            others = pipe.hgetall(self._positions_key)
+            stored = pipe.hgetall(self._positions_key)
             pipe.multi()
             for effect in self._effects:
                 if isinstance(effect, Event):
-                    pipe.xadd(
-                        self._events_key, codec.encode(EVENTS, effect), maxlen=EVENTS.max_entries, approximate=True
-                    )
+                    self._publisher.stage(pipe, effect)
                 else:
                     self._stage(pipe, effect)
-            for entry_id, fields, why in self._dead_letters:
-                stage_dead_letter(pipe, self._dead_key, fields, entry_id, self._stream_key, why)
-            for camera, own in self._partitions.items():
-                if own.dirty:
-                    checkpoint = WorkerCheckpoint(own.position, b"".join(own.recent), self._logic.dump_state(camera))
-                    name = state_key(self.worker, camera, self._prefix)
-                    pipe.set(name, msgspec.msgpack.encode(checkpoint))
-                    pipe.sadd(self._partitions_key, camera)
-            for camera in self._removed_partitions:
-                pipe.delete(state_key(self.worker, camera, self._prefix))
-                pipe.srem(self._partitions_key, camera)
-            positions = {share: max(at, self._position, key=parse_entry_id) for share, at in self._shards.items()}
-            pipe.hset(self._positions_key, mapping={str(share): at for share, at in positions.items()})
-            known = {int(share): at for share, at in others.items()} | positions
-            pipe.xgroup_setid(self._stream_key, self.worker, min(known.values(), key=parse_entry_id))
+            for partition, state in self._partitions.items():
+                if state.dirty:
+                    data = self._logic.dump_state(partition)
+                    checkpoint = WorkerCheckpoint(state.position, b"".join(state.recent), data)
+                    pipe.set(state_key(self.worker, partition, self._prefix), msgspec.msgpack.encode(checkpoint))
+                    pipe.sadd(self._partitions_key, partition)
+            for partition in self._removed_partitions:
+                pipe.delete(state_key(self.worker, partition, self._prefix))
+                pipe.srem(self._partitions_key, partition)
+            positions = {shard: max(at, self._position, key=parse_entry_id) for shard, at in self._shards.items()}
+            pipe.hset(self._positions_key, mapping={str(shard): at for shard, at in positions.items()})
+            known = {int(shard): at for shard, at in stored.items()} | positions
+            # The group stands at the slowest shard, so that its events are not trimmed.
+            self._consumer.stage_commit(pipe, {self._key: min(known.values(), key=parse_entry_id)})
             try:
                 pipe.execute()
             except redis.WatchError:
                 return False
         self._metrics.count("effects_total", len(self._effects))
         self._shards = positions
-        self._effects, self._dead_letters, self._removed_partitions = [], [], []
-        for own in self._partitions.values():
-            own.dirty = False
+        self._effects, self._removed_partitions = [], []
+        self._consumer.finish_commit([self._key])
+        for state in self._partitions.values():
+            state.dirty = False
         self._stored_position, self._stored_at = self._position, now
         return True
 
-    @property
-    def _positions_key(self) -> str:
-        return f"{self._prefix}crowdperf:positions:{self.worker}"
-
-    @property
-    def _partitions_key(self) -> str:
-        return f"{self._prefix}crowdperf:cameras:{self.worker}"
-
     def _reload(self, owned_shards: set[int]) -> None:
-        """Forget what is in memory and begin at what is stored, for these shares."""
-        self._effects, self._dead_letters, self._removed_partitions, self._partitions = [], [], [], {}
+        """Drop what is in memory, and begin at what is stored for these shards."""
+        self._effects, self._removed_partitions, self._partitions = [], [], {}
+        self._consumer.drop_rejected()
         self._logic.clear()
-        stored = {int(share): at for share, at in self._client.hgetall(self._positions_key).items()}
-        whole = range(self._leases.instances)
-        if stored and set(stored) != set(whole):
-            # Another number of instances: every share begins at the oldest position, and what a camera's own checkpoint
-            # has seen is passed over.
-            oldest = min(stored.values(), key=parse_entry_id)
-            stored = dict.fromkeys(whole, oldest)
+        stored = {int(shard): at for shard, at in self._client.hgetall(self._positions_key).items()}
+        shards = range(self._leases.instances)
+        if stored and set(stored) != set(shards):
+            # Another number of instances: every shard begins at the oldest position. A partition's own checkpoint then
+            # skips what it has seen.
+            stored = dict.fromkeys(shards, min(stored.values(), key=parse_entry_id))
             with self._client.pipeline(transaction=True) as pipe:
                 pipe.delete(self._positions_key)
-                pipe.hset(self._positions_key, mapping={str(share): at for share, at in stored.items()})
+                pipe.hset(self._positions_key, mapping={str(shard): at for shard, at in stored.items()})
                 pipe.execute()
         elif not stored:
-            stored = dict.fromkeys(whole, STREAM_START)
-            for share in whole:
-                self._client.hsetnx(self._positions_key, str(share), STREAM_START)
-        self._shards = {share: stored.get(share, STREAM_START) for share in owned_shards}
+            stored = dict.fromkeys(shards, STREAM_START)
+            for shard in shards:
+                self._client.hsetnx(self._positions_key, str(shard), STREAM_START)
+        self._shards = {shard: stored.get(shard, STREAM_START) for shard in owned_shards}
         self._position = self._stored_position = min(self._shards.values(), key=parse_entry_id, default=STREAM_START)
-        for raw in sorted(self._client.smembers(self._partitions_key)):
-            camera = raw.decode()
-            if get_shard(camera, self._leases.instances) in owned_shards:
-                self._restore(camera)
+        for name in sorted(self._client.smembers(self._partitions_key)):
+            partition = name.decode()
+            if get_shard(partition, self._leases.instances) in owned_shards:
+                self._restore(partition)
         self._metrics.set_gauge("shares_owned", len(owned_shards))
 
     def _restore(self, partition: str) -> None:
-        raw = self._client.get(state_key(self.worker, partition, self._prefix))
-        if raw is None:
+        stored = self._client.get(state_key(self.worker, partition, self._prefix))
+        if stored is None:
             return
         try:
-            checkpoint = msgspec.msgpack.decode(raw, type=WorkerCheckpoint)
+            checkpoint = msgspec.msgpack.decode(stored, type=WorkerCheckpoint)
             self._logic.restore(partition, checkpoint.state)
         except (msgspec.MsgspecError, ValueError) as error:
-            log.warning("camera %s: the stored state is not usable and begins anew: %s", partition, error)
+            log.warning("camera %s: the stored state is not usable, starting without it: %s", partition, error)
             return
         self._partitions[partition] = _PartitionState(checkpoint.position, checkpoint.recent)
 
 
-def _parse_reply(reply: Any) -> list[Any]:
-    """The entries of XREAD's reply for one stream, RESP2 list or RESP3 map."""
-    if not reply:
-        return []
-    rows: list[Any] = next(iter(reply.values())) if isinstance(reply, dict) else reply[0][1]
-    # RESP3 wraps each stream's entries in one more list.
-    return rows[0] if rows and isinstance(rows[0], list) else rows
+def run_worker(
+    consumer: ShardedConsumer, runtime: ProcessRuntime, after_step: Callable[[], None] = lambda: None
+) -> None:
+    """Handle events until the process is to stop; an outage of Redis is waited out.
 
+    The caller calls `ShardedConsumer.stop` when the threads that `after_step` has started have ended.
 
-def parse_entry_id(entry_id: bytes) -> tuple[int, int]:
-    """A stream id in the order of its stream."""
-    milliseconds, _, number = entry_id.partition(b"-")
-    return int(milliseconds), int(number or 0)
+    Args:
+        consumer: this instance of the worker.
+        runtime: the process.
+        after_step: called after each step.
+    """
+
+    def step() -> None:
+        runtime.metrics.count("events_handled", consumer.step())
+        after_step()
+        if not consumer.shards:
+            runtime.wait_for_stop(IDLE_S)
+
+    run_until_stopped(runtime, consumer.start, step, "the events stream keeps what is not handled yet")

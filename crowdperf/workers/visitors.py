@@ -24,8 +24,7 @@ from crowdperf.visitors import visit_store
 from crowdperf.visitors.camera_reconciliation import Reconciliation
 from crowdperf.visitors.visit import LIVE_STATES, ON_SITE_STATES, VisitState
 from crowdperf.workers.leases import Leases
-from crowdperf.workers.run_loop import run_worker
-from crowdperf.workers.sharded_consumer import ShardedConsumer
+from crowdperf.workers.sharded_consumer import ShardedConsumer, run_worker
 from crowdperf.workers.worker_logic import WorkerEvent
 
 WORKER = "visitors"

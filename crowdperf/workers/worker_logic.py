@@ -1,4 +1,4 @@
-"""What a rule worker's logic is to the plumbing in `workers.base`."""
+"""Interface between a rule worker's logic and the plumbing in `workers.sharded_consumer`."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from msgspec import Struct
 from crowdperf.messaging.schema import AnyEvent, Event, PpeObserved
 
 WorkerEvent = AnyEvent | PpeObserved
-"""What workers read."""
+"""Messages that workers read."""
 
 
 class WorkerLogic(Protocol):
-    """A worker's rules. Everything about a camera is in that camera's state; nothing is shared between cameras.
+    """A worker's rules; the state of a partition holds all about it, and partitions share nothing.
 
-    What is about no camera, but about an area or a visit, belongs to a part of its own, named by `parts`; wherever this
-    module says camera, it means a part.
+    A partition is a camera as a rule. What concerns an area or a visit has a partition of its own.
     """
 
     @property
     def event_types(self) -> tuple[type[Event], ...]:
-        """The kinds of events that `handle` takes."""
+        """Return the kinds of events that `handle` accepts."""
 
     def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
-        """Whose states the event belongs to: its camera's as a rule."""
+        """Return the partitions that the event belongs to: its camera as a rule."""
 
     def handle(self, event: WorkerEvent, partition: str = "") -> Iterable[Struct]:
-        """Take one event; its effects, in order. An `Event` is published, anything else is for the worker's stage.
+        """Handle one event and return its effects in order.
 
-        Of an event that belongs to several parts, only the state of `part` changes; empty: of all of them.
+        An `Event` is published, any other effect goes to the worker's `stage`. Only the state of `partition` changes;
+        where it is empty, the states of all partitions of the event.
         """
 
     def advance_time(self, partition: str, now: float) -> Iterable[Struct]:
-        """What time alone causes; `now` in Unix seconds. The state may change only where there is an effect."""
+        """Return the effects of time alone; `now` is Unix time, and a changed state needs an effect."""
 
     def dump_state(self, partition: str) -> bytes:
-        """Everything that decides this camera's future."""
+        """Serialise everything that decides the partition's future."""
 
     def restore(self, partition: str, state: bytes) -> None:
-        """Continue where `state` was taken.
+        """Continue from a result of `dump_state`.
 
         Raises:
-            ValueError: it is of another version, or damaged; the camera begins anew.
+            ValueError: the state is damaged or of another version; the partition starts without it.
         """
 
     def is_configured(self, partition: str) -> bool:
-        """Whether the configuration knows this part; of one that it does not, nothing stays for ever."""
+        """Check whether the configuration knows this partition; others are forgotten after a while."""
 
     def forget(self, partition: str, now: float) -> Iterable[Struct]:
-        """Drop a part that is gone; its effects are what must not stay open."""
+        """Drop a partition that is gone, and return effects that close what is still open."""
 
     def clear(self) -> None:
-        """Forget every camera."""
+        """Drop the states of all partitions."""

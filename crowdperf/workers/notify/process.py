@@ -23,8 +23,7 @@ from crowdperf.workers.notify.mail import MailSender
 from crowdperf.workers.notify.mqtt import MqttSender, stage_reading
 from crowdperf.workers.notify.mqtt_state import Reading, ReadingsRemoved
 from crowdperf.workers.notify.webhook import WebhookSender
-from crowdperf.workers.run_loop import run_worker
-from crowdperf.workers.sharded_consumer import ShardedConsumer
+from crowdperf.workers.sharded_consumer import ShardedConsumer, run_worker
 
 WORKER = "notify"
 STOP_S = 3.0

@@ -16,8 +16,7 @@ from crowdperf.settings.worker_config import PpeConfig
 from crowdperf.storage import violations
 from crowdperf.workers.leases import Leases
 from crowdperf.workers.ppe.logic import PpeLogic
-from crowdperf.workers.run_loop import run_worker
-from crowdperf.workers.sharded_consumer import ShardedConsumer
+from crowdperf.workers.sharded_consumer import ShardedConsumer, run_worker
 
 WORKER = "ppe"
 
