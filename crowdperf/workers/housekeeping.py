@@ -1,6 +1,6 @@
-"""Housekeeping: streams are trimmed behind their slowest reader, history ended by its retention, memory watched.
+"""Trim streams behind their slowest reader, expire the history by its retention, watch the memory of Redis.
 
-Of several instances one acts, whichever holds the lease; another one follows when it is gone.
+Of several instances one is active: the holder of the lease. Another one takes over when it is gone.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any
 
 import redis
 
+from crowdperf.messaging.consumer import parse_entry_id
 from crowdperf.messaging.publisher import Publisher
-from crowdperf.messaging.redis.client import OUTAGE, Backoff, RedisPermissionError, connect
+from crowdperf.messaging.redis.client import OUTAGE, RedisPermissionError, connect
+from crowdperf.messaging.run_loop import run_until_stopped
 from crowdperf.messaging.schema import StoreFilling
 from crowdperf.messaging.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, stream_key
 from crowdperf.runtime.process_runtime import ProcessRuntime
@@ -28,13 +30,19 @@ LEASE_S = 3 * INTERVAL_S
 OBSERVATIONS_RETENTION_S = 600
 COUNTS_INTERVAL_S = 3600.0
 CLOCK_LEAP_WARN_S = 3600.0
-"""An accepted time this far behind the machine's clock is worth a line in the log."""
+"""Difference between the machine's clock and the accepted time from which it is logged."""
 
 log = logging.getLogger(__name__)
 
 
 class Housekeeper:
-    """What is done every 15 s; `wall` in Unix seconds and `monotonic` are parameters."""
+    """One instance of the worker.
+
+    Args:
+        client: a redis-py client.
+        config: the worker's configuration.
+        runtime: the process.
+    """
 
     def __init__(self, client: redis.Redis, config: WorkerConfig, runtime: ProcessRuntime) -> None:
         # Any: redis-py types its replies differently from release to release.
@@ -50,18 +58,20 @@ class Housekeeper:
         self._counts_expired_at = float("-inf")
         self._clock_leap_logged = False
         self._memory_unavailable = False
-        """Whether Redis does not tell how full it is."""
+        """Redis does not allow reading how full it is."""
 
     def sweep(self, wall: float, monotonic: float) -> None:
-        """Trim every stream, apply the retention, look at the memory; nothing while a sibling does it.
+        """Trim every stream, apply the retention, check the memory; do nothing while a sibling is active.
+
+        `wall` is Unix time and `monotonic` a monotonic time, both in seconds.
 
         Raises:
-            redis.ConnectionError, redis.TimeoutError: Redis is away; sweep again.
+            redis.ConnectionError, redis.TimeoutError: Redis is unavailable; sweep again.
         """
-        acts = self._holds_lease(monotonic)
-        self._metrics.set_gauge("acts", acts)
-        if not acts:
-            # What the sibling has accepted until then is the time to go on from.
+        is_active = self._holds_lease(monotonic)
+        self._metrics.set_gauge("acts", is_active)
+        if not is_active:
+            # A takeover goes on from the time that the sibling has stored.
             self._clock = None
             return
         self._trim_detections()
@@ -76,52 +86,52 @@ class Housekeeper:
         occupancy.expire_zone_minutes(self._client, now - kept.zones_days * retention.DAY_S, self._prefix)
         if self._config.evidence:
             before = now - kept.evidence_days * retention.DAY_S
-            gone = evidence.expire(Path(self._config.evidence), before, kept.evidence_mb << 20)
-            self._metrics.count("evidence_expired", gone)
+            expired = evidence.expire(Path(self._config.evidence), before, kept.evidence_mb << 20)
+            self._metrics.count("evidence_expired", expired)
         before = now - kept.crossings_days * retention.DAY_S
         self._metrics.count("crossings_expired", retention.expire_crossings(self._client, before, self._prefix))
         if monotonic - self._counts_expired_at >= COUNTS_INTERVAL_S:
             self._counts_expired_at = monotonic
-            gone = retention.expire_counts(self._client, kept, self._calendar, now, self._prefix)
-            self._metrics.count("count_chunks_expired", gone)
+            expired = retention.expire_counts(self._client, kept, self._calendar, now, self._prefix)
+            self._metrics.count("count_chunks_expired", expired)
         self._watch_memory(now)
 
     def _holds_lease(self, monotonic: float) -> bool:
-        """Whether it is this instance that has the lease."""
+        """Check whether this instance has the lease."""
         try:
-            # Each time: a Redis that was emptied has lost this as well.
+            # At each sweep, since a Redis that was emptied has lost it.
             self._lease.start()
             return bool(self._lease.renew(monotonic))
         except redis.OutOfMemoryError:
-            # A full server takes no lease. What makes room does no harm when two do it.
+            # A full server stores no lease. Two instances may make room at the same time.
             return True
 
     def stop(self) -> None:
-        """Let a sibling act at once: the orderly end."""
+        """Release the lease at an orderly end, so that a sibling takes over at once."""
         with contextlib.suppress(*OUTAGE):
             self._lease.release()
 
     def _get_steady_time(self, wall: float, monotonic: float) -> float:
-        """The steady clock's time, remembered in Redis for the next process."""
+        """Return the steady clock's time, and store it in Redis for the next process."""
         name = f"{self._prefix}crowdperf:housekeeping"
         if self._clock is None:
             stored = self._client.hget(name, "clock")
             self._clock = retention.SteadyClock(float(stored) if stored else None)
         now = self._clock.now(wall, monotonic)
-        leapt = wall - now > CLOCK_LEAP_WARN_S
-        if leapt and not self._clock_leap_logged:
+        has_leapt = wall - now > CLOCK_LEAP_WARN_S
+        if has_leapt and not self._clock_leap_logged:
             log.error(
                 "the clock is %.1f days ahead of the last sweep: retention follows slowly. If the clock is wrong, "
                 "correct it before history is removed by it",
                 (wall - now) / retention.DAY_S,
             )
-        self._clock_leap_logged = leapt
+        self._clock_leap_logged = has_leapt
         self._metrics.set_gauge("clock_leap_s", max(0.0, wall - now))
         retention.set_field(self._client, name, "clock", now)
         return now
 
     def _trim_detections(self) -> None:
-        # Asked of Redis, not of the configuration: the stream of a camera that is gone has to be trimmed as well.
+        # Listed by Redis, not by the configuration: the stream of a removed camera must be trimmed too.
         for name in self._client.scan_iter(match=stream_key(DETECTIONS, "*", self._prefix), count=1000):
             self._metrics.count("detections_trimmed", trim_stream(self._client, name.decode(), keep_after=None))
 
@@ -131,20 +141,20 @@ class Housekeeper:
         )
 
     def _watch_memory(self, now: float) -> None:
-        """Say when the server fills, and drop what may be dropped before it refuses to count."""
+        """Report how full the server is, and drop old data before it refuses writes."""
         try:
-            seen = retention.read_memory_usage(self._client)
+            usage = retention.read_memory_usage(self._client)
         except RedisPermissionError as error:
-            # Of a hosted Redis perhaps nobody may ask. The streams are trimmed and the history ends all the same.
+            # A hosted Redis may not allow it. Trimming and retention work without it.
             if not self._memory_unavailable:
                 log.warning("the memory of Redis is not watched, so nothing is dropped before it is full: %s", error)
             self._memory_unavailable = True
             return
         self._memory_unavailable = False
-        state = retention.update_filling(seen.share, self._filling)
-        self._metrics.set_gauge("redis_used_bytes", seen.used)
-        self._metrics.set_gauge("redis_limit_bytes", seen.limit)
-        text = f"{seen.used / 2**20:.0f} of {seen.limit / 2**20:.0f} MiB used"
+        state = retention.update_filling(usage.share, self._filling)
+        self._metrics.set_gauge("redis_used_bytes", usage.used)
+        self._metrics.set_gauge("redis_limit_bytes", usage.limit)
+        text = f"{usage.used / 2**20:.0f} of {usage.limit / 2**20:.0f} MiB used"
         if state == "dropping":
             dropped = retention.relieve(self._client, now, self._trim_events, self._prefix)
             self._metrics.count("store_dropped")
@@ -158,54 +168,50 @@ class Housekeeper:
                 camera="",
                 ts=now,
                 state=state,
-                used_bytes=seen.used,
-                limit_bytes=seen.limit,
+                used_bytes=usage.used,
+                limit_bytes=usage.limit,
             )
             try:
                 self._events.publish(event)
             except redis.OutOfMemoryError:
-                # It is full to the brim: said at the next sweep, when what was dropped has made room.
+                # The server is full: the event follows at the next sweep, when the dropped data has made room.
                 return
             self._filling = state
 
 
 def main(config: WorkerConfig, runtime: ProcessRuntime) -> None:
-    """Sweep every 15 s until told to stop."""
+    """Sweep every 15 s until the process is to stop."""
     keeper = Housekeeper(connect(config.redis_url), config, runtime)
-    backoff = Backoff()
-    while not runtime.stopping:
-        runtime.tick()
-        try:
-            keeper.sweep(time.time(), time.monotonic())
-            backoff.reset()
-            runtime.wait_for_stop(INTERVAL_S)
-        except OUTAGE as error:
-            if backoff.should_log(error):
-                log.warning("Redis unavailable (%s): housekeeping waits", error)
-            runtime.wait_for_stop(backoff.next())
+
+    def step() -> None:
+        keeper.sweep(time.time(), time.monotonic())
+        runtime.wait_for_stop(INTERVAL_S)
+
+    run_until_stopped(runtime, lambda: None, step, "housekeeping waits")
     keeper.stop()
 
 
 def trim_stream(client: Any, name: str, keep_after: str | None) -> int:
-    """Remove what every group has acknowledged (and, with `keep_after`, only what is older than that id).
+    """Remove the entries that every group has acknowledged; a stream without a group is left alone.
 
-    A stream without a group is left alone: nobody has read it yet. Returns the number of entries removed.
+    Args:
+        client: a redis-py client.
+        name: key of the stream.
+        keep_after: id from which entries are kept in any case; None for no such limit.
+
+    Returns:
+        Number of removed entries.
     """
     if not client.exists(name):
         return 0
     floors = []
     for group in client.xinfo_groups(name):
         pending = client.xpending(name, group["name"])
-        # Acknowledged is everything before the oldest pending entry, or up to the last delivered one.
+        # All is acknowledged before the oldest pending entry, or up to the last delivered one.
         floors.append(pending["min"] if pending["pending"] else group["last-delivered-id"])
     if not floors:
         return 0
-    floor = min(floors, key=_parse_entry_id)
+    floor = min(floors, key=parse_entry_id)
     if keep_after is not None:
-        floor = min(floor, keep_after.encode(), key=_parse_entry_id)
+        floor = min(floor, keep_after.encode(), key=parse_entry_id)
     return int(client.xtrim(name, minid=floor, approximate=True))
-
-
-def _parse_entry_id(entry_id: bytes) -> tuple[int, int]:
-    milliseconds, _, number = entry_id.partition(b"-")
-    return int(milliseconds), int(number or 0)
