@@ -87,5 +87,5 @@ def stage_dead_letter(
 
 
 def is_addressed_to(fields: dict[bytes, bytes], group: str) -> bool:
-    """Check whether an entry is for this consumer group; only a redriven dead letter is for one group alone."""
+    """Check whether an entry is for this group; only a redriven dead letter is for one group alone."""
     return fields.get(b"_for", group.encode()) == group.encode()

@@ -47,7 +47,13 @@ def unpack_reply(reply: Any) -> list[tuple[bytes, list[tuple[bytes, EntryFields]
 
 
 def create_group(client: Any, key: str, group: str) -> None:
-    """Create a consumer group, and its stream, where they are missing; it begins at the stream's start."""
+    """Create a consumer group at the start of a stream, and the stream, where they are missing.
+
+    Args:
+        client: a redis-py client.
+        key: Redis key of the stream.
+        group: name of the group.
+    """
     try:
         client.xgroup_create(key, group, id="0", mkstream=True)
     except redis.ResponseError as error:
@@ -56,7 +62,7 @@ def create_group(client: Any, key: str, group: str) -> None:
 
 
 def is_stream_lost(error: BaseException) -> bool:
-    """Check whether an error means that a stream or its group is gone: Redis lost its data, or it was deleted."""
+    """Check whether a stream or its group is gone: Redis lost its data, or it was deleted."""
     return isinstance(error, redis.ResponseError) and any(text in str(error) for text in LOST_STREAM_TEXTS)
 
 
