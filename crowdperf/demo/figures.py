@@ -71,20 +71,10 @@ LOOKS = (
 )
 
 
-def draw_mask(
+def _draw_mask(
     outline: outlines.Outline, shape: tuple[int, int], offset: tuple[float, float], feather: float = 0.9
 ) -> Layer:
-    """Draw the soft-edged mask of a polygon.
-
-    Args:
-        outline: corners of the polygon.
-        shape: (height, width) of the mask.
-        offset: polygon coordinate of pixel (0, 0).
-        feather: sigma of the edge in pixels.
-
-    Returns:
-        Shape `shape`, 0..1.
-    """
+    """Draw a soft-edged polygon of shape `shape`, 0..1; `offset` is the coordinate of pixel (0, 0)."""
     points = np.round((np.asarray(outline) - offset) * 16).astype(np.int32)
     filled = np.zeros(shape, np.uint8)
     cv2.fillPoly(filled, [points], 255, cv2.LINE_AA, shift=4)
@@ -101,18 +91,8 @@ def composite_over(top: Layer, bottom: Layer) -> Layer:
     return top + bottom * (1 - top[..., 3:])
 
 
-def tint_cloth(colour: Layer, alpha: Layer, tint: tuple[int, int, int], lift: float) -> Layer:
-    """Replace the hue of a cloth and keep its tones.
-
-    Args:
-        colour: picture, 0..1.
-        alpha: mask of the cloth.
-        tint: BGR of the middle tone.
-        lift: brightens black cloth first.
-
-    Returns:
-        The recoloured picture.
-    """
+def _tint_cloth(colour: Layer, alpha: Layer, tint: tuple[int, int, int], lift: float) -> Layer:
+    """Replace the hue of a cloth and keep its tones; `lift` brightens black cloth first."""
     tone = colour @ np.array([0.114, 0.587, 0.299], np.float32) + lift
     weight = float(alpha.sum()) or 1.0
     relative = tone / (float((tone * alpha).sum()) / weight)
@@ -135,12 +115,12 @@ def _cut_legs(look: FigureLook) -> tuple[Layer, Layer]:
     source = _crop_photograph(figure.legs_crop)
     legs = []
     for leg in figure.legs:
-        alpha = draw_mask(leg.outline, shape, offset)
-        hidden: Layer = np.maximum.reduce([draw_mask(part, shape, offset, 2.0) for part in leg.hidden])
+        alpha = _draw_mask(leg.outline, shape, offset)
+        hidden: Layer = np.maximum.reduce([_draw_mask(part, shape, offset, 2.0) for part in leg.hidden])
         colour = _paint_hidden_part(source, alpha, hidden)
         if look.trousers:
             cloth = alpha * (np.arange(y0, y1) < leg.shoe_y)[:, None]
-            colour = tint_cloth(colour, cloth.astype(np.float32), look.trousers, 0.12)
+            colour = _tint_cloth(colour, cloth.astype(np.float32), look.trousers, 0.12)
         legs.append(premultiply(colour, alpha))
     return legs[0], legs[1]
 
@@ -152,7 +132,7 @@ def _cut_body(look: FigureLook) -> Layer:
     x0, y0, x1, y1 = figure.crop
     shape, offset = (y1 - y0, x1 - x0), (x0, y0)
     source = _crop_photograph(figure.crop)
-    alpha, head = draw_mask(figure.body, shape, offset), draw_mask(figure.head, shape, offset, 1.2)
+    alpha, head = _draw_mask(figure.body, shape, offset), _draw_mask(figure.head, shape, offset, 1.2)
     colour: Layer = source
     if look.coat:
         cloth = alpha * (1 - head)
@@ -160,7 +140,7 @@ def _cut_body(look: FigureLook) -> Layer:
             # Hands, neck and the red pullover are the only warm pixels of the black coat.
             warm = np.clip((source[..., 2] - source[..., 0]) * 8 - 0.7, 0, 1)
             cloth = cloth * (1 - np.asarray(cv2.GaussianBlur(warm, (0, 0), 0.8), np.float32))
-        colour = tint_cloth(source, cloth.astype(np.float32), look.coat, 0.0 if figure.light_coat else 0.16)
+        colour = _tint_cloth(source, cloth.astype(np.float32), look.coat, 0.0 if figure.light_coat else 0.16)
     if not look.grey_head:
         return premultiply(colour, alpha)
     # The neck stays: only what lies above the chin makes room for the other head.
@@ -177,7 +157,7 @@ def _cut_body(look: FigureLook) -> Layer:
     )
     # Stadium light is dimmer and warmer than the street's.
     picture = np.clip(outlines.read_touchline_picture() / 255 * np.array((1.5, 1.3, 1.2)), 0, 1)
-    cut = premultiply(picture.astype(np.float32), draw_mask(outlines.GREY_HEAD, (720, 1280), (0, 0), 3.0))
+    cut = premultiply(picture.astype(np.float32), _draw_mask(outlines.GREY_HEAD, (720, 1280), (0, 0), 3.0))
     soft = cv2.GaussianBlur(cut, (0, 0), 1.2)
     other = np.asarray(cv2.warpAffine(soft, move, (shape[1], shape[0]), flags=cv2.INTER_AREA), np.float32)
     return composite_over(other, premultiply(colour, bare.astype(np.float32)))
@@ -293,7 +273,7 @@ def _draw_bus_mask() -> Layer:
         (-5, 44), (225, 44), (400, 45), (425, 49), (445, 60), (456, 76), (482, 78), (491, 86), (494, 100), (494, 388),
         (-5, 391),
     )  # fmt: skip
-    body = draw_mask(outline, (430, END), (0, 0))
+    body = _draw_mask(outline, (430, END), (0, 0))
     wheel = np.zeros((430, END), np.uint8)
     cv2.circle(wheel, WHEEL, 47, 255, -1, cv2.LINE_AA)
     return np.maximum(body, wheel.astype(np.float32) / 255)

@@ -132,18 +132,8 @@ def series_key(prefix: str = "") -> str:
     return f"{prefix}crowdperf:counts:series"
 
 
-def chunk_key(level: Level, chunk: int, series: str, prefix: str = "") -> str:
-    """Return the key of a string of packed counters.
-
-    Args:
-        level: resolution of the counters.
-        chunk: number of the chunk.
-        series: name of the series.
-        prefix: prefix of every key.
-
-    Returns:
-        The key.
-    """
+def _chunk_key(level: Level, chunk: int, series: str, prefix: str = "") -> str:
+    """Return the key of a string of packed counters."""
     return f"{prefix}crowdperf:counts:{level.name}:{chunk}:{series}"
 
 
@@ -179,7 +169,7 @@ def add_crossings(
         words += (get_log_key(row.class_name, prefix), repr(row.ts), encode_member(row), name)
         for level in (MINUTE, calendar.grid, DAY):
             chunk, slot = divmod(calendar.get_slot(level, row.ts), level.slots)
-            words += (chunk_key(level, chunk, name, prefix), slot)
+            words += (_chunk_key(level, chunk, name, prefix), slot)
     keys = (meta_key(prefix), series_key(prefix), prefix + PERSON_LOG, prefix + VEHICLE_LOG)
     added, late, complete = client.eval(ADD_SCRIPT, len(keys), *keys, *words, *ids)
     if added < 0:
@@ -225,7 +215,7 @@ def stage_tally(pipe: Any, counted: dict[tuple[Level, int, Series], dict[int, in
         prefix: prefix of every key.
     """
     for (level, chunk, series), slots in counted.items():
-        words: list[Any] = ["BITFIELD", chunk_key(level, chunk, series.name, prefix), "OVERFLOW", "SAT"]
+        words: list[Any] = ["BITFIELD", _chunk_key(level, chunk, series.name, prefix), "OVERFLOW", "SAT"]
         for slot, number in slots.items():
             words += ("INCRBY", f"u{8 * level.bytes}", f"#{slot}", number)
         pipe.execute_command(*words)
@@ -280,7 +270,7 @@ async def read_counters(
     """
     low, high = first // level.slots, (end - 1) // level.slots
     chunks = range(low, high + 1)
-    names = [chunk_key(level, chunk, row.name, prefix) for row in series for chunk in chunks]
+    names = [_chunk_key(level, chunk, row.name, prefix) for row in series for chunk in chunks]
     found: list[bytes | None] = []
     for at in range(0, len(names), MAX_KEYS_PER_READ):
         found += await client.mget(names[at : at + MAX_KEYS_PER_READ])
@@ -305,7 +295,7 @@ def expire_chunks(client: redis.Redis, level: Level, before_slot: int, prefix: s
     Returns:
         Number of removed chunks.
     """
-    pattern = chunk_key(level, 0, "", prefix).rpartition("0:")[0]
+    pattern = _chunk_key(level, 0, "", prefix).rpartition("0:")[0]
     gone = []
     for name in client.scan_iter(match=f"{_escape_pattern(pattern)}*", count=1000):
         chunk = name.decode()[len(pattern) :].partition(":")[0]

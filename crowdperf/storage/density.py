@@ -19,17 +19,8 @@ HOUR_S = 3600
 DAY_S = 86_400
 
 
-def density_key(camera: str, hour: int, prefix: str = "") -> str:
-    """Return the key of one hour of a camera.
-
-    Args:
-        camera: camera id.
-        hour: start of the hour, Unix seconds.
-        prefix: prefix of every key.
-
-    Returns:
-        The key of a packed string.
-    """
+def _density_key(camera: str, hour: int, prefix: str = "") -> str:
+    """Return the key of the hour that starts at `hour` (Unix seconds)."""
     return f"{prefix}crowdperf:density:{camera}:{hour}"
 
 
@@ -44,7 +35,7 @@ def stage(pipe: Any, camera: str, hour: int, cells: Mapping[int, int], days: int
         days: retention in days.
         prefix: prefix of every key.
     """
-    key = density_key(camera, hour, prefix)
+    key = _density_key(camera, hour, prefix)
     steps = [part for cell, seconds in cells.items() for part in ("INCRBY", "u16", f"#{cell}", seconds)]
     pipe.execute_command("BITFIELD", key, "OVERFLOW", "SAT", *steps)
     pipe.expireat(key, hour + days * DAY_S)
@@ -69,7 +60,7 @@ async def read(client: redis.asyncio.Redis, camera: str, start: int, end: int, p
     hours = range(-(-start // HOUR_S) * HOUR_S, end, HOUR_S)
     total = [0] * CELLS
     if hours:
-        reply: Any = await client.mget([density_key(camera, hour, prefix) for hour in hours])
+        reply: Any = await client.mget([_density_key(camera, hour, prefix) for hour in hours])
         for packed in reply:
             if packed is not None:
                 seconds = struct.unpack(f">{CELLS}H", packed.ljust(2 * CELLS, b"\0"))

@@ -51,17 +51,8 @@ class ZoneStats(Struct, frozen=True, kw_only=True):
     longest_wait_s: float
 
 
-def minutes_key(camera: str, zone: str, prefix: str = "") -> str:
-    """Return the key of a zone's sorted set.
-
-    Args:
-        camera: camera id.
-        zone: zone id.
-        prefix: prefix of every key.
-
-    Returns:
-        The key.
-    """
+def _minutes_key(camera: str, zone: str, prefix: str = "") -> str:
+    """Return the key of a zone's sorted set."""
     return f"{prefix}crowdperf:zone_minutes:{camera}:{zone}"
 
 
@@ -84,7 +75,7 @@ def stage_zone_minute(pipe: Any, event: ZoneMinute, prefix: str = "") -> None:
         dwells=[float(dwell) for dwell in event.dwells.split(",") if dwell],
         longest_wait_s=event.longest_wait_s,
     )
-    pipe.zadd(minutes_key(event.camera, event.zone, prefix), {msgspec.json.encode(member): event.ts})
+    pipe.zadd(_minutes_key(event.camera, event.zone, prefix), {msgspec.json.encode(member): event.ts})
 
 
 def expire_zone_minutes(client: Any, before: float, prefix: str = "") -> int:
@@ -98,7 +89,7 @@ def expire_zone_minutes(client: Any, before: float, prefix: str = "") -> int:
     Returns:
         Number of removed minutes.
     """
-    names = list(client.scan_iter(match=minutes_key("*", "*", prefix), count=1000))
+    names = list(client.scan_iter(match=_minutes_key("*", "*", prefix), count=1000))
     with client.pipeline(transaction=False) as pipe:
         for name in names:
             pipe.zremrangebyscore(name, "-inf", f"({before!r}")
@@ -124,7 +115,7 @@ async def read_zone_minutes(
     Raises:
         redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
-    rows: Any = await client.zrangebyscore(minutes_key(camera, zone, prefix), repr(start), f"({end!r}")
+    rows: Any = await client.zrangebyscore(_minutes_key(camera, zone, prefix), repr(start), f"({end!r}")
     return [msgspec.json.decode(row, type=ZoneMinuteRecord) for row in rows]
 
 

@@ -67,19 +67,8 @@ def _build_people_rows(call: RollCall, clock: FormatTime) -> Iterable[list[str]]
 
 def _build_person_row(entry: RollCallEntry, place: RollCallArea | None, clock: FormatTime) -> list[str]:
     area, cameras = (place.title, place.cameras) if place else (entry.area, "")
-    return [
-        *(
-            area,
-            entry.name,
-            entry.company,
-            entry.host,
-            clock(entry.seen_at),
-            cameras,
-            entry.state,
-            entry.by,
-            clock(entry.at),
-        )
-    ]
+    mark = (entry.state, entry.by, clock(entry.at))
+    return [area, entry.name, entry.company, entry.host, clock(entry.seen_at), cameras, *mark]
 
 
 def _build_area_row(place: RollCallArea, clock: FormatTime) -> list[str]:

@@ -99,35 +99,12 @@ class VisitKeys(Struct, frozen=True):
         return self._build("listings")
 
 
-def stage_change(
-    pipe: Any, visit: Visit, expected_version: int, events: list[Event], entries: list[AuditEntry], prefix: str = ""
+def _stage_change(
+    pipe: Any, visit: Visit, expected_version: int, events: list[Event], entries: list[AuditEntry], prefix: str
 ) -> Any:
-    """Store a visit with its events if the stored version matches.
-
-    Args:
-        pipe: Redis client or pipeline.
-        visit: the changed visit.
-        expected_version: stored version; 0 for a new visit.
-        events: events to publish.
-        entries: audit entries to write.
-        prefix: prefix of every key.
-
-    Returns:
-        The result of `eval`: 1 when stored, 0 when another client was first.
-    """
-    keys = VisitKeys(prefix)
-    return _eval_change(
-        pipe,
-        keys,
-        visit.id,
-        expected_version,
-        to_hash_fields(visit),
-        visit.expected_from,
-        visit.state in LIVE_STATES,
-        events,
-        entries,
-        prefix,
-    )
+    """Store a whole visit; see `stage_fields`."""
+    fields, live = msgspec.to_builtins(visit), visit.state in LIVE_STATES
+    return stage_fields(pipe, visit.id, expected_version, fields, visit.expected_from, live, events, prefix, entries)
 
 
 def stage_new(
@@ -147,7 +124,7 @@ def stage_new(
     pipe.hset(keys.person(person.id), items=to_hash_fields(person))
     pipe.sadd(keys.visits_of(person.id), visit.id)
     pipe.hset(keys.codes, visit.code, visit.id)
-    stage_change(pipe, visit, 0, [event], entries, prefix)
+    _stage_change(pipe, visit, 0, [event], entries, prefix)
 
 
 def stage_fields(
@@ -159,38 +136,25 @@ def stage_fields(
     live: bool,
     events: list[Event],
     prefix: str = "",
+    entries: Sequence[AuditEntry] = (),
 ) -> Any:
-    """Store some fields of a visit: a rule's change, which knows the visit from its events only.
+    """Store fields of a visit with its events, if the stored version matches.
 
     Args:
         pipe: Redis client or pipeline.
         visit: visit id.
-        expected_version: stored version.
+        expected_version: stored version; 0 for a new visit.
         fields: name -> new value.
         begins: expected start, Unix seconds.
         live: whether the visit is not over.
         events: events to publish.
         prefix: prefix of every key.
+        entries: audit entries to write.
 
     Returns:
         The result of `eval`: 1 when stored, 0 when another client was first.
     """
-    named = [text for name, value in fields.items() for text in (name, _to_text(value))]
-    return _eval_change(pipe, VisitKeys(prefix), visit, expected_version, named, begins, live, events, [], prefix)
-
-
-def _eval_change(
-    pipe: Any,
-    keys: VisitKeys,
-    visit: str,
-    expected_version: int,
-    fields: list[str],
-    begins: float,
-    live: bool,
-    events: list[Event],
-    entries: list[AuditEntry],
-    prefix: str,
-) -> Any:
+    keys = VisitKeys(prefix)
     messages: list[tuple[int, list[str]]] = [(1, _flatten(codec.encode(EVENTS, event))) for event in events]
     messages += [(2, _flatten(codec.encode(AUDIT, entry))) for entry in entries]
     streams = (stream_key(EVENTS, prefix=prefix), stream_key(AUDIT, prefix=prefix))
@@ -202,7 +166,7 @@ def _eval_change(
         keys.live,
         *streams,
         str(expected_version),
-        msgspec.json.encode(fields),
+        msgspec.json.encode(_flatten(fields)),
         repr(begins),
         visit,
         "1" if live else "0",
@@ -349,7 +313,7 @@ class VisitStore:
         Returns:
             False where another client has changed the visit meanwhile.
         """
-        done = await stage_change(self._client, after, before.version, events, [entry], self._prefix)
+        done = await _stage_change(self._client, after, before.version, events, [entry], self._prefix)
         return bool(done)
 
     async def list_listings(self) -> list[WatchListEntry]:

@@ -27,19 +27,10 @@ class ParquetUnavailableError(Exception):
     """pyarrow is not installed; the message names the remedy."""
 
 
-async def iter_ordered(
+async def _iter_ordered(
     client: redis.asyncio.Redis, crossing_filter: CrossingFilter, prefix: str = ""
 ) -> AsyncIterator[CrossingRecord]:
-    """Merge the matching crossings of both logs by time.
-
-    Args:
-        client: redis.asyncio client.
-        crossing_filter: which crossings.
-        prefix: prefix of every key.
-
-    Yields:
-        The crossings, oldest first.
-    """
+    """Merge the matching crossings of both logs, oldest first."""
     sources = [iter_crossings(client, crossing_filter, prefix, log) for log in crossing_filter.get_logs()]
     heads = [await anext(source, None) for source in sources]
     while True:
@@ -79,7 +70,7 @@ async def iter_chunks(
     writer = _CsvWriter(calendar) if file_format == "csv" else _ParquetWriter(calendar, import_pyarrow())
     rows: list[CrossingRecord] = []
     yield writer.begin()
-    async for row in iter_ordered(client, crossing_filter, prefix):
+    async for row in _iter_ordered(client, crossing_filter, prefix):
         rows.append(row)
         if len(rows) == writer.rows:
             yield writer.chunk(rows)

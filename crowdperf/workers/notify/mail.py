@@ -41,7 +41,7 @@ class MailSender:
             raise ChannelNotReadyError(
                 f"environment variable {channel.password_env} is not set. Remedy: set it, then restart crowdperf."
             )
-        message = build_mail(notification, channel, self._timezone, now)
+        message = _build_mail(notification, channel, self._timezone, now)
         self._add_host(message, notification)
         if not message["To"]:
             # No recipient: the visit has no host with an address, or its data was erased.
@@ -93,20 +93,10 @@ class MailSender:
         """Do nothing: no connection stays open."""
 
 
-def build_mail(
+def _build_mail(
     notification: Notification, channel: EmailChannel, timezone: zoneinfo.ZoneInfo, now: float
 ) -> EmailMessage:
-    """Build the mail. Its Message-ID is the same at each attempt, so mail programs show it once.
-
-    Args:
-        notification: the notification.
-        channel: settings of the channel.
-        timezone: time zone of the site.
-        now: Unix seconds.
-
-    Returns:
-        The mail, without recipients where the channel has none.
-    """
+    """Build the mail. Its Message-ID is the same at each attempt, so mail programs show it once."""
     alert = notification.alert
     when = datetime.fromtimestamp(alert.raised_at, timezone)
     message = EmailMessage()

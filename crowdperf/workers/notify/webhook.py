@@ -29,18 +29,10 @@ RETRYABLE_STATUSES = (408, 425, 429)
 """Status codes 4xx that a later attempt may change."""
 
 
-def compute_signature(secret: str, timestamp: str, body: bytes) -> str:
+def _compute_signature(secret: str, timestamp: str, body: bytes) -> str:
     """Return `sha256=<hex>` of HMAC-SHA256 over timestamp, a full stop and the body.
 
     The timestamp is signed too, so that a receiver can refuse replayed messages.
-
-    Args:
-        secret: shared secret.
-        timestamp: Unix seconds as text.
-        body: body of the request.
-
-    Returns:
-        The value of the header.
     """
     return "sha256=" + hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256).hexdigest()
 
@@ -80,7 +72,7 @@ class WebhookSender:
             "X-Crowdperf-Timestamp": timestamp,
         }
         if secret:
-            headers["X-Crowdperf-Signature"] = compute_signature(secret, timestamp, body)
+            headers["X-Crowdperf-Signature"] = _compute_signature(secret, timestamp, body)
         status, after_s = self._post(url, body, headers)
         if 200 <= status < 300:
             return
