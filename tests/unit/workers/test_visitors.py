@@ -146,7 +146,7 @@ def test_watch_list_entry_counts_when_another_approves_it() -> None:
     row = visit(listed="watch", created_by="ada")
     with pytest.raises(VisitRefusedError, match="approved"):
         lifecycle.check_in(row, NOW, Visitors())
-    with pytest.raises(VisitRefusedError, match="somebody else"):
+    with pytest.raises(VisitRefusedError, match="another user"):
         lifecycle.approve(row, "ada")
     assert lifecycle.check_in(lifecycle.approve(row, "bob"), NOW, Visitors()).state == "checked_in"
     with pytest.raises(VisitRefusedError, match="blocked"):
