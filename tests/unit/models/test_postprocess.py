@@ -1,4 +1,4 @@
-"""Suppression and decoding, beside torchvision and by their properties."""
+"""Suppression and decoding, compared with torchvision and with a plain loop in numpy."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from crowdperf.models.postprocess import MAX_CANDIDATES, decode, non_max_suppression
-from tests.support.pictures import iou
+from bench.micro.postprocess import suppress_in_numpy
+from crowdperf.models.postprocess import MAX_CANDIDATES, MAX_DETECTIONS, decode, non_max_suppression
 
 
 def crowd(seed: int, n: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int16]]:
@@ -37,30 +37,55 @@ def test_keeps_what_torchvision_keeps(seed: int, threshold: float) -> None:
 
 @st.composite
 def candidates(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int16]]:
-    n = draw(st.integers(0, 25))
-    grid = hnp.arrays(np.int16, (n, 4), elements=st.integers(0, 40))
-    raw = draw(grid).astype(np.float32)
-    boxes = np.concatenate([raw[:, :2], raw[:, :2] + raw[:, 2:]], axis=1)
-    scores = draw(hnp.arrays(np.int16, n, elements=st.integers(0, 20))).astype(np.float32) / 20
-    return boxes, scores, draw(hnp.arrays(np.int16, n, elements=st.integers(0, 2)))
+    """Boxes on a grid, also at negative places and without area: overlaps and scores are often equal."""
+    n = draw(st.integers(0, 30))
+    side = draw(st.sampled_from([4, 40]))
+    corner = draw(hnp.arrays(np.int16, (n, 2), elements=st.integers(-side, side)))
+    size = draw(hnp.arrays(np.int16, (n, 2), elements=st.integers(0, side)))
+    boxes = np.concatenate([corner, corner + size], axis=1).astype(np.float32)
+    scores = draw(hnp.arrays(np.int16, n, elements=st.integers(0, 10))).astype(np.float32) / 10
+    return boxes, scores, draw(hnp.arrays(np.int16, n, elements=st.integers(0, 5)))
 
 
-@given(candidates(), st.sampled_from([0.2, 0.5, 0.7]))
-@settings(max_examples=200, deadline=None)
-def test_what_suppression_promises(
-    given_: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int16]], threshold: float
+@given(candidates(), st.sampled_from([0.1, 0.2, 0.3, 0.45, 0.5, 0.7, 0.9, 1.0]))
+@settings(max_examples=400, deadline=None)
+def test_suppression_keeps_what_the_loop_in_numpy_keeps(
+    drawn: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int16]], threshold: float
 ) -> None:
-    boxes, scores, classes = given_
-    kept = non_max_suppression(boxes, scores, classes, threshold)
-    assert len(set(kept.tolist())) == len(kept)
-    assert (np.diff(scores[kept]) <= 0).all()
-    with np.errstate(invalid="ignore"):
-        beaten = np.nan_to_num(iou(boxes, boxes)) > np.float32(threshold)
-    beaten &= classes[:, None] == classes[None, :]
-    order = {int(index): rank for rank, index in enumerate(np.argsort(-scores, kind="stable"))}
-    for index in range(len(boxes)):
-        better = [k for k in kept.tolist() if order[k] < order[index] and beaten[k, index]]
-        assert (index in kept) == (not better), "kept exactly when no better kept box of its class beats it"
+    kept = non_max_suppression(*drawn, threshold)
+    assert kept.tolist() == suppress_in_numpy(*drawn, threshold).tolist()
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("count", [1, 30, 300, MAX_CANDIDATES + 500])
+def test_suppression_of_fixed_crowds_is_that_of_the_loop(seed: int, count: int) -> None:
+    boxes, scores, classes = crowd(seed, count)
+    if seed % 2:
+        boxes -= np.float32(150)
+        scores = np.round(scores, 1)
+    for threshold in (0.3, 0.5, 0.7):
+        kept = non_max_suppression(boxes, scores, classes, threshold)
+        assert kept.tolist() == suppress_in_numpy(boxes, scores, classes, threshold).tolist()
+
+
+def test_suppression_of_nothing_keeps_nothing() -> None:
+    kept = non_max_suppression(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int16), 0.7)
+    assert kept.shape == (0,)
+    assert kept.dtype == np.intp
+
+
+@pytest.mark.parametrize(("width", "shared"), [(10, 5), (10, 7), (20, 9), (10, 1), (100, 45)])
+def test_a_box_of_exactly_the_threshold_is_kept(width: int, shared: int) -> None:
+    boxes = np.array([[0, 0, width, 1], [0, 0, shared, 1]], np.float32)
+    both = np.array([0.9, 0.8], np.float32), np.zeros(2, np.int16)
+    assert non_max_suppression(boxes, *both, shared / width).tolist() == [0, 1]
+    assert non_max_suppression(boxes, *both, shared / width - 0.001).tolist() == [0]
+
+
+def test_equal_scores_keep_the_first_box() -> None:
+    boxes = np.repeat(np.array([[5, 5, 20, 40]], np.float32), 100, axis=0)
+    kept = non_max_suppression(boxes, np.full(100, 0.5, np.float32), np.arange(100, dtype=np.int16) // 50, 0.7)
+    assert kept.tolist() == [0, 50]
 
 
 def head(boxes: list[tuple[float, float, float, float]], scores: list[list[float]]) -> NDArray[np.float32]:
@@ -88,3 +113,9 @@ def test_a_flood_of_candidates_keeps_the_best_ones() -> None:
     found = decode(head(boxes, scores), np.array([0], np.int16), 0.1, 0.7, 640, 384)
     assert found.scores[0] == pytest.approx(scores[-1][0])
     assert found.scores.min() > 0.2 + 0.7 * 500 / n - 1e-6
+
+
+def test_a_picture_keeps_at_most_its_share_of_boxes() -> None:
+    boxes = [(float(i % 40) * 16 + 8, float(i // 40) * 16 + 8, 10.0, 10.0) for i in range(MAX_DETECTIONS + 100)]
+    found = decode(head(boxes, [[0.5]] * len(boxes)), np.array([0], np.int16), 0.1, 0.7, 640, 384)
+    assert len(found.scores) == MAX_DETECTIONS
