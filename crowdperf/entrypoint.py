@@ -1,11 +1,11 @@
-"""Start a supervised process: `python -m crowdperf.entrypoint <command> …`, loaded at low priority.
+"""Start a supervised process and import its modules at low priority.
 
-A start takes 0.3 s of processor time and nearly all of it is spent on imports. Half a dozen at once, as an update of
-the configuration starts them, took two cores from the model for so long that frames were lost. On Linux every thread
-has a priority of its own, so a thread of low priority imports the modules and the work then begins in the main thread,
-whose priority was never touched: to raise it again would need privileges.
+A start takes 0.3 s of processor time, nearly all for imports. An update of the configuration starts half a dozen at
+once. They took two cores from the model for so long that frames were lost. On Linux every thread has its own priority:
+a thread of low priority imports the modules, then the main thread works. To lower the main thread's priority and raise
+it again would need privileges.
 
-What supervisord runs also ends with it, however it ends: nothing goes on unsupervised.
+A program also ends when its supervisord ends.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import threading
 from crowdperf.supervision import process_tree
 
 LOW_PRIORITY_COMMANDS = ("capture", "tracking", "worker", "web")
-"""Commands whose start can wait a moment. Inference cannot: no frame is analysed before it is up."""
+"""Commands that may start late. Inference may not: no frame is analysed before it runs."""
 IMPORT_NICE = 10
-"""Leaves a start a tenth of a core that the model would fill alone: late, never starved."""
+"""Gives a start a tenth of a core that the model would otherwise fill: it is late, but not starved."""
 
 
 def import_command_modules(words: list[str]) -> None:
-    """Import what the command needs."""
-    with contextlib.suppress(ImportError):  # the command itself says what is missing
+    """Import the modules of the command."""
+    with contextlib.suppress(ImportError):  # The command itself reports a missing module.
         importlib.import_module("crowdperf.__main__")
         importlib.import_module("crowdperf.cli.supervised")
         from crowdperf.supervision.processes import PROCESSES
@@ -37,26 +37,26 @@ def import_command_modules(words: list[str]) -> None:
 
 
 def import_at_low_priority(words: list[str]) -> None:
-    """`load` at low priority, in a thread that then ends."""
-    # Threads that numpy starts would inherit the low priority; the matrices of these processes have no use for them.
+    """Import the modules in a thread of low priority."""
+    # numpy's threads would inherit the low priority, and the small matrices of these processes need none.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-    def loading() -> None:
+    def import_slowly() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), IMPORT_NICE)
         import_command_modules(words)
 
-    thread = threading.Thread(target=loading, name="loading")
+    thread = threading.Thread(target=import_slowly, name="loading")
     thread.start()
     thread.join()
 
 
 def main() -> int:
-    """Load, then run the command."""
+    """Import the modules, then run the command."""
     words = sys.argv[1:]
     if "SUPERVISOR_ENABLED" in os.environ:
         process_tree.end_with_parent()
         if not process_tree.has_reader(sys.stdout.fileno()):
-            return 1  # supervisord was gone before the kernel was told
+            return 1  # supervisord ended before the kernel was asked to signal that.
     if words and words[0] in LOW_PRIORITY_COMMANDS:
         import_at_low_priority(words)
     command: int = importlib.import_module("crowdperf.__main__").main(words)

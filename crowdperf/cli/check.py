@@ -1,4 +1,4 @@
-"""`crowdperf check`: everything a site needs, looked at once, each finding with its remedy."""
+"""Check everything that a site needs and name the remedy of each problem: `crowdperf check`."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from crowdperf.storage.postgres import driver, migrations
 from crowdperf.supervision.embedded_redis import find_server_binary
 
 TYPICAL_FPS = 25.0
+"""Assumed rate of a camera that has not been opened."""
 
 
 class Finding(Struct, frozen=True):
@@ -65,7 +66,16 @@ def print_schema(words: list[str], _installation: Installation) -> int:
 
 
 def collect_findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Finding]:
-    """Look at one thing after the other; a problem with one never hides the next."""
+    """Check everything; a problem never hides the next one.
+
+    Args:
+        config_file: path of config.json.
+        paths: the installation's data folder.
+        root: folder that relative files are resolved against.
+
+    Yields:
+        One finding per checked part.
+    """
     try:
         config, env = load(config_file), read_environment(os.environ)
         paths.check_socket_length()
@@ -89,10 +99,10 @@ def collect_findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Fi
 
 
 def _find_model(inference: Inference, role: Role, paths: Paths) -> str:
-    """The file of a role's model; a published name that may be fetched need not be here yet.
+    """Find the file of a role's model; published weights may be downloaded later.
 
     Raises:
-        ModelError: it cannot be had.
+        ModelError: the model is not available.
     """
     name = inference.models.person if role == "person" else inference.models.ppe
     if is_published(name):
@@ -110,14 +120,14 @@ def _run_check(check: Callable[[], str]) -> Finding:
 
 
 def _check_redis(config: Config, paths: Paths) -> Finding:
-    """The outside server answers and allows what is needed, or the embedded one can be started."""
+    """Check that the external server answers and permits enough, or that the embedded one can start."""
     if not config.redis.url:
         return _run_check(lambda: f"embedded Redis {find_server_binary()}")
     shown = redact_url(config.redis.url)
     client: Any = connect(get_redis_url(config, paths))
     try:
-        lacking = acl.find_missing_permissions(client, config.key_prefix)
-        version = "" if "+info" in lacking else f" {client.info('server')['redis_version']}"
+        missing = acl.find_missing_permissions(client, config.key_prefix)
+        version = "" if "+info" in missing else f" {client.info('server')['redis_version']}"
     except redis.AuthenticationError as error:
         return Finding(False, f"Redis at {shown} refuses its user: {error} Remedy: correct the login in redis.url.")
     except OUTAGE as error:
@@ -127,54 +137,54 @@ def _check_redis(config: Config, paths: Paths) -> Finding:
         )
     except redis.ResponseError as error:
         return Finding(False, f"Redis at {shown} refuses: {error}. Remedy: correct redis.url.")
-    if lacking:
+    if missing:
         return Finding(
             False,
-            f"Redis{version} at {shown} does not allow its user {' '.join(lacking)}. Remedy: ACL SETUSER <user> "
+            f"Redis{version} at {shown} does not allow its user {' '.join(missing)}. Remedy: ACL SETUSER <user> "
             f"{acl.build_acl_rules(config.key_prefix)} (docs/redis.md).",
         )
     return Finding(True, f"Redis{version} at {shown}")
 
 
 def check_postgres(reference: str, root: Path) -> str:
-    """What the copy in PostgreSQL is like.
+    """Describe the state of the copy in PostgreSQL.
 
     Raises:
-        ConfigError: it does not answer, or lacks its tables.
+        ConfigError: it does not answer, or its tables are missing.
     """
     dsn = resolve_dsn(reference, root)
     try:
         database = driver.connect(dsn)
-        left = migrations.list_pending(database, migrations.list_migrations())
+        pending = migrations.list_pending(database, migrations.list_migrations())
         database.close()
     except (driver.DatabaseUnavailableError, driver.DatabaseRejectedError) as error:
         raise ConfigError(f"PostgreSQL: {error}. Remedy: see that it runs, and postgres.dsn.") from None
-    if left:
-        raise ConfigError(f"PostgreSQL: {left[0].name} is not applied. Remedy: run `crowdperf migrate`.")
+    if pending:
+        raise ConfigError(f"PostgreSQL: {pending[0].name} is not applied. Remedy: run `crowdperf migrate`.")
     return "PostgreSQL answers and has its tables"
 
 
 def _check_shared_memory(config: Config, env: Environment, paths: Paths, root: Path) -> Finding:
-    """Room in /dev/shm for every camera's ring, at 16:9 and the usual rate."""
-    need = 0
+    """Compare the free space in /dev/shm with the size of all rings, at 16:9 and the typical rate."""
+    needed = 0
     for camera in config.cameras:
-        slice_ = build_capture_config(config, env, paths, root, camera.id)
-        width = slice_.analysis_width
-        need += build_camera_ring_spec(slice_, SourceInfo(width, width * 9 // 16, TYPICAL_FPS, False)).file_bytes
-    room = shutil.disk_usage("/dev/shm").free
-    text = f"/dev/shm: the rings need about {need / 2**20:.0f} MiB, {room / 2**20:.0f} MiB are free"
-    if need > room:
+        capture = build_capture_config(config, env, paths, root, camera.id)
+        width = capture.analysis_width
+        needed += build_camera_ring_spec(capture, SourceInfo(width, width * 9 // 16, TYPICAL_FPS, False)).file_bytes
+    free = shutil.disk_usage("/dev/shm").free
+    text = f"/dev/shm: the rings need about {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free"
+    if needed > free:
         return Finding(False, f"{text}. Remedy: mount /dev/shm larger (Docker: --shm-size), or lower analysis_width.")
     return Finding(True, text)
 
 
 def _get_target_fps(config: Config, env: Environment, camera: Camera) -> float:
-    """Frames a second that are analysed of it."""
+    """Return the camera's target frame rate."""
     return camera.target_fps or env.target_fps or config.target_fps
 
 
 def _check_secrets(config: Config) -> Iterator[Finding]:
-    """Every environment variable that an alert channel names is set here."""
+    """Report environment variables that an alert channel names and that are not set here."""
     for channel in config.alerts.channels:
         for name in (getattr(channel, key, "") for key in ("url_env", "secret_env", "password_env")):
             if name and not os.environ.get(name):
@@ -186,11 +196,11 @@ def _check_secrets(config: Config) -> Iterator[Finding]:
 
 
 def _check_source(config: Config, env: Environment, paths: Paths, root: Path, camera_id: str) -> Finding:
-    """A file exists; a stream is only named, since asking it would take its time-out."""
-    slice_ = build_capture_config(config, env, paths, root, camera_id)
-    shown = redact_url(slice_.url)
-    if urlsplit(slice_.url).scheme in ("", "file"):
-        file = root / slice_.url.removeprefix("file://")
+    """Check that a file exists; streams are not opened, since that could take their time-out."""
+    capture = build_capture_config(config, env, paths, root, camera_id)
+    shown = redact_url(capture.url)
+    if urlsplit(capture.url).scheme in ("", "file"):
+        file = root / capture.url.removeprefix("file://")
         if not file.is_file() and file.parent == root / "var" / "demo" and file.stem in SCENES:
             return Finding(True, f"camera {camera_id}: {shown}, which the first `crowdperf run` renders")
         if not file.is_file():

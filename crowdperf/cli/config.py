@@ -1,8 +1,8 @@
-"""`crowdperf config`: the one writer of the configuration file.
+"""Change the configuration file and its versions: `crowdperf config`. Nothing else writes the file.
 
-A change is applied to the file's own document, validated as a whole, kept as a version, put in force by an atomic
-rename and rendered; then supervisord restarts the programs whose slice it changes, and no other. The web process asks
-for it over a pipe and never sees a camera's password; the command outlives it, since the web process restarts as well.
+A change is applied to the file's document and validated as a whole. Then it is stored as a version, written atomically
+and rendered. supervisord restarts only the programs whose settings changed. The web process sends its changes over a
+pipe and never sees a camera's password. The command survives a restart of the web process.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ DISK_FULL_MESSAGE = "the configuration cannot be written and stays as it is"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of `crowdperf config`."""
     root = argparse.ArgumentParser(prog="crowdperf config", description="Versions of the configuration.")
     commands = root.add_subparsers(dest="command", required=True, metavar="command")
     commands.add_parser("history", help="every version: number, time, who, what")
@@ -95,22 +95,28 @@ def main(words: list[str], installation: Installation) -> int:
 
 
 def _handle_request(store: ConfigStore, request: ConfigRequest) -> int:
-    """Answer first: the asker may be among the programs that are restarted then."""
+    """Answer before the restarts: the web process, which asks, may be among the restarted programs."""
     try:
-        outcome = store.apply(request)
+        response = store.apply(request)
     except ConfigError as error:
-        outcome = ConfigResponse(status=400, detail=str(error))
-    sys.stdout.buffer.write(msgspec.json.encode(outcome))
+        response = ConfigResponse(status=400, detail=str(error))
+    sys.stdout.buffer.write(msgspec.json.encode(response))
     sys.stdout.flush()
-    # The asker waits for the end of the output, not for the end of this process.
+    # The web process waits for the end of the output, not for the end of this process.
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())
-    store.restart_affected(outcome)
+    store.restart_affected(response)
     return 0
 
 
 class ConfigStore:
-    """One installation's configuration file and its versions."""
+    """One installation's configuration file and its versions.
+
+    Args:
+        config_file: path of config.json.
+        paths: the installation's data folder.
+        root: folder that relative files are resolved against.
+    """
 
     def __init__(self, config_file: Path, paths: Paths, root: Path) -> None:
         self._file = config_file
@@ -119,10 +125,10 @@ class ConfigStore:
         self._history = ConfigHistory(paths.data / "config")
 
     def apply(self, request: ConfigRequest) -> ConfigResponse:
-        """Do what is asked. Nothing is restarted yet.
+        """Apply a request without restarting anything.
 
         Raises:
-            ConfigError: the file cannot be read, or the new one would not be valid.
+            ConfigError: the file cannot be read, or the new one would be invalid.
         """
         if request.do == "versions":
             return ConfigResponse(versions=tuple(self._history.list_versions()))
@@ -143,7 +149,7 @@ class ConfigStore:
             )
 
     def restart_affected(self, response: ConfigResponse) -> None:
-        """Have supervisord restart what the change concerns."""
+        """Have supervisord restart the programs that the change affects."""
         if response.restarts and response.running:
             with self._history.hold_lock("update"):
                 self._connect_supervisor().update()
@@ -155,7 +161,7 @@ class ConfigStore:
             raise ConfigError(f"cannot read the configuration {str(self._file)!r}: {error.strerror}.") from None
 
     def _read_version(self, number: int) -> bytes:
-        """A version's file, the present one for 0.
+        """Read a version's file, the present one for 0.
 
         Raises:
             EditError: 404, there is no such version.
@@ -171,7 +177,7 @@ class ConfigStore:
         return "".join(difflib.unified_diff(before.splitlines(True), after.splitlines(True), *names))
 
     def _apply_change(self, request: ConfigRequest) -> ConfigResponse:
-        """Edit or roll back, under the lock."""
+        """Edit or roll back; the caller holds the lock."""
         old_text = self._read_file()
         before = parse(old_text, str(self._file))
         for camera, expected in request.expect.items():
@@ -179,7 +185,7 @@ class ConfigStore:
             if present and present != expected:
                 raise EditError(
                     412,
-                    f"camera {camera!r} was changed by somebody else meanwhile. Remedy: load it anew, then change it.",
+                    f"camera {camera!r} was changed by somebody else meanwhile. Remedy: load it again, then change it.",
                 )
         if request.do == "rollback":
             text = self._read_version(request.number)
@@ -203,10 +209,10 @@ class ConfigStore:
         return replace(outcome, version=version.number, restarts=restarts, running=self._is_running())
 
     def _validate_change(self, before: Config, after: Config, request: ConfigRequest) -> None:
-        """What the file's own rules do not say: new sources may be opened, new lines and zones can count.
+        """Check that new sources are allowed and that new lines and zones can count.
 
         Raises:
-            EditError: 400.
+            EditError: 400, one of them is not.
         """
         if request.do == "rollback":
             return
@@ -226,7 +232,7 @@ class ConfigStore:
                 raise EditError(400, f"camera {camera.id!r}: {problem.text}")
 
     def _add_version(self, old_text: bytes, text: bytes, request: ConfigRequest) -> ConfigVersion:
-        """The version before, where an editor made it, and the new one."""
+        """Add the new version, and before it the old file where an editor had changed it."""
         now = time.time()
         if self._history.find_current(old_text) is None:
             at = self._file.stat().st_mtime
@@ -260,11 +266,11 @@ def _decode_document(text: bytes) -> dict[str, Any]:
 
 
 def _select_cameras(text: bytes, names: set[str]) -> tuple[dict[str, Any], ...]:
-    """The cameras of these ids with all their settings, URLs redacted."""
+    """Return the cameras of these ids with all settings, URLs redacted."""
     rows = [msgspec.convert(row, Camera) for row in redact_config(_decode_document(text)).get("cameras", [])]
     return tuple(msgspec.to_builtins(row) for row in rows if row.id in names)
 
 
 def _redact_text(text: bytes) -> str:
-    """A version's file without secrets."""
+    """Format a version's file without secrets."""
     return msgspec.json.format(msgspec.json.encode(redact_config(_decode_document(text))), indent=2).decode() + "\n"

@@ -1,4 +1,4 @@
-"""`python -m crowdperf demo`: renders the demo site's clips and their truth."""
+"""Render the demo site's clips and their truth: `crowdperf demo`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(words: list[str], _installation: Installation) -> int:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with (out / ".lock").open("w") as lock:
-            # Two at once would do the work twice, and one would take the other's truth away for a while.
+            # Two renderers at once would remove each other's truth for a while.
             fcntl.flock(lock, fcntl.LOCK_EX)
             _remove_parts(out)
             if args.if_missing:
@@ -44,14 +44,14 @@ def main(words: list[str], _installation: Installation) -> int:
 
 
 def _remove_parts(out: Path) -> None:
-    """Remove what a renderer that was killed has begun."""
+    """Remove the partial files of a renderer that was killed."""
     for name in SCENES:
         for part in out.glob(f".{name}.*.part"):
             part.unlink(missing_ok=True)
 
 
 def _render_all(out: Path, names: list[str], seed: int) -> None:
-    """Render scenes, each in a process of its own when there are several, and say so on stderr."""
+    """Render scenes, several in parallel, and report it on stderr."""
     outlines.find_assets_folder()
     clip.find_encoder()
     began = time.monotonic()
@@ -75,12 +75,21 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def get_scene_files(out: Path, name: str) -> tuple[Path, Path]:
-    """A scene's clip and its truth."""
+    """Return the paths of a scene's clip and of its truth."""
     return out / f"{name}.mp4", out / f"{name}.truth.json"
 
 
 def is_rendered(out: Path, name: str, seed: int) -> bool:
-    """Whether the scene has been rendered with that seed by this renderer."""
+    """Check whether this renderer has rendered the scene with that seed.
+
+    Args:
+        out: folder of the clips.
+        name: the scene.
+        seed: seed of its random numbers.
+
+    Returns:
+        Whether clip and truth are up to date.
+    """
     video, facts = get_scene_files(out, name)
     try:
         known = ground_truth.decode_truth(facts.read_bytes())
@@ -90,7 +99,12 @@ def is_rendered(out: Path, name: str, seed: int) -> bool:
 
 
 def render_scene(out: Path, name: str, seed: int) -> None:
-    """Render one scene; the truth is written last, so that it vouches for the clip.
+    """Render one scene. The truth is written last, so it proves that the clip is complete.
+
+    Args:
+        out: folder of the clips.
+        name: the scene.
+        seed: seed of its random numbers.
 
     Raises:
         DemoError: pictures or FFmpeg are missing, or it fails.

@@ -45,12 +45,12 @@ from crowdperf.settings.process_config import get_redis_url
 from crowdperf.storage.evaluations import CountAccuracy, Estimate, LineEvaluation, stage_evaluations
 
 MAX_PRINTED_MISTAKES = 40
-"""Mistakes that are printed per line; the report has all."""
+"""Printed mistakes per line; the report has all."""
 COLUMNS = ("line", "direction", "true", "counted", "matched", "precision", "recall", "count error")
 
 
 def main(words: list[str], installation: Installation) -> int:
-    """Run the command; the status is 2, after one line on stderr, when the clip was not evaluated or stored.
+    """Run the command; the status is 2, after one line on stderr, when it fails.
 
     Raises:
         ConfigError: the configuration is invalid or lacks the camera.
@@ -89,26 +89,28 @@ def main(words: list[str], installation: Installation) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    own = argparse.ArgumentParser(prog="crowdperf evaluate", description="Compare the counts of a clip with its truth.")
-    own.add_argument("--clip", type=Path, required=True, help="the recording")
-    own.add_argument("--truth", type=Path, required=True, help="its true crossings, JSON or CSV (docs/replay.md)")
-    own.add_argument("--config", type=Path, help="the configuration (default: the site's)")
-    own.add_argument("--camera", help="whose lines and settings (default: the only camera)")
-    own.add_argument("--fps", type=parse_rate, help="true pictures per second, where the file's own times are wrong")
-    own.add_argument("--within", type=parse_seconds, default=2.0, help="a count may be this early or late, s (2)")
-    own.add_argument("--line", action="append", default=[], help="a line that was watched though nobody crossed it")
-    own.add_argument("--lines-from-truth", action="store_true", help="count the lines that the truth file draws")
-    own.add_argument("--dry-run", action="store_true", help="store nothing")
-    own.add_argument("--report", type=Path, metavar="OUT.html", help="write a report with pictures of every mistake")
-    own.add_argument("--json", type=Path, metavar="OUT.json", help="write the figures")
-    return own
+    """Build the parser of `crowdperf evaluate`."""
+    parser = argparse.ArgumentParser(
+        prog="crowdperf evaluate", description="Compare the counts of a clip with its truth."
+    )
+    parser.add_argument("--clip", type=Path, required=True, help="the recording")
+    parser.add_argument("--truth", type=Path, required=True, help="its true crossings, JSON or CSV (docs/replay.md)")
+    parser.add_argument("--config", type=Path, help="the configuration (default: the site's)")
+    parser.add_argument("--camera", help="whose lines and settings (default: the only camera)")
+    parser.add_argument("--fps", type=parse_rate, help="true pictures per second, where the file's own times are wrong")
+    parser.add_argument("--within", type=parse_seconds, default=2.0, help="a count may be this early or late, s (2)")
+    parser.add_argument("--line", action="append", default=[], help="a line that was watched though nobody crossed it")
+    parser.add_argument("--lines-from-truth", action="store_true", help="count the lines that the truth file draws")
+    parser.add_argument("--dry-run", action="store_true", help="store nothing")
+    parser.add_argument("--report", type=Path, metavar="OUT.html", help="write a report with pictures of every mistake")
+    parser.add_argument("--json", type=Path, metavar="OUT.json", help="write the figures")
+    return parser
 
 
 def _run_audit(
     arguments: argparse.Namespace, setup: CameraSetup, data: Paths
 ) -> tuple[ReplayResult, list[LineAccuracy]]:
-    """What is wrong with the truth is said before the clip is replayed, which may take minutes."""
+    """Read and check the truth before the replay, which may take minutes."""
     clip, source = open_clip(arguments.clip, arguments.fps), arguments.truth.name
     truth = read_truth(arguments.truth, clip)
     if arguments.lines_from_truth:
@@ -133,7 +135,7 @@ def _get_estimates(figures: CountAccuracy) -> tuple[Estimate | None, Estimate | 
 
 
 def format_percent(estimate: Estimate | None) -> str:
-    """An estimate with its interval: 95 % [80, 99]."""
+    """Format an estimate with its interval: 95 % [80, 99]."""
     if estimate is None:
         return "–"
     value, low, high = (f"{100 * part:.0f}" for part in (estimate.value, estimate.low, estimate.high))
@@ -166,10 +168,10 @@ def _print_verdicts(verdicts: Sequence[LineAccuracy], setup: CameraSetup) -> Non
 
 
 def render_audit_report(replayed: ReplayResult, verdicts: Sequence[LineAccuracy]) -> str:
-    """The HTML text.
+    """Render the report as HTML.
 
     Raises:
-        ClipError: the clip cannot be read any more.
+        ClipError: the clip can no longer be read.
     """
     setup = replayed.outcomes[0].setup
     mistakes: list[Card] = []
@@ -195,10 +197,10 @@ def render_audit_report(replayed: ReplayResult, verdicts: Sequence[LineAccuracy]
 
 
 def _store_audits(audits: Sequence[LineEvaluation], file: Path, data: Paths) -> None:
-    """Keep them as the last audits of their lines.
+    """Store the results as the last audits of their lines.
 
     Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is away.
+        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     config = load(file)
     client = connect(get_redis_url(config, data))

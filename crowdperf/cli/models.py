@@ -1,4 +1,4 @@
-"""List, verify, add, export or measure models: `python -m crowdperf models …`."""
+"""List, verify, add, export or measure models: `crowdperf models`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from crowdperf.settings.config import Installation
 from crowdperf.settings.engine import Models
 
 BENCH_S = 3.0
+"""Seconds for which each model is measured."""
 
 
 def main(words: list[str], _installation: Installation) -> int:
@@ -87,10 +88,10 @@ def _verify(_: argparse.Namespace) -> None:
 
 
 def verify_files(folder: Path = MODELS_FOLDER) -> None:
-    """Compare every registered file with its hash and tell of each one.
+    """Compare every registered file with its hash and print the result.
 
     Raises:
-        ModelError: some are missing or altered; the message has a line for each.
+        ModelError: files are missing or altered; the message has a line for each.
     """
     files = [file for entry in read_manifest(folder).models for file in entry.all_files]
     wrong = [text for file in files if (text := _verify_file(folder, file))]
@@ -99,7 +100,7 @@ def verify_files(folder: Path = MODELS_FOLDER) -> None:
 
 
 def _verify_file(folder: Path, file: ModelFile) -> str:
-    """What is wrong with a registered file; empty, and told, where nothing is."""
+    """Return the problem of a registered file; print a line and return "" where there is none."""
     try:
         check_file(folder, file)
     except ModelError as error:
@@ -111,10 +112,10 @@ def _verify_file(folder: Path, file: ModelFile) -> str:
 def _add(arguments: argparse.Namespace) -> None:
     labels = {}
     for text in arguments.label:
-        theirs, equals, ours = text.partition("=")
-        if not (theirs and equals and ours):
+        foreign, equals, own = text.partition("=")
+        if not (foreign and equals and own):
             raise ModelError(f"--label {text!r} is not THEIRS=OURS. Remedy: write it like Helmet=hardhat.")
-        labels[theirs] = ours
+        labels[foreign] = own
     entry = add_model(
         Path(arguments.file),
         *(arguments.name, arguments.role, labels, arguments.licence, arguments.source, arguments.cache),
@@ -142,22 +143,22 @@ def _bench(arguments: argparse.Namespace) -> None:
         noise = np.random.default_rng(1)
         frames = [noise.integers(0, 255, spec.frame_bytes, dtype=np.uint8) for _ in range(detector.backend.max_batch)]
         detector.detect(frames, spec)
-        began, rounds = time.perf_counter(), 0
-        while time.perf_counter() - began < BENCH_S:
+        started_at, rounds = time.perf_counter(), 0
+        while time.perf_counter() - started_at < BENCH_S:
             detector.detect(frames, spec)
             rounds += 1
-        each = (time.perf_counter() - began) / (rounds * len(frames))
+        frame_s = (time.perf_counter() - started_at) / (rounds * len(frames))
         print(
-            f"{detector.model} ({detector.description}) at {width}x{height}: {1 / each:.1f} frames/s, "
-            f"{each * 1e3:.1f} ms per frame in batches of {len(frames)}"
+            f"{detector.model} ({detector.description}) at {width}x{height}: {1 / frame_s:.1f} frames/s, "
+            f"{frame_s * 1e3:.1f} ms per frame in batches of {len(frames)}"
         )
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Width and height out of "640x360".
+    """Parse width and height like "640x360".
 
     Raises:
-        ModelError: it is no size that a ring can have.
+        ModelError: a ring cannot have that size.
     """
     width, _, height = text.partition("x")
     sides = [int(side) if side.isdigit() else 0 for side in (width, height)]

@@ -29,7 +29,7 @@ from crowdperf.settings.process_config import resolve_media_roots
 from crowdperf.supervision.config_patch import ProbeRequest, ProbeResult
 
 MAX_PROBE_S = 7.5
-"""With the start of Python and FFmpeg, the answer is there within ten seconds."""
+"""Together with the start of Python and FFmpeg, an answer takes at most ten seconds."""
 MAX_JPEG_BYTES = 4 << 20
 SNAPSHOT_WIDTH = 1280
 _LOG_PREFIX = re.compile(r"^\[[^\]]* @ 0x[0-9a-f]+\] ")
@@ -46,55 +46,64 @@ def main(words: list[str], installation: Installation) -> int:
 
 
 def probe_source(request: ProbeRequest, config: Config, media_roots: tuple[str, ...]) -> ProbeResult:
-    """Open the source and wait for one picture."""
+    """Open the source and wait for one picture.
+
+    Args:
+        request: the source.
+        config: the configuration, for stored URLs and allowed hosts.
+        media_roots: folders below which local files may be read.
+
+    Returns:
+        The picture as JPEG, or the error without secrets.
+    """
     url = request.url
     for camera in config.cameras:
         if camera.id == request.camera and redact_url(camera.url) == url:
             url = camera.url
-    clean = make_redactor(url)
+    redact = make_redactor(url)
     allowed = tuple(config.allowed_hosts)
-    guard: EgressProxy | None = None
-    watch: ConnectFilter | None = None
+    proxy: EgressProxy | None = None
+    connect_filter: ConnectFilter | None = None
     try:
         validate_camera_url("the camera", url)
         binary = find_ffmpeg()
         checked = url_policy.check_url(url, media_roots, allowed)
         if checked.kind == "rtsp":
-            # A name that is not known is FFmpeg's to tell, in its own words.
+            # FFmpeg itself reports an unknown name.
             with contextlib.suppress(OSError):
                 url_policy.resolve_addresses(urlsplit(url).hostname or "", 554, allowed)
-            # Where the system does not let it, capture's log says so.
+            # Where the system forbids the filter, the log of capture reports it.
             with contextlib.suppress(ConnectFilterUnavailable):
-                watch = ConnectFilter(allowed)
+                connect_filter = ConnectFilter(allowed)
         if checked.kind == "http":
-            guard = EgressProxy(allowed)
+            proxy = EgressProxy(allowed)
         options = SourceOptions(
             binary=binary,
             features=detect_features(binary),
             source=checked,
             rtsp_transport=request.rtsp_transport,
             timeout_usec=int((MAX_PROBE_S + 5) * 1e6),
-            http_proxy=guard.url if guard else "",
+            http_proxy=proxy.url if proxy else "",
             long_probe=True,
         )
-        start = partial(FfmpegProcess, ffmpeg_args.build_snapshot_args(options, SNAPSHOT_WIDTH), clean)
-        seen = _read_snapshot(watch.run(start) if watch else start())
-        if watch and watch.refusal:
-            raise watch.refusal
-        return seen
+        start = partial(FfmpegProcess, ffmpeg_args.build_snapshot_args(options, SNAPSHOT_WIDTH), redact)
+        result = _read_snapshot(connect_filter.run(start) if connect_filter else start())
+        if connect_filter and connect_filter.refusal:
+            raise connect_filter.refusal
+        return result
     except (ConfigError, url_policy.SourceError, FfmpegMissing) as error:
-        return ProbeResult(ok=False, detail=clean(str(error)))
+        return ProbeResult(ok=False, detail=redact(str(error)))
     except OSError as error:
         return ProbeResult(ok=False, detail=f"FFmpeg cannot be started: {error.strerror}")
     finally:
-        if guard:
-            guard.close()
-        if watch:
-            watch.close()
+        if proxy:
+            proxy.close()
+        if connect_filter:
+            connect_filter.close()
 
 
 def _read_snapshot(ffmpeg: FfmpegProcess) -> ProbeResult:
-    """What one FFmpeg brings before its time is over."""
+    """Read one picture from FFmpeg within the time limit."""
     deadline = time.monotonic() + MAX_PROBE_S
     picture, buffer = bytearray(), bytearray(1 << 16)
     ended = False
@@ -105,14 +114,14 @@ def _read_snapshot(ffmpeg: FfmpegProcess) -> ProbeResult:
     late = not ended
     ffmpeg.terminate()
     facts = "\n".join(ffmpeg.info_lines)
-    found = probe.parse_source_info(facts)
+    info = probe.parse_source_info(facts)
     if picture[:2] == b"\xff\xd8" and picture[-2:] == b"\xff\xd9":
-        size = found or probe.SourceInfo(0, 0, 0.0, False)
+        size = info or probe.SourceInfo(0, 0, 0.0, False)
         return ProbeResult(ok=True, width=size.width, height=size.height, fps=size.fps, jpeg=bytes(picture))
     if late:
-        what = "the stream was opened, but no picture came" if found else "the source did not answer"
+        problem = "the stream was opened, but no picture came" if info else "the source did not answer"
         return ProbeResult(
-            ok=False, detail=f"{what} within {MAX_PROBE_S:g} s. Remedy: check address, network and camera."
+            ok=False, detail=f"{problem} within {MAX_PROBE_S:g} s. Remedy: check address, network and camera."
         )
-    said = [line for line in ffmpeg.tail if "Error opening input file" not in line]
-    return ProbeResult(ok=False, detail=_LOG_PREFIX.sub("", said[-1]) if said else "the source holds no video.")
+    errors = [line for line in ffmpeg.tail if "Error opening input file" not in line]
+    return ProbeResult(ok=False, detail=_LOG_PREFIX.sub("", errors[-1]) if errors else "the source holds no video.")

@@ -1,4 +1,4 @@
-"""`crowdperf replay`: a recording through one or two configurations, faster than it was filmed."""
+"""Count a recording with one or two configurations, faster than real time: `crowdperf replay`."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from crowdperf.settings.environment import Paths
 
 EXPECTED_ERRORS = (ClipError, ModelError, SourceError, FfmpegMissing, OSError)
 EXIT_INTERRUPTED = 130
-"""The shell's status of a command that Ctrl-C has ended."""
+"""Exit status of a command that Ctrl-C has ended."""
 PROGRESS_INTERVAL_S = 0.5
 MAX_PRINTED_DIFFERENCES = 40
-"""Differences that are printed; the report and the JSON have all."""
+"""Printed differences; the report and the JSON have all."""
 
 
 def main(words: list[str], installation: Installation) -> int:
@@ -68,28 +68,37 @@ def main(words: list[str], installation: Installation) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    own = argparse.ArgumentParser(prog="crowdperf replay", description="Count a recording with your configuration.")
-    own.add_argument("--clip", type=Path, required=True, help="the recording")
-    own.add_argument("--config", type=Path, action="append", help="a configuration; twice to compare two of them")
-    own.add_argument("--camera", help="whose lines, zones and settings (default: the only camera)")
-    own.add_argument("--fps", type=parse_rate, help="true pictures per second, where the file's own times are wrong")
-    own.add_argument(
+    """Build the parser of `crowdperf replay`."""
+    parser = argparse.ArgumentParser(prog="crowdperf replay", description="Count a recording with your configuration.")
+    parser.add_argument("--clip", type=Path, required=True, help="the recording")
+    parser.add_argument("--config", type=Path, action="append", help="a configuration; twice to compare two of them")
+    parser.add_argument("--camera", help="whose lines, zones and settings (default: the only camera)")
+    parser.add_argument("--fps", type=parse_rate, help="true pictures per second, where the file's own times are wrong")
+    parser.add_argument(
         "--within", type=parse_seconds, default=1.0, help="two counts of one crossing differ by at most, s (1)"
     )
-    own.add_argument("--report", type=Path, metavar="OUT.html", help="write a report with pictures")
-    own.add_argument("--json", type=Path, metavar="OUT.json", help="write every event and difference")
-    return own
+    parser.add_argument("--report", type=Path, metavar="OUT.html", help="write a report with pictures")
+    parser.add_argument("--json", type=Path, metavar="OUT.json", help="write every event and difference")
+    return parser
 
 
 def replay_with_progress(clip: Clip, setups: Sequence[CameraSetup], data: Paths) -> ReplayResult:
-    """`run`, with the installation's models, and a line on the terminal that says how far it is."""
-    with ProgressLine() as ticker:
-        return replay_clip(clip, setups, lambda settings: load_detector(settings, data.data / "cache"), ticker.update)
+    """Replay a clip with the installation's models and show the progress on a terminal.
+
+    Args:
+        clip: the recording.
+        setups: one or two configurations of its camera.
+        data: the installation's data folder, for compiled models.
+
+    Returns:
+        The counts of each setup.
+    """
+    with ProgressLine() as progress:
+        return replay_clip(clip, setups, lambda settings: load_detector(settings, data.data / "cache"), progress.update)
 
 
 class ProgressLine:
-    """One line on stderr that is written over and over; nothing where stderr is no terminal."""
+    """One line on stderr that is updated in place; nothing where stderr is no terminal."""
 
     def __init__(self) -> None:
         self._enabled = sys.stderr.isatty()
@@ -99,7 +108,7 @@ class ProgressLine:
         return self
 
     def update(self, at_s: float) -> None:
-        """The replay has come to that second of the clip."""
+        """Show that the replay has reached that second of the clip."""
         now = time.monotonic()
         if self._enabled and now - self._printed_at >= PROGRESS_INTERVAL_S:
             self._printed_at = now
@@ -116,7 +125,7 @@ class ProgressLine:
 
 
 def parse_seconds(text: str) -> float:
-    """A length of time that is not negative."""
+    """Parse seconds from 0 to 3600."""
     value = float(text)
     if not 0 <= value <= 3600:
         raise argparse.ArgumentTypeError(f"{text} seconds. Remedy: give 0 to 3600")
@@ -124,7 +133,7 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_rate(text: str) -> float:
-    """A positive number of pictures per second."""
+    """Parse a positive number of pictures per second."""
     value = float(text)
     if not 0 < value <= 1000:
         raise argparse.ArgumentTypeError(f"{text} pictures per second. Remedy: give a rate above 0, at most 1000")
@@ -140,19 +149,19 @@ def print_results(replayed: ReplayResult, compared: Comparison | None) -> None:
     rows = [(*key, *(str(count[key]) for count in counts)) for key in sorted(set().union(*counts))]
     print_table([("line", "direction", "class", *names), *rows])
     zones = [
-        (zone, name, *map(str, (found.entered, found.left, found.most, found.at_end)))
+        (zone, name, *map(str, (counts.entered, counts.left, counts.most, counts.at_end)))
         for name, outcome in zip(names, outcomes)
-        for zone, found in outcome.zones.items()
+        for zone, counts in outcome.zones.items()
     ]
     if zones:
         print_table([("zone", "configuration", "entered", "left", "most", "at the end"), *zones])
     if compared is not None:
         print(f"{len(compared.differences)} crossings differ, {compared.same_count} are counted alike by both")
-        for one in compared.differences[:MAX_PRINTED_DIFFERENCES]:
-            event = one.crossing.event
+        for difference in compared.differences[:MAX_PRINTED_DIFFERENCES]:
+            event = difference.crossing.event
             print(
-                f"{format_clock(one.crossing.at_s):>11}  {event.line} {event.direction} {event.class_name}: "
-                f"{describe_difference(one, names)}"
+                f"{format_clock(difference.crossing.at_s):>11}  {event.line} {event.direction} {event.class_name}: "
+                f"{describe_difference(difference, names)}"
             )
         if len(compared.differences) > MAX_PRINTED_DIFFERENCES:
             print(f"  … and {len(compared.differences) - MAX_PRINTED_DIFFERENCES} more: see --report or --json")
@@ -167,15 +176,17 @@ def print_clip_summary(replayed: ReplayResult) -> None:
         f"replayed in {replayed.took_s:.1f} s, {replayed.speed:.1f} x real time"
     )
     for outcome in replayed.outcomes:
-        own = outcome.setup
-        print(f"{own.name}: camera {own.tracked.camera_id}, {outcome.analysed} frames analysed, model {outcome.model}")
+        setup = outcome.setup
+        print(
+            f"{setup.name}: camera {setup.tracked.camera_id}, {outcome.analysed} frames analysed, model {outcome.model}"
+        )
     for gap in replayed.outcomes[0].gaps:
-        lasted = f"{gap.end - gap.start:.1f} s up to {format_clock(gap.end - CLIP_START_S)}"
-        print(f"warning: pictures are missing; crossings may be in {lasted}")
+        interval = f"{gap.end - gap.start:.1f} s up to {format_clock(gap.end - CLIP_START_S)}"
+        print(f"warning: pictures are missing; crossings may be in {interval}")
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Columns of even width."""
+    """Print rows in aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  " + "  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip())

@@ -1,4 +1,4 @@
-"""`python -m crowdperf ring [--once] [--interval S]`: the live rings of this installation, as `top` shows processes."""
+"""Show the live rings of this installation, as `top` shows processes: `crowdperf ring`."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from crowdperf.settings.process_config import get_redis_url
 
 FIRST_INTERVAL_S = 1.0
 DOWN_PERIODS, DOWN_S = 5, 3.0
-"""A newest frame that is older than both, in frame periods and in seconds, is no picture of now."""
+"""A camera is shown as without picture when its newest frame is older than both: frame periods and seconds."""
 HEADINGS = ("CAMERA", "EPOCH", "HEAD", "FPS", "AGE", "SIZE", "FORMAT", "SLOTS", "SKIPPED", "")
 CLEAR_SCREEN = "\x1b[H\x1b[J"
 
 
 class RingReading(NamedTuple):
-    """What one look at a ring shows."""
+    """The state of a ring at one moment."""
 
     camera: str
     epoch: int
     head: int
     at_ns: int
-    """CLOCK_MONOTONIC of the look."""
+    """CLOCK_MONOTONIC of the reading."""
     newest_ns: int | None
     """CLOCK_MONOTONIC of the newest frame; None before the first."""
     heartbeat_ns: int
@@ -42,8 +42,8 @@ class RingReading(NamedTuple):
 
 
 def read_rings(prefix: str, now_ns: int) -> list[RingReading]:
-    """Every ring below `prefix`, by camera. A ring that goes away meanwhile is left out."""
-    folder, found = Path(prefix).parent, []
+    """Read every ring below `prefix`, by camera. A ring that vanishes meanwhile is left out."""
+    folder, readings = Path(prefix).parent, []
     for path in sorted(folder.glob(Path(prefix).name + "*")):
         try:
             reader = FrameReader(path)
@@ -51,7 +51,7 @@ def read_rings(prefix: str, now_ns: int) -> list[RingReading]:
             continue
         head = reader.head()
         stamp, spec = reader.stamp(head), reader.spec
-        found.append(
+        readings.append(
             RingReading(
                 camera=path.name.removeprefix(Path(prefix).name),
                 epoch=reader.epoch,
@@ -66,22 +66,31 @@ def read_rings(prefix: str, now_ns: int) -> list[RingReading]:
             )
         )
         reader.close()
-    return found
+    return readings
 
 
 def count_skipped_frames(snapshots: list[bytes]) -> dict[str, int]:
-    """Frames that inference wanted and did not get, by camera, out of the processes' snapshots."""
-    found: dict[str, int] = {}
+    """Count frames that inference wanted and did not get, by camera, from the processes' snapshots."""
+    skipped: dict[str, int] = {}
     for raw in snapshots:
         for name, row in decode_snapshot(raw).counters.items():
             if name.startswith("drops_"):
                 for camera, count in row.items():
-                    found[camera] = found.get(camera, 0) + int(count)
-    return found
+                    skipped[camera] = skipped.get(camera, 0) + int(count)
+    return skipped
 
 
 def format_row(current: RingReading, previous: RingReading | None, skipped: dict[str, int] | None) -> tuple[str, ...]:
-    """One line's cells; `before` is the same ring's last look, if there was one. `skipped` None: nobody could say."""
+    """Format the cells of one ring.
+
+    Args:
+        current: the present reading.
+        previous: the reading before, for rates; None at first.
+        skipped: skipped frames by camera; None where Redis is unavailable.
+
+    Returns:
+        One text per heading.
+    """
     fps = "-"
     if previous and previous.epoch == current.epoch and current.at_ns > previous.at_ns:
         fps = f"{(current.head - previous.head) / (current.at_ns - previous.at_ns) * 1e9:.1f}"
@@ -108,7 +117,7 @@ def format_row(current: RingReading, previous: RingReading | None, skipped: dict
 
 
 def format_table(rows: list[tuple[str, ...]]) -> str:
-    """The rows below their headings, in columns."""
+    """Align the rows below their headings."""
     widths = [max(len(line[i]) for line in (HEADINGS, *rows)) for i in range(len(HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in (HEADINGS, *rows)]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`crowdperf run`: the whole site in the foreground, under supervisord, until Ctrl-C, SIGTERM or a closed terminal."""
+"""Run the whole site in the foreground until Ctrl-C, SIGTERM or a closed terminal: `crowdperf run`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def main(words: list[str], installation: Installation) -> int:
     """Start everything and stay until it ends; return the exit status.
 
     Raises:
-        ConfigError: it already runs, or the data folder cannot be used.
+        ConfigError: the site already runs, or the data folder cannot be used.
     """
     argparse.ArgumentParser(prog="crowdperf run", description="Start the whole site.").parse_args(words)
     config, env = installation.load()
@@ -66,10 +66,19 @@ def main(words: list[str], installation: Installation) -> int:
 
 
 def run_supervisord(config: Config, paths: Paths, root: Path, setup: SetupSecret) -> int:
-    """supervisord, until it ends; then nothing runs any more, whatever ended it. Returns an exit status.
+    """Run supervisord until it ends. No program is left then.
+
+    Args:
+        config: the configuration.
+        paths: the installation's data folder.
+        root: the installation's folder.
+        setup: the secret of the one-time link.
+
+    Returns:
+        The exit status.
 
     Raises:
-        KeyboardInterrupt: somebody wishes it to end.
+        KeyboardInterrupt: a signal asked for the end.
     """
     supervisord: subprocess.Popen[bytes] | None = None
     try:
@@ -85,9 +94,9 @@ def run_supervisord(config: Config, paths: Paths, root: Path, setup: SetupSecret
             ],
             # Its paths are relative.
             cwd=root,
-            # For its programs too, where this command was not started by crowdperf.sh.
+            # Its programs need UTF-8 too, when crowdperf.sh did not start this command.
             env={**os.environ, "PYTHONUTF8": "1"},
-            # A session of its own: Ctrl-C reaches only this process, which stops things in order.
+            # In a session of its own: Ctrl-C reaches only this process, which stops everything in order.
             start_new_session=True,
             preexec_fn=process_tree.end_with_parent,
             stdin=subprocess.DEVNULL,
@@ -105,17 +114,17 @@ def run_supervisord(config: Config, paths: Paths, root: Path, setup: SetupSecret
         _set_signal_handler(_ignore_signal)
         if supervisord is not None:
             _stop_supervisord(supervisord, paths)
-        # Only when nobody writes them any more.
+        # The rings go after their last writer has ended.
         process_tree.terminate_descendants(STOP_TIMEOUT_S)
         unlink_instance(str(paths.get_ring_path("")))
 
 
 @contextlib.contextmanager
 def convert_folder_errors(paths: Paths) -> Iterator[None]:
-    """Around what writes into the data folder.
+    """Convert errors of writing into the data folder.
 
     Raises:
-        ConfigError: that cannot be done: somebody else's folder, a read-only or a full disk.
+        ConfigError: another user owns the folder, or the disk is full or read-only.
     """
     try:
         yield
@@ -127,7 +136,7 @@ def convert_folder_errors(paths: Paths) -> Iterator[None]:
 
 
 def lock_run_folder(paths: Paths) -> TextIO:
-    """Lock the data folder for the life of the returned file; the kernel frees it however this process ends.
+    """Lock the data folder while the returned file is open. The kernel releases the lock at the end.
 
     Raises:
         ConfigError: another crowdperf runs with this data folder.
@@ -148,23 +157,22 @@ def lock_run_folder(paths: Paths) -> TextIO:
 
 
 def render_demo(config: Config, root: Path) -> None:
-    """Render the demo site's clips where a camera plays one that is not there yet.
+    """Render the demo site's clips that a camera plays and that are missing.
 
-    A failure (no pictures, where ultralytics could not be installed) is reported by the renderer and leaves the other
-    cameras alone.
+    The renderer reports a failure, such as missing pictures without ultralytics. Other cameras are not affected.
     """
     folder = root / "var" / "demo"
     clips = [root / camera.url for camera in config.cameras if (root / camera.url).parent == folder]
     scenes = [clip for clip in clips if clip.stem in SCENES]
-    # The truth is written last, when the clip is whole.
+    # The truth is written last, when the clip is complete.
     if all(clip.exists() and clip.with_suffix(".truth.json").exists() for clip in scenes):
         return
     print("rendering the demo site's cameras (once) …", flush=True)
     try:
-        # Processes of its own, in a session of their own: Ctrl-C reaches only this one, which ends them.
+        # The renderers run in their own session: Ctrl-C reaches only this process, which ends them.
         subprocess.run(
             [sys.executable, "-m", "crowdperf", "demo", "--out", str(folder), "--if-missing"],
-            # Else Python complains of what a renderer that is killed leaves, and removes it itself.
+            # Python would warn of the leftovers of a killed renderer, which it removes itself.
             env={**os.environ, "PYTHONWARNINGS": "ignore:resource_tracker"},
             start_new_session=True,
             preexec_fn=process_tree.end_with_parent,
@@ -177,7 +185,13 @@ def render_demo(config: Config, root: Path) -> None:
 
 
 def print_welcome(config: Config, paths: Paths, root: Path) -> None:
-    """Say where the dashboard, the logs and the controls are, and warn of a port that somebody else holds."""
+    """Print where dashboard, logs and controls are, and warn when the port is in use.
+
+    Args:
+        config: the configuration.
+        paths: the installation's data folder.
+        root: the installation's folder.
+    """
     print(f"crowdperf · {config.site.name} · {len([c for c in config.cameras if c.enabled])} cameras")
     print(f"  dashboard  {build_dashboard_url(config.web)}/")
     print(f"  logs       {paths.logs.absolute()}")
@@ -194,7 +208,13 @@ def print_welcome(config: Config, paths: Paths, root: Path) -> None:
 
 
 def print_setup_link(config: Config, setup: SetupSecret, supervisord: subprocess.Popen[bytes]) -> None:
-    """Say the one-time link of a site that has no account yet, once its web process has found that out."""
+    """Print the one-time link of a site without accounts, once its web process has created it.
+
+    Args:
+        config: the configuration.
+        setup: the secret of the link.
+        supervisord: the running supervisord; its end ends the wait.
+    """
     deadline = time.monotonic() + SETUP_LINK_TIMEOUT_S
     while time.monotonic() < deadline and supervisord.poll() is None:
         secret = setup.read()
@@ -209,7 +229,7 @@ def print_setup_link(config: Config, setup: SetupSecret, supervisord: subprocess
 
 
 def is_port_in_use(host: str, port: int) -> bool:
-    """Whether nobody could listen there now."""
+    """Check whether the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -221,13 +241,13 @@ def is_port_in_use(host: str, port: int) -> bool:
 
 
 def _stop_supervisord(supervisord: subprocess.Popen[bytes], paths: Paths) -> None:
-    """End supervisord and all it runs: in order where it answers, by signals where not."""
+    """Stop supervisord and its programs: in order where it answers, else by signals."""
     if supervisord.poll() is not None:
         return
     try:
         SupervisorClient(paths.supervisor_socket.absolute()).shutdown()
     except ConfigError:
-        # Also where it is stopping already: a service manager may signal every process of the site at once.
+        # It may be stopping already: a service manager may signal every process at once.
         supervisord.terminate()
     try:
         supervisord.wait(STOP_TIMEOUT_S)
@@ -242,10 +262,10 @@ def _set_signal_handler(handler: Callable[[int, FrameType | None], None]) -> Non
 
 
 def _raise_interrupt(_number: int, _frame: FrameType | None) -> None:
-    """Once: what follows is the end already."""
+    """Raise KeyboardInterrupt once; further signals are ignored."""
     _set_signal_handler(_ignore_signal)
     raise KeyboardInterrupt
 
 
 def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
-    """Not SIG_IGN: Python complains of a signal that came before and is handled after that was set."""
+    """Do nothing. With SIG_IGN, Python would report a pending signal as an error."""

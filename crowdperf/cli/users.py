@@ -1,4 +1,4 @@
-"""`crowdperf users`: accounts from the machine's own command line: the first administrator, lost passwords."""
+"""Manage accounts and API tokens from the machine's command line: `crowdperf users`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from crowdperf.settings.site import build_dashboard_url
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of `crowdperf users`."""
     root = argparse.ArgumentParser(prog="crowdperf users", description="Accounts and API tokens of this site.")
     commands = root.add_subparsers(dest="command", required=True, metavar="command")
     commands.add_parser("list", help="every account")
@@ -77,7 +77,7 @@ class _UsersCommand:
         self._operator = getpass.getuser()
 
     async def run(self, arguments: argparse.Namespace) -> int:
-        """The command's function, and the connection's end."""
+        """Run the command and close the connection."""
         try:
             await getattr(self, f"_{arguments.command.replace('-', '_')}")(arguments)
         finally:
@@ -154,7 +154,7 @@ class _UsersCommand:
 
 
 def _read_password(name: str) -> str:
-    """A good enough password: typed twice at a terminal, else a line of standard input."""
+    """Read a password twice from a terminal, else one line of standard input, and check it."""
     if sys.stdin.isatty():
         password = getpass.getpass(f"password for {name}: ")
         if getpass.getpass("again: ") != password:

@@ -1,9 +1,9 @@
-"""Changes of the configuration as data, and how they are applied to the file's document. Pure.
+"""Edit the decoded config.json, without I/O, and define the JSON between web and `crowdperf config`.
 
-The document is what the operator wrote, decoded from JSON and nothing more: what they left to the defaults stays left
-to the defaults. Things with an id (cameras, and their lines and zones) are found by it.
+The document holds only what the operator wrote. Omitted settings stay omitted. Items with an id (cameras, lines, zones)
+are found by it.
 
-What the web process asks of `crowdperf config` and `crowdperf look`, which alone see camera passwords, as JSON.
+Only `crowdperf config` and `crowdperf probe-source` see camera passwords. The web process asks them.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from crowdperf.settings.camera import Camera
 from crowdperf.supervision.config_versions import ConfigVersion
 
 LINE_GEOMETRY_KEYS = ("p1", "p2", "points")
-"""What says where a line runs: one of the two forms at a time."""
+"""Settings of a line's position: p1 and p2, or points."""
 SHAPE_COLLECTIONS = ("lines", "zones")
 
 
 class Edit(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One change.
 
-    create: a thing that was not there. replace: all of it. merge: some of its fields, as RFC 7396 merges, but that an
-    item of a list with the id of a present item changes that one. delete: away with it.
+    create adds an item. replace sets all of it. delete removes it. merge sets some fields as in RFC 7396; a list item
+    with a known id changes that item.
     """
 
     mode: Literal["create", "replace", "merge", "delete"]
     path: tuple[str, ...]
-    """Collection and id in turn: `("cameras", "plaza", "lines", "gate")`, `("alerts.rules", "crowded")`."""
+    """Collections and ids in turn: `("cameras", "plaza", "lines", "gate")`, `("alerts.rules", "crowded")`."""
     value: Any = None
 
 
 class EditError(Exception):
-    """A change that does not fit what is there; `status` is the HTTP status that says the same."""
+    """A change that does not fit the configuration; `status` is the matching HTTP status."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -47,10 +47,10 @@ class EditError(Exception):
 
 
 def apply_edits(document: Mapping[str, Any], edits: Sequence[Edit]) -> dict[str, Any]:
-    """The document with every edit applied in turn.
+    """Return a copy of the document with every edit applied in turn.
 
     Raises:
-        EditError: 404 something on the way is not there, 409 it is there already, 400 the value is none.
+        EditError: 404 an item is missing, 409 it exists already, 400 the value is invalid.
     """
     changed: dict[str, Any] = deepcopy(dict(document))
     for edit in edits:
@@ -64,15 +64,15 @@ def _apply_edit(document: dict[str, Any], edit: Edit) -> None:
         holder = _find_item(_get_items(holder, collection), collection, name)
     collection, name = edit.path[-2:]
     items = _get_items(holder, collection)
-    there = [index for index, item in enumerate(items) if isinstance(item, dict) and item.get("id") == name]
-    if edit.mode == "create" and there:
+    matches = [index for index, item in enumerate(items) if isinstance(item, dict) and item.get("id") == name]
+    if edit.mode == "create" and matches:
         raise EditError(
             409, f"there is {_describe_item(collection, name)} already. Remedy: choose another id, or change it."
         )
-    if edit.mode != "create" and not there:
+    if edit.mode != "create" and not matches:
         raise _make_not_found_error(collection, name)
     if edit.mode == "delete":
-        del items[there[0]]
+        del items[matches[0]]
         return
     if not isinstance(edit.value, dict):
         raise EditError(400, "the change is no JSON object. Remedy: send one.")
@@ -81,9 +81,9 @@ def _apply_edit(document: dict[str, Any], edit: Edit) -> None:
     if edit.mode == "create":
         items.append({"id": name, **_restore_secrets(edit.value, None)})
     elif edit.mode == "replace":
-        items[there[0]] = {"id": name, **_restore_secrets(edit.value, items[there[0]])}
+        items[matches[0]] = {"id": name, **_restore_secrets(edit.value, items[matches[0]])}
     else:
-        items[there[0]] = _merge_patch(items[there[0]], _restore_secrets(edit.value, items[there[0]]))
+        items[matches[0]] = _merge_patch(items[matches[0]], _restore_secrets(edit.value, items[matches[0]]))
 
 
 def _get_items(holder: dict[str, Any], collection: str) -> list[Any]:
@@ -112,7 +112,7 @@ def _describe_item(collection: str, name: str) -> str:
 
 
 def _merge_patch(before: dict[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """RFC 7396, with lists of things that have ids merged item by item: who sends a shape need not know all of it."""
+    """Merge as in RFC 7396, but lines and zones item by item: a partial shape keeps its other fields."""
     after = dict(before)
     if any(name in change for name in LINE_GEOMETRY_KEYS):
         for name in LINE_GEOMETRY_KEYS:
@@ -134,45 +134,47 @@ def _merge_patch(before: dict[str, Any], change: Mapping[str, Any]) -> dict[str,
 
 
 def _restore_secrets(value: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The value, with the camera's own URL where its redacted form came back as it had been shown.
+    """Put the camera's stored URL back where the edit holds its redacted form.
 
-    Only as a whole: with another host, the password would be sent to whoever listens there.
+    The whole URL must match: with another host, the password would go to that host.
 
     Raises:
-        EditError: 400, another URL with `***` in it.
+        EditError: 400, a different URL contains `***`.
     """
     url = value.get("url")
     if not isinstance(url, str) or MASK not in url:
         return dict(value)
     kept = before.get("url") if before else None
     if not isinstance(kept, str) or redact_url(kept) != url:
-        raise EditError(400, "the url holds *** and is not this camera's. Remedy: write user and password anew.")
+        raise EditError(400, "the url holds *** and is not this camera's. Remedy: write user and password again.")
     return {**value, "url": kept}
 
 
 def compute_revision(camera: Camera) -> str:
-    """Names a state of the camera, for ETag and If-Match. Its password has no part in it: nobody may guess at that."""
+    """Hash the camera's settings for ETag and If-Match, without its password."""
     shown = msgspec.structs.replace(camera, url=redact_url(camera.url))
     return hashlib.sha256(msgspec.msgpack.encode(shown)).hexdigest()[:16]
 
 
 def omit_defaults(settings: Struct) -> dict[str, Any]:
-    """The Struct as the file would have it: what equals its default is left out."""
-    found: dict[str, Any] = {}
+    """Convert a Struct to JSON values as in the file, without settings that equal their defaults."""
+    document: dict[str, Any] = {}
     for item in msgspec.structs.fields(settings):
         value = getattr(settings, item.name)
         default = item.default_factory() if item.default_factory is not msgspec.NODEFAULT else item.default
         if value == default:
             continue
         if isinstance(value, list) and value and isinstance(value[0], Struct):
-            found[item.encode_name] = [omit_defaults(row) for row in value]
+            document[item.encode_name] = [omit_defaults(row) for row in value]
         else:
-            found[item.encode_name] = omit_defaults(value) if isinstance(value, Struct) else msgspec.to_builtins(value)
-    if found.get("points"):
+            document[item.encode_name] = (
+                omit_defaults(value) if isinstance(value, Struct) else msgspec.to_builtins(value)
+            )
+    if document.get("points"):
         # A polyline's ends are derived.
-        found.pop("p1", None)
-        found.pop("p2", None)
-    return found
+        document.pop("p1", None)
+        document.pop("p2", None)
+    return document
 
 
 ConfigAction = Literal["edit", "rollback", "versions", "show", "diff"]
@@ -184,18 +186,18 @@ class ConfigRequest(Struct, frozen=True, kw_only=True):
     do: ConfigAction
     edits: tuple[Edit, ...] = ()
     expect: dict[str, str] = {}
-    """Camera -> the revision that it must still have."""
+    """Camera -> the revision that it must still have (If-Match)."""
     number: int = 0
     other: int = 0
-    """diff: the version to compare with; 0 is the present file."""
+    """Version to compare with in a diff; 0 is the present file."""
     who: str = ""
     comment: str = ""
     aspects: dict[str, float] = {}
-    """Camera -> width by height of its picture, where it is known."""
+    """Camera -> width / height of its picture, where known."""
 
 
 class ConfigResponse(Struct, frozen=True, kw_only=True):
-    """The answer. A status of 200 is success; else `detail` says why not, and nothing was changed."""
+    """The answer. Status 200 is success; otherwise `detail` gives the reason and nothing was changed."""
 
     status: int = 200
     detail: str = ""
@@ -203,27 +205,27 @@ class ConfigResponse(Struct, frozen=True, kw_only=True):
     version: int = 0
     revisions: dict[str, str] = {}
     cameras: tuple[dict[str, Any], ...] = ()
-    """The cameras of the new configuration that an edit names, URLs redacted."""
+    """The edited cameras of the new configuration, URLs redacted."""
     restarts: tuple[str, ...] = ()
-    """Programs that are started, stopped or restarted for it."""
+    """Programs that the change starts, stops or restarts."""
     running: bool = False
-    """Whether there is a supervisord to do so."""
+    """Whether supervisord runs and can do that."""
     versions: tuple[ConfigVersion, ...] = ()
     text: str = ""
-    """show, diff: without secrets."""
+    """Output of show and diff, without secrets."""
 
 
 class ProbeRequest(Struct, frozen=True, kw_only=True):
-    """A request to `crowdperf look`: open a source once and bring a picture."""
+    """A request to `crowdperf probe-source`: open a source once and return a picture."""
 
     url: str
     camera: str = ""
-    """Whose stored URL is meant, where `url` is its redacted form."""
+    """The camera whose stored URL is used when `url` is its redacted form."""
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
 
 
 class ProbeResult(Struct, frozen=True, kw_only=True):
-    """The answer: a picture, or the reason why there is none."""
+    """The answer: a picture, or the error."""
 
     ok: bool
     detail: str = ""

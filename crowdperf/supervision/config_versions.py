@@ -1,4 +1,4 @@
-"""Every version of the configuration that was in force, in `var/config/`: the files themselves, and who made them."""
+"""Keep every version of the configuration in `var/config/`, with its author."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_VERSIONS = 1000
 
 
 class ConfigVersion(Struct, frozen=True, kw_only=True):
-    """One version. Version files hold camera passwords, as config.json does; these facts hold none."""
+    """One version. Version files hold camera passwords, as config.json does; this record holds none."""
 
     number: int
     at: float
@@ -26,45 +26,55 @@ class ConfigVersion(Struct, frozen=True, kw_only=True):
 
 
 class ConfigHistory:
-    """The folder. Files are written once, by an atomic rename, and readable by the site's owner alone."""
+    """The folder of versions. Files are written once, atomically, and only the site's user may read them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @contextlib.contextmanager
     def hold_lock(self, name: str) -> Iterator[None]:
-        """Hold the lock of that name; the kernel frees it however this process ends."""
+        """Hold the lock of that name. The kernel releases it when this process ends."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with (self._folder / f"{name}.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def list_versions(self) -> list[ConfigVersion]:
-        """Oldest first."""
+        """List the versions, oldest first."""
         rows = [msgspec.json.decode(path.read_bytes(), type=ConfigVersion) for path in self._folder.glob("*.facts")]
         return sorted(rows, key=lambda row: row.number)
 
     def read_file(self, number: int) -> bytes | None:
-        """The file of that version."""
+        """Read the file of a version; None where there is none."""
         try:
             return self._get_path(number).read_bytes()
         except FileNotFoundError:
             return None
 
     def find_current(self, text: bytes) -> ConfigVersion | None:
-        """The newest version, if `text` is what it says."""
+        """Return the newest version if its content is `text`."""
         rows = self.list_versions()
         return rows[-1] if rows and self.read_file(rows[-1].number) == text else None
 
     def add(self, text: bytes, at: float, who: str, comment: str) -> ConfigVersion:
-        """Keep one more; the oldest beyond `KEPT` go."""
+        """Store a version and remove the oldest beyond `MAX_VERSIONS`.
+
+        Args:
+            text: the content of config.json.
+            at: Unix seconds.
+            who: the author; empty where unknown.
+            comment: what was changed.
+
+        Returns:
+            The record of the new version.
+        """
         rows = self.list_versions()
         version = ConfigVersion(number=rows[-1].number + 1 if rows else 1, at=at, who=who, comment=comment)
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_file(self._get_path(version.number), text, mode=0o600, sync=True)
-        # The facts last: a version exists from here on.
-        facts = self._get_path(version.number).with_suffix(".facts")
-        write_file(facts, msgspec.json.encode(version), mode=0o600, sync=True)
+        # The record comes last: the version exists from here on.
+        record = self._get_path(version.number).with_suffix(".facts")
+        write_file(record, msgspec.json.encode(version), mode=0o600, sync=True)
         for row in rows[: max(0, len(rows) + 1 - MAX_VERSIONS)]:
             self._get_path(row.number).with_suffix(".facts").unlink(missing_ok=True)
             self._get_path(row.number).unlink(missing_ok=True)

@@ -1,10 +1,7 @@
-"""supervisord by its XML-RPC interface on a Unix socket: start, stop, restart by kind or name, and update.
+"""Control supervisord over XML-RPC on its Unix socket, and extend supervisorctl by a plug-in.
 
-The plug-in of supervisorctl that renders the programs of the present config.json before any command runs.
-
-supervisord knows programs only from files, so an edit of config.json has to be rendered before `update` can act on it.
-An `update` waits for one that is under way, such as that of a change through the interface: supervisord would refuse
-the second to begin a program that the first is about to begin.
+supervisord knows programs only from files. So the plug-in renders config.json before each command of supervisorctl. An
+`update` waits for a running one, because supervisord refuses to start a program that another update is starting.
 """
 
 from __future__ import annotations
@@ -30,10 +27,10 @@ WEB_PROGRAM = "web"
 
 
 class SupervisorClient:
-    """One supervisord.
+    """Client of one supervisord.
 
     Raises:
-        ConfigError: from any call, when it does not run, or is shutting down.
+        ConfigError: from any call, when supervisord does not run or is shutting down.
     """
 
     def __init__(self, socket: Path) -> None:
@@ -56,13 +53,13 @@ class SupervisorClient:
             ) from None
 
     def list_programs(self) -> list[dict[str, Any]]:
-        """Every program: name, statename, pid, start, description."""
+        """List every program: name, statename, pid, start, description."""
         return list(self._call("getAllProcessInfo"))
 
     def resolve_names(self, target: str, shared_programs: Mapping[str, str] | None = None) -> list[str]:
-        """The programs that `what` means: a kind of the process table, or one program's name.
+        """Resolve a kind of the process table, or one program's name, to the names of programs.
 
-        `shared` is `groups.shared`: `capture-<camera>` is the program that the camera shares with others.
+        `shared_programs` maps `capture-<camera>` to the program that the camera shares with others.
 
         Raises:
             ConfigError: there is no such kind or program.
@@ -77,11 +74,11 @@ class SupervisorClient:
         raise ConfigError(f"no program or kind is called {target!r}. Remedy: use one of: {', '.join(sorted(running))}.")
 
     def start(self, names: list[str]) -> None:
-        """Start programs, all at once."""
+        """Start programs in parallel."""
         self._call_each("startProcess", names, Faults.ALREADY_STARTED)
 
     def stop(self, names: list[str], timeout_s: float = 30.0) -> None:
-        """Stop programs, all at once, and wait until they have ended."""
+        """Stop programs in parallel and wait until they have ended, `timeout_s` at most."""
         self._call_each("stopProcess", names, Faults.NOT_RUNNING)
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -98,15 +95,15 @@ class SupervisorClient:
         """Stop everything, Redis last, then supervisord itself."""
         rows = [row["name"] for row in self.list_programs() if row["pid"]]
         self.stop([name for name in rows if name != "redis"])
-        # supervisord's own way of shutting down takes a second for each program that still runs.
+        # supervisord's own shutdown takes a second for each running program.
         self.stop([name for name in rows if name == "redis"])
         self._call("shutdown")
 
     def update(self) -> dict[str, list[str]]:
         """Do what `supervisorctl update` does: restart changed programs, start new ones, end removed ones."""
         added, changed, removed = self._call("reloadConfig")[0]
-        # Two programs may exchange a camera, so all end before one begins; the web process alone goes last, and is
-        # away for its own start only.
+        # Two programs may exchange a camera, so all stop before the first starts. Web goes last: it is down only for
+        # its own restart.
         first = [name for name in changed if name != WEB_PROGRAM]
         last = [name for name in changed if name == WEB_PROGRAM]
         for stops, starts in (([*removed, *first], [*first, *added]), (last, last)):
@@ -130,7 +127,7 @@ class SupervisorClient:
 
 
 class RenderPlugin(ControllerPluginBase):  # type: ignore[misc]
-    """Refreshes the include file when supervisorctl starts and before each line at its prompt; `update` in its turn."""
+    """Refreshes the include file when supervisorctl starts and before each command."""
 
     name = "crowdperf"
 
@@ -139,7 +136,7 @@ class RenderPlugin(ControllerPluginBase):  # type: ignore[misc]
         self._root = root
         self._refresh()
         controller.precmd = self._refresh_before_command
-        # The controller's own commands go before those of plug-ins, among which supervisorctl's `update` is one.
+        # The controller's own commands take precedence over those of plug-ins; supervisorctl's `update` is a plug-in's.
         controller.do_update = self._update
 
     def _update(self, words: str) -> None:
@@ -156,9 +153,9 @@ class RenderPlugin(ControllerPluginBase):  # type: ignore[misc]
         try:
             refresh(self._root)
         except (ConfigError, OSError) as error:
-            print(f"crowdperf: the programs stay as they were: {error}", file=sys.stderr)
+            print(f"crowdperf: the programs stay unchanged: {error}", file=sys.stderr)
 
 
 def make(controller: Any, **_: str) -> RenderPlugin:
-    """supervisorctl's factory; the installation is the folder of the supervisord.conf that it read."""
+    """Build the plug-in for supervisorctl. The installation is the folder of its supervisord.conf."""
     return RenderPlugin(controller, Path(controller.options.configfile).resolve().parent)

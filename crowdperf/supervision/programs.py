@@ -1,12 +1,8 @@
-"""The process table expanded for one configuration: which programs there are and what each depends on.
+"""Expand the process table for one configuration and render supervisord's include file.
 
-Which cameras share a capture process (`cameras_per_process`): pure, and sticky, so that an edit moves few cameras.
-
-A camera stays where it is as long as it exists. A new one goes into the first group with room, else into a new group.
-Only another `cameras_per_process` moves cameras: what no longer fits goes elsewhere, and groups that are no longer
-needed are dissolved, the smallest first.
-
-supervisord's generated include file: one stanza per program of the present configuration.
+Cameras may share a capture process (`cameras_per_process`). A camera keeps its group, so an edit moves few cameras. A
+new one goes into the first group with room, else into a new group. Only another `cameras_per_process` moves cameras:
+the smallest groups are dissolved first.
 """
 
 from __future__ import annotations
@@ -39,15 +35,23 @@ class Program(Struct, frozen=True, kw_only=True):
     """What follows `python -m crowdperf`."""
     process: ProcessSpec
     digest: str
-    """Of the program's slice of the configuration: another digest means that this program has to restart."""
+    """Hash of the settings that the program reads; it restarts when the hash changes."""
 
 
 def build_programs(
     config: Config, env: Environment, paths: Paths, root: Path, groups: GroupAssignment | None = None
 ) -> tuple[Program, ...]:
-    """Every program of this configuration, event listeners (which supervisord.conf itself names) left out.
+    """List every program of this configuration, without the event listeners of supervisord.conf.
 
-    `groups` says which cameras share a process, where `cameras_per_process` is more than one.
+    Args:
+        config: the configuration.
+        env: the documented environment variables.
+        paths: the installation's data folder.
+        root: folder that relative files are resolved against.
+        groups: which cameras share a process; None assigns them from scratch.
+
+    Returns:
+        The programs in the order of the process table.
     """
     if groups is None:
         groups = group_cameras(config, GroupAssignment())
@@ -64,7 +68,7 @@ def build_programs(
 
 
 def group_cameras(config: Config, previous: GroupAssignment) -> GroupAssignment:
-    """The enabled cameras in groups, as few of them moved as can be."""
+    """Assign the enabled cameras to groups and move as few as possible."""
     return assign_groups(
         [camera.id for camera in config.cameras if camera.enabled], config.cameras_per_process, previous
     )
@@ -73,7 +77,7 @@ def group_cameras(config: Config, previous: GroupAssignment) -> GroupAssignment:
 def _list_instances(
     row: ProcessSpec, config: Config, env: Environment, groups: GroupAssignment
 ) -> list[tuple[str, tuple[str, ...]]]:
-    """Names and arguments of one row's programs."""
+    """List names and arguments of one row's programs."""
     command, _, role = row.kind.partition("-")
     if row.instances == "embedded":
         return [] if config.redis.url else [(row.kind, (command,))]
@@ -96,14 +100,14 @@ def _list_instances(
 def _build_process_config(
     row: ProcessSpec, name: str, arguments: tuple[str, ...], config: Config, env: Environment, paths: Paths, root: Path
 ) -> object:
-    """What the program reads of the configuration."""
+    """Build the part of the configuration that the program reads."""
     last = name.rpartition(f"{row.kind}-")[2]
     if row.kind == "capture":
         members = arguments[3:] if "--name" in arguments else arguments[1:]
         return process_config.build_capture_group_config(config, env, paths, root, name, members)
     if row.kind == "inference":
         whole = process_config.build_inference_config(config, env, paths)
-        # Another choice of models is taken over at run time.
+        # Inference changes models without a restart.
         return msgspec.structs.replace(whole, settings=without_selection(whole.settings))
     if row.kind == "tracking":
         return process_config.build_tracking_config(config, env, paths, int(last))
@@ -111,7 +115,7 @@ def _build_process_config(
         instance = int(last) if row.instances == "worker" else 0
         return build_config_for_role(config, env, paths, row.kind.partition("-")[2], instance)
     if row.kind == "web":
-        # Cameras, areas and rules are taken over at run time: nobody's page is interrupted.
+        # Web reloads cameras, areas and rules without a restart, so no page is interrupted.
         return process_config.replace_reloadable(
             process_config.build_web_config(config, paths), process_config.WebReloadable()
         )
@@ -125,7 +129,7 @@ def _compute_digest(config: object) -> str:
 
 
 class GroupAssignment(Struct, frozen=True):
-    """The assignment as it was rendered last."""
+    """Which cameras share a capture process."""
 
     cameras_per_process: int = 1
     members: dict[int, tuple[str, ...]] = {}
@@ -133,13 +137,25 @@ class GroupAssignment(Struct, frozen=True):
 
 
 def assign_groups(cameras: Sequence[str], max_size: int, previous: GroupAssignment) -> GroupAssignment:
-    """The groups of `cameras` (enabled ones, in the order of the configuration), `size` at most in each."""
-    there = set(cameras)
-    kept = {number: [one for one in members if one in there][:max_size] for number, members in previous.members.items()}
+    """Assign cameras to groups.
+
+    Args:
+        cameras: ids of the enabled cameras, in the order of the configuration.
+        max_size: cameras in a group at most.
+        previous: the last assignment, which is kept as far as possible.
+
+    Returns:
+        The new assignment.
+    """
+    present = set(cameras)
+    kept = {
+        number: [camera for camera in members if camera in present][:max_size]
+        for number, members in previous.members.items()
+    }
     kept = {number: members for number, members in kept.items() if members}
     if max_size != previous.cameras_per_process:
         kept = _keep_largest(kept, -(-len(cameras) // max_size))
-    placed = {one for members in kept.values() for one in members}
+    placed = {camera for members in kept.values() for camera in members}
     for camera in cameras:
         if camera not in placed:
             number = next((n for n in sorted(kept) if len(kept[n]) < max_size), None)
@@ -150,16 +166,18 @@ def assign_groups(cameras: Sequence[str], max_size: int, previous: GroupAssignme
 
 
 def map_shared_programs(groups: GroupAssignment) -> dict[str, str]:
-    """`capture-<camera>`, as its own program would be called -> the program that it shares with others."""
+    """Map `capture-<camera>`, the name of a program of its own, to the program that the camera shares."""
     if groups.cameras_per_process == 1:
         return {}
     return {
-        f"capture-{camera}": f"capture-group-{number}" for number, each in groups.members.items() for camera in each
+        f"capture-{camera}": f"capture-group-{number}"
+        for number, members in groups.members.items()
+        for camera in members
     }
 
 
 def _keep_largest(groups: Mapping[int, list[str]], wanted: int) -> dict[int, list[str]]:
-    """The `wanted` largest groups; of equal ones those with the lowest numbers."""
+    """Keep the `wanted` largest groups, of equal ones those with the lowest numbers."""
     order = sorted(groups, key=lambda number: (-len(groups[number]), number))
     return {number: groups[number] for number in order[:wanted]}
 
@@ -169,7 +187,7 @@ def _get_path(paths: Paths) -> Path:
 
 
 def load_groups(paths: Paths) -> GroupAssignment:
-    """The assignment that was rendered last; none where nothing was."""
+    """Read the assignment that was rendered last; empty where there is none."""
     try:
         return msgspec.json.decode(_get_path(paths).read_bytes(), type=GroupAssignment)
     except (FileNotFoundError, msgspec.MsgspecError):
@@ -177,7 +195,7 @@ def load_groups(paths: Paths) -> GroupAssignment:
 
 
 def save_groups(paths: Paths, groups: GroupAssignment) -> None:
-    """Keep it for the next time, by an atomic rename."""
+    """Store the assignment for the next rendering."""
     target = _get_path(paths)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_file(target, msgspec.json.encode(groups))
@@ -188,21 +206,31 @@ HEADER = (
     "Do not edit: the next supervisorctl call writes it again.\n"
 )
 PYTHON = ".venv/bin/python"
-"""From the installation's folder, which supervisord runs in."""
+"""Relative to the installation's folder, in which supervisord runs."""
 RECORDED_VARIABLES = ("TARGET_FPS", "QUEUE_MAX", "RTSP_STIMEOUT_USEC", "FFMPEG_EXTRA_FLAGS", "CUDA_EMPTY_EVERY")
 
 
 def render_program(program: Program, paths: Paths, root: Path, python: str) -> str:
-    """The `[program:x]` section. The digest rides in the environment, where a change makes supervisord restart it."""
+    """Render the `[program:x]` section. A new digest in its environment makes supervisord restart it.
+
+    Args:
+        program: the program.
+        paths: the installation's data folder.
+        root: the installation's folder.
+        python: path of the interpreter.
+
+    Returns:
+        The section's lines.
+    """
     row = program.process
     settings = {
         "command": shlex.join([python, "-m", "crowdperf.entrypoint", *program.arguments]),
         "environment": f'CROWDPERF_SLICE="{program.digest}"',
         "autostart": "true",
         "autorestart": "true",
-        # startsecs=1 would read a crash loop as RUNNING.
+        # With startsecs=1 a crash loop would count as RUNNING.
         "startsecs": "5",
-        # supervisord waits one second more each time, so ten tries are a minute; then the guard takes over.
+        # supervisord waits one second more each time: ten tries are a minute. Then the guard takes over.
         "startretries": "10",
         "stopwaitsecs": str(row.stop_s),
         "stopasgroup": "true",
@@ -220,7 +248,7 @@ def render_program(program: Program, paths: Paths, root: Path, python: str) -> s
 
 
 def _get_log_path(paths: Paths, root: Path, name: str) -> str:
-    """The program's log: from the installation's folder, so that no character of that stands in the file."""
+    """Return the log's path, relative where possible: no character of the folder's name needs quoting."""
     log = paths.logs.absolute() / f"{name}.log"
     return str(log.relative_to(root)) if log.is_relative_to(root) else str(log)
 
@@ -228,13 +256,35 @@ def _get_log_path(paths: Paths, root: Path, name: str) -> str:
 def render(
     config: Config, env: Environment, paths: Paths, root: Path, python: str, groups: GroupAssignment | None = None
 ) -> str:
-    """The whole include file."""
+    """Render the whole include file.
+
+    Args:
+        config: the configuration.
+        env: the documented environment variables.
+        paths: the installation's data folder.
+        root: the installation's folder.
+        python: path of the interpreter.
+        groups: which cameras share a process; None assigns them from scratch.
+
+    Returns:
+        The file's text.
+    """
     rows = build_programs(config, env, paths, root, groups)
     return HEADER + "\n" + "\n".join(render_program(row, paths, root, python) for row in rows)
 
 
 def write_include_file(config: Config, env: Environment, paths: Paths, root: Path) -> bool:
-    """Write the include file by an atomic rename; False when it already said the same."""
+    """Write the include file, the groups and the reload files.
+
+    Args:
+        config: the configuration.
+        env: the documented environment variables.
+        paths: the installation's data folder.
+        root: the installation's folder.
+
+    Returns:
+        Whether the include file has changed.
+    """
     groups = group_cameras(config, load_groups(paths))
     reload.write_reload_file(paths.model_selection_file, get_selection(config.inference))
     reload.write_reload_file(paths.web_reload_file, get_reloadable(build_web_config(config, paths)))
@@ -249,22 +299,22 @@ def write_include_file(config: Config, env: Environment, paths: Paths, root: Pat
 
 
 def record_environment(paths: Paths, variables: Mapping[str, str]) -> None:
-    """Keep the documented variables that supervisord, and so every program, was started with.
+    """Store the documented variables with which supervisord, and so every program, was started.
 
-    supervisorctl may be called from another shell: what it renders has to fit the programs' environment, not its own.
+    supervisorctl may run in another shell. What it renders must fit the programs' environment, not its own.
     """
     folder = paths.data / "supervisor"
     folder.mkdir(parents=True, exist_ok=True)
     kept = {name: variables[name] for name in RECORDED_VARIABLES if name in variables}
     if variables.get(POSTGRES_DSN, "").strip():
-        # Its value is a secret, and the programs have it in their environment: what matters here is that it is set.
+        # The value is a secret. Here it only matters that it is set.
         kept[POSTGRES_DSN] = "set"
     kept["CROWDPERF_CONFIG"] = variables.get("CROWDPERF_CONFIG", "config.json")
     (folder / "environment.json").write_bytes(msgspec.json.encode(kept))
 
 
 def load_recorded_environment(paths: Paths) -> dict[str, str]:
-    """What `record_environment` kept; the present environment where nothing was."""
+    """Read what `record_environment` stored; this process's environment where there is nothing."""
     try:
         raw = (paths.data / "supervisor" / "environment.json").read_bytes()
     except FileNotFoundError:
@@ -273,10 +323,10 @@ def load_recorded_environment(paths: Paths) -> dict[str, str]:
 
 
 def refresh(root: Path) -> bool:
-    """Bring the include file of the installation at `root` in line with its configuration file.
+    """Render the include file of the installation at `root` from its configuration file.
 
     Raises:
-        ConfigError: the configuration is invalid; the include file stays as it was.
+        ConfigError: the configuration is invalid; the include file stays unchanged.
     """
     paths = Paths(root / "var")
     variables = load_recorded_environment(paths)

@@ -245,6 +245,6 @@ def test_an_invalid_edit_changes_nothing_and_is_reported(site: Site) -> None:
         before = site.get_pids()
         (site.folder / "config.json").write_text('{"cameras": [{"id": "lobby", "ur": 1}]}')
         done = site.run_ctl("update")
-        assert "the programs stay as they were" in done.stderr
+        assert "the programs stay unchanged" in done.stderr
         assert "ur" in done.stderr
         assert site.get_pids().keys() == before.keys()
