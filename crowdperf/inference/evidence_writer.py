@@ -1,7 +1,7 @@
-"""Answers requests for evidence, on a thread of its own: a slow disk or Redis never delays a frame.
+"""Save evidence pictures on request, on a thread of its own: a slow disk or Redis never delays a frame.
 
-The frame that was asked for comes out of the keeper, or out of the ring while it is still there; else the nearest later
-one is saved and marked as such. A worker that requests evidence needs neither pixels nor torch.
+The requested frame comes from the evidence cache or from the ring. If it is gone, the nearest later frame is saved and
+marked as not exact. A worker that requests evidence needs neither pixels nor torch.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from crowdperf.settings.ppe import PPE_CLASSES
 from crowdperf.storage.evidence import EvidenceBox, EvidenceMetadata, add_metadata, get_picture_path, save_picture
 
 CROP_MARGIN = 0.2
-"""Of a crop, share of the person's size on each side."""
+"""Margin of a crop on each side, as a share of the person's size."""
 MIN_BOX_SCORE = 0.25
-"""Weaker detections are not written into the metadata."""
+"""Minimum score of a detection in the metadata."""
 
 log = logging.getLogger(__name__)
 
 
 class EvidenceFrame(NamedTuple):
-    """A picture and what is known of it."""
+    """A JPEG picture and what is known about it."""
 
     stamp: FrameStamp
     jpeg: bytes
     analysis: FrameAnalysis | None
-    """None for a picture fresh from the ring, in which nobody has been looked for."""
+    """None if the frame was read from the ring and never analysed."""
 
 
 class EvidenceResult(NamedTuple):
@@ -49,9 +49,9 @@ class EvidenceResult(NamedTuple):
 
     epoch: int
     sequence: int
-    """Frame that was saved; the requested one where none was."""
+    """The saved frame, or the requested one if none was saved."""
     exact: bool = False
-    """Whether it is the requested frame, and not the nearest later one."""
+    """True for the requested frame, False for the nearest later one."""
     full: str = ""
     crop: str = ""
     """Paths relative to the evidence folder; empty for a picture that was not saved."""
@@ -60,14 +60,14 @@ class EvidenceResult(NamedTuple):
 
 
 class EvidenceWriter:
-    """Saves pictures. `start` begins the thread, `close` ends it.
+    """Answers evidence requests from Redis.
 
     Args:
-        url, prefix: of Redis.
-        keeper: the pictures that are kept.
+        redis_url, key_prefix: of Redis.
+        cache: the frames that are still in memory.
         ring_prefix: path of the rings without the camera id.
         folder: where pictures are saved.
-        blur: what is hidden in them.
+        blur: what to hide of each person.
         metrics: where counters go.
     """
 
@@ -88,11 +88,11 @@ class EvidenceWriter:
         self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Answer what is at hand, and end."""
+        """Finish the current requests and stop the thread."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(5.0)
@@ -102,7 +102,6 @@ class EvidenceWriter:
         requests: Consumer[EvidenceRequest] = Consumer(
             client, EVIDENCE_REQUESTS, "inference", "inference", prefix=self._key_prefix
         )
-
         backoff = Backoff()
         connected = False
         while not self._stop.is_set():
@@ -134,18 +133,18 @@ class EvidenceWriter:
         """Save the pictures of one request; a request that cannot be met has a `problem` in its result."""
         if not CAMERA_ID.fullmatch(request.camera):
             return self._refuse(request, "that is no camera id")
-        shot = self._find_frame(request)
-        if shot is None:
+        frame = self._find_frame(request)
+        if frame is None:
             return self._refuse(request, "the frame is gone, and the camera gives no other one")
-        exact = (shot.stamp.epoch, shot.stamp.sequence) == (request.epoch, request.sequence)
+        exact = (frame.stamp.epoch, frame.stamp.sequence) == (request.epoch, request.sequence)
         try:
-            crop = self._save_pictures(request, shot, exact)
+            has_crop = self._save_pictures(request, frame, exact)
         except OSError as error:
             return self._refuse(request, f"it cannot be saved: {error.strerror}")
         self._metrics.count("evidence_saved", camera=request.camera)
         full = self._get_relative_path(request, "full")
-        crop_path = self._get_relative_path(request, "crop") if crop else ""
-        return EvidenceResult(shot.stamp.epoch, shot.stamp.sequence, exact, full, crop_path)
+        crop_path = self._get_relative_path(request, "crop") if has_crop else ""
+        return EvidenceResult(frame.stamp.epoch, frame.stamp.sequence, exact, full, crop_path)
 
     def _refuse(self, request: EvidenceRequest, problem: str) -> EvidenceResult:
         log.warning("no evidence %s of camera %s: %s", request.id, request.camera, problem)
@@ -156,10 +155,10 @@ class EvidenceWriter:
         self._metrics.count("evidence_missed", camera=request.camera if CAMERA_ID.fullmatch(request.camera) else "")
 
     def _find_frame(self, request: EvidenceRequest) -> EvidenceFrame | None:
-        """That frame, else the nearest later one."""
-        held = self._cache.get(request.camera, request.epoch, request.sequence)
-        if held:
-            return EvidenceFrame(held.analysis.stamp, held.jpeg.result(), held.analysis)
+        """Return the requested frame, or the nearest later one."""
+        cached = self._cache.get(request.camera, request.epoch, request.sequence)
+        if cached:
+            return EvidenceFrame(cached.analysis.stamp, cached.jpeg.result(), cached.analysis)
         try:
             reader = FrameReader(Path(f"{self._ring_prefix}{request.camera}"))
         except RingUnavailable:
@@ -168,14 +167,14 @@ class EvidenceWriter:
             exact = self._read_from_ring(reader, request.sequence) if reader and reader.epoch == request.epoch else None
             if exact:
                 return exact
-            held = self._cache.get_after(request.camera, request.epoch, request.sequence)
-            if held:
-                return EvidenceFrame(held.analysis.stamp, held.jpeg.result(), held.analysis)
-            # A ring's newest picture may be overwritten under the copy; the next one then will do.
+            cached = self._cache.get_after(request.camera, request.epoch, request.sequence)
+            if cached:
+                return EvidenceFrame(cached.analysis.stamp, cached.jpeg.result(), cached.analysis)
+            # The newest picture may be overwritten during the copy; then the next one is taken.
             for _ in range(3):
-                fresh = self._read_from_ring(reader, reader.head()) if reader else None
-                if fresh:
-                    return fresh
+                newest = self._read_from_ring(reader, reader.head()) if reader else None
+                if newest:
+                    return newest
         finally:
             if reader:
                 reader.close()
@@ -187,26 +186,26 @@ class EvidenceWriter:
         return EvidenceFrame(stamp, encode_ring_frame(pixels, reader.spec), None) if stamp else None
 
     def _save_pictures(self, request: EvidenceRequest, frame: EvidenceFrame, exact: bool) -> bool:
-        """Write the full picture, and the crop where there is a subject; returns whether there is one."""
+        """Write the full picture, and a crop if the subject is known; return True if it is."""
         subject = self._find_subject_box(request, frame, exact)
         boxes = build_boxes(frame.analysis, request.detection if exact else -1)
         if subject and not any(box.subject for box in boxes):
             boxes.insert(0, EvidenceBox(class_name="person", score=0.0, box=subject, subject=True))
-        # Decoded anew even where nothing is hidden: the crop is cut from it.
+        # Decoded even if nothing is hidden: the crop is cut from it.
         image: Any = cv2.imdecode(np.frombuffer(frame.jpeg, np.uint8), cv2.IMREAD_COLOR)
         self._anonymize(image, frame.analysis)
         jpeg = frame.jpeg if self._blur == "none" else encode_jpeg(image)
         self._write_picture(request, "full", jpeg, frame, exact, boxes)
         if subject is None:
             return False
-        part, window = crop(image, subject)
-        self._write_picture(request, "crop", encode_jpeg(part), frame, exact, clip_boxes(boxes, window))
+        cropped, window = crop(image, subject)
+        self._write_picture(request, "crop", encode_jpeg(cropped), frame, exact, clip_boxes(boxes, window))
         return True
 
     def _find_subject_box(
         self, request: EvidenceRequest, frame: EvidenceFrame, exact: bool
     ) -> tuple[float, float, float, float] | None:
-        """The box of the person whom the request is about, normalised."""
+        """Return the normalised box of the person whom the request is about."""
         if exact and frame.analysis is not None and 0 <= request.detection < len(frame.analysis.detections.boxes):
             x1, y1, x2, y2 = frame.analysis.detections.boxes[request.detection].tolist()
             return x1, y1, x2, y2
@@ -219,7 +218,7 @@ class EvidenceWriter:
         if self._blur == "none":
             return
         if analysis is None:
-            # Nobody knows where people are in this picture, so nobody in it may be recognised.
+            # The frame was never analysed: people may be anywhere, so the whole picture is hidden.
             pixelate(image, 0, 0, width, height)
             return
         people = analysis.detections.boxes[analysis.detections.classes == 0] * np.array([width, height] * 2)
@@ -253,14 +252,14 @@ class EvidenceWriter:
 
 
 def build_boxes(analysis: FrameAnalysis | None, subject: int) -> list[EvidenceBox]:
-    """Everything that was seen, the subject first and then the surest."""
+    """List all detections of a frame, the subject first, then by score; `subject` is its index."""
     if analysis is None:
         return []
-    found = analysis.detections
+    detections = analysis.detections
     boxes = [
         EvidenceBox(class_name=CLASSES[class_id], score=round(score, 3), box=_round_box(box), subject=index == subject)
         for index, (box, score, class_id) in enumerate(
-            zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist())
+            zip(detections.boxes.tolist(), detections.scores.tolist(), detections.classes.tolist())
         )
         if score >= MIN_BOX_SCORE or index == subject
     ]
@@ -281,7 +280,7 @@ def build_boxes(analysis: FrameAnalysis | None, subject: int) -> list[EvidenceBo
 def crop(
     image: NDArray[np.uint8], box: tuple[float, float, float, float]
 ) -> tuple[NDArray[np.uint8], tuple[float, float, float, float]]:
-    """The part of a picture around a box, and where it lies in the picture (both normalised)."""
+    """Cut the region around a normalised box; return it and its normalised window in the picture."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = box
     across, down = CROP_MARGIN * (x2 - x1), CROP_MARGIN * (y2 - y1)
@@ -294,20 +293,20 @@ def crop(
 
 
 def clip_boxes(boxes: list[EvidenceBox], window: tuple[float, float, float, float]) -> list[EvidenceBox]:
-    """The boxes that show in a part of the picture, normalised to that part and clipped to it."""
+    """Return the boxes that overlap a window, clipped and normalised to it."""
     left, top, right, bottom = window
-    shown = []
+    clipped = []
     for box in boxes:
         x1, y1, x2, y2 = box.box
-        moved = (
+        inside = (
             *((max(x1, left) - left) / (right - left), (max(y1, top) - top) / (bottom - top)),
             *((min(x2, right) - left) / (right - left), (min(y2, bottom) - top) / (bottom - top)),
         )
-        if moved[0] < moved[2] and moved[1] < moved[3]:
-            shown.append(
-                EvidenceBox(class_name=box.class_name, score=box.score, box=_round_box(moved), subject=box.subject)
+        if inside[0] < inside[2] and inside[1] < inside[3]:
+            clipped.append(
+                EvidenceBox(class_name=box.class_name, score=box.score, box=_round_box(inside), subject=box.subject)
             )
-    return shown
+    return clipped
 
 
 def _round_box(box: Any) -> tuple[float, float, float, float]:

@@ -1,6 +1,6 @@
-"""One role's model at work, and the one that is being prepared beside it, to take over between two batches.
+"""Hold the models of the inference process and replace them between two batches.
 
-Both models of the process, as the configuration chooses them: loaded, warmed, and exchanged while others work.
+A new model is loaded and warmed on a thread while the old one keeps working.
 """
 
 from __future__ import annotations
@@ -22,76 +22,76 @@ log = logging.getLogger(__name__)
 
 
 class ModelSlot:
-    """Holds a detector, or none yet.
+    """Holds one detector, or none yet.
 
-    Preparing (reading, compiling, warming) takes seconds and happens on a thread, so that no frame waits for it; a
-    model that cannot be had is reported, tried again, and meanwhile the old one goes on.
+    Loading takes seconds (read, compile, warm up) and runs on a thread. A model that fails to load is reported and
+    tried again every `RETRY_S`. The old model keeps working meanwhile.
 
     Args:
-        role: for the log.
-        detector: one that is ready already.
+        role: name of the slot in the log.
+        detector: a detector that is ready already.
     """
 
     def __init__(self, role: str, detector: Detector | None = None) -> None:
         self.role = role
         self.detector = detector
         self.error = ""
-        """Why the model that is wanted cannot be had; empty where it can."""
+        """Why the requested model failed to load; empty if it did not."""
         self._worker = ThreadPoolExecutor(1, f"prepare-{role}")
-        self._prepare: Callable[[], Detector] | None = None
+        self._load: Callable[[], Detector] | None = None
         self._future: Future[Detector] | None = None
         self._retry_at = float("-inf")
 
     @property
     def has_model(self) -> bool:
-        """Whether a model is here, or on its way."""
-        return self.detector is not None or self._prepare is not None
+        """True if a model is loaded or requested."""
+        return self.detector is not None or self._load is not None
 
-    def request_load(self, prepare: Callable[[], Detector]) -> None:
-        """Have the model that `prepare` returns take the seat as soon as it can. `prepare` runs on a thread.
+    def request_load(self, load: Callable[[], Detector]) -> None:
+        """Load a model on a thread and use it as soon as it is ready; a later request replaces this one.
 
-        `prepare` raises ModelError for a model that cannot be had. The last wish counts.
+        `load` raises ModelError if the model cannot be loaded.
         """
-        self._prepare = prepare
-        self._future = self._worker.submit(prepare)
+        self._load = load
+        self._future = self._worker.submit(load)
 
     def poll(self, now: float) -> bool:
-        """Call between two batches: whether another model has just taken the seat. `now`: monotonic seconds."""
-        if self._prepare is None:
+        """Take over a model that is ready, between two batches; True if there was one. `now`: monotonic s."""
+        if self._load is None:
             return False
         if self._future is None:
             if now >= self._retry_at:
-                self._future = self._worker.submit(self._prepare)
+                self._future = self._worker.submit(self._load)
             return False
         if not self._future.done():
             return False
-        done, self._future = self._future, None
+        future, self._future = self._future, None
         try:
-            self.detector = done.result()
+            self.detector = future.result()
         except (ModelError, RuntimeError) as error:
-            # RuntimeError: a device that runs out of memory beside the model at work, which goes on.
+            # RuntimeError: the device has no memory for a second model beside the working one.
             if str(error) != self.error:
                 log.error("role %s: %s", self.role, error)
                 self.error = str(error)
             self._retry_at = now + RETRY_S
             return False
-        self.error, self._prepare = "", None
+        self.error, self._load = "", None
         log.info("role %s: model %s (%s)", self.role, self.detector.model, self.detector.description)
         return True
 
     def close(self) -> None:
-        """Begin nothing any more."""
+        """Stop loading models."""
         self._worker.shutdown(wait=False, cancel_futures=True)
 
 
 class ModelSet:
-    """The two seats and what may sit on them.
+    """The person model and the PPE model.
 
     Args:
         settings: the `inference` block.
-        ppe_confidence: of the PPE model.
+        ppe_confidence: minimum score of the PPE model's detections.
         cache: a folder for files that may be deleted at any time.
-        sizes: width and height of pictures to be ready for at once.
+        sizes: width and height of the pictures that the person model warms up for.
     """
 
     def __init__(
@@ -105,40 +105,36 @@ class ModelSet:
         self.person_slot.request_load(self._make_loader("person", self._person_specs))
 
     def request_ppe(self) -> None:
-        """A camera has a PPE rule: get the model, unless it is here or on its way."""
+        """Load the PPE model unless it is loaded or requested."""
         if not self.ppe_slot.has_model:
             self.ppe_slot.request_load(self._make_loader("ppe", get_warmup_specs("ppe")))
 
     def apply_selection(self, selection: ModelSelection, specs: Sequence[RingSpec]) -> None:
-        """Take over another choice: a role whose model it does not change keeps it.
+        """Load the models that a new selection changes; the others stay.
 
         Args:
-            choice: what the configuration says now.
-            specs: of the open rings, for which the new model is to be warm before it takes over.
+            selection: the models that the configuration names now.
+            specs: geometries of the open rings, for which a new person model warms up.
         """
         before, self._settings = self._settings, apply_selection(self._settings, selection)
         if _get_model_key(before, "person") != _get_model_key(self._settings, "person"):
-            log.info("another person model is prepared: %s", selection.models.person)
+            log.info("loading another person model: %s", selection.models.person)
             self.person_slot.request_load(self._make_loader("person", [*self._person_specs, *dict.fromkeys(specs)]))
         if _get_model_key(before, "ppe") != _get_model_key(self._settings, "ppe") and self.ppe_slot.has_model:
-            log.info("another PPE model is prepared: %s", selection.models.ppe)
+            log.info("loading another PPE model: %s", selection.models.ppe)
             self.ppe_slot.request_load(self._make_loader("ppe", get_warmup_specs("ppe")))
 
     def close(self) -> None:
-        """Prepare nothing any more."""
+        """Stop loading models."""
         self.person_slot.close()
         self.ppe_slot.close()
 
     def _make_loader(self, role: Role, specs: Sequence[RingSpec]) -> Callable[[], Detector]:
         settings, confidence = self._settings, self._ppe_confidence if role == "ppe" else 0.0
-
-        def prepared() -> Detector:
-            return load_detector(settings, self._cache, role=role, confidence=confidence, specs=specs)
-
-        return prepared
+        return lambda: load_detector(settings, self._cache, role=role, confidence=confidence, specs=specs)
 
 
 def _get_model_key(settings: Inference, role: Role) -> tuple[object, ...]:
-    """All that decides the model of one role."""
+    """Return the settings that decide which model a role uses."""
     precision = settings.precision if role == "person" else ""
     return getattr(settings.models, role), getattr(settings.labels, role), precision

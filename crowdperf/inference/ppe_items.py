@@ -1,7 +1,7 @@
-"""The PPE model's work: helmets, vests and masks of the people that the person model has found.
+"""Detect helmets, vests and masks of the people that the person model has found.
 
-It looks at each person's crop, cut from the ring's picture at its full size, and not at the whole picture: measured on
-labelled pictures, that decides more people rightly, and costs less until there are a dozen of them (docs/models.md).
+The PPE model sees one crop per person, cut from the ring's picture at full size. On labelled pictures this was right
+for more people than the whole picture. It is also faster for up to a dozen people (docs/models.md).
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from crowdperf.settings.base import CLASSES
 from crowdperf.settings.ppe import PPE_CLASSES
 
 CROP_MARGIN = 0.1
-"""Added to a person's box on each side, share of its size: a helmet may stick out of it."""
+"""Margin added to a person's box on each side, as a share of its size, for a helmet above it."""
 MIN_SCORE = 0.25
 MIN_HEIGHT_PX = 32
 MIN_WIDTH_PX = 4
-"""People that are weaker, or smaller in pixels, are not looked at: nobody could tell what they wear."""
+"""People with a lower score or a smaller box are skipped: their PPE cannot be seen."""
 MAX_PEOPLE = 16
-"""People of one picture that are looked at, the tallest first."""
+"""Bound of the people analysed in one picture, the tallest first."""
 PERSON_CLASS_ID = CLASSES.index("person")
 HEAD_CLASS_IDS = frozenset(PPE_CLASSES.index(name) for name in ("hardhat", "no_hardhat", "mask", "no_mask"))
 HEAD_CENTER_Y, MAX_HEAD_Y, TORSO_CENTER_Y, MAX_TORSO_Y = 0.1, 0.55, 0.4, 0.9
-"""Where an item's centre is expected, and the lowest place, as a share of the person's height from the top."""
+"""Expected and lowest position of an item's centre, as a share of the person's height from the top."""
 MIN_INSIDE_SHARE = 0.5
-"""Least share of an item's area that lies in the box of its owner, which is grown by `SLACK`."""
+"""Minimum share of an item's area inside the box of its owner, which is grown by `BOX_GROWTH_SHARE`."""
 BOX_GROWTH_SHARE = 0.05
 MIN_WAIT_RATIO = 0.5
 """Of the longest waiting, in periods: who has waited less lets others pass."""
@@ -45,12 +45,12 @@ PPE_REST_FACTOR = 1.0
 
 
 class PersonCrop(NamedTuple):
-    """A crop and where it comes from."""
+    """A person's crop and its position in the ring's picture."""
 
     pixels: NDArray[np.uint8]
-    """uint8 (CROP.frame_bytes,)."""
+    """uint8 (PPE_CROP_SPEC.frame_bytes,)."""
     shift: NDArray[np.float64]
-    """Of the crop's corner in the ring picture, minus the padding: x y x y, pixels."""
+    """Corner of the crop in the ring's picture, minus the padding: x y x y, pixels."""
     scale: float
     """Crop pixels per ring pixel."""
 
@@ -115,24 +115,27 @@ class _PpeTurn:
 
 
 def detect_ppe(detector: Detector, frame: NDArray[np.uint8], spec: RingSpec, detections: Detections) -> PpeColumns:
-    """What the people of one picture wear.
+    """Detect what the people of one picture wear.
 
     Args:
         detector: the PPE model.
         frame: uint8 (spec.frame_bytes,), a ring's picture.
         spec: its geometry.
-        found: the person model's detections in it, boxes normalised to the source.
+        detections: what the person model found in it, boxes normalised to the source.
+
+    Returns:
+        The people that were analysed and their items, as packed columns.
     """
     people = select_people(detections, spec)
     image = to_rgb(frame, spec.pix_fmt, spec.width, spec.height)[..., ::-1]
-    cuts = [crop_person(image, detections.boxes[person], spec) for person in people]
+    crops = [crop_person(image, detections.boxes[person], spec) for person in people]
     owners: list[int] = []
     rows: list[Detections] = []
-    for person, one, seen in zip(people, cuts, detector.detect([one.pixels for one in cuts], PPE_CROP_SPEC)):
-        boxes = crop_to_source(seen.boxes, one, spec)
-        mine = assign_items(detections.boxes[people], boxes, seen.classes) == people.index(person)
-        rows.append(Detections(boxes[mine], seen.scores[mine], seen.classes[mine]))
-        owners += [person] * int(mine.sum())
+    for person, crop, items in zip(people, crops, detector.detect([crop.pixels for crop in crops], PPE_CROP_SPEC)):
+        boxes = crop_to_source(items.boxes, crop, spec)
+        is_own = assign_items(detections.boxes[people], boxes, items.classes) == people.index(person)
+        rows.append(Detections(boxes[is_own], items.scores[is_own], items.classes[is_own]))
+        owners += [person] * int(is_own.sum())
     return PpeColumns(
         persons=np.array(people, "<u2").tobytes(),
         owners=np.array(owners, "<u2").tobytes(),
@@ -144,22 +147,26 @@ def detect_ppe(detector: Detector, frame: NDArray[np.uint8], spec: RingSpec, det
 
 
 def select_people(detections: Detections, spec: RingSpec) -> list[int]:
-    """Indices of the people who are looked at, in ascending order."""
+    """Return the indices of the people to analyse, in ascending order."""
     heights = (detections.boxes[:, 3] - detections.boxes[:, 1]) * spec.content.h
-    # A detection in the padding beside the picture has no width in it.
+    # Boxes are clipped to the source: a detection in the padding has no width.
     widths = (detections.boxes[:, 2] - detections.boxes[:, 0]) * spec.content.w
     large = (heights >= MIN_HEIGHT_PX) & (widths >= MIN_WIDTH_PX)
-    able = np.flatnonzero((detections.classes == PERSON_CLASS_ID) & (detections.scores >= MIN_SCORE) & large)
-    tallest = able[np.argsort(-heights[able], kind="stable")][:MAX_PEOPLE]
+    people = np.flatnonzero((detections.classes == PERSON_CLASS_ID) & (detections.scores >= MIN_SCORE) & large)
+    tallest = people[np.argsort(-heights[people], kind="stable")][:MAX_PEOPLE]
     return sorted(tallest.tolist())
 
 
 def crop_person(image: NDArray[np.uint8], box: NDArray[np.float32], spec: RingSpec) -> PersonCrop:
-    """One person, scaled into a CROP and padded with the letterbox grey.
+    """Cut one person, scale it into a crop and pad it with the letterbox grey.
 
     Args:
         image: uint8 (spec.height, spec.width, 3), BGR.
         box: float32 (4,), x1 y1 x2 y2, normalised to the source.
+        spec: geometry of the image.
+
+    Returns:
+        The crop with its position.
     """
     x0, y0, across, down = spec.content
     x1, y1, x2, y2 = (box * np.array([across, down] * 2) + np.array([x0, y0] * 2)).tolist()
@@ -179,7 +186,16 @@ def crop_person(image: NDArray[np.uint8], box: NDArray[np.float32], spec: RingSp
 
 
 def crop_to_source(boxes: NDArray[np.float32], crop: PersonCrop, spec: RingSpec) -> NDArray[np.float32]:
-    """Boxes of a crop, normalised to it, as boxes normalised to the source: float32 (n, 4)."""
+    """Convert boxes of a crop to boxes of the source picture.
+
+    Args:
+        boxes: float32 (n, 4), x1 y1 x2 y2, normalised to the crop.
+        crop: where they were found.
+        spec: geometry of the ring's picture.
+
+    Returns:
+        float32 (n, 4), normalised to the source and clipped to it.
+    """
     x0, y0, across, down = spec.content
     inside = boxes * np.array([PPE_CROP_SPEC.width, PPE_CROP_SPEC.height] * 2) / crop.scale + crop.shift
     normalised: NDArray[np.float32] = np.clip(
@@ -191,29 +207,34 @@ def crop_to_source(boxes: NDArray[np.float32], crop: PersonCrop, spec: RingSpec)
 def assign_items(
     people: NDArray[np.float32], items: NDArray[np.float32], classes: Sequence[int] | NDArray[np.uint8]
 ) -> NDArray[np.intp]:
-    """The person that each item is worn by (or missing on), -1 for nobody.
+    """Assign each item to the person who wears it, or on whom it is missing.
 
-    An item lies in its owner's box, where such an item is worn; of several such people the one on whom it lies best.
+    An item must lie in its owner's box, at a height where it is worn. If several people qualify, the one whose expected
+    position is nearest gets it.
 
     Args:
         people: (p, 4), x1 y1 x2 y2.
         items: (m, 4), in the same unit.
-        classes: (m,), index into `settings.ppe.PPE_CLASSES`; people among them belong to nobody.
+        classes: (m,), index into `settings.ppe.PPE_CLASSES`; the class person has no owner.
+
+    Returns:
+        (m,), index of the person, -1 for none.
     """
     owners = np.full(len(items), -1, np.intp)
     if not len(people) or not len(items):
         return owners
-    kind = np.asarray(classes)
-    head = np.isin(kind, list(HEAD_CLASS_IDS))
+    class_ids = np.asarray(classes)
+    on_head = np.isin(class_ids, list(HEAD_CLASS_IDS))
     size = np.maximum(people[:, 2:] - people[:, :2], 1e-9)
     low = np.maximum((people[:, :2] - BOX_GROWTH_SHARE * size)[None], items[:, None, :2])
     high = np.minimum((people[:, 2:] + BOX_GROWTH_SHARE * size)[None], items[:, None, 2:])
     area = np.maximum(np.prod(items[:, 2:] - items[:, :2], axis=1), 1e-12)
     inside = np.prod(np.clip(high - low, 0, None), axis=2) / area[:, None]
     centre = (items[:, None, :2] + items[:, None, 2:]) / 2
-    along = (centre - people[None, :, :2]) / size[None]
-    away = np.abs(along[..., 0] - 0.5) + np.abs(along[..., 1] - np.where(head, HEAD_CENTER_Y, TORSO_CENTER_Y)[:, None])
-    able = (inside >= MIN_INSIDE_SHARE) & (along[..., 1] < np.where(head, MAX_HEAD_Y, MAX_TORSO_Y)[:, None])
-    able &= (kind > 0)[:, None]
-    best = np.where(able, away, np.inf)
-    return np.where(able.any(axis=1), best.argmin(axis=1), owners)
+    place = (centre - people[None, :, :2]) / size[None]
+    expected_y = np.where(on_head, HEAD_CENTER_Y, TORSO_CENTER_Y)[:, None]
+    distance = np.abs(place[..., 0] - 0.5) + np.abs(place[..., 1] - expected_y)
+    worn = (inside >= MIN_INSIDE_SHARE) & (place[..., 1] < np.where(on_head, MAX_HEAD_Y, MAX_TORSO_Y)[:, None])
+    worn &= (class_ids > 0)[:, None]
+    nearest = np.where(worn, distance, np.inf).argmin(axis=1)
+    return np.where(worn.any(axis=1), nearest, owners)

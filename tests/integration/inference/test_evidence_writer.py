@@ -137,11 +137,11 @@ def test_a_picture_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path) 
     code = f"""
 import resource, signal
 from pathlib import Path
-from crowdperf.storage.evidence import save
+from crowdperf.storage.evidence import save_picture
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
 try:
-    save(Path({str(tmp_path)!r}) / "gate" / "picture.jpg", bytes(1 << 20))
+    save_picture(Path({str(tmp_path)!r}) / "gate" / "picture.jpg", bytes(1 << 20))
 except OSError as error:
     print(error.errno)
 """
