@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from bench import accuracy
 from bench.harness import Row, compared
@@ -30,12 +31,14 @@ from crowdperf.inference.evidence_cache import EvidenceCache
 from crowdperf.inference.model_slots import ModelSlot
 from crowdperf.inference.ppe_stage import PpeStage
 from crowdperf.inference.rings import RingSet
-from crowdperf.inference.scheduler import FrameScheduler
 from crowdperf.messaging.outbox import BackgroundSender, Outbox
 from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.messaging.streams import DETECTIONS, stream_key
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.timings import STAGES
+from crowdperf.settings.config import Config
+from crowdperf.settings.environment import Paths, read_environment
+from crowdperf.settings.process_config import build_inference_config
 from crowdperf.supervision.embedded_redis import build_command, find_server_binary
 
 OVERLOAD = 2.0
@@ -124,9 +127,11 @@ class Site:
         self.client: Any = connect(url)
         self.cameras = RingSet(self.prefix, STALENESS_S)
         self.sender = BackgroundSender(Outbox(connect(url)), time.monotonic)
-        inspector = PpeStage(ModelSlot("ppe"), lambda: None, self.metrics, EvidenceCache(1.0))
+        ppe_stage = PpeStage(ModelSlot("ppe"), lambda: None, self.metrics, EvidenceCache(1.0), time.monotonic)
+        config = build_inference_config(Config(), read_environment({"QUEUE_MAX": "2"}), Paths(Path()))
+        config = replace(config, settings=replace(config.settings, staleness_s=STALENESS_S), cuda_empty_every=0)
         self.engine = InferenceEngine(
-            *(ModelSlot("person", subject.detector), inspector, self.cameras, FrameScheduler(2, STALENESS_S)),
+            *(config, ModelSlot("person", subject.detector), ppe_stage, self.cameras),
             *(self.sender, self.metrics, time.monotonic),
         )
 
@@ -138,7 +143,7 @@ class Site:
         with contextlib.ExitStack() as stack:
             for number in range(self.subject.writers):
                 stack.enter_context(writing(self.prefix, self.camera_ids[number :: self.subject.writers], fps))
-            while len(self.cameras.rings) < len(self.camera_ids):
+            while len(self.cameras.feeds) < len(self.camera_ids):
                 self.engine.step(True)
             for _ in range(repetitions):
                 ours = self.measure_published_fps(seconds)

@@ -24,8 +24,8 @@ from crowdperf.capture.ffmpeg_process import FfmpegProcess
 from crowdperf.capture.network.url_policy import CheckedSource
 from crowdperf.frames.layout import RingSpec
 from crowdperf.frames.ring import FrameStamp
+from crowdperf.inference.camera_feed import TokenBucket
 from crowdperf.inference.engine import build_frame_detections
-from crowdperf.inference.scheduler import TokenBucket
 from crowdperf.messaging.schema import FrameDetections
 from crowdperf.models.detector import Detector
 from crowdperf.runtime.ffmpeg_binary import detect_features, find_ffmpeg

@@ -1,80 +1,77 @@
-"""What the inference process tells about itself: counters, gauges and the `[perf]` line."""
+"""Report what the inference process does: counters, gauges and the `[perf]` log line."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Collection
 
+from crowdperf.inference.camera_feed import CameraFeed
 from crowdperf.runtime.metrics import Metrics, RecentValues
 from crowdperf.runtime.timings import STAGES, StageTimings
 
 GAUGE_INTERVAL_S = 2.0
 LOG_INTERVAL_S = 60.0
 AVERAGE_WEIGHT = 0.1
-"""Of the newest batch in the moving averages."""
+"""Weight of the newest batch in the moving averages."""
 
 log = logging.getLogger(__name__)
 
 
 class InferenceMetrics:
-    """Books of one process; times are seconds on the monotonic clock."""
+    """Counts of one process and its feeds; times are monotonic seconds."""
 
     def __init__(self, metrics: Metrics, now: float) -> None:
         self._metrics = metrics
         self._gauges_at = self._line_at = now
-        self._recent: dict[str, int] = {}
         self._analysed = 0
-        self._dropped: dict[str, int] = {}
+        self._dropped: Counter[str] = Counter()
         self._infer_ms = 0.0
         self._batch_size = 0.0
         self.stages = StageTimings()
         self._frames = 0
         self.ages_ms = RecentValues()
-        """Of the newest published frames: from the arrival of the first byte to publication."""
+        """Ages of the newest published frames, from the arrival of the first byte to publication."""
 
-    def record_frame(self, camera: str, age_s: float = 0.0) -> None:
-        """One frame's detections were published, `age_s` after its first byte arrived."""
+    def record_frame(self, feed: CameraFeed, age_s: float = 0.0) -> None:
+        """Count a frame whose detections were published `age_s` after its first byte arrived."""
         self.ages_ms.add(age_s * 1000)
-        self._metrics.count("frames_analysed", camera=camera)
-        self._recent[camera] = self._recent.get(camera, 0) + 1
+        self._metrics.count("frames_analysed", camera=feed.camera)
+        feed.analysed += 1
         self._analysed += 1
         self._frames += 1
 
-    def record_drops(self, drops: dict[tuple[str, str], int]) -> None:
-        """Frames by (camera, cause) that were not analysed."""
-        for (camera, cause), n in drops.items():
-            self._metrics.count(f"drops_{cause}", n, camera)
-            self._dropped[cause] = self._dropped.get(cause, 0) + n
+    def record_gone(self, feed: CameraFeed) -> None:
+        """Count a removed camera's last drops and stop showing its rate; its counters stay."""
+        self._count_drops(feed)
+        self._metrics.set_gauge("fps_analysed", 0.0, feed.camera)
 
     def add_timings(self, stages: StageTimings) -> None:
-        """Take over what the runtime has measured of itself."""
+        """Add the times that the backend has measured."""
         for stage, seconds in zip(STAGES, stages.take()):
             self.stages.add(stage, seconds)
 
     def record_batch(self, size: int, elapsed_s: float) -> None:
-        """One batch took this long, loading and suppression included."""
+        """Record a batch's size and its time, from loading to suppression."""
         first = not self._batch_size
         self._infer_ms += (elapsed_s * 1000 - self._infer_ms) * (1.0 if first else AVERAGE_WEIGHT)
         self._batch_size += (size - self._batch_size) * (1.0 if first else AVERAGE_WEIGHT)
 
-    def forget(self, camera: str) -> None:
-        """The camera is gone: its rate is no longer shown (its counters stay, since a restart is no new camera)."""
-        self._recent.pop(camera, None)
-        self._metrics.set_gauge("fps_analysed", 0.0, camera)
-
-    def report(self, now: float, cameras: list[str], waiting: int, lost: int) -> None:
-        """Refresh the gauges every 2 s and log a line every minute.
+    def report(self, now: float, feeds: Collection[CameraFeed], waiting: int, lost: int) -> None:
+        """Count the drops, refresh the gauges every 2 s and log a line every minute.
 
         Args:
-            now: the time.
-            cameras: those that are open.
+            now: monotonic seconds.
+            feeds: of all cameras.
             waiting: messages that wait for Redis.
-            lost: messages that were given up.
+            lost: messages that were dropped.
         """
+        for feed in feeds:
+            self._count_drops(feed)
         if now - self._gauges_at >= GAUGE_INTERVAL_S:
-            for camera in cameras:
-                rate = self._recent.get(camera, 0) / (now - self._gauges_at)
-                self._metrics.set_gauge("fps_analysed", rate, camera)
-            self._recent.clear()
+            for feed in feeds:
+                self._metrics.set_gauge("fps_analysed", feed.analysed / (now - self._gauges_at), feed.camera)
+                feed.analysed = 0
             self._gauges_at = now
             self._report_stages()
             self.ages_ms.report(self._metrics, "frame_age", "ms")
@@ -86,21 +83,20 @@ class InferenceMetrics:
             drops = " ".join(f"{cause}={n}" for cause, n in sorted(self._dropped.items())) or "none"
             log.info(
                 "[perf] cameras=%d fps=%.1f infer_ms=%.1f batch=%.1f outbox=%d drops: %s",
-                *(
-                    len(cameras),
-                    self._analysed / (now - self._line_at),
-                    self._infer_ms,
-                    self._batch_size,
-                    waiting,
-                    drops,
-                ),
+                *(len(feeds), self._analysed / (now - self._line_at), self._infer_ms, self._batch_size, waiting, drops),
             )
-            self._analysed, self._dropped, self._line_at = 0, {}, now
+            self._analysed, self._line_at = 0, now
+            self._dropped.clear()
+
+    def _count_drops(self, feed: CameraFeed) -> None:
+        for cause, n in feed.drops.items():
+            self._metrics.count(f"drops_{cause}", n, feed.camera)
+            self._dropped[cause] += n
+        feed.drops.clear()
 
     def _report_stages(self) -> None:
-        """Seconds since the start as counters, and milliseconds per frame of late as gauges."""
-        spent = self.stages.take()
-        for stage, seconds in zip(STAGES, spent):
+        """Add to the counters of seconds per stage; set the gauges of milliseconds per recent frame."""
+        for stage, seconds in zip(STAGES, self.stages.take()):
             self._metrics.count(f"stage_{stage}_s", seconds)
             if self._frames:
                 self._metrics.set_gauge(f"stage_{stage}_ms", seconds * 1000 / self._frames)

@@ -36,82 +36,17 @@ HEAD_CENTER_Y, MAX_HEAD_Y, TORSO_CENTER_Y, MAX_TORSO_Y = 0.1, 0.55, 0.4, 0.9
 MIN_INSIDE_SHARE = 0.5
 """Minimum share of an item's area inside the box of its owner, which is grown by `BOX_GROWTH_SHARE`."""
 BOX_GROWTH_SHARE = 0.05
-MIN_WAIT_RATIO = 0.5
-"""Of the longest waiting, in periods: who has waited less lets others pass."""
-CAMERA_IDLE_S = 2.0
-"""A camera without frames for so long waits for nothing."""
-PPE_REST_FACTOR = 1.0
-"""The model rests this many times as long as it worked, so that counting keeps half of the machine at least."""
 
 
 class PersonCrop(NamedTuple):
     """A person's crop and its position in the ring's picture."""
 
     pixels: NDArray[np.uint8]
-    """uint8 (PPE_CROP_SPEC.frame_bytes,)."""
+    """Shape (PPE_CROP_SPEC.frame_bytes,)."""
     shift: NDArray[np.float64]
     """Corner of the crop in the ring's picture, minus the padding: x y x y, pixels."""
     scale: float
     """Crop pixels per ring pixel."""
-
-
-class Cadence:
-    """When a camera is due: `fps` times a second at most, and never more than the model's share of the time.
-
-    Where that is too little for all, they share it: whoever comes along first when the model has rested would otherwise
-    be served again and again, since batches have an order that keeps itself. Times are seconds on the monotonic clock.
-    Bounded: a camera that is gone is forgotten by `forget`.
-    """
-
-    def __init__(self) -> None:
-        self._turns: dict[str, _PpeTurn] = {}
-        self._rest_until = float("-inf")
-
-    def admit(self, camera: str, fps: float, arrived: float, now: float) -> bool:
-        """Whether this frame is to be looked at; if so, the camera is served."""
-        if fps <= 0:
-            return False
-        own = self._turns.setdefault(camera, _PpeTurn(arrived - 1 / fps))
-        own.fps, own.last_frame_at = fps, now
-        # Frames come at a rhythm of their own: half a period early is nearer to the rate than half a period late.
-        if now < self._rest_until or (arrived - own.last_served_at) * fps < 0.95:
-            return False
-        longest = max(
-            other.get_wait_periods(now) for other in self._turns.values() if now - other.last_frame_at <= CAMERA_IDLE_S
-        )
-        if own.get_wait_periods(now) < MIN_WAIT_RATIO * longest:
-            return False
-        own.last_served_at = arrived
-        return True
-
-    def cancel(self, camera: str) -> None:
-        """The frame that was due was not whole: the next one is due at once."""
-        own = self._turns.get(camera)
-        if own is not None:
-            own.last_served_at -= 1 / own.fps
-
-    def record_busy(self, now: float, spent_s: float) -> None:
-        """The model was busy for `spent_s` until `now`."""
-        self._rest_until = now + PPE_REST_FACTOR * spent_s
-
-    def forget(self, camera: str) -> None:
-        """The camera is gone."""
-        self._turns.pop(camera, None)
-
-
-class _PpeTurn:
-    """One camera's place in the order."""
-
-    def __init__(self, last_served_at: float) -> None:
-        self.last_served_at = last_served_at
-        """Arrival of the frame that was last looked at; of a new camera such that it is due."""
-        self.fps = 1.0
-        self.last_frame_at = last_served_at
-        """When it last had a frame."""
-
-    def get_wait_periods(self, now: float) -> float:
-        """In periods of its own."""
-        return (now - self.last_served_at) * self.fps
 
 
 def detect_ppe(detector: Detector, frame: NDArray[np.uint8], spec: RingSpec, detections: Detections) -> PpeColumns:

@@ -1,222 +1,162 @@
-"""Which frames are analysed, and when: pure, time is a parameter (seconds on the monotonic clock).
+"""Decide which frames are analysed, and when. Pure: time is a parameter (monotonic seconds).
 
-A frame that arrives is due or not (`frame_skip`, `target_fps`), waits in its camera's short queue, and is taken with
-the frames of other cameras that are due at that moment. Nothing ever waits for a camera. What is lost is counted by
+A frame that arrives is due or not (`frame_skip`, `target_fps`). If due, it waits in its camera's short queue. It is
+taken in one batch with the due frames of other cameras. Nothing ever waits for a camera. Lost frames are counted by
 cause:
 
 - `skipped`, `paced`: not due; intended.
-- `lapped`: due, but overwritten in the ring before it could be looked at.
+- `lapped`: due, but overwritten in the ring before it was read.
 - `overload`: more than `queue_max` waited, and the oldest for too long; only the newest stays.
 - `stale`: it waited longer than the staleness budget.
-- `gone`: it waited when its ring was replaced or taken away.
+- `gone`: it waited when its ring was replaced or removed.
 
-More than `queue_max` frames alone are no overload: a camera that pauses around its key frame sends half a second's at
-once, and a machine that is busy elsewhere for a moment catches up. Their pictures wait in the ring, so the queue may
-grow as long as the ring still holds the oldest and it is fresh.
+More than `queue_max` frames alone are no overload. A camera that pauses around its key frame sends half a second's
+frames at once, and a busy machine catches up. Their pictures wait in the ring. So the queue may grow as long as the
+ring holds the oldest one and it is fresh.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from crowdperf.frames.ring import RingSpec
+from crowdperf.inference.camera_feed import CAMERA_IDLE_S, BatchGeometry, CameraFeed
 
-REFILL_FACTOR = 1.01
-"""Pacing admits this share of target_fps, so that a camera at exactly that rate by its own clock loses nothing."""
-MAX_BURST_S = 0.5
-"""Cameras pause up to this long around their key frames and then send what piled up."""
-MIN_BURST_FRAMES = 3.0
-"""Frames that slow cameras may send at once: each of two neighbours may be late or early by nearly a period."""
-
-
-BatchGeometry = tuple[int, int, str, int]
-"""Width, height and pixel format of the ring, and width for the model: frames alike may share a batch."""
 MAX_GEOMETRIES = 256
+"""Bound of the geometries whose cost is known."""
+INITIAL_COST_S_PER_PIXEL = 1e-8
+"""Assumed cost of a pixel before a geometry's first frame is measured: 2.3 ms for 640x360."""
+SLOW_FRAME_SHARE = 0.5
+"""A frame that costs more than this share of the staleness budget makes other cameras' frames stale."""
+SLOW_CAMERA_REST_FACTOR = 9.0
+"""The camera of such a frame rests this many times as long, if other cameras have cheaper frames.
 
-
-class TokenBucket:
-    """A token bucket: admits `fps` frames a second on average, and what a pause of `BURST_S` piles up at once."""
-
-    def __init__(self, fps: float) -> None:
-        self._rate = fps * REFILL_FACTOR
-        self._burst = max(MIN_BURST_FRAMES, fps * MAX_BURST_S)
-        self._tokens = self._burst
-        self._at = float("-inf")
-
-    def admit(self, at: float) -> bool:
-        """Whether the frame that arrived at `at` is due; times that go back count as no time passed."""
-        if at > self._at:
-            self._tokens = min(self._burst, self._tokens + (at - self._at) * self._rate)
-            self._at = at
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
+Slow frames then block a tenth of the time at most. If all frames are slow, resting would not help.
+"""
+COST_WEIGHT = 0.2
+"""Weight of the newest batch in the moving average of a geometry's cost."""
 
 
 class ScheduledFrame(NamedTuple):
-    """A frame to be analysed now."""
+    """A frame to analyse now."""
 
-    camera: str
+    feed: CameraFeed
     sequence: int
     arrived: float
-
-
-INITIAL_COST_S_PER_PIXEL = 1e-8
-"""Assumed cost of a pixel before the first frame of a geometry has been measured: 2.3 ms for 640x360."""
-SLOW_FRAME_SHARE = 0.5
-"""A frame that costs more than this share of the staleness budget makes the other cameras' frames stale."""
-SLOW_CAMERA_REST_FACTOR = 9.0
-"""So its camera rests this many times as long, while there are others whose frames cost less: a tenth of the time is
-blocked at most. Where all frames take long, resting would help nobody."""
-CAMERA_IDLE_S = 2.0
-"""A camera that has sent no frame for so long waits for none."""
-COST_WEIGHT = 0.2
-"""Of the newest batch in the moving average of a geometry's cost."""
-
-
-class _CameraQueue:
-    """One camera's queue and books."""
-
-    def __init__(self, spec: RingSpec) -> None:
-        self.geometry = (spec.width, spec.height, spec.pix_fmt, spec.model_width)
-        self.frame_step = spec.frame_skip + 1
-        self.max_safe_lag = spec.slots - 2
-        """From the newest sequence to the oldest whose picture is safe while the next one is written."""
-        self.bucket = TokenBucket(spec.target_fps)
-        self.pending: deque[tuple[int, float]] = deque()
-        self.virtual_time_s = 0.0
-        """Virtual time: what its frames have cost, never less than the schedule's own when it was last served."""
-        self.rests_until = float("-inf")
-        self.last_arrived = float("-inf")
-        """When its newest frame came."""
+    """Monotonic seconds."""
 
 
 class FrameScheduler:
-    """The queues of all cameras.
+    """Fills and empties the feeds' queues.
 
     Args:
         queue_max: frames that may wait per camera, however long the machine is overloaded.
-        staleness_s: age, from arrival, above which a frame is not analysed any more.
+        staleness_s: age, from arrival, above which a frame is dropped.
     """
 
     def __init__(self, queue_max: int, staleness_s: float) -> None:
         self._queue_max = queue_max
         self._staleness = staleness_s
-        # In the order of service: who was served longest ago comes first.
-        self._cameras: OrderedDict[str, _CameraQueue] = OrderedDict()
-        self._dropped: dict[tuple[str, str], int] = {}
         self._costs: dict[BatchGeometry, float] = {}
         self._virtual_s = 0.0
+        self._served = 0
 
-    def add(self, camera: str, spec: RingSpec) -> None:
-        """Begin (again) with a camera; its queue is empty and its pace fresh."""
-        self._cameras[camera] = _CameraQueue(spec)
-
-    def remove(self, camera: str) -> None:
-        """Forget a camera and what waits of it."""
-        own = self._cameras.pop(camera, None)
-        if own is not None and own.pending:
-            self.record_drop(camera, "gone", len(own.pending))
-
-    def offer(self, camera: str, sequence: int, arrived: float, available: bool = True) -> None:
-        """A frame has arrived; call in the order of sequences.
+    def offer(self, feed: CameraFeed, sequence: int, arrived: float, available: bool = True) -> None:
+        """Queue a frame that has arrived, or drop it; call in the order of sequences.
 
         Args:
-            camera: one that was added.
-            sequence: of the ring.
-            arrived: seconds on the monotonic clock.
-            present: False for a frame that has been overwritten already; `arrived` is then an estimate.
+            feed: of its camera.
+            sequence: its number in the ring.
+            arrived: monotonic seconds.
+            available: False if it is overwritten already; `arrived` is an estimate then.
         """
-        own = self._cameras[camera]
-        own.last_arrived = arrived
-        if sequence % own.frame_step:
-            self.record_drop(camera, "skipped")
-        elif not own.bucket.admit(arrived):
-            self.record_drop(camera, "paced")
+        feed.offered_at = arrived
+        if sequence % feed.frame_step:
+            feed.record_drop("skipped")
+        elif not feed.bucket.admit(arrived):
+            feed.record_drop("paced")
         elif not available:
-            self.record_drop(camera, "lapped")
+            feed.record_drop("lapped")
         else:
-            own.pending.append((sequence, arrived))
-            if sequence - own.pending[0][0] > own.max_safe_lag:
-                self._drop_backlog(camera, own)
+            feed.pending.append((sequence, arrived))
+            if sequence - feed.pending[0][0] > feed.max_safe_lag:
+                self._drop_backlog(feed)
 
-    def take(self, now: float, limit: int) -> list[ScheduledFrame]:
-        """The frames to analyse now: at most `limit`, all of one geometry, at least one if any is fresh.
+    def take(self, feeds: Collection[CameraFeed], now: float, limit: int) -> list[ScheduledFrame]:
+        """Take the frames to analyse now, all of one geometry.
 
-        The camera that has had the least time of the model goes first and decides the geometry (of several, the one
-        that was served longest ago); every camera gives its oldest frame before any gives a second one. So time is
-        shared evenly where there is too little of it: as many frames for cameras alike, and a camera whose frames
-        cost fifty times as much waits, instead of the others (start-time fair queueing: Goyal, Vin and Cheng, 1996).
-        A camera whose single frame takes so long that others' become stale rests after it, if there are others.
+        The camera with the least model time so far goes first and decides the geometry. Among equals it is the one
+        served longest ago. Every camera gives its oldest frame before any gives a second one. So an overloaded model is
+        shared evenly: equal cameras get equally many frames, and a camera whose frames cost fifty times as much waits
+        instead of the others (start-time fair queueing: Goyal, Vin and Cheng, 1996). A camera whose single frame makes
+        other cameras' frames stale rests after it.
+
+        Args:
+            feeds: of all cameras.
+            now: monotonic seconds.
+            limit: maximum number of frames.
+
+        Returns:
+            At least one frame if any is fresh and its camera does not rest.
         """
-        for name, camera in self._cameras.items():
-            if camera.pending and now - camera.pending[0][1] > self._staleness:
-                self._drop_backlog(name, camera)
-            while camera.pending and now - camera.pending[0][1] > self._staleness:
-                camera.pending.popleft()
-                self.record_drop(name, "stale")
-        waiting = [name for name, camera in self._cameras.items() if camera.pending]
-        if len(self._cameras) > 1:
-            waiting = [name for name in waiting if self._cameras[name].rests_until <= now]
+        for feed in feeds:
+            self._drop_stale(feed, now)
+        waiting = [feed for feed in feeds if feed.pending and (feed.rests_until <= now or len(feeds) == 1)]
         if not waiting:
             return []
-        waiting.sort(key=lambda name: max(self._cameras[name].virtual_time_s, self._virtual_s))
-        geometry = self._cameras[waiting[0]].geometry
-        self._virtual_s = max(self._virtual_s, self._cameras[waiting[0]].virtual_time_s)
-        waiting = [name for name in waiting if self._cameras[name].geometry == geometry]
+        waiting.sort(key=lambda feed: (max(feed.virtual_time_s, self._virtual_s), feed.served_number))
+        geometry = waiting[0].geometry
+        self._virtual_s = max(self._virtual_s, waiting[0].virtual_time_s)
+        waiting = [feed for feed in waiting if feed.geometry == geometry]
         cost = self._estimate_cost(geometry)
-        rest = (
-            (1 + SLOW_CAMERA_REST_FACTOR) * cost
-            if cost > SLOW_FRAME_SHARE * self._staleness and self._has_fast_camera(now)
-            else 0.0
-        )
-        picked: list[ScheduledFrame] = []
-        while waiting and len(picked) < limit:
-            for name in waiting[: limit - len(picked)]:
-                own = self._cameras[name]
-                picked.append(ScheduledFrame(name, *own.pending.popleft()))
-                own.virtual_time_s = max(own.virtual_time_s, self._virtual_s) + cost
-                if rest:
-                    own.rests_until = now + rest
-                self._cameras.move_to_end(name)
-            waiting = [name for name in waiting if self._cameras[name].pending]
-        return picked
+        is_slow = cost > SLOW_FRAME_SHARE * self._staleness and self._has_fast_camera(feeds, now)
+        rest_s = (1 + SLOW_CAMERA_REST_FACTOR) * cost if is_slow else 0.0
+        frames: list[ScheduledFrame] = []
+        while waiting and len(frames) < limit:
+            for feed in waiting[: limit - len(frames)]:
+                frames.append(ScheduledFrame(feed, *feed.pending.popleft()))
+                self._charge(feed, cost)
+                if rest_s:
+                    feed.rests_until = now + rest_s
+            waiting = [feed for feed in waiting if feed.pending]
+        return frames
+
+    def record_cost(self, geometry: BatchGeometry, seconds: float) -> None:
+        """Record the model time that a frame of this geometry took."""
+        if geometry not in self._costs and len(self._costs) >= MAX_GEOMETRIES:
+            del self._costs[next(iter(self._costs))]
+        before = self._costs.setdefault(geometry, seconds)
+        self._costs[geometry] = before + COST_WEIGHT * (seconds - before)
+
+    def _charge(self, feed: CameraFeed, cost: float) -> None:
+        """Charge a camera for a frame that it is served."""
+        self._served += 1
+        feed.served_number = self._served
+        feed.virtual_time_s = max(feed.virtual_time_s, self._virtual_s) + cost
 
     def _estimate_cost(self, geometry: BatchGeometry) -> float:
-        """Seconds of the model's time that a frame takes."""
+        """Return the model time that a frame takes, in seconds."""
         return self._costs.get(geometry, INITIAL_COST_S_PER_PIXEL * geometry[0] * geometry[1])
 
-    def _has_fast_camera(self, now: float) -> bool:
-        """Whether some camera that sends frames has such as do not make others wait."""
+    def _has_fast_camera(self, feeds: Iterable[CameraFeed], now: float) -> bool:
+        """Check for a camera that sends frames which do not make others wait."""
         return any(
-            now - camera.last_arrived <= CAMERA_IDLE_S
-            and self._estimate_cost(camera.geometry) <= SLOW_FRAME_SHARE * self._staleness
-            for camera in self._cameras.values()
+            now - feed.offered_at <= CAMERA_IDLE_S
+            and self._estimate_cost(feed.geometry) <= SLOW_FRAME_SHARE * self._staleness
+            for feed in feeds
         )
 
-    def _drop_backlog(self, name: str, camera: _CameraQueue) -> None:
-        """Only the newest frame of a queue that is too long."""
-        if len(camera.pending) > self._queue_max:
-            self.record_drop(name, "overload", len(camera.pending) - 1)
-            camera.pending = deque([camera.pending[-1]])
+    def _drop_stale(self, feed: CameraFeed, now: float) -> None:
+        """Drop frames that have waited too long; of a queue that is too long, all but the newest."""
+        if feed.pending and now - feed.pending[0][1] > self._staleness:
+            self._drop_backlog(feed)
+        while feed.pending and now - feed.pending[0][1] > self._staleness:
+            feed.pending.popleft()
+            feed.record_drop("stale")
 
-    def record_cost(self, camera: str, seconds: float) -> None:
-        """A frame of this camera's geometry has cost that much of the model's time."""
-        own = self._cameras.get(camera)
-        if own is None:
-            return
-        if own.geometry not in self._costs and len(self._costs) >= MAX_GEOMETRIES:
-            del self._costs[next(iter(self._costs))]
-        before = self._costs.setdefault(own.geometry, seconds)
-        self._costs[own.geometry] = before + COST_WEIGHT * (seconds - before)
-
-    def record_drop(self, camera: str, cause: str, n: int = 1) -> None:
-        """Count frames of a camera that are not analysed."""
-        self._dropped[camera, cause] = self._dropped.get((camera, cause), 0) + n
-
-    def drain_drops(self) -> dict[tuple[str, str], int]:
-        """(camera, cause) -> frames since the last call."""
-        drops, self._dropped = self._dropped, {}
-        return drops
+    def _drop_backlog(self, feed: CameraFeed) -> None:
+        """Keep only the newest frame of a queue that is too long."""
+        if len(feed.pending) > self._queue_max:
+            newest = feed.pending.pop()
+            feed.record_drop("overload", feed.clear_pending())
+            feed.pending.append(newest)

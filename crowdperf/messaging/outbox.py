@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent import futures
-from typing import Any, Protocol
+from typing import Any
 
 import redis
 
@@ -24,25 +24,6 @@ BATCH_SIZE = 256
 """Messages per round trip."""
 
 log = logging.getLogger(__name__)
-
-
-class DetectionSink(Protocol):
-    """Destination of detections: an `Outbox`, or a `BackgroundSender` around one."""
-
-    @property
-    def lost(self) -> int:
-        """Messages dropped because an outage lasted longer than the bound allows."""
-
-    def __len__(self) -> int: ...
-
-    def put(self, message: FrameDetections) -> None:
-        """Add one message."""
-
-    def flush(self, now: float) -> int:
-        """Send the waiting messages, or request it; return how many are known to be stored."""
-
-    def take_send_time_s(self) -> float:
-        """Return the seconds spent on sending since the last call."""
 
 
 class Outbox:
@@ -174,7 +155,7 @@ MAX_CLOSE_WAIT_S = 2.0
 class BackgroundSender:
     """Send an outbox's messages from a thread, so that a slow Redis never delays the producer.
 
-    `put` and `flush` return at once; the outbox keeps waiting messages within its bound. `clock` is monotonic, in s.
+    `put` and `request_flush` return at once; the outbox keeps waiting messages within its bound. `clock`: monotonic s.
     """
 
     def __init__(self, outbox: Outbox, clock: Callable[[], float]) -> None:
@@ -196,8 +177,8 @@ class BackgroundSender:
         """Add one message."""
         self._outbox.put(message)
 
-    def flush(self, now: float) -> int:
-        """Request that waiting messages are sent; return 0, since the number stored is not known yet.
+    def request_flush(self) -> None:
+        """Have the thread send the waiting messages; `len` counts those not stored yet.
 
         Raises:
             redis.ResponseError: Redis refused a message for good, a defect that ends the process.
@@ -207,7 +188,6 @@ class BackgroundSender:
         with self._condition:
             self._flush_requested = True
             self._condition.notify()
-        return 0
 
     def take_send_time_s(self) -> float:
         """Return the seconds spent on sending since the last call; the producer does not wait for them."""

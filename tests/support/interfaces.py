@@ -26,7 +26,7 @@ import msgspec
 from bench.__main__ import names as bench_names
 from bench.harness import Row, compared, paired
 from crowdperf.__main__ import main as run_command
-from crowdperf.inference.scheduler import FrameScheduler
+from crowdperf.inference.camera_feed import CameraFeed
 from crowdperf.messaging import codec
 from crowdperf.messaging.consumer import Consumer, PositionConsumer, create_group
 from crowdperf.messaging.redis.acl import build_acl_rules as acl_rule
@@ -436,8 +436,8 @@ def metrics() -> list[str]:
             for what in source.values(module, node.args[1]):
                 for unit in source.values(module, node.args[2]):
                     found |= {("gauge", f"{what}_p{share}_{unit}", False) for share in PERCENTILES}
-        elif name == FrameScheduler.record_drop.__name__ and len(node.args) >= 2:
-            found |= {("counter", f"drops_{cause}", True) for cause in source.values(module, node.args[1])}
+        elif name == CameraFeed.record_drop.__name__ and node.args:
+            found |= {("counter", f"drops_{cause}", True) for cause in source.values(module, node.args[0])}
     names = [f"{kind} {name}{' of a camera or part' if of else ''}" for kind, name, of in found if UNKNOWN not in name]
     unknown = [f"{kind} {name} (built at run time)" for kind, name, _ in found if UNKNOWN in name]
     return [*names, *unknown, *_page(found)]

@@ -13,7 +13,7 @@ from crowdperf.capture.quality import ConnectionQuality
 from crowdperf.frames.ring import FrameStamp, RingSpec
 from crowdperf.inference.evidence_cache import EvidenceCache, FrameAnalysis
 from crowdperf.inference.metrics import InferenceMetrics
-from crowdperf.inference.ppe_items import Cadence
+from crowdperf.inference.ppe_stage import PpeCadence
 from crowdperf.inference.scheduler import FrameScheduler
 from crowdperf.messaging.schema import FrameDetections, PpeColumns
 from crowdperf.models.loader import load_detector
@@ -29,6 +29,7 @@ from crowdperf.web.live.counts import MAX_COUNT_KEYS, MAX_EVENT_IDS, CountKey, T
 from crowdperf.web.parameters import Span
 from tests.conftest import wait_until
 from tests.support.bounds import largest
+from tests.support.feeds import make_feed
 from tests.support.sequences import detections, standing
 
 
@@ -75,25 +76,23 @@ def test_tracking_forgets_tracks() -> None:
 
 @pytest.mark.parametrize("rounds", [3000])
 def test_inference_forgets_cameras_and_frames(rounds: int) -> None:
-    schedule, cadence, runtime = FrameScheduler(2, 0.5), Cadence(), ProcessRuntime("inference", 0)
+    schedule, cadence, runtime = FrameScheduler(2, 0.5), PpeCadence(), ProcessRuntime("inference", 0)
     stats, keeper = InferenceMetrics(runtime.metrics, 0.0), EvidenceCache(30.0)
     nobody = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
     for number in range(rounds):
         camera, now = f"camera-{number}", number / 10
         spec = RingSpec(32 + 32 * (number % 900), 32, "yuv420p", 64, 64, 4, 10.0, 0, 1.0)
-        schedule.add(camera, spec)
-        schedule.offer(camera, 1, now)
-        schedule.take(now, 64)
-        schedule.record_cost(camera, 0.01)
-        cadence.admit(camera, 1.0, now, now)
+        feed = make_feed(camera, spec)
+        schedule.offer(feed, 1, now)
+        schedule.take([feed], now, 64)
+        schedule.record_cost(feed.geometry, 0.01)
+        cadence.admit(feed, [feed], now, now)
         small = RingSpec(32, 32, "yuv420p", 64, 64, 4, 10.0, 0, 1.0)
         scene = FrameAnalysis(FrameStamp(1, number, 0, round(now * 1e9)), small, nobody, None)
         keeper.put(camera, np.zeros(small.frame_bytes, np.uint8), scene)
-        stats.record_frame(camera)
-        stats.record_drops(schedule.drain_drops())
-        stats.report(now, [camera], 0, 0)
-        for part in (schedule.remove, stats.forget, cadence.forget):
-            part(camera)
+        stats.record_frame(feed)
+        stats.report(now, [feed], 0, 0)
+        stats.record_gone(feed)
     runtime.metrics.prune(100)
     for part in (schedule, cadence, keeper._frames, keeper._sizes, stats, runtime.metrics):
         size, path = largest(part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +13,12 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from crowdperf.frames.ring import FrameWriter, RingSpec
+from crowdperf.inference.engine import InferenceEngine
 from crowdperf.inference.evidence_cache import EvidenceCache
 from crowdperf.inference.model_slots import ModelSlot
 from crowdperf.inference.ppe_stage import PpeStage
-from crowdperf.inference.process import build_engine
 from crowdperf.inference.rings import RingSet
-from crowdperf.messaging.outbox import Outbox
+from crowdperf.messaging.outbox import BackgroundSender, Outbox
 from crowdperf.messaging.streams import DETECTIONS, stream_key
 from crowdperf.models.detector import Detector
 from crowdperf.models.postprocess import Detections
@@ -29,7 +29,7 @@ from crowdperf.runtime.timings import StageTimings
 from crowdperf.settings.config import Config
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.settings.process_config import build_inference_config
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, wait_until
 
 
 class ScriptedRuntime:
@@ -79,27 +79,34 @@ class Bench:
         self.folder, self.client = folder, server.client()
         self.runtime, self.metrics = ScriptedRuntime(), Metrics()
         self.ahead_s = 0.0
-        cameras = RingSet(str(folder / "ring."), 20.0)
-        outbox = Outbox(self.client)
-        people = ModelSlot("person", Detector(self.runtime, "none", "full"))
-        self.ppe = ModelSlot("ppe")
-        inspector = PpeStage(self.ppe, self._ppe_wanted, self.metrics, EvidenceCache(30.0))
+        self.rings = RingSet(str(folder / "ring."), 20.0)
+        self.sender = BackgroundSender(Outbox(self.client), time.monotonic)
+        self.slots = [ModelSlot("person", Detector(self.runtime, "none", "full")), ModelSlot("ppe")]
+        self.cache = EvidenceCache(30.0)
         env = read_environment({"QUEUE_MAX": queue_max, "CUDA_EMPTY_EVERY": "6"})
-        slice_ = build_inference_config(Config(), env, Paths(folder))
-        slice_ = replace(slice_, settings=replace(slice_.settings, staleness_s=1000.0))
-        self.service = build_engine(
-            *(slice_, people, inspector, cameras, outbox, self.metrics),
-            lambda: time.monotonic() + self.ahead_s,
-        )
-        self.schedule = self.service._scheduler
+        config = build_inference_config(Config(), env, Paths(folder))
+        config = replace(config, settings=replace(config.settings, staleness_s=1000.0))
+        person, ppe = self.slots
+        stage = PpeStage(ppe, self._request_ppe, self.metrics, self.cache, self._clock)
+        self.service = InferenceEngine(config, person, stage, self.rings, self.sender, self.metrics, self._clock)
 
-    def _ppe_wanted(self) -> None:
-        self.ppe.request_load(lambda: Detector(self.runtime, "ppe", "full"))
+    def _clock(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+    def close(self) -> None:
+        """Stop every thread."""
+        for part in (self.rings, self.sender, self.cache, *self.slots):
+            part.close()
+
+    def _request_ppe(self) -> None:
+        self.slots[1].request_load(lambda: Detector(self.runtime, "ppe", "full"))
 
     def ring(self, camera: str, width: int = 64) -> FrameWriter:
         return FrameWriter(self.folder / f"ring.{camera}", RingSpec(width, 36, "yuv420p", 128, 72, 4, 100.0, 0))
 
     def stored(self, camera: str) -> list[bytes]:
+        """Return the ids in the camera's stream, once every message is stored."""
+        wait_until(lambda: not len(self.sender), what="the sender")
         return [row for row, _ in self.client.xrange(stream_key(DETECTIONS, camera))]
 
 
@@ -109,8 +116,10 @@ def publish(writer: FrameWriter) -> None:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, redis_server: RedisServer) -> Bench:
-    return Bench(tmp_path, redis_server)
+def bench(tmp_path: Path, redis_server: RedisServer) -> Iterator[Bench]:
+    bench = Bench(tmp_path, redis_server)
+    yield bench
+    bench.close()
 
 
 def test_frame_overwritten_while_read_is_lapped(bench: Bench) -> None:
@@ -176,7 +185,7 @@ def test_a_frame_is_not_charged_for_the_one_that_it_waited_for(bench: Bench) -> 
         order.append(name)
         bench.service.step(True)
     bench.service.step(False)
-    assert sorted(bench.schedule._costs.values()) == pytest.approx([0.5, 100.0], abs=0.4)
+    assert sorted(bench.service._scheduler._costs.values()) == pytest.approx([0.5, 100.0], abs=0.4)
     for ring in (huge, small):
         ring.close(unlink=True)
 
@@ -192,6 +201,7 @@ def test_so_many_frames_wait_as_queue_max_says(
         publish(ring)
     assert bench.service.step(False)
     assert bench.metrics.get_counter("drops_overload", "lobby") == shed
+    bench.close()
     ring.close(unlink=True)
 
 

@@ -37,23 +37,24 @@ def ring(prefix: str, camera: str, spec: RingSpec = SPEC) -> FrameWriter:
 
 
 def sequences(cameras: RingSet) -> list[tuple[str, int, bool]]:
-    return [(arrival.camera, arrival.sequence, arrival.available) for arrival in cameras.iter_arrivals()]
+    return [(arrival.feed.camera, arrival.sequence, arrival.available) for arrival in cameras.iter_arrivals()]
 
 
 def test_a_new_ring_is_found_and_its_fresh_frames_arrive_once(prefix: str, cameras: RingSet) -> None:
-    assert cameras.scan(time.monotonic()) == ([], [])
+    assert cameras.scan(time.monotonic()) == []
     writer = ring(prefix, "lobby")
     publish(writer, age_s=60.0)
     publish(writer)
     publish(writer)
-    assert cameras.scan(time.monotonic()) == (["lobby"], [])
+    assert cameras.scan(time.monotonic()) == []
+    assert "lobby" in cameras.feeds
     assert sequences(cameras) == [("lobby", 2, True), ("lobby", 3, True)], "the old frame is none of our business"
     assert sequences(cameras) == []
     publish(writer)
     assert sequences(cameras) == [("lobby", 4, True)]
     writer.close(unlink=True)
-    assert cameras.scan(time.monotonic()) == ([], ["lobby"])
-    assert cameras.rings == {}
+    assert [feed.camera for feed in cameras.scan(time.monotonic())] == ["lobby"]
+    assert cameras.feeds == {}
 
 
 def test_lapped_frames_are_reported_with_estimated_times(prefix: str, cameras: RingSet) -> None:
@@ -75,14 +76,15 @@ def test_a_replaced_ring_is_opened_again_and_begins_afresh(prefix: str, cameras:
         publish(old)
     cameras.scan(time.monotonic())
     list(cameras.iter_arrivals())
-    first_epoch = cameras.rings["lobby"].reader.epoch
+    first_epoch = cameras.feeds["lobby"].reader.epoch
     old.close(unlink=True)
     # An epoch is the time of the ring's making, in milliseconds; no process restarts within one.
     wait_until(lambda: time.time_ns() // 1_000_000 > first_epoch, what="the next millisecond")
     new = ring(prefix, "lobby", RingSpec(64, 48, "yuv420p", 128, 96, 4, 10.0, 0))
     publish(new)
-    assert cameras.scan(time.monotonic()) == (["lobby"], [])
-    reader = cameras.rings["lobby"].reader
+    assert cameras.scan(time.monotonic()) == []
+    assert "lobby" in cameras.feeds
+    reader = cameras.feeds["lobby"].reader
     assert reader.epoch > first_epoch
     assert reader.spec.height == 48
     assert sequences(cameras) == [("lobby", 1, True)]
@@ -95,12 +97,14 @@ def test_a_bad_ring_is_named_and_the_others_go_on(prefix: str, cameras: RingSet,
     Path(prefix + "lobby.partial").write_bytes(content)
     writer = ring(prefix, "lobby")
     publish(writer)
-    assert cameras.scan(time.monotonic()) == (["lobby"], [])
+    assert cameras.scan(time.monotonic()) == []
+    assert "lobby" in cameras.feeds
     assert list(cameras.errors) == ["broken"]
     assert sequences(cameras) == [("lobby", 1, True)]
     Path(prefix + "broken").unlink()
     mended = ring(prefix, "broken")
-    assert cameras.scan(time.monotonic()) == (["broken"], [])
+    assert cameras.scan(time.monotonic()) == []
+    assert "broken" in cameras.feeds
     assert cameras.errors == {}
     for one in (writer, mended):
         one.close(unlink=True)
@@ -108,7 +112,7 @@ def test_a_bad_ring_is_named_and_the_others_go_on(prefix: str, cameras: RingSet,
 
 def test_rings_of_another_installation_are_left_alone(tmp_path: Path, cameras: RingSet) -> None:
     other = ring(str(tmp_path / "crowdperf.ffffffff."), "lobby")
-    assert cameras.scan(time.monotonic()) == ([], [])
+    assert cameras.scan(time.monotonic()) == []
     other.close(unlink=True)
 
 

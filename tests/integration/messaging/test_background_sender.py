@@ -28,7 +28,7 @@ def poster(redis_server: RedisServer) -> Iterator[BackgroundSender]:
 def send(poster: BackgroundSender, *sequences: int) -> None:
     for sequence in sequences:
         poster.put(detections(9, sequence))
-        poster.flush(time.monotonic())
+        poster.request_flush()
 
 
 def test_frozen_redis_blocks_no_sender_and_keeps_order(poster: BackgroundSender, redis_server: RedisServer) -> None:

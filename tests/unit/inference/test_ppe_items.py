@@ -1,4 +1,4 @@
-"""Which people the PPE model looks at, when, and whose an item is."""
+"""Which people the PPE model analyses, and whose an item is."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.ppe_items import (
     MAX_PEOPLE,
     MIN_HEIGHT_PX,
-    Cadence,
     assign_items,
     crop_person,
     crop_to_source,
     select_people,
 )
-from crowdperf.inference.scheduler import FrameScheduler
 from crowdperf.models.detector import PPE_CROP_SPEC
 from crowdperf.models.postprocess import Detections
 from crowdperf.settings.ppe import PPE_CLASSES
@@ -84,64 +82,3 @@ def test_an_item_belongs_to_the_person_on_whom_it_lies_best() -> None:
     assert assign_items(people, items, classes).tolist() == [0, 1, 1, -1, -1, -1]
     assert assign_items(people[:0], items, classes).tolist() == [-1] * 6
     assert assign_items(people, items[:0], []).tolist() == []
-
-
-def test_a_camera_is_due_at_its_rate_whatever_its_frames_do() -> None:
-    cadence = Cadence()
-    due = [at for at in (number / 10 for number in range(60)) if cadence.admit("gate", 1.0, at, at)]
-    assert len(due) == 6
-    assert not cadence.admit("lobby", 0.0, 9.0, 9.0), "no rule"
-
-
-def test_the_model_rests_as_long_as_it_worked() -> None:
-    cadence = Cadence()
-    assert cadence.admit("gate", 1.0, 0.0, 0.0)
-    cadence.record_busy(0.4, 0.4)
-    assert not cadence.admit("lobby", 1.0, 0.5, 0.5)
-    assert not cadence.admit("lobby", 1.0, 0.7, 0.7)
-    assert cadence.admit("lobby", 1.0, 0.8, 0.8)
-
-
-def test_a_camera_that_came_back_is_due_at_once() -> None:
-    cadence = Cadence()
-    assert cadence.admit("gate", 1.0, 5.0, 5.0)
-    cadence.forget("gate")
-    assert cadence.admit("gate", 1.0, 5.1, 5.1)
-
-
-def test_broken_frame_is_replaced_by_the_next_one() -> None:
-    cadence = Cadence()
-    assert cadence.admit("gate", 1.0, 5.0, 5.0)
-    cadence.cancel("gate")
-    assert cadence.admit("gate", 1.0, 5.1, 5.1)
-    assert not cadence.admit("gate", 1.0, 5.2, 5.2)
-
-
-@pytest.mark.parametrize(("cameras", "look_s"), [(8, 0.2), (9, 0.15), (10, 0.1), (16, 0.3)])
-def test_cameras_share_a_model_that_has_no_time_for_all(cameras: int, look_s: float) -> None:
-    """Batches of two keep their order for ever, so the first ones of it must not be looked at every time."""
-    schedule, cadence = FrameScheduler(2, 0.5), Cadence()
-    names = [f"camera-{number}" for number in range(cameras)]
-    for name in names:
-        schedule.add(name, RingSpec(640, 360, "yuv420p", 640, 360, 4, 10.0, 0, 1.0))
-    offered, looks = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
-    now, seconds = 0.0, 120.0
-    while now < seconds:
-        for name in names:
-            while offered[name] / 10 < now:
-                offered[name] += 1
-                schedule.offer(name, offered[name], offered[name] / 10)
-        batch = schedule.take(now, 2)
-        kept = next((one.camera for one in batch if cadence.admit(one.camera, 1.0, one.arrived, now)), None)
-        for one in batch:
-            now += 0.02
-            schedule.record_cost(one.camera, 0.02)
-        if kept:
-            now += look_s
-            cadence.record_busy(now, look_s)
-            looks[kept] += 1
-        if not batch:
-            now += 0.005
-    assert min(looks.values()) >= 0.5 * max(looks.values()), looks
-    possible = min(cameras * seconds, seconds / (2 * look_s))
-    assert sum(looks.values()) >= 0.75 * possible, "letting others pass leaves the model idle"

@@ -11,11 +11,47 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowdperf.frames.ring import RingSpec
-from crowdperf.inference.scheduler import MAX_BURST_S, MIN_BURST_FRAMES, REFILL_FACTOR, FrameScheduler, TokenBucket
+from crowdperf.inference.camera_feed import MAX_BURST_S, MIN_BURST_FRAMES, REFILL_FACTOR, CameraFeed, TokenBucket
+from crowdperf.inference.scheduler import FrameScheduler, ScheduledFrame
+from tests.support.feeds import make_feed
 
 
 def spec(fps: float = 10.0, skip: int = 0, width: int = 640, slots: int = 4) -> RingSpec:
     return RingSpec(width, 360, "yuv420p", 1920, 1080, slots, fps, skip)
+
+
+class Site:
+    """A scheduler and the feeds of its cameras, by name."""
+
+    def __init__(self, queue_max: int, staleness_s: float) -> None:
+        self.scheduler = FrameScheduler(queue_max, staleness_s)
+        self.feeds: dict[str, CameraFeed] = {}
+        self.gone: list[CameraFeed] = []
+
+    def add(self, camera: str, spec: RingSpec) -> None:
+        self.feeds[camera] = make_feed(camera, spec)
+
+    def remove(self, camera: str) -> None:
+        feed = self.feeds.pop(camera)
+        feed.record_drop("gone", feed.clear_pending())
+        self.gone.append(feed)
+
+    def offer(self, camera: str, sequence: int, arrived: float, available: bool = True) -> None:
+        self.scheduler.offer(self.feeds[camera], sequence, arrived, available)
+
+    def take(self, now: float, limit: int) -> list[ScheduledFrame]:
+        return self.scheduler.take(self.feeds.values(), now, limit)
+
+    def record_cost(self, camera: str, seconds: float) -> None:
+        self.scheduler.record_cost(self.feeds[camera].geometry, seconds)
+
+    def drain_drops(self) -> dict[tuple[str, str], int]:
+        """Return (camera, cause) -> frames since the last call."""
+        drops: Counter[tuple[str, str]] = Counter()
+        for feed in [*self.feeds.values(), *self.gone]:
+            drops.update({(feed.camera, cause): n for cause, n in feed.drops.items()})
+            feed.drops.clear()
+        return dict(drops)
 
 
 @pytest.mark.parametrize("fps", [5.0, 10.0, 29.97])
@@ -56,7 +92,7 @@ def test_a_faster_camera_is_thinned_evenly() -> None:
 
 
 def test_frame_skip_goes_by_the_sequence() -> None:
-    schedule = FrameScheduler(8, 0.5)
+    schedule = Site(8, 0.5)
     schedule.add("lobby", spec(skip=2))
     for sequence in range(1, 10):
         schedule.offer("lobby", sequence, sequence / 10)
@@ -65,7 +101,7 @@ def test_frame_skip_goes_by_the_sequence() -> None:
 
 
 def test_fresh_frames_go_oldest_first() -> None:
-    schedule = FrameScheduler(2, 0.5)
+    schedule = Site(2, 0.5)
     schedule.add("lobby", spec())
     schedule.offer("lobby", 1, 0.0)
     schedule.offer("lobby", 2, 0.1)
@@ -74,7 +110,7 @@ def test_fresh_frames_go_oldest_first() -> None:
 
 
 def test_burst_that_the_ring_holds_is_no_overload() -> None:
-    schedule = FrameScheduler(2, 0.5)
+    schedule = Site(2, 0.5)
     schedule.add("lobby", spec(slots=7))
     for sequence in range(1, 6):
         schedule.offer("lobby", sequence, 0.0)
@@ -84,7 +120,7 @@ def test_burst_that_the_ring_holds_is_no_overload() -> None:
 
 
 def test_in_an_overload_the_newest_stays() -> None:
-    schedule = FrameScheduler(2, 0.5)
+    schedule = Site(2, 0.5)
     schedule.add("lobby", spec(slots=9))
     for sequence in range(1, 6):
         schedule.offer("lobby", sequence, sequence / 10)
@@ -93,7 +129,7 @@ def test_in_an_overload_the_newest_stays() -> None:
 
 
 def test_what_the_ring_cannot_hold_any_more_is_given_up() -> None:
-    schedule = FrameScheduler(2, 0.5)
+    schedule = Site(2, 0.5)
     schedule.add("lobby", spec(slots=4))
     for sequence in range(1, 5):
         schedule.offer("lobby", sequence, 0.0)
@@ -102,7 +138,7 @@ def test_what_the_ring_cannot_hold_any_more_is_given_up() -> None:
 
 
 def test_queue_max_frames_wait_until_stale() -> None:
-    schedule = FrameScheduler(2, 0.5)
+    schedule = Site(2, 0.5)
     schedule.add("lobby", spec(skip=2))
     schedule.offer("lobby", 3, 0.3)
     schedule.offer("lobby", 6, 0.6)
@@ -110,7 +146,7 @@ def test_queue_max_frames_wait_until_stale() -> None:
 
 
 def test_old_frames_are_stale_and_overwritten_ones_lapped() -> None:
-    schedule = FrameScheduler(4, 0.5)
+    schedule = Site(4, 0.5)
     schedule.add("lobby", spec())
     schedule.offer("lobby", 1, 0.0)
     schedule.offer("lobby", 2, 0.3, available=False)
@@ -121,21 +157,21 @@ def test_old_frames_are_stale_and_overwritten_ones_lapped() -> None:
 
 
 def test_a_batch_has_one_geometry_and_the_other_comes_next() -> None:
-    schedule = FrameScheduler(2, 0.5)
+    schedule = Site(2, 0.5)
     for name, width in (("a", 640), ("b", 1280), ("c", 640)):
         schedule.add(name, spec(width=width))
         schedule.offer(name, 1, 0.0)
-    assert [picked.camera for picked in schedule.take(0.0, 64)] == ["a", "c"]
-    assert [picked.camera for picked in schedule.take(0.0, 64)] == ["b"]
+    assert [picked.feed.camera for picked in schedule.take(0.0, 64)] == ["a", "c"]
+    assert [picked.feed.camera for picked in schedule.take(0.0, 64)] == ["b"]
     assert schedule.take(0.0, 64) == []
 
 
 def test_a_removed_camera_leaves_nothing_behind() -> None:
-    schedule = FrameScheduler(2, 0.5)
+    schedule = Site(2, 0.5)
     schedule.add("a", spec())
     schedule.offer("a", 1, 0.0)
     schedule.remove("a")
-    schedule.remove("never-there")
+    assert schedule.drain_drops() == {("a", "gone"): 1}
     assert schedule.take(0.0, 64) == []
 
 
@@ -148,7 +184,7 @@ def test_a_removed_camera_leaves_nothing_behind() -> None:
 @settings(max_examples=60, deadline=None)
 def test_overload_starves_no_camera(cameras: int, limit: int, widths: list[int], queue_max: int) -> None:
     """Every camera sends faster than it is served; camera 0 is dead. Service must stay equal."""
-    schedule = FrameScheduler(queue_max, 10.0)
+    schedule = Site(queue_max, 10.0)
     for n in range(cameras):
         schedule.add(str(n), spec(fps=200.0, width=widths[n]))
     served = dict.fromkeys((str(n) for n in range(1, cameras)), 0)
@@ -163,14 +199,14 @@ def test_overload_starves_no_camera(cameras: int, limit: int, widths: list[int],
             # At worst every other camera is served alone before it, twice where its own frames cost twice as much.
             assert waits[name] <= 2 * cameras + 1
         for picked in batch:
-            served[picked.camera] += 1
-            waits[picked.camera] = 0
+            served[picked.feed.camera] += 1
+            waits[picked.feed.camera] = 0
     assert min(served.values()) > 0
 
 
 def served_in_overload(costs: dict[str, float], seconds: float, fps: float = 10.0) -> tuple[dict[str, int], float]:
     """Frames served per camera, and the share of time in which the model was busy; one frame at a time."""
-    schedule = FrameScheduler(2, 0.5)
+    schedule = Site(2, 0.5)
     for index, name in enumerate(costs):
         schedule.add(name, spec(fps=fps, width=640 + 32 * [*dict.fromkeys(costs.values())].index(costs[name])))
         assert index < 100
@@ -184,10 +220,10 @@ def served_in_overload(costs: dict[str, float], seconds: float, fps: float = 10.
                 schedule.offer(name, offered[name], offered[name] / fps)
         batch = schedule.take(now, 1)
         for picked in batch:
-            served[picked.camera] += 1
-            schedule.record_cost(picked.camera, costs[picked.camera])
-            now += costs[picked.camera]
-            busy += costs[picked.camera]
+            served[picked.feed.camera] += 1
+            schedule.record_cost(picked.feed.camera, costs[picked.feed.camera])
+            now += costs[picked.feed.camera]
+            busy += costs[picked.feed.camera]
         if not batch:
             now += 0.001
     return served, busy / now
@@ -227,7 +263,7 @@ def test_where_every_frame_takes_long_none_rests(cameras: int) -> None:
 
 
 def test_silent_camera_makes_no_other_rest() -> None:
-    schedule = FrameScheduler(2, 0.5)
+    schedule = Site(2, 0.5)
     schedule.add("slow", spec())
     schedule.add("dead", spec(width=320))
     schedule.offer("slow", 1, 0.0)
@@ -240,7 +276,7 @@ def test_silent_camera_makes_no_other_rest() -> None:
 
 
 def test_idle_camera_does_not_take_everything_on_return() -> None:
-    schedule = FrameScheduler(64, 100.0)
+    schedule = Site(64, 100.0)
     for name in ("busy", "idle"):
         schedule.add(name, spec(fps=240.0, slots=200))
     for step in range(1, 101):
@@ -250,7 +286,7 @@ def test_idle_camera_does_not_take_everything_on_return() -> None:
     for step in range(101, 121):
         for name in ("busy", "idle"):
             schedule.offer(name, step, 10.1)
-    order = [schedule.take(10.2, 1)[0].camera for _ in range(20)]
+    order = [schedule.take(10.2, 1)[0].feed.camera for _ in range(20)]
     assert order.count("idle") <= 12
 
 
@@ -264,7 +300,7 @@ STEPS = st.lists(
 def test_each_frame_is_analysed_dropped_or_waiting(
     steps: list[tuple[str, str]], skip: int, batch: int, pause_s: float
 ) -> None:
-    schedule = FrameScheduler(2, 0.5)
+    schedule = Site(2, 0.5)
     sequence = dict.fromkeys("abc", 0)
     for name in "abc":
         schedule.add(name, spec(skip=skip))

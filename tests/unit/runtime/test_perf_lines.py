@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.metrics import LOG_INTERVAL_S, InferenceMetrics
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.supervision.processes import PROCESSES
 from tests.conftest import ROOT
+from tests.support.feeds import make_feed
 
 OURS = [row.kind for row in PROCESSES if row.kind not in ("redis", "guard")]
 """Those with a working loop: Redis is somebody else's program, and the guard sleeps until supervisord calls it."""
@@ -74,14 +76,18 @@ def test_a_process_says_what_it_has_used_and_pruned(caplog: pytest.LogCaptureFix
 def test_inference_says_once_a_minute_how_it_keeps_up(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     stats = InferenceMetrics(Metrics(), 100.0)
+    spec = RingSpec(64, 36, "yuv420p", 64, 36, 4, 10.0, 0)
+    lobby, gate = make_feed("lobby", spec), make_feed("gate", spec)
     for _ in range(120):
-        stats.record_frame("lobby", 0.05)
+        stats.record_frame(lobby, 0.05)
     stats.record_batch(4, 0.020)
-    stats.record_drops({("lobby", "stale"): 2, ("gate", "stale"): 1, ("gate", "paced"): 5})
-    stats.report(100.0 + LOG_INTERVAL_S - 0.1, ["lobby"], 7, 0)
+    lobby.record_drop("stale", 2)
+    gate.record_drop("stale")
+    gate.record_drop("paced", 5)
+    stats.report(100.0 + LOG_INTERVAL_S - 0.1, [lobby], 7, 0)
     assert lines(caplog) == []
-    stats.report(100.0 + LOG_INTERVAL_S, ["lobby", "gate"], 7, 0)
-    stats.report(100.0 + 2 * LOG_INTERVAL_S, ["lobby"], 0, 0)
+    stats.report(100.0 + LOG_INTERVAL_S, [lobby, gate], 7, 0)
+    stats.report(100.0 + 2 * LOG_INTERVAL_S, [lobby], 0, 0)
     assert lines(caplog) == [
         "[perf] cameras=2 fps=2.0 infer_ms=20.0 batch=4.0 outbox=7 drops: paced=5 stale=3",
         "[perf] cameras=1 fps=0.0 infer_ms=20.0 batch=4.0 outbox=0 drops: none",

@@ -18,6 +18,7 @@ from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
 from crowdperf.settings.config import parse
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.settings.process_config import CaptureConfig, build_capture_config, build_tracking_config
+from tests.support.feeds import make_feed
 from tests.support.ports import free_port
 
 RECORDING = """#!{python}
@@ -83,11 +84,11 @@ def test_target_fps_is_how_many_frames_a_second_are_analysed(
     tmp_path: Path, variables: dict[str, str], analysed: int
 ) -> None:
     schedule = FrameScheduler(2, 1000.0)
-    schedule.add("lobby", build_camera_ring_spec(captured(tmp_path, variables), SOURCE))
+    feed = make_feed("lobby", build_camera_ring_spec(captured(tmp_path, variables), SOURCE))
     taken = []
     for sequence in range(1, 251):
-        schedule.offer("lobby", sequence, sequence / 25)
-        taken += schedule.take(sequence / 25, 64)
+        schedule.offer(feed, sequence, sequence / 25)
+        taken += schedule.take([feed], sequence / 25, 64)
     # A camera begins with a few at once.
     assert sum(5.0 < picked.arrived <= 10.0 for picked in taken) == 5 * analysed
 
