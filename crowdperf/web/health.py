@@ -18,7 +18,7 @@ from crowdperf.web import metrics_report
 from crowdperf.web import metrics_report as debug
 from crowdperf.web.auth import PrincipalDependency
 from crowdperf.web.live.pictures import RingState, RingView
-from crowdperf.web.parameters import REFUSED, UNAVAILABLE
+from crowdperf.web.parameters import UNAVAILABLE, errors
 from crowdperf.web.problems import FORBIDDEN_DETAIL, NO_WRITES_DETAIL, ApiProblem
 from crowdperf.web.schemas import Health
 from crowdperf.web.state import AppDependency, AppState
@@ -106,7 +106,7 @@ def find_problems(snapshots: list[ProcessSnapshot], now: float) -> list[str]:
     need="read",
     summary="Prometheus metrics",
     tags=["operations"],
-    responses={**REFUSED, **UNAVAILABLE},
+    responses=errors(503),
     media_type="text/plain",
 )
 async def metrics(app: AppDependency, principal: PrincipalDependency) -> Response[str]:
@@ -125,7 +125,7 @@ async def metrics(app: AppDependency, principal: PrincipalDependency) -> Respons
     need="read",
     summary="State of every camera and process",
     tags=["operations"],
-    responses={**REFUSED, **UNAVAILABLE},
+    responses=errors(503),
 )
 async def debug_report(app: AppDependency, principal: PrincipalDependency) -> dict[str, Any]:
     """Per camera: frame rates, drops by cause, FFmpeg restarts, last error, ring. Per process: pid, uptime, memory."""

@@ -20,6 +20,7 @@ from litestar.params import QueryParameter
 
 from crowdperf.storage.counts import MAX_TIME_S
 from crowdperf.web.auth import SESSION_COOKIE
+from crowdperf.web.problems import MEDIA_TYPE as PROBLEM_MEDIA_TYPE
 from crowdperf.web.problems import ProblemDetails, bad_parameter
 
 MAX_RANGE = timedelta(days=400)
@@ -142,21 +143,30 @@ def parse_stream_id(name: str, text: str) -> str:
     return text
 
 
-_PROBLEM = "application/problem+json"
-
-BAD_REQUEST = {400: ResponseSpec(ProblemDetails, description="A parameter is not valid.", media_type=_PROBLEM)}
-NOT_FOUND = {404: ResponseSpec(ProblemDetails, description="It does not exist.", media_type=_PROBLEM)}
-REFUSED = {
-    401: ResponseSpec(ProblemDetails, description="The caller is not signed in.", media_type=_PROBLEM),
-    403: ResponseSpec(
-        ProblemDetails, description="The permission is missing, or the request is forged.", media_type=_PROBLEM
-    ),
+_ERRORS = {
+    400: "A parameter is not valid.",
+    401: "The caller is not signed in.",
+    403: "The permission is missing, or the request is forged.",
+    404: "It does not exist.",
+    409: "The present state forbids it.",
+    412: "It was changed in the meantime.",
+    422: "There is no picture; see `detail`.",
+    429: "Too many attempts.",
+    503: "Redis or camera unavailable.",
 }
-PRECONDITION = {412: ResponseSpec(ProblemDetails, description="It was changed in the meantime.", media_type=_PROBLEM)}
-NO_PICTURE = {422: ResponseSpec(ProblemDetails, description="There is no picture; see `detail`.", media_type=_PROBLEM)}
-CONFLICT = {409: ResponseSpec(ProblemDetails, description="The present state forbids it.", media_type=_PROBLEM)}
-TOO_MANY = {429: ResponseSpec(ProblemDetails, description="Too many attempts.", media_type=_PROBLEM)}
-UNAVAILABLE = {503: ResponseSpec(ProblemDetails, description="Redis or camera unavailable.", media_type=_PROBLEM)}
+
+
+def errors(*statuses: int) -> dict[int, ResponseSpec]:
+    """Describe the errors of a route for OpenAPI; 401 and 403 are always included."""
+    return {status: _describe_error(status) for status in sorted({*statuses, 401, 403})}
+
+
+def _describe_error(status: int) -> ResponseSpec:
+    return ResponseSpec(ProblemDetails, description=_ERRORS[status], media_type=PROBLEM_MEDIA_TYPE)
+
+
+UNAVAILABLE = {503: _describe_error(503)}
+"""Errors of a route that needs no sign-in."""
 JpegSpec = ResponseSpec(bytes, description="JPEG", media_type="image/jpeg", generate_examples=False)
 
 

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta, Struct, field
 
 Time = Annotated[str, Meta(description="RFC 3339, UTC", examples=["2026-05-01T06:00:00.000Z"])]
 CameraState = Literal["live", "down", "disabled"]
+Reply = TypeVar("Reply", bound=Struct)
+
+
+def to_reply(reply_type: type[Reply], source: object, **values: Any) -> Reply:
+    """Build a reply from `values` and from the fields of the same name in `source`.
+
+    Args:
+        reply_type: Struct to build.
+        source: Object with some of its fields.
+        values: Fields that differ from `source`, or are not in it.
+
+    Returns:
+        The reply.
+    """
+    names = [name for name in reply_type.__struct_fields__ if name not in values and hasattr(source, name)]
+    return reply_type(**{name: getattr(source, name) for name in names}, **values)
 
 
 class LineReply(Struct, kw_only=True):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
-from litestar import Request, Response, Router, delete, get, post, put
+from litestar import Response, Router, delete, get, post, put
 from litestar.datastructures import Cookie
 from litestar.params import JSONBody
 from msgspec import Meta, Struct
@@ -15,8 +15,8 @@ from crowdperf.accounts import credentials
 from crowdperf.accounts import principal as model
 from crowdperf.accounts.account_store import MAX_SESSION_S
 from crowdperf.accounts.principal import ANONYMOUS, PERMISSIONS, Account, AccountError, AccountName, Principal, Role
-from crowdperf.web.auth import SESSION_COOKIE, PrincipalDependency, get_client_address, require_same_origin
-from crowdperf.web.parameters import BAD_REQUEST, CONFLICT, REFUSED, TOO_MANY, UNAVAILABLE
+from crowdperf.web.auth import SESSION_COOKIE, AnyRequest, PrincipalDependency, get_client_address, require_same_origin
+from crowdperf.web.parameters import errors
 from crowdperf.web.problems import ApiProblem
 from crowdperf.web.state import AppDependency, AppState
 
@@ -81,9 +81,7 @@ def to_session_reply(principal: Principal, setup: bool = False) -> SessionReply:
     )
 
 
-@get(
-    "/session", need="open", identify=True, summary="Who am I", tags=["accounts"], responses={**REFUSED, **UNAVAILABLE}
-)
+@get("/session", need="open", identify=True, summary="Who am I", responses=errors(503))
 async def session(app: AppDependency, principal: PrincipalDependency) -> SessionReply:
     """Return the signed-in account, its permissions, and the CSRF token of changes.
 
@@ -92,17 +90,8 @@ async def session(app: AppDependency, principal: PrincipalDependency) -> Session
     return to_session_reply(principal, setup=app.setup_secret.read() is not None)
 
 
-@post(
-    "/session",
-    need="open",
-    summary="Sign in",
-    tags=["accounts"],
-    status_code=200,
-    responses={**BAD_REQUEST, **REFUSED, **TOO_MANY, **UNAVAILABLE},
-)
-async def sign_in(
-    app: AppDependency, request: Request[Any, Any, Any], data: JSONBody[SignIn]
-) -> Response[SessionReply]:
+@post("/session", need="open", summary="Sign in", status_code=200, responses=errors(400, 429, 503))
+async def sign_in(app: AppDependency, request: AnyRequest, data: JSONBody[SignIn]) -> Response[SessionReply]:
     """Open a session.
 
     The response sets its cookie (HttpOnly, SameSite=Lax, Secure under TLS). After five wrong passwords for one account
@@ -133,7 +122,7 @@ async def sign_in(
     return await open_session(app, request, account)
 
 
-async def open_session(app: AppState, request: Request[Any, Any, Any], account: Account) -> Response[SessionReply]:
+async def open_session(app: AppState, request: AnyRequest, account: Account) -> Response[SessionReply]:
     """Open a session of the account, and set its cookie.
 
     Args:
@@ -153,16 +142,14 @@ async def open_session(app: AppState, request: Request[Any, Any, Any], account: 
     )
 
 
-def _build_cookie(request: Request[Any, Any, Any], value: str, max_age: int) -> Cookie:
+def _build_cookie(request: AnyRequest, value: str, max_age: int) -> Cookie:
     # Lax, not Strict: people who follow a link in a notification stay signed in. Changes need the CSRF token.
     secure = request.scope["scheme"] == "https"
     return Cookie(SESSION_COOKIE, value=value, max_age=max_age, path="/", httponly=True, samesite="lax", secure=secure)
 
 
-@delete("/session", need="self", summary="Sign out", tags=["accounts"], responses={**REFUSED, **UNAVAILABLE})
-async def sign_out(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency
-) -> Response[None]:
+@delete("/session", need="self", summary="Sign out", responses=errors(503))
+async def sign_out(app: AppDependency, request: AnyRequest, principal: PrincipalDependency) -> Response[None]:
     """End the session, in the browser and on the server."""
     await app.accounts.close_session(
         principal.session, app.build_audit_entry(principal, request, "session.close", principal.name)
@@ -170,15 +157,9 @@ async def sign_out(
     return Response(None, status_code=204, cookies=[_build_cookie(request, "", 0)])
 
 
-@put(
-    "/session/password",
-    need="self",
-    summary="Change my password",
-    tags=["accounts"],
-    responses={**BAD_REQUEST, **REFUSED, **TOO_MANY, **UNAVAILABLE},
-)
+@put("/session/password", need="self", summary="Change my password", responses=errors(400, 429, 503))
 async def change_password(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewPassword]
+    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewPassword]
 ) -> Response[SessionReply]:
     """End every session of the account, and open a new one for this browser."""
     wait = await app.sign_in_limiter.register_attempt(principal.name, get_client_address(request))
@@ -193,16 +174,9 @@ async def change_password(
 
 
 @post(
-    "/setup",
-    need="open",
-    summary="Make the first administrator",
-    tags=["accounts"],
-    status_code=200,
-    responses={**BAD_REQUEST, **REFUSED, **CONFLICT, **TOO_MANY, **UNAVAILABLE},
+    "/setup", need="open", summary="Make the first administrator", status_code=200, responses=errors(400, 409, 429, 503)
 )
-async def setup(
-    app: AppDependency, request: Request[Any, Any, Any], data: JSONBody[FirstAdmin]
-) -> Response[SessionReply]:
+async def setup(app: AppDependency, request: AnyRequest, data: JSONBody[FirstAdmin]) -> Response[SessionReply]:
     """Create the administrator with the secret of the one-time link, and sign in."""
     require_same_origin(request)
     wait = await app.sign_in_limiter.register_attempt("the setup link", get_client_address(request))
@@ -264,4 +238,4 @@ async def verify_password_in_thread(app: AppState, password: str, stored: str | 
         return await asyncio.to_thread(credentials.verify_password, password, stored)
 
 
-router = Router("/", route_handlers=[session, sign_in, sign_out, change_password, setup])
+router = Router("/", tags=["accounts"], route_handlers=[session, sign_in, sign_out, change_password, setup])

@@ -17,7 +17,7 @@ from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.web.auth import PrincipalDependency, SessionMonitor
 from crowdperf.web.live.channel import BroadcastMessage, encode_sse
 from crowdperf.web.live.feed import build_event_message
-from crowdperf.web.parameters import BAD_REQUEST, REFUSED, parse_stream_id
+from crowdperf.web.parameters import errors, parse_stream_id
 from crowdperf.web.state import AppDependency, AppState
 
 MAX_REPLAYED_EVENTS = 1000
@@ -31,9 +31,8 @@ _SPEC = ResponseSpec(str, description="An endless stream of events.", media_type
     "/stream",
     need="read",
     summary="Live events and counts",
-    tags=["live"],
     media_type="text/event-stream",
-    responses={200: _SPEC, **BAD_REQUEST, **REFUSED},
+    responses={200: _SPEC, **errors(400)},
 )
 async def stream(
     app: AppDependency,
@@ -131,4 +130,4 @@ def _parse_id(entry_id: str) -> tuple[int, int]:
     return int(ms), int(n or 0)
 
 
-router = Router("/", route_handlers=[stream])
+router = Router("/", tags=["live"], route_handlers=[stream])

@@ -6,7 +6,7 @@ import secrets
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from litestar import Request, Router, delete, get, patch, post
+from litestar import Router, delete, get, patch, post
 from litestar.params import JSONBody, PathParameter, QueryParameter
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -27,18 +27,10 @@ from crowdperf.accounts.principal import (
     intersect_cameras,
 )
 from crowdperf.settings.base import CameraId
-from crowdperf.web.auth import PrincipalDependency
-from crowdperf.web.parameters import (
-    BAD_REQUEST,
-    CONFLICT,
-    NOT_FOUND,
-    REFUSED,
-    UNAVAILABLE,
-    format_rfc3339,
-    parse_stream_id,
-)
+from crowdperf.web.auth import AnyRequest, PrincipalDependency
+from crowdperf.web.parameters import errors, format_rfc3339, parse_stream_id
 from crowdperf.web.problems import ApiProblem
-from crowdperf.web.schemas import Time
+from crowdperf.web.schemas import Time, to_reply
 from crowdperf.web.sign_in import Password, check_and_hash_password
 from crowdperf.web.state import AppDependency, AppState
 
@@ -137,22 +129,16 @@ class AuditPage(Struct, kw_only=True):
     next_cursor: str | None
 
 
-@get("/users", need="admin", summary="Accounts", tags=["accounts"], responses={**REFUSED, **UNAVAILABLE})
+@get("/users", need="admin", summary="Accounts", responses=errors(503))
 async def users(app: AppDependency) -> UsersReply:
     """Every account."""
     rows = await app.accounts.read_accounts()
     return UsersReply(users=[_to_user_reply(row) for _, row in sorted(rows.items())])
 
 
-@post(
-    "/users",
-    need="admin",
-    summary="Make an account",
-    tags=["accounts"],
-    responses={**BAD_REQUEST, **REFUSED, **CONFLICT, **UNAVAILABLE},
-)
+@post("/users", need="admin", summary="Make an account", responses=errors(400, 409, 503))
 async def make_user(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewUser]
+    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewUser]
 ) -> UserReply:
     """A new account, ready to sign in."""
     account = Account(
@@ -168,13 +154,7 @@ async def make_user(
     return _to_user_reply(account)
 
 
-@get(
-    "/users/{name:str}",
-    need="admin",
-    summary="One account",
-    tags=["accounts"],
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
-)
+@get("/users/{name:str}", need="admin", summary="One account", responses=errors(400, 404, 503))
 async def user(app: AppDependency, name: UserPath) -> UserReply:
     """One account."""
     account = await app.accounts.read_account(name)
@@ -183,19 +163,9 @@ async def user(app: AppDependency, name: UserPath) -> UserReply:
     return _to_user_reply(account)
 
 
-@patch(
-    "/users/{name:str}",
-    need="admin",
-    summary="Change an account",
-    tags=["accounts"],
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **CONFLICT, **UNAVAILABLE},
-)
+@patch("/users/{name:str}", need="admin", summary="Change an account", responses=errors(400, 404, 409, 503))
 async def change_user(
-    app: AppDependency,
-    request: Request[Any, Any, Any],
-    principal: PrincipalDependency,
-    name: UserPath,
-    data: JSONBody[UserChange],
+    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, name: UserPath, data: JSONBody[UserChange]
 ) -> UserReply:
     """Takes effect with the account's next request; a change of role or password ends its sessions."""
     password = None if data.password is UNSET else await check_and_hash_password(app, data.password, name)
@@ -223,16 +193,8 @@ async def change_user(
     return _to_user_reply(after[name])
 
 
-@delete(
-    "/users/{name:str}",
-    need="admin",
-    summary="Remove an account",
-    tags=["accounts"],
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **CONFLICT, **UNAVAILABLE},
-)
-async def remove_user(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, name: UserPath
-) -> None:
+@delete("/users/{name:str}", need="admin", summary="Remove an account", responses=errors(400, 404, 409, 503))
+async def remove_user(app: AppDependency, request: AnyRequest, principal: PrincipalDependency, name: UserPath) -> None:
     """Its sessions and tokens end with it. The audit log keeps the name."""
     entry = app.build_audit_entry(principal, request, "account.remove", name)
     await _edit_accounts(app, lambda rows: model.remove_account(rows, name), entry)
@@ -243,7 +205,7 @@ async def remove_user(
         )
 
 
-@get("/tokens", need="self", summary="API tokens", tags=["accounts"], responses={**REFUSED, **UNAVAILABLE})
+@get("/tokens", need="self", summary="API tokens", responses=errors(503))
 async def tokens(app: AppDependency, principal: PrincipalDependency) -> TokensReply:
     """One's own; an administrator sees everybody's."""
     rows = await app.accounts.read_tokens()
@@ -256,15 +218,9 @@ async def tokens(app: AppDependency, principal: PrincipalDependency) -> TokensRe
     )
 
 
-@post(
-    "/tokens",
-    need="self",
-    summary="Make an API token",
-    tags=["accounts"],
-    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
-)
+@post("/tokens", need="self", summary="Make an API token", responses=errors(400, 503))
 async def make_token(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewToken]
+    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewToken]
 ) -> TokenMade:
     """The answer holds the secret, once. Redis keeps its SHA-256."""
     for permission in data.permissions:
@@ -288,21 +244,12 @@ async def make_token(
     )
     detail = f"{', '.join(row.permissions)}; cameras {_format_cameras(row.cameras)}; {data.days} days"
     await app.accounts.add_token(row, app.build_audit_entry(principal, request, "token.create", row.id, detail))
-    shown = _to_token_reply(row, now)
-    return TokenMade(
-        token=f"{TOKEN_PREFIX}{row.id}_{text}", **{name: getattr(shown, name) for name in shown.__struct_fields__}
-    )
+    return to_reply(TokenMade, _to_token_reply(row, now), token=f"{TOKEN_PREFIX}{row.id}_{text}")
 
 
-@delete(
-    "/tokens/{token_id:str}",
-    need="self",
-    summary="Revoke an API token",
-    tags=["accounts"],
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
-)
+@delete("/tokens/{token_id:str}", need="self", summary="Revoke an API token", responses=errors(400, 404, 503))
 async def revoke_token(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, token_id: TokenPath
+    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, token_id: TokenPath
 ) -> None:
     """One's own, or as an administrator anybody's. It ends at once."""
     mine = [row for row in await app.accounts.read_tokens() if row.id == token_id and _can_manage(principal, row)]
@@ -311,9 +258,7 @@ async def revoke_token(
     await app.accounts.remove_tokens([token_id], app.build_audit_entry(principal, request, "token.revoke", token_id))
 
 
-@get(
-    "/audit", need="admin", summary="Audit log", tags=["accounts"], responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE}
-)
+@get("/audit", need="admin", summary="Audit log", responses=errors(400, 503))
 async def audit_log(
     app: AppDependency,
     account: Annotated[
@@ -332,20 +277,7 @@ async def audit_log(
     rows, following = await audit.read_newest_entries(
         app.redis, before, limit, app.prefix, account_name=account or "", actions=[action] if action else []
     )
-    entries = [
-        AuditEntryReply(
-            id=entry_id,
-            time=format_rfc3339(row.ts),
-            who=row.who,
-            via=row.via,
-            action=row.action,
-            target=row.target,
-            address=row.address,
-            detail=row.detail,
-            token=row.token,
-        )
-        for entry_id, row in rows
-    ]
+    entries = [to_reply(AuditEntryReply, row, id=entry_id, time=format_rfc3339(row.ts)) for entry_id, row in rows]
     return AuditPage(entries=entries, next_cursor=following)
 
 
@@ -372,22 +304,13 @@ def _format_cameras(cameras: list[str] | None) -> str:
 
 
 def _to_user_reply(account: Account) -> UserReply:
-    return UserReply(
-        name=account.name,
-        role=account.role,
-        cameras=account.cameras,
-        disabled=account.disabled,
-        created=format_rfc3339(account.created_at),
-    )
+    return to_reply(UserReply, account, created=format_rfc3339(account.created_at))
 
 
 def _to_token_reply(token: Token, now: float) -> TokenReply:
-    return TokenReply(
-        id=token.id,
-        account=token.account,
-        label=token.label,
-        permissions=token.permissions,
-        cameras=token.cameras,
+    return to_reply(
+        TokenReply,
+        token,
         created=format_rfc3339(token.created_at),
         expires=format_rfc3339(token.expires_at),
         expired=now >= token.expires_at,
@@ -395,5 +318,7 @@ def _to_token_reply(token: Token, now: float) -> TokenReply:
 
 
 router = Router(
-    "/", route_handlers=[users, make_user, user, change_user, remove_user, tokens, make_token, revoke_token, audit_log]
+    "/",
+    tags=["accounts"],
+    route_handlers=[users, make_user, user, change_user, remove_user, tokens, make_token, revoke_token, audit_log],
 )

@@ -8,11 +8,10 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Annotated, Any, Literal, get_args
 
-from litestar import Request, Router, delete, get, post, put
-from litestar.params import JSONBody, PathParameter, QueryParameter
+from litestar import Router, get, post
+from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
-from crowdperf.accounts import audit_log
 from crowdperf.accounts.principal import Principal
 from crowdperf.messaging.codec import dead_key
 from crowdperf.messaging.delivery_queue import DEAD_LETTER_STREAM, due_key, parse_stats, stats_key
@@ -21,26 +20,16 @@ from crowdperf.settings.process_config import ChannelSummary
 from crowdperf.settings.schedule import Window
 from crowdperf.storage import alerts as stored
 from crowdperf.storage.alerts import AlertView
-from crowdperf.supervision.config_patch import Edit, omit_defaults
-from crowdperf.web.api.cameras import CHANGE_RESPONSES, ChangeReply, apply_site_change
-from crowdperf.web.auth import PrincipalDependency, require_all_cameras
+from crowdperf.web.api.configuration import build_settings_router
+from crowdperf.web.auth import AnyRequest, PrincipalDependency
 from crowdperf.web.health import read_snapshots
-from crowdperf.web.parameters import (
-    BAD_REQUEST,
-    CONFLICT,
-    NOT_FOUND,
-    REFUSED,
-    UNAVAILABLE,
-    CameraFilter,
-    format_rfc3339,
-    parse_instant,
-)
+from crowdperf.web.parameters import CameraFilter, errors, format_rfc3339, parse_instant
 from crowdperf.web.problems import ApiProblem, bad_parameter
-from crowdperf.web.schemas import Time
+from crowdperf.web.schemas import Time, to_reply
 from crowdperf.web.state import AppDependency, AppState
 
 AlertPath = Annotated[str, PathParameter(description="The alert's id.", max_length=256)]
-ALERT_ERRORS = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
+ALERT_ERRORS = errors(400, 404, 409, 503)
 ALERT_STATES = ("open", "acknowledged", "closed")
 ALERT_SEVERITIES = ("info", "warning", "critical")
 
@@ -52,13 +41,7 @@ class AlertsReply(Struct, kw_only=True):
     next: Annotated[str | None, Meta(examples=["2026-05-01T06:00:00.000Z"])]
 
 
-@get(
-    "/alerts",
-    need="read",
-    summary="Alerts, newest first",
-    tags=["alerts"],
-    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
-)
+@get("/alerts", need="read", summary="Alerts, newest first", responses=errors(400, 503))
 async def alerts(
     app: AppDependency,
     principal: PrincipalDependency,
@@ -112,37 +95,25 @@ def _parse_choices(name: str, text: str | None, allowed: tuple[str, ...]) -> tup
     need="review",
     status_code=HTTPStatus.OK,
     summary="Acknowledge",
-    tags=["alerts"],
     responses=ALERT_ERRORS,
 )
 async def acknowledge(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, alert_id: AlertPath
+    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, alert_id: AlertPath
 ) -> AlertView:
     """Somebody takes care of it: it is not escalated any further."""
     return await _change_state(app, request, principal, alert_id, "acknowledged")
 
 
-@post(
-    "/alerts/{alert_id:str}/close",
-    need="review",
-    status_code=HTTPStatus.OK,
-    summary="Close",
-    tags=["alerts"],
-    responses=ALERT_ERRORS,
-)
+@post("/alerts/{alert_id:str}/close", need="review", status_code=HTTPStatus.OK, summary="Close", responses=ALERT_ERRORS)
 async def close(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, alert_id: AlertPath
+    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, alert_id: AlertPath
 ) -> AlertView:
     """It is done, whether or not its cause has ended."""
     return await _change_state(app, request, principal, alert_id, "closed")
 
 
 async def _change_state(
-    app: AppState,
-    request: Request[Any, Any, Any],
-    principal: Principal,
-    alert_id: str,
-    state: Literal["acknowledged", "closed"],
+    app: AppState, request: AnyRequest, principal: Principal, alert_id: str, state: Literal["acknowledged", "closed"]
 ) -> AlertView:
     view = await stored.load(app.redis, alert_id, app.prefix)
     if view is None or not principal.can_see(view.alert.camera):
@@ -150,17 +121,11 @@ async def _change_state(
     done = await stored.answer_alert(app.redis, view, state, principal.name or principal.kind, app.now(), app.prefix)
     if done != "done":
         raise ApiProblem(HTTPStatus.CONFLICT, f"the alert is {done} already. Remedy: read it again.")
-    pipe = app.redis.pipeline(transaction=False)
-    audit_log.stage_entry(pipe, app.build_audit_entry(principal, request, f"alert.{state}", alert_id[:200]), app.prefix)
-    await pipe.execute()
-    after = await stored.load(app.redis, alert_id, app.prefix)
-    return after or view
+    await app.write_audit_entry(principal, request, f"alert.{state}", alert_id[:200])
+    return await stored.load(app.redis, alert_id, app.prefix) or view
 
 
-router = Router("/", route_handlers=[alerts, acknowledge, close])
-
-
-RulePath = Annotated[str, PathParameter(description="The rule's id.", max_length=64)]
+router = Router("/", tags=["alerts"], route_handlers=[alerts, acknowledge, close])
 
 
 class KindReply(Struct, kw_only=True):
@@ -206,7 +171,7 @@ class ChannelsReply(Struct, kw_only=True):
     channels: list[ChannelReply]
 
 
-@get("/alert-rules", need="read", summary="Rules of alerts", tags=["alerts"], responses=REFUSED)
+@get("/alert-rules", need="read", summary="Rules of alerts", responses=errors())
 async def rules(app: AppDependency, principal: PrincipalDependency) -> RulesReply:
     """Who may see some cameras only sees the rules that name only those."""
     shown = [
@@ -227,13 +192,7 @@ async def rules(app: AppDependency, principal: PrincipalDependency) -> RulesRepl
     )
 
 
-@get(
-    "/alert-channels",
-    need="review",
-    summary="How the channels deliver",
-    tags=["alerts"],
-    responses={**REFUSED, **UNAVAILABLE},
-)
+@get("/alert-channels", need="review", summary="How the channels deliver", responses=errors(503))
 async def channels(app: AppDependency) -> ChannelsReply:
     """Queue, deliveries and failures of each channel of alerts; channels are set in the configuration file alone."""
     named = app.config.alert_channels
@@ -264,68 +223,20 @@ def _to_channel_reply(
     dead_letters: int,
     problem: str,
 ) -> ChannelReply:
-    kept = parse_stats(raw_stats)
-    return ChannelReply(
-        id=channel.id,
-        type=channel.type,
+    stats = parse_stats(raw_stats)
+    return to_reply(
+        ChannelReply,
+        channel,
         waiting=waiting,
         next_attempt=format_rfc3339(float(first_due[0][1])) if first_due else None,
-        sent=kept.sent,
-        last_sent=None if kept.sent_at is None else format_rfc3339(kept.sent_at),
-        failed=kept.failed,
-        last_failed=None if kept.failed_at is None else format_rfc3339(kept.failed_at),
-        attempts=channel.attempts,
+        sent=stats.sent,
+        last_sent=None if stats.sent_at is None else format_rfc3339(stats.sent_at),
+        failed=stats.failed,
+        last_failed=None if stats.failed_at is None else format_rfc3339(stats.failed_at),
         dead_letters=dead_letters,
         problem=problem,
     )
 
 
-@post("/alert-rules", need="configure", summary="Add a rule", tags=["alerts"], responses=CHANGE_RESPONSES)
-async def add_rule(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[AlertRule]
-) -> ChangeReply:
-    """Its channels are those of the configuration: their addresses and secrets are not for this interface."""
-    require_all_cameras(principal)
-    edit = Edit(mode="create", path=("alerts.rules", data.id), value=omit_defaults(data))
-    return await apply_site_change(app, request, principal, edit, "rule.create")
-
-
-@put(
-    "/alert-rules/{rule_id:str}",
-    need="configure",
-    summary="Replace a rule",
-    tags=["alerts"],
-    responses=CHANGE_RESPONSES,
-)
-async def replace_rule(
-    app: AppDependency,
-    request: Request[Any, Any, Any],
-    principal: PrincipalDependency,
-    rule_id: RulePath,
-    data: JSONBody[AlertRule],
-) -> ChangeReply:
-    """All of its settings; what is left out gets its default."""
-    require_all_cameras(principal)
-    edit = Edit(mode="replace", path=("alerts.rules", rule_id), value=omit_defaults(data))
-    return await apply_site_change(app, request, principal, edit, "rule.change")
-
-
-@delete(
-    "/alert-rules/{rule_id:str}",
-    need="configure",
-    summary="Remove a rule",
-    tags=["alerts"],
-    status_code=200,
-    responses=CHANGE_RESPONSES,
-)
-async def remove_rule(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, rule_id: RulePath
-) -> ChangeReply:
-    """Alerts that it has raised stay."""
-    require_all_cameras(principal)
-    return await apply_site_change(
-        app, request, principal, Edit(mode="delete", path=("alerts.rules", rule_id)), "rule.remove"
-    )
-
-
-alert_rules_router = Router("/", route_handlers=[rules, add_rule, replace_rule, remove_rule, channels])
+alert_rules_router = Router("/", tags=["alerts"], route_handlers=[rules, channels])
+rule_changes_router = build_settings_router("/alert-rules", "alerts.rules", "a rule", AlertRule, "alerts")

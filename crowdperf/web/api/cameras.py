@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 import msgspec
-from litestar import Request, Response, Router, delete, get, patch, post, put
+from litestar import Response, Router, delete, get, patch, post, put
 from litestar.params import HeaderParameter, JSONBody
 from msgspec import Meta, Struct
 
@@ -24,20 +24,10 @@ from crowdperf.supervision.config_patch import (
     omit_defaults,
 )
 from crowdperf.web.api.site import CameraPath, get_camera_state, to_camera_reply
-from crowdperf.web.auth import PrincipalDependency, require_all_cameras
-from crowdperf.web.parameters import (
-    BAD_REQUEST,
-    CONFLICT,
-    NO_PICTURE,
-    NOT_FOUND,
-    PRECONDITION,
-    REFUSED,
-    TOO_MANY,
-    UNAVAILABLE,
-    JpegSpec,
-)
+from crowdperf.web.auth import AnyRequest, PrincipalDependency, require_all_cameras
+from crowdperf.web.parameters import JpegSpec, errors
 from crowdperf.web.problems import ApiProblem
-from crowdperf.web.schemas import CameraReply
+from crowdperf.web.schemas import CameraReply, to_reply
 from crowdperf.web.state import AppDependency, AppState
 
 IfMatch = Annotated[
@@ -46,7 +36,7 @@ IfMatch = Annotated[
         name="If-Match", description="The ETag that the camera was loaded with: 412 if it has changed.", max_length=200
     ),
 ]
-CHANGE_RESPONSES = {**BAD_REQUEST, **NOT_FOUND, **CONFLICT, **PRECONDITION, **REFUSED, **UNAVAILABLE}
+CHANGE_ERRORS = errors(400, 404, 409, 412, 503)
 
 
 class CameraSaved(CameraReply, kw_only=True):
@@ -74,9 +64,9 @@ class SourceTestRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
 
 
-@post("/cameras", need="configure", summary="Add a camera", tags=["configuration"], responses=CHANGE_RESPONSES)
+@post("/cameras", need="configure", summary="Add a camera", responses=CHANGE_ERRORS)
 async def add_camera(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[Camera]
+    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[Camera]
 ) -> Response[CameraSaved]:
     """Its capture process starts at once. For who may see all cameras only."""
     require_all_cameras(principal)
@@ -84,29 +74,17 @@ async def add_camera(
     return await save_camera(app, request, principal, data.id, edit, "camera.create", None, HTTPStatus.CREATED)
 
 
-@get(
-    "/cameras/{camera_id:str}/config",
-    need="configure",
-    summary="A camera's settings",
-    tags=["configuration"],
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
-)
+@get("/cameras/{camera_id:str}/config", need="configure", summary="A camera's settings", responses=errors(400, 404))
 async def camera_config(app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath) -> Response[Camera]:
     """All of them, defaults included: what PUT takes back. The URL is redacted; sent back as it is, it stays."""
     camera = app.get_camera(camera_id, principal)
     return Response(camera, headers={"ETag": f'"{compute_revision(camera)}"'})
 
 
-@put(
-    "/cameras/{camera_id:str}",
-    need="configure",
-    summary="Replace a camera",
-    tags=["configuration"],
-    responses=CHANGE_RESPONSES,
-)
+@put("/cameras/{camera_id:str}", need="configure", summary="Replace a camera", responses=CHANGE_ERRORS)
 async def replace_camera(
     app: AppDependency,
-    request: Request[Any, Any, Any],
+    request: AnyRequest,
     principal: PrincipalDependency,
     camera_id: CameraPath,
     data: JSONBody[Camera],
@@ -119,15 +97,11 @@ async def replace_camera(
 
 
 @patch(
-    "/cameras/{camera_id:str}",
-    need="configure",
-    summary="Change some of a camera's settings",
-    tags=["configuration"],
-    responses=CHANGE_RESPONSES,
+    "/cameras/{camera_id:str}", need="configure", summary="Change some of a camera's settings", responses=CHANGE_ERRORS
 )
 async def change_camera(
     app: AppDependency,
-    request: Request[Any, Any, Any],
+    request: AnyRequest,
     principal: PrincipalDependency,
     camera_id: CameraPath,
     data: JSONBody[dict[str, Any]],
@@ -142,16 +116,11 @@ async def change_camera(
 
 
 @delete(
-    "/cameras/{camera_id:str}",
-    need="configure",
-    summary="Remove a camera",
-    tags=["configuration"],
-    status_code=200,
-    responses=CHANGE_RESPONSES,
+    "/cameras/{camera_id:str}", need="configure", summary="Remove a camera", status_code=200, responses=CHANGE_ERRORS
 )
 async def remove_camera(
     app: AppDependency,
-    request: Request[Any, Any, Any],
+    request: AnyRequest,
     principal: PrincipalDependency,
     camera_id: CameraPath,
     if_match: IfMatch = None,
@@ -160,17 +129,16 @@ async def remove_camera(
     app.get_camera(camera_id, principal)
     edit = Edit(mode="delete", path=("cameras", camera_id))
     outcome = await apply_change(app, request, principal, camera_id, edit, "camera.remove", if_match)
-    return ChangeReply(version=outcome.version, restarts=list(outcome.restarts), running=outcome.running)
+    return to_reply(ChangeReply, outcome)
 
 
 @post(
     "/camera-test",
     need="configure",
     summary="Try a source before saving it",
-    tags=["configuration"],
     status_code=200,
     media_type="image/jpeg",
-    responses={200: JpegSpec, **BAD_REQUEST, **NOT_FOUND, **REFUSED, **NO_PICTURE, **TOO_MANY},
+    responses={200: JpegSpec, **errors(400, 404, 422, 429)},
 )
 async def test_source(
     app: AppDependency, principal: PrincipalDependency, data: JSONBody[SourceTestRequest]
@@ -188,7 +156,7 @@ async def test_source(
 
 async def save_camera(
     app: AppState,
-    request: Request[Any, Any, Any],
+    request: AnyRequest,
     principal: Principal,
     camera_id: str,
     edit: Edit,
@@ -200,19 +168,14 @@ async def save_camera(
     outcome = await apply_change(app, request, principal, camera_id, edit, action, if_match)
     camera = msgspec.convert(next(row for row in outcome.cameras if row["id"] == camera_id), Camera)
     state = await asyncio.to_thread(get_camera_state, app, camera)
-    shown = to_camera_reply(camera, state)
-    saved = CameraSaved(
-        version=outcome.version,
-        restarts=list(outcome.restarts),
-        running=outcome.running,
-        **{name: getattr(shown, name) for name in shown.__struct_fields__},
-    )
+    reply = to_camera_reply(camera, state)
+    saved = to_reply(CameraSaved, outcome, **msgspec.structs.asdict(reply))
     return Response(saved, status_code=status, headers={"ETag": f'"{outcome.revisions[camera_id]}"'})
 
 
 async def apply_change(
     app: AppState,
-    request: Request[Any, Any, Any],
+    request: AnyRequest,
     principal: Principal,
     camera_id: str,
     edit: Edit,
@@ -251,15 +214,8 @@ def get_aspect(app: AppState, camera: Camera) -> float:
     return state.width / state.height if state else DEFAULT_ASPECT
 
 
-async def apply_site_change(
-    app: AppState, request: Request[Any, Any, Any], principal: Principal, edit: Edit, action: str
-) -> ChangeReply:
-    """A change of something that is no camera's."""
-    outcome = await apply_change(app, request, principal, "", edit, action, None)
-    return ChangeReply(version=outcome.version, restarts=list(outcome.restarts), running=outcome.running)
-
-
 router = Router(
     "/",
+    tags=["configuration"],
     route_handlers=[add_camera, camera_config, replace_camera, change_camera, remove_camera, test_source],
 )

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-from litestar import Request, Router, get, post
-from litestar.params import PathParameter, QueryParameter
+from litestar import Router, delete, get, post, put
+from litestar.params import JSONBody, PathParameter, QueryParameter
 from msgspec import Struct
 
-from crowdperf.supervision.config_patch import ConfigRequest
-from crowdperf.web.api.cameras import ChangeReply
-from crowdperf.web.auth import PrincipalDependency
-from crowdperf.web.parameters import BAD_REQUEST, NOT_FOUND, REFUSED, UNAVAILABLE, format_rfc3339
-from crowdperf.web.schemas import Time
-from crowdperf.web.state import AppDependency
+from crowdperf.accounts.principal import Principal
+from crowdperf.settings.alerts import AlertRule
+from crowdperf.settings.areas import Area
+from crowdperf.supervision.config_patch import ConfigRequest, Edit, omit_defaults
+from crowdperf.web.api.cameras import CHANGE_ERRORS, ChangeReply, apply_change
+from crowdperf.web.auth import AnyRequest, PrincipalDependency, require_all_cameras
+from crowdperf.web.parameters import errors, format_rfc3339
+from crowdperf.web.schemas import Time, to_reply
+from crowdperf.web.state import AppDependency, AppState
 
 MAX_VERSION = 10**9
+if TYPE_CHECKING:
+    Setting = Area | AlertRule
+    SettingPath = str
+    """Body and path parameter of site settings; each router defines its own for Litestar."""
 VersionNumber = Annotated[int, PathParameter(description="Number of the version.", ge=1, le=MAX_VERSION)]
 
 
@@ -40,16 +47,11 @@ class TextReply(Struct, kw_only=True):
     text: str
 
 
-@get(
-    "/config/versions", need="admin", summary="Versions of the configuration", tags=["configuration"], responses=REFUSED
-)
+@get("/config/versions", need="admin", summary="Versions of the configuration", responses=errors())
 async def versions(app: AppDependency) -> VersionsReply:
     """Each change makes one, whether it came through this interface or from an editor."""
     outcome = await app.config_client.request(ConfigRequest(do="versions"))
-    rows = [
-        VersionReply(number=row.number, time=format_rfc3339(row.at), who=row.who, comment=row.comment)
-        for row in reversed(outcome.versions)
-    ]
+    rows = [to_reply(VersionReply, row, time=format_rfc3339(row.at)) for row in reversed(outcome.versions)]
     return VersionsReply(versions=rows)
 
 
@@ -57,8 +59,7 @@ async def versions(app: AppDependency) -> VersionsReply:
     "/config/versions/{number:int}",
     need="admin",
     summary="One version of the configuration",
-    tags=["configuration"],
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
+    responses=errors(400, 404),
 )
 async def version(app: AppDependency, number: VersionNumber) -> TextReply:
     """Its file, camera passwords removed."""
@@ -69,8 +70,7 @@ async def version(app: AppDependency, number: VersionNumber) -> TextReply:
     "/config/versions/{number:int}/diff",
     need="admin",
     summary="What changed since a version",
-    tags=["configuration"],
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
+    responses=errors(400, 404),
 )
 async def difference(
     app: AppDependency,
@@ -87,19 +87,91 @@ async def difference(
     "/config/versions/{number:int}/rollback",
     need="admin",
     summary="Put an old version in force again",
-    tags=["configuration"],
     status_code=200,
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+    responses=errors(400, 404, 503),
 )
 async def rollback(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, number: VersionNumber
+    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, number: VersionNumber
 ) -> ChangeReply:
     """As a new version: nothing is lost by going back. Only the programs that it concerns restart."""
     outcome = await app.config_client.request(ConfigRequest(do="rollback", number=number, who=principal.name))
     await app.write_audit_entry(
         principal, request, "config.rollback", f"version {number}", f"version {outcome.version}"
     )
-    return ChangeReply(version=outcome.version, restarts=list(outcome.restarts), running=outcome.running)
+    return to_reply(ChangeReply, outcome)
 
 
-router = Router("/", route_handlers=[versions, version, difference, rollback])
+router = Router("/", tags=["configuration"], route_handlers=[versions, version, difference, rollback])
+
+
+def build_settings_router(
+    path: str, location: str, title: str, setting_type: type[Area] | type[AlertRule], tag: str
+) -> Router:
+    """Build the routes that add, replace and remove one kind of the site's settings.
+
+    Args:
+        path: Path of the routes.
+        location: Place of the list in the configuration, such as `alerts.rules`.
+        title: The setting with its article, such as "an area"; the noun names path parameter and audit actions.
+        setting_type: Body of the requests.
+        tag: Tag of the routes in OpenAPI.
+
+    Returns:
+        The router.
+    """
+    noun = title.split()[-1]
+    one = f"{path}/{{{noun}_id:str}}"
+    name = noun.title()
+    operation = "ApiV1" + path.title().translate({ord("/"): "", ord("-"): ""})
+
+    async def save(app: AppState, request: AnyRequest, principal: Principal, edit: Edit, action: str) -> ChangeReply:
+        require_all_cameras(principal)
+        return to_reply(ChangeReply, await apply_change(app, request, principal, "", edit, f"{noun}.{action}", None))
+
+    @post(path, need="configure", summary=f"Add {title}", operation_id=f"{operation}Add{name}", responses=CHANGE_ERRORS)
+    async def add(
+        app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[Setting]
+    ) -> ChangeReply:
+        """What it refers to must be in the configuration."""
+        edit = Edit(mode="create", path=(location, data.id), value=omit_defaults(data))
+        return await save(app, request, principal, edit, "create")
+
+    @put(
+        one,
+        need="configure",
+        summary=f"Replace {title}",
+        operation_id=f"{operation}{name}IdReplace{name}",
+        responses=CHANGE_ERRORS,
+    )
+    async def replace(
+        app: AppDependency,
+        request: AnyRequest,
+        principal: PrincipalDependency,
+        setting_id: SettingPath,
+        data: JSONBody[Setting],
+    ) -> ChangeReply:
+        """All of its settings; omitted ones get their defaults."""
+        edit = Edit(mode="replace", path=(location, setting_id), value=omit_defaults(data))
+        return await save(app, request, principal, edit, "change")
+
+    @delete(
+        one,
+        need="configure",
+        summary=f"Remove {title}",
+        operation_id=f"{operation}{name}IdRemove{name}",
+        status_code=200,
+        responses=CHANGE_ERRORS,
+    )
+    async def remove(
+        app: AppDependency, request: AnyRequest, principal: PrincipalDependency, setting_id: SettingPath
+    ) -> ChangeReply:
+        """Its history stays."""
+        return await save(app, request, principal, Edit(mode="delete", path=(location, setting_id)), "remove")
+
+    setting_path = Annotated[str, PathParameter(name=f"{noun}_id", description=f"The {noun}'s id.", max_length=64)]
+    return Router(
+        "/",
+        tags=[tag],
+        route_handlers=[add, replace, remove],
+        signature_namespace={"Setting": setting_type, "SettingPath": setting_path},
+    )

@@ -17,17 +17,7 @@ from crowdperf.storage.queries import GROUP_FIELDS, CrossingFilter, GroupKey, co
 from crowdperf.web.api.lines_zones import attach_evaluations
 from crowdperf.web.auth import PrincipalDependency
 from crowdperf.web.live.counts import EVENT_TYPES, crossing_to_event_reply, decode_event, to_event_reply
-from crowdperf.web.parameters import (
-    BAD_REQUEST,
-    REFUSED,
-    UNAVAILABLE,
-    CameraFilter,
-    Cursor,
-    Span,
-    format_rfc3339,
-    parse_cursor,
-    parse_span,
-)
+from crowdperf.web.parameters import CameraFilter, Cursor, Span, errors, format_rfc3339, parse_cursor, parse_span
 from crowdperf.web.problems import bad_parameter
 from crowdperf.web.schemas import CountRow, CountsReply, EventReply, EventsReply, SeriesReply, SeriesRow
 from crowdperf.web.state import AppDependency, AppState
@@ -94,13 +84,7 @@ CROSSING_FILTER_DEPENDENCIES = {"crossing_filter": Provide(parse_crossing_filter
 CrossingFilterDependency = NamedDependency[CrossingFilter]
 
 
-@get(
-    "/counts",
-    need="read",
-    summary="Crossings counted",
-    tags=["history"],
-    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
-)
+@get("/counts", need="read", summary="Crossings counted", responses=errors(400, 503))
 async def counts(
     app: AppDependency,
     crossing_filter: CrossingFilterDependency,
@@ -133,13 +117,7 @@ async def counts(
     )
 
 
-@get(
-    "/series",
-    need="read",
-    summary="Crossings over time",
-    tags=["history"],
-    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
-)
+@get("/series", need="read", summary="Crossings over time", responses=errors(400, 503))
 async def series(
     app: AppDependency,
     crossing_filter: CrossingFilterDependency,
@@ -221,13 +199,7 @@ def _to_count_row(fields: list[str], bucket: Bucket | None, group: GroupKey, cou
     return CountRow(count=count, **times, **_to_columns(fields, values))
 
 
-@get(
-    "/events",
-    need="read",
-    summary="Events, newest first",
-    tags=["history"],
-    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
-)
+@get("/events", need="read", summary="Events, newest first", responses=errors(400, 503))
 async def events(
     app: AppDependency,
     principal: PrincipalDependency,
@@ -334,5 +306,6 @@ async def read_gaps(
 
 router = Router(
     "/",
+    tags=["history"],
     route_handlers=[events, Router("/", route_handlers=[counts, series], dependencies=CROSSING_FILTER_DEPENDENCIES)],
 )

@@ -6,11 +6,12 @@ How well each line counts: the last audits, by themselves and beside the counts.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-from litestar import Request, Response, Router, delete, get, post, put
+from litestar import Response, Router, delete, get, post, put
 from litestar.params import JSONBody, PathParameter
 from msgspec import Meta, Struct
 
@@ -18,17 +19,20 @@ from crowdperf.accounts.principal import Principal
 from crowdperf.counting.validation import validate_line, validate_zone
 from crowdperf.settings.base import compute_fingerprint
 from crowdperf.settings.camera import Line, Zone
-from crowdperf.storage.evaluations import LineEvaluation, read_evaluations
+from crowdperf.storage.evaluations import CountAccuracy, LineEvaluation, read_evaluations
 from crowdperf.supervision.config_patch import Edit, omit_defaults
-from crowdperf.web.api.cameras import CHANGE_RESPONSES, CameraSaved, IfMatch, get_aspect, save_camera
+from crowdperf.web.api.cameras import CHANGE_ERRORS, CameraSaved, IfMatch, get_aspect, save_camera
 from crowdperf.web.api.site import CameraPath
-from crowdperf.web.auth import PrincipalDependency
-from crowdperf.web.parameters import BAD_REQUEST, NOT_FOUND, REFUSED, UNAVAILABLE, CameraFilter, format_rfc3339
-from crowdperf.web.schemas import AuditsReply, CountAudit, CountRow, FiguresReply, LineEvaluationReply
+from crowdperf.web.auth import AnyRequest, PrincipalDependency
+from crowdperf.web.parameters import CameraFilter, errors, format_rfc3339
+from crowdperf.web.schemas import AuditsReply, CountAudit, CountRow, FiguresReply, LineEvaluationReply, to_reply
 from crowdperf.web.state import AppDependency, AppState
 
-ShapeKind = Literal["line", "zone"]
 ShapePath = Annotated[str, PathParameter(description="The line's or zone's id.", max_length=64)]
+SHAPE_SUFFIX = "/{shape_id:str}"
+if TYPE_CHECKING:
+    Shape = Line | Zone
+    """Body of the routes of lines and zones; each router defines its own for Litestar."""
 
 
 class CheckReply(Struct, kw_only=True):
@@ -37,229 +41,137 @@ class CheckReply(Struct, kw_only=True):
     problem: Annotated[str, Meta(description="Why it never can, and the remedy; empty where it can.")]
 
 
-@post(
-    "/cameras/{camera_id:str}/lines",
-    need="configure",
-    summary="Add a line",
-    tags=["configuration"],
-    responses=CHANGE_RESPONSES,
-)
-async def add_line(
-    app: AppDependency,
-    request: Request[Any, Any, Any],
-    principal: PrincipalDependency,
-    camera_id: CameraPath,
-    data: JSONBody[Line],
-    if_match: IfMatch = None,
-) -> Response[CameraSaved]:
-    """Refused where it can never count."""
-    return await _save_shape(app, request, principal, camera_id, "line", data.id, data, "create", if_match)
+def _build_shape_router(
+    kind: Literal["line", "zone"],
+    shape_type: type[Line] | type[Zone],
+    validate: Callable[[Any, float], str],
+    question: str,
+) -> Router:
+    """Build the routes that add, replace, remove and check the lines or zones of a camera."""
+    path = f"/cameras/{{camera_id:str}}/{kind}s"
+    noun = kind.title()
+    operation = f"ApiV1CamerasCameraId{noun}s"
+
+    async def save(
+        app: AppState,
+        request: AnyRequest,
+        principal: Principal,
+        camera_id: str,
+        edit: Edit,
+        if_match: str | None,
+        status: HTTPStatus = HTTPStatus.OK,
+    ) -> Response[CameraSaved]:
+        app.get_camera(camera_id, principal)
+        return await save_camera(app, request, principal, camera_id, edit, f"{kind}.{edit.mode}", if_match, status)
+
+    @post(
+        path, need="configure", summary=f"Add a {kind}", operation_id=f"{operation}Add{noun}", responses=CHANGE_ERRORS
+    )
+    async def add(
+        app: AppDependency,
+        request: AnyRequest,
+        principal: PrincipalDependency,
+        camera_id: CameraPath,
+        data: JSONBody[Shape],
+        if_match: IfMatch = None,
+    ) -> Response[CameraSaved]:
+        """Refused where it can never count."""
+        edit = Edit(mode="create", path=("cameras", camera_id, f"{kind}s", data.id), value=omit_defaults(data))
+        return await save(app, request, principal, camera_id, edit, if_match, HTTPStatus.CREATED)
+
+    @put(
+        path + SHAPE_SUFFIX,
+        need="configure",
+        summary=f"Replace a {kind}",
+        operation_id=f"{operation}ShapeIdReplace{noun}",
+        responses=CHANGE_ERRORS,
+    )
+    async def replace(
+        app: AppDependency,
+        request: AnyRequest,
+        principal: PrincipalDependency,
+        camera_id: CameraPath,
+        shape_id: ShapePath,
+        data: JSONBody[Shape],
+        if_match: IfMatch = None,
+    ) -> Response[CameraSaved]:
+        """Its history stays. Refused where it can never count."""
+        edit = Edit(mode="replace", path=("cameras", camera_id, f"{kind}s", shape_id), value=omit_defaults(data))
+        return await save(app, request, principal, camera_id, edit, if_match)
+
+    @delete(
+        path + SHAPE_SUFFIX,
+        need="configure",
+        summary=f"Remove a {kind}",
+        operation_id=f"{operation}ShapeIdRemove{noun}",
+        status_code=200,
+        responses=CHANGE_ERRORS,
+    )
+    async def remove(
+        app: AppDependency,
+        request: AnyRequest,
+        principal: PrincipalDependency,
+        camera_id: CameraPath,
+        shape_id: ShapePath,
+        if_match: IfMatch = None,
+    ) -> Response[CameraSaved]:
+        """Its history stays."""
+        edit = Edit(mode="delete", path=("cameras", camera_id, f"{kind}s", shape_id))
+        return await save(app, request, principal, camera_id, edit, if_match)
+
+    @post(
+        f"{path}/check",
+        need="read",
+        summary=question,
+        operation_id=f"{operation}CheckCheck{noun}",
+        status_code=200,
+        responses=errors(400, 404),
+    )
+    async def check(
+        app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath, data: JSONBody[Shape]
+    ) -> CheckReply:
+        """The same rule as for saving, for use while drawing. Nothing is changed."""
+        aspect = await asyncio.to_thread(get_aspect, app, app.get_camera(camera_id, principal))
+        return CheckReply(problem=validate(data, aspect))
+
+    return Router(
+        "/",
+        tags=["configuration"],
+        route_handlers=[add, replace, remove, check],
+        signature_namespace={"Shape": shape_type},
+    )
 
 
-@put(
-    "/cameras/{camera_id:str}/lines/{shape_id:str}",
-    need="configure",
-    summary="Replace a line",
-    tags=["configuration"],
-    responses=CHANGE_RESPONSES,
-)
-async def replace_line(
-    app: AppDependency,
-    request: Request[Any, Any, Any],
-    principal: PrincipalDependency,
-    camera_id: CameraPath,
-    shape_id: ShapePath,
-    data: JSONBody[Line],
-    if_match: IfMatch = None,
-) -> Response[CameraSaved]:
-    """Its counts so far stay; refused where it can never count."""
-    return await _save_shape(app, request, principal, camera_id, "line", shape_id, data, "replace", if_match)
-
-
-@delete(
-    "/cameras/{camera_id:str}/lines/{shape_id:str}",
-    need="configure",
-    summary="Remove a line",
-    tags=["configuration"],
-    status_code=200,
-    responses=CHANGE_RESPONSES,
-)
-async def remove_line(
-    app: AppDependency,
-    request: Request[Any, Any, Any],
-    principal: PrincipalDependency,
-    camera_id: CameraPath,
-    shape_id: ShapePath,
-    if_match: IfMatch = None,
-) -> Response[CameraSaved]:
-    """Its counts stay in the history."""
-    return await _save_shape(app, request, principal, camera_id, "line", shape_id, None, "delete", if_match)
-
-
-@post(
-    "/cameras/{camera_id:str}/lines/check",
-    need="read",
-    summary="Can this line count?",
-    tags=["configuration"],
-    status_code=200,
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
-)
-async def check_line(
-    app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath, data: JSONBody[Line]
-) -> CheckReply:
-    """The same rule that saving applies, for while somebody draws. Nothing is changed."""
-    aspect = await asyncio.to_thread(get_aspect, app, app.get_camera(camera_id, principal))
-    return CheckReply(problem=validate_line(data, aspect))
-
-
-@post(
-    "/cameras/{camera_id:str}/zones",
-    need="configure",
-    summary="Add a zone",
-    tags=["configuration"],
-    responses=CHANGE_RESPONSES,
-)
-async def add_zone(
-    app: AppDependency,
-    request: Request[Any, Any, Any],
-    principal: PrincipalDependency,
-    camera_id: CameraPath,
-    data: JSONBody[Zone],
-    if_match: IfMatch = None,
-) -> Response[CameraSaved]:
-    """Refused where nobody can ever be inside."""
-    return await _save_shape(app, request, principal, camera_id, "zone", data.id, data, "create", if_match)
-
-
-@put(
-    "/cameras/{camera_id:str}/zones/{shape_id:str}",
-    need="configure",
-    summary="Replace a zone",
-    tags=["configuration"],
-    responses=CHANGE_RESPONSES,
-)
-async def replace_zone(
-    app: AppDependency,
-    request: Request[Any, Any, Any],
-    principal: PrincipalDependency,
-    camera_id: CameraPath,
-    shape_id: ShapePath,
-    data: JSONBody[Zone],
-    if_match: IfMatch = None,
-) -> Response[CameraSaved]:
-    """Refused where nobody can ever be inside."""
-    return await _save_shape(app, request, principal, camera_id, "zone", shape_id, data, "replace", if_match)
-
-
-@delete(
-    "/cameras/{camera_id:str}/zones/{shape_id:str}",
-    need="configure",
-    summary="Remove a zone",
-    tags=["configuration"],
-    status_code=200,
-    responses=CHANGE_RESPONSES,
-)
-async def remove_zone(
-    app: AppDependency,
-    request: Request[Any, Any, Any],
-    principal: PrincipalDependency,
-    camera_id: CameraPath,
-    shape_id: ShapePath,
-    if_match: IfMatch = None,
-) -> Response[CameraSaved]:
-    """Its history stays."""
-    return await _save_shape(app, request, principal, camera_id, "zone", shape_id, None, "delete", if_match)
-
-
-@post(
-    "/cameras/{camera_id:str}/zones/check",
-    need="read",
-    summary="Can somebody be in this zone?",
-    tags=["configuration"],
-    status_code=200,
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
-)
-async def check_zone(
-    app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath, data: JSONBody[Zone]
-) -> CheckReply:
-    """The same rule that saving applies, for while somebody draws. Nothing is changed."""
-    aspect = await asyncio.to_thread(get_aspect, app, app.get_camera(camera_id, principal))
-    return CheckReply(problem=validate_zone(data, aspect))
-
-
-async def _save_shape(
-    app: AppState,
-    request: Request[Any, Any, Any],
-    principal: Principal,
-    camera_id: str,
-    kind: ShapeKind,
-    shape_id: str,
-    shape: Line | Zone | None,
-    mode: Literal["create", "replace", "delete"],
-    if_match: str | None,
-) -> Response[CameraSaved]:
-    """One line or zone changed; the camera comes back."""
-    app.get_camera(camera_id, principal)
-    value = None if shape is None else omit_defaults(shape)
-    edit = Edit(mode=mode, path=("cameras", camera_id, f"{kind}s", shape_id), value=value)
-    status = HTTPStatus.CREATED if mode == "create" else HTTPStatus.OK
-    return await save_camera(app, request, principal, camera_id, edit, f"{kind}.{mode}", if_match, status)
-
-
-router = Router(
-    "/",
-    route_handlers=[
-        add_line,
-        replace_line,
-        remove_line,
-        check_line,
-        add_zone,
-        replace_zone,
-        remove_zone,
-        check_zone,
-    ],
-)
-
-
-@get(
-    "/audits",
-    need="read",
-    summary="How well the lines count",
-    tags=["history"],
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
-)
+@get("/audits", need="read", summary="How well the lines count", responses=errors(400, 404, 503))
 async def audits(app: AppDependency, principal: PrincipalDependency, camera: CameraFilter = None) -> AuditsReply:
     """The last audit of each line: precision, recall and count error with their confidence intervals.
 
     An audit is made with `crowdperf evaluate` from a recording whose true crossings were marked (docs/replay.md).
     """
-    wanted = [app.get_camera(camera, principal)] if camera is not None else app.get_cameras(principal)
-    found: list[LineEvaluationReply] = []
-    for one in wanted:
-        stored = await read_evaluations(app.redis, one.id, app.prefix)
-        found += [_to_evaluation_reply(app, stored[line.id]) for line in one.lines if line.id in stored]
-        known = {line.id for line in one.lines}
-        # A line that is gone: its counts are still in the history, and so is what they are worth.
-        found += [_to_evaluation_reply(app, stored[line]) for line in sorted(stored) if line not in known]
-    return AuditsReply(audits=found)
+    cameras = app.get_cameras(principal) if camera is None else [app.get_camera(camera, principal)]
+    audits: list[LineEvaluationReply] = []
+    for row in cameras:
+        stored = await read_evaluations(app.redis, row.id, app.prefix)
+        present = [line.id for line in row.lines]
+        # A removed line keeps its audit: the history keeps its counts.
+        removed = sorted(stored.keys() - set(present))
+        audits += [_to_evaluation_reply(app, stored[line]) for line in [*present, *removed] if line in stored]
+    return AuditsReply(audits=audits)
 
 
 def _to_evaluation_reply(app: AppState, evaluation: LineEvaluation) -> LineEvaluationReply:
-    return LineEvaluationReply(
-        camera=evaluation.camera,
-        line=evaluation.line,
+    return to_reply(
+        LineEvaluationReply,
+        evaluation,
         time=format_rfc3339(evaluation.at),
         stale=_is_stale(app, evaluation),
-        clip=evaluation.clip,
-        clip_s=evaluation.clip_s,
-        model=evaluation.model,
-        within_s=evaluation.within_s,
-        total=msgspec.convert(evaluation.total, FiguresReply, from_attributes=True),
-        directions={
-            way: msgspec.convert(figures, FiguresReply, from_attributes=True)
-            for way, figures in evaluation.directions.items()
-        },
+        total=_to_figures(evaluation.total),
+        directions={direction: _to_figures(figures) for direction, figures in evaluation.directions.items()},
     )
+
+
+def _to_figures(accuracy: CountAccuracy) -> FiguresReply:
+    return msgspec.convert(accuracy, FiguresReply, from_attributes=True)
 
 
 async def attach_evaluations(app: AppState, rows: list[CountRow]) -> list[CountRow]:
@@ -274,9 +186,7 @@ async def attach_evaluations(app: AppState, rows: list[CountRow]) -> list[CountR
         if audit is not None:
             figures = audit.directions.get(row.direction, audit.total) if row.direction else audit.total
             row.audit = CountAudit(
-                time=format_rfc3339(audit.at),
-                stale=_is_stale(app, audit),
-                figures=msgspec.convert(figures, FiguresReply, from_attributes=True),
+                time=format_rfc3339(audit.at), stale=_is_stale(app, audit), figures=_to_figures(figures)
             )
     return rows
 
@@ -291,4 +201,6 @@ def _is_stale(app: AppState, evaluation: LineEvaluation) -> bool:
     }
 
 
-audits_router = Router("/", route_handlers=[audits])
+audits_router = Router("/", tags=["history"], route_handlers=[audits])
+lines_router = _build_shape_router("line", Line, validate_line, "Can this line count?")
+zones_router = _build_shape_router("zone", Zone, validate_zone, "Can somebody be in this zone?")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import secrets
 from http import HTTPStatus
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-from litestar import Request, Router, delete, get, post
+from litestar import Router, delete, get, post
 from litestar.params import JSONBody, PathParameter
 from msgspec import Meta, Struct
 
 from crowdperf.visitors.roll_call import RollCallEntry, RollCallStore
 from crowdperf.visitors.visit import ON_SITE_STATES, Person, Text, Visit, WatchListEntry
 from crowdperf.web.api.visits import VISIT_ERRORS, get_visit_store
-from crowdperf.web.auth import PrincipalDependency
-from crowdperf.web.parameters import REFUSED, UNAVAILABLE
+from crowdperf.web.auth import AnyRequest, PrincipalDependency
+from crowdperf.web.parameters import errors
 from crowdperf.web.problems import ApiProblem
 from crowdperf.web.state import AppDependency
 
@@ -54,15 +54,15 @@ class Erased(Struct, kw_only=True):
     visits: int
 
 
-@get("/watch-list", need="visitors", summary="Watch-list", tags=["visitors"], responses={**REFUSED, **UNAVAILABLE})
+@get("/watch-list", need="visitors", summary="Watch-list", responses=errors(503))
 async def watch_list(app: AppDependency) -> Listings:
     """Every entry, with its reason and who approved it."""
     return Listings(entries=await get_visit_store(app).list_listings())
 
 
-@post("/watch-list", need="visitors", summary="Propose an entry", tags=["visitors"], responses=VISIT_ERRORS)
+@post("/watch-list", need="visitors", summary="Propose an entry", responses=VISIT_ERRORS)
 async def propose(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewListing]
+    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewListing]
 ) -> WatchListEntry:
     """A new entry. It counts once somebody with the permission `review`, other than its author, has approved it."""
     listing = WatchListEntry(
@@ -85,12 +85,11 @@ async def propose(
     need="review",
     status_code=HTTPStatus.OK,
     summary="Approve an entry",
-    tags=["visitors"],
     responses=VISIT_ERRORS,
 )
 async def approve_listing(
     app: AppDependency,
-    request: Request[Any, Any, Any],
+    request: AnyRequest,
     principal: PrincipalDependency,
     listing_id: Annotated[str, PathParameter(description="The entry's id.", max_length=64)],
 ) -> WatchListEntry:
@@ -107,12 +106,10 @@ async def approve_listing(
     return approved
 
 
-@delete(
-    "/watch-list/{listing_id:str}", need="review", summary="Remove an entry", tags=["visitors"], responses=VISIT_ERRORS
-)
+@delete("/watch-list/{listing_id:str}", need="review", summary="Remove an entry", responses=VISIT_ERRORS)
 async def drop_listing(
     app: AppDependency,
-    request: Request[Any, Any, Any],
+    request: AnyRequest,
     principal: PrincipalDependency,
     listing_id: Annotated[str, PathParameter(description="The entry's id.", max_length=64)],
 ) -> None:
@@ -123,13 +120,7 @@ async def drop_listing(
         raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such entry. Remedy: see /api/v1/watch-list.")
 
 
-@get(
-    "/people/{person_id:str}/export",
-    need="admin",
-    summary="One person's data",
-    tags=["visitors"],
-    responses=VISIT_ERRORS,
-)
+@get("/people/{person_id:str}/export", need="admin", summary="One person's data", responses=VISIT_ERRORS)
 async def export(app: AppDependency, person_id: PersonPath) -> Export:
     """All that is stored about one person."""
     store = get_visit_store(app)
@@ -151,11 +142,10 @@ async def export(app: AppDependency, person_id: PersonPath) -> Export:
     need="admin",
     status_code=HTTPStatus.OK,
     summary="Erase one person's data",
-    tags=["visitors"],
     responses=VISIT_ERRORS,
 )
 async def erase(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, person_id: PersonPath
+    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, person_id: PersonPath
 ) -> Erased:
     """Name, company, address, hosts and reasons go; the visits stay for the figures, without a name."""
     store = get_visit_store(app)
@@ -176,4 +166,6 @@ def _unknown_person() -> ApiProblem:
     return ApiProblem(HTTPStatus.NOT_FOUND, "nothing is stored about such a person. Remedy: take the id from a visit.")
 
 
-router = Router("/", route_handlers=[watch_list, propose, approve_listing, drop_listing, export, erase])
+router = Router(
+    "/", tags=["visitors"], route_handlers=[watch_list, propose, approve_listing, drop_listing, export, erase]
+)

@@ -32,16 +32,7 @@ from crowdperf.web.api.history import (
 )
 from crowdperf.web.api.site import CameraPath
 from crowdperf.web.auth import PrincipalDependency
-from crowdperf.web.parameters import (
-    BAD_REQUEST,
-    NOT_FOUND,
-    REFUSED,
-    UNAVAILABLE,
-    CameraFilter,
-    Span,
-    format_rfc3339,
-    parse_span,
-)
+from crowdperf.web.parameters import CameraFilter, Span, errors, format_rfc3339, parse_span
 from crowdperf.web.problems import ApiProblem
 from crowdperf.web.schemas import Time
 from crowdperf.web.state import AppDependency, AppState
@@ -49,14 +40,7 @@ from crowdperf.web.state import AppDependency, AppState
 MAX_REPORT_GAPS = 200
 
 
-@get(
-    "/exports/report.html",
-    need="read",
-    summary="Report to print",
-    tags=["history"],
-    media_type="text/html",
-    responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE},
-)
+@get("/exports/report.html", need="read", summary="Report to print", media_type="text/html", responses=errors(400, 503))
 async def report(
     app: AppDependency, principal: PrincipalDependency, camera: CameraFilter = None, start: From = None, end: To = None
 ) -> Response[str]:
@@ -125,14 +109,14 @@ def _render_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str
     return f"<table><thead><tr>{names}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
-router = Router("/", route_handlers=[report])
+router = Router("/", tags=["history"], route_handlers=[report])
 
 
-EXPORT_RESPONSES = {**BAD_REQUEST, **REFUSED, **UNAVAILABLE}
+EXPORT_RESPONSES = errors(400, 503)
 
 
 @get(
-    "/exports/crossings.csv", need="read", summary="Crossings as CSV", tags=["history"], responses=EXPORT_RESPONSES,
+    "/exports/crossings.csv", need="read", summary="Crossings as CSV", responses=EXPORT_RESPONSES,
     media_type="text/csv",
 )  # fmt: skip
 async def crossings_csv(app: AppDependency, crossing_filter: CrossingFilterDependency) -> Stream:
@@ -145,7 +129,7 @@ async def crossings_csv(app: AppDependency, crossing_filter: CrossingFilterDepen
 
 @get(
     "/exports/crossings.parquet", need="read", summary="Crossings as Parquet",
-    tags=["history"], responses=EXPORT_RESPONSES,
+    responses=EXPORT_RESPONSES,
     media_type=MEDIA_TYPES["parquet"],
 )  # fmt: skip
 async def crossings_parquet(app: AppDependency, crossing_filter: CrossingFilterDependency) -> Stream:
@@ -177,7 +161,7 @@ async def _chain_pieces(first: list[bytes], rest: AsyncIterator[bytes]) -> Async
 
 
 exports_router = Router(
-    "/", route_handlers=[crossings_csv, crossings_parquet], dependencies=CROSSING_FILTER_DEPENDENCIES
+    "/", tags=["history"], route_handlers=[crossings_csv, crossings_parquet], dependencies=CROSSING_FILTER_DEPENDENCIES
 )
 
 
@@ -216,13 +200,7 @@ class ZoneStatsReply(Struct, kw_only=True):
     longest_wait_s: float
 
 
-@get(
-    "/cameras/{camera_id:str}/heatmap",
-    need="read",
-    summary="Where people stood",
-    tags=["history"],
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
-)
+@get("/cameras/{camera_id:str}/heatmap", need="read", summary="Where people stood", responses=errors(400, 404, 503))
 async def heatmap(
     app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath, start: From = None, end: To = None
 ) -> HeatmapReply:
@@ -245,8 +223,7 @@ async def heatmap(
     "/cameras/{camera_id:str}/zones/{zone_id:str}/stats",
     need="read",
     summary="A zone over a range",
-    tags=["history"],
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+    responses=errors(400, 404, 503),
 )
 async def zone_stats(
     app: AppDependency,
@@ -273,4 +250,4 @@ async def zone_stats(
     )
 
 
-density_router = Router("/", route_handlers=[heatmap, zone_stats])
+density_router = Router("/", tags=["history"], route_handlers=[heatmap, zone_stats])

@@ -7,7 +7,8 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
-from litestar import Request, Response, Router, get, post
+import msgspec
+from litestar import Response, Router, get, post
 from litestar.params import JSONBody, PathParameter
 from msgspec import Struct
 
@@ -16,13 +17,14 @@ from crowdperf.visitors import roll_call as rollcall
 from crowdperf.visitors import roll_call_report
 from crowdperf.visitors.roll_call import CameraOccupancy, RollCall, RollCallEntry, RollCallStore
 from crowdperf.web.api.visits import get_visit_store
-from crowdperf.web.auth import PrincipalDependency
-from crowdperf.web.parameters import BAD_REQUEST, CONFLICT, NOT_FOUND, REFUSED, UNAVAILABLE
+from crowdperf.web.auth import AnyRequest, PrincipalDependency
+from crowdperf.web.parameters import errors
 from crowdperf.web.problems import ApiProblem
+from crowdperf.web.schemas import to_reply
 from crowdperf.web.state import AppDependency, AppState
 
 CallPath = Annotated[str, PathParameter(description="The roll call's id.", max_length=64)]
-ROLL_CALL_ERRORS = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
+ROLL_CALL_ERRORS = errors(400, 404, 409, 503)
 
 
 class NewRollCall(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -43,9 +45,9 @@ class RollCallIds(Struct, kw_only=True):
     roll_calls: list[str]
 
 
-@post("/roll-calls", need="visitors", summary="Begin a roll call", tags=["visitors"], responses=ROLL_CALL_ERRORS)
+@post("/roll-calls", need="visitors", summary="Begin a roll call", responses=ROLL_CALL_ERRORS)
 async def begin(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewRollCall]
+    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewRollCall]
 ) -> RollCall:
     """Everybody who is checked in now, by area, missing until somebody marks them; and what the cameras count there."""
     marks = rollcall.build_entries(await get_visit_store(app).list_live())
@@ -66,15 +68,13 @@ async def begin(
     return call
 
 
-@get("/roll-calls", need="visitors", summary="Roll calls", tags=["visitors"], responses={**REFUSED, **UNAVAILABLE})
+@get("/roll-calls", need="visitors", summary="Roll calls", responses=errors(503))
 async def roll_calls(app: AppDependency) -> RollCallIds:
     """The newest fifty."""
     return RollCallIds(roll_calls=await _open_roll_calls(app).list_newest())
 
 
-@get(
-    "/roll-calls/{call_id:str}", need="visitors", summary="One roll call", tags=["visitors"], responses=ROLL_CALL_ERRORS
-)
+@get("/roll-calls/{call_id:str}", need="visitors", summary="One roll call", responses=ROLL_CALL_ERRORS)
 async def roll_call(app: AppDependency, call_id: CallPath) -> RollCall:
     """Everybody's state. Changes come as `RollCallChanged` over /api/v1/stream."""
     return await _get_roll_call(app, call_id)
@@ -85,7 +85,6 @@ async def roll_call(app: AppDependency, call_id: CallPath) -> RollCall:
     need="visitors",
     status_code=HTTPStatus.OK,
     summary="Mark one person",
-    tags=["visitors"],
     responses=ROLL_CALL_ERRORS,
 )
 async def mark(
@@ -100,17 +99,7 @@ async def mark(
     found = next((row for row in call.marks if row.visit == visit_id), None)
     if found is None:
         raise ApiProblem(HTTPStatus.NOT_FOUND, "this visit is not on the roll call. Remedy: read the roll call again.")
-    marked = RollCallEntry(
-        visit=found.visit,
-        name=found.name,
-        company=found.company,
-        host=found.host,
-        area=found.area,
-        seen_at=found.seen_at,
-        state=data.state,
-        by=principal.name,
-        at=app.now(),
-    )
+    marked = msgspec.structs.replace(found, state=data.state, by=principal.name, at=app.now())
     if not await _open_roll_calls(app).mark_person(call, marked):
         raise ApiProblem(HTTPStatus.CONFLICT, "the roll call has ended. Remedy: begin another one.")
     return marked
@@ -121,12 +110,9 @@ async def mark(
     need="visitors",
     status_code=HTTPStatus.OK,
     summary="End a roll call",
-    tags=["visitors"],
     responses=ROLL_CALL_ERRORS,
 )
-async def end(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, call_id: CallPath
-) -> RollCall:
+async def end(app: AppDependency, request: AnyRequest, principal: PrincipalDependency, call_id: CallPath) -> RollCall:
     """No more marks; the report is final."""
     call = await _get_roll_call(app, call_id)
     entry = app.build_audit_entry(principal, request, "roll_call.end", call_id)
@@ -135,9 +121,7 @@ async def end(
     return await _get_roll_call(app, call_id)
 
 
-@get(
-    "/roll-calls/{call_id:str}/report", need="visitors", summary="Report", tags=["visitors"], responses=ROLL_CALL_ERRORS
-)
+@get("/roll-calls/{call_id:str}/report", need="visitors", summary="Report", responses=ROLL_CALL_ERRORS)
 async def report(app: AppDependency, call_id: CallPath) -> Response[str]:
     """The report as a page to print."""
     call = await _get_roll_call(app, call_id)
@@ -146,13 +130,7 @@ async def report(app: AppDependency, call_id: CallPath) -> Response[str]:
     )
 
 
-@get(
-    "/roll-calls/{call_id:str}/report.csv",
-    need="visitors",
-    summary="CSV",
-    tags=["visitors"],
-    responses=ROLL_CALL_ERRORS,
-)
+@get("/roll-calls/{call_id:str}/report.csv", need="visitors", summary="CSV", responses=ROLL_CALL_ERRORS)
 async def report_csv(app: AppDependency, call_id: CallPath) -> Response[str]:
     """The report as CSV."""
     call = await _get_roll_call(app, call_id)
@@ -169,13 +147,7 @@ def _open_roll_calls(app: AppState) -> RollCallStore:
 async def _read_camera_counts(app: AppState) -> dict[str, CameraOccupancy]:
     """What the cameras say of each area."""
     return {
-        area: CameraOccupancy(
-            occupancy=now.occupancy,
-            uncertainty=now.uncertainty,
-            last_door=_format_door(app, now.last_door),
-            last_entered=now.last_entered,
-            last_at=now.last_at,
-        )
+        area: to_reply(CameraOccupancy, now, last_door=_format_door(app, now.last_door))
         for area, now in (await occupancy.read_areas(app.redis, app.prefix)).items()
     }
 
@@ -210,4 +182,4 @@ def _build_time_formatter(app: AppState) -> Any:
     return shown
 
 
-router = Router("/", route_handlers=[begin, roll_calls, roll_call, mark, end, report, report_csv])
+router = Router("/", tags=["visitors"], route_handlers=[begin, roll_calls, roll_call, mark, end, report, report_csv])

@@ -16,7 +16,7 @@ from crowdperf.settings.camera import Camera
 from crowdperf.supervision.config_patch import compute_revision
 from crowdperf.web.auth import PrincipalDependency
 from crowdperf.web.live.counts import compute_occupancy, decode_connections, decode_frame, read_newest_tracks
-from crowdperf.web.parameters import BAD_REQUEST, NOT_FOUND, REFUSED, UNAVAILABLE, JpegSpec, format_rfc3339
+from crowdperf.web.parameters import JpegSpec, errors, format_rfc3339
 from crowdperf.web.problems import ApiProblem
 from crowdperf.web.schemas import (
     CameraReply,
@@ -26,13 +26,14 @@ from crowdperf.web.schemas import (
     OccupancyReply,
     SiteReply,
     ZoneReply,
+    to_reply,
 )
 from crowdperf.web.state import AppDependency, AppState
 
 CameraPath = Annotated[str, PathParameter(description="The camera's id.", max_length=64)]
 
 
-@get("/cameras", need="read", summary="Site and cameras", tags=["site"], responses=REFUSED)
+@get("/cameras", need="read", summary="Site and cameras", responses=errors())
 async def cameras(app: AppDependency, principal: PrincipalDependency) -> SiteReply:
     """The site, and every configured camera with its lines and zones. No answer ever holds a camera's password."""
     shown = app.get_cameras(principal)
@@ -47,13 +48,7 @@ async def cameras(app: AppDependency, principal: PrincipalDependency) -> SiteRep
     )
 
 
-@get(
-    "/cameras/{camera_id:str}",
-    need="read",
-    summary="One camera",
-    tags=["site"],
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED},
-)
+@get("/cameras/{camera_id:str}", need="read", summary="One camera", responses=errors(400, 404))
 async def camera(app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath) -> Response[CameraReply]:
     """One camera with its lines and zones. Its ETag goes back as If-Match of a change."""
     found = app.get_camera(camera_id, principal)
@@ -65,9 +60,8 @@ async def camera(app: AppDependency, principal: PrincipalDependency, camera_id: 
     "/cameras/{camera_id:str}/snapshot.jpg",
     need="read",
     summary="Picture of now",
-    tags=["site"],
     media_type="image/jpeg",
-    responses={200: JpegSpec, **BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+    responses={200: JpegSpec, **errors(400, 404, 503)},
 )
 async def snapshot(app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath) -> Response[bytes]:
     """The newest picture, cropped to the source's own; 503 while the camera is down, never an old picture."""
@@ -89,8 +83,7 @@ async def snapshot(app: AppDependency, principal: PrincipalDependency, camera_id
     "/cameras/{camera_id:str}/connection",
     need="read",
     summary="Changes of the connection",
-    tags=["site"],
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+    responses=errors(400, 404, 503),
 )
 async def connection(
     app: AppDependency,
@@ -108,7 +101,7 @@ async def connection(
     return ConnectionReply(changes=decode_connections(await client.xrevrange(stream, count=limit)))
 
 
-@get("/occupancy", need="read", summary="Occupancy now", tags=["site"], responses={**REFUSED, **UNAVAILABLE})
+@get("/occupancy", need="read", summary="Occupancy now", responses=errors(503))
 async def occupancy_now(app: AppDependency, principal: PrincipalDependency) -> OccupancyReply:
     """How many are inside each zone now; null where the camera's last tracked frame is older than 5 s."""
     with_zones = [camera.id for camera in app.get_cameras(principal) if camera.enabled and camera.zones]
@@ -137,38 +130,19 @@ def get_camera_state(app: AppState, camera: Camera) -> CameraState:
 
 def to_camera_reply(camera: Camera, state: CameraState) -> CameraReply:
     """The camera as the API shows it."""
-    return CameraReply(
-        id=camera.id,
+    return to_reply(
+        CameraReply,
+        camera,
         name=camera.title,
-        url=camera.url,
-        enabled=camera.enabled,
         state=state,
         lines=[
-            LineReply(
-                id=line.id,
-                name=line.name or line.id,
-                p1=line.p1,
-                p2=line.p2,
-                in_side=line.in_side,
-                points=[list(vertex) for vertex in line.get_vertices()],
-                in_name=line.in_name,
-                out_name=line.out_name,
-                classes=list(line.classes),
+            to_reply(
+                LineReply, line, name=line.name or line.id, points=[list(vertex) for vertex in line.get_vertices()]
             )
             for line in camera.lines
         ],
-        zones=[
-            ZoneReply(
-                id=zone.id,
-                name=zone.name or zone.id,
-                polygon=zone.polygon,
-                classes=list(zone.classes),
-                limit=zone.limit,
-                kind=zone.kind,
-            )
-            for zone in camera.zones
-        ],
+        zones=[to_reply(ZoneReply, zone, name=zone.name or zone.id) for zone in camera.zones],
     )
 
 
-router = Router("/", route_handlers=[cameras, camera, snapshot, connection, occupancy_now])
+router = Router("/", tags=["site"], route_handlers=[cameras, camera, snapshot, connection, occupancy_now])

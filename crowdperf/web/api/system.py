@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import psutil
-from litestar import Request, Router, get, post
+from litestar import Router, get, post
 from litestar.params import PathParameter
 from msgspec import Meta, Struct
 
@@ -20,9 +20,9 @@ from crowdperf.runtime.metrics import ProcessSnapshot
 from crowdperf.settings.base import ConfigError
 from crowdperf.supervision.control import SupervisorClient
 from crowdperf.supervision.processes import PROCESSES
-from crowdperf.web.auth import PrincipalDependency
+from crowdperf.web.auth import AnyRequest, PrincipalDependency
 from crowdperf.web.health import filter_snapshot, read_snapshots
-from crowdperf.web.parameters import BAD_REQUEST, NOT_FOUND, REFUSED, UNAVAILABLE, format_rfc3339
+from crowdperf.web.parameters import errors, format_rfc3339
 from crowdperf.web.problems import ApiProblem
 from crowdperf.web.schemas import Time
 from crowdperf.web.state import AppDependency, AppState
@@ -156,7 +156,7 @@ class RestartReply(Struct, kw_only=True):
     restarts: list[str]
 
 
-@get("/system", need="read", summary="The installation", tags=["operations"], responses={**REFUSED, **UNAVAILABLE})
+@get("/system", need="read", summary="The installation", responses=errors(503))
 async def system(app: AppDependency, principal: PrincipalDependency) -> SystemReply:
     """The process table, queues and their lags, dead letters, models, capacity and versions."""
     whole = await read_snapshots(app)
@@ -192,12 +192,11 @@ async def system(app: AppDependency, principal: PrincipalDependency) -> SystemRe
     "/system/processes/{name:str}/restart",
     need="admin",
     summary="Restart a program",
-    tags=["operations"],
     status_code=202,
-    responses={**BAD_REQUEST, **NOT_FOUND, **REFUSED, **UNAVAILABLE},
+    responses=errors(400, 404, 503),
 )
 async def restart(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, name: ProcessPath
+    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, name: ProcessPath
 ) -> RestartReply:
     """By supervisord, as `crowdperf ctl restart` does: a program's name, or a kind (capture, tracking, worker)."""
     control = SupervisorClient(Path(app.config.sockets) / "supervisor.sock")
@@ -354,4 +353,4 @@ def _read_versions() -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-router = Router("/", route_handlers=[system, restart])
+router = Router("/", tags=["operations"], route_handlers=[system, restart])

@@ -6,32 +6,21 @@ import asyncio
 import contextlib
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from litestar import Request, Response, Router, get, post
+from litestar import Response, Router, get, post
 from litestar.params import JSONBody, PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
-from crowdperf.accounts import audit_log
 from crowdperf.storage import violations as stored
 from crowdperf.storage.evidence import get_picture_path
 from crowdperf.storage.violations import ComplianceRow, Violation, ViolationView
-from crowdperf.web.auth import PrincipalDependency
-from crowdperf.web.parameters import (
-    BAD_REQUEST,
-    CONFLICT,
-    NOT_FOUND,
-    REFUSED,
-    UNAVAILABLE,
-    JpegSpec,
-    format_rfc3339,
-    parse_instant,
-    parse_span,
-)
+from crowdperf.web.auth import AnyRequest, PrincipalDependency
+from crowdperf.web.parameters import JpegSpec, errors, format_rfc3339, parse_instant, parse_span
 from crowdperf.web.problems import ApiProblem, bad_parameter
 from crowdperf.web.state import AppDependency
 
-VIOLATION_ERRORS = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
+VIOLATION_ERRORS = errors(400, 404, 409, 503)
 REVIEW_STATES = ("open", "acknowledged", "dismissed")
 
 
@@ -67,7 +56,7 @@ class PpeFigures(Struct, kw_only=True):
     rules: list[RuleFigures]
 
 
-@get("/violations", need="read", summary="PPE violations, newest first", tags=["ppe"], responses=VIOLATION_ERRORS)
+@get("/violations", need="read", summary="PPE violations, newest first", responses=VIOLATION_ERRORS)
 async def violations(
     app: AppDependency,
     principal: PrincipalDependency,
@@ -95,12 +84,11 @@ async def violations(
     need="review",
     status_code=HTTPStatus.OK,
     summary="Judge a violation",
-    tags=["ppe"],
     responses=VIOLATION_ERRORS,
 )
 async def judge(
     app: AppDependency,
-    request: Request[Any, Any, Any],
+    request: AnyRequest,
     principal: PrincipalDependency,
     violation_id: Annotated[str, PathParameter(description="The violation's id.", max_length=256)],
     data: JSONBody[Judgement],
@@ -114,13 +102,7 @@ async def judge(
     )
     if done != "done":
         raise ApiProblem(HTTPStatus.CONFLICT, f"the violation is {done} already. Remedy: read it again.")
-    pipe = app.redis.pipeline(transaction=False)
-    audit_log.stage_entry(
-        pipe,
-        app.build_audit_entry(principal, request, f"violation.{data.review}", violation_id[:200], data.note),
-        app.prefix,
-    )
-    await pipe.execute()
+    await app.write_audit_entry(principal, request, f"violation.{data.review}", violation_id[:200], data.note)
     return await stored.load(app.redis, violation_id, app.prefix) or view
 
 
@@ -128,7 +110,6 @@ async def judge(
     "/violations/{violation_id:str}/picture.jpg",
     need="read",
     summary="Evidence of a violation",
-    tags=["ppe"],
     media_type="image/jpeg",
     responses={200: JpegSpec, **VIOLATION_ERRORS},
 )
@@ -158,7 +139,7 @@ def _read_evidence(folder: Path, violation: Violation, kind: Literal["crop", "fu
     return None
 
 
-@get("/ppe/figures", need="read", summary="Compliance and precision", tags=["ppe"], responses=VIOLATION_ERRORS)
+@get("/ppe/figures", need="read", summary="Compliance and precision", responses=VIOLATION_ERRORS)
 async def figures(
     app: AppDependency,
     principal: PrincipalDependency,
@@ -184,4 +165,4 @@ async def figures(
     return PpeFigures(compliance=[row for row in rows if principal.can_see(row.camera)], rules=rules)
 
 
-router = Router("/", route_handlers=[violations, judge, picture, figures])
+router = Router("/", tags=["ppe"], route_handlers=[violations, judge, picture, figures])

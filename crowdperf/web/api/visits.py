@@ -5,11 +5,11 @@ from __future__ import annotations
 import html
 import secrets
 from http import HTTPStatus
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import segno
-from litestar import Request, Response, Router, get, post
+from litestar import Response, Router, get, post
 from litestar.params import JSONBody, PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
@@ -18,19 +18,10 @@ from crowdperf.messaging.schema import Event
 from crowdperf.visitors import visit as lifecycle
 from crowdperf.visitors.visit import Email, Person, Text, Visit, VisitRefusedError
 from crowdperf.visitors.visit_store import VisitStore
-from crowdperf.web.auth import PrincipalDependency
-from crowdperf.web.parameters import (
-    BAD_REQUEST,
-    CONFLICT,
-    NOT_FOUND,
-    REFUSED,
-    UNAVAILABLE,
-    format_rfc3339,
-    parse_instant,
-    parse_span,
-)
+from crowdperf.web.auth import AnyRequest, PrincipalDependency
+from crowdperf.web.parameters import errors, format_rfc3339, parse_instant, parse_span
 from crowdperf.web.problems import ApiProblem, bad_parameter
-from crowdperf.web.schemas import Time
+from crowdperf.web.schemas import Time, to_reply
 from crowdperf.web.state import AppDependency, AppState
 
 CODE_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
@@ -40,7 +31,7 @@ MAX_VISITS = 1000
 MAX_VISIT_S = 366 * 86_400
 VisitPath = Annotated[str, PathParameter(description="The visit's id.", max_length=64)]
 Action = Literal["arrive", "check-in", "enter", "extend", "check-out", "deny", "cancel", "approve"]
-VISIT_ERRORS = {**BAD_REQUEST, **REFUSED, **NOT_FOUND, **CONFLICT, **UNAVAILABLE}
+VISIT_ERRORS = errors(400, 404, 409, 503)
 
 
 class NewVisit(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -117,9 +108,7 @@ def get_visit_store(app: AppState) -> VisitStore:
     return VisitStore(app.redis, app.prefix)
 
 
-@get(
-    "/visits", need="visitors", summary="Visits", tags=["visitors"], responses={**BAD_REQUEST, **REFUSED, **UNAVAILABLE}
-)
+@get("/visits", need="visitors", summary="Visits", responses=errors(400, 503))
 async def visits(
     app: AppDependency,
     start: Annotated[str | None, QueryParameter(name="from", description="RFC 3339, included.", max_length=64)] = None,
@@ -140,9 +129,9 @@ async def visits(
     )
 
 
-@post("/visits", need="visitors", summary="Invite, or take in a walk-in", tags=["visitors"], responses=VISIT_ERRORS)
+@post("/visits", need="visitors", summary="Invite, or take in a walk-in", responses=VISIT_ERRORS)
 async def invite(
-    app: AppDependency, request: Request[Any, Any, Any], principal: PrincipalDependency, data: JSONBody[NewVisit]
+    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewVisit]
 ) -> VisitReply:
     """A new visit. A match on the watch-list is said in `listed`; the check-in then needs an approval."""
     now = app.now()
@@ -184,7 +173,7 @@ async def invite(
     return _to_visit_reply(visit, person)
 
 
-@get("/visits/{visit_id:str}", need="visitors", summary="One visit", tags=["visitors"], responses=VISIT_ERRORS)
+@get("/visits/{visit_id:str}", need="visitors", summary="One visit", responses=VISIT_ERRORS)
 async def visit(app: AppDependency, visit_id: VisitPath) -> VisitReply:
     """One visit."""
     return await _load_reply(app, await _get_visit(app, visit_id))
@@ -195,12 +184,11 @@ async def visit(app: AppDependency, visit_id: VisitPath) -> VisitReply:
     need="visitors",
     status_code=HTTPStatus.OK,
     summary="arrive, check-in, enter, extend, check-out, deny, cancel, approve",
-    tags=["visitors"],
     responses=VISIT_ERRORS,
 )
 async def act(
     app: AppDependency,
-    request: Request[Any, Any, Any],
+    request: AnyRequest,
     principal: PrincipalDependency,
     visit_id: VisitPath,
     action: Annotated[str, PathParameter(description="What happens.", max_length=16)],
@@ -215,12 +203,11 @@ async def act(
     need="visitors",
     status_code=HTTPStatus.OK,
     summary="Self check-in or check-out by badge code",
-    tags=["visitors"],
     responses=VISIT_ERRORS,
 )
 async def kiosk(
     app: AppDependency,
-    request: Request[Any, Any, Any],
+    request: AnyRequest,
     principal: PrincipalDependency,
     code: Annotated[str, PathParameter(description="What the QR code holds.", max_length=32)],
     data: JSONBody[VisitActionRequest],
@@ -234,12 +221,7 @@ async def kiosk(
 
 
 async def _apply_action(
-    app: AppState,
-    request: Request[Any, Any, Any],
-    principal: Principal,
-    before: Visit,
-    action: str,
-    data: VisitActionRequest,
+    app: AppState, request: AnyRequest, principal: Principal, before: Visit, action: str, data: VisitActionRequest
 ) -> VisitReply:
     now = app.now()
     if data.version is not None and data.version != before.version:
@@ -284,9 +266,7 @@ def _change_visit(
     )
 
 
-@get(
-    "/visits/{visit_id:str}/badge", need="visitors", summary="Badge to print", tags=["visitors"], responses=VISIT_ERRORS
-)
+@get("/visits/{visit_id:str}/badge", need="visitors", summary="Badge to print", responses=VISIT_ERRORS)
 async def badge(app: AppDependency, visit_id: VisitPath) -> Response[str]:
     """A page with the badge: name, company, host, day and the QR code."""
     found = await _get_visit(app, visit_id)
@@ -311,7 +291,7 @@ async def badge(app: AppDependency, visit_id: VisitPath) -> Response[str]:
     return Response(page, media_type="text/html")
 
 
-@get("/visits/{visit_id:str}/badge.svg", need="visitors", summary="QR code", tags=["visitors"], responses=VISIT_ERRORS)
+@get("/visits/{visit_id:str}/badge.svg", need="visitors", summary="QR code", responses=VISIT_ERRORS)
 async def badge_code(app: AppDependency, visit_id: VisitPath) -> Response[str]:
     """The badge's code as a QR code. It holds the code alone: a lost badge tells nothing about anybody."""
     found = await _get_visit(app, visit_id)
@@ -338,48 +318,24 @@ def _build_conflict() -> ApiProblem:
 
 
 def _to_visit_reply(visit: Visit, person: Person | None) -> VisitReply:
-    def moment(ts: float) -> str | None:
+    def format_time(ts: float) -> str | None:
         return format_rfc3339(ts) if ts else None
 
-    return VisitReply(
-        id=visit.id,
-        version=visit.version,
-        state=visit.state,
-        person=visit.person,
+    return to_reply(
+        VisitReply,
+        visit,
         name=person.name if person else "",
         company=person.company if person else "",
         email=person.email if person else "",
-        host=visit.host,
-        host_email=visit.host_email,
-        purpose=visit.purpose,
         areas=[area for area in visit.areas.split(",") if area],
-        area=visit.area,
-        code=visit.code,
-        walk_in=visit.walk_in,
         start=format_rfc3339(visit.expected_from),
         end=format_rfc3339(visit.expected_until),
-        arrived=moment(visit.arrived_at),
-        checked_in=moment(visit.checked_in_at),
-        seen=moment(visit.seen_at),
-        checked_out=moment(visit.checked_out_at),
-        auto_checked_out=visit.auto_checked_out,
-        briefing=moment(visit.briefing_at),
-        nda_version=visit.nda_version,
-        listed=visit.listed,
-        approved_by=visit.approved_by,
-        reason=visit.reason,
+        arrived=format_time(visit.arrived_at),
+        checked_in=format_time(visit.checked_in_at),
+        seen=format_time(visit.seen_at),
+        checked_out=format_time(visit.checked_out_at),
+        briefing=format_time(visit.briefing_at),
     )
 
 
-router = Router(
-    "/",
-    route_handlers=[
-        visits,
-        invite,
-        visit,
-        act,
-        kiosk,
-        badge,
-        badge_code,
-    ],
-)
+router = Router("/", tags=["visitors"], route_handlers=[visits, invite, visit, act, kiosk, badge, badge_code])

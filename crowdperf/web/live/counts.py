@@ -14,7 +14,7 @@ from crowdperf.messaging.streams import CONNECTIONS, EVENTS, TRACKS
 from crowdperf.settings.camera import Camera
 from crowdperf.storage.counts import CrossingRecord
 from crowdperf.web.parameters import Span, format_rfc3339
-from crowdperf.web.schemas import EventReply, ZoneOccupancy
+from crowdperf.web.schemas import EventReply, ZoneOccupancy, to_reply
 
 MAX_EVENT_IDS = 100_000
 """Event ids kept to recognise a repeated event."""
@@ -132,23 +132,12 @@ def decode_frame(fields: dict[bytes, bytes]) -> Any:
 
 def to_event_reply(event: AnyEvent) -> EventReply:
     """Convert an event to its API form: fields are matched by name."""
-    shown = {name: getattr(event, name) for name in event.__struct_fields__ if name in EventReply.__struct_fields__}
-    return EventReply(type=type(event).__name__, time=format_rfc3339(event.ts), **shown)
+    return to_reply(EventReply, event, type=type(event).__name__, time=format_rfc3339(event.ts))
 
 
 def crossing_to_event_reply(crossing: CrossingRecord) -> EventReply:
     """Convert a crossing of the history to the event that it was."""
-    return EventReply(
-        type="LineCrossed",
-        id=crossing.id,
-        camera=crossing.camera,
-        ts=crossing.ts,
-        time=format_rfc3339(crossing.ts),
-        line=crossing.line,
-        direction=crossing.direction,
-        class_name=crossing.class_name,
-        track=crossing.track,
-    )
+    return to_reply(EventReply, crossing, type="LineCrossed", time=format_rfc3339(crossing.ts))
 
 
 MAX_FRAME_AGE_S = 5.0
