@@ -42,7 +42,7 @@ from crowdperf.web.api import (
     visits,
 )
 from crowdperf.web.auth import PrincipalDependency, authorize, provide_principal
-from crowdperf.web.parameters import build_openapi_config as openapi_config
+from crowdperf.web.parameters import build_openapi_config
 from crowdperf.web.problems import EXCEPTION_HANDLERS
 from crowdperf.web.state import AppDependency, AppState
 
@@ -119,7 +119,7 @@ def create_app(config: WebConfig, metrics: Metrics | None = None) -> Litestar:
         exception_handlers=EXCEPTION_HANDLERS,
         before_send=[add_security_headers],
         lifespan=[lifespan],
-        openapi_config=openapi_config(),
+        openapi_config=build_openapi_config(),
         request_max_body_size=MAX_BODY_BYTES,
         # Litestar would replace this process's log handler, which redacts secrets.
         logging_config=None,

@@ -46,11 +46,11 @@ class NewUser(Struct, kw_only=True, forbid_unknown_fields=True):
     role: Role
     password: Password
     cameras: CameraIds | None = None
-    """null: all, those of the future included."""
+    """Null means all, future ones included."""
 
 
 class UserChange(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What is to change; what is left out stays. A new password ends the account's sessions."""
+    """The settings to change; omitted ones stay. A new password ends the account's sessions."""
 
     role: Role | UnsetType = UNSET
     cameras: CameraIds | UnsetType | None = UNSET
@@ -59,7 +59,7 @@ class UserChange(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class UserReply(Struct, kw_only=True):
-    """An account; its password's hash never leaves the server."""
+    """An account without its password hash."""
 
     name: str
     role: Role
@@ -75,7 +75,7 @@ class UsersReply(Struct, kw_only=True):
 
 
 class NewToken(Struct, kw_only=True, forbid_unknown_fields=True):
-    """A token for a program. It can never do more than its owner."""
+    """A token for a program; it never has more rights than its owner."""
 
     label: Annotated[str, Meta(min_length=1, max_length=100, examples=["nightly export"])]
     permissions: Annotated[list[Permission], Meta(min_length=1, max_length=5, examples=[["read"]])]
@@ -84,7 +84,7 @@ class NewToken(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class TokenReply(Struct, kw_only=True):
-    """A token; its secret is shown once, by the answer that makes it."""
+    """A token. Its secret is shown once, in the response that creates it."""
 
     id: str
     account: str
@@ -131,7 +131,7 @@ class AuditPage(Struct, kw_only=True):
 
 @get("/users", need="admin", summary="Accounts", responses=errors(503))
 async def users(app: AppDependency) -> UsersReply:
-    """Every account."""
+    """List every account."""
     rows = await app.accounts.read_accounts()
     return UsersReply(users=[_to_user_reply(row) for _, row in sorted(rows.items())])
 
@@ -140,7 +140,7 @@ async def users(app: AppDependency) -> UsersReply:
 async def make_user(
     app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewUser]
 ) -> UserReply:
-    """A new account, ready to sign in."""
+    """Create an account that can sign in at once."""
     account = Account(
         name=data.name,
         role=data.role,
@@ -156,7 +156,7 @@ async def make_user(
 
 @get("/users/{name:str}", need="admin", summary="One account", responses=errors(400, 404, 503))
 async def user(app: AppDependency, name: UserPath) -> UserReply:
-    """One account."""
+    """Return one account."""
     account = await app.accounts.read_account(name)
     if account is None:
         raise _unknown_account(name)
@@ -167,16 +167,19 @@ async def user(app: AppDependency, name: UserPath) -> UserReply:
 async def change_user(
     app: AppDependency, request: AnyRequest, principal: PrincipalDependency, name: UserPath, data: JSONBody[UserChange]
 ) -> UserReply:
-    """Takes effect with the account's next request; a change of role or password ends its sessions."""
+    """Change an account with effect from its next request.
+
+    A change of role or password ends its sessions.
+    """
     password = None if data.password is UNSET else await check_and_hash_password(app, data.password, name)
     cameras = None if data.cameras is UNSET else data.cameras
-    said = {
+    changes = {
         "role": data.role,
         "cameras": data.cameras if data.cameras is UNSET else _format_cameras(data.cameras),
         "disabled": data.disabled,
         "password": data.password if data.password is UNSET else "new",
     }
-    detail = ", ".join(f"{key} {value}" for key, value in said.items() if value is not UNSET)
+    detail = ", ".join(f"{key} {value}" for key, value in changes.items() if value is not UNSET)
 
     def change(rows: model.Accounts) -> dict[str, Account]:
         return model.change_account(
@@ -195,7 +198,7 @@ async def change_user(
 
 @delete("/users/{name:str}", need="admin", summary="Remove an account", responses=errors(400, 404, 409, 503))
 async def remove_user(app: AppDependency, request: AnyRequest, principal: PrincipalDependency, name: UserPath) -> None:
-    """Its sessions and tokens end with it. The audit log keeps the name."""
+    """Remove an account with its sessions and tokens. The audit log keeps the name."""
     entry = app.build_audit_entry(principal, request, "account.remove", name)
     await _edit_accounts(app, lambda rows: model.remove_account(rows, name), entry)
     owned = [row.id for row in await app.accounts.read_tokens() if row.account == name]
@@ -207,7 +210,7 @@ async def remove_user(app: AppDependency, request: AnyRequest, principal: Princi
 
 @get("/tokens", need="self", summary="API tokens", responses=errors(503))
 async def tokens(app: AppDependency, principal: PrincipalDependency) -> TokensReply:
-    """One's own; an administrator sees everybody's."""
+    """List the caller's tokens, or all of them for an administrator."""
     rows = await app.accounts.read_tokens()
     return TokensReply(
         tokens=[
@@ -222,16 +225,16 @@ async def tokens(app: AppDependency, principal: PrincipalDependency) -> TokensRe
 async def make_token(
     app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewToken]
 ) -> TokenMade:
-    """The answer holds the secret, once. Redis keeps its SHA-256."""
+    """Create a token. Only this response holds its secret: Redis keeps the SHA-256."""
     for permission in data.permissions:
         if not principal.has_permission(permission):
             raise ApiProblem(
                 HTTPStatus.FORBIDDEN,
-                f"a token cannot have {permission!r}, which its owner has not. Remedy: leave it out.",
+                f"a token cannot have {permission!r}, because its owner does not have it. Remedy: leave it out.",
             )
     text, now = generate_secret(), app.now()
-    asked = None if data.cameras is None else frozenset(data.cameras)
-    allowed = intersect_cameras(principal.cameras, asked)
+    requested = None if data.cameras is None else frozenset(data.cameras)
+    allowed = intersect_cameras(principal.cameras, requested)
     row = Token(
         id=secrets.token_hex(6),
         account=principal.name,
@@ -251,9 +254,8 @@ async def make_token(
 async def revoke_token(
     app: AppDependency, request: AnyRequest, principal: PrincipalDependency, token_id: TokenPath
 ) -> None:
-    """One's own, or as an administrator anybody's. It ends at once."""
-    mine = [row for row in await app.accounts.read_tokens() if row.id == token_id and _can_manage(principal, row)]
-    if not mine:
+    """Revoke a token of the caller, or any token as an administrator. It ends at once."""
+    if not any(row.id == token_id and _can_manage(principal, row) for row in await app.accounts.read_tokens()):
         raise ApiProblem(HTTPStatus.NOT_FOUND, f"there is no token {token_id!r}. Remedy: see /api/v1/tokens.")
     await app.accounts.remove_tokens([token_id], app.build_audit_entry(principal, request, "token.revoke", token_id))
 
@@ -270,8 +272,9 @@ async def audit_log(
     ] = None,
     limit: Annotated[int, QueryParameter(description="Entries per page.", ge=1, le=1000)] = 100,
 ) -> AuditPage:
-    """Every change and every sign-in, newest first; kept for `retention.audit_days`. A page may be short: the log ends
-    where `next_cursor` is null.
+    """List every change and sign-in, newest first, kept for `retention.audit_days`.
+
+    A page may be short: the log ends where `next_cursor` is null.
     """
     before = parse_stream_id("cursor", cursor) if cursor else None
     rows, following = await audit.read_newest_entries(
@@ -282,7 +285,7 @@ async def audit_log(
 
 
 async def _edit_accounts(app: AppState, change: Any, entry: Any) -> dict[str, Account]:
-    """Apply a change of accounts; what the rules forbid is 404 or 409."""
+    """Apply a change of accounts; a change that the rules forbid is a 404 or 409."""
     try:
         return await app.accounts.edit(change, entry)
     except UnknownAccountError as error:

@@ -1,7 +1,4 @@
-"""Alerts: what is open, and who takes care of it.
-
-The rules that raise alerts, each change a new version of the configuration file; and how their channels deliver.
-"""
+"""Alerts and the actions on them; the rules that raise alerts, and the delivery of their channels."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ ALERT_SEVERITIES = ("info", "warning", "critical")
 
 
 class AlertsReply(Struct, kw_only=True):
-    """Alerts, newest first; pass `next` on as `before`, with the same filters, until it is null."""
+    """Alerts, newest first; pass `next` as `before`, with the same filters, until it is null."""
 
     alerts: list[AlertView]
     next: Annotated[str | None, Meta(examples=["2026-05-01T06:00:00.000Z"])]
@@ -59,7 +56,7 @@ async def alerts(
     ] = None,
     limit: Annotated[int, QueryParameter(description="Alerts per page.", ge=1, le=500)] = 100,
 ) -> AlertsReply:
-    """Alerts about the cameras that the asker may see."""
+    """List the alerts of the cameras that the caller may see."""
     states, severities = (
         _parse_choices("state", state_, ALERT_STATES),
         _parse_choices("severity", severity, ALERT_SEVERITIES),
@@ -83,7 +80,7 @@ async def alerts(
 
 
 def _parse_choices(name: str, text: str | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
-    """What a comma-separated parameter names; all of `known` where it is not given."""
+    """Parse a comma-separated parameter; all of `allowed` where it is absent."""
     wanted = allowed if text is None else tuple(text.split(","))
     if not set(wanted) <= set(allowed):
         raise bad_parameter(name, text or "", f"use any of: {', '.join(allowed)}, with commas between them.")
@@ -100,7 +97,7 @@ def _parse_choices(name: str, text: str | None, allowed: tuple[str, ...]) -> tup
 async def acknowledge(
     app: AppDependency, request: AnyRequest, principal: PrincipalDependency, alert_id: AlertPath
 ) -> AlertView:
-    """Somebody takes care of it: it is not escalated any further."""
+    """Take charge of the alert: it is not escalated any further."""
     return await _change_state(app, request, principal, alert_id, "acknowledged")
 
 
@@ -108,7 +105,7 @@ async def acknowledge(
 async def close(
     app: AppDependency, request: AnyRequest, principal: PrincipalDependency, alert_id: AlertPath
 ) -> AlertView:
-    """It is done, whether or not its cause has ended."""
+    """Close the alert, even if its cause continues."""
     return await _change_state(app, request, principal, alert_id, "closed")
 
 
@@ -118,9 +115,9 @@ async def _change_state(
     view = await stored.load(app.redis, alert_id, app.prefix)
     if view is None or not principal.can_see(view.alert.camera):
         raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such alert. Remedy: see /api/v1/alerts.")
-    done = await stored.answer_alert(app.redis, view, state, principal.name or principal.kind, app.now(), app.prefix)
-    if done != "done":
-        raise ApiProblem(HTTPStatus.CONFLICT, f"the alert is {done} already. Remedy: read it again.")
+    outcome = await stored.answer_alert(app.redis, view, state, principal.name or principal.kind, app.now(), app.prefix)
+    if outcome != "done":
+        raise ApiProblem(HTTPStatus.CONFLICT, f"the alert is {outcome} already. Remedy: read it again.")
     await app.write_audit_entry(principal, request, f"alert.{state}", alert_id[:200])
     return await stored.load(app.redis, alert_id, app.prefix) or view
 
@@ -129,40 +126,40 @@ router = Router("/", tags=["alerts"], route_handlers=[alerts, acknowledge, close
 
 
 class KindReply(Struct, kw_only=True):
-    """An event that rules may be about."""
+    """An event that a rule can match."""
 
     event: Annotated[EventKind, Meta(examples=["CameraChanged"])]
-    filters: Annotated[list[str], Meta(description="Besides cameras and schedule.", examples=[["states"]])]
-    states: Annotated[list[str], Meta(description="What `states` may name.", examples=[["stalled", "backing_off"]])]
+    filters: Annotated[list[str], Meta(description="In addition to cameras and schedule.", examples=[["states"]])]
+    states: Annotated[list[str], Meta(description="Values of `states`.", examples=[["stalled", "backing_off"]])]
 
 
 class RulesReply(Struct, kw_only=True):
-    """The rules, in the order of the configuration, and what a rule may say."""
+    """The rules in the order of the configuration, and the values that a rule may have."""
 
     rules: list[AlertRule]
     blank: AlertRule
-    """Every default; its id and event mean nothing."""
+    """Every default; its id and event are placeholders."""
     kinds: list[KindReply]
     breaches: list[Breach]
     channels: Annotated[list[str], Meta(description="The ids that rules may name.", examples=[["guards"]])]
     quiet_hours: list[Window]
-    """On the site's clock; set in the configuration file."""
+    """In the site's time zone; set in the configuration file."""
 
 
 class ChannelReply(Struct, kw_only=True):
-    """How a channel delivers. Its address and secrets are not shown."""
+    """How a channel delivers, without its address and secrets."""
 
     id: Annotated[str, Meta(examples=["guards"])]
     type: ChannelType
     waiting: Annotated[int, Meta(description="Notifications in its queue.", examples=[0])]
-    next_attempt: Annotated[Time | None, Meta(description="Of the first that waits; null for an empty queue.")]
+    next_attempt: Annotated[Time | None, Meta(description="Of the first one waiting; null for an empty queue.")]
     sent: Annotated[int, Meta(description="Delivered so far.", examples=[42])]
     last_sent: Time | None
     failed: Annotated[int, Meta(description="Attempts that failed so far.", examples=[3])]
     last_failed: Time | None
-    attempts: Annotated[int, Meta(description="After so many failures a notification is given up.", examples=[12])]
-    dead_letters: Annotated[int, Meta(description="Given up; `crowdperf dead-letters` drives them again.")]
-    problem: Annotated[str, Meta(description="Of the newest attempt; empty where it went well.", examples=[""])]
+    attempts: Annotated[int, Meta(description="Attempts before a notification becomes a dead letter.", examples=[12])]
+    dead_letters: Annotated[int, Meta(description="Given up; `crowdperf dead-letters` redrives them.")]
+    problem: Annotated[str, Meta(description="Error of the newest attempt; empty after a success.", examples=[""])]
 
 
 class ChannelsReply(Struct, kw_only=True):
@@ -173,14 +170,14 @@ class ChannelsReply(Struct, kw_only=True):
 
 @get("/alert-rules", need="read", summary="Rules of alerts", responses=errors())
 async def rules(app: AppDependency, principal: PrincipalDependency) -> RulesReply:
-    """Who may see some cameras only sees the rules that name only those."""
-    shown = [
+    """List the rules. A caller who may see some cameras sees the rules that name only those."""
+    visible = [
         rule
         for rule in app.config.alert_rules
         if principal.cameras is None or (rule.cameras and all(map(principal.can_see, rule.cameras)))
     ]
     return RulesReply(
-        rules=shown,
+        rules=visible,
         blank=AlertRule(id="rule", event="Alert"),
         kinds=[
             KindReply(event=event, filters=list(FILTERS[event]), states=list(STATES.get(event, ())))
@@ -194,23 +191,25 @@ async def rules(app: AppDependency, principal: PrincipalDependency) -> RulesRepl
 
 @get("/alert-channels", need="review", summary="How the channels deliver", responses=errors(503))
 async def channels(app: AppDependency) -> ChannelsReply:
-    """Queue, deliveries and failures of each channel of alerts; channels are set in the configuration file alone."""
-    named = app.config.alert_channels
+    """Show queue, deliveries and failures of each channel. Only the configuration file sets channels."""
+    configured = app.config.alert_channels
     # Any: redis-py types its replies differently from release to release.
     pipe: Any = app.redis.pipeline(transaction=False)
-    for channel in named:
+    for channel in configured:
         pipe.zcard(due_key(channel.id, app.prefix))
         pipe.zrange(due_key(channel.id, app.prefix), 0, 0, withscores=True)
         pipe.hgetall(stats_key(channel.id, app.prefix))
         pipe.xlen(dead_key(DEAD_LETTER_STREAM, channel.id, app.prefix))
-    replies = await pipe.execute() if named else []
+    replies = await pipe.execute() if configured else []
     problems = {
         name: text for row in await read_snapshots(app) for name, text in row.texts.get("channel_problem", {}).items()
     }
     return ChannelsReply(
         channels=[
-            _to_channel_reply(channel, waiting, first, books, letters, problems.get(channel.id, ""))
-            for channel, waiting, first, books, letters in zip(named, *(replies[at::4] for at in range(4)))
+            _to_channel_reply(channel, waiting, first_due, stats, dead_letters, problems.get(channel.id, ""))
+            for channel, waiting, first_due, stats, dead_letters in zip(
+                configured, *(replies[index::4] for index in range(4))
+            )
         ]
     )
 

@@ -1,4 +1,4 @@
-"""Areas of the site: how many are there now, and which doors and zones say so."""
+"""Areas of the site: their occupancy now, and the doors and zones that it comes from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crowdperf.web.state import AppDependency
 
 
 class AreaReply(Struct, kw_only=True):
-    """An area now. `occupancy` and what belongs to it is null until its first event."""
+    """An area now. Occupancy and what belongs to it are null before its first event."""
 
     id: str
     name: str
@@ -32,12 +32,12 @@ class AreaReply(Struct, kw_only=True):
     """The last reset."""
     over_limit: bool = False
     last_door: str = ""
-    """`<camera>/<line>` of the newest crossing of one of its doors."""
+    """`<camera>/<line>` of the newest crossing of its doors."""
     last_entered: bool = False
-    """Whether it led into the area."""
+    """Whether that crossing led into the area."""
     last_crossing: Time | None = None
     time: Time | None = None
-    """Of the newest event that was heard."""
+    """Time of the newest event."""
 
 
 class AreasReply(Struct, kw_only=True):
@@ -48,10 +48,13 @@ class AreasReply(Struct, kw_only=True):
 
 @get("/areas", need="read", summary="Areas now", responses=errors(503))
 async def areas(app: AppDependency, principal: PrincipalDependency) -> AreasReply:
-    """How many are in each area, give or take. Who may see some cameras only sees the areas that those alone make."""
+    """List the areas with their estimated occupancy.
+
+    A caller who may see some cameras sees the areas that only those make up.
+    """
     now = await read_areas(app.redis, app.prefix)
-    shown = [area for area in app.config.areas if _is_visible(area, principal)]
-    return AreasReply(areas=[_to_area_reply(area, now.get(area.id)) for area in shown])
+    visible = [area for area in app.config.areas if _is_visible(area, principal)]
+    return AreasReply(areas=[_to_area_reply(area, now.get(area.id)) for area in visible])
 
 
 def _is_visible(area: Area, principal: Principal) -> bool:

@@ -1,4 +1,4 @@
-"""Changing cameras: each change a new version of the configuration file."""
+"""Changes of cameras; each is a new version of the configuration file."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ CHANGE_ERRORS = errors(400, 404, 409, 412, 503)
 
 
 class CameraSaved(CameraReply, kw_only=True):
-    """A camera as it was saved. `restarts` names the programs that begin anew for it; `web` shows it already."""
+    """A camera after its change. `restarts` names the programs that restart for it."""
 
     version: int
     restarts: list[str]
     running: bool
-    """False: there is no supervisord, so the change takes effect with the next start."""
+    """False: supervisord is not running, so the change takes effect at the next start."""
 
 
 class ChangeReply(Struct, kw_only=True):
-    """A change that leaves nothing to show."""
+    """Result of a change."""
 
     version: int
     restarts: list[str]
@@ -57,7 +57,7 @@ class ChangeReply(Struct, kw_only=True):
 
 
 class SourceTestRequest(Struct, kw_only=True, forbid_unknown_fields=True):
-    """A source to try. To try a saved camera, name it and send its URL as it is shown."""
+    """A source to test. To test a saved camera, send its id and its redacted URL."""
 
     url: Annotated[str, Meta(min_length=1, max_length=2000, examples=["rtsp://viewer:secret@192.0.2.10/stream2"])]
     camera: Annotated[str, Meta(max_length=32, examples=["lobby"])] = ""
@@ -68,7 +68,10 @@ class SourceTestRequest(Struct, kw_only=True, forbid_unknown_fields=True):
 async def add_camera(
     app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[Camera]
 ) -> Response[CameraSaved]:
-    """Its capture process starts at once. For who may see all cameras only."""
+    """Add a camera; its capture process starts at once.
+
+    Only for callers who may see all cameras.
+    """
     require_all_cameras(principal)
     edit = Edit(mode="create", path=("cameras", data.id), value=omit_defaults(data))
     return await save_camera(app, request, principal, data.id, edit, "camera.create", None, HTTPStatus.CREATED)
@@ -76,7 +79,10 @@ async def add_camera(
 
 @get("/cameras/{camera_id:str}/config", need="configure", summary="A camera's settings", responses=errors(400, 404))
 async def camera_config(app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath) -> Response[Camera]:
-    """All of them, defaults included: what PUT takes back. The URL is redacted; sent back as it is, it stays."""
+    """Return all settings, defaults included, in the form that PUT takes.
+
+    The URL is redacted; PUT keeps the stored one if the redacted form comes back.
+    """
     camera = app.get_camera(camera_id, principal)
     return Response(camera, headers={"ETag": f'"{compute_revision(camera)}"'})
 
@@ -90,7 +96,7 @@ async def replace_camera(
     data: JSONBody[Camera],
     if_match: IfMatch = None,
 ) -> Response[CameraSaved]:
-    """All of its settings; what is left out gets its default."""
+    """Replace all settings; omitted ones get their defaults."""
     app.get_camera(camera_id, principal)
     edit = Edit(mode="replace", path=("cameras", camera_id), value=omit_defaults(data))
     return await save_camera(app, request, principal, camera_id, edit, "camera.change", if_match)
@@ -107,8 +113,10 @@ async def change_camera(
     data: JSONBody[dict[str, Any]],
     if_match: IfMatch = None,
 ) -> Response[CameraSaved]:
-    """A JSON merge patch (RFC 7396): null takes a setting back to its default, `{"enabled": false}` switches the camera
-    off. `lines` and `zones` replace the present ones; one with the id of a present one keeps what it does not name.
+    """Apply a JSON merge patch (RFC 7396).
+
+    null resets a setting to its default; `{"enabled": false}` switches the camera off. `lines` and `zones` replace the
+    present ones; an element with a present id keeps the settings that it omits.
     """
     app.get_camera(camera_id, principal)
     edit = Edit(mode="merge", path=("cameras", camera_id), value=data)
@@ -125,7 +133,7 @@ async def remove_camera(
     camera_id: CameraPath,
     if_match: IfMatch = None,
 ) -> ChangeReply:
-    """Its history stays."""
+    """Remove the camera; its history stays."""
     app.get_camera(camera_id, principal)
     edit = Edit(mode="delete", path=("cameras", camera_id))
     outcome = await apply_change(app, request, principal, camera_id, edit, "camera.remove", if_match)
@@ -143,15 +151,16 @@ async def remove_camera(
 async def test_source(
     app: AppDependency, principal: PrincipalDependency, data: JSONBody[SourceTestRequest]
 ) -> Response[bytes]:
-    """A picture of now, or 422 with the reason why there is none, within ten seconds."""
+    """Return a picture of the source within ten seconds, or 422 with the reason."""
     if data.camera or principal.cameras is not None:
         app.get_camera(data.camera, principal)
-    asked = ProbeRequest(url=data.url, camera=data.camera, rtsp_transport=data.rtsp_transport)
-    seen = await app.config_client.probe_source(asked)
-    if not seen.ok:
-        raise ApiProblem(HTTPStatus.UNPROCESSABLE_ENTITY, seen.detail)
-    headers = {"X-Source-Width": str(seen.width), "X-Source-Height": str(seen.height), "X-Source-Fps": f"{seen.fps:g}"}
-    return Response(seen.jpeg, media_type="image/jpeg", headers=headers)
+    probe = ProbeRequest(url=data.url, camera=data.camera, rtsp_transport=data.rtsp_transport)
+    result = await app.config_client.probe_source(probe)
+    if not result.ok:
+        raise ApiProblem(HTTPStatus.UNPROCESSABLE_ENTITY, result.detail)
+    size = {"X-Source-Width": str(result.width), "X-Source-Height": str(result.height)}
+    headers = {**size, "X-Source-Fps": f"{result.fps:g}"}
+    return Response(result.jpeg, media_type="image/jpeg", headers=headers)
 
 
 async def save_camera(
@@ -164,7 +173,24 @@ async def save_camera(
     if_match: str | None,
     status: HTTPStatus = HTTPStatus.OK,
 ) -> Response[CameraSaved]:
-    """Make the change and show the camera as it is by then."""
+    """Apply a change, and return the camera as it is then.
+
+    Args:
+        app: State of the application.
+        request: Request that makes the change.
+        principal: Author of the change.
+        camera_id: Id of the camera.
+        edit: The change.
+        action: Action in the audit log.
+        if_match: ETag that the client knows; None skips the check.
+        status: Status of the response.
+
+    Returns:
+        The response with the camera and its new ETag.
+
+    Raises:
+        ApiProblem: The change is refused.
+    """
     outcome = await apply_change(app, request, principal, camera_id, edit, action, if_match)
     camera = msgspec.convert(next(row for row in outcome.cameras if row["id"] == camera_id), Camera)
     state = await asyncio.to_thread(get_camera_state, app, camera)
@@ -182,14 +208,26 @@ async def apply_change(
     action: str,
     if_match: str | None,
 ) -> ConfigResponse:
-    """Have the change made, and write it into the audit log.
+    """Apply a change, and write it to the audit log.
+
+    Args:
+        app: State of the application.
+        request: Request that makes the change.
+        principal: Author of the change.
+        camera_id: Id of the camera; empty for a setting of the site.
+        edit: The change.
+        action: Action in the audit log.
+        if_match: ETag that the client knows; None skips the check.
+
+    Returns:
+        The response of the configuration command.
 
     Raises:
-        Problem: it cannot be made.
+        ApiProblem: The change is refused.
     """
     known = next((row for row in app.config.cameras if row.id == camera_id), None)
     expected = (if_match or "").removeprefix("W/").strip('"')
-    order = ConfigRequest(
+    change = ConfigRequest(
         do="edit",
         edits=(edit,),
         expect={camera_id: expected} if expected and expected != "*" else {},
@@ -197,7 +235,7 @@ async def apply_change(
         comment=f"{action} {'/'.join(edit.path[1::2])}",
         aspects={camera_id: await asyncio.to_thread(get_aspect, app, known)} if known else {},
     )
-    outcome = await app.config_client.request(order)
+    outcome = await app.config_client.request(change)
     fields = ", ".join(sorted(edit.value)) if isinstance(edit.value, dict) else ""
     detail = f"version {outcome.version}; {fields}" if fields else f"version {outcome.version}"
     await app.write_audit_entry(principal, request, action, "/".join(edit.path[1::2]), detail)
@@ -205,7 +243,7 @@ async def apply_change(
 
 
 def get_aspect(app: AppState, camera: Camera) -> float:
-    """Width by height of the camera's picture; 16:9 while it is not known."""
+    """Return width / height of the camera's picture; 16:9 while it is unknown."""
     view = app.get_ring_view(camera.id)
     try:
         state = view.read_state() if view else None

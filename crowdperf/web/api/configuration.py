@@ -1,4 +1,4 @@
-"""Versions of the configuration: list, look at, compare, go back."""
+"""Versions of the configuration: list, show, compare, roll back. Also the changes of site settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VersionNumber = Annotated[int, PathParameter(description="Number of the version.
 
 
 class VersionReply(Struct, kw_only=True):
-    """One version; `who` is empty where somebody edited the file by hand."""
+    """One version; `who` is empty for an edit of the file by hand."""
 
     number: int
     time: Time
@@ -36,20 +36,20 @@ class VersionReply(Struct, kw_only=True):
 
 
 class VersionsReply(Struct, kw_only=True):
-    """Every version, newest first; the first of the list is the one before the next change."""
+    """Every version, newest first."""
 
     versions: list[VersionReply]
 
 
 class TextReply(Struct, kw_only=True):
-    """A version's file, or what differs between two, as text without secrets."""
+    """A version's file, or the difference of two, as text without secrets."""
 
     text: str
 
 
 @get("/config/versions", need="admin", summary="Versions of the configuration", responses=errors())
 async def versions(app: AppDependency) -> VersionsReply:
-    """Each change makes one, whether it came through this interface or from an editor."""
+    """List the versions. Each change makes one, also a change with an editor."""
     outcome = await app.config_client.request(ConfigRequest(do="versions"))
     rows = [to_reply(VersionReply, row, time=format_rfc3339(row.at)) for row in reversed(outcome.versions)]
     return VersionsReply(versions=rows)
@@ -62,7 +62,7 @@ async def versions(app: AppDependency) -> VersionsReply:
     responses=errors(400, 404),
 )
 async def version(app: AppDependency, number: VersionNumber) -> TextReply:
-    """Its file, camera passwords removed."""
+    """Show the file of a version without camera passwords."""
     return TextReply(text=(await app.config_client.request(ConfigRequest(do="show", number=number))).text)
 
 
@@ -79,7 +79,7 @@ async def difference(
         int, QueryParameter(description="The other version; 0 is the present file.", ge=0, le=MAX_VERSION)
     ] = 0,
 ) -> TextReply:
-    """A unified diff, camera passwords removed."""
+    """Show a unified diff without camera passwords."""
     return TextReply(text=(await app.config_client.request(ConfigRequest(do="diff", number=number, other=to))).text)
 
 
@@ -93,7 +93,7 @@ async def difference(
 async def rollback(
     app: AppDependency, request: AnyRequest, principal: PrincipalDependency, number: VersionNumber
 ) -> ChangeReply:
-    """As a new version: nothing is lost by going back. Only the programs that it concerns restart."""
+    """Restore an old version as a new one: no version is lost. Only affected programs restart."""
     outcome = await app.config_client.request(ConfigRequest(do="rollback", number=number, who=principal.name))
     await app.write_audit_entry(
         principal, request, "config.rollback", f"version {number}", f"version {outcome.version}"
@@ -132,7 +132,7 @@ def build_settings_router(
     async def add(
         app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[Setting]
     ) -> ChangeReply:
-        """What it refers to must be in the configuration."""
+        """Add it; what it refers to must be in the configuration."""
         edit = Edit(mode="create", path=(location, data.id), value=omit_defaults(data))
         return await save(app, request, principal, edit, "create")
 
@@ -150,7 +150,7 @@ def build_settings_router(
         setting_id: SettingPath,
         data: JSONBody[Setting],
     ) -> ChangeReply:
-        """All of its settings; omitted ones get their defaults."""
+        """Replace all of its settings; omitted ones get their defaults."""
         edit = Edit(mode="replace", path=(location, setting_id), value=omit_defaults(data))
         return await save(app, request, principal, edit, "change")
 
@@ -165,7 +165,7 @@ def build_settings_router(
     async def remove(
         app: AppDependency, request: AnyRequest, principal: PrincipalDependency, setting_id: SettingPath
     ) -> ChangeReply:
-        """Its history stays."""
+        """Remove it; its history stays."""
         return await save(app, request, principal, Edit(mode="delete", path=(location, setting_id)), "remove")
 
     setting_path = Annotated[str, PathParameter(name=f"{noun}_id", description=f"The {noun}'s id.", max_length=64)]

@@ -1,4 +1,4 @@
-"""What happened: counts and events over a range of time."""
+"""Counts and events over a range of time."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from crowdperf.web.state import AppDependency, AppState
 GROUPS = (*GROUP_FIELDS, *BUCKETS)
 BUCKET_S: dict[Bucket, int] = {"minute": 60, "hour": 3600, "day": 86_400}
 MAX_SERIES_BUCKETS = 12_000
-"""Buckets in one answer: eight days of minutes, more than a year of hours."""
+"""Buckets in one response: eight days of minutes, more than a year of hours."""
 SCAN_PAGE_ENTRIES = 500
 MAX_SCAN_PAGES = 20
-"""Entries one request may look at: 10,000. A page may then hold fewer events than asked, and still have a cursor."""
+"""One request scans 10,000 entries at most. A page may then be short and still have a cursor."""
 MAX_ARRIVAL_DELAY_S = 3600.0
-"""An event may enter the stream this much later than it happened (Redis was away, a replay)."""
+"""Maximum delay with which an event enters the stream, because of an outage or a replay."""
 MAX_CLOCK_SKEW_S = 5.0
-"""And this much earlier, by the clocks of two machines."""
+"""Maximum difference between the clocks of two machines."""
 
 From = Annotated[
     str | None,
@@ -61,16 +61,29 @@ def parse_crossing_filter(
     start: From = None,
     end: To = None,
 ) -> CrossingFilter:
-    """The crossings that a request is about, within what its caller may see: its range and filters.
+    """Parse range and filters of a request, limited to the cameras that the caller may see.
+
+    Args:
+        app: State of the application.
+        principal: Caller.
+        camera: Id of a camera.
+        line: Id of a line.
+        class_name: Class of the crossing objects.
+        direction: in or out.
+        start: Start, RFC 3339, included.
+        end: End, RFC 3339, excluded.
+
+    Returns:
+        The filter.
 
     Raises:
-        Problem: a wrong range, an unknown camera, class or direction.
+        ApiProblem: Wrong range, or unknown camera, class or direction.
     """
-    asked = parse_span(start, end, app.now(), app.zone)
+    time_range = parse_span(start, end, app.now(), app.zone)
     if camera is not None:
         app.get_camera(camera, principal)
     return CrossingFilter(
-        *asked,
+        *time_range,
         camera=camera or "",
         line=line or "",
         class_name=_check_choice("class", class_name, CLASSES),
@@ -80,7 +93,7 @@ def parse_crossing_filter(
 
 
 CROSSING_FILTER_DEPENDENCIES = {"crossing_filter": Provide(parse_crossing_filter, sync_to_thread=False)}
-"""For a router: what its routes take as `wanted`."""
+"""Dependencies of a router whose routes take `crossing_filter`."""
 CrossingFilterDependency = NamedDependency[CrossingFilter]
 
 
@@ -96,10 +109,10 @@ async def counts(
         ),
     ] = "camera,line,class,direction",
 ) -> CountsReply:
-    """How many crossings there were in [from, to), by camera, line, class and direction, or by minute, hour or day.
+    """Count the crossings in [from, to) by camera, line, class and direction, or by minute, hour or day.
 
-    Hours and days are those of the site's zone, named by when they begin; of a bucket that the range cuts, the part in
-    the range is counted.
+    Hours and days are those of the site's zone, named by their start. A bucket that the range cuts counts only the part
+    within the range.
     """
     names = _parse_groups(group, GROUPS)
     bucket = _find_bucket(names, group)
@@ -127,14 +140,14 @@ async def series(
         QueryParameter(description=f"Comma-separated: {', '.join(GROUP_FIELDS)}. Empty: all together.", max_length=64),
     ] = "direction",
 ) -> SeriesReply:
-    """Counts per minute, hour or day of the site's zone, zeros included: what a chart draws."""
+    """Count per minute, hour or day of the site's zone, zeros included, for a chart."""
     fields = _parse_groups(group, GROUP_FIELDS)
-    chosen = next((name for name in BUCKETS if name == bucket), None)
-    if chosen is None:
+    unit = next((name for name in BUCKETS if name == bucket), None)
+    if unit is None:
         raise bad_parameter("bucket", bucket, f"use one of: {', '.join(BUCKETS)}.")
-    _check_bucket_count(crossing_filter, chosen)
-    totals = await count_crossings(app.redis, crossing_filter, fields, chosen, app.calendar, app.prefix)
-    starts = app.calendar.list_bucket_starts(chosen, crossing_filter.start, crossing_filter.end)
+    _check_bucket_count(crossing_filter, unit)
+    totals = await count_crossings(app.redis, crossing_filter, fields, unit, app.calendar, app.prefix)
+    starts = app.calendar.list_bucket_starts(unit, crossing_filter.start, crossing_filter.end)
     place = {start: index for index, start in enumerate(starts)}
     rows: dict[tuple[str, ...], list[int]] = {} if fields else {(): [0] * len(starts)}
     for (values, begin), number in totals.items():
@@ -142,7 +155,7 @@ async def series(
     return SeriesReply(
         start=format_rfc3339(crossing_filter.start),
         end=format_rfc3339(crossing_filter.end),
-        bucket=chosen,
+        bucket=unit,
         timezone=app.calendar.name,
         starts=[app.calendar.format_time(moment) for moment in starts],
         series=[SeriesRow(counts=row, **_to_columns(fields, values)) for values, row in sorted(rows.items())],
@@ -171,7 +184,7 @@ def _find_bucket(names: list[str], text: str) -> Bucket | None:
 
 
 def _check_bucket_count(crossing_filter: CrossingFilter, bucket: Bucket) -> None:
-    """Refuse what no chart could show and no client would want to parse."""
+    """Refuse more buckets than a chart can show."""
     if (crossing_filter.end - crossing_filter.start) / BUCKET_S[bucket] > MAX_SERIES_BUCKETS:
         raise bad_parameter(
             "bucket", bucket, f"ask for a shorter range, or a longer bucket: at most {MAX_SERIES_BUCKETS} at a time."
@@ -179,7 +192,7 @@ def _check_bucket_count(crossing_filter: CrossingFilter, bucket: Bucket) -> None
 
 
 def _sort_groups(totals: dict[GroupKey, int], names: list[str], bucket: Bucket | None) -> list[tuple[GroupKey, int]]:
-    """By the columns in the order in which they were asked for."""
+    """Sort by the columns in the requested order."""
     at = names.index(bucket) if bucket else 0
 
     def columns(row: tuple[GroupKey, int]) -> tuple[Any, ...]:
@@ -215,27 +228,26 @@ async def events(
     ] = None,
     limit: Annotated[int, QueryParameter(description="Events per page.", ge=1, le=1000)] = 100,
 ) -> EventsReply:
-    """Events that happened in [from, to), a page at a time.
+    """List the events in [from, to), a page at a time.
 
-    `type=LineCrossed` alone reads the history of crossings, which is kept for `retention.crossings_days`; everything
-    else reads the stream of events, which is kept for `retention.events_days`. Pass `next_cursor` on until it is null;
-    a page may hold fewer than `limit`.
+    `type=LineCrossed` alone reads the history of crossings, kept for `retention.crossings_days`. Everything else reads
+    the stream of events, kept for `retention.events_days`. Pass `next_cursor` until it is null; a page may be short.
     """
-    asked = parse_span(start, end, app.now(), app.zone)
+    time_range = parse_span(start, end, app.now(), app.zone)
     if camera is not None:
         app.get_camera(camera, principal)
     types = _parse_types(type_)
     if types == {"LineCrossed"}:
         page, following = await _read_crossings_page(
-            app, principal, asked, camera or "", parse_cursor(cursor_, "crossings"), limit
+            app, principal, time_range, camera or "", parse_cursor(cursor_, "crossings"), limit
         )
     else:
         page, following = await _read_events_page(
-            app, principal, asked, types, camera or "", parse_cursor(cursor_, "stream"), limit
+            app, principal, time_range, types, camera or "", parse_cursor(cursor_, "stream"), limit
         )
     return EventsReply(
-        start=format_rfc3339(asked.start),
-        end=format_rfc3339(asked.end),
+        start=format_rfc3339(time_range.start),
+        end=format_rfc3339(time_range.end),
         events=page,
         next_cursor=following.to_text() if following else None,
     )
@@ -251,7 +263,7 @@ def _parse_types(text: str | None) -> set[str]:
 async def _read_crossings_page(
     app: AppState, principal: Principal, time_range: Span, camera: str, after: Cursor | None, limit: int
 ) -> tuple[list[EventReply], Cursor | None]:
-    """A page from the history of crossings."""
+    """Read a page from the history of crossings."""
     before = (after.ts, after.id) if after else None
     rows = await read_newest(
         app.redis, CrossingFilter(*time_range, camera=camera, cameras=principal.cameras), before, limit + 1, app.prefix
@@ -270,7 +282,7 @@ async def _read_events_page(
     after: Cursor | None,
     limit: int,
 ) -> tuple[list[EventReply], Cursor | None]:
-    """A page from the stream of events, in the order in which they came in."""
+    """Read a page from the stream of events, in the order of arrival."""
     # Any: redis-py types its replies differently from release to release.
     client: Any = app.redis
     high = f"({after.id}" if after else str(int((time_range.end + MAX_ARRIVAL_DELAY_S) * 1000))
@@ -299,7 +311,18 @@ async def _read_events_page(
 async def read_gaps(
     app: AppState, principal: Principal, time_range: Span, camera: str, max_gaps: int
 ) -> list[EventReply]:
-    """The newest gaps that ended in the range, of all cameras or one."""
+    """Read the newest gaps that ended in the range.
+
+    Args:
+        app: State of the application.
+        principal: Caller.
+        time_range: Range of time.
+        camera: Id of a camera; empty for all.
+        max_gaps: Maximum number of gaps.
+
+    Returns:
+        The gaps, newest first.
+    """
     page, _ = await _read_events_page(app, principal, time_range, {CameraGap.__name__}, camera, None, max_gaps)
     return page
 

@@ -1,7 +1,4 @@
-"""Changing lines and zones: each change a new version of the configuration file.
-
-How well each line counts: the last audits, by themselves and beside the counts.
-"""
+"""Changes of lines and zones, and the accuracy of lines by their last audits."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ if TYPE_CHECKING:
 class CheckReply(Struct, kw_only=True):
     """Whether a line or zone can ever count."""
 
-    problem: Annotated[str, Meta(description="Why it never can, and the remedy; empty where it can.")]
+    problem: Annotated[str, Meta(description="Why it never can, and the remedy; empty if it can.")]
 
 
 def _build_shape_router(
@@ -75,7 +72,7 @@ def _build_shape_router(
         data: JSONBody[Shape],
         if_match: IfMatch = None,
     ) -> Response[CameraSaved]:
-        """Refused where it can never count."""
+        """Add it; refused if it can never count."""
         edit = Edit(mode="create", path=("cameras", camera_id, f"{kind}s", data.id), value=omit_defaults(data))
         return await save(app, request, principal, camera_id, edit, if_match, HTTPStatus.CREATED)
 
@@ -95,7 +92,7 @@ def _build_shape_router(
         data: JSONBody[Shape],
         if_match: IfMatch = None,
     ) -> Response[CameraSaved]:
-        """Its history stays. Refused where it can never count."""
+        """Replace it; refused if it can never count. Its history stays."""
         edit = Edit(mode="replace", path=("cameras", camera_id, f"{kind}s", shape_id), value=omit_defaults(data))
         return await save(app, request, principal, camera_id, edit, if_match)
 
@@ -115,7 +112,7 @@ def _build_shape_router(
         shape_id: ShapePath,
         if_match: IfMatch = None,
     ) -> Response[CameraSaved]:
-        """Its history stays."""
+        """Remove it; its history stays."""
         edit = Edit(mode="delete", path=("cameras", camera_id, f"{kind}s", shape_id))
         return await save(app, request, principal, camera_id, edit, if_match)
 
@@ -130,7 +127,7 @@ def _build_shape_router(
     async def check(
         app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath, data: JSONBody[Shape]
     ) -> CheckReply:
-        """The same rule as for saving, for use while drawing. Nothing is changed."""
+        """Apply the check of saving to a line or zone while it is drawn. Nothing is changed."""
         aspect = await asyncio.to_thread(get_aspect, app, app.get_camera(camera_id, principal))
         return CheckReply(problem=validate(data, aspect))
 
@@ -144,9 +141,9 @@ def _build_shape_router(
 
 @get("/audits", need="read", summary="How well the lines count", responses=errors(400, 404, 503))
 async def audits(app: AppDependency, principal: PrincipalDependency, camera: CameraFilter = None) -> AuditsReply:
-    """The last audit of each line: precision, recall and count error with their confidence intervals.
+    """Return the last audit of each line: precision, recall and count error with confidence intervals.
 
-    An audit is made with `crowdperf evaluate` from a recording whose true crossings were marked (docs/replay.md).
+    `crowdperf evaluate` makes an audit from a recording whose true crossings were marked (docs/replay.md).
     """
     cameras = app.get_cameras(principal) if camera is None else [app.get_camera(camera, principal)]
     audits: list[LineEvaluationReply] = []
@@ -175,9 +172,9 @@ def _to_figures(accuracy: CountAccuracy) -> FiguresReply:
 
 
 async def attach_evaluations(app: AppState, rows: list[CountRow]) -> list[CountRow]:
-    """The rows, each with the audit of its line where it names one that has been audited.
+    """Attach to each row the audit of its line, if there is one.
 
-    Whoever may see a row's counts may see what they are worth.
+    A caller who may see the counts may see their accuracy.
     """
     cameras = {row.camera for row in rows if row.camera and row.line}
     stored = {camera: await read_evaluations(app.redis, camera, app.prefix) for camera in sorted(cameras)}
@@ -192,7 +189,7 @@ async def attach_evaluations(app: AppState, rows: list[CountRow]) -> list[CountR
 
 
 def _is_stale(app: AppState, evaluation: LineEvaluation) -> bool:
-    """Whether the line is another one by now, or gone."""
+    """Check whether the line has changed since the audit, or is removed."""
     return evaluation.fingerprint not in {
         compute_fingerprint(line)
         for camera in app.config.cameras

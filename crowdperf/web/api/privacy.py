@@ -1,4 +1,4 @@
-"""The watch-list, and what one person may ask for: a copy of the own data, and its end."""
+"""The watch-list, and the rights of one person: export and erasure of the own data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PersonPath = Annotated[str, PathParameter(description="The person's id.", max_le
 
 
 class NewListing(Struct, kw_only=True, forbid_unknown_fields=True):
-    """A new entry of the watch-list; somebody else has to approve it."""
+    """A new entry of the watch-list; another user has to approve it."""
 
     kind: Literal["watch", "block"]
     name: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -43,20 +43,20 @@ class Export(Struct, kw_only=True):
     person: Person | None
     visits: list[Visit]
     watch_list: list[WatchListEntry]
-    """Entries of this name, approved or not."""
+    """Entries with this name, approved or not."""
     roll_calls: dict[str, list[RollCallEntry]]
-    """Roll call -> what was marked for the person's visits."""
+    """Roll call -> marks of the person's visits."""
 
 
 class Erased(Struct, kw_only=True):
-    """How many visits were made anonymous."""
+    """How many visits were anonymised."""
 
     visits: int
 
 
 @get("/watch-list", need="visitors", summary="Watch-list", responses=errors(503))
 async def watch_list(app: AppDependency) -> Listings:
-    """Every entry, with its reason and who approved it."""
+    """List every entry with its reason and approver."""
     return Listings(entries=await get_visit_store(app).list_listings())
 
 
@@ -64,7 +64,7 @@ async def watch_list(app: AppDependency) -> Listings:
 async def propose(
     app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewListing]
 ) -> WatchListEntry:
-    """A new entry. It counts once somebody with the permission `review`, other than its author, has approved it."""
+    """Propose an entry. It counts after approval by another user with the permission `review`."""
     listing = WatchListEntry(
         id=secrets.token_hex(8),
         kind=data.kind,
@@ -93,12 +93,12 @@ async def approve_listing(
     principal: PrincipalDependency,
     listing_id: Annotated[str, PathParameter(description="The entry's id.", max_length=64)],
 ) -> WatchListEntry:
-    """From now on the entry counts."""
+    """Approve the entry, so that it counts."""
     found = next((row for row in await get_visit_store(app).list_listings() if row.id == listing_id), None)
     if found is None:
         raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such entry. Remedy: see /api/v1/watch-list.")
     if found.added_by == principal.name:
-        raise ApiProblem(HTTPStatus.CONFLICT, "who proposed the entry cannot approve it. Remedy: ask somebody else.")
+        raise ApiProblem(HTTPStatus.CONFLICT, "the author of the entry cannot approve it. Remedy: ask another user.")
     approved = msgspec.structs.replace(found, approved_by=principal.name, approved_at=app.now())
     await get_visit_store(app).save_listing(
         approved, app.build_audit_entry(principal, request, "watch_list.approve", listing_id)
@@ -113,7 +113,7 @@ async def drop_listing(
     principal: PrincipalDependency,
     listing_id: Annotated[str, PathParameter(description="The entry's id.", max_length=64)],
 ) -> None:
-    """Take it off the list."""
+    """Remove the entry from the list."""
     if not await get_visit_store(app).drop_listing(
         listing_id, app.build_audit_entry(principal, request, "watch_list.remove", listing_id)
     ):
@@ -122,7 +122,7 @@ async def drop_listing(
 
 @get("/people/{person_id:str}/export", need="admin", summary="One person's data", responses=VISIT_ERRORS)
 async def export(app: AppDependency, person_id: PersonPath) -> Export:
-    """All that is stored about one person."""
+    """Return all data that is stored about one person."""
     store = get_visit_store(app)
     person = await store.load_person(person_id)
     found = await store.list_visits_of_person(person_id)
@@ -147,7 +147,7 @@ async def export(app: AppDependency, person_id: PersonPath) -> Export:
 async def erase(
     app: AppDependency, request: AnyRequest, principal: PrincipalDependency, person_id: PersonPath
 ) -> Erased:
-    """Name, company, address, hosts and reasons go; the visits stay for the figures, without a name."""
+    """Erase name, company, address, hosts and reasons. The visits stay without a name, for statistics."""
     store = get_visit_store(app)
     person = await store.load_person(person_id)
     rows = await store.list_visits_of_person(person_id)
@@ -155,7 +155,7 @@ async def erase(
         raise _unknown_person()
     if any(row.state in ON_SITE_STATES for row in rows):
         raise ApiProblem(
-            HTTPStatus.CONFLICT, "the person is on site, and has to be found in an evacuation. Remedy: check out first."
+            HTTPStatus.CONFLICT, "the person is on site, and an evacuation needs the name. Remedy: check out first."
         )
     return Erased(
         visits=await store.erase(person_id, app.build_audit_entry(principal, request, "person.erase", person_id))
@@ -163,7 +163,7 @@ async def erase(
 
 
 def _unknown_person() -> ApiProblem:
-    return ApiProblem(HTTPStatus.NOT_FOUND, "nothing is stored about such a person. Remedy: take the id from a visit.")
+    return ApiProblem(HTTPStatus.NOT_FOUND, "there is no data about this person. Remedy: take the id from a visit.")
 
 
 router = Router(

@@ -1,8 +1,6 @@
-"""A range as a page to print, or to save as PDF from the browser: totals by line and day, and the cameras' gaps.
+"""Reports to print, crossings as files, density maps and zone figures over a range.
 
-Crossings as files: streamed, so that a year costs the server no more memory than a day.
-
-Where people stood, and how long they stayed: a camera's density grid and its zones' figures over a range.
+Files are streamed: a year takes no more memory than a day.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ MAX_REPORT_GAPS = 200
 async def report(
     app: AppDependency, principal: PrincipalDependency, camera: CameraFilter = None, start: From = None, end: To = None
 ) -> Response[str]:
-    """Crossings in [from, to) by line and class, by day of the site's zone, and the gaps of the cameras in it."""
+    """Render crossings in [from, to) by line, class and day, and the gaps of the cameras."""
     crossing_filter = parse_crossing_filter(app, principal, camera, start=start, end=end)
     asked = Span(crossing_filter.start, crossing_filter.end)
     by_line = await count_crossings(
@@ -57,14 +55,14 @@ async def report(
     days: dict[int, dict[str, int]] = {}
     for ((direction,), begin), number in by_day.items():
         days.setdefault(begin, {})[direction] = number
-    shown = {row.id: row for row in app.get_cameras(principal)}
+    cameras = {row.id: row for row in app.get_cameras(principal)}
 
-    def title(camera_id: str, line_id: str) -> tuple[str, str]:
-        known = shown.get(camera_id)
-        found = next((line.name for line in known.lines if line.id == line_id), "") if known else ""
-        return (known.title if known else camera_id), found or line_id
+    def get_titles(camera_id: str, line_id: str) -> tuple[str, str]:
+        known = cameras.get(camera_id)
+        line_name = next((line.name for line in known.lines if line.id == line_id), "") if known else ""
+        return (known.title if known else camera_id), line_name or line_id
 
-    found = await read_gaps(app, principal, asked, camera or "", MAX_REPORT_GAPS)
+    gaps = await read_gaps(app, principal, asked, camera or "", MAX_REPORT_GAPS)
     text = app.calendar.format_time
     body = [
         f"<h1>{html.escape(app.config.site.name)}</h1>",
@@ -72,7 +70,7 @@ async def report(
         "<h2>By line</h2>",
         _render_table(
             ("Camera", "Line", "Class", "In", "Out", "In minus out"),
-            ((*title(*names[:2]), names[2], *_format_totals(row)) for names, row in sorted(lines.items())),
+            ((*get_titles(*names[:2]), names[2], *_format_totals(row)) for names, row in sorted(lines.items())),
         ),
         "<h2>By day</h2>",
         _render_table(
@@ -83,8 +81,8 @@ async def report(
         _render_table(
             ("Camera", "From", "To", "Cause"),
             (
-                (title(gap.camera, "")[0], text(gap.start or 0.0), text(gap.end or 0.0), gap.cause or "")
-                for gap in reversed(found)
+                (get_titles(gap.camera, "")[0], text(gap.start or 0.0), text(gap.end or 0.0), gap.cause or "")
+                for gap in reversed(gaps)
             ),
         ),
     ]
@@ -101,7 +99,7 @@ def _format_totals(row: dict[str, int]) -> tuple[str, str, str]:
 
 
 def _render_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """Every cell as text, whatever a camera is called; a word where there is no row."""
+    """Render a table with escaped cells, or "None." without rows."""
     lines = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
     if not lines:
         return "<p>None.</p>"
@@ -120,9 +118,10 @@ EXPORT_RESPONSES = errors(400, 503)
     media_type="text/csv",
 )  # fmt: skip
 async def crossings_csv(app: AppDependency, crossing_filter: CrossingFilterDependency) -> Stream:
-    """Every crossing in [from, to) in order of time. `time` is in the site's zone with its offset, `ts` Unix seconds.
+    """Stream every crossing in [from, to) in order of time.
 
-    UTF-8 with a byte order mark; a cell that a spreadsheet could take for a formula begins with an apostrophe.
+    `time` is in the site's zone with its offset, `ts` in Unix seconds. UTF-8 with a byte order mark. A cell that looks
+    like a formula begins with an apostrophe.
     """
     return await _stream_file(app, crossing_filter, "csv")
 
@@ -133,14 +132,17 @@ async def crossings_csv(app: AppDependency, crossing_filter: CrossingFilterDepen
     media_type=MEDIA_TYPES["parquet"],
 )  # fmt: skip
 async def crossings_parquet(app: AppDependency, crossing_filter: CrossingFilterDependency) -> Stream:
-    """Every crossing in [from, to) in order of time; `time` is a timestamp in the site's zone. 501 without pyarrow."""
+    """Stream every crossing in [from, to) in order of time.
+
+    `time` is a timestamp in the site's zone. 501 without pyarrow.
+    """
     return await _stream_file(app, crossing_filter, "parquet")
 
 
 async def _stream_file(app: AppState, crossing_filter: CrossingFilter, file_format: Format) -> Stream:
     pieces = iter_chunks(app.redis, crossing_filter, app.calendar, file_format, app.prefix)
     try:
-        # The head and the first rows before the answer begins: an outage is then a 503, not a file that breaks off.
+        # Read the first rows before the response begins: an outage is then a 503, not a truncated file.
         first = [await anext(pieces), await anext(pieces, b"")]
     except ParquetUnavailableError as error:
         raise ApiProblem(HTTPStatus.NOT_IMPLEMENTED, str(error)) from None
@@ -169,7 +171,7 @@ ZonePath = Annotated[str, PathParameter(description="The zone's id.", max_length
 
 
 class HeatmapReply(Struct, kw_only=True):
-    """Seconds that people stood in each cell of the source's picture, whole hours of the range."""
+    """Seconds that people stood in each cell of the source picture, in whole hours of the range."""
 
     camera: str
     start: Time = field(name="from")
@@ -181,7 +183,7 @@ class HeatmapReply(Struct, kw_only=True):
 
 
 class ZoneStatsReply(Struct, kw_only=True):
-    """A zone over a range."""
+    """Figures of a zone over a range."""
 
     camera: str
     zone: str
@@ -196,7 +198,7 @@ class ZoneStatsReply(Struct, kw_only=True):
     dwell_p90_s: float
     dwell_max_s: float
     dwell_bounds_s: list[int]
-    dwell_histogram: Annotated[list[int], Meta(description="Stays up to each bound, then above the last.")]
+    dwell_histogram: Annotated[list[int], Meta(description="Stays up to each bound, then above the last one.")]
     longest_wait_s: float
 
 
@@ -204,7 +206,7 @@ class ZoneStatsReply(Struct, kw_only=True):
 async def heatmap(
     app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath, start: From = None, end: To = None
 ) -> HeatmapReply:
-    """The density grid over the hours that begin in [from, to)."""
+    """Sum the density grids of the hours that begin in [from, to)."""
     camera = app.get_camera(camera_id, principal)
     asked = parse_span(start, end, app.now(), app.zone)
     seconds = await density.read(app.redis, camera.id, int(asked.start), int(asked.end), app.prefix)
@@ -233,7 +235,7 @@ async def zone_stats(
     start: From = None,
     end: To = None,
 ) -> ZoneStatsReply:
-    """Occupancy, entries, dwell times and, for queues, the longest wait."""
+    """Compute occupancy, entries, dwell times and, for queues, the longest wait."""
     camera = app.get_camera(camera_id, principal)
     if zone_id not in {zone.id for zone in camera.zones}:
         raise ApiProblem(HTTPStatus.NOT_FOUND, f"camera {camera.id!r} has no such zone. Remedy: see /api/v1/cameras.")

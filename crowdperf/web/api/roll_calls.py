@@ -1,4 +1,4 @@
-"""Evacuation: who is on site, and who was found."""
+"""Roll calls of an evacuation: who is on site, and who was found."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class NewRollCall(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Marking(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What became of one person."""
+    """State of one person."""
 
     state: Literal["safe", "missing"]
 
 
 class RollCallIds(Struct, kw_only=True):
-    """Newest first."""
+    """Ids of roll calls, newest first."""
 
     roll_calls: list[str]
 
@@ -49,7 +49,10 @@ class RollCallIds(Struct, kw_only=True):
 async def begin(
     app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewRollCall]
 ) -> RollCall:
-    """Everybody who is checked in now, by area, missing until somebody marks them; and what the cameras count there."""
+    """Start a roll call of all people who are checked in, by area.
+
+    Each is missing until marked. The response holds the cameras' counts as well.
+    """
     marks = rollcall.build_entries(await get_visit_store(app).list_live())
     rules = app.config.visitors
     titles = {camera.id: camera.title for camera in app.config.cameras}
@@ -70,13 +73,13 @@ async def begin(
 
 @get("/roll-calls", need="visitors", summary="Roll calls", responses=errors(503))
 async def roll_calls(app: AppDependency) -> RollCallIds:
-    """The newest fifty."""
+    """List the newest fifty roll calls."""
     return RollCallIds(roll_calls=await _open_roll_calls(app).list_newest())
 
 
 @get("/roll-calls/{call_id:str}", need="visitors", summary="One roll call", responses=ROLL_CALL_ERRORS)
 async def roll_call(app: AppDependency, call_id: CallPath) -> RollCall:
-    """Everybody's state. Changes come as `RollCallChanged` over /api/v1/stream."""
+    """Return the state of every person. Changes come as `RollCallChanged` over /api/v1/stream."""
     return await _get_roll_call(app, call_id)
 
 
@@ -94,7 +97,7 @@ async def mark(
     visit_id: Annotated[str, PathParameter(description="The visit's id.", max_length=64)],
     data: JSONBody[Marking],
 ) -> RollCallEntry:
-    """Safe, or missing after all. Any number of devices may mark at once."""
+    """Mark a person as safe, or as missing again. Any number of devices may mark at once."""
     call = await _load_roll_call(app, call_id)
     found = next((row for row in call.marks if row.visit == visit_id), None)
     if found is None:
@@ -113,17 +116,17 @@ async def mark(
     responses=ROLL_CALL_ERRORS,
 )
 async def end(app: AppDependency, request: AnyRequest, principal: PrincipalDependency, call_id: CallPath) -> RollCall:
-    """No more marks; the report is final."""
+    """End the roll call: no more marks, and the report is final."""
     call = await _get_roll_call(app, call_id)
     entry = app.build_audit_entry(principal, request, "roll_call.end", call_id)
     if not await _open_roll_calls(app).end(call, principal.name, app.now(), entry):
-        raise ApiProblem(HTTPStatus.CONFLICT, "the roll call has ended already")
+        raise ApiProblem(HTTPStatus.CONFLICT, "the roll call has ended already. Remedy: read it again.")
     return await _get_roll_call(app, call_id)
 
 
 @get("/roll-calls/{call_id:str}/report", need="visitors", summary="Report", responses=ROLL_CALL_ERRORS)
 async def report(app: AppDependency, call_id: CallPath) -> Response[str]:
-    """The report as a page to print."""
+    """Render the report as a page to print."""
     call = await _get_roll_call(app, call_id)
     return Response(
         roll_call_report.render_html(call, app.config.site.name, _build_time_formatter(app)), media_type="text/html"
@@ -132,7 +135,7 @@ async def report(app: AppDependency, call_id: CallPath) -> Response[str]:
 
 @get("/roll-calls/{call_id:str}/report.csv", need="visitors", summary="CSV", responses=ROLL_CALL_ERRORS)
 async def report_csv(app: AppDependency, call_id: CallPath) -> Response[str]:
-    """The report as CSV."""
+    """Render the report as CSV."""
     call = await _get_roll_call(app, call_id)
     headers = {"Content-Disposition": f'attachment; filename="roll-call-{call.id}.csv"'}
     return Response(
@@ -145,7 +148,7 @@ def _open_roll_calls(app: AppState) -> RollCallStore:
 
 
 async def _read_camera_counts(app: AppState) -> dict[str, CameraOccupancy]:
-    """What the cameras say of each area."""
+    """Read each area's occupancy by the cameras."""
     return {
         area: to_reply(CameraOccupancy, now, last_door=_format_door(app, now.last_door))
         for area, now in (await occupancy.read_areas(app.redis, app.prefix)).items()
@@ -153,7 +156,7 @@ async def _read_camera_counts(app: AppState) -> dict[str, CameraOccupancy]:
 
 
 def _format_door(app: AppState, door: str) -> str:
-    """`<camera>/<line>` as people call them."""
+    """Format `<camera>/<line>` by the configured names."""
     camera_id, _, line_id = door.partition("/")
     camera = next((row for row in app.config.cameras if row.id == camera_id), None)
     line = next((row for row in camera.lines if row.id == line_id), None) if camera else None
@@ -161,7 +164,7 @@ def _format_door(app: AppState, door: str) -> str:
 
 
 async def _get_roll_call(app: AppState, call_id: str) -> RollCall:
-    """The roll call; while it goes on, with what the cameras count now."""
+    """Load the roll call; an open one with the cameras' present counts."""
     call = await _load_roll_call(app, call_id)
     if call.ended_at:
         return call
@@ -176,10 +179,10 @@ async def _load_roll_call(app: AppState, call_id: str) -> RollCall:
 
 
 def _build_time_formatter(app: AppState) -> Any:
-    def shown(ts: float) -> str:
+    def format_time(ts: float) -> str:
         return datetime.fromtimestamp(ts, app.zone).strftime("%Y-%m-%d %H:%M:%S") if ts else ""
 
-    return shown
+    return format_time
 
 
 router = Router("/", tags=["visitors"], route_handlers=[begin, roll_calls, roll_call, mark, end, report, report_csv])

@@ -35,7 +35,7 @@ CameraPath = Annotated[str, PathParameter(description="The camera's id.", max_le
 
 @get("/cameras", need="read", summary="Site and cameras", responses=errors())
 async def cameras(app: AppDependency, principal: PrincipalDependency) -> SiteReply:
-    """The site, and every configured camera with its lines and zones. No answer ever holds a camera's password."""
+    """Return the site and its cameras with lines and zones. No response holds a camera's password."""
     shown = app.get_cameras(principal)
     position = app.feed.position
     states = await asyncio.to_thread(_get_camera_states, app, shown)
@@ -50,7 +50,7 @@ async def cameras(app: AppDependency, principal: PrincipalDependency) -> SiteRep
 
 @get("/cameras/{camera_id:str}", need="read", summary="One camera", responses=errors(400, 404))
 async def camera(app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath) -> Response[CameraReply]:
-    """One camera with its lines and zones. Its ETag goes back as If-Match of a change."""
+    """Return one camera with its lines and zones. Send its ETag as If-Match of a change."""
     found = app.get_camera(camera_id, principal)
     state = await asyncio.to_thread(get_camera_state, app, found)
     return Response(to_camera_reply(found, state), headers={"ETag": f'"{compute_revision(found)}"'})
@@ -64,7 +64,7 @@ async def camera(app: AppDependency, principal: PrincipalDependency, camera_id: 
     responses={200: JpegSpec, **errors(400, 404, 503)},
 )
 async def snapshot(app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath) -> Response[bytes]:
-    """The newest picture, cropped to the source's own; 503 while the camera is down, never an old picture."""
+    """Return the newest picture, cropped to the source's own; 503 while the camera is down."""
     view = app.get_ring_view(app.get_camera(camera_id, principal).id)
     try:
         picture = await asyncio.to_thread(view.encode_newest) if view is not None else None
@@ -73,7 +73,7 @@ async def snapshot(app: AppDependency, principal: PrincipalDependency, camera_id
     if picture is None:
         raise ApiProblem(
             HTTPStatus.SERVICE_UNAVAILABLE,
-            f"camera {camera_id!r} gives no fresh picture. Remedy: see its state at /debug.",
+            f"camera {camera_id!r} delivers no fresh picture. Remedy: see its state at /debug.",
         )
     headers = {"Cache-Control": "no-store", "X-Captured-At": format_rfc3339(picture.captured_at_ns / 1e9)}
     return Response(picture.jpeg, media_type="image/jpeg", headers=headers)
@@ -91,9 +91,9 @@ async def connection(
     camera_id: CameraPath,
     limit: Annotated[int, QueryParameter(description="Changes at most.", ge=1, le=1000)] = 100,
 ) -> ConnectionReply:
-    """Every change of the camera's connection, retries included, newest first; the last 1,000 are kept.
+    """List the changes of the camera's connection with retries, newest first; the last 1,000 are kept.
 
-    The site's events hold the changes without the retries of a camera that stays down, for `retention.events_days`.
+    The site's events hold the changes without repeated retries, for `retention.events_days`.
     """
     # Any: redis-py types its replies differently from release to release.
     client: Any = app.redis
@@ -103,14 +103,14 @@ async def connection(
 
 @get("/occupancy", need="read", summary="Occupancy now", responses=errors(503))
 async def occupancy_now(app: AppDependency, principal: PrincipalDependency) -> OccupancyReply:
-    """How many are inside each zone now; null where the camera's last tracked frame is older than 5 s."""
-    with_zones = [camera.id for camera in app.get_cameras(principal) if camera.enabled and camera.zones]
-    rows = await read_newest_tracks(app.redis, [stream_key(TRACKS, name, app.prefix) for name in with_zones])
+    """Return the occupancy of each zone; null if the camera's last tracked frame is older than 5 s."""
+    ids = [camera.id for camera in app.get_cameras(principal) if camera.enabled and camera.zones]
+    rows = await read_newest_tracks(app.redis, [stream_key(TRACKS, camera_id, app.prefix) for camera_id in ids])
     frames: dict[str, TrackedFrame] = {}
-    for name, row in zip(with_zones, rows):
+    for camera_id, row in zip(ids, rows):
         frame = decode_frame(row[1]) if row else None
         if isinstance(frame, TrackedFrame):
-            frames[name] = frame
+            frames[camera_id] = frame
     return OccupancyReply(zones=compute_occupancy(app.get_cameras(principal), frames, app.now()))
 
 
@@ -119,7 +119,7 @@ def _get_camera_states(app: AppState, cameras: tuple[Camera, ...]) -> dict[str, 
 
 
 def get_camera_state(app: AppState, camera: Camera) -> CameraState:
-    """Whether the camera gives fresh frames. Blocks for a moment: not on the loop."""
+    """Return whether the camera delivers fresh frames. Blocks for a moment: call it in a thread."""
     if not camera.enabled:
         return "disabled"
     view = app.get_ring_view(camera.id)
@@ -129,7 +129,7 @@ def get_camera_state(app: AppState, camera: Camera) -> CameraState:
 
 
 def to_camera_reply(camera: Camera, state: CameraState) -> CameraReply:
-    """The camera as the API shows it."""
+    """Convert a camera to its API form."""
     return to_reply(
         CameraReply,
         camera,

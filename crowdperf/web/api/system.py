@@ -1,4 +1,4 @@
-"""The installation itself: processes as supervisord sees them, queues, dead letters, models, versions, what is left."""
+"""The installation: processes, queues, dead letters, models, capacity, versions and free resources."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ PACKAGES = (
     "uvicorn",
 )
 STAGES_DESCRIPTION = (
-    "collect: look which frames are due. copy: out of the ring. preprocess: colour, scaling, padding. infer: the "
-    "network. postprocess: boxes out of its output. publish: encode and send. ppe: the second model, all its stages."
+    "collect: find the due frames. copy: out of the ring. preprocess: colour, scaling, padding. infer: the network. "
+    "postprocess: boxes out of its output. publish: encode and send. ppe: the second model, all its stages."
 )
 LATENCY_GAUGES: tuple[tuple[Literal["boxes", "tracks", "crossings"], str], ...] = (
     ("boxes", "frame_age"),
     ("tracks", "tracking_lag"),
     ("crossings", "crossing_lag"),
 )
-"""What is shown -> the gauges that the processes publish of it."""
+"""Latency -> the gauges that the processes publish."""
 ProcessPath = Annotated[str, PathParameter(description="The program's name.", max_length=64)]
 
 
 class ProcessReply(Struct, kw_only=True):
-    """One program of supervisord, with what the process itself published last."""
+    """One program of supervisord, with the newest metrics of its process."""
 
     name: str
     state: Annotated[str, Meta(examples=["RUNNING"])]
@@ -72,9 +72,9 @@ class QueueReply(Struct, kw_only=True):
     group: str
     length: int
     pending: int
-    """Delivered and not acknowledged yet."""
+    """Delivered but not acknowledged."""
     lag: int | None
-    """Not delivered yet; null where Redis cannot tell."""
+    """Not delivered yet; null if Redis does not know."""
 
 
 class DeadLettersReply(Struct, kw_only=True):
@@ -85,7 +85,7 @@ class DeadLettersReply(Struct, kw_only=True):
 
 
 class MachineReply(Struct, kw_only=True):
-    """What the machine has left."""
+    """Free resources of the machine."""
 
     cores: int
     cpu_percent: float
@@ -97,21 +97,21 @@ class MachineReply(Struct, kw_only=True):
 
 
 class CapacityReply(Struct, kw_only=True):
-    """What the one inference process does and could do."""
+    """Load of the inference process, and what it has left."""
 
     fps_analysed: float
     infer_ms: float
-    """Of one batch."""
+    """Per batch."""
     batch_size: float
     busy: float
-    """Share of the time in which it works; near 1 nothing is left."""
+    """Share of the time in use; near 1 nothing is left."""
     drops_per_s: float
     cameras_left: int | None
-    """How many more cameras of the present rate would fit, by the time that the model has left; null while idle."""
+    """How many more cameras of the present rate would fit; null while idle."""
 
 
 class LatencyReply(Struct, kw_only=True):
-    """How long it takes from a picture's first byte to what comes of it, milliseconds, of the newest thousand.
+    """Milliseconds from a picture's first byte to its results, over the newest thousand.
 
     Null before the first. Of several tracking processes the slowest is shown.
     """
@@ -126,18 +126,18 @@ class LatencyReply(Struct, kw_only=True):
 
 
 class StageReply(Struct, kw_only=True):
-    """Where the time of inference goes."""
+    """Time that one stage of inference takes."""
 
     stage: Annotated[str, Meta(description=STAGES_DESCRIPTION, examples=["infer"])]
-    ms_per_frame: Annotated[float, Meta(description="Of late.", examples=[21.4])]
-    share: Annotated[float, Meta(description="Of the process's time, of late.", examples=[0.31])]
+    ms_per_frame: Annotated[float, Meta(description="Recent mean.", examples=[21.4])]
+    share: Annotated[float, Meta(description="Recent share of the process's time.", examples=[0.31])]
 
 
 class SystemReply(Struct, kw_only=True):
-    """Everything at once."""
+    """State of the installation."""
 
     supervised: bool
-    """False: supervisord does not answer, so that only what publishes metrics is listed."""
+    """False: supervisord does not answer, so only processes with metrics are listed."""
     processes: list[ProcessReply]
     queues: list[QueueReply]
     dead_letters: list[DeadLettersReply]
@@ -145,28 +145,28 @@ class SystemReply(Struct, kw_only=True):
     capacity: CapacityReply
     latency: list[LatencyReply]
     stages: list[StageReply]
-    """Empty while inference does not run."""
+    """Empty while inference is not running."""
     machine: MachineReply
     versions: dict[str, str]
 
 
 class RestartReply(Struct, kw_only=True):
-    """The programs that are restarted now."""
+    """The programs that restart now."""
 
     restarts: list[str]
 
 
 @get("/system", need="read", summary="The installation", responses=errors(503))
 async def system(app: AppDependency, principal: PrincipalDependency) -> SystemReply:
-    """The process table, queues and their lags, dead letters, models, capacity and versions."""
-    whole = await read_snapshots(app)
-    found = [filter_snapshot(principal, row) for row in whole]
+    """Return processes, queues and their lags, dead letters, models, capacity and versions."""
+    snapshots = await read_snapshots(app)
+    visible = [filter_snapshot(principal, row) for row in snapshots]
     rows, machine = await asyncio.gather(
         asyncio.to_thread(_read_program_table, Path(app.config.sockets)),
         asyncio.to_thread(_measure_machine, Path(app.config.sockets)),
     )
-    by_name = {snapshot.process: snapshot for snapshot in found}
-    listed: list[dict[str, Any]] = [{"name": row.process, "pid": row.pid, "start": row.started_at} for row in found]
+    by_name = {row.process: row for row in visible}
+    listed: list[dict[str, Any]] = [{"name": row.process, "pid": row.pid, "start": row.started_at} for row in visible]
     return SystemReply(
         supervised=rows is not None,
         processes=[
@@ -177,12 +177,12 @@ async def system(app: AppDependency, principal: PrincipalDependency) -> SystemRe
         queues=await _read_queues(app, principal),
         dead_letters=await _count_dead_letters(app),
         models={
-            role: next((row.texts[name][""] for row in whole if row.texts.get(name, {}).get("")), "")
+            role: next((row.texts[name][""] for row in snapshots if row.texts.get(name, {}).get("")), "")
             for role, name in (("person", "model"), ("ppe", "ppe_model"), ("device", "device"))
         },
-        capacity=_estimate_capacity(app, whole),
-        latency=[_to_latency_reply(whole, what, name) for what, name in LATENCY_GAUGES],
-        stages=_measure_stages(app, whole),
+        capacity=_estimate_capacity(app, snapshots),
+        latency=[_to_latency_reply(snapshots, what, name) for what, name in LATENCY_GAUGES],
+        stages=_measure_stages(app, snapshots),
         machine=machine,
         versions=_read_versions(),
     )
@@ -198,7 +198,10 @@ async def system(app: AppDependency, principal: PrincipalDependency) -> SystemRe
 async def restart(
     app: AppDependency, request: AnyRequest, principal: PrincipalDependency, name: ProcessPath
 ) -> RestartReply:
-    """By supervisord, as `crowdperf ctl restart` does: a program's name, or a kind (capture, tracking, worker)."""
+    """Restart programs by supervisord, as `crowdperf ctl restart` does.
+
+    `name` is a program, or a kind (capture, tracking, worker).
+    """
     control = SupervisorClient(Path(app.config.sockets) / "supervisor.sock")
     try:
         names = await asyncio.to_thread(control.resolve_names, name)
@@ -212,7 +215,7 @@ async def restart(
 
 
 def _read_program_table(sockets: Path) -> list[dict[str, Any]] | None:
-    """supervisord's own table; None where it does not answer."""
+    """Read supervisord's table; None if it does not answer."""
     try:
         return SupervisorClient(sockets / "supervisor.sock").list_programs()
     except ConfigError:
@@ -241,7 +244,7 @@ def _to_process_reply(app: AppState, row: dict[str, Any], snapshot: ProcessSnaps
 
 
 async def _read_queues(app: AppState, principal: Principal) -> list[QueueReply]:
-    """Every consumer group of the streams that have some."""
+    """Read every consumer group of the streams that have one."""
     # Any: redis-py types its replies differently from release to release.
     client: Any = app.redis
     names = [f"{app.prefix}crowdperf:detections:{camera.id}" for camera in app.get_cameras(principal) if camera.enabled]
@@ -251,10 +254,10 @@ async def _read_queues(app: AppState, principal: Principal) -> list[QueueReply]:
         pipe.xlen(name)
         pipe.xinfo_groups(name)
     replies = await pipe.execute(raise_on_error=False)
-    found: list[QueueReply] = []
+    queues: list[QueueReply] = []
     for name, length, groups in zip(names, replies[::2], replies[1::2]):
-        # A stream that is not there yet has no groups: Redis calls that an error.
-        found += [
+        # For a stream that does not exist yet, Redis returns an error.
+        queues += [
             QueueReply(
                 stream=name.removeprefix(app.prefix),
                 group=group["name"].decode(),
@@ -264,7 +267,7 @@ async def _read_queues(app: AppState, principal: Principal) -> list[QueueReply]:
             )
             for group in (groups if isinstance(groups, list) else ())
         ]
-    return found
+    return queues
 
 
 async def _count_dead_letters(app: AppState) -> list[DeadLettersReply]:
@@ -278,19 +281,19 @@ async def _count_dead_letters(app: AppState) -> list[DeadLettersReply]:
 def _to_latency_reply(
     snapshots: list[ProcessSnapshot], what: Literal["boxes", "tracks", "crossings"], name: str
 ) -> LatencyReply:
-    """Boxes come of inference, all else of tracking, which may be several processes."""
+    """Return the slowest process's latency: boxes come from inference, the others from tracking."""
     kind = "inference" if what == "boxes" else "tracking-"
     of_kind = [row.gauges for row in snapshots if row.process.startswith(kind)]
 
-    def worst(share: int) -> float | None:
-        known = [row[f"{name}_p{share}_ms"][""] for row in of_kind if f"{name}_p{share}_ms" in row]
-        return round(max(known), 1) if known else None
+    def find_worst(share: int) -> float | None:
+        values = [row[f"{name}_p{share}_ms"][""] for row in of_kind if f"{name}_p{share}_ms" in row]
+        return round(max(values), 1) if values else None
 
-    return LatencyReply(what=what, p50_ms=worst(50), p95_ms=worst(95), p99_ms=worst(99))
+    return LatencyReply(what=what, p50_ms=find_worst(50), p95_ms=find_worst(95), p99_ms=find_worst(99))
 
 
 def _measure_stages(app: AppState, snapshots: list[ProcessSnapshot]) -> list[StageReply]:
-    """What inference counts as `stage_<name>_s`, in the order in which a picture goes through it."""
+    """Measure the stages of inference (`stage_<name>_s`), in the order of a picture's way."""
     model = next((row for row in snapshots if row.process == "inference"), None)
     counters = model.counters if model else {}
     named = [name[6:-2] for name in counters if name.startswith("stage_") and name.endswith("_s")]
@@ -306,20 +309,20 @@ def _measure_stages(app: AppState, snapshots: list[ProcessSnapshot]) -> list[Sta
 
 
 def _estimate_capacity(app: AppState, snapshots: list[ProcessSnapshot]) -> CapacityReply:
-    """What is left, by the time that inference needs now: all stages of its loop, not the network's alone."""
+    """Estimate how many cameras still fit, by the time of all stages of the inference loop."""
     model = next((row for row in snapshots if row.process == "inference"), None)
     gauges = model.gauges if model else {}
     rates = [rate for rate in gauges.get("fps_analysed", {}).values() if rate]
     infer_ms, batch = (gauges.get(name, {}).get("", 0.0) for name in ("infer_ms", "batch_size"))
     fps = sum(rates)
-    # Publishing has a thread of its own, and takes nothing from the loop's time.
+    # Publishing has its own thread, and takes no time of the loop.
     busy = min(1.0, sum(row.share for row in _measure_stages(app, snapshots) if row.stage != "publish"))
     drops = 0.0
     if model:
         for name, row in model.counters.items():
             if name.startswith("drops_"):
                 drops += sum(app.rates.get_rate(model, name, camera) or 0.0 for camera in row)
-    # 0.85: a model that works all the time has no room for cameras that send at the same moment.
+    # 0.85: a fully loaded model has no room for cameras that send at the same moment.
     left = int(max(0.0, 0.85 - busy) / (busy / len(rates))) if rates and busy else None
     return CapacityReply(
         fps_analysed=round(fps, 2),
@@ -345,12 +348,12 @@ def _measure_machine(folder: Path) -> MachineReply:
 
 
 def _read_versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "kernel": platform.release()}
+    versions = {"python": platform.python_version(), "kernel": platform.release()}
     for distribution in metadata.distributions():
         name = (distribution.metadata["Name"] or "").lower()
         if name in PACKAGES or name.startswith("ultralytics"):
-            found[name] = distribution.version
-    return dict(sorted(found.items()))
+            versions[name] = distribution.version
+    return dict(sorted(versions.items()))
 
 
 router = Router("/", tags=["operations"], route_handlers=[system, restart])

@@ -1,4 +1,4 @@
-"""PPE: violations and how people judge them, compliance per zone and hour, how often the rules are right."""
+"""PPE violations and their review, compliance per zone and hour, and the precision of the rules."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ REVIEW_STATES = ("open", "acknowledged", "dismissed")
 
 
 class ViolationsReply(Struct, kw_only=True):
-    """Violations, newest first; pass `next` on as `before` until it is null."""
+    """Violations, newest first; pass `next` as `before` until it is null."""
 
     violations: list[ViolationView]
     next: str | None
 
 
 class Judgement(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What a person says of a violation; `dismissed` is a false alarm."""
+    """Review of a violation; `dismissed` is a false alarm."""
 
     review: Literal["acknowledged", "dismissed"]
     note: Annotated[str, Meta(max_length=1000)] = ""
 
 
 class RuleFigures(Struct, kw_only=True):
-    """How a rule was judged."""
+    """Reviews of a rule's violations."""
 
     camera: str
     rule: str
     acknowledged: int
     dismissed: int
     precision: float | None
-    """Share of the judged violations that were right; null where nobody has judged any."""
+    """Share of the reviewed violations that were right; null without a review."""
 
 
 class PpeFigures(Struct, kw_only=True):
-    """Compliance per zone and hour of the range, and every rule's precision in the field."""
+    """Compliance per zone and hour of the range, and each rule's precision."""
 
     compliance: list[ComplianceRow]
     rules: list[RuleFigures]
@@ -66,7 +66,7 @@ async def violations(
     before: Annotated[str | None, QueryParameter(description="First seen before, RFC 3339.", max_length=64)] = None,
     limit: Annotated[int, QueryParameter(description="Violations per page.", ge=1, le=500)] = 100,
 ) -> ViolationsReply:
-    """Violations on the cameras that the asker may see."""
+    """List the violations of the cameras that the caller may see."""
     if review is not None and review not in REVIEW_STATES:
         raise bad_parameter("review", review, f"use one of: {', '.join(REVIEW_STATES)}.")
     until = parse_instant("before", before) if before else app.now() + 3600
@@ -93,15 +93,18 @@ async def judge(
     violation_id: Annotated[str, PathParameter(description="The violation's id.", max_length=256)],
     data: JSONBody[Judgement],
 ) -> ViolationView:
-    """Acknowledge it, or dismiss it as a false alarm. Who judged and when stays with it; a judgement may be changed."""
+    """Acknowledge the violation, or dismiss it as a false alarm.
+
+    Reviewer and time are stored; a review may be changed.
+    """
     view = await stored.load(app.redis, violation_id, app.prefix)
     if view is None or not principal.can_see(view.violation.camera):
         raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such violation. Remedy: see /api/v1/violations.")
-    done = await stored.judge(
+    outcome = await stored.judge(
         app.redis, view.violation, data.review, principal.name or principal.kind, data.note, app.now(), app.prefix
     )
-    if done != "done":
-        raise ApiProblem(HTTPStatus.CONFLICT, f"the violation is {done} already. Remedy: read it again.")
+    if outcome != "done":
+        raise ApiProblem(HTTPStatus.CONFLICT, f"the violation is {outcome} already. Remedy: read it again.")
     await app.write_audit_entry(principal, request, f"violation.{data.review}", violation_id[:200], data.note)
     return await stored.load(app.redis, violation_id, app.prefix) or view
 
@@ -117,9 +120,12 @@ async def picture(
     app: AppDependency,
     principal: PrincipalDependency,
     violation_id: Annotated[str, PathParameter(description="The violation's id.", max_length=256)],
-    kind: Annotated[Literal["crop", "full"], QueryParameter(description="The person alone, or the whole.")] = "crop",
+    kind: Annotated[Literal["crop", "full"], QueryParameter(description="The person, or the whole picture.")] = "crop",
 ) -> Response[bytes]:
-    """The saved picture, boxes in its comment; 404 where there is none (yet), or retention has removed it."""
+    """Return the saved picture with the boxes in its comment.
+
+    404 if it is not saved yet, or retention has removed it.
+    """
     view = await stored.load(app.redis, violation_id, app.prefix)
     if view is None or not principal.can_see(view.violation.camera):
         raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such violation. Remedy: see /api/v1/violations.")
@@ -132,7 +138,7 @@ async def picture(
 
 
 def _read_evidence(folder: Path, violation: Violation, kind: Literal["crop", "full"]) -> bytes | None:
-    """The picture was asked for while the violation was seen: on that day, or around midnight on the next one."""
+    """Read the picture from the folder of its day: the first, or after midnight the next one."""
     for moment in (violation.first_seen, violation.last_seen):
         with contextlib.suppress(FileNotFoundError):
             return get_picture_path(folder, violation.camera, violation.id, moment, kind).read_bytes()
@@ -146,11 +152,14 @@ async def figures(
     start: Annotated[str | None, QueryParameter(name="from", description="RFC 3339, included.", max_length=64)] = None,
     end: Annotated[str | None, QueryParameter(name="to", description="RFC 3339, excluded.", max_length=64)] = None,
 ) -> PpeFigures:
-    """People per zone, hour and item: worn, missing, or unsure (too small, hidden, or not long enough in view)."""
-    asked = parse_span(start, end, app.now(), app.zone)
-    if asked.end - asked.start > 32 * 86_400:
+    """Count people per zone, hour and item: worn, missing, or unsure.
+
+    Unsure people are too small, hidden, or too briefly in view.
+    """
+    time_range = parse_span(start, end, app.now(), app.zone)
+    if time_range.end - time_range.start > 32 * 86_400:
         raise bad_parameter("from", start or "", "ask for at most 32 days at a time.")
-    rows = await stored.read_compliance(app.redis, asked.start, asked.end, app.prefix)
+    rows = await stored.read_compliance(app.redis, *time_range, app.prefix)
     judged = await stored.read_review_counts(app.redis, app.prefix)
     rules = []
     for name, numbers in sorted(judged.items()):

@@ -1,4 +1,4 @@
-"""Visits: invitations, the reception, badges, the watch-list, and what one person may ask for."""
+"""Visits: invitations, the reception, the kiosk and badges."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ VISIT_ERRORS = errors(400, 404, 409, 503)
 
 
 class NewVisit(Struct, kw_only=True, forbid_unknown_fields=True):
-    """An invitation, or (`walk_in`) somebody who stands there without one."""
+    """An invitation, or (`walk_in`) a visitor without one."""
 
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     company: Text = ""
     email: Email = ""
     person: Annotated[str, Meta(max_length=64)] = ""
-    """Of an earlier visit: the same person again."""
+    """Id of a person who has visited before."""
     host: Text
     host_email: Email = ""
     purpose: Text = ""
@@ -52,7 +52,7 @@ class NewVisit(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class VisitActionRequest(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What an action needs besides its name."""
+    """Arguments of an action."""
 
     briefing: bool = False
     nda_version: Text = ""
@@ -60,11 +60,11 @@ class VisitActionRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     end: Annotated[str, Meta(max_length=64)] = ""
     reason: Text = ""
     version: int | None = None
-    """Only if the visit is still of this version."""
+    """Refuse the action unless the visit has this version."""
 
 
 class VisitReply(Struct, kw_only=True):
-    """A visit with who it is. Times are RFC 3339; null for never."""
+    """A visit with its person. Times are RFC 3339; null for never."""
 
     id: str
     version: int
@@ -95,7 +95,7 @@ class VisitReply(Struct, kw_only=True):
 
 
 class VisitsReply(Struct, kw_only=True):
-    """Visits by the beginning of their expected time, and what the reception asks for."""
+    """Visits by their expected start, and the settings of the reception."""
 
     visits: list[VisitReply]
     briefing: str
@@ -104,7 +104,7 @@ class VisitsReply(Struct, kw_only=True):
 
 
 def get_visit_store(app: AppState) -> VisitStore:
-    """The visitors' store."""
+    """Return the store of visits."""
     return VisitStore(app.redis, app.prefix)
 
 
@@ -114,12 +114,12 @@ async def visits(
     start: Annotated[str | None, QueryParameter(name="from", description="RFC 3339, included.", max_length=64)] = None,
     end: Annotated[str | None, QueryParameter(name="to", description="RFC 3339, excluded.", max_length=64)] = None,
 ) -> VisitsReply:
-    """Every visit that is not over; with `from` or `to`, all that were expected in that range (at most 1,000)."""
+    """List the open visits; with `from` or `to`, all that were expected in that range (at most 1,000)."""
     if start is None and end is None:
         rows = await get_visit_store(app).list_live()
     else:
-        asked = parse_span(start, end, app.now(), app.zone)
-        rows = await get_visit_store(app).list_between(asked.start, asked.end, MAX_VISITS)
+        time_range = parse_span(start, end, app.now(), app.zone)
+        rows = await get_visit_store(app).list_between(*time_range, MAX_VISITS)
     rules = app.config.visitors
     return VisitsReply(
         visits=[_to_visit_reply(visit, person) for visit, person in rows],
@@ -133,7 +133,7 @@ async def visits(
 async def invite(
     app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewVisit]
 ) -> VisitReply:
-    """A new visit. A match on the watch-list is said in `listed`; the check-in then needs an approval."""
+    """Create a visit. `listed` shows a match on the watch-list; its check-in needs an approval."""
     now = app.now()
     begin = parse_instant("start", data.start) if data.start else now
     until = parse_instant("end", data.end) if data.end else begin + 7200
@@ -145,7 +145,7 @@ async def invite(
             raise bad_parameter("areas", area, f"use some of: {', '.join(sorted(known)) or 'none is configured'}.")
     store = get_visit_store(app)
     if data.person and await store.load_person(data.person) is None:
-        raise bad_parameter("person", data.person, "give the id of a person who is stored, or none.")
+        raise bad_parameter("person", data.person, "give the id of a stored person, or none.")
     person = Person(
         id=data.person or secrets.token_hex(8), name=data.name.strip(), company=data.company, email=data.email
     )
@@ -175,7 +175,7 @@ async def invite(
 
 @get("/visits/{visit_id:str}", need="visitors", summary="One visit", responses=VISIT_ERRORS)
 async def visit(app: AppDependency, visit_id: VisitPath) -> VisitReply:
-    """One visit."""
+    """Return one visit."""
     return await _load_reply(app, await _get_visit(app, visit_id))
 
 
@@ -194,7 +194,10 @@ async def act(
     action: Annotated[str, PathParameter(description="What happens.", max_length=16)],
     data: JSONBody[VisitActionRequest],
 ) -> VisitReply:
-    """Change a visit's state. `approve` needs the permission `review`, and another user than who made the visit."""
+    """Change a visit's state.
+
+    `approve` needs the permission `review`, and another user than the visit's author.
+    """
     return await _apply_action(app, request, principal, await _get_visit(app, visit_id), action, data)
 
 
@@ -209,10 +212,10 @@ async def kiosk(
     app: AppDependency,
     request: AnyRequest,
     principal: PrincipalDependency,
-    code: Annotated[str, PathParameter(description="What the QR code holds.", max_length=32)],
+    code: Annotated[str, PathParameter(description="Content of the QR code.", max_length=32)],
     data: JSONBody[VisitActionRequest],
 ) -> VisitReply:
-    """Who is expected is checked in, who is on site is checked out."""
+    """Check in an expected visitor, or check out one who is on site."""
     found = await get_visit_store(app).find_by_code(code.strip().upper())
     if found is None:
         raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no visit with this code. Remedy: ask at the reception.")
@@ -232,10 +235,10 @@ async def _apply_action(
         after = _change_visit(app, before, action, data, principal, now)
     except VisitRefusedError as error:
         raise ApiProblem(HTTPStatus.CONFLICT, str(error)) from None
-    said: list[Event] = [lifecycle.build_event(before, after, now, principal.name)]
-    # Without the reason: it may be about the person, whose data has to end; the audit log cannot be changed.
+    events: list[Event] = [lifecycle.build_event(before, after, now, principal.name)]
+    # Without the reason: it may hold personal data, which the audit log could not erase.
     entry = app.build_audit_entry(principal, request, f"visit.{action}", before.id)
-    if not await get_visit_store(app).change(before, after, said, entry):
+    if not await get_visit_store(app).change(before, after, events, entry):
         raise _build_conflict()
     return await _load_reply(app, after)
 
@@ -268,7 +271,7 @@ def _change_visit(
 
 @get("/visits/{visit_id:str}/badge", need="visitors", summary="Badge to print", responses=VISIT_ERRORS)
 async def badge(app: AppDependency, visit_id: VisitPath) -> Response[str]:
-    """A page with the badge: name, company, host, day and the QR code."""
+    """Render the badge: name, company, host, day and QR code."""
     found = await _get_visit(app, visit_id)
     person = await get_visit_store(app).load_person(found.person)
     day = format_rfc3339(found.expected_from)[:10]
@@ -293,11 +296,11 @@ async def badge(app: AppDependency, visit_id: VisitPath) -> Response[str]:
 
 @get("/visits/{visit_id:str}/badge.svg", need="visitors", summary="QR code", responses=VISIT_ERRORS)
 async def badge_code(app: AppDependency, visit_id: VisitPath) -> Response[str]:
-    """The badge's code as a QR code. It holds the code alone: a lost badge tells nothing about anybody."""
+    """Render the badge's QR code. It holds only the code, so a lost badge reveals no personal data."""
     found = await _get_visit(app, visit_id)
     if not found.code:
-        raise ApiProblem(HTTPStatus.NOT_FOUND, "this visit's data was erased, its badge with it")
-    # With a viewBox instead of a size: a picture that is drawn smaller is then scaled, not cut.
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "the data of this visit was erased, with its badge")
+    # A viewBox instead of a size: a smaller picture is then scaled, not cut.
     svg = segno.make(found.code, error="q", micro=False).svg_inline(border=4, omitsize=True)
     return Response(svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1), media_type="image/svg+xml")
 
@@ -314,7 +317,7 @@ async def _load_reply(app: AppState, visit: Visit) -> VisitReply:
 
 
 def _build_conflict() -> ApiProblem:
-    return ApiProblem(HTTPStatus.CONFLICT, "somebody else has just changed this visit. Remedy: read it again.")
+    return ApiProblem(HTTPStatus.CONFLICT, "another user has just changed this visit. Remedy: read it again.")
 
 
 def _to_visit_reply(visit: Visit, person: Person | None) -> VisitReply:
