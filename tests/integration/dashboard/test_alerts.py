@@ -81,7 +81,7 @@ def people(server: Served, redis_server: RedisServer) -> People:
 
 
 def written(config: Path, name: str) -> AlertRule:
-    """A rule as the file has it now, defaults included."""
+    """Read a rule from the file, defaults included."""
     rows = json.loads(config.read_text())["alerts"]["rules"]
     return msgspec.convert(next(row for row in rows if row["id"] == name), AlertRule)
 
@@ -100,7 +100,7 @@ def alert(number: int, **more: Any) -> AlertDoc:
 
 
 def raise_(server: RedisServer, doc: AlertDoc, state: Any = "open") -> None:
-    """As the worker does: stored, and told."""
+    """Store and publish an alert as the worker does."""
     pipe = server.client().pipeline()
     stored.stage(pipe, AlertUpdate(doc, state))
     pipe.execute()

@@ -27,7 +27,7 @@ CAMERAS = ("plaza", "gate")
 
 @pytest.fixture(scope="module")
 def site(demo_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The demo site, running and with something to show of everything; at its end nothing may be left."""
+    """Run the demo site until it has data of every kind; at its end no process may be left."""
     folder = tmp_path_factory.mktemp("demo") / "site"
     config = json.loads((ROOT / "config.json").read_text())
     config["web"] = {}
@@ -62,7 +62,7 @@ def counted(site: Site, direction: str) -> int:
 
 
 def agree(site: Site, page: Dashboard, direction: str) -> bool:
-    """Whether page, interface and Redis say the same number at this moment."""
+    """Check that page, API and Redis have the same number now."""
     reply = site.get(f"/api/v1/counts?class=person&direction={direction}")
     return page.read_total("person", direction) == reply["total"] == counted(site, direction)
 

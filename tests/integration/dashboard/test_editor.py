@@ -39,7 +39,7 @@ def server(redis_server: RedisServer, tmp_path: Path, config: Path) -> Iterator[
 
 @pytest.fixture
 def shown(server: Served, redis_server: RedisServer) -> Iterator[Dashboard]:
-    """A browser in which an administrator is signed in, at a camera's page with a live picture."""
+    """Open a browser with a signed-in administrator at a camera's page with a live picture."""
     site = SyntheticSite(server.config, server.paths, redis_server.url)
     site.start()
     secret = SetupSecret(server.paths.sockets).create()
@@ -69,7 +69,7 @@ def click(shown: Dashboard, x: float, y: float) -> None:
 
 
 def finger(shown: Dashboard, *path: tuple[float, float]) -> None:
-    """Put a finger down at the first share of the picture's width and height, and lift it at the last: real touches."""
+    """Drag a finger along points of the picture, as shares of its width and height, with real touches."""
     box = shown.page.locator(".editor").bounding_box()
     assert box is not None
     hand = shown.page.context.new_cdp_session(shown.page)

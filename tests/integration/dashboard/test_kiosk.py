@@ -28,7 +28,7 @@ def server(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def film(code: str, folder: Path) -> Path:
-    """A phone that shows the code, held a little askew and not quite in focus."""
+    """Render a video of a phone with the code, slightly rotated and blurred."""
     picture, path = folder / "code.png", folder / "phone.mjpeg"
     segno.make(code, error="q", micro=False).save(str(picture), scale=8, border=4)
     filters = "scale=260:260,pad=640:480:(ow-iw)/2:(oh-ih)/2:gray,rotate=0.15:c=gray,gblur=0.9,fps=10,format=yuvj420p"

@@ -166,7 +166,7 @@ def test_the_course_of_compliance_is_what_the_interface_says(
 
 
 def shades(shown: Dashboard) -> set[str]:
-    """Which of the chart's colours its canvas holds."""
+    """Return the colours of the chart's canvas."""
     return set(
         shown.page.evaluate(
             """() => {

@@ -90,7 +90,7 @@ def test_a_tab_that_stays_open_does_not_grow(redis_server: RedisServer, tmp_path
 
 
 def fill(shown: Dashboard, site: SyntheticSite, number: int) -> tuple[float, int]:
-    """A round of crossings and visits to every page; bytes of the page's heap and its nodes after that."""
+    """Publish a round of crossings and visit every page; return bytes of the heap and number of nodes."""
     for _ in range(EVENTS):
         site.publish_crossing("plaza", "gate", "in")
     for page in ("history", "camera/plaza", "system", ""):

@@ -34,7 +34,7 @@ def client(server: Served) -> Iterator[httpx.Client]:
 def soon_after_a_frame(
     client: httpx.Client, site: SyntheticSite, path: str, good: Callable[[httpx.Response], bool], moment: float = 0.0
 ) -> httpx.Response:
-    """The good answer of `path` to a frame of the plaza, which on a busy machine may be too old: then again."""
+    """Write frames of the plaza until `path` answers well: on a busy machine one frame may be too old."""
     replies: list[httpx.Response] = []
 
     def answered() -> bool:

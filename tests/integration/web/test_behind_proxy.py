@@ -97,7 +97,7 @@ def test_everything_works_behind_it(server: Served, site: SyntheticSite, proxy: 
 
 
 def events_come_at_once(site: SyntheticSite, proxy: Proxy, trust: ssl.SSLContext, session: str) -> None:
-    """One small event, and nothing behind it that would push it through a buffer."""
+    """Check that one small event arrives although no later data flushes a buffer."""
     connection = http.client.HTTPSConnection("localhost", proxy.port, context=trust, timeout=30)
     connection.request("GET", "/api/v1/stream", headers={"Cookie": session})
     reply = connection.getresponse()

@@ -47,7 +47,7 @@ def served(_redis_session: RedisServer, _folder: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def config(served: Served, _folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration file of the test's own, which the served site's commands work on."""
+    """Write a configuration file of the test's own, for the commands of the served site."""
     file = tmp_path / "config.json"
     file.write_text(json.dumps({**CONFIG, "media_roots": [str(tmp_path)]}, indent=2))
     file.chmod(0o600)
@@ -66,7 +66,7 @@ def browser(server: Served, redis_server: RedisServer, name: str, role: str, cam
 
 @pytest.fixture
 def ada(served: Served, redis_server: RedisServer, config: Path) -> Iterator[httpx.Client]:
-    """An administrator."""
+    """Sign in an administrator."""
     with browser(served, redis_server, "ada", "admin", None) as made:
         yield made
 

@@ -44,7 +44,7 @@ class Listener:
         assert self.response.status == 200
 
     def next(self) -> dict:
-        """The next message; comments are passed over."""
+        """Read the next message without comments."""
         message: dict = {}
         while raw := self.response.readline():
             line = raw.decode().rstrip("\n")
@@ -56,7 +56,7 @@ class Listener:
         pytest.fail("the stream ended")
 
     def until(self, event: str) -> dict:
-        """The next message of that name; the keep-alive of an idle stream must not make a test wait for ever."""
+        """Read up to the next message of that name, for a limited time."""
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
             message = self.next()
@@ -189,7 +189,7 @@ def live_url(server: Served) -> str:
 
 
 async def binary(socket) -> tuple[dict, bytes]:
-    """The next picture message."""
+    """Receive the next picture message."""
     while True:
         message = await asyncio.wait_for(socket.recv(), TIMEOUT_S)
         if isinstance(message, bytes):
@@ -328,7 +328,7 @@ def test_uvicorn_by_hand_serves_and_ends_on_ctrl_c(redis_server: RedisServer, tm
 
 
 def certify(folder: Path) -> tuple[Path, Path]:
-    """A self-signed certificate for localhost, and its key."""
+    """Create a self-signed certificate for localhost, and its key."""
     if not shutil.which("openssl"):
         missing("openssl")
     certificate, key = folder / "cert.pem", folder / "key.pem"

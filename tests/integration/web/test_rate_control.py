@@ -23,7 +23,7 @@ FULL, LOWEST = QUALITY_STEPS[0].quality, QUALITY_STEPS[-1].quality
 
 
 class Client:
-    """A browser's side of the live socket, behind a connection of `bytes_s` (None: as quick as this machine)."""
+    """A browser's side of the live socket, behind a connection of `bytes_s` (None: unlimited)."""
 
     def __init__(self, server: Served, bytes_s: float | None = None, width: int = 0) -> None:
         self._server = server
@@ -56,16 +56,16 @@ class Client:
             await socket.send(json.dumps({"seen": received}))
 
     def newest(self) -> dict:
-        """The last picture's header, empty before the first."""
+        """Return the last picture's header; empty before the first."""
         return self.pictures[-1][1] if self.pictures else {}
 
     def bytes_per_s(self, since: float) -> float:
-        """What has come since then, per second."""
+        """Return the bytes per second received since then."""
         return sum(len(jpeg) for at, _, jpeg in self.pictures if at > since) / (time.monotonic() - since)
 
 
 def small(port: int) -> socket.socket:
-    """A connection that buffers little at this end."""
+    """Open a connection with a small receive buffer."""
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
     made.connect(("127.0.0.1", port))

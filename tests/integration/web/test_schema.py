@@ -39,7 +39,7 @@ def served(_redis_session: RedisServer, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def session(served: Served, redis_server: RedisServer) -> dict[str, str]:
-    """The headers of an administrator, by token: requests that forget the CSRF token would all be refused."""
+    """Return the headers of an administrator; without the CSRF token every change would be refused."""
     row = Account(name="ada", role="admin", password=HASH, created_at=time.time())
     redis_server.client().hset(ACCOUNTS_KEY, "ada", msgspec.json.encode(row))
     with httpx.Client(base_url=served.url, timeout=TIMEOUT_S) as client:
@@ -64,7 +64,7 @@ def test_no_request_by_the_schema_is_a_500(served: Served, session: dict[str, st
 
 
 def throw(operation, headers: dict[str, str], examples: int) -> set[int]:
-    """Send generated requests; returns the statuses."""
+    """Send generated requests; return the statuses."""
     statuses: set[int] = set()
 
     @settings(

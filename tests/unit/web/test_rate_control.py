@@ -28,7 +28,14 @@ FULL_RATE = 10
 
 
 class Link:
-    """Tiles whose pictures go through a connection of so many bytes a second, first in, first out."""
+    """Simulate a connection of limited bandwidth that carries the pictures of some tiles in order.
+
+    Args:
+        tiles: Number of tiles.
+        bytes_s: Bandwidth, bytes per second.
+        confirms: Whether the client confirms its pictures.
+        delay_s: Seconds between the end of a transfer and its arrival.
+    """
 
     def __init__(self, tiles: int, bytes_s: float, confirms: bool = True, delay_s: float = 0.02) -> None:
         self.now = 100.0
@@ -50,7 +57,7 @@ class Link:
             self.pace.record_confirmed(self.now, 0)
 
     def run(self, seconds: float) -> Link:
-        """Let it go on for so long."""
+        """Simulate so many seconds."""
         for _ in range(round(seconds / TURN_S)):
             self._turn()
             self.steps.append(self.pace.step)
@@ -74,7 +81,7 @@ class Link:
             self.most_ahead = max(self.most_ahead, self._on_wire)
 
     def _carry(self) -> None:
-        """What the connection takes along in one turn, and what arrives at the far end of it."""
+        """Move the bytes of one turn, and deliver what arrives."""
         self._paid = self._paid + self.bytes_s * TURN_S if self._wire else 0.0
         while self._wire and self._wire[0][1] <= self._paid:
             sent_at, size = self._wire.popleft()
