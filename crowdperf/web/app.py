@@ -48,6 +48,11 @@ from crowdperf.web.state import AppDependency, AppState
 
 PAGES_DIR = Path(__file__).resolve().parents[2] / "web"
 MAX_BODY_BYTES = 64 * 1024
+API_MODULES: tuple[Any, ...] = (
+    site, history, reports, sse, websocket, sign_in, accounts, cameras, areas, alerts, system, lines_zones,
+    configuration, visits, roll_calls, privacy, violations,
+)  # fmt: skip
+"""Modules with a router below /api/v1."""
 
 
 def create_app(config: WebConfig, metrics: Metrics | None = None) -> Litestar:
@@ -74,32 +79,7 @@ def create_app(config: WebConfig, metrics: Metrics | None = None) -> Litestar:
         route_handlers=[
             Router(
                 "/api/v1",
-                route_handlers=[
-                    site.router,
-                    history.router,
-                    reports.exports_router,
-                    reports.router,
-                    lines_zones.audits_router,
-                    sse.router,
-                    websocket.router,
-                    sign_in.router,
-                    accounts.router,
-                    cameras.router,
-                    areas.router,
-                    areas.changes_router,
-                    alerts.alert_rules_router,
-                    alerts.rule_changes_router,
-                    reports.density_router,
-                    system.router,
-                    lines_zones.lines_router,
-                    lines_zones.zones_router,
-                    configuration.router,
-                    alerts.router,
-                    visits.router,
-                    roll_calls.router,
-                    privacy.router,
-                    violations.router,
-                ],
+                route_handlers=[module.router for module in API_MODULES],
             ),
             health.router,
             create_static_files_router(

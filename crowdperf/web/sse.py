@@ -51,8 +51,8 @@ async def stream(
     `occupancy`: zones that changed. `status`: the server's clock, and whether Redis answers. `configuration`: cameras,
     areas or rules have changed. `lost`: messages are missing, the client must reload its data.
     """
-    asked = last_event_id or last_id
-    resume = parse_stream_id("Last-Event-ID", asked) if asked else None
+    sent_id = last_event_id or last_id
+    resume = parse_stream_id("Last-Event-ID", sent_id) if sent_id else None
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return Stream(_generate_messages(app, principal, resume), media_type="text/event-stream", headers=headers)
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import time
-import zoneinfo
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,6 @@ class AppState:
         self.config = config
         self.metrics = metrics
         self.prefix = config.key_prefix
-        self.zone = zoneinfo.ZoneInfo(config.site.timezone)
         self.calendar = Calendar(config.site.timezone)
         self.redis: redis.asyncio.Redis = connect_async(config.redis_url)
         self.broadcast = Broadcast()
@@ -73,17 +71,18 @@ class AppState:
         """Each hash takes 64 MiB and a core for 0.1 s, so parallel sign-ins wait for each other only."""
         self.stop_event = asyncio.Event()
         self._feed_task: asyncio.Task[None] | None = None
-        self._setup_task: asyncio.Task[None] | None = None
-        self._keep_alive_task: asyncio.Task[None] | None = None
-        self._config_task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Start the background tasks: feed, keep-alive, setup link and configuration."""
         self._feed_task = asyncio.create_task(run_until_cancelled(self.feed), name="feed")
         self._feed_task.add_done_callback(self._on_feed_end)
-        self._keep_alive_task = asyncio.create_task(self._keep_alive(), name="keep-alive")
-        self._setup_task = asyncio.create_task(self._announce_setup_link(), name="setup")
-        self._config_task = asyncio.create_task(self._poll_config(), name="configuration")
+        self._tasks = [
+            self._feed_task,
+            asyncio.create_task(self._keep_alive(), name="keep-alive"),
+            asyncio.create_task(self._announce_setup_link(), name="setup"),
+            asyncio.create_task(self._poll_config(), name="configuration"),
+        ]
 
     def get_feed_error(self) -> BaseException | None:
         """Return the exception that ended the feed, or None."""
@@ -109,8 +108,8 @@ class AppState:
         """Stop the live parts; close rings and connections."""
         self.end_streams()
         self.tiles.close()
-        for task in (self._feed_task, self._setup_task, self._keep_alive_task, self._config_task):
-            if task is not None and not task.done():
+        for task in self._tasks:
+            if not task.done():
                 task.cancel()
                 await asyncio.wait([task])
         with contextlib.suppress(redis.ConnectionError):

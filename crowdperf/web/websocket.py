@@ -90,15 +90,16 @@ async def _receive(
         if request.subscribe is None:
             continue
         viewer.widths = request.widths
-        wanted = set(request.subscribe)
-        known = {camera for camera in wanted & app.tiles.views.keys() if principal.can_see(camera)}
+        requested = set(request.subscribe)
+        visible = {camera for camera in requested & app.tiles.views.keys() if principal.can_see(camera)}
         present = app.tiles.get_watched_by(viewer)
-        for camera in present - known:
+        for camera in present - visible:
             app.tiles.leave(camera, viewer)
-        for camera in sorted(known - present):
+        for camera in sorted(visible - present):
             app.tiles.join(camera, viewer)
         await socket.send_data(
-            msgspec.json.encode({"subscribed": sorted(known), "unknown": sorted(wanted - known)[:100]}), mode="text"
+            msgspec.json.encode({"subscribed": sorted(visible), "unknown": sorted(requested - visible)[:100]}),
+            mode="text",
         )
 
 

@@ -57,10 +57,8 @@ async def alerts(
     limit: Annotated[int, QueryParameter(description="Alerts per page.", ge=1, le=500)] = 100,
 ) -> AlertsReply:
     """List the alerts of the cameras that the caller may see."""
-    states, severities = (
-        _parse_choices("state", state_, ALERT_STATES),
-        _parse_choices("severity", severity, ALERT_SEVERITIES),
-    )
+    states = _parse_choices("state", state_, ALERT_STATES)
+    severities = _parse_choices("severity", severity, ALERT_SEVERITIES)
     until = parse_instant("before", before) if before else app.now() + 3600
 
     def admits(view: AlertView) -> bool:
@@ -81,10 +79,10 @@ async def alerts(
 
 def _parse_choices(name: str, text: str | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
     """Parse a comma-separated parameter; all of `allowed` where it is absent."""
-    wanted = allowed if text is None else tuple(text.split(","))
-    if not set(wanted) <= set(allowed):
+    choices = allowed if text is None else tuple(text.split(","))
+    if not set(choices) <= set(allowed):
         raise bad_parameter(name, text or "", f"use any of: {', '.join(allowed)}, with commas between them.")
-    return wanted
+    return choices
 
 
 @post(
@@ -120,9 +118,6 @@ async def _change_state(
         raise ApiProblem(HTTPStatus.CONFLICT, f"the alert is {outcome} already. Remedy: read it again.")
     await app.write_audit_entry(principal, request, f"alert.{state}", alert_id[:200])
     return await stored.load(app.redis, alert_id, app.prefix) or view
-
-
-router = Router("/", tags=["alerts"], route_handlers=[alerts, acknowledge, close])
 
 
 class KindReply(Struct, kw_only=True):
@@ -237,5 +232,15 @@ def _to_channel_reply(
     )
 
 
-alert_rules_router = Router("/", tags=["alerts"], route_handlers=[rules, channels])
-rule_changes_router = build_settings_router("/alert-rules", "alerts.rules", "a rule", AlertRule, "alerts")
+router = Router(
+    "/",
+    tags=["alerts"],
+    route_handlers=[
+        alerts,
+        acknowledge,
+        close,
+        rules,
+        channels,
+        build_settings_router("/alert-rules", "alerts.rules", "a rule", AlertRule, "alerts"),
+    ],
+)

@@ -46,7 +46,7 @@ class AreasReply(Struct, kw_only=True):
     areas: list[AreaReply]
 
 
-@get("/areas", need="read", summary="Areas now", responses=errors(503))
+@get("/areas", need="read", summary="Areas now", tags=["site"], responses=errors(503))
 async def areas(app: AppDependency, principal: PrincipalDependency) -> AreasReply:
     """List the areas with their estimated occupancy.
 
@@ -75,5 +75,4 @@ def _to_area_reply(area: Area, now: AreaSnapshot | None) -> AreaReply:
     )
 
 
-router = Router("/", tags=["site"], route_handlers=[areas])
-changes_router = build_settings_router("/areas", "areas", "an area", Area, "configuration")
+router = Router("/", route_handlers=[areas, build_settings_router("/areas", "areas", "an area", Area, "configuration")])

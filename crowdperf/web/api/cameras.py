@@ -225,7 +225,7 @@ async def apply_change(
     Raises:
         ApiProblem: The change is refused.
     """
-    known = next((row for row in app.config.cameras if row.id == camera_id), None)
+    camera = next((row for row in app.config.cameras if row.id == camera_id), None)
     expected = (if_match or "").removeprefix("W/").strip('"')
     change = ConfigRequest(
         do="edit",
@@ -233,7 +233,7 @@ async def apply_change(
         expect={camera_id: expected} if expected and expected != "*" else {},
         who=principal.name,
         comment=f"{action} {'/'.join(edit.path[1::2])}",
-        aspects={camera_id: await asyncio.to_thread(get_aspect, app, known)} if known else {},
+        aspects={camera_id: await asyncio.to_thread(get_aspect, app, camera)} if camera else {},
     )
     outcome = await app.config_client.request(change)
     fields = ", ".join(sorted(edit.value)) if isinstance(edit.value, dict) else ""

@@ -120,7 +120,7 @@ def build_settings_router(
         The router.
     """
     noun = title.split()[-1]
-    one = f"{path}/{{{noun}_id:str}}"
+    item_path = f"{path}/{{{noun}_id:str}}"
     name = noun.title()
     operation = "ApiV1" + path.title().translate({ord("/"): "", ord("-"): ""})
 
@@ -137,7 +137,7 @@ def build_settings_router(
         return await save(app, request, principal, edit, "create")
 
     @put(
-        one,
+        item_path,
         need="configure",
         summary=f"Replace {title}",
         operation_id=f"{operation}{name}IdReplace{name}",
@@ -155,7 +155,7 @@ def build_settings_router(
         return await save(app, request, principal, edit, "change")
 
     @delete(
-        one,
+        item_path,
         need="configure",
         summary=f"Remove {title}",
         operation_id=f"{operation}{name}IdRemove{name}",

@@ -79,7 +79,7 @@ def parse_crossing_filter(
     Raises:
         ApiProblem: Wrong range, or unknown camera, class or direction.
     """
-    time_range = parse_span(start, end, app.now(), app.zone)
+    time_range = parse_span(start, end, app.now(), app.calendar.zone)
     if camera is not None:
         app.get_camera(camera, principal)
     return CrossingFilter(
@@ -177,10 +177,10 @@ def _parse_groups(text: str, allowed: tuple[str, ...]) -> list[str]:
 
 
 def _find_bucket(names: list[str], text: str) -> Bucket | None:
-    found = [name for name in BUCKETS if name in names]
-    if len(found) > 1:
+    buckets = [name for name in BUCKETS if name in names]
+    if len(buckets) > 1:
         raise bad_parameter("group", text, f"use one of {', '.join(BUCKETS)} at most.")
-    return found[0] if found else None
+    return buckets[0] if buckets else None
 
 
 def _check_bucket_count(crossing_filter: CrossingFilter, bucket: Bucket) -> None:
@@ -233,7 +233,7 @@ async def events(
     `type=LineCrossed` alone reads the history of crossings, kept for `retention.crossings_days`. Everything else reads
     the stream of events, kept for `retention.events_days`. Pass `next_cursor` until it is null; a page may be short.
     """
-    time_range = parse_span(start, end, app.now(), app.zone)
+    time_range = parse_span(start, end, app.now(), app.calendar.zone)
     if camera is not None:
         app.get_camera(camera, principal)
     types = _parse_types(type_)

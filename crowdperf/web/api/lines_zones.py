@@ -139,7 +139,7 @@ def _build_shape_router(
     )
 
 
-@get("/audits", need="read", summary="How well the lines count", responses=errors(400, 404, 503))
+@get("/audits", need="read", summary="How well the lines count", tags=["history"], responses=errors(400, 404, 503))
 async def audits(app: AppDependency, principal: PrincipalDependency, camera: CameraFilter = None) -> AuditsReply:
     """Return the last audit of each line: precision, recall and count error with confidence intervals.
 
@@ -198,6 +198,11 @@ def _is_stale(app: AppState, evaluation: LineEvaluation) -> bool:
     }
 
 
-audits_router = Router("/", tags=["history"], route_handlers=[audits])
-lines_router = _build_shape_router("line", Line, validate_line, "Can this line count?")
-zones_router = _build_shape_router("zone", Zone, validate_zone, "Can somebody be in this zone?")
+router = Router(
+    "/",
+    route_handlers=[
+        audits,
+        _build_shape_router("line", Line, validate_line, "Can this line count?"),
+        _build_shape_router("zone", Zone, validate_zone, "Can somebody be in this zone?"),
+    ],
+)

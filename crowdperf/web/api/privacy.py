@@ -94,12 +94,12 @@ async def approve_listing(
     listing_id: Annotated[str, PathParameter(description="The entry's id.", max_length=64)],
 ) -> WatchListEntry:
     """Approve the entry, so that it counts."""
-    found = next((row for row in await get_visit_store(app).list_listings() if row.id == listing_id), None)
-    if found is None:
+    listing = next((row for row in await get_visit_store(app).list_listings() if row.id == listing_id), None)
+    if listing is None:
         raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such entry. Remedy: see /api/v1/watch-list.")
-    if found.added_by == principal.name:
+    if listing.added_by == principal.name:
         raise ApiProblem(HTTPStatus.CONFLICT, "the author of the entry cannot approve it. Remedy: ask another user.")
-    approved = msgspec.structs.replace(found, approved_by=principal.name, approved_at=app.now())
+    approved = msgspec.structs.replace(listing, approved_by=principal.name, approved_at=app.now())
     await get_visit_store(app).save_listing(
         approved, app.build_audit_entry(principal, request, "watch_list.approve", listing_id)
     )
@@ -125,15 +125,15 @@ async def export(app: AppDependency, person_id: PersonPath) -> Export:
     """Return all data that is stored about one person."""
     store = get_visit_store(app)
     person = await store.load_person(person_id)
-    found = await store.list_visits_of_person(person_id)
-    if person is None and not found:
+    visits = await store.list_visits_of_person(person_id)
+    if person is None and not visits:
         raise _unknown_person()
     listings = await store.list_listings() if person else []
     return Export(
         person=person,
-        visits=found,
+        visits=visits,
         watch_list=[row for row in listings if person and row.matches_name(person)],
-        roll_calls=await RollCallStore(app.redis, app.prefix).load_entries([visit.id for visit in found]),
+        roll_calls=await RollCallStore(app.redis, app.prefix).load_entries([visit.id for visit in visits]),
     )
 
 

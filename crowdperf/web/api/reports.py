@@ -44,7 +44,7 @@ async def report(
 ) -> Response[str]:
     """Render crossings in [from, to) by line, class and day, and the gaps of the cameras."""
     crossing_filter = parse_crossing_filter(app, principal, camera, start=start, end=end)
-    asked = Span(crossing_filter.start, crossing_filter.end)
+    time_range = Span(crossing_filter.start, crossing_filter.end)
     by_line = await count_crossings(
         app.redis, crossing_filter, ["camera", "line", "class", "direction"], None, app.calendar, app.prefix
     )
@@ -58,15 +58,16 @@ async def report(
     cameras = {row.id: row for row in app.get_cameras(principal)}
 
     def get_titles(camera_id: str, line_id: str) -> tuple[str, str]:
-        known = cameras.get(camera_id)
-        line_name = next((line.name for line in known.lines if line.id == line_id), "") if known else ""
-        return (known.title if known else camera_id), line_name or line_id
+        row = cameras.get(camera_id)
+        line_name = next((line.name for line in row.lines if line.id == line_id), "") if row else ""
+        return (row.title if row else camera_id), line_name or line_id
 
-    gaps = await read_gaps(app, principal, asked, camera or "", MAX_REPORT_GAPS)
-    text = app.calendar.format_time
+    gaps = await read_gaps(app, principal, time_range, camera or "", MAX_REPORT_GAPS)
+    format_time = app.calendar.format_time
+    since, until = map(format_time, time_range)
     body = [
         f"<h1>{html.escape(app.config.site.name)}</h1>",
-        f"<p>Crossings from {text(asked.start)} to {text(asked.end)} ({html.escape(app.calendar.name)}).</p>",
+        f"<p>Crossings from {since} to {until} ({html.escape(app.calendar.name)}).</p>",
         "<h2>By line</h2>",
         _render_table(
             ("Camera", "Line", "Class", "In", "Out", "In minus out"),
@@ -75,13 +76,17 @@ async def report(
         "<h2>By day</h2>",
         _render_table(
             ("Day", "In", "Out", "In minus out"),
-            ((text(day)[:10], *_format_totals(row)) for day, row in sorted(days.items())),
+            ((format_time(day)[:10], *_format_totals(row)) for day, row in sorted(days.items())),
         ),
         "<h2>Gaps: what no camera saw</h2>",
         _render_table(
             ("Camera", "From", "To", "Cause"),
             (
-                (get_titles(gap.camera, "")[0], text(gap.start or 0.0), text(gap.end or 0.0), gap.cause or "")
+                (
+                    get_titles(gap.camera, "")[0],
+                    *(format_time(ts or 0.0) for ts in (gap.start, gap.end)),
+                    gap.cause or "",
+                )
                 for gap in reversed(gaps)
             ),
         ),
@@ -105,9 +110,6 @@ def _render_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str
         return "<p>None.</p>"
     names = "".join(f"<th>{name}</th>" for name in head)
     return f"<table><thead><tr>{names}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-
-
-router = Router("/", tags=["history"], route_handlers=[report])
 
 
 EXPORT_RESPONSES = errors(400, 503)
@@ -162,11 +164,6 @@ async def _chain_pieces(first: list[bytes], rest: AsyncIterator[bytes]) -> Async
         yield piece
 
 
-exports_router = Router(
-    "/", tags=["history"], route_handlers=[crossings_csv, crossings_parquet], dependencies=CROSSING_FILTER_DEPENDENCIES
-)
-
-
 ZonePath = Annotated[str, PathParameter(description="The zone's id.", max_length=64)]
 
 
@@ -208,12 +205,12 @@ async def heatmap(
 ) -> HeatmapReply:
     """Sum the density grids of the hours that begin in [from, to)."""
     camera = app.get_camera(camera_id, principal)
-    asked = parse_span(start, end, app.now(), app.zone)
-    seconds = await density.read(app.redis, camera.id, int(asked.start), int(asked.end), app.prefix)
+    time_range = parse_span(start, end, app.now(), app.calendar.zone)
+    seconds = await density.read(app.redis, camera.id, int(time_range.start), int(time_range.end), app.prefix)
     return HeatmapReply(
         camera=camera.id,
-        start=format_rfc3339(asked.start),
-        end=format_rfc3339(asked.end),
+        start=format_rfc3339(time_range.start),
+        end=format_rfc3339(time_range.end),
         columns=DENSITY_GRID[0],
         rows=DENSITY_GRID[1],
         seconds=seconds,
@@ -239,17 +236,26 @@ async def zone_stats(
     camera = app.get_camera(camera_id, principal)
     if zone_id not in {zone.id for zone in camera.zones}:
         raise ApiProblem(HTTPStatus.NOT_FOUND, f"camera {camera.id!r} has no such zone. Remedy: see /api/v1/cameras.")
-    asked = parse_span(start, end, app.now(), app.zone)
-    minutes = await occupancy.read_zone_minutes(app.redis, camera.id, zone_id, *asked, prefix=app.prefix)
-    stats = occupancy.summarise_minutes(minutes, min(asked.end, app.now()) - asked.start)
+    time_range = parse_span(start, end, app.now(), app.calendar.zone)
+    minutes = await occupancy.read_zone_minutes(app.redis, camera.id, zone_id, *time_range, prefix=app.prefix)
+    stats = occupancy.summarise_minutes(minutes, min(time_range.end, app.now()) - time_range.start)
     return ZoneStatsReply(
         camera=camera.id,
         zone=zone_id,
-        start=format_rfc3339(asked.start),
-        end=format_rfc3339(asked.end),
+        start=format_rfc3339(time_range.start),
+        end=format_rfc3339(time_range.end),
         dwell_bounds_s=list(occupancy.DWELL_BOUNDS_S),
         **msgspec.structs.asdict(stats),
     )
 
 
-density_router = Router("/", tags=["history"], route_handlers=[heatmap, zone_stats])
+router = Router(
+    "/",
+    tags=["history"],
+    route_handlers=[
+        report,
+        heatmap,
+        zone_stats,
+        Router("/", route_handlers=[crossings_csv, crossings_parquet], dependencies=CROSSING_FILTER_DEPENDENCIES),
+    ],
+)

@@ -99,10 +99,10 @@ async def mark(
 ) -> RollCallEntry:
     """Mark a person as safe, or as missing again. Any number of devices may mark at once."""
     call = await _load_roll_call(app, call_id)
-    found = next((row for row in call.marks if row.visit == visit_id), None)
-    if found is None:
+    entry = next((row for row in call.marks if row.visit == visit_id), None)
+    if entry is None:
         raise ApiProblem(HTTPStatus.NOT_FOUND, "this visit is not on the roll call. Remedy: read the roll call again.")
-    marked = msgspec.structs.replace(found, state=data.state, by=principal.name, at=app.now())
+    marked = msgspec.structs.replace(entry, state=data.state, by=principal.name, at=app.now())
     if not await _open_roll_calls(app).mark_person(call, marked):
         raise ApiProblem(HTTPStatus.CONFLICT, "the roll call has ended. Remedy: begin another one.")
     return marked
@@ -180,7 +180,7 @@ async def _load_roll_call(app: AppState, call_id: str) -> RollCall:
 
 def _build_time_formatter(app: AppState) -> Any:
     def format_time(ts: float) -> str:
-        return datetime.fromtimestamp(ts, app.zone).strftime("%Y-%m-%d %H:%M:%S") if ts else ""
+        return datetime.fromtimestamp(ts, app.calendar.zone).strftime("%Y-%m-%d %H:%M:%S") if ts else ""
 
     return format_time
 

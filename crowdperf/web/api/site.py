@@ -36,24 +36,24 @@ CameraPath = Annotated[str, PathParameter(description="The camera's id.", max_le
 @get("/cameras", need="read", summary="Site and cameras", responses=errors())
 async def cameras(app: AppDependency, principal: PrincipalDependency) -> SiteReply:
     """Return the site and its cameras with lines and zones. No response holds a camera's password."""
-    shown = app.get_cameras(principal)
+    visible = app.get_cameras(principal)
     position = app.feed.position
-    states = await asyncio.to_thread(_get_camera_states, app, shown)
+    states = await asyncio.to_thread(lambda: {camera.id: get_camera_state(app, camera) for camera in visible})
     return SiteReply(
         name=app.config.site.name,
         timezone=app.config.site.timezone,
         time=format_rfc3339(app.now()),
         last_id=position,
-        cameras=[to_camera_reply(camera, states[camera.id]) for camera in shown],
+        cameras=[to_camera_reply(camera, states[camera.id]) for camera in visible],
     )
 
 
 @get("/cameras/{camera_id:str}", need="read", summary="One camera", responses=errors(400, 404))
 async def camera(app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath) -> Response[CameraReply]:
     """Return one camera with its lines and zones. Send its ETag as If-Match of a change."""
-    found = app.get_camera(camera_id, principal)
-    state = await asyncio.to_thread(get_camera_state, app, found)
-    return Response(to_camera_reply(found, state), headers={"ETag": f'"{compute_revision(found)}"'})
+    settings = app.get_camera(camera_id, principal)
+    state = await asyncio.to_thread(get_camera_state, app, settings)
+    return Response(to_camera_reply(settings, state), headers={"ETag": f'"{compute_revision(settings)}"'})
 
 
 @get(
@@ -114,18 +114,12 @@ async def occupancy_now(app: AppDependency, principal: PrincipalDependency) -> O
     return OccupancyReply(zones=compute_occupancy(app.get_cameras(principal), frames, app.now()))
 
 
-def _get_camera_states(app: AppState, cameras: tuple[Camera, ...]) -> dict[str, CameraState]:
-    return {camera.id: get_camera_state(app, camera) for camera in cameras}
-
-
 def get_camera_state(app: AppState, camera: Camera) -> CameraState:
     """Return whether the camera delivers fresh frames. Blocks for a moment: call it in a thread."""
     if not camera.enabled:
         return "disabled"
     view = app.get_ring_view(camera.id)
-    if view is None:
-        return "down"
-    return "live" if view.is_live() else "down"
+    return "live" if view is not None and view.is_live() else "down"
 
 
 def to_camera_reply(camera: Camera, state: CameraState) -> CameraReply:

@@ -206,8 +206,8 @@ async def restart(
     try:
         names = await asyncio.to_thread(control.resolve_names, name)
     except ConfigError as error:
-        known = await asyncio.to_thread(_read_program_table, Path(app.config.sockets))
-        status = HTTPStatus.SERVICE_UNAVAILABLE if known is None else HTTPStatus.NOT_FOUND
+        programs = await asyncio.to_thread(_read_program_table, Path(app.config.sockets))
+        status = HTTPStatus.SERVICE_UNAVAILABLE if programs is None else HTTPStatus.NOT_FOUND
         raise ApiProblem(status, str(error)) from None
     await app.write_audit_entry(principal, request, "process.restart", name, ", ".join(names))
     await app.config_client.restart_programs(names)

@@ -156,7 +156,7 @@ async def figures(
 
     Unsure people are too small, hidden, or too briefly in view.
     """
-    time_range = parse_span(start, end, app.now(), app.zone)
+    time_range = parse_span(start, end, app.now(), app.calendar.zone)
     if time_range.end - time_range.start > 32 * 86_400:
         raise bad_parameter("from", start or "", "ask for at most 32 days at a time.")
     rows = await stored.read_compliance(app.redis, *time_range, app.prefix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import secrets
 from http import HTTPStatus
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import segno
@@ -30,7 +30,6 @@ CODE_LENGTH = 10
 MAX_VISITS = 1000
 MAX_VISIT_S = 366 * 86_400
 VisitPath = Annotated[str, PathParameter(description="The visit's id.", max_length=64)]
-Action = Literal["arrive", "check-in", "enter", "extend", "check-out", "deny", "cancel", "approve"]
 VISIT_ERRORS = errors(400, 404, 409, 503)
 
 
@@ -118,7 +117,7 @@ async def visits(
     if start is None and end is None:
         rows = await get_visit_store(app).list_live()
     else:
-        time_range = parse_span(start, end, app.now(), app.zone)
+        time_range = parse_span(start, end, app.now(), app.calendar.zone)
         rows = await get_visit_store(app).list_between(*time_range, MAX_VISITS)
     rules = app.config.visitors
     return VisitsReply(
@@ -149,7 +148,7 @@ async def invite(
     person = Person(
         id=data.person or secrets.token_hex(8), name=data.name.strip(), company=data.company, email=data.email
     )
-    found = lifecycle.find_listing(person, await store.list_listings())
+    listing = lifecycle.find_listing(person, await store.list_listings())
     visit = Visit(
         id=secrets.token_hex(8),
         person=person.id,
@@ -166,7 +165,7 @@ async def invite(
         created_at=now,
         created_by=principal.name,
         arrived_at=now if data.walk_in else 0.0,
-        listed=found.kind if found else "",
+        listed=listing.kind if listing else "",
     )
     entry = app.build_audit_entry(principal, request, "visit.create", visit.id, "walk-in" if data.walk_in else "")
     await store.add(visit, person, lifecycle.build_event(None, visit, now, principal.name), entry)
@@ -216,11 +215,11 @@ async def kiosk(
     data: JSONBody[VisitActionRequest],
 ) -> VisitReply:
     """Check in an expected visitor, or check out one who is on site."""
-    found = await get_visit_store(app).find_by_code(code.strip().upper())
-    if found is None:
+    visit = await get_visit_store(app).find_by_code(code.strip().upper())
+    if visit is None:
         raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no visit with this code. Remedy: ask at the reception.")
-    action = "check-out" if found.state in ("checked_in", "on_site", "overstayed") else "check-in"
-    return await _apply_action(app, request, principal, found, action, data)
+    action = "check-out" if visit.state in ("checked_in", "on_site", "overstayed") else "check-in"
+    return await _apply_action(app, request, principal, visit, action, data)
 
 
 async def _apply_action(
@@ -272,21 +271,21 @@ def _change_visit(
 @get("/visits/{visit_id:str}/badge", need="visitors", summary="Badge to print", responses=VISIT_ERRORS)
 async def badge(app: AppDependency, visit_id: VisitPath) -> Response[str]:
     """Render the badge: name, company, host, day and QR code."""
-    found = await _get_visit(app, visit_id)
-    person = await get_visit_store(app).load_person(found.person)
-    day = format_rfc3339(found.expected_from)[:10]
+    visit = await _get_visit(app, visit_id)
+    person = await get_visit_store(app).load_person(visit.person)
+    day = format_rfc3339(visit.expected_from)[:10]
     rows = "".join(
         f"<p class='{kind}'>{html.escape(text)}</p>"
         for kind, text in (
             ("site", app.config.site.name),
             ("name", person.name if person else ""),
             ("company", person.company if person else ""),
-            ("host", f"Host: {found.host}"),
+            ("host", f"Host: {visit.host}"),
             ("day", day),
-            ("code", found.code),
+            ("code", visit.code),
         )
     )
-    picture = f"<img alt='QR code {found.code}' src='/api/v1/visits/{found.id}/badge.svg'>"
+    picture = f"<img alt='QR code {visit.code}' src='/api/v1/visits/{visit.id}/badge.svg'>"
     page = (
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Visitor badge</title>"
         f"<link rel='stylesheet' href='/style/print.css'><main class='badge'>{rows}{picture}</main></html>"
@@ -297,19 +296,19 @@ async def badge(app: AppDependency, visit_id: VisitPath) -> Response[str]:
 @get("/visits/{visit_id:str}/badge.svg", need="visitors", summary="QR code", responses=VISIT_ERRORS)
 async def badge_code(app: AppDependency, visit_id: VisitPath) -> Response[str]:
     """Render the badge's QR code. It holds only the code, so a lost badge reveals no personal data."""
-    found = await _get_visit(app, visit_id)
-    if not found.code:
+    visit = await _get_visit(app, visit_id)
+    if not visit.code:
         raise ApiProblem(HTTPStatus.NOT_FOUND, "the data of this visit was erased, with its badge")
     # A viewBox instead of a size: a smaller picture is then scaled, not cut.
-    svg = segno.make(found.code, error="q", micro=False).svg_inline(border=4, omitsize=True)
+    svg = segno.make(visit.code, error="q", micro=False).svg_inline(border=4, omitsize=True)
     return Response(svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1), media_type="image/svg+xml")
 
 
 async def _get_visit(app: AppState, visit_id: str) -> Visit:
-    found = await get_visit_store(app).load_visit(visit_id)
-    if found is None:
+    visit = await get_visit_store(app).load_visit(visit_id)
+    if visit is None:
         raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such visit. Remedy: see /api/v1/visits.")
-    return found
+    return visit
 
 
 async def _load_reply(app: AppState, visit: Visit) -> VisitReply:
