@@ -65,18 +65,7 @@ class ConfigClient:
 
     async def restart_programs(self, names: list[str]) -> None:
         """Restart programs by a command that outlives this process, which may be one of them."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "crowdperf",
-            "ctl",
-            "restart",
-            *names,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        process = await _start_command(["ctl", "restart", *names], asyncio.subprocess.DEVNULL)
         log.info("restarting %s by process %d", ", ".join(names), process.pid)
 
     async def probe_source(self, request: ProbeRequest) -> ProbeResult:
@@ -111,16 +100,7 @@ async def _run_command(
         ApiProblem: 500, the command failed; the log holds the reason.
         asyncio.TimeoutError: The command took too long.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "crowdperf",
-        *arguments,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
+    process = await _start_command(arguments, asyncio.subprocess.PIPE)
     try:
         output, errors = await asyncio.wait_for(_exchange(process, request), timeout_s)
     finally:
@@ -134,6 +114,12 @@ async def _run_command(
             HTTPStatus.INTERNAL_SERVER_ERROR,
             "the command failed, nothing was changed. Remedy: see the log of the web process.",
         ) from None
+
+
+async def _start_command(arguments: list[str], pipe: int) -> asyncio.subprocess.Process:
+    """Start `crowdperf <arguments>` in its own session, with `pipe` for its three streams."""
+    command = (sys.executable, "-m", "crowdperf", *arguments)
+    return await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
 
 
 async def _exchange(process: asyncio.subprocess.Process, request: bytes) -> tuple[bytes, bytes]:

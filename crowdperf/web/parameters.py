@@ -27,6 +27,16 @@ MAX_RANGE = timedelta(days=400)
 # A '+' that the client did not escape arrives as a space.
 LOST_PLUS_PATTERN = re.compile(r" (\d\d:\d\d)$")
 CameraFilter = Annotated[str | None, QueryParameter(description="Only this camera's id.", max_length=64)]
+From = Annotated[
+    str | None,
+    QueryParameter(
+        name="from", description="Start, RFC 3339, included. Default: today in the site's zone.", max_length=64
+    ),
+]
+To = Annotated[
+    str | None,
+    QueryParameter(name="to", description="End, RFC 3339, excluded. Default: the end of today.", max_length=64),
+]
 STREAM_ID_PATTERN = re.compile(r"\d{1,15}(-\d{1,15})?")
 
 

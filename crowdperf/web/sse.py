@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from litestar import Router, get
@@ -65,12 +65,10 @@ async def _build_replay(app: AppState, resume: str | None) -> tuple[list[Broadca
     Returns:
         The messages, and the id of the last event that the client needs no more.
     """
-    # Any: redis-py types its replies differently from release to release.
-    client: Any = app.redis
     try:
         if resume is not None:
             return await _read_missed(app, resume)
-        tail = await client.xrevrange(stream_key(EVENTS, prefix=app.prefix), count=1)
+        tail = await app.redis.xrevrange(stream_key(EVENTS, prefix=app.prefix), count=1)
         return [], _parse_id(tail[0][0].decode()) if tail else (0, 0)
     except OUTAGE:
         return ([] if resume is None else [_build_lost_message("unknown")]), (0, 0)
@@ -78,14 +76,12 @@ async def _build_replay(app: AppState, resume: str | None) -> tuple[list[Broadca
 
 async def _read_missed(app: AppState, resume: str) -> tuple[list[BroadcastMessage], tuple[int, int]]:
     """Read the messages after the id `resume`, and the last id among them."""
-    # Any: redis-py types its replies differently from release to release.
-    client: Any = app.redis
     name = stream_key(EVENTS, prefix=app.prefix)
-    rows = await client.xrange(name, f"({resume}", "+", count=MAX_REPLAYED_EVENTS + 1)
-    oldest = await client.xrange(name, count=1)
+    rows = await app.redis.xrange(name, f"({resume}", "+", count=MAX_REPLAYED_EVENTS + 1)
+    oldest = await app.redis.xrange(name, count=1)
     messages = [build_event_message(entry_id, fields) for entry_id, fields in rows[-MAX_REPLAYED_EVENTS:]]
     if len(rows) > MAX_REPLAYED_EVENTS:
-        rows = await client.xrevrange(name, count=MAX_REPLAYED_EVENTS)
+        rows = await app.redis.xrevrange(name, count=MAX_REPLAYED_EVENTS)
         messages = [build_event_message(entry_id, fields) for entry_id, fields in reversed(rows)]
     if len(messages) == MAX_REPLAYED_EVENTS or (oldest and _parse_id(resume) < _parse_id(oldest[0][0].decode())):
         messages.insert(0, _build_lost_message("unknown"))

@@ -53,7 +53,8 @@ class AppState:
         self.metrics = metrics
         self.prefix = config.key_prefix
         self.calendar = Calendar(config.site.timezone)
-        self.redis: redis.asyncio.Redis = connect_async(config.redis_url)
+        # Any: redis-py types its replies differently from release to release.
+        self.redis: Any = connect_async(config.redis_url)
         self.broadcast = Broadcast()
         # The process read its configuration at its start: a later file counts as a change.
         self._reload_file = ReloadFile(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from litestar import Router, get, post
 from litestar.params import PathParameter, QueryParameter
@@ -188,8 +188,7 @@ async def rules(app: AppDependency, principal: PrincipalDependency) -> RulesRepl
 async def channels(app: AppDependency) -> ChannelsReply:
     """Show queue, deliveries and failures of each channel. Only the configuration file sets channels."""
     configured = app.config.alert_channels
-    # Any: redis-py types its replies differently from release to release.
-    pipe: Any = app.redis.pipeline(transaction=False)
+    pipe = app.redis.pipeline(transaction=False)
     for channel in configured:
         pipe.zcard(due_key(channel.id, app.prefix))
         pipe.zrange(due_key(channel.id, app.prefix), 0, 0, withscores=True)

@@ -17,7 +17,17 @@ from crowdperf.storage.queries import GROUP_FIELDS, CrossingFilter, GroupKey, co
 from crowdperf.web.api.lines_zones import attach_evaluations
 from crowdperf.web.auth import PrincipalDependency
 from crowdperf.web.live.counts import EVENT_TYPES, crossing_to_event_reply, decode_event, to_event_reply
-from crowdperf.web.parameters import CameraFilter, Cursor, Span, errors, format_rfc3339, parse_cursor, parse_span
+from crowdperf.web.parameters import (
+    CameraFilter,
+    Cursor,
+    From,
+    Span,
+    To,
+    errors,
+    format_rfc3339,
+    parse_cursor,
+    parse_span,
+)
 from crowdperf.web.problems import bad_parameter
 from crowdperf.web.schemas import CountRow, CountsReply, EventReply, EventsReply, SeriesReply, SeriesRow
 from crowdperf.web.state import AppDependency, AppState
@@ -34,16 +44,6 @@ MAX_ARRIVAL_DELAY_S = 3600.0
 MAX_CLOCK_SKEW_S = 5.0
 """Maximum difference between the clocks of two machines."""
 
-From = Annotated[
-    str | None,
-    QueryParameter(
-        name="from", description="Start, RFC 3339, included. Default: today in the site's zone.", max_length=64
-    ),
-]
-To = Annotated[
-    str | None,
-    QueryParameter(name="to", description="End, RFC 3339, excluded. Default: the end of today.", max_length=64),
-]
 LineFilter = Annotated[str | None, QueryParameter(description="Only this line's id.", max_length=64)]
 ClassFilter = Annotated[
     str | None, QueryParameter(name="class", description=f"One of {', '.join(CLASSES)}.", max_length=16)
@@ -283,13 +283,11 @@ async def _read_events_page(
     limit: int,
 ) -> tuple[list[EventReply], Cursor | None]:
     """Read a page from the stream of events, in the order of arrival."""
-    # Any: redis-py types its replies differently from release to release.
-    client: Any = app.redis
     high = f"({after.id}" if after else str(int((time_range.end + MAX_ARRIVAL_DELAY_S) * 1000))
     low = str(max(0, int((time_range.start - MAX_CLOCK_SKEW_S) * 1000)))
     page: list[EventReply] = []
     for _ in range(MAX_SCAN_PAGES):
-        rows = await client.xrevrange(stream_key(EVENTS, prefix=app.prefix), high, low, count=SCAN_PAGE_ENTRIES)
+        rows = await app.redis.xrevrange(stream_key(EVENTS, prefix=app.prefix), high, low, count=SCAN_PAGE_ENTRIES)
         for stream_id, fields in rows:
             event = decode_event(fields)
             if (

@@ -23,14 +23,12 @@ from crowdperf.storage.transfer.export import MEDIA_TYPES, Format, ParquetUnavai
 from crowdperf.web.api.history import (
     CROSSING_FILTER_DEPENDENCIES,
     CrossingFilterDependency,
-    From,
-    To,
     parse_crossing_filter,
     read_gaps,
 )
 from crowdperf.web.api.site import CameraPath
 from crowdperf.web.auth import PrincipalDependency
-from crowdperf.web.parameters import CameraFilter, Span, errors, format_rfc3339, parse_span
+from crowdperf.web.parameters import CameraFilter, From, Span, To, errors, format_rfc3339, parse_span
 from crowdperf.web.problems import ApiProblem
 from crowdperf.web.schemas import Time
 from crowdperf.web.state import AppDependency, AppState

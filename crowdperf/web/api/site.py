@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
 from litestar import Response, Router, get
 from litestar.params import PathParameter, QueryParameter
@@ -95,10 +95,8 @@ async def connection(
 
     The site's events hold the changes without repeated retries, for `retention.events_days`.
     """
-    # Any: redis-py types its replies differently from release to release.
-    client: Any = app.redis
     stream = stream_key(CONNECTIONS, app.get_camera(camera_id, principal).id, app.prefix)
-    return ConnectionReply(changes=decode_connections(await client.xrevrange(stream, count=limit)))
+    return ConnectionReply(changes=decode_connections(await app.redis.xrevrange(stream, count=limit)))
 
 
 @get("/occupancy", need="read", summary="Occupancy now", responses=errors(503))

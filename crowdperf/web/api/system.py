@@ -245,11 +245,9 @@ def _to_process_reply(app: AppState, row: dict[str, Any], snapshot: ProcessSnaps
 
 async def _read_queues(app: AppState, principal: Principal) -> list[QueueReply]:
     """Read every consumer group of the streams that have one."""
-    # Any: redis-py types its replies differently from release to release.
-    client: Any = app.redis
     names = [f"{app.prefix}crowdperf:detections:{camera.id}" for camera in app.get_cameras(principal) if camera.enabled]
     names += [f"{app.prefix}crowdperf:{name}" for name in ("events", "observations", "evidence:requests")]
-    pipe = client.pipeline(transaction=False)
+    pipe = app.redis.pipeline(transaction=False)
     for name in names:
         pipe.xlen(name)
         pipe.xinfo_groups(name)
@@ -271,11 +269,9 @@ async def _read_queues(app: AppState, principal: Principal) -> list[QueueReply]:
 
 
 async def _count_dead_letters(app: AppState) -> list[DeadLettersReply]:
-    # Any: redis-py types its replies differently from release to release.
-    client: Any = app.redis
     start = dead_key("", "", app.prefix)[:-1]
-    names = sorted([name.decode() async for name in client.scan_iter(match=f"{start}*", count=1000)])
-    return [DeadLettersReply(box=name.removeprefix(start), letters=await client.xlen(name)) for name in names]
+    names = sorted([name.decode() async for name in app.redis.scan_iter(match=f"{start}*", count=1000)])
+    return [DeadLettersReply(box=name.removeprefix(start), letters=await app.redis.xlen(name)) for name in names]
 
 
 def _to_latency_reply(

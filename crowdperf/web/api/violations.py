@@ -12,15 +12,17 @@ from litestar import Response, Router, get, post
 from litestar.params import JSONBody, PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
+from crowdperf.accounts.principal import Principal
 from crowdperf.storage import violations as stored
 from crowdperf.storage.evidence import get_picture_path
 from crowdperf.storage.violations import ComplianceRow, Violation, ViolationView
 from crowdperf.web.auth import AnyRequest, PrincipalDependency
-from crowdperf.web.parameters import JpegSpec, errors, format_rfc3339, parse_instant, parse_span
+from crowdperf.web.parameters import From, JpegSpec, To, errors, format_rfc3339, parse_instant, parse_span
 from crowdperf.web.problems import ApiProblem, bad_parameter
-from crowdperf.web.state import AppDependency
+from crowdperf.web.state import AppDependency, AppState
 
 VIOLATION_ERRORS = errors(400, 404, 409, 503)
+ViolationPath = Annotated[str, PathParameter(description="The violation's id.", max_length=256)]
 REVIEW_STATES = ("open", "acknowledged", "dismissed")
 
 
@@ -90,16 +92,14 @@ async def judge(
     app: AppDependency,
     request: AnyRequest,
     principal: PrincipalDependency,
-    violation_id: Annotated[str, PathParameter(description="The violation's id.", max_length=256)],
+    violation_id: ViolationPath,
     data: JSONBody[Judgement],
 ) -> ViolationView:
     """Acknowledge the violation, or dismiss it as a false alarm.
 
     Reviewer and time are stored; a review may be changed.
     """
-    view = await stored.load(app.redis, violation_id, app.prefix)
-    if view is None or not principal.can_see(view.violation.camera):
-        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such violation. Remedy: see /api/v1/violations.")
+    view = await _load_violation(app, principal, violation_id)
     outcome = await stored.judge(
         app.redis, view.violation, data.review, principal.name or principal.kind, data.note, app.now(), app.prefix
     )
@@ -119,22 +119,27 @@ async def judge(
 async def picture(
     app: AppDependency,
     principal: PrincipalDependency,
-    violation_id: Annotated[str, PathParameter(description="The violation's id.", max_length=256)],
+    violation_id: ViolationPath,
     kind: Annotated[Literal["crop", "full"], QueryParameter(description="The person, or the whole picture.")] = "crop",
 ) -> Response[bytes]:
     """Return the saved picture with the boxes in its comment.
 
     404 if it is not saved yet, or retention has removed it.
     """
-    view = await stored.load(app.redis, violation_id, app.prefix)
-    if view is None or not principal.can_see(view.violation.camera):
-        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such violation. Remedy: see /api/v1/violations.")
+    view = await _load_violation(app, principal, violation_id)
     jpeg = await asyncio.to_thread(_read_evidence, Path(app.config.evidence), view.violation, kind)
     if jpeg is None:
         raise ApiProblem(
             HTTPStatus.NOT_FOUND, "there is no picture of this violation. Remedy: see retention.evidence_days."
         )
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+
+async def _load_violation(app: AppState, principal: Principal, violation_id: str) -> ViolationView:
+    view = await stored.load(app.redis, violation_id, app.prefix)
+    if view is None or not principal.can_see(view.violation.camera):
+        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such violation. Remedy: see /api/v1/violations.")
+    return view
 
 
 def _read_evidence(folder: Path, violation: Violation, kind: Literal["crop", "full"]) -> bytes | None:
@@ -149,8 +154,8 @@ def _read_evidence(folder: Path, violation: Violation, kind: Literal["crop", "fu
 async def figures(
     app: AppDependency,
     principal: PrincipalDependency,
-    start: Annotated[str | None, QueryParameter(name="from", description="RFC 3339, included.", max_length=64)] = None,
-    end: Annotated[str | None, QueryParameter(name="to", description="RFC 3339, excluded.", max_length=64)] = None,
+    start: From = None,
+    end: To = None,
 ) -> PpeFigures:
     """Count people per zone, hour and item: worn, missing, or unsure.
 

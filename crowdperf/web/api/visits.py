@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import secrets
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated
 
@@ -245,27 +246,22 @@ async def _apply_action(
 def _change_visit(
     app: AppState, before: Visit, action: str, data: VisitActionRequest, principal: Principal, now: float
 ) -> Visit:
-    rules = app.config.visitors
-    if action == "arrive":
-        return lifecycle.arrive(before, now)
-    if action == "check-in":
-        return lifecycle.check_in(before, now, rules, briefing=data.briefing, nda_version=data.nda_version)
-    if action == "enter":
-        return lifecycle.enter(before, now, data.area)
-    if action == "extend":
-        return lifecycle.extend(before, parse_instant("end", data.end), now)
-    if action == "check-out":
-        return lifecycle.check_out(before, now)
-    if action == "deny":
-        return lifecycle.deny(before, data.reason)
-    if action == "cancel":
-        return lifecycle.cancel(before)
-    if action == "approve":
-        return lifecycle.approve(before, principal.name)
-    raise ApiProblem(
-        HTTPStatus.NOT_FOUND,
-        "there is no such action. Remedy: arrive, check-in, enter, extend, check-out, deny, cancel or approve.",
-    )
+    settings = app.config.visitors
+    actions: dict[str, Callable[[], Visit]] = {
+        "arrive": lambda: lifecycle.arrive(before, now),
+        "check-in": lambda: lifecycle.check_in(
+            before, now, settings, briefing=data.briefing, nda_version=data.nda_version
+        ),
+        "enter": lambda: lifecycle.enter(before, now, data.area),
+        "extend": lambda: lifecycle.extend(before, parse_instant("end", data.end), now),
+        "check-out": lambda: lifecycle.check_out(before, now),
+        "deny": lambda: lifecycle.deny(before, data.reason),
+        "cancel": lambda: lifecycle.cancel(before),
+        "approve": lambda: lifecycle.approve(before, principal.name),
+    }
+    if action not in actions:
+        raise ApiProblem(HTTPStatus.NOT_FOUND, f"there is no such action. Remedy: use one of {', '.join(actions)}.")
+    return actions[action]()
 
 
 @get("/visits/{visit_id:str}/badge", need="visitors", summary="Badge to print", responses=VISIT_ERRORS)
