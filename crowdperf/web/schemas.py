@@ -104,7 +104,7 @@ class CountAudit(Struct, kw_only=True):
 
 
 class LineEvaluationReply(Struct, kw_only=True):
-    """The last audit of a line (`crowdperf audit`)."""
+    """The last audit of a line (`crowdperf evaluate`)."""
 
     camera: str
     line: str
