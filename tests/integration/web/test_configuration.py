@@ -162,7 +162,7 @@ def test_a_change_that_takes_long_is_answered_and_goes_on(
     monkeypatch.setattr(config_client, "CHANGE_TIMEOUT_S", 0.01)
     reply = ada.post("/api/v1/cameras/plaza/lines", json=GATE)
     assert (reply.status_code, reply.headers["content-type"]) == (503, "application/problem+json")
-    assert "goes on" in reply.json()["detail"]
+    assert "continues in the background" in reply.json()["detail"]
     wait_until(lambda: [row["id"] for row in cameras(config)["plaza"]["lines"]] == ["gate", "north"], what="the line")
 
 
