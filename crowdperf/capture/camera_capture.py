@@ -116,8 +116,8 @@ class CameraCapture:
     def _connect(self, now: float) -> None:
         camera = self._config
         if self._cause:
-            self._metrics.count("ffmpeg_restarts_total", camera=camera.camera_id)
-            self._metrics.count(f"ffmpeg_restarts_{self._cause}", camera=camera.camera_id)
+            self._metrics.count("ffmpeg_restarts_total", 1, camera.camera_id)
+            self._metrics.count(f"ffmpeg_restarts_{self._cause}", 1, camera.camera_id)
         self._connection.start_connecting(now)
         self._publish_state()
         try:
@@ -188,7 +188,7 @@ class CameraCapture:
         if self._filled == len(self._view):
             sequence = self._ring.publish(*self._first_byte_ns, decoder.pts)
             self._metrics.set_gauge("ring_head", sequence, self._config.camera_id)
-            self._metrics.count("frames_captured", camera=self._config.camera_id)
+            self._metrics.count("frames_captured", 1, self._config.camera_id)
             if decoder.camera_clock_ns:
                 glass_ms = (self._first_byte_ns[0] - decoder.camera_clock_ns) / 1e6
                 self._metrics.set_gauge("glass_to_capture_ms", glass_ms, self._config.camera_id)
@@ -222,7 +222,7 @@ class CameraCapture:
         return self._is_alive()
 
     def _count_short_read(self, now: float) -> bool:
-        self._metrics.count("short_reads_total", camera=self._config.camera_id)
+        self._metrics.count("short_reads_total", 1, self._config.camera_id)
         return self._connection.record_short_read(now)
 
     def _handle_end(self, decoder: FfmpegProcess | PyavDecoder, now: float) -> None:

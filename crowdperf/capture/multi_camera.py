@@ -87,7 +87,7 @@ class CameraGroup:
         camera_thread.failures = 1 if now - camera_thread.started_at >= STABLE_S else camera_thread.failures + 1
         wait = min(MAX_RESTART_WAIT_S, FIRST_RESTART_WAIT_S * 2 ** min(camera_thread.failures - 1, 8))
         camera_thread.restart_at = now + wait
-        self._metrics.count("capture_crashes_total", camera=camera_thread.config.camera_id)
+        self._metrics.count("capture_crashes_total", 1, camera_thread.config.camera_id)
         log.error(
             "camera %s: its thread has crashed, the next one starts in %g s", camera_thread.config.camera_id, wait
         )

@@ -83,7 +83,7 @@ class InferenceEngine:
     @property
     def ages_ms(self) -> list[float]:
         """Ages of the newest published frames."""
-        return list(self._stats.ages_ms.values)
+        return [seconds * 1000 for seconds in self._metrics.get_recent("frame_age_seconds")]
 
     def step(self, doorbell_rang: bool) -> bool:
         """Analyse one batch if any frame is due.

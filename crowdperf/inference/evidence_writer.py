@@ -141,7 +141,7 @@ class EvidenceWriter:
             has_crop = self._save_pictures(request, frame, exact)
         except OSError as error:
             return self._refuse(request, f"it cannot be saved: {error.strerror}")
-        self._metrics.count("evidence_saved", camera=request.camera)
+        self._metrics.count("evidence_saved", 1, request.camera)
         full = self._get_relative_path(request, "full")
         crop_path = self._get_relative_path(request, "crop") if has_crop else ""
         return EvidenceResult(frame.stamp.epoch, frame.stamp.sequence, exact, full, crop_path)
@@ -152,7 +152,7 @@ class EvidenceWriter:
         return EvidenceResult(request.epoch, request.sequence, problem=problem)
 
     def _count_missed(self, request: EvidenceRequest) -> None:
-        self._metrics.count("evidence_missed", camera=request.camera if CAMERA_ID.fullmatch(request.camera) else "")
+        self._metrics.count("evidence_missed", 1, request.camera if CAMERA_ID.fullmatch(request.camera) else "")
 
     def _find_frame(self, request: EvidenceRequest) -> EvidenceFrame | None:
         """Return the requested frame, or the nearest later one."""

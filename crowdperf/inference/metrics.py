@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from crowdperf.inference.camera_feed import CameraFeed
-from crowdperf.runtime.metrics import Metrics, RecentValues
+from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.timings import STAGES, StageTimings
 
 GAUGE_INTERVAL_S = 2.0
@@ -30,13 +30,11 @@ class InferenceMetrics:
         self._batch_size = 0.0
         self.stages = StageTimings()
         self._frames = 0
-        self.ages_ms = RecentValues()
-        """Ages of the newest published frames, from the arrival of the first byte to publication."""
 
     def record_frame(self, feed: CameraFeed, age_s: float = 0.0) -> None:
         """Count a frame whose detections were published `age_s` after its first byte arrived."""
-        self.ages_ms.add(age_s * 1000)
-        self._metrics.count("frames_analysed", camera=feed.camera)
+        self._metrics.observe("frame_age_seconds", age_s)
+        self._metrics.count("frames_analysed", 1, feed.camera)
         feed.analysed += 1
         self._analysed += 1
         self._frames += 1
@@ -74,7 +72,6 @@ class InferenceMetrics:
                 feed.analysed = 0
             self._gauges_at = now
             self._report_stages()
-            self.ages_ms.report(self._metrics, "frame_age", "ms")
             for name, value in (("infer_ms", self._infer_ms), ("batch_size", self._batch_size)):
                 self._metrics.set_gauge(name, value)
             self._metrics.set_gauge("outbox_waiting", waiting)

@@ -166,7 +166,7 @@ class PpeStage:
         columns = detect_ppe(detector, frame.pixels, frame.feed.spec, detections)
         ended = self._clock()
         self._cadence.record_busy(ended, ended - began)
-        self._metrics.count("ppe_frames", camera=camera)
+        self._metrics.count("ppe_frames", 1, camera)
         self._metrics.count("ppe_people", len(columns.persons) // 2, camera)
         self._metrics.set_gauge("ppe_ms", (ended - began) * 1000)
         if columns.persons:

@@ -27,7 +27,7 @@ from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import BLOCK_MS
 from crowdperf.messaging.schema import Event, FrameDetections, LineCrossed, PpeObserved, TrackedFrame
 from crowdperf.messaging.streams import DETECTIONS, EVENTS, OBSERVATIONS, TRACKS, stream_key
-from crowdperf.runtime.metrics import Metrics, RecentValues
+from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.engine import Tracking
 from crowdperf.settings.process_config import TrackedCamera, TrackingConfig
 from crowdperf.storage import density
@@ -39,7 +39,6 @@ COMMIT_INTERVAL_S = 1.0
 QUIET_AFTER_S = 5.0
 """Time without a frame after which a stream is checked for smaller ids."""
 BATCH_SIZE = 64
-LAG_REPORT_INTERVAL_S = 2.0
 MAX_LIVE_FRAMES = 4
 """Live boxes published per camera and step: a shard that catches up does not flood the browsers."""
 
@@ -110,13 +109,10 @@ class TrackingShard:
         self._observations: Publisher[Event] = Publisher(client, OBSERVATIONS, self._prefix)
         self._tracks: Publisher[TrackedFrame] = Publisher(client, TRACKS, self._prefix)
         self._cameras: dict[str, _ShardCamera] = {}
-        self._lags = {"tracking_lag": RecentValues(), "crossing_lag": RecentValues()}
-        """Milliseconds from a picture to its tracks, and to its crossings in the stream of events."""
-        self._lags_at = clock()
         for camera in config.cameras:
             for shape, problem in find_problems(camera.lines, camera.zones, camera.target_fps):
                 log.warning("camera %s: %s", camera.camera_id, problem)
-                metrics.set_text("line_problem", problem, f"{camera.camera_id}/{shape}")
+                metrics.set_text("line_problem", problem, camera.camera_id, shape)
 
     def start(self) -> None:
         """Begin at the stored states; call it at start-up and after every outage."""
@@ -174,10 +170,6 @@ class TrackingShard:
         now = self._clock()
         self._commit([camera for camera in self._cameras.values() if self._needs_commit(camera, now)], now)
         self._publish_live()
-        if now - self._lags_at >= LAG_REPORT_INTERVAL_S:
-            self._lags_at = now
-            for name, lags in self._lags.items():
-                lags.report(self._metrics, name, "ms")
         for camera in self._cameras.values():
             if now - camera.last_entry_at > QUIET_AFTER_S:
                 self._follow_recreated_stream(camera, now)
@@ -206,7 +198,7 @@ class TrackingShard:
             camera.events += events
             if live is not None:
                 camera.live_frames.append(live)
-            self._lags["tracking_lag"].add((self._wall() - frame.captured_at_ns / 1e9) * 1000)
+            self._metrics.observe("tracking_lag_seconds", self._wall() - frame.captured_at_ns / 1e9)
         camera.last_entry_at = self._clock()
         self._report(camera, len(entries), frame)
 
@@ -215,10 +207,10 @@ class TrackingShard:
         self._metrics.count("frames_tracked", frames, camera_id)
         self._metrics.set_gauge("tracks_active", len(camera.pipeline), camera_id)
         for zone, inside in camera.pipeline.get_occupancy().items():
-            self._metrics.set_gauge("zone_occupancy", inside, f"{camera_id}/{zone}")
+            self._metrics.set_gauge("zone_occupancy", inside, camera_id, zone)
         for zone, queue in camera.pipeline.get_queues().items():
-            self._metrics.set_gauge("queue_length", queue.length, f"{camera_id}/{zone}")
-            self._metrics.set_gauge("queue_longest_wait_s", queue.longest_s, f"{camera_id}/{zone}")
+            self._metrics.set_gauge("queue_length", queue.length, camera_id, zone)
+            self._metrics.set_gauge("queue_longest_wait_s", queue.longest_s, camera_id, zone)
         if newest is not None:
             self._metrics.set_gauge("tracking_lag_s", self._wall() - newest.captured_at_ns / 1e9, camera_id)
 
@@ -253,7 +245,7 @@ class TrackingShard:
         if crossings:
             self._metrics.count("crossings_total", len(crossings), camera.pipeline.camera)
         for event in crossings:
-            self._lags["crossing_lag"].add((self._wall() - event.ts) * 1000)
+            self._metrics.observe("crossing_lag_seconds", self._wall() - event.ts)
         if rejected := self._consumer.get_rejected_ids(camera.key):
             self._metrics.count("dead_letters", len(rejected), camera.pipeline.camera)
 

@@ -1,4 +1,4 @@
-"""For machines and engineers: is it alive, is it ready, what does it measure, what is wrong."""
+"""Serve /healthz, /readyz, /metrics and /debug."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from crowdperf.frames.ring import RingUnavailable
 from crowdperf.messaging.process_metrics import decode_snapshot, metrics_key
 from crowdperf.messaging.redis.client import NOT_WRITABLE_ERRORS, OUTAGE, RedisPermissionError
 from crowdperf.runtime.metrics import ProcessSnapshot
+from crowdperf.runtime.metrics_table import METRICS, Kind
 from crowdperf.web import metrics_report
-from crowdperf.web import metrics_report as debug
 from crowdperf.web.auth import PrincipalDependency
 from crowdperf.web.live.pictures import RingState, RingView
 from crowdperf.web.parameters import UNAVAILABLE, errors
@@ -25,28 +25,28 @@ from crowdperf.web.state import AppDependency, AppState
 
 MAX_SNAPSHOT_AGE_S = 10.0
 PROBE_KEY = "crowdperf:probe"
-"""Written, for a moment, to see whether Redis takes writes."""
+"""Written for a moment, to see whether Redis accepts writes."""
 REQUIRED_PROCESSES = ("inference", "tracking")
-"""Kinds of process without which nothing is counted."""
+"""Processes that counting needs."""
 
 
 async def read_snapshots(app: AppState) -> list[ProcessSnapshot]:
-    """What every process published last.
+    """Read the newest snapshot of every process.
 
     Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is away.
+        redis.ConnectionError, redis.TimeoutError: Redis does not answer.
     """
     # Any: redis-py types its replies differently from release to release.
     client: Any = app.redis
     names = [name async for name in client.scan_iter(match=metrics_key("*", app.prefix), count=1000)]
     decoded = [_decode_snapshot(raw) for raw in (await client.mget(names) if names else [])]
-    found = [snapshot for snapshot in decoded if snapshot is not None]
-    app.rates.update(found)
-    return found
+    snapshots = [snapshot for snapshot in decoded if snapshot is not None]
+    app.rates.update(snapshots)
+    return snapshots
 
 
 def _decode_snapshot(raw: bytes | None) -> ProcessSnapshot | None:
-    """None for a process that ended between the two commands, or is of another version."""
+    """Decode a snapshot. None: its process ended between the two commands, or has another version."""
     try:
         return decode_snapshot(raw or b"")
     except msgspec.DecodeError:
@@ -55,7 +55,7 @@ def _decode_snapshot(raw: bytes | None) -> ProcessSnapshot | None:
 
 @get("/healthz", need="open", summary="Is the web process alive", tags=["operations"], responses=UNAVAILABLE)
 async def healthz(app: AppDependency) -> Health:
-    """200 while the process serves. It asks nobody else."""
+    """200 while the web process serves. Other processes are not asked."""
     if app.get_feed_error() is not None:
         raise ApiProblem(
             HTTPStatus.SERVICE_UNAVAILABLE, "live updates have ended by a defect; the log has the traceback"
@@ -65,7 +65,7 @@ async def healthz(app: AppDependency) -> Health:
 
 @get("/readyz", need="open", summary="Does the site count", tags=["operations"], responses=UNAVAILABLE)
 async def readyz(app: AppDependency) -> Health:
-    """200 when Redis takes writes and inference and tracking published a snapshot within 10 s; 503 with the reasons."""
+    """200 while Redis accepts writes and inference and tracking run; 503 with the reasons otherwise."""
     try:
         await app.redis.set(f"{app.prefix}{PROBE_KEY}", b"", px=1)
         reasons = find_problems(await read_snapshots(app), app.now())
@@ -81,7 +81,7 @@ async def readyz(app: AppDependency) -> Health:
 
 
 def find_problems(snapshots: list[ProcessSnapshot], now: float) -> list[str]:
-    """What of the needed processes is missing or old."""
+    """List which needed processes do not run, are silent, or have no model."""
     reasons = []
     for kind in REQUIRED_PROCESSES:
         of_kind = [row for row in snapshots if row.process == kind or row.process.startswith(f"{kind}-")]
@@ -94,9 +94,9 @@ def find_problems(snapshots: list[ProcessSnapshot], now: float) -> list[str]:
         ]
         if kind == "inference":
             reasons += [
-                row.texts.get("last_error", {}).get("") or "inference is loading its model"
+                row.get_text("last_error") or "inference is loading its model"
                 for row in of_kind
-                if not row.texts.get("model", {}).get("")
+                if not row.get_text("model")
             ]
     return reasons
 
@@ -110,11 +110,11 @@ def find_problems(snapshots: list[ProcessSnapshot], now: float) -> list[str]:
     media_type="text/plain",
 )
 async def metrics(app: AppDependency, principal: PrincipalDependency) -> Response[str]:
-    """Counters and gauges of every process, text format 0.0.4."""
-    found = [filter_snapshot(principal, snapshot) for snapshot in await read_snapshots(app)]
+    """Counters, gauges and histograms of every process, text format 0.0.4."""
+    snapshots = [filter_snapshot(principal, snapshot) for snapshot in await read_snapshots(app)]
     live = await asyncio.to_thread(_read_live_states, app, principal)
     return Response(
-        metrics_report.render(found, live),
+        metrics_report.render(snapshots, live),
         media_type="text/plain",
         headers={"Content-Type": metrics_report.CONTENT_TYPE},
     )
@@ -128,35 +128,36 @@ async def metrics(app: AppDependency, principal: PrincipalDependency) -> Respons
     responses=errors(503),
 )
 async def debug_report(app: AppDependency, principal: PrincipalDependency) -> dict[str, Any]:
-    """Per camera: frame rates, drops by cause, FFmpeg restarts, last error, ring. Per process: pid, uptime, memory."""
-    found = [filter_snapshot(principal, snapshot) for snapshot in await read_snapshots(app)]
+    """Per camera: frame rates, drops, FFmpeg restarts, last error, ring. Per process: pid, uptime, memory."""
+    snapshots = [filter_snapshot(principal, snapshot) for snapshot in await read_snapshots(app)]
     live, rings = await asyncio.to_thread(
         lambda: (_read_live_states(app, principal), _read_ring_states(app, principal))
     )
-    return debug.build_report(app.get_cameras(principal), found, app.rates, rings, live, app.now())
+    return metrics_report.build_report(app.get_cameras(principal), snapshots, app.rates, rings, live, app.now())
 
 
 def filter_snapshot(principal: Principal, snapshot: ProcessSnapshot) -> ProcessSnapshot:
-    """The snapshot without what it says of cameras that `who` may not see."""
+    """Remove values of cameras that the principal may not see, and of areas and channels if there are such cameras."""
     if principal.cameras is None:
         return snapshot
 
-    def cut(table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        # A capture process has one camera, and may leave its name out.
-        if not principal.can_see(snapshot.process.removeprefix(debug.CAPTURE_PREFIX)) and snapshot.process.startswith(
-            debug.CAPTURE_PREFIX
-        ):
-            return {}
+    def is_visible(kind: Kind, name: str, key: str) -> bool:
+        spec = METRICS.get((kind, name))
+        labels = spec.split_key(key) if spec else [("unknown", name)]
+        return not labels or (labels[0][0] == "camera" and principal.can_see(labels[0][1]))
+
+    def filter_table(kind: Kind, table: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         rows = {
-            name: {
-                label: value for label, value in row.items() if not label or principal.can_see(label.partition("/")[0])
-            }
+            name: {key: value for key, value in row.items() if is_visible(kind, name, key)}
             for name, row in table.items()
         }
         return {name: row for name, row in rows.items() if row}
 
     return msgspec.structs.replace(
-        snapshot, counters=cut(snapshot.counters), gauges=cut(snapshot.gauges), texts=cut(snapshot.texts)
+        snapshot,
+        counters=filter_table("counter", snapshot.counters),
+        gauges=filter_table("gauge", snapshot.gauges),
+        texts=filter_table("text", snapshot.texts),
     )
 
 

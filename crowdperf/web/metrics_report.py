@@ -1,118 +1,93 @@
-"""Prometheus's text format, version 0.0.4, from the snapshots of all processes. Pure.
-
-Rates out of counters: what changed between two snapshots of a process, divided by the time between them.
-
-The state of everything as /debug shows it, put together from snapshots and rings. Pure.
-
-A process counts under these names, per camera (a capture process may leave the camera out, it has only one):
-counters `ffmpeg_restarts_total` and `drops_<cause>`; gauges `fps_captured`, `fps_analysed` (else the rates of the
-counters `frames_captured`, `frames_analysed`) and `tracking_lag_s`, from capture to tracked frame; texts `state`,
-`last_error`, `quality`, `pts_source`, `ffmpeg_stderr`; gauge `backoff_s`; counters `ffmpeg_restarts_<cause>`.
-"""
+"""Build /metrics and /debug from the snapshots of all processes, by the table of metrics."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any
 
-from crowdperf.runtime.metrics import ProcessSnapshot
+from crowdperf.runtime.metrics import HistogramSnapshot, ProcessSnapshot
+from crowdperf.runtime.metrics_table import BUCKETS_S, DROP_CAUSES, METRICS, RESTART_CAUSES, Kind, MetricSpec
 from crowdperf.settings.camera import Camera
 from crowdperf.web.live.pictures import RingState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-STATE_TEXT = "state"
-LABEL_BY_PROCESS = {"worker-notify": "channel", "worker-areas": "area"}
-"""Process -> what its values are of, where not of a camera."""
-
-_PROCESS_METRICS: tuple[tuple[str, str, str, Callable[[ProcessSnapshot], float]], ...] = (
-    ("process_resident_memory_bytes", "gauge", "Resident memory.", lambda snapshot: snapshot.rss_bytes),
-    ("process_cpu_seconds_total", "counter", "User and system time.", lambda snapshot: snapshot.cpu_s),
-    ("process_start_time_seconds", "gauge", "Start of the process, Unix time.", lambda snapshot: snapshot.started_at),
-    ("snapshot_timestamp_seconds", "gauge", "When these values were published.", lambda snapshot: snapshot.at),
-)
+MIN_RATE_INTERVAL_S = 1.5
+"""Two snapshots that are closer give only noise."""
+Labels = Iterable[tuple[str, str]]
 
 
 class _MetricFamilies:
-    """Samples grouped by metric: the format wants all of one metric together, under one HELP and one TYPE."""
+    """Samples grouped by metric: the format wants each metric in one block, after its HELP and TYPE."""
 
     def __init__(self) -> None:
-        self._families: dict[str, tuple[str, str, list[str]]] = {}
+        self._families: dict[str, tuple[MetricSpec, list[str]]] = {}
 
-    def add(self, name: str, kind: str, text: str, labels: Iterable[tuple[str, str]], value: float) -> None:
-        full = "crowdperf_" + re.sub(r"[^a-zA-Z0-9_]", "_", name)
-        pairs = ",".join(f'{key}="{escape_label(label)}"' for key, label in labels if label)
-        family = self._families.setdefault(full, (kind, text, []))
-        # The same name as a counter here and a gauge there would be two families of one name, which no scraper takes.
-        if family[0] == kind:
-            family[2].append(f"{full}{{{pairs}}} {_format_number(value)}")
+    def add(self, kind: Kind, name: str, labels: Labels, value: float) -> None:
+        spec = METRICS[kind, name]
+        self._add_sample(spec, spec.exported_name, labels, value)
+
+    def add_rows(self, kind: Kind, table: dict[str, dict[str, float]], process: Labels) -> None:
+        """Add all values of a kind. Metrics of another version of the program are left out."""
+        for name, row in table.items():
+            spec = METRICS.get((kind, name))
+            if spec is None:
+                continue
+            for key, value in row.items():
+                self._add_sample(spec, spec.exported_name, [*process, *spec.split_key(key)], value)
+
+    def add_histogram(self, name: str, labels: Labels, histogram: HistogramSnapshot) -> None:
+        spec = METRICS.get(("histogram", name))
+        if spec is None or len(histogram.counts) != len(BUCKETS_S) + 1:
+            return
+        sums = list(accumulate(histogram.counts))
+        for bound, count in zip([*map(str, BUCKETS_S), "+Inf"], sums):
+            self._add_sample(spec, f"{spec.exported_name}_bucket", [*labels, ("le", bound)], count)
+        self._add_sample(spec, f"{spec.exported_name}_sum", labels, histogram.sum)
+        self._add_sample(spec, f"{spec.exported_name}_count", labels, sums[-1])
+
+    def _add_sample(self, spec: MetricSpec, name: str, labels: Labels, value: float) -> None:
+        pairs = ",".join(f'{label}="{escape_label(text)}"' for label, text in labels)
+        _, samples = self._families.setdefault(spec.exported_name, (spec, []))
+        samples.append(f"{name}{{{pairs}}} {_format_number(value)}")
 
     def render(self) -> str:
         lines = []
         for name in sorted(self._families):
-            kind, text, samples = self._families[name]
-            lines += [f"# HELP {name} {_escape_help(text)}", f"# TYPE {name} {kind}", *samples]
+            spec, samples = self._families[name]
+            lines += [f"# HELP {name} {spec.help}", f"# TYPE {name} {spec.kind}", *samples]
         return "\n".join(lines) + "\n"
 
 
 def render(snapshots: list[ProcessSnapshot], cameras_live: dict[str, bool]) -> str:
-    """The page.
+    """Render /metrics in Prometheus's text format 0.0.4.
 
     Args:
-        snapshots: of every process that published one.
-        cameras_live: camera id -> whether it gives fresh frames.
+        snapshots: The newest snapshot of every process.
+        cameras_live: Camera id -> whether it gives fresh frames.
     """
     families = _MetricFamilies()
     for camera, live in sorted(cameras_live.items()):
-        families.add("camera_live", "gauge", "1 while the camera gives fresh frames.", [("camera", camera)], live)
+        families.add("gauge", "camera_live", [("camera", camera)], live)
     for snapshot in sorted(snapshots, key=lambda row: row.process):
         process = [("process", snapshot.process)]
-        for name, kind, text, value in _PROCESS_METRICS:
-            families.add(name, kind, text, process, value(snapshot))
-        for name, row in snapshot.counters.items():
-            full = name if name.endswith("_total") else f"{name}_total"
-            for camera, number in row.items():
-                families.add(
-                    full,
-                    "counter",
-                    _describe_metric(name),
-                    [*process, *_build_labels(snapshot.process, camera)],
-                    number,
-                )
-        for name, row in snapshot.gauges.items():
-            for camera, number in row.items():
-                families.add(
-                    name, "gauge", _describe_metric(name), [*process, *_build_labels(snapshot.process, camera)], number
-                )
-        for camera, state in snapshot.texts.get(STATE_TEXT, {}).items():
-            labels = [*process, ("camera", camera), ("state", state)]
-            families.add("camera_state", "gauge", "1 for the state that the camera is in.", labels, 1)
+        families.add("gauge", "process_resident_memory_bytes", process, snapshot.rss_bytes)
+        families.add("counter", "process_cpu_seconds_total", process, snapshot.cpu_s)
+        families.add("gauge", "process_start_time_seconds", process, snapshot.started_at)
+        families.add("gauge", "snapshot_timestamp_seconds", process, snapshot.at)
+        families.add_rows("counter", snapshot.counters, process)
+        families.add_rows("gauge", snapshot.gauges, process)
+        for name, histogram in snapshot.histograms.items():
+            families.add_histogram(name, process, histogram)
+        for camera, state in snapshot.texts.get("state", {}).items():
+            families.add("gauge", "camera_state", [*process, ("camera", camera), ("state", state)], 1)
     return families.render()
 
 
-def _build_labels(process: str, text: str) -> list[tuple[str, str]]:
-    """A value may be of a camera, or of one of its lines or zones: `camera/zone`; some are of something else."""
-    for kind, label in LABEL_BY_PROCESS.items():
-        if process == kind or process.startswith(f"{kind}-"):
-            return [(label, text)]
-    name, _, part = text.partition("/")
-    return [("camera", name), ("part", part)]
-
-
-def escape_label(label: str) -> str:
-    """A label's value with backslash, quote and line feed escaped."""
-    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def _escape_help(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("\n", "\\n")
-
-
-def _describe_metric(name: str) -> str:
-    """A metric's name as a sentence; the exact meaning is in docs/web-server.md."""
-    words = name.removesuffix("_total").replace("_", " ")
-    return words[:1].upper() + words[1:] + "."
+def escape_label(text: str) -> str:
+    """Escape backslash, quote and line feed in a label's value."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 def _format_number(value: float) -> str:
@@ -123,18 +98,14 @@ def _format_number(value: float) -> str:
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
 
 
-MIN_RATE_INTERVAL_S = 1.5
-"""Two snapshots nearer to each other than this would make a rate of noise."""
-
-
 class Rates:
-    """The snapshots of each process that rates are taken from. Pure: the snapshots carry the time."""
+    """Compute rates from the two newest snapshots of each process. The snapshots carry the time."""
 
     def __init__(self) -> None:
         self._pairs: dict[str, tuple[ProcessSnapshot, ProcessSnapshot]] = {}
 
     def update(self, snapshots: list[ProcessSnapshot]) -> None:
-        """Take note of the newest snapshots; processes that are gone are forgotten."""
+        """Take over the newest snapshots, and forget processes that have ended."""
         pairs: dict[str, tuple[ProcessSnapshot, ProcessSnapshot]] = {}
         for new in snapshots:
             before, last = self._pairs.get(new.process, (new, new))
@@ -145,84 +116,66 @@ class Rates:
             pairs[new.process] = (before, last)
         self._pairs = pairs
 
-    def get_rate(self, snapshot: ProcessSnapshot, name: str, camera: str = "") -> float | None:
-        """Increase per second of a counter, since the process's start until there are two snapshots."""
+    def get_rate(self, snapshot: ProcessSnapshot, name: str, *labels: str) -> float | None:
+        """Compute the increase of a counter per second.
+
+        Args:
+            snapshot: The newest snapshot of the process.
+            name: Name of the counter.
+            labels: Values of its labels.
+
+        Returns:
+            Per second between the two newest snapshots, or since the start while there is one. None: never counted.
+        """
         before, last = self._pairs.get(snapshot.process, (snapshot, snapshot))
-        value = last.counters.get(name, {}).get(camera)
+        value = last.get_counter(name, *labels)
         if value is None:
             return None
         if before is last:
             return value / max(MIN_RATE_INTERVAL_S, last.at - last.started_at)
-        return max(0.0, value - before.counters.get(name, {}).get(camera, 0.0)) / (last.at - before.at)
+        return max(0.0, value - (before.get_counter(name, *labels) or 0.0)) / (last.at - before.at)
 
     def get_cpu_percent(self, snapshot: ProcessSnapshot) -> float:
-        """Share of one core, in percent."""
+        """Return the processor time of a process in percent of one core."""
         before, last = self._pairs.get(snapshot.process, (snapshot, snapshot))
         if before is last:
             return 100 * last.cpu_s / max(MIN_RATE_INTERVAL_S, last.at - last.started_at)
         return 100 * max(0.0, last.cpu_s - before.cpu_s) / (last.at - before.at)
 
 
-CAPTURE_PREFIX = "capture-"
-DROPS_PREFIX = "drops_"
-RESTARTS_PREFIX = "ffmpeg_restarts_"
-
-
 class _CameraMetrics:
-    """What all processes say about one camera."""
+    """The values of one camera, from all processes."""
 
     def __init__(self, camera: str, snapshots: list[ProcessSnapshot], rates: Rates) -> None:
         self._camera = camera
         self._snapshots = snapshots
         self._rates = rates
 
-    def _find_rows(self, table: str) -> list[tuple[ProcessSnapshot, str, str, Any]]:
-        """(snapshot, name, label, value) of everything that concerns the camera."""
-        found = []
-        for snapshot in self._snapshots:
-            own = snapshot.process == CAPTURE_PREFIX + self._camera
-            for name, row in getattr(snapshot, table).items():
-                for label in (self._camera, "") if own else (self._camera,):
-                    if label in row:
-                        found.append((snapshot, name, label, row[label]))
-                        break
-        return found
+    def sum_counter(self, name: str) -> int:
+        return int(sum(snapshot.get_counter(name, self._camera) or 0.0 for snapshot in self._snapshots))
 
-    def sum_counter(self, name: str) -> float:
-        return sum((float(value) for _, found, _, value in self._find_rows("counters") if found == name), 0.0)
-
-    def get_rate(self, name: str) -> float | None:
-        rates = [
-            self._rates.get_rate(snapshot, name, label)
-            for snapshot, found, label, _ in self._find_rows("counters")
-            if found == name
-        ]
+    def get_fps(self, stage: str) -> float | None:
+        """Return the gauge `fps_<stage>`, or the rate of the counter `frames_<stage>`."""
+        fps = self.get_gauge(f"fps_{stage}")
+        if fps is not None:
+            return round(fps, 2)
+        rates = [self._rates.get_rate(snapshot, f"frames_{stage}", self._camera) for snapshot in self._snapshots]
         known = [rate for rate in rates if rate is not None]
         return round(sum(known), 2) if known else None
 
-    def get_fps(self, what: str) -> float | None:
-        """The gauge `fps_<what>`, or the rate of the counter `frames_<what>`."""
-        known = self.get_gauge(f"fps_{what}")
-        return self.get_rate(f"frames_{what}") if known is None else round(known, 2)
-
-    def get_latency_ms(self) -> float | None:
-        lag_s = self.get_gauge("tracking_lag_s")
-        return None if lag_s is None else round(lag_s * 1000, 1)
-
     def get_gauge(self, name: str) -> float | None:
-        return next((value for _, found, _, value in self._find_rows("gauges") if found == name), None)
+        values = (snapshot.get_gauge(name, self._camera) for snapshot in self._snapshots)
+        return next((value for value in values if value is not None), None)
 
     def get_text(self, name: str) -> str:
-        return next((value for _, found, _, value in self._find_rows("texts") if found == name and value), "")
+        return next(filter(None, (snapshot.get_text(name, self._camera) for snapshot in self._snapshots)), "")
 
-    def count_by_cause(self, prefix: str) -> dict[str, int]:
-        """Counters `<prefix><cause>`, by cause."""
-        causes: dict[str, int] = {}
-        for _, name, _, value in self._find_rows("counters"):
-            if name.startswith(prefix) and name != prefix + "total":
-                cause = name.removeprefix(prefix)
-                causes[cause] = causes.get(cause, 0) + int(value)
-        return causes
+    def count_by_cause(self, prefix: str, causes: Iterable[str]) -> dict[str, int]:
+        """Return the counters `<prefix><cause>` by cause, without those that were never counted."""
+        counted = {
+            name for snapshot in self._snapshots for name, row in snapshot.counters.items() if self._camera in row
+        }
+        return {cause: self.sum_counter(prefix + cause) for cause in causes if prefix + cause in counted}
 
 
 def build_report(
@@ -233,7 +186,19 @@ def build_report(
     live: dict[str, bool],
     now: float,
 ) -> dict[str, Any]:
-    """The body of /debug; `now` in Unix seconds."""
+    """Build the body of /debug.
+
+    Args:
+        cameras: The cameras to show.
+        snapshots: The newest snapshot of every process.
+        rates: Rates of their counters.
+        rings: Camera id -> its ring; None: there is none.
+        live: Camera id -> whether it gives fresh frames.
+        now: Unix seconds.
+
+    Returns:
+        The body, ready for JSON.
+    """
     return {
         "cameras": {
             camera.id: _build_camera_report(
@@ -260,6 +225,7 @@ def build_report(
 def _build_camera_report(
     camera: Camera, metrics: _CameraMetrics, ring: RingState | None, live: bool | None
 ) -> dict[str, Any]:
+    lag_s = metrics.get_gauge("tracking_lag_s")
     return {
         "name": camera.title,
         "enabled": camera.enabled,
@@ -267,14 +233,14 @@ def _build_camera_report(
         "state": metrics.get_text("state") or ("unknown" if camera.enabled else "disabled"),
         "fps_captured": metrics.get_fps("captured"),
         "fps_analysed": metrics.get_fps("analysed"),
-        "latency_ms": metrics.get_latency_ms(),
-        "drops": metrics.count_by_cause(DROPS_PREFIX),
+        "latency_ms": None if lag_s is None else round(lag_s * 1000, 1),
+        "drops": metrics.count_by_cause("drops_", DROP_CAUSES),
         "quality": metrics.get_text("quality") or None,
         "pts_source": metrics.get_text("pts_source") or None,
-        "ffmpeg_restarts_total": int(metrics.sum_counter("ffmpeg_restarts_total")),
-        "ffmpeg_restarts": metrics.count_by_cause(RESTARTS_PREFIX),
-        "short_reads_total": int(metrics.sum_counter("short_reads_total")),
-        "capture_crashes_total": int(metrics.sum_counter("capture_crashes_total")),
+        "ffmpeg_restarts_total": metrics.sum_counter("ffmpeg_restarts_total"),
+        "ffmpeg_restarts": metrics.count_by_cause("ffmpeg_restarts_", RESTART_CAUSES),
+        "short_reads_total": metrics.sum_counter("short_reads_total"),
+        "capture_crashes_total": metrics.sum_counter("capture_crashes_total"),
         "glass_to_capture_ms": metrics.get_gauge("glass_to_capture_ms"),
         "backoff_s": round(metrics.get_gauge("backoff_s") or 0.0, 2),
         "last_error": metrics.get_text("last_error"),

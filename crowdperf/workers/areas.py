@@ -143,7 +143,7 @@ def stage_effect(pipe: Any, effect: Struct, metrics: Metrics, prefix: str = "") 
         metrics.set_gauge("area_uncertainty", effect.uncertainty, effect.area)
     elif isinstance(effect, AreaRemoved):
         occupancy.stage_area_removal(pipe, effect.area, prefix)
-        metrics.forget_camera(effect.area)
+        metrics.forget(effect.area)
 
 
 def main(config: AreasConfig, runtime: ProcessRuntime) -> None:

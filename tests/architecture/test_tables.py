@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
+import fnmatch
 import shlex
 from pathlib import Path
 
@@ -11,13 +13,14 @@ from supervisor.options import ServerOptions, UnhosedConfigParser
 
 from crowdperf.messaging import streams
 from crowdperf.messaging.streams import STREAMS, Stream
+from crowdperf.runtime.metrics_table import DROP_CAUSES, LATENCIES, METRICS, PERCENTILES, Kind
 from crowdperf.settings.config import Config, load, parse
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.supervision import programs
 from crowdperf.supervision.processes import PROCESSES, ProcessSpec
 from crowdperf.supervision.programs import build_programs
 from tests.conftest import ROOT
-from tests.support.source_scan import source_of
+from tests.support.source_scan import called, source_of
 from tests.support.stream_usage import find_streams
 from tests.support.tables import BEGIN, END, blocks
 
@@ -92,6 +95,33 @@ def test_streams_of_a_process_are_those_of_its_code(row: ProcessSpec) -> None:
     reads, writes = find_streams(source_of(ROOT, "crowdperf"), row.entry, constants)
     writes -= {stream for kind, stream in NEVER_WRITTEN if kind == row.kind}
     assert (set(row.reads), set(row.writes)) == (reads, writes)
+
+
+def test_calls_record_metrics_of_the_table() -> None:
+    source = source_of(ROOT, "crowdperf")
+    kinds: dict[str, Kind] = {"count": "counter", "set_gauge": "gauge", "set_text": "text", "observe": "histogram"}
+    recorded = set()
+    for module, call in source.calls():
+        owner = ast.unparse(call.func.value) if isinstance(call.func, ast.Attribute) else ""
+        if called(call) not in kinds or not owner.endswith("metrics"):
+            continue
+        kind = kinds[called(call)]
+        for pattern in source.values(module, call.args[0]):
+            rows = [spec for (of, name), spec in METRICS.items() if of == kind and fnmatch.fnmatchcase(name, pattern)]
+            assert rows, f"{module.name}:{call.lineno}: no {kind} {pattern}"
+            given = len(call.args[2:])
+            for spec in rows:
+                assert given == len(spec.labels) or (not given and spec.optional_labels), f"{module.name}:{call.lineno}"
+            recorded |= {(kind, spec.name) for spec in rows}
+    built = {("gauge", f"{name}_p{share}_ms") for name in LATENCIES for share in PERCENTILES}
+    built |= {key for key in METRICS if key[1].startswith(("camera_", "process_", "snapshot_"))}
+    assert METRICS.keys() - built == recorded
+
+
+def test_causes_of_drops_are_in_the_table() -> None:
+    source = source_of(ROOT, "crowdperf")
+    calls = [(module, call) for module, call in source.calls() if called(call) == "record_drop"]
+    assert {cause for module, call in calls for cause in source.values(module, call.args[0])} == DROP_CAUSES.keys()
 
 
 @pytest.mark.parametrize(("document", "name"), [(document, name) for document, name in blocks()])

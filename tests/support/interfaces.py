@@ -16,7 +16,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,12 +26,12 @@ import msgspec
 from bench.__main__ import names as bench_names
 from bench.harness import Row, compared, paired
 from crowdperf.__main__ import main as run_command
-from crowdperf.inference.camera_feed import CameraFeed
 from crowdperf.messaging import codec
 from crowdperf.messaging.consumer import Consumer, PositionConsumer, create_group
 from crowdperf.messaging.redis.acl import build_acl_rules as acl_rule
 from crowdperf.messaging.streams import STREAMS
-from crowdperf.runtime.metrics import PERCENTILES, Metrics, RecentValues
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.metrics_table import METRICS
 from crowdperf.settings.config import build_json_schema, parse
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.settings.process_config import build_web_config
@@ -65,6 +65,8 @@ SITE = {
     "postgres": {"dsn": "env:DSN"},
 }
 """Everything on: each kind of program, more than once where there may be several."""
+LABELS = {"camera": "lobby", "part": "gate", "area": "hall", "channel": "mail", "stream": "events"}
+"""A sample value of each label of a metric."""
 
 
 # Streams
@@ -415,56 +417,26 @@ def _status(config: str, words: list[str]) -> object:
 
 
 def metrics() -> list[str]:
-    """Return every metric of the source, and the page that shows them all."""
-    source = source_of(ROOT, "crowdperf")
-    kinds = {
-        Metrics.count.__name__: "counter",
-        Metrics.set_gauge.__name__: "gauge",
-        Metrics.set_text.__name__: "text",
-        Metrics.get_counter.__name__: "counter",
-    }
-    found: set[tuple[str, str, bool]] = set()
-    for module, node in source.calls():
-        name = called(node)
-        if name in kinds and isinstance(node.func, ast.Attribute) and node.args:
-            owner = ast.unparse(node.func.value)
-            if not owner.endswith("metrics"):
-                continue
-            of = argument(node, 1 if name == Metrics.get_counter.__name__ else 2, "camera") is not None
-            found |= {(kinds[name], text, of) for text in source.values(module, node.args[0])}
-        elif name == RecentValues.report.__name__ and len(node.args) == 3:
-            for what in source.values(module, node.args[1]):
-                for unit in source.values(module, node.args[2]):
-                    found |= {("gauge", f"{what}_p{share}_{unit}", False) for share in PERCENTILES}
-        elif name == CameraFeed.record_drop.__name__ and node.args:
-            found |= {("counter", f"drops_{cause}", True) for cause in source.values(module, node.args[0])}
-    names = [f"{kind} {name}{' of a camera or part' if of else ''}" for kind, name, of in found if UNKNOWN not in name]
-    unknown = [f"{kind} {name} (built at run time)" for kind, name, _ in found if UNKNOWN in name]
-    return [*names, *unknown, *_page(found)]
-
-
-def _page(found: Iterable[tuple[str, str, bool]]) -> list[str]:
-    """Render one snapshot with every metric, and three processes whose labels differ."""
+    """Return every row of the table of metrics, and the page that shows them all."""
     filled = Metrics()
-    for kind, name, of in sorted(found):
-        if UNKNOWN in name:
+    lines = []
+    for (kind, name), spec in METRICS.items():
+        lines.append(f"{kind} {name}{' of ' if spec.labels else ''}{' and '.join(spec.labels)}")
+        if name.startswith(("camera_", "process_", "snapshot_")):
             continue
-        if kind == "counter":
-            filled.count(name, 1, "lobby" if of else "")
-        elif kind == "gauge":
-            filled.set_gauge(name, 1, "lobby" if of else "")
-        else:
-            filled.set_text(name, "live", "lobby" if of else "")
-    snapshots = [filled.snapshot("tracking-0", 0.0)]
-    for process in ("worker-notify-0", "worker-areas-0", "web"):
-        part = Metrics()
-        part.count("dead_letters", 2, "hall/door")
-        part.set_gauge("shares_owned", 3)
-        snapshots.append(part.snapshot(process, 0.0))
-    lines = render_metrics(snapshots, {"lobby": True, "yard": False}).splitlines()
+        for labels in ([LABELS[label] for label in spec.labels], [])[: 2 if spec.optional_labels else 1]:
+            if kind == "counter":
+                filled.count(name, 1, *labels)
+            elif kind == "gauge":
+                filled.set_gauge(name, 1, *labels)
+            elif kind == "text":
+                filled.set_text(name, "live", *labels)
+            else:
+                filled.observe(name, 0.02)
+    page = render_metrics([filled.snapshot("tracking-0", 0.0)], {"lobby": True, "yard": False}).splitlines()
     measured = re.compile(r"^(crowdperf_(?:process|snapshot)_\S+) .*")
     # HELP is prose.
-    return ["page " + measured.sub(r"\1 *", line) for line in lines if not line.startswith("# HELP")]
+    return [*lines, *("page " + measured.sub(r"\1 *", line) for line in page if not line.startswith("# HELP"))]
 
 
 # REST and config.json

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from crowdperf.messaging.streams import STREAMS
+from crowdperf.runtime.metrics_table import METRICS
 from crowdperf.settings.camera import Camera, Line, Zone
 from crowdperf.settings.config import Config
 from crowdperf.settings.ppe import PpeRule
@@ -62,6 +63,29 @@ def streams() -> str:
 def carried(kind: Any) -> str:
     """Names of the Structs of a stream."""
     return ", ".join(f"`{member.__name__}`" for member in getattr(kind, "__args__", (kind,)))
+
+
+def metrics() -> str:
+    """Make the table of metrics; texts are not at /metrics."""
+    specs = sorted((spec for spec in METRICS.values() if spec.kind != "text"), key=lambda spec: spec.exported_name)
+    rows = [
+        (
+            f"`{spec.exported_name}`",
+            spec.kind,
+            spec.unit,
+            ", ".join(f"`{label}`" for label in spec.labels) or "–",
+            spec.help,
+        )
+        for spec in specs
+    ]
+    return table(("metric", "type", "unit", "labels", "meaning"), rows)
+
+
+def texts() -> str:
+    """Make the table of texts."""
+    specs = [spec for spec in METRICS.values() if spec.kind == "text"]
+    rows = [(f"`{spec.name}`", ", ".join(f"`{label}`" for label in spec.labels) or "–", spec.help) for spec in specs]
+    return table(("text", "labels", "meaning"), rows)
 
 
 def settings() -> str:
@@ -120,6 +144,8 @@ def blocks() -> dict[tuple[str, str], str]:
     return {
         ("docs/architecture.md", "processes"): processes(),
         ("docs/architecture.md", "streams"): streams(),
+        ("docs/reference/metrics.md", "metrics"): metrics(),
+        ("docs/reference/metrics.md", "texts"): texts(),
         ("docs/tuning.md", "settings"): settings(),
         ("docs/testing.md", "tests"): tests(),
     }

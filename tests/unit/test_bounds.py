@@ -131,6 +131,6 @@ def test_capture_keeps_a_fixed_past() -> None:
 def test_metrics_are_bounded_by_housekeeping() -> None:
     metrics = Metrics()
     for number in range(12_000):
-        metrics.count("frames_analysed", camera=str(number))
+        metrics.count("frames_analysed", 1, str(number))
     metrics.prune()
     assert largest(metrics)[0] == 10_000

@@ -17,6 +17,8 @@ from msgspec import Meta, Struct
 from crowdperf.accounts.principal import Principal
 from crowdperf.messaging.codec import dead_key
 from crowdperf.runtime.metrics import ProcessSnapshot
+from crowdperf.runtime.metrics_table import DROP_CAUSES
+from crowdperf.runtime.timings import STAGES
 from crowdperf.settings.base import ConfigError
 from crowdperf.supervision.control import SupervisorClient
 from crowdperf.supervision.processes import PROCESSES
@@ -177,7 +179,7 @@ async def system(app: AppDependency, principal: PrincipalDependency) -> SystemRe
         queues=await _read_queues(app, principal),
         dead_letters=await _count_dead_letters(app),
         models={
-            role: next((row.texts[name][""] for row in snapshots if row.texts.get(name, {}).get("")), "")
+            role: next(filter(None, (row.get_text(name) for row in snapshots)), "")
             for role, name in (("person", "model"), ("ppe", "ppe_model"), ("device", "device"))
         },
         capacity=_estimate_capacity(app, snapshots),
@@ -279,11 +281,11 @@ def _to_latency_reply(
 ) -> LatencyReply:
     """Return the slowest process's latency: boxes come from inference, the others from tracking."""
     kind = "inference" if what == "boxes" else "tracking-"
-    of_kind = [row.gauges for row in snapshots if row.process.startswith(kind)]
+    of_kind = [row for row in snapshots if row.process.startswith(kind)]
 
     def find_worst(share: int) -> float | None:
-        values = [row[f"{name}_p{share}_ms"][""] for row in of_kind if f"{name}_p{share}_ms" in row]
-        return round(max(values), 1) if values else None
+        values = [row.get_gauge(f"{name}_p{share}_ms") for row in of_kind]
+        return max((round(value, 1) for value in values if value is not None), default=None)
 
     return LatencyReply(what=what, p50_ms=find_worst(50), p95_ms=find_worst(95), p99_ms=find_worst(99))
 
@@ -291,34 +293,30 @@ def _to_latency_reply(
 def _measure_stages(app: AppState, snapshots: list[ProcessSnapshot]) -> list[StageReply]:
     """Measure the stages of inference (`stage_<name>_s`), in the order of a picture's way."""
     model = next((row for row in snapshots if row.process == "inference"), None)
-    counters = model.counters if model else {}
-    named = [name[6:-2] for name in counters if name.startswith("stage_") and name.endswith("_s")]
     return [
         StageReply(
             stage=stage,
-            ms_per_frame=round(model.gauges.get(f"stage_{stage}_ms", {}).get("", 0.0), 2),
+            ms_per_frame=round(model.get_gauge(f"stage_{stage}_ms") or 0.0, 2),
             share=round(app.rates.get_rate(model, f"stage_{stage}_s") or 0.0, 4),
         )
-        for stage in named
-        if model
+        for stage in STAGES
+        if model and model.get_counter(f"stage_{stage}_s") is not None
     ]
 
 
 def _estimate_capacity(app: AppState, snapshots: list[ProcessSnapshot]) -> CapacityReply:
     """Estimate how many cameras still fit, by the time of all stages of the inference loop."""
     model = next((row for row in snapshots if row.process == "inference"), None)
-    gauges = model.gauges if model else {}
-    rates = [rate for rate in gauges.get("fps_analysed", {}).values() if rate]
-    infer_ms, batch = (gauges.get(name, {}).get("", 0.0) for name in ("infer_ms", "batch_size"))
+    rates = [rate for rate in model.gauges.get("fps_analysed", {}).values() if rate] if model else []
+    infer_ms, batch = ((model.get_gauge(name) if model else None) or 0.0 for name in ("infer_ms", "batch_size"))
     fps = sum(rates)
-    # Publishing has its own thread, and takes no time of the loop.
+    # Publishing has its own thread and needs no time of the loop.
     busy = min(1.0, sum(row.share for row in _measure_stages(app, snapshots) if row.stage != "publish"))
     drops = 0.0
     if model:
-        for name, row in model.counters.items():
-            if name.startswith("drops_"):
-                drops += sum(app.rates.get_rate(model, name, camera) or 0.0 for camera in row)
-    # 0.85: a fully loaded model has no room for cameras that send at the same moment.
+        for name in (f"drops_{cause}" for cause in DROP_CAUSES):
+            drops += sum(app.rates.get_rate(model, name, camera) or 0.0 for camera in model.counters.get(name, {}))
+    # 0.85: a model that is always busy has no room for cameras that send at the same moment.
     left = int(max(0.0, 0.85 - busy) / (busy / len(rates))) if rates and busy else None
     return CapacityReply(
         fps_analysed=round(fps, 2),

@@ -102,7 +102,7 @@ class ChannelDelivery:
         else:
             self._sent_at.append(now)
             self._queue.mark_delivered(item, now)
-            self._metrics.count("notifications_sent", camera=self.channel.id)
+            self._metrics.count("notifications_sent", 1, self.channel.id)
             self._metrics.set_text("channel_problem", "", self.channel.id)
         return True
 
@@ -111,13 +111,13 @@ class ChannelDelivery:
         self._sender.close()
 
     def _handle_failure(self, item: DeliveryItem, error: DeliveryError, now: float) -> None:
-        self._metrics.count("notifications_failed", camera=self.channel.id)
+        self._metrics.count("notifications_failed", 1, self.channel.id)
         self._report_problem(str(error))
         attempts = item.attempts + 1
         if error.permanent or attempts >= self.channel.attempts:
             log.error("channel %s: notification %s failed for good: %s", self.channel.id, item.id, error)
             self._queue.dead_letter(item, f"{error} (attempt {attempts})", now)
-            self._metrics.count("dead_letters", camera=self.channel.id)
+            self._metrics.count("channel_dead_letters", 1, self.channel.id)
             return
         pause = max(compute_retry_pause(attempts), min(error.retry_after_s, 3600.0))
         self._queue.schedule_retry(item, now + pause, now)

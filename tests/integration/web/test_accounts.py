@@ -231,7 +231,7 @@ def test_who_may_see_one_camera_learns_nothing_of_another(people: People, site: 
     site.publish_crossing("plaza", "gate", "in")
     hidden = site.publish_crossing("lobby", "door", "in")
     site.make_metrics("capture-lobby").set_text("last_error", "lobby's own trouble", "lobby")
-    site.make_metrics("capture-lobby").count("frames_captured", 5)
+    site.make_metrics("capture-lobby").count("frames_captured", 5, "lobby")
     site.make_metrics("inference").count("frames_analysed", 5, "lobby")
     site.publish_metrics()
     with people.browser("ada", "operator", ["plaza"]) as ada:

@@ -310,7 +310,7 @@ SAMPLE = re.compile(r'^[a-zA-Z_][a-zA-Z0-9_]*(\{([a-z]+="([^"\\\n]|\\["\\n])*",?
 def test_metrics_are_in_prometheus_form(client: httpx.Client, site: SyntheticSite) -> None:
     site.make_metrics("inference").count("frames_analysed", 12, "plaza")
     site.make_metrics("capture-plaza").set_text("state", 'odd "state" \\ of\ntwo lines', "plaza")
-    site.make_metrics("tracking-0").set_gauge("zone_occupancy", 3, "plaza/stage")
+    site.make_metrics("tracking-0").set_gauge("zone_occupancy", 3, "plaza", "stage")
     site.publish_metrics()
     live = 'crowdperf_camera_live{camera="plaza"} 1'
     reply = soon_after_a_frame(client, site, "/metrics", lambda reply: live in reply.text)

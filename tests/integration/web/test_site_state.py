@@ -18,7 +18,6 @@ from crowdperf.messaging.process_metrics import metrics_key
 from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import CameraChanged, ZoneMinute
 from crowdperf.messaging.streams import CONNECTIONS
-from crowdperf.runtime.metrics import RecentValues
 from crowdperf.storage import density, occupancy
 from crowdperf.storage import occupancy as areas
 from crowdperf.web.parameters import format_rfc3339
@@ -160,12 +159,9 @@ def test_the_installation_is_shown_without_a_supervisord(
     for stage, seconds, ms in (("infer", 1.5, 7.5), ("publish", 0.5, 2.5)):
         made.make_metrics("inference").count(f"stage_{stage}_s", seconds)
         made.make_metrics("inference").set_gauge(f"stage_{stage}_ms", ms)
-    ages, lags = RecentValues(), RecentValues()
     for milliseconds in range(1, 1001):
-        ages.add(milliseconds)
-        lags.add(2 * milliseconds)
-    ages.report(made.make_metrics("inference"), "frame_age", "ms")
-    lags.report(made.make_metrics("tracking-0"), "tracking_lag", "ms")
+        made.make_metrics("inference").observe("frame_age_seconds", milliseconds / 1000)
+        made.make_metrics("tracking-0").observe("tracking_lag_seconds", 2 * milliseconds / 1000)
     made.publish_metrics()
     # Two seconds of work in the ten of its life.
     inference = made.make_metrics("inference").snapshot("inference", 0.0)

@@ -156,7 +156,7 @@ def test_failures_are_retried_put_aside_and_redriven(
         assert delivery.step(t + 1.1)
         assert not delivery.step(t + 8), "the endpoint asked for seven seconds"
         assert delivery.step(t + 8.2)
-        assert [len(receiver.requests), metrics.get_counter("dead_letters", "hook")] == [3, 1]
+        assert [len(receiver.requests), metrics.get_counter("channel_dead_letters", "hook")] == [3, 1]
         assert len({headers["X-Crowdperf-Id"] for _, headers, _ in receiver.requests}) == 1
         dead = DeadLetterStore(redis_server.client())
         assert [(box.name, box.count) for box in dead.list_queues()] == [("notify:hook", 1)]

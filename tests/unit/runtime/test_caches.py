@@ -26,7 +26,7 @@ def test_every_registered_cache_is_pruned_and_counted() -> None:
     runtime.limit_cache("small", small)
     runtime.register_cache("own", lambda: 3)
     for number in range(MAX_ENTRIES + 2):
-        runtime.metrics.set_gauge("fps", 1.0, str(number))
+        runtime.metrics.set_gauge("fps_captured", 1.0, str(number))
     assert runtime.housekeep() == {"metrics": 2, "tracks": 5, "small": 0, "own": 3}
     assert len(tracks) == MAX_ENTRIES
     assert small == {"a": 1}
@@ -36,8 +36,8 @@ def test_every_registered_cache_is_pruned_and_counted() -> None:
 def test_metrics_keep_the_cameras_that_came_last() -> None:
     metrics = Metrics()
     for number in range(30):
-        metrics.count("frames", camera=str(number))
+        metrics.count("frames_captured", 1, str(number))
         metrics.set_text("state", "live", str(number))
     assert metrics.prune(10) == 40
-    assert metrics.get_counter("frames", "29") == 1
-    assert metrics.get_counter("frames", "19") == 0
+    assert metrics.get_counter("frames_captured", "29") == 1
+    assert metrics.get_counter("frames_captured", "19") == 0

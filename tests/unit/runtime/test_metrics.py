@@ -7,9 +7,10 @@ import sys
 
 import msgspec
 import psutil
+import pytest
 
 from crowdperf.messaging.process_metrics import decode_snapshot
-from crowdperf.runtime.metrics import Metrics, ProcessSnapshot, RecentValues
+from crowdperf.runtime.metrics import Metrics, ProcessSnapshot
 from crowdperf.web import metrics_report
 from tests.conftest import wait_until
 
@@ -46,27 +47,67 @@ def test_bool_is_a_number_in_the_snapshot() -> None:
 
 
 def test_percentiles_are_of_the_newest_values() -> None:
-    metrics, recent = Metrics(), RecentValues(max_values=100)
-    recent.report(metrics, "lag", "ms")
-    assert metrics.snapshot("x", 0.0).gauges == {}, "nothing is said of nothing"
-    for value in [9000.0] * 50 + [float(number) for number in range(100)]:
-        recent.add(value)
-    recent.report(metrics, "lag", "ms")
-    gauges = metrics.snapshot("x", 0.0).gauges
-    assert {name: row[""] for name, row in gauges.items()} == {"lag_p50_ms": 50, "lag_p95_ms": 95, "lag_p99_ms": 99}
+    metrics = Metrics()
+    assert metrics.snapshot("x", 0.0).gauges == {}
+    for seconds in [9.0] * 50 + [number / 1000 for number in range(1000)]:
+        metrics.observe("frame_age_seconds", seconds)
+    snapshot = metrics.snapshot("x", 0.0)
+    assert [snapshot.get_gauge(f"frame_age_p{share}_ms") for share in (50, 95, 99)] == [500, 950, 990]
+    assert sum(snapshot.histograms["frame_age_seconds"].counts) == 1050, "buckets count since the start"
 
 
-def test_channels_and_areas_are_not_called_cameras() -> None:
-    def snapshot(process: str, name: str, label: str) -> ProcessSnapshot:
-        row = {name: {label: 3.0}}
-        return ProcessSnapshot(process=process, pid=1, started_at=0, at=0, rss_bytes=0, cpu_s=0, counters=row)
+@pytest.mark.parametrize(
+    ("name", "labels"), [("frames_captred", ("a",)), ("frames_captured", ()), ("acts", ("a",)), ("acts", ())]
+)
+def test_a_counter_that_is_not_in_the_table_is_refused(name: str, labels: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="Remedy"):
+        Metrics().count(name, 1, *labels)
 
-    rows = [
-        snapshot("worker-notify-0", "notifications_sent", "guards"),
-        snapshot("worker-areas", "area_events", "hall"),
-        snapshot("tracking-0", "crossings", "plaza/gate"),
-    ]
-    text = metrics_report.render(rows, {})
-    assert 'crowdperf_notifications_sent_total{process="worker-notify-0",channel="guards"} 3' in text
-    assert 'crowdperf_area_events_total{process="worker-areas",area="hall"} 3' in text
-    assert 'crowdperf_crossings_total{process="tracking-0",camera="plaza",part="gate"} 3' in text
+
+def test_each_value_has_the_labels_of_the_table() -> None:
+    metrics = Metrics()
+    metrics.count("notifications_sent", 3, "guards")
+    metrics.count("channel_dead_letters", 2, "guards")
+    metrics.count("dead_letters")
+    metrics.set_gauge("area_occupancy", 4, "hall")
+    metrics.set_gauge("zone_occupancy", 5, "plaza", "gate")
+    text = metrics_report.render([metrics.snapshot("x", 0.0)], {})
+    for line in (
+        'crowdperf_notifications_sent_total{process="x",channel="guards"} 3',
+        'crowdperf_dead_letters_total{process="x",channel="guards"} 2',
+        'crowdperf_dead_letters_total{process="x"} 1',
+        'crowdperf_area_occupancy{process="x",area="hall"} 4',
+        'crowdperf_zone_occupancy{process="x",camera="plaza",part="gate"} 5',
+    ):
+        assert line in text.splitlines()
+
+
+def test_a_histogram_counts_up_to_each_bound() -> None:
+    metrics = Metrics()
+    for seconds in (0.01, 0.02, 99.0):
+        metrics.observe("tracking_lag_seconds", seconds)
+    lines = metrics_report.render([metrics.snapshot("x", 0.0)], {}).splitlines()
+    assert "# TYPE crowdperf_tracking_lag_seconds histogram" in lines
+    for sample in (
+        '_bucket{process="x",le="0.01"} 1',
+        '_bucket{process="x",le="0.025"} 2',
+        '_bucket{process="x",le="10.0"} 2',
+        '_bucket{process="x",le="+Inf"} 3',
+        '_count{process="x"} 3',
+    ):
+        assert f"crowdperf_tracking_lag_seconds{sample}" in lines
+
+
+def test_a_removed_area_is_forgotten() -> None:
+    metrics = Metrics()
+    metrics.set_gauge("area_occupancy", 4, "hall")
+    metrics.set_gauge("zone_occupancy", 5, "hall", "gate")
+    metrics.set_gauge("zone_occupancy", 5, "hall-2", "gate")
+    metrics.forget("hall")
+    assert metrics.snapshot("x", 0.0).gauges == {"area_occupancy": {}, "zone_occupancy": {"hall-2/gate": 5}}
+
+
+def test_a_metric_of_another_version_is_left_out() -> None:
+    row = {"gone": {"": 3.0}}
+    old = ProcessSnapshot(process="x", pid=1, started_at=0, at=0, rss_bytes=0, cpu_s=0, counters=row, gauges=row)
+    assert "gone" not in metrics_report.render([old], {})
