@@ -42,6 +42,14 @@ def decode(stream: Stream, fields: dict[bytes, bytes]) -> Any:
         raise PoisonError(f"{stream.name}: {error}") from None
 
 
+def decode_or_none(stream: Stream, fields: dict[bytes, bytes]) -> Any:
+    """Decode the message of an entry; None for a malformed one, which its consumer reports."""
+    try:
+        return decode(stream, fields)
+    except PoisonError:
+        return None
+
+
 def _to_field(value: object) -> str | float | int:
     """Convert a field's value to readable text; floats keep every digit."""
     return value if isinstance(value, (str, int, float)) and not isinstance(value, bool) else str(value)

@@ -152,10 +152,8 @@ class TrackingShard:
     def _find_captured_at_ns(self, key: str, position: bytes) -> int:
         """Return when this frame was captured; 0 where its message is gone or malformed."""
         entries = self._client.xrange(key, position, position)
-        try:
-            return int(codec.decode(DETECTIONS, entries[0][1]).captured_at_ns) if entries else 0
-        except codec.PoisonError:
-            return 0
+        frame = codec.decode_or_none(DETECTIONS, entries[0][1]) if entries else None
+        return frame.captured_at_ns if frame else 0
 
     def step(self, block_ms: int = BLOCK_MS) -> None:
         """Process the new frames, commit the cameras that need it, publish the live boxes.

@@ -12,6 +12,7 @@ from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 
 from crowdperf.accounts.principal import Principal
+from crowdperf.messaging.consumer import parse_entry_id
 from crowdperf.messaging.redis.client import OUTAGE
 from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.web.auth import PrincipalDependency, SessionMonitor
@@ -69,7 +70,7 @@ async def _build_replay(app: AppState, resume: str | None) -> tuple[list[Broadca
         if resume is not None:
             return await _read_missed(app, resume)
         tail = await app.redis.xrevrange(stream_key(EVENTS, prefix=app.prefix), count=1)
-        return [], _parse_id(tail[0][0].decode()) if tail else (0, 0)
+        return [], parse_entry_id(tail[0][0]) if tail else (0, 0)
     except OUTAGE:
         return ([] if resume is None else [_build_lost_message("unknown")]), (0, 0)
 
@@ -83,10 +84,11 @@ async def _read_missed(app: AppState, resume: str) -> tuple[list[BroadcastMessag
     if len(rows) > MAX_REPLAYED_EVENTS:
         rows = await app.redis.xrevrange(name, count=MAX_REPLAYED_EVENTS)
         messages = [build_event_message(entry_id, fields) for entry_id, fields in reversed(rows)]
-    if len(messages) == MAX_REPLAYED_EVENTS or (oldest and _parse_id(resume) < _parse_id(oldest[0][0].decode())):
+    trimmed = bool(oldest) and parse_entry_id(resume.encode()) < parse_entry_id(oldest[0][0])
+    if trimmed or len(messages) == MAX_REPLAYED_EVENTS:
         messages.insert(0, _build_lost_message("unknown"))
     last = next((message.id for message in reversed(messages) if message.id), None)
-    return messages, _parse_id(last.decode()) if last else _parse_id(resume)
+    return messages, parse_entry_id(last or resume.encode())
 
 
 async def _generate_messages(app: AppState, principal: Principal, resume: str | None) -> AsyncIterator[bytes]:
@@ -107,7 +109,7 @@ async def _generate_messages(app: AppState, principal: Principal, resume: str | 
             lost = subscriber.take_lost_count()
             data = _build_lost_message(lost).data if lost else b""
             if seen is not None:
-                batch = [message for message in batch if message.id is None or message.parse_id() > seen]
+                batch = [message for message in batch if message.id is None or parse_entry_id(message.id) > seen]
                 if any(message.id for message in batch):
                     # Ids only grow: every later message is new.
                     seen = None
@@ -119,11 +121,6 @@ async def _generate_messages(app: AppState, principal: Principal, resume: str | 
 
 def _build_lost_message(count: int | str) -> BroadcastMessage:
     return encode_sse("lost", msgspec.json.encode({"messages": count}))
-
-
-def _parse_id(entry_id: str) -> tuple[int, int]:
-    ms, _, n = entry_id.partition("-")
-    return int(ms), int(n or 0)
 
 
 router = Router("/", tags=["live"], route_handlers=[stream])

@@ -21,11 +21,6 @@ class BroadcastMessage(NamedTuple):
     encode_for: Callable[[frozenset[str]], bytes] | None = None
     """Encodes a message about several cameras for a client who may see only some of them."""
 
-    def parse_id(self) -> tuple[int, int]:
-        """Return the stream id as numbers."""
-        ms, _, n = (self.id or b"").partition(b"-")
-        return int(ms or 0), int(n or 0)
-
     def get_data_for(self, cameras: frozenset[str] | None) -> bytes:
         """Return the bytes for a client who may see these cameras (None: all, encoded once for them)."""
         if cameras is None:

@@ -78,15 +78,6 @@ StreamRow = tuple[bytes, dict[bytes, bytes]]
 EVENT_TYPES = tuple(kind.__name__ for kind in get_args(AnyEvent))
 
 
-def unpack_stream_reply(reply: Any) -> list[tuple[bytes, list[StreamRow]]]:
-    """Unpack XREAD's reply, RESP2 list or RESP3 map, to (key, rows)."""
-    if not reply:
-        return []
-    if isinstance(reply, dict):
-        return [(name, rows[0] if rows and isinstance(rows[0], list) else rows) for name, rows in reply.items()]
-    return [(name, rows) for name, rows in reply]
-
-
 async def read_newest_tracks(client: redis.asyncio.Redis, keys: list[str]) -> list[StreamRow | None]:
     """Read the newest entry of each stream in one round trip."""
     pipe: Any = client.pipeline(transaction=False)
@@ -101,33 +92,19 @@ def decode_event(fields: dict[bytes, bytes]) -> AnyEvent | None:
 
     A redriven dead letter (`_for`) is None as well: the stream holds the event already.
     """
-    if b"_for" in fields:
-        return None
-    try:
-        event: AnyEvent = codec.decode(EVENTS, fields)
-    except codec.PoisonError:
-        return None
+    event: AnyEvent | None = None if b"_for" in fields else codec.decode_or_none(EVENTS, fields)
     return event
 
 
 def decode_connections(rows: list[StreamRow]) -> list[EventReply]:
     """Decode the changes of a camera's connection, each once, in their order."""
-    changes = {}
-    for _, fields in rows:
-        try:
-            event = codec.decode(CONNECTIONS, fields)
-        except codec.PoisonError:
-            continue
-        changes[event.id] = to_event_reply(event)
-    return list(changes.values())
+    events = (codec.decode_or_none(CONNECTIONS, fields) for _, fields in rows)
+    return list({event.id: to_event_reply(event) for event in events if event is not None}.values())
 
 
 def decode_frame(fields: dict[bytes, bytes]) -> Any:
     """Decode the TrackedFrame of an entry; None for an unreadable one."""
-    try:
-        return codec.decode(TRACKS, fields)
-    except codec.PoisonError:
-        return None
+    return codec.decode_or_none(TRACKS, fields)
 
 
 def to_event_reply(event: AnyEvent) -> EventReply:

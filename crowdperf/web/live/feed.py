@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import redis.asyncio
 
+from crowdperf.messaging.consumer import STREAM_START, unpack_reply
 from crowdperf.messaging.redis.client import BLOCK_MS, OUTAGE, Backoff, RedisPermissionError
 from crowdperf.messaging.schema import LineCrossed, TrackedFrame
 from crowdperf.messaging.streams import EVENTS, TRACKS, stream_key
@@ -32,7 +33,6 @@ from crowdperf.web.live.counts import (
     decode_frame,
     read_newest_tracks,
     to_event_reply,
-    unpack_stream_reply,
 )
 from crowdperf.web.parameters import Span, format_rfc3339, get_today
 from crowdperf.web.schemas import CountRow, ZoneOccupancy
@@ -115,7 +115,7 @@ class Feed:
     async def _prepare_session(self) -> None:
         """Load today's counts, and find the stream position to read from."""
         tail = await self._client.xrevrange(self._events_key, count=1)
-        newest: bytes = tail[0][0] if tail else b"0-0"
+        newest: bytes = tail[0][0] if tail else STREAM_START
         if self._last_event is None:
             oldest = max(0, int(newest.split(b"-")[0]) - MAX_RECORDER_LAG_MS)
             self._last_event = f"{oldest}-0".encode()
@@ -153,9 +153,7 @@ class Feed:
             {stream_key(TRACKS, camera, self._config.key_prefix): last for camera, last in self._last_tracks.items()}
         )
         cameras = {stream_key(TRACKS, camera, self._config.key_prefix).encode(): camera for camera in self._last_tracks}
-        for name, rows in unpack_stream_reply(
-            await self._client.xread(streams, count=MAX_ENTRIES_PER_READ, block=BLOCK_MS)
-        ):
+        for name, rows in unpack_reply(await self._client.xread(streams, count=MAX_ENTRIES_PER_READ, block=BLOCK_MS)):
             if name in cameras:
                 self._on_tracks(cameras[name], rows)
             else:
@@ -175,7 +173,7 @@ class Feed:
             self._client, [stream_key(TRACKS, camera, self._config.key_prefix) for camera in added]
         )
         for camera, row in zip(added, rows):
-            self._last_tracks[camera] = row[0] if row else b"0-0"
+            self._last_tracks[camera] = row[0] if row else STREAM_START
             if row:
                 self._on_tracks(camera, [row])
 
