@@ -118,7 +118,7 @@ class Bus:
 
         def measure() -> float:
             fill()
-            consumer: Consumer[Any] = Consumer(self._client, stream, GROUP, "one", (CAMERA,))
+            consumer: Consumer[Any] = Consumer(self._client, stream, GROUP, "one", CAMERA)
             consumer.start()
             seen = 0
             began = time.perf_counter()

@@ -69,15 +69,13 @@ def is_stream_lost(error: BaseException) -> bool:
 class StreamEntry(msgspec.Struct, Generic[T], frozen=True):
     """One delivered message."""
 
-    stream: str
-    """Redis key of the stream."""
     id: bytes
     """Stream id, `<ms>-<n>`."""
     message: T
 
 
 class Consumer(Generic[T]):
-    """Read a stream (of one or many cameras) as one named member of a group.
+    """Read a stream as one named member of a group.
 
     After a restart under the same name, `read` first returns the entries that were delivered and never acknowledged. An
     entry that cannot be decoded, or was delivered too often, goes to `crowdperf:dead:<stream>:<group>`.
@@ -87,18 +85,12 @@ class Consumer(Generic[T]):
         stream: row of the stream table.
         group: name of the consumer group.
         name: name of this member.
-        cameras: ids of the cameras, for a stream per camera.
+        camera: id of the camera, for a stream per camera.
         prefix: the configured prefix of every key.
     """
 
     def __init__(
-        self,
-        client: redis.Redis,
-        stream: Stream,
-        group: str,
-        name: str,
-        cameras: tuple[str, ...] = ("",),
-        prefix: str = "",
+        self, client: redis.Redis, stream: Stream, group: str, name: str, camera: str = "", prefix: str = ""
     ) -> None:
         # Any: redis-py types its replies differently from release to release.
         self._client: Any = client
@@ -106,101 +98,76 @@ class Consumer(Generic[T]):
         self.group = group
         self._name = name
         self._dead_key = dead_key(stream.name, group, prefix)
-        self._keys = [stream_key(stream, camera, prefix) for camera in cameras]
-        self._resume_at = dict.fromkeys(self._keys, b"0")
-        """Streams whose own pending entries are still to be read, and the id to read from."""
+        self.key = stream_key(stream, camera, prefix)
+        self._resume_at: bytes | None = b"0"
+        """Id behind which own pending entries are still to be read; None for none."""
         self.dead_letters = 0
 
     def start(self) -> None:
-        """Create the missing groups, and begin with this member's own pending entries.
+        """Create the group where it is missing, and begin with this member's own pending entries.
 
         Call it at start-up and after every outage, since a Redis that lost its data has lost its groups too.
         """
-        for key in self._keys:
-            create_group(self._client, key, self.group)
-        self._resume_at = dict.fromkeys(self._keys, b"0")
+        create_group(self._client, self.key, self.group)
+        self._resume_at = b"0"
 
     def read(self, count: int = 64, block_ms: int = BLOCK_MS) -> list[StreamEntry[T]]:
-        """Return the next entries, at most `count` per stream; none where `block_ms` passes without one."""
-        while self._resume_at:
-            reply = self._client.xreadgroup(self.group, self._name, dict(self._resume_at), count=count)
-            if entries := self._collect_pending(unpack_reply(reply), count):
+        """Return the next entries, at most `count`; none where `block_ms` passes without one."""
+        while self._resume_at is not None:
+            rows = self._read_rows(self._resume_at, count)
+            self._resume_at = rows[-1][0] if len(rows) == count else None
+            if entries := self._decode_rows(self._remove_poison(rows)):
                 return entries
-        streams = dict.fromkeys(self._keys, ">")
-        reply = self._client.xreadgroup(self.group, self._name, streams, count=count, block=block_ms)
-        return [entry for key, rows in unpack_reply(reply) for entry in self._decode_rows(key.decode(), rows)]
+        return self._decode_rows(self._read_rows(b">", count, block_ms))
+
+    def _read_rows(self, start: bytes, count: int, block_ms: int | None = None) -> list[Any]:
+        reply = self._client.xreadgroup(self.group, self._name, {self.key: start}, count=count, block=block_ms)
+        return [row for _, rows in unpack_reply(reply) for row in rows]
 
     def ack(self, entries: list[StreamEntry[T]]) -> None:
         """Acknowledge entries whose effect needs no transaction."""
-        with self._client.pipeline(transaction=False) as pipe:
-            self.stage_ack(pipe, entries)
-            pipe.execute()
-
-    def stage_ack(self, pipe: Any, entries: list[StreamEntry[T]]) -> None:
-        """Acknowledge entries inside the transaction that holds their effect."""
-        ids_by_stream: dict[str, list[bytes]] = {}
-        for entry in entries:
-            ids_by_stream.setdefault(entry.stream, []).append(entry.id)
-        for key, ids in ids_by_stream.items():
-            pipe.xack(key, self.group, *ids)
+        if entries:
+            self._client.xack(self.key, self.group, *(entry.id for entry in entries))
 
     def claim_from_others(self, min_idle_ms: int = 60_000) -> list[StreamEntry[T]]:
         """Take over the entries of members that have held them for `min_idle_ms` and may never return."""
-        entries: list[StreamEntry[T]] = []
-        for key in self._keys:
-            reply = self._client.xautoclaim(key, self.group, self._name, min_idle_ms, start_id="0-0", count=256)
-            rows = [row for row in reply[1] if row[1] is not None]
-            entries += self._decode_rows(key, self._remove_poison(key, rows))
-        return entries
+        reply = self._client.xautoclaim(self.key, self.group, self._name, min_idle_ms, start_id="0-0", count=256)
+        return self._decode_rows(self._remove_poison([row for row in reply[1] if row[1] is not None]))
 
     def dead_letter(self, entry: StreamEntry[T], reason: str) -> None:
         """Move an entry that was decoded but cannot be handled to the dead letters."""
-        self._dead_letter(entry.stream, entry.id, dict(codec.encode(self._stream, entry.message)), reason)
+        self._dead_letter(entry.id, dict(codec.encode(self._stream, entry.message)), reason)
 
-    def _collect_pending(self, reply: list[tuple[bytes, Any]], count: int) -> list[StreamEntry[T]]:
-        """Decode own pending entries; a stream that has no more leaves the table."""
-        entries: list[StreamEntry[T]] = []
-        for name, rows in reply:
-            key = name.decode()
-            if rows:
-                self._resume_at[key] = rows[-1][0]
-            if len(rows) < count:
-                self._resume_at.pop(key, None)
-            entries += self._decode_rows(key, self._remove_poison(key, rows))
-        if not reply:
-            self._resume_at.clear()
-        return entries
-
-    def _remove_poison(self, key: str, rows: list[Any]) -> list[Any]:
+    def _remove_poison(self, rows: list[Any]) -> list[Any]:
         """Move entries that were delivered too often to the dead letters, and return the others."""
         if not rows:
             return rows
-        pending = self._client.xpending_range(key, self.group, rows[0][0], rows[-1][0], len(rows), self._name)
+        pending = self._client.xpending_range(self.key, self.group, rows[0][0], rows[-1][0], len(rows), self._name)
         deliveries = {row["message_id"]: row["times_delivered"] for row in pending}
         poison = [row for row in rows if deliveries.get(row[0], 1) > MAX_DELIVERIES]
         for entry_id, fields in poison:
-            self._dead_letter(key, entry_id, fields or {}, f"delivered {deliveries[entry_id]} times")
+            self._dead_letter(entry_id, fields or {}, f"delivered {deliveries[entry_id]} times")
         return [row for row in rows if row not in poison]
 
-    def _decode_rows(self, key: str, rows: list[Any]) -> list[StreamEntry[T]]:
+    def _decode_rows(self, rows: list[Any]) -> list[StreamEntry[T]]:
         entries: list[StreamEntry[T]] = []
         for entry_id, fields in rows:
             if not fields or not is_addressed_to(fields, self.group):
                 # Trimmed while it was pending, or redriven for another group: it must not come again.
-                self._client.xack(key, self.group, entry_id)
+                self._client.xack(self.key, self.group, entry_id)
                 continue
             try:
-                entries.append(StreamEntry(key, entry_id, codec.decode(self._stream, fields)))
+                entries.append(StreamEntry(entry_id, codec.decode(self._stream, fields)))
             except codec.PoisonError as error:
-                self._dead_letter(key, entry_id, fields, str(error))
+                self._dead_letter(entry_id, fields, str(error))
         return entries
 
-    def _dead_letter(self, key: str, entry_id: bytes, fields: EntryFields, reason: str) -> None:
+    def _dead_letter(self, entry_id: bytes, fields: EntryFields, reason: str) -> None:
         """Move an entry in one transaction, so that it is in exactly one place."""
         self.dead_letters += 1
         with self._client.pipeline() as pipe:
-            stage_dead_letter(pipe, self._dead_key, fields, entry_id, key, reason)
-            pipe.xack(key, self.group, entry_id)
+            stage_dead_letter(pipe, self._dead_key, fields, entry_id, self.key, reason)
+            pipe.xack(self.key, self.group, entry_id)
             pipe.execute()
 
 

@@ -130,7 +130,7 @@ class Recorder:
                 for minute in minutes:
                     occupancy.stage_zone_minute(pipe, minute, self._prefix)
                 pipe.execute()
-        acknowledge = (entries[0].stream, self.consumer.group, [entry.id for entry in entries])
+        acknowledge = (self.consumer.key, self.consumer.group, [entry.id for entry in entries])
         try:
             result = add_crossings(self._client, self._calendar, rows, self._prefix, acknowledge)
         except CountersOutdatedError:

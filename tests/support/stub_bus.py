@@ -34,9 +34,7 @@ class StubBus(Generic[T]):
         """Return the next unread entries."""
         rows = self._entries[self._next : self._next + count]
         self._next += len(rows)
-        return [
-            StreamEntry(self._stream.name, entry_id, codec.decode(self._stream, fields)) for entry_id, fields in rows
-        ]
+        return [StreamEntry(entry_id, codec.decode(self._stream, fields)) for entry_id, fields in rows]
 
     def ack(self, entries: list[StreamEntry[T]]) -> None:
         """Acknowledge entries."""
