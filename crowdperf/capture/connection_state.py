@@ -1,9 +1,9 @@
-"""The state of a camera's connection: an explicit machine without clock, chance or I/O of its own.
+"""State machine of a camera's connection. It has no clock, no randomness and no I/O of its own.
 
-connecting --frame--> live --no frame for stall_s--> stalled --child gone--> backing_off --due--> connecting
-    |                   `--child ended------------------------------------->   |
-    `--child ended, stalled likewise; a wrong url, no video: misconfigured, retried at the same pace
-stopped: told to, or a file that has been played to its end (the one state that is never left)
+connecting --frame--> live --no frame for stall_s--> stalled --decoder gone--> backing_off --due--> connecting
+    |                   `--decoder ended---------------------------------------->   |
+    `--decoder ended or stalled; a wrong url, no video: misconfigured, retried at the same pace
+stopped: on request, or after the end of a file (the only final state)
 """
 
 from __future__ import annotations
@@ -17,17 +17,21 @@ DisconnectCause = Literal["stall", "short_reads", "ended", "source", "stopped"]
 FIRST_WAIT_S = 0.5
 MAX_WAIT_S = 10.0
 STABLE_S = 10.0
-"""A connection that has delivered for this long was a good one: the next wait is the shortest again."""
+"""A connection that delivers for this long resets the back-off."""
 MAX_SHORT_READS = 3
 FRAME_TIMEOUT_S = 2.0
-"""A frame that is not whole this long after its first byte is a short read."""
+"""A frame that is incomplete this long after its first byte is a short read."""
 
 
 class ConnectionState:
-    """One camera's connection.
+    """Connection state of one camera.
 
-    Every method takes `now`, monotonic seconds. `random` gives 0..1, for the jitter that keeps a site's cameras from
-    coming back all at once.
+    Every method takes `now`, monotonic seconds.
+
+    Args:
+        stall_s: Seconds without a frame that count as a stall.
+        random: Returns 0..1. Its jitter keeps the cameras of a site from reconnecting all at once.
+        now: Monotonic seconds.
     """
 
     def __init__(self, stall_s: float, random: Callable[[], float], now: float) -> None:
@@ -37,7 +41,7 @@ class ConnectionState:
         self.failures = 0
         """Failed connections in a row."""
         self.is_down = False
-        """Whether a connection was lost and no frame has come since: what is tried meanwhile is a retry."""
+        """True from a lost connection until the next frame: attempts in between are retries."""
         self.short_reads = 0
         """Short reads in a row."""
         self._stall_s = stall_s
@@ -47,15 +51,15 @@ class ConnectionState:
         self._live_since: float | None = None
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time to connect: always at first, then after the back-off, never when stopped."""
+        """Check whether to connect now: at first, then after the back-off, never when stopped."""
         return self.state != "stopped" and now >= self._due_at
 
     def get_backoff_s(self, now: float) -> float:
-        """Seconds that are left of the back-off; 0 where there is none."""
+        """Return the remaining seconds of the back-off, 0 without one."""
         return max(0.0, self._due_at - now) if self.state in ("backing_off", "misconfigured") else 0.0
 
     def start_connecting(self, now: float) -> None:
-        """A child is being started. A misconfigured camera stays so until a frame proves otherwise."""
+        """Enter `connecting`; a misconfigured camera stays so until a frame arrives."""
         self._progress_at = now
         self._live_since = None
         self.short_reads = 0
@@ -63,11 +67,11 @@ class ConnectionState:
             self._enter("connecting", "", now)
 
     def mark_opened(self, now: float) -> None:
-        """The child is about to deliver: what opening took has had limits of its own, and is no silence of pictures."""
+        """Restart the stall timer once the decoder is open: opening has its own time limits."""
         self._progress_at = now
 
     def record_frame(self, now: float) -> None:
-        """A whole frame came."""
+        """Record a complete frame."""
         self._progress_at = now
         self.short_reads = 0
         if self._live_since is None:
@@ -79,12 +83,12 @@ class ConnectionState:
             self._enter("live", "", now)
 
     def record_short_read(self, now: float) -> bool:
-        """A frame broke off, or is overdue; True when the child must go."""
+        """Record an incomplete or overdue frame; return True when the decoder must be replaced."""
         self.short_reads += 1
         return self.short_reads >= MAX_SHORT_READS
 
     def check_stalled(self, now: float) -> bool:
-        """Ask regularly while a child runs; True when there was no frame for `stall_s`: the child must go."""
+        """Enter `stalled` after `stall_s` without a frame; return True then. Call it while a decoder runs."""
         if now - self._progress_at < self._stall_s:
             return False
         if self.state != "stalled":
@@ -92,7 +96,13 @@ class ConnectionState:
         return True
 
     def schedule_retry(self, now: float, detail: str, misconfigured: bool = False) -> None:
-        """The connection is gone, or never was: wait, each time twice as long, 10 s at most."""
+        """Schedule the next attempt. The wait doubles each time, up to 10 s.
+
+        Args:
+            now: Monotonic seconds.
+            detail: Reason of the loss, without secrets.
+            misconfigured: Enter `misconfigured` instead of `backing_off`.
+        """
         wait = min(MAX_WAIT_S, FIRST_WAIT_S * 2 ** min(self.failures, 16)) * (0.5 + 0.5 * self._random())
         self.failures += 1
         self.is_down = True
@@ -100,7 +110,7 @@ class ConnectionState:
         self._enter("misconfigured" if misconfigured else "backing_off", detail, now)
 
     def stop(self, now: float, detail: str = "") -> None:
-        """For good."""
+        """Enter `stopped`, for good."""
         self._enter("stopped", detail, now)
 
     def _enter(self, state: StateName, detail: str, now: float) -> None:

@@ -1,9 +1,8 @@
-"""A decoder that brings the whole process down (a segmentation fault), and how the next process learns whose it was.
+"""Record which camera's decoder crashed the process, for the process that follows.
 
-With the backend `pyav` foreign code decodes what a camera sends inside this process. The kernel ends the process, and
-Python's fault handler writes into the record which thread it was; beside it stands which camera that thread decoded.
-The next process has that camera decoded by an FFmpeg child, whose crash concerns nobody else, until its settings
-change.
+With the backend `pyav` a decoder crash (a segmentation fault) ends the whole process. Python's fault handler writes the
+crashed thread into the record, next to a list of the cameras by thread. The next process decodes that camera in an
+FFmpeg child, whose crash affects no other camera, until the camera's settings change.
 
 ::
 
@@ -37,18 +36,18 @@ _ISOLATED = re.compile(r"^isolated (\S+) (\S+)$", re.MULTILINE)
 
 
 class CrashReport(NamedTuple):
-    """What an earlier process has left."""
+    """The record that the previous process left."""
 
     isolated: dict[str, str]
-    """Camera -> digest of the settings it had."""
+    """Camera -> digest of its settings at the crash."""
     crashed_camera: str
-    """The camera whose decoder ended the last process; empty where it ended otherwise."""
+    """Camera whose decoder ended the previous process; empty if none did."""
     trace: str
-    """What the fault handler wrote, from the kind of fault on; empty where the last process did not end by one."""
+    """Output of the fault handler; empty if the previous process did not crash."""
 
 
 def parse_crash_record(text: str) -> CrashReport:
-    """Read a record; pure."""
+    """Parse a crash record."""
     isolated = {match[1]: match[2] for match in _ISOLATED.finditer(text)}
     fatal, current = _FATAL.search(text), _CURRENT.search(text)
     if not fatal or not current:
@@ -56,28 +55,28 @@ def parse_crash_record(text: str) -> CrashReport:
     threads = [match for match in _THREAD.finditer(text) if int(match[1], 16) == int(current[1], 16)]
     if not threads:
         return CrashReport(isolated, "", text[fatal.start() :].strip())
-    # Thread numbers are used again: the last connection counts.
+    # Thread ids are reused: the last connection counts.
     _, camera, settings = threads[-1].groups()
     return CrashReport({**isolated, camera: settings}, camera, text[fatal.start() :].strip())
 
 
 def compute_config_digest(config: CaptureConfig) -> str:
-    """Of a camera's settings: others deserve a new trial."""
+    """Compute a digest of a camera's settings: changed settings get a new trial of `pyav`."""
     return hashlib.sha256(msgspec.msgpack.encode(config)).hexdigest()[:12]
 
 
 def fall_back_to_ffmpeg(config: CaptureConfig, report: CrashReport) -> CaptureConfig:
-    """The settings to use: the same, but for a camera whose decoder has crashed with them."""
+    """Return the settings, with the backend `ffmpeg` for a camera whose decoder crashed with them."""
     if config.backend == "pyav" and report.isolated.get(config.camera_id) == compute_config_digest(config):
         return replace(config, backend="ffmpeg")
     return config
 
 
 class CrashRecord:
-    """The record of this process. The fault handler writes into it for as long as the process lives.
+    """Crash record of this process; the fault handler writes to it until the process ends.
 
     Args:
-        path: of the record; what an earlier process has left there is read, and replaced.
+        path: File of the record. The previous process's record is read, then replaced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,7 +86,7 @@ class CrashRecord:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = path.open("w", encoding="utf-8")
         self._write_header()
-        # All threads: of one alone it would not write the number.
+        # The handler writes thread ids only with all_threads.
         faulthandler.enable(self._file, all_threads=True)
 
     def _write_header(self) -> None:
@@ -96,21 +95,18 @@ class CrashRecord:
         self._file.flush()
 
     def record_decoding(self, config: CaptureConfig) -> None:
-        """The calling thread decodes this camera from now on."""
+        """Record that the calling thread decodes this camera from now on."""
         with self._lock:
             if self._file.tell() > MAX_RECORD_BYTES:
                 self._file.seek(0)
                 self._file.truncate()
                 self._write_header()
-            who = (
-                f"{threading.get_ident():#x} {config.camera_id} {compute_config_digest(config)} "
-                f"{threading.get_native_id()}"
-            )
-            self._file.write(f"thread {who}\n")
+            thread, kernel_id = threading.get_ident(), threading.get_native_id()
+            self._file.write(f"thread {thread:#x} {config.camera_id} {compute_config_digest(config)} {kernel_id}\n")
             self._file.flush()
 
     def close(self) -> None:
-        """An orderly end: only what was isolated is carried over."""
+        """End the record in an orderly way; only isolated cameras are carried over."""
         faulthandler.enable()
         self._file.close()
         if not self.previous.isolated:
@@ -118,5 +114,5 @@ class CrashRecord:
 
 
 def has_stuck_threads() -> bool:
-    """Whether a decoding thread of this process has not come back from libav."""
+    """Check whether a decoding thread of this process still hangs in libav."""
     return any(thread.name == DECODER_THREAD_NAME for thread in threading.enumerate())

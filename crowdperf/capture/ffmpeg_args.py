@@ -1,13 +1,13 @@
-"""FFmpeg's command line: pure, and in one place.
+"""Build FFmpeg command lines. Pure functions.
 
-The command that this system has always documented,
+The documented command,
 
     ffmpeg -loglevel error -rtsp_transport tcp -fflags nobuffer -flags low_delay -analyzeduration 0 -probesize 32
            -stimeout 5000000 -i URL -f rawvideo -pix_fmt bgr24 -
 
-comes out token for token for `pix_fmt: bgr24`, a picture that needs no scaling and an FFmpeg 4. Everywhere else it is
-changed where measurement says so (docs/capture.md): `nobuffer` goes, because it throws away the packets read while
-probing, the first keyframe among them; one picture in gives one picture out; and so on, each change with its reason.
+is built token for token for `pix_fmt: bgr24`, a picture without scaling and FFmpeg 4. All other commands differ where
+measurements say so (docs/capture.md). For one, `nobuffer` is left out: it drops the packets read while probing, the
+first keyframe among them.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from crowdperf.runtime.ffmpeg_binary import FfmpegFeatures
 
 SHORT_PROBE_FLAGS = ("-analyzeduration", "0", "-probesize", "32")
 LONG_PROBE_FLAGS = ("-analyzeduration", "10000000", "-probesize", "5000000")
-"""For a stream that does not show its picture size at once, as when one joins it long before its next keyframe."""
+"""For a stream that does not show its picture size at once, such as one joined long before its next keyframe."""
 _QUIET_LOG_FLAGS = ("-loglevel", "error")
 _INFO_LOG_FLAGS = ("-hide_banner", "-nostats", "-loglevel", "level+info")
 _VERBOSE_LOG_FLAGS = ("-hide_banner", "-nostats", "-loglevel", "level+verbose")
-"""At this level every FFmpeg tells the size of the pictures that its filters get, and tells it anew when it changes.
-Measured with 4.2, 7.0 and 9.0: two to three times the lines of `info`, at the start and the end, none for a picture."""
+"""Every FFmpeg logs the input size of its filters at this level, and logs it again on a change.
+
+Measured with 4.2, 7.0 and 9.0: two to three times the lines of `info`, at start and end only, none per picture.
+"""
 PROTOCOLS = {
     "rtsp": "rtsp,rtsps,rtp,srtp,tcp,udp,tls",
     "http": "http,https,httpproxy,tcp,tls,crypto",
@@ -43,11 +45,11 @@ FILE_FORMATS = (
     "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,h264,hevc,vvc,m4v,mpegvideo,mjpeg,mpjpeg,ogg,ivf,obu,mxf,nut,rm,"
     "dhav,dv,wtv,yuv4mpegpipe"
 )
-"""Recordings as they are. Formats that name further files (playlists, concat, image sequences) are not among them."""
+"""Plain recordings only. Formats that name further files (playlists, concat, image sequences) are left out."""
 
 
 class SourceOptions(Struct, frozen=True, kw_only=True):
-    """Everything that shapes the command line besides the picture."""
+    """Everything that shapes the command line except the picture."""
 
     binary: str
     features: FfmpegFeatures
@@ -55,21 +57,21 @@ class SourceOptions(Struct, frozen=True, kw_only=True):
     rtsp_transport: str = "tcp"
     timeout_usec: int = 5_000_000
     http_proxy: str = ""
-    """What http is read through (`guard`)."""
+    """Proxy for http sources (`EgressProxy`)."""
     loop: bool = False
     paced: bool = False
-    """Read no faster than the source's own clock: for what can be read faster than it was filmed."""
+    """Read no faster than real time: for sources that could be read faster."""
     long_probe: bool = False
     report_timestamps: bool = False
-    """Tell each picture's time on stderr, in the order of the pictures: a rawvideo pipe carries none."""
+    """Log each picture's timestamp on stderr, in order: a rawvideo pipe carries none."""
     extra_flags: tuple[str, ...] = ()
-    """FFMPEG_EXTRA_FLAGS: before the input; one of them replaces the same option of ours."""
+    """FFMPEG_EXTRA_FLAGS, placed before the input; a flag here replaces the built-in one."""
     output_flags: tuple[str, ...] = ()
-    """The camera's ffmpeg_flags: before the `-`, since FFmpeg ignores what follows it."""
+    """The camera's ffmpeg_flags, placed before the `-`: FFmpeg ignores flags after it."""
 
 
 def build_capture_args(options: SourceOptions, spec: RingSpec) -> list[str]:
-    """The command that writes the source's pictures, of the ring's geometry and format, to standard output."""
+    """Build the command that writes raw pictures of the ring's size and format to standard output."""
     content = spec.content
     scaled = (spec.source_width, spec.source_height) != (spec.width, spec.height)
     if (
@@ -78,11 +80,11 @@ def build_capture_args(options: SourceOptions, spec: RingSpec) -> list[str]:
         and not scaled
         and options.features.timeout == "-stimeout"
     ):
-        middle = _build_input_args(options, ("-fflags", "nobuffer", "-flags", "low_delay"))
-        return [*middle, "-f", "rawvideo", "-pix_fmt", "bgr24", *options.output_flags, "-"]
-    argv = _build_input_args(
+        args = _build_input_args(options, ("-fflags", "nobuffer", "-flags", "low_delay"))
+        return [*args, "-f", "rawvideo", "-pix_fmt", "bgr24", *options.output_flags, "-"]
+    args = _build_input_args(
         options,
-        # One thread per camera: automatic threading costs 15 % more processor time, and memory for each thread.
+        # One thread per camera: automatic threading costs 15 % more CPU time, and memory per thread.
         ("-flags", "low_delay", "-threads", "1", "-protocol_whitelist", PROTOCOLS[options.source.kind]),
         _INFO_LOG_FLAGS
         if options.report_timestamps
@@ -99,140 +101,118 @@ def build_capture_args(options: SourceOptions, spec: RingSpec) -> list[str]:
     if options.report_timestamps:
         filters.append("showinfo=checksum=0")
     if filters:
-        argv += ["-vf", ",".join(filters)]
-    return [
-        *argv,
-        *_get_passthrough_flags(options),
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        spec.pix_fmt,
-        *options.output_flags,
-        "-",
-    ]
+        args += ["-vf", ",".join(filters)]
+    args += _get_passthrough_flags(options)
+    return [*args, "-f", "rawvideo", "-pix_fmt", spec.pix_fmt, *options.output_flags, "-"]
 
 
 def build_stream_args(options: SourceOptions, analysis_width: int) -> list[str]:
-    """The command that both says what a stream is and writes its pictures (yuv420p): one connection to the camera.
+    """Build the command that reports a stream's size and writes its pictures (yuv420p) in one connection.
 
-    A camera may allow few connections, and a stream that begins with its first PLAY would lose what a probe of its own
-    has seen. FFmpeg chooses the height that fits the source's shape; its report on stderr tells both sizes, before the
-    first picture. It keeps that size until it ends, whatever the source does (its option `-autoscale`).
+    A camera may allow few connections, and a stream that begins with the first PLAY would lose what a probe reads.
+    FFmpeg chooses the height that fits the source's shape. It logs both sizes before the first picture, and keeps the
+    output size until it ends, even if the source changes (option `-autoscale`).
     """
-    argv = _build_input_args(
+    args = _build_input_args(
         options,
         ("-flags", "low_delay", "-threads", "1", "-protocol_whitelist", PROTOCOLS[options.source.kind]),
         _VERBOSE_LOG_FLAGS,
     )
     size = f"w='trunc(min({analysis_width},iw)/2)*2':h=-2"
-    argv += [
-        "-vf",
-        f"scale={size}:flags=fast_bilinear:out_color_matrix=bt601:out_range=tv",
-        *_get_passthrough_flags(options),
-    ]
-    return [*argv, "-f", "rawvideo", "-pix_fmt", "yuv420p", *options.output_flags, "-"]
+    args += ["-vf", f"scale={size}:flags=fast_bilinear:out_color_matrix=bt601:out_range=tv"]
+    args += _get_passthrough_flags(options)
+    return [*args, "-f", "rawvideo", "-pix_fmt", "yuv420p", *options.output_flags, "-"]
 
 
 def reports_geometry(options: SourceOptions, pix_fmt: str) -> bool:
-    """Whether `stream` can be used: for a live stream, unless the operator has set FFmpeg's log level."""
+    """Check for use of `build_stream_args`: a live stream, and no log level set by the operator."""
     return options.source.kind == "rtsp" and pix_fmt == "yuv420p" and not {"-loglevel", "-v"} & set(options.extra_flags)
 
 
 def build_probe_args(options: SourceOptions) -> list[str]:
-    """The command that prints what the source is, and ends."""
-    patience = LONG_PROBE_FLAGS if options.long_probe else SHORT_PROBE_FLAGS
+    """Build the command that reports the source's properties and ends."""
     return [
-        *(options.binary, *_INFO_LOG_FLAGS, *_remove_log_level(_filter_extra_flags(options))),
-        *(*_get_transport_flags(options), *patience),
-        *(
-            "-protocol_whitelist",
-            PROTOCOLS[options.source.kind],
-            *_get_protocol_flags(options),
-            "-i",
-            options.source.target,
-        ),
+        *(options.binary, *_INFO_LOG_FLAGS, *_remove_flags(_filter_extra_flags(options), {"-loglevel", "-v"})),
+        *(*_get_transport_flags(options), *_get_probe_flags(options)),
+        *("-protocol_whitelist", PROTOCOLS[options.source.kind], *_get_protocol_flags(options)),
+        *("-i", options.source.target),
     ]
 
 
 def build_snapshot_args(options: SourceOptions, width: int) -> list[str]:
-    """The command that writes one picture as a JPEG, and reports what the source is."""
-    argv = _build_input_args(
-        options,
-        ("-threads", "1", "-protocol_whitelist", PROTOCOLS[options.source.kind]),
-        _INFO_LOG_FLAGS,
-    )
-    return [*argv, "-vf", f"scale=w='min({width},iw)':h=-2", "-frames:v", "1", "-f", "image2pipe", "-c:v", "mjpeg", "-"]
+    """Build the command that writes one picture as a JPEG and reports the source's properties."""
+    input_flags = ("-threads", "1", "-protocol_whitelist", PROTOCOLS[options.source.kind])
+    args = _build_input_args(options, input_flags, _INFO_LOG_FLAGS)
+    return [*args, "-vf", f"scale=w='min({width},iw)':h=-2", "-frames:v", "1", "-f", "image2pipe", "-c:v", "mjpeg", "-"]
 
 
 def with_effective_rate(options: SourceOptions, source_info: SourceInfo) -> SourceInfo:
-    """The source with the rate that the operator's flags leave of it, as far as they tell."""
-    before, behind = (dict(pairwise(flags)) for flags in (options.extra_flags, options.output_flags))
-    skipped = {given["-skip_frame"] for given in (before, behind) if "-skip_frame" in given} - {"none", "default"}
-    if skipped or "-r" in before:
+    """Return the source with the rate that the operator's flags leave; 0.0 where they hide it."""
+    extra, output = (dict(pairwise(flags)) for flags in (options.extra_flags, options.output_flags))
+    skipped = {flags["-skip_frame"] for flags in (extra, output) if "-skip_frame" in flags} - {"none", "default"}
+    if skipped or "-r" in extra:
         return source_info._replace(fps=0.0)
     try:
-        return source_info._replace(fps=max(0.0, float(Fraction(behind["-r"])))) if "-r" in behind else source_info
+        return source_info._replace(fps=max(0.0, float(Fraction(output["-r"])))) if "-r" in output else source_info
     except (ValueError, ZeroDivisionError):
-        # FFmpeg also knows names, such as `ntsc`.
+        # FFmpeg also accepts names, such as `ntsc`.
         return source_info._replace(fps=0.0)
 
 
 def _get_passthrough_flags(options: SourceOptions) -> tuple[str, ...]:
-    """Otherwise FFmpeg makes a constant rate of a camera's times: measured, it doubled and dropped pictures."""
+    """Return the flags that keep a camera's timestamps.
+
+    Without them FFmpeg forces a constant rate: measured, it doubled and dropped pictures.
+    """
     return () if {"-fps_mode", "-vsync", "-r"} & set(options.output_flags) else options.features.passthrough
 
 
 def _filter_extra_flags(options: SourceOptions) -> list[str]:
-    """FFMPEG_EXTRA_FLAGS without what this kind of source would call an error: they are the same for all cameras."""
+    """Return FFMPEG_EXTRA_FLAGS without flags that this kind of source would reject."""
     kind, target = options.source.kind, options.source.target
-    unknown = set(RTSP_ONLY_FLAGS) if kind != "rtsp" else set()
+    rejected = set(RTSP_ONLY_FLAGS) if kind != "rtsp" else set()
     if kind == "file":
-        unknown.add("-user_agent")
+        rejected.add("-user_agent")
     if not target.startswith(("https:", "rtsps:")):
-        unknown.add("-tls_verify")
-    return _remove_flags(options.extra_flags, unknown)
+        rejected.add("-tls_verify")
+    return _remove_flags(options.extra_flags, rejected)
 
 
-def _remove_log_level(flags: list[str]) -> list[str]:
-    return _remove_flags(flags, {"-loglevel", "-v"})
-
-
-def _remove_flags(flags: Iterable[str], unwanted: set[str]) -> list[str]:
-    """`flags` without some that have a value each."""
-    found, rest = [], iter(flags)
+def _remove_flags(flags: Iterable[str], removed: set[str]) -> list[str]:
+    """Return `flags` without the removed ones, each of which has one value."""
+    kept, rest = [], iter(flags)
     for flag in rest:
-        if flag in unwanted:
+        if flag in removed:
             next(rest, None)
         else:
-            found.append(flag)
-    return found
+            kept.append(flag)
+    return kept
 
 
 def _build_input_args(
     options: SourceOptions, flags: tuple[str, ...], loglevel: tuple[str, ...] = _QUIET_LOG_FLAGS
 ) -> list[str]:
-    """From the program to the input."""
-    given = set(options.extra_flags)
-    if {"-loglevel", "-v"} & given:
+    """Build the part of a command from the program to the input."""
+    overridden = set(options.extra_flags)
+    if {"-loglevel", "-v"} & overridden:
         loglevel = ()
-    own: list[str] = []
+    args: list[str] = []
     if options.loop:
-        own += ["-stream_loop", "-1"]
+        args += ["-stream_loop", "-1"]
     if options.paced:
-        own += ["-re"]
+        args += ["-re"]
         if options.features.initial_burst:
-            # Its default is half a second's pictures at once, more than anybody downstream would take.
-            own += ["-readrate_initial_burst", "0.001"]
-    pairs = [
-        *_get_transport_flags(options),
-        *flags,
-        *(LONG_PROBE_FLAGS if options.long_probe else SHORT_PROBE_FLAGS),
-        *_get_protocol_flags(options),
-    ]
+            # By default it sends half a second of pictures at once, more than the ring holds.
+            args += ["-readrate_initial_burst", "0.001"]
+    pairs = [*_get_transport_flags(options), *flags, *_get_probe_flags(options), *_get_protocol_flags(options)]
     for name, value in zip(pairs[::2], pairs[1::2]):
-        if name not in given:
-            own += [name, value]
-    return [options.binary, *loglevel, *_filter_extra_flags(options), *own, "-i", options.source.target]
+        if name not in overridden:
+            args += [name, value]
+    return [options.binary, *loglevel, *_filter_extra_flags(options), *args, "-i", options.source.target]
+
+
+def _get_probe_flags(options: SourceOptions) -> tuple[str, ...]:
+    return LONG_PROBE_FLAGS if options.long_probe else SHORT_PROBE_FLAGS
 
 
 def _get_transport_flags(options: SourceOptions) -> tuple[str, ...]:
@@ -240,7 +220,7 @@ def _get_transport_flags(options: SourceOptions) -> tuple[str, ...]:
 
 
 def _get_protocol_flags(options: SourceOptions) -> tuple[str, ...]:
-    """Microseconds. Only these protocols know them; anything else calls them an error."""
+    """Return the time-out (microseconds) and proxy; other protocols reject these flags."""
     if options.source.kind == "rtsp":
         return (options.features.timeout, str(options.timeout_usec))
     if options.source.kind == "http":

@@ -1,4 +1,4 @@
-"""FFmpeg as a child: pictures into the caller's memory, its last words kept, and no way to outlive us."""
+"""Run FFmpeg as a child: read its pictures into the caller's memory, keep its log, end it with this process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _READ_BYTES = 16_384
 _MAX_LINE_BYTES = 4_096
 _MAX_LINE_CHARACTERS = 500
 MAX_ERROR_BYTES_PER_S = 1 << 20
-"""Error lines that are heard in a second. An FFmpeg that writes more has to wait: it may not take the site's time."""
+"""Limit on error output read per second. An FFmpeg that writes more has to wait, so that it costs others no CPU
+time."""
 _MAX_DRAIN_READS = 256
 _POLL_INTERVAL_S = 0.02
 _SIZE = re.compile(r"\[graph \S+ input from stream .*\[verbose\] w:(\d+) h:(\d+) pixfmt:")
@@ -35,22 +36,22 @@ _LEVEL = re.compile(r"\[(?:warning|error|fatal|panic)\] ")
 
 
 class FfmpegProcess:
-    """One running FFmpeg. Start it from a thread that outlives it: the kernel kills it when that thread ends.
+    """A running FFmpeg. Start it from a thread that outlives it: the kernel kills it with that thread.
 
     Args:
-        argv: the command; no shell is involved.
-        clean: takes secrets out of its error lines where they are to be shown.
+        argv: The command; no shell is involved.
+        redact: Removes secrets from error lines before display.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: It cannot be started.
     """
 
     arrival_ns: tuple[int, int] | None = None
-    """A pipe tells nothing of a picture but its bytes; `PyavChild` has more to say here, and in the next two."""
+    """None here, as for `pts` and `camera_clock_ns`: a pipe carries no times. `PyavDecoder` sets them."""
     pts = NO_PTS
     camera_clock_ns: int | None = None
     resized_to: tuple[int, int] | None = None
-    """The size that the source's pictures have changed to meanwhile; told at the log level `level+verbose`."""
+    """New size (width, height) of the source's pictures after a change, known at log level `level+verbose`."""
 
     def __init__(self, argv: list[str], redact: Callable[[str], str]) -> None:
         setpriv = shutil.which("setpriv")
@@ -61,7 +62,7 @@ class FfmpegProcess:
             stderr=subprocess.PIPE,
             env=build_ffmpeg_environment(),
             preexec_fn=None if setpriv else functools.partial(process_tree.end_with_parent, signal.SIGKILL),
-            # A group of its own, so that what is ended is also whatever it has started (a wrapper script's FFmpeg).
+            # A process group of its own, so that terminating it ends its children too (a wrapper script's FFmpeg).
             start_new_session=True,
         )
         assert self._process.stdout is not None
@@ -81,20 +82,20 @@ class FfmpegProcess:
         self._is_muted = False
         self._size: tuple[int, int] | None = None
         self.error_lines: deque[str] = deque(maxlen=MAX_LOG_LINES)
-        """Its last error lines as they came, for matching: they may hold secrets, which may look like anything."""
+        """Last error lines, unredacted so that they can be matched."""
         self.info_lines: deque[str] = deque(maxlen=MAX_LOG_LINES)
-        """What it reports of input and output, where its log level names each line's level; as it came, too."""
+        """Reports of input and output, where the log level marks each line; unredacted too."""
 
     @property
     def tail(self) -> list[str]:
-        """Its last error lines, to be shown: without secrets."""
+        """Last error lines without secrets, for display."""
         return redact_lines(self.error_lines, self._redact)
 
     def read_into(self, view: memoryview, timeout_s: float) -> int | None:
-        """Read pictures' bytes straight into `view`.
+        """Read picture bytes straight into `view`.
 
         Returns:
-            How many bytes came, 0 after `timeout_s` without any, None at the end of the stream.
+            Number of bytes; 0 after `timeout_s` without any; None at the end of the stream.
         """
         if self._is_muted:
             self._unmute_when_due()
@@ -110,13 +111,13 @@ class FfmpegProcess:
         return 0 if self._out in self._open_fds else None
 
     def has_output(self) -> bool:
-        """Whether pictures lie in the pipe."""
+        """Check whether the pipe holds picture bytes."""
         poll = select.poll()
         poll.register(self._out, select.POLLIN)
         return self._out in self._open_fds and any(event & select.POLLIN for _, event in poll.poll(0))
 
     def read_log(self, timeout_s: float) -> bool:
-        """As `listen`, but leave the pictures in the pipe."""
+        """Read error lines for up to `timeout_s` and leave the pictures in the pipe; False at their end."""
         if self._is_muted:
             self._unmute_when_due()
         poll = select.poll()
@@ -127,7 +128,7 @@ class FfmpegProcess:
         return self._err in self._open_fds
 
     def drain(self, timeout_s: float) -> bool:
-        """Only hear its error lines for a while; False once it has no more to say."""
+        """Read error lines for up to `timeout_s` and discard pictures; False at the end of the error lines."""
         if self._is_muted:
             self._unmute_when_due()
         for fd, _ in self._poll.poll(timeout_s * 1000):
@@ -147,12 +148,12 @@ class FfmpegProcess:
             if not data:
                 self._store_lines([self._partial])
             elif len(self._partial) > _MAX_LINE_BYTES:
-                # Not cut but dropped: a secret that a cut went through would be recognised in neither half.
-                self._partial = b"(a line without end was dropped)"
+                # Dropped, not cut: redaction would miss a secret that was cut in two.
+                self._partial = b"(an endless line was dropped)"
             self._mute_if_flooded(len(data))
 
     def _mute_if_flooded(self, byte_count: int) -> None:
-        """Hear no more of this second where it was too much."""
+        """Stop reading error lines for the rest of this second after too many bytes."""
         now = time.monotonic()
         if now - self._second_start >= 1.0:
             self._second_start, self._bytes_this_second = now, 0
@@ -160,7 +161,7 @@ class FfmpegProcess:
         if self._bytes_this_second > MAX_ERROR_BYTES_PER_S and self._err in self._open_fds and not self._is_muted:
             self._is_muted = True
             self._poll.unregister(self._err)
-            self.error_lines.append("(it writes error lines faster than they can be heard)")
+            self.error_lines.append("(error output paused: too many lines per second)")
 
     def _unmute_when_due(self) -> None:
         if time.monotonic() - self._second_start >= 1.0:
@@ -180,10 +181,10 @@ class FfmpegProcess:
                 self.error_lines.append(_LEVEL.sub("", text))
 
     def _detect_resize(self, text: str) -> None:
-        """Its filters are told the size of what they get: as they start, and whenever anything of that changes."""
-        found = _SIZE.search(text)
-        if found:
-            size = (int(found[1]), int(found[2]))
+        """Detect a new picture size. The filters log their input size at the start and on each change."""
+        match = _SIZE.search(text)
+        if match:
+            size = (int(match[1]), int(match[2]))
             if self._size not in (None, size):
                 self.resized_to = size
             self._size = size
@@ -193,11 +194,11 @@ class FfmpegProcess:
         self._open_fds.discard(fd)
 
     def terminate(self) -> int:
-        """End it: a polite request, and soon a kill, since a stalled FFmpeg ignores requests. Returns its exit code."""
+        """Send SIGTERM, then SIGKILL after a second (a stalled FFmpeg ignores SIGTERM); return the exit code."""
         if self._process.returncode is None:
             self._signal_group(signal.SIGTERM)
             self._ends_within(TERMINATE_TIMEOUT_S)
-            # The group, also when its first process is gone: nothing of it may go on.
+            # Also when the first process is gone: no process of the group may survive.
             self._signal_group(signal.SIGKILL)
         code = self._process.wait()
         for _ in range(_MAX_DRAIN_READS):
@@ -210,17 +211,17 @@ class FfmpegProcess:
         return code
 
     def wait_exit_code(self, timeout_s: float = TERMINATE_TIMEOUT_S) -> int:
-        """Its exit code once its output has ended; it is ended too if it lingers."""
+        """Return the exit code after the end of the output; terminate the process if it lingers."""
         self._ends_within(timeout_s)
         return self.terminate()
 
     def _signal_group(self, number: int) -> None:
-        """Its whole group, whose number is its own until somebody has waited for it."""
+        """Signal the process group. Its id stays valid until the process is waited for."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     def _ends_within(self, timeout_s: float) -> bool:
-        """Whether it ends within that time; it is not waited for."""
+        """Check whether the process ends within the time, without waiting for (reaping) it."""
         deadline = time.monotonic() + timeout_s
         while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             if time.monotonic() >= deadline:
@@ -230,12 +231,12 @@ class FfmpegProcess:
 
 
 def redact_lines(lines: Iterable[str], redact: Callable[[str], str]) -> list[str]:
-    """The lines without secrets, 500 characters of each; cut only then, else a secret might be cut in two."""
+    """Redact the lines, then cut each to 500 characters; a cut before could split a secret."""
     return [redact(line)[:_MAX_LINE_CHARACTERS] for line in lines]
 
 
 def _enlarge_pipe(fd: int) -> int:
-    """Enlarge the pipe as far as this user may; returns its real size."""
+    """Enlarge the pipe as far as this user may; return its real size in bytes."""
     for size in (PIPE_BYTES, PIPE_BYTES // 4):
         with contextlib.suppress(OSError):
             return fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)

@@ -1,7 +1,7 @@
-"""Several cameras in one process, a thread each: what goes wrong with one of them stays in its thread.
+"""Several cameras in one process, one thread each, so that a fault of one stays in its thread.
 
-A thread that ends by an error is a crash like a process's: it is logged, and the camera begins anew, in a new thread,
-on the ring that was left. FFmpeg children are started by their camera's thread and die with it.
+A thread that ends by an error is logged, and a new thread takes over the camera and its ring. FFmpeg children are
+started by their camera's thread and die with it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class _CameraThread:
-    """One camera of the group: its present thread, and when that last came round."""
+    """One camera of the group: its current thread and when its loop last ran."""
 
     def __init__(self, config: CaptureConfig) -> None:
         self.config = config
@@ -38,9 +38,11 @@ class CameraGroup:
     """The cameras of one process.
 
     Args:
-        make: makes a camera's capture, given the function that it has to call from its loop.
-        stopping: whether the process is to end.
-        clock: monotonic seconds.
+        configs: The cameras.
+        make_capture: Makes a camera's capture; the capture calls the given function from its loop.
+        is_stopping: True once the process is to end.
+        clock: Returns monotonic seconds.
+        metrics: Counts the crashes.
     """
 
     def __init__(
@@ -51,60 +53,58 @@ class CameraGroup:
         clock: Callable[[], float],
         metrics: Metrics,
     ) -> None:
-        self._camera_threads = [_CameraThread(slice_) for slice_ in configs]
+        self._camera_threads = [_CameraThread(config) for config in configs]
         self._make_capture = make_capture
         self._is_stopping = is_stopping
         self._clock = clock
         self._metrics = metrics
 
     def supervise(self, max_silence_s: float) -> bool:
-        """Start what has to be started; whether every loop has come round within `silence_s`. Call it regularly."""
+        """Start threads that are due; return True if every loop ran within `max_silence_s`. Call it often."""
         now = self._clock()
-        for member in self._camera_threads:
-            if member.thread is not None and member.thread.is_alive():
+        for camera in self._camera_threads:
+            if camera.thread is not None and camera.thread.is_alive():
                 continue
-            if member.thread is not None:
-                self._record_crash(member, now)
-            if now >= member.restart_at:
-                member.started_at = member.last_seen = now
-                name = f"camera {member.config.camera_id}"
-                member.thread = threading.Thread(target=self._run, args=(member,), name=name, daemon=True)
-                member.thread.start()
+            if camera.thread is not None:
+                self._record_crash(camera, now)
+            if now >= camera.restart_at:
+                camera.started_at = camera.last_seen = now
+                name = f"camera {camera.config.camera_id}"
+                camera.thread = threading.Thread(target=self._run, args=(camera,), name=name, daemon=True)
+                camera.thread.start()
         return all(
-            now - member.last_seen < max_silence_s for member in self._camera_threads if member.thread is not None
+            now - camera.last_seen < max_silence_s for camera in self._camera_threads if camera.thread is not None
         )
 
     def close(self) -> None:
-        """Wait until every camera has ended; `stopping` has to say so by now."""
+        """Wait until every camera has ended; `is_stopping` must be True by now."""
         deadline = self._clock() + JOIN_TIMEOUT_S
-        for member in self._camera_threads:
-            if member.thread is not None:
-                member.thread.join(max(0.0, deadline - self._clock()))
+        for camera in self._camera_threads:
+            if camera.thread is not None:
+                camera.thread.join(max(0.0, deadline - self._clock()))
 
-    def _record_crash(self, camera_thread: _CameraThread, now: float) -> None:
-        """A thread that has ended by itself has met a fault in this program."""
-        camera_thread.thread = None
-        camera_thread.failures = 1 if now - camera_thread.started_at >= STABLE_S else camera_thread.failures + 1
-        wait = min(MAX_RESTART_WAIT_S, FIRST_RESTART_WAIT_S * 2 ** min(camera_thread.failures - 1, 8))
-        camera_thread.restart_at = now + wait
-        self._metrics.count("capture_crashes_total", 1, camera_thread.config.camera_id)
-        log.error(
-            "camera %s: its thread has crashed, the next one starts in %g s", camera_thread.config.camera_id, wait
-        )
+    def _record_crash(self, camera: _CameraThread, now: float) -> None:
+        """Log and count a thread that ended by an exception, and schedule its restart."""
+        camera.thread = None
+        camera.failures = 1 if now - camera.started_at >= STABLE_S else camera.failures + 1
+        wait = min(MAX_RESTART_WAIT_S, FIRST_RESTART_WAIT_S * 2 ** min(camera.failures - 1, 8))
+        camera.restart_at = now + wait
+        self._metrics.count("capture_crashes_total", 1, camera.config.camera_id)
+        log.error("camera %s: its thread crashed, restarting in %g s", camera.config.camera_id, wait)
 
-    def _run(self, camera_thread: _CameraThread) -> None:
-        def alive() -> bool:
-            camera_thread.last_seen = self._clock()
+    def _run(self, camera: _CameraThread) -> None:
+        def is_alive() -> bool:
+            camera.last_seen = self._clock()
             return not self._is_stopping()
 
-        camera = self._make_capture(camera_thread.config, alive)
-        orderly = False
+        capture = self._make_capture(camera.config, is_alive)
+        crashed = True
         try:
-            while alive():
-                camera.step()
-            orderly = True
+            while is_alive():
+                capture.step()
+            crashed = False
         finally:
-            if orderly:
-                camera.close()
+            if crashed:
+                capture.abandon()
             else:
-                camera.abandon()
+                capture.close()

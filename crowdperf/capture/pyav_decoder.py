@@ -1,9 +1,9 @@
-"""The backend `pyav`: decoding inside this process, in a thread that is left behind when it hangs.
+"""Backend `pyav`: decode inside this process, in a thread that is left behind if it hangs.
 
-The thread opens, reads, decodes, paces, scales, and copies into the slot that the capture loop has offered: a picture
-that one core decodes and another scales costs a tenth more, one that another only copies a twentieth. It copies under a
-lock and looks first whether its connection is still wanted, so a thread that is stuck in a read can never touch a ring
-later; libav's own time-outs end it.
+The thread opens, reads, decodes, paces, scales, and copies into the slot offered by the capture loop. Splitting decode
+and scale over two cores would cost 10 % more; splitting off only the copy costs 5 %. The thread copies under a lock
+after checking that its connection is still wanted. So a thread stuck in a read can never touch a ring later; libav's
+time-outs end it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_ERROR_LINES = 100
 ITU601, MPEG_RANGE = int(Colorspace.ITU601), int(ColorRange.MPEG)
 """As numbers: PyAV takes 5 us to look up a name."""
 SWS_FAST_BILINEAR = 1
-"""swscale's number for it; PyAV's name of it is not in every version's types."""
+"""swscale's number; the types of some PyAV versions lack the name."""
 JOIN_TIMEOUT_S = 1.0
 MAX_ARRIVALS = 64
 _ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 18 else {}
@@ -48,13 +48,13 @@ _DEMUXER_FLAGS = frozenset(
     )
 )
 _DECODER_OPTIONS = frozenset(("err_detect", "flags", "skip_frame"))
-"""Those of them that are the decoder's own; `-flags` and `-err_detect` are the demuxer's as well."""
+"""The subset that the decoder takes; `-flags` and `-err_detect` apply to the demuxer too."""
 _IGNORED_FLAGS = {"-loglevel": 1, "-v": 1, "-an": 0, "-sn": 0, "-dn": 0, "-hide_banner": 0, "-nostats": 0}
-"""Options that mean nothing here, with how many values they have."""
+"""Flags without a meaning here -> their number of values."""
 
 
 class _FilledSlot(NamedTuple):
-    """What is known of the picture in the offered slot: when its packet arrived, its times."""
+    """Times of the picture in the offered slot."""
 
     arrival_ns: tuple[int, int]
     pts: int
@@ -62,62 +62,57 @@ class _FilledSlot(NamedTuple):
 
 
 def build_container_options(options: SourceOptions) -> dict[str, str]:
-    """What libavformat and the decoder (`_DECODER`) are told; the counterpart of the FFmpeg child's command line.
+    """Build the options of libavformat and the decoder, the counterpart of FFmpeg's command line.
 
     Raises:
-        SourceError: a flag that only FFmpeg's program knows.
+        SourceError: A flag that only the FFmpeg program knows.
     """
-    chosen = dict(
-        zip(
-            (LONG_PROBE_FLAGS if options.long_probe else SHORT_PROBE_FLAGS)[::2],
-            (LONG_PROBE_FLAGS if options.long_probe else SHORT_PROBE_FLAGS)[1::2],
-        )
-    )
-    chosen |= {"-flags": "low_delay"}
+    probe_flags = LONG_PROBE_FLAGS if options.long_probe else SHORT_PROBE_FLAGS
+    flags = dict(zip(probe_flags[::2], probe_flags[1::2])) | {"-flags": "low_delay"}
     rest = iter((*options.extra_flags, *options.output_flags))
     for flag in rest:
         if flag in _DEMUXER_FLAGS:
-            chosen[flag] = next(rest)
+            flags[flag] = next(rest)
         elif flag not in _IGNORED_FLAGS:
             raise SourceError(
                 f"the backend pyav cannot use the flag {flag!r}. "
-                "Remedy: take it out of FFMPEG_EXTRA_FLAGS and ffmpeg_flags, or set the camera's backend to ffmpeg."
+                "Remedy: remove it from FFMPEG_EXTRA_FLAGS and ffmpeg_flags, or set the camera's backend to ffmpeg."
             )
         elif _IGNORED_FLAGS[flag]:
             next(rest)
-    found = {name[1:]: value for name, value in chosen.items()}
-    found["protocol_whitelist"] = PROTOCOLS[options.source.kind]
+    container_options = {name[1:]: value for name, value in flags.items()}
+    container_options["protocol_whitelist"] = PROTOCOLS[options.source.kind]
     if options.source.kind == "rtsp":
-        found |= {"rtsp_transport": options.rtsp_transport, "timeout": str(options.timeout_usec)}
+        container_options |= {"rtsp_transport": options.rtsp_transport, "timeout": str(options.timeout_usec)}
     elif options.source.kind == "http":
-        found["rw_timeout"] = str(options.timeout_usec)
+        container_options["rw_timeout"] = str(options.timeout_usec)
         if options.http_proxy:
-            found["http_proxy"] = options.http_proxy
+            container_options["http_proxy"] = options.http_proxy
     else:
-        found["format_whitelist"] = FILE_FORMATS
-    return found
+        container_options["format_whitelist"] = FILE_FORMATS
+    return container_options
 
 
 class PyavDecoder:
-    """One connection. It has the methods of `FfmpegChild` that the capture loop uses after opening.
+    """One connection, with the methods of `FfmpegProcess` that the capture loop uses after opening.
 
     Args:
-        options: the source and how to read it; whether it is a recording is found out here.
-        loop: play a recording again and again.
-        silence_s: a read that takes longer ends the connection.
-        clean: takes secrets out of error texts.
-        paced: play a recording no faster than it was filmed.
-        begin: called by the thread that decodes, before anything else.
+        options: The source and how to read it; the decoder detects recordings itself.
+        loop: Play a recording again and again.
+        read_timeout_s: A read that takes longer ends the connection.
+        redact: Removes secrets from error texts.
+        paced: Play a recording in real time.
+        on_start: Called first by the decoding thread.
 
     Raises:
-        SourceError: see `container_options`.
+        SourceError: See `build_container_options`.
     """
 
     pid: int | None = None
-    """It decodes in this process."""
+    """None: it decodes in this process."""
     pipe_bytes = 0
     resized_to = None
-    """A connection whose pictures change ends by itself."""
+    """Always None: a connection whose picture size changes ends by itself."""
 
     def __init__(
         self,
@@ -129,14 +124,14 @@ class PyavDecoder:
         on_start: Callable[[], None] = lambda: None,
     ) -> None:
         self.source_info: SourceInfo | None = None
-        """The source, as its first picture shows it; None until then."""
+        """The source as its first picture shows it; None until then."""
         self.error_lines: deque[str] = deque(maxlen=MAX_ERROR_LINES)
-        """What went wrong, as libav says it: it may hold secrets."""
+        """Errors of libav, unredacted."""
         self.arrival_ns: tuple[int, int] | None = None
-        """Wall clock and monotonic ns at which the last picture's packet came."""
+        """Wall-clock and monotonic ns at which the last picture's packet arrived."""
         self.pts = NO_PTS
         self.camera_clock_ns: int | None = None
-        """The last picture's time by the camera's own clock, where RTCP sender reports tell it."""
+        """The last picture's time on the camera's clock, if RTCP sender reports give it."""
         self._source = options.source
         self._options = build_container_options(options)
         self._loop = loop
@@ -147,7 +142,7 @@ class PyavDecoder:
         self._spec: RingSpec | None = None
         self._reformatter = VideoReformatter()
         self._free_slots: queue.SimpleQueue[memoryview | None] = queue.SimpleQueue()
-        """Slots to be filled, one at a time; None is the end."""
+        """Slots to fill, one at a time; None ends the thread."""
         self._filled: queue.SimpleQueue[_FilledSlot | None] = queue.SimpleQueue()
         self._slot_offered = False
         self._write_lock = threading.Lock()
@@ -162,24 +157,24 @@ class PyavDecoder:
 
     @property
     def tail(self) -> list[str]:
-        """What went wrong, to be shown: without secrets."""
+        """Errors without secrets, for display."""
         return [self._redact(line) for line in self.error_lines]
 
     def wait_for_picture(self, timeout_s: float) -> bool:
-        """Wait for the first picture; False once the connection is over."""
+        """Wait for the first picture; return False once the connection has ended."""
         self._source_known.wait(timeout_s)
         return not self._has_finished
 
     def set_ring_spec(self, spec: RingSpec) -> None:
-        """Say what the pictures have to become, before the first `read_into`."""
+        """Set the size and format of the pictures, before the first `read_into`."""
         self._spec = spec
         self._spec_known.set()
 
     def read_into(self, view: memoryview, timeout_s: float) -> int | None:
-        """Have the next picture copied into `view`, which is a whole slot, the same one until it is full.
+        """Have the next picture copied into `view`, a whole slot; pass the same one until it is full.
 
         Returns:
-            len(view), 0 after `timeout_s` without a picture, None at the end of the stream.
+            len(view); 0 after `timeout_s` without a picture; None at the end of the stream.
         """
         if not self._slot_offered:
             self._slot_offered = True
@@ -196,12 +191,12 @@ class PyavDecoder:
         return len(view)
 
     def wait_exit_code(self) -> int:
-        """0 where a recording has been played to its end; also lets go, as `end`."""
+        """Terminate and return the exit code: 0 after the end of a recording."""
         self.terminate()
         return self._exit_code
 
     def terminate(self) -> int:
-        """Ask the thread to leave; one stuck in a read is left to its time-out. No slot is touched afterwards."""
+        """Ask the thread to end; a stuck read ends by its time-out. No slot is written afterwards."""
         with self._write_lock:
             self._stop_requested.set()
         self._spec_known.set()
@@ -229,13 +224,13 @@ class PyavDecoder:
             return
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        # `av.open` gives options to the demuxer and its probing alone; PyAV makes this context, and opens it with the
-        # first packet, which ends the connection where an option makes no sense.
+        # `av.open` passes options to the demuxer only. PyAV opens this context with the first packet; an invalid
+        # option then ends the connection.
         stream.codec_context.options = {name: self._options[name] for name in _DECODER_OPTIONS & self._options.keys()}
         finite = bool(container.duration and container.duration > 0)
         recording = self._source.kind == "file" or (self._source.kind == "http" and finite)
         paced = recording and self._paced
-        began, played_us, fps = time.monotonic(), 0, float(stream.average_rate or 0)
+        started_at, played_us, fps = time.monotonic(), 0, float(stream.average_rate or 0)
         while True:
             first_us = newest_us = None
             for packet in container.demux(stream):
@@ -249,12 +244,12 @@ class PyavDecoder:
                     if pts_us is not None:
                         newest_us = pts_us - first_us
                     if paced and self._stop_requested.wait(
-                        began + (played_us + (newest_us or 0)) / 1e6 - time.monotonic()
+                        started_at + (played_us + (newest_us or 0)) / 1e6 - time.monotonic()
                     ):
                         return
                     self._realtime_us = getattr(container, "start_time_realtime", None) or 0
-                    offset = played_us - first_us if self._loop else 0
-                    if not self._deliver_picture(frame, pts_us, offset, recording, fps):
+                    offset_us = played_us - first_us if self._loop else 0
+                    if not self._deliver_picture(frame, pts_us, offset_us, recording, fps):
                         return
             if first_us is None or not (self._loop and recording):
                 self._exit_code = 0 if recording else 1
@@ -270,11 +265,11 @@ class PyavDecoder:
     def _deliver_picture(
         self, frame: VideoFrame, pts_us: int | None, offset_us: int, recording: bool, fps: float
     ) -> bool:
-        """Give a picture to the loop; False when this connection is to end."""
+        """Copy a picture into the offered slot; return False when this connection is to end."""
         turns = frame.rotation // 90 % 4
         width, height = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
         now = (time.time_ns(), time.monotonic_ns())
-        arrived = now if recording else self._arrivals.pop(frame.pts, now)
+        arrival_ns = now if recording else self._arrivals.pop(frame.pts, now)
         if self.source_info is None:
             self.source_info = SourceInfo(width, height, fps, recording)
             self._source_known.set()
@@ -287,19 +282,19 @@ class PyavDecoder:
         if self._spec is None:
             return False
         pts = NO_PTS if pts_us is None else max(0, pts_us + offset_us)
-        clock = (self._realtime_us + pts) * 1000 if self._realtime_us and pts != NO_PTS else None
+        camera_clock_ns = (self._realtime_us + pts) * 1000 if self._realtime_us and pts != NO_PTS else None
         scaled = _scale(self._reformatter, frame, turns, self._spec)
         view = self._free_slots.get()
         with self._write_lock:
             if view is None or self._stop_requested.is_set():
                 return False
             _copy_planes(scaled, turns, view)
-        self._filled.put(_FilledSlot(arrived, pts, clock))
+        self._filled.put(_FilledSlot(arrival_ns, pts, camera_clock_ns))
         return True
 
 
 def _decode_packet(packet: Packet[VideoStream]) -> list[VideoFrame]:
-    """The packet's pictures; none where it is damaged, since the next keyframe heals that."""
+    """Decode a packet; a damaged one gives no picture, and the next keyframe repairs the stream."""
     try:
         return packet.decode()
     except av.error.InvalidDataError:
@@ -311,7 +306,7 @@ def _to_microseconds(pts: int | None, base: Fraction | None) -> int | None:
 
 
 def _scale(reformatter: VideoReformatter, frame: VideoFrame, turns: int, spec: RingSpec) -> VideoFrame:
-    """`frame` in the ring's format, and of its size once turned. A ring made by `probe.ring_spec` has no padding."""
+    """Scale `frame` to the ring's format and size, before rotation."""
     width, height = (spec.height, spec.width) if turns % 2 else (spec.width, spec.height)
     yuv = spec.pix_fmt == "yuv420p"
     return reformatter.reformat(
@@ -327,14 +322,14 @@ def _scale(reformatter: VideoReformatter, frame: VideoFrame, turns: int, spec: R
 
 
 def _copy_planes(picture: VideoFrame, turns: int, view: memoryview) -> None:
-    """Store the planes one after the other in `view`, a slot's bytes, without their rows' padding, turned upright."""
+    """Copy the planes one after the other into `view`, upright and without row padding."""
     start, planes = 0, picture.planes
     packed = 3 if len(planes) == 1 else 1
     for plane in planes:
         h, w, row = plane.height, plane.width * packed, plane.line_size
         stop = start + h * w
         if row == w and not turns:
-            # The usual case, at half the price of the general one.
+            # The usual case, at half the cost of the general one.
             view[start:stop] = memoryview(plane)[: h * w]
         else:
             source = np.frombuffer(memoryview(plane), np.uint8, h * row).reshape(h, row)[:, :w]

@@ -1,4 +1,4 @@
-"""State changes of a camera on their way to Redis, from their own thread: Redis never delays a frame."""
+"""Publish a camera's state changes to Redis from a thread of its own, so that Redis never delays a frame."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ log = logging.getLogger(__name__)
 
 
 class StatePublisher:
-    """Publishes changes in order, keeps the newest `BOUND` of each kind while Redis is away, repeats what may be lost.
+    """Publishes changes in order, and repeats a change until Redis has it.
 
-    Every change goes to the camera's own stream; what is more than a retry goes to the site's events before that. A
-    repeated event has the same id, so it is stored once.
+    During an outage it keeps the newest `MAX_QUEUED_EVENTS` of each kind. Every change goes to the camera stream; a
+    change that is not just a retry goes to the site's events first. A repeated event keeps its id, so it is stored
+    once.
     """
 
     def __init__(self, redis_url: str, key_prefix: str) -> None:
         client = connect(redis_url)
         events: Publisher[AnyEvent] = Publisher(client, EVENTS, key_prefix)
         connections: Publisher[CameraChanged] = Publisher(client, CONNECTIONS, key_prefix)
-        # Two queues: the retries of a camera that is down are not to push out what the site must hear.
+        # Two queues: retries of a camera that is down must not push out events of the site.
         self._queues: tuple[tuple[Publisher[Any], deque[CameraChanged]], ...] = (
             (events, deque(maxlen=MAX_QUEUED_EVENTS)),
             (connections, deque(maxlen=MAX_QUEUED_EVENTS)),
@@ -42,14 +43,14 @@ class StatePublisher:
         self._thread.start()
 
     def publish(self, event: CameraChanged, notify_site: bool) -> None:
-        """Take a change, and whether it is more than a retry; never waits for Redis."""
+        """Queue a change, for the site's events too if `notify_site`; never waits for Redis."""
         with self._wake:
-            for _, waiting in self._queues[0 if notify_site else 1 :]:
-                waiting.append(event)
+            for _, queued in self._queues[0 if notify_site else 1 :]:
+                queued.append(event)
             self._wake.notify()
 
     def close(self) -> None:
-        """Send what can be sent within a moment."""
+        """Send what is queued within `FLUSH_TIMEOUT_S`, then stop."""
         with self._wake:
             self._is_closing = True
             self._wake.notify()
@@ -59,12 +60,12 @@ class StatePublisher:
         backoff = Backoff()
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: any(waiting for _, waiting in self._queues) or self._is_closing)
-                lane = next((lane for lane in self._queues if lane[1]), None)
-                if lane is None:
+                self._wake.wait_for(lambda: any(queued for _, queued in self._queues) or self._is_closing)
+                pair = next((pair for pair in self._queues if pair[1]), None)
+                if pair is None:
                     return
-                publisher, waiting = lane
-                event = waiting[0]
+                publisher, queued = pair
+                event = queued[0]
             try:
                 publisher.publish(event, event.camera)
             except (*OUTAGE, redis.ResponseError) as error:
@@ -77,6 +78,6 @@ class StatePublisher:
                 continue
             backoff.reset()
             with self._wake:
-                # It may have left the bounded queue meanwhile.
-                if waiting and waiting[0] is event:
-                    waiting.popleft()
+                # The bounded queue may have dropped it meanwhile.
+                if queued and queued[0] is event:
+                    queued.popleft()

@@ -1,8 +1,8 @@
 """The configuration file: frozen Structs and their validation.
 
 The command line loads it; `web.app` does so when uvicorn is started by hand. Each process then works on its own frozen
-part (`process_config`). A change reaches it by a restart or by a reload file.
-Precedence: camera > environment variable > global setting > default.
+part (`process_config`). A change reaches it by a restart or by a reload file. Precedence: camera > environment variable
+> global setting > default.
 """
 
 from __future__ import annotations

@@ -34,8 +34,7 @@ class ReloadFile(Generic[T]):
         path: The file.
         kind: Type of its content.
         since: Unix seconds at which the process began to read its configuration. A file written later counts as a
-            change.
-            By default a file that exists at the start never does.
+            change. By default a file that exists at the start never does.
     """
 
     def __init__(self, path: Path, kind: type[T], since: float = float("inf")) -> None:

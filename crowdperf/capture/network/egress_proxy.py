@@ -1,8 +1,8 @@
-"""The only way out for an FFmpeg that reads http: a proxy in this process that looks at every address first.
+"""HTTP proxy inside this process that checks every address FFmpeg connects to for an http source.
 
-A web server may answer with a redirection, a playlist may name other servers, a name may be resolved to anything: what
-the check of the configured URL cannot know, this sees, because FFmpeg's http, its tls and its playlists all go through
-the proxy they are given. An address of the cloud's metadata is refused whatever led to it.
+A web server may redirect, a playlist may name other servers, and a name may resolve to any address. The check of the
+configured URL cannot see that. This proxy can: FFmpeg's http, tls and playlists all go through it. It refuses metadata
+addresses, however FFmpeg was led there.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class EgressProxy:
-    """The proxy of one camera, on a port of 127.0.0.1 that the system chooses.
+    """Proxy of one camera, on a port of 127.0.0.1 that the system chooses.
 
     Args:
-        allowed_hosts: hosts that are let through although they would be refused.
+        allowed_hosts: Hosts that are allowed although they would be refused.
     """
 
     def __init__(self, allowed_hosts: tuple[str, ...]) -> None:
@@ -38,27 +38,27 @@ class EgressProxy:
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._open_sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
-        threading.Thread(target=self._serve, name="guard", daemon=True).start()
+        threading.Thread(target=self._serve, name="egress-proxy", daemon=True).start()
 
     def close(self) -> None:
-        """Cut every connection."""
-        # To wake a thread that waits for connections, closing is not enough.
+        """Close the listener and every connection."""
+        # Closing alone does not wake a thread in accept().
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
-            for each in self._open_sockets:
+            for open_socket in self._open_sockets:
                 with contextlib.suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
+                    open_socket.shutdown(socket.SHUT_RDWR)
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                threading.Thread(target=self._handle_client, args=(client,), name="guard", daemon=True).start()
+                threading.Thread(target=self._handle_client, args=(client,), name="egress-proxy", daemon=True).start()
 
     def _handle_client(self, client: socket.socket) -> None:
-        """One connection of FFmpeg: the request's head, then bytes both ways."""
+        """Serve one connection of FFmpeg: read the request's head, then relay bytes both ways."""
         with client, contextlib.suppress(OSError, ValueError):
             with self._lock:
                 self._open_sockets.add(client)
@@ -69,14 +69,14 @@ class EgressProxy:
                 try:
                     server = self._connect(*_parse_target(method, target))
                 except (SourceError, OSError) as error:
-                    log.warning("a connection that the source led to was refused: %s", error)
+                    log.warning("refused a connection that the source led to: %s", error)
                     client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
                     return
                 with server:
                     if method == "CONNECT":
                         client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
                     else:
-                        # One request for each connection: the next one may ask for another server.
+                        # One request per connection: the next one may name another server.
                         server.sendall(_rewrite_request(method, target, head))
                     server.sendall(rest)
                     _relay(client, server)
@@ -85,29 +85,29 @@ class EgressProxy:
                     self._open_sockets.discard(client)
 
     def _connect(self, host: str, port: int) -> socket.socket:
-        """To an address of the host that may be reached; the name is not asked for again.
+        """Connect to an allowed address of the host, without resolving the name again.
 
         Raises:
-            SourceError: it has none.
-            OSError: it does not answer.
+            SourceError: An address is refused.
+            OSError: The host does not answer.
         """
         failure: OSError = OSError(f"{host!r} has no address")
         for family, address in resolve_addresses(host, port, self._allowed_hosts):
-            found = socket.socket(family, socket.SOCK_STREAM)
-            found.settimeout(CONNECT_TIMEOUT_S)
+            server = socket.socket(family, socket.SOCK_STREAM)
+            server.settimeout(CONNECT_TIMEOUT_S)
             try:
-                found.connect(address)
+                server.connect(address)
             except OSError as error:
-                found.close()
+                server.close()
                 failure = error
             else:
-                found.settimeout(None)
-                return found
+                server.settimeout(None)
+                return server
         raise failure
 
 
 def _read_head(client: socket.socket) -> tuple[bytes, bytes]:
-    """The request's head, its empty line included, and what has already come after it."""
+    """Read the request's head with its empty line, and the bytes that already follow it."""
     data = b""
     while b"\r\n\r\n" not in data:
         part = client.recv(CHUNK_BYTES)
@@ -119,7 +119,7 @@ def _read_head(client: socket.socket) -> tuple[bytes, bytes]:
 
 
 def _parse_target(method: str, target: str) -> tuple[str, int]:
-    """Host and port of the request's target: an authority (CONNECT), or an absolute http URL."""
+    """Parse host and port of a request's target: an authority (CONNECT) or an absolute http URL."""
     parts = urlsplit(f"//{target}" if method == "CONNECT" else target)
     if method != "CONNECT" and parts.scheme != "http":
         raise SourceError(f"the scheme {parts.scheme!r} is not allowed")
@@ -127,7 +127,7 @@ def _parse_target(method: str, target: str) -> tuple[str, int]:
 
 
 def _rewrite_request(method: str, target: str, head: bytes) -> bytes:
-    """The request as the server itself expects it."""
+    """Rewrite the request's head from proxy form to the form that the server expects."""
     parts = urlsplit(target)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     _, _, fields = head.partition(b"\r\n")
@@ -136,12 +136,12 @@ def _rewrite_request(method: str, target: str, head: bytes) -> bytes:
 
 
 def _relay(client: socket.socket, server: socket.socket) -> None:
-    """Bytes both ways until one of them has no more."""
+    """Copy bytes both ways until one side ends."""
     other = {client: server, server: client}
     while True:
         ready, _, _ = select.select([client, server], [], [])
-        for each in ready:
-            data = each.recv(CHUNK_BYTES)
+        for source in ready:
+            data = source.recv(CHUNK_BYTES)
             if not data:
                 return
-            other[each].sendall(data)
+            other[source].sendall(data)

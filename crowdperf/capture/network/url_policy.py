@@ -1,4 +1,4 @@
-"""What may be opened: a camera's URL and flags, checked before FFmpeg sees them; its secrets, kept out of errors."""
+"""Policy for camera sources: check URLs and flags before FFmpeg sees them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FLAG_VALUE_COUNTS: dict[str, int] = dict.fromkeys(
 
 
 class SourceError(Exception):
-    """The source is refused, or not there; the message names it, without its secrets, and the remedy."""
+    """The source is refused or missing; the message names it, without secrets, and the remedy."""
 
 
 class CheckedSource(NamedTuple):
@@ -42,21 +42,22 @@ class CheckedSource(NamedTuple):
 
     kind: Literal["rtsp", "http", "file"]
     target: str
-    """What FFmpeg gets: the URL, or the file's absolute path."""
+    """FFmpeg's input: the URL, or the file's absolute path."""
 
 
 def check_url(url: str, media_roots: tuple[str, ...], allowed_hosts: tuple[str, ...] = ()) -> CheckedSource:
-    """Decide whether a camera's url may be opened.
-
-    A host NAME is not resolved here: `addresses` does that.
+    """Check a camera's URL. Host names are not resolved here: `resolve_addresses` does that.
 
     Args:
-        url: as configured.
-        media_roots: absolute folders; a file is read only below one of them, links followed first.
-        allowed_hosts: hosts that the operator lets through although they would be refused.
+        url: As configured.
+        media_roots: Absolute folders; only files below them may be read, after following links.
+        allowed_hosts: Hosts that are allowed although they would be refused.
+
+    Returns:
+        The kind of the source and FFmpeg's input.
 
     Raises:
-        SourceError: another scheme, a forbidden address, a file outside the roots, or one that is missing.
+        SourceError: Another scheme, a refused address, or a file that is missing or outside the roots.
     """
     if url.startswith("-") or _CONTROL.search(url):
         raise SourceError(f"the url may not begin with '-' nor hold a control character. {_REMEDY}")
@@ -64,7 +65,7 @@ def check_url(url: str, media_roots: tuple[str, ...], allowed_hosts: tuple[str, 
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
     except ValueError:
-        # Python's own message would quote what it took for the port: part of a password, often.
+        # Python's message would quote the text it took for the port, often part of a password.
         raise SourceError(
             "the url is not a URL. Remedy: correct it; in a password, write / ? # @ : as %2F %3F %23 %40 %3A."
         ) from None
@@ -83,51 +84,59 @@ def check_url(url: str, media_roots: tuple[str, ...], allowed_hosts: tuple[str, 
 
 
 def resolve_addresses(host: str, port: int, allowed_hosts: tuple[str, ...]) -> list[tuple[int, Any]]:
-    """Where a host may be reached: (family, address) for a socket, in the resolver's order.
+    """Resolve a host and check each of its addresses.
+
+    Args:
+        host: Name or address.
+        port: TCP port.
+        allowed_hosts: Hosts that are allowed although they would be refused.
+
+    Returns:
+        (family, address) pairs for a socket, in the resolver's order.
 
     Raises:
-        SourceError: one of its addresses is refused.
-        OSError: the name is not known.
+        SourceError: One of the addresses is refused.
+        OSError: The name is unknown.
     """
     _check_host(host, allowed_hosts)
-    found: list[tuple[int, Any]] = [
-        (family, place) for family, _, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses: list[tuple[int, Any]] = [
+        (family, address) for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     ]
     if not _is_allowed(host, allowed_hosts):
-        for _, place in found:
-            _check_host(str(place[0]), allowed_hosts)
-    return found
+        for _, address in addresses:
+            _check_host(str(address[0]), allowed_hosts)
+    return addresses
 
 
 def check_address(address: str, allowed_hosts: tuple[str, ...]) -> None:
-    """Decide whether a connection may go to `address`, which the system has resolved from whatever name.
+    """Check the address of a connection, which the system has already resolved.
 
     Raises:
-        SourceError: it is refused, and none of `allowed_hosts` has it.
+        SourceError: It is refused, and belongs to none of `allowed_hosts`.
     """
     try:
         _check_host(address, allowed_hosts)
     except SourceError:
         for host in allowed_hosts:
             with contextlib.suppress(OSError):
-                if address in {place[0] for *_, place in socket.getaddrinfo(host, None)}:
+                if address in {resolved[0] for *_, resolved in socket.getaddrinfo(host, None)}:
                     return
         raise
 
 
 def _is_allowed(host: str, allowed_hosts: tuple[str, ...]) -> bool:
-    return host.rstrip(".").lower() in {each.rstrip(".").lower() for each in allowed_hosts}
+    return host.rstrip(".").lower() in {allowed.rstrip(".").lower() for allowed in allowed_hosts}
 
 
 def _check_host(host: str, allowed_hosts: tuple[str, ...]) -> None:
-    """No link-local address, in whatever spelling: cloud machines serve their credentials there."""
+    """Refuse link-local addresses in every spelling: clouds serve credentials there."""
     if _is_allowed(host, allowed_hosts):
         return
     address: ipaddress.IPv4Address | ipaddress.IPv6Address | None = None
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        # Also 2852039166, 0xa9fea9fe and 169.16689662, which FFmpeg's resolver accepts.
+        # FFmpeg's resolver also accepts 2852039166, 0xa9fea9fe and 169.16689662.
         with contextlib.suppress(OSError):
             address = ipaddress.IPv4Address(socket.inet_aton(host))
     if isinstance(address, ipaddress.IPv6Address):
@@ -141,20 +150,20 @@ def _check_host(host: str, allowed_hosts: tuple[str, ...]) -> None:
 
 
 def _extract_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address inside one of NAT64 (64:ff9b::/96) or of the old IPv4-compatible form (::/96)."""
+    """Return the IPv4 address inside a NAT64 (64:ff9b::/96) or IPv4-compatible (::/96) address."""
     if int(address) >> 32 in (0x0064FF9B << 64, 0):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
 
 
 def _resolve_file(name: str, media_roots: tuple[str, ...]) -> str:
-    """The real path of a file below one of the roots; a relative one is looked for below each root as well."""
+    """Return the real path of a file below a root; a relative name is searched below each root too."""
     roots = [Path(root).resolve() for root in media_roots]
     candidates = [Path(name).resolve(), *((root / name).resolve() for root in roots)]
     allowed = [path for path in candidates if any(path.is_relative_to(root) for root in roots)]
     if not allowed:
-        shown = ", ".join(media_roots) or "none are configured"
-        raise SourceError(f"the file {name!r} lies outside media_roots ({shown}). Remedy: move it, or add its folder.")
+        folders = ", ".join(media_roots) or "none are configured"
+        raise SourceError(f"the file {name!r} is outside media_roots ({folders}). Remedy: move it, or add its folder.")
     for path in allowed:
         if path.is_file():
             return str(path)
@@ -162,14 +171,14 @@ def _resolve_file(name: str, media_roots: tuple[str, ...]) -> str:
 
 
 def parse_flags(text: str, setting: str) -> list[str]:
-    """Split extra FFmpeg flags, and let only harmless ones pass: others could open files or write them.
+    """Split extra FFmpeg flags and accept only harmless ones: others could read or write files.
 
     Args:
-        text: as a shell would split it.
-        name: the setting's name, for the message.
+        text: Flags, split as by a shell.
+        setting: Name of the setting, for the message.
 
     Raises:
-        SourceError: a flag that is not on the list, or a value that is missing.
+        SourceError: A flag is not on the list, or a value is missing.
     """
     try:
         tokens = shlex.split(text)
@@ -178,7 +187,7 @@ def parse_flags(text: str, setting: str) -> list[str]:
     rest = iter(tokens)
     for token in rest:
         if _CONTROL.search(token):
-            raise SourceError(f"{setting}: {token!r} holds a control character. Remedy: take it out.")
+            raise SourceError(f"{setting}: {token!r} holds a control character. Remedy: remove it.")
         if token not in _FLAG_VALUE_COUNTS:
             raise SourceError(
                 f"{setting}: the flag {token!r} is not allowed. Remedy: use one of "
@@ -186,9 +195,9 @@ def parse_flags(text: str, setting: str) -> list[str]:
             )
         if _FLAG_VALUE_COUNTS[token]:
             value = next(rest, None)
-            # A value that begins with '-' is an option that has been taken for one; numbers may be negative.
+            # A value that begins with '-' is another option, unless it is a negative number.
             if value is None or (value.startswith("-") and not value[1:].isdigit()):
                 raise SourceError(f"{setting}: the flag {token!r} has no value. Remedy: give it one.")
             if _CONTROL.search(value) or (token == "-rtsp_flags" and "listen" in value):
-                raise SourceError(f"{setting}: {token} {value!r} is not allowed. Remedy: take it out.")
+                raise SourceError(f"{setting}: {token} {value!r} is not allowed. Remedy: remove it.")
     return tokens

@@ -288,7 +288,7 @@ def test_more_error_lines_than_can_be_heard_have_to_wait(
 
     def heard() -> bool:
         assert hear(child, 0.1)
-        return any("faster than they can be heard" in line for line in child.tail)
+        return any("error output paused" in line for line in child.tail)
 
     wait_until(heard, what="the limit")
     assert hear(child, 0.1)

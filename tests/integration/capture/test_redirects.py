@@ -37,7 +37,7 @@ def watched() -> None:
     try:
         ConnectFilter(()).close()
     except ConnectFilterUnavailable as reason:
-        missing(f"connections cannot be watched here: {reason}")
+        missing(f"connections cannot be filtered here: {reason}")
 
 
 @pytest.fixture
@@ -165,4 +165,4 @@ def test_capture_without_connect_filter_works_and_logs_it(
         cam.run_until(lambda: len(cam.tail.stamps) >= 3)
         server.reset_connections()
         cam.run_until(lambda: cam.states().count("live") == 2)
-    assert caplog.text.count("cannot be watched (not on linux riscv64)") == 1
+    assert caplog.text.count("cannot be checked (not on linux riscv64)") == 1
