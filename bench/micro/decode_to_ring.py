@@ -91,11 +91,11 @@ class _Unpaced(SourceConnector):
 
     def __init__(self, config: CaptureConfig, spec: RingSpec, start: Callable[[], Any]) -> None:
         super().__init__(config, str, lambda: True, lambda _: None)
-        self._build_ring_spec, self._start_clock = spec, start
+        self._spec, self._start = spec, start
 
     def open(self) -> OpenSource:
         """The child that `start` makes."""
-        return OpenSource(self._start_clock(), self._build_ring_spec, SOURCE.fps, True)
+        return OpenSource(self._start(), self._spec, SOURCE.fps, True)
 
 
 class _ShardCamera(CameraCapture):
@@ -127,7 +127,7 @@ class _ShardCamera(CameraCapture):
         self.ended = False
         # A `wait` that returns at once: more than 240 pictures a second are to be taken.
         super().__init__(slice_, Metrics(), self._hear, lambda: True, lambda _: None)
-        self._opener = _Unpaced(slice_, spec, start)
+        self._connector = _Unpaced(slice_, spec, start)
 
     def _hear(self, change: CameraChanged, _: bool) -> None:
         assert change.state in ("connecting", "live", "stopped"), change.detail

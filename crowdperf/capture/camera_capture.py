@@ -1,4 +1,4 @@
-"""One camera's capture: the machine's decisions carried out on FFmpeg and the ring."""
+"""Capture of one camera: connect, read frames into the ring, report state and metrics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from crowdperf.capture.connection_state import FRAME_TIMEOUT_S, ConnectionState, DisconnectCause
 from crowdperf.capture.connector import POLL_S, OpenError, SourceConnector, explain_failure
@@ -27,22 +29,63 @@ if TYPE_CHECKING:
 
 RATE_WINDOW_S = 2.0
 MAX_FPS = 240
-"""Pictures taken in a second at most: whatever a source sends, it may not take the site's time."""
+"""Limit on frames taken per second: no source may use up the site's CPU time."""
 
 log = logging.getLogger(__name__)
 
 
+class _Session(Struct):
+    """The current connection and the frame that is being read from it."""
+
+    decoder: FfmpegProcess | PyavDecoder
+    is_finite: bool
+    view: memoryview
+    filled: int = 0
+    first_byte_ns: tuple[int, int] = (0, 0)
+    overdue_s: float = FRAME_TIMEOUT_S
+    frames: int = 0
+
+    def claim(self, view: memoryview) -> None:
+        """Read the next frame into `view`, a free slot of the ring."""
+        self.view, self.filled, self.overdue_s = view, 0, FRAME_TIMEOUT_S
+
+
+class _FrameRate:
+    """Measures the frame rate, and limits it to `MAX_FPS`. Every method takes `now`, monotonic seconds."""
+
+    def __init__(self, now: float) -> None:
+        self._started_at, self._frames = now, 0
+        self._second_start, self._frames_this_second = 0.0, 0
+
+    def record_frame(self, now: float) -> float:
+        """Count a frame; return how many seconds to wait before the next one."""
+        self._frames += 1
+        if now - self._second_start >= 1.0:
+            self._second_start, self._frames_this_second = now, 0
+        if self._frames_this_second >= MAX_FPS:
+            return self._second_start + 1.0 - now
+        self._frames_this_second += 1
+        return 0.0
+
+    def measure(self, now: float) -> float | None:
+        """Return frames per second once per `RATE_WINDOW_S`, else None."""
+        if now - self._started_at < RATE_WINDOW_S:
+            return None
+        fps = self._frames / (now - self._started_at)
+        self._started_at, self._frames = now, 0
+        return fps
+
+
 class CameraCapture:
-    """Captures one camera until closed. It never gives up and raises for no fault of the camera.
+    """Captures one camera until closed. It never gives up, and no fault of the camera raises.
 
     Args:
-        slice_: the camera.
-        metrics: where counters, gauges and texts go.
-        report: takes each change of state, and whether it is more than a retry of a camera that stays down; it must
-            not block.
-        alive: called at least every `POLL_S`; False asks to leave a longer operation.
-        wait: sleeps, and returns early when the process is to stop.
-        decoding: told by the thread that is about to decode in this process whose pictures they are.
+        config: The camera.
+        metrics: Receives counters, gauges and texts.
+        report_state: Called with each state change, and False if it is just a retry; must not block.
+        is_alive: Called at least every `POLL_S` seconds; False asks to leave a long operation.
+        wait: Sleeps; returns early when the process is to stop.
+        on_decoding: Called by the thread that is about to decode in this process.
     """
 
     def __init__(
@@ -63,28 +106,20 @@ class CameraCapture:
         self._connector = SourceConnector(config, self._redact, self._keep_running, on_decoding)
         self._connection = ConnectionState(config.stall_s, random.random, time.monotonic())
         self._quality = ConnectionQuality(time.monotonic())
-        self._decoder: FfmpegProcess | PyavDecoder | None = None
+        self._rate = _FrameRate(time.monotonic())
+        self._session: _Session | None = None
         self._ring: FrameWriter | None = None
         self._epoch = 0
-        """The newest one that this camera's rings have had, as far as it is known."""
-        self._view = memoryview(b"")
-        self._filled = 0
-        self._first_byte_ns = (0, 0)
-        self._overdue_s = FRAME_TIMEOUT_S
-        self._connection_frames = 0
-        self._is_finite = False
+        """Newest known epoch of this camera's rings."""
         self._cause: DisconnectCause | None = None
         self._last_state = ""
         self._last_reported_state = ""
-        self._rate_start = (time.monotonic(), 0)
-        self._total_frames = 0
-        self._rate_limit_window = (0.0, 0)
 
     def step(self) -> None:
-        """One turn of the loop: connect where it is due, else take what FFmpeg has. Takes `POLL_S` or little more."""
+        """Connect if due, else read what the decoder has; return within about `POLL_S` seconds."""
         now = time.monotonic()
-        if self._decoder is not None:
-            self._read_frame(self._decoder)
+        if self._session is not None:
+            self._read_frame(self._session)
         elif self._connection.is_due(now):
             self._connect(now)
         else:
@@ -93,20 +128,20 @@ class CameraCapture:
         self._publish_state()
 
     def close(self) -> None:
-        """End FFmpeg, remove the ring, report the stop."""
+        """End the decoder, remove the ring and report the stop."""
         self._terminate_decoder()
         self._connector.close()
         if self._ring:
             self._ring.close(unlink=True)
             self._ring = None
         else:
-            # A process that was killed may have left one: this camera, down since, has not opened it.
+            # A killed process may have left a ring that this camera, down since, never opened.
             segment.remove(Path(self._config.ring))
         self._connection.stop(time.monotonic(), "capture was stopped")
         self._publish_state()
 
     def abandon(self) -> None:
-        """Let go after an error that should not be: the ring stays for whoever comes next, as after kill -9."""
+        """Release everything after a crash; the ring stays for the successor, as after kill -9."""
         self._terminate_decoder()
         self._connector.close()
         if self._ring:
@@ -122,9 +157,9 @@ class CameraCapture:
         self._publish_state()
         try:
             opened = self._connector.open()
-            self._decoder, self._is_finite = opened.decoder, opened.is_finite
+            self._session = session = _Session(opened.decoder, opened.is_finite, memoryview(b""))
             self._quality.set_expected_fps(opened.fps)
-            self._open_ring(opened.spec)
+            ring = self._open_ring(opened.spec)
         except OpenError as error:
             self._store_error_lines(error.lines)
             if error.cause == "stall":
@@ -136,7 +171,7 @@ class CameraCapture:
             self._disconnect("source", str(error))
             return
         except RingFull as error:
-            # Where the old ring has just made way, its readers let go within a moment.
+            # Once the old ring has made way, its readers close it within a moment.
             self._epoch = max(self._epoch, error.made_way)
             self._disconnect("source", str(error), misconfigured=not error.made_way)
             return
@@ -146,17 +181,16 @@ class CameraCapture:
         except OSError as error:
             self._disconnect("source", f"FFmpeg cannot be started: {error.strerror}")
             return
-        self._metrics.set_child(camera.camera_id, self._decoder.pid)
-        self._metrics.set_gauge("pipe_bytes", self._decoder.pipe_bytes, camera.camera_id)
+        session.claim(ring.slot())
+        self._metrics.set_child(camera.camera_id, session.decoder.pid)
+        self._metrics.set_gauge("pipe_bytes", session.decoder.pipe_bytes, camera.camera_id)
         self._metrics.set_text("pts_source", "stream" if camera.backend == "pyav" else "none", camera.camera_id)
-        self._connection_frames = 0
-        self._claim_slot()
         self._connection.mark_opened(time.monotonic())
 
-    def _open_ring(self, spec: RingSpec) -> None:
-        """Keep the ring where the picture is as before; else a new one takes its name."""
+    def _open_ring(self, spec: RingSpec) -> FrameWriter:
+        """Keep the ring if its spec is unchanged; else create a new one under the same name."""
         if self._ring and self._ring.spec == spec:
-            return
+            return self._ring
         if self._ring:
             self._ring.close(unlink=False)
             self._ring = None
@@ -164,60 +198,51 @@ class CameraCapture:
         self._epoch = self._ring.epoch
         self._metrics.set_gauge("ring_epoch", self._ring.epoch, self._config.camera_id)
         self._metrics.set_gauge("ring_head", self._ring.sequence, self._config.camera_id)
+        return self._ring
 
-    def _claim_slot(self) -> None:
-        assert self._ring is not None
-        self._view = self._ring.slot()
-        self._filled = 0
-        self._overdue_s = FRAME_TIMEOUT_S
-
-    def _read_frame(self, decoder: FfmpegProcess | PyavDecoder) -> None:
-        assert self._ring is not None
+    def _read_frame(self, session: _Session) -> None:
+        decoder = session.decoder
         if decoder.resized_to:
-            # FFmpeg would go on scaling to the old size, in the old shape.
+            # FFmpeg would go on scaling to the old size and shape.
             self._disconnect("ended", "the picture's size changed to {}x{}".format(*decoder.resized_to))
             return
-        count = decoder.read_into(self._view[self._filled :], POLL_S)
+        count = decoder.read_into(session.view[session.filled :], POLL_S)
         now = time.monotonic()
         if count is None:
-            self._handle_end(decoder, now)
+            self._handle_end(session, now)
             return
-        if count and not self._filled:
-            self._first_byte_ns = decoder.arrival_ns or (time.time_ns(), time.monotonic_ns())
-        self._filled += count
-        if self._filled == len(self._view):
-            sequence = self._ring.publish(*self._first_byte_ns, decoder.pts)
-            self._metrics.set_gauge("ring_head", sequence, self._config.camera_id)
-            self._metrics.count("frames_captured", 1, self._config.camera_id)
-            if decoder.camera_clock_ns:
-                glass_ms = (self._first_byte_ns[0] - decoder.camera_clock_ns) / 1e6
-                self._metrics.set_gauge("glass_to_capture_ms", glass_ms, self._config.camera_id)
-            self._quality.record_frames(now, 1)
-            self._connection_frames += 1
-            self._total_frames += 1
-            self._connection.record_frame(now)
-            self._claim_slot()
-            self._limit_rate(now)
-        elif self._filled and now - self._first_byte_ns[1] / 1e9 >= self._overdue_s:
-            self._overdue_s += FRAME_TIMEOUT_S
+        if count and not session.filled:
+            session.first_byte_ns = decoder.arrival_ns or (time.time_ns(), time.monotonic_ns())
+        session.filled += count
+        if session.filled == len(session.view):
+            self._publish_frame(session, now)
+        elif session.filled and now - session.first_byte_ns[1] / 1e9 >= session.overdue_s:
+            session.overdue_s += FRAME_TIMEOUT_S
             if self._count_short_read(now):
-                self._disconnect("short_reads", f"a picture stopped after {self._filled} of {len(self._view)} bytes")
+                detail = f"a picture stopped after {session.filled} of {len(session.view)} bytes"
+                self._disconnect("short_reads", detail)
         elif self._connection.check_stalled(now):
             self._publish_state()
             self._disconnect("stall", self._connection.detail)
 
-    def _limit_rate(self, now: float) -> None:
-        """Take no more than `MOST_FPS`; what is not taken has to wait in the pipe."""
-        since, taken = self._rate_limit_window
-        if now - since >= 1.0:
-            self._rate_limit_window = (now, 1)
-        elif taken < MAX_FPS:
-            self._rate_limit_window = (since, taken + 1)
-        else:
-            self._wait(since + 1.0 - now)
+    def _publish_frame(self, session: _Session, now: float) -> None:
+        """Publish the complete frame and claim the next slot."""
+        assert self._ring is not None
+        sequence = self._ring.publish(*session.first_byte_ns, session.decoder.pts)
+        self._metrics.set_gauge("ring_head", sequence, self._config.camera_id)
+        self._metrics.count("frames_captured", 1, self._config.camera_id)
+        if session.decoder.camera_clock_ns:
+            glass_ms = (session.first_byte_ns[0] - session.decoder.camera_clock_ns) / 1e6
+            self._metrics.set_gauge("glass_to_capture_ms", glass_ms, self._config.camera_id)
+        self._quality.record_frames(now, 1)
+        self._connection.record_frame(now)
+        session.frames += 1
+        session.claim(self._ring.slot())
+        if wait_s := self._rate.record_frame(now):
+            self._wait(wait_s)
 
     def _keep_running(self) -> bool:
-        """For what takes longer than a turn of the loop."""
+        """Update the heartbeat during a long operation; return False when it is to end."""
         self._update_heartbeat(time.monotonic())
         return self._is_alive()
 
@@ -225,23 +250,22 @@ class CameraCapture:
         self._metrics.count("short_reads_total", 1, self._config.camera_id)
         return self._connection.record_short_read(now)
 
-    def _handle_end(self, decoder: FfmpegProcess | PyavDecoder, now: float) -> None:
-        """The pictures have ended: the end of a file, or a lost connection."""
-        if self._filled:
+    def _handle_end(self, session: _Session, now: float) -> None:
+        """Handle the decoder's end: the end of a file, or a lost connection."""
+        if session.filled:
             self._count_short_read(now)
-        code = decoder.wait_exit_code()
-        self._store_error_lines(decoder.tail)
+        code = session.decoder.wait_exit_code()
+        self._store_error_lines(session.decoder.tail)
         self._metrics.set_child(self._config.camera_id, None)
-        self._decoder = None
-        if self._is_finite and self._connection_frames and code == 0:
+        self._session = None
+        if session.is_finite and session.frames and code == 0:
             self._connection.stop(now, "the file has been played to its end")
             return
-        detail, hopeless = explain_failure(decoder.error_lines, "the stream ended", self._redact)
-        self._disconnect(
-            "ended" if self._connection_frames else "source",
-            detail,
-            misconfigured=hopeless and not self._connection_frames,
-        )
+        detail, permanent = explain_failure(session.decoder.error_lines, "the stream ended", self._redact)
+        if session.frames:
+            self._disconnect("ended", detail)
+        else:
+            self._disconnect("source", detail, misconfigured=permanent)
 
     def _disconnect(self, cause: DisconnectCause, detail: str, misconfigured: bool = False) -> None:
         self._terminate_decoder()
@@ -251,29 +275,25 @@ class CameraCapture:
         self._metrics.set_text("last_error", self._connection.detail, self._config.camera_id)
 
     def _terminate_decoder(self) -> None:
-        self._view = memoryview(b"")
-        if self._decoder:
-            self._decoder.terminate()
+        if self._session:
+            self._session.decoder.terminate()
             self._metrics.set_child(self._config.camera_id, None)
-            self._store_error_lines(self._decoder.tail)
-            self._decoder = None
+            self._store_error_lines(self._session.decoder.tail)
+            self._session = None
 
     def _store_error_lines(self, lines: Iterable[str]) -> None:
-        """Keep FFmpeg's last words for /debug."""
-        said = "\n".join(lines)
-        if said:
-            self._metrics.set_text("ffmpeg_stderr", said, self._config.camera_id)
+        """Keep FFmpeg's last error lines for /debug."""
+        text = "\n".join(lines)
+        if text:
+            self._metrics.set_text("ffmpeg_stderr", text, self._config.camera_id)
 
     def _update_heartbeat(self, now: float) -> None:
-        """Heartbeat and rate."""
-        since, total = self._rate_start
-        if now - since >= RATE_WINDOW_S:
-            self._metrics.set_gauge(
-                "fps_captured", (self._total_frames - total) / (now - since), self._config.camera_id
-            )
-            self._rate_start = (now, self._total_frames)
-            if self._decoder:
-                self._store_error_lines(self._decoder.tail)
+        """Update the ring's heartbeat, and rate and quality once per `RATE_WINDOW_S`."""
+        fps = self._rate.measure(now)
+        if fps is not None:
+            self._metrics.set_gauge("fps_captured", fps, self._config.camera_id)
+            if self._session:
+                self._store_error_lines(self._session.decoder.tail)
             grade = self._quality.compute_grade(now)
             if grade and self._connection.state != "stopped":
                 self._metrics.set_text("quality", grade, self._config.camera_id)
@@ -282,13 +302,13 @@ class CameraCapture:
             self._ring.beat()
 
     def _publish_state(self) -> None:
-        """Tell the metrics and report each change of state; asked at every turn, which may be some to a picture."""
+        """Publish a changed state to metrics and log, and report it. Called on every step."""
         state, detail, camera = self._connection.state, self._connection.detail, self._config.camera_id
         if state == self._last_state:
             return
         self._last_state = state
         self._metrics.set_text("state", state, camera)
-        # Down again, in the same way, is no news; the way there is none either.
+        # A repeated failure, and the states on the way to it, are just a retry.
         retry = state == self._last_reported_state or (self._connection.is_down and state in ("connecting", "stalled"))
         if not retry:
             self._last_reported_state = state

@@ -96,7 +96,7 @@ def test_half_a_picture_and_silence_is_three_short_reads(faulty: Callable[..., C
 
 def test_a_picture_has_the_time_of_its_first_byte(faulty: Callable[..., Camera], tmp_path: Path) -> None:
     cam = faulty("paused")
-    cam.run_until(lambda: cam.capture._filled == FRAME // 2)
+    cam.run_until(lambda: cam.capture._session and cam.capture._session.filled == FRAME // 2)
     wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
     (tmp_path / "ffmpeg-paused.go").touch()
     cam.run_until(lambda: cam.tail.stamps)
