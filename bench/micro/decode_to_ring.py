@@ -121,8 +121,6 @@ class _ShardCamera(CameraCapture):
             allowed_hosts=(),
             ring=str(ring),
             doorbell=str(doorbell),
-            redis_url="",
-            key_prefix="",
         )
         self.ended = False
         # A `wait` that returns at once: more than 240 pictures a second are to be taken.

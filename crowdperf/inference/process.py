@@ -27,7 +27,7 @@ MAX_DOORBELL_WAIT_S = 0.5
 def main(config: InferenceConfig, runtime: ProcessRuntime) -> None:
     """Analyse frames until the process is stopped."""
     models = ModelSet(config.settings, config.ppe.confidence, Path(config.cache), config.sizes)
-    selection = ReloadFile(Path(config.choice), ModelSelection)
+    selection = ReloadFile(Path(config.reload_file), ModelSelection)
     # Cameras start when the doorbell answers, so the model loads first. If it fails, the loop goes on without it and
     # tries again: a restart would not help.
     while not runtime.stopping and not models.person_slot.poll(time.monotonic()) and not models.person_slot.error:

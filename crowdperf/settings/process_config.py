@@ -1,7 +1,7 @@
-"""What each process gets of the configuration: its slice and nothing else.
+"""The configuration of each process: the part of the whole that it needs, and nothing else.
 
-A slice also decides when a process has to restart: supervisord sees its digest (`supervision.render`), so that a change
-of one camera touches that camera's process alone.
+supervisord sees a digest of it (`supervision.programs`) and restarts the process when the digest changes. So a changed
+camera restarts only the processes that use it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import msgspec
 from msgspec import Struct, field
@@ -27,8 +27,22 @@ from crowdperf.settings.site import Retention, Site, Web
 from crowdperf.settings.visitors import Visitors
 
 
+class ProcessConfig(Struct, frozen=True, kw_only=True):
+    """Base of every process's configuration."""
+
+    redis_url: str
+    key_prefix: str
+
+
+class RedisFields(TypedDict):
+    """The fields of `ProcessConfig`."""
+
+    redis_url: str
+    key_prefix: str
+
+
 class CaptureConfig(Struct, frozen=True, kw_only=True):
-    """All that one capture process knows."""
+    """One camera of a capture process."""
 
     camera_id: str
     url: str
@@ -45,49 +59,43 @@ class CaptureConfig(Struct, frozen=True, kw_only=True):
     ppe_fps: float = 0.0
     """0 without a PPE rule."""
     model_width: int = 0
-    """What the person model is to see of `analysis_width`; 0 for all of it."""
+    """Part of `analysis_width` that the person model sees; 0 for all of it."""
     queue_max: int
     stall_s: float
     media_roots: tuple[str, ...]
     allowed_hosts: tuple[str, ...]
     ring: str
     doorbell: str
-    redis_url: str
-    key_prefix: str
 
 
-class CaptureGroupConfig(Struct, frozen=True, kw_only=True):
-    """All that one capture process knows: its one camera, or those of its group."""
+class CaptureGroupConfig(ProcessConfig, frozen=True, kw_only=True):
+    """Configuration of a capture process: its one camera, or the cameras of its group."""
 
     cameras: tuple[CaptureConfig, ...]
     crash_record: str
-    """Where a crash of a decoder in this process is noted, for the process that comes after it."""
-    redis_url: str
-    key_prefix: str
+    """File that records a decoder crash for the process that follows."""
 
 
-class InferenceConfig(Struct, frozen=True, kw_only=True):
-    """All that the inference process knows. It learns the cameras from their rings, so that none restarts it."""
+class InferenceConfig(ProcessConfig, frozen=True, kw_only=True):
+    """Configuration of inference. It finds the cameras by their rings, so a new camera never restarts it."""
 
     settings: Inference
     ppe: Ppe = field(default_factory=Ppe)
     queue_max: int
     cuda_empty_every: int
     sizes: tuple[tuple[int, int], ...]
-    """Width and height of the ring pictures to be ready for at once: 16:9 and 4:3 at the global analysis_width."""
+    """Width and height of the ring pictures to warm up for: 16:9 and 4:3 at the global analysis_width."""
     ring_prefix: str
     doorbell: str
-    choice: str = ""
-    """File in which `supervisorctl update` tells of another choice of models (`settings.choice`)."""
+    reload_file: str = ""
+    """File in which `supervisorctl update` leaves a new model selection (`settings.reload`)."""
     cache: str
     evidence: str = ""
-    """Folder of the pictures of evidence; empty saves none."""
-    redis_url: str
-    key_prefix: str
+    """Folder of the evidence pictures; empty: none are saved."""
 
 
 class TrackedCamera(Struct, frozen=True, kw_only=True):
-    """What counting needs of one camera."""
+    """One camera as counting needs it."""
 
     camera_id: str
     lines: tuple[Line, ...]
@@ -95,35 +103,31 @@ class TrackedCamera(Struct, frozen=True, kw_only=True):
     target_fps: float
 
 
-class TrackingConfig(Struct, frozen=True, kw_only=True):
-    """All that one tracking shard knows."""
+class TrackingConfig(ProcessConfig, frozen=True, kw_only=True):
+    """Configuration of one tracking shard."""
 
     shard: int
     settings: Tracking
     cameras: tuple[TrackedCamera, ...]
-    redis_url: str
-    key_prefix: str
     density_days: int = 365
 
 
-class WorkerConfig(Struct, frozen=True, kw_only=True):
-    """All that a worker knows."""
+class WorkerConfig(ProcessConfig, frozen=True, kw_only=True):
+    """Configuration of a recorder, sql or housekeeping worker."""
 
     role: str
     instance: int
     retention: Retention
     evidence: str = ""
-    """Folder of the pictures of evidence."""
-    redis_url: str
-    key_prefix: str
+    """Folder of the evidence pictures."""
     timezone: str = "UTC"
-    """The site's zone: whose days the history is counted by."""
+    """The site's time zone, which defines the days of the history."""
     postgres_dsn: str = ""
     """As configured: a reference (env:NAME, file:PATH) or a URL. Only `worker-sql` has it."""
 
 
 class ChannelSummary(Struct, frozen=True, kw_only=True):
-    """What the web process knows of a channel: nothing of where it leads."""
+    """An alert channel without its address, for the web process."""
 
     id: str
     type: ChannelType
@@ -131,48 +135,64 @@ class ChannelSummary(Struct, frozen=True, kw_only=True):
 
 
 class WebReloadable(Struct, frozen=True, kw_only=True):
-    """What the web process takes over while it runs (`settings.handover`): what people change there, day by day."""
+    """Settings that users change often and that the web process reloads without a restart."""
 
     visitors: Visitors = field(default_factory=Visitors)
     areas: tuple[Area, ...] = ()
     cameras: tuple[Camera, ...] = ()
-    """With `url` replaced by its redacted form."""
+    """Each `url` is redacted."""
     alert_rules: tuple[AlertRule, ...] = ()
     alert_channels: tuple[ChannelSummary, ...] = ()
     quiet_hours: tuple[Window, ...] = ()
 
 
 class WebConfig(WebReloadable, frozen=True, kw_only=True):
-    """All that the web process knows; no camera URL, since one may carry a password."""
+    """Configuration of the web process. It holds no camera URL, since one may carry a password."""
 
     site: Site
     web: Web
-    handover: str = ""
-    """File in which `supervisorctl update` tells of another `Shown`."""
+    reload_file: str = ""
+    """File in which `supervisorctl update` leaves a new `WebReloadable`."""
     ring_prefix: str
     sockets: str
-    """Folder of the sockets, where the one-time setup secret lies as well."""
+    """Folder of the sockets and of the one-time setup secret."""
     evidence: str
-    """Folder of the pictures of evidence."""
+    """Folder of the evidence pictures."""
     redis_url: str
     key_prefix: str
 
 
 def get_redis_url(config: Config, paths: Paths) -> str:
-    """The server that every process talks to."""
+    """Return the Redis URL that every process uses."""
     return config.redis.url or paths.redis_url
 
 
+def get_redis_fields(config: Config, paths: Paths) -> RedisFields:
+    """Return the fields that every process's configuration has."""
+    return {"redis_url": get_redis_url(config, paths), "key_prefix": config.key_prefix}
+
+
 def resolve_media_roots(config: Config, root: Path) -> tuple[str, ...]:
-    """The folders below which local files may be read, absolute."""
+    """Return the absolute folders below which local files may be read."""
     return tuple(str((root / folder).resolve()) for folder in config.media_roots)
 
 
 def build_capture_config(config: Config, env: Environment, paths: Paths, root: Path, camera_id: str) -> CaptureConfig:
-    """The slice of one camera; `root` is the folder that relative files are resolved against."""
+    """Build the configuration of one camera.
+
+    Args:
+        config: The whole configuration.
+        env: The environment variables.
+        paths: Run-time files of the installation.
+        root: Folder of relative file names.
+        camera_id: The camera.
+
+    Returns:
+        The camera's configuration, with defaults applied.
+    """
     camera = config.get_camera(camera_id)
     width = _get_first_set(camera.analysis_width, config.analysis_width)
-    # Helmets and masks are small; the people who wear them are found at the width that every other camera has.
+    # Helmets and masks are small, so PPE needs wide pictures. People are still detected at the usual width.
     wide = bool(camera.ppe) and camera.analysis_width is None and width < PPE_WIDTH
     return CaptureConfig(
         camera_id=camera.id,
@@ -195,37 +215,55 @@ def build_capture_config(config: Config, env: Environment, paths: Paths, root: P
         allowed_hosts=tuple(config.allowed_hosts),
         ring=str(paths.get_ring_path(camera.id)),
         doorbell=str(paths.doorbell.absolute()),
-        redis_url=get_redis_url(config, paths),
-        key_prefix=config.key_prefix,
     )
 
 
 def build_capture_group_config(
     config: Config, env: Environment, paths: Paths, root: Path, name: str, cameras: Sequence[str]
 ) -> CaptureGroupConfig:
-    """The slice of the capture process `name`. A camera that has left the configuration meanwhile is left out."""
+    """Build the configuration of a capture process.
+
+    Args:
+        config: The whole configuration.
+        env: The environment variables.
+        paths: Run-time files of the installation.
+        root: Folder of relative file names.
+        name: Program name, for the crash record.
+        cameras: Ids of its cameras; removed cameras are skipped.
+
+    Returns:
+        The process's configuration.
+    """
     known = {camera.id for camera in config.cameras}
     return CaptureGroupConfig(
         cameras=tuple(build_capture_config(config, env, paths, root, camera) for camera in cameras if camera in known),
         crash_record=str((paths.sockets / f"{name}.crash").absolute()),
-        redis_url=get_redis_url(config, paths),
-        key_prefix=config.key_prefix,
+        **get_redis_fields(config, paths),
     )
 
 
 def _get_first_set(*values: Any) -> Any:
-    """The first value that is set."""
+    """Return the first value that is not None."""
     return next(value for value in values if value is not None)
 
 
 def get_ring_sizes(analysis_width: int) -> tuple[tuple[int, int], ...]:
-    """Width and height of the ring pictures of 16:9 and of 4:3."""
+    """Compute width and height of 16:9 and 4:3 ring pictures."""
     width = analysis_width // 2 * 2
-    return tuple((width, round(width * high / wide / 2) * 2) for wide, high in ((16, 9), (4, 3)))
+    return tuple((width, round(width * y / x / 2) * 2) for x, y in ((16, 9), (4, 3)))
 
 
 def build_inference_config(config: Config, env: Environment, paths: Paths) -> InferenceConfig:
-    """The slice of the inference process."""
+    """Build the configuration of inference.
+
+    Args:
+        config: The whole configuration.
+        env: The environment variables.
+        paths: Run-time files of the installation.
+
+    Returns:
+        The process's configuration.
+    """
     return InferenceConfig(
         settings=config.inference,
         ppe=config.ppe,
@@ -234,21 +272,29 @@ def build_inference_config(config: Config, env: Environment, paths: Paths) -> In
         sizes=get_ring_sizes(config.analysis_width),
         ring_prefix=str(paths.get_ring_path("")),
         doorbell=str(paths.doorbell.absolute()),
-        choice=str(paths.model_selection_file.absolute()),
+        reload_file=str(paths.model_selection_file.absolute()),
         cache=str((paths.data / "cache").absolute()),
         evidence=str(paths.evidence.absolute()),
-        redis_url=get_redis_url(config, paths),
-        key_prefix=config.key_prefix,
+        **get_redis_fields(config, paths),
     )
 
 
 def get_shard(camera_id: str, shards: int) -> int:
-    """The instance that owns a camera: a hash that no restart, machine or Python version changes."""
+    """Return the shard of a camera: a hash that no restart, machine or Python version changes."""
     return int.from_bytes(hashlib.sha256(camera_id.encode()).digest()[:8], "big") % shards
 
 
 def build_tracked_camera(config: Config, env: Environment, camera: Camera) -> TrackedCamera:
-    """What counting gets of `camera`."""
+    """Build the configuration of one tracked camera.
+
+    Args:
+        config: The whole configuration.
+        env: The environment variables.
+        camera: The camera.
+
+    Returns:
+        The camera as counting needs it.
+    """
     return TrackedCamera(
         camera_id=camera.id,
         lines=tuple(camera.lines),
@@ -258,7 +304,17 @@ def build_tracked_camera(config: Config, env: Environment, camera: Camera) -> Tr
 
 
 def build_tracking_config(config: Config, env: Environment, paths: Paths, shard: int) -> TrackingConfig:
-    """The slice of one tracking shard: the enabled cameras whose hash is `shard`."""
+    """Build the configuration of one tracking shard.
+
+    Args:
+        config: The whole configuration.
+        env: The environment variables.
+        paths: Run-time files of the installation.
+        shard: The shard; it gets the enabled cameras whose hash is this number.
+
+    Returns:
+        The process's configuration.
+    """
     return TrackingConfig(
         shard=shard,
         settings=config.tracking,
@@ -267,33 +323,42 @@ def build_tracking_config(config: Config, env: Environment, paths: Paths, shard:
             for camera in config.cameras
             if camera.enabled and get_shard(camera.id, config.tracking.shards) == shard
         ),
-        redis_url=get_redis_url(config, paths),
-        key_prefix=config.key_prefix,
+        **get_redis_fields(config, paths),
         density_days=config.retention.zones_days,
     )
 
 
 def get_postgres_dsn(config: Config, env: Environment) -> str:
-    """Where the copy in PostgreSQL is, as a reference or a URL; empty without one. The environment goes first."""
+    """Return the PostgreSQL DSN (a reference or a URL), or "". The environment variable has precedence."""
     return env.postgres_dsn or config.postgres.dsn
 
 
 def build_worker_config(config: Config, env: Environment, paths: Paths, role: str, instance: int) -> WorkerConfig:
-    """The slice of one worker."""
+    """Build the configuration of one recorder, sql or housekeeping worker.
+
+    Args:
+        config: The whole configuration.
+        env: The environment variables.
+        paths: Run-time files of the installation.
+        role: The worker's role.
+        instance: Its number.
+
+    Returns:
+        The process's configuration.
+    """
     return WorkerConfig(
         role=role,
         instance=instance,
         retention=config.retention,
         evidence=str(paths.evidence.absolute()),
-        redis_url=get_redis_url(config, paths),
-        key_prefix=config.key_prefix,
+        **get_redis_fields(config, paths),
         timezone=config.site.timezone,
         postgres_dsn=get_postgres_dsn(config, env) if role == "sql" else "",
     )
 
 
 def build_web_config(config: Config, paths: Paths) -> WebConfig:
-    """The slice of the web process, camera URLs redacted."""
+    """Build the configuration of the web process, with camera URLs redacted."""
     return WebConfig(
         site=config.site,
         web=config.web,
@@ -306,22 +371,21 @@ def build_web_config(config: Config, paths: Paths) -> WebConfig:
             for channel in config.alerts.channels
         ),
         quiet_hours=tuple(config.alerts.quiet_hours),
-        handover=str(paths.web_reload_file.absolute()),
+        reload_file=str(paths.web_reload_file.absolute()),
         ring_prefix=str(paths.get_ring_path("")),
         sockets=str(paths.sockets.absolute()),
         evidence=str(paths.evidence.absolute()),
-        redis_url=get_redis_url(config, paths),
-        key_prefix=config.key_prefix,
+        **get_redis_fields(config, paths),
     )
 
 
 def get_reloadable(config: WebConfig) -> WebReloadable:
-    """The part that is taken over at run time."""
+    """Return the part that applies without a restart."""
     return WebReloadable(**{name: getattr(config, name) for name in WebReloadable.__struct_fields__})
 
 
 def replace_reloadable(config: WebConfig, reloadable: WebReloadable) -> WebConfig:
-    """The slice with another such part; with an empty one what is left is what the process has to restart for."""
+    """Replace the part that applies without a restart; an empty part leaves what needs a restart."""
     return msgspec.structs.replace(
         config, **{name: getattr(reloadable, name) for name in WebReloadable.__struct_fields__}
     )

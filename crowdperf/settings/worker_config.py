@@ -1,4 +1,4 @@
-"""The slices of the workers, most of which are split over instances (`workers.<role>`)."""
+"""The configurations of the workers, most of which are split over instances (`workers.<role>`)."""
 
 from __future__ import annotations
 
@@ -12,56 +12,56 @@ from crowdperf.settings.areas import Area
 from crowdperf.settings.config import Config
 from crowdperf.settings.environment import Environment, Paths
 from crowdperf.settings.ppe import PpeRule
-from crowdperf.settings.process_config import build_worker_config, get_redis_url
+from crowdperf.settings.process_config import ProcessConfig, RedisFields, build_worker_config, get_redis_fields
 from crowdperf.settings.site import Site
 from crowdperf.settings.visitors import Visitors
 
 
+class ShardedConfig(ProcessConfig, frozen=True, kw_only=True):
+    """Base of the configurations of one instance of a worker that is split by a stable hash."""
+
+    instance: int
+    instances: int
+
+
+class _ShardedFields(RedisFields):
+    instance: int
+    instances: int
+
+
 class NotifiedCamera(Struct, frozen=True, kw_only=True):
-    """What alerts say of one camera."""
+    """One camera's names and limits, as alerts show them."""
 
     camera_id: str
     title: str
     lines: dict[str, str]
-    """Id -> the name people see; the same for `zones`."""
+    """Id -> display name, as for `zones`."""
     zones: dict[str, str]
     limits: dict[str, int]
-    """Zone -> its limit, where it has one."""
+    """Zone id -> its limit, if it has one."""
 
 
-class NotifyConfig(Struct, frozen=True, kw_only=True):
-    """All that one instance of the notify worker knows. It holds names of environment variables, never secrets."""
+class NotifyConfig(ShardedConfig, frozen=True, kw_only=True):
+    """Configuration of the notify worker. It names environment variables and never holds secrets."""
 
-    instance: int
-    instances: int
     site: Site
     alerts: Alerts
     cameras: tuple[NotifiedCamera, ...]
-    redis_url: str
-    key_prefix: str
 
 
-class VisitorsConfig(Struct, frozen=True, kw_only=True):
-    """All that one instance of the visitors worker knows."""
+class VisitorsConfig(ShardedConfig, frozen=True, kw_only=True):
+    """Configuration of the visitors worker."""
 
-    instance: int
-    instances: int
     visitors: Visitors
     areas: tuple[Area, ...]
     timezone: str
-    redis_url: str
-    key_prefix: str
 
 
-class AreasConfig(Struct, frozen=True, kw_only=True):
-    """All that one instance of the worker of the areas knows."""
+class AreasConfig(ShardedConfig, frozen=True, kw_only=True):
+    """Configuration of the areas worker."""
 
-    instance: int
-    instances: int
     areas: tuple[Area, ...]
     timezone: str
-    redis_url: str
-    key_prefix: str
 
 
 class PpeCamera(Struct, frozen=True, kw_only=True):
@@ -71,23 +71,33 @@ class PpeCamera(Struct, frozen=True, kw_only=True):
     rules: tuple[PpeRule, ...]
 
 
-class PpeConfig(Struct, frozen=True, kw_only=True):
-    """All that one instance of the PPE worker knows."""
+class PpeConfig(ShardedConfig, frozen=True, kw_only=True):
+    """Configuration of the PPE worker."""
 
-    instance: int
-    instances: int
     cameras: tuple[PpeCamera, ...]
     least_height_px: float
     timezone: str
-    redis_url: str
-    key_prefix: str
+
+
+def _get_sharded_fields(config: Config, paths: Paths, role: str, instance: int) -> _ShardedFields:
+    """Return the fields that every sharded worker's configuration has."""
+    instances: int = getattr(config.workers, role)
+    return {"instance": instance, "instances": instances, **get_redis_fields(config, paths)}
 
 
 def build_notify_config(config: Config, paths: Paths, instance: int) -> NotifyConfig:
-    """The slice of one instance of the notify worker."""
+    """Build the configuration of one instance of the notify worker.
+
+    Args:
+        config: The whole configuration.
+        paths: Run-time files of the installation.
+        instance: Number of the instance.
+
+    Returns:
+        The instance's configuration.
+    """
     return NotifyConfig(
-        instance=instance,
-        instances=config.workers.notify,
+        **_get_sharded_fields(config, paths, "notify", instance),
         site=config.site,
         alerts=config.alerts,
         cameras=tuple(
@@ -100,48 +110,64 @@ def build_notify_config(config: Config, paths: Paths, instance: int) -> NotifyCo
             )
             for camera in config.cameras
         ),
-        redis_url=get_redis_url(config, paths),
-        key_prefix=config.key_prefix,
     )
 
 
 def build_visitors_config(config: Config, paths: Paths, instance: int) -> VisitorsConfig:
-    """The slice of one instance of the visitors worker."""
+    """Build the configuration of one instance of the visitors worker.
+
+    Args:
+        config: The whole configuration.
+        paths: Run-time files of the installation.
+        instance: Number of the instance.
+
+    Returns:
+        The instance's configuration.
+    """
     return VisitorsConfig(
-        instance=instance,
-        instances=config.workers.visitors,
+        **_get_sharded_fields(config, paths, "visitors", instance),
         visitors=config.visitors,
         areas=tuple(config.areas),
         timezone=config.site.timezone,
-        redis_url=get_redis_url(config, paths),
-        key_prefix=config.key_prefix,
     )
 
 
 def build_ppe_config(config: Config, paths: Paths, instance: int) -> PpeConfig:
-    """The slice of one instance of the PPE worker."""
+    """Build the configuration of one instance of the PPE worker.
+
+    Args:
+        config: The whole configuration.
+        paths: Run-time files of the installation.
+        instance: Number of the instance.
+
+    Returns:
+        The instance's configuration.
+    """
     return PpeConfig(
-        instance=instance,
-        instances=config.workers.ppe,
+        **_get_sharded_fields(config, paths, "ppe", instance),
         cameras=tuple(
             PpeCamera(camera_id=camera.id, rules=tuple(camera.ppe)) for camera in config.cameras if camera.ppe
         ),
         least_height_px=config.ppe.least_height_px,
         timezone=config.site.timezone,
-        redis_url=get_redis_url(config, paths),
-        key_prefix=config.key_prefix,
     )
 
 
 def build_areas_config(config: Config, paths: Paths, instance: int) -> AreasConfig:
-    """The slice of one instance of the worker of the areas."""
+    """Build the configuration of one instance of the areas worker.
+
+    Args:
+        config: The whole configuration.
+        paths: Run-time files of the installation.
+        instance: Number of the instance.
+
+    Returns:
+        The instance's configuration.
+    """
     return AreasConfig(
-        instance=instance,
-        instances=config.workers.areas,
+        **_get_sharded_fields(config, paths, "areas", instance),
         areas=tuple(config.areas),
         timezone=config.site.timezone,
-        redis_url=get_redis_url(config, paths),
-        key_prefix=config.key_prefix,
     )
 
 
@@ -151,11 +177,22 @@ SHARDED_CONFIG_BUILDERS: dict[str, Callable[[Config, Paths, int], Any]] = {
     "ppe": build_ppe_config,
     "areas": build_areas_config,
 }
-"""Role -> its slice; of the workers whose parts are split over instances by a stable hash."""
+"""Role -> builder, for the workers whose work is split over instances by a stable hash."""
 
 
 def build_config_for_role(config: Config, env: Environment, paths: Paths, role: str, instance: int) -> Any:
-    """The slice of one instance of the worker of that role."""
+    """Build the configuration of one instance of a worker.
+
+    Args:
+        config: The whole configuration.
+        env: The environment variables.
+        paths: Run-time files of the installation.
+        role: The worker's role.
+        instance: Number of the instance.
+
+    Returns:
+        The instance's configuration, of the role's type.
+    """
     if role in SHARDED_CONFIG_BUILDERS:
         return SHARDED_CONFIG_BUILDERS[role](config, paths, instance)
     return build_worker_config(config, env, paths, role, instance)

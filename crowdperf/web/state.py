@@ -58,7 +58,7 @@ class AppState:
         self.broadcast = Broadcast()
         # The process read its configuration at its start: a later file counts as a change.
         self._reload_file = ReloadFile(
-            Path(config.handover), WebReloadable, psutil.Process().create_time() - START_TIME_TOLERANCE_S
+            Path(config.reload_file), WebReloadable, psutil.Process().create_time() - START_TIME_TOLERANCE_S
         )
         self.tiles = Tiles(config.ring_prefix, _get_enabled_cameras(config))
         self.feed = Feed(config, self.redis, self.broadcast, self._get_watched_cameras)

@@ -49,8 +49,6 @@ def make_slice(url: str, folder: Path, **changes: Any) -> CaptureConfig:
         "allowed_hosts": (),
         "ring": f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}.cam",
         "doorbell": str(folder / "doorbell.sock"),
-        "redis_url": NOWHERE,
-        "key_prefix": "",
     }
     return CaptureConfig(**{**values, **changes})
 
@@ -67,13 +65,13 @@ def make_clip(path: Path, seconds: float = 4, fps: int = 10, size: str = "320x24
 class CaptureProcess:
     """A real capture process of one camera or more; a context manager that leaves neither process nor ring behind."""
 
-    def __init__(self, config: CaptureConfig, *siblings: CaptureConfig) -> None:
+    def __init__(self, config: CaptureConfig, *siblings: CaptureConfig, redis_url: str = NOWHERE) -> None:
         self.config = config
         self.group = CaptureGroupConfig(
             cameras=(config, *siblings),
             crash_record=f"{Path(config.doorbell).parent}/{uuid.uuid4().hex[:8]}.crash",
-            redis_url=config.redis_url,
-            key_prefix=config.key_prefix,
+            redis_url=redis_url,
+            key_prefix="",
         )
         self.process: subprocess.Popen[bytes] | None = None
         self.snapshot: ProcessSnapshot | None = None

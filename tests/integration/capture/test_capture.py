@@ -558,8 +558,8 @@ def test_state_changes_become_events_and_never_block_capture(clip: Path, redis_s
     consumer: Consumer[AnyEvent] = Consumer(redis_server.client(), EVENTS, "test", "one")
     consumer.start()
     with RtspServer({"a": Mount(clip, 10, loop=True)}) as server:
-        slice_ = make_slice(server.url("a"), clip.parent, redis_url=redis_server.url)
-        with CaptureProcess(slice_) as capture:
+        slice_ = make_slice(server.url("a"), clip.parent)
+        with CaptureProcess(slice_, redis_url=redis_server.url) as capture:
             tail = RingTail(slice_.ring)
             tail.collect(lambda: len(tail.stamps) >= 2, 30)
             redis_server.kill()

@@ -46,7 +46,7 @@ def start(tmp_path: Path, redis_server: RedisServer) -> Iterator[Start]:
             sizes=((640, 360),),
             ring_prefix=str(tmp_path / "crowdperf.0123abcd."),
             doorbell=str(tmp_path / "bell.sock"),
-            choice=str(tmp_path / "choice.json"),
+            reload_file=str(tmp_path / "choice.json"),
             cache=str(tmp_path / "cache"),
             evidence=str(tmp_path / "evidence"),
             redis_url=redis_server.url,

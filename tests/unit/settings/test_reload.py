@@ -96,5 +96,5 @@ def test_everything_that_is_shown_is_taken_over() -> None:
     """A field of the slice that people change and that is in neither part would be forgotten."""
     own = {field.name for field in msgspec.structs.fields(build_web_config(site(), Paths(Path("var"))))}
     assert own - set(WebReloadable.__struct_fields__) == {
-        *("site", "web", "handover", "ring_prefix", "sockets", "evidence", "redis_url", "key_prefix")
+        *("site", "web", "reload_file", "ring_prefix", "sockets", "evidence", "redis_url", "key_prefix")
     }
