@@ -41,7 +41,7 @@ from crowdperf.frames.ring import FrameReader, RingSpec
 from crowdperf.messaging.schema import CameraChanged
 from crowdperf.runtime.ffmpeg_binary import DEFAULT_FEATURES, detect_features, find_ffmpeg
 from crowdperf.runtime.metrics import Metrics
-from crowdperf.settings.process_config import CaptureConfig
+from crowdperf.settings.process_config import CaptureConfig, RingSettings
 
 CLIP = Path(os.environ.get("CROWDPERF_CLIPS", "../shared/clips")) / "towncentre_a.mp4"
 SOURCE = SourceInfo(1920, 1080, 30.0, True)
@@ -74,9 +74,8 @@ def options(pyav: bool) -> SourceOptions:
 
 def geometry(width: int, pix_fmt: Literal["yuv420p", "bgr24"]) -> RingSpec:
     """The ring of the clip."""
-    return probe.build_ring_spec(
-        SOURCE, pix_fmt=pix_fmt, analysis_width=width, queue_max=2, target_fps=10.0, frame_skip=0
-    )
+    settings = RingSettings(pix_fmt=pix_fmt, analysis_width=width, queue_max=2, target_fps=10.0, frame_skip=0)
+    return probe.build_ring_spec(settings, SOURCE)
 
 
 def bare() -> int:

@@ -335,4 +335,4 @@ class SourceConnector:
             raise OpenError("source", detail, redact_lines(errors, self._redact), permanent)
 
     def _build_ring_spec(self, source_info: SourceInfo, output_size: tuple[int, int] | None = None) -> RingSpec:
-        return probe.build_camera_ring_spec(self._config, source_info, output_size)
+        return probe.build_ring_spec(self._config, source_info, output_size)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from crowdperf.frames.layout import RingSpec
-from crowdperf.settings.process_config import CaptureConfig
+from crowdperf.settings.process_config import RingSettings
 
 MIN_SLOTS = 4
 STALENESS_S = 0.5
@@ -75,74 +75,33 @@ def compute_analysis_size(source_width: int, source_height: int, analysis_width:
 
 
 def build_ring_spec(
-    source_info: SourceInfo,
-    *,
-    pix_fmt: Literal["yuv420p", "bgr24"],
-    analysis_width: int,
-    queue_max: int,
-    target_fps: float,
-    frame_skip: int,
-    ppe_fps: float = 0.0,
-    model_width: int = 0,
-    output_size: tuple[int, int] | None = None,
+    settings: RingSettings, source_info: SourceInfo, output_size: tuple[int, int] | None = None
 ) -> RingSpec:
     """Build the ring's geometry for a source.
 
     Args:
-        source_info: The source.
-        pix_fmt: Pixel format of the ring.
-        analysis_width: Configured width in pixels.
-        queue_max: Due frames that wait at most.
-        target_fps: Analysed frames per second.
-        frame_skip: Frames to skip after each analysed one.
-        ppe_fps: Frames per second for the PPE model; 0 without a PPE rule.
-        model_width: Width in pixels that the person model sees; 0 for the whole picture.
-        output_size: Width and height that FFmpeg chose; by default the analysis size.
-
-    Returns:
-        The ring's geometry, with slots for the source's rate.
-    """
-    width, height = output_size or compute_analysis_size(source_info.width, source_info.height, analysis_width)
-    spec = RingSpec(
-        width=width,
-        height=height,
-        pix_fmt=pix_fmt,
-        source_width=source_info.width,
-        source_height=source_info.height,
-        slots=MIN_SLOTS,
-        target_fps=target_fps,
-        frame_skip=frame_skip,
-        ppe_fps=ppe_fps,
-        # Even, as the picture's own width, and never larger.
-        model_width=model_width // 2 * 2 if 0 < model_width < width else 0,
-    )
-    return replace(spec, slots=compute_slot_count(spec, source_info.fps, queue_max))
-
-
-def build_camera_ring_spec(
-    config: CaptureConfig, source_info: SourceInfo, output_size: tuple[int, int] | None = None
-) -> RingSpec:
-    """Build the ring's geometry for a camera.
-
-    Args:
-        config: The camera.
+        settings: The camera.
         source_info: Its source.
         output_size: Width and height that FFmpeg chose; by default the analysis size.
 
     Returns:
-        The ring's geometry.
+        The geometry, with slots for the source's rate.
     """
-    return build_ring_spec(
-        source_info,
-        pix_fmt=config.pix_fmt,
-        analysis_width=config.analysis_width,
-        queue_max=config.queue_max,
-        target_fps=config.target_fps,
-        frame_skip=config.frame_skip,
-        ppe_fps=config.ppe_fps,
-        model_width=config.model_width,
-        output_size=output_size,
+    width, height = output_size or compute_analysis_size(source_info.width, source_info.height, settings.analysis_width)
+    spec = RingSpec(
+        width=width,
+        height=height,
+        pix_fmt=settings.pix_fmt,
+        source_width=source_info.width,
+        source_height=source_info.height,
+        slots=MIN_SLOTS,
+        target_fps=settings.target_fps,
+        frame_skip=settings.frame_skip,
+        ppe_fps=settings.ppe_fps,
+        # Even, as the picture's own width, and never larger.
+        model_width=settings.model_width // 2 * 2 if 0 < settings.model_width < width else 0,
     )
+    return replace(spec, slots=compute_slot_count(spec, source_info.fps, settings.queue_max))
 
 
 def compute_slot_count(spec: RingSpec, fps: float, queue_max: int) -> int:

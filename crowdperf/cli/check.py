@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import redis
 from msgspec import Struct
 
-from crowdperf.capture.probe import SourceInfo, build_camera_ring_spec
+from crowdperf.capture.probe import SourceInfo, build_ring_spec
 from crowdperf.common.redaction import redact, redact_url
 from crowdperf.counting.validation import find_problems
 from crowdperf.demo.scenes import SCENES
@@ -170,7 +170,7 @@ def _check_shared_memory(config: Config, env: Environment, paths: Paths, root: P
     for camera in config.cameras:
         capture = build_capture_config(config, env, paths, root, camera.id)
         width = capture.analysis_width
-        needed += build_camera_ring_spec(capture, SourceInfo(width, width * 9 // 16, TYPICAL_FPS, False)).file_bytes
+        needed += build_ring_spec(capture, SourceInfo(width, width * 9 // 16, TYPICAL_FPS, False)).file_bytes
     free = shutil.disk_usage("/dev/shm").free
     text = f"/dev/shm: the rings need about {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free"
     if needed > free:

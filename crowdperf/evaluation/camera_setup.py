@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from crowdperf.capture.probe import SourceInfo, build_camera_ring_spec
+from crowdperf.capture.probe import SourceInfo, build_ring_spec
 from crowdperf.evaluation.clip import Clip
 from crowdperf.frames.layout import RingSpec
 from crowdperf.settings.base import ConfigError
@@ -43,7 +43,7 @@ class CameraSetup(Struct, frozen=True, kw_only=True):
 
     def build_ring_spec(self, clip: Clip) -> RingSpec:
         """The ring that this camera would have if it showed the clip."""
-        return build_camera_ring_spec(self.capture, SourceInfo(clip.width, clip.height, clip.fps, True))
+        return build_ring_spec(self.capture, SourceInfo(clip.width, clip.height, clip.fps, True))
 
     def get_detection_key(self, clip: Clip) -> tuple[Any, ...]:
         """Two setups with the same answer get the same detections of a frame."""

@@ -29,6 +29,7 @@ from crowdperf.inference.engine import build_frame_detections
 from crowdperf.messaging.schema import FrameDetections
 from crowdperf.models.detector import Detector
 from crowdperf.runtime.ffmpeg_binary import detect_features, find_ffmpeg
+from crowdperf.settings.process_config import RingSettings
 
 MAX_SILENCE_S = 60.0
 """A file that gives nothing for so long lies on a disk, or a network, that is gone."""
@@ -96,14 +97,14 @@ def build_clip_spec(
     clip: Clip, analysis_width: int = 640, target_fps: float = 10.0, frame_skip: int = 0, bgr24: bool = False
 ) -> RingSpec:
     """The ring that capture would make for this source."""
-    return probe.build_ring_spec(
-        probe.SourceInfo(clip.width, clip.height, clip.fps, True),
+    settings = RingSettings(
         pix_fmt="bgr24" if bgr24 else "yuv420p",
         analysis_width=analysis_width,
         queue_max=2,
         target_fps=target_fps,
         frame_skip=frame_skip,
     )
+    return probe.build_ring_spec(settings, probe.SourceInfo(clip.width, clip.height, clip.fps, True))
 
 
 def read_frames(

@@ -41,7 +41,21 @@ class RedisFields(TypedDict):
     key_prefix: str
 
 
-class CaptureConfig(Struct, frozen=True, kw_only=True):
+class RingSettings(Struct, frozen=True, kw_only=True):
+    """The settings that shape a camera's ring."""
+
+    pix_fmt: Literal["yuv420p", "bgr24"]
+    analysis_width: int
+    target_fps: float
+    frame_skip: int
+    ppe_fps: float = 0.0
+    """0 without a PPE rule."""
+    model_width: int = 0
+    """Part of `analysis_width` that the person model sees; 0 for all of it."""
+    queue_max: int
+
+
+class CaptureConfig(RingSettings, frozen=True, kw_only=True):
     """One camera of a capture process."""
 
     camera_id: str
@@ -52,15 +66,6 @@ class CaptureConfig(Struct, frozen=True, kw_only=True):
     ffmpeg_flags: str
     ffmpeg_extra_flags: str
     rtsp_stimeout_usec: int
-    pix_fmt: Literal["yuv420p", "bgr24"]
-    analysis_width: int
-    target_fps: float
-    frame_skip: int
-    ppe_fps: float = 0.0
-    """0 without a PPE rule."""
-    model_width: int = 0
-    """Part of `analysis_width` that the person model sees; 0 for all of it."""
-    queue_max: int
     stall_s: float
     media_roots: tuple[str, ...]
     allowed_hosts: tuple[str, ...]

@@ -10,6 +10,7 @@ from crowdperf.capture.network import url_policy
 from crowdperf.capture.network.url_policy import CheckedSource, SourceError
 from crowdperf.capture.probe import SourceInfo, build_ring_spec, compute_analysis_size, parse_source_info
 from crowdperf.common.redaction import make_redactor
+from crowdperf.settings.process_config import RingSettings
 
 
 @pytest.mark.parametrize(
@@ -223,12 +224,12 @@ def test_analysis_size(source_size: tuple[int, int], width: int, size: tuple[int
 def test_a_ring_holds_half_a_second_or_what_is_due(
     width: int, queue_max: int, fps: float, target_fps: float, frame_skip: int, slots: int
 ) -> None:
-    spec = build_ring_spec(
-        SourceInfo(1920, 1080, fps, False),
+    settings = RingSettings(
         pix_fmt="yuv420p",
         analysis_width=width,
         queue_max=queue_max,
         target_fps=target_fps,
         frame_skip=frame_skip,
     )
+    spec = build_ring_spec(settings, SourceInfo(1920, 1080, fps, False))
     assert (spec.slots, spec.width, spec.source_height) == (slots, width, 1080)

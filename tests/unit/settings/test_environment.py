@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from crowdperf.capture.connector import OpenError, SourceConnector
-from crowdperf.capture.probe import SourceInfo, build_camera_ring_spec
+from crowdperf.capture.probe import SourceInfo, build_ring_spec
 from crowdperf.inference.scheduler import FrameScheduler
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
 from crowdperf.settings.config import parse
@@ -75,7 +75,7 @@ def test_ffmpeg_extra_flags_come_first_in_ffmpeg_s_command(tmp_path: Path, monke
 
 
 def test_queue_max_makes_the_ring_hold_as_many(tmp_path: Path) -> None:
-    few, many = (build_camera_ring_spec(captured(tmp_path, {"QUEUE_MAX": text}), SOURCE).slots for text in ("1", "64"))
+    few, many = (build_ring_spec(captured(tmp_path, {"QUEUE_MAX": text}), SOURCE).slots for text in ("1", "64"))
     assert many >= 64 > few
 
 
@@ -84,7 +84,7 @@ def test_target_fps_is_how_many_frames_a_second_are_analysed(
     tmp_path: Path, variables: dict[str, str], analysed: int
 ) -> None:
     schedule = FrameScheduler(2, 1000.0)
-    feed = make_feed("lobby", build_camera_ring_spec(captured(tmp_path, variables), SOURCE))
+    feed = make_feed("lobby", build_ring_spec(captured(tmp_path, variables), SOURCE))
     taken = []
     for sequence in range(1, 251):
         schedule.offer(feed, sequence, sequence / 25)

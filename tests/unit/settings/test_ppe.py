@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crowdperf.capture.probe import SourceInfo, build_camera_ring_spec
+from crowdperf.capture.probe import SourceInfo, build_ring_spec
 from crowdperf.settings import process_config
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Config, parse
@@ -64,9 +64,9 @@ def test_ppe_camera_is_wide_and_people_use_the_usual_width() -> None:
 
 
 def test_the_ring_tells_inference_all_of_it() -> None:
-    ring = build_camera_ring_spec(capture(config(RULE)), SourceInfo(1920, 1080, 25.0, False))
+    ring = build_ring_spec(capture(config(RULE)), SourceInfo(1920, 1080, 25.0, False))
     assert (ring.width, ring.model_width, ring.ppe_fps) == (PPE_WIDTH, 640, 2.0)
-    assert build_camera_ring_spec(capture(config()), SourceInfo(1920, 1080, 25.0, False)).ppe_fps == 0
+    assert build_ring_spec(capture(config()), SourceInfo(1920, 1080, 25.0, False)).ppe_fps == 0
 
 
 def test_a_rule_never_restarts_inference() -> None:
