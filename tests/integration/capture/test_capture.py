@@ -146,7 +146,7 @@ def test_flags_reach_the_decoder(camera: Callable[..., Camera], clip: Path, refe
 
 
 @pytest.mark.parametrize("backend", ["pyav"])
-def test_a_decoder_flag_without_sense_is_told(camera: Callable[..., Camera], clip: Path) -> None:
+def test_an_invalid_decoder_flag_is_reported(camera: Callable[..., Camera], clip: Path) -> None:
     cam = camera(str(clip), ffmpeg_extra_flags="-skip_frame sometimes")
     cam.run_until(lambda: cam.states()[-1:] == ["misconfigured"])
     assert "Invalid argument" in cam.error()

@@ -161,7 +161,7 @@ def test_a_late_one_is_waited_for(faulty: Callable[..., Camera]) -> None:
     assert cam.counter("ffmpeg_restarts_total") == 0
 
 
-def test_what_opening_takes_is_no_part_of_a_stall(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_time_is_no_part_of_a_stall(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look of 2 s, then 2 s until the first picture: each within `stall_s`, both together never."""
     monkeypatch.setenv("CROWDPERF_FFMPEG", fake_ffmpeg.make(tmp_path, "slow 2"))
     cam = Camera(str(clip), clip.parent, doorbell=str(tmp_path / "bell"), stall_s=3.5)
@@ -261,7 +261,7 @@ def test_child_of_a_wrapper_ends_when_capture_is_killed(
         tail.close()
 
 
-def test_one_that_does_not_say_what_it_writes_is_asked_first(faulty: Callable[..., Camera]) -> None:
+def test_an_ffmpeg_without_size_report_is_probed_first(faulty: Callable[..., Camera]) -> None:
     cam = faulty("mute")
     cam.run_until(lambda: len(cam.tail.stamps) >= 3)
     assert cam.counter("ffmpeg_restarts_total") == 0
@@ -279,7 +279,7 @@ def test_one_that_is_silent_from_the_start_is_a_stall(faulty: Callable[..., Came
 
 
 @pytest.mark.parametrize("hear", [FfmpegProcess.drain, FfmpegProcess.read_log])
-def test_more_error_lines_than_can_be_heard_have_to_wait(
+def test_a_flood_of_error_lines_has_to_wait(
     monkeypatch: pytest.MonkeyPatch, hear: Callable[[FfmpegProcess, float], bool]
 ) -> None:
     # All in one second, however long it takes.

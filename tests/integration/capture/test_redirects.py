@@ -148,7 +148,7 @@ def test_a_redirection_to_a_camera_is_followed(camera: Callable[..., Camera], cl
     assert not here.plays
 
 
-def test_a_look_is_not_led_there_either(clip: Path, metadata: socket.socket) -> None:
+def test_a_snapshot_is_not_redirected_there_either(clip: Path, metadata: socket.socket) -> None:
     with RtspServer({"x": Mount(clip, 10, moved_to=place(metadata))}) as server:
         seen = probe_source(ProbeRequest(url=server.url("x")), Config(), ())
     assert not seen.ok

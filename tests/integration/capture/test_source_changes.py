@@ -66,7 +66,7 @@ def test_only_new_states_reach_the_event_stream(reporter: StatePublisher, redis_
     assert stored(client, EVENTS) == every[:2]
 
 
-def test_retries_push_no_news_out_while_redis_is_away(redis_server: RedisServer) -> None:
+def test_retries_push_out_no_site_event_while_redis_is_down(redis_server: RedisServer) -> None:
     redis_server.kill()
     reporter = StatePublisher(redis_server.url, "")
     for number in range(3 * MAX_QUEUED_EVENTS):

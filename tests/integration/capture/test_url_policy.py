@@ -180,7 +180,7 @@ def test_names_are_resolved_before_they_are_trusted() -> None:
     assert url_policy.resolve_addresses("169.254.169.254", 80, ("169.254.169.254",))
 
 
-def test_the_guard_ends_its_connections(web: str) -> None:
+def test_the_proxy_closes_its_connections(web: str) -> None:
     guard = EgressProxy(())
     with socket.create_connection(("127.0.0.1", int(guard.url.rpartition(":")[2]))) as client:
         client.sendall(f"CONNECT {web.partition('//')[2]} HTTP/1.1\r\n\r\n".encode())

@@ -120,7 +120,7 @@ def test_bgr_of_native_size_is_not_filtered() -> None:
     )
 
 
-def test_patience_changes_the_probe_values_alone() -> None:
+def test_long_probe_changes_only_the_probe_values() -> None:
     quick, patient = (
         ffmpeg_args.build_capture_args(replace(options(), long_probe=value), SCALED) for value in (False, True)
     )
@@ -197,7 +197,7 @@ def test_changes_of_size_are_asked_for_where_a_source_is_live() -> None:
         ("-skip_frame nokey", "-r 5", 0.0),
     ],
 )
-def test_the_rate_that_flags_leave(before: str, behind: str, fps: float) -> None:
+def test_effective_rate_after_flags(before: str, behind: str, fps: float) -> None:
     given = replace(options(), extra_flags=tuple(before.split()), output_flags=tuple(behind.split()))
     assert ffmpeg_args.with_effective_rate(given, SourceInfo(640, 360, 25.0, False)) == SourceInfo(640, 360, fps, False)
 

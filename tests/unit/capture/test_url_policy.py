@@ -146,7 +146,7 @@ def test_flags_by_allow_list() -> None:
         "http://u:S3@cam/v?S3r",
     ],
 )
-def test_no_secret_leaves(url: str) -> None:
+def test_no_secret_passes_the_redactor(url: str) -> None:
     clean = make_redactor(url)
     for text in (f"[in#0] Error opening input {url}.", url.partition("//")[2], f"failed: {url.replace('%40', '@')}"):
         assert "S3" not in clean(text)

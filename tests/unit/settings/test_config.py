@@ -100,7 +100,7 @@ def test_redacted_shows_neither_user_nor_password(scheme: str, user: str, passwo
     assert shown == f"{scheme}://***@cam.example:554/live?***"
 
 
-def test_the_web_slice_holds_no_password() -> None:
+def test_the_web_config_holds_no_password() -> None:
     assert b"secret" not in msgspec.json.encode(process_config.build_web_config(config(), PATHS))
 
 

@@ -35,7 +35,7 @@ def digest(config: Config, tmp_path: Path) -> str:
         {"precision": "int8"},
     ],
 )
-def test_another_model_is_no_restart_and_reaches_the_process(change: dict[str, Any], tmp_path: Path) -> None:
+def test_a_new_model_reaches_the_process_without_a_restart(change: dict[str, Any], tmp_path: Path) -> None:
     before, after = site(), site(**change)
     assert digest(before, tmp_path) == digest(after, tmp_path)
     paths = Paths(tmp_path)
@@ -49,11 +49,11 @@ def test_another_model_is_no_restart_and_reaches_the_process(change: dict[str, A
 
 
 @pytest.mark.parametrize("change", [{"device": "cpu"}, {"threads": 1}, {"confidence": 0.2}])
-def test_what_a_running_process_cannot_take_over_restarts_it(change: dict[str, Any], tmp_path: Path) -> None:
+def test_a_setting_that_cannot_reload_restarts_inference(change: dict[str, Any], tmp_path: Path) -> None:
     assert digest(site(), tmp_path) != digest(site(**change), tmp_path)
 
 
-def test_a_file_that_nobody_can_read_is_no_choice(tmp_path: Path) -> None:
+def test_an_unreadable_reload_file_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "choice.json"
     process = ReloadFile(path, ModelSelection)
     assert process.read_if_changed() is None

@@ -49,7 +49,7 @@ def digest(config: Config, tmp_path: Path) -> str:
         {"alerts": {"rules": [RULE], "channels": [CHANNEL], "quiet_hours": [{"start": "22:00", "end": "06:00"}]}},
     ],
 )
-def test_what_is_shown_is_no_restart_and_reaches_the_process(change: dict[str, Any], tmp_path: Path) -> None:
+def test_a_reloadable_change_reaches_the_process_without_restart(change: dict[str, Any], tmp_path: Path) -> None:
     before, after = site(), site(**change)
     paths = Paths(tmp_path)
     assert digest(before, tmp_path) == digest(after, tmp_path)
@@ -70,11 +70,11 @@ def test_what_is_shown_is_no_restart_and_reaches_the_process(change: dict[str, A
     "change",
     [{"web": {"port": 9000}}, {"web": {"host": "0.0.0.0"}}, {"site": {"timezone": "Europe/Berlin"}}],
 )
-def test_its_own_settings_restart_it(change: dict[str, Any], tmp_path: Path) -> None:
+def test_settings_of_the_web_server_restart_it(change: dict[str, Any], tmp_path: Path) -> None:
     assert digest(site(), tmp_path) != digest(site(**change), tmp_path)
 
 
-def test_the_file_holds_no_password_and_is_nobody_elses(tmp_path: Path) -> None:
+def test_the_reload_file_holds_no_password_and_is_private(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     programs.write_include_file(site(), read_environment({}), paths, tmp_path)
     text = paths.web_reload_file.read_text()
@@ -84,7 +84,7 @@ def test_the_file_holds_no_password_and_is_nobody_elses(tmp_path: Path) -> None:
     assert paths.web_reload_file.stat().st_mode & 0o777 == 0o600
 
 
-def test_what_was_written_while_the_process_started_is_news(tmp_path: Path) -> None:
+def test_a_file_written_during_the_start_counts_as_a_change(tmp_path: Path) -> None:
     path = tmp_path / "shown.json"
     write_reload_file(path, get_reloadable(build_web_config(site(), Paths(tmp_path))))
     os.utime(path, (1000.0, 1000.0))
@@ -92,7 +92,7 @@ def test_what_was_written_while_the_process_started_is_news(tmp_path: Path) -> N
     assert ReloadFile(path, WebReloadable, since=999.5).read_if_changed() is not None
 
 
-def test_everything_that_is_shown_is_taken_over() -> None:
+def test_every_field_is_reloadable_or_restarts() -> None:
     """A field of the slice that people change and that is in neither part would be forgotten."""
     own = {field.name for field in msgspec.structs.fields(build_web_config(site(), Paths(Path("var"))))}
     assert own - set(WebReloadable.__struct_fields__) == {
