@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import tempfile
@@ -12,6 +11,8 @@ from typing import Any
 import redis.asyncio
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+
+from crowdperf.common.digest import compute_digest
 
 MIN_PASSWORD_LENGTH = 10
 MAX_PASSWORD_LENGTH = 256
@@ -61,7 +62,7 @@ def generate_secret() -> str:
 
 def hash_secret(text: str) -> str:
     """Hash a secret of 256 bits with SHA-256, as hex."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return compute_digest(text.encode())
 
 
 def is_same_secret(first: str, second: str) -> bool:

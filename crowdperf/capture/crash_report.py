@@ -15,7 +15,6 @@ FFmpeg child, whose crash affects no other camera, until the camera's settings c
 from __future__ import annotations
 
 import faulthandler
-import hashlib
 import re
 import threading
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import NamedTuple, TextIO
 import msgspec
 from msgspec.structs import replace
 
+from crowdperf.common.digest import compute_digest
 from crowdperf.settings.process_config import CaptureConfig
 
 MAX_RECORD_BYTES = 1 << 20
@@ -62,7 +62,7 @@ def parse_crash_record(text: str) -> CrashReport:
 
 def compute_config_digest(config: CaptureConfig) -> str:
     """Compute a digest of a camera's settings: changed settings get a new trial of `pyav`."""
-    return hashlib.sha256(msgspec.msgpack.encode(config)).hexdigest()[:12]
+    return compute_digest(msgspec.msgpack.encode(config), 12)
 
 
 def fall_back_to_ffmpeg(config: CaptureConfig, report: CrashReport) -> CaptureConfig:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 
 import msgspec
 from msgspec import Struct, field
 
+from crowdperf.common.digest import compute_digest
 from crowdperf.counting import zone_alerts, zone_minutes
 from crowdperf.counting.density import DensityGrid, DensityMinute, DensityState
 from crowdperf.counting.lines import LineCounter, LineState
@@ -157,4 +157,4 @@ def _iter_open_alerts(state: ZoneState) -> Iterator[str]:
 
 def _compute_digest(shape: Line | Zone) -> str:
     """Hash a line or zone with all of its settings."""
-    return hashlib.sha256(msgspec.json.encode(shape)).hexdigest()[:16]
+    return compute_digest(msgspec.json.encode(shape), 16)

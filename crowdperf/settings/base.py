@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
+
+from crowdperf.common.digest import compute_digest
 
 CAMERA_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 ClassName = Literal["person", "bicycle", "car", "motorcycle", "bus", "truck"]
@@ -43,7 +44,7 @@ def compute_fingerprint(block: Settings) -> str:
         for field in msgspec.structs.fields(block)
         if field.name != "name" and getattr(block, field.name) != _get_default(field)
     }
-    return hashlib.sha256(msgspec.json.encode(changed, order="sorted")).hexdigest()[:16]
+    return compute_digest(msgspec.json.encode(changed, order="sorted"), 16)
 
 
 def _get_default(field: msgspec.structs.FieldInfo) -> object:

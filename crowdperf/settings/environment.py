@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
+from crowdperf.common.digest import compute_digest
 from crowdperf.settings.base import ConfigError
 
 POSTGRES_DSN = "CROWDPERF_POSTGRES_DSN"
@@ -68,7 +68,7 @@ class Paths(Struct, frozen=True):
     @property
     def instance(self) -> str:
         """Eight hex digits that separate the rings of two installations on one machine."""
-        return hashlib.sha256(str(self.data.resolve()).encode()).hexdigest()[:8]
+        return compute_digest(str(self.data.resolve()).encode(), 8)
 
     @property
     def sockets(self) -> Path:

@@ -6,7 +6,6 @@ camera restarts only the processes that use it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -14,6 +13,7 @@ from typing import Any, Literal, TypedDict
 import msgspec
 from msgspec import Struct, field
 
+from crowdperf.common.digest import compute_digest
 from crowdperf.common.redaction import redact_url
 from crowdperf.settings.alerts import AlertRule, ChannelType, get_channel_type
 from crowdperf.settings.areas import Area
@@ -286,7 +286,7 @@ def build_inference_config(config: Config, env: Environment, paths: Paths) -> In
 
 def get_shard(camera_id: str, shards: int) -> int:
     """Return the shard of a camera: a hash that no restart, machine or Python version changes."""
-    return int.from_bytes(hashlib.sha256(camera_id.encode()).digest()[:8], "big") % shards
+    return int(compute_digest(camera_id.encode(), 16), 16) % shards
 
 
 def build_tracked_camera(config: Config, env: Environment, camera: Camera) -> TrackedCamera:

@@ -7,7 +7,6 @@ The metadata is JSON in the JPEG comment (marker COM) and stays in the file when
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,6 +16,7 @@ import msgspec
 from msgspec import Struct, field
 
 from crowdperf.common.atomic_file import write_file
+from crowdperf.common.digest import compute_digest
 from crowdperf.storage.documents import decode_or_none
 
 SOI, COM = b"\xff\xd8", b"\xff\xfe"
@@ -65,7 +65,7 @@ def get_picture_path(folder: Path, camera: str, request_id: str, ts: float, kind
         The path of the JPEG file.
     """
     day = datetime.fromtimestamp(ts, timezone.utc).date().isoformat()
-    name = hashlib.sha256(request_id.encode()).hexdigest()[:24]
+    name = compute_digest(request_id.encode(), 24)
     return folder / camera / day / f"{name}{'-crop' if kind == 'crop' else ''}.jpg"
 
 

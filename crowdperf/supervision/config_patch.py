@@ -8,7 +8,6 @@ Only `crowdperf config` and `crowdperf probe-source` see camera passwords. The w
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from crowdperf.common.digest import compute_digest
 from crowdperf.common.redaction import MASK, redact_url
 from crowdperf.settings.camera import Camera
 from crowdperf.supervision.config_versions import ConfigVersion
@@ -153,7 +153,7 @@ def _restore_secrets(value: Mapping[str, Any], before: Mapping[str, Any] | None)
 def compute_revision(camera: Camera) -> str:
     """Hash the camera's settings for ETag and If-Match, without its password."""
     shown = msgspec.structs.replace(camera, url=redact_url(camera.url))
-    return hashlib.sha256(msgspec.msgpack.encode(shown)).hexdigest()[:16]
+    return compute_digest(msgspec.msgpack.encode(shown), 16)
 
 
 def omit_defaults(settings: Struct) -> dict[str, Any]:

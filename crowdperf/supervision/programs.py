@@ -7,7 +7,6 @@ the smallest groups are dissolved first.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 import sys
@@ -18,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from crowdperf.common.atomic_file import write_file
+from crowdperf.common.digest import compute_digest
 from crowdperf.settings import process_config, reload
 from crowdperf.settings.config import Config, load
 from crowdperf.settings.engine import get_selection, without_selection
@@ -125,7 +125,7 @@ def _build_process_config(
 
 
 def _compute_digest(config: object) -> str:
-    return hashlib.sha256(msgspec.msgpack.encode(config)).hexdigest()[:12]
+    return compute_digest(msgspec.msgpack.encode(config), 12)
 
 
 class GroupAssignment(Struct, frozen=True):

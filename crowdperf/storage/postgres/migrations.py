@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
+from crowdperf.common.digest import compute_digest
 from crowdperf.settings.base import ConfigError
 from crowdperf.storage.postgres.driver import Database
 
@@ -36,7 +36,7 @@ class Migration(Struct, frozen=True):
     @property
     def checksum(self) -> str:
         """Return the sha256 of the text."""
-        return hashlib.sha256(self.sql.encode()).hexdigest()
+        return compute_digest(self.sql.encode())
 
 
 def list_migrations(folder: Path = MIGRATIONS_FOLDER) -> list[Migration]:

@@ -5,7 +5,6 @@ A row that is incomplete or ambiguous is rejected with a reason. Nothing is gues
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
+from crowdperf.common.digest import compute_digest
 from crowdperf.settings.base import CLASSES, ConfigError
 from crowdperf.storage.counts import MAX_TIME_S, CrossingRecord
 
@@ -167,7 +167,7 @@ def _build_id(given: str, rowid: int, *parts: object) -> str:
     if len(given) > 12 and not given.isdigit():
         return given[:200]
     content = "\n".join(str(part) for part in (given or rowid, *parts))
-    return f"import:{hashlib.sha256(content.encode('utf-8', 'replace')).hexdigest()[:20]}"
+    return f"import:{compute_digest(content.encode('utf-8', 'replace'), 20)}"
 
 
 def parse_time(raw: Any, zone: ZoneInfo) -> float:
