@@ -22,6 +22,7 @@ from crowdperf.messaging.schema import FrameDetections, LineCrossed
 from crowdperf.models.detector import Detector
 from crowdperf.models.loader import load_detector
 from crowdperf.settings.camera import Line
+from crowdperf.settings.config import Installation
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.tracking.pipeline import CameraPipeline
 
@@ -81,7 +82,7 @@ def scenes() -> Iterator[Scene]:
 
 def demo_scenes() -> Iterator[Scene]:
     """The scenes of the demo, rendered where they are missing. Their truth is the script's, exact to the frame."""
-    if demo.main(["--out", str(DEMO), "--if-missing"]):
+    if demo.main(["--out", str(DEMO), "--if-missing"], Installation()):
         raise SystemExit("the demo scenes cannot be rendered")
     for name in SCENES:
         video, written = demo.get_scene_files(DEMO, name)

@@ -24,6 +24,7 @@ from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.runtime.metrics import ProcessSnapshot
 from crowdperf.settings.base import ConfigError
+from crowdperf.settings.config import Installation
 from crowdperf.settings.environment import Paths
 from crowdperf.supervision.control import SupervisorClient
 
@@ -230,7 +231,7 @@ class Site:
 @contextlib.contextmanager
 def site(max_cameras: int) -> Iterator[Site]:
     """A site that is stopped at the end; its clips are rendered where they are missing."""
-    demo.main(["--out", str(CLIPS), "--if-missing"])
+    demo.main(["--out", str(CLIPS), "--if-missing"], Installation())
     with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as folder:
         made = Site(Path(folder), max_cameras)
         try:

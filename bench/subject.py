@@ -31,14 +31,17 @@ class Subject(Protocol):
     suffix: str
     """Of the rows: cpu, cpu_int8, gpu."""
     settings: Inference
-    detector: Detector
     cameras: int
     """How many cameras it takes to fill its batches."""
     writers: int
     """How many processes it takes to write their rings."""
 
+    @property
+    def detector(self) -> Detector:
+        """The product's detector."""
+
     def bare(self, times: int = 3) -> float:
-        """Milliseconds per frame of the network alone, in its largest batch."""
+        """Measure milliseconds per frame of the network alone, in its largest batch."""
 
     def compute(self) -> int:
         """One batch through the network alone, the next one queued behind it; returns its number of frames."""

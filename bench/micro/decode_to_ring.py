@@ -311,14 +311,16 @@ def segments() -> int:
     channel: Any = multiprocessing.SimpleQueue()
     out, count = np.empty(geometry(640, "yuv420p").frame_bytes, np.uint8), 0
     for picture in _pictures():
-        made = SharedMemory(create=True, size=len(picture))
-        made.buf[: len(picture)] = picture
-        channel.put(made.name)
-        taken = SharedMemory(channel.get())
-        np.copyto(out, np.frombuffer(taken.buf, np.uint8, len(picture)))
-        taken.close()
-        made.close()
-        made.unlink()
+        written = SharedMemory(create=True, size=len(picture))
+        assert written.buf is not None
+        written.buf[: len(picture)] = picture
+        channel.put(written.name)
+        read = SharedMemory(channel.get())
+        assert read.buf is not None
+        np.copyto(out, np.frombuffer(read.buf, np.uint8, len(picture)))
+        read.close()
+        written.close()
+        written.unlink()
         count += 1
     return count
 

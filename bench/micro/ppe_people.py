@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -61,7 +62,7 @@ def collect(paths: list[Path], min_height_px: float) -> Votes:
     with tempfile.TemporaryDirectory() as cache:
         detector = load_detector(Inference(), Path(cache), role="ppe", confidence=settings.confidence)
         for path in paths:
-            image = cv2.imread(str(path))
+            image: Any = cv2.imread(str(path))
             height, width = image.shape[:2]
             spec = RingSpec(width, height, "bgr24", width, height, 4, 1.0, 0)
             classes, boxes = labels(path.parent.parent / "labels" / f"{path.stem}.txt")

@@ -106,4 +106,4 @@ def _measure(rounds: int) -> tuple[list[float], list[float]]:
 
 
 if __name__ == "__main__":
-    send(*sys.argv[2:5], int(sys.argv[5]))
+    send(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))

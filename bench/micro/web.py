@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import msgspec
@@ -172,7 +173,7 @@ def _event(name: str) -> CameraGap:
 def _snapshots(port: int, folder: Path, times: int) -> tuple[list[float], list[float]]:
     """Milliseconds of a snapshot over HTTP, and of encoding the same picture here, in turn."""
     spec = RingSpec(WIDTH, HEIGHT, "yuv420p", WIDTH, HEIGHT, 4, 10.0, 0)
-    frame = _picture()
+    frame: Any = _picture()
     writer = FrameWriter(_paths(folder).get_ring_path("plaza"), spec)
     stop = threading.Event()
 
@@ -286,7 +287,7 @@ def _peer(url: str, port: int) -> None:
     queues: set[asyncio.Queue[tuple[str, str]]] = set()
 
     async def read() -> None:
-        client = connect_async(url)
+        client: Any = connect_async(url)
         last = b"$"
         while True:
             for _, entries in await client.xread({stream_key(EVENTS): last}, count=256, block=500) or ():

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench.harness import Row, compared
 from bench.micro.web import DEADLINE_S, redis_server, server
@@ -150,7 +151,7 @@ class _Reader(_Client):
 
 def _read(url: str) -> None:
     """Print when each event came, and its id."""
-    client = connect(url)
+    client: Any = connect(url)
     last = b"0-0"
     while True:
         for _, entries in client.xread({stream_key(EVENTS): last}, count=256, block=500) or ():

@@ -11,13 +11,13 @@ import time
 from pathlib import Path
 
 from bench.harness import Row, compared
-from crowdperf.cli import demo as demo
+from crowdperf.cli import demo
 from crowdperf.evaluation.camera_setup import CameraSetup, make_setup, select_camera
 from crowdperf.evaluation.clip import BATCH_SIZE, Clip, ClipFrame, open_clip, read_frames
 from crowdperf.evaluation.replay import replay_clip
 from crowdperf.models.detector import Detector
 from crowdperf.models.loader import load_detector
-from crowdperf.settings.config import load
+from crowdperf.settings.config import Installation, load
 from crowdperf.settings.environment import Paths, read_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def rows(short: bool) -> list[Row]:
     """Speed on the demo scene of one camera, all of whose frames are analysed."""
     data = Paths(ROOT / "var")
-    if demo.main(["--out", str(data.data / "demo"), "--if-missing"]):
+    if demo.main(["--out", str(data.data / "demo"), "--if-missing"], Installation(ROOT)):
         raise SystemExit("the demo scene cannot be rendered")
     config = load(ROOT / "config.json")
     setup = make_setup(

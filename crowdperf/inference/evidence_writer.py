@@ -63,7 +63,8 @@ class EvidenceWriter:
     """Answers evidence requests from Redis.
 
     Args:
-        redis_url, key_prefix: of Redis.
+        redis_url: of Redis.
+        key_prefix: of every key in it.
         cache: the frames that are still in memory.
         ring_prefix: path of the rings without the camera id.
         folder: where pictures are saved.
