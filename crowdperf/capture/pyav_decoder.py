@@ -36,7 +36,7 @@ MAX_ERROR_LINES = 100
 ITU601, MPEG_RANGE = int(Colorspace.ITU601), int(ColorRange.MPEG)
 """As numbers: PyAV takes 5 us to look up a name."""
 SWS_FAST_BILINEAR = 1
-"""swscale's number; the types of some PyAV versions lack the name."""
+"""The number that swscale uses; the types of some PyAV versions lack the name."""
 JOIN_TIMEOUT_S = 1.0
 MAX_ARRIVALS = 64
 _ONE_THREAD = {"threads": 1} if int(av.__version__.partition(".")[0]) >= 18 else {}
