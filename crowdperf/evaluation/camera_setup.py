@@ -1,4 +1,4 @@
-"""One configuration's view of one camera: everything that decides what is counted on a clip."""
+"""Everything in a configuration that decides what is counted for one camera on a clip."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ LIVE_ONLY_OPTIONS = frozenset(
         *("-use_wallclock_as_timestamps", "-loglevel", "-v"),
     )
 )
-"""FFmpeg's options that a recording has no use for, or that would take its times away; each has one value."""
+"""FFmpeg options that make no sense for a recording, or would remove its timestamps; each takes one value."""
 _PICTURE_SETTINGS = ("pix_fmt", "analysis_width", "target_fps", "frame_skip", "ffmpeg_flags", "ffmpeg_extra_flags")
 _IGNORED_INFERENCE_SETTINGS = ("threads", "staleness_s")
-"""Settings of inference that change no detection."""
+"""These settings of inference do not change detections."""
 
 
 class CameraSetup(Struct, frozen=True, kw_only=True):
-    """A camera as one configuration has it."""
+    """Settings of one camera in one configuration."""
 
     name: str
-    """What reports call the configuration."""
+    """Name of the configuration in reports."""
     capture: CaptureConfig
     tracked: TrackedCamera
     inference: Inference
     tracking: Tracking
 
     def build_ring_spec(self, clip: Clip) -> RingSpec:
-        """The ring that this camera would have if it showed the clip."""
+        """Build the ring spec that this camera would have for the clip."""
         return build_ring_spec(self.capture, SourceInfo(clip.width, clip.height, clip.fps, True))
 
     def get_detection_key(self, clip: Clip) -> tuple[Any, ...]:
-        """Two setups with the same answer get the same detections of a frame."""
-        spec, own = self.build_ring_spec(clip), self.capture
+        """Return a key: setups with equal keys get the same detections of a frame."""
+        spec = self.build_ring_spec(clip)
         inference = {
             key: value
             for key, value in msgspec.to_builtins(self.inference).items()
             if key not in _IGNORED_INFERENCE_SETTINGS
         }
         size = (spec.width, spec.height, spec.model_width)
-        return size, spec.pix_fmt, own.ffmpeg_extra_flags, own.ffmpeg_flags, repr(inference)
+        return size, spec.pix_fmt, self.capture.ffmpeg_extra_flags, self.capture.ffmpeg_flags, repr(inference)
 
     def collect_settings(self) -> dict[str, Any]:
-        """Path -> value of every setting that may change what is counted."""
+        """Map path to value for every setting that may change what is counted."""
         tree = {
             **{name: getattr(self.capture, name) for name in _PICTURE_SETTINGS},
             "inference": {
@@ -73,16 +73,19 @@ class CameraSetup(Struct, frozen=True, kw_only=True):
 
 
 def read_setup(file: Path, camera_id: str | None, data: Paths, root: Path) -> CameraSetup:
-    """The setup of a configuration file.
+    """Read the setup from a configuration file.
 
     Args:
         file: the configuration.
-        camera_id: which camera; None where it has only one.
-        data: for the cache of compiled models.
+        camera_id: the camera; None if there is only one.
+        data: holds the cache of compiled models.
         root: the working folder.
 
+    Returns:
+        The camera's setup.
+
     Raises:
-        ConfigError: the file or the environment is invalid, or which camera is meant is not clear.
+        ConfigError: the file or the environment is invalid, or the camera is ambiguous.
     """
     config = load(file)
     return make_setup(
@@ -91,7 +94,19 @@ def read_setup(file: Path, camera_id: str | None, data: Paths, root: Path) -> Ca
 
 
 def make_setup(config: Config, env: Environment, camera: Camera, name: str, data: Paths, root: Path) -> CameraSetup:
-    """The setup of one camera of a configuration."""
+    """Make the setup of one camera of a configuration.
+
+    Args:
+        config: the configuration.
+        env: the environment variables.
+        camera: one of its cameras.
+        name: name of the configuration in reports.
+        data: holds the cache of compiled models.
+        root: the working folder.
+
+    Returns:
+        The camera's setup.
+    """
     return CameraSetup(
         name=name,
         capture=build_capture_config(config, env, data, root, camera.id),
@@ -102,10 +117,18 @@ def make_setup(config: Config, env: Environment, camera: Camera, name: str, data
 
 
 def select_camera(config: Config, camera_id: str | None, source: str) -> Camera:
-    """The camera meant.
+    """Select a camera by id, or the only camera.
+
+    Args:
+        config: the configuration.
+        camera_id: the id; None selects the only camera.
+        source: name of the configuration for error messages.
+
+    Returns:
+        The camera.
 
     Raises:
-        ConfigError: there is none of that id, or several and none is named.
+        ConfigError: the id is unknown, or it is missing and there are several cameras.
     """
     if camera_id is not None:
         for camera in config.cameras:
@@ -115,7 +138,7 @@ def select_camera(config: Config, camera_id: str | None, source: str) -> Camera:
         return config.cameras[0]
     known = ", ".join(camera.id for camera in config.cameras) or "none"
     if camera_id is None:
-        raise ConfigError(f"{source}: whose lines? It has the cameras: {known}. Remedy: name one with --camera.")
+        raise ConfigError(f"{source}: which camera? It has: {known}. Remedy: name one with --camera.")
     raise ConfigError(f"{source}: there is no camera {camera_id!r} (known: {known}). Remedy: correct --camera.")
 
 

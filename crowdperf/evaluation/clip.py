@@ -1,8 +1,6 @@
-"""Recorded footage as capture would deliver it: the same command, the same pixels, each picture's time.
+"""Recordings, decoded as capture would do it, and their detections on the clip's own clock.
 
-What the detector finds in a clip: the frames that the site would analyse, in fixed batches, by the clip's own clock.
-
-Nothing here looks at a clock of the machine, so that the same clip and settings give the same bytes.
+Results do not depend on the machine's clock: the same clip and settings give the same bytes.
 """
 
 from __future__ import annotations
@@ -32,15 +30,22 @@ from crowdperf.runtime.ffmpeg_binary import detect_features, find_ffmpeg
 from crowdperf.settings.process_config import RingSettings
 
 MAX_SILENCE_S = 60.0
-"""A file that gives nothing for so long lies on a disk, or a network, that is gone."""
+"""A file that delivers no data for this long is on a failed disk or network."""
 POLL_S = 0.2
 DEFAULT_FPS = 25.0
-"""Where neither the file nor the operator says a rate: what FFmpeg assumes too."""
+"""Rate if neither the file nor the operator gives one; FFmpeg assumes the same."""
+BATCH_SIZE = 8
+"""Frames per call of the detector, on every machine: the batch size may change the last bit of a box."""
+CLIP_START_S = 1_700_000_000
+"""Unix seconds of a clip's first picture. It is fixed so that ids and times repeat."""
+CLIP_EPOCH = 1
+FrameFilter = Callable[[int, float], bool]
+"""Selects the frames to analyse by ring sequence (from 1) and second of the clip; called in order."""
 _PICTURE_TIME_PATTERN = re.compile(r"\] n: *\d+ pts: *\S+ pts_time: *(\S+)")
 
 
 class ClipError(Exception):
-    """The clip cannot be used; the message names the file and the remedy."""
+    """Report a clip that cannot be used; the message names the file and the remedy."""
 
 
 class Clip(Struct, frozen=True):
@@ -48,34 +53,34 @@ class Clip(Struct, frozen=True):
 
     path: Path
     width: int
-    """Of the upright source picture, pixels."""
+    """Width of the upright source picture, pixels."""
     height: int
     fps: float
-    """Pictures per second; the times of a clip that is not `timed`."""
+    """Pictures per second."""
     timed: bool = False
-    """Every picture has the time that the file gives it. Otherwise picture n is at n / fps."""
+    """If true, pictures have the times of the file. Otherwise picture n is at n / fps."""
 
 
 class ClipFrame(NamedTuple):
     """One picture as the ring would hold it."""
 
     number: int
-    """From 0."""
+    """Number of the picture, from 0."""
     at_s: float
     """Seconds since the first picture."""
     data: NDArray[np.uint8]
-    """Shape (frame_bytes,); a new array each time."""
+    """(frame_bytes,), a new array for every picture."""
 
 
 def open_clip(path: Path, fps: float | None = None) -> Clip:
-    """Look at a file.
+    """Probe a recording.
 
     Args:
         path: a recording that FFmpeg can read.
-        fps: the true rate, for a file whose own times are wrong; None believes the file.
+        fps: the true rate, for a file with wrong times; None uses the times of the file.
 
     Raises:
-        ClipError: no such file, or no video in it.
+        ClipError: the file does not exist, or has no video.
         FfmpegMissing: there is no FFmpeg.
     """
     if not path.is_file():
@@ -85,18 +90,29 @@ def open_clip(path: Path, fps: float | None = None) -> Clip:
     while child.drain(POLL_S) and time.monotonic() < deadline:
         pass
     child.terminate()
-    found = probe.parse_source_info("\n".join(child.info_lines))
-    if found is None:
+    info = probe.parse_source_info("\n".join(child.info_lines))
+    if info is None:
         lines = [line for line in child.tail if "At least one output file" not in line]
-        said = lines[-1].strip() if lines else "FFmpeg says nothing of it"
-        raise ClipError(f"{str(path)!r} holds no video that FFmpeg can read ({said}). Remedy: give a recording.")
-    return Clip(path, found.width, found.height, fps or found.fps or DEFAULT_FPS, timed=fps is None)
+        reason = lines[-1].strip() if lines else "FFmpeg gives no reason"
+        raise ClipError(f"{str(path)!r} holds no video that FFmpeg can read ({reason}). Remedy: give a recording.")
+    return Clip(path, info.width, info.height, fps or info.fps or DEFAULT_FPS, timed=fps is None)
 
 
 def build_clip_spec(
     clip: Clip, analysis_width: int = 640, target_fps: float = 10.0, frame_skip: int = 0, bgr24: bool = False
 ) -> RingSpec:
-    """The ring that capture would make for this source."""
+    """Build the ring spec that capture would use for this source.
+
+    Args:
+        clip: the recording.
+        analysis_width: largest width of the ring, pixels.
+        target_fps: frames to analyse per second.
+        frame_skip: frames to skip after each analysed one.
+        bgr24: use bgr24 instead of yuv420p.
+
+    Returns:
+        The ring spec.
+    """
     settings = RingSettings(
         pix_fmt="bgr24" if bgr24 else "yuv420p",
         analysis_width=analysis_width,
@@ -110,16 +126,21 @@ def build_clip_spec(
 def read_frames(
     clip: Clip, spec: RingSpec, extra_flags: tuple[str, ...] = (), output_flags: tuple[str, ...] = ()
 ) -> Generator[ClipFrame, None, None]:
-    """Every picture of the clip, in order, in the form of `spec`.
+    """Decode the pictures of a clip, in order.
 
     Args:
-        extra_flags: FFMPEG_EXTRA_FLAGS, of those that fit a recording.
+        clip: the recording.
+        spec: geometry and pixel format of the result.
+        extra_flags: FFMPEG_EXTRA_FLAGS without those of live sources.
         output_flags: the camera's own `ffmpeg_flags`.
 
+    Yields:
+        Every picture of the clip.
+
     Raises:
-        ClipError: FFmpeg gave up, or stalled.
+        ClipError: FFmpeg failed or stalled.
     """
-    # Those of the output make their own pace: the time of a picture before them says nothing of the one behind.
+    # These output flags change the rate, so the times of the file no longer belong to the pictures.
     timed = clip.timed and not {"-r", "-fps_mode", "-vsync"} & set(output_flags)
     options = replace(
         _build_options(clip.path), report_timestamps=timed, extra_flags=extra_flags, output_flags=output_flags
@@ -134,17 +155,17 @@ def read_frames(
             else:
                 while not times and child.read_log(POLL_S):
                     _collect_times(child, times)
-                shown = times.pop(0) if times else float("nan")
-                if number == 0 and np.isfinite(shown):
-                    began_s = shown
+                time_s = times.pop(0) if times else float("nan")
+                if number == 0 and np.isfinite(time_s):
+                    began_s = time_s
                 # A picture without a time follows the one before it.
-                at_s = shown - began_s if np.isfinite(shown) else at_s + 1 / clip.fps
+                at_s = time_s - began_s if np.isfinite(time_s) else at_s + 1 / clip.fps
             yield ClipFrame(number, at_s, data)
             number += 1
         code = child.wait_exit_code()
         if code or not number:
-            said = child.tail[-1].strip() if child.tail else f"exit code {code}"
-            raise ClipError(f"FFmpeg could not read {str(clip.path)!r} after {number} pictures: {said}.")
+            reason = child.tail[-1].strip() if child.tail else f"exit code {code}"
+            raise ClipError(f"FFmpeg could not read {str(clip.path)!r} after {number} pictures: {reason}.")
     finally:
         child.terminate()
 
@@ -152,15 +173,15 @@ def read_frames(
 def _build_options(path: Path) -> SourceOptions:
     binary = find_ffmpeg()
     source = CheckedSource("file", str(path.resolve()))
-    # Patient: a recording may begin between two keyframes, and its rate is wanted too.
+    # Probe longer: a recording may start between two keyframes, and its rate is needed too.
     return SourceOptions(binary=binary, features=detect_features(binary), source=source, long_probe=True)
 
 
 def _read_frame(child: FfmpegProcess, size: int, times: list[float], clip: Clip) -> NDArray[np.uint8] | None:
-    """The next whole picture, None at the end; the times that are told meanwhile go to `times`."""
+    """Read the next picture, None at the end; append the times that FFmpeg reports to `times`."""
     data = np.empty(size, np.uint8)
     view, filled = data.data, 0
-    heard = time.monotonic()
+    last_data_at = time.monotonic()
     while filled < size:
         count = child.read_into(view[filled:], POLL_S)
         _collect_times(child, times)
@@ -168,42 +189,30 @@ def _read_frame(child: FfmpegProcess, size: int, times: list[float], clip: Clip)
             return None
         if count:
             filled += count
-            heard = time.monotonic()
-        elif time.monotonic() - heard > MAX_SILENCE_S:
-            raise ClipError(
-                f"{str(clip.path)!r} gave nothing for {MAX_SILENCE_S:g} s. Remedy: see whether its disk is gone."
-            )
+            last_data_at = time.monotonic()
+        elif time.monotonic() - last_data_at > MAX_SILENCE_S:
+            raise ClipError(f"{str(clip.path)!r} delivered no data for {MAX_SILENCE_S:g} s. Remedy: check its disk.")
     return data
 
 
 def _collect_times(child: FfmpegProcess, times: list[float]) -> None:
-    """Take over what FFmpeg has told of its pictures' times."""
+    """Append the picture times that FFmpeg has reported."""
     while child.info_lines:
-        shown = _PICTURE_TIME_PATTERN.search(child.info_lines.popleft())
-        if shown:
-            times.append(float("nan") if shown[1] == "NOPTS" else float(shown[1]))
-
-
-BATCH_SIZE = 8
-"""Frames per call of the detector, on every machine: the size of a batch may change the last bit of a box."""
-CLIP_START_S = 1_700_000_000
-"""Unix seconds of a clip's first picture: any fixed moment will do, so that ids and times repeat."""
-CLIP_EPOCH = 1
-FrameFilter = Callable[[int, float], bool]
-"""Whether the frame of that ring sequence (from 1), at that second of the clip, is analysed; called in order."""
+        if match := _PICTURE_TIME_PATTERN.search(child.info_lines.popleft()):
+            times.append(float("nan") if match[1] == "NOPTS" else float(match[1]))
 
 
 class ClipDetections(NamedTuple):
-    """A clip after the detector."""
+    """Detections of a clip."""
 
     frames: list[FrameDetections]
-    """The analysed ones; sequence is the picture's number plus one."""
+    """The analysed frames; `sequence` is the picture's number plus one."""
     times: list[float]
-    """Of every picture, seconds since the first."""
+    """Time of every picture, seconds since the first."""
 
 
 def build_frame_filter(target_fps: float, frame_skip: int) -> FrameFilter:
-    """The rule by which inference picks a camera's frames (`inference.schedule`), for a source that never stalls."""
+    """Build the filter that inference applies to a camera's frames (`inference.scheduler`)."""
     pace, every = TokenBucket(target_fps), frame_skip + 1
     return lambda sequence, at_s: sequence % every == 0 and pace.admit(at_s)
 
@@ -211,32 +220,37 @@ def build_frame_filter(target_fps: float, frame_skip: int) -> FrameFilter:
 def detect_clip(
     pictures: Iterable[ClipFrame], spec: RingSpec, detector: Detector, frame_filter: FrameFilter, camera: str = "clip"
 ) -> ClipDetections:
-    """Analyse the pictures that `wanted` picks.
+    """Analyse the pictures that pass the filter, in fixed batches.
 
     Args:
         pictures: in order, of the geometry `spec`.
-        camera: the id that the detections bear.
+        spec: their geometry.
+        detector: the detector.
+        frame_filter: selects the pictures.
+        camera: camera id in the result.
+
+    Returns:
+        The analysed frames, and the times of all pictures.
 
     Raises:
         ModelError: the model cannot run at this geometry.
     """
-    seen = ClipDetections([], [])
-    waiting: list[ClipFrame] = []
+    result = ClipDetections([], [])
+    batch: list[ClipFrame] = []
 
     def analyse() -> None:
-        for picture, found in zip(waiting, detector.detect([picture.data for picture in waiting], spec)):
+        for picture, found in zip(batch, detector.detect([picture.data for picture in batch], spec)):
             at_ns = round((CLIP_START_S + picture.at_s) * 1e9)
-            seen.frames.append(
-                build_frame_detections(camera, spec, FrameStamp(CLIP_EPOCH, picture.number + 1, at_ns, at_ns), found)
-            )
-        waiting.clear()
+            stamp = FrameStamp(CLIP_EPOCH, picture.number + 1, at_ns, at_ns)
+            result.frames.append(build_frame_detections(camera, spec, stamp, found))
+        batch.clear()
 
     for picture in pictures:
-        seen.times.append(picture.at_s)
+        result.times.append(picture.at_s)
         if frame_filter(picture.number + 1, picture.at_s):
-            waiting.append(picture)
-        if len(waiting) == BATCH_SIZE:
+            batch.append(picture)
+        if len(batch) == BATCH_SIZE:
             analyse()
-    if waiting:
+    if batch:
         analyse()
-    return seen
+    return result

@@ -1,9 +1,7 @@
-"""`crowdperf models compare A B`: what another model, or another precision, changes before it is chosen.
+"""Compare two models (`crowdperf models compare A B`), or two outcomes of one clip, crossing by crossing.
 
-On labelled pictures the average precision of both, for the PPE model also how many people are judged rightly; on the
-cameras of a configuration that play a local file, the crossings that both count.
-
-Where two outcomes of one clip differ, crossing by crossing. Pure.
+Models are compared by average precision on labelled pictures, PPE models also by F1 per item. On cameras of a
+configuration that play a local file, they are compared by the crossings that they count.
 """
 
 from __future__ import annotations
@@ -45,11 +43,15 @@ from crowdperf.settings.config import Config, load
 from crowdperf.tracking.pipeline import CameraPipeline
 
 MIN_CONFIDENCE = 0.001
-"""Average precision asks for every detection, however weak."""
+"""Average precision needs every detection, even weak ones."""
+DEFAULT_WITHIN_S = 1.0
+MAX_CROSSING_DISTANCE = 0.3
+"""Two crossings of one line that are further apart than this, in picture heights, belong to two people."""
+DifferenceKind = Literal["only", "direction", "class"]
 
 
 class ComparedModel(NamedTuple):
-    """One of the two."""
+    """One of the two models."""
 
     title: str
     name: str
@@ -77,10 +79,12 @@ def main(argv: list[str]) -> int:
 
 
 def compare_models(arguments: argparse.Namespace) -> Iterator[str]:
-    """The report, line by line.
+    """Yield the lines of the report.
 
     Raises:
-        ModelError, ClipError, ConfigError: something that was named cannot be used.
+        ModelError: a model or a folder of pictures cannot be used.
+        ClipError: a clip cannot be used.
+        ConfigError: the configuration cannot be used.
     """
     if not arguments.images and not arguments.config:
         raise ModelError("compare needs something to look at. Remedy: give --images FOLDER or --config FILE.")
@@ -93,55 +97,54 @@ def compare_models(arguments: argparse.Namespace) -> Iterator[str]:
 
 
 def parse_model(text: str) -> ComparedModel:
-    """NAME, NAME:int8 or NAME:full."""
+    """Parse NAME, NAME:int8 or NAME:full."""
     name, colon, precision = text.rpartition(":")
     if colon and precision in ("int8", "full"):
         return ComparedModel(text, name, precision)
     return ComparedModel(text, text, "full")
 
 
-def format_row(what: str, first: object, second: object) -> str:
-    """A line of the report."""
-    shown = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in (first, second)]
-    return f"{what:<36} {shown[0]:>24} {shown[1]:>24}"
+def _format_row(title: str, first: object, second: object) -> str:
+    texts = [f"{value:.3f}" if isinstance(value, float) else str(value) for value in (first, second)]
+    return f"{title:<36} {texts[0]:>24} {texts[1]:>24}"
 
 
 def _compare_on_images(folder: Path, sides: list[ComparedModel], role: Role, cache: Path) -> Iterator[str]:
     truth = load_labelled_images(folder, CLASSES_BY_ROLE[role])
-    detectors = [_load_detector(one, role, cache, MIN_CONFIDENCE) for one in sides]
+    detectors = [_load_detector(side, role, cache, MIN_CONFIDENCE) for side in sides]
     first, second = (measure_accuracy(detector, truth) for detector in detectors)
     yield f"{folder}: {len(truth)} pictures"
-    yield format_row("  mAP50", first.map50, second.map50)
-    yield format_row("  mAP50-95", first.map50_95, second.map50_95)
+    yield _format_row("  mAP50", first.map50, second.map50)
+    yield _format_row("  mAP50-95", first.map50_95, second.map50_95)
     yield from _compare_by_class(first, second, role)
     if role == "ppe":
         people = load_detector(build_settings("crowdperf-person-vehicle-n", "person", "full"), cache)
         ours, theirs = (
-            measure_ppe_accuracy(_detect_ppe(_load_detector(one, role, cache, 0.25), people, truth)) for one in sides
+            measure_ppe_accuracy(_detect_ppe(_load_detector(side, role, cache, 0.25), people, truth)) for side in sides
         )
         yield f"  {ours.matched_people} of {ours.people} people found; F1 of what they wear:"
         for name in ours.f1:
-            yield format_row(f"  {name}", ours.f1[name], theirs.f1[name])
-        yield format_row("  mean", ours.mean, theirs.mean)
+            yield _format_row(f"  {name}", ours.f1[name], theirs.f1[name])
+        yield _format_row("  mean", ours.mean, theirs.mean)
 
 
 def _compare_by_class(first: DetectionAccuracy, second: DetectionAccuracy, role: Role) -> Iterator[str]:
     for class_id, (_, mean, total) in first.by_class.items():
-        yield format_row(f"  {CLASSES_BY_ROLE[role][class_id]} ({total})", mean, second.by_class[class_id][1])
+        yield _format_row(f"  {CLASSES_BY_ROLE[role][class_id]} ({total})", mean, second.by_class[class_id][1])
 
 
 def _detect_ppe(
     detector: Detector, people: Detector, truth: list[LabelledImage]
 ) -> Iterator[tuple[LabelledImage, Detections, PpeColumns]]:
-    for one in truth:
-        frame, spec = load_ring_frame(one.path, 640, 640)
-        (found,) = people.detect([frame], spec)
-        yield one, found, detect_ppe(detector, frame, spec, found)
+    for image in truth:
+        frame, spec = load_ring_frame(image.path, 640, 640)
+        (detections,) = people.detect([frame], spec)
+        yield image, detections, detect_ppe(detector, frame, spec, detections)
 
 
 def _compare_on_clips(config_file: Path, sides: list[ComparedModel], cache: Path) -> Iterator[str]:
     config = load(config_file)
-    detectors = [_load_detector(one, "person", cache, config.inference.confidence) for one in sides]
+    detectors = [_load_detector(side, "person", cache, config.inference.confidence) for side in sides]
     cameras = [camera for camera in config.cameras if "://" not in camera.url and camera.lines]
     if not cameras:
         raise ModelError(
@@ -153,7 +156,7 @@ def _compare_on_clips(config_file: Path, sides: list[ComparedModel], cache: Path
         counts = [_count_crossings(config_file.parent / camera.url, config, camera, detector) for detector in detectors]
         for line in camera.lines:
             for direction in ("in", "out"):
-                yield format_row(f"  {line.id} {direction}", *(count[line.id, direction] for count in counts))
+                yield _format_row(f"  {line.id} {direction}", *(count[line.id, direction] for count in counts))
 
 
 def _count_crossings(path: Path, config: Config, camera: Camera, detector: Detector) -> Counter[tuple[str, str]]:
@@ -161,9 +164,9 @@ def _count_crossings(path: Path, config: Config, camera: Camera, detector: Detec
     fps = camera.target_fps or config.target_fps
     spec = build_clip_spec(clip, camera.analysis_width or config.analysis_width, fps)
     skip = config.frame_skip if camera.frame_skip is None else camera.frame_skip
-    seen = detect_clip(read_frames(clip, spec), spec, detector, build_frame_filter(fps, skip), camera.id)
+    detections = detect_clip(read_frames(clip, spec), spec, detector, build_frame_filter(fps, skip), camera.id)
     pipeline = CameraPipeline(camera.id, config.tracking, camera.lines, camera.zones, fps)
-    events = [event for frame in seen.frames for event in pipeline.step(frame)[1]]
+    events = [event for frame in detections.frames for event in pipeline.step(frame)[1]]
     return Counter((event.line, event.direction) for event in events if isinstance(event, LineCrossed))
 
 
@@ -171,30 +174,24 @@ def _load_detector(model: ComparedModel, role: Role, cache: Path, confidence: fl
     return load_detector(build_settings(model.name, role, model.precision), cache, role=role, confidence=confidence)
 
 
-DEFAULT_WITHIN_S = 1.0
-MAX_CROSSING_DISTANCE = 0.3
-"""Picture heights. Two crossings of one line in the same second, further apart than this, are of two people."""
-DifferenceKind = Literal["only", "direction", "class"]
-
-
 class Difference(NamedTuple):
-    """A crossing that one configuration counts, and the other does not or not so."""
+    """A crossing that only one configuration counts, or that both count differently."""
 
     kind: DifferenceKind
-    """only: the other counts nothing there; direction, class: `other` is the same object, counted differently."""
+    """`only` has no counterpart. For `direction` and `class`, `other` is the same object, counted differently."""
     outcome_index: int
-    """0 where `crossing` is of the first configuration, 1 of the second; 0 unless `kind` is `only`."""
+    """Configuration of `crossing`: 0 or 1; always 0 unless `kind` is `only`."""
     crossing: CountedCrossing
     other: CountedCrossing | None = None
 
 
 class Comparison(NamedTuple):
-    """Two outcomes side by side."""
+    """Comparison of two outcomes."""
 
     same_count: int
-    """Crossings that both count alike."""
+    """Number of crossings that both count alike."""
     differences: list[Difference]
-    """In order of time."""
+    """Sorted by time."""
 
 
 def compare_outcomes(
@@ -203,42 +200,48 @@ def compare_outcomes(
     """Match the crossings of two outcomes.
 
     Args:
+        first: one outcome.
+        second: the other outcome.
         aspect: the source's width divided by its height.
-        within_s: how far apart in time two counts of one crossing may be.
+        within_s: largest difference in time between two counts of one crossing.
+
+    Returns:
+        Number of equal crossings, and the differences.
     """
-    one, two = _to_passages(first, aspect), _to_passages(second, aspect)
-    found = pair_crossings(one, two, within_s, MAX_CROSSING_DISTANCE)
+    ours, theirs = _to_passages(first, aspect), _to_passages(second, aspect)
+    pairing = pair_crossings(ours, theirs, within_s, MAX_CROSSING_DISTANCE)
     differences: list[Difference] = []
     same = 0
-    for i, j in found.pairs:
+    for i, j in pairing.pairs:
         if first.crossings[i].event.class_name == second.crossings[j].event.class_name:
             same += 1
         else:
             differences.append(Difference("class", 0, first.crossings[i], second.crossings[j]))
-    # What is left of one line, at one time and place, but the other way: one object, counted differently.
-    left, right = found.unpaired_first, found.unpaired_second
-    turned = [two[j]._replace(direction="out" if two[j].direction == "in" else "in") for j in right]
-    other_way = pair_crossings([one[i] for i in left], turned, within_s, MAX_CROSSING_DISTANCE)
-    for i, j in other_way.pairs:
+    # Pair the rest again with reversed directions: these are objects that were counted the other way.
+    left, right = pairing.unpaired_first, pairing.unpaired_second
+    reverse = {"in": "out", "out": "in"}
+    reversed_theirs = [theirs[j]._replace(direction=reverse[theirs[j].direction]) for j in right]
+    rest = pair_crossings([ours[i] for i in left], reversed_theirs, within_s, MAX_CROSSING_DISTANCE)
+    for i, j in rest.pairs:
         differences.append(Difference("direction", 0, first.crossings[left[i]], second.crossings[right[j]]))
-    differences += [Difference("only", 0, first.crossings[left[i]]) for i in other_way.unpaired_first]
-    differences += [Difference("only", 1, second.crossings[right[j]]) for j in other_way.unpaired_second]
-    differences.sort(key=lambda one: (one.crossing.at_s, one.crossing.event.line, one.outcome_index))
+    differences += [Difference("only", 0, first.crossings[left[i]]) for i in rest.unpaired_first]
+    differences += [Difference("only", 1, second.crossings[right[j]]) for j in rest.unpaired_second]
+    differences.sort(key=lambda item: (item.crossing.at_s, item.crossing.event.line, item.outcome_index))
     return Comparison(same, differences)
 
 
 def find_changed_settings(first: ReplayOutcome, second: ReplayOutcome) -> list[tuple[str, object, object]]:
-    """(path, value, value) of each setting in which the two configurations differ; None where one has it not."""
-    one, two = first.setup.collect_settings(), second.setup.collect_settings()
-    paths = [*one, *(path for path in two if path not in one)]
-    return [(path, one.get(path), two.get(path)) for path in paths if one.get(path) != two.get(path)]
+    """List (path, value, value) of the settings that differ; None stands for a missing setting."""
+    ours, theirs = first.setup.collect_settings(), second.setup.collect_settings()
+    paths = [*ours, *(path for path in theirs if path not in ours)]
+    return [(path, ours.get(path), theirs.get(path)) for path in paths if ours.get(path) != theirs.get(path)]
 
 
 def _to_passages(outcome: ReplayOutcome, aspect: float) -> list[Passage]:
     centre = {line.id for line in outcome.setup.tracked.lines if line.anchor == "centre"}
-    return [one.to_passage(aspect, one.event.line in centre) for one in outcome.crossings]
+    return [crossing.to_passage(aspect, crossing.event.line in centre) for crossing in outcome.crossings]
 
 
 def make_names_distinct(names: list[str]) -> list[str]:
-    """Two configurations of one name, told apart."""
+    """Append letters to two equal names of configurations."""
     return names if len(set(names)) == len(names) else [f"{name} ({letter})" for name, letter in zip(names, "AB")]

@@ -1,4 +1,4 @@
-"""Truth files: when, where and which way somebody really crossed a line in a clip. The forms: docs/replay.md."""
+"""Truth files: the true crossings of lines in a clip. Their formats: docs/replay.md."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from crowdperf.settings.camera import Line
 
 DIRECTIONS = ("in", "out")
 END_TOLERANCE_S = 1.0
-"""A mark may lie this far behind the last picture: players round."""
+"""A mark may be this much later than the last picture, since players round."""
 _CLOCK_PATTERN = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:\.\d*)?)")
 _SIDE_DIRECTIONS = {"neg_to_pos": "in", "pos_to_neg": "out"}
 
 
 class TruthError(Exception):
-    """The truth file cannot be used; the message names the file, the row and the remedy."""
+    """Report a truth file that cannot be used; the message names the file, the row and the remedy."""
 
 
 class MarkedCrossing(NamedTuple):
-    """One true crossing as the file says it."""
+    """One true crossing as the file has it."""
 
     location: str
-    """For messages."""
+    """File and row for error messages."""
     line: str
     direction: str
     class_name: str
-    """Empty where the file does not say."""
+    """Empty if the file has no class."""
     picture: int | None
-    """From 0; preferred to `at_s`, since it needs no clock."""
+    """Number of the picture, from 0; used instead of `at_s`, since it needs no clock."""
     at_s: float
 
 
@@ -51,24 +51,24 @@ class TrueCrossing(NamedTuple):
 
 
 class GroundTruth(NamedTuple):
-    """A file's content."""
+    """Content of a truth file."""
 
     marks: list[MarkedCrossing]
     lines: tuple[Line, ...]
-    """The lines as the file draws them; empty where it only names them."""
+    """The lines that the file draws; empty if it only names them."""
 
     def get_line_ids(self) -> set[str]:
-        """The lines it speaks of."""
+        """Return the ids of all lines in the file."""
         return {mark.line for mark in self.marks} | {line.id for line in self.lines}
 
     def get_crossings(self, times: Sequence[float]) -> list[TrueCrossing]:
-        """All of them, in order of time.
+        """Return the true crossings, sorted by time.
 
         Args:
-            times: of each picture of the clip, seconds since the first.
+            times: time of each picture of the clip, seconds since the first.
 
         Raises:
-            TruthError: one of them lies outside the clip.
+            TruthError: a crossing is outside the clip.
         """
         return sorted(
             TrueCrossing(_resolve_time(mark, times), mark.line, mark.direction, mark.class_name) for mark in self.marks
@@ -79,11 +79,11 @@ def read_truth(path: Path, clip: Clip) -> GroundTruth:
     """Read a truth file.
 
     Args:
-        path: CSV by its ending, otherwise JSON.
-        clip: for files in pixels.
+        path: CSV by its suffix, otherwise JSON.
+        clip: its size converts files in pixels.
 
     Raises:
-        TruthError: unreadable, or a row that says nothing usable.
+        TruthError: the file is unreadable, or a row is invalid.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -124,7 +124,7 @@ def _parse_json(text: str, path: Path, clip: Clip) -> tuple[list[dict[str, Any]]
 
 
 def _parse_side_changes(content: dict[str, Any], clip: Clip) -> tuple[list[dict[str, Any]], tuple[Line, ...]]:
-    """Lines in pixels, each with its events by frame and change of side."""
+    """Parse the format with lines in pixels, each with its events by frame and change of side."""
     anchor = "centre" if "bottom" not in content.get("anchor", "bottom") else "bottom_centre"
     rows: list[dict[str, Any]] = []
     lines = []
@@ -152,15 +152,15 @@ def _parse_mark(row: dict[str, Any], location: str) -> MarkedCrossing:
         if not str(number).isdecimal():
             raise TruthError(f"{location}: there is no picture {number!r}. Remedy: give its number, from 0.")
         return MarkedCrossing(location, line, direction, class_name, int(number), 0.0)
-    given = row.get("time", row.get("time_s"))
-    at_s = _parse_seconds(given)
+    text = row.get("time", row.get("time_s"))
+    at_s = _parse_seconds(text)
     if at_s is None:
-        raise TruthError(f"{location}: the time is {given!r}. Remedy: write seconds (83.4) or a clock (1:23.4).")
+        raise TruthError(f"{location}: the time is {text!r}. Remedy: write seconds (83.4) or a clock (1:23.4).")
     return MarkedCrossing(location, line, direction, class_name, None, at_s)
 
 
 def _resolve_time(mark: MarkedCrossing, times: Sequence[float]) -> float:
-    """Seconds since the first picture."""
+    """Return the seconds since the first picture."""
     if mark.picture is not None and mark.picture < len(times):
         return times[mark.picture]
     if mark.picture is None and times and mark.at_s <= times[-1] + END_TOLERANCE_S:
@@ -168,22 +168,22 @@ def _resolve_time(mark: MarkedCrossing, times: Sequence[float]) -> float:
     what = f"second {mark.at_s:g}" if mark.picture is None else f"picture {mark.picture}"
     raise TruthError(
         f"{mark.location}: {what} is not in the clip, which has {len(times)} pictures. "
-        "Remedy: see whether the file belongs to this clip, and --fps to its times."
+        "Remedy: check that the file belongs to this clip, and that --fps fits its times."
     )
 
 
-def _parse_seconds(given: object) -> float | None:
-    """83.4, "83.4", "1:23.4" or "0:01:23.4"."""
-    clock = _CLOCK_PATTERN.fullmatch(str(given).strip())
+def _parse_seconds(text: object) -> float | None:
+    """Parse 83.4, "83.4", "1:23.4" or "0:01:23.4"."""
+    clock = _CLOCK_PATTERN.fullmatch(str(text).strip())
     if clock:
         return int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3])
     try:
-        value = float(str(given))
+        value = float(str(text))
     except ValueError:
         return None
     return value if 0 <= value < float("inf") else None
 
 
 def find_picture(times: Sequence[float], at_s: float) -> int:
-    """Number of the picture that is shown at that second."""
+    """Find the number of the picture that is shown at that second."""
     return max(0, bisect_right(times, at_s) - 1)

@@ -1,7 +1,7 @@
-"""Which crossings of one list are which of another: one to one, near in time (and place), same line and direction.
+"""Pair the crossings of two lists, one to one: same line and direction, close in time and, if known, in place.
 
-As many pairs as possible, and of those the nearest: the assignment problem, solved by Jonker and Volgenant's shortest
-augmenting paths (`lap`) for each stretch of time that nothing connects with the rest.
+The result has as many pairs as possible, and the closest ones of these. That is an assignment problem, which `lap`
+solves (Jonker and Volgenant) for each independent stretch of time.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import lap
 import numpy as np
 
 FORBIDDEN_COST = 1e9
-"""Cost of a pair that may not be."""
+"""Cost of a forbidden pair."""
 
 
 class Passage(NamedTuple):
-    """A crossing, true or counted: seconds on one common clock, line and direction; where, if that is known."""
+    """A true or counted crossing; the place is NaN if unknown."""
 
     at: float
+    """Seconds on the common clock of both lists."""
     line: str
     direction: str
     x: float = math.nan
-    """Picture heights."""
+    """Place in picture heights, as `y`."""
     y: float = math.nan
 
 
@@ -34,58 +35,81 @@ class Pairing(NamedTuple):
 
     pairs: list[tuple[int, int]]
     unpaired_first: list[int]
-    """Left over of the first list."""
+    """Crossings of the first list without a partner."""
     unpaired_second: list[int]
 
 
 class Matching(NamedTuple):
-    """The pairs, and what is left on both sides."""
+    """Pairs of crossings, and the crossings without a partner."""
 
     pairs: list[tuple[Passage, Passage]]
     missed: list[Passage]
-    """True ones without a counted one."""
+    """True crossings that were not counted."""
     surplus: list[Passage]
-    """Counted ones without a true one."""
+    """Counted crossings that are not true."""
 
     @property
     def recall(self) -> float:
-        """Share of the true ones that were counted."""
+        """Share of the true crossings that were counted."""
         return len(self.pairs) / max(1, len(self.pairs) + len(self.missed))
 
     @property
     def precision(self) -> float:
-        """Share of the counted ones that are true."""
+        """Share of the counted crossings that are true."""
         return len(self.pairs) / max(1, len(self.pairs) + len(self.surplus))
 
 
 def match_crossings(true: Sequence[Passage], counted: Sequence[Passage], within_s: float) -> Matching:
-    """Pair each true crossing with at most one counted one."""
+    """Pair each true crossing with at most one counted crossing.
+
+    Args:
+        true: the true crossings.
+        counted: the counted crossings.
+        within_s: largest difference in time within a pair.
+
+    Returns:
+        The pairs and the rest.
+    """
     return build_matching(true, counted, pair_crossings(true, counted, within_s))
 
 
-def build_matching(true: Sequence[Passage], counted: Sequence[Passage], found: Pairing) -> Matching:
-    """A pairing in terms of crossings."""
+def build_matching(true: Sequence[Passage], counted: Sequence[Passage], pairing: Pairing) -> Matching:
+    """Replace the indices of a pairing by the crossings.
+
+    Args:
+        true: the first list of the pairing.
+        counted: its second list.
+        pairing: the result of `pair_crossings`.
+
+    Returns:
+        The same with crossings.
+    """
     return Matching(
-        [(true[i], counted[j]) for i, j in found.pairs],
-        [true[i] for i in found.unpaired_first],
-        [counted[j] for j in found.unpaired_second],
+        [(true[i], counted[j]) for i, j in pairing.pairs],
+        [true[i] for i in pairing.unpaired_first],
+        [counted[j] for j in pairing.unpaired_second],
     )
 
 
 def pair_crossings(
     first: Sequence[Passage], second: Sequence[Passage], within_s: float, max_distance: float = math.inf
 ) -> Pairing:
-    """The pairs of two lists.
+    """Pair the crossings of two lists.
 
     Args:
-        within_s: how far the two of a pair may be apart in time.
-        reach: and in place, picture heights; of no matter where a place is unknown.
+        first: one list.
+        second: the other list.
+        within_s: largest difference in time within a pair.
+        max_distance: largest distance, picture heights; ignored if a place is unknown.
+
+    Returns:
+        Indices into the two lists.
     """
     pairs: list[tuple[int, int]] = []
-    keys = sorted({(one.line, one.direction) for one in first} & {(one.line, one.direction) for one in second})
-    for key in keys:
-        rows = [i for i, one in enumerate(first) if (one.line, one.direction) == key]
-        columns = [j for j, one in enumerate(second) if (one.line, one.direction) == key]
+    first_keys, second_keys = ([(passage.line, passage.direction) for passage in side] for side in (first, second))
+    for key in sorted({*first_keys} & {*second_keys}):
+        rows = [i for i, other in enumerate(first_keys) if other == key]
+        columns = [j for j, other in enumerate(second_keys) if other == key]
         for part in _split_by_time([first[i].at for i in rows], [second[j].at for j in columns], within_s):
             pairs += _assign_pairs(
                 first, second, [rows[i] for i in part[0]], [columns[j] for j in part[1]], within_s, max_distance
@@ -100,7 +124,7 @@ def pair_crossings(
 
 
 def _split_by_time(first: list[float], second: list[float], within_s: float) -> list[tuple[list[int], list[int]]]:
-    """Split both lists where no pair can reach over."""
+    """Split both lists at pauses that are too long for a pair."""
     moments = sorted([(at, 0, i) for i, at in enumerate(first)] + [(at, 1, j) for j, at in enumerate(second)])
     parts: list[tuple[list[int], list[int]]] = []
     for before, (at, side, index) in itertools.zip_longest([None, *moments[:-1]], moments, fillvalue=(0.0, 0, 0)):
@@ -119,17 +143,17 @@ def _assign_pairs(
     max_distance: float,
 ) -> list[tuple[int, int]]:
     cost = np.array([[_compute_cost(first[i], second[j], within_s, max_distance) for j in columns] for i in rows])
-    # Leaving two alone costs more than all possible pairs together: no pair is given up for nearer ones.
+    # Two unpaired crossings cost more than all possible pairs, so no pair is given up for closer ones.
     limit = 4.0 * (len(rows) + len(columns)) + 4.0
     column_of_row, _ = lap.lapjv(cost, extend_cost=True, cost_limit=limit, return_cost=False)
     return [(rows[i], columns[j]) for i, j in enumerate(column_of_row.tolist()) if j >= 0]
 
 
-def _compute_cost(one: Passage, other: Passage, within_s: float, max_distance: float) -> float:
-    """0 to 2, or APART."""
-    late = abs(one.at - other.at)
-    distance = math.hypot(one.x - other.x, one.y - other.y)
-    if late > within_s or distance > max_distance:
+def _compute_cost(first: Passage, second: Passage, within_s: float, max_distance: float) -> float:
+    """Compute the cost of a pair: 0 to 2, or FORBIDDEN_COST."""
+    delay = abs(first.at - second.at)
+    distance = math.hypot(first.x - second.x, first.y - second.y)
+    if delay > within_s or distance > max_distance:
         return FORBIDDEN_COST
-    near = distance / max_distance if math.isfinite(distance) and math.isfinite(max_distance) else 0.0
-    return (late / within_s if within_s else 0.0) + near
+    distance_cost = distance / max_distance if math.isfinite(distance) and math.isfinite(max_distance) else 0.0
+    return (delay / within_s if within_s else 0.0) + distance_cost

@@ -1,4 +1,4 @@
-"""A clip through one or more configurations: frames are decoded and detected once for all that would see the same."""
+"""Replay of a clip with one or more configurations; those that see the same frames share decoding and detection."""
 
 from __future__ import annotations
 
@@ -25,77 +25,78 @@ NormalizedBox = tuple[float, float, float, float]
 
 
 class CountedCrossing(NamedTuple):
-    """A counted crossing, and where it was."""
+    """A counted crossing and its place."""
 
     event: LineCrossed
     at_s: float
     """Seconds since the clip's first picture."""
     number: int
-    """The picture, from 0."""
+    """Number of the picture, from 0."""
     box: NormalizedBox | None
-    """Of the object in that picture, normalised; None where the tracker did not show it yet."""
+    """Box of the object in that picture, normalised; None if the track was not confirmed yet."""
 
     def to_passage(self, aspect: float, centre: bool) -> Passage:
-        """For `matching`; the place is the anchor, in picture heights (`aspect`: width / height)."""
+        """Convert to a passage at the anchor, in picture heights; `aspect` is width / height."""
         x1, y1, x2, y2 = self.box or (math.nan,) * 4
         y = (y1 + y2) / 2 if centre else y2
         return Passage(self.at_s, self.event.line, self.event.direction, (x1 + x2) / 2 * aspect, y)
 
 
 class ZoneSummary(Struct, frozen=True):
-    """What happened in a zone."""
+    """Events and occupancy of a zone."""
 
     entered: int = 0
     left: int = 0
     most: int = 0
-    """Greatest occupancy."""
+    """Largest occupancy."""
     at_end: int = 0
 
 
 class ReplayOutcome(NamedTuple):
-    """What one configuration counts on a clip."""
+    """Result of one configuration on a clip."""
 
     setup: CameraSetup
     events: list[Event]
     crossings: list[CountedCrossing]
     zones: dict[str, ZoneSummary]
     analysed: int
-    """Frames that went through the model for it."""
+    """Number of frames that the model analysed."""
     model: str
 
     def count_by_line(self) -> Counter[tuple[str, str, str]]:
-        """(line, direction, class) -> crossings."""
-        return Counter((one.event.line, one.event.direction, one.event.class_name) for one in self.crossings)
+        """Count the crossings by (line, direction, class)."""
+        events = [crossing.event for crossing in self.crossings]
+        return Counter((event.line, event.direction, event.class_name) for event in events)
 
     @property
     def gaps(self) -> list[CameraGap]:
-        """Stretches of the clip without a picture, where crossings may be missing."""
+        """Parts of the clip without pictures, where crossings may be missing."""
         return [event for event in self.events if isinstance(event, CameraGap)]
 
 
 class ReplayResult(NamedTuple):
-    """A clip after all configurations."""
+    """Result of all configurations on a clip."""
 
     clip: Clip
     times: list[float]
-    """Of every picture, seconds since the first."""
+    """Time of every picture, seconds since the first."""
     outcomes: list[ReplayOutcome]
     took_s: float
-    """Decoding, detection, tracking and counting; without loading the models."""
+    """Time for decoding, detection, tracking and counting, without loading the models."""
 
     @property
     def length_s(self) -> float:
-        """Seconds that the clip lasts."""
+        """Length of the clip in seconds."""
         return self.times[-1] + 1 / self.clip.fps if self.times else 0.0
 
     @property
     def speed(self) -> float:
-        """Times as fast as it was filmed."""
+        """Speed relative to real time."""
         return self.length_s / max(self.took_s, 1e-9)
 
 
 def ignore_progress(_: float) -> None:
-    """Tell nobody how far the replay is."""
+    """Do nothing."""
 
 
 def replay_clip(
@@ -107,13 +108,18 @@ def replay_clip(
     """Count a clip with each setup.
 
     Args:
-        open_detector: how a configuration's model is loaded.
-        progress: called with the second of the clip that the replay has come to.
+        clip: the recording.
+        setups: the configurations.
+        open_detector: loads a configuration's model.
+        progress: called with the current second of the clip.
+
+    Returns:
+        One outcome per setup, in their order.
 
     Raises:
         ClipError: the clip cannot be read.
-        ModelError: a model cannot be had, or cannot take this picture.
-        SourceError: a flag of FFmpeg that is not allowed.
+        ModelError: a model is not available, or cannot run at this size.
+        SourceError: a flag of FFmpeg is not allowed.
     """
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, setup in enumerate(setups):
@@ -126,8 +132,8 @@ def replay_clip(
         spec = setups[members[0]].build_ring_spec(clip)
         detector.warm([spec])
         began = time.perf_counter()
-        times, found = _detect_group(clip, [setups[index] for index in members], detector, progress)
-        for index, frames in zip(members, found):
+        times, frames_by_setup = _detect_group(clip, [setups[index] for index in members], detector, progress)
+        for index, frames in zip(members, frames_by_setup):
             outcomes[index] = count_crossings(frames, setups[index], _describe_model(detector))
         took_s += time.perf_counter() - began
     return ReplayResult(clip, times, [outcomes[index] for index in range(len(setups))], took_s)
@@ -136,33 +142,32 @@ def replay_clip(
 def _detect_group(
     clip: Clip, setups: list[CameraSetup], detector: Detector, progress: Callable[[float], None]
 ) -> tuple[list[float], list[list[FrameDetections]]]:
-    """The times of all pictures, and each setup's frames; a frame that several want is detected once."""
-    rules = [build_frame_filter(setup.capture.target_fps, setup.capture.frame_skip) for setup in setups]
-    chosen: list[set[int]] = [set() for _ in setups]
+    """Return the times of all pictures, and each setup's frames; a shared frame is detected once."""
+    filters = [build_frame_filter(setup.capture.target_fps, setup.capture.frame_skip) for setup in setups]
+    selected: list[set[int]] = [set() for _ in setups]
 
-    def wanted(sequence: int, at_s: float) -> bool:
+    def select(sequence: int, at_s: float) -> bool:
         progress(at_s)
-        asking = [own for own, rule in zip(chosen, rules) if rule(sequence, at_s)]
-        for own in asking:
-            own.add(sequence)
-        return bool(asking)
+        matching = [sequences for sequences, passes in zip(selected, filters) if passes(sequence, at_s)]
+        for sequences in matching:
+            sequences.add(sequence)
+        return bool(matching)
 
     spec = setups[0].build_ring_spec(clip)
     extra, output = get_ffmpeg_flags(setups[0])
-    seen = detect_clip(read_frames(clip, spec, extra, output), spec, detector, wanted, setups[0].tracked.camera_id)
-    return seen.times, [[frame for frame in seen.frames if frame.sequence in own] for own in chosen]
+    result = detect_clip(read_frames(clip, spec, extra, output), spec, detector, select, setups[0].tracked.camera_id)
+    return result.times, [[frame for frame in result.frames if frame.sequence in sequences] for sequences in selected]
 
 
 def get_ffmpeg_flags(setup: CameraSetup) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The flags before the input and before the output that a recording can take.
+    """Return the input flags and the output flags of FFmpeg that fit a recording.
 
     Raises:
-        SourceError: one of them is not allowed.
+        SourceError: a flag is not allowed.
     """
-    own = setup.capture
     return (
-        _drop_live_options(parse_flags(own.ffmpeg_extra_flags, "FFMPEG_EXTRA_FLAGS")),
-        _drop_live_options(parse_flags(own.ffmpeg_flags, "ffmpeg_flags")),
+        _drop_live_options(parse_flags(setup.capture.ffmpeg_extra_flags, "FFMPEG_EXTRA_FLAGS")),
+        _drop_live_options(parse_flags(setup.capture.ffmpeg_flags, "ffmpeg_flags")),
     )
 
 
@@ -178,17 +183,26 @@ def _drop_live_options(tokens: list[str]) -> tuple[str, ...]:
 
 
 def count_crossings(frames: Sequence[FrameDetections], setup: CameraSetup, model: str = "") -> ReplayOutcome:
-    """Track and count frames that have been detected."""
+    """Track and count the detections of a clip.
+
+    Args:
+        frames: the detections, in order.
+        setup: the configuration.
+        model: description of the model for reports.
+
+    Returns:
+        Events, crossings and zones.
+    """
     pipeline = create_pipeline(setup.tracked, setup.tracking)
     events: list[Event] = []
-    shown: dict[int, TrackedFrame] = {}
+    tracked_frames: dict[int, TrackedFrame] = {}
     for frame in frames:
-        tracked, new = pipeline.step(frame)
-        events += new
+        tracked, new_events = pipeline.step(frame)
+        events += new_events
         if tracked is not None:
-            shown[frame.sequence] = tracked
+            tracked_frames[frame.sequence] = tracked
     events += pipeline.finish()
-    crossings = [_build_crossing(event, shown) for event in events if isinstance(event, LineCrossed)]
+    crossings = [_build_crossing(event, tracked_frames) for event in events if isinstance(event, LineCrossed)]
     at_end = pipeline.get_occupancy()
     zones = {zone.id: _summarize_zone(zone.id, events, at_end.get(zone.id, 0)) for zone in setup.tracked.zones}
     return ReplayOutcome(setup, events, crossings, zones, len(frames), model)
@@ -198,9 +212,9 @@ def _build_crossing(event: LineCrossed, tracked_frames: dict[int, TrackedFrame])
     frame = tracked_frames.get(event.sequence)
     box: NormalizedBox | None = None
     if frame is not None:
-        (found,) = np.nonzero(np.frombuffer(frame.tracks, "<u4") == event.track)
-        if len(found):
-            x1, y1, x2, y2 = np.frombuffer(frame.boxes, "<f4").reshape(-1, 4)[found[0]].tolist()
+        (rows,) = np.nonzero(np.frombuffer(frame.tracks, "<u4") == event.track)
+        if len(rows):
+            x1, y1, x2, y2 = np.frombuffer(frame.boxes, "<f4").reshape(-1, 4)[rows[0]].tolist()
             box = x1, y1, x2, y2
     return CountedCrossing(event, event.ts - CLIP_START_S, event.sequence - 1, box)
 

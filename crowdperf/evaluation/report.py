@@ -1,8 +1,6 @@
-"""What `crowdperf replay --report` writes.
+"""Reports of `crowdperf replay`: one HTML file without scripts, light and dark, and one JSON document.
 
-The form of a report: one HTML file without a script, that needs nothing else and has a light and a dark face.
-
-What replay found, as one JSON document: the same clip and configurations give the same bytes.
+The same clip and configurations give the same JSON bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from crowdperf.evaluation.thumbnails import ThumbnailScene, render_thumbnails
 
 
 def render_report(replayed: ReplayResult, compared: Comparison | None) -> str:
-    """The HTML text.
+    """Render the HTML report.
 
     Raises:
         ClipError: the clip cannot be read any more.
@@ -46,31 +44,41 @@ def render_report(replayed: ReplayResult, compared: Comparison | None) -> str:
 
 
 def summarize_replay(replayed: ReplayResult) -> list[str]:
-    """The clip, the speed, the configurations."""
+    """Summarise the clip, the speed and the configurations, one line each."""
     clip = replayed.clip
     return [
         f"{clip.width}×{clip.height}, {len(replayed.times)} pictures, {format_clock(replayed.length_s)}",
         f"replayed in {replayed.took_s:.1f} s, {replayed.speed:.1f} × real time",
         *(
-            f"{one.setup.name}: camera {one.setup.tracked.camera_id}, {one.analysed} frames analysed, {one.model}"
-            for one in replayed.outcomes
+            f"{outcome.setup.name}: camera {outcome.setup.tracked.camera_id}, {outcome.analysed} frames analysed, "
+            f"{outcome.model}"
+            for outcome in replayed.outcomes
         ),
     ]
 
 
 def render_gaps(replayed: ReplayResult) -> str:
-    """A warning where pictures are missing."""
-    found = replayed.outcomes[0].gaps
-    if not found:
+    """Render a warning if pictures are missing."""
+    gaps = replayed.outcomes[0].gaps
+    if not gaps:
         return ""
-    seconds = sum(gap.end - gap.start for gap in found)
+    seconds = sum(gap.end - gap.start for gap in gaps)
     return render_paragraph(
-        f"Pictures are missing: crossings may be, too, in {seconds:.1f} s in all ({len(found)} gaps).", True
+        f"Pictures are missing: crossings may be, too, in {seconds:.1f} s in all ({len(gaps)} gaps).", True
     )
 
 
 def build_card(crossing: CountedCrossing, setup: CameraSetup, why: str = "") -> Card:
-    """A counted crossing."""
+    """Build the card of a counted crossing.
+
+    Args:
+        crossing: the crossing.
+        setup: the configuration that counted it.
+        why: note below the title.
+
+    Returns:
+        The card.
+    """
     event = crossing.event
     scene = ThumbnailScene(crossing.number, event.line, setup, event.direction, crossing.box)
     return Card(scene, crossing.at_s, f"{event.line} · {event.direction} · {event.class_name}", why, event.track)
@@ -127,7 +135,7 @@ def _render_differences(replayed: ReplayResult, compared: Comparison, names: lis
 
 
 def describe_difference(difference: Difference, names: list[str]) -> str:
-    """What a difference consists of."""
+    """Describe a difference between two configurations."""
     event = difference.crossing.event
     if difference.kind == "only" or difference.other is None:
         return f"only in {names[difference.outcome_index]}"
@@ -138,22 +146,21 @@ def describe_difference(difference: Difference, names: list[str]) -> str:
 
 STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 MAX_THUMBNAILS = 200
-"""Thumbnails in one report: about 5 MB. The list itself is always complete."""
+"""Number of thumbnails in one report, about 5 MB. The list itself is always complete."""
 
 
 class Card(NamedTuple):
-    """A picture and what it shows."""
+    """A picture with its caption."""
 
     scene: ThumbnailScene
     at_s: float
     title: str
     note: str = ""
-    """What there is to say about it."""
     track: int | None = None
 
 
 def render_page(title: str, parts: Iterable[str]) -> str:
-    """The whole file."""
+    """Render the whole file."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -165,7 +172,7 @@ def render_page(title: str, parts: Iterable[str]) -> str:
 
 
 def format_clock(at_s: float) -> str:
-    """A second of the clip as players show it: 1:02:03.4."""
+    """Format a second of the clip as players show it: 1:02:03.4."""
     minutes, tenths = divmod(round(at_s * 10), 600)
     hours, minutes = divmod(minutes, 60)
     shown = f"{tenths // 10:02d}.{tenths % 10}"
@@ -173,22 +180,31 @@ def format_clock(at_s: float) -> str:
 
 
 def render_heading(text: str) -> str:
-    """A section's."""
+    """Render the heading of a section."""
     return f"<h2>{escape(text)}</h2>"
 
 
 def render_paragraph(text: str, warning: bool = False) -> str:
-    """Plain text."""
+    """Render plain text."""
     return f"<p{' class=warning' if warning else ''}>{escape(text)}</p>"
 
 
 def render_list(lines: Iterable[str]) -> str:
-    """A list of plain lines."""
+    """Render a list of plain lines."""
     return "<ul class=facts>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
 def render_table(header: Sequence[str], rows: Iterable[Sequence[object]], number_columns: int = 0) -> str:
-    """The last `numbers` columns hold numbers."""
+    """Render a table.
+
+    Args:
+        header: titles of the columns.
+        rows: the cells.
+        number_columns: this many last columns hold numbers.
+
+    Returns:
+        HTML.
+    """
     first = len(header) - number_columns
 
     def cells(tag: str, row: Sequence[object]) -> str:
@@ -204,7 +220,7 @@ def render_table(header: Sequence[str], rows: Iterable[Sequence[object]], number
 
 
 def render_cards(clip: Clip, rows: Sequence[Card]) -> str:
-    """The cards in a grid.
+    """Render the cards in a grid.
 
     Raises:
         ClipError: the clip cannot be read any more.
@@ -226,7 +242,7 @@ def render_cards(clip: Clip, rows: Sequence[Card]) -> str:
 
 
 def encode_document(replayed: ReplayResult, compared: Comparison | None) -> bytes:
-    """The whole, indented. It names no path, no machine and no duration of the work."""
+    """Encode the result as indented JSON; it contains no path, machine or duration of the work."""
     clip = replayed.clip
     content: dict[str, Any] = {
         "clip": {
@@ -257,7 +273,7 @@ def _outcome_to_dict(outcome: ReplayOutcome) -> dict[str, Any]:
         ],
         "zones": {name: msgspec.to_builtins(zone) for name, zone in outcome.zones.items()},
         "events": [
-            # The time of day is as good as any (docs/replay.md): what counts is the second of the clip.
+            # The time of day is arbitrary (docs/replay.md); use the second of the clip.
             {**msgspec.to_builtins(event), "at_s": round(event.ts - CLIP_START_S, 6)}
             for event in outcome.events
         ],

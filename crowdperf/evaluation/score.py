@@ -1,15 +1,13 @@
-"""How well a list of counted crossings agrees with the true ones. Pure.
+"""Agreement of counted with true crossings, per line.
 
-Confidence intervals, all of 95 %:
+All confidence intervals are of 95 %:
 
-* Precision and recall are shares: Wilson's score interval (E. B. Wilson, Probable Inference, the Law of Succession, and
-  Statistical Inference, 1927), which stays inside 0..1 and says something even of 6 out of 6.
-* The count error is surplus minus missed crossings over the true ones. Both are counts of rare accidents, so Poisson:
-  each gets Byar's limits (N. E. Breslow and N. E. Day, Statistical Methods in Cancer Research II, 1987, p. 69), and
-  their difference the limits that follow from those (G. Y. Zou and A. Donner, Construction of confidence limits about
-  effect measures: a general approach, Statistics in Medicine 27, 2008). No mistake in few crossings is thus no proof.
-
-From a replayed clip and its truth to one audit per line. Pure.
+* Precision and recall use Wilson's score interval (E. B. Wilson, Probable Inference, the Law of Succession, and
+  Statistical Inference, 1927). It stays inside 0..1 and is informative even for 6 out of 6.
+* The count error is surplus minus missed crossings, divided by the true ones. Both are Poisson counts of rare events.
+  Each gets Byar's limits (N. E. Breslow and N. E. Day, Statistical Methods in Cancer Research II, 1987, p. 69). The
+  limits of the difference follow from these (G. Y. Zou and A. Donner, Construction of confidence limits about effect
+  measures: a general approach, Statistics in Medicine 27, 2008).
 """
 
 from __future__ import annotations
@@ -29,39 +27,40 @@ from crowdperf.settings.camera import Line
 from crowdperf.storage.evaluations import CountAccuracy, Estimate, LineEvaluation
 
 Z_95 = 1.959963984540054
-"""Of 95 %, both sides."""
+"""Quantile of the normal distribution for a two-sided interval of 95 %."""
 
 
 class Score(NamedTuple):
-    """One line's agreement."""
+    """Agreement on one line."""
 
     total: CountAccuracy
     directions: dict[str, CountAccuracy]
-    """in, out."""
+    """Keys are `in` and `out`."""
     matching: Matching
     pairing: Pairing
-    """The same as indices into the two lists."""
+    """The matching as indices into the two lists."""
 
 
 def score_crossings(true: Sequence[Passage], counted: Sequence[Passage], within_s: float) -> Score:
-    """Compare the crossings of ONE line.
+    """Compare the crossings of one line.
 
     Args:
-        within_s: how far apart in time the two of a pair may be.
+        true: the true crossings.
+        counted: the counted crossings.
+        within_s: largest difference in time within a pair.
+
+    Returns:
+        The accuracy in total and per direction.
     """
     pairing = pair_crossings(true, counted, within_s)
-    found = build_matching(true, counted, pairing)
-    return Score(
-        compute_figures(found),
-        {way: compute_figures(_select_direction(found, way)) for way in ("in", "out")},
-        found,
-        pairing,
-    )
+    matching = build_matching(true, counted, pairing)
+    directions = {name: compute_figures(_select_direction(matching, name)) for name in ("in", "out")}
+    return Score(compute_figures(matching), directions, matching, pairing)
 
 
-def compute_figures(found: Matching) -> CountAccuracy:
-    """The numbers of a matching."""
-    pairs, missed, surplus = len(found.pairs), len(found.missed), len(found.surplus)
+def compute_figures(matching: Matching) -> CountAccuracy:
+    """Compute precision, recall and count error of a matching."""
+    pairs, missed, surplus = len(matching.pairs), len(matching.missed), len(matching.surplus)
     return CountAccuracy(
         true=pairs + missed,
         counted=pairs + surplus,
@@ -72,86 +71,108 @@ def compute_figures(found: Matching) -> CountAccuracy:
     )
 
 
-def _select_direction(found: Matching, direction: str) -> Matching:
+def _select_direction(matching: Matching, direction: str) -> Matching:
     return Matching(
-        [both for both in found.pairs if both[0].direction == direction],
-        [one for one in found.missed if one.direction == direction],
-        [one for one in found.surplus if one.direction == direction],
+        [pair for pair in matching.pairs if pair[0].direction == direction],
+        [passage for passage in matching.missed if passage.direction == direction],
+        [passage for passage in matching.surplus if passage.direction == direction],
     )
 
 
 def compute_wilson_interval(hits: int, total: int) -> Estimate | None:
-    """The share `hits` / `of`; None of nothing."""
+    """Compute the share `hits` / `total` with its interval; None if `total` is 0."""
     if not total:
         return None
     share, spread = hits / total, Z_95 * Z_95 / total
     centre = (share + spread / 2) / (1 + spread)
     half = Z_95 / (1 + spread) * math.sqrt(share * (1 - share) / total + spread / (4 * total))
-    # At the ends the formula is exact, but not its floating point.
+    # At both ends the formula gives exactly 0 and 1, but its floating point does not.
     return Estimate(share, 0.0 if hits == 0 else centre - half, 1.0 if hits == total else centre + half)
 
 
 def compute_byar_limits(count: int) -> tuple[float, float]:
-    """Limits of the mean of a Poisson variable that was seen to be `count`."""
+    """Compute the limits of the mean of a Poisson variable that was observed as `count`."""
     low = count * (1 - 1 / (9 * count) - Z_95 / (3 * math.sqrt(count))) ** 3 if count else 0.0
     more = count + 1
     return low, more * (1 - 1 / (9 * more) + Z_95 / (3 * math.sqrt(more))) ** 3
 
 
 def compute_count_error(true: int, missed: int, surplus: int) -> Estimate | None:
-    """(surplus - missed) / true; None where nothing was to be counted."""
+    """Compute (surplus - missed) / true with its interval.
+
+    Args:
+        true: number of true crossings.
+        missed: number of true crossings that were not counted.
+        surplus: number of counted crossings that are not true.
+
+    Returns:
+        None if there are no true crossings.
+    """
     if not true:
         return None
     (missed_low, missed_high), (surplus_low, surplus_high) = compute_byar_limits(missed), compute_byar_limits(surplus)
     difference = surplus - missed
     return Estimate(
         difference / true,
-        # Nobody can miss more than there were.
+        # No more than all can be missed.
         max(-1.0, (difference - math.hypot(surplus - surplus_low, missed_high - missed)) / true),
         (difference + math.hypot(surplus_high - surplus, missed - missed_low)) / true,
     )
 
 
 class LineAccuracy(NamedTuple):
-    """One line."""
+    """Accuracy of one line, with its mistakes."""
 
     line: Line
     score: Score
     surplus: list[CountedCrossing]
-    """Counted, and not true."""
+    """Counted crossings that are not true."""
     other_class: list[tuple[TrueCrossing, CountedCrossing]]
-    """Counted as another class than the truth says. They are right in every other figure."""
+    """Pairs of different class. They count as right in every other figure."""
 
 
 def select_lines(setup: CameraSetup, truth: GroundTruth, extra_lines: Sequence[str], source: str) -> list[Line]:
-    """The lines to judge: those that the truth speaks of, and those that were watched although nothing happened.
+    """Select the lines to judge: those of the truth, and those that were watched without a crossing.
 
     Args:
-        marked: ids named by the operator.
-        source: of the truth, for the message.
+        setup: the camera.
+        truth: the truth file's content.
+        extra_lines: ids that the operator names.
+        source: name of the truth file for error messages.
+
+    Returns:
+        The lines, in the order of the camera.
 
     Raises:
-        TruthError: one of them is no line of the camera, or there is none.
+        TruthError: the camera has no line of that name, or no line is named.
     """
-    wanted = truth.get_line_ids() | set(extra_lines)
+    selected = truth.get_line_ids() | set(extra_lines)
     known = [line.id for line in setup.tracked.lines]
-    for name in sorted(wanted):
+    for name in sorted(selected):
         if name not in known:
             raise TruthError(
                 f"{source}: the line {name!r} is none of camera {setup.tracked.camera_id!r} in {setup.name}, which has "
                 f"{', '.join(known) or 'no lines'}. Remedy: correct the name, choose --camera, or count the lines that "
                 "the truth file itself draws with --lines-from-truth."
             )
-    if not wanted:
+    if not selected:
         raise TruthError(f"{source} speaks of no line. Remedy: name the lines that were watched with --line.")
-    return [line for line in setup.tracked.lines if line.id in wanted]
+    return [line for line in setup.tracked.lines if line.id in selected]
 
 
 def use_truth_lines(setup: CameraSetup, truth: GroundTruth, source: str) -> CameraSetup:
-    """The setup with the truth's lines in the place of its own.
+    """Replace the lines of a setup by those of the truth.
+
+    Args:
+        setup: the camera.
+        truth: the truth file's content.
+        source: name of the truth file for error messages.
+
+    Returns:
+        The new setup.
 
     Raises:
-        TruthError: the truth draws none.
+        TruthError: the truth draws no lines.
     """
     if not truth.lines:
         raise TruthError(f"{source} draws no lines. Remedy: leave --lines-from-truth away.")
@@ -161,24 +182,34 @@ def use_truth_lines(setup: CameraSetup, truth: GroundTruth, source: str) -> Came
 def judge_lines(
     lines: Sequence[Line], outcome: ReplayOutcome, true: Sequence[TrueCrossing], within_s: float
 ) -> list[LineAccuracy]:
-    """Score each line."""
+    """Score each line.
+
+    Args:
+        lines: the lines.
+        outcome: what was counted.
+        true: the true crossings.
+        within_s: largest difference in time within a pair.
+
+    Returns:
+        One result per line.
+    """
     return [_judge_line(line, outcome, true, within_s) for line in lines]
 
 
 def _judge_line(line: Line, outcome: ReplayOutcome, true: Sequence[TrueCrossing], within_s: float) -> LineAccuracy:
-    # Classes that the line does not count are no fault of the count.
-    real = [one for one in true if one.line == line.id and (not one.class_name or one.class_name in line.classes)]
-    counted = [one for one in outcome.crossings if one.event.line == line.id]
-    first = [Passage(one.at_s, one.line, one.direction) for one in real]
-    second = [Passage(one.at_s, one.event.line, one.event.direction) for one in counted]
-    found = score_crossings(first, second, within_s)
+    # True crossings of classes that the line does not count are not missed.
+    real = [item for item in true if item.line == line.id and (not item.class_name or item.class_name in line.classes)]
+    counted = [item for item in outcome.crossings if item.event.line == line.id]
+    first = [Passage(item.at_s, item.line, item.direction) for item in real]
+    second = [Passage(item.at_s, item.event.line, item.event.direction) for item in counted]
+    score = score_crossings(first, second, within_s)
     return LineAccuracy(
         line,
-        found,
-        [counted[j] for j in found.pairing.unpaired_second],
+        score,
+        [counted[j] for j in score.pairing.unpaired_second],
         [
             (real[i], counted[j])
-            for i, j in found.pairing.pairs
+            for i, j in score.pairing.pairs
             if real[i].class_name and real[i].class_name != counted[j].event.class_name
         ],
     )
@@ -187,7 +218,18 @@ def _judge_line(line: Line, outcome: ReplayOutcome, true: Sequence[TrueCrossing]
 def build_line_audit(
     verdict: LineAccuracy, outcome: ReplayOutcome, replayed: ReplayResult, within_s: float, at: float
 ) -> LineEvaluation:
-    """What is kept of a verdict; `at` is Unix time in seconds."""
+    """Build the stored form of a result.
+
+    Args:
+        verdict: the result.
+        outcome: what was counted.
+        replayed: the replay.
+        within_s: largest difference in time within a pair.
+        at: Unix time, seconds.
+
+    Returns:
+        The record to store.
+    """
     return LineEvaluation(
         camera=outcome.setup.tracked.camera_id,
         line=verdict.line.id,

@@ -1,4 +1,4 @@
-"""Pictures of crossings, cut out of the clip a second time: keeping all pictures would cost gigabytes."""
+"""Pictures of crossings. The clip is decoded a second time for them: keeping all pictures would take gigabytes."""
 
 from __future__ import annotations
 
@@ -19,50 +19,49 @@ from crowdperf.settings.camera import Line
 THUMBNAIL_WIDTH = 480
 JPEG_QUALITY = 80
 LINE_COLOUR = (48, 176, 255)
-"""Blue, green, red."""
+"""Colours are blue, green, red."""
 BOX_COLOUR = (80, 220, 60)
 SHADOW_COLOUR = (0, 0, 0)
 ARROW_LENGTH_PX = 44
-"""Pixels."""
 
 
 class ThumbnailScene(NamedTuple):
-    """What a thumbnail shows."""
+    """Content of a thumbnail."""
 
     number: int
-    """The picture, from 0."""
+    """Number of the picture, from 0."""
     line: str
-    """Drawn as `setup` has it."""
     setup: CameraSetup
+    """Has the drawing of the line."""
     direction: str
-    """in or out; an arrow over the line shows it."""
+    """`in` or `out`, shown by an arrow over the line."""
     box: NormalizedBox | None
-    """Of the object, where it is known."""
+    """Box of the object, if known."""
 
     @property
     def uses_centre_anchor(self) -> bool:
-        """Whether the object is counted by the centre of its box."""
+        """True if the object is counted by the centre of its box."""
         return any(line.id == self.line and line.anchor == "centre" for line in self.setup.tracked.lines)
 
 
 def render_thumbnails(clip: Clip, scenes: Sequence[ThumbnailScene]) -> list[str]:
-    """A `data:` URI (JPEG, at most WIDTH wide) for each scene, in their order; empty where the picture is gone.
+    """Render each scene to a `data:` URI of a JPEG, THUMBNAIL_WIDTH wide; "" if its picture is missing.
 
     Raises:
         ClipError: the clip cannot be read any more.
     """
     images = [""] * len(scenes)
-    wanted: dict[int, list[int]] = {}
+    scenes_by_number: dict[int, list[int]] = {}
     for index, scene in enumerate(scenes):
-        wanted.setdefault(scene.number, []).append(index)
-    if not wanted:
+        scenes_by_number.setdefault(scene.number, []).append(index)
+    if not scenes_by_number:
         return images
-    spec, last = build_clip_spec(clip, THUMBNAIL_WIDTH), max(wanted)
+    spec, last = build_clip_spec(clip, THUMBNAIL_WIDTH), max(scenes_by_number)
     extra, output = get_ffmpeg_flags(scenes[0].setup)
     source = read_frames(clip, spec, extra, output)
     try:
         for picture in source:
-            for index in wanted.get(picture.number, []):
+            for index in scenes_by_number.get(picture.number, []):
                 images[index] = _encode_data_uri(_draw_overlay(_to_bgr(picture.data, spec), scenes[index]))
             if picture.number >= last:
                 break
@@ -82,7 +81,7 @@ def _draw_overlay(image: NDArray[np.uint8], scene: ThumbnailScene) -> NDArray[np
 
     def stroke(corners: list[Sequence[float]], colour: tuple[int, int, int], closed: bool) -> None:
         pixels = np.rint(np.array(corners) * scale).astype(np.int32)
-        # Dark below bright: to be seen on grass as on snow.
+        # A dark line below the bright one is visible on any background.
         cv2.polylines(image, [pixels], closed, SHADOW_COLOUR, 4, cv2.LINE_AA)
         cv2.polylines(image, [pixels], closed, colour, 2, cv2.LINE_AA)
 
@@ -102,19 +101,28 @@ def _draw_overlay(image: NDArray[np.uint8], scene: ThumbnailScene) -> NDArray[np
 
 
 def compute_arrow(line: Line, direction: str, scale: NDArray[np.int_]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Tail and tip, in pixels, of an arrow over the middle of the line that points where the crossing went."""
+    """Compute an arrow over the middle of the line that points in the direction of the crossing.
+
+    Args:
+        line: the line.
+        direction: `in` or `out`.
+        scale: width and height of the picture minus one, pixels.
+
+    Returns:
+        Tail and tip, pixels.
+    """
     corners = np.array(line.get_vertices()) * scale
     first, second = corners[(len(corners) - 1) // 2 :][:2]
     along = (second - first) / max(1e-9, float(np.hypot(*(second - first))))
-    # The positive side of cross(second - first, q - first), y down.
-    way = np.array([-along[1], along[0]])
+    # This normal points to the positive side of cross(second - first, q - first), y down.
+    normal = np.array([-along[1], along[0]])
     if (line.in_side == "positive") != (direction == "in"):
-        way = -way
+        normal = -normal
     middle = (first + second) / 2
-    tail, tip = np.rint(middle - way * ARROW_LENGTH_PX / 2), np.rint(middle + way * ARROW_LENGTH_PX / 2)
+    tail, tip = np.rint(middle - normal * ARROW_LENGTH_PX / 2), np.rint(middle + normal * ARROW_LENGTH_PX / 2)
     return (int(tail[0]), int(tail[1])), (int(tip[0]), int(tip[1]))
 
 
 def _encode_data_uri(image: NDArray[np.uint8]) -> str:
-    done: tuple[bool, Any] = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return "data:image/jpeg;base64," + base64.b64encode(done[1].tobytes()).decode()
+    encoded: tuple[bool, Any] = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return "data:image/jpeg;base64," + base64.b64encode(encoded[1].tobytes()).decode()

@@ -157,7 +157,7 @@ def test_an_audit_without_redis_says_that_it_was_not_stored(desk: Desk) -> None:
 def test_what_is_wrong_is_one_line(desk: Desk) -> None:
     config = desk.config("one.json", desk.camera["lines"])
     for words, message in [
-        (("replay", "--clip", desk.clip), "config.json: whose lines? It has the cameras: plaza, gate"),
+        (("replay", "--clip", desk.clip), "config.json: which camera? It has: plaza, gate"),
         (("replay", "--clip", "none.mp4", "--config", config), "no file 'none.mp4'"),
         (("evaluate", "--clip", desk.short, "--truth", "none.csv", "--config", config), "cannot read the truth file"),
     ]:

@@ -139,7 +139,7 @@ def test_a_fingerprint_follows_what_counts() -> None:
 def test_which_camera_is_meant() -> None:
     two = parse(b'{"cameras": [{"id": "a", "url": "a.mp4"}, {"id": "b", "url": "b.mp4"}]}')
     assert select_camera(two, "b", "x.json").id == "b"
-    with pytest.raises(ConfigError, match=r"x\.json: whose lines\? It has the cameras: a, b\. Remedy: .*--camera"):
+    with pytest.raises(ConfigError, match=r"x\.json: which camera\? It has: a, b\. Remedy: .*--camera"):
         select_camera(two, None, "x.json")
     with pytest.raises(ConfigError, match=r"no camera 'c' \(known: a, b\)"):
         select_camera(two, "c", "x.json")
