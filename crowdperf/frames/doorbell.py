@@ -17,7 +17,7 @@ from crowdperf.frames.segment import RingError
 
 
 def answers(path: Path) -> bool:
-    """Whether somebody listens at `path` now."""
+    """Check whether a process listens at `path` now."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(str(path))
@@ -57,7 +57,7 @@ class Doorbell:
         self._poll.register(self._socket, select.POLLIN)
 
     def fileno(self) -> int:
-        """For a selector of the caller's own; readable when rung."""
+        """Return the file descriptor for a selector; it is readable after a ring."""
         return self._socket.fileno()
 
     def wait(self, timeout_s: float) -> bool:

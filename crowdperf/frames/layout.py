@@ -74,7 +74,7 @@ PIX_FMTS = ("yuv420p", "bgr24")
 
 
 class Content(NamedTuple):
-    """Where the source picture lies inside the ring's picture, in pixels of the latter; the rest is padding."""
+    """Position of the source picture inside the ring's picture, in its pixels; the rest is padding."""
 
     x0: int
     y0: int
@@ -121,7 +121,7 @@ class RingSpec(Struct, frozen=True):
 
     @property
     def content(self) -> Content:
-        """The scaled source inside the picture: centred, even, and the whole picture where only rounding differs."""
+        """Position of the scaled source: centred, even, and the whole picture if only rounding differs."""
         return _content(self.width, self.height, self.source_width, self.source_height)
 
 
@@ -136,7 +136,7 @@ def _content(width: int, height: int, source_width: int, source_height: int) -> 
 
 
 def problem(spec: RingSpec) -> str | None:
-    """Why no ring can be made of `spec`, or None."""
+    """Return why no ring can be made of `spec`, or None."""
     if spec.width < 2 or spec.height < 2 or spec.source_width < 1 or spec.source_height < 1:
         return f"geometry {spec.width}x{spec.height} of a {spec.source_width}x{spec.source_height} source"
     if spec.pix_fmt not in PIX_FMTS:
@@ -154,7 +154,7 @@ def slot_words(spec: RingSpec) -> list[int]:
 
 
 def header_words(spec: RingSpec, epoch: int) -> list[int]:
-    """The immutable words F_MAGIC..F_MODEL_WIDTH of a ring."""
+    """Build the immutable words F_MAGIC..F_MODEL_WIDTH of a ring."""
     return [
         MAGIC,
         VERSION,
@@ -176,7 +176,7 @@ def header_words(spec: RingSpec, epoch: int) -> list[int]:
 
 
 def parse_header(words: list[int], file_bytes: int) -> tuple[RingSpec, int] | str:
-    """The spec and epoch that a header states, or why it is no header of this version.
+    """Read spec and epoch from a header; return the reason if it is no header of this version.
 
     Args:
         words: the first F_MODEL_WIDTH + 1 words of the file.

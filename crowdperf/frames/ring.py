@@ -41,10 +41,10 @@ class RingUnavailable(Exception):
 
 
 class FrameStamp(Struct, frozen=True, gc=False):
-    """Which frame, and when its first byte arrived: wall clock (since 1970) and this machine's monotonic clock.
+    """Identity of a frame and arrival of its first byte, by wall clock (since 1970) and monotonic clock.
 
-    A Struct, since it is made for every frame that is read: a NamedTuple takes 0.2 us longer, a sixth of what a small
-    picture's way through the ring costs beside its two copies.
+    A Struct, since one is made for every frame that is read: a NamedTuple takes 0.2 us longer. That is a sixth of the
+    cost of a small picture's way through the ring beside its two copies.
     """
 
     epoch: int
@@ -62,7 +62,7 @@ class FrameWriter:
     Args:
         path: the ring file, in a tmpfs.
         spec: its geometry.
-        doorbell: the datagram socket that gets a byte per frame; None rings nobody.
+        doorbell: the datagram socket that gets a byte per frame; None for no doorbell.
         above: a new file gets a greater epoch than this and than that of the file it replaces.
 
     Raises:
@@ -106,7 +106,7 @@ class FrameWriter:
         self.beat()
 
     def _attach(self, above: int) -> int:
-        """Open the ring at `path` if it is ours to continue, else put a new one in its place; the fd holds the lock."""
+        """Open the ring at `path` to continue it, or replace it by a new one; the fd holds the lock."""
         old, previous = -1, 0
         with contextlib.suppress(FileNotFoundError):
             old = os.open(self.path, os.O_RDWR)
@@ -150,7 +150,7 @@ class FrameWriter:
         return found[0]
 
     def _recover_head(self) -> int:
-        """The newest whole frame: `head`, or its successor when a writer was killed just before storing `head`."""
+        """Return the newest whole frame: `head`, or its successor if a writer died before it stored `head`."""
         head = self._u64[layout.F_HEAD]
         if self._u64[self._at[(head + 1) % len(self._at)]] == 2 * (head + 1):
             head += 1
@@ -158,7 +158,7 @@ class FrameWriter:
         return head
 
     def slot(self) -> memoryview:
-        """The next picture's bytes, length `spec.frame_bytes`, for the caller to fill; readers keep off from now on."""
+        """Return the next picture's bytes, `spec.frame_bytes` long, to be filled; readers now skip the slot."""
         sequence = self.sequence + 1
         index = sequence % len(self._at)
         self._u64[self._at[index]] = 2 * sequence - 1
@@ -173,6 +173,9 @@ class FrameWriter:
             captured_at_ns: wall clock of the picture's first byte.
             monotonic_ns: the same moment on CLOCK_MONOTONIC.
             pts: presentation time in the source's clock, where the source gives one.
+
+        Returns:
+            The frame's sequence.
         """
         sequence = self.sequence = self.sequence + 1
         at = self._at[sequence % len(self._at)]
@@ -255,11 +258,11 @@ class FrameReader:
 
     @property
     def buffer(self) -> NDArray[np.uint8]:
-        """The whole mapping, shape (file bytes,): to be page-locked, never to be kept beyond `close`."""
+        """Whole mapping, shape (file bytes,), for page-locking; do not keep it beyond `close`."""
         return self._pictures
 
     def stale(self) -> bool:
-        """Whether the name now belongs to another ring, or to none: close this reader and open a new one."""
+        """Check whether the path names another ring now, or none: close this reader and open a new one."""
         try:
             status = os.stat(self.path)
         except FileNotFoundError:
@@ -271,11 +274,11 @@ class FrameReader:
         return int(self._u64[layout.F_HEAD])
 
     def heartbeat_ns(self) -> int:
-        """When the writer last gave a sign of life, on CLOCK_MONOTONIC."""
+        """Return the time of the writer's last heartbeat, on CLOCK_MONOTONIC."""
         return int(self._u64[layout.F_HEARTBEAT])
 
     def stamp(self, sequence: int) -> FrameStamp | None:
-        """The frame's stamp, or None when the frame is no longer, or not yet, in the ring."""
+        """Return the frame's stamp, or None if the frame is no longer, or not yet, in the ring."""
         at = self._at[sequence % len(self._at)]
         if sequence < 1 or self._u64[at] != 2 * sequence:
             return None
@@ -285,7 +288,7 @@ class FrameReader:
         return FrameStamp(self.epoch, sequence, captured_at_ns, monotonic_ns) if self.intact(sequence) else None
 
     def pts(self, sequence: int) -> int | None:
-        """The frame's presentation time in microseconds of its source's clock; None where it has none, or is gone."""
+        """Return the presentation time in us of the source's clock; None if the frame has none or is gone."""
         at = self._at[sequence % len(self._at)]
         if sequence < 1 or self._u64[at] != 2 * sequence:
             return None
@@ -295,7 +298,7 @@ class FrameReader:
         return pts if pts != NO_PTS and self.intact(sequence) else None
 
     def room(self) -> NDArray[np.uint8]:
-        """A place for `read`'s copies: uint8, shape (frame_bytes,), content undefined.
+        """Allocate an array for `read`'s copies: uint8, shape (frame_bytes,), content undefined.
 
         It begins on a page. numpy's own arrays lie 16 bytes beside one, and copying 345,600 bytes into the ring and out
         of it takes a third longer with such ones (AMD EPYC, 8.8 us against 6.4; see `layout.PICTURE_AT`).
@@ -305,13 +308,13 @@ class FrameReader:
         return wide[first : first + self.spec.frame_bytes]
 
     def intact(self, sequence: int) -> bool:
-        """Whether all that was read of this frame before this call was that frame: ask AFTER a copy or a DMA."""
+        """Check that the slot held this frame up to now: call it AFTER a copy or a DMA."""
         if NEEDS_FENCE:
             segment.fence()
         return bool(self._u64[self._at[sequence % len(self._at)]] == 2 * sequence)
 
     def picture(self, sequence: int) -> NDArray[np.uint8]:
-        """The slot's bytes in place, shape (frame_bytes,); what is taken from them counts only if `intact` after."""
+        """Return the slot's bytes in place, shape (frame_bytes,); check `intact` after reading them."""
         return self._slots[sequence % len(self._slots)]
 
     def read(self, sequence: int, out: NDArray[np.uint8]) -> FrameStamp | None:

@@ -36,7 +36,7 @@ _FENCE = threading.Lock()
 
 
 def fence() -> None:
-    """Keep the loads and stores before this call before those after it, where the processor itself does not.
+    """Order the loads and stores before this call before those after it, if the processor does not.
 
     Nothing to do on x86-64 (`NEEDS_FENCE`). Elsewhere two rounds through a lock: what precedes stays before the first
     release, what follows stays after the second acquire, and those two are ordered as operations on one word.
@@ -48,7 +48,7 @@ def fence() -> None:
 
 
 def words(mapping: mmap.mmap) -> memoryview:
-    """The mapping as native u64. An item is one 8-byte load or store; struct's `<Q` goes byte by byte."""
+    """View the mapping as native u64: one 8-byte access an item, while struct's `<Q` goes byte by byte."""
     return memoryview(mapping).cast("Q")
 
 
@@ -59,7 +59,7 @@ def start_time(pid: int) -> int:
 
 
 def read_header(fd: int) -> tuple[RingSpec, int] | str:
-    """The spec and epoch of an open ring file, or why it is none."""
+    """Read spec and epoch of an open ring file; return the reason if it is none."""
     raw = os.pread(fd, (layout.F_MODEL_WIDTH + 1) * 8, 0)
     if len(raw) < (layout.F_MODEL_WIDTH + 1) * 8:
         return "it is shorter than a ring's header"
@@ -67,7 +67,7 @@ def read_header(fd: int) -> tuple[RingSpec, int] | str:
 
 
 def is_at(fd: int, path: Path) -> bool:
-    """Whether the open file is the one that `path` names now."""
+    """Check whether the open file is the one that `path` names now."""
     try:
         named = os.stat(path)
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def is_at(fd: int, path: Path) -> bool:
 
 
 def unlink_instance(prefix: str) -> list[Path]:
-    """Remove every ring file whose path begins with `prefix` (of an installation whose processes have all ended).
+    """Remove every ring file whose path begins with `prefix`, after all processes have ended.
 
     Returns:
         The removed files, sorted; unfinished ones included.
@@ -97,7 +97,7 @@ def unlink_instance(prefix: str) -> list[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove the ring that a killed writer has left at `path`, if there is one; one that has a live writer stays."""
+    """Remove the ring that a killed writer has left at `path`; a ring with a live writer stays."""
     with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
         fd = os.open(path, os.O_RDWR)
         opened.callback(os.close, fd)
@@ -124,7 +124,15 @@ def lock(fd: int, path: Path) -> None:
 
 
 def create(path: Path, spec: RingSpec, epoch: int) -> int:
-    """A complete, locked new ring under `path`, which names it only once its header is whole; returns its fd.
+    """Create a locked new ring; `path` names it only once its header is whole.
+
+    Args:
+        path: of the ring.
+        spec: its geometry.
+        epoch: its epoch.
+
+    Returns:
+        The file descriptor, which holds the lock.
 
     Raises:
         RingFull: no room.
@@ -165,7 +173,7 @@ def _free(path: Path) -> int:
 
 
 def _too_small(path: Path, spec: RingSpec, free: int) -> str:
-    """The message for a tmpfs without room."""
+    """Describe a tmpfs without room."""
     return (
         f"ring {str(path)!r} needs {spec.file_bytes / 2**20:.1f} MiB ({spec.slots} slots of {spec.width}x"
         f"{spec.height} {spec.pix_fmt}) and {str(path.parent)!r} has {free / 2**20:.1f} MiB free. "
