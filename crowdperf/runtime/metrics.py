@@ -72,7 +72,7 @@ class _Histogram:
 
 
 class Metrics:
-    """Metrics of this process. Safe from several threads. Memory is bounded by the names and labels in use."""
+    """Metrics of this process. Safe from several threads, bounded by the names and labels in use."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -6,7 +6,9 @@ from typing import Literal
 
 Stage = Literal["collect", "copy", "preprocess", "infer", "postprocess", "publish", "ppe"]
 STAGES: tuple[Stage, ...] = ("collect", "copy", "preprocess", "infer", "postprocess", "publish", "ppe")
-"""collect: find new frames that are due. copy: out of the ring, to the device or for the PPE model. preprocess: colour,
+"""Stages in order.
+
+collect: find new frames that are due. copy: out of the ring, to the device or for the PPE model. preprocess: colour,
 scaling, padding. infer: wait for the network. postprocess: boxes from its output. publish: encode and send, in the
 sender's thread. ppe: the second model, all its stages."""
 

@@ -137,7 +137,7 @@ async def debug_report(app: AppDependency, principal: PrincipalDependency) -> di
 
 
 def filter_snapshot(principal: Principal, snapshot: ProcessSnapshot) -> ProcessSnapshot:
-    """Remove values of cameras that the principal may not see, and of areas and channels if there are such cameras."""
+    """Remove what a principal with a list of cameras may not see: other cameras, areas and channels."""
     if principal.cameras is None:
         return snapshot
 

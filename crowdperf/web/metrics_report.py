@@ -29,7 +29,13 @@ class _MetricFamilies:
         self._add_sample(spec, spec.exported_name, labels, value)
 
     def add_rows(self, kind: Kind, table: dict[str, dict[str, float]], process: Labels) -> None:
-        """Add all values of a kind. Metrics of another version of the program are left out."""
+        """Add all values of a kind, without metrics of another version of the program.
+
+        Args:
+            kind: The kind.
+            table: Name -> key -> value.
+            process: The label of the process.
+        """
         for name, row in table.items():
             spec = METRICS.get((kind, name))
             if spec is None:
