@@ -202,8 +202,9 @@ def stored() -> list[str]:
     """Return the layout of everything that is read back from Redis, a file or a client."""
     kinds: list[Any] = [AlertDoc, AlertView, Violation, ViolationView, Person, Visit, WatchListEntry]
     for module, node in source_of(ROOT, "crowdperf").calls():
-        kind = argument(node, 9, "type")
-        if called(node) == "decode" and isinstance(kind, ast.Name):
+        name = called(node)
+        kind = argument(node, 1, "kind") if name == "decode_or_none" else argument(node, 9, "type")
+        if name in ("decode", "decode_or_none") and isinstance(kind, ast.Name):
             owner = importlib.import_module(module.name)
             kinds.append(getattr(owner, kind.id, None))
     # The file config.json has a test of its own.
