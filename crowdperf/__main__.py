@@ -11,7 +11,7 @@ import io
 import sys
 from typing import NamedTuple
 
-from crowdperf.common.redaction import redact
+from crowdperf.primitives.redaction import redact
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Installation
 

@@ -12,7 +12,7 @@ import redis.asyncio
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from crowdperf.common.digest import compute_digest
+from crowdperf.primitives.digest import compute_digest
 
 MIN_PASSWORD_LENGTH = 10
 MAX_PASSWORD_LENGTH = 256

@@ -16,10 +16,10 @@ from crowdperf.capture.connector import POLL_S, OpenError, SourceConnector, expl
 from crowdperf.capture.ffmpeg_process import FfmpegProcess
 from crowdperf.capture.network.url_policy import SourceError
 from crowdperf.capture.quality import ConnectionQuality
-from crowdperf.common.redaction import make_redactor
 from crowdperf.frames import segment
 from crowdperf.frames.ring import FrameWriter, RingBusy, RingError, RingFull, RingSpec
 from crowdperf.messaging.schema import CameraChanged
+from crowdperf.primitives.redaction import make_redactor
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.process_config import CaptureConfig

@@ -23,7 +23,7 @@ from typing import NamedTuple, TextIO
 import msgspec
 from msgspec.structs import replace
 
-from crowdperf.common.digest import compute_digest
+from crowdperf.primitives.digest import compute_digest
 from crowdperf.settings.process_config import CaptureConfig
 
 MAX_RECORD_BYTES = 1 << 20

@@ -14,8 +14,8 @@ from crowdperf.capture.camera_capture import CameraCapture
 from crowdperf.capture.crash_report import CrashRecord, fall_back_to_ffmpeg, has_stuck_threads
 from crowdperf.capture.multi_camera import CameraGroup
 from crowdperf.capture.state_publisher import StatePublisher
-from crowdperf.common.redaction import make_redactor
 from crowdperf.frames.doorbell import answers
+from crowdperf.primitives.redaction import make_redactor
 from crowdperf.runtime.ffmpeg_binary import remove_proxy_variables
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.process_config import CaptureConfig, CaptureGroupConfig

@@ -15,13 +15,13 @@ import redis
 from msgspec import Struct
 
 from crowdperf.capture.probe import SourceInfo, build_ring_spec
-from crowdperf.common.redaction import redact, redact_url
 from crowdperf.counting.validation import find_problems
 from crowdperf.demo.scenes import SCENES
 from crowdperf.messaging.redis import acl
 from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.models.install import download_weights, is_published
 from crowdperf.models.registry import ModelError, Role, resolve_model
+from crowdperf.primitives.redaction import redact, redact_url
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, find_ffmpeg
 from crowdperf.settings import process_config
 from crowdperf.settings.base import ConfigError

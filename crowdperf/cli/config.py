@@ -21,9 +21,9 @@ import msgspec
 from msgspec.structs import replace
 
 from crowdperf.capture.network import url_policy
-from crowdperf.common.atomic_file import write_file
-from crowdperf.common.redaction import redact_config
 from crowdperf.counting.validation import DEFAULT_ASPECT, find_problems
+from crowdperf.primitives.atomic_file import write_file
+from crowdperf.primitives.redaction import redact_config
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.config import Config, Installation, parse

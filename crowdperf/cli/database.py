@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from crowdperf.common.atomic_file import replace_file
 from crowdperf.messaging.redis.client import OUTAGE, connect_async, describe_outage
+from crowdperf.primitives.atomic_file import replace_file
 from crowdperf.settings.base import CLASSES, ConfigError
 from crowdperf.settings.config import Installation
 from crowdperf.settings.process_config import get_postgres_dsn, get_redis_url

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from crowdperf.common.redaction import redact
 from crowdperf.messaging.dead_letter_queue import DeadLetterStore
 from crowdperf.messaging.redis.client import OUTAGE, connect, describe_outage
+from crowdperf.primitives.redaction import redact
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Installation
 from crowdperf.settings.process_config import get_redis_url

@@ -13,11 +13,11 @@ from pathlib import Path
 import cv2
 import msgspec
 
-from crowdperf.common.atomic_file import write_file
 from crowdperf.demo import clip, ground_truth, outlines
 from crowdperf.demo.outlines import DemoError
 from crowdperf.demo.scenes import DEFAULT_SEED, SCENES
 from crowdperf.demo.stage import Stage
+from crowdperf.primitives.atomic_file import write_file
 from crowdperf.settings.config import Installation
 from crowdperf.supervision import process_tree
 

@@ -21,7 +21,7 @@ from crowdperf.capture.ffmpeg_process import FfmpegProcess
 from crowdperf.capture.network import url_policy
 from crowdperf.capture.network.connect_filter import ConnectFilter, ConnectFilterUnavailable
 from crowdperf.capture.network.egress_proxy import EgressProxy
-from crowdperf.common.redaction import make_redactor, redact_url
+from crowdperf.primitives.redaction import make_redactor, redact_url
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, detect_features, find_ffmpeg
 from crowdperf.settings.base import ConfigError, validate_camera_url
 from crowdperf.settings.config import Config, Installation

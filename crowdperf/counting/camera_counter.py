@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Struct, field
 
-from crowdperf.common.digest import compute_digest
 from crowdperf.counting import zone_alerts, zone_minutes
 from crowdperf.counting.density import DensityGrid, DensityMinute, DensityState
 from crowdperf.counting.lines import LineCounter, LineState
@@ -16,6 +15,7 @@ from crowdperf.counting.samples import FrameMoment, Sample
 from crowdperf.counting.zone_alerts import ZoneAlerts
 from crowdperf.counting.zones import ZoneCounter, ZoneState
 from crowdperf.messaging.schema import Event, QueueNow
+from crowdperf.primitives.digest import compute_digest
 from crowdperf.settings.camera import Line, Zone
 
 

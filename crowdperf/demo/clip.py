@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdperf.common.atomic_file import replace_file
 from crowdperf.demo.outlines import FPS, HEIGHT, WIDTH, DemoError
+from crowdperf.primitives.atomic_file import replace_file
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, find_ffmpeg
 
 

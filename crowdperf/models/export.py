@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdperf.common.atomic_file import write_file
 from crowdperf.frames.ring import RingSpec
 from crowdperf.models.install import install_files, make_unwritable_error
 from crowdperf.models.loader import prepare_ultralytics
@@ -33,6 +32,7 @@ from crowdperf.models.registry import (
     hash_file,
     read_manifest,
 )
+from crowdperf.primitives.atomic_file import write_file
 
 RING_SIZES = ((640, 360), (640, 640), (640, 480))
 """Calibration uses these ring sizes in turn, so that the ranges hold for several input shapes."""

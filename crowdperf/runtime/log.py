@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 
-from crowdperf.common.redaction import redact
+from crowdperf.primitives.redaction import redact
 
 
 class _RedactingFormatter(logging.Formatter):

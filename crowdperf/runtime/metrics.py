@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from msgspec import Struct
 
-from crowdperf.common.redaction import redact
+from crowdperf.primitives.redaction import redact
 from crowdperf.runtime.metrics_table import BUCKETS_S, PERCENTILES, check_metric
 
 MAX_ENTRIES = 10_000

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
-from crowdperf.common.digest import compute_digest
+from crowdperf.primitives.digest import compute_digest
 
 CAMERA_ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 ClassName = Literal["person", "bicycle", "car", "motorcycle", "bus", "truck"]

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from crowdperf.common.digest import compute_digest
+from crowdperf.primitives.digest import compute_digest
 from crowdperf.settings.base import ConfigError
 
 POSTGRES_DSN = "CROWDPERF_POSTGRES_DSN"

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypedDict
 import msgspec
 from msgspec import Struct, field
 
-from crowdperf.common.digest import compute_digest
-from crowdperf.common.redaction import redact_url
+from crowdperf.primitives.digest import compute_digest
+from crowdperf.primitives.redaction import redact_url
 from crowdperf.settings.alerts import AlertRule, ChannelType, get_channel_type
 from crowdperf.settings.areas import Area
 from crowdperf.settings.camera import Camera, Line, Zone

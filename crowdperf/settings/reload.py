@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from crowdperf.common.atomic_file import write_file
+from crowdperf.primitives.atomic_file import write_file
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
-from crowdperf.common.atomic_file import write_file
-from crowdperf.common.digest import compute_digest
+from crowdperf.primitives.atomic_file import write_file
+from crowdperf.primitives.digest import compute_digest
 from crowdperf.storage.documents import decode_or_none
 
 SOI, COM = b"\xff\xd8", b"\xff\xfe"

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from crowdperf.common.digest import compute_digest
-from crowdperf.common.redaction import MASK, redact_url
+from crowdperf.primitives.digest import compute_digest
+from crowdperf.primitives.redaction import MASK, redact_url
 from crowdperf.settings.camera import Camera
 from crowdperf.supervision.config_versions import ConfigVersion
 

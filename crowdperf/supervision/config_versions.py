@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from crowdperf.common.atomic_file import write_file
+from crowdperf.primitives.atomic_file import write_file
 
 MAX_VERSIONS = 1000
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from crowdperf.common.atomic_file import write_file
-from crowdperf.common.digest import compute_digest
+from crowdperf.primitives.atomic_file import write_file
+from crowdperf.primitives.digest import compute_digest
 from crowdperf.settings import process_config, reload
 from crowdperf.settings.config import Config, load
 from crowdperf.settings.engine import get_selection, without_selection

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
-from crowdperf.common.redaction import redact
+from crowdperf.primitives.redaction import redact
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.site import Web
 from crowdperf.supervision.config_patch import ConfigRequest, ConfigResponse, ProbeRequest, ProbeResult

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
-from crowdperf.common.redaction import redact_dsn
+from crowdperf.primitives.redaction import redact_dsn
 from crowdperf.settings.base import ConfigError
 
 DRIVERS = ("psycopg", "psycopg2", "asyncpg")

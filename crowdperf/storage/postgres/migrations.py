@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from crowdperf.common.digest import compute_digest
+from crowdperf.primitives.digest import compute_digest
 from crowdperf.settings.base import ConfigError
 from crowdperf.storage.postgres.driver import Database
 

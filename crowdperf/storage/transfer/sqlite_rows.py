@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
-from crowdperf.common.digest import compute_digest
+from crowdperf.primitives.digest import compute_digest
 from crowdperf.settings.base import CLASSES, ConfigError
 from crowdperf.storage.counts import MAX_TIME_S, CrossingRecord
 

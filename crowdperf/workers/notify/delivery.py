@@ -10,9 +10,9 @@ from typing import Protocol
 
 import msgspec
 
-from crowdperf.common.redaction import redact
 from crowdperf.messaging.delivery_queue import DeliveryItem, DeliveryQueue
 from crowdperf.messaging.redis.client import OUTAGE, Backoff, RedisPermissionError
+from crowdperf.primitives.redaction import redact
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.alerts import Channel
 from crowdperf.workers.notify.logic import Notification

@@ -25,11 +25,11 @@ import pytest
 from crowdperf.capture.connector import SourceConnector
 from crowdperf.capture.ffmpeg_process import FfmpegProcess
 from crowdperf.capture.probe import compute_slot_count
-from crowdperf.common.redaction import make_redactor
 from crowdperf.frames.ring import FrameReader
 from crowdperf.messaging.consumer import Consumer
 from crowdperf.messaging.schema import AnyEvent, CameraChanged
 from crowdperf.messaging.streams import EVENTS
+from crowdperf.primitives.redaction import make_redactor
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
 from tests.conftest import RedisServer, wait_until
 from tests.support.capturing import (

@@ -9,7 +9,7 @@ import pytest
 from crowdperf.capture.network import url_policy
 from crowdperf.capture.network.url_policy import CheckedSource, SourceError
 from crowdperf.capture.probe import SourceInfo, build_ring_spec, compute_analysis_size, parse_source_info
-from crowdperf.common.redaction import make_redactor
+from crowdperf.primitives.redaction import make_redactor
 from crowdperf.settings.process_config import RingSettings
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowdperf.common.redaction import redact_url
+from crowdperf.primitives.redaction import redact_url
 from crowdperf.settings import process_config
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Config, build_json_schema, load, parse

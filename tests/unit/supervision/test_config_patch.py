@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowdperf.common.redaction import redact_config, redact_url
+from crowdperf.primitives.redaction import redact_config, redact_url
 from crowdperf.settings.camera import Camera, Line, Zone
 from crowdperf.supervision.config_patch import (
     Edit,

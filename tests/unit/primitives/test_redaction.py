@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crowdperf.common.redaction import redact, redact_config, redact_dsn, redact_url
+from crowdperf.primitives.redaction import redact, redact_config, redact_dsn, redact_url
 
 
 def test_credentials_of_every_url_in_a_text() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crowdperf.common.digest import compute_digest
+from crowdperf.primitives.digest import compute_digest
 
 
 def test_digits_are_those_of_sha_256() -> None:

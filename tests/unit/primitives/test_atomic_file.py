@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crowdperf.common.atomic_file import replace_file, write_file
+from crowdperf.primitives.atomic_file import replace_file, write_file
 
 
 def test_content_and_mode(tmp_path: Path) -> None:
