@@ -22,6 +22,7 @@ from crowdperf.settings.worker_config import VisitorsConfig
 from crowdperf.visitors import visit as lifecycle
 from crowdperf.visitors import visit_store
 from crowdperf.visitors.camera_reconciliation import Reconciliation
+from crowdperf.visitors.demo_visits import build_visits
 from crowdperf.visitors.visit import LIVE_STATES, ON_SITE_STATES, VisitState
 from crowdperf.workers.leases import Leases
 from crowdperf.workers.sharded_consumer import ShardedConsumer, run_worker
@@ -294,7 +295,7 @@ def seed_demo_visits(client: Any, now: float, prefix: str = "") -> int:
     """
     if client.exists(visit_store.VisitKeys(prefix).index):
         return 0
-    rows = visit_store.build_visits(now)
+    rows = build_visits(now)
     with client.pipeline(transaction=True) as pipe:
         for person, visit in rows:
             visit_store.stage_new(pipe, visit, person, lifecycle.build_event(None, visit, now, "demo"), [], prefix)
