@@ -34,7 +34,7 @@ MAX_FPS = 240
 log = logging.getLogger(__name__)
 
 
-class _Session(Struct):
+class _OpenConnection(Struct):
     """The current connection and the frame that is being read from it."""
 
     decoder: FfmpegProcess | PyavDecoder
@@ -107,7 +107,7 @@ class CameraCapture:
         self._connection = ConnectionState(config.stall_s, random.random, time.monotonic())
         self._quality = ConnectionQuality(time.monotonic())
         self._rate = _FrameRate(time.monotonic())
-        self._session: _Session | None = None
+        self._session: _OpenConnection | None = None
         self._ring: FrameWriter | None = None
         self._epoch = 0
         """Newest known epoch of this camera's rings."""
@@ -157,7 +157,7 @@ class CameraCapture:
         self._publish_state()
         try:
             opened = self._connector.open()
-            self._session = session = _Session(opened.decoder, opened.is_finite, memoryview(b""))
+            self._session = session = _OpenConnection(opened.decoder, opened.is_finite, memoryview(b""))
             self._quality.set_expected_fps(opened.fps)
             ring = self._open_ring(opened.spec)
         except OpenError as error:
@@ -200,7 +200,7 @@ class CameraCapture:
         self._metrics.set_gauge("ring_head", self._ring.sequence, self._config.camera_id)
         return self._ring
 
-    def _read_frame(self, session: _Session) -> None:
+    def _read_frame(self, session: _OpenConnection) -> None:
         decoder = session.decoder
         if decoder.resized_to:
             # FFmpeg would go on scaling to the old size and shape.
@@ -225,7 +225,7 @@ class CameraCapture:
             self._publish_state()
             self._disconnect("stall", self._connection.detail)
 
-    def _publish_frame(self, session: _Session, now: float) -> None:
+    def _publish_frame(self, session: _OpenConnection, now: float) -> None:
         """Publish the complete frame and claim the next slot."""
         assert self._ring is not None
         sequence = self._ring.publish(*session.first_byte_ns, session.decoder.pts)
@@ -250,7 +250,7 @@ class CameraCapture:
         self._metrics.count("short_reads_total", 1, self._config.camera_id)
         return self._connection.record_short_read(now)
 
-    def _handle_end(self, session: _Session, now: float) -> None:
+    def _handle_end(self, session: _OpenConnection, now: float) -> None:
         """Handle the decoder's end: the end of a file, or a lost connection."""
         if session.filled:
             self._count_short_read(now)
