@@ -242,7 +242,7 @@ def measured(
         )
     curves = {
         subject.suffix: [1e3 / min(subject.measure_detector_ms(count) for _ in range(3)) for count in batches],
-        f"{subject.suffix}_run_bare_batch": [
+        f"{subject.suffix}_bare": [
             1e3 / min(subject.measure_network_ms(count, many) for _ in range(3)) for count in batches
         ],
     }

@@ -90,7 +90,7 @@ def test_everything_works_behind_it(server: Served, site: SyntheticSite, proxy: 
         jar = [{"name": name, "value": value, "url": proxy.url} for name, value in ada.cookies.items()]
     with dashboard(proxy.url, cookies=jar, self_signed=True) as shown:
         shown.wait_for_picture("plaza")
-        before = shown.total("person", "in")
+        before = shown.read_total("person", "in")
         site.publish_crossing("plaza", "gate", "in")
         shown.wait_for_total("person", "in", before + 1)
         assert shown.page.evaluate("document.querySelector('.account-name').textContent") == "ada"
