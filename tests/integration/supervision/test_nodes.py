@@ -59,7 +59,7 @@ def test_default_node_has_literal_keys_and_others_their_own() -> None:
 def test_no_slice_or_command_forgets_the_node() -> None:
     forgetful = re.compile(r"redis\.key_prefix")
     found = [str(path) for path in (ROOT / "crowdperf").rglob("*.py") if forgetful.search(path.read_text())]
-    assert found == [str(ROOT / "crowdperf" / "config.py")]
+    assert found == [str(ROOT / "crowdperf" / "settings" / "config.py")]
 
 
 def test_two_nodes_with_the_same_camera_share_nothing(redis_server: RedisServer) -> None:
