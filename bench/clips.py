@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from crowdperf.cli import demo as demo
 from crowdperf.demo import ground_truth as truth
@@ -21,6 +21,7 @@ from crowdperf.evaluation.matching import Passage, match_crossings
 from crowdperf.messaging.schema import FrameDetections, LineCrossed
 from crowdperf.models.detector import Detector
 from crowdperf.models.loader import load_detector
+from crowdperf.settings.base import ClassName
 from crowdperf.settings.camera import Line
 from crowdperf.settings.config import Installation
 from crowdperf.settings.engine import Inference, Tracking
@@ -29,7 +30,7 @@ from crowdperf.tracking.pipeline import CameraPipeline
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "var" / "demo"
 WAYS = {"neg_to_pos": "in", "pos_to_neg": "out"}
-VEHICLES = ["bicycle", "car", "motorcycle", "bus", "truck"]
+VEHICLES: list[ClassName] = ["bicycle", "car", "motorcycle", "bus", "truck"]
 MATCH_FRAMES = 15
 """A counted crossing may be so many of the clip's frames away from its true one."""
 
@@ -70,7 +71,7 @@ def scenes() -> Iterator[Scene]:
     town = _annotated("towncentre_a", (1920, 1080), 30.0, "centre")
     yield Scene("towncentre", "towncentre_a.mp4", 1920, 1080, 30.0, 1280, (3, 4, 6), *town)
     yield Scene("towncentre_640", "towncentre_a.mp4", 1920, 1080, 30.0, 640, (3, 4, 6), *town)
-    road = Line(id="road", p1=[0, 420 / 720], p2=[1000 / 1280, 420 / 720], classes=VEHICLES)  # type: ignore[arg-type]
+    road = Line(id="road", p1=[0, 420 / 720], p2=[1000 / 1280, 420 / 720], classes=VEHICLES)
     frames = hand["highway_canersu.mp4"]["events_about_frame"]
     passed = [Passage(frame / 29.97, "road", "in") for frame in frames]
     yield Scene("highway", "highway_canersu.mp4", 1280, 720, 29.97, 640, (2, 3, 6), (road,), passed)
@@ -118,14 +119,16 @@ def detections(scene: Scene, model: Detector, every: int = 1) -> list[FrameDetec
     return detect_clip(pictures, spec, model, lambda sequence, _: (sequence - 1) % every == 0).frames
 
 
-def _annotated(name: str, size: tuple[int, int], fps: float, anchor: str) -> tuple[tuple[Line, ...], list[Passage]]:
+def _annotated(
+    name: str, size: tuple[int, int], fps: float, anchor: Literal["bottom_centre", "centre"]
+) -> tuple[tuple[Line, ...], list[Passage]]:
     rows = json.loads((folder() / "gt" / f"{name}.json").read_text())["lines"]
     lines = tuple(
         Line(
             id=row["name"].lower(),
             p1=[row["p1"][0] / size[0], row["p1"][1] / size[1]],
             p2=[row["p2"][0] / size[0], min(1.0, row["p2"][1] / size[1])],
-            anchor=anchor,  # type: ignore[arg-type]
+            anchor=anchor,
             classes=["person"],
         )
         for row in rows

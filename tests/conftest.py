@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hypothesis
 import pytest
@@ -49,7 +49,7 @@ STATUS = pytest.StashKey[int]()
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def missing(reason: str) -> None:
+def missing(reason: str) -> NoReturn:
     """Skip on a laptop; fail where CI promises that the part is there."""
     if os.environ.get("CI", "").lower() == "true":
         pytest.fail(f"missing in CI: {reason}")

@@ -11,7 +11,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,8 +114,8 @@ class GpuSubject:
     cameras = 64
     writers = 4
 
-    def __init__(self, cache: Path, device: str = "cuda", batch: int = BATCHES[-1]) -> None:
-        self.settings = Inference(device=device, runtime="torch", precision="full")  # type: ignore[arg-type]
+    def __init__(self, cache: Path, device: Literal["cuda", "cpu"] = "cuda", batch: int = BATCHES[-1]) -> None:
+        self.settings = Inference(device=device, runtime="torch", precision="full")
         self.device, self.batch = device, batch
         self.detector = Noted(load_detector(self.settings, cache))
         rings = np.stack(pictures(batch))

@@ -5,28 +5,33 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from bench.harness import Row, microseconds, paired
 from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec
 
-SIZES = ((640, 360, "yuv420p"), (1280, 720, "yuv420p"), (1920, 1080, "bgr24"))
+SIZES: tuple[tuple[int, int, Literal["yuv420p", "bgr24"]], ...] = (
+    (640, 360, "yuv420p"),
+    (1280, 720, "yuv420p"),
+    (1920, 1080, "bgr24"),
+)
 STORES_US = 1.0
 
 
 class Copying:
     """One ring with its writer and reader, and as many plain buffers as it has slots."""
 
-    def __init__(self, width: int, height: int, pix_fmt: str) -> None:
-        spec = RingSpec(width, height, pix_fmt, width, height, 4, 10.0, 0)  # type: ignore[arg-type]
+    def __init__(self, width: int, height: int, pix_fmt: Literal["yuv420p", "bgr24"]) -> None:
+        spec = RingSpec(width, height, pix_fmt, width, height, 4, 10.0, 0)
         path = Path(f"/dev/shm/crowdperf.bench{os.getpid()}.{width}")
         self.writer = FrameWriter(path, spec, None)
         self.reader = FrameReader(path)
         # Both sides copy from and to the same kind of place, the one that the product's readers copy to.
         self.frame, self.out, *self.between = (self.reader.room() for _ in range(2 + spec.slots))
         self.frame[:] = np.random.default_rng(1).integers(0, 255, spec.frame_bytes, dtype=np.uint8)
-        self._source = memoryview(self.frame)  # type: ignore[arg-type]
+        self._source = self.frame.data
         for buffer in self.between:
             buffer[:] = 0
         self._turn = 0

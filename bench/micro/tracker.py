@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -202,8 +203,8 @@ def rows(short: bool) -> list[Row]:
         own, peer = ours(frames), theirs(frames)
         row = paired(
             f"tracker_update/{people}",
-            lambda own=own: microseconds(own, 100),  # type: ignore[misc]
-            lambda peer=peer: microseconds(peer, 50),  # type: ignore[misc]
+            functools.partial(microseconds, own, 100),
+            functools.partial(microseconds, peer, 50),
             "ultralytics BYTETracker",
             repetitions=7 if short else 25,
         )

@@ -87,12 +87,18 @@ def rate(kind: str, weights: Path, cameras: int, seconds: float) -> float:
     ]
     try:
         for child in children:
-            if "ready" not in (line.strip() for line in child.stdout):  # type: ignore[union-attr]
+            assert child.stdout is not None
+            if "ready" not in (line.strip() for line in child.stdout):
                 raise RuntimeError(f"the peer {kind} has ended with status {child.wait()}")
         for child in children:
-            child.stdin.write(f"{seconds}\n")  # type: ignore[union-attr]
-            child.stdin.flush()  # type: ignore[union-attr]
-        return sum(float(child.stdout.readline()) for child in children)  # type: ignore[union-attr,misc]
+            assert child.stdin is not None
+            child.stdin.write(f"{seconds}\n")
+            child.stdin.flush()
+        total = 0.0
+        for child in children:
+            assert child.stdout is not None
+            total += float(child.stdout.readline())
+        return total
     finally:
         for child in children:
             child.kill()

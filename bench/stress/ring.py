@@ -31,7 +31,7 @@ def write(path: str) -> None:
     """Fill every word of each picture with its sequence, as fast as it goes."""
     writer = FrameWriter(Path(path), SPEC)
     pattern = np.empty(SPEC.frame_bytes // 4, np.uint32)
-    source = memoryview(pattern.view(np.uint8))  # type: ignore[arg-type]
+    source = pattern.view(np.uint8).data
     while True:
         pattern.fill((writer.sequence + 1) & 0xFFFFFFFF)
         writer.slot()[:] = source

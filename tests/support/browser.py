@@ -6,10 +6,15 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import missing
+
+if TYPE_CHECKING:
+    # The browser is an optional part: the module has to load without Playwright.
+    from playwright.sync_api import Page
 
 TIMEOUT_MS = 60_000
 
@@ -17,7 +22,7 @@ TIMEOUT_MS = 60_000
 class Dashboard:
     """An open dashboard. `problems` collects console errors, failed requests, page errors and CSP violations."""
 
-    def __init__(self, page) -> None:
+    def __init__(self, page: Page) -> None:
         self.page = page
         self.problems: list[str] = []
         page.set_default_timeout(TIMEOUT_MS)
@@ -69,7 +74,7 @@ class Dashboard:
 
     def count_shades(self, camera: str) -> int:
         """How many different colours the tile's canvas holds on a coarse grid."""
-        return self.page.evaluate(
+        shades: int = self.page.evaluate(
             """(camera) => {
                 const canvas = document.querySelector(`article[data-camera='${camera}'] canvas`);
                 const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
@@ -81,15 +86,17 @@ class Dashboard:
             }""",
             camera,
         )
+        return shades
 
     def measure_overflow_px(self) -> int:
         """By how many pixels the page is wider than the window, once what follows its size has done so."""
-        return self.page.evaluate(
+        pixels: int = self.page.evaluate(
             """async () => {
                 for (let frame = 0; frame < 3; frame += 1) await new Promise(requestAnimationFrame);
                 return document.documentElement.scrollWidth - document.documentElement.clientWidth;
             }"""
         )
+        return pixels
 
     def set_size(self, width: int, height: int) -> None:
         """Set the window's size."""
@@ -107,7 +114,6 @@ def chromium() -> str:
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not found:
         missing("chromium")
-    assert found
     return found
 
 

@@ -108,7 +108,11 @@ def plaza(demo_clips: Path, folder: Path, without: Sequence[str] = ()) -> Iterat
 def analysed(site: Site) -> int:
     """Newest analysed frame as tracking published it (milliseconds); 0 while there is none."""
     rows = site.redis().xrevrange("crowdperf:tracks:plaza", count=1)
-    return int(rows[0][0].split(b"-")[0]) if rows else 0
+    if not rows:
+        return 0
+    entry, _ = rows[0]
+    assert isinstance(entry, bytes)
+    return int(entry.split(b"-")[0])
 
 
 def storm(site: Site, kinds: Sequence[str], rng: random.Random) -> Storm:

@@ -43,7 +43,7 @@ from crowdperf.visitors.visit import Person, Visit, WatchListEntry
 from crowdperf.web.app import create_app
 from crowdperf.web.metrics_report import render as render_metrics
 from crowdperf.workers.leases import Leases
-from tests.support.source_scan import UNKNOWN, Source, argument, called, source_of
+from tests.support.source_scan import UNKNOWN, Module, Source, argument, called, source_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "tests" / "architecture" / "interfaces"
@@ -100,7 +100,13 @@ def _sample(info: Any) -> Any:
         return info.values[0]
     if isinstance(info, types.DictType):
         return {_sample(info.key_type): _sample(info.value_type)}
-    plain = {types.StrType: "a", types.IntType: 7, types.FloatType: 1.5, types.BytesType: b"\x01", types.BoolType: True}
+    plain: dict[type, object] = {
+        types.StrType: "a",
+        types.IntType: 7,
+        types.FloatType: 1.5,
+        types.BytesType: b"\x01",
+        types.BoolType: True,
+    }
     return plain[type(info)]
 
 
@@ -168,10 +174,12 @@ def _pattern(text: str) -> str:
 
 def _filled_in(source: Source) -> Iterator[str]:
     """Yield the patterns of functions that make a key, with what their callers hand to them."""
-    makers: dict[str, list[tuple[Any, Any, ast.expr]]] = {}
+    makers: dict[str, list[tuple[Module, ast.FunctionDef, ast.expr]]] = {}
     for module in source.modules.values():
         for node in ast.walk(module.tree):
-            returns = _returns(node) if isinstance(node, ast.FunctionDef) else []
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            returns = _returns(node)
             if len(returns) == 1 and any("crowdperf:" in text for text in source.values(module, returns[0])):
                 makers.setdefault(node.name, []).append((module, node, returns[0]))
     for module, node in source.calls():

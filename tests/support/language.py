@@ -167,12 +167,9 @@ def is_route(node: Function) -> bool:
 def find_constants(tree: ast.Module) -> Iterator[tuple[str, int]]:
     """Yield name and line of every constant of a module or class."""
     for _, node in walk(tree):
-        targets: list[ast.expr] = []
-        if isinstance(node, ast.Assign):
-            targets = node.targets
-        elif isinstance(node, ast.AnnAssign):
-            targets = [node.target]
-        for target in targets:
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
             if isinstance(target, ast.Name) and target.id.isupper():
                 yield target.id, node.lineno
 

@@ -48,11 +48,13 @@ def _install() -> str:
 
     for name in ("package.json", "package-lock.json"):
         shutil.copy(PROJECT / name, FOLDER / name)
-    done = npm(
+    done: object = npm(
         ["ci", "--no-audit", "--no-fund", "--ignore-scripts"],
         cwd=FOLDER,
         return_completed_process=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    return (done.stdout.decode()[-400:] or "no reason given") if done.returncode else ""
+    assert isinstance(done, subprocess.CompletedProcess)
+    output: bytes = done.stdout
+    return (output.decode()[-400:] or "no reason given") if done.returncode else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -22,23 +23,23 @@ def asset(name: str) -> NDArray[np.uint8]:
 
 def picture(path: Path) -> NDArray[np.uint8]:
     """A picture from a file, uint8 (h, w, 3), BGR."""
-    image = cv2.imread(str(path))
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     assert image is not None, path
-    return image
+    return np.asarray(image, np.uint8)
 
 
 def ring_frame(
-    image: NDArray[np.uint8], width: int, height: int, pix_fmt: str = "yuv420p"
+    image: NDArray[np.uint8], width: int, height: int, pix_fmt: Literal["yuv420p", "bgr24"] = "yuv420p"
 ) -> tuple[NDArray[np.uint8], RingSpec]:
     """`image` scaled and padded with black, centred, into a ring picture, as capture has FFmpeg do it."""
     source_height, source_width = image.shape[:2]
-    spec = RingSpec(width, height, pix_fmt, source_width, source_height, 4, 10.0, 0)  # type: ignore[arg-type]
+    spec = RingSpec(width, height, pix_fmt, source_width, source_height, 4, 10.0, 0)
     x0, y0, w, h = spec.content
     padded = np.zeros((height, width, 3), np.uint8)
     padded[y0 : y0 + h, x0 : x0 + w] = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
     if pix_fmt == "bgr24":
         return padded.reshape(-1), spec
-    return cv2.cvtColor(padded, cv2.COLOR_BGR2YUV_I420).reshape(-1), spec
+    return np.asarray(cv2.cvtColor(padded, cv2.COLOR_BGR2YUV_I420), np.uint8).reshape(-1), spec
 
 
 def iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -47,4 +48,4 @@ def iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.f
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
     overlap = np.prod(np.clip(high - low, 0, None), axis=2)
     areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (first, second)]
-    return overlap / (areas[0][:, None] + areas[1][None, :] - overlap)
+    return np.asarray(overlap / (areas[0][:, None] + areas[1][None, :] - overlap), np.float32)

@@ -10,11 +10,20 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import TypedDict
 
 from crowdperf.storage.postgres.driver import DatabaseUnavailableError, connect
 from tests.conftest import wait_until
 
 USER = "crowdperf"
+
+
+class UserOptions(TypedDict, total=False):
+    """Options of `subprocess` that start a program as another user."""
+
+    user: str
+    group: str
+    extra_groups: list[str]
 
 
 def binaries() -> Path | None:
@@ -39,7 +48,7 @@ class PostgresServer:
 
     def __init__(self, bin_folder: Path) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="crowdperf-pg-"))
-        self._user_options: dict[str, object] = {}
+        self._user_options: UserOptions = {}
         self._bin_folder = bin_folder
         if os.getuid() == 0:
             self._user_options = {"user": "nobody", "group": "nogroup", "extra_groups": []}

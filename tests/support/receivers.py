@@ -18,7 +18,10 @@ import paho.mqtt.client as mqtt
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as MessageHandler
 from aiosmtpd.smtp import AuthResult, LoginPassword
+from paho.mqtt.client import ConnectFlags
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from tests.conftest import missing, wait_until
 from tests.support.ports import free_port
@@ -156,8 +159,8 @@ class Broker:
         self.client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="test")
         self.client.on_message = self._on_message
         subscribed = threading.Event()
-        self.client.on_subscribe = lambda *_: subscribed.set()
-        self.client.on_connect = lambda *_: self.client.subscribe("#", 1)
+        self.client.on_subscribe = lambda _client, _data, _id, _codes, _properties: subscribed.set()
+        self.client.on_connect = self._on_connect
         if self._certificate is not None:
             self.client.tls_set(str(self._certificate[0]))
         if self._password:
@@ -166,9 +169,15 @@ class Broker:
         self.client.loop_start()
         wait_until(subscribed.is_set, what="the subscription")
 
+    def _on_connect(
+        self, client: mqtt.Client, _data: Any, _flags: ConnectFlags, _reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        client.subscribe("#", 1)
+
     def _on_message(self, _client: Any, _data: Any, message: mqtt.MQTTMessage) -> None:
-        self.topics[message.topic] = message.payload
-        self.messages.append((message.topic, message.payload, message.retain))
+        payload = bytes(message.payload)
+        self.topics[message.topic] = payload
+        self.messages.append((message.topic, payload, message.retain))
 
     def kill(self) -> None:
         """kill -9."""

@@ -210,7 +210,13 @@ class Site:
     def read_crossings(self) -> list[CrossingRecord]:
         """All of person_logs and vehicle_logs, in order of time."""
         client = self.redis()
-        rows = [decode_member(raw) for name in (PERSON_LOG, VEHICLE_LOG) for raw in client.zrange(name, 0, -1)]
+        rows = []
+        for name in (PERSON_LOG, VEHICLE_LOG):
+            for member in client.zrange(name, 0, -1):
+                assert isinstance(member, bytes)
+                row = decode_member(member)
+                assert row is not None, member
+                rows.append(row)
         return sorted(rows, key=lambda row: row.ts)
 
     def list_unread_streams(self, cameras: Iterable[str]) -> list[str]:
@@ -226,8 +232,8 @@ class Site:
 
     def read_events(self, kind: str) -> list[dict[str, str]]:
         """All entries of the events stream of one type."""
-        rows = self.redis().xrange("crowdperf:events")
-        decoded = [{key.decode(): value.decode() for key, value in fields.items()} for _, fields in rows]
+        entries: Any = self.redis().xrange("crowdperf:events")
+        decoded = [{key.decode(): value.decode() for key, value in fields.items()} for _, fields in entries]
         return [row for row in decoded if row["type"] == kind]
 
     def find_leftovers(self) -> list[str]:

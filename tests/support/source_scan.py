@@ -104,9 +104,9 @@ class Source:
                 own = _assigned(scope, node.id)
                 if own is not None:
                     return self.values(module, own, depth + 1)
-                loop = _loop_of(scope, node.id)
-                if loop is not None:
-                    return self._looped(module, loop, node.id, depth)
+                inner_loop = _loop_of(scope, node.id)
+                if inner_loop is not None:
+                    return self._looped(module, inner_loop, node.id, depth)
                 every = [*scope.args.posonlyargs, *scope.args.args, *scope.args.kwonlyargs]
                 for argument in every:
                     if argument.arg == node.id:
@@ -233,7 +233,9 @@ def _parse(name: str, text: str) -> Module:
 def _assignments(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
     if isinstance(node, ast.AnnAssign) and node.value is not None:
         yield node.target, node.value
-    for target in node.targets if isinstance(node, ast.Assign) else []:
+    if not isinstance(node, ast.Assign):
+        return
+    for target in node.targets:
         if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
             yield from zip(target.elts, node.value.elts)
         else:

@@ -40,10 +40,10 @@ class _Reached:
             for child in ast.walk(node):
                 if isinstance(child, ast.Name):
                     self._reach(home, child.id)
-                    module = self._source.modules.get(".".join(home.imports.get(child.id, ())))
-                    if module is not None:
+                    imported = self._source.modules.get(".".join(home.imports.get(child.id, ())))
+                    if imported is not None:
                         # The web process lists its modules of routes, and takes the router of each.
-                        self._reach(module, "router")
+                        self._reach(imported, "router")
                 elif isinstance(child, ast.Attribute):
                     self._use_attribute(child.attr)
                     target = home.imports.get(child.value.id) if isinstance(child.value, ast.Name) else None

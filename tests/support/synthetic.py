@@ -14,9 +14,11 @@ from crowdperf.frames.ring import FrameWriter, RingSpec
 from crowdperf.messaging.process_metrics import publish_snapshot
 from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import connect
-from crowdperf.messaging.schema import AnyEvent, LineCrossed, TrackedFrame, ZoneChanged
+from crowdperf.messaging.schema import AnyEvent, Direction, LineCrossed, TrackedFrame, ZoneChanged
 from crowdperf.messaging.streams import EVENTS, TRACKS
+from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.camera import Camera
 from crowdperf.settings.config import Config
 from crowdperf.settings.environment import Paths
 from crowdperf.storage.buckets import Calendar
@@ -60,7 +62,7 @@ class SyntheticSite:
             f"capture-{camera.id}": ProcessRuntime(f"capture-{camera.id}", 0) for camera in self._list_enabled_cameras()
         }
 
-    def _list_enabled_cameras(self) -> list:
+    def _list_enabled_cameras(self) -> list[Camera]:
         return [camera for camera in self.config.cameras if camera.enabled]
 
     def get_ring_path(self, camera: str) -> Path:
@@ -73,7 +75,7 @@ class SyntheticSite:
             self._writers[camera] = FrameWriter(self.get_ring_path(camera), SPEC)
         writer = self._writers[camera]
         picture, boxes = draw(moment, seed=sum(camera.encode()))
-        writer.slot()[:] = memoryview(np.ascontiguousarray(to_ring(picture))).cast("B")
+        writer.slot()[:] = np.ascontiguousarray(to_ring(picture)).data.cast("B")
         now = time.time_ns()
         sequence = writer.publish(now, time.monotonic_ns())
         zones = next(row.zones for row in self.config.cameras if row.id == camera)
@@ -93,7 +95,7 @@ class SyntheticSite:
         return boxes
 
     def publish_crossing(
-        self, camera: str, line: str, direction: str, class_name: str = "person", ts: float | None = None
+        self, camera: str, line: str, direction: Direction, class_name: str = "person", ts: float | None = None
     ) -> str:
         """Publish a crossing and record it; returns its id."""
         self._count += 1
@@ -144,7 +146,7 @@ class SyntheticSite:
                 runtime.metrics.set_text("state", "live" if camera not in self._silent else "backing_off", camera)
             publish_snapshot(self._client, runtime)
 
-    def make_metrics(self, process: str):
+    def make_metrics(self, process: str) -> Metrics:
         """The made-up metrics of a process."""
         return self._runtimes[process].metrics
 
@@ -196,7 +198,8 @@ def draw(moment: float, seed: int = 0) -> tuple[NDArray[np.uint8], list[tuple[fl
         cv2.rectangle(picture, (x - width // 2, foot - int(height * 0.8)), (x + width // 2, foot - 2), colour, -1)
         cv2.circle(picture, (x, foot - int(height * 0.88)), max(4, width // 3), (120, 150, 190), -1, cv2.LINE_AA)
         box = ((x - width * 0.7) / 640, (foot - height * 1.02) / 360, (x + width * 0.7) / 640, foot / 360)
-        boxes.append(tuple(min(1.0, max(0.0, value)) for value in box))
+        x1, y1, x2, y2 = (min(1.0, max(0.0, value)) for value in box)
+        boxes.append((x1, y1, x2, y2))
     return picture, boxes
 
 
@@ -205,4 +208,4 @@ def to_ring(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     padded = np.zeros((SPEC.height, SPEC.width, 3), np.uint8)
     content = SPEC.content
     padded[content.y0 : content.y0 + content.h, content.x0 : content.x0 + content.w] = picture
-    return cv2.cvtColor(padded, cv2.COLOR_BGR2YUV_I420)
+    return np.asarray(cv2.cvtColor(padded, cv2.COLOR_BGR2YUV_I420), np.uint8)

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -19,7 +20,7 @@ from tests.conftest import wait_until
 from tests.support.noon import noon_zone
 from tests.support.ports import free_port
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "site": {"name": "Riverside plaza", "timezone": noon_zone()},  # the counts of today are not to end meanwhile
     "cameras": [
         {
@@ -46,13 +47,13 @@ CONFIG = {
         {"id": "dock", "name": "Loading dock", "url": "rtsp://192.0.2.9/", "enabled": False},
     ],
 }
-BERLIN = {**CONFIG, "site": {"name": "Riverside plaza", "timezone": "Europe/Berlin"}}
+BERLIN: dict[str, Any] = {**CONFIG, "site": {"name": "Riverside plaza", "timezone": "Europe/Berlin"}}
 """The same where the clocks change."""
 TIMEOUT_S = 60.0
 """Of a request: a busy machine is late, not wrong."""
 
 
-def site_config(redis_url: str, port: int, base: dict | None = None) -> Config:
+def site_config(redis_url: str, port: int, base: dict[str, Any] | None = None) -> Config:
     """The test site's configuration on that port."""
     return parse(
         msgspec.json.encode(
@@ -95,7 +96,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(redis_url: str, folder: Path, base: dict | None = None) -> Iterator[Served]:
+def serving(redis_url: str, folder: Path, base: dict[str, Any] | None = None) -> Iterator[Served]:
     """The test site, served."""
     server = Served(site_config(redis_url, free_port(), base), Paths(folder))
     server.start()

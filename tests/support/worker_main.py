@@ -14,13 +14,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import redis
 
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.process_config import WorkerConfig
 from crowdperf.settings.site import Retention
 from crowdperf.storage import counts
+from crowdperf.storage.buckets import Calendar
+from crowdperf.storage.counts import CrossingRecord
 from crowdperf.storage.postgres import statements
 from crowdperf.workers import recorder
 from crowdperf.workers import sql as sql_worker
@@ -41,16 +47,22 @@ def break_it(defect: str, folder: Path) -> None:
         counts.ADD_SCRIPT = whole.replace("ARGV[at + 2]) == 1 then", "ARGV[at + 2]) >= 0 then")
         assert whole != counts.ADD_SCRIPT
     elif defect == "ack-first":
-        right = recorder.add_crossings
+        right = counts.add_crossings
 
-        def add(client: Any, calendar: Any, rows: Any, prefix: str, acknowledge: Any) -> Any:
+        def add(
+            client: redis.Redis,
+            calendar: Calendar,
+            rows: Sequence[CrossingRecord],
+            prefix: str,
+            acknowledge: tuple[str, str, list[bytes]],
+        ) -> counts.AddResult:
             stream, group, ids = acknowledge
             client.xack(stream, group, *ids)
             if rows:
                 die_once(folder)
             return right(client, calendar, rows, prefix)
 
-        recorder.add_crossings = add
+        mock.patch.object(recorder, "add_crossings", add).start()
     elif defect == "move-first":
         write = statements.write_rows
 
@@ -67,8 +79,8 @@ def break_it(defect: str, folder: Path) -> None:
             made = self
             begin(self, *arguments, **named)
 
-        sql_worker.SqlRecorder.__init__ = remember  # type: ignore[method-assign]
-        statements.write_rows = moving
+        mock.patch.object(sql_worker.SqlRecorder, "__init__", remember).start()
+        mock.patch.object(statements, "write_rows", moving).start()
 
 
 def main() -> None:
