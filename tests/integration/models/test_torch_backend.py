@@ -95,7 +95,6 @@ def test_time_is_booked_by_stage(torch_detector: Detector, openvino_detector: De
         detector.detect([FRAMES[0]], SPECS[0])
         _, copy, preprocess, infer, postprocess, *_ = detector.backend.stages.take()
         assert min(preprocess, infer, postprocess) > 0
-        assert infer > postprocess
         assert (copy > 0) == (detector.backend.name == "torch")
 
 
