@@ -82,10 +82,10 @@ def _processor() -> str:
 def _ffmpeg() -> str:
     """The version that the FFmpeg in use states."""
     try:
-        said = subprocess.run([find_ffmpeg(), "-version"], capture_output=True, text=True, check=False).stdout
+        banner = subprocess.run([find_ffmpeg(), "-version"], capture_output=True, text=True, check=False).stdout
     except FfmpegMissing:
         return "none"
-    return said.partition(" Copyright")[0].removeprefix("ffmpeg version ")
+    return banner.partition(" Copyright")[0].removeprefix("ffmpeg version ")
 
 
 def paired(

@@ -81,8 +81,8 @@ def geometry(width: int, pix_fmt: Literal["yuv420p", "bgr24"]) -> RingSpec:
 def bare() -> int:
     """Decode and throw away."""
     command = [find_ffmpeg(), "-nostdin", "-loglevel", "info", "-nostats", "-threads", "1", "-i", str(CLIP), "-an"]
-    said = subprocess.run([*command, "-f", "null", "-"], check=True, capture_output=True).stderr.decode()
-    return int(said.rpartition("frame=")[2].split()[0])
+    log = subprocess.run([*command, "-f", "null", "-"], check=True, capture_output=True).stderr.decode()
+    return int(log.rpartition("frame=")[2].split()[0])
 
 
 class _Unpaced(SourceConnector):
@@ -101,7 +101,7 @@ class _ShardCamera(CameraCapture):
     """A camera of the product, with every step of its loop; nothing but the clip's end may end it."""
 
     def __init__(self, spec: RingSpec, start: Callable[[], Any], ring: Path, doorbell: Path) -> None:
-        slice_ = CaptureConfig(
+        config = CaptureConfig(
             camera_id="bench",
             url=str(CLIP),
             loop=False,
@@ -123,10 +123,10 @@ class _ShardCamera(CameraCapture):
         )
         self.ended = False
         # A `wait` that returns at once: more than 240 pictures a second are to be taken.
-        super().__init__(slice_, Metrics(), self._hear, lambda: True, lambda _: None)
-        self._connector = _Unpaced(slice_, spec, start)
+        super().__init__(config, Metrics(), self._ignore_change, lambda: True, lambda _: None)
+        self._connector = _Unpaced(config, spec, start)
 
-    def _hear(self, change: CameraChanged, _: bool) -> None:
+    def _ignore_change(self, change: CameraChanged, _: bool) -> None:
         assert change.state in ("connecting", "live", "stopped"), change.detail
         self.ended = change.state == "stopped"
 

@@ -202,8 +202,8 @@ def over_http(url: str, times: int) -> list[float]:
             {"site": {"timezone": CALENDAR.name}, "redis": {"url": url}, "web": {"host": "127.0.0.1", "port": port}}
         )
         runtime = ProcessRuntime("web", 0)
-        slice_ = build_web_config(parse(text), Paths(Path(folder)))
-        server = threading.Thread(target=main, args=(slice_, runtime), daemon=True)
+        config = build_web_config(parse(text), Paths(Path(folder)))
+        server = threading.Thread(target=main, args=(config, runtime), daemon=True)
         server.start()
         query = {"from": "2025-06-16T00:00:00+02:00", "to": "2026-06-15T00:00:00+02:00", "bucket": "day"}
         try:

@@ -85,9 +85,9 @@ def collect(paths: list[Path], min_height_px: float) -> Votes:
 
 def precision_recall(rows: list[tuple[bool, float]]) -> tuple[float, float]:
     """Of `missing`, from (truth, positive for missing)."""
-    said = [truth for truth, value in rows if value > 0]
+    flagged = [truth for truth, value in rows if value > 0]
     total = sum(truth for truth, _ in rows)
-    return sum(said) / max(1, len(said)), sum(said) / max(1, total)
+    return sum(flagged) / max(1, len(flagged)), sum(flagged) / max(1, total)
 
 
 CLIPS: tuple[tuple[str, bool, int, tuple[str, ...]], ...] = (
@@ -145,15 +145,15 @@ def clip_rows() -> list[Row]:
                 votes = [ballot for one in shown for ballot in one[item] if ballot is not None]
                 frames = sum(len(one[item]) for one in shown)
                 right = sum((ballot > 0) == lacking for ballot in votes)
-                said = [decide_verdict([ballot for ballot in one[item] if ballot is not None]) for one in shown]
-                judged = [word for word in said if word != "unsure"]
+                verdicts = [decide_verdict([ballot for ballot in one[item] if ballot is not None]) for one in shown]
+                judged = [word for word in verdicts if word != "unsure"]
                 good = sum(word == ("missing" if lacking else "worn") for word in judged)
                 scene = f"{Path(name).stem}/{item}"
                 for what, value, of in (
                     ("votes_right", right / len(votes) if votes else 0.0, len(votes)),
                     ("votes_cast", len(votes) / frames if frames else 0.0, frames),
                     ("verdicts_right", good / len(judged) if judged else 0.0, len(judged)),
-                    ("verdicts_given", len(judged) / len(said) if said else 0.0, len(said)),
+                    ("verdicts_given", len(judged) / len(verdicts) if verdicts else 0.0, len(verdicts)),
                 ):
                     out.append(
                         Row(name=f"ppe_{what}/{scene}", value=value, unit="share", repetitions=of, better="higher")

@@ -31,16 +31,16 @@ def send(ring: str, bell: str, bare: str, rounds: int) -> None:
     writer = FrameWriter(Path(ring), RingSpec(160, 90, "yuv420p", 160, 90, 4, 10.0, 0), Path(bell))
     plain = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     for _ in range(rounds):
-        _told()
+        _wait_for_turn()
         writer.slot()
         writer.publish(0, time.monotonic_ns())
-        _told()
+        _wait_for_turn()
         plain.sendto(time.monotonic_ns().to_bytes(8, "little"), bare)
     sys.stdin.buffer.read()
     writer.close(unlink=True)
 
 
-def _told() -> None:
+def _wait_for_turn() -> None:
     """Wait until the listener says that it is about to listen, and long enough for it to fall asleep."""
     os.read(0, 1)
     time.sleep(PAUSE_S)

@@ -106,7 +106,7 @@ def rate(kind: str, weights: Path, cameras: int, seconds: float) -> float:
 
 
 def _peer(kind: str, weights: Path, clips: list[str], threads: int) -> None:
-    """Say when it is warm, be told for how long to go on, say how many frames per second that was."""
+    """Print when it is warm, read for how long to go on, print the frames per second of that time."""
     prepare_ultralytics(weights.parent)
     import torch
     import ultralytics

@@ -44,7 +44,7 @@ def rows(short: bool, kills: int | None = None) -> list[Row]:
 def table(seen: Storm, found: Verdict) -> list[Row]:
     """The rows of one run."""
     of_all = f"of {found.true} true crossings"
-    twice = len(found.twice) + len(found.said_twice) + len(found.said_otherwise)
+    twice = len(found.twice) + len(found.published_twice) + len(found.published_otherwise)
     return [
         Row(name="kills", value=len(seen.recoveries), unit="kills", better="higher"),
         Row(name="true_crossings", value=found.true, unit="crossings", better="higher"),

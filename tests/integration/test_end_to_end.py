@@ -209,8 +209,8 @@ def test_vtest_is_within_its_tolerance(played: Played, clips: Path, record_prope
 def test_the_logs_hold_exactly_the_crossings(played: Played, record_property: Figures) -> None:
     rows = played.site.read_crossings()
     assert len({row.id for row in rows}) == len(rows)
-    said = [event["id"] for event in played.site.read_events("LineCrossed")]
-    assert sorted(said) == sorted(row.id for row in rows)
+    published = [event["id"] for event in played.site.read_events("LineCrossed")]
+    assert sorted(published) == sorted(row.id for row in rows)
     assert played.site.redis().zcard("vehicle_logs") >= 20
     assert sum(group["count"] for group in played.site.get("/api/v1/counts")["counts"]) == len(rows)
     half, most, nearly_all = latency_ms(played.site)

@@ -65,15 +65,15 @@ def test_a_registry_that_cannot_be_had_is_tried_once_a_run(
     monkeypatch.setenv("npm_config_registry", f"http://127.0.0.1:{registry.server_port}/")
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
     monkeypatch.setattr(npm, "FOLDER", tmp_path / "npm")
-    said = []
+    outcomes = []
     for _ in range(2):
         with pytest.raises((pytest.skip.Exception, pytest.fail.Exception)) as refused:
             npm.node_modules()
-        said.append((str(refused.value), len(registry.asked)))
-    assert said[0] == said[1]
+        outcomes.append((str(refused.value), len(registry.asked)))
+    assert outcomes[0] == outcomes[1]
     assert registry.asked
     # Another run of the suite tries again.
     monkeypatch.setattr(npm, "RUN", "another")
     with pytest.raises((pytest.skip.Exception, pytest.fail.Exception)):
         npm.node_modules()
-    assert len(registry.asked) > said[1][1]
+    assert len(registry.asked) > outcomes[1][1]

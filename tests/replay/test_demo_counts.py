@@ -29,7 +29,7 @@ def detector(model_cache: Path) -> Detector:
     return load_detector(Config().inference, model_cache)
 
 
-def detections(detector: Detector, video: Path, facts: SceneTruth) -> list[FrameDetections]:
+def detections(detector: Detector, video: Path, truth: SceneTruth) -> list[FrameDetections]:
     """What the product finds in a clip whose every frame is analysed."""
     clip = open_clip(video)
     spec = build_clip_spec(clip)
@@ -41,14 +41,14 @@ def detections(detector: Detector, video: Path, facts: SceneTruth) -> list[Frame
             yield picture
 
     seen = detect_clip(read(), spec, detector, lambda sequence, at_s: True)
-    assert stamps == [BarcodeStamp(facts.number, index) for index in range(facts.frames)]
-    assert seen.times == pytest.approx([index / facts.fps for index in range(facts.frames)])
+    assert stamps == [BarcodeStamp(truth.number, index) for index in range(truth.frames)]
+    assert seen.times == pytest.approx([index / truth.fps for index in range(truth.frames)])
     return seen.frames
 
 
-def crossings(frames: list[FrameDetections], facts: SceneTruth) -> list[LineCrossed]:
+def crossings(frames: list[FrameDetections], truth: SceneTruth) -> list[LineCrossed]:
     """What the product counts in them."""
-    pipeline = CameraPipeline("demo", Config().tracking, facts.lines, facts.zones, float(facts.fps))
+    pipeline = CameraPipeline("demo", Config().tracking, truth.lines, truth.zones, float(truth.fps))
     events = [event for frame in frames for event in pipeline.step(frame)[1]]
     return [event for event in events if isinstance(event, LineCrossed)]
 
@@ -61,10 +61,10 @@ def test_counts_equal_the_truth(
     demo_clips: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    facts = ground_truth.decode_truth((demo_clips / f"{scene}.truth.json").read_bytes())
-    frames = detections(detector, demo_clips / f"{scene}.mp4", facts)
-    events = crossings(frames, facts)
-    true = Counter((one.line, one.direction) for one in facts.crossings)
+    truth = ground_truth.decode_truth((demo_clips / f"{scene}.truth.json").read_bytes())
+    frames = detections(detector, demo_clips / f"{scene}.mp4", truth)
+    events = crossings(frames, truth)
+    true = Counter((one.line, one.direction) for one in truth.crossings)
     counted = Counter((event.line, event.direction) for event in events)
     error = sum(abs(true[key] - counted[key]) for key in true | counted)
     record_property("figures", f"count_error/{scene}: {error} of {true.total()}")
@@ -74,7 +74,7 @@ def test_counts_equal_the_truth(
     assert {event.class_name for event in events if event.line == "street"} <= set(CLASSES[1:])
     if not tolerance:
         # With nobody hidden every crossing is also the right one, at the right time.
-        for event, one in zip(sorted(events, key=lambda e: (e.line, e.sequence)), by_line(facts)):
+        for event, one in zip(sorted(events, key=lambda e: (e.line, e.sequence)), by_line(truth)):
             assert (event.line, event.direction) == (one.line, one.direction)
             assert abs(event.sequence - 1 - one.frame) <= 4
 
@@ -88,5 +88,5 @@ def agrees_with_benches(scene: str, frames: list[FrameDetections], error: int) -
     assert clips.errors(one, []) == (1.0, 0.0, 0.0)
 
 
-def by_line(facts: SceneTruth) -> list[ground_truth.SceneCrossing]:
-    return sorted(facts.crossings, key=lambda one: (one.line, one.frame))
+def by_line(truth: SceneTruth) -> list[ground_truth.SceneCrossing]:
+    return sorted(truth.crossings, key=lambda one: (one.line, one.frame))

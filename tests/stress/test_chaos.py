@@ -34,8 +34,8 @@ def verdict(site: Site, mount: Mount, demo_clips: Path, seen: Storm) -> Verdict:
     """
     found = judge(site, mount, demo_truth(demo_clips, "demo_sparse"), seen.began, seen.ended)
     assert found.twice == [], f"stored twice: {found.twice}"
-    assert found.said_twice == [], f"said twice: {found.said_twice}"
-    assert found.said_otherwise == set()
+    assert found.published_twice == [], f"published twice: {found.published_twice}"
+    assert found.published_otherwise == set()
     assert found.unexplained == [], f"missed outside every gap {found.gaps}"
     assert found.surplus == [], f"counted without a true crossing; gaps {found.gaps}"
     assert found.stored >= found.true / 2, "so much lies in gaps that nothing was tested"
@@ -59,7 +59,7 @@ def test_every_crossing_survives_kill_9_of_anything(
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("without", "complaint"), [(["checkpoint"], "said twice"), (["checkpoint", "dedupe"], "stored twice")]
+    ("without", "complaint"), [(["checkpoint"], "published twice"), (["checkpoint", "dedupe"], "stored twice")]
 )
 def test_without_its_mechanisms_the_verdict_falls(
     without: list[str], complaint: str, demo_clips: Path, tmp_path: Path

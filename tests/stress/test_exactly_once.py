@@ -170,7 +170,7 @@ def event(n: int) -> LineCrossed:
 
 
 def publish(stand: Stand, numbers: list[int]) -> None:
-    """As tracking does it: what may not have arrived is said again."""
+    """Publish as tracking does: what may not have arrived is sent again."""
 
     def sent() -> bool:
         client = stand.redis.client()
@@ -190,11 +190,11 @@ def discrepancies(stand: Stand, number: int) -> list[str]:
     """What is not there exactly once."""
     client: Any = stand.redis.client()
     found = []
-    said = {event(n).id for n in range(number)}
+    published = {event(n).id for n in range(number)}
     times = Counter(
         decode_member(raw).id for name in ("person_logs", "vehicle_logs") for raw in client.zrange(name, 0, -1)
     )
-    found += [f"{len(said - set(times))} are not in the history"] if said - set(times) else []
+    found += [f"{len(published - set(times))} are not in the history"] if published - set(times) else []
     found += [f"{name} is in the history {n} times" for name, n in times.items() if n != 1]
     for level, size in (("minute", 2), ("hour", 4), ("day", 4)):
         values = [client.get(name) for name in client.scan_iter(f"crowdperf:counts:{level}:*", count=1000)]

@@ -35,8 +35,10 @@ def write(path: str) -> None:
 
 
 def read(path: str, stop: str) -> None:
-    """Copy the newest frame until told to stop and there is something to say: how many were whole, torn and lapped, and
-    how often sequences fell. The file `stop`.pid tells the first one."""
+    """Copy the newest frame until the file `stop` is there, and print the whole, torn and lapped copies.
+
+    It prints also how often sequences fell. Its first copies are marked by the file `stop`.pid.
+    """
     reader = FrameReader(Path(path))
     # Copying into every other byte takes so long that the writer laps the copy again and again.
     quick, slow = np.empty(SPEC.frame_bytes, np.uint8), np.empty((SPEC.frame_bytes, 2), np.uint8)[:, 0]

@@ -21,7 +21,7 @@ CAMERAS = [
 ]
 
 
-def slice_of(alerts: dict[str, Any], redis_url: str = "", instance: int = 0, instances: int = 1) -> NotifyConfig:
+def make_config(alerts: dict[str, Any], redis_url: str = "", instance: int = 0, instances: int = 1) -> NotifyConfig:
     """The notify worker's slice of a site with these alerts."""
     config = parse(
         msgspec.json.encode(

@@ -28,7 +28,7 @@ from tests.conftest import wait_until
 NOWHERE = "unix:///nonexistent/redis.sock"
 
 
-def make_slice(url: str, folder: Path, **changes: Any) -> CaptureConfig:
+def make_config(url: str, folder: Path, **changes: Any) -> CaptureConfig:
     """The slice of a camera `cam` with a ring of its own; files are allowed below `folder`."""
     values: dict[str, Any] = {
         "camera_id": "cam",
@@ -75,7 +75,7 @@ class CaptureProcess:
         )
         self.process: subprocess.Popen[bytes] | None = None
         self.snapshot: ProcessSnapshot | None = None
-        """The newest metrics that the running process has said."""
+        """Return the newest metrics of the running process."""
         self._log_lines: list[bytes] = []
         self._log_thread: threading.Thread | None = None
         # A camera that begins waits for somebody to look.
@@ -102,7 +102,7 @@ class CaptureProcess:
 
     @property
     def log(self) -> bytes:
-        """All that it has said so far."""
+        """Return its whole output so far."""
         return b"".join(self._log_lines)
 
     def list_children(self) -> list[psutil.Process]:
@@ -118,11 +118,11 @@ class CaptureProcess:
 
     def wait(self) -> int:
         """Wait for its end; returns its exit code."""
-        process, hearing = self.process, self._log_thread
+        process, log_thread = self.process, self._log_thread
         assert process is not None
-        assert hearing is not None
+        assert log_thread is not None
         wait_until(lambda: process.poll() is not None, what="the end of capture")
-        hearing.join()
+        log_thread.join()
         return process.returncode
 
     def __enter__(self) -> CaptureProcess:
@@ -148,10 +148,10 @@ class Camera:
         """What the site hears."""
         self.changes: list[CameraChanged] = []
         """That, and every retry."""
-        self.slice = make_slice(url, folder, **changes)
+        self.config = make_config(url, folder, **changes)
         self._nap = threading.Event()
-        self.capture = CameraCapture(self.slice, self.metrics, self._take, lambda: True, self._nap.wait)
-        self.tail = RingTail(self.slice.ring)
+        self.capture = CameraCapture(self.config, self.metrics, self._take, lambda: True, self._nap.wait)
+        self.tail = RingTail(self.config.ring)
 
     def run_until(self, condition: Callable[[], object], timeout_s: float = 30, what: str = "the state") -> None:
         def turn() -> bool:
@@ -161,9 +161,9 @@ class Camera:
 
         wait_until(turn, timeout_s, f"{what} ({self.states()}, {self.error()!r})")
 
-    def _take(self, event: CameraChanged, news: bool) -> None:
+    def _take(self, event: CameraChanged, is_event: bool) -> None:
         self.changes.append(event)
-        if news:
+        if is_event:
             self.events.append(event)
 
     def states(self) -> list[str]:

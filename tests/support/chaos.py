@@ -65,9 +65,9 @@ class Verdict(NamedTuple):
     """True crossings that are stored."""
     twice: list[str]
     """Ids that are in the history more than once."""
-    said_twice: list[str]
+    published_twice: list[str]
     """Ids that are in the events more than once."""
-    said_otherwise: set[str]
+    published_otherwise: set[str]
     """Ids that only history or only the events have."""
     missed: int
     gaps: list[tuple[float, float]]
@@ -155,9 +155,9 @@ def goes_on(site: Site, killed_at: float) -> bool:
 
 
 def judge(site: Site, mount: Mount, truth: SceneTruth, began: float, ended: float) -> Verdict:
-    """Hold what the site has stored and said against the truth."""
+    """Compare what the site has stored and published with the truth."""
     stored_ids = Counter(row.id for row in site.read_crossings())
-    said = Counter(event["id"] for event in site.read_events("LineCrossed"))
+    published = Counter(event["id"] for event in site.read_events("LineCrossed"))
     true = [row for row in true_passages(truth, began_at(mount), ended) if row.at >= began]
     result = match_crossings(true, counted(site, "plaza"), LATE_S)
     gaps = [(float(row["start"]), float(row["end"])) for row in site.read_events("CameraGap")]
@@ -165,8 +165,8 @@ def judge(site: Site, mount: Mount, truth: SceneTruth, began: float, ended: floa
         true=len(true),
         stored=len(result.pairs),
         twice=[name for name, times in stored_ids.items() if times > 1],
-        said_twice=[name for name, times in said.items() if times > 1],
-        said_otherwise=set(said) ^ set(stored_ids),
+        published_twice=[name for name, times in published.items() if times > 1],
+        published_otherwise=set(published) ^ set(stored_ids),
         missed=len(result.missed),
         gaps=gaps,
         unexplained=[row for row in result.missed if not any(start - DELAY_S <= row.at <= end for start, end in gaps)],

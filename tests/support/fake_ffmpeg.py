@@ -54,8 +54,8 @@ if mode == "outburst":
     os.write(2, line * (1_500_000 // len(line)))
     sys.exit(1)
 if "level+verbose" in argv and mode not in ("late", "wrapped", "mute"):
-    said = "Stream #0:0: Video: x, yuv420p, 320x240, 10 fps"
-    os.write(2, f"[info] Input #0, rtsp\\n[info] {{said}}\\n[info] Output #0, rawvideo\\n[info] {{said}}\\n".encode())
+    info = "Stream #0:0: Video: x, yuv420p, 320x240, 10 fps"
+    os.write(2, f"[info] Input #0, rtsp\\n[info] {{info}}\\n[info] Output #0, rawvideo\\n[info] {{info}}\\n".encode())
 if mode == "whole":
     pictures(number)
 elif mode == "broken":

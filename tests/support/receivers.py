@@ -28,7 +28,7 @@ from tests.support.ports import free_port
 
 
 class Hook:
-    """An HTTP server (HTTPS with a context) that keeps what is posted, and answers as told: `answers`, then 204."""
+    """An HTTP server (HTTPS with a context) that keeps what is posted, and answers with `answers`, then 204."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[tuple[str, dict[str, str], bytes]] = []

@@ -33,7 +33,7 @@ from crowdperf.workers import sql as sql_worker
 
 
 def die_once(folder: Path) -> None:
-    """End as by kill -9, the first time after the test said so."""
+    """End as by kill -9, the first time after the test has armed it."""
     mark = folder / "died"
     if (folder / "armed").exists() and not mark.exists():
         mark.touch()
@@ -90,7 +90,7 @@ def main() -> None:
     logging.basicConfig(level=logging.ERROR)
     if defect:
         break_it(defect[0], Path(folder))
-    slice_ = WorkerConfig(
+    config = WorkerConfig(
         role=role,
         instance=int(instance or 0),
         retention=Retention(),
@@ -101,7 +101,7 @@ def main() -> None:
     )
     runtime = ProcessRuntime(f"worker-{name}", 0)
     runtime.install()
-    (sql_worker.main if role == "sql" else recorder.main)(slice_, runtime)
+    (sql_worker.main if role == "sql" else recorder.main)(config, runtime)
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_tracking_forgets_tracks() -> None:
 @pytest.mark.parametrize("rounds", [3000])
 def test_inference_forgets_cameras_and_frames(rounds: int) -> None:
     schedule, cadence, runtime = FrameScheduler(2, 0.5), PpeCadence(), ProcessRuntime("inference", 0)
-    stats, keeper = InferenceMetrics(runtime.metrics, 0.0), EvidenceCache(30.0)
+    stats, cache = InferenceMetrics(runtime.metrics, 0.0), EvidenceCache(30.0)
     nobody = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
     for number in range(rounds):
         camera, now = f"camera-{number}", number / 10
@@ -89,15 +89,15 @@ def test_inference_forgets_cameras_and_frames(rounds: int) -> None:
         cadence.admit(feed, [feed], now, now)
         small = RingSpec(32, 32, "yuv420p", 64, 64, 4, 10.0, 0, 1.0)
         scene = FrameAnalysis(FrameStamp(1, number, 0, round(now * 1e9)), small, nobody, None)
-        keeper.put(camera, np.zeros(small.frame_bytes, np.uint8), scene)
+        cache.put(camera, np.zeros(small.frame_bytes, np.uint8), scene)
         stats.record_frame(feed)
         stats.report(now, [feed], 0, 0)
         stats.record_gone(feed)
     runtime.metrics.prune(100)
-    for part in (schedule, cadence, keeper._frames, keeper._sizes, stats, runtime.metrics):
+    for part in (schedule, cadence, cache._frames, cache._sizes, stats, runtime.metrics):
         size, path = largest(part)
         assert size <= 1000, path
-    keeper.close()
+    cache.close()
 
 
 def test_todays_counts_are_bounded_whatever_cameras_say() -> None:

@@ -39,7 +39,7 @@ from tests.support.capturing import (
     alive,
     decoded,
     make_clip,
-    make_slice,
+    make_config,
 )
 from tests.support.ports import free_port
 from tests.support.rtsp_server import Mount, RtspServer
@@ -76,7 +76,7 @@ def camera(backend: str, tmp_path: Path, clip: Path) -> Iterator[Callable[..., C
     for each in made:
         each.tail.close()
         each.capture.close()
-        assert not Path(each.slice.ring).exists()
+        assert not Path(each.config.ring).exists()
 
 
 # Every frame of a source that plays once, from the first on, in order and unaltered
@@ -168,7 +168,7 @@ def test_bgr_and_scaling(camera: Callable[..., Camera], clip: Path) -> None:
     spec = cam.tail.reader.spec
     assert (spec.width, spec.height, spec.source_width, spec.pix_fmt) == (160, 120, 320, "bgr24")
     want = decoded(clip, "scale=160:120:flags=fast_bilinear", "bgr24", 160 * 120 * 3)[:3]
-    if cam.slice.backend == "ffmpeg":
+    if cam.config.backend == "ffmpeg":
         assert cam.tail.pictures[:3] == want
     # PyAV converts in one step what FFmpeg's program does in two: alike, not the same.
     for picture, expected in zip(cam.tail.pictures, want):
@@ -211,14 +211,14 @@ def test_a_wrong_path_is_misconfigured_and_retried(camera: Callable[..., Camera]
         cam.run_until(lambda: cam.metrics.snapshot("x", 0).gauges.get("backoff_s", {}).get("cam", 0) > 0.25)
         assert "404" in cam.metrics.snapshot("x", 0).texts["ffmpeg_stderr"]["cam"]
         cam.run_until(lambda: cam.counter("ffmpeg_restarts_total") >= 2)
-        if cam.slice.backend == "pyav":
+        if cam.config.backend == "pyav":
             # Its verdict takes ten seconds, and knows no backend.
             cam.run_until(lambda: cam.metrics.snapshot("x", 0).texts.get("quality"))
             assert cam.metrics.snapshot("x", 0).texts["quality"]["cam"] == "unusable"
         assert cam.counter("ffmpeg_restarts_source") == cam.counter("ffmpeg_restarts_total") >= 2
         assert "404" in cam.error()
         assert cam.states() == ["connecting", "misconfigured"], "retries are not events"
-        assert not Path(cam.slice.ring).exists()
+        assert not Path(cam.config.ring).exists()
 
 
 def test_a_camera_that_comes_later(camera: Callable[..., Camera], clip: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_stall_is_ended_and_the_ring_goes_on(camera: Callable[..., Camera], cl
         mount.stalled = False
         cam.run_until(lambda: cam.tail.stamps[-1].sequence > head.sequence + 3)
         # A thread that was stuck in a read must not stay for ever.
-        inside = ["pyav"] if cam.slice.backend == "pyav" else []
+        inside = ["pyav"] if cam.config.backend == "pyav" else []
         cam.run_until(lambda: [each.name for each in threading.enumerate() if each.name == "pyav"] == inside)
     assert cam.states()[0] == "connecting"
     assert cam.states()[before - 1 : before + 2] == ["live", "stalled", "backing_off"]
@@ -391,14 +391,14 @@ def test_the_rate_that_flags_leave_is_what_is_expected(
     clip: Path, backend: str, flags: dict[str, str], fps: float
 ) -> None:
     """Else the quality would be unusable for good, and the ring too large."""
-    slice_ = make_slice(str(clip), clip.parent, backend=backend, **flags)
-    opener = SourceConnector(slice_, str, lambda: True, lambda _: None)
-    opened = opener.open()
+    config = make_config(str(clip), clip.parent, backend=backend, **flags)
+    connector = SourceConnector(config, str, lambda: True, lambda _: None)
+    opened = connector.open()
     opened.decoder.terminate()
-    opener.close()
+    connector.close()
     assert opened.fps == fps
     # Without a rate: as many as the target's.
-    assert opened.spec.slots == compute_slot_count(opened.spec, fps, slice_.queue_max)
+    assert opened.spec.slots == compute_slot_count(opened.spec, fps, config.queue_max)
 
 
 def test_half_packets_do_no_harm(camera: Callable[..., Camera], clip: Path) -> None:
@@ -449,8 +449,8 @@ def _ffmpegs(capture: CaptureProcess, backend: str) -> list[int]:
 
 def test_kill_9_leaves_no_ffmpeg_and_the_sequence_goes_on(clip: Path, backend: str) -> None:
     with RtspServer({"a": Mount(clip, 10, loop=True, shared_clock=True)}) as server:
-        slice_ = make_slice(server.url("a"), clip.parent, rtsp_stimeout_usec=60_000_000, backend=backend)
-        with CaptureProcess(slice_) as capture:
+        config = make_config(server.url("a"), clip.parent, rtsp_stimeout_usec=60_000_000, backend=backend)
+        with CaptureProcess(config) as capture:
             tail = RingTail(capture.config.ring)
             tail.collect(lambda: len(tail.stamps) >= 5, 30)
             ffmpegs = _ffmpegs(capture, backend)
@@ -476,8 +476,8 @@ def test_kill_9_leaves_no_ffmpeg_and_the_sequence_goes_on(clip: Path, backend: s
 def test_a_silent_camera_does_not_hold_up_the_stop(clip: Path, backend: str) -> None:
     mount = Mount(clip, 10, loop=True)
     with RtspServer({"a": mount}) as server:
-        slice_ = make_slice(server.url("a"), clip.parent, rtsp_stimeout_usec=60_000_000, backend=backend, stall_s=60.0)
-        with CaptureProcess(slice_) as capture:
+        config = make_config(server.url("a"), clip.parent, rtsp_stimeout_usec=60_000_000, backend=backend, stall_s=60.0)
+        with CaptureProcess(config) as capture:
             tail = RingTail(capture.config.ring)
             tail.collect(lambda: len(tail.stamps) >= 3, 30)
             mount.stalled = True
@@ -490,8 +490,8 @@ def test_a_silent_camera_does_not_hold_up_the_stop(clip: Path, backend: str) -> 
 
 def test_an_ffmpeg_that_ignores_requests_is_killed() -> None:
     """A stand-in: the real one does so for seconds when its camera is silent."""
-    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(60)"
-    child = FfmpegProcess([sys.executable, "-c", deaf], str)
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(60)"
+    child = FfmpegProcess([sys.executable, "-c", code], str)
     wait_until(lambda: child.read_into(memoryview(bytearray(10)), 0.1), what="its first byte")
     assert child.terminate() == -signal.SIGKILL
     assert not alive(child.pid)
@@ -502,10 +502,10 @@ def test_ffmpeg_s_last_words_are_kept_without_credentials(url: str) -> None:
     child = FfmpegProcess([find_ffmpeg(), "-loglevel", "verbose", "-i", url, "-f", "null", "-"], make_redactor(url))
     wait_until(lambda: not child.drain(0.1), what="the end of FFmpeg")
     assert child.wait_exit_code() != 0
-    said = "\n".join(child.tail)
-    assert "127.0.0.1:1" in said
-    assert "***" in said
-    assert "S3cret" not in said
+    output = "\n".join(child.tail)
+    assert "127.0.0.1:1" in output
+    assert "***" in output
+    assert "S3cret" not in output
 
 
 def test_digest_password_with_characters_that_urls_escape(camera: Callable[..., Camera], clip: Path) -> None:
@@ -535,9 +535,9 @@ def test_a_secret_that_looks_like_what_ffmpeg_says(
         wrong = camera(url.replace("@", "x@"))
         wrong.run_until(lambda: wrong.counter("ffmpeg_restarts_total") >= 1)
     assert wrong.states() == ["connecting", "misconfigured"]
-    said = repr([wrong.metrics.snapshot("x", 0), wrong.events])
-    assert "401" in said
-    assert not {f":{secret}x@", f":{quote(secret)}x@", f"?{secret}"} & set(re.findall(r":[^:@]*@|\?\S*", said))
+    output = repr([wrong.metrics.snapshot("x", 0), wrong.events])
+    assert "401" in output
+    assert not {f":{secret}x@", f":{quote(secret)}x@", f"?{secret}"} & set(re.findall(r":[^:@]*@|\?\S*", output))
 
 
 def test_no_credentials_anywhere(clip: Path, backend: str) -> None:
@@ -545,8 +545,8 @@ def test_no_credentials_anywhere(clip: Path, backend: str) -> None:
     with RtspServer({"a": mount}) as server:
         wrong = server.url("a").replace("S3cretPass", "S3cretWrong")
         for url, state in ((server.url("a"), b'"live"'), (wrong, b'"misconfigured"')):
-            slice_ = make_slice(url, clip.parent, ffmpeg_extra_flags="-loglevel verbose", backend=backend)
-            with CaptureProcess(slice_) as capture:
+            config = make_config(url, clip.parent, ffmpeg_extra_flags="-loglevel verbose", backend=backend)
+            with CaptureProcess(config) as capture:
                 wait_until(lambda capture=capture, state=state: state in capture.log, what=str(state))
                 capture.end()
             assert b"S3cret" not in capture.log
@@ -558,9 +558,9 @@ def test_state_changes_become_events_and_never_block_capture(clip: Path, redis_s
     consumer: Consumer[AnyEvent] = Consumer(redis_server.client(), EVENTS, "test", "one")
     consumer.start()
     with RtspServer({"a": Mount(clip, 10, loop=True)}) as server:
-        slice_ = make_slice(server.url("a"), clip.parent)
-        with CaptureProcess(slice_, redis_url=redis_server.url) as capture:
-            tail = RingTail(slice_.ring)
+        config = make_config(server.url("a"), clip.parent)
+        with CaptureProcess(config, redis_url=redis_server.url) as capture:
+            tail = RingTail(config.ring)
             tail.collect(lambda: len(tail.stamps) >= 2, 30)
             redis_server.kill()
             count = len(tail.stamps)
@@ -602,10 +602,10 @@ def test_metrics_name_what_the_site_shows(camera: Callable[..., Camera], clip: P
     assert snapshot.gauges["ring_epoch"]["cam"] == cam.tail.stamps[0].epoch
     assert snapshot.gauges["ring_head"]["cam"] == snapshot.counters["frames_captured"]["cam"]
     assert json.dumps(snapshot.gauges)
-    reader = FrameReader(Path(cam.slice.ring))
+    reader = FrameReader(Path(cam.config.ring))
     assert reader.heartbeat_ns() > 0
     newest = reader.head()
-    if cam.slice.backend == "ffmpeg":
+    if cam.config.backend == "ffmpeg":
         names = [child.name() for child in psutil.Process().children()]
         assert any("ffmpeg" in name for name in names), "FFmpeg is a child of the process that captures"
         assert snapshot.texts["pts_source"]["cam"] == "none"

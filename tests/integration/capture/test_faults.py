@@ -19,7 +19,7 @@ from crowdperf.frames.ring import FrameWriter, RingSpec
 from crowdperf.runtime.ffmpeg_binary import DEFAULT_FEATURES, detect_features
 from tests.conftest import wait_until
 from tests.support import fake_ffmpeg
-from tests.support.capturing import Camera, CaptureProcess, RingTail, alive, make_clip, make_slice
+from tests.support.capturing import Camera, CaptureProcess, RingTail, alive, make_clip, make_config
 from tests.support.rtsp_server import Mount, RtspServer
 
 FRAME = 320 * 240 * 3 // 2
@@ -47,7 +47,7 @@ def faulty(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
             each.tail.close()
             each.capture.close()
             assert b"S3cret" not in repr([each.metrics.snapshot("x", 0), each.events]).encode()
-            assert not Path(each.slice.ring).exists()
+            assert not Path(each.config.ring).exists()
     assert [child.name() for child in psutil.Process().children() if "ffmpeg" in child.name()] == []
 
 
@@ -131,9 +131,9 @@ def test_a_flood_of_error_lines_stops_no_picture(faulty: Callable[..., Camera], 
     cam = faulty(mode)
     cam.run_until(lambda: len(cam.tail.stamps) >= 10)
     cam.run_until(lambda: cam.metrics.snapshot("x", 0).texts.get("ffmpeg_stderr"))
-    said = cam.metrics.snapshot("x", 0).texts["ffmpeg_stderr"]["cam"].split("\n")
-    assert 0 < len(said) <= 100
-    assert max(map(len, said)) <= 500
+    lines = cam.metrics.snapshot("x", 0).texts["ffmpeg_stderr"]["cam"].split("\n")
+    assert 0 < len(lines) <= 100
+    assert max(map(len, lines)) <= 500
     assert cam.states() == ["connecting", "live"]
 
 
@@ -181,11 +181,13 @@ def test_a_camera_may_take_as_long_to_open_as_it_may_be_silent(tmp_path: Path, m
         clock += 10.0
         return True
 
-    opener = SourceConnector(make_slice("rtsp://127.0.0.1/a", tmp_path, stall_s=90.0), str, turn, lambda _: None)
+    source_connector = SourceConnector(
+        make_config("rtsp://127.0.0.1/a", tmp_path, stall_s=90.0), str, turn, lambda _: None
+    )
     monkeypatch.setattr(connector, "time", SimpleNamespace(monotonic=lambda: clock))
     with pytest.raises(OpenError, match="no picture in time"):
-        opener.open()
-    opener.close()
+        source_connector.open()
+    source_connector.close()
     assert clock >= 90.0
 
 
@@ -193,7 +195,7 @@ def test_an_old_ring_makes_way_where_there_is_no_room_for_two(
     tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cam = Camera(str(clip), clip.parent, doorbell=str(tmp_path / "bell"), loop=True)
-    ring = Path(cam.slice.ring)
+    ring = Path(cam.config.ring)
     # Of a time to come: the clock has been put back since.
     with monkeypatch.context() as patch:
         patch.setattr(time, "time_ns", lambda: 1 << 62)
@@ -215,23 +217,23 @@ def test_an_old_ring_makes_way_where_there_is_no_room_for_two(
 
 def test_a_ring_that_cannot_be_opened_is_no_fault_of_ffmpeg(tmp_path: Path, clip: Path) -> None:
     cam = Camera(str(clip), clip.parent, doorbell=str(tmp_path / "bell"))
-    Path(cam.slice.ring).mkdir()
+    Path(cam.config.ring).mkdir()
     cam.run_until(lambda: cam.states()[-1:] == ["misconfigured"])
-    Path(cam.slice.ring).rmdir()
+    Path(cam.config.ring).rmdir()
     cam.capture.close()
-    assert f"ring {cam.slice.ring!r} cannot be opened" in cam.error()
+    assert f"ring {cam.config.ring!r} cannot be opened" in cam.error()
 
 
 @pytest.mark.parametrize("written", [False, True])
 def test_camera_that_ends_while_down_leaves_no_ring(tmp_path: Path, written: bool) -> None:
     """As after kill -9: the ring is there, and this process has not opened it."""
     cam = Camera("missing.mp4", tmp_path)
-    other = FrameWriter(Path(cam.slice.ring), RingSpec(64, 48, "yuv420p", 64, 48, 4, 10.0, 0))
+    other = FrameWriter(Path(cam.config.ring), RingSpec(64, 48, "yuv420p", 64, 48, 4, 10.0, 0))
     if not written:
         other.close(unlink=False)
     cam.run_until(lambda: cam.states()[-1:] == ["misconfigured"])
     cam.capture.close()
-    assert Path(cam.slice.ring).exists() == written
+    assert Path(cam.config.ring).exists() == written
     other.close(unlink=True)
 
 
@@ -250,7 +252,7 @@ def test_child_of_a_wrapper_ends_when_capture_is_killed(
     monkeypatch.setenv("CROWDPERF_FFMPEG", fake_ffmpeg.make(tmp_path, "wrapped"))
     with (
         RtspServer({"a": Mount(clip, 10, loop=True)}) as server,
-        CaptureProcess(make_slice(server.url("a"), tmp_path)) as capture,
+        CaptureProcess(make_config(server.url("a"), tmp_path)) as capture,
     ):
         tail = RingTail(capture.config.ring)
         tail.collect(lambda: len(tail.stamps) >= 3)
@@ -286,11 +288,11 @@ def test_a_flood_of_error_lines_has_to_wait(
     monkeypatch.setattr(ffmpeg_process, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=time.sleep))
     child = FfmpegProcess(["sh", "-c", "yes an error >&2"], str)
 
-    def heard() -> bool:
+    def is_reported() -> bool:
         assert hear(child, 0.1)
         return any("error output paused" in line for line in child.tail)
 
-    wait_until(heard, what="the limit")
+    wait_until(is_reported, what="the limit")
     assert hear(child, 0.1)
     child.terminate()
     assert child.tail[-1].startswith("(error output paused"), "nothing more is read in that second"

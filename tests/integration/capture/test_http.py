@@ -47,7 +47,7 @@ def test_motion_jpeg_in_parts_gives_every_picture(camera: Callable[..., Camera],
     with live_camera(MULTIPART, lambda: parts, 0.1) as server:
         cam = camera(server.url)
         cam.run_until(lambda: cam.counter("frames_captured") >= len(parts))
-        assert len(server.requests) == (2 if cam.slice.backend == "ffmpeg" else 1), "a probe and a connection"
+        assert len(server.requests) == (2 if cam.config.backend == "ffmpeg" else 1), "a probe and a connection"
     assert [stamp.sequence for stamp in cam.tail.stamps[: len(parts)]] == list(range(1, len(parts) + 1))
     assert len(set(cam.tail.pictures[: len(parts)])) == len(parts)
 

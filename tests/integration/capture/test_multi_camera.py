@@ -19,7 +19,7 @@ import pytest
 from crowdperf.runtime.metrics import ProcessSnapshot
 from crowdperf.settings.process_config import CaptureConfig
 from tests.conftest import wait_until
-from tests.support.capturing import CaptureProcess, RingTail, alive, make_clip, make_slice
+from tests.support.capturing import CaptureProcess, RingTail, alive, make_clip, make_config
 from tests.support.rtsp_server import Mount, RtspServer
 
 TGKILL = 234
@@ -40,11 +40,11 @@ def server(clip: Path) -> Iterator[RtspServer]:
 
 def member(name: str, url: str, folder: Path, bell: Path, **changes: Any) -> CaptureConfig:
     ring = f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}.{name}"
-    return make_slice(url, folder, **{"camera_id": name, "doorbell": str(bell), "ring": ring, **changes})
+    return make_config(url, folder, **{"camera_id": name, "doorbell": str(bell), "ring": ring, **changes})
 
 
 def last_snapshot(capture: CaptureProcess) -> ProcessSnapshot:
-    """The newest metrics that the process has said; it must still run."""
+    """Return the newest metrics of the process; it must still run."""
     assert capture.process is not None
     assert capture.process.poll() is None, f"the process has ended:\n{capture.log.decode()[-3000:]}"
     wait_until(lambda: capture.snapshot is not None, what="the first metrics")
@@ -152,8 +152,8 @@ def test_a_decoder_that_crashes_is_isolated(clip: Path, server: RtspServer, tmp_
         tail.collect(lambda: tail.stamps[-1].sequence > last.sequence + 3, 30)
         other.collect(lambda: other.stamps[-1].monotonic_ns / 1e9 > began + 0.1, 30)
         assert {stamp.epoch for stamp in tail.stamps} == {last.epoch}, "the siblings go on in their rings"
-        told = {"good": "stream", "child": "none"}
-        wait_until(lambda: last_snapshot(capture).texts.get("pts_source") == told, what="which backend each has")
+        expected = {"good": "stream", "child": "none"}
+        wait_until(lambda: last_snapshot(capture).texts.get("pts_source") == expected, what="which backend each has")
         assert len(psutil.Process(capture.process.pid).children()) == 1
         capture.end()
         assert b"pyav crashed on it" in capture.log

@@ -128,7 +128,7 @@ def test_a_name_server_that_changes_its_mind(
     monkeypatch.setattr(
         url_policy, "_REFUSED_NETWORKS", (*url_policy._REFUSED_NETWORKS, ipaddress.ip_network("127.0.0.1/32"))
     )
-    # What it said when we asked; FFmpeg asks again and gets 127.0.0.1.
+    # The answer to our own look-up. FFmpeg looks it up again and gets 127.0.0.1.
     monkeypatch.setattr(url_policy, "resolve_addresses", lambda *_: [])
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)

@@ -1,4 +1,4 @@
-"""Every change of a camera's connection is told: to the camera's own stream, and what is news to the site's events."""
+"""Every change of a camera's connection is published: on the camera's stream, a new state also on the site's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stored(client: Any, stream: Stream, camera: str = "cam") -> list[str]:
 
 
 @pytest.fixture
-def reporter(redis_server: RedisServer) -> Iterator[StatePublisher]:
+def publisher(redis_server: RedisServer) -> Iterator[StatePublisher]:
     made = StatePublisher(redis_server.url, "")
     yield made
     made.close()
@@ -57,9 +57,9 @@ def test_retries_of_a_down_camera_are_changes_but_no_events(tmp_path: Path, back
     assert len({change.id for change in cam.changes}) == len(cam.changes)
 
 
-def test_only_new_states_reach_the_event_stream(reporter: StatePublisher, redis_server: RedisServer) -> None:
+def test_only_new_states_reach_the_event_stream(publisher: StatePublisher, redis_server: RedisServer) -> None:
     for number in range(6):
-        reporter.publish(change(number), number < 2)
+        publisher.publish(change(number), number < 2)
     client = redis_server.client()
     every = [change(number).id for number in range(6)]
     wait_until(lambda: stored(client, CONNECTIONS) == every, what="every change")
@@ -68,14 +68,14 @@ def test_only_new_states_reach_the_event_stream(reporter: StatePublisher, redis_
 
 def test_retries_push_out_no_site_event_while_redis_is_down(redis_server: RedisServer) -> None:
     redis_server.kill()
-    reporter = StatePublisher(redis_server.url, "")
+    publisher = StatePublisher(redis_server.url, "")
     for number in range(3 * MAX_QUEUED_EVENTS):
-        reporter.publish(change(number), number < 2)
+        publisher.publish(change(number), number < 2)
     redis_server.start()
     client = redis_server.client()
     last = change(3 * MAX_QUEUED_EVENTS - 1).id
     wait_until(lambda: stored(client, CONNECTIONS)[-1:] == [last], what="the newest retry")
-    reporter.close()
+    publisher.close()
     assert list(dict.fromkeys(stored(client, EVENTS))) == [change(0).id, change(1).id]
     assert len(dict.fromkeys(stored(client, CONNECTIONS))) == MAX_QUEUED_EVENTS
 

@@ -19,7 +19,7 @@ from crowdperf.capture.network import url_policy
 from crowdperf.capture.network.egress_proxy import EgressProxy
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
 from tests.conftest import wait_until
-from tests.support.capturing import Camera, CaptureProcess, make_clip, make_slice
+from tests.support.capturing import Camera, CaptureProcess, make_clip, make_config
 
 META = "http://169.254.169.254/latest/meta-data/iam"
 
@@ -140,7 +140,7 @@ def test_a_proxy_of_the_environment_is_not_used(tmp_path: Path, backend: str, mo
             return bool(arrived)
 
         url = f"rtsps://127.0.0.1:{listener.getsockname()[1]}/a"
-        with CaptureProcess(make_slice(url, tmp_path, backend=backend)):
+        with CaptureProcess(make_config(url, tmp_path, backend=backend)):
             wait_until(called, what="a connection of the camera's own")
             with arrived[0] as connection:
                 connection.settimeout(60)
@@ -181,11 +181,11 @@ def test_names_are_resolved_before_they_are_trusted() -> None:
 
 
 def test_the_proxy_closes_its_connections(web: str) -> None:
-    guard = EgressProxy(())
-    with socket.create_connection(("127.0.0.1", int(guard.url.rpartition(":")[2]))) as client:
+    proxy = EgressProxy(())
+    with socket.create_connection(("127.0.0.1", int(proxy.url.rpartition(":")[2]))) as client:
         client.sendall(f"CONNECT {web.partition('//')[2]} HTTP/1.1\r\n\r\n".encode())
         assert client.recv(100).startswith(b"HTTP/1.1 200")
-        guard.close()
+        proxy.close()
         assert client.recv(100) == b""
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", int(guard.url.rpartition(":")[2])), 2)
+        socket.create_connection(("127.0.0.1", int(proxy.url.rpartition(":")[2])), 2)

@@ -39,7 +39,7 @@ def log_of(site: Site, program: str) -> str:
     return file.read_text() if file.exists() else ""
 
 
-def said(site: Site, program: str, *words: str) -> None:
+def wait_for_log(site: Site, program: str, *words: str) -> None:
     """The log holds a line with all the words, once or a few times, without a traceback."""
 
     def lines() -> list[str]:
@@ -64,10 +64,10 @@ def test_a_wrong_url_and_a_file_that_is_no_video(good: dict[str, Any], tmp_path:
         ]
         with site_with(tmp_path, cameras) as site:
             site.wait_for_supervisord()
-            said(site, "capture-wrong", "Connection refused")
-            said(site, "capture-novideo", "Invalid data")
-            said(site, "capture-gone", "does not exist", "Remedy")
-            said(site, "capture-outside", "outside media_roots", "Remedy")
+            wait_for_log(site, "capture-wrong", "Connection refused")
+            wait_for_log(site, "capture-novideo", "Invalid data")
+            wait_for_log(site, "capture-gone", "does not exist", "Remedy")
+            wait_for_log(site, "capture-outside", "outside media_roots", "Remedy")
             goes_on(site)
             site.wait_for_web()
 
@@ -109,7 +109,7 @@ def test_a_missing_model_is_named_and_captures_go_on(good: dict[str, Any], tmp_p
     models = {"models": {"person": "./no-such-model.pt"}}
     with site_with(tmp_path, [good], inference=models) as site:
         site.wait_for_supervisord()
-        said(site, "inference", "no-such-model.pt", "Remedy")
+        wait_for_log(site, "inference", "no-such-model.pt", "Remedy")
         wait_until(lambda: site.read_counter("capture-good", "frames_captured", "good") > 5, 60, "capture goes on")
         site.wait_for_web()
         assert site.get_status("/readyz") == 503
@@ -122,7 +122,7 @@ def test_an_outside_redis_that_is_down_stops_nothing_else(good: dict[str, Any], 
         with site_with(tmp_path, [good], redis={"url": url}) as site:
             site.wait_for_supervisord()
             assert "redis" not in site.get_states()
-            said(site, "worker-recorder-0", "Redis unavailable")
+            wait_for_log(site, "worker-recorder-0", "Redis unavailable")
             wait_until(site.paths.get_ring_path("good").exists, 30, "capture goes on")
             wait_until(lambda: site.get_status("/healthz") == 200, 60, "web is up")
             assert site.get_status("/readyz") == 503
@@ -138,7 +138,7 @@ def test_without_ffmpeg_cameras_say_so_and_the_dashboard_runs(good: dict[str, An
     environment = {"CROWDPERF_FFMPEG": str(tmp_path / "no-ffmpeg")}
     with site_with(tmp_path, [good], environment=environment) as site:
         site.wait_for_supervisord()
-        said(site, "capture-good", "no-ffmpeg", "Remedy")
+        wait_for_log(site, "capture-good", "no-ffmpeg", "Remedy")
         site.wait_for_web()
         wait_until(lambda: site.get("/debug")["cameras"]["good"]["state"] == "misconfigured", what="/debug shows it")
         check = subprocess.run(
@@ -160,7 +160,7 @@ def test_a_shared_memory_too_small_is_named_with_the_size_needed(good: dict[str,
     small.wrap = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "sh"]
     with small:
         small.wait_for_supervisord()
-        said(small, "capture-big", "/dev/shm", "Remedy")
+        wait_for_log(small, "capture-big", "/dev/shm", "Remedy")
         goes_on(small)
 
 
@@ -172,7 +172,7 @@ def test_a_port_in_use_is_named_and_counting_runs(good: dict[str, Any], tmp_path
         with site_with(tmp_path, [good], web={"port": port}) as site:
             site.wait_for_supervisord()
             wait_until(lambda: f"port {port}" in (site.folder / "run.out").read_text(), 30, "run warns")
-            said(site, "web", str(port), "Remedy")
+            wait_for_log(site, "web", str(port), "Remedy")
             goes_on(site)
 
 

@@ -1,4 +1,4 @@
-"""`crowdperf demo` through a real FFmpeg: whole files or none, and frames that can be told apart after H.264."""
+"""`crowdperf demo` through a real FFmpeg: whole files or none, and frames that differ after H.264."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_every_frame_is_there_and_names_itself(tmp_path: Path) -> None:
     assert render(tmp_path) == 0
     stamps = [decode_stamp(plane) for plane in decoded(tmp_path / "demo_sparse.mp4")]
     assert stamps == [BarcodeStamp(SPARSE.number, frame) for frame in range(SECONDS * FPS)]
-    facts = ground_truth.decode_truth((tmp_path / "demo_sparse.truth.json").read_bytes())
-    assert facts.frames == len(stamps)
+    truth = ground_truth.decode_truth((tmp_path / "demo_sparse.truth.json").read_bytes())
+    assert truth.frames == len(stamps)
     assert rendered(tmp_path) == ["demo_sparse.mp4", "demo_sparse.truth.json"]
 
 
@@ -67,7 +67,7 @@ def test_a_key_frame_begins_every_second(tmp_path: Path) -> None:
 
 
 def test_if_missing_keeps_what_is_there_and_replaces_what_is_not(tmp_path: Path) -> None:
-    video, facts = tmp_path / "demo_sparse.mp4", tmp_path / "demo_sparse.truth.json"
+    video, truth = tmp_path / "demo_sparse.mp4", tmp_path / "demo_sparse.truth.json"
     assert render(tmp_path) == 0
     first = video.stat().st_ino
     assert render(tmp_path, "--if-missing") == 0
@@ -75,9 +75,9 @@ def test_if_missing_keeps_what_is_there_and_replaces_what_is_not(tmp_path: Path)
     assert render(tmp_path, "--if-missing", "--seed", "8") == 0
     second = video.stat().st_ino
     assert second != first
-    facts.write_bytes(b"{")
+    truth.write_bytes(b"{")
     assert render(tmp_path, "--if-missing", "--seed", "8") == 0
-    assert ground_truth.decode_truth(facts.read_bytes()).seed == 8
+    assert ground_truth.decode_truth(truth.read_bytes()).seed == 8
     assert video.stat().st_ino != second
 
 
@@ -105,10 +105,10 @@ def test_a_failing_ffmpeg_is_one_line_and_leaves_nothing(
 ) -> None:
     monkeypatch.setenv("CROWDPERF_FFMPEG", program)
     assert render(tmp_path / "out") == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert "Remedy" in said
-    assert said.count("\n") == 1
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "Remedy" in errors
+    assert errors.count("\n") == 1
     assert rendered(tmp_path / "out") == []
 
 

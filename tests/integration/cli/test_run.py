@@ -45,17 +45,17 @@ def refused(folder: Path, limits: tuple[int, int] = (resource.RLIM_INFINITY, res
 
 def test_a_data_folder_that_cannot_be_made_is_one_line(folder: Path) -> None:
     (folder / "var").write_text("in the way")
-    said = refused(folder)
-    assert str(folder / "var") in said
-    assert "Not a directory" in said
-    assert "Remedy" in said
+    output = refused(folder)
+    assert str(folder / "var") in output
+    assert "Not a directory" in output
+    assert "Remedy" in output
 
 
 def test_a_full_disk_is_one_line(folder: Path) -> None:
-    said = refused(folder, (1, resource.RLIM_INFINITY))
-    assert str(folder / "var") in said
-    assert "File too large" in said
-    assert "Remedy" in said
+    output = refused(folder, (1, resource.RLIM_INFINITY))
+    assert str(folder / "var") in output
+    assert "File too large" in output
+    assert "Remedy" in output
 
 
 @pytest.fixture
@@ -89,10 +89,10 @@ def test_a_second_redis_never_opens_the_folder_of_one_that_lives(
     servers.append(first := serve(folder))
     wait_until(lambda: server_pid(folder) == first.pid, what="the first one serves")
     servers.append(second := serve(folder))
-    said, _ = second.communicate(timeout=60)
-    assert second.returncode == 2, said
-    assert f"another Redis (pid {first.pid})" in said
-    assert "Remedy" in said
+    output, _ = second.communicate(timeout=60)
+    assert second.returncode == 2, output
+    assert f"another Redis (pid {first.pid})" in output
+    assert "Remedy" in output
     assert server_pid(folder) == first.pid
     # Nor does a child of the first one, which rewrites the file, keep the third from its work.
     connect(f"unix://{folder / 'var' / 'run' / 'redis.sock'}").bgrewriteaof()
@@ -153,8 +153,8 @@ def test_stop_while_rendering_the_demo_leaves_no_half_files(tmp_path: Path, numb
     wait_until(lambda: len(list(demo.glob(".*.mp4.*.part"))) == 2, 60, "both scenes are being rendered")
     assert site.stop(number) == 0, site.collect_logs()
     assert site.find_leftovers() == []
-    said = (site.folder / "run.out").read_text().splitlines()
-    assert said == [
+    output = (site.folder / "run.out").read_text().splitlines()
+    assert output == [
         "rendering the demo site's cameras (once) …",
         "",
         "stopping; the demo site's cameras are rendered by the next start …",

@@ -52,7 +52,7 @@ class Checkout:
         )
 
     def setup(self, python: Path | None = None) -> str:
-        """Set it up; what the script said."""
+        """Set it up; return what the script printed."""
         done = self.run("setup", python=python)
         assert done.returncode == 0, done.stderr
         return done.stderr
@@ -150,8 +150,8 @@ def test_changed_stamp_keeps_the_environment(checkout: Checkout) -> None:
     checkout.setup()
     checkout.stamp_of_old()
     (checkout.venv / "kept").touch()
-    said = checkout.setup()
-    assert "installing" in said
-    assert "making" not in said
+    output = checkout.setup()
+    assert "installing" in output
+    assert "making" not in output
     assert (checkout.venv / "kept").exists()
     assert checkout.setup() == ""

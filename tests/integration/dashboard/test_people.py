@@ -89,8 +89,8 @@ def test_roll_call_compares_cameras_with_the_list(
     base = {**CONFIG, "areas": [hall], "visitors": {"staff_baseline": {"hall": 2}}}
     client = redis_server.client()
     with serving(redis_server.url, tmp_path_factory.mktemp("web"), base) as served:
-        crew = People(served, redis_server)
-        with crew.browser("rita", "reception") as desk, dashboard(served.url) as shown:
+        people = People(served, redis_server)
+        with people.browser("rita", "reception") as desk, dashboard(served.url) as shown:
             guest = {"name": "Grace Hopper", "host": "Ada", "areas": ["hall"], "walk_in": True}
             visit = desk.post("/api/v1/visits", json=guest).json()["id"]
             assert desk.post(f"/api/v1/visits/{visit}/check-in", json={}).status_code == 200

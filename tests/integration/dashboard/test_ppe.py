@@ -130,18 +130,18 @@ def test_the_course_of_compliance_is_what_the_interface_says(
             return {(row[0], names[row[3]], names[row[4]]): [int(text) for text in row[6:]] for row in rows}
 
         offset = midnight.timestamp() % 3600
-        told = shares(asked(0), lambda moment: (moment - offset) // 3600 * 3600 + offset)
-        assert len(told) == 7
-        assert listed() == told
+        expected = shares(asked(0), lambda moment: (moment - offset) // 3600 * 3600 + offset)
+        assert len(expected) == 7
+        assert listed() == expected
         # The chart itself, by mouse: what the legend says of the bucket under the pointer.
         plot = shown.page.locator(".chart .u-over").bounding_box()
         assert plot is not None
-        said = {}
+        legends = {}
         for place in (7, 8, 9, 10, 11):
             at = (place + 0.5) / hours
             shown.page.mouse.move(plot["x"] + at * plot["width"], plot["y"] + 40)
-            said[place] = shown.page.locator(".line-legend button b").all_inner_texts()
-        assert said == {
+            legends[place] = shown.page.locator(".line-legend button b").all_inner_texts()
+        assert legends == {
             7: ["50 % (1 of 2)", "75 % (3 of 4)", "100 % (5 of 5)"],
             8: ["–", "50 % (2 of 4)", "0 % (0 of 3)"],
             9: ["–", "–", "–"],

@@ -88,11 +88,11 @@ def test_the_system_page_shows_what_the_interface_says(
         shown.wait_for("document.querySelectorAll('[data-process]').length > 4")
 
         def agree() -> bool:
-            told = client.get("/api/v1/system").json()
+            answer = client.get("/api/v1/system").json()
             names = shown.page.evaluate(
                 "[...document.querySelectorAll('[data-process]')].map((row) => row.dataset.process)"
             )
-            return set(names) == {row["name"] for row in told["processes"]}
+            return set(names) == {row["name"] for row in answer["processes"]}
 
         wait_until(agree, what="page and interface to name the same processes")
         assert "Dead letters: events:recorder: 1" in shown.page.locator(".system").inner_text()

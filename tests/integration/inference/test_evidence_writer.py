@@ -41,19 +41,21 @@ COLUMNS = PpeColumns(
 
 
 @pytest.fixture
-def keeper() -> Iterator[EvidenceCache]:
+def evidence_cache() -> Iterator[EvidenceCache]:
     made = EvidenceCache(30.0)
     yield made
     made.close()
 
 
-def clerk(tmp_path: Path, keeper: EvidenceCache, blur: Any = "none", url: str = "unix:///nowhere") -> EvidenceWriter:
-    return EvidenceWriter(url, "", keeper, str(tmp_path / "ring."), tmp_path / "evidence", blur, Metrics())
+def make_writer(
+    tmp_path: Path, evidence_cache: EvidenceCache, blur: Any = "none", url: str = "unix:///nowhere"
+) -> EvidenceWriter:
+    return EvidenceWriter(url, "", evidence_cache, str(tmp_path / "ring."), tmp_path / "evidence", blur, Metrics())
 
 
-def keep(keeper: EvidenceCache, sequence: int) -> None:
+def keep(evidence_cache: EvidenceCache, sequence: int) -> None:
     now = time.time_ns()
-    keeper.put(
+    evidence_cache.put(
         "gate", FRAME.copy(), FrameAnalysis(FrameStamp(7, sequence, now, time.monotonic_ns()), SPEC, FOUND, COLUMNS)
     )
 
@@ -71,9 +73,9 @@ def saved(tmp_path: Path, path: str) -> tuple[np.ndarray, EvidenceMetadata]:
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), metadata
 
 
-def test_the_frame_itself_with_its_subject(tmp_path: Path, keeper: EvidenceCache) -> None:
-    keep(keeper, 5)
-    answer = clerk(tmp_path, keeper).handle(ask(5))
+def test_the_frame_itself_with_its_subject(tmp_path: Path, evidence_cache: EvidenceCache) -> None:
+    keep(evidence_cache, 5)
+    answer = make_writer(tmp_path, evidence_cache).handle(ask(5))
     assert (answer.exact, answer.sequence, answer.problem) == (True, 5, "")
     assert tmp_path / "evidence" / answer.full == get_picture_path(tmp_path / "evidence", "gate", "e", 1e9, "full")
     image, metadata = saved(tmp_path, answer.full)
@@ -90,27 +92,29 @@ def test_the_frame_itself_with_its_subject(tmp_path: Path, keeper: EvidenceCache
     assert {box.class_name for box in inside.boxes if box.subject} == {"person", "no_hardhat"}
 
 
-def test_missing_frame_is_replaced_by_the_nearest_later_one(tmp_path: Path, keeper: EvidenceCache) -> None:
+def test_missing_frame_is_replaced_by_the_nearest_later_one(tmp_path: Path, evidence_cache: EvidenceCache) -> None:
     for sequence in (8, 12):
-        keep(keeper, sequence)
-    answer = clerk(tmp_path, keeper).handle(ask(5, x1=0.1, y1=0.2, x2=0.3, y2=0.9))
+        keep(evidence_cache, sequence)
+    answer = make_writer(tmp_path, evidence_cache).handle(ask(5, x1=0.1, y1=0.2, x2=0.3, y2=0.9))
     assert (answer.exact, answer.sequence) == (False, 8)
     _, metadata = saved(tmp_path, answer.full)
     assert not metadata.exact
     assert metadata.sequence == 8
     assert saved(tmp_path, answer.crop)[0].size, "a crop of where the person was"
-    assert clerk(tmp_path, keeper).handle(ask(5, id="other")).crop == "", "without a box nobody knows where"
+    assert make_writer(tmp_path, evidence_cache).handle(ask(5, id="other")).crop == "", (
+        "without a box nobody knows where"
+    )
 
 
-def test_a_frame_that_nobody_kept_comes_from_the_ring(tmp_path: Path, keeper: EvidenceCache) -> None:
+def test_a_frame_that_nobody_kept_comes_from_the_ring(tmp_path: Path, evidence_cache: EvidenceCache) -> None:
     ring = FrameWriter(tmp_path / "ring.gate", SPEC)
     for _ in range(3):
         ring.slot()[:] = FRAME.tobytes()
         ring.publish(time.time_ns(), time.monotonic_ns())
-    office = clerk(tmp_path, keeper)
-    present = office.handle(ask(2, epoch=ring.epoch))
+    writer = make_writer(tmp_path, evidence_cache)
+    present = writer.handle(ask(2, epoch=ring.epoch))
     assert (present.exact, present.sequence, present.epoch) == (True, 2, ring.epoch)
-    gone = office.handle(ask(1, id="f", epoch=ring.epoch - 1))
+    gone = writer.handle(ask(1, id="f", epoch=ring.epoch - 1))
     assert (gone.exact, gone.sequence, gone.epoch) == (False, 3, ring.epoch)
     assert FrameReader(tmp_path / "ring.gate").head() == 3
     ring.close(unlink=True)
@@ -118,18 +122,18 @@ def test_a_frame_that_nobody_kept_comes_from_the_ring(tmp_path: Path, keeper: Ev
 
 @pytest.mark.parametrize(("camera", "says"), [("nobody", "frame is gone"), ("../../etc", "no camera id")])
 def test_what_cannot_be_had_is_answered_with_the_reason(
-    tmp_path: Path, keeper: EvidenceCache, camera: str, says: str
+    tmp_path: Path, evidence_cache: EvidenceCache, camera: str, says: str
 ) -> None:
-    answer = clerk(tmp_path, keeper).handle(ask(5, camera=camera))
+    answer = make_writer(tmp_path, evidence_cache).handle(ask(5, camera=camera))
     assert says in answer.problem
     assert (answer.full, answer.crop, answer.exact) == ("", "", False)
     assert not (tmp_path / "evidence").exists()
 
 
-def test_a_disk_without_room_is_answered_too(tmp_path: Path, keeper: EvidenceCache) -> None:
-    keep(keeper, 5)
+def test_a_disk_without_room_is_answered_too(tmp_path: Path, evidence_cache: EvidenceCache) -> None:
+    keep(evidence_cache, 5)
     (tmp_path / "evidence").write_text("in the way")
-    assert "cannot be saved" in clerk(tmp_path, keeper).handle(ask(5)).problem
+    assert "cannot be saved" in make_writer(tmp_path, evidence_cache).handle(ask(5)).problem
 
 
 def test_a_picture_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path) -> None:
@@ -151,10 +155,10 @@ except OSError as error:
 
 
 def test_unexpected_request_is_refused_and_the_next_one_served(
-    tmp_path: Path, keeper: EvidenceCache, redis_server: RedisServer
+    tmp_path: Path, evidence_cache: EvidenceCache, redis_server: RedisServer
 ) -> None:
-    keep(keeper, 5)
-    one = clerk(tmp_path, keeper, url=redis_server.url)
+    keep(evidence_cache, 5)
+    one = make_writer(tmp_path, evidence_cache, url=redis_server.url)
     one.start()
     client = redis_server.client()
     for request in (ask(5, id="endless", ts=float("inf")), ask(5, id="good")):
@@ -166,9 +170,9 @@ def test_unexpected_request_is_refused_and_the_next_one_served(
     assert len(list((tmp_path / "evidence").rglob("*.jpg"))) == 2
 
 
-def test_faces_are_hidden_and_everything_where_never_analysed(tmp_path: Path, keeper: EvidenceCache) -> None:
-    keep(keeper, 5)
-    plain, hidden = clerk(tmp_path, keeper), clerk(tmp_path, keeper, "upper_body")
+def test_faces_are_hidden_and_everything_where_never_analysed(tmp_path: Path, evidence_cache: EvidenceCache) -> None:
+    keep(evidence_cache, 5)
+    plain, hidden = make_writer(tmp_path, evidence_cache), make_writer(tmp_path, evidence_cache, "upper_body")
     open_, closed = plain.handle(ask(5)), hidden.handle(ask(5, id="b"))
     before, after = (saved(tmp_path, answer.full)[0].astype(int) for answer in (open_, closed))
     face, elsewhere = (slice(50, 150), slice(400, 560)), (slice(340, 360), slice(250, 350))
@@ -185,15 +189,15 @@ def test_faces_are_hidden_and_everything_where_never_analysed(tmp_path: Path, ke
 
 
 def test_requests_through_redis_are_handled_once(
-    tmp_path: Path, keeper: EvidenceCache, redis_server: RedisServer
+    tmp_path: Path, evidence_cache: EvidenceCache, redis_server: RedisServer
 ) -> None:
     client = redis_server.client()
     publisher: Publisher[EvidenceRequest] = Publisher(client, EVIDENCE_REQUESTS)
     for sequence in (5, 6):
-        keep(keeper, sequence)
+        keep(evidence_cache, sequence)
         publisher.publish(ask(sequence, id=f"e{sequence}"))
-    office = clerk(tmp_path, keeper, url=redis_server.url)
-    office.start()
+    writer = make_writer(tmp_path, evidence_cache, url=redis_server.url)
+    writer.start()
     publisher.publish(ask(7, id="e7", camera="nobody"))
 
     key = stream_key(EVIDENCE_REQUESTS)
@@ -204,7 +208,7 @@ def test_requests_through_redis_are_handled_once(
         return bool(groups) and (groups[0]["pending"], groups[0]["last-delivered-id"]) == (0, last["last-generated-id"])
 
     wait_until(acknowledged, what="three acknowledgements")
-    office.close()
+    writer.close()
     found = {path.relative_to(tmp_path / "evidence") for path in (tmp_path / "evidence").rglob("*.jpg")}
     expected = {get_picture_path(Path(), "gate", name, 1e9, kind) for name in ("e5", "e6") for kind in ("full", "crop")}
     assert found == expected

@@ -39,7 +39,7 @@ def start(tmp_path: Path, redis_server: RedisServer) -> Iterator[Start]:
     running: list[tuple[ProcessRuntime, threading.Thread]] = []
 
     def run(**settings: object) -> ProcessRuntime:
-        slice_ = InferenceConfig(
+        config = InferenceConfig(
             settings=Inference(device="cpu", staleness_s=20.0, **settings),  # type: ignore[arg-type]
             queue_max=4,
             cuda_empty_every=1,
@@ -53,7 +53,7 @@ def start(tmp_path: Path, redis_server: RedisServer) -> Iterator[Start]:
             key_prefix="t:",
         )
         runtime = ProcessRuntime("inference", 0)
-        thread = threading.Thread(target=process.main, args=(slice_, runtime), daemon=True)
+        thread = threading.Thread(target=process.main, args=(config, runtime), daemon=True)
         thread.start()
         running.append((runtime, thread))
         return runtime
@@ -163,12 +163,12 @@ def test_a_ppe_model_that_cannot_be_had_leaves_counting_alone(
     runtime, client = start(models=Models(ppe="./no-such-ppe.pt")), redis_server.client()
     ring, frame = writer(tmp_path, "gate", "bus.jpg", ppe_fps=100.0)
 
-    def said() -> str:
+    def read_problem() -> str:
         publish(ring, frame)
         return runtime.metrics.snapshot("inference", 0.0).texts.get("ppe_error", {}).get("", "")
 
-    wait_until(said, what="the reason")
-    assert "no-such-ppe.pt' does not exist" in said()
+    wait_until(read_problem, what="the reason")
+    assert "no-such-ppe.pt' does not exist" in read_problem()
     count = len(stored(client, "gate"))
 
     def counted() -> bool:

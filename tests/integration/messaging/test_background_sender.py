@@ -19,7 +19,7 @@ LOBBY = stream_key(DETECTIONS, "lobby")
 
 
 @pytest.fixture
-def poster(redis_server: RedisServer) -> Iterator[BackgroundSender]:
+def sender(redis_server: RedisServer) -> Iterator[BackgroundSender]:
     client = redis_server.client()
     # Far longer than any test waits: who waits for a frozen server is then late for sure.
     client.connection_pool.connection_kwargs["socket_timeout"] = 600.0
@@ -28,36 +28,36 @@ def poster(redis_server: RedisServer) -> Iterator[BackgroundSender]:
     made.close()
 
 
-def send(poster: BackgroundSender, *sequences: int) -> None:
+def send(sender: BackgroundSender, *sequences: int) -> None:
     for sequence in sequences:
-        poster.put(detections(9, sequence))
-        poster.request_flush()
+        sender.put(detections(9, sequence))
+        sender.request_flush()
 
 
-def test_frozen_redis_blocks_no_sender_and_keeps_order(poster: BackgroundSender, redis_server: RedisServer) -> None:
-    send(poster, 1)
-    wait_until(lambda: not len(poster), what="the first is stored")
+def test_frozen_redis_blocks_no_sender_and_keeps_order(sender: BackgroundSender, redis_server: RedisServer) -> None:
+    send(sender, 1)
+    wait_until(lambda: not len(sender), what="the first is stored")
     assert redis_server.process is not None
     redis_server.process.send_signal(signal.SIGSTOP)
     try:
-        sending = threading.Thread(target=send, args=(poster, *range(2, 602)), daemon=True)
+        sending = threading.Thread(target=send, args=(sender, *range(2, 602)), daemon=True)
         sending.start()
         wait_until(lambda: not sending.is_alive(), what="the end of the sends, while the server is frozen")
-        assert len(poster) >= 600 - 256, "they wait in memory"
+        assert len(sender) >= 600 - 256, "they wait in memory"
     finally:
         redis_server.process.send_signal(signal.SIGCONT)
-    wait_until(lambda: not len(poster), 30, "all is sent")
+    wait_until(lambda: not len(sender), 30, "all is sent")
     stored = [row.decode() for row, _ in redis_server.client().xrange(LOBBY)]
     assert stored == [f"9-{n}" for n in range(1, 602)]
-    assert poster.lost == 0
+    assert sender.lost == 0
 
 
-def test_what_redis_refuses_for_good_ends_who_fills_it(poster: BackgroundSender, redis_server: RedisServer) -> None:
+def test_what_redis_refuses_for_good_ends_who_fills_it(sender: BackgroundSender, redis_server: RedisServer) -> None:
     redis_server.client().set(LOBBY, "no stream")
 
     def refused() -> bool:
         try:
-            send(poster, 1)
+            send(sender, 1)
         except redis.ResponseError as error:
             return "WRONGTYPE" in str(error)
         return False
@@ -66,9 +66,9 @@ def test_what_redis_refuses_for_good_ends_who_fills_it(poster: BackgroundSender,
 
 
 def test_the_last_messages_are_sent_at_the_end(redis_server: RedisServer) -> None:
-    poster = BackgroundSender(Outbox(redis_server.client()), time.monotonic)
+    sender = BackgroundSender(Outbox(redis_server.client()), time.monotonic)
     for sequence in (1, 2, 3):
-        poster.put(detections(9, sequence))
-    poster.close()
+        sender.put(detections(9, sequence))
+    sender.close()
     assert redis_server.client().xlen(LOBBY) == 3
-    assert poster.take_send_time_s() > 0
+    assert sender.take_send_time_s() > 0

@@ -29,7 +29,7 @@ def reader(server: RedisServer, group: str) -> Consumer[AnyEvent]:
     return consumer
 
 
-def buried(server: RedisServer) -> DeadLetterStore:
+def make_store(server: RedisServer) -> DeadLetterStore:
     """One good event that could not be handled (delivered too often) and one that nobody can decode."""
     client = server.client()
     publisher: Publisher[AnyEvent] = Publisher(client, EVENTS)
@@ -44,7 +44,7 @@ def test_list_and_show_name_the_reason(
     redis_server: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     installation = make_installation(tmp_path, redis_server.url)
-    dead = buried(redis_server)
+    dead = make_store(redis_server)
     assert dead.list_queues() == [DeadLetterQueue("events:recorder", 2)]
     assert dead_letters.main(["list"], installation) == 0
     assert dead_letters.main(["show", "events:recorder"], installation) == 0
@@ -55,7 +55,7 @@ def test_list_and_show_name_the_reason(
 
 
 def test_redriven_letter_reaches_only_its_consumer(redis_server: RedisServer) -> None:
-    dead = buried(redis_server)
+    dead = make_store(redis_server)
     other = reader(redis_server, "other")
     assert [entry.message for entry in other.read()] == [CROSSING]
     handled = [letter.id for letter in dead.get_letters("events:recorder") if "delivered" in letter.reason]
@@ -69,7 +69,7 @@ def test_redriven_letter_reaches_only_its_consumer(redis_server: RedisServer) ->
 
 
 def test_what_still_cannot_be_handled_comes_back(redis_server: RedisServer) -> None:
-    dead = buried(redis_server)
+    dead = make_store(redis_server)
     broken = [letter.id for letter in dead.get_letters("events:recorder") if "delivered" not in letter.reason]
     dead.redrive("events:recorder", broken)
     reader(redis_server, "recorder").read(block_ms=1)
@@ -77,7 +77,7 @@ def test_what_still_cannot_be_handled_comes_back(redis_server: RedisServer) -> N
 
 
 def test_drop_deletes_the_named_ones(redis_server: RedisServer) -> None:
-    dead = buried(redis_server)
+    dead = make_store(redis_server)
     first = dead.get_letters("events:recorder")[0].id
     assert dead.drop("events:recorder", [first]) == 1
     assert [letter.id for letter in dead.get_letters("events:recorder")] != [first]
@@ -86,7 +86,7 @@ def test_drop_deletes_the_named_ones(redis_server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["show", "events:nobody"], "no dead letters called 'events:nobody'"),
         (["drop", "events:recorder", "1-1"], "no dead letter '1-1'"),
@@ -94,10 +94,10 @@ def test_drop_deletes_the_named_ones(redis_server: RedisServer) -> None:
         (["redrive", "detections:tracking"], "cannot be driven again"),
     ],
 )
-def test_one_clear_error(redis_server: RedisServer, tmp_path: Path, words: list[str], said: str) -> None:
-    buried(redis_server)
+def test_one_clear_error(redis_server: RedisServer, tmp_path: Path, words: list[str], message: str) -> None:
+    make_store(redis_server)
     redis_server.client().xadd("crowdperf:dead:detections:tracking", {"d": "x", "_why": "y"})
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         dead_letters.main(words, make_installation(tmp_path, redis_server.url))
 
 

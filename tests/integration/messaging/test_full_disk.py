@@ -18,7 +18,7 @@ import redis
 
 from crowdperf.messaging.redis.client import OUTAGE, RedisNotWritable, connect_async
 from tests.conftest import ROOT, RedisServer, wait_until
-from tests.integration.cli.test_bad_input import goes_on, said, site_with
+from tests.integration.cli.test_bad_input import goes_on, site_with, wait_for_log
 from tests.integration.supervision.test_supervision import camera, clip
 from tests.support.site import Site
 
@@ -48,7 +48,7 @@ def test_no_process_ends_and_no_frame_is_lost(site: Site) -> None:
     before = site.wait_for_pids()
     fill(before["redis"])
     for program in WRITERS:
-        said(site, program, "Redis unavailable", "File too large")
+        wait_for_log(site, program, "Redis unavailable", "File too large")
     wait_until(lambda: site.get_status("/readyz") == 503, 30, "/readyz sees it")
     assert site.get_status("/healthz") == 200
     with pytest.raises(urllib.error.HTTPError) as refused:

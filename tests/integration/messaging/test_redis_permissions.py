@@ -32,7 +32,7 @@ from crowdperf.workers.leases import Leases
 from crowdperf.workers.recorder import main as recorder_main
 from crowdperf.workers.sharded_consumer import ShardedConsumer
 from tests.conftest import ROOT, RedisServer, wait_until
-from tests.integration.cli.test_bad_input import goes_on, said, site_with
+from tests.integration.cli.test_bad_input import goes_on, site_with, wait_for_log
 from tests.integration.messaging.test_background_sender import detections
 from tests.integration.supervision.test_supervision import camera, clip
 from tests.support.counting_logic import WORKER, Clock, Tally
@@ -75,7 +75,7 @@ def crossing(n: int, ts: float = NOW) -> LineCrossed:
     )  # fmt: skip
 
 
-def slice_of(user: Limited, role: str, prefix: str = "") -> WorkerConfig:
+def make_config(user: Limited, role: str, prefix: str = "") -> WorkerConfig:
     return WorkerConfig(role=role, instance=0, retention=Retention(), redis_url=user.url, key_prefix=prefix)
 
 
@@ -84,7 +84,7 @@ class Recording:
 
     def __init__(self, user: Limited, prefix: str = "") -> None:
         self.runtime = ProcessRuntime("worker-recorder-0", 0)
-        self.thread = threading.Thread(target=recorder_main, args=(slice_of(user, "recorder", prefix), self.runtime))
+        self.thread = threading.Thread(target=recorder_main, args=(make_config(user, "recorder", prefix), self.runtime))
 
     def __enter__(self) -> Recording:
         self.thread.start()
@@ -125,7 +125,7 @@ def test_the_documented_user_can_do_all_of_a_small_site(
         publisher.publish(crossing(99, NOW - 400 * 86_400))
         wait_until(lambda: recording.runtime.metrics.get_counter("crossings_recorded") == 21, what="all are recorded")
     runtime = ProcessRuntime("worker-housekeeping-0", 0)
-    Housekeeper(user.client, slice_of(user, "housekeeping", prefix), runtime).sweep(NOW + 60, 0.0)
+    Housekeeper(user.client, make_config(user, "housekeeping", prefix), runtime).sweep(NOW + 60, 0.0)
     assert user.admin.zcard(f"{prefix}person_logs") == 20, "the old one is expired"
     assert runtime.metrics.snapshot("x", 0).gauges["redis_used_bytes"][""] > 0
     outbox = Outbox(user.client, prefix)
@@ -203,9 +203,11 @@ def test_housekeeping_without_info_goes_on_with_the_rest(user: Limited, caplog: 
     for n in range(1, 1001):
         user.admin.xadd("crowdperf:detections:gone", {"d": b"x"}, id=f"1-{n}")
     user.admin.xgroup_setid("crowdperf:detections:gone", "tracking", "1-1000")
-    keeper = Housekeeper(user.client, slice_of(user, "housekeeping"), ProcessRuntime("worker-housekeeping-0", 0))
-    keeper.sweep(NOW, 0.0)
-    keeper.sweep(NOW, 15.0)
+    housekeeper = Housekeeper(
+        user.client, make_config(user, "housekeeping"), ProcessRuntime("worker-housekeeping-0", 0)
+    )
+    housekeeper.sweep(NOW, 0.0)
+    housekeeper.sweep(NOW, 15.0)
     assert user.admin.xlen("crowdperf:detections:gone") < 200
     assert user.admin.zcard("person_logs") == 0
     (line,) = warnings(caplog)
@@ -357,10 +359,10 @@ def test_site_runs_as_documented_user_and_survives_revocation(user: Limited, tmp
         assert [(row["object"], row["context"]) for row in user.admin.acl_log()] == []
         before = site.wait_for_pids()
         user.may(f"{acl.build_acl_rules()} -set")
-        said(site, "tracking-0", "SET crowdperf:state:tracking:good", "Remedy")
-        said(site, "web", "metrics are not published", "SET crowdperf:metrics:web")
+        wait_for_log(site, "tracking-0", "SET crowdperf:state:tracking:good", "Remedy")
+        wait_for_log(site, "web", "metrics are not published", "SET crowdperf:metrics:web")
         user.may(f"{acl.build_acl_rules()} -xadd")
-        said(site, "inference", "XADD crowdperf:detections:good", "Remedy")
+        wait_for_log(site, "inference", "XADD crowdperf:detections:good", "Remedy")
         user.may(f"{acl.build_acl_rules()} -set")
         wait_until(lambda: site.get_status("/readyz") == 503, 30, "/readyz sees it")
         assert site.get_status("/healthz") == 200

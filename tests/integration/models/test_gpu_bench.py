@@ -85,7 +85,7 @@ def test_frames_go_from_rings_written_by_two_processes_to_redis(
 
 def test_without_a_device_there_are_no_rows_and_it_is_said(tmp_path: Path) -> None:
     into = tmp_path / "rows.json"
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "bench", "run", "micro/inference_gpu", "--short", "--json", str(into)],
         cwd=ROOT,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
@@ -93,6 +93,6 @@ def test_without_a_device_there_are_no_rows_and_it_is_said(tmp_path: Path) -> No
         text=True,
         check=True,
     )
-    assert said.stdout == ""
-    assert "no CUDA device" in said.stderr
+    assert done.stdout == ""
+    assert "no CUDA device" in done.stderr
     assert json.loads(into.read_text())["rows"] == []

@@ -58,8 +58,8 @@ def test_batch_is_halved_when_memory_runs_out(torch_detector: Detector, caplog: 
         found = torch_detector.detect_batch(FRAMES, SPECS)
         assert asked == [8, 4, 2, 2, 1], "8 for five frames, then what fits"
         assert runtime.max_batch == 2
-        said = [record.getMessage() for record in caplog.records if "out of device memory" in record.getMessage()]
-        assert len(said) == 2, "from 8 to 4, from 4 to 2"
+        logged = [record.getMessage() for record in caplog.records if "out of device memory" in record.getMessage()]
+        assert len(logged) == 2, "from 8 to 4, from 4 to 2"
         for one, other in zip(found, expected):
             assert np.allclose(one.boxes, other.boxes, atol=1e-4)
         asked.clear()
@@ -137,12 +137,12 @@ except detector.ModelError as error:
         text=True,
         check=True,
     )
-    said = run.stdout if device == "cuda" else run.stderr
-    assert "the CUDA device cannot run the model 'crowdperf-person-vehicle-n': " in said
-    assert "Remedy: check `nvidia-smi`" in said
+    output = run.stdout if device == "cuda" else run.stderr
+    assert "the CUDA device cannot run the model 'crowdperf-person-vehicle-n': " in output
+    assert "Remedy: check `nvidia-smi`" in output
     if device == "auto":
-        assert "ERROR" in said
-        assert "The processor is used instead" in said
+        assert "ERROR" in output
+        assert "The processor is used instead" in output
         assert run.stdout.splitlines()[-1].lower().startswith("cpu, openvino")
     else:
         assert run.stdout.splitlines()[-1].startswith("refused: ")

@@ -38,7 +38,7 @@ from crowdperf.workers.notify.logic import Notification
 from crowdperf.workers.recorder import Recorder
 from crowdperf.workers.sharded_consumer import FORGET_AFTER_S, ShardedConsumer
 from tests.conftest import RedisServer
-from tests.support.alerting import crossing, slice_of
+from tests.support.alerting import crossing, make_config
 from tests.support.bounds import largest
 from tests.support.counting_logic import WORKER, Clock, member
 from tests.support.webserver import site_config
@@ -93,9 +93,11 @@ def test_removed_cameras_leave_no_state_in_workers_and_redis(redis_server: Redis
     late[0] = 0.0
     publish(redis_server, passers(8))
     turn(2000 // BATCH + 2)
-    said = [fields[b"id"] for _, fields in client.xrange(stream_key(EVENTS)) if fields[b"type"] == b"CameraChanged"]
-    assert sum(row.startswith(b"camera-7:gone:") for row in said) == 1
-    assert sum(row.startswith(b"camera-7:") and row.endswith(b":1") for row in said) == 3, "two crossings, one end"
+    published = [
+        fields[b"id"] for _, fields in client.xrange(stream_key(EVENTS)) if fields[b"type"] == b"CameraChanged"
+    ]
+    assert sum(row.startswith(b"camera-7:gone:") for row in published) == 1
+    assert sum(row.startswith(b"camera-7:") and row.endswith(b":1") for row in published) == 3, "two crossings, one end"
 
 
 def test_a_commit_that_fails_forgets_nobody(redis_server: RedisServer) -> None:
@@ -115,7 +117,7 @@ def area_worker(server: RedisServer, clock: Clock, late: list[float], *names: st
     """worker-areas with these areas, as its own main makes it."""
     doors = [{"camera": "camera-1", "line": "door"}]
     areas = tuple(msgspec.convert({"id": name, "doors": doors}, Area) for name in names)
-    slice_ = AreasConfig(instance=0, instances=1, areas=areas, timezone="UTC", redis_url="", key_prefix="")
+    config = AreasConfig(instance=0, instances=1, areas=areas, timezone="UTC", redis_url="", key_prefix="")
     client = server.client()
     leases = Leases(client, "areas", 0, 1, "worker-areas-0")
 
@@ -123,7 +125,7 @@ def area_worker(server: RedisServer, clock: Clock, late: list[float], *names: st
         stage_effect(pipe, effect, Metrics())
 
     worker = ShardedConsumer(
-        client, AreaLogic(slice_), leases, Metrics(), clock, lambda: time.time() + late[0], stage=stage
+        client, AreaLogic(config), leases, Metrics(), clock, lambda: time.time() + late[0], stage=stage
     )
     worker.start()
     return worker
@@ -154,16 +156,16 @@ def test_recorder_and_areas_keep_no_state_of_people_and_cameras(redis_server: Re
 
 
 def test_housekeeping_keeps_nothing_of_cameras(redis_server: RedisServer) -> None:
-    slice_ = WorkerConfig(role="housekeeping", instance=0, retention=Retention(), redis_url="", key_prefix="")
+    config = WorkerConfig(role="housekeeping", instance=0, retention=Retention(), redis_url="", key_prefix="")
     runtime = ProcessRuntime("worker-housekeeping", 0)
-    keeper = Housekeeper(redis_server.client(), slice_, runtime)
+    housekeeper = Housekeeper(redis_server.client(), config, runtime)
     with redis_server.client().pipeline(transaction=False) as pipe:
         for number in range(MANY // 10):
             pipe.xadd(f"crowdperf:detections:camera-{number}", {"a": "b"})
         pipe.execute()
     for sweep in range(3):
-        keeper.sweep(1.8e9 + 15 * sweep, 15.0 * sweep)
-    assert largest([keeper, runtime.metrics], slice_)[0] < 100
+        housekeeper.sweep(1.8e9 + 15 * sweep, 15.0 * sweep)
+    assert largest([housekeeper, runtime.metrics], config)[0] < 100
 
 
 class Taken:
@@ -182,7 +184,7 @@ class Taken:
 @pytest.mark.parametrize("most", [0, 600])
 def test_delivering_thousands_of_notifications_keeps_a_minute(redis_server: RedisServer, most: int) -> None:
     hook = {"type": "webhook", "id": "hook", "url": "https://hooks.example/x", "max_per_minute": most}
-    (channel,) = slice_of({"channels": [hook]}).alerts.channels
+    (channel,) = make_config({"channels": [hook]}).alerts.channels
     client, runtime = redis_server.client(), ProcessRuntime("worker-notify-0", 0)
     delivery = ChannelDelivery(channel, DeliveryQueue(client, "hook"), Taken(), runtime.metrics)
     doc = AlertDoc(
@@ -207,7 +209,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def test_a_web_process_keeps_nothing_of_people_and_viewers(redis_server: RedisServer, tmp_path: Path) -> None:
-    slice_ = build_web_config(site_config(redis_server.url, 8080), Paths(tmp_path))
+    config = build_web_config(site_config(redis_server.url, 8080), Paths(tmp_path))
 
     async def busy(context: AppState) -> None:
         feed = asyncio.create_task(run_until_cancelled(context.feed))
@@ -224,7 +226,7 @@ def test_a_web_process_keeps_nothing_of_people_and_viewers(redis_server: RedisSe
         newest = redis_server.client().xrevrange(stream_key(EVENTS), count=1)[0][0]
         await until(lambda: context.feed._last_event == newest)
         assert len(context.broadcast) == 50
-        assert largest(context, slice_)[0] <= MANY
+        assert largest(context, config)[0] <= MANY
         for listener in listeners:
             assert len(listener._queue) == MAX_QUEUED_MESSAGES
             context.broadcast.unsubscribe(listener)
@@ -245,11 +247,11 @@ def test_a_web_process_keeps_nothing_of_people_and_viewers(redis_server: RedisSe
             client.xadd(stream_key(TRACKS, camera), codec.encode(TRACKS, frame))
 
     async def whole() -> None:
-        context = AppState(slice_, Metrics())
+        context = AppState(config, Metrics())
         await busy(context)
         context.publish_metrics()
         # Today's ids have a bound of their own (`test_bounds`).
-        size, path = largest(context, slice_, context.feed._today._event_ids)
+        size, path = largest(context, config, context.feed._today._event_ids)
         assert size < 60, path
         await context.close()
 

@@ -142,7 +142,7 @@ def test_the_command_writes_whole_files_only(
     assert run(redis_server, tmp_path, *day, "--out", "a.parquet", "--camera", "plaza") == 0
     assert len(rows_of((tmp_path / "a.csv").read_bytes())) == 10
     assert parquet.read_table(tmp_path / "a.parquet").num_rows == 10
-    for words, said in (
+    for words, message in (
         (("--from", "soon", "--out", "b.csv"), "'soon' is no time"),
         (("--from", "2026-10-26", "--to", "2026-10-25", "--out", "b.csv"), "is not before"),
         ((*day, "--out", "nowhere/b.csv"), "cannot write"),
@@ -150,7 +150,7 @@ def test_the_command_writes_whole_files_only(
         capfd.readouterr()
         assert run(redis_server, tmp_path, *words) == 2
         error = capfd.readouterr().err
-        assert said in error
+        assert message in error
         assert "Remedy" in error
     redis_server.kill()
     assert run(redis_server, tmp_path, *day, "--out", "a.csv") == 2

@@ -104,7 +104,7 @@ def test_chatty_program_keeps_the_newest_of_both_outputs(tmp_path: Path) -> None
         [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(conf)], stdout=subprocess.DEVNULL
     )
     try:
-        wait_until(lambda: log.exists() and log.read_text().endswith("the end\n"), what="it has said everything")
+        wait_until(lambda: log.exists() and log.read_text().endswith("the end\n"), what="its whole output")
     finally:
         running.terminate()
         running.wait()

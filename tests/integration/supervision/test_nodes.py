@@ -74,8 +74,8 @@ def test_two_nodes_with_the_same_camera_share_nothing(redis_server: RedisServer)
         assert recorder.step().added == count
         runtime = ProcessRuntime("worker-recorder-0", 0)
         publish_metrics(client, runtime, prefix)
-        slice_ = process_config.build_worker_config(node(name), Environment(), PATHS, "housekeeping", 0)
-        Housekeeper(redis_server.client(), slice_, runtime).sweep(1_800_000_100.0, 0.0)
+        config = process_config.build_worker_config(node(name), Environment(), PATHS, "housekeeping", 0)
+        Housekeeper(redis_server.client(), config, runtime).sweep(1_800_000_100.0, 0.0)
     keys = {key.decode() for key in client.scan_iter()}
     of_north = {key.removeprefix("north:") for key in keys if key.startswith("north:")}
     of_local = {key for key in keys if not key.startswith(("north:", "south:"))}

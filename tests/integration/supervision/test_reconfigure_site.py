@@ -69,8 +69,8 @@ class Looking:
             self.text += line
         self.ended = True
 
-    def heard(self, text: bytes) -> None:
-        """Wait until the stream has said so."""
+    def wait_for(self, text: bytes) -> None:
+        """Wait until the stream has sent this text."""
         wait_until(lambda: text in self.text, 30, f"{text!r} on the stream")
 
 
@@ -155,7 +155,7 @@ def test_whatever_changes_nobody_who_looks_at_it_is_interrupted(tmp_path: Path) 
                 assert ada.delete("/api/v1/cameras/yard").status_code == 200
                 assert ids(ada) == ["gate", "door"]
                 site.redis().xadd("crowdperf:events", encode(EVENTS, gap("afterwards")))
-                looking.heard(b"gap:afterwards")
+                looking.wait_for(b"gap:afterwards")
                 assert looking.text.count(b"event: configuration") >= 5
                 assert not looking.ended
             assert looking.requests > 30

@@ -137,8 +137,8 @@ def test_any_path(tmp_path: Path) -> None:
     with site:
         site.wait_ready()
         assert all(state in RUNNING for state in site.get_states().values())
-        said = (site.folder / "run.out").read_text()
-        control = next(line.split(None, 1)[1] for line in said.splitlines() if line.startswith("  control "))
+        output = (site.folder / "run.out").read_text()
+        control = next(line.split(None, 1)[1] for line in output.splitlines() if line.startswith("  control "))
         done = subprocess.run(shlex.split(control), cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         assert {line.split()[0] for line in done.stdout.splitlines()} == set(site.get_states())
@@ -182,9 +182,9 @@ def test_kill_9_of_supervisord_ends_all_before_the_lock_is_free(site: Site) -> N
     assert site.process is not None
     assert site.process.wait(150) == 1, site.collect_logs()
     assert site.find_leftovers() == []
-    said = (site.folder / "run.out").read_text()
-    assert "supervisord was killed by SIGKILL" in said
-    assert "Traceback" not in said
+    output = (site.folder / "run.out").read_text()
+    assert "supervisord was killed by SIGKILL" in output
+    assert "Traceback" not in output
 
 
 def test_programs_end_with_supervisord(site: Site) -> None:

@@ -31,7 +31,7 @@ ZONE = Zone(id="hall", polygon=[[0.4, 0.1], [0.6, 0.1], [0.6, 0.9], [0.4, 0.9]])
 CAMERAS = ("lobby", "gate")
 
 
-def slice_of(server: RedisServer, lines: tuple[Line, ...] = (LINE,)) -> TrackingConfig:
+def make_config(server: RedisServer, lines: tuple[Line, ...] = (LINE,)) -> TrackingConfig:
     cameras = tuple(TrackedCamera(camera_id=name, lines=lines, zones=(ZONE,), target_fps=10.0) for name in CAMERAS)
     return TrackingConfig(
         shard=0, settings=Tracking(), cameras=cameras, redis_url=server.url, key_prefix="", density_days=3650
@@ -108,8 +108,8 @@ def acknowledged(server: RedisServer, camera: str) -> bytes:
 class Process:
     """The shard's process."""
 
-    def __init__(self, slice_: TrackingConfig) -> None:
-        self._parse_command = [sys.executable, "-m", "tests.support.shard_main", msgspec.json.encode(slice_).decode()]
+    def __init__(self, config: TrackingConfig) -> None:
+        self._parse_command = [sys.executable, "-m", "tests.support.shard_main", msgspec.json.encode(config).decode()]
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -130,7 +130,7 @@ class Process:
 
 @pytest.fixture
 def process(redis_server: RedisServer) -> Iterator[Process]:
-    made = Process(slice_of(redis_server))
+    made = Process(make_config(redis_server))
     yield made
     made.kill()
 
@@ -207,7 +207,7 @@ class Clock:
 
 
 def shard(server: RedisServer, clock: Clock, metrics: Metrics, lines: tuple[Line, ...] = (LINE,)) -> TrackingShard:
-    made = TrackingShard(slice_of(server, lines), server.client(), metrics, clock, lambda: 1_700_000_100.0)
+    made = TrackingShard(make_config(server, lines), server.client(), metrics, clock, lambda: 1_700_000_100.0)
     made.start()
     return made
 

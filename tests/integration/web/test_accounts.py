@@ -440,5 +440,5 @@ def test_accounts_from_the_command_line(
     assert users("setup-link")[0] == 2, "there is an account"
     assert users("token", "ada", "--label", "backup")[1].startswith("cperf_")
     assert users("token", "ada", "--label", "backup", "--permissions", "everything")[0] == 2
-    status, _, said = users("remove", "ada")
-    assert (status, "last administrator" in said) == (2, True)
+    status, _, output = users("remove", "ada")
+    assert (status, "last administrator" in output) == (2, True)

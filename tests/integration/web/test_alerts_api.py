@@ -42,8 +42,8 @@ def server(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
 @contextlib.contextmanager
 def notifying(server: Served) -> Iterator[ProcessRuntime]:
     runtime = ProcessRuntime("worker-notify-0", 0)
-    slice_ = build_notify_config(server.config, server.paths, 0)
-    thread = threading.Thread(target=main, args=(slice_, runtime), daemon=True)
+    config = build_notify_config(server.config, server.paths, 0)
+    thread = threading.Thread(target=main, args=(config, runtime), daemon=True)
     thread.start()
     yield runtime
     runtime.stop()
@@ -156,9 +156,9 @@ def test_the_channels_say_how_they_deliver(
             finally:
                 site.close()
             assert people.browser("vera", "viewer").get("/api/v1/alert-channels").status_code == 403
-            told = operator.get("/api/v1/alert-rules").json()
-            assert told["channels"] == ["hook"]
-            kinds = {row["event"]: row for row in told["kinds"]}
+            answer = operator.get("/api/v1/alert-rules").json()
+            assert answer["channels"] == ["hook"]
+            kinds = {row["event"]: row for row in answer["kinds"]}
             assert kinds["LineCrossed"]["filters"] == ["lines", "classes"]
             assert "stalled" in kinds["CameraChanged"]["states"]
-            assert told["blank"]["dedupe_s"] == 300
+            assert answer["blank"]["dedupe_s"] == 300

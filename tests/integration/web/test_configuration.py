@@ -167,7 +167,7 @@ def test_a_change_that_takes_long_is_answered_and_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("method", "address", "body", "status", "said"),
+    ("method", "address", "body", "status", "message"),
     [
         ("POST", "cameras", {"id": "../x", "url": "rtsp://192.0.2.1/"}, 400, ""),
         ("POST", "cameras", {"id": "x", "url": "rtsp://192.0.2.1/", "target_fps": "NaN"}, 400, "target_fps"),
@@ -178,13 +178,13 @@ def test_a_change_that_takes_long_is_answered_and_goes_on(
     ],
 )
 def test_what_is_not_valid_changes_nothing(
-    ada: httpx.Client, config: Path, method: str, address: str, body: dict[str, Any], status: int, said: str
+    ada: httpx.Client, config: Path, method: str, address: str, body: dict[str, Any], status: int, message: str
 ) -> None:
     before = config.read_bytes()
     reply = ada.request(method, f"/api/v1/{address}", json=body)
     assert reply.status_code == status, reply.text
     assert reply.headers["content-type"] == "application/problem+json"
-    assert said in reply.text
+    assert message in reply.text
     assert config.read_bytes() == before
 
 
@@ -219,7 +219,7 @@ def test_a_source_is_tried_before_it_is_saved(
     assert reply.status_code == 200, reply.text
     assert cv2.imdecode(np.frombuffer(reply.content, np.uint8), cv2.IMREAD_COLOR).shape == (180, 320, 3)
     assert (reply.headers["x-source-width"], reply.headers["x-source-fps"]) == ("320", "10")
-    for url, said in (
+    for url, message in (
         ("/etc/passwd", "media_roots"),
         ("http://169.254.169.254/", "metadata"),
         ("rtsp://127.0.0.1:1/x", "refused"),
@@ -227,7 +227,7 @@ def test_a_source_is_tried_before_it_is_saved(
     ):
         refused = ada.post("/api/v1/camera-test", json={"url": url})
         assert refused.status_code == 422, refused.text
-        assert said in refused.json()["detail"]
+        assert message in refused.json()["detail"]
 
 
 def test_hanging_camera_is_answered_without_its_password(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

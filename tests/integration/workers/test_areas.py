@@ -54,12 +54,12 @@ def some(number: int, seed: int = 3) -> list[LineCrossed]:
 
 
 def started(server: RedisServer, instance: int = 0, instances: int = 1, clock: Clock | None = None) -> ShardedConsumer:
-    slice_ = AreasConfig(
+    config = AreasConfig(
         instance=instance, instances=instances, areas=AREAS, timezone="UTC", redis_url=server.url, key_prefix=""
     )
     client = server.client()
     leases = Leases(client, WORKER, instance, instances, f"worker-areas-{instance}")
-    logic, moving = AreaLogic(slice_), clock or Clock()
+    logic, moving = AreaLogic(config), clock or Clock()
     worker = ShardedConsumer(
         client, logic, leases, Metrics(), moving, lambda: NOON, stage=lambda p, now: areas.stage_area(p, now)
     )
@@ -74,13 +74,13 @@ def publish(server: RedisServer, *events: AnyEvent) -> None:
 
 
 def made(server: RedisServer) -> dict[str, list[Event]]:
-    """What the worker has said, in order, by area."""
-    said: dict[str, list[Event]] = {}
+    """Return what the worker has published, in order, by area."""
+    published: dict[str, list[Event]] = {}
     for _, fields in server.client().xrange(stream_key(EVENTS)):
         event = codec.decode(EVENTS, fields)
         if isinstance(event, (AreaChanged, Alert)):
-            said.setdefault(event.area, []).append(event)
-    return said
+            published.setdefault(event.area, []).append(event)
+    return published
 
 
 def expected(events: list[LineCrossed]) -> dict[str, list[Event]]:

@@ -30,7 +30,7 @@ from crowdperf.workers.notify.mqtt_state import ReadingsRemoved
 from crowdperf.workers.notify.process import main
 from crowdperf.workers.notify.webhook import WebhookSender
 from tests.conftest import RedisServer, wait_until
-from tests.support.alerting import crossing, slice_of, zone
+from tests.support.alerting import crossing, make_config, zone
 from tests.support.ports import free_port
 from tests.support.receivers import Hook, broker, hook, mailbox
 
@@ -43,8 +43,8 @@ def running(
 ) -> Iterator[ProcessRuntime]:
     """The worker's own main, in a thread."""
     runtime = ProcessRuntime(f"worker-notify-{instance}", 0)
-    slice_ = slice_of({"max_age_s": 86_400, **alerts}, server.url, instance, instances)
-    thread = threading.Thread(target=main, args=(slice_, runtime), daemon=True)
+    config = make_config({"max_age_s": 86_400, **alerts}, server.url, instance, instances)
+    thread = threading.Thread(target=main, args=(config, runtime), daemon=True)
     thread.start()
     try:
         yield runtime
@@ -68,7 +68,7 @@ def webhook(url: str, **more: Any) -> dict[str, Any]:
     return {"type": "webhook", "id": "hook", "url": url, "timeout_s": 5, **more}
 
 
-def said(server: RedisServer) -> list[Event]:
+def read_events(server: RedisServer) -> list[Event]:
     events = [decode_event(fields) for _, fields in server.client().xrange("crowdperf:events")]
     return [event for event in events if isinstance(event, (AlertRaised, AlertChanged))]
 
@@ -83,7 +83,7 @@ def test_a_webhook_is_signed_and_comes_once(redis_server: RedisServer, monkeypat
             wait_until(lambda: receiver.requests, what="the webhook")
             wait_until(lambda: runtime.metrics.get_counter("notifications_sent", "hook"), what="the receipt")
             publish(redis_server, zone(2, 6, now()), zone(3, 1, now()))
-            wait_until(lambda: [event for event in said(redis_server) if isinstance(event, AlertChanged)])
+            wait_until(lambda: [event for event in read_events(redis_server) if isinstance(event, AlertChanged)])
     ((path, headers, body),) = receiver.requests
     assert path == "/hook"
     stamp = headers["X-Crowdperf-Timestamp"]
@@ -280,11 +280,11 @@ def test_two_instances_alert_and_notify_like_one(redis_server: RedisServer) -> N
                 for n in range(instances):
                     stack.enter_context(running(redis_server, alerts, n, instances))
                 publish(redis_server, *events)
-                wait_until(lambda: len(said(redis_server)) == 24, what="all alerts, raised and closed")
+                wait_until(lambda: len(read_events(redis_server)) == 24, what="all alerts, raised and closed")
                 wait_until(lambda: len(receiver.requests) >= 12, what="all notifications")
                 wait_until(lambda: len(DeliveryQueue(redis_server.client(), "hook")) == 0, what="an empty queue")
             sent = sorted(json.loads(body)["id"] for _, _, body in receiver.requests)
             assert len(set(sent)) == len(sent)
-        outcomes.append(sorted(event.id for event in said(redis_server)))
+        outcomes.append(sorted(event.id for event in read_events(redis_server)))
     assert outcomes[0] == outcomes[1]
     assert len(outcomes[0]) == 24

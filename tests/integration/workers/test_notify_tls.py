@@ -1,4 +1,4 @@
-"""Webhook, mail and MQTT over TLS: the own authority is trusted, anybody else is not told anything."""
+"""Webhook, mail and MQTT over TLS: only servers of the own authority get a message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crowdperf.workers.notify.mqtt import MqttSender
 from crowdperf.workers.notify.webhook import WebhookSender
 from tests.conftest import RedisServer, wait_until
 from tests.integration.web.test_live import certify
-from tests.support.alerting import slice_of
+from tests.support.alerting import make_config
 from tests.support.receivers import Broker, broker, hook, mailbox
 
 NOW = 1_795_600_000.0
@@ -94,7 +94,7 @@ def mqtt_sender(broker: Broker, server: RedisServer, **more: Any) -> MqttSender:
     channel = MqttChannel(
         id="house", port=broker.port, user="crowdperf", password_env="BROKER_PASSWORD", timeout_s=5, **more
     )
-    return MqttSender(channel, slice_of({}), server.client())
+    return MqttSender(channel, make_config({}), server.client())
 
 
 def test_mqtt(

@@ -39,7 +39,7 @@ def publish(server: RedisServer, *events: Event) -> None:
         publisher.publish(event)
 
 
-def said(server: RedisServer) -> list[str]:
+def read_published(server: RedisServer) -> list[str]:
     """What the workers have published, by camera."""
     events = [decode_event(fields) for _, fields in server.client().xrange("crowdperf:events")]
     return sorted(event.id for event in events if isinstance(event, CameraChanged))
@@ -70,7 +70,7 @@ def test_any_number_of_instances_gives_the_same_history(redis_server: RedisServe
     drain(*members)
     publish(redis_server, *events[200:])
     drain(*members)
-    assert said(redis_server) == expected(*events)
+    assert read_published(redis_server) == expected(*events)
     assert {share for row in members for share in row.shards} == set(range(instances))
 
 
@@ -82,7 +82,7 @@ def test_after_a_kill_nothing_is_missing_and_nothing_said_twice(redis_server: Re
         fresh.start()
         fresh.step(block_ms=1)
     drain(fresh)
-    assert said(redis_server) == expected(*events)
+    assert read_published(redis_server) == expected(*events)
 
 
 def test_an_event_that_comes_twice_is_handled_once(redis_server: RedisServer) -> None:
@@ -92,7 +92,7 @@ def test_an_event_that_comes_twice_is_handled_once(redis_server: RedisServer) ->
     drain(only)
     publish(redis_server, crossing("lobby", 1), crossing("lobby", 2))
     drain(only)
-    assert said(redis_server) == expected(crossing("lobby", 1), crossing("lobby", 2))
+    assert read_published(redis_server) == expected(crossing("lobby", 1), crossing("lobby", 2))
 
 
 def test_a_dead_siblings_cameras_are_taken_over_and_handed_back(redis_server: RedisServer) -> None:
@@ -113,7 +113,7 @@ def test_a_dead_siblings_cameras_are_taken_over_and_handed_back(redis_server: Re
     clock.now += LEASE_S + 1
     drain(first)
     assert first.shards == {0, 1}
-    assert said(redis_server) == expected(*(crossing(theirs, n) for n in range(1, 7)))
+    assert read_published(redis_server) == expected(*(crossing(theirs, n) for n in range(1, 7)))
     again = member(redis_server, 1, 2, clock)
     again.start()
     clock.now += 2
@@ -122,7 +122,7 @@ def test_a_dead_siblings_cameras_are_taken_over_and_handed_back(redis_server: Re
     publish(redis_server, crossing(theirs, 7))
     drain(again, first)
     assert (first.shards, again.shards) == ({0}, {1})
-    assert said(redis_server) == expected(*(crossing(theirs, n) for n in range(1, 8)))
+    assert read_published(redis_server) == expected(*(crossing(theirs, n) for n in range(1, 8)))
 
 
 def test_who_has_lost_its_lease_stores_nothing(redis_server: RedisServer) -> None:
@@ -134,7 +134,7 @@ def test_who_has_lost_its_lease_stores_nothing(redis_server: RedisServer) -> Non
     publish(redis_server, crossing("lobby", 2))
     assert stopped.step(block_ms=1) == 0
     assert stopped.shards == set()
-    assert said(redis_server) == expected(crossing("lobby", 1))
+    assert read_published(redis_server) == expected(crossing("lobby", 1))
 
 
 def test_new_number_of_instances_continues_the_old_state(redis_server: RedisServer) -> None:
@@ -153,7 +153,7 @@ def test_new_number_of_instances_continues_the_old_state(redis_server: RedisServ
         row.start()
     drain(*three)
     assert sum(row.step(block_ms=1) for row in pair) == 0
-    assert said(redis_server) == expected(*events)
+    assert read_published(redis_server) == expected(*events)
 
 
 def test_the_group_stands_at_the_slowest_share(redis_server: RedisServer) -> None:
@@ -173,7 +173,7 @@ def test_what_nobody_can_decode_is_put_aside_once(redis_server: RedisServer) -> 
     redis_server.client().xadd("crowdperf:events", {"what": b"\xff"})
     publish(redis_server, crossing("lobby", 1))
     drain(*members)
-    assert said(redis_server) == expected(crossing("lobby", 1))
+    assert read_published(redis_server) == expected(crossing("lobby", 1))
     assert [box.count for box in DeadLetterStore(redis_server.client()).list_queues()] == [2]
 
 
@@ -190,7 +190,7 @@ def test_what_ends_the_process_again_and_again_is_put_aside(redis_server: RedisS
         except Died:
             deaths += 1
     assert 5 <= deaths <= 10
-    assert said(redis_server) == expected(events[0], events[2], events[3])
+    assert read_published(redis_server) == expected(events[0], events[2], events[3])
     letters = DeadLetterStore(redis_server.client()).get_letters(f"events:{WORKER}")
     assert [letter.fields["id"] for letter in letters] == [events[1].id]
     assert "ended the process" in letters[0].reason
@@ -210,7 +210,7 @@ def test_an_outage_loses_nothing(redis_server: RedisServer) -> None:
     only.start()
     publish(redis_server, *events[6:])
     drain(only)
-    assert said(redis_server) == expected(*events)
+    assert read_published(redis_server) == expected(*events)
 
 
 def test_single_member_needs_no_wait_for_its_lease(redis_server: RedisServer) -> None:

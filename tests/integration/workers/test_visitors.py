@@ -54,9 +54,9 @@ def boss(server: Served, redis_server: RedisServer) -> httpx.Client:
 
 
 @contextlib.contextmanager
-def running(main: Any, slice_: Any, name: str) -> Iterator[ProcessRuntime]:
+def running(main: Any, worker_config: Any, name: str) -> Iterator[ProcessRuntime]:
     runtime = ProcessRuntime(name, 0)
-    thread = threading.Thread(target=main, args=(slice_, runtime), daemon=True)
+    thread = threading.Thread(target=main, args=(worker_config, runtime), daemon=True)
     thread.start()
     try:
         yield runtime
@@ -76,7 +76,7 @@ def act(client: httpx.Client, visit: dict[str, Any], action: str, **step: Any) -
     return client.post(f"/api/v1/visits/{visit['id']}/{action}", json=step)
 
 
-def said(server: RedisServer, kind: type) -> list[Any]:
+def read_events(server: RedisServer, kind: type) -> list[Any]:
     events = [decode_event(fields) for _, fields in server.client().xrange("crowdperf:events")]
     return [event for event in events if isinstance(event, kind)]
 
@@ -107,7 +107,7 @@ def test_a_day_at_the_reception(desk: httpx.Client, redis_server: RedisServer) -
     assert desk.post(f"/api/v1/kiosk/{visit['code']}", json={}).json()["state"] == "checked_out"
     assert act(desk, visit, "check-in").status_code == 409
     assert act(desk, visit, "dance").status_code == 404
-    events = said(redis_server, VisitorChanged)
+    events = read_events(redis_server, VisitorChanged)
     assert [event.state for event in events] == ["invited", "checked_in", "on_site", "checked_out"]
     assert "Grace" not in str(redis_server.client().xrange("crowdperf:events"))
     assert redis_server.client().xlen("crowdperf:audit") >= 4
@@ -121,7 +121,7 @@ def test_only_one_of_two_who_act_at_once_succeeds(desk: httpx.Client, redis_serv
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda _: act(desk, visit, "deny", reason="no", version=1).status_code, range(8)))
     assert sorted(replies) == [200] + [409] * 7
-    assert [event.state for event in said(redis_server, VisitorChanged)] == ["arrived", "denied"]
+    assert [event.state for event in read_events(redis_server, VisitorChanged)] == ["arrived", "denied"]
 
 
 def test_the_watch_list_needs_a_second_person(desk: httpx.Client, boss: httpx.Client) -> None:
@@ -170,7 +170,7 @@ def test_an_evacuation_is_marked_from_several_devices_at_once(desk: httpx.Client
     assert "Drill" in report
     assert "11 of 12 people safe, 1 missing. The cameras counted 3 more" in report
     assert desk.get(f"{address}/report.csv").text.count("safe") == 11
-    states = [event.state for event in said(redis_server, RollCallChanged)]
+    states = [event.state for event in read_events(redis_server, RollCallChanged)]
     assert (states[0], states[-1], states.count("safe")) == ("started", "ended", 11)
 
 
@@ -267,19 +267,23 @@ def test_time_changes_visits_and_the_host_gets_mail(
         assert box.letters[0]["To"] == "ada@site.example"
         assert "Grace Hopper" in str(box.letters[0].get_payload())
         act(desk, visit, "check-in", briefing=True, nda_version="2")
-        # The expected time ends: the store is told so, as if two hours had passed.
+        # The expected time ends: the stored fields are set as if two hours had passed.
         over = {"expected_until": time.time() - 1, "version": 3}
         row = lifecycle_event(redis_server, visit["id"], over)
         visit_store.stage_fields(redis_server.client(), visit["id"], 2, over, row.expected_from, True, [row])
-        wait_until(lambda: "overstayed" in [e.state for e in said(redis_server, VisitorChanged)], what="the overstay")
+        wait_until(
+            lambda: "overstayed" in [e.state for e in read_events(redis_server, VisitorChanged)], what="the overstay"
+        )
         shown = desk.get(f"/api/v1/visits/{visit['id']}").json()
         assert (shown["state"], shown["version"]) == ("overstayed", 4)
-        wait_until(lambda: "overstayed" in [e.notice for e in said(redis_server, VisitorNotice)], what="the notice")
+        wait_until(
+            lambda: "overstayed" in [e.notice for e in read_events(redis_server, VisitorNotice)], what="the notice"
+        )
 
 
 def lifecycle_event(server: RedisServer, visit: str, over: dict[str, Any]) -> VisitorChanged:
     """The event of a change that a test makes."""
-    last = [event for event in said(server, VisitorChanged) if event.visit == visit][-1]
+    last = [event for event in read_events(server, VisitorChanged) if event.visit == visit][-1]
     fields = {**over, "previous": last.state, "id": f"visit:{visit}:3"}
     return msgspec.structs.replace(last, **fields)
 
@@ -307,9 +311,11 @@ def test_two_instances_of_the_worker_change_visits_as_one_does(server: Served, r
         config = msgspec.convert({**raw, "site": {"timezone": "UTC"}}, type(server.config))
         with contextlib.ExitStack() as stack:
             for n in range(instances):
-                slice_ = build_visitors_config(config, server.paths, n)
-                stack.enter_context(running(visitors.main, slice_, f"worker-visitors-{n}"))
-            wait_until(lambda: len(said(redis_server, VisitorChanged)) == 9, what="four changes of five visits")
-        outcomes.append(sorted((event.id, event.state, event.by) for event in said(redis_server, VisitorChanged)))
+                worker_config = build_visitors_config(config, server.paths, n)
+                stack.enter_context(running(visitors.main, worker_config, f"worker-visitors-{n}"))
+            wait_until(lambda: len(read_events(redis_server, VisitorChanged)) == 9, what="four changes of five visits")
+        outcomes.append(
+            sorted((event.id, event.state, event.by) for event in read_events(redis_server, VisitorChanged))
+        )
     assert outcomes[0] == outcomes[1]
     assert [state for _, state, by in outcomes[0] if not by] == ["overstayed", "overstayed", "no_show", "no_show"]

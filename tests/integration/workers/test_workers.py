@@ -53,13 +53,13 @@ def publish(server: RedisServer, *events: AnyEvent) -> None:
         publisher.publish(event)
 
 
-def slice_of(server: RedisServer, role: str, instance: int = 0) -> WorkerConfig:
+def make_config(server: RedisServer, role: str, instance: int = 0) -> WorkerConfig:
     return WorkerConfig(role=role, instance=instance, retention=Retention(), redis_url=server.url, key_prefix="")
 
 
 @pytest.fixture
-def slice_(redis_server: RedisServer) -> WorkerConfig:
-    return slice_of(redis_server, "housekeeping")
+def config(redis_server: RedisServer) -> WorkerConfig:
+    return make_config(redis_server, "housekeeping")
 
 
 def test_persons_and_vehicles_go_to_their_logs_by_event_time(redis_server: RedisServer) -> None:
@@ -72,7 +72,7 @@ def test_persons_and_vehicles_go_to_their_logs_by_event_time(redis_server: Redis
 
 
 def redeliver(server: RedisServer) -> list[int]:
-    """One crossing said three times, in one batch and in two; what each batch added to the history."""
+    """Publish one crossing three times, in one batch and in two; return what each batch added to the history."""
     publish(server, crossing(1), crossing(1))
     writer = recorder(server)
     added = [writer.step().added]
@@ -120,13 +120,13 @@ def test_two_recorders_at_once_write_the_history_of_one(redis_server: RedisServe
         redis_server.client().flushall()
         runtimes = [ProcessRuntime(f"worker-recorder-{n}", 0) for n in range(instances)]
         threads = [
-            threading.Thread(target=recorder_main, args=(slice_of(redis_server, "recorder", n), runtime))
+            threading.Thread(target=recorder_main, args=(make_config(redis_server, "recorder", n), runtime))
             for n, runtime in enumerate(runtimes)
         ]
         for thread in threads:
             thread.start()
         wait_until(lambda threads=threads: consumers(redis_server) == len(threads), what="every instance reads")
-        # Every third is said twice: which of the two instances gets it is chance.
+        # Every third is published twice: which of the two instances gets it is chance.
         publish(redis_server, *(row for event in events for row in (event,) * (2 if event.track % 3 == 0 else 1)))
         wait_until(lambda: done(redis_server), what="all crossings are recorded")
         for runtime in runtimes:
@@ -164,13 +164,13 @@ def test_what_a_dead_recorder_was_given_is_taken_over(redis_server: RedisServer)
     assert len(taken) == 15
     # It is gone, and supervisord has given it up.
     clock = Clock()
-    heir = recorder(redis_server, 0, clock)
-    assert heir.step().added == 5
+    successor = recorder(redis_server, 0, clock)
+    assert successor.step().added == 5
     clock.now += ORPHAN_CHECK_INTERVAL_S
-    assert heir.consumer.read(block_ms=1) == []
+    assert successor.consumer.read(block_ms=1) == []
     idle = {"time": None, "idle": ORPHAN_IDLE_MS}
     client.xclaim("crowdperf:events", "recorder", "worker-recorder-1", 0, [row.id for row in taken], **idle)
-    assert heir.step().added == 15
+    assert successor.step().added == 15
     assert client.xpending("crowdperf:events", "recorder")["pending"] == 0
     assert client.zcard("person_logs") == 20
 
@@ -193,17 +193,17 @@ def test_what_nobody_survives_is_not_handed_on_for_ever(redis_server: RedisServe
 
 def test_of_two_housekeepers_one_acts_and_the_other_follows(redis_server: RedisServer) -> None:
     client = redis_server.client()
-    slice_ = slice_of(redis_server, "housekeeping")
+    config = make_config(redis_server, "housekeeping")
     runtimes = [ProcessRuntime(f"worker-housekeeping-{n}", 0) for n in range(2)]
-    first, second = (Housekeeper(redis_server.client(), slice_, runtime) for runtime in runtimes)
+    first, second = (Housekeeper(redis_server.client(), config, runtime) for runtime in runtimes)
 
-    def sweep(keeper: Housekeeper, at: float) -> int:
+    def sweep(housekeeper: Housekeeper, at: float) -> int:
         """Crossings that one sweep removes, of those that are a year old."""
         publish(redis_server, crossing(int(at), ts=NOW - 400 * 86_400))
         client.hdel("crowdperf:counts:meta", "floor")
         recorder(redis_server).step()
         before = client.zcard("person_logs")
-        keeper.sweep(NOW, at)
+        housekeeper.sweep(NOW, at)
         return int(before - client.zcard("person_logs"))
 
     assert [sweep(first, 0), sweep(second, 1), sweep(first, 15), sweep(second, 16)] == [1, 0, 2, 0]
@@ -241,28 +241,28 @@ def test_a_stream_that_nobody_reads_is_left_alone(redis_server: RedisServer) -> 
     assert trim_stream(client, "missing", keep_after=None) == 0
 
 
-def test_retention_ends_old_crossings_and_only_those(redis_server: RedisServer, slice_: WorkerConfig) -> None:
+def test_retention_ends_old_crossings_and_only_those(redis_server: RedisServer, config: WorkerConfig) -> None:
     year = 366 * 86_400
     publish(redis_server, crossing(1, ts=NOW - year), crossing(2, ts=NOW - 60), crossing(3, "car", ts=NOW - year))
     recorder(redis_server).step()
     runtime = ProcessRuntime("worker-housekeeping-0", 0)
-    Housekeeper(redis_server.client(), slice_, runtime).sweep(NOW, 0.0)
+    Housekeeper(redis_server.client(), config, runtime).sweep(NOW, 0.0)
     assert [decode_member(raw).track for raw in redis_server.client().zrange("person_logs", 0, -1)] == [2]
     assert redis_server.client().zcard("vehicle_logs") == 0
     assert runtime.metrics.get_counter("crossings_expired") == 2
 
 
-def test_streams_of_cameras_that_are_gone_are_trimmed_too(redis_server: RedisServer, slice_: WorkerConfig) -> None:
+def test_streams_of_cameras_that_are_gone_are_trimmed_too(redis_server: RedisServer, config: WorkerConfig) -> None:
     client = redis_server.client()
     client.xgroup_create("crowdperf:detections:gone", "tracking", id="0", mkstream=True)
     for n in range(1, 1001):
         client.xadd("crowdperf:detections:gone", {"d": msgspec.msgpack.encode(n)}, id=f"1-{n}")
     client.xgroup_setid("crowdperf:detections:gone", "tracking", "1-1000")
-    Housekeeper(client, slice_, ProcessRuntime("worker-housekeeping-0", 0)).sweep(NOW, 0.0)
+    Housekeeper(client, config, ProcessRuntime("worker-housekeeping-0", 0)).sweep(NOW, 0.0)
     assert client.xlen("crowdperf:detections:gone") < 200
 
 
-def test_a_full_server_is_trimmed_whoever_has_the_lease(redis_server: RedisServer, slice_: WorkerConfig) -> None:
+def test_a_full_server_is_trimmed_whoever_has_the_lease(redis_server: RedisServer, config: WorkerConfig) -> None:
     client = redis_server.client()
     client.xgroup_create("crowdperf:detections:a", "tracking", id="0", mkstream=True)
     for n in range(1, 1001):
@@ -270,7 +270,7 @@ def test_a_full_server_is_trimmed_whoever_has_the_lease(redis_server: RedisServe
     client.xgroup_setid("crowdperf:detections:a", "tracking", "1-1000")
     client.config_set("maxmemory", "1mb")
     try:
-        Housekeeper(client, slice_, ProcessRuntime("worker-housekeeping-0", 0)).sweep(NOW, 0.0)
+        Housekeeper(client, config, ProcessRuntime("worker-housekeeping-0", 0)).sweep(NOW, 0.0)
     finally:
         client.config_set("maxmemory", "0")
     assert client.xlen("crowdperf:detections:a") < 200
@@ -316,49 +316,49 @@ def test_a_full_server_refuses_and_nothing_is_lost(redis_server: RedisServer) ->
     assert writer.step().added == 20
 
 
-def test_filling_server_is_reported_and_relieved_in_order(redis_server: RedisServer, slice_: WorkerConfig) -> None:
+def test_filling_server_is_reported_and_relieved_in_order(redis_server: RedisServer, config: WorkerConfig) -> None:
     client = redis_server.client()
     day = 86_400
     publish(redis_server, *(crossing(n, ts=NOW - 40 * day + n * day / 10) for n in range(200)))
     recorder(redis_server).step()
     runtime = ProcessRuntime("worker-housekeeping-0", 0)
-    keeper = Housekeeper(client, slice_, runtime)
-    keeper.sweep(NOW, 0.0)
+    housekeeper = Housekeeper(client, config, runtime)
+    housekeeper.sweep(NOW, 0.0)
     # Counters of minutes go first: put some of an older day back, which the hourly pass has not seen.
     client.setbit("crowdperf:counts:minute:100:lobby/door/person/in", 9, 1)
     used = int(client.info("memory")["used_memory"])
     client.config_set("maxmemory", int(used / 0.95))
     try:
         before = client.zcard("person_logs")
-        keeper.sweep(NOW, 15.0)
+        housekeeper.sweep(NOW, 15.0)
         assert client.exists("crowdperf:counts:minute:100:lobby/door/person/in") == 0
         assert client.zcard("person_logs") == before, "crossings go last"
-        keeper.sweep(NOW, 30.0)
+        housekeeper.sweep(NOW, 30.0)
         assert 0 < client.zcard("person_logs") < before
         for turn in range(60):
-            keeper.sweep(NOW, 45.0 + 15 * turn)
+            housekeeper.sweep(NOW, 45.0 + 15 * turn)
         assert client.zcount("person_logs", NOW - 7 * day, "+inf") == client.zcard("person_logs")
     finally:
         client.config_set("maxmemory", "0")
-    said = [fields[b"state"] for _, fields in client.xrange("crowdperf:events") if fields[b"type"] == b"StoreFilling"]
-    assert said[0] == b"dropping"
+    states = [fields[b"state"] for _, fields in client.xrange("crowdperf:events") if fields[b"type"] == b"StoreFilling"]
+    assert states[0] == b"dropping"
     assert runtime.metrics.snapshot("x", 0).gauges["redis_limit_bytes"][""] > 0
 
 
-def test_a_server_that_is_full_to_the_last_byte_is_relieved(redis_server: RedisServer, slice_: WorkerConfig) -> None:
+def test_a_server_that_is_full_to_the_last_byte_is_relieved(redis_server: RedisServer, config: WorkerConfig) -> None:
     """It filled between two sweeps, or was started again with less memory: everything that writes is refused."""
     client = redis_server.client()
     publish(redis_server, *(crossing(n, ts=NOW - 40 * DAY_S + n * DAY_S / 10) for n in range(300)))
     writer = recorder(redis_server)
     while writer.step().added:
         pass
-    keeper = Housekeeper(client, slice_, ProcessRuntime("worker-housekeeping", 0))
+    housekeeper = Housekeeper(client, config, ProcessRuntime("worker-housekeeping", 0))
     client.config_set("maxmemory", int(int(client.info("memory")["used_memory"]) * 0.98))
     try:
         with pytest.raises(redis.OutOfMemoryError):
             client.set("any", b"value")
-        keeper.sweep(NOW, 0.0)
-        keeper.sweep(NOW, 15.0)
+        housekeeper.sweep(NOW, 0.0)
+        housekeeper.sweep(NOW, 15.0)
         assert client.zcard("person_logs") < 300, "the oldest have made room"
         floor = float(client.hget("crowdperf:counts:meta", "floor"))
         assert client.zcount("person_logs", "-inf", f"({floor!r}") == 0
@@ -367,13 +367,13 @@ def test_a_server_that_is_full_to_the_last_byte_is_relieved(redis_server: RedisS
 
 
 def test_clock_ten_years_ahead_removes_nothing_at_once(
-    redis_server: RedisServer, slice_: WorkerConfig, caplog: pytest.LogCaptureFixture
+    redis_server: RedisServer, config: WorkerConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(redis_server, *(crossing(n) for n in range(20)))
     recorder(redis_server).step()
     client = redis_server.client()
-    Housekeeper(client, slice_, ProcessRuntime("worker-housekeeping-0", 0)).sweep(NOW + 60, 0.0)
-    after = Housekeeper(client, slice_, ProcessRuntime("worker-housekeeping-0", 0))
+    Housekeeper(client, config, ProcessRuntime("worker-housekeeping-0", 0)).sweep(NOW + 60, 0.0)
+    after = Housekeeper(client, config, ProcessRuntime("worker-housekeeping-0", 0))
     for turn in range(10):
         after.sweep(NOW + 3650 * 86_400, 15.0 * turn)
     assert client.zcard("person_logs") == 20

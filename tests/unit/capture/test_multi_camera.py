@@ -28,7 +28,7 @@ from crowdperf.supervision.programs import (
     save_groups,
 )
 from tests.conftest import wait_until
-from tests.support.capturing import make_slice
+from tests.support.capturing import make_config
 
 CAMERAS = st.lists(st.sampled_from("abcdefghijklmnopqrst"), unique=True, max_size=20)
 
@@ -128,7 +128,7 @@ def test_the_record_tells_whose_decoder_it_was() -> None:
 
 
 def test_a_camera_is_isolated_until_its_settings_change(tmp_path: Path) -> None:
-    camera = make_slice("rtsp://x/a", tmp_path, backend="pyav")
+    camera = make_config("rtsp://x/a", tmp_path, backend="pyav")
     other = replace(camera, camera_id="other")
     path = tmp_path / "run" / "x.crash"
     path.parent.mkdir()
@@ -149,7 +149,7 @@ def test_a_camera_is_isolated_until_its_settings_change(tmp_path: Path) -> None:
 
 def test_an_orderly_end_leaves_no_record(tmp_path: Path) -> None:
     record = CrashRecord(tmp_path / "x.crash")
-    record.record_decoding(make_slice("rtsp://x/a", tmp_path))
+    record.record_decoding(make_config("rtsp://x/a", tmp_path))
     record.close()
     assert not (tmp_path / "x.crash").exists()
 
@@ -179,12 +179,12 @@ class Capture:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_crashed_thread_restarts_and_siblings_go_on(tmp_path: Path) -> None:
     broken, log, stop, metrics, now = {"b"}, [], threading.Event(), Metrics(), [0.0]
-    slices = [make_slice("rtsp://x", tmp_path, camera_id=name) for name in "abc"]
+    configs = [make_config("rtsp://x", tmp_path, camera_id=name) for name in "abc"]
 
     def make(camera: CaptureConfig, alive: Callable[[], bool]) -> Capture:
         return Capture(camera.camera_id, broken, log)
 
-    group = CameraGroup(slices, make, stop.is_set, lambda: now[0], metrics)  # type: ignore[arg-type]
+    group = CameraGroup(configs, make, stop.is_set, lambda: now[0], metrics)  # type: ignore[arg-type]
     assert group.supervise(5.0)
     wait_until(lambda: ("b", "abandon") in log)
     wait_until(lambda: group.supervise(5.0) and metrics.get_counter("capture_crashes_total", "b") == 1)
@@ -206,7 +206,7 @@ def test_a_loop_that_hangs_is_noticed(tmp_path: Path) -> None:
             hang.wait(20)
 
     group = CameraGroup(
-        [make_slice("rtsp://x", tmp_path)],
+        [make_config("rtsp://x", tmp_path)],
         lambda camera, alive: Hanging("cam", set(), []),  # type: ignore[arg-type, return-value]
         stop.is_set,
         lambda: now[0],

@@ -30,16 +30,16 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def office(file: Path, tmp_path: Path) -> ConfigStore:
+def store(file: Path, tmp_path: Path) -> ConfigStore:
     return ConfigStore(file, Paths(tmp_path / "var"), tmp_path)
 
 
-def edit(office: ConfigStore, mode: str, *path: str, value: Any = None, **more: Any) -> ConfigResponse:
-    return office.apply(ConfigRequest(do="edit", edits=(Edit(mode=mode, path=path, value=value),), **more))
+def edit(store: ConfigStore, mode: str, *path: str, value: Any = None, **more: Any) -> ConfigResponse:
+    return store.apply(ConfigRequest(do="edit", edits=(Edit(mode=mode, path=path, value=value),), **more))
 
 
 @pytest.mark.parametrize(
-    ("mode", "path", "value", "said"),
+    ("mode", "path", "value", "message"),
     [
         ("create", ("cameras", "x"), {"url": "gopher://192.0.2.1/"}, "scheme"),
         ("create", ("cameras", "x"), {"url": "/etc/passwd"}, "media_roots"),
@@ -54,67 +54,65 @@ def edit(office: ConfigStore, mode: str, *path: str, value: Any = None, **more: 
     ],
 )
 def test_what_would_not_be_valid_is_refused_and_leaves_no_trace(
-    office: ConfigStore, file: Path, mode: str, path: tuple[str, ...], value: Any, said: str
+    store: ConfigStore, file: Path, mode: str, path: tuple[str, ...], value: Any, message: str
 ) -> None:
     before = file.read_bytes()
     try:
-        outcome = edit(office, mode, *path, value=value)
+        outcome = edit(store, mode, *path, value=value)
         detail = outcome.detail
         assert outcome.status == 400
     except ConfigError as error:
         detail = str(error)
-    assert said in detail
+    assert message in detail
     assert "Remedy" in detail
     assert file.read_bytes() == before
-    assert office.apply(ConfigRequest(do="versions")).versions == ()
+    assert store.apply(ConfigRequest(do="versions")).versions == ()
 
 
-def test_only_the_programs_concerned_restart(office: ConfigStore) -> None:
+def test_only_the_programs_concerned_restart(store: ConfigStore) -> None:
     def counting(outcome: ConfigResponse) -> set[str]:
         """Of those that restart, the programs that counting needs."""
         assert "web" not in outcome.restarts, "it takes the change over while it runs"
         return {name for name in outcome.restarts if name.startswith(("capture", "tracking", "inference"))}
 
-    assert counting(edit(office, "merge", "cameras", "plaza", value={"name": "North"})) == set(), "a name is for people"
-    moved = edit(office, "merge", "cameras", "plaza", value={"lines": [GATE | {"p1": [0.4, 0.2]}]})
+    assert counting(edit(store, "merge", "cameras", "plaza", value={"name": "North"})) == set(), "a name is for people"
+    moved = edit(store, "merge", "cameras", "plaza", value={"lines": [GATE | {"p1": [0.4, 0.2]}]})
     assert counting(moved) == {"tracking-0"}
-    gone = edit(office, "delete", "cameras", "lobby")
+    gone = edit(store, "delete", "cameras", "lobby")
     assert counting(gone) == {"capture-lobby", "tracking-0"}
     assert not gone.running
 
 
-def test_a_change_that_changes_nothing_makes_no_version(office: ConfigStore) -> None:
-    edit(office, "merge", "cameras", "plaza", value={"name": "North"})
-    again = edit(office, "merge", "cameras", "plaza", value={"name": "North"})
+def test_a_change_that_changes_nothing_makes_no_version(store: ConfigStore) -> None:
+    edit(store, "merge", "cameras", "plaza", value={"name": "North"})
+    again = edit(store, "merge", "cameras", "plaza", value={"name": "North"})
     assert (again.version, again.restarts) == (2, ())
-    assert len(office.apply(ConfigRequest(do="versions")).versions) == 2
+    assert len(store.apply(ConfigRequest(do="versions")).versions) == 2
 
 
-def test_an_edit_by_hand_is_a_version_of_its_own(office: ConfigStore, file: Path) -> None:
-    edit(office, "merge", "cameras", "plaza", value={"name": "North"}, who="ada", comment="camera.change plaza")
+def test_an_edit_by_hand_is_a_version_of_its_own(store: ConfigStore, file: Path) -> None:
+    edit(store, "merge", "cameras", "plaza", value={"name": "North"}, who="ada", comment="camera.change plaza")
     by_hand = json.loads(file.read_text())
     by_hand["site"] = {"name": "Riverside"}
     file.write_text(json.dumps(by_hand))
-    edit(office, "merge", "cameras", "plaza", value={"name": "South"}, who="ada", comment="camera.change plaza")
-    rows = office.apply(ConfigRequest(do="versions")).versions
+    edit(store, "merge", "cameras", "plaza", value={"name": "South"}, who="ada", comment="camera.change plaza")
+    rows = store.apply(ConfigRequest(do="versions")).versions
     assert [row.who for row in rows] == ["", "ada", "", "ada"]
-    back = office.apply(ConfigRequest(do="rollback", number=3, who="bob"))
+    back = store.apply(ConfigRequest(do="rollback", number=3, who="bob"))
     assert back.version == 5
     assert json.loads(file.read_text()) == by_hand
 
 
-def test_a_change_of_what_somebody_else_has_changed_is_refused(office: ConfigStore) -> None:
-    first = edit(office, "merge", "cameras", "plaza", value={"name": "North"})
+def test_a_change_of_what_somebody_else_has_changed_is_refused(store: ConfigStore) -> None:
+    first = edit(store, "merge", "cameras", "plaza", value={"name": "North"})
     seen = first.revisions["plaza"]
-    edit(office, "merge", "cameras", "plaza", value={"name": "South"}, expect={"plaza": seen})
-    late = edit(office, "merge", "cameras", "plaza", value={"name": "West"}, expect={"plaza": seen})
+    edit(store, "merge", "cameras", "plaza", value={"name": "South"}, expect={"plaza": seen})
+    late = edit(store, "merge", "cameras", "plaza", value={"name": "West"}, expect={"plaza": seen})
     assert late.status == 412
 
 
-def test_no_answer_holds_a_password(office: ConfigStore) -> None:
-    first = edit(office, "merge", "cameras", "plaza", value={"url": "rtsp://viewer:n3w-one@192.0.2.7/"})
-    shown = (
-        office.apply(ConfigRequest(do="show", number=2)).text + office.apply(ConfigRequest(do="diff", number=1)).text
-    )
+def test_no_answer_holds_a_password(store: ConfigStore) -> None:
+    first = edit(store, "merge", "cameras", "plaza", value={"url": "rtsp://viewer:n3w-one@192.0.2.7/"})
+    shown = store.apply(ConfigRequest(do="show", number=2)).text + store.apply(ConfigRequest(do="diff", number=1)).text
     assert "***@192.0.2.7" in shown
     assert not any(secret in shown + repr(first) for secret in ("s3cret", "n3w-one"))

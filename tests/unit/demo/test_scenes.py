@@ -45,7 +45,7 @@ def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
 
 
 @pytest.fixture(scope="module")
-def facts(stage: Stage) -> SceneTruth:
+def truth(stage: Stage) -> SceneTruth:
     return ground_truth.compute_truth(stage, DEFAULT_SEED)
 
 
@@ -92,10 +92,10 @@ def test_the_cast_refuses_whom_nobody_could_count() -> None:
     assert len(cast.tracks) == 2
 
 
-def test_a_seed_decides_everything(stage: Stage, facts: SceneTruth) -> None:
+def test_a_seed_decides_everything(stage: Stage, truth: SceneTruth) -> None:
     again = Stage(stage.scene, DEFAULT_SEED)
     assert ground_truth.encode_truth(ground_truth.compute_truth(again, DEFAULT_SEED)) == ground_truth.encode_truth(
-        facts
+        truth
     )
     for frame in (0, 333):
         first, second = (hashlib.sha256(one.render_frame(frame)).hexdigest() for one in (stage, again))
@@ -104,31 +104,31 @@ def test_a_seed_decides_everything(stage: Stage, facts: SceneTruth) -> None:
     assert [one.actor for one in other] != [one.actor for one in stage.tracks]
 
 
-def test_the_truth_is_that_of_the_script(stage: Stage, facts: SceneTruth) -> None:
+def test_the_truth_is_that_of_the_script(stage: Stage, truth: SceneTruth) -> None:
     scripted = Counter(
         (one.actor.id, moment.line, "in" if moment.inwards else "out")
         for one in stage.tracks
         for moment in find_crossings(one, stage.scene.lines)
     )
-    assert Counter((one.object, one.line, one.direction) for one in facts.crossings) == scripted
-    assert [one.frame for one in facts.crossings] == sorted(one.frame for one in facts.crossings)
-    assert all(one.time_s == one.frame / FPS for one in facts.crossings)
-    seen = {(one.line, one.direction) for one in facts.crossings}
+    assert Counter((one.object, one.line, one.direction) for one in truth.crossings) == scripted
+    assert [one.frame for one in truth.crossings] == sorted(one.frame for one in truth.crossings)
+    assert all(one.time_s == one.frame / FPS for one in truth.crossings)
+    seen = {(one.line, one.direction) for one in truth.crossings}
     assert seen == {(line.id, way) for line in stage.scene.lines for way in ("in", "out")}
 
 
-def test_nobody_hesitates_on_a_line(facts: SceneTruth) -> None:
+def test_nobody_hesitates_on_a_line(truth: SceneTruth) -> None:
     last: dict[tuple[int, str], int] = {}
-    for one in facts.crossings:
+    for one in truth.crossings:
         before = last.get((one.object, one.line))
         assert before is None or one.frame - before > 2 * FPS, one
         last[one.object, one.line] = one.frame
 
 
-def test_everybody_is_seen_well_beyond_both_sides(stage: Stage, facts: SceneTruth) -> None:
+def test_everybody_is_seen_well_beyond_both_sides(stage: Stage, truth: SceneTruth) -> None:
     places = ground_truth.find_anchors(stage)
     lines = {line.id: line for line in stage.scene.lines}
-    for one in facts.crossings:
+    for one in truth.crossings:
         p1, p2 = lines[one.line].get_vertices()
         aspect = WIDTH / HEIGHT
         segment = Segment(p1._replace(x=p1.x * aspect), p2._replace(x=p2.x * aspect))
@@ -141,8 +141,8 @@ def test_everybody_is_seen_well_beyond_both_sides(stage: Stage, facts: SceneTrut
         assert max(way) > 0.08, one
 
 
-def test_occupancy_agrees_with_the_crossings_of_a_closed_zone(stage: Stage, facts: SceneTruth) -> None:
-    for counts in facts.occupancy.values():
+def test_occupancy_agrees_with_the_crossings_of_a_closed_zone(stage: Stage, truth: SceneTruth) -> None:
+    for counts in truth.occupancy.values():
         assert len(counts) == stage.scene.seconds
         assert max(counts) > counts[0]
         assert counts[0] == counts[-1], "the clip loops"
@@ -199,9 +199,9 @@ def test_config_json_has_the_lines_and_zones_of_the_truth(camera: str, name: str
     assert found.loop
 
 
-def test_truth_survives_its_file(facts: SceneTruth) -> None:
-    assert ground_truth.decode_truth(ground_truth.encode_truth(facts)) == facts
-    assert b'"class": "person"' in ground_truth.encode_truth(facts)
+def test_truth_survives_its_file(truth: SceneTruth) -> None:
+    assert ground_truth.decode_truth(ground_truth.encode_truth(truth)) == truth
+    assert b'"class": "person"' in ground_truth.encode_truth(truth)
 
 
 def test_a_missing_package_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -323,14 +323,14 @@ def in_a_tmpfs_of_1_mb(path: Path, script: str) -> list[str]:
 
 
 def test_room_that_vanishes_is_noticed_before_the_first_store(path: Path) -> None:
-    """The budget check is told otherwise."""
-    said, left = in_a_tmpfs_of_1_mb(
+    """The budget check sees another limit."""
+    error, left = in_a_tmpfs_of_1_mb(
         path,
         "segment._free = lambda path: 1 << 40\n"
         "try: FrameWriter(ring, RingSpec(1920, 1080, 'bgr24', 1920, 1080, 4, 10.0, 0))\n"
         "except RingFull as error: print(error); print(list(folder.iterdir()))",
     )
-    assert "Remedy: enlarge it" in said
+    assert "Remedy: enlarge it" in error
     assert left == "[]"
 
 

@@ -19,22 +19,22 @@ SPEC = RingSpec(64, 48, "yuv420p", 128, 72, 4, 10.0, 0, 1.0)
 NOBODY = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
 
 
-def put(keeper: EvidenceCache, camera: str, sequence: int, at_s: float, epoch: int = 1) -> None:
+def put(cache: EvidenceCache, camera: str, sequence: int, at_s: float, epoch: int = 1) -> None:
     stamp = FrameStamp(epoch, sequence, 0, round(at_s * 1e9))
-    keeper.put(camera, np.full(SPEC.frame_bytes, 128, np.uint8), FrameAnalysis(stamp, SPEC, NOBODY, None))
+    cache.put(camera, np.full(SPEC.frame_bytes, 128, np.uint8), FrameAnalysis(stamp, SPEC, NOBODY, None))
 
 
 def test_pictures_go_after_their_time() -> None:
-    keeper = EvidenceCache(30.0)
+    cache = EvidenceCache(30.0)
     for second in range(100):
-        put(keeper, "gate", second, second)
-    assert len(keeper) == 31
-    assert keeper.get("gate", 1, 68) is None
-    held = keeper.get("gate", 1, 69)
+        put(cache, "gate", second, second)
+    assert len(cache) == 31
+    assert cache.get("gate", 1, 68) is None
+    held = cache.get("gate", 1, 69)
     assert held is not None
     assert cv2.imdecode(np.frombuffer(held.jpeg.result(), np.uint8), 1).shape == (36, 64, 3), "without the padding"
-    assert keeper.prune(round(120e9)) == 21
-    keeper.close()
+    assert cache.prune(round(120e9)) == 21
+    cache.close()
 
 
 def test_pictures_are_bounded_in_number_and_bytes() -> None:
@@ -55,18 +55,18 @@ def test_pictures_are_bounded_in_number_and_bytes() -> None:
 
 
 def test_the_nearest_later_frame_is_of_the_same_camera_and_later() -> None:
-    keeper = EvidenceCache(1e6)
+    cache = EvidenceCache(1e6)
     for camera, epoch, sequence in (("gate", 1, 5), ("gate", 1, 9), ("lobby", 1, 7), ("gate", 2, 1)):
-        put(keeper, camera, sequence, 1.0, epoch)
-    later = [keeper.get_after("gate", 1, sequence) for sequence in (4, 5, 9)]
+        put(cache, camera, sequence, 1.0, epoch)
+    later = [cache.get_after("gate", 1, sequence) for sequence in (4, 5, 9)]
     assert [(held.analysis.stamp.epoch, held.analysis.stamp.sequence) for held in later if held] == [
         (1, 5),
         (1, 9),
         (2, 1),
     ]
-    assert keeper.get_after("gate", 2, 1) is None
-    assert keeper.get_after("yard", 1, 1) is None
-    keeper.close()
+    assert cache.get_after("gate", 2, 1) is None
+    assert cache.get_after("yard", 1, 1) is None
+    cache.close()
 
 
 @pytest.mark.parametrize("blur", ["face", "upper_body"])

@@ -23,16 +23,16 @@ class Named:
 def test_the_model_at_work_stays_until_the_next_one_can_be_had(error: Exception) -> None:
     old, new = Named("old"), Named("new")
     answers: list[Callable[[], Any]] = [lambda: (_ for _ in ()).throw(error), lambda: new]
-    seat = ModelSlot("person", old)  # type: ignore[arg-type]
-    seat.request_load(lambda: answers.pop(0)())
+    slot = ModelSlot("person", old)  # type: ignore[arg-type]
+    slot.request_load(lambda: answers.pop(0)())
     try:
-        wait_until(lambda: seat.poll(100.0) or seat.error, what="the refusal")
-        assert seat.error == str(error)
-        assert seat.detector is old
-        assert not seat.poll(100.0 + RETRY_S / 2)
+        wait_until(lambda: slot.poll(100.0) or slot.error, what="the refusal")
+        assert slot.error == str(error)
+        assert slot.detector is old
+        assert not slot.poll(100.0 + RETRY_S / 2)
         assert len(answers) == 1, "it was tried again too soon"
-        wait_until(lambda: seat.poll(100.0 + RETRY_S), what="the new model")
-        assert seat.detector is new
-        assert seat.error == ""
+        wait_until(lambda: slot.poll(100.0 + RETRY_S), what="the new model")
+        assert slot.detector is new
+        assert slot.error == ""
     finally:
-        seat.close()
+        slot.close()

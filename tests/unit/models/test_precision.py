@@ -1,4 +1,4 @@
-"""Which precision runs where, and what is said about it."""
+"""Which precision runs where, and what is logged about it."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def test_int8_that_nobody_asked_for_is_logged_once(
     with caplog.at_level(logging.INFO, "crowdperf"):
         found = load_detector(Inference(runtime="openvino", precision=asked), tmp_path)  # type: ignore[arg-type]
     assert found.precision == runs
-    said = [record.getMessage() for record in caplog.records if "int8" in record.getMessage()]
-    assert len(said) == lines
-    assert all("docs/models.md" in line and "'full' turns it off" in line for line in said)
+    logged = [record.getMessage() for record in caplog.records if "int8" in record.getMessage()]
+    assert len(logged) == lines
+    assert all("docs/models.md" in line and "'full' turns it off" in line for line in logged)
 
 
 def test_each_precision_has_files_of_its_own() -> None:

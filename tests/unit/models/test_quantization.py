@@ -1,4 +1,4 @@
-"""What int8 is calibrated with, and what is said when it cannot be done. Quantising itself needs NNCF."""
+"""What int8 is calibrated with, and which error it gives when it cannot be done. Quantising itself needs NNCF."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Seen(logging.Handler):
         if "[perf]" in record.getMessage():
             self.event.set()
 
-def main(slice_, running):
+def main(config, running):
     seen = Seen()
     logging.getLogger().addHandler(seen)
     if not seen.event.wait(60):

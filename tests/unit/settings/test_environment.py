@@ -29,7 +29,7 @@ with open({file!r}, "a") as file:
     print(json.dumps(sys.argv[1:]), file=file)
 sys.exit("401 Unauthorized")
 """
-"""An FFmpeg that writes down what it is told, and plays nothing."""
+"""An FFmpeg that writes down its arguments and plays nothing."""
 SOURCE = SourceInfo(1920, 1080, 25.0, False)
 
 
@@ -40,16 +40,16 @@ def captured(folder: Path, variables: dict[str, str], scheme: str = "rtsp") -> C
     return build_capture_config(config, read_environment(variables), Paths(folder), folder, "lobby")
 
 
-def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, slice_: CaptureConfig) -> list[list[str]]:
+def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, config: CaptureConfig) -> list[list[str]]:
     """What FFmpeg is called with to open the camera."""
     program, file = folder / "ffmpeg", folder / "commands"
     program.write_text(RECORDING.format(python=sys.executable, real=find_ffmpeg(), file=str(file)))
     program.chmod(0o700)
     monkeypatch.setenv("CROWDPERF_FFMPEG", str(program))
-    opener = SourceConnector(slice_, str, lambda: True, lambda _: None)
+    connector = SourceConnector(config, str, lambda: True, lambda _: None)
     with pytest.raises(OpenError):
-        opener.open()
-    opener.close()
+        connector.open()
+    connector.close()
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
@@ -57,8 +57,8 @@ def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, slice_: CaptureConfi
 def test_rtsp_stimeout_usec_is_the_time_out_that_ffmpeg_gets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, option: str
 ) -> None:
-    slice_ = captured(tmp_path, {"RTSP_STIMEOUT_USEC": "1234567"}, scheme)
-    for command in commands(tmp_path, monkeypatch, slice_):
+    config = captured(tmp_path, {"RTSP_STIMEOUT_USEC": "1234567"}, scheme)
+    for command in commands(tmp_path, monkeypatch, config):
         value = command[command.index("-i") - 6 : command.index("-i")]
         assert "1234567" in value, command
         assert value[value.index("1234567") - 1].endswith(option)
@@ -96,5 +96,5 @@ def test_target_fps_is_how_many_frames_a_second_are_analysed(
 def test_target_fps_is_what_tracking_reckons_with(tmp_path: Path) -> None:
     config = parse(json.dumps({"cameras": [{"id": "lobby", "url": "rtsp://192.0.2.1/"}]}).encode())
     for variables, expected in (({"TARGET_FPS": "3"}, 3.0), ({}, 10.0)):
-        slice_ = build_tracking_config(config, read_environment(variables), Paths(tmp_path), 0)
-        assert [camera.target_fps for camera in slice_.cameras] == [expected]
+        shard_config = build_tracking_config(config, read_environment(variables), Paths(tmp_path), 0)
+        assert [camera.target_fps for camera in shard_config.cameras] == [expected]

@@ -1,4 +1,4 @@
-"""Another choice of models: told to the running process by a file, and no reason for supervisord to restart it."""
+"""Another choice of models: the running process reads it from a file, and supervisord restarts nothing."""
 
 from __future__ import annotations
 

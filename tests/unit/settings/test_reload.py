@@ -58,9 +58,9 @@ def test_a_reloadable_change_reaches_the_process_without_restart(change: dict[st
     programs.write_include_file(before, read_environment({}), paths, tmp_path)
     assert process.read_if_changed() is None
     programs.write_include_file(after, read_environment({}), paths, tmp_path)
-    told = process.read_if_changed()
-    assert told is not None
-    assert replace_reloadable(build_web_config(before, paths), told) == build_web_config(after, paths), (
+    reloaded = process.read_if_changed()
+    assert reloaded is not None
+    assert replace_reloadable(build_web_config(before, paths), reloaded) == build_web_config(after, paths), (
         "as a new process would have it"
     )
     assert process.read_if_changed() is None, "once"

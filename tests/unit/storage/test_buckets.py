@@ -72,14 +72,14 @@ def test_hours_of_a_half_hour_zone_are_made_of_quarters() -> None:
     start=st.floats(1.5e9, 1.85e9),
     length=st.one_of(st.floats(0.001, 200_000), st.floats(0.001, 5_000_000)),
     minutes_from=st.sampled_from([0.0, 1.65e9, 4e9]),
-    untold=st.booleans(),
+    automatic=st.booleans(),
 )
 def test_parts_cover_a_range_once_and_never_cut_a_bucket_wrongly(
-    zone: str, bucket: Bucket, start: float, length: float, minutes_from: float, untold: bool
+    zone: str, bucket: Bucket, start: float, length: float, minutes_from: float, automatic: bool
 ) -> None:
     calendar = CALENDARS[zone]
     end = start + min(length, 200_000 if bucket == "minute" else length)
-    parts = calendar.split_range(start, end, None if untold else bucket, minutes_from)
+    parts = calendar.split_range(start, end, None if automatic else bucket, minutes_from)
     assert parts[0].start == start
     assert parts[-1].stop == end
     for before, after in itertools.pairwise(parts):
@@ -90,7 +90,7 @@ def test_parts_cover_a_range_once_and_never_cut_a_bucket_wrongly(
             _is_whole(calendar, part)
             if part.level is MINUTE:
                 assert part.start >= minutes_from
-            if not untold:
+            if not automatic:
                 assert part.level.seconds <= {"minute": 60, "hour": 3600, "day": 86_400}[bucket]
 
 

@@ -1,4 +1,4 @@
-"""What the areas' worker makes of events, without Redis: `list(AreaLogic(slice_).handle(event))`."""
+"""What the areas' worker makes of events, without Redis: `list(AreaLogic(config).handle(event))`."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def test_state_and_restore_change_nothing_at_any_point() -> None:
     whole = [row for event in rows for row in uninterrupted.handle(event)]
     for cut in (1, 7, 20, 38):
         first, second = logic(), logic()
-        said = [row for event in rows[:cut] for row in first.handle(event)]
+        effects = [row for event in rows[:cut] for row in first.handle(event)]
         for area in ("hall", "yard"):
             second.restore(area, first.dump_state(area))
-        said += [row for event in rows[cut:] for row in second.handle(event)]
-        assert said == whole
+        effects += [row for event in rows[cut:] for row in second.handle(event)]
+        assert effects == whole
 
 
 def test_a_state_of_another_version_is_refused() -> None:

@@ -20,7 +20,7 @@ from crowdperf.workers.notify.logic import MAX_ACTIVE_ALERTS, MAX_REFS_PER_ALERT
 from crowdperf.workers.ppe.logic import MAX_WATCHED_TRACKS, PpeLogic
 from crowdperf.workers.visitors import SITE_PARTITION, VisitorLogic, VisitUpdate
 from crowdperf.workers.worker_logic import WorkerLogic
-from tests.support.alerting import NOW, crossing, slice_of, state
+from tests.support.alerting import NOW, crossing, make_config, state
 from tests.support.bounds import largest
 
 MANY = 20_000
@@ -45,7 +45,7 @@ def over(logic: WorkerLogic, cameras: int, of: Any) -> list[Struct]:
 def alerts(*events: str, **more: Any) -> AlertLogic:
     rules = [{"id": name.lower(), "name": name, "event": name, "channels": ["hook"], **more} for name in events]
     broker = {"type": "mqtt", "id": "broker", "host": "mqtt.example"}
-    return AlertLogic(slice_of({"rules": rules, "channels": [HOOK, broker]}))
+    return AlertLogic(make_config({"rules": rules, "channels": [HOOK, broker]}))
 
 
 def violation(number: int, name: Any, camera: str = "plaza") -> PpeViolation:
@@ -63,12 +63,14 @@ def test_flood_of_violations_is_bounded_finished_ones_go_first() -> None:
         list(logic.handle(violation(number, "closed")))
     assert largest(logic) == (MAX_ACTIVE_ALERTS, "AlertLogic._cameras['plaza'].active")
     assert [row.subject for row in logic._cameras["plaza"].active if row.state != "closed"] == ["v0"]
-    said = [
+    effects = [
         effect
         for number in range(7_000, 7_000 + MAX_ACTIVE_ALERTS)
         for effect in logic.handle(violation(number, "opened"))
     ]
-    assert [row for row in said if isinstance(row, AlertUpdate) and row.state == "closed"], "what has to go is closed"
+    assert [row for row in effects if isinstance(row, AlertUpdate) and row.state == "closed"], (
+        "what has to go is closed"
+    )
     assert largest(logic)[0] == MAX_ACTIVE_ALERTS
 
 
@@ -94,10 +96,10 @@ def test_what_holds_an_alert_open_is_bounded() -> None:
 def test_alerts_of_cameras_that_are_gone_close_and_leave_nothing() -> None:
     logic = alerts("CameraChanged", "LineCrossed")
 
-    def said(camera: str, number: int) -> list[Event]:
+    def make_events(camera: str, number: int) -> list[Event]:
         return [state(number, "stalled", NOW, camera), crossing(number, NOW, camera)]
 
-    effects = over(logic, MANY, said)
+    effects = over(logic, MANY, make_events)
     closed = [row for row in effects if isinstance(row, AlertUpdate) and row.state == "closed"]
     assert len(closed) == 2 * MANY, "an alert about a camera that is gone must not stay open"
     assert largest(logic)[0] < 50

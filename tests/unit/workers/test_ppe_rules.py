@@ -180,9 +180,9 @@ def test_state_and_restore_change_nothing_at_any_point() -> None:
     whole = run(logic(), *rows)
     for cut in range(1, len(rows)):
         first, second = logic(), logic()
-        said = run(first, *rows[:cut])
+        before = run(first, *rows[:cut])
         second.restore("yard", first.dump_state("yard"))
-        assert said + run(second, *rows[cut:]) == whole
+        assert before + run(second, *rows[cut:]) == whole
 
 
 @given(st.lists(st.floats(-1, 1), max_size=20))

@@ -62,7 +62,7 @@ def visit(**fields: Any) -> Visit:
     return Visit(**{**base, "expected_from": NOW, "expected_until": NOW + 3600, "areas": "lab,hall", **fields})
 
 
-def told(row: Visit, before: Visit | None = None, ts: float = NOW) -> VisitorChanged:
+def visitor_changed(row: Visit, before: Visit | None = None, ts: float = NOW) -> VisitorChanged:
     return lifecycle.build_event(before, row, ts, "ada")
 
 
@@ -155,7 +155,7 @@ def test_watch_list_entry_counts_when_another_approves_it() -> None:
 
 def test_events_carry_ids_and_never_names() -> None:
     names = {"host": "Ada Lovelace", "host_email": "ada@x.example", "purpose": "merger", "reason": "because"}
-    text = msgspec.json.encode(told(visit(**names))).decode()
+    text = msgspec.json.encode(visitor_changed(visit(**names))).decode()
     assert not [value for value in names.values() if value in text]
 
 
@@ -164,7 +164,7 @@ def test_events_carry_ids_and_never_names() -> None:
 
 def test_nobody_came() -> None:
     worker = logic(no_show_after_s=600)
-    assert list(worker.handle(told(visit()))) == []
+    assert list(worker.handle(visitor_changed(visit()))) == []
     assert changes(worker.advance_time(SITE_PARTITION, NOW + 599)) == []
     effects = list(worker.advance_time(SITE_PARTITION, NOW + 600))
     assert changes(effects) == [("no_show", 1)]
@@ -176,8 +176,8 @@ def test_nobody_came() -> None:
 
 def on_site(worker: VisitorLogic, ts: float = NOW) -> None:
     row = lifecycle.check_in(visit(), ts, Visitors())
-    list(worker.handle(told(visit(), ts=ts)))
-    list(worker.handle(told(row, visit(), ts)))
+    list(worker.handle(visitor_changed(visit(), ts=ts)))
+    list(worker.handle(visitor_changed(row, visit(), ts)))
 
 
 def test_the_host_is_reminded_once_then_the_visit_has_overstayed() -> None:
@@ -197,7 +197,7 @@ def test_a_person_who_was_faster_wins() -> None:
     on_site(worker)
     assert changes(worker.advance_time(SITE_PARTITION, NOW + 3600)) == [("overstayed", 2)]
     later = visit(state="on_site", version=3, expected_until=NOW + 9000)
-    list(worker.handle(told(later, visit(state="checked_in", version=2))))
+    list(worker.handle(visitor_changed(later, visit(state="checked_in", version=2))))
     assert changes(worker.advance_time(SITE_PARTITION, NOW + 3700)) == [], "the visit was extended meanwhile"
     assert changes(worker.advance_time(SITE_PARTITION, NOW + 9000)) == [("overstayed", 3)]
 
@@ -206,7 +206,7 @@ def test_the_night_checks_out_and_says_so() -> None:
     worker = logic(night_check_out="23:30")
     on_site(worker)
     list(worker.advance_time(SITE_PARTITION, NOW + 5000))
-    list(worker.handle(told(visit(state="overstayed", version=3), visit(state="checked_in", version=2))))
+    list(worker.handle(visitor_changed(visit(state="overstayed", version=3), visit(state="checked_in", version=2))))
     assert changes(worker.advance_time(SITE_PARTITION, NOW + 12 * 3600)) == []
     (change,) = [row for row in worker.advance_time(SITE_PARTITION, NOW + 13 * 3600) if isinstance(row, VisitUpdate)]
     assert (change.fields["state"], change.fields["auto_checked_out"], change.is_live) == ("checked_out", True, False)
@@ -225,10 +225,12 @@ def test_the_host_hears_of_an_arrival_once() -> None:
     worker = logic()
     arrived = lifecycle.arrive(visit(), NOW)
     inside = lifecycle.check_in(arrived, NOW + 1, Visitors())
-    said = [
-        row for event in (told(visit()), told(arrived, visit()), told(inside, arrived)) for row in worker.handle(event)
+    effects = [
+        row
+        for event in (visitor_changed(visit()), visitor_changed(arrived, visit()), visitor_changed(inside, arrived))
+        for row in worker.handle(event)
     ]
-    assert [row.notice for row in said if isinstance(row, VisitorNotice)] == ["arrived"]
+    assert [row.notice for row in effects if isinstance(row, VisitorNotice)] == ["arrived"]
 
 
 def test_state_and_restore_change_nothing() -> None:
@@ -253,8 +255,14 @@ def test_cameras_and_list_disagree_and_agree_again() -> None:
     for event in (crossing(1, NOW), crossing(2, NOW + 1, "side"), crossing(3, NOW + 2, "side"), area(1, 5, NOW + 2)):
         list(worker.handle(event))
     assert [row for row in worker.advance_time(SITE_PARTITION, NOW + 3) if isinstance(row, AreaMismatch)] == []
-    (said,) = [row for row in worker.advance_time(SITE_PARTITION, NOW + 303) if isinstance(row, AreaMismatch)]
-    assert (said.state, said.counted, said.expected, said.since, said.door) == ("opened", 5, 3, NOW + 3, "lobby/side")
+    (mismatch,) = [row for row in worker.advance_time(SITE_PARTITION, NOW + 303) if isinstance(row, AreaMismatch)]
+    assert (mismatch.state, mismatch.counted, mismatch.expected, mismatch.since, mismatch.door) == (
+        "opened",
+        5,
+        3,
+        NOW + 3,
+        "lobby/side",
+    )
     assert [row for row in worker.advance_time(SITE_PARTITION, NOW + 400) if isinstance(row, AreaMismatch)] == []
     list(worker.handle(area(2, 4, NOW + 500)))
     (closed,) = [row for row in worker.advance_time(SITE_PARTITION, NOW + 501) if isinstance(row, AreaMismatch)]
@@ -267,23 +275,23 @@ def test_more_crossings_than_check_ins_hint_at_tailgating() -> None:
     first = list(worker.handle(crossing(1, NOW + 5)))
     second = list(worker.handle(crossing(2, NOW + 7)))
     assert first == []
-    (said,) = second
-    assert isinstance(said, TailgatingSuspected)
-    assert (said.crossings, said.check_ins, said.evidence) == (2, 1, "lobby:1:2:door:in:0")
+    (suspicion,) = second
+    assert isinstance(suspicion, TailgatingSuspected)
+    assert (suspicion.crossings, suspicion.check_ins, suspicion.evidence) == (2, 1, "lobby:1:2:door:in:0")
     assert list(worker.handle(crossing(3, NOW + 8, direction="out"))) == []
 
 
 def test_tailgating_looks_at_its_window_alone() -> None:
-    def told(*crossed_at: float, checked_in_at: float | None = None) -> list[Any]:
+    def tailgatings(*crossed_at: float, checked_in_at: float | None = None) -> list[Any]:
         worker = logic(entrances=[DOOR], tailgating_people=2, tailgating_window_s=60)
         if checked_in_at is not None:
             on_site(worker, checked_in_at)
         return [row for n, at in enumerate(crossed_at) for row in worker.handle(crossing(n, at))]
 
-    assert len(told(NOW, NOW + 60)) == 1
-    assert told(NOW, NOW + 61) == [], "one of them is out of the window"
-    assert told(NOW + 600, NOW + 601, checked_in_at=NOW) == [], "a check-in lets one pass"
-    assert len(told(NOW + 601, NOW + 602, checked_in_at=NOW)) == 1, "but not for ever"
+    assert len(tailgatings(NOW, NOW + 60)) == 1
+    assert tailgatings(NOW, NOW + 61) == [], "one of them is out of the window"
+    assert tailgatings(NOW + 600, NOW + 601, checked_in_at=NOW) == [], "a check-in lets one pass"
+    assert len(tailgatings(NOW + 601, NOW + 602, checked_in_at=NOW)) == 1, "but not for ever"
 
 
 @pytest.mark.parametrize(
@@ -304,8 +312,8 @@ def test_the_likely_door_is_the_one_that_explains_the_difference(
         list(worker.handle(crossing(n, NOW + n, line, way)))
     list(worker.handle(area(1, counted, NOW + 20)))
     list(worker.advance_time(SITE_PARTITION, NOW + 21))
-    (said,) = [row for row in worker.advance_time(SITE_PARTITION, NOW + 22) if isinstance(row, AreaMismatch)]
-    assert (said.counted, said.expected, said.door) == (counted, 3, likely)
+    (mismatch,) = [row for row in worker.advance_time(SITE_PARTITION, NOW + 22) if isinstance(row, AreaMismatch)]
+    assert (mismatch.counted, mismatch.expected, mismatch.door) == (counted, 3, likely)
 
 
 # -- roll call --
@@ -351,7 +359,7 @@ def test_roll_call_holds_the_counts_of_the_cameras() -> None:
     assert [(row.title, row.cameras, row.listed, row.staff, row.counted, row.unlisted) for row in places] == [
         ("Lab", "Lobby", 2, 4, 9, 3),
         ("hall", "Lobby, Gate", 0, 5, 3, 0),
-        # Of whom no area is known, the entrances are all that can be said; of an area that is gone, nothing.
+        # Without a known area only the entrances can be named; of an area that is gone, nothing.
         ("", "Gate", 1, 0, None, 0),
         ("shed", "", 1, 0, None, 0),
     ]
@@ -367,13 +375,13 @@ def test_roll_call_holds_the_counts_of_the_cameras() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "said"),
+    ("rules", "message"),
     [
         ({"staff_baseline": {"attic": 1}}, "no area 'attic'"),
         ({"entrances": [{"camera": "lobby", "line": "roof"}]}, "no line 'roof'"),
         ({"night_check_out": "25:00"}, "night_check_out"),
     ],
 )
-def test_a_configuration_that_does_not_fit_gives_one_clear_error(rules: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_configuration_that_does_not_fit_gives_one_clear_error(rules: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         config(**rules)
