@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def names() -> list[str]:
-    """Every bench: a module with `rows(short)` below micro, pipeline or stress."""
+    """Return every bench: a module with `rows(short)` below micro, pipeline or stress."""
     return sorted(
         f"{path.parent.name}/{path.stem}"
         for kind in ("micro", "pipeline", "stress")
@@ -26,7 +26,7 @@ def names() -> list[str]:
 
 
 def show(row: Row) -> str:
-    """A row as people read it."""
+    """Return a row as people read it."""
     peer = f"{row.ratio:8.3f} x {row.limit_or_peer}" if row.ratio is not None else f"{row.limit_or_peer:>10}"
     interval = f" [{row.ci95[0]:.3f}, {row.ci95[1]:.3f}]" if row.ci95 else ""
     return f"{row.name:<34} {row.value:12.3f} {row.unit:<10} {peer}{interval}"

@@ -16,7 +16,7 @@ from crowdperf.settings.engine import Inference
 IMAGES = Path(os.environ.get("CROWDPERF_IMAGES", str(clips.ROOT.parent / "shared" / "images"))) / "person"
 LIMITS = {"demo_sparse": 0.0, "demo_dense": 0.05}
 """Greatest count error per scene, as the replay tests have it."""
-LEAST_CONFIDENCE = 0.001
+MIN_CONFIDENCE = 0.001
 """Average precision asks for every detection, however weak."""
 
 
@@ -29,11 +29,11 @@ def rows(settings: Inference, suffix: str, cache: Path) -> list[Row]:
         cache: of compiled models.
     """
     counting = load_detector(settings, cache)
-    return [*counts(counting, suffix), *precision(load_detector(settings, cache, confidence=LEAST_CONFIDENCE), suffix)]
+    return [*counts(counting, suffix), *precision(load_detector(settings, cache, confidence=MIN_CONFIDENCE), suffix)]
 
 
 def counts(detector: Detector, suffix: str) -> list[Row]:
-    """Every picture of the demo's scenes, through the detector, the tracker and the counters."""
+    """Measure every picture of the demo's scenes, through the detector, the tracker and the counters."""
     found = []
     for scene in clips.demo_scenes():
         limit = LIMITS[scene.name]
@@ -49,7 +49,7 @@ def counts(detector: Detector, suffix: str) -> list[Row]:
 
 
 def precision(detector: Detector, suffix: str) -> list[Row]:
-    """Of the labelled pictures that int8 was not calibrated with; none where there is no such folder."""
+    """Measure the labelled pictures that int8 was not calibrated with; none where there is no such folder."""
     if not (IMAGES / "labels").is_dir():
         return []
     seen = measure_accuracy(detector, load_labelled_images(IMAGES, CLASSES)[::3])

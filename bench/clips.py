@@ -52,17 +52,17 @@ class Scene(NamedTuple):
 
     @property
     def footage(self) -> footage.Clip:
-        """The recording."""
+        """Return the recording."""
         return footage.Clip(folder() / self.file, self.width, self.height, self.fps)
 
 
 def folder() -> Path:
-    """Where the clips are, whether or not they are there."""
+    """Return where the clips are, whether or not they are there."""
     return Path(os.environ.get("CROWDPERF_CLIPS", ROOT.parent / "shared" / "clips"))
 
 
 def scenes() -> Iterator[Scene]:
-    """Every scene whose clip is there."""
+    """Yield every scene whose clip is there."""
     if not (folder() / "vtest.avi").is_file():
         return
     hand = json.loads((folder() / "hand_counts.json").read_text())
@@ -82,7 +82,7 @@ def scenes() -> Iterator[Scene]:
 
 
 def demo_scenes() -> Iterator[Scene]:
-    """The scenes of the demo, rendered where they are missing. Their truth is the script's, exact to the frame."""
+    """Yield the scenes of the demo, rendered if missing. Their truth is the script's, exact to the frame."""
     if demo.main(["--out", str(DEMO), "--if-missing"], Installation()):
         raise SystemExit("the demo scenes cannot be rendered")
     for name in SCENES:
@@ -108,12 +108,12 @@ def errors(scene: Scene, frames: list[FrameDetections], every: int = 1) -> tuple
 
 
 def detector() -> Detector:
-    """The default one of this machine."""
+    """Return the default detector of this machine."""
     return load_detector(Inference(), Path(tempfile.gettempdir()) / "crowdperf-bench-cache")
 
 
 def detections(scene: Scene, model: Detector, every: int = 1) -> list[FrameDetections]:
-    """One of `every` frames of a scene; `sequence` is the clip's frame number plus one."""
+    """Return one of `every` frames of a scene; `sequence` is the clip's frame number plus one."""
     spec = footage.build_clip_spec(scene.footage, scene.analysis_width)
     pictures = footage.read_frames(scene.footage, spec)
     return detect_clip(pictures, spec, model, lambda sequence, _: (sequence - 1) % every == 0).frames

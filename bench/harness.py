@@ -54,7 +54,7 @@ class Result(Struct, frozen=True, kw_only=True):
 
 
 def context() -> dict[str, Any]:
-    """The machine, its load, the versions and the commit."""
+    """Return the machine, its load, the versions and the commit."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     versions = {dist.name: dist.version for dist in metadata.distributions() if dist.name in PACKAGES}
     return {
@@ -71,7 +71,7 @@ def context() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's own name, where the kernel tells it."""
+    """Return the processor's own name, where the kernel tells it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -80,7 +80,7 @@ def _processor() -> str:
 
 
 def _ffmpeg() -> str:
-    """The version that the FFmpeg in use states."""
+    """Return the version that the FFmpeg in use states."""
     try:
         banner = subprocess.run([find_ffmpeg(), "-version"], capture_output=True, text=True, check=False).stdout
     except FfmpegMissing:
@@ -109,7 +109,7 @@ def paired(
 def compared(
     name: str, pairs: list[tuple[float, float]], peer_name: str, *, unit: str = "us", better: Better = "lower"
 ) -> Row:
-    """The row of figures that were measured in pairs (ours, peer), each pair close together in time."""
+    """Return the row of figures that were measured in pairs (ours, peer), each pair close together in time."""
     repetitions = len(pairs)
     ratios = sorted(mine / other for mine, other in pairs)
     # Order statistics of the median: a distribution-free interval (Conover, Practical Nonparametric Statistics, 3.2).

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALPHAS = np.arange(0.05, 0.99, 0.05)
-LEAST_IOU = 0.5
+MIN_IOU = 0.5
 
 
 class Frame(NamedTuple):
@@ -37,7 +37,7 @@ class Agreement(NamedTuple):
 
 
 def read_truth(path: Path, frames: int) -> list[Frame]:
-    """A gt.txt of MOTChallenge: frame (from 1), id, left, top, width, height, ..."""
+    """Return a gt.txt of MOTChallenge: frame (from 1), id, left, top, width, height, ..."""
     rows: dict[int, list[tuple[float, ...]]] = defaultdict(list)
     with path.open() as file:
         for row in csv.reader(file):
@@ -60,11 +60,11 @@ def overlap(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[
 
 
 def compare(truth: Sequence[Frame], tracked: Sequence[Frame]) -> Agreement:
-    """All figures of one sequence."""
+    """Return all figures of one sequence."""
     accumulator = motmetrics.MOTAccumulator(auto_id=True)
     for real, found in zip(truth, tracked):
         distance = 1 - overlap(real.boxes, found.boxes)
-        accumulator.update(real.ids, found.ids, np.where(distance <= 1 - LEAST_IOU, distance, np.nan))
+        accumulator.update(real.ids, found.ids, np.where(distance <= 1 - MIN_IOU, distance, np.nan))
     summary = motmetrics.metrics.create().compute(accumulator, metrics=["mota", "idf1", "num_switches"])
     row = summary.iloc[0]
     return Agreement(hota(truth, tracked), float(row["idf1"]), float(row["mota"]), int(row["num_switches"]))

@@ -46,7 +46,7 @@ def bodies() -> dict[int, NDArray[np.float64]]:
 
 
 def detector() -> Detector:
-    """The person model in full precision, so that a scaler's effect is not hidden by a quantisation's."""
+    """Return the person model in full precision, so that a scaler's effect is not hidden by a quantisation's."""
     with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as cache:
         return load_detector(Inference(device="cpu", runtime="openvino", precision="full"), Path(cache))
 
@@ -68,7 +68,7 @@ def effect(model: Detector, pictures: Iterator[bytearray], spec: RingSpec) -> Ef
 
 
 def _matched(points: NDArray[np.float64], boxes: NDArray[np.float32]) -> int:
-    """How many points get a box that holds them, each box once; nearest centres first."""
+    """Return how many points get a box that holds them, each box once; nearest centres first."""
     if not len(boxes):
         return 0
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2

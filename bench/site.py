@@ -63,7 +63,7 @@ class Load(msgspec.Struct, frozen=True):
 
     @property
     def drop_share(self) -> float:
-        """Of the frames that came."""
+        """Return the share of dropped frames."""
         return self.dropped / max(1.0, self.analysed + self.dropped)
 
 
@@ -81,7 +81,7 @@ class Site:
         self.paths.data.mkdir()
 
     def start(self, cameras: int) -> None:
-        """As `./crowdperf.sh run` does, once it is set up."""
+        """Start it as `./crowdperf.sh run` does, once it is set up."""
         self._write_config(cameras)
         with (self.folder / "run.out").open("wb") as output:
             self._process = subprocess.Popen(
@@ -94,7 +94,7 @@ class Site:
         self._wait_for(cameras)
 
     def stop(self) -> None:
-        """As Ctrl-C does."""
+        """Stop it as Ctrl-C does."""
         if self._process is not None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(150)
@@ -140,7 +140,7 @@ class Site:
         return sum(process.memory_full_info().pss for process in self._list_processes("capture-")) // len(programs)
 
     def measure_crossing_delays_ms(self, seconds: float) -> list[float]:
-        """From passing a line to the crossing in the events stream, of all crossings stored while this waits."""
+        """Measure from passing a line to the event in its stream, for all crossings stored meanwhile."""
         client: Any = self._connect_redis()
         began = f"{time.time_ns() // 1_000_000}-0"
         time.sleep(seconds)
@@ -163,7 +163,7 @@ class Site:
         (self.folder / "config.json").write_text(json.dumps(config))
 
     def _get_port(self) -> int:
-        """The same for the site's whole life: another would restart the web process."""
+        """Return the same for the site's whole life: another would restart the web process."""
         file = self.folder / "port"
         if not file.exists():
             with socket.socket() as probe:
@@ -181,7 +181,7 @@ class Site:
         return None
 
     def _wait_for_snapshot(self, after: float) -> ProcessSnapshot:
-        """The first snapshot of the inference process that is newer."""
+        """Return the first snapshot of the inference process that is newer."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             found = self._read_snapshot("inference")
@@ -206,7 +206,7 @@ class Site:
             if first is not None:
                 second = self._wait_for_snapshot(first.at)
                 grown = _grown(first, second, "frames_analysed")
-                # A change of cameras restarts the process: its counters begin anew.
+                # A change of cameras restarts the process: its counters begin at zero.
                 if first.pid == second.pid and all(grown.get(name, 0.0) > 0 for name in names(cameras)):
                     time.sleep(SETTLE_S)
                     return
@@ -230,7 +230,7 @@ class Site:
 
 @contextlib.contextmanager
 def site(max_cameras: int) -> Iterator[Site]:
-    """A site that is stopped at the end; its clips are rendered where they are missing."""
+    """Yield a site that is stopped at the end; its clips are rendered where they are missing."""
     demo.main(["--out", str(CLIPS), "--if-missing"], Installation())
     with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as folder:
         made = Site(Path(folder), max_cameras)
@@ -242,12 +242,12 @@ def site(max_cameras: int) -> Iterator[Site]:
 
 
 def names(cameras: int) -> list[str]:
-    """The ids of the first so many cameras."""
+    """Return the ids of the first so many cameras."""
     return [f"camera-{number}" for number in range(cameras)]
 
 
 def clip(index: int) -> Path:
-    """What a camera plays: both scenes in turn."""
+    """Return what a camera plays: both scenes in turn."""
     return CLIPS / f"{list(SCENES)[index % len(SCENES)]}.mp4"
 
 

@@ -38,13 +38,13 @@ class Subject(Protocol):
 
     @property
     def detector(self) -> Detector:
-        """The product's detector."""
+        """Return the product's detector."""
 
     def bare(self, times: int = 3) -> float:
         """Measure milliseconds per frame of the network alone, in its largest batch."""
 
     def compute(self) -> int:
-        """One batch through the network alone, the next one queued behind it; returns its number of frames."""
+        """Run one batch through the network alone, the next one queued behind it; return its number of frames."""
 
     def settle(self) -> None:
         """Wait for what `compute` has counted and not waited for."""
@@ -76,7 +76,7 @@ def yolo_predict(cache: Path, device: str = "cpu", count: int = 1) -> Callable[[
 
 
 def cuda() -> bool:
-    """Whether there is a CUDA device; says so on stderr where there is none, since rows are missing then."""
+    """Check whether there is a CUDA device; report on stderr where there is none, since rows are missing then."""
     if importlib.util.find_spec("torch") is not None:
         import torch
 

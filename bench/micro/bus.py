@@ -67,7 +67,7 @@ class Bus:
         self._events = [_event(number) for number in range(1, count + 1)]
 
     def measure_put(self) -> float:
-        """As the inference process does: explicit ids, a bound in memory."""
+        """Measure what the inference process does: explicit ids, a bound in memory."""
         self._client.flushall()
         outbox = Outbox(self._client)
 
@@ -80,7 +80,7 @@ class Bus:
         return self._measure_us(DETECTIONS, work)
 
     def measure_publish(self) -> float:
-        """As tracking does: staged into one pipeline."""
+        """Measure what tracking does: staged into one pipeline."""
         self._client.flushall()
         publisher: Publisher[LineCrossed] = Publisher(self._client, EVENTS)
 
@@ -94,7 +94,7 @@ class Bus:
         return self._measure_us(EVENTS, work)
 
     def build_xadd_bench(self, stream: Stream) -> Callable[[], float]:
-        """The same entries, encoded beforehand."""
+        """Return the same entries, encoded beforehand."""
         entries = [codec.encode(stream, message) for message in self._make_messages(stream)]
         name = stream_key(stream, CAMERA)
 
@@ -165,7 +165,7 @@ class Bus:
 
 
 def _frame(number: int) -> FrameDetections:
-    """A frame with as many boxes as a busy place has."""
+    """Return a frame with as many boxes as a busy place has."""
     noise = np.random.default_rng(number)
     return FrameDetections(
         camera=CAMERA,

@@ -66,14 +66,14 @@ def per_frame_ms(run: Callable[[], int]) -> float:
 
 
 def options(pyav: bool) -> SourceOptions:
-    """As a camera has them, but not paced."""
+    """Return the options of a camera, but not paced."""
     binary = find_ffmpeg()
     known = DEFAULT_FEATURES if pyav else detect_features(binary)
     return SourceOptions(binary=binary, features=known, source=CheckedSource("file", str(CLIP)))
 
 
 def geometry(width: int, pix_fmt: Literal["yuv420p", "bgr24"]) -> RingSpec:
-    """The ring of the clip."""
+    """Return the ring of the clip."""
     settings = RingSettings(pix_fmt=pix_fmt, analysis_width=width, queue_max=2, target_fps=10.0, frame_skip=0)
     return probe.build_ring_spec(settings, SOURCE)
 
@@ -93,7 +93,7 @@ class _Unpaced(SourceConnector):
         self._spec, self._start = spec, start
 
     def open(self) -> OpenSource:
-        """The child that `start` makes."""
+        """Return the child that `start` makes."""
         return OpenSource(self._start(), self._spec, SOURCE.fps, True)
 
 
@@ -159,7 +159,7 @@ def into_ring(
 
 
 def _fill(child: Any, view: memoryview) -> bool:
-    """One whole picture; False at the end."""
+    """Read one whole picture; return False at the end."""
     filled = 0
     while filled < len(view):
         got = child.read_into(view[filled:], WAIT_S)
@@ -170,7 +170,7 @@ def _fill(child: Any, view: memoryview) -> bool:
 
 
 def ffmpeg(width: int, pix_fmt: Literal["yuv420p", "bgr24"], scaler: str = "fast_bilinear") -> int:
-    """The backend `ffmpeg`."""
+    """Return the backend `ffmpeg`."""
     spec = geometry(width, pix_fmt)
     command = [
         part.replace("flags=fast_bilinear", f"flags={scaler}")
@@ -180,7 +180,7 @@ def ffmpeg(width: int, pix_fmt: Literal["yuv420p", "bgr24"], scaler: str = "fast
 
 
 def pyav(width: int, at_frame: int = 0, callback: Callable[[], object] = bool) -> int:
-    """The backend `pyav`."""
+    """Return the backend `pyav`."""
     from crowdperf.capture.pyav_decoder import PyavDecoder
 
     spec = geometry(width, "yuv420p")
@@ -207,7 +207,7 @@ def print_memory() -> None:
 
 
 def measure_memory(backend: str, cameras: int) -> None:
-    """In a process of its own, with all that a capture process imports: `cameras` at once, a thread each."""
+    """Measure in a process of its own, with all that a capture process imports: `cameras` at once, a thread each."""
     importlib.import_module("crowdperf.capture.process")
     everybody, printed = threading.Barrier(cameras + 1), threading.Event()
 
@@ -255,7 +255,7 @@ def _measured(backend: str, cameras: int) -> float:
 
 
 def _pictures(scaler: str = "fast_bilinear", width: int = 640) -> Iterator[bytearray]:
-    """The pictures of the FFmpeg child, one after the other in the same memory, for the peers that pass them on."""
+    """Yield the pictures of the FFmpeg child, each in the same memory, for the peers that pass them on."""
     spec = geometry(width, "yuv420p")
     command = ffmpeg_args.build_capture_args(options(False), spec)
     child = FfmpegProcess([part.replace("flags=fast_bilinear", f"flags={scaler}") for part in command], str)
@@ -307,7 +307,7 @@ def queue() -> int:
 
 
 def segments() -> int:
-    """One shared-memory segment for each picture, its name through a queue."""
+    """Return one shared-memory segment for each picture, its name through a queue."""
     channel: Any = multiprocessing.SimpleQueue()
     out, count = np.empty(geometry(640, "yuv420p").frame_bytes, np.uint8), 0
     for picture in _pictures():
@@ -361,7 +361,7 @@ def beside_decoding(variants: Sequence[tuple[str, Variant]], times: int) -> list
 
 
 def _detection() -> list[Row]:
-    """What each scaler leaves of the people, and what a wider picture adds."""
+    """Return what each scaler leaves of the people, and what a wider picture adds."""
     model = scaling.detector()
     effects = {
         f"ffmpeg_{width}_{scaler}": scaling.effect(model, _pictures(scaler, width), geometry(width, "yuv420p"))
@@ -371,7 +371,7 @@ def _detection() -> list[Row]:
 
 
 def _camera_hour(backend: str, found: list[Row]) -> Row:
-    """What an hour of a camera at 10 frames/s costs: decoding is proportional to the frames."""
+    """Return what an hour of a camera at 10 frames/s costs: decoding is proportional to the frames."""
     cpu = next(row.value for row in found if row.name == f"decode_to_ring_cpu/{backend}")
     return Row(name=f"camera_hour_cpu/{backend}", value=cpu / 1000 * 36_000, unit="s at 10/s", repetitions=1)
 

@@ -45,7 +45,7 @@ RECORDED = 20_000
 
 
 def crossings(number: int) -> Iterator[CrossingRecord]:
-    """A year of a site, more by day than by night, in order of time."""
+    """Yield a year of a site, more by day than by night, in order of time."""
     rng = random.Random(4)
     step = YEAR_S / number
     for n in range(number):
@@ -61,7 +61,7 @@ def crossings(number: int) -> Iterator[CrossingRecord]:
 
 
 def fill(client: Any, number: int) -> None:
-    """As an older version recorded it: without counters."""
+    """Record as an older version did: without counters."""
     source = crossings(number)
     for _ in range(0, number, 20_000):
         logs: dict[str, dict[bytes, float]] = {}
@@ -116,7 +116,7 @@ def rows(short: bool) -> list[Row]:
 
 
 def measured(url: str, number: int, times: int) -> list[Row]:
-    """All rows, against an empty server."""
+    """Return all rows, against an empty server."""
     client: Any = connect(url)
     while True:
         try:
@@ -188,7 +188,7 @@ QUESTIONS: tuple[tuple[str, list[str], Bucket | None, dict[str, Any]], ...] = (
 
 
 def fields_of(one: CrossingRecord) -> dict[str, Any]:
-    """The crossing's fields by name."""
+    """Return the crossing's fields by name."""
     return {name: getattr(one, name) for name in one.__struct_fields__}
 
 
@@ -232,7 +232,7 @@ def _asked_over_http(client: httpx.Client, query: dict[str, str]) -> float:
 
 
 def row(name: str, found: list[float]) -> Row:
-    """The 99th percentile beside the limit."""
+    """Return the 99th percentile beside the limit."""
     ordered = sorted(found)
     p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
     return Row(

@@ -72,7 +72,7 @@ class CpuSubject:
         return (time.process_time() - began) * 1e3 / (3 * self.batch)
 
     def compute(self) -> int:
-        """As many pictures as the runtime takes at once, through the bare model; its streams always have a next one."""
+        """Run as many pictures as the runtime takes at once through the bare model, with the next ones queued."""
         for request in self._queue[len(self._queued) :]:
             self._start(request)
         for _ in range(self.batch):
@@ -82,7 +82,7 @@ class CpuSubject:
         return self.batch
 
     def settle(self) -> None:
-        """What is queued has not been counted."""
+        """Do nothing: what is queued has not been counted."""
 
     def _start(self, request: Any) -> None:
         request.start_async({0: self._picture}, share_inputs=True)
@@ -108,7 +108,7 @@ class CpuSubject:
 
 
 def rows(short: bool) -> list[Row]:
-    """By precision detect, frame_ms, count_error, map50_95; int8_vs_full; inference_vs_yolo_predict; full: a sweep."""
+    """Measure detect, frame_ms, count_error, map50_95 by precision, then both against each other and their peers."""
     repetitions = 9 if short else 25
     with tempfile.TemporaryDirectory(prefix="crowdperf-bench-") as scratch:
         cache = Path(scratch)

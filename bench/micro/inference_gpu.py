@@ -37,7 +37,7 @@ class Noted(Detector):
         self.sizes: deque[int] = deque(maxlen=10_000)
 
     def load(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> None:
-        """As the detector's own."""
+        """Load as the detector does, and note the size."""
         self.sizes.append(len(frames))
         super().load(frames, specs)
 
@@ -153,7 +153,7 @@ class GpuSubject:
         return self.measure_network_ms(self.batch, times)
 
     def measure_network_ms(self, size: int, times: int) -> float:
-        """As `bare`, in batches of that size."""
+        """Measure as `bare` does, in batches of that size."""
 
         def work() -> None:
             for _ in range(times):
@@ -169,7 +169,7 @@ class GpuSubject:
         self.graphs.settle()
 
     def compute(self) -> int:
-        """One batch through the network alone: of the sizes that the detector was given, in their order."""
+        """Run one batch through the network alone: of the sizes that the detector was given, in their order."""
         size = self.detector.sizes[0] if self.detector.sizes else self.batch
         self.detector.sizes.rotate(-1)
         self.graphs.run(next(bucket for bucket in BATCHES if bucket >= size))

@@ -35,7 +35,7 @@ Look = Callable[[Detector, np.ndarray, RingSpec, Detections], PpeColumns]
 
 
 def whole(detector: Detector, frame: np.ndarray, spec: RingSpec, found: Detections) -> PpeColumns:
-    """The other way: one look at the whole picture, items given to the people on whom they lie."""
+    """Return the other way: one look at the whole picture, items given to the people on whom they lie."""
     (seen,) = detector.detect([frame], spec)
     people = select_people(found, spec)
     owner = assign_items(found.boxes[people], seen.boxes, seen.classes)
@@ -81,7 +81,7 @@ def rows(short: bool) -> list[Row]:
 def timed(
     method: Look, detector: Detector, frame: np.ndarray, spec: RingSpec, found: Detections
 ) -> tuple[PpeColumns, float]:
-    """What was seen, and in how many milliseconds."""
+    """Return what was seen, and in how many milliseconds."""
     began = time.perf_counter()
     columns = method(detector, frame, spec, found)
     return columns, (time.perf_counter() - began) * 1e3

@@ -34,7 +34,7 @@ Votes = dict[str, list[tuple[bool, float | None, float]]]
 
 
 def folder() -> Path:
-    """The labelled pictures."""
+    """Return the labelled pictures."""
     found = Path(os.environ.get("CROWDPERF_IMAGES", "../shared/images")) / "ppe"
     if not (found / "labels").is_dir():
         sys.exit(f"no labelled pictures at {found}. Remedy: set CROWDPERF_IMAGES to the folder that holds ppe/.")
@@ -84,7 +84,7 @@ def collect(paths: list[Path], min_height_px: float) -> Votes:
 
 
 def precision_recall(rows: list[tuple[bool, float]]) -> tuple[float, float]:
-    """Of `missing`, from (truth, positive for missing)."""
+    """Compute both of `missing`, from (truth, positive for missing)."""
     flagged = [truth for truth, value in rows if value > 0]
     total = sum(truth for truth, _ in rows)
     return sum(flagged) / max(1, len(flagged)), sum(flagged) / max(1, total)

@@ -42,18 +42,18 @@ class Copying:
         assert self.reader.read(self.writer.publish(time.time_ns(), time.monotonic_ns()), self.out)
 
     def copy_bare(self) -> None:
-        """The same two copies over as many buffers, without a header."""
+        """Make the same two copies over as many buffers, without a header."""
         self._turn = (self._turn + 1) % len(self.between)
         np.copyto(self.between[self._turn], self.frame)
         np.copyto(self.out, self.between[self._turn])
 
     def publish_without_copy(self) -> None:
-        """What a frame costs the writer beside the copy."""
+        """Publish a frame: what it costs the writer beside the copy."""
         self.writer.slot()
         self.writer.publish(1, 1)
 
     def is_same(self) -> bool:
-        """Whether what was read is what was written."""
+        """Check whether what was read is what was written."""
         self.out[:] = 0
         self.copy_through_ring()
         return bool((self.out == self.frame).all())

@@ -59,7 +59,7 @@ class Found:
 
 
 def ours(frames: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> Callable[[], object]:
-    """One update with the next frame, for ever."""
+    """Return a function that updates the tracker with the next frame, for ever."""
     tracker, turn = PersonTracker(Tracking()), 0
     classes = np.zeros(len(frames[0][1]), np.uint8)
 
@@ -73,7 +73,7 @@ def ours(frames: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> Calla
 
 
 def theirs(frames: list[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> Callable[[], object]:
-    """The same by Ultralytics, with its own default settings, in pixels of 1920 x 1080."""
+    """Return the same by Ultralytics, with its own default settings, in pixels of 1920 x 1080."""
     os.environ.setdefault("YOLO_OFFLINE", "true")
     from ultralytics.trackers.byte_tracker import BYTETracker
 
@@ -106,7 +106,7 @@ DEFAULTS = {
 
 
 def bounce(turn: int) -> int:
-    """Forward through the frames and back again, so that nobody ever jumps."""
+    """Go forward through the frames and back again, so that no track jumps."""
     place = turn % (2 * FRAMES - 2)
     return place if place < FRAMES else 2 * FRAMES - 2 - place
 
@@ -135,7 +135,7 @@ def tracked_by_us(frames: list[FrameDetections]) -> list[mot.Frame]:
 
 
 def tracked_by_them(frames: list[FrameDetections]) -> list[mot.Frame]:
-    """The same by Ultralytics."""
+    """Return the same by Ultralytics."""
     os.environ.setdefault("YOLO_OFFLINE", "true")
     from ultralytics.trackers.byte_tracker import BYTETracker
 

@@ -27,7 +27,7 @@ DEADLINE_S = 10.0
 
 
 def send(ring: str, bell: str, bare: str, rounds: int) -> None:
-    """The child: one frame without a picture, one bare message, and so on."""
+    """Send as the child: one frame without a picture, one bare message, and so on."""
     writer = FrameWriter(Path(ring), RingSpec(160, 90, "yuv420p", 160, 90, 4, 10.0, 0), Path(bell))
     plain = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     for _ in range(rounds):

@@ -205,7 +205,7 @@ def _snapshots(port: int, folder: Path, times: int) -> tuple[list[float], list[f
 
 
 def _picture() -> NDArray[np.uint8]:
-    """A picture with edges and texture: what is flat would be too easy to encode."""
+    """Return a picture with edges and texture: what is flat would be too easy to encode."""
     rng = np.random.default_rng(7)
     grain = cv2.GaussianBlur(rng.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8), (0, 0), 2.0)
     for _ in range(60):
@@ -221,7 +221,7 @@ def _paths(folder: Path) -> Paths:
 
 @contextlib.contextmanager
 def redis_server(folder: Path) -> Iterator[str]:
-    """A Redis of the bench's own."""
+    """Yield a Redis of the bench's own."""
     path = folder / "redis.sock"
     process = subprocess.Popen(
         [find_server_binary(), "--port", "0", "--unixsocket", str(path), "--save", "", "--loglevel", "warning"],
@@ -245,7 +245,7 @@ def redis_server(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def server(kind: str, url: str, folder: Path) -> Iterator[tuple[psutil.Process, int]]:
-    """The web process, or the peer, in a process of its own."""
+    """Yield the web process, or the peer, in a process of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -269,7 +269,7 @@ def server(kind: str, url: str, folder: Path) -> Iterator[tuple[psutil.Process, 
 
 
 def _ours(url: str, port: int, folder: Path) -> None:
-    """The product's own web process."""
+    """Run the product's own web process."""
     from crowdperf.web.process import main
 
     config = {
@@ -283,7 +283,7 @@ def _ours(url: str, port: int, folder: Path) -> None:
 
 
 def _peer(url: str, port: int) -> None:
-    """The same events by the framework's own means: a queue and a `ServerSentEvent` per client."""
+    """Serve the same events by the framework's own means: a queue and a `ServerSentEvent` per client."""
     queues: set[asyncio.Queue[tuple[str, str]]] = set()
 
     async def read() -> None:

@@ -65,7 +65,7 @@ def bare_fps() -> float:
 
 
 def search(measure_load: Callable[[int], Load], first: int, max_cameras: int) -> tuple[int, Load]:
-    """The largest sustained number and its load; 0 where not even one camera is sustained.
+    """Return the largest sustained number and its load; 0 where not even one camera is sustained.
 
     Args:
         load_of: the load of so many cameras.
@@ -87,7 +87,7 @@ def search(measure_load: Callable[[int], Load], first: int, max_cameras: int) ->
 
 
 def attempt(running: Site, cameras: int, seconds: float) -> Load:
-    """The load of so many cameras, of a second attempt where the first was not sustained."""
+    """Return the load of so many cameras, of a second attempt where the first was not sustained."""
     running.set_camera_count(cameras)
     for _ in range(2):
         load = running.measure(cameras, seconds)
@@ -102,7 +102,7 @@ def attempt(running: Site, cameras: int, seconds: float) -> Load:
 
 
 def sustained(load: Load) -> bool:
-    """Whether nobody on the site would miss anything."""
+    """Check whether the site loses nothing that people would notice."""
     return load.drop_share < DROPS and load.min_camera_share >= RATE and load.lag_s < LAG_S
 
 

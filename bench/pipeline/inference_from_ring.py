@@ -56,7 +56,7 @@ def rows(short: bool) -> list[Row]:
 
 
 def _subjects(cache: Path) -> Iterator[Subject]:
-    """One after the other, each gone before the next one is made."""
+    """Yield the subjects one after the other, each gone before the next one is made."""
     yield CpuSubject("full", cache)
     yield CpuSubject("int8", cache)
     if cuda():
@@ -65,7 +65,7 @@ def _subjects(cache: Path) -> Iterator[Subject]:
 
 @contextlib.contextmanager
 def redis(folder: Path) -> Iterator[str]:
-    """An embedded server for the time of the bench; gives its URL."""
+    """Yield an embedded server for the time of the bench; gives its URL."""
     socket = folder / "redis.sock"
     server = subprocess.Popen(
         [*build_command(find_server_binary(), socket, folder), "--appendonly", "no", "--loglevel", "warning"]
@@ -85,7 +85,7 @@ def redis(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def writing(prefix: str, cameras: Sequence[str], fps: float) -> Iterator[None]:
-    """A process that writes the ring of each of these cameras `fps` times a second, one after the other."""
+    """Yield a process that writes the ring of each of these cameras `fps` times a second, one after the other."""
     geometry = (SPEC.width, SPEC.height, SPEC.pix_fmt, SPEC.source_width, SPEC.source_height)
     code = (
         "import sys, time\n"

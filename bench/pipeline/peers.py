@@ -69,7 +69,7 @@ def rows(short: bool) -> list[Row]:
 
 
 def _weights(folder: Path) -> Path:
-    """A copy that Ultralytics may export beside."""
+    """Return a copy that Ultralytics may export beside."""
     return Path(shutil.copy(resolve_model("crowdperf-person-vehicle-n", "person", "torch").path, folder / "model.pt"))
 
 
@@ -135,7 +135,7 @@ def _peer(kind: str, weights: Path, clips: list[str], threads: int) -> None:
 
 
 def _predict(model: Any, clips: list[str], options: dict[str, Any]) -> Iterator[Any]:
-    """A frame of each clip in turn, for ever."""
+    """Yield a frame of each clip in turn, for ever."""
     import cv2
 
     cv2.setNumThreads(1)

@@ -28,7 +28,7 @@ def rows(short: bool, kills: int | None = None) -> list[Row]:
 
     Args:
         short: 6 kills instead of 120.
-        kills: how many, whatever `short` says.
+        kills: how many; overrides `short`.
     """
     clips = ROOT / "var" / "demo"
     subprocess.run([sys.executable, "-m", "crowdperf", "demo", "--if-missing"], cwd=ROOT, check=True)
@@ -42,7 +42,7 @@ def rows(short: bool, kills: int | None = None) -> list[Row]:
 
 
 def table(seen: Storm, found: Verdict) -> list[Row]:
-    """The rows of one run."""
+    """Return the rows of one run."""
     of_all = f"of {found.true} true crossings"
     twice = len(found.twice) + len(found.published_twice) + len(found.published_otherwise)
     return [

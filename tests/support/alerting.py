@@ -22,7 +22,7 @@ CAMERAS = [
 
 
 def make_config(alerts: dict[str, Any], redis_url: str = "", instance: int = 0, instances: int = 1) -> NotifyConfig:
-    """The notify worker's slice of a site with these alerts."""
+    """Return the notify worker's configuration of a site with these alerts."""
     config = parse(
         msgspec.json.encode(
             {
@@ -38,7 +38,7 @@ def make_config(alerts: dict[str, Any], redis_url: str = "", instance: int = 0, 
 
 
 def zone(n: int, occupancy: int, ts: float, camera: str = "plaza") -> ZoneChanged:
-    """The square's n-th change."""
+    """Return the square's n-th change."""
     return ZoneChanged(
         id=f"{camera}:1:{n}:square:zone_in:0", camera=camera, ts=ts, zone="square", change="in", class_name="person",
         track=n, occupancy=occupancy, epoch=1, sequence=n,
@@ -46,7 +46,7 @@ def zone(n: int, occupancy: int, ts: float, camera: str = "plaza") -> ZoneChange
 
 
 def crossing(n: int, ts: float, camera: str = "plaza", class_name: str = "person") -> LineCrossed:
-    """The door's n-th crossing."""
+    """Return the door's n-th crossing."""
     return LineCrossed(
         id=f"{camera}:1:{n}:door:in:0", camera=camera, ts=ts, line="door", direction="in", class_name=class_name,
         track=n, epoch=1, sequence=n,
@@ -54,12 +54,12 @@ def crossing(n: int, ts: float, camera: str = "plaza", class_name: str = "person
 
 
 def state(n: int, name: Any, ts: float, camera: str = "plaza") -> CameraChanged:
-    """The camera's n-th change of state."""
+    """Return the camera's n-th change of state."""
     return CameraChanged(id=f"{camera}:state:{n}:{name}", camera=camera, ts=ts, state=name)
 
 
 def gap(seconds: float, ts: float) -> CameraGap:
-    """A gap that ends at `ts`."""
+    """Return a gap that ends at `ts`."""
     return CameraGap(id="plaza:gap:1:9", camera="plaza", ts=ts, start=ts - seconds, end=ts, cause="frames missing")
 
 

@@ -24,7 +24,7 @@ NOT_OURS = (
 
 
 def largest(thing: object, *besides: object) -> tuple[int, str]:
-    """The longest container that can be reached from an object, and the way to it.
+    """Return the longest container that can be reached from an object, and the way to it.
 
     Args:
         besides: objects that are left out with all that is in them: what the configuration says, for one.

@@ -47,7 +47,7 @@ class Dashboard:
         self.page.wait_for_function(f"() => Boolean({expression})", timeout=timeout_ms)
 
     def read_total(self, kind: str, direction: str) -> int:
-        """A number of the totals: kind is person or vehicle."""
+        """Return a number of the totals: kind is person or vehicle."""
         text = self.page.locator(f"[data-total='{kind}.{direction}']").inner_text()
         return int(text.replace(",", ""))
 
@@ -73,7 +73,7 @@ class Dashboard:
         )
 
     def count_shades(self, camera: str) -> int:
-        """How many different colours the tile's canvas holds on a coarse grid."""
+        """Return how many different colours the tile's canvas holds on a coarse grid."""
         shades: int = self.page.evaluate(
             """(camera) => {
                 const canvas = document.querySelector(`article[data-camera='${camera}'] canvas`);
@@ -89,7 +89,7 @@ class Dashboard:
         return shades
 
     def measure_overflow_px(self) -> int:
-        """By how many pixels the page is wider than the window, once what follows its size has done so."""
+        """Return by how many pixels the page is wider than the window, after its layout has settled."""
         pixels: int = self.page.evaluate(
             """async () => {
                 for (let frame = 0; frame < 3; frame += 1) await new Promise(requestAnimationFrame);
@@ -110,7 +110,7 @@ class Dashboard:
 
 
 def chromium() -> str:
-    """The browser's path; skips, or fails in CI, where there is none."""
+    """Return the browser's path; skips, or fails in CI, where there is none."""
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not found:
         missing("chromium")
@@ -129,7 +129,7 @@ def dashboard(
 ) -> Iterator[Dashboard]:
     """Chromium with the dashboard of `url` open; at the end nothing may have gone wrong in the page.
 
-    `self_made`: its certificate is one that nobody else trusts. `flags`: further ones of the browser's command line.
+    `self_signed`: its certificate has no authority. `flags`: further ones of the browser's command line.
     """
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:

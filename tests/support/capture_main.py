@@ -1,4 +1,4 @@
-"""A capture process for tests: its slice comes on standard input, its metrics go to standard error as JSON lines."""
+"""A capture process for tests: configuration on standard input, metrics on standard error as JSON lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captures for tests: a slice with usual values, a capture process that can be killed, and rings read out."""
+"""Captures for tests: a configuration with usual values, a capture process that can be killed, and rings read out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOWHERE = "unix:///nonexistent/redis.sock"
 
 
 def make_config(url: str, folder: Path, **changes: Any) -> CaptureConfig:
-    """The slice of a camera `cam` with a ring of its own; files are allowed below `folder`."""
+    """Return the configuration of a camera `cam` with a ring of its own; files are allowed below `folder`."""
     values: dict[str, Any] = {
         "camera_id": "cam",
         "url": url,
@@ -54,7 +54,7 @@ def make_config(url: str, folder: Path, **changes: Any) -> CaptureConfig:
 
 
 def make_clip(path: Path, seconds: float = 4, fps: int = 10, size: str = "320x240", options: str = "-g 20") -> Path:
-    """A test pattern as H.264: every picture differs from the one before."""
+    """Return a test pattern as H.264: every picture differs from the one before."""
     codec = "-c:v libx264 -profile:v baseline -pix_fmt yuv420p"
     source = f"testsrc=size={size}:rate={fps}:duration={seconds}"
     command = [find_ffmpeg(), "-loglevel", "error", "-y", "-f", "lavfi", "-i", source, *codec.split()]
@@ -82,7 +82,7 @@ class CaptureProcess:
         self.listener = Doorbell(Path(config.doorbell))
 
     def start(self) -> None:
-        """Start it, with the slice on its standard input and its metrics as JSON lines in its log."""
+        """Start it, with the configuration on its standard input and its metrics as JSON lines in its log."""
         self.snapshot = None
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.capture_main"], stdin=subprocess.PIPE, stderr=subprocess.PIPE
@@ -106,7 +106,7 @@ class CaptureProcess:
         return b"".join(self._log_lines)
 
     def list_children(self) -> list[psutil.Process]:
-        """Its FFmpeg children."""
+        """Return its FFmpeg children."""
         assert self.process is not None
         return psutil.Process(self.process.pid).children(recursive=True)
 
@@ -223,14 +223,14 @@ class RingTail:
 
 
 def decoded(path: Path, filters: str, pix_fmt: str, frame_bytes: int) -> list[bytes]:
-    """Every picture of a clip, decoded by FFmpeg alone: the reference."""
+    """Return every picture of a clip, decoded by FFmpeg alone: the reference."""
     command = [find_ffmpeg(), "-loglevel", "error", "-i", str(path), "-vf", filters, "-f", "rawvideo"]
     raw = subprocess.run([*command, "-pix_fmt", pix_fmt, "-"], check=True, capture_output=True).stdout
     return [raw[i : i + frame_bytes] for i in range(0, len(raw), frame_bytes)]
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs (a zombie does not)."""
+    """Check whether a process runs (a zombie does not)."""
     try:
         os.kill(pid, 0)
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -84,7 +84,7 @@ class Verdict(NamedTuple):
 
 
 def mixed(kills: int, rng: random.Random) -> list[str]:
-    """So many victims, of each kind as many as of any other, in a random order."""
+    """Return so many victims, of each kind as many as of any other, in a random order."""
     order = [KINDS[number % len(KINDS)] for number in range(kills)]
     rng.shuffle(order)
     return order
@@ -92,7 +92,7 @@ def mixed(kills: int, rng: random.Random) -> list[str]:
 
 @contextmanager
 def plaza(demo_clips: Path, folder: Path, without: Sequence[str] = ()) -> Iterator[tuple[Site, Mount]]:
-    """A site with one camera that plays the sparse scene again and again; mechanisms of its code taken away."""
+    """Yield a site with one camera that plays the sparse scene again and again; mechanisms of its code taken away."""
     mount = Mount(demo_clips / "demo_sparse.mp4", fps=10, loop=True, shared_clock=True)
     with RtspServer({"plaza": mount}) as server:
         truth = demo_truth(demo_clips, "demo_sparse")
@@ -147,7 +147,7 @@ def let_pass(seconds: float) -> None:
 
 
 def goes_on(site: Site, killed_at: float) -> bool:
-    """Whether a frame from after the kill has been analysed."""
+    """Check whether a frame from after the kill has been analysed."""
     try:
         return analysed(site) > (killed_at + FRESH_S) * 1000
     except OUTAGE:

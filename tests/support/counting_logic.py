@@ -78,7 +78,7 @@ def member(
     known: Container[str] | None = None,
     wall: Callable[[], float] = lambda: 1.8e9,
 ) -> ShardedConsumer:
-    """One instance of the tally worker; its configuration knows the cameras `known`, or every camera."""
+    """Return one instance of the tally worker; its configuration knows the cameras `known`, or every camera."""
     client = server.client()
     leases = Leases(client, WORKER, instance, instances, f"worker-{WORKER}-{instance}")
     moving = clock or Clock()

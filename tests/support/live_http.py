@@ -30,11 +30,11 @@ class LiveCamera(http.server.ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Return where it is."""
         return f"http://127.0.0.1:{self.server_port}/live"
 
     def handle_error(self, *_: Any) -> None:
-        """A client that leaves is no error."""
+        """Ignore it: a client that leaves is no error."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -65,20 +65,20 @@ def live_camera(kind: str, stream: Callable[[], Iterable[bytes]], period_s: floa
 
 
 def flv(clip: Path) -> bytes:
-    """The clip as FLV that is written live: nobody goes back to write its duration, which stays zero."""
+    """Return the clip as FLV that is written live: its duration is never filled in and stays zero."""
     command = [find_ffmpeg(), "-loglevel", "error", "-i", str(clip), "-c", "copy", "-f", "flv", "pipe:1"]
     return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
 
 
 def pictures(clip: Path) -> list[bytes]:
-    """The clip's pictures as JPEG."""
+    """Return the clip's pictures as JPEG."""
     command = [find_ffmpeg(), "-loglevel", "error", "-i", str(clip), "-c:v", "mjpeg", "-q:v", "4", "-f", "mjpeg", "-"]
     stream = subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
     return [b"\xff\xd8" + part for part in stream.split(b"\xff\xd8")[1:]]
 
 
 def multipart(picture: bytes) -> bytes:
-    """One picture as a part of a stream of the type `MULTIPART`."""
+    """Return one picture as a part of a stream of the type `MULTIPART`."""
     head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
     return head.encode() + picture + b"\r\n"
 

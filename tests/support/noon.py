@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 
 
 def noon_zone() -> str:
-    """A time zone, never UTC, in which it is about noon now."""
+    """Return a time zone, never UTC, in which it is about noon now."""
     ahead = 12 - datetime.now(timezone.utc).hour or 1
     # The sign of these names is the other way round.
     return f"Etc/GMT{-ahead:+d}"

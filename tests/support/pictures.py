@@ -14,7 +14,7 @@ from crowdperf.frames.ring import RingSpec
 
 
 def asset(name: str) -> NDArray[np.uint8]:
-    """A picture of the ultralytics package (found without importing it), uint8 (h, w, 3), BGR."""
+    """Return a picture of the ultralytics package (found without importing it), uint8 (h, w, 3), BGR."""
     found = importlib.util.find_spec("ultralytics")
     assert found is not None
     assert found.origin is not None
@@ -22,7 +22,7 @@ def asset(name: str) -> NDArray[np.uint8]:
 
 
 def picture(path: Path) -> NDArray[np.uint8]:
-    """A picture from a file, uint8 (h, w, 3), BGR."""
+    """Return a picture from a file, uint8 (h, w, 3), BGR."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     assert image is not None, path
     return np.asarray(image, np.uint8)

@@ -27,7 +27,7 @@ class UserOptions(TypedDict, total=False):
 
 
 def binaries() -> Path | None:
-    """The folder of `initdb` and `postgres`; None where there is none."""
+    """Return the folder of `initdb` and `postgres`; None where there is none."""
     for name in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
         if (name / "initdb").exists() and (name / "postgres").exists():
             return name
@@ -60,7 +60,7 @@ class PostgresServer:
         )
 
     def _copy_to_reachable(self, bin_folder: Path) -> Path:
-        """The binaries, copied where `nobody` cannot reach them (a checkout below /root)."""
+        """Return the binaries, copied where `nobody` cannot reach them (a checkout below /root)."""
         probe = subprocess.run(
             [str(bin_folder / "postgres"), "--version"], capture_output=True, cwd="/", **self._user_options
         )
@@ -76,7 +76,7 @@ class PostgresServer:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def get_dsn(self, database: str = "postgres") -> str:
-        """The URL of one of its databases."""
+        """Return the URL of one of its databases."""
         return f"postgresql://{USER}@/{database}?host={self.folder}"
 
     def start(self) -> None:
@@ -107,7 +107,7 @@ class PostgresServer:
         wait_until(self.is_answering, 60, "PostgreSQL")
 
     def is_answering(self) -> bool:
-        """Whether a client gets through."""
+        """Check whether a client gets through."""
         try:
             connect(self.get_dsn()).close()
         except DatabaseUnavailableError:

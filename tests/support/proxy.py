@@ -40,7 +40,7 @@ class Proxy:
 
 
 def replaced(file: str, changes: dict[str, str]) -> str:
-    """A file of docs/ with the operator's own values in place of the example's."""
+    """Return a file of docs/ with the operator's own values in place of the example's."""
     text = (ROOT / "docs" / file).read_text()
     for there, instead in changes.items():
         assert there in text, f"docs/{file} has changed: {there!r} is not in it"
@@ -49,7 +49,7 @@ def replaced(file: str, changes: dict[str, str]) -> str:
 
 
 def program(name: str) -> str:
-    """Its path; skips, or fails in CI, where there is none."""
+    """Return its path; skips, or fails in CI, where there is none."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin")
     if not found:
         missing(f"no {name}: apt install {name}")
@@ -59,7 +59,7 @@ def program(name: str) -> str:
 
 @contextlib.contextmanager
 def proxied(kind: str, backend: int, certificate: tuple[Path, Path], folder: Path) -> Iterator[Proxy]:
-    """A running proxy of that kind before the web process on port `backend`."""
+    """Yield a running proxy of that kind before the web process on port `backend`."""
     made = Proxy()
     command = {"nginx": _nginx, "caddy": _caddy}[kind](made, backend, certificate, folder)
     home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}

@@ -66,7 +66,7 @@ class Hook:
 
 @contextlib.contextmanager
 def hook(tls: ssl.SSLContext | None = None) -> Iterator[Hook]:
-    """A running one."""
+    """Yield a running one."""
     server = Hook(tls)
     try:
         yield server
@@ -115,7 +115,7 @@ class Mailbox:
 
 @contextlib.contextmanager
 def mailbox(password: str, tls: ssl.SSLContext | None = None, at_once: bool = False) -> Iterator[Mailbox]:
-    """A running one."""
+    """Yield a running one."""
     server = Mailbox(password, tls, at_once)
     try:
         yield server
@@ -188,7 +188,7 @@ class Broker:
 
 @contextlib.contextmanager
 def broker(folder: Path, certificate: tuple[Path, Path] | None = None, password: str = "") -> Iterator[Broker]:
-    """A running one."""
+    """Yield a running one."""
     server = Broker(folder, certificate, password)
     try:
         yield server
@@ -197,7 +197,7 @@ def broker(folder: Path, certificate: tuple[Path, Path] | None = None, password:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody does on this machine."""
+    """Check whether a server listens on this port of the machine."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False

@@ -41,22 +41,22 @@ class Clip(msgspec.Struct, frozen=True):
     analysis_width: int = 640
 
     def to_product_clip(self) -> footage.Clip:
-        """The same for the product."""
+        """Return the same for the product."""
         return footage.Clip(self.path, self.width, self.height, self.fps)
 
     def build_ring_spec(self) -> RingSpec:
-        """The pictures that are analysed."""
+        """Return the pictures that are analysed."""
         return footage.build_clip_spec(self.to_product_clip(), self.analysis_width)
 
 
 def pictures(clip: Clip, spec: RingSpec) -> Iterator[np.ndarray]:
-    """Every picture of the clip as capture would put it into the ring."""
+    """Yield every picture of the clip as capture would put it into the ring."""
     for picture in footage.read_frames(clip.to_product_clip(), spec):
         yield picture.data
 
 
 def detections(clip: Clip, detector: Detector) -> list[FrameDetections]:
-    """What the detector finds; `sequence` is the clip's frame number plus one."""
+    """Return what the detector finds; `sequence` is the clip's frame number plus one."""
     cached = _cache_file(clip, detector)
     if cached is not None and cached.exists():
         return msgspec.msgpack.decode(cached.read_bytes(), type=list[FrameDetections])

@@ -23,7 +23,7 @@ def _encoded(path: Path, how: str) -> bytes:
 
 
 def hevc_units(path: Path) -> list[list[bytes]]:
-    """The clip as H.265: NAL units without start codes, by access unit."""
+    """Return the clip as H.265: NAL units without start codes, by access unit."""
     units: list[list[bytes]] = [[]]
     for nal in re.split(b"\x00\x00\x00?\x01", _encoded(path, HEVC))[1:]:
         kind = nal[0] >> 1 & 63
@@ -35,13 +35,13 @@ def hevc_units(path: Path) -> list[list[bytes]]:
 
 
 def jpeg_units(path: Path) -> list[list[bytes]]:
-    """The clip as JPEG pictures."""
+    """Return the clip as JPEG pictures."""
     stream = _encoded(path, MJPEG)
     return [[b"\xff\xd8" + part] for part in stream.split(b"\xff\xd8")[1:]]
 
 
 def hevc_payloads(nal: bytes) -> list[bytes]:
-    """The NAL unit itself, or fragments (type 49)."""
+    """Return the NAL unit itself, or fragments (type 49)."""
     if len(nal) <= MTU:
         return [nal]
     header, kind = bytes((nal[0] & 0x81 | 49 << 1, nal[1])), nal[0] >> 1 & 63
@@ -51,7 +51,7 @@ def hevc_payloads(nal: bytes) -> list[bytes]:
 
 
 def jpeg_payloads(picture: bytes) -> list[bytes]:
-    """The entropy-coded data behind the header of RFC 2435, quantisation tables in the first packet."""
+    """Return the entropy-coded data behind the header of RFC 2435, quantisation tables in the first packet."""
     tables, width, height, at = b"", 0, 0, 2
     while True:
         marker, length = picture[at + 1], int.from_bytes(picture[at + 2 : at + 4], "big")

@@ -64,7 +64,7 @@ class Mount:
     clock_offset_s: float | None = None
     """Begin with an RTCP sender report that says that the first picture was taken this long before now."""
     codec: str = "h264"
-    """Or `hevc`, or `mjpeg`: then the clip is encoded anew."""
+    """Or `hevc`, or `mjpeg`: then the clip is encoded again."""
     truncated: bool = False
     """Cut each packet in half."""
     garbage: bool = False
@@ -84,7 +84,7 @@ class Mount:
 
 
 def access_units(path: Path, encode: bool) -> list[list[bytes]]:
-    """The NAL units of the clip's H.264 stream, by access unit."""
+    """Return the NAL units of the clip's H.264 stream, by access unit."""
     codec = "-c:v libx264 -profile:v baseline -preset veryfast -tune zerolatency -g 20 -crf 18 -pix_fmt yuv420p"
     how = codec.split() if encode else ["-c:v", "copy", "-bsf:v", "h264_mp4toannexb"]
     with tempfile.TemporaryDirectory() as folder:
@@ -220,7 +220,7 @@ class _Client:
 
     @staticmethod
     def _may(mount: Mount, method: str, shown: str) -> bool:
-        """Whether the client has shown that it knows the password."""
+        """Check whether the client has shown that it knows the password."""
         if not mount.digest:
             return shown == "Basic " + base64.b64encode(f"{mount.user}:{mount.password}".encode()).decode()
         fields = dict(re.findall(r'(\w+)="([^"]*)"', shown.removeprefix("Digest ")))
@@ -309,7 +309,7 @@ class _Client:
             self.writer.close()
 
     def send(self, packet: bytes, channel: int) -> None:
-        """One RTP (channel 0) or RTCP (1) packet."""
+        """Send one RTP (channel 0) or RTCP (1) packet."""
         if self.udp is None:
             self.writer.write(struct.pack(">BBH", 0x24, channel, len(packet)) + packet)
         elif channel == 0:
@@ -342,7 +342,7 @@ class RtspServer:
             )
 
     def url(self, name: str, credentials: bool = True) -> str:
-        """Where a client finds the mount."""
+        """Return where a client finds the mount."""
         mount = self.mounts[name]
         login = f"{quote(mount.user)}:{quote(mount.password, safe='')}@" if mount.user and credentials else ""
         return f"rtsp://{login}127.0.0.1:{self.port}/{name}"

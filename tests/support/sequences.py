@@ -17,19 +17,19 @@ LINE = Line(id="door", p1=[0.5, 0.1], p2=[0.5, 0.9])
 
 
 def moment(frame: int, epoch: int = 1) -> FrameMoment:
-    """The frame's moment at 10 frames a second."""
+    """Return the frame's moment at 10 frames a second."""
     return FrameMoment(frame / FPS, 1_700_000_000 + frame / FPS, epoch, frame)
 
 
 def sample(
     track: int, x: float, y: float = 0.5, *, class_id: int = 0, confirmed: bool = True, h: float = 0.1
 ) -> Sample:
-    """A sample whose anchor is at (x, y); with an aspect of 1 these are normalised coordinates."""
+    """Return a sample whose anchor is at (x, y); with an aspect of 1 these are normalised coordinates."""
     return Sample(track, x, y, y - h / 2, h, class_id, confirmed)
 
 
 def counter(line: Line = LINE, memory_s: float = 1.5) -> LineCounter:
-    """A counter over a square picture."""
+    """Return a counter over a square picture."""
     made = LineCounter("lobby", line, memory_s)
     made.set_aspect(1.0)
     return made
@@ -47,7 +47,7 @@ def count(
 
 
 def totals(events: Sequence[object]) -> tuple[int, int]:
-    """(in, out) of the line crossings."""
+    """Return (in, out) of the line crossings."""
     ways = [event.direction for event in events if isinstance(event, LineCrossed)]
     return ways.count("in"), ways.count("out")
 
@@ -62,7 +62,7 @@ def detections(
     at_s: float | None = None,
     size: tuple[int, int] = (640, 640),
 ) -> FrameDetections:
-    """A frame's message; `at_s` defaults to ten frames a second."""
+    """Return a frame's message; `at_s` defaults to ten frames a second."""
     seconds = 1_700_000_000 + (sequence / FPS if at_s is None else at_s)
     classes = np.full(len(boxes), class_id, np.uint8) if isinstance(class_id, int) else np.array(class_id, np.uint8)
     return FrameDetections(
@@ -79,5 +79,5 @@ def detections(
 
 
 def standing(x: float, y: float, width: float = 0.06, height: float = 0.2) -> tuple[float, float, float, float]:
-    """The box whose bottom centre is (x, y)."""
+    """Return the box whose bottom centre is (x, y)."""
     return x - width / 2, y - height, x + width / 2, y

@@ -1,4 +1,4 @@
-"""A tracking shard as a process of its own: `python -m tests.support.shard_main <slice as JSON>`."""
+"""A tracking shard as a process of its own: `python -m tests.support.shard_main <configuration as JSON>`."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Site:
 
     @property
     def python(self) -> str:
-        """The site's interpreter."""
+        """Return the site's interpreter."""
         return str(self.folder / ".venv" / "bin" / "python")
 
     def start(self) -> None:
@@ -100,14 +100,14 @@ class Site:
             print(self.collect_logs())
 
     def collect_logs(self) -> str:
-        """The ends of all logs, for a failing test."""
+        """Return the ends of all logs, for a failing test."""
         parts = [f"== run.out\n{(self.folder / 'run.out').read_text()[-2000:]}"]
         for log in sorted(self.paths.logs.glob("*.log")):
             parts.append(f"== {log.name}\n{log.read_text(errors='replace')[-2500:]}")
         return "\n".join(parts)
 
     def run_ctl(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """The real supervisorctl."""
+        """Return the real supervisorctl."""
         return subprocess.run(
             [str(self.folder / ".venv/bin/supervisorctl"), "-c", "supervisord.conf", *words],
             cwd=self.folder,
@@ -176,7 +176,7 @@ class Site:
         return f"http://127.0.0.1:{self.port}"
 
     def get_status(self, path: str) -> int:
-        """HTTP status of a GET, 0 while nobody listens."""
+        """Return the HTTP status of a GET, 0 while there is no listener."""
         try:
             with urllib.request.urlopen(self.url + path, timeout=30) as reply:
                 return int(reply.status)
@@ -186,16 +186,16 @@ class Site:
             return 0
 
     def get(self, path: str) -> Any:
-        """A GET's JSON."""
+        """Return a GET's JSON."""
         with urllib.request.urlopen(self.url + path, timeout=60) as reply:
             return json.load(reply)
 
     def redis(self) -> redis.Redis:
-        """The embedded Redis, or the one that the configuration names."""
+        """Return the embedded Redis, or the one that the configuration names."""
         return connect(self.config.get("redis", {}).get("url") or self.paths.redis_url)
 
     def read_snapshot(self, process: str) -> ProcessSnapshot | None:
-        """The newest metrics of a process; None while it has none, or Redis itself is not there yet."""
+        """Return the newest metrics of a process; None while it has none, or Redis itself is not there yet."""
         try:
             raw = self.redis().get(metrics_key(process))
         except redis.ConnectionError:
@@ -203,12 +203,12 @@ class Site:
         return decode_snapshot(raw) if isinstance(raw, bytes) else None
 
     def read_counter(self, process: str, name: str, camera: str = "") -> float:
-        """A counter of a process, 0 while it has none."""
+        """Return a counter of a process, 0 while it has none."""
         snapshot = self.read_snapshot(process)
         return snapshot.counters.get(name, {}).get(camera, 0) if snapshot else 0
 
     def read_crossings(self) -> list[CrossingRecord]:
-        """All of person_logs and vehicle_logs, in order of time."""
+        """Return all of person_logs and vehicle_logs, in order of time."""
         client = self.redis()
         rows = []
         for name in (PERSON_LOG, VEHICLE_LOG):
@@ -231,7 +231,7 @@ class Site:
         return behind
 
     def read_events(self, kind: str) -> list[dict[str, str]]:
-        """All entries of the events stream of one type."""
+        """Return all entries of the events stream of one type."""
         entries: Any = self.redis().xrange("crowdperf:events")
         decoded = [{key.decode(): value.decode() for key, value in fields.items()} for _, fields in entries]
         return [row for row in decoded if row["type"] == kind]
@@ -250,5 +250,5 @@ class Site:
 
 
 def merged(base: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A deep copy of `base` with further keys."""
+    """Return a deep copy of `base` with further keys."""
     return {**msgspec.json.decode(msgspec.json.encode(base)), **more}

@@ -16,7 +16,7 @@ from tests.support.site import Site
 
 
 def demo_camera(camera_id: str, truth: SceneTruth, url: str) -> dict[str, Any]:
-    """The configuration of a demo scene's camera: nothing but its address, lines and zones."""
+    """Return the configuration of a demo scene's camera: nothing but its address, lines and zones."""
     return {
         "id": camera_id,
         "url": url,
@@ -26,12 +26,12 @@ def demo_camera(camera_id: str, truth: SceneTruth, url: str) -> dict[str, Any]:
 
 
 def demo_truth(folder: Path, scene: str) -> SceneTruth:
-    """The truth beside a rendered scene."""
+    """Return the truth beside a rendered scene."""
     return decode_truth((folder / f"{scene}.truth.json").read_bytes())
 
 
 def true_passages(truth: SceneTruth, began: float, until: float) -> list[Passage]:
-    """Every true crossing on the wall clock, for a scene that plays (and repeats) from `began` to `until`."""
+    """Return every true crossing on the wall clock, for a scene that plays (and repeats) from `began` to `until`."""
     length = truth.frames / truth.fps
     found, turn = [], 0
     while began + turn * length < until:
@@ -48,17 +48,17 @@ def began_at(mount: Mount) -> float:
 
 
 def counted(site: Site, camera: str) -> list[Passage]:
-    """The stored crossings of one camera."""
+    """Return the stored crossings of one camera."""
     return [Passage(row.ts, row.line, row.direction) for row in site.read_crossings() if row.camera == camera]
 
 
 def pixel_line(line_id: str, p1: list[float], p2: list[float], width: int, height: int) -> dict[str, Any]:
-    """A line given in pixels of the clip."""
+    """Return a line given in pixels of the clip."""
     return {"id": line_id, "p1": [p1[0] / width, p1[1] / height], "p2": [p2[0] / width, p2[1] / height]}
 
 
 def vtest_lines(clips: Path) -> list[dict[str, Any]]:
-    """The lines of vtest.avi's truth file."""
+    """Return the lines of vtest.avi's truth file."""
     truth = json.loads((clips / "gt" / "vtest.json").read_text())
     return [pixel_line(row["name"].lower(), row["p1"], row["p2"], 768, 576) for row in truth["lines"]]
 
@@ -73,12 +73,12 @@ def vtest_events(clips: Path) -> list[tuple[str, str, int]]:
 
 
 def one_by_one_lines() -> list[dict[str, Any]]:
-    """The line of intel_one_by_one.mp4: 6 out, 0 in."""
+    """Return the line of intel_one_by_one.mp4: 6 out, 0 in."""
     return [pixel_line("exit", [560, 0], [560, 431], 768, 432)]
 
 
 def highway_lines() -> list[dict[str, Any]]:
-    """The line of highway_canersu.mp4: 24 in, 0 out."""
+    """Return the line of highway_canersu.mp4: 24 in, 0 out."""
     return [pixel_line("road", [0, 420], [1000, 420], 1280, 720)]
 
 

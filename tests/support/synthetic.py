@@ -147,7 +147,7 @@ class SyntheticSite:
             publish_snapshot(self._client, runtime)
 
     def make_metrics(self, process: str) -> Metrics:
-        """The made-up metrics of a process."""
+        """Return the made-up metrics of a process."""
         return self._runtimes[process].metrics
 
     def start(self) -> None:
@@ -156,7 +156,7 @@ class SyntheticSite:
         self._thread.start()
 
     def silence(self, camera: str) -> None:
-        """The camera gives no more frames."""
+        """Stop the frames of a camera."""
         self._silent.add(camera)
 
     def _run(self) -> None:
@@ -181,7 +181,7 @@ class SyntheticSite:
 
 
 def draw(moment: float, seed: int = 0) -> tuple[NDArray[np.uint8], list[tuple[float, float, float, float]]]:
-    """A picture of walking figures on a plaza, uint8 BGR of shape (360, 640, 3), and their normalised boxes."""
+    """Return a picture of walking figures on a plaza, uint8 BGR of shape (360, 640, 3), and their normalised boxes."""
     shade = np.linspace(172, 118, 360, dtype=np.uint8)[:, None, None]
     picture = np.broadcast_to(shade, (360, 640, 3)).copy()
     for x in range(-400, 1100, 90):
@@ -204,7 +204,7 @@ def draw(moment: float, seed: int = 0) -> tuple[NDArray[np.uint8], list[tuple[fl
 
 
 def to_ring(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The picture in the ring's form: padded to 640x384 and yuv420p."""
+    """Return the picture in the ring's form: padded to 640x384 and yuv420p."""
     padded = np.zeros((SPEC.height, SPEC.width, 3), np.uint8)
     content = SPEC.content
     padded[content.y0 : content.y0 + content.h, content.x0 : content.x0 + content.w] = picture

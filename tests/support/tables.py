@@ -31,13 +31,13 @@ INSTANCES = {
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
 def processes() -> str:
-    """The process table."""
+    """Return the process table."""
     rows = [
         (
             f"`{row.kind}`",
@@ -53,7 +53,7 @@ def processes() -> str:
 
 
 def streams() -> str:
-    """The stream table."""
+    """Return the stream table."""
     rows = [
         (f"`{row.key}`", carried(row.message_type), row.encoding, row.ids, row.retention, row.expected_rate)
         for row in STREAMS
@@ -90,7 +90,7 @@ def texts() -> str:
 
 
 def settings() -> str:
-    """Every setting of the file with its default."""
+    """Return every setting of the file with its default."""
     rows: list[tuple[str, ...]] = []
     collect(Config, "", rows)
     for kind, prefix in (

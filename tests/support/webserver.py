@@ -54,7 +54,7 @@ TIMEOUT_S = 60.0
 
 
 def site_config(redis_url: str, port: int, base: dict[str, Any] | None = None) -> Config:
-    """The test site's configuration on that port."""
+    """Return the test site's configuration on that port."""
     return parse(
         msgspec.json.encode(
             {
@@ -97,7 +97,7 @@ class Served:
 
 @contextlib.contextmanager
 def serving(redis_url: str, folder: Path, base: dict[str, Any] | None = None) -> Iterator[Served]:
-    """The test site, served."""
+    """Yield the test site, served."""
     server = Served(site_config(redis_url, free_port(), base), Paths(folder))
     server.start()
     try:

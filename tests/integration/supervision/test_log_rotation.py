@@ -20,7 +20,7 @@ from tests.conftest import ROOT, wait_until
 
 CAMERAS = [{"id": name, "url": "rtsp://192.0.2.1/"} for name in ("lobby", "gate", "dock")]
 MB = 2**20
-MOST_BYTES = 50 * MB
+MAX_BYTES = 50 * MB
 """Of one program's logs: a site of a hundred programs then needs 5 GB at most."""
 SUPERVISORD = """
 [supervisord]
@@ -71,7 +71,7 @@ def test_every_program_has_one_log_of_its_own_that_is_rotated(tmp_path: Path, mo
     for name in found.sections():
         row = found[name]
         assert row["redirect_stderr"] == "true", name
-        assert 0 < size(row["stdout_logfile_maxbytes"]) * (1 + int(row["stdout_logfile_backups"])) <= MOST_BYTES, name
+        assert 0 < size(row["stdout_logfile_maxbytes"]) * (1 + int(row["stdout_logfile_backups"])) <= MAX_BYTES, name
 
 
 def test_every_kind_of_process_is_among_them(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_logs_of_supervisord_and_its_listener_are_rotated() -> None:
     found = configparser.RawConfigParser()
     found.read(ROOT / "supervisord.conf")
     for section, log in (("supervisord", "logfile"), ("eventlistener:guard", "stderr_logfile")):
-        assert 0 < size(found[section][f"{log}_maxbytes"]) <= MOST_BYTES
+        assert 0 < size(found[section][f"{log}_maxbytes"]) <= MAX_BYTES
         assert int(found[section][f"{log}_backups"]) >= 1
 
 
