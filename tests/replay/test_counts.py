@@ -14,7 +14,7 @@ from crowdperf.evaluation.camera_setup import make_setup
 from crowdperf.evaluation.ground_truth import read_truth
 from crowdperf.evaluation.replay import count_crossings
 from crowdperf.evaluation.score import judge_lines
-from crowdperf.messaging.schema import Event, FrameDetections, LineCrossed, ZoneChanged
+from crowdperf.messaging.schema import Direction, Event, FrameDetections, LineCrossed, ZoneChanged
 from crowdperf.models.detector import Detector
 from crowdperf.models.loader import load_detector
 from crowdperf.settings.camera import Line, Zone
@@ -25,7 +25,7 @@ from tests.support.matching import Matching, Passage, match_crossings
 from tests.support.replay import EPOCH_S, Clip, detections, replay
 
 VEHICLES = ["bicycle", "car", "motorcycle", "bus", "truck"]
-WAYS = {"neg_to_pos": "in", "pos_to_neg": "out"}
+WAYS: dict[str, Direction] = {"neg_to_pos": "in", "pos_to_neg": "out"}
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +148,7 @@ def test_vtest_with_fewer_frames(
     assert found.precision >= 0.85, found.surplus
 
 
-WHOLE = [[0, 0], [1, 0], [1, 1], [0, 1]]
+WHOLE = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
 STANDING = {
     "intel_classroom.mp4": (15.0, 4),
     "intel_face_three.mp4": (12.0, 3),

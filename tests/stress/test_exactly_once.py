@@ -7,6 +7,7 @@ defect into the recorders, which the same check must find.
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import subprocess
@@ -191,9 +192,9 @@ def discrepancies(stand: Stand, number: int) -> list[str]:
     client: Any = stand.redis.client()
     found = []
     published = {event(n).id for n in range(number)}
-    times = Counter(
-        decode_member(raw).id for name in ("person_logs", "vehicle_logs") for raw in client.zrange(name, 0, -1)
-    )
+    rows = [decode_member(raw) for name in ("person_logs", "vehicle_logs") for raw in client.zrange(name, 0, -1)]
+    times = Counter(row.id for row in rows if row is not None)
+    found += [f"{rows.count(None)} members are unreadable"] if None in rows else []
     found += [f"{len(published - set(times))} are not in the history"] if published - set(times) else []
     found += [f"{name} is in the history {n} times" for name, n in times.items() if n != 1]
     for level, size in (("minute", 2), ("hour", 4), ("day", 4)):
@@ -201,8 +202,8 @@ def discrepancies(stand: Stand, number: int) -> list[str]:
         total = sum(int.from_bytes(raw[at : at + size], "big") for raw in values for at in range(0, len(raw), size))
         found += [f"counters by {level} say {total}"] if total != number else []
     database = driver.connect(stand.dsn)
-    [(rows, ids)] = database.run("SELECT count(*), count(DISTINCT id) FROM events WHERE kind = 'LineCrossed'")
-    found += [f"PostgreSQL has {rows} events"] if (rows, ids) != (number, number) else []
+    [(count, ids)] = database.run("SELECT count(*), count(DISTINCT id) FROM events WHERE kind = 'LineCrossed'")
+    found += [f"PostgreSQL has {count} events"] if (count, ids) != (number, number) else []
     for period, total in database.run("SELECT period, sum(count)::bigint FROM summaries GROUP BY period"):
         found += [f"summaries by {period} say {total}"] if total != number else []
     database.close()
@@ -223,7 +224,7 @@ def test_every_event_is_everywhere_once(
         while kill_at and kill_at[0] <= at:
             kill_at.pop(0)
             before = made.positions()
-            wait_until(lambda before=before: made.moved(before), 60, "both recorders work again")
+            wait_until(functools.partial(made.moved, before), 60, "both recorders work again")
             publish(made, numbers)
             time.sleep(rng.uniform(0, 0.05))  # where in the recorders' work it strikes
             made.kill(victims.pop())

@@ -5,13 +5,14 @@ The short form runs a few seconds; CROWDPERF_LONG=1 makes it a minute with more 
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,16 @@ def _spawn(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def wait_for_frames(watcher: FrameReader, count: int, timeout_s: float) -> None:
+    """Wait until so many more frames have been written."""
+    goal = watcher.head() + count
+    wait_until(lambda: watcher.head() >= goal, timeout_s, "the writer's progress")
+
+
+def has_grown(watcher: FrameReader, before: int) -> bool:
+    return watcher.head() > before
+
+
 def test_no_torn_frame_under_a_killed_writer(ring_path: Path, tmp_path: Path) -> None:
     stop = tmp_path / "stop"
     writer = _spawn("write", str(ring_path))
@@ -80,16 +91,14 @@ def test_no_torn_frame_under_a_killed_writer(ring_path: Path, tmp_path: Path) ->
     readers = [_spawn("read", str(ring_path), str(stop)) for _ in range(READERS)]
     wait_until(lambda: len(list(tmp_path.glob("stop.*"))) == READERS, 60, "the readers at work")
     for _ in range(KILLS):
-        goal = watcher.head() + (20_000 if LONG else 1_500)
-        wait_until(lambda goal=goal: watcher.head() >= goal, 120, "the writer's progress")
+        wait_for_frames(watcher, 20_000 if LONG else 1_500, 120)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         before = watcher.head()
         writer = _spawn("write", str(ring_path))
-        wait_until(lambda before=before: watcher.head() > before, what="the restarted writer")
+        wait_until(functools.partial(has_grown, watcher, before), what="the restarted writer")
         assert not watcher.stale()
-    goal = watcher.head() + 1_000
-    wait_until(lambda: watcher.head() >= goal, 60, "the writer's progress")
+    wait_for_frames(watcher, 1_000, 60)
     stop.touch()
     results = [[int(word) for word in reader.communicate(timeout=300)[0].split()] for reader in readers]
     writer.kill()
@@ -103,4 +112,5 @@ def test_no_torn_frame_under_a_killed_writer(ring_path: Path, tmp_path: Path) ->
 
 
 if __name__ == "__main__":
-    {"write": write, "read": read}[sys.argv[1]](*sys.argv[2:])
+    commands: dict[str, Callable[..., None]] = {"write": write, "read": read}
+    commands[sys.argv[1]](*sys.argv[2:])

@@ -117,7 +117,7 @@ def test_no_redirection_and_no_playlist_leads_elsewhere(
 ) -> None:
     refused(camera(web + path))
     assert path in Handler.log
-    # The guard has seen the attempt, and it is the one that refused it.
+    # The proxy has seen the attempt, and it is the one that refused it.
     assert ("link-local or metadata" in caplog.text) == ("meta" in path or "hex" in path)
 
 
@@ -148,7 +148,7 @@ def test_a_proxy_of_the_environment_is_not_used(tmp_path: Path, backend: str, mo
 
 
 def test_an_ffmpeg_has_everything_of_the_environment_but_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`no_proxy` would lead it past the guard."""
+    """`no_proxy` would lead it past the proxy."""
     for name in ("http_proxy", "no_proxy", "LANGUAGE"):
         monkeypatch.setenv(name, "kept")
     child = FfmpegProcess(["sh", "-c", 'echo "[$http_proxy][$no_proxy][$LANGUAGE]" >&2'], str)

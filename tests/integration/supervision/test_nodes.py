@@ -56,7 +56,7 @@ def test_default_node_has_literal_keys_and_others_their_own() -> None:
     assert process_config.build_web_config(node("north"), PATHS).key_prefix == "north:"
 
 
-def test_no_slice_or_command_forgets_the_node() -> None:
+def test_no_configuration_or_command_forgets_the_node() -> None:
     forgetful = re.compile(r"redis\.key_prefix")
     found = [str(path) for path in (ROOT / "crowdperf").rglob("*.py") if forgetful.search(path.read_text())]
     assert found == [str(ROOT / "crowdperf" / "settings" / "config.py")]

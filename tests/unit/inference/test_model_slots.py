@@ -13,7 +13,7 @@ from tests.conftest import wait_until
 
 
 class Named:
-    """As much of a detector as a seat looks at."""
+    """As much of a detector as a slot looks at."""
 
     def __init__(self, name: str) -> None:
         self.model, self.description = name, "cpu"

@@ -1,4 +1,4 @@
-"""The configuration: what is refused, and with which words; precedence; slices."""
+"""The configuration: what is refused, and with which words; precedence; the configuration of a process."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ SOURCE = SourceInfo(1920, 1080, 25.0, False)
 
 
 def captured(folder: Path, variables: dict[str, str], scheme: str = "rtsp") -> CaptureConfig:
-    """The capture process's slice under those variables."""
+    """The capture process's configuration under those variables."""
     camera = {"id": "lobby", "url": f"{scheme}://127.0.0.1:{free_port()}/live"}
     config = parse(json.dumps({"cameras": [camera], "allowed_hosts": ["127.0.0.1"]}).encode())
     return build_capture_config(config, read_environment(variables), Paths(folder), folder, "lobby")

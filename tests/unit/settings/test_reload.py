@@ -93,7 +93,7 @@ def test_a_file_written_during_the_start_counts_as_a_change(tmp_path: Path) -> N
 
 
 def test_every_field_is_reloadable_or_restarts() -> None:
-    """A field of the slice that people change and that is in neither part would be forgotten."""
+    """A field of the process configuration that people change must be in one of the two parts."""
     own = {field.name for field in msgspec.structs.fields(build_web_config(site(), Paths(Path("var"))))}
     assert own - set(WebReloadable.__struct_fields__) == {
         *("site", "web", "reload_file", "ring_prefix", "sockets", "evidence", "redis_url", "key_prefix")
