@@ -11,11 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from crowdperf.primitives.backoff import Backoff
+
 StateName = Literal["connecting", "live", "stalled", "backing_off", "stopped", "misconfigured"]
 DisconnectCause = Literal["stall", "short_reads", "ended", "source", "stopped"]
 
 FIRST_WAIT_S = 0.5
 MAX_WAIT_S = 10.0
+JITTER = 0.5
+"""Largest share that a wait is shortened by."""
 STABLE_S = 10.0
 """A connection that delivers for this long resets the back-off."""
 MAX_SHORT_READS = 3
@@ -38,17 +42,20 @@ class ConnectionState:
         self.state: StateName = "connecting"
         self.detail = ""
         self.changed_at = now
-        self.failures = 0
-        """Failed connections in a row."""
         self.is_down = False
         """True from a lost connection until the next frame: attempts in between are retries."""
         self.short_reads = 0
         """Short reads in a row."""
         self._stall_s = stall_s
-        self._random = random
+        self._backoff = Backoff(FIRST_WAIT_S, MAX_WAIT_S, JITTER, random)
         self._due_at = now
         self._progress_at = now
         self._live_since: float | None = None
+
+    @property
+    def failures(self) -> int:
+        """Return the number of failed connections in a row."""
+        return self._backoff.failures
 
     def is_due(self, now: float) -> bool:
         """Check whether to connect now: at first, then after the back-off, never when stopped."""
@@ -77,7 +84,7 @@ class ConnectionState:
         if self._live_since is None:
             self._live_since = now
         elif self.failures and now - self._live_since >= STABLE_S:
-            self.failures = 0
+            self._backoff.reset()
         self.is_down = False
         if self.state != "live":
             self._enter("live", "", now)
@@ -103,10 +110,8 @@ class ConnectionState:
             detail: Reason of the loss, without secrets.
             misconfigured: Enter `misconfigured` instead of `backing_off`.
         """
-        wait = min(MAX_WAIT_S, FIRST_WAIT_S * 2 ** min(self.failures, 16)) * (0.5 + 0.5 * self._random())
-        self.failures += 1
         self.is_down = True
-        self._due_at = now + wait
+        self._due_at = now + self._backoff.next()
         self._enter("misconfigured" if misconfigured else "backing_off", detail, now)
 
     def stop(self, now: float, detail: str = "") -> None:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from crowdperf.capture.camera_capture import CameraCapture
+from crowdperf.primitives.backoff import Backoff
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.process_config import CaptureConfig
 
@@ -31,7 +32,7 @@ class _CameraThread:
         self.started_at = 0.0
         self.restart_at = 0.0
         self.last_seen = 0.0
-        self.failures = 0
+        self.backoff = Backoff(FIRST_RESTART_WAIT_S, MAX_RESTART_WAIT_S, jitter=0.0)
 
 
 class CameraGroup:
@@ -86,8 +87,9 @@ class CameraGroup:
     def _record_crash(self, camera: _CameraThread, now: float) -> None:
         """Log and count a thread that ended by an exception, and schedule its restart."""
         camera.thread = None
-        camera.failures = 1 if now - camera.started_at >= STABLE_S else camera.failures + 1
-        wait = min(MAX_RESTART_WAIT_S, FIRST_RESTART_WAIT_S * 2 ** min(camera.failures - 1, 8))
+        if now - camera.started_at >= STABLE_S:
+            camera.backoff.reset()
+        wait = camera.backoff.next()
         camera.restart_at = now + wait
         self._metrics.count("capture_crashes_total", 1, camera.config.camera_id)
         log.error("camera %s: its thread crashed, restarting in %g s", camera.config.camera_id, wait)

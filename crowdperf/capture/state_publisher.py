@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from typing import Any
 
 import redis
 
+from crowdperf.messaging.outages import OutageHandler
 from crowdperf.messaging.publisher import Publisher
-from crowdperf.messaging.redis.client import OUTAGE, Backoff, connect
+from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.messaging.schema import AnyEvent, CameraChanged
 from crowdperf.messaging.streams import CONNECTIONS, EVENTS
 
 MAX_QUEUED_EVENTS = 256
 FLUSH_TIMEOUT_S = 1.5
-
-log = logging.getLogger(__name__)
 
 
 class StatePublisher:
@@ -57,7 +55,7 @@ class StatePublisher:
         self._thread.join(FLUSH_TIMEOUT_S)
 
     def _run(self) -> None:
-        backoff = Backoff()
+        outage = OutageHandler("state changes wait in memory", (*OUTAGE, redis.ResponseError))
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: any(queued for _, queued in self._queues) or self._is_closing)
@@ -66,18 +64,13 @@ class StatePublisher:
                     return
                 publisher, queued = pair
                 event = queued[0]
-            try:
+            with outage:
                 publisher.publish(event, event.camera)
-            except (*OUTAGE, redis.ResponseError) as error:
-                if backoff.should_log(error):
-                    log.warning("Redis unavailable (%s): state changes wait in memory", error)
-                with self._wake:
-                    self._wake.wait(backoff.next())
+            with self._wake:
+                if outage.wait_s:
+                    self._wake.wait(outage.wait_s)
                     if self._is_closing:
                         return
-                continue
-            backoff.reset()
-            with self._wake:
                 # The bounded queue may have dropped it meanwhile.
-                if queued and queued[0] is event:
+                elif queued and queued[0] is event:
                     queued.popleft()

@@ -19,7 +19,8 @@ from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
 from crowdperf.inference.anonymize import Blur, anonymize, pixelate
 from crowdperf.inference.evidence_cache import EvidenceCache, FrameAnalysis, encode_jpeg, encode_ring_frame
 from crowdperf.messaging.consumer import Consumer
-from crowdperf.messaging.redis.client import OUTAGE, Backoff, connect
+from crowdperf.messaging.outages import OutageHandler
+from crowdperf.messaging.redis.client import connect
 from crowdperf.messaging.schema import EvidenceRequest
 from crowdperf.messaging.streams import EVIDENCE_REQUESTS
 from crowdperf.runtime.metrics import Metrics
@@ -103,23 +104,14 @@ class EvidenceWriter:
         requests: Consumer[EvidenceRequest] = Consumer(
             client, EVIDENCE_REQUESTS, "inference", "inference", prefix=self._key_prefix
         )
-        backoff = Backoff()
-        connected = False
-        while not self._stop.is_set():
-            wait_s = 0.0
-            try:
-                if not connected:
+        outage = OutageHandler("requests for evidence wait")
+        while not self._stop.wait(outage.wait_s):
+            with outage:
+                if outage.must_start:
                     requests.start()
-                    connected = True
                 for entry in requests.read(count=16):
                     self._handle_safely(entry.message)
                     requests.ack([entry])
-                backoff.reset()
-            except OUTAGE as error:
-                if backoff.should_log(error):
-                    log.warning("Redis unavailable (%s): requests for evidence wait", error)
-                connected, wait_s = False, backoff.next()
-            self._stop.wait(wait_s)
 
     def _handle_safely(self, request: EvidenceRequest) -> None:
         """Handle a request; a malformed one must not end the thread that saves all the others."""

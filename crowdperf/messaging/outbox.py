@@ -16,7 +16,8 @@ from typing import Any
 import redis
 
 from crowdperf.messaging import codec
-from crowdperf.messaging.redis.client import OUTAGE, Backoff, add_command_to_error
+from crowdperf.messaging.outages import OutageHandler
+from crowdperf.messaging.redis.client import add_command_to_error
 from crowdperf.messaging.schema import FrameDetections
 from crowdperf.messaging.streams import DETECTIONS, stream_key
 
@@ -47,7 +48,7 @@ class Outbox:
         self._in_flight: list[FrameDetections] = []
         self._lock = threading.Lock()
         self._max_messages = max_messages
-        self._backoff = Backoff()
+        self._outage = OutageHandler("detections wait in memory")
         self._retry_at = 0.0
         self._epochs: OrderedDict[str, int] = OrderedDict()
         self._send_time_s = 0.0
@@ -76,12 +77,13 @@ class Outbox:
             self._in_flight = [self._queue.popleft() for _ in range(min(BATCH_SIZE, len(self._queue)))]
         stored = 0
         try:
-            self._send(self._in_flight)
-            stored = len(self._in_flight)
-            self.connected = True
-            self._backoff.reset()
-        except OUTAGE as error:
-            self._handle_outage(error, now)
+            with self._outage:
+                self._send(self._in_flight)
+                stored = len(self._in_flight)
+            self.connected = bool(stored)
+            if not stored:
+                self._epochs.clear()
+                self._retry_at = now + self._outage.wait_s
         finally:
             with self._lock:
                 if not stored:
@@ -120,13 +122,6 @@ class Outbox:
         for message, reply in zip(batch, replies, strict=True):
             if isinstance(reply, redis.RedisError) and "equal or smaller" not in str(reply):
                 raise add_command_to_error(reply, ("XADD", stream_key(DETECTIONS, message.camera, self._prefix)))
-
-    def _handle_outage(self, error: BaseException, now: float) -> None:
-        if self._backoff.should_log(error):
-            log.warning("Redis unavailable (%s): detections wait in memory", error)
-        self.connected = False
-        self._epochs.clear()
-        self._retry_at = now + self._backoff.next()
 
     def _accept_epoch(self, message: FrameDetections) -> None:
         """Make the stream accept this epoch."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 
 import msgspec
 import redis
 
-from crowdperf.messaging.redis.client import OUTAGE, Backoff, RedisPermissionError, connect
+from crowdperf.messaging.outages import OutageHandler
+from crowdperf.messaging.redis.client import connect
 from crowdperf.runtime.metrics import ProcessSnapshot
 from crowdperf.runtime.process_runtime import ProcessRuntime
 
 INTERVAL_S = 2.0
 TTL_S = 15
-
-log = logging.getLogger(__name__)
 
 
 def metrics_key(process: str, prefix: str = "") -> str:
@@ -45,21 +43,13 @@ def start_publishing(runtime: ProcessRuntime, url: str, prefix: str = "") -> Non
     """
 
     def loop() -> None:
-        client, backoff = connect(url), Backoff()
+        client = connect(url)
+        outage = OutageHandler("metrics are not published", logs_outages=False)
         while not runtime.wait_for_stop(INTERVAL_S):
-            _publish_safely(client, runtime, prefix, backoff)
+            with outage:
+                publish_snapshot(client, runtime, prefix)
 
     threading.Thread(target=loop, name="metrics", daemon=True).start()
-
-
-def _publish_safely(client: redis.Redis, runtime: ProcessRuntime, prefix: str, backoff: Backoff) -> None:
-    """Publish, and skip an outage: the main loop reports it."""
-    try:
-        publish_snapshot(client, runtime, prefix)
-    except OUTAGE as error:
-        # The main loop may have the permissions that are missing here.
-        if isinstance(error, RedisPermissionError) and backoff.should_log(error):
-            log.warning("metrics are not published: %s", error)
 
 
 def decode_snapshot(raw: bytes) -> ProcessSnapshot:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 
+from crowdperf.messaging.outages import run_until_stopped
 from crowdperf.messaging.redis.client import OUTAGE, connect
-from crowdperf.messaging.run_loop import run_until_stopped
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.process_config import TrackingConfig
 from crowdperf.tracking.shard import TrackingShard

@@ -18,7 +18,8 @@ from crowdperf.accounts import audit_log
 from crowdperf.accounts.account_store import AccountStore
 from crowdperf.accounts.credentials import SetupSecret, SignInLimiter, build_setup_link
 from crowdperf.accounts.principal import Principal
-from crowdperf.messaging.redis.client import OUTAGE, Backoff, RedisPermissionError, connect_async
+from crowdperf.messaging.outages import OutageHandler
+from crowdperf.messaging.redis.client import connect_async
 from crowdperf.messaging.schema import AuditEntry
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.camera import Camera
@@ -149,23 +150,16 @@ class AppState:
 
     async def _announce_setup_link(self) -> None:
         """Log the one-time setup link while no account exists."""
-        backoff = Backoff()
-        while True:
-            try:
+        outage = OutageHandler("whether an account exists is not known", logs_outages=False)
+        while outage.must_start:
+            with outage:
                 accounts = await self.accounts.read_accounts()
-            except OUTAGE as error:
-                if isinstance(error, RedisPermissionError) and backoff.should_log(error):
-                    log.warning("cannot check whether an account exists: %s", error)
-                await asyncio.sleep(backoff.next())
-                continue
-            if accounts:
-                self.setup_secret.remove()
-            else:
-                log.warning(
-                    "no account exists yet. Create the administrator at %s",
-                    self.build_setup_link(self.setup_secret.create()),
-                )
+            await asyncio.sleep(outage.wait_s)
+        if accounts:
+            self.setup_secret.remove()
             return
+        link = self.build_setup_link(self.setup_secret.create())
+        log.warning("no account exists yet. Create the administrator at %s", link)
 
     def build_setup_link(self, secret: str) -> str:
         """Build the one-time link with this machine's own address."""

@@ -14,9 +14,9 @@ from typing import Any
 import redis
 
 from crowdperf.messaging.consumer import parse_entry_id
+from crowdperf.messaging.outages import run_until_stopped
 from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import OUTAGE, RedisPermissionError, connect
-from crowdperf.messaging.run_loop import run_until_stopped
 from crowdperf.messaging.schema import StoreFilling
 from crowdperf.messaging.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, stream_key
 from crowdperf.runtime.process_runtime import ProcessRuntime

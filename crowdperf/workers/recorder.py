@@ -17,9 +17,9 @@ from typing import Any
 import redis
 
 from crowdperf.messaging.consumer import Consumer, StreamEntry
+from crowdperf.messaging.outages import run_until_stopped
 from crowdperf.messaging.redis import acl
 from crowdperf.messaging.redis.client import connect
-from crowdperf.messaging.run_loop import run_until_stopped
 from crowdperf.messaging.schema import AnyEvent, LineCrossed, ZoneMinute
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.runtime.process_runtime import ProcessRuntime

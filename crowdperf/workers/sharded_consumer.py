@@ -25,9 +25,9 @@ from msgspec import Struct
 from crowdperf.messaging import codec
 from crowdperf.messaging.codec import PoisonError, is_addressed_to
 from crowdperf.messaging.consumer import MAX_DELIVERIES, STREAM_START, PositionConsumer, RawEntry, parse_entry_id
+from crowdperf.messaging.outages import run_until_stopped
 from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import BLOCK_MS, OUTAGE
-from crowdperf.messaging.run_loop import run_until_stopped
 from crowdperf.messaging.schema import Event
 from crowdperf.messaging.streams import EVENTS, Stream, stream_key
 from crowdperf.runtime.metrics import Metrics

@@ -16,8 +16,8 @@ from typing import Any
 import redis
 
 from crowdperf.messaging.consumer import PositionConsumer, RawEntry, parse_entry_id
-from crowdperf.messaging.redis.client import Backoff, connect
-from crowdperf.messaging.run_loop import run_until_stopped
+from crowdperf.messaging.outages import OutageHandler, run_until_stopped
+from crowdperf.messaging.redis.client import connect
 from crowdperf.messaging.schema import AnyEvent
 from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.runtime.process_runtime import ProcessRuntime
@@ -189,22 +189,18 @@ def main(config: WorkerConfig, runtime: ProcessRuntime) -> None:
     """
     dsn = resolve_dsn(config.postgres_dsn, Path.cwd())
     writer = SqlRecorder(connect(config.redis_url), dsn, config.timezone, config.key_prefix, tick=runtime.tick)
-    backoff = Backoff()
+    consequence = "the events stream keeps what is not in PostgreSQL yet"
+    postgres_outage = OutageHandler(consequence, (DatabaseUnavailableError, SchemaMissingError), "PostgreSQL")
 
     def step() -> None:
-        try:
+        with postgres_outage:
             runtime.metrics.count("sql_events_written", writer.step())
-        except (DatabaseUnavailableError, SchemaMissingError) as error:
-            if backoff.should_log(error):
-                log.warning("PostgreSQL unavailable (%s): the events stream keeps what is not there yet", error)
-            runtime.metrics.set_gauge("sql_up", 0)
-            runtime.metrics.set_gauge("sql_lag_s", writer.get_lag_s())
-            runtime.wait_for_stop(backoff.next())
-            return
-        backoff.reset()
-        runtime.metrics.set_gauge("sql_up", 1)
-        runtime.metrics.set_gauge("sql_lag_s", writer.get_lag_s() if writer.has_backlog else 0.0)
+        wait_s = postgres_outage.wait_s
+        runtime.metrics.set_gauge("sql_up", not wait_s)
+        runtime.metrics.set_gauge("sql_lag_s", writer.get_lag_s() if wait_s or writer.has_backlog else 0.0)
         runtime.metrics.set_gauge("dead_letters", writer.reader.dead_letters)
+        if wait_s:
+            runtime.wait_for_stop(wait_s)
 
-    run_until_stopped(runtime, writer.restart, step, "the events stream keeps what is not in PostgreSQL yet")
+    run_until_stopped(runtime, writer.restart, step, consequence)
     writer.close()

@@ -61,6 +61,36 @@ def test_nothing_but_the_named_places_catches_every_exception() -> None:
     assert [str(path) for path in SOURCES if catching.search(path.read_text())] == []
 
 
+def find_own_outage_loops(code: str) -> list[str]:
+    """List what a second back-off or a second loop over outages would need."""
+    found = []
+
+    def visit(node: ast.AST, in_loop: bool) -> None:
+        in_loop = (in_loop or isinstance(node, ast.While | ast.For | ast.AsyncFor)) and not isinstance(
+            node, ast.FunctionDef | ast.AsyncFunctionDef
+        )
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift):
+            if isinstance(node.left, ast.Constant) and not isinstance(node.right, ast.Constant):
+                found.append(f"line {node.lineno}: a growing wait")
+        if isinstance(node, ast.ExceptHandler) and in_loop and node.type and "OUTAGE" in ast.unparse(node.type):
+            found.append(f"line {node.lineno}: a loop over outages")
+        for child in ast.iter_child_nodes(node):
+            visit(child, in_loop)
+
+    visit(ast.parse(code), False)
+    return found
+
+
+def test_one_place_computes_waits_and_survives_outages() -> None:
+    """Use `primitives.backoff` and `messaging.outages` elsewhere."""
+    found = {str(path.relative_to(ROOT)): find_own_outage_loops(path.read_text()) for path in SOURCES}
+    assert {path: rows for path, rows in found.items() if rows} == {
+        "crowdperf/primitives/backoff.py": ["line 26: a growing wait"]
+    }
+    second = "while True:\n    try:\n        f()\n    except (*OUTAGE, ValueError):\n        sleep(2.0 ** n)\n"
+    assert find_own_outage_loops(second) == ["line 4: a loop over outages", "line 5: a growing wait"]
+
+
 def test_no_package_has_an_empty_name() -> None:
     banned = {"utils", "helpers", "common", "core", "manager", "misc"}
     assert [str(path) for path in SOURCES if path.stem in banned or path.parent.name in banned] == []

@@ -6,7 +6,6 @@ key. An error never names a value, since it may be the hash of a password.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -139,15 +138,6 @@ MAX_SENTINEL_CONNECTIONS = 10_000
 BLOCK_MS = 500
 """Longest block of XREADGROUP and XREAD: well below the socket's time-out, and short enough for a prompt stop."""
 
-MIN_WAIT_S, MAX_WAIT_S = 0.05, 2.0
-"""First and longest wait of `Backoff`."""
-JITTER = 0.2
-"""Largest share that a wait is shortened by, so that many processes do not return at the same moment."""
-LOG_AT_FAILURE = 5
-"""The failure at which an outage is logged: it has lasted for about 0.7 s by then."""
-MAX_LOGGED = 100
-"""Permission errors that are remembered as logged."""
-
 
 class RedisNotWritable(redis.ResponseError):
     """Redis answers but refuses writes for now: full disk, missing replicas, or a busy script."""
@@ -193,38 +183,6 @@ class _AsyncParser(_Async):  # type: ignore[misc]
     @classmethod
     def parse_error(cls, response: str) -> Exception:
         return detect_permission_error(response) or super().parse_error(response)
-
-
-class Backoff:
-    """Doubling waits from `MIN_WAIT_S` to `MAX_WAIT_S` with jitter; call `reset` after a success."""
-
-    def __init__(self) -> None:
-        self._failures = 0
-        self._logged: set[str] = set()
-
-    def should_log(self, error: BaseException) -> bool:
-        """Check whether to log this failure: once per outage, about a second after it began.
-
-        Shorter outages happen whenever all processes start together. A missing permission is logged at its first
-        failure and never again, since it depends on the command and can return at any time.
-        """
-        if not isinstance(error, RedisPermissionError):
-            return self._failures == LOG_AT_FAILURE - 1
-        new = str(error) not in self._logged
-        if len(self._logged) >= MAX_LOGGED:
-            self._logged.clear()
-        self._logged.add(str(error))
-        return new
-
-    def next(self) -> float:
-        """Count a failure and return the seconds to wait before the next attempt."""
-        wait = min(MAX_WAIT_S, MIN_WAIT_S * 2.0 ** min(self._failures, 10))
-        self._failures += 1
-        return wait * (1.0 - JITTER * random.random())
-
-    def reset(self) -> None:
-        """Begin again with the shortest wait."""
-        self._failures = 0
 
 
 def connect(url: str) -> redis.Redis:

@@ -18,7 +18,8 @@ import msgspec
 import redis.asyncio
 
 from crowdperf.messaging.consumer import STREAM_START, unpack_reply
-from crowdperf.messaging.redis.client import BLOCK_MS, OUTAGE, Backoff, RedisPermissionError
+from crowdperf.messaging.outages import OutageHandler
+from crowdperf.messaging.redis.client import BLOCK_MS, RedisPermissionError
 from crowdperf.messaging.schema import LineCrossed, TrackedFrame
 from crowdperf.messaging.streams import EVENTS, TRACKS, stream_key
 from crowdperf.settings.process_config import WebConfig
@@ -89,28 +90,20 @@ class Feed:
 
     async def run(self) -> None:
         """Read for ever, and retry after outages."""
-        backoff = Backoff()
+        outage = OutageHandler("live updates pause")
         while True:
-            error = await self._run_session(backoff)
-            if self.redis_up or self._status_at == float("-inf"):
-                log.warning("Redis unavailable (%s), live updates paused, retrying", error)
-            self.redis_up, self._forbidden = False, isinstance(error, RedisPermissionError)
+            with outage:
+                await self._prepare_session()
+                while True:
+                    await self._read_once()
+                    # After a read, not before: the ACL may allow the preparation's commands but not this one.
+                    outage.reset()
+                    self._mark_redis_up()
+                    await asyncio.sleep(READ_PAUSE_S)
+            self.redis_up, self._forbidden = False, isinstance(outage.error, RedisPermissionError)
             self._last_tracks.clear()
             self._publish_status(time.time())
-            await asyncio.sleep(backoff.next())
-
-    async def _run_session(self, backoff: Backoff) -> BaseException:
-        """Read until an outage, and return it."""
-        try:
-            await self._prepare_session()
-            while True:
-                await self._read_once()
-                # After a read, not before: the ACL may allow the preparation's commands but not this one.
-                backoff.reset()
-                self._mark_redis_up()
-                await asyncio.sleep(READ_PAUSE_S)
-        except OUTAGE as error:
-            return error
+            await asyncio.sleep(outage.wait_s)
 
     async def _prepare_session(self) -> None:
         """Load today's counts, and find the stream position to read from."""

@@ -11,14 +11,16 @@ from typing import Protocol
 import msgspec
 
 from crowdperf.messaging.delivery_queue import DeliveryItem, DeliveryQueue
-from crowdperf.messaging.redis.client import OUTAGE, Backoff, RedisPermissionError
+from crowdperf.messaging.outages import OutageHandler
+from crowdperf.primitives.backoff import compute_wait
 from crowdperf.primitives.redaction import redact
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.alerts import Channel
 from crowdperf.workers.notify.logic import Notification
 
 IDLE_S = 0.25
-MAX_RETRY_PAUSE_S = 300.0
+FIRST_RETRY_PAUSE_S, MAX_RETRY_PAUSE_S = 1.0, 300.0
+"""The pauses between the attempts are 1, 2, 4 … 300 s."""
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +55,6 @@ class Sender(Protocol):
 
     def close(self) -> None:
         """Close the connection."""
-
-
-def compute_retry_pause(attempts: int) -> float:
-    """Return the seconds until the next attempt after so many failures: 1, 2, 4 … 300."""
-    return min(MAX_RETRY_PAUSE_S, 2.0 ** (attempts - 1))
 
 
 class ChannelDelivery:
@@ -119,7 +116,9 @@ class ChannelDelivery:
             self._queue.dead_letter(item, f"{error} (attempt {attempts})", now)
             self._metrics.count("channel_dead_letters", 1, self.channel.id)
             return
-        pause = max(compute_retry_pause(attempts), min(error.retry_after_s, 3600.0))
+        pause = max(
+            compute_wait(item.attempts, FIRST_RETRY_PAUSE_S, MAX_RETRY_PAUSE_S), min(error.retry_after_s, 3600.0)
+        )
         self._queue.schedule_retry(item, now + pause, now)
         self._paused_until = now + min(pause, MAX_RETRY_PAUSE_S / 10)
 
@@ -162,21 +161,11 @@ class DeliveryThread:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        backoff = Backoff()
+        outage = OutageHandler("notifications wait", logs_outages=False)
         try:
-            while not self._stop.wait(self._step(backoff)):
-                pass
+            busy = True
+            while not self._stop.wait(outage.wait_s or (0.0 if busy else IDLE_S)):
+                with outage:
+                    busy = self._delivery.step(time.time())
         finally:
             self._delivery.close()
-
-    def _step(self, backoff: Backoff) -> float:
-        """Run one step; return the seconds to wait before the next."""
-        try:
-            busy = self._delivery.step(time.time())
-        except OUTAGE as error:
-            # The main loop logs outages. A missing permission may occur in this thread only.
-            if isinstance(error, RedisPermissionError) and backoff.should_log(error):
-                log.warning("Redis unavailable (%s): notifications wait", error)
-            return backoff.next()
-        backoff.reset()
-        return 0.0 if busy else IDLE_S

@@ -18,7 +18,7 @@ from crowdperf.cli import check, dead_letters
 from crowdperf.messaging.outbox import Outbox
 from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis import acl
-from crowdperf.messaging.redis.client import OUTAGE, Backoff, RedisPermissionError, connect
+from crowdperf.messaging.redis.client import OUTAGE, RedisPermissionError, connect
 from crowdperf.messaging.schema import LineCrossed
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.runtime.metrics import Metrics
@@ -340,15 +340,6 @@ def test_a_command_that_is_refused_ends_with_that(user: Limited, tmp_path: Path)
     user.may(f"{acl.build_acl_rules()} -scan")
     with pytest.raises(ConfigError, match="Redis refuses: SCAN 0: User crowdperf has no permissions"):
         dead_letters.main(["list"], make_installation(tmp_path, user.url))
-
-
-def test_a_refusal_is_said_at_once_and_once() -> None:
-    backoff = Backoff()
-    first, second = RedisPermissionError("SET a: no"), RedisPermissionError("SET b: no")
-    assert [backoff.should_log(error) for error in (first, second, first, second)] == [True, True, False, False]
-    backoff.reset()
-    assert not backoff.should_log(RedisPermissionError("SET a: no"))
-    assert not backoff.should_log(redis.ConnectionError())
 
 
 def test_site_runs_as_documented_user_and_survives_revocation(user: Limited, tmp_path: Path) -> None:

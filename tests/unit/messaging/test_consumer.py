@@ -1,4 +1,4 @@
-"""The pure parts of reading a stream: ids, replies, lost streams, and the back-off between two attempts."""
+"""The pure parts of reading a stream: ids, replies and lost streams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 import redis
 
 from crowdperf.messaging.consumer import is_stream_lost, parse_entry_id, unpack_reply
-from crowdperf.messaging.redis.client import JITTER, LOG_AT_FAILURE, MAX_WAIT_S, MIN_WAIT_S, Backoff
 
 ROWS = [(b"1-0", {b"a": b"1"}), (b"1-1", {b"a": b"2"})]
 
@@ -42,16 +41,3 @@ def test_a_stream_without_new_entries_has_no_rows() -> None:
 )
 def test_a_lost_stream_is_recognised(error: Exception, lost: bool) -> None:
     assert is_stream_lost(error) is lost
-
-
-def test_waits_double_and_an_outage_is_logged_once() -> None:
-    backoff, error = Backoff(), redis.ConnectionError()
-    logged, waits = [], []
-    for _ in range(12):
-        logged.append(backoff.should_log(error))
-        waits.append(backoff.next())
-    assert [number + 1 for number, value in enumerate(logged) if value] == [LOG_AT_FAILURE]
-    nominal = [min(MAX_WAIT_S, MIN_WAIT_S * 2**number) for number in range(12)]
-    assert all((1 - JITTER) * full <= wait <= full for wait, full in zip(waits, nominal))
-    backoff.reset()
-    assert backoff.next() <= MIN_WAIT_S
