@@ -80,11 +80,6 @@ class InferenceEngine:
         if person_slot.detector is not None:
             self._announce_model(person_slot.detector)
 
-    @property
-    def ages_ms(self) -> list[float]:
-        """Ages of the newest published frames."""
-        return [seconds * 1000 for seconds in self._metrics.get_recent("frame_age_seconds")]
-
     def step(self, doorbell_rang: bool) -> bool:
         """Analyse one batch if any frame is due.
 

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
-from crowdperf.inference.anonymize import Blur, anonymize, pixelate
+from crowdperf.inference.anonymize import Blur, Rectangle, anonymize, pixelate
 from crowdperf.inference.evidence_cache import EvidenceCache, FrameAnalysis, encode_jpeg, encode_ring_frame
 from crowdperf.messaging.consumer import Consumer
 from crowdperf.messaging.outages import OutageHandler
@@ -43,21 +44,6 @@ class EvidenceFrame(NamedTuple):
     jpeg: bytes
     analysis: FrameAnalysis | None
     """None if the frame was read from the ring and never analysed."""
-
-
-class EvidenceResult(NamedTuple):
-    """Outcome of one request."""
-
-    epoch: int
-    sequence: int
-    """The saved frame, or the requested one if none was saved."""
-    exact: bool = False
-    """True for the requested frame, False for the nearest later one."""
-    full: str = ""
-    crop: str = ""
-    """Paths relative to the evidence folder; empty for a picture that was not saved."""
-    problem: str = ""
-    """Why there is no picture."""
 
 
 class EvidenceWriter:
@@ -122,8 +108,8 @@ class EvidenceWriter:
             log.exception("evidence of camera %s cannot be saved", request.camera)
             self._count_missed(request)
 
-    def handle(self, request: EvidenceRequest) -> EvidenceResult:
-        """Save the pictures of one request; a request that cannot be met has a `problem` in its result."""
+    def handle(self, request: EvidenceRequest) -> str:
+        """Save the pictures of one request, and return why there are none; empty where they are saved."""
         if not CAMERA_ID.fullmatch(request.camera):
             return self._refuse(request, "that is no camera id")
         frame = self._find_frame(request)
@@ -131,26 +117,24 @@ class EvidenceWriter:
             return self._refuse(request, "the frame is gone, and the camera gives no other one")
         exact = (frame.stamp.epoch, frame.stamp.sequence) == (request.epoch, request.sequence)
         try:
-            has_crop = self._save_pictures(request, frame, exact)
+            self._save_pictures(request, frame, exact)
         except OSError as error:
             return self._refuse(request, f"it cannot be saved: {error.strerror}")
         self._metrics.count("evidence_saved", 1, request.camera)
-        full = self._get_relative_path(request, "full")
-        crop_path = self._get_relative_path(request, "crop") if has_crop else ""
-        return EvidenceResult(frame.stamp.epoch, frame.stamp.sequence, exact, full, crop_path)
+        return ""
 
-    def _refuse(self, request: EvidenceRequest, problem: str) -> EvidenceResult:
+    def _refuse(self, request: EvidenceRequest, problem: str) -> str:
         log.warning("no evidence %s of camera %s: %s", request.id, request.camera, problem)
         self._count_missed(request)
-        return EvidenceResult(request.epoch, request.sequence, problem=problem)
+        return problem
 
     def _count_missed(self, request: EvidenceRequest) -> None:
         self._metrics.count("evidence_missed", 1, request.camera if CAMERA_ID.fullmatch(request.camera) else "")
 
     def _find_frame(self, request: EvidenceRequest) -> EvidenceFrame | None:
         """Return the requested frame, or the nearest later one."""
-        cached = self._cache.get(request.camera, request.epoch, request.sequence)
-        if cached:
+        where = (request.camera, request.epoch, request.sequence)
+        if cached := self._cache.get(*where):
             return EvidenceFrame(cached.analysis.stamp, cached.jpeg.result(), cached.analysis)
         try:
             reader = FrameReader(Path(f"{self._ring_prefix}{request.camera}"))
@@ -160,8 +144,7 @@ class EvidenceWriter:
             exact = self._read_from_ring(reader, request.sequence) if reader and reader.epoch == request.epoch else None
             if exact:
                 return exact
-            cached = self._cache.get_after(request.camera, request.epoch, request.sequence)
-            if cached:
+            if cached := self._cache.get_after(*where):
                 return EvidenceFrame(cached.analysis.stamp, cached.jpeg.result(), cached.analysis)
             # The newest picture may be overwritten during the copy; then the next one is taken.
             for _ in range(3):
@@ -178,8 +161,8 @@ class EvidenceWriter:
         stamp = reader.read(sequence, pixels)
         return EvidenceFrame(stamp, encode_ring_frame(pixels, reader.spec), None) if stamp else None
 
-    def _save_pictures(self, request: EvidenceRequest, frame: EvidenceFrame, exact: bool) -> bool:
-        """Write the full picture, and a crop if the subject is known; return True if it is."""
+    def _save_pictures(self, request: EvidenceRequest, frame: EvidenceFrame, exact: bool) -> None:
+        """Write the full picture, and a crop if the subject is known."""
         subject = self._find_subject_box(request, frame, exact)
         boxes = build_boxes(frame.analysis, request.detection if exact else -1)
         if subject and not any(box.subject for box in boxes):
@@ -189,15 +172,11 @@ class EvidenceWriter:
         self._anonymize(image, frame.analysis)
         jpeg = frame.jpeg if self._blur == "none" else encode_jpeg(image)
         self._write_picture(request, "full", jpeg, frame, exact, boxes)
-        if subject is None:
-            return False
-        cropped, window = crop(image, subject)
-        self._write_picture(request, "crop", encode_jpeg(cropped), frame, exact, clip_boxes(boxes, window))
-        return True
+        if subject is not None:
+            cropped, window = crop(image, subject)
+            self._write_picture(request, "crop", encode_jpeg(cropped), frame, exact, clip_boxes(boxes, window))
 
-    def _find_subject_box(
-        self, request: EvidenceRequest, frame: EvidenceFrame, exact: bool
-    ) -> tuple[float, float, float, float] | None:
+    def _find_subject_box(self, request: EvidenceRequest, frame: EvidenceFrame, exact: bool) -> Rectangle | None:
         """Return the normalised box of the person whom the request is about."""
         if exact and frame.analysis is not None and 0 <= request.detection < len(frame.analysis.detections.boxes):
             x1, y1, x2, y2 = frame.analysis.detections.boxes[request.detection].tolist()
@@ -239,10 +218,6 @@ class EvidenceWriter:
         path = get_picture_path(self._folder, request.camera, request.id, request.ts, kind)
         save_picture(path, add_metadata(jpeg, metadata))
 
-    def _get_relative_path(self, request: EvidenceRequest, kind: Any) -> str:
-        path = get_picture_path(self._folder, request.camera, request.id, request.ts, kind)
-        return str(path.relative_to(self._folder))
-
 
 def build_boxes(analysis: FrameAnalysis | None, subject: int) -> list[EvidenceBox]:
     """List all detections of a frame, the subject first, then by score; `subject` is its index."""
@@ -270,9 +245,7 @@ def build_boxes(analysis: FrameAnalysis | None, subject: int) -> list[EvidenceBo
     return sorted(boxes, key=lambda box: (not box.subject, -box.score))
 
 
-def crop(
-    image: NDArray[np.uint8], box: tuple[float, float, float, float]
-) -> tuple[NDArray[np.uint8], tuple[float, float, float, float]]:
+def crop(image: NDArray[np.uint8], box: Rectangle) -> tuple[NDArray[np.uint8], Rectangle]:
     """Cut the region around a normalised box; return it and its normalised window in the picture."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = box
@@ -285,7 +258,7 @@ def crop(
     return image[top:bottom, left:right], window
 
 
-def clip_boxes(boxes: list[EvidenceBox], window: tuple[float, float, float, float]) -> list[EvidenceBox]:
+def clip_boxes(boxes: list[EvidenceBox], window: Rectangle) -> list[EvidenceBox]:
     """Return the boxes that overlap a window, clipped and normalised to it."""
     left, top, right, bottom = window
     clipped = []
@@ -296,12 +269,10 @@ def clip_boxes(boxes: list[EvidenceBox], window: tuple[float, float, float, floa
             *((min(x2, right) - left) / (right - left), (min(y2, bottom) - top) / (bottom - top)),
         )
         if inside[0] < inside[2] and inside[1] < inside[3]:
-            clipped.append(
-                EvidenceBox(class_name=box.class_name, score=box.score, box=_round_box(inside), subject=box.subject)
-            )
+            clipped.append(replace(box, box=_round_box(inside)))
     return clipped
 
 
-def _round_box(box: Any) -> tuple[float, float, float, float]:
+def _round_box(box: Any) -> Rectangle:
     x1, y1, x2, y2 = (round(float(value), 4) for value in box)
     return x1, y1, x2, y2

@@ -13,7 +13,7 @@ from crowdperf.inference.evidence_writer import EvidenceWriter
 from crowdperf.inference.model_slots import ModelSet
 from crowdperf.inference.ppe_stage import PpeStage
 from crowdperf.inference.rings import RingSet
-from crowdperf.messaging.outbox import BackgroundSender, Outbox
+from crowdperf.messaging.outbox import BackgroundSender
 from crowdperf.messaging.redis.client import connect
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.engine import ModelSelection
@@ -43,7 +43,7 @@ def main(config: InferenceConfig, runtime: ProcessRuntime) -> None:
         *(config.redis_url, config.key_prefix, cache, config.ring_prefix, Path(config.evidence)),
         *(config.ppe.blur, runtime.metrics),
     )
-    sender = BackgroundSender(Outbox(connect(config.redis_url), config.key_prefix), time.monotonic)
+    sender = BackgroundSender(connect(config.redis_url), config.key_prefix)
     ppe_stage = PpeStage(models.ppe_slot, models.request_ppe, runtime.metrics, cache, time.monotonic)
     engine = InferenceEngine(config, models.person_slot, ppe_stage, rings, sender, runtime.metrics, time.monotonic)
     evidence_writer.start()

@@ -66,8 +66,13 @@ def ask(sequence: int, detection: int = 1, **more: Any) -> EvidenceRequest:
     )
 
 
-def saved(tmp_path: Path, path: str) -> tuple[np.ndarray, EvidenceMetadata]:
-    data = (tmp_path / "evidence" / path).read_bytes()
+def saved(tmp_path: Path, kind: Any, name: str = "e", camera: str = "gate") -> tuple[np.ndarray, EvidenceMetadata]:
+    """Read a saved picture and what is written in it."""
+    return read(get_picture_path(tmp_path / "evidence", camera, name, 1e9, kind))
+
+
+def read(path: Path) -> tuple[np.ndarray, EvidenceMetadata]:
+    data = path.read_bytes()
     metadata = read_metadata(data)
     assert metadata is not None
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), metadata
@@ -75,19 +80,17 @@ def saved(tmp_path: Path, path: str) -> tuple[np.ndarray, EvidenceMetadata]:
 
 def test_the_frame_itself_with_its_subject(tmp_path: Path, evidence_cache: EvidenceCache) -> None:
     keep(evidence_cache, 5)
-    answer = make_writer(tmp_path, evidence_cache).handle(ask(5))
-    assert (answer.exact, answer.sequence, answer.problem) == (True, 5, "")
-    assert tmp_path / "evidence" / answer.full == get_picture_path(tmp_path / "evidence", "gate", "e", 1e9, "full")
-    image, metadata = saved(tmp_path, answer.full)
+    assert make_writer(tmp_path, evidence_cache).handle(ask(5)) == ""
+    image, metadata = saved(tmp_path, "full")
     assert image.shape == (360, 640, 3)
-    assert metadata.exact
+    assert (metadata.exact, metadata.sequence) == (True, 5)
     # The subject and what it wears come first.
     assert [(box.class_name, box.subject) for box in metadata.boxes] == [
         ("person", True),
         ("no_hardhat", True),
         ("person", False),
     ]
-    cropped, inside = saved(tmp_path, answer.crop)
+    cropped, inside = saved(tmp_path, "crop")
     assert cropped.shape[1] / 640 == pytest.approx(0.3 + 0.1, abs=0.04)
     assert {box.class_name for box in inside.boxes if box.subject} == {"person", "no_hardhat"}
 
@@ -95,15 +98,14 @@ def test_the_frame_itself_with_its_subject(tmp_path: Path, evidence_cache: Evide
 def test_missing_frame_is_replaced_by_the_nearest_later_one(tmp_path: Path, evidence_cache: EvidenceCache) -> None:
     for sequence in (8, 12):
         keep(evidence_cache, sequence)
-    answer = make_writer(tmp_path, evidence_cache).handle(ask(5, x1=0.1, y1=0.2, x2=0.3, y2=0.9))
-    assert (answer.exact, answer.sequence) == (False, 8)
-    _, metadata = saved(tmp_path, answer.full)
-    assert not metadata.exact
-    assert metadata.sequence == 8
-    assert saved(tmp_path, answer.crop)[0].size, "a crop of where the person was"
-    assert make_writer(tmp_path, evidence_cache).handle(ask(5, id="other")).crop == "", (
-        "without a box nobody knows where"
-    )
+    assert make_writer(tmp_path, evidence_cache).handle(ask(5, x1=0.1, y1=0.2, x2=0.3, y2=0.9)) == ""
+    _, metadata = saved(tmp_path, "full")
+    assert (metadata.exact, metadata.sequence) == (False, 8)
+    assert saved(tmp_path, "crop")[0].size, "a crop of where the person was"
+    assert make_writer(tmp_path, evidence_cache).handle(ask(5, id="other")) == ""
+    assert saved(tmp_path, "full", "other")[0].size
+    with pytest.raises(FileNotFoundError):
+        saved(tmp_path, "crop", "other")  # Without a box nobody knows where the person was.
 
 
 def test_a_frame_that_nobody_kept_comes_from_the_ring(tmp_path: Path, evidence_cache: EvidenceCache) -> None:
@@ -112,9 +114,11 @@ def test_a_frame_that_nobody_kept_comes_from_the_ring(tmp_path: Path, evidence_c
         ring.slot()[:] = FRAME.tobytes()
         ring.publish(time.time_ns(), time.monotonic_ns())
     writer = make_writer(tmp_path, evidence_cache)
-    present = writer.handle(ask(2, epoch=ring.epoch))
+    assert writer.handle(ask(2, epoch=ring.epoch)) == ""
+    present = saved(tmp_path, "full")[1]
     assert (present.exact, present.sequence, present.epoch) == (True, 2, ring.epoch)
-    gone = writer.handle(ask(1, id="f", epoch=ring.epoch - 1))
+    assert writer.handle(ask(1, id="f", epoch=ring.epoch - 1)) == ""
+    gone = saved(tmp_path, "full", "f")[1]
     assert (gone.exact, gone.sequence, gone.epoch) == (False, 3, ring.epoch)
     assert FrameReader(tmp_path / "ring.gate").head() == 3
     ring.close(unlink=True)
@@ -124,16 +128,14 @@ def test_a_frame_that_nobody_kept_comes_from_the_ring(tmp_path: Path, evidence_c
 def test_what_cannot_be_had_is_answered_with_the_reason(
     tmp_path: Path, evidence_cache: EvidenceCache, camera: str, says: str
 ) -> None:
-    answer = make_writer(tmp_path, evidence_cache).handle(ask(5, camera=camera))
-    assert says in answer.problem
-    assert (answer.full, answer.crop, answer.exact) == ("", "", False)
+    assert says in make_writer(tmp_path, evidence_cache).handle(ask(5, camera=camera))
     assert not (tmp_path / "evidence").exists()
 
 
 def test_a_disk_without_room_is_answered_too(tmp_path: Path, evidence_cache: EvidenceCache) -> None:
     keep(evidence_cache, 5)
     (tmp_path / "evidence").write_text("in the way")
-    assert "cannot be saved" in make_writer(tmp_path, evidence_cache).handle(ask(5)).problem
+    assert "cannot be saved" in make_writer(tmp_path, evidence_cache).handle(ask(5))
 
 
 def test_a_picture_that_does_not_fit_on_the_disk_leaves_nothing(tmp_path: Path) -> None:
@@ -173,17 +175,18 @@ def test_unexpected_request_is_refused_and_the_next_one_served(
 def test_faces_are_hidden_and_everything_where_never_analysed(tmp_path: Path, evidence_cache: EvidenceCache) -> None:
     keep(evidence_cache, 5)
     plain, hidden = make_writer(tmp_path, evidence_cache), make_writer(tmp_path, evidence_cache, "upper_body")
-    open_, closed = plain.handle(ask(5)), hidden.handle(ask(5, id="b"))
-    before, after = (saved(tmp_path, answer.full)[0].astype(int) for answer in (open_, closed))
+    assert plain.handle(ask(5)) == hidden.handle(ask(5, id="b")) == ""
+    before, after = (saved(tmp_path, "full", name)[0].astype(int) for name in ("e", "b"))
     face, elsewhere = (slice(50, 150), slice(400, 560)), (slice(340, 360), slice(250, 350))
     assert np.abs(before[face] - after[face]).mean() > 10
     assert np.abs(before[elsewhere] - after[elsewhere]).mean() < 3
-    crops = [saved(tmp_path, answer.crop)[0].astype(int) for answer in (open_, closed)]
+    crops = [saved(tmp_path, "crop", name)[0].astype(int) for name in ("e", "b")]
     assert np.abs(crops[0] - crops[1]).mean() > 5
     ring = FrameWriter(tmp_path / "ring.lobby", SPEC)
     ring.slot()[:] = FRAME.tobytes()
     ring.publish(time.time_ns(), time.monotonic_ns())
-    unknown, _ = saved(tmp_path, hidden.handle(ask(1, id="c", camera="lobby", epoch=ring.epoch)).full)
+    assert hidden.handle(ask(1, id="c", camera="lobby", epoch=ring.epoch)) == ""
+    unknown, _ = saved(tmp_path, "full", "c", "lobby")
     assert len(np.unique(unknown.reshape(-1, 3), axis=0)) < len(np.unique(before.reshape(-1, 3), axis=0)) / 5
     ring.close(unlink=True)
 
@@ -212,7 +215,7 @@ def test_requests_through_redis_are_handled_once(
     found = {path.relative_to(tmp_path / "evidence") for path in (tmp_path / "evidence").rglob("*.jpg")}
     expected = {get_picture_path(Path(), "gate", name, 1e9, kind) for name in ("e5", "e6") for kind in ("full", "crop")}
     assert found == expected
-    assert all(saved(tmp_path, str(path))[1].exact for path in found)
+    assert all(read(tmp_path / "evidence" / path)[1].exact for path in found)
 
 
 @pytest.mark.parametrize(
