@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Struct, field
 
-from crowdperf.counting import zone_alerts, zone_minutes
+from crowdperf.counting import zone_alerts
 from crowdperf.counting.density import DensityGrid, DensityMinute, DensityState
 from crowdperf.counting.lines import LineCounter, LineState
 from crowdperf.counting.samples import FrameMoment, Sample
@@ -53,12 +53,9 @@ class CameraCounter:
     def set_aspect(self, aspect: float) -> None:
         """Set the source's width divided by its height. Paths before and after a change are not comparable."""
         self._aspect = aspect
-        for line in self.lines:
-            line.set_aspect(aspect)
-        for zone in self.zones:
-            zone.set_aspect(aspect)
-        for rule in self._zone_alerts:
-            rule.set_aspect(aspect)
+        counters: list[LineCounter | ZoneCounter | ZoneAlerts] = [*self.lines, *self.zones, *self._zone_alerts]
+        for counter in counters:
+            counter.set_aspect(aspect)
 
     def update(self, moment: FrameMoment, samples: list[Sample], ended: list[int]) -> list[Event]:
         """Process one frame.
@@ -82,7 +79,7 @@ class CameraCounter:
             changes = zone.update(moment, samples, ended)
             events += changes
             events += rule.update(moment, samples)
-            events += zone_minutes.add_frame(self._camera, zone, moment, changes)
+            events += zone.add_to_minute(moment, changes)
         done = self._density.add_frame(moment.clock_s, moment.ts, samples, self._aspect)
         if done is not None:
             self._density_minutes.append(done)

@@ -5,6 +5,7 @@ Called when a configuration is saved, when a shard starts, and by `crowdperf che
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -68,7 +69,7 @@ def validate_line(line: Line, aspect: float = DEFAULT_ASPECT) -> str:
     """
     vertices = [Point(x * aspect, y) for x, y in line.get_vertices()]
     pieces = [Segment(a, b) for a, b in pairwise(vertices)]
-    if any(a == b for a, b in pieces) or sum(_compute_length(piece) for piece in pieces) < MIN_LINE_LENGTH:
+    if any(a == b for a, b in pieces) or sum(math.dist(*piece) for piece in pieces) < MIN_LINE_LENGTH:
         return (
             f"line {line.id!r} can never count: it, or one of its pieces, has no length. Remedy: move its points apart."
         )
@@ -123,10 +124,6 @@ def validate_frame_rate(name: str, fps: float) -> str:
         "target_fps above "
         f"{MIN_SIGHTINGS * WALKING_SPEED:g}."
     )
-
-
-def _compute_length(piece: Segment) -> float:
-    return float(((piece.b.x - piece.a.x) ** 2 + (piece.b.y - piece.a.y) ** 2) ** 0.5)
 
 
 def _crosses_itself(pieces: list[Segment], closed: bool = False) -> bool:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable
 
 import msgspec
+from msgspec.structs import replace
 
 from crowdperf.counting.samples import FrameMoment, Sample
 from crowdperf.counting.threshold import Threshold, ThresholdChange
@@ -98,11 +99,8 @@ class ZoneAlerts:
 
     def _close_for_track(self, moment: FrameMoment, track_id: int, track: ZoneTrack) -> list[Alert]:
         """Close the open alerts of a track that has left."""
-        alerts: list[Alert] = []
-        if track.loitering:
-            alerts.append(self._build_track_alert(moment, "loitering", "closed", track_id, track))
-        if track.wrong_way:
-            alerts.append(self._build_track_alert(moment, "wrong_way", "closed", track_id, track))
+        rules: tuple[tuple[ZoneRuleKind, str], ...] = (("loitering", track.loitering), ("wrong_way", track.wrong_way))
+        alerts = [self._build_track_alert(moment, rule, "closed", track_id, track) for rule, alert in rules if alert]
         track.loitering = track.wrong_way = ""
         return alerts
 
@@ -114,7 +112,8 @@ class ZoneAlerts:
         else:
             alert, opened_at, limit = track.wrong_way, track.wrong_way_at, 0.0
         stayed_s = max(0.0, moment.clock_s - track.since_s)
-        return self._build_alert(moment, rule, state, alert, opened_at, stayed_s, limit, track_id, track.class_id)
+        described = self._build_alert(moment, rule, state, alert, opened_at, stayed_s, limit, track_id)
+        return replace(described, class_name=CLASSES[track.class_id])
 
     def _build_id(self, moment: FrameMoment, rule: str, state: str, track: int) -> str:
         return f"{self._camera}:{moment.epoch}:{moment.sequence}:{self._counter.zone.id}:{rule}_{state}:{track}"
@@ -129,7 +128,6 @@ class ZoneAlerts:
         value: float,
         limit: float,
         track: int = 0,
-        class_id: int | None = None,
     ) -> Alert:
         return Alert(
             id=self._build_id(moment, rule, state, track),
@@ -143,7 +141,6 @@ class ZoneAlerts:
             limit=limit,
             opened_at=opened_at,
             track=track,
-            class_name="" if class_id is None else CLASSES[class_id],
             epoch=moment.epoch,
             sequence=moment.sequence,
         )

@@ -1,4 +1,4 @@
-"""Zone occupancy: which tracks are inside a polygon, and for how long.
+"""Zone occupancy: which tracks are inside a polygon, for how long, and the figures of each minute.
 
 * A confirmed track is inside once its feet (bottom centre) have been there for `settle_s` without a break, and outside
   in the same way.
@@ -19,7 +19,7 @@ from msgspec import Struct, field
 from crowdperf.counting.samples import FrameMoment, Sample
 from crowdperf.counting.threshold import ROUNDING_TOLERANCE_S, ThresholdState
 from crowdperf.geometry import Point, contains
-from crowdperf.messaging.schema import Direction, QueueNow, ZoneChanged
+from crowdperf.messaging.schema import Direction, QueueNow, ZoneChanged, ZoneMinute
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Zone
 
@@ -27,6 +27,9 @@ REJOIN_DISTANCE = 0.5
 REJOIN_DISTANCE_PER_S = 0.5
 """Maximum distance between a lost track and its continuation, in shares of its height, and its growth per second."""
 MAX_FEET_Y = 1 - 1e-6
+MINUTE_S = 60
+MAX_STEP_S = 5.0
+"""A longer pause between two frames is not counted as observed."""
 SERVED_MEAN_WEIGHT = 0.2
 """Weight of the newest waiting time in the running mean."""
 
@@ -166,6 +169,53 @@ class ZoneCounter:
                 events.append(self._leave(moment, track_id, track, track.seen_s, started))
             tracks.pop(track_id, None)
         return events
+
+    def add_to_minute(self, moment: FrameMoment, changes: Iterable[ZoneChanged]) -> list[ZoneMinute]:
+        """Count the frame of the last `update`, with its changes, and return the minute that it ends.
+
+        The first frame of a minute closes the previous one, so a camera that stops closes its minute when it resumes.
+        A minute in which the zone was empty gives no event.
+        """
+        state, occupancy = self.state, self.occupancy
+        done: list[ZoneMinute] = []
+        minute = int(moment.ts // MINUTE_S)
+        if minute != state.tally.minute:
+            # Tracks inside at the previous frame were inside at the start of this minute too.
+            before = state.tally
+            carried = occupancy - sum(1 if change.change == "in" else -1 for change in changes)
+            if before.maximum or before.entries or before.exits:
+                done.append(self._build_minute(before, carried, moment))
+            state.tally = MinuteTally(minute=minute, maximum=carried)
+        tally = state.tally
+        if state.clock_s is not None and moment.clock_s - state.clock_s <= MAX_STEP_S:
+            tally.observed_s += moment.clock_s - state.clock_s
+            tally.person_s += occupancy * (moment.clock_s - state.clock_s)
+        state.clock_s = moment.clock_s
+        tally.maximum = max(tally.maximum, occupancy)
+        for change in changes:
+            tally.maximum = max(tally.maximum, change.occupancy)
+            if change.change == "in":
+                tally.entries += 1
+            else:
+                tally.exits += 1
+                tally.dwells.append(round(change.dwell_s, 1))
+        return done
+
+    def _build_minute(self, tally: MinuteTally, occupancy: int, moment: FrameMoment) -> ZoneMinute:
+        return ZoneMinute(
+            id=f"{self._camera}:{self.zone.id}:minute:{tally.minute}",
+            camera=self._camera,
+            ts=float(tally.minute * MINUTE_S),
+            zone=self.zone.id,
+            occupancy=occupancy,
+            maximum=tally.maximum,
+            mean=round(tally.person_s / tally.observed_s, 3) if tally.observed_s else float(occupancy),
+            observed_s=round(tally.observed_s, 1),
+            entries=tally.entries,
+            exits=tally.exits,
+            dwells=",".join(f"{dwell:g}" for dwell in tally.dwells),
+            longest_wait_s=self.get_queue(moment.clock_s).longest_s if self.zone.kind == "queue" else 0.0,
+        )
 
     def _continue_stay(self, sample: Sample, track: ZoneTrack) -> bool:
         """Continue the stay of a track that was lost where this one began. Return whether there is one."""

@@ -21,7 +21,7 @@ from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.settings.engine import Tracking
 from crowdperf.tracking.gaps import GapDetector, OpenGap
-from crowdperf.tracking.ppe_observations import MalformedPpeError, build_observations, parse_findings
+from crowdperf.tracking.ppe_observations import MalformedFrameError, build_observations, parse_findings
 from crowdperf.tracking.tracker import PersonTracker, Tracks
 
 VERSION = 2
@@ -30,10 +30,6 @@ DEFAULT_ASPECT = 16 / 9
 
 class StateError(ValueError):
     """A stored state is damaged or of another version."""
-
-
-class MalformedFrameError(ValueError):
-    """The columns of a message do not belong together."""
 
 
 class _PipelineState(Struct, array_like=True):
@@ -119,10 +115,7 @@ class CameraPipeline:
         if (frame.epoch, frame.sequence) <= (self._epoch, self._sequence):
             return None, []
         boxes, scores, classes = _decode_columns(frame)
-        try:
-            findings = parse_findings(frame)
-        except MalformedPpeError as error:
-            raise MalformedFrameError(str(error)) from None
+        findings = parse_findings(frame)
         aspect = frame.source_width / frame.source_height if frame.source_height else DEFAULT_ASPECT
         events = self._advance_clock(frame, reshaped=self._aspect not in (0.0, aspect))
         if aspect != self._aspect:
@@ -212,17 +205,14 @@ def _decode_columns(frame: FrameDetections) -> tuple[Any, Any, Any]:
     """Decode boxes (n, 4) float32, scores (n,) float32 and classes (n,) uint8 of a message."""
     count = len(frame.classes)
     if len(frame.boxes) != 16 * count or len(frame.scores) != 4 * count:
-        raise MalformedFrameError(
-            f"camera {frame.camera}, frame {frame.epoch}-{frame.sequence}: {len(frame.boxes)} bytes of boxes and "
-            f"{len(frame.scores)} of scores do not fit {count} classes"
-        )
+        sizes = f"{len(frame.boxes)} bytes of boxes and {len(frame.scores)} of scores"
+        raise MalformedFrameError(frame, f"{sizes} do not fit {count} classes")
     boxes = np.frombuffer(frame.boxes, "<f4").reshape(count, 4)
     scores = np.frombuffer(frame.scores, "<f4")
     classes = np.frombuffer(frame.classes, np.uint8)
     if count and not (np.isfinite(boxes).all() and np.isfinite(scores).all() and classes.max() < len(CLASSES)):
         raise MalformedFrameError(
-            f"camera {frame.camera}, frame {frame.epoch}-{frame.sequence}: a box or score is not a finite number, or a "
-            f"class is above {len(CLASSES) - 1}"
+            frame, f"a box or score is not a finite number, or a class is above {len(CLASSES) - 1}"
         )
     return boxes, scores, classes
 

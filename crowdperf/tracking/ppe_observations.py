@@ -18,36 +18,34 @@ Findings = dict[int, dict[str, float]]
 """Detection -> item class -> best score, for every inspected detection."""
 
 
-class MalformedPpeError(ValueError):
-    """The PPE columns do not belong together, or to the frame's detections."""
+class MalformedFrameError(ValueError):
+    """The columns of a message do not belong together; `reason` gives the details."""
+
+    def __init__(self, frame: FrameDetections, reason: str) -> None:
+        super().__init__(f"camera {frame.camera}, frame {frame.epoch}-{frame.sequence}: {reason}")
 
 
 def parse_findings(frame: FrameDetections) -> Findings:
     """Decode the PPE columns of a frame.
 
     Raises:
-        MalformedPpeError: they do not belong together, or to the frame's detections.
+        MalformedFrameError: they do not belong together, or to the frame's detections.
     """
     columns = frame.ppe
     if columns is None:
         return {}
     count, people = len(columns.items), len(columns.persons)
     if len(columns.owners) != 2 * count or len(columns.scores) != 4 * count or people % 2:
-        raise MalformedPpeError(
-            f"camera {frame.camera}, frame {frame.epoch}-{frame.sequence}: PPE columns of {len(columns.owners)} and "
-            f"{len(columns.scores)} bytes do not fit {count} items"
-        )
+        sizes = f"{len(columns.owners)} and {len(columns.scores)} bytes"
+        raise MalformedFrameError(frame, f"PPE columns of {sizes} do not fit {count} items")
     persons = np.frombuffer(columns.persons, "<u2").tolist()
     owners = np.frombuffer(columns.owners, "<u2").tolist()
     scores = np.frombuffer(columns.scores, "<f4")
     if not set(owners) <= set(persons) or max(persons, default=0) >= max(1, len(frame.classes)):
-        raise MalformedPpeError(
-            f"camera {frame.camera}, frame {frame.epoch}-{frame.sequence}: a PPE item belongs to no detection"
-        )
+        raise MalformedFrameError(frame, "a PPE item belongs to no detection")
     if not np.isfinite(scores).all() or max(columns.items, default=1) >= len(PPE_CLASSES):
-        raise MalformedPpeError(
-            f"camera {frame.camera}, frame {frame.epoch}-{frame.sequence}: a PPE score is not a finite number, or an "
-            f"item is above {len(PPE_CLASSES) - 1}"
+        raise MalformedFrameError(
+            frame, f"a PPE score is not a finite number, or an item is above {len(PPE_CLASSES) - 1}"
         )
     findings: Findings = {person: {} for person in persons}
     for owner, item, score in zip(owners, columns.items, scores.tolist()):

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from itertools import groupby
-from typing import Any
 
 import msgspec
 import redis
@@ -24,14 +23,15 @@ from crowdperf.counting.validation import find_problems
 from crowdperf.messaging import codec
 from crowdperf.messaging.consumer import STREAM_START, PositionConsumer, RawEntry, is_stream_lost, parse_entry_id
 from crowdperf.messaging.publisher import Publisher
-from crowdperf.messaging.redis.client import BLOCK_MS
+from crowdperf.messaging.redis.client import BLOCK_MS, AnyClient
 from crowdperf.messaging.schema import Event, FrameDetections, LineCrossed, PpeObserved, TrackedFrame
 from crowdperf.messaging.streams import DETECTIONS, EVENTS, OBSERVATIONS, TRACKS, stream_key
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.engine import Tracking
 from crowdperf.settings.process_config import TrackedCamera, TrackingConfig
 from crowdperf.storage import density
-from crowdperf.tracking.pipeline import CameraPipeline, MalformedFrameError
+from crowdperf.tracking.pipeline import CameraPipeline
+from crowdperf.tracking.ppe_observations import MalformedFrameError
 
 GROUP = "tracking"
 COMMIT_INTERVAL_S = 1.0
@@ -94,8 +94,7 @@ class TrackingShard:
         clock: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
-        # Any: redis-py types its replies differently from release to release.
-        self._client: Any = client
+        self._client: AnyClient = client
         self._config = config
         self._prefix = config.key_prefix
         self._metrics = metrics

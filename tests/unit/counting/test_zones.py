@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crowdperf.counting import zone_minutes
 from crowdperf.counting.camera_counter import CameraCounter, CountingState
 from crowdperf.counting.density import COLUMNS, DensityGrid, DensityMinute
 from crowdperf.counting.samples import FrameMoment, Sample
@@ -216,8 +215,8 @@ def test_minutes_add_up_to_what_the_zone_said() -> None:
         who = [sample(1 + k, IN if (n // (37 + 9 * k)) % 2 else OUT, 0.42 + 0.03 * k) for k in range(5)]
         changes = own.update(moment(n), who, [])
         all_changes += changes
-        minutes += zone_minutes.add_frame("lobby", own, moment(n), changes)
-    minutes += zone_minutes.add_frame("lobby", own, moment(3600), [])
+        minutes += own.add_to_minute(moment(n), changes)
+    minutes += own.add_to_minute(moment(3600), [])
     assert sum(row.entries for row in minutes) == sum(event.change == "in" for event in all_changes)
     assert sum(row.exits for row in minutes) == sum(event.change == "out" for event in all_changes)
     assert max(row.maximum for row in minutes) == max(event.occupancy for event in all_changes)

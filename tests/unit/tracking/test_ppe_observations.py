@@ -10,7 +10,8 @@ from crowdperf.messaging.schema import FrameDetections, PpeColumns, PpeObserved
 from crowdperf.settings.camera import Zone
 from crowdperf.settings.engine import Tracking
 from crowdperf.settings.ppe import PPE_CLASSES
-from crowdperf.tracking.pipeline import CameraPipeline, MalformedFrameError
+from crowdperf.tracking.pipeline import CameraPipeline
+from crowdperf.tracking.ppe_observations import MalformedFrameError
 from tests.support.sequences import detections, standing
 
 LEFT = Zone(id="left", polygon=[[0, 0], [0.5, 0], [0.5, 1], [0, 1]])
