@@ -27,7 +27,7 @@ from crowdperf.models.loader import load_detector
 from crowdperf.models.postprocess import Detections
 from crowdperf.settings.engine import Inference
 from crowdperf.settings.ppe import ITEMS, PPE_CLASSES, Ppe
-from crowdperf.workers.ppe.logic import compute_vote, decide_verdict
+from crowdperf.workers.ppe import compute_vote, decide_verdict
 
 Votes = dict[str, list[tuple[bool, float | None, float]]]
 """Item -> per labelled person: whether it is missing, the vote, and what the model alone says (missing less worn)."""

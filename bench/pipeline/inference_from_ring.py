@@ -31,7 +31,7 @@ from crowdperf.inference.evidence_cache import EvidenceCache
 from crowdperf.inference.model_slots import ModelSlot
 from crowdperf.inference.ppe_stage import PpeStage
 from crowdperf.inference.rings import RingSet
-from crowdperf.messaging.outbox import BackgroundSender, Outbox
+from crowdperf.messaging.outbox import BackgroundSender
 from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.messaging.streams import DETECTIONS, stream_key
 from crowdperf.runtime.metrics import Metrics
@@ -126,7 +126,7 @@ class Site:
         self.metrics = Metrics()
         self.client: Any = connect(url)
         self.cameras = RingSet(self.prefix, STALENESS_S)
-        self.sender = BackgroundSender(Outbox(connect(url)), time.monotonic)
+        self.sender = BackgroundSender(connect(url))
         ppe_stage = PpeStage(ModelSlot("ppe"), lambda: None, self.metrics, EvidenceCache(1.0), time.monotonic)
         config = build_inference_config(Config(), read_environment({"QUEUE_MAX": "2"}), Paths(Path()))
         config = replace(config, settings=replace(config.settings, staleness_s=STALENESS_S), cuda_empty_every=0)
@@ -150,7 +150,7 @@ class Site:
                 pairs.append((ours, self.measure_network_fps(seconds / 2)))
         counts = [self.metrics.get_counter("frames_analysed", camera) for camera in self.camera_ids]
         jain = sum(counts) ** 2 / (len(counts) * sum(count * count for count in counts))
-        ages = self.engine.ages_ms
+        ages = [seconds * 1000 for seconds in self.metrics.get_recent("frame_age_seconds")]
         self.sender.close()
         self.cameras.close()
         return [

@@ -6,7 +6,6 @@ Each change and its audit entry are one transaction.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 import redis
@@ -16,6 +15,7 @@ from msgspec import Struct
 from crowdperf.accounts import audit_log
 from crowdperf.accounts.credentials import generate_secret, hash_secret, is_same_secret
 from crowdperf.accounts.principal import Account, Accounts, Principal, Token
+from crowdperf.messaging.redis.client import AnyClient
 from crowdperf.messaging.schema import AuditEntry
 
 ACCOUNTS_KEY = "crowdperf:accounts"
@@ -46,8 +46,7 @@ class AccountStore:
     """
 
     def __init__(self, client: redis.asyncio.Redis, prefix: str = "") -> None:
-        # Any: redis-py types its replies differently from release to release.
-        self._client: Any = client
+        self._client: AnyClient = client
         self._prefix = prefix
 
     async def read_accounts(self) -> dict[str, Account]:

@@ -6,12 +6,12 @@ import os
 import secrets
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import redis.asyncio
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from crowdperf.messaging.redis.client import AnyClient
 from crowdperf.primitives.digest import compute_digest
 
 MIN_PASSWORD_LENGTH = 10
@@ -131,8 +131,7 @@ class SignInLimiter:
     """Limit sign-in attempts. Each counts before it is checked, so that parallel ones cannot all pass."""
 
     def __init__(self, client: redis.asyncio.Redis, prefix: str = "") -> None:
-        # Any: redis-py types its replies differently from release to release.
-        self._client: Any = client
+        self._client: AnyClient = client
         self._prefix = prefix + KEY_PREFIX
 
     async def register_attempt(self, name: str, address: str) -> int:

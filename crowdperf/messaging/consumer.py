@@ -19,7 +19,7 @@ import redis
 
 from crowdperf.messaging import codec
 from crowdperf.messaging.codec import dead_key, is_addressed_to, stage_dead_letter
-from crowdperf.messaging.redis.client import BLOCK_MS
+from crowdperf.messaging.redis.client import BLOCK_MS, AnyClient
 from crowdperf.messaging.streams import Stream, stream_key
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -92,8 +92,7 @@ class Consumer(Generic[T]):
     def __init__(
         self, client: redis.Redis, stream: Stream, group: str, name: str, camera: str = "", prefix: str = ""
     ) -> None:
-        # Any: redis-py types its replies differently from release to release.
-        self._client: Any = client
+        self._client: AnyClient = client
         self._stream = stream
         self.group = group
         self._name = name
@@ -197,8 +196,7 @@ class PositionConsumer(Generic[T]):
     def __init__(
         self, client: redis.Redis, stream: Stream, group: str, cameras: Iterable[str] = ("",), prefix: str = ""
     ) -> None:
-        # Any: redis-py types its replies differently from release to release.
-        self._client: Any = client
+        self._client: AnyClient = client
         self._stream = stream
         self.group = group
         self._dead_key = dead_key(stream.name, group, prefix)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class OutageHandler:
-    """Absorb the outages of one loop: `with outage: ...` runs an attempt, and `wait_s` says when to try again.
+    """Absorb the outages of one loop: `with outage:` is an attempt, `wait_s` the pause after it.
 
     A lost stream or consumer group counts as an outage too, since a restart of the work creates it again.
 

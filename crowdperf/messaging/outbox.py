@@ -9,15 +9,13 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
 from concurrent import futures
-from typing import Any
 
 import redis
 
 from crowdperf.messaging import codec
 from crowdperf.messaging.outages import OutageHandler
-from crowdperf.messaging.redis.client import add_command_to_error
+from crowdperf.messaging.redis.client import AnyClient, add_command_to_error
 from crowdperf.messaging.schema import FrameDetections
 from crowdperf.messaging.streams import DETECTIONS, stream_key
 
@@ -41,8 +39,7 @@ class Outbox:
     """
 
     def __init__(self, client: redis.Redis, prefix: str = "", max_messages: int = 20_000) -> None:
-        # Any: redis-py types its replies differently from release to release.
-        self._client: Any = client
+        self._client: AnyClient = client
         self._prefix = prefix
         self._queue: deque[FrameDetections] = deque()
         self._in_flight: list[FrameDetections] = []
@@ -147,30 +144,15 @@ MAX_CLOSE_WAIT_S = 2.0
 """Time that `close` waits for the last messages."""
 
 
-class BackgroundSender:
-    """Send an outbox's messages from a thread, so that a slow Redis never delays the producer.
+class BackgroundSender(Outbox):
+    """An outbox that a thread flushes, so that a slow Redis never delays the producer."""
 
-    `put` and `request_flush` return at once; the outbox keeps waiting messages within its bound. `clock`: monotonic s.
-    """
-
-    def __init__(self, outbox: Outbox, clock: Callable[[], float]) -> None:
-        self._outbox, self._clock = outbox, clock
+    def __init__(self, client: redis.Redis, prefix: str = "") -> None:
+        super().__init__(client, prefix)
         self._condition = threading.Condition()
         self._flush_requested = self._close_requested = False
-        self._threads = futures.ThreadPoolExecutor(1, "poster")
+        self._threads = futures.ThreadPoolExecutor(1, "outbox")
         self._future = self._threads.submit(self._run)
-
-    @property
-    def lost(self) -> int:
-        """Messages dropped because an outage lasted longer than the bound allows."""
-        return self._outbox.lost
-
-    def __len__(self) -> int:
-        return len(self._outbox)
-
-    def put(self, message: FrameDetections) -> None:
-        """Add one message."""
-        self._outbox.put(message)
 
     def request_flush(self) -> None:
         """Have the thread send the waiting messages; `len` counts those not stored yet.
@@ -184,10 +166,6 @@ class BackgroundSender:
             self._flush_requested = True
             self._condition.notify()
 
-    def take_send_time_s(self) -> float:
-        """Return the seconds spent on sending since the last call; the producer does not wait for them."""
-        return self._outbox.take_send_time_s()
-
     def close(self) -> None:
         """Send the last messages, for at most `MAX_CLOSE_WAIT_S`."""
         with self._condition:
@@ -198,15 +176,15 @@ class BackgroundSender:
 
     def _run(self) -> None:
         while self._wait_for_work():
-            while self._outbox.flush(self._clock()):
+            while self.flush(time.monotonic()):
                 pass
-        self._outbox.flush(self._clock())
+        self.flush(time.monotonic())
 
     def _wait_for_work(self) -> bool:
         """Wait for a request or for the next attempt; False when closed."""
         with self._condition:
             self._condition.wait_for(
-                lambda: self._flush_requested or self._close_requested, RETRY_INTERVAL_S if len(self._outbox) else None
+                lambda: self._flush_requested or self._close_requested, RETRY_INTERVAL_S if len(self) else None
             )
             self._flush_requested = False
             return not self._close_requested

@@ -8,6 +8,7 @@ import msgspec
 import redis
 
 from crowdperf.messaging import codec
+from crowdperf.messaging.redis.client import AnyClient
 from crowdperf.messaging.streams import Stream, stream_key
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -23,8 +24,7 @@ class Publisher(Generic[T]):
     """
 
     def __init__(self, client: redis.Redis, stream: Stream, prefix: str = "") -> None:
-        # Any: redis-py types its replies differently from release to release.
-        self._client: Any = client
+        self._client: AnyClient = client
         self._stream = stream
         self._prefix = prefix
 

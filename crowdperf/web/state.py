@@ -19,7 +19,7 @@ from crowdperf.accounts.account_store import AccountStore
 from crowdperf.accounts.credentials import SetupSecret, SignInLimiter, build_setup_link
 from crowdperf.accounts.principal import Principal
 from crowdperf.messaging.outages import OutageHandler
-from crowdperf.messaging.redis.client import connect_async
+from crowdperf.messaging.redis.client import AnyClient, connect_async
 from crowdperf.messaging.schema import AuditEntry
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.camera import Camera
@@ -54,8 +54,7 @@ class AppState:
         self.metrics = metrics
         self.prefix = config.key_prefix
         self.calendar = Calendar(config.site.timezone)
-        # Any: redis-py types its replies differently from release to release.
-        self.redis: Any = connect_async(config.redis_url)
+        self.redis: AnyClient = connect_async(config.redis_url)
         self.broadcast = Broadcast()
         # The process read its configuration at its start: a later file counts as a change.
         self._reload_file = ReloadFile(

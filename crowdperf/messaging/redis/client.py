@@ -73,11 +73,16 @@ def _to_text(word: Any) -> str:
     return word.decode(errors="replace") if isinstance(word, bytes) else str(word)
 
 
-# redis-py's types of arguments and replies differ from release to release.
-class _Pipeline(redis.client.Pipeline):
+AnyClient = Any
+"""A redis-py client, whose types of arguments and replies differ from release to release."""
+
+
+class _DescribedErrors:
     def annotate_exception(self, exception: Any, number: int, command: Any) -> None:
         add_command_to_error(exception, command)
 
+
+class _Pipeline(_DescribedErrors, redis.client.Pipeline):
     def immediate_execute_command(self, *words: Any, **options: Any) -> Any:
         try:
             return super().immediate_execute_command(*words, **options)  # type: ignore[no-untyped-call]
@@ -100,10 +105,7 @@ class RedisClient(redis.Redis):
         return _Pipeline(self.connection_pool, self.response_callbacks, transaction, shard_hint)
 
 
-class _AsyncPipeline(redis.asyncio.client.Pipeline):
-    def annotate_exception(self, exception: Any, number: int, command: Any) -> None:
-        add_command_to_error(exception, command)
-
+class _AsyncPipeline(_DescribedErrors, redis.asyncio.client.Pipeline):  # type: ignore[misc]
     async def immediate_execute_command(self, *words: Any, **options: Any) -> Any:
         try:
             return await super().immediate_execute_command(*words, **options)  # type: ignore[no-untyped-call]
@@ -164,25 +166,21 @@ OUTAGE = (redis.ConnectionError, redis.TimeoutError, *NOT_WRITABLE_ERRORS, Redis
 """Expected errors: back off and connect again."""
 
 
-# Any: the defaults depend on whether hiredis is installed.
-_Blocking: Any = redis.connection.DefaultParser
-_Async: Any = redis.asyncio.connection.DefaultParser
+def _extend_parser(parser: Any) -> Any:
+    """Derive a parser that knows the errors above; the default one depends on hiredis being installed."""
+
+    class Parser(parser):  # type: ignore[misc]
+        EXCEPTION_CLASSES: ClassVar[dict[str, Any]] = {**parser.EXCEPTION_CLASSES, **ERROR_CLASSES_BY_CODE}
+
+        @classmethod
+        def parse_error(cls, response: str) -> Exception:
+            return detect_permission_error(response) or super().parse_error(response)
+
+    return Parser
 
 
-class _Parser(_Blocking):  # type: ignore[misc]
-    EXCEPTION_CLASSES: ClassVar[dict[str, Any]] = {**_Blocking.EXCEPTION_CLASSES, **ERROR_CLASSES_BY_CODE}
-
-    @classmethod
-    def parse_error(cls, response: str) -> Exception:
-        return detect_permission_error(response) or super().parse_error(response)
-
-
-class _AsyncParser(_Async):  # type: ignore[misc]
-    EXCEPTION_CLASSES: ClassVar[dict[str, Any]] = {**_Async.EXCEPTION_CLASSES, **ERROR_CLASSES_BY_CODE}
-
-    @classmethod
-    def parse_error(cls, response: str) -> Exception:
-        return detect_permission_error(response) or super().parse_error(response)
+_PARSER = _extend_parser(redis.connection.DefaultParser)
+_ASYNC_PARSER = _extend_parser(redis.asyncio.connection.DefaultParser)
 
 
 def connect(url: str) -> redis.Redis:
@@ -190,7 +188,7 @@ def connect(url: str) -> redis.Redis:
 
     A retry inside the client would repeat an XADD whose reply was lost. Only the caller knows whether that is safe.
     """
-    settings: dict[str, Any] = {**CLIENT_OPTIONS, "retry": Retry(NoBackoff(), 0), "parser_class": _Parser}
+    settings: dict[str, Any] = {**CLIENT_OPTIONS, "retry": Retry(NoBackoff(), 0), "parser_class": _PARSER}
     if url.startswith(SENTINEL_SCHEME):
         client: redis.Redis = _connect_to_master(redis.Sentinel, RedisClient, parse_sentinel_url(url), settings)
         return client
@@ -208,7 +206,7 @@ def _connect_to_master(sentinel: Any, client_class: Any, address: SentinelAddres
 def connect_async(url: str) -> redis.asyncio.Redis:
     """Create the asyncio client; a caller waits while every connection is in use."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
-    settings: dict[str, Any] = {**CLIENT_OPTIONS, "retry": retry, "parser_class": _AsyncParser}
+    settings: dict[str, Any] = {**CLIENT_OPTIONS, "retry": retry, "parser_class": _ASYNC_PARSER}
     if url.startswith(SENTINEL_SCHEME):
         # Sentinel's pool cannot make a caller wait.
         settings["max_connections"] = MAX_SENTINEL_CONNECTIONS

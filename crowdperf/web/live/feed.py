@@ -19,7 +19,7 @@ import redis.asyncio
 
 from crowdperf.messaging.consumer import STREAM_START, unpack_reply
 from crowdperf.messaging.outages import OutageHandler
-from crowdperf.messaging.redis.client import BLOCK_MS, RedisPermissionError
+from crowdperf.messaging.redis.client import BLOCK_MS, AnyClient, RedisPermissionError
 from crowdperf.messaging.schema import LineCrossed, TrackedFrame
 from crowdperf.messaging.streams import EVENTS, TRACKS, stream_key
 from crowdperf.settings.process_config import WebConfig
@@ -62,8 +62,7 @@ class Feed:
         self, config: WebConfig, client: redis.asyncio.Redis, broadcast: Broadcast, get_watched: Callable[[], set[str]]
     ) -> None:
         self._config = config
-        # Any: redis-py types its replies differently from release to release.
-        self._client: Any = client
+        self._client: AnyClient = client
         self._broadcast = broadcast
         self._get_watched = get_watched
         self._zone = zoneinfo.ZoneInfo(config.site.timezone)

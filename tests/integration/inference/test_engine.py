@@ -18,7 +18,7 @@ from crowdperf.inference.evidence_cache import EvidenceCache
 from crowdperf.inference.model_slots import ModelSlot
 from crowdperf.inference.ppe_stage import PpeStage
 from crowdperf.inference.rings import RingSet
-from crowdperf.messaging.outbox import BackgroundSender, Outbox
+from crowdperf.messaging.outbox import BackgroundSender
 from crowdperf.messaging.streams import DETECTIONS, stream_key
 from crowdperf.models.detector import Detector
 from crowdperf.models.postprocess import Detections
@@ -80,7 +80,7 @@ class Bench:
         self.runtime, self.metrics = ScriptedRuntime(), Metrics()
         self.ahead_s = 0.0
         self.rings = RingSet(str(folder / "ring."), 20.0)
-        self.sender = BackgroundSender(Outbox(self.client), time.monotonic)
+        self.sender = BackgroundSender(self.client)
         self.slots = [ModelSlot("person", Detector(self.runtime, "none", "full")), ModelSlot("ppe")]
         self.cache = EvidenceCache(30.0)
         env = read_environment({"QUEUE_MAX": queue_max, "CUDA_EMPTY_EVERY": "6"})

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 import redis
 
-from crowdperf.messaging.outbox import BackgroundSender, Outbox
+from crowdperf.messaging.outbox import BackgroundSender
 from crowdperf.messaging.streams import DETECTIONS, stream_key
 from tests.conftest import RedisServer, wait_until
 from tests.integration.messaging.test_bus import detections
@@ -23,7 +22,7 @@ def sender(redis_server: RedisServer) -> Iterator[BackgroundSender]:
     client = redis_server.client()
     # Far longer than any test waits: who waits for a frozen server is then late for sure.
     client.connection_pool.connection_kwargs["socket_timeout"] = 600.0
-    made = BackgroundSender(Outbox(client), time.monotonic)
+    made = BackgroundSender(client)
     yield made
     made.close()
 
@@ -66,7 +65,7 @@ def test_what_redis_refuses_for_good_ends_who_fills_it(sender: BackgroundSender,
 
 
 def test_the_last_messages_are_sent_at_the_end(redis_server: RedisServer) -> None:
-    sender = BackgroundSender(Outbox(redis_server.client()), time.monotonic)
+    sender = BackgroundSender(redis_server.client())
     for sequence in (1, 2, 3):
         sender.put(detections(9, sequence))
     sender.close()
