@@ -135,7 +135,7 @@ PROCESSES = (
     ),
     ProcessSpec(
         kind="worker-ppe",
-        entry="crowdperf.workers.ppe.process:main",
+        entry="crowdperf.workers.ppe:main",
         instances="worker",
         reads=("observations",),
         writes=("events", "evidence_requests"),

@@ -6,7 +6,6 @@ Each area is a partition: instances share the areas, and a door of two areas cou
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,8 +20,7 @@ from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.worker_config import AreasConfig
 from crowdperf.storage import occupancy
 from crowdperf.storage.occupancy import AreaSnapshot
-from crowdperf.workers.leases import Leases
-from crowdperf.workers.sharded_consumer import ShardedConsumer, run_worker
+from crowdperf.workers.sharded_consumer import run_worker
 from crowdperf.workers.worker_logic import WorkerEvent
 
 WORKER = "areas"
@@ -149,15 +147,8 @@ def stage_effect(pipe: Any, effect: Struct, metrics: Metrics, prefix: str = "") 
 def main(config: AreasConfig, runtime: ProcessRuntime) -> None:
     """Run until a stop is requested."""
     client = connect(config.redis_url)
-    prefix = config.key_prefix
 
     def stage(pipe: Any, effect: Struct) -> None:
-        stage_effect(pipe, effect, runtime.metrics, prefix)
+        stage_effect(pipe, effect, runtime.metrics, config.key_prefix)
 
-    leases = Leases(client, WORKER, config.instance, config.instances, runtime.name, prefix)
-    logic = AreaLogic(config)
-    consumer = ShardedConsumer(
-        client, logic, leases, runtime.metrics, time.monotonic, time.time, stage=stage, prefix=prefix
-    )
-    run_worker(consumer, runtime)
-    consumer.stop()
+    run_worker(WORKER, AreaLogic(config), config, runtime, client, stage)

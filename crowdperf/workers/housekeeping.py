@@ -16,7 +16,7 @@ import redis
 from crowdperf.messaging.consumer import parse_entry_id
 from crowdperf.messaging.outages import run_until_stopped
 from crowdperf.messaging.publisher import Publisher
-from crowdperf.messaging.redis.client import OUTAGE, RedisPermissionError, connect
+from crowdperf.messaging.redis.client import OUTAGE, AnyClient, RedisPermissionError, connect
 from crowdperf.messaging.schema import StoreFilling
 from crowdperf.messaging.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, stream_key
 from crowdperf.runtime.process_runtime import ProcessRuntime
@@ -45,8 +45,7 @@ class Housekeeper:
     """
 
     def __init__(self, client: redis.Redis, config: WorkerConfig, runtime: ProcessRuntime) -> None:
-        # Any: redis-py types its replies differently from release to release.
-        self._client: Any = client
+        self._client: AnyClient = client
         self._config = config
         self._prefix = config.key_prefix
         self._metrics = runtime.metrics

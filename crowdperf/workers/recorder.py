@@ -12,14 +12,13 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import redis
 
 from crowdperf.messaging.consumer import Consumer, StreamEntry
 from crowdperf.messaging.outages import run_until_stopped
 from crowdperf.messaging.redis import acl
-from crowdperf.messaging.redis.client import connect
+from crowdperf.messaging.redis.client import AnyClient, connect
 from crowdperf.messaging.schema import AnyEvent, LineCrossed, ZoneMinute
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.runtime.process_runtime import ProcessRuntime
@@ -63,8 +62,7 @@ class Recorder:
         prefix: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        # Any: redis-py types its replies differently from release to release.
-        self._client: Any = client
+        self._client: AnyClient = client
         self._prefix = prefix
         self._calendar = Calendar(timezone)
         self.consumer: Consumer[AnyEvent] = Consumer(client, EVENTS, "recorder", name, prefix=prefix)

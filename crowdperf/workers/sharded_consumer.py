@@ -13,8 +13,8 @@ request. `docs/workers.md` draws it. A partition is mostly a camera; it may also
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,14 +27,16 @@ from crowdperf.messaging.codec import PoisonError, is_addressed_to
 from crowdperf.messaging.consumer import MAX_DELIVERIES, STREAM_START, PositionConsumer, RawEntry, parse_entry_id
 from crowdperf.messaging.outages import run_until_stopped
 from crowdperf.messaging.publisher import Publisher
-from crowdperf.messaging.redis.client import BLOCK_MS, OUTAGE
+from crowdperf.messaging.redis.client import BLOCK_MS, OUTAGE, AnyClient
 from crowdperf.messaging.schema import Event
 from crowdperf.messaging.streams import EVENTS, Stream, stream_key
+from crowdperf.primitives.digest import compute_digest
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.process_config import get_shard
+from crowdperf.settings.worker_config import ShardedConfig
 from crowdperf.workers.leases import Leases
-from crowdperf.workers.worker_logic import WorkerEvent, WorkerLogic
+from crowdperf.workers.worker_logic import PartitionState, WorkerCheckpoint, WorkerEvent, WorkerLogic, state_key
 
 BATCH_SIZE = 256
 TIMER_INTERVAL_S = 0.5
@@ -50,37 +52,6 @@ SINGLE_STEP_AFTER = 2
 IDLE_S = 0.2
 """Pause of an instance that owns no shard."""
 log = logging.getLogger(__name__)
-
-
-class WorkerCheckpoint(Struct, frozen=True, array_like=True):
-    """Stored state per worker and partition."""
-
-    position: bytes
-    """Stream id of the newest event that the state has seen."""
-    recent: bytes
-    """Eight bytes for each of the newest event ids, oldest first."""
-    state: bytes
-
-
-class _PartitionState:
-    def __init__(self, position: bytes = STREAM_START, recent: bytes = b"") -> None:
-        self.position = position
-        self.recent = [recent[at : at + 8] for at in range(0, len(recent), 8)]
-        self.dirty = False
-
-
-def state_key(worker: str, partition: str, prefix: str = "") -> str:
-    """Build the key of a partition's checkpoint.
-
-    Args:
-        worker: name of the worker.
-        partition: a camera's id, or another partition key of the worker's logic.
-        prefix: the configured prefix of every key.
-
-    Returns:
-        The Redis key.
-    """
-    return f"{prefix}crowdperf:state:{worker}:{partition}"
 
 
 def reject_effect(pipe: Any, effect: Struct) -> None:
@@ -115,8 +86,7 @@ class ShardedConsumer:
         prefix: str = "",
         input_stream: Stream = EVENTS,
     ) -> None:
-        # Any: redis-py types its replies differently from release to release.
-        self._client: Any = client
+        self._client: AnyClient = client
         self._logic = logic
         self._leases = leases
         self._metrics = metrics
@@ -131,7 +101,7 @@ class ShardedConsumer:
         self._attempts_key = f"{prefix}crowdperf:attempts:{leases.holder}"
         self._positions_key = f"{prefix}crowdperf:positions:{self.worker}"
         self._partitions_key = f"{prefix}crowdperf:cameras:{self.worker}"
-        self._partitions: dict[str, _PartitionState] = {}
+        self._partitions: dict[str, PartitionState] = {}
         self._shards: dict[int, bytes] = {}
         """Owned shards, and the committed position of each."""
         self._removed_partitions: list[str] = []
@@ -154,10 +124,6 @@ class ShardedConsumer:
     @property
     def _position(self) -> bytes:
         return self._consumer.positions[self._key]
-
-    @_position.setter
-    def _position(self, entry_id: bytes) -> None:
-        self._consumer.positions[self._key] = entry_id
 
     def start(self) -> None:
         """Begin at what is stored; call it at start-up and after every outage."""
@@ -258,18 +224,18 @@ class ShardedConsumer:
                     self._reject(entry, str(event))
                 else:
                     handled += self._handle(entry.id, event)
-            self._position = entry.id
+            self._consumer.positions[self._key] = entry.id
         return handled
 
     def _handle(self, entry_id: bytes, event: WorkerEvent) -> int:
         if not isinstance(event, self._logic.event_types):
             return 0
-        digest = hashlib.sha256(event.id.encode()).digest()[:8]
+        digest = bytes.fromhex(compute_digest(event.id.encode(), 16))
         handled = 0
         for partition in self._logic.partition_keys(event):
             if not self._owns(partition, entry_id):
                 continue
-            state = self._partitions.setdefault(partition, _PartitionState())
+            state = self._partitions.setdefault(partition, PartitionState())
             if parse_entry_id(entry_id) <= parse_entry_id(state.position) or digest in state.recent:
                 continue
             self._effects += self._logic.handle(event, partition)
@@ -293,7 +259,7 @@ class ShardedConsumer:
             self._removed_partitions.append(partition)
             del self._partitions[partition]
 
-    def _is_expired(self, partition: str, state: _PartitionState, now: float) -> bool:
+    def _is_expired(self, partition: str, state: PartitionState, now: float) -> bool:
         idle_s = now - parse_entry_id(state.position)[0] / 1000
         return not self._logic.is_configured(partition) and idle_s > FORGET_AFTER_S
 
@@ -356,7 +322,8 @@ class ShardedConsumer:
             for shard in shards:
                 self._client.hsetnx(self._positions_key, str(shard), STREAM_START)
         self._shards = {shard: stored.get(shard, STREAM_START) for shard in owned_shards}
-        self._position = self._stored_position = min(self._shards.values(), key=parse_entry_id, default=STREAM_START)
+        self._stored_position = min(self._shards.values(), key=parse_entry_id, default=STREAM_START)
+        self._consumer.positions[self._key] = self._stored_position
         for name in sorted(self._client.smembers(self._partitions_key)):
             partition = name.decode()
             if get_shard(partition, self._leases.instances) in owned_shards:
@@ -373,26 +340,44 @@ class ShardedConsumer:
         except (msgspec.MsgspecError, ValueError) as error:
             log.warning("camera %s: the stored state is not usable, starting without it: %s", partition, error)
             return
-        self._partitions[partition] = _PartitionState(checkpoint.position, checkpoint.recent)
+        self._partitions[partition] = PartitionState(checkpoint.position, checkpoint.recent)
 
 
 def run_worker(
-    consumer: ShardedConsumer, runtime: ProcessRuntime, after_step: Callable[[], None] = lambda: None
+    worker: str,
+    logic: WorkerLogic,
+    config: ShardedConfig,
+    runtime: ProcessRuntime,
+    client: redis.Redis,
+    stage: Callable[[Any, Struct], None] = reject_effect,
+    input_stream: Stream = EVENTS,
+    after_step: Callable[[ShardedConsumer], None] = lambda _: None,
+    at_end: Callable[[], None] = lambda: None,
 ) -> None:
-    """Handle events until the process is to stop; an outage of Redis is waited out.
-
-    The caller calls `ShardedConsumer.stop` when the threads that `after_step` has started have ended.
+    """Handle events until the process is to stop, and wait out outages of Redis; then release the shards.
 
     Args:
-        consumer: this instance of the worker.
+        worker: name of the worker.
+        logic: the worker's rules.
+        config: configuration of this instance.
         runtime: the process.
+        client: a redis-py client.
+        stage: adds an effect that is not an event to a transaction.
+        input_stream: the stream that is read.
         after_step: called after each step.
+        at_end: ends the threads that `after_step` has started, before a sibling may take over.
     """
+    leases = Leases(client, worker, config.instance, config.instances, runtime.name, config.key_prefix)
+    consumer = ShardedConsumer(
+        *(client, logic, leases, runtime.metrics, time.monotonic, time.time, stage, config.key_prefix, input_stream)
+    )
 
     def step() -> None:
         runtime.metrics.count("events_handled", consumer.step())
-        after_step()
+        after_step(consumer)
         if not consumer.shards:
             runtime.wait_for_stop(IDLE_S)
 
     run_until_stopped(runtime, consumer.start, step, "the events stream keeps what is not handled yet")
+    at_end()
+    consumer.stop()

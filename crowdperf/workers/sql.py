@@ -11,13 +11,12 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import redis
 
 from crowdperf.messaging.consumer import PositionConsumer, RawEntry, parse_entry_id
 from crowdperf.messaging.outages import OutageHandler, run_until_stopped
-from crowdperf.messaging.redis.client import connect
+from crowdperf.messaging.redis.client import AnyClient, connect
 from crowdperf.messaging.schema import AnyEvent
 from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.runtime.process_runtime import ProcessRuntime
@@ -60,8 +59,7 @@ class SqlRecorder:
         driver: str | None = None,
         tick: Callable[[], None] = lambda: None,
     ) -> None:
-        # Any: redis-py types its replies differently from release to release.
-        self._client: Any = client
+        self._client: AnyClient = client
         self._dsn = dsn
         self._driver = driver
         self._prefix = prefix

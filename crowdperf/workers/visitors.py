@@ -24,9 +24,8 @@ from crowdperf.visitors import visit_store
 from crowdperf.visitors.camera_reconciliation import Reconciliation
 from crowdperf.visitors.demo_visits import build_visits
 from crowdperf.visitors.visit import LIVE_STATES, ON_SITE_STATES, VisitState
-from crowdperf.workers.leases import Leases
 from crowdperf.workers.sharded_consumer import ShardedConsumer, run_worker
-from crowdperf.workers.worker_logic import WorkerEvent
+from crowdperf.workers.worker_logic import WorkerEvent, decode_state
 
 WORKER = "visitors"
 SITE_PARTITION = ""
@@ -217,15 +216,8 @@ class VisitorLogic:
         return msgspec.msgpack.encode(self._site)
 
     def restore(self, partition: str, state: bytes) -> None:
-        """Continue from a stored state.
-
-        Raises:
-            ValueError: another version.
-        """
-        raw: Any = msgspec.msgpack.decode(state)
-        if not isinstance(raw, dict) or raw.get("version") != VERSION:
-            raise ValueError(f"visitors of another version than {VERSION}")
-        self._site = msgspec.convert(raw, SiteVisitState)
+        """Continue from a stored state; ValueError: of another version."""
+        self._site = decode_state(state, SiteVisitState, VERSION)
         self._site.cameras.forget_removed(self._areas)
 
     def is_configured(self, partition: str) -> bool:
@@ -267,19 +259,14 @@ def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
             if effect.watch_list_before:
                 visit_store.stage_forget(pipe, effect.watch_list_before, prefix)
 
-    leases = Leases(client, WORKER, config.instance, config.instances, runtime.name, prefix)
-    consumer = ShardedConsumer(
-        client, VisitorLogic(config), leases, runtime.metrics, time.monotonic, time.time, stage=stage, prefix=prefix
-    )
     waiting = [config.visitors.demo and config.instance == 0]
 
-    def seed_once() -> None:
+    def seed_once(_consumer: ShardedConsumer) -> None:
         if waiting[0]:
             seed_demo_visits(client, time.time(), prefix)
             waiting[0] = False
 
-    run_worker(consumer, runtime, seed_once)
-    consumer.stop()
+    run_worker(WORKER, VisitorLogic(config), config, runtime, client, stage, after_step=seed_once)
 
 
 def seed_demo_visits(client: Any, now: float, prefix: str = "") -> int:

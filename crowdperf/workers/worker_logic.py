@@ -1,16 +1,39 @@
-"""Interface between a rule worker's logic and the plumbing in `workers.sharded_consumer`."""
+"""Interface between a rule worker's logic and the plumbing in `workers.sharded_consumer`, and the stored states."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
+import msgspec
 from msgspec import Struct
 
+from crowdperf.messaging.consumer import STREAM_START
 from crowdperf.messaging.schema import AnyEvent, Event, PpeObserved
 
 WorkerEvent = AnyEvent | PpeObserved
 """Messages that workers read."""
+State = TypeVar("State", bound=Struct)
+
+
+def decode_state(stored: bytes, kind: type[State], version: int) -> State:
+    """Decode a stored state that has a field `version`.
+
+    Args:
+        stored: the msgpack bytes.
+        kind: Struct of the state.
+        version: the version that the code understands.
+
+    Returns:
+        The state.
+
+    Raises:
+        ValueError: it is of another version.
+    """
+    raw: Any = msgspec.msgpack.decode(stored)
+    if not isinstance(raw, dict) or raw.get("version") != version:
+        raise ValueError(f"{kind.__name__} of another version than {version}")
+    return msgspec.convert(raw, kind)
 
 
 class WorkerLogic(Protocol):
@@ -54,3 +77,36 @@ class WorkerLogic(Protocol):
 
     def clear(self) -> None:
         """Drop the states of all partitions."""
+
+
+class WorkerCheckpoint(Struct, frozen=True, array_like=True):
+    """Stored state per worker and partition."""
+
+    position: bytes
+    """Stream id of the newest event that the state has seen."""
+    recent: bytes
+    """Eight bytes for each of the newest event ids, oldest first."""
+    state: bytes
+
+
+class PartitionState:
+    """What a consumer knows about a partition beside its rules' state."""
+
+    def __init__(self, position: bytes = STREAM_START, recent: bytes = b"") -> None:
+        self.position = position
+        self.recent = [recent[at : at + 8] for at in range(0, len(recent), 8)]
+        self.dirty = False
+
+
+def state_key(worker: str, partition: str, prefix: str = "") -> str:
+    """Build the key of a partition's checkpoint.
+
+    Args:
+        worker: name of the worker.
+        partition: a camera's id, or another partition key of the worker's logic.
+        prefix: the configured prefix of every key.
+
+    Returns:
+        The Redis key.
+    """
+    return f"{prefix}crowdperf:state:{worker}:{partition}"

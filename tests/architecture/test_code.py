@@ -69,9 +69,10 @@ def find_own_outage_loops(code: str) -> list[str]:
         in_loop = (in_loop or isinstance(node, ast.While | ast.For | ast.AsyncFor)) and not isinstance(
             node, ast.FunctionDef | ast.AsyncFunctionDef
         )
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow | ast.LShift):
-            if isinstance(node.left, ast.Constant) and not isinstance(node.right, ast.Constant):
-                found.append(f"line {node.lineno}: a growing wait")
+        match node:
+            case ast.BinOp(left=ast.Constant(), op=ast.Pow() | ast.LShift(), right=right):
+                if not isinstance(right, ast.Constant):
+                    found.append(f"line {node.lineno}: a growing wait")
         if isinstance(node, ast.ExceptHandler) and in_loop and node.type and "OUTAGE" in ast.unparse(node.type):
             found.append(f"line {node.lineno}: a loop over outages")
         for child in ast.iter_child_nodes(node):

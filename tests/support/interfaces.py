@@ -43,6 +43,7 @@ from crowdperf.visitors.visit import Person, Visit, WatchListEntry
 from crowdperf.web.app import create_app
 from crowdperf.web.metrics_report import render as render_metrics
 from crowdperf.workers.leases import Leases
+from crowdperf.workers.sharded_consumer import run_worker
 from tests.support.source_scan import UNKNOWN, Module, Source, argument, called, source_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,6 +158,7 @@ def redis_keys() -> list[str]:
         PositionConsumer.__name__: (2, "group"),
         create_group.__name__: (2, "group"),
         Leases.__name__: (1, "worker"),
+        run_worker.__name__: (0, "worker"),
     }
     for module, node in source.calls():
         if called(node) in groups:

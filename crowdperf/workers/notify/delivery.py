@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
-from typing import Protocol
 
 import msgspec
 
@@ -44,17 +44,30 @@ class ChannelNotReadyError(Exception):
     """The channel is unusable, for instance without its secret. Its notifications wait and do not fail."""
 
 
-class Sender(Protocol):
-    """The transport of one kind of channel."""
+class Sender:
+    """The transport of one kind of channel. By default, no connection stays open between notifications."""
 
     def send(self, notification: Notification, now: float) -> None:
         """Deliver, or raise DeliveryError or ChannelNotReadyError; `now` in Unix seconds."""
+        raise NotImplementedError
 
     def poll(self) -> None:
         """Do the transport's work between notifications."""
 
     def close(self) -> None:
         """Close the connection."""
+
+
+def load_secret(name: str) -> str:
+    """Read a secret from an environment variable; without a name it is empty.
+
+    Raises:
+        ChannelNotReadyError: the variable is not set.
+    """
+    secret = os.environ.get(name, "") if name else ""
+    if name and not secret:
+        raise ChannelNotReadyError(f"environment variable {name} is not set. Remedy: set it, then restart crowdperf.")
+    return secret
 
 
 class ChannelDelivery:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import zoneinfo
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from crowdperf.messaging.schema import Alert, AlertChanged, AlertRaised, AnyEvent, Event, PpeObserved
 from crowdperf.settings.alerts import AlertRule, MqttChannel
@@ -20,7 +20,7 @@ from crowdperf.settings.worker_config import NotifyConfig
 from crowdperf.storage.alerts import AlertDoc, AlertState, AlertUpdate
 from crowdperf.workers.notify.matching import RULE_EVENT_TYPES, Signal, match_event
 from crowdperf.workers.notify.mqtt_state import READING_EVENT_TYPES, CameraReadings, ReadingsRemoved
-from crowdperf.workers.worker_logic import WorkerEvent
+from crowdperf.workers.worker_logic import WorkerEvent, decode_state
 
 VERSION = 1
 HOUR_S = 3600.0
@@ -100,8 +100,6 @@ class AlertLogic:
             *(kind for kind in RULE_EVENT_TYPES if kind.__name__ in named),
         )
 
-    # -- WorkerLogic --
-
     def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
         """Return the event's camera, or an empty key for an area: any camera may cause its events."""
         return ("" if isinstance(event, Alert) and event.area else event.camera,)
@@ -112,7 +110,7 @@ class AlertLogic:
         (camera,) = self.partition_keys(event)
         camera_state = self._cameras.setdefault(camera, CameraAlertState())
         if isinstance(event, AlertChanged):
-            self._apply_user_change(camera_state, event)
+            _apply_user_change(camera_state, event)
             return
         if self._publishes_readings:
             yield from camera_state.readings.update(event, self._timezone)
@@ -131,7 +129,7 @@ class AlertLogic:
             rule = self._rules.get(active.rule)
             if rule is None:
                 # The rule was removed or disabled: close its alerts.
-                effects += self._close(camera, active, now) if active.alert and active.state != "closed" else []
+                effects += _close(active, now)
                 camera_state.active.remove(active)
                 continue
             effects += self._advance_alert(camera_state, rule, active, camera, now)
@@ -144,15 +142,8 @@ class AlertLogic:
         return msgspec.msgpack.encode(self._cameras[camera])
 
     def restore(self, camera: str, state: bytes) -> None:
-        """Continue from a stored state.
-
-        Raises:
-            ValueError: another version.
-        """
-        raw: Any = msgspec.msgpack.decode(state)
-        if not isinstance(raw, dict) or raw.get("version") != VERSION:
-            raise ValueError(f"alerts of another version than {VERSION}")
-        camera_state = self._cameras[camera] = msgspec.convert(raw, CameraAlertState)
+        """Continue from a stored state; ValueError: of another version."""
+        camera_state = self._cameras[camera] = decode_state(state, CameraAlertState, VERSION)
         camera_state.sent = {rule: sent for rule, sent in camera_state.sent.items() if rule in self._rules}
         camera_state.held = {rule: held for rule, held in camera_state.held.items() if rule in self._rules}
 
@@ -164,8 +155,7 @@ class AlertLogic:
         """Close the open alerts of a removed camera."""
         camera_state = self._cameras.pop(camera, CameraAlertState())
         for active in camera_state.active:
-            if active.alert and active.state != "closed":
-                yield from self._close(camera, active, now)
+            yield from _close(active, now)
         yield ReadingsRemoved(camera)
 
     def clear(self) -> None:
@@ -188,17 +178,16 @@ class AlertLogic:
                 active.ongoing = False
                 if active.alert is None:
                     camera_state.active.remove(active)
-                elif active.state != "closed":
-                    yield from self._close(camera, active, event.ts)
+                yield from _close(active, event.ts)
             return
         if active is not None and (active.alert is None or active.state != "closed"):
-            yield from self._count_repeat(active, event, signal)
+            yield from _count_repeat(active, event, signal)
             return
         if not is_active(rule.schedule, event.ts, self._timezone):
             return
         if active is not None and event.ts - active.closed_at < rule.dedupe_s:
             active.ongoing, active.refs = signal.kind == "start", [signal.ref]
-            yield from self._reopen(active, event, camera, signal)
+            yield from _reopen(active, event, signal)
             return
         if active is not None:
             yield from self._notify_pending(camera_state, rule, active, event.ts)
@@ -212,40 +201,13 @@ class AlertLogic:
             ongoing=signal.kind == "start",
             refs=[signal.ref],
         )
-        yield from self._evict_oldest(camera_state, camera, event.ts)
+        if len(camera_state.active) >= MAX_ACTIVE_ALERTS:
+            oldest = min(camera_state.active, key=lambda row: (row.state != "closed", row.ts))
+            yield from _close(oldest, event.ts)
+            camera_state.active.remove(oldest)
         camera_state.active.append(active)
         if signal.kind == "pulse" or rule.min_duration_s == 0:
             yield from self._raise_alert(camera_state, rule, active, camera, event.ts)
-
-    def _evict_oldest(self, camera_state: CameraAlertState, camera: str, now: float) -> Iterator[Struct]:
-        if len(camera_state.active) < MAX_ACTIVE_ALERTS:
-            return
-        oldest = min(camera_state.active, key=lambda row: (row.state != "closed", row.ts))
-        if oldest.alert and oldest.state != "closed":
-            yield from self._close(camera, oldest, now)
-        camera_state.active.remove(oldest)
-
-    def _count_repeat(self, active: _ActiveAlert, event: AnyEvent, signal: Signal) -> Iterator[Struct]:
-        """Count a repetition while the alert is open, without a new notification."""
-        if signal.kind == "start" and signal.ref not in active.refs:
-            active.refs = [*active.refs, signal.ref][-MAX_REFS_PER_ALERT:]
-            active.ongoing = True
-        if active.alert is None:
-            active.detail = signal.detail
-            return
-        count = active.alert.count + (signal.kind == "pulse")
-        active.alert = msgspec.structs.replace(active.alert, count=count, last_at=event.ts, detail=signal.detail)
-        yield AlertUpdate(active.alert)
-
-    def _reopen(self, active: _ActiveAlert, event: AnyEvent, camera: str, signal: Signal) -> Iterator[Struct]:
-        """Open the same alert again shortly after its end, without a new notification."""
-        assert active.alert is not None
-        active.state = "open"
-        active.alert = msgspec.structs.replace(
-            active.alert, count=active.alert.count + 1, last_at=event.ts, detail=signal.detail
-        )
-        yield AlertUpdate(active.alert, "open")
-        yield self._build_change(camera, active, "open", event.ts)
 
     def _raise_alert(
         self, camera_state: CameraAlertState, rule: AlertRule, active: _ActiveAlert, camera: str, now: float
@@ -340,7 +302,7 @@ class AlertLogic:
             yield from self._notify_pending(camera_state, rule, active, now)
             return
         if not active.ongoing and now - active.alert.last_at >= rule.close_after_s:
-            yield from self._close(camera, active, now)
+            yield from _close(active, now)
             return
         if active.state != "open":
             return
@@ -353,38 +315,57 @@ class AlertLogic:
                 if self._get_notify_time(rule, now) > now:
                     return
                 active.escalated = stage
-                active.alert = msgspec.structs.replace(active.alert, escalated=stage)
+                active.alert = replace(active.alert, escalated=stage)
                 yield AlertUpdate(active.alert)
-                yield self._build_change(camera, active, "open", now, stage)
+                yield _build_change(active, "open", now, stage)
                 note = f"Not acknowledged for {step.after_s / 60:.0f} min."
                 yield from self._build_notifications(step.channels, active, stage, now, note)
 
-    def _close(self, camera: str, active: _ActiveAlert, now: float) -> Iterator[Struct]:
-        assert active.alert is not None
+
+def _count_repeat(active: _ActiveAlert, event: AnyEvent, signal: Signal) -> Iterator[Struct]:
+    """Count a repetition while the alert is open, without a new notification."""
+    if signal.kind == "start" and signal.ref not in active.refs:
+        active.refs = [*active.refs, signal.ref][-MAX_REFS_PER_ALERT:]
+        active.ongoing = True
+    if active.alert is None:
+        active.detail = signal.detail
+        return
+    count = active.alert.count + (signal.kind == "pulse")
+    active.alert = replace(active.alert, count=count, last_at=event.ts, detail=signal.detail)
+    yield AlertUpdate(active.alert)
+
+
+def _reopen(active: _ActiveAlert, event: AnyEvent, signal: Signal) -> Iterator[Struct]:
+    """Open the same alert again shortly after its end, without a new notification."""
+    assert active.alert is not None
+    active.state = "open"
+    active.alert = replace(active.alert, count=active.alert.count + 1, last_at=event.ts, detail=signal.detail)
+    yield AlertUpdate(active.alert, "open")
+    yield _build_change(active, "open", event.ts)
+
+
+def _close(active: _ActiveAlert, now: float) -> Iterator[Struct]:
+    """Close an alert that was raised and is not closed yet."""
+    if active.alert is not None and active.state != "closed":
         active.state, active.closed_at, active.ongoing = "closed", now, False
         yield AlertUpdate(active.alert, "closed", now)
-        yield self._build_change(camera, active, "closed", now)
+        yield _build_change(active, "closed", now)
 
-    def _build_change(
-        self, camera: str, active: _ActiveAlert, state: AlertState, now: float, escalated: int = 0
-    ) -> AlertChanged:
-        assert active.alert is not None
-        active.times += 1
-        alert = active.alert.id
-        return AlertChanged(
-            id=f"{alert}:{state}:{active.times}",
-            camera=camera,
-            ts=now,
-            alert=alert,
-            rule=active.rule,
-            state=state,
-            escalated=escalated,
-        )
 
-    def _apply_user_change(self, camera_state: CameraAlertState, event: AlertChanged) -> None:
-        """Apply a user's answer. The worker's own changes return too and are ignored."""
-        for active in camera_state.active:
-            if event.by and active.alert is not None and active.alert.id == event.alert:
-                active.state = event.state
-                if event.state == "closed":
-                    active.closed_at, active.ongoing = event.ts, False
+def _build_change(active: _ActiveAlert, state: AlertState, now: float, escalated: int = 0) -> AlertChanged:
+    alert = active.alert
+    assert alert is not None
+    active.times += 1
+    event_id = f"{alert.id}:{state}:{active.times}"
+    return AlertChanged(
+        id=event_id, camera=alert.camera, ts=now, alert=alert.id, rule=active.rule, state=state, escalated=escalated
+    )
+
+
+def _apply_user_change(camera_state: CameraAlertState, event: AlertChanged) -> None:
+    """Apply a user's answer. The worker's own changes return too and are ignored."""
+    for active in camera_state.active:
+        if event.by and active.alert is not None and active.alert.id == event.alert:
+            active.state = event.state
+            if event.state == "closed":
+                active.closed_at, active.ongoing = event.ts, False

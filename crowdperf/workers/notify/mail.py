@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import smtplib
 import ssl
 import zoneinfo
@@ -14,11 +13,11 @@ from typing import Any
 from crowdperf.settings.alerts import EmailChannel
 from crowdperf.visitors.visit import Person, Visit
 from crowdperf.visitors.visit_store import VisitKeys, from_hash_fields
-from crowdperf.workers.notify.delivery import ChannelNotReadyError, DeliveryError
+from crowdperf.workers.notify.delivery import ChannelNotReadyError, DeliveryError, Sender, load_secret
 from crowdperf.workers.notify.logic import Notification
 
 
-class MailSender:
+class MailSender(Sender):
     """Delivers to one SMTP server.
 
     Args:
@@ -37,10 +36,7 @@ class MailSender:
     def send(self, notification: Notification, now: float) -> None:
         """Send one mail on a new connection: alerts are rare, and an idle connection may be dead."""
         channel = self._channel
-        if channel.password_env and not os.environ.get(channel.password_env):
-            raise ChannelNotReadyError(
-                f"environment variable {channel.password_env} is not set. Remedy: set it, then restart crowdperf."
-            )
+        password = load_secret(channel.password_env)
         message = _build_mail(notification, channel, self._timezone, now)
         self._add_host(message, notification)
         if not message["To"]:
@@ -49,7 +45,7 @@ class MailSender:
         try:
             with self._open_connection() as server:
                 if channel.user:
-                    server.login(channel.user, os.environ.get(channel.password_env, ""))
+                    server.login(channel.user, password)
                 server.send_message(message)
         except smtplib.SMTPRecipientsRefused as error:
             codes = {code for code, _ in error.recipients.values()}
@@ -85,12 +81,6 @@ class MailSender:
         if channel.security == "starttls":
             server.starttls(context=context)
         return server
-
-    def poll(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing: no connection stays open."""
 
 
 def _build_mail(

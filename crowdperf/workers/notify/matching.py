@@ -6,36 +6,15 @@ from typing import Literal
 
 from msgspec import Struct
 
-from crowdperf.messaging.schema import (
-    Alert,
-    AnyEvent,
-    AreaMismatch,
-    CameraChanged,
-    CameraGap,
-    Event,
-    LineCrossed,
-    PpeViolation,
-    RollCallChanged,
-    TailgatingSuspected,
-    VisitorChanged,
-    VisitorNotice,
-    ZoneChanged,
-)
+from crowdperf.messaging import schema
+from crowdperf.messaging.schema import Alert, AnyEvent, LineCrossed, ZoneChanged
 from crowdperf.settings.alerts import AlertRule
 from crowdperf.settings.worker_config import NotifiedCamera
 
-RULE_EVENT_TYPES: tuple[type[Event], ...] = (
-    Alert,
-    LineCrossed,
-    ZoneChanged,
-    CameraGap,
-    CameraChanged,
-    VisitorChanged,
-    VisitorNotice,
-    AreaMismatch,
-    TailgatingSuspected,
-    RollCallChanged,
-    PpeViolation,
+RULE_EVENT_TYPES: tuple[type[schema.Event], ...] = (
+    *(Alert, LineCrossed, ZoneChanged, schema.CameraGap, schema.CameraChanged, schema.VisitorChanged),
+    *(schema.VisitorNotice, schema.AreaMismatch, schema.TailgatingSuspected, schema.RollCallChanged),
+    schema.PpeViolation,
 )
 """Events that rules can use."""
 
@@ -73,95 +52,84 @@ def match_event(rule: AlertRule, event: AnyEvent, camera: NotifiedCamera | None)
     """
     if rule.event != type(event).__name__ or (rule.cameras and event.camera not in rule.cameras):
         return None
-    where = camera.title if camera else event.camera
-    if isinstance(event, Alert):
-        return _match_zone_alert(rule, event, where, camera)
-    if isinstance(event, PpeViolation):
-        if rule.zones and event.zone not in rule.zones:
-            return None
-        place = camera.zones.get(event.zone, event.zone) if camera and event.zone else event.zone
-        detail = f"{where}: somebody without {event.items.replace(',', ' and ')}" + (f" in {place}" if place else "")
-        return Signal("start" if event.state == "opened" else "end", event.violation, detail)
-    if isinstance(event, LineCrossed):
-        return _match_crossing(rule, event, where, camera)
-    if isinstance(event, ZoneChanged):
-        return _match_zone_change(rule, event, where, camera)
-    if isinstance(event, CameraGap):
-        lasted = event.end - event.start
-        if lasted < rule.min_duration_s:
-            return None
-        return Signal(
-            "pulse", "", f"{where}: pictures missing, and maybe crossings, for {lasted:.1f} s ({event.cause})"
-        )
-    if isinstance(event, CameraChanged):
-        wanted = rule.states or ["stalled", "backing_off", "misconfigured"]
-        detail = f"{where} is {event.state.replace('_', ' ')}" + (f": {event.detail}" if event.detail else "")
-        return Signal("start" if event.state in wanted else "end", "", detail)
-    return _match_visitor_event(rule, event, where, camera)
+    if camera is None:
+        camera = NotifiedCamera(camera_id=event.camera, title=event.camera, lines={}, zones={}, limits={})
+    match event:
+        case Alert():
+            return _match_zone_alert(rule, event, camera)
+        case LineCrossed():
+            return _match_crossing(rule, event, camera)
+        case ZoneChanged():
+            return _match_zone_change(rule, event, camera)
+        case schema.PpeViolation() if not rule.zones or event.zone in rule.zones:
+            place = f" in {camera.zones.get(event.zone, event.zone)}" if event.zone else ""
+            detail = f"{camera.title}: somebody without {event.items.replace(',', ' and ')}{place}"
+            return _build_condition(event.state == "opened", event.violation, detail)
+        case schema.CameraGap() if event.end - event.start >= rule.min_duration_s:
+            lasted = f"{event.end - event.start:.1f} s ({event.cause})"
+            return Signal("pulse", "", f"{camera.title}: pictures missing, and maybe crossings, for {lasted}")
+        case schema.CameraChanged():
+            wanted = rule.states or ["stalled", "backing_off", "misconfigured"]
+            reason = f": {event.detail}" if event.detail else ""
+            detail = f"{camera.title} is {event.state.replace('_', ' ')}{reason}"
+            return _build_condition(event.state in wanted, "", detail)
+        case _:
+            return _match_visitor_event(rule, event, camera)
 
 
-def _match_visitor_event(
-    rule: AlertRule, event: AnyEvent, camera_title: str, camera: NotifiedCamera | None
-) -> Signal | None:
+def _build_condition(begins: bool, subject: str, detail: str, ref: str = "") -> Signal:
+    return Signal("start" if begins else "end", subject, detail, ref)
+
+
+def _match_visitor_event(rule: AlertRule, event: AnyEvent, camera: NotifiedCamera) -> Signal | None:
     """Match an event about visitors, which contains ids and no names."""
-    if isinstance(event, VisitorChanged):
-        if event.state not in (rule.states or ["overstayed", "denied"]) or event.state == event.previous:
-            return None
-        return Signal("pulse", f"visit:{event.visit}", f"visit {event.visit} is {event.state.replace('_', ' ')}")
-    if isinstance(event, VisitorNotice):
-        if rule.states and event.notice not in rule.states:
-            return None
-        return Signal("pulse", f"visit:{event.visit}:{event.notice}", NOTICE_TEXTS[event.notice])
-    if isinstance(event, AreaMismatch):
-        door = f"; most likely door: {event.door}" if event.door else ""
-        detail = f"{event.area}: cameras count {event.counted}, the list says {event.expected}{door}"
-        return Signal("start" if event.state == "opened" else "end", f"area:{event.area}", detail)
-    if isinstance(event, TailgatingSuspected):
-        if rule.lines and event.line not in rule.lines:
-            return None
-        name = camera.lines.get(event.line, event.line) if camera else event.line
-        detail = (
-            f"{camera_title}: {event.crossings} passed {name} within {event.window_s:.0f} s, "
-            f"{event.check_ins} checked in"
-        )
-        return Signal("pulse", event.line, detail)
-    if isinstance(event, RollCallChanged) and event.state in ("started", "ended"):
-        what = "drill" if event.drill else "evacuation"
-        return Signal("start" if event.state == "started" else "end", event.roll_call, f"{what} {event.state}")
+    match event:
+        case schema.VisitorChanged():
+            if event.state in (rule.states or ["overstayed", "denied"]) and event.state != event.previous:
+                state = event.state.replace("_", " ")
+                return Signal("pulse", f"visit:{event.visit}", f"visit {event.visit} is {state}")
+        case schema.VisitorNotice():
+            if not rule.states or event.notice in rule.states:
+                return Signal("pulse", f"visit:{event.visit}:{event.notice}", NOTICE_TEXTS[event.notice])
+        case schema.AreaMismatch():
+            door = f"; most likely door: {event.door}" if event.door else ""
+            detail = f"{event.area}: cameras count {event.counted}, the list says {event.expected}{door}"
+            return _build_condition(event.state == "opened", f"area:{event.area}", detail)
+        case schema.TailgatingSuspected():
+            if not rule.lines or event.line in rule.lines:
+                passed = f"{event.crossings} passed {camera.lines.get(event.line, event.line)}"
+                within = f"within {event.window_s:.0f} s, {event.check_ins} checked in"
+                return Signal("pulse", event.line, f"{camera.title}: {passed} {within}")
+        case schema.RollCallChanged(state="started" | "ended"):
+            what = "drill" if event.drill else "evacuation"
+            return _build_condition(event.state == "started", event.roll_call, f"{what} {event.state}")
     return None
 
 
-def _match_crossing(
-    rule: AlertRule, event: LineCrossed, camera_title: str, camera: NotifiedCamera | None
-) -> Signal | None:
+def _match_crossing(rule: AlertRule, event: LineCrossed, camera: NotifiedCamera) -> Signal | None:
     if (rule.lines and event.line not in rule.lines) or (rule.classes and event.class_name not in rule.classes):
         return None
-    name = camera.lines.get(event.line, event.line) if camera else event.line
-    return Signal("pulse", event.line, f"{camera_title}: {event.class_name} {event.direction} at {name}")
+    name = camera.lines.get(event.line, event.line)
+    return Signal("pulse", event.line, f"{camera.title}: {event.class_name} {event.direction} at {name}")
 
 
-def _match_zone_alert(rule: AlertRule, event: Alert, camera_title: str, camera: NotifiedCamera | None) -> Signal | None:
+def _match_zone_alert(rule: AlertRule, event: Alert, camera: NotifiedCamera) -> Signal | None:
     if (rule.zones and event.zone not in rule.zones) or (rule.breaches and event.rule not in rule.breaches):
         return None
     place = event.zone or event.area
-    name = camera.zones.get(place, place) if camera else place
+    name = camera.zones.get(place, place)
     what = {
         "occupancy": f"{event.value:g} in {name}, more than {event.limit:g}",
         "loitering": f"somebody has been in {name} for {event.value:.0f} s, longer than {event.limit:g} s",
         "wrong_way": f"somebody goes the wrong way in {name}",
     }[event.rule]
-    kind: Literal["start", "end"] = "start" if event.state == "opened" else "end"
-    return Signal(kind, f"{place}/{event.rule}", f"{camera_title}: {what}", event.alert)
+    return _build_condition(event.state == "opened", f"{place}/{event.rule}", f"{camera.title}: {what}", event.alert)
 
 
-def _match_zone_change(
-    rule: AlertRule, event: ZoneChanged, camera_title: str, camera: NotifiedCamera | None
-) -> Signal | None:
-    if rule.zones and event.zone not in rule.zones:
+def _match_zone_change(rule: AlertRule, event: ZoneChanged, camera: NotifiedCamera) -> Signal | None:
+    limit = camera.limits.get(event.zone) if rule.above is None else rule.above
+    if (rule.zones and event.zone not in rule.zones) or limit is None:
         return None
-    limit = rule.above if rule.above is not None else camera.limits.get(event.zone) if camera else None
-    if limit is None:
-        return None
-    name = camera.zones.get(event.zone, event.zone) if camera else event.zone
-    kind: Literal["start", "end"] = "start" if event.occupancy > limit else "end"
-    return Signal(kind, event.zone, f"{camera_title}: {event.occupancy} in {name}, more than {limit}")
+    name = camera.zones.get(event.zone, event.zone)
+    detail = f"{camera.title}: {event.occupancy} in {name}, more than {limit}"
+    return _build_condition(event.occupancy > limit, event.zone, detail)

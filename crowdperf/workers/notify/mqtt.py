@@ -13,7 +13,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from crowdperf.settings.alerts import MqttChannel
 from crowdperf.settings.worker_config import NotifyConfig
-from crowdperf.workers.notify.delivery import ChannelNotReadyError, DeliveryError
+from crowdperf.workers.notify.delivery import ChannelNotReadyError, DeliveryError, Sender, load_secret
 from crowdperf.workers.notify.logic import Notification
 from crowdperf.workers.notify.mail import build_connection_error, create_tls_context
 from crowdperf.workers.notify.mqtt_state import Reading, ReadingsRemoved
@@ -43,7 +43,7 @@ def stage_reading(pipe: Any, effect: Reading | ReadingsRemoved, client: Any, pre
             pipe.hdel(readings_key(prefix), path)
 
 
-class MqttSender:
+class MqttSender(Sender):
     """Delivers to one broker and updates its retained numbers.
 
     Args:
@@ -112,10 +112,7 @@ class MqttSender:
         if self._mqtt is not None and self._mqtt.is_connected():
             return self._mqtt
         channel = self._channel
-        if channel.password_env and not os.environ.get(channel.password_env):
-            raise ChannelNotReadyError(
-                f"environment variable {channel.password_env} is not set. Remedy: set it, then restart crowdperf."
-            )
+        password = load_secret(channel.password_env)
         if self._mqtt is not None:
             self._mqtt.loop_stop()
             self._mqtt = None
@@ -134,7 +131,7 @@ class MqttSender:
         client.on_connect = on_answer
         client.will_set(self._availability_topic, b"offline", QOS, retain=True)
         if channel.user:
-            client.username_pw_set(channel.user, os.environ.get(channel.password_env) or None)
+            client.username_pw_set(channel.user, password or None)
         try:
             if channel.tls:
                 client.tls_set_context(create_tls_context(channel.ca_file))

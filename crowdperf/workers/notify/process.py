@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zoneinfo
 from typing import Any
 
@@ -16,7 +15,6 @@ from crowdperf.settings.alerts import Channel, EmailChannel, WebhookChannel
 from crowdperf.settings.process_config import get_shard
 from crowdperf.settings.worker_config import NotifyConfig
 from crowdperf.storage import alerts
-from crowdperf.workers.leases import Leases
 from crowdperf.workers.notify.delivery import ChannelDelivery, DeliveryThread, Sender
 from crowdperf.workers.notify.logic import AlertLogic, Notification
 from crowdperf.workers.notify.mail import MailSender
@@ -42,14 +40,13 @@ def main(config: NotifyConfig, runtime: ProcessRuntime) -> None:
         elif isinstance(effect, (Reading, ReadingsRemoved)):
             stage_reading(pipe, effect, client, prefix)
 
-    leases = Leases(client, WORKER, config.instance, config.instances, runtime.name, prefix)
-    consumer = ShardedConsumer(
-        client, AlertLogic(config), leases, runtime.metrics, time.monotonic, time.time, stage=stage, prefix=prefix
-    )
     endpoints = ChannelDeliveries(config, runtime)
-    run_worker(consumer, runtime, lambda: endpoints.assign(consumer.shards))
-    endpoints.stop()
-    consumer.stop()
+
+    def assign(consumer: ShardedConsumer) -> None:
+        endpoints.assign(consumer.shards)
+
+    logic = AlertLogic(config)
+    run_worker(WORKER, logic, config, runtime, client, stage, after_step=assign, at_end=endpoints.stop)
 
 
 class ChannelDeliveries:

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import http.client
 import ipaddress
-import os
 import socket
 import ssl
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ import msgspec
 
 from crowdperf.settings.alerts import WebhookChannel, validate_webhook_url
 from crowdperf.settings.base import ConfigError
-from crowdperf.workers.notify.delivery import ChannelNotReadyError, DeliveryError
+from crowdperf.workers.notify.delivery import ChannelNotReadyError, DeliveryError, Sender, load_secret
 from crowdperf.workers.notify.logic import Notification
 from crowdperf.workers.notify.mail import build_connection_error, create_tls_context
 
@@ -53,7 +52,7 @@ class _PinnedConnection(http.client.HTTPConnection):
         self.sock = plain if self._context is None else self._context.wrap_socket(plain, server_hostname=self.host)
 
 
-class WebhookSender:
+class WebhookSender(Sender):
     """Delivers to one webhook."""
 
     def __init__(self, channel: WebhookChannel, allow: list[str]) -> None:
@@ -82,25 +81,14 @@ class WebhookSender:
             f"it answers with status {status}", 400 <= status < 500 and status not in RETRYABLE_STATUSES, after_s
         )
 
-    def poll(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing: no connection stays open."""
-
     def _load_secrets(self) -> tuple[str, str]:
         channel = self._channel
-        for name in (channel.url_env, channel.secret_env):
-            if name and not os.environ.get(name):
-                raise ChannelNotReadyError(
-                    f"environment variable {name} is not set. Remedy: set it, then restart crowdperf."
-                )
-        url = os.environ[channel.url_env] if channel.url_env else channel.url
+        url = load_secret(channel.url_env) or channel.url
         try:
             validate_webhook_url(f"environment variable {channel.url_env}", url)
         except ConfigError as error:
             raise ChannelNotReadyError(str(error)) from None
-        return url, os.environ[channel.secret_env] if channel.secret_env else ""
+        return url, load_secret(channel.secret_env)
 
     def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, float]:
         """Return status and Retry-After."""

@@ -22,7 +22,8 @@ from crowdperf.storage import occupancy
 from crowdperf.storage import occupancy as areas
 from crowdperf.workers.areas import WORKER, AreaLogic
 from crowdperf.workers.leases import LEASE_S, Leases
-from crowdperf.workers.sharded_consumer import ShardedConsumer, WorkerCheckpoint, state_key
+from crowdperf.workers.sharded_consumer import ShardedConsumer
+from crowdperf.workers.worker_logic import WorkerCheckpoint, state_key
 from tests.conftest import RedisServer
 from tests.support.counting_logic import Clock
 

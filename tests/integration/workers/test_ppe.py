@@ -21,7 +21,7 @@ from crowdperf.storage import violations as stored
 from crowdperf.storage.evidence import get_picture_path
 from crowdperf.storage.violations import Violation, ViolationUpdate
 from crowdperf.web.live.counts import decode_event
-from crowdperf.workers.ppe.process import main
+from crowdperf.workers.ppe import main
 from tests.conftest import RedisServer, wait_until
 from tests.integration.web.test_accounts import People
 from tests.support.webserver import CONFIG, serving

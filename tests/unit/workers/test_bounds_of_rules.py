@@ -17,7 +17,7 @@ from crowdperf.settings.worker_config import build_ppe_config, build_visitors_co
 from crowdperf.storage.alerts import AlertUpdate
 from crowdperf.visitors.camera_reconciliation import MAX_CREDIT_AGE_S, MAX_CREDITS
 from crowdperf.workers.notify.logic import MAX_ACTIVE_ALERTS, MAX_REFS_PER_ALERT, AlertLogic
-from crowdperf.workers.ppe.logic import MAX_WATCHED_TRACKS, PpeLogic
+from crowdperf.workers.ppe import MAX_WATCHED_TRACKS, PpeLogic
 from crowdperf.workers.visitors import SITE_PARTITION, VisitorLogic, VisitUpdate
 from crowdperf.workers.worker_logic import WorkerLogic
 from tests.support.alerting import NOW, crossing, make_config, state

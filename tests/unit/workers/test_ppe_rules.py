@@ -16,7 +16,7 @@ from crowdperf.settings.config import parse
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.worker_config import build_ppe_config
 from crowdperf.storage.violations import Compliance, ViolationUpdate
-from crowdperf.workers.ppe.logic import PpeLogic, compute_vote, decide_verdict
+from crowdperf.workers.ppe import PpeLogic, compute_vote, decide_verdict
 
 NOW = 1_795_600_000.0
 """10:46:40 in Berlin."""

@@ -1,4 +1,4 @@
-"""PPE rules: from observations of single frames to violations and compliance figures. Pure.
+"""worker-ppe: from observations of single frames to violations of PPE rules and compliance figures.
 
 A violation is one event when it opens and one when it closes, however many frames it lasts. It closes when the person
 complies, leaves the zone, or is no longer seen.
@@ -16,13 +16,20 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from crowdperf.messaging.publisher import Publisher
+from crowdperf.messaging.redis.client import connect
 from crowdperf.messaging.schema import Event, EvidenceRequest, PpeObserved, PpeViolation
+from crowdperf.messaging.streams import EVIDENCE_REQUESTS, OBSERVATIONS
+from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.ppe import Item, PpeRule
 from crowdperf.settings.schedule import is_active
 from crowdperf.settings.worker_config import PpeConfig
+from crowdperf.storage import violations
 from crowdperf.storage.violations import Compliance, Violation, ViolationUpdate
-from crowdperf.workers.worker_logic import WorkerEvent
+from crowdperf.workers.sharded_consumer import run_worker
+from crowdperf.workers.worker_logic import WorkerEvent, decode_state
 
+WORKER = "ppe"
 VERSION = 1
 TRACK_TIMEOUT_S = 10.0
 """A person without an observation for so long has left."""
@@ -116,20 +123,20 @@ class PpeLogic:
             if holds:
                 yield from self._update_track(camera_state, rule, watch, event)
             elif watch is not None and not watch.away:
-                yield from self._end_watch(camera_state, rule, watch, event.camera, event.ts, "left")
+                yield from _end_watch(camera_state, rule, watch, event.camera, event.ts, "left")
 
     def advance_time(self, camera: str, now: float) -> Iterable[Struct]:
         """End the watches of people who are no longer seen."""
-        camera_state = self._cameras.get(camera)
+        camera_state = self._cameras.get(camera, CameraPpeState())
         effects: list[Struct] = []
         rules = {rule.id: rule for rule in self._rules.get(camera, ())}
-        for watch in list(camera_state.watched) if camera_state else []:
+        for watch in list(camera_state.watched):
             rule = rules.get(watch.rule)
-            if camera_state is not None and watch.away:
+            if watch.away:
                 if rule is None or now - watch.closed_at >= rule.cooldown_s:
-                    effects += self._remove_track(camera_state, rule, watch, camera)
-            elif camera_state is not None and now - watch.last > TRACK_TIMEOUT_S:
-                effects += self._end_watch(camera_state, rule, watch, camera, watch.last, "gone")
+                    effects += _remove_track(camera_state, rule, watch, camera)
+            elif now - watch.last > TRACK_TIMEOUT_S:
+                effects += _end_watch(camera_state, rule, watch, camera, watch.last, "gone")
         return effects
 
     def _update_track(
@@ -158,127 +165,17 @@ class PpeLogic:
         missing = [item for item in rule.required if verdicts[item] == "missing"]
         if watch.ongoing:
             if all(verdicts.get(item, "worn") == "worn" for item in watch.missing):  # type: ignore[call-overload]
-                yield from self._close(watch, rule.zone, event.camera, event.ts, "complied")
+                yield from _emit_change(watch, rule, event.camera, event.ts, "complied")
         elif missing and event.ts - watch.since >= rule.min_dwell_s:
-            yield from self._open(rule, watch, event, missing)
-
-    def _open(self, rule: PpeRule, watch: WatchedTrack, event: PpeObserved, missing: list[Item]) -> Iterator[Struct]:
-        again = bool(watch.violation) and event.ts - watch.closed_at < rule.cooldown_s
-        if not again:
-            watch.violation = f"{event.id}:{rule.id}"
-            watch.first_seen = event.ts
-        watch.ongoing, watch.missing = True, sorted({*(watch.missing if again else []), *missing})
-        best = watch.best
-        if best is not None and not again:
-            yield EvidenceRequest(
-                id=watch.violation,
-                camera=event.camera,
-                ts=event.ts,
-                epoch=best.epoch,
-                sequence=best.sequence,
-                detection=best.detection,
-                x1=best.box[0],
-                y1=best.box[1],
-                x2=best.box[2],
-                y2=best.box[3],
-            )
-        yield from self._emit_change(watch, rule.zone, event.camera, event.ts, "opened", "")
-
-    def _close(self, watch: WatchedTrack, zone: str | None, camera: str, now: float, cause: Cause) -> Iterator[Struct]:
-        watch.ongoing, watch.closed_at = False, now
-        yield from self._emit_change(watch, zone, camera, now, "closed", cause)
-
-    def _end_watch(
-        self,
-        camera_state: CameraPpeState,
-        rule: PpeRule | None,
-        watch: WatchedTrack,
-        camera: str,
-        now: float,
-        cause: Cause,
-    ) -> Iterator[Struct]:
-        """Close the violation of a person to whom the rule no longer applies."""
-        if watch.ongoing:
-            yield from self._close(watch, rule.zone if rule else None, camera, now, cause)
-        if watch.violation and rule is not None and cause == "left":
-            watch.away = True
-            return
-        yield from self._remove_track(camera_state, rule, watch, camera)
-
-    def _remove_track(
-        self, camera_state: CameraPpeState, rule: PpeRule | None, watch: WatchedTrack, camera: str
-    ) -> Iterator[Struct]:
-        """Remove a watch and count its person in the compliance figures of the hour."""
-        camera_state.watched.remove(watch)
-        if rule is None or (watch.last - watch.since < rule.min_dwell_s and not watch.violation):
-            return
-        for item in rule.required:
-            verdict = decide_verdict(watch.votes.get(item, []))
-            outcome: Verdict = "missing" if item in watch.missing else verdict
-            hour = int(watch.last // 3600)
-            yield Compliance(camera=camera, zone=rule.zone or "", item=item, outcome=outcome, hour=hour)
-
-    def _emit_change(
-        self,
-        watch: WatchedTrack,
-        zone: str | None,
-        camera: str,
-        now: float,
-        state: Literal["opened", "closed"],
-        cause: str,
-    ) -> Iterator[Struct]:
-        watch.times += 1
-        history = ";".join(
-            f"{item}:{','.join(f'{value:+.2f}' for value in votes)}" for item, votes in sorted(watch.votes.items())
-        )
-        yield ViolationUpdate(
-            violation=Violation(
-                id=watch.violation,
-                rule=watch.rule,
-                camera=camera,
-                zone=zone or "",
-                track=watch.track,
-                items=list(watch.missing),
-                first_seen=watch.first_seen,
-                last_seen=now,
-                frames=watch.seen,
-                votes=history,
-                ongoing=state == "opened",
-                cause=cause,
-            ),
-            # A violation that continues within the cooldown keeps its review.
-            new=state == "opened" and watch.times == 1,
-        )
-        yield PpeViolation(
-            id=f"{watch.violation}:{state}:{watch.times}",
-            camera=camera,
-            ts=now,
-            violation=watch.violation,
-            rule=watch.rule,
-            state=state,
-            items=",".join(watch.missing),
-            zone=zone or "",
-            track=watch.track,
-            first_seen=watch.first_seen,
-            last_seen=now,
-            votes=history,
-            cause=cause,
-        )
+            yield from _open(rule, watch, event, missing)
 
     def dump_state(self, camera: str) -> bytes:
         """Encode the camera's state."""
         return msgspec.msgpack.encode(self._cameras.setdefault(camera, CameraPpeState()))
 
     def restore(self, camera: str, state: bytes) -> None:
-        """Continue from a stored state.
-
-        Raises:
-            ValueError: another version.
-        """
-        raw: Any = msgspec.msgpack.decode(state)
-        if not isinstance(raw, dict) or raw.get("version") != VERSION:
-            raise ValueError(f"PPE state of another version than {VERSION}")
-        self._cameras[camera] = msgspec.convert(raw, CameraPpeState)
+        """Continue from a stored state; ValueError: of another version."""
+        self._cameras[camera] = decode_state(state, CameraPpeState, VERSION)
 
     def is_configured(self, camera: str) -> bool:
         """Return whether the camera has a rule."""
@@ -292,6 +189,96 @@ class PpeLogic:
     def clear(self) -> None:
         """Forget every camera."""
         self._cameras.clear()
+
+
+def _open(rule: PpeRule, watch: WatchedTrack, event: PpeObserved, missing: list[Item]) -> Iterator[Struct]:
+    again = bool(watch.violation) and event.ts - watch.closed_at < rule.cooldown_s
+    if not again:
+        watch.violation = f"{event.id}:{rule.id}"
+        watch.first_seen = event.ts
+    watch.missing = sorted({*(watch.missing if again else []), *missing})
+    best = watch.best
+    if best is not None and not again:
+        yield EvidenceRequest(
+            id=watch.violation,
+            camera=event.camera,
+            ts=event.ts,
+            epoch=best.epoch,
+            sequence=best.sequence,
+            detection=best.detection,
+            **dict(zip(("x1", "y1", "x2", "y2"), best.box)),
+        )
+    yield from _emit_change(watch, rule, event.camera, event.ts)
+
+
+def _end_watch(
+    camera_state: CameraPpeState, rule: PpeRule | None, watch: WatchedTrack, camera: str, now: float, cause: Cause
+) -> Iterator[Struct]:
+    """Close the violation of a person to whom the rule no longer applies."""
+    if watch.ongoing:
+        yield from _emit_change(watch, rule, camera, now, cause)
+    if watch.violation and rule is not None and cause == "left":
+        watch.away = True
+        return
+    yield from _remove_track(camera_state, rule, watch, camera)
+
+
+def _remove_track(
+    camera_state: CameraPpeState, rule: PpeRule | None, watch: WatchedTrack, camera: str
+) -> Iterator[Struct]:
+    """Remove a watch and count its person in the compliance figures of the hour."""
+    camera_state.watched.remove(watch)
+    if rule is None or (watch.last - watch.since < rule.min_dwell_s and not watch.violation):
+        return
+    for item in rule.required:
+        outcome = "missing" if item in watch.missing else decide_verdict(watch.votes.get(item, []))
+        hour = int(watch.last // 3600)
+        yield Compliance(camera=camera, zone=rule.zone or "", item=item, outcome=outcome, hour=hour)
+
+
+def _emit_change(
+    watch: WatchedTrack, rule: PpeRule | None, camera: str, now: float, cause: Cause | None = None
+) -> Iterator[Struct]:
+    """Open a violation, or close it for a cause."""
+    watch.ongoing = cause is None
+    if cause is not None:
+        watch.closed_at = now
+    watch.times += 1
+    state: Literal["opened", "closed"] = "opened" if watch.ongoing else "closed"
+    votes = ";".join(
+        f"{item}:{','.join(f'{value:+.2f}' for value in values)}" for item, values in sorted(watch.votes.items())
+    )
+    violation = Violation(
+        id=watch.violation,
+        rule=watch.rule,
+        camera=camera,
+        zone=(rule.zone if rule else None) or "",
+        track=watch.track,
+        items=list(watch.missing),
+        first_seen=watch.first_seen,
+        last_seen=now,
+        frames=watch.seen,
+        votes=votes,
+        ongoing=watch.ongoing,
+        cause=cause or "",
+    )
+    # A violation that continues within the cooldown keeps its review.
+    yield ViolationUpdate(violation=violation, new=watch.ongoing and watch.times == 1)
+    yield PpeViolation(
+        id=f"{watch.violation}:{state}:{watch.times}",
+        camera=camera,
+        ts=now,
+        violation=watch.violation,
+        rule=watch.rule,
+        state=state,
+        items=",".join(watch.missing),
+        zone=violation.zone,
+        track=watch.track,
+        first_seen=watch.first_seen,
+        last_seen=now,
+        votes=votes,
+        cause=violation.cause,
+    )
 
 
 def compute_vote(worn_score: float, missing_score: float, height_px: float, min_height_px: float) -> float | None:
@@ -321,3 +308,20 @@ def decide_verdict(votes: list[float]) -> Verdict:
     if missing >= MIN_AGREEMENT * total:
         return "missing"
     return "worn" if missing <= (1 - MIN_AGREEMENT) * total else "unsure"
+
+
+def main(config: PpeConfig, runtime: ProcessRuntime) -> None:
+    """Run until a stop is requested."""
+    client = connect(config.redis_url)
+    prefix = config.key_prefix
+    requests: Publisher[EvidenceRequest] = Publisher(client, EVIDENCE_REQUESTS, prefix)
+
+    def stage(pipe: Any, effect: Struct) -> None:
+        if isinstance(effect, ViolationUpdate):
+            violations.stage(pipe, effect, prefix)
+        elif isinstance(effect, Compliance):
+            violations.stage_compliance(pipe, effect, prefix)
+        elif isinstance(effect, EvidenceRequest):
+            requests.stage(pipe, effect)
+
+    run_worker(WORKER, PpeLogic(config), config, runtime, client, stage, input_stream=OBSERVATIONS)
