@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,12 @@ def test_lines_are_short(page: Path) -> None:
 @each_page
 def test_links_lead_to_a_file_and_an_anchor(page: Path) -> None:
     assert find_broken_links(page) == []
+
+
+@each_page
+def test_named_source_files_are_there(page: Path) -> None:
+    named = re.findall(r"\b(?:tests|bench|crowdperf)/[\w/]+\.py\b", page.read_text(encoding="utf-8"))
+    assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
 def test_index_reaches_every_page() -> None:
