@@ -49,8 +49,8 @@ class StrictRedis(RedisServer):
         self.wait_ready()
 
 
-class Stand:
-    """Redis, PostgreSQL, two recorders, the SQL recorder, and somebody who starts again what was killed."""
+class Recorders:
+    """Redis, PostgreSQL, two recorders, the SQL recorder, and a supervisor that restarts what was killed."""
 
     def __init__(self, folder: Path, server: PostgresServer, defects: dict[str, str]) -> None:
         self.folder = folder
@@ -144,11 +144,11 @@ def server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def stand(tmp_path: Path, server: PostgresServer) -> Iterator[Callable[..., Stand]]:
-    made: list[Stand] = []
+def recorders(tmp_path: Path, server: PostgresServer) -> Iterator[Callable[..., Recorders]]:
+    made: list[Recorders] = []
 
-    def make(**defects: str) -> Stand:
-        made.append(Stand(tmp_path, server, defects))
+    def make(**defects: str) -> Recorders:
+        made.append(Recorders(tmp_path, server, defects))
         return made[0]
 
     yield make
@@ -170,11 +170,11 @@ def event(n: int) -> LineCrossed:
     )
 
 
-def publish(stand: Stand, numbers: list[int]) -> None:
+def publish(recorders: Recorders, numbers: list[int]) -> None:
     """Publish as tracking does: what may not have arrived is sent again."""
 
     def sent() -> bool:
-        client = stand.redis.client()
+        client = recorders.redis.client()
         try:
             with client.pipeline(transaction=False) as pipe:
                 for n in numbers:
@@ -187,9 +187,9 @@ def publish(stand: Stand, numbers: list[int]) -> None:
     wait_until(sent, 60, "Redis takes events")
 
 
-def discrepancies(stand: Stand, number: int) -> list[str]:
+def discrepancies(recorders: Recorders, number: int) -> list[str]:
     """What is not there exactly once."""
-    client: Any = stand.redis.client()
+    client: Any = recorders.redis.client()
     found = []
     published = {event(n).id for n in range(number)}
     rows = [decode_member(raw) for name in ("person_logs", "vehicle_logs") for raw in client.zrange(name, 0, -1)]
@@ -201,7 +201,7 @@ def discrepancies(stand: Stand, number: int) -> list[str]:
         values = [client.get(name) for name in client.scan_iter(f"crowdperf:counts:{level}:*", count=1000)]
         total = sum(int.from_bytes(raw[at : at + size], "big") for raw in values for at in range(0, len(raw), size))
         found += [f"counters by {level} say {total}"] if total != number else []
-    database = driver.connect(stand.dsn)
+    database = driver.connect(recorders.dsn)
     [(count, ids)] = database.run("SELECT count(*), count(DISTINCT id) FROM events WHERE kind = 'LineCrossed'")
     found += [f"PostgreSQL has {count} events"] if (count, ids) != (number, number) else []
     for period, total in database.run("SELECT period, sum(count)::bigint FROM summaries GROUP BY period"):
@@ -211,9 +211,9 @@ def discrepancies(stand: Stand, number: int) -> list[str]:
 
 
 def test_every_event_is_everywhere_once(
-    stand: Callable[..., Stand], record_property: Callable[[str, object], None]
+    recorders: Callable[..., Recorders], record_property: Callable[[str, object], None]
 ) -> None:
-    made = stand()
+    made = recorders()
     rng = random.Random(7)
     victims = [*RECORDERS, "redis", "postgres"] * (KILLS // 5)
     rng.shuffle(victims)
@@ -244,8 +244,8 @@ def test_every_event_is_everywhere_once(
         ("sql", "move-first", "PostgreSQL has"),
     ],
 )
-def test_control_a_defect_is_found(stand: Callable[..., Stand], role: str, defect: str, words: str) -> None:
-    made = stand(**{role: defect})
+def test_control_a_defect_is_found(recorders: Callable[..., Recorders], role: str, defect: str, words: str) -> None:
+    made = recorders(**{role: defect})
     publish(made, [*range(100), *range(50)])
     wait_until(made.done, 60, "both recorders have handled the first events")
     (made.folder / "armed").touch()

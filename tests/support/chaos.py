@@ -136,7 +136,7 @@ def kill(site: Site, victim: str) -> Recovery:
     os.kill(pid, signal.SIGKILL)
     site.wait_for_pid(victim, pid)
     restarted_s = time.time() - killed_at
-    wait_until(lambda: goes_on(site, killed_at), 90, f"frames are analysed again after {victim} was killed")
+    wait_until(lambda: is_analysing(site, killed_at), 90, f"frames are analysed again after {victim} was killed")
     return Recovery(victim.partition("-")[0], restarted_s, time.time() - killed_at)
 
 
@@ -146,7 +146,7 @@ def let_pass(seconds: float) -> None:
     wait_until(lambda: time.monotonic() > until, seconds + 5, "the pause between two kills")
 
 
-def goes_on(site: Site, killed_at: float) -> bool:
+def is_analysing(site: Site, killed_at: float) -> bool:
     """Check whether a frame from after the kill has been analysed."""
     try:
         return analysed(site) > (killed_at + FRESH_S) * 1000

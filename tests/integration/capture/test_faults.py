@@ -280,19 +280,19 @@ def test_one_that_is_silent_from_the_start_is_a_stall(faulty: Callable[..., Came
     assert cam.states()[:3] == ["connecting", "stalled", "backing_off"]
 
 
-@pytest.mark.parametrize("hear", [FfmpegProcess.drain, FfmpegProcess.read_log])
+@pytest.mark.parametrize("read", [FfmpegProcess.drain, FfmpegProcess.read_log])
 def test_a_flood_of_error_lines_has_to_wait(
-    monkeypatch: pytest.MonkeyPatch, hear: Callable[[FfmpegProcess, float], bool]
+    monkeypatch: pytest.MonkeyPatch, read: Callable[[FfmpegProcess, float], bool]
 ) -> None:
     # All in one second, however long it takes.
     monkeypatch.setattr(ffmpeg_process, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=time.sleep))
     child = FfmpegProcess(["sh", "-c", "yes an error >&2"], str)
 
     def is_reported() -> bool:
-        assert hear(child, 0.1)
+        assert read(child, 0.1)
         return any("error output paused" in line for line in child.tail)
 
     wait_until(is_reported, what="the limit")
-    assert hear(child, 0.1)
+    assert read(child, 0.1)
     child.terminate()
     assert child.tail[-1].startswith("(error output paused"), "nothing more is read in that second"

@@ -26,7 +26,7 @@ def site_with(tmp_path: Path, cameras: list[dict[str, Any]], **more: Any) -> Sit
     return Site(tmp_path / "site", {"media_roots": [str(tmp_path)], "cameras": cameras, **more}, environment)
 
 
-def goes_on(site: Site, camera_id: str = "good") -> None:
+def wait_for_analysis(site: Site, camera_id: str = "good") -> None:
     """The camera's frames are analysed now."""
     before = site.read_counter("inference", "frames_analysed", camera_id)
     wait_until(
@@ -68,7 +68,7 @@ def test_a_wrong_url_and_a_file_that_is_no_video(good: dict[str, Any], tmp_path:
             wait_for_log(site, "capture-novideo", "Invalid data")
             wait_for_log(site, "capture-gone", "does not exist", "Remedy")
             wait_for_log(site, "capture-outside", "outside media_roots", "Remedy")
-            goes_on(site)
+            wait_for_analysis(site)
             site.wait_for_web()
 
             def shown(camera_id: str, field: str, *words: str) -> None:
@@ -161,7 +161,7 @@ def test_a_shared_memory_too_small_is_named_with_the_size_needed(good: dict[str,
     with small:
         small.wait_for_supervisord()
         wait_for_log(small, "capture-big", "/dev/shm", "Remedy")
-        goes_on(small)
+        wait_for_analysis(small)
 
 
 def test_a_port_in_use_is_named_and_counting_runs(good: dict[str, Any], tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_port_in_use_is_named_and_counting_runs(good: dict[str, Any], tmp_path
             site.wait_for_supervisord()
             wait_until(lambda: f"port {port}" in (site.folder / "run.out").read_text(), 30, "run warns")
             wait_for_log(site, "web", str(port), "Remedy")
-            goes_on(site)
+            wait_for_analysis(site)
 
 
 def test_check_reports_everything_in_order_for_a_good_site(good: dict[str, Any], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import redis
 
 from crowdperf.messaging.redis.client import OUTAGE, RedisNotWritable, connect_async
 from tests.conftest import ROOT, RedisServer, wait_until
-from tests.integration.cli.test_bad_input import goes_on, site_with, wait_for_log
+from tests.integration.cli.test_bad_input import site_with, wait_for_analysis, wait_for_log
 from tests.integration.supervision.test_supervision import camera, clip
 from tests.support.site import Site
 
@@ -40,7 +40,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     good = dict(camera("good", clip(tmp_path)))
     with site_with(tmp_path, [good]) as running:
         running.wait_ready(90)
-        goes_on(running)
+        wait_for_analysis(running)
         yield running
 
 
@@ -58,7 +58,7 @@ def test_no_process_ends_and_no_frame_is_lost(site: Site) -> None:
     assert "File too large" in reason
     assert "Remedy" in reason
     free(before["redis"])
-    goes_on(site)
+    wait_for_analysis(site)
     site.wait_ready(60)
     assert site.get_pids() == before, "something was restarted"
     assert "Traceback" not in site.collect_logs()

@@ -32,7 +32,7 @@ from crowdperf.workers.leases import Leases
 from crowdperf.workers.recorder import main as recorder_main
 from crowdperf.workers.sharded_consumer import ShardedConsumer
 from tests.conftest import ROOT, RedisServer, wait_until
-from tests.integration.cli.test_bad_input import goes_on, site_with, wait_for_log
+from tests.integration.cli.test_bad_input import site_with, wait_for_analysis, wait_for_log
 from tests.integration.messaging.test_background_sender import detections
 from tests.integration.supervision.test_supervision import camera, clip
 from tests.support.counting_logic import WORKER, Clock, Tally
@@ -346,7 +346,7 @@ def test_site_runs_as_documented_user_and_survives_revocation(user: Limited, tmp
     user.may(acl.build_acl_rules())
     with site_with(tmp_path, [dict(camera("good", clip(tmp_path)))], redis={"url": user.url}) as site:
         site.wait_ready(90)
-        goes_on(site)
+        wait_for_analysis(site)
         assert [(row["object"], row["context"]) for row in user.admin.acl_log()] == []
         before = site.wait_for_pids()
         user.may(f"{acl.build_acl_rules()} -set")
@@ -358,7 +358,7 @@ def test_site_runs_as_documented_user_and_survives_revocation(user: Limited, tmp
         wait_until(lambda: site.get_status("/readyz") == 503, 30, "/readyz sees it")
         assert site.get_status("/healthz") == 200
         user.may(acl.build_acl_rules())
-        goes_on(site)
+        wait_for_analysis(site)
         site.wait_ready(60)
         assert site.get_pids() == before, "something was restarted"
         assert "Traceback" not in site.collect_logs()
