@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from crowdperf.capture.connection_state import FRAME_TIMEOUT_S, ConnectionState, DisconnectCause
+from crowdperf.capture.connection import FRAME_TIMEOUT_S, ConnectionQuality, ConnectionState, DisconnectCause
 from crowdperf.capture.connector import POLL_S, OpenError, SourceConnector, explain_failure
 from crowdperf.capture.ffmpeg_process import FfmpegProcess
 from crowdperf.capture.network.url_policy import SourceError
-from crowdperf.capture.quality import ConnectionQuality
 from crowdperf.frames import segment
 from crowdperf.frames.ring import FrameWriter, RingBusy, RingError, RingFull, RingSpec
 from crowdperf.messaging.schema import CameraChanged
@@ -129,23 +128,25 @@ class CameraCapture:
 
     def close(self) -> None:
         """End the decoder, remove the ring and report the stop."""
-        self._terminate_decoder()
-        self._connector.close()
-        if self._ring:
-            self._ring.close(unlink=True)
-            self._ring = None
-        else:
+        if not self._ring:
             # A killed process may have left a ring that this camera, down since, never opened.
             segment.remove(Path(self._config.ring))
+        self._release(unlink=True)
         self._connection.stop(time.monotonic(), "capture was stopped")
         self._publish_state()
 
     def abandon(self) -> None:
         """Release everything after a crash; the ring stays for the successor, as after kill -9."""
+        self._release(unlink=False)
+
+    def _release(self, unlink: bool) -> None:
         self._terminate_decoder()
         self._connector.close()
+        self._close_ring(unlink)
+
+    def _close_ring(self, unlink: bool) -> None:
         if self._ring:
-            self._ring.close(unlink=False)
+            self._ring.close(unlink)
             self._ring = None
 
     def _connect(self, now: float) -> None:
@@ -191,9 +192,7 @@ class CameraCapture:
         """Keep the ring if its spec is unchanged; else create a new one under the same name."""
         if self._ring and self._ring.spec == spec:
             return self._ring
-        if self._ring:
-            self._ring.close(unlink=False)
-            self._ring = None
+        self._close_ring(unlink=False)
         self._ring = FrameWriter(Path(self._config.ring), spec, Path(self._config.doorbell), self._epoch)
         self._epoch = self._ring.epoch
         self._metrics.set_gauge("ring_epoch", self._ring.epoch, self._config.camera_id)

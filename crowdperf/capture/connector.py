@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from crowdperf.capture import ffmpeg_args, probe
-from crowdperf.capture.connection_state import DisconnectCause
+from crowdperf.capture.connection import DisconnectCause
 from crowdperf.capture.ffmpeg_args import SourceOptions
 from crowdperf.capture.ffmpeg_process import FfmpegProcess, redact_lines
 from crowdperf.capture.network import url_policy
@@ -118,7 +119,6 @@ class SourceConnector:
         self._proxy: EgressProxy | None = None
         self._connect_filter: ConnectFilter | None = None
         self._filter_unavailable = False
-        """True where the system does not support the connect filter."""
         self._hides_size = False
         """True once this FFmpeg has written pictures without reporting their size."""
 
@@ -186,25 +186,19 @@ class SourceConnector:
         return self._connect_filter.run(start) if self._connect_filter else start()
 
     def _resolve(self) -> None:
-        """Resolve and check an rtsp host in a thread: a resolver may take half a minute.
-
-        Raises:
-            SourceError: An address is refused.
-            OpenError: There is no answer.
-        """
+        """Resolve and check an rtsp host in a thread: a resolver may take half a minute."""
         answer: queue.SimpleQueue[url_policy.SourceError | None] = queue.SimpleQueue()
         host, allowed = urlsplit(self._config.url).hostname or "", self._config.allowed_hosts
 
         def resolve() -> None:
+            refusal = None
             try:
-                url_policy.resolve_addresses(host, 554, allowed)
-            except url_policy.SourceError as error:
-                answer.put(error)
-            except OSError:
                 # FFmpeg reports an unknown name itself.
-                answer.put(None)
-            else:
-                answer.put(None)
+                with contextlib.suppress(OSError):
+                    url_policy.resolve_addresses(host, 554, allowed)
+            except url_policy.SourceError as error:
+                refusal = error
+            answer.put(refusal)
 
         threading.Thread(target=resolve, name="resolver", daemon=True).start()
         deadline = time.monotonic() + RESOLVE_TIMEOUT_S
@@ -240,8 +234,9 @@ class SourceConnector:
                 elif not has_log:
                     break
             if report:
-                source_info, output_size = ffmpeg_args.with_effective_rate(options, report[0]), report[1:]
-                return OpenSource(child, self._build_ring_spec(source_info, output_size), source_info.fps, False)
+                source_info = ffmpeg_args.with_effective_rate(options, report[0])
+                spec = probe.build_ring_spec(self._config, source_info, report[1:])
+                return OpenSource(child, spec, source_info.fps, False)
             child.terminate()
             self._raise_unless_retryable(long_probe, time.monotonic() >= deadline, child.info_lines, child.error_lines)
         raise AssertionError("unreachable")
@@ -250,7 +245,7 @@ class SourceConnector:
         """Probe the source, then open it again with the known size."""
         source_info, options = self._probe(options)
         source_info = ffmpeg_args.with_effective_rate(options, source_info)
-        spec = self._build_ring_spec(source_info)
+        spec = probe.build_ring_spec(self._config, source_info)
         # A recording, local or on a web server, has an end and can be read faster than real time.
         paced = options.source.kind == "file" or (options.source.kind == "http" and source_info.is_finite)
         options = replace(options, paced=paced, loop=self._config.loop and paced)
@@ -271,9 +266,8 @@ class SourceConnector:
             if source_info:
                 return source_info, options
             errors = [line for line in child.error_lines if "At least one output file" not in line]
-            if any("Stream #" in line for line in child.info_lines) and not any(
-                "Video:" in line for line in child.info_lines
-            ):
+            report = "\n".join(child.info_lines)
+            if "Stream #" in report and "Video:" not in report:
                 errors.append(_NO_VIDEO)
             self._raise_unless_retryable(long_probe, time.monotonic() >= deadline, child.info_lines, errors)
         raise AssertionError("unreachable")
@@ -304,7 +298,7 @@ class SourceConnector:
                 pass
             if child.source_info:
                 source_info = ffmpeg_args.with_effective_rate(options, child.source_info)
-                spec = self._build_ring_spec(source_info)
+                spec = probe.build_ring_spec(self._config, source_info)
                 child.set_ring_spec(spec)
                 return OpenSource(child, spec, source_info.fps, source_info.is_finite and not self._config.loop)
             child.terminate()
@@ -318,12 +312,7 @@ class SourceConnector:
     def _raise_unless_retryable(
         self, long_probe: bool, timed_out: bool, info_lines: Iterable[str], errors: Iterable[str]
     ) -> None:
-        """Return only where a second attempt with a long probe may find the picture size.
-
-        Raises:
-            OpenError: It may not, or it was the second attempt.
-            SourceError: The source led to a refused address.
-        """
+        """Return only where a second attempt with a long probe may find the picture size."""
         if self._connect_filter and self._connect_filter.refusal:
             raise self._connect_filter.refusal
         if timed_out:
@@ -333,6 +322,3 @@ class SourceConnector:
         if long_probe or not any(phrase in line for phrase in size_unknown for line in (*info_lines, *errors)):
             detail, permanent = explain_failure(errors, "the source holds no video", self._redact)
             raise OpenError("source", detail, redact_lines(errors, self._redact), permanent)
-
-    def _build_ring_spec(self, source_info: SourceInfo, output_size: tuple[int, int] | None = None) -> RingSpec:
-        return probe.build_ring_spec(self._config, source_info, output_size)

@@ -28,7 +28,6 @@ from crowdperf.settings.process_config import CaptureConfig
 
 MAX_RECORD_BYTES = 1 << 20
 DECODER_THREAD_NAME = "pyav"
-"""Name of the threads that decode in this process."""
 _FATAL = re.compile(r"^Fatal Python error: (.+)$", re.MULTILINE)
 _CURRENT = re.compile(r"^Current thread 0x([0-9a-f]+)", re.MULTILINE)
 _THREAD = re.compile(r"^thread 0x([0-9a-f]+) (\S+) (\S+) \d+$", re.MULTILINE)
@@ -75,8 +74,7 @@ def fall_back_to_ffmpeg(config: CaptureConfig, report: CrashReport) -> CaptureCo
 class CrashRecord:
     """Crash record of this process; the fault handler writes to it until the process ends.
 
-    Args:
-        path: File of the record. The previous process's record is read, then replaced.
+    The record that the previous process left at `path` is read, then replaced.
     """
 
     def __init__(self, path: Path) -> None:

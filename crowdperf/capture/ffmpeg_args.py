@@ -12,7 +12,7 @@ first keyframe among them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from fractions import Fraction
 from itertools import pairwise
 
@@ -38,8 +38,6 @@ PROTOCOLS = {
     "http": "http,https,httpproxy,tcp,tls,crypto",
     "file": "file",
 }
-
-
 RTSP_ONLY_FLAGS = ("-rtsp_flags", "-reorder_queue_size", "-buffer_size")
 FILE_FORMATS = (
     "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,h264,hevc,vvc,m4v,mpegvideo,mjpeg,mpjpeg,ogg,ivf,obu,mxf,nut,rm,"
@@ -57,7 +55,6 @@ class SourceOptions(Struct, frozen=True, kw_only=True):
     rtsp_transport: str = "tcp"
     timeout_usec: int = 5_000_000
     http_proxy: str = ""
-    """Proxy for http sources (`EgressProxy`)."""
     loop: bool = False
     paced: bool = False
     """Read no faster than real time: for sources that could be read faster."""
@@ -129,14 +126,20 @@ def reports_geometry(options: SourceOptions, pix_fmt: str) -> bool:
     return options.source.kind == "rtsp" and pix_fmt == "yuv420p" and not {"-loglevel", "-v"} & set(options.extra_flags)
 
 
-def build_probe_args(options: SourceOptions) -> list[str]:
-    """Build the command that reports the source's properties and ends."""
-    return [
-        *(options.binary, *_INFO_LOG_FLAGS, *_remove_flags(_filter_extra_flags(options), {"-loglevel", "-v"})),
+def get_input_options(options: SourceOptions) -> dict[str, str]:
+    """Return the options that open the source, without the operator's flags."""
+    pairs = (
         *(*_get_transport_flags(options), *_get_probe_flags(options)),
         *("-protocol_whitelist", PROTOCOLS[options.source.kind], *_get_protocol_flags(options)),
-        *("-i", options.source.target),
-    ]
+    )
+    return dict(zip(pairs[::2], pairs[1::2]))
+
+
+def build_probe_args(options: SourceOptions) -> list[str]:
+    """Build the command that reports the source's properties and ends."""
+    extra = remove_flags(_filter_extra_flags(options), {"-loglevel", "-v"})
+    flags = (flag for pair in get_input_options(options).items() for flag in pair)
+    return [options.binary, *_INFO_LOG_FLAGS, *extra, *flags, "-i", options.source.target]
 
 
 def build_snapshot_args(options: SourceOptions, width: int) -> list[str]:
@@ -175,10 +178,10 @@ def _filter_extra_flags(options: SourceOptions) -> list[str]:
         rejected.add("-user_agent")
     if not target.startswith(("https:", "rtsps:")):
         rejected.add("-tls_verify")
-    return _remove_flags(options.extra_flags, rejected)
+    return remove_flags(options.extra_flags, rejected)
 
 
-def _remove_flags(flags: Iterable[str], removed: set[str]) -> list[str]:
+def remove_flags(flags: Iterable[str], removed: Set[str]) -> list[str]:
     """Return `flags` without the removed ones, each of which has one value."""
     kept, rest = [], iter(flags)
     for flag in rest:

@@ -38,9 +38,7 @@ _LEVEL = re.compile(r"\[(?:warning|error|fatal|panic)\] ")
 class FfmpegProcess:
     """A running FFmpeg. Start it from a thread that outlives it: the kernel kills it with that thread.
 
-    Args:
-        argv: The command; no shell is involved.
-        redact: Removes secrets from error lines before display.
+    `argv` is not seen by a shell. `redact` removes secrets from error lines before display.
 
     Raises:
         OSError: It cannot be started.
@@ -92,11 +90,7 @@ class FfmpegProcess:
         return redact_lines(self.error_lines, self._redact)
 
     def read_into(self, view: memoryview, timeout_s: float) -> int | None:
-        """Read picture bytes straight into `view`.
-
-        Returns:
-            Number of bytes; 0 after `timeout_s` without any; None at the end of the stream.
-        """
+        """Read bytes into `view`; return how many, 0 after `timeout_s` without any, None at the end."""
         if self._is_muted:
             self._unmute_when_due()
         for fd, _ in self._poll.poll(timeout_s * 1000):

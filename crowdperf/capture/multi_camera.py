@@ -100,13 +100,10 @@ class CameraGroup:
             return not self._is_stopping()
 
         capture = self._make_capture(camera.config, is_alive)
-        crashed = True
         try:
             while is_alive():
                 capture.step()
-            crashed = False
-        finally:
-            if crashed:
-                capture.abandon()
-            else:
-                capture.close()
+        except BaseException:
+            capture.abandon()
+            raise
+        capture.close()

@@ -48,10 +48,7 @@ def parse_source_info(stderr: str) -> SourceInfo | None:
 
 
 def parse_stream_info(stderr: str) -> tuple[SourceInfo, int, int] | None:
-    """Parse FFmpeg's reports of input and output: the source, then width and height of the output.
-
-    Returns None until both reports are complete.
-    """
+    """Parse FFmpeg's reports: source, width and height of the output; None until both are complete."""
     input_report, separator, output_report = stderr.partition("Output #0")
     source_info, output = parse_source_info(input_report), _VIDEO.search(output_report)
     if not separator or source_info is None or output is None:
@@ -59,17 +56,9 @@ def parse_stream_info(stderr: str) -> tuple[SourceInfo, int, int] | None:
     return source_info, int(output[1]), int(output[2])
 
 
-def compute_analysis_size(source_width: int, source_height: int, analysis_width: int) -> tuple[int, int]:
-    """Compute the size of the analysed picture: even, in the source's shape, never wider than the source.
-
-    Args:
-        source_width: Pixels.
-        source_height: Pixels.
-        analysis_width: Configured width in pixels.
-
-    Returns:
-        Width and height in pixels.
-    """
+def compute_analysis_size(source_size: tuple[int, int], analysis_width: int) -> tuple[int, int]:
+    """Compute the size of the analysed picture: even, in the source's shape, never wider than it."""
+    source_width, source_height = source_size
     width = max(2, min(analysis_width, source_width) // 2 * 2)
     return width, max(2, round(width * source_height / source_width / 2) * 2)
 
@@ -87,7 +76,8 @@ def build_ring_spec(
     Returns:
         The geometry, with slots for the source's rate.
     """
-    width, height = output_size or compute_analysis_size(source_info.width, source_info.height, settings.analysis_width)
+    source_size = source_info.width, source_info.height
+    width, height = output_size or compute_analysis_size(source_size, settings.analysis_width)
     spec = RingSpec(
         width=width,
         height=height,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import threading
@@ -56,7 +57,9 @@ def main(config: CaptureGroupConfig, runtime: ProcessRuntime) -> None:
 
     try:
         if len(cameras) == 1:
-            _run_single_camera(make_capture(cameras[0], is_alive), is_alive)
+            with contextlib.closing(make_capture(cameras[0], is_alive)) as camera_capture:
+                while is_alive():
+                    camera_capture.step()
         else:
             group = CameraGroup(cameras, make_capture, lambda: runtime.stopping, time.monotonic, runtime.metrics)
             _run_camera_group(group, runtime)
@@ -66,15 +69,6 @@ def main(config: CaptureGroupConfig, runtime: ProcessRuntime) -> None:
     if has_stuck_threads():
         # A thread still inside libav crashes (SIGSEGV) when the interpreter shuts down.
         atexit.register(os._exit, 0)
-
-
-def _run_single_camera(camera: CameraCapture, is_alive: Callable[[], bool]) -> None:
-    """Run the camera in the main thread."""
-    try:
-        while is_alive():
-            camera.step()
-    finally:
-        camera.close()
 
 
 def _run_camera_group(group: CameraGroup, runtime: ProcessRuntime) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from crowdperf.capture.crash_report import DECODER_THREAD_NAME
-from crowdperf.capture.ffmpeg_args import FILE_FORMATS, LONG_PROBE_FLAGS, PROTOCOLS, SHORT_PROBE_FLAGS, SourceOptions
+from crowdperf.capture.ffmpeg_args import SourceOptions, get_input_options
 from crowdperf.capture.network.url_policy import SourceError
 from crowdperf.capture.probe import SourceInfo
 from crowdperf.frames.layout import NO_PTS, RingSpec
@@ -62,13 +62,8 @@ class _FilledSlot(NamedTuple):
 
 
 def build_container_options(options: SourceOptions) -> dict[str, str]:
-    """Build the options of libavformat and the decoder, the counterpart of FFmpeg's command line.
-
-    Raises:
-        SourceError: A flag that only the FFmpeg program knows.
-    """
-    probe_flags = LONG_PROBE_FLAGS if options.long_probe else SHORT_PROBE_FLAGS
-    flags = dict(zip(probe_flags[::2], probe_flags[1::2])) | {"-flags": "low_delay"}
+    """Build libav's options; raise SourceError for a flag that only the FFmpeg program knows."""
+    flags = get_input_options(options) | {"-flags": "low_delay"}
     rest = iter((*options.extra_flags, *options.output_flags))
     for flag in rest:
         if flag in _DEMUXER_FLAGS:
@@ -80,17 +75,7 @@ def build_container_options(options: SourceOptions) -> dict[str, str]:
             )
         elif _IGNORED_FLAGS[flag]:
             next(rest)
-    container_options = {name[1:]: value for name, value in flags.items()}
-    container_options["protocol_whitelist"] = PROTOCOLS[options.source.kind]
-    if options.source.kind == "rtsp":
-        container_options |= {"rtsp_transport": options.rtsp_transport, "timeout": str(options.timeout_usec)}
-    elif options.source.kind == "http":
-        container_options["rw_timeout"] = str(options.timeout_usec)
-        if options.http_proxy:
-            container_options["http_proxy"] = options.http_proxy
-    else:
-        container_options["format_whitelist"] = FILE_FORMATS
-    return container_options
+    return {name[1:]: value for name, value in flags.items()}
 
 
 class PyavDecoder:
@@ -236,7 +221,9 @@ class PyavDecoder:
             for packet in container.demux(stream):
                 if self._stop_requested.is_set():
                     return
-                self._record_arrival(packet)
+                self._arrivals[packet.pts] = (time.time_ns(), time.monotonic_ns())
+                if len(self._arrivals) > MAX_ARRIVALS:
+                    del self._arrivals[next(iter(self._arrivals))]
                 for frame in _decode_packet(packet):
                     pts_us = _to_microseconds(frame.pts, frame.time_base or stream.time_base)
                     if first_us is None:
@@ -256,11 +243,6 @@ class PyavDecoder:
                 return
             played_us += (newest_us or 0) + int(1e6 / (fps or 25.0))
             container.seek(0)
-
-    def _record_arrival(self, packet: Packet[VideoStream]) -> None:
-        self._arrivals[packet.pts] = (time.time_ns(), time.monotonic_ns())
-        if len(self._arrivals) > MAX_ARRIVALS:
-            del self._arrivals[next(iter(self._arrivals))]
 
     def _deliver_picture(
         self, frame: VideoFrame, pts_us: int | None, offset_us: int, recording: bool, fps: float

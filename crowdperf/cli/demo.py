@@ -13,10 +13,10 @@ from pathlib import Path
 import cv2
 import msgspec
 
-from crowdperf.demo import clip, ground_truth, outlines
+from crowdperf.demo import ground_truth, outlines
 from crowdperf.demo.outlines import DemoError
 from crowdperf.demo.scenes import DEFAULT_SEED, SCENES
-from crowdperf.demo.stage import Stage
+from crowdperf.demo.stage import Stage, find_encoder, write_clip
 from crowdperf.primitives.atomic_file import write_file
 from crowdperf.settings.config import Installation
 from crowdperf.supervision import process_tree
@@ -53,7 +53,7 @@ def _remove_parts(out: Path) -> None:
 def _render_all(out: Path, names: list[str], seed: int) -> None:
     """Render scenes, several in parallel, and report it on stderr."""
     outlines.find_assets_folder()
-    clip.find_encoder()
+    find_encoder()
     began = time.monotonic()
     if len(names) == 1:
         render_scene(out, names[0], seed)
@@ -113,5 +113,5 @@ def render_scene(out: Path, name: str, seed: int) -> None:
     video, facts = get_scene_files(out, name)
     facts.unlink(missing_ok=True)
     stage = Stage(SCENES[name], seed)
-    clip.write_clip((stage.render_frame(index) for index in range(stage.scene.frames)), video)
+    write_clip((stage.render_frame(index) for index in range(stage.scene.frames)), video)
     write_file(facts, ground_truth.encode_truth(ground_truth.compute_truth(stage, seed)))

@@ -31,10 +31,7 @@ def _render_storey(height: int) -> Layer:
 
 
 def _draw_house(picture: Layer, base: int, shift: int) -> None:
-    """Draw upper storey and shops down to row `base`, in place.
-
-    `shift` moves the bays, so that no two scenes look alike.
-    """
+    """Draw upper storey and shops down to row `base`, in place; `shift` moves the bays."""
     storey = round(4.0 * compute_pixels_per_metre(base))
     bay = _render_storey(storey)
     width = bay.shape[1]
@@ -74,10 +71,7 @@ def _draw_shop(strip: Layer, left: int, width: int, index: int) -> None:
 
 
 def _render_paving(rng: np.random.Generator, top: int, tone: tuple[float, float, float]) -> Layer:
-    """Render stone slabs in perspective from row `top` to the lower edge, antialiased.
-
-    The shape is (HEIGHT - top, WIDTH, 3).
-    """
+    """Render stone slabs in perspective from row `top` down, antialiased: (HEIGHT - top, WIDTH, 3)."""
     y, x = np.mgrid[top * 3 : HEIGHT * 3, 0 : WIDTH * 3].astype(np.float32) / 3
     across = (x - WIDTH / 2) / (SCALE * (y - HORIZON)) / 0.75
     along = FOCAL / (SCALE * (y - HORIZON)) / 0.75

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from crowdperf.demo import outlines
 
-POSE_COUNT = 10
-"""Number of poses per step."""
+POSES_PER_STEP = 10
 Layer = NDArray[np.float32]
 """Shape (height, width, 4), BGR premultiplied with alpha, then alpha, all 0..1."""
 Tint = tuple[int, int, int] | None
@@ -184,7 +183,7 @@ def pose_figure(look: FigureLook, pose: int) -> tuple[Layer, float]:
     """Pose a look: return the layer, cropped to its extent, and the x of its axis."""
     figure = _get_figure(look)
     x0, y0, x1, y1 = figure.crop
-    share = 0.5 - 0.5 * math.cos(2 * math.pi * pose / POSE_COUNT)
+    share = 0.5 - 0.5 * math.cos(2 * math.pi * pose / POSES_PER_STEP)
     body = _cut_body(look)
     left, top, right, bottom = figure.legs_crop
     lower: NDArray[np.float32] = np.zeros((bottom - top, right - left, 4), np.float32)
@@ -203,18 +202,13 @@ def pose_figure(look: FigureLook, pose: int) -> tuple[Layer, float]:
     return cut, figure.hip_x - x0 - float(columns[0])
 
 
-def get_nominal_height(look: FigureLook) -> float:
-    """Return the height in source pixels of the standing figure."""
-    return 500.0 if _get_figure(look).light_coat else 474.0
-
-
 @lru_cache(maxsize=4096)
 def render_person(look: FigureLook, pose: int, height: int, mirrored: bool) -> Sprite:
     """Render a person.
 
     Args:
         look: figure and colours.
-        pose: one of `POSE_COUNT` poses.
+        pose: one of `POSES_PER_STEP` poses.
         height: height when standing, pixels.
         mirrored: True for a person who faces left.
 
@@ -222,7 +216,7 @@ def render_person(look: FigureLook, pose: int, height: int, mirrored: bool) -> S
         The sprite.
     """
     layer, axis = pose_figure(look, pose)
-    scale = height / get_nominal_height(look)
+    scale = height / _get_figure(look).height
     size = (max(1, round(layer.shape[1] * scale)), max(1, round(layer.shape[0] * scale)))
     small = np.asarray(cv2.resize(layer, size, interpolation=cv2.INTER_AREA), np.float32)
     axis *= size[0] / layer.shape[1]

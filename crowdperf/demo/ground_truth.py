@@ -125,9 +125,5 @@ def encode_truth(truth: SceneTruth) -> bytes:
 
 
 def decode_truth(text: bytes) -> SceneTruth:
-    """Decode a truth file.
-
-    Raises:
-        msgspec.ValidationError, msgspec.DecodeError: it is not a truth file.
-    """
+    """Decode a truth file, or raise msgspec.DecodeError."""
     return msgspec.json.decode(text, type=SceneTruth)

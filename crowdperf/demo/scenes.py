@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from crowdperf.demo.figures import LOOKS
-from crowdperf.demo.outlines import FPS
-from crowdperf.demo.script import (
-    Actor,
-    Cast,
-    CastingRules,
-    Track,
-    Waypoint,
-    build_track,
-    make_bus,
-    make_visitor,
-    make_walker,
-)
+from crowdperf.demo.outlines import FPS, WIDTH
+from crowdperf.demo.script import Actor, Cast, CastingRules, Track, Waypoint, build_track
 from crowdperf.settings.base import ClassName
 from crowdperf.settings.camera import Line, Zone
 
@@ -57,6 +47,38 @@ def _make_look_picker(rng: random.Random) -> Callable[[], int]:
     return draw
 
 
+def _make_walker(
+    rng: random.Random, number: int, look: int, start_s: float, rows: tuple[float, float], rightwards: bool
+) -> Actor:
+    """Make a person who walks through the picture."""
+    y0 = rng.uniform(*rows)
+    y1 = min(max(y0 + rng.uniform(-70, 70), rows[0]), rows[1])
+    ends = (-60.0, WIDTH + 60.0)
+    a, b = ends if rightwards else ends[::-1]
+    way: tuple[Waypoint, ...] = (Waypoint(a, y0), Waypoint(b, y1))
+    return Actor(number, "person", look, rng.uniform(0.95, 1.05), start_s, rng.uniform(1.25, 1.55), way)
+
+
+def _make_visitor(
+    rng: random.Random, number: int, look: int, start_s: float, rows: tuple[float, float], places: Sequence[Waypoint]
+) -> Actor:
+    """Make a person who walks to a place, stops there, and walks on or back."""
+    place = rng.choice(list(places))
+    a = rng.choice((-60.0, WIDTH + 60.0))
+    back = a if rng.random() < 0.5 else WIDTH - a
+    y0, y1 = (min(max(place.y + rng.uniform(-50, 50), rows[0]), rows[1]) for _ in range(2))
+    stop = Waypoint(place.x + rng.uniform(-25, 25), place.y + rng.uniform(-12, 12), rng.uniform(3, 7))
+    way = (Waypoint(a, y0), stop, Waypoint(back, y1))
+    return Actor(number, "person", look, rng.uniform(0.95, 1.05), start_s, rng.uniform(1.25, 1.5), way)
+
+
+def _make_bus(number: int, paint: int, start_s: float, rightwards: bool) -> Actor:
+    """Make a bus on its side of the street."""
+    y = 190.0 if rightwards else 173.0
+    ends = (-220.0, WIDTH + 220.0) if rightwards else (WIDTH + 220.0, -220.0)
+    return Actor(number, "bus", paint, 1.0, start_s, 5.5, (Waypoint(ends[0], y), Waypoint(ends[1], y)))
+
+
 def _cast_sparse(scene: Scene, seed: int) -> list[Track]:
     """Cast one to four people at a time, and a bus about every ten seconds."""
     rng = random.Random(f"{scene.name} {seed}")
@@ -65,15 +87,15 @@ def _cast_sparse(scene: Scene, seed: int) -> list[Track]:
         scene.lines, scene.frames, CastingRules(min_visible_s=1.4, max_covered_share=0.1, min_gap_s=1.5, min_gap_px=400)
     )
     for index, (due_s, rightwards) in enumerate(((4, True), (13, False), (27, True), (38, False), (50, True))):
-        cast.try_add(make_bus(index + 1, index % 4, due_s + rng.uniform(0, 1.5), rightwards))
+        cast.try_add(_make_bus(index + 1, index % 4, due_s + rng.uniform(0, 1.5), rightwards))
     places = (Waypoint(480, 380), Waypoint(520, 450), Waypoint(430, 340))
     start_s, number = 2.0, 101
     while start_s < 55:
         for _ in range(60):
             if rng.random() < 0.3:
-                actor = make_visitor(rng, number, looks(), start_s, PERSON_ROWS, places)
+                actor = _make_visitor(rng, number, looks(), start_s, PERSON_ROWS, places)
             else:
-                actor = make_walker(rng, number, looks(), start_s, PERSON_ROWS, number % 2 == 1)
+                actor = _make_walker(rng, number, looks(), start_s, PERSON_ROWS, number % 2 == 1)
             if leaves_before_end(actor, scene) and cast.try_add(actor):
                 number += 1
                 break
@@ -98,9 +120,9 @@ def _cast_dense(scene: Scene, seed: int) -> list[Track]:
     for _ in range(6000):
         start_s = rng.uniform(1.5, scene.seconds - 11)
         if rng.random() < 0.15:
-            actor = make_visitor(rng, number, looks(), start_s, rows, places)
+            actor = _make_visitor(rng, number, looks(), start_s, rows, places)
         else:
-            actor = make_walker(rng, number, looks(), start_s, rows, number % 2 == 1)
+            actor = _make_walker(rng, number, looks(), start_s, rows, number % 2 == 1)
         if leaves_before_end(actor, scene) and cast.try_add(actor):
             number += 1
         if number > 101 + 62:

@@ -7,7 +7,6 @@ counter can count what the camera cannot see.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -15,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdperf.demo.outlines import BUS_M, FPS, HEIGHT, PERSON_M, WIDTH, compute_distance, compute_pixels_per_metre
-from crowdperf.geometry import Point, Segment, cross, intersects
+from crowdperf.geometry import Box, Point, Segment, cross, intersects
 from crowdperf.settings.camera import Line
 
 STEP_M = 0.78
-"""Length of one step in metres."""
 
 
 class Waypoint(NamedTuple):
@@ -68,6 +66,25 @@ class Track(NamedTuple):
         """Return the row of a frame, None where the actor is absent."""
         row = frame - self.first
         return row if 0 <= row < len(self.walked) else None
+
+    def estimate_box(self, row: int) -> Box:
+        """Estimate the extent of the actor in pixels."""
+        (x, y), height = self.ground[row], self.compute_height(row)
+        half = height * (0.17 if self.actor.kind == "person" else 1.2)
+        return Box(x - half, y - height, x + half, y)
+
+    def compute_covered_share(self, row: int, others: Sequence[Track]) -> float:
+        """Compute the largest share (0..1) of the actor's box that is behind one nearer actor's box."""
+        x1, y1, x2, y2 = self.estimate_box(row)
+        worst = 0.0
+        for other in others:
+            there = other.find_row(self.first + row)
+            if there is None or other.ground[there, 1] < self.ground[row, 1]:
+                continue
+            a1, b1, a2, b2 = other.estimate_box(there)
+            overlap = max(0.0, min(x2, a2) - max(x1, a1)) * max(0.0, min(y2, b2) - max(y1, b1))
+            worst = max(worst, overlap / ((x2 - x1) * (y2 - y1)))
+        return worst
 
 
 class ScriptedCrossing(NamedTuple):
@@ -128,36 +145,6 @@ def find_crossings(script: Track, lines: Sequence[Line]) -> list[ScriptedCrossin
     return sorted(found)
 
 
-def _estimate_box(script: Track, row: int) -> tuple[float, float, float, float]:
-    """Estimate the extent of an actor: x1, y1, x2, y2 in pixels."""
-    (x, y), height = script.ground[row], script.compute_height(row)
-    half = height * (0.17 if script.actor.kind == "person" else 1.2)
-    return x - half, y - height, x + half, y
-
-
-def compute_covered_share(script: Track, row: int, others: Sequence[Track]) -> float:
-    """Compute how much of an actor's box is behind the box of a nearer one.
-
-    Args:
-        script: track of the actor.
-        row: row of the track.
-        others: other tracks.
-
-    Returns:
-        The largest share over `others`, 0..1.
-    """
-    x1, y1, x2, y2 = _estimate_box(script, row)
-    worst = 0.0
-    for other in others:
-        there = other.find_row(script.first + row)
-        if there is None or other.ground[there, 1] < script.ground[row, 1]:
-            continue
-        a1, b1, a2, b2 = _estimate_box(other, there)
-        overlap = max(0.0, min(x2, a2) - max(x1, a1)) * max(0.0, min(y2, b2) - max(y1, b1))
-        worst = max(worst, overlap / ((x2 - x1) * (y2 - y1)))
-    return worst
-
-
 class CastingRules(NamedTuple):
     """Conditions for accepting a candidate."""
 
@@ -210,7 +197,7 @@ class Cast:
         for moment in crossings:
             for frame in range(moment.frame - reach, moment.frame + reach + 1):
                 row = script.find_row(frame)
-                if row is not None and compute_covered_share(script, row, others) > self.rules.max_covered_share:
+                if row is not None and script.compute_covered_share(row, others) > self.rules.max_covered_share:
                     return True
         return False
 
@@ -240,70 +227,3 @@ def find_standing_frames(script: Track) -> dict[int, float]:
     """Return frame -> x of the frames in which the actor does not walk."""
     still = np.flatnonzero(np.diff(script.walked) < 0.01)
     return {script.first + int(row): float(script.ground[row, 0]) for row in still}
-
-
-def make_walker(
-    rng: random.Random, number: int, look: int, start_s: float, rows: tuple[float, float], rightwards: bool
-) -> Actor:
-    """Make a person who walks through the picture.
-
-    Args:
-        rng: source of randomness.
-        number: id of the actor.
-        look: index into `figures.LOOKS`.
-        start_s: seconds from the clip's first frame.
-        rows: first and last row of the ground.
-        rightwards: direction.
-
-    Returns:
-        The actor.
-    """
-    y0 = rng.uniform(*rows)
-    y1 = min(max(y0 + rng.uniform(-70, 70), rows[0]), rows[1])
-    ends = (-60.0, WIDTH + 60.0)
-    a, b = ends if rightwards else ends[::-1]
-    way: tuple[Waypoint, ...] = (Waypoint(a, y0), Waypoint(b, y1))
-    return Actor(number, "person", look, rng.uniform(0.95, 1.05), start_s, rng.uniform(1.25, 1.55), way)
-
-
-def make_visitor(
-    rng: random.Random, number: int, look: int, start_s: float, rows: tuple[float, float], places: Sequence[Waypoint]
-) -> Actor:
-    """Make a person who walks to a place, stops there, and walks on or back.
-
-    Args:
-        rng: source of randomness.
-        number: id of the actor.
-        look: index into `figures.LOOKS`.
-        start_s: seconds from the clip's first frame.
-        rows: first and last row of the ground.
-        places: possible stops.
-
-    Returns:
-        The actor.
-    """
-    place = rng.choice(list(places))
-    a = rng.choice((-60.0, WIDTH + 60.0))
-    back = a if rng.random() < 0.5 else WIDTH - a
-    y0, y1 = (min(max(place.y + rng.uniform(-50, 50), rows[0]), rows[1]) for _ in range(2))
-    stop = Waypoint(place.x + rng.uniform(-25, 25), place.y + rng.uniform(-12, 12), rng.uniform(3, 7))
-    way = (Waypoint(a, y0), stop, Waypoint(back, y1))
-    return Actor(number, "person", look, rng.uniform(0.95, 1.05), start_s, rng.uniform(1.25, 1.5), way)
-
-
-def make_bus(number: int, paint: int, start_s: float, rightwards: bool, pace: float = 5.5) -> Actor:
-    """Make a bus on its side of the street.
-
-    Args:
-        number: id of the actor.
-        paint: index into `figures.BUS_PAINTS`.
-        start_s: seconds from the clip's first frame.
-        rightwards: direction.
-        pace: metres per second.
-
-    Returns:
-        The actor.
-    """
-    y = 190.0 if rightwards else 173.0
-    ends = (-220.0, WIDTH + 220.0) if rightwards else (WIDTH + 220.0, -220.0)
-    return Actor(number, "bus", paint, 1.0, start_s, pace, (Waypoint(ends[0], y), Waypoint(ends[1], y)))

@@ -1,4 +1,4 @@
-"""Rendering of frames: frame `i` is a pure function of scene, seed and `i`.
+"""Rendering of frames and their encoding: frame `i` is a pure function of scene, seed and `i`.
 
 The lower margin holds a barcode of 32 black or white blocks, readable at any decoded size. Its layout over the left
 half of the picture: white, black | scene (4 bits) | frame (16 bits, most significant first) | CRC-8 of those 20 bits (8
@@ -8,7 +8,10 @@ bits) | black, white. The two ends calibrate black and white.
 from __future__ import annotations
 
 import math
+import subprocess
+from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -16,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdperf.demo import backdrop, figures
-from crowdperf.demo.figures import LOOKS, POSE_COUNT, FigureLook, Sprite
-from crowdperf.demo.outlines import HEIGHT, MARGIN, WIDTH
+from crowdperf.demo.figures import LOOKS, POSES_PER_STEP, FigureLook, Sprite
+from crowdperf.demo.outlines import FPS, HEIGHT, MARGIN, WIDTH, DemoError
 from crowdperf.demo.scenes import Scene
 from crowdperf.demo.script import STEP_M, Track
 from crowdperf.geometry import Box
+from crowdperf.primitives.atomic_file import replace_file
+from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, find_ffmpeg
 
 STANDING_POSE = 5
 """Pose of a standing person: legs together."""
@@ -125,7 +130,7 @@ class Stage:
         moving = row + 1 < len(track.walked) and track.walked[row + 1] - track.walked[row] > 0.02
         if not moving:
             return STANDING_POSE
-        return math.floor(float(track.walked[row]) / STEP_M * POSE_COUNT) % POSE_COUNT
+        return math.floor(float(track.walked[row]) / STEP_M * POSES_PER_STEP) % POSES_PER_STEP
 
     def render_frame(self, index: int) -> NDArray[np.uint8]:
         """Render frame `index`, shape (HEIGHT, WIDTH, 3), BGR."""
@@ -143,7 +148,6 @@ class Stage:
 
 BLOCK_COUNT = 32
 BARCODE_WIDTH_SHARE = 0.5
-"""Width of the barcode as a share of the picture's width."""
 WHITE, BLACK = 225, 24
 
 
@@ -168,11 +172,7 @@ def _to_bits(value: int, count: int) -> list[int]:
 
 
 def encode_stamp(stamp: BarcodeStamp) -> list[int]:
-    """Encode the 32 blocks, 1 = white.
-
-    Raises:
-        ValueError: the scene does not fit into 4 bits or the frame into 16.
-    """
+    """Encode the 32 blocks, 1 = white; raise ValueError if a number has too many bits."""
     if not (0 <= stamp.scene < 16 and 0 <= stamp.frame < 65_536):
         raise ValueError(f"{stamp} does not fit into the barcode")
     payload = _to_bits(stamp.scene, 4) + _to_bits(stamp.frame, 16)
@@ -188,25 +188,49 @@ def draw_stamp(picture: NDArray[np.uint8], stamp: BarcodeStamp) -> None:
             picture[HEIGHT - MARGIN :, round(i * width) : round((i + 1) * width)] = WHITE
 
 
-def decode_stamp(luma: NDArray[np.uint8]) -> BarcodeStamp | None:
-    """Decode the barcode of a luma plane, shape (height, width) at any size.
+def find_encoder() -> str:
+    """Find the FFmpeg that encodes, or raise DemoError."""
+    try:
+        return find_ffmpeg()
+    except FfmpegMissing as error:
+        raise DemoError(f"the demo cannot be encoded: {error}") from None
 
-    Returns None for a barcode with too little contrast, wrong ends, or a wrong CRC.
+
+def write_clip(frames: Iterable[NDArray[np.uint8]], path: Path) -> None:
+    """Encode BGR frames of shape (HEIGHT, WIDTH, 3) to an MP4: a key frame per second, no B-frames.
+
+    Raises:
+        DemoError: FFmpeg is missing or fails; the message ends with its output. No file remains at `path`.
     """
-    height, width = luma.shape
-    band = MARGIN / HEIGHT * height
-    rows = luma[int(height - 0.7 * band) : max(int(height - 0.3 * band), int(height - 0.7 * band) + 1)]
-    block = width * BARCODE_WIDTH_SHARE / BLOCK_COUNT
-    levels = []
-    for i in range(BLOCK_COUNT):
-        left = int((i + 0.3) * block)
-        levels.append(float(rows[:, left : max(int((i + 0.7) * block), left + 1)].mean()))
-    high, low = (levels[0] + levels[-1]) / 2, (levels[1] + levels[-2]) / 2
-    if high - low < 60:
-        return None
-    bits = [int(level > (high + low) / 2) for level in levels]
-    payload = bits[2:22]
-    if bits[:2] != [1, 0] or bits[-2:] != [0, 1] or bits[22:30] != _compute_crc8(payload):
-        return None
-    value = int("".join(map(str, payload)), 2)
-    return BarcodeStamp(value >> 16, value & 0xFFFF)
+    try:
+        with replace_file(path) as part:
+            _encode(frames, part, path)
+    except OSError as error:
+        raise DemoError(f"cannot write {str(path)!r}: {error}. Remedy: check that folder and FFmpeg.") from None
+
+
+def _encode(frames: Iterable[NDArray[np.uint8]], part: Path, path: Path) -> None:
+    """Encode into `part`; an error names `path`."""
+    argv = [
+        *(find_encoder(), "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
+        *("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{WIDTH}x{HEIGHT}", "-r", str(FPS), "-i", "-"),
+        *("-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-bf", "0", "-g", str(FPS), "-keyint_min", str(FPS)),
+        *("-sc_threshold", "0", "-pix_fmt", "yuv420p", "-threads", "1"),
+        *("-movflags", "+faststart", "-f", "mp4", str(part)),
+    ]
+    child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stderr is not None
+    try:
+        for frame in frames:
+            child.stdin.write(np.ascontiguousarray(cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420)).data)
+        child.stdin.close()
+    except BrokenPipeError:
+        pass  # It has ended. Its status and last words give the reason.
+    except BaseException:
+        child.kill()
+        raise
+    words = child.stderr.read().decode(errors="replace").strip()
+    if child.wait():
+        why = words[-300:] or f"exit status {child.returncode}"
+        raise DemoError(f"FFmpeg could not encode {str(path)!r}: {why}. Remedy: room on the disk, or another FFmpeg.")

@@ -29,8 +29,7 @@ def answers(path: Path) -> bool:
 class Doorbell:
     """The listener's end; capture processes send to its path.
 
-    Args:
-        path: where to bind; a socket left there by a killed listener is replaced.
+    A socket left at `path` by a killed listener is replaced.
 
     Raises:
         RingError: the path cannot be bound.

@@ -176,11 +176,9 @@ def header_words(spec: RingSpec, epoch: int) -> list[int]:
 
 
 def parse_header(words: list[int], file_bytes: int) -> tuple[RingSpec, int] | str:
-    """Read spec and epoch from a header; return the reason if it is no header of this version.
+    """Read spec and epoch from the first F_MODEL_WIDTH + 1 words of a file of `file_bytes`.
 
-    Args:
-        words: the first F_MODEL_WIDTH + 1 words of the file.
-        file_bytes: the file's real size.
+    Return the reason if it is no header of this version.
     """
     if words[F_MAGIC] != MAGIC:
         return "it is no crowdperf ring"

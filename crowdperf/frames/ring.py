@@ -218,9 +218,7 @@ class FrameWriter:
 class FrameReader:
     """A reader of a ring: takes what it can, never disturbs the writer.
 
-    Args:
-        path: the ring file.
-        writable: map it for writing, which page-locking for a GPU asks for; nothing is ever stored.
+    `writable` maps it for writing, which page-locking for a GPU asks for; nothing is ever stored.
 
     Raises:
         RingUnavailable: there is no ring there.
@@ -318,11 +316,7 @@ class FrameReader:
         return self._slots[sequence % len(self._slots)]
 
     def read(self, sequence: int, out: NDArray[np.uint8]) -> FrameStamp | None:
-        """Copy a frame.
-
-        Args:
-            sequence: which one.
-            out: uint8, shape (frame_bytes,), best of `room()`; its content counts only when a stamp comes back.
+        """Copy a frame into `out`, uint8, shape (frame_bytes,), best of `room()`.
 
         Returns:
             The frame's stamp, or None when it was overwritten before or during the copy (counted in `lapped`).

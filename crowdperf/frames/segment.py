@@ -13,6 +13,7 @@ from pathlib import Path
 
 from crowdperf.frames import layout
 from crowdperf.frames.layout import RingSpec
+from crowdperf.primitives.atomic_file import replace_file
 
 
 class RingError(Exception):
@@ -77,14 +78,7 @@ def is_at(fd: int, path: Path) -> bool:
 
 
 def unlink_instance(prefix: str) -> list[Path]:
-    """Remove every ring file whose path begins with `prefix`, after all processes have ended.
-
-    Returns:
-        The removed files, sorted; unfinished ones included.
-
-    Raises:
-        RingError: the prefix names a whole folder.
-    """
+    """Remove and return the ring files whose path begins with `prefix`; raise RingError for a folder."""
     folder, _, name = prefix.rpartition("/")
     if not name:
         raise RingError(f"the ring prefix {prefix!r} names a folder. Remedy: pass the prefix of one installation.")
@@ -107,11 +101,7 @@ def remove(path: Path) -> None:
 
 
 def lock(fd: int, path: Path) -> None:
-    """Claim the ring for this process; the lock goes with the process, however it ends.
-
-    Raises:
-        RingBusy: another live writer has it.
-    """
+    """Claim the ring for this process, whose end frees it; raise RingBusy if a live writer has it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -138,30 +128,27 @@ def create(path: Path, spec: RingSpec, epoch: int) -> int:
         RingFull: no room.
         RingError: no permission.
     """
-    # A leading dot: a search for the rings of an installation must not find an unfinished one.
-    temporary = path.with_name(f".{path.name}.new{os.getpid()}")
-    try:
-        free = _free(path)
-        if free < spec.file_bytes:
-            raise RingFull(_too_small(path, spec, free))
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-    except OSError as error:
-        raise RingError(
-            f"ring {str(path)!r} cannot be created: {error.strerror}. "
-            f"Remedy: see that {str(path.parent)!r} exists and that this user may write there."
-        ) from None
+    # The temporary name has a leading dot: a search for the rings of an installation must not find an unfinished one.
     with contextlib.ExitStack() as on_failure:
-        on_failure.callback(temporary.unlink, missing_ok=True)
-        on_failure.callback(os.close, fd)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        try:
-            # ftruncate would succeed past the end of the tmpfs, and a later store would kill us by SIGBUS.
-            os.posix_fallocate(fd, 0, spec.file_bytes)
-        except OSError:
-            os.ftruncate(fd, 0)
-            raise RingFull(_too_small(path, spec, _free(path))) from None
-        os.pwrite(fd, b"".join(word.to_bytes(8, sys.byteorder) for word in layout.header_words(spec, epoch)), 0)
-        os.rename(temporary, path)
+        with replace_file(path) as temporary:
+            try:
+                if _free(path) < spec.file_bytes:
+                    raise _make_full_error(path, spec)
+                fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            except OSError as error:
+                raise RingError(
+                    f"ring {str(path)!r} cannot be created: {error.strerror}. "
+                    f"Remedy: see that {str(path.parent)!r} exists and that this user may write there."
+                ) from None
+            on_failure.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            try:
+                # ftruncate would succeed past the end of the tmpfs, and a later store would kill us by SIGBUS.
+                os.posix_fallocate(fd, 0, spec.file_bytes)
+            except OSError:
+                os.ftruncate(fd, 0)
+                raise _make_full_error(path, spec) from None
+            os.pwrite(fd, b"".join(word.to_bytes(8, sys.byteorder) for word in layout.header_words(spec, epoch)), 0)
         on_failure.pop_all()
     return fd
 
@@ -172,10 +159,10 @@ def _free(path: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def _too_small(path: Path, spec: RingSpec, free: int) -> str:
+def _make_full_error(path: Path, spec: RingSpec) -> RingFull:
     """Describe a tmpfs without room."""
-    return (
+    return RingFull(
         f"ring {str(path)!r} needs {spec.file_bytes / 2**20:.1f} MiB ({spec.slots} slots of {spec.width}x"
-        f"{spec.height} {spec.pix_fmt}) and {str(path.parent)!r} has {free / 2**20:.1f} MiB free. "
+        f"{spec.height} {spec.pix_fmt}) and {str(path.parent)!r} has {_free(path) / 2**20:.1f} MiB free. "
         "Remedy: enlarge it (mount -o remount,size=…; docker --shm-size), or lower analysis_width or QUEUE_MAX."
     )

@@ -14,7 +14,7 @@ import pytest
 from bench import accuracy, clips
 from crowdperf.demo import ground_truth
 from crowdperf.demo.ground_truth import SceneTruth
-from crowdperf.demo.stage import BarcodeStamp, decode_stamp
+from crowdperf.demo.stage import BarcodeStamp
 from crowdperf.evaluation.clip import ClipFrame, build_clip_spec, detect_clip, open_clip, read_frames
 from crowdperf.messaging.schema import FrameDetections, LineCrossed
 from crowdperf.models.detector import Detector
@@ -22,6 +22,7 @@ from crowdperf.models.loader import load_detector
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.config import Config
 from crowdperf.tracking.pipeline import CameraPipeline
+from tests.support.barcode import decode_stamp
 
 
 @pytest.fixture(scope="module")

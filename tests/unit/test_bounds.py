@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from crowdperf.capture.quality import ConnectionQuality
+from crowdperf.capture.connection import ConnectionQuality
 from crowdperf.frames.ring import FrameStamp, RingSpec
 from crowdperf.inference.evidence_cache import EvidenceCache, FrameAnalysis
 from crowdperf.inference.metrics import InferenceMetrics

@@ -60,10 +60,7 @@ class ConnectFilterUnavailable(Exception):
 
 
 class ConnectFilter:
-    """Filters the connections of everything started through `run`.
-
-    Args:
-        allowed_hosts: Hosts that are allowed although they would be refused.
+    """Filters the connections of everything started through `run`, except those to the allowed hosts.
 
     Raises:
         ConnectFilterUnavailable: Not Linux 5.5 on x86_64 or aarch64, or the system forbids it.
@@ -151,11 +148,7 @@ def _parse_socket_address(data: bytes) -> tuple[str, int] | None:
 
 
 def _install_filter(abi: _SyscallAbi) -> int:
-    """Install the filter for this thread and return the descriptor that receives its connect() calls.
-
-    Raises:
-        OSError: The kernel does not support it.
-    """
+    """Filter this thread; return the descriptor that receives its connect() calls, or raise OSError."""
     instructions = (
         *((_LOAD, 0, 0, 4), (_EQUAL, 0, 3, abi.arch)),
         *((_LOAD, 0, 0, 0), (_EQUAL, 0, 1, abi.connect)),

@@ -26,11 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class EgressProxy:
-    """Proxy of one camera, on a port of 127.0.0.1 that the system chooses.
-
-    Args:
-        allowed_hosts: Hosts that are allowed although they would be refused.
-    """
+    """Proxy of one camera, on a port of 127.0.0.1; `allowed_hosts` are allowed in any case."""
 
     def __init__(self, allowed_hosts: tuple[str, ...]) -> None:
         self._allowed_hosts = allowed_hosts
@@ -85,12 +81,7 @@ class EgressProxy:
                     self._open_sockets.discard(client)
 
     def _connect(self, host: str, port: int) -> socket.socket:
-        """Connect to an allowed address of the host, without resolving the name again.
-
-        Raises:
-            SourceError: An address is refused.
-            OSError: The host does not answer.
-        """
+        """Connect to an allowed address of the host, without resolving the name again."""
         failure: OSError = OSError(f"{host!r} has no address")
         for family, address in resolve_addresses(host, port, self._allowed_hosts):
             server = socket.socket(family, socket.SOCK_STREAM)

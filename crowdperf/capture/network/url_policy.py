@@ -109,11 +109,7 @@ def resolve_addresses(host: str, port: int, allowed_hosts: tuple[str, ...]) -> l
 
 
 def check_address(address: str, allowed_hosts: tuple[str, ...]) -> None:
-    """Check the address of a connection, which the system has already resolved.
-
-    Raises:
-        SourceError: It is refused, and belongs to none of `allowed_hosts`.
-    """
+    """Raise SourceError for a refused address of a connection that belongs to none of `allowed_hosts`."""
     try:
         _check_host(address, allowed_hosts)
     except SourceError:
@@ -171,15 +167,7 @@ def _resolve_file(name: str, media_roots: tuple[str, ...]) -> str:
 
 
 def parse_flags(text: str, setting: str) -> list[str]:
-    """Split extra FFmpeg flags and accept only harmless ones: others could read or write files.
-
-    Args:
-        text: Flags, split as by a shell.
-        setting: Name of the setting, for the message.
-
-    Raises:
-        SourceError: A flag is not on the list, or a value is missing.
-    """
+    """Split FFmpeg flags, and raise SourceError for any that could read or write files."""
     try:
         tokens = shlex.split(text)
     except ValueError as error:

@@ -15,10 +15,11 @@ from crowdperf.demo import ground_truth
 from crowdperf.demo.outlines import FPS
 from crowdperf.demo.scenes import SCENES, SPARSE, Scene
 from crowdperf.demo.script import Actor, Track, Waypoint, build_track
-from crowdperf.demo.stage import BarcodeStamp, decode_stamp
+from crowdperf.demo.stage import BarcodeStamp
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
 from crowdperf.settings.config import Installation
 from tests.conftest import missing
+from tests.support.barcode import decode_stamp
 
 SECONDS = 3
 

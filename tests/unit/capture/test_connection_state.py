@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowdperf.capture.connection_state import FIRST_WAIT_S, MAX_WAIT_S, STABLE_S, ConnectionState
+from crowdperf.capture.connection import FIRST_WAIT_S, MAX_WAIT_S, STABLE_S, ConnectionState
 
 
 def machine(random: float = 1.0, stall_s: float = 5.0) -> ConnectionState:

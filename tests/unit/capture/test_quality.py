@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crowdperf.capture.quality import ConnectionQuality, Grade
+from crowdperf.capture.connection import ConnectionQuality, Grade
 
 
 def hour(minutes: int, per_minute: int, fps: float = 10.0) -> ConnectionQuality:

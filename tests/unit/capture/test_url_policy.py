@@ -199,7 +199,7 @@ def test_the_probe_s_report() -> None:
     ],
 )
 def test_analysis_size(source_size: tuple[int, int], width: int, size: tuple[int, int]) -> None:
-    assert compute_analysis_size(*source_size, width) == size
+    assert compute_analysis_size(source_size, width) == size
 
 
 @pytest.mark.parametrize(

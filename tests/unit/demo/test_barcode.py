@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowdperf.demo.outlines import HEIGHT, WIDTH
-from crowdperf.demo.stage import BLOCK_COUNT, BarcodeStamp, decode_stamp, draw_stamp, encode_stamp
+from crowdperf.demo.stage import BLOCK_COUNT, BarcodeStamp, draw_stamp, encode_stamp
+from tests.support.barcode import decode_stamp
 
 
 def luma(stamp: BarcodeStamp, size: tuple[int, int] = (640, 360)) -> np.ndarray:

@@ -16,21 +16,13 @@ from crowdperf.demo import ground_truth, outlines, scenes
 from crowdperf.demo.ground_truth import SceneTruth
 from crowdperf.demo.outlines import FPS, HEIGHT, MARGIN, WIDTH, compute_distance
 from crowdperf.demo.scenes import DEFAULT_SEED, SCENES, Scene
-from crowdperf.demo.script import (
-    Actor,
-    Cast,
-    CastingRules,
-    Waypoint,
-    build_track,
-    compute_covered_share,
-    find_crossings,
-    make_walker,
-)
-from crowdperf.demo.stage import BarcodeStamp, Stage, decode_stamp
+from crowdperf.demo.script import Actor, Cast, CastingRules, Waypoint, build_track, find_crossings
+from crowdperf.demo.stage import BarcodeStamp, Stage
 from crowdperf.geometry import Segment, signed_distance
 from crowdperf.settings.camera import Line
 from crowdperf.settings.config import load
 from tests.conftest import missing
+from tests.support.barcode import decode_stamp
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -79,8 +71,8 @@ def test_a_moment_has_the_direction_of_the_design() -> None:
 def test_only_nearer_people_cover() -> None:
     rear = build_track(person(Waypoint(400, 380, 9), number=1), 60)
     front = build_track(person(Waypoint(400, 420, 9), number=2), 60)
-    assert compute_covered_share(rear, 0, [front]) > 0.6
-    assert compute_covered_share(front, 0, [rear]) == 0.0
+    assert rear.compute_covered_share(0, [front]) > 0.6
+    assert front.compute_covered_share(0, [rear]) == 0.0
 
 
 def test_the_cast_refuses_whom_nobody_could_count() -> None:
@@ -216,10 +208,9 @@ def test_another_picture_is_one_clear_error() -> None:
 
 
 def test_everybody_leaves_before_the_end() -> None:
-    import random
-
     scene: Scene = SCENES["demo_sparse"]
-    late = make_walker(random.Random(1), 1, 0, scene.seconds - 3.0, scenes.PERSON_ROWS, True)
-    early = make_walker(random.Random(1), 1, 0, 3.0, scenes.PERSON_ROWS, True)
+    way = (Waypoint(-60, 400), Waypoint(WIDTH + 60, 400))
+    late = person(*way, start_s=scene.seconds - 3.0)
+    early = person(*way, start_s=3.0)
     assert not scenes.leaves_before_end(late, scene)
     assert scenes.leaves_before_end(early, scene)

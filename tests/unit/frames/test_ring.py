@@ -407,7 +407,7 @@ def test_impossible_rings_are_refused(path: Path, spec: RingSpec) -> None:
 
 
 def test_unlink_instance_takes_only_its_own(path: Path) -> None:
-    mine, unfinished = path, path.with_name(f".{path.name}.new1")
+    mine, unfinished = path, path.with_name(f".{path.name}.1.part")
     other = path.with_name(path.name.replace(".test", ".tes2"))
     for file in (mine, unfinished, other):
         file.touch()
