@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import clips
 from bench.harness import Row
-from crowdperf.evaluation.average_precision import load_labelled_images, measure_accuracy
+from crowdperf.evaluation.accuracy import load_labelled_images, measure_accuracy
 from crowdperf.models.detector import Detector
 from crowdperf.models.loader import load_detector
 from crowdperf.settings.base import CLASSES

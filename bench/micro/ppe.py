@@ -14,8 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from bench.harness import Row, compared
-from crowdperf.evaluation.average_precision import LabelledImage, load_labelled_images, measure_accuracy
-from crowdperf.evaluation.ppe_accuracy import measure_ppe_accuracy
+from crowdperf.evaluation.accuracy import (
+    LabelledImage,
+    load_labelled_images,
+    measure_accuracy,
+    measure_ppe_accuracy,
+)
 from crowdperf.frames.ring import RingSpec
 from crowdperf.inference.ppe_items import assign_items, detect_ppe, select_people
 from crowdperf.messaging.schema import PpeColumns
@@ -62,14 +66,14 @@ def rows(short: bool) -> list[Row]:
         weak = load_detector(settings, Path(scratch), role="ppe", confidence=0.001)
         crops, full, times = [], [], []
         for one in pictures:
-            frame, spec = load_ring_frame(one.path, SIZE, SIZE)
+            frame, spec = load_ring_frame(one.path, (SIZE, SIZE))
             (found,) = people.detect([frame], spec)
             ours, ours_ms = timed(detect_ppe, ppe, frame, spec, found)
             theirs, theirs_ms = timed(whole, ppe, frame, spec, found)
             crops.append((one, found, ours))
             full.append((one, found, theirs))
             times.append((ours_ms, theirs_ms))
-        accuracy = measure_accuracy(weak, pictures, SIZE, SIZE)
+        accuracy = measure_accuracy(weak, pictures)
     return [
         *_f1(crops, full),
         compared("ppe_ms_per_picture", times[2:], "whole picture", unit="ms"),

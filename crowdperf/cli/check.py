@@ -19,7 +19,7 @@ from crowdperf.counting.validation import find_problems
 from crowdperf.demo.scenes import SCENES
 from crowdperf.messaging.redis import acl
 from crowdperf.messaging.redis.client import OUTAGE, connect
-from crowdperf.models.install import download_weights, is_published
+from crowdperf.models.loader import download_weights, is_published
 from crowdperf.models.registry import ModelError, Role, resolve_model
 from crowdperf.primitives.redaction import redact, redact_url
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, find_ffmpeg

@@ -36,7 +36,7 @@ from crowdperf.evaluation.report import (
     render_table,
     summarize_replay,
 )
-from crowdperf.evaluation.score import LineAccuracy, build_line_audit, judge_lines, select_lines, use_truth_lines
+from crowdperf.evaluation.score import LineAccuracy, build_line_audit, judge_line, select_lines, use_truth_lines
 from crowdperf.evaluation.thumbnails import ThumbnailScene
 from crowdperf.messaging.redis.client import OUTAGE, connect, describe_outage
 from crowdperf.settings.config import Installation, load
@@ -63,8 +63,8 @@ def main(words: list[str], installation: Installation) -> int:
         replayed, verdicts = _run_audit(arguments, setup, data)
         print_clip_summary(replayed)
         _print_verdicts(verdicts, replayed.outcomes[0].setup)
-        outcome, now = replayed.outcomes[0], time.time()
-        audits = [build_line_audit(verdict, outcome, replayed, arguments.within, now) for verdict in verdicts]
+        now = time.time()
+        audits = [build_line_audit(verdict, replayed, arguments.within, now) for verdict in verdicts]
         if arguments.json:
             arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(audits), indent=1) + b"\n")
         if arguments.report:
@@ -111,14 +111,14 @@ def _run_audit(
     arguments: argparse.Namespace, setup: CameraSetup, data: Paths
 ) -> tuple[ReplayResult, list[LineAccuracy]]:
     """Read and check the truth before the replay, which may take minutes."""
-    clip, source = open_clip(arguments.clip, arguments.fps), arguments.truth.name
+    clip = open_clip(arguments.clip, arguments.fps)
     truth = read_truth(arguments.truth, clip)
     if arguments.lines_from_truth:
-        setup = use_truth_lines(setup, truth, source)
-    lines = select_lines(setup, truth, arguments.line, source)
+        setup = use_truth_lines(setup, truth)
+    lines = select_lines(setup, truth, arguments.line)
     replayed = replay_with_progress(clip, [setup], data)
     true = truth.get_crossings(replayed.times)
-    return replayed, judge_lines(lines, replayed.outcomes[0], true, arguments.within)
+    return replayed, [judge_line(line, replayed.outcomes[0], true, arguments.within) for line in lines]
 
 
 def _build_rows(verdicts: Sequence[LineAccuracy]) -> list[tuple[str, ...]]:

@@ -47,10 +47,7 @@ def main(words: list[str], installation: Installation) -> int:
     try:
         clip = open_clip(arguments.clip, arguments.fps)
         replayed = replay_with_progress(clip, setups, installation.paths)
-        compared = None
-        if len(files) > 1:
-            first, second = replayed.outcomes
-            compared = compare_outcomes(first, second, clip.width / clip.height, arguments.within)
+        compared = compare_outcomes(replayed, arguments.within) if len(files) > 1 else None
         print_results(replayed, compared)
         if arguments.json:
             arguments.json.write_bytes(encode_document(replayed, compared))

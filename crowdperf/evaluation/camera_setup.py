@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,24 +49,16 @@ class CameraSetup(Struct, frozen=True, kw_only=True):
     def get_detection_key(self, clip: Clip) -> tuple[Any, ...]:
         """Return a key: setups with equal keys get the same detections of a frame."""
         spec = self.build_ring_spec(clip)
-        inference = {
-            key: value
-            for key, value in msgspec.to_builtins(self.inference).items()
-            if key not in _IGNORED_INFERENCE_SETTINGS
-        }
-        size = (spec.width, spec.height, spec.model_width)
-        return size, spec.pix_fmt, self.capture.ffmpeg_extra_flags, self.capture.ffmpeg_flags, repr(inference)
+        flags = self.capture.ffmpeg_extra_flags, self.capture.ffmpeg_flags
+        inference = repr(_to_tree(self.inference, _IGNORED_INFERENCE_SETTINGS))
+        return spec.width, spec.height, spec.model_width, spec.pix_fmt, flags, inference
 
     def collect_settings(self) -> dict[str, Any]:
         """Map path to value for every setting that may change what is counted."""
         tree = {
             **{name: getattr(self.capture, name) for name in _PICTURE_SETTINGS},
-            "inference": {
-                name: value
-                for name, value in _to_tree(self.inference).items()
-                if name not in _IGNORED_INFERENCE_SETTINGS
-            },
-            "tracking": {name: value for name, value in _to_tree(self.tracking).items() if name != "shards"},
+            "inference": _to_tree(self.inference, _IGNORED_INFERENCE_SETTINGS),
+            "tracking": _to_tree(self.tracking, ("shards",)),
             "lines": {line.id: _to_tree(line) for line in self.tracked.lines},
             "zones": {zone.id: _to_tree(zone) for zone in self.tracked.zones},
         }
@@ -142,9 +135,8 @@ def select_camera(config: Config, camera_id: str | None, source: str) -> Camera:
     raise ConfigError(f"{source}: there is no camera {camera_id!r} (known: {known}). Remedy: correct --camera.")
 
 
-def _to_tree(settings: Struct) -> dict[str, Any]:
-    tree: dict[str, Any] = msgspec.to_builtins(settings)
-    return tree
+def _to_tree(settings: Struct, ignored: Sequence[str] = ()) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.to_builtins(settings).items() if name not in ignored}
 
 
 def _flatten(path: str, value: Any) -> list[tuple[str, Any]]:

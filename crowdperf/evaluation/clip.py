@@ -56,7 +56,6 @@ class Clip(Struct, frozen=True):
     """Width of the upright source picture, pixels."""
     height: int
     fps: float
-    """Pictures per second."""
     timed: bool = False
     """If true, pictures have the times of the file. Otherwise picture n is at n / fps."""
 
@@ -73,11 +72,7 @@ class ClipFrame(NamedTuple):
 
 
 def open_clip(path: Path, fps: float | None = None) -> Clip:
-    """Probe a recording.
-
-    Args:
-        path: a recording that FFmpeg can read.
-        fps: the true rate, for a file with wrong times; None uses the times of the file.
+    """Probe a recording; `fps` is the true rate of a file with wrong times.
 
     Raises:
         ClipError: the file does not exist, or has no video.
@@ -98,27 +93,10 @@ def open_clip(path: Path, fps: float | None = None) -> Clip:
     return Clip(path, info.width, info.height, fps or info.fps or DEFAULT_FPS, timed=fps is None)
 
 
-def build_clip_spec(
-    clip: Clip, analysis_width: int = 640, target_fps: float = 10.0, frame_skip: int = 0, bgr24: bool = False
-) -> RingSpec:
-    """Build the ring spec that capture would use for this source.
-
-    Args:
-        clip: the recording.
-        analysis_width: largest width of the ring, pixels.
-        target_fps: frames to analyse per second.
-        frame_skip: frames to skip after each analysed one.
-        bgr24: use bgr24 instead of yuv420p.
-
-    Returns:
-        The ring spec.
-    """
+def build_clip_spec(clip: Clip, analysis_width: int = 640) -> RingSpec:
+    """Build the ring spec that capture would use for this source, at most `analysis_width` pixels wide."""
     settings = RingSettings(
-        pix_fmt="bgr24" if bgr24 else "yuv420p",
-        analysis_width=analysis_width,
-        queue_max=2,
-        target_fps=target_fps,
-        frame_skip=frame_skip,
+        pix_fmt="yuv420p", analysis_width=analysis_width, queue_max=2, target_fps=10.0, frame_skip=0
     )
     return probe.build_ring_spec(settings, probe.SourceInfo(clip.width, clip.height, clip.fps, True))
 

@@ -13,23 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from crowdperf.evaluation.average_precision import (
-    DetectionAccuracy,
-    LabelledImage,
-    load_labelled_images,
-    measure_accuracy,
-)
-from crowdperf.evaluation.clip import (
-    ClipError,
-    build_clip_spec,
-    build_frame_filter,
-    detect_clip,
-    open_clip,
-    read_frames,
-)
+from crowdperf.evaluation import accuracy, clip
+from crowdperf.evaluation.accuracy import LabelledImage
 from crowdperf.evaluation.matching import Passage, pair_crossings
-from crowdperf.evaluation.ppe_accuracy import measure_ppe_accuracy
-from crowdperf.evaluation.replay import CountedCrossing, ReplayOutcome
+from crowdperf.evaluation.replay import CountedCrossing, ReplayOutcome, ReplayResult
 from crowdperf.inference.ppe_items import detect_ppe
 from crowdperf.messaging.schema import LineCrossed, PpeColumns
 from crowdperf.models.detector import Detector
@@ -72,7 +59,7 @@ def main(argv: list[str]) -> int:
     try:
         for line in compare_models(arguments):
             print(line, flush=True)
-    except (ModelError, ClipError, ConfigError) as error:
+    except (ModelError, clip.ClipError, ConfigError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -110,17 +97,19 @@ def _format_row(title: str, first: object, second: object) -> str:
 
 
 def _compare_on_images(folder: Path, sides: list[ComparedModel], role: Role, cache: Path) -> Iterator[str]:
-    truth = load_labelled_images(folder, CLASSES_BY_ROLE[role])
+    truth = accuracy.load_labelled_images(folder, CLASSES_BY_ROLE[role])
     detectors = [_load_detector(side, role, cache, MIN_CONFIDENCE) for side in sides]
-    first, second = (measure_accuracy(detector, truth) for detector in detectors)
+    first, second = (accuracy.measure_accuracy(detector, truth) for detector in detectors)
     yield f"{folder}: {len(truth)} pictures"
     yield _format_row("  mAP50", first.map50, second.map50)
     yield _format_row("  mAP50-95", first.map50_95, second.map50_95)
-    yield from _compare_by_class(first, second, role)
+    for class_id, (_, mean, total) in first.by_class.items():
+        yield _format_row(f"  {CLASSES_BY_ROLE[role][class_id]} ({total})", mean, second.by_class[class_id][1])
     if role == "ppe":
         people = load_detector(build_settings("crowdperf-person-vehicle-n", "person", "full"), cache)
         ours, theirs = (
-            measure_ppe_accuracy(_detect_ppe(_load_detector(side, role, cache, 0.25), people, truth)) for side in sides
+            accuracy.measure_ppe_accuracy(_detect_ppe(_load_detector(side, role, cache, 0.25), people, truth))
+            for side in sides
         )
         yield f"  {ours.matched_people} of {ours.people} people found; F1 of what they wear:"
         for name in ours.f1:
@@ -128,16 +117,11 @@ def _compare_on_images(folder: Path, sides: list[ComparedModel], role: Role, cac
         yield _format_row("  mean", ours.mean, theirs.mean)
 
 
-def _compare_by_class(first: DetectionAccuracy, second: DetectionAccuracy, role: Role) -> Iterator[str]:
-    for class_id, (_, mean, total) in first.by_class.items():
-        yield _format_row(f"  {CLASSES_BY_ROLE[role][class_id]} ({total})", mean, second.by_class[class_id][1])
-
-
 def _detect_ppe(
     detector: Detector, people: Detector, truth: list[LabelledImage]
 ) -> Iterator[tuple[LabelledImage, Detections, PpeColumns]]:
     for image in truth:
-        frame, spec = load_ring_frame(image.path, 640, 640)
+        frame, spec = load_ring_frame(image.path, accuracy.RING_SIZE)
         (detections,) = people.detect([frame], spec)
         yield image, detections, detect_ppe(detector, frame, spec, detections)
 
@@ -160,11 +144,11 @@ def _compare_on_clips(config_file: Path, sides: list[ComparedModel], cache: Path
 
 
 def _count_crossings(path: Path, config: Config, camera: Camera, detector: Detector) -> Counter[tuple[str, str]]:
-    clip = open_clip(path)
+    recording = clip.open_clip(path)
     fps = camera.target_fps or config.target_fps
-    spec = build_clip_spec(clip, camera.analysis_width or config.analysis_width, fps)
-    skip = config.frame_skip if camera.frame_skip is None else camera.frame_skip
-    detections = detect_clip(read_frames(clip, spec), spec, detector, build_frame_filter(fps, skip), camera.id)
+    spec = clip.build_clip_spec(recording, camera.analysis_width or config.analysis_width)
+    frame_filter = clip.build_frame_filter(fps, config.frame_skip if camera.frame_skip is None else camera.frame_skip)
+    detections = clip.detect_clip(clip.read_frames(recording, spec), spec, detector, frame_filter, camera.id)
     pipeline = CameraPipeline(camera.id, config.tracking, camera.lines, camera.zones, fps)
     events = [event for frame in detections.frames for event in pipeline.step(frame)[1]]
     return Counter((event.line, event.direction) for event in events if isinstance(event, LineCrossed))
@@ -194,20 +178,10 @@ class Comparison(NamedTuple):
     """Sorted by time."""
 
 
-def compare_outcomes(
-    first: ReplayOutcome, second: ReplayOutcome, aspect: float, within_s: float = DEFAULT_WITHIN_S
-) -> Comparison:
-    """Match the crossings of two outcomes.
-
-    Args:
-        first: one outcome.
-        second: the other outcome.
-        aspect: the source's width divided by its height.
-        within_s: largest difference in time between two counts of one crossing.
-
-    Returns:
-        Number of equal crossings, and the differences.
-    """
+def compare_outcomes(replayed: ReplayResult, within_s: float = DEFAULT_WITHIN_S) -> Comparison:
+    """Match the crossings of two outcomes; two counts of one crossing differ by at most `within_s`."""
+    first, second = replayed.outcomes
+    aspect = replayed.clip.width / replayed.clip.height
     ours, theirs = _to_passages(first, aspect), _to_passages(second, aspect)
     pairing = pair_crossings(ours, theirs, within_s, MAX_CROSSING_DISTANCE)
     differences: list[Difference] = []

@@ -53,6 +53,8 @@ class TrueCrossing(NamedTuple):
 class GroundTruth(NamedTuple):
     """Content of a truth file."""
 
+    name: str
+    """Name of the file for error messages."""
     marks: list[MarkedCrossing]
     lines: tuple[Line, ...]
     """The lines that the file draws; empty if it only names them."""
@@ -62,25 +64,14 @@ class GroundTruth(NamedTuple):
         return {mark.line for mark in self.marks} | {line.id for line in self.lines}
 
     def get_crossings(self, times: Sequence[float]) -> list[TrueCrossing]:
-        """Return the true crossings, sorted by time.
-
-        Args:
-            times: time of each picture of the clip, seconds since the first.
-
-        Raises:
-            TruthError: a crossing is outside the clip.
-        """
+        """Return the true crossings by time, or raise TruthError for one outside the pictures at `times`."""
         return sorted(
             TrueCrossing(_resolve_time(mark, times), mark.line, mark.direction, mark.class_name) for mark in self.marks
         )
 
 
 def read_truth(path: Path, clip: Clip) -> GroundTruth:
-    """Read a truth file.
-
-    Args:
-        path: CSV by its suffix, otherwise JSON.
-        clip: its size converts files in pixels.
+    """Read a truth file, CSV by its suffix, otherwise JSON; the clip's size converts files in pixels.
 
     Raises:
         TruthError: the file is unreadable, or a row is invalid.
@@ -94,9 +85,8 @@ def read_truth(path: Path, clip: Clip) -> GroundTruth:
         rows = _parse_csv(text, path)
     else:
         rows, lines = _parse_json(text, path, clip)
-    return GroundTruth(
-        [_parse_mark(row, f"{path.name}, crossing {number}") for number, row in enumerate(rows, 1)], lines
-    )
+    marks = [_parse_mark(row, f"{path.name}, crossing {number}") for number, row in enumerate(rows, 1)]
+    return GroundTruth(path.name, marks, lines)
 
 
 def _parse_csv(text: str, path: Path) -> list[dict[str, Any]]:

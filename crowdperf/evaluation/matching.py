@@ -15,7 +15,6 @@ import lap
 import numpy as np
 
 FORBIDDEN_COST = 1e9
-"""Cost of a forbidden pair."""
 
 
 class Passage(NamedTuple):
@@ -35,8 +34,15 @@ class Pairing(NamedTuple):
 
     pairs: list[tuple[int, int]]
     unpaired_first: list[int]
-    """Crossings of the first list without a partner."""
     unpaired_second: list[int]
+
+    def resolve(self, true: Sequence[Passage], counted: Sequence[Passage]) -> Matching:
+        """Replace the indices into the two lists by their crossings."""
+        return Matching(
+            [(true[i], counted[j]) for i, j in self.pairs],
+            [true[i] for i in self.unpaired_first],
+            [counted[j] for j in self.unpaired_second],
+        )
 
 
 class Matching(NamedTuple):
@@ -57,38 +63,6 @@ class Matching(NamedTuple):
     def precision(self) -> float:
         """Share of the counted crossings that are true."""
         return len(self.pairs) / max(1, len(self.pairs) + len(self.surplus))
-
-
-def match_crossings(true: Sequence[Passage], counted: Sequence[Passage], within_s: float) -> Matching:
-    """Pair each true crossing with at most one counted crossing.
-
-    Args:
-        true: the true crossings.
-        counted: the counted crossings.
-        within_s: largest difference in time within a pair.
-
-    Returns:
-        The pairs and the rest.
-    """
-    return build_matching(true, counted, pair_crossings(true, counted, within_s))
-
-
-def build_matching(true: Sequence[Passage], counted: Sequence[Passage], pairing: Pairing) -> Matching:
-    """Replace the indices of a pairing by the crossings.
-
-    Args:
-        true: the first list of the pairing.
-        counted: its second list.
-        pairing: the result of `pair_crossings`.
-
-    Returns:
-        The same with crossings.
-    """
-    return Matching(
-        [(true[i], counted[j]) for i, j in pairing.pairs],
-        [true[i] for i in pairing.unpaired_first],
-        [counted[j] for j in pairing.unpaired_second],
-    )
 
 
 def pair_crossings(

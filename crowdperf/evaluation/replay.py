@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from msgspec import Struct
 
+from crowdperf.capture.ffmpeg_args import remove_flags
 from crowdperf.capture.network.url_policy import parse_flags
 from crowdperf.evaluation.camera_setup import LIVE_ONLY_OPTIONS, CameraSetup
 from crowdperf.evaluation.clip import CLIP_START_S, Clip, build_frame_filter, detect_clip, read_frames
@@ -61,7 +62,7 @@ class ReplayOutcome(NamedTuple):
     zones: dict[str, ZoneSummary]
     analysed: int
     """Number of frames that the model analysed."""
-    model: str
+    model: str = ""
 
     def count_by_line(self) -> Counter[tuple[str, str, str]]:
         """Count the crossings by (line, direction, class)."""
@@ -95,15 +96,11 @@ class ReplayResult(NamedTuple):
         return self.length_s / max(self.took_s, 1e-9)
 
 
-def ignore_progress(_: float) -> None:
-    """Do nothing."""
-
-
 def replay_clip(
     clip: Clip,
     setups: Sequence[CameraSetup],
     open_detector: DetectorFactory,
-    progress: Callable[[float], None] = ignore_progress,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> ReplayResult:
     """Count a clip with each setup.
 
@@ -131,10 +128,11 @@ def replay_clip(
         detector = open_detector(setups[members[0]].inference)
         spec = setups[members[0]].build_ring_spec(clip)
         detector.warm([spec])
+        model = f"{detector.model} ({detector.backend.name}, {detector.precision})"
         began = time.perf_counter()
         times, frames_by_setup = _detect_group(clip, [setups[index] for index in members], detector, progress)
         for index, frames in zip(members, frames_by_setup):
-            outcomes[index] = count_crossings(frames, setups[index], _describe_model(detector))
+            outcomes[index] = count_crossings(frames, setups[index])._replace(model=model)
         took_s += time.perf_counter() - began
     return ReplayResult(clip, times, [outcomes[index] for index in range(len(setups))], took_s)
 
@@ -160,39 +158,14 @@ def _detect_group(
 
 
 def get_ffmpeg_flags(setup: CameraSetup) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the input flags and the output flags of FFmpeg that fit a recording.
-
-    Raises:
-        SourceError: a flag is not allowed.
-    """
-    return (
-        _drop_live_options(parse_flags(setup.capture.ffmpeg_extra_flags, "FFMPEG_EXTRA_FLAGS")),
-        _drop_live_options(parse_flags(setup.capture.ffmpeg_flags, "ffmpeg_flags")),
-    )
+    """Return the input and output flags that fit a recording, or raise SourceError for a forbidden one."""
+    extra = parse_flags(setup.capture.ffmpeg_extra_flags, "FFMPEG_EXTRA_FLAGS")
+    output = parse_flags(setup.capture.ffmpeg_flags, "ffmpeg_flags")
+    return tuple(remove_flags(extra, LIVE_ONLY_OPTIONS)), tuple(remove_flags(output, LIVE_ONLY_OPTIONS))
 
 
-def _drop_live_options(tokens: list[str]) -> tuple[str, ...]:
-    kept: list[str] = []
-    rest = iter(tokens)
-    for token in rest:
-        if token in LIVE_ONLY_OPTIONS:
-            next(rest, None)
-        else:
-            kept.append(token)
-    return tuple(kept)
-
-
-def count_crossings(frames: Sequence[FrameDetections], setup: CameraSetup, model: str = "") -> ReplayOutcome:
-    """Track and count the detections of a clip.
-
-    Args:
-        frames: the detections, in order.
-        setup: the configuration.
-        model: description of the model for reports.
-
-    Returns:
-        Events, crossings and zones.
-    """
+def count_crossings(frames: Sequence[FrameDetections], setup: CameraSetup) -> ReplayOutcome:
+    """Track and count the detections of a clip, in order."""
     pipeline = create_pipeline(setup.tracked, setup.tracking)
     events: list[Event] = []
     tracked_frames: dict[int, TrackedFrame] = {}
@@ -205,7 +178,7 @@ def count_crossings(frames: Sequence[FrameDetections], setup: CameraSetup, model
     crossings = [_build_crossing(event, tracked_frames) for event in events if isinstance(event, LineCrossed)]
     at_end = pipeline.get_occupancy()
     zones = {zone.id: _summarize_zone(zone.id, events, at_end.get(zone.id, 0)) for zone in setup.tracked.zones}
-    return ReplayOutcome(setup, events, crossings, zones, len(frames), model)
+    return ReplayOutcome(setup, events, crossings, zones, len(frames))
 
 
 def _build_crossing(event: LineCrossed, tracked_frames: dict[int, TrackedFrame]) -> CountedCrossing:
@@ -223,7 +196,3 @@ def _summarize_zone(zone: str, events: Sequence[Event], at_end: int) -> ZoneSumm
     changes = [event for event in events if isinstance(event, ZoneChanged) and event.zone == zone]
     entered = sum(event.change == "in" for event in changes)
     return ZoneSummary(entered, len(changes) - entered, max([0, *(event.occupancy for event in changes)]), at_end)
-
-
-def _describe_model(detector: Detector) -> str:
-    return f"{detector.model} ({detector.backend.name}, {detector.precision})"

@@ -20,11 +20,7 @@ from crowdperf.evaluation.thumbnails import ThumbnailScene, render_thumbnails
 
 
 def render_report(replayed: ReplayResult, compared: Comparison | None) -> str:
-    """Render the HTML report.
-
-    Raises:
-        ClipError: the clip cannot be read any more.
-    """
+    """Render the HTML report, or raise ClipError if the clip cannot be read any more."""
     names = [outcome.setup.name for outcome in replayed.outcomes]
     parts = [
         render_list(summarize_replay(replayed)),
@@ -220,11 +216,7 @@ def render_table(header: Sequence[str], rows: Iterable[Sequence[object]], number
 
 
 def render_cards(clip: Clip, rows: Sequence[Card]) -> str:
-    """Render the cards in a grid.
-
-    Raises:
-        ClipError: the clip cannot be read any more.
-    """
+    """Render the cards in a grid, or raise ClipError if the clip cannot be read any more."""
     images = render_thumbnails(clip, [card.scene for card in rows[:MAX_THUMBNAILS]])
     images += [""] * (len(rows) - len(images))
     figures = []

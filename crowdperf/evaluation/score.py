@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from crowdperf.evaluation.camera_setup import CameraSetup
 from crowdperf.evaluation.ground_truth import GroundTruth, TrueCrossing, TruthError
-from crowdperf.evaluation.matching import Matching, Pairing, Passage, build_matching, pair_crossings
+from crowdperf.evaluation.matching import Matching, Pairing, Passage, pair_crossings
 from crowdperf.evaluation.replay import CountedCrossing, ReplayOutcome, ReplayResult
 from crowdperf.settings.base import compute_fingerprint
 from crowdperf.settings.camera import Line
@@ -53,7 +53,7 @@ def score_crossings(true: Sequence[Passage], counted: Sequence[Passage], within_
         The accuracy in total and per direction.
     """
     pairing = pair_crossings(true, counted, within_s)
-    matching = build_matching(true, counted, pairing)
+    matching = pairing.resolve(true, counted)
     directions = {name: compute_figures(_select_direction(matching, name)) for name in ("in", "out")}
     return Score(compute_figures(matching), directions, matching, pairing)
 
@@ -126,19 +126,17 @@ class LineAccuracy(NamedTuple):
     line: Line
     score: Score
     surplus: list[CountedCrossing]
-    """Counted crossings that are not true."""
     other_class: list[tuple[TrueCrossing, CountedCrossing]]
     """Pairs of different class. They count as right in every other figure."""
 
 
-def select_lines(setup: CameraSetup, truth: GroundTruth, extra_lines: Sequence[str], source: str) -> list[Line]:
+def select_lines(setup: CameraSetup, truth: GroundTruth, extra_lines: Sequence[str]) -> list[Line]:
     """Select the lines to judge: those of the truth, and those that were watched without a crossing.
 
     Args:
         setup: the camera.
         truth: the truth file's content.
         extra_lines: ids that the operator names.
-        source: name of the truth file for error messages.
 
     Returns:
         The lines, in the order of the camera.
@@ -151,52 +149,34 @@ def select_lines(setup: CameraSetup, truth: GroundTruth, extra_lines: Sequence[s
     for name in sorted(selected):
         if name not in known:
             raise TruthError(
-                f"{source}: the line {name!r} is none of camera {setup.tracked.camera_id!r} in {setup.name}, which has "
-                f"{', '.join(known) or 'no lines'}. Remedy: correct the name, choose --camera, or count the lines that "
-                "the truth file itself draws with --lines-from-truth."
+                f"{truth.name}: the line {name!r} is none of camera {setup.tracked.camera_id!r} in {setup.name}, which "
+                f"has {', '.join(known) or 'no lines'}. Remedy: correct the name, choose --camera, or count the lines "
+                "that the truth file itself draws with --lines-from-truth."
             )
     if not selected:
-        raise TruthError(f"{source} speaks of no line. Remedy: name the lines that were watched with --line.")
+        raise TruthError(f"{truth.name} speaks of no line. Remedy: name the lines that were watched with --line.")
     return [line for line in setup.tracked.lines if line.id in selected]
 
 
-def use_truth_lines(setup: CameraSetup, truth: GroundTruth, source: str) -> CameraSetup:
-    """Replace the lines of a setup by those of the truth.
-
-    Args:
-        setup: the camera.
-        truth: the truth file's content.
-        source: name of the truth file for error messages.
-
-    Returns:
-        The new setup.
-
-    Raises:
-        TruthError: the truth draws no lines.
-    """
+def use_truth_lines(setup: CameraSetup, truth: GroundTruth) -> CameraSetup:
+    """Replace the lines of a setup by those that the truth draws, or raise TruthError if it draws none."""
     if not truth.lines:
-        raise TruthError(f"{source} draws no lines. Remedy: leave --lines-from-truth away.")
+        raise TruthError(f"{truth.name} draws no lines. Remedy: leave --lines-from-truth away.")
     return replace(setup, tracked=replace(setup.tracked, lines=truth.lines))
 
 
-def judge_lines(
-    lines: Sequence[Line], outcome: ReplayOutcome, true: Sequence[TrueCrossing], within_s: float
-) -> list[LineAccuracy]:
-    """Score each line.
+def judge_line(line: Line, outcome: ReplayOutcome, true: Sequence[TrueCrossing], within_s: float) -> LineAccuracy:
+    """Score a line.
 
     Args:
-        lines: the lines.
+        line: the line.
         outcome: what was counted.
-        true: the true crossings.
+        true: the true crossings of all lines.
         within_s: largest difference in time within a pair.
 
     Returns:
-        One result per line.
+        The accuracy, with the mistakes.
     """
-    return [_judge_line(line, outcome, true, within_s) for line in lines]
-
-
-def _judge_line(line: Line, outcome: ReplayOutcome, true: Sequence[TrueCrossing], within_s: float) -> LineAccuracy:
     # True crossings of classes that the line does not count are not missed.
     real = [item for item in true if item.line == line.id and (not item.class_name or item.class_name in line.classes)]
     counted = [item for item in outcome.crossings if item.event.line == line.id]
@@ -215,21 +195,19 @@ def _judge_line(line: Line, outcome: ReplayOutcome, true: Sequence[TrueCrossing]
     )
 
 
-def build_line_audit(
-    verdict: LineAccuracy, outcome: ReplayOutcome, replayed: ReplayResult, within_s: float, at: float
-) -> LineEvaluation:
+def build_line_audit(verdict: LineAccuracy, replayed: ReplayResult, within_s: float, at: float) -> LineEvaluation:
     """Build the stored form of a result.
 
     Args:
         verdict: the result.
-        outcome: what was counted.
-        replayed: the replay.
+        replayed: the replay of one configuration.
         within_s: largest difference in time within a pair.
         at: Unix time, seconds.
 
     Returns:
         The record to store.
     """
+    (outcome,) = replayed.outcomes
     return LineEvaluation(
         camera=outcome.setup.tracked.camera_id,
         line=verdict.line.id,

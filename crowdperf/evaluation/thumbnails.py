@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from crowdperf.evaluation.camera_setup import CameraSetup
 from crowdperf.evaluation.clip import Clip, build_clip_spec, read_frames
 from crowdperf.evaluation.replay import NormalizedBox, get_ffmpeg_flags
-from crowdperf.frames.layout import RingSpec
+from crowdperf.models.preprocess import to_rgb
 from crowdperf.settings.camera import Line
 
 THUMBNAIL_WIDTH = 480
@@ -36,20 +36,10 @@ class ThumbnailScene(NamedTuple):
     direction: str
     """`in` or `out`, shown by an arrow over the line."""
     box: NormalizedBox | None
-    """Box of the object, if known."""
-
-    @property
-    def uses_centre_anchor(self) -> bool:
-        """True if the object is counted by the centre of its box."""
-        return any(line.id == self.line and line.anchor == "centre" for line in self.setup.tracked.lines)
 
 
 def render_thumbnails(clip: Clip, scenes: Sequence[ThumbnailScene]) -> list[str]:
-    """Render each scene to a `data:` URI of a JPEG, THUMBNAIL_WIDTH wide; "" if its picture is missing.
-
-    Raises:
-        ClipError: the clip cannot be read any more.
-    """
+    """Render each scene to a `data:` URI of a JPEG, "" without a picture; or raise ClipError."""
     images = [""] * len(scenes)
     scenes_by_number: dict[int, list[int]] = {}
     for index, scene in enumerate(scenes):
@@ -62,17 +52,13 @@ def render_thumbnails(clip: Clip, scenes: Sequence[ThumbnailScene]) -> list[str]
     try:
         for picture in source:
             for index in scenes_by_number.get(picture.number, []):
-                images[index] = _encode_data_uri(_draw_overlay(_to_bgr(picture.data, spec), scenes[index]))
+                rgb = to_rgb(picture.data, spec.pix_fmt, spec.width, spec.height)
+                images[index] = _encode_data_uri(_draw_overlay(np.ascontiguousarray(rgb[..., ::-1]), scenes[index]))
             if picture.number >= last:
                 break
     finally:
         source.close()
     return images
-
-
-def _to_bgr(data: NDArray[np.uint8], spec: RingSpec) -> NDArray[np.uint8]:
-    planes = data.reshape(spec.height * 3 // 2, spec.width)
-    return np.asarray(cv2.cvtColor(planes, cv2.COLOR_YUV2BGR_I420), np.uint8)
 
 
 def _draw_overlay(image: NDArray[np.uint8], scene: ThumbnailScene) -> NDArray[np.uint8]:
@@ -85,18 +71,19 @@ def _draw_overlay(image: NDArray[np.uint8], scene: ThumbnailScene) -> NDArray[np
         cv2.polylines(image, [pixels], closed, SHADOW_COLOUR, 4, cv2.LINE_AA)
         cv2.polylines(image, [pixels], closed, colour, 2, cv2.LINE_AA)
 
-    for line in scene.setup.tracked.lines:
-        if line.id == scene.line:
-            stroke([*line.get_vertices()], LINE_COLOUR, False)
-            tail, tip = compute_arrow(line, scene.direction, scale)
-            cv2.arrowedLine(image, tail, tip, SHADOW_COLOUR, 5, cv2.LINE_AA, tipLength=0.4)
-            cv2.arrowedLine(image, tail, tip, LINE_COLOUR, 2, cv2.LINE_AA, tipLength=0.4)
+    line = next((line for line in scene.setup.tracked.lines if line.id == scene.line), None)
+    if line is not None:
+        stroke([*line.get_vertices()], LINE_COLOUR, False)
+        tail, tip = compute_arrow(line, scene.direction, scale)
+        cv2.arrowedLine(image, tail, tip, SHADOW_COLOUR, 5, cv2.LINE_AA, tipLength=0.4)
+        cv2.arrowedLine(image, tail, tip, LINE_COLOUR, 2, cv2.LINE_AA, tipLength=0.4)
     if scene.box is not None:
         x1, y1, x2, y2 = scene.box
         stroke([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], BOX_COLOUR, True)
-        anchor = np.rint(np.array([(x1 + x2) / 2, (y1 + y2) / 2 if scene.uses_centre_anchor else y2]) * scale)
-        cv2.circle(image, (int(anchor[0]), int(anchor[1])), 5, SHADOW_COLOUR, -1, cv2.LINE_AA)
-        cv2.circle(image, (int(anchor[0]), int(anchor[1])), 4, BOX_COLOUR, -1, cv2.LINE_AA)
+        y = (y1 + y2) / 2 if line is not None and line.anchor == "centre" else y2
+        anchor = tuple(round(side) for side in (np.array([(x1 + x2) / 2, y]) * scale).tolist())
+        cv2.circle(image, anchor, 5, SHADOW_COLOUR, -1, cv2.LINE_AA)
+        cv2.circle(image, anchor, 4, BOX_COLOUR, -1, cv2.LINE_AA)
     return image
 
 

@@ -7,22 +7,9 @@ from pathlib import Path
 
 from msgspec import structs
 
-from crowdperf.models.export import write_manifest
-from crowdperf.models.install import install_files, is_same_file
+from crowdperf.models import registry
 from crowdperf.models.loader import build_settings, get_warmup_specs, load_detector
-from crowdperf.models.registry import (
-    CLASSES_BY_ROLE,
-    MODEL_SUFFIXES,
-    MODELS_FOLDER,
-    Manifest,
-    ModelEntry,
-    ModelError,
-    Role,
-    Variant,
-    map_class_names,
-    read_manifest,
-    resolve_model,
-)
+from crowdperf.models.registry import MODEL_SUFFIXES, MODELS_FOLDER, Manifest, ModelEntry, ModelError, Role, Variant
 from crowdperf.settings.config import Config
 from crowdperf.settings.process_config import get_ring_sizes
 
@@ -62,7 +49,7 @@ def add_model(
         ModelError: the name is invalid or taken, the model does not fit the role or runs at one size only, or the
             folder is not writable.
     """
-    manifest = read_manifest(folder)
+    manifest = registry.read_manifest(folder)
     if not MODEL_NAME.fullmatch(name) or name.endswith(RESERVED_SUFFIXES):
         raise ModelError(
             f"{name!r} is not a valid model name. Remedy: use letters, digits, '.', '_' and '-', and none of the "
@@ -71,7 +58,8 @@ def add_model(
     if any(entry.name == name for entry in manifest.models):
         raise ModelError(f"the name {name!r} is registered already. Remedy: choose another one.")
     # A name without a slash would be looked up in the registry.
-    model = resolve_model(str(path) if path.is_absolute() else f"./{path}", role, "auto", folder, labels=labels)
+    address = str(path) if path.is_absolute() else f"./{path}"
+    model = registry.resolve_model(address, role, "auto", folder, labels=labels)
     if model.path.suffix == ".engine":
         raise ModelError(
             f"the engine {str(path)!r} fits one machine only and is not registered. Remedy: name its path in "
@@ -85,17 +73,17 @@ def add_model(
             raise error
     sources = [model.path, model.path.with_suffix(".bin")] if model.path.suffix == ".xml" else [model.path]
     targets = [folder / f"{name}{source_file.suffix}" for source_file in sources]
-    new_targets = [target for source_file, target in zip(sources, targets) if not is_same_file(source_file, target)]
+    new_targets = [target for source, target in zip(sources, targets) if not registry.is_same_file(source, target)]
     for target in new_targets:
         if target.exists():
             raise ModelError(
                 f"{str(target)!r} exists already and is not replaced. Remedy: choose another --name than {name!r}, or "
                 "move that file away."
             )
-    names = map_class_names(detector.backend.names, model)
-    assert set(names) & set(CLASSES_BY_ROLE[role]), "the detector has checked it"
+    names = registry.map_class_names(detector.backend.names, model)
+    assert set(names) & set(registry.CLASSES_BY_ROLE[role]), "the detector has checked it"
     try:
-        files = install_files(sources, targets)
+        files = registry.install_files(sources, targets)
         entry = ModelEntry(
             name=name,
             file=files[0].file,
@@ -108,7 +96,7 @@ def add_model(
             source=source or str(path),
             variants=(Variant(runtime=model.runtime, files=files),),
         )
-        write_manifest(Manifest((*manifest.models, entry)), folder)
+        registry.write_manifest(Manifest((*manifest.models, entry)), folder)
     except ModelError:
         for target in new_targets:
             target.unlink(missing_ok=True)

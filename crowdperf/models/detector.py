@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from crowdperf.frames.ring import RingSpec
 from crowdperf.models.postprocess import Detections
-from crowdperf.models.preprocess import Letterbox, PixelFormat, letterbox, to_source
+from crowdperf.models.preprocess import Letterbox, letterbox, to_source
 from crowdperf.models.registry import ModelError
 from crowdperf.runtime.timings import StageTimings
 
@@ -37,20 +37,17 @@ class InferenceBackend(Protocol):
     stages: StageTimings
     """Time per stage: copy, preprocess, infer, postprocess."""
 
-    def prepare(self, box: Letterbox, pix_fmt: PixelFormat) -> None:
+    def prepare(self, box: Letterbox) -> None:
         """Build everything that frames of this geometry need, and wait for it."""
 
-    def ready(self, box: Letterbox, pix_fmt: PixelFormat) -> bool:
-        """Check whether `load` accepts this geometry without delay; if not, start `prepare` in the background."""
+    def ready(self, box: Letterbox) -> bool:
+        """Check whether `load` needs no delay; if it does, start `prepare` in the background.
 
-    def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
-        """Copy ring frames of one geometry; their memory is free again on return.
-
-        Args:
-            frames: at most `max_batch`, each uint8 (frame_bytes,).
-            pix_fmt: their pixel format.
-            box: their geometry.
+        A geometry that cannot be prepared is ready: `load` then raises the reason.
         """
+
+    def load(self, frames: Sequence[NDArray[np.uint8]], box: Letterbox) -> None:
+        """Copy at most `max_batch` ring frames, uint8 (frame_bytes,); their memory is free again on return."""
 
     def start(self) -> None:
         """Start to compute the loaded frames."""
@@ -69,16 +66,15 @@ class InferenceBackend(Protocol):
 
 
 class Detector:
-    """Detect with one model on one backend."""
+    """Detect with one model on one backend.
+
+    Args:
+        backend: computes the boxes.
+        model: name for reports.
+        precision: "full", "int8", or "own" for the operator's own weights.
+    """
 
     def __init__(self, backend: InferenceBackend, model: str, precision: str) -> None:
-        """Wrap a loaded backend.
-
-        Args:
-            backend: computes the boxes.
-            model: name for reports.
-            precision: "full", "int8", or "own" for the operator's own weights.
-        """
         self.backend = backend
         self.model = model
         self.precision = precision
@@ -89,11 +85,7 @@ class Detector:
         return f"{self.backend.device}, {self.backend.name}, {self.precision}"
 
     def detect(self, frames: Sequence[NDArray[np.uint8]], spec: RingSpec) -> list[Detections]:
-        """Detect in frames of one camera.
-
-        Args:
-            frames: each uint8 (spec.frame_bytes,), as `FrameReader.read` fills it.
-            spec: the ring's geometry.
+        """Detect in frames of one camera, each uint8 (spec.frame_bytes,), as `FrameReader.read` fills it.
 
         Returns:
             Per frame, best score first: boxes normalised to the source picture and clipped to it.
@@ -112,7 +104,7 @@ class Detector:
 
     def ready(self, spec: RingSpec) -> bool:
         """Check whether this geometry can be computed at once; if not, the backend starts to prepare it."""
-        return self.backend.ready(letterbox(spec.width, spec.height, spec.model_width), spec.pix_fmt)
+        return self.backend.ready(_compute_box(spec))
 
     def warm(self, specs: Sequence[RingSpec]) -> None:
         """Prepare for pictures of these rings, and wait until that is done.
@@ -129,7 +121,7 @@ class Detector:
     def try_warm(self, spec: RingSpec) -> ModelError | None:
         """Prepare for pictures of this ring; return the reason if the model cannot run at its size."""
         try:
-            self.backend.prepare(letterbox(spec.width, spec.height, spec.model_width), spec.pix_fmt)
+            self.backend.prepare(_compute_box(spec))
             self.detect([np.zeros(spec.frame_bytes, np.uint8)], spec)
         except ModelError as error:
             return error
@@ -137,8 +129,7 @@ class Detector:
 
     def load(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> None:
         """Copy the frames; a caller that passes ring memory must check `FrameReader.intact` afterwards."""
-        first = specs[0]
-        self.backend.load(frames, first.pix_fmt, letterbox(first.width, first.height, first.model_width))
+        self.backend.load(frames, _compute_box(specs[0]))
 
     def start(self) -> None:
         """Start to compute the loaded frames."""
@@ -146,11 +137,15 @@ class Detector:
 
     def finish(self, specs: Sequence[RingSpec]) -> list[Detections]:
         """Return the detections of the oldest started batch, as `detect` does; `specs` belong to that batch."""
-        box = letterbox(specs[0].width, specs[0].height, specs[0].model_width)
+        box = _compute_box(specs[0])
         return [
             Detections(to_source(raw.boxes, box, spec.content), raw.scores, raw.classes)
             for raw, spec in zip(self.backend.finish(), specs)
         ]
+
+
+def _compute_box(spec: RingSpec) -> Letterbox:
+    return letterbox(spec.width, spec.height, spec.model_width, spec.pix_fmt)
 
 
 def make_warmup_spec(width: int, height: int) -> RingSpec:

@@ -6,6 +6,7 @@ manifest records the versions. Quantisation leaves the end of the head (box deco
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,27 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdperf.frames.ring import RingSpec
-from crowdperf.models.install import install_files, make_unwritable_error
+from crowdperf.models import registry
 from crowdperf.models.loader import prepare_ultralytics
-from crowdperf.models.preprocess import letterbox, make_canvas, paint
-from crowdperf.models.registry import (
-    MODELS_FOLDER,
-    Manifest,
-    ModelEntry,
-    ModelError,
-    ModelFile,
-    Variant,
-    check_file,
-    hash_file,
-    read_manifest,
-)
-from crowdperf.primitives.atomic_file import write_file
+from crowdperf.models.preprocess import letterbox, make_canvas, paint, place_in_ring
+from crowdperf.models.registry import MODELS_FOLDER, Manifest, ModelEntry, ModelError, ModelFile, Variant
 
 RING_SIZES = ((640, 360), (640, 640), (640, 480))
 """Calibration uses these ring sizes in turn, so that the ranges hold for several input shapes."""
 HOLDOUT_INTERVAL = 3
 """Every third picture is held out, so that accuracy can be measured on unseen pictures."""
 MIN_PICTURES = 32
+NNCF_REMEDY = (
+    ", which crowdperf does not install. Remedy: `pip install 'nncf>=3,<4'` in the environment that runs "
+    "`models export`; running an int8 model does not need it."
+)
 
 
 def export_openvino(name: str, cache: Path, folder: Path = MODELS_FOLDER) -> tuple[Path, ...]:
@@ -58,23 +52,19 @@ def export_openvino(name: str, cache: Path, folder: Path = MODELS_FOLDER) -> tup
     Raises:
         ModelError: unknown model, missing or altered weights, or a library of the export is missing.
     """
-    manifest = read_manifest(folder)
+    manifest = registry.read_manifest(folder)
     entry = find_entry(manifest, name)
     if not has_weights(entry):
         raise ModelError(
             f"the model {name!r} is registered as {entry.file!r}, which cannot be exported. "
             "Remedy: export it from its .pt file with Ultralytics, and add the result."
         )
-    weights = check_file(folder, ModelFile(entry.file, entry.sha256))
+    weights = registry.check_file(folder, ModelFile(entry.file, entry.sha256))
     prepare_ultralytics(cache)
-    try:
+    with registry.report_missing_package(f"exporting {entry.file!r}"):
         import openvino
         import torch
         import ultralytics
-    except ImportError as error:
-        raise ModelError(
-            f"exporting {entry.file!r} needs {error.name}. Remedy: `pip install -r requirements.txt`."
-        ) from None
     with tempfile.TemporaryDirectory(prefix="crowdperf-export-") as scratch:
         copy = Path(scratch) / weights.name
         shutil.copyfile(weights, copy)
@@ -83,22 +73,17 @@ def export_openvino(name: str, cache: Path, folder: Path = MODELS_FOLDER) -> tup
             ultralytics.YOLO(copy).export(format="openvino", dynamic=True, quantize=16, imgsz=(height, width))
         )
         suffixes = (".xml", ".bin")
-        files = install_files(
+        files = registry.install_files(
             [written / f"{copy.stem}{suffix}" for suffix in suffixes],
             [folder / f"{name}{suffix}" for suffix in suffixes],
         )
     versions = f"ultralytics {ultralytics.__version__}, torch {torch.__version__}, openvino {openvino.__version__}"
-    variant = Variant(runtime="openvino", files=files, exported_by=versions)
-    record_variant(manifest, entry, variant, folder)
+    _record_variant(manifest, entry, Variant(runtime="openvino", files=files, exported_by=versions), folder)
     return tuple(folder / file.file for file in files)
 
 
 def find_entry(manifest: Manifest, name: str) -> ModelEntry:
-    """Find the registered model of that name.
-
-    Raises:
-        ModelError: there is none.
-    """
+    """Find the registered model of that name, or raise ModelError."""
     for entry in manifest.models:
         if entry.name == name:
             return entry
@@ -120,34 +105,14 @@ def list_exportable(manifest: Manifest) -> list[str]:
     ]
 
 
-def record_variant(manifest: Manifest, entry: ModelEntry, variant: Variant, folder: Path) -> None:
-    """Replace the entry's variant of the same runtime and precision, and write the manifest.
-
-    Args:
-        manifest: the content to update.
-        entry: the model, as `manifest` has it.
-        variant: the new variant.
-        folder: the registry.
-    """
+def _record_variant(manifest: Manifest, entry: ModelEntry, variant: Variant, folder: Path) -> None:
+    """Replace the entry's variant of the same runtime and precision, and write the manifest."""
     kind = (variant.runtime, variant.precision)
     others = tuple(old for old in entry.variants if (old.runtime, old.precision) != kind)
     variants = tuple(sorted((*others, variant), key=lambda item: (item.runtime, item.precision)))
     updated = msgspec.structs.replace(entry, variants=variants)
     models = tuple(updated if old.name == entry.name else old for old in manifest.models)
-    write_manifest(Manifest(models), folder)
-
-
-def write_manifest(manifest: Manifest, folder: Path = MODELS_FOLDER) -> None:
-    """Write models/manifest.json, indented, by atomic rename.
-
-    Raises:
-        ModelError: the folder is not writable; the manifest is unchanged.
-    """
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-    try:
-        write_file(folder / "manifest.json", text)
-    except OSError as error:
-        raise make_unwritable_error(folder, error) from None
+    registry.write_manifest(Manifest(models), folder)
 
 
 def quantize_int8(name: str, folders: list[Path], folder: Path = MODELS_FOLDER) -> tuple[Path, ...]:
@@ -164,7 +129,7 @@ def quantize_int8(name: str, folders: list[Path], folder: Path = MODELS_FOLDER) 
     Raises:
         ModelError: unknown model or form, too few pictures, or NNCF is missing.
     """
-    manifest = read_manifest(folder)
+    manifest = registry.read_manifest(folder)
     entry = find_entry(manifest, name)
     variants = {(variant.runtime, variant.precision): variant for variant in entry.variants}
     full = variants.get(("openvino", "full"))
@@ -172,9 +137,10 @@ def quantize_int8(name: str, folders: list[Path], folder: Path = MODELS_FOLDER) 
         raise ModelError(
             f"the model {name!r} has no OpenVINO form. Remedy: run `python -m crowdperf models export {name}` first."
         )
-    sources = [check_file(folder, file) for file in full.files]
+    sources = [registry.check_file(folder, file) for file in full.files]
     pictures = list_calibration_images(folders)
-    nncf = _import_nncf()
+    with registry.report_missing_package("quantising to int8", NNCF_REMEDY):
+        import nncf
     import openvino
 
     core = openvino.Core()
@@ -190,19 +156,14 @@ def quantize_int8(name: str, folders: list[Path], folder: Path = MODELS_FOLDER) 
     )
     target = folder / f"{name}-int8.xml"
     openvino.save_model(quantised, target)
-    files = tuple(ModelFile(path.name, hash_file(path)) for path in (target, target.with_suffix(".bin")))
+    files = tuple(registry.describe_file(path) for path in (target, target.with_suffix(".bin")))
     versions = f"nncf {nncf.__version__}, openvino {openvino.__version__}, {len(pictures)} pictures"
-    variant = Variant(runtime="openvino", files=files, exported_by=versions, precision="int8")
-    record_variant(manifest, entry, variant, folder)
+    _record_variant(manifest, entry, Variant("openvino", files, versions, "int8"), folder)
     return tuple(folder / file.file for file in files)
 
 
 def list_calibration_images(folders: list[Path]) -> list[Path]:
-    """List the .jpg files of the folders, in name order, without the held-out ones.
-
-    Raises:
-        ModelError: there are too few.
-    """
+    """List the .jpg files in name order without the held-out ones; raise ModelError for too few."""
     images = [
         path
         for folder in folders
@@ -219,10 +180,7 @@ def list_calibration_images(folders: list[Path]) -> list[Path]:
 
 
 def iter_calibration_inputs(pictures: list[Path]) -> Iterator[NDArray[np.float32]]:
-    """Yield each picture as it would reach the model through a ring.
-
-    Yields:
-        float32 (1, 3, height, width), RGB, 0..1.
+    """Yield each picture as the model gets it: float32 (1, 3, height, width), RGB, 0..1.
 
     Raises:
         ModelError: a file is not a picture.
@@ -233,36 +191,15 @@ def iter_calibration_inputs(pictures: list[Path]) -> Iterator[NDArray[np.float32
             raise ModelError(f"{str(path)!r} is not a picture. Remedy: take it out of the calibration folder.")
         width, height = RING_SIZES[index % len(RING_SIZES)]
         spec = RingSpec(width, height, "bgr24", image.shape[1], image.shape[0], 1, 1.0, 0)
-        left, top, inner_width, inner_height = spec.content
-        ring = np.zeros((height, width, 3), np.uint8)
-        scaled = cv2.resize(image, (inner_width, inner_height), interpolation=cv2.INTER_AREA)
-        ring[top : top + inner_height, left : left + inner_width] = scaled
-        box = letterbox(width, height)
+        box = letterbox(width, height, pix_fmt="bgr24")
         (picture,) = painted = make_canvas(1, box)
-        paint(ring.reshape(-1), "bgr24", box, picture)
+        paint(place_in_ring(image, spec).reshape(-1), box, picture)
         yield painted.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
 
 
 def _list_head_patterns(model: Any) -> list[str]:
     """List patterns of the operations at the end of the head, which stay in floating point."""
     names = [str(operation.get_friendly_name()) for operation in model.get_ordered_ops()]
-    blocks = [
-        int(name.split("__module.model.", 1)[1].split("/")[0].split(".")[0]) for name in names if _is_in_block(name)
-    ]
+    blocks = [int(block[1]) for name in names if (block := re.match(r"__module\.model\.(\d+)(?=[./]|$)", name))]
     head = rf".*model\.{max(blocks)}"
     return [rf"{head}/.*/{kind}.*" for kind in ("Add", "Sub", "Mul", "Div")] + [rf"{head}\.dfl.*"]
-
-
-def _is_in_block(name: str) -> bool:
-    return name.startswith("__module.model.") and name.split(".")[2].split("/")[0].isdigit()
-
-
-def _import_nncf() -> Any:
-    try:
-        import nncf
-    except ImportError as error:
-        raise ModelError(
-            f"quantising to int8 needs {error.name}, which crowdperf does not install. Remedy: `pip install "
-            "'nncf>=3,<4'` in the environment that runs `models export`; running an int8 model does not need it."
-        ) from None
-    return nncf

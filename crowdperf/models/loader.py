@@ -1,33 +1,40 @@
-"""Choose model file, runtime, device and precision, and load the detector for a role."""
+"""Choose model file, runtime, device and precision, and load the detector for a role.
+
+A CUDA device must first compute what the processor computes. An old driver or card, kernels that do not fit it, or too
+little memory show at the first batches only. A device that computes wrong results would silently count wrong.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from msgspec import structs
 
 from crowdperf.frames.ring import RingSpec
+from crowdperf.models import registry
 from crowdperf.models.detector import PPE_CROP_SPEC, Detector, InferenceBackend, make_warmup_spec
-from crowdperf.models.install import download_weights, is_published
-from crowdperf.models.registry import (
-    MODELS_FOLDER,
-    ModelError,
-    ModelPath,
-    Precision,
-    Role,
-    prefers_int8,
-    read_cpuinfo,
-    resolve_model,
-)
-from crowdperf.models.self_test import verify_device
+from crowdperf.models.postprocess import Detections, compute_iou_matrix
+from crowdperf.models.preprocess import load_ring_frame
+from crowdperf.models.registry import MODELS_FOLDER, ModelError, ModelPath, Precision, Role
 from crowdperf.settings.engine import Inference, Labels, Models
 
 GPU_DEVICE_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 """Device files of NVIDIA's driver, WSL and ROCm. If none exists, `auto` does not import torch to look for a device."""
+PUBLISHED_WEIGHTS = re.compile(r"yolo(v[3-9]|v10|1[12]|26)[a-z]\w*\.pt")
+TEST_PICTURE_NAMES = ("bus.jpg", "zidane.jpg")
+"""A street and a portrait of the ultralytics package, which the torch runtime needs anyway."""
+TEST_SIZE = (640, 384)
+MIN_SURE_SCORE = 0.5
+"""A detection of one side with this score must exist on the other side, with any score."""
+MIN_TEST_IOU = 0.5
+"""Overlap of two equal detections. Half precision moves a box by a pixel or two, a broken device by far more."""
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +79,13 @@ def load_detector(
     if is_published(name):
         prepare_ultralytics(cache, online=settings.downloads)
         name = str(download_weights(name, cache, settings.downloads))
-    if runtime == "auto" and cuda and not _is_openvino_file(name):
+    # An own OpenVINO or ONNX model runs on the processor even if CUDA is present.
+    is_openvino = name.endswith((".xml", ".onnx")) or ("/" in name and Path(name).is_dir())
+    if runtime == "auto" and cuda and not is_openvino:
         runtime = "torch"
-    model = resolve_model(name, role, runtime, folder, _list_precisions(settings.precision, runtime, role), labels)
+    model = registry.resolve_model(
+        name, role, runtime, folder, _list_precisions(settings.precision, runtime, role), labels
+    )
     if model.precision == "int8" and settings.precision == "auto":
         log.info(
             "inference.precision 'auto' selects int8: this processor has neither bf16 nor AVX-512, and int8 was "
@@ -100,11 +111,7 @@ def load_detector(
 
 
 def _report_cuda_failure(model: ModelPath, device: str, error: Exception) -> None:
-    """Report a CUDA device that does not work: driver or device too old for torch, or out of memory.
-
-    Raises:
-        ModelError: inference.device is `cuda`. With `auto` the caller uses the processor instead.
-    """
+    """Report a CUDA device that fails: too old for torch, or out of memory. Raise if it was required."""
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
     failure = f"the CUDA device cannot run the model {model.name!r}: {reason}."
     remedy = "Remedy: check `nvidia-smi` and that this torch knows the device (`python -m torch.utils.collect_env`)"
@@ -123,12 +130,7 @@ def _list_precisions(requested: Literal["auto", "full", "int8"], runtime: str, r
         return (requested,)
     if runtime == "torch":
         return ("full",)
-    return ("int8", "full") if prefers_int8(read_cpuinfo()) else ("full",)
-
-
-def _is_openvino_file(name: str) -> bool:
-    """Check for an own OpenVINO or ONNX model, which runs on the processor even if CUDA is present."""
-    return name.endswith((".xml", ".onnx")) or ("/" in name and Path(name).is_dir())
+    return ("int8", "full") if registry.prefers_int8(registry.read_cpuinfo()) else ("full",)
 
 
 def _open_backend(
@@ -138,19 +140,21 @@ def _open_backend(
         from crowdperf.models.openvino_backend import OpenvinoBackend
 
         return OpenvinoBackend(model, confidence, settings.iou, settings.threads, cache)
-    _require_torch(model.path, cache)
+    prepare_ultralytics(cache)
+    remedy = (
+        ", which is not installed. Remedy: `pip install -r requirements.txt`, or use the OpenVINO form of the model "
+        "(`yolo export format=openvino dynamic=True`)."
+    )
+    with registry.report_missing_package(f"the model {str(model.path)!r}", remedy):
+        for package in ("torch", "torchvision", "ultralytics"):
+            importlib.import_module(package)
     from crowdperf.models.torch_backend import TorchBackend
 
-    device = "cuda" if cuda else "cpu"
-    return TorchBackend(model, confidence, settings.iou, settings.threads, device)
+    return TorchBackend(model, confidence, settings.iou, settings.threads, "cuda" if cuda else "cpu")
 
 
 def _should_use_cuda(device: str, cache: Path) -> bool:
-    """Check whether to compute on CUDA.
-
-    Raises:
-        ModelError: CUDA is requested and absent.
-    """
+    """Check whether to compute on CUDA; raise ModelError if it is requested and absent."""
     if device == "cpu" or (device == "auto" and not any(Path(node).exists() for node in GPU_DEVICE_FILES)):
         return False
     prepare_ultralytics(cache)
@@ -166,20 +170,6 @@ def _should_use_cuda(device: str, cache: Path) -> bool:
             "installed (`pip install -r requirements.txt`), or set inference.device to 'auto'."
         )
     return present
-
-
-def _require_torch(path: Path, cache: Path) -> None:
-    prepare_ultralytics(cache)
-    try:
-        import torch
-        import torchvision
-        import ultralytics
-    except ImportError as error:
-        raise ModelError(
-            f"the model {str(path)!r} needs {error.name}, which is not installed. Remedy: `pip install -r "
-            "requirements.txt`, or use the OpenVINO form of the model (`yolo export format=openvino dynamic=True`)."
-        ) from None
-    del torch, torchvision, ultralytics
 
 
 def prepare_ultralytics(cache: Path, online: bool = False) -> None:
@@ -215,3 +205,89 @@ def build_settings(name: str, role: Role, precision: str = "auto", labels: dict[
     models = Models(person=name) if role == "person" else Models(ppe=name)
     mapped = Labels(person=labels or {}) if role == "person" else Labels(ppe=labels or {})
     return Inference(models=models, labels=mapped, precision=precision)  # type: ignore[arg-type]
+
+
+def is_published(name: str) -> bool:
+    """Check for a bare name of published weights; a local file of that name takes precedence."""
+    return PUBLISHED_WEIGHTS.fullmatch(name) is not None and not Path(name).exists()
+
+
+def download_weights(name: str, cache: Path, allowed: bool) -> Path:
+    """Return the file of weights that Ultralytics publishes, downloading it if necessary.
+
+    Args:
+        name: such as `yolo11n.pt`.
+        cache: the folder of earlier downloads.
+        allowed: whether the operator permits downloads.
+
+    Returns:
+        Path of the weights below `cache`.
+
+    Raises:
+        ModelError: the file is absent, and downloads are off or fail.
+    """
+    target = cache / "weights" / name
+    if target.is_file():
+        return target
+    if not allowed:
+        raise ModelError(
+            f"the weights {name!r} are published by Ultralytics but not on this machine, and downloads are off. "
+            f"Remedy: set inference.downloads to true, or put the file at {str(target)!r}."
+        )
+    with registry.report_missing_package(f"downloading {name!r}"):
+        from ultralytics.utils.downloads import attempt_download_asset
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        attempt_download_asset(str(target))
+    except (OSError, RuntimeError, ValueError, ConnectionError) as error:
+        target.unlink(missing_ok=True)
+        raise ModelError(
+            f"the weights {name!r} cannot be downloaded: {error}. "
+            f"Remedy: check the network, or put the file at {str(target)!r}."
+        ) from None
+    if not target.is_file():
+        raise ModelError(f"Ultralytics has no weights {name!r}. Remedy: correct inference.models.")
+    return target
+
+
+class DeviceMismatchError(RuntimeError):
+    """Report that the device and the processor detect different things in the same picture."""
+
+
+def verify_device(device: Detector, make_reference: Callable[[], Detector]) -> None:
+    """Run known pictures in batches that overlap as in live operation, and compare with the processor.
+
+    Raises:
+        DeviceMismatchError: the detections differ.
+        RuntimeError: the device cannot compute; the text is torch's.
+    """
+    module = importlib.util.find_spec("ultralytics")
+    assert module is not None, "the torch runtime requires it"
+    assert module.origin is not None
+    pictures = [Path(module.origin).parent / "assets" / name for name in TEST_PICTURE_NAMES]
+    frames, specs = zip(*(load_ring_frame(picture, TEST_SIZE) for picture in pictures))
+    batches = [([frames[0]], [specs[0]]), (frames, specs), (frames[::-1], specs[::-1])]
+    actual: list[Detections] = []
+    for number, batch in enumerate(batches):
+        device.load(*batch)
+        device.start()
+        if number:
+            actual += device.finish(batches[number - 1][1])
+    actual += device.finish(batches[-1][1])
+    try:
+        street, portrait = make_reference().detect_batch(frames, specs)
+    except ModelError:
+        # A TensorRT engine has no form for the processor.
+        return
+    for ours, theirs in zip(actual, (street, street, portrait, portrait, street)):
+        if count_missing(ours, theirs) or count_missing(theirs, ours):
+            raise DeviceMismatchError("its detections differ from those of the processor in the same pictures")
+
+
+def count_missing(actual: Detections, expected: Detections) -> int:
+    """Count the sure detections of `expected` that no detection in `actual` matches."""
+    count = 0
+    for index in np.flatnonzero(expected.scores >= MIN_SURE_SCORE).tolist():
+        candidates = actual.boxes[actual.classes == expected.classes[index]]
+        count += not (compute_iou_matrix(expected.boxes[index : index + 1], candidates) >= MIN_TEST_IOU).any()
+    return count

@@ -21,8 +21,8 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
-from crowdperf.models.postprocess import Detections, decode, decode_end_to_end
-from crowdperf.models.preprocess import Letterbox, PixelFormat, make_canvas, paint
+from crowdperf.models.postprocess import BoxDecoder, Detections
+from crowdperf.models.preprocess import Letterbox, make_canvas, paint
 from crowdperf.models.registry import ModelError, ModelPath, build_class_map
 from crowdperf.runtime.timings import StageTimings
 
@@ -69,7 +69,18 @@ class _LoadedBatch(NamedTuple):
 
 
 class OpenvinoBackend:
-    """Run a detection model on the processor."""
+    """Run a detection model on the processor; `prepare` compiles it.
+
+    Args:
+        model: an OpenVINO or ONNX file.
+        confidence: detections at or below it are dropped.
+        iou: overlap above which the weaker of two boxes of a class is dropped.
+        threads: for inference; 0 uses all that this process may run on.
+        cache: a folder for compiled models.
+
+    Raises:
+        ModelError: OpenVINO cannot read the model, or its classes or shapes do not fit.
+    """
 
     name = "openvino"
     device = "cpu"
@@ -77,20 +88,7 @@ class OpenvinoBackend:
     overlaps = True
 
     def __init__(self, model: ModelPath, confidence: float, iou: float, threads: int, cache: Path) -> None:
-        """Read the model; `prepare` compiles it.
-
-        Args:
-            model: an OpenVINO or ONNX file.
-            confidence: detections at or below it are dropped.
-            iou: overlap above which the weaker of two boxes of a class is dropped.
-            threads: for inference; 0 uses all that this process may run on.
-            cache: a folder for compiled models.
-
-        Raises:
-            ModelError: OpenVINO cannot read the model, or its classes or shapes do not fit.
-        """
         self._path = model.path
-        self._confidence, self._iou = confidence, iou
         self._threads = threads or len(os.sched_getaffinity(0))
         self._stream_count = compute_stream_count(self._threads)
         self.max_batch = self._stream_count
@@ -106,24 +104,19 @@ class OpenvinoBackend:
         self.stages = StageTimings()
         source = self._read_model()
         self.names = model.classes or _read_class_names(source, model.path)
-        self._class_map = build_class_map(self.names, model)
-        shape = source.outputs[0].partial_shape
-        self._end_to_end = len(shape) == 3 and shape[2] == 6
-        if not self._end_to_end and (len(shape) != 3 or shape[1] != 4 + len(self._class_map)):
+        decoder = BoxDecoder(build_class_map(self.names, model), confidence, iou)
+        shape, count = source.outputs[0].partial_shape, len(decoder.class_map)
+        end_to_end = len(shape) == 3 and shape[2] == 6
+        if not end_to_end and (len(shape) != 3 or shape[1] != 4 + count):
             raise ModelError(
-                f"the model {str(model.path)!r} has the output shape {shape}, not (batch, {4 + len(self._class_map)}, "
-                f"anchors) for its {len(self._class_map)} classes. Remedy: export a YOLO detection model with "
+                f"the model {str(model.path)!r} has the output shape {shape}, not (batch, {4 + count}, anchors) for "
+                f"its {count} classes. Remedy: export a YOLO detection model with "
                 "`yolo export format=openvino dynamic=True nms=False`."
             )
+        self._decode = decoder.decode_end_to_end if end_to_end else decoder.decode
 
-    def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
-        """Convert ring frames into the inputs; the conversion is the only copy.
-
-        Args:
-            frames: at most `max_batch`, each uint8 (frame_bytes,).
-            pix_fmt: their pixel format.
-            box: their geometry.
-        """
+    def load(self, frames: Sequence[NDArray[np.uint8]], box: Letterbox) -> None:
+        """Convert ring frames into the inputs; the conversion is the only copy."""
         compiled = self._get_compiled(box)
         began = perf_counter()
         assert len(self._started) < MAX_BATCHES_IN_FLIGHT, "finish a batch before loading a third one"
@@ -133,7 +126,7 @@ class OpenvinoBackend:
             box, compiled.get_inputs(box, self._buffer_index), requests[self._buffer_index][: len(frames)]
         )
         for frame, picture in zip(frames, self._loaded.inputs):
-            paint(frame, pix_fmt, box, picture)
+            paint(frame, box, picture)
         self.stages.add("preprocess", perf_counter() - began)
 
     def start(self) -> None:
@@ -146,7 +139,6 @@ class OpenvinoBackend:
     def finish(self) -> list[Detections]:
         """Return the detections of the oldest started batch; boxes in pixels of the model input."""
         loaded = self._started.popleft()
-        box = loaded.box
         began = perf_counter()
         detections: list[Detections] = []
         for request in loaded.requests:
@@ -154,10 +146,7 @@ class OpenvinoBackend:
             computed = perf_counter()
             self.stages.add("infer", computed - began)
             raw = request.get_output_tensor(0).data[0]
-            if self._end_to_end:
-                detections.append(decode_end_to_end(raw, self._class_map, self._confidence, box.width, box.height))
-            else:
-                detections.append(decode(raw, self._class_map, self._confidence, self._iou, box.width, box.height))
+            detections.append(self._decode(raw, (loaded.box.width, loaded.box.height)))
             began = perf_counter()
             self.stages.add("postprocess", began - computed)
         return detections
@@ -181,15 +170,12 @@ class OpenvinoBackend:
                 "Remedy: check that the .bin is in the folder of the .xml, or export the model again."
             ) from None
 
-    def prepare(self, box: Letterbox, pix_fmt: PixelFormat) -> None:
+    def prepare(self, box: Letterbox) -> None:
         """Compile for this geometry."""
         self._get_compiled(box)
 
-    def ready(self, box: Letterbox, pix_fmt: PixelFormat = "yuv420p") -> bool:
-        """Check whether this geometry is compiled; if not, start to compile it in the background.
-
-        A geometry that cannot be compiled is ready: `load` then raises the reason.
-        """
+    def ready(self, box: Letterbox) -> bool:
+        """Check whether this geometry is compiled; if not, start to compile it in the background."""
         size = (box.width, box.height)
         if size in self._compiled:
             return True
@@ -218,15 +204,7 @@ class OpenvinoBackend:
         return _CompiledModel(single, single if self._stream_count == 1 else self.compile(box, self._stream_count))
 
     def compile(self, box: Letterbox, stream_count: int | None = None) -> Any:
-        """Compile a new `openvino.CompiledModel` for this geometry.
-
-        Args:
-            box: the geometry.
-            stream_count: pictures computed at a time; None uses as many as suit the threads.
-
-        Raises:
-            ModelError: the model cannot run at that size.
-        """
+        """Compile a new `openvino.CompiledModel`; raise ModelError for a size that it cannot have."""
         model = self._read_model()
         try:
             model.reshape([1, 3, box.height, box.width])

@@ -27,7 +27,6 @@ class Detections(NamedTuple):
     boxes: NDArray[np.float32]
     """(n, 4), x1 y1 x2 y2."""
     scores: NDArray[np.float32]
-    """(n,)."""
     classes: NDArray[np.uint8]
     """(n,), index into `CLASSES_BY_ROLE`."""
 
@@ -65,58 +64,43 @@ def non_max_suppression(
     return order[kept]
 
 
-def decode_end_to_end(
-    rows: NDArray[np.float32], class_map: NDArray[np.int16], confidence: float, width: int, height: int
-) -> Detections:
-    """Decode the output of an end-to-end head, which suppresses by itself (YOLO26, YOLOv10).
+class BoxDecoder(NamedTuple):
+    """Decodes the raw output of one picture; boxes are clipped to the model input, in its pixels."""
 
-    Args:
-        rows: float32 (k, 6), x1 y1 x2 y2 score class; pixels of the model input, class of the model.
-        class_map: int16 (model classes,), index into `CLASSES_BY_ROLE`; -1 ignores a class.
-        confidence: detections at or below it are dropped.
-        width: width of the model input, pixels; boxes are clipped to it.
-        height: its height.
+    class_map: NDArray[np.int16]
+    """(model classes,), index into `CLASSES_BY_ROLE`; -1 ignores a class."""
+    confidence: float
+    """Detections at or below it are dropped."""
+    iou: float
+    """Overlap above which the weaker of two boxes of a class is dropped."""
 
-    Returns:
-        Boxes in pixels of the model input.
-    """
-    classes = class_map[np.clip(rows[:, 5].astype(np.intp), 0, len(class_map) - 1)]
-    chosen = np.flatnonzero((rows[:, 4] > confidence) & (classes >= 0))
-    chosen = chosen[np.argsort(-rows[chosen, 4], kind="stable")][:MAX_DETECTIONS]
-    boxes = np.clip(rows[chosen, :4], 0, np.array([width, height] * 2, dtype=np.float32)).astype(np.float32)
-    return Detections(boxes, rows[chosen, 4].astype(np.float32), classes[chosen].astype(np.uint8))
+    def decode_end_to_end(self, rows: NDArray[np.float32], size: tuple[int, int]) -> Detections:
+        """Decode the output of an end-to-end head, which suppresses by itself (YOLO26, YOLOv10).
 
+        `rows` is float32 (k, 6), x1 y1 x2 y2 score class; `size` is width and height of the model input.
+        """
+        classes = self.class_map[np.clip(rows[:, 5].astype(np.intp), 0, len(self.class_map) - 1)]
+        chosen = np.flatnonzero((rows[:, 4] > self.confidence) & (classes >= 0))
+        chosen = chosen[np.argsort(-rows[chosen, 4], kind="stable")][:MAX_DETECTIONS]
+        boxes = np.clip(rows[chosen, :4], 0, np.array(size * 2, dtype=np.float32)).astype(np.float32)
+        return Detections(boxes, rows[chosen, 4].astype(np.float32), classes[chosen].astype(np.uint8))
 
-def decode(
-    raw: NDArray[np.float32], class_map: NDArray[np.int16], confidence: float, iou: float, width: int, height: int
-) -> Detections:
-    """Decode the raw output of one picture, and suppress.
-
-    Args:
-        raw: float32 (4 + model classes, anchors).
-        class_map: int16 (model classes,), index into `CLASSES_BY_ROLE`; -1 ignores a class.
-        confidence: detections at or below it are dropped.
-        iou: overlap above which the weaker of two boxes of a class is dropped.
-        width: width of the model input, pixels; boxes are clipped to it.
-        height: its height.
-
-    Returns:
-        Boxes in pixels of the model input.
-    """
-    scores = raw[4:].max(axis=0)
-    chosen = np.flatnonzero(scores > confidence)
-    # Look up the class of these few only: for all anchors it took half of the time of an empty picture.
-    classes = np.empty(len(scores), class_map.dtype)
-    classes[chosen] = class_map[raw[4:, chosen].argmax(axis=0)]
-    chosen = chosen[classes[chosen] >= 0]
-    if len(chosen) > MAX_CANDIDATES:
-        chosen = chosen[np.argpartition(-scores[chosen], MAX_CANDIDATES)[:MAX_CANDIDATES]]
-    centre, half = raw[:2, chosen].T, raw[2:4, chosen].T / 2
-    limit = np.array([width, height], dtype=np.float32)
-    boxes = np.concatenate([np.clip(centre - half, 0, limit), np.clip(centre + half, 0, limit)], axis=1)
-    boxes, scores, classes = boxes.astype(np.float32), scores[chosen], classes[chosen]
-    kept = non_max_suppression(boxes, scores, classes, iou)[:MAX_DETECTIONS]
-    return Detections(boxes[kept], scores[kept], classes[kept].astype(np.uint8))
+    def decode(self, raw: NDArray[np.float32], size: tuple[int, int]) -> Detections:
+        """Decode float32 (4 + model classes, anchors) and suppress; `size` is as in `decode_end_to_end`."""
+        scores = raw[4:].max(axis=0)
+        chosen = np.flatnonzero(scores > self.confidence)
+        # Look up the class of these few only: for all anchors it took half of the time of an empty picture.
+        classes = np.empty(len(scores), self.class_map.dtype)
+        classes[chosen] = self.class_map[raw[4:, chosen].argmax(axis=0)]
+        chosen = chosen[classes[chosen] >= 0]
+        if len(chosen) > MAX_CANDIDATES:
+            chosen = chosen[np.argpartition(-scores[chosen], MAX_CANDIDATES)[:MAX_CANDIDATES]]
+        centre, half = raw[:2, chosen].T, raw[2:4, chosen].T / 2
+        limit = np.array(size, dtype=np.float32)
+        boxes = np.concatenate([np.clip(centre - half, 0, limit), np.clip(centre + half, 0, limit)], axis=1)
+        boxes, scores, classes = boxes.astype(np.float32), scores[chosen], classes[chosen]
+        kept = non_max_suppression(boxes, scores, classes, self.iou)[:MAX_DETECTIONS]
+        return Detections(boxes[kept], scores[kept], classes[kept].astype(np.uint8))
 
 
 def compute_iou_matrix(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ PixelFormat = Literal["yuv420p", "bgr24"]
 
 
 class Letterbox(NamedTuple):
-    """Place of a ring picture in the model input, all in pixels.
+    """Format of a ring picture, and its place in the model input in pixels.
 
     The input is `width` x `height`. The picture lies at (`left`, `top`) and is `inner_width` x `inner_height` there.
     """
@@ -40,6 +40,8 @@ class Letterbox(NamedTuple):
     top: int
     inner_width: int
     inner_height: int
+    pix_fmt: PixelFormat = "yuv420p"
+    """Planes Y, U, V (BT.601, limited range), or packed BGR."""
 
     @property
     def scaled(self) -> bool:
@@ -48,13 +50,14 @@ class Letterbox(NamedTuple):
 
 
 @functools.lru_cache(256)
-def letterbox(ring_width: int, ring_height: int, model_width: int = 0) -> Letterbox:
+def letterbox(ring_width: int, ring_height: int, model_width: int = 0, pix_fmt: PixelFormat = "yuv420p") -> Letterbox:
     """Compute the smallest input that holds the picture; an odd pixel of padding goes right and down.
 
     Args:
         ring_width: width of the ring's picture, pixels.
         ring_height: its height.
         model_width: width to scale it to; 0, or more than it has, leaves it unchanged.
+        pix_fmt: format of the ring's picture.
 
     Returns:
         The picture's place in the input.
@@ -65,7 +68,7 @@ def letterbox(ring_width: int, ring_height: int, model_width: int = 0) -> Letter
     width = -(-inner_width // STRIDE) * STRIDE
     height = -(-inner_height // STRIDE) * STRIDE
     left, top = (width - inner_width) // 2, (height - inner_height) // 2
-    return Letterbox(ring_width, ring_height, width, height, left, top, inner_width, inner_height)
+    return Letterbox(ring_width, ring_height, width, height, left, top, inner_width, inner_height, pix_fmt)
 
 
 def to_source(
@@ -104,17 +107,16 @@ def make_canvas(count: int, box: Letterbox) -> NDArray[np.uint8]:
     return np.full((count, box.height, box.width, 3), PAD_VALUE, dtype=np.uint8)
 
 
-def paint(frame: NDArray[np.uint8], pix_fmt: PixelFormat, box: Letterbox, out: NDArray[np.uint8]) -> None:
+def paint(frame: NDArray[np.uint8], box: Letterbox, out: NDArray[np.uint8]) -> None:
     """Write the RGB picture of a ring frame into its place in one input.
 
     Args:
-        frame: uint8 (frame_bytes,): planes Y, U, V (BT.601, limited range), or packed BGR.
-        pix_fmt: which of the two.
+        frame: uint8 (frame_bytes,).
         box: geometry of ring and input.
         out: uint8 (height, width, 3), RGB; only the picture's place is written.
     """
     inside = out[box.top : box.top + box.inner_height, box.left : box.left + box.inner_width]
-    rgb = to_rgb(frame, pix_fmt, box.ring_width, box.ring_height)
+    rgb = to_rgb(frame, box.pix_fmt, box.ring_width, box.ring_height)
     if box.scaled:
         inside[...] = cv2.resize(rgb, (box.inner_width, box.inner_height), interpolation=cv2.INTER_LINEAR)
     else:
@@ -139,16 +141,8 @@ def to_rgb(frame: NDArray[np.uint8], pix_fmt: PixelFormat, width: int, height: i
     return frame.reshape(height, width, 3)[..., ::-1]
 
 
-def load_ring_frame(path: Path, width: int, height: int) -> tuple[NDArray[np.uint8], RingSpec]:
-    """Load a picture as capture would write it into a ring: scaled, centred on black.
-
-    Args:
-        path: the picture.
-        width: width of the ring, pixels.
-        height: its height.
-
-    Returns:
-        The frame, uint8 (frame_bytes,) in yuv420p, and its ring spec.
+def load_ring_frame(path: Path, size: tuple[int, int]) -> tuple[NDArray[np.uint8], RingSpec]:
+    """Load a picture as capture would write it into a ring (yuv420p) of that width and height.
 
     Raises:
         ModelError: the file is not a picture.
@@ -156,9 +150,14 @@ def load_ring_frame(path: Path, width: int, height: int) -> tuple[NDArray[np.uin
     image = cv2.imread(str(path))
     if image is None:
         raise ModelError(f"{str(path)!r} is not a picture. Remedy: take it out of the folder.")
-    spec = RingSpec(width, height, "yuv420p", image.shape[1], image.shape[0], 4, 1.0, 0)
-    x0, y0, across, down = spec.content
-    ring = np.zeros((height, width, 3), np.uint8)
-    ring[y0 : y0 + down, x0 : x0 + across] = cv2.resize(image, (across, down), interpolation=cv2.INTER_AREA)
-    frame: NDArray[np.uint8] = cv2.cvtColor(ring, cv2.COLOR_BGR2YUV_I420).reshape(-1)
+    spec = RingSpec(*size, "yuv420p", image.shape[1], image.shape[0], 4, 1.0, 0)
+    frame: NDArray[np.uint8] = cv2.cvtColor(place_in_ring(image, spec), cv2.COLOR_BGR2YUV_I420).reshape(-1)
     return frame, spec
+
+
+def place_in_ring(image: NDArray[np.uint8], spec: RingSpec) -> NDArray[np.uint8]:
+    """Scale a BGR picture to its place in the ring's picture, black around it: uint8 (height, width, 3)."""
+    x0, y0, across, down = spec.content
+    ring = np.zeros((spec.height, spec.width, 3), np.uint8)
+    ring[y0 : y0 + down, x0 : x0 + across] = cv2.resize(image, (across, down), interpolation=cv2.INTER_AREA)
+    return ring

@@ -6,8 +6,10 @@ pickle.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import itertools
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +18,8 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
+from crowdperf.primitives.atomic_file import replace_file, write_file
+from crowdperf.primitives.digest import compute_file_digest
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.ppe import PPE_CLASSES
 
@@ -26,7 +30,6 @@ Role = Literal["person", "ppe"]
 MODEL_SUFFIXES = (".pt", ".xml", ".onnx", ".engine")
 """A name with one of these suffixes, or with a slash, is a path."""
 CLASSES_BY_ROLE: dict[Role, tuple[str, ...]] = {"person": CLASSES, "ppe": PPE_CLASSES}
-"""The classes that crowdperf knows in each role."""
 CPUINFO_PATH = Path("/proc/cpuinfo")
 WIDE_CPU_FLAGS = frozenset({"avx512f", "avx_ne_convert"})
 """Processors with these flags run OpenVINO with AVX-512, bf16 or fp16; int8 was not measured there."""
@@ -50,7 +53,7 @@ class Variant(Struct, frozen=True, forbid_unknown_fields=True):
     runtime: RuntimeName
     files: Annotated[tuple[ModelFile, ...], Meta(min_length=1)]
     exported_by: str = ""
-    """Library versions that wrote an exported variant."""
+    """Versions of the libraries."""
     precision: Precision = "full"
     """`full` is floating point, in the width that the processor prefers."""
 
@@ -100,11 +103,7 @@ class ModelPath(Struct, frozen=True):
 
 
 def read_manifest(folder: Path = MODELS_FOLDER) -> Manifest:
-    """Read models/manifest.json.
-
-    Raises:
-        ModelError: unreadable or malformed, or two models have the same name.
-    """
+    """Read models/manifest.json; raise ModelError if it is invalid or has two models of one name."""
     path = folder / "manifest.json"
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
@@ -126,24 +125,64 @@ def read_manifest(folder: Path = MODELS_FOLDER) -> Manifest:
     return manifest
 
 
-def hash_file(path: Path) -> str:
-    """Compute the sha256 of a file, as hex digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def write_manifest(manifest: Manifest, folder: Path = MODELS_FOLDER) -> None:
+    """Write models/manifest.json, indented, by atomic rename; raise ModelError if that fails."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+    with _report_unwritable(folder):
+        write_file(folder / "manifest.json", text)
+
+
+def install_files(sources: Sequence[Path], targets: Sequence[Path]) -> tuple[ModelFile, ...]:
+    """Copy each source over its target, and return the targets with their hashes.
+
+    All files are copied before the first one is renamed. A source that is its own target is left alone.
+
+    Raises:
+        ModelError: a file cannot be read or written. If copying failed, no target has changed.
+    """
+    with _report_unwritable(targets[0].parent):
+        with contextlib.ExitStack() as renamed_together:
+            for source, target in zip(sources, targets):
+                if not is_same_file(source, target):
+                    shutil.copyfile(source, renamed_together.enter_context(replace_file(target)))
+        return tuple(describe_file(target) for target in targets)
+
+
+def is_same_file(source: Path, target: Path) -> bool:
+    """Check whether both paths are the same file."""
+    return target.exists() and source.samefile(target)
+
+
+def describe_file(path: Path) -> ModelFile:
+    """Build the manifest's entry of a file in its folder."""
+    return ModelFile(path.name, compute_file_digest(path))
+
+
+@contextlib.contextmanager
+def _report_unwritable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"cannot write to the model registry {str(folder)!r}: {error.strerror}. "
+            "Remedy: free space there, or run the command as the user who owns the folder."
+        ) from None
+
+
+@contextlib.contextmanager
+def report_missing_package(user: str, remedy: str = ". Remedy: `pip install -r requirements.txt`.") -> Iterator[None]:
+    """Raise ModelError if an import in the block fails; `user` is what needs the package."""
+    try:
+        yield
+    except ImportError as error:
+        raise ModelError(f"{user} needs {error.name}{remedy}") from None
 
 
 def check_file(folder: Path, file: ModelFile) -> Path:
-    """Check the hash of a registered file, and return its path.
-
-    Raises:
-        ModelError: missing, unreadable, or altered.
-    """
+    """Return the path of a registered file; raise ModelError if it is missing, unreadable or altered."""
     path = folder / file.file
     try:
-        digest = hash_file(path)
+        digest = compute_file_digest(path)
     except OSError as error:
         raise ModelError(
             f"the model file {str(path)!r} cannot be read: {error.strerror}. "
@@ -272,9 +311,6 @@ def map_class_names(names: tuple[str, ...], model: ModelPath) -> tuple[str, ...]
 def build_class_map(names: tuple[str, ...], model: ModelPath) -> NDArray[np.int16]:
     """Map each class of the model to an index into `CLASSES_BY_ROLE`, or to -1 if it is ignored.
 
-    Returns:
-        int16 (model classes,).
-
     Raises:
         ModelError: a label names no class of the model or of crowdperf, or no class is left.
     """
@@ -299,11 +335,7 @@ def build_class_map(names: tuple[str, ...], model: ModelPath) -> NDArray[np.int1
 
 
 def prefers_int8(cpuinfo: str) -> bool:
-    """Check for a processor on which int8 was measured to be faster: AVX2 and nothing wider.
-
-    Args:
-        cpuinfo: content of /proc/cpuinfo; "" if there is none.
-    """
+    """Check the content of /proc/cpuinfo for AVX2 and nothing wider, where int8 was measured faster."""
     line = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
     flags = line.partition(":")[2].split()
     return "avx2" in flags and WIDE_CPU_FLAGS.isdisjoint(flags)

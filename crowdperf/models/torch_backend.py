@@ -22,28 +22,17 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 
-from crowdperf.models import torch_network
+from crowdperf.models import torch_graphs, torch_network
 from crowdperf.models.postprocess import MAX_CANDIDATES, MAX_DETECTIONS, Detections
-from crowdperf.models.preprocess import Letterbox, PixelFormat
+from crowdperf.models.preprocess import Letterbox
 from crowdperf.models.registry import ModelError, ModelPath, build_class_map
-from crowdperf.models.torch_graphs import (
-    CAPTURE_LOCK,
-    BatchStep,
-    GeometryBuffers,
-    acquire_streams,
-    is_out_of_memory,
-    release_streams,
-    use_stream,
-)
-from crowdperf.models.torch_network import load_network, to_input
+from crowdperf.models.torch_graphs import CAPTURE_LOCK, BatchStep, GeometryBuffers, is_out_of_memory, use_stream
 from crowdperf.runtime.timings import StageTimings
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes that have a graph; a batch is padded to the next one."""
 MAX_GEOMETRIES = 8
 """Number of picture sizes kept; the least recently used is dropped first."""
-
-InputGeometry = tuple[Letterbox, PixelFormat]
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +43,6 @@ class _BatchPart(NamedTuple):
     step: BatchStep
     pictures: int
     frames: Any
-    """The staging buffer with the frames."""
-
-    @property
-    def geometry(self) -> InputGeometry:
-        return self.step.geometry.box, self.step.geometry.pix_fmt
 
 
 class _InFlightPart(NamedTuple):
@@ -75,23 +59,21 @@ class TorchBackend:
 
     On CUDA three streams overlap: copies of the next batch, the network, and suppression of the previous batch.
     `prepare` may run on another thread than the rest.
+
+    Args:
+        model: weights or a TensorRT engine.
+        confidence: detections at or below it are dropped.
+        iou: overlap above which the weaker of two boxes of a class is dropped.
+        threads: for the processor; 0 leaves torch's default.
+        device: "cuda" or "cpu".
+
+    Raises:
+        ModelError: the file is not a detection model of Ultralytics, or its classes do not fit.
     """
 
     name = "torch"
 
     def __init__(self, model: ModelPath, confidence: float, iou: float, threads: int, device: str) -> None:
-        """Load the model and move it to the device.
-
-        Args:
-            model: weights or a TensorRT engine.
-            confidence: detections at or below it are dropped.
-            iou: overlap above which the weaker of two boxes of a class is dropped.
-            threads: for the processor; 0 leaves torch's default.
-            device: "cuda" or "cpu".
-
-        Raises:
-            ModelError: the file is not a detection model of Ultralytics, or its classes do not fit.
-        """
         self.device = device
         self.pins = self.overlaps = device == "cuda"
         self.max_batch = BUCKETS[-1]
@@ -101,32 +83,26 @@ class TorchBackend:
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         if device == "cpu" and threads:
             torch.set_num_threads(threads)
-        self._network = load_network(model, device)
+        self._network = torch_network.load_network(model, device)
         self.names = model.classes or self._network.names
         class_map = build_class_map(self.names, model)
         self._class_map = torch.from_numpy(class_map.astype(np.float32)).to(device)
-        self._geometries: OrderedDict[InputGeometry, GeometryBuffers] = OrderedDict()
-        self._preparing: dict[InputGeometry, Future[None]] = {}
+        self._geometries: OrderedDict[Letterbox, GeometryBuffers] = OrderedDict()
+        self._preparing: dict[Letterbox, Future[None]] = {}
         self._preparer = ThreadPoolExecutor(1, "capture")
         self._end_to_end = False
-        self._streams = acquire_streams(device)
-        weakref.finalize(self, release_streams, self._streams)
+        self._streams = torch_graphs.acquire_streams(device)
+        weakref.finalize(self, torch_graphs.release_streams, self._streams)
         self._pool: Any = torch.cuda.graph_pool_handle() if self._network.supports_graphs else None
         self._loaded: list[_BatchPart] = []
         self._started: deque[list[_InFlightPart]] = deque()
 
-    def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
-        """Copy ring frames to the device, and wait for the copies.
-
-        Args:
-            frames: at most `max_batch`, each uint8 (frame_bytes,).
-            pix_fmt: their pixel format.
-            box: their geometry.
-        """
+    def load(self, frames: Sequence[NDArray[np.uint8]], box: Letterbox) -> None:
+        """Copy ring frames to the device, and wait for the copies."""
         self._loaded = []
         rest = list(frames)
         while rest:
-            step = self._find_step(len(rest), (box, pix_fmt))
+            step = self._find_step(len(rest), box)
             began = perf_counter()
             part, rest = rest[: step.bucket], rest[step.bucket :]
             staging = step.geometry.next_staging_buffer()
@@ -165,11 +141,12 @@ class TorchBackend:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        self._shrink(part.step.bucket, part.geometry[0])
+        box = part.step.geometry.box
+        self._shrink(part.step.bucket, box)
         pieces = []
         pictures = part.frames[: part.pictures]
         while len(pictures):
-            step = self._find_step(len(pictures), part.geometry)
+            step = self._find_step(len(pictures), box)
             piece, pictures = pictures[: step.bucket], pictures[step.bucket :]
             pieces.append(self._compute_part(_BatchPart(step, len(piece), piece))[: len(piece)])
         return torch.cat(pieces)
@@ -183,7 +160,7 @@ class TorchBackend:
                 done.synchronize()
                 candidates.record_stream(self._streams.finishing)
             computed = perf_counter()
-            box = part.geometry[0]
+            box = part.step.geometry.box
             with torch.inference_mode(), use_stream(self._streams.finishing):
                 rows = self._suppress(candidates[: part.pictures], max(box.width, box.height)).cpu().numpy()
             # Group by picture; each group keeps its best score first.
@@ -200,7 +177,7 @@ class TorchBackend:
     pin = staticmethod(torch_network.pin_buffer)
     unpin = staticmethod(torch_network.unpin_buffer)
 
-    def prepare(self, box: Letterbox, pix_fmt: PixelFormat) -> None:
+    def prepare(self, box: Letterbox) -> None:
         """Capture a graph for every batch size, in about a second; does nothing on the processor.
 
         The largest comes first, since all graphs share its memory.
@@ -211,7 +188,7 @@ class TorchBackend:
             if bucket > self.max_batch:
                 continue
             try:
-                step = self._find_step(bucket, (box, pix_fmt))
+                step = self._find_step(bucket, box)
                 if not self._network.supports_graphs:
                     with torch.inference_mode():
                         step.compute()
@@ -224,22 +201,18 @@ class TorchBackend:
                     ) from error
                 self.max_batch = bucket // 2
 
-    def ready(self, box: Letterbox, pix_fmt: PixelFormat) -> bool:
-        """Check whether the graphs of this geometry exist; if not, start to capture them in the background.
-
-        A geometry that cannot be captured is ready: `load` then raises the reason.
-        """
-        size = (box, pix_fmt)
-        if not self._network.supports_graphs or (size in self._geometries and size not in self._preparing):
+    def ready(self, box: Letterbox) -> bool:
+        """Check whether the graphs exist; if not, start to capture them in the background."""
+        if not self._network.supports_graphs or (box in self._geometries and box not in self._preparing):
             return True
-        if size not in self._preparing:
+        if box not in self._preparing:
             # Drop results that were never used: their cameras stopped before the size was ready.
-            for done in [size for size, future in self._preparing.items() if future.done()][: 1 - MAX_GEOMETRIES]:
+            for done in [other for other, future in self._preparing.items() if future.done()][: 1 - MAX_GEOMETRIES]:
                 del self._preparing[done]
-            self._preparing[size] = self._preparer.submit(self.prepare, box, pix_fmt)
-        if not self._preparing[size].done():
+            self._preparing[box] = self._preparer.submit(self.prepare, box)
+        if not self._preparing[box].done():
             return False
-        del self._preparing[size]
+        del self._preparing[box]
         return True
 
     def empty_cache(self) -> None:
@@ -250,58 +223,52 @@ class TorchBackend:
             finally:
                 CAPTURE_LOCK.release()
 
-    def _find_step(self, count: int, size: InputGeometry) -> BatchStep:
+    def _find_step(self, count: int, box: Letterbox) -> BatchStep:
         """Return the step for that many frames, or for fewer if the device is short of memory."""
         while True:
             bucket = next(bucket for bucket in BUCKETS if bucket >= min(count, self.max_batch))
             try:
-                return self._get_or_build_step(size, bucket)
+                return self._get_or_build_step(box, bucket)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-            self._shrink(bucket, size[0])
+            self._shrink(bucket, box)
 
     def _shrink(self, bucket: int, box: Letterbox) -> None:
-        """Halve the largest batch after an out-of-memory error, and release the buffers of larger ones.
-
-        Raises:
-            ModelError: there is no memory for a single frame.
-        """
+        """Halve the largest batch after an out-of-memory error, and release the buffers of larger ones."""
         if bucket == 1:
             raise ModelError(
                 f"the device has no memory for one picture of {box.width}x{box.height}. Remedy: stop other programs "
                 "that use it, lower analysis_width, or use a smaller model."
             )
         self.max_batch = min(self.max_batch, bucket // 2)
-        for size in [size for size, geometry in self._geometries.items() if geometry.rows > self.max_batch]:
-            del self._geometries[size]
+        for large in [one for one, geometry in self._geometries.items() if geometry.rows > self.max_batch]:
+            del self._geometries[large]
         log.warning("out of device memory with %d pictures per batch, continuing with %d", bucket, self.max_batch)
         if self.device == "cuda":
             with CAPTURE_LOCK:
                 torch.cuda.empty_cache()
 
-    def _get_or_build_step(self, size: InputGeometry, bucket: int) -> BatchStep:
-        geometry = self._geometries.get(size)
+    def _get_or_build_step(self, box: Letterbox, bucket: int) -> BatchStep:
+        geometry = self._geometries.get(box)
         if geometry is not None and bucket in geometry.steps:
-            self._geometries.move_to_end(size)
+            self._geometries.move_to_end(box)
             return geometry.steps[bucket]
         with CAPTURE_LOCK:
             if geometry is None or geometry.rows < bucket:
                 # Graphs refer to these buffers, so a device gets the final size at once.
                 rows = self.max_batch if self.device == "cuda" else bucket
-                geometry = GeometryBuffers(rows, *size, self._network.dtype, self.device)
-                self._geometries[size] = geometry
+                self._geometries[box] = geometry = GeometryBuffers(rows, box, self._network.dtype, self.device)
                 while len(self._geometries) > MAX_GEOMETRIES:
                     self._geometries.popitem(last=False)
-            step = BatchStep(geometry, bucket, self._make_compute(size))
+            step = BatchStep(geometry, bucket, self._make_compute(box))
             if self._network.supports_graphs:
                 step.capture(self._streams, self._pool)
             geometry.steps[bucket] = step
             return step
 
-    def _make_compute(self, size: InputGeometry) -> Any:
+    def _make_compute(self, box: Letterbox) -> Any:
         """Build the function of a step; it holds what must live as long as the step's graph."""
-        box, pix_fmt = size
         # A graph refers to the head's anchors, and the network replaces these at every new shape. This list keeps their
         # memory from being reused while the graph exists.
         graph_references: list[Any] = []
@@ -309,12 +276,12 @@ class TorchBackend:
         def compute(frames: Any, canvas: Any) -> Any:
             with torch.inference_mode():
                 began = perf_counter()
-                pictures = to_input(frames, pix_fmt, box, self._network.dtype, canvas)
+                torch_network.paint_batch(frames, box, canvas)
                 if not self._network.supports_graphs:
                     spent = perf_counter() - began
                     self.stages.add("preprocess", spent)
                     self.stages.add("infer", -spent)
-                raw = self._network.call(pictures)
+                raw = self._network.call(canvas)
                 if self._network.head is not None:
                     graph_references[:] = [self._network.head.anchors, self._network.head.strides]
                 return self._select_candidates(raw[0] if isinstance(raw, (tuple, list)) else raw, box)
@@ -329,21 +296,19 @@ class TorchBackend:
         raw = raw.float()
         if raw.shape[2] == 6:
             self._end_to_end = True
-            boxes = torch.stack([raw[..., 0:4:2].clamp(0, box.width), raw[..., 1:4:2].clamp(0, box.height)], dim=3)
-            classes = self._class_map[raw[..., 5].long()]
-            scores = torch.where(classes >= 0, raw[..., 4], torch.zeros_like(raw[..., 4]))
-            return torch.cat([boxes.flatten(2), scores[..., None], classes[..., None]], dim=2)
-        scores, best = raw[:, 4:].max(dim=1)
-        classes = self._class_map[best]
-        scores = torch.where(classes >= 0, scores, torch.zeros_like(scores))
-        top, chosen = scores.topk(min(MAX_CANDIDATES, scores.shape[1]), dim=1)
-        sides = raw[:, :4].gather(2, chosen[:, None].expand(-1, 4, -1)).transpose(1, 2)
-        centre, half = sides[..., :2], sides[..., 2:] / 2
-        corners = torch.cat([centre - half, centre + half], dim=2)
-        x = corners[..., 0::2].clamp(0, box.width)
-        y = corners[..., 1::2].clamp(0, box.height)
-        boxes = torch.stack([x, y], dim=3).flatten(2)
-        return torch.cat([boxes, top[..., None], classes.gather(1, chosen)[..., None]], dim=2)
+            corners, scores, classes = raw[..., :4], raw[..., 4], self._class_map[raw[..., 5].long()]
+            scores = torch.where(classes >= 0, scores, torch.zeros_like(scores))
+        else:
+            scores, best = raw[:, 4:].max(dim=1)
+            classes = self._class_map[best]
+            scores = torch.where(classes >= 0, scores, torch.zeros_like(scores))
+            scores, chosen = scores.topk(min(MAX_CANDIDATES, scores.shape[1]), dim=1)
+            classes = classes.gather(1, chosen)
+            sides = raw[:, :4].gather(2, chosen[:, None].expand(-1, 4, -1)).transpose(1, 2)
+            centre, half = sides[..., :2], sides[..., 2:] / 2
+            corners = torch.cat([centre - half, centre + half], dim=2)
+        boxes = torch.stack([corners[..., 0::2].clamp(0, box.width), corners[..., 1::2].clamp(0, box.height)], dim=3)
+        return torch.cat([boxes.flatten(2), scores[..., None], classes[..., None]], dim=2)
 
     def _suppress(self, candidates: Any, side: int) -> Any:
         """Suppress the whole batch at once: float32 (n, 7), x1 y1 x2 y2 score class picture, best score first.

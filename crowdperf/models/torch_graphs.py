@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from crowdperf.models.preprocess import Letterbox, PixelFormat
-from crowdperf.models.torch_network import make_device_canvas
+from crowdperf.models.preprocess import PAD_VALUE, Letterbox
 
 CAPTURE_LOCK = threading.RLock()
 """Hold this to capture a graph or to synchronise the whole device. torch captures one graph at a time per process, and
@@ -56,27 +55,26 @@ class GeometryBuffers:
     """Buffers of one picture size and format.
 
     All batch sizes use the same memory. That is safe since batches are computed one after the other, on one stream.
+
+    Args:
+        rows: largest number of pictures in a batch.
+        box: place of the picture in the input.
+        dtype: type of the network's input.
+        device: "cuda" or "cpu".
     """
 
-    def __init__(self, rows: int, box: Letterbox, pix_fmt: PixelFormat, dtype: Any, device: str) -> None:
-        """Allocate the buffers.
-
-        Args:
-            rows: largest number of pictures in a batch.
-            box: place of the picture in the input.
-            pix_fmt: pixel format of the frames.
-            dtype: type of the network's input.
-            device: "cuda" or "cpu".
-        """
-        self.rows, self.box, self.pix_fmt = rows, box, pix_fmt
+    def __init__(self, rows: int, box: Letterbox, dtype: Any, device: str) -> None:
+        self.rows, self.box = rows, box
         pixels = box.ring_width * box.ring_height
-        frame_bytes = pixels * 3 // 2 if pix_fmt == "yuv420p" else pixels * 3
+        frame_bytes = pixels * 3 // 2 if box.pix_fmt == "yuv420p" else pixels * 3
         # These buffers are also written outside inference mode.
         with torch.inference_mode(False):
             self.input = torch.zeros((rows, frame_bytes), dtype=torch.uint8, device=device)
             # While the network reads `input`, the next batch is copied into one of these.
             self._staging = [torch.zeros_like(self.input) for _ in range(2)] if device == "cuda" else [self.input]
-            self.canvas = make_device_canvas(rows, box, dtype, device)
+            grey = torch.full((rows, box.height, box.width, 3), PAD_VALUE / 255, dtype=dtype, device=device)
+            # The shape that networks expect, (rows, 3, height, width), with channels last in memory.
+            self.canvas = grey.permute(0, 3, 1, 2)
         if device == "cuda":
             # The buffers were filled on this thread's stream; frames arrive on another.
             torch.cuda.current_stream().synchronize()
@@ -90,16 +88,15 @@ class GeometryBuffers:
 
 
 class BatchStep:
-    """Compute the candidates for one batch size of a geometry."""
+    """Computes the candidates for one batch size of a geometry, without a graph until `capture`.
+
+    Args:
+        geometry: the buffers.
+        bucket: batch size.
+        compute: from frames to candidates.
+    """
 
     def __init__(self, geometry: GeometryBuffers, bucket: int, compute: Compute) -> None:
-        """Prepare to compute without a graph.
-
-        Args:
-            geometry: the buffers.
-            bucket: batch size.
-            compute: from frames to candidates.
-        """
         self.geometry, self.bucket = geometry, bucket
         self._compute = compute
         self._graph: Any = None
@@ -108,10 +105,8 @@ class BatchStep:
     def capture(self, streams: CudaStreams, pool: Any) -> None:
         """Warm up, as graph capture requires, and record the graph.
 
-        Args:
-            streams: the model's streams.
-            pool: memory that all graphs of the model share. Each replay ends, and its output is copied, before the next
-                one starts.
+        All graphs of the model share the memory `pool`. Each replay ends, and its output is copied, before the next one
+        starts.
         """
         with CAPTURE_LOCK:
             with torch.cuda.stream(streams.recording):
@@ -129,10 +124,7 @@ class BatchStep:
         return self._compute(self.geometry.input[: self.bucket], self.geometry.canvas[: self.bucket])
 
     def run(self, frames: Any, pictures: int) -> Any:
-        """Compute the first `pictures` of a staging buffer.
-
-        Returns float32 (bucket, candidates, 6), x1 y1 x2 y2 score class.
-        """
+        """Compute the first `pictures` of a staging buffer: float32 (bucket, candidates, 6)."""
         if frames is not self.geometry.input:
             self.geometry.input[:pictures].copy_(frames[:pictures], non_blocking=True)
         if self._graph is None:

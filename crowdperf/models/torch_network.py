@@ -15,7 +15,7 @@ import torch
 import ultralytics
 from numpy.typing import NDArray
 
-from crowdperf.models.preprocess import PAD_VALUE, Letterbox, PixelFormat
+from crowdperf.models.preprocess import Letterbox
 from crowdperf.models.registry import ModelError, ModelPath
 
 LUMA, V_RED, U_GREEN, V_GREEN, U_BLUE = (share / (255 << 20) for share in (1220542, 1673527, -409993, -852492, 2116026))
@@ -40,11 +40,7 @@ class Network(NamedTuple):
 
 
 def load_network(model: ModelPath, device: str) -> Network:
-    """Load and fuse a model and move it to `device`: fp16 on "cuda", float32 on "cpu".
-
-    Raises:
-        ModelError: the file is not a detection model of Ultralytics, or does not fit the device.
-    """
+    """Load, fuse and move a model to `device`: fp16 on "cuda", float32 on "cpu"; or raise ModelError."""
     return _load_engine(model, device) if model.path.suffix == ".engine" else _load_weights(model, device)
 
 
@@ -101,8 +97,7 @@ def _sort_names(names: dict[int, Any]) -> tuple[str, ...]:
 
 
 def _get_first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def pin_buffer(buffer: NDArray[np.uint8]) -> None:
@@ -129,55 +124,31 @@ def _clear_cuda_error() -> None:
         torch.full((1,), 1, device="cuda")
 
 
-def make_device_canvas(count: int, box: Letterbox, dtype: Any, device: Any) -> Any:
-    """Create inputs that are grey where the letterbox pads them.
+def paint_batch(frames: Any, box: Letterbox, canvas: Any) -> None:
+    """Write the picture that `preprocess.paint` makes, within 1/255 and scaled to 0..1, into each input.
 
     Args:
-        count: number of pictures.
-        box: the geometry.
-        dtype: type of the elements.
-        device: torch device.
-
-    Returns:
-        (count, 3, height, width) of `dtype`, channels last.
-    """
-    return torch.full((count, box.height, box.width, 3), PAD_VALUE / 255, dtype=dtype, device=device).permute(
-        0, 3, 1, 2
-    )
-
-
-def to_input(frames: Any, pix_fmt: PixelFormat, box: Letterbox, dtype: Any, out: Any = None) -> Any:
-    """Convert a batch to the input that `preprocess.paint` makes, within 1/255.
-
-    Args:
-        frames: uint8 (b, frame_bytes) on any device: planes Y, U, V (BT.601, limited range), or packed BGR.
-        pix_fmt: which of the two.
+        frames: uint8 (b, frame_bytes) on any device.
         box: geometry of ring and input.
-        dtype: type of the result.
-        out: a canvas of b pictures and this geometry to write into; None creates one.
-
-    Returns:
-        `out`: (b, 3, height, width) of `dtype`, channels last, RGB, 0..1, padded with the letterbox grey.
+        canvas: the b inputs, as `GeometryBuffers` makes them; the padding stays.
     """
-    out = make_device_canvas(len(frames), box, dtype, frames.device) if out is None else out
-    place = out[:, :, box.top : box.top + box.inner_height, box.left : box.left + box.inner_width]
+    place = canvas[:, :, box.top : box.top + box.inner_height, box.left : box.left + box.inner_width]
     if box.scaled:
         whole = torch.empty((len(frames), 3, box.ring_height, box.ring_width), device=frames.device)
-        _write_rgb(frames, pix_fmt, whole)
+        _write_rgb(frames, whole, box)
         # Round before and after, as OpenCV does: without it the difference can exceed 1/255.
         whole.mul_(255).round_()
         size = (box.inner_height, box.inner_width)
         rgb = torch.nn.functional.interpolate(whole, size, mode="bilinear", align_corners=False)
         torch.div(rgb.round_(), 255, out=place)
     else:
-        _write_rgb(frames, pix_fmt, place)
-    return out
+        _write_rgb(frames, place, box)
 
 
-def _write_rgb(frames: Any, pix_fmt: PixelFormat, place: Any) -> None:
+def _write_rgb(frames: Any, place: Any, box: Letterbox) -> None:
     """Write RGB, 0..1, into `place`, (b, 3, height, width); luma below black counts as black."""
-    height, width = place.shape[2], place.shape[3]
-    if pix_fmt == "bgr24":
+    height, width = box.ring_height, box.ring_width
+    if box.pix_fmt == "bgr24":
         torch.div(frames.view(-1, height, width, 3).flip(3).permute(0, 3, 1, 2), 255, out=place)
         return
     pixels, rows, columns = height * width, height // 2, width // 2

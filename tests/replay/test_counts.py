@@ -13,7 +13,7 @@ import pytest
 from crowdperf.evaluation.camera_setup import make_setup
 from crowdperf.evaluation.ground_truth import read_truth
 from crowdperf.evaluation.replay import count_crossings
-from crowdperf.evaluation.score import judge_lines
+from crowdperf.evaluation.score import judge_line
 from crowdperf.messaging.schema import Direction, Event, FrameDetections, LineCrossed, ZoneChanged
 from crowdperf.models.detector import Detector
 from crowdperf.models.loader import load_detector
@@ -91,7 +91,8 @@ def test_audit_of_one_by_one(clips: Path, one_by_one: tuple[Clip, list[FrameDete
     outcome = count_crossings(frames, setup)
     footage = clip.to_product_clip()
     truth = read_truth(path, footage).get_crossings([number / footage.fps for number in range(1394)])
-    (verdict,) = judge_lines(list(setup.tracked.lines), outcome, truth, 3.0)
+    (line,) = setup.tracked.lines
+    verdict = judge_line(line, outcome, truth, 3.0)
     out, into = verdict.score.directions["out"], verdict.score.directions["in"]
     assert (out.true, out.counted, out.matched) == (6, 6, 6)
     assert (into.true, into.counted, into.matched) == (1, 0, 0)

@@ -6,8 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from crowdperf.evaluation.average_precision import load_labelled_images
-from crowdperf.evaluation.ppe_accuracy import measure_ppe_accuracy
+from crowdperf.evaluation.accuracy import load_labelled_images, measure_ppe_accuracy
 from crowdperf.inference.ppe_items import detect_ppe
 from crowdperf.models.loader import load_detector
 from crowdperf.models.preprocess import load_ring_frame
@@ -28,7 +27,7 @@ def test_people_are_judged_by_what_they_wear(tmp_path: Path, record_property: Ca
     ppe = load_detector(settings, tmp_path, role="ppe", confidence=Ppe().confidence)
     results = []
     for one in load_labelled_images(folder, PPE_CLASSES):
-        frame, spec = load_ring_frame(one.path, 640, 640)
+        frame, spec = load_ring_frame(one.path, (640, 640))
         (found,) = people.detect([frame], spec)
         results.append((one, found, detect_ppe(ppe, frame, spec, found)))
     judged = measure_ppe_accuracy(results)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from crowdperf.frames.ring import RingSpec
+from crowdperf.models.preprocess import Letterbox
 
 
 def asset(name: str) -> NDArray[np.uint8]:
@@ -40,6 +41,18 @@ def ring_frame(
     if pix_fmt == "bgr24":
         return padded.reshape(-1), spec
     return np.asarray(cv2.cvtColor(padded, cv2.COLOR_BGR2YUV_I420), np.uint8).reshape(-1), spec
+
+
+def to_torch_input(frames: Any, box: Letterbox, dtype: Any = None) -> Any:
+    """The torch runtime's input of these frames, uint8 (b, frame_bytes); float32 by default."""
+    import torch
+
+    from crowdperf.models.torch_graphs import GeometryBuffers
+    from crowdperf.models.torch_network import paint_batch
+
+    canvas = GeometryBuffers(len(frames), box, dtype or torch.float32, "cpu").canvas
+    paint_batch(frames, box, canvas)
+    return canvas
 
 
 def iou(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from crowdperf.messaging.outbox import BackgroundSender
 from crowdperf.messaging.streams import DETECTIONS, stream_key
 from crowdperf.models.detector import Detector
 from crowdperf.models.postprocess import Detections
-from crowdperf.models.preprocess import Letterbox, PixelFormat
+from crowdperf.models.preprocess import Letterbox
 from crowdperf.models.registry import ModelError
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.timings import StageTimings
@@ -46,7 +46,7 @@ class ScriptedRuntime:
         self.stages = StageTimings()
         self.started: deque[int] = deque()
 
-    def load(self, frames: Sequence[NDArray[np.uint8]], pix_fmt: PixelFormat, box: Letterbox) -> None:
+    def load(self, frames: Sequence[NDArray[np.uint8]], box: Letterbox) -> None:
         self.count = len(frames)
         if box.width == 1280:
             raise ModelError("cannot run at 1280. Remedy: another size.")
@@ -63,9 +63,9 @@ class ScriptedRuntime:
 
     def unpin(self, buffer: NDArray[np.uint8]) -> None: ...
 
-    def prepare(self, box: Letterbox, pix_fmt: PixelFormat) -> None: ...
+    def prepare(self, box: Letterbox) -> None: ...
 
-    def ready(self, box: Letterbox, pix_fmt: PixelFormat) -> bool:
+    def ready(self, box: Letterbox) -> bool:
         return self.is_ready
 
     def empty_cache(self) -> None:

@@ -23,7 +23,7 @@ from crowdperf.models.preprocess import letterbox, make_canvas, paint
 from crowdperf.models.registry import MODELS_FOLDER, ModelError
 from crowdperf.settings.engine import Inference, Labels, Models
 from tests.conftest import missing
-from tests.support.pictures import asset, iou, ring_frame
+from tests.support.pictures import asset, iou, ring_frame, to_torch_input
 
 FAMILIES = ("yolov8n", "yolo11n", "yolo12n", "yolo26n")
 NAMES = ["Human", "car", *(f"thing {index}" for index in range(6))]
@@ -51,8 +51,6 @@ def build(family: str, folder: Path, end_to_end: bool = False) -> Path:
     import yaml
     from ultralytics.nn.tasks import yaml_model_load
 
-    from crowdperf.models.torch_network import to_input
-
     torch.manual_seed(1)
     described = folder / f"{family}.yaml"
     described.write_text(yaml.safe_dump({**yaml_model_load(f"{family}.yaml"), "nc": len(NAMES)}))
@@ -69,7 +67,7 @@ def build(family: str, folder: Path, end_to_end: bool = False) -> Path:
             # The average of what it has seen, which is one picture: without it, nothing reaches the head.
             module.momentum = None
     with torch.no_grad():
-        made.model.train()(to_input(torch.from_numpy(FRAME)[None], SPEC.pix_fmt, letterbox(320, 320), torch.float32))
+        made.model.train()(to_torch_input(torch.from_numpy(FRAME)[None], letterbox(320, 320)))
     head.end2end = end_to_end
     path = folder / f"{family}{'-e2e' if end_to_end else ''}.pt"
     made.save(path)
@@ -100,14 +98,12 @@ def theirs(path: Path, painted: bool = False, confidence: float = 0.3) -> Any:
 
     network = ultralytics.YOLO(path).model.float().fuse(verbose=False).eval()
     box = letterbox(SPEC.width, SPEC.height)
-    from crowdperf.models.torch_network import to_input
-
     if painted:
         (image,) = make_canvas(1, box)
-        paint(FRAME, SPEC.pix_fmt, box, image)
+        paint(FRAME, box, image)
         picture = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     else:
-        picture = to_input(torch.from_numpy(FRAME)[None], SPEC.pix_fmt, box, torch.float32)
+        picture = to_torch_input(torch.from_numpy(FRAME)[None], box)
     with torch.inference_mode():
         raw = network(picture)
         raw = raw[0] if isinstance(raw, (tuple, list)) else raw

@@ -9,9 +9,9 @@ import pytest
 
 from crowdperf.frames.ring import RingSpec
 from crowdperf.models.detector import Detector
+from crowdperf.models.loader import DeviceMismatchError, count_missing, verify_device
 from crowdperf.models.postprocess import Detections
 from crowdperf.models.registry import ModelError
-from crowdperf.models.self_test import DeviceMismatchError, count_missing, verify_device
 
 BOX = np.array([[0.1, 0.1, 0.3, 0.5]], np.float32)
 

@@ -8,8 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from crowdperf.evaluation.average_precision import LabelledImage, compute_average_precision, load_labelled_images
-from crowdperf.evaluation.ppe_accuracy import measure_ppe_accuracy
+from crowdperf.evaluation.accuracy import (
+    LabelledImage,
+    compute_average_precision,
+    load_labelled_images,
+    measure_ppe_accuracy,
+)
 from crowdperf.messaging.schema import PpeColumns
 from crowdperf.models.postprocess import Detections, compute_iou_matrix
 from crowdperf.models.registry import ModelError

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowdperf.evaluation.camera_setup import CameraSetup, make_setup
-from crowdperf.evaluation.clip import CLIP_START_S, build_frame_filter
-from crowdperf.evaluation.comparison import compare_outcomes, find_changed_settings, make_names_distinct
-from crowdperf.evaluation.replay import CountedCrossing, NormalizedBox, ReplayOutcome
+from crowdperf.evaluation.clip import CLIP_START_S, Clip, build_frame_filter
+from crowdperf.evaluation.comparison import Comparison, compare_outcomes, find_changed_settings, make_names_distinct
+from crowdperf.evaluation.replay import CountedCrossing, NormalizedBox, ReplayOutcome, ReplayResult
 from crowdperf.evaluation.thumbnails import compute_arrow
 from crowdperf.geometry import Point, cross
 from crowdperf.messaging.schema import Direction, LineCrossed
@@ -57,13 +57,16 @@ def outcome(*crossings: CountedCrossing, by: CameraSetup | None = None) -> Repla
     return ReplayOutcome(by or PLAIN, [one.event for one in crossings], list(crossings), {}, 0, "")
 
 
+def compare(first: ReplayOutcome, second: ReplayOutcome, aspect: float = 1.0) -> Comparison:
+    clip = Clip(Path("a.mp4"), round(100 * aspect), 100, 10.0)
+    return compare_outcomes(ReplayResult(clip, [], [first, second], 0.0))
+
+
 @settings(deadline=None)
 @given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)))
 def test_what_is_in_one_list_alone_differs(first: set[int], second: set[int]) -> None:
     # Moments three seconds apart: nothing to mistake for something else.
-    found = compare_outcomes(
-        *(outcome(*(crossing(3.0 * at) for at in sorted(those))) for those in (first, second)), 1.0
-    )
+    found = compare(*(outcome(*(crossing(3.0 * at) for at in sorted(those))) for those in (first, second)))
     assert found.same_count == len(first & second)
     assert {(round(one.crossing.at_s / 3), one.outcome_index) for one in found.differences} == {
         *((at, 0) for at in first - second),
@@ -73,11 +76,11 @@ def test_what_is_in_one_list_alone_differs(first: set[int], second: set[int]) ->
 
 def test_an_outcome_does_not_differ_from_itself() -> None:
     one = outcome(crossing(1.0), crossing(1.2), crossing(1.4, "out"), crossing(60.0, class_name="car"))
-    assert compare_outcomes(one, one, 1.0) == (4, [])
+    assert compare(one, one) == (4, [])
 
 
 def test_the_same_object_counted_another_way_is_one_difference() -> None:
-    found = compare_outcomes(outcome(crossing(1.0, "in")), outcome(crossing(1.3, "out")), 1.0)
+    found = compare(outcome(crossing(1.0, "in")), outcome(crossing(1.3, "out")))
     (one,) = found.differences
     assert (one.kind, one.crossing.event.direction, one.other and one.other.event.direction) == (
         "direction",
@@ -87,14 +90,14 @@ def test_the_same_object_counted_another_way_is_one_difference() -> None:
 
 
 def test_the_same_object_of_another_class_is_one_difference() -> None:
-    found = compare_outcomes(outcome(crossing(1.0)), outcome(crossing(1.0, class_name="bicycle")), 1.0)
+    found = compare(outcome(crossing(1.0)), outcome(crossing(1.0, class_name="bicycle")))
     assert [one.kind for one in found.differences] == ["class"]
     assert found.same_count == 0
 
 
 def test_two_people_far_apart_in_one_second_are_two() -> None:
     left, right = (0.1, 0.2, 0.2, 0.8), (0.8, 0.2, 0.9, 0.8)
-    found = compare_outcomes(outcome(crossing(1.0, box=left)), outcome(crossing(1.0, box=right)), 1.5)
+    found = compare(outcome(crossing(1.0, box=left)), outcome(crossing(1.0, box=right)), 1.5)
     assert [(one.kind, one.outcome_index) for one in found.differences] == [("only", 0), ("only", 1)]
 
 

@@ -7,7 +7,8 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crowdperf.evaluation.matching import Passage, match_crossings, pair_crossings
+from crowdperf.evaluation.matching import Passage, pair_crossings
+from tests.support.matching import match_crossings
 
 MOMENTS = st.lists(st.integers(0, 12).map(lambda tenth: tenth / 2), max_size=5)
 

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from bench.micro.postprocess import suppress_in_numpy
-from crowdperf.models.postprocess import MAX_CANDIDATES, MAX_DETECTIONS, decode, non_max_suppression
+from crowdperf.models.postprocess import MAX_CANDIDATES, MAX_DETECTIONS, BoxDecoder, non_max_suppression
 
 
 def crowd(seed: int, n: int) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int16]]:
@@ -95,7 +95,7 @@ def head(boxes: list[tuple[float, float, float, float]], scores: list[list[float
 
 def test_decoding_takes_the_best_class_maps_it_and_clips() -> None:
     raw = head([(10, 20, 40, 20), (300, 200, 20, 20), (100, 100, 10, 10)], [[0.2, 0.9], [0.8, 0.3], [0.05, 0.05]])
-    found = decode(raw, np.array([0, 4], np.int16), 0.1, 0.7, 304, 384)
+    found = BoxDecoder(np.array([0, 4], np.int16), 0.1, 0.7).decode(raw, (304, 384))
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
     assert found.classes.tolist() == [4, 0]
     assert found.boxes.tolist() == [[0, 10, 30, 30], [290, 190, 304, 210]]
@@ -103,19 +103,19 @@ def test_decoding_takes_the_best_class_maps_it_and_clips() -> None:
 
 def test_ignored_best_class_is_not_replaced_by_the_second() -> None:
     raw = head([(50, 50, 20, 20)], [[0.6, 0.7]])
-    assert len(decode(raw, np.array([0, -1], np.int16), 0.1, 0.7, 640, 384).scores) == 0
+    assert len(BoxDecoder(np.array([0, -1], np.int16), 0.1, 0.7).decode(raw, (640, 384)).scores) == 0
 
 
 def test_a_flood_of_candidates_keeps_the_best_ones() -> None:
     n = MAX_CANDIDATES + 500
     boxes = [(float(i % 60) * 10 + 5, float(i // 60) * 10 + 5, 8.0, 8.0) for i in range(n)]
     scores = [[0.2 + 0.7 * i / n] for i in range(n)]
-    found = decode(head(boxes, scores), np.array([0], np.int16), 0.1, 0.7, 640, 384)
+    found = BoxDecoder(np.array([0], np.int16), 0.1, 0.7).decode(head(boxes, scores), (640, 384))
     assert found.scores[0] == pytest.approx(scores[-1][0])
     assert found.scores.min() > 0.2 + 0.7 * 500 / n - 1e-6
 
 
 def test_a_picture_keeps_at_most_its_share_of_boxes() -> None:
     boxes = [(float(i % 40) * 16 + 8, float(i // 40) * 16 + 8, 10.0, 10.0) for i in range(MAX_DETECTIONS + 100)]
-    found = decode(head(boxes, [[0.5]] * len(boxes)), np.array([0], np.int16), 0.1, 0.7, 640, 384)
+    found = BoxDecoder(np.array([0], np.int16), 0.1, 0.7).decode(head(boxes, [[0.5]] * len(boxes)), (640, 384))
     assert len(found.scores) == MAX_DETECTIONS

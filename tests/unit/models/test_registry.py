@@ -11,13 +11,13 @@ import pytest
 from msgspec.structs import replace
 
 from crowdperf.cli.models import main, verify_files
-from crowdperf.models.install import download_weights, install_files, is_published
-from crowdperf.models.loader import load_detector
+from crowdperf.models.loader import download_weights, is_published, load_detector
 from crowdperf.models.registry import (
     MODELS_FOLDER,
     ModelError,
     ModelPath,
     build_class_map,
+    install_files,
     read_manifest,
     resolve_model,
 )

@@ -1,4 +1,4 @@
-"""Average precision of a detector on labelled pictures, as COCO defines it.
+"""Accuracy of detectors on labelled pictures: average precision as COCO defines it, and PPE items per person.
 
 The pictures are in YOLO's format: a folder with `classes.txt`, `images/*.jpg` and `labels/*.txt`.
 """
@@ -12,14 +12,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from crowdperf.inference.ppe_items import assign_items
+from crowdperf.messaging.schema import PpeColumns
 from crowdperf.models.detector import Detector
 from crowdperf.models.postprocess import Detections, compute_iou_matrix
 from crowdperf.models.preprocess import load_ring_frame
 from crowdperf.models.registry import ModelError
+from crowdperf.settings.ppe import ITEMS, PPE_CLASSES
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_LEVELS = np.linspace(0, 1, 101)
 IMAGE_PATTERNS = ("*.jpg", "*.jpeg", "*.png")
+RING_SIZE = (640, 640)
+"""Width and height of the rings that the pictures are put into."""
+MIN_PERSON_IOU = 0.5
+"""Smallest overlap of a detection with the labelled person that it stands for."""
 
 
 class DetectionAccuracy(NamedTuple):
@@ -47,24 +54,12 @@ def compute_average_precision(detections: Sequence[Detections], truth: Sequence[
     return DetectionAccuracy(map50, mean, by_class)
 
 
-def measure_accuracy(
-    detector: Detector, images: Iterable[LabelledImage], width: int = 640, height: int = 640
-) -> DetectionAccuracy:
-    """Measure the average precision of a detector.
-
-    Args:
-        detector: the detector.
-        images: labelled pictures.
-        width: width of the rings to put them in, pixels.
-        height: their height.
-
-    Returns:
-        The accuracy on all pictures.
-    """
+def measure_accuracy(detector: Detector, images: Iterable[LabelledImage]) -> DetectionAccuracy:
+    """Measure the average precision of a detector on labelled pictures."""
     truth = list(images)
     detections = []
     for image in truth:
-        frame, spec = load_ring_frame(image.path, width, height)
+        frame, spec = load_ring_frame(image.path, RING_SIZE)
         detections += detector.detect([frame], spec)
     return compute_average_precision(detections, truth)
 
@@ -117,7 +112,7 @@ class LabelledImage(NamedTuple):
 
 
 def load_labelled_images(folder: Path, class_names: tuple[str, ...]) -> list[LabelledImage]:
-    """Load the pictures of a folder that have a label file; classes outside `class_names` are ignored.
+    """Load the pictures of a folder that have a label file; other classes than these are ignored.
 
     Raises:
         ModelError: the folder does not exist, or a label cannot be read.
@@ -149,3 +144,71 @@ def _read_labels(path: Path, label: Path, names: list[str], class_names: tuple[s
     table = np.array(boxes, np.float32).reshape(-1, 5)
     centre, half = table[:, 1:3], table[:, 3:5] / 2
     return LabelledImage(path, np.concatenate([centre - half, centre + half], axis=1), table[:, 0].astype(np.int64))
+
+
+class PpeAccuracy(NamedTuple):
+    """Results over many people."""
+
+    f1: dict[str, float]
+    """Class (`hardhat`, `no_hardhat` …) -> harmonic mean of precision and recall over people."""
+    people: int
+    matched_people: int
+    """Number of people that the person model found; the items of the others count as missed."""
+
+    @property
+    def mean(self) -> float:
+        """Mean over the six classes."""
+        return sum(self.f1.values()) / max(1, len(self.f1))
+
+
+def _choose_labels(
+    owners: NDArray[np.intp], items: NDArray[np.int64], scores: NDArray[np.float32], person: int
+) -> list[str]:
+    """Choose worn or missing (`hardhat`, `no_vest`) by score for each item that was detected on a person.
+
+    Every detection has an owner, the index of its person, and an item, the index into PPE_CLASSES.
+    """
+    labels = []
+    for item in ITEMS:
+        best_scores = {
+            name: max(scores[(owners == person) & (items == PPE_CLASSES.index(name))], default=0.0)
+            for name in (item, f"no_{item}")
+        }
+        if max(best_scores.values()) > 0:
+            labels.append(max(best_scores, key=lambda name: best_scores[name]))
+    return labels
+
+
+def measure_ppe_accuracy(results: Iterable[tuple[LabelledImage, Detections, PpeColumns]]) -> PpeAccuracy:
+    """Compare labels, the person model's detections and the PPE columns of each picture.
+
+    A detection is a false positive only if the item is labelled on that person, as worn or as missing.
+    """
+    right, wrong, missed = (dict.fromkeys(PPE_CLASSES[1:], 0) for _ in range(3))
+    people = matched = 0
+    for truth, detections, columns in results:
+        persons = truth.boxes[truth.classes == 0]
+        items, kinds = truth.boxes[truth.classes > 0], truth.classes[truth.classes > 0]
+        labelled = assign_items(persons, items, kinds.astype(np.uint8))
+        owners = np.frombuffer(columns.owners, "<u2").astype(np.intp)
+        detected, scores = np.frombuffer(columns.items, np.uint8).astype(np.int64), np.frombuffer(columns.scores, "<f4")
+        overlaps = compute_iou_matrix(persons, detections.boxes) * (detections.classes == 0)
+        people += len(persons)
+        for person in range(len(persons)):
+            true = _choose_labels(labelled, kinds, np.ones(len(kinds), np.float32), person)
+            best = int(overlaps[person].argmax()) if overlaps.shape[1] else -1
+            is_matched = best >= 0 and overlaps[person, best] >= MIN_PERSON_IOU
+            matched += is_matched
+            predicted = _choose_labels(owners, detected, scores, best) if is_matched else []
+            for name in true:
+                (right if name in predicted else missed)[name] += 1
+            labelled_items = {name.removeprefix("no_") for name in true}
+            for name in predicted:
+                if name not in true and name.removeprefix("no_") in labelled_items:
+                    wrong[name] += 1
+    f1 = {
+        name: 2 * right[name] / max(1, 2 * right[name] + wrong[name] + missed[name])
+        for name in right
+        if right[name] + missed[name]
+    }
+    return PpeAccuracy(f1, people, matched)
