@@ -36,7 +36,7 @@ from crowdperf.evaluation.report import (
     render_table,
     summarize_replay,
 )
-from crowdperf.evaluation.score import LineAccuracy, build_line_audit, judge_line, select_lines, use_truth_lines
+from crowdperf.evaluation.score import LineAccuracy, build_line_audit, judge_line
 from crowdperf.evaluation.thumbnails import ThumbnailScene
 from crowdperf.messaging.redis.client import OUTAGE, connect, describe_outage
 from crowdperf.settings.config import Installation, load
@@ -114,8 +114,8 @@ def _run_audit(
     clip = open_clip(arguments.clip, arguments.fps)
     truth = read_truth(arguments.truth, clip)
     if arguments.lines_from_truth:
-        setup = use_truth_lines(setup, truth)
-    lines = select_lines(setup, truth, arguments.line)
+        setup = truth.replace_lines(setup)
+    lines = truth.select_lines(setup, arguments.line)
     replayed = replay_with_progress(clip, [setup], data)
     true = truth.get_crossings(replayed.times)
     return replayed, [judge_line(line, replayed.outcomes[0], true, arguments.within) for line in lines]

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
+from crowdperf.evaluation.camera_setup import CameraSetup
 from crowdperf.evaluation.clip import Clip
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.camera import Line
@@ -59,9 +61,29 @@ class GroundTruth(NamedTuple):
     lines: tuple[Line, ...]
     """The lines that the file draws; empty if it only names them."""
 
-    def get_line_ids(self) -> set[str]:
-        """Return the ids of all lines in the file."""
-        return {mark.line for mark in self.marks} | {line.id for line in self.lines}
+    def select_lines(self, setup: CameraSetup, extra_lines: Sequence[str]) -> list[Line]:
+        """Select the camera's lines to judge: those of the file, and others that were watched.
+
+        Raises:
+            TruthError: the camera has no line of that name, or no line is named.
+        """
+        selected = {mark.line for mark in self.marks} | {line.id for line in self.lines} | set(extra_lines)
+        known = [line.id for line in setup.tracked.lines]
+        for name in sorted(selected.difference(known)):
+            raise TruthError(
+                f"{self.name}: the line {name!r} is none of camera {setup.tracked.camera_id!r} in {setup.name}, which "
+                f"has {', '.join(known) or 'no lines'}. Remedy: correct the name, choose --camera, or count the lines "
+                "that the truth file itself draws with --lines-from-truth."
+            )
+        if not selected:
+            raise TruthError(f"{self.name} speaks of no line. Remedy: name the lines that were watched with --line.")
+        return [line for line in setup.tracked.lines if line.id in selected]
+
+    def replace_lines(self, setup: CameraSetup) -> CameraSetup:
+        """Replace the lines of a setup by those that the file draws; raise TruthError if it draws none."""
+        if not self.lines:
+            raise TruthError(f"{self.name} draws no lines. Remedy: leave --lines-from-truth away.")
+        return replace(setup, tracked=replace(setup.tracked, lines=self.lines))
 
     def get_crossings(self, times: Sequence[float]) -> list[TrueCrossing]:
         """Return the true crossings by time, or raise TruthError for one outside the pictures at `times`."""

@@ -16,10 +16,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from msgspec.structs import replace
-
-from crowdperf.evaluation.camera_setup import CameraSetup
-from crowdperf.evaluation.ground_truth import GroundTruth, TrueCrossing, TruthError
+from crowdperf.evaluation.ground_truth import TrueCrossing
 from crowdperf.evaluation.matching import Matching, Pairing, Passage, pair_crossings
 from crowdperf.evaluation.replay import CountedCrossing, ReplayOutcome, ReplayResult
 from crowdperf.settings.base import compute_fingerprint
@@ -128,41 +125,6 @@ class LineAccuracy(NamedTuple):
     surplus: list[CountedCrossing]
     other_class: list[tuple[TrueCrossing, CountedCrossing]]
     """Pairs of different class. They count as right in every other figure."""
-
-
-def select_lines(setup: CameraSetup, truth: GroundTruth, extra_lines: Sequence[str]) -> list[Line]:
-    """Select the lines to judge: those of the truth, and those that were watched without a crossing.
-
-    Args:
-        setup: the camera.
-        truth: the truth file's content.
-        extra_lines: ids that the operator names.
-
-    Returns:
-        The lines, in the order of the camera.
-
-    Raises:
-        TruthError: the camera has no line of that name, or no line is named.
-    """
-    selected = truth.get_line_ids() | set(extra_lines)
-    known = [line.id for line in setup.tracked.lines]
-    for name in sorted(selected):
-        if name not in known:
-            raise TruthError(
-                f"{truth.name}: the line {name!r} is none of camera {setup.tracked.camera_id!r} in {setup.name}, which "
-                f"has {', '.join(known) or 'no lines'}. Remedy: correct the name, choose --camera, or count the lines "
-                "that the truth file itself draws with --lines-from-truth."
-            )
-    if not selected:
-        raise TruthError(f"{truth.name} speaks of no line. Remedy: name the lines that were watched with --line.")
-    return [line for line in setup.tracked.lines if line.id in selected]
-
-
-def use_truth_lines(setup: CameraSetup, truth: GroundTruth) -> CameraSetup:
-    """Replace the lines of a setup by those that the truth draws, or raise TruthError if it draws none."""
-    if not truth.lines:
-        raise TruthError(f"{truth.name} draws no lines. Remedy: leave --lines-from-truth away.")
-    return replace(setup, tracked=replace(setup.tracked, lines=truth.lines))
 
 
 def judge_line(line: Line, outcome: ReplayOutcome, true: Sequence[TrueCrossing], within_s: float) -> LineAccuracy:

@@ -52,7 +52,7 @@ def render_thumbnails(clip: Clip, scenes: Sequence[ThumbnailScene]) -> list[str]
     try:
         for picture in source:
             for index in scenes_by_number.get(picture.number, []):
-                rgb = to_rgb(picture.data, spec.pix_fmt, spec.width, spec.height)
+                rgb = to_rgb(picture.data, spec)
                 images[index] = _encode_data_uri(_draw_overlay(np.ascontiguousarray(rgb[..., ::-1]), scenes[index]))
             if picture.number >= last:
                 break

@@ -140,7 +140,7 @@ class EvidenceCache:
 def encode_ring_frame(pixels: NDArray[np.uint8], spec: RingSpec) -> bytes:
     """Encode a ring's picture as JPEG, without its padding."""
     x0, y0, across, down = spec.content
-    image = to_rgb(pixels, spec.pix_fmt, spec.width, spec.height)[y0 : y0 + down, x0 : x0 + across, ::-1]
+    image = to_rgb(pixels, spec)[y0 : y0 + down, x0 : x0 + across, ::-1]
     return encode_jpeg(image)
 
 

@@ -62,7 +62,7 @@ def detect_ppe(detector: Detector, frame: NDArray[np.uint8], spec: RingSpec, det
         The people that were analysed and their items, as packed columns.
     """
     people = select_people(detections, spec)
-    image = to_rgb(frame, spec.pix_fmt, spec.width, spec.height)[..., ::-1]
+    image = to_rgb(frame, spec)[..., ::-1]
     crops = [crop_person(image, detections.boxes[person], spec) for person in people]
     owners: list[int] = []
     rows: list[Detections] = []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from crowdperf.frames.ring import RingSpec
 from crowdperf.models.postprocess import Detections
-from crowdperf.models.preprocess import Letterbox, letterbox, to_source
+from crowdperf.models.preprocess import Letterbox, letterbox
 from crowdperf.models.registry import ModelError
 from crowdperf.runtime.timings import StageTimings
 
@@ -104,7 +104,7 @@ class Detector:
 
     def ready(self, spec: RingSpec) -> bool:
         """Check whether this geometry can be computed at once; if not, the backend starts to prepare it."""
-        return self.backend.ready(_compute_box(spec))
+        return self.backend.ready(letterbox(spec))
 
     def warm(self, specs: Sequence[RingSpec]) -> None:
         """Prepare for pictures of these rings, and wait until that is done.
@@ -121,7 +121,7 @@ class Detector:
     def try_warm(self, spec: RingSpec) -> ModelError | None:
         """Prepare for pictures of this ring; return the reason if the model cannot run at its size."""
         try:
-            self.backend.prepare(_compute_box(spec))
+            self.backend.prepare(letterbox(spec))
             self.detect([np.zeros(spec.frame_bytes, np.uint8)], spec)
         except ModelError as error:
             return error
@@ -129,7 +129,7 @@ class Detector:
 
     def load(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> None:
         """Copy the frames; a caller that passes ring memory must check `FrameReader.intact` afterwards."""
-        self.backend.load(frames, _compute_box(specs[0]))
+        self.backend.load(frames, letterbox(specs[0]))
 
     def start(self) -> None:
         """Start to compute the loaded frames."""
@@ -137,15 +137,11 @@ class Detector:
 
     def finish(self, specs: Sequence[RingSpec]) -> list[Detections]:
         """Return the detections of the oldest started batch, as `detect` does; `specs` belong to that batch."""
-        box = _compute_box(specs[0])
+        box = letterbox(specs[0])
         return [
-            Detections(to_source(raw.boxes, box, spec.content), raw.scores, raw.classes)
+            Detections(box.to_source(raw.boxes, spec.content), raw.scores, raw.classes)
             for raw, spec in zip(self.backend.finish(), specs)
         ]
-
-
-def _compute_box(spec: RingSpec) -> Letterbox:
-    return letterbox(spec.width, spec.height, spec.model_width, spec.pix_fmt)
 
 
 def make_warmup_spec(width: int, height: int) -> RingSpec:

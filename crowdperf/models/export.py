@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from crowdperf.frames.ring import RingSpec
 from crowdperf.models import registry
 from crowdperf.models.loader import prepare_ultralytics
-from crowdperf.models.preprocess import letterbox, make_canvas, paint, place_in_ring
+from crowdperf.models.preprocess import letterbox, place_in_ring
 from crowdperf.models.registry import MODELS_FOLDER, Manifest, ModelEntry, ModelError, ModelFile, Variant
 
 RING_SIZES = ((640, 360), (640, 640), (640, 480))
@@ -191,9 +191,9 @@ def iter_calibration_inputs(pictures: list[Path]) -> Iterator[NDArray[np.float32
             raise ModelError(f"{str(path)!r} is not a picture. Remedy: take it out of the calibration folder.")
         width, height = RING_SIZES[index % len(RING_SIZES)]
         spec = RingSpec(width, height, "bgr24", image.shape[1], image.shape[0], 1, 1.0, 0)
-        box = letterbox(width, height, pix_fmt="bgr24")
-        (picture,) = painted = make_canvas(1, box)
-        paint(place_in_ring(image, spec).reshape(-1), box, picture)
+        box = letterbox(spec)
+        (picture,) = painted = box.make_canvas(1)
+        box.paint(place_in_ring(image, spec).reshape(-1), picture)
         yield painted.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from crowdperf.models.postprocess import BoxDecoder, Detections
-from crowdperf.models.preprocess import Letterbox, make_canvas, paint
+from crowdperf.models.preprocess import Letterbox
 from crowdperf.models.registry import ModelError, ModelPath, build_class_map
 from crowdperf.runtime.timings import StageTimings
 
@@ -56,7 +56,7 @@ class _CompiledModel:
         if box not in self._inputs:
             while len(self._inputs) >= MAX_GEOMETRIES:
                 del self._inputs[next(iter(self._inputs))]
-            self._inputs[box] = make_canvas(MAX_BATCHES_IN_FLIGHT * self.stream_count, box)
+            self._inputs[box] = box.make_canvas(MAX_BATCHES_IN_FLIGHT * self.stream_count)
         return self._inputs[box][buffer_index * self.stream_count : (buffer_index + 1) * self.stream_count]
 
 
@@ -126,7 +126,7 @@ class OpenvinoBackend:
             box, compiled.get_inputs(box, self._buffer_index), requests[self._buffer_index][: len(frames)]
         )
         for frame, picture in zip(frames, self._loaded.inputs):
-            paint(frame, box, picture)
+            box.paint(frame, picture)
         self.stages.add("preprocess", perf_counter() - began)
 
     def start(self) -> None:

@@ -40,7 +40,7 @@ class Letterbox(NamedTuple):
     top: int
     inner_width: int
     inner_height: int
-    pix_fmt: PixelFormat = "yuv420p"
+    pix_fmt: PixelFormat
     """Planes Y, U, V (BT.601, limited range), or packed BGR."""
 
     @property
@@ -48,47 +48,42 @@ class Letterbox(NamedTuple):
         """True if the picture is resized."""
         return (self.inner_width, self.inner_height) != (self.ring_width, self.ring_height)
 
+    def make_canvas(self, count: int) -> NDArray[np.uint8]:
+        """Create a grey uint8 (count, height, width, 3) input; `paint` never changes the padding."""
+        return np.full((count, self.height, self.width, 3), PAD_VALUE, dtype=np.uint8)
+
+    def paint(self, frame: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+        """Write the RGB picture of a ring frame into its place in one input, uint8 (height, width, 3)."""
+        inside = out[self.top : self.top + self.inner_height, self.left : self.left + self.inner_width]
+        rgb = _convert(frame, self.pix_fmt, self.ring_width, self.ring_height)
+        if self.scaled:
+            inside[...] = cv2.resize(rgb, (self.inner_width, self.inner_height), interpolation=cv2.INTER_LINEAR)
+        else:
+            inside[...] = rgb
+
+    def to_source(self, boxes: NDArray[np.float32], content: tuple[float, float, float, float]) -> NDArray[np.float32]:
+        """Map boxes, float32 (n, 4), x1 y1 x2 y2 in pixels of the input, to 0..1 of the source, clipped.
+
+        `content` is x0 y0 width height, pixels: where the scaled source lies in the ring picture.
+        """
+        shift, scale = _compute_mapping(self, content)
+        normalised: NDArray[np.float32] = (boxes - shift) / scale
+        np.maximum(normalised, 0.0, out=normalised)
+        np.minimum(normalised, 1.0, out=normalised)
+        return normalised
+
 
 @functools.lru_cache(256)
-def letterbox(ring_width: int, ring_height: int, model_width: int = 0, pix_fmt: PixelFormat = "yuv420p") -> Letterbox:
-    """Compute the smallest input that holds the picture; an odd pixel of padding goes right and down.
-
-    Args:
-        ring_width: width of the ring's picture, pixels.
-        ring_height: its height.
-        model_width: width to scale it to; 0, or more than it has, leaves it unchanged.
-        pix_fmt: format of the ring's picture.
-
-    Returns:
-        The picture's place in the input.
-    """
-    inner_width, inner_height = ring_width, ring_height
-    if 0 < model_width < ring_width:
-        inner_width, inner_height = model_width, max(2, round(ring_height * model_width / ring_width / 2) * 2)
+def letterbox(spec: RingSpec) -> Letterbox:
+    """Compute the smallest input that holds the picture; an odd pixel of padding goes right and down."""
+    inner_width, inner_height = spec.width, spec.height
+    if 0 < spec.model_width < spec.width:
+        inner_width = spec.model_width
+        inner_height = max(2, round(spec.height * spec.model_width / spec.width / 2) * 2)
     width = -(-inner_width // STRIDE) * STRIDE
     height = -(-inner_height // STRIDE) * STRIDE
     left, top = (width - inner_width) // 2, (height - inner_height) // 2
-    return Letterbox(ring_width, ring_height, width, height, left, top, inner_width, inner_height, pix_fmt)
-
-
-def to_source(
-    boxes: NDArray[np.float32], box: Letterbox, content: tuple[float, float, float, float]
-) -> NDArray[np.float32]:
-    """Map model boxes to the source picture.
-
-    Args:
-        boxes: float32 (n, 4), x1 y1 x2 y2, pixels of the model input.
-        box: where the ring picture lies in the model input.
-        content: x0 y0 width height, pixels: where the scaled source lies in the ring picture.
-
-    Returns:
-        float32 (n, 4), x1 y1 x2 y2, normalised to 0..1 of the source and clipped there.
-    """
-    shift, scale = _compute_mapping(box, content)
-    normalised: NDArray[np.float32] = (boxes - shift) / scale
-    np.maximum(normalised, 0.0, out=normalised)
-    np.minimum(normalised, 1.0, out=normalised)
-    return normalised
+    return Letterbox(spec.width, spec.height, width, height, left, top, inner_width, inner_height, spec.pix_fmt)
 
 
 @functools.lru_cache(256)
@@ -102,39 +97,12 @@ def _compute_mapping(
     return shift, np.array([width * across, height * down] * 2, dtype=np.float32)
 
 
-def make_canvas(count: int, box: Letterbox) -> NDArray[np.uint8]:
-    """Create a grey uint8 (count, height, width, 3) input; `paint` never changes the padding."""
-    return np.full((count, box.height, box.width, 3), PAD_VALUE, dtype=np.uint8)
+def to_rgb(frame: NDArray[np.uint8], spec: RingSpec) -> NDArray[np.uint8]:
+    """Convert a ring frame to RGB, uint8 (height, width, 3); a view of `frame` if that is bgr24."""
+    return _convert(frame, spec.pix_fmt, spec.width, spec.height)
 
 
-def paint(frame: NDArray[np.uint8], box: Letterbox, out: NDArray[np.uint8]) -> None:
-    """Write the RGB picture of a ring frame into its place in one input.
-
-    Args:
-        frame: uint8 (frame_bytes,).
-        box: geometry of ring and input.
-        out: uint8 (height, width, 3), RGB; only the picture's place is written.
-    """
-    inside = out[box.top : box.top + box.inner_height, box.left : box.left + box.inner_width]
-    rgb = to_rgb(frame, box.pix_fmt, box.ring_width, box.ring_height)
-    if box.scaled:
-        inside[...] = cv2.resize(rgb, (box.inner_width, box.inner_height), interpolation=cv2.INTER_LINEAR)
-    else:
-        inside[...] = rgb
-
-
-def to_rgb(frame: NDArray[np.uint8], pix_fmt: PixelFormat, width: int, height: int) -> NDArray[np.uint8]:
-    """Convert a ring frame to RGB.
-
-    Args:
-        frame: uint8 (frame_bytes,).
-        pix_fmt: its pixel format.
-        width: width of the ring's picture, pixels.
-        height: its height.
-
-    Returns:
-        uint8 (height, width, 3); a view of `frame` if that is bgr24.
-    """
+def _convert(frame: NDArray[np.uint8], pix_fmt: PixelFormat, width: int, height: int) -> NDArray[np.uint8]:
     if pix_fmt == "yuv420p":
         converted: NDArray[np.uint8] = cv2.cvtColor(frame.reshape(height * 3 // 2, width), cv2.COLOR_YUV2RGB_I420)
         return converted

@@ -16,6 +16,7 @@ from crowdperf.inference.metrics import InferenceMetrics
 from crowdperf.inference.ppe_stage import PpeCadence
 from crowdperf.inference.scheduler import FrameScheduler
 from crowdperf.messaging.schema import FrameDetections, PpeColumns
+from crowdperf.models.detector import make_warmup_spec
 from crowdperf.models.loader import load_detector
 from crowdperf.models.openvino_backend import MAX_GEOMETRIES, OpenvinoBackend
 from crowdperf.models.postprocess import Detections
@@ -115,7 +116,9 @@ def test_compiled_sizes_of_cameras_that_went_are_bounded(model_cache: Path, monk
     # Compiling takes a second each; what is kept of it is what matters here.
     monkeypatch.setattr(runtime, "_compile_both", lambda box: object())
     for number in range(100):
-        wait_until(lambda number=number: runtime.ready(letterbox(32 * (number + 1), 32)), what="the size")
+        wait_until(
+            lambda number=number: runtime.ready(letterbox(make_warmup_spec(32 * (number + 1), 32))), what="the size"
+        )
     assert len(runtime._compiling) <= MAX_GEOMETRIES
 
 

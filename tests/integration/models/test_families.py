@@ -19,7 +19,7 @@ from crowdperf.models.detector import Detector, make_warmup_spec
 from crowdperf.models.loader import load_detector, prepare_ultralytics
 from crowdperf.models.openvino_backend import OpenvinoBackend
 from crowdperf.models.postprocess import Detections
-from crowdperf.models.preprocess import letterbox, make_canvas, paint
+from crowdperf.models.preprocess import letterbox
 from crowdperf.models.registry import MODELS_FOLDER, ModelError
 from crowdperf.settings.engine import Inference, Labels, Models
 from tests.conftest import missing
@@ -67,7 +67,7 @@ def build(family: str, folder: Path, end_to_end: bool = False) -> Path:
             # The average of what it has seen, which is one picture: without it, nothing reaches the head.
             module.momentum = None
     with torch.no_grad():
-        made.model.train()(to_torch_input(torch.from_numpy(FRAME)[None], letterbox(320, 320)))
+        made.model.train()(to_torch_input(torch.from_numpy(FRAME)[None], letterbox(SPEC)))
     head.end2end = end_to_end
     path = folder / f"{family}{'-e2e' if end_to_end else ''}.pt"
     made.save(path)
@@ -97,10 +97,10 @@ def theirs(path: Path, painted: bool = False, confidence: float = 0.3) -> Any:
     from ultralytics.utils.ops import xywh2xyxy, xyxy2xywh
 
     network = ultralytics.YOLO(path).model.float().fuse(verbose=False).eval()
-    box = letterbox(SPEC.width, SPEC.height)
+    box = letterbox(SPEC)
     if painted:
-        (image,) = make_canvas(1, box)
-        paint(FRAME, box, image)
+        (image,) = box.make_canvas(1)
+        box.paint(FRAME, image)
         picture = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
     else:
         picture = to_torch_input(torch.from_numpy(FRAME)[None], box)

@@ -81,7 +81,7 @@ def test_a_device_without_memory_for_one_picture_says_so(torch_detector: Detecto
 
     runtime._network = network._replace(call=none)
     try:
-        runtime.load(FRAMES[:2], letterbox(320, 192))
+        runtime.load(FRAMES[:2], letterbox(SPECS[0]))
         with pytest.raises(ModelError, match=r"no memory for one picture of 320x192.*Remedy"):
             runtime.start()
     finally:

@@ -11,7 +11,7 @@ from crowdperf.evaluation.camera_setup import select_camera
 from crowdperf.evaluation.clip import Clip
 from crowdperf.evaluation.ground_truth import TruthError, find_picture, read_truth
 from crowdperf.evaluation.report import format_clock, render_page, render_table
-from crowdperf.evaluation.score import judge_line, select_lines, use_truth_lines
+from crowdperf.evaluation.score import judge_line
 from crowdperf.settings.base import ConfigError, compute_fingerprint
 from crowdperf.settings.camera import Line
 from crowdperf.settings.config import parse
@@ -56,7 +56,7 @@ def test_lines_in_pixels_with_changes_of_side(tmp_path: Path) -> None:
     assert crossings(path) == [(1.0, "v320", "out", ""), (3.0, "v320", "in", "")]
     (drawn,) = read_truth(path, CLIP).lines
     assert (drawn.id, drawn.p1, drawn.p2, drawn.anchor) == ("v320", [0.5, 0.0], [0.5, 1.0], "centre")
-    assert use_truth_lines(setup(), read_truth(path, CLIP)).tracked.lines == (drawn,)
+    assert read_truth(path, CLIP).replace_lines(setup()).tracked.lines == (drawn,)
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,14 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_lines_that_are_judged(tmp_path: Path) -> None:
     named = read_truth(truth(tmp_path, {"crossings": [{"time": 1, "line": "door", "direction": "in"}]}), CLIP)
     nothing = read_truth(truth(tmp_path, {"crossings": []}), CLIP)
-    assert [line.id for line in select_lines(setup(), named, [])] == ["door"]
-    assert [line.id for line in select_lines(setup(), nothing, ["door"])] == ["door"]
+    assert [line.id for line in named.select_lines(setup(), [])] == ["door"]
+    assert [line.id for line in nothing.select_lines(setup(), ["door"])] == ["door"]
     with pytest.raises(TruthError, match="speaks of no line"):
-        select_lines(setup(), nothing, [])
+        nothing.select_lines(setup(), [])
     with pytest.raises(TruthError, match=r"'gate' is none of camera 'hall' in a\.json, which has door"):
-        select_lines(setup(), named, ["gate"])
+        named.select_lines(setup(), ["gate"])
     with pytest.raises(TruthError, match="draws no lines"):
-        use_truth_lines(setup(), named)
+        named.replace_lines(setup())
 
 
 def test_a_verdict_names_every_mistake(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
-from crowdperf.models.preprocess import PAD_VALUE, PixelFormat, letterbox, make_canvas, paint, to_rgb
+from crowdperf.models.detector import make_warmup_spec
+from crowdperf.models.preprocess import PAD_VALUE, PixelFormat, letterbox, to_rgb
 from tests.support.pictures import asset, ring_frame, to_torch_input
 
 ROUNDING = 0.501
@@ -17,9 +19,9 @@ def test_the_colours_survive(pix_fmt: PixelFormat) -> None:
     colour = np.zeros((360, 640, 3), np.uint8)
     colour[:] = (200, 60, 30)
     frame, spec = ring_frame(colour, 640, 360, pix_fmt)
-    box = letterbox(spec.width, spec.height, pix_fmt=pix_fmt)
-    out = make_canvas(1, box)
-    paint(frame, box, out[0])
+    box = letterbox(spec)
+    out = box.make_canvas(1)
+    box.paint(frame, out[0])
     assert out[0, 200, 300].tolist() == pytest.approx([30, 60, 200], abs=3), "RGB"
     assert (out[0, :12] == PAD_VALUE).all()
     assert (out[0, 372:] == PAD_VALUE).all()
@@ -30,9 +32,9 @@ def test_the_colours_survive(pix_fmt: PixelFormat) -> None:
 def test_torch_paints_the_same_picture(pix_fmt: PixelFormat, size: tuple[int, int]) -> None:
     torch = pytest.importorskip("torch")
     frame, spec = ring_frame(asset("bus.jpg"), *size, pix_fmt)
-    box = letterbox(spec.width, spec.height, pix_fmt=pix_fmt)
-    out = make_canvas(1, box)
-    paint(frame, box, out[0])
+    box = letterbox(spec)
+    out = box.make_canvas(1)
+    box.paint(frame, out[0])
     batch = to_torch_input(torch.from_numpy(np.stack([frame, frame])), box)
     assert batch.shape == (2, 3, box.height, box.width)
     assert batch.is_contiguous(memory_format=torch.channels_last)
@@ -48,9 +50,10 @@ def test_torch_knows_every_colour_as_opencv_does() -> None:
     luma = np.tile(np.arange(256, dtype=np.uint8), (height, 1))
     planes = [np.repeat(chroma[:, index], width // 2) for index in (0, 1)]
     frame = np.concatenate([luma.reshape(-1), *planes])
-    box = letterbox(width, height)
+    spec = make_warmup_spec(width, height)
+    box = letterbox(spec)
     (ours,) = (to_torch_input(torch.from_numpy(frame)[None], box) * 255).numpy()
-    theirs = to_rgb(frame, "yuv420p", width, height).transpose(2, 0, 1)
+    theirs = to_rgb(frame, spec).transpose(2, 0, 1)
     assert np.abs(ours[:, box.top : box.top + height, :] - theirs).max() <= ROUNDING
 
 
@@ -61,7 +64,7 @@ def test_a_canvas_is_painted_over_and_keeps_its_padding() -> None:
     from crowdperf.models.torch_network import paint_batch
 
     frame, spec = ring_frame(asset("bus.jpg"), 640, 360)
-    box = letterbox(spec.width, spec.height)
+    box = letterbox(spec)
     found = GeometryBuffers(2, box, torch.float16, "cpu").canvas
     white = torch.full((2, spec.frame_bytes), 255, dtype=torch.uint8)
     paint_batch(white, box, found)
@@ -83,12 +86,12 @@ def test_torch_is_ultralytics_letterbox_within_one_step(
     from ultralytics.data.augment import LetterBox
 
     frame, spec = ring_frame(asset("bus.jpg"), *size, pix_fmt)
-    box = letterbox(spec.width, spec.height, model_width, pix_fmt)
-    rgb = to_rgb(frame, pix_fmt, spec.width, spec.height)
+    box = letterbox(replace(spec, model_width=model_width))
+    rgb = to_rgb(frame, spec)
     theirs = LetterBox((box.height, box.width), auto=False, scaleup=False, stride=32)(image=np.ascontiguousarray(rgb))
     (ours,) = (to_torch_input(torch.from_numpy(frame)[None], box) * 255).permute(0, 2, 3, 1).numpy()
     apart = np.abs(ours - theirs.astype(np.float32))
     assert apart.max() <= (1.001 if box.scaled else ROUNDING)
-    out = make_canvas(1, box)
-    paint(frame, box, out[0])
+    out = box.make_canvas(1)
+    box.paint(frame, out[0])
     assert np.abs(out[0].astype(np.float32) - theirs).max() <= 1
