@@ -23,9 +23,11 @@ from crowdperf.capture.probe import SourceInfo
 from crowdperf.frames.layout import RingSpec
 from crowdperf.runtime.ffmpeg_binary import FfmpegFeatures
 
-SHORT_PROBE_FLAGS = ("-analyzeduration", "0", "-probesize", "32")
-LONG_PROBE_FLAGS = ("-analyzeduration", "10000000", "-probesize", "5000000")
-"""For a stream that does not show its picture size at once, such as one joined long before its next keyframe."""
+_PROBE_FLAGS = {
+    False: ("-analyzeduration", "0", "-probesize", "32"),
+    True: ("-analyzeduration", "10000000", "-probesize", "5000000"),
+}
+"""The long probe is for a stream that does not show its size at once, such as one joined long before a keyframe."""
 _QUIET_LOG_FLAGS = ("-loglevel", "error")
 _INFO_LOG_FLAGS = ("-hide_banner", "-nostats", "-loglevel", "level+info")
 _VERBOSE_LOG_FLAGS = ("-hide_banner", "-nostats", "-loglevel", "level+verbose")
@@ -71,24 +73,11 @@ def build_capture_args(options: SourceOptions, spec: RingSpec) -> list[str]:
     """Build the command that writes raw pictures of the ring's size and format to standard output."""
     content = spec.content
     scaled = (spec.source_width, spec.source_height) != (spec.width, spec.height)
-    if (
-        options.source.kind == "rtsp"
-        and spec.pix_fmt == "bgr24"
-        and not scaled
-        and options.features.timeout == "-stimeout"
-    ):
+    is_old_rtsp = options.source.kind == "rtsp" and options.features.timeout == "-stimeout"
+    if is_old_rtsp and spec.pix_fmt == "bgr24" and not scaled:
         args = _build_input_args(options, ("-fflags", "nobuffer", "-flags", "low_delay"))
         return [*args, "-f", "rawvideo", "-pix_fmt", "bgr24", *options.output_flags, "-"]
-    args = _build_input_args(
-        options,
-        # One thread per camera: automatic threading costs 15 % more CPU time, and memory per thread.
-        ("-flags", "low_delay", "-threads", "1", "-protocol_whitelist", PROTOCOLS[options.source.kind]),
-        _INFO_LOG_FLAGS
-        if options.report_timestamps
-        else _QUIET_LOG_FLAGS
-        if options.paced or options.source.kind == "file"
-        else _VERBOSE_LOG_FLAGS,
-    )
+    log_flags = _QUIET_LOG_FLAGS if options.paced or options.source.kind == "file" else _VERBOSE_LOG_FLAGS
     filters = []
     if scaled or spec.pix_fmt == "yuv420p":
         colour = ":out_color_matrix=bt601:out_range=tv" if spec.pix_fmt == "yuv420p" else ""
@@ -96,11 +85,9 @@ def build_capture_args(options: SourceOptions, spec: RingSpec) -> list[str]:
     if (content.w, content.h) != (spec.width, spec.height):
         filters.append(f"pad={spec.width}:{spec.height}:{content.x0}:{content.y0}")
     if options.report_timestamps:
+        log_flags = _INFO_LOG_FLAGS
         filters.append("showinfo=checksum=0")
-    if filters:
-        args += ["-vf", ",".join(filters)]
-    args += _get_passthrough_flags(options)
-    return [*args, "-f", "rawvideo", "-pix_fmt", spec.pix_fmt, *options.output_flags, "-"]
+    return _build_picture_args(options, log_flags, filters, spec.pix_fmt)
 
 
 def build_stream_args(options: SourceOptions, analysis_width: int) -> list[str]:
@@ -110,15 +97,23 @@ def build_stream_args(options: SourceOptions, analysis_width: int) -> list[str]:
     FFmpeg chooses the height that fits the source's shape. It logs both sizes before the first picture, and keeps the
     output size until it ends, even if the source changes (option `-autoscale`).
     """
-    args = _build_input_args(
-        options,
-        ("-flags", "low_delay", "-threads", "1", "-protocol_whitelist", PROTOCOLS[options.source.kind]),
-        _VERBOSE_LOG_FLAGS,
-    )
     size = f"w='trunc(min({analysis_width},iw)/2)*2':h=-2"
-    args += ["-vf", f"scale={size}:flags=fast_bilinear:out_color_matrix=bt601:out_range=tv"]
-    args += _get_passthrough_flags(options)
-    return [*args, "-f", "rawvideo", "-pix_fmt", "yuv420p", *options.output_flags, "-"]
+    scale = f"scale={size}:flags=fast_bilinear:out_color_matrix=bt601:out_range=tv"
+    return _build_picture_args(options, _VERBOSE_LOG_FLAGS, [scale], "yuv420p")
+
+
+def _build_picture_args(
+    options: SourceOptions, log_flags: tuple[str, ...], filters: list[str], pix_fmt: str
+) -> list[str]:
+    # One thread per camera: automatic threading costs 15 % more CPU time, and memory per thread.
+    flags = ("-flags", "low_delay", "-threads", "1", "-protocol_whitelist", PROTOCOLS[options.source.kind])
+    args = _build_input_args(options, flags, log_flags)
+    if filters:
+        args += ["-vf", ",".join(filters)]
+    # Without these flags FFmpeg forces a constant rate: measured, it doubled and dropped pictures.
+    if not {"-fps_mode", "-vsync", "-r"} & set(options.output_flags):
+        args += options.features.passthrough
+    return [*args, "-f", "rawvideo", "-pix_fmt", pix_fmt, *options.output_flags, "-"]
 
 
 def reports_geometry(options: SourceOptions, pix_fmt: str) -> bool:
@@ -129,7 +124,7 @@ def reports_geometry(options: SourceOptions, pix_fmt: str) -> bool:
 def get_input_options(options: SourceOptions) -> dict[str, str]:
     """Return the options that open the source, without the operator's flags."""
     pairs = (
-        *(*_get_transport_flags(options), *_get_probe_flags(options)),
+        *(*_get_transport_flags(options), *_PROBE_FLAGS[options.long_probe]),
         *("-protocol_whitelist", PROTOCOLS[options.source.kind], *_get_protocol_flags(options)),
     )
     return dict(zip(pairs[::2], pairs[1::2]))
@@ -160,14 +155,6 @@ def with_effective_rate(options: SourceOptions, source_info: SourceInfo) -> Sour
     except (ValueError, ZeroDivisionError):
         # FFmpeg also accepts names, such as `ntsc`.
         return source_info._replace(fps=0.0)
-
-
-def _get_passthrough_flags(options: SourceOptions) -> tuple[str, ...]:
-    """Return the flags that keep a camera's timestamps.
-
-    Without them FFmpeg forces a constant rate: measured, it doubled and dropped pictures.
-    """
-    return () if {"-fps_mode", "-vsync", "-r"} & set(options.output_flags) else options.features.passthrough
 
 
 def _filter_extra_flags(options: SourceOptions) -> list[str]:
@@ -207,15 +194,11 @@ def _build_input_args(
         if options.features.initial_burst:
             # By default it sends half a second of pictures at once, more than the ring holds.
             args += ["-readrate_initial_burst", "0.001"]
-    pairs = [*_get_transport_flags(options), *flags, *_get_probe_flags(options), *_get_protocol_flags(options)]
+    pairs = [*_get_transport_flags(options), *flags, *_PROBE_FLAGS[options.long_probe], *_get_protocol_flags(options)]
     for name, value in zip(pairs[::2], pairs[1::2]):
         if name not in overridden:
             args += [name, value]
     return [options.binary, *loglevel, *_filter_extra_flags(options), *args, "-i", options.source.target]
-
-
-def _get_probe_flags(options: SourceOptions) -> tuple[str, ...]:
-    return LONG_PROBE_FLAGS if options.long_probe else SHORT_PROBE_FLAGS
 
 
 def _get_transport_flags(options: SourceOptions) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ counter can count what the camera cannot see.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ from crowdperf.geometry import Box, Point, Segment, cross, intersects
 from crowdperf.settings.camera import Line
 
 STEP_M = 0.78
+POINTS_PER_LEG = 40
+"""A leg is cut into pieces: the metres per pixel change along the way."""
 
 
 class Waypoint(NamedTuple):
@@ -97,24 +100,19 @@ class ScriptedCrossing(NamedTuple):
 
 def build_track(actor: Actor, frames: int) -> Track:
     """Build the script of one actor, cut to the clip."""
-    points: list[tuple[float, float]] = []
-    metres, stays = [0.0], [(0.0, actor.waypoints[0].pause_s)]
-    for a, b in zip(actor.waypoints, actor.waypoints[1:]):
-        for i in range(40):
-            points.append((a.x + (b.x - a.x) * i / 40, a.y + (b.y - a.y) * i / 40))
-            if len(points) > 1:
-                metres.append(metres[-1] + compute_distance(points[-2], points[-1]))
-        stays.append((metres[-1] + compute_distance(points[-1], (b.x, b.y)), b.pause_s))
+    points = [
+        (a.x + (b.x - a.x) * i / POINTS_PER_LEG, a.y + (b.y - a.y) * i / POINTS_PER_LEG)
+        for a, b in pairwise(actor.waypoints)
+        for i in range(POINTS_PER_LEG)
+    ]
     points.append((actor.waypoints[-1].x, actor.waypoints[-1].y))
-    if len(points) > 1:
-        metres.append(metres[-1] + compute_distance(points[-2], points[-1]))
-    clock, known_t, known_m = 0.0, [], []
-    previous = 0.0
-    for reached, pause in stays:
+    metres = list(accumulate((compute_distance(a, b) for a, b in pairwise(points)), initial=0.0))
+    clock, previous, known_t, known_m = 0.0, 0.0, [], []
+    for reached, waypoint in zip(metres[::POINTS_PER_LEG], actor.waypoints):
         clock += (reached - previous) / actor.pace
-        known_t += [clock, clock + pause]
+        known_t += [clock, clock + waypoint.pause_s]
         known_m += [reached, reached]
-        clock += pause
+        clock += waypoint.pause_s
         previous = reached
     first = max(0, round(actor.start_s * FPS))
     count = max(0, min(frames - first, int(clock * FPS) + 1))

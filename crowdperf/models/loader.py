@@ -63,6 +63,7 @@ def load_detector(
     Raises:
         ModelError: model, runtime or device is not available; the message names the remedy.
     """
+    settings = structs.replace(settings, confidence=confidence or settings.confidence)
     if settings.device == "cuda" and settings.runtime == "openvino":
         raise ModelError(
             "inference.device 'cuda' does not fit inference.runtime 'openvino', which runs on the processor. "
@@ -93,7 +94,7 @@ def load_detector(
         )
 
     def open_detector(on_device: bool) -> Detector:
-        backend = _open_backend(model, settings, cache, on_device, confidence or settings.confidence)
+        backend = _open_backend(model, settings, cache, on_device)
         return Detector(backend, model.name, model.precision)
 
     if not cuda or model.runtime != "torch":
@@ -133,13 +134,11 @@ def _list_precisions(requested: Literal["auto", "full", "int8"], runtime: str, r
     return ("int8", "full") if registry.prefers_int8(registry.read_cpuinfo()) else ("full",)
 
 
-def _open_backend(
-    model: ModelPath, settings: Inference, cache: Path, cuda: bool, confidence: float
-) -> InferenceBackend:
+def _open_backend(model: ModelPath, settings: Inference, cache: Path, cuda: bool) -> InferenceBackend:
     if model.runtime == "openvino":
         from crowdperf.models.openvino_backend import OpenvinoBackend
 
-        return OpenvinoBackend(model, confidence, settings.iou, settings.threads, cache)
+        return OpenvinoBackend(model, settings, cache)
     prepare_ultralytics(cache)
     remedy = (
         ", which is not installed. Remedy: `pip install -r requirements.txt`, or use the OpenVINO form of the model "
@@ -150,7 +149,7 @@ def _open_backend(
             importlib.import_module(package)
     from crowdperf.models.torch_backend import TorchBackend
 
-    return TorchBackend(model, confidence, settings.iou, settings.threads, "cuda" if cuda else "cpu")
+    return TorchBackend(model, settings, "cuda" if cuda else "cpu")
 
 
 def _should_use_cuda(device: str, cache: Path) -> bool:

@@ -25,6 +25,7 @@ from crowdperf.models.postprocess import BoxDecoder, Detections
 from crowdperf.models.preprocess import Letterbox
 from crowdperf.models.registry import ModelError, ModelPath, build_class_map
 from crowdperf.runtime.timings import StageTimings
+from crowdperf.settings.engine import Inference
 
 CORES_PER_STREAM = 4
 """More threads on one small network gain little; further cores are better used for a second picture."""
@@ -73,9 +74,7 @@ class OpenvinoBackend:
 
     Args:
         model: an OpenVINO or ONNX file.
-        confidence: detections at or below it are dropped.
-        iou: overlap above which the weaker of two boxes of a class is dropped.
-        threads: for inference; 0 uses all that this process may run on.
+        settings: for confidence, iou and threads; 0 uses all that this process may run on.
         cache: a folder for compiled models.
 
     Raises:
@@ -87,9 +86,9 @@ class OpenvinoBackend:
     pins = False
     overlaps = True
 
-    def __init__(self, model: ModelPath, confidence: float, iou: float, threads: int, cache: Path) -> None:
+    def __init__(self, model: ModelPath, settings: Inference, cache: Path) -> None:
         self._path = model.path
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = settings.threads or len(os.sched_getaffinity(0))
         self._stream_count = compute_stream_count(self._threads)
         self.max_batch = self._stream_count
         self._core = ov.Core()
@@ -104,7 +103,7 @@ class OpenvinoBackend:
         self.stages = StageTimings()
         source = self._read_model()
         self.names = model.classes or _read_class_names(source, model.path)
-        decoder = BoxDecoder(build_class_map(self.names, model), confidence, iou)
+        decoder = BoxDecoder(build_class_map(self.names, model), settings.confidence, settings.iou)
         shape, count = source.outputs[0].partial_shape, len(decoder.class_map)
         end_to_end = len(shape) == 3 and shape[2] == 6
         if not end_to_end and (len(shape) != 3 or shape[1] != 4 + count):

@@ -28,6 +28,7 @@ from crowdperf.models.preprocess import Letterbox
 from crowdperf.models.registry import ModelError, ModelPath, build_class_map
 from crowdperf.models.torch_graphs import CAPTURE_LOCK, BatchStep, GeometryBuffers, is_out_of_memory, use_stream
 from crowdperf.runtime.timings import StageTimings
+from crowdperf.settings.engine import Inference
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes that have a graph; a batch is padded to the next one."""
@@ -62,9 +63,7 @@ class TorchBackend:
 
     Args:
         model: weights or a TensorRT engine.
-        confidence: detections at or below it are dropped.
-        iou: overlap above which the weaker of two boxes of a class is dropped.
-        threads: for the processor; 0 leaves torch's default.
+        settings: for confidence, iou and the processor's threads; 0 leaves torch's default.
         device: "cuda" or "cpu".
 
     Raises:
@@ -73,16 +72,16 @@ class TorchBackend:
 
     name = "torch"
 
-    def __init__(self, model: ModelPath, confidence: float, iou: float, threads: int, device: str) -> None:
+    def __init__(self, model: ModelPath, settings: Inference, device: str) -> None:
         self.device = device
         self.pins = self.overlaps = device == "cuda"
         self.max_batch = BUCKETS[-1]
         self.stages = StageTimings()
-        self._confidence, self._iou = confidence, iou
+        self._confidence, self._iou = settings.confidence, settings.iou
         # Rings may be mapped read-only; nothing is ever written to a frame's tensor.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        if device == "cpu" and threads:
-            torch.set_num_threads(threads)
+        if device == "cpu" and settings.threads:
+            torch.set_num_threads(settings.threads)
         self._network = torch_network.load_network(model, device)
         self.names = model.classes or self._network.names
         class_map = build_class_map(self.names, model)

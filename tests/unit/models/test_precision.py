@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crowdperf.models import loader
+from crowdperf.models import registry
 from crowdperf.models.loader import load_detector
 from crowdperf.models.openvino_backend import compute_stream_count
 from crowdperf.models.registry import MODELS_FOLDER, ModelError, prefers_int8, resolve_model
@@ -46,7 +46,7 @@ def test_int8_that_nobody_asked_for_is_logged_once(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loader, "read_cpuinfo", lambda: cpuinfo)
+    monkeypatch.setattr(registry, "read_cpuinfo", lambda: cpuinfo)
     with caplog.at_level(logging.INFO, "crowdperf"):
         found = load_detector(Inference(runtime="openvino", precision=asked), tmp_path)  # type: ignore[arg-type]
     assert found.precision == runs
