@@ -124,7 +124,7 @@ def _run_audit(
 def _build_rows(verdicts: Sequence[LineAccuracy]) -> list[tuple[str, ...]]:
     rows = []
     for verdict in verdicts:
-        for way, figures in (*verdict.score.directions.items(), ("both", verdict.score.total)):
+        for way, figures in (*verdict.directions.items(), ("both", verdict.total)):
             numbers = map(str, (figures.true, figures.counted, figures.matched))
             rows.append((verdict.line.id, way, *numbers, *map(format_percent, _get_estimates(figures))))
     return rows
@@ -147,7 +147,7 @@ def _print_verdicts(verdicts: Sequence[LineAccuracy], setup: CameraSetup) -> Non
     print_table([COLUMNS, *_build_rows(verdicts)])
     print("  in brackets: 95 % confidence (docs/replay.md)")
     for verdict in verdicts:
-        missed = [(one.at, f"{one.line} {one.direction}: missed") for one in verdict.score.matching.missed]
+        missed = [(one.at, f"{one.line} {one.direction}: missed") for one in verdict.missed]
         surplus = [(one.at_s, f"{one.event.line} {one.event.direction}: counted, not true") for one in verdict.surplus]
         other = [
             (
@@ -176,7 +176,7 @@ def render_audit_report(replayed: ReplayResult, verdicts: Sequence[LineAccuracy]
     setup = replayed.outcomes[0].setup
     mistakes: list[Card] = []
     for verdict in verdicts:
-        for one in verdict.score.matching.missed:
+        for one in verdict.missed:
             scene = ThumbnailScene(find_picture(replayed.times, one.at), one.line, setup, one.direction, None)
             mistakes.append(Card(scene, one.at, f"{one.line} · {one.direction}", "missed"))
         mistakes += [build_card(one, setup, "counted, not true") for one in verdict.surplus]

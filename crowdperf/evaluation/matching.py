@@ -64,6 +64,11 @@ class Matching(NamedTuple):
         """Share of the counted crossings that are true."""
         return len(self.pairs) / max(1, len(self.pairs) + len(self.surplus))
 
+    def select(self, direction: str) -> Matching:
+        """Return the crossings in one direction."""
+        missed, surplus = ([one for one in side if one.direction == direction] for side in (self.missed, self.surplus))
+        return Matching([pair for pair in self.pairs if pair[0].direction == direction], missed, surplus)
+
 
 def pair_crossings(
     first: Sequence[Passage], second: Sequence[Passage], within_s: float, max_distance: float = math.inf

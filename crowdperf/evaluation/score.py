@@ -16,8 +16,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from crowdperf.evaluation.ground_truth import TrueCrossing
-from crowdperf.evaluation.matching import Matching, Pairing, Passage, pair_crossings
+from crowdperf.evaluation.ground_truth import DIRECTIONS, TrueCrossing
+from crowdperf.evaluation.matching import Matching, Passage, pair_crossings
 from crowdperf.evaluation.replay import CountedCrossing, ReplayOutcome, ReplayResult
 from crowdperf.settings.base import compute_fingerprint
 from crowdperf.settings.camera import Line
@@ -25,34 +25,6 @@ from crowdperf.storage.evaluations import CountAccuracy, Estimate, LineEvaluatio
 
 Z_95 = 1.959963984540054
 """Quantile of the normal distribution for a two-sided interval of 95 %."""
-
-
-class Score(NamedTuple):
-    """Agreement on one line."""
-
-    total: CountAccuracy
-    directions: dict[str, CountAccuracy]
-    """Keys are `in` and `out`."""
-    matching: Matching
-    pairing: Pairing
-    """The matching as indices into the two lists."""
-
-
-def score_crossings(true: Sequence[Passage], counted: Sequence[Passage], within_s: float) -> Score:
-    """Compare the crossings of one line.
-
-    Args:
-        true: the true crossings.
-        counted: the counted crossings.
-        within_s: largest difference in time within a pair.
-
-    Returns:
-        The accuracy in total and per direction.
-    """
-    pairing = pair_crossings(true, counted, within_s)
-    matching = pairing.resolve(true, counted)
-    directions = {name: compute_figures(_select_direction(matching, name)) for name in ("in", "out")}
-    return Score(compute_figures(matching), directions, matching, pairing)
 
 
 def compute_figures(matching: Matching) -> CountAccuracy:
@@ -65,14 +37,6 @@ def compute_figures(matching: Matching) -> CountAccuracy:
         precision=compute_wilson_interval(pairs, pairs + surplus),
         recall=compute_wilson_interval(pairs, pairs + missed),
         count_error=compute_count_error(pairs + missed, missed, surplus),
-    )
-
-
-def _select_direction(matching: Matching, direction: str) -> Matching:
-    return Matching(
-        [pair for pair in matching.pairs if pair[0].direction == direction],
-        [passage for passage in matching.missed if passage.direction == direction],
-        [passage for passage in matching.surplus if passage.direction == direction],
     )
 
 
@@ -121,7 +85,10 @@ class LineAccuracy(NamedTuple):
     """Accuracy of one line, with its mistakes."""
 
     line: Line
-    score: Score
+    total: CountAccuracy
+    directions: dict[str, CountAccuracy]
+    """Keys are `in` and `out`."""
+    missed: list[Passage]
     surplus: list[CountedCrossing]
     other_class: list[tuple[TrueCrossing, CountedCrossing]]
     """Pairs of different class. They count as right in every other figure."""
@@ -144,16 +111,16 @@ def judge_line(line: Line, outcome: ReplayOutcome, true: Sequence[TrueCrossing],
     counted = [item for item in outcome.crossings if item.event.line == line.id]
     first = [Passage(item.at_s, item.line, item.direction) for item in real]
     second = [Passage(item.at_s, item.event.line, item.event.direction) for item in counted]
-    score = score_crossings(first, second, within_s)
+    pairing = pair_crossings(first, second, within_s)
+    matching = pairing.resolve(first, second)
+    pairs = [(real[i], counted[j]) for i, j in pairing.pairs]
     return LineAccuracy(
         line,
-        score,
-        [counted[j] for j in score.pairing.unpaired_second],
-        [
-            (real[i], counted[j])
-            for i, j in score.pairing.pairs
-            if real[i].class_name and real[i].class_name != counted[j].event.class_name
-        ],
+        compute_figures(matching),
+        {name: compute_figures(matching.select(name)) for name in DIRECTIONS},
+        matching.missed,
+        [counted[j] for j in pairing.unpaired_second],
+        [pair for pair in pairs if pair[0].class_name and pair[0].class_name != pair[1].event.class_name],
     )
 
 
@@ -179,6 +146,6 @@ def build_line_audit(verdict: LineAccuracy, replayed: ReplayResult, within_s: fl
         model=outcome.model,
         within_s=within_s,
         fingerprint=compute_fingerprint(verdict.line),
-        total=verdict.score.total,
-        directions=verdict.score.directions,
+        total=verdict.total,
+        directions=verdict.directions,
     )

@@ -93,7 +93,7 @@ def test_audit_of_one_by_one(clips: Path, one_by_one: tuple[Clip, list[FrameDete
     truth = read_truth(path, footage).get_crossings([number / footage.fps for number in range(1394)])
     (line,) = setup.tracked.lines
     verdict = judge_line(line, outcome, truth, 3.0)
-    out, into = verdict.score.directions["out"], verdict.score.directions["in"]
+    out, into = verdict.directions["out"], verdict.directions["in"]
     assert (out.true, out.counted, out.matched) == (6, 6, 6)
     assert (into.true, into.counted, into.matched) == (1, 0, 0)
     assert all(one.box is not None for one in outcome.crossings), "the report can draw each of them"

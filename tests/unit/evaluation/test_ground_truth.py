@@ -120,10 +120,10 @@ def test_a_verdict_names_every_mistake(tmp_path: Path) -> None:
     counted = outcome(crossing(1.2), crossing(3.0), crossing(5.0, "in"))
     true = read_truth(truth(tmp_path, {"crossings": rows}), CLIP).get_crossings(TIMES)
     verdict = judge_line(line, counted, true, 1.0)
-    assert [one.at for one in verdict.score.matching.missed] == [5.0], "a bus is none of this line's"
+    assert [one.at for one in verdict.missed] == [5.0], "a bus is none of this line's"
     assert [one.at_s for one in verdict.surplus] == [5.0]
     assert [(one.class_name, other.event.class_name) for one, other in verdict.other_class] == [("bicycle", "person")]
-    assert (verdict.score.total.true, verdict.score.total.counted, verdict.score.total.matched) == (3, 3, 2)
+    assert (verdict.total.true, verdict.total.counted, verdict.total.matched) == (3, 3, 2)
 
 
 def test_a_fingerprint_follows_what_counts() -> None:

@@ -13,9 +13,10 @@ from crowdperf.evaluation.matching import Passage
 from crowdperf.evaluation.score import (
     compute_byar_limits,
     compute_count_error,
+    compute_figures,
     compute_wilson_interval,
-    score_crossings,
 )
+from tests.support.matching import match_crossings
 
 NUMBERS = st.integers(0, 500)
 
@@ -102,12 +103,12 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 def test_a_score_by_direction() -> None:
     true = [Passage(at, "door", way) for at, way in ((1.0, "in"), (5.0, "in"), (9.0, "out"))]
     counted = [Passage(at, "door", way) for at, way in ((1.4, "in"), (9.1, "out"), (9.2, "in"), (20.0, "out"))]
-    found = score_crossings(true, counted, 2.0)
-    assert (found.total.true, found.total.counted, found.total.matched) == (3, 4, 2)
-    into = found.directions["in"]
+    matching = match_crossings(true, counted, 2.0)
+    total, into, out = (compute_figures(one) for one in (matching, matching.select("in"), matching.select("out")))
+    assert (total.true, total.counted, total.matched) == (3, 4, 2)
     assert into.recall is not None
     assert into.precision is not None
     assert (into.recall.value, into.precision.value) == (0.5, 0.5)
-    assert found.directions["out"].count_error is not None
-    assert math.isclose(found.directions["out"].count_error.value, 1.0)
-    assert found.pairing.unpaired_second == [2, 3]
+    assert out.count_error is not None
+    assert math.isclose(out.count_error.value, 1.0)
+    assert matching.surplus == counted[2:]
