@@ -174,9 +174,7 @@ class SourceConnector:
             except ConnectFilterUnavailable as error:
                 self._filter_unavailable = True
                 log.warning(
-                    "camera %s: redirections of its rtsp server cannot be checked (%s)",
-                    self._config.camera_id,
-                    error,
+                    "camera %s: redirections of its rtsp server cannot be checked (%s)", self._config.camera_id, error
                 )
         if self._connect_filter:
             self._connect_filter.refusal = None

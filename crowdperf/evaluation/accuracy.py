@@ -112,11 +112,7 @@ class LabelledImage(NamedTuple):
 
 
 def load_labelled_images(folder: Path, class_names: tuple[str, ...]) -> list[LabelledImage]:
-    """Load the pictures of a folder that have a label file; other classes than these are ignored.
-
-    Raises:
-        ModelError: the folder does not exist, or a label cannot be read.
-    """
+    """Load the pictures of a folder that have labels of these classes, or raise ModelError."""
     try:
         names = (folder / "classes.txt").read_text(encoding="utf-8").split()
         files = sorted(path for pattern in IMAGE_PATTERNS for path in (folder / "images").glob(pattern))

@@ -66,7 +66,7 @@ class CameraSetup(Struct, frozen=True, kw_only=True):
 
 
 def read_setup(file: Path, camera_id: str | None, data: Paths, root: Path) -> CameraSetup:
-    """Read the setup from a configuration file.
+    """Read the setup from a configuration file, or raise ConfigError.
 
     Args:
         file: the configuration.
@@ -76,9 +76,6 @@ def read_setup(file: Path, camera_id: str | None, data: Paths, root: Path) -> Ca
 
     Returns:
         The camera's setup.
-
-    Raises:
-        ConfigError: the file or the environment is invalid, or the camera is ambiguous.
     """
     config = load(file)
     return make_setup(
@@ -110,7 +107,7 @@ def make_setup(config: Config, env: Environment, camera: Camera, name: str, data
 
 
 def select_camera(config: Config, camera_id: str | None, source: str) -> Camera:
-    """Select a camera by id, or the only camera.
+    """Select a camera by id, or the only camera, or raise ConfigError.
 
     Args:
         config: the configuration.
@@ -119,9 +116,6 @@ def select_camera(config: Config, camera_id: str | None, source: str) -> Camera:
 
     Returns:
         The camera.
-
-    Raises:
-        ConfigError: the id is unknown, or it is missing and there are several cameras.
     """
     if camera_id is not None:
         for camera in config.cameras:

@@ -72,12 +72,7 @@ class ClipFrame(NamedTuple):
 
 
 def open_clip(path: Path, fps: float | None = None) -> Clip:
-    """Probe a recording; `fps` is the true rate of a file with wrong times.
-
-    Raises:
-        ClipError: the file does not exist, or has no video.
-        FfmpegMissing: there is no FFmpeg.
-    """
+    """Probe a recording, or raise ClipError; `fps` is the true rate of a file with wrong times."""
     if not path.is_file():
         raise ClipError(f"there is no file {str(path)!r}. Remedy: correct --clip.")
     child = FfmpegProcess(ffmpeg_args.build_probe_args(_build_options(path)), str)
@@ -104,7 +99,7 @@ def build_clip_spec(clip: Clip, analysis_width: int = 640) -> RingSpec:
 def read_frames(
     clip: Clip, spec: RingSpec, extra_flags: tuple[str, ...] = (), output_flags: tuple[str, ...] = ()
 ) -> Generator[ClipFrame, None, None]:
-    """Decode the pictures of a clip, in order.
+    """Decode the pictures of a clip, in order, or raise ClipError.
 
     Args:
         clip: the recording.
@@ -114,9 +109,6 @@ def read_frames(
 
     Yields:
         Every picture of the clip.
-
-    Raises:
-        ClipError: FFmpeg failed or stalled.
     """
     # These output flags change the rate, so the times of the file no longer belong to the pictures.
     timed = clip.timed and not {"-r", "-fps_mode", "-vsync"} & set(output_flags)
@@ -198,7 +190,7 @@ def build_frame_filter(target_fps: float, frame_skip: int) -> FrameFilter:
 def detect_clip(
     pictures: Iterable[ClipFrame], spec: RingSpec, detector: Detector, frame_filter: FrameFilter, camera: str = "clip"
 ) -> ClipDetections:
-    """Analyse the pictures that pass the filter, in fixed batches.
+    """Analyse the pictures that pass the filter, in fixed batches, or raise ModelError.
 
     Args:
         pictures: in order, of the geometry `spec`.
@@ -209,9 +201,6 @@ def detect_clip(
 
     Returns:
         The analysed frames, and the times of all pictures.
-
-    Raises:
-        ModelError: the model cannot run at this geometry.
     """
     result = ClipDetections([], [])
     batch: list[ClipFrame] = []

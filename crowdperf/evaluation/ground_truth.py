@@ -62,11 +62,7 @@ class GroundTruth(NamedTuple):
     """The lines that the file draws; empty if it only names them."""
 
     def select_lines(self, setup: CameraSetup, extra_lines: Sequence[str]) -> list[Line]:
-        """Select the camera's lines to judge: those of the file, and others that were watched.
-
-        Raises:
-            TruthError: the camera has no line of that name, or no line is named.
-        """
+        """Select the camera's lines to judge, those of the file and others, or raise TruthError."""
         selected = {mark.line for mark in self.marks} | {line.id for line in self.lines} | set(extra_lines)
         known = [line.id for line in setup.tracked.lines]
         for name in sorted(selected.difference(known)):
@@ -93,11 +89,7 @@ class GroundTruth(NamedTuple):
 
 
 def read_truth(path: Path, clip: Clip) -> GroundTruth:
-    """Read a truth file, CSV by its suffix, otherwise JSON; the clip's size converts files in pixels.
-
-    Raises:
-        TruthError: the file is unreadable, or a row is invalid.
-    """
+    """Read a truth file, CSV or JSON, or raise TruthError; the clip's size converts files in pixels."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -36,7 +36,7 @@ NNCF_REMEDY = (
 
 
 def export_openvino(name: str, cache: Path, folder: Path = MODELS_FOLDER) -> tuple[Path, ...]:
-    """Write `<name>.xml` and `<name>.bin` next to the weights, and their hashes into the manifest.
+    """Write `<name>.xml` and `.bin` next to the weights, and their hashes into the manifest.
 
     The input is dynamic in batch, height and width. Weights are stored in fp16. The output is the raw head, without
     suppression.
@@ -48,9 +48,6 @@ def export_openvino(name: str, cache: Path, folder: Path = MODELS_FOLDER) -> tup
 
     Returns:
         Paths of the written files.
-
-    Raises:
-        ModelError: unknown model, missing or altered weights, or a library of the export is missing.
     """
     manifest = registry.read_manifest(folder)
     entry = find_entry(manifest, name)
@@ -125,9 +122,6 @@ def quantize_int8(name: str, folders: list[Path], folder: Path = MODELS_FOLDER) 
 
     Returns:
         Paths of the written files.
-
-    Raises:
-        ModelError: unknown model or form, too few pictures, or NNCF is missing.
     """
     manifest = registry.read_manifest(folder)
     entry = find_entry(manifest, name)
@@ -180,11 +174,7 @@ def list_calibration_images(folders: list[Path]) -> list[Path]:
 
 
 def iter_calibration_inputs(pictures: list[Path]) -> Iterator[NDArray[np.float32]]:
-    """Yield each picture as the model gets it: float32 (1, 3, height, width), RGB, 0..1.
-
-    Raises:
-        ModelError: a file is not a picture.
-    """
+    """Yield each picture as the model gets it: float32 (1, 3, height, width), RGB, 0..1."""
     for index, path in enumerate(pictures):
         image = cv2.imread(str(path))
         if image is None:

@@ -47,7 +47,7 @@ def load_detector(
     confidence: float = 0.0,
     specs: Sequence[RingSpec] = (),
 ) -> Detector:
-    """Load the detector that the configuration selects for one role.
+    """Load the detector that the configuration selects for one role, or raise ModelError.
 
     Args:
         settings: the `inference` block.
@@ -59,9 +59,6 @@ def load_detector(
 
     Returns:
         A detector that is ready for `specs`.
-
-    Raises:
-        ModelError: model, runtime or device is not available; the message names the remedy.
     """
     settings = structs.replace(settings, confidence=confidence or settings.confidence)
     if settings.device == "cuda" and settings.runtime == "openvino":
@@ -212,7 +209,7 @@ def is_published(name: str) -> bool:
 
 
 def download_weights(name: str, cache: Path, allowed: bool) -> Path:
-    """Return the file of weights that Ultralytics publishes, downloading it if necessary.
+    """Return the file of published weights, downloading it if necessary, or raise ModelError.
 
     Args:
         name: such as `yolo11n.pt`.
@@ -221,9 +218,6 @@ def download_weights(name: str, cache: Path, allowed: bool) -> Path:
 
     Returns:
         Path of the weights below `cache`.
-
-    Raises:
-        ModelError: the file is absent, and downloads are off or fail.
     """
     target = cache / "weights" / name
     if target.is_file():

@@ -70,15 +70,12 @@ class _LoadedBatch(NamedTuple):
 
 
 class OpenvinoBackend:
-    """Run a detection model on the processor; `prepare` compiles it.
+    """Run a detection model on the processor, or raise ModelError; `prepare` compiles it.
 
     Args:
         model: an OpenVINO or ONNX file.
         settings: for confidence, iou and threads; 0 uses all that this process may run on.
         cache: a folder for compiled models.
-
-    Raises:
-        ModelError: OpenVINO cannot read the model, or its classes or shapes do not fit.
     """
 
     name = "openvino"

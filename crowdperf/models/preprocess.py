@@ -110,11 +110,7 @@ def _convert(frame: NDArray[np.uint8], pix_fmt: PixelFormat, width: int, height:
 
 
 def load_ring_frame(path: Path, size: tuple[int, int]) -> tuple[NDArray[np.uint8], RingSpec]:
-    """Load a picture as capture would write it into a ring (yuv420p) of that width and height.
-
-    Raises:
-        ModelError: the file is not a picture.
-    """
+    """Load a picture as capture would write it into a yuv420p ring of that size, or raise ModelError."""
     image = cv2.imread(str(path))
     if image is None:
         raise ModelError(f"{str(path)!r} is not a picture. Remedy: take it out of the folder.")

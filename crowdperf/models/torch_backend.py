@@ -56,7 +56,7 @@ class _InFlightPart(NamedTuple):
 
 
 class TorchBackend:
-    """Run a detection model with torch.
+    """Run a detection model with torch, or raise ModelError.
 
     On CUDA three streams overlap: copies of the next batch, the network, and suppression of the previous batch.
     `prepare` may run on another thread than the rest.
@@ -65,9 +65,6 @@ class TorchBackend:
         model: weights or a TensorRT engine.
         settings: for confidence, iou and the processor's threads; 0 leaves torch's default.
         device: "cuda" or "cpu".
-
-    Raises:
-        ModelError: the file is not a detection model of Ultralytics, or its classes do not fit.
     """
 
     name = "torch"
