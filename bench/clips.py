@@ -17,7 +17,7 @@ from crowdperf.demo import ground_truth as truth
 from crowdperf.demo.scenes import SCENES
 from crowdperf.evaluation import clip as footage
 from crowdperf.evaluation.clip import CLIP_START_S, detect_clip
-from crowdperf.evaluation.matching import Passage, pair_crossings
+from crowdperf.evaluation.matching import Passage
 from crowdperf.messaging.schema import FrameDetections, LineCrossed
 from crowdperf.models.detector import Detector
 from crowdperf.models.loader import load_detector
@@ -26,6 +26,7 @@ from crowdperf.settings.camera import Line
 from crowdperf.settings.config import Installation
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.tracking.pipeline import CameraPipeline
+from tests.support.matching import match_crossings
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "var" / "demo"
@@ -103,8 +104,7 @@ def errors(scene: Scene, frames: list[FrameDetections], every: int = 1) -> tuple
     counted = [Passage(event.ts - CLIP_START_S, event.line, event.direction) for event in crossed]
     true, found = (Counter((one.line, one.direction) for one in side) for side in (scene.truth, counted))
     wrong = sum(abs(true[key] - found[key]) for key in true | found)
-    pairing = pair_crossings(scene.truth, counted, max(MATCH_FRAMES + 0.5, 1.5 * every) / scene.fps)
-    pairs = pairing.resolve(scene.truth, counted)
+    pairs = match_crossings(scene.truth, counted, max(MATCH_FRAMES + 0.5, 1.5 * every) / scene.fps)
     return wrong / len(scene.truth), pairs.recall, pairs.precision
 
 

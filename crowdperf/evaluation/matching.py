@@ -54,16 +54,6 @@ class Matching(NamedTuple):
     surplus: list[Passage]
     """Counted crossings that are not true."""
 
-    @property
-    def recall(self) -> float:
-        """Share of the true crossings that were counted."""
-        return len(self.pairs) / max(1, len(self.pairs) + len(self.missed))
-
-    @property
-    def precision(self) -> float:
-        """Share of the counted crossings that are true."""
-        return len(self.pairs) / max(1, len(self.pairs) + len(self.surplus))
-
     def select(self, direction: str) -> Matching:
         """Return the crossings in one direction."""
         missed, surplus = ([one for one in side if one.direction == direction] for side in (self.missed, self.surplus))
