@@ -10,7 +10,7 @@ from crowdperf.frames.ring import FrameStamp, RingSpec
 from crowdperf.inference.camera_feed import CameraFeed
 from crowdperf.inference.metrics import InferenceMetrics
 from crowdperf.inference.model_slots import ModelSlot
-from crowdperf.inference.ppe_stage import LoadedFrame, PpeSelection, PpeStage
+from crowdperf.inference.ppe_stage import LoadedFrame, PpeFrame, PpeStage
 from crowdperf.inference.rings import RingSet
 from crowdperf.inference.scheduler import FrameScheduler, ScheduledFrame
 from crowdperf.messaging.outbox import BackgroundSender
@@ -33,7 +33,8 @@ class Batch(NamedTuple):
 
     detector: Detector
     frames: list[LoadedFrame]
-    selection: PpeSelection
+    ppe_frame: PpeFrame | None
+    """The frame that the PPE model analyses too."""
     started: float
 
     @property
@@ -183,31 +184,31 @@ class InferenceEngine:
                 for frame, stamp in zip(frames, stamps)
             ]
             copying = self._clock()
-            selection = self._ppe_stage.select(loaded, self._rings.feeds.values())
+            ppe_frame = self._ppe_stage.select(loaded, self._rings.feeds.values())
             self._stats.stages.add("copy", self._clock() - copying)
             detector.start()
         except ModelError as error:
             self._drop_unsupported(frames, str(error))
             return None
-        return Batch(detector, loaded, selection, started)
+        return Batch(detector, loaded, ppe_frame, started)
 
     def _finish_batch(self, batch: Batch) -> None:
-        """Publish a batch's detections; the frames that the PPE model analyses come last."""
+        """Publish a batch's detections; the frame that the PPE model analyses comes last."""
         detections = batch.detector.finish(batch.specs)
         self._record_cost(batch)
+        selected = batch.ppe_frame
         for index, frame in enumerate(batch.frames):
             if frame.stamp is None:
                 frame.feed.record_drop("lapped")
-            elif index not in batch.selection:
+            elif selected is None or index != selected.batch_index:
                 self._publish(frame.feed, frame.stamp, detections[index])
         # The other cameras' detections are sent while the PPE model works.
         self._outbox.request_flush()
-        if batch.selection:
+        if selected is not None:
             began = self._clock()
-            columns = self._ppe_stage.run(batch.selection, detections)
+            columns = self._ppe_stage.run(selected, detections[selected.batch_index])
             self._stats.stages.add("ppe", self._clock() - began)
-            for index, selected in batch.selection.items():
-                self._publish(selected.feed, selected.stamp, detections[index], columns[index])
+            self._publish(selected.feed, selected.stamp, detections[selected.batch_index], columns)
         now = self._clock()
         if self._empty_every_s and now - self._emptied_at >= self._empty_every_s:
             self._emptied_at = now

@@ -78,33 +78,15 @@ class EvidenceCache:
         jpeg.add_done_callback(lambda done: self._record_size(key, done))
         self.prune(analysis.stamp.monotonic_ns)
 
-    def get(self, camera: str, epoch: int, sequence: int) -> CachedFrame | None:
-        """Return exactly this frame.
-
-        Args:
-            camera: its id.
-            epoch: of its ring.
-            sequence: the frame's number in the ring.
-
-        Returns:
-            The frame, or None if it is not cached.
-        """
+    def get(self, key: FrameKey) -> CachedFrame | None:
+        """Return exactly this frame; None if it is not cached."""
         with self._lock:
-            return self._frames.get((camera, epoch, sequence))
+            return self._frames.get(key)
 
-    def get_after(self, camera: str, epoch: int, sequence: int) -> CachedFrame | None:
-        """Return the nearest later frame of the camera.
-
-        Args:
-            camera: its id.
-            epoch: of the missing frame's ring.
-            sequence: of the missing frame.
-
-        Returns:
-            The frame, or None if no later one is cached.
-        """
+    def get_after(self, missing: FrameKey) -> CachedFrame | None:
+        """Return the nearest later frame of the camera; None if no later one is cached."""
         with self._lock:
-            later = [key for key in self._frames if key[0] == camera and key[1:] > (epoch, sequence)]
+            later = [key for key in self._frames if key[0] == missing[0] and key > missing]
             return self._frames[min(later)] if later else None
 
     def prune(self, now_ns: int | None = None) -> int:

@@ -133,8 +133,8 @@ class EvidenceWriter:
 
     def _find_frame(self, request: EvidenceRequest) -> EvidenceFrame | None:
         """Return the requested frame, or the nearest later one."""
-        where = (request.camera, request.epoch, request.sequence)
-        if cached := self._cache.get(*where):
+        key = (request.camera, request.epoch, request.sequence)
+        if cached := self._cache.get(key):
             return EvidenceFrame(cached.analysis.stamp, cached.jpeg.result(), cached.analysis)
         try:
             reader = FrameReader(Path(f"{self._ring_prefix}{request.camera}"))
@@ -144,7 +144,7 @@ class EvidenceWriter:
             exact = self._read_from_ring(reader, request.sequence) if reader and reader.epoch == request.epoch else None
             if exact:
                 return exact
-            if cached := self._cache.get_after(*where):
+            if cached := self._cache.get_after(key):
                 return EvidenceFrame(cached.analysis.stamp, cached.jpeg.result(), cached.analysis)
             # The newest picture may be overwritten during the copy; then the next one is taken.
             for _ in range(3):

@@ -37,13 +37,11 @@ class LoadedFrame(NamedTuple):
 class PpeFrame(NamedTuple):
     """A frame for the PPE model, with a copy of its picture."""
 
+    batch_index: int
+    """Index in its batch."""
     feed: CameraFeed
     stamp: FrameStamp
     pixels: NDArray[np.uint8]
-
-
-PpeSelection = dict[int, PpeFrame]
-"""Index in the batch -> frame for the PPE model."""
 
 
 class PpeCadence:
@@ -94,7 +92,7 @@ class PpeCadence:
 
 
 class PpeStage:
-    """Selects frames for the PPE model and runs it.
+    """Selects a frame for the PPE model and runs it.
 
     It takes one frame of a batch at most, so that other cameras wait for one only.
 
@@ -130,7 +128,7 @@ class PpeStage:
         if spec.ppe_fps and not self._slot.has_model:
             self._request_model()
 
-    def select(self, frames: Sequence[LoadedFrame], feeds: Iterable[CameraFeed]) -> PpeSelection:
+    def select(self, frames: Sequence[LoadedFrame], feeds: Iterable[CameraFeed]) -> PpeFrame | None:
         """Copy the picture of the frame whose turn has come, before the writer overwrites its slot.
 
         Of each camera only the newest frame of the batch is considered.
@@ -146,20 +144,13 @@ class PpeStage:
             if self._cadence.admit(feed, feeds, stamp.monotonic_ns / 1e9, self._clock()):
                 pixels = feed.reader.picture(stamp.sequence).copy()
                 if feed.reader.intact(stamp.sequence):
-                    return {index: PpeFrame(feed, stamp, pixels)}
+                    return PpeFrame(index, feed, stamp, pixels)
                 self._cadence.cancel(feed)
-                return {}
-        return {}
+                return None
+        return None
 
-    def run(self, selection: PpeSelection, detections: Sequence[Detections]) -> dict[int, PpeColumns]:
-        """Detect PPE in the selected frames of a batch; `detections` are the batch's people.
-
-        Returns:
-            Index in the batch -> what the people wear. Pictures with people go to the evidence cache.
-        """
-        return {index: self._analyse(frame, detections[index]) for index, frame in selection.items()}
-
-    def _analyse(self, frame: PpeFrame, detections: Detections) -> PpeColumns:
+    def run(self, frame: PpeFrame, detections: Detections) -> PpeColumns:
+        """Detect what the people of a selected frame wear; a picture with people goes to the evidence cache."""
         detector = self._slot.detector
         assert detector is not None, "frames are selected only when there is a model"
         camera, began = frame.feed.camera, self._clock()

@@ -21,7 +21,7 @@ from crowdperf.settings.worker_config import AreasConfig
 from crowdperf.storage import occupancy
 from crowdperf.storage.occupancy import AreaSnapshot
 from crowdperf.workers.sharded_consumer import run_worker
-from crowdperf.workers.worker_logic import WorkerEvent
+from crowdperf.workers.worker_logic import WorkerEvent, WorkerLogic
 
 WORKER = "areas"
 VERSION = 2
@@ -40,7 +40,7 @@ class AreaRemoved(Struct, frozen=True):
     area: str
 
 
-class AreaLogic:
+class AreaLogic(WorkerLogic):
     """The counters of all areas."""
 
     event_types: tuple[type[Event], ...] = (LineCrossed, ZoneChanged, ZoneMinute)
@@ -72,15 +72,10 @@ class AreaLogic:
         return () if counter is None else _append_area_now(counter, counter.tick(now))
 
     def dump_state(self, partition: str) -> bytes:
-        """Encode the area's state."""
         return msgspec.msgpack.encode(StoredArea(VERSION, self.counters[partition].state))
 
     def restore(self, partition: str, state: bytes) -> None:
-        """Continue from a stored state; ignore an area that is not configured.
-
-        Raises:
-            ValueError: another version.
-        """
+        """Continue from a stored state; ignore an area that is not configured."""
         stored = msgspec.msgpack.decode(state, type=StoredArea)
         if stored.version != VERSION:
             raise ValueError(f"areas of version {stored.version}, not {VERSION}")
@@ -88,7 +83,6 @@ class AreaLogic:
             self.counters[partition].restore(stored.state)
 
     def is_configured(self, partition: str) -> bool:
-        """Return whether the area is configured."""
         return partition in self.counters
 
     def forget(self, partition: str, now: float) -> Iterable[Struct]:
@@ -96,7 +90,6 @@ class AreaLogic:
         return (AreaRemoved(partition),)
 
     def clear(self) -> None:
-        """Reset every area."""
         self.counters = {area.id: AreaCounter(area, self._config.timezone) for area in self._config.areas}
 
 

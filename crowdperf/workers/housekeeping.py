@@ -77,10 +77,10 @@ class Housekeeper:
         now = self._get_steady_time(wall, monotonic)
         kept = self._config.retention
         self._metrics.count("events_trimmed", self._trim_events(now - kept.events_days * retention.DAY_S))
-        observed = f"{max(0, int((now - OBSERVATIONS_RETENTION_S) * 1000))}-0"
+        observed = _to_entry_id(now - OBSERVATIONS_RETENTION_S)
         trimmed = trim_stream(self._client, stream_key(OBSERVATIONS, prefix=self._prefix), keep_after=observed)
         self._metrics.count("observations_trimmed", trimmed)
-        oldest = f"{max(0, int((now - kept.audit_days * retention.DAY_S) * 1000))}-0"
+        oldest = _to_entry_id(now - kept.audit_days * retention.DAY_S)
         self._client.xtrim(stream_key(AUDIT, prefix=self._prefix), minid=oldest, approximate=True)
         occupancy.expire_zone_minutes(self._client, now - kept.zones_days * retention.DAY_S, self._prefix)
         if self._config.evidence:
@@ -135,9 +135,7 @@ class Housekeeper:
             self._metrics.count("detections_trimmed", trim_stream(self._client, name.decode(), keep_after=None))
 
     def _trim_events(self, before: float) -> int:
-        return trim_stream(
-            self._client, stream_key(EVENTS, prefix=self._prefix), keep_after=f"{max(0, int(before * 1000))}-0"
-        )
+        return trim_stream(self._client, stream_key(EVENTS, prefix=self._prefix), _to_entry_id(before))
 
     def _watch_memory(self, now: float) -> None:
         """Report how full the server is, and drop old data before it refuses writes."""
@@ -162,13 +160,9 @@ class Housekeeper:
             )
         if state != self._filling:
             log.warning("Redis memory: %s, %s", state, text)
+            event_id = f"store:{state}:{int(now * 1000)}"
             event = StoreFilling(
-                id=f"store:{state}:{int(now * 1000)}",
-                camera="",
-                ts=now,
-                state=state,
-                used_bytes=usage.used,
-                limit_bytes=usage.limit,
+                id=event_id, camera="", ts=now, state=state, used_bytes=usage.used, limit_bytes=usage.limit
             )
             try:
                 self._events.publish(event)
@@ -188,6 +182,11 @@ def main(config: WorkerConfig, runtime: ProcessRuntime) -> None:
 
     run_until_stopped(runtime, lambda: None, step, "housekeeping waits")
     keeper.stop()
+
+
+def _to_entry_id(ts: float) -> str:
+    """Return the first stream id of a time, Unix seconds."""
+    return f"{max(0, int(ts * 1000))}-0"
 
 
 def trim_stream(client: Any, name: str, keep_after: str | None) -> int:

@@ -27,7 +27,7 @@ from crowdperf.settings.worker_config import PpeConfig
 from crowdperf.storage import violations
 from crowdperf.storage.violations import Compliance, Violation, ViolationUpdate
 from crowdperf.workers.sharded_consumer import run_worker
-from crowdperf.workers.worker_logic import WorkerEvent, decode_state
+from crowdperf.workers.worker_logic import WorkerEvent, WorkerLogic, decode_state
 
 WORKER = "ppe"
 VERSION = 1
@@ -93,7 +93,7 @@ class CameraPpeState(Struct, kw_only=True):
     watched: list[WatchedTrack] = []
 
 
-class PpeLogic:
+class PpeLogic(WorkerLogic):
     """The PPE rules of all cameras."""
 
     event_types: tuple[type[Event], ...] = (PpeObserved,)
@@ -103,10 +103,6 @@ class PpeLogic:
         self._timezone = zoneinfo.ZoneInfo(config.timezone)
         self._min_height_px = config.least_height_px
         self._cameras: dict[str, CameraPpeState] = {}
-
-    def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
-        """Return the event's camera."""
-        return (event.camera,)
 
     def handle(self, event: WorkerEvent, partition: str = "") -> Iterator[Struct]:
         """Process one observation; yield PpeViolation, ViolationUpdate, EvidenceRequest and Compliance."""
@@ -170,15 +166,12 @@ class PpeLogic:
             yield from _open(rule, watch, event, missing)
 
     def dump_state(self, camera: str) -> bytes:
-        """Encode the camera's state."""
         return msgspec.msgpack.encode(self._cameras.setdefault(camera, CameraPpeState()))
 
     def restore(self, camera: str, state: bytes) -> None:
-        """Continue from a stored state; ValueError: of another version."""
         self._cameras[camera] = decode_state(state, CameraPpeState, VERSION)
 
     def is_configured(self, camera: str) -> bool:
-        """Return whether the camera has a rule."""
         return camera in self._rules
 
     def forget(self, camera: str, now: float) -> Iterable[Struct]:
@@ -187,7 +180,6 @@ class PpeLogic:
         return ()
 
     def clear(self) -> None:
-        """Forget every camera."""
         self._cameras.clear()
 
 

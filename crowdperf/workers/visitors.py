@@ -25,7 +25,7 @@ from crowdperf.visitors.camera_reconciliation import Reconciliation
 from crowdperf.visitors.demo_visits import build_visits
 from crowdperf.visitors.visit import LIVE_STATES, ON_SITE_STATES, VisitState
 from crowdperf.workers.sharded_consumer import ShardedConsumer, run_worker
-from crowdperf.workers.worker_logic import WorkerEvent, decode_state
+from crowdperf.workers.worker_logic import WorkerEvent, WorkerLogic, decode_state
 
 WORKER = "visitors"
 SITE_PARTITION = ""
@@ -79,7 +79,7 @@ class ExpireVisits(Struct, frozen=True):
     """0 keeps the watch-list."""
 
 
-class VisitorLogic:
+class VisitorLogic(WorkerLogic):
     """The visitor rules, all in one partition."""
 
     event_types: tuple[type[Event], ...] = (VisitorChanged, AreaChanged, LineCrossed)
@@ -93,7 +93,6 @@ class VisitorLogic:
         self._site = SiteVisitState()
 
     def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
-        """Return the partition of the site."""
         return (SITE_PARTITION,)
 
     def handle(self, event: WorkerEvent, partition: str = "") -> Iterator[Struct]:
@@ -212,24 +211,13 @@ class VisitorLogic:
         return people
 
     def dump_state(self, partition: str) -> bytes:
-        """Encode the state."""
         return msgspec.msgpack.encode(self._site)
 
     def restore(self, partition: str, state: bytes) -> None:
-        """Continue from a stored state; ValueError: of another version."""
         self._site = decode_state(state, SiteVisitState, VERSION)
         self._site.cameras.forget_removed(self._areas)
 
-    def is_configured(self, partition: str) -> bool:
-        """Return True: the site always exists."""
-        return True
-
-    def forget(self, partition: str, now: float) -> Iterable[Struct]:
-        """Do nothing: the site is never removed."""
-        return ()
-
     def clear(self) -> None:
-        """Forget everything."""
         self._site = SiteVisitState()
 
 

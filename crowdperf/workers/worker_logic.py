@@ -42,12 +42,12 @@ class WorkerLogic(Protocol):
     A partition is a camera as a rule. What concerns an area or a visit has a partition of its own.
     """
 
-    @property
-    def event_types(self) -> tuple[type[Event], ...]:
-        """Return the kinds of events that `handle` accepts."""
+    event_types: tuple[type[Event], ...]
+    """The kinds of events that `handle` accepts."""
 
     def partition_keys(self, event: WorkerEvent) -> tuple[str, ...]:
         """Return the partitions that the event belongs to: its camera as a rule."""
+        return (event.camera,)
 
     def handle(self, event: WorkerEvent, partition: str = "") -> Iterable[Struct]:
         """Handle one event and return its effects in order.
@@ -71,9 +71,11 @@ class WorkerLogic(Protocol):
 
     def is_configured(self, partition: str) -> bool:
         """Check whether the configuration knows this partition; others are forgotten after a while."""
+        return True
 
     def forget(self, partition: str, now: float) -> Iterable[Struct]:
         """Drop a partition that is gone, and return effects that close what is still open."""
+        return ()
 
     def clear(self) -> None:
         """Drop the states of all partitions."""

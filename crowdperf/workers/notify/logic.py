@@ -20,7 +20,7 @@ from crowdperf.settings.worker_config import NotifyConfig
 from crowdperf.storage.alerts import AlertDoc, AlertState, AlertUpdate
 from crowdperf.workers.notify.matching import RULE_EVENT_TYPES, Signal, match_event
 from crowdperf.workers.notify.mqtt_state import READING_EVENT_TYPES, CameraReadings, ReadingsRemoved
-from crowdperf.workers.worker_logic import WorkerEvent, decode_state
+from crowdperf.workers.worker_logic import WorkerEvent, WorkerLogic, decode_state
 
 VERSION = 1
 HOUR_S = 3600.0
@@ -81,7 +81,7 @@ class CameraAlertState(Struct, kw_only=True):
     readings: CameraReadings = msgspec.field(default_factory=CameraReadings)
 
 
-class AlertLogic:
+class AlertLogic(WorkerLogic):
     """The alert rules of all cameras."""
 
     def __init__(self, config: NotifyConfig) -> None:
@@ -138,11 +138,9 @@ class AlertLogic:
         return effects
 
     def dump_state(self, camera: str) -> bytes:
-        """Encode the camera's state."""
         return msgspec.msgpack.encode(self._cameras[camera])
 
     def restore(self, camera: str, state: bytes) -> None:
-        """Continue from a stored state; ValueError: of another version."""
         camera_state = self._cameras[camera] = decode_state(state, CameraAlertState, VERSION)
         camera_state.sent = {rule: sent for rule, sent in camera_state.sent.items() if rule in self._rules}
         camera_state.held = {rule: held for rule, held in camera_state.held.items() if rule in self._rules}
@@ -159,7 +157,6 @@ class AlertLogic:
         yield ReadingsRemoved(camera)
 
     def clear(self) -> None:
-        """Forget every camera."""
         self._cameras.clear()
 
     # -- signals --

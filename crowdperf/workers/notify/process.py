@@ -66,9 +66,8 @@ class ChannelDeliveries:
         for channel in self._config.alerts.channels:
             mine = get_shard(channel.id, self._config.instances) in shards
             if mine and channel.id not in self._threads:
-                delivery = ChannelDelivery(
-                    channel, self._open_queue(channel), self._create_sender(channel), self._runtime.metrics
-                )
+                queue = DeliveryQueue(connect(self._config.redis_url), channel.id, self._config.key_prefix)
+                delivery = ChannelDelivery(channel, queue, self._create_sender(channel), self._runtime.metrics)
                 self._threads[channel.id] = DeliveryThread(delivery)
             elif not mine and channel.id in self._threads:
                 self._threads.pop(channel.id).stop()
@@ -82,9 +81,6 @@ class ChannelDeliveries:
             thread.stop()
         for thread in self._threads.values():
             thread.join(STOP_S)
-
-    def _open_queue(self, channel: Channel) -> DeliveryQueue:
-        return DeliveryQueue(connect(self._config.redis_url), channel.id, self._config.key_prefix)
 
     def _create_sender(self, channel: Channel) -> Sender:
         if isinstance(channel, WebhookChannel):

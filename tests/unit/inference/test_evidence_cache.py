@@ -29,8 +29,8 @@ def test_pictures_go_after_their_time() -> None:
     for second in range(100):
         put(cache, "gate", second, second)
     assert len(cache) == 31
-    assert cache.get("gate", 1, 68) is None
-    held = cache.get("gate", 1, 69)
+    assert cache.get(("gate", 1, 68)) is None
+    held = cache.get(("gate", 1, 69))
     assert held is not None
     assert cv2.imdecode(np.frombuffer(held.jpeg.result(), np.uint8), 1).shape == (36, 64, 3), "without the padding"
     assert cache.prune(round(120e9)) == 21
@@ -49,7 +49,7 @@ def test_pictures_are_bounded_in_number_and_bytes() -> None:
     small.prune()
     sizes = [len(held.jpeg.result()) for held in small._frames.values()]
     assert 0 < sum(sizes) <= 3000
-    assert small.get("gate", 1, 19) is not None, "the newest stays"
+    assert small.get(("gate", 1, 19)) is not None, "the newest stays"
     few.close()
     small.close()
 
@@ -58,14 +58,14 @@ def test_the_nearest_later_frame_is_of_the_same_camera_and_later() -> None:
     cache = EvidenceCache(1e6)
     for camera, epoch, sequence in (("gate", 1, 5), ("gate", 1, 9), ("lobby", 1, 7), ("gate", 2, 1)):
         put(cache, camera, sequence, 1.0, epoch)
-    later = [cache.get_after("gate", 1, sequence) for sequence in (4, 5, 9)]
+    later = [cache.get_after(("gate", 1, sequence)) for sequence in (4, 5, 9)]
     assert [(held.analysis.stamp.epoch, held.analysis.stamp.sequence) for held in later if held] == [
         (1, 5),
         (1, 9),
         (2, 1),
     ]
-    assert cache.get_after("gate", 2, 1) is None
-    assert cache.get_after("yard", 1, 1) is None
+    assert cache.get_after(("gate", 2, 1)) is None
+    assert cache.get_after(("yard", 1, 1)) is None
     cache.close()
 
 

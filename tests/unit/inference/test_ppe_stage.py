@@ -125,17 +125,16 @@ def test_the_stage_selects_one_frame_of_a_batch_and_analyses_it() -> None:
     for feed in feeds:
         feed.reader = Ring(feed.spec, feed is not torn)  # type: ignore[assignment]
     batch = [loaded(lobby, 1), loaded(gate, 1, False), loaded(gate, 2), loaded(lobby, 2)]
-    assert stage.select(batch, feeds) == {}
+    assert stage.select(batch, feeds) is None
     assert requests == ["ppe"], "the model is requested for the first camera with a rule"
     slot.detector = Model()  # type: ignore[assignment]
-    assert stage.select([loaded(torn, 3)], feeds) == {}, "its picture was overwritten during the copy"
+    assert stage.select([loaded(torn, 3)], feeds) is None, "its picture was overwritten during the copy"
     assert torn.get_ppe_wait(5.0) == 1.0, "its next frame is due at once"
-    selection = stage.select(batch, feeds)
-    assert [(index, frame.feed, frame.stamp.sequence) for index, frame in selection.items()] == [(2, gate, 2)]
-    columns = stage.run(selection, [PERSON] * 4)
-    assert list(columns) == [2]
-    assert columns[2].persons == b"\0\0"
+    selected = stage.select(batch, feeds)
+    assert selected is not None
+    assert (selected.batch_index, selected.feed, selected.stamp.sequence) == (2, gate, 2)
+    assert stage.run(selected, PERSON).persons == b"\0\0"
     assert metrics.get_counter("ppe_frames", "gate") == metrics.get_counter("ppe_people", "gate") == 1
-    assert cache.get("gate", 1, 2) is not None
+    assert cache.get(("gate", 1, 2)) is not None
     for part in (cache, slot):
         part.close()
