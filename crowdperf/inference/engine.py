@@ -82,14 +82,7 @@ class InferenceEngine:
             self._announce_model(person_slot.detector)
 
     def step(self, doorbell_rang: bool) -> bool:
-        """Analyse one batch if any frame is due.
-
-        Args:
-            doorbell_rang: the doorbell has rung since the last step.
-
-        Returns:
-            True if there was a batch: more frames may be due, so call again before waiting.
-        """
+        """Analyse one batch if any frame is due; True if there was one, since more frames may be due."""
         # 1. Take over models that have become ready.
         detector = self._poll_models()
         if detector is None:

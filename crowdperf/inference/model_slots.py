@@ -22,14 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class ModelSlot:
-    """Holds one detector, or none yet.
+    """Holds one detector, or none yet; `role` is its name in the log.
 
     Loading takes seconds (read, compile, warm up) and runs on a thread. A model that fails to load is reported and
     tried again every `RETRY_S`. The old model keeps working meanwhile.
-
-    Args:
-        role: name of the slot in the log.
-        detector: a detector that is ready already.
     """
 
     def __init__(self, role: str, detector: Detector | None = None) -> None:
@@ -110,12 +106,7 @@ class ModelSet:
             self.ppe_slot.request_load(self._make_loader("ppe", get_warmup_specs("ppe")))
 
     def apply_selection(self, selection: ModelSelection, specs: Sequence[RingSpec]) -> None:
-        """Load the models that a new selection changes; the others stay.
-
-        Args:
-            selection: the models that the configuration names now.
-            specs: geometries of the open rings, for which a new person model warms up.
-        """
+        """Load the models that a new selection changes; a person model warms up for the open rings' `specs`."""
         before, self._settings = self._settings, apply_selection(self._settings, selection)
         if _get_model_key(before, "person") != _get_model_key(self._settings, "person"):
             log.info("loading another person model: %s", selection.models.person)

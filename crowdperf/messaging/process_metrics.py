@@ -41,9 +41,9 @@ def start_publishing(runtime: ProcessRuntime, url: str, prefix: str = "") -> Non
         url: The URL of Redis.
         prefix: The configured key prefix.
     """
+    client = connect(url)
 
     def loop() -> None:
-        client = connect(url)
         outage = OutageHandler("metrics are not published", logs_outages=False)
         while not runtime.wait_for_stop(INTERVAL_S):
             with outage:

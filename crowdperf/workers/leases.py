@@ -53,11 +53,9 @@ class Leases:
         self._renewed_at = float("-inf")
 
     def renew(self, now: float, force: bool = False) -> set[int]:
-        """Renew, take over and hand back leases, at most once a second, and return the owned shards.
+        """Renew, take over and hand back leases, and return the owned shards; `now` is monotonic, in seconds.
 
-        Args:
-            now: monotonic seconds.
-            force: do it although a second has not passed.
+        It acts once a second at most, unless `force` is set.
         """
         if not force and now - self._renewed_at < RENEW_S:
             return self._owned_shards

@@ -232,16 +232,8 @@ def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
 
     def stage(pipe: Any, effect: Struct) -> None:
         if isinstance(effect, VisitUpdate):
-            visit_store.stage_fields(
-                pipe,
-                effect.visit,
-                effect.expected_version,
-                effect.fields,
-                effect.expected_from,
-                effect.is_live,
-                effect.events,
-                prefix,
-            )
+            change = (effect.fields, effect.expected_from, effect.is_live, effect.events)
+            visit_store.stage_fields(pipe, effect.visit, effect.expected_version, *change, prefix)
         elif isinstance(effect, ExpireVisits):
             visit_store.stage_expiry(pipe, effect.before, prefix)
             if effect.watch_list_before:
