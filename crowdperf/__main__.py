@@ -17,7 +17,10 @@ from crowdperf.settings.config import Installation
 
 
 class Command(NamedTuple):
-    """One command: its entry takes the remaining words and the installation and returns the exit status."""
+    """One command: its entry takes the remaining words and the installation and returns the exit status.
+
+    It may raise ConfigError, with a message for the user.
+    """
 
     name: str
     entry: str

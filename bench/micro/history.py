@@ -23,7 +23,7 @@ import msgspec
 from bench.harness import Row
 from crowdperf.messaging.redis.client import OUTAGE, connect, connect_async
 from crowdperf.runtime.process_runtime import ProcessRuntime
-from crowdperf.settings.config import parse
+from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.process_config import build_web_config
 from crowdperf.storage import counts
@@ -202,7 +202,7 @@ def over_http(url: str, times: int) -> list[float]:
             {"site": {"timezone": CALENDAR.name}, "redis": {"url": url}, "web": {"host": "127.0.0.1", "port": port}}
         )
         runtime = ProcessRuntime("web", 0)
-        config = build_web_config(parse(text), Paths(Path(folder)))
+        config = build_web_config(Deployment(parse(text), Paths(Path(folder))))
         server = threading.Thread(target=main, args=(config, runtime), daemon=True)
         server.start()
         query = {"from": "2025-06-16T00:00:00+02:00", "to": "2026-06-15T00:00:00+02:00", "bucket": "day"}

@@ -39,7 +39,7 @@ from crowdperf.messaging.redis.client import OUTAGE, connect, connect_async
 from crowdperf.messaging.schema import CameraGap
 from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.runtime.process_runtime import ProcessRuntime
-from crowdperf.settings.config import parse
+from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.process_config import build_web_config
 from crowdperf.supervision.embedded_redis import find_server_binary
@@ -279,7 +279,7 @@ def _ours(url: str, port: int, folder: Path) -> None:
     }
     runtime = ProcessRuntime("web", 0)
     runtime.install()
-    main(build_web_config(parse(msgspec.json.encode(config)), _paths(folder)), runtime)
+    main(build_web_config(Deployment(parse(msgspec.json.encode(config)), _paths(folder))), runtime)
 
 
 def _peer(url: str, port: int) -> None:

@@ -36,7 +36,7 @@ from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.messaging.streams import DETECTIONS, stream_key
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.timings import STAGES
-from crowdperf.settings.config import Config
+from crowdperf.settings.config import Config, Deployment
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.settings.process_config import build_inference_config
 from crowdperf.supervision.embedded_redis import build_command, find_server_binary
@@ -128,7 +128,7 @@ class Site:
         self.cameras = RingSet(self.prefix, STALENESS_S)
         self.sender = BackgroundSender(connect(url))
         ppe_stage = PpeStage(ModelSlot("ppe"), lambda: None, self.metrics, EvidenceCache(1.0), time.monotonic)
-        config = build_inference_config(Config(), read_environment({"QUEUE_MAX": "2"}), Paths(Path()))
+        config = build_inference_config(Deployment(Config(), Paths(Path()), read_environment({"QUEUE_MAX": "2"})))
         config = replace(config, settings=replace(config.settings, staleness_s=STALENESS_S), cuda_empty_every=0)
         self.engine = InferenceEngine(
             *(config, ModelSlot("person", subject.detector), ppe_stage, self.cameras),

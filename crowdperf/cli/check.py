@@ -23,13 +23,10 @@ from crowdperf.models.loader import download_weights, is_published
 from crowdperf.models.registry import ModelError, Role, resolve_model
 from crowdperf.primitives.redaction import redact, redact_url
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, find_ffmpeg
-from crowdperf.settings import process_config
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
-from crowdperf.settings.config import Config, Installation, build_json_schema, load
-from crowdperf.settings.engine import Inference
-from crowdperf.settings.environment import Environment, Paths, read_environment
-from crowdperf.settings.process_config import build_capture_config, get_redis_url
+from crowdperf.settings.config import Config, Deployment, Installation, build_json_schema
+from crowdperf.settings.process_config import build_capture_config
 from crowdperf.settings.site import resolve_dsn
 from crowdperf.storage.postgres import driver, migrations
 from crowdperf.supervision.embedded_redis import find_server_binary
@@ -49,7 +46,7 @@ def main(words: list[str], installation: Installation) -> int:
     """Run `crowdperf check`: print every finding; the status is 1 when one of them is a problem."""
     argparse.ArgumentParser(prog="crowdperf check", description="Check what this site needs.").parse_args(words)
     failed = 0
-    for finding in collect_findings(installation.config_file, installation.paths, installation.root):
+    for finding in collect_findings(installation):
         failed += not finding.ok
         print(f"{'ok     ' if finding.ok else 'PROBLEM'}  {redact(finding.text)}")
     print("everything is in order" if not failed else f"{failed} problem{'s' if failed > 1 else ''}")
@@ -58,57 +55,45 @@ def main(words: list[str], installation: Installation) -> int:
 
 def print_schema(words: list[str], _installation: Installation) -> int:
     """Run `crowdperf schema`: print the JSON Schema of config.json."""
-    argparse.ArgumentParser(prog="crowdperf schema", description="Print the JSON Schema of config.json.").parse_args(
-        words
-    )
+    parser = argparse.ArgumentParser(prog="crowdperf schema", description="Print the JSON Schema of config.json.")
+    parser.parse_args(words)
     print(json.dumps(build_json_schema(), indent=2))
     return 0
 
 
-def collect_findings(config_file: Path, paths: Paths, root: Path) -> Iterator[Finding]:
-    """Check everything; a problem never hides the next one.
-
-    Args:
-        config_file: path of config.json.
-        paths: the installation's data folder.
-        root: folder that relative files are resolved against.
-
-    Yields:
-        One finding per checked part.
-    """
+def collect_findings(installation: Installation) -> Iterator[Finding]:
+    """Yield one finding per checked part; a problem never hides the next one."""
     try:
-        config, env = load(config_file), read_environment(os.environ)
-        paths.check_socket_length()
+        deployment = installation.load()
+        installation.paths.check_socket_length()
     except ConfigError as error:
         yield Finding(False, str(error))
         return
-    yield Finding(True, f"configuration {config_file}: {len(config.cameras)} cameras")
+    config = deployment.config
+    yield Finding(True, f"configuration {installation.config_file}: {len(config.cameras)} cameras")
     yield _run_check(lambda: f"FFmpeg {find_ffmpeg()}")
-    yield _check_redis(config, paths)
-    if process_config.get_postgres_dsn(config, env):
-        yield _run_check(lambda: check_postgres(process_config.get_postgres_dsn(config, env), root))
-    yield _run_check(lambda: f"model {_find_model(config.inference, 'person', paths)}")
+    yield _check_redis(deployment)
+    if deployment.postgres_dsn:
+        yield _run_check(lambda: check_postgres(deployment.postgres_dsn, deployment.root))
+    yield _run_check(lambda: f"model {_find_model(deployment, 'person')}")
     if any(camera.ppe for camera in config.cameras):
-        yield _run_check(lambda: f"PPE model {_find_model(config.inference, 'ppe', paths)}")
-    yield _check_shared_memory(config, env, paths, root)
+        yield _run_check(lambda: f"PPE model {_find_model(deployment, 'ppe')}")
+    yield _check_shared_memory(deployment)
     yield from _check_secrets(config)
     for camera in config.cameras:
-        yield _check_source(config, env, paths, root, camera.id)
-        for problem in find_problems(camera.lines, camera.zones, _get_target_fps(config, env, camera)):
+        yield _check_source(deployment.root, camera)
+        for problem in find_problems(camera.lines, camera.zones, deployment.get_target_fps(camera)):
             yield Finding(False, f"camera {camera.id}: {problem.text}")
 
 
-def _find_model(inference: Inference, role: Role, paths: Paths) -> str:
-    """Find the file of a role's model; published weights may be downloaded later.
-
-    Raises:
-        ModelError: the model is not available.
-    """
+def _find_model(deployment: Deployment, role: Role) -> str:
+    """Find the file of a role's model; published weights may be downloaded later."""
+    inference = deployment.config.inference
     name = inference.models.person if role == "person" else inference.models.ppe
     if is_published(name):
         if inference.downloads:
             return f"{name}, fetched when inference starts"
-        name = str(download_weights(name, paths.data / "cache", False))
+        name = str(download_weights(name, deployment.paths.data / "cache", False))
     return str(resolve_model(name, role, "auto").path)
 
 
@@ -119,22 +104,20 @@ def _run_check(check: Callable[[], str]) -> Finding:
         return Finding(False, str(error))
 
 
-def _check_redis(config: Config, paths: Paths) -> Finding:
+def _check_redis(deployment: Deployment) -> Finding:
     """Check that the external server answers and permits enough, or that the embedded one can start."""
+    config = deployment.config
     if not config.redis.url:
         return _run_check(lambda: f"embedded Redis {find_server_binary()}")
     shown = redact_url(config.redis.url)
-    client: Any = connect(get_redis_url(config, paths))
+    client: Any = connect(deployment.redis_url)
     try:
         missing = acl.find_missing_permissions(client, config.key_prefix)
         version = "" if "+info" in missing else f" {client.info('server')['redis_version']}"
     except redis.AuthenticationError as error:
         return Finding(False, f"Redis at {shown} refuses its user: {error} Remedy: correct the login in redis.url.")
     except OUTAGE as error:
-        return Finding(
-            False,
-            f"Redis at {shown} does not answer ({error}). Remedy: start it, or empty redis.url.",
-        )
+        return Finding(False, f"Redis at {shown} does not answer ({error}). Remedy: start it, or empty redis.url.")
     except redis.ResponseError as error:
         return Finding(False, f"Redis at {shown} refuses: {error}. Remedy: correct redis.url.")
     if missing:
@@ -164,11 +147,11 @@ def check_postgres(reference: str, root: Path) -> str:
     return "PostgreSQL answers and has its tables"
 
 
-def _check_shared_memory(config: Config, env: Environment, paths: Paths, root: Path) -> Finding:
+def _check_shared_memory(deployment: Deployment) -> Finding:
     """Compare the free space in /dev/shm with the size of all rings, at 16:9 and the typical rate."""
     needed = 0
-    for camera in config.cameras:
-        capture = build_capture_config(config, env, paths, root, camera.id)
+    for camera in deployment.config.cameras:
+        capture = build_capture_config(deployment, camera.id)
         width = capture.analysis_width
         needed += build_ring_spec(capture, SourceInfo(width, width * 9 // 16, TYPICAL_FPS, False)).file_bytes
     free = shutil.disk_usage("/dev/shm").free
@@ -176,11 +159,6 @@ def _check_shared_memory(config: Config, env: Environment, paths: Paths, root: P
     if needed > free:
         return Finding(False, f"{text}. Remedy: mount /dev/shm larger (Docker: --shm-size), or lower analysis_width.")
     return Finding(True, text)
-
-
-def _get_target_fps(config: Config, env: Environment, camera: Camera) -> float:
-    """Return the camera's target frame rate."""
-    return camera.target_fps or env.target_fps or config.target_fps
 
 
 def _check_secrets(config: Config) -> Iterator[Finding]:
@@ -195,14 +173,13 @@ def _check_secrets(config: Config) -> Iterator[Finding]:
                 )
 
 
-def _check_source(config: Config, env: Environment, paths: Paths, root: Path, camera_id: str) -> Finding:
+def _check_source(root: Path, camera: Camera) -> Finding:
     """Check that a file exists; streams are not opened, since that could take their time-out."""
-    capture = build_capture_config(config, env, paths, root, camera_id)
-    shown = redact_url(capture.url)
-    if urlsplit(capture.url).scheme in ("", "file"):
-        file = root / capture.url.removeprefix("file://")
+    shown = redact_url(camera.url)
+    if urlsplit(camera.url).scheme in ("", "file"):
+        file = root / camera.url.removeprefix("file://")
         if not file.is_file() and file.parent == root / "var" / "demo" and file.stem in SCENES:
-            return Finding(True, f"camera {camera_id}: {shown}, which the first `crowdperf run` renders")
+            return Finding(True, f"camera {camera.id}: {shown}, which the first `crowdperf run` renders")
         if not file.is_file():
-            return Finding(False, f"camera {camera_id}: no file {str(file)!r}. Remedy: correct cameras[].url.")
-    return Finding(True, f"camera {camera_id}: {shown}")
+            return Finding(False, f"camera {camera.id}: no file {str(file)!r}. Remedy: correct cameras[].url.")
+    return Finding(True, f"camera {camera.id}: {shown}")

@@ -14,7 +14,6 @@ import getpass
 import os
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,22 +25,12 @@ from crowdperf.primitives.atomic_file import write_file
 from crowdperf.primitives.redaction import redact_config
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
-from crowdperf.settings.config import Config, Installation, parse
-from crowdperf.settings.environment import Environment, Paths, read_environment
-from crowdperf.settings.process_config import resolve_media_roots
-from crowdperf.supervision import programs
-from crowdperf.supervision.config_patch import (
-    ConfigAction,
-    ConfigRequest,
-    ConfigResponse,
-    EditError,
-    apply_edits,
-    compute_revision,
-)
+from crowdperf.settings.config import Config, Deployment, Installation, parse
+from crowdperf.settings.environment import read_environment
+from crowdperf.supervision import config_patch, programs
+from crowdperf.supervision.config_patch import ConfigAction, ConfigRequest, ConfigResponse, EditError
 from crowdperf.supervision.config_versions import ConfigHistory, ConfigVersion
 from crowdperf.supervision.control import SupervisorClient
-from crowdperf.supervision.programs import build_programs, group_cameras
-from crowdperf.supervision.programs import load_groups as load_groups
 
 ACTIONS_BY_COMMAND: dict[str, ConfigAction] = {
     "history": "versions",
@@ -72,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(words: list[str], installation: Installation) -> int:
     """Run one command."""
     arguments = build_parser().parse_args(words)
-    store = ConfigStore(installation.config_file, installation.paths, installation.root)
+    store = ConfigStore(installation)
     if arguments.command == "ask":
         return _handle_request(store, msgspec.json.decode(sys.stdin.buffer.read(), type=ConfigRequest))
     request = ConfigRequest(
@@ -110,19 +99,13 @@ def _handle_request(store: ConfigStore, request: ConfigRequest) -> int:
 
 
 class ConfigStore:
-    """One installation's configuration file and its versions.
+    """One installation's configuration file and its versions."""
 
-    Args:
-        config_file: path of config.json.
-        paths: the installation's data folder.
-        root: folder that relative files are resolved against.
-    """
-
-    def __init__(self, config_file: Path, paths: Paths, root: Path) -> None:
-        self._file = config_file
-        self._paths = paths
-        self._root = root
-        self._history = ConfigHistory(paths.data / "config")
+    def __init__(self, installation: Installation) -> None:
+        self._file = installation.config_file
+        self._paths = installation.paths
+        self._root = installation.root
+        self._history = ConfigHistory(installation.paths.data / "config")
 
     def apply(self, request: ConfigRequest) -> ConfigResponse:
         """Apply a request without restarting anything.
@@ -181,7 +164,7 @@ class ConfigStore:
         old_text = self._read_file()
         before = parse(old_text, str(self._file))
         for camera, expected in request.expect.items():
-            present = next((compute_revision(row) for row in before.cameras if row.id == camera), "")
+            present = next((config_patch.compute_revision(row) for row in before.cameras if row.id == camera), "")
             if present and present != expected:
                 raise EditError(
                     412,
@@ -190,12 +173,12 @@ class ConfigStore:
         if request.do == "rollback":
             text = self._read_version(request.number)
         else:
-            document = apply_edits(_decode_document(old_text), request.edits)
+            document = config_patch.apply_edits(_decode_document(old_text), request.edits)
             text = msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
         after = parse(text, "the new configuration")
         self._validate_change(before, after, request)
         outcome = ConfigResponse(
-            revisions={row.id: compute_revision(row) for row in after.cameras},
+            revisions={row.id: config_patch.compute_revision(row) for row in after.cameras},
             cameras=_select_cameras(text, {edit.path[1] for edit in request.edits if len(edit.path) > 1}),
         )
         if after == before and request.do == "edit":
@@ -203,9 +186,10 @@ class ConfigStore:
             return replace(outcome, version=current.number if current else 0)
         version = self._add_version(old_text, text, request)
         env = read_environment(programs.load_recorded_environment(self._paths))
-        restarts = self._find_restarts(before, after, env)
+        deployment = Deployment(after, self._paths, env, self._root)
+        restarts = self._find_restarts(replace(deployment, config=before), deployment)
         write_file(self._file, text, mode=self._file.stat().st_mode & 0o777, sync=True)
-        programs.write_include_file(after, env, self._paths, self._root)
+        programs.write_include_file(deployment)
         return replace(outcome, version=version.number, restarts=restarts, running=self._is_running())
 
     def _validate_change(self, before: Config, after: Config, request: ConfigRequest) -> None:
@@ -216,7 +200,7 @@ class ConfigStore:
         """
         if request.do == "rollback":
             return
-        roots = resolve_media_roots(after, self._root)
+        roots = Deployment(after, self._paths, root=self._root).media_roots
         known = {camera.id: camera for camera in before.cameras}
         for camera in after.cameras:
             old = known.get(camera.id)
@@ -239,14 +223,11 @@ class ConfigStore:
             self._history.add(old_text, at, "", "the file as it was found")
         return self._history.add(text, now, request.who, request.comment or f"back to version {request.number}")
 
-    def _find_restarts(self, before: Config, after: Config, env: Environment) -> tuple[str, ...]:
-        groups = load_groups(self._paths)
+    def _find_restarts(self, before: Deployment, after: Deployment) -> tuple[str, ...]:
+        groups = programs.load_groups(self._paths)
         old, new = (
-            {
-                row.name: row.digest
-                for row in build_programs(config, env, self._paths, self._root, group_cameras(config, groups))
-            }
-            for config in (before, after)
+            {row.name: row.digest for row in programs.build_programs(deployment, groups)}
+            for deployment in (before, after)
         )
         return tuple(sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)))
 

@@ -20,11 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(words: list[str], installation: Installation) -> int:
-    """Run one action.
-
-    Raises:
-        ConfigError: supervisord does not answer, or no program or kind has that name.
-    """
+    """Run one action."""
     arguments = build_parser().parse_args(words)
     client = SupervisorClient(installation.paths.supervisor_socket.absolute())
     if arguments.action == "status":

@@ -15,7 +15,6 @@ from crowdperf.messaging.redis.client import OUTAGE, connect_async, describe_out
 from crowdperf.primitives.atomic_file import replace_file
 from crowdperf.settings.base import CLASSES, ConfigError
 from crowdperf.settings.config import Installation
-from crowdperf.settings.process_config import get_postgres_dsn, get_redis_url
 from crowdperf.settings.site import resolve_dsn
 from crowdperf.storage.buckets import Calendar
 from crowdperf.storage.postgres import driver, migrations
@@ -29,15 +28,10 @@ DEFAULT_EXPORT_DAYS = 30
 
 
 def run_export(words: list[str], installation: Installation) -> int:
-    """Run `crowdperf export`: crossings of a time range into a CSV or Parquet file.
-
-    Raises:
-        ConfigError: a time or format is invalid, pyarrow is missing, the file cannot be written or Redis does not
-            answer. No incomplete file is left then.
-    """
+    """Run `crowdperf export`: crossings of a time range into a CSV or Parquet file."""
     arguments = _build_export_parser().parse_args(words)
-    config, _ = installation.load()
-    redis_url, calendar = get_redis_url(config, installation.paths), Calendar(config.site.timezone)
+    deployment = installation.load()
+    calendar = Calendar(deployment.config.site.timezone)
     end = _parse_time("--to", arguments.end, calendar, time.time())
     today = datetime.fromtimestamp(end, calendar.zone).replace(hour=0, minute=0, second=0, microsecond=0)
     first_day = today - timedelta(days=DEFAULT_EXPORT_DAYS - 1)
@@ -48,10 +42,10 @@ def run_export(words: list[str], installation: Installation) -> int:
     file_format: Format = arguments.format or ("parquet" if arguments.out.endswith(".parquet") else "csv")
 
     async def write_chunks(file: BinaryIO) -> int:
-        client = connect_async(redis_url)
+        client = connect_async(deployment.redis_url)
         written = 0
         try:
-            async for chunk in iter_chunks(client, selection, calendar, file_format, config.key_prefix):
+            async for chunk in iter_chunks(client, selection, calendar, file_format, deployment.config.key_prefix):
                 written += file.write(chunk)
         finally:
             await client.aclose()
@@ -104,13 +98,10 @@ def _parse_time(option: str, text: str, calendar: Calendar, default: float) -> f
 
 
 def run_import_sqlite(words: list[str], installation: Installation) -> int:
-    """Run `crowdperf import-sqlite`; the status is 1 when no row could be used.
-
-    Raises:
-        ConfigError: the file or an option is unusable, or Redis does not answer.
-    """
+    """Run `crowdperf import-sqlite`; the status is 1 when no row could be used."""
     arguments = _build_import_parser().parse_args(words)
-    config, _ = installation.load()
+    deployment = installation.load()
+    config = deployment.config
     connection = sqlite_import.open_file(arguments.file)
     if arguments.inspect:
         sqlite_import.inspect(connection, sys.stdout)
@@ -131,9 +122,7 @@ def run_import_sqlite(words: list[str], installation: Installation) -> int:
     for key, value in _parse_pairs("--value", arguments.value).items():
         field, _, text = key.partition(":")
         values[field, text.lower()] = value
-    target = sqlite_import.ImportTarget(
-        get_redis_url(config, installation.paths), config.key_prefix, config.site.timezone, config.retention
-    )
+    target = sqlite_import.ImportTarget(deployment.redis_url, config.key_prefix, config.site.timezone, config.retention)
     report = sqlite_import.ImportReport()
     total = sqlite_import.count_rows(connection, arguments.table)
     rows = sqlite_import.iter_table_crossings(
@@ -202,15 +191,11 @@ def _print_report(report: sqlite_import.ImportReport, file: Path) -> int:
 
 
 def run_migrate(words: list[str], installation: Installation) -> int:
-    """Run `crowdperf migrate`: create or update the tables in PostgreSQL.
-
-    Raises:
-        ConfigError: nothing was changed; the message names the remedy.
-    """
+    """Run `crowdperf migrate`: create or update the tables in PostgreSQL."""
     parser = argparse.ArgumentParser(prog="crowdperf migrate", description="Bring PostgreSQL to this version's tables.")
     parser.add_argument("--status", action="store_true", help="only say what is applied and what is not")
     arguments = parser.parse_args(words)
-    dsn = resolve_dsn(get_postgres_dsn(*installation.load()), installation.root)
+    dsn = resolve_dsn(installation.load().postgres_dsn, installation.root)
     if not dsn:
         raise ConfigError(
             "postgres.dsn is not set: there is nothing to migrate. Remedy: set it in config.json, or set the "

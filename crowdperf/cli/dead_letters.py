@@ -9,7 +9,6 @@ from crowdperf.messaging.redis.client import OUTAGE, connect, describe_outage
 from crowdperf.primitives.redaction import redact
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Installation
-from crowdperf.settings.process_config import get_redis_url
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,14 +28,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(words: list[str], installation: Installation) -> int:
-    """Run one action.
-
-    Raises:
-        ConfigError: Redis does not answer, or there is no such letter.
-    """
+    """Run one action."""
     arguments = build_parser().parse_args(words)
-    config, _ = installation.load()
-    store = DeadLetterStore(connect(get_redis_url(config, installation.paths)), config.key_prefix)
+    deployment = installation.load()
+    store = DeadLetterStore(connect(deployment.redis_url), deployment.config.key_prefix)
     try:
         _run(arguments, store)
     except OUTAGE as error:

@@ -39,9 +39,8 @@ from crowdperf.evaluation.report import (
 from crowdperf.evaluation.score import LineAccuracy, build_line_audit, judge_line
 from crowdperf.evaluation.thumbnails import ThumbnailScene
 from crowdperf.messaging.redis.client import OUTAGE, connect, describe_outage
-from crowdperf.settings.config import Installation, load
+from crowdperf.settings.config import Deployment, Installation
 from crowdperf.settings.environment import Paths
-from crowdperf.settings.process_config import get_redis_url
 from crowdperf.storage.evaluations import CountAccuracy, Estimate, LineEvaluation, stage_evaluations
 
 MAX_PRINTED_MISTAKES = 40
@@ -50,11 +49,7 @@ COLUMNS = ("line", "direction", "true", "counted", "matched", "precision", "reca
 
 
 def main(words: list[str], installation: Installation) -> int:
-    """Run the command; the status is 2, after one line on stderr, when it fails.
-
-    Raises:
-        ConfigError: the configuration is invalid or lacks the camera.
-    """
+    """Run the command; the status is 2, after one line on stderr, when it fails."""
     arguments = build_parser().parse_args(words)
     data = installation.paths
     file: Path = arguments.config or installation.config_file
@@ -73,7 +68,7 @@ def main(words: list[str], installation: Installation) -> int:
         if arguments.dry_run or arguments.lines_from_truth:
             print("nothing was stored")
         else:
-            _store_audits(audits, file, data)
+            _store_audits(audits, installation.load(file))
     except BrokenPipeError:
         raise
     except (TruthError, *EXPECTED_ERRORS) as error:
@@ -196,15 +191,13 @@ def render_audit_report(replayed: ReplayResult, verdicts: Sequence[LineAccuracy]
     )
 
 
-def _store_audits(audits: Sequence[LineEvaluation], file: Path, data: Paths) -> None:
+def _store_audits(audits: Sequence[LineEvaluation], deployment: Deployment) -> None:
     """Store the results as the last audits of their lines.
 
     Raises:
         redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
-    config = load(file)
-    client = connect(get_redis_url(config, data))
-    with client.pipeline() as pipe:
-        stage_evaluations(pipe, audits, config.key_prefix)
+    with connect(deployment.redis_url).pipeline() as pipe:
+        stage_evaluations(pipe, audits, deployment.config.key_prefix)
         pipe.execute()
     print(f"stored as the last audit of {', '.join(audit.line for audit in audits)}")

@@ -25,7 +25,6 @@ from crowdperf.primitives.redaction import make_redactor, redact_url
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, detect_features, find_ffmpeg
 from crowdperf.settings.base import ConfigError, validate_camera_url
 from crowdperf.settings.config import Config, Installation
-from crowdperf.settings.process_config import resolve_media_roots
 from crowdperf.supervision.config_patch import ProbeRequest, ProbeResult
 
 MAX_PROBE_S = 7.5
@@ -38,10 +37,9 @@ _LOG_PREFIX = re.compile(r"^\[[^\]]* @ 0x[0-9a-f]+\] ")
 def main(words: list[str], installation: Installation) -> int:
     """Read one request as JSON from stdin and write the answer to stdout."""
     argparse.ArgumentParser(prog="crowdperf probe-source", description="Get one picture of a source.").parse_args(words)
-    config, _ = installation.load()
-    media_roots = resolve_media_roots(config, installation.root)
+    deployment = installation.load()
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=ProbeRequest)
-    sys.stdout.buffer.write(msgspec.json.encode(probe_source(request, config, media_roots)))
+    sys.stdout.buffer.write(msgspec.json.encode(probe_source(request, deployment.config, deployment.media_roots)))
     return 0
 
 

@@ -31,11 +31,7 @@ MAX_PRINTED_DIFFERENCES = 40
 
 
 def main(words: list[str], installation: Installation) -> int:
-    """Run the command; the status is 2, after one line on stderr, when the clip was not counted.
-
-    Raises:
-        ConfigError: a configuration is invalid or lacks the camera.
-    """
+    """Run the command; the status is 2, after one line on stderr, when the clip was not counted."""
     arguments = build_parser().parse_args(words)
     files: list[Path] = arguments.config or [installation.config_file]
     if len(files) > 2:

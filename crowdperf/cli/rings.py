@@ -15,7 +15,6 @@ from crowdperf.messaging.process_metrics import decode_snapshot, metrics_key
 from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Installation
-from crowdperf.settings.process_config import get_redis_url
 
 FIRST_INTERVAL_S = 1.0
 DOWN_PERIODS, DOWN_S = 5, 3.0
@@ -124,27 +123,23 @@ def format_table(rows: list[tuple[str, ...]]) -> str:
 
 
 def main(words: list[str], installation: Installation) -> int:
-    """Show the rings until interrupted, or once; the status is 1 when there is no ring.
-
-    Raises:
-        ConfigError: the configuration or the interval is invalid.
-    """
+    """Show the rings until interrupted, or once; the status is 1 when there is no ring."""
     parser = argparse.ArgumentParser(prog="crowdperf ring", description="show the live rings, as top shows processes")
     parser.add_argument("--once", action="store_true", help="one table, for scripts; its rates are of one second")
     parser.add_argument("--interval", type=float, default=1.0, metavar="S", help="seconds between two looks")
     arguments = parser.parse_args(words)
     if arguments.interval <= 0:
         raise ConfigError(f"ring --interval {arguments.interval:g} is no time. Remedy: give seconds above 0.")
-    config, _ = installation.load()
+    deployment = installation.load()
     prefix = str(installation.paths.get_ring_path(""))
-    client = connect(get_redis_url(config, installation.paths))
+    client = connect(deployment.redis_url)
     previous = {reading.camera: reading for reading in read_rings(prefix, time.monotonic_ns())}
     wait_s = FIRST_INTERVAL_S if arguments.once else arguments.interval
     try:
         while True:
             time.sleep(wait_s)
             readings = read_rings(prefix, time.monotonic_ns())
-            skipped = _fetch_skipped_frames(client, config.key_prefix)
+            skipped = _fetch_skipped_frames(client, deployment.config.key_prefix)
             table = format_table([format_row(reading, previous.get(reading.camera), skipped) for reading in readings])
             print(table if arguments.once else CLEAR_SCREEN + table, flush=True)
             if arguments.once:

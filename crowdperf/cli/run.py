@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
@@ -21,7 +20,7 @@ from crowdperf.accounts.credentials import SetupSecret, build_setup_link
 from crowdperf.demo.scenes import SCENES
 from crowdperf.frames.ring import unlink_instance
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.config import Config, Installation
+from crowdperf.settings.config import Config, Deployment, Installation
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.site import build_dashboard_url
 from crowdperf.supervision import process_tree, programs
@@ -33,14 +32,10 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(words: list[str], installation: Installation) -> int:
-    """Start everything and stay until it ends; return the exit status.
-
-    Raises:
-        ConfigError: the site already runs, or the data folder cannot be used.
-    """
+    """Start everything and stay until it ends; return the exit status."""
     argparse.ArgumentParser(prog="crowdperf run", description="Start the whole site.").parse_args(words)
-    config, env = installation.load()
-    paths, root = installation.paths, installation.root
+    deployment = installation.load()
+    paths = installation.paths
     paths.check_socket_length()
     with convert_folder_errors(paths):
         for folder in (paths.sockets, paths.logs):
@@ -52,46 +47,30 @@ def main(words: list[str], installation: Installation) -> int:
         try:
             _set_signal_handler(_raise_interrupt)
             setup = SetupSecret(paths.sockets)
-            render_demo(config, root)
+            render_demo(deployment)
             with convert_folder_errors(paths):
                 setup.remove()
                 unlink_instance(str(paths.get_ring_path("")))
                 programs.record_environment(paths, os.environ)
-                programs.write_include_file(config, env, paths, root)
-            status = run_supervisord(config, paths, root, setup)
+                programs.write_include_file(deployment)
+            status = run_supervisord(deployment, setup)
         except KeyboardInterrupt:
             status = 0
     print("crowdperf has stopped.", flush=True)
     return status
 
 
-def run_supervisord(config: Config, paths: Paths, root: Path, setup: SetupSecret) -> int:
-    """Run supervisord until it ends. No program is left then.
-
-    Args:
-        config: the configuration.
-        paths: the installation's data folder.
-        root: the installation's folder.
-        setup: the secret of the one-time link.
-
-    Returns:
-        The exit status.
+def run_supervisord(deployment: Deployment, setup: SetupSecret) -> int:
+    """Run supervisord until it ends and return the exit status. No program is left then.
 
     Raises:
         KeyboardInterrupt: a signal asked for the end.
     """
+    paths, root = deployment.paths, deployment.root
     supervisord: subprocess.Popen[bytes] | None = None
     try:
         supervisord = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "supervisor.supervisord",
-                "-c",
-                str(root / "supervisord.conf"),
-                "-n",
-                "-s",
-            ],
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(root / "supervisord.conf"), "-n", "-s"],
             # Its paths are relative.
             cwd=root,
             # Its programs need UTF-8 too, when crowdperf.sh did not start this command.
@@ -101,8 +80,8 @@ def run_supervisord(config: Config, paths: Paths, root: Path, setup: SetupSecret
             preexec_fn=process_tree.end_with_parent,
             stdin=subprocess.DEVNULL,
         )
-        print_welcome(config, paths, root)
-        print_setup_link(config, setup, supervisord)
+        print_welcome(deployment)
+        print_setup_link(deployment.config, setup, supervisord)
         status = process_tree.wait_for_child(supervisord)
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended by itself with status {status}"
         print(f"supervisord {how}: see {paths.logs / 'supervisord.log'}", file=sys.stderr, flush=True)
@@ -156,13 +135,14 @@ def lock_run_folder(paths: Paths) -> TextIO:
     return lock
 
 
-def render_demo(config: Config, root: Path) -> None:
+def render_demo(deployment: Deployment) -> None:
     """Render the demo site's clips that a camera plays and that are missing.
 
     The renderer reports a failure, such as missing pictures without ultralytics. Other cameras are not affected.
     """
+    root = deployment.root
     folder = root / "var" / "demo"
-    clips = [root / camera.url for camera in config.cameras if (root / camera.url).parent == folder]
+    clips = [root / camera.url for camera in deployment.config.cameras if (root / camera.url).parent == folder]
     scenes = [clip for clip in clips if clip.stem in SCENES]
     # The truth is written last, when the clip is complete.
     if all(clip.exists() and clip.with_suffix(".truth.json").exists() for clip in scenes):
@@ -184,17 +164,12 @@ def render_demo(config: Config, root: Path) -> None:
         raise
 
 
-def print_welcome(config: Config, paths: Paths, root: Path) -> None:
-    """Print where dashboard, logs and controls are, and warn when the port is in use.
-
-    Args:
-        config: the configuration.
-        paths: the installation's data folder.
-        root: the installation's folder.
-    """
+def print_welcome(deployment: Deployment) -> None:
+    """Print where dashboard, logs and controls are, and warn when the port is in use."""
+    config, root = deployment.config, deployment.root
     print(f"crowdperf · {config.site.name} · {len([c for c in config.cameras if c.enabled])} cameras")
     print(f"  dashboard  {build_dashboard_url(config.web)}/")
-    print(f"  logs       {paths.logs.absolute()}")
+    print(f"  logs       {deployment.paths.logs.absolute()}")
     control = [str(root / ".venv/bin/supervisorctl"), "-c", str(root / "supervisord.conf"), "status"]
     print(f"  control    {shlex.join(control)}")
     print("  stop       Ctrl-C", flush=True)

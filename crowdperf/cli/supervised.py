@@ -13,7 +13,7 @@ from crowdperf.runtime.log import log_to_stderr
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings import process_config
 from crowdperf.settings.config import Installation
-from crowdperf.settings.worker_config import build_config_for_role
+from crowdperf.settings.worker_config import build_worker_config
 from crowdperf.supervision.processes import PROCESSES, get_process
 
 log = logging.getLogger("crowdperf")
@@ -25,26 +25,20 @@ def run_capture(words: list[str], installation: Installation) -> int:
     parser.add_argument("cameras", nargs="+", metavar="camera")
     parser.add_argument("--name", default="", help="the group's name; default: capture-<camera>")
     arguments = parser.parse_args(words)
-    config, env = installation.load()
+    deployment = installation.load()
     name = arguments.name or f"capture-{arguments.cameras[0]}"
-    group = process_config.build_capture_group_config(
-        config, env, installation.paths, installation.root, name, arguments.cameras
-    )
+    group = process_config.build_capture_group_config(deployment, name, arguments.cameras)
     if not group.cameras:
         # Raises an error that names the camera and lists the known ones.
-        config.get_camera(arguments.cameras[0])
+        deployment.config.get_camera(arguments.cameras[0])
     return _run("capture", name, group, installation)
 
 
 def run_inference(words: list[str], installation: Installation) -> int:
     """Run `crowdperf inference`."""
     _build_parser("inference").parse_args(words)
-    return _run(
-        "inference",
-        "inference",
-        process_config.build_inference_config(*installation.load(), installation.paths),
-        installation,
-    )
+    config = process_config.build_inference_config(installation.load())
+    return _run("inference", "inference", config, installation)
 
 
 def run_tracking(words: list[str], installation: Installation) -> int:
@@ -52,8 +46,8 @@ def run_tracking(words: list[str], installation: Installation) -> int:
     parser = _build_parser("tracking")
     parser.add_argument("shard", type=int)
     shard = parser.parse_args(words).shard
-    shard_config = process_config.build_tracking_config(*installation.load(), installation.paths, shard)
-    return _run("tracking", f"tracking-{shard}", shard_config, installation)
+    config = process_config.build_tracking_config(installation.load(), shard)
+    return _run("tracking", f"tracking-{shard}", config, installation)
 
 
 def run_worker(words: list[str], installation: Installation) -> int:
@@ -65,22 +59,20 @@ def run_worker(words: list[str], installation: Installation) -> int:
     arguments = parser.parse_args(words)
     kind = f"worker-{arguments.role}"
     name = f"{kind}-{arguments.instance}" if get_process(kind).instances == "worker" else kind
-    worker_config = build_config_for_role(*installation.load(), installation.paths, arguments.role, arguments.instance)
-    return _run(kind, name, worker_config, installation)
+    config = build_worker_config(installation.load(), arguments.role, arguments.instance)
+    return _run(kind, name, config, installation)
 
 
 def run_web(words: list[str], installation: Installation) -> int:
     """Run `crowdperf web`."""
     _build_parser("web").parse_args(words)
-    config, _ = installation.load()
-    return _run("web", "web", process_config.build_web_config(config, installation.paths), installation)
+    return _run("web", "web", process_config.build_web_config(installation.load()), installation)
 
 
 def run_redis(words: list[str], installation: Installation) -> int:
     """Run `crowdperf redis`: replace this process with the embedded server."""
     _build_parser("redis").parse_args(words)
-    config, _ = installation.load()
-    paths = installation.paths
+    config, paths = installation.load().config, installation.paths
     importlib.import_module("crowdperf.supervision.embedded_redis").replace_process(
         paths.redis_socket.absolute(), paths.data.absolute() / "redis", config.redis.memory_mb
     )

@@ -16,8 +16,7 @@ from crowdperf.accounts.principal import PERMISSIONS, ROLES, Account, AccountErr
 from crowdperf.messaging.redis.client import OUTAGE, connect_async, describe_outage
 from crowdperf.messaging.schema import AuditEntry
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.config import Installation
-from crowdperf.settings.process_config import get_redis_url
+from crowdperf.settings.config import Deployment, Installation
 from crowdperf.settings.site import build_dashboard_url
 
 
@@ -49,17 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(words: list[str], installation: Installation) -> int:
-    """Run one command.
-
-    Raises:
-        ConfigError: Redis does not answer, or the change is not possible.
-    """
+    """Run one command."""
     arguments = build_parser().parse_args(words)
-    config, _ = installation.load()
-    redis_url, secret = get_redis_url(config, installation.paths), SetupSecret(installation.paths.sockets)
+    deployment = installation.load()
     try:
-        command = _UsersCommand(redis_url, config.key_prefix, build_dashboard_url(config.web), secret)
-        return asyncio.run(command.run(arguments))
+        return asyncio.run(_UsersCommand(deployment).run(arguments))
     except OUTAGE as error:
         raise ConfigError(describe_outage(error, "start the site with ./crowdperf.sh run.")) from None
     except (AccountError, credentials.WeakPasswordError) as error:
@@ -69,11 +62,11 @@ def main(words: list[str], installation: Installation) -> int:
 class _UsersCommand:
     """One run of the command line."""
 
-    def __init__(self, redis_url: str, prefix: str, base_url: str, setup_secret: SetupSecret) -> None:
-        self._client = connect_async(redis_url)
-        self._store = AccountStore(self._client, prefix)
-        self._base_url = base_url
-        self._setup_secret = setup_secret
+    def __init__(self, deployment: Deployment) -> None:
+        self._client = connect_async(deployment.redis_url)
+        self._store = AccountStore(self._client, deployment.config.key_prefix)
+        self._base_url = build_dashboard_url(deployment.config.web)
+        self._setup_secret = SetupSecret(deployment.paths.sockets)
         self._operator = getpass.getuser()
 
     async def run(self, arguments: argparse.Namespace) -> int:

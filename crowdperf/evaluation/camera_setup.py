@@ -15,7 +15,7 @@ from crowdperf.evaluation.clip import Clip
 from crowdperf.frames.layout import RingSpec
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
-from crowdperf.settings.config import Config, load
+from crowdperf.settings.config import Config, Deployment, load
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.settings.environment import Environment, Paths, read_environment
 from crowdperf.settings.process_config import CaptureConfig, TrackedCamera, build_capture_config, build_tracked_camera
@@ -97,10 +97,11 @@ def make_setup(config: Config, env: Environment, camera: Camera, name: str, data
     Returns:
         The camera's setup.
     """
+    deployment = Deployment(config, data, env, root)
     return CameraSetup(
         name=name,
-        capture=build_capture_config(config, env, data, root, camera.id),
-        tracked=build_tracked_camera(config, env, camera),
+        capture=build_capture_config(deployment, camera.id),
+        tracked=build_tracked_camera(deployment, camera),
         inference=config.inference,
         tracking=config.tracking,
     )

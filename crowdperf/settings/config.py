@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, field
+from msgspec import Meta, Struct, field
 
 from crowdperf.settings.alerts import Alerts, validate_alerts
 from crowdperf.settings.areas import Area, validate_areas
@@ -133,21 +133,51 @@ def load(path: Path) -> Config:
     return parse(text, str(path))
 
 
+class Deployment(Struct, frozen=True):
+    """All that the configurations of processes are built from: the whole configuration, variables and files."""
+
+    config: Config
+    paths: Paths
+    env: Environment = Environment()
+    root: Path = Path()
+    """Folder of relative file names."""
+
+    @property
+    def redis_url(self) -> str:
+        """Redis URL that every process uses."""
+        return self.config.redis.url or self.paths.redis_url
+
+    @property
+    def postgres_dsn(self) -> str:
+        """PostgreSQL DSN (a reference or a URL), or "". The environment variable has precedence."""
+        return self.env.postgres_dsn or self.config.postgres.dsn
+
+    @property
+    def media_roots(self) -> tuple[str, ...]:
+        """Absolute folders below which local files may be read."""
+        return tuple(str((self.root / folder).resolve()) for folder in self.config.media_roots)
+
+    def get_target_fps(self, camera: Camera) -> float:
+        """Return the camera's target frame rate."""
+        return camera.target_fps or self.env.target_fps or self.config.target_fps
+
+
 class Installation:
-    """The files and settings that a command works on: the folder, `CROWDPERF_CONFIG` and `CROWDPERF_DATA`."""
+    """The files that a command works on: the folder, `CROWDPERF_CONFIG` and `CROWDPERF_DATA`."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or Path.cwd()
         self.paths = Paths(self.root / os.environ.get("CROWDPERF_DATA", "var"))
         self.config_file = self.root / os.environ.get("CROWDPERF_CONFIG", "config.json")
 
-    def load(self) -> tuple[Config, Environment]:
-        """Read the configuration and the documented environment variables.
+    def load(self, config_file: Path | None = None) -> Deployment:
+        """Read the documented environment variables and the configuration, by default that of the installation.
 
         Raises:
-            ConfigError: one of them is invalid.
+            ConfigError: One of them is invalid.
         """
-        return load(self.config_file), read_environment(os.environ)
+        config = load(config_file or self.config_file)
+        return Deployment(config, self.paths, read_environment(os.environ), self.root)
 
 
 def _validate_config(config: Config, source: str) -> None:

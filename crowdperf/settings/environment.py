@@ -81,14 +81,19 @@ class Paths(Struct, frozen=True):
         return self.data / "log"
 
     @property
+    def supervisor(self) -> Path:
+        """Folder of what is rendered for supervisord and its programs."""
+        return self.data / "supervisor"
+
+    @property
     def model_selection_file(self) -> Path:
         """File with the model selection that inference reloads without a restart."""
-        return self.data / "supervisor" / "choice.json"
+        return self.supervisor / "choice.json"
 
     @property
     def web_reload_file(self) -> Path:
         """File with the settings that the web process reloads without a restart (`WebReloadable`)."""
-        return self.data / "supervisor" / "shown.json"
+        return self.supervisor / "shown.json"
 
     @property
     def evidence(self) -> Path:

@@ -7,8 +7,7 @@ camera restarts only the processes that use it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct, field
@@ -18,9 +17,8 @@ from crowdperf.primitives.redaction import redact_url
 from crowdperf.settings.alerts import AlertRule, ChannelType, get_channel_type
 from crowdperf.settings.areas import Area
 from crowdperf.settings.camera import Camera, Line, Zone
-from crowdperf.settings.config import Config
+from crowdperf.settings.config import Deployment
 from crowdperf.settings.engine import Inference, Tracking
-from crowdperf.settings.environment import Environment, Paths
 from crowdperf.settings.ppe import PPE_WIDTH, Ppe
 from crowdperf.settings.schedule import Window
 from crowdperf.settings.site import Retention, Site, Web
@@ -29,13 +27,6 @@ from crowdperf.settings.visitors import Visitors
 
 class ProcessConfig(Struct, frozen=True, kw_only=True):
     """Base of every process's configuration."""
-
-    redis_url: str
-    key_prefix: str
-
-
-class RedisFields(TypedDict):
-    """The fields of `ProcessConfig`."""
 
     redis_url: str
     key_prefix: str
@@ -167,34 +158,14 @@ class WebConfig(WebReloadable, frozen=True, kw_only=True):
     key_prefix: str
 
 
-def get_redis_url(config: Config, paths: Paths) -> str:
-    """Return the Redis URL that every process uses."""
-    return config.redis.url or paths.redis_url
-
-
-def get_redis_fields(config: Config, paths: Paths) -> RedisFields:
+def get_redis_fields(deployment: Deployment) -> dict[str, Any]:
     """Return the fields that every process's configuration has."""
-    return {"redis_url": get_redis_url(config, paths), "key_prefix": config.key_prefix}
+    return {"redis_url": deployment.redis_url, "key_prefix": deployment.config.key_prefix}
 
 
-def resolve_media_roots(config: Config, root: Path) -> tuple[str, ...]:
-    """Return the absolute folders below which local files may be read."""
-    return tuple(str((root / folder).resolve()) for folder in config.media_roots)
-
-
-def build_capture_config(config: Config, env: Environment, paths: Paths, root: Path, camera_id: str) -> CaptureConfig:
-    """Build the configuration of one camera.
-
-    Args:
-        config: The whole configuration.
-        env: The environment variables.
-        paths: Run-time files of the installation.
-        root: Folder of relative file names.
-        camera_id: The camera.
-
-    Returns:
-        The camera's configuration, with defaults applied.
-    """
+def build_capture_config(deployment: Deployment, camera_id: str) -> CaptureConfig:
+    """Build the configuration of one camera, with defaults applied."""
+    config, env, paths = deployment.config, deployment.env, deployment.paths
     camera = config.get_camera(camera_id)
     width = _get_first_set(camera.analysis_width, config.analysis_width)
     # Helmets and masks are small, so PPE needs wide pictures. People are still detected at the usual width.
@@ -210,40 +181,35 @@ def build_capture_config(config: Config, env: Environment, paths: Paths, root: P
         rtsp_stimeout_usec=env.rtsp_stimeout_usec,
         pix_fmt=_get_first_set(camera.pix_fmt, config.pix_fmt),
         analysis_width=PPE_WIDTH if wide else width,
-        target_fps=_get_first_set(camera.target_fps, env.target_fps, config.target_fps),
+        target_fps=deployment.get_target_fps(camera),
         frame_skip=_get_first_set(camera.frame_skip, config.frame_skip),
         ppe_fps=config.ppe.fps if camera.ppe else 0.0,
         model_width=width if wide else 0,
         queue_max=_get_first_set(env.queue_max, config.queue_max),
         stall_s=_get_first_set(camera.stall_s, config.stall_s),
-        media_roots=resolve_media_roots(config, root),
+        media_roots=deployment.media_roots,
         allowed_hosts=tuple(config.allowed_hosts),
         ring=str(paths.get_ring_path(camera.id)),
         doorbell=str(paths.doorbell.absolute()),
     )
 
 
-def build_capture_group_config(
-    config: Config, env: Environment, paths: Paths, root: Path, name: str, cameras: Sequence[str]
-) -> CaptureGroupConfig:
+def build_capture_group_config(deployment: Deployment, name: str, cameras: Sequence[str]) -> CaptureGroupConfig:
     """Build the configuration of a capture process.
 
     Args:
-        config: The whole configuration.
-        env: The environment variables.
-        paths: Run-time files of the installation.
-        root: Folder of relative file names.
+        deployment: The installation.
         name: Program name, for the crash record.
         cameras: Ids of its cameras; removed cameras are skipped.
 
     Returns:
         The process's configuration.
     """
-    known = {camera.id for camera in config.cameras}
+    known = {camera.id for camera in deployment.config.cameras}
     return CaptureGroupConfig(
-        cameras=tuple(build_capture_config(config, env, paths, root, camera) for camera in cameras if camera in known),
-        crash_record=str((paths.sockets / f"{name}.crash").absolute()),
-        **get_redis_fields(config, paths),
+        cameras=tuple(build_capture_config(deployment, camera) for camera in cameras if camera in known),
+        crash_record=str((deployment.paths.sockets / f"{name}.crash").absolute()),
+        **get_redis_fields(deployment),
     )
 
 
@@ -258,17 +224,9 @@ def get_ring_sizes(analysis_width: int) -> tuple[tuple[int, int], ...]:
     return tuple((width, round(width * y / x / 2) * 2) for x, y in ((16, 9), (4, 3)))
 
 
-def build_inference_config(config: Config, env: Environment, paths: Paths) -> InferenceConfig:
-    """Build the configuration of inference.
-
-    Args:
-        config: The whole configuration.
-        env: The environment variables.
-        paths: Run-time files of the installation.
-
-    Returns:
-        The process's configuration.
-    """
+def build_inference_config(deployment: Deployment) -> InferenceConfig:
+    """Build the configuration of inference."""
+    config, env, paths = deployment.config, deployment.env, deployment.paths
     return InferenceConfig(
         settings=config.inference,
         ppe=config.ppe,
@@ -280,7 +238,7 @@ def build_inference_config(config: Config, env: Environment, paths: Paths) -> In
         reload_file=str(paths.model_selection_file.absolute()),
         cache=str((paths.data / "cache").absolute()),
         evidence=str(paths.evidence.absolute()),
-        **get_redis_fields(config, paths),
+        **get_redis_fields(deployment),
     )
 
 
@@ -289,81 +247,35 @@ def get_shard(camera_id: str, shards: int) -> int:
     return int(compute_digest(camera_id.encode(), 16), 16) % shards
 
 
-def build_tracked_camera(config: Config, env: Environment, camera: Camera) -> TrackedCamera:
-    """Build the configuration of one tracked camera.
-
-    Args:
-        config: The whole configuration.
-        env: The environment variables.
-        camera: The camera.
-
-    Returns:
-        The camera as counting needs it.
-    """
+def build_tracked_camera(deployment: Deployment, camera: Camera) -> TrackedCamera:
+    """Build the configuration of one tracked camera."""
     return TrackedCamera(
         camera_id=camera.id,
         lines=tuple(camera.lines),
         zones=tuple(camera.zones),
-        target_fps=_get_first_set(camera.target_fps, env.target_fps, config.target_fps),
+        target_fps=deployment.get_target_fps(camera),
     )
 
 
-def build_tracking_config(config: Config, env: Environment, paths: Paths, shard: int) -> TrackingConfig:
-    """Build the configuration of one tracking shard.
-
-    Args:
-        config: The whole configuration.
-        env: The environment variables.
-        paths: Run-time files of the installation.
-        shard: The shard; it gets the enabled cameras whose hash is this number.
-
-    Returns:
-        The process's configuration.
-    """
+def build_tracking_config(deployment: Deployment, shard: int) -> TrackingConfig:
+    """Build the configuration of one tracking shard; it gets the enabled cameras whose hash is this number."""
+    config = deployment.config
     return TrackingConfig(
         shard=shard,
         settings=config.tracking,
         cameras=tuple(
-            build_tracked_camera(config, env, camera)
+            build_tracked_camera(deployment, camera)
             for camera in config.cameras
             if camera.enabled and get_shard(camera.id, config.tracking.shards) == shard
         ),
-        **get_redis_fields(config, paths),
         density_days=config.retention.zones_days,
+        **get_redis_fields(deployment),
     )
 
 
-def get_postgres_dsn(config: Config, env: Environment) -> str:
-    """Return the PostgreSQL DSN (a reference or a URL), or "". The environment variable has precedence."""
-    return env.postgres_dsn or config.postgres.dsn
-
-
-def build_worker_config(config: Config, env: Environment, paths: Paths, role: str, instance: int) -> WorkerConfig:
-    """Build the configuration of one recorder, sql or housekeeping worker.
-
-    Args:
-        config: The whole configuration.
-        env: The environment variables.
-        paths: Run-time files of the installation.
-        role: The worker's role.
-        instance: Its number.
-
-    Returns:
-        The process's configuration.
-    """
-    return WorkerConfig(
-        role=role,
-        instance=instance,
-        retention=config.retention,
-        evidence=str(paths.evidence.absolute()),
-        **get_redis_fields(config, paths),
-        timezone=config.site.timezone,
-        postgres_dsn=get_postgres_dsn(config, env) if role == "sql" else "",
-    )
-
-
-def build_web_config(config: Config, paths: Paths) -> WebConfig:
+def build_web_config(deployment: Deployment) -> WebConfig:
     """Build the configuration of the web process, with camera URLs redacted."""
+    config, paths = deployment.config, deployment.paths
     return WebConfig(
         site=config.site,
         web=config.web,
@@ -380,7 +292,7 @@ def build_web_config(config: Config, paths: Paths) -> WebConfig:
         ring_prefix=str(paths.get_ring_path("")),
         sockets=str(paths.sockets.absolute()),
         evidence=str(paths.evidence.absolute()),
-        **get_redis_fields(config, paths),
+        **get_redis_fields(deployment),
     )
 
 

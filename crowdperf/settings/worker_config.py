@@ -9,10 +9,9 @@ from msgspec import Struct
 
 from crowdperf.settings.alerts import Alerts
 from crowdperf.settings.areas import Area
-from crowdperf.settings.config import Config
-from crowdperf.settings.environment import Environment, Paths
+from crowdperf.settings.config import Deployment
 from crowdperf.settings.ppe import PpeRule
-from crowdperf.settings.process_config import ProcessConfig, RedisFields, build_worker_config, get_redis_fields
+from crowdperf.settings.process_config import ProcessConfig, WorkerConfig, get_redis_fields
 from crowdperf.settings.site import Site
 from crowdperf.settings.visitors import Visitors
 
@@ -20,11 +19,6 @@ from crowdperf.settings.visitors import Visitors
 class ShardedConfig(ProcessConfig, frozen=True, kw_only=True):
     """Base of the configurations of one instance of a worker that is split by a stable hash."""
 
-    instance: int
-    instances: int
-
-
-class _ShardedFields(RedisFields):
     instance: int
     instances: int
 
@@ -79,25 +73,16 @@ class PpeConfig(ShardedConfig, frozen=True, kw_only=True):
     timezone: str
 
 
-def _get_sharded_fields(config: Config, paths: Paths, role: str, instance: int) -> _ShardedFields:
+def _get_instance_fields(deployment: Deployment, role: str, instance: int) -> dict[str, Any]:
     """Return the fields that every sharded worker's configuration has."""
-    instances: int = getattr(config.workers, role)
-    return {"instance": instance, "instances": instances, **get_redis_fields(config, paths)}
+    instances = getattr(deployment.config.workers, role)
+    return {"instance": instance, "instances": instances, **get_redis_fields(deployment)}
 
 
-def build_notify_config(config: Config, paths: Paths, instance: int) -> NotifyConfig:
-    """Build the configuration of one instance of the notify worker.
-
-    Args:
-        config: The whole configuration.
-        paths: Run-time files of the installation.
-        instance: Number of the instance.
-
-    Returns:
-        The instance's configuration.
-    """
+def build_notify_config(deployment: Deployment, instance: int) -> NotifyConfig:
+    """Build the configuration of one instance of the notify worker."""
+    config = deployment.config
     return NotifyConfig(
-        **_get_sharded_fields(config, paths, "notify", instance),
         site=config.site,
         alerts=config.alerts,
         cameras=tuple(
@@ -110,68 +95,43 @@ def build_notify_config(config: Config, paths: Paths, instance: int) -> NotifyCo
             )
             for camera in config.cameras
         ),
+        **_get_instance_fields(deployment, "notify", instance),
     )
 
 
-def build_visitors_config(config: Config, paths: Paths, instance: int) -> VisitorsConfig:
-    """Build the configuration of one instance of the visitors worker.
-
-    Args:
-        config: The whole configuration.
-        paths: Run-time files of the installation.
-        instance: Number of the instance.
-
-    Returns:
-        The instance's configuration.
-    """
+def build_visitors_config(deployment: Deployment, instance: int) -> VisitorsConfig:
+    """Build the configuration of one instance of the visitors worker."""
     return VisitorsConfig(
-        **_get_sharded_fields(config, paths, "visitors", instance),
-        visitors=config.visitors,
-        areas=tuple(config.areas),
-        timezone=config.site.timezone,
+        visitors=deployment.config.visitors,
+        areas=tuple(deployment.config.areas),
+        timezone=deployment.config.site.timezone,
+        **_get_instance_fields(deployment, "visitors", instance),
     )
 
 
-def build_ppe_config(config: Config, paths: Paths, instance: int) -> PpeConfig:
-    """Build the configuration of one instance of the PPE worker.
-
-    Args:
-        config: The whole configuration.
-        paths: Run-time files of the installation.
-        instance: Number of the instance.
-
-    Returns:
-        The instance's configuration.
-    """
+def build_ppe_config(deployment: Deployment, instance: int) -> PpeConfig:
+    """Build the configuration of one instance of the PPE worker."""
+    config = deployment.config
     return PpeConfig(
-        **_get_sharded_fields(config, paths, "ppe", instance),
         cameras=tuple(
             PpeCamera(camera_id=camera.id, rules=tuple(camera.ppe)) for camera in config.cameras if camera.ppe
         ),
         least_height_px=config.ppe.least_height_px,
         timezone=config.site.timezone,
+        **_get_instance_fields(deployment, "ppe", instance),
     )
 
 
-def build_areas_config(config: Config, paths: Paths, instance: int) -> AreasConfig:
-    """Build the configuration of one instance of the areas worker.
-
-    Args:
-        config: The whole configuration.
-        paths: Run-time files of the installation.
-        instance: Number of the instance.
-
-    Returns:
-        The instance's configuration.
-    """
+def build_areas_config(deployment: Deployment, instance: int) -> AreasConfig:
+    """Build the configuration of one instance of the areas worker."""
     return AreasConfig(
-        **_get_sharded_fields(config, paths, "areas", instance),
-        areas=tuple(config.areas),
-        timezone=config.site.timezone,
+        areas=tuple(deployment.config.areas),
+        timezone=deployment.config.site.timezone,
+        **_get_instance_fields(deployment, "areas", instance),
     )
 
 
-SHARDED_CONFIG_BUILDERS: dict[str, Callable[[Config, Paths, int], Any]] = {
+SHARDED_CONFIG_BUILDERS: dict[str, Callable[[Deployment, int], ProcessConfig]] = {
     "notify": build_notify_config,
     "visitors": build_visitors_config,
     "ppe": build_ppe_config,
@@ -180,13 +140,11 @@ SHARDED_CONFIG_BUILDERS: dict[str, Callable[[Config, Paths, int], Any]] = {
 """Role -> builder, for the workers whose work is split over instances by a stable hash."""
 
 
-def build_config_for_role(config: Config, env: Environment, paths: Paths, role: str, instance: int) -> Any:
+def build_worker_config(deployment: Deployment, role: str, instance: int) -> ProcessConfig:
     """Build the configuration of one instance of a worker.
 
     Args:
-        config: The whole configuration.
-        env: The environment variables.
-        paths: Run-time files of the installation.
+        deployment: The installation.
         role: The worker's role.
         instance: Number of the instance.
 
@@ -194,5 +152,13 @@ def build_config_for_role(config: Config, env: Environment, paths: Paths, role: 
         The instance's configuration, of the role's type.
     """
     if role in SHARDED_CONFIG_BUILDERS:
-        return SHARDED_CONFIG_BUILDERS[role](config, paths, instance)
-    return build_worker_config(config, env, paths, role, instance)
+        return SHARDED_CONFIG_BUILDERS[role](deployment, instance)
+    return WorkerConfig(
+        role=role,
+        instance=instance,
+        retention=deployment.config.retention,
+        evidence=str(deployment.paths.evidence.absolute()),
+        timezone=deployment.config.site.timezone,
+        postgres_dsn=deployment.postgres_dsn if role == "sql" else "",
+        **get_redis_fields(deployment),
+    )

@@ -19,113 +19,11 @@ from msgspec import Struct
 from crowdperf.primitives.atomic_file import write_file
 from crowdperf.primitives.digest import compute_digest
 from crowdperf.settings import process_config, reload
-from crowdperf.settings.config import Config, load
+from crowdperf.settings.config import Config, Deployment, load
 from crowdperf.settings.engine import get_selection, without_selection
-from crowdperf.settings.environment import POSTGRES_DSN, Environment, Paths, read_environment
-from crowdperf.settings.process_config import build_web_config, get_reloadable
-from crowdperf.settings.worker_config import build_config_for_role
+from crowdperf.settings.environment import POSTGRES_DSN, Paths, read_environment
+from crowdperf.settings.worker_config import build_worker_config
 from crowdperf.supervision.processes import PROCESSES, ProcessSpec
-
-
-class Program(Struct, frozen=True, kw_only=True):
-    """One program of supervisord."""
-
-    name: str
-    arguments: tuple[str, ...]
-    """What follows `python -m crowdperf`."""
-    process: ProcessSpec
-    digest: str
-    """Hash of the settings that the program reads; it restarts when the hash changes."""
-
-
-def build_programs(
-    config: Config, env: Environment, paths: Paths, root: Path, groups: GroupAssignment | None = None
-) -> tuple[Program, ...]:
-    """List every program of this configuration, without the event listeners of supervisord.conf.
-
-    Args:
-        config: the configuration.
-        env: the documented environment variables.
-        paths: the installation's data folder.
-        root: folder that relative files are resolved against.
-        groups: which cameras share a process; None assigns them from scratch.
-
-    Returns:
-        The programs in the order of the process table.
-    """
-    if groups is None:
-        groups = group_cameras(config, GroupAssignment())
-    return tuple(
-        Program(
-            name=name,
-            arguments=arguments,
-            process=row,
-            digest=_compute_digest(_build_process_config(row, name, arguments, config, env, paths, root)),
-        )
-        for row in PROCESSES
-        for name, arguments in _list_instances(row, config, env, groups)
-    )
-
-
-def group_cameras(config: Config, previous: GroupAssignment) -> GroupAssignment:
-    """Assign the enabled cameras to groups and move as few as possible."""
-    return assign_groups(
-        [camera.id for camera in config.cameras if camera.enabled], config.cameras_per_process, previous
-    )
-
-
-def _list_instances(
-    row: ProcessSpec, config: Config, env: Environment, groups: GroupAssignment
-) -> list[tuple[str, tuple[str, ...]]]:
-    """List names and arguments of one row's programs."""
-    command, _, role = row.kind.partition("-")
-    if row.instances == "embedded":
-        return [] if config.redis.url else [(row.kind, (command,))]
-    if row.instances == "camera" and config.cameras_per_process > 1:
-        return [
-            (f"{row.kind}-group-{number}", (command, "--name", f"{row.kind}-group-{number}", *members))
-            for number, members in groups.members.items()
-        ]
-    if row.instances == "camera":
-        return [(f"{row.kind}-{camera.id}", (command, camera.id)) for camera in config.cameras if camera.enabled]
-    if row.instances == "shard":
-        return [(f"{row.kind}-{shard}", (command, str(shard))) for shard in range(config.tracking.shards)]
-    if row.instances == "worker":
-        return [(f"{row.kind}-{n}", (command, role, str(n))) for n in range(getattr(config.workers, role))]
-    if row.instances == "one" or (row.instances == "postgres" and process_config.get_postgres_dsn(config, env)):
-        return [(row.kind, (command, role) if role else (command,))]
-    return []
-
-
-def _build_process_config(
-    row: ProcessSpec, name: str, arguments: tuple[str, ...], config: Config, env: Environment, paths: Paths, root: Path
-) -> object:
-    """Build the part of the configuration that the program reads."""
-    last = name.rpartition(f"{row.kind}-")[2]
-    if row.kind == "capture":
-        members = arguments[3:] if "--name" in arguments else arguments[1:]
-        return process_config.build_capture_group_config(config, env, paths, root, name, members)
-    if row.kind == "inference":
-        whole = process_config.build_inference_config(config, env, paths)
-        # Inference changes models without a restart.
-        return msgspec.structs.replace(whole, settings=without_selection(whole.settings))
-    if row.kind == "tracking":
-        return process_config.build_tracking_config(config, env, paths, int(last))
-    if row.kind.startswith("worker-"):
-        instance = int(last) if row.instances == "worker" else 0
-        return build_config_for_role(config, env, paths, row.kind.partition("-")[2], instance)
-    if row.kind == "web":
-        # Web reloads cameras, areas and rules without a restart, so no page is interrupted.
-        return process_config.replace_reloadable(
-            process_config.build_web_config(config, paths), process_config.WebReloadable()
-        )
-    if row.kind == "redis":
-        return config.redis.memory_mb
-    return None
-
-
-def _compute_digest(config: object) -> str:
-    return compute_digest(msgspec.msgpack.encode(config), 12)
 
 
 class GroupAssignment(Struct, frozen=True):
@@ -134,6 +32,16 @@ class GroupAssignment(Struct, frozen=True):
     cameras_per_process: int = 1
     members: dict[int, tuple[str, ...]] = {}
     """Number of the group -> its cameras."""
+
+
+NO_GROUPS = GroupAssignment()
+
+
+def group_cameras(config: Config, previous: GroupAssignment) -> GroupAssignment:
+    """Assign the enabled cameras to groups and move as few as possible."""
+    return assign_groups(
+        [camera.id for camera in config.cameras if camera.enabled], config.cameras_per_process, previous
+    )
 
 
 def assign_groups(cameras: Sequence[str], max_size: int, previous: GroupAssignment) -> GroupAssignment:
@@ -182,23 +90,96 @@ def _keep_largest(groups: Mapping[int, list[str]], wanted: int) -> dict[int, lis
     return {number: groups[number] for number in order[:wanted]}
 
 
-def _get_path(paths: Paths) -> Path:
-    return paths.data / "supervisor" / "groups.json"
-
-
 def load_groups(paths: Paths) -> GroupAssignment:
     """Read the assignment that was rendered last; empty where there is none."""
     try:
-        return msgspec.json.decode(_get_path(paths).read_bytes(), type=GroupAssignment)
+        return msgspec.json.decode((paths.supervisor / "groups.json").read_bytes(), type=GroupAssignment)
     except (FileNotFoundError, msgspec.MsgspecError):
         return GroupAssignment()
 
 
 def save_groups(paths: Paths, groups: GroupAssignment) -> None:
     """Store the assignment for the next rendering."""
-    target = _get_path(paths)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_file(target, msgspec.json.encode(groups))
+    paths.supervisor.mkdir(parents=True, exist_ok=True)
+    write_file(paths.supervisor / "groups.json", msgspec.json.encode(groups))
+
+
+class Program(Struct, frozen=True, kw_only=True):
+    """One program of supervisord."""
+
+    name: str
+    arguments: tuple[str, ...]
+    """What follows `python -m crowdperf`."""
+    process: ProcessSpec
+    digest: str
+    """Hash of the settings that the program reads; it restarts when the hash changes."""
+
+
+def build_programs(deployment: Deployment, previous: GroupAssignment = NO_GROUPS) -> tuple[Program, ...]:
+    """List every program in the order of the process table, without the event listeners of supervisord.conf.
+
+    Cameras keep their group of the previous assignment.
+    """
+    groups = group_cameras(deployment.config, previous)
+    return tuple(
+        Program(
+            name=name,
+            arguments=arguments,
+            process=row,
+            digest=compute_digest(msgspec.msgpack.encode(_build_process_config(row, name, arguments, deployment)), 12),
+        )
+        for row in PROCESSES
+        for name, arguments in _list_instances(row, deployment, groups)
+    )
+
+
+def _list_instances(
+    row: ProcessSpec, deployment: Deployment, groups: GroupAssignment
+) -> list[tuple[str, tuple[str, ...]]]:
+    """List names and arguments of one row's programs."""
+    config = deployment.config
+    command, _, role = row.kind.partition("-")
+    if row.instances == "embedded":
+        return [] if config.redis.url else [(row.kind, (command,))]
+    if row.instances == "camera" and config.cameras_per_process > 1:
+        return [
+            (f"{row.kind}-group-{number}", (command, "--name", f"{row.kind}-group-{number}", *members))
+            for number, members in groups.members.items()
+        ]
+    if row.instances == "camera":
+        return [(f"{row.kind}-{camera.id}", (command, camera.id)) for camera in config.cameras if camera.enabled]
+    if row.instances == "shard":
+        return [(f"{row.kind}-{shard}", (command, str(shard))) for shard in range(config.tracking.shards)]
+    if row.instances == "worker":
+        return [(f"{row.kind}-{n}", (command, role, str(n))) for n in range(getattr(config.workers, role))]
+    if row.instances == "one" or (row.instances == "postgres" and deployment.postgres_dsn):
+        return [(row.kind, (command, role) if role else (command,))]
+    return []
+
+
+def _build_process_config(row: ProcessSpec, name: str, arguments: tuple[str, ...], deployment: Deployment) -> object:
+    """Build the part of the configuration that the program reads."""
+    last = name.rpartition(f"{row.kind}-")[2]
+    if row.kind == "capture":
+        members = arguments[3:] if "--name" in arguments else arguments[1:]
+        return process_config.build_capture_group_config(deployment, name, members)
+    if row.kind == "inference":
+        whole = process_config.build_inference_config(deployment)
+        # Inference changes models without a restart.
+        return msgspec.structs.replace(whole, settings=without_selection(whole.settings))
+    if row.kind == "tracking":
+        return process_config.build_tracking_config(deployment, int(last))
+    if row.kind.startswith("worker-"):
+        instance = int(last) if row.instances == "worker" else 0
+        return build_worker_config(deployment, row.kind.partition("-")[2], instance)
+    if row.kind == "web":
+        # Web reloads cameras, areas and rules without a restart, so no page is interrupted.
+        return process_config.replace_reloadable(
+            process_config.build_web_config(deployment), process_config.WebReloadable()
+        )
+    if row.kind == "redis":
+        return deployment.config.redis.memory_mb
+    return None
 
 
 HEADER = (
@@ -210,19 +191,21 @@ PYTHON = ".venv/bin/python"
 RECORDED_VARIABLES = ("TARGET_FPS", "QUEUE_MAX", "RTSP_STIMEOUT_USEC", "FFMPEG_EXTRA_FLAGS", "CUDA_EMPTY_EVERY")
 
 
-def render_program(program: Program, paths: Paths, root: Path, python: str) -> str:
+def render_program(program: Program, deployment: Deployment, python: str) -> str:
     """Render the `[program:x]` section. A new digest in its environment makes supervisord restart it.
 
     Args:
         program: the program.
-        paths: the installation's data folder.
-        root: the installation's folder.
+        deployment: the installation.
         python: path of the interpreter.
 
     Returns:
         The section's lines.
     """
     row = program.process
+    log = deployment.paths.logs.absolute() / f"{program.name}.log"
+    # Relative where possible: no character of the folder's name needs quoting then.
+    logfile = str(log.relative_to(deployment.root) if log.is_relative_to(deployment.root) else log)
     settings = {
         "command": shlex.join([python, "-m", "crowdperf.entrypoint", *program.arguments]),
         "environment": f'CROWDPERF_SLICE="{program.digest}"',
@@ -237,9 +220,8 @@ def render_program(program: Program, paths: Paths, root: Path, python: str) -> s
         "killasgroup": "true",
         "priority": str(row.priority),
         "redirect_stderr": "true",
-        "stdout_logfile": _get_log_path(paths, root, program.name).replace(
-            "%", "%%"
-        ),  # expanded once more than the others
+        # Expanded once more than the others.
+        "stdout_logfile": logfile.replace("%", "%%"),
         "stdout_logfile_maxbytes": "10MB",
         "stdout_logfile_backups": "3",
     }
@@ -247,51 +229,31 @@ def render_program(program: Program, paths: Paths, root: Path, python: str) -> s
     return "\n".join(lines) + "\n"
 
 
-def _get_log_path(paths: Paths, root: Path, name: str) -> str:
-    """Return the log's path, relative where possible: no character of the folder's name needs quoting."""
-    log = paths.logs.absolute() / f"{name}.log"
-    return str(log.relative_to(root)) if log.is_relative_to(root) else str(log)
-
-
-def render(
-    config: Config, env: Environment, paths: Paths, root: Path, python: str, groups: GroupAssignment | None = None
-) -> str:
+def render(deployment: Deployment, python: str, previous: GroupAssignment = NO_GROUPS) -> str:
     """Render the whole include file.
 
     Args:
-        config: the configuration.
-        env: the documented environment variables.
-        paths: the installation's data folder.
-        root: the installation's folder.
+        deployment: the installation.
         python: path of the interpreter.
-        groups: which cameras share a process; None assigns them from scratch.
+        previous: the last assignment of cameras to groups.
 
     Returns:
         The file's text.
     """
-    rows = build_programs(config, env, paths, root, groups)
-    return HEADER + "\n" + "\n".join(render_program(row, paths, root, python) for row in rows)
+    rows = build_programs(deployment, previous)
+    return HEADER + "\n" + "\n".join(render_program(row, deployment, python) for row in rows)
 
 
-def write_include_file(config: Config, env: Environment, paths: Paths, root: Path) -> bool:
-    """Write the include file, the groups and the reload files.
-
-    Args:
-        config: the configuration.
-        env: the documented environment variables.
-        paths: the installation's data folder.
-        root: the installation's folder.
-
-    Returns:
-        Whether the include file has changed.
-    """
+def write_include_file(deployment: Deployment) -> bool:
+    """Write the include file, the groups and the reload files; return whether the include file has changed."""
+    config, paths, root = deployment.config, deployment.paths, deployment.root
     groups = group_cameras(config, load_groups(paths))
     reload.write_reload_file(paths.model_selection_file, get_selection(config.inference))
-    reload.write_reload_file(paths.web_reload_file, get_reloadable(build_web_config(config, paths)))
-    text = render(config, env, paths, root, PYTHON if (root / PYTHON).exists() else sys.executable, groups)
+    web_config = process_config.build_web_config(deployment)
+    reload.write_reload_file(paths.web_reload_file, process_config.get_reloadable(web_config))
+    text = render(deployment, PYTHON if (root / PYTHON).exists() else sys.executable, groups)
     save_groups(paths, groups)
-    target = paths.data / "supervisor" / "programs.conf"
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = paths.supervisor / "programs.conf"
     if target.exists() and target.read_text(encoding="utf-8") == text:
         return False
     write_file(target, text.encode())
@@ -303,20 +265,19 @@ def record_environment(paths: Paths, variables: Mapping[str, str]) -> None:
 
     supervisorctl may run in another shell. What it renders must fit the programs' environment, not its own.
     """
-    folder = paths.data / "supervisor"
-    folder.mkdir(parents=True, exist_ok=True)
     kept = {name: variables[name] for name in RECORDED_VARIABLES if name in variables}
     if variables.get(POSTGRES_DSN, "").strip():
         # The value is a secret. Here it only matters that it is set.
         kept[POSTGRES_DSN] = "set"
     kept["CROWDPERF_CONFIG"] = variables.get("CROWDPERF_CONFIG", "config.json")
-    (folder / "environment.json").write_bytes(msgspec.json.encode(kept))
+    paths.supervisor.mkdir(parents=True, exist_ok=True)
+    write_file(paths.supervisor / "environment.json", msgspec.json.encode(kept))
 
 
 def load_recorded_environment(paths: Paths) -> dict[str, str]:
     """Read what `record_environment` stored; this process's environment where there is nothing."""
     try:
-        raw = (paths.data / "supervisor" / "environment.json").read_bytes()
+        raw = (paths.supervisor / "environment.json").read_bytes()
     except FileNotFoundError:
         return dict(os.environ)
     return msgspec.json.decode(raw, type=dict[str, str])
@@ -331,4 +292,4 @@ def refresh(root: Path) -> bool:
     paths = Paths(root / "var")
     variables = load_recorded_environment(paths)
     config = load(root / variables.get("CROWDPERF_CONFIG", "config.json"))
-    return write_include_file(config, read_environment(variables), paths, root)
+    return write_include_file(Deployment(config, paths, read_environment(variables), root))

@@ -113,7 +113,7 @@ def _create_standalone_app() -> Litestar:
     """Create the application for an uvicorn started by hand, configured by environment variables."""
     path = Path(os.environ.get("CROWDPERF_CONFIG", "config.json"))
     paths = Paths(Path(os.environ.get("CROWDPERF_DATA", "var")))
-    app = create_app(build_web_config(config.load(path), paths))
+    app = create_app(build_web_config(config.Deployment(config.load(path), paths)))
     app.on_startup.append(_end_streams_on_signal)
     return app
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from litestar import Litestar
 
 from crowdperf.accounts.principal import NEEDS
-from crowdperf.settings.config import parse
+from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.process_config import build_web_config
 from crowdperf.web.app import create_app
@@ -27,7 +27,7 @@ OPEN = {
 
 
 def app(tmp_path: Path) -> Litestar:
-    return create_app(build_web_config(parse(b"{}"), Paths(tmp_path)))
+    return create_app(build_web_config(Deployment(parse(b"{}"), Paths(tmp_path))))
 
 
 def test_every_route_declares_what_it_asks_for(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from supervisor.options import ServerOptions, UnhosedConfigParser
 from crowdperf.messaging import streams
 from crowdperf.messaging.streams import STREAMS, Stream
 from crowdperf.runtime.metrics_table import DROP_CAUSES, LATENCIES, METRICS, PERCENTILES, Kind
-from crowdperf.settings.config import Config, load, parse
+from crowdperf.settings.config import Config, Deployment, load, parse
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.supervision import programs
 from crowdperf.supervision.processes import PROCESSES, ProcessSpec
@@ -31,7 +31,7 @@ NEVER_WRITTEN = {("worker-visitors", "audit")}
 def rendered(config: Config, tmp_path: Path) -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser()
     parser.read_string((ROOT / "supervisord.conf").read_text())
-    parser.read_string(programs.render(config, read_environment({}), Paths(tmp_path), ROOT, "python"))
+    parser.read_string(programs.render(Deployment(config, Paths(tmp_path), read_environment({}), ROOT), "python"))
     return parser
 
 
@@ -59,9 +59,10 @@ def test_supervisord_accepts_any_interpreter_and_data_folder(tmp_path: Path) -> 
     data = Paths(tmp_path / "a b'c %d")
     data.logs.mkdir(parents=True)
     python = str(data.data / "python")
-    program = build_programs(load(ROOT / "config.json"), read_environment({}), data, ROOT)[0]
+    deployment = Deployment(load(ROOT / "config.json"), data, read_environment({}), ROOT)
+    program = build_programs(deployment)[0]
     parser = UnhosedConfigParser()
-    parser.read_string(programs.render_program(program, data, ROOT, python))
+    parser.read_string(programs.render_program(program, deployment, python))
     [read] = ServerOptions().processes_from_section(parser, f"program:{program.name}", program.name)
     assert shlex.split(read.command) == [python, "-m", "crowdperf.entrypoint", *program.arguments]
     assert read.stdout_logfile == str(data.logs / f"{program.name}.log")

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from crowdperf.messaging.schema import Alert, CameraChanged, CameraGap, LineCrossed, ZoneChanged
-from crowdperf.settings.config import parse
+from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.worker_config import NotifyConfig, build_notify_config
 
@@ -34,7 +34,7 @@ def make_config(alerts: dict[str, Any], redis_url: str = "", instance: int = 0, 
             }
         )
     )
-    return build_notify_config(config, Paths(Path("/nowhere")), instance)
+    return build_notify_config(Deployment(config, Paths(Path("/nowhere"))), instance)
 
 
 def zone(n: int, occupancy: int, ts: float, camera: str = "plaza") -> ZoneChanged:

@@ -32,7 +32,7 @@ from crowdperf.messaging.redis.acl import build_acl_rules as acl_rule
 from crowdperf.messaging.streams import STREAMS
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.metrics_table import METRICS
-from crowdperf.settings.config import build_json_schema, parse
+from crowdperf.settings.config import Deployment, build_json_schema, parse
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.settings.process_config import build_web_config
 from crowdperf.storage.alerts import AlertDoc, AlertView
@@ -233,7 +233,7 @@ def programs() -> list[str]:
     paths = Paths(Path("/site/var"))
     for label, more in (("", {}), ("grouped ", {"cameras_per_process": 2})):
         config = parse(json.dumps({**SITE, **more}).encode())
-        text = render_programs(config, read_environment({}), paths, Path("/site"), "python")
+        text = render_programs(Deployment(config, paths, read_environment({}), Path("/site")), "python")
         found += _sections(f"{label}programs.conf", text)
     return found
 
@@ -455,7 +455,7 @@ def metrics() -> list[str]:
 
 def rest() -> list[str]:
     """Return routes, parameters and JSON of the REST API."""
-    app = create_app(build_web_config(parse(b"{}"), Paths(Path("var"))))
+    app = create_app(build_web_config(Deployment(parse(b"{}"), Paths(Path("var")))))
     lines = []
     for route in app.routes:
         for handler in getattr(route, "route_handlers", [getattr(route, "route_handler", None)]):

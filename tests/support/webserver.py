@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from crowdperf.runtime.process_runtime import ProcessRuntime
-from crowdperf.settings.config import Config, parse
+from crowdperf.settings.config import Config, Deployment, parse
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.process_config import WebConfig, build_web_config
 from crowdperf.web.process import main
@@ -72,7 +72,7 @@ class Served:
     def __init__(self, config: Config, paths: Paths) -> None:
         self.config = config
         self.paths = paths
-        self.process_config: WebConfig = build_web_config(config, paths)
+        self.process_config: WebConfig = build_web_config(Deployment(config, paths))
         self.url = f"http://127.0.0.1:{config.web.port}"
         self.port = config.web.port
         self.runtime = ProcessRuntime("web", 0)

@@ -26,7 +26,7 @@ from crowdperf.models.preprocess import Letterbox
 from crowdperf.models.registry import ModelError
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.timings import StageTimings
-from crowdperf.settings.config import Config
+from crowdperf.settings.config import Config, Deployment
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.settings.process_config import build_inference_config
 from tests.conftest import RedisServer, wait_until
@@ -84,7 +84,7 @@ class Bench:
         self.slots = [ModelSlot("person", Detector(self.runtime, "none", "full")), ModelSlot("ppe")]
         self.cache = EvidenceCache(30.0)
         env = read_environment({"QUEUE_MAX": queue_max, "CUDA_EMPTY_EVERY": "6"})
-        config = build_inference_config(Config(), env, Paths(folder))
+        config = build_inference_config(Deployment(Config(), Paths(folder), env))
         config = replace(config, settings=replace(config.settings, staleness_s=1000.0))
         person, ppe = self.slots
         stage = PpeStage(ppe, self._request_ppe, self.metrics, self.cache, self._clock)

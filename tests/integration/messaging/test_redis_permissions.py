@@ -24,7 +24,7 @@ from crowdperf.messaging.streams import EVENTS
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.environment import Paths
+from crowdperf.settings.config import Installation
 from crowdperf.settings.process_config import WorkerConfig
 from crowdperf.settings.site import Retention
 from crowdperf.workers.housekeeping import Housekeeper
@@ -321,7 +321,7 @@ def test_check_says_what_is_missing_and_how_to_give_it(user: Limited, tmp_path: 
     config.write_text(json.dumps({"redis": {"url": user.url, "key_prefix": "north:"}, "cameras": []}))
 
     def finding() -> check.Finding:
-        found = check.collect_findings(config, Paths(tmp_path / "var"), ROOT)
+        found = check.collect_findings(Installation(tmp_path))
         return next(row for row in found if row.text.startswith("Redis"))
 
     user.may(f"{acl.build_acl_rules('north:').replace('~north:person_logs ', '')} -zadd -info")

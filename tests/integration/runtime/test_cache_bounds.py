@@ -20,6 +20,7 @@ from crowdperf.messaging.streams import EVENTS, TRACKS, stream_key
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.areas import Area
+from crowdperf.settings.config import Deployment
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.process_config import WorkerConfig, build_web_config
 from crowdperf.settings.site import Retention
@@ -209,7 +210,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def test_a_web_process_keeps_nothing_of_people_and_viewers(redis_server: RedisServer, tmp_path: Path) -> None:
-    config = build_web_config(site_config(redis_server.url, 8080), Paths(tmp_path))
+    config = build_web_config(Deployment(site_config(redis_server.url, 8080), Paths(tmp_path)))
 
     async def busy(context: AppState) -> None:
         feed = asyncio.create_task(run_until_cancelled(context.feed))

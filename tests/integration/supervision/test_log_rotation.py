@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crowdperf.settings.config import parse
+from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.supervision import programs
 from crowdperf.supervision.processes import PROCESSES
@@ -44,7 +44,7 @@ READ_BYTES = 2 << 16
 def stanzas(folder: Path, **more: object) -> configparser.RawConfigParser:
     """What is rendered for that configuration."""
     config = parse(json.dumps({"cameras": CAMERAS, **more}).encode())
-    text = programs.render(config, read_environment({}), Paths(folder), ROOT, sys.executable)
+    text = programs.render(Deployment(config, Paths(folder), read_environment({}), ROOT), sys.executable)
     found = configparser.RawConfigParser()
     found.read_string(text)
     return found
@@ -76,7 +76,9 @@ def test_every_program_has_one_log_of_its_own_that_is_rotated(tmp_path: Path, mo
 
 def test_every_kind_of_process_is_among_them(tmp_path: Path) -> None:
     config = parse(json.dumps({"cameras": CAMERAS, "postgres": {"dsn": "env:CROWDPERF_POSTGRES_DSN"}}).encode())
-    kinds = {row.process.kind for row in build_programs(config, read_environment({}), Paths(tmp_path), ROOT)}
+    kinds = {
+        row.process.kind for row in build_programs(Deployment(config, Paths(tmp_path), read_environment({}), ROOT))
+    }
     assert kinds == {row.kind for row in PROCESSES if row.instances != "listener"}
 
 
@@ -120,4 +122,4 @@ def test_chatty_program_keeps_the_newest_of_both_outputs(tmp_path: Path) -> None
 
 def _rendered(folder: Path) -> str:
     config = parse(json.dumps({"cameras": CAMERAS}).encode())
-    return programs.render(config, read_environment({}), Paths(folder), ROOT, sys.executable)
+    return programs.render(Deployment(config, Paths(folder), read_environment({}), ROOT), sys.executable)

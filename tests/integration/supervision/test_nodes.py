@@ -19,7 +19,7 @@ from crowdperf.messaging.streams import EVENTS
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings import process_config
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.config import Config, parse
+from crowdperf.settings.config import Config, Deployment, parse
 from crowdperf.settings.environment import Environment, Paths
 from crowdperf.storage.counts import decode_member
 from crowdperf.supervision.embedded_redis import find_server_binary
@@ -53,7 +53,7 @@ def node(name: str, prefix: str = "") -> Config:
 def test_default_node_has_literal_keys_and_others_their_own() -> None:
     assert (node("local").key_prefix, node("north").key_prefix) == ("", "north:")
     assert node("north", "site:").key_prefix == "site:north:"
-    assert process_config.build_web_config(node("north"), PATHS).key_prefix == "north:"
+    assert process_config.build_web_config(Deployment(node("north"), PATHS)).key_prefix == "north:"
 
 
 def test_no_configuration_or_command_forgets_the_node() -> None:
@@ -74,7 +74,7 @@ def test_two_nodes_with_the_same_camera_share_nothing(redis_server: RedisServer)
         assert recorder.step().added == count
         runtime = ProcessRuntime("worker-recorder-0", 0)
         publish_metrics(client, runtime, prefix)
-        config = process_config.build_worker_config(node(name), Environment(), PATHS, "housekeeping", 0)
+        config = process_config.build_worker_config(Deployment(node(name), PATHS, Environment()), "housekeeping", 0)
         Housekeeper(redis_server.client(), config, runtime).sweep(1_800_000_100.0, 0.0)
     keys = {key.decode() for key in client.scan_iter()}
     of_north = {key.removeprefix("north:") for key in keys if key.startswith("north:")}

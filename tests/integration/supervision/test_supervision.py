@@ -219,7 +219,7 @@ def test_a_signal_to_every_process_at_once_is_an_orderly_stop(site: Site) -> Non
 
 
 def test_signal_right_after_start_is_an_orderly_stop(site: Site) -> None:
-    site.patch_code("cli/run.py", " print_welcome(config, paths, root)\n", " os.kill(os.getpid(), signal.SIGINT)\n")
+    site.patch_code("cli/run.py", " print_welcome(deployment)\n", " os.kill(os.getpid(), signal.SIGINT)\n")
     site.start()
     assert site.process is not None
     assert site.process.wait(150) == 0, site.collect_logs()

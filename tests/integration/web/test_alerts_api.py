@@ -16,6 +16,7 @@ from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import AlertChanged, Event, ZoneChanged
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.config import Deployment
 from crowdperf.settings.worker_config import build_notify_config
 from crowdperf.storage import alerts as stored
 from crowdperf.storage.alerts import AlertDoc, AlertUpdate
@@ -42,7 +43,7 @@ def server(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
 @contextlib.contextmanager
 def notifying(server: Served) -> Iterator[ProcessRuntime]:
     runtime = ProcessRuntime("worker-notify-0", 0)
-    config = build_notify_config(server.config, server.paths, 0)
+    config = build_notify_config(Deployment(server.config, server.paths), 0)
     thread = threading.Thread(target=main, args=(config, runtime), daemon=True)
     thread.start()
     yield runtime

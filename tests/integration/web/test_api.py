@@ -391,13 +391,13 @@ def test_the_log_keeps_its_redacting_handler() -> None:
     code = (
         "import logging\n"
         "from crowdperf.settings.environment import Paths\n"
-        "from crowdperf.settings.config import parse\n"
+        "from crowdperf.settings.config import Deployment, parse\n"
         "from crowdperf.runtime.log import log_to_stderr\n"
         "from crowdperf.settings.process_config import build_web_config\n"
         "from crowdperf.web.app import create_app\n"
         "from pathlib import Path\n"
         "log_to_stderr('web')\n"
-        "create_app(build_web_config(parse(b'{}'), Paths(Path('var'))))\n"
+        "create_app(build_web_config(Deployment(parse(b'{}'), Paths(Path('var')))))\n"
         "logging.getLogger('uvicorn.error').error('rtsp://admin:topsecret@camera/1')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -13,6 +13,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from crowdperf.settings import reload
+from crowdperf.settings.config import Deployment
 from crowdperf.settings.process_config import WebReloadable, build_web_config, get_reloadable
 from tests.conftest import RedisServer, wait_until
 from tests.integration.web.test_live import Listener, binary, live_url
@@ -27,7 +28,9 @@ def tell(server: Served, redis_server: RedisServer, cameras: list[dict[str, Any]
     """Write what `supervisorctl update` would, of a site with these cameras."""
     config = site_config(redis_server.url, server.port, {**CONFIG, "cameras": cameras})
     server.config = config
-    reload.write_reload_file(server.paths.web_reload_file, get_reloadable(build_web_config(config, server.paths)))
+    reload.write_reload_file(
+        server.paths.web_reload_file, get_reloadable(build_web_config(Deployment(config, server.paths)))
+    )
 
 
 def known(server: Served) -> set[str]:

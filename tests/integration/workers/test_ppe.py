@@ -14,7 +14,7 @@ from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import EvidenceRequest, PpeObserved, PpeViolation
 from crowdperf.messaging.streams import EVIDENCE_REQUESTS, OBSERVATIONS
 from crowdperf.runtime.process_runtime import ProcessRuntime
-from crowdperf.settings.config import Config, parse
+from crowdperf.settings.config import Config, Deployment, parse
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.worker_config import build_ppe_config
 from crowdperf.storage import violations as stored
@@ -40,7 +40,9 @@ def config(redis_url: str, instances: int) -> Config:
 def running(server: RedisServer, folder: Path, instances: int = 1):
     runtimes = [ProcessRuntime(f"worker-ppe-{n}", 0) for n in range(instances)]
     threads = [
-        threading.Thread(target=main, args=(build_ppe_config(config(server.url, instances), Paths(folder), n), runtime))
+        threading.Thread(
+            target=main, args=(build_ppe_config(Deployment(config(server.url, instances), Paths(folder)), n), runtime)
+        )
         for n, runtime in enumerate(runtimes)
     ]
     for thread in threads:

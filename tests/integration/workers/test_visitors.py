@@ -15,6 +15,7 @@ import pytest
 
 from crowdperf.messaging.schema import RollCallChanged, VisitorChanged, VisitorNotice
 from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.config import Deployment
 from crowdperf.settings.worker_config import build_notify_config, build_visitors_config
 from crowdperf.storage import occupancy as areas
 from crowdperf.visitors import visit_store
@@ -260,8 +261,12 @@ def test_time_changes_visits_and_the_host_gets_mail(
             "rules": [{"id": "host", "name": "Visitor", "event": "VisitorNotice", "channels": ["hosts"]}],
         }
         config = msgspec.convert({**msgspec.to_builtins(server.config), "alerts": alerts}, type(server.config))
-        stack.enter_context(running(visitors.main, build_visitors_config(config, server.paths, 0), "worker-visitors-0"))
-        stack.enter_context(running(notify.main, build_notify_config(config, server.paths, 0), "worker-notify-0"))
+        stack.enter_context(
+            running(visitors.main, build_visitors_config(Deployment(config, server.paths), 0), "worker-visitors-0")
+        )
+        stack.enter_context(
+            running(notify.main, build_notify_config(Deployment(config, server.paths), 0), "worker-notify-0")
+        )
         visit = invite(desk, walk_in=True, host_email="ada@site.example")
         wait_until(lambda: box.letters, what="the host's mail")
         assert box.letters[0]["To"] == "ada@site.example"
@@ -311,7 +316,7 @@ def test_two_instances_of_the_worker_change_visits_as_one_does(server: Served, r
         config = msgspec.convert({**raw, "site": {"timezone": "UTC"}}, type(server.config))
         with contextlib.ExitStack() as stack:
             for n in range(instances):
-                worker_config = build_visitors_config(config, server.paths, n)
+                worker_config = build_visitors_config(Deployment(config, server.paths), n)
                 stack.enter_context(running(visitors.main, worker_config, f"worker-visitors-{n}"))
             wait_until(lambda: len(read_events(redis_server, VisitorChanged)) == 9, what="four changes of five visits")
         outcomes.append(

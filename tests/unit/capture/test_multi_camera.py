@@ -16,7 +16,7 @@ from crowdperf.capture import crash_report
 from crowdperf.capture.crash_report import CrashRecord, compute_config_digest, fall_back_to_ffmpeg
 from crowdperf.capture.multi_camera import CameraGroup
 from crowdperf.runtime.metrics import Metrics
-from crowdperf.settings.config import parse
+from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Environment, Paths
 from crowdperf.settings.process_config import CaptureConfig
 from crowdperf.supervision.programs import (
@@ -88,7 +88,7 @@ def test_programs_of_groups() -> None:
     before, after = (
         {
             row.name: row
-            for row in build_programs(made, Environment(), Paths(Path("v")), Path("/"))
+            for row in build_programs(Deployment(made, Paths(Path("v")), Environment(), Path("/")))
             if row.name.startswith("capture")
         }
         for made in (config, parse(text.replace("rtsp://c", "rtsp://d").encode()))

@@ -10,7 +10,7 @@ import pytest
 
 from crowdperf.cli.config import ConfigStore
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.environment import Paths
+from crowdperf.settings.config import Installation
 from crowdperf.supervision.config_patch import ConfigRequest, ConfigResponse, Edit
 
 GATE = {"id": "gate", "p1": [0.5, 0.2], "p2": [0.5, 0.9]}
@@ -30,8 +30,8 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(file: Path, tmp_path: Path) -> ConfigStore:
-    return ConfigStore(file, Paths(tmp_path / "var"), tmp_path)
+def store(file: Path) -> ConfigStore:
+    return ConfigStore(Installation(file.parent))
 
 
 def edit(store: ConfigStore, mode: str, *path: str, value: Any = None, **more: Any) -> ConfigResponse:

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from crowdperf.cli.check import collect_findings
 from crowdperf.counting.validation import find_problems, validate_line, validate_zone
 from crowdperf.settings.camera import Line, Zone
-from crowdperf.settings.environment import Paths
-from tests.conftest import ROOT
+from crowdperf.settings.config import Installation
 from tests.support.sequences import count, sample, totals
 
 LINES = {
@@ -80,6 +79,6 @@ def test_check_names_them(tmp_path_factory: pytest.TempPathFactory) -> None:
     file = folder / "config.json"
     lines = [{"id": "edge", "p1": [0.0, 0.01], "p2": [1.0, 0.01]}, {"id": "door", "p1": [0.5, 0.1], "p2": [0.5, 0.9]}]
     file.write_bytes(msgspec.json.encode({"cameras": [{"id": "lobby", "url": "rtsp://192.0.2.1/", "lines": lines}]}))
-    found = [finding.text for finding in collect_findings(file, Paths(folder), ROOT) if not finding.ok]
+    found = [finding.text for finding in collect_findings(Installation(folder)) if not finding.ok]
     assert [text for text in found if "can never count" in text and "'edge'" in text and "lobby" in text]
     assert not [text for text in found if "'door'" in text]

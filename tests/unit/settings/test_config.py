@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from crowdperf.primitives.redaction import redact_url
 from crowdperf.settings import process_config
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.config import Config, build_json_schema, load, parse
+from crowdperf.settings.config import Config, Deployment, build_json_schema, load, parse
 from crowdperf.settings.environment import Environment, Paths, read_environment
 from crowdperf.supervision.programs import build_programs
 from tests.conftest import ROOT
@@ -84,7 +84,9 @@ def test_precedence_of_target_fps(
     if in_file:
         document["target_fps"] = in_file
     env = read_environment({"TARGET_FPS": in_environment} if in_environment else {})
-    made = process_config.build_capture_config(parse(json.dumps(document).encode()), env, PATHS, Path("/"), "lobby")
+    made = process_config.build_capture_config(
+        Deployment(parse(json.dumps(document).encode()), PATHS, env, Path("/")), "lobby"
+    )
     assert made.target_fps == expected
 
 
@@ -101,7 +103,7 @@ def test_redacted_shows_neither_user_nor_password(scheme: str, user: str, passwo
 
 
 def test_the_web_config_holds_no_password() -> None:
-    assert b"secret" not in msgspec.json.encode(process_config.build_web_config(config(), PATHS))
+    assert b"secret" not in msgspec.json.encode(process_config.build_web_config(Deployment(config(), PATHS)))
 
 
 def test_the_schema_is_complete_json_schema() -> None:
@@ -117,7 +119,7 @@ def test_every_camera_belongs_to_exactly_one_shard(shards: int) -> None:
     owned = [
         row.camera_id
         for shard in range(shards)
-        for row in process_config.build_tracking_config(made, Environment(), PATHS, shard).cameras
+        for row in process_config.build_tracking_config(Deployment(made, PATHS, Environment()), shard).cameras
     ]
     assert sorted(owned) == sorted(row["id"] for row in cameras)
 
@@ -128,7 +130,7 @@ def test_a_changed_camera_changes_only_the_programs_that_use_it() -> None:
     cameras[0]["url"] = "rtsp://elsewhere"
     after = parse(json.dumps({"cameras": cameras}).encode())
     digests = [
-        {row.name: row.digest for row in build_programs(made, Environment(), PATHS, Path("/"))}
+        {row.name: row.digest for row in build_programs(Deployment(made, PATHS, Environment(), Path("/")))}
         for made in (before, after)
     ]
     changed = {name for name in digests[0] if digests[0][name] != digests[1][name]}
@@ -147,7 +149,7 @@ def test_new_number_of_instances_restarts_only_sharers() -> None:
         for n in (1, 2)
     )
     first, second = (
-        {row.name: row.digest for row in build_programs(made, Environment(), PATHS, Path("/"))}
+        {row.name: row.digest for row in build_programs(Deployment(made, PATHS, Environment(), Path("/")))}
         for made in (before, after)
     )
     added = set(second) - set(first)

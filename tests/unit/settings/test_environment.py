@@ -15,7 +15,7 @@ from crowdperf.capture.connector import OpenError, SourceConnector
 from crowdperf.capture.probe import SourceInfo, build_ring_spec
 from crowdperf.inference.scheduler import FrameScheduler
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
-from crowdperf.settings.config import parse
+from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.settings.process_config import CaptureConfig, build_capture_config, build_tracking_config
 from tests.support.feeds import make_feed
@@ -37,7 +37,7 @@ def captured(folder: Path, variables: dict[str, str], scheme: str = "rtsp") -> C
     """The capture process's configuration under those variables."""
     camera = {"id": "lobby", "url": f"{scheme}://127.0.0.1:{free_port()}/live"}
     config = parse(json.dumps({"cameras": [camera], "allowed_hosts": ["127.0.0.1"]}).encode())
-    return build_capture_config(config, read_environment(variables), Paths(folder), folder, "lobby")
+    return build_capture_config(Deployment(config, Paths(folder), read_environment(variables), folder), "lobby")
 
 
 def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, config: CaptureConfig) -> list[list[str]]:
@@ -96,5 +96,5 @@ def test_target_fps_is_how_many_frames_a_second_are_analysed(
 def test_target_fps_is_what_tracking_reckons_with(tmp_path: Path) -> None:
     config = parse(json.dumps({"cameras": [{"id": "lobby", "url": "rtsp://192.0.2.1/"}]}).encode())
     for variables, expected in (({"TARGET_FPS": "3"}, 3.0), ({}, 10.0)):
-        shard_config = build_tracking_config(config, read_environment(variables), Paths(tmp_path), 0)
+        shard_config = build_tracking_config(Deployment(config, Paths(tmp_path), read_environment(variables)), 0)
         assert [camera.target_fps for camera in shard_config.cameras] == [expected]

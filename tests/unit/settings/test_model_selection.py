@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from crowdperf.settings import reload
-from crowdperf.settings.config import Config, parse
+from crowdperf.settings.config import Config, Deployment, parse
 from crowdperf.settings.engine import Inference, Models, ModelSelection, get_selection
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.settings.reload import ReloadFile
@@ -22,7 +22,7 @@ def site(**inference: Any) -> Config:
 
 
 def digest(config: Config, tmp_path: Path) -> str:
-    rows = build_programs(config, read_environment({}), Paths(tmp_path), tmp_path)
+    rows = build_programs(Deployment(config, Paths(tmp_path), read_environment({}), tmp_path))
     return next(row.digest for row in rows if row.name == "inference")
 
 
@@ -39,11 +39,11 @@ def test_a_new_model_reaches_the_process_without_a_restart(change: dict[str, Any
     before, after = site(), site(**change)
     assert digest(before, tmp_path) == digest(after, tmp_path)
     paths = Paths(tmp_path)
-    programs.write_include_file(before, read_environment({}), paths, tmp_path)
+    programs.write_include_file(Deployment(before, paths, read_environment({}), tmp_path))
     process = ReloadFile(paths.model_selection_file, ModelSelection)
-    assert not programs.write_include_file(before, read_environment({}), paths, tmp_path)
+    assert not programs.write_include_file(Deployment(before, paths, read_environment({}), tmp_path))
     assert process.read_if_changed() is None
-    programs.write_include_file(after, read_environment({}), paths, tmp_path)
+    programs.write_include_file(Deployment(after, paths, read_environment({}), tmp_path))
     assert process.read_if_changed() == get_selection(after.inference)
     assert process.read_if_changed() is None, "once"
 

@@ -10,7 +10,7 @@ import pytest
 from crowdperf.capture.probe import SourceInfo, build_ring_spec
 from crowdperf.settings import process_config
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.config import Config, parse
+from crowdperf.settings.config import Config, Deployment, parse
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.settings.ppe import PPE_WIDTH
 from crowdperf.settings.process_config import CaptureConfig
@@ -29,7 +29,7 @@ def config(rule: dict[str, object] | None = None, **camera: object) -> Config:
 
 
 def capture(made: Config) -> CaptureConfig:
-    return process_config.build_capture_config(made, read_environment({}), PATHS, Path("/"), "gate")
+    return process_config.build_capture_config(Deployment(made, PATHS, read_environment({}), Path("/")), "gate")
 
 
 def test_a_rule_reads_with_its_defaults() -> None:
@@ -71,6 +71,7 @@ def test_the_ring_tells_inference_all_of_it() -> None:
 
 def test_a_rule_never_restarts_inference() -> None:
     with_rule, without = (
-        process_config.build_inference_config(made, read_environment({}), PATHS) for made in (config(RULE), config())
+        process_config.build_inference_config(Deployment(made, PATHS, read_environment({})))
+        for made in (config(RULE), config())
     )
     assert with_rule == without

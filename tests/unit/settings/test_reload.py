@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from crowdperf.settings.config import Config, parse
+from crowdperf.settings.config import Config, Deployment, parse
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.settings.process_config import WebReloadable, build_web_config, get_reloadable, replace_reloadable
 from crowdperf.settings.reload import ReloadFile, write_reload_file
@@ -33,7 +33,7 @@ def site(**more: Any) -> Config:
 
 
 def digest(config: Config, tmp_path: Path) -> str:
-    rows = build_programs(config, read_environment({}), Paths(tmp_path), tmp_path)
+    rows = build_programs(Deployment(config, Paths(tmp_path), read_environment({}), tmp_path))
     return next(row.digest for row in rows if row.name == "web")
 
 
@@ -53,16 +53,16 @@ def test_a_reloadable_change_reaches_the_process_without_restart(change: dict[st
     before, after = site(), site(**change)
     paths = Paths(tmp_path)
     assert digest(before, tmp_path) == digest(after, tmp_path)
-    programs.write_include_file(before, read_environment({}), paths, tmp_path)
+    programs.write_include_file(Deployment(before, paths, read_environment({}), tmp_path))
     process = ReloadFile(paths.web_reload_file, WebReloadable)
-    programs.write_include_file(before, read_environment({}), paths, tmp_path)
+    programs.write_include_file(Deployment(before, paths, read_environment({}), tmp_path))
     assert process.read_if_changed() is None
-    programs.write_include_file(after, read_environment({}), paths, tmp_path)
+    programs.write_include_file(Deployment(after, paths, read_environment({}), tmp_path))
     reloaded = process.read_if_changed()
     assert reloaded is not None
-    assert replace_reloadable(build_web_config(before, paths), reloaded) == build_web_config(after, paths), (
-        "as a new process would have it"
-    )
+    assert replace_reloadable(build_web_config(Deployment(before, paths)), reloaded) == build_web_config(
+        Deployment(after, paths)
+    ), "as a new process would have it"
     assert process.read_if_changed() is None, "once"
 
 
@@ -76,7 +76,7 @@ def test_settings_of_the_web_server_restart_it(change: dict[str, Any], tmp_path:
 
 def test_the_reload_file_holds_no_password_and_is_private(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
-    programs.write_include_file(site(), read_environment({}), paths, tmp_path)
+    programs.write_include_file(Deployment(site(), paths, read_environment({}), tmp_path))
     text = paths.web_reload_file.read_text()
     assert "192.0.2.7" in text
     assert "s3cret" not in text
@@ -86,7 +86,7 @@ def test_the_reload_file_holds_no_password_and_is_private(tmp_path: Path) -> Non
 
 def test_a_file_written_during_the_start_counts_as_a_change(tmp_path: Path) -> None:
     path = tmp_path / "shown.json"
-    write_reload_file(path, get_reloadable(build_web_config(site(), Paths(tmp_path))))
+    write_reload_file(path, get_reloadable(build_web_config(Deployment(site(), Paths(tmp_path)))))
     os.utime(path, (1000.0, 1000.0))
     assert ReloadFile(path, WebReloadable, since=1000.5).read_if_changed() is None
     assert ReloadFile(path, WebReloadable, since=999.5).read_if_changed() is not None
@@ -94,7 +94,7 @@ def test_a_file_written_during_the_start_counts_as_a_change(tmp_path: Path) -> N
 
 def test_every_field_is_reloadable_or_restarts() -> None:
     """A field of the process configuration that people change must be in one of the two parts."""
-    own = {field.name for field in msgspec.structs.fields(build_web_config(site(), Paths(Path("var"))))}
+    own = {field.name for field in msgspec.structs.fields(build_web_config(Deployment(site(), Paths(Path("var")))))}
     assert own - set(WebReloadable.__struct_fields__) == {
         *("site", "web", "reload_file", "ring_prefix", "sockets", "evidence", "redis_url", "key_prefix")
     }

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from crowdperf.messaging.schema import AreaChanged, LineCrossed
-from crowdperf.settings.config import parse
+from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.worker_config import build_areas_config
 from crowdperf.storage.occupancy import AreaSnapshot
@@ -28,7 +28,9 @@ def logic() -> AreaLogic:
     ]
     camera = {"id": "lobby", "url": "rtsp://192.0.2.1/", "lines": LINES}
     return AreaLogic(
-        build_areas_config(parse(msgspec.json.encode({"cameras": [camera], "areas": areas})), Paths(ROOT), 0)
+        build_areas_config(
+            Deployment(parse(msgspec.json.encode({"cameras": [camera], "areas": areas})), Paths(ROOT)), 0
+        )
     )
 
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from crowdperf.counting.areas import AreaCounter
 from crowdperf.messaging.schema import Alert, AreaChanged, Event, PpeObserved, PpeViolation, VisitorChanged, ZoneChanged
 from crowdperf.settings.areas import Area
-from crowdperf.settings.config import parse
+from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.worker_config import build_ppe_config, build_visitors_config
 from crowdperf.storage.alerts import AlertUpdate
@@ -136,7 +136,9 @@ def test_ppe_crowd_is_bounded_and_gone_cameras_are_forgotten() -> None:
         "zones": [zone],
         "ppe": [{"id": "hats", "zone": "site", "required": ["hardhat"]}],
     }
-    logic = PpeLogic(build_ppe_config(parse(msgspec.json.encode({"cameras": [camera]})), Paths(Path("/nowhere")), 0))
+    logic = PpeLogic(
+        build_ppe_config(Deployment(parse(msgspec.json.encode({"cameras": [camera]})), Paths(Path("/nowhere"))), 0)
+    )
     for number in range(3 * MAX_WATCHED_TRACKS):
         list(logic.handle(observed(number)))
     assert largest(logic) == (MAX_WATCHED_TRACKS, "PpeLogic._cameras['yard'].watched")
@@ -162,7 +164,7 @@ def visitors(areas: list[dict[str, Any]], **rules: Any) -> VisitorLogic:
         {"id": name, "url": "rtsp://192.0.2.1/", "lines": [{"id": "door", **line}]} for name in ("lobby", "back")
     ]
     config = parse(msgspec.json.encode({"cameras": cameras, "areas": areas, "visitors": rules}))
-    return VisitorLogic(build_visitors_config(config, Paths(Path("/nowhere")), 0))
+    return VisitorLogic(build_visitors_config(Deployment(config, Paths(Path("/nowhere"))), 0))
 
 
 LAB = {"id": "lab", "doors": [{"camera": "lobby", "line": "door"}, {"camera": "back", "line": "door"}]}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from crowdperf.messaging.schema import EvidenceRequest, PpeObserved, PpeViolation
-from crowdperf.settings.config import parse
+from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.worker_config import build_ppe_config
 from crowdperf.storage.violations import Compliance, ViolationUpdate
@@ -28,7 +28,7 @@ def logic(**rule: Any) -> PpeLogic:
     rules = [{"id": "hats", "zone": "site", "required": ["hardhat"], **rule}]
     camera = {"id": "yard", "url": "rtsp://192.0.2.1/", "zones": [ZONE, OFFICE], "ppe": rules}
     config = parse(msgspec.json.encode({"site": {"timezone": "Europe/Berlin"}, "cameras": [camera]}))
-    return PpeLogic(build_ppe_config(config, Paths(Path("/nowhere")), 0))
+    return PpeLogic(build_ppe_config(Deployment(config, Paths(Path("/nowhere"))), 0))
 
 
 def seen(n: int, *, track: int = 7, zones: str = "site", height: float = 200.0, **scores: float) -> PpeObserved:

@@ -20,7 +20,7 @@ from crowdperf.messaging.schema import (
 )
 from crowdperf.settings.areas import Area, Door
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.config import parse
+from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.visitors import Visitors
 from crowdperf.settings.worker_config import build_visitors_config
@@ -54,7 +54,7 @@ def config(**rules: Any) -> Any:
 
 
 def logic(**rules: Any) -> VisitorLogic:
-    return VisitorLogic(build_visitors_config(config(**rules), Paths(Path("/nowhere")), 0))
+    return VisitorLogic(build_visitors_config(Deployment(config(**rules), Paths(Path("/nowhere"))), 0))
 
 
 def visit(**fields: Any) -> Visit:
