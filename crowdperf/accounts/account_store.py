@@ -5,10 +5,11 @@ Each change and its audit entry are one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import msgspec
-import redis
 import redis.asyncio
 from msgspec import Struct
 
@@ -49,6 +50,14 @@ class AccountStore:
         self._client: AnyClient = client
         self._prefix = prefix
 
+    @contextlib.asynccontextmanager
+    async def _audited(self, entry: AuditEntry) -> AsyncIterator[Any]:
+        """Yield the pipeline of a change, and execute it together with its audit entry."""
+        async with self._client.pipeline() as pipe:
+            yield pipe
+            audit_log.stage_entry(pipe, entry, self._prefix)
+            await pipe.execute()
+
     async def read_accounts(self) -> dict[str, Account]:
         """Read every account by name."""
         return _decode_accounts(await self._client.hgetall(self._prefix + ACCOUNTS_KEY))
@@ -59,23 +68,10 @@ class AccountStore:
         return msgspec.json.decode(raw, type=Account) if raw else None
 
     async def edit(self, change: Callable[[Accounts], dict[str, Account]], entry: AuditEntry) -> dict[str, Account]:
-        """Apply a pure change to the accounts; concurrent changes are not lost.
-
-        Raises:
-            AccountError: From `change`; nothing is stored then.
-        """
-        while True:
-            after = await self._try_edit(change, entry)
-            if after is not None:
-                return after
-
-    async def _try_edit(
-        self, change: Callable[[Accounts], dict[str, Account]], entry: AuditEntry
-    ) -> dict[str, Account] | None:
-        """Try `edit` once; None when another change came between reading and writing."""
+        """Apply a pure change to the accounts, or none where it raises; concurrent changes are not lost."""
         name = self._prefix + ACCOUNTS_KEY
-        async with self._client.pipeline() as pipe:
-            await pipe.watch(name)
+
+        async def stage(pipe: Any) -> dict[str, Account]:
             before = _decode_accounts(await pipe.hgetall(name))
             after = change(before)
             pipe.multi()
@@ -85,11 +81,11 @@ class AccountStore:
                 if before.get(key) != row:
                     pipe.hset(name, key, msgspec.json.encode(row))
             audit_log.stage_entry(pipe, entry, self._prefix)
-            try:
-                await pipe.execute()
-            except redis.WatchError:
-                return None
             return after
+
+        # Repeated when another change comes between reading and writing.
+        changed: dict[str, Account] = await self._client.transaction(stage, name, value_from_callable=True)
+        return changed
 
     async def open_session(self, account: Account, now: float, entry: AuditEntry) -> tuple[str, Session]:
         """Sign the account in.
@@ -106,10 +102,8 @@ class AccountStore:
         session = Session(
             account=account.name, generation=account.generation, csrf=generate_secret(), created_at=now, touched_at=now
         )
-        async with self._client.pipeline() as pipe:
+        async with self._audited(entry) as pipe:
             pipe.set(self._session_key(value), msgspec.json.encode(session), ex=SESSION_IDLE_S)
-            audit_log.stage_entry(pipe, entry, self._prefix)
-            await pipe.execute()
         return value, session
 
     async def find_session_principal(self, value: str, now: float) -> Principal | None:
@@ -142,10 +136,8 @@ class AccountStore:
 
     async def close_session(self, key: str, entry: AuditEntry) -> None:
         """Sign out the session of that key (`Principal.session`)."""
-        async with self._client.pipeline() as pipe:
+        async with self._audited(entry) as pipe:
             pipe.delete(key)
-            audit_log.stage_entry(pipe, entry, self._prefix)
-            await pipe.execute()
 
     def _session_key(self, value: str) -> str:
         return self._prefix + SESSION_KEY_PREFIX + hash_secret(value)
@@ -157,18 +149,14 @@ class AccountStore:
 
     async def add_token(self, token: Token, entry: AuditEntry) -> None:
         """Store a token."""
-        async with self._client.pipeline() as pipe:
+        async with self._audited(entry) as pipe:
             pipe.hset(self._prefix + TOKENS_KEY, token.id, msgspec.json.encode(token))
-            audit_log.stage_entry(pipe, entry, self._prefix)
-            await pipe.execute()
 
     async def remove_tokens(self, ids: list[str], entry: AuditEntry) -> None:
         """Revoke tokens."""
-        async with self._client.pipeline() as pipe:
+        async with self._audited(entry) as pipe:
             if ids:
                 pipe.hdel(self._prefix + TOKENS_KEY, *ids)
-            audit_log.stage_entry(pipe, entry, self._prefix)
-            await pipe.execute()
 
     async def find_token_principal(self, text: str, now: float) -> Principal | None:
         """Find the principal of an API token; None when the token or its owner is not valid."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import tempfile
 from pathlib import Path
 
 import redis.asyncio
@@ -12,6 +10,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from crowdperf.messaging.redis.client import AnyClient
+from crowdperf.primitives.atomic_file import create_private_file
 from crowdperf.primitives.digest import compute_digest
 
 MIN_PASSWORD_LENGTH = 10
@@ -25,11 +24,7 @@ class WeakPasswordError(Exception):
 
 
 def check_password(password: str, name: str) -> None:
-    """Refuse a password that is easy to guess.
-
-    Raises:
-        WeakPasswordError: Too short, too long, one repeated character, or the account's name.
-    """
+    """Raise WeakPasswordError for a password that is too short, too long or easy to guess."""
     if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
         raise WeakPasswordError(
             f"a password has {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters. Remedy: use a longer "
@@ -89,17 +84,7 @@ class SetupSecret:
     def create(self) -> str:
         """Create the secret unless it exists; return it."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        # mkstemp: readable for this user only, under a unique name.
-        handle, temporary = tempfile.mkstemp(".tmp", "setup.", self._file.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(generate_secret())
-        try:
-            # A link never replaces: two processes that start together agree on one complete secret.
-            os.link(temporary, self._file)
-        except FileExistsError:
-            pass
-        finally:
-            os.unlink(temporary)
+        create_private_file(self._file, generate_secret().encode())
         return self.read() or ""
 
     def matches(self, text: str) -> bool:

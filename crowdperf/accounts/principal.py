@@ -52,7 +52,7 @@ class Account(Struct, frozen=True, kw_only=True):
             kind="session",
             role=self.role,
             permissions=ROLE_PERMISSIONS[self.role],
-            cameras=None if self.cameras is None else frozenset(self.cameras),
+            cameras=_to_set(self.cameras),
             session=session,
             csrf=csrf,
         )
@@ -75,16 +75,18 @@ class Token(Struct, frozen=True, kw_only=True):
         """Convert to a principal with the permissions that token and owner share; None once expired."""
         if now >= self.expires_at or owner.disabled:
             return None
-        of_token = None if self.cameras is None else frozenset(self.cameras)
-        of_owner = None if owner.cameras is None else frozenset(owner.cameras)
         return Principal(
             name=owner.name,
             kind="token",
             role=owner.role,
             permissions=frozenset(self.permissions) & ROLE_PERMISSIONS[owner.role],
-            cameras=intersect_cameras(of_owner, of_token),
+            cameras=intersect_cameras(_to_set(owner.cameras), _to_set(self.cameras)),
             token=self.id,
         )
+
+
+def _to_set(cameras: list[str] | None) -> frozenset[str] | None:
+    return None if cameras is None else frozenset(cameras)
 
 
 def check_account_name(name: str) -> None:
@@ -94,22 +96,14 @@ def check_account_name(name: str) -> None:
 
 
 def add_account(accounts: Accounts, account: Account) -> dict[str, Account]:
-    """Add an account.
-
-    Raises:
-        AccountError: The name is taken; names that differ in case only count as equal.
-    """
+    """Add an account, unless the name is taken; names that differ in case only count as equal."""
     if account.name.lower() in {name.lower() for name in accounts}:
         raise AccountError(f"the account {account.name!r} exists already. Remedy: choose another name.")
     return {**accounts, account.name: account}
 
 
 def add_first_admin(accounts: Accounts, account: Account) -> dict[str, Account]:
-    """Add the first administrator.
-
-    Raises:
-        AccountError: An account exists already; the setup link creates one only.
-    """
+    """Add the first administrator, unless there is an account already."""
     if accounts:
         raise AccountError(
             "this site has an administrator already. Remedy: sign in; `crowdperf users` resets passwords."
@@ -158,11 +152,7 @@ def change_account(
 
 
 def remove_account(accounts: Accounts, name: str) -> dict[str, Account]:
-    """Remove one account.
-
-    Raises:
-        AccountError: The account does not exist, or is the last administrator.
-    """
+    """Remove one account, unless it is the last administrator."""
     _get_account(accounts, name)
     return _require_admin(accounts, {other: row for other, row in accounts.items() if other != name}, name)
 

@@ -130,11 +130,7 @@ def _check_redis(deployment: Deployment) -> Finding:
 
 
 def check_postgres(reference: str, root: Path) -> str:
-    """Describe the state of the copy in PostgreSQL.
-
-    Raises:
-        ConfigError: it does not answer, or its tables are missing.
-    """
+    """Describe the state of the copy in PostgreSQL; raise ConfigError for a problem."""
     dsn = resolve_dsn(reference, root)
     try:
         database = driver.connect(dsn)

@@ -144,11 +144,7 @@ class ConfigStore:
             raise ConfigError(f"cannot read the configuration {str(self._file)!r}: {error.strerror}.") from None
 
     def _read_version(self, number: int) -> bytes:
-        """Read a version's file, the present one for 0.
-
-        Raises:
-            EditError: 404, there is no such version.
-        """
+        """Read a version's file, the present one for 0. EditError 404: there is no such version."""
         text = self._history.read_file(number) if number else self._read_file()
         if text is None:
             raise EditError(404, f"there is no version {number}. Remedy: see the list of versions.")
@@ -193,11 +189,7 @@ class ConfigStore:
         return replace(outcome, version=version.number, restarts=restarts, running=self._is_running())
 
     def _validate_change(self, before: Config, after: Config, request: ConfigRequest) -> None:
-        """Check that new sources are allowed and that new lines and zones can count.
-
-        Raises:
-            EditError: 400, one of them is not.
-        """
+        """Check that new sources are allowed and that new lines and zones can count (EditError 400)."""
         if request.do == "rollback":
             return
         roots = Deployment(after, self._paths, root=self._root).media_roots

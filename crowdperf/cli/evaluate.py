@@ -163,11 +163,7 @@ def _print_verdicts(verdicts: Sequence[LineAccuracy], setup: CameraSetup) -> Non
 
 
 def render_audit_report(replayed: ReplayResult, verdicts: Sequence[LineAccuracy]) -> str:
-    """Render the report as HTML.
-
-    Raises:
-        ClipError: the clip can no longer be read.
-    """
+    """Render the report as HTML; raise ClipError where the clip can no longer be read."""
     setup = replayed.outcomes[0].setup
     mistakes: list[Card] = []
     for verdict in verdicts:
@@ -192,11 +188,7 @@ def render_audit_report(replayed: ReplayResult, verdicts: Sequence[LineAccuracy]
 
 
 def _store_audits(audits: Sequence[LineEvaluation], deployment: Deployment) -> None:
-    """Store the results as the last audits of their lines.
-
-    Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
-    """
+    """Store the results as the last audits of their lines."""
     with connect(deployment.redis_url).pipeline() as pipe:
         stage_evaluations(pipe, audits, deployment.config.key_prefix)
         pipe.execute()

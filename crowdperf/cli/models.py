@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from crowdperf.models.add import add_model
 from crowdperf.models.export import export_openvino, list_exportable, quantize_int8
 from crowdperf.models.loader import build_settings, load_detector
 from crowdperf.models.registry import MODELS_FOLDER, ModelError, ModelFile, check_file, read_manifest
+from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Installation
 from crowdperf.settings.engine import Models
 
@@ -26,8 +26,7 @@ BENCH_S = 3.0
 def main(words: list[str], _installation: Installation) -> int:
     """Run one of the model commands; the status is 1, after one line on stderr, when it fails."""
     if words[:1] == ["compare"]:
-        # It also counts on clips, which needs more modules than the other commands.
-        return int(importlib.import_module("crowdperf.evaluation.comparison").main(words))
+        return _compare(words[1:])
     arguments = _build_parser().parse_args(words)
     try:
         COMMANDS[arguments.command](arguments)
@@ -47,21 +46,16 @@ def _build_parser() -> argparse.ArgumentParser:
     adding.add_argument("file", help=".pt, .onnx, .xml or an OpenVINO folder")
     adding.add_argument("--name", required=True, help="what inference.models is to call it")
     adding.add_argument("--role", choices=("person", "ppe"), default="person")
-    adding.add_argument(
-        "--label", action="append", default=[], metavar="THEIRS=OURS", help="a class name that differs from crowdperf's"
-    )
+    label_help = "a class name that differs from crowdperf's"
+    adding.add_argument("--label", action="append", default=[], metavar="THEIRS=OURS", help=label_help)
     adding.add_argument("--licence", default="own", help="kept in the manifest")
     adding.add_argument("--source", default="", help="kept in the manifest: where it comes from")
     exporting = commands.add_parser("export", help="write the OpenVINO form of models from their weights")
     exporting.add_argument("names", nargs="*", metavar="NAME", help="default: every model that has one already")
     exporting.add_argument("--int8", action="store_true", help="write the int8 variant of the OpenVINO form (nncf)")
+    calibration_help = "with --int8: .jpg pictures to calibrate with; may be repeated; every third picture is left out"
     exporting.add_argument(
-        "--calibration",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="with --int8: .jpg pictures to calibrate with; may be repeated; every third picture is left out",
+        "--calibration", type=Path, action="append", default=[], metavar="FOLDER", help=calibration_help
     )
     timing = commands.add_parser("bench", help="frames per second of models on this machine")
     timing.add_argument("names", nargs="*", metavar="NAME", help="registered names or paths; default: the person model")
@@ -74,6 +68,31 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _compare(words: list[str]) -> int:
+    """Run `crowdperf models compare`; the status is 1, after one line on stderr, when it fails."""
+    # It also counts on clips, which needs more modules than the other commands.
+    from crowdperf.evaluation.clip import ClipError
+    from crowdperf.evaluation.comparison import compare_models
+
+    parser = argparse.ArgumentParser(
+        prog="crowdperf models compare", description="Compare two models on labelled pictures and on cameras' clips."
+    )
+    parser.add_argument("first", help="a registered name or a path; 'NAME:int8' and 'NAME:full' choose the precision")
+    parser.add_argument("second")
+    parser.add_argument("--role", choices=("person", "ppe"), default="person")
+    parser.add_argument("--images", type=Path, action="append", default=[], metavar="FOLDER", help="labelled pictures")
+    parser.add_argument("--config", type=Path, help="count on this configuration's cameras that play a local file")
+    parser.add_argument("--cache", type=Path, default=Path("var/cache"))
+    asked = parser.parse_args(words)
+    try:
+        for line in compare_models((asked.first, asked.second), asked.role, asked.images, asked.config, asked.cache):
+            print(line, flush=True)
+    except (ModelError, ClipError, ConfigError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
 def _list(_: argparse.Namespace) -> None:
     for entry in read_manifest().models:
         runtimes = ", ".join(f"{variant.runtime} ({variant.precision})" for variant in entry.variants)
@@ -83,16 +102,8 @@ def _list(_: argparse.Namespace) -> None:
         )
 
 
-def _verify(_: argparse.Namespace) -> None:
-    verify_files()
-
-
 def verify_files(folder: Path = MODELS_FOLDER) -> None:
-    """Compare every registered file with its hash and print the result.
-
-    Raises:
-        ModelError: files are missing or altered; the message has a line for each.
-    """
+    """Compare every registered file with its hash; a ModelError has a line for each wrong one."""
     files = [file for entry in read_manifest(folder).models for file in entry.all_files]
     wrong = [text for file in files if (text := _verify_file(folder, file))]
     if wrong:
@@ -155,11 +166,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Parse width and height like "640x360".
-
-    Raises:
-        ModelError: a ring cannot have that size.
-    """
+    """Parse width and height like "640x360"; raise ModelError where a ring cannot have that size."""
     width, _, height = text.partition("x")
     sides = [int(side) if side.isdigit() else 0 for side in (width, height)]
     if min(sides) < 32 or sides[0] % 2 or sides[1] % 2:
@@ -169,7 +176,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "list": _list,
-    "verify": _verify,
+    "verify": lambda _: verify_files(),
     "add": _add,
     "export": _export,
     "bench": _bench,

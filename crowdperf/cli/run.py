@@ -61,11 +61,7 @@ def main(words: list[str], installation: Installation) -> int:
 
 
 def run_supervisord(deployment: Deployment, setup: SetupSecret) -> int:
-    """Run supervisord until it ends and return the exit status. No program is left then.
-
-    Raises:
-        KeyboardInterrupt: a signal asked for the end.
-    """
+    """Run supervisord until it ends and return the exit status. No program is left then."""
     paths, root = deployment.paths, deployment.root
     supervisord: subprocess.Popen[bytes] | None = None
     try:
@@ -100,11 +96,7 @@ def run_supervisord(deployment: Deployment, setup: SetupSecret) -> int:
 
 @contextlib.contextmanager
 def convert_folder_errors(paths: Paths) -> Iterator[None]:
-    """Convert errors of writing into the data folder.
-
-    Raises:
-        ConfigError: another user owns the folder, or the disk is full or read-only.
-    """
+    """Convert errors of writing into the data folder to ConfigError."""
     try:
         yield
     except OSError as error:
@@ -115,11 +107,7 @@ def convert_folder_errors(paths: Paths) -> Iterator[None]:
 
 
 def lock_run_folder(paths: Paths) -> TextIO:
-    """Lock the data folder while the returned file is open. The kernel releases the lock at the end.
-
-    Raises:
-        ConfigError: another crowdperf runs with this data folder.
-    """
+    """Lock the data folder while the returned file is open. ConfigError: another crowdperf has it."""
     lock = (paths.sockets / "run.lock").open("a+", encoding="utf-8")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Compare two models (`crowdperf models compare A B`), or two outcomes of one clip, crossing by crossing.
+"""Compare two models on pictures and clips, or two outcomes of one clip, crossing by crossing.
 
 Models are compared by average precision on labelled pictures, PPE models also by F1 per item. On cameras of a
 configuration that play a local file, they are compared by the crossings that they count.
@@ -6,10 +6,8 @@ configuration that play a local file, they are compared by the crossings that th
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -24,7 +22,6 @@ from crowdperf.models.loader import build_settings, load_detector
 from crowdperf.models.postprocess import Detections
 from crowdperf.models.preprocess import load_ring_frame
 from crowdperf.models.registry import CLASSES_BY_ROLE, ModelError, Role
-from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.config import Config, load
 from crowdperf.tracking.pipeline import CameraPipeline
@@ -45,42 +42,34 @@ class ComparedModel(NamedTuple):
     precision: str
 
 
-def main(argv: list[str]) -> int:
-    """Compare two models; the exit status is 0, or 1 with one line on stderr."""
-    parser = argparse.ArgumentParser(prog="crowdperf models compare", description=__doc__)
-    parser.add_argument("command", choices=("compare",))
-    parser.add_argument("first", help="a registered name or a path; 'NAME:int8' and 'NAME:full' choose the precision")
-    parser.add_argument("second")
-    parser.add_argument("--role", choices=("person", "ppe"), default="person")
-    parser.add_argument("--images", type=Path, action="append", default=[], metavar="FOLDER", help="labelled pictures")
-    parser.add_argument("--config", type=Path, help="count on this configuration's cameras that play a local file")
-    parser.add_argument("--cache", type=Path, default=Path("var/cache"))
-    arguments = parser.parse_args(argv)
-    try:
-        for line in compare_models(arguments):
-            print(line, flush=True)
-    except (ModelError, clip.ClipError, ConfigError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+def compare_models(
+    models: tuple[str, str], role: Role, images: Sequence[Path], config_file: Path | None, cache: Path
+) -> Iterator[str]:
+    """Compare two models on labelled pictures, on a configuration's clips, or on both.
 
+    Args:
+        models: registered names or paths; `NAME:int8` and `NAME:full` choose the precision.
+        role: role of both models.
+        images: folders of labelled pictures.
+        config_file: configuration whose cameras that play a local file are counted.
+        cache: folder of compiled models.
 
-def compare_models(arguments: argparse.Namespace) -> Iterator[str]:
-    """Yield the lines of the report.
+    Yields:
+        The lines of the report.
 
     Raises:
         ModelError: a model or a folder of pictures cannot be used.
         ClipError: a clip cannot be used.
         ConfigError: the configuration cannot be used.
     """
-    if not arguments.images and not arguments.config:
+    if not images and not config_file:
         raise ModelError("compare needs something to look at. Remedy: give --images FOLDER or --config FILE.")
-    sides = [parse_model(text) for text in (arguments.first, arguments.second)]
+    sides = [parse_model(text) for text in models]
     yield f"{'':<36} {sides[0].title:>24} {sides[1].title:>24}"
-    for folder in arguments.images:
-        yield from _compare_on_images(folder, sides, arguments.role, arguments.cache)
-    if arguments.config:
-        yield from _compare_on_clips(arguments.config, sides, arguments.cache)
+    for folder in images:
+        yield from _compare_on_images(folder, sides, role, cache)
+    if config_file:
+        yield from _compare_on_clips(config_file, sides, cache)
 
 
 def parse_model(text: str) -> ComparedModel:

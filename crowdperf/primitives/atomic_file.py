@@ -37,11 +37,30 @@ def write_file(target: Path, content: bytes, *, mode: int | None = None, sync: b
         OSError: the file could not be written, for example on a full disk. The old file stays.
     """
     with replace_file(target.resolve(), suffix="tmp") as temporary:
-        flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
-        with os.fdopen(os.open(temporary, flags, 0o666 if mode is None else mode), "wb") as file:
-            if mode is not None:
-                os.fchmod(file.fileno(), mode)
-            file.write(content)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
+        _write_and_close(temporary, content, mode, sync)
+
+
+def create_private_file(target: Path, content: bytes) -> None:
+    """Write a file that only this user can read, unless it exists already.
+
+    Processes that start together agree on one complete content.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        _write_and_close(temporary, content, 0o600, False)
+        # A link never replaces.
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_and_close(path: Path, content: bytes, mode: int | None, sync: bool) -> None:
+    flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
+    with os.fdopen(os.open(path, flags, 0o666 if mode is None else mode), "wb") as file:
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
+        file.write(content)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())

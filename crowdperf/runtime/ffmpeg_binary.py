@@ -23,11 +23,7 @@ class FfmpegMissing(Exception):
 
 
 def find_ffmpeg() -> str:
-    """Find FFmpeg: `CROWDPERF_FFMPEG`, else PATH, else the imageio-ffmpeg wheel.
-
-    Raises:
-        FfmpegMissing: There is none.
-    """
+    """Find FFmpeg: `CROWDPERF_FFMPEG`, else PATH, else the imageio-ffmpeg wheel."""
     wanted = os.environ.get("CROWDPERF_FFMPEG", "")
     if wanted:
         path = shutil.which(wanted)

@@ -91,58 +91,27 @@ class Metrics:
                 self._children[name] = pid
 
     def count(self, name: str, n: float = 1, *labels: str) -> None:
-        """Add `n` to a counter.
-
-        Args:
-            name: Name in the table.
-            n: Increase.
-            labels: Values of its labels.
-
-        Raises:
-            ValueError: The table has no such counter.
-        """
+        """Add `n` to a counter of the table."""
         key = check_metric("counter", name, labels)
         with self._lock:
             row = self._counters.setdefault(name, {})
             row[key] = row.get(key, 0) + n
 
     def set_gauge(self, name: str, value: float, *labels: str) -> None:
-        """Set a gauge.
-
-        Args:
-            name: Name in the table.
-            value: In the unit of the table.
-            labels: Values of its labels.
-
-        Raises:
-            ValueError: The table has no such gauge.
-        """
+        """Set a gauge of the table, in its unit."""
         key = check_metric("gauge", name, labels)
         with self._lock:
             # JSON writes True for a bool, which is no number for the reader of the snapshot.
             self._gauges.setdefault(name, {})[key] = float(value)
 
     def set_text(self, name: str, value: str, *labels: str) -> None:
-        """Set a text, with credentials of URLs redacted.
-
-        Args:
-            name: Name in the table.
-            value: The text.
-            labels: Values of its labels.
-
-        Raises:
-            ValueError: The table has no such text.
-        """
+        """Set a text of the table, with credentials of URLs redacted."""
         key = check_metric("text", name, labels)
         with self._lock:
             self._texts.setdefault(name, {})[key] = redact(value)
 
     def observe(self, name: str, seconds: float) -> None:
-        """Add a value to a histogram.
-
-        Raises:
-            ValueError: The table has no such histogram.
-        """
+        """Add a value to a histogram of the table."""
         check_metric("histogram", name)
         with self._lock:
             histogram = self._histograms.setdefault(name, _Histogram())

@@ -43,11 +43,7 @@ class Area(Settings, frozen=True, kw_only=True):
     """Share of crossings that are missed or counted twice (see `crowdperf audit`). It gives the uncertainty."""
 
     def __post_init__(self) -> None:
-        """Check that the area has doors or zones and that its limits fit together.
-
-        Raises:
-            ValueError: They do not.
-        """
+        """Check that the area has doors or zones and that its limits fit together, else raise ValueError."""
         if not self.doors and not self.zones:
             raise ValueError(f"area {self.id!r} has neither doors nor zones. Remedy: name a line or a zone")
         if self.limit_clear is not None and (self.limit is None or self.limit_clear > self.limit):

@@ -83,11 +83,7 @@ class Zone(Settings, frozen=True, kw_only=True):
     """Permitted direction as a picture vector [x, y], y down; walking against it opens an alert."""
 
     def __post_init__(self) -> None:
-        """Check that the limits fit together and that `way` has a direction.
-
-        Raises:
-            ValueError: They do not, or it has none.
-        """
+        """Raise ValueError unless the limits fit together and `way` has a direction."""
         if self.limit_clear is not None and (self.limit is None or self.limit_clear > self.limit):
             raise ValueError(f"zone {self.id!r}: limit_clear is above limit. Remedy: set a limit not below it")
         if self.way == [0, 0]:

@@ -83,11 +83,7 @@ class Config(Settings, frozen=True, kw_only=True):
         return self.redis.key_prefix + ("" if self.node == DEFAULT_NODE else f"{self.node}:")
 
     def get_camera(self, camera_id: str) -> Camera:
-        """Return the camera with that id.
-
-        Raises:
-            ConfigError: There is none.
-        """
+        """Return the camera with that id, or raise ConfigError."""
         for camera in self.cameras:
             if camera.id == camera_id:
                 return camera
@@ -118,11 +114,7 @@ def parse(text: bytes, source: str = "config.json") -> Config:
 
 
 def load(path: Path) -> Config:
-    """Read and validate the file at `path`.
-
-    Raises:
-        ConfigError: The file cannot be read or is invalid.
-    """
+    """Read and validate the file at `path`, or raise ConfigError."""
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -171,11 +163,7 @@ class Installation:
         self.config_file = self.root / os.environ.get("CROWDPERF_CONFIG", "config.json")
 
     def load(self, config_file: Path | None = None) -> Deployment:
-        """Read the documented environment variables and the configuration, by default that of the installation.
-
-        Raises:
-            ConfigError: One of them is invalid.
-        """
+        """Read the environment variables and the configuration; raise ConfigError where one is invalid."""
         config = load(config_file or self.config_file)
         return Deployment(config, self.paths, read_environment(os.environ), self.root)
 

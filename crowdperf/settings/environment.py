@@ -29,11 +29,7 @@ class Environment(Struct, frozen=True, kw_only=True):
 
 
 def read_environment(variables: Mapping[str, str]) -> Environment:
-    """Read the documented environment variables.
-
-    Raises:
-        ConfigError: A variable holds an invalid value.
-    """
+    """Read the documented environment variables; raise ConfigError for an invalid value."""
     return Environment(
         target_fps=_read_number(variables, "TARGET_FPS", float, 0.1, 240),
         queue_max=_read_number(variables, "QUEUE_MAX", int, 1, 64),
@@ -125,11 +121,7 @@ class Paths(Struct, frozen=True):
         return Path("/dev/shm") / f"crowdperf.{self.instance}.{camera_id}"
 
     def check_socket_length(self) -> None:
-        """Check that every socket path fits into sun_path (108 bytes; supervisord adds its pid).
-
-        Raises:
-            ConfigError: The data folder lies too deep.
-        """
+        """Raise ConfigError unless every socket path fits into sun_path (108 bytes)."""
         length = len(os.fsencode(str(self.supervisor_socket.absolute())))
         if length > 96:
             raise ConfigError(

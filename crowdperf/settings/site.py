@@ -80,11 +80,7 @@ class SentinelAddress(Struct, frozen=True):
 
 
 def parse_sentinel_url(url: str) -> SentinelAddress:
-    """Parse a `redis+sentinel://` URL.
-
-    Raises:
-        ValueError: The URL is invalid; the message holds no credentials.
-    """
+    """Parse a `redis+sentinel://` URL. The message of a ValueError holds no credentials."""
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
     user, _, password = login.partition(":")
@@ -134,11 +130,7 @@ class Postgres(Settings, frozen=True, kw_only=True):
 
 
 def validate_dsn(where: str, dsn: str) -> None:
-    """Check that `dsn` is a reference or a valid URL.
-
-    Raises:
-        ConfigError: It is neither; the message never holds the URL, which may carry a password.
-    """
+    """Raise ConfigError unless `dsn` is a reference or a URL; the message never holds the URL."""
     if not dsn or dsn.startswith(("env:", "file:")):
         return
     try:
@@ -156,11 +148,7 @@ def validate_dsn(where: str, dsn: str) -> None:
 
 
 def resolve_dsn(reference: str, root: Path) -> str:
-    """Return the URL that a reference stands for; files are relative to `root`.
-
-    Raises:
-        ConfigError: The variable is unset, the file cannot be read, or its content is not a URL.
-    """
+    """Return the URL that a reference stands for (files below `root`), or raise ConfigError."""
     kind, _, name = reference.partition(":")
     if kind == "env":
         dsn = os.environ.get(name, "").strip()

@@ -53,9 +53,6 @@ async def read(client: redis.asyncio.Redis, camera: str, start: int, end: int, p
 
     Returns:
         Seconds by row and column, 18 rows of 32.
-
-    Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     hours = range(-(-start // HOUR_S) * HOUR_S, end, HOUR_S)
     total = [0] * CELLS

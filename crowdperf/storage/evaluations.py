@@ -81,9 +81,6 @@ async def read_evaluations(client: Any, camera: str, prefix: str = "") -> dict[s
 
     Returns:
         Line id -> its newest evaluation.
-
-    Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     rows = (await client.hgetall(evaluations_key(camera, prefix))).values()
     evaluations = [row for raw in rows if (row := decode_or_none(raw, LineEvaluation)) is not None]

@@ -86,11 +86,7 @@ def read_metadata(jpeg: bytes) -> EvidenceMetadata | None:
 
 
 def save_picture(path: Path, jpeg: bytes) -> None:
-    """Write a picture by atomic rename, readable by the present user only.
-
-    Raises:
-        OSError: no space left, or no permission.
-    """
+    """Write a picture by atomic rename, readable by the present user only."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_file(path, jpeg, mode=0o600)
 

@@ -111,9 +111,6 @@ async def read_zone_minutes(
 
     Returns:
         At most one record per minute, oldest first.
-
-    Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     rows: Any = await client.zrangebyscore(_minutes_key(camera, zone, prefix), repr(start), f"({end!r}")
     return [msgspec.json.decode(row, type=ZoneMinuteRecord) for row in rows]
@@ -199,10 +196,6 @@ def stage_area_removal(pipe: Any, area: str, prefix: str = "") -> None:
 
 
 async def read_areas(client: redis.asyncio.Redis, prefix: str = "") -> dict[str, AreaSnapshot]:
-    """Return every area by its id.
-
-    Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
-    """
+    """Return every area by its id."""
     reply: Any = await client.hgetall(areas_key(prefix))
     return {name.decode(): msgspec.json.decode(raw, type=AreaSnapshot) for name, raw in reply.items()}

@@ -68,9 +68,6 @@ async def iter_crossings(
 
     Yields:
         The crossings.
-
-    Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     for name in crossing_filter.get_logs() if log is None else (log,):
         low, skip = repr(crossing_filter.start), 0
@@ -111,9 +108,6 @@ async def count_crossings(
 
     Returns:
         Group -> count, without empty groups.
-
-    Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     minutes_from = await counts.get_covered_from(client, calendar, prefix)
     if minutes_from is None:
@@ -247,9 +241,6 @@ def iter_history_pages(client: Any, prefix: str = "") -> Iterator[list[CrossingR
     """Yield every crossing at least once in bounded memory, oldest first within each log.
 
     Crossings that are added meanwhile may be missing.
-
-    Raises:
-        redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
     """
     for name in LOGS:
         low, skip = "-inf", 0

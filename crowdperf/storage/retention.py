@@ -37,12 +37,7 @@ class SteadyClock:
         self._at: float | None = None
 
     def now(self, wall: float, monotonic: float) -> float:
-        """Return the accepted time.
-
-        Args:
-            wall: system clock, Unix seconds.
-            monotonic: monotonic clock in seconds.
-        """
+        """Return the accepted time of a wall clock (Unix seconds) and a monotonic clock."""
         if self._accepted is None:
             self._accepted = wall
         elapsed = monotonic - self._at if self._at is not None else 0.0

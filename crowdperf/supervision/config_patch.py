@@ -47,11 +47,7 @@ class EditError(Exception):
 
 
 def apply_edits(document: Mapping[str, Any], edits: Sequence[Edit]) -> dict[str, Any]:
-    """Return a copy of the document with every edit applied in turn.
-
-    Raises:
-        EditError: 404 an item is missing, 409 it exists already, 400 the value is invalid.
-    """
+    """Return a copy of the document with every edit applied in turn, or raise EditError."""
     changed: dict[str, Any] = deepcopy(dict(document))
     for edit in edits:
         _apply_edit(changed, edit)

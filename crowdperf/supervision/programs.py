@@ -284,11 +284,7 @@ def load_recorded_environment(paths: Paths) -> dict[str, str]:
 
 
 def refresh(root: Path) -> bool:
-    """Render the include file of the installation at `root` from its configuration file.
-
-    Raises:
-        ConfigError: the configuration is invalid; the include file stays unchanged.
-    """
+    """Render the include file of the installation at `root`, unless its configuration is invalid."""
     paths = Paths(root / "var")
     variables = load_recorded_environment(paths)
     config = load(root / variables.get("CROWDPERF_CONFIG", "config.json"))

@@ -205,12 +205,7 @@ def update_inside(call: RollCall, inside: Mapping[str, int]) -> RollCall:
 
 
 class RollCallStore:
-    """Roll calls in Redis, for the web process.
-
-    Args:
-        client: redis.asyncio client.
-        prefix: prefix of every key.
-    """
+    """Roll calls in Redis, for the web process."""
 
     def __init__(self, client: Any, prefix: str = "") -> None:
         self._client = client

@@ -121,11 +121,7 @@ class VisitRefusedError(Exception):
 
 
 def _move_to(visit: Visit, state: VisitState, **fields: object) -> Visit:
-    """Return the visit in another state, with the next version.
-
-    Raises:
-        VisitRefusedError: the state machine has no such transition.
-    """
+    """Return the visit in another state, with the next version, if the state machine allows it."""
     if state not in TRANSITIONS[visit.state]:
         known = ", ".join(TRANSITIONS[visit.state]) or "nothing: it is over"
         raise VisitRefusedError(f"the visit is {visit.state}; what may follow is {known}. Remedy: make a new visit.")
@@ -254,11 +250,7 @@ def cancel(visit: Visit) -> Visit:
 
 
 def approve(visit: Visit, by: str) -> Visit:
-    """Approve a visitor on the watch-list, by another user than the visit's author.
-
-    Raises:
-        VisitRefusedError: nothing to approve, a blocked person, or the same user.
-    """
+    """Approve a visitor on the watch-list, by another user than the visit's author."""
     if not visit.listed or visit.approved_by or visit.state not in LIVE_STATES:
         raise VisitRefusedError("there is nothing to approve. Remedy: see the visit's state.")
     if visit.listed == "block":

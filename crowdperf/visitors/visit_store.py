@@ -234,12 +234,7 @@ def _flatten(fields: dict[Any, Any]) -> list[str]:
 
 
 class VisitStore:
-    """The visitors' store of the web process. Callers handle outages of Redis.
-
-    Args:
-        client: redis.asyncio client.
-        prefix: prefix of every key.
-    """
+    """The visitors' store of the web process. Callers handle outages of Redis."""
 
     def __init__(self, client: Any, prefix: str = "") -> None:
         self._client = client

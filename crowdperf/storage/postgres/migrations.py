@@ -40,11 +40,7 @@ class Migration(Struct, frozen=True):
 
 
 def list_migrations(folder: Path = MIGRATIONS_FOLDER) -> list[Migration]:
-    """List the files in order.
-
-    Raises:
-        ConfigError: a file is not named like `0001_what_it_does.sql`, or a number exists twice.
-    """
+    """List the files in order; raise ConfigError for an odd name or a number that exists twice."""
     found = []
     for path in sorted(folder.glob("*.sql")):
         match = FILE_NAME.fullmatch(path.name)
@@ -66,11 +62,7 @@ def list_applied(database: Database) -> list[Migration]:
 
 
 def list_pending(database: Database, migrations: Sequence[Migration]) -> list[Migration]:
-    """List the migrations that are not applied yet.
-
-    Raises:
-        ConfigError: an applied file was changed or is missing, or a pending one precedes an applied one.
-    """
+    """List the migrations to apply; raise ConfigError where the applied ones are not as in the files."""
     known = {row.version: row for row in migrations}
     done = list_applied(database)
     for row in done:

@@ -83,11 +83,7 @@ async def iter_chunks(
 
 
 def import_pyarrow() -> ModuleType:
-    """Import the optional package.
-
-    Raises:
-        ParquetUnavailableError: it is not installed.
-    """
+    """Import the optional package, or raise ParquetUnavailableError."""
     try:
         importlib.import_module("pyarrow.parquet")
         return importlib.import_module("pyarrow")

@@ -79,11 +79,7 @@ class ProgressBar:
 
 
 def open_file(path: Path) -> sqlite3.Connection:
-    """Open the file read-only.
-
-    Raises:
-        ConfigError: the file does not exist or is not a SQLite database.
-    """
+    """Open the file read-only, or raise ConfigError."""
     if not path.is_file():
         raise ConfigError(f"there is no file {str(path)!r}. Remedy: name the old installation's events.db.")
     connection = sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)
