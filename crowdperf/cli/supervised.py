@@ -9,8 +9,7 @@ import os
 from typing import Any
 
 from crowdperf.messaging import process_metrics
-from crowdperf.runtime.log import log_to_stderr
-from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.runtime.process_runtime import ProcessRuntime, log_to_stderr
 from crowdperf.settings import process_config
 from crowdperf.settings.config import Installation
 from crowdperf.settings.worker_config import build_worker_config
@@ -83,7 +82,7 @@ def run_guard(words: list[str], installation: Installation) -> int:
     """Run `crowdperf guard`: the event listener that restarts failed programs."""
     _build_parser("guard").parse_args(words)
     log_to_stderr("guard")
-    importlib.import_module("crowdperf.supervision.fatal_restarter").main(installation.paths)
+    importlib.import_module("crowdperf.supervision.control").restart_failed_programs(installation.paths)
     return 0
 
 

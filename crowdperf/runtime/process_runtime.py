@@ -1,4 +1,4 @@
-"""Run a process: signals, metrics, hang watchdog and the pruning of caches.
+"""Run a process: its log, signals, metrics, hang watchdog and the pruning of caches.
 
 There are four kinds of failure. Expected I/O errors are retried in place. A poison message goes to the dead-letter
 stream. A broken invariant is logged and ends the process. A hang is ended by the watchdog. supervisord restarts the
@@ -11,6 +11,7 @@ import faulthandler
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, MutableMapping
@@ -19,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from crowdperf.primitives.redaction import redact
 from crowdperf.runtime.metrics import MAX_ENTRIES, Metrics, prune_oldest
 
 HOUSEKEEPING_S = 60.0
@@ -111,3 +113,19 @@ class ProcessRuntime:
         rss = psutil.Process().memory_info().rss / 2**20
         counts = " ".join(f"{name}={count}" for name, count in pruned.items()) or "none"
         log.info("[perf] housekeeping cpu=%.1f%% rss=%.0fMiB pruned: %s", 100 * share, rss, counts)
+
+
+class _RedactingFormatter(logging.Formatter):
+    """Formats the whole record, traceback included, and then removes credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def log_to_stderr(name: str, level: int = logging.INFO) -> None:
+    """Log to stderr, from where supervisord writes and rotates the file."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = _RedactingFormatter(f"%(asctime)s.%(msecs)03dZ %(levelname)s {name} %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level, handlers=[handler], force=True)

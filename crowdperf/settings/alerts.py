@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Meta, field
 
-from crowdperf.settings.base import CameraId, ClassName, ConfigError, Seconds, Settings
+from crowdperf.settings.base import (
+    CameraId,
+    ClassName,
+    ConfigError,
+    Seconds,
+    Settings,
+    is_network,
+    require_known,
+    require_unique,
+)
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.schedule import Window
 
@@ -174,22 +182,13 @@ class Alerts(Settings, frozen=True, kw_only=True):
     """Older events raise no alert, as after a long outage of the worker."""
 
 
-def validate_alerts(source: str, alerts: Alerts, cameras: Sequence[Camera]) -> None:
-    """Check references, addresses and filters of the alert settings.
-
-    Args:
-        source: Name of the configuration, for the message.
-        alerts: The settings to check.
-        cameras: The configured cameras.
-
-    Raises:
-        ConfigError: A reference, an address or a filter does not fit.
-    """
-    where = f"{source}: $.alerts"
-    _require_unique(f"{where}.rules", [rule.id for rule in alerts.rules])
-    _require_unique(f"{where}.channels", [channel.id for channel in alerts.channels])
+def validate_alerts(alerts: Alerts, cameras: Sequence[Camera]) -> None:
+    """Raise ConfigError unless references, addresses and filters of the alert settings fit."""
+    where = "$.alerts"
+    require_unique(f"{where}.rules", [rule.id for rule in alerts.rules])
+    require_unique(f"{where}.channels", [channel.id for channel in alerts.channels])
     for entry in alerts.allow_private:
-        if "/" in entry and not _is_network(entry):
+        if "/" in entry and not is_network(entry):
             raise ConfigError(f"{where}.allow_private: {entry!r} is not a network. Remedy: write it like 10.1.2.0/24.")
     for index, channel in enumerate(alerts.channels):
         _validate_channel(f"{where}.channels[{index}]", channel)
@@ -198,7 +197,7 @@ def validate_alerts(source: str, alerts: Alerts, cameras: Sequence[Camera]) -> N
         rule_path = f"{where}.rules[{index}]"
         _validate_filters(rule_path, rule, cameras)
         channels = [*rule.channels, *(name for step in rule.escalate for name in step.channels)]
-        _require_known(rule_path, "channel", channels, names)
+        require_known(rule_path, "channel", channels, names)
 
 
 def _validate_channel(where: str, channel: Channel) -> None:
@@ -239,30 +238,9 @@ def _validate_filters(where: str, rule: AlertRule, cameras: Sequence[Camera]) ->
                 f"{where}.{name} does not fit the event {rule.event}. Remedy: remove it; its filters are: "
                 f"{', '.join(('cameras', *filters))}."
             )
-    _require_known(where, "camera", rule.cameras, {camera.id for camera in cameras})
+    require_known(where, "camera", rule.cameras, {camera.id for camera in cameras})
     matched = [camera for camera in cameras if not rule.cameras or camera.id in rule.cameras]
-    _require_known(where, "zone", rule.zones, {zone.id for camera in matched for zone in camera.zones})
-    _require_known(where, "line", rule.lines, {line.id for camera in matched for line in camera.lines})
+    require_known(where, "zone", rule.zones, {zone.id for camera in matched for zone in camera.zones})
+    require_known(where, "line", rule.lines, {line.id for camera in matched for line in camera.lines})
     if rule.event in STATES:
-        _require_known(where, "state", rule.states, set(STATES[rule.event]))
-
-
-def _require_known(where: str, kind: str, names: Iterable[str], known: set[str]) -> None:
-    for name in names:
-        if name not in known:
-            raise ConfigError(
-                f"{where}: there is no {kind} {name!r}. Remedy: use one of: {', '.join(sorted(known)) or 'none'}."
-            )
-
-
-def _require_unique(where: str, ids: list[str]) -> None:
-    if len(ids) > len(set(ids)):
-        raise ConfigError(f"{where}: an id of {ids} is used twice. Remedy: rename one.")
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        return False
-    return True
+        require_known(where, "state", rule.states, STATES[rule.event])

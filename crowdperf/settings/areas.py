@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from crowdperf.settings.base import CameraId, ClassName, ConfigError, Settings
+from crowdperf.settings.base import CameraId, ClassName, ConfigError, Settings, require_unique
 from crowdperf.settings.camera import Camera
 
 
@@ -50,27 +50,16 @@ class Area(Settings, frozen=True, kw_only=True):
             raise ValueError(f"area {self.id!r}: limit_clear is above limit. Remedy: set a limit not below it")
 
 
-def validate_areas(source: str, areas: list[Area], cameras: list[Camera]) -> None:
-    """Check that every door and zone exists and is named once per area.
-
-    Args:
-        source: Name of the configuration, for the message.
-        areas: The areas to check.
-        cameras: The cameras that they refer to.
-
-    Raises:
-        ConfigError: A door or zone does not exist, or a name or id is used twice.
-    """
+def validate_areas(areas: list[Area], cameras: list[Camera]) -> None:
+    """Raise ConfigError unless every door and zone exists and is named once per area."""
     lines = {(camera.id, line.id) for camera in cameras for line in camera.lines}
     zones = {(camera.id, zone.id) for camera in cameras for zone in camera.zones}
-    ids = [area.id for area in areas]
-    if len(ids) > len(set(ids)):
-        raise ConfigError(f"{source}: $.areas: an id of {ids} is used twice. Remedy: rename one.")
+    require_unique("$.areas", [area.id for area in areas])
     for index, area in enumerate(areas):
         area_lines, area_zones = [(d.camera, d.line) for d in area.doors], [(z.camera, z.zone) for z in area.zones]
         for kind, names, known in (("line", area_lines, lines), ("zone", area_zones, zones)):
             for name in names:
-                where = f"{source}: $.areas[{index}]: area {area.id!r}"
+                where = f"$.areas[{index}]: area {area.id!r}"
                 if name not in known:
                     raise ConfigError(
                         f"{where} names {kind} {name[1]!r} of camera {name[0]!r}, which does not exist. "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -32,6 +34,37 @@ class ConfigError(Exception):
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of every block of the file: frozen, and an unknown key is an error that names its path."""
+
+
+def require_unique(where: str, ids: Sequence[str]) -> None:
+    """Raise ConfigError where an id occurs twice."""
+    if len(ids) > len(set(ids)):
+        raise ConfigError(f"{where}: an id of {list(ids)} is used twice. Remedy: rename one.")
+
+
+def require_known(where: str, kind: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raise ConfigError for a name that does not exist.
+
+    Args:
+        where: Place in the configuration, for the message.
+        kind: What the names stand for.
+        names: The names to check.
+        known: The names that exist.
+    """
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"{where}: there is no {kind} {name!r}. Remedy: use one of: {', '.join(sorted(known)) or 'none'}."
+            )
+
+
+def is_network(text: str) -> bool:
+    """Check whether a text is an IP address or network."""
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def compute_fingerprint(block: Settings) -> str:

@@ -7,7 +7,6 @@ part (`process_config`). A change reaches it by a restart or by a reload file. P
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import zoneinfo
 from pathlib import Path
@@ -18,7 +17,16 @@ from msgspec import Meta, Struct, field
 
 from crowdperf.settings.alerts import Alerts, validate_alerts
 from crowdperf.settings.areas import Area, validate_areas
-from crowdperf.settings.base import CameraId, ConfigError, Fps, Seconds, Settings, validate_camera_url
+from crowdperf.settings.base import (
+    CameraId,
+    ConfigError,
+    Fps,
+    Seconds,
+    Settings,
+    is_network,
+    require_unique,
+    validate_camera_url,
+)
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.settings.environment import Environment, Paths, read_environment
@@ -109,7 +117,10 @@ def parse(text: bytes, source: str = "config.json") -> Config:
         raise ConfigError(f"{source}: {error}{remedy}") from None
     except msgspec.DecodeError as error:
         raise ConfigError(f"{source} is not valid JSON: {error}. Remedy: correct the syntax there.") from None
-    _validate_config(config, source)
+    try:
+        _validate_config(config)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
     return config
 
 
@@ -168,59 +179,51 @@ class Installation:
         return Deployment(config, self.paths, read_environment(os.environ), self.root)
 
 
-def _validate_config(config: Config, source: str) -> None:
+def _validate_config(config: Config) -> None:
     """Check the rules that the schema cannot express."""
     if config.storage_backend not in STORAGE_BACKENDS:
         raise ConfigError(
-            f"{source}: storage_backend {config.storage_backend!r} is not supported. "
+            f"storage_backend {config.storage_backend!r} is not supported. "
             f"Remedy: use one of: {', '.join(STORAGE_BACKENDS)}."
         )
     if config.site.timezone not in zoneinfo.available_timezones():
         raise ConfigError(
-            f"{source}: site.timezone {config.site.timezone!r} is not a time zone. Remedy: use e.g. 'Europe/Berlin'."
+            f"site.timezone {config.site.timezone!r} is not a time zone. Remedy: use e.g. 'Europe/Berlin'."
         )
     if bool(config.web.ssl_certfile) != bool(config.web.ssl_keyfile):
-        raise ConfigError(f"{source}: web.ssl_certfile and web.ssl_keyfile go together. Remedy: set both or neither.")
+        raise ConfigError("web.ssl_certfile and web.ssl_keyfile go together. Remedy: set both or neither.")
     if config.redis.url.startswith(SENTINEL_SCHEME):
         try:
             parse_sentinel_url(config.redis.url)
         except ValueError as error:
             raise ConfigError(
-                f"{source}: redis.url: {error}. Remedy: write redis+sentinel://host1:26379,host2:26379/name/0."
+                f"redis.url: {error}. Remedy: write redis+sentinel://host1:26379,host2:26379/name/0."
             ) from None
     elif config.redis.url and not config.redis.url.startswith(("redis://", "rediss://", "unix://")):
         raise ConfigError(
-            f"{source}: redis.url must begin with redis://, rediss://, unix:// or redis+sentinel:// (it begins with "
+            f"redis.url must begin with redis://, rediss://, unix:// or redis+sentinel:// (it begins with "
             f"{config.redis.url.split(':', 1)[0]!r}). Remedy: correct it, or leave it empty for the embedded Redis."
         )
     for proxy in config.web.trusted_proxies:
-        _check_network(f"{source}: web.trusted_proxies", proxy)
-    validate_dsn(f"{source}: postgres.dsn", config.postgres.dsn)
+        if not is_network(proxy):
+            raise ConfigError(
+                f"web.trusted_proxies holds {proxy!r}, which is not an address or network. "
+                "Remedy: write it like '10.0.0.2' or '10.0.0.0/24'."
+            )
+    validate_dsn("postgres.dsn", config.postgres.dsn)
     camera_ids: set[str] = set()
     for index, camera in enumerate(config.cameras):
-        where = f"{source}: $.cameras[{index}]"
+        where = f"$.cameras[{index}]"
         if camera.id in camera_ids:
             raise ConfigError(f"{where}: the id {camera.id!r} is used twice. Remedy: give each camera its own id.")
         camera_ids.add(camera.id)
         validate_camera_url(where, camera.url)
         for kind, shapes in (("lines", camera.lines), ("zones", camera.zones)):
-            ids = [shape.id for shape in shapes]
-            if len(ids) > len(set(ids)):
-                raise ConfigError(f"{where}.{kind}: an id of {ids} is used twice. Remedy: rename one.")
+            require_unique(f"{where}.{kind}", [shape.id for shape in shapes])
         for line in camera.lines:
             if line.p1 == line.p2:
                 raise ConfigError(f"{where}: line {line.id!r} has no length (p1 equals p2). Remedy: move one end.")
         validate_ppe_rules(where, camera.ppe, {zone.id for zone in camera.zones})
-    validate_alerts(source, config.alerts, config.cameras)
-    validate_visitors(source, config.visitors, config.areas, config.cameras)
-    validate_areas(source, config.areas, config.cameras)
-
-
-def _check_network(where: str, text: str) -> None:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        raise ConfigError(
-            f"{where} holds {text!r}, which is not an address or network. "
-            "Remedy: write it like '10.0.0.2' or '10.0.0.0/24'."
-        ) from None
+    validate_alerts(config.alerts, config.cameras)
+    validate_visitors(config.visitors, config.areas, config.cameras)
+    validate_areas(config.areas, config.cameras)

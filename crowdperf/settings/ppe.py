@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from crowdperf.settings.base import CameraId, ConfigError, Fps, Seconds, Settings
+from crowdperf.settings.base import CameraId, ConfigError, Fps, Seconds, Settings, require_unique
 from crowdperf.settings.schedule import Window
 
 Item = Literal["hardhat", "vest", "mask"]
@@ -60,9 +60,7 @@ def validate_ppe_rules(where: str, rules: list[PpeRule], zones: set[str]) -> Non
     Raises:
         ConfigError: A rule id repeats, an item is named twice, or a zone does not exist.
     """
-    ids = [rule.id for rule in rules]
-    if len(ids) > len(set(ids)):
-        raise ConfigError(f"{where}.ppe: an id of {ids} is used twice. Remedy: rename one.")
+    require_unique(f"{where}.ppe", [rule.id for rule in rules])
     for rule in rules:
         named = ([rule.zone] if rule.zone else []) + rule.exempt_zones
         for zone in named:

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from crowdperf.settings.areas import Area, Door
-from crowdperf.settings.base import ConfigError, Seconds, Settings
+from crowdperf.settings.base import ConfigError, Seconds, Settings, require_known
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.schedule import ClockTime
 
@@ -47,11 +47,10 @@ class Visitors(Settings, frozen=True, kw_only=True):
     """Create sample visitors on a site that has never had any (the demo site)."""
 
 
-def validate_visitors(source: str, visitors: Visitors, areas: Sequence[Area], cameras: Sequence[Camera]) -> None:
-    """Check the areas and doors that the visitor settings refer to.
+def validate_visitors(visitors: Visitors, areas: Sequence[Area], cameras: Sequence[Camera]) -> None:
+    """Check that the areas and doors exist that the visitor settings refer to.
 
     Args:
-        source: Name of the configuration, for the message.
         visitors: The settings to check.
         areas: The configured areas.
         cameras: The configured cameras.
@@ -59,17 +58,11 @@ def validate_visitors(source: str, visitors: Visitors, areas: Sequence[Area], ca
     Raises:
         ConfigError: An area or a door does not exist.
     """
-    known = {area.id for area in areas}
-    for name in visitors.staff_baseline:
-        if name not in known:
-            raise ConfigError(
-                f"{source}: $.visitors.staff_baseline: there is no area {name!r}. "
-                f"Remedy: use one of: {', '.join(sorted(known)) or 'none'}."
-            )
+    require_known("$.visitors.staff_baseline", "area", visitors.staff_baseline, {area.id for area in areas})
     lines = {(camera.id, line.id) for camera in cameras for line in camera.lines}
     for door in visitors.entrances:
         if (door.camera, door.line) not in lines:
             raise ConfigError(
-                f"{source}: $.visitors.entrances: camera {door.camera!r} has no line {door.line!r}. "
+                f"$.visitors.entrances: camera {door.camera!r} has no line {door.line!r}. "
                 "Remedy: correct the name, or add the line first."
             )

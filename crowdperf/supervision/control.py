@@ -6,13 +6,15 @@ supervisord knows programs only from files. So the plug-in renders config.json b
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import logging
 import sys
 import time
 import xmlrpc.client
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from supervisor.supervisorctl import ControllerPluginBase
 from supervisor.xmlrpc import Faults, SupervisorTransport
@@ -24,6 +26,10 @@ from crowdperf.supervision.processes import PROCESSES
 from crowdperf.supervision.programs import refresh
 
 WEB_PROGRAM = "web"
+RESTART_DELAY_S = 15.0
+"""Wait before a program that supervisord has given up is started again."""
+
+log = logging.getLogger(__name__)
 
 
 class SupervisorClient:
@@ -120,6 +126,40 @@ class SupervisorClient:
         except xmlrpc.client.Fault as fault:
             if fault.faultCode != ignored_fault:
                 raise
+
+
+def restart_failed_programs(paths: Paths) -> None:
+    """Restart programs that supervisord has given up, as an event listener, until stdin ends.
+
+    supervisord never retries a FATAL program. But the cause of ten failures in a minute may be over in an hour: a full
+    disk, a model that is being copied.
+    """
+    control = SupervisorClient(paths.supervisor_socket.absolute())
+    while (event := read_event(sys.stdin, sys.stdout)) is not None:
+        name = event.get("processname", "")
+        log.error("%s failed repeatedly (FATAL), see its log; restarting it in %g s", name, RESTART_DELAY_S)
+        time.sleep(RESTART_DELAY_S)
+        with contextlib.suppress(ConfigError, xmlrpc.client.Fault):
+            control.start([name])
+        acknowledge(sys.stdout)
+
+
+def read_event(source: TextIO, sink: TextIO) -> dict[str, str] | None:
+    """Write READY and read one event's payload; None at the end of the input."""
+    sink.write("READY\n")
+    sink.flush()
+    header = source.readline()
+    if not header:
+        return None
+    fields = dict(pair.split(":", 1) for pair in header.split())
+    payload = source.read(int(fields["len"]))
+    return dict(pair.split(":", 1) for pair in payload.split())
+
+
+def acknowledge(sink: TextIO) -> None:
+    """Tell supervisord that the event was handled."""
+    sink.write("RESULT 2\nOK")
+    sink.flush()
 
 
 class RenderPlugin(ControllerPluginBase):  # type: ignore[misc]

@@ -6,6 +6,7 @@ from the code and compares them.
 
 from __future__ import annotations
 
+import functools
 from typing import Literal
 
 from msgspec import Struct
@@ -42,10 +43,12 @@ class ProcessSpec(Struct, frozen=True, kw_only=True):
     description: str
 
 
+_worker = functools.partial(ProcessSpec, instances="worker", max_silence_s=30, priority=40, nice=5)
+
 PROCESSES = (
     ProcessSpec(
         kind="guard",
-        entry="crowdperf.supervision.fatal_restarter:main",
+        entry="crowdperf.supervision.control:restart_failed_programs",
         instances="listener",
         max_silence_s=0,
         priority=5,
@@ -80,25 +83,17 @@ PROCESSES = (
         priority=30,
         description="runs tracker, line counters and zones of its cameras; turns detections into events",
     ),
-    ProcessSpec(
+    _worker(
         kind="worker-recorder",
         entry="crowdperf.workers.recorder:main",
-        instances="worker",
         reads=("events",),
-        max_silence_s=30,
-        priority=40,
-        nice=5,
         description="writes the history",
     ),
-    ProcessSpec(
+    _worker(
         kind="worker-areas",
         entry="crowdperf.workers.areas:main",
-        instances="worker",
         reads=("events",),
         writes=("events",),
-        max_silence_s=30,
-        priority=40,
-        nice=5,
         description="computes the occupancy of areas from doors and zones",
     ),
     ProcessSpec(
@@ -111,48 +106,34 @@ PROCESSES = (
         nice=10,
         description="copies events to PostgreSQL and counts them there",
     ),
-    ProcessSpec(
+    _worker(
         kind="worker-housekeeping",
         entry="crowdperf.workers.housekeeping:main",
-        instances="worker",
         reads=("detections", "events", "observations", "audit"),
         writes=("events",),
         max_silence_s=120,
-        priority=40,
         nice=10,
         description="trims streams behind their slowest reader, removes expired history, watches memory",
     ),
-    ProcessSpec(
+    _worker(
         kind="worker-notify",
         entry="crowdperf.workers.notify.process:main",
-        instances="worker",
         reads=("events",),
         writes=("events",),
-        max_silence_s=30,
-        priority=40,
-        nice=5,
         description="applies alert rules to events; sends webhooks, mail and MQTT",
     ),
-    ProcessSpec(
+    _worker(
         kind="worker-ppe",
         entry="crowdperf.workers.ppe:main",
-        instances="worker",
         reads=("observations",),
         writes=("events", "evidence_requests"),
-        max_silence_s=30,
-        priority=40,
-        nice=5,
         description="decides PPE violations from many frames; counts compliance per zone and hour",
     ),
-    ProcessSpec(
+    _worker(
         kind="worker-visitors",
         entry="crowdperf.workers.visitors:main",
-        instances="worker",
         reads=("events",),
         writes=("events",),
-        max_silence_s=30,
-        priority=40,
-        nice=5,
         description="updates visits: overstays, no-shows, nightly check-out, differences to the cameras",
     ),
     ProcessSpec(

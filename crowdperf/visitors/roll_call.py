@@ -20,9 +20,10 @@ from msgspec import Struct
 
 from crowdperf.messaging import codec
 from crowdperf.messaging.schema import AuditEntry, RollCallChanged
-from crowdperf.messaging.streams import AUDIT, EVENTS, stream_key
+from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.settings.areas import Area, Door
 from crowdperf.visitors.visit import ON_SITE_STATES, Person, Visit
+from crowdperf.visitors.visit_store import commit_with_audit
 
 RETENTION_S = 365 * 86_400
 MAX_ROLL_CALLS = 10_000
@@ -221,7 +222,7 @@ class RollCallStore:
     async def start(self, call: RollCall, entry: AuditEntry) -> None:
         """Store a new roll call."""
         head = msgspec.json.encode(msgspec.structs.replace(call, marks=[]))
-        async with self._client.pipeline(transaction=True) as pipe:
+        async with commit_with_audit(self._client, entry, self._prefix) as pipe:
             pipe.hset(
                 self._get_key(call.id),
                 mapping={"head": head, **{f"m:{m.visit}": msgspec.json.encode(_strip_name(m)) for m in call.marks}},
@@ -230,8 +231,6 @@ class RollCallStore:
             pipe.zadd(self._index_key, {call.id: call.started_at})
             pipe.zremrangebyscore(self._index_key, "-inf", call.started_at - RETENTION_S)
             self._stage_event(pipe, _build_event(call, "started", call.started_at, call.started_by))
-            pipe.xadd(stream_key(AUDIT, prefix=self._prefix), codec.encode(AUDIT, entry))
-            await pipe.execute()
 
     def _stage_event(self, pipe: Any, event: RollCallChanged) -> None:
         pipe.xadd(stream_key(EVENTS, prefix=self._prefix), codec.encode(EVENTS, event))
@@ -293,11 +292,9 @@ class RollCallStore:
         if not await self._client.hsetnx(self._get_key(call.id), "ended", msgspec.json.encode((now, by))):
             return False
         inside = {place.area: place.inside for place in call.places if place.inside is not None}
-        async with self._client.pipeline(transaction=True) as pipe:
+        async with commit_with_audit(self._client, entry, self._prefix) as pipe:
             pipe.hset(self._get_key(call.id), "inside", msgspec.json.encode(inside))
             self._stage_event(pipe, _build_event(call, "ended", now, by))
-            pipe.xadd(stream_key(AUDIT, prefix=self._prefix), codec.encode(AUDIT, entry))
-            await pipe.execute()
         return True
 
 

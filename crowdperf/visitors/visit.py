@@ -293,3 +293,47 @@ def build_event(before: Visit | None, visit: Visit, now: float, by: str) -> Visi
         by=by,
         auto=1 if visit.auto_checked_out else 0,
     )
+
+
+class _DemoVisit(Struct, frozen=True):
+    name: str
+    company: str
+    purpose: str
+    state: VisitState
+    starts_h: float
+    lasts_h: float
+
+
+_DEMO_VISITS = (
+    _DemoVisit("Ines Keller", "Keller Lifts", "Maintenance of the lift", "on_site", -0.5, 3.0),
+    _DemoVisit("Tomasz Nowak", "Nowak Glass", "Windows on the west side", "checked_in", -0.2, 2.0),
+    _DemoVisit("Priya Raman", "City council", "Inspection of the square", "arrived", -0.1, 1.5),
+    _DemoVisit("Jonas Berg", "Berg Events", "Market planning", "invited", 0.5, 1.0),
+    _DemoVisit("Amara Okafor", "Okafor Security", "Contract", "invited", 2.0, 1.0),
+)
+
+
+def build_demo_visits(now: float) -> list[tuple[Person, Visit]]:
+    """Build five demo visits around `now` (Unix seconds) with constant ids."""
+    rows = []
+    for number, seed in enumerate(_DEMO_VISITS, 1):
+        begins = now + seed.starts_h * 3600.0
+        inside = seed.state in ("checked_in", "on_site")
+        visit = Visit(
+            id=f"demo-{number}",
+            person=f"demo-person-{number}",
+            state=seed.state,
+            version=1,
+            code=f"DEMQ{number + 1}{number + 1}{number + 1}",
+            host="Reception",
+            purpose=seed.purpose,
+            expected_from=begins,
+            expected_until=begins + seed.lasts_h * 3600.0,
+            created_at=now,
+            created_by="demo",
+            arrived_at=begins if seed.state != "invited" else 0.0,
+            checked_in_at=begins if inside else 0.0,
+            seen_at=begins if inside else 0.0,
+        )
+        rows.append((Person(id=visit.person, name=seed.name, company=seed.company), visit))
+    return rows

@@ -6,7 +6,8 @@ with an old version changes nothing and learns of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -99,12 +100,17 @@ class VisitKeys(Struct, frozen=True):
         return self._build("listings")
 
 
-def _stage_change(
-    pipe: Any, visit: Visit, expected_version: int, events: list[Event], entries: list[AuditEntry], prefix: str
-) -> Any:
-    """Store a whole visit; see `stage_fields`."""
-    fields, live = msgspec.to_builtins(visit), visit.state in LIVE_STATES
-    return stage_fields(pipe, visit.id, expected_version, fields, visit.expected_from, live, events, prefix, entries)
+class VisitUpdate(Struct, frozen=True, kw_only=True):
+    """A change of a visit, stored with its events if the version still matches."""
+
+    visit: str
+    expected_version: int
+    """0 for a new visit."""
+    fields: dict[str, Any]
+    """Name -> new value."""
+    expected_from: float
+    is_live: bool
+    events: list[Event]
 
 
 def stage_new(
@@ -124,53 +130,41 @@ def stage_new(
     pipe.hset(keys.person(person.id), items=to_hash_fields(person))
     pipe.sadd(keys.visits_of(person.id), visit.id)
     pipe.hset(keys.codes, visit.code, visit.id)
-    _stage_change(pipe, visit, 0, [event], entries, prefix)
+    stage_update(pipe, _replace_whole(visit, 0, [event]), entries, prefix)
 
 
-def stage_fields(
-    pipe: Any,
-    visit: str,
-    expected_version: int,
-    fields: dict[str, Any],
-    begins: float,
-    live: bool,
-    events: list[Event],
-    prefix: str = "",
-    entries: Sequence[AuditEntry] = (),
-) -> Any:
-    """Store fields of a visit with its events, if the stored version matches.
+def _replace_whole(visit: Visit, expected_version: int, events: list[Event]) -> VisitUpdate:
+    return VisitUpdate(
+        visit=visit.id,
+        expected_version=expected_version,
+        fields=msgspec.to_builtins(visit),
+        expected_from=visit.expected_from,
+        is_live=visit.state in LIVE_STATES,
+        events=events,
+    )
+
+
+def stage_update(pipe: Any, update: VisitUpdate, entries: Sequence[AuditEntry] = (), prefix: str = "") -> Any:
+    """Store a change of a visit, if the stored version matches.
 
     Args:
         pipe: Redis client or pipeline.
-        visit: visit id.
-        expected_version: stored version; 0 for a new visit.
-        fields: name -> new value.
-        begins: expected start, Unix seconds.
-        live: whether the visit is not over.
-        events: events to publish.
-        prefix: prefix of every key.
+        update: the change.
         entries: audit entries to write.
+        prefix: prefix of every key.
 
     Returns:
         The result of `eval`: 1 when stored, 0 when another client was first.
     """
     keys = VisitKeys(prefix)
-    messages: list[tuple[int, list[str]]] = [(1, _flatten(codec.encode(EVENTS, event))) for event in events]
+    messages: list[tuple[int, list[str]]] = [(1, _flatten(codec.encode(EVENTS, event))) for event in update.events]
     messages += [(2, _flatten(codec.encode(AUDIT, entry))) for entry in entries]
     streams = (stream_key(EVENTS, prefix=prefix), stream_key(AUDIT, prefix=prefix))
     return pipe.eval(
         CHANGE_SCRIPT,
-        5,
-        keys.visit(visit),
-        keys.index,
-        keys.live,
-        *streams,
-        str(expected_version),
-        msgspec.json.encode(_flatten(fields)),
-        repr(begins),
-        visit,
-        "1" if live else "0",
-        msgspec.json.encode(messages),
+        *(5, keys.visit(update.visit), keys.index, keys.live, *streams),
+        *(str(update.expected_version), msgspec.json.encode(_flatten(update.fields)), repr(update.expected_from)),
+        *(update.visit, "1" if update.is_live else "0", msgspec.json.encode(messages)),
     )
 
 
@@ -183,17 +177,8 @@ def stage_expiry(pipe: Any, before: float, prefix: str = "") -> None:
         prefix: prefix of every key.
     """
     keys = VisitKeys(prefix)
-    pipe.eval(
-        EXPIRE_SCRIPT,
-        3,
-        keys.index,
-        keys.live,
-        keys.codes,
-        repr(before),
-        keys.visit(""),
-        keys.person(""),
-        keys.visits_of(""),
-    )
+    prefixes = (keys.visit(""), keys.person(""), keys.visits_of(""))
+    pipe.eval(EXPIRE_SCRIPT, 3, keys.index, keys.live, keys.codes, repr(before), *prefixes)
 
 
 def stage_forget(pipe: Any, before: float, prefix: str = "") -> None:
@@ -233,6 +218,24 @@ def _flatten(fields: dict[Any, Any]) -> list[str]:
     return [text for name, value in fields.items() for text in (str(name), _to_text(value))]
 
 
+@contextlib.asynccontextmanager
+async def commit_with_audit(client: Any, entry: AuditEntry, prefix: str) -> AsyncIterator[Any]:
+    """Yield the pipeline of a change, and execute it together with its audit entry.
+
+    Args:
+        client: redis.asyncio client.
+        entry: audit entry to write.
+        prefix: prefix of every key.
+
+    Yields:
+        The pipeline.
+    """
+    async with client.pipeline(transaction=True) as pipe:
+        yield pipe
+        pipe.xadd(stream_key(AUDIT, prefix=prefix), codec.encode(AUDIT, entry))
+        await pipe.execute()
+
+
 class VisitStore:
     """The visitors' store of the web process. Callers handle outages of Redis."""
 
@@ -256,7 +259,7 @@ class VisitStore:
 
     async def list_live(self) -> list[tuple[Visit, Person | None]]:
         """List every visit that is not over, by expected start."""
-        return await self._load_rows([raw.decode() for raw in await self._client.smembers(self.keys.live)])
+        return await self.load_rows([raw.decode() for raw in await self._client.smembers(self.keys.live)])
 
     async def list_between(self, start: float, end: float, limit: int) -> list[tuple[Visit, Person | None]]:
         """List visits whose expected start is in [start, end).
@@ -270,9 +273,10 @@ class VisitStore:
             Visits with their people, by expected start.
         """
         ids = await self._client.zrangebyscore(self.keys.index, start, f"({end!r}", start=0, num=limit)
-        return await self._load_rows([raw.decode() for raw in ids])
+        return await self.load_rows([raw.decode() for raw in ids])
 
-    async def _load_rows(self, ids: list[str]) -> list[tuple[Visit, Person | None]]:
+    async def load_rows(self, ids: Sequence[str]) -> list[tuple[Visit, Person | None]]:
+        """Load these visits with their people, by expected start; skip missing ones."""
         pipe = self._client.pipeline(transaction=False)
         for name in ids:
             pipe.hgetall(self.keys.visit(name))
@@ -308,8 +312,8 @@ class VisitStore:
         Returns:
             False where another client has changed the visit meanwhile.
         """
-        done = await _stage_change(self._client, after, before.version, events, [entry], self._prefix)
-        return bool(done)
+        update = _replace_whole(after, before.version, events)
+        return bool(await stage_update(self._client, update, [entry], self._prefix))
 
     async def list_listings(self) -> list[WatchListEntry]:
         """List the watch-list, oldest first."""
@@ -320,10 +324,8 @@ class VisitStore:
 
     async def save_listing(self, listing: WatchListEntry, entry: AuditEntry) -> None:
         """Add or replace an entry of the watch-list."""
-        async with self._client.pipeline(transaction=True) as pipe:
+        async with commit_with_audit(self._client, entry, self._prefix) as pipe:
             pipe.hset(self.keys.listings, listing.id, msgspec.json.encode(listing))
-            pipe.xadd(stream_key(AUDIT, prefix=self._prefix), codec.encode(AUDIT, entry))
-            await pipe.execute()
 
     async def drop_listing(self, listing: str, entry: AuditEntry) -> bool:
         """Remove an entry of the watch-list; return False where there is none."""
@@ -332,24 +334,18 @@ class VisitStore:
             pipe.xadd(stream_key(AUDIT, prefix=self._prefix), codec.encode(AUDIT, entry))
             return bool((await pipe.execute())[0])
 
-    async def load_rows(self, visits: Sequence[str]) -> list[tuple[Visit, Person | None]]:
-        """Load these visits with their people; skip missing ones."""
-        return await self._load_rows(list(visits))
-
     async def list_visits_of_person(self, person: str) -> list[Visit]:
         """List all visits of one person."""
         ids = await self._client.smembers(self.keys.visits_of(person))
-        return [visit for visit, _ in await self._load_rows(sorted(raw.decode() for raw in ids))]
+        return [visit for visit, _ in await self.load_rows(sorted(raw.decode() for raw in ids))]
 
     async def erase(self, person: str, entry: AuditEntry) -> int:
         """Erase the personal data of one person and return the number of visits, which stay for statistics."""
         visits = await self.list_visits_of_person(person)
-        async with self._client.pipeline(transaction=True) as pipe:
+        async with commit_with_audit(self._client, entry, self._prefix) as pipe:
             for visit in visits:
                 blank = dict.fromkeys(("person", "host", "host_email", "purpose", "reason", "code"), "")
                 pipe.hset(self.keys.visit(visit.id), mapping=blank)
                 pipe.hdel(self.keys.codes, visit.code)
             pipe.delete(self.keys.person(person), self.keys.visits_of(person))
-            pipe.xadd(stream_key(AUDIT, prefix=self._prefix), codec.encode(AUDIT, entry))
-            await pipe.execute()
         return len(visits)

@@ -22,8 +22,8 @@ from crowdperf.settings.worker_config import VisitorsConfig
 from crowdperf.visitors import visit as lifecycle
 from crowdperf.visitors import visit_store
 from crowdperf.visitors.camera_reconciliation import Reconciliation
-from crowdperf.visitors.demo_visits import build_visits
 from crowdperf.visitors.visit import LIVE_STATES, ON_SITE_STATES, VisitState
+from crowdperf.visitors.visit_store import VisitUpdate
 from crowdperf.workers.sharded_consumer import ShardedConsumer, run_worker
 from crowdperf.workers.worker_logic import WorkerEvent, WorkerLogic, decode_state
 
@@ -58,17 +58,6 @@ class SiteVisitState(Struct, kw_only=True):
     visits: dict[str, OpenVisit] = {}
     cameras: Reconciliation = msgspec.field(default_factory=Reconciliation)
     expired_at: float = 0.0
-
-
-class VisitUpdate(Struct, frozen=True, kw_only=True):
-    """A rule's change of a visit, stored with its events if the version still matches."""
-
-    visit: str
-    expected_version: int
-    fields: dict[str, Any]
-    expected_from: float
-    is_live: bool
-    events: list[Event]
 
 
 class ExpireVisits(Struct, frozen=True):
@@ -232,8 +221,7 @@ def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
 
     def stage(pipe: Any, effect: Struct) -> None:
         if isinstance(effect, VisitUpdate):
-            change = (effect.fields, effect.expected_from, effect.is_live, effect.events)
-            visit_store.stage_fields(pipe, effect.visit, effect.expected_version, *change, prefix)
+            visit_store.stage_update(pipe, effect, prefix=prefix)
         elif isinstance(effect, ExpireVisits):
             visit_store.stage_expiry(pipe, effect.before, prefix)
             if effect.watch_list_before:
@@ -262,7 +250,7 @@ def seed_demo_visits(client: Any, now: float, prefix: str = "") -> int:
     """
     if client.exists(visit_store.VisitKeys(prefix).index):
         return 0
-    rows = build_visits(now)
+    rows = lifecycle.build_demo_visits(now)
     with client.pipeline(transaction=True) as pipe:
         for person, visit in rows:
             visit_store.stage_new(pipe, visit, person, lifecycle.build_event(None, visit, now, "demo"), [], prefix)

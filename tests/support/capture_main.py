@@ -8,8 +8,7 @@ import threading
 import msgspec
 
 from crowdperf.capture.process import main
-from crowdperf.runtime.log import log_to_stderr
-from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.runtime.process_runtime import ProcessRuntime, log_to_stderr
 from crowdperf.settings.process_config import CaptureGroupConfig
 
 

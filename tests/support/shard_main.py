@@ -6,8 +6,7 @@ import sys
 
 import msgspec
 
-from crowdperf.runtime.log import log_to_stderr
-from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.runtime.process_runtime import ProcessRuntime, log_to_stderr
 from crowdperf.settings.process_config import TrackingConfig
 from crowdperf.tracking.process import main
 

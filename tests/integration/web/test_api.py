@@ -392,7 +392,7 @@ def test_the_log_keeps_its_redacting_handler() -> None:
         "import logging\n"
         "from crowdperf.settings.environment import Paths\n"
         "from crowdperf.settings.config import Deployment, parse\n"
-        "from crowdperf.runtime.log import log_to_stderr\n"
+        "from crowdperf.runtime.process_runtime import log_to_stderr\n"
         "from crowdperf.settings.process_config import build_web_config\n"
         "from crowdperf.web.app import create_app\n"
         "from pathlib import Path\n"

@@ -275,7 +275,15 @@ def test_time_changes_visits_and_the_host_gets_mail(
         # The expected time ends: the stored fields are set as if two hours had passed.
         over = {"expected_until": time.time() - 1, "version": 3}
         row = lifecycle_event(redis_server, visit["id"], over)
-        visit_store.stage_fields(redis_server.client(), visit["id"], 2, over, row.expected_from, True, [row])
+        update = visit_store.VisitUpdate(
+            visit=visit["id"],
+            expected_version=2,
+            fields=over,
+            expected_from=row.expected_from,
+            is_live=True,
+            events=[row],
+        )
+        visit_store.stage_update(redis_server.client(), update)
         wait_until(
             lambda: "overstayed" in [e.state for e in read_events(redis_server, VisitorChanged)], what="the overstay"
         )

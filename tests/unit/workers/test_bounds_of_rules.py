@@ -16,9 +16,10 @@ from crowdperf.settings.environment import Paths
 from crowdperf.settings.worker_config import build_ppe_config, build_visitors_config
 from crowdperf.storage.alerts import AlertUpdate
 from crowdperf.visitors.camera_reconciliation import MAX_CREDIT_AGE_S, MAX_CREDITS
+from crowdperf.visitors.visit_store import VisitUpdate
 from crowdperf.workers.notify.logic import MAX_ACTIVE_ALERTS, MAX_REFS_PER_ALERT, AlertLogic
 from crowdperf.workers.ppe import MAX_WATCHED_TRACKS, PpeLogic
-from crowdperf.workers.visitors import SITE_PARTITION, VisitorLogic, VisitUpdate
+from crowdperf.workers.visitors import SITE_PARTITION, VisitorLogic
 from crowdperf.workers.worker_logic import WorkerLogic
 from tests.support.alerting import NOW, crossing, make_config, state
 from tests.support.bounds import largest

@@ -28,7 +28,8 @@ from crowdperf.visitors import roll_call
 from crowdperf.visitors import visit as lifecycle
 from crowdperf.visitors.roll_call_report import render_csv, render_html
 from crowdperf.visitors.visit import Person, Visit, VisitRefusedError, WatchListEntry
-from crowdperf.workers.visitors import SITE_PARTITION, ExpireVisits, VisitorLogic, VisitUpdate
+from crowdperf.visitors.visit_store import VisitUpdate
+from crowdperf.workers.visitors import SITE_PARTITION, ExpireVisits, VisitorLogic
 
 NOW = 1_795_600_000.0
 """2026-11-25 10:46:40 in Berlin."""
