@@ -101,7 +101,6 @@ def run_import_sqlite(words: list[str], installation: Installation) -> int:
     """Run `crowdperf import-sqlite`; the status is 1 when no row could be used."""
     arguments = _build_import_parser().parse_args(words)
     deployment = installation.load()
-    config = deployment.config
     connection = sqlite_import.open_file(arguments.file)
     if arguments.inspect:
         sqlite_import.inspect(connection, sys.stdout)
@@ -122,15 +121,14 @@ def run_import_sqlite(words: list[str], installation: Installation) -> int:
     for key, value in _parse_pairs("--value", arguments.value).items():
         field, _, text = key.partition(":")
         values[field, text.lower()] = value
-    target = sqlite_import.ImportTarget(deployment.redis_url, config.key_prefix, config.site.timezone, config.retention)
     report = sqlite_import.ImportReport()
     total = sqlite_import.count_rows(connection, arguments.table)
     rows = sqlite_import.iter_table_crossings(
-        connection, arguments.table, columns, Calendar(target.timezone), values, report
+        connection, arguments.table, columns, Calendar(deployment.config.site.timezone), values, report
     )
     progress = sqlite_import.ProgressBar(total, sys.stderr)
     try:
-        sqlite_import.import_crossings(rows, target, report, progress, time.time())
+        sqlite_import.import_crossings(rows, deployment, report, progress, time.time())
     except OUTAGE as error:
         remedy = "start the site (or Redis), then run the import again: it goes on where it is needed."
         raise ConfigError(f"{report.read:,} of {total:,} rows were read. {describe_outage(error, remedy)}") from None

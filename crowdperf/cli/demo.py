@@ -34,7 +34,7 @@ def main(words: list[str], _installation: Installation) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX)
             _remove_parts(out)
             if args.if_missing:
-                names = [name for name in names if not is_rendered(out, name, args.seed)]
+                names = [name for name in names if not _is_rendered(out, name, args.seed)]
             if names:
                 _render_all(out, names, args.seed)
     except (DemoError, OSError) as error:
@@ -56,12 +56,12 @@ def _render_all(out: Path, names: list[str], seed: int) -> None:
     find_encoder()
     began = time.monotonic()
     if len(names) == 1:
-        render_scene(out, names[0], seed)
+        _render_scene(out, names[0], seed)
     else:
         # Spawned, not forked: OpenCV's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(len(names), context, initializer=process_tree.end_with_parent) as pool:
-            list(pool.map(render_scene, [out] * len(names), names, [seed] * len(names)))
+            list(pool.map(_render_scene, [out] * len(names), names, [seed] * len(names)))
     print(f"demo: {', '.join(names)} rendered to {out} in {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 
@@ -79,17 +79,8 @@ def get_scene_files(out: Path, name: str) -> tuple[Path, Path]:
     return out / f"{name}.mp4", out / f"{name}.truth.json"
 
 
-def is_rendered(out: Path, name: str, seed: int) -> bool:
-    """Check whether this renderer has rendered the scene with that seed.
-
-    Args:
-        out: folder of the clips.
-        name: the scene.
-        seed: seed of its random numbers.
-
-    Returns:
-        Whether clip and truth are up to date.
-    """
+def _is_rendered(out: Path, name: str, seed: int) -> bool:
+    """Check whether this renderer has rendered the scene with that seed."""
     video, facts = get_scene_files(out, name)
     try:
         known = ground_truth.decode_truth(facts.read_bytes())
@@ -98,17 +89,8 @@ def is_rendered(out: Path, name: str, seed: int) -> bool:
     return video.is_file() and (known.seed, known.renderer) == (seed, ground_truth.RENDERER_VERSION)
 
 
-def render_scene(out: Path, name: str, seed: int) -> None:
-    """Render one scene. The truth is written last, so it proves that the clip is complete.
-
-    Args:
-        out: folder of the clips.
-        name: the scene.
-        seed: seed of its random numbers.
-
-    Raises:
-        DemoError: pictures or FFmpeg are missing, or it fails.
-    """
+def _render_scene(out: Path, name: str, seed: int) -> None:
+    """Render one scene. The truth is written last, so it proves that the clip is complete."""
     cv2.setNumThreads(1)
     video, facts = get_scene_files(out, name)
     facts.unlink(missing_ok=True)

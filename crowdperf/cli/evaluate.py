@@ -10,33 +10,13 @@ from pathlib import Path
 
 import msgspec
 
-from crowdperf.cli.replay import (
-    EXIT_INTERRUPTED,
-    EXPECTED_ERRORS,
-    parse_rate,
-    parse_seconds,
-    print_clip_summary,
-    print_table,
-    replay_with_progress,
-)
+from crowdperf.cli import replay
+from crowdperf.evaluation import report, score
 from crowdperf.evaluation.camera_setup import CameraSetup, read_setup
 from crowdperf.evaluation.clip import open_clip
 from crowdperf.evaluation.ground_truth import TruthError, find_picture, read_truth
 from crowdperf.evaluation.replay import ReplayResult
-from crowdperf.evaluation.report import (
-    Card,
-    build_card,
-    format_clock,
-    render_cards,
-    render_gaps,
-    render_heading,
-    render_list,
-    render_page,
-    render_paragraph,
-    render_table,
-    summarize_replay,
-)
-from crowdperf.evaluation.score import LineAccuracy, build_line_audit, judge_line
+from crowdperf.evaluation.score import LineAccuracy
 from crowdperf.evaluation.thumbnails import ThumbnailScene
 from crowdperf.messaging.redis.client import OUTAGE, connect, describe_outage
 from crowdperf.settings.config import Deployment, Installation
@@ -56,10 +36,10 @@ def main(words: list[str], installation: Installation) -> int:
     setup = read_setup(file, arguments.camera, data, installation.root)
     try:
         replayed, verdicts = _run_audit(arguments, setup, data)
-        print_clip_summary(replayed)
+        replay.print_clip_summary(replayed)
         _print_verdicts(verdicts, replayed.outcomes[0].setup)
         now = time.time()
-        audits = [build_line_audit(verdict, replayed, arguments.within, now) for verdict in verdicts]
+        audits = [score.build_line_audit(verdict, replayed, arguments.within, now) for verdict in verdicts]
         if arguments.json:
             arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(audits), indent=1) + b"\n")
         if arguments.report:
@@ -71,7 +51,7 @@ def main(words: list[str], installation: Installation) -> int:
             _store_audits(audits, installation.load(file))
     except BrokenPipeError:
         raise
-    except (TruthError, *EXPECTED_ERRORS) as error:
+    except (TruthError, *replay.EXPECTED_ERRORS) as error:
         print(f"crowdperf evaluate: {error}", file=sys.stderr)
         return 2
     except OUTAGE as error:
@@ -79,7 +59,7 @@ def main(words: list[str], installation: Installation) -> int:
         print(f"crowdperf evaluate: the audit was not stored, {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        return replay.EXIT_INTERRUPTED
     return 0
 
 
@@ -92,8 +72,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--truth", type=Path, required=True, help="its true crossings, JSON or CSV (docs/replay.md)")
     parser.add_argument("--config", type=Path, help="the configuration (default: the site's)")
     parser.add_argument("--camera", help="whose lines and settings (default: the only camera)")
-    parser.add_argument("--fps", type=parse_rate, help="true pictures per second, where the file's own times are wrong")
-    parser.add_argument("--within", type=parse_seconds, default=2.0, help="a count may be this early or late, s (2)")
+    parser.add_argument(
+        "--fps", type=replay.parse_rate, help="true pictures per second, where the file's own times are wrong"
+    )
+    parser.add_argument(
+        "--within", type=replay.parse_seconds, default=2.0, help="a count may be this early or late, s (2)"
+    )
     parser.add_argument("--line", action="append", default=[], help="a line that was watched though nobody crossed it")
     parser.add_argument("--lines-from-truth", action="store_true", help="count the lines that the truth file draws")
     parser.add_argument("--dry-run", action="store_true", help="store nothing")
@@ -111,9 +95,9 @@ def _run_audit(
     if arguments.lines_from_truth:
         setup = truth.replace_lines(setup)
     lines = truth.select_lines(setup, arguments.line)
-    replayed = replay_with_progress(clip, [setup], data)
+    replayed = replay.replay_with_progress(clip, [setup], data)
     true = truth.get_crossings(replayed.times)
-    return replayed, [judge_line(line, replayed.outcomes[0], true, arguments.within) for line in lines]
+    return replayed, [score.judge_line(line, replayed.outcomes[0], true, arguments.within) for line in lines]
 
 
 def _build_rows(verdicts: Sequence[LineAccuracy]) -> list[tuple[str, ...]]:
@@ -139,7 +123,7 @@ def format_percent(estimate: Estimate | None) -> str:
 
 def _print_verdicts(verdicts: Sequence[LineAccuracy], setup: CameraSetup) -> None:
     """Print the figures and the mistakes."""
-    print_table([COLUMNS, *_build_rows(verdicts)])
+    replay.print_table([COLUMNS, *_build_rows(verdicts)])
     print("  in brackets: 95 % confidence (docs/replay.md)")
     for verdict in verdicts:
         missed = [(one.at, f"{one.line} {one.direction}: missed") for one in verdict.missed]
@@ -153,7 +137,7 @@ def _print_verdicts(verdicts: Sequence[LineAccuracy], setup: CameraSetup) -> Non
         ]
         mistakes = sorted(missed + surplus + other)
         for at_s, text in mistakes[:MAX_PRINTED_MISTAKES]:
-            print(f"{format_clock(at_s):>11}  {text}")
+            print(f"{report.format_clock(at_s):>11}  {text}")
         if len(mistakes) > MAX_PRINTED_MISTAKES:
             print(f"  … and {len(mistakes) - MAX_PRINTED_MISTAKES} more at line {verdict.line.id}: see --report")
     judged = {verdict.line.id for verdict in verdicts}
@@ -165,24 +149,24 @@ def _print_verdicts(verdicts: Sequence[LineAccuracy], setup: CameraSetup) -> Non
 def render_audit_report(replayed: ReplayResult, verdicts: Sequence[LineAccuracy]) -> str:
     """Render the report as HTML; raise ClipError where the clip can no longer be read."""
     setup = replayed.outcomes[0].setup
-    mistakes: list[Card] = []
+    mistakes: list[report.Card] = []
     for verdict in verdicts:
         for one in verdict.missed:
             scene = ThumbnailScene(find_picture(replayed.times, one.at), one.line, setup, one.direction, None)
-            mistakes.append(Card(scene, one.at, f"{one.line} · {one.direction}", "missed"))
-        mistakes += [build_card(one, setup, "counted, not true") for one in verdict.surplus]
-        mistakes += [build_card(one, setup, f"truly a {true.class_name}") for true, one in verdict.other_class]
+            mistakes.append(report.Card(scene, one.at, f"{one.line} · {one.direction}", "missed"))
+        mistakes += [report.build_card(one, setup, "counted, not true") for one in verdict.surplus]
+        mistakes += [report.build_card(one, setup, f"truly a {true.class_name}") for true, one in verdict.other_class]
     mistakes.sort(key=lambda one: one.at_s)
-    return render_page(
+    return report.render_page(
         f"Audit of {replayed.clip.path.name}",
         [
-            render_list(summarize_replay(replayed)),
-            render_gaps(replayed),
-            render_heading("Lines"),
-            render_table(COLUMNS, _build_rows(verdicts), len(COLUMNS) - 2),
-            render_paragraph("In brackets: the 95 % confidence interval."),
-            render_heading("Mistakes"),
-            render_cards(replayed.clip, mistakes) if mistakes else render_paragraph("None."),
+            report.render_list(report.summarize_replay(replayed)),
+            report.render_gaps(replayed),
+            report.render_heading("Lines"),
+            report.render_table(COLUMNS, _build_rows(verdicts), len(COLUMNS) - 2),
+            report.render_paragraph("In brackets: the 95 % confidence interval."),
+            report.render_heading("Mistakes"),
+            report.render_cards(replayed.clip, mistakes) if mistakes else report.render_paragraph("None."),
         ],
     )
 

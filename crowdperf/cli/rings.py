@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import redis
 
-from crowdperf.frames.ring import FrameReader, RingUnavailable
+from crowdperf.frames.ring import FrameReader, RingSpec, RingUnavailable
 from crowdperf.messaging.process_metrics import decode_snapshot, metrics_key
 from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.settings.base import ConfigError
@@ -34,10 +34,7 @@ class RingReading(NamedTuple):
     newest_ns: int | None
     """CLOCK_MONOTONIC of the newest frame; None before the first."""
     heartbeat_ns: int
-    size: str
-    pix_fmt: str
-    slots: int
-    target_fps: float
+    spec: RingSpec
 
 
 def read_rings(prefix: str, now_ns: int) -> list[RingReading]:
@@ -49,7 +46,7 @@ def read_rings(prefix: str, now_ns: int) -> list[RingReading]:
         except RingUnavailable:
             continue
         head = reader.head()
-        stamp, spec = reader.stamp(head), reader.spec
+        stamp = reader.stamp(head)
         readings.append(
             RingReading(
                 camera=path.name.removeprefix(Path(prefix).name),
@@ -58,10 +55,7 @@ def read_rings(prefix: str, now_ns: int) -> list[RingReading]:
                 at_ns=now_ns,
                 newest_ns=stamp.monotonic_ns if stamp else None,
                 heartbeat_ns=reader.heartbeat_ns(),
-                size=f"{spec.width}x{spec.height}",
-                pix_fmt=spec.pix_fmt,
-                slots=spec.slots,
-                target_fps=spec.target_fps,
+                spec=reader.spec,
             )
         )
         reader.close()
@@ -95,24 +89,15 @@ def format_row(current: RingReading, previous: RingReading | None, skipped: dict
         fps = f"{(current.head - previous.head) / (current.at_ns - previous.at_ns) * 1e9:.1f}"
     age = "-" if current.newest_ns is None else f"{max(0.0, (current.at_ns - current.newest_ns) / 1e9):.2f} s"
     note = ""
-    down_ns = max(DOWN_S, DOWN_PERIODS / current.target_fps) * 1e9
+    spec = current.spec
+    down_ns = max(DOWN_S, DOWN_PERIODS / spec.target_fps) * 1e9
     if current.at_ns - current.heartbeat_ns > DOWN_S * 1e9:
         note = "no writer"
     elif current.newest_ns is None or current.at_ns - current.newest_ns > down_ns:
         note = "no picture"
-    return (
-        *(
-            current.camera,
-            str(current.epoch),
-            str(current.head),
-            fps,
-            age,
-            current.size,
-            current.pix_fmt,
-            str(current.slots),
-        ),
-        *("-" if skipped is None else str(skipped.get(current.camera, 0)), note),
-    )
+    numbers = (str(current.epoch), str(current.head), fps, age)
+    shape = (f"{spec.width}x{spec.height}", spec.pix_fmt, str(spec.slots))
+    return (current.camera, *numbers, *shape, "-" if skipped is None else str(skipped.get(current.camera, 0)), note)
 
 
 def format_table(rows: list[tuple[str, ...]]) -> str:

@@ -78,7 +78,7 @@ def run_supervisord(deployment: Deployment, setup: SetupSecret) -> int:
             stdin=subprocess.DEVNULL,
         )
         print_welcome(deployment)
-        print_setup_link(deployment.config, setup, supervisord)
+        _print_setup_link(deployment.config, setup, supervisord)
         status = process_tree.wait_for_child(supervisord)
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended by itself with status {status}"
         print(f"supervisord {how}: see {paths.logs / 'supervisord.log'}", file=sys.stderr, flush=True)
@@ -171,14 +171,8 @@ def print_welcome(deployment: Deployment) -> None:
         )
 
 
-def print_setup_link(config: Config, setup: SetupSecret, supervisord: subprocess.Popen[bytes]) -> None:
-    """Print the one-time link of a site without accounts, once its web process has created it.
-
-    Args:
-        config: the configuration.
-        setup: the secret of the link.
-        supervisord: the running supervisord; its end ends the wait.
-    """
+def _print_setup_link(config: Config, setup: SetupSecret, supervisord: subprocess.Popen[bytes]) -> None:
+    """Print the one-time link of a site without accounts, once its web process has created it."""
     deadline = time.monotonic() + SETUP_LINK_TIMEOUT_S
     while time.monotonic() < deadline and supervisord.poll() is None:
         secret = setup.read()

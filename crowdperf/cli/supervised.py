@@ -71,10 +71,8 @@ def run_web(words: list[str], installation: Installation) -> int:
 def run_redis(words: list[str], installation: Installation) -> int:
     """Run `crowdperf redis`: replace this process with the embedded server."""
     _build_parser("redis").parse_args(words)
-    config, paths = installation.load().config, installation.paths
-    importlib.import_module("crowdperf.supervision.embedded_redis").replace_process(
-        paths.redis_socket.absolute(), paths.data.absolute() / "redis", config.redis.memory_mb
-    )
+    memory_mb = installation.load().config.redis.memory_mb
+    importlib.import_module("crowdperf.supervision.embedded_redis").replace_process(installation.paths, memory_mb)
     return 0
 
 

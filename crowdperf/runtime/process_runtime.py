@@ -14,14 +14,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import psutil
 
 from crowdperf.primitives.redaction import redact
-from crowdperf.runtime.metrics import MAX_ENTRIES, Metrics, prune_oldest
+from crowdperf.runtime.metrics import Metrics
 
 HOUSEKEEPING_S = 60.0
 
@@ -71,16 +70,6 @@ class ProcessRuntime:
     def register_cache(self, name: str, prune: Callable[[], int]) -> None:
         """Call `prune` every 60 s. It cuts the cache to its bound and returns the number of removed entries."""
         self._caches[name] = prune
-
-    def limit_cache(self, name: str, cache: MutableMapping[Any, Any], max_entries: int = MAX_ENTRIES) -> None:
-        """Remove the oldest entries of a mapping every 60 s.
-
-        Args:
-            name: Name in the log.
-            cache: The mapping; its order is the order of insertion.
-            max_entries: Number of entries that stay.
-        """
-        self.register_cache(name, lambda: prune_oldest(cache, max_entries))
 
     def housekeep(self) -> dict[str, int]:
         """Prune every registered cache now. Returns name -> number of removed entries."""

@@ -137,7 +137,7 @@ def load(path: Path) -> Config:
 
 
 class Deployment(Struct, frozen=True):
-    """All that the configurations of processes are built from: the whole configuration, variables and files."""
+    """What the configurations of processes are built from: the whole one, variables and files."""
 
     config: Config
     paths: Paths

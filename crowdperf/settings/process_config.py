@@ -258,7 +258,7 @@ def build_tracked_camera(deployment: Deployment, camera: Camera) -> TrackedCamer
 
 
 def build_tracking_config(deployment: Deployment, shard: int) -> TrackingConfig:
-    """Build the configuration of one tracking shard; it gets the enabled cameras whose hash is this number."""
+    """Build the configuration of one tracking shard, with the enabled cameras of that hash."""
     config = deployment.config
     return TrackingConfig(
         shard=shard,

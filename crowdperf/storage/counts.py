@@ -318,15 +318,7 @@ def get_log_key(class_name: str, prefix: str = "") -> str:
 
 def build_crossing(event: LineCrossed) -> CrossingRecord:
     """Build the record of an event."""
-    return CrossingRecord(
-        id=event.id,
-        ts=event.ts,
-        camera=event.camera,
-        line=event.line,
-        direction=event.direction,
-        class_name=event.class_name,
-        track=event.track,
-    )
+    return CrossingRecord(**{name: getattr(event, name) for name in CrossingRecord.__struct_fields__})
 
 
 def encode_member(crossing: CrossingRecord) -> bytes:

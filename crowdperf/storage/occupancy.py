@@ -64,17 +64,9 @@ def stage_zone_minute(pipe: Any, event: ZoneMinute, prefix: str = "") -> None:
         event: the minute.
         prefix: prefix of every key.
     """
-    member = ZoneMinuteRecord(
-        ts=event.ts,
-        occupancy=event.occupancy,
-        maximum=event.maximum,
-        mean=event.mean,
-        observed_s=event.observed_s,
-        entries=event.entries,
-        exits=event.exits,
-        dwells=[float(dwell) for dwell in event.dwells.split(",") if dwell],
-        longest_wait_s=event.longest_wait_s,
-    )
+    names = ("ts", "occupancy", "maximum", "mean", "observed_s", "entries", "exits", "longest_wait_s")
+    dwells = [float(dwell) for dwell in event.dwells.split(",") if dwell]
+    member = ZoneMinuteRecord(**{name: getattr(event, name) for name in names}, dwells=dwells)
     pipe.zadd(_minutes_key(event.camera, event.zone, prefix), {msgspec.json.encode(member): event.ts})
 
 

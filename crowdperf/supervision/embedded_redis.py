@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from crowdperf.settings.base import ConfigError
+from crowdperf.settings.environment import Paths
 
 BINARIES = ("redis-server", "valkey-server")
 
@@ -91,18 +92,10 @@ def lock_data_folder(folder: Path) -> None:
     os.set_inheritable(lock, True)
 
 
-def replace_process(socket: Path, folder: Path, memory_mb: int = 0) -> None:
-    """Replace this process by the server, so that supervisord watches Redis itself.
-
-    Args:
-        socket: its Unix socket.
-        folder: where the append-only file lies.
-        memory_mb: limit of the data in MiB; 0 for half of the memory.
-
-    Raises:
-        ConfigError: there is no server binary, or another server holds the folder.
-    """
+def replace_process(paths: Paths, memory_mb: int = 0) -> None:
+    """Replace this process by the server, so that supervisord watches Redis itself."""
+    folder = paths.data.absolute() / "redis"
     folder.mkdir(parents=True, exist_ok=True)
-    argv = build_command(find_server_binary(), socket, folder, memory_mb)
+    argv = build_command(find_server_binary(), paths.redis_socket.absolute(), folder, memory_mb)
     lock_data_folder(folder)
     os.execv(argv[0], argv)

@@ -116,7 +116,7 @@ class Program(Struct, frozen=True, kw_only=True):
 
 
 def build_programs(deployment: Deployment, previous: GroupAssignment = NO_GROUPS) -> tuple[Program, ...]:
-    """List every program in the order of the process table, without the event listeners of supervisord.conf.
+    """List every program in the order of the process table, without event listeners.
 
     Cameras keep their group of the previous assignment.
     """
@@ -245,7 +245,7 @@ def render(deployment: Deployment, python: str, previous: GroupAssignment = NO_G
 
 
 def write_include_file(deployment: Deployment) -> bool:
-    """Write the include file, the groups and the reload files; return whether the include file has changed."""
+    """Write the include, groups and reload files; return whether the include file has changed."""
     config, paths, root = deployment.config, deployment.paths, deployment.root
     groups = group_cameras(config, load_groups(paths))
     reload.write_reload_file(paths.model_selection_file, get_selection(config.inference))

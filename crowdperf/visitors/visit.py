@@ -223,18 +223,9 @@ def mark_no_show(visit: Visit) -> Visit:
     return _move_to(visit, "no_show")
 
 
-def check_out(visit: Visit, now: float, auto: bool = False) -> Visit:
-    """Record that the visitor has left.
-
-    Args:
-        visit: the visit.
-        now: Unix seconds.
-        auto: True for the night check-out.
-
-    Returns:
-        The changed visit.
-    """
-    return _move_to(visit, "checked_out", checked_out_at=now, auto_checked_out=auto)
+def check_out(visit: Visit, now: float) -> Visit:
+    """Record that the visitor has left."""
+    return _move_to(visit, "checked_out", checked_out_at=now)
 
 
 def deny(visit: Visit, reason: str) -> Visit:

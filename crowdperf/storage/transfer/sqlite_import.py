@@ -17,7 +17,7 @@ from msgspec import Struct, field
 
 from crowdperf.messaging.redis.client import connect
 from crowdperf.settings.base import ConfigError
-from crowdperf.settings.site import Retention
+from crowdperf.settings.config import Deployment
 from crowdperf.storage import counts
 from crowdperf.storage.buckets import Calendar
 from crowdperf.storage.counts import CountersOutdatedError, CrossingRecord
@@ -33,15 +33,6 @@ from crowdperf.storage.transfer.sqlite_rows import (
 BATCH_ROWS = 1000
 MAX_AHEAD_S = 86_400.0
 MAX_REASONS = 50
-
-
-class ImportTarget(Struct, frozen=True):
-    """Destination of the imported crossings."""
-
-    redis_url: str
-    prefix: str
-    timezone: str
-    retention: Retention
 
 
 class ImportReport(Struct):
@@ -165,13 +156,13 @@ def iter_table_crossings(
 
 
 def import_crossings(
-    rows: Iterator[CrossingRecord], target: ImportTarget, report: ImportReport, progress: ProgressBar, now: float
+    rows: Iterator[CrossingRecord], deployment: Deployment, report: ImportReport, progress: ProgressBar, now: float
 ) -> None:
     """Add crossings in batches.
 
     Args:
         rows: crossings to add.
-        target: destination.
+        deployment: the installation that receives them.
         report: receives the outcomes.
         progress: bar to draw.
         now: Unix seconds.
@@ -179,20 +170,21 @@ def import_crossings(
     Raises:
         redis.ConnectionError, redis.TimeoutError: added crossings stay; run the import again.
     """
-    client: Any = connect(target.redis_url)
-    calendar = Calendar(target.timezone)
-    backfill.prepare(client, calendar, target.prefix)
+    client: Any = connect(deployment.redis_url)
+    prefix, retention = deployment.config.key_prefix, deployment.config.retention
+    calendar = Calendar(deployment.config.site.timezone)
+    backfill.prepare(client, calendar, prefix)
     # Retention would remove older minute counters within the hour.
-    expire_minutes(client, now - target.retention.minute_counts_days * DAY_S, target.prefix)
-    oldest = now - target.retention.crossings_days * DAY_S
+    expire_minutes(client, now - retention.minute_counts_days * DAY_S, prefix)
+    oldest = now - retention.crossings_days * DAY_S
     batch: list[CrossingRecord] = []
 
     def flush() -> None:
         try:
-            done = counts.add_crossings(client, calendar, batch, target.prefix)
+            done = counts.add_crossings(client, calendar, batch, prefix)
         except CountersOutdatedError:
-            backfill.prepare(client, calendar, target.prefix)
-            done = counts.add_crossings(client, calendar, batch, target.prefix)
+            backfill.prepare(client, calendar, prefix)
+            done = counts.add_crossings(client, calendar, batch, prefix)
         report.kept += done.added
         report.duplicates += len(batch) - done.added - done.late
         if done.late:
@@ -202,7 +194,7 @@ def import_crossings(
 
     for row in rows:
         if row.ts < oldest:
-            report.rejected[f"older than retention.crossings_days ({target.retention.crossings_days})"] += 1
+            report.rejected[f"older than retention.crossings_days ({retention.crossings_days})"] += 1
         elif row.ts > now + MAX_AHEAD_S:
             report.rejected["ts is before 1990 or in the future"] += 1
         else:

@@ -80,7 +80,7 @@ def test_a_bad_interval_is_refused(tmp_path: Path) -> None:
 
 def test_rates_epochs_and_dead_writers() -> None:
     second = 1_000_000_000
-    before = RingReading("a", 5, 100, 50 * second, 50 * second, 50 * second, "160x90", "yuv420p", 4, 10.0)
+    before = RingReading("a", 5, 100, 50 * second, 50 * second, 50 * second, SPEC)
     now = before._replace(head=120, at_ns=52 * second, newest_ns=52 * second - second // 4, heartbeat_ns=52 * second)
     assert format_row(now, before, {})[2:5] == ("120", "10.0", "0.25 s")
     assert format_row(now, before, {})[-1] == ""

@@ -22,8 +22,8 @@ def test_every_registered_cache_is_pruned_and_counted() -> None:
     runtime = ProcessRuntime("inference", 0)
     tracks: OrderedDict[int, float] = OrderedDict((number, 0.0) for number in range(MAX_ENTRIES + 5))
     small = {"a": 1}
-    runtime.limit_cache("tracks", tracks)
-    runtime.limit_cache("small", small)
+    runtime.register_cache("tracks", lambda: prune_oldest(tracks))
+    runtime.register_cache("small", lambda: prune_oldest(small))
     runtime.register_cache("own", lambda: 3)
     for number in range(MAX_ENTRIES + 2):
         runtime.metrics.set_gauge("fps_captured", 1.0, str(number))
