@@ -123,12 +123,10 @@ def run_import_sqlite(words: list[str], installation: Installation) -> int:
         values[field, text.lower()] = value
     report = sqlite_import.ImportReport()
     total = sqlite_import.count_rows(connection, arguments.table)
-    rows = sqlite_import.iter_table_crossings(
-        connection, arguments.table, columns, Calendar(deployment.config.site.timezone), values, report
-    )
+    source = sqlite_import.SourceTable(connection, arguments.table, columns, values)
     progress = sqlite_import.ProgressBar(total, sys.stderr)
     try:
-        sqlite_import.import_crossings(rows, deployment, report, progress, time.time())
+        sqlite_import.import_crossings(source, deployment, report, progress)
     except OUTAGE as error:
         remedy = "start the site (or Redis), then run the import again: it goes on where it is needed."
         raise ConfigError(f"{report.read:,} of {total:,} rows were read. {describe_outage(error, remedy)}") from None

@@ -10,14 +10,11 @@ the meta hash separates crossings that are counted when added (below it) from th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-import numpy as np
-import redis
 from msgspec import Struct, field
-from numpy.typing import NDArray
 
 from crowdperf.messaging.schema import LineCrossed
 from crowdperf.storage.buckets import DAY, MINUTE, Calendar, Level
@@ -27,8 +24,6 @@ COUNTERS_VERSION = "1"
 FRONTIER_COMPLETE = 1e300
 """Frontier of counters that cover the whole history."""
 FRONTIER_BEGIN = -1e300
-MAX_KEYS_PER_READ = 4000
-"""Keys per MGET, so that other clients are served in between."""
 
 PERSON_LOG = "person_logs"
 VEHICLE_LOG = "vehicle_logs"
@@ -132,9 +127,16 @@ def series_key(prefix: str = "") -> str:
     return f"{prefix}crowdperf:counts:series"
 
 
-def _chunk_key(level: Level, chunk: int, series: str, prefix: str = "") -> str:
-    """Return the key of a string of packed counters."""
-    return f"{prefix}crowdperf:counts:{level.name}:{chunk}:{series}"
+class CounterChunk(NamedTuple):
+    """One string of packed counters."""
+
+    level: Level
+    number: int
+    series: str
+
+    def get_key(self, prefix: str = "") -> str:
+        """Return the key of the string."""
+        return f"{prefix}crowdperf:counts:{self.level.name}:{self.number}:{self.series}"
 
 
 def add_crossings(
@@ -169,7 +171,7 @@ def add_crossings(
         words += (get_log_key(row.class_name, prefix), repr(row.ts), encode_member(row), name)
         for level in (MINUTE, calendar.grid, DAY):
             chunk, slot = divmod(calendar.get_slot(level, row.ts), level.slots)
-            words += (_chunk_key(level, chunk, name, prefix), slot)
+            words += (CounterChunk(level, chunk, name).get_key(prefix), slot)
     keys = (meta_key(prefix), series_key(prefix), prefix + PERSON_LOG, prefix + VEHICLE_LOG)
     added, late, complete = client.eval(ADD_SCRIPT, len(keys), *keys, *words, *ids)
     if added < 0:
@@ -180,135 +182,6 @@ def add_crossings(
 def get_series(row: CrossingRecord) -> Series:
     """Return the series of a crossing."""
     return Series(row.camera, row.line, row.class_name, row.direction)
-
-
-def tally_crossings(
-    calendar: Calendar, rows: Iterable[CrossingRecord], minutes_from: float
-) -> dict[tuple[Level, int, Series], dict[int, int]]:
-    """Count crossings per slot.
-
-    Args:
-        calendar: calendar of the site.
-        rows: crossings to count.
-        minutes_from: minutes are counted from here on, Unix seconds.
-
-    Returns:
-        (level, chunk, series) -> slot -> number of crossings.
-    """
-    found: dict[tuple[Level, int, Series], dict[int, int]] = {}
-    coarse, every = (calendar.grid, DAY), (MINUTE, calendar.grid, DAY)
-    for row in rows:
-        series = get_series(row)
-        for level in coarse if row.ts < minutes_from else every:
-            chunk, slot = divmod(calendar.get_slot(level, row.ts), level.slots)
-            slots = found.setdefault((level, chunk, series), {})
-            slots[slot] = slots.get(slot, 0) + 1
-    return found
-
-
-def stage_tally(pipe: Any, counted: dict[tuple[Level, int, Series], dict[int, int]], prefix: str = "") -> None:
-    """Raise counters in a transaction.
-
-    Args:
-        pipe: Redis pipeline of the transaction.
-        counted: result of `tally_crossings`.
-        prefix: prefix of every key.
-    """
-    for (level, chunk, series), slots in counted.items():
-        words: list[Any] = ["BITFIELD", _chunk_key(level, chunk, series.name, prefix), "OVERFLOW", "SAT"]
-        for slot, number in slots.items():
-            words += ("INCRBY", f"u{8 * level.bytes}", f"#{slot}", number)
-        pipe.execute_command(*words)
-    names = {series.name for _, _, series in counted}
-    if names:
-        pipe.sadd(series_key(prefix), *sorted(names))
-
-
-async def list_series(client: Any, prefix: str = "") -> list[Series]:
-    """List every series in order."""
-    return sorted(Series.parse(raw.decode()) for raw in await client.smembers(series_key(prefix)))
-
-
-async def get_covered_from(client: Any, calendar: Calendar, prefix: str = "") -> float | None:
-    """Return the start of the minute counters, provided that the counters cover the whole history.
-
-    Args:
-        client: redis.asyncio client.
-        calendar: calendar of the site.
-        prefix: prefix of every key.
-
-    Returns:
-        Unix seconds, or None for incomplete or outdated counters.
-    """
-    version, zone, frontier, minutes = await client.hmget(
-        meta_key(prefix), "version", "zone", "frontier", "minutes_from"
-    )
-    if (
-        version != COUNTERS_VERSION.encode()
-        or zone != calendar.name.encode()
-        or float(frontier or FRONTIER_BEGIN) < FRONTIER_COMPLETE
-    ):
-        return None
-    return float(minutes or 0)
-
-
-async def read_counters(
-    client: Any, level: Level, first: int, end: int, series: Sequence[Series], prefix: str = ""
-) -> NDArray[np.int64]:
-    """Read the counters of slots [first, end).
-
-    Args:
-        client: redis.asyncio client.
-        level: resolution of the counters.
-        first: first slot.
-        end: end of the slots, excluded.
-        series: series to read.
-        prefix: prefix of every key.
-
-    Returns:
-        Counters of shape (len(series), end - first).
-    """
-    low, high = first // level.slots, (end - 1) // level.slots
-    chunks = range(low, high + 1)
-    names = [_chunk_key(level, chunk, row.name, prefix) for row in series for chunk in chunks]
-    found: list[bytes | None] = []
-    for at in range(0, len(names), MAX_KEYS_PER_READ):
-        found += await client.mget(names[at : at + MAX_KEYS_PER_READ])
-    whole = bytearray(len(names) * level.slots * level.bytes)
-    for place, raw in enumerate(found):
-        if raw:
-            offset = place * level.slots * level.bytes
-            whole[offset : offset + len(raw)] = raw
-    counters = np.frombuffer(whole, dtype=f">u{level.bytes}").reshape(len(series), len(chunks) * level.slots)
-    return counters[:, first - low * level.slots : end - low * level.slots].astype(np.int64)
-
-
-def expire_chunks(client: redis.Redis, level: Level, before_slot: int, prefix: str = "") -> int:
-    """Remove chunks that end before a slot.
-
-    Args:
-        client: Redis client.
-        level: resolution of the counters.
-        before_slot: first slot to keep.
-        prefix: prefix of every key.
-
-    Returns:
-        Number of removed chunks.
-    """
-    pattern = _chunk_key(level, 0, "", prefix).rpartition("0:")[0]
-    gone = []
-    for name in client.scan_iter(match=f"{_escape_pattern(pattern)}*", count=1000):
-        chunk = name.decode()[len(pattern) :].partition(":")[0]
-        if (int(chunk) + 1) * level.slots <= before_slot:
-            gone.append(name)
-    for at in range(0, len(gone), 500):
-        client.unlink(*gone[at : at + 500])
-    return len(gone)
-
-
-def _escape_pattern(text: str) -> str:
-    """Escape the wildcards of SCAN."""
-    return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in text)
 
 
 def get_log_key(class_name: str, prefix: str = "") -> str:

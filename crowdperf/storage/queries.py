@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from crowdperf.storage import counts
 from crowdperf.storage.buckets import HOUR, Bucket, Calendar, RangePart
-from crowdperf.storage.counts import LOGS, PERSON_LOG, VEHICLE_LOG, CrossingRecord, Series, decode_member
+from crowdperf.storage.counts import LOGS, PERSON_LOG, VEHICLE_LOG, CounterChunk, CrossingRecord, Series, decode_member
 
 PAGE_MEMBERS = 1000
 """Members per ZRANGEBYSCORE, so that other requests are served in between."""
 HISTORY_PAGE_MEMBERS = 2000
+MAX_KEYS_PER_READ = 4000
+"""Keys per MGET, so that other clients are served in between."""
 GROUP_FIELDS = ("camera", "line", "class", "direction")
 """Fields that counts can be grouped by, in the order of `counts.Series`."""
 GroupKey = tuple[tuple[str, ...], int]
@@ -109,13 +111,14 @@ async def count_crossings(
     Returns:
         Group -> count, without empty groups.
     """
-    minutes_from = await counts.get_covered_from(client, calendar, prefix)
+    minutes_from = await _get_covered_from(client, calendar, prefix)
     if minutes_from is None:
         parts = [RangePart(None, 0, 0, crossing_filter.start, crossing_filter.end)]
         series = []
     else:
         parts = calendar.split_range(crossing_filter.start, crossing_filter.end, bucket, minutes_from)
-        series = [row for row in await counts.list_series(client, prefix) if crossing_filter.admits(row)]
+        known: Any = await client.smembers(counts.series_key(prefix))
+        series = sorted(filter(crossing_filter.admits, (Series.parse(raw.decode()) for raw in known)))
     places = [GROUP_FIELDS.index(name) for name in fields]
     names = [tuple(row[place] for place in places) for row in series]
     totals: Counter[GroupKey] = Counter()
@@ -127,10 +130,43 @@ async def count_crossings(
                 start = calendar.get_bucket_start(bucket, row.ts) if bucket else 0
                 totals[tuple(values[place] for place in places), start] += 1
         elif series:
-            counters = await counts.read_counters(client, part.level, part.first, part.end, series, prefix)
+            counters = await _read_counters(client, part, series, prefix)
             for group, count in _sum_counters(counters, names, *_find_bucket_edges(part, bucket, calendar)):
                 totals[group] += count
     return totals
+
+
+async def _get_covered_from(client: Any, calendar: Calendar, prefix: str) -> float | None:
+    """Return where the minute counters start; None while the counters do not cover the whole history."""
+    version, zone, frontier, minutes = await client.hmget(
+        counts.meta_key(prefix), "version", "zone", "frontier", "minutes_from"
+    )
+    if (
+        version != counts.COUNTERS_VERSION.encode()
+        or zone != calendar.name.encode()
+        or float(frontier or counts.FRONTIER_BEGIN) < counts.FRONTIER_COMPLETE
+    ):
+        return None
+    return float(minutes or 0)
+
+
+async def _read_counters(client: Any, part: RangePart, series: Sequence[Series], prefix: str) -> NDArray[np.int64]:
+    """Read the counters of a part with a level; their shape is (series, slots)."""
+    level, first, end = part.level, part.first, part.end
+    assert level is not None
+    low, high = first // level.slots, (end - 1) // level.slots
+    chunks = range(low, high + 1)
+    names = [CounterChunk(level, chunk, row.name).get_key(prefix) for row in series for chunk in chunks]
+    found: list[bytes | None] = []
+    for at in range(0, len(names), MAX_KEYS_PER_READ):
+        found += await client.mget(names[at : at + MAX_KEYS_PER_READ])
+    whole = bytearray(len(names) * level.slots * level.bytes)
+    for place, raw in enumerate(found):
+        if raw:
+            offset = place * level.slots * level.bytes
+            whole[offset : offset + len(raw)] = raw
+    counters = np.frombuffer(whole, dtype=f">u{level.bytes}").reshape(len(series), len(chunks) * level.slots)
+    return counters[:, first - low * level.slots : end - low * level.slots].astype(np.int64)
 
 
 def _sum_counters(

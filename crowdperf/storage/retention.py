@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 import redis
 
 from crowdperf.settings.site import Retention
-from crowdperf.storage.buckets import DAY, HOUR, MINUTE, QUARTER, Calendar
-from crowdperf.storage.counts import LOGS, expire_chunks, meta_key
+from crowdperf.storage.buckets import DAY, HOUR, MINUTE, QUARTER, Calendar, Level
+from crowdperf.storage.counts import LOGS, CounterChunk, meta_key
 
 DAY_S = 86_400.0
 CATCH_UP_FACTOR = 24.0
@@ -137,9 +137,9 @@ def expire_counts(client: redis.Redis, retention: Retention, calendar: Calendar,
     """
     return (
         expire_minutes(client, now - retention.minute_counts_days * DAY_S, prefix)
-        + expire_chunks(client, HOUR, calendar.get_slot(HOUR, now - retention.hour_counts_days * DAY_S), prefix)
-        + expire_chunks(client, QUARTER, calendar.get_slot(QUARTER, now - retention.hour_counts_days * DAY_S), prefix)
-        + expire_chunks(client, DAY, calendar.get_day(max(0.0, now - retention.day_counts_days * DAY_S)), prefix)
+        + _expire_chunks(client, HOUR, calendar.get_slot(HOUR, now - retention.hour_counts_days * DAY_S), prefix)
+        + _expire_chunks(client, QUARTER, calendar.get_slot(QUARTER, now - retention.hour_counts_days * DAY_S), prefix)
+        + _expire_chunks(client, DAY, calendar.get_day(max(0.0, now - retention.day_counts_days * DAY_S)), prefix)
     )
 
 
@@ -158,7 +158,25 @@ def expire_minutes(client: redis.Redis, before: float, prefix: str = "") -> int:
     known = client.hget(meta_key(prefix), "minutes_from")
     if known is None or float(known) < first:
         set_field(client, meta_key(prefix), "minutes_from", first)
-    return expire_chunks(client, MINUTE, int(first // 60), prefix)
+    return _expire_chunks(client, MINUTE, int(first // 60), prefix)
+
+
+def _expire_chunks(client: redis.Redis, level: Level, before_slot: int, prefix: str) -> int:
+    """Remove chunks that end before a slot; return their number."""
+    head = CounterChunk(level, 0, "").get_key(prefix).removesuffix("0:")
+    gone = []
+    for name in client.scan_iter(match=f"{_escape_pattern(head)}*", count=1000):
+        chunk = name.decode()[len(head) :].partition(":")[0]
+        if (int(chunk) + 1) * level.slots <= before_slot:
+            gone.append(name)
+    for at in range(0, len(gone), 500):
+        client.unlink(*gone[at : at + 500])
+    return len(gone)
+
+
+def _escape_pattern(text: str) -> str:
+    """Escape the wildcards of SCAN."""
+    return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in text)
 
 
 def relieve(client: Any, now: float, trim_events: Callable[[float], int], prefix: str = "") -> str:

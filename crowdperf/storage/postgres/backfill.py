@@ -8,6 +8,7 @@ frontier.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import redis
@@ -18,17 +19,21 @@ from crowdperf.storage.counts import (
     FRONTIER_BEGIN,
     FRONTIER_COMPLETE,
     LOGS,
+    CounterChunk,
     CrossingRecord,
     decode_member,
+    get_series,
     meta_key,
-    stage_tally,
-    tally_crossings,
+    series_key,
 )
 
 PAGE_CROSSINGS = 4000
 """Crossings per log and step."""
 MINUTE_COUNTS_DAYS = 7
 """Minutes of an older history are counted for these last days only: retention removes them soon."""
+
+Tally = dict[CounterChunk, dict[int, int]]
+"""Chunk -> slot -> number of crossings."""
 
 log = logging.getLogger(__name__)
 
@@ -120,13 +125,38 @@ def run_step(client: Any, calendar: Calendar, prefix: str = "") -> float:
             return FRONTIER_COMPLETE
         rows, behind = _read_page(pipe, frontier, prefix)
         pipe.multi()
-        stage_tally(pipe, tally_crossings(calendar, rows, float(minutes or 0)), prefix)
+        _stage_tally(pipe, _tally_crossings(calendar, rows, float(minutes or 0)), prefix)
         pipe.hset(meta, "frontier", repr(behind))
         try:
             pipe.execute()
         except redis.WatchError:
             return frontier
     return behind
+
+
+def _tally_crossings(calendar: Calendar, rows: Iterable[CrossingRecord], minutes_from: float) -> Tally:
+    """Count crossings per slot; minutes from `minutes_from` on only."""
+    found: Tally = {}
+    coarse, every = (calendar.grid, DAY), (MINUTE, calendar.grid, DAY)
+    for row in rows:
+        series = get_series(row).name
+        for level in coarse if row.ts < minutes_from else every:
+            chunk, slot = divmod(calendar.get_slot(level, row.ts), level.slots)
+            slots = found.setdefault(CounterChunk(level, chunk, series), {})
+            slots[slot] = slots.get(slot, 0) + 1
+    return found
+
+
+def _stage_tally(pipe: Any, counted: Tally, prefix: str) -> None:
+    """Raise counters in a transaction."""
+    for chunk, slots in counted.items():
+        words: list[Any] = ["BITFIELD", chunk.get_key(prefix), "OVERFLOW", "SAT"]
+        for slot, number in slots.items():
+            words += ("INCRBY", f"u{8 * chunk.level.bytes}", f"#{slot}", number)
+        pipe.execute_command(*words)
+    names = {chunk.series for chunk in counted}
+    if names:
+        pipe.sadd(series_key(prefix), *sorted(names))
 
 
 def _read_page(pipe: Any, frontier: float, prefix: str) -> tuple[list[CrossingRecord], float]:

@@ -10,8 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 from msgspec import Struct, field
 
@@ -23,12 +24,7 @@ from crowdperf.storage.buckets import Calendar
 from crowdperf.storage.counts import CountersOutdatedError, CrossingRecord
 from crowdperf.storage.postgres import backfill
 from crowdperf.storage.retention import DAY_S, expire_minutes
-from crowdperf.storage.transfer.sqlite_rows import (
-    COLUMN_ALIASES,
-    ColumnMapping,
-    RowRejectedError,
-    parse_row,
-)
+from crowdperf.storage.transfer.sqlite_rows import COLUMN_ALIASES, ColumnMapping, RowRejectedError, parse_row
 
 BATCH_ROWS = 1000
 MAX_AHEAD_S = 86_400.0
@@ -117,37 +113,29 @@ def inspect(connection: sqlite3.Connection, out: TextIO) -> None:
             print(f"  {column:<20} {'-> ' + field if field else '':<14} {shown}", file=out)
 
 
-def iter_table_crossings(
-    connection: sqlite3.Connection,
-    table: str,
-    columns: ColumnMapping,
-    calendar: Calendar,
-    values: dict[tuple[str, str], str],
-    report: ImportReport,
-) -> Iterator[CrossingRecord]:
-    """Parse the rows of a table in file order, one row in memory at a time.
+class SourceTable(NamedTuple):
+    """A table of the file, and how its rows become crossings."""
 
-    Args:
-        connection: open SQLite file.
-        table: name of the table.
-        columns: source of each field.
-        calendar: calendar of the site.
-        values: (field, text in lower case) -> replacement.
-        report: receives the numbers of read and rejected rows.
+    connection: sqlite3.Connection
+    name: str
+    columns: ColumnMapping
+    values: dict[tuple[str, str], str]
+    """(Field, text in lower case) -> replacement."""
 
-    Yields:
-        The crossings.
-    """
+
+def _iter_crossings(source: SourceTable, zone: ZoneInfo, report: ImportReport) -> Iterator[CrossingRecord]:
+    """Parse the rows in file order, one row in memory at a time."""
+    table = _quote_identifier(source.name)
     without_rowid = False
     try:
-        cursor = connection.execute(f"SELECT rowid, * FROM {_quote_identifier(table)}")
+        cursor = source.connection.execute(f"SELECT rowid, * FROM {table}")
     except sqlite3.OperationalError:
         without_rowid = True
-        cursor = connection.execute(f"SELECT 0, * FROM {_quote_identifier(table)}")
+        cursor = source.connection.execute(f"SELECT 0, * FROM {table}")
     for rowid, *row in cursor:
         report.read += 1
         try:
-            yield parse_row(row, columns, calendar.zone, values, 0 if without_rowid else int(rowid or 0))
+            yield parse_row(row, source.columns, zone, source.values, 0 if without_rowid else int(rowid or 0))
         except RowRejectedError as reason:
             text = str(reason)
             if text not in report.rejected and len(report.rejected) >= MAX_REASONS:
@@ -155,21 +143,19 @@ def iter_table_crossings(
             report.rejected[text] += 1
 
 
-def import_crossings(
-    rows: Iterator[CrossingRecord], deployment: Deployment, report: ImportReport, progress: ProgressBar, now: float
-) -> None:
+def import_crossings(source: SourceTable, deployment: Deployment, report: ImportReport, progress: ProgressBar) -> None:
     """Add crossings in batches.
 
     Args:
-        rows: crossings to add.
+        source: table of the crossings.
         deployment: the installation that receives them.
         report: receives the outcomes.
         progress: bar to draw.
-        now: Unix seconds.
 
     Raises:
         redis.ConnectionError, redis.TimeoutError: added crossings stay; run the import again.
     """
+    now = time.time()
     client: Any = connect(deployment.redis_url)
     prefix, retention = deployment.config.key_prefix, deployment.config.retention
     calendar = Calendar(deployment.config.site.timezone)
@@ -192,7 +178,7 @@ def import_crossings(
         batch.clear()
         progress.show(report.read)
 
-    for row in rows:
+    for row in _iter_crossings(source, calendar.zone, report):
         if row.ts < oldest:
             report.rejected[f"older than retention.crossings_days ({retention.crossings_days})"] += 1
         elif row.ts > now + MAX_AHEAD_S:

@@ -157,13 +157,14 @@ def test_a_page_that_somebody_writes_into_is_counted_anew(
     backfill.prepare(client, BERLIN)
     before = float(client.hget(counts.meta_key(), "frontier"))
     interfered = []
+    stage_tally = backfill._stage_tally
 
     def interfering(*arguments: object) -> None:
-        counts.stage_tally(*arguments)  # type: ignore[arg-type]
+        stage_tally(*arguments)  # type: ignore[arg-type]
         if not interfered:
             interfered.append(counts.add_crossings(other, BERLIN, late))
 
-    monkeypatch.setattr(backfill, "stage_tally", interfering)
+    monkeypatch.setattr(backfill, "_stage_tally", interfering)
     assert backfill.run_step(client, BERLIN) == before, "nothing was counted, and nobody waits until nobody writes"
     assert backfill.run_step(client, BERLIN) == counts.FRONTIER_COMPLETE
     assert interfered == [(5, 0, False)]
