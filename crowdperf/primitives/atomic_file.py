@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,9 +44,9 @@ def write_file(target: Path, content: bytes, *, mode: int | None = None, sync: b
 def create_private_file(target: Path, content: bytes) -> None:
     """Write a file that only this user can read, unless it exists already.
 
-    Processes that start together agree on one complete content.
+    Processes and threads that start together agree on one complete content.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         _write_and_close(temporary, content, 0o600, False)
         # A link never replaces.

@@ -8,16 +8,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta, field
 
-from crowdperf.settings.base import (
-    CameraId,
-    ClassName,
-    ConfigError,
-    Seconds,
-    Settings,
-    is_network,
-    require_known,
-    require_unique,
-)
+from crowdperf.settings import base
+from crowdperf.settings.base import CameraId, ClassName, ConfigError, Seconds, Settings
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.schedule import Window
 
@@ -185,10 +177,10 @@ class Alerts(Settings, frozen=True, kw_only=True):
 def validate_alerts(alerts: Alerts, cameras: Sequence[Camera]) -> None:
     """Raise ConfigError unless references, addresses and filters of the alert settings fit."""
     where = "$.alerts"
-    require_unique(f"{where}.rules", [rule.id for rule in alerts.rules])
-    require_unique(f"{where}.channels", [channel.id for channel in alerts.channels])
+    base.require_unique(f"{where}.rules", [rule.id for rule in alerts.rules])
+    base.require_unique(f"{where}.channels", [channel.id for channel in alerts.channels])
     for entry in alerts.allow_private:
-        if "/" in entry and not is_network(entry):
+        if "/" in entry and not base.is_network(entry):
             raise ConfigError(f"{where}.allow_private: {entry!r} is not a network. Remedy: write it like 10.1.2.0/24.")
     for index, channel in enumerate(alerts.channels):
         _validate_channel(f"{where}.channels[{index}]", channel)
@@ -197,7 +189,7 @@ def validate_alerts(alerts: Alerts, cameras: Sequence[Camera]) -> None:
         rule_path = f"{where}.rules[{index}]"
         _validate_filters(rule_path, rule, cameras)
         channels = [*rule.channels, *(name for step in rule.escalate for name in step.channels)]
-        require_known(rule_path, "channel", channels, names)
+        base.require_known(rule_path, "channel", channels, names)
 
 
 def _validate_channel(where: str, channel: Channel) -> None:
@@ -238,9 +230,9 @@ def _validate_filters(where: str, rule: AlertRule, cameras: Sequence[Camera]) ->
                 f"{where}.{name} does not fit the event {rule.event}. Remedy: remove it; its filters are: "
                 f"{', '.join(('cameras', *filters))}."
             )
-    require_known(where, "camera", rule.cameras, {camera.id for camera in cameras})
+    base.require_known(where, "camera", rule.cameras, {camera.id for camera in cameras})
     matched = [camera for camera in cameras if not rule.cameras or camera.id in rule.cameras]
-    require_known(where, "zone", rule.zones, {zone.id for camera in matched for zone in camera.zones})
-    require_known(where, "line", rule.lines, {line.id for camera in matched for line in camera.lines})
+    base.require_known(where, "zone", rule.zones, {zone.id for camera in matched for zone in camera.zones})
+    base.require_known(where, "line", rule.lines, {line.id for camera in matched for line in camera.lines})
     if rule.event in STATES:
-        require_known(where, "state", rule.states, STATES[rule.event])
+        base.require_known(where, "state", rule.states, STATES[rule.event])

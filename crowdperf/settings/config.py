@@ -15,18 +15,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
+from crowdperf.settings import base
 from crowdperf.settings.alerts import Alerts, validate_alerts
 from crowdperf.settings.areas import Area, validate_areas
-from crowdperf.settings.base import (
-    CameraId,
-    ConfigError,
-    Fps,
-    Seconds,
-    Settings,
-    is_network,
-    require_unique,
-    validate_camera_url,
-)
+from crowdperf.settings.base import CameraId, ConfigError, Fps, Seconds, Settings
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.engine import Inference, Tracking
 from crowdperf.settings.environment import Environment, Paths, read_environment
@@ -205,7 +197,7 @@ def _validate_config(config: Config) -> None:
             f"{config.redis.url.split(':', 1)[0]!r}). Remedy: correct it, or leave it empty for the embedded Redis."
         )
     for proxy in config.web.trusted_proxies:
-        if not is_network(proxy):
+        if not base.is_network(proxy):
             raise ConfigError(
                 f"web.trusted_proxies holds {proxy!r}, which is not an address or network. "
                 "Remedy: write it like '10.0.0.2' or '10.0.0.0/24'."
@@ -217,9 +209,9 @@ def _validate_config(config: Config) -> None:
         if camera.id in camera_ids:
             raise ConfigError(f"{where}: the id {camera.id!r} is used twice. Remedy: give each camera its own id.")
         camera_ids.add(camera.id)
-        validate_camera_url(where, camera.url)
+        base.validate_camera_url(where, camera.url)
         for kind, shapes in (("lines", camera.lines), ("zones", camera.zones)):
-            require_unique(f"{where}.{kind}", [shape.id for shape in shapes])
+            base.require_unique(f"{where}.{kind}", [shape.id for shape in shapes])
         for line in camera.lines:
             if line.p1 == line.p2:
                 raise ConfigError(f"{where}: line {line.id!r} has no length (p1 equals p2). Remedy: move one end.")

@@ -176,17 +176,6 @@ def stage_area(pipe: Any, snapshot: AreaSnapshot, prefix: str = "") -> None:
     pipe.hset(areas_key(prefix), snapshot.area, msgspec.json.encode(snapshot))
 
 
-def stage_area_removal(pipe: Any, area: str, prefix: str = "") -> None:
-    """Remove an area in a transaction.
-
-    Args:
-        pipe: Redis pipeline of the transaction.
-        area: area id.
-        prefix: prefix of every key.
-    """
-    pipe.hdel(areas_key(prefix), area)
-
-
 async def read_areas(client: redis.asyncio.Redis, prefix: str = "") -> dict[str, AreaSnapshot]:
     """Return every area by its id."""
     reply: Any = await client.hgetall(areas_key(prefix))

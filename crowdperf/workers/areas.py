@@ -133,7 +133,7 @@ def stage_effect(pipe: Any, effect: Struct, metrics: Metrics, prefix: str = "") 
         metrics.set_gauge("area_occupancy", effect.occupancy, effect.area)
         metrics.set_gauge("area_uncertainty", effect.uncertainty, effect.area)
     elif isinstance(effect, AreaRemoved):
-        occupancy.stage_area_removal(pipe, effect.area, prefix)
+        pipe.hdel(occupancy.areas_key(prefix), effect.area)
         metrics.forget(effect.area)
 
 

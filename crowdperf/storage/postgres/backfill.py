@@ -13,19 +13,9 @@ from typing import Any
 
 import redis
 
+from crowdperf.storage import counts
 from crowdperf.storage.buckets import DAY, HOUR, MINUTE, QUARTER, Calendar
-from crowdperf.storage.counts import (
-    COUNTERS_VERSION,
-    FRONTIER_BEGIN,
-    FRONTIER_COMPLETE,
-    LOGS,
-    CounterChunk,
-    CrossingRecord,
-    decode_member,
-    get_series,
-    meta_key,
-    series_key,
-)
+from crowdperf.storage.counts import LOGS, CounterChunk, CrossingRecord, meta_key
 
 PAGE_CROSSINGS = 4000
 """Crossings per log and step."""
@@ -59,19 +49,19 @@ def prepare(client: Any, calendar: Calendar, prefix: str = "") -> bool:
 
     def run_transaction(pipe: Any) -> bool:
         version, zone, frontier, floor = pipe.hmget(meta, "version", "zone", "frontier", "floor")
-        if version == COUNTERS_VERSION.encode() and zone == calendar.name.encode():
+        if version == counts.COUNTERS_VERSION.encode() and zone == calendar.name.encode():
             pipe.multi()
-            return float(frontier) < FRONTIER_COMPLETE
+            return float(frontier) < counts.FRONTIER_COMPLETE
         names = list(client.scan_iter(match=meta.replace(":meta", ":*"), count=1000)) if version else []
         empty = not client.exists(*(prefix + name for name in LOGS))
         newest = max((client.zrange(prefix + name, -1, -1, withscores=True) or [(b"", 0.0)])[0][1] for name in LOGS)
-        start = float(floor) if floor else FRONTIER_BEGIN
+        start = float(floor) if floor else counts.FRONTIER_BEGIN
         pipe.multi()
         if version:
             log.warning("rebuilding the counters for the time zone %s (they were for %s)", calendar.name, zone.decode())
             _stage_forget(pipe, names, calendar, start, prefix)
-        whole = FRONTIER_COMPLETE if empty else start
-        pipe.hset(meta, mapping={"version": COUNTERS_VERSION, "zone": calendar.name, "frontier": repr(whole)})
+        whole = counts.FRONTIER_COMPLETE if empty else start
+        pipe.hset(meta, mapping={"version": counts.COUNTERS_VERSION, "zone": calendar.name, "frontier": repr(whole)})
         if not empty:
             pipe.hset(meta, "minutes_from", repr(newest // 86_400 * 86_400 - MINUTE_COUNTS_DAYS * 86_400))
         return not empty
@@ -118,11 +108,11 @@ def run_step(client: Any, calendar: Calendar, prefix: str = "") -> float:
     with client.pipeline(transaction=True) as pipe:
         pipe.watch(meta, *(prefix + name for name in LOGS))
         version, zone, raw, minutes = pipe.hmget(meta, "version", "zone", "frontier", "minutes_from")
-        if version != COUNTERS_VERSION.encode() or zone != calendar.name.encode():
-            return FRONTIER_BEGIN
+        if version != counts.COUNTERS_VERSION.encode() or zone != calendar.name.encode():
+            return counts.FRONTIER_BEGIN
         frontier = float(raw)
-        if frontier >= FRONTIER_COMPLETE:
-            return FRONTIER_COMPLETE
+        if frontier >= counts.FRONTIER_COMPLETE:
+            return counts.FRONTIER_COMPLETE
         rows, behind = _read_page(pipe, frontier, prefix)
         pipe.multi()
         _stage_tally(pipe, _tally_crossings(calendar, rows, float(minutes or 0)), prefix)
@@ -139,7 +129,7 @@ def _tally_crossings(calendar: Calendar, rows: Iterable[CrossingRecord], minutes
     found: Tally = {}
     coarse, every = (calendar.grid, DAY), (MINUTE, calendar.grid, DAY)
     for row in rows:
-        series = get_series(row).name
+        series = counts.get_series(row).name
         for level in coarse if row.ts < minutes_from else every:
             chunk, slot = divmod(calendar.get_slot(level, row.ts), level.slots)
             slots = found.setdefault(CounterChunk(level, chunk, series), {})
@@ -156,7 +146,7 @@ def _stage_tally(pipe: Any, counted: Tally, prefix: str) -> None:
         pipe.execute_command(*words)
     names = {chunk.series for chunk in counted}
     if names:
-        pipe.sadd(series_key(prefix), *sorted(names))
+        pipe.sadd(counts.series_key(prefix), *sorted(names))
 
 
 def _read_page(pipe: Any, frontier: float, prefix: str) -> tuple[list[CrossingRecord], float]:
@@ -173,12 +163,12 @@ def _read_page(pipe: Any, frontier: float, prefix: str) -> tuple[list[CrossingRe
 def _read_rows(pipe: Any, frontier: float, page: int, prefix: str) -> tuple[list[CrossingRecord], float]:
     """Read at most `page` crossings per log; return them and the moment up to which they are complete."""
     found = []
-    behind = FRONTIER_COMPLETE
+    behind = counts.FRONTIER_COMPLETE
     for name in LOGS:
         rows = pipe.zrangebyscore(prefix + name, repr(frontier), "+inf", start=0, num=page, withscores=True)
         if len(rows) == page:
             # More members may share the last timestamp: the frontier stays before all of them.
             behind = min(behind, float(rows[-1][1]))
         found += rows
-    crossings = [decode_member(raw) for raw, score in found if float(score) < behind]
+    crossings = [counts.decode_member(raw) for raw, score in found if float(score) < behind]
     return [row for row in crossings if row is not None], behind
