@@ -76,132 +76,110 @@ def update_filling(share: float, before: Filling) -> Filling:
     return "ok"
 
 
-def set_field(client: Any, name: str, field: str, value: float) -> None:
-    """Set one field of a hash, even on a full server: what makes room must be recorded first.
+class HistoryRetention:
+    """The removal of history from one Redis."""
 
-    Args:
-        client: Redis client.
-        name: key of the hash.
-        field: name of the field.
-        value: stored as `repr`.
+    def __init__(self, client: Any, prefix: str = "") -> None:
+        self._client = client
+        self._prefix = prefix
 
-    Raises:
-        redis.OutOfMemoryError: the server is full and older than Redis 7.
-    """
-    try:
-        client.eval(SET_FIELD_SCRIPT, 1, name, field, repr(value))
-    except redis.OutOfMemoryError:
-        raise
-    except redis.ResponseError as error:
-        if "script" not in str(error).lower():
+    def set_field(self, name: str, field: str, value: float) -> None:
+        """Set one field of a hash, even on a full server: what makes room must be recorded first.
+
+        Args:
+            name: key of the hash.
+            field: name of the field.
+            value: stored as `repr`.
+
+        Raises:
+            redis.OutOfMemoryError: the server is full and older than Redis 7.
+        """
+        try:
+            self._client.eval(SET_FIELD_SCRIPT, 1, name, field, repr(value))
+        except redis.OutOfMemoryError:
             raise
-        client.hset(name, field, repr(value))
+        except redis.ResponseError as error:
+            if "script" not in str(error).lower():
+                raise
+            self._client.hset(name, field, repr(value))
 
+    def expire_crossings(self, before: float) -> int:
+        """Remove crossings before `before` and move the floor of the history up to it; return their number.
 
-def expire_crossings(client: Any, before: float, prefix: str = "") -> int:
-    """Remove old crossings and move the floor of the history up to them.
+        A crossing below the floor is never added again, because it may have been counted before.
+        """
+        meta = meta_key(self._prefix)
+        if not any(self._client.zcount(self._prefix + name, "-inf", f"({before!r}") for name in LOGS):
+            return 0
+        # First: a floor without the removal costs nothing, a removal without the floor could count twice.
+        self.set_field(meta, "floor", max(before, float(self._client.hget(meta, "floor") or before)))
+        with self._client.pipeline(transaction=True) as pipe:
+            for name in LOGS:
+                pipe.zremrangebyscore(self._prefix + name, "-inf", f"({before!r}")
+            return sum(pipe.execute())
 
-    A crossing below the floor is never added again, because it may have been counted before.
+    def expire_counts(self, retention: Retention, calendar: Calendar, now: float) -> int:
+        """Remove counters that are past their retention.
 
-    Args:
-        client: Redis client.
-        before: remove crossings before this moment, Unix seconds.
-        prefix: prefix of every key.
+        Args:
+            retention: days to keep of each level.
+            calendar: calendar of the site.
+            now: Unix seconds.
 
-    Returns:
-        Number of removed crossings.
-    """
-    meta = meta_key(prefix)
-    if not any(client.zcount(prefix + name, "-inf", f"({before!r}") for name in LOGS):
-        return 0
-    # First: a floor without the removal costs nothing, a removal without the floor could count twice.
-    set_field(client, meta, "floor", max(before, float(client.hget(meta, "floor") or before)))
-    with client.pipeline(transaction=True) as pipe:
-        for name in LOGS:
-            pipe.zremrangebyscore(prefix + name, "-inf", f"({before!r}")
-        return sum(pipe.execute())
+        Returns:
+            Number of removed chunks.
+        """
+        return (
+            self.expire_minutes(now - retention.minute_counts_days * DAY_S)
+            + self._expire_chunks(HOUR, calendar.get_slot(HOUR, now - retention.hour_counts_days * DAY_S))
+            + self._expire_chunks(QUARTER, calendar.get_slot(QUARTER, now - retention.hour_counts_days * DAY_S))
+            + self._expire_chunks(DAY, calendar.get_day(max(0.0, now - retention.day_counts_days * DAY_S)))
+        )
 
+    def expire_minutes(self, before: float) -> int:
+        """Remove the minute counters before the UTC day of `before`; return the number of chunks.
 
-def expire_counts(client: redis.Redis, retention: Retention, calendar: Calendar, now: float, prefix: str = "") -> int:
-    """Remove counters that are past their retention.
+        Later reads there use the crossings.
+        """
+        first = int(before // DAY_S) * DAY_S
+        known = self._client.hget(meta_key(self._prefix), "minutes_from")
+        if known is None or float(known) < first:
+            self.set_field(meta_key(self._prefix), "minutes_from", first)
+        return self._expire_chunks(MINUTE, int(first // 60))
 
-    Args:
-        client: Redis client.
-        retention: days to keep of each level.
-        calendar: calendar of the site.
-        now: Unix seconds.
-        prefix: prefix of every key.
+    def _expire_chunks(self, level: Level, before_slot: int) -> int:
+        """Remove chunks that end before a slot; return their number."""
+        head = CounterChunk(level, 0, "").get_key(self._prefix).removesuffix("0:")
+        gone = []
+        for name in self._client.scan_iter(match=f"{_escape_pattern(head)}*", count=1000):
+            chunk = name.decode()[len(head) :].partition(":")[0]
+            if (int(chunk) + 1) * level.slots <= before_slot:
+                gone.append(name)
+        for at in range(0, len(gone), 500):
+            self._client.unlink(*gone[at : at + 500])
+        return len(gone)
 
-    Returns:
-        Number of removed chunks.
-    """
-    return (
-        expire_minutes(client, now - retention.minute_counts_days * DAY_S, prefix)
-        + _expire_chunks(client, HOUR, calendar.get_slot(HOUR, now - retention.hour_counts_days * DAY_S), prefix)
-        + _expire_chunks(client, QUARTER, calendar.get_slot(QUARTER, now - retention.hour_counts_days * DAY_S), prefix)
-        + _expire_chunks(client, DAY, calendar.get_day(max(0.0, now - retention.day_counts_days * DAY_S)), prefix)
-    )
+    def relieve(self, now: float, trim_events: Callable[[float], int]) -> str:
+        """Drop the next part of the history from a nearly full server.
 
-
-def expire_minutes(client: redis.Redis, before: float, prefix: str = "") -> int:
-    """Remove the minute counters before a UTC day. Later reads there use the crossings.
-
-    Args:
-        client: Redis client.
-        before: any moment of that day, Unix seconds.
-        prefix: prefix of every key.
-
-    Returns:
-        Number of removed chunks.
-    """
-    first = int(before // DAY_S) * DAY_S
-    known = client.hget(meta_key(prefix), "minutes_from")
-    if known is None or float(known) < first:
-        set_field(client, meta_key(prefix), "minutes_from", first)
-    return _expire_chunks(client, MINUTE, int(first // 60), prefix)
-
-
-def _expire_chunks(client: redis.Redis, level: Level, before_slot: int, prefix: str) -> int:
-    """Remove chunks that end before a slot; return their number."""
-    head = CounterChunk(level, 0, "").get_key(prefix).removesuffix("0:")
-    gone = []
-    for name in client.scan_iter(match=f"{_escape_pattern(head)}*", count=1000):
-        chunk = name.decode()[len(head) :].partition(":")[0]
-        if (int(chunk) + 1) * level.slots <= before_slot:
-            gone.append(name)
-    for at in range(0, len(gone), 500):
-        client.unlink(*gone[at : at + 500])
-    return len(gone)
+        The order: minute counters up to yesterday, events older than a day that every consumer has read, then the
+        oldest day of crossings. Hour and day counters stay, and so do the newest seven days of crossings.
+        `trim_events` removes events before a moment. The result describes for the log what was dropped.
+        """
+        minutes = self.expire_minutes(now - DAY_S)
+        if minutes:
+            return f"minute counts up to yesterday ({minutes} chunks)"
+        events = trim_events(now - DAY_S)
+        if events:
+            return f"{events} events older than a day"
+        first = (self._client.zrange(self._prefix + name, 0, 0, withscores=True) for name in LOGS)
+        oldest = [row[0][1] for row in first if row]
+        if oldest and float(min(oldest)) < now - MIN_KEPT_DAYS * DAY_S:
+            before = min(float(min(oldest)) + DAY_S, now - MIN_KEPT_DAYS * DAY_S)
+            return f"{self.expire_crossings(before)} of the oldest crossings (their counts stay)"
+        return ""
 
 
 def _escape_pattern(text: str) -> str:
     """Escape the wildcards of SCAN."""
     return "".join(f"\\{letter}" if letter in "*?[]\\^" else letter for letter in text)
-
-
-def relieve(client: Any, now: float, trim_events: Callable[[float], int], prefix: str = "") -> str:
-    """Drop the next part of the history from a nearly full server.
-
-    The order: minute counters up to yesterday, events older than a day that every consumer has read, then the oldest
-    day of crossings. Hour and day counters stay, and so do the newest seven days of crossings.
-
-    Args:
-        client: Redis client.
-        now: Unix seconds.
-        trim_events: removes events before a moment and returns their number.
-        prefix: prefix of every key.
-
-    Returns:
-        A description of what was dropped for the log; empty for nothing.
-    """
-    minutes = expire_minutes(client, now - DAY_S, prefix)
-    if minutes:
-        return f"minute counts up to yesterday ({minutes} chunks)"
-    events = trim_events(now - DAY_S)
-    if events:
-        return f"{events} events older than a day"
-    oldest = [row[0][1] for name in LOGS if (row := client.zrange(prefix + name, 0, 0, withscores=True))]
-    if oldest and float(min(oldest)) < now - MIN_KEPT_DAYS * DAY_S:
-        before = min(float(min(oldest)) + DAY_S, now - MIN_KEPT_DAYS * DAY_S)
-        return f"{expire_crossings(client, before, prefix)} of the oldest crossings (their counts stay)"
-    return ""

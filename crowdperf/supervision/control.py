@@ -40,10 +40,12 @@ class SupervisorClient:
         transport = SupervisorTransport(None, None, f"unix://{socket}")
         self._rpc: Any = xmlrpc.client.ServerProxy("http://localhost", transport=transport).supervisor
 
-    def _call(self, name: str, *arguments: Any) -> Any:
+    def _call(self, name: str, *arguments: Any, ignored_fault: int | None = None) -> Any:
         try:
             return getattr(self._rpc, name)(*arguments)
         except xmlrpc.client.Fault as fault:
+            if fault.faultCode == ignored_fault:
+                return None
             if fault.faultCode != Faults.SHUTDOWN_STATE:
                 raise
             raise ConfigError(
@@ -118,14 +120,7 @@ class SupervisorClient:
 
     def _call_each(self, method: str, names: list[str], ignored_fault: int, wait: bool = False) -> None:
         for name in names:
-            self._call_ignoring_fault(method, name, ignored_fault, wait)
-
-    def _call_ignoring_fault(self, method: str, name: str, ignored_fault: int, wait: bool) -> None:
-        try:
-            self._call(method, name, wait)
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode != ignored_fault:
-                raise
+            self._call(method, name, wait, ignored_fault=ignored_fault)
 
 
 def restart_failed_programs(paths: Paths) -> None:

@@ -23,7 +23,7 @@ from crowdperf.messaging.schema import AuditEntry, RollCallChanged
 from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.settings.areas import Area, Door
 from crowdperf.visitors.visit import ON_SITE_STATES, Person, Visit
-from crowdperf.visitors.visit_store import commit_with_audit
+from crowdperf.visitors.visit_store import AuditedStore
 
 RETENTION_S = 365 * 86_400
 MAX_ROLL_CALLS = 10_000
@@ -205,12 +205,8 @@ def update_inside(call: RollCall, inside: Mapping[str, int]) -> RollCall:
     return msgspec.structs.replace(call, places=now)
 
 
-class RollCallStore:
+class RollCallStore(AuditedStore):
     """Roll calls in Redis, for the web process."""
-
-    def __init__(self, client: Any, prefix: str = "") -> None:
-        self._client = client
-        self._prefix = prefix
 
     def _get_key(self, call: str) -> str:
         return f"{self._prefix}crowdperf:visitors:roll-call:{call}"
@@ -222,7 +218,7 @@ class RollCallStore:
     async def start(self, call: RollCall, entry: AuditEntry) -> None:
         """Store a new roll call."""
         head = msgspec.json.encode(msgspec.structs.replace(call, marks=[]))
-        async with commit_with_audit(self._client, entry, self._prefix) as pipe:
+        async with self.commit(entry) as pipe:
             pipe.hset(
                 self._get_key(call.id),
                 mapping={"head": head, **{f"m:{m.visit}": msgspec.json.encode(_strip_name(m)) for m in call.marks}},
@@ -292,7 +288,7 @@ class RollCallStore:
         if not await self._client.hsetnx(self._get_key(call.id), "ended", msgspec.json.encode((now, by))):
             return False
         inside = {place.area: place.inside for place in call.places if place.inside is not None}
-        async with commit_with_audit(self._client, entry, self._prefix) as pipe:
+        async with self.commit(entry) as pipe:
             pipe.hset(self._get_key(call.id), "inside", msgspec.json.encode(inside))
             self._stage_event(pipe, _build_event(call, "ended", now, by))
         return True

@@ -60,7 +60,7 @@ end
 
 
 class VisitKeys(Struct, frozen=True):
-    """The keys of the visitors' store."""
+    """The keys of the visitors' store, and what is removed below them."""
 
     prefix: str = ""
 
@@ -98,6 +98,15 @@ class VisitKeys(Struct, frozen=True):
     def listings(self) -> str:
         """Return the key of the watch-list."""
         return self._build("listings")
+
+    def stage_expiry(self, pipe: Any, before: float) -> None:
+        """Erase personal data of up to 200 finished visits that began before `before`."""
+        prefixes = (self.visit(""), self.person(""), self.visits_of(""))
+        pipe.eval(EXPIRE_SCRIPT, 3, self.index, self.live, self.codes, repr(before), *prefixes)
+
+    def stage_forget(self, pipe: Any, before: float) -> None:
+        """Remove entries of the watch-list that were added before `before`."""
+        pipe.eval(FORGET_SCRIPT, 1, self.listings, repr(before))
 
 
 class VisitUpdate(Struct, frozen=True, kw_only=True):
@@ -168,30 +177,6 @@ def stage_update(pipe: Any, update: VisitUpdate, entries: Sequence[AuditEntry] =
     )
 
 
-def stage_expiry(pipe: Any, before: float, prefix: str = "") -> None:
-    """Erase personal data of up to 200 finished visits.
-
-    Args:
-        pipe: Redis client or pipeline.
-        before: visits that began before this time, Unix seconds.
-        prefix: prefix of every key.
-    """
-    keys = VisitKeys(prefix)
-    prefixes = (keys.visit(""), keys.person(""), keys.visits_of(""))
-    pipe.eval(EXPIRE_SCRIPT, 3, keys.index, keys.live, keys.codes, repr(before), *prefixes)
-
-
-def stage_forget(pipe: Any, before: float, prefix: str = "") -> None:
-    """Remove old entries of the watch-list.
-
-    Args:
-        pipe: Redis client or pipeline.
-        before: entries that were added before this time, Unix seconds.
-        prefix: prefix of every key.
-    """
-    pipe.eval(FORGET_SCRIPT, 1, VisitKeys(prefix).listings, repr(before))
-
-
 def to_hash_fields(row: Struct) -> list[str]:
     """Flatten a Struct to names and values of a Redis hash."""
     return [text for name, value in msgspec.to_builtins(row).items() for text in (name, _to_text(value))]
@@ -218,31 +203,25 @@ def _flatten(fields: dict[Any, Any]) -> list[str]:
     return [text for name, value in fields.items() for text in (str(name), _to_text(value))]
 
 
-@contextlib.asynccontextmanager
-async def commit_with_audit(client: Any, entry: AuditEntry, prefix: str) -> AsyncIterator[Any]:
-    """Yield the pipeline of a change, and execute it together with its audit entry.
-
-    Args:
-        client: redis.asyncio client.
-        entry: audit entry to write.
-        prefix: prefix of every key.
-
-    Yields:
-        The pipeline.
-    """
-    async with client.pipeline(transaction=True) as pipe:
-        yield pipe
-        pipe.xadd(stream_key(AUDIT, prefix=prefix), codec.encode(AUDIT, entry))
-        await pipe.execute()
-
-
-class VisitStore:
-    """The visitors' store of the web process. Callers handle outages of Redis."""
+class AuditedStore:
+    """Base of the visitors' stores of the web process. Callers handle outages of Redis."""
 
     def __init__(self, client: Any, prefix: str = "") -> None:
         self._client = client
         self._prefix = prefix
         self.keys = VisitKeys(prefix)
+
+    @contextlib.asynccontextmanager
+    async def commit(self, entry: AuditEntry) -> AsyncIterator[Any]:
+        """Yield the pipeline of a change, and execute it together with its audit entry."""
+        async with self._client.pipeline(transaction=True) as pipe:
+            yield pipe
+            pipe.xadd(stream_key(AUDIT, prefix=self._prefix), codec.encode(AUDIT, entry))
+            await pipe.execute()
+
+
+class VisitStore(AuditedStore):
+    """Visits, people and the watch-list."""
 
     async def load_visit(self, visit: str) -> Visit | None:
         """Load one visit."""
@@ -324,7 +303,7 @@ class VisitStore:
 
     async def save_listing(self, listing: WatchListEntry, entry: AuditEntry) -> None:
         """Add or replace an entry of the watch-list."""
-        async with commit_with_audit(self._client, entry, self._prefix) as pipe:
+        async with self.commit(entry) as pipe:
             pipe.hset(self.keys.listings, listing.id, msgspec.json.encode(listing))
 
     async def drop_listing(self, listing: str, entry: AuditEntry) -> bool:
@@ -342,7 +321,7 @@ class VisitStore:
     async def erase(self, person: str, entry: AuditEntry) -> int:
         """Erase the personal data of one person and return the number of visits, which stay for statistics."""
         visits = await self.list_visits_of_person(person)
-        async with commit_with_audit(self._client, entry, self._prefix) as pipe:
+        async with self.commit(entry) as pipe:
             for visit in visits:
                 blank = dict.fromkeys(("person", "host", "host_email", "purpose", "reason", "code"), "")
                 pipe.hset(self.keys.visit(visit.id), mapping=blank)

@@ -52,6 +52,7 @@ class Housekeeper:
         self._calendar = Calendar(config.timezone)
         self._events: Publisher[StoreFilling] = Publisher(client, EVENTS, config.key_prefix)
         self._lease = Leases(client, "housekeeping", 0, 1, runtime.name, config.key_prefix, LEASE_S)
+        self._history = retention.HistoryRetention(self._client, self._prefix)
         self._clock: retention.SteadyClock | None = None
         self._filling: retention.Filling = "ok"
         self._counts_expired_at = float("-inf")
@@ -88,10 +89,10 @@ class Housekeeper:
             expired = evidence.expire(Path(self._config.evidence), before, kept.evidence_mb << 20)
             self._metrics.count("evidence_expired", expired)
         before = now - kept.crossings_days * retention.DAY_S
-        self._metrics.count("crossings_expired", retention.expire_crossings(self._client, before, self._prefix))
+        self._metrics.count("crossings_expired", self._history.expire_crossings(before))
         if monotonic - self._counts_expired_at >= COUNTS_INTERVAL_S:
             self._counts_expired_at = monotonic
-            expired = retention.expire_counts(self._client, kept, self._calendar, now, self._prefix)
+            expired = self._history.expire_counts(kept, self._calendar, now)
             self._metrics.count("count_chunks_expired", expired)
         self._watch_memory(now)
 
@@ -126,7 +127,7 @@ class Housekeeper:
             )
         self._clock_leap_logged = has_leapt
         self._metrics.set_gauge("clock_leap_s", max(0.0, wall - now))
-        retention.set_field(self._client, name, "clock", now)
+        self._history.set_field(name, "clock", now)
         return now
 
     def _trim_detections(self) -> None:
@@ -153,7 +154,7 @@ class Housekeeper:
         self._metrics.set_gauge("redis_limit_bytes", usage.limit)
         text = f"{usage.used / 2**20:.0f} of {usage.limit / 2**20:.0f} MiB used"
         if state == "dropping":
-            dropped = retention.relieve(self._client, now, self._trim_events, self._prefix)
+            dropped = self._history.relieve(now, self._trim_events)
             self._metrics.count("store_dropped")
             log.error(
                 "Redis is nearly full (%s). Dropped: %s", text, dropped or "nothing, there is nothing left to drop"

@@ -223,9 +223,10 @@ def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
         if isinstance(effect, VisitUpdate):
             visit_store.stage_update(pipe, effect, prefix=prefix)
         elif isinstance(effect, ExpireVisits):
-            visit_store.stage_expiry(pipe, effect.before, prefix)
+            keys = visit_store.VisitKeys(prefix)
+            keys.stage_expiry(pipe, effect.before)
             if effect.watch_list_before:
-                visit_store.stage_forget(pipe, effect.watch_list_before, prefix)
+                keys.stage_forget(pipe, effect.watch_list_before)
 
     waiting = [config.visitors.demo and config.instance == 0]
 

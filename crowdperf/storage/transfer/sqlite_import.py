@@ -23,7 +23,7 @@ from crowdperf.storage import counts
 from crowdperf.storage.buckets import Calendar
 from crowdperf.storage.counts import CountersOutdatedError, CrossingRecord
 from crowdperf.storage.postgres import backfill
-from crowdperf.storage.retention import DAY_S, expire_minutes
+from crowdperf.storage.retention import DAY_S, HistoryRetention
 from crowdperf.storage.transfer.sqlite_rows import COLUMN_ALIASES, ColumnMapping, RowRejectedError, parse_row
 
 BATCH_ROWS = 1000
@@ -161,7 +161,7 @@ def import_crossings(source: SourceTable, deployment: Deployment, report: Import
     calendar = Calendar(deployment.config.site.timezone)
     backfill.prepare(client, calendar, prefix)
     # Retention would remove older minute counters within the hour.
-    expire_minutes(client, now - retention.minute_counts_days * DAY_S, prefix)
+    HistoryRetention(client, prefix).expire_minutes(now - retention.minute_counts_days * DAY_S)
     oldest = now - retention.crossings_days * DAY_S
     batch: list[CrossingRecord] = []
 

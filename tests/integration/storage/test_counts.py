@@ -17,7 +17,7 @@ from crowdperf.storage.buckets import BUCKETS, Bucket, Calendar
 from crowdperf.storage.counts import CrossingRecord, encode_member, get_log_key
 from crowdperf.storage.postgres import backfill
 from crowdperf.storage.queries import GROUP_FIELDS, CrossingFilter, GroupKey, count_crossings
-from crowdperf.storage.retention import DAY_S, expire_counts, expire_crossings, expire_minutes
+from crowdperf.storage.retention import DAY_S, HistoryRetention
 from tests.conftest import RedisServer
 
 BERLIN = Calendar("Europe/Berlin")
@@ -95,7 +95,7 @@ def test_counters_equal_counting_one_by_one(redis_server: RedisServer, calendar:
         assert counts.add_crossings(client, calendar, rows[at : at + 300]) == (len(rows[at : at + 300]), 0, True)
     for minutes_kept in (True, False):
         if not minutes_kept:
-            expire_minutes(client, SPRING + 2 * DAY_S)
+            HistoryRetention(client).expire_minutes(SPRING + 2 * DAY_S)
         for wanted in ranges(3, 25):
             for bucket in (None, *BUCKETS):
                 for fields in ((), ("camera", "direction"), ("class",)):
@@ -207,7 +207,7 @@ def test_counts_outlive_crossings_and_expired_ones_stay_out(redis_server: RedisS
     rows = made(400)
     counts.add_crossings(client, BERLIN, rows)
     gone = [row for row in rows if row.ts < SPRING + 2 * DAY_S]
-    assert expire_crossings(client, SPRING + 2 * DAY_S) == len(gone) > 0
+    assert HistoryRetention(client).expire_crossings(SPRING + 2 * DAY_S) == len(gone) > 0
     assert counts.add_crossings(client, BERLIN, gone) == (0, len(gone), True)
     days = CrossingFilter(SPRING, SPRING + 4 * DAY_S + 82_800)
     assert counted(redis_server, days, (), "day") == expected(rows, days, (), "day")
@@ -219,7 +219,7 @@ def test_retention_per_kind_removes_whole_chunks_only(redis_server: RedisServer)
     counts.add_crossings(client, BERLIN, rows)
     kept = Retention(minute_counts_days=2, hour_counts_days=90, day_counts_days=3650)
     now = SPRING + 200 * DAY_S
-    assert expire_counts(client, kept, BERLIN, now) > 0
+    assert HistoryRetention(client).expire_counts(kept, BERLIN, now) > 0
     names = [name.decode().split(":")[2:4] for name in client.scan_iter("crowdperf:counts:*:*:*")]
     minutes = [int(chunk) for kind, chunk in names if kind == "minute"]
     hours = [int(chunk) for kind, chunk in names if kind == "hour"]

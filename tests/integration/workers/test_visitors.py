@@ -225,14 +225,14 @@ def test_entries_leave_the_watch_list_after_their_time(desk: httpx.Client, redis
     for name in ("Eve", "Mallory"):
         desk.post("/api/v1/watch-list", json={"kind": "block", "name": name, "reason": "stole a drill"})
     entries = desk.get("/api/v1/watch-list").json()["entries"]
-    visit_store.stage_forget(redis_server.client(), entries[1]["added_at"])
+    visit_store.VisitKeys().stage_forget(redis_server.client(), entries[1]["added_at"])
     assert [row["name"] for row in desk.get("/api/v1/watch-list").json()["entries"]] == ["Mallory"]
 
 
 def test_names_go_when_the_retention_is_over(desk: httpx.Client, redis_server: RedisServer) -> None:
     gone, live = invite(desk, purpose="secret plan", walk_in=True), invite(desk, name="Alan", walk_in=True)
     act(desk, gone, "deny", reason="late")
-    visit_store.stage_expiry(redis_server.client(), time.time() + 10)
+    visit_store.VisitKeys().stage_expiry(redis_server.client(), time.time() + 10)
     client = redis_server.client()
     assert client.hget(f"crowdperf:visitors:visit:{gone['id']}", "purpose") == b""
     assert client.hget(f"crowdperf:visitors:visit:{gone['id']}", "state") == b"denied"
