@@ -1,7 +1,4 @@
-"""Accounts, tokens and sessions in Redis, shared by all web processes.
-
-Each change and its audit entry are one transaction.
-"""
+"""Accounts, tokens and sessions in Redis. Each change and its audit entry are one transaction."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Installation
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of `crowdperf dead-letters`."""
+def main(words: list[str], installation: Installation) -> int:
+    """Run one action."""
     parser = argparse.ArgumentParser(prog="crowdperf dead-letters", description="Messages that could not be handled.")
     actions = parser.add_subparsers(dest="action", required=True, metavar="action")
     actions.add_parser("list", help="which consumers have some, and how many")
@@ -24,12 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
         action = actions.add_parser(name, help=text)
         action.add_argument("box", metavar="<stream>:<consumer>", help="as `list` prints it, such as events:recorder")
         action.add_argument("ids", nargs="*", help="only these, by id; default: all of them")
-    return parser
-
-
-def main(words: list[str], installation: Installation) -> int:
-    """Run one action."""
-    arguments = build_parser().parse_args(words)
+    arguments = parser.parse_args(words)
     deployment = installation.load()
     store = DeadLetterStore(connect(deployment.redis_url), deployment.config.key_prefix)
     try:

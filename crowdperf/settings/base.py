@@ -75,12 +75,13 @@ def compute_fingerprint(block: Settings) -> str:
     changed = {
         field.encode_name: getattr(block, field.name)
         for field in msgspec.structs.fields(block)
-        if field.name != "name" and getattr(block, field.name) != _get_default(field)
+        if field.name != "name" and getattr(block, field.name) != get_default(field)
     }
     return compute_digest(msgspec.json.encode(changed, order="sorted"), 16)
 
 
-def _get_default(field: msgspec.structs.FieldInfo) -> object:
+def get_default(field: msgspec.structs.FieldInfo) -> object:
+    """Return the default of a field."""
     return field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
 
 

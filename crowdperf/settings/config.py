@@ -34,7 +34,7 @@ from crowdperf.settings.site import (
     parse_sentinel_url,
     validate_dsn,
 )
-from crowdperf.settings.visitors import Visitors, validate_visitors
+from crowdperf.settings.visitors import Visitors, validate_entrances
 
 STORAGE_BACKENDS = ("redis",)
 DEFAULT_NODE = "local"
@@ -217,5 +217,7 @@ def _validate_config(config: Config) -> None:
                 raise ConfigError(f"{where}: line {line.id!r} has no length (p1 equals p2). Remedy: move one end.")
         validate_ppe_rules(where, camera.ppe, {zone.id for zone in camera.zones})
     validate_alerts(config.alerts, config.cameras)
-    validate_visitors(config.visitors, config.areas, config.cameras)
+    areas = {area.id for area in config.areas}
+    base.require_known("$.visitors.staff_baseline", "area", config.visitors.staff_baseline, areas)
+    validate_entrances(config.visitors.entrances, config.cameras)
     validate_areas(config.areas, config.cameras)

@@ -29,10 +29,7 @@ class Labels(Settings, frozen=True, kw_only=True):
 
 
 class Inference(Settings, frozen=True, kw_only=True):
-    """Settings of the inference process.
-
-    `precision: auto` takes int8 where a measurement has shown that it pays, and logs it.
-    """
+    """Settings of inference. `precision: auto` takes int8 where a measurement has shown that it pays."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     runtime: Literal["auto", "openvino", "torch"] = "auto"

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from crowdperf.settings.areas import Area, Door
-from crowdperf.settings.base import ConfigError, Seconds, Settings, require_known
+from crowdperf.settings.areas import Door
+from crowdperf.settings.base import ConfigError, Seconds, Settings
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.schedule import ClockTime
 
@@ -47,20 +47,10 @@ class Visitors(Settings, frozen=True, kw_only=True):
     """Create sample visitors on a site that has never had any (the demo site)."""
 
 
-def validate_visitors(visitors: Visitors, areas: Sequence[Area], cameras: Sequence[Camera]) -> None:
-    """Check that the areas and doors exist that the visitor settings refer to.
-
-    Args:
-        visitors: The settings to check.
-        areas: The configured areas.
-        cameras: The configured cameras.
-
-    Raises:
-        ConfigError: An area or a door does not exist.
-    """
-    require_known("$.visitors.staff_baseline", "area", visitors.staff_baseline, {area.id for area in areas})
+def validate_entrances(entrances: Sequence[Door], cameras: Sequence[Camera]) -> None:
+    """Raise ConfigError for a door whose camera or line does not exist."""
     lines = {(camera.id, line.id) for camera in cameras for line in camera.lines}
-    for door in visitors.entrances:
+    for door in entrances:
         if (door.camera, door.line) not in lines:
             raise ConfigError(
                 f"$.visitors.entrances: camera {door.camera!r} has no line {door.line!r}. "

@@ -36,10 +36,7 @@ DAY = Level("day", 512, 4, 0)
 
 
 class RangePart(NamedTuple):
-    """A part of a time range: slots [first, end) of one level.
-
-    Without a level, the crossings in [start, stop) are counted one by one.
-    """
+    """Slots [first, end) of one level; without a level, crossings in [start, stop), counted one by one."""
 
     level: Level | None
     first: int
@@ -49,10 +46,7 @@ class RangePart(NamedTuple):
 
 
 class Calendar:
-    """Slots and buckets in the site's time zone, cached per quarter hour.
-
-    No zone changes its offset within a quarter hour.
-    """
+    """Slots and buckets in the site's time zone, cached per quarter hour: no offset changes within one."""
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -20,10 +20,7 @@ class Estimate(Struct, frozen=True):
 
 
 class CountAccuracy(Struct, frozen=True, kw_only=True):
-    """Counted crossings compared with true ones, matched one to one.
-
-    An estimate is None where there was nothing to measure.
-    """
+    """Counted crossings matched one to one with true ones; None where there was nothing to measure."""
 
     true: int
     counted: int

@@ -137,10 +137,7 @@ class HistoryRetention:
         )
 
     def expire_minutes(self, before: float) -> int:
-        """Remove the minute counters before the UTC day of `before`; return the number of chunks.
-
-        Later reads there use the crossings.
-        """
+        """Remove minute counters before the UTC day of `before`; later reads there use the crossings."""
         first = int(before // DAY_S) * DAY_S
         known = self._client.hget(meta_key(self._prefix), "minutes_from")
         if known is None or float(known) < first:

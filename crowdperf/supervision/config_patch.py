@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from crowdperf.primitives.digest import compute_digest
 from crowdperf.primitives.redaction import MASK, redact_url
+from crowdperf.settings.base import get_default
 from crowdperf.settings.camera import Camera
 from crowdperf.supervision.config_versions import ConfigVersion
 
@@ -157,8 +158,7 @@ def omit_defaults(settings: Struct) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for item in msgspec.structs.fields(settings):
         value = getattr(settings, item.name)
-        default = item.default_factory() if item.default_factory is not msgspec.NODEFAULT else item.default
-        if value == default:
+        if value == get_default(item):
             continue
         if isinstance(value, list) and value and isinstance(value[0], Struct):
             document[item.encode_name] = [omit_defaults(row) for row in value]

@@ -116,10 +116,7 @@ class Program(Struct, frozen=True, kw_only=True):
 
 
 def build_programs(deployment: Deployment, previous: GroupAssignment = NO_GROUPS) -> tuple[Program, ...]:
-    """List every program in the order of the process table, without event listeners.
-
-    Cameras keep their group of the previous assignment.
-    """
+    """List every program but event listeners; cameras keep their group of the previous assignment."""
     groups = group_cameras(deployment.config, previous)
     return tuple(
         Program(

@@ -160,10 +160,7 @@ def parse_row(
 
 
 def _build_id(given: str, rowid: int, *parts: object) -> str:
-    """Return the row's own id if it is a longer text, else a hash of the content.
-
-    Plain numbers repeat between files.
-    """
+    """Return the row's own id if it is a longer text, else a hash: numbers repeat between files."""
     if len(given) > 12 and not given.isdigit():
         return given[:200]
     content = "\n".join(str(part) for part in (given or rowid, *parts))
