@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,19 +72,26 @@ async def iter_crossings(
         The crossings.
     """
     for name in crossing_filter.get_logs() if log is None else (log,):
-        low, skip = repr(crossing_filter.start), 0
-        while True:
-            reply: Any = await client.zrangebyscore(
-                prefix + name, low, f"({crossing_filter.end!r}", start=skip, num=PAGE_MEMBERS, withscores=True
-            )
-            rows = [(row[0], float(row[1])) for row in reply]
+        start, end = repr(crossing_filter.start), f"({crossing_filter.end!r}"
+        async for rows in _iter_pages(client.zrangebyscore, prefix + name, start, end):
             for raw, _ in rows:
                 crossing = decode_member(raw)
                 if crossing is not None and crossing_filter.admits(crossing):
                     yield crossing
-            if len(rows) < PAGE_MEMBERS:
-                break
-            low, skip = _resume(rows, low, skip)
+
+
+async def _iter_pages(
+    read: Callable[..., Any], name: str, first: str, last: str
+) -> AsyncIterator[list[tuple[bytes, float]]]:
+    """Yield pages of (member, score) from one bound to the other."""
+    skip = 0
+    while True:
+        reply = await read(name, first, last, start=skip, num=PAGE_MEMBERS, withscores=True)
+        rows = [(row[0], float(row[1])) for row in reply]
+        yield rows
+        if len(rows) < PAGE_MEMBERS:
+            return
+        first, skip = _resume(rows, first, skip)
 
 
 async def count_crossings(
@@ -237,15 +244,11 @@ async def _read_newest_in_log(
     limit: int,
 ) -> list[CrossingRecord]:
     """Read the page of `read_newest` from one log."""
-    high, skip = f"({crossing_filter.end!r}", 0
+    high = f"({crossing_filter.end!r}"
     if before is not None and before[0] < crossing_filter.end:
         high = repr(before[0])
     found: list[CrossingRecord] = []
-    while True:
-        reply: Any = await client.zrevrangebyscore(
-            name, high, repr(crossing_filter.start), start=skip, num=PAGE_MEMBERS, withscores=True
-        )
-        rows: list[tuple[bytes, float]] = [(row[0], float(row[1])) for row in reply]
+    async for rows in _iter_pages(client.zrevrangebyscore, name, high, repr(crossing_filter.start)):
         for raw, _ in rows:
             crossing = decode_member(raw)
             if crossing is None or not crossing_filter.admits(crossing):
@@ -253,10 +256,9 @@ async def _read_newest_in_log(
             if before is None or _get_sort_key(crossing) < before:
                 found.append(crossing)
         # A score may span pages, and its members are ordered by bytes. Complete only when the next score begins.
-        if len(rows) < PAGE_MEMBERS or (len(found) > limit and found[limit - 1].ts > rows[-1][1]):
-            found.sort(key=_get_sort_key, reverse=True)
-            return found[:limit]
-        high, skip = _resume(rows, high, skip)
+        if rows and len(found) > limit and found[limit - 1].ts > rows[-1][1]:
+            break
+    return sorted(found, key=_get_sort_key, reverse=True)[:limit]
 
 
 def _get_sort_key(crossing: CrossingRecord) -> tuple[float, str]:
