@@ -34,7 +34,7 @@ COMMANDS = (
     Command("run", "run:main", "start the whole site in the foreground"),
     Command("check", "check:main", "validate the configuration, FFmpeg, Redis, models and shared memory"),
     Command("schema", "check:print_schema", "print the JSON Schema of config.json"),
-    Command("ctl", "run:run_ctl", "control the running programs by kind or name"),
+    Command("ctl", "config:run_ctl", "control the running programs by kind or name"),
     Command("config", "config:main", "list, compare or roll back versions of the configuration"),
     Command("users", "users:main", "manage accounts, API tokens and the setup link"),
     Command("models", "models:main", "list, verify, add, export or compare models"),

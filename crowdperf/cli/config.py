@@ -1,8 +1,9 @@
-"""Change the configuration file and its versions: `crowdperf config`. Nothing else writes the file.
+"""Change the configuration file (`crowdperf config`), and control the programs that read it (`crowdperf ctl`).
 
-A change is applied to the file's document and validated as a whole. Then it is stored as a version, written atomically
-and rendered. supervisord restarts only the programs whose settings changed. The web process sends its changes over a
-pipe and never sees a camera's password. The command survives a restart of the web process.
+Nothing else writes the file. A change is applied to the file's document and validated as a whole. Then it is stored as
+a version, written atomically and rendered. supervisord restarts only the programs whose settings changed. The web
+process sends its changes over a pipe and never sees a camera's password. The command survives a restart of the web
+process.
 """
 
 from __future__ import annotations
@@ -80,6 +81,33 @@ def main(words: list[str], installation: Installation) -> int:
     if request.do == "rollback":
         print(f"version {outcome.version} is in force; restarts: {', '.join(outcome.restarts) or 'none'}")
         store.restart_affected(outcome)
+    return 0
+
+
+def run_ctl(words: list[str], installation: Installation) -> int:
+    """Run `crowdperf ctl`. Unlike supervisorctl it takes kinds as well as names."""
+    parser = argparse.ArgumentParser(prog="crowdperf ctl", description="Control the running programs by kind or name.")
+    parser.add_argument("action", choices=("status", "start", "stop", "restart", "update"))
+    parser.add_argument("what", nargs="*", help="a kind (capture, tracking, worker, …) or a program (capture-lobby)")
+    arguments = parser.parse_args(words)
+    client = SupervisorClient(installation.paths.supervisor_socket.absolute())
+    if arguments.action == "status":
+        for row in client.list_programs():
+            print(f"{row['name']:<28} {row['statename']:<10} {row['description']}")
+        return 0
+    if arguments.action == "update":
+        with ConfigHistory(installation.paths.data / "config").hold_lock("update"):
+            programs.refresh(installation.root)
+            changes = client.update()
+        for change, names in changes.items():
+            print(f"{change}: {', '.join(names) or 'none'}")
+        return 0
+    if not arguments.what:
+        raise ConfigError(f"ctl {arguments.action} needs a kind or a program. Remedy: see `crowdperf ctl status`.")
+    shared = programs.map_shared_programs(programs.load_groups(installation.paths))
+    names = list(dict.fromkeys(name for target in arguments.what for name in client.resolve_names(target, shared)))
+    getattr(client, arguments.action)(names)
+    print(f"{arguments.action}: {', '.join(names) or 'none'}")
     return 0
 
 

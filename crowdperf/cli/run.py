@@ -1,4 +1,4 @@
-"""Run the whole site in the foreground until Ctrl-C, SIGTERM or a closed terminal, and control it from elsewhere."""
+"""Run the whole site in the foreground until Ctrl-C, SIGTERM or a closed terminal: `crowdperf run`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from crowdperf.settings.config import Config, Deployment, Installation
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.site import build_dashboard_url
 from crowdperf.supervision import process_tree, programs
-from crowdperf.supervision.config_versions import ConfigHistory
 from crowdperf.supervision.control import SupervisorClient
 
 STOP_TIMEOUT_S = 60.0
@@ -227,30 +226,3 @@ def _raise_interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def _ignore_signal(_number: int, _frame: FrameType | None) -> None:
     """Do nothing. With SIG_IGN, Python would report a pending signal as an error."""
-
-
-def run_ctl(words: list[str], installation: Installation) -> int:
-    """Run `crowdperf ctl`. Unlike supervisorctl it takes kinds as well as names."""
-    parser = argparse.ArgumentParser(prog="crowdperf ctl", description="Control the running programs by kind or name.")
-    parser.add_argument("action", choices=("status", "start", "stop", "restart", "update"))
-    parser.add_argument("what", nargs="*", help="a kind (capture, tracking, worker, …) or a program (capture-lobby)")
-    arguments = parser.parse_args(words)
-    client = SupervisorClient(installation.paths.supervisor_socket.absolute())
-    if arguments.action == "status":
-        for row in client.list_programs():
-            print(f"{row['name']:<28} {row['statename']:<10} {row['description']}")
-        return 0
-    if arguments.action == "update":
-        with ConfigHistory(installation.paths.data / "config").hold_lock("update"):
-            programs.refresh(installation.root)
-            changes = client.update()
-        for change, names in changes.items():
-            print(f"{change}: {', '.join(names) or 'none'}")
-        return 0
-    if not arguments.what:
-        raise ConfigError(f"ctl {arguments.action} needs a kind or a program. Remedy: see `crowdperf ctl status`.")
-    shared = programs.map_shared_programs(programs.load_groups(installation.paths))
-    names = list(dict.fromkeys(name for target in arguments.what for name in client.resolve_names(target, shared)))
-    getattr(client, arguments.action)(names)
-    print(f"{arguments.action}: {', '.join(names) or 'none'}")
-    return 0

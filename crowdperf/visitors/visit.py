@@ -120,7 +120,7 @@ class VisitRefusedError(Exception):
     """The change is not possible now; the message gives reason and remedy."""
 
 
-def _move_to(visit: Visit, state: VisitState, **fields: object) -> Visit:
+def move_to(visit: Visit, state: VisitState, **fields: object) -> Visit:
     """Return the visit in another state, with the next version, if the state machine allows it."""
     if state not in TRANSITIONS[visit.state]:
         known = ", ".join(TRANSITIONS[visit.state]) or "nothing: it is over"
@@ -130,7 +130,7 @@ def _move_to(visit: Visit, state: VisitState, **fields: object) -> Visit:
 
 def arrive(visit: Visit, now: float) -> Visit:
     """Record the arrival at the reception."""
-    return _move_to(visit, "arrived", arrived_at=now)
+    return move_to(visit, "arrived", arrived_at=now)
 
 
 def check_in(visit: Visit, now: float, settings: Visitors, *, briefing: bool = False, nda_version: str = "") -> Visit:
@@ -162,7 +162,7 @@ def check_in(visit: Visit, now: float, settings: Visitors, *, briefing: bool = F
         fields["briefing_at"] = now
     if nda_version and nda_version != visit.nda_version:
         fields |= {"nda_version": nda_version, "nda_at": now}
-    return _move_to(visit, "checked_in", area=visit.area or visit.areas.partition(",")[0], **fields)
+    return move_to(visit, "checked_in", area=visit.area or visit.areas.partition(",")[0], **fields)
 
 
 def enter(visit: Visit, now: float, area: str) -> Visit:
@@ -187,7 +187,7 @@ def enter(visit: Visit, now: float, area: str) -> Visit:
         )
     if visit.state != "checked_in":
         return msgspec.structs.replace(visit, version=visit.version + 1, area=area, seen_at=now)
-    return _move_to(visit, "on_site", area=area, seen_at=now)
+    return move_to(visit, "on_site", area=area, seen_at=now)
 
 
 def extend(visit: Visit, until: float, now: float) -> Visit:
@@ -209,35 +209,25 @@ def extend(visit: Visit, until: float, now: float) -> Visit:
             "only a visit that is not over can be extended, and into the future. Remedy: give a later end."
         )
     if visit.state == "overstayed":
-        return _move_to(visit, "on_site", expected_until=until)
+        return move_to(visit, "on_site", expected_until=until)
     return msgspec.structs.replace(visit, version=visit.version + 1, expected_until=until)
-
-
-def overstay(visit: Visit) -> Visit:
-    """Record that the expected time is over."""
-    return _move_to(visit, "overstayed")
-
-
-def mark_no_show(visit: Visit) -> Visit:
-    """Record that the visitor did not come."""
-    return _move_to(visit, "no_show")
 
 
 def check_out(visit: Visit, now: float) -> Visit:
     """Record that the visitor has left."""
-    return _move_to(visit, "checked_out", checked_out_at=now)
+    return move_to(visit, "checked_out", checked_out_at=now)
 
 
 def deny(visit: Visit, reason: str) -> Visit:
     """Refuse entry, or send the visitor away."""
     if not reason.strip():
         raise VisitRefusedError("a denial needs its reason. Remedy: send `reason`.")
-    return _move_to(visit, "denied", reason=reason.strip())
+    return move_to(visit, "denied", reason=reason.strip())
 
 
 def cancel(visit: Visit) -> Visit:
     """Cancel the invitation."""
-    return _move_to(visit, "cancelled")
+    return move_to(visit, "cancelled")
 
 
 def approve(visit: Visit, by: str) -> Visit:

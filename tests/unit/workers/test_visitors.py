@@ -101,7 +101,7 @@ def test_a_whole_life() -> None:
     assert (row.state, row.area) == ("on_site", "hall")
     with pytest.raises(VisitRefusedError, match="not among"):
         lifecycle.enter(row, NOW, "vault")
-    row = lifecycle.overstay(row)
+    row = lifecycle.move_to(row, "overstayed")
     row = lifecycle.extend(row, NOW + 7200, NOW)
     assert row.state == "on_site"
     row = lifecycle.check_out(row, NOW + 3)
@@ -113,8 +113,8 @@ STEPS: list[Any] = [
     lambda row: lifecycle.check_in(row, NOW, Visitors()),
     lambda row: lifecycle.enter(row, NOW, "lab"),
     lambda row: lifecycle.extend(row, NOW + 9000, NOW),
-    lifecycle.overstay,
-    lifecycle.mark_no_show,
+    lambda row: lifecycle.move_to(row, "overstayed"),
+    lambda row: lifecycle.move_to(row, "no_show"),
     lambda row: lifecycle.check_out(row, NOW),
     lambda row: lifecycle.deny(row, "no badge"),
     lifecycle.cancel,
