@@ -147,7 +147,8 @@ class Tiles:
         assert self.feed is not None, "tiles need a running feed"
         arrival = self.feed.get_arrival(camera)
         last, down_at = (0, 0), float("-inf")
-        while True:
+        # `asyncio.wait_for` swallows a cancellation that comes with the boxes: `leave` ends the loop in any case.
+        while self._tasks.get(camera) is asyncio.current_task():
             began = time.monotonic()
             frame = self._get_fresh_boxes(camera)
             viewers = self._group_viewers(camera, began)

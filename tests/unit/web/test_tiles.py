@@ -1,13 +1,18 @@
-"""What a tile's message says."""
+"""What a tile's message says, and when a camera's task ends."""
 
 from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from crowdperf.frames.ring import RingUnavailable
 from crowdperf.messaging.schema import TrackedFrame
 from crowdperf.web.live.pictures import EncodedPicture
-from crowdperf.web.live.tiles import MAX_BOXES_LAG_S, build_header
+from crowdperf.web.live.tiles import MAX_BOXES_LAG_S, Tiles, Viewer, build_header
 
 TAKEN_NS = 1_800_000_000 * 10**9
 
@@ -21,3 +26,33 @@ def test_boxes_of_another_moment_are_not_drawn(late_s: float, shown: int) -> Non
     assert [len(message[name]) for name in ("boxes", "tracks", "classes")] == [shown] * 3  # type: ignore[arg-type]
     assert message["occupancy"] == {"square": 2}
     assert message["boxes_sequence"] == (7 if shown else None)
+
+
+class EmptyView:
+    """A ring view of a camera that is down."""
+
+    def encode_frame(self, *_arguments: Any) -> None:
+        raise RingUnavailable("no ring")
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_last_viewer_may_leave_while_boxes_arrive(turns: int) -> None:
+    """The wait for boxes swallows a cancellation that comes in the same turn of the loop."""
+
+    async def leave_as_boxes_arrive() -> asyncio.Task[None]:
+        tiles, viewer, arrival = Tiles("", []), Viewer(), asyncio.Event()
+        tiles.feed = cast(Any, SimpleNamespace(frames={}, get_arrival=lambda camera: arrival))
+        tiles.views = {"plaza": cast(Any, EmptyView())}
+        tiles.join("plaza", viewer)
+        [task] = (task for task in asyncio.all_tasks() if task.get_name() == "tile plaza")
+        await viewer.take_message()
+        arrival.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        tiles.leave("plaza", viewer)
+        await asyncio.wait([task], timeout=10)
+        return task
+
+    task = asyncio.run(leave_as_boxes_arrive())
+    assert task.done()
+    assert task.cancelled() or task.exception() is None
