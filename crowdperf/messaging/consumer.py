@@ -24,6 +24,8 @@ from crowdperf.messaging.streams import Stream, stream_key
 
 T = TypeVar("T", bound=msgspec.Struct)
 EntryFields = dict[bytes, bytes]
+StreamRow = tuple[bytes, EntryFields]
+"""Id and fields of an entry."""
 STREAM_START = b"0-0"
 MAX_DELIVERIES = 5
 """An entry that was delivered more often without an acknowledgement is poison."""
@@ -39,11 +41,19 @@ def parse_entry_id(entry_id: bytes) -> tuple[int, int]:
     return int(milliseconds), int(number or 0)
 
 
-def unpack_reply(reply: Any) -> list[tuple[bytes, list[tuple[bytes, EntryFields]]]]:
+def unpack_reply(reply: Any) -> list[tuple[bytes, list[StreamRow]]]:
     """Return (key, entries) pairs of a reply of XREAD or XREADGROUP, RESP2 list or RESP3 map."""
     pairs = reply.items() if isinstance(reply, dict) else reply or ()
     # RESP3 wraps each stream's entries in one more list.
     return [(name, rows[0] if rows and isinstance(rows[0], list) else rows) for name, rows in pairs]
+
+
+async def read_newest_entries(client: Any, keys: Iterable[str]) -> list[StreamRow | None]:
+    """Read the newest entry of each stream in one round trip of an asynchronous client; None for an empty stream."""
+    pipe = client.pipeline(transaction=False)
+    for key in keys:
+        pipe.xrevrange(key, count=1)
+    return [rows[0] if rows else None for rows in await pipe.execute()]
 
 
 def create_group(client: Any, key: str, group: str) -> None:

@@ -12,7 +12,7 @@ from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 
 from crowdperf.accounts.principal import Principal
-from crowdperf.messaging.consumer import parse_entry_id
+from crowdperf.messaging.consumer import parse_entry_id, read_newest_entries
 from crowdperf.messaging.redis.client import OUTAGE
 from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.web.auth import PrincipalDependency, SessionMonitor
@@ -69,8 +69,8 @@ async def _build_replay(app: AppState, resume: str | None) -> tuple[list[Broadca
     try:
         if resume is not None:
             return await _read_missed(app, resume)
-        tail = await app.redis.xrevrange(stream_key(EVENTS, prefix=app.prefix), count=1)
-        return [], parse_entry_id(tail[0][0]) if tail else (0, 0)
+        [tail] = await read_newest_entries(app.redis, [stream_key(EVENTS, prefix=app.prefix)])
+        return [], parse_entry_id(tail[0]) if tail else (0, 0)
     except OUTAGE:
         return ([] if resume is None else [_build_lost_message("unknown")]), (0, 0)
 

@@ -10,12 +10,13 @@ from litestar import Response, Router, get
 from litestar.params import PathParameter, QueryParameter
 
 from crowdperf.frames.ring import RingUnavailable
+from crowdperf.messaging.consumer import read_newest_entries
 from crowdperf.messaging.schema import TrackedFrame
 from crowdperf.messaging.streams import CONNECTIONS, TRACKS, stream_key
 from crowdperf.settings.camera import Camera
 from crowdperf.supervision.config_patch import compute_revision
 from crowdperf.web.auth import PrincipalDependency
-from crowdperf.web.live.counts import compute_occupancy, decode_connections, decode_frame, read_newest_tracks
+from crowdperf.web.live.counts import compute_occupancy, decode_connections, decode_frame
 from crowdperf.web.parameters import JpegSpec, errors, format_rfc3339
 from crowdperf.web.problems import ApiProblem
 from crowdperf.web.schemas import (
@@ -103,7 +104,7 @@ async def connection(
 async def occupancy_now(app: AppDependency, principal: PrincipalDependency) -> OccupancyReply:
     """Return the occupancy of each zone; null if the camera's last tracked frame is older than 5 s."""
     ids = [camera.id for camera in app.get_cameras(principal) if camera.enabled and camera.zones]
-    rows = await read_newest_tracks(app.redis, [stream_key(TRACKS, camera_id, app.prefix) for camera_id in ids])
+    rows = await read_newest_entries(app.redis, [stream_key(TRACKS, camera_id, app.prefix) for camera_id in ids])
     frames: dict[str, TrackedFrame] = {}
     for camera_id, row in zip(ids, rows):
         frame = decode_frame(row[1]) if row else None

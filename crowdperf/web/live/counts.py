@@ -6,9 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, get_args
 
-import redis.asyncio
-
 from crowdperf.messaging import codec
+from crowdperf.messaging.consumer import EntryFields, StreamRow
 from crowdperf.messaging.schema import AnyEvent, TrackedFrame
 from crowdperf.messaging.streams import CONNECTIONS, EVENTS, TRACKS
 from crowdperf.settings.camera import Camera
@@ -74,25 +73,15 @@ class TodayCounts:
         return changed
 
 
-StreamRow = tuple[bytes, dict[bytes, bytes]]
 EVENT_TYPES = tuple(kind.__name__ for kind in get_args(AnyEvent))
 
 
-async def read_newest_tracks(client: redis.asyncio.Redis, keys: list[str]) -> list[StreamRow | None]:
-    """Read the newest entry of each stream in one round trip."""
-    pipe: Any = client.pipeline(transaction=False)
-    for key in keys:
-        pipe.xrevrange(key, count=1)
-    replies = await pipe.execute()
-    return [rows[0] if rows else None for rows in replies]
-
-
-def decode_event(fields: dict[bytes, bytes]) -> AnyEvent | None:
+def decode_event(fields: EntryFields) -> AnyEvent | None:
     """Decode the event of an entry; None for an unreadable entry, which its consumers report.
 
     A redriven dead letter (`_for`) is None as well: the stream holds the event already.
     """
-    event: AnyEvent | None = None if b"_for" in fields else codec.decode_or_none(EVENTS, fields)
+    event: AnyEvent | None = codec.decode_or_none(EVENTS, fields) if codec.is_addressed_to(fields, "") else None
     return event
 
 
@@ -102,7 +91,7 @@ def decode_connections(rows: list[StreamRow]) -> list[EventReply]:
     return list({event.id: to_event_reply(event) for event in events if event is not None}.values())
 
 
-def decode_frame(fields: dict[bytes, bytes]) -> Any:
+def decode_frame(fields: EntryFields) -> Any:
     """Decode the TrackedFrame of an entry; None for an unreadable one."""
     return codec.decode_or_none(TRACKS, fields)
 

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import redis.asyncio
 
-from crowdperf.messaging.consumer import STREAM_START, unpack_reply
+from crowdperf.messaging.consumer import STREAM_START, StreamRow, read_newest_entries, unpack_reply
 from crowdperf.messaging.outages import OutageHandler
 from crowdperf.messaging.redis.client import BLOCK_MS, AnyClient, RedisPermissionError
 from crowdperf.messaging.schema import LineCrossed, TrackedFrame
@@ -27,12 +27,10 @@ from crowdperf.storage.queries import CrossingFilter, iter_crossings
 from crowdperf.web.live.channel import Broadcast, BroadcastMessage, encode_sse
 from crowdperf.web.live.counts import (
     CountKey,
-    StreamRow,
     TodayCounts,
     compute_occupancy,
     decode_event,
     decode_frame,
-    read_newest_tracks,
     to_event_reply,
 )
 from crowdperf.web.parameters import Span, format_rfc3339, get_today
@@ -106,8 +104,8 @@ class Feed:
 
     async def _prepare_session(self) -> None:
         """Load today's counts, and find the stream position to read from."""
-        tail = await self._client.xrevrange(self._events_key, count=1)
-        newest: bytes = tail[0][0] if tail else STREAM_START
+        [tail] = await read_newest_entries(self._client, [self._events_key])
+        newest = tail[0] if tail else STREAM_START
         if self._last_event is None:
             oldest = max(0, int(newest.split(b"-")[0]) - MAX_RECORDER_LAG_MS)
             self._last_event = f"{oldest}-0".encode()
@@ -161,9 +159,8 @@ class Feed:
         added = sorted(watched - self._last_tracks.keys())
         if not added:
             return
-        rows = await read_newest_tracks(
-            self._client, [stream_key(TRACKS, camera, self._config.key_prefix) for camera in added]
-        )
+        keys = [stream_key(TRACKS, camera, self._config.key_prefix) for camera in added]
+        rows = await read_newest_entries(self._client, keys)
         for camera, row in zip(added, rows):
             self._last_tracks[camera] = row[0] if row else STREAM_START
             if row:
