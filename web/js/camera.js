@@ -136,11 +136,11 @@ class CameraPage {
   form(shape) {
     const disabled = !this.editable;
     const name = el("input", { type: "text", value: shape.name, maxlength: 64, disabled, input: (event) => { shape.name = event.target.value; this.changed(shape, false); } });
-    const classes = CLASSES.map((klass) => el("label", { class: "check" },
-      el("input", { type: "checkbox", checked: shape.classes.includes(klass), disabled, change: (event) => {
-        shape.classes = CLASSES.filter((other) => (other === klass ? event.target.checked : shape.classes.includes(other)));
+    const classes = CLASSES.map((className) => el("label", { class: "check" },
+      el("input", { type: "checkbox", checked: shape.classes.includes(className), disabled, change: (event) => {
+        shape.classes = CLASSES.filter((other) => (other === className ? event.target.checked : shape.classes.includes(other)));
         this.changed(shape, true);
-      } }), term("class", klass)));
+      } }), term("class", className)));
     const word = (field) => el("label", { class: "field" }, el("span", {}, t(`camera.${field}`)), el("input", { type: "text", value: shape[field], maxlength: 64, disabled, input: (event) => {
       shape[field] = event.target.value;
       this.changed(shape, false);

@@ -33,7 +33,7 @@ class HistoryPage {
     this.range = new Days(siteDay(state.now()), MOST_DAYS, () => this.load());
     this.camera = this.choice([["", t("history.all")], ...state.site.cameras.map((camera) => [camera.id, camera.name])], () => this.cameraChosen());
     this.line = this.choice([["", t("history.all")]], () => this.load());
-    this.klass = this.choice([["", t("history.all")], ...CLASSES.map((name) => [name, term("class", name)])], () => this.load());
+    this.classFilter = this.choice([["", t("history.all")], ...CLASSES.map((name) => [name, term("class", name)])], () => this.load());
     this.compare = el("input", { type: "checkbox", checked: true, change: () => this.load() });
     this.plot = el("div", { class: "plot", role: "img", "aria-label": t("history.chart") });
     this.chart = new CrossingsChart(this.plot);
@@ -56,7 +56,7 @@ class HistoryPage {
       el("div", { class: "page-head" }, el("h1", {}, t("history.title")), this.print, this.download),
       el("section", { class: "panel toolbar", "aria-label": t("history.range") },
         ...this.range.nodes,
-        field("history.camera", this.camera), field("history.line", this.line), field("history.class", this.klass),
+        field("history.camera", this.camera), field("history.line", this.line), field("history.class", this.classFilter),
         el("label", { class: "check" }, this.compare, t("history.compare"))),
       this.results);
     this.node.stop = () => { this.turn += 1; this.chart.close(); };
@@ -85,7 +85,7 @@ class HistoryPage {
     const query = new URLSearchParams({ from: range.from.toISOString(), to: range.to.toISOString(), ...extra });
     if (this.camera.value) query.set("camera", this.camera.value);
     if (this.line.value) query.set("line", this.line.value);
-    if (this.klass.value) query.set("class", this.klass.value);
+    if (this.classFilter.value) query.set("class", this.classFilter.value);
     return query;
   }
 
@@ -159,10 +159,10 @@ class HistoryPage {
     }
     const numbers = (total) => ["in", "out"].map((direction) => el("td", { class: "num" }, arrow(direction), " ", count(total[direction])));
     this.table.replaceChildren(...[...groups].sort().map(([name, total]) => {
-      const [cameraId, lineId, klass] = JSON.parse(name);
+      const [cameraId, lineId, className] = JSON.parse(name);
       const camera = this.state.camera(cameraId);
       const line = camera?.lines.find((row) => row.id === lineId)?.name ?? lineId;
-      return el("tr", {}, el("td", {}, camera?.name ?? cameraId), el("td", {}, line), el("td", {}, term("class", klass)), ...numbers(total), el("td", { class: "num" }, count(total.in - total.out)), el("td", {}, audited(total.audit)));
+      return el("tr", {}, el("td", {}, camera?.name ?? cameraId), el("td", {}, line), el("td", {}, term("class", className)), ...numbers(total), el("td", { class: "num" }, count(total.in - total.out)), el("td", {}, audited(total.audit)));
     }));
   }
 
