@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -15,6 +16,39 @@ from crowdperf.messaging.schema import (
     PpeObserved,
     TrackedFrame,
 )
+from crowdperf.settings.process_config import AnalysisRate
+
+MAX_BURST_MESSAGES = 20
+"""Messages above the maximum that may come at once."""
+
+RateState = Literal["unknown", "low", "ok", "high"]
+
+
+class ExpectedRate(Struct, frozen=True, kw_only=True):
+    """How many messages per second a stream gets, by what its site has."""
+
+    per: Literal["frame of target_fps", "frame of ppe.fps", "camera", "site"]
+    minimum: float = 0.0
+    """0 where messages come on events: such a stream may stand still."""
+    maximum: float
+
+    def describe(self) -> str:
+        """Describe the rate for the table of streams in the documents."""
+        number = f"{self.minimum:g} to {self.maximum:g}" if self.minimum else f"at most {self.maximum:g}"
+        return f"{number} per {self.per}" if self.per.startswith("frame") else f"{number}/s per {self.per}"
+
+
+class RateBounds(NamedTuple):
+    """Messages per second."""
+
+    minimum: float
+    maximum: float
+
+    def judge(self, messages: int, seconds: float) -> RateState:
+        """Compare with the number of messages that came within a time."""
+        if messages < self.minimum * seconds:
+            return "low"
+        return "high" if messages > self.maximum * seconds + MAX_BURST_MESSAGES else "ok"
 
 
 class Stream(Struct, frozen=True, kw_only=True):
@@ -29,11 +63,13 @@ class Stream(Struct, frozen=True, kw_only=True):
     ids: str
     """`<epoch>-<sequence>` where one producer writes the stream (a repeated XADD is refused), else `*`."""
     retention: str
-    expected_rate: str
+    expected_rate: ExpectedRate
     max_entries: int
     """Bound that holds even while the stream is not trimmed."""
 
 
+ANALYSED_FRAMES = ExpectedRate(per="frame of target_fps", minimum=0.25, maximum=1.2)
+"""A camera may give fewer frames than `target_fps`. With less than a quarter of them, tracks break."""
 DETECTIONS = Stream(
     name="detections",
     key="crowdperf:detections:{camera}",
@@ -41,7 +77,7 @@ DETECTIONS = Stream(
     encoding="packed",
     ids="<epoch>-<sequence>",
     retention="what tracking has acknowledged goes; 10 min at most",
-    expected_rate="TARGET_FPS per camera (10/s)",
+    expected_rate=ANALYSED_FRAMES,
     max_entries=20_000,
 )
 TRACKS = Stream(
@@ -51,7 +87,7 @@ TRACKS = Stream(
     encoding="packed",
     ids="*",
     retention="the last 32 frames",
-    expected_rate="TARGET_FPS per camera (10/s)",
+    expected_rate=ANALYSED_FRAMES,
     max_entries=32,
 )
 EVENTS = Stream(
@@ -61,7 +97,7 @@ EVENTS = Stream(
     encoding="map",
     ids="*",
     retention="retention.events_days (30), never what a group has not read",
-    expected_rate="a few per person seen",
+    expected_rate=ExpectedRate(per="frame of target_fps", maximum=2),
     max_entries=5_000_000,
 )
 CONNECTIONS = Stream(
@@ -71,7 +107,7 @@ CONNECTIONS = Stream(
     encoding="map",
     ids="*",
     retention="the last 1,000",
-    expected_rate="none while live; 16 a minute while the camera is down",
+    expected_rate=ExpectedRate(per="camera", maximum=0.5),
     max_entries=1_000,
 )
 """Separate from `events`: a hundred dead cameras cause 2 million changes a day, which would displace all else."""
@@ -82,7 +118,7 @@ OBSERVATIONS = Stream(
     encoding="map",
     ids="*",
     retention="10 min, never what a group has not read",
-    expected_rate="ppe.fps (1/s) per person on cameras with a PPE rule",
+    expected_rate=ExpectedRate(per="frame of ppe.fps", maximum=50),
     max_entries=200_000,
 )
 """Separate from `events`: a busy site has more observations in a day than events in a month."""
@@ -93,7 +129,7 @@ EVIDENCE_REQUESTS = Stream(
     encoding="map",
     ids="*",
     retention="the last 10,000",
-    expected_rate="one per PPE violation",
+    expected_rate=ExpectedRate(per="frame of ppe.fps", maximum=1),
     max_entries=10_000,
 )
 AUDIT = Stream(
@@ -103,7 +139,7 @@ AUDIT = Stream(
     encoding="map",
     ids="*",
     retention="retention.audit_days (730)",
-    expected_rate="one per change or sign-in",
+    expected_rate=ExpectedRate(per="site", maximum=20),
     max_entries=1_000_000,
 )
 STREAMS = (DETECTIONS, TRACKS, EVENTS, CONNECTIONS, OBSERVATIONS, EVIDENCE_REQUESTS, AUDIT)
@@ -121,3 +157,18 @@ def stream_key(stream: Stream, camera: str = "", prefix: str = "") -> str:
         The Redis key.
     """
     return prefix + stream.key.format(camera=camera)
+
+
+def compute_rate_bounds(stream: Stream, cameras: Iterable[AnalysisRate]) -> RateBounds:
+    """Compute the expected rate of a stream from the enabled cameras that write to it."""
+    rows = list(cameras)
+    rate = stream.expected_rate
+    units = {
+        "frame of target_fps": sum(row.target_fps for row in rows),
+        "frame of ppe.fps": sum(row.ppe_fps for row in rows),
+        "camera": len(rows),
+        "site": 1,
+    }
+    # A slow camera that skips frames gives only this many; a fast one gives `target_fps` in spite of it.
+    least = sum(row.target_fps / (row.frame_skip + 1) for row in rows)
+    return RateBounds(rate.minimum * least, rate.maximum * units[rate.per])

@@ -47,6 +47,8 @@ class MetricSpec(Struct, frozen=True):
 
 CAMERA, PART, AREA, CHANNEL = ("camera",), ("camera", "part"), ("area",), ("channel",)
 """The part of a camera is a line or zone."""
+STREAM = ("stream", "camera")
+"""The streams of the whole site have no camera."""
 DROP_CAUSES = {
     "gone": "the camera was removed",
     "lapped": "the ring had overwritten them",
@@ -147,6 +149,10 @@ _GAUGES = (
     *((f"stage_{stage}_ms", "milliseconds", (), f"Time per frame in the stage {stage}.") for stage in STAGES),
     ("stream_clients", "clients", (), "Clients of the live streams."),
     ("stream_messages_lost", "messages", (), "Live messages that slow clients have lost."),
+    ("stream_rate", "messages per second", STREAM, "Messages added to a stream."),
+    ("stream_rate_maximum", "messages per second", STREAM, "Maximum that the configuration lets expect."),
+    ("stream_rate_minimum", "messages per second", STREAM, "Minimum that the configuration lets expect."),
+    ("stream_rate_ok", "bool", STREAM, "1 while the rate of a stream is as expected."),
     ("tracking_lag_s", "seconds", CAMERA, "Time from the newest frame's first byte to its tracks."),
     ("tracks_active", "tracks", CAMERA, "Tracks that are followed."),
     ("zone_occupancy", "people", PART, "People in a zone."),

@@ -130,6 +130,15 @@ class ChannelSummary(Struct, frozen=True, kw_only=True):
     attempts: int
 
 
+class AnalysisRate(Struct, frozen=True, kw_only=True):
+    """How many frames per second of an enabled camera are analysed."""
+
+    target_fps: float
+    frame_skip: int
+    ppe_fps: float
+    """Frames that the PPE model gets; 0 without a PPE rule."""
+
+
 class WebReloadable(Struct, frozen=True, kw_only=True):
     """Settings that users change often and that the web process reloads without a restart."""
 
@@ -140,6 +149,8 @@ class WebReloadable(Struct, frozen=True, kw_only=True):
     alert_rules: tuple[AlertRule, ...] = ()
     alert_channels: tuple[ChannelSummary, ...] = ()
     quiet_hours: tuple[Window, ...] = ()
+    analysis_rates: dict[str, AnalysisRate] = {}
+    """Camera -> its rate, for the enabled cameras."""
 
 
 class WebConfig(WebReloadable, frozen=True, kw_only=True):
@@ -288,6 +299,15 @@ def build_web_config(deployment: Deployment) -> WebConfig:
             for channel in config.alerts.channels
         ),
         quiet_hours=tuple(config.alerts.quiet_hours),
+        analysis_rates={
+            camera.id: AnalysisRate(
+                target_fps=deployment.get_target_fps(camera),
+                frame_skip=_get_first_set(camera.frame_skip, config.frame_skip),
+                ppe_fps=config.ppe.fps if camera.ppe else 0.0,
+            )
+            for camera in config.cameras
+            if camera.enabled
+        },
         reload_file=str(paths.web_reload_file.absolute()),
         ring_prefix=str(paths.get_ring_path("")),
         sockets=str(paths.sockets.absolute()),

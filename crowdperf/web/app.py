@@ -22,7 +22,7 @@ from litestar.types import Message, Scope
 
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings import config
-from crowdperf.settings.environment import Paths
+from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.settings.process_config import WebConfig, build_web_config
 from crowdperf.web import health, sign_in, sse, websocket
 from crowdperf.web.api import (
@@ -113,7 +113,7 @@ def _create_standalone_app() -> Litestar:
     """Create the application for an uvicorn started by hand, configured by environment variables."""
     path = Path(os.environ.get("CROWDPERF_CONFIG", "config.json"))
     paths = Paths(Path(os.environ.get("CROWDPERF_DATA", "var")))
-    app = create_app(build_web_config(config.Deployment(config.load(path), paths)))
+    app = create_app(build_web_config(config.Deployment(config.load(path), paths, read_environment(os.environ))))
     app.on_startup.append(_end_streams_on_signal)
     return app
 

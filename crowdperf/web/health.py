@@ -22,6 +22,7 @@ from crowdperf.web.parameters import UNAVAILABLE, errors
 from crowdperf.web.problems import FORBIDDEN_DETAIL, NO_WRITES_DETAIL, ApiProblem
 from crowdperf.web.schemas import Health
 from crowdperf.web.state import AppDependency, AppState
+from crowdperf.web.stream_rates import StreamRate
 
 MAX_SNAPSHOT_AGE_S = 10.0
 PROBE_KEY = "crowdperf:probe"
@@ -114,7 +115,7 @@ async def metrics(app: AppDependency, principal: PrincipalDependency) -> Respons
     snapshots = [filter_snapshot(principal, snapshot) for snapshot in await read_snapshots(app)]
     live = await asyncio.to_thread(_read_live_states, app, principal)
     return Response(
-        metrics_report.render(snapshots, live),
+        metrics_report.render(snapshots, live, await _measure_streams(app, principal)),
         media_type="text/plain",
         headers={"Content-Type": metrics_report.CONTENT_TYPE},
     )
@@ -128,12 +129,23 @@ async def metrics(app: AppDependency, principal: PrincipalDependency) -> Respons
     responses=errors(503),
 )
 async def debug_report(app: AppDependency, principal: PrincipalDependency) -> dict[str, Any]:
-    """Per camera: frame rates, drops, FFmpeg restarts, last error, ring. Per process: pid, uptime, memory."""
+    """Per camera: frame rates, drops, FFmpeg restarts, last error, ring. Per process: pid, uptime, memory.
+
+    Per stream: expected and measured rate; `streams_ok` is false where they part.
+    """
     snapshots = [filter_snapshot(principal, snapshot) for snapshot in await read_snapshots(app)]
     live, rings = await asyncio.to_thread(
         lambda: (_read_live_states(app, principal), _read_ring_states(app, principal))
     )
-    return metrics_report.build_report(app.get_cameras(principal), snapshots, app.rates, rings, live, app.now())
+    streams = await _measure_streams(app, principal)
+    return metrics_report.build_report(
+        app.get_cameras(principal), snapshots, app.rates, rings, live, streams, app.now()
+    )
+
+
+async def _measure_streams(app: AppState, principal: Principal) -> list[StreamRate]:
+    rates = await app.stream_rates.measure(app.redis, app.config)
+    return [row for row in rates if not row.camera or principal.can_see(row.camera)]
 
 
 def filter_snapshot(principal: Principal, snapshot: ProcessSnapshot) -> ProcessSnapshot:

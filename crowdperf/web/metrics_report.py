@@ -11,6 +11,7 @@ from crowdperf.runtime.metrics import HistogramSnapshot, ProcessSnapshot
 from crowdperf.runtime.metrics_table import BUCKETS_S, DROP_CAUSES, METRICS, RESTART_CAUSES, Kind, MetricSpec
 from crowdperf.settings.camera import Camera
 from crowdperf.web.live.pictures import RingState
+from crowdperf.web.stream_rates import StreamRate
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MIN_RATE_INTERVAL_S = 1.5
@@ -66,14 +67,22 @@ class _MetricFamilies:
         return "\n".join(lines) + "\n"
 
 
-def render(snapshots: list[ProcessSnapshot], cameras_live: dict[str, bool]) -> str:
+def render(snapshots: list[ProcessSnapshot], cameras_live: dict[str, bool], stream_rates: list[StreamRate]) -> str:
     """Render /metrics in Prometheus's text format 0.0.4.
 
     Args:
         snapshots: The newest snapshot of every process.
         cameras_live: Camera id -> whether it gives fresh frames.
+        stream_rates: Expected and measured rates of the streams.
     """
     families = _MetricFamilies()
+    for row in stream_rates:
+        labels = [pair for pair in (("stream", row.stream), ("camera", row.camera)) if pair[1]]
+        families.add("gauge", "stream_rate_minimum", labels, row.minimum)
+        families.add("gauge", "stream_rate_maximum", labels, row.maximum)
+        if row.measured is not None:
+            families.add("gauge", "stream_rate", labels, row.measured)
+            families.add("gauge", "stream_rate_ok", labels, row.state == "ok")
     for camera, live in sorted(cameras_live.items()):
         families.add("gauge", "camera_live", [("camera", camera)], live)
     for snapshot in sorted(snapshots, key=lambda row: row.process):
@@ -190,6 +199,7 @@ def build_report(
     rates: Rates,
     rings: dict[str, RingState | None],
     live: dict[str, bool],
+    stream_rates: list[StreamRate],
     now: float,
 ) -> dict[str, Any]:
     """Build the body of /debug.
@@ -200,12 +210,15 @@ def build_report(
         rates: Rates of their counters.
         rings: Camera id -> its ring; None: there is none.
         live: Camera id -> whether it gives fresh frames.
+        stream_rates: Expected and measured rates of the streams.
         now: Unix seconds.
 
     Returns:
         The body, ready for JSON.
     """
     return {
+        "streams_ok": all(row.state in ("ok", "unknown") for row in stream_rates),
+        "streams": stream_rates,
         "cameras": {
             camera.id: _build_camera_report(
                 camera, _CameraMetrics(camera.id, snapshots, rates), rings.get(camera.id), live.get(camera.id)

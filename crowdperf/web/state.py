@@ -34,6 +34,7 @@ from crowdperf.web.live.pictures import RingView
 from crowdperf.web.live.tiles import Tiles
 from crowdperf.web.metrics_report import Rates
 from crowdperf.web.problems import unknown_camera
+from crowdperf.web.stream_rates import StreamRateMonitor
 
 KEEP_ALIVE_INTERVAL_S = 15.0
 CONFIG_POLL_S = 0.5
@@ -64,6 +65,7 @@ class AppState:
         self.feed = Feed(config, self.redis, self.broadcast, self._get_watched_cameras)
         self.tiles.feed = self.feed
         self.rates = Rates()
+        self.stream_rates = StreamRateMonitor()
         self.accounts = AccountStore(self.redis, self.prefix)
         self.sign_in_limiter = SignInLimiter(self.redis, self.prefix)
         self.setup_secret = SetupSecret(Path(config.sockets))

@@ -115,7 +115,7 @@ def test_calls_record_metrics_of_the_table() -> None:
                 assert given == len(spec.labels) or (not given and spec.optional_labels), f"{module.name}:{call.lineno}"
             recorded |= {(kind, spec.name) for spec in rows}
     built = {("gauge", f"{name}_p{share}_ms") for name in LATENCIES for share in PERCENTILES}
-    built |= {key for key in METRICS if key[1].startswith(("camera_", "process_", "snapshot_"))}
+    built |= {key for key in METRICS if key[1].startswith(("camera_", "process_", "snapshot_", "stream_rate"))}
     assert METRICS.keys() - built == recorded
 
 

@@ -42,6 +42,7 @@ from crowdperf.supervision.programs import render as render_programs
 from crowdperf.visitors.visit import Person, Visit, WatchListEntry
 from crowdperf.web.app import create_app
 from crowdperf.web.metrics_report import render as render_metrics
+from crowdperf.web.stream_rates import StreamRate
 from crowdperf.workers.leases import Leases
 from crowdperf.workers.sharded_consumer import run_worker
 from tests.support.source_scan import UNKNOWN, Module, Source, argument, called, source_of
@@ -433,7 +434,7 @@ def metrics() -> list[str]:
     lines = []
     for (kind, name), spec in METRICS.items():
         lines.append(f"{kind} {name}{' of ' if spec.labels else ''}{' and '.join(spec.labels)}")
-        if name.startswith(("camera_", "process_", "snapshot_")):
+        if name.startswith(("camera_", "process_", "snapshot_", "stream_rate")):
             continue
         for labels in ([LABELS[label] for label in spec.labels], [])[: 2 if spec.optional_labels else 1]:
             if kind == "counter":
@@ -444,7 +445,11 @@ def metrics() -> list[str]:
                 filled.set_text(name, "live", *labels)
             else:
                 filled.observe(name, 0.02)
-    page = render_metrics([filled.snapshot("tracking-0", 0.0)], {"lobby": True, "yard": False}).splitlines()
+    rates = [
+        StreamRate(stream="tracks", camera="lobby", minimum=2.5, maximum=12.0, measured=0.0, state="low"),
+        StreamRate(stream="audit", camera="", minimum=0.0, maximum=20.0, measured=None, state="unknown"),
+    ]
+    page = render_metrics([filled.snapshot("tracking-0", 0.0)], {"lobby": True, "yard": False}, rates).splitlines()
     measured = re.compile(r"^(crowdperf_(?:process|snapshot)_\S+) .*")
     # HELP is prose.
     return [*lines, *("page " + measured.sub(r"\1 *", line) for line in page if not line.startswith("# HELP"))]

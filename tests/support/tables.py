@@ -55,7 +55,7 @@ def processes() -> str:
 def streams() -> str:
     """Return the stream table."""
     rows = [
-        (f"`{row.key}`", carried(row.message_type), row.encoding, row.ids, row.retention, row.expected_rate)
+        (f"`{row.key}`", carried(row.message_type), row.encoding, row.ids, row.retention, row.expected_rate.describe())
         for row in STREAMS
     ]
     return table(("stream", "carries", "encoding", "ids", "kept", "expected rate"), rows)

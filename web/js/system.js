@@ -7,6 +7,7 @@ import { may } from "./session.js";
 import { t, term } from "./texts.js";
 
 const REFRESH_MS = 5000;
+const MAX_SHOWN_CAMERAS = 5;
 
 /** Ask `path` every 5 s while the page is seen; returns a function that stops it. */
 export function poll(show, path = "/debug") {
@@ -59,6 +60,7 @@ export function systemPage() {
   const programs = el("tbody", {});
   const queues = el("tbody", {});
   const letters = el("div", { class: "note" });
+  const streams = el("tbody", {});
   const facts = el("dl", { class: "facts" });
   const latency = el("tbody", {});
   const stages = el("tbody", {});
@@ -69,6 +71,7 @@ export function systemPage() {
   const versions = may("admin") ? versionsPanel(panel) : null;
   const node = el("div", { class: "system" },
     panel(t("system.cameras"), table(head(["camera"], ["state"], ["captured", 1], ["analysed", 1], ["latency", 1], ["dropped", 1], ["restarts", 1], ["ring"], ["last_error"]), cameras)),
+    panel(t("system.streams"), table(head(["stream"], ["expected", 1], ["measured", 1], ["state"]), streams)),
     panel(t("system.processes"), said, table(head(["process"], ["state"], ["pid", 1], ["memory", 1], ["cpu", 1], [""]), programs)),
     el("div", { class: "halves" }, panel(t("system.capacity"), facts),
       panel(t("system.latencies"), table(head(["until"], ["p50", 1], ["p95", 1], ["p99", 1]), latency),
@@ -91,6 +94,8 @@ export function systemPage() {
     poll((report) => {
       if (!report) return; // The banner tells; what is shown stays readable.
       cameras.replaceChildren(...Object.entries(report.cameras).map(([id, camera]) => cameraRow(id, camera)));
+      const names = new Set(report.streams.map((row) => row.stream));
+      streams.replaceChildren(...[...names].map((name) => streamRow(name, report.streams.filter((row) => row.stream === name), report.cameras)));
     }),
     poll((report) => {
       if (!report) return;
@@ -172,6 +177,23 @@ function cameraRow(id, camera) {
     el("td", {}, ring ? t("system.ring_slots", { size: `${ring.width}×${ring.height}`, slots: ring.slots }) : "–",
       ring ? el("div", { class: "muted" }, t(ring.age_s === null ? "system.ring_frame" : "system.ring_frame_age", { frame: count(ring.head), age: Math.round((ring.age_s ?? 0) * 1000) })) : ""),
     el("td", { class: "error-text" }, camera.last_error || el("span", { class: "muted" }, t("system.no_error"))));
+}
+
+/** One row for a stream of the table, with the red light where the rate of a camera or of the site is not the expected one. */
+function streamRow(name, rows, cameras) {
+  const expected = ["minimum", "maximum"].map((bound) => sum(rows.map((row) => row[bound])));
+  const measured = rows.map((row) => row.measured).filter((rate) => rate !== null);
+  const off = rows.filter((row) => row.state === "low" || row.state === "high");
+  const state = off.length ? off[0].state : measured.length ? "ok" : "unknown";
+  const tone = off.length ? "bad" : measured.length ? "good" : "idle";
+  const shown = off.filter((row) => row.camera).slice(0, MAX_SHOWN_CAMERAS).map((row) => cameras[row.camera]?.name ?? row.camera);
+  const more = off.filter((row) => row.camera).length - shown.length;
+  return el("tr", { "data-stream": name },
+    el("td", {}, name),
+    number(t(expected[0] ? "system.rate_between" : "system.rate_at_most", { low: fps(expected[0]), high: fps(expected[1]) })),
+    number(measured.length ? t("system.per_second", { value: fps(sum(measured)) }) : "–"),
+    el("td", {}, el("span", { class: "pill", "data-state": tone }, t(`system.rate_${state}`)),
+      shown.length ? el("div", { class: "muted" }, shown.join(", ") + (more ? ` + ${count(more)}` : "")) : ""));
 }
 
 function processRow(process, restart) {

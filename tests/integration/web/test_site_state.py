@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -17,11 +18,12 @@ from crowdperf.accounts.principal import Account
 from crowdperf.messaging.process_metrics import metrics_key
 from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import CameraChanged, ZoneMinute
-from crowdperf.messaging.streams import CONNECTIONS
+from crowdperf.messaging.streams import CONNECTIONS, DETECTIONS, TRACKS, stream_key
 from crowdperf.storage import density, occupancy
 from crowdperf.storage import occupancy as areas
+from crowdperf.web import stream_rates
 from crowdperf.web.parameters import format_rfc3339
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, wait_until
 from tests.support.synthetic import SyntheticSite
 from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving
 
@@ -58,6 +60,42 @@ def browser(served: Served, redis_server: RedisServer, role: str, cameras: list[
     reply = httpx.post(f"{served.url}/api/v1/session", json={"name": "ada", "password": PASSWORD}, timeout=TIMEOUT_S)
     headers = {"X-CSRF-Token": reply.json()["csrf"]}
     return httpx.Client(base_url=served.url, cookies=reply.cookies, headers=headers, timeout=TIMEOUT_S)
+
+
+def test_red_light_where_a_stream_stands_still(
+    client: httpx.Client, served: Served, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_rates, "MIN_LOOK_INTERVAL_S", 0.5)
+    redis, began, added = redis_server.client(), time.monotonic(), dict.fromkeys(("plaza", "lobby"), 0)
+
+    def look(*running: str) -> dict[str, Any]:
+        """Add 8 messages per second for the cameras that run, and read /debug."""
+        due = int((time.monotonic() - began) * 8)
+        for camera in added:
+            for _ in range(due - added[camera] if camera in running else 0):
+                for stream in (DETECTIONS, TRACKS):
+                    redis.xadd(stream_key(stream, camera), {"d": b""})
+            added[camera] = due
+        report: dict[str, Any] = client.get("/debug").json()
+        return report
+
+    def get_states(report: dict[str, Any]) -> dict[str, str]:
+        return {f"{row['stream']} {row['camera']}".strip(): row["state"] for row in report["streams"]}
+
+    def all_measured() -> bool:
+        report = look("plaza", "lobby")
+        return bool(report["streams_ok"]) and set(get_states(report).values()) == {"ok"}
+
+    wait_until(all_measured, what="every stream to have the expected rate")
+    assert "dock" not in {row["camera"] for row in look("plaza", "lobby")["streams"]}, "it is disabled"
+    wait_until(lambda: not look("plaza")["streams_ok"], what="the red light")
+    states = get_states(look("plaza"))
+    assert {name for name, state in states.items() if state != "ok"} == {"detections lobby", "tracks lobby"}
+    assert states["tracks lobby"] == "low"
+    page = client.get("/metrics").text
+    assert 'crowdperf_stream_rate_ok{stream="tracks",camera="lobby"} 0' in page
+    assert 'crowdperf_stream_rate_ok{stream="tracks",camera="plaza"} 1' in page
+    assert 'crowdperf_stream_rate_minimum{stream="tracks",camera="lobby"} 2.5' in page
 
 
 def test_connection_changes_are_listed_once_newest_first(
