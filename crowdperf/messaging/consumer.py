@@ -49,7 +49,7 @@ def unpack_reply(reply: Any) -> list[tuple[bytes, list[StreamRow]]]:
 
 
 async def read_newest_entries(client: Any, keys: Iterable[str]) -> list[StreamRow | None]:
-    """Read the newest entry of each stream in one round trip of an asynchronous client; None for an empty stream."""
+    """Read the newest entry of each stream in one round trip; None for an empty stream."""
     pipe = client.pipeline(transaction=False)
     for key in keys:
         pipe.xrevrange(key, count=1)

@@ -24,11 +24,10 @@ from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings import config
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.settings.process_config import WebConfig, build_web_config
-from crowdperf.web import health, sign_in, sse, websocket
+from crowdperf.web import health, live_routes, sign_in
 from crowdperf.web.api import (
     accounts,
     alerts,
-    areas,
     cameras,
     configuration,
     history,
@@ -42,14 +41,20 @@ from crowdperf.web.api import (
     visits,
 )
 from crowdperf.web.auth import PrincipalDependency, authorize, provide_principal
-from crowdperf.web.parameters import build_openapi_config
+from crowdperf.web.parameters import From, Span, To, build_openapi_config, parse_span
 from crowdperf.web.problems import EXCEPTION_HANDLERS
-from crowdperf.web.state import AppDependency, AppState
+from crowdperf.web.state import (
+    AppDependency,
+    AppState,
+    ContextDependency,
+    RequestContext,
+    SpanDependency,
+)
 
 PAGES_DIR = Path(__file__).resolve().parents[2] / "web"
 MAX_BODY_BYTES = 64 * 1024
 API_MODULES: tuple[Any, ...] = (
-    site, history, reports, sse, websocket, sign_in, accounts, cameras, areas, alerts, system, lines_zones,
+    site, history, reports, live_routes, sign_in, accounts, cameras, alerts, system, lines_zones,
     configuration, visits, roll_calls, privacy, violations,
 )  # fmt: skip
 """Modules with a router below /api/v1."""
@@ -77,10 +82,7 @@ def create_app(config: WebConfig, metrics: Metrics | None = None) -> Litestar:
 
     app = Litestar(
         route_handlers=[
-            Router(
-                "/api/v1",
-                route_handlers=[module.router for module in API_MODULES],
-            ),
+            Router("/api/v1", route_handlers=[module.router for module in API_MODULES]),
             health.router,
             create_static_files_router(
                 "/",
@@ -94,6 +96,8 @@ def create_app(config: WebConfig, metrics: Metrics | None = None) -> Litestar:
         dependencies={
             "app": Provide(provide, sync_to_thread=False, use_cache=True),
             "principal": Provide(provide_principal, sync_to_thread=False),
+            "context": Provide(RequestContext, sync_to_thread=False),
+            "time_range": Provide(_provide_time_range, sync_to_thread=False),
         },
         guards=[authorize],
         exception_handlers=EXCEPTION_HANDLERS,
@@ -103,10 +107,20 @@ def create_app(config: WebConfig, metrics: Metrics | None = None) -> Litestar:
         request_max_body_size=MAX_BODY_BYTES,
         # Litestar would replace this process's log handler, which redacts secrets.
         logging_config=None,
-        signature_namespace={"AppDependency": AppDependency, "PrincipalDependency": PrincipalDependency},
+        signature_namespace={
+            "AppDependency": AppDependency,
+            "ContextDependency": ContextDependency,
+            "PrincipalDependency": PrincipalDependency,
+            "SpanDependency": SpanDependency,
+        },
     )
     app.state.app_state = state
     return app
+
+
+def _provide_time_range(app: AppDependency, start: From = None, end: To = None) -> Span:
+    """Parse the range of a request, in the site's zone; by default today."""
+    return parse_span(start, end, app.now(), app.calendar.zone)
 
 
 def _create_standalone_app() -> Litestar:

@@ -21,7 +21,7 @@ from crowdperf.accounts.credentials import is_same_secret
 from crowdperf.accounts.principal import ANONYMOUS, ANONYMOUS_VIEWER, NEEDS, Principal
 from crowdperf.messaging.redis.client import OUTAGE
 from crowdperf.settings.site import Web
-from crowdperf.web.problems import NOT_FOUND_DETAIL, ApiProblem
+from crowdperf.web.problems import NOT_FOUND_DETAIL, ApiProblem, forbidden
 
 SESSION_COOKIE = "crowdperf_session"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -64,7 +64,7 @@ async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
         raise ApiProblem(HTTPStatus.NOT_FOUND, NOT_FOUND_DETAIL)
     need = handler.opt.get("need")
     if need not in NEEDS:
-        raise ApiProblem(HTTPStatus.FORBIDDEN, "this address is closed: its route declares no permission")
+        raise forbidden("this address is closed: its route declares no permission")
     if need == "open" and not handler.opt.get("identify"):
         connection.scope["user"] = ANONYMOUS
         return
@@ -75,17 +75,14 @@ async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
     if principal.has_permission(need):
         return
     if principal.kind == "anonymous":
-        raise ApiProblem(
-            HTTPStatus.UNAUTHORIZED,
-            "sign in first. Remedy: POST /api/v1/session, or send an API token as `Authorization: Bearer …`.",
-            headers={"WWW-Authenticate": 'Bearer realm="crowdperf"'},
+        raise _unauthorized(
+            "sign in first. Remedy: POST /api/v1/session, or send an API token as `Authorization: Bearer …`."
         )
-    raise ApiProblem(
-        HTTPStatus.FORBIDDEN,
+    raise forbidden(
         f"this needs the permission {need!r}, which {principal.name!r} does not have here. Remedy: ask an "
         "administrator."
         if need != "self"
-        else "this is for a person who is signed in with a password, not for an API token.",
+        else "this is for a person who is signed in with a password, not for an API token."
     )
 
 
@@ -103,10 +100,9 @@ async def identify_principal(connection: Connection) -> Principal:
             await state.accounts.find_token_principal(text.strip(), state.now()) if scheme.lower() == "bearer" else None
         )
         if principal is None:
-            raise ApiProblem(
-                HTTPStatus.UNAUTHORIZED,
+            raise _unauthorized(
                 "the API token is not valid, or has expired. Remedy: create a new one under /api/v1/tokens.",
-                headers={"WWW-Authenticate": 'Bearer realm="crowdperf", error="invalid_token"'},
+                ', error="invalid_token"',
             )
         return principal  # type: ignore[no-any-return]
     cookie = connection.cookies.get(SESSION_COOKIE)
@@ -115,6 +111,11 @@ async def identify_principal(connection: Connection) -> Principal:
         if principal is not None:
             return principal  # type: ignore[no-any-return]
     return ANONYMOUS_VIEWER if is_anonymous_access_allowed(connection, state.config.web) else ANONYMOUS
+
+
+def _unauthorized(detail: str, error: str = "") -> ApiProblem:
+    challenge = f'Bearer realm="crowdperf"{error}'
+    return ApiProblem(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": challenge})
 
 
 class SessionMonitor:
@@ -155,7 +156,7 @@ def is_anonymous_access_allowed(connection: Connection, web: Web) -> bool:
 def require_all_cameras(principal: Principal) -> None:
     """Raise ApiProblem (403) for a principal who may see some cameras only."""
     if principal.cameras is not None:
-        raise ApiProblem(HTTPStatus.FORBIDDEN, "this needs access to all cameras. Remedy: ask an administrator.")
+        raise forbidden("this needs access to all cameras. Remedy: ask an administrator.")
 
 
 def is_loopback(host: str) -> bool:
@@ -181,14 +182,11 @@ def is_same_origin(origin: str | None, host: str | None) -> bool:
 def require_same_origin(connection: Connection) -> None:
     """Raise ApiProblem (403) when a page of another origin makes this request."""
     if not is_same_origin(connection.headers.get("origin"), connection.headers.get("host")):
-        raise ApiProblem(HTTPStatus.FORBIDDEN, "the request comes from a page of another origin")
+        raise forbidden("the request comes from a page of another origin")
 
 
 def _require_csrf_token(connection: Connection, principal: Principal) -> None:
     """Require the session's CSRF token: browsers send the cookie for any page, the token only for ours."""
     require_same_origin(connection)
     if not is_same_secret(connection.headers.get(CSRF_HEADER, ""), principal.csrf):
-        raise ApiProblem(
-            HTTPStatus.FORBIDDEN,
-            "the header X-CSRF-Token is missing or wrong. Remedy: send the `csrf` of GET /api/v1/session.",
-        )
+        raise forbidden("the header X-CSRF-Token is missing or wrong. Remedy: send the `csrf` of GET /api/v1/session.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from litestar import Response, Router, get
@@ -16,14 +17,14 @@ from crowdperf.messaging.redis.client import NOT_WRITABLE_ERRORS, OUTAGE, RedisP
 from crowdperf.runtime.metrics import ProcessSnapshot
 from crowdperf.runtime.metrics_table import METRICS, Kind
 from crowdperf.web import metrics_report
-from crowdperf.web.auth import PrincipalDependency
 from crowdperf.web.live.pictures import RingState, RingView
 from crowdperf.web.parameters import UNAVAILABLE, errors
 from crowdperf.web.problems import FORBIDDEN_DETAIL, NO_WRITES_DETAIL, ApiProblem
 from crowdperf.web.schemas import Health
-from crowdperf.web.state import AppDependency, AppState
+from crowdperf.web.state import AppDependency, AppState, ContextDependency, RequestContext
 from crowdperf.web.stream_rates import StreamRate
 
+T = TypeVar("T")
 MAX_SNAPSHOT_AGE_S = 10.0
 PROBE_KEY = "crowdperf:probe"
 """Written for a moment, to see whether Redis accepts writes."""
@@ -110,42 +111,46 @@ def find_problems(snapshots: list[ProcessSnapshot], now: float) -> list[str]:
     responses=errors(503),
     media_type="text/plain",
 )
-async def metrics(app: AppDependency, principal: PrincipalDependency) -> Response[str]:
+async def metrics(context: ContextDependency) -> Response[str]:
     """Counters, gauges and histograms of every process, text format 0.0.4."""
-    snapshots = [filter_snapshot(principal, snapshot) for snapshot in await read_snapshots(app)]
-    live = await asyncio.to_thread(_read_live_states, app, principal)
+    snapshots = [filter_snapshot(context.principal, snapshot) for snapshot in await read_snapshots(context.app)]
+    live = await asyncio.to_thread(_read_views, context, RingView.is_live)
     return Response(
-        metrics_report.render(snapshots, live, await _measure_streams(app, principal)),
+        metrics_report.render(snapshots, live, await _measure_streams(context)),
         media_type="text/plain",
         headers={"Content-Type": metrics_report.CONTENT_TYPE},
     )
 
 
-@get(
-    "/debug",
-    need="read",
-    summary="State of every camera and process",
-    tags=["operations"],
-    responses=errors(503),
-)
-async def debug_report(app: AppDependency, principal: PrincipalDependency) -> dict[str, Any]:
+@get("/debug", need="read", summary="State of every camera and process", tags=["operations"], responses=errors(503))
+async def debug_report(context: ContextDependency) -> dict[str, Any]:
     """Per camera: frame rates, drops, FFmpeg restarts, last error, ring. Per process: pid, uptime, memory.
 
     Per stream: expected and measured rate; `streams_ok` is false where they part.
     """
-    snapshots = [filter_snapshot(principal, snapshot) for snapshot in await read_snapshots(app)]
-    live, rings = await asyncio.to_thread(
-        lambda: (_read_live_states(app, principal), _read_ring_states(app, principal))
-    )
-    streams = await _measure_streams(app, principal)
-    return metrics_report.build_report(
-        app.get_cameras(principal), snapshots, app.rates, rings, live, streams, app.now()
-    )
+    app = context.app
+    snapshots = [filter_snapshot(context.principal, snapshot) for snapshot in await read_snapshots(app)]
+    rings = await asyncio.to_thread(_read_views, context, lambda view: (view.is_live(), _read_ring_state(view)))
+    streams = await _measure_streams(context)
+    return {
+        "streams_ok": all(row.state in ("ok", "unknown") for row in streams),
+        "streams": streams,
+        "cameras": {
+            camera.id: metrics_report.build_camera_report(
+                camera, snapshots, app.rates, *rings.get(camera.id, (False, None))
+            )
+            for camera in context.get_cameras()
+        },
+        "processes": {
+            row.process: metrics_report.build_process_report(row, app.rates, app.now())
+            for row in sorted(snapshots, key=lambda row: row.process)
+        },
+    }
 
 
-async def _measure_streams(app: AppState, principal: Principal) -> list[StreamRate]:
-    rates = await app.stream_rates.measure(app.redis, app.config)
-    return [row for row in rates if not row.camera or principal.can_see(row.camera)]
+async def _measure_streams(context: RequestContext) -> list[StreamRate]:
+    rates = await context.app.stream_rates.measure(context.app.redis, context.app.config)
+    return [row for row in rates if not row.camera or context.principal.can_see(row.camera)]
 
 
 def filter_snapshot(principal: Principal, snapshot: ProcessSnapshot) -> ProcessSnapshot:
@@ -173,12 +178,10 @@ def filter_snapshot(principal: Principal, snapshot: ProcessSnapshot) -> ProcessS
     )
 
 
-def _read_live_states(app: AppState, principal: Principal) -> dict[str, bool]:
-    return {camera: view.is_live() for camera, view in app.tiles.views.items() if principal.can_see(camera)}
-
-
-def _read_ring_states(app: AppState, principal: Principal) -> dict[str, RingState | None]:
-    return {camera: _read_ring_state(view) for camera, view in app.tiles.views.items() if principal.can_see(camera)}
+def _read_views(context: RequestContext, read: Callable[[RingView], T]) -> dict[str, T]:
+    """Read the rings of the visible cameras. Blocks for a moment: call it in a thread."""
+    views = context.app.tiles.views.items()
+    return {camera: read(view) for camera, view in views if context.principal.can_see(camera)}
 
 
 def _read_ring_state(view: RingView) -> RingState | None:

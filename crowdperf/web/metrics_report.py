@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import accumulate
 from typing import Any
 
@@ -74,6 +74,9 @@ def render(snapshots: list[ProcessSnapshot], cameras_live: dict[str, bool], stre
         snapshots: The newest snapshot of every process.
         cameras_live: Camera id -> whether it gives fresh frames.
         stream_rates: Expected and measured rates of the streams.
+
+    Returns:
+        The page.
     """
     families = _MetricFamilies()
     for row in stream_rates:
@@ -142,20 +145,23 @@ class Rates:
         Returns:
             Per second between the two newest snapshots, or since the start while there is one. None: never counted.
         """
-        before, last = self._pairs.get(snapshot.process, (snapshot, snapshot))
-        value = last.get_counter(name, *labels)
-        if value is None:
+        _, last = self._get_pair(snapshot)
+        if last.get_counter(name, *labels) is None:
             return None
-        if before is last:
-            return value / max(MIN_RATE_INTERVAL_S, last.at - last.started_at)
-        return max(0.0, value - (before.get_counter(name, *labels) or 0.0)) / (last.at - before.at)
+        return self._measure(snapshot, lambda row: row.get_counter(name, *labels) or 0.0)
 
     def get_cpu_percent(self, snapshot: ProcessSnapshot) -> float:
         """Return the processor time of a process in percent of one core."""
-        before, last = self._pairs.get(snapshot.process, (snapshot, snapshot))
+        return 100 * self._measure(snapshot, lambda row: row.cpu_s)
+
+    def _get_pair(self, snapshot: ProcessSnapshot) -> tuple[ProcessSnapshot, ProcessSnapshot]:
+        return self._pairs.get(snapshot.process, (snapshot, snapshot))
+
+    def _measure(self, snapshot: ProcessSnapshot, read: Callable[[ProcessSnapshot], float]) -> float:
+        before, last = self._get_pair(snapshot)
         if before is last:
-            return 100 * last.cpu_s / max(MIN_RATE_INTERVAL_S, last.at - last.started_at)
-        return 100 * max(0.0, last.cpu_s - before.cpu_s) / (last.at - before.at)
+            return read(last) / max(MIN_RATE_INTERVAL_S, last.at - last.started_at)
+        return max(0.0, read(last) - read(before)) / (last.at - before.at)
 
 
 class _CameraMetrics:
@@ -193,62 +199,53 @@ class _CameraMetrics:
         return {cause: self.sum_counter(prefix + cause) for cause in causes if prefix + cause in counted}
 
 
-def build_report(
-    cameras: tuple[Camera, ...],
-    snapshots: list[ProcessSnapshot],
-    rates: Rates,
-    rings: dict[str, RingState | None],
-    live: dict[str, bool],
-    stream_rates: list[StreamRate],
-    now: float,
-) -> dict[str, Any]:
-    """Build the body of /debug.
+def build_process_report(snapshot: ProcessSnapshot, rates: Rates, now: float) -> dict[str, Any]:
+    """Build the part of /debug about one process.
 
     Args:
-        cameras: The cameras to show.
-        snapshots: The newest snapshot of every process.
-        rates: Rates of their counters.
-        rings: Camera id -> its ring; None: there is none.
-        live: Camera id -> whether it gives fresh frames.
-        stream_rates: Expected and measured rates of the streams.
+        snapshot: The newest snapshot of the process.
+        rates: Rates of the counters.
         now: Unix seconds.
 
     Returns:
-        The body, ready for JSON.
+        The part, ready for JSON; values with a label are left out.
     """
+    tables: dict[str, dict[str, dict[str, Any]]] = {
+        "counters": snapshot.counters,
+        "gauges": snapshot.gauges,
+        "texts": snapshot.texts,
+    }
     return {
-        "streams_ok": all(row.state in ("ok", "unknown") for row in stream_rates),
-        "streams": stream_rates,
-        "cameras": {
-            camera.id: _build_camera_report(
-                camera, _CameraMetrics(camera.id, snapshots, rates), rings.get(camera.id), live.get(camera.id)
-            )
-            for camera in cameras
-        },
-        "processes": {
-            snapshot.process: {
-                "pid": snapshot.pid,
-                "uptime_s": round(now - snapshot.started_at, 1),
-                "rss_bytes": snapshot.rss_bytes,
-                "cpu_percent": round(rates.get_cpu_percent(snapshot), 1),
-                "snapshot_age_s": round(now - snapshot.at, 1),
-                "counters": {name: row[""] for name, row in snapshot.counters.items() if "" in row},
-                "gauges": {name: row[""] for name, row in snapshot.gauges.items() if "" in row},
-                "texts": {name: row[""] for name, row in snapshot.texts.items() if "" in row},
-            }
-            for snapshot in sorted(snapshots, key=lambda row: row.process)
-        },
+        "pid": snapshot.pid,
+        "uptime_s": round(now - snapshot.started_at, 1),
+        "rss_bytes": snapshot.rss_bytes,
+        "cpu_percent": round(rates.get_cpu_percent(snapshot), 1),
+        "snapshot_age_s": round(now - snapshot.at, 1),
+        **{kind: {name: row[""] for name, row in table.items() if "" in row} for kind, table in tables.items()},
     }
 
 
-def _build_camera_report(
-    camera: Camera, metrics: _CameraMetrics, ring: RingState | None, live: bool | None
+def build_camera_report(
+    camera: Camera, snapshots: list[ProcessSnapshot], rates: Rates, live: bool, ring: RingState | None
 ) -> dict[str, Any]:
+    """Build the part of /debug about one camera.
+
+    Args:
+        camera: The camera.
+        snapshots: The newest snapshot of every process.
+        rates: Rates of their counters.
+        live: Whether it gives fresh frames.
+        ring: State of its ring; None: there is none.
+
+    Returns:
+        The part, ready for JSON.
+    """
+    metrics = _CameraMetrics(camera.id, snapshots, rates)
     lag_s = metrics.get_gauge("tracking_lag_s")
     return {
         "name": camera.title,
         "enabled": camera.enabled,
-        "live": bool(live),
+        "live": live,
         "state": metrics.get_text("state") or ("unknown" if camera.enabled else "disabled"),
         "fps_captured": metrics.get_fps("captured"),
         "fps_analysed": metrics.get_fps("analysed"),

@@ -8,11 +8,14 @@ from __future__ import annotations
 import base64
 import re
 import zoneinfo
+from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Annotated, NamedTuple
+from functools import partial
+from http import HTTPStatus
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
-from litestar import Router
+from litestar import Router, post
 from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
@@ -46,6 +49,10 @@ class Span(NamedTuple):
     start: float
     end: float
 
+    def to_reply(self) -> dict[str, Any]:
+        """Format the fields `start` and `end` of a reply."""
+        return {"start": format_rfc3339(self.start), "end": format_rfc3339(self.end)}
+
 
 def get_today(now: float, zone: zoneinfo.ZoneInfo) -> Span:
     """Return the day of `now` in the site's zone: 23 or 25 hours where the clocks change."""
@@ -57,6 +64,11 @@ def get_today(now: float, zone: zoneinfo.ZoneInfo) -> Span:
 def format_rfc3339(ts: float) -> str:
     """Format Unix seconds as RFC 3339 in UTC, to the millisecond."""
     return datetime.fromtimestamp(ts, timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def format_rfc3339_or_none(ts: float | None) -> str | None:
+    """Format Unix seconds; None for what has never happened, which is stored as 0 or None."""
+    return format_rfc3339(ts) if ts else None
 
 
 def parse_instant(name: str, text: str) -> float:
@@ -112,6 +124,45 @@ def parse_span(start: str | None, end: str | None, now: float, zone: zoneinfo.Zo
     return Span(start_s, end_s)
 
 
+def parse_choice(name: str, value: str | None, allowed: Sequence[str]) -> str:
+    """Check a parameter that takes one of a few values; empty where it is absent.
+
+    Args:
+        name: Name of the parameter.
+        value: Value that was sent.
+        allowed: The values that it may have.
+
+    Returns:
+        The value.
+
+    Raises:
+        ApiProblem: The value is another one.
+    """
+    if value is not None and value not in allowed:
+        raise bad_parameter(name, value, f"use one of: {', '.join(allowed)}.")
+    return value or ""
+
+
+def parse_choices(name: str, text: str | None, allowed: Sequence[str]) -> list[str]:
+    """Parse a comma-separated parameter.
+
+    Args:
+        name: Name of the parameter.
+        text: Text that was sent.
+        allowed: The values that it may hold.
+
+    Returns:
+        The values in the order that was sent; none where the parameter is absent.
+
+    Raises:
+        ApiProblem: It holds another value.
+    """
+    values = [value.strip() for value in (text or "").split(",") if value.strip()]
+    if not set(values) <= set(allowed):
+        raise bad_parameter(name, text or "", f"use some of: {', '.join(allowed)}.")
+    return values
+
+
 class Cursor(NamedTuple):
     """Start of the next page: after a stream id, or after (ts, id) of a crossing."""
 
@@ -153,6 +204,9 @@ def parse_stream_id(name: str, text: str) -> str:
     return text
 
 
+post_action = partial(post, status_code=HTTPStatus.OK)
+"""POST of an action that makes nothing new, so it answers 200 and not 201."""
+
 _ERRORS = {
     400: "A parameter is not valid.",
     401: "The caller is not signed in.",
@@ -175,6 +229,8 @@ def _describe_error(status: int) -> ResponseSpec:
     return ResponseSpec(ProblemDetails, description=_ERRORS[status], media_type=PROBLEM_MEDIA_TYPE)
 
 
+ITEM_ERRORS = errors(400, 404, 409, 503)
+"""Errors of routes that look for an item and change it."""
 UNAVAILABLE = {503: _describe_error(503)}
 """Errors of a route that needs no sign-in."""
 JpegSpec = ResponseSpec(bytes, description="JPEG", media_type="image/jpeg", generate_examples=False)

@@ -13,7 +13,10 @@ from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 from msgspec import Struct
 
-from crowdperf.messaging.redis.client import NOT_WRITABLE_ERRORS, RedisPermissionError
+from crowdperf.accounts.credentials import WeakPasswordError
+from crowdperf.accounts.principal import AccountError, UnknownAccountError
+from crowdperf.messaging.redis.client import NOT_WRITABLE_ERRORS, OUTAGE, RedisPermissionError
+from crowdperf.visitors.visit import VisitRefusedError
 
 NOT_FOUND_DETAIL = "there is nothing at this address. Remedy: see /docs for the valid addresses."
 NO_WRITES_DETAIL = "Redis answers, but takes no writes"
@@ -44,11 +47,7 @@ class ApiProblem(Exception):
     """
 
     def __init__(
-        self,
-        status: HTTPStatus,
-        detail: str,
-        reasons: list[str] | None = None,
-        headers: dict[str, str] | None = None,
+        self, status: HTTPStatus, detail: str, reasons: list[str] | None = None, headers: dict[str, str] | None = None
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -72,11 +71,24 @@ def bad_parameter(name: str, value: str, remedy: str) -> ApiProblem:
     )
 
 
+def forbidden(detail: str) -> ApiProblem:
+    """Build the 403 of what the caller may not do."""
+    return ApiProblem(HTTPStatus.FORBIDDEN, detail)
+
+
+def not_found(detail: str) -> ApiProblem:
+    """Build the 404 of something that does not exist, or that the caller may not see."""
+    return ApiProblem(HTTPStatus.NOT_FOUND, detail)
+
+
+def conflict(detail: str) -> ApiProblem:
+    """Build the 409 of a change that the present state forbids."""
+    return ApiProblem(HTTPStatus.CONFLICT, detail)
+
+
 def unknown_camera(camera_id: str) -> ApiProblem:
     """Build the 404 of a camera that the configuration does not have."""
-    return ApiProblem(
-        HTTPStatus.NOT_FOUND, f"there is no camera {_quote_value(camera_id)}. Remedy: see /api/v1/cameras for the ids."
-    )
+    return not_found(f"there is no camera {_quote_value(camera_id)}. Remedy: see /api/v1/cameras for the ids.")
 
 
 def _quote_value(value: str) -> str:
@@ -107,21 +119,14 @@ def _on_http(_request: Request[Any, Any, Any], error: HTTPException) -> Response
     return _respond(error.status_code, detail, reasons, error.headers)
 
 
-def _on_outage(_request: Request[Any, Any, Any], error: redis.RedisError) -> Response[bytes]:
-    log.warning("Redis does not answer: %s", error)
-    return _respond(503, "Redis does not answer. Remedy: see that it runs; this page recovers by itself.", [])
-
-
-def _on_refusal(_request: Request[Any, Any, Any], error: redis.RedisError) -> Response[bytes]:
-    log.warning("%s: %s", NO_WRITES_DETAIL, error)
-    return _respond(
-        503, f"{NO_WRITES_DETAIL}, so nothing was changed. Remedy: see the disk and memory of its machine.", []
-    )
-
-
-def _on_forbidden(_request: Request[Any, Any, Any], error: RedisPermissionError) -> Response[bytes]:
-    log.warning("%s: %s", FORBIDDEN_DETAIL, error)
-    return _respond(503, f"{FORBIDDEN_DETAIL}: {error}", [])
+def _on_redis_error(_request: Request[Any, Any, Any], error: redis.RedisError) -> Response[bytes]:
+    what, remedy = "Redis does not answer", ". Remedy: see that it runs; this page recovers by itself."
+    if isinstance(error, RedisPermissionError):
+        what, remedy = FORBIDDEN_DETAIL, f": {error}"
+    elif isinstance(error, NOT_WRITABLE_ERRORS):
+        what, remedy = NO_WRITES_DETAIL, ", so nothing was changed. Remedy: see the disk and memory of its machine."
+    log.warning("%s: %s", what, error)
+    return _respond(503, what + remedy, [])
 
 
 def _on_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -132,12 +137,23 @@ def _on_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes
     return _respond(500, "the request could not be handled; the web process's log says why", [])
 
 
+REFUSALS: dict[type[Exception], HTTPStatus] = {
+    UnknownAccountError: HTTPStatus.NOT_FOUND,
+    AccountError: HTTPStatus.CONFLICT,
+    VisitRefusedError: HTTPStatus.CONFLICT,
+    WeakPasswordError: HTTPStatus.BAD_REQUEST,
+}
+"""Errors of the packages below, whose message is for the client."""
+
+
+def _on_refused_change(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    return _respond(REFUSALS[type(error)], str(error), [])
+
+
 EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     ApiProblem: _on_problem,
     HTTPException: _on_http,
-    **dict.fromkeys(NOT_WRITABLE_ERRORS, _on_refusal),
-    RedisPermissionError: _on_forbidden,
-    redis.ConnectionError: _on_outage,
-    redis.TimeoutError: _on_outage,
+    **dict.fromkeys(REFUSALS, _on_refused_change),
+    **dict.fromkeys(OUTAGE, _on_redis_error),
     500: _on_bug,
 }

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from http import HTTPStatus
 from typing import Annotated
 
-from litestar import Response, Router, delete, get, post, put
+from litestar import Response, Router, delete, get, put
 from litestar.datastructures import Cookie
 from litestar.params import JSONBody
 from msgspec import Meta, Struct
@@ -14,11 +13,11 @@ from msgspec import Meta, Struct
 from crowdperf.accounts import credentials
 from crowdperf.accounts import principal as model
 from crowdperf.accounts.account_store import MAX_SESSION_S
-from crowdperf.accounts.principal import ANONYMOUS, PERMISSIONS, Account, AccountError, AccountName, Principal, Role
-from crowdperf.web.auth import SESSION_COOKIE, AnyRequest, PrincipalDependency, get_client_address, require_same_origin
-from crowdperf.web.parameters import errors
-from crowdperf.web.problems import ApiProblem
-from crowdperf.web.state import AppDependency, AppState
+from crowdperf.accounts.principal import PERMISSIONS, Account, AccountName, Principal, Role
+from crowdperf.web.auth import SESSION_COOKIE, AnyRequest, require_same_origin
+from crowdperf.web.parameters import errors, post_action
+from crowdperf.web.problems import ApiProblem, forbidden
+from crowdperf.web.state import ContextDependency, RequestContext
 
 Password = Annotated[
     str,
@@ -82,24 +81,24 @@ def to_session_reply(principal: Principal, setup: bool = False) -> SessionReply:
 
 
 @get("/session", need="open", identify=True, summary="Who am I", responses=errors(503))
-async def session(app: AppDependency, principal: PrincipalDependency) -> SessionReply:
+async def session(context: ContextDependency) -> SessionReply:
     """Return the signed-in account, its permissions, and the CSRF token of changes.
 
     Works without a sign-in as well.
     """
-    return to_session_reply(principal, setup=app.setup_secret.read() is not None)
+    return to_session_reply(context.principal, setup=context.app.setup_secret.read() is not None)
 
 
-@post("/session", need="open", summary="Sign in", status_code=200, responses=errors(400, 429, 503))
-async def sign_in(app: AppDependency, request: AnyRequest, data: JSONBody[SignIn]) -> Response[SessionReply]:
+@post_action("/session", need="open", summary="Sign in", responses=errors(400, 429, 503))
+async def sign_in(context: ContextDependency, data: JSONBody[SignIn]) -> Response[SessionReply]:
     """Open a session.
 
     The response sets its cookie (HttpOnly, SameSite=Lax, Secure under TLS). After five wrong passwords for one account
     from one address, further attempts fail for 15 minutes.
     """
-    require_same_origin(request)
-    address = get_client_address(request)
-    wait = await app.sign_in_limiter.register_attempt(data.name, address)
+    require_same_origin(context.request)
+    app = context.app
+    wait = await app.sign_in_limiter.register_attempt(data.name, context.address)
     if wait:
         raise ApiProblem(
             HTTPStatus.TOO_MANY_REQUESTS,
@@ -107,38 +106,24 @@ async def sign_in(app: AppDependency, request: AnyRequest, data: JSONBody[SignIn
             headers={"Retry-After": str(wait)},
         )
     account = await app.accounts.read_account(data.name)
-    enabled = account is not None and not account.disabled
-    if (
-        not await verify_password_in_thread(app, data.password, account.password if account and enabled else None)
-        or account is None
-    ):
-        await app.write_audit_entry(
-            ANONYMOUS, request, "session.refuse", data.name if account else "an unknown account"
-        )
+    stored = account.password if account and not account.disabled else None
+    if not await app.verify_password(data.password, stored) or account is None:
+        await context.write_audit_entry("session.refuse", data.name if account else "an unknown account")
         raise ApiProblem(
             HTTPStatus.UNAUTHORIZED, "name or password is wrong. Remedy: try again, or ask an administrator."
         )
-    await app.sign_in_limiter.record_success(data.name, address)
-    return await open_session(app, request, account)
+    await app.sign_in_limiter.record_success(data.name, context.address)
+    return await open_session(context, account)
 
 
-async def open_session(app: AppState, request: AnyRequest, account: Account) -> Response[SessionReply]:
-    """Open a session of the account, and set its cookie.
-
-    Args:
-        app: State of the application.
-        request: Request that signs in.
-        account: Account to sign in.
-
-    Returns:
-        The response with the session and its cookie.
-    """
-    entry = app.build_audit_entry(account.to_principal("", ""), request, "session.open", account.name)
-    value, session = await app.accounts.open_session(account, app.now(), entry)
+async def open_session(context: RequestContext, account: Account) -> Response[SessionReply]:
+    """Open a session of the account, and set its cookie."""
+    entry = context.build_audit_entry("session.open", account.name, author=account.to_principal("", ""))
+    value, session = await context.app.accounts.open_session(account, context.app.now(), entry)
     return Response(
         to_session_reply(account.to_principal("", session.csrf)),
         status_code=200,
-        cookies=[_build_cookie(request, value, MAX_SESSION_S)],
+        cookies=[_build_cookie(context.request, value, MAX_SESSION_S)],
     )
 
 
@@ -149,93 +134,45 @@ def _build_cookie(request: AnyRequest, value: str, max_age: int) -> Cookie:
 
 
 @delete("/session", need="self", summary="Sign out", responses=errors(503))
-async def sign_out(app: AppDependency, request: AnyRequest, principal: PrincipalDependency) -> Response[None]:
+async def sign_out(context: ContextDependency) -> Response[None]:
     """End the session, in the browser and on the server."""
-    await app.accounts.close_session(
-        principal.session, app.build_audit_entry(principal, request, "session.close", principal.name)
-    )
-    return Response(None, status_code=204, cookies=[_build_cookie(request, "", 0)])
+    entry = context.build_audit_entry("session.close", context.principal.name)
+    await context.app.accounts.close_session(context.principal.session, entry)
+    return Response(None, status_code=204, cookies=[_build_cookie(context.request, "", 0)])
 
 
 @put("/session/password", need="self", summary="Change my password", responses=errors(400, 429, 503))
-async def change_password(
-    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewPassword]
-) -> Response[SessionReply]:
+async def change_password(context: ContextDependency, data: JSONBody[NewPassword]) -> Response[SessionReply]:
     """End every session of the account, and open a new one for this browser."""
-    wait = await app.sign_in_limiter.register_attempt(principal.name, get_client_address(request))
-    account = await app.accounts.read_account(principal.name)
-    if wait or account is None or not await verify_password_in_thread(app, data.old, account.password):
-        raise ApiProblem(HTTPStatus.FORBIDDEN, "the old password is wrong. Remedy: try again, or sign in again.")
-    await app.sign_in_limiter.record_success(principal.name, get_client_address(request))
-    new = await check_and_hash_password(app, data.new, principal.name)
-    entry = app.build_audit_entry(principal, request, "account.password", principal.name)
-    accounts = await app.accounts.edit(lambda rows: model.change_account(rows, principal.name, password=new), entry)
-    return await open_session(app, request, accounts[principal.name])
+    app, name = context.app, context.principal.name
+    wait = await app.sign_in_limiter.register_attempt(name, context.address)
+    account = await app.accounts.read_account(name)
+    if wait or account is None or not await app.verify_password(data.old, account.password):
+        raise forbidden("the old password is wrong. Remedy: try again, or sign in again.")
+    await app.sign_in_limiter.record_success(name, context.address)
+    new = await app.hash_password(data.new, name)
+    entry = context.build_audit_entry("account.password", name)
+    accounts = await app.accounts.edit(lambda rows: model.change_account(rows, name, password=new), entry)
+    return await open_session(context, accounts[name])
 
 
-@post(
-    "/setup", need="open", summary="Make the first administrator", status_code=200, responses=errors(400, 409, 429, 503)
-)
-async def setup(app: AppDependency, request: AnyRequest, data: JSONBody[FirstAdmin]) -> Response[SessionReply]:
+@post_action("/setup", need="open", summary="Make the first administrator", responses=errors(400, 409, 429, 503))
+async def setup(context: ContextDependency, data: JSONBody[FirstAdmin]) -> Response[SessionReply]:
     """Create the administrator with the secret of the one-time link, and sign in."""
-    require_same_origin(request)
-    wait = await app.sign_in_limiter.register_attempt("the setup link", get_client_address(request))
+    require_same_origin(context.request)
+    app = context.app
+    wait = await app.sign_in_limiter.register_attempt("the setup link", context.address)
     if wait or not app.setup_secret.matches(data.secret):
-        raise ApiProblem(
-            HTTPStatus.FORBIDDEN,
-            "the setup link is not valid, or was used. Remedy: see `crowdperf users setup-link`, or sign in.",
+        raise forbidden(
+            "the setup link is not valid, or was used. Remedy: see `crowdperf users setup-link`, or sign in."
         )
-    account = Account(
-        name=data.name,
-        role="admin",
-        password=await check_and_hash_password(app, data.password, data.name),
-        created_at=app.now(),
-    )
-    entry = app.build_audit_entry(account.to_principal("", ""), request, "account.setup", data.name)
-    try:
-        await app.accounts.edit(lambda rows: model.add_first_admin(rows, account), entry)
-    except AccountError as error:
-        raise ApiProblem(HTTPStatus.CONFLICT, str(error)) from None
+    password = await app.hash_password(data.password, data.name)
+    account = Account(name=data.name, role="admin", password=password, created_at=app.now())
+    entry = context.build_audit_entry("account.setup", data.name, author=account.to_principal("", ""))
+    await app.accounts.edit(lambda rows: model.add_first_admin(rows, account), entry)
     app.setup_secret.remove()
-    await app.sign_in_limiter.record_success("the setup link", get_client_address(request))
-    return await open_session(app, request, account)
-
-
-async def check_and_hash_password(app: AppState, password: str, name: str) -> str:
-    """Hash a password that is strong enough.
-
-    Args:
-        app: State of the application.
-        password: Password in plain text.
-        name: Name of the account.
-
-    Returns:
-        The encoded Argon2id hash.
-
-    Raises:
-        ApiProblem: 400, the password is too weak.
-    """
-    try:
-        credentials.check_password(password, name)
-    except credentials.WeakPasswordError as error:
-        raise ApiProblem(HTTPStatus.BAD_REQUEST, str(error)) from None
-    async with app.hashing_limit:
-        return await asyncio.to_thread(credentials.hash_password, password)
-
-
-async def verify_password_in_thread(app: AppState, password: str, stored: str | None) -> bool:
-    """Verify a password in a thread; the time does not depend on the account's existence.
-
-    Args:
-        app: State of the application.
-        password: Password in plain text.
-        stored: Encoded hash; None without an account.
-
-    Returns:
-        Whether the password matches.
-    """
-    async with app.hashing_limit:
-        return await asyncio.to_thread(credentials.verify_password, password, stored)
+    await app.sign_in_limiter.record_success("the setup link", context.address)
+    return await open_session(context, account)
 
 
 router = Router("/", tags=["accounts"], route_handlers=[session, sign_in, sign_out, change_password, setup])

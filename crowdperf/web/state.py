@@ -11,10 +11,9 @@ from typing import Any
 
 import psutil
 import redis.asyncio
-from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 
-from crowdperf.accounts import audit_log
+from crowdperf.accounts import audit_log, credentials
 from crowdperf.accounts.account_store import AccountStore
 from crowdperf.accounts.credentials import SetupSecret, SignInLimiter, build_setup_link
 from crowdperf.accounts.principal import Principal
@@ -27,12 +26,16 @@ from crowdperf.settings.process_config import WebConfig, WebReloadable, get_relo
 from crowdperf.settings.reload import ReloadFile
 from crowdperf.settings.site import build_dashboard_url
 from crowdperf.storage.buckets import Calendar
+from crowdperf.visitors.roll_call import RollCallStore
+from crowdperf.visitors.visit_store import VisitStore
+from crowdperf.web.auth import AnyRequest, PrincipalDependency, get_client_address
 from crowdperf.web.config_client import ConfigClient
 from crowdperf.web.live.channel import Broadcast, encode_sse
 from crowdperf.web.live.feed import Feed, run_until_cancelled
 from crowdperf.web.live.pictures import RingView
 from crowdperf.web.live.tiles import Tiles
 from crowdperf.web.metrics_report import Rates
+from crowdperf.web.parameters import Span, parse_instant
 from crowdperf.web.problems import unknown_camera
 from crowdperf.web.stream_rates import StreamRateMonitor
 
@@ -67,10 +70,12 @@ class AppState:
         self.rates = Rates()
         self.stream_rates = StreamRateMonitor()
         self.accounts = AccountStore(self.redis, self.prefix)
+        self.visits = VisitStore(self.redis, self.prefix)
+        self.roll_calls = RollCallStore(self.redis, self.prefix)
         self.sign_in_limiter = SignInLimiter(self.redis, self.prefix)
         self.setup_secret = SetupSecret(Path(config.sockets))
         self.config_client = ConfigClient(self.reload_config)
-        self.hashing_limit = asyncio.Semaphore(2)
+        self._hashing_limit = asyncio.Semaphore(2)
         """Each hash takes 64 MiB and a core for 0.1 s, so parallel sign-ins wait for each other only."""
         self.stop_event = asyncio.Event()
         self._feed_task: asyncio.Task[None] | None = None
@@ -166,76 +171,24 @@ class AppState:
         """Build the one-time link with this machine's own address."""
         return build_setup_link(build_dashboard_url(self.config.web), secret)
 
-    def build_audit_entry(
-        self,
-        principal: Principal,
-        connection: ASGIConnection[Any, Any, Any, Any],
-        action: str,
-        target: str,
-        detail: str = "",
-    ) -> AuditEntry:
-        """Build the audit entry of a change that this request makes.
-
-        Args:
-            principal: Author of the change.
-            connection: Request; it gives the client's address.
-            action: Kind of the change, such as `camera.change`.
-            target: Id of what is changed.
-            detail: Further text; 4,000 characters are kept.
-
-        Returns:
-            The entry, dated now.
-        """
-        return AuditEntry(
-            ts=self.now(),
-            who=principal.name,
-            via=principal.kind,
-            action=action,
-            target=target,
-            address=connection.client.host[:64] if connection.client else "",
-            detail=detail[:4000],
-            token=principal.token,
-        )
-
-    async def write_audit_entry(
-        self,
-        principal: Principal,
-        connection: ASGIConnection[Any, Any, Any, Any],
-        action: str,
-        target: str,
-        detail: str = "",
-    ) -> None:
-        """Write an audit entry by itself, for a change that is not a Redis transaction.
-
-        Args:
-            principal: Author of the change.
-            connection: Request; it gives the client's address.
-            action: Kind of the change.
-            target: Id of what is changed.
-            detail: Further text.
-        """
-        pipe = self.redis.pipeline()
-        audit_log.stage_entry(pipe, self.build_audit_entry(principal, connection, action, target, detail), self.prefix)
-        await pipe.execute()
-
-    def get_camera(self, camera_id: str, principal: Principal) -> Camera:
-        """Return a configured camera.
-
-        Raises:
-            ApiProblem: 404, the camera does not exist, or `principal` may not see it: both look alike.
-        """
-        for camera in self.config.cameras:
-            if camera.id == camera_id and principal.can_see(camera_id):
-                return camera
-        raise unknown_camera(camera_id)
-
-    def get_cameras(self, principal: Principal) -> tuple[Camera, ...]:
-        """Return the cameras that `principal` may see, in the order of the configuration."""
-        return tuple(camera for camera in self.config.cameras if principal.can_see(camera.id))
-
     def get_ring_view(self, camera_id: str) -> RingView | None:
         """Return the camera's ring view; None for a disabled camera."""
         return self.tiles.views.get(camera_id)
+
+    async def hash_password(self, password: str, name: str) -> str:
+        """Check that a password is strong enough for an account, and hash it by Argon2id.
+
+        Raises:
+            WeakPasswordError: The password is too weak; the client gets 400.
+        """
+        credentials.check_password(password, name)
+        async with self._hashing_limit:
+            return await asyncio.to_thread(credentials.hash_password, password)
+
+    async def verify_password(self, password: str, stored: str | None) -> bool:
+        """Verify a password in a time that does not depend on the existence of the account (None: none)."""
+        async with self._hashing_limit:
+            return await asyncio.to_thread(credentials.verify_password, password, stored)
 
     def publish_metrics(self) -> None:
         """Publish the metrics of this process."""
@@ -257,3 +210,82 @@ def _get_enabled_cameras(config: WebConfig) -> frozenset[str]:
 
 AppDependency = NamedDependency[AppState]
 """Annotation by which a route receives the application's state."""
+
+
+class RequestContext:
+    """One request: the application, the principal who makes it, and the client's address.
+
+    Args:
+        app: State of the application.
+        request: The request.
+        principal: Its author, as the guard has identified.
+    """
+
+    def __init__(self, app: AppDependency, request: AnyRequest, principal: PrincipalDependency) -> None:
+        self.app = app
+        self.request = request
+        self.principal = principal
+        self.address = get_client_address(request)
+
+    def get_camera(self, camera_id: str) -> Camera:
+        """Return a configured camera.
+
+        Raises:
+            ApiProblem: 404, the camera does not exist, or the principal may not see it: both look alike.
+        """
+        for camera in self.get_cameras():
+            if camera.id == camera_id:
+                return camera
+        raise unknown_camera(camera_id)
+
+    def get_cameras(self) -> tuple[Camera, ...]:
+        """Return the cameras that the principal may see, in the order of the configuration."""
+        return tuple(camera for camera in self.app.config.cameras if self.principal.can_see(camera.id))
+
+    def parse_before(self, text: str | None) -> float:
+        """Parse the end of a page of newest entries; by default an hour ahead, as clocks differ."""
+        return parse_instant("before", text) if text else self.app.now() + 3600
+
+    def build_audit_entry(
+        self, action: str, target: str, detail: str = "", author: Principal | None = None
+    ) -> AuditEntry:
+        """Build the audit entry of a change that this request makes.
+
+        Args:
+            action: Kind of the change, such as `camera.change`.
+            target: Id of what is changed.
+            detail: Further text; 4,000 characters are kept.
+            author: Author of the change, where the principal is not known by the request.
+
+        Returns:
+            The entry, dated now.
+        """
+        author = author or self.principal
+        return AuditEntry(
+            ts=self.app.now(),
+            who=author.name,
+            via=author.kind,
+            action=action,
+            target=target,
+            address=self.address,
+            detail=detail[:4000],
+            token=author.token,
+        )
+
+    async def write_audit_entry(self, action: str, target: str, detail: str = "") -> None:
+        """Write an audit entry by itself, for a change that is not a Redis transaction.
+
+        Args:
+            action: Kind of the change.
+            target: Id of what is changed.
+            detail: Further text.
+        """
+        pipe = self.app.redis.pipeline()
+        audit_log.stage_entry(pipe, self.build_audit_entry(action, target, detail), self.app.prefix)
+        await pipe.execute()
+
+
+ContextDependency = NamedDependency[RequestContext]
+"""Annotation by which a route receives its request."""
+SpanDependency = NamedDependency[Span]
+"""Annotation by which a route receives the range of its parameters `from` and `to`."""

@@ -66,7 +66,7 @@ BANNED = re.compile(r"\b(nobody|whoever|whatever|anew|said|told|wish(?:es)?|ridd
 """Words of a private dialect. The remedy is a plain sentence."""
 BOUNDS = re.compile(r"(^|_)(MOST|LEAST|LONGEST|LARGEST|SHORTEST|SMALLEST|GREATEST)(_|$)")
 """Constants that every engineer looks for as MAX or MIN."""
-ROUTES = frozenset({"get", "post", "put", "patch", "delete", "websocket", "route", "asgi"})
+ROUTES = frozenset({"get", "post", "put", "patch", "delete", "websocket", "route", "asgi", "post_action"})
 """Decorators of routes: the OpenAPI document describes their parameters."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
 from litestar import Router, delete, get, patch, post
 from litestar.params import JSONBody, PathParameter, QueryParameter
@@ -17,22 +16,18 @@ from crowdperf.accounts.credentials import generate_secret, hash_secret
 from crowdperf.accounts.principal import (
     MAX_TOKEN_DAYS,
     Account,
-    AccountError,
     AccountName,
     Permission,
-    Principal,
     Role,
     Token,
-    UnknownAccountError,
     intersect_cameras,
 )
 from crowdperf.settings.base import CameraId
-from crowdperf.web.auth import AnyRequest, PrincipalDependency
 from crowdperf.web.parameters import errors, format_rfc3339, parse_stream_id
-from crowdperf.web.problems import ApiProblem
+from crowdperf.web.problems import forbidden, not_found
 from crowdperf.web.schemas import Time, to_reply
-from crowdperf.web.sign_in import Password, check_and_hash_password
-from crowdperf.web.state import AppDependency, AppState
+from crowdperf.web.sign_in import Password
+from crowdperf.web.state import AppDependency, ContextDependency, RequestContext
 
 CameraIds = Annotated[list[CameraId], Meta(max_length=10_000, description="Ids of the cameras that may be seen.")]
 UserPath = Annotated[str, PathParameter(description="The account's name.", max_length=64)]
@@ -137,20 +132,18 @@ async def users(app: AppDependency) -> UsersReply:
 
 
 @post("/users", need="admin", summary="Make an account", responses=errors(400, 409, 503))
-async def make_user(
-    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewUser]
-) -> UserReply:
+async def make_user(context: ContextDependency, data: JSONBody[NewUser]) -> UserReply:
     """Create an account that can sign in at once."""
     account = Account(
         name=data.name,
         role=data.role,
-        password=await check_and_hash_password(app, data.password, data.name),
-        created_at=app.now(),
+        password=await context.app.hash_password(data.password, data.name),
+        created_at=context.app.now(),
         cameras=None if data.cameras is None else sorted(set(data.cameras)),
     )
     detail = f"role {data.role}, cameras {_format_cameras(account.cameras)}"
-    entry = app.build_audit_entry(principal, request, "account.create", data.name, detail)
-    await _edit_accounts(app, lambda rows: model.add_account(rows, account), entry)
+    entry = context.build_audit_entry("account.create", data.name, detail)
+    await context.app.accounts.edit(lambda rows: model.add_account(rows, account), entry)
     return _to_user_reply(account)
 
 
@@ -159,19 +152,17 @@ async def user(app: AppDependency, name: UserPath) -> UserReply:
     """Return one account."""
     account = await app.accounts.read_account(name)
     if account is None:
-        raise _unknown_account(name)
+        raise not_found(f"there is no account {name!r}. Remedy: see /api/v1/users.")
     return _to_user_reply(account)
 
 
 @patch("/users/{name:str}", need="admin", summary="Change an account", responses=errors(400, 404, 409, 503))
-async def change_user(
-    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, name: UserPath, data: JSONBody[UserChange]
-) -> UserReply:
+async def change_user(context: ContextDependency, name: UserPath, data: JSONBody[UserChange]) -> UserReply:
     """Change an account with effect from its next request.
 
     A change of role or password ends its sessions.
     """
-    password = None if data.password is UNSET else await check_and_hash_password(app, data.password, name)
+    password = None if data.password is UNSET else await context.app.hash_password(data.password, name)
     cameras = None if data.cameras is UNSET else data.cameras
     changes = {
         "role": data.role,
@@ -192,52 +183,40 @@ async def change_user(
             password=password,
         )
 
-    after = await _edit_accounts(app, change, app.build_audit_entry(principal, request, "account.change", name, detail))
+    after = await context.app.accounts.edit(change, context.build_audit_entry("account.change", name, detail))
     return _to_user_reply(after[name])
 
 
 @delete("/users/{name:str}", need="admin", summary="Remove an account", responses=errors(400, 404, 409, 503))
-async def remove_user(app: AppDependency, request: AnyRequest, principal: PrincipalDependency, name: UserPath) -> None:
+async def remove_user(context: ContextDependency, name: UserPath) -> None:
     """Remove an account with its sessions and tokens. The audit log keeps the name."""
-    entry = app.build_audit_entry(principal, request, "account.remove", name)
-    await _edit_accounts(app, lambda rows: model.remove_account(rows, name), entry)
-    owned = [row.id for row in await app.accounts.read_tokens() if row.account == name]
+    entry = context.build_audit_entry("account.remove", name)
+    await context.app.accounts.edit(lambda rows: model.remove_account(rows, name), entry)
+    owned = [row.id for row in await context.app.accounts.read_tokens() if row.account == name]
     if owned:
-        await app.accounts.remove_tokens(
-            owned, app.build_audit_entry(principal, request, "token.revoke", ", ".join(owned))
-        )
+        await context.app.accounts.remove_tokens(owned, context.build_audit_entry("token.revoke", ", ".join(owned)))
 
 
 @get("/tokens", need="self", summary="API tokens", responses=errors(503))
-async def tokens(app: AppDependency, principal: PrincipalDependency) -> TokensReply:
+async def tokens(context: ContextDependency) -> TokensReply:
     """List the caller's tokens, or all of them for an administrator."""
-    rows = await app.accounts.read_tokens()
-    return TokensReply(
-        tokens=[
-            _to_token_reply(row, app.now())
-            for row in rows
-            if row.account == principal.name or principal.has_permission("admin")
-        ]
-    )
+    return TokensReply(tokens=[_to_token_reply(row, context.app.now()) for row in await _read_tokens(context)])
 
 
 @post("/tokens", need="self", summary="Make an API token", responses=errors(400, 503))
-async def make_token(
-    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewToken]
-) -> TokenMade:
+async def make_token(context: ContextDependency, data: JSONBody[NewToken]) -> TokenMade:
     """Create a token. Only this response holds its secret: Redis keeps the SHA-256."""
     for permission in data.permissions:
-        if not principal.has_permission(permission):
-            raise ApiProblem(
-                HTTPStatus.FORBIDDEN,
-                f"a token cannot have {permission!r}, because its owner does not have it. Remedy: leave it out.",
+        if not context.principal.has_permission(permission):
+            raise forbidden(
+                f"a token cannot have {permission!r}, because its owner does not have it. Remedy: leave it out."
             )
-    text, now = generate_secret(), app.now()
+    text, now = generate_secret(), context.app.now()
     requested = None if data.cameras is None else frozenset(data.cameras)
-    allowed = intersect_cameras(principal.cameras, requested)
+    allowed = intersect_cameras(context.principal.cameras, requested)
     row = Token(
         id=secrets.token_hex(6),
-        account=principal.name,
+        account=context.principal.name,
         label=data.label,
         secret_sha256=hash_secret(text),
         permissions=sorted(set(data.permissions)),
@@ -246,18 +225,16 @@ async def make_token(
         cameras=None if allowed is None else sorted(allowed),
     )
     detail = f"{', '.join(row.permissions)}; cameras {_format_cameras(row.cameras)}; {data.days} days"
-    await app.accounts.add_token(row, app.build_audit_entry(principal, request, "token.create", row.id, detail))
+    await context.app.accounts.add_token(row, context.build_audit_entry("token.create", row.id, detail))
     return to_reply(TokenMade, _to_token_reply(row, now), token=f"{TOKEN_PREFIX}{row.id}_{text}")
 
 
 @delete("/tokens/{token_id:str}", need="self", summary="Revoke an API token", responses=errors(400, 404, 503))
-async def revoke_token(
-    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, token_id: TokenPath
-) -> None:
+async def revoke_token(context: ContextDependency, token_id: TokenPath) -> None:
     """Revoke a token of the caller, or any token as an administrator. It ends at once."""
-    if not any(row.id == token_id and _can_manage(principal, row) for row in await app.accounts.read_tokens()):
-        raise ApiProblem(HTTPStatus.NOT_FOUND, f"there is no token {token_id!r}. Remedy: see /api/v1/tokens.")
-    await app.accounts.remove_tokens([token_id], app.build_audit_entry(principal, request, "token.revoke", token_id))
+    if token_id not in {row.id for row in await _read_tokens(context)}:
+        raise not_found(f"there is no token {token_id!r}. Remedy: see /api/v1/tokens.")
+    await context.app.accounts.remove_tokens([token_id], context.build_audit_entry("token.revoke", token_id))
 
 
 @get("/audit", need="admin", summary="Audit log", responses=errors(400, 503))
@@ -284,22 +261,11 @@ async def audit_log(
     return AuditPage(entries=entries, next_cursor=following)
 
 
-async def _edit_accounts(app: AppState, change: Any, entry: Any) -> dict[str, Account]:
-    """Apply a change of accounts; a change that the rules forbid is a 404 or 409."""
-    try:
-        return await app.accounts.edit(change, entry)
-    except UnknownAccountError as error:
-        raise ApiProblem(HTTPStatus.NOT_FOUND, str(error)) from None
-    except AccountError as error:
-        raise ApiProblem(HTTPStatus.CONFLICT, str(error)) from None
-
-
-def _unknown_account(name: str) -> ApiProblem:
-    return ApiProblem(HTTPStatus.NOT_FOUND, f"there is no account {name!r}. Remedy: see /api/v1/users.")
-
-
-def _can_manage(principal: Principal, token: Token) -> bool:
-    return token.account == principal.name or principal.has_permission("admin")
+async def _read_tokens(context: RequestContext) -> list[Token]:
+    """Read the tokens that the caller may manage."""
+    rows = await context.app.accounts.read_tokens()
+    see_all = context.principal.has_permission("admin")
+    return [row for row in rows if see_all or row.account == context.principal.name]
 
 
 def _format_cameras(cameras: list[str] | None) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from litestar import Router, get, post
+from litestar import Router, get
 from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
-from crowdperf.accounts.principal import Principal
 from crowdperf.messaging.codec import dead_key
 from crowdperf.messaging.delivery_queue import DEAD_LETTER_STREAM, due_key, parse_stats, stats_key
 from crowdperf.settings.alerts import FILTERS, STATES, AlertRule, Breach, ChannelType, EventKind
@@ -18,15 +16,21 @@ from crowdperf.settings.schedule import Window
 from crowdperf.storage import alerts as stored
 from crowdperf.storage.alerts import AlertView
 from crowdperf.web.api.configuration import build_settings_router
-from crowdperf.web.auth import AnyRequest, PrincipalDependency
 from crowdperf.web.health import read_snapshots
-from crowdperf.web.parameters import CameraFilter, errors, format_rfc3339, parse_instant
-from crowdperf.web.problems import ApiProblem, bad_parameter
+from crowdperf.web.parameters import (
+    ITEM_ERRORS,
+    CameraFilter,
+    errors,
+    format_rfc3339,
+    format_rfc3339_or_none,
+    parse_choices,
+    post_action,
+)
+from crowdperf.web.problems import conflict, not_found
 from crowdperf.web.schemas import Time, to_reply
-from crowdperf.web.state import AppDependency, AppState
+from crowdperf.web.state import AppDependency, ContextDependency, RequestContext
 
 AlertPath = Annotated[str, PathParameter(description="The alert's id.", max_length=256)]
-ALERT_ERRORS = errors(400, 404, 409, 503)
 ALERT_STATES = ("open", "acknowledged", "closed")
 ALERT_SEVERITIES = ("info", "warning", "critical")
 
@@ -40,8 +44,7 @@ class AlertsReply(Struct, kw_only=True):
 
 @get("/alerts", need="read", summary="Alerts, newest first", responses=errors(400, 503))
 async def alerts(
-    app: AppDependency,
-    principal: PrincipalDependency,
+    context: ContextDependency,
     state_: Annotated[
         str | None, QueryParameter(name="state", description=f"Any of {', '.join(ALERT_STATES)}.", max_length=40)
     ] = None,
@@ -57,9 +60,8 @@ async def alerts(
     limit: Annotated[int, QueryParameter(description="Alerts per page.", ge=1, le=500)] = 100,
 ) -> AlertsReply:
     """List the alerts of the cameras that the caller may see."""
-    states = _parse_choices("state", state_, ALERT_STATES)
-    severities = _parse_choices("severity", severity, ALERT_SEVERITIES)
-    until = parse_instant("before", before) if before else app.now() + 3600
+    states = parse_choices("state", state_, ALERT_STATES) or ALERT_STATES
+    severities = parse_choices("severity", severity, ALERT_SEVERITIES) or ALERT_SEVERITIES
 
     def admits(view: AlertView) -> bool:
         alert = view.alert
@@ -69,54 +71,36 @@ async def alerts(
             and rule in (None, alert.rule)
             and camera in (None, alert.camera)
             and (alert.escalated > 0 or not escalated)
-            and principal.can_see(alert.camera)
+            and context.principal.can_see(alert.camera)
         )
 
-    rows = await stored.load_newest(app.redis, until, limit, admits, app.prefix)
+    app = context.app
+    rows = await stored.load_newest(app.redis, context.parse_before(before), limit, admits, app.prefix)
     last = format_rfc3339(rows[-1].alert.raised_at) if len(rows) >= limit else None
     return AlertsReply(alerts=rows, next=last)
 
 
-def _parse_choices(name: str, text: str | None, allowed: tuple[str, ...]) -> tuple[str, ...]:
-    """Parse a comma-separated parameter; all of `allowed` where it is absent."""
-    choices = allowed if text is None else tuple(text.split(","))
-    if not set(choices) <= set(allowed):
-        raise bad_parameter(name, text or "", f"use any of: {', '.join(allowed)}, with commas between them.")
-    return choices
-
-
-@post(
-    "/alerts/{alert_id:str}/acknowledge",
-    need="review",
-    status_code=HTTPStatus.OK,
-    summary="Acknowledge",
-    responses=ALERT_ERRORS,
-)
-async def acknowledge(
-    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, alert_id: AlertPath
-) -> AlertView:
+@post_action("/alerts/{alert_id:str}/acknowledge", need="review", summary="Acknowledge", responses=ITEM_ERRORS)
+async def acknowledge(context: ContextDependency, alert_id: AlertPath) -> AlertView:
     """Take charge of the alert: it is not escalated any further."""
-    return await _change_state(app, request, principal, alert_id, "acknowledged")
+    return await _change_state(context, alert_id, "acknowledged")
 
 
-@post("/alerts/{alert_id:str}/close", need="review", status_code=HTTPStatus.OK, summary="Close", responses=ALERT_ERRORS)
-async def close(
-    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, alert_id: AlertPath
-) -> AlertView:
+@post_action("/alerts/{alert_id:str}/close", need="review", summary="Close", responses=ITEM_ERRORS)
+async def close(context: ContextDependency, alert_id: AlertPath) -> AlertView:
     """Close the alert, even if its cause continues."""
-    return await _change_state(app, request, principal, alert_id, "closed")
+    return await _change_state(context, alert_id, "closed")
 
 
-async def _change_state(
-    app: AppState, request: AnyRequest, principal: Principal, alert_id: str, state: Literal["acknowledged", "closed"]
-) -> AlertView:
+async def _change_state(context: RequestContext, alert_id: str, state: Literal["acknowledged", "closed"]) -> AlertView:
+    app, principal = context.app, context.principal
     view = await stored.load(app.redis, alert_id, app.prefix)
     if view is None or not principal.can_see(view.alert.camera):
-        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such alert. Remedy: see /api/v1/alerts.")
+        raise not_found("there is no such alert. Remedy: see /api/v1/alerts.")
     outcome = await stored.answer_alert(app.redis, view, state, principal.name or principal.kind, app.now(), app.prefix)
     if outcome != "done":
-        raise ApiProblem(HTTPStatus.CONFLICT, f"the alert is {outcome} already. Remedy: read it again.")
-    await app.write_audit_entry(principal, request, f"alert.{state}", alert_id[:200])
+        raise conflict(f"the alert is {outcome} already. Remedy: read it again.")
+    await context.write_audit_entry(f"alert.{state}", alert_id[:200])
     return await stored.load(app.redis, alert_id, app.prefix) or view
 
 
@@ -164,12 +148,12 @@ class ChannelsReply(Struct, kw_only=True):
 
 
 @get("/alert-rules", need="read", summary="Rules of alerts", responses=errors())
-async def rules(app: AppDependency, principal: PrincipalDependency) -> RulesReply:
+async def rules(context: ContextDependency) -> RulesReply:
     """List the rules. A caller who may see some cameras sees the rules that name only those."""
     visible = [
         rule
-        for rule in app.config.alert_rules
-        if principal.cameras is None or (rule.cameras and all(map(principal.can_see, rule.cameras)))
+        for rule in context.app.config.alert_rules
+        if context.principal.cameras is None or (rule.cameras and all(map(context.principal.can_see, rule.cameras)))
     ]
     return RulesReply(
         rules=visible,
@@ -179,8 +163,8 @@ async def rules(app: AppDependency, principal: PrincipalDependency) -> RulesRepl
             for event in get_args(EventKind)
         ],
         breaches=list(get_args(Breach)),
-        channels=[channel.id for channel in app.config.alert_channels],
-        quiet_hours=list(app.config.quiet_hours),
+        channels=[channel.id for channel in context.app.config.alert_channels],
+        quiet_hours=list(context.app.config.quiet_hours),
     )
 
 
@@ -198,34 +182,32 @@ async def channels(app: AppDependency) -> ChannelsReply:
     problems = {
         name: text for row in await read_snapshots(app) for name, text in row.texts.get("channel_problem", {}).items()
     }
+    figures = zip(*(replies[index::4] for index in range(4)))
     return ChannelsReply(
         channels=[
-            _to_channel_reply(channel, waiting, first_due, stats, dead_letters, problems.get(channel.id, ""))
-            for channel, waiting, first_due, stats, dead_letters in zip(
-                configured, *(replies[index::4] for index in range(4))
-            )
+            _to_channel_reply(channel, problems.get(channel.id, ""), *row) for channel, row in zip(configured, figures)
         ]
     )
 
 
 def _to_channel_reply(
     channel: ChannelSummary,
+    problem: str,
     waiting: int,
-    first_due: list[tuple[bytes, float]],
+    first_due: Any,
     raw_stats: dict[bytes, bytes],
     dead_letters: int,
-    problem: str,
 ) -> ChannelReply:
     stats = parse_stats(raw_stats)
     return to_reply(
         ChannelReply,
         channel,
         waiting=waiting,
-        next_attempt=format_rfc3339(float(first_due[0][1])) if first_due else None,
+        next_attempt=format_rfc3339_or_none(first_due[0][1] if first_due else None),
         sent=stats.sent,
-        last_sent=None if stats.sent_at is None else format_rfc3339(stats.sent_at),
+        last_sent=format_rfc3339_or_none(stats.sent_at),
         failed=stats.failed,
-        last_failed=None if stats.failed_at is None else format_rfc3339(stats.failed_at),
+        last_failed=format_rfc3339_or_none(stats.failed_at),
         dead_letters=dead_letters,
         problem=problem,
     )

@@ -11,7 +11,6 @@ from litestar import Response, Router, delete, get, patch, post, put
 from litestar.params import HeaderParameter, JSONBody
 from msgspec import Meta, Struct
 
-from crowdperf.accounts.principal import Principal
 from crowdperf.counting.validation import DEFAULT_ASPECT
 from crowdperf.frames.ring import RingUnavailable
 from crowdperf.settings.camera import Camera
@@ -24,11 +23,11 @@ from crowdperf.supervision.config_patch import (
     omit_defaults,
 )
 from crowdperf.web.api.site import CameraPath, get_camera_state, to_camera_reply
-from crowdperf.web.auth import AnyRequest, PrincipalDependency, require_all_cameras
-from crowdperf.web.parameters import JpegSpec, errors
+from crowdperf.web.auth import require_all_cameras
+from crowdperf.web.parameters import JpegSpec, errors, post_action
 from crowdperf.web.problems import ApiProblem
 from crowdperf.web.schemas import CameraReply, to_reply
-from crowdperf.web.state import AppDependency, AppState
+from crowdperf.web.state import AppState, ContextDependency, RequestContext
 
 IfMatch = Annotated[
     str | None,
@@ -65,156 +64,113 @@ class SourceTestRequest(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 @post("/cameras", need="configure", summary="Add a camera", responses=CHANGE_ERRORS)
-async def add_camera(
-    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[Camera]
-) -> Response[CameraSaved]:
+async def add_camera(context: ContextDependency, data: JSONBody[Camera]) -> Response[CameraSaved]:
     """Add a camera; its capture process starts at once.
 
     Only for callers who may see all cameras.
     """
-    require_all_cameras(principal)
     edit = Edit(mode="create", path=("cameras", data.id), value=omit_defaults(data))
-    return await save_camera(app, request, principal, data.id, edit, "camera.create", None, HTTPStatus.CREATED)
+    return await save_camera(context, edit, "camera.create")
 
 
 @get("/cameras/{camera_id:str}/config", need="configure", summary="A camera's settings", responses=errors(400, 404))
-async def camera_config(app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath) -> Response[Camera]:
+async def camera_config(context: ContextDependency, camera_id: CameraPath) -> Response[Camera]:
     """Return all settings, defaults included, in the form that PUT takes.
 
     The URL is redacted; PUT keeps the stored one if the redacted form comes back.
     """
-    camera = app.get_camera(camera_id, principal)
+    camera = context.get_camera(camera_id)
     return Response(camera, headers={"ETag": f'"{compute_revision(camera)}"'})
 
 
 @put("/cameras/{camera_id:str}", need="configure", summary="Replace a camera", responses=CHANGE_ERRORS)
 async def replace_camera(
-    app: AppDependency,
-    request: AnyRequest,
-    principal: PrincipalDependency,
-    camera_id: CameraPath,
-    data: JSONBody[Camera],
-    if_match: IfMatch = None,
+    context: ContextDependency, camera_id: CameraPath, data: JSONBody[Camera], if_match: IfMatch = None
 ) -> Response[CameraSaved]:
     """Replace all settings; omitted ones get their defaults."""
-    app.get_camera(camera_id, principal)
     edit = Edit(mode="replace", path=("cameras", camera_id), value=omit_defaults(data))
-    return await save_camera(app, request, principal, camera_id, edit, "camera.change", if_match)
+    return await save_camera(context, edit, "camera.change", if_match)
 
 
 @patch(
     "/cameras/{camera_id:str}", need="configure", summary="Change some of a camera's settings", responses=CHANGE_ERRORS
 )
 async def change_camera(
-    app: AppDependency,
-    request: AnyRequest,
-    principal: PrincipalDependency,
-    camera_id: CameraPath,
-    data: JSONBody[dict[str, Any]],
-    if_match: IfMatch = None,
+    context: ContextDependency, camera_id: CameraPath, data: JSONBody[dict[str, Any]], if_match: IfMatch = None
 ) -> Response[CameraSaved]:
     """Apply a JSON merge patch (RFC 7396).
 
     null resets a setting to its default; `{"enabled": false}` switches the camera off. `lines` and `zones` replace the
     present ones; an element with a present id keeps the settings that it omits.
     """
-    app.get_camera(camera_id, principal)
     edit = Edit(mode="merge", path=("cameras", camera_id), value=data)
-    return await save_camera(app, request, principal, camera_id, edit, "camera.change", if_match)
+    return await save_camera(context, edit, "camera.change", if_match)
 
 
 @delete(
     "/cameras/{camera_id:str}", need="configure", summary="Remove a camera", status_code=200, responses=CHANGE_ERRORS
 )
-async def remove_camera(
-    app: AppDependency,
-    request: AnyRequest,
-    principal: PrincipalDependency,
-    camera_id: CameraPath,
-    if_match: IfMatch = None,
-) -> ChangeReply:
+async def remove_camera(context: ContextDependency, camera_id: CameraPath, if_match: IfMatch = None) -> ChangeReply:
     """Remove the camera; its history stays."""
-    app.get_camera(camera_id, principal)
     edit = Edit(mode="delete", path=("cameras", camera_id))
-    outcome = await apply_change(app, request, principal, camera_id, edit, "camera.remove", if_match)
-    return to_reply(ChangeReply, outcome)
+    return to_reply(ChangeReply, await apply_change(context, edit, "camera.remove", if_match))
 
 
-@post(
+@post_action(
     "/camera-test",
     need="configure",
     summary="Try a source before saving it",
-    status_code=200,
     media_type="image/jpeg",
     responses={200: JpegSpec, **errors(400, 404, 422, 429)},
 )
-async def test_source(
-    app: AppDependency, principal: PrincipalDependency, data: JSONBody[SourceTestRequest]
-) -> Response[bytes]:
+async def test_source(context: ContextDependency, data: JSONBody[SourceTestRequest]) -> Response[bytes]:
     """Return a picture of the source within ten seconds, or 422 with the reason."""
-    if data.camera or principal.cameras is not None:
-        app.get_camera(data.camera, principal)
+    if data.camera or context.principal.cameras is not None:
+        context.get_camera(data.camera)
     probe = ProbeRequest(url=data.url, camera=data.camera, rtsp_transport=data.rtsp_transport)
-    result = await app.config_client.probe_source(probe)
+    result = await context.app.config_client.probe_source(probe)
     if not result.ok:
         raise ApiProblem(HTTPStatus.UNPROCESSABLE_ENTITY, result.detail)
-    size = {"X-Source-Width": str(result.width), "X-Source-Height": str(result.height)}
-    headers = {**size, "X-Source-Fps": f"{result.fps:g}"}
+    values = {"Width": str(result.width), "Height": str(result.height), "Fps": f"{result.fps:g}"}
+    headers = {f"X-Source-{name}": value for name, value in values.items()}
     return Response(result.jpeg, media_type="image/jpeg", headers=headers)
 
 
 async def save_camera(
-    app: AppState,
-    request: AnyRequest,
-    principal: Principal,
-    camera_id: str,
-    edit: Edit,
-    action: str,
-    if_match: str | None,
-    status: HTTPStatus = HTTPStatus.OK,
+    context: RequestContext, edit: Edit, action: str, if_match: str | None = None
 ) -> Response[CameraSaved]:
-    """Apply a change, and return the camera as it is then.
+    """Apply a change of a camera, and return the camera as it is then, with its new ETag.
 
     Args:
-        app: State of the application.
-        request: Request that makes the change.
-        principal: Author of the change.
-        camera_id: Id of the camera.
+        context: Request that makes the change.
         edit: The change.
         action: Action in the audit log.
         if_match: ETag that the client knows; None skips the check.
-        status: Status of the response.
 
     Returns:
-        The response with the camera and its new ETag.
+        The response; 201 for something new.
 
     Raises:
         ApiProblem: The change is refused.
     """
-    outcome = await apply_change(app, request, principal, camera_id, edit, action, if_match)
+    outcome = await apply_change(context, edit, action, if_match)
+    camera_id = edit.path[1]
     camera = msgspec.convert(next(row for row in outcome.cameras if row["id"] == camera_id), Camera)
-    state = await asyncio.to_thread(get_camera_state, app, camera)
-    reply = to_camera_reply(camera, state)
-    saved = to_reply(CameraSaved, outcome, **msgspec.structs.asdict(reply))
-    return Response(saved, status_code=status, headers={"ETag": f'"{outcome.revisions[camera_id]}"'})
+    reply = to_camera_reply(camera, await asyncio.to_thread(get_camera_state, context.app, camera))
+    return Response(
+        to_reply(CameraSaved, outcome, **msgspec.structs.asdict(reply)),
+        status_code=HTTPStatus.CREATED if edit.mode == "create" else HTTPStatus.OK,
+        headers={"ETag": f'"{outcome.revisions[camera_id]}"'},
+    )
 
 
-async def apply_change(
-    app: AppState,
-    request: AnyRequest,
-    principal: Principal,
-    camera_id: str,
-    edit: Edit,
-    action: str,
-    if_match: str | None,
-) -> ConfigResponse:
+async def apply_change(context: RequestContext, edit: Edit, action: str, if_match: str | None = None) -> ConfigResponse:
     """Apply a change, and write it to the audit log.
 
+    A new camera, and what is no camera's, is only for callers who may see all cameras.
+
     Args:
-        app: State of the application.
-        request: Request that makes the change.
-        principal: Author of the change.
-        camera_id: Id of the camera; empty for a setting of the site.
+        context: Request that makes the change.
         edit: The change.
         action: Action in the audit log.
         if_match: ETag that the client knows; None skips the check.
@@ -223,22 +179,30 @@ async def apply_change(
         The response of the configuration command.
 
     Raises:
-        ApiProblem: The change is refused.
+        ApiProblem: The change is refused, or the caller may not see the camera.
     """
-    camera = next((row for row in app.config.cameras if row.id == camera_id), None)
-    expected = (if_match or "").removeprefix("W/").strip('"')
+    expect, aspects = {}, {}
+    if edit.path[0] == "cameras" and (edit.mode, len(edit.path)) != ("create", 2):
+        camera = context.get_camera(edit.path[1])
+        aspects[camera.id] = await asyncio.to_thread(get_aspect, context.app, camera)
+        expected = (if_match or "").removeprefix("W/").strip('"')
+        if expected not in ("", "*"):
+            expect[camera.id] = expected
+    else:
+        require_all_cameras(context.principal)
+    target = "/".join(edit.path[1::2])
     change = ConfigRequest(
         do="edit",
         edits=(edit,),
-        expect={camera_id: expected} if expected and expected != "*" else {},
-        who=principal.name,
-        comment=f"{action} {'/'.join(edit.path[1::2])}",
-        aspects={camera_id: await asyncio.to_thread(get_aspect, app, camera)} if camera else {},
+        expect=expect,
+        who=context.principal.name,
+        comment=f"{action} {target}",
+        aspects=aspects,
     )
-    outcome = await app.config_client.request(change)
+    outcome = await context.app.config_client.request(change)
     fields = ", ".join(sorted(edit.value)) if isinstance(edit.value, dict) else ""
     detail = f"version {outcome.version}; {fields}" if fields else f"version {outcome.version}"
-    await app.write_audit_entry(principal, request, action, "/".join(edit.path[1::2]), detail)
+    await context.write_audit_entry(action, target, detail)
     return outcome
 
 

@@ -8,15 +8,13 @@ from litestar import Router, delete, get, post, put
 from litestar.params import JSONBody, PathParameter, QueryParameter
 from msgspec import Struct
 
-from crowdperf.accounts.principal import Principal
 from crowdperf.settings.alerts import AlertRule
 from crowdperf.settings.areas import Area
 from crowdperf.supervision.config_patch import ConfigRequest, Edit, omit_defaults
 from crowdperf.web.api.cameras import CHANGE_ERRORS, ChangeReply, apply_change
-from crowdperf.web.auth import AnyRequest, PrincipalDependency, require_all_cameras
-from crowdperf.web.parameters import errors, format_rfc3339
+from crowdperf.web.parameters import errors, format_rfc3339, post_action
 from crowdperf.web.schemas import Time, to_reply
-from crowdperf.web.state import AppDependency, AppState
+from crowdperf.web.state import AppDependency, ContextDependency, RequestContext
 
 MAX_VERSION = 10**9
 if TYPE_CHECKING:
@@ -83,25 +81,18 @@ async def difference(
     return TextReply(text=(await app.config_client.request(ConfigRequest(do="diff", number=number, other=to))).text)
 
 
-@post(
+@post_action(
     "/config/versions/{number:int}/rollback",
     need="admin",
     summary="Put an old version in force again",
-    status_code=200,
     responses=errors(400, 404, 503),
 )
-async def rollback(
-    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, number: VersionNumber
-) -> ChangeReply:
+async def rollback(context: ContextDependency, number: VersionNumber) -> ChangeReply:
     """Restore an old version as a new one: no version is lost. Only affected programs restart."""
-    outcome = await app.config_client.request(ConfigRequest(do="rollback", number=number, who=principal.name))
-    await app.write_audit_entry(
-        principal, request, "config.rollback", f"version {number}", f"version {outcome.version}"
-    )
+    change = ConfigRequest(do="rollback", number=number, who=context.principal.name)
+    outcome = await context.app.config_client.request(change)
+    await context.write_audit_entry("config.rollback", f"version {number}", f"version {outcome.version}")
     return to_reply(ChangeReply, outcome)
-
-
-router = Router("/", tags=["configuration"], route_handlers=[versions, version, difference, rollback])
 
 
 def build_settings_router(
@@ -124,17 +115,13 @@ def build_settings_router(
     name = noun.title()
     operation = "ApiV1" + path.title().translate({ord("/"): "", ord("-"): ""})
 
-    async def save(app: AppState, request: AnyRequest, principal: Principal, edit: Edit, action: str) -> ChangeReply:
-        require_all_cameras(principal)
-        return to_reply(ChangeReply, await apply_change(app, request, principal, "", edit, f"{noun}.{action}", None))
+    async def save(context: RequestContext, edit: Edit, action: str) -> ChangeReply:
+        return to_reply(ChangeReply, await apply_change(context, edit, f"{noun}.{action}"))
 
     @post(path, need="configure", summary=f"Add {title}", operation_id=f"{operation}Add{name}", responses=CHANGE_ERRORS)
-    async def add(
-        app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[Setting]
-    ) -> ChangeReply:
+    async def add(context: ContextDependency, data: JSONBody[Setting]) -> ChangeReply:
         """Add it; what it refers to must be in the configuration."""
-        edit = Edit(mode="create", path=(location, data.id), value=omit_defaults(data))
-        return await save(app, request, principal, edit, "create")
+        return await save(context, Edit(mode="create", path=(location, data.id), value=omit_defaults(data)), "create")
 
     @put(
         item_path,
@@ -143,16 +130,10 @@ def build_settings_router(
         operation_id=f"{operation}{name}IdReplace{name}",
         responses=CHANGE_ERRORS,
     )
-    async def replace(
-        app: AppDependency,
-        request: AnyRequest,
-        principal: PrincipalDependency,
-        setting_id: SettingPath,
-        data: JSONBody[Setting],
-    ) -> ChangeReply:
+    async def replace(context: ContextDependency, setting_id: SettingPath, data: JSONBody[Setting]) -> ChangeReply:
         """Replace all of its settings; omitted ones get their defaults."""
         edit = Edit(mode="replace", path=(location, setting_id), value=omit_defaults(data))
-        return await save(app, request, principal, edit, "change")
+        return await save(context, edit, "change")
 
     @delete(
         item_path,
@@ -162,11 +143,9 @@ def build_settings_router(
         status_code=200,
         responses=CHANGE_ERRORS,
     )
-    async def remove(
-        app: AppDependency, request: AnyRequest, principal: PrincipalDependency, setting_id: SettingPath
-    ) -> ChangeReply:
+    async def remove(context: ContextDependency, setting_id: SettingPath) -> ChangeReply:
         """Remove it; its history stays."""
-        return await save(app, request, principal, Edit(mode="delete", path=(location, setting_id)), "remove")
+        return await save(context, Edit(mode="delete", path=(location, setting_id)), "remove")
 
     setting_path = Annotated[str, PathParameter(name=f"{noun}_id", description=f"The {noun}'s id.", max_length=64)]
     return Router(
@@ -175,3 +154,16 @@ def build_settings_router(
         route_handlers=[add, replace, remove],
         signature_namespace={"Setting": setting_type, "SettingPath": setting_path},
     )
+
+
+router = Router(
+    "/",
+    tags=["configuration"],
+    route_handlers=[
+        versions,
+        version,
+        difference,
+        rollback,
+        build_settings_router("/areas", "areas", "an area", Area, "configuration"),
+    ],
+)

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from litestar import Router, get
 from litestar.di import NamedDependency, Provide
 from litestar.params import QueryParameter
 
-from crowdperf.accounts.principal import Principal
-from crowdperf.messaging.schema import CameraGap
 from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.settings.base import CLASSES
 from crowdperf.storage.buckets import BUCKETS, Bucket
 from crowdperf.storage.queries import GROUP_FIELDS, CrossingFilter, GroupKey, count_crossings, read_newest
 from crowdperf.web.api.lines_zones import attach_evaluations
-from crowdperf.web.auth import PrincipalDependency
 from crowdperf.web.live.counts import EVENT_TYPES, crossing_to_event_reply, decode_event, to_event_reply
 from crowdperf.web.parameters import (
     CameraFilter,
     Cursor,
-    From,
     Span,
-    To,
     errors,
     format_rfc3339,
+    parse_choice,
+    parse_choices,
     parse_cursor,
-    parse_span,
 )
 from crowdperf.web.problems import bad_parameter
 from crowdperf.web.schemas import CountRow, CountsReply, EventReply, EventsReply, SeriesReply, SeriesRow
-from crowdperf.web.state import AppDependency, AppState
+from crowdperf.web.state import AppDependency, AppState, ContextDependency, RequestContext, SpanDependency
 
 GROUPS = (*GROUP_FIELDS, *BUCKETS)
 BUCKET_S: dict[Bucket, int] = {"minute": 60, "hour": 3600, "day": 86_400}
@@ -52,43 +48,38 @@ DirectionFilter = Annotated[str | None, QueryParameter(description="in or out.",
 
 
 def parse_crossing_filter(
-    app: AppDependency,
-    principal: PrincipalDependency,
+    context: ContextDependency,
+    time_range: SpanDependency,
     camera: CameraFilter = None,
     line: LineFilter = None,
     class_name: ClassFilter = None,
     direction: DirectionFilter = None,
-    start: From = None,
-    end: To = None,
 ) -> CrossingFilter:
-    """Parse range and filters of a request, limited to the cameras that the caller may see.
+    """Parse the filters of a request, limited to the cameras that the caller may see.
 
     Args:
-        app: State of the application.
-        principal: Caller.
+        context: Context of the request.
+        time_range: Range of the request.
         camera: Id of a camera.
         line: Id of a line.
         class_name: Class of the crossing objects.
         direction: in or out.
-        start: Start, RFC 3339, included.
-        end: End, RFC 3339, excluded.
 
     Returns:
         The filter.
 
     Raises:
-        ApiProblem: Wrong range, or unknown camera, class or direction.
+        ApiProblem: Unknown camera, class or direction.
     """
-    time_range = parse_span(start, end, app.now(), app.calendar.zone)
     if camera is not None:
-        app.get_camera(camera, principal)
+        context.get_camera(camera)
     return CrossingFilter(
         *time_range,
         camera=camera or "",
         line=line or "",
-        class_name=_check_choice("class", class_name, CLASSES),
-        direction=_check_choice("direction", direction, ("in", "out")),
-        cameras=principal.cameras,
+        class_name=parse_choice("class", class_name, CLASSES),
+        direction=parse_choice("direction", direction, ("in", "out")),
+        cameras=context.principal.cameras,
     )
 
 
@@ -122,8 +113,7 @@ async def counts(
     totals = await count_crossings(app.redis, crossing_filter, fields, bucket, app.calendar, app.prefix)
     rows = [_to_count_row(fields, bucket, group, number) for group, number in _sort_groups(totals, names, bucket)]
     return CountsReply(
-        start=format_rfc3339(crossing_filter.start),
-        end=format_rfc3339(crossing_filter.end),
+        **Span(crossing_filter.start, crossing_filter.end).to_reply(),
         group=names,
         total=sum(totals.values()),
         counts=await attach_evaluations(app, rows) if names else [],
@@ -142,9 +132,7 @@ async def series(
 ) -> SeriesReply:
     """Count per minute, hour or day of the site's zone, zeros included, for a chart."""
     fields = _parse_groups(group, GROUP_FIELDS)
-    unit = next((name for name in BUCKETS if name == bucket), None)
-    if unit is None:
-        raise bad_parameter("bucket", bucket, f"use one of: {', '.join(BUCKETS)}.")
+    unit = cast(Bucket, parse_choice("bucket", bucket, BUCKETS))
     _check_bucket_count(crossing_filter, unit)
     totals = await count_crossings(app.redis, crossing_filter, fields, unit, app.calendar, app.prefix)
     starts = app.calendar.list_bucket_starts(unit, crossing_filter.start, crossing_filter.end)
@@ -153,8 +141,7 @@ async def series(
     for (values, begin), number in totals.items():
         rows.setdefault(values, [0] * len(starts))[place[begin]] = number
     return SeriesReply(
-        start=format_rfc3339(crossing_filter.start),
-        end=format_rfc3339(crossing_filter.end),
+        **Span(crossing_filter.start, crossing_filter.end).to_reply(),
         bucket=unit,
         timezone=app.calendar.name,
         starts=[app.calendar.format_time(moment) for moment in starts],
@@ -162,17 +149,10 @@ async def series(
     )
 
 
-def _check_choice(name: str, value: str | None, allowed: tuple[str, ...]) -> str:
-    if value is not None and value not in allowed:
-        raise bad_parameter(name, value, f"use one of: {', '.join(allowed)}.")
-    return value or ""
-
-
 def _parse_groups(text: str, allowed: tuple[str, ...]) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in allowed or names.count(name) > 1:
-            raise bad_parameter("group", text, f"use each of these at most once: {', '.join(allowed)}.")
+    names = parse_choices("group", text, allowed)
+    if len(set(names)) < len(names):
+        raise bad_parameter("group", text, f"use each of these at most once: {', '.join(allowed)}.")
     return names
 
 
@@ -214,10 +194,8 @@ def _to_count_row(fields: list[str], bucket: Bucket | None, group: GroupKey, cou
 
 @get("/events", need="read", summary="Events, newest first", responses=errors(400, 503))
 async def events(
-    app: AppDependency,
-    principal: PrincipalDependency,
-    start: From = None,
-    end: To = None,
+    context: ContextDependency,
+    time_range: SpanDependency,
     type_: Annotated[
         str | None,
         QueryParameter(name="type", description=f"Comma-separated: {', '.join(EVENT_TYPES)}.", max_length=512),
@@ -233,68 +211,57 @@ async def events(
     `type=LineCrossed` alone reads the history of crossings, kept for `retention.crossings_days`. Everything else reads
     the stream of events, kept for `retention.events_days`. Pass `next_cursor` until it is null; a page may be short.
     """
-    time_range = parse_span(start, end, app.now(), app.calendar.zone)
     if camera is not None:
-        app.get_camera(camera, principal)
-    types = _parse_types(type_)
+        context.get_camera(camera)
+    types = set(parse_choices("type", type_, EVENT_TYPES))
     if types == {"LineCrossed"}:
-        page, following = await _read_crossings_page(
-            app, principal, time_range, camera or "", parse_cursor(cursor_, "crossings"), limit
-        )
+        crossings = CrossingFilter(*time_range, camera=camera or "", cameras=context.principal.cameras)
+        page, following = await _read_crossings_page(context.app, crossings, parse_cursor(cursor_, "crossings"), limit)
     else:
-        page, following = await _read_events_page(
-            app, principal, time_range, types, camera or "", parse_cursor(cursor_, "stream"), limit
-        )
-    return EventsReply(
-        start=format_rfc3339(time_range.start),
-        end=format_rfc3339(time_range.end),
-        events=page,
-        next_cursor=following.to_text() if following else None,
-    )
-
-
-def _parse_types(text: str | None) -> set[str]:
-    types = {name.strip() for name in (text or "").split(",") if name.strip()}
-    if not types <= set(EVENT_TYPES):
-        raise bad_parameter("type", text or "", f"use some of: {', '.join(EVENT_TYPES)}.")
-    return types
+        after = parse_cursor(cursor_, "stream")
+        page, following = await read_events_page(context, time_range, types, camera or "", after, limit)
+    return EventsReply(**time_range.to_reply(), events=page, next_cursor=following.to_text() if following else None)
 
 
 async def _read_crossings_page(
-    app: AppState, principal: Principal, time_range: Span, camera: str, after: Cursor | None, limit: int
+    app: AppState, crossings: CrossingFilter, after: Cursor | None, limit: int
 ) -> tuple[list[EventReply], Cursor | None]:
     """Read a page from the history of crossings."""
-    before = (after.ts, after.id) if after else None
-    rows = await read_newest(
-        app.redis, CrossingFilter(*time_range, camera=camera, cameras=principal.cameras), before, limit + 1, app.prefix
-    )
+    rows = await read_newest(app.redis, crossings, (after.ts, after.id) if after else None, limit + 1, app.prefix)
     page = rows[:limit]
     following = Cursor("crossings", page[-1].ts, page[-1].id) if len(rows) > limit else None
     return [crossing_to_event_reply(row) for row in page], following
 
 
-async def _read_events_page(
-    app: AppState,
-    principal: Principal,
-    time_range: Span,
-    types: set[str],
-    camera: str,
-    after: Cursor | None,
-    limit: int,
+async def read_events_page(
+    context: RequestContext, time_range: Span, types: set[str], camera: str, after: Cursor | None, limit: int
 ) -> tuple[list[EventReply], Cursor | None]:
-    """Read a page from the stream of events, in the order of arrival."""
+    """Read a page from the stream of events, newest first in the order of arrival.
+
+    Args:
+        context: Context of the request.
+        time_range: Range of time.
+        types: Types of the events; empty for all.
+        camera: Id of a camera; empty for all.
+        after: Where the page before ended; None for the first.
+        limit: Events per page.
+
+    Returns:
+        The page, and where the next one begins.
+    """
+    key = stream_key(EVENTS, prefix=context.app.prefix)
     high = f"({after.id}" if after else str(int((time_range.end + MAX_ARRIVAL_DELAY_S) * 1000))
     low = str(max(0, int((time_range.start - MAX_CLOCK_SKEW_S) * 1000)))
     page: list[EventReply] = []
     for _ in range(MAX_SCAN_PAGES):
-        rows = await app.redis.xrevrange(stream_key(EVENTS, prefix=app.prefix), high, low, count=SCAN_PAGE_ENTRIES)
+        rows = await context.app.redis.xrevrange(key, high, low, count=SCAN_PAGE_ENTRIES)
         for stream_id, fields in rows:
             event = decode_event(fields)
             if (
                 event is not None
                 and time_range.start <= event.ts < time_range.end
                 and (not camera or event.camera == camera)
-                and principal.can_see(event.camera)
+                and context.principal.can_see(event.camera)
                 and (not types or type(event).__name__ in types)
             ):
                 page.append(to_event_reply(event))
@@ -304,25 +271,6 @@ async def _read_events_page(
             return page, None
         high = f"({rows[-1][0].decode()}"
     return page, Cursor("stream", time_range.start, rows[-1][0].decode())
-
-
-async def read_gaps(
-    app: AppState, principal: Principal, time_range: Span, camera: str, max_gaps: int
-) -> list[EventReply]:
-    """Read the newest gaps that ended in the range.
-
-    Args:
-        app: State of the application.
-        principal: Caller.
-        time_range: Range of time.
-        camera: Id of a camera; empty for all.
-        max_gaps: Maximum number of gaps.
-
-    Returns:
-        The gaps, newest first.
-    """
-    page, _ = await _read_events_page(app, principal, time_range, {CameraGap.__name__}, camera, None, max_gaps)
-    return page
 
 
 router = Router(

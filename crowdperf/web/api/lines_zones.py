@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -12,7 +11,6 @@ from litestar import Response, Router, delete, get, post, put
 from litestar.params import JSONBody, PathParameter
 from msgspec import Meta, Struct
 
-from crowdperf.accounts.principal import Principal
 from crowdperf.counting.validation import validate_line, validate_zone
 from crowdperf.settings.base import compute_fingerprint
 from crowdperf.settings.camera import Line, Zone
@@ -20,10 +18,9 @@ from crowdperf.storage.evaluations import CountAccuracy, LineEvaluation, read_ev
 from crowdperf.supervision.config_patch import Edit, omit_defaults
 from crowdperf.web.api.cameras import CHANGE_ERRORS, CameraSaved, IfMatch, get_aspect, save_camera
 from crowdperf.web.api.site import CameraPath
-from crowdperf.web.auth import AnyRequest, PrincipalDependency
-from crowdperf.web.parameters import CameraFilter, errors, format_rfc3339
+from crowdperf.web.parameters import CameraFilter, errors, format_rfc3339, post_action
 from crowdperf.web.schemas import AuditsReply, CountAudit, CountRow, FiguresReply, LineEvaluationReply, to_reply
-from crowdperf.web.state import AppDependency, AppState
+from crowdperf.web.state import AppState, ContextDependency
 
 ShapePath = Annotated[str, PathParameter(description="The line's or zone's id.", max_length=64)]
 SHAPE_SUFFIX = "/{shape_id:str}"
@@ -49,32 +46,15 @@ def _build_shape_router(
     noun = kind.title()
     operation = f"ApiV1CamerasCameraId{noun}s"
 
-    async def save(
-        app: AppState,
-        request: AnyRequest,
-        principal: Principal,
-        camera_id: str,
-        edit: Edit,
-        if_match: str | None,
-        status: HTTPStatus = HTTPStatus.OK,
-    ) -> Response[CameraSaved]:
-        app.get_camera(camera_id, principal)
-        return await save_camera(app, request, principal, camera_id, edit, f"{kind}.{edit.mode}", if_match, status)
-
     @post(
         path, need="configure", summary=f"Add a {kind}", operation_id=f"{operation}Add{noun}", responses=CHANGE_ERRORS
     )
     async def add(
-        app: AppDependency,
-        request: AnyRequest,
-        principal: PrincipalDependency,
-        camera_id: CameraPath,
-        data: JSONBody[Shape],
-        if_match: IfMatch = None,
+        context: ContextDependency, camera_id: CameraPath, data: JSONBody[Shape], if_match: IfMatch = None
     ) -> Response[CameraSaved]:
         """Add it; refused if it can never count."""
         edit = Edit(mode="create", path=("cameras", camera_id, f"{kind}s", data.id), value=omit_defaults(data))
-        return await save(app, request, principal, camera_id, edit, if_match, HTTPStatus.CREATED)
+        return await save_camera(context, edit, f"{kind}.create", if_match)
 
     @put(
         path + SHAPE_SUFFIX,
@@ -84,9 +64,7 @@ def _build_shape_router(
         responses=CHANGE_ERRORS,
     )
     async def replace(
-        app: AppDependency,
-        request: AnyRequest,
-        principal: PrincipalDependency,
+        context: ContextDependency,
         camera_id: CameraPath,
         shape_id: ShapePath,
         data: JSONBody[Shape],
@@ -94,7 +72,7 @@ def _build_shape_router(
     ) -> Response[CameraSaved]:
         """Replace it; refused if it can never count. Its history stays."""
         edit = Edit(mode="replace", path=("cameras", camera_id, f"{kind}s", shape_id), value=omit_defaults(data))
-        return await save(app, request, principal, camera_id, edit, if_match)
+        return await save_camera(context, edit, f"{kind}.replace", if_match)
 
     @delete(
         path + SHAPE_SUFFIX,
@@ -105,30 +83,22 @@ def _build_shape_router(
         responses=CHANGE_ERRORS,
     )
     async def remove(
-        app: AppDependency,
-        request: AnyRequest,
-        principal: PrincipalDependency,
-        camera_id: CameraPath,
-        shape_id: ShapePath,
-        if_match: IfMatch = None,
+        context: ContextDependency, camera_id: CameraPath, shape_id: ShapePath, if_match: IfMatch = None
     ) -> Response[CameraSaved]:
         """Remove it; its history stays."""
         edit = Edit(mode="delete", path=("cameras", camera_id, f"{kind}s", shape_id))
-        return await save(app, request, principal, camera_id, edit, if_match)
+        return await save_camera(context, edit, f"{kind}.delete", if_match)
 
-    @post(
+    @post_action(
         f"{path}/check",
         need="read",
         summary=question,
         operation_id=f"{operation}CheckCheck{noun}",
-        status_code=200,
         responses=errors(400, 404),
     )
-    async def check(
-        app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath, data: JSONBody[Shape]
-    ) -> CheckReply:
+    async def check(context: ContextDependency, camera_id: CameraPath, data: JSONBody[Shape]) -> CheckReply:
         """Apply the check of saving to a line or zone while it is drawn. Nothing is changed."""
-        aspect = await asyncio.to_thread(get_aspect, app, app.get_camera(camera_id, principal))
+        aspect = await asyncio.to_thread(get_aspect, context.app, context.get_camera(camera_id))
         return CheckReply(problem=validate(data, aspect))
 
     return Router(
@@ -140,19 +110,19 @@ def _build_shape_router(
 
 
 @get("/audits", need="read", summary="How well the lines count", tags=["history"], responses=errors(400, 404, 503))
-async def audits(app: AppDependency, principal: PrincipalDependency, camera: CameraFilter = None) -> AuditsReply:
+async def audits(context: ContextDependency, camera: CameraFilter = None) -> AuditsReply:
     """Return the last audit of each line: precision, recall and count error with confidence intervals.
 
     `crowdperf evaluate` makes an audit from a recording whose true crossings were marked (docs/replay.md).
     """
-    cameras = app.get_cameras(principal) if camera is None else [app.get_camera(camera, principal)]
+    cameras = context.get_cameras() if camera is None else [context.get_camera(camera)]
     audits: list[LineEvaluationReply] = []
     for row in cameras:
-        stored = await read_evaluations(app.redis, row.id, app.prefix)
+        stored = await read_evaluations(context.app.redis, row.id, context.app.prefix)
         present = [line.id for line in row.lines]
         # A removed line keeps its audit: the history keeps its counts.
         removed = sorted(stored.keys() - set(present))
-        audits += [_to_evaluation_reply(app, stored[line]) for line in [*present, *removed] if line in stored]
+        audits += [_to_evaluation_reply(context.app, stored[line]) for line in [*present, *removed] if line in stored]
     return AuditsReply(audits=audits)
 
 

@@ -18,34 +18,29 @@ from msgspec import Meta, Struct, field
 
 from crowdperf.settings.base import DENSITY_GRID
 from crowdperf.storage import density, occupancy
-from crowdperf.storage.queries import CrossingFilter, count_crossings
+from crowdperf.storage.queries import GROUP_FIELDS, CrossingFilter, count_crossings
 from crowdperf.storage.transfer.export import MEDIA_TYPES, Format, ParquetUnavailableError, iter_chunks
 from crowdperf.web.api.history import (
     CROSSING_FILTER_DEPENDENCIES,
     CrossingFilterDependency,
     parse_crossing_filter,
-    read_gaps,
+    read_events_page,
 )
 from crowdperf.web.api.site import CameraPath
-from crowdperf.web.auth import PrincipalDependency
-from crowdperf.web.parameters import CameraFilter, From, Span, To, errors, format_rfc3339, parse_span
-from crowdperf.web.problems import ApiProblem
+from crowdperf.web.parameters import CameraFilter, errors
+from crowdperf.web.problems import ApiProblem, not_found
 from crowdperf.web.schemas import Time
-from crowdperf.web.state import AppDependency, AppState
+from crowdperf.web.state import AppDependency, AppState, ContextDependency, SpanDependency
 
 MAX_REPORT_GAPS = 200
 
 
 @get("/exports/report.html", need="read", summary="Report to print", media_type="text/html", responses=errors(400, 503))
-async def report(
-    app: AppDependency, principal: PrincipalDependency, camera: CameraFilter = None, start: From = None, end: To = None
-) -> Response[str]:
+async def report(context: ContextDependency, time_range: SpanDependency, camera: CameraFilter = None) -> Response[str]:
     """Render crossings in [from, to) by line, class and day, and the gaps of the cameras."""
-    crossing_filter = parse_crossing_filter(app, principal, camera, start=start, end=end)
-    time_range = Span(crossing_filter.start, crossing_filter.end)
-    by_line = await count_crossings(
-        app.redis, crossing_filter, ["camera", "line", "class", "direction"], None, app.calendar, app.prefix
-    )
+    app = context.app
+    crossing_filter = parse_crossing_filter(context, time_range, camera)
+    by_line = await count_crossings(app.redis, crossing_filter, GROUP_FIELDS, None, app.calendar, app.prefix)
     by_day = await count_crossings(app.redis, crossing_filter, ["direction"], "day", app.calendar, app.prefix)
     lines: dict[tuple[str, ...], dict[str, int]] = {}
     for ((*names, direction), _), number in by_line.items():
@@ -53,14 +48,14 @@ async def report(
     days: dict[int, dict[str, int]] = {}
     for ((direction,), begin), number in by_day.items():
         days.setdefault(begin, {})[direction] = number
-    cameras = {row.id: row for row in app.get_cameras(principal)}
+    cameras = {row.id: row for row in context.get_cameras()}
 
     def get_titles(camera_id: str, line_id: str) -> tuple[str, str]:
         row = cameras.get(camera_id)
         line_name = next((line.name for line in row.lines if line.id == line_id), "") if row else ""
         return (row.title if row else camera_id), line_name or line_id
 
-    gaps = await read_gaps(app, principal, time_range, camera or "", MAX_REPORT_GAPS)
+    gaps, _ = await read_events_page(context, time_range, {"CameraGap"}, camera or "", None, MAX_REPORT_GAPS)
     format_time = app.calendar.format_time
     since, until = map(format_time, time_range)
     body = [
@@ -80,11 +75,7 @@ async def report(
         _render_table(
             ("Camera", "From", "To", "Cause"),
             (
-                (
-                    get_titles(gap.camera, "")[0],
-                    *(format_time(ts or 0.0) for ts in (gap.start, gap.end)),
-                    gap.cause or "",
-                )
+                (get_titles(gap.camera, "")[0], format_time(gap.start or 0), format_time(gap.end or 0), gap.cause or "")
                 for gap in reversed(gaps)
             ),
         ),
@@ -198,17 +189,14 @@ class ZoneStatsReply(Struct, kw_only=True):
 
 
 @get("/cameras/{camera_id:str}/heatmap", need="read", summary="Where people stood", responses=errors(400, 404, 503))
-async def heatmap(
-    app: AppDependency, principal: PrincipalDependency, camera_id: CameraPath, start: From = None, end: To = None
-) -> HeatmapReply:
+async def heatmap(context: ContextDependency, time_range: SpanDependency, camera_id: CameraPath) -> HeatmapReply:
     """Sum the density grids of the hours that begin in [from, to)."""
-    camera = app.get_camera(camera_id, principal)
-    time_range = parse_span(start, end, app.now(), app.calendar.zone)
-    seconds = await density.read(app.redis, camera.id, int(time_range.start), int(time_range.end), app.prefix)
+    camera = context.get_camera(camera_id)
+    app, first, last = context.app, int(time_range.start), int(time_range.end)
+    seconds = await density.read(app.redis, camera.id, first, last, app.prefix)
     return HeatmapReply(
         camera=camera.id,
-        start=format_rfc3339(time_range.start),
-        end=format_rfc3339(time_range.end),
+        **time_range.to_reply(),
         columns=DENSITY_GRID[0],
         rows=DENSITY_GRID[1],
         seconds=seconds,
@@ -223,25 +211,19 @@ async def heatmap(
     responses=errors(400, 404, 503),
 )
 async def zone_stats(
-    app: AppDependency,
-    principal: PrincipalDependency,
-    camera_id: CameraPath,
-    zone_id: ZonePath,
-    start: From = None,
-    end: To = None,
+    context: ContextDependency, time_range: SpanDependency, camera_id: CameraPath, zone_id: ZonePath
 ) -> ZoneStatsReply:
     """Compute occupancy, entries, dwell times and, for queues, the longest wait."""
-    camera = app.get_camera(camera_id, principal)
+    camera = context.get_camera(camera_id)
     if zone_id not in {zone.id for zone in camera.zones}:
-        raise ApiProblem(HTTPStatus.NOT_FOUND, f"camera {camera.id!r} has no such zone. Remedy: see /api/v1/cameras.")
-    time_range = parse_span(start, end, app.now(), app.calendar.zone)
+        raise not_found(f"camera {camera.id!r} has no such zone. Remedy: see /api/v1/cameras.")
+    app = context.app
     minutes = await occupancy.read_zone_minutes(app.redis, camera.id, zone_id, *time_range, prefix=app.prefix)
     stats = occupancy.summarise_minutes(minutes, min(time_range.end, app.now()) - time_range.start)
     return ZoneStatsReply(
         camera=camera.id,
         zone=zone_id,
-        start=format_rfc3339(time_range.start),
-        end=format_rfc3339(time_range.end),
+        **time_range.to_reply(),
         dwell_bounds_s=list(occupancy.DWELL_BOUNDS_S),
         **msgspec.structs.asdict(stats),
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 from datetime import datetime
-from http import HTTPStatus
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Annotated, Literal
 
 import msgspec
 from litestar import Response, Router, get, post
@@ -15,16 +15,13 @@ from msgspec import Struct
 from crowdperf.storage import occupancy
 from crowdperf.visitors import roll_call as rollcall
 from crowdperf.visitors import roll_call_report
-from crowdperf.visitors.roll_call import CameraOccupancy, RollCall, RollCallEntry, RollCallStore
-from crowdperf.web.api.visits import get_visit_store
-from crowdperf.web.auth import AnyRequest, PrincipalDependency
-from crowdperf.web.parameters import errors
-from crowdperf.web.problems import ApiProblem
+from crowdperf.visitors.roll_call import CameraOccupancy, RollCall, RollCallEntry
+from crowdperf.web.parameters import ITEM_ERRORS, errors, post_action
+from crowdperf.web.problems import conflict, not_found
 from crowdperf.web.schemas import to_reply
-from crowdperf.web.state import AppDependency, AppState
+from crowdperf.web.state import AppDependency, AppState, ContextDependency
 
 CallPath = Annotated[str, PathParameter(description="The roll call's id.", max_length=64)]
-ROLL_CALL_ERRORS = errors(400, 404, 409, 503)
 
 
 class NewRollCall(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -45,15 +42,14 @@ class RollCallIds(Struct, kw_only=True):
     roll_calls: list[str]
 
 
-@post("/roll-calls", need="visitors", summary="Begin a roll call", responses=ROLL_CALL_ERRORS)
-async def begin(
-    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewRollCall]
-) -> RollCall:
+@post("/roll-calls", need="visitors", summary="Begin a roll call", responses=ITEM_ERRORS)
+async def begin(context: ContextDependency, data: JSONBody[NewRollCall]) -> RollCall:
     """Start a roll call of all people who are checked in, by area.
 
     Each is missing until marked. The response holds the cameras' counts as well.
     """
-    marks = rollcall.build_entries(await get_visit_store(app).list_live())
+    app = context.app
+    marks = rollcall.build_entries(await app.visits.list_live())
     rules = app.config.visitors
     titles = {camera.id: camera.title for camera in app.config.cameras}
     counted = await _read_camera_counts(app)
@@ -61,90 +57,72 @@ async def begin(
         id=secrets.token_hex(6),
         drill=data.drill,
         started_at=app.now(),
-        started_by=principal.name,
+        started_by=context.principal.name,
         marks=marks,
         places=rollcall.build_places(marks, app.config.areas, rules.entrances, rules.staff_baseline, counted, titles),
     )
-    await _open_roll_calls(app).start(
-        call, app.build_audit_entry(principal, request, "roll_call.start", call.id, "drill" if data.drill else "")
-    )
+    entry = context.build_audit_entry("roll_call.start", call.id, "drill" if data.drill else "")
+    await app.roll_calls.start(call, entry)
     return call
 
 
 @get("/roll-calls", need="visitors", summary="Roll calls", responses=errors(503))
 async def roll_calls(app: AppDependency) -> RollCallIds:
     """List the newest fifty roll calls."""
-    return RollCallIds(roll_calls=await _open_roll_calls(app).list_newest())
+    return RollCallIds(roll_calls=await app.roll_calls.list_newest())
 
 
-@get("/roll-calls/{call_id:str}", need="visitors", summary="One roll call", responses=ROLL_CALL_ERRORS)
+@get("/roll-calls/{call_id:str}", need="visitors", summary="One roll call", responses=ITEM_ERRORS)
 async def roll_call(app: AppDependency, call_id: CallPath) -> RollCall:
     """Return the state of every person. Changes come as `RollCallChanged` over /api/v1/stream."""
     return await _get_roll_call(app, call_id)
 
 
-@post(
-    "/roll-calls/{call_id:str}/visits/{visit_id:str}",
-    need="visitors",
-    status_code=HTTPStatus.OK,
-    summary="Mark one person",
-    responses=ROLL_CALL_ERRORS,
+@post_action(
+    "/roll-calls/{call_id:str}/visits/{visit_id:str}", need="visitors", summary="Mark one person", responses=ITEM_ERRORS
 )
 async def mark(
-    app: AppDependency,
-    principal: PrincipalDependency,
+    context: ContextDependency,
     call_id: CallPath,
     visit_id: Annotated[str, PathParameter(description="The visit's id.", max_length=64)],
     data: JSONBody[Marking],
 ) -> RollCallEntry:
     """Mark a person as safe, or as missing again. Any number of devices may mark at once."""
-    call = await _load_roll_call(app, call_id)
+    call = await _load_roll_call(context.app, call_id)
     entry = next((row for row in call.marks if row.visit == visit_id), None)
     if entry is None:
-        raise ApiProblem(HTTPStatus.NOT_FOUND, "this visit is not on the roll call. Remedy: read the roll call again.")
-    marked = msgspec.structs.replace(entry, state=data.state, by=principal.name, at=app.now())
-    if not await _open_roll_calls(app).mark_person(call, marked):
-        raise ApiProblem(HTTPStatus.CONFLICT, "the roll call has ended. Remedy: begin another one.")
+        raise not_found("this visit is not on the roll call. Remedy: read the roll call again.")
+    marked = msgspec.structs.replace(entry, state=data.state, by=context.principal.name, at=context.app.now())
+    if not await context.app.roll_calls.mark_person(call, marked):
+        raise conflict("the roll call has ended. Remedy: begin another one.")
     return marked
 
 
-@post(
-    "/roll-calls/{call_id:str}/end",
-    need="visitors",
-    status_code=HTTPStatus.OK,
-    summary="End a roll call",
-    responses=ROLL_CALL_ERRORS,
-)
-async def end(app: AppDependency, request: AnyRequest, principal: PrincipalDependency, call_id: CallPath) -> RollCall:
+@post_action("/roll-calls/{call_id:str}/end", need="visitors", summary="End a roll call", responses=ITEM_ERRORS)
+async def end(context: ContextDependency, call_id: CallPath) -> RollCall:
     """End the roll call: no more marks, and the report is final."""
-    call = await _get_roll_call(app, call_id)
-    entry = app.build_audit_entry(principal, request, "roll_call.end", call_id)
-    if not await _open_roll_calls(app).end(call, principal.name, app.now(), entry):
-        raise ApiProblem(HTTPStatus.CONFLICT, "the roll call has ended already. Remedy: read it again.")
-    return await _get_roll_call(app, call_id)
+    call = await _get_roll_call(context.app, call_id)
+    entry = context.build_audit_entry("roll_call.end", call_id)
+    if not await context.app.roll_calls.end(call, context.principal.name, context.app.now(), entry):
+        raise conflict("the roll call has ended already. Remedy: read it again.")
+    return await _get_roll_call(context.app, call_id)
 
 
-@get("/roll-calls/{call_id:str}/report", need="visitors", summary="Report", responses=ROLL_CALL_ERRORS)
+@get("/roll-calls/{call_id:str}/report", need="visitors", summary="Report", responses=ITEM_ERRORS)
 async def report(app: AppDependency, call_id: CallPath) -> Response[str]:
     """Render the report as a page to print."""
     call = await _get_roll_call(app, call_id)
-    return Response(
-        roll_call_report.render_html(call, app.config.site.name, _build_time_formatter(app)), media_type="text/html"
-    )
+    page = roll_call_report.render_html(call, app.config.site.name, partial(_format_time, app))
+    return Response(page, media_type="text/html")
 
 
-@get("/roll-calls/{call_id:str}/report.csv", need="visitors", summary="CSV", responses=ROLL_CALL_ERRORS)
+@get("/roll-calls/{call_id:str}/report.csv", need="visitors", summary="CSV", responses=ITEM_ERRORS)
 async def report_csv(app: AppDependency, call_id: CallPath) -> Response[str]:
     """Render the report as CSV."""
     call = await _get_roll_call(app, call_id)
     headers = {"Content-Disposition": f'attachment; filename="roll-call-{call.id}.csv"'}
-    return Response(
-        roll_call_report.render_csv(call, _build_time_formatter(app)), media_type="text/csv", headers=headers
-    )
-
-
-def _open_roll_calls(app: AppState) -> RollCallStore:
-    return RollCallStore(app.redis, app.prefix)
+    rows = roll_call_report.render_csv(call, partial(_format_time, app))
+    return Response(rows, media_type="text/csv", headers=headers)
 
 
 async def _read_camera_counts(app: AppState) -> dict[str, CameraOccupancy]:
@@ -172,17 +150,14 @@ async def _get_roll_call(app: AppState, call_id: str) -> RollCall:
 
 
 async def _load_roll_call(app: AppState, call_id: str) -> RollCall:
-    call = await _open_roll_calls(app).load(call_id)
+    call = await app.roll_calls.load(call_id)
     if call is None:
-        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such roll call. Remedy: see /api/v1/roll-calls.")
-    return rollcall.add_names(call, await get_visit_store(app).load_rows([mark.visit for mark in call.marks]))
+        raise not_found("there is no such roll call. Remedy: see /api/v1/roll-calls.")
+    return rollcall.add_names(call, await app.visits.load_rows([mark.visit for mark in call.marks]))
 
 
-def _build_time_formatter(app: AppState) -> Any:
-    def format_time(ts: float) -> str:
-        return datetime.fromtimestamp(ts, app.calendar.zone).strftime("%Y-%m-%d %H:%M:%S") if ts else ""
-
-    return format_time
+def _format_time(app: AppState, ts: float) -> str:
+    return datetime.fromtimestamp(ts, app.calendar.zone).strftime("%Y-%m-%d %H:%M:%S") if ts else ""
 
 
 router = Router("/", tags=["visitors"], route_handlers=[begin, roll_calls, roll_call, mark, end, report, report_csv])

@@ -22,25 +22,15 @@ from crowdperf.runtime.timings import STAGES
 from crowdperf.settings.base import ConfigError
 from crowdperf.supervision.control import SupervisorClient
 from crowdperf.supervision.processes import PROCESSES
-from crowdperf.web.auth import AnyRequest, PrincipalDependency
 from crowdperf.web.health import filter_snapshot, read_snapshots
 from crowdperf.web.parameters import errors, format_rfc3339
 from crowdperf.web.problems import ApiProblem
 from crowdperf.web.schemas import Time
-from crowdperf.web.state import AppDependency, AppState
+from crowdperf.web.state import AppState, ContextDependency, RequestContext
 
 PACKAGES = (
-    "crowdperf",
-    "litestar",
-    "msgspec",
-    "numpy",
-    "openvino",
-    "redis",
-    "supervisor",
-    "torch",
-    "ultralytics",
-    "uvicorn",
-)
+    "crowdperf", "litestar", "msgspec", "numpy", "openvino", "redis", "supervisor", "torch", "ultralytics", "uvicorn",
+)  # fmt: skip
 STAGES_DESCRIPTION = (
     "collect: find the due frames. copy: out of the ring. preprocess: colour, scaling, padding. infer: the network. "
     "postprocess: boxes out of its output. publish: encode and send. ppe: the second model, all its stages."
@@ -159,32 +149,32 @@ class RestartReply(Struct, kw_only=True):
 
 
 @get("/system", need="read", summary="The installation", responses=errors(503))
-async def system(app: AppDependency, principal: PrincipalDependency) -> SystemReply:
+async def system(context: ContextDependency) -> SystemReply:
     """Return processes, queues and their lags, dead letters, models, capacity and versions."""
-    snapshots = await read_snapshots(app)
-    visible = [filter_snapshot(principal, row) for row in snapshots]
+    snapshots = await read_snapshots(context.app)
+    visible = [filter_snapshot(context.principal, row) for row in snapshots]
     rows, machine = await asyncio.gather(
-        asyncio.to_thread(_read_program_table, Path(app.config.sockets)),
-        asyncio.to_thread(_measure_machine, Path(app.config.sockets)),
+        asyncio.to_thread(_read_program_table, Path(context.app.config.sockets)),
+        asyncio.to_thread(_measure_machine, Path(context.app.config.sockets)),
     )
     by_name = {row.process: row for row in visible}
     listed: list[dict[str, Any]] = [{"name": row.process, "pid": row.pid, "start": row.started_at} for row in visible]
     return SystemReply(
         supervised=rows is not None,
         processes=[
-            _to_process_reply(app, row, by_name.get(row["name"]))
+            _to_process_reply(context.app, row, by_name.get(row["name"]))
             for row in rows or listed
-            if _is_visible(row["name"], principal)
+            if _is_visible(row["name"], context.principal)
         ],
-        queues=await _read_queues(app, principal),
-        dead_letters=await _count_dead_letters(app),
+        queues=await _read_queues(context),
+        dead_letters=await _count_dead_letters(context.app),
         models={
             role: next(filter(None, (row.get_text(name) for row in snapshots)), "")
             for role, name in (("person", "model"), ("ppe", "ppe_model"), ("device", "device"))
         },
-        capacity=_estimate_capacity(app, snapshots),
+        capacity=_estimate_capacity(context.app, snapshots),
         latency=[_to_latency_reply(snapshots, what, name) for what, name in LATENCY_GAUGES],
-        stages=_measure_stages(app, snapshots),
+        stages=_measure_stages(context.app, snapshots),
         machine=machine,
         versions=_read_versions(),
     )
@@ -197,22 +187,20 @@ async def system(app: AppDependency, principal: PrincipalDependency) -> SystemRe
     status_code=202,
     responses=errors(400, 404, 503),
 )
-async def restart(
-    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, name: ProcessPath
-) -> RestartReply:
+async def restart(context: ContextDependency, name: ProcessPath) -> RestartReply:
     """Restart programs by supervisord, as `crowdperf ctl restart` does.
 
     `name` is a program, or a kind (capture, tracking, worker).
     """
-    control = SupervisorClient(Path(app.config.sockets) / "supervisor.sock")
+    control = SupervisorClient(Path(context.app.config.sockets) / "supervisor.sock")
     try:
         names = await asyncio.to_thread(control.resolve_names, name)
     except ConfigError as error:
-        programs = await asyncio.to_thread(_read_program_table, Path(app.config.sockets))
+        programs = await asyncio.to_thread(_read_program_table, Path(context.app.config.sockets))
         status = HTTPStatus.SERVICE_UNAVAILABLE if programs is None else HTTPStatus.NOT_FOUND
         raise ApiProblem(status, str(error)) from None
-    await app.write_audit_entry(principal, request, "process.restart", name, ", ".join(names))
-    await app.config_client.restart_programs(names)
+    await context.write_audit_entry("process.restart", name, ", ".join(names))
+    await context.app.config_client.restart_programs(names)
     return RestartReply(restarts=names)
 
 
@@ -245,11 +233,12 @@ def _to_process_reply(app: AppState, row: dict[str, Any], snapshot: ProcessSnaps
     )
 
 
-async def _read_queues(app: AppState, principal: Principal) -> list[QueueReply]:
+async def _read_queues(context: RequestContext) -> list[QueueReply]:
     """Read every consumer group of the streams that have one."""
-    names = [f"{app.prefix}crowdperf:detections:{camera.id}" for camera in app.get_cameras(principal) if camera.enabled]
-    names += [f"{app.prefix}crowdperf:{name}" for name in ("events", "observations", "evidence:requests")]
-    pipe = app.redis.pipeline(transaction=False)
+    prefix = context.app.prefix
+    names = [f"{prefix}crowdperf:detections:{camera.id}" for camera in context.get_cameras() if camera.enabled]
+    names += [f"{prefix}crowdperf:{name}" for name in ("events", "observations", "evidence:requests")]
+    pipe = context.app.redis.pipeline(transaction=False)
     for name in names:
         pipe.xlen(name)
         pipe.xinfo_groups(name)
@@ -259,7 +248,7 @@ async def _read_queues(app: AppState, principal: Principal) -> list[QueueReply]:
         # For a stream that does not exist yet, Redis returns an error.
         queues += [
             QueueReply(
-                stream=name.removeprefix(app.prefix),
+                stream=name.removeprefix(prefix),
                 group=group["name"].decode(),
                 length=int(length),
                 pending=int(group["pending"]),

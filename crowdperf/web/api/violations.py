@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Literal
 
-from litestar import Response, Router, get, post
+from litestar import Response, Router, get
 from litestar.params import JSONBody, PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
-from crowdperf.accounts.principal import Principal
 from crowdperf.storage import violations as stored
 from crowdperf.storage.evidence import get_picture_path
 from crowdperf.storage.violations import ComplianceRow, Violation, ViolationView
-from crowdperf.web.auth import AnyRequest, PrincipalDependency
-from crowdperf.web.parameters import From, JpegSpec, To, errors, format_rfc3339, parse_instant, parse_span
-from crowdperf.web.problems import ApiProblem, bad_parameter
-from crowdperf.web.state import AppDependency, AppState
+from crowdperf.web.parameters import ITEM_ERRORS, JpegSpec, format_rfc3339, parse_choice, post_action
+from crowdperf.web.problems import bad_parameter, conflict, not_found
+from crowdperf.web.state import ContextDependency, RequestContext, SpanDependency
 
-VIOLATION_ERRORS = errors(400, 404, 409, 503)
 ViolationPath = Annotated[str, PathParameter(description="The violation's id.", max_length=256)]
 REVIEW_STATES = ("open", "acknowledged", "dismissed")
 
@@ -58,10 +54,9 @@ class PpeFigures(Struct, kw_only=True):
     rules: list[RuleFigures]
 
 
-@get("/violations", need="read", summary="PPE violations, newest first", responses=VIOLATION_ERRORS)
+@get("/violations", need="read", summary="PPE violations, newest first", responses=ITEM_ERRORS)
 async def violations(
-    app: AppDependency,
-    principal: PrincipalDependency,
+    context: ContextDependency,
     review: Annotated[
         str | None, QueryParameter(description=f"One of {', '.join(REVIEW_STATES)}.", max_length=16)
     ] = None,
@@ -69,43 +64,29 @@ async def violations(
     limit: Annotated[int, QueryParameter(description="Violations per page.", ge=1, le=500)] = 100,
 ) -> ViolationsReply:
     """List the violations of the cameras that the caller may see."""
-    if review is not None and review not in REVIEW_STATES:
-        raise bad_parameter("review", review, f"use one of: {', '.join(REVIEW_STATES)}.")
-    until = parse_instant("before", before) if before else app.now() + 3600
+    parse_choice("review", review, REVIEW_STATES)
 
     def admits(view: ViolationView) -> bool:
-        return review in (None, view.review) and principal.can_see(view.violation.camera)
+        return review in (None, view.review) and context.principal.can_see(view.violation.camera)
 
-    rows = await stored.load_newest(app.redis, until, limit, admits, app.prefix)
+    app = context.app
+    rows = await stored.load_newest(app.redis, context.parse_before(before), limit, admits, app.prefix)
     last = format_rfc3339(rows[-1].violation.first_seen) if len(rows) >= limit else None
     return ViolationsReply(violations=rows, next=last)
 
 
-@post(
-    "/violations/{violation_id:str}/review",
-    need="review",
-    status_code=HTTPStatus.OK,
-    summary="Judge a violation",
-    responses=VIOLATION_ERRORS,
-)
-async def judge(
-    app: AppDependency,
-    request: AnyRequest,
-    principal: PrincipalDependency,
-    violation_id: ViolationPath,
-    data: JSONBody[Judgement],
-) -> ViolationView:
+@post_action("/violations/{violation_id:str}/review", need="review", summary="Judge a violation", responses=ITEM_ERRORS)
+async def judge(context: ContextDependency, violation_id: ViolationPath, data: JSONBody[Judgement]) -> ViolationView:
     """Acknowledge the violation, or dismiss it as a false alarm.
 
     Reviewer and time are stored; a review may be changed.
     """
-    view = await _load_violation(app, principal, violation_id)
-    outcome = await stored.judge(
-        app.redis, view.violation, data.review, principal.name or principal.kind, data.note, app.now(), app.prefix
-    )
+    view = await _load_violation(context, violation_id)
+    app, author = context.app, context.principal.name or context.principal.kind
+    outcome = await stored.judge(app.redis, view.violation, data.review, author, data.note, app.now(), app.prefix)
     if outcome != "done":
-        raise ApiProblem(HTTPStatus.CONFLICT, f"the violation is {outcome} already. Remedy: read it again.")
-    await app.write_audit_entry(principal, request, f"violation.{data.review}", violation_id[:200], data.note)
+        raise conflict(f"the violation is {outcome} already. Remedy: read it again.")
+    await context.write_audit_entry(f"violation.{data.review}", violation_id[:200], data.note)
     return await stored.load(app.redis, violation_id, app.prefix) or view
 
 
@@ -114,11 +95,10 @@ async def judge(
     need="read",
     summary="Evidence of a violation",
     media_type="image/jpeg",
-    responses={200: JpegSpec, **VIOLATION_ERRORS},
+    responses={200: JpegSpec, **ITEM_ERRORS},
 )
 async def picture(
-    app: AppDependency,
-    principal: PrincipalDependency,
+    context: ContextDependency,
     violation_id: ViolationPath,
     kind: Annotated[Literal["crop", "full"], QueryParameter(description="The person, or the whole picture.")] = "crop",
 ) -> Response[bytes]:
@@ -126,19 +106,17 @@ async def picture(
 
     404 if it is not saved yet, or retention has removed it.
     """
-    view = await _load_violation(app, principal, violation_id)
-    jpeg = await asyncio.to_thread(_read_evidence, Path(app.config.evidence), view.violation, kind)
+    view = await _load_violation(context, violation_id)
+    jpeg = await asyncio.to_thread(_read_evidence, Path(context.app.config.evidence), view.violation, kind)
     if jpeg is None:
-        raise ApiProblem(
-            HTTPStatus.NOT_FOUND, "there is no picture of this violation. Remedy: see retention.evidence_days."
-        )
+        raise not_found("there is no picture of this violation. Remedy: see retention.evidence_days.")
     return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
 
-async def _load_violation(app: AppState, principal: Principal, violation_id: str) -> ViolationView:
-    view = await stored.load(app.redis, violation_id, app.prefix)
-    if view is None or not principal.can_see(view.violation.camera):
-        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such violation. Remedy: see /api/v1/violations.")
+async def _load_violation(context: RequestContext, violation_id: str) -> ViolationView:
+    view = await stored.load(context.app.redis, violation_id, context.app.prefix)
+    if view is None or not context.principal.can_see(view.violation.camera):
+        raise not_found("there is no such violation. Remedy: see /api/v1/violations.")
     return view
 
 
@@ -150,33 +128,26 @@ def _read_evidence(folder: Path, violation: Violation, kind: Literal["crop", "fu
     return None
 
 
-@get("/ppe/figures", need="read", summary="Compliance and precision", responses=VIOLATION_ERRORS)
-async def figures(
-    app: AppDependency,
-    principal: PrincipalDependency,
-    start: From = None,
-    end: To = None,
-) -> PpeFigures:
+@get("/ppe/figures", need="read", summary="Compliance and precision", responses=ITEM_ERRORS)
+async def figures(context: ContextDependency, time_range: SpanDependency) -> PpeFigures:
     """Count people per zone, hour and item: worn, missing, or unsure.
 
     Unsure people are too small, hidden, or too briefly in view.
     """
-    time_range = parse_span(start, end, app.now(), app.calendar.zone)
     if time_range.end - time_range.start > 32 * 86_400:
-        raise bad_parameter("from", start or "", "ask for at most 32 days at a time.")
-    rows = await stored.read_compliance(app.redis, *time_range, app.prefix)
-    judged = await stored.read_review_counts(app.redis, app.prefix)
-    rules = []
+        raise bad_parameter("from", format_rfc3339(time_range.start), "ask for at most 32 days at a time.")
+    rows = await stored.read_compliance(context.app.redis, *time_range, context.app.prefix)
+    judged = await stored.read_review_counts(context.app.redis, context.app.prefix)
+    can_see, rules = context.principal.can_see, []
     for name, numbers in sorted(judged.items()):
         camera, _, rule = name.partition("/")
         right, wrong = numbers.get("acknowledged", 0), numbers.get("dismissed", 0)
-        if principal.can_see(camera) and right + wrong:
+        if can_see(camera) and right + wrong:
+            precision = right / (right + wrong)
             rules.append(
-                RuleFigures(
-                    camera=camera, rule=rule, acknowledged=right, dismissed=wrong, precision=right / (right + wrong)
-                )
+                RuleFigures(camera=camera, rule=rule, acknowledged=right, dismissed=wrong, precision=precision)
             )
-    return PpeFigures(compliance=[row for row in rows if principal.can_see(row.camera)], rules=rules)
+    return PpeFigures(compliance=[row for row in rows if can_see(row.camera)], rules=rules)
 
 
 router = Router("/", tags=["ppe"], route_handlers=[violations, judge, picture, figures])

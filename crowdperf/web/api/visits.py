@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import secrets
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import Annotated
 
 import msgspec
@@ -14,16 +13,21 @@ from litestar import Response, Router, get, post
 from litestar.params import JSONBody, PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
-from crowdperf.accounts.principal import Principal
 from crowdperf.messaging.schema import Event
 from crowdperf.visitors import visit as lifecycle
-from crowdperf.visitors.visit import Email, Person, Text, Visit, VisitRefusedError
-from crowdperf.visitors.visit_store import VisitStore
-from crowdperf.web.auth import AnyRequest, PrincipalDependency
-from crowdperf.web.parameters import errors, format_rfc3339, parse_instant, parse_span
-from crowdperf.web.problems import ApiProblem, bad_parameter
+from crowdperf.visitors.visit import Email, Person, Text, Visit
+from crowdperf.web.parameters import (
+    ITEM_ERRORS,
+    errors,
+    format_rfc3339,
+    format_rfc3339_or_none,
+    parse_instant,
+    parse_span,
+    post_action,
+)
+from crowdperf.web.problems import bad_parameter, conflict, forbidden, not_found
 from crowdperf.web.schemas import Time, to_reply
-from crowdperf.web.state import AppDependency, AppState
+from crowdperf.web.state import AppDependency, AppState, ContextDependency, RequestContext
 
 CODE_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 """Without 0, O, 1 and I, which people confuse."""
@@ -31,7 +35,8 @@ CODE_LENGTH = 10
 MAX_VISITS = 1000
 MAX_VISIT_S = 366 * 86_400
 VisitPath = Annotated[str, PathParameter(description="The visit's id.", max_length=64)]
-VISIT_ERRORS = errors(400, 404, 409, 503)
+NOBODY = Person(id="", name="")
+"""Stands in for a person whose data was erased."""
 
 
 class NewVisit(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -103,11 +108,6 @@ class VisitsReply(Struct, kw_only=True):
     areas: dict[str, str]
 
 
-def get_visit_store(app: AppState) -> VisitStore:
-    """Return the store of visits."""
-    return VisitStore(app.redis, app.prefix)
-
-
 @get("/visits", need="visitors", summary="Visits", responses=errors(400, 503))
 async def visits(
     app: AppDependency,
@@ -116,10 +116,10 @@ async def visits(
 ) -> VisitsReply:
     """List the open visits; with `from` or `to`, all that were expected in that range (at most 1,000)."""
     if start is None and end is None:
-        rows = await get_visit_store(app).list_live()
+        rows = await app.visits.list_live()
     else:
         time_range = parse_span(start, end, app.now(), app.calendar.zone)
-        rows = await get_visit_store(app).list_between(*time_range, MAX_VISITS)
+        rows = await app.visits.list_between(*time_range, MAX_VISITS)
     rules = app.config.visitors
     return VisitsReply(
         visits=[_to_visit_reply(visit, person) for visit, person in rows],
@@ -129,11 +129,10 @@ async def visits(
     )
 
 
-@post("/visits", need="visitors", summary="Invite, or take in a walk-in", responses=VISIT_ERRORS)
-async def invite(
-    app: AppDependency, request: AnyRequest, principal: PrincipalDependency, data: JSONBody[NewVisit]
-) -> VisitReply:
+@post("/visits", need="visitors", summary="Invite, or take in a walk-in", responses=ITEM_ERRORS)
+async def invite(context: ContextDependency, data: JSONBody[NewVisit]) -> VisitReply:
     """Create a visit. `listed` shows a match on the watch-list; its check-in needs an approval."""
+    app = context.app
     now = app.now()
     begin = parse_instant("start", data.start) if data.start else now
     until = parse_instant("end", data.end) if data.end else begin + 7200
@@ -143,13 +142,12 @@ async def invite(
     for area in data.areas:
         if area not in known:
             raise bad_parameter("areas", area, f"use some of: {', '.join(sorted(known)) or 'none is configured'}.")
-    store = get_visit_store(app)
-    if data.person and await store.load_person(data.person) is None:
+    if data.person and await app.visits.load_person(data.person) is None:
         raise bad_parameter("person", data.person, "give the id of a stored person, or none.")
     person = Person(
         id=data.person or secrets.token_hex(8), name=data.name.strip(), company=data.company, email=data.email
     )
-    listing = lifecycle.find_listing(person, await store.list_listings())
+    listing = lifecycle.find_listing(person, await app.visits.list_listings())
     visit = Visit(
         id=secrets.token_hex(8),
         person=person.id,
@@ -164,32 +162,29 @@ async def invite(
         expected_until=until,
         walk_in=data.walk_in,
         created_at=now,
-        created_by=principal.name,
+        created_by=context.principal.name,
         arrived_at=now if data.walk_in else 0.0,
         listed=listing.kind if listing else "",
     )
-    entry = app.build_audit_entry(principal, request, "visit.create", visit.id, "walk-in" if data.walk_in else "")
-    await store.add(visit, person, lifecycle.build_event(None, visit, now, principal.name), entry)
+    entry = context.build_audit_entry("visit.create", visit.id, "walk-in" if data.walk_in else "")
+    await app.visits.add(visit, person, lifecycle.build_event(None, visit, now, context.principal.name), entry)
     return _to_visit_reply(visit, person)
 
 
-@get("/visits/{visit_id:str}", need="visitors", summary="One visit", responses=VISIT_ERRORS)
+@get("/visits/{visit_id:str}", need="visitors", summary="One visit", responses=ITEM_ERRORS)
 async def visit(app: AppDependency, visit_id: VisitPath) -> VisitReply:
     """Return one visit."""
     return await _load_reply(app, await _get_visit(app, visit_id))
 
 
-@post(
+@post_action(
     "/visits/{visit_id:str}/{action:str}",
     need="visitors",
-    status_code=HTTPStatus.OK,
     summary="arrive, check-in, enter, extend, check-out, deny, cancel, approve",
-    responses=VISIT_ERRORS,
+    responses=ITEM_ERRORS,
 )
 async def act(
-    app: AppDependency,
-    request: AnyRequest,
-    principal: PrincipalDependency,
+    context: ContextDependency,
     visit_id: VisitPath,
     action: Annotated[str, PathParameter(description="What happens.", max_length=16)],
     data: JSONBody[VisitActionRequest],
@@ -198,54 +193,32 @@ async def act(
 
     `approve` needs the permission `review`, and another user than the visit's author.
     """
-    return await _apply_action(app, request, principal, await _get_visit(app, visit_id), action, data)
+    return await _apply_action(context, await _get_visit(context.app, visit_id), action, data)
 
 
-@post(
-    "/kiosk/{code:str}",
-    need="visitors",
-    status_code=HTTPStatus.OK,
-    summary="Self check-in or check-out by badge code",
-    responses=VISIT_ERRORS,
+@post_action(
+    "/kiosk/{code:str}", need="visitors", summary="Self check-in or check-out by badge code", responses=ITEM_ERRORS
 )
 async def kiosk(
-    app: AppDependency,
-    request: AnyRequest,
-    principal: PrincipalDependency,
+    context: ContextDependency,
     code: Annotated[str, PathParameter(description="Content of the QR code.", max_length=32)],
     data: JSONBody[VisitActionRequest],
 ) -> VisitReply:
     """Check in an expected visitor, or check out one who is on site."""
-    visit = await get_visit_store(app).find_by_code(code.strip().upper())
+    visit = await context.app.visits.find_by_code(code.strip().upper())
     if visit is None:
-        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no visit with this code. Remedy: ask at the reception.")
+        raise not_found("there is no visit with this code. Remedy: ask at the reception.")
     action = "check-out" if visit.state in ("checked_in", "on_site", "overstayed") else "check-in"
-    return await _apply_action(app, request, principal, visit, action, data)
+    return await _apply_action(context, visit, action, data)
 
 
-async def _apply_action(
-    app: AppState, request: AnyRequest, principal: Principal, before: Visit, action: str, data: VisitActionRequest
-) -> VisitReply:
-    now = app.now()
+async def _apply_action(context: RequestContext, before: Visit, action: str, data: VisitActionRequest) -> VisitReply:
+    app, principal, now = context.app, context.principal, context.app.now()
+    changed = conflict("another user has just changed this visit. Remedy: read it again.")
     if data.version is not None and data.version != before.version:
-        raise _build_conflict()
+        raise changed
     if action == "approve" and not principal.has_permission("review"):
-        raise ApiProblem(HTTPStatus.FORBIDDEN, "approving needs the permission 'review'. Remedy: ask an operator.")
-    try:
-        after = _change_visit(app, before, action, data, principal, now)
-    except VisitRefusedError as error:
-        raise ApiProblem(HTTPStatus.CONFLICT, str(error)) from None
-    events: list[Event] = [lifecycle.build_event(before, after, now, principal.name)]
-    # Without the reason: it may hold personal data, which the audit log could not erase.
-    entry = app.build_audit_entry(principal, request, f"visit.{action}", before.id)
-    if not await get_visit_store(app).change(before, after, events, entry):
-        raise _build_conflict()
-    return await _load_reply(app, after)
-
-
-def _change_visit(
-    app: AppState, before: Visit, action: str, data: VisitActionRequest, principal: Principal, now: float
-) -> Visit:
+        raise forbidden("approving needs the permission 'review'. Remedy: ask an operator.")
     settings = app.config.visitors
     actions: dict[str, Callable[[], Visit]] = {
         "arrive": lambda: lifecycle.arrive(before, now),
@@ -260,22 +233,28 @@ def _change_visit(
         "approve": lambda: lifecycle.approve(before, principal.name),
     }
     if action not in actions:
-        raise ApiProblem(HTTPStatus.NOT_FOUND, f"there is no such action. Remedy: use one of {', '.join(actions)}.")
-    return actions[action]()
+        raise not_found(f"there is no such action. Remedy: use one of {', '.join(actions)}.")
+    after = actions[action]()
+    events: list[Event] = [lifecycle.build_event(before, after, now, principal.name)]
+    # Without the reason: it may hold personal data, which the audit log could not erase.
+    entry = context.build_audit_entry(f"visit.{action}", before.id)
+    if not await app.visits.change(before, after, events, entry):
+        raise changed
+    return await _load_reply(app, after)
 
 
-@get("/visits/{visit_id:str}/badge", need="visitors", summary="Badge to print", responses=VISIT_ERRORS)
+@get("/visits/{visit_id:str}/badge", need="visitors", summary="Badge to print", responses=ITEM_ERRORS)
 async def badge(app: AppDependency, visit_id: VisitPath) -> Response[str]:
     """Render the badge: name, company, host, day and QR code."""
     visit = await _get_visit(app, visit_id)
-    person = await get_visit_store(app).load_person(visit.person)
+    person = await app.visits.load_person(visit.person) or NOBODY
     day = format_rfc3339(visit.expected_from)[:10]
     rows = "".join(
         f"<p class='{kind}'>{html.escape(text)}</p>"
         for kind, text in (
             ("site", app.config.site.name),
-            ("name", person.name if person else ""),
-            ("company", person.company if person else ""),
+            ("name", person.name),
+            ("company", person.company),
             ("host", f"Host: {visit.host}"),
             ("day", day),
             ("code", visit.code),
@@ -289,50 +268,44 @@ async def badge(app: AppDependency, visit_id: VisitPath) -> Response[str]:
     return Response(page, media_type="text/html")
 
 
-@get("/visits/{visit_id:str}/badge.svg", need="visitors", summary="QR code", responses=VISIT_ERRORS)
+@get("/visits/{visit_id:str}/badge.svg", need="visitors", summary="QR code", responses=ITEM_ERRORS)
 async def badge_code(app: AppDependency, visit_id: VisitPath) -> Response[str]:
     """Render the badge's QR code. It holds only the code, so a lost badge reveals no personal data."""
     visit = await _get_visit(app, visit_id)
     if not visit.code:
-        raise ApiProblem(HTTPStatus.NOT_FOUND, "the data of this visit was erased, with its badge")
+        raise not_found("the data of this visit was erased, with its badge")
     # A viewBox instead of a size: a smaller picture is then scaled, not cut.
     svg = segno.make(visit.code, error="q", micro=False).svg_inline(border=4, omitsize=True)
     return Response(svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1), media_type="image/svg+xml")
 
 
 async def _get_visit(app: AppState, visit_id: str) -> Visit:
-    visit = await get_visit_store(app).load_visit(visit_id)
+    visit = await app.visits.load_visit(visit_id)
     if visit is None:
-        raise ApiProblem(HTTPStatus.NOT_FOUND, "there is no such visit. Remedy: see /api/v1/visits.")
+        raise not_found("there is no such visit. Remedy: see /api/v1/visits.")
     return visit
 
 
 async def _load_reply(app: AppState, visit: Visit) -> VisitReply:
-    return _to_visit_reply(visit, await get_visit_store(app).load_person(visit.person))
-
-
-def _build_conflict() -> ApiProblem:
-    return ApiProblem(HTTPStatus.CONFLICT, "another user has just changed this visit. Remedy: read it again.")
+    return _to_visit_reply(visit, await app.visits.load_person(visit.person))
 
 
 def _to_visit_reply(visit: Visit, person: Person | None) -> VisitReply:
-    def format_time(ts: float) -> str | None:
-        return format_rfc3339(ts) if ts else None
-
+    person = person or NOBODY
     return to_reply(
         VisitReply,
         visit,
-        name=person.name if person else "",
-        company=person.company if person else "",
-        email=person.email if person else "",
+        name=person.name,
+        company=person.company,
+        email=person.email,
         areas=[area for area in visit.areas.split(",") if area],
         start=format_rfc3339(visit.expected_from),
         end=format_rfc3339(visit.expected_until),
-        arrived=format_time(visit.arrived_at),
-        checked_in=format_time(visit.checked_in_at),
-        seen=format_time(visit.seen_at),
-        checked_out=format_time(visit.checked_out_at),
-        briefing=format_time(visit.briefing_at),
+        arrived=format_rfc3339_or_none(visit.arrived_at),
+        checked_in=format_rfc3339_or_none(visit.checked_in_at),
+        seen=format_rfc3339_or_none(visit.seen_at),
+        checked_out=format_rfc3339_or_none(visit.checked_out_at),
+        briefing=format_rfc3339_or_none(visit.briefing_at),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, get_args
 
 from crowdperf.messaging import codec
@@ -38,11 +38,6 @@ class TodayCounts:
         self.counts: dict[CountKey, int] = {}
         self._event_ids: OrderedDict[str, None] = OrderedDict()
         self._changed_keys: set[CountKey] = set()
-
-    def load(self, rows: Iterable[tuple[str, float, CountKey]]) -> None:
-        """Add the history: rows of event id, Unix seconds and key."""
-        for event_id, ts, key in rows:
-            self.add(event_id, ts, key)
 
     def add(self, event_id: str, ts: float, key: CountKey) -> bool:
         """Count one crossing.

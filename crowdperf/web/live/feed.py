@@ -12,7 +12,7 @@ import logging
 import time
 import zoneinfo
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import redis.asyncio
@@ -42,6 +42,8 @@ STATUS_INTERVAL_S = 10.0
 READ_PAUSE_S = 0.02
 """Pause between two reads, so that one read serves many cameras."""
 MAX_ENTRIES_PER_READ = 256
+
+Row = TypeVar("Row", CountRow, ZoneOccupancy)
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +197,11 @@ class Feed:
             self._broadcast.publish(_build_counts_message(self._today.day, changes.items(), whole=False))
         if len(self._broadcast):
             rows = {(row.camera, row.zone): row for row in compute_occupancy(self._config.cameras, self.frames, now)}
-            changed = [row for name, row in rows.items() if _has_changed(row, self._zones.get(name))]
+            changed = [
+                row
+                for name, row in rows.items()
+                if name not in self._zones or row.occupancy != self._zones[name].occupancy
+            ]
             self._zones = rows
             if changed:
                 self._broadcast.publish(_build_occupancy_message(changed))
@@ -232,31 +238,25 @@ def build_event_message(stream_id: bytes, fields: dict[bytes, bytes]) -> Broadca
 
 
 def _build_counts_message(day: Span, counts: Iterable[tuple[CountKey, int]], whole: bool) -> BroadcastMessage:
-    rows = [
-        CountRow(camera=k.camera, line=k.line, class_name=k.class_name, direction=k.direction, count=n)
-        for k, n in counts
-    ]
-
-    def encode(rows: list[CountRow]) -> bytes:
-        body = {"from": format_rfc3339(day.start), "to": format_rfc3339(day.end), "whole": whole, "counts": rows}
-        return msgspec.json.encode(body)
-
-    def narrow(cameras: frozenset[str]) -> bytes:
-        return encode_sse("counts", encode([row for row in rows if row.camera in cameras])).data
-
-    return encode_sse("counts", encode(rows), encode_for=narrow)
+    span = {"from": format_rfc3339(day.start), "to": format_rfc3339(day.end), "whole": whole}
+    rows = [CountRow(**key._asdict(), count=number) for key, number in counts]
+    return _build_rows_message("counts", rows, lambda rows: {**span, "counts": rows})
 
 
 def _build_occupancy_message(rows: list[ZoneOccupancy]) -> BroadcastMessage:
+    return _build_rows_message("occupancy", rows, lambda rows: {"zones": rows})
+
+
+def _build_rows_message(event: str, rows: list[Row], build_body: Callable[[list[Row]], Any]) -> BroadcastMessage:
+    """Build a message of which each client receives the rows of the cameras that it may see."""
+
+    def encode(rows: list[Row]) -> bytes:
+        return msgspec.json.encode(build_body(rows))
+
     def narrow(cameras: frozenset[str]) -> bytes:
-        visible = [row for row in rows if row.camera in cameras]
-        return encode_sse("occupancy", msgspec.json.encode({"zones": visible})).data
+        return encode_sse(event, encode([row for row in rows if row.camera in cameras])).data
 
-    return encode_sse("occupancy", msgspec.json.encode({"zones": rows}), encode_for=narrow)
-
-
-def _has_changed(row: ZoneOccupancy, before: ZoneOccupancy | None) -> bool:
-    return before is None or row.occupancy != before.occupancy
+    return encode_sse(event, encode(rows), encode_for=narrow)
 
 
 async def run_until_cancelled(feed: Feed) -> None:

@@ -214,7 +214,10 @@ def build_header(
     Returns:
         The header; boxes are normalised to the picture.
     """
-    header: dict[str, object] = {
+    age_ns = picture.captured_at_ns - frame.captured_at_ns if frame else 0
+    drawn = frame if age_ns <= MAX_BOXES_LAG_S * 1e9 else None
+    boxes = np.frombuffer(drawn.boxes, "<f4").reshape(-1, 4).astype(float) if drawn else np.empty((0, 4))
+    return {
         "camera": camera,
         "state": "live",
         "epoch": picture.epoch,
@@ -223,26 +226,11 @@ def build_header(
         "width": picture.width,
         "height": picture.height,
         "quality": quality,
-    }
-    if frame is None:
-        return {**header, "boxes": [], "tracks": [], "classes": [], "occupancy": {}, "boxes_sequence": None}
-    if picture.captured_at_ns - frame.captured_at_ns > MAX_BOXES_LAG_S * 1e9:
-        return {
-            **header,
-            "boxes": [],
-            "tracks": [],
-            "classes": [],
-            "occupancy": frame.occupancy,
-            "boxes_sequence": None,
-        }
-    boxes = np.frombuffer(frame.boxes, "<f4").reshape(-1, 4)
-    return {
-        **header,
-        "boxes": np.round(boxes.astype(float), 4).tolist(),
-        "tracks": np.frombuffer(frame.tracks, "<u4").tolist(),
-        "classes": [CLASSES[index] if index < len(CLASSES) else "unknown" for index in frame.classes],
-        "occupancy": frame.occupancy,
-        "boxes_sequence": frame.sequence,
+        "boxes": np.round(boxes, 4).tolist(),
+        "tracks": np.frombuffer(drawn.tracks, "<u4").tolist() if drawn else [],
+        "classes": [CLASSES[index] if index < len(CLASSES) else "unknown" for index in drawn.classes] if drawn else [],
+        "occupancy": frame.occupancy if frame else {},
+        "boxes_sequence": drawn.sequence if drawn else None,
     }
 
 

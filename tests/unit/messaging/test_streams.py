@@ -57,8 +57,7 @@ def test_web_process_knows_the_rates_of_enabled_cameras() -> None:
     config = parse(
         b"""{"target_fps": 8, "frame_skip": 1, "ppe": {"fps": 2}, "cameras": [
         {"id": "a", "url": "rtsp://192.0.2.1/"}, {"id": "off", "url": "rtsp://192.0.2.2/", "enabled": false},
-        {"id": "b", "url": "rtsp://192.0.2.3/", "target_fps": 5, "zones": [{"id": "z", "polygon": [[0, 0], [1, 0], [1, 1]]}],
-         "ppe": [{"id": "x", "zone": "z", "required": ["hardhat"]}]}]}"""
+        {"id": "b", "url": "rtsp://192.0.2.3/", "target_fps": 5, "ppe": [{"id": "x", "required": ["hardhat"]}]}]}"""
     )
     deployment = Deployment(config, Paths(Path("var")), Environment(target_fps=12))
     assert build_web_config(deployment).analysis_rates == {

@@ -71,7 +71,7 @@ def test_each_value_has_the_labels_of_the_table() -> None:
     metrics.count("dead_letters")
     metrics.set_gauge("area_occupancy", 4, "hall")
     metrics.set_gauge("zone_occupancy", 5, "plaza", "gate")
-    text = metrics_report.render([metrics.snapshot("x", 0.0)], {})
+    text = metrics_report.render([metrics.snapshot("x", 0.0)], {}, [])
     for line in (
         'crowdperf_notifications_sent_total{process="x",channel="guards"} 3',
         'crowdperf_dead_letters_total{process="x",channel="guards"} 2',
@@ -86,7 +86,7 @@ def test_a_histogram_counts_up_to_each_bound() -> None:
     metrics = Metrics()
     for seconds in (0.01, 0.02, 99.0):
         metrics.observe("tracking_lag_seconds", seconds)
-    lines = metrics_report.render([metrics.snapshot("x", 0.0)], {}).splitlines()
+    lines = metrics_report.render([metrics.snapshot("x", 0.0)], {}, []).splitlines()
     assert "# TYPE crowdperf_tracking_lag_seconds histogram" in lines
     for sample in (
         '_bucket{process="x",le="0.01"} 1',
@@ -110,4 +110,4 @@ def test_a_removed_area_is_forgotten() -> None:
 def test_a_metric_of_another_version_is_left_out() -> None:
     row = {"gone": {"": 3.0}}
     old = ProcessSnapshot(process="x", pid=1, started_at=0, at=0, rss_bytes=0, cpu_s=0, counters=row, gauges=row)
-    assert "gone" not in metrics_report.render([old], {})
+    assert "gone" not in metrics_report.render([old], {}, [])
