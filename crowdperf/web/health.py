@@ -20,9 +20,9 @@ from crowdperf.web import metrics_report
 from crowdperf.web.live.pictures import RingState, RingView
 from crowdperf.web.parameters import UNAVAILABLE, errors
 from crowdperf.web.problems import FORBIDDEN_DETAIL, NO_WRITES_DETAIL, ApiProblem
+from crowdperf.web.rates import StreamRate
 from crowdperf.web.schemas import Health
 from crowdperf.web.state import AppDependency, AppState, ContextDependency, RequestContext
-from crowdperf.web.stream_rates import StreamRate
 
 T = TypeVar("T")
 MAX_SNAPSHOT_AGE_S = 10.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any
 
@@ -11,11 +11,9 @@ from crowdperf.runtime.metrics import HistogramSnapshot, ProcessSnapshot
 from crowdperf.runtime.metrics_table import BUCKETS_S, DROP_CAUSES, METRICS, RESTART_CAUSES, Kind, MetricSpec
 from crowdperf.settings.camera import Camera
 from crowdperf.web.live.pictures import RingState
-from crowdperf.web.stream_rates import StreamRate
+from crowdperf.web.rates import Rates, StreamRate
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-MIN_RATE_INTERVAL_S = 1.5
-"""Two snapshots that are closer give only noise."""
 Labels = Iterable[tuple[str, str]]
 
 
@@ -114,54 +112,6 @@ def _format_number(value: float) -> str:
     if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
     return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
-
-
-class Rates:
-    """Compute rates from the two newest snapshots of each process. The snapshots carry the time."""
-
-    def __init__(self) -> None:
-        self._pairs: dict[str, tuple[ProcessSnapshot, ProcessSnapshot]] = {}
-
-    def update(self, snapshots: list[ProcessSnapshot]) -> None:
-        """Take over the newest snapshots, and forget processes that have ended."""
-        pairs: dict[str, tuple[ProcessSnapshot, ProcessSnapshot]] = {}
-        for new in snapshots:
-            before, last = self._pairs.get(new.process, (new, new))
-            if new.pid != last.pid or new.started_at != last.started_at:
-                before, last = new, new
-            elif new.at - last.at >= MIN_RATE_INTERVAL_S:
-                before, last = last, new
-            pairs[new.process] = (before, last)
-        self._pairs = pairs
-
-    def get_rate(self, snapshot: ProcessSnapshot, name: str, *labels: str) -> float | None:
-        """Compute the increase of a counter per second.
-
-        Args:
-            snapshot: The newest snapshot of the process.
-            name: Name of the counter.
-            labels: Values of its labels.
-
-        Returns:
-            Per second between the two newest snapshots, or since the start while there is one. None: never counted.
-        """
-        _, last = self._get_pair(snapshot)
-        if last.get_counter(name, *labels) is None:
-            return None
-        return self._measure(snapshot, lambda row: row.get_counter(name, *labels) or 0.0)
-
-    def get_cpu_percent(self, snapshot: ProcessSnapshot) -> float:
-        """Return the processor time of a process in percent of one core."""
-        return 100 * self._measure(snapshot, lambda row: row.cpu_s)
-
-    def _get_pair(self, snapshot: ProcessSnapshot) -> tuple[ProcessSnapshot, ProcessSnapshot]:
-        return self._pairs.get(snapshot.process, (snapshot, snapshot))
-
-    def _measure(self, snapshot: ProcessSnapshot, read: Callable[[ProcessSnapshot], float]) -> float:
-        before, last = self._get_pair(snapshot)
-        if before is last:
-            return read(last) / max(MIN_RATE_INTERVAL_S, last.at - last.started_at)
-        return max(0.0, read(last) - read(before)) / (last.at - before.at)
 
 
 class _CameraMetrics:

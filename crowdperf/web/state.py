@@ -7,7 +7,6 @@ import contextlib
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import redis.asyncio
@@ -34,10 +33,9 @@ from crowdperf.web.live.channel import Broadcast, encode_sse
 from crowdperf.web.live.feed import Feed, run_until_cancelled
 from crowdperf.web.live.pictures import RingView
 from crowdperf.web.live.tiles import Tiles
-from crowdperf.web.metrics_report import Rates
 from crowdperf.web.parameters import Span, parse_instant
 from crowdperf.web.problems import unknown_camera
-from crowdperf.web.stream_rates import StreamRateMonitor
+from crowdperf.web.rates import Rates, StreamRateMonitor
 
 KEEP_ALIVE_INTERVAL_S = 15.0
 CONFIG_POLL_S = 0.5

@@ -42,7 +42,7 @@ from crowdperf.supervision.programs import render as render_programs
 from crowdperf.visitors.visit import Person, Visit, WatchListEntry
 from crowdperf.web.app import create_app
 from crowdperf.web.metrics_report import render as render_metrics
-from crowdperf.web.stream_rates import StreamRate
+from crowdperf.web.rates import StreamRate
 from crowdperf.workers.leases import Leases
 from crowdperf.workers.sharded_consumer import run_worker
 from tests.support.source_scan import UNKNOWN, Module, Source, argument, called, source_of

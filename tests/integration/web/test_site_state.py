@@ -21,7 +21,7 @@ from crowdperf.messaging.schema import CameraChanged, ZoneMinute
 from crowdperf.messaging.streams import CONNECTIONS, DETECTIONS, TRACKS, stream_key
 from crowdperf.storage import density, occupancy
 from crowdperf.storage import occupancy as areas
-from crowdperf.web import stream_rates
+from crowdperf.web import rates
 from crowdperf.web.parameters import format_rfc3339
 from tests.conftest import RedisServer, wait_until
 from tests.support.synthetic import SyntheticSite
@@ -65,7 +65,7 @@ def browser(served: Served, redis_server: RedisServer, role: str, cameras: list[
 def test_red_light_where_a_stream_stands_still(
     client: httpx.Client, served: Served, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_rates, "MIN_LOOK_INTERVAL_S", 0.5)
+    monkeypatch.setattr(rates, "MIN_LOOK_INTERVAL_S", 0.5)
     redis, began, added = redis_server.client(), time.monotonic(), dict.fromkeys(("plaza", "lobby"), 0)
 
     def look(*running: str) -> dict[str, Any]:

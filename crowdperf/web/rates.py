@@ -1,18 +1,73 @@
-"""The rate of each stream: what the configuration lets expect, and what two looks at Redis measure."""
+"""Rates of the processes' counters, and expected and measured rates of the streams.
+
+Both are measured between two looks, since processes and Redis only count up.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from crowdperf.messaging.consumer import is_stream_lost
 from crowdperf.messaging.streams import STREAMS, RateState, compute_rate_bounds, stream_key
+from crowdperf.runtime.metrics import ProcessSnapshot
 from crowdperf.settings.process_config import WebConfig
 
+MIN_RATE_INTERVAL_S = 1.5
+"""Two snapshots that are closer give only noise."""
 MIN_LOOK_INTERVAL_S = 5.0
 """Within a shorter time, a camera that pauses around its key frames would look slow."""
+
+
+class Rates:
+    """Compute rates from the two newest snapshots of each process. The snapshots carry the time."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[str, tuple[ProcessSnapshot, ProcessSnapshot]] = {}
+
+    def update(self, snapshots: list[ProcessSnapshot]) -> None:
+        """Take over the newest snapshots, and forget processes that have ended."""
+        pairs: dict[str, tuple[ProcessSnapshot, ProcessSnapshot]] = {}
+        for new in snapshots:
+            before, last = self._pairs.get(new.process, (new, new))
+            if new.pid != last.pid or new.started_at != last.started_at:
+                before, last = new, new
+            elif new.at - last.at >= MIN_RATE_INTERVAL_S:
+                before, last = last, new
+            pairs[new.process] = (before, last)
+        self._pairs = pairs
+
+    def get_rate(self, snapshot: ProcessSnapshot, name: str, *labels: str) -> float | None:
+        """Compute the increase of a counter per second.
+
+        Args:
+            snapshot: The newest snapshot of the process.
+            name: Name of the counter.
+            labels: Values of its labels.
+
+        Returns:
+            Per second between the two newest snapshots, or since the start while there is one. None: never counted.
+        """
+        _, last = self._get_pair(snapshot)
+        if last.get_counter(name, *labels) is None:
+            return None
+        return self._measure(snapshot, lambda row: row.get_counter(name, *labels) or 0.0)
+
+    def get_cpu_percent(self, snapshot: ProcessSnapshot) -> float:
+        """Return the processor time of a process in percent of one core."""
+        return 100 * self._measure(snapshot, lambda row: row.cpu_s)
+
+    def _get_pair(self, snapshot: ProcessSnapshot) -> tuple[ProcessSnapshot, ProcessSnapshot]:
+        return self._pairs.get(snapshot.process, (snapshot, snapshot))
+
+    def _measure(self, snapshot: ProcessSnapshot, read: Callable[[ProcessSnapshot], float]) -> float:
+        before, last = self._get_pair(snapshot)
+        if before is last:
+            return read(last) / max(MIN_RATE_INTERVAL_S, last.at - last.started_at)
+        return max(0.0, read(last) - read(before)) / (last.at - before.at)
 
 
 class StreamRate(Struct, frozen=True, kw_only=True):
@@ -77,8 +132,10 @@ class StreamRateMonitor:
         for key in keys:
             pipe.xinfo_stream(key)
         replies = await pipe.execute(raise_on_error=False)
-        self._before = self._last
-        self._last = _Look(time.monotonic(), dict(zip(keys, map(_get_entries_added, replies))))
+        now = time.monotonic()
+        # Another request may have looked in the meantime.
+        if now - self._last.at >= MIN_LOOK_INTERVAL_S:
+            self._before, self._last = self._last, _Look(now, dict(zip(keys, map(_get_entries_added, replies))))
 
 
 def _get_entries_added(reply: Any) -> int | None:
