@@ -14,7 +14,7 @@ import psutil
 from msgspec import Struct
 
 from crowdperf.primitives.redaction import redact
-from crowdperf.runtime.metrics_table import BUCKETS_S, PERCENTILES, check_metric
+from crowdperf.runtime.metrics_table import BUCKETS_S, PERCENTILES, check_metric, get_first_label
 
 MAX_ENTRIES = 10_000
 """Entries of a registered cache that stay, the newest."""
@@ -136,7 +136,7 @@ class Metrics:
         with self._lock:
             for table in (self._counters, self._gauges, self._texts):
                 for row in table.values():
-                    for key in [key for key in row if key.partition("/")[0] == label]:
+                    for key in [key for key in row if get_first_label(key) == label]:
                         del row[key]
 
     def prune(self, max_entries: int = MAX_ENTRIES) -> int:

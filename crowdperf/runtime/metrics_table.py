@@ -42,9 +42,11 @@ class MetricSpec(Struct, frozen=True):
 
     def split_key(self, key: str) -> list[tuple[str, str]]:
         """Return (label, value) of a row's key; a label without a value is left out."""
-        return [pair for pair in zip(self.labels, key.split("/", len(self.labels) - 1)) if pair[1]]
+        return [pair for pair in zip(self.labels, key.split(LABEL_SEPARATOR, len(self.labels) - 1)) if pair[1]]
 
 
+LABEL_SEPARATOR = "/"
+"""Stands between the values of a key. It is not ambiguous: labels are ids, and `CameraId` allows no slash."""
 CAMERA, PART, AREA, CHANNEL = ("camera",), ("camera", "part"), ("area",), ("channel",)
 """The part of a camera is a line or zone."""
 STREAM = ("stream", "camera")
@@ -199,7 +201,7 @@ def check_metric(kind: Kind, name: str, labels: tuple[str, ...] = ()) -> str:
         labels: Values of its labels, in the order of the table.
 
     Returns:
-        The values joined by `/`; no id contains one.
+        The values joined by `LABEL_SEPARATOR`.
 
     Raises:
         ValueError: The table has no such metric, or other labels.
@@ -209,4 +211,9 @@ def check_metric(kind: Kind, name: str, labels: tuple[str, ...] = ()) -> str:
         raise ValueError(f"no {kind} {name!r} in the table. Remedy: add it to crowdperf/runtime/metrics_table.py.")
     if len(labels) != len(spec.labels) and (labels or not spec.optional_labels):
         raise ValueError(f"{kind} {name!r} has the labels {spec.labels}, not {labels}. Remedy: correct the call.")
-    return "/".join(labels)
+    return LABEL_SEPARATOR.join(labels)
+
+
+def get_first_label(key: str) -> str:
+    """Return the first label's value of a key from `check_metric`."""
+    return key.partition(LABEL_SEPARATOR)[0]

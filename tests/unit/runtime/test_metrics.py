@@ -11,10 +11,19 @@ import pytest
 
 from crowdperf.messaging.process_metrics import decode_snapshot
 from crowdperf.runtime.metrics import Metrics, ProcessSnapshot
+from crowdperf.runtime.metrics_table import LABEL_SEPARATOR, METRICS, check_metric, get_first_label
+from crowdperf.settings.base import CAMERA_ID
 from crowdperf.web import metrics_report
 from tests.conftest import wait_until
 
 BUSY = "import sys\nkept = bytearray(64 * 2**20)\nsys.stdout.write('.')\nsys.stdout.flush()\nwhile True: kept[0] ^= 1"
+
+
+def test_labels_of_a_key_are_split_as_they_were_joined() -> None:
+    key = check_metric("gauge", "zone_occupancy", ("gate", "hall"))
+    assert METRICS["gauge", "zone_occupancy"].split_key(key) == [("camera", "gate"), ("part", "hall")]
+    assert get_first_label(key) == "gate"
+    assert not CAMERA_ID.fullmatch(f"gate{LABEL_SEPARATOR}hall"), "no id holds the separator"
 
 
 def test_usage_of_a_child_counts_only_while_it_lives() -> None:
