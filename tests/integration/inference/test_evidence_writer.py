@@ -172,6 +172,22 @@ def test_unexpected_request_is_refused_and_the_next_one_served(
     assert len(list((tmp_path / "evidence").rglob("*.jpg"))) == 2
 
 
+def test_requests_are_read_again_after_redis_lost_its_streams(
+    tmp_path: Path, evidence_cache: EvidenceCache, redis_server: RedisServer
+) -> None:
+    keep(evidence_cache, 5)
+    writer = make_writer(tmp_path, evidence_cache, url=redis_server.url)
+    writer.start()
+    client = redis_server.client()
+    publisher: Publisher[EvidenceRequest] = Publisher(client, EVIDENCE_REQUESTS)
+    for name in ("before", "after"):
+        publisher.publish(ask(5, id=name))
+        picture = get_picture_path(tmp_path / "evidence", "gate", name, 1e9, "crop")
+        wait_until(picture.exists, what=f"the picture {name} the loss")
+        client.flushall()
+    writer.close()
+
+
 def test_faces_are_hidden_and_everything_where_never_analysed(tmp_path: Path, evidence_cache: EvidenceCache) -> None:
     keep(evidence_cache, 5)
     plain, hidden = make_writer(tmp_path, evidence_cache), make_writer(tmp_path, evidence_cache, "upper_body")
