@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from crowdperf.frames.ring import RingSpec
-from crowdperf.models.add import add_model
-from crowdperf.models.export import export_openvino, list_exportable, quantize_int8
 from crowdperf.models.loader import build_settings, load_detector
+from crowdperf.models.registration import add_model, export_openvino, list_exportable, quantize_int8
 from crowdperf.models.registry import MODELS_FOLDER, ModelError, ModelFile, check_file, read_manifest
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Installation

@@ -22,7 +22,6 @@ class Scene(NamedTuple):
 
     name: str
     number: int
-    """Number of the scene in the barcode."""
     seconds: int
     has_street: bool
     lines: tuple[Line, ...]

@@ -162,7 +162,6 @@ class Comparison(NamedTuple):
     """Comparison of two outcomes."""
 
     same_count: int
-    """Number of crossings that both count alike."""
     differences: list[Difference]
     """Sorted by time."""
 

@@ -56,7 +56,6 @@ class GroundTruth(NamedTuple):
     """Content of a truth file."""
 
     name: str
-    """Name of the file for error messages."""
     marks: list[MarkedCrossing]
     lines: tuple[Line, ...]
     """The lines that the file draws; empty if it only names them."""

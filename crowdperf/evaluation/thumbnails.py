@@ -32,7 +32,6 @@ class ThumbnailScene(NamedTuple):
     """Number of the picture, from 0."""
     line: str
     setup: CameraSetup
-    """Has the drawing of the line."""
     direction: str
     """`in` or `out`, shown by an arrow over the line."""
     box: NormalizedBox | None

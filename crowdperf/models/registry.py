@@ -53,7 +53,6 @@ class Variant(Struct, frozen=True, forbid_unknown_fields=True):
     runtime: RuntimeName
     files: Annotated[tuple[ModelFile, ...], Meta(min_length=1)]
     exported_by: str = ""
-    """Versions of the libraries."""
     precision: Precision = "full"
     """`full` is floating point, in the width that the processor prefers."""
 

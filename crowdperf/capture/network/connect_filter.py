@@ -71,7 +71,6 @@ class ConnectFilter:
         if sys.platform != "linux" or machine is None or struct.calcsize("P") != 8:
             raise ConnectFilterUnavailable(f"not on {sys.platform} {platform.machine()}")
         self.refusal: url_policy.SourceError | None = None
-        """Reason of the last refused connection."""
         self._allowed_hosts = allowed_hosts
         # One permanent thread: children die with the thread that started them (FfmpegProcess).
         self._executor = ThreadPoolExecutor(1, "filtered")

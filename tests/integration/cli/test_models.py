@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 from crowdperf.__main__ import main
-from crowdperf.models.add import add_model
-from crowdperf.models.export import export_openvino, list_exportable
 from crowdperf.models.loader import load_detector
+from crowdperf.models.registration import add_model, export_openvino, list_exportable
 from crowdperf.models.registry import MODELS_FOLDER, ModelError, read_manifest, resolve_model
 from crowdperf.settings.engine import Inference, Models
 from tests.support.pictures import asset, ring_frame

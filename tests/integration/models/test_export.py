@@ -73,7 +73,7 @@ def test_a_fresh_export_computes_what_the_committed_one_computes(
         shutil.copyfile(MODELS_FOLDER / file, folder / file)
     # In a process of its own, as by hand: the names of the graph's nodes count on from earlier traces.
     code = (
-        "from pathlib import Path; from crowdperf.models.export import export_openvino; "
+        "from pathlib import Path; from crowdperf.models.registration import export_openvino; "
         f"export_openvino({name!r}, Path({str(tmp_path / 'cache')!r}), Path({str(folder)!r}))"
     )
     done = subprocess.run(

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crowdperf.models.add import add_model
 from crowdperf.models.detector import Detector, make_warmup_spec
 from crowdperf.models.loader import load_detector, prepare_ultralytics
 from crowdperf.models.openvino_backend import OpenvinoBackend
 from crowdperf.models.postprocess import Detections
 from crowdperf.models.preprocess import letterbox
+from crowdperf.models.registration import add_model
 from crowdperf.models.registry import MODELS_FOLDER, ModelError
 from crowdperf.settings.engine import Inference, Labels, Models
 from tests.conftest import missing

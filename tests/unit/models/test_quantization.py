@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from crowdperf.models.export import iter_calibration_inputs, list_calibration_images, quantize_int8
 from crowdperf.models.preprocess import PAD_VALUE
+from crowdperf.models.registration import iter_calibration_inputs, list_calibration_images, quantize_int8
 from crowdperf.models.registry import MODELS_FOLDER, Manifest, ModelError, read_manifest, write_manifest
 
 PERSON = "crowdperf-person-vehicle-n"
