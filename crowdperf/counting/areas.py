@@ -125,11 +125,9 @@ class AreaCounter:
             state.last_door, state.last_entered, state.last_at = f"{event.camera}/{event.line}", entered, event.ts
         if entered:
             state.entries += 1
-            state.occupancy += 1
         else:
             state.exits += 1
-            state.occupancy -= 1
-        state.occupancy = max(0, state.occupancy, self._count_visible())
+        state.occupancy = max(0, state.occupancy + (1 if entered else -1), self._count_visible())
         changed = self._build_event(event.id, event.camera, event.ts, "crossing")
         return [changed, *self._check_limit(event.camera, event.ts)]
 
@@ -140,10 +138,7 @@ class AreaCounter:
         if before is not None and before.ts > seen_at:
             return []
         state.zones[key] = ZoneReading(event.occupancy, seen_at)
-        if not self._doors:
-            occupancy = self._count_visible()
-        else:
-            occupancy = max(state.occupancy, self._count_visible())
+        occupancy = max(state.occupancy if self._doors else 0, self._count_visible())
         if occupancy == state.occupancy:
             return self._check_limit(event.camera, seen_at)
         state.occupancy = occupancy

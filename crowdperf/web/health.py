@@ -13,7 +13,7 @@ from litestar import Response, Router, get
 from crowdperf.accounts.principal import Principal
 from crowdperf.frames.ring import RingUnavailable
 from crowdperf.messaging.process_metrics import decode_snapshot, metrics_key
-from crowdperf.messaging.redis.client import NOT_WRITABLE_ERRORS, OUTAGE, RedisPermissionError
+from crowdperf.messaging.redis.client import NOT_WRITABLE_ERRORS, OUTAGE, AnyClient, RedisPermissionError
 from crowdperf.runtime.metrics import ProcessSnapshot
 from crowdperf.runtime.metrics_table import METRICS, Kind
 from crowdperf.web import metrics_report
@@ -38,8 +38,7 @@ async def read_snapshots(app: AppState) -> list[ProcessSnapshot]:
     Raises:
         redis.ConnectionError, redis.TimeoutError: Redis does not answer.
     """
-    # Any: redis-py types its replies differently from release to release.
-    client: Any = app.redis
+    client: AnyClient = app.redis
     names = [name async for name in client.scan_iter(match=metrics_key("*", app.prefix), count=1000)]
     decoded = [_decode_snapshot(raw) for raw in (await client.mget(names) if names else [])]
     snapshots = [snapshot for snapshot in decoded if snapshot is not None]

@@ -204,11 +204,9 @@ class AlertLogic(WorkerLogic):
             camera_state.active.remove(oldest)
         camera_state.active.append(active)
         if signal.kind == "pulse" or rule.min_duration_s == 0:
-            yield from self._raise_alert(camera_state, rule, active, camera, event.ts)
+            yield from self._raise_alert(rule, active, camera, event.ts)
 
-    def _raise_alert(
-        self, camera_state: CameraAlertState, rule: AlertRule, active: _ActiveAlert, camera: str, now: float
-    ) -> Iterator[Struct]:
+    def _raise_alert(self, rule: AlertRule, active: _ActiveAlert, camera: str, now: float) -> Iterator[Struct]:
         alert = active.alert = AlertDoc(
             id=f"{rule.id}:{active.event}",
             rule=rule.id,
@@ -293,7 +291,7 @@ class AlertLogic(WorkerLogic):
             if now - active.ts > rule.min_duration_s + self._alerts.max_age_s:
                 camera_state.active.remove(active)
                 return
-            yield from self._raise_alert(camera_state, rule, active, camera, now)
+            yield from self._raise_alert(rule, active, camera, now)
         assert active.alert is not None
         if active.state == "closed":
             yield from self._notify_pending(camera_state, rule, active, now)
