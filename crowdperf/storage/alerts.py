@@ -76,8 +76,8 @@ DOCUMENTS = DocumentStore(
     doc=AlertDoc,
     view=AlertView,
     at=lambda alert: alert.raised_at,
-    key="crowdperf:alert:",
-    index="crowdperf:alerts",
+    key_head="crowdperf:alert:",
+    index_key="crowdperf:alerts",
     kept_s=RETENTION_S,
 )
 alert_key, index_key, load, load_newest = DOCUMENTS.key, DOCUMENTS.index, DOCUMENTS.load, DOCUMENTS.load_newest

@@ -37,37 +37,31 @@ def decode_or_none(raw: bytes, kind: type[S]) -> S | None:
         return None
 
 
-class DocumentStore(Generic[D, V]):
-    """All documents of one kind.
+class DocumentStore(Struct, Generic[D, V], frozen=True, kw_only=True):
+    """All documents of one kind."""
 
-    Args:
-        name: field of `view` that holds the document.
-        doc: Struct that the worker writes.
-        view: Struct of the document with its state and answers.
-        at: returns the timestamp of a document, Unix seconds.
-        key: prefix of the hash keys; the document id follows.
-        index: key of the sorted set of ids, scored by timestamp.
-        kept_s: retention in seconds, from the last change and from the timestamp.
-    """
-
-    def __init__(
-        self, name: str, doc: type[D], view: type[V], at: Callable[[D], float], key: str, index: str, kept_s: int
-    ) -> None:
-        self._name = name
-        self._doc = doc
-        self._view = view
-        self._at = at
-        self._key = key
-        self._index = index
-        self._kept_s = kept_s
+    name: str
+    """Field of `view` that holds the document."""
+    doc: type[D]
+    """Struct that the worker writes."""
+    view: type[V]
+    """Struct of the document with its state and answers."""
+    at: Callable[[D], float]
+    """Returns the timestamp of a document, Unix seconds."""
+    key_head: str
+    """Head of the hash keys; the document id follows."""
+    index_key: str
+    """Key of the sorted set of ids, scored by timestamp."""
+    kept_s: int
+    """Retention in seconds, from the last change and from the timestamp."""
 
     def key(self, document: str, prefix: str = "") -> str:
         """Return the key of one document's hash."""
-        return f"{prefix}{self._key}{document}"
+        return f"{prefix}{self.key_head}{document}"
 
     def index(self, prefix: str = "") -> str:
         """Return the key of the index."""
-        return prefix + self._index
+        return prefix + self.index_key
 
     def stage(self, pipe: Any, document: D, prefix: str = "") -> str:
         """Write a document in the worker's transaction.
@@ -80,11 +74,11 @@ class DocumentStore(Generic[D, V]):
         Returns:
             The key of the hash, for its other fields.
         """
-        name, index, at = self.key(document.id, prefix), self.index(prefix), self._at(document)
+        name, index, at = self.key(document.id, prefix), self.index(prefix), self.at(document)
         pipe.hset(name, "doc", msgspec.json.encode(document))
-        pipe.expire(name, self._kept_s)
+        pipe.expire(name, self.kept_s)
         pipe.zadd(index, {document.id: at})
-        pipe.zremrangebyscore(index, "-inf", at - self._kept_s)
+        pipe.zremrangebyscore(index, "-inf", at - self.kept_s)
         return name
 
     async def load(self, client: Any, document: str, prefix: str = "") -> V | None:
@@ -138,7 +132,7 @@ class DocumentStore(Generic[D, V]):
 
     def _is_same_millisecond(self, view: V, other: V) -> bool:
         """Compare two timestamps at the precision that users see: microseconds, cut to milliseconds."""
-        first, second = (int(self._at(getattr(each, self._name)) * 1000 + 0.0005) for each in (view, other))
+        first, second = (int(self.at(getattr(each, self.name)) * 1000 + 0.0005) for each in (view, other))
         return first == second
 
     def _reaches_past(self, found: list[V], limit: int) -> bool:
@@ -149,7 +143,7 @@ class DocumentStore(Generic[D, V]):
         """Decode a hash; return None for an empty or foreign one."""
         text = {name.decode(): value.decode() for name, value in fields.items()}
         try:
-            document = msgspec.json.decode(text.pop("doc"), type=self._doc)
-            return msgspec.convert({**text, self._name: document}, self._view, strict=False)
+            document = msgspec.json.decode(text.pop("doc"), type=self.doc)
+            return msgspec.convert({**text, self.name: document}, self.view, strict=False)
         except (KeyError, msgspec.MsgspecError):
             return None

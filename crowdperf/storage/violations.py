@@ -93,8 +93,8 @@ DOCUMENTS = DocumentStore(
     doc=Violation,
     view=ViolationView,
     at=lambda violation: violation.first_seen,
-    key="crowdperf:ppe:violation:",
-    index="crowdperf:ppe:violations",
+    key_head="crowdperf:ppe:violation:",
+    index_key="crowdperf:ppe:violations",
     kept_s=RETENTION_S,
 )
 violation_key, index_key, load, load_newest = DOCUMENTS.key, DOCUMENTS.index, DOCUMENTS.load, DOCUMENTS.load_newest
