@@ -5,7 +5,7 @@ from __future__ import annotations
 import zoneinfo
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta, field
 
@@ -25,52 +25,32 @@ class Window(Settings, frozen=True, kw_only=True):
     end: ClockTime = "00:00"
 
 
-def is_within(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> bool:
-    """Check whether a window contains `ts`.
+class Schedule(NamedTuple):
+    """Windows on the clock of one site. Times are Unix seconds."""
 
-    Args:
-        windows: The windows to search.
-        ts: Unix seconds.
-        zone: The site's time zone.
+    windows: Sequence[Window]
+    zone: zoneinfo.ZoneInfo
 
-    Returns:
-        True where at least one window contains `ts`.
-    """
-    return any(_find_run_end(window, ts, zone) is not None for window in windows)
+    def contains(self, ts: float) -> bool:
+        """Check whether a window contains `ts`."""
+        return any(_find_run_end(window, ts, self.zone) is not None for window in self.windows)
 
+    def is_active(self, ts: float) -> bool:
+        """Check whether a window contains `ts`; without windows the schedule is always active."""
+        return not self.windows or self.contains(ts)
 
-def is_active(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> bool:
-    """Check whether a schedule is active at `ts`.
+    def find_end(self, ts: float) -> float:
+        """Return when the windows that contain `ts` end, adjoining ones as one; `ts` where none does.
 
-    Args:
-        windows: The schedule; an empty one is always active.
-        ts: Unix seconds.
-        zone: The site's time zone.
-
-    Returns:
-        True where the schedule is empty or a window contains `ts`.
-    """
-    return not windows or is_within(windows, ts, zone)
-
-
-def find_end(windows: Sequence[Window], ts: float, zone: zoneinfo.ZoneInfo) -> float:
-    """Find when the windows that contain `ts` end. Adjoining windows count as one.
-
-    Args:
-        windows: The windows; where they leave no gap in a week, the end is after eight days.
-        ts: Unix seconds.
-        zone: The site's time zone.
-
-    Returns:
-        Unix seconds of the end; `ts` where no window contains it.
-    """
-    now = ts
-    while now - ts < 8 * 86_400:
-        ends = [end for window in windows if (end := _find_run_end(window, now, zone)) is not None]
-        if not ends:
-            return now
-        now = max(ends)
-    return now
+        Where they leave no gap in a week, the end is after eight days.
+        """
+        now = ts
+        while now - ts < 8 * 86_400:
+            ends = [end for window in self.windows if (end := _find_run_end(window, now, self.zone)) is not None]
+            if not ends:
+                return now
+            now = max(ends)
+        return now
 
 
 def _find_run_end(window: Window, ts: float, zone: zoneinfo.ZoneInfo) -> float | None:

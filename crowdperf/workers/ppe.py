@@ -22,7 +22,7 @@ from crowdperf.messaging.schema import Event, EvidenceRequest, PpeObserved, PpeV
 from crowdperf.messaging.streams import EVIDENCE_REQUESTS, OBSERVATIONS
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.ppe import Item, PpeRule
-from crowdperf.settings.schedule import is_active
+from crowdperf.settings.schedule import Schedule
 from crowdperf.settings.worker_config import PpeConfig
 from crowdperf.storage import violations
 from crowdperf.storage.violations import Compliance, Violation, ViolationUpdate
@@ -114,7 +114,7 @@ class PpeLogic(WorkerLogic):
             holds = (
                 (rule.zone is None or rule.zone in inside)
                 and not inside & set(rule.exempt_zones)
-                and is_active(rule.schedule, event.ts, self._timezone)
+                and Schedule(rule.schedule, self._timezone).is_active(event.ts)
             )
             if holds:
                 yield from self._update_track(camera_state, rule, watch, event)

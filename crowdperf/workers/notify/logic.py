@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from crowdperf.messaging.schema import Alert, AlertChanged, AlertRaised, AnyEvent, Event, PpeObserved
 from crowdperf.settings.alerts import AlertRule, MqttChannel
-from crowdperf.settings.schedule import find_end, is_active
+from crowdperf.settings.schedule import Schedule
 from crowdperf.settings.worker_config import NotifyConfig
 from crowdperf.storage.alerts import AlertDoc, AlertState, AlertUpdate
 from crowdperf.workers.notify.matching import RULE_EVENT_TYPES, Signal, match_event
@@ -180,7 +180,7 @@ class AlertLogic(WorkerLogic):
         if active is not None and (active.alert is None or active.state != "closed"):
             yield from _count_repeat(active, event, signal)
             return
-        if not is_active(rule.schedule, event.ts, self._timezone):
+        if not Schedule(rule.schedule, self._timezone).is_active(event.ts):
             return
         if active is not None and event.ts - active.closed_at < rule.dedupe_s:
             active.ongoing, active.refs = signal.kind == "start", [signal.ref]
@@ -236,7 +236,7 @@ class AlertLogic(WorkerLogic):
     def _get_notify_time(self, rule: AlertRule, now: float) -> float:
         if rule.severity == "critical" or not rule.observe_quiet_hours:
             return now
-        return find_end(self._alerts.quiet_hours, now, self._timezone)
+        return Schedule(self._alerts.quiet_hours, self._timezone).find_end(now)
 
     def _notify(
         self, camera_state: CameraAlertState, rule: AlertRule, active: _ActiveAlert, now: float

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowdperf.settings.schedule import DAYS, Window, find_end, is_active, is_within
+from crowdperf.settings.schedule import DAYS, Schedule, Window
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 NIGHT = Window(start="22:00", end="06:00")
@@ -40,20 +40,20 @@ def at(text: str) -> float:
     ],
 )
 def test_a_window_holds_on_the_sites_clock(window: Window, when: str, holds: bool) -> None:
-    assert is_within([window], at(when), BERLIN) is holds
+    assert Schedule([window], BERLIN).contains(at(when)) is holds
 
 
 def test_no_windows_mean_always_for_rules_never_for_quiet_hours() -> None:
-    assert is_active([], 0.0, BERLIN)
-    assert not is_within([], 0.0, BERLIN)
-    assert find_end([], 5.0, BERLIN) == 5.0
+    assert Schedule([], BERLIN).is_active(0.0)
+    assert not Schedule([], BERLIN).contains(0.0)
+    assert Schedule([], BERLIN).find_end(5.0) == 5.0
 
 
 def test_the_end_of_quiet_hours_takes_adjoining_windows_together() -> None:
     windows = [NIGHT, Window(days=["sat", "sun"], start="06:00", end="10:00")]
-    assert find_end(windows, at("2026-11-27T23:00"), BERLIN) == at("2026-11-28T10:00")
-    assert find_end(windows, at("2026-11-24T23:00"), BERLIN) == at("2026-11-25T06:00")
-    assert find_end([Window()], at("2026-11-24T12:00"), BERLIN) >= at("2026-12-02T00:00")
+    assert Schedule(windows, BERLIN).find_end(at("2026-11-27T23:00")) == at("2026-11-28T10:00")
+    assert Schedule(windows, BERLIN).find_end(at("2026-11-24T23:00")) == at("2026-11-25T06:00")
+    assert Schedule([Window()], BERLIN).find_end(at("2026-11-24T12:00")) >= at("2026-12-02T00:00")
 
 
 clock = st.builds("{:02d}:{:02d}".format, st.integers(0, 23), st.integers(0, 59))
@@ -72,7 +72,7 @@ clock = st.builds("{:02d}:{:02d}".format, st.integers(0, 23), st.integers(0, 59)
     st.floats(1.7e9, 1.9e9),
 )
 def test_nothing_holds_at_the_end(windows: list[Window], ts: float) -> None:
-    end = find_end(windows, ts, BERLIN)
+    end = Schedule(windows, BERLIN).find_end(ts)
     assert end >= ts
-    assert (end > ts) == is_within(windows, ts, BERLIN)
-    assert end - ts >= 8 * 86_400 or not is_within(windows, end, BERLIN)
+    assert (end > ts) == Schedule(windows, BERLIN).contains(ts)
+    assert end - ts >= 8 * 86_400 or not Schedule(windows, BERLIN).contains(end)
