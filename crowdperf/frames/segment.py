@@ -132,8 +132,9 @@ def create(path: Path, spec: RingSpec, epoch: int) -> int:
     with contextlib.ExitStack() as on_failure:
         with replace_file(path) as temporary:
             try:
-                if _free(path) < spec.file_bytes:
-                    raise _make_full_error(path, spec)
+                free = _free(path)
+                if free < spec.file_bytes:
+                    raise _make_full_error(path, spec, free)
                 fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
             except OSError as error:
                 raise RingError(
@@ -147,7 +148,7 @@ def create(path: Path, spec: RingSpec, epoch: int) -> int:
                 os.posix_fallocate(fd, 0, spec.file_bytes)
             except OSError:
                 os.ftruncate(fd, 0)
-                raise _make_full_error(path, spec) from None
+                raise _make_full_error(path, spec, _free(path)) from None
             os.pwrite(fd, b"".join(word.to_bytes(8, sys.byteorder) for word in layout.header_words(spec, epoch)), 0)
         on_failure.pop_all()
     return fd
@@ -159,10 +160,10 @@ def _free(path: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
-def _make_full_error(path: Path, spec: RingSpec) -> RingFull:
-    """Describe a tmpfs without room."""
+def _make_full_error(path: Path, spec: RingSpec, free: int) -> RingFull:
+    """Describe a tmpfs without room, with the free bytes that were found."""
     return RingFull(
         f"ring {str(path)!r} needs {spec.file_bytes / 2**20:.1f} MiB ({spec.slots} slots of {spec.width}x"
-        f"{spec.height} {spec.pix_fmt}) and {str(path.parent)!r} has {_free(path) / 2**20:.1f} MiB free. "
+        f"{spec.height} {spec.pix_fmt}) and {str(path.parent)!r} has {free / 2**20:.1f} MiB free. "
         "Remedy: enlarge it (mount -o remount,size=…; docker --shm-size), or lower analysis_width or QUEUE_MAX."
     )

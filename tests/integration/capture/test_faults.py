@@ -74,7 +74,7 @@ def test_end_inside_a_picture_is_a_short_read_with_double_wait(
 ) -> None:
     cam = faulty("broken 1")
     # The longest of its waits each time: with their jitter two in a row may be alike.
-    monkeypatch.setattr(cam.capture._connection, "_random", lambda: 1.0)
+    monkeypatch.setattr(cam.capture._connection._backoff, "_random", lambda: 1.0)
     found = waits(cam, 3)
     assert 0.0 < found[0] <= 0.5
     assert 0.5 < found[1] <= 1.0
