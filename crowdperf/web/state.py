@@ -31,7 +31,6 @@ from crowdperf.web.auth import AnyRequest, PrincipalDependency, get_client_addre
 from crowdperf.web.config_client import ConfigClient
 from crowdperf.web.live.channel import Broadcast, encode_sse
 from crowdperf.web.live.feed import Feed, run_until_cancelled
-from crowdperf.web.live.pictures import RingView
 from crowdperf.web.live.tiles import Tiles
 from crowdperf.web.parameters import Span, parse_instant
 from crowdperf.web.problems import unknown_camera
@@ -168,10 +167,6 @@ class AppState:
     def build_setup_link(self, secret: str) -> str:
         """Build the one-time link with this machine's own address."""
         return build_setup_link(build_dashboard_url(self.config.web), secret)
-
-    def get_ring_view(self, camera_id: str) -> RingView | None:
-        """Return the camera's ring view; None for a disabled camera."""
-        return self.tiles.views.get(camera_id)
 
     async def hash_password(self, password: str, name: str) -> str:
         """Check that a password is strong enough for an account, and hash it by Argon2id.

@@ -208,7 +208,7 @@ async def apply_change(context: RequestContext, edit: Edit, action: str, if_matc
 
 def get_aspect(app: AppState, camera: Camera) -> float:
     """Return width / height of the camera's picture; 16:9 while it is unknown."""
-    view = app.get_ring_view(camera.id)
+    view = app.tiles.views.get(camera.id)
     try:
         state = view.read_state() if view else None
     except RingUnavailable:

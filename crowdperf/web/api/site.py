@@ -100,7 +100,7 @@ async def camera(context: ContextDependency, camera_id: CameraPath) -> Response[
 )
 async def snapshot(context: ContextDependency, camera_id: CameraPath) -> Response[bytes]:
     """Return the newest picture, cropped to the source's own; 503 while the camera is down."""
-    view = context.app.get_ring_view(context.get_camera(camera_id).id)
+    view = context.app.tiles.views.get(context.get_camera(camera_id).id)
     try:
         picture = await asyncio.to_thread(view.encode_newest) if view is not None else None
     except RingUnavailable:
@@ -180,7 +180,7 @@ def get_camera_state(app: AppState, camera: Camera) -> CameraState:
     """Return whether the camera delivers fresh frames. Blocks for a moment: call it in a thread."""
     if not camera.enabled:
         return "disabled"
-    view = app.get_ring_view(camera.id)
+    view = app.tiles.views.get(camera.id)
     return "live" if view is not None and view.is_live() else "down"
 
 

@@ -33,9 +33,8 @@ class BroadcastMessage(NamedTuple):
 class Subscriber:
     """Bounded queue of one client. All calls happen on the loop's thread."""
 
-    def __init__(self, max_messages: int = MAX_QUEUED_MESSAGES) -> None:
+    def __init__(self) -> None:
         self._queue: deque[BroadcastMessage] = deque()
-        self._max_messages = max_messages
         # A bare future for each wait: an Event with a timeout costs a task and a timer each time. With hundreds of
         # clients that was half of a message's cost.
         self._waiter: asyncio.Future[None] | None = None
@@ -45,7 +44,7 @@ class Subscriber:
 
     def put(self, message: BroadcastMessage) -> None:
         """Queue a message; a full backlog drops its oldest."""
-        if len(self._queue) >= self._max_messages:
+        if len(self._queue) >= MAX_QUEUED_MESSAGES:
             self._queue.popleft()
             self._lost_count += 1
             self.lost_total += 1
@@ -95,9 +94,9 @@ class Broadcast:
         """Messages that slow subscribers have lost since the start."""
         return self._lost_by_departed + sum(subscriber.lost_total for subscriber in self._subscribers)
 
-    def subscribe(self, max_messages: int = MAX_QUEUED_MESSAGES) -> Subscriber:
+    def subscribe(self) -> Subscriber:
         """Add a subscriber; it receives the messages published from now on."""
-        subscriber = Subscriber(max_messages)
+        subscriber = Subscriber()
         self._subscribers.add(subscriber)
         if self._closed:
             subscriber.close()

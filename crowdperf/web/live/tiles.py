@@ -89,7 +89,7 @@ class Tiles:
     def __init__(self, ring_prefix: str, cameras: Collection[str]) -> None:
         self._ring_prefix = ring_prefix
         self.views: dict[str, RingView] = {}
-        """Replaced as a whole, never changed: other threads read it."""
+        """Enabled camera -> its ring. Replaced as a whole, never changed: other threads read it."""
         self._viewers: dict[str, set[Viewer]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._last_messages: dict[str, bytes] = {}
