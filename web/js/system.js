@@ -71,7 +71,7 @@ export function systemPage() {
   const versions = may("admin") ? versionsPanel(panel) : null;
   const node = el("div", { class: "system" },
     panel(t("system.cameras"), table(head(["camera"], ["state"], ["captured", 1], ["analysed", 1], ["latency", 1], ["dropped", 1], ["restarts", 1], ["ring"], ["last_error"]), cameras)),
-    panel(t("system.streams"), table(head(["stream"], ["expected", 1], ["measured", 1], ["state"]), streams)),
+    panel(t("system.streams"), table(head(["stream"], ["state"], ["expected", 1], ["measured", 1]), streams)),
     panel(t("system.processes"), said, table(head(["process"], ["state"], ["pid", 1], ["memory", 1], ["cpu", 1], [""]), programs)),
     el("div", { class: "halves" }, panel(t("system.capacity"), facts),
       panel(t("system.latencies"), table(head(["until"], ["p50", 1], ["p95", 1], ["p99", 1]), latency),
@@ -190,10 +190,10 @@ function streamRow(name, rows, cameras) {
   const more = off.filter((row) => row.camera).length - shown.length;
   return el("tr", { "data-stream": name },
     el("td", {}, name),
-    number(t(expected[0] ? "system.rate_between" : "system.rate_at_most", { low: fps(expected[0]), high: fps(expected[1]) })),
-    number(measured.length ? t("system.per_second", { value: fps(sum(measured)) }) : "–"),
     el("td", {}, el("span", { class: "pill", "data-state": tone }, t(`system.rate_${state}`)),
-      shown.length ? el("div", { class: "muted" }, shown.join(", ") + (more ? ` + ${count(more)}` : "")) : ""));
+      shown.length ? el("div", { class: "muted" }, shown.join(", ") + (more ? ` + ${count(more)}` : "")) : ""),
+    number(t(expected[0] ? "system.rate_between" : "system.rate_at_most", { low: fps(expected[0]), high: fps(expected[1]) })),
+    number(measured.length ? fps(sum(measured)) : "–"));
 }
 
 function processRow(process, restart) {

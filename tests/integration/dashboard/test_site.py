@@ -103,7 +103,7 @@ def test_the_system_page_shows_what_the_interface_says(
         assert httpx.get(f"{server.url}/api/v1/system", timeout=TIMEOUT_S).status_code == 200
         # The synthetic site writes tracks, but has no inference that writes detections.
         shown.wait_for("document.querySelector('[data-stream=detections] [data-state=bad]')")
-        assert "Too few messages\nPlaza north, Lobby" in shown.page.locator("[data-stream=detections]").inner_text()
+        assert "Too few\nPlaza north, Lobby" in shown.page.locator("[data-stream=detections]").inner_text()
         shown.wait_for("document.querySelector('[data-stream=audit] [data-state=good]')")
         shown.set_size(390, 800)
         assert shown.measure_overflow_px() == 0
