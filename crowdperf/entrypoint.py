@@ -53,6 +53,8 @@ def import_at_low_priority(words: list[str]) -> None:
 def main() -> int:
     """Import the modules, then run the command."""
     words = sys.argv[1:]
+    # What a process writes is for its own user: visitors' names, pictures, logs.
+    os.umask(0o077)
     if "SUPERVISOR_ENABLED" in os.environ:
         process_tree.end_with_parent()
         if not process_tree.has_reader(sys.stdout.fileno()):

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from crowdperf.messaging.redis import acl
 from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.models.loader import download_weights, is_published
 from crowdperf.models.registry import ModelError, Role, resolve_model
-from crowdperf.primitives.redaction import redact, redact_url
+from crowdperf.primitives.redaction import redact, redact_config, redact_url
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, find_ffmpeg
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
@@ -80,6 +81,7 @@ def collect_findings(installation: Installation) -> Iterator[Finding]:
         yield _run_check(lambda: f"PPE model {_find_model(deployment, 'ppe')}")
     yield _check_shared_memory(deployment)
     yield from _check_secrets(config)
+    yield from check_config_mode(installation.config_file)
     for camera in config.cameras:
         yield _check_source(deployment.root, camera)
         for problem in find_problems(camera.lines, camera.zones, deployment.get_target_fps(camera)):
@@ -167,6 +169,18 @@ def _check_secrets(config: Config) -> Iterator[Finding]:
                     f"alert channel {channel.id}: environment variable {name} is not set. Remedy: set it where "
                     "crowdperf is started.",
                 )
+
+
+def check_config_mode(config_file: Path) -> Iterator[Finding]:
+    """Report a configuration with credentials that other users of the machine can read."""
+    if stat.S_IMODE(config_file.stat().st_mode) & 0o077:
+        document = json.loads(config_file.read_bytes())
+        if redact_config(document) != document:
+            yield Finding(
+                False,
+                f"{config_file} holds credentials and other users of this machine can read it. "
+                f"Remedy: chmod 600 {config_file}",
+            )
 
 
 def _check_source(root: Path, camera: Camera) -> Finding:

@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -38,9 +39,7 @@ def main(words: list[str], installation: Installation) -> int:
     paths = installation.paths
     paths.check_socket_length()
     with convert_folder_errors(paths):
-        for folder in (paths.sockets, paths.logs):
-            folder.mkdir(parents=True, exist_ok=True)
-        paths.sockets.chmod(0o700)
+        close_data_folder(paths)
         lock = lock_run_folder(paths)
     process_tree.adopt_orphans()
     with lock:
@@ -92,6 +91,17 @@ def run_supervisord(deployment: Deployment, setup: SetupSecret) -> int:
         # The rings go after their last writer has ended.
         process_tree.terminate_descendants(STOP_TIMEOUT_S)
         unlink_instance(str(paths.get_ring_path("")))
+
+
+def close_data_folder(paths: Paths) -> None:
+    """Create the data folder and close it to other users: logs, visitors' names and password hashes lie there."""
+    # Supervisord and all programs inherit it.
+    os.umask(0o077)
+    for folder in (paths.data, paths.sockets, paths.logs):
+        folder.mkdir(parents=True, exist_ok=True)
+    if stat.S_IMODE(paths.data.stat().st_mode) & 0o077:
+        paths.data.chmod(0o700)
+    paths.sockets.chmod(0o700)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from litestar.di import NamedDependency
 
 from crowdperf.accounts import audit_log, credentials
 from crowdperf.accounts.account_store import AccountStore
-from crowdperf.accounts.credentials import SetupSecret, SignInLimiter, build_setup_link
+from crowdperf.accounts.credentials import SetupSecret, SignInLimiter
 from crowdperf.accounts.principal import Principal
 from crowdperf.messaging.outages import OutageHandler
 from crowdperf.messaging.redis.client import AnyClient, connect_async
@@ -23,7 +23,6 @@ from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.process_config import WebConfig, WebReloadable, get_reloadable, replace_reloadable
 from crowdperf.settings.reload import ReloadFile
-from crowdperf.settings.site import build_dashboard_url
 from crowdperf.storage.buckets import Calendar
 from crowdperf.visitors.roll_call import RollCallStore
 from crowdperf.visitors.visit_store import VisitStore
@@ -152,7 +151,7 @@ class AppState:
             self.broadcast.wake()
 
     async def _announce_setup_link(self) -> None:
-        """Log the one-time setup link while no account exists."""
+        """Create the secret of the setup link while no account exists, and log how to get the link."""
         outage = OutageHandler("whether an account exists is not known", logs_outages=False)
         while outage.must_start:
             with outage:
@@ -161,12 +160,8 @@ class AppState:
         if accounts:
             self.setup_secret.remove()
             return
-        link = self.build_setup_link(self.setup_secret.create())
-        log.warning("no account exists yet. Create the administrator at %s", link)
-
-    def build_setup_link(self, secret: str) -> str:
-        """Build the one-time link with this machine's own address."""
-        return build_setup_link(build_dashboard_url(self.config.web), secret)
+        self.setup_secret.create()
+        log.warning("no account exists yet. `crowdperf users setup-link` prints the link for the administrator")
 
     async def hash_password(self, password: str, name: str) -> str:
         """Check that a password is strong enough for an account, and hash it by Argon2id.

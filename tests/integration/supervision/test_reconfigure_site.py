@@ -108,6 +108,12 @@ def live(client: httpx.Client, name: str) -> bool:
     return client.get(f"/api/v1/cameras/{name}/snapshot.jpg").status_code == 200
 
 
+def find_open_files(folder: Path) -> list[str]:
+    """Files and folders below `folder` that other users could read if they got there."""
+    paths = [path for path in (folder, *folder.rglob("*")) if not path.is_symlink() and not path.is_socket()]
+    return [str(path) for path in paths if path.exists() and path.stat().st_mode & 0o077]
+
+
 def test_whatever_changes_nobody_who_looks_at_it_is_interrupted(tmp_path: Path) -> None:
     file = clip(tmp_path)
     cameras = [camera("lobby", file), camera("door", file)]
@@ -172,6 +178,10 @@ def test_whatever_changes_nobody_who_looks_at_it_is_interrupted(tmp_path: Path) 
             assert ada.post("/api/v1/system/processes/worker-recorder-0/restart").status_code == 202
             site.wait_for_pid("worker-recorder-0", recorder)
             assert ada.post("/api/v1/system/processes/nothing/restart").status_code == 404
+        assert find_open_files(site.paths.data) == []
+        logs = [log.read_text() for log in site.paths.logs.glob("*.log")]
+        assert any("users setup-link" in text for text in logs)
+        assert not any("/setup/#" in text for text in logs)
 
 
 def test_web_restarts_for_own_settings_and_misses_no_event(tmp_path: Path) -> None:
