@@ -94,7 +94,7 @@ def run_supervisord(deployment: Deployment, setup: SetupSecret) -> int:
 
 
 def close_data_folder(paths: Paths) -> None:
-    """Create the data folder and close it to other users: logs, visitors' names and password hashes lie there."""
+    """Create the data folder and close it to other users: it holds logs, names and password hashes."""
     # Supervisord and all programs inherit it.
     os.umask(0o077)
     for folder in (paths.data, paths.sockets, paths.logs):
