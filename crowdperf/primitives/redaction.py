@@ -4,35 +4,67 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 MASK = "***"
-CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+@")
+URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
+ASSIGNMENT = re.compile(
+    r"""((?:password|passwd|pwd|secret|token|api_?key)\s*=\s*)('[^']*'|"[^"]*"|[^\s&;,'"]+)""", re.IGNORECASE
+)
+"""A secret with its name, as in a DSN of keywords."""
+AUTHORIZATION = re.compile(r"(authorization:\s*(?:basic|bearer|digest)?\s*)[^\s'\"]+", re.IGNORECASE)
+"""A header among FFmpeg's flags."""
 MIN_SECRET_CHARACTERS = 4
 """A shorter secret is masked only where a URL would have it: elsewhere it would blank out parts of ordinary words."""
 
 
 def redact(text: str) -> str:
-    """Replace user and password of every URL in a text by `***`."""
-    return CREDENTIALS.sub(f"{MASK}@", text)
+    """Replace the secrets of every URL, DSN and header in a text by `***`."""
+    text = URL.sub(lambda match: redact_url(match[0]), text)
+    return AUTHORIZATION.sub(rf"\1{MASK}", ASSIGNMENT.sub(rf"\1{MASK}", text))
 
 
 def redact_url(url: str) -> str:
-    """Replace user and password of a URL by `***`, and its query too, which often carries a token."""
-    parts = urlsplit(url)
+    """Replace login, query, fragment and the segments of the path that hold a login by `***`."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return f"{scheme}://{MASK}"
+    if "@" in rest and "@" not in parts.netloc:
+        # A password with a bare / ? or # makes the URL invalid, but it is still a password.
+        return f"{scheme}://{MASK}"
     host = parts.netloc.rpartition("@")[2]
     netloc = f"{MASK}@{host}" if "@" in parts.netloc else host
-    return parts._replace(netloc=netloc, query=MASK if parts.query else "", fragment="").geturl()
+    path = "/".join(MASK if _is_secret(segment) else segment for segment in parts.path.split("/"))
+    return parts._replace(netloc=netloc, path=path, query=MASK if parts.query else "", fragment="").geturl()
+
+
+def _is_secret(segment: str) -> bool:
+    """Check whether a segment of a path has settings. Many recorders want `user=admin&password=…` there."""
+    return "=" in unquote(segment)
 
 
 def redact_config(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy a decoded config.json with the URLs of its cameras and of Redis redacted."""
-    shown: dict[str, Any] = deepcopy(dict(document))
-    for holder in [*shown.get("cameras", []), shown.get("redis")]:
-        if isinstance(holder, dict) and isinstance(holder.get("url"), str):
-            holder["url"] = redact_url(holder["url"])
+    """Copy a decoded config.json with the secrets in all of its texts redacted."""
+    return {name: _redact_value(value) for name, value in document.items()}
+
+
+def _redact_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, list):
+        return [_redact_value(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    shown = redact_config(value)
+    if value.get("type") == "webhook" and isinstance(value.get("url"), str):
+        # Chat services put the token into the path.
+        scheme, _, rest = shown["url"].partition("://")
+        shown["url"] = f"{scheme}://{rest.partition('/')[0]}/{MASK}"
     return shown
 
 
@@ -56,11 +88,14 @@ def make_redactor(url: str) -> Callable[[str], str]:
             # A password with a bare / ? or # makes the URL invalid, but it is still a password.
             login = url.partition("://")[2].rpartition("@")[0]
         password = login.partition(":")[2]
+        segments = [segment for segment in parts.path.split("/") if _is_secret(segment)]
         masks = {}
         for secret, before, after in (
             *((form, "", "@") for form in (login, unquote(login))),
             *((form, "?", "") for form in (parts.query, unquote(parts.query))),
             *((form, ":", "@") for form in (password, unquote(password))),
+            *((form, "#", "") for form in (parts.fragment, unquote(parts.fragment))),
+            *((form, "/", "") for form in (*segments, *map(unquote, segments))),
         ):
             if len(secret) >= MIN_SECRET_CHARACTERS:
                 masks[secret] = MASK

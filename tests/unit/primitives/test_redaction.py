@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crowdperf.primitives.redaction import redact, redact_config, redact_dsn, redact_url
+from crowdperf.primitives.redaction import make_redactor, redact, redact_config, redact_dsn, redact_url
 
 
 def test_credentials_of_every_url_in_a_text() -> None:
@@ -17,6 +17,10 @@ def test_credentials_of_every_url_in_a_text() -> None:
     [
         ("rtsp://user:pass@cam/live?token=1#x", "rtsp://***@cam/live?***"),
         ("rtsp://cam/live", "rtsp://cam/live"),
+        ("rtsp://cam:554/user=admin&password=abcd&channel=1", "rtsp://cam:554/***"),
+        ("rtsp://cam/a/user%3Dadmin_password%3Dabcd/ch1", "rtsp://cam/a/***/ch1"),
+        ("rtsp://user:pa/ss@cam/live", "rtsp://***"),
+        ("rtsp://[::1/live", "rtsp://***"),
         ("clip.mp4", "clip.mp4"),
     ],
 )
@@ -39,3 +43,48 @@ def test_dsn_in_every_form() -> None:
         shown = redact_dsn(text, dsn)
         assert "***" in shown
         assert not {"p%40ss", "p@ss", "key1"} & set(shown.split())
+
+
+CANARY = "Kanari77"
+PLACES = {
+    "login": f"rtsp://admin:{CANARY}@192.0.2.1/live",
+    "user": f"rtsp://{CANARY}@192.0.2.1/live",
+    "path": f"rtsp://192.0.2.1/user=admin&password={CANARY}&channel=1.sdp?real",
+    "underscores": f"rtsp://192.0.2.1/user=admin_password={CANARY}_channel=1.sdp",
+    "query": f"http://192.0.2.1/video?user=admin&password={CANARY}",
+    "fragment": f"http://192.0.2.1/video#{CANARY}",
+    "bare slash": f"rtsp://admin:a/{CANARY}@192.0.2.1/live",
+    "bare question mark": f"rtsp://admin:a?{CANARY}@192.0.2.1/live",
+    "bare hash": f"rtsp://admin:a#{CANARY}@192.0.2.1/live",
+}
+
+
+@pytest.mark.parametrize("url", PLACES.values(), ids=PLACES)
+def test_no_place_of_a_url_shows_its_secret(url: str) -> None:
+    path = url.partition("192.0.2.1")[2]
+    assert CANARY not in redact_url(url)
+    assert CANARY not in redact(f"method DESCRIBE failed: 401 Unauthorized, {url}: Server returned 401")
+    assert CANARY not in str(redact_config({"cameras": [{"id": "a", "url": url}], "site": {"name": f"see {url}"}}))
+    assert CANARY not in make_redactor(url)(f"{url}: 401; GET {path} failed")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"postgres": {"dsn": f"postgresql://crowd:{CANARY}@db/crowd"}},
+        {"postgres": {"dsn": f"host=db user=crowd password='{CANARY}' dbname=crowd"}},
+        {"redis": {"url": f"redis://:{CANARY}@127.0.0.1/0"}},
+        {"alerts": {"channels": [{"type": "webhook", "url": f"https://hooks.example/T0/{CANARY}"}]}},
+        {"alerts": {"channels": [{"type": "mqtt", "url": f"mqtts://site:{CANARY}@broker"}]}},
+        {"ffmpeg_flags": f"-headers 'Authorization: Basic {CANARY}'"},
+        {"cameras": [{"id": "a", "ffmpeg_flags": f"-headers 'Authorization: Bearer {CANARY}'"}]},
+    ],
+)
+def test_no_setting_shows_its_secret(document: dict[str, object]) -> None:
+    assert CANARY not in str(redact_config(document))
+    assert CANARY in str(document)
+
+
+def test_ordinary_texts_stay() -> None:
+    for text in ("door 2: 14 in, 3 out", "see docs/redis.md", "batch=4 queue=2", "http://127.0.0.1:8080/"):
+        assert redact(text) == text
