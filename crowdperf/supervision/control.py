@@ -12,7 +12,7 @@ import logging
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -123,19 +123,40 @@ class SupervisorClient:
             self._call(method, name, wait, ignored_fault=ignored_fault)
 
 
+class FatalPrograms:
+    """Programs that supervisord has given up (FATAL), and when each of them is due for a new start."""
+
+    def __init__(self) -> None:
+        self._due_at: dict[str, float] = {}
+
+    def update(self, programs: Iterable[Mapping[str, Any]], now: float) -> list[str]:
+        """Take in the whole table of programs at `now`, seconds; return the names to start now."""
+        fatal = {row["name"] for row in programs if row["statename"] == "FATAL"}
+        self._due_at = {name: due_at for name, due_at in self._due_at.items() if name in fatal}
+        for name in sorted(fatal - self._due_at.keys()):
+            log.error("%s failed repeatedly (FATAL), see its log; restarting it in %g s", name, RESTART_DELAY_S)
+            self._due_at[name] = now + RESTART_DELAY_S
+        due = [name for name, due_at in self._due_at.items() if due_at <= now]
+        for name in due:
+            # A start that fails at once counts as a new failure.
+            del self._due_at[name]
+        return due
+
+
 def restart_failed_programs(paths: Paths) -> None:
     """Restart programs that supervisord has given up, as an event listener, until stdin ends.
 
     supervisord never retries a FATAL program. But the cause of ten failures in a minute may be over in an hour: a full
-    disk, a model that is being copied.
+    disk, a model that is being copied. An event only says when to look: supervisord drops events when many programs
+    fail at once, so each look reads the whole table.
     """
-    control = SupervisorClient(paths.supervisor_socket.absolute())
-    while (event := read_event(sys.stdin, sys.stdout)) is not None:
-        name = event.get("processname", "")
-        log.error("%s failed repeatedly (FATAL), see its log; restarting it in %g s", name, RESTART_DELAY_S)
-        time.sleep(RESTART_DELAY_S)
-        with contextlib.suppress(ConfigError, xmlrpc.client.Fault):
-            control.start([name])
+    control, fatal = SupervisorClient(paths.supervisor_socket.absolute()), FatalPrograms()
+    while read_event(sys.stdin, sys.stdout) is not None:
+        with contextlib.suppress(ConfigError):
+            for name in fatal.update(control.list_programs(), time.monotonic()):
+                # Another caller may have started or removed it meanwhile.
+                with contextlib.suppress(xmlrpc.client.Fault):
+                    control.start([name])
         acknowledge(sys.stdout)
 
 
