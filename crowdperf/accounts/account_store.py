@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
 import redis.asyncio
 from msgspec import Struct
+from msgspec.structs import replace
 
 from crowdperf.accounts import audit_log
 from crowdperf.accounts.credentials import generate_secret, hash_secret, is_same_secret
@@ -21,6 +23,8 @@ TOKENS_KEY = "crowdperf:tokens"
 SESSION_KEY_PREFIX = "crowdperf:session:"
 SESSION_IDLE_S = 12 * 3600
 """A session unused for this long has ended."""
+SESSIONS_OF_KEY_PREFIX = "crowdperf:sessions:"
+"""Sorted set of one account's session keys by the time of the sign-in. A removal deletes them by it."""
 MAX_SESSION_S = 7 * 86_400
 SESSION_TOUCH_S = 300
 """Minimum time between two writes of a session in use."""
@@ -35,6 +39,11 @@ class Session(Struct, frozen=True, kw_only=True):
     csrf: str
     created_at: float
     touched_at: float
+    account_id: str = ""
+
+    def is_of(self, account: Account) -> bool:
+        """Check whether the session is of this very account, with its present password and role."""
+        return (self.account_id, self.generation) == (account.id, account.generation)
 
 
 class AccountStore:
@@ -64,25 +73,55 @@ class AccountStore:
         raw = await self._client.hget(self._prefix + ACCOUNTS_KEY, name)
         return msgspec.json.decode(raw, type=Account) if raw else None
 
-    async def edit(self, change: Callable[[Accounts], dict[str, Account]], entry: AuditEntry) -> dict[str, Account]:
-        """Apply a pure change to the accounts, or none where it raises; concurrent changes are not lost."""
-        name = self._prefix + ACCOUNTS_KEY
+    async def edit(
+        self, change: Callable[[Accounts], dict[str, Account]], entry: AuditEntry, *, revoke_tokens_of: str = ""
+    ) -> dict[str, Account]:
+        """Apply a pure change to the accounts, or none where it raises; concurrent changes are not lost.
+
+        A new account gets an id. A removed account takes its sessions and tokens with it. So does a new one that has
+        the name of an earlier account: older versions could leave tokens behind.
+
+        Args:
+            change: Returns the accounts after the change.
+            entry: Audit entry of the change. Its detail gets the revoked tokens.
+            revoke_tokens_of: Name of an account whose tokens are revoked as well.
+
+        Returns:
+            The accounts after the change.
+        """
+        names = self._prefix + ACCOUNTS_KEY, self._prefix + TOKENS_KEY
 
         async def stage(pipe: Any) -> dict[str, Account]:
-            before = _decode_accounts(await pipe.hgetall(name))
-            after = change(before)
+            before = _decode_accounts(await pipe.hgetall(names[0]))
+            after = {
+                name: row if name in before or row.id else replace(row, id=secrets.token_hex(8))
+                for name, row in change(before).items()
+            }
+            exchanged = before.keys() ^ after.keys()
+            sessions = [key for name in exchanged for key in await self._read_session_keys(pipe, name)]
+            tokens = _decode_tokens(await pipe.hgetall(names[1]))
+            revoked = [token.id for token in tokens if token.account in exchanged | {revoke_tokens_of}]
             pipe.multi()
-            for removed in before.keys() - after.keys():
-                pipe.hdel(name, removed)
-            for key, row in after.items():
-                if before.get(key) != row:
-                    pipe.hset(name, key, msgspec.json.encode(row))
-            audit_log.stage_entry(pipe, entry, self._prefix)
+            for name in before.keys() - after.keys():
+                pipe.hdel(names[0], name)
+            for name, row in after.items():
+                if before.get(name) != row:
+                    pipe.hset(names[0], name, msgspec.json.encode(row))
+            if sessions:
+                pipe.delete(*sessions)
+            if revoked:
+                pipe.hdel(names[1], *revoked)
+            audit_log.stage_entry(pipe, _add_revoked_tokens(entry, revoked), self._prefix)
             return after
 
         # Repeated when another change comes between reading and writing.
-        changed: dict[str, Account] = await self._client.transaction(stage, name, value_from_callable=True)
+        changed: dict[str, Account] = await self._client.transaction(stage, *names, value_from_callable=True)
         return changed
+
+    async def _read_session_keys(self, pipe: Any, name: str) -> list[bytes]:
+        """Read the keys of an account's sessions, and the key of the set that has them."""
+        key = self._prefix + SESSIONS_OF_KEY_PREFIX + name
+        return [*await pipe.zrange(key, 0, -1), key.encode()]
 
     async def open_session(self, account: Account, now: float, entry: AuditEntry) -> tuple[str, Session]:
         """Sign the account in.
@@ -97,10 +136,19 @@ class AccountStore:
         """
         value = generate_secret()
         session = Session(
-            account=account.name, generation=account.generation, csrf=generate_secret(), created_at=now, touched_at=now
+            account=account.name,
+            generation=account.generation,
+            csrf=generate_secret(),
+            created_at=now,
+            touched_at=now,
+            account_id=account.id,
         )
+        key, sessions = self._session_key(value), self._prefix + SESSIONS_OF_KEY_PREFIX + account.name
         async with self._audited(entry) as pipe:
-            pipe.set(self._session_key(value), msgspec.json.encode(session), ex=SESSION_IDLE_S)
+            pipe.set(key, msgspec.json.encode(session), ex=SESSION_IDLE_S)
+            pipe.zadd(sessions, {key: now})
+            pipe.zremrangebyscore(sessions, "-inf", now - MAX_SESSION_S)
+            pipe.expire(sessions, MAX_SESSION_S)
         return value, session
 
     async def find_session_principal(self, value: str, now: float) -> Principal | None:
@@ -122,11 +170,11 @@ class AccountStore:
         session = msgspec.json.decode(raw, type=Session)
         account = await self.read_account(session.account)
         expired = now - session.created_at > MAX_SESSION_S
-        if account is None or account.disabled or account.generation != session.generation or expired:
+        if account is None or account.disabled or not session.is_of(account) or expired:
             await self._client.delete(key)
             return None
         if now - session.touched_at > SESSION_TOUCH_S:
-            touched = msgspec.structs.replace(session, touched_at=now)
+            touched = replace(session, touched_at=now)
             # xx: a session that was closed in the meantime stays closed.
             await self._client.set(key, msgspec.json.encode(touched), ex=SESSION_IDLE_S, xx=True)
         return account.to_principal(key, session.csrf)
@@ -141,8 +189,7 @@ class AccountStore:
 
     async def read_tokens(self) -> list[Token]:
         """Read every token, oldest first."""
-        rows = await self._client.hgetall(self._prefix + TOKENS_KEY)
-        return sorted((msgspec.json.decode(raw, type=Token) for raw in rows.values()), key=lambda row: row.created_at)
+        return _decode_tokens(await self._client.hgetall(self._prefix + TOKENS_KEY))
 
     async def add_token(self, token: Token, entry: AuditEntry) -> None:
         """Store a token."""
@@ -175,3 +222,14 @@ class AccountStore:
 
 def _decode_accounts(rows: dict[bytes, bytes]) -> dict[str, Account]:
     return {name.decode(): msgspec.json.decode(raw, type=Account) for name, raw in rows.items()}
+
+
+def _decode_tokens(rows: dict[bytes, bytes]) -> list[Token]:
+    return sorted((msgspec.json.decode(raw, type=Token) for raw in rows.values()), key=lambda row: row.created_at)
+
+
+def _add_revoked_tokens(entry: AuditEntry, ids: list[str]) -> AuditEntry:
+    if not ids:
+        return entry
+    detail = f"revoked the tokens {', '.join(ids)}"
+    return replace(entry, detail=f"{entry.detail}, {detail}" if entry.detail else detail)

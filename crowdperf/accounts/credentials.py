@@ -127,6 +127,8 @@ class SignInLimiter:
                 pipe.set(key, 0, ex=WINDOW_S, nx=True)
                 pipe.incr(key)
                 pipe.ttl(key)
+            pipe.sadd(self._addresses_key(name), address)
+            pipe.expire(self._addresses_key(name), WINDOW_S)
             replies = await pipe.execute()
         counted = zip(self._get_limits(name, address), replies[1::3], replies[2::3])
         return max((int(wait) for (_, limit), count, wait in counted if count > limit), default=0)
@@ -142,11 +144,26 @@ class SignInLimiter:
                 pipe.decr(key)
             await pipe.execute()
 
+    async def forget_account(self, name: str) -> None:
+        """Forget the attempts on an account, and those from their addresses, once its password was reset."""
+        addresses = await self._client.smembers(self._addresses_key(name))
+        counters = {key for address in addresses for key, _ in self._get_limits(name, address.decode())}
+        (_, _, (on_account, _)) = self._get_limits(name, "")
+        await self._client.delete(*counters, on_account, self._addresses_key(name))
+
+    def _addresses_key(self, name: str) -> str:
+        """Return the key of the addresses from which an account was tried."""
+        return f"{self._prefix}addresses:{_hash_name(name)}"
+
     def _get_limits(self, name: str, address: str) -> tuple[tuple[str, int], tuple[str, int], tuple[str, int]]:
         """Return (key, maximum) of the three counters. Names are hashed: some people type a password there."""
-        account = hash_secret(name.lower())[:32]
+        account = _hash_name(name)
         return (
             (f"{self._prefix}pair:{account}:{address}", MAX_PER_PAIR),
             (f"{self._prefix}address:{address}", MAX_PER_ADDRESS),
             (f"{self._prefix}account:{account}", MAX_PER_ACCOUNT),
         )
+
+
+def _hash_name(name: str) -> str:
+    return hash_secret(name.lower())[:32]

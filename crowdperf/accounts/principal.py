@@ -44,11 +44,14 @@ class Account(Struct, frozen=True, kw_only=True):
     disabled: bool = False
     generation: int = 0
     """Increases with each change of password or role, which ends the sessions of older generations."""
+    id: str = ""
+    """Random; empty for accounts of older versions. It tells two accounts apart that had the same name in turn."""
 
     def to_principal(self, session: str, csrf: str) -> Principal:
         """Convert to the principal of a password session."""
         return Principal(
             name=self.name,
+            account_id=self.id,
             kind="session",
             role=self.role,
             permissions=ROLE_PERMISSIONS[self.role],
@@ -70,13 +73,15 @@ class Token(Struct, frozen=True, kw_only=True):
     created_at: float
     expires_at: float
     cameras: list[str] | None = None
+    account_id: str = ""
 
     def to_principal(self, owner: Account, now: float) -> Principal | None:
-        """Convert to a principal with the permissions that token and owner share; None once expired."""
-        if now >= self.expires_at or owner.disabled:
+        """Convert to a principal with the permissions that token and owner share; None once it is void."""
+        if now >= self.expires_at or owner.disabled or owner.id != self.account_id:
             return None
         return Principal(
             name=owner.name,
+            account_id=owner.id,
             kind="token",
             role=owner.role,
             permissions=frozenset(self.permissions) & ROLE_PERMISSIONS[owner.role],
@@ -199,6 +204,7 @@ class Principal(Struct, frozen=True, kw_only=True):
 
     name: str
     """Name of the account; empty for an anonymous caller."""
+    account_id: str = ""
     kind: Literal["anonymous", "session", "token"]
     role: Role | None = None
     permissions: frozenset[Permission] = frozenset()

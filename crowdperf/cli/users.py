@@ -11,7 +11,7 @@ import time
 
 from crowdperf.accounts import credentials, principal
 from crowdperf.accounts.account_store import TOKEN_PREFIX, AccountStore
-from crowdperf.accounts.credentials import SetupSecret, build_setup_link
+from crowdperf.accounts.credentials import SetupSecret, SignInLimiter, build_setup_link
 from crowdperf.accounts.principal import PERMISSIONS, ROLES, Account, AccountError, Token
 from crowdperf.messaging.redis.client import OUTAGE, connect_async, describe_outage
 from crowdperf.messaging.schema import AuditEntry
@@ -37,6 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("name")
         if name == "role":
             command.add_argument("role", choices=ROLES)
+        if name == "password":
+            command.add_argument("--revoke-tokens", action="store_true", help="revoke its API tokens as well")
     add.add_argument("name")
     token = commands.add_parser("token", help="make an API token; prints its secret once")
     token.add_argument("name")
@@ -65,6 +67,7 @@ class _UsersCommand:
     def __init__(self, deployment: Deployment) -> None:
         self._client = connect_async(deployment.redis_url)
         self._store = AccountStore(self._client, deployment.config.key_prefix)
+        self._limiter = SignInLimiter(self._client, deployment.config.key_prefix)
         self._base_url = build_dashboard_url(deployment.config.web)
         self._setup_secret = SetupSecret(deployment.paths.sockets)
         self._operator = getpass.getuser()
@@ -102,8 +105,14 @@ class _UsersCommand:
     async def _password(self, arguments: argparse.Namespace) -> None:
         new = credentials.hash_password(_read_password(arguments.name))
         entry = self._build_audit_entry("account.password", arguments.name)
-        await self._store.edit(lambda rows: principal.change_account(rows, arguments.name, password=new), entry)
-        print(f"{arguments.name!r} has a new password; its sessions have ended")
+        await self._store.edit(
+            lambda rows: principal.change_account(rows, arguments.name, password=new),
+            entry,
+            revoke_tokens_of=arguments.name if arguments.revoke_tokens else "",
+        )
+        await self._limiter.forget_account(arguments.name)
+        ended = "sessions and API tokens" if arguments.revoke_tokens else "sessions"
+        print(f"{arguments.name!r} has a new password; its {ended} have ended")
 
     async def _role(self, arguments: argparse.Namespace) -> None:
         entry = self._build_audit_entry("account.change", arguments.name, f"role {arguments.role}")
@@ -123,7 +132,8 @@ class _UsersCommand:
                 f"a token has some of the permissions {', '.join(PERMISSIONS)} and at most "
                 f"{principal.MAX_TOKEN_DAYS} days. Remedy: correct --permissions or --days."
             )
-        if await self._store.read_account(arguments.name) is None:
+        owner = await self._store.read_account(arguments.name)
+        if owner is None:
             raise principal.UnknownAccountError(
                 f"there is no account {arguments.name!r}. Remedy: see `crowdperf users list`."
             )
@@ -136,6 +146,7 @@ class _UsersCommand:
             permissions=[name for name in PERMISSIONS if name in permissions],
             created_at=now,
             expires_at=now + arguments.days * 86_400,
+            account_id=owner.id,
         )
         await self._store.add_token(row, self._build_audit_entry("token.create", row.id, f"for {arguments.name}"))
         print(f"{TOKEN_PREFIX}{row.id}_{text}")

@@ -50,6 +50,8 @@ class NewPassword(Struct, kw_only=True, forbid_unknown_fields=True):
 
     old: Password
     new: Password
+    revoke_tokens: bool = False
+    """Whether the account's API tokens are revoked as well."""
 
 
 class SessionReply(Struct, kw_only=True):
@@ -98,13 +100,7 @@ async def sign_in(context: ContextDependency, data: JSONBody[SignIn]) -> Respons
     """
     require_same_origin(context.request)
     app = context.app
-    wait = await app.sign_in_limiter.register_attempt(data.name, context.address)
-    if wait:
-        raise ApiProblem(
-            HTTPStatus.TOO_MANY_REQUESTS,
-            f"too many attempts. Remedy: wait {wait} s, or have an administrator reset the password.",
-            headers={"Retry-After": str(wait)},
-        )
+    await _register_attempt(context, data.name)
     account = await app.accounts.read_account(data.name)
     stored = account.password if account and not account.disabled else None
     if not await app.verify_password(data.password, stored) or account is None:
@@ -114,6 +110,36 @@ async def sign_in(context: ContextDependency, data: JSONBody[SignIn]) -> Respons
         )
     await app.sign_in_limiter.record_success(data.name, context.address)
     return await open_session(context, account)
+
+
+async def _register_attempt(context: RequestContext, name: str) -> None:
+    """Count an attempt to give a password; raise ApiProblem (429) after too many."""
+    wait = await context.app.sign_in_limiter.register_attempt(name, context.address)
+    if wait:
+        raise ApiProblem(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            f"too many attempts. Remedy: wait {wait} s, or have an administrator reset the password.",
+            headers={"Retry-After": str(wait)},
+        )
+
+
+async def require_own_password(context: RequestContext, password: str, refusal: str) -> None:
+    """Require the password of the person who is signed in, so that an open browser alone is not enough.
+
+    Args:
+        context: The request.
+        password: Password that was sent.
+        refusal: Text for a wrong password.
+
+    Raises:
+        ApiProblem: 403, the password is wrong; 429 after too many attempts.
+    """
+    app, name = context.app, context.principal.name
+    await _register_attempt(context, name)
+    account = await app.accounts.read_account(name)
+    if account is None or not await app.verify_password(password, account.password):
+        raise forbidden(refusal)
+    await app.sign_in_limiter.record_success(name, context.address)
 
 
 async def open_session(context: RequestContext, account: Account) -> Response[SessionReply]:
@@ -145,14 +171,16 @@ async def sign_out(context: ContextDependency) -> Response[None]:
 async def change_password(context: ContextDependency, data: JSONBody[NewPassword]) -> Response[SessionReply]:
     """End every session of the account, and open a new one for this browser."""
     app, name = context.app, context.principal.name
-    wait = await app.sign_in_limiter.register_attempt(name, context.address)
-    account = await app.accounts.read_account(name)
-    if wait or account is None or not await app.verify_password(data.old, account.password):
-        raise forbidden("the old password is wrong. Remedy: try again, or sign in again.")
-    await app.sign_in_limiter.record_success(name, context.address)
+    await require_own_password(
+        context, data.old, "the old password is wrong. Remedy: try again, or have an administrator reset it."
+    )
     new = await app.hash_password(data.new, name)
     entry = context.build_audit_entry("account.password", name)
-    accounts = await app.accounts.edit(lambda rows: model.change_account(rows, name, password=new), entry)
+    accounts = await app.accounts.edit(
+        lambda rows: model.change_account(rows, name, password=new),
+        entry,
+        revoke_tokens_of=name if data.revoke_tokens else "",
+    )
     return await open_session(context, accounts[name])
 
 
@@ -169,10 +197,10 @@ async def setup(context: ContextDependency, data: JSONBody[FirstAdmin]) -> Respo
     password = await app.hash_password(data.password, data.name)
     account = Account(name=data.name, role="admin", password=password, created_at=app.now())
     entry = context.build_audit_entry("account.setup", data.name, author=account.to_principal("", ""))
-    await app.accounts.edit(lambda rows: model.add_first_admin(rows, account), entry)
+    accounts = await app.accounts.edit(lambda rows: model.add_first_admin(rows, account), entry)
     app.setup_secret.remove()
     await app.sign_in_limiter.record_success("the setup link", context.address)
-    return await open_session(context, account)
+    return await open_session(context, accounts[data.name])
 
 
 router = Router("/", tags=["accounts"], route_handlers=[session, sign_in, sign_out, change_password, setup])

@@ -28,13 +28,14 @@ export function accountsPage(state) {
     }
   };
   return el("div", { class: "page accounts" }, el("div", { class: "page-head" }, el("h1", {}, t("accounts.title"))), said,
-    may("admin") ? users(state, change, say) : null, tokens(change, say), password(say), may("admin") ? log(say) : null);
+    may("admin") ? users(state, change, say) : null, may("admin") ? reset(change, say) : null, tokens(change, say), password(say), may("admin") ? log(say) : null);
 }
 
 const panel = (title, ...children) => el("section", { class: "panel", "aria-label": title }, el("div", { class: "panel-head" }, el("h2", {}, title)), ...children);
 const table = (keys, body, kind = "stacked") => el("div", { class: "table-scroll", tabindex: 0 }, el("table", { class: kind },
   el("thead", {}, el("tr", {}, ...keys.map((key) => el("th", { scope: "col" }, key ? t(`accounts.${key}`) : "")))), body));
 const field = (key, node) => el("label", { class: "field" }, el("span", {}, t(`accounts.${key}`)), node);
+const check = (key, node) => el("label", { class: "check" }, node, el("span", {}, t(`accounts.${key}`)));
 const choices = (names, chosen) => names.map((name) => el("option", { value: name, selected: name === chosen }, t(`role.${name}`)));
 
 function users(state, change, say) {
@@ -76,6 +77,23 @@ function users(state, change, say) {
   return panel(t("accounts.users"), table(["name", "role", "cameras", "created", ""], body), form);
 }
 
+/** A new password for somebody who has lost theirs. */
+function reset(change, say) {
+  const name = el("input", { type: "text", maxlength: 64, autocomplete: "off", autocapitalize: "none", spellcheck: "false" });
+  const secret = el("input", { type: "password", maxlength: 256, autocomplete: "new-password" });
+  const revoke = el("input", { type: "checkbox" });
+  const form = el("form", { class: "invitation", novalidate: true, submit: (event) => {
+    event.preventDefault();
+    const path = `/api/v1/users/${encodeURIComponent(name.value.trim())}`;
+    change("PATCH", path, { password: secret.value, revoke_tokens: revoke.checked }, async () => {
+      say(t("accounts.reset_done", { name: name.value.trim() }));
+      name.value = secret.value = "";
+      revoke.checked = false;
+    });
+  } }, field("reset_name", name), field("new_password", secret), check("revoke_tokens", revoke), el("button", { class: "button", type: "submit" }, t("accounts.reset")));
+  return panel(t("accounts.reset_title"), form);
+}
+
 function tokens(change, say) {
   const body = el("tbody", {});
   const secret = el("div", { class: "note", hidden: true });
@@ -87,32 +105,34 @@ function tokens(change, say) {
   };
   const label = el("input", { type: "text", maxlength: 100 });
   const days = el("input", { type: "number", min: 1, max: 730, value: 90 });
+  const proof = el("input", { type: "password", maxlength: 256, autocomplete: "current-password" });
   const permission = el("select", {}, ...viewer().permissions.map((name) => el("option", { value: name }, term("permission", name))));
   const form = el("form", { class: "invitation", novalidate: true, submit: (event) => {
     event.preventDefault();
-    change("POST", "/api/v1/tokens", { label: label.value.trim(), permissions: [permission.value], days: Number(days.value) }, async (made) => {
-      label.value = "";
+    change("POST", "/api/v1/tokens", { label: label.value.trim(), permissions: [permission.value], days: Number(days.value), password: proof.value }, async (made) => {
+      label.value = proof.value = "";
       secret.hidden = false;
       secret.replaceChildren(el("p", {}, t("accounts.token_once")), el("code", {}, made.token));
       await load();
     });
-  } }, field("label", label), field("permission", permission), field("days", days), el("button", { class: "button primary", type: "submit" }, t("accounts.make_token")));
+  } }, field("label", label), field("permission", permission), field("days", days), field("own_proof", proof), el("button", { class: "button primary", type: "submit" }, t("accounts.make_token")));
   load().catch((error) => say(error.message, "bad"));
   return panel(t("accounts.tokens"), table(["label", "owner", "permission", "expires", ""], body), secret, form);
 }
 
 function password(say) {
   const inputs = ["old", "new"].map((name) => el("input", { type: "password", maxlength: 256, autocomplete: name === "old" ? "current-password" : "new-password" }));
+  const revoke = el("input", { type: "checkbox" });
   const form = el("form", { class: "invitation", novalidate: true, submit: async (event) => {
     event.preventDefault();
     try {
-      await ask("/api/v1/session/password", { method: "PUT", body: { old: inputs[0].value, new: inputs[1].value } });
+      await ask("/api/v1/session/password", { method: "PUT", body: { old: inputs[0].value, new: inputs[1].value, revoke_tokens: revoke.checked } });
       // The answer is a new session, with a token of its own.
       location.reload();
     } catch (error) {
       say(error.message, "bad");
     }
-  } }, field("old_password", inputs[0]), field("new_password", inputs[1]), el("button", { class: "button", type: "submit" }, t("accounts.change_password")));
+  } }, field("old_password", inputs[0]), field("new_password", inputs[1]), check("revoke_tokens", revoke), el("button", { class: "button", type: "submit" }, t("accounts.change_password")));
   return panel(t("accounts.own_password"), form);
 }
 

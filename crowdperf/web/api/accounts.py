@@ -26,7 +26,7 @@ from crowdperf.settings.base import CameraId
 from crowdperf.web.parameters import errors, format_rfc3339, parse_stream_id
 from crowdperf.web.problems import forbidden, not_found
 from crowdperf.web.schemas import Time, to_reply
-from crowdperf.web.sign_in import Password
+from crowdperf.web.sign_in import Password, require_own_password
 from crowdperf.web.state import AppDependency, ContextDependency, RequestContext
 
 CameraIds = Annotated[list[CameraId], Meta(max_length=10_000, description="Ids of the cameras that may be seen.")]
@@ -51,6 +51,8 @@ class UserChange(Struct, kw_only=True, forbid_unknown_fields=True):
     cameras: CameraIds | UnsetType | None = UNSET
     disabled: bool | UnsetType = UNSET
     password: Password | UnsetType = UNSET
+    revoke_tokens: bool = False
+    """Whether the account's API tokens are revoked as well."""
 
 
 class UserReply(Struct, kw_only=True):
@@ -74,6 +76,8 @@ class NewToken(Struct, kw_only=True, forbid_unknown_fields=True):
 
     label: Annotated[str, Meta(min_length=1, max_length=100, examples=["nightly export"])]
     permissions: Annotated[list[Permission], Meta(min_length=1, max_length=5, examples=[["read"]])]
+    password: Password
+    """Password of the person who makes the token."""
     days: Annotated[int, Meta(ge=1, le=MAX_TOKEN_DAYS)] = 90
     cameras: CameraIds | None = None
 
@@ -160,7 +164,7 @@ async def user(app: AppDependency, name: UserPath) -> UserReply:
 async def change_user(context: ContextDependency, name: UserPath, data: JSONBody[UserChange]) -> UserReply:
     """Change an account with effect from its next request.
 
-    A change of role or password ends its sessions.
+    A change of role or password ends its sessions. A new password also ends the wait after too many sign-ins.
     """
     password = None if data.password is UNSET else await context.app.hash_password(data.password, name)
     cameras = None if data.cameras is UNSET else data.cameras
@@ -183,7 +187,10 @@ async def change_user(context: ContextDependency, name: UserPath, data: JSONBody
             password=password,
         )
 
-    after = await context.app.accounts.edit(change, context.build_audit_entry("account.change", name, detail))
+    entry = context.build_audit_entry("account.change", name, detail)
+    after = await context.app.accounts.edit(change, entry, revoke_tokens_of=name if data.revoke_tokens else "")
+    if password is not None:
+        await context.app.sign_in_limiter.forget_account(name)
     return _to_user_reply(after[name])
 
 
@@ -192,9 +199,6 @@ async def remove_user(context: ContextDependency, name: UserPath) -> None:
     """Remove an account with its sessions and tokens. The audit log keeps the name."""
     entry = context.build_audit_entry("account.remove", name)
     await context.app.accounts.edit(lambda rows: model.remove_account(rows, name), entry)
-    owned = [row.id for row in await context.app.accounts.read_tokens() if row.account == name]
-    if owned:
-        await context.app.accounts.remove_tokens(owned, context.build_audit_entry("token.revoke", ", ".join(owned)))
 
 
 @get("/tokens", need="self", summary="API tokens", responses=errors(503))
@@ -203,14 +207,20 @@ async def tokens(context: ContextDependency) -> TokensReply:
     return TokensReply(tokens=[_to_token_reply(row, context.app.now()) for row in await _read_tokens(context)])
 
 
-@post("/tokens", need="self", summary="Make an API token", responses=errors(400, 503))
+@post("/tokens", need="self", summary="Make an API token", responses=errors(400, 429, 503))
 async def make_token(context: ContextDependency, data: JSONBody[NewToken]) -> TokenMade:
-    """Create a token. Only this response holds its secret: Redis keeps the SHA-256."""
+    """Create a token. Only this response holds its secret: Redis keeps the SHA-256.
+
+    It asks for the password: a token outlives the session that makes it.
+    """
     for permission in data.permissions:
         if not context.principal.has_permission(permission):
             raise forbidden(
                 f"a token cannot have {permission!r}, because its owner does not have it. Remedy: leave it out."
             )
+    await require_own_password(
+        context, data.password, "the password is wrong, so no token was made. Remedy: give your own password again."
+    )
     text, now = generate_secret(), context.app.now()
     requested = None if data.cameras is None else frozenset(data.cameras)
     allowed = intersect_cameras(context.principal.cameras, requested)
@@ -223,6 +233,7 @@ async def make_token(context: ContextDependency, data: JSONBody[NewToken]) -> To
         created_at=now,
         expires_at=now + data.days * 86_400,
         cameras=None if allowed is None else sorted(allowed),
+        account_id=context.principal.account_id,
     )
     detail = f"{', '.join(row.permissions)}; cameras {_format_cameras(row.cameras)}; {data.days} days"
     await context.app.accounts.add_token(row, context.build_audit_entry("token.create", row.id, detail))

@@ -16,7 +16,7 @@ from crowdperf.storage.alerts import AlertDoc, AlertUpdate
 from crowdperf.storage.violations import Compliance, Violation, ViolationUpdate
 from tests.conftest import ROOT, RedisServer
 from tests.integration.dashboard.test_people import sign_in
-from tests.integration.web.test_accounts import People
+from tests.integration.web.test_accounts import PASSWORD, People
 from tests.support.browser import Dashboard, dashboard
 from tests.support.npm import node_modules
 from tests.support.synthetic import SyntheticSite
@@ -93,7 +93,8 @@ def fill(site: SyntheticSite, redis_server: RedisServer, client: httpx.Client) -
         count = Compliance(camera="plaza", zone="stage", item="hardhat", outcome=outcome, hour=int(now // 3600))
         violations.stage_compliance(pipe, count)
     pipe.execute()
-    client.post("/api/v1/tokens", json={"label": "nightly", "permissions": ["read"], "days": 9}).raise_for_status()
+    token = {"label": "nightly", "permissions": ["read"], "days": 9, "password": PASSWORD}
+    client.post("/api/v1/tokens", json=token).raise_for_status()
     for name in ("Grace", "Ada"):
         visit = client.post("/api/v1/visits", json={"name": name, "host": "Ada", "walk_in": True}).json()
         step = {"version": visit["version"], "briefing": True, "nda_version": "3"}

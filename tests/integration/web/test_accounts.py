@@ -18,9 +18,9 @@ from websockets.exceptions import InvalidStatus
 
 from crowdperf.__main__ import main
 from crowdperf.accounts import credentials
-from crowdperf.accounts.account_store import ACCOUNTS_KEY
+from crowdperf.accounts.account_store import ACCOUNTS_KEY, TOKENS_KEY
 from crowdperf.accounts.credentials import SetupSecret
-from crowdperf.accounts.principal import Account
+from crowdperf.accounts.principal import Account, Token
 from crowdperf.settings.environment import Paths
 from crowdperf.web import auth
 from crowdperf.web.app import create_app
@@ -29,6 +29,7 @@ from tests.support.synthetic import SyntheticSite
 from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving, site_config
 
 PASSWORD = "correct horse battery"
+NEW_TOKEN = {"label": "export", "permissions": ["read"], "password": PASSWORD}
 HASH = credentials.hash_password(PASSWORD)
 AWAY = {"X-Forwarded-For": "203.0.113.9"}
 """Makes a request one that came through a proxy, so that it is nobody's."""
@@ -281,17 +282,14 @@ def test_the_live_socket_wants_somebody_too(server: Served) -> None:
 
 def test_a_token_works_until_it_is_revoked_and_makes_no_other(people: People, nobody: httpx.Client) -> None:
     with people.browser("ada", "operator") as ada:
-        made = ada.post("/api/v1/tokens", json={"label": "export", "permissions": ["read"], "cameras": ["plaza"]})
+        made = ada.post("/api/v1/tokens", json={**NEW_TOKEN, "cameras": ["plaza"]})
         assert made.status_code == 201, made.text
         token = made.json()
         bearer = {"Authorization": f"Bearer {token['token']}", **AWAY}
         assert [c["id"] for c in nobody.get("/api/v1/cameras", headers=bearer).json()["cameras"]] == ["plaza"]
         assert nobody.get("/api/v1/users", headers=bearer).status_code == 403
-        assert (
-            nobody.post("/api/v1/tokens", headers=bearer, json={"label": "x", "permissions": ["read"]}).status_code
-            == 403
-        )
-        more = ada.post("/api/v1/tokens", json={"label": "x", "permissions": ["admin"]})
+        assert nobody.post("/api/v1/tokens", headers=bearer, json=NEW_TOKEN).status_code == 403
+        more = ada.post("/api/v1/tokens", json={**NEW_TOKEN, "permissions": ["admin"]})
         assert more.status_code == 403, "no token does more than its owner"
         listed = ada.get("/api/v1/tokens")
         assert [row["id"] for row in listed.json()["tokens"]] == [token["id"]]
@@ -346,6 +344,64 @@ def test_accounts_are_managed_and_each_change_is_written_down(people: People) ->
         assert [row["id"] for row in audit(ada, who="bob")] == [entries[3]["id"]]
 
 
+@pytest.mark.parametrize("by", ["rest", "cli"])
+def test_a_name_used_again_opens_nothing_of_its_former_owner(
+    people: People,
+    nobody: httpx.Client,
+    redis_server: RedisServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    by: str,
+) -> None:
+    redis, new = redis_server.client(), {"name": "bob", "role": "viewer", "password": PASSWORD}
+    with people.browser("root", "admin") as root:
+        assert root.post("/api/v1/users", json=new).status_code == 201
+        with people.browser("bob") as bob:
+            made = bob.post("/api/v1/tokens", json=NEW_TOKEN)
+            bearer = {"Authorization": f"Bearer {made.json()['token']}"}
+            assert nobody.get("/api/v1/cameras", headers=bearer).status_code == 200
+            sessions = set(redis.keys("crowdperf:session:*"))
+            if by == "rest":
+                assert root.delete("/api/v1/users/bob").status_code == 204
+            else:
+                (tmp_path / "config.json").write_bytes(msgspec.json.encode({"redis": {"url": redis_server.url}}))
+                monkeypatch.chdir(tmp_path)
+                assert main(["users", "remove", "bob"]) == 0
+            assert len(sessions - set(redis.keys("crowdperf:session:*"))) == 1, "bob's alone is deleted"
+            assert redis.hlen(TOKENS_KEY) == 0
+            (entry, *_) = audit(root, action="account.remove")
+            assert entry["detail"] == f"revoked the tokens {made.json()['id']}"
+            assert root.post("/api/v1/users", json={**new, "role": "admin"}).status_code == 201
+            assert bob.get("/api/v1/session").json()["signed_in"] is False
+            assert nobody.get("/api/v1/cameras", headers=bearer).status_code == 401
+        with people.browser("bob") as bob:
+            assert bob.get("/api/v1/tokens").json()["tokens"] == []
+
+
+def test_tokens_that_an_older_version_left_behind_end_with_the_next_account_of_the_name(
+    people: People, nobody: httpx.Client, redis_server: RedisServer
+) -> None:
+    left = Token(
+        id="a1",
+        account="bob",
+        label="x",
+        secret_sha256=credentials.hash_secret("secret"),
+        permissions=["read"],
+        created_at=0,
+        expires_at=time.time() + 3600,
+    )
+    redis_server.client().hset(TOKENS_KEY, "a1", msgspec.json.encode(left))
+    with people.browser("root", "admin") as root:
+        new = {"name": "bob", "role": "admin", "password": PASSWORD}
+        assert root.post("/api/v1/users", json=new).status_code == 201
+        assert redis_server.client().hlen(TOKENS_KEY) == 0
+        redis_server.client().hset(TOKENS_KEY, "a1", msgspec.json.encode(left))
+        assert nobody.get("/api/v1/cameras", headers={"Authorization": "Bearer cperf_a1_secret"}).status_code == 401
+        people.add("bob", "viewer")
+        reply = nobody.get("/api/v1/cameras", headers={"Authorization": "Bearer cperf_a1_secret"})
+        assert reply.status_code == 200, "an account without an id keeps its tokens"
+
+
 def test_a_new_password_ends_every_other_session(people: People) -> None:
     with people.browser("ada", "viewer") as ada, people.browser("ada") as elsewhere:
         wrong = ada.put("/api/v1/session/password", json={"old": "wrong wrong", "new": "another good one"})
@@ -355,6 +411,44 @@ def test_a_new_password_ends_every_other_session(people: People) -> None:
         assert reply.status_code == 200
         assert ada.get("/api/v1/session").json()["signed_in"] is True
         assert elsewhere.get("/api/v1/session").json()["signed_in"] is False
+
+
+def test_a_reset_password_ends_sessions_and_waiting_and_on_request_tokens(people: People, nobody: httpx.Client) -> None:
+    new, sign_in = "another good one", {"name": "ada", "password": "another good one"}
+    with people.browser("root", "admin") as root, people.browser("ada", "viewer") as ada:
+        bearer = {"Authorization": f"Bearer {ada.post('/api/v1/tokens', json=NEW_TOKEN).json()['token']}"}
+        for _ in range(22):
+            waiting = nobody.post("/api/v1/session", json={"name": "ada", "password": "guess guess"})
+        assert waiting.status_code == 429
+        assert root.patch("/api/v1/users/ada", json={"password": new}).status_code == 200
+        assert ada.get("/api/v1/session").json()["signed_in"] is False
+        assert nobody.post("/api/v1/session", json=sign_in).status_code == 200, "a reset ends the waiting"
+        assert nobody.get("/api/v1/cameras", headers=bearer).status_code == 200
+        both = {"password": PASSWORD, "revoke_tokens": True}
+        assert root.patch("/api/v1/users/ada", json=both).status_code == 200
+        assert nobody.get("/api/v1/cameras", headers=bearer).status_code == 401
+        assert "password new, revoked the tokens" in audit(root, action="account.change")[0]["detail"]
+
+
+def test_ones_own_new_password_may_revoke_tokens(people: People, nobody: httpx.Client) -> None:
+    with people.browser("ada", "viewer") as ada:
+        bearer = {"Authorization": f"Bearer {ada.post('/api/v1/tokens', json=NEW_TOKEN).json()['token']}"}
+        change = {"old": PASSWORD, "new": "another good one", "revoke_tokens": True}
+        assert ada.put("/api/v1/session/password", json=change).status_code == 200
+        assert nobody.get("/api/v1/cameras", headers=bearer).status_code == 401
+
+
+def test_an_open_browser_alone_makes_no_token(people: People) -> None:
+    with people.browser("ada", "viewer") as ada:
+        refused = ada.post("/api/v1/tokens", json={**NEW_TOKEN, "password": "guess guess"})
+        assert refused.status_code == 403
+        assert refused.json()["detail"] == (
+            "the password is wrong, so no token was made. Remedy: give your own password again."
+        )
+        assert ada.post("/api/v1/tokens", json={**NEW_TOKEN, "password": ""}).status_code == 400
+        assert ada.get("/api/v1/tokens").json()["tokens"] == []
+        statuses = [ada.post("/api/v1/tokens", json={**NEW_TOKEN, "password": "guess guess"}) for _ in range(5)]
+        assert statuses[-1].status_code == 429, "guesses are limited here as at the sign-in"
 
 
 def test_an_open_stream_ends_with_its_session(
@@ -440,5 +534,10 @@ def test_accounts_from_the_command_line(
     assert users("setup-link")[0] == 2, "there is an account"
     assert users("token", "ada", "--label", "backup")[1].startswith("cperf_")
     assert users("token", "ada", "--label", "backup", "--permissions", "everything")[0] == 2
+    new = "another good one\n"
+    assert "its sessions have ended" in users("password", "ada", typed=new)[1]
+    assert redis_server.client().hlen(TOKENS_KEY) == 1
+    assert "sessions and API tokens have ended" in users("password", "ada", "--revoke-tokens", typed=new)[1]
+    assert redis_server.client().hlen(TOKENS_KEY) == 0
     status, _, output = users("remove", "ada")
     assert (status, "last administrator" in output) == (2, True)

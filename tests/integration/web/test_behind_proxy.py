@@ -77,7 +77,7 @@ def test_everything_works_behind_it(server: Served, site: SyntheticSite, proxy: 
         entries = ada.get("/api/v1/audit").json()["entries"]
         assert {row["address"] for row in entries} == {CLIENT}
 
-        token = {"label": "script", "permissions": ["read"], "days": 1}
+        token = {"label": "script", "permissions": ["read"], "days": 1, "password": ADA["password"]}
         own = {**csrf, "Origin": proxy.url}
         assert ada.post("/api/v1/tokens", json=token, headers=own).status_code == 201
         foreign = {**csrf, "Origin": "https://elsewhere.example"}
