@@ -23,6 +23,7 @@ from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.models.loader import download_weights, is_published
 from crowdperf.models.registry import ModelError, Role, resolve_model
 from crowdperf.primitives.redaction import redact, redact_config, redact_url
+from crowdperf.runtime.control_group import find_usable_cores
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, find_ffmpeg
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.camera import Camera
@@ -72,6 +73,7 @@ def collect_findings(installation: Installation) -> Iterator[Finding]:
         return
     config = deployment.config
     yield Finding(True, f"configuration {installation.config_file}: {len(config.cameras)} cameras")
+    yield _check_cores(config.inference.threads)
     yield _run_check(lambda: f"FFmpeg {find_ffmpeg()}")
     yield _check_redis(deployment)
     if deployment.postgres_dsn:
@@ -104,6 +106,18 @@ def _run_check(check: Callable[[], str]) -> Finding:
         return Finding(True, check())
     except (ConfigError, ModelError, FfmpegMissing) as error:
         return Finding(False, str(error))
+
+
+def _check_cores(threads: int) -> Finding:
+    """Report the cores that inference may use, and a number of threads that is larger."""
+    cores = find_usable_cores()
+    if threads > cores.whole:
+        return Finding(
+            False,
+            f"inference.threads is {threads}, {cores.description}. Remedy: set inference.threads to 0, or allow more "
+            "cores (Docker: --cpus, systemd: CPUQuota=).",
+        )
+    return Finding(True, f"processor, {cores.description}")
 
 
 def _check_redis(deployment: Deployment) -> Finding:

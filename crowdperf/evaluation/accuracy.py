@@ -71,7 +71,7 @@ def _match_class(
     scores: list[float] = []
     hits: list[NDArray[np.bool_]] = []
     total = 0
-    for detected, image in zip(detections, truth):
+    for detected, image in zip(detections, truth, strict=True):
         labels = image.boxes[image.classes == class_id]
         total += len(labels)
         ranked = np.flatnonzero(detected.classes == class_id)

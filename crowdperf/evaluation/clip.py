@@ -206,7 +206,7 @@ def detect_clip(
     batch: list[ClipFrame] = []
 
     def analyse() -> None:
-        for picture, found in zip(batch, detector.detect([picture.data for picture in batch], spec)):
+        for picture, found in zip(batch, detector.detect([picture.data for picture in batch], spec), strict=True):
             at_ns = round((CLIP_START_S + picture.at_s) * 1e9)
             stamp = FrameStamp(CLIP_EPOCH, picture.number + 1, at_ns, at_ns)
             result.frames.append(build_frame_detections(camera, spec, stamp, found))

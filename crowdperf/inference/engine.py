@@ -174,7 +174,7 @@ class InferenceEngine:
             # Pictures are loaded straight from the ring: only now is it known which of them are whole.
             loaded = [
                 LoadedFrame(frame.feed, stamp if frame.feed.reader.intact(frame.sequence) else None)
-                for frame, stamp in zip(frames, stamps)
+                for frame, stamp in zip(frames, stamps, strict=True)
             ]
             copying = self._clock()
             ppe_frame = self._ppe_stage.select(loaded, self._rings.feeds.values())

@@ -227,7 +227,7 @@ def build_boxes(analysis: FrameAnalysis | None, subject: int) -> list[EvidenceBo
     boxes = [
         EvidenceBox(class_name=CLASSES[class_id], score=round(score, 3), box=_round_box(box), subject=index == subject)
         for index, (box, score, class_id) in enumerate(
-            zip(detections.boxes.tolist(), detections.scores.tolist(), detections.classes.tolist())
+            zip(detections.boxes.tolist(), detections.scores.tolist(), detections.classes.tolist(), strict=True)
         )
         if score >= MIN_BOX_SCORE or index == subject
     ]
@@ -239,7 +239,7 @@ def build_boxes(analysis: FrameAnalysis | None, subject: int) -> list[EvidenceBo
             EvidenceBox(
                 class_name=PPE_CLASSES[item], score=round(score, 3), box=_round_box(box), subject=owner == subject
             )
-            for box, score, owner, item in zip(items, scores, owners, analysis.ppe.items)
+            for box, score, owner, item in zip(items, scores, owners, analysis.ppe.items, strict=True)
             if item
         ]
     return sorted(boxes, key=lambda box: (not box.subject, -box.score))

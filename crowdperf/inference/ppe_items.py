@@ -66,7 +66,9 @@ def detect_ppe(detector: Detector, frame: NDArray[np.uint8], spec: RingSpec, det
     crops = [crop_person(image, detections.boxes[person], spec) for person in people]
     owners: list[int] = []
     rows: list[Detections] = []
-    for person, crop, items in zip(people, crops, detector.detect([crop.pixels for crop in crops], PPE_CROP_SPEC)):
+    for person, crop, items in zip(
+        people, crops, detector.detect([crop.pixels for crop in crops], PPE_CROP_SPEC), strict=True
+    ):
         boxes = crop_to_source(items.boxes, crop, spec)
         is_own = assign_items(detections.boxes[people], boxes, items.classes) == people.index(person)
         rows.append(Detections(boxes[is_own], items.scores[is_own], items.classes[is_own]))

@@ -27,7 +27,7 @@ class InferenceBackend(Protocol):
     name: str
     device: str
     max_batch: int
-    """Largest number of frames for one `load`; more bring no speed."""
+    """Largest number of frames for one `load`; more bring no speed. It may change with each `load`."""
     pins: bool
     """Whether `pin` has an effect; the ring must then be mapped for writing."""
     overlaps: bool
@@ -47,13 +47,16 @@ class InferenceBackend(Protocol):
         """
 
     def load(self, frames: Sequence[NDArray[np.uint8]], box: Letterbox) -> None:
-        """Copy at most `max_batch` ring frames, uint8 (frame_bytes,); their memory is free again on return."""
+        """Copy about `max_batch` ring frames, uint8 (frame_bytes,); their memory is free again on return.
+
+        Every frame gets its result, also if `max_batch` is lower by now.
+        """
 
     def start(self) -> None:
         """Start to compute the loaded frames."""
 
     def finish(self) -> list[Detections]:
-        """Return the detections of the oldest started batch; boxes in pixels of the model input."""
+        """Return the oldest started batch's detections, one per frame; boxes in pixels of the model input."""
 
     def pin(self, buffer: NDArray[np.uint8]) -> None:
         """Page-lock a ring's mapping for the device."""
@@ -95,8 +98,9 @@ class Detector:
     def detect_batch(self, frames: Sequence[NDArray[np.uint8]], specs: Sequence[RingSpec]) -> list[Detections]:
         """Detect in frames of several cameras whose rings share width, height and pixel format."""
         detections: list[Detections] = []
-        for start in range(0, len(frames), self.backend.max_batch):
-            part = slice(start, start + self.backend.max_batch)
+        while len(detections) < len(frames):
+            # The first batch of a geometry, or one that runs out of memory, may lower `max_batch`.
+            part = slice(len(detections), len(detections) + self.backend.max_batch)
             self.load(frames[part], specs[part])
             self.start()
             detections += self.finish(specs[part])
@@ -140,7 +144,7 @@ class Detector:
         box = letterbox(specs[0])
         return [
             Detections(box.to_source(raw.boxes, spec.content), raw.scores, raw.classes)
-            for raw, spec in zip(self.backend.finish(), specs)
+            for raw, spec in zip(self.backend.finish(), specs, strict=True)
         ]
 
 

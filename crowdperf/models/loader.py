@@ -272,7 +272,7 @@ def verify_device(device: Detector, make_reference: Callable[[], Detector]) -> N
     except ModelError:
         # A TensorRT engine has no form for the processor.
         return
-    for ours, theirs in zip(actual, (street, street, portrait, portrait, street)):
+    for ours, theirs in zip(actual, (street, street, portrait, portrait, street), strict=True):
         if count_missing(ours, theirs) or count_missing(theirs, ours):
             raise DeviceMismatchError("its detections differ from those of the processor in the same pictures")
 

@@ -8,7 +8,6 @@ one more second to compile each. Box decoding and the sigmoid stay in the model:
 from __future__ import annotations
 
 import ast
-import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from openvino.preprocess import ColorFormat, PrePostProcessor
 from crowdperf.models.postprocess import BoxDecoder, Detections
 from crowdperf.models.preprocess import Letterbox
 from crowdperf.models.registry import ModelError, ModelPath, build_class_map
+from crowdperf.models.threads import limit_threads
 from crowdperf.runtime.timings import StageTimings
 from crowdperf.settings.engine import Inference
 
@@ -39,26 +39,45 @@ MAX_GEOMETRIES = 8
 
 
 class _CompiledModel:
-    """The model at one input size: one request per stream, and one for a single picture."""
+    """The model at one input size: requests for a batch, and one for a single picture."""
 
     def __init__(self, single: Any, batched: Any) -> None:
         self.stream_count = int(batched.get_property("NUM_STREAMS"))
-        self.requests = [
-            [batched.create_infer_request() for _ in range(self.stream_count)] for _ in range(MAX_BATCHES_IN_FLIGHT)
-        ]
+        """What the plug-in gave, which may be less than it was asked for."""
+        self._batched = batched
+        self.requests: list[list[Any]] = [[] for _ in range(MAX_BATCHES_IN_FLIGHT)]
         self.single_requests = [[single.create_infer_request()] for _ in range(MAX_BATCHES_IN_FLIGHT)]
         """These use all threads. Measured on two threads: one picture takes 29 ms here and 48 ms on one of two streams;
         two pictures take 57 ms here and 50 ms on two streams. So latency is low on a quiet site, throughput high on a
         busy one."""
         self._inputs: dict[Letterbox, NDArray[np.uint8]] = {}
 
-    def get_inputs(self, box: Letterbox, buffer_index: int) -> NDArray[np.uint8]:
-        """Return the input pictures of one of the two buffers, one per stream."""
-        if box not in self._inputs:
+    def get_requests(self, count: int, buffer_index: int) -> list[Any]:
+        """Return that many requests of one of the two buffers; those beyond the streams wait for a stream."""
+        requests = (self.single_requests if count == 1 else self.requests)[buffer_index]
+        while len(requests) < count:
+            requests.append(self._batched.create_infer_request())
+        return requests[:count]
+
+    def get_inputs(self, box: Letterbox, count: int, buffer_index: int) -> NDArray[np.uint8]:
+        """Return input pictures of one of the two buffers.
+
+        Args:
+            box: geometry of the pictures.
+            count: number of pictures.
+            buffer_index: 0 or 1.
+
+        Returns:
+            uint8 (count, height, width, 3).
+        """
+        inputs = self._inputs.get(box)
+        if inputs is None or inputs.shape[1] < count:
             while len(self._inputs) >= MAX_GEOMETRIES:
                 del self._inputs[next(iter(self._inputs))]
-            self._inputs[box] = box.make_canvas(MAX_BATCHES_IN_FLIGHT * self.stream_count)
-        return self._inputs[box][buffer_index * self.stream_count : (buffer_index + 1) * self.stream_count]
+            rows = max(count, self.stream_count)
+            canvas = box.make_canvas(MAX_BATCHES_IN_FLIGHT * rows)
+            inputs = self._inputs[box] = canvas.reshape(MAX_BATCHES_IN_FLIGHT, rows, *canvas.shape[1:])
+        return inputs[buffer_index, :count]
 
 
 class _LoadedBatch(NamedTuple):
@@ -74,7 +93,7 @@ class OpenvinoBackend:
 
     Args:
         model: an OpenVINO or ONNX file.
-        settings: for confidence, iou and threads; 0 uses all that this process may run on.
+        settings: for confidence, iou and threads; 0 uses all that this process may run on, and more are not used.
         cache: a folder for compiled models.
     """
 
@@ -85,7 +104,7 @@ class OpenvinoBackend:
 
     def __init__(self, model: ModelPath, settings: Inference, cache: Path) -> None:
         self._path = model.path
-        self._threads = settings.threads or len(os.sched_getaffinity(0))
+        self._threads = limit_threads(settings.threads)
         self._stream_count = compute_stream_count(self._threads)
         self.max_batch = self._stream_count
         self._core = ov.Core()
@@ -117,18 +136,20 @@ class OpenvinoBackend:
         began = perf_counter()
         assert len(self._started) < MAX_BATCHES_IN_FLIGHT, "finish a batch before loading a third one"
         self._buffer_index = (self._buffer_index + 1) % MAX_BATCHES_IN_FLIGHT
-        requests = compiled.single_requests if len(frames) == 1 else compiled.requests
+        count = len(frames)
         self._loaded = _LoadedBatch(
-            box, compiled.get_inputs(box, self._buffer_index), requests[self._buffer_index][: len(frames)]
+            box,
+            compiled.get_inputs(box, count, self._buffer_index),
+            compiled.get_requests(count, self._buffer_index),
         )
-        for frame, picture in zip(frames, self._loaded.inputs):
+        for frame, picture in zip(frames, self._loaded.inputs, strict=True):
             box.paint(frame, picture)
         self.stages.add("preprocess", perf_counter() - began)
 
     def start(self) -> None:
         """Start to compute the loaded frames."""
         assert self._loaded is not None, "call load before start"
-        for request, picture in zip(self._loaded.requests, self._loaded.inputs):
+        for request, picture in zip(self._loaded.requests, self._loaded.inputs, strict=True):
             request.start_async({0: picture[None]}, share_inputs=True)
         self._started.append(self._loaded)
 
@@ -193,6 +214,7 @@ class OpenvinoBackend:
             while len(self._compiled) >= MAX_GEOMETRIES:
                 del self._compiled[next(iter(self._compiled))]
             self._compiled[size] = compiled
+            self.max_batch = compiled.stream_count
         return self._compiled[size]
 
     def _compile_both(self, box: Letterbox) -> _CompiledModel:

@@ -26,6 +26,7 @@ from crowdperf.models import torch_graphs, torch_network
 from crowdperf.models.postprocess import MAX_CANDIDATES, MAX_DETECTIONS, Detections
 from crowdperf.models.preprocess import Letterbox
 from crowdperf.models.registry import ModelError, ModelPath, build_class_map
+from crowdperf.models.threads import limit_threads
 from crowdperf.models.torch_graphs import CAPTURE_LOCK, BatchStep, GeometryBuffers, is_out_of_memory, use_stream
 from crowdperf.runtime.timings import StageTimings
 from crowdperf.settings.engine import Inference
@@ -63,7 +64,7 @@ class TorchBackend:
 
     Args:
         model: weights or a TensorRT engine.
-        settings: for confidence, iou and the processor's threads; 0 leaves torch's default.
+        settings: for confidence, iou and the processor's threads; 0 leaves torch's default where it fits.
         device: "cuda" or "cpu".
     """
 
@@ -77,8 +78,9 @@ class TorchBackend:
         self._confidence, self._iou = settings.confidence, settings.iou
         # Rings may be mapped read-only; nothing is ever written to a frame's tensor.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        if device == "cpu" and settings.threads:
-            torch.set_num_threads(settings.threads)
+        if device == "cpu":
+            threads = limit_threads(settings.threads)
+            torch.set_num_threads(threads if settings.threads else min(threads, torch.get_num_threads()))
         self._network = torch_network.load_network(model, device)
         self.names = model.classes or self._network.names
         class_map = build_class_map(self.names, model)
@@ -106,7 +108,7 @@ class TorchBackend:
                 # Out of memory: this batch has more parts than there are buffers.
                 staging = torch.empty_like(staging)
             with use_stream(self._streams.copying):
-                for row, frame in zip(staging[: len(part)].unbind(0), part):
+                for row, frame in zip(staging[: len(part)].unbind(0), part, strict=True):
                     row.copy_(torch.from_numpy(frame), non_blocking=True)
             self._loaded.append(_BatchPart(step, len(part), staging))
             self.stages.add("copy", perf_counter() - began)

@@ -43,7 +43,7 @@ class Inference(Settings, frozen=True, kw_only=True):
     iou: Annotated[float, Meta(gt=0, lt=1)] = 0.7
     staleness_s: Seconds = 0.5
     threads: Annotated[int, Meta(ge=0, le=256)] = 0
-    """0 uses every core."""
+    """0 uses every core that affinity and the CPU quota of the control group allow; more are never used."""
 
 
 class Tracking(Settings, frozen=True, kw_only=True):

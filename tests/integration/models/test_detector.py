@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 
 from crowdperf.frames.ring import RingSpec
+from crowdperf.models import threads
 from crowdperf.models.detector import Detector
 from crowdperf.models.loader import load_detector
 from crowdperf.models.postprocess import Detections
 from crowdperf.models.registry import MODELS_FOLDER
+from crowdperf.runtime.control_group import UsableCores
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.engine import Inference, Models
 from tests.support.pictures import asset, iou, ring_frame
@@ -146,3 +149,21 @@ def test_the_openvino_path_needs_neither_torch_nor_ultralytics(tmp_path: Path) -
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=MODELS_FOLDER.parent, check=False
     )
     assert done.stdout.split() == ["1", "openvino"], done.stderr
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+def test_more_threads_than_cores_give_one_result_per_frame(
+    is_warm: bool, model_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO cuts streams without a word; the batch follows, and no result goes to another frame."""
+    monkeypatch.setattr(threads, "find_usable_cores", lambda: UsableCores(512, None))
+    settings = Inference(runtime="openvino", precision="full", threads=256)
+    detector = load_detector(settings, model_cache)
+    assert detector.backend.max_batch == 64
+    frames, specs = zip(*(ring_frame(asset(name), 640, 360) for name in ("bus.jpg", "zidane.jpg") * 4))
+    if is_warm:
+        detector.warm(specs[:1])
+        assert detector.backend.max_batch <= len(os.sched_getaffinity(0))
+    found = detector.detect_batch(frames, specs)
+    assert [len(strong(one, "bus").boxes) for one in found] == [1, 0] * 4
+    assert detector.backend.max_batch <= len(os.sched_getaffinity(0))
