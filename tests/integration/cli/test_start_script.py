@@ -22,12 +22,15 @@ class Checkout:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "a b'c"
+        self.path = folder / "path"
+        """Goes before PATH."""
+
+    def create(self) -> None:
+        """Copy what a clone has."""
         self.folder.mkdir()
         shutil.copy(ROOT / "crowdperf.sh", self.folder)
         for name in REQUIREMENTS:
             (self.folder / name).write_text("# none\n")
-        self.path = folder / "path"
-        """Goes before PATH."""
         self.path.mkdir()
         (self.path / "python3").symlink_to(BASE / "bin" / VERSION)
 
@@ -72,7 +75,31 @@ class Checkout:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    return Checkout(tmp_path)
+    """A new clone, not set up."""
+    new = Checkout(tmp_path)
+    new.create()
+    return new
+
+
+@pytest.fixture(scope="module")
+def master(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder with a clone that is set up, and a copy of it. An environment works at its own path alone."""
+    folder = tmp_path_factory.mktemp("ready")
+    checkout = Checkout(folder)
+    checkout.create()
+    assert "making .venv" in checkout.setup()
+    copy = tmp_path_factory.mktemp("master") / "copy"
+    shutil.copytree(folder, copy, symlinks=True)
+    return folder, copy
+
+
+@pytest.fixture
+def ready(master: tuple[Path, Path]) -> Checkout:
+    """A clone that was set up; setting it up takes ten seconds, a copy half a second."""
+    folder, copy = master
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder, symlinks=True)
+    return Checkout(folder)
 
 
 def interpreter(folder: Path) -> Path:
@@ -84,12 +111,12 @@ def interpreter(folder: Path) -> Path:
     return Path(shutil.copy(BASE / "bin" / VERSION, folder / "bin"))
 
 
-def test_python_writes_utf_8_in_every_locale(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_writes_utf_8_in_every_locale(ready: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("LC_ALL", "C"), ("PYTHONCOERCECLOCALE", "0"), ("PYTHONUTF8", "0")):
         monkeypatch.setenv(name, value)
-    (checkout.folder / "crowdperf").mkdir()
-    (checkout.folder / "crowdperf" / "__main__.py").write_text("print('…')", encoding="utf-8")
-    assert checkout.run("run").stdout == "…\n"
+    (ready.folder / "crowdperf").mkdir()
+    (ready.folder / "crowdperf" / "__main__.py").write_text("print('…')", encoding="utf-8")
+    assert ready.run("run").stdout == "…\n"
 
 
 def test_help_is_given_from_any_folder(checkout: Checkout) -> None:
@@ -113,45 +140,41 @@ def test_what_an_interruption_left_is_made_again(checkout: Checkout, tmp_path: P
     assert checkout.setup() == ""
 
 
-def test_packages_of_an_older_python_are_not_taken_for_this_ones(checkout: Checkout) -> None:
+def test_packages_of_an_older_python_are_not_taken_for_this_ones(ready: Checkout) -> None:
     """A distribution's upgrade puts another version behind the link of .venv."""
-    checkout.setup()
-    checkout.packages.parent.rename(checkout.packages.parent.with_name("python3.9"))
-    checkout.stamp_of_old()
-    assert "making .venv" in checkout.setup()
-    assert (checkout.packages / "crowdperf.pth").exists()
+    ready.packages.parent.rename(ready.packages.parent.with_name("python3.9"))
+    ready.stamp_of_old()
+    assert "making .venv" in ready.setup()
+    assert (ready.packages / "crowdperf.pth").exists()
 
 
-def test_requested_or_remaining_interpreter_is_used(checkout: Checkout, tmp_path: Path) -> None:
+def test_requested_or_remaining_interpreter_is_used(ready: Checkout, tmp_path: Path) -> None:
     other = interpreter(tmp_path / "other")
-    checkout.setup()
-    assert checkout.prefix() == BASE
-    checkout.setup(python=other)
-    assert checkout.prefix() == tmp_path / "other"
-    assert checkout.setup() == ""
-    assert checkout.prefix() == tmp_path / "other"
+    assert ready.prefix() == BASE
+    ready.setup(python=other)
+    assert ready.prefix() == tmp_path / "other"
+    assert ready.setup() == ""
+    assert ready.prefix() == tmp_path / "other"
     shutil.rmtree(tmp_path / "other")
-    checkout.setup()
-    assert checkout.prefix() == BASE
+    ready.setup()
+    assert ready.prefix() == BASE
 
 
-def test_a_clone_that_was_moved_leaves_no_path_behind(checkout: Checkout) -> None:
-    checkout.setup()
-    before = str(checkout.folder)
-    checkout.folder = checkout.folder.rename(checkout.folder.with_name("moved"))
-    checkout.setup()
-    assert (checkout.packages / "crowdperf.pth").read_text().strip() == str(checkout.folder)
-    scripts = [path for path in (checkout.venv / "bin").iterdir() if not path.is_symlink()]
+def test_a_clone_that_was_moved_leaves_no_path_behind(ready: Checkout) -> None:
+    before = str(ready.folder)
+    ready.folder = ready.folder.rename(ready.folder.with_name("moved"))
+    ready.setup()
+    assert (ready.packages / "crowdperf.pth").read_text().strip() == str(ready.folder)
+    scripts = [path for path in (ready.venv / "bin").iterdir() if not path.is_symlink()]
     assert scripts
     assert [path.name for path in scripts if before in path.read_text()] == []
 
 
-def test_changed_stamp_keeps_the_environment(checkout: Checkout) -> None:
-    checkout.setup()
-    checkout.stamp_of_old()
-    (checkout.venv / "kept").touch()
-    output = checkout.setup()
+def test_changed_stamp_keeps_the_environment(ready: Checkout) -> None:
+    ready.stamp_of_old()
+    (ready.venv / "kept").touch()
+    output = ready.setup()
     assert "installing" in output
     assert "making" not in output
-    assert (checkout.venv / "kept").exists()
-    assert checkout.setup() == ""
+    assert (ready.venv / "kept").exists()
+    assert ready.setup() == ""
