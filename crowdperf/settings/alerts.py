@@ -198,18 +198,31 @@ def _validate_channel(where: str, channel: Channel) -> None:
             raise ConfigError(f"{where} needs either url or url_env. Remedy: set one of them.")
         if channel.url:
             validate_webhook_url(where, channel.url)
-    if isinstance(channel, EmailChannel) and not (channel.to or channel.to_host):
+        return
+    if not base.is_host(channel.host):
+        raise ConfigError(
+            f"{where}.host {channel.host!r} is no host name. Remedy: write it like mail.example, without empty parts."
+        )
+    if not isinstance(channel, EmailChannel):
+        return
+    if not (channel.to or channel.to_host):
         raise ConfigError(f"{where}.to is empty. Remedy: name at least one recipient, or set to_host.")
+    for name, address in [("sender", channel.sender), *(("to", address) for address in channel.to)]:
+        if not base.is_mail_address(address):
+            raise ConfigError(
+                f"{where}.{name} {address!r} is no address that mail servers accept. Remedy: write it like "
+                "office@site.example, in ASCII letters and with a single dot between words."
+            )
 
 
 def validate_webhook_url(where: str, url: str) -> None:
     """Raise ConfigError unless `url` is an http(s) URL without credentials; the message never holds it."""
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = parts.scheme in ("http", "https") and base.is_host(parts.hostname or "") and parts.port != 0
     except ValueError:
         parts, valid = urlsplit(""), False
-    if not valid or "@" in parts.netloc or any(ord(letter) <= 32 for letter in url):
+    if not valid or "@" in parts.netloc or any(ord(letter) <= 32 or ord(letter) == 127 for letter in url):
         raise ConfigError(
             f"{where}: the URL is not http(s)://host/path. Remedy: correct it, without user and password."
         )

@@ -67,6 +67,26 @@ def is_network(text: str) -> bool:
     return True
 
 
+_MAIL_WORD = r"[\w!#$%&'*+/=?^`{|}~-]+"
+MAIL_ADDRESS = re.compile(rf"{_MAIL_WORD}(\.{_MAIL_WORD})*@[\w-]{{1,63}}(\.[\w-]{{1,63}})*", re.ASCII)
+"""What every mail library and server accepts: ASCII letters, no quotes, no address literal, no empty part."""
+MAX_ADDRESS_CHARACTERS = 254
+
+
+def is_mail_address(text: str) -> bool:
+    """Check whether text is an e-mail address that any library and server accepts."""
+    return len(text) <= MAX_ADDRESS_CHARACTERS and MAIL_ADDRESS.fullmatch(text) is not None
+
+
+def is_host(text: str) -> bool:
+    """Check whether text is a host name or address that the resolver accepts; umlauts are allowed."""
+    try:
+        encoded = text.encode("idna")
+    except UnicodeError:
+        return False
+    return bool(encoded) and all(32 < letter < 127 for letter in encoded)
+
+
 def compute_fingerprint(block: Settings) -> str:
     """Return 16 hex digits that change with every setting of the block except `name`.
 

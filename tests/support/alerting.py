@@ -11,6 +11,8 @@ from crowdperf.messaging.schema import Alert, CameraChanged, CameraGap, LineCros
 from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.worker_config import NotifyConfig, build_notify_config
+from crowdperf.storage.alerts import AlertDoc
+from crowdperf.workers.notify.logic import Notification
 
 NOW = 1_795_600_000.0
 SQUARE = {"id": "square", "name": "Square", "polygon": [[0, 0], [1, 0], [1, 1]], "limit": 4}
@@ -19,6 +21,14 @@ CAMERAS = [
     {"id": "plaza", "name": "Plaza", "url": "rtsp://192.0.2.1/", "zones": [SQUARE], "lines": [DOOR]},
     {"id": "gate", "url": "rtsp://192.0.2.2/", "zones": [SQUARE], "lines": [DOOR]},
 ]
+
+ALERT = AlertDoc(
+    id="crowd:1", rule="crowd", severity="warning", camera="plaza", subject="square", title="Too many",
+    detail="Plaza: 5 in Square, more than 4", event="1", raised_at=NOW, last_at=NOW, count=1,
+)  # fmt: skip
+NOTIFICATION = Notification(
+    id="crowd:1:0", channel="hook", due=NOW, stage=0, alert=ALERT, site="Riverside", camera_title="Plaza"
+)
 
 
 def make_config(alerts: dict[str, Any], redis_url: str = "", instance: int = 0, instances: int = 1) -> NotifyConfig:

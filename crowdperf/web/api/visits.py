@@ -14,6 +14,7 @@ from litestar.params import JSONBody, PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
 from crowdperf.messaging.schema import Event
+from crowdperf.settings.base import is_mail_address
 from crowdperf.visitors import visit as lifecycle
 from crowdperf.visitors.visit import Email, Person, Text, Visit
 from crowdperf.web.parameters import (
@@ -139,6 +140,8 @@ async def invite(context: ContextDependency, data: JSONBody[NewVisit]) -> VisitR
     if not begin < until <= begin + MAX_VISIT_S or until <= now:
         raise bad_parameter("end", data.end, "give an end in the future, after the start and within a year of it.")
     known = {area.id for area in app.config.areas}
+    if data.host_email and not is_mail_address(data.host_email):
+        raise bad_parameter("host_email", data.host_email, "write it like name@site.example, in ASCII letters.")
     for area in data.areas:
         if area not in known:
             raise bad_parameter("areas", area, f"use some of: {', '.join(sorted(known)) or 'none is configured'}.")

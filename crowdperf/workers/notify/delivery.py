@@ -6,12 +6,15 @@ import logging
 import os
 import threading
 import time
+import traceback
 from collections import deque
+from types import TracebackType
 
 import msgspec
 
 from crowdperf.messaging.delivery_queue import DeliveryItem, DeliveryQueue
 from crowdperf.messaging.outages import OutageHandler
+from crowdperf.messaging.redis.client import OUTAGE
 from crowdperf.primitives.backoff import compute_wait
 from crowdperf.primitives.redaction import redact
 from crowdperf.runtime.metrics import Metrics
@@ -44,6 +47,10 @@ class ChannelNotReadyError(Exception):
     """The channel is unusable, for instance without its secret. Its notifications wait and do not fail."""
 
 
+EXPECTED_ERRORS = (DeliveryError, ChannelNotReadyError, *OUTAGE)
+"""The errors of a sender that need no guard."""
+
+
 class Sender:
     """The transport of one kind of channel. By default, no connection stays open between notifications."""
 
@@ -70,6 +77,31 @@ def load_secret(name: str) -> str:
     return secret
 
 
+class _SenderGuard:
+    """Turn what a sender does not expect, such as a name that a library refuses, into a failed attempt.
+
+    One notification must never end the delivery of all others.
+    """
+
+    def __init__(self, channel: str) -> None:
+        self._channel = channel
+
+    def __enter__(self) -> None:
+        """Begin an attempt."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raise DeliveryError in place of an unexpected error. Its text is left out: it may repeat a secret."""
+        if kind is None or not issubclass(kind, Exception) or issubclass(kind, EXPECTED_ERRORS):
+            return
+        log.error("channel %s: unexpected %s at\n%s", self._channel, kind.__name__, "".join(traceback.format_tb(trace)))
+        raise DeliveryError(
+            f"the settings of channel {self._channel} or this notification cannot be used ({kind.__name__}). Remedy: "
+            "correct the channel's addresses, names and secrets; the log has the place."
+        ) from None
+
+
 class ChannelDelivery:
     """The deliveries of one channel, one step at a time.
 
@@ -87,6 +119,8 @@ class ChannelDelivery:
         self._metrics = metrics
         self._paused_until = 0.0
         """No attempt before this time, so that waiting notifications do not flood a failing endpoint."""
+        self._guard = _SenderGuard(channel.id)
+        self._next_poll_at = 0.0
         self._sent_at: deque[float] = deque()
 
     def step(self, now: float) -> bool:
@@ -96,14 +130,15 @@ class ChannelDelivery:
             redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
         """
         self._metrics.set_gauge("notifications_waiting", len(self._queue), self.channel.id)
-        self._sender.poll()
+        self._poll(now)
         if now < self._paused_until or self._is_rate_limited(now):
             return False
         item = self._queue.peek(now)
         if item is None:
             return False
         try:
-            self._sender.send(_decode_notification(item), now)
+            with self._guard:
+                self._sender.send(_decode_notification(item), now)
         except ChannelNotReadyError as error:
             self._report_problem(str(error))
             self._paused_until = now + MAX_RETRY_PAUSE_S / 10
@@ -119,6 +154,16 @@ class ChannelDelivery:
     def close(self) -> None:
         """Close the transport."""
         self._sender.close()
+
+    def _poll(self, now: float) -> None:
+        if now < self._next_poll_at:
+            return
+        try:
+            with self._guard:
+                self._sender.poll()
+        except DeliveryError as error:
+            self._report_problem(str(error))
+            self._next_poll_at = now + MAX_RETRY_PAUSE_S / 10
 
     def _handle_failure(self, item: DeliveryItem, error: DeliveryError, now: float) -> None:
         self._metrics.count("notifications_failed", 1, self.channel.id)

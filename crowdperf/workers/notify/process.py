@@ -67,7 +67,7 @@ class ChannelDeliveries:
             mine = get_shard(channel.id, self._config.instances) in shards
             if mine and channel.id not in self._threads:
                 queue = DeliveryQueue(connect(self._config.redis_url), channel.id, self._config.key_prefix)
-                delivery = ChannelDelivery(channel, queue, self._create_sender(channel), self._runtime.metrics)
+                delivery = ChannelDelivery(channel, queue, self.create_sender(channel), self._runtime.metrics)
                 self._threads[channel.id] = DeliveryThread(delivery)
             elif not mine and channel.id in self._threads:
                 self._threads.pop(channel.id).stop()
@@ -82,7 +82,8 @@ class ChannelDeliveries:
         for thread in self._threads.values():
             thread.join(STOP_S)
 
-    def _create_sender(self, channel: Channel) -> Sender:
+    def create_sender(self, channel: Channel) -> Sender:
+        """Create the transport of a channel."""
         if isinstance(channel, WebhookChannel):
             return WebhookSender(channel, self._config.alerts.allow_private)
         client = connect(self._config.redis_url)

@@ -13,8 +13,9 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Sequence
+from string import punctuation
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -93,6 +94,8 @@ class WebhookSender(Sender):
     def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, float]:
         """Return status and Retry-After."""
         parts = urlsplit(url)
+        # As browsers do: letters beyond ASCII are escaped, and what is escaped already stays.
+        path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=punctuation)
         secure = parts.scheme == "https"
         host = parts.hostname or ""
         try:
@@ -100,9 +103,7 @@ class WebhookSender(Sender):
             context = create_tls_context(self._channel.ca_file) if secure else None
             connection = _PinnedConnection(host, target, self._channel.timeout_s, context)
             try:
-                connection.request(
-                    "POST", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), body, headers
-                )
+                connection.request("POST", path, body, headers)
                 reply = connection.getresponse()
                 return reply.status, _parse_retry_after(reply.headers.get("Retry-After"))
             finally:

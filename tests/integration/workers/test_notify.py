@@ -12,25 +12,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from crowdperf.messaging.dead_letter_queue import DeadLetterStore
-from crowdperf.messaging.delivery_queue import DeliveryQueue
+from crowdperf.messaging.delivery_queue import DeliveryQueue, stage_item
 from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import AlertChanged, AlertRaised, Event
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.process_runtime import ProcessRuntime
-from crowdperf.settings.alerts import WebhookChannel
+from crowdperf.settings.alerts import Channel, EmailChannel, MqttChannel, WebhookChannel
 from crowdperf.storage.alerts import index_key
 from crowdperf.web.live.counts import decode_event
-from crowdperf.workers.notify.delivery import ChannelDelivery
-from crowdperf.workers.notify.mqtt import readings_key, stage_reading
+from crowdperf.workers.notify.delivery import ChannelDelivery, Sender
+from crowdperf.workers.notify.logic import Notification
+from crowdperf.workers.notify.mail import MailSender
+from crowdperf.workers.notify.mqtt import MqttSender, readings_key, stage_reading
 from crowdperf.workers.notify.mqtt_state import ReadingsRemoved
-from crowdperf.workers.notify.process import main
+from crowdperf.workers.notify.process import ChannelDeliveries, main
 from crowdperf.workers.notify.webhook import WebhookSender
 from tests.conftest import RedisServer, wait_until
-from tests.support.alerting import crossing, make_config, zone
+from tests.support.alerting import NOTIFICATION, NOW, crossing, make_config, zone
 from tests.support.ports import free_port
 from tests.support.receivers import Hook, broker, hook, mailbox
 
@@ -178,6 +181,71 @@ def test_redirects_are_not_followed_and_refusals_not_repeated(
         delivery.step(now() + 1000)
         assert len(receiver.requests) == 1
         assert str(status) in DeadLetterStore(redis_server.client()).get_letters("notify:hook")[0].reason
+
+
+def test_an_umlaut_in_the_path_is_escaped(redis_server: RedisServer) -> None:
+    with hook() as receiver:
+        delivery, _ = queued(redis_server, receiver)
+        delivery = make_delivery(
+            redis_server, WebhookChannel(id="hook", url=f"{receiver.url}/T%C3%BCr/Tür?t=ü"), Metrics()
+        )
+        assert delivery.step(now() + 1000)
+        assert [path for path, _, _ in receiver.requests] == ["/hook/T%C3%BCr/T%C3%BCr?t=%C3%BC"]
+
+
+def make_delivery(server: RedisServer, channel: Channel, metrics: Metrics) -> ChannelDelivery:
+    """A delivery whose sender is the one that the worker itself creates for the channel."""
+    config = make_config({"allow_private": ["127.0.0.0/8"]}, server.url)
+    sender = ChannelDeliveries(config, ProcessRuntime("worker-notify-0", 0)).create_sender(channel)
+    return ChannelDelivery(channel, DeliveryQueue(server.client(), channel.id), sender, metrics)
+
+
+REFUSED_BY_LIBRARY: dict[type[Sender], Channel] = {
+    WebhookSender: WebhookChannel(id="bad", url="http://127.0.0.1/", secret_env="HOOK_SECRET", attempts=2),
+    MailSender: EmailChannel(id="bad", host="127.0.0.1", sender=".a@b.example", to=["c@d.example"], attempts=2),
+    MqttSender: MqttChannel(id="bad", host="127.0.0.1", user="u", password_env="HOOK_SECRET", attempts=2),
+}
+"""A channel for each sender that raises an error which the sender itself does not expect."""
+
+
+@pytest.mark.parametrize("kind", Sender.__subclasses__())
+def test_what_a_library_refuses_is_a_failed_attempt(
+    redis_server: RedisServer, kind: type[Sender], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK_SECRET", "\udcfc")
+    metrics = Metrics()
+    delivery = make_delivery(redis_server, REFUSED_BY_LIBRARY[kind], metrics)
+    client = redis_server.client()
+    for number in (1, 2):
+        stage_item(client, "bad", f"crowd:{number}:0", msgspec.json.encode(NOTIFICATION), now())
+    t = now()
+    for _ in range(20):
+        t += 40
+        delivery.step(t)
+    letters = DeadLetterStore(client).get_letters("notify:bad")
+    assert len(letters) == 2
+    assert all("attempt 2" in letter.reason and "Remedy" in letter.reason for letter in letters)
+    assert "\udcfc" not in metrics.snapshot("x", 0).texts["channel_problem"]["bad"]
+
+
+def test_a_sender_whose_poll_fails_still_delivers(redis_server: RedisServer) -> None:
+    class Poll(Sender):
+        polls = 0
+
+        def send(self, notification: Notification, now: float) -> None:
+            pass
+
+        def poll(self) -> None:
+            self.polls += 1
+            raise ValueError("a number that the library refuses")
+
+    sender, metrics = Poll(), Metrics()
+    channel = WebhookChannel(id="hook", url="http://127.0.0.1/")
+    delivery = ChannelDelivery(channel, DeliveryQueue(redis_server.client(), "hook"), sender, metrics)
+    stage_item(redis_server.client(), "hook", "crowd:1:0", msgspec.json.encode(NOTIFICATION), NOW)
+    assert delivery.step(NOW)
+    assert not delivery.step(NOW + 1)
+    assert [sender.polls, metrics.get_counter("notifications_sent", "hook")] == [1, 1]
 
 
 def test_the_channels_rate_limit_makes_wait_not_lose(redis_server: RedisServer) -> None:

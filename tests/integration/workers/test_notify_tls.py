@@ -10,26 +10,16 @@ from typing import Any
 import pytest
 
 from crowdperf.settings.alerts import EmailChannel, MqttChannel, WebhookChannel
-from crowdperf.storage.alerts import AlertDoc
 from crowdperf.workers.notify.delivery import ChannelNotReadyError, DeliveryError
-from crowdperf.workers.notify.logic import Notification
 from crowdperf.workers.notify.mail import MailSender
 from crowdperf.workers.notify.mqtt import MqttSender
 from crowdperf.workers.notify.webhook import WebhookSender
 from tests.conftest import RedisServer, wait_until
 from tests.integration.web.test_live import certify
-from tests.support.alerting import make_config
+from tests.support.alerting import NOTIFICATION, NOW, make_config
 from tests.support.receivers import Broker, broker, hook, mailbox
 
-NOW = 1_795_600_000.0
-ALERT = AlertDoc(
-    id="crowd:1", rule="crowd", severity="warning", camera="plaza", subject="square", title="Too many",
-    detail="Plaza: 5 in Square, more than 4", event="1", raised_at=NOW, last_at=NOW, count=1,
-)  # fmt: skip
 NOT_TRUSTED = r"the certificate of [\w.]+ is not trusted \(.*\); nothing was sent\. Remedy"
-NOTIFICATION = Notification(
-    id="crowd:1:0", channel="hook", due=NOW, stage=0, alert=ALERT, site="Riverside", camera_title="Plaza"
-)
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from email.headerregistry import Address
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crowdperf.primitives.redaction import redact_url
 from crowdperf.settings import process_config
-from crowdperf.settings.base import ConfigError
+from crowdperf.settings.base import MAIL_ADDRESS, ConfigError
 from crowdperf.settings.config import Config, Deployment, build_json_schema, load, parse
 from crowdperf.settings.environment import Environment, Paths, read_environment
 from crowdperf.supervision.programs import build_programs
@@ -63,6 +65,55 @@ def test_bad_configuration_is_one_clear_error(document: str, words: list[str]) -
     assert "secret" not in message
     for word in words:
         assert word in message
+
+
+MAIL = {"type": "email", "id": "m", "host": "mail.example", "sender": "a@b.example", "to": ["c@d.example"]}
+MQTT = {"type": "mqtt", "id": "q", "host": "broker.example"}
+HOOK = {"type": "webhook", "id": "w", "url": "https://hooks.example/a"}
+LONG = "x" * 70
+
+
+@pytest.mark.parametrize(
+    ("channel", "key", "value"),
+    [
+        *((MAIL, "sender", address) for address in (".a@b.example", "a..b@c.example", "jürgen@b.example", "a@.b")),
+        *((MAIL, "sender", address) for address in ("a@b..c", "a@dömäin.example", "a,b@c.example", f"a@{LONG}.de")),
+        *((MAIL, "to", [address]) for address in ("a@[192.0.2.1]", "a@[x", "ä@b.example", "a.@b.example", "a\x7f@b")),
+        *(
+            (one, "host", host)
+            for one in (MAIL, MQTT)
+            for host in ("a..b.example", ".b.example", LONG, "a\x00b", "a b")
+        ),
+        *((HOOK, "url", url) for url in ("http://a..b.example/", f"http://{LONG}.example/", "http://.b.example/")),
+        (HOOK, "url", "http://b.example/a\x7f"),
+    ],
+)
+def test_an_address_that_no_library_accepts_is_refused(channel: dict[str, Any], key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=r"\$\.alerts\.channels\[0\].* Remedy: "):
+        config(alerts={"channels": [{**channel, key: value}]})
+
+
+@pytest.mark.parametrize(
+    ("channel", "key", "value"),
+    [
+        (MAIL, "sender", "first.last+tag@mail-1.b_c.example"),
+        (MAIL, "host", "münchen.example"),
+        *((one, "host", host) for one in (MAIL, MQTT) for host in ("localhost", "::1", "192.0.2.1", "b.example.")),
+        *((HOOK, "url", url) for url in ("http://[::1]:8123/", "https://münchen.example/Tür?t=ü", "http://ha_1/")),
+    ],
+)
+def test_addresses_that_libraries_accept_stay(channel: dict[str, Any], key: str, value: str) -> None:
+    config(alerts={"channels": [{**channel, key: value}]})
+
+
+@given(st.from_regex(MAIL_ADDRESS, fullmatch=True))
+@settings(max_examples=30)
+def test_an_accepted_mail_address_makes_a_message(address: str) -> None:
+    message = EmailMessage()
+    message["From"] = Address("Riverside", addr_spec=address)
+    message["To"] = address
+    assert [str(one.addr_spec) for one in message["To"].addresses] == [address]
+    message.as_bytes()
 
 
 @pytest.mark.parametrize(
