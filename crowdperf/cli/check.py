@@ -72,7 +72,8 @@ def collect_findings(installation: Installation) -> Iterator[Finding]:
         yield Finding(False, str(error))
         return
     config = deployment.config
-    yield Finding(True, f"configuration {installation.config_file}: {len(config.cameras)} cameras")
+    read_only = "" if os.access(installation.config_file, os.W_OK) else ", which this user cannot change"
+    yield Finding(True, f"configuration {installation.config_file}{read_only}: {len(config.cameras)} cameras")
     yield _check_cores(config.inference.threads)
     yield _run_check(lambda: f"FFmpeg {find_ffmpeg()}")
     yield _check_redis(deployment)

@@ -13,9 +13,11 @@ import difflib
 import errno
 import getpass
 import os
+import pwd
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import msgspec
 from msgspec.structs import replace
@@ -40,7 +42,9 @@ ACTIONS_BY_COMMAND: dict[str, ConfigAction] = {
     "rollback": "rollback",
 }
 NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-DISK_FULL_MESSAGE = "the configuration cannot be written and stays as it is"
+NOT_REPLACEABLE_ERRNOS = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)
+"""A file that is a mount point of its own, as in a container, or in a folder of another user."""
+NOT_WRITTEN_MESSAGE = "the configuration cannot be written and stays as it is"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -152,12 +156,13 @@ class ConfigStore:
                 return self._apply_change(request)
         except EditError as error:
             return ConfigResponse(status=error.status, detail=str(error))
+        except PermissionError as error:
+            return ConfigResponse(status=409, detail=f"{NOT_WRITTEN_MESSAGE}: {explain_permission(error, self._file)}")
         except OSError as error:
             if error.errno not in NO_SPACE_ERRNOS:
                 raise
-            return ConfigResponse(
-                status=507, detail=f"{DISK_FULL_MESSAGE}: {error.strerror}. Remedy: make room on its disk, then again."
-            )
+            remedy = "mount it writable" if error.errno == errno.EROFS else "make room on its disk, then again"
+            return ConfigResponse(status=507, detail=f"{NOT_WRITTEN_MESSAGE}: {error.strerror}. Remedy: {remedy}.")
 
     def restart_affected(self, response: ConfigResponse) -> None:
         """Have supervisord restart the programs that the change affects."""
@@ -212,7 +217,11 @@ class ConfigStore:
         env = read_environment(programs.load_recorded_environment(self._paths))
         deployment = Deployment(after, self._paths, env, self._root)
         restarts = self._find_restarts(replace(deployment, config=before), deployment)
-        write_file(self._file, text, mode=self._file.stat().st_mode & 0o777, sync=True)
+        try:
+            replace_content(self._file, old_text, text)
+        except OSError:
+            self._history.remove(version.number)
+            raise
         programs.write_include_file(deployment)
         return replace(outcome, version=version.number, restarts=restarts, running=self._is_running())
 
@@ -264,6 +273,54 @@ class ConfigStore:
 
 def _decode_document(text: bytes) -> dict[str, Any]:
     return msgspec.json.decode(text, type=dict[str, Any])
+
+
+def replace_content(file: Path, old_text: bytes, text: bytes) -> None:
+    """Replace the content of the configuration file, or raise OSError and leave the old content.
+
+    Args:
+        file: the file; it exists.
+        old_text: its present content.
+        text: the new content.
+    """
+    try:
+        write_file(file, text, mode=file.stat().st_mode & 0o777, sync=True)
+    except OSError as error:
+        if error.errno not in NOT_REPLACEABLE_ERRNOS:
+            raise
+        # Its name cannot be taken by a new file, but the file may be writable.
+        with file.open("r+b", buffering=0) as opened:
+            try:
+                _overwrite(opened, text)
+            except OSError:
+                _overwrite(opened, old_text)
+                raise
+
+
+def _overwrite(opened: BinaryIO, text: bytes) -> None:
+    opened.seek(0)
+    opened.write(text)
+    opened.truncate(len(text))
+    os.fsync(opened.fileno())
+
+
+def explain_permission(error: PermissionError, file: Path) -> str:
+    """Name the owner of what could not be written, and the remedy."""
+    path = Path(error.filename or file)
+    path = path if path.exists() else path.parent
+    owner, user = _get_user_name(path.stat().st_uid), _get_user_name(os.geteuid())
+    return (
+        f"{path} belongs to {owner}, and crowdperf runs as {user}. "
+        f"Remedy: chown it to that user, or edit {file.name} by hand."
+    )
+
+
+def _get_user_name(uid: int) -> str:
+    """Return the name of a user; in a container it may have none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
 
 
 def _select_cameras(text: bytes, names: set[str]) -> tuple[dict[str, Any], ...]:

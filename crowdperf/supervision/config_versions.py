@@ -76,9 +76,13 @@ class ConfigHistory:
         record = self._get_path(version.number).with_suffix(".facts")
         write_file(record, msgspec.json.encode(version), mode=0o600, sync=True)
         for row in rows[: max(0, len(rows) + 1 - MAX_VERSIONS)]:
-            self._get_path(row.number).with_suffix(".facts").unlink(missing_ok=True)
-            self._get_path(row.number).unlink(missing_ok=True)
+            self.remove(row.number)
         return version
+
+    def remove(self, number: int) -> None:
+        """Remove a version, its record first."""
+        for suffix in (".facts", ".json"):
+            self._get_path(number).with_suffix(suffix).unlink(missing_ok=True)
 
     def _get_path(self, number: int) -> Path:
         return self._folder / f"{number:06d}.json"
