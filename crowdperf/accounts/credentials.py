@@ -9,6 +9,7 @@ import redis.asyncio
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
+from crowdperf.accounts.common_passwords import is_common
 from crowdperf.messaging.redis.client import AnyClient
 from crowdperf.primitives.atomic_file import create_private_file
 from crowdperf.primitives.digest import compute_digest
@@ -30,8 +31,8 @@ def check_password(password: str, name: str) -> None:
             f"a password has {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH} characters. Remedy: use a longer "
             "one, such as a sentence."
         )
-    if len(set(password)) < 4 or password.lower() == name.lower():
-        raise WeakPasswordError("that password is too easy to guess. Remedy: use one with more different characters.")
+    if len(set(password)) < 4 or is_common(password, name):
+        raise WeakPasswordError("that password is one of the first that are tried. Remedy: use a sentence of your own.")
 
 
 def hash_password(password: str) -> str:

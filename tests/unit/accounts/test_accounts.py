@@ -155,6 +155,49 @@ def test_what_anybody_would_try_first_is_no_password(password: str) -> None:
         credentials.check_password(password, "administrator")
 
 
+@pytest.mark.parametrize(
+    "password",
+    [
+        "1234567890",
+        "0987654321",
+        "123456789012",
+        "abcdefghij",
+        "Qwertyuiop",
+        "qwertzuiop",
+        "1q2w3e4r5t",
+        "1231231231",
+        "Password123",
+        "Passw0rd2024!",
+        "p@$$w0rd99",
+        "passwordpassword",
+        "Welcome2024!",
+        "iloveyou12",
+        "ada1234567890",
+        "ada.ada.2024",
+    ],
+)
+def test_the_commonest_passwords_are_refused(password: str) -> None:
+    with pytest.raises(credentials.WeakPasswordError, match=r"first that are tried.*Remedy"):
+        credentials.check_password(password, "ada")
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "correct horse battery",
+        "another good one",
+        "8392817465",
+        "a7k2m9x4b1",
+        "my password is long",
+        "adamant walrus",
+        "пароль длинный",
+        "das ist mein Kennwort hier",
+    ],
+)
+def test_what_nobody_would_try_first_is_a_password(password: str) -> None:
+    credentials.check_password(password, "ada")
+
+
 def test_passwords_are_argon2id_and_salted() -> None:
     one, two = credentials.hash_password("a long sentence"), credentials.hash_password("a long sentence")
     assert one.startswith("$argon2id$v=19$m=65536,t=3,")
