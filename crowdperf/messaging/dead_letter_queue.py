@@ -17,7 +17,7 @@ from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.settings.base import ConfigError
 
 PAGE_SIZE = 200
-ENTRY_ID = re.compile(r"\d{1,20}-\d{1,20}")
+ENTRY_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
 class DeadLetterQueue(Struct, frozen=True):

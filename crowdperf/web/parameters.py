@@ -40,7 +40,7 @@ To = Annotated[
     str | None,
     QueryParameter(name="to", description="End, RFC 3339, excluded. Default: the end of today.", max_length=64),
 ]
-STREAM_ID_PATTERN = re.compile(r"\d{1,15}(-\d{1,15})?")
+STREAM_ID_PATTERN = re.compile(r"[0-9]{1,15}(-[0-9]{1,15})?")
 
 
 class Span(NamedTuple):

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from crowdperf.storage.buckets import BUCKETS, Calendar
 from crowdperf.storage.counts import MAX_TIME_S
-from crowdperf.web.parameters import MAX_RANGE, format_rfc3339, parse_instant, parse_span
+from crowdperf.web.parameters import (
+    MAX_RANGE,
+    Cursor,
+    format_rfc3339,
+    parse_cursor,
+    parse_instant,
+    parse_span,
+    parse_stream_id,
+)
 from crowdperf.web.problems import ApiProblem
 
 ZONES = {
@@ -71,3 +79,13 @@ def test_an_empty_range_names_the_end_that_was_given(start: str | None, end: str
     begin = f"{start}T00:00:00Z" if start else None
     with pytest.raises(ApiProblem, match=f"parameter '{named}' has the value '(2026|1970)"):
         parse_span(begin, f"{end}T00:00:00Z", NOW, ZoneInfo("Europe/Berlin"))
+
+
+def test_digits_of_other_scripts_are_no_stream_id() -> None:
+    """Redis reads the digits 0 to 9 only, and would answer any others with an error."""
+    assert parse_stream_id("cursor", "12-3") == "12-3"
+    for text in ("١٢-٣", "12-٣", "１２-３"):
+        with pytest.raises(ApiProblem, match="'cursor'"):
+            parse_stream_id("cursor", text)
+        with pytest.raises(ApiProblem, match="'cursor'"):
+            parse_cursor(Cursor("stream", 1.0, text).to_text(), "stream")
