@@ -199,7 +199,7 @@ async def _receive(
             request = msgspec.json.decode(text, type=LiveRequest)
             if request.seen is not None:
                 viewer.record_confirmed(request.seen)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return CLOSE_POLICY_VIOLATION, f'send {{"subscribe": [camera, …]}}: {error}'[:100]
         if request.subscribe is None:
             continue

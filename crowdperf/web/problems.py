@@ -137,6 +137,10 @@ def _on_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes
     return _respond(500, "the request could not be handled; the web process's log says why", [])
 
 
+def _on_deep_json(_request: Request[Any, Any, Any], _error: RecursionError) -> Response[bytes]:
+    return _respond(400, "the JSON is nested too deep. Remedy: send what /docs describes.", [])
+
+
 REFUSALS: dict[type[Exception], HTTPStatus] = {
     UnknownAccountError: HTTPStatus.NOT_FOUND,
     AccountError: HTTPStatus.CONFLICT,
@@ -155,5 +159,6 @@ EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     HTTPException: _on_http,
     **dict.fromkeys(REFUSALS, _on_refused_change),
     **dict.fromkeys(OUTAGE, _on_redis_error),
+    RecursionError: _on_deep_json,
     500: _on_bug,
 }

@@ -451,6 +451,14 @@ def test_an_open_browser_alone_makes_no_token(people: People) -> None:
         assert statuses[-1].status_code == 429, "guesses are limited here as at the sign-in"
 
 
+def test_json_that_nests_without_end_is_refused(people: People) -> None:
+    with people.browser("ada", "operator") as ada:
+        body = b'{"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}"
+        headers = {"Content-Type": "application/json"}
+        refused = ada.patch("/api/v1/cameras/plaza", content=body, headers=headers)
+        assert (refused.status_code, "nested too deep" in refused.text) == (400, True), refused.text
+
+
 def test_an_open_stream_ends_with_its_session(
     people: People, site: SyntheticSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
