@@ -378,7 +378,7 @@ def test_a_name_used_again_opens_nothing_of_its_former_owner(
             assert bob.get("/api/v1/tokens").json()["tokens"] == []
 
 
-def test_tokens_that_an_older_version_left_behind_end_with_the_next_account_of_the_name(
+def test_tokens_left_by_an_older_version_end(
     people: People, nobody: httpx.Client, redis_server: RedisServer
 ) -> None:
     left = Token(
@@ -413,7 +413,7 @@ def test_a_new_password_ends_every_other_session(people: People) -> None:
         assert elsewhere.get("/api/v1/session").json()["signed_in"] is False
 
 
-def test_a_reset_password_ends_sessions_and_waiting_and_on_request_tokens(people: People, nobody: httpx.Client) -> None:
+def test_a_reset_password_ends_sessions_and_waiting(people: People, nobody: httpx.Client) -> None:
     new, sign_in = "another good one", {"name": "ada", "password": "another good one"}
     with people.browser("root", "admin") as root, people.browser("ada", "viewer") as ada:
         bearer = {"Authorization": f"Bearer {ada.post('/api/v1/tokens', json=NEW_TOKEN).json()['token']}"}
