@@ -8,7 +8,6 @@ import functools
 import os
 import re
 import select
-import shutil
 import signal
 import subprocess
 import time
@@ -52,7 +51,7 @@ class FfmpegProcess:
     """New size (width, height) of the source's pictures after a change, known at log level `level+verbose`."""
 
     def __init__(self, argv: list[str], redact: Callable[[str], str]) -> None:
-        setpriv = shutil.which("setpriv")
+        setpriv = process_tree.find_setpriv()
         self._process = subprocess.Popen(
             [setpriv, "--pdeathsig", "KILL", "--", *argv] if setpriv else argv,
             stdin=subprocess.DEVNULL,

@@ -32,6 +32,7 @@ from crowdperf.settings.process_config import build_capture_config
 from crowdperf.settings.site import resolve_dsn
 from crowdperf.storage.postgres import driver, migrations
 from crowdperf.supervision.embedded_redis import find_server_binary
+from crowdperf.supervision.process_tree import find_setpriv
 
 TYPICAL_FPS = 25.0
 """Assumed rate of a camera that has not been opened."""
@@ -76,6 +77,8 @@ def collect_findings(installation: Installation) -> Iterator[Finding]:
     yield Finding(True, f"configuration {installation.config_file}{read_only}: {len(config.cameras)} cameras")
     yield _check_cores(config.inference.threads)
     yield _run_check(lambda: f"FFmpeg {find_ffmpeg()}")
+    setpriv = find_setpriv()
+    yield Finding(True, f"setpriv {setpriv}" if setpriv else "no setpriv with --pdeathsig: FFmpeg starts without it")
     yield _check_redis(deployment)
     if deployment.postgres_dsn:
         yield _run_check(lambda: check_postgres(deployment.postgres_dsn, deployment.root))

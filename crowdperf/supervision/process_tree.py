@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import select
+import shutil
 import signal
 import subprocess
 import time
@@ -23,6 +25,22 @@ def end_with_parent(number: int = signal.SIGTERM) -> None:
     with capabilities. fork clears it. A parent that has already ended is not noticed: see `has_reader`.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+
+
+@functools.cache
+def find_setpriv() -> str | None:
+    """Find a `setpriv` that ends a program with its parent; None where there is none or it is too old.
+
+    That of util-linux before 2.33 and that of busybox lack the option.
+    """
+    path = shutil.which("setpriv")
+    if path is None:
+        return None
+    try:
+        tried = subprocess.run([path, "--pdeathsig", "KILL", "--", "true"], capture_output=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return path if tried.returncode == 0 else None
 
 
 def has_reader(descriptor: int) -> bool:
