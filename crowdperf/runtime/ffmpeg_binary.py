@@ -46,9 +46,17 @@ def find_ffmpeg() -> str:
         ) from None
 
 
+SECRET_VARIABLE = re.compile(r"^CROWDPERF_|PASS|SECRET|TOKEN|DSN|CREDENTIAL|API_?KEY|WEBHOOK", re.IGNORECASE)
+"""Variables of crowdperf itself and of its alert channels."""
+
+
 def build_ffmpeg_environment() -> dict[str, str]:
-    """Copy this process's environment without `PROXY_VARIABLES`."""
-    return {name: value for name, value in os.environ.items() if name not in PROXY_VARIABLES}
+    """Copy this process's environment without `PROXY_VARIABLES` and without what FFmpeg need not know."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in PROXY_VARIABLES and not SECRET_VARIABLE.search(name)
+    }
 
 
 def remove_proxy_variables() -> None:
