@@ -44,7 +44,8 @@ class CpuSubject:
         self.runtime = runtime
         self.frames = pictures(self.batch)
         self.detector.detect(self.frames, SPEC)
-        compiled = runtime.compile(letterbox(SPEC))
+        box = letterbox(SPEC)
+        compiled = runtime.compile(box.width, box.height, runtime.max_batch)
         self.computes_in = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
         shape = list(compiled.input(0).shape)
         self._picture = np.random.default_rng(2).integers(0, 255, shape, dtype=np.uint8)

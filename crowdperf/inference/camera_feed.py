@@ -100,6 +100,7 @@ class CameraFeed:
         return 0.0 if self.ppe_served_at is None else (now - self.ppe_served_at) * self.spec.ppe_fps
 
     def continue_from(self, previous: CameraFeed) -> None:
-        """Take over the counts and the PPE turn of the same camera's replaced ring."""
+        """Take over the counts, the error and the PPE turn of the same camera's replaced ring."""
+        self.error = previous.error
         self.analysed, self.drops = previous.analysed, previous.drops
         self.ppe_served_at, self.ppe_frame_at = previous.ppe_served_at, previous.ppe_frame_at

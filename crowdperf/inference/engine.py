@@ -163,6 +163,9 @@ class InferenceEngine:
         self._scanned_at = now
         for feed in self._rings.scan(now):
             self._stats.record_gone(feed)
+        detector = self._person_slot.detector
+        if detector is not None:
+            detector.retain([feed.spec for feed in self._rings.feeds.values()])
 
     def _start_batch(self, detector: Detector, frames: list[ScheduledFrame]) -> Batch | None:
         """Load and verify frames and start the network; None if the model cannot run at this geometry."""
@@ -221,6 +224,9 @@ class InferenceEngine:
     ) -> None:
         self._outbox.put(build_frame_detections(feed.camera, feed.spec, stamp, detections, ppe))
         self._stats.record_frame(feed, self._clock() - stamp.monotonic_ns / 1e9)
+        if feed.error:
+            feed.error = ""
+            self._metrics.set_text("last_error", "", feed.camera)
 
     def _drop_unsupported(self, frames: list[ScheduledFrame], error: str) -> None:
         """Drop frames of a geometry at which the model cannot run; the other cameras go on."""

@@ -5,7 +5,7 @@ It is synchronous and needs no process, clock or stream. Live inference, replay 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -45,6 +45,9 @@ class InferenceBackend(Protocol):
 
         A geometry that cannot be prepared is ready: `load` then raises the reason.
         """
+
+    def retain(self, boxes: Collection[Letterbox]) -> None:
+        """Keep what is prepared for these geometries, as far as memory allows; open rings need them."""
 
     def load(self, frames: Sequence[NDArray[np.uint8]], box: Letterbox) -> None:
         """Copy about `max_batch` ring frames, uint8 (frame_bytes,); their memory is free again on return.
@@ -110,6 +113,10 @@ class Detector:
         """Check whether this geometry can be computed at once; if not, the backend starts to prepare it."""
         return self.backend.ready(letterbox(spec))
 
+    def retain(self, specs: Collection[RingSpec]) -> None:
+        """Keep what is prepared for these rings, as far as memory allows: call it as rings come and go."""
+        self.backend.retain({letterbox(spec) for spec in specs})
+
     def warm(self, specs: Sequence[RingSpec]) -> None:
         """Prepare for pictures of these rings, and wait until that is done.
 
@@ -118,6 +125,7 @@ class Detector:
         Raises:
             ModelError: the model can run at none of them.
         """
+        self.retain(specs)
         errors = [error for spec in specs if (error := self.try_warm(spec))]
         if errors and len(errors) == len(specs):
             raise errors[0]

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
+from crowdperf.models.geometry_store import GeometryStore, Size
 from crowdperf.models.postprocess import BoxDecoder, Detections
 from crowdperf.models.preprocess import Letterbox
 from crowdperf.models.registry import ModelError, ModelPath, build_class_map
@@ -34,8 +34,8 @@ MIN_STREAMS = 2
 docs/models.md, Streams. Few cores get no more streams: a single camera with QUEUE_MAX frames must fill them."""
 MAX_BATCHES_IN_FLIGHT = 2
 """The streams compute the next batch while the boxes of the previous one are decoded."""
-MAX_GEOMETRIES = 8
-"""Number of compiled models kept, about 50 MB each; the oldest is dropped first."""
+MAX_INPUTS = 8
+"""Number of picture formats of one compiled model whose inputs are kept; the least recently used is dropped first."""
 
 
 class _CompiledModel:
@@ -70,13 +70,14 @@ class _CompiledModel:
         Returns:
             uint8 (count, height, width, 3).
         """
-        inputs = self._inputs.get(box)
+        inputs = self._inputs.pop(box, None)
         if inputs is None or inputs.shape[1] < count:
-            while len(self._inputs) >= MAX_GEOMETRIES:
+            while len(self._inputs) >= MAX_INPUTS:
                 del self._inputs[next(iter(self._inputs))]
             rows = max(count, self.stream_count)
             canvas = box.make_canvas(MAX_BATCHES_IN_FLIGHT * rows)
-            inputs = self._inputs[box] = canvas.reshape(MAX_BATCHES_IN_FLIGHT, rows, *canvas.shape[1:])
+            inputs = canvas.reshape(MAX_BATCHES_IN_FLIGHT, rows, *canvas.shape[1:])
+        self._inputs[box] = inputs
         return inputs[buffer_index, :count]
 
 
@@ -110,9 +111,7 @@ class OpenvinoBackend:
         self._core = ov.Core()
         # Measured: 0.4 s instead of 1.3 s for a geometry that is in the cache.
         self._core.set_property({"CACHE_DIR": str(cache / "openvino")})
-        self._compiled: dict[tuple[int, int], _CompiledModel] = {}
-        self._compiling: dict[tuple[int, int], Future[_CompiledModel]] = {}
-        self._compiler = ThreadPoolExecutor(1, "compile")
+        self._compiled = GeometryStore(self._compile_both)
         self._loaded: _LoadedBatch | None = None
         self._started: deque[_LoadedBatch] = deque()
         self._buffer_index = 0
@@ -193,42 +192,39 @@ class OpenvinoBackend:
 
     def ready(self, box: Letterbox) -> bool:
         """Check whether this geometry is compiled; if not, start to compile it in the background."""
-        size = (box.width, box.height)
-        if size in self._compiled:
-            return True
-        if size not in self._compiling:
-            # Drop results that were never used: their cameras stopped before the size was ready.
-            for done in [size for size, future in self._compiling.items() if future.done()][: 1 - MAX_GEOMETRIES]:
-                del self._compiling[done]
-            self._compiling[size] = self._compiler.submit(self._compile_both, box)
-        return self._compiling[size].done()
+        return self._compiled.ready((box.width, box.height))
+
+    def retain(self, boxes: Collection[Letterbox]) -> None:
+        """Keep what these geometries need, as far as memory allows."""
+        self._compiled.retain({(box.width, box.height) for box in boxes})
 
     def _get_compiled(self, box: Letterbox) -> _CompiledModel:
         """Return the model compiled for this geometry; takes about 1.5 s the first time."""
-        size = (box.width, box.height)
-        if size not in self._compiled:
-            self.ready(box)
-            # A failure stays in `_compiling`: it would be the same at every frame.
-            compiled = self._compiling[size].result()
-            del self._compiling[size]
-            while len(self._compiled) >= MAX_GEOMETRIES:
-                del self._compiled[next(iter(self._compiled))]
-            self._compiled[size] = compiled
-            self.max_batch = compiled.stream_count
-        return self._compiled[size]
+        compiled = self._compiled.get((box.width, box.height))
+        self.max_batch = compiled.stream_count
+        return compiled
 
-    def _compile_both(self, box: Letterbox) -> _CompiledModel:
-        single = self.compile(box, 1)
-        return _CompiledModel(single, single if self._stream_count == 1 else self.compile(box, self._stream_count))
+    def _compile_both(self, size: Size) -> _CompiledModel:
+        single = self.compile(*size, 1)
+        return _CompiledModel(single, single if self._stream_count == 1 else self.compile(*size, self._stream_count))
 
-    def compile(self, box: Letterbox, stream_count: int | None = None) -> Any:
-        """Compile a new `openvino.CompiledModel`; raise ModelError for a size that it cannot have."""
+    def compile(self, width: int, height: int, stream_count: int) -> Any:
+        """Compile a new `openvino.CompiledModel`, or raise ModelError for a size that it cannot have.
+
+        Args:
+            width: of the model input, pixels.
+            height: of the model input, pixels.
+            stream_count: pictures at a time.
+
+        Returns:
+            The compiled model.
+        """
         model = self._read_model()
         try:
-            model.reshape([1, 3, box.height, box.width])
+            model.reshape([1, 3, height, width])
         except RuntimeError:
             raise ModelError(
-                f"the model {str(self._path)!r} cannot run at {box.width}x{box.height}: it was exported for one "
+                f"the model {str(self._path)!r} cannot run at {width}x{height}: it was exported for one "
                 "size. Remedy: export it with dynamic=True (`yolo export ... dynamic=True`)."
             ) from None
         steps = PrePostProcessor(model)
@@ -241,9 +237,16 @@ class OpenvinoBackend:
         # quantised model computes its int8 layers in int8 with any hint.
         settings: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": self._threads,
-            "NUM_STREAMS": stream_count or self._stream_count,
+            "NUM_STREAMS": stream_count,
         }
-        return self._core.compile_model(steps.build(), "CPU", settings)
+        try:
+            return self._core.compile_model(steps.build(), "CPU", settings)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].rstrip(".")
+            raise ModelError(
+                f"the model {str(self._path)!r} cannot be compiled for {width}x{height}: {reason}. Remedy: raise the "
+                "camera's analysis_width, or export the model with end2end=False."
+            ) from None
 
 
 def compute_stream_count(threads: int) -> int:

@@ -11,7 +11,7 @@ import logging
 import warnings
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from time import perf_counter
@@ -23,6 +23,7 @@ import torchvision
 from numpy.typing import NDArray
 
 from crowdperf.models import torch_graphs, torch_network
+from crowdperf.models.geometry_store import MEMORY_SHARE, get_memory_bytes
 from crowdperf.models.postprocess import MAX_CANDIDATES, MAX_DETECTIONS, Detections
 from crowdperf.models.preprocess import Letterbox
 from crowdperf.models.registry import ModelError, ModelPath, build_class_map
@@ -34,7 +35,7 @@ from crowdperf.settings.engine import Inference
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes that have a graph; a batch is padded to the next one."""
 MAX_GEOMETRIES = 8
-"""Number of picture sizes kept; the least recently used is dropped first."""
+"""Number of picture sizes kept in any case, more while open rings need them; the least recently used goes first."""
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,9 @@ class TorchBackend:
         self._geometries: OrderedDict[Letterbox, GeometryBuffers] = OrderedDict()
         self._preparing: dict[Letterbox, Future[None]] = {}
         self._preparer = ThreadPoolExecutor(1, "capture")
+        self._failures: dict[Letterbox, ModelError] = {}
+        """Why geometries could not be prepared: it would be the same at every frame."""
+        self._needed: frozenset[Letterbox] = frozenset()
         self._end_to_end = False
         self._streams = torch_graphs.acquire_streams(device)
         weakref.finalize(self, torch_graphs.release_streams, self._streams)
@@ -98,6 +102,8 @@ class TorchBackend:
     def load(self, frames: Sequence[NDArray[np.uint8]], box: Letterbox) -> None:
         """Copy ring frames to the device, and wait for the copies."""
         self._loaded = []
+        if box in self._failures:
+            raise self._failures[box]
         rest = list(frames)
         while rest:
             step = self._find_step(len(rest), box)
@@ -134,12 +140,18 @@ class TorchBackend:
 
     def _compute_part(self, part: _BatchPart) -> Any:
         """Compute float32 (n, candidates, 6) of a part, in smaller pieces if memory runs out."""
+        geometry = part.step.geometry
+        box = geometry.box
         try:
-            return part.step.run(part.frames, part.pictures)
-        except RuntimeError as error:
+            candidates = part.step.run(part.frames, part.pictures)
+            geometry.has_worked = True
+            return candidates
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             if not is_out_of_memory(error):
-                raise
-        box = part.step.geometry.box
+                if geometry.has_worked:
+                    raise
+                # A model may be unable to compute one size, as a TensorRT engine above its profile.
+                raise self._record_failure(box, error) from error
         self._shrink(part.step.bucket, box)
         pieces = []
         pictures = part.frames[: part.pictures]
@@ -203,6 +215,8 @@ class TorchBackend:
         """Check whether the graphs exist; if not, start to capture them in the background."""
         if not self._network.supports_graphs or (box in self._geometries and box not in self._preparing):
             return True
+        if box in self._failures:
+            return True
         if box not in self._preparing:
             # Drop results that were never used: their cameras stopped before the size was ready.
             for done in [other for other, future in self._preparing.items() if future.done()][: 1 - MAX_GEOMETRIES]:
@@ -210,8 +224,31 @@ class TorchBackend:
             self._preparing[box] = self._preparer.submit(self.prepare, box)
         if not self._preparing[box].done():
             return False
-        del self._preparing[box]
+        error = self._preparing.pop(box).exception()
+        if error is not None:
+            self._record_failure(box, error)
         return True
+
+    def retain(self, boxes: Collection[Letterbox]) -> None:
+        """Keep as many geometries as open rings need; forget the failures of all others."""
+        self._needed = frozenset(boxes)
+        for box in self._failures.keys() - self._needed:
+            del self._failures[box]
+
+    def _record_failure(self, box: Letterbox, error: BaseException) -> ModelError:
+        """Keep a failure to prepare a geometry, which concerns its cameras only; raise a device's own."""
+        if "CUDA error" in str(error):
+            raise error
+        if not isinstance(error, ModelError):
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            error = ModelError(
+                f"the model cannot be prepared for pictures of {box.width}x{box.height}: {reason}. "
+                "Remedy: change the camera's analysis_width, or use another model."
+            )
+        while len(self._failures) >= MAX_GEOMETRIES + len(self._needed):
+            del self._failures[next(iter(self._failures))]
+        self._failures[box] = error
+        return error
 
     def empty_cache(self) -> None:
         """Release unused device memory, unless a graph is being captured."""
@@ -257,13 +294,21 @@ class TorchBackend:
                 # Graphs refer to these buffers, so a device gets the final size at once.
                 rows = self.max_batch if self.device == "cuda" else bucket
                 self._geometries[box] = geometry = GeometryBuffers(rows, box, self._network.dtype, self.device)
-                while len(self._geometries) > MAX_GEOMETRIES:
+                while len(self._geometries) > max(MAX_GEOMETRIES, self._count_fitting(geometry)):
                     self._geometries.popitem(last=False)
             step = BatchStep(geometry, bucket, self._make_compute(box))
             if self._network.supports_graphs:
                 step.capture(self._streams, self._pool)
             geometry.steps[bucket] = step
             return step
+
+    def _count_fitting(self, geometry: GeometryBuffers) -> int:
+        """Count the geometries that open rings need, as far as they fit into their share of memory."""
+        if self.device == "cuda":
+            memory = int(torch.cuda.get_device_properties(0).total_memory)
+        else:
+            memory = get_memory_bytes()
+        return min(len(self._needed), int(memory * MEMORY_SHARE) // geometry.byte_count)
 
     def _make_compute(self, box: Letterbox) -> Any:
         """Build the function of a step; it holds what must live as long as the step's graph."""

@@ -78,7 +78,12 @@ class GeometryBuffers:
         if device == "cuda":
             # The buffers were filled on this thread's stream; frames arrive on another.
             torch.cuda.current_stream().synchronize()
+        self.has_worked = False
+        """True once the network has computed pictures of this geometry."""
         self._staging_index = 0
+        buffers = (self.input, self.canvas, *self._staging[: len(self._staging) if device == "cuda" else 0])
+        self.byte_count: int = sum(buffer.numel() * buffer.element_size() for buffer in buffers)
+        """Memory of the buffers."""
         self.steps: dict[int, BatchStep] = {}
 
     def next_staging_buffer(self) -> Any:
@@ -134,7 +139,7 @@ class BatchStep:
         return self._output.clone()
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Check for an out-of-memory error, of torch's allocator or of CUDA and its libraries."""
     text = str(error)
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "ALLOC_FAILED" in text

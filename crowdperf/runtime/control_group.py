@@ -1,4 +1,4 @@
-"""How many cores this process may use, by its affinity and the CPU quota of its control group and all parents.
+"""How many cores and how much memory this process may use, by its affinity, its control group and all parents.
 
 Linux throttles a group that exceeds its quota, whatever the number of cores. Threads beyond it then stop each other.
 Neither `os.sched_getaffinity` nor OpenVINO know of the quota. Version 1 and version 2 of control groups are read.
@@ -56,6 +56,14 @@ def compute_cpu_quota(read: ReadFile) -> float | None:
         if all(text.isdecimal() for text in limit) and int(limit[1]) > 0:
             quotas.append(int(limit[0]) / int(limit[1]))
     return min(quotas, default=None)
+
+
+def compute_memory_limit(read: ReadFile) -> int | None:
+    """Compute the bytes that the control group and its parents allow; None without a limit."""
+    names = ("memory.max", "memory.limit_in_bytes")
+    paths = [f"{folder}/{name}" for folder in _iter_group_folders(read, "memory") for name in names]
+    texts = [(read(path) or "").strip() for path in paths]
+    return min((int(text) for text in texts if text.isdecimal()), default=None)
 
 
 def read_text(path: str) -> str | None:

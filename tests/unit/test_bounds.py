@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,15 +15,12 @@ from crowdperf.inference.metrics import InferenceMetrics
 from crowdperf.inference.ppe_stage import PpeCadence
 from crowdperf.inference.scheduler import FrameScheduler
 from crowdperf.messaging.schema import FrameDetections, PpeColumns
-from crowdperf.models.detector import make_warmup_spec
-from crowdperf.models.loader import load_detector
-from crowdperf.models.openvino_backend import MAX_GEOMETRIES, OpenvinoBackend
+from crowdperf.models.geometry_store import MIN_GEOMETRIES, GeometryStore
 from crowdperf.models.postprocess import Detections
-from crowdperf.models.preprocess import letterbox
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.camera import Line, Zone
-from crowdperf.settings.engine import Inference, Tracking
+from crowdperf.settings.engine import Tracking
 from crowdperf.tracking.pipeline import CameraPipeline
 from crowdperf.web.live.counts import MAX_COUNT_KEYS, MAX_EVENT_IDS, CountKey, TodayCounts
 from crowdperf.web.parameters import Span
@@ -110,16 +106,16 @@ def test_todays_counts_are_bounded_whatever_cameras_say() -> None:
     assert largest(tally)[0] == max(MAX_COUNT_KEYS, MAX_EVENT_IDS)
 
 
-def test_compiled_sizes_of_cameras_that_went_are_bounded(model_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = load_detector(Inference(device="cpu", runtime="openvino"), model_cache).backend
-    assert isinstance(runtime, OpenvinoBackend)
-    # Compiling takes a second each; what is kept of it is what matters here.
-    monkeypatch.setattr(runtime, "_compile_both", lambda box: object())
+def test_compiled_sizes_of_cameras_that_went_are_bounded() -> None:
+    store = GeometryStore(lambda size: object())
     for number in range(100):
-        wait_until(
-            lambda number=number: runtime.ready(letterbox(make_warmup_spec(32 * (number + 1), 32))), what="the size"
-        )
-    assert len(runtime._compiling) <= MAX_GEOMETRIES
+        size = (32 * (number + 1), 32)
+        store.retain({size})
+        wait_until(lambda size=size: store.ready(size), what="the size")
+        if number % 2:
+            store.get(size)
+    assert len(store._builds) <= MIN_GEOMETRIES
+    assert len(store._built) <= MIN_GEOMETRIES
 
 
 def test_capture_keeps_a_fixed_past() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,7 @@ class ScriptedRuntime:
         self.during_load: Callable[[], None] = lambda: None
         self.emptied = 0
         self.is_ready = True
+        self.retained: set[int] = set()
         self.count = 0
         self.stages = StageTimings()
         self.started: deque[int] = deque()
@@ -67,6 +68,9 @@ class ScriptedRuntime:
 
     def ready(self, box: Letterbox) -> bool:
         return self.is_ready
+
+    def retain(self, boxes: Collection[Letterbox]) -> None:
+        self.retained = {box.ring_width for box in boxes}
 
     def empty_cache(self) -> None:
         self.emptied += 1
@@ -147,6 +151,17 @@ def test_a_size_that_the_model_refuses_concerns_that_camera_only(bench: Bench) -
     assert len(bench.stored("small")) == 1
     assert bench.metrics.get_counter("drops_refused", "big") == 1
     assert "Remedy" in bench.metrics.snapshot("inference", 0.0).texts["last_error"]["big"]
+    assert bench.runtime.retained == {64, 1280}
+    # The camera gets another size: its error is over with the first frame that is analysed.
+    big.close(unlink=True)
+    big = bench.ring("big", 96)
+    publish(big)
+    bench.ahead_s += 2.0
+    while bench.service.step(True):
+        pass
+    assert len(bench.stored("big")) == 1
+    assert bench.metrics.snapshot("inference", 0.0).texts["last_error"].get("big", "") == ""
+    assert bench.runtime.retained == {64, 96}
     for ring in (big, small):
         ring.close(unlink=True)
 

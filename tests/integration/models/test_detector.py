@@ -13,13 +13,14 @@ import pytest
 
 from crowdperf.frames.ring import RingSpec
 from crowdperf.models import threads
-from crowdperf.models.detector import Detector
+from crowdperf.models.detector import Detector, make_warmup_spec
 from crowdperf.models.loader import load_detector
 from crowdperf.models.postprocess import Detections
-from crowdperf.models.registry import MODELS_FOLDER
+from crowdperf.models.registry import MODELS_FOLDER, ModelError
 from crowdperf.runtime.control_group import UsableCores
 from crowdperf.settings.base import CLASSES
 from crowdperf.settings.engine import Inference, Models
+from tests.conftest import wait_until
 from tests.support.pictures import asset, iou, ring_frame
 
 BUS_PEOPLE = np.array([[0.27, 0.38, 0.42, 0.80], [0.06, 0.37, 0.30, 0.84], [0.83, 0.37, 1.0, 0.81]], np.float32)
@@ -123,8 +124,6 @@ def test_weights_of_the_users_own_work(form: str, tmp_path: Path, torch_detector
 
 
 def test_a_file_that_is_no_model_is_one_clear_error(tmp_path: Path, torch_detector: Detector) -> None:
-    from crowdperf.models.registry import ModelError
-
     (tmp_path / "best.pt").write_bytes(b"not a checkpoint")
     with pytest.raises(ModelError, match=r"best\.pt.*cannot be loaded.*Remedy"):
         load_detector(Inference(models=Models(person=str(tmp_path / "best.pt"))), tmp_path)
@@ -167,3 +166,29 @@ def test_more_threads_than_cores_give_one_result_per_frame(
     found = detector.detect_batch(frames, specs)
     assert [len(strong(one, "bus").boxes) for one in found] == [1, 0] * 4
     assert detector.backend.max_batch <= len(os.sched_getaffinity(0))
+
+
+def build_end_to_end_model(folder: Path) -> Path:
+    """Build a network with a head that needs 300 anchors, as an NMS-free export of YOLO26 does."""
+    import openvino
+    from openvino import opset8
+
+    picture = opset8.parameter([-1, 3, -1, -1], np.float32, name="images")
+    cells = opset8.avg_pool(picture, [32, 32], [0, 0], [0, 0], [32, 32], True)
+    scores = opset8.reshape(opset8.reduce_max(cells, np.array([1]), True), np.array([0, -1]), True)
+    best = opset8.topk(scores, np.array(300), 1, "max", "value")
+    rows = opset8.concat([opset8.unsqueeze(best.output(0), np.array([2]))] * 6, 2)
+    model = openvino.Model([rows], [picture], "head")
+    model.set_rt_info("person car", ["model_info", "labels"])
+    openvino.save_model(model, folder / "best.xml", False)
+    return folder / "best.xml"
+
+
+def test_a_size_that_cannot_be_compiled_is_refused_alone(tmp_path: Path) -> None:
+    settings = Inference(models=Models(person=str(build_end_to_end_model(tmp_path))), device="cpu")
+    good, small = make_warmup_spec(640, 640), make_warmup_spec(320, 192)
+    detector = load_detector(settings, tmp_path, specs=[small, good])
+    wait_until(lambda: detector.ready(small), what="the refusal")
+    with pytest.raises(ModelError, match=r"cannot be compiled for 320x192.*Remedy"):
+        detector.load([np.zeros(small.frame_bytes, np.uint8)], [small])
+    assert len(detector.detect([np.zeros(good.frame_bytes, np.uint8)], good)) == 1

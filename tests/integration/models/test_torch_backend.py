@@ -39,6 +39,31 @@ def test_batches_in_flight_come_back_in_order(torch_detector: Detector) -> None:
         assert np.array_equal(found.boxes, alone[index].boxes)
 
 
+def test_a_size_that_the_network_cannot_compute_is_refused_alone(torch_detector: Detector) -> None:
+    runtime = fresh(torch_detector)
+    frame, small = ring_frame(asset("bus.jpg"), 160, 96)
+    network, asked = runtime._network, []
+
+    def particular(pictures: Any) -> Any:
+        asked.append(pictures.shape[3])
+        if pictures.shape[3] == 160:
+            raise RuntimeError("selected index k out of range")
+        return network.call(pictures)
+
+    runtime._network = network._replace(call=particular)
+    try:
+        torch_detector.retain([small, SPECS[0]])
+        for _ in range(3):
+            with pytest.raises(ModelError, match=r"cannot be prepared for pictures of 160x96.*out of range.*Remedy"):
+                torch_detector.detect([frame], small)
+        assert len(torch_detector.detect([FRAMES[0]], SPECS[0])) == 1
+        assert asked == [160, 320], "the failure is remembered"
+    finally:
+        runtime._network = network
+    torch_detector.retain([SPECS[0]])
+    assert len(torch_detector.detect([frame], small)) == 1, "the camera went, and so did its failure"
+
+
 def test_batch_is_halved_when_memory_runs_out(torch_detector: Detector, caplog: pytest.LogCaptureFixture) -> None:
     import torch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crowdperf.runtime.control_group import UsableCores, compute_cpu_quota, read_text
+from crowdperf.runtime.control_group import UsableCores, compute_cpu_quota, compute_memory_limit, read_text
 
 V1_MOUNT = "32 31 0:29 {root} /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
 V2_MOUNT = "32 31 0:29 {root} /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -45,7 +45,7 @@ def test_a_container_sees_its_group_at_the_mount_point(root: str) -> None:
     assert quota("4:cpu,cpuacct:/docker/0a1b\n", V1_MOUNT.format(root=root), files) == 3.0
 
 
-def test_a_group_outside_its_namespace_counts_from_the_mount_point() -> None:
+def test_a_group_outside_its_namespace_is_its_mount_point() -> None:
     assert quota("0::/../sibling\n", V2_MOUNT.format(root="/"), {"cpu.max": "100000 100000\n"}) == 1.0
 
 
@@ -63,6 +63,22 @@ def test_nothing_mounted_is_no_limit() -> None:
     assert compute_cpu_quota(lambda path: None) is None
     assert quota("strange\n", "strange\n1 2 3 - cgroup2\n", {}) is None
     assert read_text("/proc/self/no-such-file") is None
+
+
+def test_memory_is_the_smallest_limit_of_group_and_parents() -> None:
+    mounts = "33 31 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+    files = {
+        "/sys/fs/cgroup/memory/a/memory.limit_in_bytes": "9223372036854771712\n",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes": "1000\n",
+        "/sys/fs/cgroup/a/memory.max": "max\n",
+        "/sys/fs/cgroup/memory.max": "3000\n",
+        "/proc/self/cgroup": "4:memory:/a\n0::/a\n",
+        "/proc/self/mountinfo": mounts,
+    }
+    assert compute_memory_limit(files.get) == 1000
+    files["/proc/self/mountinfo"] = V2_MOUNT.format(root="/")
+    assert compute_memory_limit(files.get) == 3000
+    assert compute_memory_limit(lambda path: None) is None
 
 
 def test_whole_cores_are_used_and_at_least_one() -> None:
