@@ -6,6 +6,7 @@ reason and its origin added.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -14,6 +15,10 @@ from crowdperf.messaging.streams import Stream
 
 Fields = dict[Any, Any]
 """Fields as redis-py accepts them: str or bytes to str, bytes or number."""
+
+
+MAX_TIME_S = 32_503_680_000.0
+"""The year 3000 in Unix seconds. Later times are rejected in messages and in queries."""
 
 
 class PoisonError(Exception):
@@ -31,15 +36,27 @@ def decode(stream: Stream, fields: dict[bytes, bytes]) -> Any:
     """Decode the message of an entry.
 
     Raises:
-        PoisonError: fields are missing or have another type.
+        PoisonError: fields are missing or have another type, or a readable message has a number that is not finite or
+            a time before 1970 or after 2999. No reader could compute a date from it.
     """
     try:
         if stream.encoding == "packed":
             return msgspec.msgpack.decode(fields[b"d"], type=stream.message_type)
         text = {name.decode(): value.decode() for name, value in fields.items()}
-        return msgspec.convert(text, type=stream.message_type, strict=False)
+        message = msgspec.convert(text, type=stream.message_type, strict=False)
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
         raise PoisonError(f"{stream.name}: {error}") from None
+    _check_numbers(stream, message)
+    return message
+
+
+def _check_numbers(stream: Stream, message: msgspec.Struct) -> None:
+    for name in message.__struct_fields__:
+        value = getattr(message, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise PoisonError(f"{stream.name}: {name} {value!r} is not a finite number")
+        if name == "ts" and not 0 <= value < MAX_TIME_S:
+            raise PoisonError(f"{stream.name}: ts {value!r} is not a valid time")
 
 
 def decode_or_none(stream: Stream, fields: dict[bytes, bytes]) -> Any:

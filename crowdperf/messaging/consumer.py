@@ -143,10 +143,6 @@ class Consumer(Generic[T]):
         reply = self._client.xautoclaim(self.key, self.group, self._name, min_idle_ms, start_id="0-0", count=256)
         return self._decode_rows(self._remove_poison([row for row in reply[1] if row[1] is not None]))
 
-    def dead_letter(self, entry: StreamEntry[T], reason: str) -> None:
-        """Move an entry that was decoded but cannot be handled to the dead letters."""
-        self._dead_letter(entry.id, dict(codec.encode(self._stream, entry.message)), reason)
-
     def _remove_poison(self, rows: list[Any]) -> list[Any]:
         """Move entries that were delivered too often to the dead letters, and return the others."""
         if not rows:

@@ -28,8 +28,6 @@ FRONTIER_BEGIN = -1e300
 PERSON_LOG = "person_logs"
 VEHICLE_LOG = "vehicle_logs"
 LOGS = (PERSON_LOG, VEHICLE_LOG)
-MAX_TIME_S = 32_503_680_000.0
-"""The year 3000 in Unix seconds. Later times are rejected in events and in queries."""
 
 ADD_SCRIPT = """
 local meta, series, persons, vehicles = KEYS[1], KEYS[2], KEYS[3], KEYS[4]

@@ -21,7 +21,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import QueryParameter
 
-from crowdperf.storage.counts import MAX_TIME_S
+from crowdperf.messaging.codec import MAX_TIME_S
 from crowdperf.web.auth import SESSION_COOKIE
 from crowdperf.web.problems import MEDIA_TYPE as PROBLEM_MEDIA_TYPE
 from crowdperf.web.problems import ProblemDetails, bad_parameter

@@ -67,6 +67,9 @@ class Leases:
                 pipe.get(self._lease_key(shard))
                 pipe.get(self._request_key(shard))
             instances, *rows = pipe.execute()
+        if instances is None and self._client.set(f"{self._prefix}:instances", self.instances, nx=True):
+            # Redis lost its data on a live connection, so that no outage was seen.
+            instances = str(self.instances).encode()
         if instances != str(self.instances).encode():
             self._owned_shards = set()
             return self._owned_shards

@@ -9,7 +9,6 @@ entries that a dead instance was given and never acknowledged.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
 
@@ -27,7 +26,6 @@ from crowdperf.storage import occupancy
 from crowdperf.storage.buckets import Calendar
 from crowdperf.storage.counts import (
     FRONTIER_COMPLETE,
-    MAX_TIME_S,
     AddResult,
     CountersOutdatedError,
     add_crossings,
@@ -110,17 +108,7 @@ class Recorder:
         return self.consumer.claim_from_others(ORPHAN_IDLE_MS)
 
     def _record(self, entries: list[StreamEntry[AnyEvent]]) -> AddResult:
-        rows = []
-        for entry in list(entries):
-            if not isinstance(entry.message, LineCrossed):
-                continue
-            if math.isfinite(entry.message.ts) and 0 <= entry.message.ts < MAX_TIME_S:
-                rows.append(build_crossing(entry.message))
-            else:
-                self.consumer.dead_letter(entry, f"ts {entry.message.ts!r} is not a valid time")
-                entries.remove(entry)
-        if not entries:
-            return AddResult(0, 0, not self._has_uncounted)
+        rows = [build_crossing(entry.message) for entry in entries if isinstance(entry.message, LineCrossed)]
         minutes = [entry.message for entry in entries if isinstance(entry.message, ZoneMinute)]
         if minutes:
             # Before the acknowledgement, and idempotent: a repetition writes the same values.

@@ -14,9 +14,10 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
+from crowdperf.messaging.codec import MAX_TIME_S
 from crowdperf.primitives.digest import compute_digest
 from crowdperf.settings.base import CLASSES, ConfigError
-from crowdperf.storage.counts import MAX_TIME_S, CrossingRecord
+from crowdperf.storage.counts import CrossingRecord
 
 COLUMN_ALIASES: dict[str, tuple[str, ...]] = {
     "id": ("id", "event_id", "uuid"),

@@ -6,9 +6,11 @@ import pytest
 import redis
 
 from crowdperf.messaging.dead_letter_queue import DeadLetterStore
+from crowdperf.messaging.outages import run_until_stopped
 from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import CameraChanged, Event, LineCrossed
 from crowdperf.messaging.streams import EVENTS
+from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.process_config import get_shard
 from crowdperf.web.live.counts import decode_event
 from crowdperf.workers import leases
@@ -135,6 +137,34 @@ def test_who_has_lost_its_lease_stores_nothing(redis_server: RedisServer) -> Non
     assert stopped.step(block_ms=1) == 0
     assert stopped.shards == set()
     assert read_published(redis_server) == expected(crossing("lobby", 1))
+
+
+@pytest.mark.parametrize("lost", ["everything", "group"])
+def test_lost_data_on_a_live_connection_is_begun_anew(redis_server: RedisServer, lost: str) -> None:
+    runtime = ProcessRuntime(WORKER, 0)
+    clock = Clock()
+    only = member(redis_server, clock=clock)
+    publish(redis_server, crossing("lobby", 1))
+    client = redis_server.client()
+    turns = 0
+
+    def step() -> None:
+        nonlocal turns
+        turns += 1
+        clock.now += leases.RENEW_S
+        if turns == 5 and lost == "everything":
+            client.flushall()
+        elif turns == 5:
+            client.xgroup_destroy("crowdperf:events", WORKER)
+        if turns == 8:
+            publish(redis_server, crossing("gate", 2))
+        if turns == 30:
+            runtime.stop()
+        only.step(block_ms=1)
+
+    run_until_stopped(runtime, only.start, step, "the stream keeps it")
+    assert f"{crossing('gate', 2).id}:1" in read_published(redis_server)
+    assert only.shards == {0}
 
 
 def test_new_number_of_instances_continues_the_old_state(redis_server: RedisServer) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from crowdperf.messaging import codec
 from crowdperf.messaging.schema import AnyEvent, CameraGap, FrameDetections, TrackedFrame
-from crowdperf.messaging.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS
+from crowdperf.messaging.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, Stream
 from crowdperf.storage.counts import build_crossing, decode_member, encode_member
 
 GOLDEN_DETECTIONS = bytes.fromhex(
@@ -332,6 +332,23 @@ def test_golden_audit_entry() -> None:
 def test_what_cannot_be_decoded_is_poison(fields: dict[bytes, bytes]) -> None:
     with pytest.raises(codec.PoisonError):
         codec.decode(EVENTS, fields)
+
+
+@pytest.mark.parametrize("ts", ["nan", "inf", "-inf", "-5", "1e18"])
+@pytest.mark.parametrize("stream", [EVENTS, AUDIT], ids=["events", "audit"])
+def test_a_time_that_is_no_date_is_poison(stream: Stream, ts: str) -> None:
+    gap = {"type": "CameraGap", "id": "g", "camera": "c", "start": "1", "end": "2", "cause": ""}
+    audit = {"who": "ada", "via": "cli", "action": "camera.change", "target": "plaza"}
+    fields = {**(gap if stream is EVENTS else audit), "ts": ts}
+    with pytest.raises(codec.PoisonError, match="ts"):
+        codec.decode(stream, {name.encode(): value.encode() for name, value in fields.items()})
+
+
+@pytest.mark.parametrize("name", ["start", "end"])
+def test_a_number_that_is_not_finite_is_poison(name: str) -> None:
+    fields = {"type": "CameraGap", "id": "g", "camera": "c", "ts": "2", "start": "1", "end": "2", "cause": ""}
+    with pytest.raises(codec.PoisonError, match=f"{name} nan"):
+        codec.decode(EVENTS, {key.encode(): value.encode() for key, value in (fields | {name: "nan"}).items()})
 
 
 @given(st.binary(max_size=40))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from crowdperf.messaging.codec import MAX_TIME_S
 from crowdperf.storage.buckets import BUCKETS, Calendar
-from crowdperf.storage.counts import MAX_TIME_S
 from crowdperf.web.parameters import (
     MAX_RANGE,
     Cursor,
