@@ -133,6 +133,10 @@ async def _exchange(process: asyncio.subprocess.Process, request: bytes) -> tupl
     return output, b"" if output else await process.stderr.read()
 
 
+SEND_TIMEOUT_S = 30.0
+"""The kernel ends a connection whose client takes nothing that was sent for this long."""
+
+
 def open_listening_socket(web: Web) -> socket.socket:
     """Open a socket that listens at the configured address.
 
@@ -146,6 +150,8 @@ def open_listening_socket(web: Web) -> socket.socket:
         # waits 40 ms for the client's delayed acknowledgement.
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections inherit it. uvicorn waits for ever for a client that takes nothing any more.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(SEND_TIMEOUT_S * 1e3))
         listening.bind(address)
         listening.listen(2048)
     except OSError as error:

@@ -378,9 +378,7 @@ def test_a_name_used_again_opens_nothing_of_its_former_owner(
             assert bob.get("/api/v1/tokens").json()["tokens"] == []
 
 
-def test_tokens_left_by_an_older_version_end(
-    people: People, nobody: httpx.Client, redis_server: RedisServer
-) -> None:
+def test_tokens_left_by_an_older_version_end(people: People, nobody: httpx.Client, redis_server: RedisServer) -> None:
     left = Token(
         id="a1",
         account="bob",

@@ -202,6 +202,8 @@ def test_one_socket_carries_the_pictures_of_several_cameras(server: Served, site
     async def watch() -> dict[str, list[tuple[dict, bytes]]]:
         found: dict[str, list[tuple[dict, bytes]]] = {"plaza": [], "lobby": []}
         async with connect(live_url(server)) as socket:
+            # The client offers permessage-deflate; a JPEG would become larger.
+            assert socket.protocol.extensions == []
             await socket.send(json.dumps({"subscribe": ["plaza", "lobby", "nobody", "dock"]}))
             reply = json.loads(await socket.recv())
             assert reply == {"subscribed": ["lobby", "plaza"], "unknown": ["dock", "nobody"]}
