@@ -5,6 +5,7 @@ A visit refers to a person by id. Names are stored in one place only.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
@@ -99,8 +100,13 @@ class WatchListEntry(Struct, frozen=True, kw_only=True):
 
 
 def fold_name(text: str) -> str:
-    """Normalise a name for comparison: casefold and single spaces."""
-    return " ".join(text.casefold().split())
+    """Normalise a name for comparison: NFKC, casefold and single spaces.
+
+    The same name has several forms in Unicode: a letter with its mark as one character or two, wide letters, ligatures.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    # Casefold may take a text out of its normal form.
+    return " ".join(unicodedata.normalize("NFKC", folded).split())
 
 
 TRANSITIONS: dict[VisitState, tuple[VisitState, ...]] = {
@@ -245,6 +251,25 @@ def find_listing(person: Person, listings: Iterable[WatchListEntry]) -> WatchLis
     """Find the most severe entry of the watch-list that matches a person."""
     found = [entry for entry in listings if entry.matches(person)]
     return min(found, key=lambda entry: (entry.kind != "block", entry.added_at), default=None)
+
+
+def match_again(visit: Visit, person: Person | None, listings: Iterable[WatchListEntry]) -> Visit:
+    """Match against the watch-list as it is now: the person may be listed since the invitation.
+
+    An approval stays for an entry to watch, and does not cover one that blocks.
+
+    Args:
+        visit: the visit.
+        person: its person; None after the data was erased.
+        listings: the watch-list.
+
+    Returns:
+        The visit with its present match.
+    """
+    listing = find_listing(person, listings) if person else None
+    listed = listing.kind if listing else ""
+    approved_by = "" if listed == "block" and visit.listed != "block" else visit.approved_by
+    return msgspec.structs.replace(visit, listed=listed, approved_by=approved_by)
 
 
 def build_event(before: Visit | None, visit: Visit, now: float, by: str) -> VisitorChanged:

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from crowdperf.messaging.schema import Event
 from crowdperf.settings.base import is_mail_address
 from crowdperf.visitors import visit as lifecycle
-from crowdperf.visitors.visit import Email, Person, Text, Visit
+from crowdperf.visitors.visit import Email, Person, Text, Visit, VisitRefusedError
 from crowdperf.web.parameters import (
     ITEM_ERRORS,
     errors,
@@ -223,21 +223,30 @@ async def _apply_action(context: RequestContext, before: Visit, action: str, dat
     if action == "approve" and not principal.has_permission("review"):
         raise forbidden("approving needs the permission 'review'. Remedy: ask an operator.")
     settings = app.config.visitors
+    person = await app.visits.load_person(before.person)
+    matched = lifecycle.match_again(before, person, await app.visits.list_listings())
     actions: dict[str, Callable[[], Visit]] = {
-        "arrive": lambda: lifecycle.arrive(before, now),
+        "arrive": lambda: lifecycle.arrive(matched, now),
         "check-in": lambda: lifecycle.check_in(
-            before, now, settings, briefing=data.briefing, nda_version=data.nda_version
+            matched, now, settings, briefing=data.briefing, nda_version=data.nda_version
         ),
         "enter": lambda: lifecycle.enter(before, now, data.area),
         "extend": lambda: lifecycle.extend(before, parse_instant("end", data.end), now),
         "check-out": lambda: lifecycle.check_out(before, now),
         "deny": lambda: lifecycle.deny(before, data.reason),
         "cancel": lambda: lifecycle.cancel(before),
-        "approve": lambda: lifecycle.approve(before, principal.name),
+        "approve": lambda: lifecycle.approve(matched, principal.name),
     }
     if action not in actions:
         raise not_found(f"there is no such action. Remedy: use one of {', '.join(actions)}.")
-    after = actions[action]()
+    try:
+        after = actions[action]()
+    except VisitRefusedError:
+        if matched.listed != before.listed:
+            # A later match is stored, so that the reception sees why, and who may approve can.
+            found = msgspec.structs.replace(matched, version=before.version + 1)
+            await app.visits.change(before, found, [], context.build_audit_entry("visit.match", before.id))
+        raise
     events: list[Event] = [lifecycle.build_event(before, after, now, principal.name)]
     # Without the reason: it may hold personal data, which the audit log could not erase.
     entry = context.build_audit_entry(f"visit.{action}", before.id)

@@ -143,6 +143,20 @@ def test_the_watch_list_needs_a_second_person(desk: httpx.Client, boss: httpx.Cl
     assert boss.delete(f"/api/v1/watch-list/{listing['id']}").status_code == 204
 
 
+def test_a_person_blocked_after_the_invitation_stays_out(desk: httpx.Client, boss: httpx.Client) -> None:
+    visit = invite(desk)
+    entry = {"kind": "block", "name": "grace hopper", "reason": "took the bug home"}
+    listing = desk.post("/api/v1/watch-list", json=entry).json()
+    assert boss.post(f"/api/v1/watch-list/{listing['id']}/approve").status_code == 200
+    step = {"briefing": True, "nda_version": "2"}
+    refused = desk.post(f"/api/v1/kiosk/{visit['code']}", json=step)
+    assert (refused.status_code, "watch-list" in refused.json()["detail"]) == (409, True)
+    assert desk.get(f"/api/v1/visits/{visit['id']}").json()["listed"] == "block", "the reception sees why"
+    assert boss.post(f"/api/v1/visits/{visit['id']}/approve", json={}).status_code == 409
+    assert boss.delete(f"/api/v1/watch-list/{listing['id']}").status_code == 204
+    assert desk.post(f"/api/v1/kiosk/{visit['code']}", json=step).json()["state"] == "checked_in"
+
+
 def test_an_evacuation_is_marked_from_several_devices_at_once(desk: httpx.Client, redis_server: RedisServer) -> None:
     rows = [invite(desk, name=f"Guest {n}", walk_in=True) for n in range(12)]
     for row in rows:

@@ -154,6 +154,30 @@ def test_watch_list_entry_counts_when_another_approves_it() -> None:
         lifecycle.approve(visit(listed="block"), "bob")
 
 
+def listing(kind: str, name: str = "Zoë Weiß") -> WatchListEntry:
+    return WatchListEntry(
+        id=kind, kind=kind, name=name, reason="stole a drill", added_by="ada", added_at=NOW, approved_by="bob"
+    )
+
+
+@pytest.mark.parametrize("name", ["Zoe\u0308 Weiß", "ZOË WEISS", "Ｚｏë  Weiß", "zoë\u00a0weiß", "ZOE\u0308 WEIẞ"])
+def test_one_name_matches_in_every_form_of_unicode(name: str) -> None:
+    entry = listing("block")
+    assert lifecycle.find_listing(Person(id="p1", name=name), [entry]) == entry
+    assert lifecycle.find_listing(Person(id="p1", name="Zoe Weiss"), [entry]) is None
+
+
+def test_a_visit_is_matched_against_the_list_of_its_check_in() -> None:
+    person = Person(id="p1", name="Zoë Weiß")
+    assert lifecycle.match_again(visit(), person, [listing("block")]).listed == "block"
+    assert lifecycle.match_again(visit(listed="block"), person, []).listed == ""
+    approved = visit(listed="watch", approved_by="bob")
+    assert lifecycle.match_again(approved, person, [listing("watch")]).approved_by == "bob"
+    blocked = lifecycle.match_again(approved, person, [listing("watch"), listing("block")])
+    assert (blocked.listed, blocked.approved_by) == ("block", ""), "an approval does not cover a later block"
+    assert lifecycle.match_again(visit(), None, [listing("block")]).listed == ""
+
+
 def test_events_carry_ids_and_never_names() -> None:
     names = {"host": "Ada Lovelace", "host_email": "ada@x.example", "purpose": "merger", "reason": "because"}
     text = msgspec.json.encode(visitor_changed(visit(**names))).decode()
