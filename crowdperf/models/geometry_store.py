@@ -7,10 +7,8 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-import psutil
-
 from crowdperf.models.registry import ModelError
-from crowdperf.runtime.control_group import compute_memory_limit, read_text
+from crowdperf.runtime.control_group import find_usable_memory
 
 MIN_GEOMETRIES = 8
 """Number of geometries kept in any case; more are kept while open rings need them."""
@@ -105,10 +103,4 @@ class GeometryStore(Generic[Built]):
 
 def compute_max_geometries() -> int:
     """Compute how many geometries fit into their share of the memory that this process may use."""
-    return int(get_memory_bytes() * MEMORY_SHARE) // GEOMETRY_BYTES
-
-
-def get_memory_bytes() -> int:
-    """Return the memory that this process may use at most: the machine's, or less by its control group."""
-    total = int(psutil.virtual_memory().total)
-    return min(total, compute_memory_limit(read_text) or total)
+    return int(find_usable_memory() * MEMORY_SHARE) // GEOMETRY_BYTES

@@ -23,12 +23,13 @@ import torchvision
 from numpy.typing import NDArray
 
 from crowdperf.models import torch_graphs, torch_network
-from crowdperf.models.geometry_store import MEMORY_SHARE, get_memory_bytes
+from crowdperf.models.geometry_store import MEMORY_SHARE
 from crowdperf.models.postprocess import MAX_CANDIDATES, MAX_DETECTIONS, Detections
 from crowdperf.models.preprocess import Letterbox
 from crowdperf.models.registry import ModelError, ModelPath, build_class_map
 from crowdperf.models.threads import limit_threads
 from crowdperf.models.torch_graphs import CAPTURE_LOCK, BatchStep, GeometryBuffers, is_out_of_memory, use_stream
+from crowdperf.runtime.control_group import find_usable_memory
 from crowdperf.runtime.timings import StageTimings
 from crowdperf.settings.engine import Inference
 
@@ -307,7 +308,7 @@ class TorchBackend:
         if self.device == "cuda":
             memory = int(torch.cuda.get_device_properties(0).total_memory)
         else:
-            memory = get_memory_bytes()
+            memory = find_usable_memory()
         return min(len(self._needed), int(memory * MEMORY_SHARE) // geometry.byte_count)
 
     def _make_compute(self, box: Letterbox) -> Any:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import psutil
+
 ReadFile = Callable[[str], str | None]
 """Returns the content of a file, or None if there is none."""
 
@@ -40,6 +42,12 @@ class UsableCores(NamedTuple):
 def find_usable_cores() -> UsableCores:
     """Find what this process may use."""
     return UsableCores(len(os.sched_getaffinity(0)), compute_cpu_quota(read_text))
+
+
+def find_usable_memory() -> int:
+    """Find the bytes of memory that this process may use: the machine's, or fewer by its control group."""
+    total = int(psutil.virtual_memory().total)
+    return min(total, compute_memory_limit(read_text) or total)
 
 
 def compute_cpu_quota(read: ReadFile) -> float | None:

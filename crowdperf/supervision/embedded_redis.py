@@ -9,8 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-import psutil
-
+from crowdperf.runtime.control_group import find_usable_memory
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.environment import Paths
 
@@ -37,10 +36,7 @@ def compute_memory_limit(memory_mb: int) -> int:
     """Return the limit of the server's data in bytes; by default half of the memory there is."""
     if memory_mb:
         return memory_mb * 2**20
-    total = psutil.virtual_memory().total
-    with contextlib.suppress(OSError, ValueError):
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
-    return total // 2
+    return find_usable_memory() // 2
 
 
 def build_command(binary: str, socket: Path, folder: Path, memory_mb: int = 0) -> list[str]:
