@@ -123,13 +123,16 @@ class AccountStore:
         key = self._prefix + SESSIONS_OF_KEY_PREFIX + name
         return [*await pipe.zrange(key, 0, -1), key.encode()]
 
-    async def open_session(self, account: Account, now: float, entry: AuditEntry) -> tuple[str, Session]:
+    async def open_session(
+        self, account: Account, now: float, entry: AuditEntry, *, replaces: str = ""
+    ) -> tuple[str, Session]:
         """Sign the account in.
 
         Args:
             account: Account that signs in.
             now: Unix seconds.
             entry: Audit entry of the sign-in.
+            replaces: Value of the browser's earlier cookie, whose session ends.
 
         Returns:
             Value of the cookie, and the session.
@@ -145,6 +148,8 @@ class AccountStore:
         )
         key, sessions = self._session_key(value), self._prefix + SESSIONS_OF_KEY_PREFIX + account.name
         async with self._audited(entry) as pipe:
+            if replaces:
+                pipe.delete(self._session_key(replaces))
             pipe.set(key, msgspec.json.encode(session), ex=SESSION_IDLE_S)
             pipe.zadd(sessions, {key: now})
             pipe.zremrangebyscore(sessions, "-inf", now - MAX_SESSION_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 from pathlib import Path
 
@@ -158,7 +159,7 @@ class SignInLimiter:
 
     def _get_limits(self, name: str, address: str) -> tuple[tuple[str, int], tuple[str, int], tuple[str, int]]:
         """Return (key, maximum) of the three counters. Names are hashed: some people type a password there."""
-        account = _hash_name(name)
+        account, address = _hash_name(name), _get_network(address)
         return (
             (f"{self._prefix}pair:{account}:{address}", MAX_PER_PAIR),
             (f"{self._prefix}address:{address}", MAX_PER_ADDRESS),
@@ -168,3 +169,16 @@ class SignInLimiter:
 
 def _hash_name(name: str) -> str:
     return hash_secret(name.lower())[:32]
+
+
+def _get_network(address: str) -> str:
+    """Return what one client has: an IPv4 address, or the /64 of an IPv6 address."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return address
+    if parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed), 64), strict=False))

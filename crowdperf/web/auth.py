@@ -105,12 +105,17 @@ async def identify_principal(connection: Connection) -> Principal:
                 ', error="invalid_token"',
             )
         return principal  # type: ignore[no-any-return]
-    cookie = connection.cookies.get(SESSION_COOKIE)
+    cookie = get_session_cookie(connection)
     if cookie:
         principal = await state.accounts.find_session_principal(cookie, state.now())
         if principal is not None:
             return principal  # type: ignore[no-any-return]
     return ANONYMOUS_VIEWER if is_anonymous_access_allowed(connection, state.config.web) else ANONYMOUS
+
+
+def get_session_cookie(connection: Connection) -> str:
+    """Return the value of the session's cookie; empty without one."""
+    return connection.cookies.get(SESSION_COOKIE, "")
 
 
 def _unauthorized(detail: str, error: str = "") -> ApiProblem:

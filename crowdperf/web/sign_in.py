@@ -14,7 +14,7 @@ from crowdperf.accounts import credentials
 from crowdperf.accounts import principal as model
 from crowdperf.accounts.account_store import MAX_SESSION_S
 from crowdperf.accounts.principal import PERMISSIONS, Account, AccountName, Principal, Role
-from crowdperf.web.auth import SESSION_COOKIE, AnyRequest, require_same_origin
+from crowdperf.web.auth import SESSION_COOKIE, AnyRequest, get_session_cookie, require_same_origin
 from crowdperf.web.parameters import errors, post_action
 from crowdperf.web.problems import ApiProblem, forbidden
 from crowdperf.web.state import ContextDependency, RequestContext
@@ -143,9 +143,11 @@ async def require_own_password(context: RequestContext, password: str, refusal: 
 
 
 async def open_session(context: RequestContext, account: Account) -> Response[SessionReply]:
-    """Open a session of the account, and set its cookie."""
+    """Open a session of the account in place of the browser's earlier one, and set its cookie."""
     entry = context.build_audit_entry("session.open", account.name, author=account.to_principal("", ""))
-    value, session = await context.app.accounts.open_session(account, context.app.now(), entry)
+    value, session = await context.app.accounts.open_session(
+        account, context.app.now(), entry, replaces=get_session_cookie(context.request)
+    )
     return Response(
         to_session_reply(account.to_principal("", session.csrf)),
         status_code=200,

@@ -19,8 +19,9 @@ from websockets.exceptions import InvalidStatus
 from crowdperf.__main__ import main
 from crowdperf.accounts import credentials
 from crowdperf.accounts.account_store import ACCOUNTS_KEY, TOKENS_KEY
-from crowdperf.accounts.credentials import SetupSecret
+from crowdperf.accounts.credentials import SetupSecret, SignInLimiter
 from crowdperf.accounts.principal import Account, Token
+from crowdperf.messaging.redis.client import connect_async
 from crowdperf.settings.environment import Paths
 from crowdperf.web import auth
 from crowdperf.web.app import create_app
@@ -164,6 +165,31 @@ def test_attempts_are_limited_over_all_web_processes(
     assert 0 < int(reply.headers["retry-after"]) <= 900
     people.add("bob", "viewer")
     assert nobody.post("/api/v1/session", json={"name": "bob", "password": PASSWORD}).status_code == 200
+
+
+def test_the_addresses_of_one_ipv6_network_count_as_one(people: People, redis_server: RedisServer) -> None:
+    people.add("ada", "viewer")
+
+    async def attempt(address: str) -> int:
+        async with connect_async(redis_server.url) as client:
+            return await SignInLimiter(client).register_attempt("ada", address)
+
+    waits = [asyncio.run(attempt(f"2001:db8:1:2::{number}")) for number in range(6)]
+    assert [wait > 0 for wait in waits] == [False] * 5 + [True]
+    assert asyncio.run(attempt("2001:db8:1:3::1")) == 0
+    assert asyncio.run(attempt("::ffff:203.0.113.9")) == 0
+
+
+def test_a_new_sign_in_ends_the_browsers_earlier_session(people: People) -> None:
+    people.add("bob", "viewer")
+    with people.browser("ada", "admin") as browser, people.browser("ada") as other:
+        kept = dict(browser.cookies)
+        reply = browser.post("/api/v1/session", json={"name": "bob", "password": PASSWORD})
+        assert reply.json()["name"] == "bob"
+        browser.cookies.clear()
+        browser.cookies.update(kept)
+        assert browser.get("/api/v1/session").json()["signed_in"] is False
+        assert other.get("/api/v1/session").json()["signed_in"] is True, "another browser's goes on"
 
 
 def test_a_success_forgives_the_mistakes_before_it(people: People, nobody: httpx.Client) -> None:
