@@ -28,7 +28,9 @@ StreamRow = tuple[bytes, EntryFields]
 """Id and fields of an entry."""
 STREAM_START = b"0-0"
 MAX_DELIVERIES = 5
-"""An entry that was delivered more often without an acknowledgement is poison."""
+"""An entry that was delivered more often without an acknowledgement is poison, if it was alone the last times."""
+ALONE_AFTER = 2
+"""Entries that were delivered more often are delivered one by one: only one of them ends the process."""
 LOST_STREAM_TEXTS = ("NOGROUP", "requires the key", "no such key")
 """Texts of the errors of Redis for a stream or group that is gone."""
 
@@ -110,6 +112,9 @@ class Consumer(Generic[T]):
         self.key = stream_key(stream, camera, prefix)
         self._resume_at: bytes | None = b"0"
         """Id behind which own pending entries are still to be read; None for none."""
+        self._has_started = False
+        self._is_after_outage = False
+        """Whether this process has had the pending entries before: to read them again is no delivery."""
         self.dead_letters = 0
 
     def start(self) -> None:
@@ -118,16 +123,42 @@ class Consumer(Generic[T]):
         Call it at start-up and after every outage, since a Redis that lost its data has lost its groups too.
         """
         create_group(self._client, self.key, self.group)
-        self._resume_at = b"0"
+        self._resume_at, self._is_after_outage, self._has_started = b"0", self._has_started, True
 
     def read(self, count: int = 64, block_ms: int = BLOCK_MS) -> list[StreamEntry[T]]:
         """Return the next entries, at most `count`; none where `block_ms` passes without one."""
+        return self._read_pending(count) or self._decode_rows(self._read_rows(b">", count, block_ms))
+
+    def _read_pending(self, count: int) -> list[StreamEntry[T]]:
+        """Return own entries without an acknowledgement, one at a time where they have ended the process before."""
         while self._resume_at is not None:
-            rows = self._read_rows(self._resume_at, count)
-            self._resume_at = rows[-1][0] if len(rows) == count else None
-            if entries := self._decode_rows(self._remove_poison(rows)):
+            pending = self._client.xpending_range(self.key, self.group, b"(" + self._resume_at, "+", count, self._name)
+            if not pending:
+                self._resume_at = None
+                break
+            alone = any(row["times_delivered"] > ALONE_AFTER for row in pending)
+            pending = pending[:1] if alone else pending
+            rows = (
+                self._fetch_rows([row["message_id"] for row in pending])
+                if self._is_after_outage
+                else self._read_rows(self._resume_at, len(pending))
+            )
+            self._resume_at = pending[-1]["message_id"]
+            times = pending[0]["times_delivered"]
+            if times >= MAX_DELIVERIES and not self._is_after_outage:
+                for entry_id, fields in rows:
+                    self._dead_letter(entry_id, fields or {}, f"delivered {times} times")
+            elif entries := self._decode_rows(rows):
                 return entries
-        return self._decode_rows(self._read_rows(b">", count, block_ms))
+        return []
+
+    def _fetch_rows(self, ids: list[bytes]) -> list[Any]:
+        """Read entries without a delivery, so that an outage never makes healthy entries look like poison."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for entry_id in ids:
+                pipe.xrange(self.key, entry_id, entry_id)
+            replies = pipe.execute()
+        return [(entry_id, rows[0][1] if rows else None) for entry_id, rows in zip(ids, replies, strict=True)]
 
     def _read_rows(self, start: bytes, count: int, block_ms: int | None = None) -> list[Any]:
         reply = self._client.xreadgroup(self.group, self._name, {self.key: start}, count=count, block=block_ms)
@@ -140,19 +171,10 @@ class Consumer(Generic[T]):
 
     def claim_from_others(self, min_idle_ms: int = 60_000) -> list[StreamEntry[T]]:
         """Take over the entries of members that have held them for `min_idle_ms` and may never return."""
-        reply = self._client.xautoclaim(self.key, self.group, self._name, min_idle_ms, start_id="0-0", count=256)
-        return self._decode_rows(self._remove_poison([row for row in reply[1] if row[1] is not None]))
-
-    def _remove_poison(self, rows: list[Any]) -> list[Any]:
-        """Move entries that were delivered too often to the dead letters, and return the others."""
-        if not rows:
-            return rows
-        pending = self._client.xpending_range(self.key, self.group, rows[0][0], rows[-1][0], len(rows), self._name)
-        deliveries = {row["message_id"]: row["times_delivered"] for row in pending}
-        poison = [row for row in rows if deliveries.get(row[0], 1) > MAX_DELIVERIES]
-        for entry_id, fields in poison:
-            self._dead_letter(entry_id, fields or {}, f"delivered {deliveries[entry_id]} times")
-        return [row for row in rows if row not in poison]
+        if self._client.xautoclaim(self.key, self.group, self._name, min_idle_ms, "0-0", count=256, justid=True):
+            # Claimed without a delivery; read like the own ones of a process that has ended.
+            self._resume_at, self._is_after_outage = b"0", False
+        return self._read_pending(256)
 
     def _decode_rows(self, rows: list[Any]) -> list[StreamEntry[T]]:
         entries: list[StreamEntry[T]] = []

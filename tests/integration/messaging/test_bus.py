@@ -91,6 +91,37 @@ def test_entry_that_kills_its_reader_becomes_a_dead_letter(redis_server: RedisSe
     assert redis_server.client().xlen("crowdperf:dead:events:recorder") == 1
 
 
+def test_an_outage_of_any_length_is_no_delivery(redis_server: RedisServer) -> None:
+    client = redis_server.client()
+    for n in range(4):
+        Publisher(client, EVENTS).publish(crossing(n))
+    reader = consumer(redis_server)
+    for _ in range(3 * MAX_DELIVERIES):
+        # Redis refuses the effects of the batch, for instance without memory.
+        assert [entry.message for entry in reader.read(block_ms=10)] == [crossing(n) for n in range(4)]
+        reader.start()
+    again = consumer(redis_server)
+    assert len(again.read(block_ms=10)) == 4
+    assert client.exists("crowdperf:dead:events:recorder") == 0
+
+
+def test_only_the_entry_that_fails_alone_is_poison(redis_server: RedisServer) -> None:
+    client = redis_server.client()
+    for n in range(5):
+        Publisher(client, EVENTS).publish(crossing(n))
+    handled = []
+    for _ in range(20):
+        reader = consumer(redis_server)
+        while entries := reader.read(block_ms=10):
+            if crossing(2) in [entry.message for entry in entries]:
+                # It ends the process.
+                break
+            handled += [entry.message for entry in entries]
+            reader.ack(entries)
+    assert handled == [crossing(n) for n in (0, 1, 3, 4)]
+    assert [fields[b"id"].decode() for _, fields in client.xrange("crowdperf:dead:events:recorder")] == [crossing(2).id]
+
+
 def test_detections_sent_twice_are_stored_once(redis_server: RedisServer) -> None:
     for _ in range(2):
         outbox = Outbox(redis_server.client())

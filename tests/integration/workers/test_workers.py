@@ -306,9 +306,14 @@ def test_a_full_server_refuses_and_nothing_is_lost(redis_server: RedisServer) ->
     writer = recorder(redis_server)
     client.config_set("maxmemory", "1mb")
     try:
-        with pytest.raises(redis.OutOfMemoryError):
-            writer.step()
-        assert client.exists("person_logs") == 0
+        for _ in range(MAX_DELIVERIES * 2):
+            # As in the worker's loop: a server just below its limit lets `start` pass and refuses the batch.
+            client.config_set("maxmemory", "0")
+            writer.start()
+            client.config_set("maxmemory", "1mb")
+            with pytest.raises(redis.OutOfMemoryError):
+                writer.step()
+        assert client.exists("person_logs", "crowdperf:dead:events:recorder") == 0
         assert client.xpending("crowdperf:events", "recorder")["pending"] == 20
     finally:
         client.config_set("maxmemory", "0")
