@@ -17,7 +17,7 @@ from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.messaging.schema import AnyEvent, LineCrossed
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.runtime.process_runtime import ProcessRuntime
-from crowdperf.settings import process_config
+from crowdperf.settings import process_config, worker_config
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Config, Deployment, parse
 from crowdperf.settings.environment import Environment, Paths
@@ -74,7 +74,7 @@ def test_two_nodes_with_the_same_camera_share_nothing(redis_server: RedisServer)
         assert recorder.step().added == count
         runtime = ProcessRuntime("worker-recorder-0", 0)
         publish_metrics(client, runtime, prefix)
-        config = process_config.build_worker_config(Deployment(node(name), PATHS, Environment()), "housekeeping", 0)
+        config = worker_config.build_worker_config(Deployment(node(name), PATHS, Environment()), "housekeeping", 0)
         Housekeeper(redis_server.client(), config, runtime).sweep(1_800_000_100.0, 0.0)
     keys = {key.decode() for key in client.scan_iter()}
     of_north = {key.removeprefix("north:") for key in keys if key.startswith("north:")}
