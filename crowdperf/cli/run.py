@@ -97,7 +97,7 @@ def close_data_folder(paths: Paths) -> None:
     """Create the data folder and close it to other users: it holds logs, names and password hashes."""
     # Supervisord and all programs inherit it.
     os.umask(0o077)
-    for folder in (paths.data, paths.sockets, paths.logs):
+    for folder in (paths.sockets, paths.logs):
         folder.mkdir(parents=True, exist_ok=True)
     if stat.S_IMODE(paths.data.stat().st_mode) & 0o077:
         paths.data.chmod(0o700)

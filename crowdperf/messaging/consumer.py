@@ -130,7 +130,7 @@ class Consumer(Generic[T]):
         return self._read_pending(count) or self._decode_rows(self._read_rows(b">", count, block_ms))
 
     def _read_pending(self, count: int) -> list[StreamEntry[T]]:
-        """Return own entries without an acknowledgement, one at a time where they have ended the process before."""
+        """Return own unacknowledged entries, one at a time where they have ended the process before."""
         while self._resume_at is not None:
             pending = self._client.xpending_range(self.key, self.group, b"(" + self._resume_at, "+", count, self._name)
             if not pending:
