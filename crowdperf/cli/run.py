@@ -99,7 +99,9 @@ def close_data_folder(paths: Paths) -> None:
     os.umask(0o077)
     for folder in (paths.sockets, paths.logs):
         folder.mkdir(parents=True, exist_ok=True)
-    if stat.S_IMODE(paths.data.stat().st_mode) & 0o077:
+    status = paths.data.stat()
+    # The volume of a container may belong to root: then only what lies in it is closed.
+    if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & 0o077:
         paths.data.chmod(0o700)
     paths.sockets.chmod(0o700)
 

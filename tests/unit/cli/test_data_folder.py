@@ -32,6 +32,15 @@ def test_data_folder_is_closed_to_other_users(tmp_path: Path, exists: bool) -> N
     assert (paths.logs / "web.log").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_folder_of_another_user_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = Paths(tmp_path / "var")
+    paths.data.mkdir(mode=0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: paths.data.stat().st_uid + 1)
+    close_data_folder(paths)
+    assert paths.data.stat().st_mode & 0o777 == 0o755
+    assert paths.logs.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize(
     ("mode", "url", "is_reported"),
     [
