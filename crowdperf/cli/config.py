@@ -219,10 +219,15 @@ class ConfigStore:
         restarts = self._find_restarts(replace(deployment, config=before), deployment)
         try:
             replace_content(self._file, old_text, text)
+            try:
+                programs.write_include_file(deployment)
+            except OSError:
+                # The answer says that nothing was changed.
+                replace_content(self._file, text, old_text)
+                raise
         except OSError:
             self._history.remove(version.number)
             raise
-        programs.write_include_file(deployment)
         return replace(outcome, version=version.number, restarts=restarts, running=self._is_running())
 
     def _validate_change(self, before: Config, after: Config, request: ConfigRequest) -> None:

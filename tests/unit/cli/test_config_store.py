@@ -116,3 +116,15 @@ def test_no_answer_holds_a_password(store: ConfigStore) -> None:
     shown = store.apply(ConfigRequest(do="show", number=2)).text + store.apply(ConfigRequest(do="diff", number=1)).text
     assert "***@192.0.2.7" in shown
     assert not any(secret in shown + repr(first) for secret in ("s3cret", "n3w-one"))
+
+
+def test_a_change_that_cannot_be_rendered_is_taken_back(store: ConfigStore, file: Path) -> None:
+    before = file.read_bytes()
+    # A folder lies where the programs are to be written.
+    (file.parent / "var" / "supervisor" / "programs.conf").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        edit(store, "merge", "cameras", "lobby", value={"name": "North"})
+    assert file.read_bytes() == before
+    assert [version.comment for version in store.apply(ConfigRequest(do="versions")).versions] == [
+        "the file as it was found"
+    ]
