@@ -78,7 +78,7 @@ def collect_findings(installation: Installation) -> Iterator[Finding]:
     yield _check_cores(config.inference.threads)
     yield _run_check(lambda: f"FFmpeg {find_ffmpeg()}")
     setpriv = find_setpriv()
-    yield Finding(True, f"setpriv {setpriv}" if setpriv else "no setpriv with --pdeathsig: FFmpeg starts without it")
+    yield Finding(True, f"setpriv {setpriv}" if setpriv else "no setpriv with --pdeathsig: FFmpeg starts another way")
     yield _check_redis(deployment)
     if deployment.postgres_dsn:
         yield _run_check(lambda: check_postgres(deployment.postgres_dsn, deployment.root))

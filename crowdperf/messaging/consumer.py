@@ -28,7 +28,7 @@ StreamRow = tuple[bytes, EntryFields]
 """Id and fields of an entry."""
 STREAM_START = b"0-0"
 MAX_DELIVERIES = 5
-"""An entry that was delivered more often without an acknowledgement is poison, if it was alone the last times."""
+"""An entry that was delivered this often without an acknowledgement is poison. The last times it was alone."""
 ALONE_AFTER = 2
 """Entries that were delivered more often are delivered one by one: only one of them ends the process."""
 LOST_STREAM_TEXTS = ("NOGROUP", "requires the key", "no such key")
