@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from types import TracebackType
 
+import redis
+
 from crowdperf.messaging.consumer import is_stream_lost
 from crowdperf.messaging.redis.client import OUTAGE, RedisPermissionError
 from crowdperf.primitives.backoff import Backoff
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 class OutageHandler:
     """Absorb the outages of one loop: `with outage:` is an attempt, `wait_s` the pause after it.
 
-    A lost stream or consumer group counts as an outage too, since a restart of the work creates it again.
+    A lost stream or consumer group counts as an outage of Redis too, since a restart of the work creates it again.
 
     Args:
         consequence: what an outage means, for the log.
@@ -64,7 +66,8 @@ class OutageHandler:
         if error is None:
             self.reset()
             return False
-        lost = is_stream_lost(error)
+        # Only a handler of Redis restarts the reader: to absorb it elsewhere would leave the group away for ever.
+        lost = redis.ConnectionError in self._errors and is_stream_lost(error)
         if not lost and not isinstance(error, self._errors):
             return False
         if lost or self.should_log(error):

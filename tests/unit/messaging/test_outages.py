@@ -64,6 +64,12 @@ def test_other_errors_pass_and_a_lost_stream_is_an_outage(caplog: pytest.LogCapt
     assert isinstance(outage.error, redis.ResponseError)
 
 
+def test_another_service_does_not_absorb_a_lost_stream() -> None:
+    outage = OutageHandler("events wait", (LookupError,), "PostgreSQL")
+    with pytest.raises(redis.ResponseError, match="NOGROUP"):
+        fail(outage, redis.ResponseError("NOGROUP No such key"))
+
+
 def test_work_starts_again_after_each_outage() -> None:
     runtime, calls = ProcessRuntime("worker-test-0", 0.0), ""
     outcomes = iter([None, redis.ConnectionError(), None, redis.ResponseError("no such key"), None, None])
