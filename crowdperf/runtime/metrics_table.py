@@ -108,6 +108,7 @@ _COUNTERS = (
     ("sql_events_written", "events", (), "Events written to PostgreSQL."),
     *((f"stage_{stage}_s", "seconds", (), f"Time of inference in the stage {stage}.") for stage in STAGES),
     ("store_dropped", "sweeps", (), "Sweeps that removed data because Redis was nearly full."),
+    ("task_failures", "failures", ("task",), "Failures of a task inside a process."),
 )
 _GAUGES = (
     ("acts", "bool", (), "1 for the housekeeping instance that does the work."),

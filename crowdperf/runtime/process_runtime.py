@@ -21,6 +21,7 @@ import psutil
 
 from crowdperf.primitives.redaction import redact
 from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.tasks import TaskGuard
 
 HOUSEKEEPING_S = 60.0
 
@@ -40,6 +41,7 @@ class ProcessRuntime:
         self._armed_at = float("-inf")
         self._spent_s, self._reported_at = sum(os.times()[:2]), time.monotonic()
         self._caches: dict[str, Callable[[], int]] = {"metrics": self.metrics.prune}
+        self._guard = TaskGuard(self.metrics)
 
     @property
     def stopping(self) -> bool:
@@ -73,7 +75,7 @@ class ProcessRuntime:
 
     def housekeep(self) -> dict[str, int]:
         """Prune every registered cache now. Returns name -> number of removed entries."""
-        return {name: prune() for name, prune in list(self._caches.items())}
+        return {name: self._guard.run(f"prune {name}", prune) or 0 for name, prune in list(self._caches.items())}
 
     def install(self) -> None:
         """Stop on SIGTERM, SIGINT and SIGHUP, and start the housekeeping thread."""

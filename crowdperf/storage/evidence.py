@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -91,7 +92,7 @@ def save_picture(path: Path, jpeg: bytes) -> None:
     write_file(path, jpeg, mode=0o600)
 
 
-def expire(folder: Path, before: float, max_bytes: int) -> int:
+def expire(folder: Path, before: float, max_bytes: int) -> tuple[int, list[OSError]]:
     """Remove whole days of pictures: first by age, then the oldest by size.
 
     Args:
@@ -100,22 +101,32 @@ def expire(folder: Path, before: float, max_bytes: int) -> int:
         max_bytes: maximum total size of the rest.
 
     Returns:
-        Number of removed files.
+        Number of removed files, and an error for each day that cannot be read or removed.
     """
     limit = datetime.fromtimestamp(before, timezone.utc).date().isoformat()
     days = sorted((path for path in folder.glob("*/????-??-??") if path.is_dir()), key=lambda path: path.name)
-    sizes = {day: [file.stat().st_size for file in _list_files(day)] for day in days}
-    total, removed = sum(map(sum, sizes.values())), 0
+    sizes: dict[Path, list[int]] = {}
+    errors: list[OSError] = []
     for day in days:
+        with _collect_error(errors):
+            sizes[day] = [path.stat().st_size for path in day.iterdir() if path.is_file()]
+    total, removed = sum(map(sum, sizes.values())), 0
+    for day, files in sizes.items():
         if day.name >= limit and total <= max_bytes:
             break
-        total -= sum(sizes[day])
-        removed += len(sizes[day])
-        shutil.rmtree(day, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            day.parent.rmdir()
-    return removed
+        with _collect_error(errors):
+            shutil.rmtree(day)
+            total -= sum(files)
+            removed += len(files)
+            with contextlib.suppress(OSError):
+                day.parent.rmdir()
+    return removed, errors
 
 
-def _list_files(day: Path) -> list[Path]:
-    return [path for path in day.iterdir() if path.is_file()]
+@contextlib.contextmanager
+def _collect_error(errors: list[OSError]) -> Iterator[None]:
+    """Add the error of one day to `errors`, so that the other days go on."""
+    try:
+        yield
+    except OSError as error:
+        errors.append(error)

@@ -20,6 +20,7 @@ from crowdperf.messaging.redis.client import OUTAGE, AnyClient, RedisPermissionE
 from crowdperf.messaging.schema import StoreFilling
 from crowdperf.messaging.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, stream_key
 from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.runtime.tasks import TaskGuard
 from crowdperf.settings.process_config import WorkerConfig
 from crowdperf.storage import evidence, occupancy, retention
 from crowdperf.storage.buckets import Calendar
@@ -48,7 +49,11 @@ class Housekeeper:
         self._client: AnyClient = client
         self._config = config
         self._prefix = config.key_prefix
+        self._clock_key = f"{self._prefix}crowdperf:housekeeping"
         self._metrics = runtime.metrics
+        self._guard = TaskGuard(
+            runtime.metrics, passes=(redis.ConnectionError, redis.TimeoutError), expected=(*OUTAGE, OSError)
+        )
         self._calendar = Calendar(config.timezone)
         self._events: Publisher[StoreFilling] = Publisher(client, EVENTS, config.key_prefix)
         self._lease = Leases(client, "housekeeping", 0, 1, runtime.name, config.key_prefix, LEASE_S)
@@ -63,6 +68,8 @@ class Housekeeper:
     def sweep(self, wall: float, monotonic: float) -> None:
         """Trim every stream, apply the retention, check the memory; do nothing while a sibling is active.
 
+        A task that fails is logged and counted, and the others run.
+
         `wall` is Unix time and `monotonic` a monotonic time, both in seconds.
 
         Raises:
@@ -74,27 +81,20 @@ class Housekeeper:
             # A takeover goes on from the time that the sibling has stored.
             self._clock = None
             return
-        self._trim_detections()
         now = self._get_steady_time(wall, monotonic)
-        kept = self._config.retention
-        self._metrics.count("events_trimmed", self._trim_events(now - kept.events_days * retention.DAY_S))
-        observed = _to_entry_id(now - OBSERVATIONS_RETENTION_S)
-        trimmed = trim_stream(self._client, stream_key(OBSERVATIONS, prefix=self._prefix), keep_after=observed)
-        self._metrics.count("observations_trimmed", trimmed)
-        oldest = _to_entry_id(now - kept.audit_days * retention.DAY_S)
-        self._client.xtrim(stream_key(AUDIT, prefix=self._prefix), minid=oldest, approximate=True)
-        occupancy.expire_zone_minutes(self._client, now - kept.zones_days * retention.DAY_S, self._prefix)
-        if self._config.evidence:
-            before = now - kept.evidence_days * retention.DAY_S
-            expired = evidence.expire(Path(self._config.evidence), before, kept.evidence_mb << 20)
-            self._metrics.count("evidence_expired", expired)
-        before = now - kept.crossings_days * retention.DAY_S
-        self._metrics.count("crossings_expired", self._history.expire_crossings(before))
-        if monotonic - self._counts_expired_at >= COUNTS_INTERVAL_S:
-            self._counts_expired_at = monotonic
-            expired = self._history.expire_counts(kept, self._calendar, now)
-            self._metrics.count("count_chunks_expired", expired)
-        self._watch_memory(now)
+        for name, task in (
+            ("detections", self._trim_detections),
+            ("clock", lambda: self._history.set_field(self._clock_key, "clock", now)),
+            ("events", lambda: self._expire_events(now)),
+            ("observations", lambda: self._expire_observations(now)),
+            ("audit", lambda: self._expire_audit(now)),
+            ("zones", lambda: self._expire_zones(now)),
+            ("evidence", lambda: self._expire_evidence(now)),
+            ("crossings", lambda: self._expire_crossings(now)),
+            ("counts", lambda: self._expire_counts(now, monotonic)),
+            ("memory", lambda: self._watch_memory(now)),
+        ):
+            self._guard.run(name, task)
 
     def _holds_lease(self, monotonic: float) -> bool:
         """Check whether this instance has the lease."""
@@ -112,10 +112,9 @@ class Housekeeper:
             self._lease.release()
 
     def _get_steady_time(self, wall: float, monotonic: float) -> float:
-        """Return the steady clock's time, and store it in Redis for the next process."""
-        name = f"{self._prefix}crowdperf:housekeeping"
+        """Return the steady clock's time, which goes on from the stored one."""
         if self._clock is None:
-            stored = self._client.hget(name, "clock")
+            stored = self._client.hget(self._clock_key, "clock")
             self._clock = retention.SteadyClock(float(stored) if stored else None)
         now = self._clock.now(wall, monotonic)
         has_leapt = wall - now > CLOCK_LEAP_WARN_S
@@ -127,7 +126,6 @@ class Housekeeper:
             )
         self._clock_leap_logged = has_leapt
         self._metrics.set_gauge("clock_leap_s", max(0.0, wall - now))
-        self._history.set_field(name, "clock", now)
         return now
 
     def _trim_detections(self) -> None:
@@ -137,6 +135,43 @@ class Housekeeper:
 
     def _trim_events(self, before: float) -> int:
         return trim_stream(self._client, stream_key(EVENTS, prefix=self._prefix), _to_entry_id(before))
+
+    def _expire_events(self, now: float) -> None:
+        before = now - self._config.retention.events_days * retention.DAY_S
+        self._metrics.count("events_trimmed", self._trim_events(before))
+
+    def _expire_observations(self, now: float) -> None:
+        before = _to_entry_id(now - OBSERVATIONS_RETENTION_S)
+        trimmed = trim_stream(self._client, stream_key(OBSERVATIONS, prefix=self._prefix), keep_after=before)
+        self._metrics.count("observations_trimmed", trimmed)
+
+    def _expire_audit(self, now: float) -> None:
+        before = _to_entry_id(now - self._config.retention.audit_days * retention.DAY_S)
+        self._client.xtrim(stream_key(AUDIT, prefix=self._prefix), minid=before, approximate=True)
+
+    def _expire_zones(self, now: float) -> None:
+        before = now - self._config.retention.zones_days * retention.DAY_S
+        occupancy.expire_zone_minutes(self._client, before, self._prefix)
+
+    def _expire_evidence(self, now: float) -> None:
+        kept = self._config.retention
+        if not self._config.evidence:
+            return
+        before = now - kept.evidence_days * retention.DAY_S
+        expired, errors = evidence.expire(Path(self._config.evidence), before, kept.evidence_mb << 20)
+        self._metrics.count("evidence_expired", expired)
+        if errors:
+            raise errors[0]
+
+    def _expire_crossings(self, now: float) -> None:
+        before = now - self._config.retention.crossings_days * retention.DAY_S
+        self._metrics.count("crossings_expired", self._history.expire_crossings(before))
+
+    def _expire_counts(self, now: float, monotonic: float) -> None:
+        if monotonic - self._counts_expired_at >= COUNTS_INTERVAL_S:
+            expired = self._history.expire_counts(self._config.retention, self._calendar, now)
+            self._counts_expired_at = monotonic
+            self._metrics.count("count_chunks_expired", expired)
 
     def _watch_memory(self, now: float) -> None:
         """Report how full the server is, and drop old data before it refuses writes."""

@@ -213,6 +213,30 @@ def test_of_two_housekeepers_one_acts_and_the_other_follows(redis_server: RedisS
     assert sweep(first, 47) == 2
 
 
+TASKS = [name for name in vars(Housekeeper) if name.startswith(("_trim_", "_expire_", "_watch_"))]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_task_of_housekeeping_keeps_another_from_running(
+    task: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = ProcessRuntime("worker-housekeeping-0", 0)
+    housekeeper = Housekeeper(redis_server.client(), make_config(redis_server, "housekeeping"), runtime)
+    called = []
+    for name in TASKS:
+
+        def run(*_: object, name: str = name) -> int:
+            called.append(name)
+            if name == task:
+                raise PermissionError(13, "Permission denied", "2026-01-01")
+            return 0
+
+        monkeypatch.setattr(housekeeper, name, run)
+    housekeeper.sweep(NOW, 0.0)
+    assert set(TASKS) - set(called) <= {"_trim_events"}, "the task of events calls it"
+    assert sum(runtime.metrics.snapshot("", 0).counters.get("task_failures", {}).values()) == (task in called)
+
+
 def test_other_events_are_acknowledged_and_not_logged(redis_server: RedisServer) -> None:
     publish(redis_server, CameraGap(id="g", camera="lobby", ts=NOW, start=NOW - 1, end=NOW, cause="x"))
     assert recorder(redis_server).step().added == 0

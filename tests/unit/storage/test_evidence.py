@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,10 +86,30 @@ def test_retention_removes_old_days_then_the_oldest(tmp_path: Path) -> None:
     for camera, days_ago in (("gate", 40), ("gate", 3), ("lobby", 2), ("gate", 1)):
         paths.append(get_picture_path(tmp_path, camera, "e", NOON - days_ago * DAY, "full"))
         save_picture(paths[-1], b"0" * 1000)
-    assert expire(tmp_path, NOON - 30 * DAY, 10**9) == 1
+    assert expire(tmp_path, NOON - 30 * DAY, 10**9) == (1, [])
     assert [path.exists() for path in paths] == [False, True, True, True]
-    assert expire(tmp_path, NOON - 30 * DAY, 1500) == 2
+    assert expire(tmp_path, NOON - 30 * DAY, 1500) == (2, [])
     assert [path.exists() for path in paths] == [False, False, False, True]
-    assert expire(tmp_path, NOON - 30 * DAY, 1500) == 0
+    assert expire(tmp_path, NOON - 30 * DAY, 1500) == (0, [])
     assert not (tmp_path / "lobby").exists()
-    assert expire(tmp_path / "none", NOON, 1) == 0
+    assert expire(tmp_path / "none", NOON, 1) == (0, [])
+
+
+@pytest.mark.parametrize("method", ["iterdir", "rmtree"])
+def test_a_day_that_cannot_be_read_or_removed_keeps_no_other(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [get_picture_path(tmp_path, "gate", "e", NOON - days_ago * DAY, "full") for days_ago in (60, 50, 1)]
+    for path in paths:
+        save_picture(path, b"0" * 1000)
+    original = getattr(Path if method == "iterdir" else shutil, method)
+
+    def refuse(day: Path) -> Any:
+        if day == paths[0].parent:
+            raise PermissionError(13, "Permission denied", str(day))
+        return original(day)
+
+    monkeypatch.setattr(Path if method == "iterdir" else shutil, method, refuse)
+    removed, errors = expire(tmp_path, NOON - 30 * DAY, 10**9)
+    assert (removed, [error.filename for error in errors]) == (1, [str(paths[0].parent)])
+    assert [path.exists() for path in paths] == [True, False, True]
