@@ -120,6 +120,8 @@ class WorkerConfig(ProcessConfig, frozen=True, kw_only=True):
     """The site's time zone, which defines the days of the history."""
     postgres_dsn: str = ""
     """As configured: a reference (env:NAME, file:PATH) or a URL. Only `worker-sql` has it."""
+    has_postgres: bool = False
+    """Whether there is a `worker-sql`, whose events must not be trimmed."""
 
 
 class ChannelSummary(Struct, frozen=True, kw_only=True):

@@ -160,5 +160,6 @@ def build_worker_config(deployment: Deployment, role: str, instance: int) -> Pro
         evidence=str(deployment.paths.evidence.absolute()),
         timezone=deployment.config.site.timezone,
         postgres_dsn=deployment.postgres_dsn if role == "sql" else "",
+        has_postgres=bool(deployment.postgres_dsn) and role == "housekeeping",
         **get_redis_fields(deployment),
     )

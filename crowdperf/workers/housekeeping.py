@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from crowdperf.messaging.outages import run_until_stopped
 from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import OUTAGE, AnyClient, RedisPermissionError, connect
 from crowdperf.messaging.schema import StoreFilling
-from crowdperf.messaging.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, stream_key
+from crowdperf.messaging.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, STREAMS, Stream, stream_key
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.runtime.tasks import TaskGuard
 from crowdperf.settings.process_config import WorkerConfig
 from crowdperf.storage import evidence, occupancy, retention
 from crowdperf.storage.buckets import Calendar
+from crowdperf.supervision.processes import PROCESSES
 from crowdperf.workers.leases import Leases
 
 INTERVAL_S = 15.0
@@ -49,6 +51,7 @@ class Housekeeper:
         self._client: AnyClient = client
         self._config = config
         self._prefix = config.key_prefix
+        self._readers = {stream.name: list_groups(stream, config.has_postgres) for stream in STREAMS}
         self._clock_key = f"{self._prefix}crowdperf:housekeeping"
         self._metrics = runtime.metrics
         self._guard = TaskGuard(
@@ -131,18 +134,20 @@ class Housekeeper:
     def _trim_detections(self) -> None:
         # Listed by Redis, not by the configuration: the stream of a removed camera must be trimmed too.
         for name in self._client.scan_iter(match=stream_key(DETECTIONS, "*", self._prefix), count=1000):
-            self._metrics.count("detections_trimmed", trim_stream(self._client, name.decode(), keep_after=None))
+            trimmed = trim_stream(self._client, name.decode(), self._readers[DETECTIONS.name], keep_after=None)
+            self._metrics.count("detections_trimmed", trimmed)
 
     def _trim_events(self, before: float) -> int:
-        return trim_stream(self._client, stream_key(EVENTS, prefix=self._prefix), _to_entry_id(before))
+        key, readers = stream_key(EVENTS, prefix=self._prefix), self._readers[EVENTS.name]
+        return trim_stream(self._client, key, readers, _to_entry_id(before))
 
     def _expire_events(self, now: float) -> None:
         before = now - self._config.retention.events_days * retention.DAY_S
         self._metrics.count("events_trimmed", self._trim_events(before))
 
     def _expire_observations(self, now: float) -> None:
-        before = _to_entry_id(now - OBSERVATIONS_RETENTION_S)
-        trimmed = trim_stream(self._client, stream_key(OBSERVATIONS, prefix=self._prefix), keep_after=before)
+        key, readers = stream_key(OBSERVATIONS, prefix=self._prefix), self._readers[OBSERVATIONS.name]
+        trimmed = trim_stream(self._client, key, readers, _to_entry_id(now - OBSERVATIONS_RETENTION_S))
         self._metrics.count("observations_trimmed", trimmed)
 
     def _expire_audit(self, now: float) -> None:
@@ -225,12 +230,22 @@ def _to_entry_id(ts: float) -> str:
     return f"{max(0, int(ts * 1000))}-0"
 
 
-def trim_stream(client: Any, name: str, keep_after: str | None) -> int:
-    """Remove the entries that every group has acknowledged; a stream without a group is left alone.
+def list_groups(stream: Stream, has_postgres: bool) -> frozenset[str]:
+    """List the consumer groups that the configuration reads a stream by, whether their workers run or not."""
+    return frozenset(
+        row.kind.removeprefix("worker-")
+        for row in PROCESSES
+        if stream.name in row.reads and (has_postgres or row.instances != "postgres")
+    )
+
+
+def trim_stream(client: Any, name: str, readers: Collection[str], keep_after: str | None) -> int:
+    """Remove the entries that every group in use has acknowledged; a stream without a group is left alone.
 
     Args:
         client: a redis-py client.
         name: key of the stream.
+        readers: the groups in use; any other one was left behind, and keeps nothing from being removed.
         keep_after: id from which entries are kept in any case; None for no such limit.
 
     Returns:
@@ -239,13 +254,16 @@ def trim_stream(client: Any, name: str, keep_after: str | None) -> int:
     if not client.exists(name):
         return 0
     floors = []
-    for group in client.xinfo_groups(name):
+    groups = client.xinfo_groups(name)
+    for group in groups:
+        if group["name"].decode() not in readers:
+            continue
         pending = client.xpending(name, group["name"])
         # All is acknowledged before the oldest pending entry, or up to the last delivered one.
         floors.append(pending["min"] if pending["pending"] else group["last-delivered-id"])
+    if groups and keep_after is not None:
+        floors.append(keep_after.encode())
     if not floors:
         return 0
     floor = min(floors, key=parse_entry_id)
-    if keep_after is not None:
-        floor = min(floor, keep_after.encode(), key=parse_entry_id)
     return int(client.xtrim(name, minid=floor, approximate=True))

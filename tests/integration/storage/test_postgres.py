@@ -305,7 +305,7 @@ def test_an_outage_of_postgresql_is_caught_up_from_the_stream(
             made.step()
     # What PostgreSQL has not got is not trimmed, however old it is.
     client = redis_server.client()
-    trim_stream(client, "crowdperf:events", keep_after="9999999999999-0")
+    trim_stream(client, "crowdperf:events", ("sql",), keep_after="9999999999999-0")
     assert client.xlen("crowdperf:events") >= 2990
     postgres_server.start()
     written = 0

@@ -150,7 +150,7 @@ def play_with_kills(server: RedisServer, process: Process, frames: list[FrameDet
         if forget:
             server.client().delete(state_key("lobby"))
             server.client().xgroup_setid(stream_key(DETECTIONS, "lobby"), GROUP, 0)
-        housekeeping.trim_stream(server.client(), stream_key(DETECTIONS, "lobby"), keep_after=None)
+        housekeeping.trim_stream(server.client(), stream_key(DETECTIONS, "lobby"), ("tracking",), keep_after=None)
 
 
 def test_killed_again_and_again_every_event_is_stored_once(redis_server: RedisServer, process: Process) -> None:

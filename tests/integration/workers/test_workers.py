@@ -12,7 +12,7 @@ import redis
 from crowdperf.messaging.consumer import MAX_DELIVERIES
 from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import AnyEvent, CameraGap, LineCrossed
-from crowdperf.messaging.streams import EVENTS
+from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.process_config import WorkerConfig
 from crowdperf.settings.site import Retention
@@ -252,17 +252,38 @@ def test_nothing_unread_is_trimmed(redis_server: RedisServer) -> None:
         client.xadd("s", {"n": n}, id=f"1-{n}")
     client.xgroup_setid("s", "fast", "1-2000")
     client.xgroup_setid("s", "slow", "1-1500")
-    assert trim_stream(client, "s", keep_after=None) > 1000
+    assert trim_stream(client, "s", ("fast", "slow"), keep_after=None) > 1000
     left = [entry.decode() for entry, _ in client.xrange("s")]
     assert left[-501:] == [f"1-{n}" for n in range(1500, 2001)]
+
+
+@pytest.mark.parametrize(
+    ("group", "has_postgres", "holds"),
+    [("sql", False, False), ("sql", True, True), ("notify", False, True), ("of-an-older-version", True, False)],
+)
+def test_only_a_group_of_the_configuration_keeps_events_past_their_retention(
+    redis_server: RedisServer, group: str, has_postgres: bool, holds: bool
+) -> None:
+    """The worker of a configured group may be stopped. The others are switched off or were removed."""
+    client = redis_server.client()
+    key = stream_key(EVENTS)
+    client.xgroup_create(key, "recorder", id="0", mkstream=True)
+    client.xgroup_create(key, group, id="0")
+    for n in range(1, 1001):
+        client.xadd(key, {"n": n}, id=f"1-{n}")
+    client.xgroup_setid(key, "recorder", "1-1000")
+    config = msgspec.structs.replace(make_config(redis_server, "housekeeping"), has_postgres=has_postgres)
+    Housekeeper(redis_server.client(), config, ProcessRuntime("worker-housekeeping-0", 0)).sweep(NOW, 0.0)
+    assert (client.xlen(key) == 1000) is holds
+    assert group.encode() in {row["name"] for row in client.xinfo_groups(key)}, "it can be switched on again"
 
 
 def test_a_stream_that_nobody_reads_is_left_alone(redis_server: RedisServer) -> None:
     client = redis_server.client()
     for n in range(1, 500):
         client.xadd("s", {"n": n}, id=f"1-{n}")
-    assert trim_stream(client, "s", keep_after=None) == 0
-    assert trim_stream(client, "missing", keep_after=None) == 0
+    assert trim_stream(client, "s", ("fast", "slow"), keep_after=None) == 0
+    assert trim_stream(client, "missing", (), keep_after=None) == 0
 
 
 def test_retention_ends_old_crossings_and_only_those(redis_server: RedisServer, config: WorkerConfig) -> None:
