@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +43,7 @@ def main(config: CaptureGroupConfig, runtime: ProcessRuntime) -> None:
         log.info("camera %s: %s", camera.camera_id, make_redactor(camera.url)(camera.url))
         if configured.backend != camera.backend:
             log.error("camera %s: pyav crashed on it; an FFmpeg child decodes it now", camera.camera_id)
-    publisher = StatePublisher(config.redis_url, config.key_prefix)
+    publisher = StatePublisher(config.redis_url, config.key_prefix, runtime.metrics)
     # Some streams begin with the first PLAY: give inference time to listen, but never wait for it forever.
     deadline, doorbell = time.monotonic() + LISTENER_WAIT_S, Path(cameras[0].doorbell)
     while is_alive() and not answers(doorbell) and time.monotonic() < deadline:
@@ -73,15 +72,8 @@ def main(config: CaptureGroupConfig, runtime: ProcessRuntime) -> None:
 
 def _run_camera_group(group: CameraGroup, runtime: ProcessRuntime) -> None:
     """Run one thread per camera; arm the watchdog only while all their loops run."""
-    threading.excepthook = _log_crash
     while not runtime.stopping:
         if group.supervise(runtime.max_silence_s or float("inf")):
             runtime.tick()
         runtime.wait_for_stop(SUPERVISE_INTERVAL_S)
     group.close()
-
-
-def _log_crash(crash: threading.ExceptHookArgs) -> None:
-    """Log the exception, so that credentials are redacted."""
-    if crash.exc_value:
-        log.error("%s", crash.thread and crash.thread.name, exc_info=crash.exc_value)

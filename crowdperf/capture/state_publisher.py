@@ -13,6 +13,8 @@ from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import OUTAGE, connect
 from crowdperf.messaging.schema import AnyEvent, CameraChanged
 from crowdperf.messaging.streams import CONNECTIONS, EVENTS
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.tasks import start_thread
 
 MAX_QUEUED_EVENTS = 256
 FLUSH_TIMEOUT_S = 1.5
@@ -24,9 +26,14 @@ class StatePublisher:
     During an outage it keeps the newest `MAX_QUEUED_EVENTS` of each kind. Every change goes to the camera stream; a
     change that is not just a retry goes to the site's events first. A repeated event keeps its id, so it is stored
     once.
+
+    Args:
+        redis_url: of Redis.
+        key_prefix: of every key in it.
+        metrics: counts the failures of the thread.
     """
 
-    def __init__(self, redis_url: str, key_prefix: str) -> None:
+    def __init__(self, redis_url: str, key_prefix: str, metrics: Metrics) -> None:
         client = connect(redis_url)
         events: Publisher[AnyEvent] = Publisher(client, EVENTS, key_prefix)
         connections: Publisher[CameraChanged] = Publisher(client, CONNECTIONS, key_prefix)
@@ -37,8 +44,7 @@ class StatePublisher:
         )
         self._wake = threading.Condition()
         self._is_closing = False
-        self._thread = threading.Thread(target=self._run, name="state-reporter", daemon=True)
-        self._thread.start()
+        self._thread = start_thread("state-reporter", self._run, metrics, self._wait_for_close)
 
     def publish(self, event: CameraChanged, notify_site: bool) -> None:
         """Queue a change, for the site's events too if `notify_site`; never waits for Redis."""
@@ -53,6 +59,10 @@ class StatePublisher:
             self._is_closing = True
             self._wake.notify()
         self._thread.join(FLUSH_TIMEOUT_S)
+
+    def _wait_for_close(self, seconds: float) -> bool:
+        with self._wake:
+            return self._wake.wait_for(lambda: self._is_closing, seconds)
 
     def _run(self) -> None:
         outage = OutageHandler("state changes wait in memory", (*OUTAGE, redis.ResponseError))

@@ -24,6 +24,8 @@ from crowdperf.settings.process_config import InferenceConfig
 SCAN_S = 1.0
 RESCAN_S = 0.05
 """Minimum time between two scans when the doorbell rings although no open ring has a frame: a new ring."""
+MAX_FAILED_BATCHES = 5
+"""Failures of the model in a row that end the process: the device may need a restart."""
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +77,8 @@ class InferenceEngine:
         self._pins_rings = False
         """True if rings are page-locked."""
         self._in_flight: Batch | None = None
+        self._failed_batches = 0
+        """Failures of the model since the last batch that it computed."""
         self._last_finished_at = float("-inf")
         """When the newest batch was finished."""
         self._empty_every_s, self._emptied_at = config.cuda_empty_every, clock()
@@ -186,11 +190,19 @@ class InferenceEngine:
         except ModelError as error:
             self._drop_unsupported(frames, str(error))
             return None
+        except RuntimeError as error:
+            self._drop_failed([frame.feed for frame in frames], error)
+            return None
         return Batch(detector, loaded, ppe_frame, started)
 
     def _finish_batch(self, batch: Batch) -> None:
         """Publish a batch's detections; the frame that the PPE model analyses comes last."""
-        detections = batch.detector.finish(batch.specs)
+        try:
+            detections = batch.detector.finish(batch.specs)
+        except (ModelError, RuntimeError) as error:
+            self._drop_failed([frame.feed for frame in batch.frames], error)
+            return
+        self._failed_batches = 0
         self._record_cost(batch)
         selected = batch.ppe_frame
         for index, frame in enumerate(batch.frames):
@@ -236,6 +248,19 @@ class InferenceEngine:
             if frame.feed.error != error:
                 frame.feed.error = error
                 log.error("camera %s: %s", frame.feed.camera, error)
+
+    def _drop_failed(self, feeds: list[CameraFeed], error: Exception) -> None:
+        """Drop the frames of a batch on which the model failed.
+
+        Raises:
+            RuntimeError: it failed on several batches in a row.
+        """
+        self._failed_batches += 1
+        for feed in feeds:
+            feed.record_drop("failed")
+        if self._failed_batches >= MAX_FAILED_BATCHES:
+            raise RuntimeError(f"the model failed on {MAX_FAILED_BATCHES} batches in a row") from error
+        log.error("the model failed on a batch, inference goes on with the next one", exc_info=error)
 
     def _report(self) -> None:
         self._stats.report(self._clock(), self._rings.feeds.values(), len(self._outbox), self._outbox.lost)

@@ -25,6 +25,7 @@ from crowdperf.messaging.redis.client import connect
 from crowdperf.messaging.schema import EvidenceRequest
 from crowdperf.messaging.streams import EVIDENCE_REQUESTS
 from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.tasks import start_thread
 from crowdperf.settings.base import CAMERA_ID, CLASSES
 from crowdperf.settings.ppe import PPE_CLASSES
 from crowdperf.storage.evidence import EvidenceBox, EvidenceMetadata, add_metadata, get_picture_path, save_picture
@@ -73,16 +74,16 @@ class EvidenceWriter:
         self._cache, self._ring_prefix = cache, ring_prefix
         self._folder, self._blur, self._metrics = folder, blur, metrics
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        self._thread = start_thread("evidence", self._run, self._metrics, self._stop.wait)
 
     def close(self) -> None:
         """Finish the current requests and stop the thread."""
         self._stop.set()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join(5.0)
 
     def _run(self) -> None:

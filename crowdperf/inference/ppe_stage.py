@@ -5,6 +5,7 @@ The model is loaded when the first camera with a PPE rule appears. Until it is r
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -18,12 +19,15 @@ from crowdperf.inference.model_slots import ModelSlot
 from crowdperf.inference.ppe_items import detect_ppe
 from crowdperf.messaging.schema import PpeColumns
 from crowdperf.models.postprocess import Detections
+from crowdperf.models.registry import ModelError
 from crowdperf.runtime.metrics import Metrics
 
 MIN_WAIT_RATIO = 0.5
 """A camera that has waited for less than this share of the longest wait lets others go first."""
 PPE_REST_FACTOR = 1.0
 """The model rests this many times as long as it worked: at least half of the machine is left for counting."""
+
+log = logging.getLogger(__name__)
 
 
 class LoadedFrame(NamedTuple):
@@ -115,13 +119,15 @@ class PpeStage:
         self._slot, self._request_model = slot, request_model
         self._metrics, self._cache, self._clock = metrics, cache, clock
         self._cadence = PpeCadence()
+        self._failure = ""
+        """Why the model failed on its newest frame; empty if it did not."""
 
     def poll(self) -> None:
         """Take over a model that has become ready; call between two batches."""
         if self._slot.poll(self._clock()) and self._slot.detector is not None:
             self._metrics.set_text("ppe_model", self._slot.detector.model)
         if self._slot.has_model:
-            self._metrics.set_text("ppe_error", self._slot.error)
+            self._metrics.set_text("ppe_error", self._slot.error or self._failure)
 
     def ensure_model(self, spec: RingSpec) -> None:
         """Request the model if a camera of this geometry has a PPE rule."""
@@ -149,14 +155,26 @@ class PpeStage:
                 return None
         return None
 
-    def run(self, frame: PpeFrame, detections: Detections) -> PpeColumns:
-        """Detect what the people of a selected frame wear; a picture with people goes to the evidence cache."""
+    def run(self, frame: PpeFrame, detections: Detections) -> PpeColumns | None:
+        """Detect what the people of a selected frame wear; a picture with people goes to the evidence cache.
+
+        Where the model fails, the result is None: the frame counts without it.
+        """
         detector = self._slot.detector
         assert detector is not None, "frames are selected only when there is a model"
         camera, began = frame.feed.camera, self._clock()
-        columns = detect_ppe(detector, frame.pixels, frame.feed.spec, detections)
-        ended = self._clock()
-        self._cadence.record_busy(ended, ended - began)
+        try:
+            columns = detect_ppe(detector, frame.pixels, frame.feed.spec, detections)
+        except (ModelError, RuntimeError) as error:
+            self._metrics.count("ppe_failures", 1, camera)
+            if self._failure != str(error):
+                log.error("camera %s: the PPE model failed", camera, exc_info=error)
+            self._failure = str(error)
+            return None
+        finally:
+            ended = self._clock()
+            self._cadence.record_busy(ended, ended - began)
+        self._failure = ""
         self._metrics.count("ppe_frames", 1, camera)
         self._metrics.count("ppe_people", len(columns.persons) // 2, camera)
         self._metrics.set_gauge("ppe_ms", (ended - began) * 1000)

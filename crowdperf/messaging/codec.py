@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from crowdperf.messaging.streams import Stream
 
@@ -19,6 +20,8 @@ Fields = dict[Any, Any]
 
 MAX_TIME_S = 32_503_680_000.0
 """The year 3000 in Unix seconds. Later times are rejected in messages and in queries."""
+FLOAT_COLUMNS = ("boxes", "scores")
+"""Packed columns of float32."""
 
 
 class PoisonError(Exception):
@@ -36,14 +39,15 @@ def decode(stream: Stream, fields: dict[bytes, bytes]) -> Any:
     """Decode the message of an entry.
 
     Raises:
-        PoisonError: fields are missing or have another type, or a readable message has a number that is not finite or
-            a time before 1970 or after 2999. No reader could compute a date from it.
+        PoisonError: fields are missing or have another type, or the message has a number that is not finite or a time
+            before 1970 or after 2999. No reader could compute with it.
     """
     try:
         if stream.encoding == "packed":
-            return msgspec.msgpack.decode(fields[b"d"], type=stream.message_type)
-        text = {name.decode(): value.decode() for name, value in fields.items()}
-        message = msgspec.convert(text, type=stream.message_type, strict=False)
+            message = msgspec.msgpack.decode(fields[b"d"], type=stream.message_type)
+        else:
+            text = {name.decode(): value.decode() for name, value in fields.items()}
+            message = msgspec.convert(text, type=stream.message_type, strict=False)
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
         raise PoisonError(f"{stream.name}: {error}") from None
     _check_numbers(stream, message)
@@ -55,8 +59,19 @@ def _check_numbers(stream: Stream, message: msgspec.Struct) -> None:
         value = getattr(message, name)
         if isinstance(value, float) and not math.isfinite(value):
             raise PoisonError(f"{stream.name}: {name} {value!r} is not a finite number")
-        if name == "ts" and not 0 <= value < MAX_TIME_S:
-            raise PoisonError(f"{stream.name}: ts {value!r} is not a valid time")
+        if isinstance(value, bytes) and name in FLOAT_COLUMNS and not _is_finite(value):
+            raise PoisonError(f"{stream.name}: {name} has a number that is not finite")
+        if (name == "ts" and not 0 <= value < MAX_TIME_S) or (
+            name == "captured_at_ns" and not 0 <= value < MAX_TIME_S * 1e9
+        ):
+            raise PoisonError(f"{stream.name}: {name} {value!r} is not a valid time")
+        if isinstance(value, msgspec.Struct):
+            _check_numbers(stream, value)
+
+
+def _is_finite(column: bytes) -> bool:
+    """Check a column of float32; one of another length is left to its reader."""
+    return len(column) % 4 != 0 or bool(np.isfinite(np.frombuffer(column, "<f4")).all())
 
 
 def decode_or_none(stream: Stream, fields: dict[bytes, bytes]) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import msgspec
 import redis
 
@@ -11,6 +9,7 @@ from crowdperf.messaging.outages import OutageHandler
 from crowdperf.messaging.redis.client import connect
 from crowdperf.runtime.metrics import ProcessSnapshot
 from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.runtime.tasks import start_thread
 
 INTERVAL_S = 2.0
 TTL_S = 15
@@ -49,7 +48,7 @@ def start_publishing(runtime: ProcessRuntime, url: str, prefix: str = "") -> Non
             with outage:
                 publish_snapshot(client, runtime, prefix)
 
-    threading.Thread(target=loop, name="metrics", daemon=True).start()
+    start_thread("metrics", loop, runtime.metrics, runtime.wait_for_stop)
 
 
 def decode_snapshot(raw: bytes) -> ProcessSnapshot:

@@ -8,6 +8,7 @@ one more second to compile each. Box decoding and the sigmoid stay in the model:
 from __future__ import annotations
 
 import ast
+import contextlib
 from collections import deque
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -148,8 +149,12 @@ class OpenvinoBackend:
     def start(self) -> None:
         """Start to compute the loaded frames."""
         assert self._loaded is not None, "call load before start"
-        for request, picture in zip(self._loaded.requests, self._loaded.inputs, strict=True):
-            request.start_async({0: picture[None]}, share_inputs=True)
+        try:
+            for request, picture in zip(self._loaded.requests, self._loaded.inputs, strict=True):
+                request.start_async({0: picture[None]}, share_inputs=True)
+        except RuntimeError:
+            _wait_for_all(self._loaded.requests)
+            raise
         self._started.append(self._loaded)
 
     def finish(self) -> list[Detections]:
@@ -158,7 +163,11 @@ class OpenvinoBackend:
         began = perf_counter()
         detections: list[Detections] = []
         for request in loaded.requests:
-            request.wait()
+            try:
+                request.wait()
+            except RuntimeError:
+                _wait_for_all(loaded.requests)
+                raise
             computed = perf_counter()
             self.stages.add("infer", computed - began)
             raw = request.get_output_tensor(0).data[0]
@@ -247,6 +256,13 @@ class OpenvinoBackend:
                 f"the model {str(self._path)!r} cannot be compiled for {width}x{height}: {reason}. Remedy: raise the "
                 "camera's analysis_width, or export the model with end2end=False."
             ) from None
+
+
+def _wait_for_all(requests: list[Any]) -> None:
+    """Wait until no request of a failed batch computes any more, so that it can be used again."""
+    for request in requests:
+        with contextlib.suppress(RuntimeError):
+            request.wait()
 
 
 def compute_stream_count(threads: int) -> int:

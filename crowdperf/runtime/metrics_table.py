@@ -52,6 +52,7 @@ CAMERA, PART, AREA, CHANNEL = ("camera",), ("camera", "part"), ("area",), ("chan
 STREAM = ("stream", "camera")
 """The streams of the whole site have no camera."""
 DROP_CAUSES = {
+    "failed": "the model failed on their batch",
     "gone": "the camera was removed",
     "lapped": "the ring had overwritten them",
     "no_model": "the model is not loaded",
@@ -102,6 +103,7 @@ _COUNTERS = (
     ("notifications_failed", "notifications", CHANNEL, "Failed deliveries; most are tried again."),
     ("notifications_sent", "notifications", CHANNEL, "Delivered notifications."),
     ("observations_trimmed", "entries", (), "Entries trimmed from the stream of observations."),
+    ("ppe_failures", "frames", CAMERA, "Frames on which the PPE model failed."),
     ("ppe_frames", "frames", CAMERA, "Frames analysed by the PPE model."),
     ("ppe_people", "people", CAMERA, "People examined by the PPE model."),
     ("short_reads_total", "frames", CAMERA, "Incomplete frames from a decoder."),
@@ -166,7 +168,7 @@ _TEXTS = (
     ("ffmpeg_stderr", CAMERA, "Last lines of FFmpeg."),
     ("line_problem", PART, "Why a line or zone is not counted."),
     ("model", (), "Person and vehicle model in use."),
-    ("ppe_error", (), "Why the PPE model is not loaded."),
+    ("ppe_error", (), "Why the PPE model is not loaded, or failed on the newest frame."),
     ("ppe_model", (), "PPE model in use."),
     ("pts_source", CAMERA, "Origin of the frames' times: stream or none."),
     ("quality", CAMERA, "Quality of the connection."),

@@ -1,8 +1,8 @@
 """Run a process: its log, signals, metrics, hang watchdog and the pruning of caches.
 
-There are four kinds of failure. Expected I/O errors are retried in place. A poison message goes to the dead-letter
-stream. A broken invariant is logged and ends the process. A hang is ended by the watchdog. supervisord restarts the
-process, and recovery is start-up.
+There are five kinds of failure. Expected I/O errors are retried in place. A poison message goes to the dead-letter
+stream. A background task that fails starts again. A broken invariant is logged and ends the process. A hang is ended by
+the watchdog. supervisord restarts the process, and recovery is start-up.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import psutil
 
 from crowdperf.primitives.redaction import redact
 from crowdperf.runtime.metrics import Metrics
-from crowdperf.runtime.tasks import TaskGuard
+from crowdperf.runtime.tasks import TaskGuard, count_thread_crashes, start_thread
 
 HOUSEKEEPING_S = 60.0
 
@@ -82,7 +82,8 @@ class ProcessRuntime:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         faulthandler.enable()
-        threading.Thread(target=self._run_housekeeping, name="housekeeping", daemon=True).start()
+        count_thread_crashes(self.metrics)
+        start_thread("housekeeping", self._run_housekeeping, self.metrics, self._stop.wait)
 
     def finish(self) -> None:
         """Disarm the watchdog. The orderly end follows."""

@@ -20,6 +20,7 @@ from crowdperf.messaging.outages import OutageHandler
 from crowdperf.messaging.redis.client import AnyClient, connect_async
 from crowdperf.messaging.schema import AuditEntry
 from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.tasks import start_task
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.process_config import WebConfig, WebReloadable, get_reloadable, replace_reloadable
 from crowdperf.settings.reload import ReloadFile
@@ -60,7 +61,7 @@ class AppState:
         self._reload_file = ReloadFile(
             Path(config.reload_file), WebReloadable, psutil.Process().create_time() - START_TIME_TOLERANCE_S
         )
-        self.tiles = Tiles(config.ring_prefix, _get_enabled_cameras(config))
+        self.tiles = Tiles(config.ring_prefix, _get_enabled_cameras(config), metrics)
         self.feed = Feed(config, self.redis, self.broadcast, self._get_watched_cameras)
         self.tiles.feed = self.feed
         self.rates = Rates()
@@ -83,9 +84,9 @@ class AppState:
         self._feed_task.add_done_callback(self._on_feed_end)
         self._tasks = [
             self._feed_task,
-            asyncio.create_task(self._keep_alive(), name="keep-alive"),
-            asyncio.create_task(self._announce_setup_link(), name="setup"),
-            asyncio.create_task(self._poll_config(), name="configuration"),
+            start_task("keep-alive", self._keep_alive, self.metrics),
+            start_task("setup", self._announce_setup_link, self.metrics),
+            start_task("configuration", self._poll_config, self.metrics),
         ]
 
     def get_feed_error(self) -> BaseException | None:

@@ -67,7 +67,7 @@ SITE = {
     "postgres": {"dsn": "env:DSN"},
 }
 """Everything on: each kind of program, more than once where there may be several."""
-LABELS = {"camera": "lobby", "part": "gate", "area": "hall", "channel": "mail", "stream": "events"}
+LABELS = {"camera": "lobby", "part": "gate", "area": "hall", "channel": "mail", "stream": "events", "task": "evidence"}
 """A sample value of each label of a metric."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import struct
 import time
 from collections.abc import Collection
@@ -14,6 +15,8 @@ import numpy as np
 
 from crowdperf.frames.ring import RingUnavailable
 from crowdperf.messaging.schema import TrackedFrame
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.tasks import start_task
 from crowdperf.settings.base import CLASSES
 from crowdperf.web.live.feed import Feed
 from crowdperf.web.live.pictures import EncodedPicture, RingView
@@ -84,10 +87,16 @@ class Viewer:
 
 
 class Tiles:
-    """The watched cameras of one web process."""
+    """The watched cameras of one web process.
 
-    def __init__(self, ring_prefix: str, cameras: Collection[str]) -> None:
-        self._ring_prefix = ring_prefix
+    Args:
+        ring_prefix: path of the rings without the camera id.
+        cameras: ids of the enabled cameras.
+        metrics: counts the failures of the cameras' tasks.
+    """
+
+    def __init__(self, ring_prefix: str, cameras: Collection[str], metrics: Metrics) -> None:
+        self._ring_prefix, self._metrics = ring_prefix, metrics
         self.views: dict[str, RingView] = {}
         """Enabled camera -> its ring. Replaced as a whole, never changed: other threads read it."""
         self._viewers: dict[str, set[Viewer]] = {}
@@ -119,7 +128,9 @@ class Tiles:
         """Start sending this camera to the viewer, beginning with the tile's last message."""
         self._viewers.setdefault(camera, set()).add(viewer)
         if camera not in self._tasks:
-            self._tasks[camera] = asyncio.create_task(self._stream_camera(camera), name=f"tile {camera}")
+            self._tasks[camera] = start_task(
+                f"tile {camera}", functools.partial(self._stream_camera, camera), self._metrics
+            )
         elif camera in self._last_messages:
             viewer.offer(camera, self._last_messages[camera])
 

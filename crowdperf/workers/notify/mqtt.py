@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -19,6 +20,8 @@ from crowdperf.workers.notify.mail import build_connection_error, create_tls_con
 from crowdperf.workers.notify.mqtt_state import Reading, ReadingsRemoved
 
 QOS = 1
+
+log = logging.getLogger(__name__)
 
 
 def readings_key(prefix: str = "") -> str:
@@ -57,7 +60,9 @@ class MqttSender(Sender):
         self._config = config
         self._redis = client
         self._mqtt: mqtt.Client | None = None
-        self._published: dict[str, bytes] = {}
+        self._published: dict[bytes, bytes] = {}
+        self._refused: set[bytes] = set()
+        """Readings that are logged as impossible to publish."""
         self._polls_until_retry = 0
 
     def send(self, notification: Notification, now: float) -> None:
@@ -73,19 +78,26 @@ class MqttSender(Sender):
             return
         try:
             for path, value in self._redis.hgetall(readings_key(self._config.key_prefix)).items():
-                # An empty message deletes a retained one: the camera, line or zone was removed.
-                payload = value if self._is_configured(path.decode()) else b""
-                if self._published.get(path) != payload:
-                    self._publish(f"{self._channel.topic}/{path.decode()}", payload, retain=True)
-                    if not payload and self._channel.discovery:
-                        self._publish(
-                            _describe_sensor(self._channel, *path.decode().split("/", 1))[1], b"", retain=True
-                        )
-                    self._published[path] = payload
+                self._publish_reading(path, value)
             if self._mqtt is None:
                 self._connect()
         except (DeliveryError, ChannelNotReadyError):
             self._polls_until_retry = 20
+
+    def _publish_reading(self, path: bytes, value: bytes) -> None:
+        """Publish a number that has changed. One that has no topic must not stop those after it."""
+        try:
+            # An empty message deletes a retained one: the camera, line or zone was removed.
+            payload = value if self._is_configured(path.decode()) else b""
+            if self._published.get(path) != payload:
+                self._publish(f"{self._channel.topic}/{path.decode()}", payload, retain=True)
+                if not payload and self._channel.discovery:
+                    self._publish(_describe_sensor(self._channel, *path.decode().split("/", 1))[1], b"", retain=True)
+                self._published[path] = payload
+        except ValueError as error:
+            if path not in self._refused:
+                log.error("channel %s: the reading %r cannot be published: %s", self._channel.id, path, error)
+            self._refused.add(path)
 
     def _is_configured(self, path: str) -> bool:
         """Return whether the line or zone of a number is configured."""

@@ -13,6 +13,7 @@ from crowdperf.messaging import codec
 from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import CameraChanged
 from crowdperf.messaging.streams import CONNECTIONS, EVENTS, Stream, stream_key
+from crowdperf.runtime.metrics import Metrics
 from tests.conftest import RedisServer, wait_until
 from tests.support.capturing import Camera, make_clip
 from tests.support.ports import free_port
@@ -31,7 +32,7 @@ def stored(client: Any, stream: Stream, camera: str = "cam") -> list[str]:
 
 @pytest.fixture
 def publisher(redis_server: RedisServer) -> Iterator[StatePublisher]:
-    made = StatePublisher(redis_server.url, "")
+    made = StatePublisher(redis_server.url, "", Metrics())
     yield made
     made.close()
 
@@ -68,7 +69,7 @@ def test_only_new_states_reach_the_event_stream(publisher: StatePublisher, redis
 
 def test_retries_push_out_no_site_event_while_redis_is_down(redis_server: RedisServer) -> None:
     redis_server.kill()
-    publisher = StatePublisher(redis_server.url, "")
+    publisher = StatePublisher(redis_server.url, "", Metrics())
     for number in range(3 * MAX_QUEUED_EVENTS):
         publisher.publish(change(number), number < 2)
     redis_server.start()

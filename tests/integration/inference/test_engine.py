@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from crowdperf.frames.ring import FrameWriter, RingSpec
-from crowdperf.inference.engine import InferenceEngine
+from crowdperf.inference.engine import MAX_FAILED_BATCHES, InferenceEngine
 from crowdperf.inference.evidence_cache import EvidenceCache
 from crowdperf.inference.model_slots import ModelSlot
 from crowdperf.inference.ppe_stage import PpeStage
@@ -40,6 +40,7 @@ class ScriptedRuntime:
 
     def __init__(self) -> None:
         self.during_load: Callable[[], None] = lambda: None
+        self.failures_left = 0
         self.emptied = 0
         self.is_ready = True
         self.retained: set[int] = set()
@@ -58,6 +59,9 @@ class ScriptedRuntime:
 
     def finish(self) -> list[Detections]:
         count = self.started.popleft()
+        if self.failures_left:
+            self.failures_left -= 1
+            raise RuntimeError("the plug-in failed")
         return [Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))] * count
 
     def pin(self, buffer: NDArray[np.uint8]) -> None: ...
@@ -138,6 +142,27 @@ def test_frame_overwritten_while_read_is_lapped(bench: Bench) -> None:
     # 1 while it was read; then 2 to 5 came at once, more than the ring can keep safe: only the newest stayed.
     assert bench.metrics.get_counter("drops_lapped", "lobby") == 1
     assert bench.metrics.get_counter("drops_overload", "lobby") == 3
+    ring.close(unlink=True)
+
+
+def test_a_failure_of_the_model_costs_one_batch(bench: Bench) -> None:
+    ring = bench.ring("lobby")
+    for failures in (MAX_FAILED_BATCHES - 1, MAX_FAILED_BATCHES - 1):
+        bench.runtime.failures_left = failures
+        for _ in range(failures + 1):
+            publish(ring)
+            assert bench.service.step(True)
+    assert len(bench.stored("lobby")) == 2
+    bench.ahead_s += 2.0
+    bench.service.step(False)
+    assert bench.metrics.get_counter("drops_failed", "lobby") == 2 * (MAX_FAILED_BATCHES - 1)
+    bench.runtime.failures_left = MAX_FAILED_BATCHES
+    for _ in range(MAX_FAILED_BATCHES - 1):
+        publish(ring)
+        bench.service.step(True)
+    publish(ring)
+    with pytest.raises(RuntimeError, match="in a row"):
+        bench.service.step(True)
     ring.close(unlink=True)
 
 

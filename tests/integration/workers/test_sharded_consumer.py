@@ -167,6 +167,16 @@ def test_lost_data_on_a_live_connection_is_begun_anew(redis_server: RedisServer,
     assert only.shards == {0}
 
 
+def test_an_idle_member_creates_a_lost_group_at_once(redis_server: RedisServer) -> None:
+    clock, client = Clock(), redis_server.client()
+    only = member(redis_server, clock=clock)
+    only.step(block_ms=1)
+    client.xgroup_destroy("crowdperf:events", WORKER)
+    clock.now += leases.RENEW_S
+    only.step(block_ms=1)
+    assert [row["name"] for row in client.xinfo_groups("crowdperf:events")] == [WORKER.encode()]
+
+
 def test_new_number_of_instances_continues_the_old_state(redis_server: RedisServer) -> None:
     events = [crossing(camera, n) for n in range(1, 30) for camera in CAMERAS]
     pair = [member(redis_server, n, 2) for n in range(2)]

@@ -217,7 +217,7 @@ TASKS = [name for name in vars(Housekeeper) if name.startswith(("_trim_", "_expi
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_no_task_of_housekeeping_keeps_another_from_running(
+def test_no_task_of_housekeeping_stops_another(
     task: str, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = ProcessRuntime("worker-housekeeping-0", 0)
@@ -261,7 +261,7 @@ def test_nothing_unread_is_trimmed(redis_server: RedisServer) -> None:
     ("group", "has_postgres", "holds"),
     [("sql", False, False), ("sql", True, True), ("notify", False, True), ("of-an-older-version", True, False)],
 )
-def test_only_a_group_of_the_configuration_keeps_events_past_their_retention(
+def test_only_a_configured_group_holds_events_back(
     redis_server: RedisServer, group: str, has_postgres: bool, holds: bool
 ) -> None:
     """The worker of a configured group may be stopped. The others are switched off or were removed."""

@@ -12,6 +12,7 @@ from crowdperf.inference.model_slots import ModelSlot
 from crowdperf.inference.ppe_stage import LoadedFrame, PpeCadence, PpeStage
 from crowdperf.inference.scheduler import FrameScheduler
 from crowdperf.models.postprocess import Detections
+from crowdperf.models.registry import ModelError
 from crowdperf.runtime.metrics import Metrics
 from tests.support.feeds import make_feed
 
@@ -136,5 +137,29 @@ def test_the_stage_selects_one_frame_of_a_batch_and_analyses_it() -> None:
     assert stage.run(selected, PERSON).persons == b"\0\0"
     assert metrics.get_counter("ppe_frames", "gate") == metrics.get_counter("ppe_people", "gate") == 1
     assert cache.get(("gate", 1, 2)) is not None
+    for part in (cache, slot):
+        part.close()
+
+
+@pytest.mark.parametrize("error", [ModelError("no memory. Remedy: wait."), RuntimeError("the plug-in failed")])
+def test_a_failure_of_the_model_costs_no_frame(error: Exception) -> None:
+    def fail(frames: list[np.ndarray], spec: RingSpec) -> list[Detections]:
+        raise error
+
+    metrics, cache, slot, gate = Metrics(), EvidenceCache(30.0), ModelSlot("ppe"), camera("gate")
+    slot.detector = Model()  # type: ignore[assignment]
+    slot.detector.detect = fail  # type: ignore[method-assign,assignment,union-attr]
+    stage = PpeStage(slot, lambda: None, metrics, cache, lambda: 5.0)
+    gate.reader = Ring(gate.spec)  # type: ignore[assignment]
+    selected = stage.select([loaded(gate, 1)], [gate])
+    assert selected is not None
+    assert stage.run(selected, PERSON) is None
+    stage.poll()
+    assert metrics.get_counter("ppe_failures", "gate") == 1
+    assert metrics.snapshot("inference", 0.0).get_text("ppe_error") == str(error)
+    slot.detector = Model()  # type: ignore[assignment]
+    assert stage.run(selected, PERSON) is not None
+    stage.poll()
+    assert metrics.snapshot("inference", 0.0).get_text("ppe_error") == ""
     for part in (cache, slot):
         part.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import struct
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crowdperf.messaging import codec
-from crowdperf.messaging.schema import AnyEvent, CameraGap, FrameDetections, TrackedFrame
+from crowdperf.messaging.schema import AnyEvent, CameraGap, FrameDetections, PpeColumns, TrackedFrame
 from crowdperf.messaging.streams import AUDIT, DETECTIONS, EVENTS, OBSERVATIONS, Stream
 from crowdperf.storage.counts import build_crossing, decode_member, encode_member
 
+NO_NUMBER = struct.pack("<4f", 0.0, float("nan"), 0.0, 0.0)
 GOLDEN_DETECTIONS = bytes.fromhex(
     "99a57068617a61cf0000019a00000000cd019ccf18b8a1d2c3b4a596c4100000003e0000003f0000803e0000403fc4040000403fc40100cd0280cd0168"
 )
@@ -349,6 +352,21 @@ def test_a_number_that_is_not_finite_is_poison(name: str) -> None:
     fields = {"type": "CameraGap", "id": "g", "camera": "c", "ts": "2", "start": "1", "end": "2", "cause": ""}
     with pytest.raises(codec.PoisonError, match=f"{name} nan"):
         codec.decode(EVENTS, {key.encode(): value.encode() for key, value in (fields | {name: "nan"}).items()})
+
+
+@pytest.mark.parametrize("change", [{"boxes": NO_NUMBER}, {"scores": NO_NUMBER}, {"captured_at_ns": -1}])
+def test_a_packed_number_that_is_not_finite_is_poison(change: dict[str, Any]) -> None:
+    frame = FrameDetections("lobby", 1, 1, 10**18, bytes(16), bytes(4), bytes(1))
+    fields = codec.encode(DETECTIONS, msgspec.structs.replace(frame, **change))
+    with pytest.raises(codec.PoisonError, match=next(iter(change))):
+        codec.decode(DETECTIONS, {b"d": fields["d"]})
+
+
+def test_a_number_of_the_ppe_model_that_is_not_finite_is_poison() -> None:
+    ppe = PpeColumns(bytes(2), bytes(2), bytes(1), NO_NUMBER, bytes(16), 360)
+    frame = FrameDetections("lobby", 1, 1, 10**18, bytes(16), bytes(4), bytes(1), ppe=ppe)
+    with pytest.raises(codec.PoisonError, match="scores"):
+        codec.decode(DETECTIONS, {b"d": codec.encode(DETECTIONS, frame)["d"]})
 
 
 @given(st.binary(max_size=40))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import pytest
 
+from crowdperf.runtime import tasks
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.runtime.tasks import TaskGuard
@@ -13,7 +17,7 @@ def fail(text: str) -> int:
     raise ValueError(text)
 
 
-def test_a_task_that_fails_is_counted_and_logged_until_it_runs_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_is_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
     guard = TaskGuard(metrics)
     for text in ("first", "first", "second"):
@@ -40,3 +44,73 @@ def test_a_cache_that_cannot_be_pruned_keeps_no_other_from_it() -> None:
     assert runtime.housekeep() == {"metrics": 0, "broken": 0, "own": 3}
     runtime.report(1.0)
     assert runtime.metrics.get_counter("task_failures", "prune broken") == 2
+
+
+class Task:
+    """Fails a number of times, then ends."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.runs = failures, 0
+
+    def __call__(self) -> None:
+        self.runs += 1
+        if self.runs <= self.failures:
+            raise ValueError("a defect")
+
+
+def test_a_thread_that_ends_by_an_error_starts_again() -> None:
+    metrics, task = Metrics(), Task(2)
+    waits: list[float] = []
+
+    def wait_for_stop(seconds: float) -> bool:
+        waits.append(seconds)
+        return False
+
+    thread = tasks.start_thread("evidence", task, metrics, wait_for_stop)
+    thread.join(10.0)
+    assert (thread.is_alive(), task.runs, metrics.get_counter("task_failures", "evidence")) == (False, 3, 2)
+    assert 0 < waits[0] <= tasks.FIRST_WAIT_S < waits[1]
+
+
+def test_a_thread_that_is_to_stop_does_not_start_again() -> None:
+    task = Task(5)
+    tasks.start_thread("evidence", task, Metrics(), lambda _: True).join(10.0)
+    assert task.runs == 1
+
+
+def test_a_task_that_ends_by_an_error_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "FIRST_WAIT_S", 0.001)
+    metrics, task = Metrics(), Task(2)
+
+    async def run() -> None:
+        async def work() -> None:
+            task()
+
+        await asyncio.wait_for(tasks.start_task("keep-alive", work, metrics), 10.0)
+
+    asyncio.run(run())
+    assert (task.runs, metrics.get_counter("task_failures", "keep-alive")) == (3, 2)
+
+
+def test_a_task_can_be_cancelled() -> None:
+    async def run() -> bool:
+        task = tasks.start_task("keep-alive", lambda: asyncio.sleep(60), Metrics())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=10.0)
+        return task.cancelled()
+
+    assert asyncio.run(run())
+
+
+def test_the_error_of_any_thread_is_logged_and_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    metrics = Metrics()
+    tasks.count_thread_crashes(metrics)
+    thread = threading.Thread(target=Task(1), name="decoder")
+    thread.start()
+    thread.join()
+    assert metrics.get_counter("task_failures", "decoder") == 1
+    assert "ValueError: a defect" in caplog.text

@@ -11,6 +11,7 @@ import pytest
 
 from crowdperf.frames.ring import RingUnavailable
 from crowdperf.messaging.schema import TrackedFrame
+from crowdperf.runtime.metrics import Metrics
 from crowdperf.web.live.pictures import EncodedPicture
 from crowdperf.web.live.tiles import MAX_BOXES_LAG_S, Tiles, Viewer, build_header
 
@@ -40,7 +41,7 @@ def test_last_viewer_may_leave_while_boxes_arrive(turns: int) -> None:
     """The wait for boxes swallows a cancellation that comes in the same turn of the loop."""
 
     async def leave_as_boxes_arrive() -> asyncio.Task[None]:
-        tiles, viewer, arrival = Tiles("", []), Viewer(), asyncio.Event()
+        tiles, viewer, arrival = Tiles("", [], Metrics()), Viewer(), asyncio.Event()
         tiles.feed = cast(Any, SimpleNamespace(frames={}, get_arrival=lambda camera: arrival))
         tiles.views = {"plaza": cast(Any, EmptyView())}
         tiles.join("plaza", viewer)
