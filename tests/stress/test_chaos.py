@@ -1,9 +1,10 @@
-"""kill -9 of every kind of process while a demo camera plays: all comes back, and every crossing is there once.
+"""kill -9 of every kind of process while a demo camera plays: all comes back, and every crossing is there once. So it
+is with a Redis that takes no writes, lost groups, all programs killed at once, and clients that never read.
 
-The short form kills each three times. CROWDPERF_LONG=1 kills each twenty times, and then shows that the verdict falls
-when a mechanism that it rests on is taken out of the code (cheaper controls of the same mechanisms, at the shard and at
-the recorder, are always run: tests/integration/tracking/test_shard.py, test_workers.py). `bench run stress/chaos` makes
-the same run and prints its figures.
+The short form kills each twice, and has each other fault once. CROWDPERF_LONG=1 has each twenty times. It then shows
+that the verdict falls when a mechanism that it rests on is taken out of the code. Cheaper controls of the same
+mechanisms, at the shard and at the recorder, are always run: tests/integration/tracking/test_shard.py, test_workers.py.
+`bench run stress/chaos` makes the same run and prints its figures.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import wait_until
-from tests.support.chaos import KINDS, Storm, Verdict, judge, mixed, plaza, storm
+from tests.support.chaos import FAULTS, KINDS, Storm, Verdict, judge, mixed, plaza, storm
 from tests.support.rtsp_server import Mount
 from tests.support.site import Site
 from tests.support.sources import demo_truth
 
 pytestmark = pytest.mark.alone
 LONG = os.environ.get("CROWDPERF_LONG") == "1"
-ROUNDS = 20 if LONG else 3
+ROUNDS, FAULT_ROUNDS = (20, 20) if LONG else (2, 1)
 
 
 def verdict(site: Site, mount: Mount, demo_clips: Path, seen: Storm) -> Verdict:
@@ -42,17 +43,19 @@ def verdict(site: Site, mount: Mount, demo_clips: Path, seen: Storm) -> Verdict:
     return found
 
 
-def test_every_crossing_survives_kill_9_of_anything(
+def test_every_crossing_survives_any_fault(
     demo_clips: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     rng = random.Random(20)
     with plaza(demo_clips, tmp_path) as (site, mount):
-        seen = storm(site, mixed(len(KINDS) * ROUNDS, rng), rng)
+        order = [*mixed(len(KINDS) * ROUNDS, rng), *FAULTS * FAULT_ROUNDS]
+        rng.shuffle(order)
+        seen = storm(site, order, rng)
         found = verdict(site, mount, demo_clips, seen)
-    assert {recovery.kind for recovery in seen.recoveries} == set(KINDS)
+    assert {recovery.kind for recovery in seen.recoveries} == {*KINDS, *FAULTS}
     record_property(
         "figures",
-        f"chaos: {len(seen.recoveries)} kills, {found.true} true crossings, {found.stored} stored once, "
+        f"chaos: {len(seen.recoveries)} faults, {found.true} true crossings, {found.stored} stored once, "
         f"{found.missed} in {len(found.gaps)} recorded gaps of {found.gap_s:.0f} s in all",
     )
 

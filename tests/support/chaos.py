@@ -1,16 +1,17 @@
-"""kill -9 of every kind of process while a demo camera plays, and the verdict on what was counted meanwhile."""
+"""Faults while a demo camera plays, kill -9 of every kind of process first of all, and what was counted meanwhile."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from crowdperf.demo.ground_truth import SceneTruth
 from crowdperf.messaging.redis.client import OUTAGE
@@ -21,8 +22,15 @@ from tests.support.site import Site
 from tests.support.sources import began_at, counted, demo_camera, demo_truth, true_passages
 
 KINDS = ("capture", "inference", "tracking", "worker", "web", "redis")
+"""Kinds of processes that are killed one at a time."""
+FAULTS = ("full", "group", "everything", "readers")
+"""A Redis that takes no writes, a lost consumer group, kill -9 of all programs at once, clients that never read."""
+FULL_S = 1.5
+"""How long Redis takes no writes: longer than the ring holds frames for."""
+STALLED_READERS = 20
 LATE_S = 1.5
 """A counted crossing carries the time of the first sample beyond the line's dead band, after capture's delay."""
+STREAMS = ("crowdperf:events", "crowdperf:detections:plaza")
 DELAY_S = 0.5
 """A frame bears the time when capture read it, 0.1 to 0.3 s after what it shows (seen on two busy cores): by so much a
 gap begins, and ends, late on the truth's clock."""
@@ -40,17 +48,17 @@ MECHANISMS = {
 
 
 class Recovery(NamedTuple):
-    """What followed one kill, in seconds after it."""
+    """What followed one fault, in seconds after it."""
 
     kind: str
-    restarted_s: float
-    """Until supervisord had started its new process."""
+    restarted_s: float | None
+    """Until supervisord had started its new process; None where none was killed."""
     analysed_s: float
     """Until a frame captured `FRESH_S` after the kill had been analysed."""
 
 
 class Storm(NamedTuple):
-    """All kills of a run, and when they were, in Unix seconds."""
+    """All faults of a run, and when they were, in Unix seconds."""
 
     began: float
     ended: float
@@ -90,7 +98,7 @@ def mixed(kills: int, rng: random.Random) -> list[str]:
     return order
 
 
-@contextmanager
+@contextlib.contextmanager
 def plaza(demo_clips: Path, folder: Path, without: Sequence[str] = ()) -> Iterator[tuple[Site, Mount]]:
     """Yield a site with one camera that plays the sparse scene again and again; mechanisms of its code taken away."""
     mount = Mount(demo_clips / "demo_sparse.mp4", fps=10, loop=True, shared_clock=True)
@@ -116,16 +124,20 @@ def analysed(site: Site) -> int:
 
 
 def storm(site: Site, kinds: Sequence[str], rng: random.Random) -> Storm:
-    """Kill one program of each kind, one after the other."""
+    """Cause one fault of each of these kinds (of `KINDS` or `FAULTS`), one after the other."""
     began, recoveries = time.time() + 1.0, []
-    for kind in kinds:
-        victim = rng.choice(sorted(name for name in site.get_pids() if name.partition("-")[0] == kind))
-        recoveries.append(kill(site, victim))
-        let_pass(rng.uniform(0.5, 4.0))
-    ended = time.time()
-    let_pass(4)
-    site.run_ctl("stop", "capture-plaza")
-    wait_until(lambda: not site.list_unread_streams(["plaza"]), 60, "everything analysed is recorded")
+    with contextlib.ExitStack() as readers:
+        for kind in kinds:
+            if kind in KINDS:
+                victim = rng.choice(sorted(name for name in site.get_pids() if name.partition("-")[0] == kind))
+                recoveries.append(kill(site, victim))
+            else:
+                recoveries.append(inject(site, kind, rng, readers))
+            let_pass(rng.uniform(0.5, 4.0))
+        ended = time.time()
+        let_pass(4)
+        site.run_ctl("stop", "capture-plaza")
+        wait_until(lambda: not site.list_unread_streams(["plaza"]), 60, "everything analysed is recorded")
     return Storm(began, ended, recoveries)
 
 
@@ -138,6 +150,46 @@ def kill(site: Site, victim: str) -> Recovery:
     restarted_s = time.time() - killed_at
     wait_until(lambda: is_analysing(site, killed_at), 90, f"frames are analysed again after {victim} was killed")
     return Recovery(victim.partition("-")[0], restarted_s, time.time() - killed_at)
+
+
+def inject(site: Site, fault: str, rng: random.Random, readers: contextlib.ExitStack) -> Recovery:
+    """Cause one of `FAULTS`, then wait until frames flow again; stalled readers stay until `readers` is closed."""
+    began, restarted_s = time.time(), None
+    if fault == "full":
+        client: Any = site.redis()
+        limit = client.config_get("maxmemory")["maxmemory"]
+        client.config_set("maxmemory", 1)
+        let_pass(FULL_S)
+        client.config_set("maxmemory", limit)
+    elif fault == "group":
+        client = site.redis()
+        names = [(key, row["name"]) for key in STREAMS for row in client.xinfo_groups(key)]
+        client.xgroup_destroy(*rng.choice(sorted(names)))
+    elif fault == "everything":
+        before = site.wait_for_pids()
+        for pid in before.values():
+            os.kill(pid, signal.SIGKILL)
+        for name, pid in before.items():
+            site.wait_for_pid(name, pid)
+        restarted_s = time.time() - began
+    else:
+        for _ in range(STALLED_READERS):
+            readers.enter_context(open_stalled_reader(site))
+    wait_until(lambda: is_analysing(site, began), 90, f"frames are analysed again after {fault}")
+    return Recovery(fault, restarted_s, time.time() - began)
+
+
+def open_stalled_reader(site: Site) -> socket.socket:
+    """Ask for the live pictures of every camera, and never read any."""
+    site.wait_for_web()
+    reader = socket.socket()
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    reader.connect(("127.0.0.1", site.port))
+    reader.sendall(
+        b"GET /api/v1/live HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    return reader
 
 
 def let_pass(seconds: float) -> None:
