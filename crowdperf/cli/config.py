@@ -9,6 +9,7 @@ process.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import errno
 import getpass
@@ -44,6 +45,7 @@ ACTIONS_BY_COMMAND: dict[str, ConfigAction] = {
 NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 NOT_REPLACEABLE_ERRNOS = (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM)
 """A file that is a mount point of its own, as in a container, or in a folder of another user."""
+BROKEN_NAME = "broken.json"
 NOT_WRITTEN_MESSAGE = "the configuration cannot be written and stays as it is"
 
 
@@ -190,8 +192,7 @@ class ConfigStore:
 
     def _apply_change(self, request: ConfigRequest) -> ConfigResponse:
         """Edit or roll back; the caller holds the lock."""
-        old_text = self._read_file()
-        before = parse(old_text, str(self._file))
+        old_text, before = self._read_before(request)
         for camera, expected in request.expect.items():
             present = next((config_patch.compute_revision(row) for row in before.cameras if row.id == camera), "")
             if present and present != expected:
@@ -230,6 +231,26 @@ class ConfigStore:
             raise
         return replace(outcome, version=version.number, restarts=restarts, running=self._is_running())
 
+    def _read_before(self, request: ConfigRequest) -> tuple[bytes, Config]:
+        """Read the present file. For a rollback of a broken one the newest valid version is compared."""
+        try:
+            text = self._read_file()
+            return text, parse(text, str(self._file))
+        except ConfigError:
+            if request.do != "rollback":
+                raise
+        for version in reversed(self._history.list_versions()):
+            with contextlib.suppress(ConfigError):
+                return self._keep_broken(), parse(self._history.read_file(version.number) or b"")
+        raise EditError(404, "there is no version that is valid. Remedy: correct the configuration by hand.")
+
+    def _keep_broken(self) -> bytes:
+        """Copy the broken file beside the versions: it never was in force, but is somebody's work."""
+        text = self._file.read_bytes() if self._file.exists() else b""
+        if text:
+            write_file(self._paths.data / "config" / BROKEN_NAME, text, mode=0o600)
+        return text
+
     def _validate_change(self, before: Config, after: Config, request: ConfigRequest) -> None:
         """Check that new sources are allowed and that new lines and zones can count (EditError 400)."""
         if request.do == "rollback":
@@ -252,7 +273,7 @@ class ConfigStore:
     def _add_version(self, old_text: bytes, text: bytes, request: ConfigRequest) -> ConfigVersion:
         """Add the new version, and before it the old file where an editor had changed it."""
         now = time.time()
-        if self._history.find_current(old_text) is None:
+        if self._history.find_current(old_text) is None and _is_valid(old_text):
             at = self._file.stat().st_mtime
             self._history.add(old_text, at, "", "the file as it was found")
         return self._history.add(text, now, request.who, request.comment or f"back to version {request.number}")
@@ -276,20 +297,35 @@ class ConfigStore:
         return True
 
 
+def _is_valid(text: bytes) -> bool:
+    try:
+        parse(text)
+    except ConfigError:
+        return False
+    return True
+
+
 def _decode_document(text: bytes) -> dict[str, Any]:
-    return msgspec.json.decode(text, type=dict[str, Any])
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f"config.json is not valid JSON: {error}. Remedy: correct it, or put a version in force again with "
+            "`crowdperf config rollback`."
+        ) from None
 
 
 def replace_content(file: Path, old_text: bytes, text: bytes) -> None:
     """Replace the content of the configuration file, or raise OSError and leave the old content.
 
     Args:
-        file: the file; it exists.
+        file: the file.
         old_text: its present content.
         text: the new content.
     """
     try:
-        write_file(file, text, mode=file.stat().st_mode & 0o777, sync=True)
+        mode = file.stat().st_mode & 0o777 if file.exists() else 0o600
+        write_file(file, text, mode=mode, sync=True)
     except OSError as error:
         if error.errno not in NOT_REPLACEABLE_ERRNOS:
             raise

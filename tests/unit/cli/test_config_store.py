@@ -103,6 +103,40 @@ def test_an_edit_by_hand_is_a_version_of_its_own(store: ConfigStore, file: Path)
     assert json.loads(file.read_text()) == by_hand
 
 
+@pytest.mark.parametrize(
+    "broken", [b'{"cameras": [', b'{"colour": 1}', b"\xff", b"[]", b"", None], ids=lambda text: repr(text)
+)
+def test_rollback_replaces_a_file_that_is_broken_or_missing(
+    store: ConfigStore, file: Path, tmp_path: Path, broken: bytes | None
+) -> None:
+    edit(store, "delete", "cameras", "lobby")
+    if broken is None:
+        file.unlink()
+    else:
+        file.write_bytes(broken)
+    with pytest.raises(ConfigError):
+        edit(store, "delete", "cameras", "plaza")
+    back = store.apply(ConfigRequest(do="rollback", number=1, who="bob"))
+    assert (back.status, back.version, json.loads(file.read_text())) == (200, 3, DOCUMENT)
+    assert "capture-lobby" in back.restarts, "compared with the version before the broken file"
+    kept = tmp_path / "var" / "config" / "broken.json"
+    assert (kept.read_bytes() if kept.exists() else b"") == (broken or b"")
+
+
+@pytest.mark.parametrize("broken", [b'{"cameras": [', b"\xff", b"[]"])
+def test_difference_to_a_broken_file_is_one_clear_error(store: ConfigStore, file: Path, broken: bytes) -> None:
+    edit(store, "delete", "cameras", "lobby")
+    file.write_bytes(broken)
+    with pytest.raises(ConfigError, match=r"config\.json.*Remedy"):
+        store.apply(ConfigRequest(do="diff", number=1))
+
+
+def test_rollback_without_a_valid_version_says_so(store: ConfigStore, file: Path) -> None:
+    file.write_bytes(b"{")
+    refused = store.apply(ConfigRequest(do="rollback", number=1))
+    assert (refused.status, "Remedy" in refused.detail, file.read_bytes()) == (404, True, b"{")
+
+
 def test_a_change_of_what_somebody_else_has_changed_is_refused(store: ConfigStore) -> None:
     first = edit(store, "merge", "cameras", "plaza", value={"name": "North"})
     seen = first.revisions["plaza"]
