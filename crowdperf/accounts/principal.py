@@ -176,7 +176,8 @@ def _require_admin(before: Accounts, after: dict[str, Account], name: str) -> di
 
 
 def _has_admin(accounts: Accounts) -> bool:
-    return any(row.role == "admin" and not row.disabled for row in accounts.values())
+    """Check for one who may change accounts: limited to some cameras, an administrator may not."""
+    return any(row.role == "admin" and not row.disabled and row.cameras is None for row in accounts.values())
 
 
 Role = Literal["admin", "operator", "reception", "viewer"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,7 +57,7 @@ async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
     """Identify the caller, and refuse what the caller may not do.
 
     Raises:
-        ApiProblem: 401 without a sign-in; 403 without the permission, or for a forged request.
+        ApiProblem: 401 without a sign-in; 403 without the permission or all cameras, or for a forged request.
     """
     if connection.scope.get("method") == "OPTIONS":
         return
@@ -73,6 +74,8 @@ async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
     if principal.kind == "session" and connection.scope.get("method", "GET") not in SAFE_METHODS:
         _require_csrf_token(connection, principal)
     if principal.has_permission(need):
+        if needs_all_cameras(handler.opt):
+            require_all_cameras(principal)
         return
     if principal.kind == "anonymous":
         raise _unauthorized(
@@ -156,6 +159,14 @@ def is_anonymous_access_allowed(connection: Connection, web: Web) -> bool:
     name = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
     hosts = (server[0] if server else "", client[0] if client else "", name)
     return is_loopback(web.host) and all(is_loopback(host) for host in hosts)
+
+
+def needs_all_cameras(opt: Mapping[str, Any]) -> bool:
+    """Check whether a route is closed to accounts that are limited to some cameras.
+
+    So is all of `admin`: who makes accounts could make one without the limit.
+    """
+    return opt.get("need") == "admin" or bool(opt.get("all_cameras"))
 
 
 def require_all_cameras(principal: Principal) -> None:

@@ -16,6 +16,7 @@ from crowdperf.settings.ppe import PpeRule
 from crowdperf.settings.schedule import Window
 from crowdperf.supervision.processes import PROCESSES
 from tests.conftest import ROOT
+from tests.support.permissions import build_matrix
 
 BEGIN = "<!-- generated: {name} -->"
 END = "<!-- end: {name} -->"
@@ -89,6 +90,12 @@ def texts() -> str:
     return table(("text", "labels", "meaning"), rows)
 
 
+def permissions() -> str:
+    """Make the matrix of routes and callers."""
+    head, *rows = build_matrix()
+    return table(head, rows)
+
+
 def settings() -> str:
     """Return every setting of the file with its default."""
     rows: list[tuple[str, ...]] = []
@@ -147,6 +154,7 @@ def blocks() -> dict[tuple[str, str], str]:
         ("docs/architecture.md", "streams"): streams(),
         ("docs/reference/metrics.md", "metrics"): metrics(),
         ("docs/reference/metrics.md", "texts"): texts(),
+        ("docs/reference/permissions.md", "permissions"): permissions(),
         ("docs/tuning.md", "settings"): settings(),
         ("docs/testing.md", "tests"): tests(),
     }

@@ -63,7 +63,7 @@ class SourceTestRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     rtsp_transport: Literal["tcp", "udp"] = "tcp"
 
 
-@post("/cameras", need="configure", summary="Add a camera", responses=CHANGE_ERRORS)
+@post("/cameras", need="configure", all_cameras=True, summary="Add a camera", responses=CHANGE_ERRORS)
 async def add_camera(context: ContextDependency, data: JSONBody[Camera]) -> Response[CameraSaved]:
     """Add a camera; its capture process starts at once.
 

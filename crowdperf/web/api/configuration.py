@@ -151,6 +151,8 @@ def build_settings_router(
     return Router(
         "/",
         tags=[tag],
+        # They concern cameras that a limited account does not see.
+        opt={"all_cameras": True},
         route_handlers=[add, replace, remove],
         signature_namespace={"Setting": setting_type, "SettingPath": setting_path},
     )

@@ -96,6 +96,7 @@ def test_the_last_administrator_stays() -> None:
         lambda: principal.remove_account(rows, "ada"),
         lambda: principal.change_account(rows, "ada", role="viewer"),
         lambda: principal.change_account(rows, "ada", disabled=True),
+        lambda: principal.change_account(rows, "ada", cameras=["lobby"]),
     ):
         with pytest.raises(AccountError, match="last administrator"):
             change()
