@@ -6,7 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -101,6 +101,11 @@ class Dashboard:
     def set_size(self, width: int, height: int) -> None:
         """Set the window's size."""
         self.page.set_viewport_size({"width": width, "height": height})
+
+    def set_scheme(self, scheme: Literal["light", "dark"]) -> None:
+        """Set the colours that the system prefers, and wait until the page has them."""
+        self.page.emulate_media(color_scheme=scheme)
+        self.wait_for(f"document.documentElement.dataset.theme === '{scheme}'")
 
     def screenshot(self, path: Path) -> Path:
         """Save what the window shows as PNG."""

@@ -21,12 +21,8 @@ export function themeButton() {
     try { localStorage.setItem("crowdperf.theme", root.dataset.theme); } catch { /* storage is off: it lasts for this page */ }
     show();
   });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", (change) => {
-    let chosen = null;
-    try { chosen = localStorage.getItem("crowdperf.theme"); } catch { /* storage is off */ }
-    if (!chosen) root.dataset.theme = change.matches ? "dark" : "light";
-    show();
-  });
+  // theme-boot.js follows the system; it listens first.
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
   show();
 }
 
