@@ -15,6 +15,8 @@ from crowdperf.messaging.codec import dead_key, stage_dead_letter
 
 DEAD_LETTER_STREAM = "notify"
 """Stream name of the dead letters `crowdperf:dead:notify:<endpoint>`."""
+MAX_DUE_AHEAD_S = 7200.0
+"""Longer than any pause before an attempt."""
 
 
 class DeliveryItem(Struct, frozen=True):
@@ -95,8 +97,13 @@ class DeliveryQueue:
         self._dead_key = dead_key(DEAD_LETTER_STREAM, endpoint, prefix)
 
     def peek(self, now: float) -> DeliveryItem | None:
-        """Return the item that is due first, None where none is due at `now` (Unix seconds)."""
-        ids = self._client.zrangebyscore(self._due_key, "-inf", now, start=0, num=1)
+        """Return the item that is due first, None where none is due at `now` (Unix seconds).
+
+        A time farther ahead than any pause was set while the clock was wrong: such an item is due too.
+        """
+        ids = self._client.zrangebyscore(self._due_key, "-inf", now, start=0, num=1) or self._client.zrangebyscore(
+            self._due_key, now + MAX_DUE_AHEAD_S, "+inf", start=0, num=1
+        )
         if not ids:
             return None
         body = self._client.hget(self._items_key, ids[0])

@@ -35,6 +35,7 @@ from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.process_config import get_shard
 from crowdperf.settings.worker_config import ShardedConfig
+from crowdperf.workers import clock_leaps
 from crowdperf.workers.leases import Leases
 from crowdperf.workers.worker_logic import PartitionState, WorkerCheckpoint, WorkerEvent, WorkerLogic, state_key
 
@@ -108,7 +109,7 @@ class ShardedConsumer:
         """Partitions whose stored state is deleted by the next commit."""
         self._effects: list[Struct] = []
         self._stored_position = STREAM_START
-        self._timers_run_at = self._stored_at = float("-inf")
+        self._timers_run_at = self._stored_at = self._newest_time = float("-inf")
         self._is_first_batch = True
         """From the start until the first batch is stored: what ends the process now may have done so before."""
         self._attempted_entry = b""
@@ -158,7 +159,8 @@ class ShardedConsumer:
             # A worker that catches up takes the time of its newest entry: a person is not gone merely because the
             # observations of them are still to be read.
             behind = len(entries) == BATCH_SIZE or self._single_steps_left
-            self._run_timers(parse_entry_id(self._position)[0] / 1000 if behind else self._wall())
+            wall = self._wall()
+            self._run_timers(min(parse_entry_id(self._position)[0] / 1000, wall) if behind else wall)
         dirty = bool(
             self._effects
             or self._consumer.get_rejected_ids(self._key)
@@ -234,6 +236,7 @@ class ShardedConsumer:
         if not isinstance(event, self._logic.event_types):
             return 0
         digest = bytes.fromhex(compute_digest(event.id.encode(), 16))
+        event = clock_leaps.correct_event(event, self._wall())
         handled = 0
         for partition in self._logic.partition_keys(event):
             if not self._owns(partition, entry_id):
@@ -252,6 +255,10 @@ class ShardedConsumer:
         self._metrics.count("dead_letters")
 
     def _run_timers(self, now: float) -> None:
+        if clock_leaps.is_ahead(self._newest_time, now):
+            for partition, state in self._partitions.items():
+                state.dirty = clock_leaps.bring_back(self._logic, partition, now) or state.dirty
+        self._newest_time = now
         for partition, state in self._partitions.items():
             effects = list(self._logic.advance_time(partition, now))
             state.dirty = state.dirty or bool(effects)
@@ -264,7 +271,8 @@ class ShardedConsumer:
 
     def _is_expired(self, partition: str, state: PartitionState, now: float) -> bool:
         idle_s = now - parse_entry_id(state.position)[0] / 1000
-        return not self._logic.is_configured(partition) and idle_s > FORGET_AFTER_S
+        # An event from a clock that was ahead comes from long ago too.
+        return not self._logic.is_configured(partition) and abs(idle_s) > FORGET_AFTER_S
 
     def _commit(self, now: float) -> bool:
         """Store everything or nothing; False when a shard is no longer this instance's."""
@@ -343,7 +351,8 @@ class ShardedConsumer:
         except (msgspec.MsgspecError, ValueError) as error:
             log.warning("camera %s: the stored state is not usable, starting without it: %s", partition, error)
             return
-        self._partitions[partition] = PartitionState(checkpoint.position, checkpoint.recent)
+        state = self._partitions[partition] = PartitionState(checkpoint.position, checkpoint.recent)
+        state.dirty = clock_leaps.bring_back(self._logic, partition, self._wall())
 
 
 def run_worker(

@@ -60,7 +60,7 @@ class WorkerLogic(Protocol):
         """Return the effects of time alone; `now` is Unix time, and a changed state needs an effect."""
 
     def dump_state(self, partition: str) -> bytes:
-        """Serialise everything that decides the partition's future."""
+        """Serialise everything that decides the partition's future, as msgpack."""
 
     def restore(self, partition: str, state: bytes) -> None:
         """Continue from a result of `dump_state`.

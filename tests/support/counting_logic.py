@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
 
+import msgspec
 from msgspec import Struct
 
 from crowdperf.messaging.schema import CameraChanged, Event, LineCrossed
@@ -44,10 +45,10 @@ class Tally:
         return ()
 
     def dump_state(self, camera: str) -> bytes:
-        return str(self._parse_id.get(camera, 0)).encode()
+        return msgspec.msgpack.encode(self._parse_id.get(camera, 0))
 
     def restore(self, camera: str, state: bytes) -> None:
-        self._parse_id[camera] = int(state)
+        self._parse_id[camera] = msgspec.msgpack.decode(state, type=int)
 
     def is_configured(self, camera: str) -> bool:
         return self._require_known is None or camera in self._require_known

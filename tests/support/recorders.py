@@ -240,7 +240,7 @@ def storm(recorders: Recorders, number: int, faults: int, rng: random.Random) ->
             recorders.inject(order.pop(), rng)
         if at % TRIM_INTERVAL == 0:
             wait_until(recorders.has_groups, 60, "both groups are there")
-            trim_stream(recorders.redis.client(), STREAM, None)
+            trim_stream(recorders.redis.client(), STREAM, ("recorder", "sql"), None)
     publish(recorders, [*range(number)][-2000:])
     recorders.end("recorder-1")
     wait_until(recorders.done, 600, "both recorders have handled everything")

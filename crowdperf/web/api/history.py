@@ -8,6 +8,7 @@ from litestar import Router, get
 from litestar.di import NamedDependency, Provide
 from litestar.params import QueryParameter
 
+from crowdperf.messaging.consumer import parse_entry_id, read_newest_entries
 from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.settings.base import CLASSES
 from crowdperf.storage.buckets import BUCKETS, Bucket
@@ -251,6 +252,11 @@ async def read_events_page(
     """
     key = stream_key(EVENTS, prefix=context.app.prefix)
     high = f"({after.id}" if after else str(int((time_range.end + MAX_ARRIVAL_DELAY_S) * 1000))
+    if after is None:
+        [newest] = await read_newest_entries(context.app.redis, [key])
+        if newest is not None and parse_entry_id(newest[0])[0] / 1000 > context.app.now() + MAX_CLOCK_SKEW_S:
+            # Redis gives no smaller id than the newest one. After a clock that was ahead, ids tell no time.
+            high = "+"
     low = str(max(0, int((time_range.start - MAX_CLOCK_SKEW_S) * 1000)))
     page: list[EventReply] = []
     for _ in range(MAX_SCAN_PAGES):

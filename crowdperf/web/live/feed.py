@@ -137,7 +137,7 @@ class Feed:
     async def _read_once(self) -> None:
         """Read all streams once, and publish what has changed."""
         now = time.time()
-        if now >= self._today.day.end:
+        if not self._today.day.start <= now < self._today.day.end:
             await self._load_today(now)
         await self._update_watched()
         streams: dict[Any, Any] = {self._events_key: self._last_event}
@@ -205,7 +205,7 @@ class Feed:
             self._zones = rows
             if changed:
                 self._broadcast.publish(_build_occupancy_message(changed))
-        if now - self._status_at >= STATUS_INTERVAL_S:
+        if abs(now - self._status_at) >= STATUS_INTERVAL_S:
             self._publish_status(now)
 
     def _publish_status(self, now: float) -> None:

@@ -19,6 +19,7 @@ from crowdperf.primitives.backoff import compute_wait
 from crowdperf.primitives.redaction import redact
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.alerts import Channel
+from crowdperf.workers.clock_leaps import is_ahead
 from crowdperf.workers.notify.logic import Notification
 
 IDLE_S = 0.25
@@ -122,6 +123,7 @@ class ChannelDelivery:
         self._guard = _SenderGuard(channel.id)
         self._next_poll_at = 0.0
         self._sent_at: deque[float] = deque()
+        self._newest_time = 0.0
 
     def step(self, now: float) -> bool:
         """Try the item that is due first; return False where nothing is due. `now` in Unix seconds.
@@ -130,6 +132,11 @@ class ChannelDelivery:
             redis.ConnectionError, redis.TimeoutError: Redis is unavailable.
         """
         self._metrics.set_gauge("notifications_waiting", len(self._queue), self.channel.id)
+        if is_ahead(self._newest_time, now):
+            # The clock was set back: nothing waits for what it showed before.
+            self._paused_until = self._next_poll_at = 0.0
+            self._sent_at.clear()
+        self._newest_time = now
         self._poll(now)
         if now < self._paused_until or self._is_rate_limited(now):
             return False

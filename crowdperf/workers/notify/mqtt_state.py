@@ -48,14 +48,15 @@ class CameraReadings(Struct):
         if isinstance(event, ZoneChanged):
             yield Reading(event.camera, "zone", event.zone, "occupancy", event.occupancy)
         if isinstance(event, LineCrossed):
-            yield from self.advance_time(event.camera, event.ts, timezone)
+            if _format_day(event.ts, timezone) > self.day:
+                yield from self.advance_time(event.camera, event.ts, timezone)
             if _format_day(event.ts, timezone) == self.day:
                 name = f"{event.line}/{event.direction}"
                 self.counts[name] = self.counts.get(name, 0) + 1
                 yield Reading(event.camera, "line", event.line, event.direction, self.counts[name])
 
     def advance_time(self, camera: str, now: float, timezone: zoneinfo.ZoneInfo) -> Iterator[Reading]:
-        """Restart the counts at 0 on a new day.
+        """Restart the counts at 0 on another day, also an earlier one where the clock was set back.
 
         Args:
             camera: camera id.
@@ -66,7 +67,7 @@ class CameraReadings(Struct):
             A zero for each count of the day before.
         """
         day = _format_day(now, timezone)
-        if day <= self.day:
+        if day == self.day:
             return
         old, self.day, self.counts = self.counts, day, {}
         for name in old:

@@ -213,3 +213,44 @@ def test_minutes_of_zones_are_stored_once_and_read_back(redis_server: RedisServe
     assert (stats.dwell_mean_s, stats.dwell_median_s, stats.dwell_p90_s, stats.dwell_max_s) == (50.2, 5.0, 95.5, 95.5)
     assert stats.dwell_histogram == [1, 0, 0, 1, 0, 0, 0, 0, 0]
     assert occupancy.expire_zone_minutes(client, NOON) == 1
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("leap", [7200.0, 10 * 365 * 86_400.0])
+def test_an_area_counts_on_after_a_clock_that_was_ahead(
+    redis_server: RedisServer, leap: float, restarts: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    hall = msgspec.convert({**HALL, "reset_at": "09:00"}, Area)
+    config = AreasConfig(instance=0, instances=1, areas=(hall,), timezone="UTC", redis_url="", key_prefix="")
+    client, wall, clock = redis_server.client(), [NOON], Clock()
+
+    def start() -> tuple[ShardedConsumer, AreaLogic]:
+        logic, leases = AreaLogic(config), Leases(client, WORKER, 0, 1, "worker-areas-0")
+        stage = areas.stage_area
+        worker = ShardedConsumer(client, logic, leases, Metrics(), clock, lambda: wall[0], stage=stage)
+        worker.start()
+        return worker, logic
+
+    def pass_people(first: int, ts: float) -> int:
+        for n in range(first, first + 3):
+            publish(redis_server, msgspec.structs.replace(crossing(n, "in"), ts=ts + n))
+        clock.now += 1.0
+        worker.step(block_ms=1)
+        return logic.counters["hall"].state.entries
+
+    worker, logic = start()
+    assert pass_people(0, NOON) == 3
+    wall[0] += leap
+    pass_people(10, wall[0])
+    wall[0] = NOON + 60.0
+    if restarts:
+        worker, logic = start()
+    else:
+        clock.now += 1.0
+        worker.step(block_ms=1)
+        assert "was ahead of the clock" in caplog.text
+    before = logic.counters["hall"].state.entries
+    assert pass_people(20, wall[0]) == before + 3
+    wall[0] = NOON + 2 * 3600.0
+    pass_people(30, wall[0])
+    assert logic.counters["hall"].state.entries == 3, "and it is reset at its hour"

@@ -25,7 +25,7 @@ from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.alerts import Channel, EmailChannel, MqttChannel, WebhookChannel
 from crowdperf.storage.alerts import index_key
 from crowdperf.web.live.counts import decode_event
-from crowdperf.workers.notify.delivery import ChannelDelivery, Sender
+from crowdperf.workers.notify.delivery import ChannelDelivery, DeliveryError, Sender
 from crowdperf.workers.notify.logic import Notification
 from crowdperf.workers.notify.mail import MailSender
 from crowdperf.workers.notify.mqtt import MqttSender, readings_key, stage_reading
@@ -198,6 +198,26 @@ def make_delivery(server: RedisServer, channel: Channel, metrics: Metrics) -> Ch
     config = make_config({"allow_private": ["127.0.0.0/8"]}, server.url)
     sender = ChannelDeliveries(config, ProcessRuntime("worker-notify-0", 0)).create_sender(channel)
     return ChannelDelivery(channel, DeliveryQueue(server.client(), channel.id), sender, metrics)
+
+
+@pytest.mark.parametrize("leap", [10 * 365 * 86_400.0])
+def test_what_waits_is_sent_after_a_clock_that_was_ahead(redis_server: RedisServer, leap: float) -> None:
+    class Refusing(Sender):
+        refuses = True
+
+        def send(self, notification: Notification, now: float) -> None:
+            if self.refuses:
+                raise DeliveryError("the endpoint does not answer")
+
+    sender, channel = Refusing(), WebhookChannel(id="hook", url="http://127.0.0.1/")
+    queue = DeliveryQueue(redis_server.client(), "hook")
+    delivery = ChannelDelivery(channel, queue, sender, Metrics())
+    stage_item(redis_server.client(), "hook", "crowd:1:0", msgspec.json.encode(NOTIFICATION), NOW)
+    assert delivery.step(NOW + leap)
+    sender.refuses = False
+    assert not delivery.step(NOW + leap), "it pauses"
+    assert delivery.step(NOW + 60.0)
+    assert len(queue) == 0
 
 
 REFUSED_BY_LIBRARY: dict[type[Sender], Channel] = {
