@@ -225,9 +225,9 @@ class Principal(Struct, frozen=True, kw_only=True):
             return self.kind == "session"
         return need in self.permissions
 
-    def can_see(self, camera: str) -> bool:
-        """Check whether the principal may see the camera."""
-        return self.cameras is None or camera in self.cameras
+    def can_see(self, *cameras: str) -> bool:
+        """Check whether the principal may see all of these cameras."""
+        return self.cameras is None or self.cameras.issuperset(cameras)
 
 
 ANONYMOUS = Principal(name="", kind="anonymous")

@@ -49,6 +49,10 @@ class Area(Settings, frozen=True, kw_only=True):
         if self.limit_clear is not None and (self.limit is None or self.limit_clear > self.limit):
             raise ValueError(f"area {self.id!r}: limit_clear is above limit. Remedy: set a limit not below it")
 
+    def list_cameras(self) -> frozenset[str]:
+        """List the ids of the cameras that make up the area."""
+        return frozenset({door.camera for door in self.doors} | {zone.camera for zone in self.zones})
+
 
 def validate_areas(areas: list[Area], cameras: list[Camera]) -> None:
     """Raise ConfigError unless every door and zone exists and is named once per area."""

@@ -12,7 +12,7 @@ of the roll call shows both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -203,6 +203,28 @@ def update_inside(call: RollCall, inside: Mapping[str, int]) -> RollCall:
     """Return the roll call with the present occupancy of each area."""
     now = [msgspec.structs.replace(place, inside=inside.get(place.area, place.inside)) for place in call.places]
     return msgspec.structs.replace(call, places=now)
+
+
+def hide_cameras(call: RollCall, cameras: Collection[str], doors: Collection[str]) -> RollCall:
+    """Return the roll call without the names of other cameras and doors than these.
+
+    Args:
+        call: the roll call.
+        cameras: names of the cameras that may be seen.
+        doors: names of their lines, as in `last_door`.
+
+    Returns:
+        The roll call with its figures and times unchanged.
+    """
+    places = [
+        msgspec.structs.replace(
+            place,
+            cameras=", ".join(name for name in place.cameras.split(", ") if name in cameras),
+            last_door=place.last_door if place.last_door in doors else "",
+        )
+        for place in call.places
+    ]
+    return msgspec.structs.replace(call, places=places)
 
 
 class RollCallStore(AuditedStore):

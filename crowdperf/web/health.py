@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -112,7 +113,7 @@ def find_problems(snapshots: list[ProcessSnapshot], now: float) -> list[str]:
 )
 async def metrics(context: ContextDependency) -> Response[str]:
     """Counters, gauges and histograms of every process, text format 0.0.4."""
-    snapshots = [filter_snapshot(context.principal, snapshot) for snapshot in await read_snapshots(context.app)]
+    snapshots = filter_snapshots(context, await read_snapshots(context.app))
     live = await asyncio.to_thread(_read_views, context, RingView.is_live)
     return Response(
         metrics_report.render(snapshots, live, await _measure_streams(context)),
@@ -128,7 +129,7 @@ async def debug_report(context: ContextDependency) -> dict[str, Any]:
     Per stream: expected and measured rate; `streams_ok` is false where they part.
     """
     app = context.app
-    snapshots = [filter_snapshot(context.principal, snapshot) for snapshot in await read_snapshots(app)]
+    snapshots = filter_snapshots(context, await read_snapshots(app))
     rings = await asyncio.to_thread(_read_views, context, lambda view: (view.is_live(), _read_ring_state(view)))
     streams = await _measure_streams(context)
     return {
@@ -152,11 +153,27 @@ async def _measure_streams(context: RequestContext) -> list[StreamRate]:
     return [row for row in rates if not row.camera or context.principal.can_see(row.camera)]
 
 
-def filter_snapshot(principal: Principal, snapshot: ProcessSnapshot) -> ProcessSnapshot:
-    """Remove what a principal with a list of cameras may not see: other cameras, areas and channels."""
-    if principal.cameras is None:
-        return snapshot
+def can_see_program(context: RequestContext, name: str) -> bool:
+    """Check whether the principal may see a program: that of a camera has the camera's id in its name."""
+    head, _, camera = name.partition("-")
+    if head != "capture" or context.principal.can_see(camera):
+        return True
+    # The program of a group names no camera.
+    is_camera = any(row.id == camera for row in context.app.config.cameras)
+    return not is_camera and re.fullmatch(r"group-\d+", camera) is not None
 
+
+def filter_snapshots(context: RequestContext, snapshots: list[ProcessSnapshot]) -> list[ProcessSnapshot]:
+    """Remove what a principal with a list of cameras may not see: processes and values of others.
+
+    Values of areas and channels are removed as well.
+    """
+    if context.principal.cameras is None:
+        return snapshots
+    return [_filter_values(context.principal, row) for row in snapshots if can_see_program(context, row.process)]
+
+
+def _filter_values(principal: Principal, snapshot: ProcessSnapshot) -> ProcessSnapshot:
     def is_visible(kind: Kind, name: str, key: str) -> bool:
         spec = METRICS.get((kind, name))
         labels = spec.split_key(key) if spec else [("unknown", name)]

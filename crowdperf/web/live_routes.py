@@ -89,10 +89,12 @@ async def _read_missed(app: AppState, resume: str) -> tuple[list[BroadcastMessag
     name = stream_key(EVENTS, prefix=app.prefix)
     rows = await app.redis.xrange(name, f"({resume}", "+", count=MAX_REPLAYED_EVENTS + 1)
     oldest = await app.redis.xrange(name, count=1)
-    messages = [build_event_message(entry_id, fields) for entry_id, fields in rows[-MAX_REPLAYED_EVENTS:]]
+    messages = [
+        build_event_message(entry_id, fields, app.config.areas) for entry_id, fields in rows[-MAX_REPLAYED_EVENTS:]
+    ]
     if len(rows) > MAX_REPLAYED_EVENTS:
         rows = await app.redis.xrevrange(name, count=MAX_REPLAYED_EVENTS)
-        messages = [build_event_message(entry_id, fields) for entry_id, fields in reversed(rows)]
+        messages = [build_event_message(entry_id, fields, app.config.areas) for entry_id, fields in reversed(rows)]
     trimmed = bool(oldest) and parse_entry_id(resume.encode()) < parse_entry_id(oldest[0][0])
     if trimmed or len(messages) == MAX_REPLAYED_EVENTS:
         messages.insert(0, _build_lost_message("unknown"))

@@ -204,7 +204,11 @@ async def remove_user(context: ContextDependency, name: UserPath) -> None:
 @get("/tokens", need="self", summary="API tokens", responses=errors(503))
 async def tokens(context: ContextDependency) -> TokensReply:
     """List the caller's tokens, or all of them for an administrator."""
-    return TokensReply(tokens=[_to_token_reply(row, context.app.now()) for row in await _read_tokens(context)])
+    return TokensReply(
+        tokens=[
+            _to_token_reply(row, context.app.now(), context.principal.cameras) for row in await _read_tokens(context)
+        ]
+    )
 
 
 @post("/tokens", need="self", summary="Make an API token", responses=errors(400, 429, 503))
@@ -237,7 +241,7 @@ async def make_token(context: ContextDependency, data: JSONBody[NewToken]) -> To
     )
     detail = f"{', '.join(row.permissions)}; cameras {_format_cameras(row.cameras)}; {data.days} days"
     await context.app.accounts.add_token(row, context.build_audit_entry("token.create", row.id, detail))
-    return to_reply(TokenMade, _to_token_reply(row, now), token=f"{TOKEN_PREFIX}{row.id}_{text}")
+    return to_reply(TokenMade, _to_token_reply(row, now, allowed), token=f"{TOKEN_PREFIX}{row.id}_{text}")
 
 
 @delete("/tokens/{token_id:str}", need="self", summary="Revoke an API token", responses=errors(400, 404, 503))
@@ -287,10 +291,13 @@ def _to_user_reply(account: Account) -> UserReply:
     return to_reply(UserReply, account, created=format_rfc3339(account.created_at))
 
 
-def _to_token_reply(token: Token, now: float) -> TokenReply:
+def _to_token_reply(token: Token, now: float, visible: frozenset[str] | None) -> TokenReply:
+    # A token may be older than its owner's list of cameras.
+    cameras = intersect_cameras(visible, None if token.cameras is None else frozenset(token.cameras))
     return to_reply(
         TokenReply,
         token,
+        cameras=None if cameras is None else sorted(cameras),
         created=format_rfc3339(token.created_at),
         expires=format_rfc3339(token.expires_at),
         expired=now >= token.expires_at,

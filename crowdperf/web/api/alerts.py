@@ -153,7 +153,7 @@ async def rules(context: ContextDependency) -> RulesReply:
     visible = [
         rule
         for rule in context.app.config.alert_rules
-        if context.principal.cameras is None or (rule.cameras and all(map(context.principal.can_see, rule.cameras)))
+        if context.principal.cameras is None or (rule.cameras and context.principal.can_see(*rule.cameras))
     ]
     return RulesReply(
         rules=visible,

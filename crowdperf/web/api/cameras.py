@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from crowdperf.supervision.config_patch import (
 )
 from crowdperf.web.api.site import CameraPath, get_camera_state, to_camera_reply
 from crowdperf.web.auth import require_all_cameras
+from crowdperf.web.health import can_see_program
 from crowdperf.web.parameters import JpegSpec, errors, post_action
 from crowdperf.web.problems import ApiProblem
 from crowdperf.web.schemas import CameraReply, to_reply
@@ -35,6 +37,8 @@ IfMatch = Annotated[
         name="If-Match", description="The ETag that the camera was loaded with: 412 if it has changed.", max_length=200
     ),
 ]
+CONFIG_PLACE_PATTERN = re.compile(r"\$\.(\w+)")
+"""Where in the configuration a refusal finds the fault, such as `$.alerts.rules[2]`."""
 CHANGE_ERRORS = errors(400, 404, 409, 412, 503)
 
 
@@ -199,11 +203,29 @@ async def apply_change(context: RequestContext, edit: Edit, action: str, if_matc
         comment=f"{action} {target}",
         aspects=aspects,
     )
-    outcome = await context.app.config_client.request(change)
+    outcome = await _request_change(context, change)
     fields = ", ".join(sorted(edit.value)) if isinstance(edit.value, dict) else ""
     detail = f"version {outcome.version}; {fields}" if fields else f"version {outcome.version}"
     await context.write_audit_entry(action, target, detail)
     return outcome
+
+
+async def _request_change(context: RequestContext, change: ConfigRequest) -> ConfigResponse:
+    """Run a change; hide from a caller who may see some cameras what the answer says of the others."""
+    try:
+        outcome = await context.app.config_client.request(change)
+    except ApiProblem as problem:
+        place = CONFIG_PLACE_PATTERN.search(str(problem))
+        if context.principal.cameras is None or place is None or place[1] == "cameras":
+            raise
+        raise ApiProblem(
+            problem.status,
+            "the rest of the configuration, such as a rule or an area, does not permit this change. Remedy: ask an "
+            "administrator, who sees it.",
+        ) from None
+    return msgspec.structs.replace(
+        outcome, restarts=tuple(name for name in outcome.restarts if can_see_program(context, name))
+    )
 
 
 def get_aspect(app: AppState, camera: Camera) -> float:

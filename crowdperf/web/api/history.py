@@ -14,7 +14,7 @@ from crowdperf.settings.base import CLASSES
 from crowdperf.storage.buckets import BUCKETS, Bucket
 from crowdperf.storage.queries import GROUP_FIELDS, CrossingFilter, GroupKey, count_crossings, read_newest
 from crowdperf.web.api.lines_zones import attach_evaluations
-from crowdperf.web.live.counts import EVENT_TYPES, crossing_to_event_reply, decode_event, to_event_reply
+from crowdperf.web.live.counts import EVENT_TYPES, crossing_to_event_reply, decode_event, find_cameras, to_event_reply
 from crowdperf.web.parameters import (
     CameraFilter,
     Cursor,
@@ -267,7 +267,7 @@ async def read_events_page(
                 event is not None
                 and time_range.start <= event.ts < time_range.end
                 and (not camera or event.camera == camera)
-                and context.principal.can_see(event.camera)
+                and context.principal.can_see(*find_cameras(event, context.app.config.areas))
                 and (not types or type(event).__name__ in types)
             ):
                 page.append(to_event_reply(event))

@@ -19,7 +19,7 @@ from crowdperf.visitors.roll_call import CameraOccupancy, RollCall, RollCallEntr
 from crowdperf.web.parameters import ITEM_ERRORS, errors, post_action
 from crowdperf.web.problems import conflict, not_found
 from crowdperf.web.schemas import to_reply
-from crowdperf.web.state import AppDependency, AppState, ContextDependency
+from crowdperf.web.state import AppDependency, AppState, ContextDependency, RequestContext
 
 CallPath = Annotated[str, PathParameter(description="The roll call's id.", max_length=64)]
 
@@ -63,7 +63,7 @@ async def begin(context: ContextDependency, data: JSONBody[NewRollCall]) -> Roll
     )
     entry = context.build_audit_entry("roll_call.start", call.id, "drill" if data.drill else "")
     await app.roll_calls.start(call, entry)
-    return call
+    return _hide_cameras(context, call)
 
 
 @get("/roll-calls", need="visitors", summary="Roll calls", responses=errors(503))
@@ -73,9 +73,9 @@ async def roll_calls(app: AppDependency) -> RollCallIds:
 
 
 @get("/roll-calls/{call_id:str}", need="visitors", summary="One roll call", responses=ITEM_ERRORS)
-async def roll_call(app: AppDependency, call_id: CallPath) -> RollCall:
+async def roll_call(context: ContextDependency, call_id: CallPath) -> RollCall:
     """Return the state of every person. Changes come as `RollCallChanged` over /api/v1/stream."""
-    return await _get_roll_call(app, call_id)
+    return _hide_cameras(context, await _get_roll_call(context.app, call_id))
 
 
 @post_action(
@@ -105,21 +105,23 @@ async def end(context: ContextDependency, call_id: CallPath) -> RollCall:
     entry = context.build_audit_entry("roll_call.end", call_id)
     if not await context.app.roll_calls.end(call, context.principal.name, context.app.now(), entry):
         raise conflict("the roll call has ended already. Remedy: read it again.")
-    return await _get_roll_call(context.app, call_id)
+    return _hide_cameras(context, await _get_roll_call(context.app, call_id))
 
 
 @get("/roll-calls/{call_id:str}/report", need="visitors", summary="Report", responses=ITEM_ERRORS)
-async def report(app: AppDependency, call_id: CallPath) -> Response[str]:
+async def report(context: ContextDependency, call_id: CallPath) -> Response[str]:
     """Render the report as a page to print."""
-    call = await _get_roll_call(app, call_id)
+    app = context.app
+    call = _hide_cameras(context, await _get_roll_call(app, call_id))
     page = roll_call_report.render_html(call, app.config.site.name, partial(_format_time, app))
     return Response(page, media_type="text/html")
 
 
 @get("/roll-calls/{call_id:str}/report.csv", need="visitors", summary="CSV", responses=ITEM_ERRORS)
-async def report_csv(app: AppDependency, call_id: CallPath) -> Response[str]:
+async def report_csv(context: ContextDependency, call_id: CallPath) -> Response[str]:
     """Render the report as CSV."""
-    call = await _get_roll_call(app, call_id)
+    app = context.app
+    call = _hide_cameras(context, await _get_roll_call(app, call_id))
     headers = {"Content-Disposition": f'attachment; filename="roll-call-{call.id}.csv"'}
     rows = roll_call_report.render_csv(call, partial(_format_time, app))
     return Response(rows, media_type="text/csv", headers=headers)
@@ -139,6 +141,15 @@ def _format_door(app: AppState, door: str) -> str:
     camera = next((row for row in app.config.cameras if row.id == camera_id), None)
     line = next((row for row in camera.lines if row.id == line_id), None) if camera else None
     return f"{camera.title}, {line.name or line.id}" if camera and line else door
+
+
+def _hide_cameras(context: RequestContext, call: RollCall) -> RollCall:
+    """Remove the names of cameras that the caller may not see. The figures stay: an evacuation needs them."""
+    if context.principal.cameras is None:
+        return call
+    cameras = context.get_cameras()
+    doors = {f"{camera.title}, {line.name or line.id}" for camera in cameras for line in camera.lines}
+    return rollcall.hide_cameras(call, {camera.title for camera in cameras}, doors)
 
 
 async def _get_roll_call(app: AppState, call_id: str) -> RollCall:

@@ -14,7 +14,6 @@ from litestar import Router, get, post
 from litestar.params import PathParameter
 from msgspec import Meta, Struct
 
-from crowdperf.accounts.principal import Principal
 from crowdperf.messaging.codec import dead_key
 from crowdperf.runtime.metrics import ProcessSnapshot
 from crowdperf.runtime.metrics_table import DROP_CAUSES
@@ -22,7 +21,7 @@ from crowdperf.runtime.timings import STAGES
 from crowdperf.settings.base import ConfigError
 from crowdperf.supervision.control import SupervisorClient
 from crowdperf.supervision.processes import PROCESSES
-from crowdperf.web.health import filter_snapshot, read_snapshots
+from crowdperf.web.health import can_see_program, filter_snapshots, read_snapshots
 from crowdperf.web.parameters import errors, format_rfc3339
 from crowdperf.web.problems import ApiProblem
 from crowdperf.web.schemas import Time
@@ -152,7 +151,7 @@ class RestartReply(Struct, kw_only=True):
 async def system(context: ContextDependency) -> SystemReply:
     """Return processes, queues and their lags, dead letters, models, capacity and versions."""
     snapshots = await read_snapshots(context.app)
-    visible = [filter_snapshot(context.principal, row) for row in snapshots]
+    visible = filter_snapshots(context, snapshots)
     rows, machine = await asyncio.gather(
         asyncio.to_thread(_read_program_table, Path(context.app.config.sockets)),
         asyncio.to_thread(_measure_machine, Path(context.app.config.sockets)),
@@ -164,7 +163,7 @@ async def system(context: ContextDependency) -> SystemReply:
         processes=[
             _to_process_reply(context.app, row, by_name.get(row["name"]))
             for row in rows or listed
-            if _is_visible(row["name"], context.principal)
+            if can_see_program(context, row["name"])
         ],
         queues=await _read_queues(context),
         dead_letters=await _count_dead_letters(context.app),
@@ -210,12 +209,6 @@ def _read_program_table(sockets: Path) -> list[dict[str, Any]] | None:
         return SupervisorClient(sockets / "supervisor.sock").list_programs()
     except ConfigError:
         return None
-
-
-def _is_visible(name: str, principal: Principal) -> bool:
-    return (
-        not name.startswith("capture-") or principal.cameras is None or principal.can_see(name.removeprefix("capture-"))
-    )
 
 
 def _to_process_reply(app: AppState, row: dict[str, Any], snapshot: ProcessSnapshot | None) -> ProcessReply:

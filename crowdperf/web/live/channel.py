@@ -16,8 +16,8 @@ class BroadcastMessage(NamedTuple):
 
     id: bytes | None
     data: bytes
-    camera: str = ""
-    """The camera that the message is about; empty for none or several."""
+    cameras: frozenset[str] = frozenset()
+    """Who receives it may see all of these; `""` among them is a camera that only those who may see all can see."""
     encode_for: Callable[[frozenset[str]], bytes] | None = None
     """Encodes a message about several cameras for a client who may see only some of them."""
 
@@ -27,7 +27,7 @@ class BroadcastMessage(NamedTuple):
             return self.data
         if self.encode_for is not None:
             return self.encode_for(cameras)
-        return self.data if not self.camera or self.camera in cameras else b""
+        return self.data if self.cameras <= cameras else b""
 
 
 class Subscriber:
@@ -129,7 +129,7 @@ def encode_sse(
     event: str,
     data: bytes,
     stream_id: bytes | None = None,
-    camera: str = "",
+    cameras: frozenset[str] = frozenset(),
     encode_for: Callable[[frozenset[str]], bytes] | None = None,
 ) -> BroadcastMessage:
     """Encode a server-sent event.
@@ -138,7 +138,7 @@ def encode_sse(
         event: Name of the event.
         data: JSON, hence one line.
         stream_id: Id to resume from.
-        camera: The camera that it is about.
+        cameras: The cameras that it reveals.
         encode_for: Encodes it for a client who may see some cameras only.
 
     Returns:
@@ -146,5 +146,5 @@ def encode_sse(
     """
     head = b"id: " + stream_id + b"\n" if stream_id else b""
     return BroadcastMessage(
-        stream_id, head + b"event: " + event.encode() + b"\ndata: " + data + b"\n\n", camera, encode_for
+        stream_id, head + b"event: " + event.encode() + b"\ndata: " + data + b"\n\n", cameras, encode_for
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from crowdperf.messaging import codec
 from crowdperf.messaging.consumer import EntryFields, StreamRow
-from crowdperf.messaging.schema import AnyEvent, TrackedFrame
+from crowdperf.messaging.schema import AnyEvent, TailgatingSuspected, TrackedFrame
 from crowdperf.messaging.streams import CONNECTIONS, EVENTS, TRACKS
+from crowdperf.settings.areas import Area
 from crowdperf.settings.camera import Camera
 from crowdperf.storage.counts import CrossingRecord
 from crowdperf.web.parameters import Span, format_rfc3339
@@ -78,6 +79,22 @@ def decode_event(fields: EntryFields) -> AnyEvent | None:
     """
     event: AnyEvent | None = codec.decode_or_none(EVENTS, fields) if codec.is_addressed_to(fields, "") else None
     return event
+
+
+def find_cameras(event: AnyEvent, areas: Sequence[Area]) -> frozenset[str]:
+    """Find the cameras that an event reveals: its own, those of its area, and those of its evidence.
+
+    An event of no camera, or of a removed area, may concern all cameras: `""` stands for them.
+    """
+    cameras = {event.camera}
+    area_id: str = getattr(event, "area", "")
+    if area_id:
+        area = next((row for row in areas if row.id == area_id), None)
+        cameras |= area.list_cameras() if area else {""}
+    if isinstance(event, TailgatingSuspected):
+        # Ids of crossings begin with their camera.
+        cameras |= {crossing.partition(".")[0] for crossing in event.evidence.split()}
+    return frozenset(cameras)
 
 
 def decode_connections(rows: list[StreamRow]) -> list[EventReply]:

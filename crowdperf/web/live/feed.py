@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 import zoneinfo
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,6 +22,7 @@ from crowdperf.messaging.outages import OutageHandler
 from crowdperf.messaging.redis.client import BLOCK_MS, AnyClient, RedisPermissionError
 from crowdperf.messaging.schema import LineCrossed, TrackedFrame
 from crowdperf.messaging.streams import EVENTS, TRACKS, stream_key
+from crowdperf.settings.areas import Area
 from crowdperf.settings.process_config import WebConfig
 from crowdperf.storage.queries import CrossingFilter, iter_crossings
 from crowdperf.web.live.channel import Broadcast, BroadcastMessage, encode_sse
@@ -31,6 +32,7 @@ from crowdperf.web.live.counts import (
     compute_occupancy,
     decode_event,
     decode_frame,
+    find_cameras,
     to_event_reply,
 )
 from crowdperf.web.parameters import Span, format_rfc3339, get_today
@@ -189,7 +191,7 @@ class Feed:
                 self._today.add(
                     event.id, event.ts, CountKey(event.camera, event.line, event.class_name, event.direction)
                 )
-            self._broadcast.publish(build_event_message(stream_id, fields))
+            self._broadcast.publish(build_event_message(stream_id, fields, self._config.areas))
 
     def _publish_changes(self, now: float) -> None:
         changes = self._today.take_changes()
@@ -227,14 +229,21 @@ class Feed:
         return _build_occupancy_message(compute_occupancy(self._config.cameras, self.frames, time.time()))
 
 
-def build_event_message(stream_id: bytes, fields: dict[bytes, bytes]) -> BroadcastMessage:
-    """Build the server-sent event of a stream entry; an unreadable entry becomes a comment with its id."""
+def build_event_message(stream_id: bytes, fields: dict[bytes, bytes], areas: Sequence[Area]) -> BroadcastMessage:
+    """Build the server-sent event of a stream entry; an unreadable entry becomes a comment with its id.
+
+    Args:
+        stream_id: Id of the entry.
+        fields: The entry.
+        areas: Configured areas; they decide who receives an event of an area.
+
+    Returns:
+        The message.
+    """
     event = decode_event(fields)
     if event is None:
         return BroadcastMessage(stream_id, b": unreadable\n\n")
-    # An event without a camera may concern all cameras: only clients who may see all receive it.
-    hidden = None if event.camera else lambda _: b""
-    return encode_sse("event", msgspec.json.encode(to_event_reply(event)), stream_id, event.camera, hidden)
+    return encode_sse("event", msgspec.json.encode(to_event_reply(event)), stream_id, find_cameras(event, areas))
 
 
 def _build_counts_message(day: Span, counts: Iterable[tuple[CountKey, int]], whole: bool) -> BroadcastMessage:
