@@ -40,10 +40,16 @@ class Session(Struct, frozen=True, kw_only=True):
     created_at: float
     touched_at: float
     account_id: str = ""
+    is_kiosk: bool = False
+    """Whether the browser may check in and out only."""
 
     def is_of(self, account: Account) -> bool:
         """Check whether the session is of this very account, with its present password and role."""
         return (self.account_id, self.generation) == (account.id, account.generation)
+
+    def get_idle_limit(self, account: Account) -> int | None:
+        """Return the seconds without use that end it; None for a kiosk's, which only a revocation ends."""
+        return None if self.is_kiosk and account.role == "kiosk" else SESSION_IDLE_S
 
 
 class AccountStore:
@@ -124,7 +130,7 @@ class AccountStore:
         return [*await pipe.zrange(key, 0, -1), key.encode()]
 
     async def open_session(
-        self, account: Account, now: float, entry: AuditEntry, *, replaces: str = ""
+        self, account: Account, now: float, entry: AuditEntry, *, replaces: str = "", is_kiosk: bool = False
     ) -> tuple[str, Session]:
         """Sign the account in.
 
@@ -133,6 +139,7 @@ class AccountStore:
             now: Unix seconds.
             entry: Audit entry of the sign-in.
             replaces: Value of the browser's earlier cookie, whose session ends.
+            is_kiosk: Whether the session is the device of a kiosk.
 
         Returns:
             Value of the cookie, and the session.
@@ -145,15 +152,17 @@ class AccountStore:
             created_at=now,
             touched_at=now,
             account_id=account.id,
+            is_kiosk=is_kiosk,
         )
         key, sessions = self._session_key(value), self._prefix + SESSIONS_OF_KEY_PREFIX + account.name
         async with self._audited(entry) as pipe:
             if replaces:
                 pipe.delete(self._session_key(replaces))
-            pipe.set(key, msgspec.json.encode(session), ex=SESSION_IDLE_S)
+            pipe.set(key, msgspec.json.encode(session), ex=session.get_idle_limit(account))
             pipe.zadd(sessions, {key: now})
-            pipe.zremrangebyscore(sessions, "-inf", now - MAX_SESSION_S)
-            pipe.expire(sessions, MAX_SESSION_S)
+            if not is_kiosk:
+                pipe.zremrangebyscore(sessions, "-inf", now - MAX_SESSION_S)
+                pipe.expire(sessions, MAX_SESSION_S)
         return value, session
 
     async def find_session_principal(self, value: str, now: float) -> Principal | None:
@@ -162,7 +171,7 @@ class AccountStore:
 
     async def refresh_principal(self, principal: Principal, now: float) -> Principal | None:
         """Read the principal of an open connection again; None when its session or token has ended."""
-        if principal.kind == "session":
+        if principal.kind in ("session", "kiosk"):
             return await self._load_session_principal(principal.session, now)
         if principal.kind == "token":
             return await self._load_token_principal(principal.token, None, now)
@@ -174,15 +183,22 @@ class AccountStore:
             return None
         session = msgspec.json.decode(raw, type=Session)
         account = await self.read_account(session.account)
-        expired = now - session.created_at > MAX_SESSION_S
+        idle_limit = session.get_idle_limit(account) if account else None
+        expired = idle_limit is not None and now - session.created_at > MAX_SESSION_S
         if account is None or account.disabled or not session.is_of(account) or expired:
             await self._client.delete(key)
             return None
         if now - session.touched_at > SESSION_TOUCH_S:
             touched = replace(session, touched_at=now)
             # xx: a session that was closed in the meantime stays closed.
-            await self._client.set(key, msgspec.json.encode(touched), ex=SESSION_IDLE_S, xx=True)
-        return account.to_principal(key, session.csrf)
+            await self._client.set(key, msgspec.json.encode(touched), ex=idle_limit, xx=True)
+        return account.to_principal(key, session.csrf, is_kiosk=session.is_kiosk)
+
+    async def limit_to_kiosk(self, key: str, entry: AuditEntry) -> None:
+        """Take all but check-in and check-out from the session of that key, until the next sign-in."""
+        session = msgspec.json.decode(await self._client.get(key) or b"", type=Session)
+        async with self._audited(entry) as pipe:
+            pipe.set(key, msgspec.json.encode(replace(session, is_kiosk=True)), keepttl=True, xx=True)
 
     async def close_session(self, key: str, entry: AuditEntry) -> None:
         """Sign out the session of that key (`Principal.session`)."""

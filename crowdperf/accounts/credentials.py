@@ -104,6 +104,20 @@ def build_setup_link(base_url: str, secret: str) -> str:
     return f"{base_url}/setup/#{secret}"
 
 
+def build_kiosk_link(base_url: str, name: str, secret: str) -> str:
+    """Build the link that makes a browser the kiosk of that name.
+
+    Args:
+        base_url: Address of the site; empty for a path.
+        name: Name of the kiosk.
+        secret: Secret that the link carries.
+
+    Returns:
+        The link. The secret follows '#', so that no server log and no Referer has it.
+    """
+    return f"{base_url}/kiosk/#{name}:{secret}"
+
+
 WINDOW_S = 900
 MAX_PER_PAIR = 5
 """Attempts on one account from one address, enough for a person who mistypes."""

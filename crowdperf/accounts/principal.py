@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from secrets import compare_digest
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -19,6 +20,8 @@ AccountName = Annotated[
     ),
 ]
 MAX_TOKEN_DAYS = 366
+KIOSK_LINK_S = 86_400
+"""How long the link of a kiosk may be opened; it opens once."""
 
 Accounts = Mapping[str, "Account"]
 
@@ -46,15 +49,28 @@ class Account(Struct, frozen=True, kw_only=True):
     """Increases with each change of password or role, which ends the sessions of older generations."""
     id: str = ""
     """Random; empty for accounts of older versions. It tells two accounts apart that had the same name in turn."""
+    link_sha256: str = ""
+    """Hash of the secret in the link that signs a kiosk in, hex; empty once it was opened."""
+    link_ends_at: float = 0.0
 
-    def to_principal(self, session: str, csrf: str) -> Principal:
-        """Convert to the principal of a password session."""
+    def to_principal(self, session: str, csrf: str, *, is_kiosk: bool = False) -> Principal:
+        """Convert to the principal of a browser's session.
+
+        Args:
+            session: Key of the session.
+            csrf: Its CSRF token.
+            is_kiosk: Whether the browser is a kiosk, which may check in and out only.
+
+        Returns:
+            The principal.
+        """
+        permissions = ROLE_PERMISSIONS[self.role]
         return Principal(
             name=self.name,
             account_id=self.id,
-            kind="session",
+            kind="kiosk" if is_kiosk else "session",
             role=self.role,
-            permissions=ROLE_PERMISSIONS[self.role],
+            permissions=permissions & ROLE_PERMISSIONS["kiosk"] if is_kiosk else permissions,
             cameras=_to_set(self.cameras),
             session=session,
             csrf=csrf,
@@ -156,6 +172,59 @@ def change_account(
     return _require_admin(accounts, {**accounts, name: after}, name)
 
 
+def build_kiosk(name: str, link_sha256: str, now: float) -> Account:
+    """Build the account of a kiosk: without a password, to be opened by a link.
+
+    Args:
+        name: Name of the kiosk.
+        link_sha256: Hash of the secret in the link.
+        now: Unix seconds.
+
+    Returns:
+        The account.
+    """
+    return Account(
+        name=name,
+        role="kiosk",
+        password="",
+        created_at=now,
+        link_sha256=link_sha256,
+        link_ends_at=now + KIOSK_LINK_S,
+    )
+
+
+def add_kiosk(accounts: Accounts, account: Account) -> dict[str, Account]:
+    """Add a kiosk, or give one a new link, which signs its device out."""
+    before = accounts.get(account.name)
+    if before is None:
+        return add_account(accounts, account)
+    if before.role != "kiosk":
+        raise AccountError(f"{account.name!r} is the account of a person. Remedy: choose another name for the kiosk.")
+    return {**accounts, account.name: replace(account, id=before.id, generation=before.generation + 1)}
+
+
+def open_kiosk(accounts: Accounts, name: str, link_sha256: str, now: float) -> dict[str, Account]:
+    """Use up the link of a kiosk.
+
+    Args:
+        accounts: Accounts by name.
+        name: Name of the kiosk.
+        link_sha256: Hash of the secret in the link.
+        now: Unix seconds.
+
+    Returns:
+        The accounts after the change.
+
+    Raises:
+        AccountError: The link is not valid, was opened, or has expired.
+    """
+    kiosk = accounts.get(name)
+    valid = kiosk is not None and not kiosk.disabled and now < kiosk.link_ends_at
+    if kiosk is None or not valid or not compare_digest(kiosk.link_sha256, link_sha256):
+        raise AccountError("the link of this kiosk is not valid, was opened, or is old. Remedy: have a new one made.")
+    return {**accounts, name: replace(kiosk, link_sha256="", link_ends_at=0.0)}
+
+
 def remove_account(accounts: Accounts, name: str) -> dict[str, Account]:
     """Remove one account, unless it is the last administrator."""
     _get_account(accounts, name)
@@ -180,23 +249,25 @@ def _has_admin(accounts: Accounts) -> bool:
     return any(row.role == "admin" and not row.disabled and row.cameras is None for row in accounts.values())
 
 
-Role = Literal["admin", "operator", "reception", "viewer"]
-Permission = Literal["read", "visitors", "review", "configure", "admin"]
+Role = Literal["admin", "operator", "reception", "viewer", "kiosk"]
+Permission = Literal["read", "visitors", "review", "configure", "admin", "kiosk"]
 """The rights of a role.
 
 read: cameras, figures and events. visitors: invitations, check-in and check-out. review: violations and alerts.
-configure: cameras, lines, zones and rules. admin: accounts, tokens, audit log and processes."""
-Need = Literal["open", "self", "read", "visitors", "review", "configure", "admin"]
+configure: cameras, lines, zones and rules. admin: accounts, tokens, audit log and processes. kiosk: check-in and
+check-out by the code of a badge."""
+Need = Literal["open", "self", "read", "visitors", "review", "configure", "admin", "kiosk"]
 """Permission that a route needs: `open` is for all callers, `self` for a password session."""
 
-ROLES: tuple[Role, ...] = ("admin", "operator", "reception", "viewer")
-PERMISSIONS: tuple[Permission, ...] = ("read", "visitors", "review", "configure", "admin")
+ROLES: tuple[Role, ...] = ("admin", "operator", "reception", "viewer", "kiosk")
+PERMISSIONS: tuple[Permission, ...] = ("read", "visitors", "review", "configure", "admin", "kiosk")
 NEEDS: tuple[Need, ...] = ("open", "self", *PERMISSIONS)
 ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
     "admin": frozenset(PERMISSIONS),
-    "operator": frozenset({"read", "visitors", "review", "configure"}),
-    "reception": frozenset({"read", "visitors"}),
+    "operator": frozenset({"read", "visitors", "review", "configure", "kiosk"}),
+    "reception": frozenset({"read", "visitors", "kiosk"}),
     "viewer": frozenset({"read"}),
+    "kiosk": frozenset({"kiosk"}),
 }
 
 
@@ -206,13 +277,13 @@ class Principal(Struct, frozen=True, kw_only=True):
     name: str
     """Name of the account; empty for an anonymous caller."""
     account_id: str = ""
-    kind: Literal["anonymous", "session", "token"]
+    kind: Literal["anonymous", "session", "token", "kiosk"]
     role: Role | None = None
     permissions: frozenset[Permission] = frozenset()
     cameras: frozenset[str] | None = None
     """Ids of the visible cameras; None is all, future ones included."""
     session: str = ""
-    """Key of the session, for kind `session`."""
+    """Key of the session, for kinds `session` and `kiosk`."""
     csrf: str = ""
     token: str = ""
     """Id of the API token, for kind `token`."""

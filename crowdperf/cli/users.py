@@ -45,6 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     token.add_argument("--label", required=True)
     token.add_argument("--permissions", default="read", help=f"comma-separated: {', '.join(PERMISSIONS)}")
     token.add_argument("--days", type=int, default=90)
+    kiosk = commands.add_parser("kiosk", help="make a kiosk, or its new link; prints the link, which opens once")
+    kiosk.add_argument("name")
     commands.add_parser("setup-link", help="the one-time link that makes the first administrator")
     return root
 
@@ -150,6 +152,14 @@ class _UsersCommand:
         )
         await self._store.add_token(row, self._build_audit_entry("token.create", row.id, f"for {arguments.name}"))
         print(f"{TOKEN_PREFIX}{row.id}_{text}")
+
+    async def _kiosk(self, arguments: argparse.Namespace) -> None:
+        principal.check_account_name(arguments.name)
+        secret = credentials.generate_secret()
+        account = principal.build_kiosk(arguments.name, credentials.hash_secret(secret), time.time())
+        entry = self._build_audit_entry("kiosk.link", account.name)
+        await self._store.edit(lambda rows: principal.add_kiosk(rows, account), entry)
+        print(credentials.build_kiosk_link(self._base_url, account.name, secret))
 
     async def _setup_link(self, _arguments: argparse.Namespace) -> None:
         if await self._store.read_accounts():

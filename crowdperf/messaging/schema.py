@@ -245,7 +245,7 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
     """Unix seconds, UTC."""
     who: str
     """Name of the account; empty without a sign-in."""
-    via: Literal["session", "token", "anonymous", "cli"]
+    via: Literal["session", "token", "anonymous", "cli", "kiosk"]
     action: str
     """Dotted name: `account.create`, `camera.change`, `session.refuse`."""
     target: str

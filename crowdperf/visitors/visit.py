@@ -126,6 +126,10 @@ class VisitRefusedError(Exception):
     """The change is not possible now; the message gives reason and remedy."""
 
 
+class WatchListedError(VisitRefusedError):
+    """The visitor is on the watch-list, which is not for the eyes of everybody."""
+
+
 def move_to(visit: Visit, state: VisitState, **fields: object) -> Visit:
     """Return the visit in another state, with the next version, if the state machine allows it."""
     if state not in TRANSITIONS[visit.state]:
@@ -156,7 +160,7 @@ def check_in(visit: Visit, now: float, settings: Visitors, *, briefing: bool = F
         VisitRefusedError: approval, briefing or document is missing, or the state does not allow it.
     """
     if visit.listed and not visit.approved_by:
-        raise VisitRefusedError("the visitor is on the watch-list. Remedy: have the visit approved, or deny it.")
+        raise WatchListedError("the visitor is on the watch-list. Remedy: have the visit approved, or deny it.")
     if settings.briefing and not (briefing or visit.briefing_at):
         raise VisitRefusedError("the safety briefing was not acknowledged. Remedy: show it, and send `briefing`.")
     if settings.nda_version and settings.nda_version not in (nda_version, visit.nda_version):

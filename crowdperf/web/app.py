@@ -31,6 +31,7 @@ from crowdperf.web.api import (
     cameras,
     configuration,
     history,
+    kiosks,
     lines_zones,
     privacy,
     reports,
@@ -55,7 +56,7 @@ PAGES_DIR = Path(__file__).resolve().parents[2] / "web"
 MAX_BODY_BYTES = 64 * 1024
 API_MODULES: tuple[Any, ...] = (
     site, history, reports, live_routes, sign_in, accounts, cameras, alerts, system, lines_zones,
-    configuration, visits, roll_calls, privacy, violations,
+    configuration, visits, kiosks, roll_calls, privacy, violations,
 )  # fmt: skip
 """Modules with a router below /api/v1."""
 

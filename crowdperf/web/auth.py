@@ -71,7 +71,7 @@ async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
         return
     principal = await identify_principal(connection)
     connection.scope["user"] = principal
-    if principal.kind == "session" and connection.scope.get("method", "GET") not in SAFE_METHODS:
+    if principal.kind in ("session", "kiosk") and connection.scope.get("method", "GET") not in SAFE_METHODS:
         _require_csrf_token(connection, principal)
     if principal.has_permission(need):
         if needs_all_cameras(handler.opt):
@@ -85,7 +85,7 @@ async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
         f"this needs the permission {need!r}, which {principal.name!r} does not have here. Remedy: ask an "
         "administrator."
         if need != "self"
-        else "this is for a person who is signed in with a password, not for an API token."
+        else "this is for a person who is signed in with a password, not for an API token or a kiosk."
     )
 
 

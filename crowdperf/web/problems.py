@@ -16,7 +16,7 @@ from msgspec import Struct
 from crowdperf.accounts.credentials import WeakPasswordError
 from crowdperf.accounts.principal import AccountError, UnknownAccountError
 from crowdperf.messaging.redis.client import NOT_WRITABLE_ERRORS, OUTAGE, RedisPermissionError
-from crowdperf.visitors.visit import VisitRefusedError
+from crowdperf.visitors.visit import VisitRefusedError, WatchListedError
 
 NOT_FOUND_DETAIL = "there is nothing at this address. Remedy: see /docs for the valid addresses."
 NO_WRITES_DETAIL = "Redis answers, but takes no writes"
@@ -145,6 +145,7 @@ REFUSALS: dict[type[Exception], HTTPStatus] = {
     UnknownAccountError: HTTPStatus.NOT_FOUND,
     AccountError: HTTPStatus.CONFLICT,
     VisitRefusedError: HTTPStatus.CONFLICT,
+    WatchListedError: HTTPStatus.CONFLICT,
     WeakPasswordError: HTTPStatus.BAD_REQUEST,
 }
 """Errors of the packages below, whose message is for the client."""

@@ -19,6 +19,8 @@ from crowdperf.web.parameters import errors, post_action
 from crowdperf.web.problems import ApiProblem, forbidden
 from crowdperf.web.state import ContextDependency, RequestContext
 
+MAX_COOKIE_S = 400 * 86_400
+"""Browsers keep no cookie longer."""
 Password = Annotated[
     str,
     Meta(
@@ -83,12 +85,17 @@ def to_session_reply(principal: Principal, setup: bool = False) -> SessionReply:
 
 
 @get("/session", need="open", identify=True, summary="Who am I", responses=errors(503))
-async def session(context: ContextDependency) -> SessionReply:
+async def session(context: ContextDependency) -> Response[SessionReply]:
     """Return the signed-in account, its permissions, and the CSRF token of changes.
 
     Works without a sign-in as well.
     """
-    return to_session_reply(context.principal, setup=context.app.setup_secret.read() is not None)
+    reply = to_session_reply(context.principal, setup=context.app.setup_secret.read() is not None)
+    cookies = []
+    if context.principal.kind == "kiosk" and context.principal.role == "kiosk":
+        # Browsers forget every cookie after some time: each start of the page begins it anew.
+        cookies = [_build_cookie(context.request, get_session_cookie(context.request), MAX_COOKIE_S)]
+    return Response(reply, cookies=cookies)
 
 
 @post_action("/session", need="open", summary="Sign in", responses=errors(400, 429, 503))
@@ -100,7 +107,7 @@ async def sign_in(context: ContextDependency, data: JSONBody[SignIn]) -> Respons
     """
     require_same_origin(context.request)
     app = context.app
-    await _register_attempt(context, data.name)
+    await register_attempt(context, data.name)
     account = await app.accounts.read_account(data.name)
     stored = account.password if account and not account.disabled else None
     if not await app.verify_password(data.password, stored) or account is None:
@@ -112,8 +119,8 @@ async def sign_in(context: ContextDependency, data: JSONBody[SignIn]) -> Respons
     return await open_session(context, account)
 
 
-async def _register_attempt(context: RequestContext, name: str) -> None:
-    """Count an attempt to give a password; raise ApiProblem (429) after too many."""
+async def register_attempt(context: RequestContext, name: str) -> None:
+    """Count an attempt to give a password or the secret of a link; raise ApiProblem (429) after too many."""
     wait = await context.app.sign_in_limiter.register_attempt(name, context.address)
     if wait:
         raise ApiProblem(
@@ -135,23 +142,34 @@ async def require_own_password(context: RequestContext, password: str, refusal: 
         ApiProblem: 403, the password is wrong; 429 after too many attempts.
     """
     app, name = context.app, context.principal.name
-    await _register_attempt(context, name)
+    await register_attempt(context, name)
     account = await app.accounts.read_account(name)
     if account is None or not await app.verify_password(password, account.password):
         raise forbidden(refusal)
     await app.sign_in_limiter.record_success(name, context.address)
 
 
-async def open_session(context: RequestContext, account: Account) -> Response[SessionReply]:
-    """Open a session of the account in place of the browser's earlier one, and set its cookie."""
-    entry = context.build_audit_entry("session.open", account.name, author=account.to_principal("", ""))
+async def open_session(context: RequestContext, account: Account, *, is_kiosk: bool = False) -> Response[SessionReply]:
+    """Open a session of the account in place of the browser's earlier one, and set its cookie.
+
+    Args:
+        context: The request.
+        account: Account that signs in.
+        is_kiosk: Whether the browser becomes the device of a kiosk.
+
+    Returns:
+        The response with the cookie.
+    """
+    author = account.to_principal("", "", is_kiosk=is_kiosk)
+    entry = context.build_audit_entry("session.open", account.name, author=author)
+    replaces = get_session_cookie(context.request)
     value, session = await context.app.accounts.open_session(
-        account, context.app.now(), entry, replaces=get_session_cookie(context.request)
+        account, context.app.now(), entry, replaces=replaces, is_kiosk=is_kiosk
     )
     return Response(
-        to_session_reply(account.to_principal("", session.csrf)),
+        to_session_reply(account.to_principal("", session.csrf, is_kiosk=is_kiosk)),
         status_code=200,
-        cookies=[_build_cookie(context.request, value, MAX_SESSION_S)],
+        cookies=[_build_cookie(context.request, value, MAX_COOKIE_S if is_kiosk else MAX_SESSION_S)],
     )
 
 

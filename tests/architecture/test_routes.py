@@ -21,6 +21,7 @@ OPEN = {
     "/schema/{path:str}",
     "/api/v1/session",
     "/api/v1/setup",
+    "/api/v1/kiosk-session",
     # The dashboard's own files: they hold nothing of the site.
     "/{file_path:path}",
 }

@@ -6,7 +6,7 @@ import { dayAndTime } from "./format.js";
 import { may, viewer } from "./session.js";
 import { t, term } from "./texts.js";
 
-const ROLES = ["viewer", "reception", "operator", "admin"];
+const ROLES = ["viewer", "reception", "operator", "admin", "kiosk"];
 const AUDIT_PAGE = 50;
 
 /** The page. */
@@ -28,7 +28,7 @@ export function accountsPage(state) {
     }
   };
   return el("div", { class: "page accounts" }, el("div", { class: "page-head" }, el("h1", {}, t("accounts.title"))), said,
-    may("admin") ? users(state, change, say) : null, may("admin") ? reset(change, say) : null, tokens(change, say), password(say), may("admin") ? log(say) : null);
+    may("admin") ? users(state, change, say) : null, may("admin") ? kiosks(change) : null, may("admin") ? reset(change, say) : null, tokens(change, say), password(say), may("admin") ? log(say) : null);
 }
 
 const panel = (title, ...children) => el("section", { class: "panel", "aria-label": title }, el("div", { class: "panel-head" }, el("h2", {}, title)), ...children);
@@ -75,6 +75,21 @@ function users(state, change, say) {
   } }, field("name", name), field("role", role), field("password", secret), el("button", { class: "button primary", type: "submit" }, t("accounts.add")));
   load().catch((error) => say(error.message, "bad"));
   return panel(t("accounts.users"), table(["name", "role", "cameras", "created", ""], body), form);
+}
+
+/** Devices that may only check visitors in and out. The list of accounts removes or locks them. */
+function kiosks(change) {
+  const link = el("div", { class: "note", hidden: true });
+  const name = el("input", { type: "text", maxlength: 64, autocomplete: "off", autocapitalize: "none", spellcheck: "false" });
+  const form = el("form", { class: "invitation", novalidate: true, submit: (event) => {
+    event.preventDefault();
+    change("POST", "/api/v1/kiosks", { name: name.value.trim() }, (made) => {
+      name.value = "";
+      link.hidden = false;
+      link.replaceChildren(el("p", {}, t("accounts.kiosk_once")), el("code", {}, location.origin + made.link));
+    });
+  } }, field("kiosk_name", name), el("button", { class: "button", type: "submit" }, t("accounts.make_kiosk")));
+  return panel(t("accounts.kiosks"), link, form);
 }
 
 /** A new password for somebody who has lost theirs. */

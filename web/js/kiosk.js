@@ -1,4 +1,4 @@
-// Self check-in and check-out: a tablet at the entrance, signed in as reception. A scanner types the code and Enter.
+// Self check-in and check-out: a tablet at the entrance, signed in as a kiosk. A scanner types the code and Enter.
 
 import { get, send } from "./api.js";
 import { canScan, scan } from "./scan.js";
@@ -11,6 +11,7 @@ const code = /** @type {HTMLInputElement} */ (document.getElementById("code"));
 const briefing = /** @type {HTMLInputElement} */ (document.getElementById("briefing"));
 const nda = /** @type {HTMLInputElement} */ (document.getElementById("nda"));
 const error = /** @type {HTMLElement} */ (document.getElementById("error"));
+const refused = /** @type {HTMLElement} */ (document.getElementById("refused"));
 const done = /** @type {HTMLElement} */ (document.getElementById("done"));
 
 const camera = /** @type {HTMLButtonElement} */ (document.getElementById("camera"));
@@ -21,15 +22,27 @@ let timer = 0;
 /** @type {(() => void) | null} Ends the camera, while it is on. */
 let dark = null;
 
+/** Sign this device in by the link that an administrator has made. */
+async function openLink() {
+  const [name, secret] = location.hash.slice(1).split(":");
+  history.replaceState(null, "", location.pathname);
+  await send("POST", "/api/v1/kiosk-session", { name, secret });
+}
+
 /** What the reception asks for; without the permission, the way to sign in. */
 async function start() {
   await loadTexts();
-  await loadSession();
-  if (!may("visitors")) {
+  if (location.hash.includes(":")) await openLink();
+  const session = await loadSession();
+  if (!may("kiosk")) {
     location.assign("/login/");
     return;
   }
-  rules = await get("/api/v1/visits");
+  const staff = session.permissions.length > 1;
+  /** @type {HTMLElement} */ (document.getElementById("staff")).hidden = !staff;
+  form.hidden = staff;
+  if (staff) return;
+  rules = await get("/api/v1/kiosk");
   for (const [id, shown] of [["briefing-row", rules.briefing], ["briefing-text", rules.briefing], ["nda-row", rules.nda_version]]) {
     /** @type {HTMLElement} */ (document.getElementById(id)).hidden = !shown;
   }
@@ -37,6 +50,17 @@ async function start() {
   /** @type {HTMLElement} */ (document.getElementById("nda-version")).textContent = rules.nda_version;
   camera.hidden = !canScan();
 }
+
+// Whoever stands here could use a person's session for more than this page.
+/** @type {HTMLButtonElement} */ (document.getElementById("limit")).addEventListener("click", async () => {
+  try {
+    await send("PUT", "/api/v1/session/kiosk", { kiosk: true });
+    await start();
+    code.focus();
+  } catch (problem) {
+    show(refused, /** @type {Error} */ (problem).message);
+  }
+});
 
 /** Show one of the two lines; the next visitor must not read the last one's name for long. */
 function show(node, text) {

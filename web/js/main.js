@@ -36,6 +36,10 @@ async function start() {
   let site;
   try {
     await loadSession();
+    if (!may("read") && may("kiosk")) {
+      location.replace("/kiosk/");
+      return;
+    }
     if (!may("read")) {
       location.replace(`/login/?next=${encodeURIComponent(location.pathname + location.hash)}`);
       return;

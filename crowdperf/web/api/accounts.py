@@ -75,7 +75,7 @@ class NewToken(Struct, kw_only=True, forbid_unknown_fields=True):
     """A token for a program; it never has more rights than its owner."""
 
     label: Annotated[str, Meta(min_length=1, max_length=100, examples=["nightly export"])]
-    permissions: Annotated[list[Permission], Meta(min_length=1, max_length=5, examples=[["read"]])]
+    permissions: Annotated[list[Permission], Meta(min_length=1, max_length=6, examples=[["read"]])]
     password: Password
     """Password of the person who makes the token."""
     days: Annotated[int, Meta(ge=1, le=MAX_TOKEN_DAYS)] = 90

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 from crowdperf.messaging.schema import Event
 from crowdperf.settings.base import is_mail_address
 from crowdperf.visitors import visit as lifecycle
-from crowdperf.visitors.visit import Email, Person, Text, Visit, VisitRefusedError
+from crowdperf.visitors.visit import Email, Person, Text, Visit, VisitRefusedError, WatchListedError
 from crowdperf.web.parameters import (
     ITEM_ERRORS,
     errors,
@@ -98,6 +98,15 @@ class VisitReply(Struct, kw_only=True):
     listed: str
     approved_by: str
     reason: str
+
+
+class KioskReply(Struct, kw_only=True):
+    """What a kiosk shows of a visit: no more than the visitor knows."""
+
+    id: str
+    state: str
+    name: str
+    host: str
 
 
 class VisitsReply(Struct, kw_only=True):
@@ -200,19 +209,25 @@ async def act(
 
 
 @post_action(
-    "/kiosk/{code:str}", need="visitors", summary="Self check-in or check-out by badge code", responses=ITEM_ERRORS
+    "/kiosk/{code:str}", need="kiosk", summary="Self check-in or check-out by badge code", responses=ITEM_ERRORS
 )
 async def kiosk(
     context: ContextDependency,
     code: Annotated[str, PathParameter(description="Content of the QR code.", max_length=32)],
     data: JSONBody[VisitActionRequest],
-) -> VisitReply:
-    """Check in an expected visitor, or check out one who is on site."""
+) -> KioskReply:
+    """Check in an expected visitor, or check out one who is on site.
+
+    Why somebody cannot be let in alone is not for a screen that all can read.
+    """
     visit = await context.app.visits.find_by_code(code.strip().upper())
     if visit is None:
         raise not_found("there is no visit with this code. Remedy: ask at the reception.")
     action = "check-out" if visit.state in ("checked_in", "on_site", "overstayed") else "check-in"
-    return await _apply_action(context, visit, action, data)
+    try:
+        return to_reply(KioskReply, await _apply_action(context, visit, action, data))
+    except WatchListedError:
+        raise conflict("this visit needs the reception. Remedy: ask there.") from None
 
 
 async def _apply_action(context: RequestContext, before: Visit, action: str, data: VisitActionRequest) -> VisitReply:

@@ -45,7 +45,7 @@ PAGES = {
     "#/system": "[data-stage], [data-process]",
     "login/": "#form",
     "setup/": "#form",
-    "kiosk/": "#form",
+    "kiosk/": "#staff",
     "docs/": ".operation",
 }
 """Address -> what is there once the page is shown."""

@@ -13,8 +13,8 @@ import segno
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
 from tests.conftest import ROOT, RedisServer, wait_until
 from tests.integration.dashboard.test_people import sign_in
-from tests.integration.web.test_accounts import People
 from tests.support.browser import dashboard
+from tests.support.people import People
 from tests.support.webserver import CONFIG, Served, serving
 
 pytestmark = pytest.mark.browser
@@ -65,6 +65,7 @@ def test_a_code_that_is_held_up_checks_in_once(server: Served, redis_server: Red
             shown.page.on("request", lambda request: sent.append(request.url) if "/kiosk/" in request.url else None)
             sign_in(shown, server, "rita")
             shown.page.goto(f"{server.url}/kiosk/")
+            shown.page.locator("#limit").click()
             shown.page.locator("#briefing").check()
             shown.page.locator("#camera").click()
             shown.wait_for("document.getElementById('done').textContent.includes('Welcome, Grace Hopper')")
@@ -79,6 +80,18 @@ def test_a_code_that_is_held_up_checks_in_once(server: Served, redis_server: Red
             shown.page.locator("#code").fill(visit["code"])
             shown.page.locator("#submit").click()
             wait_until(lambda: state(desk, visit["id"]) == "checked_out", what="the check-out")
+
+
+def test_a_link_makes_a_browser_the_kiosk(server: Served, redis_server: RedisServer) -> None:
+    people = People(server, redis_server)
+    with people.browser("root", "admin") as root, dashboard(server.url) as shown:
+        link = root.post("/api/v1/kiosks", json={"name": "entrance"}).json()["link"]
+        shown.page.goto(server.url + link)
+        shown.page.locator("#briefing").wait_for()
+        assert shown.page.url == f"{server.url}/kiosk/", "the secret leaves the address"
+        shown.page.goto(server.url)
+        shown.page.locator("#code").wait_for()
+        assert shown.page.url == f"{server.url}/kiosk/", "it has no other page"
 
 
 def state(desk: httpx.Client, visit: str) -> str:

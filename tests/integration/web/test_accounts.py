@@ -110,7 +110,7 @@ def test_sign_in_cookie_is_http_only_and_sign_out_ends_it(people: People, nobody
     assert PASSWORD not in reply.text
     assert HASH not in reply.text
     me = nobody.get("/api/v1/session").json()
-    assert (me["name"], me["permissions"]) == ("ada", ["read", "visitors", "review", "configure"])
+    assert (me["name"], me["permissions"]) == ("ada", ["read", "visitors", "review", "configure", "kiosk"])
     kept = dict(nobody.cookies)
     assert nobody.delete("/api/v1/session", headers={"X-CSRF-Token": me["csrf"]}).status_code == 204
     nobody.cookies.update(kept)
@@ -211,11 +211,12 @@ def test_every_route_refuses_whoever_lacks_its_permission(
 ) -> None:
     guarded = [row for row in routes(tmp_path) if row[2] != "open"]
     assert len(guarded) > 15
-    browsers = {role: people.browser(role, role) for role in ("viewer", "reception", "operator")}
+    browsers = {role: people.browser(role, role) for role in ("viewer", "reception", "operator", "kiosk")}
     grants = {
         "viewer": {"read"},
-        "reception": {"read", "visitors"},
-        "operator": {"read", "visitors", "review", "configure"},
+        "reception": {"read", "visitors", "kiosk"},
+        "operator": {"read", "visitors", "review", "configure", "kiosk"},
+        "kiosk": {"kiosk"},
     }
     for method, address, need in guarded:
         if address.endswith(("/stream", "/live")):
@@ -229,6 +230,57 @@ def test_every_route_refuses_whoever_lacks_its_permission(
     for browser in browsers.values():
         browser.close()
     assert nobody.get("/api/v1/stream", headers=AWAY).status_code == 401
+
+
+def test_a_kiosk_checks_in_and_out_until_it_is_revoked(
+    people: People, nobody: httpx.Client, redis_server: RedisServer
+) -> None:
+    with people.browser("root", "admin") as root:
+        visitor = {"name": "Grace Hopper", "email": "grace@site.example", "host": "Ada", "walk_in": True}
+        code = root.post("/api/v1/visits", json=visitor).json()["code"]
+        made = root.post("/api/v1/kiosks", json={"name": "entrance"})
+        name, secret = made.json()["link"].removeprefix("/kiosk/#").split(":")
+        assert nobody.post("/api/v1/kiosk-session", json={"name": name, "secret": "guess"}).status_code == 409
+        opened = nobody.post("/api/v1/kiosk-session", json={"name": name, "secret": secret})
+        assert (opened.status_code, opened.json()["permissions"]) == (200, ["kiosk"]), opened.text
+        with httpx.Client(base_url=nobody.base_url) as other:
+            assert other.post("/api/v1/kiosk-session", json={"name": name, "secret": secret}).status_code == 409
+        (key,) = [
+            key for key in redis_server.client().keys("crowdperf:session:*") if redis_server.client().ttl(key) < 0
+        ]
+        assert "max-age=34560000" in nobody.get("/api/v1/session").headers["set-cookie"].lower()
+        assert nobody.post(f"/api/v1/kiosk/{code}", json={}).status_code == 403, "a foreign page has no token"
+        nobody.headers["X-CSRF-Token"] = opened.json()["csrf"]
+        inside = nobody.post(f"/api/v1/kiosk/{code}", json={}).json()
+        assert inside.keys() == {"id", "state", "name", "host"}
+        assert inside["state"] == "checked_in"
+        assert nobody.post(f"/api/v1/kiosk/{code}", json={}).json()["state"] == "checked_out"
+        assert nobody.get("/api/v1/kiosk").json() == {"briefing": "", "nda_version": ""}
+        for method, address in FOR_STAFF:
+            assert nobody.request(method, f"/api/v1/{address}").status_code == 403, address
+        assert audit(root, who="entrance")[0]["via"] == "kiosk"
+        assert root.delete("/api/v1/users/entrance").status_code == 204
+        assert nobody.get("/api/v1/session").json()["signed_in"] is False
+        assert redis_server.client().exists(key) == 0
+
+
+FOR_STAFF = (
+    *(("GET", address) for address in ("visits", "watch-list", "roll-calls", "cameras", "stream", "tokens", "users")),
+    *(("POST", address) for address in ("visits", "roll-calls", "roll-calls/1/end", "watch-list", "tokens")),
+    ("DELETE", "session"),
+    ("PUT", "session/password"),
+)
+
+
+def test_a_browser_of_the_staff_becomes_a_kiosk(people: People) -> None:
+    with people.browser("rita", "reception") as desk:
+        assert desk.get("/api/v1/visits").status_code == 200
+        assert desk.put("/api/v1/session/kiosk", json={"kiosk": True}).json()["permissions"] == ["kiosk"]
+        for method, address in FOR_STAFF:
+            assert desk.request(method, f"/api/v1/{address}").status_code == 403, address
+        assert desk.get("/api/v1/kiosk").status_code == 200
+        assert desk.post("/api/v1/session", json={"name": "rita", "password": PASSWORD}).status_code == 200
+        assert desk.get("/api/v1/visits").status_code == 200, "a sign-in gives it back"
 
 
 def test_who_may_see_one_camera_learns_nothing_of_another(people: People, site: SyntheticSite, server: Served) -> None:

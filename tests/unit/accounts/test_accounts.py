@@ -48,8 +48,9 @@ def token(**more) -> Token:
     ("role", "may"),
     [
         ("viewer", {"read"}),
-        ("reception", {"read", "visitors"}),
-        ("operator", {"read", "visitors", "review", "configure"}),
+        ("reception", {"read", "visitors", "kiosk"}),
+        ("operator", {"read", "visitors", "review", "configure", "kiosk"}),
+        ("kiosk", {"kiosk"}),
         ("admin", set(PERMISSIONS)),
     ],
 )
@@ -77,6 +78,30 @@ def test_a_tokens_cameras_are_those_that_both_may_see() -> None:
     assert both.can_see("b")
     assert not both.can_see("a")
     assert token().to_principal(account("ada"), NOW).can_see("anything")
+
+
+def test_a_kiosk_is_no_person_and_its_link_opens_once() -> None:
+    kiosk = principal.build_kiosk("entrance", "hash", NOW)
+    rows = principal.add_kiosk({"ada": account("ada", "admin")}, kiosk)
+    for name, link, now in (("entrance", "other", NOW), ("ada", "hash", NOW), ("ada", "", NOW), ("nobody", "", NOW)):
+        with pytest.raises(AccountError, match="not valid"):
+            principal.open_kiosk(rows, name, link, now)
+    with pytest.raises(AccountError, match="not valid"):
+        principal.open_kiosk(rows, "entrance", "hash", NOW + principal.KIOSK_LINK_S)
+    opened = principal.open_kiosk(rows, "entrance", "hash", NOW + 1)
+    for link in ("hash", ""):
+        with pytest.raises(AccountError, match="not valid"):
+            principal.open_kiosk(opened, "entrance", link, NOW + 1)
+    again = principal.add_kiosk(opened, kiosk)
+    assert again["entrance"].generation > opened["entrance"].generation, "a new link signs the device out"
+    with pytest.raises(AccountError, match="account of a person"):
+        principal.add_kiosk(rows, principal.build_kiosk("ada", "hash", NOW))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_browser_that_is_a_kiosk_does_nothing_else(role: str) -> None:
+    who = account("ada", role).to_principal("s", "c", is_kiosk=True)
+    assert {need for need in NEEDS if who.has_permission(need)} <= {"kiosk", "open"}
 
 
 CAMERAS = st.none() | st.frozensets(st.sampled_from("abc"))
