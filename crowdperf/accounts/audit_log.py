@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import msgspec
+
 from crowdperf.messaging import codec
 from crowdperf.messaging.schema import AuditEntry
 from crowdperf.messaging.streams import AUDIT, stream_key
@@ -23,6 +25,11 @@ def stage_entry(pipe: Any, entry: AuditEntry, prefix: str = "") -> None:
         prefix: Key prefix of the site.
     """
     pipe.xadd(stream_key(AUDIT, prefix=prefix), codec.encode(AUDIT, entry), maxlen=AUDIT.max_entries, approximate=True)
+
+
+def encode_entry(entry: AuditEntry) -> bytes:
+    """Encode the fields of an entry as a JSON list, for a Lua script that adds it with its change."""
+    return msgspec.json.encode([str(part) for pair in codec.encode(AUDIT, entry).items() for part in pair])
 
 
 async def read_newest_entries(

@@ -125,6 +125,8 @@ MAX_PER_ADDRESS = 20
 """Attempts from one address on any account, against a client that tries names."""
 MAX_PER_ACCOUNT = 60
 """Attempts on one account from anywhere, against many machines. High, because it can lock a person out."""
+REFUSAL_INTERVAL_S = 60
+"""Time between two audit entries of refused requests from one address."""
 KEY_PREFIX = "crowdperf:login:"
 
 
@@ -148,6 +150,11 @@ class SignInLimiter:
             replies = await pipe.execute()
         counted = zip(self._get_limits(name, address), replies[1::3], replies[2::3])
         return max((int(wait) for (_, limit), count, wait in counted if count > limit), default=0)
+
+    async def is_due_refusal(self, address: str) -> bool:
+        """Check whether a refused request is written to the audit log: one a minute and address."""
+        key = f"{self._prefix}refused:{_get_network(address)}"
+        return bool(await self._client.set(key, 1, ex=REFUSAL_INTERVAL_S, nx=True))
 
     async def record_success(self, name: str, address: str) -> None:
         """Forget the attempts of a person who has signed in; the address's other attempts stay counted."""

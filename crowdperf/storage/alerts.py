@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 from crowdperf.messaging import codec
 from crowdperf.messaging.schema import AlertChanged
-from crowdperf.messaging.streams import EVENTS, stream_key
+from crowdperf.messaging.streams import AUDIT, EVENTS, stream_key
 from crowdperf.settings.alerts import Severity
 from crowdperf.storage.documents import DocumentStore
 
@@ -24,9 +25,8 @@ local state = redis.call('HGET', KEYS[1], 'state')
 if not state then return 'missing' end
 if state == ARGV[1] or state == 'closed' then return state end
 redis.call('HSET', KEYS[1], 'state', ARGV[1], ARGV[1] .. '_by', ARGV[2], ARGV[1] .. '_at', ARGV[3])
-local fields = {}
-for at = 4, #ARGV do fields[#fields + 1] = ARGV[at] end
-redis.call('XADD', KEYS[2], '*', unpack(fields))
+redis.call('XADD', KEYS[2], '*', unpack(cjson.decode(ARGV[4])))
+redis.call('XADD', KEYS[3], '*', unpack(cjson.decode(ARGV[5])))
 return 'done'
 """
 
@@ -99,9 +99,15 @@ def stage(pipe: Any, change: AlertUpdate, prefix: str = "") -> None:
 
 
 async def answer_alert(
-    client: Any, view: AlertView, state: Literal["acknowledged", "closed"], by: str, now: float, prefix: str = ""
+    client: Any,
+    view: AlertView,
+    state: Literal["acknowledged", "closed"],
+    by: str,
+    now: float,
+    audit_entry: bytes,
+    prefix: str = "",
 ) -> str:
-    """Store a user's answer and publish its event in one step.
+    """Store a user's answer with its event and its audit entry in one step.
 
     Args:
         client: redis.asyncio client.
@@ -109,6 +115,7 @@ async def answer_alert(
         state: the state that the user asks for.
         by: name of the user.
         now: Unix seconds.
+        audit_entry: fields of the audit entry, a JSON list.
         prefix: prefix of every key.
 
     Returns:
@@ -124,7 +131,7 @@ async def answer_alert(
         state=state,
         by=by,
     )
-    fields = [part for pair in codec.encode(EVENTS, event).items() for part in pair]
-    keys = (alert_key(alert.id, prefix), stream_key(EVENTS, prefix=prefix))
-    reply = await client.eval(ANSWER_SCRIPT, 2, *keys, state, by, repr(now), *fields)
+    fields = msgspec.json.encode([str(part) for pair in codec.encode(EVENTS, event).items() for part in pair])
+    keys = (alert_key(alert.id, prefix), stream_key(EVENTS, prefix=prefix), stream_key(AUDIT, prefix=prefix))
+    reply = await client.eval(ANSWER_SCRIPT, 3, *keys, state, by, repr(now), fields, audit_entry)
     return str(reply.decode())

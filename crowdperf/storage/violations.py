@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from msgspec import Struct
 
+from crowdperf.messaging.streams import AUDIT, stream_key
 from crowdperf.settings.ppe import Item
 from crowdperf.storage.documents import DocumentStore
 
@@ -21,8 +23,11 @@ if review == ARGV[1] then return review end
 if review ~= 'open' then redis.call('HINCRBY', KEYS[2], ARGV[5] .. review, -1) end
 redis.call('HINCRBY', KEYS[2], ARGV[5] .. ARGV[1], 1)
 redis.call('HSET', KEYS[1], 'review', ARGV[1], 'by', ARGV[2], 'at', ARGV[3], 'note', ARGV[4])
+redis.call('XADD', KEYS[3], '*', unpack(cjson.decode(ARGV[6])))
 return 'done'
 """
+CLEAR_NOTE_SCRIPT = "if redis.call('HEXISTS', KEYS[1], 'note') == 1 then redis.call('HSET', KEYS[1], 'note', '') end"
+NOTES_PER_READ = 500
 
 
 class Violation(Struct, frozen=True, kw_only=True):
@@ -141,9 +146,10 @@ async def judge(
     by: str,
     note: str,
     now: float,
+    audit_entry: bytes,
     prefix: str,
 ) -> str:
-    """Store a user's review of a violation.
+    """Store a user's review of a violation with its audit entry in one step.
 
     Args:
         client: redis.asyncio client.
@@ -152,14 +158,53 @@ async def judge(
         by: name of the user.
         note: text of the user.
         now: Unix seconds.
+        audit_entry: fields of the audit entry, a JSON list.
         prefix: prefix of every key.
 
     Returns:
         `done`, `missing`, or the review that the violation has already.
     """
-    keys = (violation_key(row.id, prefix), review_counts_key(prefix))
-    reply = await client.eval(JUDGE_SCRIPT, 2, *keys, review, by, repr(now), note, f"{row.camera}/{row.rule}/")
+    keys = (violation_key(row.id, prefix), review_counts_key(prefix), stream_key(AUDIT, prefix=prefix))
+    rule = f"{row.camera}/{row.rule}/"
+    reply = await client.eval(JUDGE_SCRIPT, 3, *keys, review, by, repr(now), note, rule, audit_entry)
     return str(reply.decode())
+
+
+async def find_notes(client: Any, admits: Callable[[str], bool], prefix: str = "") -> dict[str, str]:
+    """Find notes of reviews.
+
+    Args:
+        client: redis.asyncio client.
+        admits: returns whether a note belongs to the result.
+        prefix: prefix of every key.
+
+    Returns:
+        Violation id -> its note.
+    """
+    ids = [raw.decode() for raw in await client.zrange(index_key(prefix), 0, -1)]
+    found: dict[str, str] = {}
+    for at in range(0, len(ids), NOTES_PER_READ):
+        pipe = client.pipeline(transaction=False)
+        for name in ids[at : at + NOTES_PER_READ]:
+            pipe.hget(violation_key(name, prefix), "note")
+        for name, raw in zip(ids[at : at + NOTES_PER_READ], await pipe.execute()):
+            if raw and admits(raw.decode()):
+                found[name] = raw.decode()
+    return found
+
+
+async def clear_notes(client: Any, ids: Iterable[str], prefix: str = "") -> None:
+    """Clear the notes of reviews.
+
+    Args:
+        client: redis.asyncio client.
+        ids: ids of the violations.
+        prefix: prefix of every key.
+    """
+    pipe = client.pipeline()
+    for name in ids:
+        pipe.eval(CLEAR_NOTE_SCRIPT, 1, violation_key(name, prefix))
+    await pipe.execute()
 
 
 async def read_compliance(client: Any, start: float, end: float, prefix: str = "") -> list[ComplianceRow]:

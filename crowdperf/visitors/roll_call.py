@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from crowdperf.messaging import codec
 from crowdperf.messaging.schema import AuditEntry, RollCallChanged
-from crowdperf.messaging.streams import EVENTS, stream_key
+from crowdperf.messaging.streams import AUDIT, EVENTS, stream_key
 from crowdperf.settings.areas import Area, Door
 from crowdperf.visitors.visit import ON_SITE_STATES, Person, Visit
 from crowdperf.visitors.visit_store import AuditedStore
@@ -32,6 +32,12 @@ local raw = redis.call('HGET', KEYS[1], ARGV[1])
 if not raw or redis.call('HGET', KEYS[1], 'ended') then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('XADD', KEYS[2], '*', unpack(cjson.decode(ARGV[3])))
+return 1
+"""
+END_SCRIPT = """
+if redis.call('HSETNX', KEYS[1], 'ended', ARGV[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], 'inside', ARGV[2])
+for place, fields in ipairs(cjson.decode(ARGV[3])) do redis.call('XADD', KEYS[1 + place], '*', unpack(fields)) end
 return 1
 """
 
@@ -296,7 +302,7 @@ class RollCallStore(AuditedStore):
         return bool(await self._client.eval(MARK_SCRIPT, 2, *keys, *arguments))
 
     async def end(self, call: RollCall, by: str, now: float, entry: AuditEntry) -> bool:
-        """End the roll call.
+        """End the roll call with its event and its audit entry in one step.
 
         Args:
             call: the roll call with the present occupancies.
@@ -307,13 +313,12 @@ class RollCallStore(AuditedStore):
         Returns:
             False where it has ended already.
         """
-        if not await self._client.hsetnx(self._get_key(call.id), "ended", msgspec.json.encode((now, by))):
-            return False
         inside = {place.area: place.inside for place in call.places if place.inside is not None}
-        async with self.commit(entry) as pipe:
-            pipe.hset(self._get_key(call.id), "inside", msgspec.json.encode(inside))
-            self._stage_event(pipe, _build_event(call, "ended", now, by))
-        return True
+        messages = codec.encode(EVENTS, _build_event(call, "ended", now, by)), codec.encode(AUDIT, entry)
+        fields = [[str(part) for pair in message.items() for part in pair] for message in messages]
+        keys = (self._get_key(call.id), *(stream_key(stream, prefix=self._prefix) for stream in (EVENTS, AUDIT)))
+        values = [msgspec.json.encode(value) for value in ((now, by), inside, fields)]
+        return bool(await self._client.eval(END_SCRIPT, len(keys), *keys, *values))
 
 
 def _build_event(

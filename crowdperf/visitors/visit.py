@@ -5,6 +5,7 @@ A visit refers to a person by id. Names are stored in one place only.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -107,6 +108,11 @@ def fold_name(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold()
     # Casefold may take a text out of its normal form.
     return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def mentions(text: str, name: str) -> bool:
+    """Check whether a free text holds the name as whole words."""
+    return re.search(rf"(?<!\w){re.escape(fold_name(name))}(?!\w)", fold_name(text)) is not None
 
 
 TRANSITIONS: dict[VisitState, tuple[VisitState, ...]] = {

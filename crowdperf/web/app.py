@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -20,6 +21,9 @@ from litestar.di import Provide
 from litestar.static_files import create_static_files_router
 from litestar.types import Message, Scope
 
+from crowdperf.accounts.principal import ANONYMOUS, Principal
+from crowdperf.messaging.redis.client import OUTAGE
+from crowdperf.messaging.schema import AuditEntry
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings import config
 from crowdperf.settings.environment import Paths, read_environment
@@ -102,7 +106,7 @@ def create_app(config: WebConfig, metrics: Metrics | None = None) -> Litestar:
         },
         guards=[authorize],
         exception_handlers=EXCEPTION_HANDLERS,
-        before_send=[add_security_headers],
+        before_send=[add_security_headers, audit_refusal],
         lifespan=[lifespan],
         openapi_config=build_openapi_config(),
         request_max_body_size=MAX_BODY_BYTES,
@@ -179,7 +183,33 @@ SECURITY_HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 
+AUDITED_STATUSES = (403, 429)
 KIOSK_PATH = "/kiosk"
+
+
+async def audit_refusal(message: Message, scope: Scope) -> None:
+    """Write a request that is refused (403, 429) to the audit log, at most one a minute and address."""
+    if message["type"] != "http.response.start" or message["status"] not in AUDITED_STATUSES:
+        return
+    app: AppState = scope["litestar_app"].state.app_state
+    principal: Principal = scope.get("user") or ANONYMOUS
+    client = scope.get("client")
+    address = client[0][:64] if client else ""
+    # The template of the path: the path itself may hold the code of a badge.
+    target = f"{scope.get('method', '')} {scope.get('path_template', '')}"[:200]
+    entry = AuditEntry(
+        ts=app.now(),
+        who=principal.name,
+        via=principal.kind,
+        action="request.refuse",
+        target=target,
+        address=address,
+        detail=f"status {message['status']}",
+        token=principal.token,
+    )
+    with contextlib.suppress(*OUTAGE):
+        if await app.sign_in_limiter.is_due_refusal(address):
+            await app.write_audit_entry(entry)
 
 
 async def add_security_headers(message: Message, scope: Scope) -> None:

@@ -91,6 +91,14 @@ def unknown_camera(camera_id: str) -> ApiProblem:
     return not_found(f"there is no camera {_quote_value(camera_id)}. Remedy: see /api/v1/cameras for the ids.")
 
 
+def unaudited(effect: str) -> ApiProblem:
+    """Build the 503 of a change of which Redis takes no audit entry; `effect` says whether it was made."""
+    return ApiProblem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"Redis takes no audit entry, {effect}. Remedy: see that it runs, and the disk and memory of its machine.",
+    )
+
+
 def _quote_value(value: str) -> str:
     """Quote a value for a message, cut to the length of a line."""
     return repr(value if len(value) <= 80 else value[:77] + "…")
@@ -119,8 +127,12 @@ def _on_http(_request: Request[Any, Any, Any], error: HTTPException) -> Response
     return _respond(error.status_code, detail, reasons, error.headers)
 
 
-def _on_redis_error(_request: Request[Any, Any, Any], error: redis.RedisError) -> Response[bytes]:
+def _on_redis_error(request: Request[Any, Any, Any], error: redis.RedisError) -> Response[bytes]:
     what, remedy = "Redis does not answer", ". Remedy: see that it runs; this page recovers by itself."
+    if request.method not in ("GET", "HEAD"):
+        # Without a user, the guard had not let the request pass.
+        effect = "it is not known whether the change was made" if "user" in request.scope else "nothing was changed"
+        remedy = f", so {effect}. Remedy: see that it runs, then look before you repeat it."
     if isinstance(error, RedisPermissionError):
         what, remedy = FORBIDDEN_DETAIL, f": {error}"
     elif isinstance(error, NOT_WRITABLE_ERRORS):

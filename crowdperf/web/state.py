@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import redis.asyncio
@@ -17,7 +20,7 @@ from crowdperf.accounts.account_store import AccountStore
 from crowdperf.accounts.credentials import SetupSecret, SignInLimiter
 from crowdperf.accounts.principal import Principal
 from crowdperf.messaging.outages import OutageHandler
-from crowdperf.messaging.redis.client import AnyClient, connect_async
+from crowdperf.messaging.redis.client import OUTAGE, AnyClient, connect_async
 from crowdperf.messaging.schema import AuditEntry
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.tasks import start_task
@@ -33,7 +36,7 @@ from crowdperf.web.live.channel import Broadcast, encode_sse
 from crowdperf.web.live.feed import Feed, run_until_cancelled
 from crowdperf.web.live.tiles import Tiles
 from crowdperf.web.parameters import Span, parse_instant
-from crowdperf.web.problems import unknown_camera
+from crowdperf.web.problems import ApiProblem, unaudited, unknown_camera
 from crowdperf.web.rates import Rates, StreamRateMonitor
 
 KEEP_ALIVE_INTERVAL_S = 15.0
@@ -41,6 +44,7 @@ CONFIG_POLL_S = 0.5
 START_TIME_TOLERANCE_S = 2.0
 """Start times of processes are accurate to about a second."""
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -179,6 +183,12 @@ class AppState:
         async with self._hashing_limit:
             return await asyncio.to_thread(credentials.verify_password, password, stored)
 
+    async def write_audit_entry(self, entry: AuditEntry) -> None:
+        """Write an audit entry by itself."""
+        pipe = self.redis.pipeline()
+        audit_log.stage_entry(pipe, entry, self.prefix)
+        await pipe.execute()
+
     def publish_metrics(self) -> None:
         """Publish the metrics of this process."""
         self.metrics.set_gauge("stream_clients", len(self.broadcast))
@@ -269,9 +279,43 @@ class RequestContext:
             target: Id of what is changed.
             detail: Further text.
         """
-        pipe = self.app.redis.pipeline()
-        audit_log.stage_entry(pipe, self.build_audit_entry(action, target, detail), self.app.prefix)
-        await pipe.execute()
+        await self.app.write_audit_entry(self.build_audit_entry(action, target, detail))
+
+    async def run_audited(
+        self, action: str, target: str, change: Callable[[], Awaitable[T]], describe: Callable[[T], str]
+    ) -> T:
+        """Make a change that is not in Redis between the audit entries of its intent and its outcome.
+
+        Args:
+            action: Kind of the change.
+            target: Id of what is changed.
+            change: Makes the change.
+            describe: Describes its result for the audit log.
+
+        Returns:
+            The result of the change.
+
+        Raises:
+            ApiProblem: 503, Redis takes no entry; the text says whether the change was made.
+        """
+        try:
+            await self.write_audit_entry(f"{action}.intent", target)
+        except OUTAGE as error:
+            log.warning("no audit entry of an intent: %s", error)
+            raise unaudited("so nothing was changed") from None
+        try:
+            result = await change()
+        except ApiProblem as problem:
+            if problem.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                with contextlib.suppress(*OUTAGE):
+                    await self.write_audit_entry(f"{action}.refuse", target, f"status {problem.status:d}")
+            raise
+        try:
+            await self.write_audit_entry(action, target, describe(result))
+        except OUTAGE as error:
+            log.warning("no audit entry of an outcome: %s", error)
+            raise unaudited("but the change was made, and is in force") from None
+        return result
 
 
 ContextDependency = NamedDependency[RequestContext]

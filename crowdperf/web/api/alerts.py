@@ -8,6 +8,7 @@ from litestar import Router, get
 from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
+from crowdperf.accounts import audit_log
 from crowdperf.messaging.codec import dead_key
 from crowdperf.messaging.delivery_queue import DEAD_LETTER_STREAM, due_key, parse_stats, stats_key
 from crowdperf.settings.alerts import FILTERS, STATES, AlertRule, Breach, ChannelType, EventKind
@@ -97,10 +98,12 @@ async def _change_state(context: RequestContext, alert_id: str, state: Literal["
     view = await stored.load(app.redis, alert_id, app.prefix)
     if view is None or not principal.can_see(view.alert.camera):
         raise not_found("there is no such alert. Remedy: see /api/v1/alerts.")
-    outcome = await stored.answer_alert(app.redis, view, state, principal.name or principal.kind, app.now(), app.prefix)
+    author, entry = principal.name or principal.kind, context.build_audit_entry(f"alert.{state}", alert_id[:200])
+    outcome = await stored.answer_alert(
+        app.redis, view, state, author, app.now(), audit_log.encode_entry(entry), app.prefix
+    )
     if outcome != "done":
         raise conflict(f"the alert is {outcome} already. Remedy: read it again.")
-    await context.write_audit_entry(f"alert.{state}", alert_id[:200])
     return await stored.load(app.redis, alert_id, app.prefix) or view
 
 

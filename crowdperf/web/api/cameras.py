@@ -203,11 +203,13 @@ async def apply_change(context: RequestContext, edit: Edit, action: str, if_matc
         comment=f"{action} {target}",
         aspects=aspects,
     )
-    outcome = await _request_change(context, change)
     fields = ", ".join(sorted(edit.value)) if isinstance(edit.value, dict) else ""
-    detail = f"version {outcome.version}; {fields}" if fields else f"version {outcome.version}"
-    await context.write_audit_entry(action, target, detail)
-    return outcome
+    return await context.run_audited(
+        action,
+        target,
+        lambda: _request_change(context, change),
+        lambda outcome: f"version {outcome.version}; {fields}" if fields else f"version {outcome.version}",
+    )
 
 
 async def _request_change(context: RequestContext, change: ConfigRequest) -> ConfigResponse:

@@ -90,8 +90,12 @@ async def difference(
 async def rollback(context: ContextDependency, number: VersionNumber) -> ChangeReply:
     """Restore an old version as a new one: no version is lost. Only affected programs restart."""
     change = ConfigRequest(do="rollback", number=number, who=context.principal.name)
-    outcome = await context.app.config_client.request(change)
-    await context.write_audit_entry("config.rollback", f"version {number}", f"version {outcome.version}")
+    outcome = await context.run_audited(
+        "config.rollback",
+        f"version {number}",
+        lambda: context.app.config_client.request(change),
+        lambda outcome: f"version {outcome.version}",
+    )
     return to_reply(ChangeReply, outcome)
 
 

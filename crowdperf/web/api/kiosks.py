@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 
 from crowdperf.accounts import principal as model
 from crowdperf.accounts.credentials import build_kiosk_link, generate_secret, hash_secret
-from crowdperf.accounts.principal import AccountName
+from crowdperf.accounts.principal import AccountError, AccountName
 from crowdperf.web.auth import require_same_origin
 from crowdperf.web.parameters import errors, format_rfc3339, post_action
 from crowdperf.web.problems import forbidden
@@ -68,7 +68,7 @@ async def make_kiosk(context: ContextDependency, data: JSONBody[NewKiosk]) -> Ki
     )
 
 
-@post_action("/kiosk-session", need="open", summary="Sign a kiosk in", responses=errors(400, 409, 429, 503))
+@post_action("/kiosk-session", need="open", summary="Sign a kiosk in", responses=errors(400, 429, 503))
 async def sign_in_kiosk(context: ContextDependency, data: JSONBody[KioskLink]) -> Response[SessionReply]:
     """Make this browser the kiosk by its link. It stays signed in until it is revoked."""
     require_same_origin(context.request)
@@ -76,7 +76,10 @@ async def sign_in_kiosk(context: ContextDependency, data: JSONBody[KioskLink]) -
     await register_attempt(context, "the link of a kiosk")
     link = hash_secret(data.secret)
     entry = context.build_audit_entry("kiosk.open", data.name)
-    accounts = await app.accounts.edit(lambda rows: model.open_kiosk(rows, data.name, link, app.now()), entry)
+    try:
+        accounts = await app.accounts.edit(lambda rows: model.open_kiosk(rows, data.name, link, app.now()), entry)
+    except AccountError as error:
+        raise forbidden(str(error)) from None
     await app.sign_in_limiter.record_success("the link of a kiosk", context.address)
     return await open_session(context, accounts[data.name], is_kiosk=True)
 

@@ -11,8 +11,9 @@ from litestar import Router, delete, get, post
 from litestar.params import JSONBody, PathParameter
 from msgspec import Meta, Struct
 
+from crowdperf.storage import violations
 from crowdperf.visitors.roll_call import RollCallEntry
-from crowdperf.visitors.visit import ON_SITE_STATES, Person, Text, Visit, WatchListEntry
+from crowdperf.visitors.visit import ON_SITE_STATES, Person, Text, Visit, WatchListEntry, mentions
 from crowdperf.web.parameters import ITEM_ERRORS, errors, post_action
 from crowdperf.web.problems import conflict, not_found
 from crowdperf.web.schemas import to_reply
@@ -46,12 +47,15 @@ class Export(Struct, kw_only=True):
     """Entries with this name, approved or not."""
     roll_calls: dict[str, list[RollCallEntry]]
     """Roll call -> marks of the person's visits."""
+    notes: dict[str, str]
+    """Violation -> note of its review, where it mentions the name."""
 
 
 class Erased(Struct, kw_only=True):
-    """How many visits were anonymised."""
+    """How many visits were anonymised, and how many notes on violations cleared."""
 
     visits: int
+    notes: int
 
 
 @get("/watch-list", need="visitors", summary="Watch-list", responses=errors(503))
@@ -100,6 +104,7 @@ async def export(app: AppDependency, person_id: PersonPath) -> Export:
         visits=visits,
         watch_list=[row for row in listings if person and row.matches_name(person)],
         roll_calls=await app.roll_calls.load_entries([visit.id for visit in visits]),
+        notes=await _find_notes(app, person),
     )
 
 
@@ -111,12 +116,24 @@ async def export(app: AppDependency, person_id: PersonPath) -> Export:
     responses=ITEM_ERRORS,
 )
 async def erase(context: ContextDependency, person_id: PersonPath) -> Erased:
-    """Erase name, company, address, hosts and reasons. The visits stay without a name, for statistics."""
-    _, visits = await _load_person(context.app, person_id)
+    """Erase name, company, address, hosts, reasons, and notes on violations that mention the name.
+
+    The visits stay without a name, for statistics.
+    """
+    person, visits = await _load_person(context.app, person_id)
     if any(visit.state in ON_SITE_STATES for visit in visits):
         raise conflict("the person is on site, and an evacuation needs the name. Remedy: check out first.")
-    entry = context.build_audit_entry("person.erase", person_id)
-    return Erased(visits=await context.app.visits.erase(person_id, entry))
+    notes = await _find_notes(context.app, person)
+    # First, while the name is known: after an outage the request can be repeated.
+    await violations.clear_notes(context.app.redis, notes, context.app.prefix)
+    entry = context.build_audit_entry("person.erase", person_id, f"{len(notes)} notes")
+    return Erased(visits=await context.app.visits.erase(person_id, entry), notes=len(notes))
+
+
+async def _find_notes(app: AppState, person: Person | None) -> dict[str, str]:
+    if person is None:
+        return {}
+    return await violations.find_notes(app.redis, lambda note: mentions(note, person.name), app.prefix)
 
 
 async def _load_person(app: AppState, person_id: str) -> tuple[Person | None, list[Visit]]:

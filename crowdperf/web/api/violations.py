@@ -11,6 +11,7 @@ from litestar import Response, Router, get
 from litestar.params import JSONBody, PathParameter, QueryParameter
 from msgspec import Meta, Struct
 
+from crowdperf.accounts import audit_log
 from crowdperf.storage import violations as stored
 from crowdperf.storage.evidence import get_picture_path
 from crowdperf.storage.violations import ComplianceRow, Violation, ViolationView
@@ -83,10 +84,13 @@ async def judge(context: ContextDependency, violation_id: ViolationPath, data: J
     """
     view = await _load_violation(context, violation_id)
     app, author = context.app, context.principal.name or context.principal.kind
-    outcome = await stored.judge(app.redis, view.violation, data.review, author, data.note, app.now(), app.prefix)
+    # Without the note: it may hold personal data, which the audit log could not erase.
+    entry = audit_log.encode_entry(context.build_audit_entry(f"violation.{data.review}", violation_id[:200]))
+    outcome = await stored.judge(
+        app.redis, view.violation, data.review, author, data.note, app.now(), entry, app.prefix
+    )
     if outcome != "done":
         raise conflict(f"the violation is {outcome} already. Remedy: read it again.")
-    await context.write_audit_entry(f"violation.{data.review}", violation_id[:200], data.note)
     return await stored.load(app.redis, violation_id, app.prefix) or view
 
 

@@ -87,7 +87,7 @@ def test_the_setup_link_makes_one_administrator_and_no_second(server: Served, no
     again = link.create()
     refused = nobody.post("/api/v1/setup", json={"secret": again, "name": "eve", "password": PASSWORD})
     assert refused.status_code == 409, "a secret alone is not enough where there is an account"
-    assert [row["action"] for row in audit(nobody)] == ["session.open", "account.setup"]
+    assert [row["action"] for row in audit(nobody)] == ["session.open", "account.setup", "request.refuse"]
 
 
 def test_a_new_site_says_the_link_and_an_old_one_does_not(redis_server: RedisServer, tmp_path: Path) -> None:
@@ -240,11 +240,11 @@ def test_a_kiosk_checks_in_and_out_until_it_is_revoked(
         code = root.post("/api/v1/visits", json=visitor).json()["code"]
         made = root.post("/api/v1/kiosks", json={"name": "entrance"})
         name, secret = made.json()["link"].removeprefix("/kiosk/#").split(":")
-        assert nobody.post("/api/v1/kiosk-session", json={"name": name, "secret": "guess"}).status_code == 409
+        assert nobody.post("/api/v1/kiosk-session", json={"name": name, "secret": "guess"}).status_code == 403
         opened = nobody.post("/api/v1/kiosk-session", json={"name": name, "secret": secret})
         assert (opened.status_code, opened.json()["permissions"]) == (200, ["kiosk"]), opened.text
         with httpx.Client(base_url=nobody.base_url) as other:
-            assert other.post("/api/v1/kiosk-session", json={"name": name, "secret": secret}).status_code == 409
+            assert other.post("/api/v1/kiosk-session", json={"name": name, "secret": secret}).status_code == 403
         (key,) = [
             key for key in redis_server.client().keys("crowdperf:session:*") if redis_server.client().ttl(key) < 0
         ]
@@ -453,6 +453,32 @@ def test_tokens_left_by_an_older_version_end(people: People, nobody: httpx.Clien
         people.add("bob", "viewer")
         reply = nobody.get("/api/v1/cameras", headers={"Authorization": "Bearer cperf_a1_secret"})
         assert reply.status_code == 200, "an account without an id keeps its tokens"
+
+
+def test_a_refused_request_is_audited_once_a_minute(
+    people: People, nobody: httpx.Client, redis_server: RedisServer
+) -> None:
+    redis = redis_server.client()
+    with people.browser("ada", "viewer") as ada, people.browser("root", "admin") as root:
+
+        def refuse(client: httpx.Client, method: str, address: str, body: object) -> tuple[str, str, str]:
+            for _ in range(2):
+                assert client.request(method, f"/api/v1/{address}", json=body).status_code in (403, 429)
+            found = audit(root, action="request.refuse")
+            assert len(found) == 1, found
+            redis.delete("crowdperf:audit", *redis.keys("crowdperf:login:refused:*"))
+            return found[0]["who"], found[0]["target"], found[0]["detail"]
+
+        wrong = {"secret": "guess", "name": "eve", "password": PASSWORD}
+        assert refuse(nobody, "POST", "setup", wrong) == ("", "POST /api/v1/setup", "status 403")
+        old = {"old": "wrong wrong", "new": "another good one"}
+        assert refuse(ada, "PUT", "session/password", old) == ("ada", "PUT /api/v1/session/password", "status 403")
+        found = refuse(ada, "DELETE", "users/root", None)
+        assert found == ("ada", "DELETE /api/v1/users/{name}", "status 403")
+        for _ in range(5):
+            nobody.post("/api/v1/session", json={"name": "bob", "password": "guess guess"})
+        again = {"name": "bob", "password": PASSWORD}
+        assert refuse(nobody, "POST", "session", again) == ("", "POST /api/v1/session", "status 429")
 
 
 def test_a_new_password_ends_every_other_session(people: People) -> None:

@@ -74,6 +74,8 @@ def test_an_alert_is_acknowledged_by_who_may_and_still_closes(server: Served, re
         assert elsewhere.post(f"{address}/acknowledge").status_code == 404
         done = operator.post(f"{address}/acknowledge").json()
         assert (done["state"], done["acknowledged_by"]) == ("acknowledged", "otto")
+        entry, *_ = people.browser("root", "admin").get("/api/v1/audit?who=otto").json()["entries"]
+        assert (entry["action"], entry["target"]) == ("alert.acknowledged", view["alert"]["id"])
         again = operator.post(f"{address}/acknowledge")
         assert (again.status_code, "acknowledged already" in again.json()["detail"]) == (409, True)
         publisher.publish(stage(2, 1))

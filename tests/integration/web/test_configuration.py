@@ -106,14 +106,54 @@ def test_adding_changing_and_removing_a_camera_make_versions(ada: httpx.Client, 
     assert config.read_text() == before, "to the letter"
     assert ada.post("/api/v1/config/versions/77/rollback").status_code == 404
     entries = ada.get("/api/v1/audit").json()["entries"]
-    assert [row["action"] for row in entries[:4]] == [
+    assert [row["action"] for row in entries[:8]] == [
+        "config.rollback.refuse",
+        "config.rollback.intent",
         "config.rollback",
+        "config.rollback.intent",
         "camera.remove",
+        "camera.remove.intent",
         "camera.change",
-        "camera.create",
+        "camera.change.intent",
     ]
-    assert entries[2]["detail"] == "version 3; enabled"
+    assert entries[0]["detail"] == "status 404"
+    assert entries[6]["detail"] == "version 3; enabled"
     assert not any(secret in json.dumps(entries) for secret in (*SECRETS, "pass-word"))
+
+
+def test_a_refusal_without_audit_log_tells_what_happened(
+    ada: httpx.Client, config: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, ask = redis_server.client(), config_client.ConfigClient.request
+
+    def refuse_writes(refused: bool) -> None:
+        client.config_set("maxmemory", "1" if refused else "0")
+
+    async def change_and_fill(this: config_client.ConfigClient, request: Any) -> Any:
+        outcome = await ask(this, request)
+        refuse_writes(True)
+        return outcome
+
+    try:
+        refuse_writes(True)
+        before = config.read_text()
+        for method, address, body in (
+            ("PATCH", "cameras/plaza", {"enabled": False}),
+            ("DELETE", "cameras/lobby", None),
+            ("POST", "config/versions/1/rollback", None),
+        ):
+            refused = ada.request(method, f"/api/v1/{address}", json=body)
+            assert (refused.status_code, "so nothing was changed" in refused.text) == (503, True), refused.text
+        assert config.read_text() == before
+        refuse_writes(False)
+        monkeypatch.setattr(config_client.ConfigClient, "request", change_and_fill)
+        made = ada.patch("/api/v1/cameras/plaza", json={"enabled": False})
+        assert (made.status_code, "but the change was made" in made.text) == (503, True), made.text
+        assert cameras(config)["plaza"]["enabled"] is False
+    finally:
+        refuse_writes(False)
+    (entry, *_) = ada.get("/api/v1/audit").json()["entries"]
+    assert (entry["action"], entry["target"], entry["who"]) == ("camera.change.intent", "plaza", "ada")
 
 
 def test_a_password_stays_while_the_redacted_url_comes_back(ada: httpx.Client, config: Path) -> None:

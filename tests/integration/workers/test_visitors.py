@@ -18,6 +18,8 @@ from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.config import Deployment
 from crowdperf.settings.worker_config import build_notify_config, build_visitors_config
 from crowdperf.storage import occupancy as areas
+from crowdperf.storage import violations
+from crowdperf.storage.violations import Violation, ViolationUpdate
 from crowdperf.visitors import visit_store
 from crowdperf.web.live.counts import decode_event
 from crowdperf.web.parameters import format_rfc3339
@@ -212,9 +214,15 @@ def test_one_persons_data_is_exported_and_erased(
     act(desk, visit, "check-out")
     late = invite(desk, person=visit["person"], email="grace@navy.example", walk_in=True)
     act(desk, late, "deny", reason="smelled of moths")
-    texts = ("Grace", "grace@", "moths")
+    seen = {"camera": "plaza", "zone": "", "track": 1, "items": ["hardhat"], "first_seen": 1.0, "last_seen": 2.0}
+    row = Violation(id="v", rule="hat", frames=3, votes="", ongoing=False, cause="", **seen)
+    violations.stage(redis_server.client(), ViolationUpdate(row, new=True))
+    note = {"review": "dismissed", "note": "that was grace HOPPER, with a hood"}
+    assert boss.post("/api/v1/violations/v/review", json=note).status_code == 200
+    assert boss.get(f"{address}/export").json()["notes"] == {"v": note["note"]}
+    texts = ("Grace", "grace@", "moths", "hood")
     assert [text for text in texts if text not in everything(redis_server)] == []
-    assert boss.delete(address).json() == {"visits": 2}
+    assert boss.delete(address).json() == {"visits": 2, "notes": 1}
     assert boss.get(f"{address}/export").status_code == 404
     client = redis_server.client()
     left = b"".join(b"".join(client.hgetall(name).values()) for name in client.keys("crowdperf:visitors:visit:*"))

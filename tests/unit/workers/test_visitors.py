@@ -167,6 +167,20 @@ def test_one_name_matches_in_every_form_of_unicode(name: str) -> None:
     assert lifecycle.find_listing(Person(id="p1", name="Zoe Weiss"), [entry]) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("that was INES  Keller!", True),
+        ("Ines Kellermann", False),
+        ("Ines", False),
+        ("", False),
+        ("(ines keller)", True),
+    ],
+)
+def test_a_note_mentions_a_name_as_whole_words(text: str, found: bool) -> None:
+    assert lifecycle.mentions(text, "Ines Keller") is found
+
+
 def test_a_visit_is_matched_against_the_list_of_its_check_in() -> None:
     person = Person(id="p1", name="Zoë Weiß")
     assert lifecycle.match_again(visit(), person, [listing("block")]).listed == "block"
