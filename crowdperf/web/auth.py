@@ -25,6 +25,8 @@ from crowdperf.settings.site import Web
 from crowdperf.web.problems import NOT_FOUND_DETAIL, ApiProblem, forbidden
 
 SESSION_COOKIE = "crowdperf_session"
+SECURE_SESSION_COOKIE = f"__Host-{SESSION_COOKIE}"
+"""Name under TLS. Browsers take such a cookie only from this very host over TLS, so no other page can plant one."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 CSRF_HEADER = "x-csrf-token"
 MAX_NAME_BYTES = 255
@@ -61,6 +63,7 @@ async def authorize(connection: Connection, handler: BaseRouteHandler) -> None:
     """
     if connection.scope.get("method") == "OPTIONS":
         return
+    _require_json(connection)
     if not _is_valid_path(connection.scope["path"]):
         raise ApiProblem(HTTPStatus.NOT_FOUND, NOT_FOUND_DETAIL)
     need = handler.opt.get("need")
@@ -116,9 +119,29 @@ async def identify_principal(connection: Connection) -> Principal:
     return ANONYMOUS_VIEWER if is_anonymous_access_allowed(connection, state.config.web) else ANONYMOUS
 
 
+def get_session_cookie_name(connection: Connection) -> str:
+    """Return the name of the session's cookie, which is another one under TLS."""
+    return SECURE_SESSION_COOKIE if connection.scope["scheme"] in ("https", "wss") else SESSION_COOKIE
+
+
 def get_session_cookie(connection: Connection) -> str:
     """Return the value of the session's cookie; empty without one."""
-    return connection.cookies.get(SESSION_COOKIE, "")
+    return connection.cookies.get(get_session_cookie_name(connection), "")
+
+
+def _require_json(connection: Connection) -> None:
+    """Raise ApiProblem (415) for a body of another media type: a form of a foreign page can send those."""
+    headers = connection.headers
+    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    if connection.scope.get("method", "GET") in SAFE_METHODS or not has_body:
+        return
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise ApiProblem(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"the body is sent as {media_type[:80] or 'nothing'!r}, not as JSON. Remedy: send the header Content-Type: "
+            "application/json.",
+        )
 
 
 def _unauthorized(detail: str, error: str = "") -> ApiProblem:

@@ -243,7 +243,8 @@ def build_openapi_config() -> OpenAPIConfig:
         version="1",
         summary="Counts, occupancy and events of a site with many cameras.",
         description=(
-            "Times are RFC 3339, ranges are half-open. Errors are problem details (RFC 9457). "
+            "Times are RFC 3339, ranges are half-open. Errors are problem details (RFC 9457). A body is JSON with "
+            "`Content-Type: application/json`; any other is a 415. "
             "The live protocol of `/api/v1/live` (WebSocket) is described in docs/web-server.md."
         ),
         use_handler_docstrings=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated
 
@@ -14,11 +15,20 @@ from crowdperf.accounts import credentials
 from crowdperf.accounts import principal as model
 from crowdperf.accounts.account_store import MAX_SESSION_S
 from crowdperf.accounts.principal import PERMISSIONS, Account, AccountName, Principal, Role
-from crowdperf.web.auth import SESSION_COOKIE, AnyRequest, get_session_cookie, require_same_origin
+from crowdperf.web.auth import (
+    SECURE_SESSION_COOKIE,
+    SESSION_COOKIE,
+    AnyRequest,
+    get_session_cookie,
+    get_session_cookie_name,
+    require_same_origin,
+)
 from crowdperf.web.parameters import errors, post_action
 from crowdperf.web.problems import ApiProblem, forbidden
 from crowdperf.web.state import ContextDependency, RequestContext
 
+OLD_COOKIES = {SECURE_SESSION_COOKIE: (SESSION_COOKIE,), SESSION_COOKIE: ()}
+"""Name of the session's cookie -> names that it had in older versions."""
 MAX_COOKIE_S = 400 * 86_400
 """Browsers keep no cookie longer."""
 Password = Annotated[
@@ -94,7 +104,7 @@ async def session(context: ContextDependency) -> Response[SessionReply]:
     cookies = []
     if context.principal.kind == "kiosk" and context.principal.role == "kiosk":
         # Browsers forget every cookie after some time: each start of the page begins it anew.
-        cookies = [_build_cookie(context.request, get_session_cookie(context.request), MAX_COOKIE_S)]
+        cookies = _build_cookies(context.request, get_session_cookie(context.request), MAX_COOKIE_S)
     return Response(reply, cookies=cookies)
 
 
@@ -102,7 +112,7 @@ async def session(context: ContextDependency) -> Response[SessionReply]:
 async def sign_in(context: ContextDependency, data: JSONBody[SignIn]) -> Response[SessionReply]:
     """Open a session.
 
-    The response sets its cookie (HttpOnly, SameSite=Lax, Secure under TLS). After five wrong passwords for one account
+    The response sets its cookie (HttpOnly, SameSite=Lax; under TLS Secure and `__Host-`). After five wrong passwords for one account
     from one address, further attempts fail for 15 minutes.
     """
     require_same_origin(context.request)
@@ -169,14 +179,16 @@ async def open_session(context: RequestContext, account: Account, *, is_kiosk: b
     return Response(
         to_session_reply(account.to_principal("", session.csrf, is_kiosk=is_kiosk)),
         status_code=200,
-        cookies=[_build_cookie(context.request, value, MAX_COOKIE_S if is_kiosk else MAX_SESSION_S)],
+        cookies=_build_cookies(context.request, value, MAX_COOKIE_S if is_kiosk else MAX_SESSION_S),
     )
 
 
-def _build_cookie(request: AnyRequest, value: str, max_age: int) -> Cookie:
+def _build_cookies(request: AnyRequest, value: str, max_age: int) -> list[Cookie]:
+    """Build the session's cookie; under TLS also the end of one with the name of older versions."""
+    name, secure = get_session_cookie_name(request), request.scope["scheme"] == "https"
     # Lax, not Strict: people who follow a link in a notification stay signed in. Changes need the CSRF token.
-    secure = request.scope["scheme"] == "https"
-    return Cookie(SESSION_COOKIE, value=value, max_age=max_age, path="/", httponly=True, samesite="lax", secure=secure)
+    made = Cookie(name, value=value, max_age=max_age, path="/", httponly=True, samesite="lax", secure=secure)
+    return [made, *(replace(made, key=old, value="", max_age=0) for old in request.cookies if old in OLD_COOKIES[name])]
 
 
 @delete("/session", need="self", summary="Sign out", responses=errors(503))
@@ -184,7 +196,7 @@ async def sign_out(context: ContextDependency) -> Response[None]:
     """End the session, in the browser and on the server."""
     entry = context.build_audit_entry("session.close", context.principal.name)
     await context.app.accounts.close_session(context.principal.session, entry)
-    return Response(None, status_code=204, cookies=[_build_cookie(context.request, "", 0)])
+    return Response(None, status_code=204, cookies=_build_cookies(context.request, "", 0))
 
 
 @put("/session/password", need="self", summary="Change my password", responses=errors(400, 429, 503))

@@ -596,10 +596,50 @@ def test_forwarded_headers_count_only_from_a_trusted_proxy(
         reply = client.post("/api/v1/session", json={"name": "ada", "password": PASSWORD}, headers=headers)
         assert reply.status_code == 200
         assert ("secure" in reply.headers["set-cookie"].lower()) is believed
+        assert reply.headers["set-cookie"].startswith("__Host-crowdperf_session=" if believed else "crowdperf_session=")
         assert ("strict-transport-security" in reply.headers) is believed
         cookie = {"Cookie": reply.headers["set-cookie"].split(";")[0]}
         (entry,) = client.get("/api/v1/audit", headers=cookie).json()["entries"]
         assert entry["address"] == ("203.0.113.9" if believed else "127.0.0.1")
+
+
+def test_the_cookie_of_an_older_version_ends_under_tls(redis_server: RedisServer, tmp_path: Path) -> None:
+    base = {**CONFIG, "web": {"trusted_proxies": ["127.0.0.0/8"], "anonymous": "none"}}
+    with serving(redis_server.url, tmp_path, base) as server, httpx.Client(base_url=server.url) as client:
+        People(server, redis_server).add("ada", "admin")
+        sign_in = {"name": "ada", "password": PASSWORD}
+        plain = client.post("/api/v1/session", json=sign_in).cookies["crowdperf_session"]
+        client.cookies.clear()
+        tls = {"X-Forwarded-Proto": "https", "Cookie": f"crowdperf_session={plain}"}
+        assert client.get("/api/v1/session", headers=tls).json()["signed_in"] is False, "any page could have planted it"
+        made = client.post("/api/v1/session", json=sign_in, headers=tls)
+        ended, secure = sorted(made.headers.get_list("set-cookie"), key=lambda text: text.startswith("__Host-"))
+        assert ended.startswith('crowdperf_session=""; ')
+        assert "Max-Age=0" in ended
+        tls["Cookie"] = secure.split(";")[0]
+        assert client.get("/api/v1/session", headers=tls).json()["signed_in"] is True
+
+        async def watch() -> object:
+            url = f"ws://127.0.0.1:{server.port}/api/v1/live"
+            async with connect(url, additional_headers=tls) as socket:
+                await socket.send(json.dumps({"subscribe": ["nowhere"]}))
+                return json.loads(await socket.recv())
+
+        assert asyncio.run(watch()) == {"subscribed": [], "unknown": ["nowhere"]}
+        with client.stream("GET", "/api/v1/stream", headers=tls) as reply:
+            assert reply.status_code == 200
+            assert next(reply.iter_lines()) == "retry: 2000"
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "", "application/jsonp"])
+def test_a_body_is_json_and_says_so(people: People, media_type: str) -> None:
+    with people.browser("ada", "admin") as ada:
+        body = b'{"name": "entrance"}'
+        refused = ada.post("/api/v1/kiosks", content=body, headers={"Content-Type": media_type})
+        assert refused.status_code == 415
+        assert "Remedy: send the header Content-Type: application/json." in refused.json()["detail"]
+        as_json = {"Content-Type": "application/json; charset=utf-8"}
+        assert ada.post("/api/v1/kiosks", content=body, headers=as_json).status_code == 201
 
 
 def test_accounts_from_the_command_line(

@@ -71,7 +71,7 @@ def test_everything_works_behind_it(server: Served, site: SyntheticSite, proxy: 
         )
         assert made.status_code == 200, made.text
         cookie = made.headers["set-cookie"]
-        assert all(word in cookie for word in ("Secure", "HttpOnly", "SameSite"))
+        assert all(word in cookie for word in ("__Host-crowdperf_session", "Secure", "HttpOnly", "SameSite"))
         assert "strict-transport-security" in made.headers
         csrf = {"X-CSRF-Token": made.json()["csrf"]}
         entries = ada.get("/api/v1/audit").json()["entries"]
@@ -82,7 +82,7 @@ def test_everything_works_behind_it(server: Served, site: SyntheticSite, proxy: 
         assert ada.post("/api/v1/tokens", json=token, headers=own).status_code == 201
         foreign = {**csrf, "Origin": "https://elsewhere.example"}
         assert ada.post("/api/v1/tokens", json=token, headers=foreign).status_code == 403
-        assert ada.post("/api/v1/tokens", content=b"x" * 70_000, headers=own).status_code == 413
+        assert ada.post("/api/v1/tokens", json="x" * 70_000, headers=own).status_code == 413
 
         session = "; ".join(f"{name}={value}" for name, value in ada.cookies.items())
         events_come_at_once(site, proxy, trust, session)
