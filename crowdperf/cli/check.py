@@ -25,7 +25,7 @@ from crowdperf.models.registry import ModelError, Role, resolve_model
 from crowdperf.primitives.redaction import redact, redact_config, redact_url
 from crowdperf.runtime.control_group import find_usable_cores
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, find_ffmpeg
-from crowdperf.settings.base import ConfigError
+from crowdperf.settings.base import ConfigError, is_loopback
 from crowdperf.settings.camera import Camera
 from crowdperf.settings.config import Config, Deployment, Installation, build_json_schema
 from crowdperf.settings.process_config import build_capture_config
@@ -88,6 +88,7 @@ def collect_findings(installation: Installation) -> Iterator[Finding]:
     yield _check_shared_memory(deployment)
     yield from _check_secrets(config)
     yield from check_config_mode(installation.config_file)
+    yield from check_exposure(config)
     for camera in config.cameras:
         yield _check_source(deployment.root, camera)
         for problem in find_problems(camera.lines, camera.zones, deployment.get_target_fps(camera)):
@@ -199,6 +200,26 @@ def check_config_mode(config_file: Path) -> Iterator[Finding]:
                 f"{config_file} holds credentials and other users of this machine can read it. "
                 f"Remedy: chmod 600 {config_file}",
             )
+
+
+def check_exposure(config: Config) -> Iterator[Finding]:
+    """Report connections over a network that others can read: the dashboard's, and that to Redis."""
+    web = config.web
+    if not is_loopback(web.host) and not web.ssl_certfile and not web.trusted_proxies:
+        yield Finding(
+            False,
+            f"web.host {web.host!r} serves passwords and pictures to a network without TLS. Remedy: set "
+            "web.ssl_certfile and web.ssl_keyfile, or name the proxy with the certificate in web.trusted_proxies.",
+        )
+    url = urlsplit(config.redis.url)
+    if url.scheme != "redis" or is_loopback(url.hostname or "localhost"):
+        return
+    missing = "TLS" if url.password else "password and TLS"
+    yield Finding(
+        False,
+        f"redis.url {redact_url(config.redis.url)} leads to another machine without {missing}. Remedy: write "
+        "rediss:// with a user and its password, or use a network that nobody else reaches.",
+    )
 
 
 def _check_source(root: Path, camera: Camera) -> Finding:

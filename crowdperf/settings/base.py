@@ -58,6 +58,16 @@ def require_known(where: str, kind: str, names: Iterable[str], known: Collection
             )
 
 
+def is_loopback(host: str) -> bool:
+    """Check whether the address or name is this machine's own."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def is_network(text: str) -> bool:
     """Check whether a text is an IP address or network."""
     try:

@@ -6,10 +6,11 @@ to all callers, and a test fails. Elsewhere only the routes' choice of visible c
 
 from __future__ import annotations
 
-import ipaddress
+import os
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from litestar.types import Scope
 from crowdperf.accounts.credentials import is_same_secret
 from crowdperf.accounts.principal import ANONYMOUS, ANONYMOUS_VIEWER, NEEDS, Principal
 from crowdperf.messaging.redis.client import OUTAGE
+from crowdperf.settings.base import is_loopback
 from crowdperf.settings.site import Web
 from crowdperf.web.problems import NOT_FOUND_DETAIL, ApiProblem, forbidden
 
@@ -33,7 +35,11 @@ MAX_NAME_BYTES = 255
 """Longest file name of the file system, in bytes."""
 MAX_PATH_LENGTH = 1000
 SESSION_CHECK_S = 30.0
-PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+PROXY_HEADERS = ("forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip", "via")
+PROXY_HEADER_HEAD = "x-forwarded-"
+MIN_USER_ID = 1000
+"""The first user id of a person; servers have lower ones."""
+SOCKET_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 AnyRequest = Request[Any, Any, Any]
@@ -176,12 +182,48 @@ def is_anonymous_access_allowed(connection: Connection, web: Web) -> bool:
     """
     if web.anonymous != "auto":
         return web.anonymous == "viewer"
-    if web.trusted_proxies or any(name in connection.headers for name in PROXY_HEADERS):
-        return False
     server, client = connection.scope.get("server"), connection.scope.get("client")
-    name = urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
-    hosts = (server[0] if server else "", client[0] if client else "", name)
-    return is_loopback(web.host) and all(is_loopback(host) for host in hosts)
+    if web.trusted_proxies or not is_loopback(web.host) or not server or not client or _shows_proxy(connection):
+        return False
+    urls = [f"//{connection.headers.get('host', '')}"]
+    # A proxy may rewrite Host, but not what the page says of itself.
+    urls += [connection.headers[name] for name in ("origin", "referer") if name in connection.headers]
+    if not all(is_loopback(host) for host in (server[0], client[0], *map(_get_host, urls))):
+        return False
+    return is_person(find_socket_owner(client[1], server[1] or 0))
+
+
+def _get_host(url: str) -> str:
+    """Return the host of a URL; empty for none, and for what is no URL."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _shows_proxy(connection: Connection) -> bool:
+    """Check for what proxies send, and browsers and curl do not: their headers, and HTTP/1.0."""
+    return connection.scope.get("http_version") == "1.0" or any(
+        name in PROXY_HEADERS or name.startswith(PROXY_HEADER_HEAD) for name in connection.headers
+    )
+
+
+def is_person(user_id: int | None) -> bool:
+    """Check whether a user of this machine can be a person, or crowdperf itself, and not another server."""
+    return user_id is not None and (user_id in (0, os.geteuid()) or user_id >= MIN_USER_ID)
+
+
+def find_socket_owner(client_port: int, server_port: int) -> int | None:
+    """Find the user of the client's end of a connection on this machine; None for one of another machine.
+
+    A proxy that adds no header looks like a browser, but runs as a user for servers.
+    """
+    for table in SOCKET_TABLES:
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            _, local, remote, _, _, _, _, user_id, *_ = line.split()
+            if [int(end.rpartition(":")[2], 16) for end in (local, remote)] == [client_port, server_port]:
+                return int(user_id)
+    return None
 
 
 def needs_all_cameras(opt: Mapping[str, Any]) -> bool:
@@ -196,16 +238,6 @@ def require_all_cameras(principal: Principal) -> None:
     """Raise ApiProblem (403) for a principal who may see some cameras only."""
     if principal.cameras is not None:
         raise forbidden("this needs access to all cameras. Remedy: ask an administrator.")
-
-
-def is_loopback(host: str) -> bool:
-    """Check whether the address or name is this machine's own."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def get_client_address(connection: Connection) -> str:

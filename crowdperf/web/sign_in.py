@@ -112,8 +112,8 @@ async def session(context: ContextDependency) -> Response[SessionReply]:
 async def sign_in(context: ContextDependency, data: JSONBody[SignIn]) -> Response[SessionReply]:
     """Open a session.
 
-    The response sets its cookie (HttpOnly, SameSite=Lax; under TLS Secure and `__Host-`). After five wrong passwords for one account
-    from one address, further attempts fail for 15 minutes.
+    The response sets its cookie (HttpOnly, SameSite=Lax; under TLS Secure and `__Host-`). After five wrong passwords
+    for one account from one address, further attempts fail for 15 minutes.
     """
     require_same_origin(context.request)
     app = context.app

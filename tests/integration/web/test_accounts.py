@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -564,6 +565,9 @@ def test_an_open_stream_ends_with_its_session(
         ({}, {"Host": "rebound.example"}, 401),
         ({}, {"X-Real-IP": "203.0.113.9"}, 401),
         ({}, {"Via": "1.1 proxy"}, 401),
+        ({}, {"X-Forwarded-Host": "site.example"}, 401),
+        ({}, {"Referer": "https://site.example/"}, 401),
+        ({}, {"Referer": "http://[nonsense/"}, 401),
         ({"anonymous": "none"}, {}, 401),
         ({"anonymous": "viewer"}, {"Host": "site.example", "X-Forwarded-For": "203.0.113.9"}, 200),
         ({"host": "0.0.0.0"}, {}, 401),
@@ -579,6 +583,22 @@ def test_only_this_machine_looks_on_without_an_account(
         change = httpx.post(f"{server.url}/api/v1/users", headers=headers, json={}, timeout=TIMEOUT_S)
         assert change.status_code == 401, "nobody changes anything without an account"
         assert httpx.get(f"{server.url}/healthz", headers=headers, timeout=TIMEOUT_S).status_code == 200
+
+
+def test_a_proxy_that_adds_no_header_is_no_person(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(redis_server.url, tmp_path) as server:
+
+        def get_status(version: str) -> int:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S) as sent:
+                head = f"GET /api/v1/cameras HTTP/{version}\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+                sent.sendall(head.encode())
+                return int(sent.makefile().readline().split()[1])
+
+        assert (get_status("1.0"), get_status("1.1")) == (401, 200)
+        monkeypatch.setattr(auth, "find_socket_owner", lambda *ports: 33)
+        assert get_status("1.1") == 401, "www-data is a server"
 
 
 @pytest.mark.parametrize(("trusted", "believed"), [(["127.0.0.0/8"], True), (["192.0.2.1"], False), ([], False)])

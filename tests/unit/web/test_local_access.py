@@ -1,0 +1,32 @@
+"""Who sits at this machine: the owner of a connection's other end."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from crowdperf.web.auth import find_socket_owner, is_person
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_the_owner_of_a_connection_is_found(family: socket.AddressFamily) -> None:
+    host = "::1" if family == socket.AF_INET6 else "127.0.0.1"
+    with socket.socket(family) as listening:
+        try:
+            listening.bind((host, 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+        listening.listen()
+        port = listening.getsockname()[1]
+        with socket.create_connection((host, port)) as client:
+            assert find_socket_owner(client.getsockname()[1], port) == os.geteuid()
+    assert find_socket_owner(1, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("user", "expected"), [(0, True), (os.geteuid(), True), (1000, True), (65534, True), (33, False), (None, False)]
+)
+def test_a_server_is_no_person(user: int | None, expected: bool) -> None:
+    assert is_person(user) is expected
