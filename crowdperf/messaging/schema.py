@@ -298,10 +298,11 @@ class VisitorChanged(Event, frozen=True, kw_only=True):
 
 
 class VisitorNotice(Event, frozen=True, kw_only=True):
-    """A notice for the host of a visit."""
+    """A notice about a visit, for its host and the reception."""
 
     visit: str
-    notice: Literal["arrived", "sign_out_reminder", "overstayed", "no_show"]
+    notice: Literal["arrived", "sign_out_reminder", "overstayed", "no_show", "watch_listed"]
+    """watch_listed: somebody who is on site was put on the watch-list."""
 
 
 class AreaMismatch(Event, frozen=True, kw_only=True):

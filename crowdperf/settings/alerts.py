@@ -49,7 +49,7 @@ STATES: dict[str, tuple[str, ...]] = {
     "VisitorChanged": (
         *("invited", "arrived", "checked_in", "on_site", "overstayed", "checked_out", "denied", "no_show", "cancelled"),
     ),
-    "VisitorNotice": ("arrived", "sign_out_reminder", "overstayed", "no_show"),
+    "VisitorNotice": ("arrived", "sign_out_reminder", "overstayed", "no_show", "watch_listed"),
 }
 """Event kind -> the values of its filter `states`."""
 

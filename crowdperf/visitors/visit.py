@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal
+from unicodedata import combining
 
 import msgspec
 from msgspec import Meta, Struct
 
-from crowdperf.messaging.schema import VisitorChanged
+from crowdperf.messaging.schema import VisitorChanged, VisitorNotice
 from crowdperf.settings.visitors import Visitors
 
 VisitState = Literal[
@@ -23,6 +24,8 @@ ON_SITE_STATES: tuple[VisitState, ...] = ("checked_in", "on_site", "overstayed")
 """States that count in an evacuation."""
 LIVE_STATES: tuple[VisitState, ...] = ("invited", "arrived", *ON_SITE_STATES)
 """States that can still change."""
+ListingMatch = Literal["", "watch", "block", "possible"]
+"""possible: the names are equal but for marks such as accents, which people leave out."""
 Text = Annotated[str, Meta(max_length=200)]
 Email = Annotated[str, Meta(max_length=200, pattern=r"^([^@\s,<>]+@[^@\s,<>]+)?$")]
 
@@ -69,7 +72,7 @@ class Visit(Struct, frozen=True, kw_only=True):
     briefing_at: float = 0.0
     nda_version: str = ""
     nda_at: float = 0.0
-    listed: Literal["", "watch", "block"] = ""
+    listed: ListingMatch = ""
     """A match on the watch-list; the check-in then needs an approval."""
     approved_by: str = ""
     reason: Text = ""
@@ -95,9 +98,16 @@ class WatchListEntry(Struct, frozen=True, kw_only=True):
 
     def matches_name(self, person: Person) -> bool:
         """Match like `matches`, also for an entry that is not approved."""
-        if fold_name(self.name) != fold_name(person.name):
+        return self._matches_folded(person, fold_name)
+
+    def resembles(self, person: Person) -> bool:
+        """Return whether the approved entry matches a person but for marks such as accents."""
+        return bool(self.approved_by) and self._matches_folded(person, strip_marks)
+
+    def _matches_folded(self, person: Person, fold: Callable[[str], str]) -> bool:
+        if fold(self.name) != fold(person.name):
             return False
-        return not self.company or fold_name(self.company) == fold_name(person.company)
+        return not self.company or fold(self.company) == fold(person.company)
 
 
 def fold_name(text: str) -> str:
@@ -108,6 +118,11 @@ def fold_name(text: str) -> str:
     folded = unicodedata.normalize("NFKC", text).casefold()
     # Casefold may take a text out of its normal form.
     return " ".join(unicodedata.normalize("NFKC", folded).split())
+
+
+def strip_marks(text: str) -> str:
+    """Fold a name like `fold_name`, without accents and other marks."""
+    return "".join(letter for letter in unicodedata.normalize("NFKD", fold_name(text)) if not combining(letter))
 
 
 def mentions(text: str, name: str) -> bool:
@@ -263,6 +278,15 @@ def find_listing(person: Person, listings: Iterable[WatchListEntry]) -> WatchLis
     return min(found, key=lambda entry: (entry.kind != "block", entry.added_at), default=None)
 
 
+def find_match(person: Person, listings: Iterable[WatchListEntry]) -> ListingMatch:
+    """Find how the watch-list matches a person; names that differ in marks only are a possible match."""
+    entries = list(listings)
+    listing = find_listing(person, entries)
+    if listing is not None:
+        return listing.kind
+    return "possible" if any(entry.resembles(person) for entry in entries) else ""
+
+
 def match_again(visit: Visit, person: Person | None, listings: Iterable[WatchListEntry]) -> Visit:
     """Match against the watch-list as it is now: the person may be listed since the invitation.
 
@@ -276,8 +300,7 @@ def match_again(visit: Visit, person: Person | None, listings: Iterable[WatchLis
     Returns:
         The visit with its present match.
     """
-    listing = find_listing(person, listings) if person else None
-    listed = listing.kind if listing else ""
+    listed = find_match(person, listings) if person else ""
     approved_by = "" if listed == "block" and visit.listed != "block" else visit.approved_by
     return msgspec.structs.replace(visit, listed=listed, approved_by=approved_by)
 
@@ -309,6 +332,26 @@ def build_event(before: Visit | None, visit: Visit, now: float, by: str) -> Visi
         by=by,
         auto=1 if visit.auto_checked_out else 0,
     )
+
+
+def build_notice(
+    visit: str,
+    notice: Literal["arrived", "sign_out_reminder", "overstayed", "no_show", "watch_listed"],
+    now: float,
+    version: int,
+) -> VisitorNotice:
+    """Build a notice about a visit.
+
+    Args:
+        visit: id of the visit.
+        notice: what happened.
+        now: Unix seconds.
+        version: version of the visit; a repeated notice of one version is the same event.
+
+    Returns:
+        The event.
+    """
+    return VisitorNotice(id=f"visit:{visit}:{version}:{notice}", camera="", ts=now, visit=visit, notice=notice)
 
 
 class _DemoVisit(Struct, frozen=True):

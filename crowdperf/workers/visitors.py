@@ -16,13 +16,13 @@ import msgspec
 from msgspec import Struct
 
 from crowdperf.messaging.redis.client import connect
-from crowdperf.messaging.schema import AreaChanged, Event, LineCrossed, VisitorChanged, VisitorNotice
+from crowdperf.messaging.schema import AreaChanged, Event, LineCrossed, VisitorChanged
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.worker_config import VisitorsConfig
 from crowdperf.visitors import visit as lifecycle
 from crowdperf.visitors import visit_store
 from crowdperf.visitors.camera_reconciliation import Reconciliation
-from crowdperf.visitors.visit import LIVE_STATES, ON_SITE_STATES, VisitState
+from crowdperf.visitors.visit import LIVE_STATES, ON_SITE_STATES, VisitState, build_notice
 from crowdperf.visitors.visit_store import VisitUpdate
 from crowdperf.workers.sharded_consumer import ShardedConsumer, run_worker
 from crowdperf.workers.worker_logic import WorkerEvent, WorkerLogic, decode_state
@@ -118,7 +118,7 @@ class VisitorLogic(WorkerLogic):
         if event.state == "checked_in" and moved:
             self._site.cameras.add_check_in(event.ts)
         if event.state in ("arrived", "checked_in") and event.previous not in ("arrived", "checked_in"):
-            yield _build_notice(event.visit, "arrived", event.ts, event.version)
+            yield build_notice(event.visit, "arrived", event.ts, event.version)
 
     def advance_time(self, partition: str, now: float) -> Iterable[Struct]:
         """Run what is due: no-shows, reminders, overstays, night check-out, comparison with cameras, expiry."""
@@ -151,7 +151,7 @@ class VisitorLogic(WorkerLogic):
             and now >= visit.expected_until - rules.reminder_before_s
         ):
             visit.reminded = True
-            yield _build_notice(visit.visit, "sign_out_reminder", now, visit.version)
+            yield build_notice(visit.visit, "sign_out_reminder", now, visit.version)
 
     def _get_last_check_out(self, now: float) -> float:
         """Return when the night check-out was last due, Unix seconds."""
@@ -181,7 +181,7 @@ class VisitorLogic(WorkerLogic):
         )
         events: list[Event] = [changed]
         if notice:
-            events.append(_build_notice(visit.visit, notice, now, version))
+            events.append(build_notice(visit.visit, notice, now, version))
         return VisitUpdate(
             visit=visit.visit,
             expected_version=visit.version,
@@ -208,10 +208,6 @@ class VisitorLogic(WorkerLogic):
 
     def clear(self) -> None:
         self._site = SiteVisitState()
-
-
-def _build_notice(visit: str, notice: Any, now: float, version: int) -> VisitorNotice:
-    return VisitorNotice(id=f"visit:{visit}:{version}:{notice}", camera="", ts=now, visit=visit, notice=notice)
 
 
 def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:

@@ -11,13 +11,24 @@ from litestar import Router, delete, get, post
 from litestar.params import JSONBody, PathParameter
 from msgspec import Meta, Struct
 
+from crowdperf.messaging.schema import Event
 from crowdperf.storage import violations
 from crowdperf.visitors.roll_call import RollCallEntry
-from crowdperf.visitors.visit import ON_SITE_STATES, Person, Text, Visit, WatchListEntry, mentions
+from crowdperf.visitors.visit import (
+    ON_SITE_STATES,
+    Person,
+    Text,
+    Visit,
+    WatchListEntry,
+    build_event,
+    build_notice,
+    match_again,
+    mentions,
+)
 from crowdperf.web.parameters import ITEM_ERRORS, errors, post_action
 from crowdperf.web.problems import conflict, not_found
 from crowdperf.web.schemas import to_reply
-from crowdperf.web.state import AppDependency, AppState, ContextDependency
+from crowdperf.web.state import AppDependency, AppState, ContextDependency, RequestContext
 
 PersonPath = Annotated[str, PathParameter(description="The person's id.", max_length=64)]
 ListingPath = Annotated[str, PathParameter(description="The entry's id.", max_length=64)]
@@ -75,7 +86,7 @@ async def propose(context: ContextDependency, data: JSONBody[NewListing]) -> Wat
 
 @post_action("/watch-list/{listing_id:str}/approve", need="review", summary="Approve an entry", responses=ITEM_ERRORS)
 async def approve_listing(context: ContextDependency, listing_id: ListingPath) -> WatchListEntry:
-    """Approve the entry, so that it counts."""
+    """Approve the entry, so that it counts. Who is on site and matches it is a notice (`watch_listed`)."""
     listing = next((row for row in await context.app.visits.list_listings() if row.id == listing_id), None)
     if listing is None:
         raise not_found("there is no such entry. Remedy: see /api/v1/watch-list.")
@@ -83,7 +94,27 @@ async def approve_listing(context: ContextDependency, listing_id: ListingPath) -
         raise conflict("the author of the entry cannot approve it. Remedy: ask another user.")
     approved = msgspec.structs.replace(listing, approved_by=context.principal.name, approved_at=context.app.now())
     await context.app.visits.save_listing(approved, context.build_audit_entry("watch_list.approve", listing_id))
+    await _notify_on_site(context)
     return approved
+
+
+async def _notify_on_site(context: RequestContext) -> None:
+    """Mark those on site who match the watch-list as it is now, with a notice about each who did not before."""
+    app, now, by = context.app, context.app.now(), context.principal.name
+    listings = await app.visits.list_listings()
+    for visit, person in await app.visits.list_live():
+        found = match_again(visit, person, listings)
+        if visit.state not in ON_SITE_STATES or found.listed in ("", visit.listed):
+            continue
+        found = msgspec.structs.replace(found, version=visit.version + 1)
+        events: list[Event] = [
+            build_event(visit, found, now, by),
+            build_notice(found.id, "watch_listed", now, found.version),
+        ]
+        if not await app.visits.change(visit, found, events, context.build_audit_entry("visit.match", visit.id)):
+            # Another user was first. Those who are marked already are passed over.
+            return await _notify_on_site(context)
+    return None
 
 
 @delete("/watch-list/{listing_id:str}", need="review", summary="Remove an entry", responses=ITEM_ERRORS)

@@ -159,7 +159,6 @@ async def invite(context: ContextDependency, data: JSONBody[NewVisit]) -> VisitR
     person = Person(
         id=data.person or secrets.token_hex(8), name=data.name.strip(), company=data.company, email=data.email
     )
-    listing = lifecycle.find_listing(person, await app.visits.list_listings())
     visit = Visit(
         id=secrets.token_hex(8),
         person=person.id,
@@ -176,7 +175,7 @@ async def invite(context: ContextDependency, data: JSONBody[NewVisit]) -> VisitR
         created_at=now,
         created_by=context.principal.name,
         arrived_at=now if data.walk_in else 0.0,
-        listed=listing.kind if listing else "",
+        listed=lifecycle.find_match(person, await app.visits.list_listings()),
     )
     entry = context.build_audit_entry("visit.create", visit.id, "walk-in" if data.walk_in else "")
     await app.visits.add(visit, person, lifecycle.build_event(None, visit, now, context.principal.name), entry)

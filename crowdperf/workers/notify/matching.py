@@ -23,6 +23,7 @@ NOTICE_TEXTS = {
     "sign_out_reminder": "your visitor's time is nearly over: please see to the sign-out",
     "overstayed": "your visitor has not signed out, and the time is over",
     "no_show": "your visitor did not come",
+    "watch_listed": "a visitor who is on site was put on the watch-list",
 }
 
 

@@ -191,6 +191,23 @@ def test_an_evacuation_is_marked_from_several_devices_at_once(desk: httpx.Client
     assert (states[0], states[-1], states.count("safe")) == ("started", "ended", 11)
 
 
+def test_who_is_on_site_and_put_on_the_list_is_a_notice(
+    desk: httpx.Client, boss: httpx.Client, redis_server: RedisServer
+) -> None:
+    inside, outside = (invite(desk, name=name, walk_in=True) for name in ("Zoë Weiß", "Ada Byron"))
+    for visit in (inside, outside):
+        act(desk, visit, "check-in", briefing=True, nda_version="2")
+    entry = desk.post("/api/v1/watch-list", json={"kind": "block", "name": "zoe weiss", "reason": "took a bug"}).json()
+    assert read_events(redis_server, VisitorNotice) == [], "it does not count yet"
+    for _ in range(2):
+        assert boss.post(f"/api/v1/watch-list/{entry['id']}/approve").status_code == 200
+    notices = [(event.visit, event.notice) for event in read_events(redis_server, VisitorNotice)]
+    assert notices == [(inside["id"], "watch_listed")], "once"
+    listed = {row["id"]: row["listed"] for row in desk.get("/api/v1/visits").json()["visits"]}
+    assert listed == {inside["id"]: "possible", outside["id"]: ""}
+    assert act(desk, inside, "check-out").json()["state"] == "checked_out"
+
+
 def test_one_persons_data_is_exported_and_erased(
     desk: httpx.Client, boss: httpx.Client, redis_server: RedisServer
 ) -> None:

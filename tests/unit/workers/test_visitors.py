@@ -167,6 +167,20 @@ def test_one_name_matches_in_every_form_of_unicode(name: str) -> None:
     assert lifecycle.find_listing(Person(id="p1", name="Zoe Weiss"), [entry]) is None
 
 
+@pytest.mark.parametrize("name", ["Zoe Weiss", "ZOÉ WEISS", "zoe\u0323 weiß"])
+@pytest.mark.parametrize("kind", ["watch", "block"])
+def test_a_name_without_its_marks_needs_an_approval(name: str, kind: str) -> None:
+    person = Person(id="p1", name=name)
+    assert lifecycle.find_match(person, [listing(kind)]) == "possible"
+    assert lifecycle.find_match(person, [listing(kind), listing("watch", name)]) == "watch", "an equal name counts more"
+    assert lifecycle.find_match(Person(id="p1", name="Zo Weiss"), [listing(kind)]) == ""
+    assert lifecycle.find_match(person, [msgspec.structs.replace(listing(kind), approved_by="")]) == ""
+    found = lifecycle.match_again(visit(created_by="ada"), person, [listing(kind)])
+    with pytest.raises(VisitRefusedError, match="approved"):
+        lifecycle.check_in(found, NOW, Visitors())
+    assert lifecycle.check_in(lifecycle.approve(found, "bob"), NOW, Visitors()).state == "checked_in"
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
