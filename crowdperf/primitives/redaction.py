@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from string import punctuation
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 MASK = "***"
 URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
@@ -66,6 +67,17 @@ def _redact_value(value: Any) -> Any:
         scheme, _, rest = shown["url"].partition("://")
         shown["url"] = f"{scheme}://{rest.partition('/')[0]}/{MASK}"
     return shown
+
+
+def redact_path(text: str, url: str) -> str:
+    """Remove path and query of a webhook's URL from a text, in any form in which a library repeats them."""
+    parts = urlsplit(url)
+    forms = {parts.path, parts.query}
+    forms |= {quote(form, safe=punctuation) for form in forms} | {unquote(form) for form in forms}
+    for form in sorted(forms, key=len, reverse=True):
+        if len(form) >= MIN_SECRET_CHARACTERS:
+            text = text.replace(form, MASK)
+    return text
 
 
 def redact_dsn(text: str, dsn: str) -> str:

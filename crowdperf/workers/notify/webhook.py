@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from crowdperf.primitives.redaction import redact_path
 from crowdperf.settings.alerts import WebhookChannel, validate_webhook_url
 from crowdperf.settings.base import ConfigError
 from crowdperf.workers.notify.delivery import ChannelNotReadyError, DeliveryError, Sender, load_secret
@@ -111,7 +112,8 @@ class WebhookSender(Sender):
         except ForbiddenAddressError as error:
             raise DeliveryError(str(error)) from None
         except (OSError, http.client.HTTPException) as error:
-            raise build_connection_error(host, error) from None
+            # A server that answers with what it was sent has the path in the error's text: chat services' token.
+            raise DeliveryError(redact_path(str(build_connection_error(host, error)), url)) from None
 
 
 def _parse_retry_after(text: str | None) -> float:

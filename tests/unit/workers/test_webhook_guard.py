@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+
 import pytest
 
+from crowdperf.settings.alerts import WebhookChannel
+from crowdperf.workers.notify import webhook
+from crowdperf.workers.notify.delivery import DeliveryError
 from crowdperf.workers.notify.webhook import ForbiddenAddressError, is_permitted, resolve_target
 
 
@@ -62,3 +67,15 @@ def test_spellings_of_this_machine_are_refused(host: str) -> None:
 def test_the_refusal_names_the_remedy() -> None:
     with pytest.raises(ForbiddenAddressError, match="allow_private"):
         resolve_target("127.0.0.1", 80, [])
+
+
+def test_a_server_that_answers_with_the_request_reveals_no_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    def echo(_connection: object, method: str, path: str, *_rest: object) -> None:
+        raise http.client.BadStatusLine(f"{method} {path} HTTP/1.1")
+
+    monkeypatch.setattr(webhook._PinnedConnection, "request", echo)
+    channel = WebhookChannel(id="hook", url="http://127.0.0.1/services/T0K3N Ümlaut?key=s3cret")
+    with pytest.raises(DeliveryError) as raised:
+        webhook.WebhookSender(channel, ["127.0.0.0/8"])._post(channel.url, b"", {})
+    assert "127.0.0.1 does not answer" in str(raised.value)
+    assert not [part for part in ("T0K3N", "mlaut", "s3cret", "services") if part in str(raised.value)]
