@@ -302,7 +302,7 @@ class VisitorNotice(Event, frozen=True, kw_only=True):
 
     visit: str
     notice: Literal["arrived", "sign_out_reminder", "overstayed", "no_show", "watch_listed"]
-    """watch_listed: somebody who is on site was put on the watch-list."""
+    """`watch_listed` is about somebody who was put on the watch-list while on site."""
 
 
 class AreaMismatch(Event, frozen=True, kw_only=True):

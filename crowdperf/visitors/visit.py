@@ -25,7 +25,7 @@ ON_SITE_STATES: tuple[VisitState, ...] = ("checked_in", "on_site", "overstayed")
 LIVE_STATES: tuple[VisitState, ...] = ("invited", "arrived", *ON_SITE_STATES)
 """States that can still change."""
 ListingMatch = Literal["", "watch", "block", "possible"]
-"""possible: the names are equal but for marks such as accents, which people leave out."""
+"""With `possible` the names are equal but for marks such as accents, which people leave out."""
 Text = Annotated[str, Meta(max_length=200)]
 Email = Annotated[str, Meta(max_length=200, pattern=r"^([^@\s,<>]+@[^@\s,<>]+)?$")]
 

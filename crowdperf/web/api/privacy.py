@@ -99,7 +99,7 @@ async def approve_listing(context: ContextDependency, listing_id: ListingPath) -
 
 
 async def _notify_on_site(context: RequestContext) -> None:
-    """Mark those on site who match the watch-list as it is now, with a notice about each who did not before."""
+    """Mark those on site who match the watch-list now, with a notice about each who did not before."""
     app, now, by = context.app, context.app.now(), context.principal.name
     listings = await app.visits.list_listings()
     for visit, person in await app.visits.list_live():

@@ -619,7 +619,7 @@ def test_forwarded_headers_count_only_from_a_trusted_proxy(
         assert reply.headers["set-cookie"].startswith("__Host-crowdperf_session=" if believed else "crowdperf_session=")
         assert ("strict-transport-security" in reply.headers) is believed
         cookie = {"Cookie": reply.headers["set-cookie"].split(";")[0]}
-        (entry,) = client.get("/api/v1/audit", headers=cookie).json()["entries"]
+        (entry,) = client.get("/api/v1/audit", headers={**headers, **cookie}).json()["entries"]
         assert entry["address"] == ("203.0.113.9" if believed else "127.0.0.1")
 
 
