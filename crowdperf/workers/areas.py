@@ -72,7 +72,9 @@ class AreaLogic(WorkerLogic):
         return () if counter is None else _append_area_now(counter, counter.tick(now))
 
     def dump_state(self, partition: str) -> bytes:
-        return msgspec.msgpack.encode(StoredArea(VERSION, self.counters[partition].state))
+        counter = self.counters.get(partition)
+        # An area that was removed from the configuration keeps nothing; it is forgotten after a while.
+        return msgspec.msgpack.encode(StoredArea(VERSION, counter.state if counter else AreaCounterState()))
 
     def restore(self, partition: str, state: bytes) -> None:
         """Continue from a stored state; ignore an area that is not configured."""

@@ -254,3 +254,17 @@ def test_an_area_counts_on_after_a_clock_that_was_ahead(
     wall[0] = NOON + 2 * 3600.0
     pass_people(30, wall[0])
     assert logic.counters["hall"].state.entries == 3, "and it is reset at its hour"
+
+
+def test_an_area_that_was_removed_does_not_stop_the_worker(redis_server: RedisServer) -> None:
+    worker = started(redis_server)
+    publish(redis_server, *some(5))
+    drain(worker)
+    worker.stop()
+    config = AreasConfig(instance=0, instances=1, areas=AREAS[:1], timezone="UTC", redis_url="", key_prefix="")
+    client, logic = redis_server.client(), AreaLogic(config)
+    leases = Leases(client, WORKER, 0, 1, "worker-areas-0")
+    again = ShardedConsumer(client, logic, leases, Metrics(), Clock(), lambda: NOON, stage=areas.stage_area)
+    again.start()
+    publish(redis_server, crossing(90, "in"))
+    assert again.step(block_ms=1) == 1
