@@ -153,7 +153,7 @@ class SignInLimiter:
 
     async def is_due_refusal(self, address: str) -> bool:
         """Check whether a refused request is written to the audit log: one a minute and address."""
-        key = f"{self._prefix}refused:{_get_network(address)}"
+        key = f"{self._prefix}refused:{get_network(address)}"
         return bool(await self._client.set(key, 1, ex=REFUSAL_INTERVAL_S, nx=True))
 
     async def record_success(self, name: str, address: str) -> None:
@@ -180,7 +180,7 @@ class SignInLimiter:
 
     def _get_limits(self, name: str, address: str) -> tuple[tuple[str, int], tuple[str, int], tuple[str, int]]:
         """Return (key, maximum) of the three counters. Names are hashed: some people type a password there."""
-        account, address = _hash_name(name), _get_network(address)
+        account, address = _hash_name(name), get_network(address)
         return (
             (f"{self._prefix}pair:{account}:{address}", MAX_PER_PAIR),
             (f"{self._prefix}address:{address}", MAX_PER_ADDRESS),
@@ -192,7 +192,7 @@ def _hash_name(name: str) -> str:
     return hash_secret(name.lower())[:32]
 
 
-def _get_network(address: str) -> str:
+def get_network(address: str) -> str:
     """Return what one client has: an IPv4 address, or the /64 of an IPv6 address."""
     try:
         parsed = ipaddress.ip_address(address)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -24,6 +25,7 @@ from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.tasks import TaskGuard, count_thread_crashes, start_thread
 
 HOUSEKEEPING_S = 60.0
+MAX_OPEN_FILES = 65_536
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +80,8 @@ class ProcessRuntime:
         return {name: self._guard.run(f"prune {name}", prune) or 0 for name, prune in list(self._caches.items())}
 
     def install(self) -> None:
-        """Stop on SIGTERM, SIGINT and SIGHUP, and start the housekeeping thread."""
+        """Stop on SIGTERM, SIGINT and SIGHUP, raise the file limit, and start the housekeeping thread."""
+        raise_file_limit()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         faulthandler.enable()
@@ -105,6 +108,14 @@ class ProcessRuntime:
         rss = psutil.Process().memory_info().rss / 2**20
         counts = " ".join(f"{name}={count}" for name, count in pruned.items()) or "none"
         log.info("[perf] housekeeping cpu=%.1f%% rss=%.0fMiB pruned: %s", 100 * share, rss, counts)
+
+
+def raise_file_limit() -> None:
+    """Raise the number of files that this process may open, as far as the system permits."""
+    limit, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if maximum == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, maximum)
+    if limit != resource.RLIM_INFINITY and limit < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, maximum))
 
 
 class _RedactingFormatter(logging.Formatter):

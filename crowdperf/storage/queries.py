@@ -18,12 +18,16 @@ from crowdperf.storage.counts import LOGS, PERSON_LOG, VEHICLE_LOG, CounterChunk
 PAGE_MEMBERS = 1000
 """Members per ZRANGEBYSCORE, so that other requests are served in between."""
 HISTORY_PAGE_MEMBERS = 2000
-MAX_KEYS_PER_READ = 4000
-"""Keys per MGET, so that other clients are served in between."""
+MAX_KEYS_PER_READ = 1000
+"""Keys per MGET, 3 MB at most, so that other clients are served in between and the memory stays bounded."""
 GROUP_FIELDS = ("camera", "line", "class", "direction")
 """Fields that counts can be grouped by, in the order of `counts.Series`."""
 GroupKey = tuple[tuple[str, ...], int]
 """Values of the grouped fields, and the start of the bucket in Unix seconds (0 without buckets)."""
+
+
+class TooManyGroupsError(Exception):
+    """A result has more groups than the caller takes."""
 
 
 class CrossingFilter(NamedTuple):
@@ -101,6 +105,7 @@ async def count_crossings(
     bucket: Bucket | None,
     calendar: Calendar,
     prefix: str = "",
+    max_groups: int | None = None,
 ) -> dict[GroupKey, int]:
     """Count matching crossings per group.
 
@@ -114,9 +119,13 @@ async def count_crossings(
         bucket: width of the time buckets; None for one total.
         calendar: calendar of the site.
         prefix: prefix of every key.
+        max_groups: raise for a result of more groups; None takes any number.
 
     Returns:
         Group -> count, without empty groups.
+
+    Raises:
+        TooManyGroupsError: The result has more than `max_groups`.
     """
     minutes_from = await _get_covered_from(client, calendar, prefix)
     if minutes_from is None:
@@ -127,19 +136,31 @@ async def count_crossings(
         known: Any = await client.smembers(counts.series_key(prefix))
         series = sorted(filter(crossing_filter.admits, (Series.parse(raw.decode()) for raw in known)))
     places = [GROUP_FIELDS.index(name) for name in fields]
-    names = [tuple(row[place] for place in places) for row in series]
+    # Series of one group follow each other, so that a page of them is summed at once.
+    members = sorted((tuple(row[place] for place in places), row) for row in series)
     totals: Counter[GroupKey] = Counter()
+
+    def add(group: GroupKey, count: int) -> None:
+        totals[group] += count
+        if max_groups is not None and len(totals) > max_groups:
+            raise TooManyGroupsError
+
     for part in parts:
         if part.level is None:
             part_filter = crossing_filter._replace(start=part.start, end=part.stop)
             async for row in iter_crossings(client, part_filter, prefix):
                 values = counts.get_series(row)
                 start = calendar.get_bucket_start(bucket, row.ts) if bucket else 0
-                totals[tuple(values[place] for place in places), start] += 1
-        elif series:
-            counters = await _read_counters(client, part, series, prefix)
-            for group, count in _sum_counters(counters, names, *_find_bucket_edges(part, bucket, calendar)):
-                totals[group] += count
+                add((tuple(values[place] for place in places), start), 1)
+            continue
+        starts, edges = _find_bucket_edges(part, bucket, calendar)
+        chunks = (part.end - 1) // part.level.slots - part.first // part.level.slots + 1
+        step = max(1, MAX_KEYS_PER_READ // chunks)
+        for at in range(0, len(members), step):
+            groups, page = zip(*members[at : at + step])
+            counters = await _read_counters(client, part, page, prefix)
+            for group, count in _sum_counters(counters, groups, starts, edges):
+                add(group, count)
     return totals
 
 
@@ -164,9 +185,7 @@ async def _read_counters(client: Any, part: RangePart, series: Sequence[Series],
     low, high = first // level.slots, (end - 1) // level.slots
     chunks = range(low, high + 1)
     names = [CounterChunk(level, chunk, row.name).get_key(prefix) for row in series for chunk in chunks]
-    found: list[bytes | None] = []
-    for at in range(0, len(names), MAX_KEYS_PER_READ):
-        found += await client.mget(names[at : at + MAX_KEYS_PER_READ])
+    found: list[bytes | None] = await client.mget(names)
     whole = bytearray(len(names) * level.slots * level.bytes)
     for place, raw in enumerate(found):
         if raw:
@@ -177,14 +196,13 @@ async def _read_counters(client: Any, part: RangePart, series: Sequence[Series],
 
 
 def _sum_counters(
-    counters: NDArray[np.int64], names: list[tuple[str, ...]], starts: list[int], edges: list[int]
+    counters: NDArray[np.int64], names: Sequence[tuple[str, ...]], starts: list[int], edges: list[int]
 ) -> Iterator[tuple[GroupKey, int]]:
-    """Yield the sums per group of counters of shape (series, slots), without zeros."""
-    groups = list(dict.fromkeys(names))
-    rows = np.zeros((len(groups), counters.shape[1]), np.int64)
-    for index, name in enumerate(names):
-        rows[groups.index(name)] += counters[index]
-    sums = np.add.reduceat(rows, edges, axis=1)
+    """Yield sums per group of counters (series, slots), without zeros; equal `names` are neighbours."""
+    first_rows = {name: row for row, name in reversed(list(enumerate(names)))}
+    groups = sorted(first_rows, key=first_rows.__getitem__)
+    by_group = np.add.reduceat(counters, [first_rows[group] for group in groups], axis=0)
+    sums = np.add.reduceat(by_group, edges, axis=1)
     for row, column in zip(*(axis.tolist() for axis in np.nonzero(sums))):
         yield (groups[row], starts[column]), int(sums[row, column])
 

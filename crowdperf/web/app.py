@@ -25,6 +25,7 @@ from crowdperf.accounts.principal import ANONYMOUS, Principal
 from crowdperf.messaging.redis.client import OUTAGE
 from crowdperf.messaging.schema import AuditEntry
 from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.process_runtime import raise_file_limit
 from crowdperf.settings import config
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.settings.process_config import WebConfig, build_web_config
@@ -130,6 +131,7 @@ def _provide_time_range(app: AppDependency, start: From = None, end: To = None) 
 
 def _create_standalone_app() -> Litestar:
     """Create the application for an uvicorn started by hand, configured by environment variables."""
+    raise_file_limit()
     path = Path(os.environ.get("CROWDPERF_CONFIG", "config.json"))
     paths = Paths(Path(os.environ.get("CROWDPERF_DATA", "var")))
     app = create_app(build_web_config(config.Deployment(config.load(path), paths, read_environment(os.environ))))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import sys
 from collections.abc import Callable
 from http import HTTPStatus
@@ -17,8 +16,6 @@ from typing import TypeVar
 import msgspec
 
 from crowdperf.primitives.redaction import redact
-from crowdperf.settings.base import ConfigError
-from crowdperf.settings.site import Web
 from crowdperf.supervision.config_patch import ConfigRequest, ConfigResponse, ProbeRequest, ProbeResult
 from crowdperf.web.problems import ApiProblem
 
@@ -131,34 +128,3 @@ async def _exchange(process: asyncio.subprocess.Process, request: bytes) -> tupl
     process.stdin.close()
     output = await process.stdout.read()
     return output, b"" if output else await process.stderr.read()
-
-
-SEND_TIMEOUT_S = 30.0
-"""The kernel ends a connection whose client takes nothing that was sent for this long."""
-
-
-def open_listening_socket(web: Web) -> socket.socket:
-    """Open a socket that listens at the configured address.
-
-    Raises:
-        ConfigError: The address is in use, not this machine's, or not permitted.
-    """
-    listening: socket.socket | None = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(web.host, web.port, type=socket.SOCK_STREAM)[0]
-        # asyncio sets TCP_NODELAY only where the protocol is named. Without it, every response of several segments
-        # waits 40 ms for the client's delayed acknowledgement.
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted connections inherit it. uvicorn waits for ever for a client that takes nothing any more.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(SEND_TIMEOUT_S * 1e3))
-        listening.bind(address)
-        listening.listen(2048)
-    except OSError as error:
-        if listening is not None:
-            listening.close()
-        raise ConfigError(
-            f"cannot listen on {web.host} port {web.port}: {error.strerror or error}. "
-            f"Remedy: stop what uses port {web.port}, or set web.host and web.port in the configuration."
-        ) from None
-    return listening

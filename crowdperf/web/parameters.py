@@ -215,7 +215,7 @@ _ERRORS = {
     409: "The present state forbids it.",
     412: "It was changed in the meantime.",
     422: "There is no picture; see `detail`.",
-    429: "Too many attempts.",
+    429: "Too many attempts, or too many large requests at a time.",
     503: "Redis or camera unavailable.",
 }
 

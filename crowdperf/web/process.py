@@ -13,7 +13,7 @@ from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.process_config import WebConfig
 from crowdperf.web.app import create_app
-from crowdperf.web.config_client import open_listening_socket
+from crowdperf.web.serving.connections import DeadlineProtocol, open_listening_socket
 from crowdperf.web.state import AppState
 
 TICK_S = 0.5
@@ -39,6 +39,7 @@ def main(config: WebConfig, runtime: ProcessRuntime) -> None:
     try:
         settings = uvicorn.Config(
             app,
+            http=DeadlineProtocol,
             ssl_certfile=config.web.ssl_certfile or None,
             ssl_keyfile=config.web.ssl_keyfile or None,
             log_config=None,

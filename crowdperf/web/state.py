@@ -38,6 +38,7 @@ from crowdperf.web.live.tiles import Tiles
 from crowdperf.web.parameters import Span, parse_instant
 from crowdperf.web.problems import ApiProblem, unaudited, unknown_camera
 from crowdperf.web.rates import Rates, StreamRateMonitor
+from crowdperf.web.serving.query_thread import QueryThread
 
 KEEP_ALIVE_INTERVAL_S = 15.0
 CONFIG_POLL_S = 0.5
@@ -60,6 +61,7 @@ class AppState:
         self.prefix = config.key_prefix
         self.calendar = Calendar(config.site.timezone)
         self.redis: AnyClient = connect_async(config.redis_url)
+        self.queries = QueryThread(config.redis_url)
         self.broadcast = Broadcast()
         # The process read its configuration at its start: a later file counts as a change.
         self._reload_file = ReloadFile(
@@ -84,6 +86,7 @@ class AppState:
 
     async def start(self) -> None:
         """Start the background tasks: feed, keep-alive, setup link and configuration."""
+        self.queries.start()
         self._feed_task = asyncio.create_task(run_until_cancelled(self.feed), name="feed")
         self._feed_task.add_done_callback(self._on_feed_end)
         self._tasks = [
@@ -121,6 +124,7 @@ class AppState:
             if not task.done():
                 task.cancel()
                 await asyncio.wait([task])
+        await self.queries.close()
         with contextlib.suppress(redis.ConnectionError):
             await self.redis.aclose()
 

@@ -22,6 +22,7 @@ OWNERS = {
     "models/torch_backend.py": "the error comes again where the size is used",
     "web/live_routes.py": "waits for them and raises what they raise",
     "web/process.py": "waits for them and raises what they raise",
+    "web/serving/query_thread.py": "the error of a query is raised where it was asked",
     "web/state.py": "the error of the feed ends the process",
     "workers/notify/delivery.py": "the process ends where a thread has ended",
 }

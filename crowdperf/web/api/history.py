@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, cast
 
-from litestar import Router, get
+import msgspec
+from litestar import MediaType, Response, Router, get
 from litestar.di import NamedDependency, Provide
 from litestar.params import QueryParameter
 
 from crowdperf.messaging.consumer import parse_entry_id, read_newest_entries
+from crowdperf.messaging.redis.client import AnyClient
 from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.settings.base import CLASSES
 from crowdperf.storage.buckets import BUCKETS, Bucket
-from crowdperf.storage.queries import GROUP_FIELDS, CrossingFilter, GroupKey, count_crossings, read_newest
+from crowdperf.storage.queries import (
+    GROUP_FIELDS,
+    CrossingFilter,
+    GroupKey,
+    TooManyGroupsError,
+    count_crossings,
+    read_newest,
+)
 from crowdperf.web.api.lines_zones import attach_evaluations
 from crowdperf.web.live.counts import EVENT_TYPES, crossing_to_event_reply, decode_event, find_cameras, to_event_reply
 from crowdperf.web.parameters import (
@@ -33,6 +43,10 @@ GROUPS = (*GROUP_FIELDS, *BUCKETS)
 BUCKET_S: dict[Bucket, int] = {"minute": 60, "hour": 3600, "day": 86_400}
 MAX_SERIES_BUCKETS = 12_000
 """Buckets in one response: eight days of minutes, more than a year of hours."""
+MAX_POINTS = 100_000
+"""Figures in one response, groups times buckets: about 10 MB of JSON."""
+MAX_LIGHT_BUCKETS = 1_500
+"""Buckets of a request that may run beside any number of others: a day of minutes, two months of hours."""
 SCAN_PAGE_ENTRIES = 500
 MAX_SCAN_PAGES = 20
 """One request scans 10,000 entries at most. A page may then be short and still have a cursor."""
@@ -89,7 +103,7 @@ CROSSING_FILTER_DEPENDENCIES = {"crossing_filter": Provide(parse_crossing_filter
 CrossingFilterDependency = NamedDependency[CrossingFilter]
 
 
-@get("/counts", need="read", summary="Crossings counted", responses=errors(400, 503))
+@get("/counts", need="read", summary="Crossings counted", responses=errors(400, 429, 503))
 async def counts(
     app: AppDependency,
     crossing_filter: CrossingFilterDependency,
@@ -100,7 +114,7 @@ async def counts(
             max_length=64,
         ),
     ] = "camera,line,class,direction",
-) -> CountsReply:
+) -> Response[CountsReply]:
     """Count the crossings in [from, to) by camera, line, class and direction, or by minute, hour or day.
 
     Hours and days are those of the site's zone, named by their start. A bucket that the range cuts counts only the part
@@ -111,17 +125,24 @@ async def counts(
     if bucket:
         _check_bucket_count(crossing_filter, bucket)
     fields = [name for name in names if name != bucket]
-    totals = await count_crossings(app.redis, crossing_filter, fields, bucket, app.calendar, app.prefix)
-    rows = [_to_count_row(fields, bucket, group, number) for group, number in _sort_groups(totals, names, bucket)]
-    return CountsReply(
-        **Span(crossing_filter.start, crossing_filter.end).to_reply(),
-        group=names,
-        total=sum(totals.values()),
-        counts=await attach_evaluations(app, rows) if names else [],
-    )
+
+    async def compute(client: AnyClient) -> bytes:
+        totals = await count_crossings(
+            client, crossing_filter, fields, bucket, app.calendar, app.prefix, max_groups=MAX_POINTS
+        )
+        rows = [_to_count_row(fields, bucket, group, number) for group, number in _sort_groups(totals, names, bucket)]
+        reply = CountsReply(
+            **Span(crossing_filter.start, crossing_filter.end).to_reply(),
+            group=names,
+            total=sum(totals.values()),
+            counts=await attach_evaluations(app, client, rows) if names else [],
+        )
+        return msgspec.json.encode(reply)
+
+    return cast("Response[CountsReply]", await _respond(app, compute, crossing_filter, bucket, group))
 
 
-@get("/series", need="read", summary="Crossings over time", responses=errors(400, 503))
+@get("/series", need="read", summary="Crossings over time", responses=errors(400, 429, 503))
 async def series(
     app: AppDependency,
     crossing_filter: CrossingFilterDependency,
@@ -130,24 +151,67 @@ async def series(
         str,
         QueryParameter(description=f"Comma-separated: {', '.join(GROUP_FIELDS)}. Empty: all together.", max_length=64),
     ] = "direction",
-) -> SeriesReply:
+) -> Response[SeriesReply]:
     """Count per minute, hour or day of the site's zone, zeros included, for a chart."""
     fields = _parse_groups(group, GROUP_FIELDS)
     unit = cast(Bucket, parse_choice("bucket", bucket, BUCKETS))
     _check_bucket_count(crossing_filter, unit)
-    totals = await count_crossings(app.redis, crossing_filter, fields, unit, app.calendar, app.prefix)
-    starts = app.calendar.list_bucket_starts(unit, crossing_filter.start, crossing_filter.end)
-    place = {start: index for index, start in enumerate(starts)}
-    rows: dict[tuple[str, ...], list[int]] = {} if fields else {(): [0] * len(starts)}
-    for (values, begin), number in totals.items():
-        rows.setdefault(values, [0] * len(starts))[place[begin]] = number
-    return SeriesReply(
-        **Span(crossing_filter.start, crossing_filter.end).to_reply(),
-        bucket=unit,
-        timezone=app.calendar.name,
-        starts=[app.calendar.format_time(moment) for moment in starts],
-        series=[SeriesRow(counts=row, **_to_columns(fields, values)) for values, row in sorted(rows.items())],
-    )
+
+    async def compute(client: AnyClient) -> bytes:
+        starts = app.calendar.list_bucket_starts(unit, crossing_filter.start, crossing_filter.end)
+        totals = await count_crossings(
+            client, crossing_filter, fields, unit, app.calendar, app.prefix, max_groups=MAX_POINTS
+        )
+        if len({values for values, _ in totals}) * len(starts) > MAX_POINTS:
+            raise TooManyGroupsError
+        place = {start: index for index, start in enumerate(starts)}
+        rows: dict[tuple[str, ...], list[int]] = {} if fields else {(): [0] * len(starts)}
+        for (values, begin), number in totals.items():
+            rows.setdefault(values, [0] * len(starts))[place[begin]] = number
+        reply = SeriesReply(
+            **Span(crossing_filter.start, crossing_filter.end).to_reply(),
+            bucket=unit,
+            timezone=app.calendar.name,
+            starts=[app.calendar.format_time(moment) for moment in starts],
+            series=[SeriesRow(counts=row, **_to_columns(fields, values)) for values, row in sorted(rows.items())],
+        )
+        return msgspec.json.encode(reply)
+
+    return cast("Response[SeriesReply]", await _respond(app, compute, crossing_filter, unit, group))
+
+
+async def _respond(
+    app: AppState,
+    compute: Callable[[AnyClient], Coroutine[Any, Any, bytes]],
+    crossing_filter: CrossingFilter,
+    bucket: Bucket | None,
+    group: str,
+) -> Response[bytes]:
+    """Respond with JSON that the query thread computes.
+
+    Args:
+        app: State of the application.
+        compute: Computes the JSON.
+        crossing_filter: Filter of the request.
+        bucket: Width of the buckets.
+        group: Groups, as they were sent.
+
+    Returns:
+        The response.
+
+    Raises:
+        ApiProblem: 400, too many figures; 429, too many large requests run already.
+    """
+    is_heavy = bucket is not None and _count_buckets(crossing_filter, bucket) > MAX_LIGHT_BUCKETS
+    try:
+        return Response(await app.queries.run(compute, is_heavy), media_type=MediaType.JSON)
+    except TooManyGroupsError:
+        raise bad_parameter(
+            "group",
+            group,
+            f"ask for a shorter range, a longer bucket, fewer groups or one camera: at most {MAX_POINTS} figures "
+            "(groups times buckets) at a time.",
+        ) from None
 
 
 def _parse_groups(text: str, allowed: tuple[str, ...]) -> list[str]:
@@ -166,10 +230,14 @@ def _find_bucket(names: list[str], text: str) -> Bucket | None:
 
 def _check_bucket_count(crossing_filter: CrossingFilter, bucket: Bucket) -> None:
     """Refuse more buckets than a chart can show."""
-    if (crossing_filter.end - crossing_filter.start) / BUCKET_S[bucket] > MAX_SERIES_BUCKETS:
+    if _count_buckets(crossing_filter, bucket) > MAX_SERIES_BUCKETS:
         raise bad_parameter(
             "bucket", bucket, f"ask for a shorter range, or a longer bucket: at most {MAX_SERIES_BUCKETS} at a time."
         )
+
+
+def _count_buckets(crossing_filter: CrossingFilter, bucket: Bucket) -> float:
+    return (crossing_filter.end - crossing_filter.start) / BUCKET_S[bucket]
 
 
 def _sort_groups(totals: dict[GroupKey, int], names: list[str], bucket: Bucket | None) -> list[tuple[GroupKey, int]]:

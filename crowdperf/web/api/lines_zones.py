@@ -12,6 +12,7 @@ from litestar.params import JSONBody, PathParameter
 from msgspec import Meta, Struct
 
 from crowdperf.counting.validation import validate_line, validate_zone
+from crowdperf.messaging.redis.client import AnyClient
 from crowdperf.settings.base import compute_fingerprint
 from crowdperf.settings.camera import Line, Zone
 from crowdperf.storage.evaluations import CountAccuracy, LineEvaluation, read_evaluations
@@ -141,19 +142,28 @@ def _to_figures(accuracy: CountAccuracy) -> FiguresReply:
     return msgspec.convert(accuracy, FiguresReply, from_attributes=True)
 
 
-async def attach_evaluations(app: AppState, rows: list[CountRow]) -> list[CountRow]:
+async def attach_evaluations(app: AppState, client: AnyClient, rows: list[CountRow]) -> list[CountRow]:
     """Attach to each row the audit of its line, if there is one.
 
     A caller who may see the counts may see their accuracy.
+
+    Args:
+        app: State of the application.
+        client: redis.asyncio client of the running loop.
+        rows: Rows of counts.
+
+    Returns:
+        The same rows.
     """
     cameras = {row.camera for row in rows if row.camera and row.line}
-    stored = {camera: await read_evaluations(app.redis, camera, app.prefix) for camera in sorted(cameras)}
+    stored = {camera: await read_evaluations(client, camera, app.prefix) for camera in sorted(cameras)}
+    stale = {(camera, line): _is_stale(app, audit) for camera, lines in stored.items() for line, audit in lines.items()}
     for row in rows:
         audit = stored.get(row.camera, {}).get(row.line)
         if audit is not None:
             figures = audit.directions.get(row.direction, audit.total) if row.direction else audit.total
             row.audit = CountAudit(
-                time=format_rfc3339(audit.at), stale=_is_stale(app, audit), figures=_to_figures(figures)
+                time=format_rfc3339(audit.at), stale=stale[row.camera, row.line], figures=_to_figures(figures)
             )
     return rows
 

@@ -6,7 +6,7 @@ Files are streamed: a year takes no more memory than a day.
 from __future__ import annotations
 
 import html
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from http import HTTPStatus
 from typing import Annotated
 
@@ -16,9 +16,11 @@ from litestar.params import PathParameter
 from litestar.response import Stream
 from msgspec import Meta, Struct, field
 
+from crowdperf.messaging.redis.client import AnyClient
 from crowdperf.settings.base import DENSITY_GRID
 from crowdperf.storage import density, occupancy
-from crowdperf.storage.queries import GROUP_FIELDS, CrossingFilter, count_crossings
+from crowdperf.storage.buckets import Bucket
+from crowdperf.storage.queries import GROUP_FIELDS, CrossingFilter, GroupKey, count_crossings
 from crowdperf.storage.transfer.export import MEDIA_TYPES, Format, ParquetUnavailableError, iter_chunks
 from crowdperf.web.api.history import (
     CROSSING_FILTER_DEPENDENCIES,
@@ -27,12 +29,14 @@ from crowdperf.web.api.history import (
     read_events_page,
 )
 from crowdperf.web.api.site import CameraPath
-from crowdperf.web.parameters import CameraFilter, errors
+from crowdperf.web.parameters import CameraFilter, Span, errors
 from crowdperf.web.problems import ApiProblem, not_found
 from crowdperf.web.schemas import Time
 from crowdperf.web.state import AppDependency, AppState, ContextDependency, SpanDependency
 
 MAX_REPORT_GAPS = 200
+MAX_LIGHT_RANGE_S = 62 * 86_400.0
+"""Range of a heatmap or a zone's figures that may be computed beside any number of others."""
 
 
 @get("/exports/report.html", need="read", summary="Report to print", media_type="text/html", responses=errors(400, 503))
@@ -40,8 +44,15 @@ async def report(context: ContextDependency, time_range: SpanDependency, camera:
     """Render crossings in [from, to) by line, class and day, and the gaps of the cameras."""
     app = context.app
     crossing_filter = parse_crossing_filter(context, time_range, camera)
-    by_line = await count_crossings(app.redis, crossing_filter, GROUP_FIELDS, None, app.calendar, app.prefix)
-    by_day = await count_crossings(app.redis, crossing_filter, ["direction"], "day", app.calendar, app.prefix)
+
+    async def count(fields: Sequence[str], bucket: Bucket | None) -> dict[GroupKey, int]:
+        return await app.queries.run(
+            lambda client: count_crossings(client, crossing_filter, fields, bucket, app.calendar, app.prefix),
+            is_heavy=False,
+        )
+
+    by_line = await count(GROUP_FIELDS, None)
+    by_day = await count(["direction"], "day")
     lines: dict[tuple[str, ...], dict[str, int]] = {}
     for ((*names, direction), _), number in by_line.items():
         lines.setdefault(tuple(names), {})[direction] = number
@@ -188,12 +199,16 @@ class ZoneStatsReply(Struct, kw_only=True):
     longest_wait_s: float
 
 
-@get("/cameras/{camera_id:str}/heatmap", need="read", summary="Where people stood", responses=errors(400, 404, 503))
+@get(
+    "/cameras/{camera_id:str}/heatmap", need="read", summary="Where people stood", responses=errors(400, 404, 429, 503)
+)
 async def heatmap(context: ContextDependency, time_range: SpanDependency, camera_id: CameraPath) -> HeatmapReply:
     """Sum the density grids of the hours that begin in [from, to)."""
     camera = context.get_camera(camera_id)
     app, first, last = context.app, int(time_range.start), int(time_range.end)
-    seconds = await density.read(app.redis, camera.id, first, last, app.prefix)
+    seconds = await app.queries.run(
+        lambda client: density.read(client, camera.id, first, last, app.prefix), _is_long(time_range)
+    )
     return HeatmapReply(
         camera=camera.id,
         **time_range.to_reply(),
@@ -208,7 +223,7 @@ async def heatmap(context: ContextDependency, time_range: SpanDependency, camera
     "/cameras/{camera_id:str}/zones/{zone_id:str}/stats",
     need="read",
     summary="A zone over a range",
-    responses=errors(400, 404, 503),
+    responses=errors(400, 404, 429, 503),
 )
 async def zone_stats(
     context: ContextDependency, time_range: SpanDependency, camera_id: CameraPath, zone_id: ZonePath
@@ -218,8 +233,13 @@ async def zone_stats(
     if zone_id not in {zone.id for zone in camera.zones}:
         raise not_found(f"camera {camera.id!r} has no such zone. Remedy: see /api/v1/cameras.")
     app = context.app
-    minutes = await occupancy.read_zone_minutes(app.redis, camera.id, zone_id, *time_range, prefix=app.prefix)
-    stats = occupancy.summarise_minutes(minutes, min(time_range.end, app.now()) - time_range.start)
+    asked_s = min(time_range.end, app.now()) - time_range.start
+
+    async def compute(client: AnyClient) -> occupancy.ZoneStats:
+        minutes = await occupancy.read_zone_minutes(client, camera.id, zone_id, *time_range, prefix=app.prefix)
+        return occupancy.summarise_minutes(minutes, asked_s)
+
+    stats = await app.queries.run(compute, _is_long(time_range))
     return ZoneStatsReply(
         camera=camera.id,
         zone=zone_id,
@@ -227,6 +247,10 @@ async def zone_stats(
         dwell_bounds_s=list(occupancy.DWELL_BOUNDS_S),
         **msgspec.structs.asdict(stats),
     )
+
+
+def _is_long(time_range: Span) -> bool:
+    return time_range.end - time_range.start > MAX_LIGHT_RANGE_S
 
 
 router = Router(

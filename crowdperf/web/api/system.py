@@ -15,6 +15,7 @@ from litestar.params import PathParameter
 from msgspec import Meta, Struct
 
 from crowdperf.messaging.codec import dead_key
+from crowdperf.runtime.control_group import find_usable_cores
 from crowdperf.runtime.metrics import ProcessSnapshot
 from crowdperf.runtime.metrics_table import DROP_CAUSES
 from crowdperf.runtime.timings import STAGES
@@ -78,7 +79,7 @@ class DeadLettersReply(Struct, kw_only=True):
 class MachineReply(Struct, kw_only=True):
     """Free resources of the machine."""
 
-    cores: int
+    cores: Annotated[int, Meta(description="That this site may use: fewer than the machine's by a CPU quota.")]
     cpu_percent: float
     memory_bytes: int
     memory_free_bytes: int
@@ -313,7 +314,7 @@ def _estimate_capacity(app: AppState, snapshots: list[ProcessSnapshot]) -> Capac
 def _measure_machine(folder: Path) -> MachineReply:
     memory, shm = psutil.virtual_memory(), psutil.disk_usage("/dev/shm")
     return MachineReply(
-        cores=psutil.cpu_count() or 1,
+        cores=find_usable_cores().whole,
         cpu_percent=psutil.cpu_percent(),
         memory_bytes=memory.total,
         memory_free_bytes=memory.available,

@@ -12,7 +12,9 @@ import httpx
 import pytest
 
 from crowdperf.settings.site import Web
-from crowdperf.web.config_client import open_listening_socket
+from crowdperf.web.api import history
+from crowdperf.web.serving import query_thread
+from crowdperf.web.serving.connections import open_listening_socket
 from tests.conftest import RedisServer
 from tests.support.ports import free_port
 from tests.support.synthetic import SyntheticSite
@@ -108,6 +110,32 @@ def test_a_chart_that_cannot_be_is_refused_with_the_remedy(client: httpx.Client,
     assert reply.status_code == 400
     assert word in reply.json()["detail"]
     assert "Remedy" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["counts?group=minute,direction", "series?bucket=minute&group=direction"])
+def test_more_figures_than_the_limit_are_refused(
+    client: httpx.Client, site: SyntheticSite, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    cross(site, "2026-05-01T10:00:10", "2026-05-01T10:01:10", "2026-05-01T10:02:10")
+    span = "&from=2026-05-01T10:00:00%2B02:00&to=2026-05-01T10:03:00%2B02:00"
+    monkeypatch.setattr(history, "MAX_POINTS", 3)
+    assert client.get(f"/api/v1/{path}{span}").status_code == 200
+    monkeypatch.setattr(history, "MAX_POINTS", 2)
+    reply = client.get(f"/api/v1/{path}{span}")
+    assert reply.status_code == 400
+    assert "at most 2 figures" in reply.json()["detail"]
+    assert "shorter range" in reply.json()["detail"]
+
+
+def test_a_large_request_above_the_limit_is_refused_at_once(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = "/api/v1/series?bucket=minute&from=2026-01-01T00:00:00Z&to=2026-01-04T00:00:00Z"
+    assert client.get(large).status_code == 200
+    monkeypatch.setattr(query_thread, "MAX_HEAVY_QUERIES", 0)
+    reply = client.get(large)
+    assert (reply.status_code, reply.headers["retry-after"]) == (429, "5")
+    assert client.get("/api/v1/series?bucket=hour").status_code == 200
 
 
 def test_answers_are_sent_at_once() -> None:

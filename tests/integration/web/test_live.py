@@ -27,7 +27,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.site import Web
-from crowdperf.web.config_client import open_listening_socket
+from crowdperf.web.serving.connections import open_listening_socket
 from tests.conftest import ROOT, RedisServer, missing, wait_until
 from tests.support.ports import free_port
 from tests.support.synthetic import SyntheticSite

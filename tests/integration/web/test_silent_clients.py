@@ -1,22 +1,30 @@
-"""A client that takes nothing any more is let go by the kernel, whatever kind of answer it was getting."""
+"""Clients that take nothing, send nothing, or come in numbers: none of them keeps the others out."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
+import uvicorn
 
 from crowdperf.settings.site import Web
-from crowdperf.web import config_client
+from crowdperf.web.serving import connections
+from crowdperf.web.serving.connections import DeadlineProtocol, ListeningSocket
 from tests.conftest import wait_until
 from tests.support.ports import free_port
 
 
 def test_connections_end_when_their_client_stops_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config_client, "SEND_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(connections, "SEND_TIMEOUT_S", 1.0)
     port = free_port()
-    listening = config_client.open_listening_socket(Web(host="127.0.0.1", port=port))
+    listening = connections.open_listening_socket(Web(host="127.0.0.1", port=port))
     with listening, socket.create_connection(("127.0.0.1", port)):
         connection, _ = listening.accept()
         with connection:
@@ -39,8 +47,139 @@ def test_connections_end_when_their_client_stops_reading(monkeypatch: pytest.Mon
 
 def test_connections_have_the_deadline() -> None:
     port = free_port()
-    listening = config_client.open_listening_socket(Web(host="127.0.0.1", port=port))
+    listening = connections.open_listening_socket(Web(host="127.0.0.1", port=port))
     with listening, socket.create_connection(("127.0.0.1", port)):
         connection, _ = listening.accept()
         with connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+
+
+DEADLINE_S = 0.5
+
+
+async def answer_slowly(
+    _scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+) -> None:
+    """Answer a request once it has arrived, later than its deadline."""
+    while (await receive()).get("more_body"):
+        pass
+    await asyncio.sleep(3 * DEADLINE_S)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+    await send({"type": "http.response.body", "body": b"late"})
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (b"", b""),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX-Half", b""),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf", b""),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"late"),
+    ],
+    ids=["nothing", "half a head", "half a body", "a request whose answer takes long"],
+)
+def test_a_request_that_never_arrives_ends_its_connection(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes, expected: bytes
+) -> None:
+    monkeypatch.setattr(connections, "REQUEST_TIMEOUT_S", DEADLINE_S)
+    port = free_port()
+
+    async def ask() -> bytes:
+        config = uvicorn.Config(answer_slowly, http=DeadlineProtocol, lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        listening = connections.open_listening_socket(Web(host="127.0.0.1", port=port))
+        serving = asyncio.create_task(server._serve([listening]))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        reply = await asyncio.wait_for(reader.read(), 60)
+        writer.close()
+        server.should_exit = True
+        await serving
+        return reply
+
+    reply = asyncio.run(ask())
+    assert reply.endswith(expected)
+    assert bool(reply) == bool(expected)
+
+
+def connect_many(listening: ListeningSocket, number: int) -> list[socket.socket]:
+    listening.setblocking(False)
+    return [socket.create_connection(listening.getsockname()) for _ in range(number)]
+
+
+def accept_all(listening: ListeningSocket) -> list[socket.socket]:
+    accepted = []
+    while True:
+        try:
+            accepted.append(listening.accept()[0])
+        except BlockingIOError:
+            return accepted
+
+
+@pytest.mark.parametrize("limit", ["in all", "of one client"])
+def test_connections_beyond_a_limit_are_closed_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, limit: str
+) -> None:
+    listening = connections.open_listening_socket(Web(host="127.0.0.1", port=free_port()))
+    if limit == "in all":
+        listening.max_connections = 2
+    else:
+        monkeypatch.setattr(connections, "MAX_CLIENT_CONNECTIONS", 2)
+        monkeypatch.setattr(ListeningSocket, "_stands_for_many", lambda *_: False)
+    with listening:
+        clients = connect_many(listening, 4)
+        accepted = accept_all(listening)
+        assert len(accepted) == 2
+        assert [client.recv(1) for client in clients[2:]] == [b"", b""]
+        assert [record.levelno for record in caplog.records] == [logging.WARNING], "logged once"
+        accepted.pop().close()
+        clients += connect_many(listening, 1)
+        accepted += accept_all(listening)
+        assert len(accepted) == 2, "an ended connection makes room"
+        for one in clients + accepted:
+            one.close()
+
+
+def test_this_machine_and_trusted_proxies_stand_for_many_clients() -> None:
+    listening = connections.open_listening_socket(Web(host="127.0.0.1", port=free_port()))
+    with listening:
+        listening.trusted_proxies = ["192.0.2.7", "198.51.100.0/24", "2001:db8::1"]
+        found = [listening._stands_for_many(client) for client in ("127.0.0.1", "192.0.2.7", "198.51.100.9")]
+        assert found == [True, True, True]
+        assert listening._stands_for_many("2001:db8::/64")
+        assert not listening._stands_for_many("192.0.2.8")
+
+
+def test_a_connection_without_a_file_is_closed_and_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = socket.socket.accept
+    outcomes = [False, True, False, True]
+    """No file, then the spare one, twice."""
+
+    def accept(listening: socket.socket) -> tuple[socket.socket, Any]:
+        if outcomes and not outcomes.pop(0):
+            raise OSError(errno.EMFILE, "too many open files")
+        return real(listening)
+
+    listening = connections.open_listening_socket(Web(host="127.0.0.1", port=free_port()))
+    with listening:
+        clients = connect_many(listening, 3)
+        monkeypatch.setattr(socket.socket, "accept", accept)
+        accepted = accept_all(listening)
+        assert len(accepted) == 1
+        assert len(caplog.records) == 1
+        for one in clients + accepted:
+            one.close()
+
+
+def test_file_limit_is_raised() -> None:
+    code = (
+        "import resource\n"
+        "from crowdperf.runtime.process_runtime import raise_file_limit\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 900))\n"
+        "raise_file_limit()\n"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["900", "900"]
