@@ -37,7 +37,7 @@ from crowdperf.capture.ffmpeg_process import FfmpegProcess
 from crowdperf.capture.network.url_policy import CheckedSource
 from crowdperf.capture.probe import SourceInfo
 from crowdperf.frames.doorbell import Doorbell
-from crowdperf.frames.ring import FrameReader, RingSpec
+from crowdperf.frames.ring import FrameReader, RingSpec, unlink_instance
 from crowdperf.messaging.schema import CameraChanged
 from crowdperf.runtime.ffmpeg_binary import DEFAULT_FEATURES, detect_features, find_ffmpeg
 from crowdperf.runtime.metrics import Metrics
@@ -135,7 +135,7 @@ def into_ring(
     spec: RingSpec, start: Callable[[], Any], at_frame: int = 0, callback: Callable[[], object] = bool
 ) -> int:
     """Through the ring: a camera's loop, a reader that hears the bell and copies every picture; `look()` at one."""
-    path = Path(f"/dev/shm/crowdperf.bench{os.getpid()}.decode{threading.get_ident():x}")
+    path = Path(f"/dev/shm/crowdperf.bench{os.getpid()}/ring.decode{threading.get_ident():x}")
     with tempfile.TemporaryDirectory() as folder:
         bell, count = Doorbell(Path(folder) / "bell"), 0
         camera = _ShardCamera(spec, start, path, bell.path)
@@ -156,6 +156,7 @@ def into_ring(
         finally:
             camera.close()
             bell.close()
+            unlink_instance(str(path))
 
 
 def _fill(child: Any, view: memoryview) -> bool:

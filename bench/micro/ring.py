@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from bench.harness import Row, microseconds, paired
-from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec
+from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec, unlink_instance
 
 SIZES: tuple[tuple[int, int, Literal["yuv420p", "bgr24"]], ...] = (
     (640, 360, "yuv420p"),
@@ -25,7 +25,7 @@ class Copying:
 
     def __init__(self, width: int, height: int, pix_fmt: Literal["yuv420p", "bgr24"]) -> None:
         spec = RingSpec(width, height, pix_fmt, width, height, 4, 10.0, 0)
-        path = Path(f"/dev/shm/crowdperf.bench{os.getpid()}.{width}")
+        path = Path(f"/dev/shm/crowdperf.bench{os.getpid()}/ring.{width}")
         self.writer = FrameWriter(path, spec, None)
         self.reader = FrameReader(path)
         # Both sides copy from and to the same kind of place, the one that the product's readers copy to.
@@ -61,7 +61,8 @@ class Copying:
     def close(self) -> None:
         """Remove the ring."""
         self.reader.close()
-        self.writer.close(unlink=True)
+        self.writer.close(unlink=False)
+        unlink_instance(str(self.writer.path))
 
 
 def rows(short: bool) -> list[Row]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from bench.harness import Row, compared
 from crowdperf.frames.doorbell import Doorbell
-from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec
+from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec, unlink_instance
 
 PAUSE_S = 0.002
 BLOCK = 100
@@ -65,7 +65,7 @@ def rows(short: bool) -> list[Row]:
 
 def _measure(rounds: int) -> tuple[list[float], list[float]]:
     """Microseconds from send to wake-up, by the ring and by the bare socket."""
-    ring = Path(f"/dev/shm/crowdperf.bench{os.getpid()}.wakeup")
+    ring = Path(f"/dev/shm/crowdperf.bench{os.getpid()}/ring.wakeup")
     with tempfile.TemporaryDirectory() as folder:
         bell = Doorbell(Path(folder) / "bell")
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -101,7 +101,7 @@ def _measure(rounds: int) -> tuple[list[float], list[float]]:
             child.wait()
             bell.close()
             plain.close()
-            ring.unlink(missing_ok=True)
+            unlink_instance(str(ring))
     return ours, bare
 
 

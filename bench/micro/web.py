@@ -33,7 +33,7 @@ from litestar.response import ServerSentEvent, ServerSentEventMessage
 from numpy.typing import NDArray
 
 from bench.harness import Row, compared
-from crowdperf.frames.ring import FrameWriter, RingSpec
+from crowdperf.frames.ring import FrameWriter, RingSpec, unlink_instance
 from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import OUTAGE, connect, connect_async
 from crowdperf.messaging.schema import CameraGap
@@ -200,7 +200,8 @@ def _snapshots(port: int, folder: Path, times: int) -> tuple[list[float], list[f
         encoding.append((time.perf_counter() - began) * 1e3)
     stop.set()
     thread.join()
-    writer.close(unlink=True)
+    writer.close(unlink=False)
+    unlink_instance(str(writer.path))
     return took, encoding
 
 

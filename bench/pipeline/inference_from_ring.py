@@ -26,6 +26,7 @@ from bench.harness import Row, compared
 from bench.micro.inference import CpuSubject
 from bench.micro.inference_gpu import GpuSubject
 from bench.subject import SPEC, Subject, cuda, pictures
+from crowdperf.frames.ring import unlink_instance
 from crowdperf.inference.engine import InferenceEngine
 from crowdperf.inference.evidence_cache import EvidenceCache
 from crowdperf.inference.model_slots import ModelSlot
@@ -112,7 +113,7 @@ def writing(prefix: str, cameras: Sequence[str], fps: float) -> Iterator[None]:
         child.kill()
         child.wait()
         for name in cameras:
-            Path(prefix + name).unlink(missing_ok=True)
+            unlink_instance(prefix + name)
 
 
 class Site:
@@ -122,7 +123,7 @@ class Site:
         self.subject, self.url = subject, url
         self.suffix = subject.suffix
         self.camera_ids = [f"camera-{number}" for number in range(subject.cameras)]
-        self.prefix = f"/dev/shm/crowdperf.bench-{subject.suffix}-{time.time_ns():x}."
+        self.prefix = f"/dev/shm/crowdperf.bench-{subject.suffix}-{time.time_ns():x}/ring."
         self.metrics = Metrics()
         self.client: Any = connect(url)
         self.cameras = RingSet(self.prefix, STALENESS_S)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.harness import Row
-from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec
+from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec, unlink_instance
 
 SPEC = RingSpec(160, 90, "yuv420p", 160, 90, 2, 10.0, 0)
 READERS = 2
@@ -60,7 +60,7 @@ def read(path: str, reads: int) -> None:
 
 def rows(short: bool) -> list[Row]:
     """torn_frames (of how many given ones: `repetitions`), with the kills and laps that it takes to mean something."""
-    path = Path(f"/dev/shm/crowdperf.bench{os.getpid()}.torn")
+    path = Path(f"/dev/shm/crowdperf.bench{os.getpid()}/ring.torn")
     each = (READS_SHORT if short else READS_LONG) // READERS
     writer = _spawn("write", str(path))
     readers: list[subprocess.Popen[str]] = []
@@ -81,7 +81,7 @@ def rows(short: bool) -> list[Row]:
         for process in (writer, *readers):
             process.kill()
             process.wait()
-        path.unlink(missing_ok=True)
+        unlink_instance(str(path))
     watcher.close()
     given, torn, lapped, fell = (sum(column) for column in zip(*results))
     tries = given + lapped

@@ -19,7 +19,8 @@ from typing import TextIO
 
 from crowdperf.accounts.credentials import SetupSecret, build_setup_link
 from crowdperf.demo.scenes import SCENES
-from crowdperf.frames.ring import unlink_instance
+from crowdperf.frames.ring import RingError, unlink_instance
+from crowdperf.frames.segment import open_folder
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Config, Deployment, Installation
 from crowdperf.settings.environment import Paths
@@ -49,7 +50,7 @@ def main(words: list[str], installation: Installation) -> int:
             render_demo(deployment)
             with convert_folder_errors(paths):
                 setup.remove()
-                unlink_instance(str(paths.get_ring_path("")))
+                _prepare_ring_folder(paths)
                 programs.record_environment(paths, os.environ)
                 programs.write_include_file(deployment)
             status = run_supervisord(deployment, setup)
@@ -91,6 +92,21 @@ def run_supervisord(deployment: Deployment, setup: SetupSecret) -> int:
         # The rings go after their last writer has ended.
         process_tree.terminate_descendants(STOP_TIMEOUT_S)
         unlink_instance(str(paths.get_ring_path("")))
+
+
+def _prepare_ring_folder(paths: Paths) -> None:
+    """Remove the rings that a killed site has left, and create their folder.
+
+    Raises:
+        ConfigError: The folder is not private.
+    """
+    unlink_instance(str(paths.get_ring_path("")))
+    # Earlier versions had the rings beside each other, where other users can create files as well.
+    unlink_instance(f"{paths.rings}.")
+    try:
+        open_folder(paths.rings)
+    except RingError as error:
+        raise ConfigError(str(error)) from None
 
 
 def close_data_folder(paths: Paths) -> None:

@@ -60,7 +60,7 @@ class FrameWriter:
     other content is replaced by a new file under the same name with a greater epoch; readers see the inode change.
 
     Args:
-        path: the ring file, in a tmpfs.
+        path: the ring file, in a folder of its own in a tmpfs, which is created where it is missing.
         spec: its geometry.
         doorbell: the datagram socket that gets a byte per frame; None for no doorbell.
         above: a new file gets a greater epoch than this and than that of the file it replaces.
@@ -68,13 +68,14 @@ class FrameWriter:
     Raises:
         RingBusy: another live writer has the ring.
         RingFull: there is no room for it, and where an old one made way for it (`made_way`), none yet.
-        RingError: it cannot be made, opened or mapped.
+        RingError: it cannot be made, opened or mapped, or its folder is not private.
     """
 
     def __init__(self, path: Path, spec: RingSpec, doorbell: Path | None = None, above: int = 0) -> None:
         reason = layout.problem(spec)
         if reason:
             raise RingError(f"ring {str(path)!r} cannot hold {reason}. Remedy: correct the camera's settings.")
+        segment.open_folder(path.parent)
         self.path = path
         self.spec = spec
         self._doorbell = str(doorbell) if doorbell else ""
@@ -109,7 +110,7 @@ class FrameWriter:
         """Open the ring at `path` to continue it, or replace it by a new one; the fd holds the lock."""
         old, previous = -1, 0
         with contextlib.suppress(FileNotFoundError):
-            old = os.open(self.path, os.O_RDWR)
+            old = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW)
         try:
             if old >= 0:
                 segment.lock(old, self.path)
@@ -221,17 +222,17 @@ class FrameReader:
     `writable` maps it for writing, which page-locking for a GPU asks for; nothing is ever stored.
 
     Raises:
-        RingUnavailable: there is no ring there.
+        RingUnavailable: there is no ring there, or one that is not private to this user.
     """
 
     def __init__(self, path: Path, writable: bool = False) -> None:
         self.path = path
         try:
-            fd = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+            fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_NOFOLLOW)
         except OSError as error:
             raise RingUnavailable(f"no ring at {str(path)!r}: {error.strerror}") from None
         try:
-            found = segment.read_header(fd)
+            found = segment.find_stranger(fd) or segment.read_header(fd)
             if isinstance(found, str):
                 raise RingUnavailable(f"{str(path)!r} cannot be read: {found}")
             self.spec, self.epoch = found

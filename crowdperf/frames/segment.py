@@ -7,6 +7,7 @@ import fcntl
 import mmap
 import os
 import platform
+import stat
 import sys
 import threading
 from pathlib import Path
@@ -67,6 +68,46 @@ def read_header(fd: int) -> tuple[RingSpec, int] | str:
     return layout.parse_header(memoryview(raw).cast("Q").tolist(), os.fstat(fd).st_size)
 
 
+def open_folder(folder: Path) -> None:
+    """Create the private folder of an installation's rings, or check that the present one is private.
+
+    Every user may create files beside it. One who made the folder, or a ring, beforehand could read all pictures.
+
+    Raises:
+        RingError: It belongs to another user, is open to others, or cannot be created.
+    """
+    with contextlib.suppress(FileExistsError):
+        try:
+            folder.mkdir(0o700)
+        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+            raise RingError(
+                f"the folder of rings {str(folder)!r} cannot be created: {error.strerror}. "
+                f"Remedy: see that {str(folder.parent)!r} exists and that this user may write there."
+            ) from None
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        reason = f"it cannot be opened: {error.strerror}"
+    else:
+        try:
+            reason = find_stranger(fd)
+        finally:
+            os.close(fd)
+    if reason:
+        raise RingError(
+            f"the folder of rings {str(folder)!r} is not private: {reason}. Remedy: remove it, and see who made it."
+        )
+
+
+def find_stranger(fd: int) -> str:
+    """Return who else may read an open file or folder; empty if only this user may."""
+    status = os.fstat(fd)
+    if status.st_uid != os.geteuid():
+        return f"it belongs to user {status.st_uid}, and this process runs as {os.geteuid()}"
+    mode = stat.S_IMODE(status.st_mode)
+    return f"other users may use it (mode {mode:04o})" if mode & 0o077 else ""
+
+
 def is_at(fd: int, path: Path) -> bool:
     """Check whether the open file is the one that `path` names now."""
     try:
@@ -78,22 +119,33 @@ def is_at(fd: int, path: Path) -> bool:
 
 
 def unlink_instance(prefix: str) -> list[Path]:
-    """Remove and return the ring files whose path begins with `prefix`; raise RingError for a folder."""
+    """Remove this user's ring files whose path begins with `prefix`, then their folder if it is empty.
+
+    Returns:
+        The removed files.
+
+    Raises:
+        RingError: The prefix names a folder.
+    """
     folder, _, name = prefix.rpartition("/")
     if not name:
         raise RingError(f"the ring prefix {prefix!r} names a folder. Remedy: pass the prefix of one installation.")
     removed = []
-    for path in sorted(Path(folder).iterdir()):
-        if path.name.removeprefix(".").startswith(name) and path.is_file():
+    for path in sorted(Path(folder).glob("*")):
+        status = path.lstat()
+        is_file = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+        if is_file and path.name.removeprefix(".").startswith(name):
             path.unlink(missing_ok=True)
             removed.append(path)
+    with contextlib.suppress(OSError):
+        Path(folder).rmdir()
     return removed
 
 
 def remove(path: Path) -> None:
     """Remove the ring that a killed writer has left at `path`; a ring with a live writer stays."""
     with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
-        fd = os.open(path, os.O_RDWR)
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
         opened.callback(os.close, fd)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if is_at(fd, path):
@@ -135,7 +187,8 @@ def create(path: Path, spec: RingSpec, epoch: int) -> int:
                 free = _free(path)
                 if free < spec.file_bytes:
                     raise _make_full_error(path, spec, free)
-                fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+                temporary.unlink(missing_ok=True)
+                fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             except OSError as error:
                 raise RingError(
                     f"ring {str(path)!r} cannot be created: {error.strerror}. "

@@ -67,6 +67,11 @@ class Paths(Struct, frozen=True):
         return compute_digest(str(self.data.resolve()).encode(), 8)
 
     @property
+    def rings(self) -> Path:
+        """Folder of the rings, in shared memory."""
+        return Path("/dev/shm") / f"crowdperf.{self.instance}"
+
+    @property
     def sockets(self) -> Path:
         """Folder of the Unix sockets."""
         return self.data / "run"
@@ -118,7 +123,7 @@ class Paths(Struct, frozen=True):
 
     def get_ring_path(self, camera_id: str) -> Path:
         """Return the path of the camera's shared-memory ring."""
-        return Path("/dev/shm") / f"crowdperf.{self.instance}.{camera_id}"
+        return self.rings / f"ring.{camera_id}"
 
     def check_socket_length(self) -> None:
         """Raise ConfigError unless every socket path fits into sun_path (108 bytes)."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec
+from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec, unlink_instance
 from tests.conftest import wait_until
 
 LONG = os.environ.get("CROWDPERF_LONG") == "1"
@@ -62,9 +62,9 @@ def read(path: str, stop: str) -> None:
 
 @pytest.fixture
 def ring_path() -> Iterator[Path]:
-    path = Path(f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}.torn")
+    path = Path(f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}/ring.torn")
     yield path
-    path.unlink(missing_ok=True)
+    unlink_instance(str(path))
 
 
 def _spawn(*arguments: str) -> subprocess.Popen[str]:

@@ -18,7 +18,7 @@ import psutil
 
 from crowdperf.capture.camera_capture import CameraCapture
 from crowdperf.frames.doorbell import Doorbell
-from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
+from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable, unlink_instance
 from crowdperf.messaging.schema import CameraChanged
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg, remove_proxy_variables
 from crowdperf.runtime.metrics import Metrics, ProcessSnapshot
@@ -47,7 +47,7 @@ def make_config(url: str, folder: Path, **changes: Any) -> CaptureConfig:
         "stall_s": 20.0,
         "media_roots": (str(folder),),
         "allowed_hosts": (),
-        "ring": f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}.cam",
+        "ring": f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}/ring.cam",
         "doorbell": str(folder / "doorbell.sock"),
     }
     return CaptureConfig(**{**values, **changes})
@@ -133,7 +133,7 @@ class CaptureProcess:
         if self.process and self.process.poll() is None:
             self.end(signal.SIGKILL)
         for camera in self.group.cameras:
-            Path(camera.ring).unlink(missing_ok=True)
+            unlink_instance(camera.ring)
         self.listener.close()
 
 

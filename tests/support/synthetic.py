@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdperf.frames.ring import FrameWriter, RingSpec
+from crowdperf.frames.ring import FrameWriter, RingSpec, unlink_instance
 from crowdperf.messaging.process_metrics import publish_snapshot
 from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.redis.client import connect
@@ -178,6 +178,7 @@ class SyntheticSite:
             self._thread.join()
         for writer in self._writers.values():
             writer.close(unlink=True)
+        unlink_instance(str(self._paths.get_ring_path("")))
 
 
 def draw(moment: float, seed: int = 0) -> tuple[NDArray[np.uint8], list[tuple[float, float, float, float]]]:

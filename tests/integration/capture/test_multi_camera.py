@@ -39,7 +39,7 @@ def server(clip: Path) -> Iterator[RtspServer]:
 
 
 def member(name: str, url: str, folder: Path, bell: Path, **changes: Any) -> CaptureConfig:
-    ring = f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}.{name}"
+    ring = f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}/ring.{name}"
     return make_config(url, folder, **{"camera_id": name, "doorbell": str(bell), "ring": ring, **changes})
 
 

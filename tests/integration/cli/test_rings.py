@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from crowdperf.cli.rings import RingReading, format_row, main, read_rings
-from crowdperf.frames.ring import FrameWriter, RingSpec
+from crowdperf.frames.ring import FrameWriter, RingSpec, unlink_instance
+from crowdperf.frames.segment import open_folder
 from crowdperf.messaging.process_metrics import metrics_key
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.base import ConfigError
@@ -27,8 +28,7 @@ NOWHERE = "unix:///nonexistent/redis.sock"
 def prefix(tmp_path: Path) -> Iterator[str]:
     name = str(Installation(tmp_path).paths.get_ring_path(""))
     yield name
-    for path in Path("/dev/shm").glob(Path(name).name + "*"):
-        path.unlink()
+    unlink_instance(name)
 
 
 def put(writer: FrameWriter, frames: int) -> None:
@@ -90,5 +90,7 @@ def test_rates_epochs_and_dead_writers() -> None:
 
 
 def test_what_is_no_ring_is_left_out(prefix: str) -> None:
+    open_folder(Path(prefix).parent)
     Path(prefix + "junk").write_bytes(b"x" * 5000)
+    Path(prefix + "junk").chmod(0o600)
     assert read_rings(prefix, 0) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -30,13 +31,14 @@ from crowdperf.frames.ring import (
     RingUnavailable,
     unlink_instance,
 )
+from crowdperf.frames.segment import open_folder
 
 SPEC = RingSpec(64, 48, "yuv420p", 640, 480, 4, 9.97, 1)
 
 
 @pytest.fixture
 def path() -> Iterator[Path]:
-    prefix = f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}."
+    prefix = f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}/ring."
     yield Path(f"{prefix}cam")
     unlink_instance(prefix)
 
@@ -281,7 +283,9 @@ def test_an_old_writer_does_not_unlink_its_successors_ring(path: Path) -> None:
 
 
 def test_foreign_content_is_replaced(path: Path) -> None:
+    open_folder(path.parent)
     path.write_bytes(b"something else")
+    path.chmod(0o600)
     with pytest.raises(RingUnavailable):
         FrameReader(path)
     FrameWriter(path, SPEC)
@@ -305,7 +309,7 @@ def in_a_tmpfs_of_1_mb(path: Path, script: str) -> list[str]:
         "from crowdperf.frames import segment; from crowdperf.frames.ring import *\n"
         "folder = Path(sys.argv[1]); ring = folder / 'ring'\n"
     )
-    mount = 'mkdir -p $0 && mount -t tmpfs -o size=1m none $0 && exec $1 -c "$2" $0'
+    mount = 'mkdir -p $0 && mount -t tmpfs -o size=1m,mode=700 none $0 && exec $1 -c "$2" $0'
     folder = f"/tmp/{path.name}"
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", mount, folder, sys.executable, begin + script],
@@ -362,6 +366,7 @@ def test_ring_that_cannot_be_mapped_is_reported_and_released(
 ) -> None:
     with monkeypatch.context() as patch:
         if spoil == "directory":
+            open_folder(path.parent)
             path.mkdir()
         else:
             # Neither shared nor private: the kernel refuses that.
@@ -408,7 +413,8 @@ def test_impossible_rings_are_refused(path: Path, spec: RingSpec) -> None:
 
 def test_unlink_instance_takes_only_its_own(path: Path) -> None:
     mine, unfinished = path, path.with_name(f".{path.name}.1.part")
-    other = path.with_name(path.name.replace(".test", ".tes2"))
+    other = path.with_name("other.cam")
+    open_folder(path.parent)
     for file in (mine, unfinished, other):
         file.touch()
     assert unlink_instance(str(path)[:-3]) == [unfinished, mine]
@@ -416,6 +422,57 @@ def test_unlink_instance_takes_only_its_own(path: Path) -> None:
     other.unlink()
     with pytest.raises(RingError):
         unlink_instance("/dev/shm/")
+
+
+# Privacy
+
+
+def test_rings_lie_in_a_folder_that_others_cannot_read(path: Path) -> None:
+    writer = FrameWriter(path, SPEC)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    writer.close(unlink=False)
+
+
+@pytest.mark.parametrize("made", ["open to others", "of another user", "a link"])
+def test_a_folder_made_beforehand_is_refused(path: Path, tmp_path: Path, monkeypatch: Any, made: str) -> None:
+    if made == "a link":
+        path.parent.symlink_to(tmp_path)
+    else:
+        path.parent.mkdir(mode=0o700)
+    if made == "open to others":
+        path.parent.chmod(0o755)
+    if made == "of another user":
+        monkeypatch.setattr(segment.os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(RingError, match=r"not private.*Remedy"):
+        FrameWriter(path, SPEC)
+    if made == "a link":
+        path.parent.unlink()
+
+
+@pytest.mark.parametrize("made", ["open to others", "a link"])
+def test_a_ring_made_beforehand_is_not_read(path: Path, made: str) -> None:
+    FrameWriter(path, SPEC).close(unlink=False)
+    if made == "open to others":
+        path.chmod(0o644)
+    else:
+        path.rename(path.with_name("target"))
+        path.symlink_to("target")
+    with pytest.raises(RingUnavailable):
+        FrameReader(path)
+    path.with_name("target").unlink(missing_ok=True)
+    path.unlink()
+
+
+def test_a_link_in_place_of_a_ring_is_never_written_through(path: Path, tmp_path: Path) -> None:
+    open_folder(path.parent)
+    target = tmp_path / "target"
+    target.write_bytes(b"kept")
+    path.symlink_to(target)
+    with pytest.raises(RingError, match="Remedy"):
+        FrameWriter(path, SPEC)
+    assert target.read_bytes() == b"kept"
+    path.unlink()
 
 
 # Doorbell
