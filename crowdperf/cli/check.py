@@ -20,6 +20,7 @@ from crowdperf.counting.validation import find_problems
 from crowdperf.demo.scenes import SCENES
 from crowdperf.messaging.redis import acl
 from crowdperf.messaging.redis.client import OUTAGE, connect
+from crowdperf.messaging.site_owner import find_site_owner, read_owner
 from crowdperf.models.loader import download_weights, is_published
 from crowdperf.models.registry import ModelError, Role, resolve_model
 from crowdperf.primitives.redaction import redact, redact_config, redact_url
@@ -147,6 +148,9 @@ def _check_redis(deployment: Deployment) -> Finding:
             f"Redis{version} at {shown} does not allow its user {' '.join(missing)}. Remedy: ACL SETUSER <user> "
             f"{acl.build_acl_rules(config.key_prefix)} (docs/redis.md).",
         )
+    owner = read_owner(client, config.key_prefix)
+    if owner is not None and owner != find_site_owner(deployment.paths.installation_file):
+        return Finding(False, f"Redis{version} at {shown}: {owner.describe_conflict(config.key_prefix)}")
     return Finding(True, f"Redis{version} at {shown}")
 
 

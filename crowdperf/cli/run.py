@@ -21,6 +21,8 @@ from crowdperf.accounts.credentials import SetupSecret, build_setup_link
 from crowdperf.demo.scenes import SCENES
 from crowdperf.frames.ring import RingError, unlink_instance
 from crowdperf.frames.segment import open_folder
+from crowdperf.messaging.redis.client import connect
+from crowdperf.messaging.site_owner import RECORD_S, RENEW_S, SiteClaim, find_site_owner
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Config, Deployment, Installation
 from crowdperf.settings.environment import Paths
@@ -51,6 +53,7 @@ def main(words: list[str], installation: Installation) -> int:
             with convert_folder_errors(paths):
                 setup.remove()
                 _prepare_ring_folder(paths)
+                _claim_redis(deployment)
                 programs.record_environment(paths, os.environ)
                 programs.write_include_file(deployment)
             status = run_supervisord(deployment, setup)
@@ -92,6 +95,26 @@ def run_supervisord(deployment: Deployment, setup: SetupSecret) -> int:
         # The rings go after their last writer has ended.
         process_tree.terminate_descendants(STOP_TIMEOUT_S)
         unlink_instance(str(paths.get_ring_path("")))
+
+
+def _claim_redis(deployment: Deployment) -> None:
+    """Wait until the record of a crashed installation would have ended.
+
+    Raises:
+        ConfigError: Another installation uses the same Redis and prefix.
+    """
+    if not deployment.config.redis.url:
+        return
+    owner, prefix = find_site_owner(deployment.paths.installation_file), deployment.config.key_prefix
+    deadline = time.monotonic() + RECORD_S + RENEW_S
+
+    def wait(seconds: float) -> bool:
+        time.sleep(seconds)
+        return time.monotonic() > deadline
+
+    other = SiteClaim(connect(deployment.redis_url), owner, prefix).wait(wait)
+    if other is not None:
+        raise ConfigError(other.describe_conflict(prefix))
 
 
 def _prepare_ring_folder(paths: Paths) -> None:

@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from crowdperf.messaging import process_metrics
+from crowdperf.messaging.site_owner import claim_site, find_site_owner
 from crowdperf.runtime.process_runtime import ProcessRuntime, log_to_stderr
 from crowdperf.settings import process_config
 from crowdperf.settings.config import Installation
@@ -99,7 +100,15 @@ def _run(kind: str, name: str, config: Any, installation: Installation) -> int:
     installation.paths.sockets.mkdir(parents=True, exist_ok=True)
     runtime = ProcessRuntime(name, row.max_silence_s)
     runtime.install()
-    process_metrics.start_publishing(runtime, config.redis_url, config.key_prefix)
+    claim = None
+    # The embedded Redis is this installation's own.
+    if config.redis_url != installation.paths.redis_url:
+        claim = claim_site(
+            runtime, config.redis_url, find_site_owner(installation.paths.installation_file), config.key_prefix
+        )
+        if claim is None:
+            return 0
+    process_metrics.start_publishing(runtime, config.redis_url, config.key_prefix, claim)
     log.info("started, pid %d", os.getpid())
     module, _, function = row.entry.partition(":")
     getattr(importlib.import_module(module), function)(config, runtime)

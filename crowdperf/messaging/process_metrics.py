@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 import redis
 
 from crowdperf.messaging.outages import OutageHandler
 from crowdperf.messaging.redis.client import connect
+from crowdperf.messaging.site_owner import SiteClaim
 from crowdperf.runtime.metrics import ProcessSnapshot
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.runtime.tasks import start_thread
 
 INTERVAL_S = 2.0
 TTL_S = 15
+
+log = logging.getLogger(__name__)
 
 
 def metrics_key(process: str, prefix: str = "") -> str:
@@ -32,13 +37,14 @@ def publish_snapshot(client: redis.Redis, runtime: ProcessRuntime, prefix: str =
     client.set(metrics_key(runtime.name, prefix), msgspec.json.encode(snapshot), ex=TTL_S)
 
 
-def start_publishing(runtime: ProcessRuntime, url: str, prefix: str = "") -> None:
+def start_publishing(runtime: ProcessRuntime, url: str, prefix: str = "", claim: SiteClaim | None = None) -> None:
     """Publish every 2 s from a thread. The snapshot of a process that has ended expires by its TTL.
 
     Args:
         runtime: The process; its stop ends the thread.
         url: The URL of Redis.
         prefix: The configured key prefix.
+        claim: Renewed each time. The process stops when another installation has the prefix.
     """
     client = connect(url)
 
@@ -46,6 +52,11 @@ def start_publishing(runtime: ProcessRuntime, url: str, prefix: str = "") -> Non
         outage = OutageHandler("metrics are not published", logs_outages=False)
         while not runtime.wait_for_stop(INTERVAL_S):
             with outage:
+                other = claim.renew() if claim else None
+                if other is not None:
+                    log.error("%s", other.describe_conflict(prefix))
+                    runtime.stop()
+                    return
                 publish_snapshot(client, runtime, prefix)
 
     start_thread("metrics", loop, runtime.metrics, runtime.wait_for_stop)

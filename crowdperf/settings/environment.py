@@ -102,6 +102,11 @@ class Paths(Struct, frozen=True):
         return self.data / "evidence"
 
     @property
+    def installation_file(self) -> Path:
+        """File with a random id, by which installations on one Redis know each other."""
+        return self.data / "installation"
+
+    @property
     def doorbell(self) -> Path:
         """Datagram socket that wakes inference when a frame is published."""
         return self.sockets / "doorbell.sock"

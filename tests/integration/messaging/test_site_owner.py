@@ -1,0 +1,86 @@
+"""Two installations on one Redis and prefix: the second one says so and writes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from crowdperf.cli import check
+from crowdperf.messaging import process_metrics, site_owner
+from crowdperf.messaging.site_owner import SiteClaim, SiteOwner, claim_site, find_site_owner, owner_key, read_owner
+from crowdperf.runtime.process_runtime import ProcessRuntime
+from crowdperf.settings.config import Deployment, parse
+from crowdperf.settings.environment import Paths
+from tests.conftest import RedisServer, wait_until
+
+NORTH, SOUTH = SiteOwner("0000aaaa", "north"), SiteOwner("0000bbbb", "south")
+
+
+def claim(server: RedisServer, owner: SiteOwner, prefix: str = "") -> SiteClaim:
+    return SiteClaim(server.client(), owner, prefix)
+
+
+def test_second_installation_is_refused_and_writes_nothing(redis_server: RedisServer) -> None:
+    client = redis_server.client()
+    assert claim(redis_server, NORTH).renew() is None
+    before = client.hgetall(owner_key())
+    assert claim(redis_server, SOUTH).renew() == NORTH
+    assert claim(redis_server, SiteOwner(NORTH.instance, "a copy")).renew() == NORTH
+    assert client.hgetall(owner_key()) == before
+    assert client.keys() == [owner_key().encode()]
+    assert claim(redis_server, SOUTH, "south:").renew() is None
+    assert "0000aaaa on north" in NORTH.describe_conflict("")
+    assert "Remedy" in NORTH.describe_conflict("")
+
+
+def test_same_installation_takes_over_at_once(redis_server: RedisServer) -> None:
+    assert claim(redis_server, NORTH).renew() is None
+    assert claim(redis_server, NORTH).renew() is None
+    assert read_owner(redis_server.client()) == NORTH
+
+
+def test_record_of_a_crashed_installation_expires(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site_owner, "RECORD_S", 0.2)
+    assert claim(redis_server, NORTH).renew() is None
+    monkeypatch.setattr(site_owner, "RENEW_S", 0.05)
+    runtime = ProcessRuntime("worker-recorder-0", 0)
+    assert claim_site(runtime, redis_server.url, SOUTH) is not None
+    assert read_owner(redis_server.client()) == SOUTH
+
+
+def test_process_of_the_second_installation_waits_until_it_stops(redis_server: RedisServer) -> None:
+    assert claim(redis_server, NORTH).renew() is None
+    runtime = ProcessRuntime("worker-recorder-0", 0)
+    runtime.stop()
+    assert claim_site(runtime, redis_server.url, SOUTH) is None
+
+
+def test_process_stops_when_its_record_is_lost(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_metrics, "INTERVAL_S", 0.05)
+    runtime = ProcessRuntime("worker-recorder-0", 0)
+    held = claim_site(runtime, redis_server.url, SOUTH)
+    process_metrics.start_publishing(runtime, redis_server.url, claim=held)
+    client = redis_server.client()
+    with client.pipeline() as pipe:
+        pipe.delete(owner_key())
+        pipe.hset(owner_key(), mapping={"instance": NORTH.instance, "host": NORTH.host})
+        pipe.execute()
+    wait_until(lambda: runtime.stopping, what="the stop")
+    assert read_owner(client) == NORTH
+
+
+def test_id_of_an_installation_stays(tmp_path: Path) -> None:
+    assert find_site_owner(tmp_path / "installation") == find_site_owner(tmp_path / "installation")
+    assert find_site_owner(tmp_path / "other") != find_site_owner(tmp_path / "installation")
+
+
+def test_check_names_the_other_installation(redis_server: RedisServer, tmp_path: Path) -> None:
+    config = parse(json.dumps({"redis": {"url": redis_server.url}}).encode())
+    deployment = Deployment(config, Paths(tmp_path))
+    assert check._check_redis(deployment).ok
+    assert claim(redis_server, NORTH).renew() is None
+    finding = check._check_redis(deployment)
+    assert not finding.ok
+    assert "0000aaaa on north" in finding.text
