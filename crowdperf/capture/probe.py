@@ -19,8 +19,11 @@ MAX_BURST_BYTES = 16 * 2**20
 _VIDEO = re.compile(r"Stream #\d+:\d+.*?: Video: .*?[ ,](\d{2,5})x(\d{2,5})(?=[ ,\n]|$)")
 _FPS = re.compile(r"Video: .*?([\d.]+) fps")
 _ROTATION = re.compile(r"rotation of (-?[\d.]+) degrees")
-_DURATION = re.compile(r"Duration: (?!00:00:00\.00)\d+:\d+:")
+_DURATION = re.compile(r"Duration: (?!00:00:00\.00)\d+:\d+:[^\n]*")
 """Live FLV has a duration of zero, which means that no end is known."""
+_FORMAT = re.compile(r"Input #0, (.*), from ")
+_PLAYLISTS = frozenset(("hls", "dash"))
+"""Formats whose duration is that of a list of files; its length says nothing about them."""
 
 
 class SourceInfo(NamedTuple):
@@ -44,7 +47,18 @@ def parse_source_info(stderr: str) -> SourceInfo | None:
         # FFmpeg rotates the picture upright.
         width, height = height, width
     fps = _FPS.search(stderr)
-    return SourceInfo(width, height, float(fps[1]) if fps else 0.0, _DURATION.search(stderr) is not None)
+    duration, form = _DURATION.search(stderr), _FORMAT.search(stderr)
+    is_finite = duration is not None and has_end(form[1] if form else "", "bitrate: N/A" not in duration[0])
+    return SourceInfo(width, height, float(fps[1]) if fps else 0.0, is_finite)
+
+
+def has_end(format_name: str, has_bit_rate: bool) -> bool:
+    """Check whether a source by http that states a duration is a recording.
+
+    A live fragmented MP4 states the length of its first fragment. Libav computes a bit rate from the length of the
+    file, which a live answer does not have.
+    """
+    return has_bit_rate or format_name in _PLAYLISTS
 
 
 def parse_stream_info(stderr: str) -> tuple[SourceInfo, int, int] | None:

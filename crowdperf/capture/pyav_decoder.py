@@ -23,7 +23,8 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from crowdperf.capture.crash_report import DECODER_THREAD_NAME
 from crowdperf.capture.ffmpeg_args import SourceOptions, get_input_options
 from crowdperf.capture.network.url_policy import SourceError
-from crowdperf.capture.probe import SourceInfo
+from crowdperf.capture.playback import Playback
+from crowdperf.capture.probe import SourceInfo, has_end
 from crowdperf.frames.layout import NO_PTS, RingSpec
 
 if TYPE_CHECKING:
@@ -212,12 +213,15 @@ class PyavDecoder:
         # `av.open` passes options to the demuxer only. PyAV opens this context with the first packet; an invalid
         # option then ends the connection.
         stream.codec_context.options = {name: self._options[name] for name in _DECODER_OPTIONS & self._options.keys()}
-        finite = bool(container.duration and container.duration > 0)
+        finite = bool(container.duration and container.duration > 0) and has_end(
+            container.format.name, container.bit_rate > 0
+        )
         recording = self._source.kind == "file" or (self._source.kind == "http" and finite)
         paced = recording and self._paced
-        started_at, played_us, fps = time.monotonic(), 0, float(stream.average_rate or 0)
+        fps = float(stream.average_rate or 0)
+        playback = Playback(time.monotonic(), fps)
         while True:
-            first_us = newest_us = None
+            first_us, played_us = None, playback.begin_round()
             for packet in container.demux(stream):
                 if self._stop_requested.is_set():
                     return
@@ -228,11 +232,8 @@ class PyavDecoder:
                     pts_us = _to_microseconds(frame.pts, frame.time_base or stream.time_base)
                     if first_us is None:
                         first_us = pts_us or 0
-                    if pts_us is not None:
-                        newest_us = pts_us - first_us
-                    if paced and self._stop_requested.wait(
-                        started_at + (played_us + (newest_us or 0)) / 1e6 - time.monotonic()
-                    ):
+                    due_at = playback.compute_due_time(pts_us)
+                    if paced and self._stop_requested.wait(due_at - time.monotonic()):
                         return
                     self._realtime_us = getattr(container, "start_time_realtime", None) or 0
                     offset_us = played_us - first_us if self._loop else 0
@@ -241,7 +242,6 @@ class PyavDecoder:
             if first_us is None or not (self._loop and recording):
                 self._exit_code = 0 if recording else 1
                 return
-            played_us += (newest_us or 0) + int(1e6 / (fps or 25.0))
             container.seek(0)
 
     def _deliver_picture(

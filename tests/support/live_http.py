@@ -70,6 +70,13 @@ def flv(clip: Path) -> bytes:
     return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
 
 
+def fragmented_mp4(clip: Path) -> bytes:
+    """Return the clip as MP4 that is written live: it states the length of its first fragment."""
+    command = [find_ffmpeg(), "-loglevel", "error", "-i", str(clip), "-c", "copy", "-movflags", "frag_keyframe"]
+    command += ["-f", "mp4", "pipe:1"]
+    return subprocess.run(command, check=True, stdin=subprocess.DEVNULL, capture_output=True).stdout
+
+
 def pictures(clip: Path) -> list[bytes]:
     """Return the clip's pictures as JPEG."""
     command = [find_ffmpeg(), "-loglevel", "error", "-i", str(clip), "-c:v", "mjpeg", "-q:v", "4", "-f", "mjpeg", "-"]

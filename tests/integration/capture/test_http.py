@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.capturing import Camera, make_clip
-from tests.support.live_http import MULTIPART, flv, live_camera, multipart, pictures
+from tests.support.live_http import MULTIPART, flv, fragmented_mp4, live_camera, multipart, pictures
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +32,13 @@ def camera(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
         each.capture.close()
 
 
-def test_a_live_flv_that_is_cut_off_is_connected_to_again(camera: Callable[..., Camera], clip: Path) -> None:
-    """Its duration of zero is none: it is neither paced like a recording nor at its end."""
-    stream = flv(clip)
-    with live_camera("video/x-flv", lambda: [stream]) as server:
+@pytest.mark.parametrize(("kind", "write"), [("video/x-flv", flv), ("video/mp4", fragmented_mp4)])
+def test_a_live_stream_that_is_cut_off_is_connected_to_again(
+    camera: Callable[..., Camera], clip: Path, kind: str, write: Callable[[Path], bytes]
+) -> None:
+    """A duration of zero is none, and one without a bit rate is that of a first fragment."""
+    stream = write(clip)
+    with live_camera(kind, lambda: [stream]) as server:
         cam = camera(server.url)
         cam.run_until(lambda: cam.states().count("live") == 2 or "stopped" in cam.states())
     assert cam.states()[:4] == ["connecting", "live", "backing_off", "live"]

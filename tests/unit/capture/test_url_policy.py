@@ -184,6 +184,10 @@ def test_the_probe_s_report() -> None:
     assert parse_source_info(AVI.replace("00:01:19.50", "00:00:00.00")) == SourceInfo(
         768, 576, 10.0, is_finite=False
     ), "FLV, live"
+    live = AVI.replace("bitrate: 818 kb/s", "bitrate: N/A")
+    assert parse_source_info(live) == SourceInfo(768, 576, 10.0, is_finite=False)
+    playlist = f"Input #0, hls, from 'http://192.0.2.7/list.m3u8':\n{live}"
+    assert parse_source_info(playlist) == SourceInfo(768, 576, 10.0, is_finite=True)
     assert parse_source_info("Stream #0:0: Audio: aac, 48000 Hz\nInvalid data found") is None
     assert parse_source_info(H264.replace("480x270", "none")) is None
 
