@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -25,7 +26,7 @@ from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.web.auth import SESSION_CHECK_S, PrincipalDependency, SessionMonitor, is_same_origin
 from crowdperf.web.live.channel import BroadcastMessage, encode_sse
 from crowdperf.web.live.feed import build_event_message
-from crowdperf.web.live.tiles import Viewer
+from crowdperf.web.live.tiles import MAX_SILENCE_S, Viewer
 from crowdperf.web.parameters import errors, parse_stream_id
 from crowdperf.web.state import AppDependency, AppState, ContextDependency, RequestContext
 
@@ -137,6 +138,7 @@ def _build_lost_message(count: int | str) -> BroadcastMessage:
 MAX_REQUEST_LENGTH = 64 * 1024
 CLOSE_POLICY_VIOLATION = 1008
 CLOSE_GOING_AWAY = 1001
+SILENCE_CHECK_S = 5.0
 
 
 class LiveRequest(Struct, forbid_unknown_fields=True):
@@ -168,22 +170,25 @@ async def live(socket: WebSocket, app: AppDependency, principal: PrincipalDepend
         asyncio.create_task(_send(socket, viewer)),
         asyncio.create_task(_wait_for_stop(app)),
         asyncio.create_task(_wait_for_session_end(app, principal)),
+        asyncio.create_task(_wait_for_silence(viewer)),
     ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for camera in app.tiles.get_watched_by(viewer):
+            app.tiles.leave(camera, viewer)
+        app.metrics.count("live_pictures_skipped", viewer.rate_controller.skipped_total)
+        await asyncio.gather(*tasks, return_exceptions=True)
+    # What the client held is free by now: to close a connection that takes nothing lasts until its deadline.
+    try:
         for task in done:
             reason = task.result()
             if reason is not None:
                 await socket.close(code=reason[0], reason=reason[1])
     except (WebSocketDisconnect, ConnectionError):
         log.debug("live client disconnected")
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for camera in app.tiles.get_watched_by(viewer):
-            app.tiles.leave(camera, viewer)
-        app.metrics.count("live_pictures_skipped", viewer.rate_controller.skipped_total)
 
 
 async def _receive(
@@ -195,6 +200,7 @@ async def _receive(
     """Apply the client's messages; return code and reason when the connection must end."""
     while True:
         text = await socket.receive_data(mode="text")
+        viewer.record_message()
         try:
             if len(text) > MAX_REQUEST_LENGTH:
                 raise msgspec.DecodeError("the message is too long")
@@ -235,6 +241,12 @@ async def _wait_for_session_end(app: AppState, principal: Principal) -> tuple[in
     while await monitor.is_still_valid():
         await asyncio.sleep(SESSION_CHECK_S)
     return CLOSE_POLICY_VIOLATION, "the session has ended"
+
+
+async def _wait_for_silence(viewer: Viewer) -> tuple[int, str]:
+    while not viewer.is_silent(time.monotonic()):
+        await asyncio.sleep(SILENCE_CHECK_S)
+    return CLOSE_POLICY_VIOLATION, f'no message for {MAX_SILENCE_S:g} s. Remedy: send {{"seen": n}}'
 
 
 router = Router("/", tags=["live"], route_handlers=[stream, live])

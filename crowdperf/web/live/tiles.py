@@ -30,6 +30,8 @@ MAX_BOXES_AGE_S = 1.0
 MAX_BOXES_LAG_S = 0.3
 """Boxes older than the picture by more than this would be drawn beside their people."""
 DOWN_REPEAT_S = 2.0
+MAX_SILENCE_S = 120.0
+"""A client that gets messages must send one itself within this time."""
 
 
 class Viewer:
@@ -42,6 +44,15 @@ class Viewer:
         self._waiting: dict[str, bytes] = {}
         self._offered_at: dict[str, float] = {}
         self._wake = asyncio.Event()
+        self._unanswered_since: float | None = None
+
+    def record_message(self) -> None:
+        """Record that the client has sent a message: somebody is there."""
+        self._unanswered_since = None
+
+    def is_silent(self, now: float) -> bool:
+        """Check whether the client gets messages and has sent none for too long, a confirmation for example."""
+        return self._unanswered_since is not None and now - self._unanswered_since > MAX_SILENCE_S
 
     def get_due_format(self, camera: str, now: float) -> PictureFormat | None:
         """Return the format of the camera's next picture for this client; None while it is too early."""
@@ -82,7 +93,10 @@ class Viewer:
             self._wake.clear()
             await self._wake.wait()
         message = self._waiting.pop(next(iter(self._waiting)))
-        self.rate_controller.record_sent(time.monotonic(), len(message))
+        now = time.monotonic()
+        self.rate_controller.record_sent(now, len(message))
+        if self._unanswered_since is None:
+            self._unanswered_since = now
         return message
 
 

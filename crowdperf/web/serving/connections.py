@@ -26,6 +26,8 @@ from crowdperf.settings.site import Web
 
 SEND_TIMEOUT_S = 30.0
 """The kernel ends a connection whose client takes nothing that was sent for this long."""
+KEEP_ALIVE_IDLE_S = 60
+"""The kernel asks a client whose connection is idle for this long whether it is still there."""
 REQUEST_TIMEOUT_S = 20.0
 """A request must have arrived this long after its connection was made, or after the answer before it."""
 MAX_CONNECTIONS = 2000
@@ -161,6 +163,9 @@ def open_listening_socket(web: Web) -> ListeningSocket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Accepted connections inherit it. uvicorn waits for ever for a client that takes nothing any more.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(SEND_TIMEOUT_S * 1e3))
+        # So do they these: a client that has gone while nothing is sent would never be noticed.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEP_ALIVE_IDLE_S)
         listening.bind(address)
         listening.listen(2048)
     except OSError as error:

@@ -27,6 +27,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.site import Web
+from crowdperf.web import live_routes
+from crowdperf.web.live import tiles
 from crowdperf.web.serving.connections import open_listening_socket
 from tests.conftest import ROOT, RedisServer, missing, wait_until
 from tests.support.ports import free_port
@@ -263,6 +265,26 @@ def test_a_live_client_that_talks_nonsense_is_sent_away(server: Served, text: st
             return closed.value.rcvd.code
 
     assert asyncio.run(talk()) == 1008
+
+
+def test_a_viewer_that_never_answers_is_let_go(
+    server: Served, site: SyntheticSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "MAX_SILENCE_S", 0.2)
+    monkeypatch.setattr(live_routes, "SILENCE_CHECK_S", 0.05)
+    site.start()
+
+    async def watch() -> tuple[int | None, str | None]:
+        async with connect(live_url(server), max_queue=None) as socket:
+            await socket.send(json.dumps({"subscribe": ["plaza"]}))
+            await socket.wait_closed()
+            return socket.close_code, socket.close_reason
+
+    code, reason = asyncio.run(watch())
+    assert code == 1008
+    assert "seen" in (reason or "")
+    gauges = server.runtime.metrics
+    wait_until(lambda: gauges.snapshot("web", 0.0).get_gauge("live_cameras_watched") == 0, what="the camera is left")
 
 
 def test_a_foreign_page_cannot_watch(server: Served) -> None:

@@ -12,8 +12,9 @@ import pytest
 from crowdperf.frames.ring import RingUnavailable
 from crowdperf.messaging.schema import TrackedFrame
 from crowdperf.runtime.metrics import Metrics
+from crowdperf.web.live import tiles
 from crowdperf.web.live.pictures import EncodedPicture
-from crowdperf.web.live.tiles import MAX_BOXES_LAG_S, Tiles, Viewer, build_header
+from crowdperf.web.live.tiles import MAX_BOXES_LAG_S, MAX_SILENCE_S, Tiles, Viewer, build_header
 
 TAKEN_NS = 1_800_000_000 * 10**9
 
@@ -41,19 +42,39 @@ def test_last_viewer_may_leave_while_boxes_arrive(turns: int) -> None:
     """The wait for boxes swallows a cancellation that comes in the same turn of the loop."""
 
     async def leave_as_boxes_arrive() -> asyncio.Task[None]:
-        tiles, viewer, arrival = Tiles("", [], Metrics()), Viewer(), asyncio.Event()
-        tiles.feed = cast(Any, SimpleNamespace(frames={}, get_arrival=lambda camera: arrival))
-        tiles.views = {"plaza": cast(Any, EmptyView())}
-        tiles.join("plaza", viewer)
+        made, viewer, arrival = Tiles("", [], Metrics()), Viewer(), asyncio.Event()
+        made.feed = cast(Any, SimpleNamespace(frames={}, get_arrival=lambda camera: arrival))
+        made.views = {"plaza": cast(Any, EmptyView())}
+        made.join("plaza", viewer)
         [task] = (task for task in asyncio.all_tasks() if task.get_name() == "tile plaza")
         await viewer.take_message()
         arrival.set()
         for _ in range(turns):
             await asyncio.sleep(0)
-        tiles.leave("plaza", viewer)
+        made.leave("plaza", viewer)
         await asyncio.wait([task], timeout=10)
         return task
 
     task = asyncio.run(leave_as_boxes_arrive())
     assert task.done()
     assert task.cancelled() or task.exception() is None
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_viewer_that_never_answers_is_silent(monkeypatch: pytest.MonkeyPatch, answers: bool) -> None:
+    now = 100.0
+    monkeypatch.setattr(tiles.time, "monotonic", lambda: now)
+
+    async def watch() -> bool:
+        nonlocal now
+        viewer = Viewer()
+        now += 3600
+        assert not viewer.is_silent(now), "nothing was sent"
+        viewer.offer("plaza", b"picture")
+        await viewer.take_message()
+        if answers:
+            viewer.record_message()
+        now += MAX_SILENCE_S + 1
+        return viewer.is_silent(now)
+
+    assert asyncio.run(watch()) is not answers
