@@ -6,7 +6,8 @@ Lua scripts change them atomically, so neither side overwrites the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -80,6 +81,17 @@ class DocumentStore(Struct, Generic[D, V], frozen=True, kw_only=True):
         pipe.zadd(index, {document.id: at})
         pipe.zremrangebyscore(index, "-inf", at - self.kept_s)
         return name
+
+    def iter_views(self, client: Any, prefix: str = "") -> Iterator[V]:
+        """Iterate over all documents, newest first; `client` is a blocking one."""
+        for offset in itertools.count(0, CHUNK_DOCUMENTS):
+            ids = client.zrevrange(self.index(prefix), offset, offset + CHUNK_DOCUMENTS - 1)
+            pipe = client.pipeline(transaction=False)
+            for name in ids:
+                pipe.hgetall(self.key(name.decode(), prefix))
+            yield from (view for fields in pipe.execute() if (view := self._decode(fields)) is not None)
+            if len(ids) < CHUNK_DOCUMENTS:
+                return
 
     async def load(self, client: Any, document: str, prefix: str = "") -> V | None:
         """Load one document.

@@ -14,6 +14,7 @@ import redis.asyncio
 from msgspec import Struct
 
 from crowdperf.messaging.schema import ZoneMinute
+from crowdperf.storage.documents import decode_or_none
 
 MINUTE_S = 60
 DWELL_BOUNDS_S = (10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -158,6 +159,12 @@ class AreaSnapshot(Struct, frozen=True, kw_only=True):
     """Direction of that crossing: True into the area."""
     last_at: float = 0.0
     """Unix seconds of that crossing."""
+
+
+def load_areas(client: Any, prefix: str = "") -> list[AreaSnapshot]:
+    """Load all areas; `client` is a blocking one."""
+    rows = (decode_or_none(raw, AreaSnapshot) for raw in client.hgetall(areas_key(prefix)).values())
+    return [row for row in rows if row is not None]
 
 
 def areas_key(prefix: str = "") -> str:

@@ -177,6 +177,16 @@ def stage_update(pipe: Any, update: VisitUpdate, entries: Sequence[AuditEntry] =
     )
 
 
+def load_live(client: Any, prefix: str = "") -> list[Visit]:
+    """Load the visits that are not over; `client` is a blocking one."""
+    keys = VisitKeys(prefix)
+    with client.pipeline(transaction=False) as pipe:
+        for name in sorted(client.smembers(keys.live)):
+            pipe.hgetall(keys.visit(name.decode()))
+        rows = (from_hash_fields(fields, Visit) for fields in pipe.execute())
+    return [visit for visit in rows if visit is not None]
+
+
 def to_hash_fields(row: Struct) -> list[str]:
     """Flatten a Struct to names and values of a Redis hash."""
     return [text for name, value in msgspec.to_builtins(row).items() for text in (name, _to_text(value))]

@@ -6,15 +6,18 @@ Each area is a partition: instances share the areas, and a door of two areas cou
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from crowdperf.counting.areas import AreaCounter, AreaCounterState
+from crowdperf.counting.threshold import ThresholdState
+from crowdperf.messaging import codec
 from crowdperf.messaging.redis.client import connect
-from crowdperf.messaging.schema import Event, LineCrossed, PpeObserved, ZoneChanged, ZoneMinute
+from crowdperf.messaging.schema import Alert, Event, LineCrossed, PpeObserved, ZoneChanged, ZoneMinute
+from crowdperf.messaging.streams import EVENTS, stream_key
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.worker_config import AreasConfig
@@ -25,6 +28,8 @@ from crowdperf.workers.worker_logic import WorkerEvent, WorkerLogic
 
 WORKER = "areas"
 VERSION = 2
+MAX_ALERT_SCAN = 20_000
+"""Newest events among which the open alert of an area is searched."""
 
 
 class StoredArea(Struct, frozen=True, array_like=True):
@@ -84,6 +89,18 @@ class AreaLogic(WorkerLogic):
         if partition in self.counters:
             self.counters[partition].restore(stored.state)
 
+    def rebuild(self, partition: str, documents: Sequence[Struct]) -> None:
+        """Begin with the published state of the area, and with the alert of its limit that is open."""
+        counter = self.counters.get(partition)
+        for row in documents:
+            if counter is not None and isinstance(row, AreaSnapshot) and row.area == partition:
+                state = counter.state = AreaCounterState(zones={}, recent=[])
+                state.occupancy, state.entries, state.exits = row.occupancy, row.entries, row.exits
+                state.since, state.clock = row.since, row.at
+                state.last_door, state.last_entered, state.last_at = row.last_door, row.last_entered, row.last_at
+            elif counter is not None and isinstance(row, Alert) and row.area == partition and row.state == "opened":
+                counter.state.limit = ThresholdState(row.alert, row.opened_at, None, row.value)
+
     def is_configured(self, partition: str) -> bool:
         return partition in self.counters
 
@@ -139,6 +156,20 @@ def stage_effect(pipe: Any, effect: Struct, metrics: Metrics, prefix: str = "") 
         metrics.forget(effect.area)
 
 
+def load_documents(client: Any, prefix: str = "") -> list[Struct]:
+    """Load the published states of the areas, and the newest alert of each whose limit is exceeded."""
+    rows = occupancy.load_areas(client, prefix)
+    waiting = {row.area for row in rows if row.over_limit}
+    documents: list[Struct] = [*rows]
+    entries = client.xrevrange(stream_key(EVENTS, prefix=prefix), count=MAX_ALERT_SCAN) if waiting else ()
+    for _, fields in entries:
+        event = codec.decode_or_none(EVENTS, fields)
+        if isinstance(event, Alert) and event.area in waiting:
+            waiting.remove(event.area)
+            documents.append(event)
+    return documents
+
+
 def main(config: AreasConfig, runtime: ProcessRuntime) -> None:
     """Run until a stop is requested."""
     client = connect(config.redis_url)
@@ -146,4 +177,7 @@ def main(config: AreasConfig, runtime: ProcessRuntime) -> None:
     def stage(pipe: Any, effect: Struct) -> None:
         stage_effect(pipe, effect, runtime.metrics, config.key_prefix)
 
-    run_worker(WORKER, AreaLogic(config), config, runtime, client, stage)
+    def load() -> list[Struct]:
+        return load_documents(client, config.key_prefix)
+
+    run_worker(WORKER, AreaLogic(config), config, runtime, client, stage, load_documents=load)

@@ -10,7 +10,7 @@ and the person's height, or abstains. The newest votes decide, once there are en
 from __future__ import annotations
 
 import zoneinfo
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -25,7 +25,7 @@ from crowdperf.settings.ppe import Item, PpeRule
 from crowdperf.settings.schedule import Schedule
 from crowdperf.settings.worker_config import PpeConfig
 from crowdperf.storage import violations
-from crowdperf.storage.violations import Compliance, Violation, ViolationUpdate
+from crowdperf.storage.violations import Compliance, Violation, ViolationUpdate, ViolationView
 from crowdperf.workers.sharded_consumer import run_worker
 from crowdperf.workers.worker_logic import WorkerEvent, WorkerLogic, decode_state
 
@@ -170,6 +170,28 @@ class PpeLogic(WorkerLogic):
 
     def restore(self, camera: str, state: bytes) -> None:
         self._cameras[camera] = decode_state(state, CameraPpeState, VERSION)
+
+    def rebuild(self, camera: str, documents: Sequence[Struct]) -> None:
+        """Begin with the camera's violations that have not ended."""
+        rows = [row.violation for row in documents if isinstance(row, ViolationView) and row.violation.camera == camera]
+        self._cameras[camera] = CameraPpeState(
+            watched=[
+                WatchedTrack(
+                    rule=row.rule,
+                    track=row.track,
+                    since=row.first_seen,
+                    last=row.last_seen,
+                    seen=row.frames,
+                    violation=row.id,
+                    ongoing=True,
+                    first_seen=row.first_seen,
+                    missing=list(row.items),
+                    # Larger than any number of changes before, so that no id comes twice.
+                    times=int(row.last_seen),
+                )
+                for row in rows
+            ]
+        )
 
     def is_configured(self, camera: str) -> bool:
         return camera in self._rules
@@ -316,4 +338,9 @@ def main(config: PpeConfig, runtime: ProcessRuntime) -> None:
         elif isinstance(effect, EvidenceRequest):
             requests.stage(pipe, effect)
 
-    run_worker(WORKER, PpeLogic(config), config, runtime, client, stage, input_stream=OBSERVATIONS)
+    def load() -> Iterator[ViolationView]:
+        return (view for view in violations.DOCUMENTS.iter_views(client, prefix) if view.violation.ongoing)
+
+    run_worker(
+        *(WORKER, PpeLogic(config), config, runtime, client, stage), input_stream=OBSERVATIONS, load_documents=load
+    )

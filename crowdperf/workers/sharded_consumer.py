@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -37,6 +37,7 @@ from crowdperf.settings.process_config import get_shard
 from crowdperf.settings.worker_config import ShardedConfig
 from crowdperf.workers import clock_leaps
 from crowdperf.workers.leases import Leases
+from crowdperf.workers.state_loader import StateLoader
 from crowdperf.workers.worker_logic import PartitionState, WorkerCheckpoint, WorkerEvent, WorkerLogic, state_key
 
 BATCH_SIZE = 256
@@ -73,6 +74,7 @@ class ShardedConsumer:
         stage: adds an effect that is not an event to a transaction.
         prefix: the configured prefix of every key.
         input_stream: the stream that is read.
+        load_documents: loads what `WorkerLogic.rebuild` needs.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class ShardedConsumer:
         stage: Callable[[Any, Struct], None] = reject_effect,
         prefix: str = "",
         input_stream: Stream = EVENTS,
+        load_documents: Callable[[], Iterable[Struct]] = lambda: (),
     ) -> None:
         self._client: AnyClient = client
         self._logic = logic
@@ -95,6 +98,7 @@ class ShardedConsumer:
         self._stage = stage
         self._prefix = prefix
         self.worker = leases.worker
+        self._loader = StateLoader(self.worker, logic, load_documents)
         self._input_stream = input_stream
         self._key = stream_key(input_stream, prefix=prefix)
         self._consumer: PositionConsumer[Any] = PositionConsumer(client, input_stream, self.worker, prefix=prefix)
@@ -316,6 +320,7 @@ class ShardedConsumer:
     def _reload(self, owned_shards: set[int]) -> None:
         """Drop what is in memory, and begin at what is stored for these shards."""
         self._effects, self._removed_partitions, self._partitions = [], [], {}
+        self._loader.start()
         self._consumer.drop_rejected()
         self._logic.clear()
         stored = {int(shard): at for shard, at in self._client.hgetall(self._positions_key).items()}
@@ -343,16 +348,8 @@ class ShardedConsumer:
 
     def _restore(self, partition: str) -> None:
         stored = self._client.get(state_key(self.worker, partition, self._prefix))
-        if stored is None:
-            return
-        try:
-            checkpoint = msgspec.msgpack.decode(stored, type=WorkerCheckpoint)
-            self._logic.restore(partition, checkpoint.state)
-        except (msgspec.MsgspecError, ValueError) as error:
-            log.warning("camera %s: the stored state is not usable, starting without it: %s", partition, error)
-            return
-        state = self._partitions[partition] = PartitionState(checkpoint.position, checkpoint.recent)
-        state.dirty = clock_leaps.bring_back(self._logic, partition, self._wall())
+        if stored is not None:
+            self._partitions[partition] = self._loader.restore(partition, stored, self._wall())
 
 
 def run_worker(
@@ -365,6 +362,7 @@ def run_worker(
     input_stream: Stream = EVENTS,
     after_step: Callable[[ShardedConsumer], None] = lambda _: None,
     at_end: Callable[[], None] = lambda: None,
+    load_documents: Callable[[], Iterable[Struct]] = lambda: (),
 ) -> None:
     """Handle events until the process is to stop, and wait out outages of Redis; then release the shards.
 
@@ -378,10 +376,12 @@ def run_worker(
         input_stream: the stream that is read.
         after_step: called after each step.
         at_end: ends the threads that `after_step` has started, before a sibling may take over.
+        load_documents: loads what a state is rebuilt from.
     """
     leases = Leases(client, worker, config.instance, config.instances, runtime.name, config.key_prefix)
     consumer = ShardedConsumer(
-        *(client, logic, leases, runtime.metrics, time.monotonic, time.time, stage, config.key_prefix, input_stream)
+        *(client, logic, leases, runtime.metrics, time.monotonic, time.time, stage, config.key_prefix, input_stream),
+        load_documents,
     )
 
     def step() -> None:

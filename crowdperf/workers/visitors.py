@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import zoneinfo
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -206,6 +206,25 @@ class VisitorLogic(WorkerLogic):
         self._site = decode_state(state, SiteVisitState, VERSION)
         self._site.cameras.forget_removed(self._areas)
 
+    def rebuild(self, partition: str, documents: Sequence[Struct]) -> None:
+        """Begin with the visits that are not over, and without a comparison with the cameras."""
+        self._site = SiteVisitState(
+            visits={
+                visit.id: OpenVisit(
+                    visit=visit.id,
+                    person=visit.person,
+                    version=visit.version,
+                    state=visit.state,
+                    expected_from=visit.expected_from,
+                    expected_until=visit.expected_until,
+                    area=visit.area,
+                    since=visit.checked_in_at or visit.arrived_at or visit.created_at,
+                )
+                for visit in documents
+                if isinstance(visit, lifecycle.Visit)
+            }
+        )
+
     def clear(self) -> None:
         self._site = SiteVisitState()
 
@@ -224,6 +243,9 @@ def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
             if effect.watch_list_before:
                 keys.stage_forget(pipe, effect.watch_list_before)
 
+    def load() -> list[lifecycle.Visit]:
+        return visit_store.load_live(client, prefix)
+
     waiting = [config.visitors.demo and config.instance == 0]
 
     def seed_once(_consumer: ShardedConsumer) -> None:
@@ -231,7 +253,7 @@ def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
             seed_demo_visits(client, time.time(), prefix)
             waiting[0] = False
 
-    run_worker(WORKER, VisitorLogic(config), config, runtime, client, stage, after_step=seed_once)
+    run_worker(WORKER, VisitorLogic(config), config, runtime, client, stage, after_step=seed_once, load_documents=load)
 
 
 def seed_demo_visits(client: Any, now: float, prefix: str = "") -> int:

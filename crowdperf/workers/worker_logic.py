@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -66,7 +66,13 @@ class WorkerLogic(Protocol):
         """Continue from a result of `dump_state`.
 
         Raises:
-            ValueError: the state is damaged or of another version; the partition starts without it.
+            ValueError: the state is damaged or of another version; `rebuild` follows.
+        """
+
+    def rebuild(self, partition: str, documents: Sequence[Struct]) -> None:
+        """Begin with what the store has of a partition whose state is not usable.
+
+        `documents` are those of all partitions that are still open: alerts, violations, visits or areas.
         """
 
     def is_configured(self, partition: str) -> bool:

@@ -7,7 +7,7 @@ closes by itself. All alerts of a camera are in that camera's state, so cameras 
 from __future__ import annotations
 
 import zoneinfo
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -17,8 +17,8 @@ from crowdperf.messaging.schema import Alert, AlertChanged, AlertRaised, AnyEven
 from crowdperf.settings.alerts import AlertRule, MqttChannel
 from crowdperf.settings.schedule import Schedule
 from crowdperf.settings.worker_config import NotifyConfig
-from crowdperf.storage.alerts import AlertDoc, AlertState, AlertUpdate
-from crowdperf.workers.notify.matching import RULE_EVENT_TYPES, Signal, match_event
+from crowdperf.storage.alerts import AlertDoc, AlertState, AlertUpdate, AlertView
+from crowdperf.workers.notify.matching import INSTANTS, RULE_EVENT_TYPES, Signal, match_event
 from crowdperf.workers.notify.mqtt_state import READING_EVENT_TYPES, CameraReadings, ReadingsRemoved
 from crowdperf.workers.worker_logic import WorkerEvent, WorkerLogic, decode_state
 
@@ -144,6 +144,29 @@ class AlertLogic(WorkerLogic):
         camera_state = self._cameras[camera] = decode_state(state, CameraAlertState, VERSION)
         camera_state.sent = {rule: sent for rule, sent in camera_state.sent.items() if rule in self._rules}
         camera_state.held = {rule: held for rule, held in camera_state.held.items() if rule in self._rules}
+
+    def rebuild(self, camera: str, documents: Sequence[Struct]) -> None:
+        """Begin with the camera's alerts that are not closed; what is not notified by now stays so."""
+        views = [row for row in documents if isinstance(row, AlertView) and row.alert.camera == camera]
+        self._cameras[camera] = CameraAlertState(active=[self._rebuild_alert(view) for view in views])
+
+    def _rebuild_alert(self, view: AlertView) -> _ActiveAlert:
+        alert, rule = view.alert, self._rules.get(view.alert.rule)
+        return _ActiveAlert(
+            rule=alert.rule,
+            subject=alert.subject,
+            event=alert.event,
+            ts=alert.raised_at,
+            detail=alert.detail,
+            ongoing=rule is not None and rule.event not in INSTANTS,
+            alert=alert,
+            state=view.state,
+            notified=True,
+            tell_at=alert.raised_at,
+            escalated=alert.escalated,
+            # Larger than any number of changes before, so that no id comes twice.
+            times=int(alert.last_at),
+        )
 
     def is_configured(self, camera: str) -> bool:
         """Return whether the camera is configured. The partition without a camera always is."""

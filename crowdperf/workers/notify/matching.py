@@ -17,6 +17,8 @@ RULE_EVENT_TYPES: tuple[type[schema.Event], ...] = (
     schema.PpeViolation,
 )
 """Events that rules can use."""
+INSTANTS = ("LineCrossed", "CameraGap", "VisitorChanged", "VisitorNotice", "TailgatingSuspected")
+"""Those without an end."""
 
 NOTICE_TEXTS = {
     "arrived": "your visitor has arrived",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zoneinfo
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -45,8 +46,15 @@ def main(config: NotifyConfig, runtime: ProcessRuntime) -> None:
     def assign(consumer: ShardedConsumer) -> None:
         endpoints.assign(consumer.shards)
 
-    logic = AlertLogic(config)
-    run_worker(WORKER, logic, config, runtime, client, stage, after_step=assign, at_end=endpoints.stop)
+    def load() -> Iterator[alerts.AlertView]:
+        return (view for view in alerts.DOCUMENTS.iter_views(client, prefix) if view.state != "closed")
+
+    run_worker(
+        *(WORKER, AlertLogic(config), config, runtime, client, stage),
+        after_step=assign,
+        at_end=endpoints.stop,
+        load_documents=load,
+    )
 
 
 class ChannelDeliveries:
