@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -49,6 +49,9 @@ class Tally:
 
     def restore(self, camera: str, state: bytes) -> None:
         self._parse_id[camera] = msgspec.msgpack.decode(state, type=int)
+
+    def rebuild(self, camera: str, documents: Sequence[Struct]) -> None:
+        self._parse_id[camera] = len(documents)
 
     def is_configured(self, camera: str) -> bool:
         return self._require_known is None or camera in self._require_known
