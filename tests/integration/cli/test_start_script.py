@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from tests.conftest import ROOT
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 BASE = Path(sys.base_prefix).resolve()
 REQUIREMENTS = ("requirements-core.txt", "requirements-test.txt", "requirements.txt")
+LOCKS = ("locks/core.txt", "locks/full.txt", "locks/test.txt")
 
 
 class Checkout:
@@ -29,7 +33,8 @@ class Checkout:
         """Copy what a clone has."""
         self.folder.mkdir()
         shutil.copy(ROOT / "crowdperf.sh", self.folder)
-        for name in REQUIREMENTS:
+        (self.folder / "locks").mkdir()
+        for name in (*REQUIREMENTS, *LOCKS):
             (self.folder / name).write_text("# none\n")
         self.path.mkdir()
         (self.path / "python3").symlink_to(BASE / "bin" / VERSION)
@@ -49,6 +54,7 @@ class Checkout:
     def run(self, *words: str, python: Path | None = None) -> subprocess.CompletedProcess[str]:
         """`./crowdperf.sh …`, with PYTHON where one is given."""
         changes = {"PATH": f"{self.path}:{os.environ['PATH']}", "PIP_NO_INDEX": "1", "CROWDPERF_CORE": ""}
+        changes |= {"PIP_FIND_LINKS": str(self.path), "PIP_CONFIG_FILE": os.devnull, "CROWDPERF_RANGES": ""}
         environment = {**os.environ, **changes, "PYTHON": str(python or "")}
         return subprocess.run(
             ["./crowdperf.sh", *words], cwd=self.folder, env=environment, capture_output=True, text=True
@@ -178,3 +184,44 @@ def test_changed_stamp_keeps_the_environment(ready: Checkout) -> None:
     assert "making" not in output
     assert (ready.venv / "kept").exists()
     assert ready.setup() == ""
+
+
+def build_wheel(folder: Path) -> str:
+    """Write the package `thing` 1.0; return its lines of a lock."""
+    file = folder / "thing-1.0-py3-none-any.whl"
+    facts = "thing-1.0.dist-info"
+    with zipfile.ZipFile(file, "w") as wheel:
+        wheel.writestr("thing.py", "")
+        wheel.writestr(f"{facts}/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+        wheel.writestr(f"{facts}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{facts}/RECORD", "")
+    return f"thing==1.0 \\\n    --hash=sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}\n"
+
+
+def test_only_a_package_with_the_hash_of_the_lock_is_installed(ready: Checkout) -> None:
+    line = build_wheel(ready.path)
+    lock, tools = ready.folder / "locks" / "full.txt", ready.folder / "locks" / "test.txt"
+    tools.write_text(line.replace("thing", "tool"))
+    lock.write_text(line[:-2] + ("0" if line[-2] != "0" else "1") + "\n")
+    refused = ready.run("setup")
+    assert (refused.returncode, "locks/full.txt failed" in refused.stderr) == (2, True)
+    assert not (ready.packages / "thing.py").exists()
+    lock.write_text(line)
+    ready.setup()
+    assert (ready.packages / "thing.py").exists(), "and the tests' tools, which are not to be had, are not asked for"
+
+
+def test_update_says_what_changes_and_asks(ready: Checkout) -> None:
+    assert ready.run("update").returncode == 0
+    (ready.folder / "locks" / "full.txt").write_text(build_wheel(ready.path))
+    (ready.folder / "crowdperf" / "cli").mkdir(parents=True)
+    shutil.copy(ROOT / "crowdperf" / "cli" / "packages.py", ready.folder / "crowdperf" / "cli")
+    source = importlib.util.find_spec("packaging")
+    assert source
+    shutil.copytree(Path(str(source.origin)).parent, ready.packages / "packaging")
+    shown = ready.run("update")
+    assert "thing (not installed) -> 1.0" in shown.stdout
+    assert (shown.returncode, "--yes" in shown.stderr) == (2, True)
+    assert not (ready.packages / "thing.py").exists()
+    assert "thing (not installed) -> 1.0" in ready.run("update", "--yes").stdout
+    assert (ready.packages / "thing.py").exists()
