@@ -51,3 +51,21 @@ def test_index_reaches_every_page() -> None:
     assert index.is_file()
     lost = {page.resolve() for page in DOCS.rglob("*.md")} - find_reachable(index)
     assert sorted(page.relative_to(DOCS).as_posix() for page in lost) == []
+
+
+def test_chapters_of_the_standard_name_tests_that_exist() -> None:
+    lines = (DOCS / "security.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if re.match(r"\| V\d+ ", line)]
+    assert [row[0].split()[0] for row in rows] == [f"V{number}" for number in range(1, 18)]
+    assert {row[1] for row in rows} <= {"met", "partly", "not", "does not apply"}
+    named = [(row[0], test) for row in rows for test in re.findall(r"`(tests/[^`]+)`", row[3])]
+    lost = [
+        f"{chapter}: {test}"
+        for chapter, test in named
+        for file, _, function in [test.partition("::")]
+        if not (ROOT / file).is_file() or f"def {function}(" not in (ROOT / file).read_text(encoding="utf-8")
+    ]
+    assert lost == []
+    assert [
+        row[0] for row in rows if row[1] in ("met", "partly") and row[0] not in {chapter for chapter, _ in named}
+    ] == []
