@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -26,12 +27,15 @@ from crowdperf.settings.process_config import WorkerConfig
 from crowdperf.storage import evidence, occupancy, retention
 from crowdperf.storage.buckets import Calendar
 from crowdperf.supervision.processes import PROCESSES
+from crowdperf.workers.clock_leaps import is_ahead
 from crowdperf.workers.leases import Leases
 
 INTERVAL_S = 15.0
 LEASE_S = 3 * INTERVAL_S
 OBSERVATIONS_RETENTION_S = 600
 COUNTS_INTERVAL_S = 3600.0
+MAX_AGE_SCAN = 10_000
+"""Entries whose age is looked up in one sweep."""
 CLOCK_LEAP_WARN_S = 3600.0
 """Difference between the machine's clock and the accepted time from which it is logged."""
 
@@ -65,6 +69,8 @@ class Housekeeper:
         self._filling: retention.Filling = "ok"
         self._counts_expired_at = float("-inf")
         self._clock_leap_logged = False
+        self._wall = 0.0
+        """Time of this sweep by the machine's clock, Unix seconds."""
         self._memory_unavailable = False
         """Redis does not allow reading how full it is."""
 
@@ -85,6 +91,7 @@ class Housekeeper:
             self._clock = None
             return
         now = self._get_steady_time(wall, monotonic)
+        self._wall = wall
         for name, task in (
             ("detections", self._trim_detections),
             ("clock", lambda: self._history.set_field(self._clock_key, "clock", now)),
@@ -139,7 +146,7 @@ class Housekeeper:
 
     def _trim_events(self, before: float) -> int:
         key, readers = stream_key(EVENTS, prefix=self._prefix), self._readers[EVENTS.name]
-        return trim_stream(self._client, key, readers, _to_entry_id(before))
+        return trim_stream(self._client, key, readers, find_entry_id(self._client, key, before, self._wall))
 
     def _expire_events(self, now: float) -> None:
         before = now - self._config.retention.events_days * retention.DAY_S
@@ -147,12 +154,13 @@ class Housekeeper:
 
     def _expire_observations(self, now: float) -> None:
         key, readers = stream_key(OBSERVATIONS, prefix=self._prefix), self._readers[OBSERVATIONS.name]
-        trimmed = trim_stream(self._client, key, readers, _to_entry_id(now - OBSERVATIONS_RETENTION_S))
+        oldest = find_entry_id(self._client, key, now - OBSERVATIONS_RETENTION_S, self._wall)
+        trimmed = trim_stream(self._client, key, readers, oldest)
         self._metrics.count("observations_trimmed", trimmed)
 
     def _expire_audit(self, now: float) -> None:
-        before = _to_entry_id(now - self._config.retention.audit_days * retention.DAY_S)
-        self._client.xtrim(stream_key(AUDIT, prefix=self._prefix), minid=before, approximate=True)
+        key, before = stream_key(AUDIT, prefix=self._prefix), now - self._config.retention.audit_days * retention.DAY_S
+        self._client.xtrim(key, minid=find_entry_id(self._client, key, before, self._wall), approximate=True)
 
     def _expire_zones(self, now: float) -> None:
         before = now - self._config.retention.zones_days * retention.DAY_S
@@ -225,9 +233,41 @@ def main(config: WorkerConfig, runtime: ProcessRuntime) -> None:
     keeper.stop()
 
 
-def _to_entry_id(ts: float) -> str:
-    """Return the first stream id of a time, Unix seconds."""
-    return f"{max(0, int(ts * 1000))}-0"
+def find_entry_id(client: Any, name: str, before: float, now: float) -> str:
+    """Find the id below which the entries of a stream are from before a time.
+
+    Redis gives no smaller id than the newest one. So after a clock that was ahead for a while, ids tell no time. Then
+    the oldest entries are looked at instead.
+
+    Args:
+        client: a redis-py client.
+        name: key of the stream.
+        before: the time, Unix seconds.
+        now: the present, Unix seconds.
+
+    Returns:
+        The id; after such a clock, at most `MAX_AGE_SCAN` entries behind the oldest one.
+    """
+    newest = client.xrevrange(name, count=1)
+    if not newest or not is_ahead(parse_entry_id(newest[0][0])[0] / 1000, now):
+        return f"{max(0, int(before * 1000))}-0"
+    oldest = b"0-0"
+    for entry_id, fields in client.xrange(name, count=MAX_AGE_SCAN):
+        ts = _parse_time(fields.get(b"ts", b""))
+        if ts < before:
+            oldest = entry_id
+        elif not is_ahead(ts, now):
+            break
+    return str(oldest.decode())
+
+
+def _parse_time(text: bytes) -> float:
+    """Return the time of an entry; a malformed entry counts as old."""
+    try:
+        ts = float(text)
+    except ValueError:
+        return -math.inf
+    return ts if math.isfinite(ts) else -math.inf
 
 
 def list_groups(stream: Stream, has_postgres: bool) -> frozenset[str]:

@@ -237,6 +237,22 @@ def test_no_task_of_housekeeping_stops_another(
     assert sum(runtime.metrics.snapshot("", 0).counters.get("task_failures", {}).values()) == (task in called)
 
 
+@pytest.mark.parametrize("leap", [7200.0, 10 * 365 * DAY_S])
+def test_events_expire_after_a_clock_that_was_ahead(redis_server: RedisServer, leap: float) -> None:
+    client, key, ahead = redis_server.client(), stream_key(EVENTS), int((NOW + leap) * 1000)
+    client.xgroup_create(key, "recorder", id="0", mkstream=True)
+    ages = [40.0] * 500 + [-leap / DAY_S] * 200 + [31.0] * 500 + [1.0] * 500
+    for n, days in enumerate(ages):
+        ts = NOW - days * DAY_S if n else "malformed"
+        client.xadd(key, {"n": n, "ts": ts}, id=f"{ahead}-{n + 1}")
+    client.xgroup_setid(key, "recorder", f"{ahead}-{len(ages)}")
+    config = make_config(redis_server, "housekeeping")
+    Housekeeper(redis_server.client(), config, ProcessRuntime("worker-housekeeping-0", 0)).sweep(NOW, 0.0)
+    left = [int(fields[b"n"]) for _, fields in client.xrange(key)]
+    assert left[-500:] == [*range(1200, 1700)], "of what is young enough, nothing is removed"
+    assert len(left) < 700
+
+
 def test_other_events_are_acknowledged_and_not_logged(redis_server: RedisServer) -> None:
     publish(redis_server, CameraGap(id="g", camera="lobby", ts=NOW, start=NOW - 1, end=NOW, cause="x"))
     assert recorder(redis_server).step().added == 0
