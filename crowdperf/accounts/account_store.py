@@ -104,7 +104,9 @@ class AccountStore:
                 for name, row in change(before).items()
             }
             exchanged = before.keys() ^ after.keys()
-            sessions = [key for name in exchanged for key in await self._read_session_keys(pipe, name)]
+            # A kiosk's session has no time after which Redis removes it.
+            ended = {name for name in before.keys() & after.keys() if before[name].generation < after[name].generation}
+            sessions = [key for name in exchanged | ended for key in await self._read_session_keys(pipe, name)]
             tokens = _decode_tokens(await pipe.hgetall(names[1]))
             revoked = [token.id for token in tokens if token.account in exchanged | {revoke_tokens_of}]
             pipe.multi()

@@ -260,9 +260,14 @@ def test_a_kiosk_checks_in_and_out_until_it_is_revoked(
         for method, address in FOR_STAFF:
             assert nobody.request(method, f"/api/v1/{address}").status_code == 403, address
         assert audit(root, who="entrance")[0]["via"] == "kiosk"
+        link = root.post("/api/v1/kiosks", json={"name": "entrance"}).json()["link"]
+        assert redis_server.client().exists(key) == 0, "a new link revokes the device"
+        assert nobody.get("/api/v1/session").json()["signed_in"] is False
+        again = {"name": "entrance", "secret": link.rpartition(":")[2]}
+        assert nobody.post("/api/v1/kiosk-session", json=again).status_code == 200
         assert root.delete("/api/v1/users/entrance").status_code == 204
         assert nobody.get("/api/v1/session").json()["signed_in"] is False
-        assert redis_server.client().exists(key) == 0
+        assert redis_server.client().keys("crowdperf:sessions:entrance") == []
 
 
 FOR_STAFF = (
