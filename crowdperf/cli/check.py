@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -148,8 +149,10 @@ def _check_redis(deployment: Deployment) -> Finding:
             f"Redis{version} at {shown} does not allow its user {' '.join(missing)}. Remedy: ACL SETUSER <user> "
             f"{acl.build_acl_rules(config.key_prefix)} (docs/redis.md).",
         )
-    owner = read_owner(client, config.key_prefix)
-    if owner is not None and owner != find_site_owner(deployment.paths.installation_file):
+    owner, own = read_owner(client, config.key_prefix), None
+    with contextlib.suppress(OSError):  # Without a data folder, or with that of another user, it is another one.
+        own = find_site_owner(deployment.paths.installation_file)
+    if owner is not None and owner != own:
         return Finding(False, f"Redis{version} at {shown}: {owner.describe_conflict(config.key_prefix)}")
     return Finding(True, f"Redis{version} at {shown}")
 

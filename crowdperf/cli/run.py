@@ -22,7 +22,7 @@ from crowdperf.demo.scenes import SCENES
 from crowdperf.frames.ring import RingError, unlink_instance
 from crowdperf.frames.segment import open_folder
 from crowdperf.messaging.redis.client import connect
-from crowdperf.messaging.site_owner import RECORD_S, RENEW_S, SiteClaim, find_site_owner
+from crowdperf.messaging.site_owner import RECORD_S, RENEW_S, SiteClaim, register_machine
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Config, Deployment, Installation
 from crowdperf.settings.environment import Paths
@@ -105,7 +105,7 @@ def _claim_redis(deployment: Deployment) -> None:
     """
     if not deployment.config.redis.url:
         return
-    owner, prefix = find_site_owner(deployment.paths.installation_file), deployment.config.key_prefix
+    owner, prefix = register_machine(deployment.paths.installation_file), deployment.config.key_prefix
     deadline = time.monotonic() + RECORD_S + RENEW_S
 
     def wait(seconds: float) -> bool:

@@ -17,7 +17,7 @@ import redis
 from msgspec import Struct
 
 from crowdperf.messaging.redis.client import OUTAGE, connect
-from crowdperf.primitives.atomic_file import create_private_file
+from crowdperf.primitives.atomic_file import create_private_file, write_file
 from crowdperf.runtime.process_runtime import ProcessRuntime
 
 RECORD_S = 15.0
@@ -54,9 +54,17 @@ def owner_key(prefix: str = "") -> str:
 
 
 def find_site_owner(file: Path) -> SiteOwner:
-    """Return this machine, and the installation's id in `file`, which is created where it is missing."""
-    create_private_file(file, secrets.token_hex(4).encode())
-    return SiteOwner(file.read_text(encoding="ascii"), socket.gethostname())
+    """Read the installation's id and machine from `file`, which is created where it is missing."""
+    create_private_file(file, f"{secrets.token_hex(4)} {socket.gethostname()}".encode())
+    instance, _, host = file.read_text(encoding="utf-8").partition(" ")
+    return SiteOwner(instance, host)
+
+
+def register_machine(file: Path) -> SiteOwner:
+    """Write this machine's present name into `file`, once per start; a later name changes nothing."""
+    owner = SiteOwner(find_site_owner(file).instance or secrets.token_hex(4), socket.gethostname())
+    write_file(file, f"{owner.instance} {owner.host}".encode(), mode=0o600)
+    return owner
 
 
 def read_owner(client: Any, prefix: str = "") -> SiteOwner | None:

@@ -9,7 +9,15 @@ import pytest
 
 from crowdperf.cli import check
 from crowdperf.messaging import process_metrics, site_owner
-from crowdperf.messaging.site_owner import SiteClaim, SiteOwner, claim_site, find_site_owner, owner_key, read_owner
+from crowdperf.messaging.site_owner import (
+    SiteClaim,
+    SiteOwner,
+    claim_site,
+    find_site_owner,
+    owner_key,
+    read_owner,
+    register_machine,
+)
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths
@@ -76,9 +84,16 @@ def test_id_of_an_installation_stays(tmp_path: Path) -> None:
     assert find_site_owner(tmp_path / "other") != find_site_owner(tmp_path / "installation")
 
 
+def test_a_copy_on_another_machine_is_another_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = register_machine(tmp_path / "installation")
+    monkeypatch.setattr(site_owner.socket, "gethostname", lambda: "renamed")
+    assert find_site_owner(tmp_path / "installation") == first, "a process of a running site"
+    assert register_machine(tmp_path / "installation") == SiteOwner(first.instance, "renamed")
+
+
 def test_check_names_the_other_installation(redis_server: RedisServer, tmp_path: Path) -> None:
     config = parse(json.dumps({"redis": {"url": redis_server.url}}).encode())
-    deployment = Deployment(config, Paths(tmp_path))
+    deployment = Deployment(config, Paths(tmp_path / "missing"))
     assert check._check_redis(deployment).ok
     assert claim(redis_server, NORTH).renew() is None
     finding = check._check_redis(deployment)
