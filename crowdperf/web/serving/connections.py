@@ -82,7 +82,7 @@ class ListeningSocket(socket.socket):
                 self._log_refusal("no file is left for another connection")
                 continue
             client = get_network(str(address[0]))
-            reason = self._find_reason(client)
+            reason = self._find_reason(str(address[0]))
             if reason:
                 accepted.close()
                 self._log_refusal(reason)
@@ -99,22 +99,23 @@ class ListeningSocket(socket.socket):
             os.close(self._spare)
             self._spare = -1
 
-    def _find_reason(self, client: str) -> str:
+    def _find_reason(self, address: str) -> str:
         """Return why a client may not have one more connection; empty if it may."""
         if self._counts.total() >= self.max_connections:
             return f"{self.max_connections} connections are open"
-        if self._counts[client] >= MAX_CLIENT_CONNECTIONS and not self._stands_for_many(client):
+        if self._counts[get_network(address)] >= MAX_CLIENT_CONNECTIONS and not self._stands_for_many(address):
             return (
-                f"{client} has {MAX_CLIENT_CONNECTIONS} connections. Remedy: a proxy belongs into web.trusted_proxies"
+                f"{address} has {MAX_CLIENT_CONNECTIONS} connections. Remedy: a proxy belongs into web.trusted_proxies"
             )
         return ""
 
-    def _stands_for_many(self, client: str) -> bool:
+    def _stands_for_many(self, address: str) -> bool:
         try:
-            address = ipaddress.ip_network(client).network_address
+            parsed = ipaddress.ip_address(address)
         except ValueError:
             return False
-        return address.is_loopback or any(_is_in(client, proxy) for proxy in self.trusted_proxies)
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+        return parsed.is_loopback or any(_is_in(parsed, proxy) for proxy in self.trusted_proxies)
 
     def _remove(self, client: str) -> None:
         self._counts[client] -= 1
@@ -137,11 +138,11 @@ class ListeningSocket(socket.socket):
             self._logged_at, self._refused_count = now, 0
 
 
-def _is_in(client: str, network: str) -> bool:
-    """Check whether a client's address or network has an address of `network`."""
+def _is_in(address: ipaddress.IPv4Address | ipaddress.IPv6Address, network: str) -> bool:
+    """Check whether `network` (an address, a network, or * for all) has that address."""
     try:
-        return ipaddress.ip_network(client).overlaps(ipaddress.ip_network(get_network(network), strict=False))
-    except (ValueError, TypeError):  # A name, or the other version of the protocol.
+        return network == "*" or address in ipaddress.ip_network(network, strict=False)
+    except ValueError:  # A name.
         return False
 
 
