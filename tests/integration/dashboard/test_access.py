@@ -144,6 +144,12 @@ def test_axe_finds_nothing_serious_on_any_page(server: Served, site: SyntheticSi
         shown.page.locator("[data-do=edit]").click()
         shown.wait_for("document.querySelector('dialog[open]')")
         found["a rule"] = serious(shown, axe)
+        shown.page.goto(f"{server.url}/kiosk/")
+        shown.page.locator("#limit").click()
+        shown.wait_for("!document.getElementById('form').hidden")
+        found["a kiosk"] = serious(shown, axe)
+        overflow["a kiosk"] = shown.measure_overflow_px()
+        shown.screenshot(ROOT / "var" / "screenshots" / "access" / "kiosk-form.png")
         assert {name: rows for name, rows in found.items() if rows} == {}
         assert {name: pixels for name, pixels in overflow.items() if pixels} == {}
         # The violations have no pictures here.
