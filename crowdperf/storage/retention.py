@@ -46,6 +46,26 @@ class SteadyClock:
         return self._accepted
 
 
+def clock_key(prefix: str = "") -> str:
+    """Return the key of a hash; its field `clock` is the newest sweep's time by the accepted clock."""
+    return f"{prefix}crowdperf:housekeeping"
+
+
+def read_clock_lead(client: Any, now: float, prefix: str = "") -> float:
+    """Read how far the machine's clock is ahead of the accepted one, by which data expires.
+
+    Args:
+        client: a blocking client.
+        now: the machine's clock, Unix seconds.
+        prefix: prefix of every key.
+
+    Returns:
+        Seconds, and 0 where no accepted time is stored.
+    """
+    stored = client.hget(clock_key(prefix), "clock")
+    return max(0.0, now - float(stored)) if stored else 0.0
+
+
 class MemoryUsage(NamedTuple):
     """Memory usage of the Redis server."""
 

@@ -56,7 +56,7 @@ class Housekeeper:
         self._config = config
         self._prefix = config.key_prefix
         self._readers = {stream.name: list_groups(stream, config.has_postgres) for stream in STREAMS}
-        self._clock_key = f"{self._prefix}crowdperf:housekeeping"
+        self._clock_key = retention.clock_key(self._prefix)
         self._metrics = runtime.metrics
         self._guard = TaskGuard(
             runtime.metrics, passes=(redis.ConnectionError, redis.TimeoutError), expected=(*OUTAGE, OSError)

@@ -19,6 +19,7 @@ from crowdperf.messaging.redis.client import connect
 from crowdperf.messaging.schema import AreaChanged, Event, LineCrossed, VisitorChanged
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.worker_config import VisitorsConfig
+from crowdperf.storage.retention import read_clock_lead
 from crowdperf.visitors import visit as lifecycle
 from crowdperf.visitors import visit_store
 from crowdperf.visitors.camera_reconciliation import Reconciliation
@@ -238,10 +239,11 @@ def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
         if isinstance(effect, VisitUpdate):
             visit_store.stage_update(pipe, effect, prefix=prefix)
         elif isinstance(effect, ExpireVisits):
-            keys = visit_store.VisitKeys(prefix)
-            keys.stage_expiry(pipe, effect.before)
+            # A name that is removed cannot be restored, so a clock that jumps ahead is not believed at once.
+            keys, lead = visit_store.VisitKeys(prefix), read_clock_lead(client, time.time(), prefix)
+            keys.stage_expiry(pipe, effect.before - lead)
             if effect.watch_list_before:
-                keys.stage_forget(pipe, effect.watch_list_before)
+                keys.stage_forget(pipe, effect.watch_list_before - lead)
 
     def load() -> list[lifecycle.Visit]:
         return visit_store.load_live(client, prefix)
