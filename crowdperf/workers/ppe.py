@@ -341,6 +341,5 @@ def main(config: PpeConfig, runtime: ProcessRuntime) -> None:
     def load() -> Iterator[ViolationView]:
         return (view for view in violations.DOCUMENTS.iter_views(client, prefix) if view.violation.ongoing)
 
-    run_worker(
-        *(WORKER, PpeLogic(config), config, runtime, client, stage), input_stream=OBSERVATIONS, load_documents=load
-    )
+    logic = PpeLogic(config)
+    run_worker(WORKER, logic, config, runtime, client, stage, input_stream=OBSERVATIONS, load_documents=load)

@@ -49,12 +49,8 @@ def main(config: NotifyConfig, runtime: ProcessRuntime) -> None:
     def load() -> Iterator[alerts.AlertView]:
         return (view for view in alerts.DOCUMENTS.iter_views(client, prefix) if view.state != "closed")
 
-    run_worker(
-        *(WORKER, AlertLogic(config), config, runtime, client, stage),
-        after_step=assign,
-        at_end=endpoints.stop,
-        load_documents=load,
-    )
+    logic, end = AlertLogic(config), endpoints.stop
+    run_worker(WORKER, logic, config, runtime, client, stage, after_step=assign, at_end=end, load_documents=load)
 
 
 class ChannelDeliveries:
