@@ -39,6 +39,8 @@ PROXY_HEADERS = ("forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "cf-
 PROXY_HEADER_HEAD = "x-forwarded-"
 MIN_USER_ID = 1000
 """The first user id of a person; servers have lower ones."""
+SERVER_USER_IDS = range(61_184, 65_536)
+"""Further user ids of servers: those that systemd lends, and 65534, as which some proxies run."""
 SOCKET_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 Connection = ASGIConnection[Any, Any, Any, Any]
@@ -210,7 +212,9 @@ def _shows_proxy(connection: Connection) -> bool:
 
 def is_person(user_id: int | None) -> bool:
     """Check whether a user of this machine can be a person, or crowdperf itself, and not another server."""
-    return user_id is not None and (user_id in (0, os.geteuid()) or user_id >= MIN_USER_ID)
+    if user_id is None:
+        return False
+    return user_id in (0, os.geteuid()) or (user_id >= MIN_USER_ID and user_id not in SERVER_USER_IDS)
 
 
 def find_socket_owner(client_port: int, server_port: int) -> int | None:

@@ -26,7 +26,11 @@ def test_the_owner_of_a_connection_is_found(family: socket.AddressFamily) -> Non
 
 
 @pytest.mark.parametrize(
-    ("user", "expected"), [(0, True), (os.geteuid(), True), (1000, True), (65534, True), (33, False), (None, False)]
+    ("user", "expected"),
+    [
+        *((user, True) for user in (0, os.geteuid(), 1000, 60_000, 200_001)),
+        *((user, False) for user in (33, 61_184, 65_519, 65_534, None)),
+    ],
 )
 def test_a_server_is_no_person(user: int | None, expected: bool) -> None:
     assert is_person(user) is expected
