@@ -6,6 +6,7 @@ uvicorn bounds none of these. Connections that send nothing would use up the pro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -33,6 +34,8 @@ REQUEST_TIMEOUT_S = 20.0
 MAX_CONNECTIONS = 2000
 MAX_CLIENT_CONNECTIONS = 256
 """Connections of one IPv4 address or one IPv6 /64: 40 browsers. This machine and trusted proxies have no such limit."""
+MAX_REFUSALS = 200
+"""Connections that are refused at a time: a flood of them must not hold up the event loop."""
 LOG_INTERVAL_S = 60.0
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
@@ -71,8 +74,12 @@ class ListeningSocket(socket.socket):
         self._spare = os.open(os.devnull, os.O_RDONLY)
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept the next connection within the limits."""
-        while True:
+        """Accept the next connection within the limits.
+
+        Raises:
+            BlockingIOError: There is none. Or so many were refused that the event loop has its turn first.
+        """
+        for _ in range(MAX_REFUSALS):
             try:
                 accepted, address = super().accept()
             except OSError as error:
@@ -91,6 +98,7 @@ class ListeningSocket(socket.socket):
             self._counts[client] += 1
             connection.on_close = partial(self._remove, client)
             return connection, address
+        raise BlockingIOError(errno.EAGAIN, "other work has its turn")
 
     def close(self) -> None:
         """Close the socket, and not its connections."""
@@ -123,11 +131,14 @@ class ListeningSocket(socket.socket):
             del self._counts[client]
 
     def _close_next_connection(self) -> None:
-        os.close(self._spare)
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1  # Where none comes back, its number may soon be that of another file.
         try:
             super().accept()[0].close()
         finally:
-            self._spare = os.open(os.devnull, os.O_RDONLY)
+            with contextlib.suppress(OSError):
+                self._spare = os.open(os.devnull, os.O_RDONLY)
 
     def _log_refusal(self, reason: str) -> None:
         """Log refused connections at most once a minute."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
+import select
 import socket
 import subprocess
 import sys
@@ -171,6 +173,43 @@ def test_a_connection_without_a_file_is_closed_and_logged_once(
         assert len(accepted) == 1
         assert len(caplog.records) == 1
         for one in clients + accepted:
+            one.close()
+
+
+def test_a_spare_file_that_was_lost_is_not_closed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number is another file's by then, of Redis for example."""
+    listening = connections.open_listening_socket(Web(host="127.0.0.1", port=free_port()))
+    lost = listening._spare
+    with listening:
+        clients = connect_many(listening, 1)
+        with monkeypatch.context() as without_files:
+            without_files.setattr(os, "open", refuse_file)
+            without_files.setattr(socket.socket, "accept", refuse_file)
+            with pytest.raises(OSError, match="too many"):
+                listening.accept()
+            assert os.dup2(listening.fileno(), lost) == lost, "another file gets its number"
+            with pytest.raises(OSError, match="too many"):
+                listening.accept()
+        os.fstat(lost)
+        for one in clients + accept_all(listening):
+            one.close()
+    os.close(lost)
+
+
+def refuse_file(*_arguments: Any) -> Any:
+    raise OSError(errno.EMFILE, "too many open files")
+
+
+def test_a_flood_of_refused_connections_leaves_the_loop_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "MAX_REFUSALS", 2)
+    listening = connections.open_listening_socket(Web(host="127.0.0.1", port=free_port()))
+    listening.max_connections = 0
+    with listening:
+        clients = connect_many(listening, 3)
+        for waiting in (1, 0):
+            assert accept_all(listening) == []
+            assert bool(select.select([listening], [], [], 0)[0]) == bool(waiting)
+        for one in clients:
             one.close()
 
 
