@@ -28,6 +28,13 @@ SESSIONS_OF_KEY_PREFIX = "crowdperf:sessions:"
 MAX_SESSION_S = 7 * 86_400
 SESSION_TOUCH_S = 300
 """Minimum time between two writes of a session in use."""
+TOUCH_SCRIPT = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2])
+if ARGV[3] ~= '0' then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
+return 1
+"""
+"""A session that was closed, or limited to a kiosk, since it was read stays so."""
 TOKEN_PREFIX = "cperf_"
 
 
@@ -191,14 +198,16 @@ class AccountStore:
             await self._client.delete(key)
             return None
         if now - session.touched_at > SESSION_TOUCH_S:
-            touched = replace(session, touched_at=now)
-            # xx: a session that was closed in the meantime stays closed.
-            await self._client.set(key, msgspec.json.encode(touched), ex=idle_limit, xx=True)
+            touched = msgspec.json.encode(replace(session, touched_at=now))
+            await self._client.eval(TOUCH_SCRIPT, 1, key, raw, touched, idle_limit or 0)
         return account.to_principal(key, session.csrf, is_kiosk=session.is_kiosk)
 
     async def limit_to_kiosk(self, key: str, entry: AuditEntry) -> None:
         """Take all but check-in and check-out from the session of that key, until the next sign-in."""
-        session = msgspec.json.decode(await self._client.get(key) or b"", type=Session)
+        raw = await self._client.get(key)
+        if raw is None:
+            return
+        session = msgspec.json.decode(raw, type=Session)
         async with self._audited(entry) as pipe:
             pipe.set(key, msgspec.json.encode(replace(session, is_kiosk=True)), keepttl=True, xx=True)
 

@@ -19,10 +19,11 @@ from websockets.exceptions import InvalidStatus
 
 from crowdperf.__main__ import main
 from crowdperf.accounts import credentials
-from crowdperf.accounts.account_store import ACCOUNTS_KEY, TOKENS_KEY
+from crowdperf.accounts.account_store import ACCOUNTS_KEY, SESSION_TOUCH_S, TOKENS_KEY, AccountStore
 from crowdperf.accounts.credentials import SetupSecret, SignInLimiter
 from crowdperf.accounts.principal import Account, Token
 from crowdperf.messaging.redis.client import connect_async
+from crowdperf.messaging.schema import AuditEntry
 from crowdperf.settings.environment import Paths
 from crowdperf.web import auth
 from crowdperf.web.app import create_app
@@ -32,6 +33,7 @@ from tests.support.synthetic import SyntheticSite
 from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving, site_config
 
 NEW_TOKEN = {"label": "export", "permissions": ["read"], "password": PASSWORD}
+ENTRY = AuditEntry(ts=0.0, who="test", via="cli", action="session.open", target="rita")
 AWAY = {"X-Forwarded-For": "203.0.113.9"}
 """Makes a request one that came through a proxy, so that it is nobody's."""
 
@@ -287,6 +289,36 @@ def test_a_browser_of_the_staff_becomes_a_kiosk(people: People) -> None:
         assert desk.get("/api/v1/kiosk").status_code == 200
         assert desk.post("/api/v1/session", json={"name": "rita", "password": PASSWORD}).status_code == 200
         assert desk.get("/api/v1/visits").status_code == 200, "a sign-in gives it back"
+
+
+@pytest.mark.parametrize("change", ["limit", "close"])
+def test_renewing_a_session_takes_back_no_change_of_it(redis_server: RedisServer, change: str) -> None:
+    async def renew_during_the_change() -> tuple[str, bytes | None]:
+        async with connect_async(redis_server.url) as client:
+            store = AccountStore(client)
+            account = Account(name="rita", role="reception", password="", created_at=0.0)
+            account = (await store.edit(lambda rows: {**rows, "rita": account}, ENTRY))["rita"]
+            value, _ = await store.open_session(account, 1.0, ENTRY)
+            principal = await store.find_session_principal(value, 1.0)
+            assert principal is not None
+            read = store.read_account
+
+            async def change_and_read(name: str) -> Account | None:
+                if change == "limit":
+                    await store.limit_to_kiosk(principal.session, ENTRY)
+                else:
+                    await store.close_session(principal.session, ENTRY)
+                return await read(name)
+
+            store.read_account = change_and_read  # type: ignore[method-assign]
+            await store.find_session_principal(value, 2.0 + SESSION_TOUCH_S)
+            store.read_account = read  # type: ignore[method-assign]
+            after = await store.find_session_principal(value, 2.0 + SESSION_TOUCH_S)
+            return after.kind if after else "none", await client.get(principal.session)
+
+    kind, raw = asyncio.run(renew_during_the_change())
+    assert kind == {"limit": "kiosk", "close": "none"}[change]
+    assert (raw is None) == (change == "close")
 
 
 def test_who_may_see_one_camera_learns_nothing_of_another(people: People, site: SyntheticSite, server: Served) -> None:
