@@ -131,12 +131,13 @@ def unlink_instance(prefix: str) -> list[Path]:
     if not name:
         raise RingError(f"the ring prefix {prefix!r} names a folder. Remedy: pass the prefix of one installation.")
     removed = []
-    for path in sorted(Path(folder).glob("*")):
-        status = path.lstat()
-        is_file = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-        if is_file and path.name.removeprefix(".").startswith(name):
-            path.unlink(missing_ok=True)
-            removed.append(path)
+    # The folder may be /dev/shm, where files of other programs come and go meanwhile.
+    for path in sorted(path for path in Path(folder).glob("*") if path.name.removeprefix(".").startswith(name)):
+        with contextlib.suppress(FileNotFoundError):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+                path.unlink()
+                removed.append(path)
     with contextlib.suppress(OSError):
         Path(folder).rmdir()
     return removed

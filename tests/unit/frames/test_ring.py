@@ -411,6 +411,15 @@ def test_impossible_rings_are_refused(path: Path, spec: RingSpec) -> None:
         FrameWriter(path, spec)
 
 
+def test_unlink_instance_bears_files_that_others_remove(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_folder(path.parent)
+    path.touch()
+    listed = [path, path.with_name("another program's"), path.with_name(f"{path.name}.gone")]
+    with monkeypatch.context() as while_listed:
+        while_listed.setattr(Path, "glob", lambda *_: iter(listed))
+        assert unlink_instance(str(path)[:-3]) == [path]
+
+
 def test_unlink_instance_takes_only_its_own(path: Path) -> None:
     mine, unfinished = path, path.with_name(f".{path.name}.1.part")
     other = path.with_name("other.cam")
