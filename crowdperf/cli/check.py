@@ -151,7 +151,9 @@ def _check_redis(deployment: Deployment) -> Finding:
         )
     owner, own = read_owner(client, config.key_prefix), None
     with contextlib.suppress(OSError):  # Without a data folder, or with that of another user, it is another one.
-        own = find_site_owner(deployment.paths.installation_file)
+        # The check creates nothing: run by another user, it would leave a file that the site cannot read.
+        if deployment.paths.installation_file.exists():
+            own = find_site_owner(deployment.paths.installation_file)
     if owner is not None and owner != own:
         return Finding(False, f"Redis{version} at {shown}: {owner.describe_conflict(config.key_prefix)}")
     return Finding(True, f"Redis{version} at {shown}")

@@ -99,3 +99,6 @@ def test_check_names_the_other_installation(redis_server: RedisServer, tmp_path:
     finding = check._check_redis(deployment)
     assert not finding.ok
     assert "0000aaaa on north" in finding.text
+    never_started = Deployment(config, Paths(tmp_path))
+    assert not check._check_redis(never_started).ok
+    assert not list(tmp_path.iterdir())
