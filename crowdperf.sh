@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # crowdperf: set up what is missing, then run. Usage: ./crowdperf.sh run | test | setup | bench … | <any crowdperf command>
 #   update [--yes]    show which packages change, from which version to which, then install them
-#   lock [--upgrade]  write the files in locks/ again; advisories: look up known vulnerabilities of the locked packages
+#   lock [--upgrade]  write requirements*.lock again; advisories: look up known vulnerabilities of the locked packages
 #
 # PYTHON              interpreter to build .venv with (default: the one it has, else python3; 3.10 or newer)
 # CROWDPERF_CORE=1    install the packages of a CPU site only, without torch and ultralytics
-# CROWDPERF_RANGES=1  install what fits the ranges of requirements*.txt, not the versions and hashes of locks/
+# CROWDPERF_RANGES=1  install what fits the ranges of requirements*.txt, not the versions and hashes of *.lock
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -16,10 +16,10 @@ say() { printf '%s\n' "$*" >&2; }
 export PYTHONUTF8=1
 
 venv_python=.venv/bin/python
-full=locks/full.txt
+full=requirements.lock
 requirements=$full
-test_requirements=locks/test.txt
-[ "${CROWDPERF_CORE:-}" = 1 ] && requirements=locks/core.txt
+test_requirements=requirements-test.lock
+[ "${CROWDPERF_CORE:-}" = 1 ] && requirements=requirements-core.lock
 if [ "${CROWDPERF_RANGES:-}" = 1 ]; then
     full=requirements.txt
     test_requirements=requirements-test.txt

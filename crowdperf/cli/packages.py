@@ -1,4 +1,4 @@
-"""Say which packages a lock file would install or replace: `python -m crowdperf.cli.packages locks/full.txt`."""
+"""Say which packages a lock file would install or replace: `python -m crowdperf.cli.packages requirements.lock`."""
 
 from __future__ import annotations
 

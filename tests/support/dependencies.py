@@ -15,10 +15,9 @@ from typing import Any
 from crowdperf.cli.packages import get_version, read_lock
 from tests.conftest import ROOT
 
-LOCKS = ROOT / "locks"
 RANGES = {"core": "requirements-core.txt", "full": "requirements.txt", "test": "requirements-test.txt"}
-"""The ranges that each lock is made of."""
-SBOM = LOCKS / "sbom.json"
+"""The ranges that each lock is made of; the lock lies beside them."""
+SBOM = ROOT / "docs" / "sbom.json"
 OLDEST_PYTHON = "3.10"
 SECONDS = 120
 """Longest time that the advisories are waited for."""
@@ -35,8 +34,9 @@ def write_locks(upgrade: bool) -> None:
             everything.write_text("".join(read_lock_file(name) for name in ("full", "test")))
         compile_lock(everything, *RANGES.values(), *(word for path in cap for word in ("--constraint", path)))
         for name, ranges in RANGES.items():
-            (LOCKS / f"{name}.txt").unlink(missing_ok=True)
-            compile_lock(LOCKS / f"{name}.txt", ranges, "--constraint", str(everything))
+            lock = get_lock_path(name)
+            lock.unlink(missing_ok=True)
+            compile_lock(lock, ranges, "--constraint", str(everything))
     SBOM.write_text(build_sbom(), encoding="utf-8")
 
 
@@ -57,9 +57,14 @@ def compile_lock(output: Path, *words: str) -> None:
     subprocess.run(command, cwd=ROOT, check=True)
 
 
+def get_lock_path(name: str) -> Path:
+    """Return where a lock lies."""
+    return (ROOT / RANGES[name]).with_suffix(".lock")
+
+
 def read_lock_file(name: str) -> str:
     """Read a lock; empty while there is none."""
-    path = LOCKS / f"{name}.txt"
+    path = get_lock_path(name)
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 

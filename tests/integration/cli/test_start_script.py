@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 BASE = Path(sys.base_prefix).resolve()
 REQUIREMENTS = ("requirements-core.txt", "requirements-test.txt", "requirements.txt")
-LOCKS = ("locks/core.txt", "locks/full.txt", "locks/test.txt")
+LOCKS = ("requirements-core.lock", "requirements.lock", "requirements-test.lock")
 
 
 class Checkout:
@@ -33,7 +33,6 @@ class Checkout:
         """Copy what a clone has."""
         self.folder.mkdir()
         shutil.copy(ROOT / "crowdperf.sh", self.folder)
-        (self.folder / "locks").mkdir()
         for name in (*REQUIREMENTS, *LOCKS):
             (self.folder / name).write_text("# none\n")
         self.path.mkdir()
@@ -200,11 +199,11 @@ def build_wheel(folder: Path) -> str:
 
 def test_only_a_package_with_the_hash_of_the_lock_is_installed(ready: Checkout) -> None:
     line = build_wheel(ready.path)
-    lock, tools = ready.folder / "locks" / "full.txt", ready.folder / "locks" / "test.txt"
+    lock, tools = ready.folder / "requirements.lock", ready.folder / "requirements-test.lock"
     tools.write_text(line.replace("thing", "tool"))
     lock.write_text(line[:-2] + ("0" if line[-2] != "0" else "1") + "\n")
     refused = ready.run("setup")
-    assert (refused.returncode, "locks/full.txt failed" in refused.stderr) == (2, True)
+    assert (refused.returncode, "requirements.lock failed" in refused.stderr) == (2, True)
     assert not (ready.packages / "thing.py").exists()
     lock.write_text(line)
     ready.setup()
@@ -213,7 +212,7 @@ def test_only_a_package_with_the_hash_of_the_lock_is_installed(ready: Checkout) 
 
 def test_update_says_what_changes_and_asks(ready: Checkout) -> None:
     assert ready.run("update").returncode == 0
-    (ready.folder / "locks" / "full.txt").write_text(build_wheel(ready.path))
+    (ready.folder / "requirements.lock").write_text(build_wheel(ready.path))
     (ready.folder / "crowdperf" / "cli").mkdir(parents=True)
     shutil.copy(ROOT / "crowdperf" / "cli" / "packages.py", ready.folder / "crowdperf" / "cli")
     source = importlib.util.find_spec("packaging")
