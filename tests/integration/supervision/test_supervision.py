@@ -227,7 +227,7 @@ def test_signal_right_after_start_is_an_orderly_stop(site: Site) -> None:
     assert "Traceback" not in (site.folder / "run.out").read_text()
 
 
-def test_a_second_run_with_the_same_data_is_refused(site: Site) -> None:
+def test_a_second_run_and_an_invalid_edit_change_nothing(site: Site) -> None:
     with site:
         site.wait_for_supervisord()
         second = subprocess.run(
@@ -236,11 +236,6 @@ def test_a_second_run_with_the_same_data_is_refused(site: Site) -> None:
         assert second.returncode == 2
         assert "already runs" in second.stderr
         assert "Remedy" in second.stderr
-
-
-def test_an_invalid_edit_changes_nothing_and_is_reported(site: Site) -> None:
-    with site:
-        site.wait_for_supervisord()
         wait_until(lambda: all(state in RUNNING for state in site.get_states().values()), 30, "all started")
         before = site.get_pids()
         (site.folder / "config.json").write_text('{"cameras": [{"id": "lobby", "ur": 1}]}')
