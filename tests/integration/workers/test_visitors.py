@@ -152,8 +152,12 @@ def test_a_person_blocked_after_the_invitation_stays_out(desk: httpx.Client, bos
     assert boss.post(f"/api/v1/watch-list/{listing['id']}/approve").status_code == 200
     step = {"briefing": True, "nda_version": "2"}
     refused = desk.post(f"/api/v1/kiosk/{visit['code']}", json=step)
-    assert (refused.status_code, "watch-list" in refused.json()["detail"]) == (409, True)
-    assert desk.get(f"/api/v1/visits/{visit['id']}").json()["listed"] == "block", "the reception sees why"
+    assert (refused.status_code, refused.json()["detail"]) == (
+        409,
+        "this visit needs the reception. Remedy: ask there.",
+    )
+    assert "watch-list" in act(desk, visit, "check-in", **step).json()["detail"], "the reception is told why"
+    assert desk.get(f"/api/v1/visits/{visit['id']}").json()["listed"] == "block"
     assert boss.post(f"/api/v1/visits/{visit['id']}/approve", json={}).status_code == 409
     assert boss.delete(f"/api/v1/watch-list/{listing['id']}").status_code == 204
     assert desk.post(f"/api/v1/kiosk/{visit['code']}", json=step).json()["state"] == "checked_in"
