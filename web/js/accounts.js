@@ -28,7 +28,7 @@ export function accountsPage(state) {
     }
   };
   return el("div", { class: "page accounts" }, el("div", { class: "page-head" }, el("h1", {}, t("accounts.title"))), said,
-    may("admin") ? users(state, change, say) : null, may("admin") ? kiosks(change) : null, may("admin") ? reset(change, say) : null, tokens(change, say), password(say), may("admin") ? log(say) : null);
+    may("admin") ? users(state, change, say) : null, may("admin") ? reset(change, say) : null, tokens(change, say), password(say), may("admin") ? kiosks(change) : null, may("admin") ? log(say) : null);
 }
 
 const panel = (title, ...children) => el("section", { class: "panel", "aria-label": title }, el("div", { class: "panel-head" }, el("h2", {}, title)), ...children);
