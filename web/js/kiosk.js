@@ -23,17 +23,19 @@ let timer = 0;
 let dark = null;
 
 /** Sign this device in by the link that an administrator has made. */
-async function openLink() {
-  const [name, secret] = location.hash.slice(1).split(":");
-  history.replaceState(null, "", location.pathname);
+async function openLink(name, secret) {
   await send("POST", "/api/v1/kiosk-session", { name, secret });
+  return loadSession();
 }
 
 /** What the reception asks for; without the permission, the way to sign in. */
 async function start() {
   await loadTexts();
-  if (location.hash.includes(":")) await openLink();
-  const session = await loadSession();
+  const [name, secret] = location.hash.slice(1).split(":");
+  if (secret) history.replaceState(null, "", location.pathname);
+  let session = await loadSession();
+  // Devices that start with a stored address open the same link every time: it counts once, the session goes on.
+  if (secret && !(may("kiosk") && session.name === name)) session = await openLink(name, secret);
   if (!may("kiosk")) {
     location.assign("/login/");
     return;

@@ -92,6 +92,11 @@ def test_a_link_makes_a_browser_the_kiosk(server: Served, redis_server: RedisSer
         shown.page.goto(server.url)
         shown.page.locator("#code").wait_for()
         assert shown.page.url == f"{server.url}/kiosk/", "it has no other page"
+        # Many a tablet starts with a stored address: the link, which has been opened.
+        shown.page.goto("about:blank")
+        shown.page.goto(server.url + link)
+        shown.page.locator("#briefing").wait_for()
+        assert shown.page.locator("#error").is_hidden()
 
 
 def state(desk: httpx.Client, visit: str) -> str:
