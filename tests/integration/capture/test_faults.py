@@ -217,9 +217,11 @@ def test_an_old_ring_makes_way_where_there_is_no_room_for_two(
 
 def test_a_ring_that_cannot_be_opened_is_no_fault_of_ffmpeg(tmp_path: Path, clip: Path) -> None:
     cam = Camera(str(clip), clip.parent, doorbell=str(tmp_path / "bell"))
-    Path(cam.config.ring).mkdir()
+    ring = Path(cam.config.ring)
+    ring.parent.mkdir(mode=0o700, exist_ok=True)
+    ring.mkdir()
     cam.run_until(lambda: cam.states()[-1:] == ["misconfigured"])
-    Path(cam.config.ring).rmdir()
+    ring.rmdir()
     cam.capture.close()
     assert f"ring {cam.config.ring!r} cannot be opened" in cam.error()
 
