@@ -238,7 +238,7 @@ class Site:
 
     def find_leftovers(self) -> list[str]:
         """Shared-memory segments and processes that this site left behind."""
-        rings = [path.name for path in Path("/dev/shm").glob(f"crowdperf.{self.paths.instance}*")]
+        rings = [str(path) for path in self.paths.rings.glob("*")]
         processes = []
         for entry in Path("/proc").glob("[0-9]*/cwd"):
             try:

@@ -127,6 +127,7 @@ def test_every_way_to_end_it_ends_everything(site: Site, number: int) -> None:
     wait_until(site.paths.get_ring_path("lobby").exists, 40, "the first ring")
     assert site.stop(number) == 0, site.collect_logs()
     assert site.find_leftovers() == []
+    assert not site.paths.rings.exists(), "the folder of the rings goes with them"
 
 
 def test_any_path(tmp_path: Path) -> None:
@@ -199,6 +200,7 @@ def test_programs_end_with_supervisord(site: Site) -> None:
     site.process.kill()
     site.process.wait()
     os.kill(above, signal.SIGKILL)
+    # Nobody is left to remove the empty folder of the rings; the next start does.
     wait_until(lambda: site.find_leftovers() == [], 60, "no process and no ring left")
 
 
