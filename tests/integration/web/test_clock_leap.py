@@ -39,8 +39,9 @@ def test_new_events_are_listed(redis_server: RedisServer, leap: float) -> None:
         client.xadd(stream_key(EVENTS), codec.encode(EVENTS, gap(n, ts)), id=f"{round(entry_id * 1000)}-0")
 
     async def read() -> list[str]:
-        app = SimpleNamespace(redis=connect_async(redis_server.url), prefix="", now=lambda: NOW + 5)
-        context: Any = SimpleNamespace(app=app, principal=SimpleNamespace(can_see=lambda camera: True))
+        redis = connect_async(redis_server.url)
+        app = SimpleNamespace(redis=redis, prefix="", now=lambda: NOW + 5, config=SimpleNamespace(areas=[]))
+        context: Any = SimpleNamespace(app=app, principal=SimpleNamespace(can_see=lambda *cameras: True))
         page, _ = await read_events_page(context, Span(NOW - 3600, NOW + 5), set(), "", None, 10)
         await app.redis.aclose()
         return [row.id for row in page]
