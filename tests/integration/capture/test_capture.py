@@ -467,7 +467,7 @@ def test_kill_9_leaves_no_ffmpeg_and_the_sequence_goes_on(clip: Path, backend: s
             assert {stamp.epoch for stamp in tail.stamps} == {last.epoch}
             assert len({stamp.sequence for stamp in tail.stamps}) == len(tail.stamps)
             ffmpegs = _ffmpegs(capture, backend)
-            assert capture.end(signal.SIGTERM) == 0
+            assert capture.end(signal.SIGTERM) == 0, capture.log.decode(errors="replace")
             assert not any(map(alive, ffmpegs))
             assert not Path(capture.config.ring).exists()
             tail.close()
@@ -482,7 +482,7 @@ def test_a_silent_camera_does_not_hold_up_the_stop(clip: Path, backend: str) -> 
             tail.collect(lambda: len(tail.stamps) >= 3, 30)
             mount.stalled = True
             wait_until(functools.partial(_still, tail), what="the stall")
-            assert capture.end(signal.SIGTERM) == 0
+            assert capture.end(signal.SIGTERM) == 0, capture.log.decode(errors="replace")
             assert b'"stalled"' not in capture.log, "it waited until the stall clock had run down"
             assert not Path(capture.config.ring).exists()
             tail.close()
