@@ -3,8 +3,8 @@
 #
 # Seen on 2026-12-01 with FFmpeg of imageio-ffmpeg 0.6.0, and with av 18.1.0, Python 3.11, x86_64.
 #
-# A camera that sends fragmented MP4 by HTTP, without a Content-Length, has no end. FFmpeg prints a "Duration" for it all
-# the same, and PyAV has it as container.duration: two fragments of 2 s here. A program that takes a source with a
+# A camera that sends fragmented MP4 by HTTP, without a Content-Length, has no end. FFmpeg prints a "Duration" for it
+# nevertheless, and PyAV has it as container.duration: two fragments of 2 s here. A program that takes a source with a
 # duration for a recording paces it, or stops when the connection ends. A finished file of 10 s from a server without
 # ranges is said to last 4 s too. The bit rate tells the two apart: FFmpeg prints "bitrate: N/A", and container.bit_rate
 # is 0, where the answer has no length.
