@@ -32,6 +32,8 @@ class RingBusy(RingError):
     """Another live writer has the ring, as for a moment when a camera moves from one process to another."""
 
 
+PRIVATE_MODE = 0o700
+"""Mode of the folder of an installation's rings."""
 NEEDS_FENCE = platform.machine() not in ("x86_64", "AMD64", "i686")
 """Whether the processor may swap two stores, or two loads; asked before each `fence` to save its call."""
 _FENCE = threading.Lock()
@@ -78,7 +80,7 @@ def open_folder(folder: Path) -> None:
     """
     with contextlib.suppress(FileExistsError):
         try:
-            folder.mkdir(0o700)
+            folder.mkdir(PRIVATE_MODE)
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
             raise RingError(
                 f"the folder of rings {str(folder)!r} cannot be created: {error.strerror}. "
@@ -121,6 +123,8 @@ def is_at(fd: int, path: Path) -> bool:
 def unlink_instance(prefix: str) -> list[Path]:
     """Remove this user's ring files whose path begins with `prefix`, then their folder if it is empty.
 
+    A folder that is open to others, such as /dev/shm itself, stays.
+
     Returns:
         The removed files.
 
@@ -139,7 +143,8 @@ def unlink_instance(prefix: str) -> list[Path]:
                 path.unlink()
                 removed.append(path)
     with contextlib.suppress(OSError):
-        Path(folder).rmdir()
+        if stat.S_IMODE(os.stat(folder).st_mode) == PRIVATE_MODE:
+            Path(folder).rmdir()
     return removed
 
 

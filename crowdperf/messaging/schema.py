@@ -297,11 +297,14 @@ class VisitorChanged(Event, frozen=True, kw_only=True):
     """1 where the nightly rule checked the visitor out."""
 
 
+VisitNotice = Literal["arrived", "sign_out_reminder", "overstayed", "no_show", "watch_listed"]
+
+
 class VisitorNotice(Event, frozen=True, kw_only=True):
     """A notice about a visit, for its host and the reception."""
 
     visit: str
-    notice: Literal["arrived", "sign_out_reminder", "overstayed", "no_show", "watch_listed"]
+    notice: VisitNotice
     """`watch_listed` is about somebody who was put on the watch-list while on site."""
 
 

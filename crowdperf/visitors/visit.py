@@ -14,7 +14,7 @@ from unicodedata import combining
 import msgspec
 from msgspec import Meta, Struct
 
-from crowdperf.messaging.schema import VisitorChanged, VisitorNotice
+from crowdperf.messaging.schema import VisitNotice, VisitorChanged, VisitorNotice
 from crowdperf.settings.visitors import Visitors
 
 VisitState = Literal[
@@ -336,7 +336,7 @@ def build_event(before: Visit | None, visit: Visit, now: float, by: str) -> Visi
 
 def build_notice(
     visit: str,
-    notice: Literal["arrived", "sign_out_reminder", "overstayed", "no_show", "watch_listed"],
+    notice: VisitNotice,
     now: float,
     version: int,
 ) -> VisitorNotice:

@@ -433,6 +433,17 @@ def test_unlink_instance_takes_only_its_own(path: Path) -> None:
         unlink_instance("/dev/shm/")
 
 
+def test_unlink_instance_leaves_a_folder_that_others_use(tmp_path: Path) -> None:
+    """Rings of old layouts lay in the folder of all shared memory itself."""
+    shared, private = tmp_path / "shared", tmp_path / "private"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    open_folder(private)
+    for folder in (shared, private):
+        unlink_instance(f"{folder}/ring.")
+    assert (shared.exists(), private.exists()) == (True, False)
+
+
 # Privacy
 
 
