@@ -10,12 +10,8 @@ import redis
 from crowdperf.settings.site import Retention
 from crowdperf.storage.buckets import DAY, HOUR, MINUTE, QUARTER, Calendar, Level
 from crowdperf.storage.counts import LOGS, CounterChunk, meta_key
+from crowdperf.storage.steady_clock import DAY_S
 
-DAY_S = 86_400.0
-CATCH_UP_FACTOR = 24.0
-"""Maximum speed of the accepted clock relative to real time."""
-MAX_FREE_STEP_S = 60.0
-"""The accepted clock may always advance this far between two calls."""
 WARN_SHARE = 0.75
 DROP_SHARE = 0.90
 RELIEVED_SHARE = 0.70
@@ -23,47 +19,6 @@ MIN_KEPT_DAYS = 7
 """The newest crossings, kept even when Redis is full."""
 Filling = Literal["ok", "filling", "dropping"]
 SET_FIELD_SCRIPT = "#!lua flags=allow-oom\nreturn redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])"
-
-
-class SteadyClock:
-    """Unix time for retention, protected against a wrong system clock.
-
-    Removed history cannot be restored. Therefore a clock that jumps ahead is followed at 24 times real time: three
-    months without power take four days to catch up. After a wrong jump of ten years, an operator has days to react.
-    """
-
-    def __init__(self, accepted: float | None) -> None:
-        self._accepted = accepted
-        self._at: float | None = None
-
-    def now(self, wall: float, monotonic: float) -> float:
-        """Return the accepted time of a wall clock (Unix seconds) and a monotonic clock."""
-        if self._accepted is None:
-            self._accepted = wall
-        elapsed = monotonic - self._at if self._at is not None else 0.0
-        self._at = monotonic
-        self._accepted = min(wall, self._accepted + max(elapsed * CATCH_UP_FACTOR, MAX_FREE_STEP_S))
-        return self._accepted
-
-
-def clock_key(prefix: str = "") -> str:
-    """Return the key of a hash; its field `clock` is the newest sweep's time by the accepted clock."""
-    return f"{prefix}crowdperf:housekeeping"
-
-
-def read_clock_lead(client: Any, now: float, prefix: str = "") -> float:
-    """Read how far the machine's clock is ahead of the accepted one, by which data expires.
-
-    Args:
-        client: a blocking client.
-        now: the machine's clock, Unix seconds.
-        prefix: prefix of every key.
-
-    Returns:
-        Seconds, and 0 where no accepted time is stored.
-    """
-    stored = client.hget(clock_key(prefix), "clock")
-    return max(0.0, now - float(stored)) if stored else 0.0
 
 
 class MemoryUsage(NamedTuple):
@@ -103,25 +58,26 @@ class HistoryRetention:
         self._client = client
         self._prefix = prefix
 
-    def set_field(self, name: str, field: str, value: float) -> None:
+    def set_field(self, name: str, field: str, value: float | str) -> None:
         """Set one field of a hash, even on a full server: what makes room must be recorded first.
 
         Args:
             name: key of the hash.
             field: name of the field.
-            value: stored as `repr`.
+            value: a number is stored as `repr`.
 
         Raises:
             redis.OutOfMemoryError: the server is full and older than Redis 7.
         """
+        text = value if isinstance(value, str) else repr(value)
         try:
-            self._client.eval(SET_FIELD_SCRIPT, 1, name, field, repr(value))
+            self._client.eval(SET_FIELD_SCRIPT, 1, name, field, text)
         except redis.OutOfMemoryError:
             raise
         except redis.ResponseError as error:
             if "script" not in str(error).lower():
                 raise
-            self._client.hset(name, field, repr(value))
+            self._client.hset(name, field, text)
 
     def expire_crossings(self, before: float) -> int:
         """Remove crossings before `before` and move the floor of the history up to it; return their number.

@@ -1,6 +1,7 @@
 """Go on after a clock that was ahead for a while: two hours by a wrong time zone, or ten years by an empty battery.
 
-Rules that wait for a time of the future would stand still until then. What was done meanwhile is not undone.
+Rules go by the accepted clock (`storage.steady_clock`), so this concerns a wrong clock that was accepted. Rules that
+wait for a time of the future would stand still until then. What was done meanwhile is not undone.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ from typing import Any
 
 import msgspec
 
+from crowdperf.storage.steady_clock import EARLIEST_CLOCK_S
 from crowdperf.workers.worker_logic import WorkerEvent, WorkerLogic
 
 MAX_AHEAD_S = 600.0
 """A time that is farther ahead of the clock was taken while the clock was wrong."""
 LATE_S = 60.0
 """A state that is brought back ends this long ago: events on their way are not too late for it."""
-EARLIEST_CLOCK_S = 1_735_689_600.0
-"""2025 in Unix seconds. An earlier clock has not been set yet, so nothing is measured by it."""
 MAX_PLANNED_S = {"expected_from": math.inf, "expected_until": math.inf, "tell_at": 8 * 86_400.0}
 """Fields that may lie ahead of the clock, and how far."""
 

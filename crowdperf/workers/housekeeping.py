@@ -26,6 +26,7 @@ from crowdperf.runtime.tasks import TaskGuard
 from crowdperf.settings.process_config import WorkerConfig
 from crowdperf.storage import evidence, occupancy, retention
 from crowdperf.storage.buckets import Calendar
+from crowdperf.storage.steady_clock import DAY_S, MAX_RULE_WAIT_S, WAIT_SHARE, SteadyClock, clock_key, load_clock
 from crowdperf.supervision.processes import PROCESSES
 from crowdperf.workers.clock_leaps import is_ahead
 from crowdperf.workers.leases import Leases
@@ -56,7 +57,7 @@ class Housekeeper:
         self._config = config
         self._prefix = config.key_prefix
         self._readers = {stream.name: list_groups(stream, config.has_postgres) for stream in STREAMS}
-        self._clock_key = retention.clock_key(self._prefix)
+        self._clock_key = clock_key(self._prefix)
         self._metrics = runtime.metrics
         self._guard = TaskGuard(
             runtime.metrics, passes=(redis.ConnectionError, redis.TimeoutError), expected=(*OUTAGE, OSError)
@@ -65,7 +66,7 @@ class Housekeeper:
         self._events: Publisher[StoreFilling] = Publisher(client, EVENTS, config.key_prefix)
         self._lease = Leases(client, "housekeeping", 0, 1, runtime.name, config.key_prefix, LEASE_S)
         self._history = retention.HistoryRetention(self._client, self._prefix)
-        self._clock: retention.SteadyClock | None = None
+        self._clock: SteadyClock | None = None
         self._filling: retention.Filling = "ok"
         self._counts_expired_at = float("-inf")
         self._clock_leap_logged = False
@@ -94,7 +95,7 @@ class Housekeeper:
         self._wall = wall
         for name, task in (
             ("detections", self._trim_detections),
-            ("clock", lambda: self._history.set_field(self._clock_key, "clock", now)),
+            ("clock", lambda: self._store_clock(now)),
             ("events", lambda: self._expire_events(now)),
             ("observations", lambda: self._expire_observations(now)),
             ("audit", lambda: self._expire_audit(now)),
@@ -124,19 +125,27 @@ class Housekeeper:
     def _get_steady_time(self, wall: float, monotonic: float) -> float:
         """Return the steady clock's time, which goes on from the stored one."""
         if self._clock is None:
-            stored = self._client.hget(self._clock_key, "clock")
-            self._clock = retention.SteadyClock(float(stored) if stored else None)
+            self._clock = load_clock(self._client, self._prefix)
         now = self._clock.now(wall, monotonic)
-        has_leapt = wall - now > CLOCK_LEAP_WARN_S
+        lead = wall - now
+        has_leapt = lead > CLOCK_LEAP_WARN_S
         if has_leapt and not self._clock_leap_logged:
             log.error(
-                "the clock is %.1f days ahead of the last sweep: retention follows slowly. If the clock is wrong, "
-                "correct it before history is removed by it",
-                (wall - now) / retention.DAY_S,
+                "the clock is %.1f days ahead of the accepted time, which goes on without it. Rules take it over after "
+                "%.1f hours (at once where a time service keeps it), retention after %.1f hours. Remedy: correct the "
+                "clock before that if it is wrong",
+                lead / DAY_S,
+                min(lead / WAIT_SHARE, MAX_RULE_WAIT_S) / 3600,
+                lead / WAIT_SHARE / 3600,
             )
         self._clock_leap_logged = has_leapt
-        self._metrics.set_gauge("clock_leap_s", max(0.0, wall - now))
+        self._metrics.set_gauge("clock_leap_s", max(0.0, lead))
         return now
+
+    def _store_clock(self, now: float) -> None:
+        self._history.set_field(self._clock_key, "clock", now)
+        if self._clock is not None:
+            self._history.set_field(self._clock_key, "state", self._clock.dump_state())
 
     def _trim_detections(self) -> None:
         # Listed by Redis, not by the configuration: the stream of a removed camera must be trimmed too.
@@ -149,7 +158,7 @@ class Housekeeper:
         return trim_stream(self._client, key, readers, find_entry_id(self._client, key, before, self._wall))
 
     def _expire_events(self, now: float) -> None:
-        before = now - self._config.retention.events_days * retention.DAY_S
+        before = now - self._config.retention.events_days * DAY_S
         self._metrics.count("events_trimmed", self._trim_events(before))
 
     def _expire_observations(self, now: float) -> None:
@@ -159,25 +168,25 @@ class Housekeeper:
         self._metrics.count("observations_trimmed", trimmed)
 
     def _expire_audit(self, now: float) -> None:
-        key, before = stream_key(AUDIT, prefix=self._prefix), now - self._config.retention.audit_days * retention.DAY_S
+        key, before = stream_key(AUDIT, prefix=self._prefix), now - self._config.retention.audit_days * DAY_S
         self._client.xtrim(key, minid=find_entry_id(self._client, key, before, self._wall), approximate=True)
 
     def _expire_zones(self, now: float) -> None:
-        before = now - self._config.retention.zones_days * retention.DAY_S
+        before = now - self._config.retention.zones_days * DAY_S
         occupancy.expire_zone_minutes(self._client, before, self._prefix)
 
     def _expire_evidence(self, now: float) -> None:
         kept = self._config.retention
         if not self._config.evidence:
             return
-        before = now - kept.evidence_days * retention.DAY_S
+        before = now - kept.evidence_days * DAY_S
         expired, errors = evidence.expire(Path(self._config.evidence), before, kept.evidence_mb << 20)
         self._metrics.count("evidence_expired", expired)
         if errors:
             raise errors[0]
 
     def _expire_crossings(self, now: float) -> None:
-        before = now - self._config.retention.crossings_days * retention.DAY_S
+        before = now - self._config.retention.crossings_days * DAY_S
         self._metrics.count("crossings_expired", self._history.expire_crossings(before))
 
     def _expire_counts(self, now: float, monotonic: float) -> None:

@@ -35,6 +35,7 @@ from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.process_config import get_shard
 from crowdperf.settings.worker_config import ShardedConfig
+from crowdperf.storage.steady_clock import RuleClock
 from crowdperf.workers import clock_leaps
 from crowdperf.workers.leases import Leases
 from crowdperf.workers.state_loader import StateLoader
@@ -70,7 +71,7 @@ class ShardedConsumer:
         leases: the leases of the shards, as this instance sees them.
         metrics: receives the figures.
         clock: monotonic clock, seconds.
-        wall: wall clock, Unix seconds.
+        wall: the accepted time, Unix seconds.
         stage: adds an effect that is not an event to a transaction.
         prefix: the configured prefix of every key.
         input_stream: the stream that is read.
@@ -363,6 +364,7 @@ def run_worker(
     after_step: Callable[[ShardedConsumer], None] = lambda _: None,
     at_end: Callable[[], None] = lambda: None,
     load_documents: Callable[[], Iterable[Struct]] = lambda: (),
+    now: Callable[[], float] | None = None,
 ) -> None:
     """Handle events until the process is to stop, and wait out outages of Redis; then release the shards.
 
@@ -377,10 +379,12 @@ def run_worker(
         after_step: called after each step.
         at_end: ends the threads that `after_step` has started, before a sibling may take over.
         load_documents: loads what a state is rebuilt from.
+        now: the accepted time, where the caller needs it too.
     """
     leases = Leases(client, worker, config.instance, config.instances, runtime.name, config.key_prefix)
+    now = now or RuleClock(client, config.key_prefix).now
     consumer = ShardedConsumer(
-        *(client, logic, leases, runtime.metrics, time.monotonic, time.time, stage, config.key_prefix, input_stream),
+        *(client, logic, leases, runtime.metrics, time.monotonic, now, stage, config.key_prefix, input_stream),
         load_documents,
     )
 

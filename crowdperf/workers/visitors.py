@@ -19,7 +19,7 @@ from crowdperf.messaging.redis.client import connect
 from crowdperf.messaging.schema import AreaChanged, Event, LineCrossed, VisitorChanged
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.worker_config import VisitorsConfig
-from crowdperf.storage.retention import read_clock_lead
+from crowdperf.storage.steady_clock import RuleClock, read_clock_lead
 from crowdperf.visitors import visit as lifecycle
 from crowdperf.visitors import visit_store
 from crowdperf.visitors.camera_reconciliation import Reconciliation
@@ -234,13 +234,14 @@ def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
     """Run until a stop is requested."""
     client = connect(config.redis_url)
     prefix = config.key_prefix
+    now = RuleClock(client, prefix).now
 
     def stage(pipe: Any, effect: Struct) -> None:
         if isinstance(effect, VisitUpdate):
             visit_store.stage_update(pipe, effect, prefix=prefix)
         elif isinstance(effect, ExpireVisits):
             # A name that is removed cannot be restored, so a clock that jumps ahead is not believed at once.
-            keys, lead = visit_store.VisitKeys(prefix), read_clock_lead(client, time.time(), prefix)
+            keys, lead = visit_store.VisitKeys(prefix), read_clock_lead(client, now(), prefix)
             keys.stage_expiry(pipe, effect.before - lead)
             if effect.watch_list_before:
                 keys.stage_forget(pipe, effect.watch_list_before - lead)
@@ -255,7 +256,8 @@ def main(config: VisitorsConfig, runtime: ProcessRuntime) -> None:
             seed_demo_visits(client, time.time(), prefix)
             waiting[0] = False
 
-    run_worker(WORKER, VisitorLogic(config), config, runtime, client, stage, after_step=seed_once, load_documents=load)
+    logic = VisitorLogic(config)
+    run_worker(WORKER, logic, config, runtime, client, stage, after_step=seed_once, load_documents=load, now=now)
 
 
 def seed_demo_visits(client: Any, now: float, prefix: str = "") -> int:

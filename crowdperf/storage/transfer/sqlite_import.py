@@ -23,7 +23,8 @@ from crowdperf.storage import counts
 from crowdperf.storage.buckets import Calendar
 from crowdperf.storage.counts import CountersOutdatedError, CrossingRecord
 from crowdperf.storage.postgres import backfill
-from crowdperf.storage.retention import DAY_S, HistoryRetention
+from crowdperf.storage.retention import HistoryRetention
+from crowdperf.storage.steady_clock import DAY_S
 from crowdperf.storage.transfer.sqlite_rows import COLUMN_ALIASES, ColumnMapping, RowRejectedError, parse_row
 
 BATCH_ROWS = 1000

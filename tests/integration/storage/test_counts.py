@@ -17,7 +17,8 @@ from crowdperf.storage.buckets import BUCKETS, Bucket, Calendar
 from crowdperf.storage.counts import CrossingRecord, encode_member, get_log_key
 from crowdperf.storage.postgres import backfill
 from crowdperf.storage.queries import GROUP_FIELDS, CrossingFilter, GroupKey, count_crossings
-from crowdperf.storage.retention import DAY_S, HistoryRetention
+from crowdperf.storage.retention import HistoryRetention
+from crowdperf.storage.steady_clock import DAY_S
 from tests.conftest import RedisServer
 
 BERLIN = Calendar("Europe/Berlin")

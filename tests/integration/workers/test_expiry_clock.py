@@ -1,19 +1,22 @@
-"""Names do not expire by a clock that has jumped ahead."""
+"""Neither names nor rules go by a clock that has jumped ahead."""
 
 from __future__ import annotations
 
 import time
 
+import msgspec
 import pytest
 
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.visitors import Visitors
 from crowdperf.settings.worker_config import VisitorsConfig
-from crowdperf.storage.retention import clock_key
+from crowdperf.storage import steady_clock
+from crowdperf.storage.steady_clock import clock_key
 from crowdperf.visitors import visit as lifecycle
 from crowdperf.visitors import visit_store
 from crowdperf.visitors.visit import Person, Visit
 from crowdperf.workers import visitors
+from crowdperf.workers.worker_logic import WorkerCheckpoint
 from tests.conftest import RedisServer
 
 DAY_S = 86_400.0
@@ -25,6 +28,7 @@ def test_a_name_goes_by_the_accepted_clock(
 ) -> None:
     client, keys, now = redis_server.client(), visit_store.VisitKeys(), time.time()
     client.hset(clock_key(), "clock", now - accepted_days_ago * DAY_S)
+    monkeypatch.setattr(steady_clock, "is_synchronised", lambda: False)
     began = now - 1000 * DAY_S
     visit = Visit(
         id="v1",
@@ -52,5 +56,7 @@ def test_a_name_goes_by_the_accepted_clock(
 
     monkeypatch.setattr(runtime, "tick", tick)
     visitors.main(config, runtime)
-    assert client.exists("crowdperf:state:visitors:"), "it has looked for names"
+    checkpoint = msgspec.msgpack.decode(client.get("crowdperf:state:visitors:"), type=WorkerCheckpoint)
+    state = msgspec.msgpack.decode(checkpoint.state, type=visitors.SiteVisitState)
+    assert state.expired_at == pytest.approx(now - accepted_days_ago * DAY_S, abs=60.0), "when it looked for names"
     assert bool(client.exists(keys.person("p1"))) is (accepted_days_ago > 0)

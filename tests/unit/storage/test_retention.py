@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowdperf.storage.retention import DAY_S, SteadyClock, update_filling
+from crowdperf.storage.retention import update_filling
+from crowdperf.storage.steady_clock import DAY_S, SteadyClock
 
 NOW = 1_800_000_000.0
 

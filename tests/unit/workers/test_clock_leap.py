@@ -10,7 +10,8 @@ import pytest
 from crowdperf.messaging.schema import LineCrossed
 from crowdperf.settings.visitors import Visitors
 from crowdperf.settings.worker_config import VisitorsConfig
-from crowdperf.workers.clock_leaps import EARLIEST_CLOCK_S, LATE_S, correct_state
+from crowdperf.storage.steady_clock import EARLIEST_CLOCK_S
+from crowdperf.workers.clock_leaps import LATE_S, correct_state
 from crowdperf.workers.notify.mqtt_state import CameraReadings
 from crowdperf.workers.visitors import OpenVisit, SiteVisitState, VisitorLogic
 
