@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import argon2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -232,6 +235,23 @@ def test_passwords_are_argon2id_and_salted() -> None:
     assert not credentials.verify_password("another sentence", one)
     assert not credentials.verify_password("a long sentence", None)
     assert not credentials.verify_password("a long sentence", "")
+
+
+def test_an_unknown_name_costs_what_a_known_one_costs() -> None:
+    dummy, real = credentials._DUMMY_HASH, credentials.hash_password("a long sentence")
+    assert argon2.extract_parameters(dummy) == argon2.extract_parameters(real)
+    assert [len(part) for part in dummy.split("$")] == [len(part) for part in real.split("$")]
+    # It is verified to its end: a hash that cannot be read would be refused at once.
+    with pytest.raises(argon2.exceptions.VerifyMismatchError):
+        argon2.PasswordHasher().verify(dummy, "a long sentence")
+
+
+def test_the_import_hashes_nothing() -> None:
+    code = (
+        "import argon2; argon2.PasswordHasher.hash = lambda *words, **options: exit('hashed'); "
+        "import crowdperf.accounts.credentials"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_setup_secret_is_one_for_all_and_its_owners_alone(tmp_path: Path) -> None:
