@@ -159,6 +159,12 @@ class AreaSnapshot(Struct, frozen=True, kw_only=True):
     """Direction of that crossing: True into the area."""
     last_at: float = 0.0
     """Unix seconds of that crossing."""
+    alert: str = ""
+    """Id of the limit's open alert."""
+    opened_at: float = 0.0
+    """Unix seconds when it opened."""
+    peak: float = 0.0
+    """Most people since then."""
 
 
 def load_areas(client: Any, prefix: str = "") -> list[AreaSnapshot]:

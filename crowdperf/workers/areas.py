@@ -29,7 +29,7 @@ from crowdperf.workers.worker_logic import WorkerEvent, WorkerLogic
 WORKER = "areas"
 VERSION = 2
 MAX_ALERT_SCAN = 20_000
-"""Newest events among which the open alert of an area is searched."""
+"""Newest events among which the open alert is searched, for an area published by a release before 2026-12."""
 
 
 class StoredArea(Struct, frozen=True, array_like=True):
@@ -98,6 +98,7 @@ class AreaLogic(WorkerLogic):
                 state.occupancy, state.entries, state.exits = row.occupancy, row.entries, row.exits
                 state.since, state.clock = row.since, row.at
                 state.last_door, state.last_entered, state.last_at = row.last_door, row.last_entered, row.last_at
+                state.limit = ThresholdState(row.alert, row.opened_at, None, row.peak)
             elif counter is not None and isinstance(row, Alert) and row.area == partition and row.state == "opened":
                 counter.state.limit = ThresholdState(row.alert, row.opened_at, None, row.value)
 
@@ -135,6 +136,9 @@ def build_area_now(counter: AreaCounter) -> AreaSnapshot:
         last_door=state.last_door,
         last_entered=state.last_entered,
         last_at=state.last_at,
+        alert=state.limit.alert,
+        opened_at=state.limit.opened_at,
+        peak=state.limit.peak,
     )
 
 
@@ -157,9 +161,9 @@ def stage_effect(pipe: Any, effect: Struct, metrics: Metrics, prefix: str = "") 
 
 
 def load_documents(client: Any, prefix: str = "") -> list[Struct]:
-    """Load the published states of the areas, and the newest alert of each whose limit is exceeded."""
+    """Load the published states of the areas, with their open alerts."""
     rows = occupancy.load_areas(client, prefix)
-    waiting = {row.area for row in rows if row.over_limit}
+    waiting = {row.area for row in rows if row.over_limit and not row.alert}
     documents: list[Struct] = [*rows]
     entries = client.xrevrange(stream_key(EVENTS, prefix=prefix), count=MAX_ALERT_SCAN) if waiting else ()
     for _, fields in entries:

@@ -90,3 +90,11 @@ def test_rules_go_on_after_a_restart_during_a_leap(monkeypatch: pytest.MonkeyPat
 def test_whether_a_time_service_keeps_the_clock_can_be_asked() -> None:
     assert steady_clock.is_synchronised() in (True, False)
     assert math.isfinite(RuleClock(SimpleNamespace(hmget=lambda *_: [None, None])).now())
+
+
+def test_a_stored_clock_stays_readable() -> None:
+    store = Store(SteadyClock(NOW, 5.0), NOW)
+    store.fields["state"] = b"0b0c57a4-another-boot 5.0 12.5"
+    clock = steady_clock.load_clock(store)
+    assert clock.now(NOW + 7200, 0.0) == NOW
+    assert clock.dump_state().split(" ")[1:] == ["0.0", "12.5"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
 
-from crowdperf.messaging.schema import Alert, AlertChanged, PpeViolation
+from crowdperf.messaging.schema import Alert, AlertChanged, LineCrossed, PpeViolation
 from crowdperf.settings.areas import Area
 from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths
@@ -190,3 +190,45 @@ def test_an_area_keeps_its_numbers_and_closes_its_alert(stored: bytes) -> None:
     assert (state.occupancy, state.entries, state.exits, state.since) == (4, 9, 5, NOW - 3600)
     closed = [row for row in logic.advance_time("hall", NOW) if isinstance(row, Alert)]
     assert [(row.alert, row.state) for row in closed] == [(alert.alert, "closed")]
+
+
+def test_an_area_closes_the_alert_that_its_own_record_names() -> None:
+    """However many events have come since the alert, also more than the stream keeps."""
+    hall = msgspec.convert({"id": "hall", "doors": [{"camera": "c", "line": "l"}], "limit": 1, "limit_s": 0}, Area)
+    config = AreasConfig(instance=0, instances=1, areas=(hall,), timezone="UTC", redis_url="", key_prefix="")
+    before, after = AreaLogic(config), AreaLogic(config)
+
+    def crossing(n: int, direction: Literal["in", "out"]) -> LineCrossed:
+        return LineCrossed(
+            id=f"c:1:{n}", camera="c", ts=NOW + n, line="l", direction=direction, class_name="person", track=n,
+            epoch=1, sequence=n,
+        )  # fmt: skip
+
+    effects = [effect for n in range(3) for effect in before.handle(crossing(n, "in"))]
+    (opened,) = [row for row in effects if isinstance(row, Alert)]
+    published = [row for row in effects if isinstance(row, AreaSnapshot)][-1]
+    rebuild(after, "hall", b"\xc1", published)
+    effects = [effect for n in (3, 4) for effect in after.handle(crossing(n, "out"))]
+    (closed,) = [row for row in effects if isinstance(row, Alert)]
+    assert (closed.alert, closed.state, closed.value, closed.opened_at) == (opened.alert, "closed", 3, opened.opened_at)
+
+
+def test_a_waiting_notification_of_an_older_release_is_still_sent() -> None:
+    """It waits in Redis as JSON, and newer fields have defaults."""
+    alert = {
+        "id": "crowd:1", "rule": "crowd", "severity": "warning", "camera": "plaza", "subject": "desk",
+        "title": "Too many", "detail": "7 at the desk", "event": "1", "raised_at": NOW, "last_at": NOW, "count": 1,
+    }  # fmt: skip
+    waiting = {
+        "id": "crowd:1:0", "channel": "post", "due": NOW, "stage": 0, "alert": alert, "site": "Demo",
+        "camera_title": "Plaza",
+    }  # fmt: skip
+    decoded = msgspec.json.decode(msgspec.json.encode(waiting), type=notify.Notification)
+    assert (decoded.id, decoded.alert.id, decoded.note) == ("crowd:1:0", "crowd:1", "")
+
+
+def test_a_checkpoint_stays_readable() -> None:
+    stored = bytes.fromhex("93c403352d31c4080102030405060708c401c0")
+    checkpoint = msgspec.msgpack.decode(stored, type=WorkerCheckpoint)
+    assert checkpoint == WorkerCheckpoint(b"5-1", bytes(range(1, 9)), b"\xc0")
+    assert msgspec.msgpack.encode(checkpoint) == stored
