@@ -14,6 +14,37 @@ from crowdperf.messaging.streams import AUDIT, stream_key
 MAX_PAGES = 20
 ENTRIES_PER_PAGE = 500
 """Entries per read; one request reads 10,000 at most."""
+MAX_REFUSALS = 60
+"""Refused requests a minute with an entry of their own. More would push other entries out of the stream."""
+
+
+class RefusalCounter:
+    """Limit the entries of refused requests in all, and count the requests that are left out.
+
+    Attributes:
+        left_out_count: Refused requests without an entry since `start_minute`.
+    """
+
+    def __init__(self) -> None:
+        self._written_count = self.left_out_count = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether this minute has as many entries as it may have."""
+        return self._written_count >= MAX_REFUSALS
+
+    def admit(self) -> bool:
+        """Count a refused request; return whether it gets an entry."""
+        if self.is_full:
+            self.left_out_count += 1
+            return False
+        self._written_count += 1
+        return True
+
+    def start_minute(self) -> int:
+        """Begin the next minute; return how many requests were left out before."""
+        left_out, self._written_count, self.left_out_count = self.left_out_count, 0, 0
+        return left_out
 
 
 def stage_entry(pipe: Any, entry: AuditEntry, prefix: str = "") -> None:

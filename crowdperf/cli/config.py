@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import msgspec
 from msgspec.structs import replace
 
+from crowdperf.accounts.audited_rollback import roll_back
 from crowdperf.capture.network import url_policy
 from crowdperf.counting.validation import DEFAULT_ASPECT, find_problems
 from crowdperf.primitives.atomic_file import write_file
@@ -77,14 +78,15 @@ def main(words: list[str], installation: Installation) -> int:
         other=getattr(arguments, "other", 0),
         who=getpass.getuser(),
     )
-    outcome = store.apply(request)
+    is_rollback = request.do == "rollback"
+    outcome = roll_back(store.apply, request, store.find_deployment()) if is_rollback else store.apply(request)
     if outcome.status != 200:
         raise ConfigError(outcome.detail)
     for row in outcome.versions:
         at = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(row.at))
         print(f"{row.number:>6}  {at}  {row.who:<16} {row.comment}")
     print(outcome.text, end="")
-    if request.do == "rollback":
+    if is_rollback:
         print(f"version {outcome.version} is in force; restarts: {', '.join(outcome.restarts) or 'none'}")
         store.restart_affected(outcome)
     return 0
@@ -172,6 +174,23 @@ class ConfigStore:
             with self._history.hold_lock("update"):
                 self._connect_supervisor().update()
 
+    def find_deployment(self) -> Deployment:
+        """Return the present deployment; of a broken file, that of the newest valid version, else of none."""
+        try:
+            config = self._load_newest()
+        except EditError:
+            config = Config()
+        return Deployment(config, self._paths, root=self._root)
+
+    def _load_newest(self) -> Config:
+        """Return the present configuration, or the newest version that is valid (EditError 404: none)."""
+        with contextlib.suppress(ConfigError):
+            return parse(self._read_file(), str(self._file))
+        for version in reversed(self._history.list_versions()):
+            with contextlib.suppress(ConfigError):
+                return parse(self._history.read_file(version.number) or b"")
+        raise EditError(404, "there is no version that is valid. Remedy: correct the configuration by hand.")
+
     def _read_file(self) -> bytes:
         try:
             return self._file.read_bytes()
@@ -239,10 +258,8 @@ class ConfigStore:
         except ConfigError:
             if request.do != "rollback":
                 raise
-        for version in reversed(self._history.list_versions()):
-            with contextlib.suppress(ConfigError):
-                return self._keep_broken(), parse(self._history.read_file(version.number) or b"")
-        raise EditError(404, "there is no version that is valid. Remedy: correct the configuration by hand.")
+        newest = self._load_newest()
+        return self._keep_broken(), newest
 
     def _keep_broken(self) -> bytes:
         """Copy the broken file beside the versions: it never was in force, but is somebody's work."""

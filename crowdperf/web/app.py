@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
@@ -22,7 +21,6 @@ from litestar.static_files import create_static_files_router
 from litestar.types import Message, Scope
 
 from crowdperf.accounts.principal import ANONYMOUS, Principal
-from crowdperf.messaging.redis.client import OUTAGE
 from crowdperf.messaging.schema import AuditEntry
 from crowdperf.runtime.metrics import Metrics
 from crowdperf.runtime.process_runtime import raise_file_limit
@@ -190,7 +188,7 @@ KIOSK_PATH = "/kiosk"
 
 
 async def audit_refusal(message: Message, scope: Scope) -> None:
-    """Write a request that is refused (403, 429) to the audit log, at most one a minute and address."""
+    """Write a request that is refused (403, 429) to the audit log, within limits."""
     if message["type"] != "http.response.start" or message["status"] not in AUDITED_STATUSES:
         return
     app: AppState = scope["litestar_app"].state.app_state
@@ -209,9 +207,7 @@ async def audit_refusal(message: Message, scope: Scope) -> None:
         detail=f"status {message['status']}",
         token=principal.token,
     )
-    with contextlib.suppress(*OUTAGE):
-        if await app.sign_in_limiter.is_due_refusal(address):
-            await app.write_audit_entry(entry)
+    await app.write_refusal(entry)
 
 
 async def add_security_headers(message: Message, scope: Scope) -> None:

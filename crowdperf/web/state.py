@@ -17,7 +17,8 @@ from litestar.di import NamedDependency
 
 from crowdperf.accounts import audit_log, credentials
 from crowdperf.accounts.account_store import AccountStore
-from crowdperf.accounts.credentials import SetupSecret, SignInLimiter
+from crowdperf.accounts.audit_log import RefusalCounter
+from crowdperf.accounts.credentials import REFUSAL_INTERVAL_S, SetupSecret, SignInLimiter
 from crowdperf.accounts.principal import Principal
 from crowdperf.messaging.outages import OutageHandler
 from crowdperf.messaging.redis.client import OUTAGE, AnyClient, connect_async
@@ -76,6 +77,7 @@ class AppState:
         self.visits = VisitStore(self.redis, self.prefix)
         self.roll_calls = RollCallStore(self.redis, self.prefix)
         self.sign_in_limiter = SignInLimiter(self.redis, self.prefix)
+        self.refusals = RefusalCounter()
         self.setup_secret = SetupSecret(Path(config.sockets))
         self.config_client = ConfigClient(self.reload_config)
         self._hashing_limit = asyncio.Semaphore(2)
@@ -94,6 +96,7 @@ class AppState:
             start_task("keep-alive", self._keep_alive, self.metrics),
             start_task("setup", self._announce_setup_link, self.metrics),
             start_task("configuration", self._poll_config, self.metrics),
+            start_task("refusals", self._count_refusals, self.metrics),
         ]
 
     def get_feed_error(self) -> BaseException | None:
@@ -192,6 +195,34 @@ class AppState:
         pipe = self.redis.pipeline()
         audit_log.stage_entry(pipe, entry, self.prefix)
         await pipe.execute()
+
+    async def write_refusal(self, entry: AuditEntry) -> None:
+        """Write a refused request: one a minute and address, within a limit for all addresses."""
+        try:
+            if not self.refusals.is_full and not await self.sign_in_limiter.is_due_refusal(entry.address):
+                return
+            if self.refusals.admit():
+                await self.write_audit_entry(entry)
+        except OUTAGE:
+            self.refusals.left_out_count += 1
+
+    async def write_refusal_count(self) -> None:
+        """Write how many refused requests were left out, and begin the next minute."""
+        count = self.refusals.start_minute()
+        if not count:
+            return
+        detail = f"{count} more requests were refused, without entries of their own"
+        try:
+            await self.write_audit_entry(
+                AuditEntry(ts=self.now(), who="", via="anonymous", action="request.refuse", target="", detail=detail)
+            )
+        except OUTAGE:
+            self.refusals.left_out_count += count
+
+    async def _count_refusals(self) -> None:
+        while True:
+            await asyncio.sleep(REFUSAL_INTERVAL_S)
+            await self.write_refusal_count()
 
     def publish_metrics(self) -> None:
         """Publish the metrics of this process."""

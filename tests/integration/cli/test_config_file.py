@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import shutil
@@ -12,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from crowdperf.__main__ import main
+from crowdperf.messaging import codec
+from crowdperf.messaging.streams import AUDIT
 from crowdperf.supervision.config_versions import ConfigHistory
-from tests.conftest import ROOT, missing
+from tests.conftest import ROOT, RedisServer, missing
 
 DOCUMENT = {"cameras": [{"id": "lobby", "url": "rtsp://192.0.2.8/"}]}
 REQUEST = {
@@ -74,3 +78,30 @@ def test_a_file_of_another_user_is_refused_with_owner_and_remedy(folder: Path) -
     assert json.loads((folder / "config.json").read_text()) == DOCUMENT
     comments = [version.comment for version in ConfigHistory(folder / "var" / "config").list_versions()]
     assert comments == ["the file as it was found"]
+
+
+def test_a_rollback_on_the_command_line_is_audited(
+    folder: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("CROWDPERF_CONFIG", raising=False)
+    settings = DOCUMENT | {"redis": {"url": redis_server.url, "key_prefix": "hall:"}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    change_name(folder)
+    (folder / "config.json").write_text("{")
+    assert main(["config", "rollback", "1"]) == 0
+    assert main(["config", "rollback", "77"]) == 2
+    rows = [codec.decode(AUDIT, fields) for _, fields in redis_server.client().xrange("hall:crowdperf:audit")]
+    assert [(row.action, row.target, row.detail) for row in rows] == [
+        ("config.rollback.intent", "version 1", ""),
+        ("config.rollback", "version 1", "version 3"),
+        ("config.rollback.intent", "version 77", ""),
+        ("config.rollback.refuse", "version 77", "status 404"),
+    ]
+    assert {(row.who, row.via) for row in rows} == {(getpass.getuser(), "cli")}
+    assert json.loads((folder / "config.json").read_text()) == settings
+    # A site that does not start has no Redis.
+    (folder / "config.json").write_text(json.dumps(DOCUMENT))
+    capsys.readouterr()
+    assert main(["config", "rollback", "1"]) == 0
+    assert capsys.readouterr().err.count("no audit entry") == 1

@@ -10,10 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import httpx
 import msgspec
 import pytest
+import redis
+from msgspec.structs import replace
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -22,11 +25,15 @@ from crowdperf.accounts import credentials
 from crowdperf.accounts.account_store import ACCOUNTS_KEY, SESSION_TOUCH_S, TOKENS_KEY, AccountStore
 from crowdperf.accounts.credentials import SetupSecret, SignInLimiter
 from crowdperf.accounts.principal import Account, Token
+from crowdperf.messaging import codec
 from crowdperf.messaging.redis.client import connect_async
 from crowdperf.messaging.schema import AuditEntry
+from crowdperf.messaging.streams import AUDIT
+from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.environment import Paths
 from crowdperf.web import auth
 from crowdperf.web.app import create_app
+from crowdperf.web.state import AppState
 from tests.conftest import RedisServer, wait_until
 from tests.support.people import HASH, PASSWORD, People
 from tests.support.synthetic import SyntheticSite
@@ -517,6 +524,30 @@ def test_a_refused_request_is_audited_once_a_minute(
             nobody.post("/api/v1/session", json={"name": "bob", "password": "guess guess"})
         again = {"name": "bob", "password": PASSWORD}
         assert refuse(nobody, "POST", "session", again) == ("", "POST /api/v1/session", "status 429")
+
+
+def test_refusals_of_many_addresses_share_one_entry(redis_server: RedisServer, tmp_path: Path) -> None:
+    state = AppState(Served(site_config(redis_server.url, 1), Paths(tmp_path)).process_config, Metrics())
+    client = redis_server.client()
+
+    async def refuse_many() -> None:
+        for number in range(200):
+            await state.write_refusal(replace(ENTRY, action="request.refuse", address=f"2001:db8:{number:x}::1"))
+        assert client.xlen("crowdperf:audit") == 60
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(state, "write_audit_entry", AsyncMock(side_effect=redis.ConnectionError))
+            await state.write_refusal_count()
+            await state.write_refusal(replace(ENTRY, address="192.0.2.7"))
+        await state.write_refusal_count()
+        await state.write_refusal_count()
+        await state.close()
+
+    asyncio.run(refuse_many())
+    assert client.xlen("crowdperf:audit") == 61, "nothing is left out of the second minute"
+    ((_, fields),) = client.xrevrange("crowdperf:audit", count=1)
+    counted = codec.decode(AUDIT, fields)
+    assert (counted.action, counted.target) == ("request.refuse", "")
+    assert counted.detail == "141 more requests were refused, without entries of their own"
 
 
 def test_a_new_password_ends_every_other_session(people: People) -> None:
