@@ -11,6 +11,7 @@ that waits for a store never looks like poison. After an outage it begins again 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -31,6 +32,8 @@ MAX_DELIVERIES = 5
 """An entry that was delivered this often without an acknowledgement is poison. The last times it was alone."""
 ALONE_AFTER = 2
 """Entries that were delivered more often are delivered one by one: only one of them ends the process."""
+GROUPS_INTERVAL_S = 1.0
+"""Time after which a reader by position looks for its groups, although some streams keep it busy."""
 LOST_STREAM_TEXTS = ("NOGROUP", "requires the key", "no such key")
 """Texts of the errors of Redis for a stream or group that is gone."""
 
@@ -230,6 +233,7 @@ class PositionConsumer(Generic[T]):
         self._dead_key = dead_key(stream.name, group, prefix)
         self.positions = dict.fromkeys((stream_key(stream, camera, prefix) for camera in cameras), STREAM_START)
         self._rejected: list[tuple[RawEntry, str]] = []
+        self._groups_checked_at = float("-inf")
         self.dead_letters = 0
         """Entries that were committed to the dead letters."""
 
@@ -247,9 +251,29 @@ class PositionConsumer(Generic[T]):
             create_group(self._client, key, self.group)
 
     def read(self, count: int, block_ms: int = BLOCK_MS) -> list[RawEntry]:
-        """Return the entries behind the positions, at most `count` per stream; none after `block_ms`."""
+        """Return the entries behind the positions, at most `count` per stream; none after `block_ms`.
+
+        A group that was lost meanwhile is created again, also while nothing is read.
+        """
         reply = self._client.xread(self.positions, count=count, block=block_ms)
+        if not reply or time.monotonic() - self._groups_checked_at >= GROUPS_INTERVAL_S:
+            self._restore_groups()
         return [RawEntry(key.decode(), *row) for key, rows in unpack_reply(reply) for row in rows]
+
+    def _restore_groups(self) -> None:
+        """Create lost groups. XREAD needs none, and a commit may come after entries that were trimmed for want of it."""
+        self._groups_checked_at = time.monotonic()
+        with self._client.pipeline(transaction=False) as pipe:
+            for key in self.positions:
+                pipe.xinfo_groups(key)
+            # Not created at once where it exists: a full server refuses even that.
+            replies = pipe.execute(raise_on_error=False)
+        for key, reply in zip(self.positions, replies, strict=True):
+            if isinstance(reply, Exception) and not is_stream_lost(reply):
+                raise reply
+            if isinstance(reply, Exception) or self.group.encode() not in (row["name"] for row in reply):
+                log.warning("%s has lost the group %r: it is created again", key, self.group)
+                create_group(self._client, key, self.group)
 
     def decode(self, entry: RawEntry) -> T | None:
         """Move the position to an entry and decode it; None where it is malformed or for another group."""

@@ -158,9 +158,6 @@ class ShardedConsumer:
         now = self._clock()
         if now - self._timers_run_at >= TIMER_INTERVAL_S:
             self._timers_run_at = now
-            if not entries:
-                # A commit would notice a lost group only at the next event, which may have been trimmed by then.
-                self._consumer.create_groups()
             # A worker that catches up takes the time of its newest entry: a person is not gone merely because the
             # observations of them are still to be read.
             behind = len(entries) == BATCH_SIZE or self._single_steps_left

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from crowdperf.messaging.consumer import MAX_DELIVERIES, Consumer
+from crowdperf.messaging import consumer as bus
+from crowdperf.messaging.consumer import MAX_DELIVERIES, Consumer, PositionConsumer
 from crowdperf.messaging.outbox import Outbox
 from crowdperf.messaging.publisher import Publisher
 from crowdperf.messaging.schema import AnyEvent, FrameDetections, LineCrossed
@@ -120,6 +121,25 @@ def test_only_the_entry_that_fails_alone_is_poison(redis_server: RedisServer) ->
             reader.ack(entries)
     assert handled == [crossing(n) for n in (0, 1, 3, 4)]
     assert [fields[b"id"].decode() for _, fields in client.xrange("crowdperf:dead:events:recorder")] == [crossing(2).id]
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_reader_by_position_creates_lost_groups_at_once(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    """The group of one camera is lost, also while another camera keeps the reader busy."""
+    monkeypatch.setattr(bus, "GROUPS_INTERVAL_S", 0.0)
+    client = redis_server.client()
+    reader: PositionConsumer[FrameDetections] = PositionConsumer(client, DETECTIONS, "g", ("lobby", "gate"))
+    reader.start()
+    client.config_set("maxmemory", 1)
+    assert reader.read(10, block_ms=1) == [], "a full server is no reason to stop reading"
+    client.config_set("maxmemory", 0)
+    if busy:
+        client.xadd(stream_key(DETECTIONS, "lobby"), {"n": 1})
+    client.xgroup_destroy(stream_key(DETECTIONS, "gate"), "g")
+    assert len(reader.read(10, block_ms=1)) == busy
+    assert [row["name"] for row in client.xinfo_groups(stream_key(DETECTIONS, "gate"))] == [b"g"]
 
 
 def test_detections_sent_twice_are_stored_once(redis_server: RedisServer) -> None:

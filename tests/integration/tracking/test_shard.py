@@ -380,6 +380,16 @@ def test_an_emptied_redis_gets_its_groups_again(redis_server: RedisServer) -> No
     assert acknowledged(redis_server, "lobby") == b"1-2"
 
 
+def test_an_idle_shard_creates_a_lost_group_at_once(redis_server: RedisServer) -> None:
+    client = redis_server.client()
+    made = shard(redis_server, Clock(), Metrics())
+    keys = [stream_key(DETECTIONS, camera) for camera in CAMERAS]
+    client.xgroup_destroy(keys[0], GROUP)
+    client.delete(keys[1])
+    made.step(10)
+    assert [[row["name"] for row in client.xinfo_groups(key)] for key in keys] == [[GROUP.encode()]] * 2
+
+
 def test_a_line_that_cannot_count_is_reported(redis_server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     edge = Line(id="edge", p1=[0.0, 0.01], p2=[1.0, 0.01])
     metrics = Metrics()
