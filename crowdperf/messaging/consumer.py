@@ -261,7 +261,7 @@ class PositionConsumer(Generic[T]):
         return [RawEntry(key.decode(), *row) for key, rows in unpack_reply(reply) for row in rows]
 
     def _restore_groups(self) -> None:
-        """Create lost groups. XREAD needs none, and a commit may come after entries that were trimmed for want of it."""
+        """Create lost groups again. XREAD needs none, and a commit may come after entries were trimmed."""
         self._groups_checked_at = time.monotonic()
         with self._client.pipeline(transaction=False) as pipe:
             for key in self.positions:
