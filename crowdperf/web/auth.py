@@ -6,7 +6,9 @@ to all callers, and a test fails. Elsewhere only the routes' choice of visible c
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -124,7 +126,7 @@ async def identify_principal(connection: Connection) -> Principal:
         principal = await state.accounts.find_session_principal(cookie, state.now())
         if principal is not None:
             return principal  # type: ignore[no-any-return]
-    return ANONYMOUS_VIEWER if is_anonymous_access_allowed(connection, state.config.web) else ANONYMOUS
+    return ANONYMOUS_VIEWER if await is_anonymous_access_allowed(connection, state.config.web) else ANONYMOUS
 
 
 def get_session_cookie_name(connection: Connection) -> str:
@@ -176,7 +178,7 @@ class SessionMonitor:
             return True
 
 
-def is_anonymous_access_allowed(connection: Connection, web: Web) -> bool:
+async def is_anonymous_access_allowed(connection: Connection, web: Web) -> bool:
     """Check whether a caller without an account may read.
 
     "auto" allows this machine only: both ends of the connection are loopback addresses, and no proxy forwards requests.
@@ -192,7 +194,8 @@ def is_anonymous_access_allowed(connection: Connection, web: Web) -> bool:
     urls += [connection.headers[name] for name in ("origin", "referer") if name in connection.headers]
     if not all(is_loopback(host) for host in (server[0], client[0], *map(_get_host, urls))):
         return False
-    return is_person(find_socket_owner(client[1], server[1] or 0))
+    # The table may have a line for each of 100,000 connections: its reading must not hold up the event loop.
+    return is_person(await asyncio.to_thread(find_socket_owner, client[1], server[1] or 0))
 
 
 def _get_host(url: str) -> str:
@@ -222,11 +225,11 @@ def find_socket_owner(client_port: int, server_port: int) -> int | None:
 
     A proxy that adds no header looks like a browser, but runs as a user for servers.
     """
+    line = re.compile(rb"^ *\d+: [0-9A-F]+:%04X [0-9A-F]+:%04X(?: +\S+){4} +(\d+) " % (client_port, server_port), re.M)
     for table in SOCKET_TABLES:
-        for line in table.read_text().splitlines()[1:] if table.exists() else ():
-            _, local, remote, _, _, _, _, user_id, *_ = line.split()
-            if [int(end.rpartition(":")[2], 16) for end in (local, remote)] == [client_port, server_port]:
-                return int(user_id)
+        found = line.search(table.read_bytes()) if table.exists() else None
+        if found:
+            return int(found[1])
     return None
 
 

@@ -13,7 +13,7 @@ from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.process_config import WebConfig
 from crowdperf.web.app import create_app
-from crowdperf.web.serving.connections import DeadlineProtocol, open_listening_socket
+from crowdperf.web.serving.connections import DeadlineProtocol, limit_handshakes, open_listening_socket
 from crowdperf.web.state import AppState
 
 TICK_S = 0.5
@@ -64,8 +64,9 @@ def main(config: WebConfig, runtime: ProcessRuntime) -> None:
 
 
 async def _serve(server: uvicorn.Server, state: AppState, runtime: ProcessRuntime, listening: socket.socket) -> None:
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
     loop, stop_requested = asyncio.get_running_loop(), asyncio.Event()
+    limit_handshakes(loop)
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
 
     def wake() -> None:
         with contextlib.suppress(RuntimeError):  # The loop is closed already.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from crowdperf.settings.config import Config, Deployment, parse
 from crowdperf.settings.environment import Paths
 from crowdperf.settings.process_config import WebConfig, build_web_config
 from crowdperf.web.process import main
-from tests.conftest import wait_until
+from tests.conftest import missing, wait_until
 from tests.support.noon import noon_zone
 from tests.support.ports import free_port
 
@@ -104,3 +106,33 @@ def serving(redis_url: str, folder: Path, base: dict[str, Any] | None = None) ->
         yield server
     finally:
         server.stop()
+
+
+def certify(folder: Path) -> tuple[Path, Path]:
+    """Create a self-signed certificate for localhost, and its key."""
+    if not shutil.which("openssl"):
+        missing("openssl")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+            "-keyout",
+            str(key),
+            "-out",
+            str(certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key

@@ -36,7 +36,7 @@ from crowdperf.web.state import AppDependency, AppState, ContextDependency, Span
 
 MAX_REPORT_GAPS = 200
 MAX_LIGHT_RANGE_S = 62 * 86_400.0
-"""Range of a heatmap or a zone's figures that may be computed beside any number of others."""
+"""Range of a heatmap, a zone's figures or a file that may be computed beside any number of others."""
 
 
 @get("/exports/report.html", need="read", summary="Report to print", media_type="text/html", responses=errors(400, 503))
@@ -112,7 +112,7 @@ def _render_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str
     return f"<table><thead><tr>{names}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
-EXPORT_RESPONSES = errors(400, 503)
+EXPORT_RESPONSES = errors(400, 429, 503)
 
 
 @get(
@@ -142,7 +142,10 @@ async def crossings_parquet(app: AppDependency, crossing_filter: CrossingFilterD
 
 
 async def _stream_file(app: AppState, crossing_filter: CrossingFilter, file_format: Format) -> Stream:
-    pieces = iter_chunks(app.redis, crossing_filter, app.calendar, file_format, app.prefix)
+    pieces = app.queries.iterate(
+        lambda client: iter_chunks(client, crossing_filter, app.calendar, file_format, app.prefix),
+        _is_long(Span(crossing_filter.start, crossing_filter.end)),
+    )
     try:
         # Read the first rows before the response begins: an outage is then a 503, not a truncated file.
         first = [await anext(pieces), await anext(pieces, b"")]

@@ -190,6 +190,18 @@ def open_listening_socket(web: Web) -> ListeningSocket:
     return listening
 
 
+def limit_handshakes(loop: asyncio.AbstractEventLoop) -> None:
+    """Give the TLS handshakes of a loop's servers the deadline of a request; uvicorn leaves it at 60 s."""
+    create_server = loop.create_server
+
+    def create(*arguments: Any, ssl: Any = None, **options: Any) -> Any:
+        if ssl is not None:
+            options["ssl_handshake_timeout"] = REQUEST_TIMEOUT_S
+        return create_server(*arguments, ssl=ssl, **options)
+
+    loop.create_server = create  # type: ignore[method-assign]
+
+
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _HttpProtocol
 else:

@@ -6,8 +6,10 @@ The process's own loop serves pages, live pictures and the watchdog meanwhile.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -31,7 +33,8 @@ class QueryThread:
         self._client: AnyClient = connect_async(redis_url)
         self._loop: asyncio.AbstractEventLoop
         self._thread: threading.Thread | None = None
-        self._heavy_count = 0
+        self._heavy_counts: Counter[str] = Counter()
+        """Requests that run, by their work."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -45,18 +48,49 @@ class QueryThread:
         Raises:
             ApiProblem: 429, as many heavy queries run as may.
         """
-        if is_heavy and self._heavy_count >= MAX_HEAVY_QUERIES:
+        with self._hold("requests for counts", "a shorter range or a longer bucket", is_heavy):
+            return await self._run(query(self._client))
+
+    async def iterate(
+        self, query: Callable[[AnyClient], AsyncIterator[Result]], is_heavy: bool
+    ) -> AsyncGenerator[Result, None]:
+        """Iterate over a query's results, each computed in the thread when the one before it was taken.
+
+        Heavy ones have a limit of their own: slow clients of files keep no others from the counts.
+
+        Raises:
+            ApiProblem: 429, before the first result, as many heavy ones run as may.
+        """
+        with self._hold("files", "a shorter range", is_heavy):
+            # What is not iterated to its end is closed by the thread's loop.
+            results = query(self._client)
+
+            async def take_next() -> list[Result]:
+                async for result in results:
+                    return [result]
+                return []
+
+            while taken := await self._run(take_next()):
+                yield taken[0]
+
+    async def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    @contextlib.contextmanager
+    def _hold(self, what: str, remedy: str, is_heavy: bool) -> Iterator[None]:
+        """Count a heavy request among those of its kind, or raise ApiProblem (429) where there are enough."""
+        if is_heavy and self._heavy_counts[what] >= MAX_HEAVY_QUERIES:
             raise ApiProblem(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                f"{MAX_HEAVY_QUERIES} large requests for counts are being computed already. Remedy: try again in "
-                f"{RETRY_AFTER_S} seconds, or ask for a shorter range or a longer bucket.",
+                f"{MAX_HEAVY_QUERIES} large {what} are being computed already. Remedy: try again in "
+                f"{RETRY_AFTER_S} seconds, or ask for {remedy}.",
                 headers={"Retry-After": str(RETRY_AFTER_S)},
             )
-        self._heavy_count += is_heavy
+        self._heavy_counts[what] += is_heavy
         try:
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(query(self._client), self._loop))
+            yield
         finally:
-            self._heavy_count -= is_heavy
+            self._heavy_counts[what] -= is_heavy
 
     async def close(self) -> None:
         """End the thread and its connections; queries that still run are cancelled."""

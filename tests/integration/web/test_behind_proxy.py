@@ -16,11 +16,11 @@ from websockets.exceptions import InvalidStatus
 
 from crowdperf.accounts.credentials import SetupSecret
 from tests.conftest import RedisServer
-from tests.integration.web.test_live import binary, certify
+from tests.integration.web.test_live import binary
 from tests.support.browser import dashboard
 from tests.support.proxy import Proxy, proxied
 from tests.support.synthetic import SyntheticSite
-from tests.support.webserver import CONFIG, Served, serving
+from tests.support.webserver import CONFIG, Served, certify, serving
 
 KINDS = ["nginx", pytest.param("caddy", marks=pytest.mark.long)]
 CLIENT = "127.0.0.2"

@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -30,10 +29,10 @@ from crowdperf.settings.site import Web
 from crowdperf.web import live_routes
 from crowdperf.web.live import tiles
 from crowdperf.web.serving.connections import open_listening_socket
-from tests.conftest import ROOT, RedisServer, missing, wait_until
+from tests.conftest import ROOT, RedisServer, wait_until
 from tests.support.ports import free_port
 from tests.support.synthetic import SyntheticSite
-from tests.support.webserver import CONFIG, TIMEOUT_S, Served, serving, site_config
+from tests.support.webserver import CONFIG, TIMEOUT_S, Served, certify, serving, site_config
 
 
 class Listener:
@@ -349,33 +348,3 @@ def test_uvicorn_by_hand_serves_and_ends_on_ctrl_c(redis_server: RedisServer, tm
         process.kill()
         _, errors = process.communicate()
     assert b"Traceback" not in errors, errors.decode()
-
-
-def certify(folder: Path) -> tuple[Path, Path]:
-    """Create a self-signed certificate for localhost, and its key."""
-    if not shutil.which("openssl"):
-        missing("openssl")
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=DNS:localhost",
-            "-keyout",
-            str(key),
-            "-out",
-            str(certificate),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key

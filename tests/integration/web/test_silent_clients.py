@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import select
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 
 from crowdperf.settings.site import Web
 from crowdperf.web.serving import connections
 from crowdperf.web.serving.connections import DeadlineProtocol, ListeningSocket
-from tests.conftest import wait_until
+from tests.conftest import RedisServer, wait_until
 from tests.support.ports import free_port
+from tests.support.webserver import CONFIG, certify, serving
 
 
 def test_connections_end_when_their_client_stops_reading(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +109,21 @@ def test_a_request_that_never_arrives_ends_its_connection(
     reply = asyncio.run(ask())
     assert reply.endswith(expected)
     assert bool(reply) == bool(expected)
+
+
+def test_a_handshake_that_never_ends_ends_its_connection(
+    redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "REQUEST_TIMEOUT_S", DEADLINE_S)
+    certificate, key = map(str, certify(tmp_path))
+    base = {**CONFIG, "web": {"ssl_certfile": certificate, "ssl_keyfile": key}}
+    with serving(redis_server.url, tmp_path, base) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+            client.sendall(b"\x16\x03\x01")
+            with contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+        trust = ssl.create_default_context(cafile=certificate)
+        assert httpx.get(server.url.replace("http://127.0.0.1", "https://localhost") + "/healthz", verify=trust)
 
 
 def connect_many(listening: ListeningSocket, number: int) -> list[socket.socket]:

@@ -15,9 +15,9 @@ from crowdperf.workers.notify.mail import MailSender
 from crowdperf.workers.notify.mqtt import MqttSender
 from crowdperf.workers.notify.webhook import WebhookSender
 from tests.conftest import RedisServer, wait_until
-from tests.integration.web.test_live import certify
 from tests.support.alerting import NOTIFICATION, NOW, make_config
 from tests.support.receivers import Broker, broker, hook, mailbox
+from tests.support.webserver import certify
 
 NOT_TRUSTED = r"the certificate of [\w.]+ is not trusted \(.*\); nothing was sent\. Remedy"
 

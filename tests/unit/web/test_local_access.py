@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import threading
+from typing import Any
 
 import pytest
+from litestar.connection import ASGIConnection
 
-from crowdperf.web.auth import find_socket_owner, is_person
+from crowdperf.settings.site import Web
+from crowdperf.web import auth
+from crowdperf.web.auth import find_socket_owner, is_anonymous_access_allowed, is_person
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
@@ -23,6 +29,16 @@ def test_the_owner_of_a_connection_is_found(family: socket.AddressFamily) -> Non
         with socket.create_connection((host, port)) as client:
             assert find_socket_owner(client.getsockname()[1], port) == os.geteuid()
     assert find_socket_owner(1, 1) is None
+
+
+def test_the_owner_is_looked_up_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    monkeypatch.setattr(auth, "find_socket_owner", lambda *_: threads.append(threading.current_thread()))
+    local = ("127.0.0.1", 8080)
+    scope: Any = {"type": "http", "headers": [(b"host", b"localhost")], "server": local, "client": local}
+    request: ASGIConnection[Any, Any, Any, Any] = ASGIConnection(scope)
+    assert asyncio.run(is_anonymous_access_allowed(request, Web())) is False
+    assert threads != [threading.main_thread()]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -53,6 +54,36 @@ def test_one_heavy_query_too_many_is_refused_at_once() -> None:
         done.set()
         await asyncio.gather(*running)
         await queries.run(wait, is_heavy=True)
+        await queries.close()
+
+    asyncio.run(main())
+
+
+def test_a_file_is_made_in_the_thread() -> None:
+    ended = threading.Event()
+
+    async def write(_client: AnyClient) -> AsyncGenerator[str, None]:
+        try:
+            for _ in range(3):
+                yield threading.current_thread().name
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        queries = QueryThread(URL)
+        queries.start()
+        assert [name async for name in queries.iterate(write, is_heavy=True)] == ["queries"] * 3
+        ended.clear()
+        files = [queries.iterate(write, is_heavy=True) for _ in range(MAX_HEAVY_QUERIES)]
+        for file in files:
+            await anext(file)
+        with pytest.raises(ApiProblem, match="large files") as refused:
+            await anext(queries.iterate(write, is_heavy=True))
+        assert refused.value.status == 429
+        assert await queries.run(lambda _client: asyncio.sleep(0, "counts"), is_heavy=True) == "counts"
+        await files.pop().aclose()
+        assert await asyncio.to_thread(ended.wait, 60)
+        assert await anext(queries.iterate(write, is_heavy=True)) == "queries"
         await queries.close()
 
     asyncio.run(main())
