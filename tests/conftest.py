@@ -20,6 +20,7 @@ import pytest
 import redis
 
 from crowdperf.messaging.redis.client import connect
+from tests.support import rings
 
 OWN_HOSTS = ("127.0.0.1", "localhost", "::1")
 
@@ -45,6 +46,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("crowdperf")
 
 BASE = pytest.StashKey[str]()
+FOLDERS_BEFORE = pytest.StashKey[set[Path]]()
+LEFTOVERS = pytest.StashKey[set[Path]]()
 STATUS = pytest.StashKey[int]()
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -99,6 +102,8 @@ def demo_clips() -> Path:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """A short folder for the tests' files: a site's sockets lie in them, and the system allows 108 bytes for a path."""
+    rings.get_run()
+    config.stash[FOLDERS_BEFORE] = rings.list_folders()
     if hasattr(config, "workerinput") or config.option.basetemp is not None:
         return
     config.option.basetemp = config.stash[BASE] = tempfile.mkdtemp(prefix="cp-")
@@ -112,9 +117,19 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Remember how it ended."""
-    session.config.stash[STATUS] = int(exitstatus)
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail where rings are left in shared memory, and remember how it ended."""
+    config = session.config
+    if not hasattr(config, "workerinput"):
+        left, before = rings.find_leftovers(Path(config.option.basetemp)), config.stash[FOLDERS_BEFORE]
+        if os.environ.get("CI", "").lower() == "true":
+            # Nobody else is there: a site of a folder that is gone belongs to these tests as well.
+            left = rings.list_folders() - before
+        config.stash[LEFTOVERS] = left
+        if left and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    config.stash[STATUS] = int(session.exitstatus)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -146,8 +161,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
 
 
+@pytest.fixture(autouse=True)
+def _remove_rings() -> Iterator[None]:
+    """Remove the rings that a test had paths made for."""
+    yield
+    rings.remove_made()
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the figures that tests measured (`record_property("figures", …)`)."""
+    """Print the rings that tests left, and the figures that they measured (`record_property("figures", …)`)."""
+    left = terminalreporter.config.stash.get(LEFTOVERS, set())
+    if left:
+        terminalreporter.section("left in shared memory", red=True)
+        for path in sorted(left):
+            terminalreporter.write_line(f"{path}: {sorted(os.listdir(path)) if path.is_dir() else 'a file'}")
     reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
     figures = [text for report in reports for name, text in report.user_properties if name == "figures"]
     if figures:

@@ -11,15 +11,15 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec, unlink_instance
+from crowdperf.frames.ring import FrameReader, FrameWriter, RingSpec
 from tests.conftest import wait_until
+from tests.support.rings import make_ring_path
 
 LONG = os.environ.get("CROWDPERF_LONG") == "1"
 KILLS = 20 if LONG else 3
@@ -61,10 +61,8 @@ def read(path: str, stop: str) -> None:
 
 
 @pytest.fixture
-def ring_path() -> Iterator[Path]:
-    path = Path(f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}/ring.torn")
-    yield path
-    unlink_instance(str(path))
+def ring_path() -> Path:
+    return make_ring_path("torn")
 
 
 def _spawn(*arguments: str) -> subprocess.Popen[str]:

@@ -18,12 +18,13 @@ import psutil
 
 from crowdperf.capture.camera_capture import CameraCapture
 from crowdperf.frames.doorbell import Doorbell
-from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable, unlink_instance
+from crowdperf.frames.ring import FrameReader, FrameStamp, RingUnavailable
 from crowdperf.messaging.schema import CameraChanged
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg, remove_proxy_variables
 from crowdperf.runtime.metrics import Metrics, ProcessSnapshot
 from crowdperf.settings.process_config import CaptureConfig, CaptureGroupConfig
 from tests.conftest import wait_until
+from tests.support.rings import make_ring_path
 
 NOWHERE = "unix:///nonexistent/redis.sock"
 
@@ -47,7 +48,7 @@ def make_config(url: str, folder: Path, **changes: Any) -> CaptureConfig:
         "stall_s": 20.0,
         "media_roots": (str(folder),),
         "allowed_hosts": (),
-        "ring": f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}/ring.cam",
+        "ring": str(make_ring_path("cam")),
         "doorbell": str(folder / "doorbell.sock"),
     }
     return CaptureConfig(**{**values, **changes})
@@ -63,7 +64,7 @@ def make_clip(path: Path, seconds: float = 4, fps: int = 10, size: str = "320x24
 
 
 class CaptureProcess:
-    """A real capture process of one camera or more; a context manager that leaves neither process nor ring behind."""
+    """A real capture process of one camera or more; a context manager that leaves no process behind."""
 
     def __init__(self, config: CaptureConfig, *siblings: CaptureConfig, redis_url: str = NOWHERE) -> None:
         self.config = config
@@ -132,8 +133,6 @@ class CaptureProcess:
     def __exit__(self, *_: object) -> None:
         if self.process and self.process.poll() is None:
             self.end(signal.SIGKILL)
-        for camera in self.group.cameras:
-            unlink_instance(camera.ring)
         self.listener.close()
 
 

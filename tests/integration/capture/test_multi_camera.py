@@ -8,7 +8,6 @@ import functools
 import os
 import signal
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from crowdperf.runtime.metrics import ProcessSnapshot
 from crowdperf.settings.process_config import CaptureConfig
 from tests.conftest import wait_until
 from tests.support.capturing import CaptureProcess, RingTail, alive, make_clip, make_config
+from tests.support.rings import make_ring_path
 from tests.support.rtsp_server import Mount, RtspServer
 
 TGKILL = 234
@@ -39,7 +39,7 @@ def server(clip: Path) -> Iterator[RtspServer]:
 
 
 def member(name: str, url: str, folder: Path, bell: Path, **changes: Any) -> CaptureConfig:
-    ring = f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}/ring.{name}"
+    ring = str(make_ring_path(name))
     return make_config(url, folder, **{"camera_id": name, "doorbell": str(bell), "ring": ring, **changes})
 
 

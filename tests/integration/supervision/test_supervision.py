@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from crowdperf.frames.ring import unlink_instance
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
 from tests.conftest import wait_until
 from tests.support.site import Site
@@ -53,6 +54,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
     yield made
     if made.process is not None:
         made.stop()
+    # Who is killed leaves the empty folder of the rings; its next start, which does not come, would remove it.
+    unlink_instance(str(made.paths.get_ring_path("")))
 
 
 def test_supervisorctl_update_touches_only_what_changed(site: Site, tmp_path: Path) -> None:

@@ -9,8 +9,6 @@ import stat
 import subprocess
 import sys
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +30,14 @@ from crowdperf.frames.ring import (
     unlink_instance,
 )
 from crowdperf.frames.segment import open_folder
+from tests.support.rings import make_ring_path
 
 SPEC = RingSpec(64, 48, "yuv420p", 640, 480, 4, 9.97, 1)
 
 
 @pytest.fixture
-def path() -> Iterator[Path]:
-    prefix = f"/dev/shm/crowdperf.test{uuid.uuid4().hex[:8]}/ring."
-    yield Path(f"{prefix}cam")
-    unlink_instance(prefix)
+def path() -> Path:
+    return make_ring_path("cam")
 
 
 def put(writer: FrameWriter, value: int) -> int:
