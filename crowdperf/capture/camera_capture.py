@@ -102,7 +102,7 @@ class CameraCapture:
         self._is_alive = is_alive
         self._wait = wait
         self._redact = make_redactor(config.url)
-        self._connector = SourceConnector(config, self._redact, self._keep_running, on_decoding)
+        self._connector = SourceConnector(config, self._redact, self._keep_running, on_decoding, metrics)
         self._connection = ConnectionState(config.stall_s, random.random, time.monotonic())
         self._quality = ConnectionQuality(time.monotonic())
         self._rate = _FrameRate(time.monotonic())

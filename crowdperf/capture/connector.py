@@ -24,6 +24,7 @@ from crowdperf.capture.network.egress_proxy import EgressProxy
 from crowdperf.capture.probe import SourceInfo
 from crowdperf.frames.ring import RingSpec
 from crowdperf.runtime.ffmpeg_binary import DEFAULT_FEATURES, detect_features, find_ffmpeg
+from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.process_config import CaptureConfig
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class SourceConnector:
         redact: Removes the camera's secrets from a text.
         keep_running: Called at least every `POLL_S` seconds; False asks to give up.
         on_decoding: Called by the thread that is about to decode in this process.
+        metrics: Counts the failures of proxy and connect filter.
     """
 
     def __init__(
@@ -111,11 +113,13 @@ class SourceConnector:
         redact: Callable[[str], str],
         keep_running: Callable[[], bool],
         on_decoding: Callable[[CaptureConfig], None],
+        metrics: Metrics,
     ) -> None:
         self._config = config
         self._redact = redact
         self._keep_running = keep_running
         self._on_decoding = on_decoding
+        self._metrics = metrics
         self._proxy: EgressProxy | None = None
         self._connect_filter: ConnectFilter | None = None
         self._filter_unavailable = False
@@ -151,7 +155,7 @@ class SourceConnector:
         binary = "" if camera.backend == "pyav" else find_ffmpeg()
         checked = url_policy.check_url(camera.url, camera.media_roots, camera.allowed_hosts)
         if checked.kind == "http" and self._proxy is None:
-            self._proxy = EgressProxy(camera.allowed_hosts)
+            self._proxy = EgressProxy(camera.allowed_hosts, self._metrics)
         if checked.kind == "rtsp":
             self._resolve()
             self._start_connect_filter()
@@ -170,7 +174,7 @@ class SourceConnector:
         """Start the filter for redirections of an rtsp server, where the system supports it."""
         if self._connect_filter is None and not self._filter_unavailable:
             try:
-                self._connect_filter = ConnectFilter(self._config.allowed_hosts)
+                self._connect_filter = ConnectFilter(self._config.allowed_hosts, self._metrics)
             except ConnectFilterUnavailable as error:
                 self._filter_unavailable = True
                 log.warning(

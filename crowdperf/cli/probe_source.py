@@ -23,6 +23,7 @@ from crowdperf.capture.network.connect_filter import ConnectFilter, ConnectFilte
 from crowdperf.capture.network.egress_proxy import EgressProxy
 from crowdperf.primitives.redaction import make_redactor, redact_url
 from crowdperf.runtime.ffmpeg_binary import FfmpegMissing, detect_features, find_ffmpeg
+from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.base import ConfigError, validate_camera_url
 from crowdperf.settings.config import Config, Installation
 from crowdperf.supervision.config_patch import ProbeRequest, ProbeResult
@@ -72,9 +73,9 @@ def probe_source(request: ProbeRequest, config: Config, media_roots: tuple[str, 
                 url_policy.resolve_addresses(urlsplit(url).hostname or "", 554, allowed)
             # Where the system forbids the filter, the log of capture reports it.
             with contextlib.suppress(ConnectFilterUnavailable):
-                connect_filter = ConnectFilter(allowed)
+                connect_filter = ConnectFilter(allowed, Metrics())
         if checked.kind == "http":
-            proxy = EgressProxy(allowed)
+            proxy = EgressProxy(allowed, Metrics())
         options = SourceOptions(
             binary=binary,
             features=detect_features(binary),

@@ -24,9 +24,12 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from crowdperf.capture.network import url_policy
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.tasks import TaskGuard
 
 _PR_SET_NO_NEW_PRIVS = 38
 _SET_MODE_FILTER = 1
@@ -38,6 +41,9 @@ _RECEIVE, _SEND = 0xC0502100, 0xC0182101
 _CONTINUE = 1
 _NOTICE_BYTES, _ARGUMENTS_AT = 80, 32
 _INET_BYTES, _INET6_BYTES = 8, 24
+_CALLER_GONE = (FileNotFoundError, InterruptedError, ProcessLookupError)
+"""Errors of a caller that was killed meanwhile."""
+THREAD_NAME = "connect-filter"
 _DNS_PORT = 53
 """Always allowed: cloud name servers have addresses that are refused otherwise."""
 
@@ -62,16 +68,21 @@ class ConnectFilterUnavailable(Exception):
 class ConnectFilter:
     """Filters the connections of everything started through `run`, except those to the allowed hosts.
 
+    Args:
+        allowed_hosts: Hosts that are allowed in any case.
+        metrics: Counts the failures.
+
     Raises:
         ConnectFilterUnavailable: Not Linux 5.5 on x86_64 or aarch64, or the system forbids it.
     """
 
-    def __init__(self, allowed_hosts: tuple[str, ...]) -> None:
+    def __init__(self, allowed_hosts: tuple[str, ...], metrics: Metrics) -> None:
         machine = _SYSCALL_ABIS.get(platform.machine())
         if sys.platform != "linux" or machine is None or struct.calcsize("P") != 8:
             raise ConnectFilterUnavailable(f"not on {sys.platform} {platform.machine()}")
         self.refusal: url_policy.SourceError | None = None
         self._allowed_hosts = allowed_hosts
+        self._guard = TaskGuard(metrics, passes=_CALLER_GONE)
         # One permanent thread: children die with the thread that started them (FfmpegProcess).
         self._executor = ThreadPoolExecutor(1, "filtered")
         try:
@@ -79,7 +90,7 @@ class ConnectFilter:
         except OSError as error:
             self._executor.shutdown(wait=False)
             raise ConnectFilterUnavailable(f"seccomp: {error.strerror}") from None
-        threading.Thread(target=self._answer_requests, args=(listener,), name="connect-filter", daemon=True).start()
+        threading.Thread(target=self._answer_requests, args=(listener,), name=THREAD_NAME, daemon=True).start()
 
     def run(self, start: Callable[[], T]) -> T:
         """Call `start` in the filtered thread; every thread and process that it starts is filtered too."""
@@ -100,10 +111,11 @@ class ConnectFilter:
                     fcntl.ioctl(listener, _RECEIVE, notice)
                     cookie, pid = struct.unpack_from("=QI", notice)
                     _, address, length = struct.unpack_from("=3Q", notice, _ARGUMENTS_AT)
-                    answer = (-errno.EACCES, 0) if self._is_refused(pid, address, length) else (0, _CONTINUE)
+                    check = partial(self._is_refused, pid, address, length)
+                    # A check that fails refuses its connection, and not all later ones.
+                    answer = (0, _CONTINUE) if self._guard.run(THREAD_NAME, check) is False else (-errno.EACCES, 0)
                     fcntl.ioctl(listener, _SEND, struct.pack("=QqiI", cookie, 0, *answer))
-                except (FileNotFoundError, InterruptedError, ProcessLookupError):
-                    # The caller was killed meanwhile.
+                except _CALLER_GONE:
                     continue
         finally:
             os.close(listener)

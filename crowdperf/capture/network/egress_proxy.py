@@ -16,28 +16,41 @@ import threading
 from urllib.parse import urlsplit
 
 from crowdperf.capture.network.url_policy import SourceError, resolve_addresses
+from crowdperf.runtime.metrics import Metrics
+from crowdperf.runtime.tasks import TaskGuard, start_thread
 
 MAX_HEAD_BYTES = 1 << 16
 CONNECT_TIMEOUT_S = 10.0
 CHUNK_BYTES = 1 << 16
+RETRY_S = 1.0
+"""Pause after a connection that could not be accepted."""
+THREAD_NAME = "egress-proxy"
 _PROXY_HEADERS = re.compile(rb"^(?:proxy-[a-z]+|connection):[^\r\n]*\r\n", re.IGNORECASE | re.MULTILINE)
 
 log = logging.getLogger(__name__)
 
 
 class EgressProxy:
-    """Proxy of one camera, on a port of 127.0.0.1; `allowed_hosts` are allowed in any case."""
+    """Proxy of one camera, on a port of 127.0.0.1.
 
-    def __init__(self, allowed_hosts: tuple[str, ...]) -> None:
+    Args:
+        allowed_hosts: Hosts that are allowed in any case.
+        metrics: Counts the failures.
+    """
+
+    def __init__(self, allowed_hosts: tuple[str, ...], metrics: Metrics) -> None:
         self._allowed_hosts = allowed_hosts
+        self._guard = TaskGuard(metrics)
+        self._closed = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._open_sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
-        threading.Thread(target=self._serve, name="egress-proxy", daemon=True).start()
+        start_thread(THREAD_NAME, self._serve, metrics, self._closed.wait)
 
     def close(self) -> None:
         """Close the listener and every connection."""
+        self._closed.set()
         # Closing alone does not wake a thread in accept().
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -48,10 +61,24 @@ class EgressProxy:
                     open_socket.shutdown(socket.SHUT_RDWR)
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                threading.Thread(target=self._handle_client, args=(client,), name="egress-proxy", daemon=True).start()
+        """Accept until the proxy is closed. No file or thread may be left for a while."""
+        while not self._closed.is_set():
+            if not self._guard.run(THREAD_NAME, self._accept_client):
+                self._closed.wait(RETRY_S)
+
+    def _accept_client(self) -> bool:
+        """Start a thread for the next connection; False once the proxy is closed."""
+        try:
+            client, _ = self._listener.accept()
+        except OSError:
+            if self._closed.is_set():
+                return False
+            raise
+        with contextlib.ExitStack() as unless_started:
+            unless_started.enter_context(client)
+            threading.Thread(target=self._handle_client, args=(client,), name=THREAD_NAME, daemon=True).start()
+            unless_started.pop_all()
+        return True
 
     def _handle_client(self, client: socket.socket) -> None:
         """Serve one connection of FFmpeg: read the request's head, then relay bytes both ways."""

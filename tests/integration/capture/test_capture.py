@@ -31,6 +31,7 @@ from crowdperf.messaging.schema import AnyEvent, CameraChanged
 from crowdperf.messaging.streams import EVENTS
 from crowdperf.primitives.redaction import make_redactor
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
+from crowdperf.runtime.metrics import Metrics
 from tests.conftest import RedisServer, wait_until
 from tests.support.capturing import (
     Camera,
@@ -392,7 +393,7 @@ def test_the_rate_that_flags_leave_is_what_is_expected(
 ) -> None:
     """Else the quality would be unusable for good, and the ring too large."""
     config = make_config(str(clip), clip.parent, backend=backend, **flags)
-    connector = SourceConnector(config, str, lambda: True, lambda _: None)
+    connector = SourceConnector(config, str, lambda: True, lambda _: None, Metrics())
     opened = connector.open()
     opened.decoder.terminate()
     connector.close()

@@ -17,6 +17,7 @@ from crowdperf.capture.ffmpeg_process import FfmpegProcess
 from crowdperf.frames import segment
 from crowdperf.frames.ring import FrameWriter, RingSpec
 from crowdperf.runtime.ffmpeg_binary import DEFAULT_FEATURES, detect_features
+from crowdperf.runtime.metrics import Metrics
 from tests.conftest import wait_until
 from tests.support import fake_ffmpeg
 from tests.support.capturing import Camera, CaptureProcess, RingTail, alive, make_clip, make_config
@@ -182,7 +183,7 @@ def test_a_camera_may_take_as_long_to_open_as_it_may_be_silent(tmp_path: Path, m
         return True
 
     source_connector = SourceConnector(
-        make_config("rtsp://127.0.0.1/a", tmp_path, stall_s=90.0), str, turn, lambda _: None
+        make_config("rtsp://127.0.0.1/a", tmp_path, stall_s=90.0), str, turn, lambda _: None, Metrics()
     )
     monkeypatch.setattr(connector, "time", SimpleNamespace(monotonic=lambda: clock))
     with pytest.raises(OpenError, match="no picture in time"):

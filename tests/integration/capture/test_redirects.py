@@ -18,6 +18,7 @@ import pytest
 from crowdperf.capture.network import url_policy
 from crowdperf.capture.network.connect_filter import ConnectFilter, ConnectFilterUnavailable
 from crowdperf.cli.probe_source import probe_source
+from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.config import Config
 from crowdperf.supervision.config_patch import ProbeRequest
 from tests.conftest import missing
@@ -35,7 +36,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def watched() -> None:
     try:
-        ConnectFilter(()).close()
+        ConnectFilter((), Metrics()).close()
     except ConnectFilterUnavailable as reason:
         missing(f"connections cannot be filtered here: {reason}")
 

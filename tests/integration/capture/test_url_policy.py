@@ -18,6 +18,7 @@ from crowdperf.capture.ffmpeg_process import FfmpegProcess
 from crowdperf.capture.network import url_policy
 from crowdperf.capture.network.egress_proxy import EgressProxy
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
+from crowdperf.runtime.metrics import Metrics
 from tests.conftest import wait_until
 from tests.support.capturing import Camera, CaptureProcess, make_clip, make_config
 
@@ -181,7 +182,7 @@ def test_names_are_resolved_before_they_are_trusted() -> None:
 
 
 def test_the_proxy_closes_its_connections(web: str) -> None:
-    proxy = EgressProxy(())
+    proxy = EgressProxy((), Metrics())
     with socket.create_connection(("127.0.0.1", int(proxy.url.rpartition(":")[2]))) as client:
         client.sendall(f"CONNECT {web.partition('//')[2]} HTTP/1.1\r\n\r\n".encode())
         assert client.recv(100).startswith(b"HTTP/1.1 200")

@@ -15,6 +15,7 @@ from crowdperf.capture.connector import OpenError, SourceConnector
 from crowdperf.capture.probe import SourceInfo, build_ring_spec
 from crowdperf.inference.scheduler import FrameScheduler
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
+from crowdperf.runtime.metrics import Metrics
 from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths, read_environment
 from crowdperf.settings.process_config import CaptureConfig, build_capture_config, build_tracking_config
@@ -46,7 +47,7 @@ def commands(folder: Path, monkeypatch: pytest.MonkeyPatch, config: CaptureConfi
     program.write_text(RECORDING.format(python=sys.executable, real=find_ffmpeg(), file=str(file)))
     program.chmod(0o700)
     monkeypatch.setenv("CROWDPERF_FFMPEG", str(program))
-    connector = SourceConnector(config, str, lambda: True, lambda _: None)
+    connector = SourceConnector(config, str, lambda: True, lambda _: None, Metrics())
     with pytest.raises(OpenError):
         connector.open()
     connector.close()
