@@ -7,13 +7,14 @@ the watchdog. supervisord restarts the process, and recovery is start-up.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
+import queue
 import resource
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -38,7 +39,12 @@ class ProcessRuntime:
         self.max_silence_s = max_silence_s
         self.metrics = Metrics()
         self.started_at = time.time()
-        self._stop = threading.Event()
+        self._is_stopping = False
+        self._stop_notices: queue.SimpleQueue[None] = queue.SimpleQueue()
+        """Holds a notice once the process stops. A signal may put one in while this thread waits for one.
+
+        An event's lock is held for a moment of each wait. A signal in that moment would wait for it forever.
+        """
         self._wake: Callable[[], None] | None = None
         self._armed_at = float("-inf")
         self._spent_s, self._reported_at = sum(os.times()[:2]), time.monotonic()
@@ -48,11 +54,12 @@ class ProcessRuntime:
     @property
     def stopping(self) -> bool:
         """True once the loop has to end."""
-        return self._stop.is_set()
+        return self._is_stopping
 
     def stop(self) -> None:
         """End the loop at its next iteration."""
-        self._stop.set()
+        self._is_stopping = True
+        self._stop_notices.put(None)
         if self._wake is not None:
             self._wake()
 
@@ -62,7 +69,10 @@ class ProcessRuntime:
 
     def wait_for_stop(self, seconds: float) -> bool:
         """Sleep until the time is over or the process stops. True: it stops."""
-        return self._stop.wait(seconds)
+        with contextlib.suppress(queue.Empty):
+            # Back again, for the other threads that wait.
+            self._stop_notices.put(self._stop_notices.get(timeout=max(0.0, seconds)))
+        return self._is_stopping
 
     def tick(self) -> None:
         """Re-arm the hang watchdog, at most once a second. Only the main loop calls it."""
@@ -86,7 +96,7 @@ class ProcessRuntime:
             signal.signal(number, self._on_signal)
         faulthandler.enable()
         count_thread_crashes(self.metrics)
-        start_thread("housekeeping", self._run_housekeeping, self.metrics, self._stop.wait)
+        start_thread("housekeeping", self._run_housekeeping, self.metrics, self.wait_for_stop)
 
     def finish(self) -> None:
         """Disarm the watchdog. The orderly end follows."""
@@ -96,7 +106,7 @@ class ProcessRuntime:
         self.stop()
 
     def _run_housekeeping(self) -> None:
-        while not self._stop.wait(HOUSEKEEPING_S):
+        while not self.wait_for_stop(HOUSEKEEPING_S):
             self.report(time.monotonic())
 
     def report(self, now: float) -> None:
