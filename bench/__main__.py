@@ -1,18 +1,27 @@
-"""`python -m bench list` and `python -m bench run NAME [--short] [--json FILE] [--kills N]`."""
+"""`python -m bench list` and `python -m bench run NAME [--short] [--json FILE]`; some benches have more options.
+
+`--before` is another checkout of crowdperf, whose site is measured in turn with this one; the environment variable
+CROWDPERF_BENCH_BEFORE names it too.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import inspect
+import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from bench.harness import Result, Row, context
 
 FOLDER = Path(__file__).resolve().parent
+OPTIONS = ("kills", "scenes", "before")
+"""What some benches take."""
 
 
 def names() -> list[str]:
@@ -29,7 +38,19 @@ def show(row: Row) -> str:
     """Return a row as people read it."""
     peer = f"{row.ratio:8.3f} x {row.limit_or_peer}" if row.ratio is not None else f"{row.limit_or_peer:>10}"
     interval = f" [{row.ci95[0]:.3f}, {row.ci95[1]:.3f}]" if row.ci95 else ""
-    return f"{row.name:<34} {row.value:12.3f} {row.unit:<10} {peer}{interval}"
+    right = f", counted {row.counts.counted} of {row.counts.true}, {row.counts.matched} matched" if row.counts else ""
+    return f"{row.name:<34} {row.value:12.3f} {row.unit:<10} {peer}{interval}{right}"
+
+
+def choose(arguments: argparse.Namespace, known: Collection[str]) -> dict[str, Any]:
+    """Return the options for a bench that knows these, or raise ValueError about one that it does not know."""
+    given = {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
+    for name in given.keys() - known:
+        raise ValueError(f"--{name} {given[name]}: {arguments.name} takes none")
+    if given.get("kills", 1) < 1:
+        raise ValueError(f"--kills {given['kills']}: the number is not positive")
+    before = os.environ.get("CROWDPERF_BENCH_BEFORE")
+    return {"before": Path(before), **given} if before and "before" in known else given
 
 
 def main() -> int:
@@ -42,14 +63,17 @@ def main() -> int:
     run.add_argument("--short", action="store_true", help="fewer repetitions")
     run.add_argument("--json", type=Path, metavar="FILE")
     run.add_argument("--kills", type=int, metavar="N", help="how many processes are killed (stress/chaos)")
+    run.add_argument("--scenes", choices=("demo", "mixed", "busy"), help="what the cameras play (pipeline)")
+    run.add_argument("--before", type=Path, metavar="DIR", help="checkout of the build before (pipeline/cameras)")
     arguments = parser.parse_args()
     if arguments.command == "list":
         print("\n".join(names()))
         return 0
     measure = importlib.import_module("bench." + arguments.name.replace("/", ".")).rows
-    options = {} if arguments.kills is None else {"kills": arguments.kills}
-    if not options.keys() <= inspect.signature(measure).parameters.keys() or min(options.values(), default=1) < 1:
-        run.error(f"--kills {arguments.kills}: {arguments.name} takes none, or the number is not positive")
+    try:
+        options = choose(arguments, inspect.signature(measure).parameters)
+    except ValueError as error:
+        run.error(str(error))
     where = context()
     rows = measure(arguments.short, **options)
     for row in rows:

@@ -32,6 +32,20 @@ PACKAGES = (
 Better = Literal["lower", "higher"]
 
 
+class Counts(Struct, frozen=True, kw_only=True):
+    """How right the crossings are that were counted while a figure was measured."""
+
+    counted: int
+    true: int
+    matched: int
+    """True crossings that were counted."""
+
+    @property
+    def error(self) -> float:
+        """Missed and surplus crossings as a share of the true ones."""
+        return (self.counted + self.true - 2 * self.matched) / max(1, self.true)
+
+
 class Row(Struct, frozen=True, kw_only=True):
     """One figure. `ratio` is this system divided by the limit or peer, both measured in the same run."""
 
@@ -43,6 +57,8 @@ class Row(Struct, frozen=True, kw_only=True):
     repetitions: int = 1
     ci95: list[float] = []
     better: Better = "lower"
+    counts: Counts | None = None
+    """Of the same run; None where nothing is counted."""
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -107,7 +123,13 @@ def paired(
 
 
 def compared(
-    name: str, pairs: list[tuple[float, float]], peer_name: str, *, unit: str = "us", better: Better = "lower"
+    name: str,
+    pairs: list[tuple[float, float]],
+    peer_name: str,
+    *,
+    unit: str = "us",
+    better: Better = "lower",
+    counts: Counts | None = None,
 ) -> Row:
     """Return the row of figures that were measured in pairs (ours, peer), each pair close together in time."""
     repetitions = len(pairs)
@@ -124,6 +146,7 @@ def compared(
         repetitions=repetitions,
         ci95=[ratios[max(0, middle - spread)], ratios[min(repetitions - 1, middle + spread)]],
         better=better,
+        counts=counts,
     )
 
 
