@@ -89,7 +89,7 @@ class _Unpaced(SourceConnector):
     """Opens the clip as a camera does, but has it read as fast as it can be decoded."""
 
     def __init__(self, config: CaptureConfig, spec: RingSpec, start: Callable[[], Any]) -> None:
-        super().__init__(config, str, lambda: True, lambda _: None)
+        super().__init__(config, str, lambda: True, lambda _: None, Metrics())
         self._spec, self._start = spec, start
 
     def open(self) -> OpenSource:
