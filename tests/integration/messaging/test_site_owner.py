@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from crowdperf.cli import check
 from crowdperf.messaging import process_metrics, site_owner
+from crowdperf.messaging.redis.client import connect, connect_async, guard_new_connections
 from crowdperf.messaging.site_owner import (
     SiteClaim,
+    SiteConflictError,
     SiteOwner,
     claim_site,
     find_site_owner,
     owner_key,
     read_owner,
-    register_machine,
+    register_run,
 )
 from crowdperf.runtime.process_runtime import ProcessRuntime
 from crowdperf.settings.config import Deployment, parse
 from crowdperf.settings.environment import Paths
 from tests.conftest import RedisServer, wait_until
 
-NORTH, SOUTH = SiteOwner("0000aaaa", "north"), SiteOwner("0000bbbb", "south")
+NORTH, SOUTH = SiteOwner("0000aaaa", "north", "01"), SiteOwner("0000bbbb", "south", "02")
 
 
 def claim(server: RedisServer, owner: SiteOwner, prefix: str = "") -> SiteClaim:
@@ -73,7 +77,7 @@ def test_process_stops_when_its_record_is_lost(redis_server: RedisServer, monkey
     client = redis_server.client()
     with client.pipeline() as pipe:
         pipe.delete(owner_key())
-        pipe.hset(owner_key(), mapping={"instance": NORTH.instance, "host": NORTH.host})
+        pipe.hset(owner_key(), mapping={"instance": NORTH.instance, "host": NORTH.host, "run": NORTH.run})
         pipe.execute()
     wait_until(lambda: runtime.stopping, what="the stop")
     assert read_owner(client) == NORTH
@@ -84,11 +88,75 @@ def test_id_of_an_installation_stays(tmp_path: Path) -> None:
     assert find_site_owner(tmp_path / "other") != find_site_owner(tmp_path / "installation")
 
 
-def test_a_copy_on_another_machine_is_another_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = register_machine(tmp_path / "installation")
+def test_each_run_is_another_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = register_run(tmp_path / "installation")
     monkeypatch.setattr(site_owner.socket, "gethostname", lambda: "renamed")
     assert find_site_owner(tmp_path / "installation") == first, "a process of a running site"
-    assert register_machine(tmp_path / "installation") == SiteOwner(first.instance, "renamed")
+    second = register_run(tmp_path / "installation")
+    assert (second.instance, second.host) == (first.instance, "renamed")
+    assert second.run != first.run
+    (tmp_path / "installation").write_text("0000cccc of an older release")
+    assert find_site_owner(tmp_path / "installation").instance == "0000cccc"
+
+
+def test_a_cloned_machine_is_another_site(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clone has the same id and host name. Only who renews the record lives."""
+    monkeypatch.setattr(site_owner, "SILENT_S", 0.0)
+    original, clone = claim(redis_server, NORTH), claim(redis_server, SiteOwner("0000aaaa", "north", "03"))
+    for _ in range(3):
+        assert original.renew() is None
+        assert clone.renew() == NORTH
+    assert clone.renew() is None, "nobody has renewed the record meanwhile"
+    assert original.renew() == clone.owner
+    original.release()
+    assert read_owner(redis_server.client()) == clone.owner, "a record is released by its own run alone"
+    clone.release()
+    assert read_owner(redis_server.client()) is None
+
+
+@pytest.fixture
+def guarded() -> Iterator[Callable[[SiteClaim], None]]:
+    yield lambda claim: claim.guard_connections()
+    guard_new_connections(None, None)
+
+
+def test_no_connection_begins_before_it_knows_the_owner(
+    redis_server: RedisServer, guarded: Callable[[SiteClaim], None]
+) -> None:
+    """Redis was away when the process started, so nobody has asked for the record yet."""
+    other = redis_server.client()
+    assert claim(redis_server, NORTH).renew() is None
+    guarded(claim(redis_server, SOUTH))
+    client = connect(redis_server.url)
+    with pytest.raises(SiteConflictError, match="Remedy"):
+        client.set("written", 1)
+    with pytest.raises(SiteConflictError, match="0000aaaa on north"), client.pipeline() as pipe:
+        pipe.set("written", 1).execute()
+
+    async def write() -> None:
+        second = connect_async(redis_server.url)
+        try:
+            await second.set("written", 1)
+        finally:
+            await second.aclose()
+
+    with pytest.raises(SiteConflictError, match="Remedy"):
+        asyncio.run(write())
+    assert other.keys() == [owner_key().encode()]
+    other.delete(owner_key())
+    client.set("written", 1)
+    assert read_owner(other) == SOUTH, "it takes a free record before its first write"
+    asyncio.run(write())
+
+
+def test_a_full_server_is_no_other_owner(redis_server: RedisServer, guarded: Callable[[SiteClaim], None]) -> None:
+    other = redis_server.client()
+    guarded(claim(redis_server, SOUTH))
+    other.config_set("maxmemory", 1)
+    try:
+        assert connect(redis_server.url).get("anything") is None
+    finally:
+        other.config_set("maxmemory", 0)
 
 
 def test_check_names_the_other_installation(redis_server: RedisServer, tmp_path: Path) -> None:

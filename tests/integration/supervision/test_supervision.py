@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from crowdperf.frames.ring import unlink_instance
+from crowdperf.messaging.site_owner import read_owner
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
-from tests.conftest import wait_until
+from tests.conftest import RedisServer, wait_until
 from tests.support.site import Site
 
 RUNNING = ("RUNNING", "STARTING")
@@ -248,3 +250,31 @@ def test_a_second_run_and_an_invalid_edit_change_nothing(site: Site) -> None:
         assert "the programs stay unchanged" in done.stderr
         assert "ur" in done.stderr
         assert site.get_pids().keys() == before.keys()
+
+
+@pytest.mark.alone
+def test_a_second_site_on_one_redis_says_so_and_costs_no_frame(
+    tmp_path: Path, redis_server: RedisServer, site: Site
+) -> None:
+    """The second one is a clone of the machine of the first: the same id and the same host name."""
+    site.config |= {"redis": {"url": redis_server.url}, "cameras": site.config["cameras"][:1]}
+    site.write_config()
+    clone = Site(tmp_path / "clone", {name: value for name, value in site.config.items() if name != "web"})
+    # It need not wait as long for a site that may have crashed.
+    clone.patch_code("messaging/site_owner.py", "RECORD_S = 15.0", "RECORD_S = 1.0")
+    with site:
+        site.wait_ready()
+        shutil.copy(site.paths.installation_file, clone.paths.installation_file)
+        owner = read_owner(redis_server.client())
+        wait_until(lambda: site.read_counter("inference", "frames_analysed", "lobby") > 2, what="it analyses")
+        with clone:
+            assert clone.process is not None
+            assert clone.process.wait(60) == 2
+        output = (clone.folder / "run.out").read_text()
+        assert owner is not None
+        assert f"installation {owner.instance} on {owner.host} (run {owner.run}) uses this Redis" in output
+        assert not list(clone.paths.logs.glob("*.log")), "no program was started, so nothing was written"
+        assert read_owner(redis_server.client()) == owner
+        analysed = site.read_counter("inference", "frames_analysed", "lobby")
+        wait_until(lambda: site.read_counter("tracking-0", "frames_tracked", "lobby") > analysed, what="all is tracked")
+    assert read_owner(redis_server.client()) is None, "after an orderly end the next run begins at once"
