@@ -16,7 +16,7 @@ from crowdperf.cli import demo as demo
 from crowdperf.demo import ground_truth as truth
 from crowdperf.demo.scenes import SCENES
 from crowdperf.evaluation import clip as footage
-from crowdperf.evaluation.clip import CLIP_START_S, detect_clip
+from crowdperf.evaluation.clip import CLIP_START_S, ClipDetections, detect_clip
 from crowdperf.evaluation.matching import Passage
 from crowdperf.messaging.schema import FrameDetections, LineCrossed
 from crowdperf.models.detector import Detector
@@ -24,7 +24,7 @@ from crowdperf.models.loader import load_detector
 from crowdperf.settings.base import ClassName
 from crowdperf.settings.camera import Line
 from crowdperf.settings.config import Installation
-from crowdperf.settings.engine import Inference, Tracking
+from crowdperf.settings.engine import Analysis, Inference, Tracking
 from crowdperf.tracking.pipeline import CameraPipeline
 from tests.support.matching import match_crossings
 
@@ -115,9 +115,14 @@ def detector() -> Detector:
 
 def detections(scene: Scene, model: Detector, every: int = 1) -> list[FrameDetections]:
     """Return one of `every` frames of a scene; `sequence` is the clip's frame number plus one."""
+    return detect(scene, model, every).frames
+
+
+def detect(scene: Scene, model: Detector, every: int = 1, analysis: Analysis = "whole") -> ClipDetections:
+    """Return what is found in one of `every` frames of a scene, in whole pictures or in regions."""
     spec = footage.build_clip_spec(scene.footage, scene.analysis_width)
     pictures = footage.read_frames(scene.footage, spec)
-    return detect_clip(pictures, spec, model, lambda sequence, _: (sequence - 1) % every == 0).frames
+    return detect_clip(pictures, spec, model, lambda sequence, _: (sequence - 1) % every == 0, analysis=analysis)
 
 
 def _annotated(

@@ -130,7 +130,9 @@ class Site:
         self.sender = BackgroundSender(connect(url))
         ppe_stage = PpeStage(ModelSlot("ppe"), lambda: None, self.metrics, EvidenceCache(1.0), time.monotonic)
         config = build_inference_config(Deployment(Config(), Paths(Path()), read_environment({"QUEUE_MAX": "2"})))
-        config = replace(config, settings=replace(config.settings, staleness_s=STALENESS_S), cuda_empty_every=0)
+        config = replace(
+            config, settings=replace(config.settings, staleness_s=STALENESS_S, analysis="whole"), cuda_empty_every=0
+        )
         self.engine = InferenceEngine(
             *(config, ModelSlot("person", subject.detector), ppe_stage, self.cameras),
             *(self.sender, self.metrics, time.monotonic),

@@ -51,7 +51,9 @@ class CameraSetup(Struct, frozen=True, kw_only=True):
         spec = self.build_ring_spec(clip)
         flags = self.capture.ffmpeg_extra_flags, self.capture.ffmpeg_flags
         inference = repr(_to_tree(self.inference, _IGNORED_INFERENCE_SETTINGS))
-        return spec.width, spec.height, spec.model_width, spec.pix_fmt, flags, inference
+        # What is looked at in a scene depends on the frames before it, and so on which of them are analysed.
+        rate = () if self.inference.analysis == "whole" else (self.capture.target_fps, self.capture.frame_skip)
+        return spec.width, spec.height, spec.model_width, spec.pix_fmt, flags, inference, rate
 
     def collect_settings(self) -> dict[str, Any]:
         """Map path to value for every setting that may change what is counted."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +23,14 @@ from crowdperf.capture.ffmpeg_process import FfmpegProcess
 from crowdperf.capture.network.url_policy import CheckedSource
 from crowdperf.frames.layout import RingSpec
 from crowdperf.frames.ring import FrameStamp
+from crowdperf.inference.analyzers import Frame, create_analyzer
 from crowdperf.inference.camera_feed import TokenBucket
 from crowdperf.inference.engine import build_frame_detections
+from crowdperf.inference.regions.planner import LookPlanner, MergedDetections
 from crowdperf.messaging.schema import FrameDetections
 from crowdperf.models.detector import Detector
 from crowdperf.runtime.ffmpeg_binary import detect_features, find_ffmpeg
+from crowdperf.settings.engine import Analysis
 from crowdperf.settings.process_config import RingSettings
 
 MAX_SILENCE_S = 60.0
@@ -179,6 +183,8 @@ class ClipDetections(NamedTuple):
     """The analysed frames; `sequence` is the picture's number plus one."""
     times: list[float]
     """Time of every picture, seconds since the first."""
+    look_share: float = 1.0
+    """Share of the analysed pictures' area that the model looked at."""
 
 
 def build_frame_filter(target_fps: float, frame_skip: int) -> FrameFilter:
@@ -187,10 +193,24 @@ def build_frame_filter(target_fps: float, frame_skip: int) -> FrameFilter:
     return lambda sequence, at_s: sequence % every == 0 and pace.admit(at_s)
 
 
+@dataclass
+class ClipSource:
+    """A clip as the analyzer sees it."""
+
+    camera: str
+    spec: RingSpec
+    planner: LookPlanner | None = None
+
+
 def detect_clip(
-    pictures: Iterable[ClipFrame], spec: RingSpec, detector: Detector, frame_filter: FrameFilter, camera: str = "clip"
+    pictures: Iterable[ClipFrame],
+    spec: RingSpec,
+    detector: Detector,
+    frame_filter: FrameFilter,
+    camera: str = "clip",
+    analysis: Analysis = "auto",
 ) -> ClipDetections:
-    """Analyse the pictures that pass the filter, in fixed batches, or raise ModelError.
+    """Analyse the pictures that pass the filter, as live inference does, or raise ModelError.
 
     Args:
         pictures: in order, of the geometry `spec`.
@@ -198,26 +218,41 @@ def detect_clip(
         detector: the detector.
         frame_filter: selects the pictures.
         camera: camera id in the result.
+        analysis: as in the `inference` block; regions share no canvas with other cameras here.
 
     Returns:
         The analysed frames, and the times of all pictures.
     """
     result = ClipDetections([], [])
     batch: list[ClipFrame] = []
+    analyzer = create_analyzer(analysis, detector.backend.device)
+    source = ClipSource(camera, spec)
+    analyzer.prepare(source)
+    # Whole pictures go in fixed batches. What a planner looks at depends on the frame before.
+    batch_size = BATCH_SIZE if source.planner is None else 1
+
+    def detect() -> list[MergedDetections]:
+        data = [picture.data for picture in batch]
+        if source.planner is None:
+            return [MergedDetections(found, None) for found in detector.detect(data, spec)]
+        looks = analyzer.load(detector, [Frame(source, picture.data, picture.at_s) for picture in batch])
+        analyzer.start(looks)
+        return analyzer.finish(looks)
 
     def analyse() -> None:
-        for picture, found in zip(batch, detector.detect([picture.data for picture in batch], spec), strict=True):
+        for picture, found in zip(batch, detect(), strict=True):
             at_ns = round((CLIP_START_S + picture.at_s) * 1e9)
             stamp = FrameStamp(CLIP_EPOCH, picture.number + 1, at_ns, at_ns)
-            result.frames.append(build_frame_detections(camera, spec, stamp, found))
+            result.frames.append(build_frame_detections(camera, spec, stamp, found.detections, None, found.carried))
         batch.clear()
 
     for picture in pictures:
         result.times.append(picture.at_s)
         if frame_filter(picture.number + 1, picture.at_s):
             batch.append(picture)
-        if len(batch) == BATCH_SIZE:
+        if len(batch) == batch_size:
             analyse()
     if batch:
         analyse()
-    return result
+    looks = source.planner.take_looks() if source.planner else None
+    return result._replace(look_share=looks.area / looks.total) if looks and looks.total else result

@@ -153,7 +153,8 @@ def _detect_group(
 
     spec = setups[0].build_ring_spec(clip)
     extra, output = get_ffmpeg_flags(setups[0])
-    result = detect_clip(read_frames(clip, spec, extra, output), spec, detector, select, setups[0].tracked.camera_id)
+    camera, analysis = setups[0].tracked.camera_id, setups[0].inference.analysis
+    result = detect_clip(read_frames(clip, spec, extra, output), spec, detector, select, camera, analysis)
     return result.times, [[frame for frame in result.frames if frame.sequence in sequences] for sequences in selected]
 
 

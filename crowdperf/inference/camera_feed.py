@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 
 from crowdperf.frames.ring import FrameReader
+from crowdperf.inference.regions.planner import LookPlanner
 
 REFILL_FACTOR = 1.01
 """Pacing admits this share of target_fps: a camera at exactly that rate by its own clock loses nothing."""
@@ -71,6 +72,9 @@ class CameraFeed:
         self.rests_until = float("-inf")
         self.offered_at = float("-inf")
         """Arrival of the newest frame that was offered to the scheduler."""
+        # Regions
+        self.planner: LookPlanner | None = None
+        """Where it stands if regions are analysed; None before the first frame and for whole pictures."""
         # PPE cadence
         self.ppe_served_at: float | None = None
         """Arrival of the frame that the PPE model analysed last; None before the first frame."""
@@ -83,6 +87,20 @@ class CameraFeed:
         """Cause -> frames dropped since they were last counted."""
         self.error = ""
         """Why the model cannot run at this geometry; empty if it can."""
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a frame is computed that the next one depends on."""
+        return self.planner is not None and self.planner.in_flight
+
+    def estimate_cost(self, now: float) -> float:
+        """Return what its next frame costs, by the cost of a whole picture; `now`: monotonic seconds."""
+        return 1.0 if self.planner is None else self.planner.estimate_cost(now)
+
+    def forget_looks(self) -> None:
+        """Look at the next picture as a whole: what was seen last is not known for certain."""
+        if self.planner is not None:
+            self.planner.restart()
 
     def record_drop(self, cause: str, n: int = 1) -> None:
         """Count `n` frames that are not analysed."""

@@ -6,11 +6,16 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from crowdperf.frames.ring import FrameStamp, RingSpec
+from crowdperf.inference.analyzers import Analyzer, Frame, Looks, WholePictures, create_analyzer
 from crowdperf.inference.camera_feed import CameraFeed
 from crowdperf.inference.metrics import InferenceMetrics
 from crowdperf.inference.model_slots import ModelSlot
 from crowdperf.inference.ppe_stage import LoadedFrame, PpeFrame, PpeStage
+from crowdperf.inference.regions.planner import MergedDetections
 from crowdperf.inference.rings import RingSet
 from crowdperf.inference.scheduler import FrameScheduler, ScheduledFrame
 from crowdperf.messaging.outbox import BackgroundSender
@@ -31,18 +36,13 @@ log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
-    """Frames in computation, with the detector that started them."""
+    """Frames in computation."""
 
-    detector: Detector
     frames: list[LoadedFrame]
     ppe_frame: PpeFrame | None
     """The frame that the PPE model analyses too."""
     started: float
-
-    @property
-    def specs(self) -> list[RingSpec]:
-        """Geometry of each frame."""
-        return [frame.feed.spec for frame in self.frames]
+    looks: Looks
 
 
 class InferenceEngine:
@@ -68,6 +68,8 @@ class InferenceEngine:
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
+        self._analysis = config.settings.analysis
+        self._analyzer: Analyzer = WholePictures()
         self._person_slot, self._ppe_stage = person_slot, ppe_stage
         self._rings, self._outbox = rings, outbox
         self._scheduler = FrameScheduler(config.queue_max, config.settings.staleness_s)
@@ -100,14 +102,17 @@ class InferenceEngine:
         finished, self._in_flight = self._in_flight, batch
         if finished:
             self._finish_batch(finished)
-        if batch and not detector.backend.overlaps:
+        # Without a region there is nothing to wait for.
+        if batch and not (detector.backend.overlaps and batch.looks.inputs):
             self._in_flight = None
             self._finish_batch(batch)
         # 5. Send and report.
         self._outbox.request_flush()
         self._stats.stages.add("publish", self._outbox.take_send_time_s())
         self._report()
-        return bool(frames) or self._in_flight is not None
+        # A camera's next frame may have waited for this one.
+        freed = finished is not None and any(frame.feed.pending for frame in finished.frames)
+        return bool(frames) or self._in_flight is not None or freed
 
     def _poll_models(self) -> Detector | None:
         """Return the person model, or None if there is none yet."""
@@ -123,6 +128,10 @@ class InferenceEngine:
         """Report which model works (/readyz waits for it), and page-lock the rings if its device can."""
         self._metrics.set_text("model", detector.model)
         self._metrics.set_text("device", detector.description)
+        for feed in self._rings.feeds.values():
+            feed.forget_looks()
+        if self._in_flight is None:
+            self._analyzer = create_analyzer(self._analysis, detector.backend.device)
         backend = detector.backend
         if backend.pins and not self._pins_rings:
             self._pins_rings = True
@@ -156,7 +165,8 @@ class InferenceEngine:
         has_arrivals = False
         for arrival in self._rings.iter_arrivals():
             # A size for which the model is not compiled yet delays its own camera only.
-            if detector.ready(arrival.feed.spec):
+            if all(map(detector.ready, self._analyzer.get_specs([arrival.feed.spec]))):
+                self._analyzer.prepare(arrival.feed)
                 self._scheduler.offer(*arrival)
             else:
                 arrival.feed.record_drop("warming")
@@ -169,7 +179,7 @@ class InferenceEngine:
             self._stats.record_gone(feed)
         detector = self._person_slot.detector
         if detector is not None:
-            detector.retain([feed.spec for feed in self._rings.feeds.values()])
+            detector.retain(self._analyzer.get_specs([feed.spec for feed in self._rings.feeds.values()]))
 
     def _start_batch(self, detector: Detector, frames: list[ScheduledFrame]) -> Batch | None:
         """Load and verify frames and start the network; None if the model cannot run at this geometry."""
@@ -177,7 +187,9 @@ class InferenceEngine:
         stamps = [frame.feed.reader.stamp(frame.sequence) for frame in frames]
         try:
             pictures = [frame.feed.reader.picture(frame.sequence) for frame in frames]
-            detector.load(pictures, [frame.feed.spec for frame in frames])
+            looks = self._analyzer.load(
+                detector, [Frame(frame.feed, picture, frame.arrived) for frame, picture in zip(frames, pictures)]
+            )
             # Pictures are loaded straight from the ring: only now is it known which of them are whole.
             loaded = [
                 LoadedFrame(frame.feed, stamp if frame.feed.reader.intact(frame.sequence) else None)
@@ -186,19 +198,19 @@ class InferenceEngine:
             copying = self._clock()
             ppe_frame = self._ppe_stage.select(loaded, self._rings.feeds.values())
             self._stats.stages.add("copy", self._clock() - copying)
-            detector.start()
+            self._analyzer.start(looks)
         except ModelError as error:
             self._drop_unsupported(frames, str(error))
             return None
         except RuntimeError as error:
             self._drop_failed([frame.feed for frame in frames], error)
             return None
-        return Batch(detector, loaded, ppe_frame, started)
+        return Batch(loaded, ppe_frame, started, looks)
 
     def _finish_batch(self, batch: Batch) -> None:
         """Publish a batch's detections; the frame that the PPE model analyses comes last."""
         try:
-            detections = batch.detector.finish(batch.specs)
+            found = self._analyzer.finish(batch.looks)
         except (ModelError, RuntimeError) as error:
             self._drop_failed([frame.feed for frame in batch.frames], error)
             return
@@ -208,19 +220,21 @@ class InferenceEngine:
         for index, frame in enumerate(batch.frames):
             if frame.stamp is None:
                 frame.feed.record_drop("lapped")
+                frame.feed.forget_looks()
             elif selected is None or index != selected.batch_index:
-                self._publish(frame.feed, frame.stamp, detections[index])
+                self._publish(frame.feed, frame.stamp, found[index])
         # The other cameras' detections are sent while the PPE model works.
         self._outbox.request_flush()
         if selected is not None:
             began = self._clock()
-            columns = self._ppe_stage.run(selected, detections[selected.batch_index])
+            result = found[selected.batch_index]
+            columns = self._ppe_stage.run(selected, result.detections)
             self._stats.stages.add("ppe", self._clock() - began)
-            self._publish(selected.feed, selected.stamp, detections[selected.batch_index], columns)
+            self._publish(selected.feed, selected.stamp, result, columns)
         now = self._clock()
         if self._empty_every_s and now - self._emptied_at >= self._empty_every_s:
             self._emptied_at = now
-            batch.detector.backend.empty_cache()
+            batch.looks.detector.backend.empty_cache()
 
     def _record_cost(self, batch: Batch) -> None:
         """Charge a finished batch for its own time, without its wait for the batch before it."""
@@ -228,13 +242,14 @@ class InferenceEngine:
         cost = now - max(batch.started, self._last_finished_at)
         self._last_finished_at = now
         self._stats.record_batch(len(batch.frames), cost)
-        self._stats.add_timings(batch.detector.backend.stages)
-        self._scheduler.record_cost(batch.frames[0].feed.geometry, cost / len(batch.frames))
+        self._stats.add_timings(batch.looks.detector.backend.stages)
+        if batch.looks.inputs:
+            self._scheduler.record_cost(batch.frames[0].feed.geometry, cost / batch.looks.inputs)
 
     def _publish(
-        self, feed: CameraFeed, stamp: FrameStamp, detections: Detections, ppe: PpeColumns | None = None
+        self, feed: CameraFeed, stamp: FrameStamp, found: MergedDetections, ppe: PpeColumns | None = None
     ) -> None:
-        self._outbox.put(build_frame_detections(feed.camera, feed.spec, stamp, detections, ppe))
+        self._outbox.put(build_frame_detections(feed.camera, feed.spec, stamp, found.detections, ppe, found.carried))
         self._stats.record_frame(feed, self._clock() - stamp.monotonic_ns / 1e9)
         if feed.error:
             feed.error = ""
@@ -244,6 +259,7 @@ class InferenceEngine:
         """Drop frames of a geometry at which the model cannot run; the other cameras go on."""
         for frame in frames:
             frame.feed.record_drop("refused")
+            frame.feed.forget_looks()
             self._metrics.set_text("last_error", error, frame.feed.camera)
             if frame.feed.error != error:
                 frame.feed.error = error
@@ -258,6 +274,7 @@ class InferenceEngine:
         self._failed_batches += 1
         for feed in feeds:
             feed.record_drop("failed")
+            feed.forget_looks()
         if self._failed_batches >= MAX_FAILED_BATCHES:
             raise RuntimeError(f"the model failed on {MAX_FAILED_BATCHES} batches in a row") from error
         log.error("the model failed on a batch, inference goes on with the next one", exc_info=error)
@@ -267,7 +284,12 @@ class InferenceEngine:
 
 
 def build_frame_detections(
-    camera: str, spec: RingSpec, stamp: FrameStamp, detections: Detections, ppe: PpeColumns | None = None
+    camera: str,
+    spec: RingSpec,
+    stamp: FrameStamp,
+    detections: Detections,
+    ppe: PpeColumns | None = None,
+    carried: NDArray[np.bool_] | None = None,
 ) -> FrameDetections:
     """Convert a frame's detections to the message for the stream.
 
@@ -277,6 +299,7 @@ def build_frame_detections(
         stamp: of the frame.
         detections: of the person model, boxes normalised to the source.
         ppe: what the people wear; None if the PPE model did not analyse the frame.
+        carried: (n,), which detections are from a frame before; None for none.
 
     Returns:
         The message.
@@ -292,4 +315,5 @@ def build_frame_detections(
         source_width=spec.source_width,
         source_height=spec.source_height,
         ppe=ppe,
+        carried=carried.astype(np.uint8).tobytes() if carried is not None and carried.any() else b"",
     )

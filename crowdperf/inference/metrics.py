@@ -70,6 +70,7 @@ class InferenceMetrics:
             for feed in feeds:
                 self._metrics.set_gauge("fps_analysed", feed.analysed / (now - self._gauges_at), feed.camera)
                 feed.analysed = 0
+                self._report_looks(feed)
             self._gauges_at = now
             self._report_stages()
             for name, value in (("infer_ms", self._infer_ms), ("batch_size", self._batch_size)):
@@ -90,6 +91,21 @@ class InferenceMetrics:
             self._metrics.count(f"drops_{cause}", n, feed.camera)
             self._dropped[cause] += n
         feed.drops.clear()
+
+    def _report_looks(self, feed: CameraFeed) -> None:
+        """Report how much of its pictures the model has looked at, and why it looked at whole ones."""
+        if feed.planner is None:
+            self._metrics.set_gauge("look_share", 1.0, feed.camera)
+            return
+        looks = feed.planner.take_looks()
+        if looks.total:
+            self._metrics.set_gauge("look_share", looks.area / looks.total, feed.camera)
+        for name, value in (
+            ("looks_whole", looks.whole),
+            ("looks_changed", looks.changed),
+            ("look_disagreements", looks.disagreements),
+        ):
+            self._metrics.count(name, value, feed.camera)
 
     def _report_stages(self) -> None:
         """Add to the counters of seconds per stage; set the gauges of milliseconds per recent frame."""

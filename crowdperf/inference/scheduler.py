@@ -94,14 +94,16 @@ class FrameScheduler:
         Args:
             feeds: of all cameras.
             now: monotonic seconds.
-            limit: maximum number of frames.
+            limit: maximum cost, in whole pictures.
 
         Returns:
             At least one frame if any is fresh and its camera does not rest.
         """
         for feed in feeds:
             self._drop_stale(feed, now)
-        waiting = [feed for feed in feeds if feed.pending and (feed.rests_until <= now or len(feeds) == 1)]
+        waiting = [
+            feed for feed in feeds if feed.pending and not feed.is_busy and (feed.rests_until <= now or len(feeds) == 1)
+        ]
         if not waiting:
             return []
         waiting.sort(key=lambda feed: (max(feed.virtual_time_s, self._virtual_s), feed.served_number))
@@ -112,13 +114,19 @@ class FrameScheduler:
         is_slow = cost > SLOW_FRAME_SHARE * self._staleness and self._has_fast_camera(feeds, now)
         rest_s = (1 + SLOW_CAMERA_REST_FACTOR) * cost if is_slow else 0.0
         frames: list[ScheduledFrame] = []
-        while waiting and len(frames) < limit:
-            for feed in waiting[: limit - len(frames)]:
+        room = float(limit)
+        while waiting and room > 0:
+            for feed in waiting:
+                share = feed.estimate_cost(now)
                 frames.append(ScheduledFrame(feed, *feed.pending.popleft()))
-                self._charge(feed, cost)
+                self._charge(feed, cost * share)
+                room -= share
                 if rest_s:
                     feed.rests_until = now + rest_s
-            waiting = [feed for feed in waiting if feed.pending]
+                if room <= 0:
+                    break
+            # Where regions are planned, a camera's next frame depends on what is found in this one.
+            waiting = [feed for feed in waiting if feed.pending and feed.planner is None]
         return frames
 
     def record_cost(self, geometry: BatchGeometry, seconds: float) -> None:

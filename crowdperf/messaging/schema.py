@@ -51,6 +51,11 @@ class FrameDetections(Struct, frozen=True, array_like=True):
     source_height: int = 0
     ppe: PpeColumns | None = None
     """None where the PPE model did not run."""
+    carried: bytes = b""
+    """1 for a detection that is carried from a frame before, since nothing changed there; uint8, shape (n,).
+
+    Empty if all were found in this frame.
+    """
 
 
 class QueueNow(Struct, frozen=True, array_like=True):

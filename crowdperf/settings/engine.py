@@ -13,6 +13,8 @@ from msgspec import Meta, field
 
 from crowdperf.settings.base import Seconds, Settings
 
+Analysis = Literal["auto", "whole", "regions"]
+
 
 class Models(Settings, frozen=True, kw_only=True):
     """Names in models/manifest.json, or paths of Ultralytics weights, by role."""
@@ -34,6 +36,9 @@ class Inference(Settings, frozen=True, kw_only=True):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     runtime: Literal["auto", "openvino", "torch"] = "auto"
     precision: Literal["auto", "full", "int8"] = "auto"
+    analysis: Analysis = "auto"
+    """Look at whole pictures, or at what has changed since the model looked there last. `auto` does that on a
+    processor; a graphics card gains nothing from it."""
     models: Models = field(default_factory=Models)
     labels: Labels = field(default_factory=Labels)
     downloads: bool = False

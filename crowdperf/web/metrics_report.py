@@ -199,6 +199,12 @@ def build_camera_report(
         "state": metrics.get_text("state") or ("unknown" if camera.enabled else "disabled"),
         "fps_captured": metrics.get_fps("captured"),
         "fps_analysed": metrics.get_fps("analysed"),
+        "look_share": metrics.get_gauge("look_share"),
+        "looks": {
+            "whole": metrics.sum_counter("looks_whole"),
+            "changed": metrics.sum_counter("looks_changed"),
+            "disagreements": metrics.sum_counter("look_disagreements"),
+        },
         "latency_ms": None if lag_s is None else round(lag_s * 1000, 1),
         "drops": metrics.count_by_cause("drops_", DROP_CAUSES),
         "quality": metrics.get_text("quality") or None,

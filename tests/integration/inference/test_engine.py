@@ -18,7 +18,9 @@ from crowdperf.inference.evidence_cache import EvidenceCache
 from crowdperf.inference.model_slots import ModelSlot
 from crowdperf.inference.ppe_stage import PpeStage
 from crowdperf.inference.rings import RingSet
+from crowdperf.messaging import codec
 from crowdperf.messaging.outbox import BackgroundSender
+from crowdperf.messaging.schema import FrameDetections
 from crowdperf.messaging.streams import DETECTIONS, stream_key
 from crowdperf.models.detector import Detector
 from crowdperf.models.postprocess import Detections
@@ -45,11 +47,15 @@ class ScriptedRuntime:
         self.is_ready = True
         self.retained: set[int] = set()
         self.count = 0
+        self.inputs: list[int] = []
+        """Number of model inputs of each batch."""
+        self.found = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
         self.stages = StageTimings()
         self.started: deque[int] = deque()
 
     def load(self, frames: Sequence[NDArray[np.uint8]], box: Letterbox) -> None:
         self.count = len(frames)
+        self.inputs.append(len(frames))
         if box.width == 1280:
             raise ModelError("cannot run at 1280. Remedy: another size.")
         self.during_load()
@@ -62,7 +68,7 @@ class ScriptedRuntime:
         if self.failures_left:
             self.failures_left -= 1
             raise RuntimeError("the plug-in failed")
-        return [Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))] * count
+        return [self.found] * count
 
     def pin(self, buffer: NDArray[np.uint8]) -> None: ...
 
@@ -83,7 +89,7 @@ class ScriptedRuntime:
 class Bench:
     """A service over real rings in `folder` and a real Redis."""
 
-    def __init__(self, folder: Path, server: RedisServer, queue_max: str = "2") -> None:
+    def __init__(self, folder: Path, server: RedisServer, queue_max: str = "2", analysis: str = "whole") -> None:
         self.folder, self.client = folder, server.client()
         self.runtime, self.metrics = ScriptedRuntime(), Metrics()
         self.ahead_s = 0.0
@@ -93,7 +99,7 @@ class Bench:
         self.cache = EvidenceCache(30.0)
         env = read_environment({"QUEUE_MAX": queue_max, "CUDA_EMPTY_EVERY": "6"})
         config = build_inference_config(Deployment(Config(), Paths(folder), env))
-        config = replace(config, settings=replace(config.settings, staleness_s=1000.0))
+        config = replace(config, settings=replace(config.settings, staleness_s=1000.0, analysis=analysis))
         person, ppe = self.slots
         stage = PpeStage(ppe, self._request_ppe, self.metrics, self.cache, self._clock)
         self.service = InferenceEngine(config, person, stage, self.rings, self.sender, self.metrics, self._clock)
@@ -111,6 +117,13 @@ class Bench:
 
     def ring(self, camera: str, width: int = 64) -> FrameWriter:
         return FrameWriter(self.folder / f"ring.{camera}", RingSpec(width, 36, "yuv420p", 128, 72, 4, 100.0, 0))
+
+    def read_frames(self, camera: str) -> list[FrameDetections]:
+        """Return the messages in the camera's stream, once every message is stored."""
+        ids = self.stored(camera)
+        rows = self.client.xrange(stream_key(DETECTIONS, camera))
+        assert len(rows) == len(ids)
+        return [codec.decode(DETECTIONS, fields) for _, fields in rows]
 
     def stored(self, camera: str) -> list[bytes]:
         """Return the ids in the camera's stream, once every message is stored."""
@@ -267,3 +280,104 @@ def test_compiling_a_size_delays_only_its_camera(bench: Bench) -> None:
     assert bench.service.step(True)
     assert len(bench.stored("lobby")) == 1
     lobby.close(unlink=True)
+
+
+@pytest.fixture
+def regions(tmp_path: Path, redis_server: RedisServer) -> Iterator[Bench]:
+    bench = Bench(tmp_path, redis_server, analysis="regions")
+    yield bench
+    bench.close()
+
+
+BEGAN_NS = time.monotonic_ns()
+"""When the first picture was taken: the test's own clock says when a whole look is due."""
+
+
+def show(writer: FrameWriter, level: int, changed: tuple[slice, slice] | None = None) -> None:
+    """Publish a grey picture 50 ms after the one before; the part `changed` is bright."""
+    slot = np.frombuffer(writer.slot(), np.uint8)
+    slot[...] = level
+    if changed is not None:
+        slot[: 64 * 36].reshape(36, 64)[changed] = 230
+    writer.publish(time.time_ns(), BEGAN_NS + (writer.sequence + 1) * 50_000_000)
+
+
+def test_cameras_that_are_still_cost_no_inference(regions: Bench) -> None:
+    rings = [regions.ring(name) for name in ("lobby", "gate", "hall")]
+    for _ in range(3):
+        for ring in rings:
+            show(ring, 100)
+        assert regions.service.step(True)
+    assert regions.runtime.inputs == [3], "the first looks are whole ones, then nothing changes"
+    assert [len(regions.stored(name)) for name in ("lobby", "gate", "hall")] == [3, 3, 3], "every frame is answered"
+    for ring in rings:
+        ring.close(unlink=True)
+
+
+def test_changes_of_several_cameras_share_an_input(regions: Bench) -> None:
+    rings = [regions.ring(name) for name in ("lobby", "gate", "hall")]
+    corner = np.s_[0:4, 0:4]
+    for changed in (None, corner):
+        for ring in rings:
+            show(ring, 100, changed)
+        assert regions.service.step(True)
+    assert regions.runtime.inputs[0] == 3
+    assert regions.runtime.inputs[1] < 3
+    for ring in rings:
+        ring.close(unlink=True)
+
+
+def test_a_message_says_what_was_carried(regions: Bench) -> None:
+    ring = regions.ring("lobby")
+    box = np.array([[20.0, 24.0, 30.0, 44.0]], np.float32)
+    regions.runtime.found = Detections(box, np.array([0.9], np.float32), np.zeros(1, np.uint8))
+    for _ in range(5):
+        show(ring, 100)
+        regions.service.step(True)
+    seen = regions.read_frames("lobby")
+    assert seen[0].carried == b""
+    assert seen[-1].carried == b"\1"
+    assert seen[-1].boxes == seen[0].boxes
+    ring.close(unlink=True)
+
+
+def test_a_picture_overwritten_while_read_is_forgotten(regions: Bench) -> None:
+    ring = regions.ring("lobby")
+    show(ring, 100)
+    regions.service.step(True)
+    regions.runtime.during_load = lambda: [show(ring, 200) for _ in range(4)] and None
+    show(ring, 200)
+    regions.service.step(True)
+    regions.runtime.during_load = lambda: None
+    assert regions.metrics.get_counter("drops_lapped", "lobby") == 1
+    regions.ahead_s += 3.0
+    regions.service.step(True)
+    assert regions.runtime.inputs == [1, 1, 1], "what a torn picture showed is not carried"
+    assert regions.metrics.get_counter("looks_whole", "lobby") == 2, "the first, and the one after the torn one"
+    assert regions.metrics.get_counter("looks_changed", "lobby") == 1
+    ring.close(unlink=True)
+
+
+def test_an_overlapping_device_gets_one_frame_a_camera(regions: Bench) -> None:
+    """What a camera's next frame needs depends on what its last one showed."""
+    ring = regions.ring("lobby")
+    regions.runtime.overlaps = True
+    for _ in range(2):
+        show(ring, 100)
+    assert regions.service.step(True)
+    assert len(regions.runtime.started) == 1
+    while regions.service.step(False):
+        pass
+    assert len(regions.stored("lobby")) == 2
+    ring.close(unlink=True)
+
+
+def test_a_failed_batch_is_looked_at_again(regions: Bench) -> None:
+    ring = regions.ring("lobby")
+    regions.runtime.failures_left = 1
+    for _ in range(2):
+        show(ring, 100)
+        regions.service.step(True)
+    assert regions.runtime.inputs == [1, 1], "nothing is known of the first picture"
+    assert len(regions.stored("lobby")) == 1
+    ring.close(unlink=True)
