@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,42 @@ MAX_COMMAS = 1.0
 """Mean number of commas in a sentence of a page."""
 MAX_LINE = 125
 """Characters in a line that is neither table nor code."""
+
+WITHOUT_ROWS = Counter(
+    (
+        "capture: Decoding to the ring",
+        "capture: Beside other ways to read a camera",
+        "capture: A camera's memory and processor time",
+        "capture: The ring",
+        "counting: Counts on clips with known truth",
+        "counting: The tracker beside ByteTrack",
+        "counting: Kills",
+        "gpu: What has never run",
+        "gpu: What the benches print on a CUDA device",
+        "history: Benchmark: a year of history",
+        "history: Benchmark: a year of history",
+        "index: Benchmarks",
+        "inference: AVX2: speed",
+        "inference: AVX-512 and bf16: speed",
+        "inference: What int8 changes in counts",
+        "inference: Weights of 7 bits",
+        "inference: Streams",
+        "inference: Streams",
+        "inference: Streams",
+        "inference: Tried without effect",
+        "ppe: Per person",
+        "ppe: Votes of single frames",
+        "ppe: Verdicts on clips",
+        "replay: Benchmark: replay",
+        "site: Cameras on two cores",
+        "site: Beside other programs",
+        "site: Restarts and starts",
+        "web: Live events",
+        "web: Pictures",
+        "web: A slow client",
+    )
+)
+"""Tables of the benchmarks that have no raw figures, once for each table below a heading."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
@@ -69,3 +106,27 @@ def test_chapters_of_the_standard_name_tests_that_exist() -> None:
     assert [
         row[0] for row in rows if row[1] in ("met", "partly") and row[0] not in {chapter for chapter, _ in named}
     ] == []
+
+
+def list_tables(page: Path) -> list[tuple[str, str]]:
+    """(heading, name of the generated block or nothing) of every table of a page."""
+    found, heading, block, before = [], "", "", ""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            heading = line.lstrip("# ")
+        elif marker := re.fullmatch(r"<!-- (generated|end): (\w+) -->", line):
+            block = marker[2] if marker[1] == "generated" else ""
+        elif line.startswith("|") and not before.startswith("|"):
+            found.append((heading, block))
+        before = line
+    return found
+
+
+def test_tables_of_benches_show_the_rows_of_a_file_beside_them() -> None:
+    """Except those whose raw figures were not kept: no table is added to them."""
+    pages = sorted((DOCS / "benchmarks").glob("*.md"))
+    tables = [(page.stem, *table) for page in pages for table in list_tables(page)]
+    shown = {block for _, _, block in tables if block}
+    assert shown == {file.stem for file in (DOCS / "benchmarks").glob("*.json")}
+    without = Counter(f"{page}: {heading}" for page, heading, block in tables if not block)
+    assert without == WITHOUT_ROWS

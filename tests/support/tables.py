@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bench.harness import Result
 from crowdperf.messaging.streams import STREAMS
 from crowdperf.runtime.metrics_table import METRICS
 from crowdperf.settings.camera import Camera, Line, Zone
@@ -19,6 +21,7 @@ from tests.conftest import ROOT
 from tests.support.permissions import build_matrix
 
 BEGIN = "<!-- generated: {name} -->"
+BENCHMARKS = ROOT / "docs" / "benchmarks"
 END = "<!-- end: {name} -->"
 INSTANCES = {
     "embedded": "1, or 0 with an own Redis",
@@ -147,6 +150,40 @@ def find_tests(module: ast.Module) -> list[ast.FunctionDef]:
     ]
 
 
+def show_number(value: float) -> str:
+    """Return a figure with three digits that count, or as a whole number."""
+    return f"{value:,.0f}" if abs(value) >= 100 or value == round(value) else f"{value:.3g}"
+
+
+def bench_rows(file: Path) -> str:
+    """Make the table of a bench's JSON, with what is to be known about the run."""
+    result = msgspec.json.decode(file.read_bytes(), type=Result)
+    rows = [
+        (
+            f"`{row.name}`",
+            f"{show_number(row.value)} {row.unit}".strip(),
+            row.limit_or_peer or "–",
+            f"{row.ratio:.3g}" if row.ratio is not None else "–",
+            " to ".join(f"{bound:.3g}" for bound in row.ci95) or "–",
+        )
+        for row in result.rows
+    ]
+    known = result.context
+    run = f"`{result.bench}` of commit {known['commit']}, {known['at'][:10]}, load {known['load'][0]:.1f}"
+    head = ("figure", "value", "limit or peer", "ratio to it", "95 % interval of the ratio")
+    return f"{table(head, rows)}\n\n[{file.name}]({file.name}): {run}."
+
+
+def benchmarks() -> dict[tuple[str, str], str]:
+    """Return the tables of all benches whose JSON lies beside the page that shows them."""
+    return {
+        (page.relative_to(ROOT).as_posix(), file.stem): bench_rows(file)
+        for page in sorted(BENCHMARKS.glob("*.md"))
+        for file in sorted(BENCHMARKS.glob("*.json"))
+        if BEGIN.format(name=file.stem) in page.read_text(encoding="utf-8")
+    }
+
+
 def blocks() -> dict[tuple[str, str], str]:
     """(document, name) -> generated text."""
     return {
@@ -157,6 +194,7 @@ def blocks() -> dict[tuple[str, str], str]:
         ("docs/reference/permissions.md", "permissions"): permissions(),
         ("docs/tuning.md", "settings"): settings(),
         ("docs/testing.md", "tests"): tests(),
+        **benchmarks(),
     }
 
 
