@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from string import punctuation
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 MASK = "***"
 URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
@@ -16,6 +16,7 @@ ASSIGNMENT = re.compile(
 """A secret with its name, as in a DSN of keywords."""
 AUTHORIZATION = re.compile(r"(authorization:\s*(?:basic|bearer|digest)?\s*)[^\s'\"]+", re.IGNORECASE)
 """A header among FFmpeg's flags."""
+RTMP_SCHEMES = ("rtmp", "rtmps", "rtmpt", "rtmpe", "rtmpte", "rtmpts")
 MIN_SECRET_CHARACTERS = 4
 """A shorter secret is masked only where a URL would have it: elsewhere it would blank out parts of ordinary words."""
 
@@ -40,13 +41,21 @@ def redact_url(url: str) -> str:
         return f"{scheme}://{MASK}"
     host = parts.netloc.rpartition("@")[2]
     netloc = f"{MASK}@{host}" if "@" in parts.netloc else host
-    path = "/".join(MASK if _is_secret(segment) else segment for segment in parts.path.split("/"))
+    secret = _find_secret_segments(parts)
+    path = "/".join(MASK if place in secret else segment for place, segment in enumerate(parts.path.split("/")))
     return parts._replace(netloc=netloc, path=path, query=MASK if parts.query else "", fragment="").geturl()
 
 
-def _is_secret(segment: str) -> bool:
-    """Check whether a segment of a path has settings. Many recorders want `user=admin&password=…` there."""
-    return "=" in unquote(segment)
+def _find_secret_segments(parts: SplitResult) -> dict[int, str]:
+    """Find the segments of a path that hold a secret, by their places: settings, or a stream key of RTMP.
+
+    Many recorders want `user=admin&password=…` there. An RTMP address ends in its key, after the name of the
+    application.
+    """
+    segments = {place: segment for place, segment in enumerate(parts.path.split("/")) if segment}
+    if parts.scheme in RTMP_SCHEMES:
+        return dict(list(segments.items())[1:]) or segments
+    return {place: segment for place, segment in segments.items() if "=" in unquote(segment)}
 
 
 def redact_config(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,7 +109,7 @@ def make_redactor(url: str) -> Callable[[str], str]:
             # A password with a bare / ? or # makes the URL invalid, but it is still a password.
             login = url.partition("://")[2].rpartition("@")[0]
         password = login.partition(":")[2]
-        segments = [segment for segment in parts.path.split("/") if _is_secret(segment)]
+        segments = _find_secret_segments(parts).values()
         masks = {}
         for secret, before, after in (
             *((form, "", "@") for form in (login, unquote(login))),

@@ -549,6 +549,10 @@ def test_no_credentials_anywhere(clip: Path, backend: str) -> None:
             config = make_config(url, clip.parent, ffmpeg_extra_flags="-loglevel verbose", backend=backend)
             with CaptureProcess(config) as capture:
                 wait_until(lambda capture=capture, state=state: state in capture.log, what=str(state))
+                if backend == "pyav":
+                    assert capture.process is not None
+                    processes = [psutil.Process(capture.process.pid), *capture.list_children()]
+                    assert "S3cret" not in repr([process.cmdline() for process in processes])
                 capture.end()
             assert b"S3cret" not in capture.log
             assert state in capture.log

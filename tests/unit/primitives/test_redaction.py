@@ -21,6 +21,9 @@ def test_credentials_of_every_url_in_a_text() -> None:
         ("rtsp://cam/a/user%3Dadmin_password%3Dabcd/ch1", "rtsp://cam/a/***/ch1"),
         ("rtsp://user:pa/ss@cam/live", "rtsp://***"),
         ("rtsp://[::1/live", "rtsp://***"),
+        ("rtmp://cam/live/key1", "rtmp://cam/live/***"),
+        ("RTMPS://cam:443/app/room/key1/", "rtmps://cam:443/app/***/***/"),
+        ("rtmp://cam/key1", "rtmp://cam/***"),
         ("clip.mp4", "clip.mp4"),
     ],
 )
@@ -53,6 +56,7 @@ PLACES = {
     "underscores": f"rtsp://192.0.2.1/user=admin_password={CANARY}_channel=1.sdp",
     "query": f"http://192.0.2.1/video?user=admin&password={CANARY}",
     "fragment": f"http://192.0.2.1/video#{CANARY}",
+    "stream key": f"rtmp://192.0.2.1/live/{CANARY}",
     "bare slash": f"rtsp://admin:a/{CANARY}@192.0.2.1/live",
     "bare question mark": f"rtsp://admin:a?{CANARY}@192.0.2.1/live",
     "bare hash": f"rtsp://admin:a#{CANARY}@192.0.2.1/live",
