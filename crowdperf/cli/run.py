@@ -22,7 +22,7 @@ from crowdperf.demo.scenes import SCENES
 from crowdperf.frames.ring import RingError, unlink_instance
 from crowdperf.frames.segment import open_folder
 from crowdperf.messaging.redis.client import connect
-from crowdperf.messaging.site_owner import RECORD_S, RENEW_S, SiteClaim, register_machine
+from crowdperf.messaging.site_owner import RECORD_S, RENEW_S, SiteClaim, register_run
 from crowdperf.settings.base import ConfigError
 from crowdperf.settings.config import Config, Deployment, Installation
 from crowdperf.settings.environment import Paths
@@ -52,11 +52,15 @@ def main(words: list[str], installation: Installation) -> int:
             render_demo(deployment)
             with convert_folder_errors(paths):
                 setup.remove()
+                claim = _claim_redis(deployment)
                 _prepare_ring_folder(paths)
-                _claim_redis(deployment)
                 programs.record_environment(paths, os.environ)
                 programs.write_include_file(deployment)
-            status = run_supervisord(deployment, setup)
+            try:
+                status = run_supervisord(deployment, setup)
+            finally:
+                if claim is not None:
+                    claim.release()
         except KeyboardInterrupt:
             status = 0
     print("crowdperf has stopped.", flush=True)
@@ -97,24 +101,26 @@ def run_supervisord(deployment: Deployment, setup: SetupSecret) -> int:
         unlink_instance(str(paths.get_ring_path("")))
 
 
-def _claim_redis(deployment: Deployment) -> None:
-    """Wait until the record of a crashed installation would have ended.
+def _claim_redis(deployment: Deployment) -> SiteClaim | None:
+    """Claim an external Redis; wait until the record of a crashed installation would have ended.
 
     Raises:
         ConfigError: Another installation uses the same Redis and prefix.
     """
     if not deployment.config.redis.url:
-        return
-    owner, prefix = register_machine(deployment.paths.installation_file), deployment.config.key_prefix
+        return None
+    owner, prefix = register_run(deployment.paths.installation_file), deployment.config.key_prefix
     deadline = time.monotonic() + RECORD_S + RENEW_S
 
     def wait(seconds: float) -> bool:
         time.sleep(seconds)
         return time.monotonic() > deadline
 
-    other = SiteClaim(connect(deployment.redis_url), owner, prefix).wait(wait)
+    claim = SiteClaim(connect(deployment.redis_url), owner, prefix)
+    other = claim.wait(wait)
     if other is not None:
         raise ConfigError(other.describe_conflict(prefix))
+    return claim
 
 
 def _prepare_ring_folder(paths: Paths) -> None:

@@ -108,6 +108,8 @@ def _run(kind: str, name: str, config: Any, installation: Installation) -> int:
         )
         if claim is None:
             return 0
+        # The claim has its own client, which has to see another site's record. All others come later.
+        claim.guard_connections()
     process_metrics.start_publishing(runtime, config.redis_url, config.key_prefix, claim)
     log.info("started, pid %d", os.getpid())
     module, _, function = row.entry.partition(":")

@@ -179,6 +179,19 @@ def _extend_parser(parser: Any) -> Any:
     return Parser
 
 
+_connection_guards: dict[str, Any] = {"sync": None, "async": None}
+
+
+def guard_new_connections(ask: Any, ask_async: Any) -> None:
+    """Let every client that is created from now on call one of these for each new connection.
+
+    Args:
+        ask: for blocking clients; it gets the connection and has to call its `on_connect`. An error refuses it.
+        ask_async: likewise, awaited, for asyncio clients.
+    """
+    _connection_guards.update({"sync": ask, "async": ask_async})
+
+
 _PARSER = _extend_parser(redis.connection.DefaultParser)
 _ASYNC_PARSER = _extend_parser(redis.asyncio.connection.DefaultParser)
 
@@ -189,6 +202,7 @@ def connect(url: str) -> redis.Redis:
     A retry inside the client would repeat an XADD whose reply was lost. Only the caller knows whether that is safe.
     """
     settings: dict[str, Any] = {**CLIENT_OPTIONS, "retry": Retry(NoBackoff(), 0), "parser_class": _PARSER}
+    settings["redis_connect_func"] = _connection_guards["sync"]
     if url.startswith(SENTINEL_SCHEME):
         client: redis.Redis = _connect_to_master(redis.Sentinel, RedisClient, parse_sentinel_url(url), settings)
         return client
@@ -198,7 +212,7 @@ def connect(url: str) -> redis.Redis:
 def _connect_to_master(sentinel: Any, client_class: Any, address: SentinelAddress, settings: dict[str, Any]) -> Any:
     """Create a client of the master that the Sentinels name; each new connection asks them again."""
     # redis-py creates a Sentinel's client without a pool, and only a pool accepts a parser. It never writes there.
-    options = {name: value for name, value in settings.items() if name != "parser_class"}
+    options = {name: value for name, value in settings.items() if name not in ("parser_class", "redis_connect_func")}
     monitor = sentinel(address.sentinels, sentinel_kwargs={**options, **address.sentinel_login})
     return monitor.master_for(address.service, redis_class=client_class, db=address.db, **settings, **address.login)
 
@@ -207,6 +221,7 @@ def connect_async(url: str) -> redis.asyncio.Redis:
     """Create the asyncio client; a caller waits while every connection is in use."""
     retry = redis.asyncio.retry.Retry(NoBackoff(), 0)
     settings: dict[str, Any] = {**CLIENT_OPTIONS, "retry": retry, "parser_class": _ASYNC_PARSER}
+    settings["redis_connect_func"] = _connection_guards["async"]
     if url.startswith(SENTINEL_SCHEME):
         # Sentinel's pool cannot make a caller wait.
         settings["max_connections"] = MAX_SENTINEL_CONNECTIONS

@@ -12,9 +12,9 @@ from crowdperf.inference.regions.planner import (
     MAX_MISSES,
     MIN_CHANGE,
     MIN_HITS,
-    Plan,
     LookPlanner,
     MergedDetections,
+    Plan,
 )
 from crowdperf.models.postprocess import Detections
 

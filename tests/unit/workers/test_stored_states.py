@@ -213,7 +213,7 @@ def test_an_area_closes_the_alert_that_its_own_record_names() -> None:
     assert (closed.alert, closed.state, closed.value, closed.opened_at) == (opened.alert, "closed", 3, opened.opened_at)
 
 
-def test_a_waiting_notification_of_an_older_release_is_sent() -> None:
+def test_a_waiting_notification_stays_readable() -> None:
     """It waits in Redis as JSON, and newer fields have defaults."""
     alert = {
         "id": "crowd:1", "rule": "crowd", "severity": "warning", "camera": "plaza", "subject": "desk",
