@@ -1,5 +1,6 @@
 """kill -9 of every kind of process while a demo camera plays: all comes back, and every crossing is there once. So it
-is with a Redis that takes no writes, lost groups, all programs killed at once, and clients that never read.
+is with a Redis that takes no writes, lost groups, all programs killed at once, and clients that never read. It is so
+too with a clock that leaps, and with thirty programs beside the site's own that fail at once and come back.
 
 The short form kills each twice, and has each other fault once. CROWDPERF_LONG=1 has each twenty times. It then shows
 that the verdict falls when a mechanism that it rests on is taken out of the code. Cheaper controls of the same

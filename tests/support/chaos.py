@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,14 +24,28 @@ from tests.support.sources import began_at, counted, demo_camera, demo_truth, tr
 
 KINDS = ("capture", "inference", "tracking", "worker", "web", "redis")
 """Kinds of processes that are killed one at a time."""
-FAULTS = ("full", "group", "everything", "readers")
-"""A Redis that takes no writes, a lost consumer group, kill -9 of all programs at once, clients that never read."""
+FAULTS = ("full", "group", "everything", "readers", "clock", "programs")
+"""A Redis that takes no writes, a lost consumer group, kill -9 of all programs at once, clients that never read, a wall
+clock that leaps ahead and back, and more programs that fail at once than supervisord's events usually have room for."""
 FULL_S = 1.5
 """How long Redis takes no writes: longer than the ring holds frames for."""
 STALLED_READERS = 20
+LEAPS_S = (10 * 365 * 86_400.0, 7200.0)
+"""How far the clock leaps, as with an empty battery and with a wrong time zone; the largest first."""
+BYSTANDERS = 30
+BYSTANDER = """[program:bystander-{number}]
+command=sh -c "test ! -e {outage} && exec sleep 86400"
+startsecs=1
+startretries=1
+stdout_logfile=NONE
+stderr_logfile=NONE
+"""
+"""A program beside the site's own; supervisord gives it up at its second failed start."""
 LATE_S = 1.5
 """A counted crossing carries the time of the first sample beyond the line's dead band, after capture's delay."""
 STREAMS = ("crowdperf:events", "crowdperf:detections:plaza")
+SETTLE_S = 600.0
+"""A time that lies so long before a storm is not one of it; storms end well within the smallest leap."""
 DELAY_S = 0.5
 """A frame bears the time when capture read it, 0.1 to 0.3 s after what it shows (seen on two busy cores): by so much a
 gap begins, and ends, late on the truth's clock."""
@@ -102,9 +117,16 @@ def mixed(kills: int, rng: random.Random) -> list[str]:
 def plaza(demo_clips: Path, folder: Path, without: Sequence[str] = ()) -> Iterator[tuple[Site, Mount]]:
     """Yield a site with one camera that plays the sparse scene again and again; mechanisms of its code taken away."""
     mount = Mount(demo_clips / "demo_sparse.mp4", fps=10, loop=True, shared_clock=True)
+    clock = folder / "clock"
+    clock.write_bytes(struct.pack("d", 0.0))
+    environment = {"PYTHONPATH": str(Path(__file__).parent / "leaping_clock"), "CROWDPERF_TEST_CLOCK": str(clock)}
     with RtspServer({"plaza": mount}) as server:
         truth = demo_truth(demo_clips, "demo_sparse")
-        site = Site(folder / "site", {"cameras": [demo_camera("plaza", truth, server.url("plaza"))]})
+        site = Site(folder / "site", {"cameras": [demo_camera("plaza", truth, server.url("plaza"))]}, environment)
+        site.paths.supervisor.mkdir()
+        (site.paths.supervisor / "bystanders.conf").write_text(
+            "".join(BYSTANDER.format(number=number, outage=outage_file(site)) for number in range(BYSTANDERS))
+        )
         for mechanism in without:
             site.patch_code(*MECHANISMS[mechanism])
         with site:
@@ -136,6 +158,7 @@ def storm(site: Site, kinds: Sequence[str], rng: random.Random) -> Storm:
             let_pass(rng.uniform(0.5, 4.0))
         ended = time.time()
         let_pass(4)
+        site.wait_for_pids()
         site.run_ctl("stop", "capture-plaza")
         wait_until(lambda: not site.list_unread_streams(["plaza"]), 60, "everything analysed is recorded")
     return Storm(began, ended, recoveries)
@@ -166,17 +189,57 @@ def inject(site: Site, fault: str, rng: random.Random, readers: contextlib.ExitS
         names = [(key, row["name"]) for key in STREAMS for row in client.xinfo_groups(key)]
         client.xgroup_destroy(*rng.choice(sorted(names)))
     elif fault == "everything":
-        before = site.wait_for_pids()
+        # Bystanders that have just failed stay down: the guard starts them, and nobody waits for it here.
+        before = {name: pid for name, pid in site.get_pids().items() if pid}
         for pid in before.values():
             os.kill(pid, signal.SIGKILL)
         for name, pid in before.items():
             site.wait_for_pid(name, pid)
         restarted_s = time.time() - began
+    elif fault == "clock":
+        set_clock(site, rng.choice(LEAPS_S))
+        wait_until(lambda: has_leapt(site), 60, "tracking sees the leap")
+        wait_until(lambda: is_analysing(site, began), 90, "frames are analysed after the leap")
+        began = time.time()
+        set_clock(site, 0.0)
+    elif fault == "programs":
+        fail_bystanders(site)
     else:
         for _ in range(STALLED_READERS):
             readers.enter_context(open_stalled_reader(site))
     wait_until(lambda: is_analysing(site, began), 90, f"frames are analysed again after {fault}")
     return Recovery(fault, restarted_s, time.time() - began)
+
+
+def set_clock(site: Site, lead_s: float) -> None:
+    """Let the clock of all the site's programs be so far ahead, from now on."""
+    with Path(site.environment["CROWDPERF_TEST_CLOCK"]).open("r+b", buffering=0) as file:
+        file.write(struct.pack("d", lead_s))
+
+
+def has_leapt(site: Site) -> bool:
+    """Check whether tracking's clock is ahead of this process's."""
+    snapshot = site.read_snapshot("tracking-0")
+    return snapshot is not None and snapshot.at - time.time() > min(LEAPS_S) / 2
+
+
+def outage_file(site: Site) -> Path:
+    """Return the file that keeps bystanders from starting."""
+    return site.folder / "outage"
+
+
+def fail_bystanders(site: Site) -> None:
+    """Let all bystanders fail at once. They may start again afterwards; nobody waits for it here."""
+    outage_file(site).touch()
+    for name, pid in site.get_pids().items():
+        if name.startswith("bystander-") and pid:
+            os.kill(pid, signal.SIGKILL)
+
+    def have_failed() -> bool:
+        return sum(state == "FATAL" for state in site.get_states().values()) >= BYSTANDERS
+
+    wait_until(have_failed, 60, "supervisord gives all bystanders up")
+    outage_file(site).unlink()
 
 
 def open_stalled_reader(site: Site) -> socket.socket:
@@ -206,13 +269,22 @@ def is_analysing(site: Site, killed_at: float) -> bool:
         return False
 
 
+def without_leap(ts: float, began: float) -> float:
+    """Return the true time of what a site saw in a storm since `began`, also where its clock had leapt."""
+    return next((ts - leap for leap in LEAPS_S if ts - leap > began - SETTLE_S), ts)
+
+
 def judge(site: Site, mount: Mount, truth: SceneTruth, began: float, ended: float) -> Verdict:
     """Compare what the site has stored and published with the truth."""
     stored_ids = Counter(row.id for row in site.read_crossings())
     published = Counter(event["id"] for event in site.read_events("LineCrossed"))
     true = [row for row in true_passages(truth, began_at(mount), ended) if row.at >= began]
-    result = match_crossings(true, counted(site, "plaza"), LATE_S)
-    gaps = [(float(row["start"]), float(row["end"])) for row in site.read_events("CameraGap")]
+    rows = [row._replace(at=without_leap(row.at, began)) for row in counted(site, "plaza")]
+    result = match_crossings(true, rows, LATE_S)
+    gaps = [
+        (without_leap(float(row["start"]), began), without_leap(float(row["end"]), began))
+        for row in site.read_events("CameraGap")
+    ]
     return Verdict(
         true=len(true),
         stored=len(result.pairs),
