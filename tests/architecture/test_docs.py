@@ -48,6 +48,8 @@ WITHOUT_ROWS = Counter(
         "replay: Benchmark: replay",
         "site: Cameras on two cores",
         "site: Beside other programs",
+        "site: Scenes",
+        "site: Forty cameras",
         "site: Restarts and starts",
         "web: Live events",
         "web: Pictures",
