@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from crowdperf.inference.regions.rectangles import Rectangle, cover_touched
 from crowdperf.models.postprocess import Detections, compute_iou_matrix
 
 CELL = 4
@@ -23,8 +24,6 @@ MARGIN = 5
 """Cells around what has changed that the model sees too: 20 pixels, about what a person moves between two looks."""
 MAX_SHARE = 0.6
 """Regions that cover more than this share of the picture are no cheaper than all of it."""
-MAX_MERGES = 4
-"""Regions that touch become one. Chains of more merges than this become a whole look."""
 SAME_OBJECT_IOU = 0.4
 """Two boxes of one class that overlap more are the same object in two looks."""
 SAME_PLACE_IOU = 0.8
@@ -180,8 +179,8 @@ class LookPlanner:
         if not (changed.any() or self._look_again.any() or len(self._uncertain)):
             return Plan(np.empty((0, 4), np.intp), "", still, 0.0)
         regions = self._find_regions(changed)
-        area = np.prod(regions[:, 2:] - regions[:, :2], axis=1).sum() if regions is not None else np.inf
-        if regions is None or area > MAX_SHARE * luma.size:
+        area = np.prod(regions[:, 2:] - regions[:, :2], axis=1).sum()
+        if area > MAX_SHARE * luma.size:
             self._reference[...] = luma
             return self._plan_whole("changed", still)
         for x1, y1, x2, y2 in regions.tolist():
@@ -206,7 +205,8 @@ class LookPlanner:
         self.in_flight = False
         before = self._found
         looked_at = _intersect(before.boxes, plan.regions).any(axis=1)
-        same = compute_iou_matrix(before.boxes, found.boxes) > SAME_OBJECT_IOU
+        overlaps = compute_iou_matrix(before.boxes, found.boxes)
+        same = overlaps > SAME_OBJECT_IOU
         same &= before.classes[:, None] == found.classes[None, :]
         if plan.reason:
             self._schedule(plan.reason, found, same, at_s)
@@ -218,7 +218,7 @@ class LookPlanner:
         misses = np.where(missed, self._misses + 1, np.where(looked_at, 0, self._misses))
         kept = ~looked_at | (missed & plan.still & (self._hits >= MIN_HITS) & (misses < MAX_MISSES))
         hits = 1 + np.where(same, self._hits[:, None], 0).max(axis=0, initial=0)
-        found, still_hits = self._average(plan, found, same)
+        found, still_hits = self._average(plan, found, np.where(same, overlaps, 0.0))
         boxes, scores, classes, hits, still_hits, misses, again, carried = (
             np.concatenate([new[trusted], old[kept]])
             for new, old in (
@@ -238,12 +238,14 @@ class LookPlanner:
         self._look_again = again[order]
         return MergedDetections(self._found, carried[order])
 
-    def _average(self, plan: Plan, found: Detections, same: NDArray[np.bool_]) -> tuple[Detections, NDArray[np.intp]]:
+    def _average(
+        self, plan: Plan, found: Detections, overlaps: NDArray[np.float32]
+    ) -> tuple[Detections, NDArray[np.intp]]:
         """Average the boxes of what stands still; return also how many looks without a change each has."""
         hits = np.ones(len(found.scores), np.intp)
         if not len(found.scores) or not plan.still.any():
             return found, hits
-        overlaps = np.where(same & plan.still[:, None], compute_iou_matrix(self._found.boxes, found.boxes), 0.0)
+        overlaps = overlaps * plan.still[:, None]
         nearest = overlaps.argmax(axis=0)
         (again,) = np.nonzero(overlaps.max(axis=0) > SAME_PLACE_IOU)
         hits[again] += self._still_hits[nearest[again]]
@@ -265,24 +267,18 @@ class LookPlanner:
         still: NDArray[np.bool_] = counts <= STILL_SHARE * (x2 - x1) * (y2 - y1)
         return still
 
-    def _find_regions(self, changed: NDArray[np.uint8]) -> NDArray[np.intp] | None:
-        """Find the rectangles (n, 4) of cells to look at; None if they touch each other all over."""
+    def _find_regions(self, changed: NDArray[np.uint8]) -> NDArray[np.intp]:
+        """Find the rectangles (n, 4) of cells to look at."""
         mask = cv2.dilate(changed, self._kernel)
+        _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
         boxes = self._get_cell_boxes(np.concatenate([self._found.boxes, self._uncertain]))
-        grown = np.clip(boxes + np.array([-MARGIN, -MARGIN, MARGIN, MARGIN]), 0, np.array(self.cells * 2))
-        fill = np.concatenate([self._look_again, np.ones(len(self._uncertain), np.bool_)])
-        regions = np.empty((0, 4), np.intp)
-        for _ in range(MAX_MERGES):
-            for x1, y1, x2, y2 in np.concatenate([regions, grown[fill]]).tolist():
-                mask[y1:y2, x1:x2] = 1
-            _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-            merged: NDArray[np.intp] = stats[1:, :4].astype(np.intp)
-            merged[:, 2:] += merged[:, :2]
-            touched = np.asarray(_intersect(boxes, merged).any(axis=1))
-            if np.array_equal(touched, fill) and np.array_equal(merged, regions):
-                return merged
-            regions, fill = merged, touched
-        return None
+        covers = np.clip(boxes + np.array([-MARGIN, -MARGIN, MARGIN, MARGIN]), 0, np.array(self.cells * 2))
+        again = np.concatenate([self._look_again, np.ones(len(self._uncertain), np.bool_)])
+        parts = [(left, top, left + width, top + height) for left, top, width, height, _ in stats[1:].tolist()]
+        to_cover: list[Rectangle] = [tuple(cover) for cover in covers.tolist()]
+        begin = [*parts, *(cover for cover, needed in zip(to_cover, again.tolist()) if needed)]
+        regions = cover_touched(begin, [tuple(box) for box in boxes.tolist()], to_cover)
+        return np.array(regions, np.intp).reshape(-1, 4)
 
     def _get_cell_boxes(self, boxes: NDArray[np.float32]) -> NDArray[np.intp]:
         """Convert boxes in pixels to the cells that they touch, (n, 4)."""
