@@ -58,6 +58,9 @@ class Looks(NamedTuple):
 class Analyzer(Protocol):
     """The way in which frames become detections."""
 
+    batch_factor: int
+    """How many times the cost of the backend's largest batch one batch may have."""
+
     def prepare(self, source: Source) -> None:
         """Prepare a camera for its first frame; call it before each."""
 
@@ -76,6 +79,8 @@ class Analyzer(Protocol):
 
 class WholePictures:
     """Look at every picture as a whole."""
+
+    batch_factor = 1
 
     def prepare(self, source: Source) -> None:
         """Do nothing."""
@@ -101,6 +106,9 @@ class WholePictures:
 
 class PictureRegions:
     """Look at what has changed, on canvases that several cameras share."""
+
+    batch_factor = 2
+    """Measured on the test clips: 8 % fewer canvases than with 1, since more regions fit together better."""
 
     def __init__(self) -> None:
         self._buffers: NDArray[np.uint8] = np.empty((0, 0), np.uint8)

@@ -156,7 +156,8 @@ class InferenceEngine:
         if now - self._scanned_at >= (RESCAN_S if doorbell_rang and not has_arrivals else SCAN_S):
             self._scan(now)
             self._offer_arrivals(detector)
-        frames = self._scheduler.take(self._rings.feeds.values(), self._clock(), detector.backend.max_batch)
+        limit = detector.backend.max_batch * self._analyzer.batch_factor
+        frames = self._scheduler.take(self._rings.feeds.values(), self._clock(), limit)
         self._stats.stages.add("collect", self._clock() - began)
         return frames
 

@@ -47,6 +47,11 @@ def cover_touched(
         merged = merge_overlapping([*merged, *touched])
 
 
+def contains(outer: Rectangle, inner: Rectangle) -> bool:
+    """Check whether all of `inner` lies in `outer`."""
+    return outer[0] <= inner[0] and outer[1] <= inner[1] and outer[2] >= inner[2] and outer[3] >= inner[3]
+
+
 def _meet(first: Rectangle, second: Rectangle) -> bool:
     return first[0] <= second[2] and second[0] <= first[2] and first[1] <= second[3] and second[1] <= first[3]
 

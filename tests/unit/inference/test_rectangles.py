@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crowdperf.inference.regions.rectangles import Rectangle, cover_touched, merge_overlapping
+from crowdperf.inference.regions.rectangles import Rectangle, contains, cover_touched, merge_overlapping
 
 rectangles = st.lists(
     st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(1, 20), st.integers(1, 20)).map(
@@ -19,14 +19,10 @@ def meet(first: Rectangle, second: Rectangle) -> bool:
     return first[0] <= second[2] and second[0] <= first[2] and first[1] <= second[3] and second[1] <= first[3]
 
 
-def holds(outer: Rectangle, inner: Rectangle) -> bool:
-    return outer[0] <= inner[0] and outer[1] <= inner[1] and outer[2] >= inner[2] and outer[3] >= inner[3]
-
-
 @given(rectangles)
 def test_merged_rectangles_are_apart_and_cover_all(given_: list[Rectangle]) -> None:
     merged = merge_overlapping(given_)
-    assert all(any(holds(outer, one) for outer in merged) for one in given_)
+    assert all(any(contains(outer, one) for outer in merged) for one in given_)
     assert not any(meet(first, second) for n, first in enumerate(merged) for second in merged[n + 1 :])
 
 
@@ -35,7 +31,7 @@ def test_touched_boxes_are_covered_with_their_margin(given_: list[Rectangle], bo
     covers = [(x1 - 2, y1 - 2, x2 + 2, y2 + 2) for x1, y1, x2, y2 in boxes]
     merged = cover_touched(given_, boxes, covers)
     for box, cover in zip(boxes, covers, strict=True):
-        assert any(holds(one, cover) for one in merged) or not any(meet(one, box) for one in merged)
+        assert any(contains(one, cover) for one in merged) or not any(meet(one, box) for one in merged)
     assert not any(meet(first, second) for n, first in enumerate(merged) for second in merged[n + 1 :])
 
 
@@ -46,3 +42,9 @@ def test_one_that_touches_nothing_is_left_alone() -> None:
 
 def test_a_chain_becomes_one() -> None:
     assert merge_overlapping([(0, 0, 4, 4), (8, 0, 12, 4), (4, 0, 8, 4)]) == [(0, 0, 12, 4)]
+
+
+def test_a_rectangle_contains_itself_and_smaller_ones_only() -> None:
+    assert contains((0, 0, 4, 4), (0, 0, 4, 4))
+    assert contains((0, 0, 4, 4), (1, 1, 2, 4))
+    assert not contains((0, 0, 4, 4), (1, 1, 2, 5))
