@@ -170,9 +170,7 @@ def print_clip_summary(replayed: ReplayResult) -> None:
     )
     for outcome in replayed.outcomes:
         setup = outcome.setup
-        print(
-            f"{setup.name}: camera {setup.tracked.camera_id}, {outcome.analysed} frames analysed, model {outcome.model}"
-        )
+        print(f"{setup.name}: camera {setup.tracked.camera_id}, {outcome.describe()}")
     for gap in replayed.outcomes[0].gaps:
         interval = f"{gap.end - gap.start:.1f} s up to {format_clock(gap.end - CLIP_START_S)}"
         print(f"warning: pictures are missing; crossings may be in {interval}")

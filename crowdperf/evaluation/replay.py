@@ -14,7 +14,7 @@ from msgspec import Struct
 from crowdperf.capture.ffmpeg_args import remove_flags
 from crowdperf.capture.network.url_policy import parse_flags
 from crowdperf.evaluation.camera_setup import LIVE_ONLY_OPTIONS, CameraSetup
-from crowdperf.evaluation.clip import CLIP_START_S, Clip, build_frame_filter, detect_clip, read_frames
+from crowdperf.evaluation.clip import CLIP_START_S, Clip, ClipDetections, build_frame_filter, detect_clip, read_frames
 from crowdperf.evaluation.matching import Passage
 from crowdperf.messaging.schema import CameraGap, Event, FrameDetections, LineCrossed, TrackedFrame, ZoneChanged
 from crowdperf.models.detector import Detector
@@ -63,6 +63,13 @@ class ReplayOutcome(NamedTuple):
     analysed: int
     """Number of frames that the model analysed."""
     model: str = ""
+    look_share: float = 1.0
+    """Share of their area that the model looked at."""
+
+    def describe(self) -> str:
+        """Describe in one line what was analysed, and by which model."""
+        looked = f", {self.look_share:.0%} of their area looked at" if self.look_share < 1 else ""
+        return f"{self.analysed} frames analysed{looked}, model {self.model}"
 
     def count_by_line(self) -> Counter[tuple[str, str, str]]:
         """Count the crossings by (line, direction, class)."""
@@ -130,17 +137,19 @@ def replay_clip(
         detector.warm([spec])
         model = f"{detector.model} ({detector.backend.name}, {detector.precision})"
         began = time.perf_counter()
-        times, frames_by_setup = _detect_group(clip, [setups[index] for index in members], detector, progress)
+        found, frames_by_setup = _detect_group(clip, [setups[index] for index in members], detector, progress)
+        times = found.times
         for index, frames in zip(members, frames_by_setup):
-            outcomes[index] = count_crossings(frames, setups[index])._replace(model=model)
+            outcome = count_crossings(frames, setups[index])
+            outcomes[index] = outcome._replace(model=model, look_share=found.look_share)
         took_s += time.perf_counter() - began
     return ReplayResult(clip, times, [outcomes[index] for index in range(len(setups))], took_s)
 
 
 def _detect_group(
     clip: Clip, setups: list[CameraSetup], detector: Detector, progress: Callable[[float], None]
-) -> tuple[list[float], list[list[FrameDetections]]]:
-    """Return the times of all pictures, and each setup's frames; a shared frame is detected once."""
+) -> tuple[ClipDetections, list[list[FrameDetections]]]:
+    """Return all detections, and each setup's frames; a shared frame is detected once."""
     filters = [build_frame_filter(setup.capture.target_fps, setup.capture.frame_skip) for setup in setups]
     selected: list[set[int]] = [set() for _ in setups]
 
@@ -155,7 +164,7 @@ def _detect_group(
     extra, output = get_ffmpeg_flags(setups[0])
     camera, analysis = setups[0].tracked.camera_id, setups[0].inference.analysis
     result = detect_clip(read_frames(clip, spec, extra, output), spec, detector, select, camera, analysis)
-    return result.times, [[frame for frame in result.frames if frame.sequence in sequences] for sequences in selected]
+    return result, [[frame for frame in result.frames if frame.sequence in sequences] for sequences in selected]
 
 
 def get_ffmpeg_flags(setup: CameraSetup) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -46,8 +46,7 @@ def summarize_replay(replayed: ReplayResult) -> list[str]:
         f"{clip.width}×{clip.height}, {len(replayed.times)} pictures, {format_clock(replayed.length_s)}",
         f"replayed in {replayed.took_s:.1f} s, {replayed.speed:.1f} × real time",
         *(
-            f"{outcome.setup.name}: camera {outcome.setup.tracked.camera_id}, {outcome.analysed} frames analysed, "
-            f"{outcome.model}"
+            f"{outcome.setup.name}: camera {outcome.setup.tracked.camera_id}, {outcome.describe()}"
             for outcome in replayed.outcomes
         ),
     ]
@@ -259,6 +258,7 @@ def _outcome_to_dict(outcome: ReplayOutcome) -> dict[str, Any]:
         "camera": outcome.setup.tracked.camera_id,
         "model": outcome.model,
         "analysed": outcome.analysed,
+        "look_share": round(outcome.look_share, 4),
         "counts": [
             {"line": line, "direction": direction, "class": class_name, "count": count}
             for (line, direction, class_name), count in sorted(outcome.count_by_line().items())
