@@ -7,7 +7,6 @@ was removed, checked out or alerted meanwhile is not undone. So a leap ahead is 
 from __future__ import annotations
 
 import ctypes
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,8 @@ MAX_FREE_STEP_S = 60.0
 """The accepted clock may always advance this far between two calls."""
 MAX_RULE_WAIT_S = DAY_S
 """Longest wait of a rule: the operator has a day to put a wrong clock right."""
+MAX_TIME_OFF_S, OFF_WAIT_S = 4 * DAY_S, 300.0
+"""A machine may have been off for so long: a leap up to this is taken over by rules after 5 minutes."""
 EARLIEST_CLOCK_S = 1_735_689_600.0
 """2025 in Unix seconds. An earlier clock has not been set yet, so nothing is measured by it."""
 TIME_ERROR = 5
@@ -32,6 +33,16 @@ def is_synchronised() -> bool:
     """Check whether the kernel says that a time service keeps its clock."""
     state = int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES)))
     return 0 <= state < TIME_ERROR
+
+
+def compute_wait(lead_s: float) -> float:
+    """Return how long a leap ahead has to last until it is taken over, seconds."""
+    return lead_s / WAIT_SHARE
+
+
+def compute_rule_wait(lead_s: float) -> float:
+    """Return the same for rules, which have to go on soon after the machine was off."""
+    return min(compute_wait(lead_s), OFF_WAIT_S if lead_s <= MAX_TIME_OFF_S else MAX_RULE_WAIT_S)
 
 
 def _read_boot_id() -> str:
@@ -52,7 +63,7 @@ class SteadyClock:
         accepted: the time from which it goes on, Unix seconds; None begins with the machine's clock.
         at: monotonic time of `accepted`; None where it is not known.
         waited: seconds that a leap has lasted by then.
-        max_wait_s: longest wait.
+        get_wait: returns for a leap, in seconds, how long it has to last.
         is_trusted: tells that the machine's clock is right, which ends the wait.
     """
 
@@ -61,11 +72,11 @@ class SteadyClock:
         accepted: float | None = None,
         at: float | None = None,
         waited: float = 0.0,
-        max_wait_s: float = math.inf,
+        get_wait: Callable[[float], float] = compute_wait,
         is_trusted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._accepted, self._at, self._waited = accepted, at, waited
-        self._max_wait_s, self._is_trusted = max_wait_s, is_trusted
+        self._get_wait, self._is_trusted = get_wait, is_trusted
 
     def now(self, wall: float, monotonic: float) -> float:
         """Return the accepted time of a wall clock (Unix seconds) and a monotonic clock."""
@@ -76,7 +87,7 @@ class SteadyClock:
         expected = self._accepted + elapsed
         lead = wall - expected
         self._waited = self._waited + elapsed if lead > MAX_FREE_STEP_S else 0.0
-        has_waited = self._waited >= min(lead / WAIT_SHARE, self._max_wait_s)
+        has_waited = self._waited >= self._get_wait(lead)
         is_unset = wall < EARLIEST_CLOCK_S <= expected
         if not is_unset and (lead <= MAX_FREE_STEP_S or has_waited or self._is_trusted()):
             self._accepted, self._waited = wall, 0.0
@@ -97,7 +108,7 @@ def clock_key(prefix: str = "") -> str:
 def load_clock(
     client: Any,
     prefix: str = "",
-    max_wait_s: float = math.inf,
+    get_wait: Callable[[float], float] = compute_wait,
     is_trusted: Callable[[], bool] = lambda: False,
 ) -> SteadyClock:
     """Load the clock that goes on from the newest sweep.
@@ -105,7 +116,7 @@ def load_clock(
     Args:
         client: a blocking client.
         prefix: prefix of every key.
-        max_wait_s: longest wait for a leap.
+        get_wait: returns for a leap, in seconds, how long it has to last.
         is_trusted: tells that the machine's clock is right.
 
     Returns:
@@ -118,7 +129,7 @@ def load_clock(
         float(accepted) if accepted else None,
         float(at) if is_same_boot else None,
         float(waited),
-        max_wait_s,
+        get_wait,
         is_trusted,
     )
 
@@ -141,8 +152,8 @@ def read_clock_lead(client: Any, now: float, prefix: str = "") -> float:
 class RuleClock:
     """The accepted time of a process that decides rules; each process keeps its own between two sweeps.
 
-    A clock that a time service keeps is believed at once, and any other one after a day at most. So rules go on soon
-    after the machine was off. What expires waits longer, because it cannot be restored.
+    A clock that a time service keeps is believed at once. Any other one is believed after 5 minutes if the machine may
+    have been off meanwhile, and after a day at most. What expires waits longer, because it cannot be restored.
 
     Args:
         client: a blocking client.
@@ -160,5 +171,5 @@ class RuleClock:
             redis.ConnectionError, redis.TimeoutError: at the first call, while Redis is unavailable.
         """
         if self._clock is None:
-            self._clock = load_clock(self._client, self._prefix, MAX_RULE_WAIT_S, is_synchronised)
+            self._clock = load_clock(self._client, self._prefix, compute_rule_wait, is_synchronised)
         return self._clock.now(time.time(), time.monotonic())

@@ -26,7 +26,7 @@ from crowdperf.runtime.tasks import TaskGuard
 from crowdperf.settings.process_config import WorkerConfig
 from crowdperf.storage import evidence, occupancy, retention
 from crowdperf.storage.buckets import Calendar
-from crowdperf.storage.steady_clock import DAY_S, MAX_RULE_WAIT_S, WAIT_SHARE, SteadyClock, clock_key, load_clock
+from crowdperf.storage.steady_clock import DAY_S, SteadyClock, clock_key, compute_rule_wait, compute_wait, load_clock
 from crowdperf.supervision.processes import PROCESSES
 from crowdperf.workers.clock_leaps import is_ahead
 from crowdperf.workers.leases import Leases
@@ -135,8 +135,8 @@ class Housekeeper:
                 "%.1f hours (at once where a time service keeps it), retention after %.1f hours. Remedy: correct the "
                 "clock before that if it is wrong",
                 lead / DAY_S,
-                min(lead / WAIT_SHARE, MAX_RULE_WAIT_S) / 3600,
-                lead / WAIT_SHARE / 3600,
+                compute_rule_wait(lead) / 3600,
+                compute_wait(lead) / 3600,
             )
         self._clock_leap_logged = has_leapt
         self._metrics.set_gauge("clock_leap_s", max(0.0, lead))

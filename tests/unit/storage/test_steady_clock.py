@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from crowdperf.storage import steady_clock
-from crowdperf.storage.steady_clock import DAY_S, EARLIEST_CLOCK_S, MAX_RULE_WAIT_S, RuleClock, SteadyClock, clock_key
+from crowdperf.storage.steady_clock import DAY_S, EARLIEST_CLOCK_S, RuleClock, SteadyClock, clock_key, compute_rule_wait
 
 NOW = 1_800_000_000.0
 TWO_HOURS, TEN_YEARS = 7200.0, 3650 * DAY_S
@@ -33,9 +33,15 @@ def test_a_leap_that_lasts_is_taken_over(lead: float, wait_s: int) -> None:
 
 
 def test_a_rule_waits_a_day_at_most() -> None:
-    clock = SteadyClock(NOW, 0.0, max_wait_s=MAX_RULE_WAIT_S)
+    clock = SteadyClock(NOW, 0.0, get_wait=compute_rule_wait)
     assert clock.now(NOW + TEN_YEARS + DAY_S - 1, DAY_S - 1) == NOW + DAY_S - 1
     assert clock.now(NOW + TEN_YEARS + DAY_S, DAY_S) == NOW + TEN_YEARS + DAY_S
+
+
+@pytest.mark.parametrize("off_s", [8 * 3600.0, 3 * DAY_S])
+def test_rules_go_on_five_minutes_after_a_machine_was_off(off_s: float) -> None:
+    leads = run(SteadyClock(NOW, 0.0, get_wait=compute_rule_wait), off_s, 302)
+    assert leads == [*[0.0] * 300, off_s, off_s]
 
 
 def test_a_clock_of_a_time_service_is_believed_at_once() -> None:
