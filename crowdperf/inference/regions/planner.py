@@ -62,6 +62,8 @@ class Plan(NamedTuple):
     """(carried,), which of the carried detections show no change."""
     share: float
     """Area of the regions by that of the picture."""
+    start: int
+    """How many times the planner had started by then."""
 
 
 class MergedDetections(NamedTuple):
@@ -109,6 +111,7 @@ class LookPlanner:
         self.share = 1.0
         """Share of its pictures that is looked at, a moving average."""
         self._looks = LookCounts()
+        self._starts = 0
         self.in_flight = False
         """True from `plan` to `merge`: the next plan depends on what is found."""
         self._clear()
@@ -119,6 +122,7 @@ class LookPlanner:
         self.in_flight = False
 
     def _clear(self) -> None:
+        self._starts += 1
         self._changed = np.zeros(self.cells[::-1], np.uint8)
         self._next_whole_at = float("-inf")
         self._found = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.uint8))
@@ -177,7 +181,7 @@ class LookPlanner:
             self._reference[...] = luma
             return self._plan_whole("schedule", still)
         if not (changed.any() or self._look_again.any() or len(self._uncertain)):
-            return Plan(np.empty((0, 4), np.intp), "", still, 0.0)
+            return Plan(np.empty((0, 4), np.intp), "", still, 0.0, self._starts)
         regions = self._find_regions(changed)
         area = np.prod(regions[:, 2:] - regions[:, :2], axis=1).sum()
         if area > MAX_SHARE * luma.size:
@@ -189,7 +193,7 @@ class LookPlanner:
         # Colour has half the resolution, so regions begin and end at even pixels.
         pixels[:, :2] -= pixels[:, :2] % 2
         pixels[:, 2:] = np.minimum(pixels[:, 2:] + pixels[:, 2:] % 2, (self.width, self.height))
-        return Plan(pixels, "", still, float(area) / luma.size)
+        return Plan(pixels, "", still, float(area) / luma.size, self._starts)
 
     def merge(self, plan: Plan, found: Detections, at_s: float) -> MergedDetections:
         """Put what was found in the regions beside what is carried.
@@ -202,6 +206,9 @@ class LookPlanner:
         Returns:
             All detections of the picture, best first.
         """
+        if plan.start != self._starts:
+            # It was restarted meanwhile, and the next picture is planned already.
+            return MergedDetections(found, np.zeros(len(found.scores), np.bool_))
         self.in_flight = False
         before = self._found
         looked_at = _intersect(before.boxes, plan.regions).any(axis=1)
@@ -255,7 +262,7 @@ class LookPlanner:
         return found._replace(boxes=boxes), hits
 
     def _plan_whole(self, reason: Reason, still: NDArray[np.bool_]) -> Plan:
-        return Plan(np.array([[0, 0, self.width, self.height]], np.intp), reason, still, 1.0)
+        return Plan(np.array([[0, 0, self.width, self.height]], np.intp), reason, still, 1.0, self._starts)
 
     def _find_still(self, boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Find the boxes, (n, 4) in pixels, in which hardly a cell has changed: (n,)."""

@@ -225,6 +225,20 @@ def test_after_a_restart_the_next_look_is_a_whole_one() -> None:
     assert found.detections.boxes.tolist() == [list(PERSON)]
 
 
+def test_a_look_from_before_a_restart_changes_nothing_after_it() -> None:
+    """Another model is taken over while a batch of the old one is computed."""
+    camera = Camera()
+    camera.settle(people(PERSON))
+    before = camera.planner.plan(with_change(OTHER), camera.at_s + 0.1)
+    camera.planner.restart()
+    after = camera.planner.plan(GREY, camera.at_s + 0.2)
+    late = camera.planner.merge(before, people(OTHER), camera.at_s + 0.1)
+    assert late.detections.boxes.tolist() == [list(OTHER)]
+    assert camera.planner.in_flight, "the look after it is on its way"
+    found = camera.planner.merge(after, people(PERSON), camera.at_s + 0.2)
+    assert found.detections.boxes.tolist() == [list(PERSON)]
+
+
 def test_cameras_are_looked_at_at_different_times() -> None:
     def find_second_whole_look(planner: LookPlanner) -> int:
         for number in range(200):
