@@ -381,3 +381,25 @@ def test_a_failed_batch_is_looked_at_again(regions: Bench) -> None:
     assert regions.runtime.inputs == [1, 1], "nothing is known of the first picture"
     assert len(regions.stored("lobby")) == 1
     ring.close(unlink=True)
+
+
+def test_another_model_is_taken_over_between_overlapping_batches(regions: Bench) -> None:
+    ring = regions.ring("lobby")
+    regions.runtime.overlaps = True
+    box = np.array([[20.0, 24.0, 30.0, 44.0]], np.float32)
+    regions.runtime.found = Detections(box, np.array([0.9], np.float32), np.zeros(1, np.uint8))
+    for _ in range(2):
+        show(ring, 100)
+        regions.service.step(True)
+    show(ring, 100)
+    regions.service.step(True)
+    (slot, _) = regions.slots
+    slot.request_load(lambda: Detector(regions.runtime, "another", "full"))
+    wait_until(lambda: slot._future is not None and slot._future.done(), what="the other model")
+    show(ring, 100)
+    while regions.service.step(True):
+        pass
+    assert slot.detector is not None
+    assert slot.detector.model == "another"
+    assert len(regions.stored("lobby")) == 4, "no frame is lost"
+    ring.close(unlink=True)
