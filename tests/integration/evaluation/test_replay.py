@@ -18,6 +18,7 @@ from crowdperf.frames.layout import RingSpec
 from crowdperf.models.detector import Detector
 from crowdperf.models.postprocess import Detections
 from crowdperf.runtime.ffmpeg_binary import find_ffmpeg
+from crowdperf.settings.engine import Analysis
 from tests.unit.evaluation.test_comparison import setup
 
 
@@ -52,7 +53,11 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
 
 def replayed(clip: Clip, *setups: CameraSetup) -> tuple[ReplayResult, Bright]:
     model = Bright()
-    return replay_clip(clip, setups, lambda _: model), model
+    return replay_clip(clip, [analysed_as(one, "whole") for one in setups], lambda _: model), model
+
+
+def analysed_as(one: CameraSetup, analysis: Analysis) -> CameraSetup:
+    return msgspec.structs.replace(one, inference=msgspec.structs.replace(one.inference, analysis=analysis))
 
 
 def test_the_model_s_person_is_counted_there_and_back(clip: Clip) -> None:
@@ -96,6 +101,16 @@ def test_another_threshold_or_size_is_another_detection(clip: Clip) -> None:
     assert first.get_detection_key(clip) == quicker.get_detection_key(clip)
     _, model = replayed(clip, first, other)
     assert model.frames == 2 * 40
+
+
+def test_regions_of_another_rate_are_another_detection(clip: Clip) -> None:
+    """What is looked at depends on the frames before; a whole picture does not."""
+    every, half = setup(), setup(target_fps=5.0)
+    for analysis in ("auto", "regions"):
+        keys = [analysed_as(one, analysis).get_detection_key(clip) for one in (every, half)]
+        assert keys[0] != keys[1]
+    keys = [analysed_as(one, "whole").get_detection_key(clip) for one in (every, half)]
+    assert keys[0] == keys[1]
 
 
 def test_flags_for_live_streams_alone_are_left_away() -> None:

@@ -92,7 +92,7 @@ class Bench:
     def __init__(self, folder: Path, server: RedisServer, queue_max: str = "2", analysis: str = "whole") -> None:
         self.folder, self.client = folder, server.client()
         self.runtime, self.metrics = ScriptedRuntime(), Metrics()
-        self.ahead_s = 0.0
+        self.ahead_s, self.began_ns = 0.0, time.monotonic_ns()
         self.rings = RingSet(str(folder / "ring."), 20.0)
         self.sender = BackgroundSender(self.client)
         self.slots = [ModelSlot("person", Detector(self.runtime, "none", "full")), ModelSlot("ppe")]
@@ -117,6 +117,15 @@ class Bench:
 
     def ring(self, camera: str, width: int = 64) -> FrameWriter:
         return FrameWriter(self.folder / f"ring.{camera}", RingSpec(width, 36, "yuv420p", 128, 72, 4, 100.0, 0))
+
+    def show(self, writer: FrameWriter, level: int, changed: tuple[slice, slice] | None = None) -> None:
+        """Publish a grey picture 50 ms after the one before; the part `changed` is bright."""
+        slot = np.frombuffer(writer.slot(), np.uint8)
+        slot[...] = level
+        if changed is not None:
+            slot[: 64 * 36].reshape(36, 64)[changed] = 230
+        # The bench's own clock says when a whole look is due.
+        writer.publish(time.time_ns(), self.began_ns + (writer.sequence + 1) * 50_000_000)
 
     def read_frames(self, camera: str) -> list[FrameDetections]:
         """Return the messages in the camera's stream, once every message is stored."""
@@ -289,24 +298,11 @@ def regions(tmp_path: Path, redis_server: RedisServer) -> Iterator[Bench]:
     bench.close()
 
 
-BEGAN_NS = time.monotonic_ns()
-"""When the first picture was taken: the test's own clock says when a whole look is due."""
-
-
-def show(writer: FrameWriter, level: int, changed: tuple[slice, slice] | None = None) -> None:
-    """Publish a grey picture 50 ms after the one before; the part `changed` is bright."""
-    slot = np.frombuffer(writer.slot(), np.uint8)
-    slot[...] = level
-    if changed is not None:
-        slot[: 64 * 36].reshape(36, 64)[changed] = 230
-    writer.publish(time.time_ns(), BEGAN_NS + (writer.sequence + 1) * 50_000_000)
-
-
 def test_cameras_that_are_still_cost_no_inference(regions: Bench) -> None:
     rings = [regions.ring(name) for name in ("lobby", "gate", "hall")]
     for _ in range(3):
         for ring in rings:
-            show(ring, 100)
+            regions.show(ring, 100)
         assert regions.service.step(True)
     assert regions.runtime.inputs == [3], "the first looks are whole ones, then nothing changes"
     assert [len(regions.stored(name)) for name in ("lobby", "gate", "hall")] == [3, 3, 3], "every frame is answered"
@@ -319,7 +315,7 @@ def test_changes_of_several_cameras_share_an_input(regions: Bench) -> None:
     corner = np.s_[0:4, 0:4]
     for changed in (None, corner):
         for ring in rings:
-            show(ring, 100, changed)
+            regions.show(ring, 100, changed)
         assert regions.service.step(True)
     assert regions.runtime.inputs[0] == 3
     assert regions.runtime.inputs[1] < 3
@@ -332,7 +328,7 @@ def test_a_message_says_what_was_carried(regions: Bench) -> None:
     box = np.array([[20.0, 24.0, 30.0, 44.0]], np.float32)
     regions.runtime.found = Detections(box, np.array([0.9], np.float32), np.zeros(1, np.uint8))
     for _ in range(5):
-        show(ring, 100)
+        regions.show(ring, 100)
         regions.service.step(True)
     seen = regions.read_frames("lobby")
     assert seen[0].carried == b""
@@ -343,10 +339,10 @@ def test_a_message_says_what_was_carried(regions: Bench) -> None:
 
 def test_a_picture_overwritten_while_read_is_forgotten(regions: Bench) -> None:
     ring = regions.ring("lobby")
-    show(ring, 100)
+    regions.show(ring, 100)
     regions.service.step(True)
-    regions.runtime.during_load = lambda: [show(ring, 200) for _ in range(4)] and None
-    show(ring, 200)
+    regions.runtime.during_load = lambda: [regions.show(ring, 200) for _ in range(4)] and None
+    regions.show(ring, 200)
     regions.service.step(True)
     regions.runtime.during_load = lambda: None
     assert regions.metrics.get_counter("drops_lapped", "lobby") == 1
@@ -363,7 +359,7 @@ def test_an_overlapping_device_gets_one_frame_a_camera(regions: Bench) -> None:
     ring = regions.ring("lobby")
     regions.runtime.overlaps = True
     for _ in range(2):
-        show(ring, 100)
+        regions.show(ring, 100)
     assert regions.service.step(True)
     assert len(regions.runtime.started) == 1
     while regions.service.step(False):
@@ -376,7 +372,7 @@ def test_a_failed_batch_is_looked_at_again(regions: Bench) -> None:
     ring = regions.ring("lobby")
     regions.runtime.failures_left = 1
     for _ in range(2):
-        show(ring, 100)
+        regions.show(ring, 100)
         regions.service.step(True)
     assert regions.runtime.inputs == [1, 1], "nothing is known of the first picture"
     assert len(regions.stored("lobby")) == 1
@@ -389,14 +385,14 @@ def test_another_model_is_taken_over_between_overlapping_batches(regions: Bench)
     box = np.array([[20.0, 24.0, 30.0, 44.0]], np.float32)
     regions.runtime.found = Detections(box, np.array([0.9], np.float32), np.zeros(1, np.uint8))
     for _ in range(2):
-        show(ring, 100)
+        regions.show(ring, 100)
         regions.service.step(True)
-    show(ring, 100)
+    regions.show(ring, 100)
     regions.service.step(True)
     (slot, _) = regions.slots
     slot.request_load(lambda: Detector(regions.runtime, "another", "full"))
     wait_until(lambda: slot._future is not None and slot._future.done(), what="the other model")
-    show(ring, 100)
+    regions.show(ring, 100)
     while regions.service.step(True):
         pass
     assert slot.detector is not None
