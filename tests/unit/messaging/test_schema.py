@@ -272,7 +272,15 @@ def test_golden_detections_with_ppe() -> None:
     message = msgspec.msgpack.decode(GOLDEN_WITH_PPE, type=FrameDetections)
     assert message.ppe is not None
     assert (message.ppe.items, message.ppe.picture_height, len(message.ppe.boxes)) == (b"\x02", 720, 16)
-    assert msgspec.msgpack.encode(message) == GOLDEN_WITH_PPE
+    assert message.carried == b"", "what a version without regions stored"
+    assert msgspec.msgpack.encode(message) == b"\x9b" + GOLDEN_WITH_PPE[1:] + b"\xc4\x00"
+
+
+def test_golden_detections_with_carried() -> None:
+    stored = b"\x9b" + GOLDEN_WITH_PPE[1:] + b"\xc4\x01\x01"
+    message = msgspec.msgpack.decode(stored, type=FrameDetections)
+    assert message.carried == b"\x01"
+    assert msgspec.msgpack.encode(message) == stored
 
 
 def test_golden_observation() -> None:
