@@ -52,7 +52,7 @@ class Looks(NamedTuple):
     """Of each frame; empty where whole pictures are analysed."""
     tiles: list[Tile]
     inputs: int
-    """Number of model inputs: it costs as much as so many whole pictures."""
+    """Number of model inputs. The batch costs as much as this many whole pictures."""
 
 
 class Analyzer(Protocol):

@@ -74,7 +74,7 @@ class CameraFeed:
         """Arrival of the newest frame that was offered to the scheduler."""
         # Regions
         self.planner: LookPlanner | None = None
-        """Where it stands if regions are analysed; None before the first frame and for whole pictures."""
+        """Chooses what is looked at in its pictures; None before the first frame and for whole pictures."""
         # PPE cadence
         self.ppe_served_at: float | None = None
         """Arrival of the frame that the PPE model analysed last; None before the first frame."""
